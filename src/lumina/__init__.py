@@ -1,0 +1,26 @@
+"""Lumina trains transformer language models. The public names load on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Config": "lumina.config",
+    "ConfigPresets": "lumina.config",
+    "LuminaError": "lumina.errors",
+    "Trainer": "lumina.train",
+    "build_model": "lumina.model",
+    "load": "lumina.infer",
+}
+
+__all__ = ["Config", "ConfigPresets", "LuminaError", "Trainer", "build_model", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: importing torch is slow."""
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'lumina' has no attribute {name!r}")

@@ -1,0 +1,276 @@
+"""The typed sections of a configuration: every option, its type, default and meaning.
+
+A leaf name is unique over all sections: it is the option on the command line (in
+kebab-case), the key in YAML and the keyword in Python. `None` means "decide for me";
+the Plan says what was decided and why.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Common rules: unknown keys are refused, values are checked when set."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, frozen=True)
+
+
+class ModelSection(Section):
+    """Shape of the network."""
+
+    vocab_size: int | None = Field(
+        None, ge=2, description="tokens; default: the tokenizer's, padded to 64"
+    )
+    hidden_size: int = Field(128, ge=8, description="model width")
+    num_layers: int = Field(2, ge=1, description="transformer blocks")
+    num_heads: int = Field(2, ge=1, description="query heads")
+    num_kv_heads: int | None = Field(
+        None, ge=1, description="key/value heads; default: as many as query heads"
+    )
+    head_dim: int | None = Field(
+        None, ge=2, description="width of a head; default: hidden size / heads"
+    )
+    intermediate_size: int | None = Field(
+        None, ge=1, description="SwiGLU width; default: 8/3 hidden, rounded up to 128"
+    )
+    seq_length: int = Field(256, ge=2, description="tokens in a training row")
+    rope_theta: float = Field(10000.0, gt=0, description="base of the rotary embedding")
+    rope_scaling: Literal["none", "linear", "ntk", "yarn"] = Field(
+        "none", description="how rotary embeddings reach past the trained length"
+    )
+    rope_factor: float = Field(
+        1.0, ge=1, description="context extension factor of the rope scaling"
+    )
+    rope_original_length: int | None = Field(
+        None, ge=2, description="trained length before extension (yarn, ntk)"
+    )
+    norm_eps: float = Field(1e-5, gt=0, description="epsilon of every RMSNorm")
+    qk_norm: Literal["none", "rms", "l2"] = Field(
+        "none", description="normalise queries and keys (rms: Qwen3; l2: scaled)"
+    )
+    window_size: int = Field(
+        0, ge=0, description="sliding attention window in tokens; 0: full attention"
+    )
+    tie_embeddings: bool = Field(False, description="the head is the embedding")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on both residuals")
+    init_std: float = Field(0.02, gt=0, description="spread of initial weights")
+
+
+class MoeSection(Section):
+    """Mixture of Experts, and the switches of the other sparse blocks."""
+
+    use_moe: bool = Field(False, description="routed experts in place of the MLP")
+    num_experts: int = Field(8, ge=2, description="experts in a routed layer")
+    moe_top_k: int = Field(2, ge=1, description="experts a token goes to")
+    moe_pattern: Literal["all", "interleaved", "sandwich"] = Field(
+        "all", description="which layers are routed"
+    )
+    moe_intermediate_size: int | None = Field(
+        None, ge=1, description="SwiGLU width of one expert; default: the MLP's"
+    )
+    moe_dispatch: Literal["dropless", "capacity"] = Field(
+        "dropless", description="keep every token, or drop past an expert's capacity"
+    )
+    capacity_factor: float = Field(
+        1.25, gt=0, description="expert capacity over the even share (capacity only)"
+    )
+    moe_normalise_top_k: bool = Field(
+        True, description="the chosen experts' probabilities sum to one"
+    )
+    load_balancing_weight: float = Field(
+        0.01, ge=0, description="weight of the load-balancing loss"
+    )
+    router_z_loss_weight: float = Field(
+        0.001, ge=0, description="weight of the router z-loss"
+    )
+    moe_bias_update_rate: float = Field(
+        0.0, ge=0, description="step of the loss-free balancing bias; 0: no bias"
+    )
+    use_mod: bool = Field(False, description="Mixture of Depths")
+    mod_capacity_factor: float = Field(
+        0.5, gt=0, le=1, description="share of tokens a Mixture-of-Depths layer takes"
+    )
+    use_mor: bool = Field(False, description="Mixture of Recursions")
+    mor_recursions: int = Field(2, ge=1, description="recursions of the shared block")
+
+
+class DataSection(Section):
+    """What is read, and how it becomes tokens."""
+
+    train_data: tuple[str, ...] = Field(
+        (), description="files, folders or globs (.txt, .jsonl) to train on"
+    )
+    eval_data: tuple[str, ...] = Field(
+        (), description="held-out files; default: split off the training data"
+    )
+    eval_fraction: float | None = Field(
+        None, ge=0, lt=1, description="share split off; default 15/10/5% by size"
+    )
+    tokenizer: str | None = Field(
+        None, description="a tokenizer.json or its folder; default: train byte BPE"
+    )
+    tokenizer_vocab_size: int | None = Field(
+        None, ge=260, description="size of a tokenizer trained on the data"
+    )
+    loss_on: Literal["assistant", "all"] = Field(
+        "assistant", description="which turns of a conversation bear loss"
+    )
+    data_errors: Literal["skip", "fatal"] = Field(
+        "fatal", description="a bad record: stop, or skip it and say so"
+    )
+    max_record_bytes: int = Field(
+        8 * 2**20, ge=1024, description="a longer line or record is a bad record"
+    )
+
+
+class TrainSection(Section):
+    """How the weights are fitted."""
+
+    init_from: str | None = Field(
+        None, description="a run, checkpoint or exported folder to take weights from"
+    )
+    freeze: tuple[str, ...] = Field(
+        (), description="parameters (glob patterns) that do not train"
+    )
+    steps: int | None = Field(None, ge=1, description="optimizer steps")
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the data; the smaller limit holds"
+    )
+    batch_size: int | None = Field(
+        None, ge=1, description="sequences per device and forward"
+    )
+    grad_accum: int | None = Field(
+        None, ge=1, description="forwards per device and step"
+    )
+    global_batch_size: int | None = Field(
+        None, ge=1, description="sequences per step over all devices"
+    )
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate")
+    min_lr: float | None = Field(
+        None, ge=0, description="final learning rate; default: a tenth of the peak"
+    )
+    lr_scheduler: Literal["constant", "linear", "cosine", "wsd"] = Field(
+        "cosine", description="shape of the learning rate after warm-up"
+    )
+    warmup_steps: int | None = Field(
+        None, ge=0, description="steps of linear warm-up; wins over the ratio"
+    )
+    warmup_ratio: float | None = Field(
+        None, ge=0, le=1, description="share of the run spent on warm-up"
+    )
+    decay_ratio: float = Field(
+        0.2, gt=0, le=1, description="share of the run that decays (wsd)"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="decoupled, on matrices only")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay rate")
+    beta2: float = Field(0.95, ge=0, lt=1, description="Adam's second decay rate")
+    eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="clip the global gradient norm; 0: do not clip"
+    )
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="moving average of weights for evaluation; 0: off"
+    )
+    seed: int = Field(42, ge=0, description="seed of weights, data order and dropout")
+    eval_every_n_batches: int | None = Field(
+        None, ge=0, description="steps between evaluations; 0: only at the end"
+    )
+    eval_batches: int | None = Field(
+        None, ge=1, description="batches in an evaluation; default: all, at most 50"
+    )
+    early_stopping_patience: int = Field(
+        0, ge=0, description="evaluations without improvement before stopping; 0: off"
+    )
+
+
+class RunSection(Section):
+    """Where a run lives and what it leaves behind."""
+
+    run_dir: str | None = Field(None, description="default: runs/PRESET-DATE-TIME")
+    resume: str | None = Field(
+        None, description="a run or checkpoint to go on from; or 'latest'"
+    )
+    auto_resume: bool = Field(
+        False, description="go on from the run directory if it holds a checkpoint"
+    )
+    save_every_n_batches: int | None = Field(
+        None, ge=0, description="steps between checkpoints; 0: only at the end"
+    )
+    save_total_limit: int = Field(
+        3, ge=1, description="regular checkpoints kept (best and last always are)"
+    )
+    log_every_n_batches: int = Field(
+        10, ge=1, description="steps between console lines"
+    )
+
+
+class SystemSection(Section):
+    """How it runs on this machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to run")
+    nproc: int | None = Field(
+        None, ge=1, description="processes to start on this machine (else torchrun)"
+    )
+    parallel: Literal["auto", "none", "ddp", "fsdp2"] = Field(
+        "auto", description="how several processes share the work"
+    )
+    precision: Literal[
+        "auto", "fp32", "tf32", "bf16", "fp16", "mixed_bf16", "mixed_fp16"
+    ] = Field("auto", description="compute type; master weights stay float32")
+    gradient_checkpointing: Literal["none", "full", "selective"] | None = Field(
+        None, description="recompute activations; default: full only if memory needs it"
+    )
+    compile: bool | None = Field(
+        None, description="compile blocks; default: on CUDA with a compiler"
+    )
+    attention: Literal["auto", "varlen", "sdpa", "reference"] = Field(
+        "auto", description="attention implementation"
+    )
+    loss_chunk_bytes: int = Field(
+        256 * 2**20, ge=2**16, description="most bytes of logits held at a time"
+    )
+    deterministic: bool = Field(
+        False, description="bit-identical repeats, at the cost of speed"
+    )
+    num_workers: int | None = Field(
+        None, ge=0, description="threads that tokenise; default: the cores"
+    )
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSection,
+    "moe": MoeSection,
+    "data": DataSection,
+    "train": TrainSection,
+    "run": RunSection,
+    "system": SystemSection,
+}
+
+LEAVES: dict[str, str] = {
+    leaf: name for name, section in SECTIONS.items() for leaf in section.model_fields
+}
+"""Leaf name -> section name."""
+
+SYNONYMS: dict[str, str] = {
+    "config": "preset",
+    "model_size": "preset",
+    "lr": "learning_rate",
+    "max_seq_len": "seq_length",
+    "num_experts_per_tok": "moe_top_k",
+    "moe_capacity_factor": "capacity_factor",
+    "gradient_accumulation_steps": "grad_accum",
+    "dataset_file": "train_data",
+    "train_data_path": "train_data",
+    "eval_file": "eval_data",
+    "eval_data_path": "eval_data",
+    "num_epochs": "epochs",
+    "resume_from_checkpoint": "resume",
+    "log_every_n_steps": "log_every_n_batches",
+    "eval_every_n_steps": "eval_every_n_batches",
+    "save_every_n_steps": "save_every_n_batches",
+    "max_grad": "max_grad_norm",
+}
+"""Spellings of the earlier designs, mapped to the one key."""

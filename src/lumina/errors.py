@@ -1,0 +1,52 @@
+"""The one exception a user meets, and the table of its codes."""
+
+from __future__ import annotations
+
+CODES: dict[str, str] = {
+    "E001": "unknown preset",
+    "E002": "settings that do not go together",
+    "E003": "the hardware cannot do what was asked",
+    "E004": "unknown option",
+    "E005": "a value that makes no sense",
+    "E101": "wrong data format",
+    "E102": "missing or wrong fields",
+    "E103": "wrong text encoding",
+    "E104": "path not found",
+    "E105": "nothing in it",
+    "E106": "permission denied",
+    "E107": "a remote source cannot be reached",
+    "E201": "out of GPU memory",
+    "E202": "out of host memory",
+    "E203": "out of memory for the optimizer",
+    "E204": "out of disk space",
+    "E301": "training diverged",
+    "E302": "gradient overflow",
+    "E303": "damaged checkpoint",
+    "E304": "nothing to resume",
+}
+
+
+class LuminaError(Exception):
+    """An error with a code, what happened, and what to do about it.
+
+    Args:
+        code: a key of `CODES`.
+        message: what happened, with the offending name, path or value.
+        hint: what the user can do now.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        if code not in CODES:
+            raise ValueError(f"unknown error code {code}")
+        self.code = code
+        self.message = message
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.code} ({CODES[self.code]}): {self.message}"
+        return f"{text}\n  what to do: {self.hint}" if self.hint else text
+
+    def __reduce__(self) -> tuple[type[LuminaError], tuple[str, str, str]]:
+        # Rebuilt from its parts, so that it crosses process boundaries whole.
+        return type(self), (self.code, self.message, self.hint)

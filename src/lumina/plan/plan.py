@@ -1,0 +1,98 @@
+"""The Plan: what will be done, every choice made, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from lumina.model.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything `assemble` and the training loop need to know, and why.
+
+    Attributes:
+        spec: the model's shape.
+        device: "cpu" or "cuda".
+        compute_dtype: "float32", "bfloat16" or "float16".
+        tf32: whether float32 products may use TF32.
+        parallel: "none", "ddp" or "fsdp2".
+        world_size: processes.
+        micro_batch_size: sequences per device and forward.
+        grad_accum: forwards per device and step.
+        global_batch_size: micro_batch_size * grad_accum * world_size.
+        steps: optimizer steps of the whole run.
+        warmup_steps: steps of linear warm-up.
+        decay_steps: steps of the final decay (wsd).
+        gradient_checkpointing: "none", "full" or "selective".
+        attention: "varlen", "sdpa" or "reference".
+        eval_every: steps between evaluations, 0: only at the end.
+        save_every: steps between checkpoints, 0: only at the end.
+        parameters: total; `active_parameters` used for one token.
+        flops_per_token: 6 x active non-embedding parameters (the head counts)
+            + 6 * layers * hidden * sequence for causal attention.
+        memory: bytes per device by component: weights, master_weights, gradients,
+            optimizer, activations, logits, total.
+        reasons: field name -> why it has its value.
+        warnings: advice that does not stop the run.
+    """
+
+    spec: ModelSpec
+    device: str = "cpu"
+    compute_dtype: str = "float32"
+    tf32: bool = False
+    parallel: str = "none"
+    world_size: int = 1
+    micro_batch_size: int = 8
+    grad_accum: int = 1
+    global_batch_size: int = 8
+    steps: int = 100
+    epochs: float | None = None
+    learning_rate: float = 3e-4
+    min_lr: float = 3e-5
+    lr_scheduler: str = "cosine"
+    warmup_steps: int = 10
+    decay_steps: int = 20
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
+    freeze: tuple[str, ...] = ()
+    seed: int = 42
+    gradient_checkpointing: str = "none"
+    compile: bool = False
+    attention: str = "sdpa"
+    loss_chunk_bytes: int = 256 * 2**20
+    deterministic: bool = False
+    eval_every: int = 0
+    eval_batches: int = 50
+    early_stopping_patience: int = 0
+    save_every: int = 0
+    save_total_limit: int = 3
+    log_every: int = 10
+    parameters: int = 0
+    active_parameters: int = 0
+    flops_per_token: float = 0.0
+    memory: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Plan:
+        """The inverse of `to_dict`."""
+        values = dict(values)
+        values["spec"] = ModelSpec.from_dict(values["spec"])
+        values["freeze"] = tuple(values["freeze"])
+        values["warnings"] = tuple(values["warnings"])
+        return Plan(**values)
+
+    def replace(self, **changes: Any) -> Plan:
+        """A new Plan with some fields changed."""
+        return replace(self, **changes)
