@@ -1,0 +1,71 @@
+# Everything runs in .venv, which `make setup` makes from a bare python3. Nothing needs
+# to be activated. Overrides: PYTHON=python3.12, JOBS=4, PYTEST_FLAGS="-x -k chat".
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+JOBS ?= 2
+PYTEST_FLAGS ?=
+DEMO_FLAGS ?=
+# One arithmetic thread to a test worker: more only fight over the same cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-gpu test-faults lint format ledger clean
+
+help:
+	@echo "make setup        .venv with every pinned dependency and lumina itself"
+	@echo "make demo         train, fine-tune and question a small model (minutes, no download of data)"
+	@echo "make test         the quick tests        make test-slow    the long ones"
+	@echo "make test-gpu     tests on CUDA devices  make test-faults  kills and damaged files"
+	@echo "make lint         ruff, mypy, the import contract"
+	@echo "make format       let ruff rewrite       make ledger       docs/ledger.md: what is covered"
+	@echo "make clean        remove caches and build leftovers (never ./runs)"
+
+setup: $(READY)
+
+# The stamp is written last, so an interrupted set-up is taken up again.
+# torch comes first and alone: pip then takes the CPU build wherever one is offered to it,
+# and a build that is already there (CUDA, say) stays.
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "lumina needs Python 3.11 or newer as '$(PYTHON)'; name another: make setup PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed; install Python's venv module (on Debian and Ubuntu the package python3-venv)" >&2; exit 1; }
+	$(PIP) torch
+	$(PIP) --no-build-isolation --editable ".[test,lint]"
+	@touch $(READY)
+
+demo: setup
+	$(BIN)/lumina demo $(DEMO_FLAGS)
+
+test: setup
+	$(PYTEST) -n $(JOBS) -m "not slow and not gpu and not multigpu" $(PYTEST_FLAGS)
+
+test-slow: setup
+	$(PYTEST) -m "slow and not gpu and not multigpu" $(PYTEST_FLAGS)
+
+test-gpu: setup
+	$(PYTEST) -m "gpu or multigpu" $(PYTEST_FLAGS)
+
+test-faults: setup
+	$(PYTEST) -m "faults and not gpu and not multigpu" $(PYTEST_FLAGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ledger: setup
+	$(BIN)/python tools/ledger.py
+
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .ledger
+	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,95 @@
+"""Fixtures and rules shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+# Before anything imports torch: one arithmetic thread to a test process, so that tests
+# side by side do not fight over cores; and nothing may reach for a network.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+pytest_plugins = ["ledger_plugin"]
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lumina_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty cache folder for this session, for child processes too."""
+    folder = tmp_path_factory.mktemp("lumina-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUMINA_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of third-party data beside the checkout; skips where there is none."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no ../shared/data beside this checkout")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four small text files (about 20 kB): sentences with a pattern."""
+    folder = tmp_path_factory.mktemp("tiny-corpus")
+    animals = ["cat", "dog", "owl", "fox", "hen"]
+    places = ["barn", "hill", "lake", "wood", "yard", "roof", "moor"]
+    for part in range(4):
+        lines = [
+            f"The {animals[(n + part) % 5]} went to the {places[(n * (part + 2)) % 7]} "
+            f"on day {n} and came back on day {n + part + 1}."
+            for n in range(80)
+        ]
+        (folder / f"part-{part}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tiny_corpus: Path, tmp_path: Path) -> Config:
+    """A dense model of two blocks on `tiny_corpus`: ten steps, seconds on one core."""
+    from lumina.config import ConfigPresets
+
+    return ConfigPresets.debug().replace(
+        train_data=(str(tiny_corpus),),
+        run_dir=str(tmp_path / "run"),
+        tokenizer_vocab_size=300,
+        use_moe=False,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        seq_length=32,
+        global_batch_size=4,
+        batch_size=4,
+        steps=10,
+        warmup_steps=2,
+        learning_rate=3e-3,
+        precision="fp32",
+        device="cpu",
+        eval_batches=2,
+        log_every_n_batches=5,
+        seed=1,
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests whose devices are not here, and say so."""
+    needed = 2 if item.get_closest_marker("multigpu") else 1
+    if needed == 1 and not item.get_closest_marker("gpu"):
+        return
+    import torch
+
+    if torch.cuda.device_count() < needed:
+        pytest.skip(f"needs {needed} CUDA device(s)")
