@@ -1,0 +1,1 @@
+"""The State of a run, and its durable form on disk."""

@@ -1,0 +1,152 @@
+"""Append-only files of one strict JSON object a line, readable after any kill."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lumina.errors import LuminaError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class JsonLinesFile:
+    """Appends rows; each reaches the operating system whole before `append` returns.
+
+    A line that a killed writer left torn at the end is cut off at opening. Safe to use
+    from several threads, not from several processes.
+
+    Raises:
+        LuminaError: E106 without permission, E104 when `path` cannot be a file, E204
+            when the disk is full (the file then still ends with a whole row).
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: nothing to lose when the process dies.
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            self._cut_torn_end()
+        except OSError as error:
+            raise file_error(error, self.path) from error
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row. NaN and the infinities become null."""
+        line = encode_row(row).encode() + b"\n"
+        with self._lock:
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                written = 0
+                while written < len(line):
+                    written += self._file.write(line[written:]) or 0
+            except OSError as error:
+                # Half a row would spoil the next one.
+                self._file.truncate(end)
+                raise file_error(error, self.path) from error
+
+    def close(self) -> None:
+        """Give the file back; harmless when repeated."""
+        self._file.close()
+
+    def _cut_torn_end(self) -> None:
+        content = self.path.read_bytes()
+        good = len(content)
+        while good:
+            start = content.rfind(b"\n", 0, good - 1) + 1
+            line = content[start:good]
+            if line.endswith(b"\n") and _is_row(line):
+                break
+            good = start
+        if good < len(content):
+            self._file.truncate(good)
+
+
+def encode_row(row: dict[str, Any]) -> str:
+    """One line of strict JSON; scalars of torch and numpy count as numbers."""
+    return json.dumps(_plain(row), allow_nan=False, separators=(",", ":"))
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """All rows of a file; a torn last line is left out.
+
+    Raises:
+        LuminaError: E104 when there is no such file, E101 for a broken line that is not
+            the last, naming it.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise file_error(error, path) from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line and number == len(lines):
+            continue
+        try:
+            rows.append(_parse(line))
+        except ValueError as error:
+            if number == len(lines):
+                continue
+            raise LuminaError(
+                "E101",
+                f"{path}, line {number} is not a JSON object: {error}",
+                "mend or delete that line",
+            ) from error
+    return rows
+
+
+def file_error(error: OSError, path: Path) -> LuminaError:
+    """The coded form of what the operating system said."""
+    if error.errno in _FULL:
+        return LuminaError(
+            "E204", f"no room to write {path}", "free some disk space, then resume"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return LuminaError(
+            "E106", f"{path}: {error.strerror}", "choose a place you may write to"
+        )
+    return LuminaError("E104", f"{path}: {error.strerror}", "check the path")
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if not isinstance(value, int | float) and hasattr(value, "tolist"):
+        return _plain(value.tolist())  # a tensor or array, of any number of dimensions
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"a {type(value).__name__} cannot be a JSON value")
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    value = json.loads(line.decode("utf-8"), parse_constant=_refuse)
+    if not isinstance(value, dict):
+        raise ValueError(f"it is a {type(value).__name__}")
+    return value
+
+
+def _refuse(token: str) -> NoReturn:
+    raise ValueError(f"{token} is not strict JSON")
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        _parse(line)
+    except ValueError:
+        return False
+    return True
