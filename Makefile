@@ -35,7 +35,7 @@ $(READY): constraints.txt pyproject.toml
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' failed; install Python's venv module (on Debian and Ubuntu the package python3-venv)" >&2; exit 1; }
 	$(PIP) torch
-	$(PIP) --no-build-isolation --editable ".[test,lint]"
+	$(PIP) --quiet --no-build-isolation --editable ".[test,lint]"
 	@touch $(READY)
 
 demo: setup
