@@ -1,0 +1,128 @@
+"""Choosing the next token from logits: greedy, temperature, top-k, top-p."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lumina.errors import LuminaError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; higher is more varied.
+        top_k: only the k likeliest tokens may be drawn; 0: all.
+        top_p: only the smallest set of tokens whose probabilities reach p may be
+            drawn (Holtzman et al., 2020, nucleus sampling); 1: all.
+        seed: the same seed, prompt and model give the same answer, whatever else is
+            in the batch. None: another answer every time.
+
+    Raises:
+        LuminaError: E005 for a value out of range.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 0.9
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            _refuse("temperature", self.temperature, "0 (greedy) or more")
+        if self.top_k < 0:
+            _refuse("top-k", self.top_k, "0 (all tokens) or more")
+        if not 0 < self.top_p <= 1:
+            _refuse("top-p", self.top_p, "more than 0 and at most 1")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            _refuse("seed", self.seed, "a whole number from 0 to 2**63 - 1")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether no random number is used."""
+        return self.temperature == 0
+
+
+def _refuse(name: str, value: object, allowed: str) -> None:
+    raise LuminaError("E005", f"{name} is {value}", f"give {allowed}")
+
+
+class Sampler:
+    """Draws tokens for the rows of one batch, each row from its own random stream.
+
+    Every row has its own generator with the same seed, so that what a row says does
+    not depend on which other rows are in the batch.
+    """
+
+    def __init__(self, sampling: Sampling, rows: int) -> None:
+        self.sampling = sampling
+        self._generators: list[torch.Generator] = []
+        for _ in range(0 if sampling.greedy else rows):
+            seed = sampling.seed if sampling.seed is not None else secrets.randbits(62)
+            self._generators.append(torch.Generator().manual_seed(seed))
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows only (indices into the present ones)."""
+        if not self.sampling.greedy:
+            self._generators = [self._generators[row] for row in rows]
+
+    def draw(self, logits_bv: Tensor) -> list[int]:
+        """One token id per row.
+
+        Args:
+            logits_bv: [B, V] of any floating type.
+
+        Raises:
+            LuminaError: E301 when logits are not finite (the weights are broken).
+        """
+        logits_bv = logits_bv.float()
+        if not torch.isfinite(logits_bv.amax(-1)).all():
+            raise LuminaError(
+                "E301",
+                "the model's output is not a finite number",
+                "its weights have diverged; use an earlier checkpoint",
+            )
+        if self.sampling.greedy:
+            picked: list[int] = logits_bv.argmax(-1).tolist()
+            return picked
+        uniform_b = torch.cat([torch.rand(1, generator=g) for g in self._generators])
+        picked = choose(logits_bv, self.sampling, uniform_b.to(logits_bv.device))
+        return picked
+
+
+def choose(logits_bv: Tensor, sampling: Sampling, uniform_b: Tensor) -> list[int]:
+    """The token at quantile `uniform_b` of each row's filtered distribution.
+
+    Args:
+        logits_bv: [B, V] float32.
+        sampling: temperature above 0, top-k and top-p.
+        uniform_b: [B] in [0, 1).
+    """
+    ordered_bv, ids_bv, keep_bv = _filtered(logits_bv, sampling)
+    cumulative_bv = (ordered_bv * keep_bv).cumsum(-1)
+    target_b1 = uniform_b.unsqueeze(-1) * cumulative_bv[:, -1:]
+    rank_b1 = (cumulative_bv <= target_b1).sum(-1, keepdim=True)
+    # Rounding may carry the quantile past the last token that may be drawn.
+    rank_b1 = torch.minimum(rank_b1, keep_bv.sum(-1, keepdim=True) - 1)
+    picked: list[int] = ids_bv.gather(-1, rank_b1).squeeze(-1).tolist()
+    return picked
+
+
+def _filtered(logits_bv: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+    """Falling probabilities [B, K], their token ids, and which may be drawn."""
+    # Taking the maximum off first keeps tiny temperatures from overflowing.
+    scaled_bv = (logits_bv - logits_bv.amax(-1, keepdim=True)) / sampling.temperature
+    if 0 < sampling.top_k < scaled_bv.shape[-1]:
+        top = torch.topk(scaled_bv, sampling.top_k, dim=-1)
+        scaled_bv, ids_bv = top.values, top.indices
+    else:
+        scaled_bv, ids_bv = torch.sort(scaled_bv, dim=-1, descending=True, stable=True)
+    ordered_bv = torch.softmax(scaled_bv, dim=-1)
+    before_bv = ordered_bv.cumsum(-1) - ordered_bv
+    keep_bv = (before_bv < sampling.top_p) & (ordered_bv > 0)
+    return ordered_bv, ids_bv, keep_bv

@@ -1,0 +1,214 @@
+"""What a run is going to do, on one screen: what is active, and why."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lumina.observe.quantities import UNKNOWN, count, known, share, size
+from lumina.plan.plan import Plan
+
+LABEL_WIDTH = 11
+ASKED = ("flag", "file", "python", "orchestrator")
+
+
+def banner_lines(
+    plan: Plan,
+    environment: Any,
+    stats: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any] | None,
+    *,
+    title: str = "Lumina",
+    width: int = 100,
+) -> list[str]:
+    """The banner as plain lines of at most `width` columns.
+
+    Args:
+        plan: what was decided.
+        environment: `lumina.plan.environment.Environment`.
+        stats: figures of the data by name; numbers and short texts are shown.
+        provenance: option name -> `lumina.config.provenance.Source`.
+    """
+    parts: list[tuple[str, str]] = [
+        ("model", _model(plan)),
+        ("data", _data(stats or {})),
+        ("batch", _batch(plan)),
+        ("schedule", _schedule(plan)),
+        ("device", _device(plan, environment)),
+        ("precision", _precision(plan)),
+        ("speed", _speed(plan)),
+        ("memory", _memory(plan, environment)),
+        ("keeps", _keeps(plan)),
+        ("asked for", _asked(provenance or {})),
+    ]
+    parts += [("warning", text) for text in plan.warnings]
+    lines = [title]
+    for label, text in parts:
+        if text:
+            lines += _wrapped(label, text, width)
+    return lines
+
+
+def _wrapped(label: str, text: str, width: int) -> list[str]:
+    room = max(width - LABEL_WIDTH - 2, 30)
+    rows = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+    indent = " " * (LABEL_WIDTH + 2)
+    first = f"  {label:<{LABEL_WIDTH}}{rows[0]}"
+    return [first, *(indent + row for row in rows[1:])]
+
+
+def _because(plan: Plan, field: str) -> str:
+    reason = plan.reasons.get(field, "")
+    return f" ({reason})" if reason else ""
+
+
+def _model(plan: Plan) -> str:
+    spec = plan.spec
+    text = f"{count(plan.parameters)} parameters"
+    if plan.active_parameters and plan.active_parameters != plan.parameters:
+        text += f", {count(plan.active_parameters)} used for one token"
+    heads = f"{spec.num_heads} heads"
+    if spec.num_kv_heads != spec.num_heads:
+        heads += f" ({spec.num_kv_heads} key/value)"
+    text += (
+        f"; {spec.num_layers} layers of {spec.hidden_size}, {heads}, "
+        f"SwiGLU {spec.intermediate_size}, context {spec.seq_length}, "
+        f"vocabulary {spec.vocab_size:,}"
+    )
+    if spec.moe is not None:
+        text += (
+            f"; {spec.moe.num_experts} experts in {len(spec.moe.layers)} of "
+            f"{spec.num_layers} layers, {spec.moe.top_k} for each token, "
+            f"{spec.moe.dispatch}"
+        )
+    extras = [
+        f"window {spec.window_size}" if spec.window_size else "",
+        f"QK-norm {spec.qk_norm}" if spec.qk_norm != "none" else "",
+        f"RoPE {spec.rope_scaling}" if spec.rope_scaling != "none" else "",
+        "tied embeddings" if spec.tie_embeddings else "",
+        f"dropout {spec.dropout:g}" if spec.dropout else "",
+    ]
+    return ", ".join([text, *filter(None, extras)])
+
+
+def _data(stats: Mapping[str, Any]) -> str:
+    shown = []
+    for name, value in stats.items():
+        words = name.replace("_", " ")
+        if known(value) is not None:
+            text = share(value) if "fraction" in name else count(value)
+            shown.append(f"{words} {text}")
+        elif isinstance(value, str) and value:
+            shown.append(f"{words} {value}")
+    return ", ".join(shown)
+
+
+def _batch(plan: Plan) -> str:
+    tokens = plan.global_batch_size * plan.spec.seq_length
+    return (
+        f"{plan.global_batch_size} sequences, up to {tokens:,} tokens a step = "
+        f"{plan.micro_batch_size} a forward x {plan.grad_accum} forwards x "
+        f"{plan.world_size} {_plural('rank', plan.world_size)}"
+        f"{_because(plan, 'micro_batch_size')}"
+    )
+
+
+def _plural(noun: str, number: int) -> str:
+    return noun if number == 1 else f"{noun}s"
+
+
+def _schedule(plan: Plan) -> str:
+    text = f"{plan.steps:,} steps"
+    if plan.epochs is not None:
+        text += f" (at most {plan.epochs:g} epochs)"
+    text += f"{_because(plan, 'steps')}; AdamW, {plan.lr_scheduler}"
+    if plan.lr_scheduler == "constant":
+        text += f" {plan.learning_rate:g}"
+    else:
+        text += f" {plan.learning_rate:g} to {plan.min_lr:g}"
+    text += f", {plan.warmup_steps} warm-up steps"
+    text += f", betas {plan.beta1:g} {plan.beta2:g}"
+    if plan.max_grad_norm:
+        text += f", gradients clipped at {plan.max_grad_norm:g}"
+    if plan.ema_decay:
+        text += f", weight average {plan.ema_decay:g}"
+    if plan.freeze:
+        text += f", frozen: {' '.join(plan.freeze)}"
+    return text
+
+
+def _device(plan: Plan, environment: Any) -> str:
+    name = getattr(environment, "device_name", "") or plan.device
+    text = f"{plan.device}: {name}" if name != plan.device else name
+    memory = getattr(environment, "memory_bytes", None)
+    if plan.device == "cpu":
+        memory = getattr(environment, "host_memory_bytes", memory)
+        text += f", {getattr(environment, 'cores', UNKNOWN)} cores"
+    text += f", {size(memory)} memory"
+    if plan.world_size > 1 or plan.parallel != "none":
+        text += f"; {plan.world_size} ranks with {plan.parallel}"
+        text += _because(plan, "parallel")
+    peak = (getattr(environment, "peak_flops", None) or {}).get(plan.compute_dtype)
+    if known(peak) is None:
+        text += f"; peak speed in {plan.compute_dtype} not known, so no MFU"
+    else:
+        text += f"; MFU against {peak / 1e12:,.0f} TFLOP/s"
+    return text
+
+
+def _precision(plan: Plan) -> str:
+    text = plan.compute_dtype
+    if plan.tf32:
+        text += " with TF32 products"
+    return f"{text}, float32 master weights{_because(plan, 'compute_dtype')}"
+
+
+def _speed(plan: Plan) -> str:
+    parts = [
+        f"attention {plan.attention}{_because(plan, 'attention')}",
+        f"compile {'on' if plan.compile else 'off'}{_because(plan, 'compile')}",
+        f"checkpointing {plan.gradient_checkpointing}"
+        f"{_because(plan, 'gradient_checkpointing')}",
+    ]
+    if plan.deterministic:
+        parts.append("deterministic" + _because(plan, "deterministic"))
+    return "; ".join(parts)
+
+
+def _memory(plan: Plan, environment: Any) -> str:
+    if not plan.memory:
+        return ""
+    parts = sorted(
+        ((name, n) for name, n in plan.memory.items() if name != "total" and n),
+        key=lambda item: -item[1],
+    )
+    total = plan.memory.get("total", sum(n for _, n in parts))
+    listed = ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in parts[:5])
+    return f"{size(total)} estimated for each device: {listed}"
+
+
+def _keeps(plan: Plan) -> str:
+    def every(steps: int) -> str:
+        return f"every {steps:,} steps" if steps else "at the end"
+
+    return (
+        f"evaluation {every(plan.eval_every)}, checkpoint {every(plan.save_every)}, "
+        f"{plan.save_total_limit} kept"
+    )
+
+
+def _asked(provenance: Mapping[str, Any]) -> str:
+    """The options a person set, each with where; presets and defaults are silent."""
+    shown: list[str] = []
+    for leaf, source in provenance.items():
+        kind = getattr(source, "kind", "")
+        if kind in ASKED:
+            shown.append(f"{leaf} ({source})")
+    return _first(shown, 14)
+
+
+def _first(items: Iterable[str], limit: int) -> str:
+    items = list(items)
+    text = ", ".join(items[:limit])
+    return text + (f" and {len(items) - limit} more" if len(items) > limit else "")

@@ -1,0 +1,382 @@
+"""What a person sees while a run goes on: a live block, or plain lines.
+
+The console is a bystander. It never stops the run: a closed pipe or a terminal that
+cannot show a character silences or simplifies it, and nothing more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+import rich.console
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lumina.observe import quantities as q
+from lumina.observe.banner import banner_lines
+from lumina.plan.plan import Plan
+
+REFRESH_SECONDS = 0.2
+PACE_WINDOW = 50
+CELL_WIDTH = 24
+SEVERITY_STYLE = {
+    "debug": "dim",
+    "info": "cyan",
+    "warning": "yellow",
+    "error": "bold red",
+    "critical": "bold white on red",
+}
+
+
+class Terminal(rich.console.Console):
+    """A rich console that reports a closed pipe instead of ending the program."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich while it handles the error."""
+        raise BrokenPipeError
+
+
+class Console:
+    """Prints a run's banner, progress, evaluations, events and end.
+
+    Args:
+        rank: only rank 0 prints.
+        log_every: steps between plain lines (the live block shows every step).
+        stream: where to print; default: standard output.
+        live: force the live block on or off; default: on when `stream` is a terminal
+            that can move its cursor and show Unicode.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int = 0,
+        log_every: int = 10,
+        stream: IO[str] | None = None,
+        live: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._silent = rank != 0
+        self._log_every = max(log_every, 1)
+        self._clock = clock
+        self._terminal = Terminal(file=self._stream, highlight=False, markup=False)
+        self._wants_live = self._can_be_live() if live is None else live
+        if live:
+            self._terminal = Terminal(
+                file=self._stream, force_terminal=True, highlight=False, markup=False
+            )
+        self._live: Live | None = None
+        self._plan: Plan | None = None
+        self._first_step = 0
+        self._started = clock()
+        self._pace: deque[tuple[float, int]] = deque(maxlen=PACE_WINDOW)
+        self._row: Mapping[str, Any] = {}
+        self._drawn = float("-inf")
+        self._printed_step = -1
+        self._eval: tuple[int, float] | None = None
+        self._best: tuple[int, float] | None = None
+        self._memory_total: int | None = None
+
+    def _can_be_live(self) -> bool:
+        encoding = (getattr(self._stream, "encoding", "") or "").lower()
+        return (
+            self._terminal.is_terminal
+            and not self._terminal.is_dumb_terminal
+            and encoding.startswith("utf")
+        )
+
+    def banner(
+        self,
+        plan: Plan,
+        environment: Any,
+        stats: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        title: str = "Lumina",
+    ) -> None:
+        """What is active and why, on one screen; see `banner_lines`."""
+        self._memory_total = getattr(environment, "memory_bytes", None)
+        if self._silent:
+            return
+        width = max(min(self._terminal.width, 110), 60)
+        lines = banner_lines(
+            plan, environment, stats, provenance, title=title, width=width
+        )
+        self._print("\n".join([*lines, ""]))
+
+    def start(self, plan: Plan, first_step: int) -> None:
+        """The run begins (or goes on) after `first_step` completed steps."""
+        self._plan, self._first_step = plan, first_step
+        self._log_every = max(plan.log_every, 1)
+        self._started = self._clock()
+        self._pace.clear()
+        self._pace.append((self._started, first_step))
+        if self._wants_live and not self._silent and self._live is None:
+            self._guarded(self._open_live)
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """One row of `metrics.jsonl`, as soon as it is known."""
+        if self._silent:
+            return
+        self._row = row
+        step = int(row["step"])
+        now = self._clock()
+        self._pace.append((now, step))
+        if (loss := q.known(row.get("eval_loss"))) is not None:
+            self._note_eval(step, loss)
+        if self._live is not None:
+            if now - self._drawn >= REFRESH_SECONDS:
+                self._draw(now)
+        elif step % self._log_every == 0 or step == self._first_step + 1:
+            self._printed_step = step
+            self._print(self._line(row))
+
+    def eval(self, step: int, loss: float) -> None:
+        """An evaluation ended with this loss (nats for a token)."""
+        best = self._note_eval(step, loss)
+        mark = "  best so far" if best else ""
+        text = (
+            f"eval {step:,}  loss {q.decimal(loss)}  "
+            f"perplexity {q.perplexity(loss)}{mark}"
+        )
+        self._print(text, style="green" if best else "")
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Something happened that `events.jsonl` also holds."""
+        severity = str(event.get("severity", "info")).lower()
+        step = event.get("step")
+        code = event.get("code")
+        parts = [
+            severity,
+            f"at step {step:,}" if isinstance(step, int) else "",
+            f"{code}" if code else "",
+        ]
+        head = " ".join(filter(None, parts))
+        message = event.get("message") or event.get("kind", "")
+        self._print(f"{head}: {message}", style=SEVERITY_STYLE.get(severity, ""))
+
+    def message(self, text: str) -> None:
+        """A plain remark."""
+        self._print(text)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """The run is over: how it ended, where things are, what to type next.
+
+        Args:
+            summary: any of `reason`, `steps`, `tokens`, `seconds`, `final_loss`,
+                `best_eval_loss`, `best_eval_step`, `run_dir`, `checkpoint`,
+                `report`, `next` (a command or a list of them).
+        """
+        unsaid = self._row and self._row["step"] != self._printed_step
+        if unsaid and self._live is None:
+            self._print(self._line(self._row))
+        self.close()
+        self._print("\n".join(self._summary_lines(summary)))
+
+    def close(self) -> None:
+        """Leaves the terminal as it was; safe to call at any time, more than once."""
+        live, self._live = self._live, None
+        if live is not None:
+            self._guarded(lambda: live.update(self._block(self._clock())))
+            self._guarded(live.stop)
+
+    # -- what is shown -------------------------------------------------------
+
+    def _note_eval(self, step: int, loss: float) -> bool:
+        self._eval = (step, loss)
+        if q.known(loss) is None:
+            return False
+        if self._best is None or loss < self._best[1] or step == self._best[0]:
+            self._best = (step, loss)
+            return True
+        return False
+
+    def _seconds_left(self) -> float | None:
+        if self._plan is None or len(self._pace) < 2:
+            return None
+        (before, first), (now, last) = self._pace[0], self._pace[-1]
+        if last <= first:
+            return None
+        return (self._plan.steps - last) * (now - before) / (last - first)
+
+    def _memory(self, row: Mapping[str, Any]) -> str:
+        used = row.get("memory_peak_bytes", row.get("memory_allocated_bytes"))
+        if q.known(used) is None or self._memory_total is None:
+            return q.size(used)
+        return f"{q.size(used)} of {q.size(self._memory_total)}"
+
+    def _line(self, row: Mapping[str, Any]) -> str:
+        total = f"/{self._plan.steps:,}" if self._plan else ""
+        fields = [
+            f"step {row['step']:,}{total}",
+            f"epoch {q.decimal(row.get('epoch'), 2)}",
+            f"loss {q.decimal(row.get('loss'))}",
+            f"ppl {q.perplexity(row.get('loss'))}",
+            f"lr {q.scientific(row.get('learning_rate'))}",
+            f"grad {q.decimal(row.get('grad_norm'), 2)}",
+            f"{q.rate(row.get('tokens_per_second'))} tok/s",
+            f"mfu {q.share(row.get('mfu'))}",
+            f"mem {self._memory(row)}",
+            *(f"{name} {value}" for name, value in _routing(row)),
+            f"eta {q.duration(self._seconds_left())}",
+        ]
+        if row.get("skipped"):
+            fields.insert(-1, f"skipped {row['skipped']}")
+        return "  ".join(fields)
+
+    def _block(self, now: float) -> Group:
+        """The live block: a bar, then labelled figures."""
+        row, plan = self._row, self._plan
+        steps = plan.steps if plan else 1
+        done = int(row.get("step", self._first_step))
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True)
+        left = q.duration(self._seconds_left())
+        bar.add_row(
+            f"step {done:,}/{steps:,}",
+            ProgressBar(total=max(steps, 1), completed=done),
+            f"{q.duration(now - self._started)} gone, {left} left",
+        )
+        cells = [
+            Text.assemble((f"{name} ", "dim"), text) for name, text in self._cells()
+        ]
+        columns = max(self._terminal.width // CELL_WIDTH, 1)
+        figures = Table.grid(padding=(0, 2))
+        for _ in range(columns):
+            figures.add_column(no_wrap=True)
+        for start in range(0, len(cells), columns):
+            figures.add_row(*cells[start : start + columns])
+        return Group(bar, figures)
+
+    def _cells(self) -> list[tuple[str, str]]:
+        row, plan = self._row, self._plan
+        cells = [
+            ("loss", q.decimal(row.get("loss"))),
+            ("ppl", q.perplexity(row.get("loss"))),
+            ("epoch", q.decimal(row.get("epoch"), 2)),
+            ("lr", q.scientific(row.get("learning_rate"))),
+            ("grad", q.decimal(row.get("grad_norm"), 2)),
+            ("tok/s", q.rate(row.get("tokens_per_second"))),
+            ("mfu", q.share(row.get("mfu"))),
+            ("memory", self._memory(row)),
+            ("wait", q.share(_wait_share(row))),
+            ("tokens", q.count(row.get("tokens"))),
+        ]
+        if plan is not None:
+            cells.append(("ranks", f"{plan.world_size} {plan.parallel}"))
+        cells += _routing(row)
+        if row.get("skipped"):
+            cells.append(("skipped", q.count(row["skipped"])))
+        for name, seen in (("eval ppl", self._eval), ("best ppl", self._best)):
+            if seen is not None:
+                cells.append((name, f"{q.perplexity(seen[1])} at {seen[0]:,}"))
+        return cells
+
+    def _summary_lines(self, summary: Mapping[str, Any]) -> list[str]:
+        best, step = summary.get("best_eval_loss"), summary.get("best_eval_step")
+        if best is None and self._best is not None:
+            step, best = self._best
+        at = f" at step {step:,}" if isinstance(step, int) else ""
+        rows: list[tuple[str, str]] = [
+            ("ended", str(summary.get("reason", "done"))),
+            ("steps", q.count(summary.get("steps", self._row.get("step")))),
+            ("tokens", q.count(summary.get("tokens", self._row.get("tokens")))),
+            ("time", q.duration(summary.get("seconds", self._clock() - self._started))),
+            ("loss", q.decimal(summary.get("final_loss", self._row.get("loss")))),
+        ]
+        if q.known(best) is not None:
+            rows.append(
+                ("best eval", f"{q.decimal(best)}, perplexity {q.perplexity(best)}{at}")
+            )
+        for name in ("run_dir", "checkpoint", "report"):
+            if summary.get(name):
+                rows.append((name.replace("_dir", ""), str(summary[name])))
+        commands = summary.get("next") or []
+        for command in [commands] if isinstance(commands, str) else commands:
+            rows.append(("next", str(command)))
+        return ["", *(f"  {name:<11}{value}" for name, value in rows)]
+
+    # -- how it gets there ---------------------------------------------------
+
+    def _open_live(self) -> None:
+        self._live = Live(
+            self._block(self._clock()),
+            console=self._terminal,
+            auto_refresh=False,
+            transient=False,
+        )
+        self._live.start()
+
+    def _draw(self, now: float) -> None:
+        live = self._live
+        if live is not None:
+            self._drawn = now
+            self._guarded(lambda: live.update(self._block(now), refresh=True))
+
+    def _print(self, text: str, style: str = "") -> None:
+        if self._silent:
+            return
+        if self._terminal.is_terminal and not self._terminal.is_dumb_terminal:
+            self._guarded(lambda: self._terminal.print(Text(text, style=style)))
+        else:
+            self._guarded(lambda: self._write_plain(text))
+
+    def _write_plain(self, text: str) -> None:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        safe = text.replace(q.UNKNOWN, "-") if not encoding.startswith("utf") else text
+        self._stream.write(safe.encode(encoding, "replace").decode(encoding) + "\n")
+        self._stream.flush()
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        """Does something on the stream; from the first failure on, says nothing."""
+        if self._silent:
+            return
+        try:
+            action()
+        except (OSError, ValueError):  # closed pipe, closed file, wrong encoding
+            self._silent = True
+            self._abandon_live()
+            if self._stream is sys.stdout:
+                _discard_standard_output()
+
+    def _abandon_live(self) -> None:
+        """Gives the standard streams back without writing another character."""
+        live, self._live = self._live, None
+        self._terminal.quiet = True
+        if live is not None:
+            with contextlib.suppress(OSError, ValueError):
+                live.stop()
+
+
+def _wait_share(row: Mapping[str, Any]) -> float | None:
+    wait, step = q.known(row.get("data_wait_seconds")), q.known(row.get("step_seconds"))
+    return wait / step if wait is not None and step else None
+
+
+def _routing(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The figures of routed layers that the row has, as (short name, text)."""
+    return [
+        (key.removeprefix("moe.").replace("_", " "), q.decimal(value, 3))
+        for key, value in row.items()
+        if key.startswith("moe.") and q.known(value) is not None
+    ][:5]
+
+
+def _discard_standard_output() -> None:
+    """Keeps the interpreter from failing at exit when it flushes a closed pipe."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return

@@ -1,0 +1,88 @@
+"""Numbers as a person reads them; an unknown one is a dash, never a guess."""
+
+from __future__ import annotations
+
+import math
+
+UNKNOWN = "—"
+
+
+def known(value: object) -> float | None:
+    """A finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def count(value: object) -> str:
+    """1234 -> 1,234; 1234567 -> 1.23M."""
+    number = known(value)
+    if number is None:
+        return UNKNOWN
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:,.0f}"
+
+
+def size(value: object) -> str:
+    """Bytes in binary units: 1536 -> 1.5 KiB."""
+    number = known(value)
+    if number is None:
+        return UNKNOWN
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(number) < 1024:
+            return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"
+
+
+def duration(value: object) -> str:
+    """Seconds: 75 -> 1:15, 90061 -> 1d 1:01:01."""
+    number = known(value)
+    if number is None or number < 0:
+        return UNKNOWN
+    days, rest = divmod(round(number), 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, seconds = divmod(rest, 60)
+    if days:
+        return f"{days}d {hours}:{minutes:02}:{seconds:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def rate(value: object) -> str:
+    """Tokens a second: 12345.6 -> 12.3k."""
+    number = known(value)
+    if number is None:
+        return UNKNOWN
+    if number >= 1e6:
+        return f"{number / 1e6:.2f}M"
+    return f"{number / 1e3:.1f}k" if number >= 1e3 else f"{number:.0f}"
+
+
+def share(value: object) -> str:
+    """0.4321 -> 43.2%."""
+    number = known(value)
+    return UNKNOWN if number is None else f"{number * 100:.1f}%"
+
+
+def decimal(value: object, digits: int = 4) -> str:
+    """A fixed number of decimals: 2.5 -> 2.5000."""
+    number = known(value)
+    if number is None:
+        return UNKNOWN
+    return f"{number:.{digits}f}" if abs(number) < 1e6 else f"{number:.3e}"
+
+
+def scientific(value: object) -> str:
+    """0.0003 -> 3.00e-04."""
+    number = known(value)
+    return UNKNOWN if number is None else f"{number:.2e}"
+
+
+def perplexity(loss: object) -> str:
+    """exp(loss), as long as that says anything."""
+    number = known(loss)
+    if number is None:
+        return UNKNOWN
+    return f"{math.exp(number):,.2f}" if number < 20 else "> 1e8"

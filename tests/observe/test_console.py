@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lumina.config.provenance import Source
+from lumina.model.spec import ModelSpec, MoeSpec
+from lumina.observe.console import Console
+from lumina.plan.plan import Plan
+
+SPEC = ModelSpec(
+    vocab_size=4000,
+    padded_vocab_size=4032,
+    hidden_size=128,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    intermediate_size=384,
+    seq_length=256,
+)
+PLAN = Plan(
+    spec=SPEC,
+    steps=200,
+    parameters=1_234_567,
+    active_parameters=1_234_567,
+    micro_batch_size=4,
+    grad_accum=2,
+    global_batch_size=8,
+    log_every=10,
+    memory={"weights": 2**22, "optimizer": 2**23, "total": 3 * 2**22},
+    reasons={"compute_dtype": "the CPU has AMX", "compile": "no compiler here"},
+    warnings=("the corpus is seen 40 times",),
+)
+
+
+ENVIRONMENT = SimpleNamespace(
+    device="cpu",
+    device_name="Some CPU",
+    memory_bytes=None,
+    host_memory_bytes=16 * 2**30,
+    cores=2,
+    peak_flops={"float32": None},
+)
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def row(step: int, **more):
+    return {
+        "step": step,
+        "tokens": step * 1000,
+        "epoch": step / 50,
+        "loss": 5.0,
+        "learning_rate": 3e-4,
+        "grad_norm": 1.5,
+        "skipped": 0,
+        "tokens_per_second": 12345.0,
+        "step_seconds": 0.5,
+        "data_wait_seconds": 0.05,
+        "memory_peak_bytes": 2**30,
+        "mfu": None,
+        **more,
+    }
+
+
+def ticking(step_seconds: float = 1.0):
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += step_seconds
+        return now[0]
+
+    return clock
+
+
+def test_banner_says_what_is_active_and_why_on_one_screen():
+    out = io.StringIO()
+    provenance = {
+        "learning_rate": Source("flag", previous="file a.yaml: 0.001"),
+        "seed": Source("file", "a.yaml"),
+        "hidden_size": Source("preset"),
+    }
+    stats = {"documents": 1200, "tokens": 3_400_000, "eval_fraction": 0.15}
+    Console(stream=out).banner(PLAN, ENVIRONMENT, stats, provenance)
+    text = out.getvalue()
+    assert "1.23M parameters" in text
+    assert "documents 1,200, tokens 3.4M, eval fraction 15.0%" in text
+    assert "float32 master weights (the CPU has AMX)" in text
+    assert "compile off (no compiler here)" in text
+    assert "no MFU" in text and "2 cores" in text and "16 GiB" in text
+    asked = "learning_rate (flag, overrides file a.yaml: 0.001), seed (file a.yaml)"
+    assert asked in " ".join(text.split())
+    assert "hidden_size" not in text
+    assert "the corpus is seen 40 times" in text
+    lines = text.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 110
+
+
+def test_banner_shows_experts_and_a_known_peak():
+    moe = MoeSpec(num_experts=8, top_k=2, intermediate_size=96, layers=(1,))
+    spec = ModelSpec(**{**SPEC.to_dict(), "moe": moe})
+    plan = PLAN.replace(
+        spec=spec, active_parameters=900_000, device="cuda", compute_dtype="bfloat16"
+    )
+    environment = SimpleNamespace(
+        device_name="Card", memory_bytes=2**36, peak_flops={"bfloat16": 989e12}
+    )
+    out = io.StringIO()
+    Console(stream=out).banner(plan, environment)
+    text = " ".join(out.getvalue().split())
+    assert "8 experts in 1 of 2 layers, 2 for each token, dropless" in text
+    assert "900,000 used for one token" in text
+    assert "MFU against 989 TFLOP/s" in text and "64 GiB memory" in text
+
+
+def test_plain_lines_come_every_log_every_steps():
+    out = io.StringIO()
+    console = Console(stream=out, clock=ticking())
+    console.start(PLAN, 0)
+    for step in range(1, 31):
+        console.step(row(step))
+    lines = out.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "step 1/200",
+        "step 10/200",
+        "step 20/200",
+        "step 30/200",
+    ]
+    assert "\x1b" not in out.getvalue()
+    last = lines[-1]
+    assert "loss 5.0000" in last and "ppl 148.41" in last and "lr 3.00e-04" in last
+    assert "12.3k tok/s" in last and "mfu —" in last and "mem 1 GiB" in last
+    assert "eta 2:50" in last  # 170 steps left at one a second
+
+
+def test_resumed_run_counts_only_its_own_steps_for_the_eta():
+    out = io.StringIO()
+    console = Console(stream=out, clock=ticking(2.0))
+    console.start(PLAN, 190)
+    for step in range(191, 201):
+        console.step(row(step))
+    assert "step 191/200" in out.getvalue()
+    assert "eta 0:18" in out.getvalue().splitlines()[0]
+
+
+def test_live_block_shows_the_figures_and_events_above():
+    moe = {"moe.balance": 0.9}
+    out = Terminal()
+    console = Console(stream=out, live=True, clock=ticking(0.5))
+    console.banner(PLAN, SimpleNamespace(memory_bytes=2**31, peak_flops={}))
+    console.start(PLAN, 0)
+    console.step(row(1, **moe, mfu=0.41))
+    console.eval(1, 4.5)
+    console.event(
+        {"severity": "warning", "code": "E302", "step": 2, "message": "gradient nan"}
+    )
+    console.step(row(2, **moe, mfu=0.41, skipped=1))
+    console.finish({"reason": "done", "steps": 2})
+    text = out.getvalue()
+    for part in (
+        "step 2/200",
+        "41.0%",
+        "1 GiB of 2 GiB",
+        "balance",
+        "skipped",
+        "90.02",
+    ):
+        assert part in text, part
+    assert "warning at step 2 E302: gradient nan" in text
+    assert "━" in text
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")  # the cursor is back
+
+
+def test_evaluations_know_the_best_one():
+    out = io.StringIO()
+    console = Console(stream=out)
+    console.eval(10, 4.0)
+    console.eval(20, 4.2)
+    console.finish({"steps": 20})
+    first, second, *rest = out.getvalue().splitlines()
+    assert "best so far" in first and "best so far" not in second
+    assert any("best eval" in line and "at step 10" in line for line in rest)
+
+
+def test_finish_says_where_things_are_and_what_to_type_next():
+    out = io.StringIO()
+    console = Console(stream=out)
+    console.start(PLAN, 0)
+    console.step(row(1))
+    console.step(row(7))
+    console.finish(
+        {
+            "reason": "interrupted",
+            "steps": 7,
+            "final_loss": 4.9,
+            "best_eval_loss": 4.8,
+            "best_eval_step": 5,
+            "run_dir": "runs/x",
+            "report": "runs/x/report.html",
+            "next": ["lumina chat runs/x"],
+        }
+    )
+    text = out.getvalue()
+    assert "step 7/200" in text  # the last row, though not due
+    for part in (
+        "interrupted",
+        "4.8000, perplexity 121.51 at step 5",
+        "runs/x/report.html",
+        "lumina chat runs/x",
+    ):
+        assert part in text
+
+
+def test_other_ranks_are_silent():
+    out = io.StringIO()
+    console = Console(stream=out, rank=1)
+    console.banner(PLAN, ENVIRONMENT)
+    console.start(PLAN, 0)
+    console.step(row(10))
+    console.eval(1, 2.0)
+    console.event({"message": "x"})
+    console.finish({})
+    assert out.getvalue() == ""
+
+
+def test_ascii_stream_gets_ascii():
+    raw = io.BytesIO()
+    console = Console(stream=io.TextIOWrapper(raw, encoding="ascii"))
+    console.start(PLAN, 0)
+    console.step(row(10))
+    console.message("naïve")
+    assert b"mfu -" in raw.getvalue() and b"na?ve" in raw.getvalue()
+
+
+def test_unfinished_rows_and_strange_values_do_not_crash():
+    out = io.StringIO()
+    console = Console(stream=out)
+    console.start(PLAN.replace(steps=0), 0)
+    console.step({"step": 10, "loss": float("nan"), "grad_norm": float("inf")})
+    console.eval(10, float("nan"))
+    console.event({"kind": "something"})
+    console.finish({})
+    assert "loss —" in out.getvalue() and "info: something" in out.getvalue()
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_closed_pipe_does_not_stop_the_run(live):
+    code = f"""
+import sys
+from tests.observe.test_console import PLAN, row
+from lumina.observe.console import Console
+console = Console(live={live})
+console.start(PLAN, 0)
+for step in range(1, 20000):
+    console.step(row(step))
+    console.message("x" * 100)
+console.finish({{}})
+print("alive", file=sys.stderr)
+"""
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=root,
+        env={"PYTHONPATH": f"{root / 'src'}:{root}", "PATH": ""},
+    )
+    process.stdout.read(10)
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait(60) == 0
+    assert errors == b"alive\n"
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_throttled_call_costs_less_than_a_millisecond(live):
+    console = Console(stream=Terminal() if live else io.StringIO(), live=live)
+    console.start(PLAN.replace(log_every=10**9), 0)
+    console.step(row(1))
+    begin = time.perf_counter()
+    for step in range(2, 1002):
+        console.step(row(step))
+    spent = time.perf_counter() - begin
+    console.close()
+    assert spent / 1000 < 1e-3
