@@ -1,0 +1,225 @@
+"""The routed feed-forward: a float32 router, SwiGLU experts, and what it reports.
+
+Semantics of Mixtral: softmax over all experts, then the top k, renormalised. The
+balance loss is Switch Transformer's (arXiv 2101.03961) with the *global* expert load of
+the step before in place of this micro-batch's, so that no split into micro-batches or
+ranks changes it; the z-loss is ST-MoE's (arXiv 2202.08906); the loss-free selection
+bias is that of arXiv 2408.15664.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lumina.model.spec import ModelSpec
+from lumina.ops.moe import capacity, grouped
+
+
+class Routing(NamedTuple):
+    """What the router decided.
+
+    Attributes:
+        logits_te: [T, E] float32.
+        probs_te: [T, E] float32, softmax over all experts.
+        ids_tk: [T, k] chosen experts, best first.
+        scores_tk: [T, k] float32 weights of the chosen experts.
+    """
+
+    logits_te: Tensor
+    probs_te: Tensor
+    ids_tk: Tensor
+    scores_tk: Tensor
+
+
+class Router(nn.Module):
+    """Scores every expert for every token, in float32 whatever the model's type."""
+
+    def __init__(self, hidden_size: int, num_experts: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+
+    def forward(self, x_td: Tensor) -> Tensor:
+        """Logits [T, E] of tokens [T, D]."""
+        return F.linear(x_td.float(), self.weight.float())
+
+
+class MoeFeedForward(nn.Module):
+    """Top-k routed SwiGLU experts in place of one MLP.
+
+    Args:
+        spec: a shape with `spec.moe`.
+        layer_index: the block this layer sits in; it must be one of `spec.moe.layers`.
+
+    In training, `spec.moe.dispatch == "capacity"` drops what exceeds an expert's
+    places. Evaluation and generation keep every token, so there a sequence's result
+    does not depend on the rest of the batch.
+    """
+
+    load: Tensor
+    selection_bias: Tensor | None
+
+    def __init__(self, spec: ModelSpec, layer_index: int) -> None:
+        super().__init__()
+        assert spec.moe is not None and layer_index in spec.moe.layers
+        self.spec = moe = spec.moe
+        self.layer_index = layer_index
+        experts, width = moe.num_experts, moe.intermediate_size
+        self.router = Router(spec.hidden_size, experts)
+        self.gate_up = nn.Parameter(torch.empty(experts, 2 * width, spec.hidden_size))
+        self.down = nn.Parameter(torch.empty(experts, spec.hidden_size, width))
+        self.register_buffer("load", torch.empty(experts, dtype=torch.float32))
+        bias = None
+        if moe.bias_update_rate > 0:
+            bias = torch.empty(experts, dtype=torch.float32)
+        self.register_buffer("selection_bias", bias)
+        self.reset_buffers()
+
+    @torch.no_grad()
+    def reset_buffers(self) -> None:
+        """An even load and no bias: how a router starts."""
+        self.load.fill_(1.0 / self.spec.num_experts)
+        if self.selection_bias is not None:
+            self.selection_bias.zero_()
+
+    def route(self, x_td: Tensor) -> Routing:
+        """Choose experts for tokens [T, D]."""
+        logits_te = self.router(x_td)
+        probs_te = logits_te.softmax(dim=-1)
+        ranking_te = probs_te.detach()
+        if self.selection_bias is not None:
+            # The bias moves the choice, never the weight of what was chosen.
+            ranking_te = ranking_te + self.selection_bias
+        ids_tk = ranking_te.topk(self.spec.top_k, dim=-1).indices
+        scores_tk = probs_te.gather(1, ids_tk)
+        if self.spec.normalise_top_k:
+            scores_tk = scores_tk / scores_tk.sum(dim=-1, keepdim=True)
+        return Routing(logits_te, probs_te, ids_tk, scores_tk)
+
+    def forward(
+        self, x_bsd: Tensor, valid_bs: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Route, run the experts, report.
+
+        Args:
+            x_bsd: [B, S, D] in the compute type.
+            valid_bs: [B, S] bool, False for padding; all valid when absent. Padding is
+                in no count and no loss, and takes no expert's place.
+
+        Returns:
+            [B, S, D] and this layer's sums: `moe.balance_loss` [], `moe.z_loss` []
+            (differentiable), `moe.counts` [E], `moe.dropped` [] (float32, no gradient).
+        """
+        rows, length, width = x_bsd.shape
+        x_td = x_bsd.reshape(-1, width)
+        routing = self.route(x_td)
+        gate_up, down = self.gate_up.to(x_td.dtype), self.down.to(x_td.dtype)
+        dropped = torch.zeros((), device=x_td.device)
+        if self.training and self.spec.dispatch == "capacity":
+            places = capacity.expert_capacity(
+                x_td.shape[0],
+                self.spec.top_k,
+                self.spec.num_experts,
+                self.spec.capacity_factor,
+            )
+            place_tk = capacity.assign_places(
+                routing.ids_tk.view(rows, length, -1),
+                valid_bs,
+                self.spec.num_experts,
+                places,
+            )
+            lost_tk = place_tk == self.spec.num_experts * places
+            if valid_bs is not None:
+                lost_tk = lost_tk & valid_bs.reshape(-1, 1)
+            dropped = lost_tk.sum(dtype=torch.float32)
+            y_td = capacity.routed_experts(
+                x_td, gate_up, down, place_tk, routing.scores_tk, places
+            )
+        else:
+            y_td = grouped.routed_experts(
+                x_td, gate_up, down, routing.ids_tk, routing.scores_tk
+            )
+        aux = self._sums(routing, valid_bs)
+        aux["moe.dropped"] = dropped
+        return y_td.view(rows, length, width), aux
+
+    def _sums(self, routing: Routing, valid_bs: Tensor | None) -> dict[str, Tensor]:
+        """Balance loss, z-loss and counts over the tokens that are not padding."""
+        probs_te, z_t = routing.probs_te, routing.logits_te.logsumexp(dim=-1).square()
+        chosen_te = torch.zeros_like(probs_te).scatter(1, routing.ids_tk, 1.0)
+        if valid_bs is not None:
+            valid_t = valid_bs.reshape(-1)
+            probs_te = probs_te * valid_t[:, None]
+            chosen_te = chosen_te * valid_t[:, None]
+            z_t = z_t * valid_t
+        # One sum over tokens, then over experts: [E] is small and exact in float32.
+        balance = (probs_te.sum(dim=0) * self.load).sum() * self.spec.num_experts
+        return {
+            "moe.balance_loss": balance,
+            "moe.z_loss": z_t.sum(),
+            "moe.counts": chosen_te.sum(dim=0),
+        }
+
+
+def collect_aux(layers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The `aux` of a model from that of its routed layers: losses add, counts stack."""
+    if not layers:
+        return {}
+    sums = ("moe.balance_loss", "moe.z_loss")
+    stacks = ("moe.counts", "moe.dropped")
+    aux = {name: torch.stack([one[name] for one in layers]).sum(0) for name in sums}
+    aux |= {name: torch.stack([one[name] for one in layers]) for name in stacks}
+    return aux
+
+
+def routed_layers(network: nn.Module) -> Iterator[MoeFeedForward]:
+    """The routed layers of a network in block order, also inside wrappers."""
+    found = [m for m in network.modules() if isinstance(m, MoeFeedForward)]
+    yield from sorted(found, key=lambda layer: layer.layer_index)
+
+
+@torch.no_grad()
+def update_load(load: Tensor, counts: Tensor) -> None:
+    """Set the load buffer [E] to each expert's share of the step's assignments [E].
+
+    A step that counted nothing leaves it as it was. No host synchronisation.
+    """
+    total = counts.sum()
+    load.copy_(torch.where(total > 0, counts / total.clamp(min=1), load))
+
+
+@torch.no_grad()
+def update_selection_bias(bias: Tensor, counts: Tensor, rate: float) -> None:
+    """Loss-free balancing: raise the bias [E] of experts below the mean count [E].
+
+    The step is rate * sign(mean - count), less its own mean so that biases do not
+    drift together. Counts are global over ranks and micro-batches.
+    """
+    step = rate * torch.sign(counts.mean() - counts)
+    bias.add_(step - step.mean())
+
+
+@torch.no_grad()
+def apply_router_updates(network: nn.Module, counts_le: Tensor) -> None:
+    """Take a step's global counts into every routed layer's buffers.
+
+    To be called once per optimizer step, never inside forward: a recomputed or repeated
+    forward must not count twice. Runs on the device without synchronising.
+
+    Args:
+        network: the model, wrapped or not.
+        counts_le: [L_moe, E], `moe.counts` summed over micro-batches and ranks.
+    """
+    layers = list(routed_layers(network))
+    if len(layers) != counts_le.shape[0]:
+        raise ValueError(f"{len(layers)} routed layers, counts of {len(counts_le)}")
+    for layer, counts in zip(layers, counts_le.float(), strict=True):
+        update_load(layer.load, counts)
+        if layer.selection_bias is not None:
+            update_selection_bias(
+                layer.selection_bias, counts, layer.spec.bias_update_rate
+            )

@@ -1,0 +1,99 @@
+"""Dropless experts: sort the assignments by expert, then one product over all groups.
+
+Shapes depend only on tokens and k, and the group boundaries stay on the device, so the
+kernel path neither synchronises nor recompiles, whatever the router does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lumina.ops.moe.permute import combine, dispatch
+
+
+def kernel_applies(x_nd: Tensor, weight: Tensor) -> bool:
+    """Whether torch's grouped kernel computes this product.
+
+    The rule: bfloat16 on CUDA, with rows of both operands a multiple of 16 bytes. The
+    kernel takes other types only in eager mode, and on the CPU it is itself a loop, so
+    everything else takes `segments_mm`, which reads the group sizes on the host.
+    """
+    return (
+        x_nd.is_cuda
+        and x_nd.dtype == torch.bfloat16
+        and weight.shape[-1] % 8 == 0
+        and weight.shape[-2] % 8 == 0
+    )
+
+
+def kernel_mm(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
+    """torch's grouped matrix product; arguments as in `grouped_linear`."""
+    if hasattr(F, "grouped_mm"):
+        y_nm: Tensor = F.grouped_mm(x_nd, weight.transpose(-2, -1), offs=offsets_e)
+    else:
+        y_nm = torch._grouped_mm(x_nd, weight.transpose(-2, -1), offs=offsets_e)
+    return y_nm
+
+
+def segments_mm(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
+    """One product per contiguous segment; arguments as in `grouped_linear`."""
+    ends = offsets_e.tolist()
+    sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    parts = [
+        F.linear(rows, expert)
+        for rows, expert in zip(x_nd.split(sizes), weight.unbind(0), strict=True)
+        if rows.shape[0]
+    ]
+    return torch.cat(parts)
+
+
+def grouped_linear(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
+    """Rows of expert e times `weight[e].T`.
+
+    Args:
+        x_nd: [N, D], sorted by expert; N > 0.
+        weight: [E, M, D].
+        offsets_e: [E] int32, where each expert's rows end.
+
+    Returns:
+        [N, M].
+    """
+    if kernel_applies(x_nd, weight):
+        return kernel_mm(x_nd, weight, offsets_e)
+    return segments_mm(x_nd, weight, offsets_e)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of [..., 2M], the gate in the first half."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def sort_by_expert(ids_tk: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where every assignment goes when they are ordered by expert, then by token.
+
+    Returns:
+        `order_n` [T*k], the assignment (t * k + choice) at each sorted place;
+        `place_tk` [T, k], its inverse; `offsets_e` [E] int32, where each group ends.
+    """
+    tokens, top_k = ids_tk.shape
+    sorted_n, order_n = torch.sort(ids_tk.reshape(-1), stable=True)
+    places = torch.arange(tokens * top_k, device=ids_tk.device)
+    place_tk = torch.empty_like(order_n).scatter(0, order_n, places)
+    experts = torch.arange(num_experts, device=ids_tk.device)
+    # Not bincount, which synchronises to size its result.
+    offsets_e = torch.searchsorted(sorted_n, experts, right=True, out_int32=True)
+    return order_n, place_tk.view(tokens, top_k), offsets_e
+
+
+def routed_experts(
+    x_td: Tensor, gate_up: Tensor, down: Tensor, ids_tk: Tensor, scores_tk: Tensor
+) -> Tensor:
+    """Every token through all its experts; arguments as in `reference`."""
+    order_n, place_tk, offsets_e = sort_by_expert(ids_tk, gate_up.shape[0])
+    x_nd = dispatch(x_td, order_n // ids_tk.shape[1], place_tk)
+    hidden_nm = swiglu(grouped_linear(x_nd, gate_up, offsets_e))
+    y_nd = grouped_linear(hidden_nm, down, offsets_e)
+    return combine(y_nd, scores_tk, place_tk, order_n)
