@@ -1,0 +1,70 @@
+"""Grouped-query attention with rotary positions (Ainslie et al., arXiv:2305.13245)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lumina.model.cache_protocol import Cache
+from lumina.model.layers import HeadScale, Linear, RMSNorm
+from lumina.model.spec import ModelSpec
+from lumina.ops.attention.dispatch import Pattern, attend
+from lumina.ops.rotary.reference import rotate
+
+
+@dataclass(frozen=True)
+class BlockContext:
+    """What every block of one forward pass shares.
+
+    Attributes:
+        cos: [B, S, 1, head_dim / 2] float32, as `sin`.
+        pattern: which keys each query sees.
+        valid: [B, S] bool, False for padding.
+        cache: keys and values of earlier tokens, or None.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    pattern: Pattern
+    valid: Tensor
+    cache: Cache | None = None
+
+
+class Attention(nn.Module):
+    """Queries, keys and values from one matrix, attention, and the way out."""
+
+    def __init__(self, spec: ModelSpec, layer_index: int) -> None:
+        super().__init__()
+        self.layer_index = layer_index
+        self.head_dim = spec.head_dim
+        self.heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
+        self.qkv = Linear(spec.hidden_size, sum(self.heads) * spec.head_dim)
+        self.out = Linear(spec.num_heads * spec.head_dim, spec.hidden_size)
+        self.q_norm = _head_norm(spec, spec.num_heads)
+        self.k_norm = _head_norm(spec, spec.num_kv_heads)
+
+    def forward(self, x_bsd: Tensor, context: BlockContext) -> Tensor:
+        """[B, S, D] to [B, S, D]."""
+        qkv = self.qkv(x_bsd).unflatten(-1, (-1, self.head_dim))
+        q_bshd, k_bskd, v_bskd = qkv.split(self.heads, dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_bshd, k_bskd = self.q_norm(q_bshd), self.k_norm(k_bskd)
+        q_bshd = rotate(q_bshd, context.cos, context.sin)
+        k_bskd = rotate(k_bskd, context.cos, context.sin)
+        if context.cache is not None:
+            k_bkd, v_bkd = context.cache.update(
+                self.layer_index, k_bskd.transpose(1, 2), v_bskd.transpose(1, 2)
+            )
+            k_bskd, v_bskd = k_bkd.transpose(1, 2), v_bkd.transpose(1, 2)
+        seen = attend(q_bshd, k_bskd, v_bskd, context.pattern)
+        return self.out(seen.flatten(2))  # type: ignore[no-any-return]
+
+
+def _head_norm(spec: ModelSpec, heads: int) -> nn.Module | None:
+    """What normalises queries or keys before they are rotated."""
+    if spec.qk_norm == "rms":
+        return RMSNorm(spec.head_dim, spec.norm_eps)
+    if spec.qk_norm == "l2":
+        return HeadScale(heads, spec.norm_eps)
+    return None

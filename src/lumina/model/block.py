@@ -1,0 +1,55 @@
+"""One pre-norm transformer block."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lumina.model.attention import Attention, BlockContext
+from lumina.model.layers import FeedForward, RMSNorm
+from lumina.model.spec import ModelSpec
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x)).
+
+    A pure function of its tensors: it keeps nothing, so it may be recomputed,
+    compiled and sharded from outside.
+    """
+
+    def __init__(self, spec: ModelSpec, layer_index: int) -> None:
+        super().__init__()
+        self.dropout = spec.dropout
+        self.routed = spec.moe is not None and layer_index in spec.moe.layers
+        self.attention_norm = RMSNorm(spec.hidden_size, spec.norm_eps)
+        self.attention = Attention(spec, layer_index)
+        self.feedforward_norm = RMSNorm(spec.hidden_size, spec.norm_eps)
+        self.feedforward = _feedforward(spec, layer_index, self.routed)
+
+    def forward(
+        self, x_bsd: Tensor, context: BlockContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B, S, D] to [B, S, D], and the routed layer's sums (empty when dense)."""
+        x_bsd = x_bsd + self._drop(self.attention(self.attention_norm(x_bsd), context))
+        inner_bsd = self.feedforward_norm(x_bsd)
+        aux: dict[str, Tensor] = {}
+        if self.routed:
+            y_bsd, aux = self.feedforward(inner_bsd, context.valid)
+        else:
+            y_bsd = self.feedforward(inner_bsd)
+        return x_bsd + self._drop(y_bsd), aux
+
+    def _drop(self, branch_bsd: Tensor) -> Tensor:
+        """Dropout of a residual branch, in training only."""
+        if not self.dropout:
+            return branch_bsd
+        return F.dropout(branch_bsd, self.dropout, self.training)
+
+
+def _feedforward(spec: ModelSpec, layer_index: int, routed: bool) -> nn.Module:
+    """The dense or the routed feed-forward."""
+    if not routed:
+        return FeedForward(spec)
+    from lumina.model.moe import MoeFeedForward
+
+    return MoeFeedForward(spec, layer_index)

@@ -1,0 +1,48 @@
+"""What the model asks of a key/value cache; the cache itself lives with inference."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Cache(Protocol):
+    """Keys and values of the tokens seen so far, row by row.
+
+    A forward pass calls `positions` (only from `Network.logits`) and `mask` once, then
+    `update` once for every layer in order. T is the length `update` returns in this
+    pass, the new tokens included; it is the same for all layers.
+    """
+
+    def positions(self, input_ids: Tensor) -> Tensor:
+        """The position of every new token in its row, [B, s] int64 for [B, s]."""
+        ...
+
+    def mask(self, position_ids: Tensor) -> Tensor | None:
+        """Which cached keys the new queries may see.
+
+        Args:
+            position_ids: [B, s] int64, positions of the new tokens.
+
+        Returns:
+            [B, 1, s, T] bool, True where a query may see a key: causal order, the
+            sliding window, padding and unused slots are all its business. Every query
+            must see at least one key. None means plain causal order with the s
+            queries being the last s of the T keys, and is only right when no window
+            or padding hides a key.
+        """
+        ...
+
+    def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the new keys and values of one layer; return all that may be seen.
+
+        Args:
+            layer_index: the block's index.
+            k: [B, K, s, head_dim], already normalised and rotated.
+            v: [B, K, s, head_dim].
+
+        Returns:
+            Keys and values, [B, K, T, head_dim].
+        """
+        ...

@@ -1,0 +1,84 @@
+"""The small layers: linear, embedding, RMSNorm, SwiGLU.
+
+Each casts its weight to the type of its input, so that weights may be float32 masters
+or half-precision copies; a cast to the same type is nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lumina.model.spec import ModelSpec
+from lumina.ops.norm.fused import rms_norm
+
+
+class Linear(nn.Module):
+    """A matrix without bias, `weight` [out, in]. Values come from `initial_value`."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Embedding(nn.Module):
+    """Token vectors, `weight` [padded vocabulary, D]."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """[B, S] int64 to [B, S, D] in the type of the weight."""
+        return F.embedding(input_ids, self.weight)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation of the last dimension, scaled by channel."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+class HeadScale(nn.Module):
+    """L2 normalisation of each head, with one learned scale a head (`weight` [heads]).
+
+    The vector is brought to length sqrt(head_dim), not 1, so that a scale of one gives
+    the scores 1 / sqrt(head_dim) is meant for (Henry et al., 2020, arXiv:2010.04245,
+    learn one scale for the scores; here queries and keys carry one each).
+    """
+
+    def __init__(self, heads: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(heads))
+        self.eps = eps
+
+    def forward(self, x_bshd: Tensor) -> Tensor:
+        """[B, S, heads, head_dim] to the same."""
+        unscaled = F.rms_norm(x_bshd, (x_bshd.shape[-1],), None, self.eps)
+        return unscaled * self.weight.to(x_bshd.dtype)[:, None]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer, 2020, arXiv:2002.05202): down(silu(gate x) * up x)."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.gate_up = Linear(spec.hidden_size, 2 * spec.intermediate_size)
+        self.down = Linear(spec.intermediate_size, spec.hidden_size)
+
+    def forward(self, x_bsd: Tensor) -> Tensor:
+        """[B, S, D] to [B, S, D]."""
+        gate, up = self.gate_up(x_bsd).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]

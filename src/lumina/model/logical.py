@@ -1,0 +1,101 @@
+"""What the tensors of a network are called in files, and what they are.
+
+In memory some matrices are fused (queries, keys and values; gate and up), for fewer and
+larger products. In files, in optimizers' eyes and in other formats they are separate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lumina.model.spec import ModelSpec
+from lumina.state.state import TensorInfo
+
+if TYPE_CHECKING:
+    from lumina.model.network import Network
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How a fused parameter divides into logical tensors.
+
+    Attributes:
+        dim: the dimension that is divided.
+        names: full logical names, in order.
+        sizes: extent of each along `dim`.
+    """
+
+    dim: int
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+
+def logical_parts(network: Network) -> dict[str, Parts]:
+    """The fused parameters of a network; all others are logical as they are."""
+    spec = network.spec
+    found = {}
+    for name, parameter in network.named_parameters():
+        stem, _, leaf = name.rpartition(".")
+        if name.endswith(".attention.qkv.weight"):
+            stem = stem.removesuffix(".qkv")
+            sizes = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
+            found[name] = Parts(
+                0,
+                tuple(f"{stem}.{part}.weight" for part in "qkv"),
+                tuple(heads * spec.head_dim for heads in sizes),
+            )
+        elif name.endswith(".feedforward.gate_up.weight"):
+            stem = stem.removesuffix(".gate_up")
+            half = parameter.shape[0] // 2
+            names = (f"{stem}.gate.weight", f"{stem}.up.weight")
+            found[name] = Parts(0, names, (half, half))
+        elif leaf == "gate_up":
+            half = parameter.shape[1] // 2
+            found[name] = Parts(1, (f"{stem}.gate", f"{stem}.up"), (half, half))
+    return found
+
+
+def tensor_info(network: Network) -> dict[str, TensorInfo]:
+    """Role and axes of every logical parameter and persistent buffer."""
+    parts = logical_parts(network)
+    names = [
+        logical
+        for name in network.state_dict(keep_vars=True)
+        for logical in (parts[name].names if name in parts else (name,))
+    ]
+    return {name: _info(name, network.spec) for name in names}
+
+
+_BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("embedding.weight", "embedding", ("vocab", "hidden")),
+    ("head.weight", "head", ("vocab", "hidden")),
+    (".attention.q.weight", "matrix", ("heads", "hidden")),
+    (".attention.k.weight", "matrix", ("kv_heads", "hidden")),
+    (".attention.v.weight", "matrix", ("kv_heads", "hidden")),
+    (".attention.out.weight", "matrix", ("hidden", "heads")),
+    (".feedforward.gate.weight", "matrix", ("ffn", "hidden")),
+    (".feedforward.up.weight", "matrix", ("ffn", "hidden")),
+    (".feedforward.down.weight", "matrix", ("hidden", "ffn")),
+    (".feedforward.router.weight", "router", ("expert", "hidden")),
+    (".feedforward.gate", "expert", ("expert", "ffn", "hidden")),
+    (".feedforward.up", "expert", ("expert", "ffn", "hidden")),
+    (".feedforward.down", "expert", ("expert", "hidden", "ffn")),
+    (".feedforward.load", "buffer", ("expert",)),
+    (".feedforward.selection_bias", "buffer", ("expert",)),
+)
+
+
+def _info(name: str, spec: ModelSpec) -> TensorInfo:
+    """Role and axes by the name's ending."""
+    if name.endswith(("q_norm.weight", "k_norm.weight")):
+        axis = "head_dim"
+        if spec.qk_norm == "l2":
+            axis = "heads" if name.endswith("q_norm.weight") else "kv_heads"
+        return TensorInfo("norm", (axis,))
+    if name.endswith("norm.weight"):
+        return TensorInfo("norm", ("hidden",))
+    for ending, role, axes in _BY_ENDING:
+        if name.endswith(ending):
+            return TensorInfo(role, axes)
+    raise KeyError(f"no role is known for the tensor {name}")

@@ -1,0 +1,135 @@
+"""The whole network: a backbone and the objective that owns head and loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lumina.model.cache_protocol import Cache
+from lumina.model.initial import initial_value
+from lumina.model.interface import Batch, LossSums
+from lumina.model.spec import ModelSpec
+from lumina.model.transformer import Transformer
+from lumina.objective.language_model import LanguageModelObjective
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+DEFAULT_LOSS_CHUNK_BYTES = 256 * 2**20
+
+
+class Network(nn.Module):
+    """Backbone and objective. Tied embeddings live in the backbone, once.
+
+    Args:
+        spec: the resolved shape.
+        attention: attention backend.
+        loss_chunk_bytes: most bytes of float32 logits held at a time.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        attention: str = "sdpa",
+        loss_chunk_bytes: int = DEFAULT_LOSS_CHUNK_BYTES,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = Transformer(spec, attention)
+        self.objective = LanguageModelObjective(spec, loss_chunk_bytes)
+
+    @property
+    def _tied(self) -> Tensor | None:
+        """The head's weight where it is the embedding's."""
+        return self.backbone.embedding.weight if self.spec.tie_embeddings else None
+
+    def forward(self, batch: Batch) -> tuple[LossSums, dict[str, Tensor]]:
+        """Loss sums of a batch, and the backbone's auxiliary sums."""
+        output = self.backbone(batch)
+        return self.objective(output.hidden, batch, self._tied), output.aux
+
+    def logits(
+        self, input_ids: Tensor, cache: Cache | None = None, last_only: bool = False
+    ) -> Tensor:
+        """Scores of the next token after every position.
+
+        Args:
+            input_ids: [B, S] int64; with a cache, only the new tokens.
+            cache: keys and values of earlier tokens; receives the new ones.
+            last_only: only for the last position, which spares a long prompt's logits.
+
+        Returns:
+            [B, S, vocab_size] float32, or [B, 1, vocab_size].
+        """
+        batch = Batch.from_rows(input_ids)
+        if cache is not None:
+            batch = replace(batch, position_ids=cache.positions(input_ids))
+        hidden = self.backbone(batch, cache=cache).hidden
+        if last_only:
+            hidden = hidden[:, -1:]
+        return self.objective.logits(hidden, self._tied)
+
+    def initial_value(self, name: str, seed: int) -> Tensor:
+        """What parameter or persistent buffer `name` starts as: float32, CPU, whole."""
+        tensor = self.state_dict(keep_vars=True)[name]
+        return initial_value(name, tuple(tensor.shape), self.spec, seed)
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> Network:
+        """Fill every (unsharded) weight and persistent buffer; the network itself."""
+        for name, tensor in self.state_dict(keep_vars=True).items():
+            tensor.copy_(initial_value(name, tuple(tensor.shape), self.spec, seed))
+        self.reset_buffers()
+        return self
+
+    def reset_buffers(self) -> None:
+        """Refill what is derived, not learned, after `to_empty`.
+
+        Nothing to do as it stands: rotary tables are computed in each forward pass, and
+        the routed layers' buffers are persistent, so they have initial values.
+        """
+
+
+def build_network(
+    spec: ModelSpec,
+    *,
+    attention: str = "sdpa",
+    loss_chunk_bytes: int = DEFAULT_LOSS_CHUNK_BYTES,
+    device: torch.device | str | None = None,
+    seed: int | None = 0,
+) -> Network:
+    """A network with initial weights.
+
+    Args:
+        spec: the resolved shape.
+        attention: attention backend.
+        loss_chunk_bytes: most bytes of float32 logits held at a time.
+        device: where it lives, the CPU when absent; on "meta" it has shapes only.
+        seed: of the initial weights; None leaves them unset, to be loaded.
+    """
+    with torch.device("meta"):
+        network = Network(spec, attention, loss_chunk_bytes)
+    device = torch.device(device if device is not None else "cpu")
+    if device.type == "meta":
+        return network
+    network.to_empty(device=device)
+    return network if seed is None else network.initialise(seed)
+
+
+def build_model(config: Config) -> Network:
+    """The network a configuration describes, with its initial weights, on the CPU.
+
+    The vocabulary is `vocab_size` where it is set; see `lumina.load` for trained ones.
+    """
+    from lumina.plan.shape import resolve_spec
+
+    backend = config.get("attention")
+    return build_network(
+        resolve_spec(config, None),
+        attention="sdpa" if backend == "auto" else backend,
+        loss_chunk_bytes=config.get("loss_chunk_bytes"),
+        seed=config.get("seed"),
+    )

@@ -1,0 +1,101 @@
+"""The backbone: embedding, blocks, final norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lumina.errors import LuminaError
+from lumina.model.attention import BlockContext
+from lumina.model.block import Block
+from lumina.model.cache_protocol import Cache
+from lumina.model.interface import Batch, Output
+from lumina.model.layers import Embedding, RMSNorm
+from lumina.model.spec import ModelSpec
+from lumina.ops.attention.dispatch import BACKENDS, Pattern, make_pattern
+from lumina.ops.rotary.reference import frequencies, tables
+
+
+class Transformer(nn.Module):
+    """A decoder-only transformer without its head.
+
+    Args:
+        spec: the resolved shape.
+        attention: "sdpa", "varlen" or "reference".
+
+    Attributes:
+        compute_dtype: the type of activations, set where the embedding comes out; every
+            later module casts its weights to it.
+    """
+
+    def __init__(self, spec: ModelSpec, attention: str = "sdpa") -> None:
+        super().__init__()
+        if attention not in BACKENDS:
+            raise LuminaError(
+                "E005",
+                f"unknown attention backend {attention!r}",
+                f"choose one of {', '.join(BACKENDS)}",
+            )
+        self.spec = spec
+        self.attention = attention
+        self.compute_dtype = torch.float32
+        self.embedding = Embedding(spec.padded_vocab_size, spec.hidden_size)
+        self.blocks = nn.ModuleList(Block(spec, i) for i in range(spec.num_layers))
+        self.norm = RMSNorm(spec.hidden_size, spec.norm_eps)
+
+    def forward(
+        self, batch: Batch, carry: Any = None, cache: Cache | None = None
+    ) -> Output:
+        """Hidden states of a batch.
+
+        Args:
+            batch: what to read; with a cache, only the new tokens.
+            carry: accepted for recurrent backbones; this one has none.
+            cache: keys and values of earlier tokens; receives the new ones.
+        """
+        x_bsd = self.embedding(batch.input_ids).to(self.compute_dtype)
+        context = self._context(batch, cache)
+        layers: list[dict[str, Tensor]] = []
+        for block in self.blocks:
+            x_bsd, aux = block(x_bsd, context)
+            if aux:
+                layers.append(aux)
+        return Output(self.norm(x_bsd), _collect(layers), carry)
+
+    def _context(self, batch: Batch, cache: Cache | None) -> BlockContext:
+        """Rotary tables and the attention pattern, made once for all blocks."""
+        spec = self.spec
+        inverse, factor = frequencies(
+            spec.head_dim,
+            spec.rope_theta,
+            scaling=spec.rope_scaling,
+            factor=spec.rope_factor,
+            original_length=spec.rope_original_length,
+            device=batch.input_ids.device,
+        )
+        cos, sin = tables(batch.position_ids, inverse, factor)
+        if cache is not None:
+            backend = "reference" if self.attention == "reference" else "sdpa"
+            pattern = Pattern(backend, cache.mask(batch.position_ids))
+        else:
+            pattern = make_pattern(
+                self.attention,
+                batch.document_ids,
+                batch.cu_seqlens,
+                batch.max_seqlen,
+                one_document_rows=batch.one_document_rows,
+                window=spec.window_size,
+                dtype=self.compute_dtype,
+            )
+        return BlockContext(cos, sin, pattern, batch.document_ids >= 0, cache)
+
+
+def _collect(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The sums of all routed layers together; nothing for a dense model."""
+    if not layers:
+        return {}
+    from lumina.model.moe import collect_aux
+
+    return collect_aux(layers)

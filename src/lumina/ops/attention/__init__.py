@@ -1,0 +1,1 @@
+"""Causal attention over documents: a reference and its fast versions."""

@@ -1,0 +1,106 @@
+"""Which keys a query may see, decided once per forward pass, and who computes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lumina.ops.attention.fused import sdpa, varlen, varlen_fits
+from lumina.ops.attention.masks import causal_mask, document_mask
+from lumina.ops.attention.reference import attention as reference
+
+BACKENDS = ("varlen", "sdpa", "reference")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Which keys each query sees; shared by all layers of a forward pass.
+
+    Attributes:
+        backend: "varlen", "sdpa" or "reference", as it will really run.
+        mask: [B or 1, 1, S, T] bool, or None for plain causal order in which the
+            queries are the last S of the T keys.
+        cu_seqlens: [N + 1] int32 document starts (varlen).
+        max_seqlen: at least the longest document (varlen).
+        window: tokens a query sees, itself among them; 0: all (varlen).
+    """
+
+    backend: str
+    mask: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    max_seqlen: int = 0
+    window: int = 0
+
+
+def make_pattern(
+    backend: str,
+    document_ids: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    *,
+    one_document_rows: bool,
+    window: int,
+    dtype: torch.dtype,
+) -> Pattern:
+    """Attention within the documents of a batch.
+
+    Rows that are one document each need no mask: the causal kernels are the fastest.
+    The variable-length kernel exists for half precision on CUDA; elsewhere a mask
+    through SDPA gives the same result.
+
+    Args:
+        backend: the one wished for.
+        document_ids: [B, S] int64, -1 for padding.
+        cu_seqlens: [N + 1] int32.
+        max_seqlen: at least the longest document.
+        one_document_rows: every row is one document without padding.
+        window: tokens a query sees, itself among them; 0: all.
+        dtype: of queries, keys and values.
+    """
+    length, device = document_ids.shape[1], document_ids.device
+    if window >= length:
+        window = 0
+    if one_document_rows and not window:
+        return Pattern("sdpa" if backend == "varlen" else backend)
+    if backend == "varlen" and varlen_fits(device, dtype):
+        return Pattern("varlen", None, cu_seqlens, max_seqlen, window)
+    if one_document_rows:
+        mask = causal_mask(length, length, window, device)
+    else:
+        mask = document_mask(document_ids, window)
+    return Pattern("sdpa" if backend == "varlen" else backend, mask)
+
+
+def attend(q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor, pattern: Pattern) -> Tensor:
+    """Attention of queries to keys by a pattern.
+
+    Args:
+        q_bshd: [B, S, H, head_dim].
+        k_bskd: [B, T, K, head_dim]; `v_bskd` alike.
+
+    Returns:
+        [B, S, H, head_dim].
+    """
+    if pattern.backend == "varlen":
+        assert pattern.cu_seqlens is not None
+        return varlen(
+            q_bshd.flatten(0, 1),
+            k_bskd.flatten(0, 1),
+            v_bskd.flatten(0, 1),
+            pattern.cu_seqlens,
+            pattern.max_seqlen,
+            pattern.window,
+        ).view(q_bshd.shape)
+    q, k, v = (x.transpose(1, 2) for x in (q_bshd, k_bskd, v_bskd))
+    queries, keys = q.shape[2], k.shape[2]
+    mask = pattern.mask
+    if pattern.backend == "reference":
+        if mask is None:
+            mask = causal_mask(queries, keys, 0, q.device)
+        return reference(q, k, v, mask).transpose(1, 2)
+    if mask is None and queries != keys and queries > 1:
+        # SDPA's own causal order would count from the first key, not from the last.
+        mask = causal_mask(queries, keys, 0, q.device)
+    return sdpa(q, k, v, mask, causal=queries == keys).transpose(1, 2)

@@ -1,0 +1,77 @@
+"""Attention through PyTorch's fused kernels: SDPA, and variable length on CUDA.
+
+The kernels share key/value heads themselves (grouped queries); nothing is expanded.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
+
+_ASKS_FOR_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""From torch 2.12 on; before, grouped queries need no asking."""
+
+
+def sdpa(
+    q_bhsd: Tensor, k_bktd: Tensor, v_bktd: Tensor, mask: Tensor | None, causal: bool
+) -> Tensor:
+    """Scaled dot product attention.
+
+    Args:
+        q_bhsd: [B, H, S, head_dim].
+        k_bktd: [B, K, T, head_dim]; `v_bktd` alike.
+        mask: bool, broadcast to [B, 1, S, T], or None.
+        causal: without a mask: causal order (S equals T), else every key is seen.
+
+    Returns:
+        [B, H, S, head_dim].
+    """
+    return F.scaled_dot_product_attention(
+        q_bhsd,
+        k_bktd,
+        v_bktd,
+        attn_mask=mask,
+        is_causal=causal and mask is None,
+        enable_gqa=q_bhsd.shape[1] != k_bktd.shape[1],
+    )
+
+
+def varlen(
+    q_thd: Tensor,
+    k_tkd: Tensor,
+    v_tkd: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    window: int,
+) -> Tensor:
+    """Causal attention within documents laid end to end (CUDA, half precision).
+
+    Args:
+        q_thd: [T, H, head_dim], all rows of the batch flattened.
+        k_tkd: [T, K, head_dim]; `v_tkd` alike.
+        cu_seqlens: [N + 1] int32 document starts, closed by T.
+        max_seqlen: at least the longest document.
+        window: a token sees itself and the window - 1 before it; 0: all.
+
+    Returns:
+        [T, H, head_dim].
+    """
+    # The kernel counts the keys to the left, the query itself not among them.
+    options: dict[str, Any] = {"window_size": (window - 1 if window else -1, 0)}
+    if _ASKS_FOR_GQA:
+        options["enable_gqa"] = q_thd.shape[1] != k_tkd.shape[1]
+    out = varlen_attn(
+        q_thd, k_tkd, v_tkd, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options
+    )
+    assert isinstance(out, Tensor)
+    return out
+
+
+def varlen_fits(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the variable-length kernel takes such tensors."""
+    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)

@@ -1,0 +1,163 @@
+"""Cross entropy of a linear head that holds only a few rows of logits at a time.
+
+Gradients are computed in the forward pass, chunk by chunk, while the logits are there;
+backward only scales them (as in Liger Kernel, Hsu et al., 2024, arXiv:2410.10989).
+Memory for logits is bounded by `chunk_bytes` however many tokens and words there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lumina.ops.cross_entropy.reference import IGNORE
+
+
+class Sums(NamedTuple):
+    """What comes out, all [] float32.
+
+    Attributes:
+        loss: weighted cross entropy, summed; carries the gradient.
+        correct: counted tokens whose label has the highest logit (ties count).
+    """
+
+    loss: Tensor
+    correct: Tensor
+
+
+def cross_entropy(
+    hidden_td: Tensor,
+    weight_vd: Tensor,
+    labels_t: Tensor,
+    weights_t: Tensor | None,
+    vocab_size: int,
+    chunk_bytes: int,
+) -> Sums:
+    """The reference's sum, with bounded memory; arguments as there.
+
+    The head's gradient is summed over chunks in float32 whatever the compute type. A
+    frozen weight or hidden state costs nothing. Without gradients (evaluation) none
+    are computed.
+
+    Args:
+        hidden_td: [T, D] in the compute type.
+        weight_vd: [padded vocabulary, D], any floating type.
+        labels_t: [T] int64.
+        weights_t: [T] float32 or None.
+        vocab_size: logits from here on take no part.
+        chunk_bytes: most bytes of float32 logits at a time (at least one row).
+    """
+    counted_t = (labels_t != IGNORE).float()
+    if weights_t is not None:
+        counted_t = counted_t * weights_t
+    if torch.is_grad_enabled() and (hidden_td.requires_grad or weight_vd.requires_grad):
+        loss, correct = _ChunkedCrossEntropy.apply(
+            hidden_td, weight_vd, labels_t, counted_t, vocab_size, chunk_bytes
+        )
+        return Sums(loss, correct)
+    weight = weight_vd.to(hidden_td.dtype)
+    loss, correct = hidden_td.new_zeros(2, dtype=torch.float32).unbind()
+    for rows in chunks(hidden_td.shape[0], weight.shape[0], chunk_bytes):
+        chunk = _forward(hidden_td[rows], weight, labels_t[rows], vocab_size)
+        loss = loss + _weighted(chunk.loss_t, counted_t[rows])
+        correct = correct + (chunk.correct_t * (labels_t[rows] != IGNORE)).sum()
+    return Sums(loss, correct)
+
+
+def chunks(tokens: int, vocabulary: int, chunk_bytes: int) -> Iterator[slice]:
+    """Even runs of rows whose float32 logits fit `chunk_bytes`, or single rows."""
+    most = max(1, chunk_bytes // (4 * vocabulary))
+    rows = math.ceil(tokens / math.ceil(tokens / most)) if tokens else 1
+    for start in range(0, tokens, rows):
+        yield slice(start, min(start + rows, tokens))
+
+
+class _Chunk(NamedTuple):
+    loss_t: Tensor  # [C], unweighted
+    correct_t: Tensor  # [C] bool
+    exponentials_cv: Tensor  # [C, V] exp(logit - row maximum)
+    total_c1: Tensor  # [C, 1] their sum
+    labels_c1: Tensor  # [C, 1] with ignored labels replaced by 0
+
+
+def _forward(
+    hidden_cd: Tensor, weight_vd: Tensor, labels_c: Tensor, vocab_size: int
+) -> _Chunk:
+    """Loss of one chunk; the logits' memory is turned into exponentials in place."""
+    logits_cv = _matmul_float32(hidden_cd, weight_vd.t())
+    # Multiplying the padded width keeps the product's shape a multiple of 64.
+    logits_cv[:, vocab_size:] = -math.inf
+    labels_c1 = labels_c.clamp(min=0).unsqueeze(1)
+    target_c1 = logits_cv.gather(1, labels_c1)
+    highest_c1 = logits_cv.amax(dim=1, keepdim=True)
+    exponentials_cv = logits_cv.sub_(highest_c1).exp_()
+    total_c1 = exponentials_cv.sum(dim=1, keepdim=True)
+    loss_t = (total_c1.log() + highest_c1 - target_c1).squeeze(1)
+    correct_t = (target_c1 == highest_c1).squeeze(1)
+    return _Chunk(loss_t, correct_t, exponentials_cv, total_c1, labels_c1)
+
+
+def _weighted(loss_c: Tensor, counted_c: Tensor) -> Tensor:
+    """Sum of weighted losses; an uncounted row is zero even where it is not finite."""
+    return torch.where(counted_c != 0, loss_c * counted_c, 0.0).sum()
+
+
+def _matmul_float32(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32. CUDA keeps the float32 sums of half-precision products."""
+    if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return torch.mm(a, b).float()
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Loss and gradients in one pass over the chunks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_td: Tensor,
+        weight_vd: Tensor,
+        labels_t: Tensor,
+        counted_t: Tensor,
+        vocab_size: int,
+        chunk_bytes: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of losses and of right guesses, both [] float32."""
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        weight = weight_vd.to(hidden_td.dtype)
+        grad_hidden = torch.empty_like(hidden_td) if wants_hidden else None
+        grad_weight = (
+            torch.zeros_like(weight_vd, dtype=torch.float32) if wants_weight else None
+        )
+        loss, correct = hidden_td.new_zeros(2, dtype=torch.float32).unbind()
+        for rows in chunks(hidden_td.shape[0], weight.shape[0], chunk_bytes):
+            hidden_cd, counted_c1 = hidden_td[rows], counted_t[rows].unsqueeze(1)
+            chunk = _forward(hidden_cd, weight, labels_t[rows], vocab_size)
+            loss = loss + _weighted(chunk.loss_t, counted_t[rows])
+            correct = correct + (chunk.correct_t * (labels_t[rows] != IGNORE)).sum()
+            # (softmax - one hot) * weight, in the memory of the logits.
+            grad_cv = chunk.exponentials_cv.mul_(counted_c1 / chunk.total_c1)
+            grad_cv.scatter_add_(1, chunk.labels_c1, -counted_c1)
+            grad_cv = grad_cv.to(hidden_td.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad_cv, weight, out=grad_hidden[rows])
+            if grad_weight is not None:
+                grad_weight += _matmul_float32(grad_cv.t(), hidden_cd)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight_vd.dtype
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> Any:
+        """Scale in place: a second backward through the same graph is refused."""
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.mul_(grad_loss)
+        if grad_weight is not None:
+            grad_weight = grad_weight.mul_(grad_loss).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None, None, None, None
