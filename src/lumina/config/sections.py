@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """Common rules: unknown keys are refused, values are checked when set."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -272,5 +272,7 @@ SYNONYMS: dict[str, str] = {
     "eval_every_n_steps": "eval_every_n_batches",
     "save_every_n_steps": "save_every_n_batches",
     "max_grad": "max_grad_norm",
+    "moe": "use_moe",
+    "use_gradient_checkpointing": "gradient_checkpointing",
 }
 """Spellings of the earlier designs, mapped to the one key."""

@@ -1,0 +1,277 @@
+"""Config: what the user asked for, every value with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lumina.config.files import read_leaves, write_yaml
+from lumina.config.leaves import canonical, convert
+from lumina.config.presets import find_preset
+from lumina.config.provenance import Source
+from lumina.config.sections import (
+    LEAVES,
+    SECTIONS,
+    DataSection,
+    ModelSection,
+    MoeSection,
+    RunSection,
+    Section,
+    SystemSection,
+    TrainSection,
+)
+from lumina.config.validation import advise, check_combinations
+from lumina.errors import LuminaError
+
+_DEFAULT = Source("default")
+
+
+class Config:
+    """The settings of a run. Immutable: `replace` makes another.
+
+    `Config(learning_rate=1e-4, train_data=["corpus/"])` starts from the defaults,
+    `Config(preset="debug", ...)` from a preset. Option names are those of the command
+    line, with hyphens or underscores, and their synonyms.
+
+    Attributes:
+        preset: the preset's name, or None.
+        provenance: leaf -> where its value came from.
+
+    Raises:
+        LuminaError: E001 preset, E002 values that do not go together, E004 unknown
+            option, E005 nonsense value.
+    """
+
+    __slots__ = (
+        "data", "model", "moe", "preset", "provenance", "run", "system", "train",
+    )  # fmt: skip
+
+    model: ModelSection
+    moe: MoeSection
+    data: DataSection
+    train: TrainSection
+    run: RunSection
+    system: SystemSection
+    preset: str | None
+    provenance: dict[str, Source]
+
+    def __init__(self, *, preset: str | None = None, **leaves: object) -> None:
+        start = _from_preset(preset)
+        state = _layered(start, leaves, Source("python"))
+        _fill(self, state)
+        check_combinations(self)
+
+    @classmethod
+    def resolve(
+        cls,
+        preset: str | None = None,
+        file: str | Path | None = None,
+        flags: Mapping[str, object] | None = None,
+    ) -> Config:
+        """Lay flags over a file over a preset over the defaults.
+
+        Args:
+            preset: a preset's name; the flags' or the file's `preset` otherwise.
+            file: a YAML file.
+            flags: option -> value, as on the command line.
+        """
+        file_leaves = read_leaves(file) if file is not None else {}
+        flag_leaves = {canonical(k): v for k, v in (flags or {}).items()}
+        in_file, in_flags = (
+            file_leaves.pop("preset", None),
+            flag_leaves.pop("preset", None),
+        )
+        name = next((n for n in (in_flags, preset, in_file) if n is not None), None)
+        state = _from_preset(None if name is None else str(name))
+        state = _layered(state, file_leaves, Source("file", str(file)))
+        state = _layered(state, flag_leaves, Source("flag"))
+        return _make(state)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Read a YAML file: sectioned or flat, with or without a `preset` key."""
+        return cls.resolve(file=path)
+
+    def replace(self, **leaves: object) -> Config:
+        """A new Config with some options changed; these count as set in Python."""
+        return self.override(leaves, Source("python"))
+
+    def override(self, leaves: Mapping[str, object], source: Source) -> Config:
+        """A new Config with some options changed by `source`.
+
+        A `preset` among them is refused: a preset lies below every other value.
+        """
+        return _make(_layered(_State.of(self), leaves, source))
+
+    def get(self, leaf: str) -> Any:
+        """The value of an option under any of its spellings."""
+        leaf = canonical(leaf)
+        if leaf == "preset":
+            return self.preset
+        return getattr(getattr(self, LEAVES[leaf]), leaf)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option, flat, as plain JSON values; `Config(**d)` is its inverse."""
+        flat: dict[str, Any] = {"preset": self.preset}
+        for leaf in LEAVES:
+            value = self.get(leaf)
+            flat[leaf] = list(value) if isinstance(value, tuple) else value
+        return flat
+
+    def to_yaml(self) -> str:
+        """Every option by section, its source as a comment."""
+        lines = [f"preset: {_scalar(self.preset)}"]
+        for name, section in SECTIONS.items():
+            lines.append(f"{name}:")
+            for leaf in section.model_fields:
+                value = f"  {leaf}: {_scalar(self.get(leaf))}"
+                lines.append(f"{value}  # {_one_line(str(self.provenance[leaf]))}")
+        return "\n".join(lines) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the effective configuration as YAML, readable by `load`."""
+        write_yaml(path, self.to_yaml())
+
+    def warnings(self) -> list[str]:
+        """Advice on values outside the guidelines; nothing here stops a run."""
+        return advise(self)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Config does not change: use replace({name}=...)")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("a Config does not change")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Config):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.to_yaml())
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _make, (_State.of(self),)
+
+    def __repr__(self) -> str:
+        given = [
+            f"{leaf}={self.get(leaf)!r}"
+            for leaf, source in self.provenance.items()
+            if source.kind not in ("default", "preset")
+        ]
+        return f"Config({', '.join([f'preset={self.preset!r}', *given])})"
+
+
+class _State:
+    """The parts of a Config while it is being put together."""
+
+    def __init__(
+        self,
+        preset: str | None,
+        sections: dict[str, Section],
+        provenance: dict[str, Source],
+    ) -> None:
+        self.preset = preset
+        self.sections = sections
+        self.provenance = provenance
+
+    @staticmethod
+    def of(config: Config) -> _State:
+        sections = {name: getattr(config, name) for name in SECTIONS}
+        return _State(config.preset, sections, config.provenance)
+
+
+def _fill(config: Config, state: _State) -> None:
+    for name, section in state.sections.items():
+        object.__setattr__(config, name, section)
+    object.__setattr__(config, "preset", state.preset)
+    object.__setattr__(config, "provenance", dict(state.provenance))
+
+
+def _make(state: _State) -> Config:
+    config = object.__new__(Config)
+    _fill(config, state)
+    check_combinations(config)
+    return config
+
+
+def _from_preset(name: str | None) -> _State:
+    state = _State(
+        None,
+        {key: section() for key, section in SECTIONS.items()},
+        dict.fromkeys(LEAVES, _DEFAULT),
+    )
+    if name is None:
+        return state
+    preset = find_preset(name)
+    state = _layered(state, preset.values, Source("preset", preset.name))
+    state.preset = preset.name
+    return state
+
+
+def _layered(below: _State, leaves: Mapping[str, object], source: Source) -> _State:
+    """`below` with `leaves` laid over it; each is converted and checked alone."""
+    changes: dict[str, dict[str, object]] = {}
+    provenance = dict(below.provenance)
+    for name, given in leaves.items():
+        leaf = canonical(name)
+        if leaf == "preset":
+            raise LuminaError(
+                "E002",
+                "a preset cannot be laid over a finished configuration",
+                "start from it: Config.resolve(preset=..., flags=...)",
+            )
+        section = LEAVES[leaf]
+        value = convert(leaf, given)
+        changes.setdefault(section, {})[leaf] = value
+        old = getattr(below.sections[section], leaf)
+        provenance[leaf] = source.over(below.provenance[leaf], old)
+    _yield_global_batch(below, changes, provenance, source)
+    sections = dict(below.sections)
+    for name, update in changes.items():
+        sections[name] = sections[name].model_copy(update=update)
+    return _State(below.preset, sections, provenance)
+
+
+def _yield_global_batch(
+    below: _State,
+    changes: dict[str, dict[str, object]],
+    provenance: dict[str, Source],
+    source: Source,
+) -> None:
+    """A preset's global batch gives way to a batch size that does not fit it.
+
+    The two numbers a user typed decide; keeping the preset's would refuse the run.
+    """
+    given = changes.get("train", {})
+    if "global_batch_size" in given or not {"batch_size", "grad_accum"} & given.keys():
+        return
+    train = below.sections["train"].model_copy(update=given)
+    assert isinstance(train, TrainSection)
+    kept = train.global_batch_size
+    if kept is None or below.provenance["global_batch_size"].kind != "preset":
+        return
+    both = train.batch_size is not None and train.grad_accum is not None
+    if both or kept % ((train.batch_size or 1) * (train.grad_accum or 1)):
+        given["global_batch_size"] = None
+        why = Source(source.kind, "left to batch size x accumulation x devices")
+        provenance["global_batch_size"] = why.over(
+            below.provenance["global_batch_size"], kept
+        )
+
+
+def _scalar(value: object) -> str:
+    """One value on one line of YAML."""
+    if isinstance(value, tuple):
+        value = list(value)
+    text = yaml.safe_dump(
+        value, default_flow_style=True, allow_unicode=True, width=float("inf")
+    )
+    return text.removesuffix("\n").removesuffix("\n...").rstrip()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

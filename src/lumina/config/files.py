@@ -1,0 +1,149 @@
+"""Configuration files: YAML in, YAML out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lumina.config.leaves import canonical, nearest
+from lumina.config.sections import LEAVES, SECTIONS
+from lumina.errors import LuminaError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key given twice."""
+
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_leaves(path: str | Path) -> dict[str, object]:
+    """The options a YAML file sets, sectioned or flat, under their canonical names.
+
+    Returns:
+        Leaf (or "preset") -> value as written.
+
+    Raises:
+        LuminaError: E101 not YAML or not a mapping, E103 not UTF-8, E104 no such file,
+            E106 a folder or no permission, E004 unknown key, E002 one option given
+            under two spellings.
+    """
+    values = _read_mapping(Path(path))
+    leaves: dict[str, object] = {}
+    spelling: dict[str, str] = {}
+
+    def put(name: str, value: object) -> None:
+        leaf = canonical(name)
+        if leaf in leaves:
+            raise LuminaError(
+                "E002",
+                f"{path} sets {leaf} twice, as {spelling[leaf]!r} and {name!r}",
+                "keep one of the two",
+            )
+        leaves[leaf] = value
+        spelling[leaf] = name
+
+    for key, value in values.items():
+        name = str(key)
+        if name in SECTIONS and isinstance(value, Mapping):
+            for inner, inner_value in value.items():
+                _check_section(path, name, str(inner))
+                put(str(inner), inner_value)
+        elif name in SECTIONS and value is None:
+            continue  # a heading with nothing below it
+        elif isinstance(value, Mapping):
+            raise _unknown_section(path, name)
+        else:
+            put(name, value)
+    return leaves
+
+
+def write_yaml(path: str | Path, text: str) -> None:
+    """Write a configuration file, with the failures a person can act on coded."""
+    target = Path(path)
+    try:
+        target.write_text(text, encoding="utf-8")
+    except FileNotFoundError as error:
+        raise LuminaError(
+            "E104", f"{target.parent} is not a folder", "make the folder first"
+        ) from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise LuminaError(
+            "E106", f"cannot write {target}", "choose a file you may write"
+        ) from error
+
+
+def _read_mapping(path: Path) -> dict[Any, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise LuminaError(
+            "E104", f"there is no file {path}", "check the path of --config-file"
+        ) from error
+    except IsADirectoryError as error:
+        raise LuminaError(
+            "E106", f"{path} is a folder, not a file", "name the YAML file inside it"
+        ) from error
+    except PermissionError as error:
+        raise LuminaError(
+            "E106", f"{path} may not be read", "check its permissions"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise LuminaError(
+            "E103", f"{path} is not UTF-8 text", "save the file as UTF-8"
+        ) from error
+    try:
+        # A subclass of the safe loader: no tag can build an object.
+        values = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise _broken(path, error) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise LuminaError(
+            "E101",
+            f"{path} holds a {type(values).__name__}, not options",
+            "write one `option: value` on each line",
+        )
+    return values
+
+
+def _broken(path: Path, error: yaml.YAMLError) -> LuminaError:
+    mark = getattr(error, "problem_mark", None)
+    line = f", line {mark.line + 1}" if mark is not None else ""
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return LuminaError("E101", f"{path}{line}: {problem}", "correct the YAML there")
+
+
+def _check_section(path: str | Path, section: str, name: str) -> None:
+    leaf = canonical(name)
+    if leaf == "preset" or LEAVES[leaf] != section:
+        home = "the top level" if leaf == "preset" else f"section {LEAVES[leaf]!r}"
+        raise LuminaError(
+            "E004",
+            f"{path}: {name!r} is not an option of section {section!r}",
+            f"it belongs to {home}",
+        )
+
+
+def _unknown_section(path: str | Path, name: str) -> LuminaError:
+    close = nearest(name, SECTIONS)
+    hint = f"did you mean {close!r}? " if close else ""
+    return LuminaError(
+        "E004",
+        f"{path}: {name!r} is not a section",
+        f"{hint}sections are {', '.join(SECTIONS)}; options may also be written flat",
+    )

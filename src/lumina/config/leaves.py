@@ -1,0 +1,164 @@
+"""Single options: their spellings, meaning, conversion, and what they may be."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from lumina.config.provenance import show
+from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
+from lumina.errors import LuminaError
+
+VALUE_SYNONYMS: dict[str, dict[object, str]] = {
+    # The documents write checkpointing as a switch and a constant rate as "none".
+    "gradient_checkpointing": {True: "full", "true": "full", False: "none"},
+    "lr_scheduler": {"none": "constant"},
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, or None if none is alike."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def canonical(name: str) -> str:
+    """The one key for a spelling: hyphen or underscore, synonym or the leaf itself.
+
+    Returns:
+        A key of `LEAVES`, or "preset".
+
+    Raises:
+        LuminaError: E004, naming the nearest option.
+    """
+    key = str(name).strip().replace("-", "_")
+    key = SYNONYMS.get(key, key)
+    if key in LEAVES or key == "preset":
+        return key
+    close = nearest(key, [*LEAVES, "preset", *SYNONYMS])
+    hint = f"did you mean {close!r}? " if close else ""
+    raise LuminaError(
+        "E004",
+        f"{name!r} is not an option",
+        f"{hint}`lumina config explain` lists every option",
+    )
+
+
+@cache
+def field(leaf: str) -> FieldInfo:
+    """The declaration of a leaf."""
+    return SECTIONS[LEAVES[leaf]].model_fields[leaf]
+
+
+@cache
+def value_type(leaf: str) -> Any:
+    """The leaf's type without `None`: bool, int, float, str, a Literal or a tuple."""
+    hints = typing.get_type_hints(SECTIONS[LEAVES[leaf]])
+    annotation = hints[leaf]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next(a for a in typing.get_args(annotation) if a is not type(None))
+    return annotation
+
+
+@cache
+def optional(leaf: str) -> bool:
+    """Whether None ("decide for me") is a value of the leaf."""
+    hints = typing.get_type_hints(SECTIONS[LEAVES[leaf]])
+    return type(None) in typing.get_args(hints[leaf])
+
+
+def choices(leaf: str) -> tuple[str, ...]:
+    """The words a leaf may be, or nothing when it is not a choice."""
+    kind = value_type(leaf)
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)
+    return ()
+
+
+def is_list(leaf: str) -> bool:
+    """Whether the leaf holds several values."""
+    return typing.get_origin(value_type(leaf)) is tuple
+
+
+def allowed(leaf: str) -> str:
+    """What a leaf may be, in words."""
+    kind = value_type(leaf)
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [
+        f"{signs[name]} {show(getattr(item, name))}"
+        for item in field(leaf).metadata
+        for name in signs
+        if hasattr(item, name)
+    ]
+    if choices(leaf):
+        text = "one of " + ", ".join(choices(leaf))
+    elif is_list(leaf):
+        text = "one or more texts"
+    else:
+        names = {bool: "yes or no", int: "a whole number", float: "a number"}
+        text = names.get(kind, "a text")
+        text = " ".join([text, " and ".join(bounds)]).rstrip()
+    if optional(leaf) and kind is not str:
+        text += ", or auto"
+    return text
+
+
+def convert(leaf: str, value: object) -> object:
+    """The value of a leaf, from what was written in YAML, a flag or Python.
+
+    Raises:
+        LuminaError: E005, naming the option, the value and what is allowed.
+    """
+    prepared = _prepare(leaf, value)
+    if prepared is not _BAD:
+        try:
+            section = SECTIONS[LEAVES[leaf]].model_validate({leaf: prepared})
+            return getattr(section, leaf)
+        except ValidationError:
+            pass
+    raise LuminaError(
+        "E005",
+        f"{leaf} cannot be {value!r}",
+        f"{leaf} ({field(leaf).description}) is {allowed(leaf)}",
+    )
+
+
+_BAD = object()
+
+
+def _prepare(leaf: str, value: object) -> object:
+    """Undo what YAML and the shell do to values; refuse silent conversions."""
+    kind = value_type(leaf)
+    if isinstance(value, (bool, str)):
+        value = VALUE_SYNONYMS.get(leaf, {}).get(value, value)
+    if value == "auto" and optional(leaf) and kind is not str:
+        return None
+    if is_list(leaf):
+        if isinstance(value, str):
+            value = (value,)
+        if not isinstance(value, (list, tuple)):
+            return _BAD
+        return tuple(
+            str(item) if hasattr(item, "__fspath__") else item for item in value
+        )
+    if kind is str and hasattr(value, "__fspath__"):
+        return str(value)
+    if kind in (int, float) and isinstance(value, bool):
+        return _BAD
+    if kind is bool and not isinstance(value, (bool, str)) and value is not None:
+        return _BAD
+    if kind is int and isinstance(value, str):
+        # "1e3" is a whole number to a reader, and YAML gives it as text.
+        try:
+            number = float(value)
+        except ValueError:
+            return _BAD
+        return int(value) if value.strip().lstrip("+-").isdigit() else number
+    return value

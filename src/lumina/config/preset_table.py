@@ -1,0 +1,113 @@
+"""The presets as data: shapes from the two design documents, and how each is trained.
+
+Rows of the first document keep its dimensions; the sizes it names do not follow from
+them, so both are recorded and the true counts are printed. Rows "l2:" and "b30" have
+dimensions chosen so that the weights used for one token meet the second document's
+active figure within 5% (8 experts, two chosen, head tied to the embedding).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the tables.
+
+    Attributes:
+        experts: experts in every layer, two chosen per token; 0: dense.
+        batch: sequences per optimizer step, over all devices.
+        rate: peak learning rate.
+        warmup: share of the run spent on warm-up.
+        documented: the size, active or total, the document gives, as it gives it.
+        blocks: sparse blocks beside the experts: "mod", "mor".
+        width: SwiGLU width where it is not 8/3 hidden rounded up to 128.
+    """
+
+    name: str
+    source: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    context: int
+    experts: int
+    batch: int
+    rate: float
+    warmup: float
+    documented: str
+    use: str
+    blocks: tuple[str, ...] = ()
+    width: int | None = None
+    vocabulary: int = 50304
+    note: str = ""
+
+
+# debug's rate is above the document's 5e-4 for small models: at a width of 128 and
+# 4,096 tokens a step, 5e-4 leaves it far from trained in a short run.
+L1 = (
+    Row("debug", "L1", 128, 2, 2, 1, 256, 4, 16, 1e-3, 0.05,
+        "500K", "development", vocabulary=2048,
+        note="a vocabulary of 2,048: an embedding of 50,304 alone is 6.4M"),
+    Row("m70_memory", "L1", 768, 12, 12, 4, 1024, 8, 128, 5e-4, 0.05,
+        "70M", "low memory"),
+    Row("m120_speed", "L1", 768, 16, 12, 4, 1024, 8, 256, 5e-4, 0.05,
+        "120M", "real time"),
+    Row("b1", "L1", 1024, 12, 16, 4, 2048, 8, 128, 3e-4, 0.05,
+        "1B", "limited resources"),
+    Row("b3_inference", "L1", 2560, 24, 20, 10, 2048, 16, 256, 2e-4, 0.1,
+        "3B", "production inference"),
+    Row("b6_quality", "L1", 3200, 32, 25, 5, 4096, 32, 128, 2e-4, 0.1,
+        "6B", "quality generation",
+        note="5 key/value heads: the document's 10 do not divide its 25 heads"),
+    Row("b7", "L1", 2048, 22, 16, 8, 4096, 16, 256, 2e-4, 0.1, "7B", "general"),
+    Row("b14", "L1", 2560, 28, 20, 10, 4096, 32, 256, 1.5e-4, 0.1,
+        "14B", "advanced"),
+    Row("b50", "L1", 5120, 40, 40, 10, 128000, 64, 32, 1e-4, 0.15,
+        "50B", "large research"),
+    Row("b100", "L1", 7168, 48, 56, 14, 200000, 96, 32, 6e-5, 0.2,
+        "100B", "frontier"),
+    Row("b200", "L1", 8192, 56, 64, 16, 1000000, 128, 8, 4e-5, 0.2,
+        "200B", "enterprise"),
+    Row("b300", "L1", 9216, 64, 72, 18, 204800, 144, 32, 3e-5, 0.2,
+        "300B", "research"),
+)  # fmt: skip
+
+L2 = (
+    Row("l2:debug", "L2", 64, 6, 2, 1, 256, 8, 16, 1e-3, 0.05,
+        "~500K active, ~4M total", "development, testing",
+        width=128, vocabulary=2048),
+    Row("debug_200m", "L2", 768, 26, 12, 4, 1024, 0, 128, 5e-4, 0.05,
+        "~200M active, ~6B total", "architecture testing", blocks=("mod",),
+        note="the document's 32x Mixture of Depths adds no weights: total is active"),
+    Row("l2:b1", "L2", 1536, 21, 12, 4, 2048, 8, 256, 3e-4, 0.05,
+        "~1B active, ~8B total", "small experiments"),
+    Row("l2:b7", "L2", 3072, 40, 24, 6, 4096, 8, 256, 2e-4, 0.1,
+        "~7B active, ~56B total", "general"),
+    Row("l2:b14", "L2", 4096, 44, 32, 8, 4096, 8, 512, 1e-4, 0.15,
+        "~14B active, ~112B total", "high performance"),
+    Row("b30", "L2", 5120, 62, 40, 10, 4096, 8, 512, 1e-4, 0.15,
+        "~30B active, ~240B total", "research"),
+    Row("l2:b50", "L2", 6144, 72, 48, 12, 4096, 8, 1024, 1e-4, 0.15,
+        "~50B active, ~400B total", "enterprise"),
+    Row("l2:b100", "L2", 8192, 80, 64, 16, 8192, 8, 512, 6e-5, 0.2,
+        "~100B active, ~800B total", "cutting edge"),
+    Row("l2:b200", "L2", 10240, 102, 80, 20, 8192, 8, 1024, 4e-5, 0.2,
+        "~200B active, ~1.6T total", "frontier"),
+    Row("l2:b300", "L2", 12288, 108, 96, 24, 8192, 8, 1024, 3e-5, 0.2,
+        "~300B active, ~2.4T total", "ultra scale"),
+)  # fmt: skip
+
+HYDRA = (
+    Row("100M", "H", 768, 10, 12, 4, 1024, 0, 128, 5e-4, 0.05,
+        "100M", "sparse blocks, smallest", blocks=("mod", "mor")),
+    Row("250M", "H", 1024, 17, 16, 8, 1024, 0, 256, 5e-4, 0.05,
+        "250M", "sparse blocks, small", blocks=("mod", "mor")),
+    Row("500M", "H", 1280, 24, 20, 10, 2048, 0, 256, 4e-4, 0.05,
+        "500M", "sparse blocks, medium", blocks=("mod", "mor")),
+    Row("1B", "H", 2048, 20, 32, 8, 2048, 0, 256, 3e-4, 0.05,
+        "1B", "sparse blocks, large", blocks=("mod", "mor")),
+)  # fmt: skip
+
+ROWS = L1 + L2 + HYDRA

@@ -1,0 +1,128 @@
+"""Presets: named starting points, by name and as methods of `ConfigPresets`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lumina.config.leaves import nearest
+from lumina.config.preset_table import L1, ROWS, Row
+from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.config.config import Config
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of values.
+
+    Attributes:
+        values: leaf -> value, for every leaf the preset fixes.
+        documented: the size its document gives; the counted one is often another.
+        source: the document: "L1", "L2" or "H".
+        note: what differs from the document, and why.
+    """
+
+    name: str
+    values: dict[str, object]
+    documented: str
+    use: str
+    source: str
+    note: str
+
+
+def _preset(row: Row) -> Preset:
+    values: dict[str, object] = {
+        "vocab_size": row.vocabulary,
+        "hidden_size": row.hidden,
+        "num_layers": row.layers,
+        "num_heads": row.heads,
+        "num_kv_heads": row.kv_heads,
+        "seq_length": row.context,
+        "tie_embeddings": True,
+        "use_moe": row.experts > 0,
+        "use_mod": "mod" in row.blocks,
+        "use_mor": "mor" in row.blocks,
+        "global_batch_size": row.batch,
+        "learning_rate": row.rate,
+        "warmup_ratio": row.warmup,
+        "weight_decay": 0.01,
+        "lr_scheduler": "cosine",
+    }
+    if row.experts:
+        values |= {"num_experts": row.experts, "moe_top_k": 2, "moe_pattern": "all"}
+    if row.width is not None:
+        values["intermediate_size"] = row.width
+    if row.vocabulary < 50304:
+        values["tokenizer_vocab_size"] = row.vocabulary
+    return Preset(row.name, values, row.documented, row.use, row.source, row.note)
+
+
+PRESETS: dict[str, Preset] = {row.name: _preset(row) for row in ROWS}
+"""Every preset under its one canonical name."""
+
+ALIASES: dict[str, str] = {f"l1:{row.name}": row.name for row in L1} | {
+    "l2:debug_200m": "debug_200m",
+    "l2:b30": "b30",
+}
+"""Further names; a bare name that both documents have means the first one's."""
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name; case and hyphens do not matter.
+
+    Raises:
+        LuminaError: E001, naming the nearest preset.
+    """
+    names = {key.lower(): key for key in PRESETS} | ALIASES
+    key = str(name).strip().lower().replace("-", "_")
+    if key in names:
+        return PRESETS[names[key]]
+    close = nearest(key, names)
+    hint = f"did you mean {names.get(close, close)!r}? " if close else ""
+    if key.endswith((".yaml", ".yml")):
+        hint = "a file is given with --config-file. "
+    raise LuminaError(
+        "E001",
+        f"there is no preset {name!r}",
+        f"{hint}`lumina presets` lists them all",
+    )
+
+
+class _Factories(type):
+    """Gives `ConfigPresets` one method per preset, straight from the table."""
+
+    def __getattr__(cls, name: str) -> Callable[[], Config]:
+        from lumina.config.config import Config
+
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            preset = find_preset(name)
+        except LuminaError as error:
+            raise AttributeError(str(error)) from error
+        return lambda: Config.resolve(preset=preset.name)
+
+    def __dir__(cls) -> list[str]:
+        return [*super().__dir__(), *(n for n in PRESETS if n.isidentifier())]
+
+
+class ConfigPresets(metaclass=_Factories):
+    """`ConfigPresets.debug()`, `ConfigPresets.b7()`: each preset as a `Config`.
+
+    Names that are not Python identifiers go through `ConfigPresets.get("l2:b7")`.
+    """
+
+    @staticmethod
+    def get(name: str) -> Config:
+        """The preset of that name as a `Config` (E001 when there is none)."""
+        from lumina.config.config import Config
+
+        return Config.resolve(preset=name)
+
+    @staticmethod
+    def names() -> list[str]:
+        """Every preset's canonical name."""
+        return list(PRESETS)

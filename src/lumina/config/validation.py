@@ -1,0 +1,276 @@
+"""What goes together, what can be trained today, and what the guidelines advise."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+from lumina.config.leaves import field
+from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.config.config import Config
+
+
+def check_combinations(config: Config) -> None:
+    """Refuse values that contradict each other.
+
+    Raises:
+        LuminaError: E002, naming the options, their values and a way out.
+    """
+    _check_shape(config)
+    _check_rope(config)
+    _check_moe(config)
+    _check_training(config)
+    _check_run(config)
+
+
+def check_trainable(config: Config) -> None:
+    """Refuse to train with a block that does not exist yet.
+
+    Raises:
+        LuminaError: E002, naming the option, the preset that asked, and the dense way.
+    """
+    blocks = {"use_mod": "Mixture of Depths", "use_mor": "Mixture of Recursions"}
+    asked = [leaf for leaf in blocks if config.get(leaf)]
+    if not asked:
+        return
+    names = " and ".join(blocks[leaf] for leaf in asked)
+    who = f"preset {config.preset} needs" if config.preset else "this model needs"
+    switches = " ".join("--no-" + leaf.replace("_", "-") for leaf in asked)
+    _refuse(
+        f"{who} {names} ({', '.join(asked)}), which cannot be trained yet",
+        f"add {switches} to train its dense backbone, or choose another preset",
+    )
+
+
+def _refuse(message: str, hint: str) -> NoReturn:
+    raise LuminaError("E002", message, hint)
+
+
+def _check_shape(config: Config) -> None:
+    model = config.model
+    if model.head_dim is None and model.hidden_size % model.num_heads:
+        lower = _divisor_below(model.hidden_size, model.num_heads)
+        _refuse(
+            f"hidden_size {model.hidden_size} is not a multiple of num_heads "
+            f"{model.num_heads}",
+            f"use {lower} heads, a hidden size of "
+            f"{_multiple(model.hidden_size, model.num_heads)}, or set head_dim",
+        )
+    head_dim = model.head_dim or model.hidden_size // model.num_heads
+    if head_dim % 2:
+        _refuse(
+            f"a head of width {head_dim} is odd, and rotary embeddings turn pairs",
+            "choose heads of an even width",
+        )
+    kv_heads = model.num_kv_heads
+    if kv_heads is not None and model.num_heads % kv_heads:
+        _refuse(
+            f"num_heads {model.num_heads} is not a multiple of num_kv_heads {kv_heads}",
+            f"use {_divisor_below(model.num_heads, kv_heads)} key/value heads",
+        )
+
+
+def _check_rope(config: Config) -> None:
+    model = config.model
+    if model.rope_scaling != "none":
+        return
+    if model.rope_factor != 1.0:
+        _refuse(
+            f"rope_factor {model.rope_factor:g} does nothing: rope_scaling is none",
+            "choose rope_scaling linear, ntk or yarn, or leave rope_factor out",
+        )
+    if model.rope_original_length is not None:
+        _refuse(
+            "rope_original_length does nothing: rope_scaling is none",
+            "choose rope_scaling ntk or yarn, or leave rope_original_length out",
+        )
+
+
+def _check_moe(config: Config) -> None:
+    moe = config.moe
+    if moe.use_moe and moe.moe_top_k > moe.num_experts:
+        _refuse(
+            f"moe_top_k {moe.moe_top_k} is more than num_experts {moe.num_experts}",
+            f"a token can go to at most {moe.num_experts} experts",
+        )
+
+
+def _check_training(config: Config) -> None:
+    train = config.train
+    if train.min_lr is not None and train.min_lr > train.learning_rate:
+        _refuse(
+            f"min_lr {train.min_lr:g} is above learning_rate {train.learning_rate:g}",
+            "the rate decays from learning_rate down to min_lr",
+        )
+    if train.global_batch_size is not None:
+        product = (train.batch_size or 1) * (train.grad_accum or 1)
+        if train.global_batch_size % product:
+            _refuse(
+                f"global_batch_size {train.global_batch_size} is not a multiple of "
+                f"batch_size x grad_accum = {product}",
+                f"use a global batch of {_multiple(train.global_batch_size, product)}, "
+                "or leave one of the three out",
+            )
+    if train.early_stopping_patience and train.eval_every_n_batches == 0:
+        _refuse(
+            f"early_stopping_patience {train.early_stopping_patience} needs "
+            "evaluations during the run, and eval_every_n_batches is 0",
+            "set eval_every_n_batches, or early_stopping_patience 0",
+        )
+
+
+def _check_run(config: Config) -> None:
+    if config.run.resume and config.train.init_from:
+        _refuse(
+            "resume and init_from are both set",
+            "resume goes on with a run; init_from starts a new one from its weights",
+        )
+
+
+def _divisor_below(number: int, wanted: int) -> int:
+    """The largest divisor of `number` that is at most `wanted`."""
+    return next(d for d in range(min(wanted, number), 0, -1) if number % d == 0)
+
+
+def _multiple(number: int, of: int) -> int:
+    """The multiple of `of` nearest to `number`, at least one."""
+    return max(1, round(number / of)) * of
+
+
+def advise(config: Config) -> list[str]:
+    """Advice on unusual values, one sentence each, naming option and value."""
+    return [
+        *_shape_advice(config),
+        *_moe_advice(config),
+        *_training_advice(config),
+        *_idle_advice(config),
+    ]
+
+
+def _shape_advice(config: Config) -> list[str]:
+    model, advice = config.model, []
+    if model.seq_length & (model.seq_length - 1):
+        advice.append(
+            f"seq_length {model.seq_length} is not a power of two; kernels prefer one"
+        )
+    if model.vocab_size is not None and model.vocab_size % 64:
+        advice.append(
+            f"vocab_size {model.vocab_size} is not a multiple of 64; it is padded to "
+            f"{-(-model.vocab_size // 64) * 64} in memory"
+        )
+    head_dim = model.head_dim or model.hidden_size // model.num_heads
+    if head_dim % 8 or head_dim > 256:
+        advice.append(
+            f"heads of width {head_dim}: fast attention wants a multiple of 8, "
+            "at most 256"
+        )
+    if model.window_size and model.window_size >= model.seq_length:
+        advice.append(
+            f"window_size {model.window_size} covers the whole row of "
+            f"{model.seq_length}: attention is full"
+        )
+    if model.rope_scaling != "none" and model.rope_factor == 1.0:
+        advice.append(
+            f"rope_scaling {model.rope_scaling} with rope_factor 1 changes nothing"
+        )
+    if model.dropout > 0.3:
+        advice.append(f"dropout {model.dropout:g} is above the usual 0 to 0.3")
+    return advice
+
+
+def _moe_advice(config: Config) -> list[str]:
+    moe = config.moe
+    advice: list[str] = []
+    if not moe.use_moe:
+        return advice
+    if not 4 <= moe.num_experts <= 144:
+        advice.append(f"num_experts {moe.num_experts} is outside the usual 4 to 144")
+    if moe.moe_dispatch == "capacity" and not 1.0 <= moe.capacity_factor <= 2.8:
+        advice.append(
+            f"capacity_factor {moe.capacity_factor:g} is outside the usual 1 to 2.8"
+        )
+    weight = moe.load_balancing_weight
+    if weight > 0.05:
+        advice.append(
+            f"load_balancing_weight {weight:g} is above the usual 0.005 to 0.05"
+        )
+    elif weight < 0.005 and moe.moe_bias_update_rate == 0:
+        advice.append(
+            f"load_balancing_weight {weight:g} with no balancing bias: tokens may all "
+            "go to a few experts"
+        )
+    return advice
+
+
+def _training_advice(config: Config) -> list[str]:
+    train, advice = config.train, []
+    usual = (
+        ("learning_rate", 1e-6, 1e-3),
+        ("epochs", 1, 100),
+        ("batch_size", 1, 64),
+        ("grad_accum", 1, 128),
+        ("weight_decay", 0, 0.1),
+        ("max_grad_norm", 0.1, 10),
+    )
+    for leaf, low, high in usual:
+        value = getattr(train, leaf)
+        if value is None or (leaf == "max_grad_norm" and value == 0):
+            continue
+        if not low <= value <= high:
+            advice.append(f"{leaf} {value:g} is outside the usual {low:g} to {high:g}")
+    if train.steps is not None and (train.warmup_steps or 0) >= train.steps:
+        advice.append(
+            f"warmup_steps {train.warmup_steps} fill the whole run of {train.steps} "
+            "steps: the learning rate never decays"
+        )
+    workers, cores = config.system.num_workers, os.cpu_count() or 1
+    if workers is not None and workers > cores:
+        advice.append(
+            f"num_workers {workers} is more than this machine's {cores} cores"
+        )
+    return advice
+
+
+# Option -> what makes it do nothing. Said only of options somebody set.
+_MOE_ONLY = (
+    "num_experts", "moe_top_k", "moe_pattern", "moe_intermediate_size",
+    "moe_dispatch", "capacity_factor", "load_balancing_weight",
+    "router_z_loss_weight", "moe_bias_update_rate", "moe_normalise_top_k",
+)  # fmt: skip
+
+
+def _idle_advice(config: Config) -> list[str]:
+    """Options that somebody set and that have no effect beside the others."""
+    moe, train, data = config.moe, config.train, config.data
+    idle: dict[str, str] = {}
+    if not moe.use_moe:
+        idle |= dict.fromkeys(_MOE_ONLY, "use_moe is off")
+    elif moe.moe_dispatch == "dropless":
+        idle["capacity_factor"] = "moe_dispatch is dropless"
+    if not moe.use_mod:
+        idle["mod_capacity_factor"] = "use_mod is off"
+    if not moe.use_mor:
+        idle["mor_recursions"] = "use_mor is off"
+    if train.lr_scheduler != "wsd":
+        idle["decay_ratio"] = f"lr_scheduler is {train.lr_scheduler}"
+    if train.lr_scheduler == "constant":
+        idle["min_lr"] = "lr_scheduler is constant"
+    if train.warmup_steps is not None:
+        idle["warmup_ratio"] = "warmup_steps is set"
+    if data.eval_data:
+        idle["eval_fraction"] = "eval_data is given"
+    if data.tokenizer is not None:
+        idle["tokenizer_vocab_size"] = "a tokenizer is given"
+    return [
+        f"{leaf} is set but has no effect: {why}"
+        for leaf, why in idle.items()
+        if config.provenance[leaf].kind not in ("default", "preset")
+        and not _restates_default(config, leaf)
+    ]
+
+
+def _restates_default(config: Config, leaf: str) -> bool:
+    """Whether a file merely restates the default, as a saved run's file does."""
+    return bool(config.get(leaf) == field(leaf).default)
