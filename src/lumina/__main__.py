@@ -1,0 +1,9 @@
+"""`python -m lumina`."""
+
+from __future__ import annotations
+
+import sys
+
+from lumina.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,277 @@
+"""The two operations everything else is made of: `assemble` and `capture`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lumina.assemble.logical import (
+    fill,
+    join_fused,
+    logical_names,
+    share_out,
+    split_fused,
+    whole,
+)
+from lumina.assemble.program import Program
+from lumina.assemble.ranks import Ranks
+from lumina.errors import LuminaError
+from lumina.optim.adamw import local
+from lumina.plan.plan import Plan
+from lumina.state.state import State
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Source(Protocol):
+    """Where a Program's tensors come from: a State in memory or a checkpoint."""
+
+    def names(self) -> list[str]:
+        """Logical names of the weights and persistent buffers."""
+
+    def tensor(self, name: str) -> Tensor:
+        """A weight or buffer, whole, on the CPU."""
+
+    def optimizer_tensor(self, slot: str, name: str) -> Tensor | None:
+        """A moment or average, whole, on the CPU; None if there is none."""
+
+
+@dataclass
+class StateSource:
+    """A State in memory as a `Source`."""
+
+    state: State
+
+    def names(self) -> list[str]:
+        """Logical names of the weights and persistent buffers."""
+        return list(self.state.tensors)
+
+    def tensor(self, name: str) -> Tensor:
+        """A weight or buffer."""
+        return self.state.tensors[name]
+
+    def optimizer_tensor(self, slot: str, name: str) -> Tensor | None:
+        """A moment or average, or None."""
+        return self.state.optimizer.get(slot, {}).get(name)
+
+
+@dataclass
+class Progress:
+    """The part of a State that is not tensors, as the loop keeps it.
+
+    Attributes:
+        step: completed optimizer steps.
+        tokens: tokens seen, without padding.
+        skipped: steps whose gradients were not finite.
+        cursor: position in the data.
+        journal: changes made by controls.
+        extra: anything a part of the loop needs back (best loss, patience).
+    """
+
+    step: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    cursor: dict[str, Any] = field(default_factory=dict)
+    journal: list[dict[str, Any]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def assemble(
+    plan: Plan,
+    source: Source | None = None,
+    *,
+    ranks: Ranks | None = None,
+    meta: State | None = None,
+) -> Program:
+    """Realise a Plan, with the weights of a State or freshly initialised ones.
+
+    Args:
+        plan: what to build.
+        source: weights and moments by logical name; None initialises from the seed.
+        ranks: this process's place; alone when absent.
+        meta: the State's counters, restored into the optimizer; None takes weights
+            only, with fresh moments (`--init-from`).
+
+    Returns:
+        A Program ready for its next step.
+
+    Raises:
+        LuminaError: E303 for missing or surplus tensors and for wrong shapes.
+    """
+    program = Program(plan, ranks or Ranks())
+    if source is not None:
+        _check_names(program, source)
+    program.materialise(source.tensor if source is not None else None, plan.seed)
+    if source is not None and meta is not None:
+        _restore_optimizer(program, source, meta)
+    return program
+
+
+def _check_names(program: Program, source: Source) -> None:
+    """Every tensor of the model is in the source and nothing is left over."""
+    expected = {
+        logical
+        for name in program.network.state_dict()
+        for logical in logical_names(name, program.parts)
+    }
+    found = set(source.names())
+    if expected != found:
+        missing, surplus = sorted(expected - found), sorted(found - expected)
+        raise LuminaError(
+            "E303",
+            f"the weights do not fit the model: missing {missing[:5]}, "
+            f"not expected {surplus[:5]}",
+            "the settings of the model must be those the weights were made with",
+        )
+
+
+def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
+    """Moments, counters, average and loss scale."""
+
+    def reader(kind: str) -> Callable[[str], Tensor]:
+        def read(name: str) -> Tensor:
+            value = source.optimizer_tensor(kind, name)
+            if value is None:
+                raise LuminaError(
+                    "E303",
+                    f"the checkpoint holds no {kind} for {name}",
+                    "use --init-from to start from its weights alone",
+                )
+            return value
+
+        return read
+
+    for slot in program.optimizer.slots:
+        for kind in MOMENTS:
+            value = join_fused(slot.name, program.parts, reader(kind))
+            fill(getattr(slot, kind), slot.parameter.detach(), value)
+    program.optimizer.steps.fill_(meta.extra["optimizer_steps"])
+    if program.average is not None:
+        _restore_average(program, source, reader("ema"))
+        program.average.updates = int(meta.extra.get("average_updates", 0))
+    if "loss_scale" in meta.extra:
+        program.loss_scale.load(meta.extra["loss_scale"])
+    live = meta.extra.get("live", {})
+    if "max_grad_norm" in live:
+        program.live.max_grad_norm.fill_(live["max_grad_norm"])
+    program.live.weight_decay = live.get("weight_decay", program.live.weight_decay)
+    program.live.learning_rate_scale = live.get("learning_rate_scale", 1.0)
+
+
+def _restore_average(
+    program: Program, source: Source, read: Callable[[str], Tensor]
+) -> None:
+    """The moving average; one that was switched on later starts at the weights."""
+    assert program.average is not None
+    for slot, average in zip(
+        program.optimizer.slots, program.average.averages, strict=True
+    ):
+        names = logical_names(slot.name, program.parts)
+        if any(source.optimizer_tensor("ema", name) is None for name in names):
+            continue
+        value = join_fused(slot.name, program.parts, read)
+        fill(average, slot.parameter.detach(), value)
+
+
+def capture(
+    program: Program,
+    progress: Progress,
+    *,
+    config: dict[str, Any] | None = None,
+    everything: bool = False,
+) -> State:
+    """The State of a Program: logical, unsharded, float32, on the CPU, copied.
+
+    Args:
+        program: what to capture. Every rank must call this together.
+        progress: counters and cursors to go with it.
+        config: the run's settings, to be written beside it.
+        everything: give every tensor to every rank; otherwise each rank gets those it
+            is to write, so that the ranks share the work.
+    """
+    ranks = program.ranks
+    trained = {slot.name: slot for slot in program.optimizer.slots}
+    parameters = dict(program.network.named_parameters())
+    sizes = [(name, p.numel()) for name, p in parameters.items()]
+    owner = share_out(sizes, ranks.world_size)
+    tensors: dict[str, Tensor] = {}
+    moments: dict[str, dict[str, Tensor]] = {}
+
+    def keep(into: dict[str, Tensor], name: str, part: Tensor, like: Tensor) -> None:
+        full = whole(part, like)
+        if everything or owner.get(name, 0) == ranks.rank:
+            for logical, piece in split_fused(name, full, program.parts).items():
+                into[logical] = _snapshot(piece)
+
+    for name, parameter in parameters.items():
+        like = parameter.detach()
+        slot = trained.get(name)
+        keep(tensors, name, slot.master if slot else local(like), like)
+        if slot is not None:
+            for kind in MOMENTS:
+                keep(moments.setdefault(kind, {}), name, getattr(slot, kind), like)
+    if program.average is not None:
+        for slot, average in zip(
+            program.optimizer.slots, program.average.averages, strict=True
+        ):
+            keep(
+                moments.setdefault("ema", {}),
+                slot.name,
+                average,
+                slot.parameter.detach(),
+            )
+    for name, value in _buffers(program, parameters):
+        if everything or ranks.main:
+            tensors[name] = _snapshot(value)
+    return State(
+        tensors=tensors,
+        optimizer=moments,
+        info={name: program.info[name] for name in tensors},
+        counters={
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "skipped": progress.skipped,
+        },
+        cursor=dict(progress.cursor),
+        journal=list(progress.journal),
+        extra=dict(progress.extra) | _scalars(program),
+        spec=program.plan.spec.to_dict(),
+        plan=program.plan.to_dict(),
+        config=config or {},
+    )
+
+
+def _buffers(
+    program: Program, parameters: dict[str, Any]
+) -> Iterator[tuple[str, Tensor]]:
+    for name, value in program.network.state_dict(keep_vars=True).items():
+        if name not in parameters:
+            yield name, value
+
+
+def _snapshot(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU that nothing else writes to."""
+    tensor = tensor.detach()
+    if tensor.device.type == "cpu":
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.contiguous().cpu()
+
+
+def _scalars(program: Program) -> dict[str, Any]:
+    """What the optimizer and the live controls hold beside tensors."""
+    values: dict[str, Any] = {
+        "optimizer_steps": program.optimizer.steps[0].item(),
+        "loss_scale": program.loss_scale.state(),
+        "live": {
+            "max_grad_norm": program.live.max_grad_norm.item(),
+            "weight_decay": program.live.weight_decay,
+            "learning_rate_scale": program.live.learning_rate_scale,
+        },
+    }
+    if program.average is not None:
+        values["average_updates"] = program.average.updates
+    return values

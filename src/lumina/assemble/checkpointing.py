@@ -1,0 +1,69 @@
+"""Activation checkpointing of blocks, without changing a parameter's name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+_SAVED_NAMES = (
+    ("aten", "mm"),
+    ("aten", "addmm"),
+    ("aten", "bmm"),
+    ("aten", "_grouped_mm"),
+    ("aten", "_scaled_dot_product_flash_attention"),
+    ("aten", "_scaled_dot_product_flash_attention_for_cpu"),
+    ("aten", "_scaled_dot_product_efficient_attention"),
+    ("aten", "_scaled_dot_product_cudnn_attention"),
+    ("torch_attn", "_varlen_attn"),
+)
+"""Selective checkpointing keeps the outputs of products and attention, the costly
+part, and recomputes norms, rotations, activations and copies (Korthikanti et al. 2022
+keep everything but attention's inside, which fused attention already recomputes)."""
+
+
+def _saved_operators() -> frozenset[Any]:
+    """The operators of `_SAVED_NAMES` that this torch has."""
+    found = []
+    for namespace, name in _SAVED_NAMES:
+        packet = getattr(getattr(torch.ops, namespace), name, None)
+        if packet is not None:
+            found += [getattr(packet, overload) for overload in packet.overloads()]
+    return frozenset(found)
+
+
+def _selective_contexts() -> tuple[Any, Any]:
+    saved = _saved_operators()
+
+    def policy(ctx: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        if operator in saved:
+            return CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
+
+
+def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:
+    """Make every block recompute in backward what `mode` does not keep.
+
+    Args:
+        blocks: modules whose `forward` takes and returns tensors.
+        mode: "none", "full" (keep only a block's input) or "selective".
+    """
+    if mode == "none":
+        return
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": True}
+    if mode == "selective":
+        options["context_fn"] = _selective_contexts
+    for block in blocks:
+        inner: Callable[..., Any] = block.forward
+        # On the instance: a wrapping module would show in every parameter's name.
+        block.forward = functools.partial(checkpoint, inner, **options)  # type: ignore[method-assign]

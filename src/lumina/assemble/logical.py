@@ -1,0 +1,79 @@
+"""Between what a Program holds (fused, sharded, in parts) and logical tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lumina.model.logical import Parts
+
+
+def split_fused(name: str, tensor: Tensor, parts: dict[str, Parts]) -> dict[str, Tensor]:
+    """The logical tensors that the (whole) parameter `name` is made of."""
+    if name not in parts:
+        return {name: tensor}
+    spec = parts[name]
+    pieces = tensor.split(list(spec.sizes), dim=spec.dim)
+    return dict(zip(spec.names, pieces, strict=True))
+
+
+def logical_names(name: str, parts: dict[str, Parts]) -> tuple[str, ...]:
+    """The logical names that the parameter `name` holds."""
+    return tuple(parts[name].names) if name in parts else (name,)
+
+
+def join_fused(
+    name: str, parts: dict[str, Parts], read: Callable[[str], Tensor]
+) -> Tensor:
+    """The whole parameter `name`, from its logical tensors."""
+    if name not in parts:
+        return read(name)
+    spec = parts[name]
+    return torch.cat([read(piece) for piece in spec.names], dim=spec.dim)
+
+
+def whole(local: Tensor, like: Tensor) -> Tensor:
+    """The unsharded tensor whose local part is `local`; every rank must call this.
+
+    Args:
+        local: this rank's part (or all of it, if `like` is not sharded).
+        like: the parameter that `local` is laid out like.
+    """
+    if not isinstance(like, DTensor):
+        return local
+    sharded = DTensor.from_local(
+        local,
+        like.device_mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
+        stride=like.stride(),
+    )
+    return sharded.full_tensor()
+
+
+def fill(target: Tensor, like: Tensor, value: Tensor) -> None:
+    """Copy this rank's part of the whole tensor `value` into local `target`."""
+    if isinstance(like, DTensor):
+        value = distribute_tensor(
+            value.to(target.device),
+            like.device_mesh,
+            like.placements,
+            src_data_rank=None,
+        ).to_local()
+    with torch.no_grad():
+        target.copy_(value)
+
+
+def share_out(sizes: Iterable[tuple[str, int]], ranks: int) -> dict[str, int]:
+    """Which rank writes which tensor: greedy by size, the same on every rank."""
+    loads = [0] * ranks
+    owner = {}
+    for name, size in sorted(sizes, key=lambda item: (-item[1], item[0])):
+        rank = loads.index(min(loads))
+        owner[name] = rank
+        loads[rank] += size
+    return owner

@@ -1,0 +1,297 @@
+"""`Program = assemble(plan, state)`: the realisation of a Plan, and back to a State.
+
+The one wrap order: activation checkpointing -> compile each block -> DDP or FSDP2.
+Nothing is changed inside a Program once it stands, except what is declared live (the
+learning rate, the clip, the weight decay); everything else is: capture, edit, assemble
+again.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from lumina.assemble.checkpointing import checkpoint_blocks
+from lumina.assemble.logical import fill, join_fused, logical_names
+from lumina.assemble.ranks import Ranks
+from lumina.errors import LuminaError
+from lumina.model.logical import Parts, logical_parts, tensor_info
+from lumina.model.network import Network, build_network
+from lumina.optim.adamw import AdamW, Slot, local
+from lumina.optim.average import WeightAverage
+from lumina.optim.gate import LossScale
+from lumina.plan.plan import Plan
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass
+class Live:
+    """Device scalars a step reads: what changes without assembling again.
+
+    Attributes:
+        learning_rate: [] float32.
+        max_grad_norm: [] float32; 0: no clipping.
+        weight_decay: a plain float, handed to the kernel at each step.
+        learning_rate_scale: factor on the schedule.
+    """
+
+    learning_rate: Tensor
+    max_grad_norm: Tensor
+    weight_decay: float
+    learning_rate_scale: float = 1.0
+
+
+class Program:
+    """A network made ready to train on this rank, with its optimizer.
+
+    Attributes:
+        plan: what it realises.
+        ranks: this process's place.
+        device: where it runs.
+        network: the bare network (parameters may be sharded).
+        model: what to call: the network inside its wrapper.
+        parts: fused parameter -> its logical tensors.
+        optimizer: moments and masters of the trained parameters.
+        average: moving average of the weights, or None.
+        loss_scale: for float16.
+        live: the scalars that may change between steps.
+    """
+
+    def __init__(self, plan: Plan, ranks: Ranks) -> None:
+        self.plan = plan
+        self.ranks = ranks
+        self.device = ranks.device(plan.device)
+        self.compute_dtype = DTYPES[plan.compute_dtype]
+        self.network = _build(plan)
+        self.parts: dict[str, Parts] = logical_parts(self.network)
+        self.info = tensor_info(self.network)
+        _freeze(self.network, self.parts, plan.freeze)
+        self.model = self._wrap()
+        self.optimizer: AdamW
+        self.average: WeightAverage | None = None
+        self.loss_scale = LossScale(
+            enabled=self.compute_dtype == torch.float16, device=self.device
+        )
+        scalar = torch.zeros((), dtype=torch.float32, device=self.device)
+        self.live = Live(
+            learning_rate=scalar.clone(),
+            max_grad_norm=scalar.clone().fill_(plan.max_grad_norm),
+            weight_decay=plan.weight_decay,
+        )
+        self._hooks: list[Any] = []
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds a part of every parameter."""
+        return self.plan.parallel == "fsdp2"
+
+    @property
+    def masters_apart(self) -> bool:
+        """Whether the network's weights are half-precision copies of the masters."""
+        return self.plan.parallel == "none" and self.compute_dtype != torch.float32
+
+    def _wrap(self) -> nn.Module:
+        """Checkpointing, then compile, then the parallel wrapper."""
+        plan, network = self.plan, self.network
+        backbone = network.backbone
+        backbone.compute_dtype = self.compute_dtype
+        checkpoint_blocks(backbone.blocks, plan.gradient_checkpointing)
+        if plan.compile:
+            for block in backbone.blocks:
+                block.compile()
+        if plan.parallel == "fsdp2":
+            _shard(network, self.compute_dtype, plan)
+        network.to_empty(device=self.device)
+        return network
+
+    def materialise(self, read: Callable[[str], Tensor] | None, seed: int) -> None:
+        """Give every weight its value, then make the optimizer around them.
+
+        Args:
+            read: logical name -> float32 CPU tensor; None initialises from `seed`.
+            seed: of the initial weights.
+        """
+        network = self.network
+        network.reset_buffers()
+        tensors = list(network.named_parameters()) + list(_persistent_buffers(network))
+        for name, tensor in tensors:
+            if read is None:
+                value = network.initial_value(name, seed)
+            else:
+                value = join_fused(name, self.parts, read)
+            if tuple(value.shape) != tuple(tensor.shape):
+                raise LuminaError(
+                    "E303",
+                    f"{name} has shape {tuple(value.shape)} in the checkpoint, "
+                    f"{tuple(tensor.shape)} in the model",
+                    "the settings of the model and the checkpoint must agree",
+                )
+            fill(local(tensor.detach()), tensor.detach(), value)
+        self._make_optimizer()
+        if self.plan.parallel == "ddp":
+            self.model = DistributedDataParallel(
+                network,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+                broadcast_buffers=False,
+            )
+
+    def _make_optimizer(self) -> None:
+        """Masters, moments, and where gradients gather."""
+        accumulate = self.masters_apart and self.plan.grad_accum > 1
+        slots = []
+        for name, parameter in self.network.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            master = local(parameter.detach())
+            if self.masters_apart:
+                parameter.data = master.to(self.compute_dtype)
+            slot = Slot(
+                name=name,
+                parameter=parameter,
+                master=master,
+                exp_avg=torch.zeros_like(master),
+                exp_avg_sq=torch.zeros_like(master),
+                decay=parameter.ndim >= 2,
+            )
+            if accumulate:
+                slot.accumulator = torch.zeros_like(master)
+                self._hooks.append(
+                    parameter.register_post_accumulate_grad_hook(_gather_into(slot))
+                )
+            slots.append(slot)
+        if not slots:
+            raise LuminaError(
+                "E002", "every parameter is frozen", "narrow the patterns of --freeze"
+            )
+        self.optimizer = AdamW(
+            slots,
+            beta1=self.plan.beta1,
+            beta2=self.plan.beta2,
+            eps=self.plan.eps,
+            device=self.device,
+        )
+        if self.plan.ema_decay > 0:
+            self.average = WeightAverage(slots, self.plan.ema_decay)
+
+    def gradient_sync(self, last: bool) -> AbstractContextManager[None]:
+        """Around a forward and backward: only the step's last one talks to ranks."""
+        if isinstance(self.model, DistributedDataParallel):
+            return nullcontext() if last else self.model.no_sync()
+        if isinstance(self.network, FSDPModule):
+            self.network.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    def evaluation(self) -> AbstractContextManager[None]:
+        """Around evaluation: the averaged weights, where there are any."""
+        return self.average.applied() if self.average is not None else nullcontext()
+
+    def close(self) -> None:
+        """Let go of every tensor, so that another Program has the room."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self.optimizer.slots.clear()
+        self.average = None
+        self.model = self.network = nn.Module()  # type: ignore[assignment]
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _build(plan: Plan) -> Network:
+    """The network, on the meta device."""
+    return build_network(
+        plan.spec,
+        attention=plan.attention,
+        loss_chunk_bytes=plan.loss_chunk_bytes,
+        device="meta",
+    )
+
+
+def _persistent_buffers(network: nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers that belong to the State, by name."""
+    kept = set(network.state_dict(keep_vars=True)) - {
+        name for name, _ in network.named_parameters()
+    }
+    return [(name, b) for name, b in network.named_buffers() if name in kept]
+
+
+def _gather_into(slot: Slot) -> Callable[[Tensor], None]:
+    """A hook that adds a half-precision gradient to the float32 sum at once."""
+
+    def gather(parameter: Tensor) -> None:
+        assert slot.accumulator is not None and parameter.grad is not None
+        slot.accumulator.add_(parameter.grad)
+        parameter.grad = None
+
+    return gather
+
+
+def _freeze(
+    network: nn.Module, parts: dict[str, Parts], patterns: tuple[str, ...]
+) -> None:
+    """Stop the parameters whose logical names match a pattern from training."""
+    unmatched = set(patterns)
+    for name, parameter in network.named_parameters():
+        names = logical_names(name, parts)
+        hits = {n: {p for p in patterns if _matches(n, p)} for n in names}
+        unmatched -= set().union(*hits.values())
+        frozen = [n for n in names if hits[n]]
+        if frozen and len(frozen) < len(names):
+            rest = ", ".join(n for n in names if not hits[n])
+            raise LuminaError(
+                "E005",
+                f"--freeze matches {', '.join(frozen)} but not {rest}, which share "
+                "one matrix in memory",
+                "freeze all of them or none",
+            )
+        if frozen:
+            parameter.requires_grad_(False)
+    if unmatched:
+        known = sorted({n.split(".")[0] for n, _ in network.named_parameters()})
+        raise LuminaError(
+            "E005",
+            f"--freeze {' '.join(sorted(unmatched))} matches no parameter",
+            f"names begin with {' or '.join(known)}; patterns are globs, as "
+            "'backbone.embedding.*' or 'blocks.0.*'",
+        )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Glob match on the whole name, or on it without its first part."""
+    return fnmatch(name, pattern) or fnmatch(name.split(".", 1)[-1], pattern)
+
+
+def _shard(network: Network, dtype: torch.dtype, plan: Plan) -> None:
+    """FSDP2: each block its own unit; embedding, norm and head the root's."""
+    mesh = init_device_mesh(plan.device, (plan.world_size,))
+    policy = MixedPrecisionPolicy(
+        param_dtype=None if dtype == torch.float32 else dtype,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
+    for block in network.backbone.blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh, mp_policy=policy)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether the tensor is a DTensor."""
+    return isinstance(tensor, DTensor)

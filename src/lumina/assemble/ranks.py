@@ -1,0 +1,102 @@
+"""Which process this is, among how many, and how they talk."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+START_TIMEOUT = timedelta(minutes=30)
+"""Ranks wait this long for each other: the first one may be tokenising the data."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place.
+
+    Attributes:
+        rank: from 0; rank 0 writes what is written once.
+        world_size: processes in all.
+        local_rank: from 0 on this machine; the GPU it uses.
+        local_size: processes on this machine.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @staticmethod
+    def from_environment() -> Ranks:
+        """As torchrun (or `--nproc`) set it; a single process without."""
+        get = os.environ.get
+        world = int(get("WORLD_SIZE", "1"))
+        return Ranks(
+            rank=int(get("RANK", "0")),
+            world_size=world,
+            local_rank=int(get("LOCAL_RANK", "0")),
+            local_size=int(get("LOCAL_WORLD_SIZE", str(world))),
+        )
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def device(self, kind: str) -> torch.device:
+        """This process's device of that kind."""
+        if kind == "cuda":
+            return torch.device("cuda", self.local_rank)
+        return torch.device(kind)
+
+    def connect(self, kind: str) -> None:
+        """Join the process group: NCCL between GPUs, gloo otherwise."""
+        if self.world_size == 1 or dist.is_initialized():
+            return
+        if kind == "cuda":
+            torch.cuda.set_device(self.local_rank)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl",
+                timeout=START_TIMEOUT,
+                device_id=self.device(kind),
+            )
+        else:
+            dist.init_process_group("gloo", timeout=START_TIMEOUT)
+
+    def disconnect(self) -> None:
+        """Leave the process group."""
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        if self.world_size > 1:
+            # On a CPU tensor, so that it also orders ranks whose GPUs are idle.
+            dist.all_reduce(torch.zeros(1))
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, on every rank (a small picklable object)."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add over ranks, in place; the host does not wait on a GPU."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

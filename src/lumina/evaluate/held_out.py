@@ -1,0 +1,85 @@
+"""Loss on held-out batches: the same number on any number of ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from lumina.assemble.ranks import Ranks
+from lumina.model.interface import IGNORE, Batch
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """An evaluation's outcome.
+
+    Attributes:
+        loss: mean cross entropy over counted tokens, in nats.
+        tokens: how many were counted.
+        accuracy: share whose most likely token was right; None if not measured.
+    """
+
+    loss: float
+    tokens: int
+    accuracy: float | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(min(self.loss, 700.0))
+
+    def bits_per_byte(self, size: int) -> float:
+        """Total bits over the bytes of the text those tokens came from."""
+        return self.loss * self.tokens / math.log(2) / size
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    device: torch.device,
+    ranks: Ranks | None = None,
+) -> HeldOut:
+    """Mean loss of `model` over `batches`, in evaluation mode.
+
+    Args:
+        model: `batch -> (LossSums, aux)`.
+        batches: the same list on every rank; batch i is computed by rank i modulo
+            their number, and a rank that runs out computes an empty one, so that
+            sharded models meet in every forward.
+        device: where the model is.
+        ranks: this process's place.
+    """
+    ranks = ranks or Ranks()
+    world = ranks.world_size
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(batches), world):
+            index = start + ranks.rank
+            batch = batches[index] if index < len(batches) else _empty(batches[0])
+            losses, _ = model(batch.to(device))
+            sums[0] += losses.loss_sum
+            sums[1] += losses.weight_sum
+            if "correct" in losses.terms:
+                sums[2] += losses.terms["correct"]
+    finally:
+        model.train(was_training)
+    ranks.sum_(sums)
+    loss, tokens, correct = sums.tolist()
+    return HeldOut(
+        loss=loss / tokens if tokens else float("nan"),
+        tokens=round(tokens),
+        accuracy=correct / tokens if tokens else None,
+    )
+
+
+def _empty(batch: Batch) -> Batch:
+    """A batch of the same shape in which nothing counts."""
+    return replace(batch, labels=torch.full_like(batch.labels, IGNORE))

@@ -1,0 +1,94 @@
+"""`--nproc N`: start N processes of the same command on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+from lumina.assemble.ranks import free_port
+
+GRACE_SECONDS = 30.0
+"""After one process failed, the others get this long before they are killed."""
+
+
+def launched() -> bool:
+    """Whether this process is already one of several (torchrun or `launch`)."""
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+def launch(arguments: list[str], nproc: int) -> int:
+    """Run `lumina ARGUMENTS` as `nproc` ranks and wait for them.
+
+    Signals are passed on, so that every rank can end with a checkpoint. When one rank
+    fails the others, which would wait for it for ever, are ended.
+
+    Args:
+        arguments: of the command, without the program's name.
+        nproc: processes to start.
+
+    Returns:
+        The exit code of the rank that failed first, or 0; 130 or 143 when signalled.
+    """
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(nproc),
+        "LOCAL_WORLD_SIZE": str(nproc),
+    }
+    command = [sys.executable, "-m", "lumina", *arguments]
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    previous = {
+        number: signal.signal(number, forward)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        for rank in range(nproc):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # A session of its own: the terminal's Ctrl-C reaches it once, through us.
+            processes.append(
+                subprocess.Popen(
+                    command,
+                    env=os.environ | shared | place,
+                    start_new_session=True,
+                )
+            )
+        return _wait(processes)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
+    """Wait for all; the first failure ends the rest after a grace period."""
+    failed: int | None = None
+    deadline = float("inf")
+    while any(process.poll() is None for process in processes):
+        for process in processes:
+            code = process.poll()
+            if code and failed is None:
+                failed = code if code > 0 else 128 - code
+                deadline = time.monotonic() + (
+                    GRACE_SECONDS if failed in (130, 143) else 3.0
+                )
+        if time.monotonic() > deadline:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+        time.sleep(0.05)
+    codes = [process.returncode for process in processes]
+    if failed is None:
+        failed = next((c if c > 0 else 128 - c for c in codes if c), 0)
+    return failed

@@ -1,0 +1,331 @@
+"""The training loop, from top to bottom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.program import Program
+from lumina.data.stream import BatchStream, Cursor, Prefetcher
+from lumina.errors import LuminaError
+from lumina.evaluate.held_out import HeldOut, held_out_loss
+from lumina.model.interface import Batch
+from lumina.optim.schedule import learning_rate_at
+from lumina.plan.plan import Plan
+from lumina.state.checkpoint import CheckpointStore
+from lumina.train.controls import LIVE, Change, Controls
+from lumina.train.recorder import Recorder
+from lumina.train.ring import MetricRing
+from lumina.train.signals import StopSignals
+from lumina.train.step import SCALARS, train_step
+
+DIVERGED_AFTER = 50
+"""Consecutive steps without a finite gradient that end a run."""
+
+
+@dataclass
+class Best:
+    """The best evaluation so far."""
+
+    loss: float = math.inf
+    step: int | None = None
+    worse: int = 0
+
+
+@dataclass
+class Loop:
+    """A run between its first and last step.
+
+    Attributes:
+        program: what trains; replaced when a control reassembles it.
+        stream: the batches.
+        eval_batches: held-out batches, the same on every rank; may be empty.
+        progress: where the run is.
+        recorder: where numbers go.
+        checkpoints: where States go.
+        controls: requested changes.
+        signals: requests to stop.
+        config: the run's settings, written into every State.
+        reason: why the loop ended.
+    """
+
+    program: Program
+    stream: BatchStream
+    eval_batches: Callable[[int], Sequence[Batch]]
+    progress: Progress
+    recorder: Recorder
+    checkpoints: CheckpointStore
+    controls: Controls
+    signals: StopSignals
+    config: dict[str, Any]
+    best: Best = field(default_factory=Best)
+    reason: str = "done"
+    _evaluated: int = -1
+    _saved: int = -1
+    _agreed_stop: bool = False
+    _agreed_change: bool = False
+
+    @property
+    def plan(self) -> Plan:
+        """What the current program realises."""
+        return self.program.plan
+
+    def run(self) -> None:
+        """Train until the Plan's last step, the data's end, or a request to stop.
+
+        Raises:
+            LuminaError: E301 when gradients stay non-finite, E201 when the device has
+                no room, E204 when a checkpoint has none.
+        """
+        feed = self._feed()
+        ring = MetricRing(cuda=self.program.device.type == "cuda")
+        self.recorder.restart_clock()
+        try:
+            while self.progress.step < self.plan.steps and not self._agreed_stop:
+                if self._agreed_change and self._apply_changes():
+                    feed.close()
+                    feed = self._feed()
+                batches, waited = feed.next()
+                if batches is None:
+                    self.reason = "all data used"
+                    break
+                values = self._guarded_step(batches)
+                self.progress.tokens += batches.tokens
+                self.progress.cursor = batches.cursor.to_dict()
+                ring.push(self._known(batches, waited), values)
+                self._record(ring, newest=self._boundary())
+                if self._boundary():
+                    self._at_boundary(self.recorder.last_row)
+            self._record(ring, newest=True)
+            self._finish()
+        finally:
+            feed.close()
+
+    def _feed(self) -> Prefetcher:
+        return Prefetcher(
+            self.stream,
+            Cursor.from_dict(self.progress.cursor),
+            rank=self.program.ranks.rank,
+            world_size=self.program.ranks.world_size,
+            micro_batch_size=self.plan.micro_batch_size,
+            pin_memory=self.program.device.type == "cuda",
+        )
+
+    def _guarded_step(self, batches: Any) -> torch.Tensor:
+        """One step; out of memory becomes a coded error with the State saved."""
+        stop = self.signals.received is not None
+        wants = self.controls.waiting and self.program.ranks.main
+        try:
+            values = train_step(
+                self.program, batches, self.progress.step, stop=stop, request=wants
+            )
+        except torch.OutOfMemoryError as error:
+            # Memory runs out in forward or backward: the weights are still those of
+            # the last step. A single process can save them; several cannot agree to.
+            if self.program.ranks.world_size == 1:
+                self.program.optimizer.zero_grad()
+                self.save("emergency")
+            raise LuminaError(
+                "E201",
+                f"no room on the GPU in step {self.progress.step + 1}: "
+                f"{str(error).splitlines()[0]}",
+                f"halve --batch-size (now {self.plan.micro_batch_size}; the global "
+                "batch stays), or use --gradient-checkpointing full; then --auto-resume",
+            ) from error
+        self.progress.step += 1
+        return values
+
+    def _known(self, batches: Any, waited: float) -> dict[str, Any]:
+        """What the host knows of the step just launched."""
+        rate = learning_rate_at(self.plan, self.progress.step - 1)
+        return {
+            "step": self.progress.step,
+            "tokens": self.progress.tokens,
+            "epoch": batches.epoch,
+            "learning_rate": rate * self.program.live.learning_rate_scale,
+            "data_wait_seconds": waited,
+            "step_tokens": batches.tokens,
+        }
+
+    def _boundary(self) -> bool:
+        """Whether an evaluation or a checkpoint is due after the current step."""
+        step, plan = self.progress.step, self.plan
+        return (
+            step == plan.steps
+            or bool(plan.eval_every and step % plan.eval_every == 0)
+            or bool(plan.save_every and step % plan.save_every == 0)
+        )
+
+    def _record(self, ring: MetricRing, newest: bool) -> None:
+        """Write the rows that have arrived; wait for the newest only if asked."""
+        leave = 0 if newest or not ring.cuda else 1
+        for known, values in ring.pop(leave):
+            if values[SCALARS.index("stop")] > 0:
+                self._agreed_stop = True
+            if values[SCALARS.index("request")] > 0:
+                self._agreed_change = True
+            row = self.recorder.row(known, values)
+            self.progress.skipped = self.recorder.skipped
+            step = row["step"]
+            if step == self.progress.step and newest and self._eval_due(step):
+                row["eval_loss"] = self.evaluate(step).loss
+            self.recorder.write(row)
+            if self.recorder.consecutive_skips >= DIVERGED_AFTER:
+                raise LuminaError(
+                    "E301",
+                    f"no finite gradient in {DIVERGED_AFTER} steps up to step {step}",
+                    "lower --learning-rate or raise --warmup-steps, then go on from "
+                    "the last checkpoint with --auto-resume",
+                )
+
+    def _eval_due(self, step: int) -> bool:
+        if step == self.plan.steps:
+            return True
+        return bool(self.plan.eval_every and step % self.plan.eval_every == 0)
+
+    def _at_boundary(self, row: dict[str, Any]) -> None:
+        """After the row is written: checkpoints, best model, early stopping."""
+        step, plan = self.progress.step, self.plan
+        improved = self._judge(row.get("eval_loss"))
+        if plan.save_every and step % plan.save_every == 0:
+            self.save("regular")
+        if improved:
+            self.save("best")
+        patience = plan.early_stopping_patience
+        if patience and self.best.worse >= patience:
+            self.reason = f"no better evaluation in {patience}"
+            self._agreed_stop = True
+        self.recorder.restart_clock()
+
+    def _judge(self, loss: float | None) -> bool:
+        """Note an evaluation; whether it is the best so far."""
+        if loss is None or not math.isfinite(loss):
+            self.best.worse += loss is not None
+            return False
+        if loss < self.best.loss:
+            self.best = Best(loss, self.progress.step)
+            return True
+        self.best.worse += 1
+        return False
+
+    def evaluate(self, step: int) -> HeldOut:
+        """Held-out loss now, with the averaged weights where there are any."""
+        self._evaluated = step
+        batches = self.eval_batches(self.plan.micro_batch_size)
+        if not batches:
+            return HeldOut(loss=math.nan, tokens=0)
+        with self.program.evaluation():
+            outcome = held_out_loss(
+                self.program.model,
+                batches,
+                device=self.program.device,
+                ranks=self.program.ranks,
+            )
+        if self.program.ranks.main:
+            self.recorder.console.eval(step, outcome.loss)
+        return outcome
+
+    def save(self, kind: str, background: bool = True) -> None:
+        """Snapshot now; write behind the next steps."""
+        self.progress.journal = self.controls.journal()
+        self.progress.extra = {
+            "best_loss": None if math.isinf(self.best.loss) else self.best.loss,
+            "best_step": self.best.step,
+            "worse_evaluations": self.best.worse,
+            "data_fingerprint": self.stream.fingerprint,
+        }
+        state = capture(self.program, self.progress, config=self.config)
+        self.checkpoints.save(
+            state, kind=kind, background=background, already_snapshot=True
+        )
+        self._saved = self.progress.step
+
+    def _finish(self) -> None:
+        """A last checkpoint, whatever ended the run."""
+        if self.signals.received is not None:
+            self.reason = f"stopped by signal {self.signals.received}"
+        elif self._agreed_stop and self.reason == "done":
+            self.reason = "stopped"
+        interrupted = self.reason.startswith("stopped")
+        if self._saved != self.progress.step:
+            self.save("emergency" if interrupted else "regular")
+        self.checkpoints.wait()
+
+    def _apply_changes(self) -> bool:
+        """Apply what rank 0 asked for; whether the program was assembled again."""
+        self._agreed_change = False
+        ranks = self.program.ranks
+        requests = ranks.share(self.controls.take() if ranks.main else None)
+        reassembled = False
+        for request in requests:
+            change = Change(**request)
+            change.step = self.progress.step
+            try:
+                if change.name in LIVE:
+                    self._set_live(change)
+                else:
+                    self._reassemble(change)
+                    reassembled = True
+                change.outcome = "applied"
+            except LuminaError as error:
+                change.outcome = f"refused: {error.code} {error.message}"
+            self.controls.record(change)
+            self.recorder.event(
+                "control",
+                "info" if change.outcome == "applied" else "warning",
+                None,
+                f"{change.name}: {change.old} -> {change.value} ({change.reason}): "
+                f"{change.outcome}",
+                step=self.progress.step,
+                **change.to_dict(),
+            )
+        self.recorder.restart_clock()
+        return reassembled
+
+    def _set_live(self, change: Change) -> None:
+        """Write a scalar that the next step reads."""
+        live = self.program.live
+        if change.name == "learning_rate":
+            scheduled = learning_rate_at(self.plan, self.progress.step)
+            change.old = scheduled * live.learning_rate_scale
+            live.learning_rate_scale = change.value / scheduled
+        elif change.name == "max_grad_norm":
+            change.old = live.max_grad_norm.item()
+            live.max_grad_norm.fill_(change.value)
+        else:
+            change.old = live.weight_decay
+            live.weight_decay = change.value
+
+    def _reassemble(self, change: Change) -> None:
+        """Capture, edit the Plan, assemble again."""
+        plan = edited(self.plan, change)
+        ranks = self.program.ranks
+        state = capture(self.program, self.progress, everything=True)
+        self.program.close()
+        self.program = assemble(plan, StateSource(state), ranks=ranks, meta=state)
+        self.recorder.plan = plan
+
+
+def edited(plan: Plan, change: Change) -> Plan:
+    """The Plan with a reassembling control's value; the old one goes in the change."""
+    if change.name == "gradient_checkpointing":
+        change.old = plan.gradient_checkpointing
+        return plan.replace(gradient_checkpointing=change.value)
+    change.old = plan.micro_batch_size
+    per_forward = change.value * plan.world_size
+    if plan.global_batch_size % per_forward:
+        raise LuminaError(
+            "E002",
+            f"the global batch of {plan.global_batch_size} is not a multiple of "
+            f"{change.value} sequences on {plan.world_size} devices",
+            "choose a divisor of the global batch per device",
+        )
+    return plan.replace(
+        micro_batch_size=change.value,
+        grad_accum=plan.global_batch_size // per_forward,
+    )

@@ -1,0 +1,178 @@
+"""From a step's numbers to rows, events and lines: all bookkeeping of a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lumina.observe.console import Console
+from lumina.observe.events import EventLog, Severity
+from lumina.observe.hardware import peak_flops
+from lumina.observe.metrics import MetricsLog
+from lumina.plan.plan import Plan
+from lumina.train.step import SCALARS
+
+
+class Recorder:
+    """Writes metrics.jsonl and events.jsonl and feeds the console; rank 0 only writes.
+
+    Args:
+        folder: the run directory.
+        plan: for the shapes of routed metrics and the MFU.
+        console: what a person sees.
+        main: whether this process writes.
+        device_name: for the peak rate; MFU is null where it is not known.
+        on_row: called with every finished row.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        console: Console,
+        *,
+        main: bool,
+        device_name: str,
+        on_row: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.console = console
+        self.main = main
+        self.on_row = on_row
+        self.metrics = MetricsLog(folder / "metrics.jsonl") if main else None
+        self.events = EventLog(folder / "events.jsonl") if main else None
+        self.skipped = 0
+        self.consecutive_skips = 0
+        self.last_row: dict[str, Any] = {}
+        kind = "tf32" if plan.tf32 else plan.compute_dtype
+        self._peak = peak_flops(device_name, kind)
+        self._mark = time.perf_counter()
+
+    def restart_clock(self) -> None:
+        """Leave out of the next step's time what was not part of it."""
+        self._mark = time.perf_counter()
+
+    def row(self, known: dict[str, Any], values: list[float]) -> dict[str, Any]:
+        """One step's row of metrics.jsonl, from what the device reported.
+
+        Args:
+            known: step, tokens, epoch, learning_rate, data_wait_seconds and
+                step_tokens (not written).
+            values: the vector of `train_step`.
+        """
+        now = time.perf_counter()
+        seconds, self._mark = now - self._mark, now
+        scalars = dict(zip(SCALARS, values, strict=False))
+        skipped = int(scalars["skipped"])
+        self.skipped += skipped
+        self.consecutive_skips = self.consecutive_skips + 1 if skipped else 0
+        rate = known.pop("step_tokens") / seconds if seconds > 0 else None
+        loss = scalars["loss"]
+        row = {
+            "step": known["step"],
+            "tokens": known["tokens"],
+            "epoch": known["epoch"],
+            "loss": loss,
+            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "learning_rate": known["learning_rate"],
+            "grad_norm": scalars["grad_norm"],
+            "skipped": self.skipped,
+            "tokens_per_second": rate,
+            "step_seconds": seconds,
+            "data_wait_seconds": known["data_wait_seconds"],
+            "memory_allocated_bytes": _memory("allocated", self.plan.device),
+            "memory_peak_bytes": _memory("peak", self.plan.device),
+            "mfu": self._mfu(rate),
+            "time": time.time(),
+        }
+        row |= self._routing(scalars, values)
+        if skipped:
+            self.event(
+                "step_skipped",
+                "warning",
+                None,
+                "the gradients were not finite; the weights did not change",
+                step=known["step"],
+                loss=loss if math.isfinite(loss) else None,
+            )
+        return row
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a finished row and show it."""
+        self.last_row = row
+        if self.metrics is not None:
+            self.metrics.append(row)
+            self.console.step(row)
+        if self.on_row is not None:
+            self.on_row(row)
+
+    def event(
+        self,
+        kind: str,
+        severity: Severity,
+        code: str | None,
+        message: str,
+        step: int | None = None,
+        **data: Any,
+    ) -> None:
+        """Append an event and show it."""
+        if self.events is not None:
+            self.console.event(
+                self.events.emit(kind, severity, code, message, step, **data)
+            )
+
+    def close(self) -> None:
+        """Give the files back."""
+        if self.metrics is not None and self.events is not None:
+            self.metrics.close()
+            self.events.close()
+
+    def _mfu(self, rate: float | None) -> float | None:
+        """Model FLOPs utilisation, by the Plan's count; null for an unknown peak."""
+        if rate is None or self._peak is None:
+            return None
+        return rate * self.plan.flops_per_token / (self._peak * self.plan.world_size)
+
+    def _routing(
+        self, scalars: dict[str, float], values: list[float]
+    ) -> dict[str, Any]:
+        """Load, entropy and drops of the routed layers, per layer."""
+        moe = self.plan.spec.moe
+        if moe is None:
+            return {}
+        layers, experts = len(moe.layers), moe.num_experts
+        flat = torch.tensor(values[len(SCALARS) :])
+        counts = flat[: layers * experts].view(layers, experts)
+        dropped = flat[layers * experts :]
+        assigned = counts.sum(1, keepdim=True).clamp(min=1)
+        share = counts / assigned
+        entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
+        return {
+            "moe.balance_loss": scalars["balance_loss"],
+            "moe.z_loss": scalars["z_loss"],
+            "moe.load": [[round(x, 6) for x in row] for row in share.tolist()],
+            "moe.max_violation": (share.max(1).values * experts - 1).tolist(),
+            "moe.load_entropy": entropy.tolist(),
+            "moe.dead_experts": (counts == 0).sum(1).tolist(),
+            "moe.dropped_fraction": (dropped / assigned.squeeze(1)).tolist(),
+        }
+
+
+def _memory(kind: str, device: str) -> int:
+    """Bytes in use by this process's tensors (CUDA) or by the process (CPU)."""
+    if device == "cuda":
+        if kind == "peak":
+            return int(torch.cuda.max_memory_allocated())
+        return int(torch.cuda.memory_allocated())
+    import resource
+
+    import psutil
+
+    if kind == "peak":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(psutil.Process().memory_info().rss)

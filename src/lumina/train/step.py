@@ -1,0 +1,114 @@
+"""One optimizer step: the function to read if you read only one.
+
+No value is read back to the host here. Metrics leave as one small device tensor.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lumina.assemble.program import Program
+from lumina.data.stream import StepBatches
+from lumina.model.moe import apply_router_updates
+from lumina.optim.gate import judge
+from lumina.optim.schedule import learning_rate_at
+
+SCALARS = (
+    "loss",
+    "grad_norm",
+    "skipped",
+    "balance_loss",
+    "z_loss",
+    "stop",
+    "request",
+)
+"""The first entries of the vector that `train_step` returns."""
+
+
+def train_step(
+    program: Program,
+    batches: StepBatches,
+    step: int,
+    stop: bool = False,
+    request: bool = False,
+) -> Tensor:
+    """Forward and backward over the micro-batches, then one update.
+
+    The loss is the sum over all ranks' and micro-batches' counted tokens, divided by
+    their number, which the host knows beforehand; so any split gives the same gradient.
+
+    Args:
+        program: what to train.
+        batches: this rank's micro-batches and the global token counts.
+        step: completed optimizer steps.
+        stop: whether this rank was asked to stop; ranks learn of it with the metrics.
+        request: whether this rank holds a requested change, likewise.
+
+    Returns:
+        [7 + L*E + L] float32 on the device: `SCALARS`, then the routed layers' expert
+        counts and dropped tokens, summed over ranks.
+    """
+    plan, live, ranks = program.plan, program.live, program.ranks
+    moe = plan.spec.moe
+    live.learning_rate.fill_(learning_rate_at(plan, step) * live.learning_rate_scale)
+    torch.manual_seed(_dropout_seed(plan.seed, step, ranks.rank))
+    layers = len(moe.layers) if moe else 1
+    # Wrappers average gradients over ranks; the objective is a sum.
+    factor = program.loss_scale.value * ranks.world_size
+    sums = torch.zeros(len(SCALARS), device=program.device)
+    routed: Tensor | None = None
+
+    last = len(batches.micro_batches) - 1
+    for index, host_batch in enumerate(batches.micro_batches):
+        batch = host_batch.to(program.device)
+        with program.gradient_sync(last=index == last):
+            losses, aux = program.model(batch)
+            total = losses.loss_sum / max(batches.loss_tokens, 1)
+            sums[0] += total.detach()
+            if moe is not None:
+                per_token = 1.0 / (max(batches.tokens, 1) * layers)
+                balance = aux["moe.balance_loss"] * per_token
+                z_loss = aux["moe.z_loss"] * per_token
+                total = total + moe.balance_weight * balance
+                total = total + moe.z_loss_weight * z_loss
+                sums[3] += balance.detach()
+                sums[4] += z_loss.detach()
+                counts = torch.cat([aux["moe.counts"].flatten(), aux["moe.dropped"]])
+                routed = counts if routed is None else routed + counts
+            (total * factor).backward()
+
+    gradients = [g for s in program.optimizer.slots if (g := s.gradient()) is not None]
+    verdict = judge(
+        gradients,
+        loss_scale=program.loss_scale.value,
+        max_norm=live.max_grad_norm,
+        sharded=program.sharded,
+    )
+    program.optimizer.step(
+        lr=live.learning_rate,
+        weight_decay=live.weight_decay,
+        divisor=verdict.divisor,
+        skip=verdict.skip,
+    )
+    program.loss_scale.update(verdict.skip)
+    program.optimizer.zero_grad()
+    if program.average is not None:
+        program.average.update()
+
+    sums[5], sums[6] = float(stop), float(request)
+    metrics = sums if routed is None else torch.cat([sums, routed])
+    ranks.sum_(metrics)
+    # These two every rank already has in full.
+    metrics[1] = verdict.norm
+    metrics[2] = verdict.skip
+    if moe is not None:
+        size = layers * moe.num_experts
+        counts = metrics[len(SCALARS) : len(SCALARS) + size].view(layers, -1)
+        apply_router_updates(program.network, counts)
+    return metrics
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Random draws are a function of (seed, step, rank): nothing to save or restore."""
+    return (seed * 1_000_003 + step) * 65_537 + rank
