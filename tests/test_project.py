@@ -1,0 +1,137 @@
+"""The project as a whole: what loads when, what is pinned, what the pages promise."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lumina
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def pins() -> dict[str, str]:
+    """Package -> version of constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    kept = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[\w.]+", line) for line in kept)
+    return {normal(name): v for name, v in (line.split("==") for line in kept)}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def make_targets() -> set[str]:
+    text = (ROOT / "Makefile").read_text()
+    return set(re.findall(r"^([a-z-]+):", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "lumina",
+        "lumina.errors",
+        "lumina.config",
+        "lumina.orchestrator",
+        "lumina.plan.plan",
+        "lumina.model.spec",
+        "lumina.cli.main",
+    ],
+)
+def test_nothing_before_the_work_imports_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, f"{module} imports torch\n{done.stderr}"
+
+
+def test_the_public_names_load_on_first_use() -> None:
+    code = (
+        "import sys, lumina\n"
+        "assert 'lumina.config' not in sys.modules\n"
+        "lumina.ConfigPresets.debug()\n"
+        "assert 'torch' not in sys.modules\n"
+        "for name in lumina.__all__: assert getattr(lumina, name), name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'Trainre'"):
+        _ = lumina.Trainre
+
+
+def test_every_dependency_is_pinned() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    named = [*PROJECT["project"]["dependencies"], *extras["test"], *extras["lint"]]
+    wanted = {normal(re.split(r"[<>=\[ ]", one)[0]) for one in named}
+    assert not wanted - set(pins())
+    assert pins()["torch"] == "2.13.0"
+
+
+def test_what_runs_here_is_what_is_pinned() -> None:
+    from importlib.metadata import version
+
+    for name in ("torch", "tokenizers", "safetensors", "pydantic"):
+        assert version(name).split("+")[0] == pins()[name]
+
+
+@pytest.mark.covers("DOC-06")
+def test_requirements_are_stated_as_the_package_states_them() -> None:
+    readme = (ROOT / "README.md").read_text()
+    python = PROJECT["project"]["requires-python"].removeprefix(">=")
+    torch = next(d for d in PROJECT["project"]["dependencies"] if d.startswith("torch"))
+    section = readme.split("## Requirements")[1].split("\n## ")[0]
+    assert f"Python ≥ {python}" in section
+    assert f"PyTorch ≥ {torch.removeprefix('torch>=')}" in section
+    assert pins()["torch"] in section
+    assert all(word in section for word in ("Disk", "Memory", "GPU", "Optional"))
+
+
+@pytest.mark.covers("DOC-07")
+def test_licence_citation_guide_and_changes_fit_the_package() -> None:
+    version = PROJECT["project"]["version"]
+    assert lumina.__version__ == version
+    licence = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in licence and "Version 2.0" in licence
+    assert PROJECT["project"]["license"] == "Apache-2.0"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (version, "Apache-2.0")
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    promised = set(re.findall(r"make ([a-z-]+)", guide))
+    assert promised and promised <= make_targets()
+
+
+def test_pages_link_only_to_files_that_exist() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_make_without_a_target_lists_the_targets() -> None:
+    done = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0
+    for target in make_targets() - {"help"}:
+        assert f"make {target}" in done.stdout, target
+
+
+def test_an_old_python_is_refused_with_advice(tmp_path: Path) -> None:
+    old = tmp_path / "python-old"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", "-C", str(ROOT), "setup", f"PYTHON={old}", f"VENV={tmp_path / 'v'}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer" in done.stderr
+    assert not (tmp_path / "v").exists()
