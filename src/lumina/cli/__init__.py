@@ -1,0 +1,1 @@
+"""The command `lumina`: one file per command; parse, call, print."""

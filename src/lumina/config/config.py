@@ -79,6 +79,7 @@ class Config:
             flags: option -> value, as on the command line.
         """
         file_leaves = read_leaves(file) if file is not None else {}
+        asked = _asked_in(file_leaves)
         flag_leaves = {canonical(k): v for k, v in (flags or {}).items()}
         in_file, in_flags = (
             file_leaves.pop("preset", None),
@@ -86,7 +87,7 @@ class Config:
         )
         name = next((n for n in (in_flags, preset, in_file) if n is not None), None)
         state = _from_preset(None if name is None else str(name))
-        state = _layered(state, file_leaves, Source("file", str(file)))
+        state = _layered(state, file_leaves, Source("file", str(file)), asked)
         state = _layered(state, flag_leaves, Source("flag"))
         return _make(state)
 
@@ -122,8 +123,17 @@ class Config:
         return flat
 
     def to_yaml(self) -> str:
-        """Every option by section, its source as a comment."""
-        lines = [f"preset: {_scalar(self.preset)}"]
+        """Every option by section, its source as a comment.
+
+        `asked` names those that somebody set; when the file is read again, the others
+        still count as the preset's and the defaults', unless they were edited.
+        """
+        asked = tuple(
+            leaf
+            for leaf, source in self.provenance.items()
+            if source.kind not in ("default", "preset")
+        )
+        lines = [f"preset: {_scalar(self.preset)}", f"asked: {_scalar(asked)}"]
         for name, section in SECTIONS.items():
             lines.append(f"{name}:")
             for leaf in section.model_fields:
@@ -212,8 +222,29 @@ def _from_preset(name: str | None) -> _State:
     return state
 
 
-def _layered(below: _State, leaves: Mapping[str, object], source: Source) -> _State:
-    """`below` with `leaves` laid over it; each is converted and checked alone."""
+def _asked_in(leaves: dict[str, object]) -> frozenset[str] | None:
+    """Take a saved file's list of the options that somebody set; None: all were."""
+    listed = leaves.pop("asked", None)
+    if listed is None:
+        return None
+    if not isinstance(listed, list):
+        raise LuminaError(
+            "E005", f"asked cannot be {listed!r}", "it lists names of options"
+        )
+    return frozenset(canonical(str(name)) for name in listed)
+
+
+def _layered(
+    below: _State,
+    leaves: Mapping[str, object],
+    source: Source,
+    asked: frozenset[str] | None = None,
+) -> _State:
+    """`below` with `leaves` laid over it; each is converted and checked alone.
+
+    Args:
+        asked: leaves outside it that repeat what lies below keep its source.
+    """
     changes: dict[str, dict[str, object]] = {}
     provenance = dict(below.provenance)
     for name, given in leaves.items():
@@ -226,41 +257,15 @@ def _layered(below: _State, leaves: Mapping[str, object], source: Source) -> _St
             )
         section = LEAVES[leaf]
         value = convert(leaf, given)
-        changes.setdefault(section, {})[leaf] = value
         old = getattr(below.sections[section], leaf)
+        if asked is not None and leaf not in asked and value == old:
+            continue
+        changes.setdefault(section, {})[leaf] = value
         provenance[leaf] = source.over(below.provenance[leaf], old)
-    _yield_global_batch(below, changes, provenance, source)
     sections = dict(below.sections)
     for name, update in changes.items():
         sections[name] = sections[name].model_copy(update=update)
     return _State(below.preset, sections, provenance)
-
-
-def _yield_global_batch(
-    below: _State,
-    changes: dict[str, dict[str, object]],
-    provenance: dict[str, Source],
-    source: Source,
-) -> None:
-    """A preset's global batch gives way to a batch size that does not fit it.
-
-    The two numbers a user typed decide; keeping the preset's would refuse the run.
-    """
-    given = changes.get("train", {})
-    if "global_batch_size" in given or not {"batch_size", "grad_accum"} & given.keys():
-        return
-    train = below.sections["train"].model_copy(update=given)
-    assert isinstance(train, TrainSection)
-    kept = train.global_batch_size
-    if kept is None or below.provenance["global_batch_size"].kind != "preset":
-        return
-    both = train.batch_size is not None and train.grad_accum is not None
-    if both or kept % ((train.batch_size or 1) * (train.grad_accum or 1)):
-        given["global_batch_size"] = None
-        why = Source(source.kind, "left to batch size x accumulation x devices")
-        provenance["global_batch_size"] = why.over(
-            below.provenance["global_batch_size"], kept
-        )
 
 
 def _scalar(value: object) -> str:

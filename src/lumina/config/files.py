@@ -34,7 +34,7 @@ def read_leaves(path: str | Path) -> dict[str, object]:
     """The options a YAML file sets, sectioned or flat, under their canonical names.
 
     Returns:
-        Leaf (or "preset") -> value as written.
+        Leaf (or "preset", or "asked" in a saved file) -> value as written.
 
     Raises:
         LuminaError: E101 not YAML or not a mapping, E103 not UTF-8, E104 no such file,
@@ -64,6 +64,8 @@ def read_leaves(path: str | Path) -> dict[str, object]:
                 put(str(inner), inner_value)
         elif name in SECTIONS and value is None:
             continue  # a heading with nothing below it
+        elif name == "asked":
+            leaves[name] = value
         elif isinstance(value, Mapping):
             raise _unknown_section(path, name)
         else:

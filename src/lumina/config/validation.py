@@ -104,7 +104,9 @@ def _check_training(config: Config) -> None:
             f"min_lr {train.min_lr:g} is above learning_rate {train.learning_rate:g}",
             "the rate decays from learning_rate down to min_lr",
         )
-    if train.global_batch_size is not None:
+    # A preset's global batch gives way to a batch size (plan/batching.py).
+    asked = config.provenance["global_batch_size"].kind not in ("preset", "default")
+    if train.global_batch_size is not None and asked:
         product = (train.batch_size or 1) * (train.grad_accum or 1)
         if train.global_batch_size % product:
             _refuse(
@@ -220,11 +222,6 @@ def _training_advice(config: Config) -> list[str]:
             continue
         if not low <= value <= high:
             advice.append(f"{leaf} {value:g} is outside the usual {low:g} to {high:g}")
-    if train.steps is not None and (train.warmup_steps or 0) >= train.steps:
-        advice.append(
-            f"warmup_steps {train.warmup_steps} fill the whole run of {train.steps} "
-            "steps: the learning rate never decays"
-        )
     workers, cores = config.system.num_workers, os.cpu_count() or 1
     if workers is not None and workers > cores:
         advice.append(

@@ -1,0 +1,103 @@
+"""Every failure as a code, what happened and what to do: the one place of it."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+
+from lumina.errors import LuminaError
+
+
+def report(error: BaseException, *, debug: bool, verbose: bool) -> int:
+    """Print a failure to stderr and return the exit code.
+
+    Args:
+        debug: also print the traceback.
+        verbose: also print what caused it, in one line each.
+    """
+    sys.stdout.flush()
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):
+        _say("interrupted")
+        return 130
+    coded = as_lumina_error(error)
+    if coded is None:
+        text = " ".join(str(error).split()) or "no message"
+        _say(f"unexpected {type(error).__name__}: {text}")
+        if not debug:
+            _say("  what to do: run again with --debug for the traceback")
+        return 1
+    _say(str(coded))
+    if verbose:
+        _say_causes(error if coded is error else coded)
+    return exit_code(coded)
+
+
+def exit_code(error: LuminaError) -> int:
+    """2 when the command or its settings were wrong (E0xx), 1 when the work failed."""
+    return 2 if error.code.startswith("E0") else 1
+
+
+def as_lumina_error(error: BaseException) -> LuminaError | None:
+    """The coded form of an exception, or None for one nobody foresaw."""
+    if isinstance(error, LuminaError):
+        return error
+    coded = _memory(error) or _file(error)
+    if coded is not None:
+        coded.__cause__ = error
+    return coded
+
+
+def _memory(error: BaseException) -> LuminaError | None:
+    # By name: torch is not imported to print an error that may not be torch's.
+    kind = type(error)
+    is_torch = kind.__module__.split(".")[0] == "torch"
+    if is_torch and kind.__name__ in ("OutOfMemoryError", "CudaError"):
+        if "out of memory" in str(error).lower():
+            return LuminaError(
+                "E201",
+                str(error).splitlines()[0],
+                "lower --batch-size (raise --grad-accum to keep the step), use "
+                "--gradient-checkpointing full, or a smaller preset",
+            )
+        return None
+    # torch's CPU allocator raises a plain RuntimeError.
+    cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    if isinstance(error, MemoryError) or cpu:
+        return LuminaError(
+            "E202",
+            str(error).splitlines()[0] if str(error) else "the host ran out of memory",
+            "lower --batch-size or --seq-length, or choose a smaller preset",
+        )
+    return None
+
+
+def _file(error: BaseException) -> LuminaError | None:
+    if not isinstance(error, OSError):
+        return None
+    name = error.filename if error.filename is not None else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LuminaError(
+            "E204", f"no space left: {name}", "free some space, or name another folder"
+        )
+    if isinstance(error, (PermissionError, IsADirectoryError)):
+        return LuminaError(
+            "E106", f"{error.strerror}: {name}", "check its permissions and kind"
+        )
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return LuminaError("E104", f"{error.strerror}: {name}", "check the path")
+    return None
+
+
+def _say_causes(error: BaseException) -> None:
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        text = " ".join(str(cause).split())
+        _say(f"  because: {type(cause).__name__}: {text}")
+        cause = cause.__cause__ or cause.__context__
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,118 @@
+"""The command `lumina`: find the command, parse, run, and turn failures into words.
+
+Nothing heavy is imported here: the table names modules, and only the one asked for
+is loaded, so `lumina --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lumina.errors import LuminaError
+
+# Command -> (module, one line of help), in the order help shows them. A module has
+# `add_arguments(parser)` and `run(args) -> int`. A command is here once it works.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
+    "config": ("lumina.cli.config", "show settings and where each came from"),
+    "features": ("lumina.cli.features", "list what can be switched, and its cost"),
+    "doctor": ("lumina.cli.doctor", "show what this machine offers"),
+}
+
+_EVERYWHERE = ("--debug", "--verbose")
+
+_USAGE = """\
+usage: lumina COMMAND [options]
+
+Trains transformer language models: plans, proves, guards and explains.
+
+commands:
+{commands}
+
+options of every command:
+  --help     what the command does and takes
+  --verbose  say more, such as the cause of an error
+  --debug    show the traceback of an error
+
+  lumina --version prints the version; lumina COMMAND --help explains a command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `lumina`; default: those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 the command was wrong, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug, verbose = "--debug" in words, "--verbose" in words
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()  # so that a closed pipe is met here, not at exit
+        return code
+    except BrokenPipeError:
+        # The reader, such as `head`, has gone: not a failure to talk about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as stop:  # argparse after --help
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException as error:
+        from lumina.cli.failures import report
+
+        return report(error, debug=debug, verbose=verbose)
+
+
+def help_text() -> str:
+    """What `lumina --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    return _USAGE.format(commands="\n".join(lines))
+
+
+def _dispatch(words: list[str]) -> int:
+    # --debug and --verbose may stand before the command too.
+    early = []
+    while words and words[0] in _EVERYWHERE:
+        early.append(words.pop(0))
+    if not words:
+        print(help_text())
+        return 2
+    name, rest = words[0], words[1:]
+    if name in ("--help", "-h", "help"):
+        print(help_text())
+        return 0
+    if name == "--version":
+        from lumina import __version__
+
+        print(f"lumina {__version__}")
+        return 0
+    module = _command(name)
+    from lumina.cli.parsing import Parser, parse
+
+    parser = Parser(prog=f"lumina {name}", description=COMMANDS[name][1])
+    parser.add_everywhere()
+    module.add_arguments(parser)
+    return int(module.run(parse(parser, [*rest, *early])) or 0)
+
+
+def _command(name: str) -> Any:
+    if name in COMMANDS:
+        return importlib.import_module(COMMANDS[name][0])
+    import difflib
+
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean `lumina {close[0]}`? " if close else ""
+    kind = "an option before the command" if name.startswith("-") else "a command"
+    raise LuminaError(
+        "E004", f"{name!r} is not {kind}", f"{hint}`lumina --help` lists the commands"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Config options on the command line, made from the typed sections."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from lumina.config import Config, Source
+from lumina.config.leaves import allowed, choices, field, is_list, optional, value_type
+from lumina.config.provenance import show
+from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
+
+DEFAULT_PRESET = "debug"
+
+
+def add_config_options(
+    parser: argparse.ArgumentParser,
+    *,
+    leaves: Iterable[str] | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Add the options of a configuration, grouped by section.
+
+    Values are kept as written: `Config` converts and checks them, so that a file, a
+    flag and Python are refused in the same words.
+
+    Args:
+        leaves: only these options, without presets and files; default: all.
+        dry_run: add `--dry-run` (for a command that acts on it).
+    """
+    wanted = set(LEAVES if leaves is None else leaves)
+    if leaves is None:
+        _add_start(parser)
+    if dry_run:
+        parser.add_argument(
+            "--dry-run", action="store_true", help="show the plan; do nothing"
+        )
+    for name, section in SECTIONS.items():
+        mine = [leaf for leaf in section.model_fields if leaf in wanted]
+        if mine:
+            group = parser.add_argument_group(name, _first_line(section))
+            for leaf in mine:
+                _add_leaf(group, leaf)
+
+
+def flags_from_args(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given: leaf (or "preset") -> value as written."""
+    given = vars(args)
+    return {leaf: given[leaf] for leaf in ("preset", *LEAVES) if leaf in given}
+
+
+def config_from_args(args: argparse.Namespace, base: Config | None = None) -> Config:
+    """The configuration that the words of a command ask for.
+
+    Args:
+        base: lay the flags over this (a run being resumed) instead of over
+            `--config-file` and `--preset`.
+
+    With neither preset, file nor base, the preset is `DEFAULT_PRESET`.
+    """
+    flags = flags_from_args(args)
+    if base is not None:
+        return base.override(flags, Source("flag"))
+    file = getattr(args, "config_file", None)
+    preset = None
+    if file is None and "preset" not in flags:
+        preset = DEFAULT_PRESET
+    return Config.resolve(preset=preset, file=file, flags=flags)
+
+
+def print_warnings(config: Config) -> None:
+    """Say on stderr which values are unusual."""
+    for warning in config.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _add_start(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("start from")
+    group.add_argument(
+        "--preset",
+        *_spellings("preset"),
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help=f"a preset (`lumina presets` lists them); default: {DEFAULT_PRESET}, "
+        "or what the file says",
+    )
+    group.add_argument(
+        "--config-file", metavar="FILE", help="options in YAML; flags override it"
+    )
+
+
+def _add_leaf(group: argparse._ArgumentGroup, leaf: str) -> None:
+    flags = ["--" + leaf.replace("_", "-"), *_spellings(leaf)]
+    common: dict[str, Any] = {
+        "dest": leaf,
+        "default": argparse.SUPPRESS,
+        "help": _help(leaf),
+    }
+    if value_type(leaf) is bool:
+        group.add_argument(*flags, action=_Switch, **common)
+    elif is_list(leaf):
+        group.add_argument(*flags, action=_Extend, nargs="+", metavar="X", **common)
+    elif leaf == "gradient_checkpointing":
+        # The documents write it as a switch; bare it means full.
+        group.add_argument(
+            *flags, nargs="?", const="full", metavar=_metavar(leaf), **common
+        )
+        group.add_argument(
+            "--no-gradient-checkpointing",
+            dest=leaf,
+            action="store_const",
+            const="none",
+            default=argparse.SUPPRESS,
+            help="the same as --gradient-checkpointing none",
+        )
+    else:
+        group.add_argument(*flags, metavar=_metavar(leaf), **common)
+
+
+class _Switch(argparse.BooleanOptionalAction):
+    """`--x` and `--no-x`; refuses `--x=yes` through the parser's own words."""
+
+
+class _Extend(argparse.Action):
+    """Several values, and the option several times."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, [])
+        setattr(namespace, self.dest, [*before, *values])
+
+
+def _spellings(leaf: str) -> list[str]:
+    return ["--" + s.replace("_", "-") for s, key in SYNONYMS.items() if key == leaf]
+
+
+def _metavar(leaf: str) -> str:
+    if choices(leaf):
+        return "{" + ",".join(choices(leaf)) + "}"
+    names = {int: "N", float: "X", str: "TEXT"}
+    return names.get(value_type(leaf), "X")
+
+
+def _help(leaf: str) -> str:
+    text = field(leaf).description or ""
+    default = field(leaf).default
+    if "default" not in text and not (default is None or default == ()):
+        text = f"{text} (default {show(default)})"
+    if optional(leaf) and value_type(leaf) is bool:
+        text = f"{text}; {allowed(leaf)}"
+    return text.replace("%", "%%")
+
+
+def _first_line(section: type) -> str:
+    return (section.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,142 @@
+"""A command-line parser whose errors carry codes, and which never guesses."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from lumina.errors import LuminaError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations; its complaints are `LuminaError`s.
+
+    Subcommands made with `add_subparsers` are `Parser`s too.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", _Help)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def add_everywhere(self) -> None:
+        """Add the options that every command has; `main` acts on them."""
+        for flag, text in (
+            ("--verbose", "say more, such as the cause of an error"),
+            ("--debug", "show the traceback of an error"),
+        ):
+            self.add_argument(flag, action="store_true", help=text)
+
+    def error(self, message: str) -> NoReturn:
+        """Turn argparse's complaint into E005."""
+        raise LuminaError("E005", message, f"`{self.prog} --help` says what it takes")
+
+    def option_strings(self) -> set[str]:
+        """Every option of this parser and its subcommands."""
+        strings = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for child in action.choices.values():
+                    strings |= child.option_strings()
+        return strings
+
+
+class _Help(argparse.HelpFormatter):
+    """Every spelling of an option, then its value once."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(
+            action, self._get_default_metavar_for_optional(action)
+        )
+        return f"{', '.join(action.option_strings)} {value}"
+
+    def _format_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[Any],
+        prefix: str | None,
+    ) -> str:
+        # A usage line naming eighty options helps nobody.
+        shown = [a for a in actions if not a.option_strings]
+        text = super()._format_usage(usage, shown, [], prefix).rstrip()
+        return f"{text} [options]\n\n"
+
+
+def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse the words of a command.
+
+    Raises:
+        LuminaError: E004 unknown option (names the nearest), E005 anything else.
+    """
+    known = parser.option_strings()
+    ready = _spelled(words, known)
+    for word in _options(ready):
+        if word not in known:
+            raise _unknown(parser, word, known)
+    args, rest = parser.parse_known_args(ready)
+    if rest:
+        if rest[0].startswith("-"):
+            raise _unknown(parser, rest[0], known)
+        raise LuminaError(
+            "E005",
+            f"{rest[0]!r} belongs to no option",
+            f"`{parser.prog} --help` says what it takes",
+        )
+    return args
+
+
+def _options(words: Sequence[str]) -> Iterable[str]:
+    for word in words:
+        if word == "--":
+            return
+        if word.startswith("--"):
+            yield word.split("=", 1)[0]
+
+
+def _spelled(words: Sequence[str], known: set[str]) -> list[str]:
+    """Hyphens for underscores in option names; negative numbers tied to options."""
+    ready: list[str] = []
+    for index, word in enumerate(words):
+        if word == "--":
+            return ready + list(words[index:])
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            if name not in known:
+                name = "--" + name[2:].replace("_", "-")
+            ready.append(name + equals + value)
+        elif word.startswith("-") and ready and _is_number(word):
+            # argparse would take -1e-3 for an option.
+            ready[-1] = f"{ready[-1]}={word}" if ready[-1] in known else ready[-1]
+            if not ready[-1].endswith(f"={word}"):
+                ready.append(word)
+        else:
+            ready.append(word)
+    return ready
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _unknown(parser: Parser, word: str, known: set[str]) -> LuminaError:
+    # Compared without the dashes: short names would all look alike with them.
+    names = {option.lstrip("-"): option for option in known if option.startswith("--")}
+    name = word.lstrip("-").split("=", 1)[0]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {names[close[0]]}? " if close else ""
+    return LuminaError(
+        "E004",
+        f"{word.split('=', 1)[0]} is not an option of `{parser.prog}`",
+        f"{hint}`{parser.prog} --help` lists them",
+    )

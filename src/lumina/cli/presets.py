@@ -1,0 +1,134 @@
+"""`lumina presets`: every preset with its true size, or one in detail."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from lumina.cli.text import count, size, table
+from lumina.config import Config
+from lumina.config.presets import ALIASES, PRESETS, Preset, find_preset
+from lumina.config.provenance import show
+from lumina.plan.count import Counts, count_parameters
+from lumina.plan.memory import Layout, estimate
+from lumina.plan.shape import resolve_spec
+
+_BF16 = 2
+_HEAD = (
+    "preset", "total", "active", "bf16", "hidden", "layers", "heads", "kv", "context",
+    "experts", "use",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("name", nargs="?", help="show this preset in detail")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the presets."""
+    if args.name is not None:
+        preset = find_preset(args.name)
+        facts = _facts(preset)
+        print(json.dumps(facts, indent=2) if args.json else _detail(preset))
+    elif args.json:
+        print(json.dumps([_facts(preset) for preset in PRESETS.values()], indent=2))
+    else:
+        rows = [_row(preset) for preset in PRESETS.values()]
+        print(table(_HEAD, rows, right="total active bf16 hidden layers heads kv"
+                    " context experts"))  # fmt: skip
+        print(_LEGEND)
+    return 0
+
+
+_LEGEND = """
+total: all weights. active: those one token uses. bf16: bytes of all weights at 2 each.
+A bare name that two documents share is the first one's (l1:NAME is the same).
+*: needs a block that cannot be trained yet; counted as its dense backbone.
+`lumina presets NAME` shows one in detail."""
+
+
+def _counts(preset: Preset) -> tuple[Config, Counts]:
+    config = Config(preset=preset.name)
+    return config, count_parameters(resolve_spec(config))
+
+
+def _unbuilt(preset: Preset) -> list[str]:
+    return [leaf for leaf in ("use_mod", "use_mor") if preset.values[leaf]]
+
+
+def _row(preset: Preset) -> list[str]:
+    config, counts = _counts(preset)
+    model = config.model
+    return [
+        preset.name + ("*" if _unbuilt(preset) else ""),
+        count(counts.total),
+        count(counts.active),
+        size(_BF16 * counts.total),
+        str(model.hidden_size),
+        str(model.num_layers),
+        str(model.num_heads),
+        str(model.num_kv_heads),
+        str(model.seq_length),
+        str(config.moe.num_experts) if config.moe.use_moe else "-",
+        preset.use,
+    ]
+
+
+def _facts(preset: Preset) -> dict[str, Any]:
+    config, counts = _counts(preset)
+    layout = Layout(1, compute_dtype="bfloat16", gradient_checkpointing="full")
+    return {
+        "name": preset.name,
+        "source": preset.source,
+        "documented": preset.documented,
+        "use": preset.use,
+        "note": preset.note,
+        "total": counts.total,
+        "active": counts.active,
+        "experts": counts.experts,
+        "active_experts": counts.active_experts,
+        "embedding": counts.embedding,
+        "bf16_bytes": _BF16 * counts.total,
+        "training_bytes": estimate(resolve_spec(config), layout),
+        "needs_unbuilt": _unbuilt(preset),
+        "values": preset.values,
+    }
+
+
+def _detail(preset: Preset) -> str:
+    facts = _facts(preset)
+    names = [preset.name, *(a for a, name in ALIASES.items() if name == preset.name)]
+    total, active = facts["total"], facts["active"]
+    lines = [
+        f"{', '.join(names)}: {preset.use}",
+        f"  documented  {preset.documented} ({preset.source})",
+        f"  total       {count(total)} ({total:,} parameters)",
+        f"  active      {count(active)} ({active:,}, {active / total:.1%} of the whole "
+        "model)",
+    ]
+    if facts["experts"]:
+        share = facts["active_experts"] / facts["experts"]
+        lines.append(
+            f"  experts     {count(facts['experts'])}, {share:.1%} of them active"
+        )
+    lines.append(f"  weights     {size(facts['bf16_bytes'])} in bf16")
+    memory = facts["training_bytes"]
+    lines.append(
+        f"  training    {size(memory['total'])} estimated on one device, one row of "
+        f"{preset.values['seq_length']} tokens, mixed bf16, full checkpointing:"
+    )
+    parts = [(k, v) for k, v in memory.items() if k != "total" and v]
+    lines += [f"    {name:<16}{size(value)}" for name, value in parts]
+    if preset.note:
+        lines.append(f"  note        {preset.note}")
+    if facts["needs_unbuilt"]:
+        lines.append(
+            f"  note        needs {', '.join(facts['needs_unbuilt'])}, which cannot be "
+            "trained yet; counted as its dense backbone"
+        )
+    lines.append("  settings")
+    lines += [f"    {leaf:<22}{show(value)}" for leaf, value in preset.values.items()]
+    return "\n".join(lines)
