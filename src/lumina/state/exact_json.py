@@ -12,8 +12,8 @@ _BYTES = "$bytes"
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-def dumps(value: Any, *, indent: int | None = None) -> str:
-    """Strict JSON of `value`, with sorted keys.
+def dumps(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """Strict JSON of `value`.
 
     Floats are written with the digits that read back to the same bits. NaN and the
     infinities, which JSON lacks, become `{"$float": "nan"}`; bytes become
@@ -23,7 +23,7 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
         TypeError: for anything else that JSON cannot hold, naming where it is.
     """
     return json.dumps(
-        _encode(value, "value"), allow_nan=False, sort_keys=True, indent=indent
+        _encode(value, "value"), allow_nan=False, sort_keys=sort_keys, indent=indent
     )
 
 

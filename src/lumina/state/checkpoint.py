@@ -1,0 +1,282 @@
+"""The checkpoints of a run: saved in the background, verified, never lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lumina.errors import LuminaError
+from lumina.state import exact_json
+from lumina.state.durable import free_bytes, write_error
+from lumina.state.manifest import read_manifest
+from lumina.state.reader import (
+    CheckpointReader,
+    OnEvent,
+    latest_good,
+    open_checkpoint,
+    step_name,
+)
+from lumina.state.retention import prune, set_aside_after, write_pointer
+from lumina.state.state import State
+from lumina.state.writer import Writing, bytes_needed
+
+__all__ = ["CheckpointReader", "CheckpointStore", "latest_good", "open_checkpoint"]
+
+Kind = Literal["regular", "best", "emergency"]
+
+
+class CheckpointStore:
+    """Writes and finds the checkpoints of one run.
+
+    Every rank makes one and calls the same methods in the same order. A checkpoint is
+    copied to CPU memory at once and written by a thread: into a temporary folder,
+    flushed, verified by reading it back, renamed, and only then named by LATEST; older
+    ones are deleted after that. A failure in the thread is raised by the next `save`
+    or `wait` (an emergency save goes ahead all the same: it may be the last chance).
+
+    Args:
+        run_dir: the run directory, the same for all ranks.
+        keep: regular checkpoints that stay.
+        rank: this rank.
+        world_size: all ranks.
+        on_event: called like `EventLog.emit`, from either thread.
+        rank_timeout: seconds that ranks wait for each other's files.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | os.PathLike[str],
+        keep: int = 3,
+        rank: int = 0,
+        world_size: int = 1,
+        on_event: OnEvent | None = None,
+        *,
+        rank_timeout: float = 600.0,
+    ) -> None:
+        self.run_dir = Path(run_dir)
+        self.folder = self.run_dir / "checkpoints"
+        self.keep = keep
+        self.rank = rank
+        self.world_size = world_size
+        self._on_event = on_event
+        self._timeout = rank_timeout
+        self._stop = threading.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._under_way: list[Future[None]] = []
+        self._last_step: int | None = None
+        self._attempts = 0
+
+    def save(
+        self,
+        state: State,
+        kind: Kind = "regular",
+        background: bool = True,
+        *,
+        already_snapshot: bool = False,
+    ) -> Path:
+        """Save a State; saving a step again only adds the kind.
+
+        Args:
+            state: with the tensors this rank is to write.
+            kind: "best" also moves BEST; "emergency" is kept until a newer one.
+            background: return once the copy is made.
+            already_snapshot: the tensors are the caller's copies and may be kept.
+
+        Returns:
+            The folder it will be found in.
+
+        Raises:
+            LuminaError: E204 when it does not fit the disk, E106 without permission,
+                or what went wrong in the background before.
+        """
+        if kind not in get_args(Kind):
+            raise ValueError(f"unknown kind of checkpoint {kind!r}")
+        final = self.folder / step_name(state.step)
+        if kind == "emergency":
+            self._settle()
+        if state.step == self._last_step:
+            self._submit(self._add_kind, final, kind)
+        else:
+            if kind != "emergency":
+                self.wait()
+            self._attempts += 1
+            writing = self._prepare(state, kind, final, already_snapshot)
+            self._last_step = state.step
+            self._submit(self._write, writing)
+        if not background:
+            self.wait()
+        return final
+
+    def wait(self) -> None:
+        """Return when nothing is being written; raises what went wrong."""
+        failures = self._settle()
+        if failures:
+            raise failures[0]
+
+    def latest_good(self) -> Path | None:
+        """The newest verified checkpoint; see `lumina.state.reader.latest_good`."""
+        return latest_good(self.run_dir, self._on_event)
+
+    def rewind(self, step: int) -> None:
+        """Tell that the run goes on from `step`: later checkpoints are set aside."""
+        self.wait()
+        self._last_step = None
+        if self.rank != 0:
+            return
+        for path in set_aside_after(self.folder, step):
+            self._emit(
+                "checkpoint_abandoned",
+                "info",
+                None,
+                f"the run goes on from step {step}; a later one is now {path.name}",
+                step,
+                checkpoint=path.name,
+            )
+
+    def close(self, *, wait: bool = True) -> None:
+        """Finish; with `wait=False` stop waiting for other ranks. Raises as `wait`."""
+        if not wait:
+            self._stop.set()
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _prepare(
+        self, state: State, kind: Kind, final: Path, already_snapshot: bool
+    ) -> Writing:
+        """Check the space, then copy the state, both before training goes on."""
+        writing = Writing(
+            state=state,
+            state_json=exact_json.dumps(state.json_parts(), indent=1).encode(),
+            kind=kind,
+            temporary=self.folder / f".tmp-{final.name}-{self._attempts:04d}",
+            final=final,
+            rank=self.rank,
+            world_size=self.world_size,
+            timeout=self._timeout,
+            stop=self._stop,
+        )
+        try:
+            self._check_space(writing)
+        except (LuminaError, OSError) as error:
+            raise self._give_up(writing, error) from error
+        if already_snapshot:
+            return writing
+        return replace(writing, state=state.snapshot())
+
+    def _check_space(self, writing: Writing) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed = bytes_needed(writing.state, writing.state_json)
+        free = free_bytes(self.folder)
+        if needed > free:
+            raise LuminaError(
+                "E204",
+                f"a checkpoint takes {needed:,} bytes and {self.folder} has {free:,}",
+                "free some disk space or lower --save-total-limit; the checkpoints "
+                "that were there are untouched",
+            )
+
+    def _submit(self, job: Callable[..., None], *arguments: Any) -> None:
+        self._under_way.append(self._thread.submit(job, *arguments))
+
+    def _settle(self) -> list[LuminaError]:
+        failures = []
+        while self._under_way:
+            try:
+                self._under_way[0].result()
+            except LuminaError as error:
+                failures.append(error)
+            self._under_way.pop(0)
+        return failures
+
+    def _write(self, writing: Writing) -> None:
+        started = time.monotonic()
+        try:
+            writing.run()
+            if self.rank == 0:
+                self._point(writing.final, writing.kind)
+                size = sum(
+                    entry.bytes for entry in read_manifest(writing.final).files.values()
+                )
+                self._emit(
+                    "checkpoint_saved",
+                    "info",
+                    None,
+                    f"{writing.final.name} is written and verified ({writing.kind})",
+                    writing.state.step,
+                    checkpoint=writing.final.name,
+                    checkpoint_kind=writing.kind,
+                    bytes=size,
+                    seconds=time.monotonic() - started,
+                )
+                self._prune(writing.state.step)
+        except Exception as error:
+            self._last_step = None
+            raise self._give_up(writing, error) from error
+
+    def _add_kind(self, final: Path, kind: Kind) -> None:
+        """The step is on disk already, or its failure is already told."""
+        if self.rank != 0 or self._last_step is None:
+            return
+        try:
+            manifest = read_manifest(final).with_kind(kind)
+            manifest.write(final)
+            self._point(final, kind)
+            self._prune(manifest.step)
+        except OSError as error:
+            raise write_error(error, final) from error
+
+    def _point(self, final: Path, kind: str) -> None:
+        write_pointer(self.folder, "LATEST", final)
+        if kind == "best":
+            write_pointer(self.folder, "BEST", final)
+
+    def _prune(self, step: int) -> None:
+        for path in prune(self.folder, self.keep):
+            self._emit(
+                "checkpoint_removed",
+                "info",
+                None,
+                f"{path.name} is deleted: newer ones take its place",
+                step,
+                checkpoint=path.name,
+            )
+
+    def _give_up(self, writing: Writing, error: Exception) -> LuminaError:
+        """Clean up after a failure; returns what the user is to see."""
+        if isinstance(error, OSError):
+            coded = write_error(error, writing.temporary)
+        elif isinstance(error, LuminaError):
+            coded = error
+        else:
+            coded = LuminaError(
+                "E303",
+                f"{writing.final.name} was not written: "
+                f"{type(error).__name__}: {error}",
+                "the checkpoints that were there are untouched",
+            )
+        writing.abort(coded)
+        # With the disk full the event may not fit either; the error still surfaces.
+        with contextlib.suppress(LuminaError):
+            self._emit(
+                "checkpoint_failed",
+                "error",
+                coded.code,
+                coded.message,
+                writing.state.step,
+                checkpoint=writing.final.name,
+                checkpoint_kind=writing.kind,
+            )
+        return coded
+
+    def _emit(self, kind: str, *arguments: Any, **data: Any) -> None:
+        if self._on_event is not None:
+            self._on_event(kind, *arguments, **data)

@@ -1,0 +1,310 @@
+"""Reads checkpoints: everything is checked before anything is believed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lumina.errors import LuminaError
+from lumina.state.durable import sha256_of
+from lumina.state.manifest import (
+    STATE_NAME,
+    Manifest,
+    TensorEntry,
+    check_regular,
+    damaged,
+    read_json,
+    read_manifest,
+    slot_key,
+)
+from lumina.state.state import JSON_PARTS, State
+
+OnEvent = Callable[..., Any]
+"""Called like `EventLog.emit`: (kind, severity, code, message, step, **data)."""
+
+Verify = Literal["full", "size"]
+
+_STEP_NAME = re.compile(r"step-(\d{8,})")
+
+
+class CheckpointReader:
+    """A verified checkpoint. Tensors are read when asked for; each is the caller's own.
+
+    Attributes:
+        path: its folder.
+        manifest: what it says it holds.
+        meta: its State without tensors.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, meta: State) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.meta = meta
+        self._files: dict[str, Any] = {}
+
+    def names(self) -> list[str]:
+        """Logical names of the parameters and buffers."""
+        return list(self.manifest.tensors)
+
+    def slots(self) -> list[str]:
+        """Names of the optimizer's slots."""
+        return list(self.manifest.optimizer)
+
+    def optimizer_names(self, slot: str) -> list[str]:
+        """Logical names held in one slot."""
+        return list(self.manifest.optimizer.get(slot, {}))
+
+    def tensor(self, name: str) -> Tensor:
+        """A parameter or buffer, whole."""
+        return self._tensor(name, self.manifest.tensors.get(name))
+
+    def slice(self, name: str) -> Any:
+        """A parameter to be read in part: index it like a tensor."""
+        return self._slice(name, self.manifest.tensors.get(name))
+
+    def optimizer_tensor(self, slot: str, name: str) -> Tensor:
+        """One slot's tensor, whole."""
+        entry = self.manifest.optimizer.get(slot, {}).get(name)
+        return self._tensor(slot_key(slot, name), entry)
+
+    def optimizer_slice(self, slot: str, name: str) -> Any:
+        """One slot's tensor to be read in part: index it like a tensor."""
+        entry = self.manifest.optimizer.get(slot, {}).get(name)
+        return self._slice(slot_key(slot, name), entry)
+
+    def state(self) -> State:
+        """The whole State, tensors and all."""
+        return State(
+            tensors={name: self.tensor(name) for name in self.names()},
+            optimizer={
+                slot: {n: self.optimizer_tensor(slot, n) for n in held}
+                for slot, held in self.manifest.optimizer.items()
+            },
+            info=dict(self.meta.info),
+            **self.meta.json_parts(),
+        )
+
+    def check_architecture(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse to be loaded into a network of another shape.
+
+        Args:
+            expected: logical name -> shape of the network's tensors.
+
+        Raises:
+            LuminaError: E303 naming what is missing, unexpected, or differs.
+        """
+        found = {name: entry.shape for name, entry in self.manifest.tensors.items()}
+        wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
+        wrong += [f"{name} is not wanted" for name in found.keys() - expected.keys()]
+        wrong += [
+            f"{name} is {list(found[name])}, not {list(expected[name])}"
+            for name in found.keys() & expected.keys()
+            if found[name] != tuple(expected[name])
+        ]
+        if wrong:
+            raise LuminaError(
+                "E303",
+                f"{self.path} does not fit the model: {'; '.join(sorted(wrong)[:5])}"
+                + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+                "use the settings it was trained with",
+            )
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._files.clear()
+
+    def __enter__(self) -> CheckpointReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _tensor(self, key: str, entry: TensorEntry | None) -> Tensor:
+        # The clone owns its memory: nothing done to the file later can change it.
+        tensor: Tensor = self._open(key, entry).get_tensor(key)
+        return tensor.clone()
+
+    def _slice(self, key: str, entry: TensorEntry | None) -> Any:
+        return self._open(key, entry).get_slice(key)
+
+    def _open(self, key: str, entry: TensorEntry | None) -> Any:
+        if entry is None:
+            raise LuminaError(
+                "E303", f"{self.path} holds no {key}", "use another checkpoint"
+            )
+        if entry.file not in self._files:
+            self._files[entry.file] = safe_open(self.path / entry.file, framework="pt")
+        return self._files[entry.file]
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str],
+    verify: Verify = "full",
+    *,
+    from_device: bool = False,
+) -> CheckpointReader:
+    """Open one checkpoint folder after checking it against its manifest.
+
+    Args:
+        path: a `step-...` folder.
+        verify: "full" reads every byte and compares digests; "size" compares lengths
+            and headers, and digests of the JSON only.
+        from_device: read past the memory the files were written from, where possible.
+
+    Raises:
+        LuminaError: E104 when there is no such folder; E303 naming the file and what
+            is wrong with it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise LuminaError("E104", f"there is no checkpoint {path}", "check the path")
+    manifest = read_manifest(path)
+    match = _STEP_NAME.fullmatch(path.name)
+    if match and int(match[1]) != manifest.step:
+        raise damaged(path, f"it holds step {manifest.step}")
+    for name, entry in manifest.files.items():
+        file = path / name
+        check_regular(file)
+        size = file.stat().st_size
+        if size != entry.bytes:
+            raise damaged(file, f"it has {size} bytes, not {entry.bytes}")
+        if verify == "full" or name == STATE_NAME:
+            _check_digest(file, entry.sha256, from_device)
+    _check_headers(path, manifest)
+    return CheckpointReader(path, manifest, _read_meta(path, manifest))
+
+
+def step_name(step: int) -> str:
+    """The folder name of a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
+def step_folders(checkpoints: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of everything that presents itself as a checkpoint, by step."""
+    if not checkpoints.is_dir():
+        return []
+    found = []
+    for path in checkpoints.iterdir():
+        match = _STEP_NAME.fullmatch(path.name)
+        if match and path.is_dir():
+            found.append((int(match[1]), path))
+    return sorted(found)
+
+
+def read_pointer(checkpoints: Path, name: str) -> Path | None:
+    """The folder that LATEST or BEST names; None when it names none that exists."""
+    try:
+        target = (checkpoints / name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not re.fullmatch(r"(abandoned-\d+-)?step-\d{8,}", target):
+        return None
+    path = checkpoints / target
+    return path if path.is_dir() else None
+
+
+def latest_good(
+    run_dir: str | os.PathLike[str], on_event: OnEvent | None = None
+) -> Path | None:
+    """The checkpoint to go on from: what LATEST names, else the highest step.
+
+    Each damaged one is skipped with an event (`checkpoint_refused`).
+
+    Returns:
+        A verified folder, or None when the run has no checkpoint at all.
+
+    Raises:
+        LuminaError: E303 when there are checkpoints but none is good.
+    """
+    checkpoints = Path(run_dir) / "checkpoints"
+    candidates = [path for _, path in reversed(step_folders(checkpoints))]
+    latest = read_pointer(checkpoints, "LATEST")
+    if latest is not None:
+        candidates = [latest, *(path for path in candidates if path != latest)]
+    reasons = []
+    for path in candidates:
+        try:
+            open_checkpoint(path).close()
+        except LuminaError as error:
+            reasons.append(error.message)
+            if on_event is not None:
+                on_event(
+                    "checkpoint_refused",
+                    "warning",
+                    "E303",
+                    f"{path.name} is damaged and was passed over: {error.message}",
+                    int(path.name.rpartition("-")[2]),
+                    checkpoint=path.name,
+                    reason=error.message,
+                )
+        else:
+            return path
+    if reasons:
+        raise LuminaError(
+            "E303",
+            f"none of the {len(reasons)} checkpoints in {checkpoints} is good: "
+            + "; ".join(reasons),
+            "restore one from a copy, or start anew in another --run-dir",
+        )
+    return None
+
+
+def _check_digest(file: Path, sha256: str, from_device: bool) -> None:
+    try:
+        found = sha256_of(file, from_device=from_device)
+    except OSError as error:
+        raise damaged(file, f"it cannot be read ({error.strerror})") from error
+    if found != sha256:
+        raise damaged(file, "its sha256 does not match the manifest")
+
+
+def _check_headers(path: Path, manifest: Manifest) -> None:
+    """Compare each safetensors header with the manifest; allocates no tensor."""
+    wanted: dict[str, dict[str, TensorEntry]] = {
+        name: {} for name in manifest.files if name != STATE_NAME
+    }
+    for key, entry in manifest.all_tensors():
+        wanted.setdefault(entry.file, {})[key] = entry
+    for name, entries in wanted.items():
+        file = path / name
+        try:
+            with safe_open(file, framework="pt") as held:
+                found = {key: held.get_slice(key) for key in held.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise damaged(file, f"it is no safetensors file ({error})") from error
+        if found.keys() != entries.keys():
+            odd = sorted(found.keys() ^ entries.keys())[0]
+            raise damaged(file, f"it and the manifest disagree on having {odd}")
+        for key, entry in entries.items():
+            shape, dtype = tuple(found[key].get_shape()), found[key].get_dtype()
+            if (shape, dtype) != (entry.shape, entry.dtype):
+                raise damaged(
+                    file,
+                    f"{key} is {dtype} {list(shape)}, "
+                    f"not {entry.dtype} {list(entry.shape)}",
+                )
+
+
+def _read_meta(path: Path, manifest: Manifest) -> State:
+    file = path / STATE_NAME
+    values = read_json(file)
+    try:
+        for step in manifest.migrations:
+            values = step.state(values)
+        info = {
+            name: entry.info
+            for name, entry in manifest.tensors.items()
+            if entry.info is not None
+        }
+        meta = State(info=info, **{name: values[name] for name in JSON_PARTS})
+        if meta.step != manifest.step:
+            raise ValueError(f"it is of step {meta.step}, not {manifest.step}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(file, f"{type(error).__name__}: {error}") from error
+    return meta

@@ -1,0 +1,124 @@
+"""Which checkpoints stay, which go, and what a killed writer left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from lumina.errors import LuminaError
+from lumina.state.durable import sync_folder, write_file
+from lumina.state.manifest import read_manifest
+from lumina.state.reader import read_pointer, step_folders, step_name
+
+
+def write_pointer(checkpoints: Path, name: str, target: Path) -> None:
+    """Make LATEST or BEST name `target`, durably and in one go."""
+    write_file(checkpoints / name, f"{target.name}\n".encode())
+
+
+def prune(checkpoints: Path, keep: int) -> list[Path]:
+    """Delete the checkpoints that nothing asks for any more.
+
+    Kept are: what LATEST and BEST name, the newest `keep` regular ones, the newest
+    emergency one, and any whose manifest cannot be read (nothing damaged is counted as
+    kept, nor destroyed). Call it only after LATEST names a verified checkpoint.
+
+    Returns:
+        The folders that are gone.
+    """
+    latest = read_pointer(checkpoints, "LATEST")
+    if latest is None:
+        return []
+    kinds: dict[Path, tuple[str, ...]] = {}
+    for _, path in step_folders(checkpoints):
+        try:
+            kinds[path] = read_manifest(path).kinds
+        except LuminaError:
+            continue
+    regular = [path for path, held in kinds.items() if "regular" in held]
+    emergency = [path for path, held in kinds.items() if "emergency" in held]
+    stay = {
+        latest,
+        read_pointer(checkpoints, "BEST"),
+        *regular[-keep:],
+        *emergency[-1:],
+    }
+    gone = [path for path in (*kinds, *_overtaken(checkpoints)) if path not in stay]
+    for path in gone:
+        _remove(path)
+    return gone
+
+
+def set_aside_after(checkpoints: Path, step: int) -> list[Path]:
+    """Rename checkpoints past `step`, which a resume from there leaves behind.
+
+    They no longer count for resuming, and go once the run has passed their step. BEST
+    follows its folder; LATEST names the step resumed from.
+
+    Returns:
+        Their new names.
+    """
+    best = read_pointer(checkpoints, "BEST")
+    moved = []
+    for found, path in step_folders(checkpoints):
+        if found <= step:
+            continue
+        number = 1
+        while (target := path.with_name(f"abandoned-{number}-{path.name}")).exists():
+            number += 1
+        os.rename(path, target)
+        if path == best:
+            write_pointer(checkpoints, "BEST", target)
+        moved.append(target)
+    if moved:
+        sync_folder(checkpoints)
+        origin = checkpoints / step_name(step)
+        if origin.is_dir():
+            write_pointer(checkpoints, "LATEST", origin)
+    return moved
+
+
+def remove_leftovers(checkpoints: Path) -> list[str]:
+    """Clear what a killed process left half done. Only for the holder of the lock.
+
+    Returns:
+        The names that are gone or were put back.
+    """
+    if not checkpoints.is_dir():
+        return []
+    cleared = []
+    for path in sorted(checkpoints.iterdir()):
+        if path.name.startswith(".replaced-"):
+            # Killed between the two renames: the old one is the only one of its step.
+            original = path.with_name(path.name.removeprefix(".replaced-"))
+            if original.exists():
+                shutil.rmtree(path)
+            else:
+                os.rename(path, original)
+        elif path.name.startswith(".tmp-"):
+            shutil.rmtree(path)
+        elif path.name.startswith(".") and path.name.endswith(".tmp"):
+            path.unlink()
+        else:
+            continue
+        cleared.append(path.name)
+    return cleared
+
+
+def _overtaken(checkpoints: Path) -> list[Path]:
+    latest = read_pointer(checkpoints, "LATEST")
+    reached = int(latest.name.rpartition("-")[2]) if latest else -1
+    return [
+        path
+        for path in sorted(checkpoints.glob("abandoned-*-step-*"))
+        if int(path.name.rpartition("-")[2]) <= reached
+    ]
+
+
+def _remove(path: Path) -> None:
+    # Renamed first: killed half-way, it must not look like a damaged checkpoint.
+    doomed = path.with_name(f".tmp-removed-{path.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(path, doomed)
+    shutil.rmtree(doomed)
