@@ -1,0 +1,1 @@
+"""Text -> documents -> token store -> packed, resumable batches."""

@@ -1,0 +1,143 @@
+"""Rows of a packing -> a `Batch` of tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lumina.data.packing import Packing
+from lumina.data.store import TokenStore
+from lumina.model.interface import IGNORE, Batch
+
+Ints = NDArray[np.int64]
+
+
+class BatchMaker:
+    """Gathers rows from the memory-mapped store.
+
+    Args:
+        store: the tokens.
+        packing: which of them stand in which row.
+    """
+
+    def __init__(self, store: TokenStore, packing: Packing) -> None:
+        self.store = store
+        self.packing = packing
+        chunks = np.diff(packing.rows)
+        self.row_tokens = _sums(packing.lengths, packing.rows)
+        self.row_loss_tokens = self._loss_tokens()
+        # Padding counts as one more document of its row.
+        padded = self.row_tokens < packing.seq_length
+        self.most_documents = int((chunks + padded).max(initial=1))
+
+    def count(self, rows: Ints) -> tuple[int, int]:
+        """(tokens, tokens that bear loss) of some rows; negative ones are empty."""
+        rows = rows[rows >= 0]
+        return int(self.row_tokens[rows].sum()), int(self.row_loss_tokens[rows].sum())
+
+    def batch(self, rows: Ints) -> Batch:
+        """The batch of these rows; a negative number gives an empty row.
+
+        The length of `cu_seqlens` depends on the number of rows only.
+        """
+        width = self.packing.seq_length
+        chunk, row = self._chunks(rows)
+        lengths = self.packing.lengths[chunk].astype(np.int64)
+        before = np.cumsum(lengths) - lengths
+        filled = np.zeros(len(rows), dtype=np.int64)
+        np.add.at(filled, row, lengths)
+        # Where each chunk begins in its own row.
+        row_first = np.cumsum(filled) - filled
+        begin = row * width + before - row_first[row]
+
+        position = np.arange(lengths.sum()) - np.repeat(before, lengths)
+        source = np.repeat(self.packing.starts[chunk], lengths) + position
+        target = np.repeat(begin, lengths) + position
+
+        size = len(rows) * width
+        inputs = np.zeros(size, dtype=np.int64)
+        labels = np.full(size, IGNORE, dtype=np.int64)
+        documents = np.full(size, -1, dtype=np.int64)
+        inputs[target] = self.store.tokens[source]
+        labels[target] = np.where(
+            self.store.bears_loss(source + 1), self.store.tokens[source + 1], IGNORE
+        )
+        documents[target] = np.repeat(_ranks(row), lengths)
+        positions = self._padding_positions(filled)
+        positions[target] = position
+
+        edges, longest = self._edges(begin, lengths, filled)
+        shape = (len(rows), width)
+        return Batch(
+            input_ids=torch.from_numpy(inputs.reshape(shape)),
+            labels=torch.from_numpy(labels.reshape(shape)),
+            position_ids=torch.from_numpy(positions.reshape(shape)),
+            document_ids=torch.from_numpy(documents.reshape(shape)),
+            cu_seqlens=torch.from_numpy(edges),
+            max_seqlen=longest,
+            one_document_rows=bool(
+                len(chunk) == len(rows) and (lengths == width).all()
+            ),
+        )
+
+    def _chunks(self, rows: Ints) -> tuple[Ints, Ints]:
+        """The chunks of some rows, and for each the place of its row in the batch."""
+        real = np.flatnonzero(rows >= 0)
+        first = self.packing.rows[rows[real]]
+        counts = self.packing.rows[rows[real] + 1] - first
+        offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(first, counts) + offset, np.repeat(real, counts)
+
+    def _padding_positions(self, filled: Ints) -> Ints:
+        """[B * S] positions as if every row were padding after its `filled` tokens."""
+        place = np.arange(self.packing.seq_length)
+        positions: Ints = np.maximum(place[None, :] - filled[:, None], 0)
+        return positions.reshape(-1)
+
+    def _edges(
+        self, begin: Ints, lengths: Ints, filled: Ints
+    ) -> tuple[NDArray[np.int32], int]:
+        """`cu_seqlens` and `max_seqlen` of the chunks and the padding after them."""
+        width = self.packing.seq_length
+        size = len(filled) * width
+        padded = np.flatnonzero(filled < width)
+        starts = np.sort(np.concatenate([begin, padded * width + filled[padded]]))
+        edges = np.full(len(filled) * self.most_documents + 1, size, dtype=np.int32)
+        edges[: len(starts)] = starts
+        longest = int(max(lengths.max(initial=1), (width - filled).max()))
+        return edges, min(1 << (longest - 1).bit_length(), width)
+
+    def _loss_tokens(self) -> Ints:
+        """[R] labels that count, of every row."""
+        if self.store.mask is None:
+            return self.row_tokens
+        counts = np.empty(len(self.packing.lengths), dtype=np.int64)
+        ends = np.cumsum(self.packing.lengths, dtype=np.int64)
+        step = 2**22  # positions looked at together, to bound memory
+        edges = np.searchsorted(ends, np.arange(0, ends[-1] + step, step))
+        for first, last in zip(edges, np.append(edges[1:], len(ends)), strict=True):
+            if first == last:
+                continue
+            lengths = self.packing.lengths[first:last].astype(np.int64)
+            before = np.cumsum(lengths) - lengths
+            position = np.arange(lengths.sum()) - np.repeat(before, lengths)
+            source = np.repeat(self.packing.starts[first:last], lengths) + position
+            bears = self.store.bears_loss(source + 1).astype(np.int64)
+            counts[first:last] = np.add.reduceat(bears, before)
+        return _sums(counts, self.packing.rows)
+
+
+def _sums(values: NDArray[np.integer[Any]], rows: Ints) -> Ints:
+    """Sum of the values of each row's chunks."""
+    totals: Ints = np.append(0, np.cumsum(values, dtype=np.int64))
+    return np.asarray(totals[rows[1:]] - totals[rows[:-1]])
+
+
+def _ranks(row: Ints) -> Ints:
+    """0, 1, 2 ... within each run of equal values."""
+    first = np.flatnonzero(np.diff(row, prepend=-1))
+    counts = np.diff(np.append(first, len(row)))
+    return np.arange(len(row)) - np.repeat(first, counts)

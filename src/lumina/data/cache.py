@@ -1,0 +1,143 @@
+"""Build something expensive once, under a key, safely.
+
+Two processes at once are safe (one builds, the other waits and uses it), and a process
+killed half-way leaves nothing that could be taken for the finished thing: it is built
+in a temporary folder, made durable, and only then renamed into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from lumina.data.files import no_permission
+from lumina.errors import LuminaError
+
+T = TypeVar("T")
+
+_SMALLEST_RESERVE = 16 * 2**20
+
+
+def cache_root() -> Path:
+    """`LUMINA_CACHE`, or ``~/.cache/lumina``."""
+    return Path(os.environ.get("LUMINA_CACHE") or "~/.cache/lumina").expanduser()
+
+
+def build_once(
+    folder: Path,
+    key: str,
+    build: Callable[[Path], None],
+    load: Callable[[Path], T],
+    on_damage: Callable[[LuminaError], None] | None = None,
+) -> tuple[T, bool]:
+    """What `load` makes of ``folder/key``, building it first when needed.
+
+    Args:
+        folder: where such things are kept.
+        key: names the content; equal keys mean equal content.
+        build: fills the empty folder that it is given.
+        load: opens a finished folder; a LuminaError means it is damaged, and it is
+            built anew.
+        on_damage: told of such a damage.
+
+    Returns:
+        (what `load` returned, whether it was there already).
+
+    Raises:
+        LuminaError: E204 the disk is full, E106 the cache may not be written.
+    """
+    final = folder / key
+    with _full_disk_is_e204(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / f"{key}.lock"):
+            if final.is_dir():
+                try:
+                    return load(final), True
+                except LuminaError as error:
+                    if on_damage is not None:
+                        on_damage(error)
+                    shutil.rmtree(final)
+            _remove_stale(folder, key)
+            temporary = folder / f".tmp-{key}-{os.getpid()}"
+            temporary.mkdir()
+            try:
+                build(temporary)
+                _make_durable(temporary)
+                os.rename(temporary, final)
+                _sync(folder)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+            return load(final), False
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse (E204) to begin writing `needed` bytes that will not fit."""
+    free = shutil.disk_usage(folder).free
+    if free < needed + _SMALLEST_RESERVE:
+        raise LuminaError(
+            "E204",
+            f"{folder}: {what} needs about {needed / 2**20:,.0f} MiB, "
+            f"{free / 2**20:,.0f} MiB are free",
+            "free some space, or set LUMINA_CACHE to a folder on a larger disk",
+        )
+
+
+@contextlib.contextmanager
+def _full_disk_is_e204(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LuminaError(
+                "E204",
+                f"{folder}: the disk is full; what was half written is removed",
+                "free some space, or set LUMINA_CACHE to a folder on a larger disk",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise no_permission(error.filename or folder) from error
+        raise
+
+
+@contextlib.contextmanager
+def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold an exclusive lock, which the system drops if this process dies."""
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _remove_stale(folder: Path, key: str) -> None:
+    """Remove what killed processes left: temporaries whose lock nobody holds."""
+    for path in folder.glob(".tmp-*-*"):
+        owner = path.name[len(".tmp-") :].rpartition("-")[0]
+        if owner == key:  # this process holds that lock
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        with _lock(folder / f"{owner}.lock", wait=False) as held:
+            if held:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _make_durable(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,362 @@
+"""Paths in a configuration -> a tokenizer and two token stores, cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from lumina.data.cache import build_once, cache_root, require_space
+from lumina.data.documents import Document, Skipped, read_documents
+from lumina.data.files import content_hash, file_format, find_files
+from lumina.data.split import (
+    Progress,
+    Scan,
+    Split,
+    choose_split,
+    document_bytes,
+    scan,
+    split_documents,
+)
+from lumina.data.store import FORMAT_VERSION, StoreWriter, TokenStore
+from lumina.data.tokenise import encode_documents
+from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
+
+SAMPLE_BYTES = 32 * 2**20
+"""The most text a tokenizer is trained on."""
+
+# Vocabulary of a tokenizer trained on up to so many bytes of data.
+_VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (None, 32768))
+
+_TOLD = 20  # skipped records that get an event of their own
+
+OnEvent = Callable[..., None]
+"""Called as on_event(kind=, severity=, code=, message=, **data)."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data that is ready to train on.
+
+    Attributes:
+        train: the tokens to learn from.
+        eval: held-out tokens, or None when nothing is held out.
+        tokenizer: what made them.
+        stats: counts, sizes and how they came about; plain JSON values.
+        skipped: bad records left out (the first ones; `stats` counts all).
+    """
+
+    train: TokenStore
+    eval: TokenStore | None
+    tokenizer: Tokenizer
+    stats: dict[str, Any]
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def prepare(
+    config: Any,
+    *,
+    tokenizer: Tokenizer | None = None,
+    on_progress: Progress | None = None,
+    on_event: OnEvent | None = None,
+) -> Prepared:
+    """Read, split, tokenise and store the data that a configuration names.
+
+    The result is kept under `LUMINA_CACHE`, named by the content of the files, the
+    tokenizer and the options: a second call opens it. Safe to call from several
+    processes; one works while the others wait.
+
+    Args:
+        config: `data`, `model` and `system` sections are read.
+        tokenizer: use this one, whatever the configuration says.
+        on_progress: called with (stage, done, total); stages are "scan", "tokenizer"
+            and "tokenise", amounts are bytes.
+        on_event: told of skipped records, damage, additions to the vocabulary.
+
+    Raises:
+        LuminaError: E101 to E106 for the data or the tokenizer, E204 for the disk.
+    """
+    return _Preparation(config, tokenizer, on_progress, on_event).run()
+
+
+class _Preparation:
+    """The steps of `prepare`; what a cache already answers is never computed."""
+
+    def __init__(
+        self,
+        config: Any,
+        tokenizer: Tokenizer | None,
+        on_progress: Progress | None,
+        on_event: OnEvent | None,
+    ) -> None:
+        self.config = config
+        self.data = config.data
+        self.given = tokenizer
+        self.on_progress = on_progress
+        self.on_event = on_event
+        self.files = find_files(self.data.train_data)
+        self.eval_files = find_files(self.data.eval_data) if self.data.eval_data else []
+        workers = config.system.num_workers
+        self.threads = os.cpu_count() or 1 if workers is None else workers
+
+    def run(self) -> Prepared:
+        began = time.monotonic()
+        tokenizer = self._tokenizer()
+        key = _key(
+            self.sources, tokenizer.fingerprint, self.data.loss_on, FORMAT_VERSION
+        )
+        (folder, meta), cached = build_once(
+            cache_root() / "stores",
+            key,
+            lambda folder: self._build(folder, tokenizer),
+            _load,
+            on_damage=lambda error: self._event(
+                "data_cache_damaged", "warning", error.code, error.message
+            ),
+        )
+        if cached and meta["skipped_total"] and self.data.data_errors == "fatal":
+            # It was made when bad records were allowed: now they are an error.
+            self._scan_all()
+        if meta["conversations"]:
+            tokenizer = tokenizer.with_chat()
+        skipped = [Skipped(**record) for record in meta["skipped"]]
+        train = TokenStore.open(folder / "train")
+        held_out = folder / "eval"
+        evaluation = TokenStore.open(held_out) if held_out.is_dir() else None
+        stats = _stats(train, evaluation, tokenizer, meta)
+        stats["cached"] = cached
+        stats["seconds"] = time.monotonic() - began
+        self._tell(stats, skipped, evaluation)
+        return Prepared(train, evaluation, tokenizer, stats, skipped)
+
+    @cached_property
+    def sources(self) -> list[Any]:
+        """What the data is: content of the files, and how they are read."""
+        hashes = [
+            [[file_format(file), content_hash(file)] for file in files]
+            for files in (self.files, self.eval_files)
+        ]
+        return [*hashes, self.data.max_record_bytes, self.data.eval_fraction]
+
+    @cached_property
+    def scanned(self) -> Scan:
+        return self._scan(self.files)
+
+    @cached_property
+    def scanned_eval(self) -> Scan | None:
+        return self._scan(self.eval_files) if self.eval_files else None
+
+    @cached_property
+    def split(self) -> Split:
+        return choose_split(
+            self.scanned, 0.0 if self.eval_files else self.data.eval_fraction
+        )
+
+    def _scan(self, files: Sequence[Path]) -> Scan:
+        return scan(
+            files,
+            errors=self.data.data_errors,
+            max_record_bytes=self.data.max_record_bytes,
+            on_progress=self.on_progress,
+        )
+
+    def _scan_all(self) -> list[Scan]:
+        scans = [self.scanned, self.scanned_eval]
+        return [found for found in scans if found is not None]
+
+    def _read(self, files: Sequence[Path]) -> Iterator[Document]:
+        return read_documents(
+            files,
+            errors=self.data.data_errors,
+            max_record_bytes=self.data.max_record_bytes,
+        )
+
+    def _sides(self) -> Iterator[tuple[bool, Document]]:
+        return split_documents(self._read(self.files), self.split)
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.given is not None:
+            return self.given
+        if self.data.tokenizer is not None:
+            return Tokenizer.from_path(self.data.tokenizer)
+        size = self.data.tokenizer_vocab_size or self.config.model.vocab_size
+        size = size or _vocabulary(sum(os.path.getsize(file) for file in self.files))
+        key = _key(self.sources, size, SAMPLE_BYTES, tokenizers.__version__)
+        tokenizer, _ = build_once(
+            cache_root() / "tokenizers",
+            key,
+            lambda folder: Tokenizer.train(self._sample(), size).save(folder),
+            Tokenizer.from_path,
+        )
+        return tokenizer
+
+    def _sample(self) -> Iterator[str]:
+        """Text to train a tokenizer on: never held out, spread over all of the data."""
+        total = self.scanned.bytes
+        share = min(1.0, SAMPLE_BYTES / max(total, 1))
+        seen = taken = 0
+        for held_out, document in self._sides():
+            size = document_bytes(document)
+            wanted = not held_out and taken <= share * seen
+            seen += size
+            if wanted:
+                taken += size
+                if document.text is not None:
+                    yield document.text
+                for message in document.messages or ():
+                    yield message["content"]
+            if self.on_progress is not None:
+                self.on_progress("tokenizer", seen, total)
+
+    def _build(self, folder: Path, tokenizer: Tokenizer) -> None:
+        scans = self._scan_all()
+        conversations = sum(found.conversations for found in scans)
+        if conversations:
+            tokenizer = tokenizer.with_chat()
+        size = sum(found.bytes for found in scans)
+        documents = sum(map(len, scans))
+        width = 2 if tokenizer.vocab_size <= 2**16 else 4
+        # A token has at least two bytes of text in most languages.
+        require_space(folder, size // 2 * width + 8 * documents, "the token store")
+        masked = bool(conversations) and self.data.loss_on == "assistant"
+        self._write(folder, tokenizer, masked, size)
+        codes = sum((found.skipped_codes for found in scans), start=Counter[str]())
+        meta = {
+            "documents": documents,
+            "conversations": conversations,
+            "skipped_total": codes.total(),
+            "skipped_codes": dict(codes),
+            "skipped": [asdict(s) for found in scans for s in found.skipped],
+        }
+        (folder / "meta.json").write_text(json.dumps(meta) + "\n")
+
+    def _write(
+        self, folder: Path, tokenizer: Tokenizer, masked: bool, total: int
+    ) -> None:
+        """Encode everything into the stores `train` and, if there is any, `eval`."""
+
+        def writer(name: str) -> StoreWriter:
+            (folder / name).mkdir()
+            return StoreWriter(folder / name, tokenizer.vocab_size, masked)
+
+        def documents() -> Iterator[tuple[bool, Document]]:
+            yield from self._sides()
+            for document in self._read(self.eval_files) if self.eval_files else ():
+                yield True, document
+
+        train = writer("train")
+        held_out = writer("eval") if self.eval_files or self.split.any else None
+        done = 0
+        for item in encode_documents(
+            documents(), tokenizer, loss_on=self.data.loss_on, threads=self.threads
+        ):
+            target = held_out if item.held_out and held_out is not None else train
+            target.add(
+                item.ids,
+                item.mask,
+                text_bytes=item.text_bytes,
+                loss_bytes=item.loss_bytes,
+                last=item.last,
+            )
+            done += item.text_bytes
+            if self.on_progress is not None:
+                self.on_progress("tokenise", done, total)
+        for store in (train, held_out):
+            if store is not None:
+                store.close()
+
+    def _event(
+        self, kind: str, severity: str, code: str | None, message: str, **data: Any
+    ) -> None:
+        if self.on_event is not None:
+            self.on_event(
+                kind=kind, severity=severity, code=code, message=message, **data
+            )
+
+    def _tell(
+        self,
+        stats: dict[str, Any],
+        skipped: list[Skipped],
+        evaluation: TokenStore | None,
+    ) -> None:
+        """Events about what a user should know."""
+        for record in skipped[:_TOLD]:
+            where = record.source
+            if record.line is not None:
+                where += f", line {record.line}"
+            self._event(
+                "data_skipped",
+                "warning",
+                record.code,
+                f"{where}: {record.reason}",
+                source=record.source,
+                line=record.line,
+            )
+        total = stats["skipped"]
+        if total > _TOLD:
+            self._event(
+                "data_skipped",
+                "warning",
+                None,
+                f"{total} bad records were left out in all",
+                count=total,
+                codes=stats["skipped_codes"],
+            )
+        for note in stats["tokenizer_notes"]:
+            self._event("tokenizer", "info", None, note)
+        if evaluation is None:
+            self._event("data_no_eval", "warning", None, "nothing is held out")
+
+
+def _load(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A finished folder of stores, every byte checked; LuminaError if damaged."""
+    for name in ("train", "eval"):
+        if name == "train" or (folder / name).is_dir():
+            TokenStore.open(folder / name).verify()
+    try:
+        return folder, json.loads((folder / "meta.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise LuminaError("E101", f"{folder}: damaged: {error}") from None
+
+
+def _stats(
+    train: TokenStore,
+    evaluation: TokenStore | None,
+    tokenizer: Tokenizer,
+    meta: dict[str, Any],
+) -> dict[str, Any]:
+    stats: dict[str, Any] = {
+        "documents": meta["documents"],
+        "conversations": meta["conversations"],
+        "skipped": meta["skipped_total"],
+        "skipped_codes": meta["skipped_codes"],
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer": tokenizer.fingerprint,
+        "tokenizer_notes": list(tokenizer.notes),
+    }
+    for side, store in (("train", train), ("eval", evaluation)):
+        if store is not None:
+            stats[f"{side}_documents"] = len(store)
+            stats[f"{side}_tokens"] = len(store.tokens)
+            stats[f"{side}_loss_tokens"] = store.loss_tokens
+            stats[f"{side}_bytes"] = store.bytes
+            stats[f"{side}_fingerprint"] = store.fingerprint
+    return stats
+
+
+def _vocabulary(size: int) -> int:
+    return next(v for limit, v in _VOCABULARIES if limit is None or size <= limit)
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]

@@ -1,0 +1,121 @@
+"""What one JSON record of a data file means: a text or a conversation."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+ROLES: dict[str, str] = {
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "ai": "assistant",
+    "bot": "assistant",
+    "gpt": "assistant",
+    "system": "system",
+}
+"""Role names met in the wild -> the three roles of a conversation."""
+
+
+class Message(TypedDict):
+    """One turn; `role` is user, assistant or system."""
+
+    role: str
+    content: str
+
+
+class BadRecord(Exception):
+    """A record that cannot be used: an error code and a reason."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        self.code = code
+        self.reason = reason
+        super().__init__(reason)
+
+
+def parse_record(record: Any) -> str | tuple[Message, ...]:
+    """The text, or the conversation, of one record.
+
+    Understood: {"text": ...}, {"messages": [{"role", "content"}, ...]} and ShareGPT's
+    {"conversations": [{"from", "value"}, ...]}; other fields are ignored.
+
+    Raises:
+        BadRecord: E101 not an object, E102 fields or roles, E103 text that is not
+            Unicode, E105 nothing in it.
+    """
+    if not isinstance(record, dict):
+        raise BadRecord("E101", f"expected a JSON object, found {_kind(record)}")
+    if "messages" in record:
+        return _conversation(record["messages"], "messages", "role", "content")
+    if "conversations" in record:
+        return _conversation(record["conversations"], "conversations", "from", "value")
+    if "text" in record:
+        text = _string(record["text"], "'text'")
+        if not text.strip():
+            raise BadRecord("E105", "'text' is empty")
+        return text
+    fields = ", ".join(sorted(map(repr, record))) or "none"
+    raise BadRecord("E102", f"no field 'text' or 'messages' (fields: {fields[:200]})")
+
+
+def _conversation(
+    turns: Any, field: str, role_key: str, content_key: str
+) -> tuple[Message, ...]:
+    if not isinstance(turns, list):
+        raise BadRecord("E102", f"'{field}' is {_kind(turns)}, not a list")
+    if not turns:
+        raise BadRecord("E105", f"'{field}' is empty")
+    messages = [
+        _message(turn, f"message {number}", role_key, content_key)
+        for number, turn in enumerate(turns, 1)
+    ]
+    if not any(message["role"] == "assistant" for message in messages):
+        raise BadRecord("E102", "no turn of the assistant, so nothing to learn")
+    # The system's instructions hold for the whole conversation: they come first.
+    system = [m["content"] for m in messages if m["role"] == "system"]
+    spoken = [m for m in messages if m["role"] != "system"]
+    if system:
+        spoken.insert(0, {"role": "system", "content": "\n\n".join(system)})
+    return tuple(spoken)
+
+
+def _message(turn: Any, where: str, role_key: str, content_key: str) -> Message:
+    if not isinstance(turn, dict):
+        raise BadRecord("E102", f"{where} is {_kind(turn)}, not an object")
+    for key in (role_key, content_key):
+        if key not in turn:
+            raise BadRecord("E102", f"{where} has no '{key}'")
+    name = _string(turn[role_key], f"'{role_key}' of {where}")
+    role = ROLES.get(name.strip().lower())
+    if role is None:
+        known = ", ".join(ROLES)
+        raise BadRecord("E102", f"{where} has the unknown role {name!r} ({known})")
+    content = _string(turn[content_key], f"'{content_key}' of {where}")
+    if not content.strip():
+        raise BadRecord("E102", f"{where} has an empty '{content_key}'")
+    return {"role": role, "content": content}
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise BadRecord("E102", f"{where} is {_kind(value)}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(
+            "E103", f"{where} holds half a surrogate pair at character {error.start}"
+        ) from None
+    return value
+
+
+def _kind(value: Any) -> str:
+    names: dict[type, str] = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,228 @@
+"""A first pass over the documents, and which of them are held out for evaluation.
+
+The split follows the content of documents, not their order: shuffled or re-sharded
+files give the same held-out set, and equal documents never stand on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumina.data.documents import Document, Skipped, read_documents
+from lumina.errors import LuminaError
+
+SKIPPED_KEPT = 1000
+"""Bad records told one by one; further ones are only counted."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def document_bytes(document: Document) -> int:
+    """UTF-8 bytes of what a document says."""
+    if document.text is not None:
+        return utf8_length(document.text)
+    return sum(utf8_length(m["content"]) for m in document.messages or ())
+
+
+def utf8_length(text: str) -> int:
+    """The number of bytes of `text` in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+@dataclass
+class Scan:
+    """What a pass over the documents found.
+
+    Attributes:
+        hashes: [N] uint64, of the content of every document.
+        bytes: UTF-8 bytes of all documents.
+        conversations: how many documents are conversations.
+        skipped: the first bad records; `skipped_codes` counts all, by code.
+    """
+
+    hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    bytes: int = 0
+    conversations: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    skipped_codes: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        """The number of documents."""
+        return len(self.hashes)
+
+    def skip(self, record: Skipped) -> None:
+        """Take note of a bad record."""
+        self.skipped_codes[record.code] += 1
+        if len(self.skipped) < SKIPPED_KEPT:
+            self.skipped.append(record)
+
+
+def scan(
+    files: Sequence[Path],
+    *,
+    errors: Literal["skip", "fatal"],
+    max_record_bytes: int,
+    on_progress: Progress | None = None,
+) -> Scan:
+    """Read everything once: find bad records, count, and hash every document.
+
+    Raises:
+        LuminaError: as `read_documents`; E105 when no document is left.
+    """
+    found = Scan()
+    hashes = array("Q")
+    total = sum(os.path.getsize(file) for file in files)
+    digest = hashlib.blake2b(digest_size=8)
+    for document in read_documents(
+        files, errors=errors, max_record_bytes=max_record_bytes, on_skip=found.skip
+    ):
+        if not document.continues:
+            if hashes:
+                hashes[-1] = int.from_bytes(digest.digest(), "little")
+            digest = hashlib.blake2b(digest_size=8)
+            hashes.append(0)
+            found.conversations += document.messages is not None
+        for part in _parts(document):
+            digest.update(part)
+        found.bytes += document_bytes(document)
+        if on_progress is not None:
+            on_progress("scan", min(found.bytes, total), total)
+    if not hashes:
+        raise _empty(files, found)
+    hashes[-1] = int.from_bytes(digest.digest(), "little")
+    found.hashes = np.frombuffer(hashes, dtype=np.uint64)
+    if on_progress is not None:
+        on_progress("scan", total, total)
+    return found
+
+
+def _parts(document: Document) -> Iterator[bytes]:
+    if document.text is not None:
+        yield document.text.encode()
+    for message in document.messages or ():
+        yield f"\0{message['role']}\0{message['content']}".encode()
+
+
+def _empty(files: Sequence[Path], found: Scan) -> LuminaError:
+    names = ", ".join(map(str, files[:3])) + (" ..." if len(files) > 3 else "")
+    message = f"{names}: no usable document"
+    if found.skipped:
+        first = found.skipped[0]
+        where = first.source if first.line is None else f"{first.source}:{first.line}"
+        count = found.skipped_codes.total()
+        message += f"; {count} bad records were skipped, the first: {where}: "
+        message += f"{first.code} {first.reason}"
+    return LuminaError("E105", message, "give data with at least one document")
+
+
+def eval_share(documents: int) -> float:
+    """The share held out by default, by the number of documents."""
+    if documents < 5000:
+        return 0.15
+    return 0.10 if documents <= 50000 else 0.05
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which side each document is on.
+
+    Attributes:
+        held_out: [N] bool.
+        cut_at: for a single document, the byte from which it is held out (the line
+            end that follows is where it is cut); otherwise None.
+    """
+
+    held_out: NDArray[np.bool_]
+    cut_at: int | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is held out."""
+        return self.cut_at is not None or bool(self.held_out.any())
+
+
+def choose_split(found: Scan, fraction: float | None) -> Split:
+    """Hold out a share of the documents (0: none), at least one and never all."""
+    count = len(found)
+    nobody = Split(np.zeros(count, dtype=bool))
+    share = eval_share(count) if fraction is None else fraction
+    if share == 0:
+        return nobody
+    if count == 1:
+        if found.conversations or found.bytes < 2:
+            return nobody
+        return Split(nobody.held_out, cut_at=int(found.bytes * (1 - share)))
+    wanted = min(max(1, round(count * share)), count - 1)
+    contents, inverse, copies = np.unique(
+        found.hashes, return_inverse=True, return_counts=True
+    )
+    # Contents in order of their hash, as many as keep within the wanted number.
+    chosen = np.cumsum(copies) <= wanted
+    if not chosen.any():
+        chosen[np.argmin(copies)] = len(contents) > 1
+    held_out = chosen[inverse]
+    if not held_out.any():  # every document is the same
+        held_out[:wanted] = True
+    return Split(held_out)
+
+
+def split_documents(
+    documents: Iterable[Document], split: Split
+) -> Iterator[tuple[bool, Document]]:
+    """Yield (held out, document) for every document or piece, in order.
+
+    Raises:
+        LuminaError: E101 when there are not as many documents as in the first pass.
+    """
+    if split.cut_at is not None:
+        yield from _cut(documents, split.cut_at)
+        return
+    index = -1
+    for document in documents:
+        index += not document.continues
+        if index >= len(split.held_out):
+            break
+        yield bool(split.held_out[index]), document
+    if index + 1 != len(split.held_out):
+        raise LuminaError(
+            "E101",
+            "the data changed while it was being read",
+            "wait until nothing writes to it, and start again",
+        )
+
+
+def _cut(documents: Iterable[Document], cut_at: int) -> Iterator[tuple[bool, Document]]:
+    """Divide the pieces of one text at the line end nearest after `cut_at` bytes."""
+    done = 0
+    for document in documents:
+        text = document.text or ""
+        size = utf8_length(text)
+        if done >= cut_at or done + size <= cut_at:
+            # A later piece only continues the held-out text if that has begun.
+            yield done >= cut_at, document
+        else:
+            at = _line_end(text, cut_at - done)
+            if at:
+                yield False, replace(document, text=text[:at])
+            yield True, replace(document, text=text[at:], continues=False)
+        done += size
+
+
+def _line_end(text: str, target: int) -> int:
+    """A character index to cut at: a line end near byte `target`, inside the text."""
+    place = len(text.encode()[:target].decode(errors="ignore"))
+    after = text.find("\n", place) + 1
+    if 0 < after < len(text):
+        return after
+    before = text.rfind("\n", 0, place) + 1
+    return before or min(max(place, 1), len(text) - 1)

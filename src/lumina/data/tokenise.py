@@ -1,0 +1,167 @@
+"""Documents -> token ids, on several threads, a block at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumina.data.documents import Document
+from lumina.data.split import document_bytes, utf8_length
+from lumina.data.tokenizer import Tokenizer
+
+BLOCK_BYTES = 2 * 2**20
+"""Text that one thread encodes at a time."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a document or a piece of one.
+
+    Attributes:
+        held_out: which side of the split it is on.
+        ids: [N] token ids, the begin token first and the end token last where the
+            document begins and ends.
+        mask: [N], which of them count as labels.
+        text_bytes: UTF-8 bytes of the text; `loss_bytes` of what bears loss.
+        last: the document ends here.
+    """
+
+    held_out: bool
+    ids: NDArray[np.uint32]
+    mask: NDArray[np.bool_]
+    text_bytes: int
+    loss_bytes: int
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    held_out: bool
+    document: Document
+    last: bool
+
+
+def encode_documents(
+    documents: Iterable[tuple[bool, Document]],
+    tokenizer: Tokenizer,
+    *,
+    loss_on: str,
+    threads: int,
+) -> Iterator[Encoded]:
+    """Encode (side, document) pairs; order and result do not depend on `threads`.
+
+    The tokenizers library works without Python's global lock, so plain threads use
+    all cores. Only a few blocks are in memory at once. With no thread it is done here.
+    """
+    blocks = _blocks(_mark_last(documents))
+    if threads == 0:
+        for block in blocks:
+            yield from _encode_block(block, tokenizer, loss_on)
+        return
+    with _no_inner_threads(), ThreadPoolExecutor(threads, "lumina-tokens") as pool:
+        running: deque[Future[list[Encoded]]] = deque()
+        for block in blocks:
+            running.append(pool.submit(_encode_block, block, tokenizer, loss_on))
+            if len(running) > threads + 1:
+                yield from running.popleft().result()
+        while running:
+            yield from running.popleft().result()
+
+
+@contextlib.contextmanager
+def _no_inner_threads() -> Iterator[None]:
+    """Keep the library from starting its own threads beside ours."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+def _mark_last(documents: Iterable[tuple[bool, Document]]) -> Iterator[_Part]:
+    """Know of each piece whether another one of the same document follows."""
+    waiting: tuple[bool, Document] | None = None
+    for side, document in documents:
+        if waiting is not None:
+            yield _Part(*waiting, last=not document.continues)
+        waiting = side, document
+    if waiting is not None:
+        yield _Part(*waiting, last=True)
+
+
+def _blocks(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
+    block: list[_Part] = []
+    size = 0
+    for part in parts:
+        block.append(part)
+        size += document_bytes(part.document) + 64  # short ones cost something too
+        if size >= BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _encode_block(
+    block: list[_Part], tokenizer: Tokenizer, loss_on: str
+) -> list[Encoded]:
+    texts: list[str] = []
+    for part in block:
+        document = part.document
+        if document.text is not None:
+            texts.append(document.text)
+        else:
+            texts += [message["content"] for message in document.messages or ()]
+    encoded = iter(tokenizer.encode_batch(texts))
+    return [_encode(part, encoded, tokenizer, loss_on) for part in block]
+
+
+def _encode(
+    part: _Part, encoded: Iterator[list[int]], tokenizer: Tokenizer, loss_on: str
+) -> Encoded:
+    document = part.document
+    size = document_bytes(document)
+    loss_bytes = size
+    mask: NDArray[Any]
+    if document.text is not None:
+        ids = next(encoded)
+        if not document.continues:
+            ids = [tokenizer.bos_id, *ids]
+        if part.last:
+            ids = [*ids, tokenizer.eos_id]
+        mask = np.ones(len(ids), dtype=bool)
+    else:
+        messages = document.messages or ()
+        contents = [next(encoded) for _ in messages]
+        roles = [message["role"] for message in messages]
+        ids, taught = tokenizer.join_chat(roles, contents, loss_on=loss_on)
+        mask = np.array(taught, dtype=bool)
+        if loss_on == "assistant":
+            loss_bytes = sum(
+                utf8_length(message["content"])
+                for message in messages
+                if message["role"] == "assistant"
+            )
+    if not document.continues:
+        mask[0] = False  # a document's first token is never a label
+    return Encoded(
+        part.held_out,
+        np.array(ids, dtype=np.uint32),
+        mask,
+        size,
+        loss_bytes,
+        part.last,
+    )

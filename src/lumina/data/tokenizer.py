@@ -1,0 +1,393 @@
+"""Text <-> token ids: a byte-level BPE trained here, or a `tokenizer.json`.
+
+Ordinary text never becomes a special token: ``<|end|>`` typed by a user is seven
+characters, not the end of a turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+
+from lumina.data.files import no_permission
+from lumina.data.records import Message
+from lumina.errors import LuminaError
+
+END_OF_TEXT = "<|endoftext|>"
+MARKERS: dict[str, str] = {
+    "system": "<|system|>",
+    "user": "<|user|>",
+    "assistant": "<|assistant|>",
+}
+END_OF_TURN = "<|end|>"
+SPECIALS = (END_OF_TEXT, *MARKERS.values(), END_OF_TURN)
+
+CHAT_TEMPLATE = (
+    "{{- bos_token }}"
+    "{%- for message in messages %}"
+    "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
+)
+"""What `Tokenizer.encode_chat` does, for programs that read templates."""
+
+# GPT-4's way to cut text into words, with numbers cut into at most two digits:
+# small vocabularies have no room for a thousand numbers.
+_WORDS = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+_EOS_NAMES = (
+    END_OF_TEXT,
+    "</s>",
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<eos>",
+    "[EOS]",
+    "[SEP]",
+)
+
+
+class Tokenizer:
+    """Encodes and decodes; knows its special tokens and its chat format.
+
+    Attributes:
+        notes: what was added or assumed when it was loaded, in plain words.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        bos: str | None = None,
+        eos: str = END_OF_TEXT,
+        notes: Iterable[str] = (),
+    ) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True  # special text stays text
+        self.backend = backend
+        self._bos = bos
+        self._eos = eos
+        self.notes = list(notes)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Train a byte-level BPE; the same texts always give the same tokenizer.
+
+        Args:
+            texts: the sample to learn merges from.
+            vocab_size: the most tokens, with 256 bytes and the special tokens; fewer
+                when the sample has no more pairs that occur twice.
+        """
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=list(SPECIALS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        return cls(backend, bos=END_OF_TEXT, eos=END_OF_TEXT)
+
+    @classmethod
+    def from_path(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """Load a `tokenizer.json`, or the folder (or run) that holds one.
+
+        Raises:
+            LuminaError: E104 no such file, E106 no permission, E101 not a tokenizer.
+        """
+        file = _tokenizer_file(Path(path).expanduser())
+        try:
+            text = file.read_text(encoding="utf-8")
+        except PermissionError:
+            raise no_permission(file) from None
+        except UnicodeDecodeError:
+            raise LuminaError("E103", f"{file}: not UTF-8") from None
+        try:
+            backend = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare Exceptions
+            raise LuminaError(
+                "E101",
+                f"{file}: not a tokenizer: {error}",
+                "give a tokenizer.json as the tokenizers library writes it",
+            ) from None
+        return _with_specials(cls, backend, file.parent)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json` into `folder`.
+
+        transformers' ``AutoTokenizer.from_pretrained(folder)`` reads them and gives
+        the same ids, for texts and, where chat markers exist, for conversations.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(
+            self.backend.to_str(pretty=True), encoding="utf-8"
+        )
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(self._hf_config(), indent=2, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+        )
+
+    def _hf_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self._bos,
+            "eos_token": self._eos,
+            "pad_token": self._eos,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 10**30,
+        }
+        if self.has_chat:
+            template = CHAT_TEMPLATE
+            if self._bos is None:
+                # A template cannot print a token that the files do not name.
+                template = template.replace("bos_token", "eos_token", 1)
+            config["chat_template"] = template
+        return config
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the greatest token id."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def eos_id(self) -> int:
+        """The token that ends a document."""
+        return self._id(self._eos)
+
+    @cached_property
+    def bos_id(self) -> int:
+        """The token that begins a document: the end of the one before, if no other."""
+        return self._id(self._bos) if self._bos is not None else self.eos_id
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens at which an answer is over."""
+        ends = {self.eos_id}
+        if self.has_chat:
+            ends.add(self._id(END_OF_TURN))
+        return frozenset(ends)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over everything that decides the ids."""
+        state = json.dumps([self.backend.to_str(), self._bos, self._eos])
+        return hashlib.sha256(state.encode()).hexdigest()
+
+    @cached_property
+    def has_chat(self) -> bool:
+        """Whether the vocabulary holds the markers of a conversation."""
+        names = (*MARKERS.values(), END_OF_TURN)
+        return all(self.backend.token_to_id(name) is not None for name in names)
+
+    def with_chat(self) -> Tokenizer:
+        """This tokenizer, or a larger one when it lacks the chat markers."""
+        if self.has_chat:
+            return self
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        grown = _add_specials(backend, (*MARKERS.values(), END_OF_TURN))
+        note = f"added {grown} chat markers to the vocabulary"
+        return Tokenizer(
+            backend, bos=self._bos, eos=self._eos, notes=[*self.notes, note]
+        )
+
+    def _id(self, token: str) -> int:
+        index = self.backend.token_to_id(token)
+        if index is None:
+            raise LuminaError(
+                "E102",
+                f"the tokenizer has no token {token}",
+                "use a tokenizer with chat markers, as training on conversations makes",
+            )
+        return int(index)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ordinary text, without a begin or end token."""
+        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of every text; other Python threads run meanwhile."""
+        encodings = self.backend.encode_batch_fast(
+            list(texts), add_special_tokens=False
+        )
+        return [encoding.ids for encoding in encodings]
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids to continue from: the begin token, as in training, and the text."""
+        return [self.bos_id, *self.encode(text)]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """Text of ids; bytes that are no character become U+FFFD."""
+        text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special)
+        return text
+
+    def encode_chat(
+        self, messages: Sequence[Message], *, loss_on: str = "assistant"
+    ) -> tuple[list[int], list[bool]]:
+        """Ids of a conversation, and which of them the model is taught to say.
+
+        Args:
+            messages: the turns, `role` in user, assistant, system.
+            loss_on: "assistant" teaches the assistant's words and end markers only,
+                "all" teaches everything.
+
+        Returns:
+            (ids, mask), of equal length.
+        """
+        texts = self.encode_batch([message["content"] for message in messages])
+        return self.join_chat([m["role"] for m in messages], texts, loss_on=loss_on)
+
+    def join_chat(
+        self,
+        roles: Sequence[str],
+        contents: Sequence[list[int]],
+        *,
+        loss_on: str = "assistant",
+    ) -> tuple[list[int], list[bool]]:
+        """`encode_chat` for turns whose contents are token ids already."""
+        end = self._id(END_OF_TURN)
+        everything = loss_on == "all"
+        ids = [self.bos_id]
+        mask = [everything]
+        for role, content in zip(roles, contents, strict=True):
+            ids += [self._id(MARKERS[role]), *content, end]
+            taught = everything or role == "assistant"
+            mask += [everything, *([taught] * (len(content) + 1))]
+        return ids, mask
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation up to where the assistant is to speak."""
+        ids, _ = self.encode_chat(messages)
+        return [*ids, self._id(MARKERS["assistant"])]
+
+    def stream(self) -> TextStream:
+        """A decoder for ids that arrive one at a time."""
+        return TextStream(self)
+
+
+class TextStream:
+    """Decodes ids as they come and never gives out half a character.
+
+    The pieces, with `flush` at the end, join to what `decode` gives for all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []  # of the last text given out, and what is pending
+        self._given = 0  # how many of them were given out
+
+    def push(self, token: int) -> str:
+        """The text that became certain with `token`; often empty, never half."""
+        self._ids.append(token)
+        return self._take(force=False)
+
+    def flush(self) -> str:
+        """What is left at the end; an unfinished character becomes U+FFFD."""
+        return self._take(force=True)
+
+    def _take(self, force: bool) -> str:
+        # Decoded with the tokens before, since some decoders treat a first token
+        # differently; only what comes after them is new.
+        decode = self._tokenizer.decode
+        before = decode(self._ids[: self._given])
+        text = decode(self._ids)
+        if text.endswith("\ufffd") and not force:
+            return ""
+        self._ids = self._ids[self._given :]
+        self._given = len(self._ids)
+        return text[len(before) :]
+
+
+def _tokenizer_file(path: Path) -> Path:
+    """The tokenizer.json at, in, or in the `tokenizer` folder of, `path`."""
+    choices = [path, path / "tokenizer.json", path / "tokenizer" / "tokenizer.json"]
+    try:
+        for choice in choices:
+            if choice.is_file():
+                return choice
+        exists = path.exists()
+    except PermissionError:
+        raise no_permission(path) from None
+    if exists:
+        raise LuminaError(
+            "E104", f"{path}: no tokenizer.json in this folder", "name its folder"
+        )
+    raise LuminaError(
+        "E104",
+        f"{path}: there is no tokenizer at this path",
+        "give a tokenizer.json or the folder that holds it; names are not downloaded",
+    )
+
+
+def _with_specials(
+    cls: type[Tokenizer], backend: tokenizers.Tokenizer, folder: Path
+) -> Tokenizer:
+    """Find the begin and end tokens of a loaded vocabulary."""
+    declared = dict(_declared_tokens(backend, folder))
+    notes = []
+    bos, eos = declared.get("bos"), declared.get("eos")
+    if eos is None:
+        present = (n for n in _EOS_NAMES if backend.token_to_id(n) is not None)
+        eos = next(present, None)
+    if eos is None:
+        eos = END_OF_TEXT
+        _add_specials(backend, [eos])
+        notes.append(f"the vocabulary has no end-of-text token: {eos} was added")
+    if bos is None and backend.token_to_id("<s>") is not None:
+        bos = "<s>"
+    return cls(backend, bos=bos, eos=eos, notes=notes)
+
+
+def _declared_tokens(
+    backend: tokenizers.Tokenizer, folder: Path
+) -> Iterator[tuple[str, str]]:
+    """("bos" or "eos", token) as the files beside the tokenizer say, best last."""
+    model = _json(folder / "config.json")
+    for name in ("bos", "eos"):
+        index = model.get(f"{name}_token_id")
+        index = index[0] if isinstance(index, list) and index else index
+        if isinstance(index, int) and (token := backend.id_to_token(index)) is not None:
+            yield name, token
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        config = _json(folder / file)
+        for name in ("bos", "eos"):
+            value = config.get(f"{name}_token")
+            token = value.get("content") if isinstance(value, dict) else value
+            if isinstance(token, str) and backend.token_to_id(token) is not None:
+                yield name, token
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LuminaError("E101", f"{path}: not JSON: {error}") from None
+    return values if isinstance(values, dict) else {}
+
+
+def _add_specials(backend: tokenizers.Tokenizer, names: Sequence[str]) -> int:
+    tokens = [AddedToken(name, special=True, normalized=False) for name in names]
+    return int(backend.add_special_tokens(tokens))
