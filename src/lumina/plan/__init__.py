@@ -1,0 +1,1 @@
+"""Config, environment and evidence -> Plan. Nothing here imports torch but `probe`."""

@@ -1,0 +1,165 @@
+"""Exact parameter counts by formula, without building a model or importing torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from lumina.model.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of parameters (padding rows of the vocabulary included).
+
+    Attributes:
+        total: all stored parameters; a tied head is stored once.
+        active: parameters one token uses: all but the experts it does not go to.
+        embedding: rows of the input table.
+        head: the output head's own parameters, 0 when tied to the embedding.
+        experts: parameters of all routed experts (without routers).
+        active_experts: parameters of the experts one token goes to.
+        router: parameters of the routers.
+        attention: attention projections and their norms.
+        feedforward: dense feed-forward layers.
+        norms: the blocks' norms and the final one.
+        active_non_embedding: what multiplies a token: `active` without the input
+            table, but with the head, tied or not.
+    """
+
+    total: int
+    active: int
+    embedding: int
+    head: int
+    experts: int
+    active_experts: int
+    router: int
+    attention: int
+    feedforward: int
+    norms: int
+    active_non_embedding: int
+
+    @property
+    def expert_share(self) -> float:
+        """Experts' share of all parameters (whole model)."""
+        return self.experts / self.total
+
+    @property
+    def active_expert_share(self) -> float:
+        """Share of the experts' parameters that one token uses (experts only)."""
+        return self.active_experts / self.experts if self.experts else 0.0
+
+
+def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Every parameter of the built network by name, with its shape."""
+    width = spec.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "backbone.embedding.weight": (spec.padded_vocab_size, width)
+    }
+    for layer in range(spec.num_layers):
+        shapes |= {
+            f"backbone.blocks.{layer}.{name}": shape
+            for name, shape in block_shapes(spec, is_routed(spec, layer)).items()
+        }
+    shapes["backbone.norm.weight"] = (width,)
+    if not spec.tie_embeddings:
+        shapes["objective.head.weight"] = (spec.padded_vocab_size, width)
+    return shapes
+
+
+def block_shapes(spec: ModelSpec, routed: bool) -> dict[str, tuple[int, ...]]:
+    """The parameters of one block, named within it."""
+    width, head_dim = spec.hidden_size, spec.head_dim
+    attended = spec.num_heads * head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "attention_norm.weight": (width,),
+        "attention.qkv.weight": (attended + 2 * spec.num_kv_heads * head_dim, width),
+        "attention.out.weight": (width, attended),
+        "feedforward_norm.weight": (width,),
+    }
+    if spec.qk_norm != "none":
+        rms = spec.qk_norm == "rms"  # one scale a channel; otherwise one a head
+        query, key = (head_dim,) * 2 if rms else (spec.num_heads, spec.num_kv_heads)
+        shapes["attention.q_norm.weight"] = (query,)
+        shapes["attention.k_norm.weight"] = (key,)
+    if routed and spec.moe is not None:
+        experts, inner = spec.moe.num_experts, spec.moe.intermediate_size
+        shapes["feedforward.router.weight"] = (experts, width)
+        shapes["feedforward.gate_up"] = (experts, 2 * inner, width)
+        shapes["feedforward.down"] = (experts, width, inner)
+    else:
+        shapes["feedforward.gate_up.weight"] = (2 * spec.intermediate_size, width)
+        shapes["feedforward.down.weight"] = (width, spec.intermediate_size)
+    return shapes
+
+
+def is_routed(spec: ModelSpec, layer: int) -> bool:
+    """Whether block `layer` routes its tokens to experts."""
+    return spec.moe is not None and layer in spec.moe.layers
+
+
+def count_parameters(spec: ModelSpec) -> Counts:
+    """Count by kind; equal to the built model's own count."""
+    kinds = dict.fromkeys(
+        ("embedding", "head", "experts", "router", "attention", "feedforward", "norms"),
+        0,
+    )
+    for name, shape in parameter_shapes(spec).items():
+        kinds[_kind(name)] += math.prod(shape)
+    total = sum(kinds.values())
+    active_experts = 0
+    if spec.moe is not None:
+        active_experts = kinds["experts"] * spec.moe.top_k // spec.moe.num_experts
+    active = total - kinds["experts"] + active_experts
+    used_as_head = kinds["embedding"] if spec.tie_embeddings else 0
+    return Counts(
+        total=total,
+        active=active,
+        active_experts=active_experts,
+        active_non_embedding=active - kinds["embedding"] + used_as_head,
+        **kinds,
+    )
+
+
+def count_trainable(spec: ModelSpec, freeze: Sequence[str]) -> int:
+    """Parameters of which no tensor matches a pattern of `freeze`.
+
+    A pattern is a glob over the names in files (where fused matrices are separate),
+    matched on the whole name or without its first part.
+    """
+    return sum(
+        math.prod(shape)
+        for name, shape in parameter_shapes(spec).items()
+        if not any(
+            fnmatchcase(logical, pattern)
+            or fnmatchcase(logical.split(".", 1)[-1], pattern)
+            for logical in _names_in_files(name)
+            for pattern in freeze
+        )
+    )
+
+
+def _names_in_files(name: str) -> tuple[str, ...]:
+    """The tensors a fused parameter is stored as."""
+    for fused, pieces in (("qkv", ("q", "k", "v")), ("gate_up", ("gate", "up"))):
+        head, found, tail = name.partition(f".{fused}")
+        if found:
+            return tuple(f"{head}.{piece}{tail}" for piece in pieces)
+    return (name,)
+
+
+def _kind(name: str) -> str:
+    """The field of `Counts` a parameter belongs to."""
+    if name == "backbone.embedding.weight":
+        return "embedding"
+    if name.startswith("objective.head"):
+        return "head"
+    if name.endswith("feedforward.router.weight"):
+        return "router"
+    if name.endswith(("feedforward.gate_up", "feedforward.down")):
+        return "experts"
+    if ".attention." in name:
+        return "attention"
+    return "feedforward" if ".feedforward." in name else "norms"

@@ -1,0 +1,63 @@
+"""Where a plan's reasons and warnings gather while it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+ASKED = frozenset({"flag", "file", "python", "orchestrator"})
+"""Kinds of source that are somebody's wish for this run; others are suggestions."""
+
+
+@dataclass
+class Decisions:
+    """Values decided so far, with why.
+
+    Attributes:
+        values: field of the Plan -> value.
+        reasons: field of the Plan -> why.
+        warnings: advice that does not stop the run.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def decide(self, name: str, value: Any, why: str) -> None:
+        """Fix one field of the Plan."""
+        self.values[name] = value
+        self.reasons[name] = why
+
+    def warn(self, text: str) -> None:
+        """Add advice."""
+        self.warnings.append(text)
+
+
+def asked_for(config: Config, leaf: str) -> bool:
+    """Whether somebody set this option for this run, rather than a preset."""
+    if config.get(leaf) is None:
+        return False
+    return _kind(config, leaf) in ASKED
+
+
+def source_of(config: Config, leaf: str) -> str:
+    """Where the value of an option came from, in words."""
+    source = _provenance(config).get(leaf)
+    if source is None:
+        return "the default"
+    if source.kind == "default":
+        return source.detail or "the default"
+    return str(getattr(source, "label", source.kind))
+
+
+def _kind(config: Config, leaf: str) -> str:
+    source = _provenance(config).get(leaf)
+    return "default" if source is None else str(source.kind)
+
+
+def _provenance(config: Config) -> Mapping[str, Any]:
+    return config.provenance

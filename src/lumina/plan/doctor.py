@@ -1,0 +1,156 @@
+"""What is installed, what the machine can do, what is missing: `lumina doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lumina.plan.environment import Environment
+from lumina.plan.memory_text import gibibytes
+from lumina.plan.precision import automatic_dtype, unsupported
+
+REQUIRED = (
+    "torch",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "pydantic",
+    "PyYAML",
+    "rich",
+    "jinja2",
+    "psutil",
+)
+OPTIONAL = {
+    "triton": "kernels and torch.compile on CUDA",
+    "transformers": "comparing exported models",
+}
+"""Packages that are used when they are there."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report.
+
+    Attributes:
+        status: "missing" is a problem, "absent" is not.
+    """
+
+    section: str
+    name: str
+    value: str
+    status: Literal["ok", "absent", "missing"] = "ok"
+
+
+def report(environment: Environment) -> list[Row]:
+    """Everything that decides how a run goes on this machine."""
+    return [
+        *_software(environment),
+        *_hardware(environment),
+        *_precisions(environment),
+        *_kernels(environment),
+        *_packages(),
+    ]
+
+
+def _software(environment: Environment) -> list[Row]:
+    cuda = environment.cuda_version
+    return [
+        Row("software", "lumina", _version("luminaai") or "not installed"),
+        Row("software", "python", platform.python_version()),
+        Row("software", "system", f"{platform.system()} {platform.machine()}"),
+        Row("software", "torch", environment.torch_version),
+        Row(
+            "software",
+            "CUDA of torch",
+            cuda or "built without",
+            "ok" if cuda else "absent",
+        ),
+    ]
+
+
+def _hardware(environment: Environment) -> list[Row]:
+    rows = [
+        Row("hardware", "processor", environment.cpu_name),
+        Row("hardware", "cores", str(environment.cores)),
+        Row("hardware", "host memory", gibibytes(environment.host_memory_bytes)),
+        Row(
+            "hardware",
+            "vector units",
+            ", ".join(environment.cpu_features) or "none that matter",
+        ),
+    ]
+    if environment.device == "cuda":
+        capability = ".".join(map(str, environment.capability or ()))
+        count = environment.device_count
+        rows += [
+            Row("hardware", "GPU", f"{environment.device_name} x {count}"),
+            Row("hardware", "GPU memory", gibibytes(environment.memory_bytes)),
+            Row("hardware", "compute capability", capability),
+        ]
+        for kind, peak in environment.peak_flops.items():
+            known = f"{peak / 1e12:,.0f} TFLOP/s" if peak else "unknown, so no MFU"
+            rows.append(Row("hardware", f"peak {kind}", known))
+    else:
+        rows.append(Row("hardware", "GPU", "none that torch sees", "absent"))
+    cache = Path(os.environ.get("LUMINA_CACHE", "~/.cache/lumina")).expanduser()
+    place = next(p for p in (cache, *cache.parents) if p.exists())
+    free = gibibytes(shutil.disk_usage(place).free)
+    return [*rows, Row("hardware", "disk free at LUMINA_CACHE", free)]
+
+
+def _precisions(environment: Environment) -> list[Row]:
+    rows = []
+    for option, kind in (
+        ("fp32", "float32"),
+        ("tf32", "tf32"),
+        ("bf16", "bfloat16"),
+        ("fp16", "float16"),
+    ):
+        problem = unsupported(kind, environment)
+        slow = kind == "bfloat16" and not environment.bf16
+        fine = "works, not faster than float32" if slow else "works"
+        rows.append(
+            Row("precision", option, problem or fine, "absent" if problem else "ok")
+        )
+    chosen, why = automatic_dtype(environment)
+    return [*rows, Row("precision", "auto", f"{chosen}: {why}")]
+
+
+def _kernels(environment: Environment) -> list[Row]:
+    detail = environment.compiler_detail
+    recent = (environment.capability or (0, 0)) >= (8, 0)
+    varlen = "works, with 16-bit types" if recent else "needs CUDA 8.0; sdpa instead"
+    return [
+        Row(
+            "kernels",
+            "torch.compile",
+            detail,
+            "ok" if environment.compiler else "absent",
+        ),
+        Row("kernels", "varlen attention", varlen, "ok" if recent else "absent"),
+    ]
+
+
+def _packages() -> list[Row]:
+    rows = []
+    for name in REQUIRED:
+        version = _version(name)
+        status: Literal["ok", "missing"] = "ok" if version else "missing"
+        rows.append(Row("packages", name, version or "not installed", status))
+    for name, purpose in OPTIONAL.items():
+        version = _version(name)
+        text = version or f"not installed; for {purpose}"
+        rows.append(Row("optional packages", name, text, "ok" if version else "absent"))
+    return rows
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

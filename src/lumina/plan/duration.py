@@ -1,0 +1,190 @@
+"""How long a run is, how its learning rate moves, when it evaluates and saves."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lumina.errors import LuminaError
+from lumina.plan.decisions import Decisions, asked_for, source_of
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+DEFAULT_EPOCHS = 3.0
+"""Passes over the data when neither steps nor epochs are named (TRN-01)."""
+
+EVALUATIONS = 10
+"""Evaluations in a run, about."""
+
+MIN_EVAL_STEPS = 50
+MIN_SAVE_STEPS = 100
+MAX_EVAL_BATCHES = 50
+
+
+def warmup_ratio_for(steps: int) -> float:
+    """Share of a run spent on warm-up, by its length (TRN-05)."""
+    if steps < 10_000:
+        return 0.1
+    return 0.05 if steps <= 100_000 else 0.02
+
+
+def decide_length(
+    config: Config, decisions: Decisions, rows_per_epoch: int | None
+) -> None:
+    """Fix `steps` and `epochs`: the smaller limit holds.
+
+    A limit somebody set for this run sets a preset's other limit aside. `epochs` of
+    the Plan is a number only where it is the limit that holds.
+
+    Raises:
+        LuminaError: E002 when the length depends on data that is not known.
+    """
+    steps, epochs = config.train.steps, config.train.epochs
+    if asked_for(config, "steps") and not asked_for(config, "epochs"):
+        epochs = None
+    elif asked_for(config, "epochs") and not asked_for(config, "steps"):
+        steps = None
+    why_epochs = source_of(config, "epochs")
+    if steps is None and epochs is None:
+        epochs, why_epochs = DEFAULT_EPOCHS, "neither steps nor epochs were named"
+    batch = decisions.values["global_batch_size"]
+    by_epochs = None
+    if epochs is not None and rows_per_epoch is not None:
+        by_epochs = max(1, math.ceil(epochs * rows_per_epoch / batch))
+    if steps is None and by_epochs is None:
+        raise LuminaError(
+            "E002",
+            f"{epochs:g} epochs of data that is not known has no length",
+            "name --steps, or --train-data",
+        )
+    if by_epochs is not None and (steps is None or by_epochs < steps):
+        passes = f"{epochs:g} epochs of {rows_per_epoch:,} rows, {batch} a step"
+        decisions.decide("steps", by_epochs, passes)
+        decisions.decide("epochs", epochs, why_epochs)
+    else:
+        decisions.decide("steps", steps, source_of(config, "steps"))
+        passes = "steps are the limit"
+        if rows_per_epoch:
+            passes += f": {(steps or 0) * batch / rows_per_epoch:.3g} passes"
+        decisions.decide("epochs", None, passes)
+    if rows_per_epoch is not None and rows_per_epoch < batch:
+        decisions.warn(
+            f"the data is {rows_per_epoch} rows, less than the {batch} of one step; "
+            f"use a --global-batch-size of at most {rows_per_epoch}"
+        )
+
+
+def decide_schedule(config: Config, decisions: Decisions) -> None:
+    """Fix warm-up, decay and the final learning rate.
+
+    Raises:
+        LuminaError: E002 where a warm-up that was asked for fills the whole run.
+    """
+    train = config.train
+    steps = decisions.values["steps"]
+    warmup, why = _warmup(config, steps)
+    decisions.decide("warmup_steps", warmup, why)
+    decisions.decide(
+        "lr_scheduler", train.lr_scheduler, source_of(config, "lr_scheduler")
+    )
+    min_lr, why = train.min_lr, source_of(config, "min_lr")
+    if train.lr_scheduler == "constant":
+        min_lr, why = train.learning_rate, "a constant schedule never falls"
+    elif min_lr is None:
+        min_lr, why = train.learning_rate / 10, "a tenth of the peak"
+    decisions.decide("min_lr", min_lr, why)
+    _decide_decay(config, decisions, steps - warmup)
+
+
+def _warmup(config: Config, steps: int) -> tuple[int, str]:
+    """(steps of warm-up, why); never the whole run, so that the peak is reached."""
+    train = config.train
+    if train.warmup_steps is not None and (
+        asked_for(config, "warmup_steps") or not asked_for(config, "warmup_ratio")
+    ):
+        if train.warmup_steps >= steps and asked_for(config, "warmup_steps"):
+            raise LuminaError(
+                "E002",
+                f"warmup_steps {train.warmup_steps} leave nothing of {steps} steps",
+                f"use --warmup-steps {max(steps - 1, 0)} or less, or more --steps",
+            )
+        source = source_of(config, "warmup_steps")
+        return min(train.warmup_steps, steps - 1), source
+    if train.warmup_ratio is not None:
+        ratio, why = train.warmup_ratio, source_of(config, "warmup_ratio")
+    else:
+        ratio = warmup_ratio_for(steps)
+        why = f"the rule for {steps:,} steps"
+    return min(round(ratio * steps), steps - 1), f"{ratio:g} of the run: {why}"
+
+
+def _decide_decay(config: Config, decisions: Decisions, after_warmup: int) -> None:
+    train = config.train
+    if train.lr_scheduler != "wsd":
+        falls = train.lr_scheduler != "constant"
+        why = f"{train.lr_scheduler} falls from the end of warm-up" if falls else ""
+        decisions.decide(
+            "decay_steps",
+            after_warmup if falls else 0,
+            why or "a constant schedule never falls",
+        )
+        return
+    decay = max(1, round(train.decay_ratio * decisions.values["steps"]))
+    why = f"{train.decay_ratio:g} of the run: {source_of(config, 'decay_ratio')}"
+    if decay > after_warmup:
+        decay, why = max(1, after_warmup), "all that warm-up leaves"
+    decisions.decide("decay_steps", decay, why)
+
+
+def decide_rhythm(config: Config, decisions: Decisions, eval_rows: int | None) -> None:
+    """Fix when the run evaluates, saves and prints.
+
+    Raises:
+        LuminaError: E002 where early stopping has nothing to look at.
+    """
+    train, run = config.train, config.run
+    steps = decisions.values["steps"]
+    every, why = train.eval_every_n_batches, source_of(config, "eval_every_n_batches")
+    if every is None:
+        every = max(MIN_EVAL_STEPS, steps // EVALUATIONS)
+        why = f"about {EVALUATIONS} evaluations a run, {MIN_EVAL_STEPS} steps apart"
+        if every >= steps:
+            every, why = 0, f"{steps} steps are one evaluation at the end"
+    if eval_rows == 0:
+        every, why = 0, "there is no evaluation data"
+    decisions.decide("eval_every", every, why)
+    _decide_eval_batches(config, decisions, eval_rows)
+    patience = train.early_stopping_patience
+    if patience and (every == 0 or every >= steps):
+        raise LuminaError(
+            "E002",
+            f"early_stopping_patience {patience} has nothing to watch: {why}",
+            f"use --eval-every-n-batches {max(1, steps // EVALUATIONS)}, or "
+            "--early-stopping-patience 0",
+        )
+    decisions.decide(
+        "early_stopping_patience",
+        patience,
+        source_of(config, "early_stopping_patience"),
+    )
+    every, why = run.save_every_n_batches, source_of(config, "save_every_n_batches")
+    if every is None:
+        every = max(MIN_SAVE_STEPS, steps // EVALUATIONS)
+        why = f"a tenth of the run, at least {MIN_SAVE_STEPS} steps"
+    decisions.decide("save_every", every, f"{why}; always at the end")
+
+
+def _decide_eval_batches(
+    config: Config, decisions: Decisions, eval_rows: int | None
+) -> None:
+    """How many global batches of one forward per rank an evaluation takes."""
+    named = config.train.eval_batches
+    one = decisions.values["micro_batch_size"] * decisions.values["world_size"]
+    there = None if eval_rows is None else max(1, math.ceil(eval_rows / one))
+    if named is not None:
+        decisions.decide("eval_batches", named, source_of(config, "eval_batches"))
+        return
+    count = MAX_EVAL_BATCHES if there is None else min(there, MAX_EVAL_BATCHES)
+    why = f"all {there}" if there == count else f"at most {MAX_EVAL_BATCHES}"
+    decisions.decide("eval_batches", count, why)

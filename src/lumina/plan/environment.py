@@ -1,0 +1,204 @@
+"""What this machine is: asked once, before anything is decided."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lumina.observe.hardware import DTYPES, peak_flops
+from lumina.plan.host_memory import host_memory_bytes, usable_cores
+
+if TYPE_CHECKING:
+    import torch
+
+    from lumina.config import Config
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The hardware and software a plan is made for.
+
+    Attributes:
+        device: "cpu" or "cuda", where the run will be.
+        device_name: the chip's own name.
+        device_count: CUDA devices seen, 1 on the CPU.
+        memory_bytes: memory of one device; on the CPU this process's share of the host.
+        host_memory_bytes: host memory, container limits honoured.
+        cores: CPU cores this process may use.
+        capability: CUDA compute capability, None on the CPU.
+        bf16: bfloat16 products are worth using: CUDA 8.0 or later; on the CPU only
+            when AMX is there and was measured faster than float32.
+        bf16_speedup: measured on the CPU, float32 time / bfloat16 time; else None.
+        cpu_name: the processor.
+        cpu_features: of "amx_bf16", "avx512_bf16", "avx512f", "avx2", those it has.
+        compiler: torch.compile can build kernels for the device.
+        compiler_detail: what was found, or what is missing.
+        torch_version: as installed.
+        cuda_version: what torch was built for, None without CUDA.
+        peak_flops: dense peak by compute type, None where unknown.
+        local_processes: processes of this run on this machine.
+    """
+
+    device: str
+    device_name: str
+    device_count: int
+    memory_bytes: int
+    host_memory_bytes: int
+    cores: int
+    capability: tuple[int, int] | None = None
+    bf16: bool = False
+    bf16_speedup: float | None = None
+    cpu_name: str = ""
+    cpu_features: tuple[str, ...] = ()
+    compiler: bool = False
+    compiler_detail: str = ""
+    torch_version: str = ""
+    cuda_version: str | None = None
+    peak_flops: dict[str, float | None] = field(default_factory=dict)
+    local_processes: int = 1
+
+    def on_cpu(self) -> Environment:
+        """The same machine without its accelerator."""
+        if self.device == "cpu":
+            return self
+        return replace(
+            self,
+            device="cpu",
+            device_name=self.cpu_name,
+            device_count=1,
+            memory_bytes=self.host_memory_bytes // self.local_processes,
+            capability=None,
+            bf16=(self.bf16_speedup or 0) > 1,
+            compiler=cpp_compiler() is not None,
+            compiler_detail=_cpu_compiler_detail(),
+            peak_flops=dict.fromkeys(DTYPES),
+        )
+
+
+def probe(wanted: Config | str = "auto") -> Environment:
+    """Look at this machine. Imports torch; takes a fifth of a second on an AMX chip.
+
+    Args:
+        wanted: "auto", "cpu" or "cuda", or a Config whose `device` says so. An absent
+            CUDA device gives the CPU here; the plan refuses it with E003.
+    """
+    import torch
+
+    device = wanted if isinstance(wanted, str) else wanted.system.device
+    processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    host = host_memory_bytes()
+    features = cpu_features()
+    speedup = _bf16_speedup() if "amx_bf16" in features else None
+    machine = Environment(
+        device="cpu",
+        device_name=_cpu_name(),
+        device_count=1,
+        memory_bytes=host // processes,
+        host_memory_bytes=host,
+        cores=usable_cores(),
+        bf16=(speedup or 0) > 1,
+        bf16_speedup=speedup,
+        cpu_name=_cpu_name(),
+        cpu_features=features,
+        compiler=cpp_compiler() is not None,
+        compiler_detail=_cpu_compiler_detail(),
+        torch_version=torch.__version__,
+        cuda_version=torch.version.cuda,
+        peak_flops=dict.fromkeys(DTYPES),
+        local_processes=processes,
+    )
+    if device == "cpu" or not torch.cuda.is_available():
+        return machine
+    return _with_cuda(machine, torch)
+
+
+def _with_cuda(machine: Environment, torch_: object) -> Environment:
+    import torch
+
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    card = torch.cuda.get_device_properties(index)
+    triton = importlib.util.find_spec("triton") is not None
+    c_compiler = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("clang")
+    missing = [
+        name
+        for name, there in (("triton", triton), ("a C compiler", c_compiler))
+        if not there
+    ]
+    return replace(
+        machine,
+        device="cuda",
+        device_name=card.name,
+        device_count=torch.cuda.device_count(),
+        memory_bytes=card.total_memory,
+        capability=(card.major, card.minor),
+        bf16=card.major >= 8,
+        compiler=not missing and card.major >= 7,
+        compiler_detail=(
+            f"{' and '.join(missing)} missing"
+            if missing
+            else f"triton, {Path(str(c_compiler)).name}"
+        ),
+        peak_flops={kind: peak_flops(card.name, kind) for kind in DTYPES},
+    )
+
+
+def cpu_features() -> tuple[str, ...]:
+    """The vector and matrix extensions that matter here, best first."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        flags = next(
+            (line for line in text.splitlines() if line.startswith("flags")), ""
+        ).split()
+    except OSError:
+        flags = []
+    known = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+    return tuple(name for name in known if name in flags)
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler torch.compile would call on the CPU, or None."""
+    named = os.environ.get("CXX")
+    candidates = (named,) if named else ("g++", "clang++", "c++")
+    return next((found for name in candidates if (found := shutil.which(name))), None)
+
+
+def _cpu_compiler_detail() -> str:
+    found = cpp_compiler()
+    return Path(found).name if found else "no C++ compiler"
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _bf16_speedup(seconds: float = 0.2) -> float:
+    """Float32 time over bfloat16 time of a square product, measured for `seconds`."""
+    import torch
+
+    def best(dtype: torch.dtype, until: float) -> float:
+        left = torch.ones(512, 512, dtype=dtype)
+        torch.mm(left, left)  # the first call sets the library up
+        shortest = float("inf")
+        while True:
+            start = time.perf_counter()
+            torch.mm(left, left)
+            now = time.perf_counter()
+            shortest = min(shortest, now - start)
+            if now >= until:
+                return shortest
+
+    begin = time.perf_counter()
+    float32 = best(torch.float32, begin + seconds / 2)
+    return float32 / best(torch.bfloat16, begin + seconds)

@@ -1,0 +1,165 @@
+"""A Plan as text: what `lumina train --dry-run` prints. Trains nothing."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from lumina.model.spec import ModelSpec
+from lumina.plan.count import Counts, count_parameters
+from lumina.plan.environment import Environment
+from lumina.plan.flops import CONVENTION
+from lumina.plan.memory_text import gibibytes
+from lumina.plan.plan import Plan
+
+# Fields with a place of their own in the text.
+_ELSEWHERE = {
+    "spec",
+    "memory",
+    "reasons",
+    "warnings",
+    "parameters",
+    "active_parameters",
+    "flops_per_token",
+}
+UNKNOWN = "unknown"
+
+
+def explain(
+    plan: Plan,
+    environment: Environment | None = None,
+    *,
+    rows_per_epoch: int | None = None,
+    tokens_per_second: float | None = None,
+) -> str:
+    """The resolved plan with reasons, parameters, memory, tokens, steps and time.
+
+    Args:
+        plan: what was decided.
+        environment: what it was decided for.
+        rows_per_epoch: rows of one pass over the data, where known.
+        tokens_per_second: over all devices, as measured on this machine with this
+            plan; without a measurement the time is unknown, never guessed.
+    """
+    blocks = [
+        ("Model", _model_lines(plan.spec)),
+        ("Parameters", parameter_lines(count_parameters(plan.spec))),
+        ("Memory of one device, estimated", _memory_lines(plan, environment)),
+        ("Work", _work_lines(plan, rows_per_epoch, tokens_per_second)),
+        ("Decisions", _decision_lines(plan)),
+    ]
+    if plan.warnings:
+        blocks.append(("Warnings", [f"- {text}" for text in plan.warnings]))
+    return "\n\n".join(
+        "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in blocks
+    )
+
+
+def parameter_lines(counts: Counts) -> list[str]:
+    """The counts by kind, the sums first."""
+    lines = [
+        f"{'total':<22}{counts.total:>20,}",
+        f"{'active':<22}{counts.active:>20,}  {counts.active / counts.total:.1%}"
+        " of all: what one token uses",
+        f"{'active, no embedding':<22}{counts.active_non_embedding:>20,}  the head"
+        " counts, also a tied one",
+    ]
+    for name in ("embedding", "head", "attention", "feedforward", "router", "norms"):
+        lines.append(f"{name:<22}{getattr(counts, name):>20,}")
+    if counts.experts:
+        lines.append(
+            f"{'experts':<22}{counts.experts:>20,}  {counts.expert_share:.1%} of all;"
+            f" a token uses {counts.active_expert_share:.1%} of them"
+        )
+    if counts.head == 0:
+        lines.append("the head is the embedding")
+    return lines
+
+
+def _model_lines(spec: ModelSpec) -> list[str]:
+    lines = [
+        f"{spec.num_layers} layers of width {spec.hidden_size}, {spec.num_heads} query "
+        f"and {spec.num_kv_heads} key/value heads of {spec.head_dim}",
+        f"SwiGLU {spec.intermediate_size}, sequence {spec.seq_length:,}, vocabulary "
+        f"{spec.vocab_size:,} in {spec.padded_vocab_size:,} rows",
+    ]
+    if spec.moe is not None:
+        moe = spec.moe
+        where = "every layer"
+        if len(moe.layers) < spec.num_layers:
+            where = f"layers {' '.join(map(str, moe.layers))}"
+        lines.append(
+            f"{moe.num_experts} experts of {moe.intermediate_size} in {where}, "
+            f"{moe.top_k} for a token, {moe.dispatch}"
+        )
+    return lines
+
+
+def _memory_lines(plan: Plan, environment: Environment | None) -> list[str]:
+    lines = [
+        f"{name.replace('_', ' '):<22}{gibibytes(size):>20}"
+        for name, size in plan.memory.items()
+        if size and name != "total"
+    ]
+    total = plan.memory.get("total", 0)
+    line = f"{'total':<22}{gibibytes(total):>20}"
+    if environment is not None:
+        have = environment.memory_bytes
+        line += f"  {total / have:.0%} of {gibibytes(have)}"
+    return [*lines, line]
+
+
+def _work_lines(
+    plan: Plan, rows_per_epoch: int | None, tokens_per_second: float | None
+) -> list[str]:
+    per_step = plan.global_batch_size * plan.spec.seq_length
+    tokens = per_step * plan.steps
+    data = UNKNOWN
+    if rows_per_epoch is not None:
+        passes = plan.steps * plan.global_batch_size / rows_per_epoch
+        data = f"{rows_per_epoch * plan.spec.seq_length:,} tokens, {passes:.3g} passes"
+    time = UNKNOWN + " until a run of this plan was measured here"
+    if tokens_per_second:
+        time = f"{duration(tokens / tokens_per_second)} at {tokens_per_second:,.0f}/s"
+    return [
+        f"steps        {plan.steps:,}",
+        f"tokens       {tokens:,} at most, {per_step:,} a step (padding included)",
+        f"data         {data}",
+        f"operations   {plan.flops_per_token * tokens:.3g} in all, "
+        f"{plan.flops_per_token:.3g} a token",
+        f"             {CONVENTION}",
+        f"time         {time}",
+    ]
+
+
+def _decision_lines(plan: Plan) -> list[str]:
+    lines = []
+    for field in fields(plan):
+        if field.name in _ELSEWHERE:
+            continue
+        shown = _shown(getattr(plan, field.name))
+        why = plan.reasons.get(field.name, "")
+        lines.append(f"{field.name:<24}{shown:<12}{why}".rstrip())
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "nothing"
+    return "-" if value is None else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Such as "3 h 20 min"."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if hours < 2:
+        return f"{minutes:.0f} min"
+    if days < 2:
+        return f"{int(hours)} h {int(minutes) % 60} min"
+    return f"{days:.1f} days"

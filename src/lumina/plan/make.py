@@ -1,0 +1,327 @@
+"""Config + environment -> Plan: every choice made, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+from lumina.config.validation import check_trainable
+from lumina.errors import LuminaError
+from lumina.features import check, check_plan
+from lumina.model.spec import ModelSpec
+from lumina.plan.batching import Batching, Split, resolve_batching
+from lumina.plan.count import count_parameters, count_trainable
+from lumina.plan.decisions import Decisions, source_of
+from lumina.plan.duration import decide_length, decide_rhythm, decide_schedule
+from lumina.plan.environment import Environment
+from lumina.plan.flops import flops_per_token
+from lumina.plan.memory import Layout, estimate
+from lumina.plan.memory_text import gibibytes, listed
+from lumina.plan.plan import Plan
+from lumina.plan.precision import choose_precision
+from lumina.plan.shape import resolve_spec
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+MEMORY_SHARE = 0.9
+"""Part of a device's memory an automatic choice may fill, by the estimate."""
+
+# Options that become fields of the Plan as they are: field -> leaf.
+_PASSED_ON = {
+    "learning_rate": "learning_rate",
+    "weight_decay": "weight_decay",
+    "beta1": "beta1",
+    "beta2": "beta2",
+    "eps": "eps",
+    "max_grad_norm": "max_grad_norm",
+    "ema_decay": "ema_decay",
+    "freeze": "freeze",
+    "seed": "seed",
+    "loss_chunk_bytes": "loss_chunk_bytes",
+    "deterministic": "deterministic",
+    "save_total_limit": "save_total_limit",
+    "log_every": "log_every_n_batches",
+}
+
+
+def make_plan(
+    config: Config,
+    environment: Environment,
+    *,
+    tokenizer_vocab_size: int | None,
+    rows_per_epoch: int | None,
+    world_size: int = 1,
+    eval_rows: int | None = None,
+) -> Plan:
+    """Decide everything about a run before it starts.
+
+    A pure function: the same arguments give the same Plan, whatever the machine it is
+    called on, so ranks agree when they are given one environment.
+
+    Args:
+        config: what was asked for.
+        environment: what there is (`probe`).
+        tokenizer_vocab_size: tokens the tokenizer knows; None before there is one.
+        rows_per_epoch: rows of `seq_length` in one pass; None where not known.
+        world_size: processes.
+        eval_rows: rows held out; 0 for none, None where not known.
+
+    Raises:
+        LuminaError: E002 for settings that contradict each other, E003 for what the
+            hardware cannot do, E201 or E202 when the run cannot fit.
+    """
+    check_trainable(config)
+    machine = _machine(config, environment)
+    check(config, machine)
+    spec = resolve_spec(config, tokenizer_vocab_size)
+    decisions = Decisions(warnings=config.warnings())
+    _decide_device(config, machine, decisions)
+    _decide_precision(config, machine, decisions)
+    decisions.decide("world_size", world_size, "processes that were started")
+    for field, leaf in _PASSED_ON.items():
+        decisions.decide(field, config.get(leaf), source_of(config, leaf))
+    _decide_layout(config, machine, spec, decisions)
+    decide_length(config, decisions, rows_per_epoch)
+    decide_schedule(config, decisions)
+    decide_rhythm(config, decisions, eval_rows)
+    _decide_attention(config, machine, spec, decisions)
+    _decide_compile(config, machine, decisions)
+    plan = _finish(spec, decisions)
+    check_plan(plan, machine)
+    return plan
+
+
+def _machine(config: Config, environment: Environment) -> Environment:
+    """The environment on the device that was asked for."""
+    if config.system.device == "cuda" and environment.device != "cuda":
+        raise LuminaError(
+            "E003",
+            "device cuda: this torch sees no CUDA device",
+            "use --device cpu, or install a driver and a CUDA build of torch",
+        )
+    return environment.on_cpu() if config.system.device == "cpu" else environment
+
+
+def _decide_device(config: Config, machine: Environment, decisions: Decisions) -> None:
+    why = source_of(config, "device")
+    if config.system.device == "auto":
+        found = "there is no CUDA device"
+        why = f"found {machine.device_name}" if machine.device == "cuda" else found
+    decisions.decide("device", machine.device, why)
+
+
+def _decide_precision(
+    config: Config, machine: Environment, decisions: Decisions
+) -> None:
+    dtype, tf32, reasons, warnings = choose_precision(config, machine)
+    decisions.decide("compute_dtype", dtype, reasons["compute_dtype"])
+    decisions.decide("tf32", tf32, reasons["tf32"])
+    decisions.warnings += warnings
+
+
+def _decide_layout(
+    config: Config, machine: Environment, spec: ModelSpec, decisions: Decisions
+) -> None:
+    """Parallelism, checkpointing and the split of a step: what memory decides.
+
+    In the order tried: ddp before fsdp2, no checkpointing before selective before
+    full, large forwards before small ones. The first that fits is taken.
+    """
+    world_size = decisions.values["world_size"]
+    batching = resolve_batching(config, world_size)
+    if batching.warning:
+        decisions.warn(batching.warning)
+    base = Layout(
+        micro_batch_size=1,
+        compute_dtype=decisions.values["compute_dtype"],
+        world_size=world_size,
+        loss_chunk_bytes=config.system.loss_chunk_bytes,
+        ema=config.train.ema_decay > 0,
+        trainable=count_trainable(spec, config.train.freeze),
+    )
+    modes = _parallel_modes(config, world_size, decisions)
+    asked = config.system.gradient_checkpointing
+    checkpointing = [asked] if asked else ["none", "selective", "full"]
+    room = int(machine.memory_bytes * MEMORY_SHARE)
+    tried = [
+        (parallel, mode, split)
+        for parallel in modes
+        for mode in checkpointing
+        for split in batching.choices
+    ]
+    layouts = [
+        replace(
+            base,
+            parallel=parallel,
+            gradient_checkpointing=mode,
+            micro_batch_size=split.micro_batch_size,
+            grad_accum=split.grad_accum,
+        )
+        for parallel, mode, split in tried
+    ]
+    totals = [estimate(spec, layout)["total"] for layout in layouts]
+    fitting = [i for i, total in enumerate(totals) if total <= room]
+    if fitting:
+        chosen = fitting[0]
+    else:
+        chosen = totals.index(min(totals))
+        if totals[chosen] > machine.memory_bytes:
+            raise _too_large(config, spec, machine, layouts[chosen])
+        decisions.warn(
+            f"the estimate, {gibibytes(totals[chosen])}, leaves less than a tenth of "
+            f"the {gibibytes(machine.memory_bytes)} there are"
+        )
+    _record_layout(config, decisions, batching, layouts[chosen], machine)
+    decisions.values["memory"] = estimate(spec, layouts[chosen])
+
+
+def _parallel_modes(config: Config, world_size: int, decisions: Decisions) -> list[str]:
+    """Ways to share the work, in the order they are tried."""
+    asked = config.system.parallel
+    if world_size == 1:
+        if asked in ("ddp", "fsdp2"):
+            decisions.warn(f"parallel {asked} has one process: nothing is shared")
+        return ["none"]
+    if asked == "none":
+        raise LuminaError(
+            "E002",
+            f"parallel none with {world_size} processes would train "
+            f"{world_size} models",
+            "use --parallel auto, or one process",
+        )
+    return ["ddp", "fsdp2"] if asked == "auto" else [asked]
+
+
+def _record_layout(
+    config: Config,
+    decisions: Decisions,
+    batching: Batching,
+    layout: Layout,
+    machine: Environment,
+) -> None:
+    room = f"{MEMORY_SHARE:.0%} of {gibibytes(machine.memory_bytes)}"
+    parallel = layout.parallel
+    if layout.world_size == 1:
+        why = "one process"
+    elif config.system.parallel != "auto":
+        why = source_of(config, "parallel")
+    elif parallel == "ddp":
+        why = f"a whole model fits into {room} on every device"
+    else:
+        why = f"a whole model on every device does not fit into {room}"
+    decisions.decide("parallel", parallel, why)
+    mode = layout.gradient_checkpointing
+    if config.system.gradient_checkpointing:
+        why = source_of(config, "gradient_checkpointing")
+    else:
+        less = {"none": "", "selective": "none", "full": "selective"}[mode]
+        why = f"fits into {room}" + (f", {less} does not" if less else "")
+    decisions.decide("gradient_checkpointing", mode, why)
+    split = Split(layout.micro_batch_size, layout.grad_accum)
+    why = batching.why_split or (
+        f"the largest power of two that divides a rank's share and fits into {room}"
+    )
+    decisions.decide("micro_batch_size", split.micro_batch_size, why)
+    decisions.decide("grad_accum", split.grad_accum, batching.why_split or "the rest")
+    decisions.decide(
+        "global_batch_size", batching.global_batch_size, batching.why_global
+    )
+
+
+def _too_large(
+    config: Config, spec: ModelSpec, machine: Environment, layout: Layout
+) -> LuminaError:
+    """Why the smallest layout does not fit, in numbers, and what would."""
+    parts = estimate(spec, layout)
+    on_cpu = machine.device == "cpu"
+    have = gibibytes(machine.memory_bytes)
+    message = (
+        f"the run needs {gibibytes(parts['total'])} on each device, which has {have}: "
+        f"{listed(parts)} (micro-batch {layout.micro_batch_size}, checkpointing "
+        f"{layout.gradient_checkpointing}, {layout.compute_dtype})"
+    )
+    hints = []
+    smaller = replace(layout, micro_batch_size=1, gradient_checkpointing="full")
+    smallest = estimate(spec, smaller)["total"]
+    if smallest <= machine.memory_bytes:
+        hints.append(
+            f"--batch-size 1 --gradient-checkpointing full needs {gibibytes(smallest)}"
+        )
+    elif layout.parallel != "fsdp2" or layout.world_size > 1:
+        hints += _sharded_hint(spec, smaller, machine)
+    if not hints:
+        hints.append("use a smaller preset, or a shorter --seq-length")
+    return LuminaError("E202" if on_cpu else "E201", message, "; ".join(hints))
+
+
+def _sharded_hint(spec: ModelSpec, layout: Layout, machine: Environment) -> list[str]:
+    """The fewest such devices that would hold the model, if some power of two does."""
+    for ranks in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
+        sharded = replace(layout, parallel="fsdp2", world_size=ranks)
+        need = estimate(spec, sharded)["total"]
+        if ranks > layout.world_size and need <= machine.memory_bytes:
+            return [
+                f"{ranks} such devices with --parallel fsdp2, --batch-size 1 and "
+                f"--gradient-checkpointing full need {gibibytes(need)} each; or use a "
+                "smaller preset"
+            ]
+    return []
+
+
+def _decide_attention(
+    config: Config, machine: Environment, spec: ModelSpec, decisions: Decisions
+) -> None:
+    asked = config.system.attention
+    dtype = decisions.values["compute_dtype"]
+    problem = None
+    if machine.device != "cuda":
+        problem = "the variable-length kernel needs CUDA"
+    elif dtype == "float32":
+        problem = "the variable-length kernel needs 16-bit types"
+    elif (machine.capability or (0, 0)) < (8, 0):
+        problem = "the variable-length kernel needs compute capability 8.0"
+    elif spec.head_dim % 8 or spec.head_dim > 256:
+        problem = f"the variable-length kernel does not take heads of {spec.head_dim}"
+    if asked == "auto":
+        decisions.decide(
+            "attention",
+            "sdpa" if problem else "varlen",
+            problem or "packed documents without a mask",
+        )
+        return
+    if asked == "varlen" and problem:
+        raise LuminaError(
+            "E002", f"attention varlen: {problem}", "use --attention auto"
+        )
+    decisions.decide("attention", asked, source_of(config, "attention"))
+
+
+def _decide_compile(config: Config, machine: Environment, decisions: Decisions) -> None:
+    asked = config.system.compile
+    if asked is not None:
+        decisions.decide("compile", asked, source_of(config, "compile"))
+    elif machine.device == "cpu":
+        decisions.decide("compile", False, "off on the CPU unless asked for")
+    elif machine.compiler:
+        decisions.decide("compile", True, f"CUDA with {machine.compiler_detail}")
+    else:
+        decisions.decide("compile", False, machine.compiler_detail)
+
+
+def _finish(spec: ModelSpec, decisions: Decisions) -> Plan:
+    counts = count_parameters(spec)
+    decisions.decide("parameters", counts.total, "counted by formula")
+    decisions.decide("active_parameters", counts.active, "used by one token")
+    decisions.decide(
+        "flops_per_token", flops_per_token(spec, counts), "forward and backward"
+    )
+    known = {field.name for field in fields(Plan)}
+    unknown = decisions.values.keys() - known
+    assert not unknown, f"not fields of a Plan: {unknown}"
+    return Plan(
+        spec=spec,
+        **decisions.values,
+        reasons=decisions.reasons,
+        warnings=tuple(dict.fromkeys(decisions.warnings)),
+    )

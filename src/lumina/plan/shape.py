@@ -1,0 +1,136 @@
+"""From the options of a model to its resolved shape. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lumina.errors import LuminaError
+from lumina.model.spec import ModelSpec, MoeSpec
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+VOCAB_MULTIPLE = 64
+"""Rows of the embedding and the head are padded to this (tensor cores like it)."""
+
+WIDTH_MULTIPLE = 128
+"""The default SwiGLU width is rounded up to this."""
+
+
+def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> ModelSpec:
+    """Fix every number of the model's shape.
+
+    Args:
+        config: the options; a Config has already refused numbers that do not divide.
+        tokenizer_vocab_size: tokens the tokenizer knows, once there is one. The
+            logits returned are as many; without it, as many as `vocab_size`.
+
+    Raises:
+        LuminaError: E002 where the tokenizer knows more tokens than the model has
+            room for, or where `moe_pattern` leaves no routed layer; E005 where the
+            size of the vocabulary is known from nowhere.
+    """
+    model = config.model
+    vocab_size, rows = _vocabulary(config, tokenizer_vocab_size)
+    intermediate_size = model.intermediate_size or round_up(
+        math.ceil(model.hidden_size * 8 / 3), WIDTH_MULTIPLE
+    )
+    original = model.rope_original_length
+    if original is None and model.rope_scaling in ("ntk", "yarn"):
+        original = max(1, round(model.seq_length / model.rope_factor))
+    return ModelSpec(
+        vocab_size=vocab_size,
+        padded_vocab_size=round_up(rows, VOCAB_MULTIPLE),
+        hidden_size=model.hidden_size,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads or model.num_heads,
+        head_dim=model.head_dim or model.hidden_size // model.num_heads,
+        intermediate_size=intermediate_size,
+        seq_length=model.seq_length,
+        rope_theta=model.rope_theta,
+        rope_scaling=model.rope_scaling,
+        rope_factor=model.rope_factor,
+        rope_original_length=original,
+        norm_eps=model.norm_eps,
+        qk_norm=model.qk_norm,
+        window_size=model.window_size,
+        tie_embeddings=model.tie_embeddings,
+        dropout=model.dropout,
+        init_std=model.init_std,
+        moe=_routed(config, intermediate_size) if config.moe.use_moe else None,
+    )
+
+
+def routed_layers(pattern: str, num_layers: int) -> tuple[int, ...]:
+    """Indices of the routed blocks.
+
+    `all`: every block. `interleaved`: every second block, starting with block 1, so
+    that the first is dense. `sandwich`: the first and the last block are dense, all
+    between them are routed.
+
+    Raises:
+        LuminaError: E002 if the pattern leaves no routed block.
+    """
+    if pattern == "all":
+        return tuple(range(num_layers))
+    chosen = (
+        range(1, num_layers, 2)
+        if pattern == "interleaved"
+        else range(1, num_layers - 1)
+    )
+    if not chosen:
+        need = 2 if pattern == "interleaved" else 3
+        raise LuminaError(
+            "E002",
+            f"moe_pattern {pattern} routes none of {num_layers} layers",
+            f"use --moe-pattern all, or --num-layers {need} or more",
+        )
+    return tuple(chosen)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `value`."""
+    return -(-value // multiple) * multiple
+
+
+def _vocabulary(config: Config, tokenizer_vocab_size: int | None) -> tuple[int, int]:
+    """(tokens that get a logit, rows the embedding needs before padding)."""
+    asked = config.model.vocab_size
+    if asked is None:
+        known = tokenizer_vocab_size or config.data.tokenizer_vocab_size
+        if known is None:
+            raise LuminaError(
+                "E005",
+                "the size of the vocabulary is not known: there is no tokenizer yet",
+                "name --vocab-size, --tokenizer or --tokenizer-vocab-size",
+            )
+        return known, known
+    if tokenizer_vocab_size is None:
+        return asked, asked
+    if tokenizer_vocab_size > asked:
+        raise LuminaError(
+            "E002",
+            f"the tokenizer knows {tokenizer_vocab_size:,} tokens but the model has "
+            f"room for {asked:,}",
+            f"use --vocab-size {round_up(tokenizer_vocab_size, VOCAB_MULTIPLE)}, or a "
+            f"tokenizer of at most {asked} tokens",
+        )
+    return tokenizer_vocab_size, asked
+
+
+def _routed(config: Config, intermediate_size: int) -> MoeSpec:
+    moe = config.moe
+    return MoeSpec(
+        num_experts=moe.num_experts,
+        top_k=moe.moe_top_k,
+        intermediate_size=moe.moe_intermediate_size or intermediate_size,
+        layers=routed_layers(moe.moe_pattern, config.model.num_layers),
+        dispatch=moe.moe_dispatch,
+        capacity_factor=moe.capacity_factor,
+        normalise_top_k=moe.moe_normalise_top_k,
+        balance_weight=moe.load_balancing_weight,
+        z_loss_weight=moe.router_z_loss_weight,
+        bias_update_rate=moe.moe_bias_update_rate,
+    )
