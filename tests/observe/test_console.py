@@ -259,7 +259,7 @@ def test_unfinished_rows_and_strange_values_do_not_crash():
 def test_closed_pipe_does_not_stop_the_run(live):
     code = f"""
 import sys
-from tests.observe.test_console import PLAN, row
+from observe.test_console import PLAN, row
 from lumina.observe.console import Console
 console = Console(live={live})
 console.start(PLAN, 0)
@@ -275,7 +275,7 @@ print("alive", file=sys.stderr)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=root,
-        env={"PYTHONPATH": f"{root / 'src'}:{root}", "PATH": ""},
+        env={"PYTHONPATH": f"{root / 'src'}:{root / 'tests'}", "PATH": ""},
     )
     process.stdout.read(10)
     process.stdout.close()

@@ -149,8 +149,8 @@ def _device(plan: Plan, environment: Any) -> str:
     if plan.world_size > 1 or plan.parallel != "none":
         text += f"; {plan.world_size} ranks with {plan.parallel}"
         text += _because(plan, "parallel")
-    peak = (getattr(environment, "peak_flops", None) or {}).get(plan.compute_dtype)
-    if known(peak) is None:
+    peaks = getattr(environment, "peak_flops", None) or {}
+    if (peak := known(peaks.get(plan.compute_dtype))) is None:
         text += f"; peak speed in {plan.compute_dtype} not known, so no MFU"
     else:
         text += f"; MFU against {peak / 1e12:,.0f} TFLOP/s"

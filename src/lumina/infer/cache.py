@@ -1,0 +1,165 @@
+"""Keys and values of the tokens seen so far, so that a new token costs one token.
+
+Rows of different length share the cache by left padding: column c of row b holds
+position c - padding[b]. All rows therefore write the same column at the same time, and
+a sliding window needs only its last columns, kept in a ring.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SMALLEST = 64
+"""Columns allocated at first when nothing is said."""
+
+
+class KVCache:
+    """The cache of `lumina.model.cache_protocol.Cache`, for full and sliding attention.
+
+    Args:
+        rows: B, sequences decoded together.
+        window: 0, or the sliding window in tokens; then memory is bounded by it.
+        padding: [B] int64, columns of padding at the left of each row; default: none.
+        capacity: columns to allocate at once; a full cache grows past it by doubling.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        *,
+        window: int = 0,
+        padding: Tensor | None = None,
+        capacity: int = 0,
+    ) -> None:
+        self.rows = rows
+        self.window = window
+        self.length = 0
+        self._capacity = window or max(capacity, SMALLEST)
+        self._padding = padding
+        self._padded = padding is not None and bool(padding.any())
+        self._begin = 0
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for keys and values."""
+        return sum(t.nbytes for t in (*self._keys, *self._values))
+
+    def positions(self, input_ids: Tensor) -> Tensor:
+        """Positions of the coming tokens, [B, s]; padding counts as position 0."""
+        columns_s = self._columns(self.length, input_ids.shape[1], input_ids.device)
+        if self._padding is None:
+            return columns_s.expand(input_ids.shape)
+        self._padding = self._padding.to(input_ids.device)
+        return (columns_s - self._padding.unsqueeze(-1)).clamp(min=0)
+
+    def mask(self, position_ids: Tensor) -> Tensor | None:
+        """Begins a forward pass over s new tokens; see the protocol.
+
+        Args:
+            position_ids: [B, s]; only its shape and device matter here.
+        """
+        new, device = position_ids.shape[1], position_ids.device
+        self._begin, self.length = self.length, self.length + new
+        hidden_by_window = 0 < self.window < self.length
+        one_sees_all = new == 1 and self._capacity <= self.length
+        if not self._padded and (not hidden_by_window or one_sees_all):
+            return None
+        query_s1 = self._columns(self._begin, new, device).unsqueeze(-1)
+        key_t = self._key_columns(new, device)
+        seen = key_t <= query_s1
+        if self.window:
+            seen &= query_s1 - key_t < self.window
+        if self._padding is None:
+            return seen.expand(self.rows, 1, -1, -1)
+        real = key_t >= self._padding.to(device).view(-1, 1, 1)
+        # A padding query sees itself: a row of nothing but -inf would be NaN.
+        return ((seen & real) | (key_t == query_s1)).unsqueeze(1)
+
+    def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds one layer's new keys and values, [B, K, s, hd]; returns all, T long."""
+        if layer_index == len(self._keys):
+            shape = (*k.shape[:2], self._capacity, k.shape[3])
+            self._keys.append(k.new_empty(shape))
+            self._values.append(v.new_empty(shape))
+        if self.window:
+            return (
+                self._slide(self._keys[layer_index], k),
+                self._slide(self._values[layer_index], v),
+            )
+        self._keys[layer_index] = keys = self._room(self._keys[layer_index])
+        self._values[layer_index] = values = self._room(self._values[layer_index])
+        keys[:, :, self._begin : self.length] = k
+        values[:, :, self._begin : self.length] = v
+        return keys[:, :, : self.length], values[:, :, : self.length]
+
+    def rewind(self, length: int) -> bool:
+        """Forgets all but the first `length` columns.
+
+        Returns:
+            False, with nothing forgotten, when the ring no longer holds what the next
+            token would have to see.
+        """
+        if length > self.length:
+            raise ValueError(f"cannot rewind {self.length} columns to {length}")
+        if length < self.length and self.window and self.length > self._capacity:
+            return False
+        self.length = length
+        return True
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Goes on with these rows only, [R] int64 on the cache's device."""
+        self._keys = [t.index_select(0, rows) for t in self._keys]
+        self._values = [t.index_select(0, rows) for t in self._values]
+        self.rows = len(rows)
+        if self._padding is not None:
+            self._padding = self._padding.to(rows.device).index_select(0, rows)
+            self._padded = bool(self._padding.any())
+
+    def _room(self, stored: Tensor) -> Tensor:
+        """The same tensor, or a longer copy that holds `length` columns."""
+        if self.length > self._capacity:
+            self._capacity = max(self.length, 2 * self._capacity)
+        if stored.shape[2] >= self.length:
+            return stored
+        longer = stored.new_empty((*stored.shape[:2], self._capacity, stored.shape[3]))
+        longer[:, :, : self._begin] = stored[:, :, : self._begin]
+        return longer
+
+    def _slide(self, ring: Tensor, new: Tensor) -> Tensor:
+        """Writes [B, K, s, hd] into a ring; returns the keys the new queries may see.
+
+        One new token overwrites the column that just left its window, so the ring is
+        the answer. Of several, the first still see columns the last overwrite: they
+        get the old columns and the new ones side by side.
+        """
+        count = new.shape[2]
+        old = min(self._begin, self._capacity)
+        if count == 1:
+            ring[:, :, self._begin % self._capacity] = new[:, :, 0]
+            return ring[:, :, : min(self.length, self._capacity)]
+        seen = torch.cat([ring[:, :, :old], new], dim=2)
+        kept = min(count, self._capacity)
+        columns = torch.arange(self.length - kept, self.length, device=new.device)
+        ring[:, :, columns % self._capacity] = new[:, :, count - kept :]
+        return seen
+
+    def _key_columns(self, new: int, device: torch.device) -> Tensor:
+        """Which column each key that `update` returns comes from, [T]."""
+        if not self.window:
+            return self._columns(0, self.length, device)
+        if new == 1:
+            return self._ring_columns(self.length, device)
+        old = self._ring_columns(self._begin, device)
+        return torch.cat([old, self._columns(self._begin, new, device)])
+
+    def _ring_columns(self, length: int, device: torch.device) -> Tensor:
+        """The newest column in each used slot of the ring, once it holds `length`."""
+        slots = torch.arange(min(length, self._capacity), device=device)
+        return slots + (length - 1 - slots) // self._capacity * self._capacity
+
+    @staticmethod
+    def _columns(begin: int, count: int, device: torch.device) -> Tensor:
+        return torch.arange(begin, begin + count, device=device)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from infer.networks import tiny
+from lumina.infer.sampling import Sampling
+from lumina.infer.text import Answers, UntilStop, complete
+
+WARM = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+def test_nothing_of_a_stop_string_comes_through(size):
+    text = "a ENDI of b END. c"
+    until, said = UntilStop(["END.", "STOP"]), []
+    for start in range(0, len(text), size):
+        said.append(until.push(text[start : start + size]))
+    assert "".join(said) == "a ENDI of b " and until.stopped
+    assert until.flush() == ""
+
+
+def test_what_looked_like_a_stop_string_comes_in_the_end():
+    until = UntilStop(["STOP"])
+    assert until.push("say STO") == "say "
+    assert until.push("NE and ST") == "STONE and "
+    assert until.flush() == "ST" and not until.stopped
+
+
+def test_the_earliest_stop_string_wins():
+    assert UntilStop(["bc", "a"]).push("xabc") == "x"
+
+
+@pytest.mark.covers("INF-12")
+def test_streamed_pieces_join_to_the_decoded_answer(tokenizer):
+    network = tiny(tokenizer.vocab_size)
+    prompt = tokenizer.prompt("the")
+    most = 0
+    for seed in range(5):
+        sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=seed)
+        answers = Answers(network, tokenizer, [prompt], sampling, max_new_tokens=40)
+        pieces = [piece for _, piece in answers]
+        [answer] = answers.completions
+        assert "".join(pieces) == answer.text == tokenizer.decode(answer.ids)
+        assert all(pieces) and answer.reason in ("length", "stop")
+        most = max(most, len(pieces))
+    assert most > 10
+
+
+@pytest.mark.covers("INF-02")
+def test_a_batch_gives_the_answers_of_its_prompts(tokenizer):
+    network = tiny(tokenizer.vocab_size, num_kv_heads=2)
+    texts = ["the quick", "", "a dog 日本語 and more of the same", "x"]
+    together = complete(network, tokenizer, texts, WARM, max_new_tokens=20)
+    alone = [
+        complete(network, tokenizer, [text], WARM, max_new_tokens=20)[0]
+        for text in texts
+    ]
+    pairs = complete(network, tokenizer, texts, WARM, max_new_tokens=20, batch_size=2)
+    assert together == alone == pairs
+    assert len({answer.text for answer in together}) == 4
+
+
+def test_a_stop_string_ends_its_row_only(tokenizer):
+    network = tiny(tokenizer.vocab_size)
+    texts = ["the quick", "a dog"]
+    free = complete(network, tokenizer, texts, WARM, max_new_tokens=30)
+    stop = free[0].text[8:11]
+    assert stop not in free[1].text
+    cut = complete(network, tokenizer, texts, WARM, max_new_tokens=30, stop=[stop])
+    assert cut[0].text == free[0].text[: free[0].text.index(stop)]
+    assert cut[0].reason == "stop"
+    assert cut[1] == free[1]
