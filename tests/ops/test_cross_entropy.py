@@ -1,0 +1,170 @@
+"""Chunked cross entropy: the plain sum and its gradients, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lumina.ops.cross_entropy import chunked, reference
+
+
+def inputs(tokens=37, width=24, vocab=100, padded=128, weighted=True):
+    """Fresh random tensors, some labels ignored; the padded rows are large."""
+    hidden = torch.randn(tokens, width)
+    weight = torch.randn(padded, width)
+    weight[vocab:] *= 100
+    labels = torch.randint(0, vocab, (tokens,))
+    labels[torch.rand(tokens) < 0.3] = reference.IGNORE
+    weights = torch.rand(tokens) * 3 if weighted else None
+    return hidden, weight, labels, weights, vocab
+
+
+def with_gradients(function, hidden, weight, *rest, scale=1.0):
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    loss = function(hidden, weight, *rest)
+    loss = loss if isinstance(loss, torch.Tensor) else loss.loss
+    (loss * scale).backward()
+    return loss.detach(), hidden.grad, weight.grad
+
+
+@pytest.mark.covers("MEM-18", "TOK-06")
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 5, 36, 37, 1000])
+def test_chunks_equal_the_whole_with_gradients(rows, weighted):
+    case = inputs(weighted=weighted)
+    got = with_gradients(chunked.cross_entropy, *case, rows * 128 * 4, scale=0.37)
+    expected = with_gradients(reference.cross_entropy, *case, scale=0.37)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_padded_rows_of_the_head_get_no_gradient():
+    _, _, grad_weight = with_gradients(chunked.cross_entropy, *inputs(), 2**12)
+    assert grad_weight[:100].abs().sum() > 0
+    assert (grad_weight[100:] == 0).all()
+
+
+def test_evaluation_gives_the_same_sums_without_gradients():
+    hidden, weight, *rest = inputs()
+    hidden.requires_grad_()
+    train = chunked.cross_entropy(hidden, weight, *rest, 4096)
+    with torch.no_grad():
+        evaluation = chunked.cross_entropy(hidden, weight, *rest, 4096)
+    assert not evaluation.loss.requires_grad
+    torch.testing.assert_close(evaluation.loss, train.loss.detach())
+    torch.testing.assert_close(evaluation.correct, train.correct)
+
+
+def test_correct_counts_the_highest_logits_that_count():
+    weight = torch.eye(8)
+    labels = torch.tensor([0, 1, 2, 3, reference.IGNORE, 5])
+    hidden = torch.eye(8)[[0, 1, 7, 3, 4, 6]]
+    sums = chunked.cross_entropy(hidden, weight, labels, None, 8, 3 * 8 * 4)
+    assert sums.correct == 3
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+def test_a_frozen_side_does_not_change_the_other(frozen):
+    case = inputs()
+    _, grad_hidden, grad_weight = with_gradients(reference.cross_entropy, *case)
+    hidden = case[0].clone().requires_grad_(frozen != "hidden")
+    weight = case[1].clone().requires_grad_(frozen != "weight")
+    chunked.cross_entropy(hidden, weight, *case[2:], 4096).loss.backward()
+    trained, expected = (weight, grad_weight), (hidden, grad_hidden)
+    if frozen == "weight":
+        trained, expected = (hidden, grad_hidden), (weight, grad_weight)
+    torch.testing.assert_close(trained[0].grad, trained[1], rtol=1e-5, atol=1e-5)
+    assert expected[0].grad is None
+
+
+def test_all_ignored_is_zero_and_finite():
+    hidden, weight, labels, weights, vocab = inputs()
+    labels.fill_(reference.IGNORE)
+    loss, grad_hidden, grad_weight = with_gradients(
+        chunked.cross_entropy, hidden, weight, labels, weights, vocab, 4096
+    )
+    assert loss == 0
+    assert (grad_hidden == 0).all() and (grad_weight == 0).all()
+
+
+def test_the_head_gradient_is_summed_in_float32():
+    """Many chunks of bfloat16: the error must stay that of one rounding."""
+    torch.manual_seed(0)
+    tokens, width, vocab = 2048, 8, 64
+    hidden = torch.randn(tokens, width).bfloat16() + 1
+    weight = torch.randn(vocab, width) * 0.02
+    labels = torch.randint(0, vocab, (tokens,))
+    case = (hidden, weight, labels, None, vocab)
+    _, _, got = with_gradients(chunked.cross_entropy, *case, 4 * vocab * 4)
+    _, _, exact = with_gradients(
+        reference.cross_entropy, hidden.float(), weight, labels, None, vocab
+    )
+    # Summed in bfloat16, 512 chunks are off by several percent.
+    assert (got - exact).norm() / exact.norm() < 0.01
+
+
+def test_backward_twice_is_refused_instead_of_scaled_twice():
+    hidden, weight, *rest = inputs()
+    loss = chunked.cross_entropy(hidden.requires_grad_(), weight, *rest, 4096).loss
+    loss.backward(retain_graph=True, gradient=torch.tensor(2.0))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any result that is as wide as the vocabulary."""
+
+    def __init__(self, vocab):
+        super().__init__()
+        self.vocab, self.rows = vocab, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.ndim == 2:
+            rows, columns = result.shape
+            if columns == self.vocab:
+                self.rows = max(self.rows, rows)
+        return result
+
+
+@pytest.mark.covers("TOK-06", "MEM-18")
+def test_no_more_logits_are_held_than_the_bytes_allow():
+    vocab, chunk_bytes = 100_352, 4 * 100_352 * 5
+    hidden, weight, labels, weights, _ = inputs(33, 4, vocab, vocab)
+    with Largest(vocab) as largest:
+        got = with_gradients(
+            chunked.cross_entropy, hidden, weight, labels, weights, vocab, chunk_bytes
+        )
+    assert 1 <= largest.rows <= 5
+    expected = with_gradients(
+        reference.cross_entropy, hidden, weight, labels, weights, vocab
+    )
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens,rows", [(0, 3), (1, 3), (7, 3), (9, 3), (5, 100)])
+def test_chunks_are_even_and_cover_every_row_once(tokens, rows):
+    got = list(chunked.chunks(tokens, 16, rows * 16 * 4))
+    covered = [i for part in got for i in range(part.start, part.stop)]
+    assert covered == list(range(tokens))
+    assert len(got) == math.ceil(tokens / rows)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_cuda_equals_the_reference(dtype):
+    hidden, weight, labels, weights, vocab = (
+        x.cuda() if isinstance(x, torch.Tensor) else x
+        for x in inputs(300, 64, 1000, 1024)
+    )
+    weight[:vocab] *= 0.1
+    case = (hidden.to(dtype), weight, labels, weights, vocab)
+    got = with_gradients(chunked.cross_entropy, *case, 64 * 1024 * 4)
+    exact = with_gradients(
+        reference.cross_entropy, case[0].float(), weight.to(dtype).float(), *case[2:]
+    )
+    bound = 1e-5 if dtype == torch.float32 else 1e-2
+    for ours, theirs in zip(got, exact, strict=True):
+        assert (ours.float() - theirs).norm() <= bound * theirs.norm()
