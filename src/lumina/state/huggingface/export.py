@@ -1,0 +1,235 @@
+"""Writes a Hugging Face folder that `AutoModelForCausalLM.from_pretrained` loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lumina.errors import LuminaError
+from lumina.model.logical import logical_parts
+from lumina.model.network import Network
+from lumina.model.spec import ModelSpec
+from lumina.state.durable import sync_folder, write_error, write_file
+from lumina.state.huggingface.configuration import config_of
+from lumina.state.huggingface.names import EMBEDDING, HEAD, Entry, entries
+from lumina.state.state import State
+from lumina.state.tensor_file import write_tensors
+
+if TYPE_CHECKING:
+    from lumina.data.tokenizer import Tokenizer
+
+SHARD_BYTES = 5 * 10**9
+"""Most bytes of one file; the convention of the hub."""
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+Read = Callable[[str], Tensor]
+"""Logical name -> whole tensor."""
+
+
+def export_folder(
+    source: Network | State | tuple[ModelSpec, Read],
+    tokenizer: Tokenizer | None,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Write a Llama (dense) or Mixtral (routed) folder.
+
+    The folder appears whole or not at all. Tensors are read one at a time, so memory
+    holds one shard. The exported model is dropless, as generation here is.
+
+    Args:
+        source: an unsharded network, a State, or a shape and a reader of its logical
+            tensors (a checkpoint).
+        tokenizer: written beside the weights; None leaves it out.
+        folder: must not exist, or be empty.
+        dtype: "float32", "bfloat16" or "float16".
+        shard_bytes: a new file starts past this size.
+
+    Raises:
+        LuminaError: E002 for what the format cannot hold, E005 dtype or folder in use,
+            E104/E106/E204 when it cannot be written.
+    """
+    if dtype not in DTYPES:
+        raise LuminaError(
+            "E005", f"unknown dtype {dtype!r}", f"choose one of {', '.join(DTYPES)}"
+        )
+    spec, read = _opened(source)
+    ids = (None, None) if tokenizer is None else (tokenizer.bos_id, tokenizer.eos_id)
+    config = config_of(spec, dtype, *ids)
+    _check_bias(spec, read)
+    if tokenizer is not None and tokenizer.vocab_size > spec.vocab_size:
+        raise LuminaError(
+            "E002",
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model "
+            f"{spec.vocab_size}",
+            "export with the tokenizer the model was trained with",
+        )
+    target = Path(folder)
+    with _staging(target) as staged:
+        _write_json(staged / "config.json", config)
+        _write_json(staged / "generation_config.json", _generation(tokenizer))
+        _write_weights(staged, spec, read, DTYPES[dtype], shard_bytes)
+        if tokenizer is not None:
+            tokenizer.save(staged)
+    return target
+
+
+class _staging:
+    """A folder beside `target` that becomes `target` if nothing goes wrong."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.staged = target.with_name(f".{target.name}.partial")
+
+    def __enter__(self) -> Path:
+        require_unused(self.target)
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.staged, ignore_errors=True)
+            self.staged.mkdir()
+        except OSError as error:
+            raise write_error(error, self.target) from error
+        return self.staged
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if error is None:
+                if self.target.is_dir():
+                    self.target.rmdir()
+                os.replace(self.staged, self.target)
+                sync_folder(self.target.parent)
+        except OSError as failure:
+            raise write_error(failure, self.target) from failure
+        finally:
+            shutil.rmtree(self.staged, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise write_error(error, self.target) from error
+
+
+def require_unused(folder: Path) -> None:
+    """Refuse (E005) a path that holds anything."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists() or folder.is_symlink():
+        raise LuminaError(
+            "E005",
+            f"{folder} exists and is not an empty folder",
+            "name a new folder; nothing is overwritten",
+        )
+
+
+def _opened(source: Network | State | tuple[ModelSpec, Read]) -> tuple[ModelSpec, Read]:
+    """The shape, and a reader of logical tensors."""
+    if isinstance(source, tuple):
+        return source
+    if isinstance(source, State):
+        return ModelSpec.from_dict(source.spec), source.tensors.__getitem__
+    tensors: dict[str, Tensor] = {}
+    parts = logical_parts(source)
+    for name, tensor in source.state_dict().items():
+        if name in parts:
+            pieces = tensor.split(list(parts[name].sizes), dim=parts[name].dim)
+            tensors |= dict(zip(parts[name].names, pieces, strict=True))
+        else:
+            tensors[name] = tensor
+    return source.spec, tensors.__getitem__
+
+
+def _check_bias(spec: ModelSpec, read: Read) -> None:
+    if spec.moe is None or spec.moe.bias_update_rate == 0:
+        return
+    for layer in spec.moe.layers:
+        name = f"backbone.blocks.{layer}.feedforward.selection_bias"
+        if bool(read(name).any()):
+            raise LuminaError(
+                "E002",
+                f"the Mixtral format has no place for {name}, which is not zero",
+                "only models trained with --moe-bias-update-rate 0 can be exported",
+            )
+
+
+def _generation(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """`generation_config.json`: where generation begins and stops."""
+    if tokenizer is None:
+        return {}
+    stops = sorted(tokenizer.stop_ids)
+    return {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": stops[0] if len(stops) == 1 else stops,
+        "pad_token_id": tokenizer.eos_id,
+    }
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    write_file(path, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _write_weights(
+    folder: Path, spec: ModelSpec, read: Read, dtype: torch.dtype, shard_bytes: int
+) -> None:
+    """model.safetensors, or numbered shards and their index."""
+    shards = list(_shards(spec, dtype.itemsize, shard_bytes))
+    weight_map: dict[str, str] = {}
+    total = 0
+    for number, shard in enumerate(shards, start=1):
+        file = "model.safetensors"
+        if len(shards) > 1:
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = dict(_tensors(shard, read, dtype))
+        write_tensors(folder / file, tensors)
+        weight_map |= dict.fromkeys(tensors, file)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _shards(spec: ModelSpec, itemsize: int, most: int) -> Iterator[list[Entry]]:
+    """Entries in order, cut where a file would grow past `most` bytes."""
+    shard: list[Entry] = []
+    filled = 0
+    for entry in entries(spec):
+        size = torch.Size(entry.shape).numel() * itemsize
+        if shard and filled + size > most:
+            yield shard
+            shard, filled = [], 0
+        shard.append(entry)
+        filled += size
+    yield shard
+
+
+def _tensors(
+    shard: list[Entry], read: Read, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of one file, checked against the shape they must have."""
+    held: tuple[str, Tensor] | None = None
+    for entry in shard:
+        if held is None or held[0] != entry.logical:
+            # Neighbours are often slices of the same tensor: read it once.
+            held = (entry.logical, read(entry.logical))
+        tensor = held[1]
+        if entry.logical in (EMBEDDING, HEAD):
+            tensor = tensor[: entry.shape[0]]  # without the padded vocabulary
+        if entry.expert is not None:
+            tensor = tensor[entry.expert]
+        if tuple(tensor.shape) != entry.shape:
+            raise LuminaError(
+                "E303",
+                f"{entry.logical} has shape {tuple(tensor.shape)}, not {entry.shape}",
+                "the checkpoint does not fit its own description; use another",
+            )
+        yield entry.name, tensor.detach().to("cpu", dtype).contiguous()

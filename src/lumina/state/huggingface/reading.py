@@ -1,0 +1,290 @@
+"""Reads a Hugging Face folder of Llama or Mixtral weights into logical tensors.
+
+The folder is untrusted: only JSON and safetensors are read, every name and shape is
+compared with what `config.json` implies before a tensor is allocated, and no file
+outside the folder's own names is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lumina.errors import LuminaError
+from lumina.model.spec import ModelSpec
+from lumina.state.huggingface.configuration import spec_of
+from lumina.state.huggingface.names import (
+    EMBEDDING,
+    HEAD,
+    HF_EMBEDDING,
+    HF_HEAD,
+    IGNORED,
+    Entry,
+    count,
+    entries,
+    is_fused_name,
+)
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_FLOATS = ("F32", "BF16", "F16")
+
+
+def import_folder(
+    folder: str | os.PathLike[str],
+) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """The shape and weights of a folder.
+
+    Args:
+        folder: holds config.json and model.safetensors, or shards with their index.
+
+    Returns:
+        The shape, and float32 CPU tensors under their logical names, the vocabulary
+        padded with zero rows; routed layers get an even `load`.
+
+    Raises:
+        LuminaError: E104 files that are not there, E101 pickles and what is not JSON,
+            E002 what Lumina's model cannot compute, E102 missing, unknown or misshapen
+            tensors, E303 damaged files. Each names the file or tensor.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise LuminaError("E104", f"{path}: there is no such folder", "check the path")
+    spec = spec_of(_json(path / "config.json"))
+    with ExitStack() as stack:
+        files = _Files(path, stack)
+        return spec, dict(_logical(spec, files))
+
+
+class _Files:
+    """The safetensors files of a folder, open, and which tensor is in which."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.where: dict[str, Any] = {}
+        self.file_of: dict[str, Path] = {}
+        for path, promised in _listed(folder).items():
+            handle = stack.enter_context(_open(path))
+            for name in handle.keys():  # noqa: SIM118 (not a mapping)
+                if IGNORED.fullmatch(name):
+                    continue
+                if name in self.where:
+                    raise LuminaError(
+                        "E102",
+                        f"{name} is both in {self.file_of[name].name} and {path.name}",
+                        "each tensor must be in one file",
+                    )
+                self.where[name], self.file_of[name] = handle, path
+            missing = sorted(promised - set(self.where))
+            missing = [name for name in missing if not IGNORED.fullmatch(name)]
+            if missing:
+                raise LuminaError(
+                    "E303",
+                    f"{path} lacks {_some(missing)}, which the index says it holds",
+                    "fetch the folder again",
+                )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """From the file's header; nothing is read."""
+        return tuple(self.where[name].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """As the file's header spells it."""
+        return str(self.where[name].get_slice(name).get_dtype())
+
+    def read(self, name: str) -> Tensor:
+        """The tensor as float32, checked to be finite."""
+        try:
+            tensor: Tensor = self.where[name].get_tensor(name).float()
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise _damaged(self.file_of[name], error) from error
+        if not bool(torch.isfinite(tensor).all()):
+            raise LuminaError(
+                "E303",
+                f"{self.file_of[name]}: {name} has values that are not finite",
+                "these weights are damaged; fetch the folder again",
+            )
+        return tensor
+
+
+def _listed(folder: Path) -> dict[Path, set[str]]:
+    """The weight files, and the tensors an index promises in each."""
+    if (folder / WEIGHTS).is_file():
+        return {folder / WEIGHTS: set()}
+    if (folder / INDEX).is_file():
+        weight_map = _json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise LuminaError(
+                "E102", f"{folder / INDEX}: no weight_map", "fetch the folder again"
+            )
+        listed: dict[Path, set[str]] = {}
+        for name, file in weight_map.items():
+            listed.setdefault(_inside(folder, file), set()).add(name)
+        return listed
+    pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
+    if pickles:
+        raise LuminaError(
+            "E101",
+            f"{folder}: the weights are pickles ({_some(pickles)}), which can run code "
+            "and are not opened",
+            "save the model as safetensors (transformers: save_pretrained)",
+        )
+    raise LuminaError(
+        "E104",
+        f"{folder}: there is no {WEIGHTS} and no {INDEX}",
+        "name the folder that save_pretrained or `lumina export` wrote",
+    )
+
+
+def _inside(folder: Path, file: Any) -> Path:
+    """A weight file named by an index: a plain name in the same folder."""
+    if (
+        not isinstance(file, str)
+        or Path(file).name != file
+        or not file.endswith(".safetensors")
+    ):
+        raise LuminaError(
+            "E101",
+            f"{folder / INDEX}: {file!r} is not the name of a safetensors file",
+            "weight files lie beside their index; fetch the folder again",
+        )
+    path = folder / file
+    if not path.is_file():
+        raise LuminaError(
+            "E303", f"{path}: this shard is missing", "fetch the folder again"
+        )
+    return path
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except PermissionError:
+        raise LuminaError("E106", f"{path}: no permission to read") from None
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> LuminaError:
+    return LuminaError(
+        "E303", f"{path} is damaged: {error}", "fetch or export the folder again"
+    )
+
+
+def _logical(spec: ModelSpec, files: _Files) -> Iterator[tuple[str, Tensor]]:
+    """Compare all names and shapes, then read."""
+    if spec.tie_embeddings:
+        _drop_tied_head(files)
+    fused = any(is_fused_name(name) for name in files.where)
+    if count(spec, fused=fused) > 4 * len(files.where) + 64:
+        # Absurd sizes in config.json must not make us list millions of names.
+        raise LuminaError(
+            "E102",
+            f"config.json describes {count(spec, fused=fused)} tensors, the files hold "
+            f"{len(files.where)}",
+            "config.json and weights do not belong together",
+        )
+    table = list(entries(spec, fused=fused))
+    _check_names(table, files)
+    by_logical: dict[str, list[Entry]] = {}
+    for entry in table:
+        by_logical.setdefault(entry.logical, []).append(entry)
+    for logical, group in by_logical.items():
+        yield logical, _assembled(spec, group, files)
+    if spec.moe is not None:
+        for layer in spec.moe.layers:
+            share = 1.0 / spec.moe.num_experts
+            name = f"backbone.blocks.{layer}.feedforward.load"
+            yield name, torch.full((spec.moe.num_experts,), share)
+
+
+def _drop_tied_head(files: _Files) -> None:
+    """Some folders repeat a tied head; it must then be the embedding."""
+    if HF_HEAD not in files.where or HF_EMBEDDING not in files.where:
+        return
+    same = files.shape(HF_HEAD) == files.shape(HF_EMBEDDING) and torch.equal(
+        files.read(HF_HEAD), files.read(HF_EMBEDDING)
+    )
+    if not same:
+        raise LuminaError(
+            "E102",
+            f"config.json ties the head to the embedding, but {HF_HEAD} differs",
+            "set tie_word_embeddings to false in config.json if the head is its own",
+        )
+    del files.where[HF_HEAD]
+
+
+def _check_names(table: list[Entry], files: _Files) -> None:
+    expected = {entry.name: entry.shape for entry in table}
+    missing = [name for name in expected if name not in files.where]
+    if missing:
+        raise LuminaError(
+            "E102",
+            f"missing: {_some(missing)}",
+            "config.json and weights do not belong together, or a shard is missing",
+        )
+    unknown = sorted(set(files.where) - set(expected))
+    if unknown:
+        raise LuminaError(
+            "E102",
+            f"not part of this architecture: {_some(unknown)}",
+            "only plain Llama and Mixtral weights can be imported",
+        )
+    for name, shape in expected.items():
+        if files.shape(name) != shape:
+            raise LuminaError(
+                "E102",
+                f"{name} has shape {list(files.shape(name))}, config.json implies "
+                f"{list(shape)}",
+                "config.json and weights do not belong together",
+            )
+        if files.dtype(name) not in _FLOATS:
+            raise LuminaError(
+                "E101",
+                f"{name} is stored as {files.dtype(name)}",
+                f"weights in {', '.join(_FLOATS)} can be imported",
+            )
+
+
+def _assembled(spec: ModelSpec, group: list[Entry], files: _Files) -> Tensor:
+    """One logical tensor from its one or many pieces."""
+    first = group[0]
+    if first.expert is not None:
+        return torch.stack([files.read(entry.name) for entry in group])
+    tensor = files.read(first.name)
+    if first.rows is not None:
+        return tensor[:, first.rows[0] : first.rows[1]].contiguous()
+    if first.logical in (EMBEDDING, HEAD):
+        padded = tensor.new_zeros(spec.padded_vocab_size, spec.hidden_size)
+        padded[: spec.vocab_size] = tensor
+        return padded
+    return tensor.contiguous()
+
+
+def _some(names: list[str]) -> str:
+    """A few names, and how many more there are."""
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LuminaError(
+            "E104", f"{path}: there is no such file", "a model folder has one"
+        ) from None
+    except PermissionError:
+        raise LuminaError("E106", f"{path}: no permission to read") from None
+    except (ValueError, RecursionError) as error:
+        raise LuminaError("E101", f"{path}: not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise LuminaError("E101", f"{path}: not a JSON object")
+    return values
