@@ -15,7 +15,9 @@ from lumina.config.sections import SECTIONS
 
 def add_arguments(parser: Parser) -> None:
     """Declare the subcommands."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", prog=parser.prog
+    )
     explain = actions.add_parser(
         "explain",
         help="every option: value, source (with --verbose also its meaning)",

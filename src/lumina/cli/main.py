@@ -19,6 +19,7 @@ from lumina.errors import LuminaError
 COMMANDS: dict[str, tuple[str, str]] = {
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
     "config": ("lumina.cli.config", "show settings and where each came from"),
+    "runs": ("lumina.cli.runs", "list the runs below a folder"),
     "features": ("lumina.cli.features", "list what can be switched, and its cost"),
     "doctor": ("lumina.cli.doctor", "show what this machine offers"),
 }

@@ -56,7 +56,7 @@ def _check_shape(config: Config) -> None:
             f"hidden_size {model.hidden_size} is not a multiple of num_heads "
             f"{model.num_heads}",
             f"use {lower} heads, a hidden size of "
-            f"{_multiple(model.hidden_size, model.num_heads)}, or set head_dim",
+            f"{_multiple(model.hidden_size, 2 * model.num_heads)}, or set head_dim",
         )
     head_dim = model.head_dim or model.hidden_size // model.num_heads
     if head_dim % 2:
