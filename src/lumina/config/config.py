@@ -161,7 +161,7 @@ class Config:
         return self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash(self.to_yaml())
+        return hash(repr(self.to_dict()))
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return _make, (_State.of(self),)

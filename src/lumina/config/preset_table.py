@@ -62,7 +62,7 @@ L1 = (
         "6B", "quality generation",
         note="5 key/value heads: the document's 10 do not divide its 25 heads"),
     Row("b7", "L1", 2048, 22, 16, 8, 4096, 16, 256, 2e-4, 0.1, "7B", "general"),
-    Row("b14", "L1", 2560, 28, 20, 10, 4096, 32, 256, 1.5e-4, 0.1,
+    Row("b14", "L1", 2560, 28, 20, 10, 4096, 32, 256, 2e-4, 0.1,
         "14B", "advanced"),
     Row("b50", "L1", 5120, 40, 40, 10, 128000, 64, 32, 1e-4, 0.15,
         "50B", "large research"),

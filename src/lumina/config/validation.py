@@ -61,8 +61,9 @@ def _check_shape(config: Config) -> None:
     head_dim = model.head_dim or model.hidden_size // model.num_heads
     if head_dim % 2:
         _refuse(
-            f"a head of width {head_dim} is odd, and rotary embeddings turn pairs",
-            "choose heads of an even width",
+            f"num_heads {model.num_heads} gives heads of width {head_dim}: rotary "
+            "embeddings turn pairs, so it must be even",
+            f"set head_dim {head_dim + 1}, or another number of heads",
         )
     kv_heads = model.num_kv_heads
     if kv_heads is not None and model.num_heads % kv_heads:

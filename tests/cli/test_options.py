@@ -1,0 +1,138 @@
+"""Config options on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from lumina.cli.main import main
+from lumina.cli.options import add_config_options, config_from_args, flags_from_args
+from lumina.cli.parsing import Parser, parse
+from lumina.config import Config
+from lumina.config.leaves import choices, is_list, value_type
+from lumina.config.sections import LEAVES
+from lumina.errors import LuminaError
+
+
+def config(*words: str) -> Config:
+    return config_from_args(args(*words))
+
+
+def args(*words: str) -> argparse.Namespace:
+    parser = Parser(prog="lumina test")
+    add_config_options(parser, dry_run=True)
+    return parse(parser, words)
+
+
+def other_value(leaf: str) -> str:
+    """A value that is not the leaf's default, as one would type it."""
+    if choices(leaf):
+        default = Config().get(leaf)
+        return next(word for word in choices(leaf) if word != default)
+    texts = {
+        "vocab_size": "640", "hidden_size": "256", "tokenizer_vocab_size": "300",
+        "max_record_bytes": "4096", "loss_chunk_bytes": "131072", "rope_theta": "5e5",
+        "max_grad_norm": "0.25", "num_kv_heads": "2", "rope_factor": "4", "epochs": "2.5", "capacity_factor": "2.5",
+    }  # fmt: skip
+    if leaf in texts:
+        return texts[leaf]
+    return "0.125" if value_type(leaf) is float else "4"
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+@pytest.mark.covers("CFG-01", "CFG-14")
+def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
+    # What some values need beside them.
+    beside = {
+        "rope_factor": ["--rope-scaling", "linear"],
+        "rope_original_length": ["--rope-scaling", "yarn"],
+        "min_lr": ["--learning-rate", "0.5"],
+    }.get(leaf, [])
+    for spelling in {"--" + leaf, "--" + leaf.replace("_", "-")}:
+        if value_type(leaf) is bool:
+            on = config(spelling)
+            off = config(spelling.replace("--", "--no-", 1))
+            assert on.get(leaf) is True and off.get(leaf) is False
+            assert off.provenance[leaf].kind == "flag"
+            continue
+        text = other_value(leaf)
+        given = config(spelling, text, *beside)
+        assert given.provenance[leaf].kind == "flag"
+        expected = Config(preset="debug", **{leaf: text}) if not beside else given
+        assert given.get(leaf) == expected.get(leaf) != Config().get(leaf)
+        assert config(f"{spelling}={text}", *beside).get(leaf) == given.get(leaf)
+
+
+def test_lists_take_several_values_several_times() -> None:
+    given = config("--train-data", "a", "b", "--dataset-file", "c", "--freeze=*.q")
+    assert given.data.train_data == ("a", "b", "c")
+    assert given.train.freeze == ("*.q",)
+    assert [leaf for leaf in LEAVES if is_list(leaf)]
+
+
+@pytest.mark.parametrize(
+    "flag", ["--preset", "--config", "--model_size", "--model-size"]
+)
+@pytest.mark.covers("CFG-19")
+def test_a_preset_under_each_name(flag: str) -> None:
+    assert config(flag, "b7").preset == "b7"
+
+
+@pytest.mark.covers("PRE-12")
+@pytest.mark.parametrize("size", ["100M", "250M", "500M", "1B"])
+def test_hydra_size_as_its_users_write_it(
+    size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["config", "explain", "--model_size", size]) == 0
+    assert f"preset {size}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "leaf", "value"),
+    [
+        (["--lr", "1e-5"], "learning_rate", 1e-5),
+        (["--num-experts-per-tok", "1"], "moe_top_k", 1),
+        (["--moe-capacity-factor", "2"], "capacity_factor", 2.0),
+        (["--gradient_accumulation_steps", "3"], "grad_accum", 3),
+        (["--no-moe"], "use_moe", False),
+        (["--gradient-checkpointing"], "gradient_checkpointing", "full"),
+        (["--no-gradient-checkpointing"], "gradient_checkpointing", "none"),
+        (["--lr-scheduler", "none"], "lr_scheduler", "constant"),
+        (["--batch-size", "auto"], "batch_size", None),
+    ],
+)
+@pytest.mark.covers("CFG-14")
+def test_documented_flags_and_synonyms(
+    words: list[str], leaf: str, value: object
+) -> None:
+    assert config(*words).get(leaf) == value
+
+
+def test_the_preset_nobody_named_is_debug(tmp_path: Path) -> None:
+    assert config().preset == "debug"
+    file = tmp_path / "run.yaml"
+    file.write_text("steps: 3\n")
+    assert config("--config-file", str(file)).preset is None
+    assert config("--config-file", str(file), "--preset", "b1").preset == "b1"
+
+
+def test_flags_over_a_run_being_resumed() -> None:
+    base = Config(preset="b1", steps=5)
+    resumed = config_from_args(args("--steps", "9"), base=base)
+    assert resumed.preset == "b1" and resumed.train.steps == 9
+    assert str(resumed.provenance["steps"]) == "flag, overrides python: 5"
+
+
+def test_only_what_was_given_is_a_flag() -> None:
+    assert flags_from_args(args("--steps", "9", "--dry-run")) == {"steps": "9"}
+    assert args("--dry-run").dry_run
+
+
+def test_a_command_may_take_a_few_options() -> None:
+    parser = Parser(prog="lumina few")
+    add_config_options(parser, leaves=["seed", "device"])
+    assert parse(parser, ["--seed", "3"]).seed == "3"
+    with pytest.raises(LuminaError, match="E004"):
+        parse(parser, ["--steps", "3"])

@@ -1,0 +1,148 @@
+"""Config: layers, provenance, immutability, spellings and conversions."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+
+import lumina
+from lumina.config import Config, ConfigPresets, Source
+from lumina.config.leaves import allowed, canonical
+from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
+from lumina.errors import LuminaError
+
+
+def test_flag_over_file_over_preset_over_default(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: b7\nlearning_rate: 3e-4\nseed: 7\n")
+    config = Config.resolve(file=file, flags={"lr": "1e-3", "preset": "debug"})
+    assert config.preset == "debug"
+    assert config.get("learning_rate") == 1e-3
+    assert config.train.seed == 7
+    sources = {leaf: str(source) for leaf, source in config.provenance.items()}
+    assert sources["learning_rate"] == f"flag, overrides file {file}: 0.0003"
+    assert sources["seed"] == f"file {file}"
+    assert sources["hidden_size"] == "preset debug"
+    assert sources["beta1"] == "default"
+
+
+def test_every_leaf_has_a_source_and_one_section() -> None:
+    assert set(Config().provenance) == set(LEAVES)
+    names = [leaf for section in SECTIONS.values() for leaf in section.model_fields]
+    assert len(names) == len(set(names))
+    assert not set(SYNONYMS) & set(LEAVES)
+    assert set(SYNONYMS.values()) <= {*LEAVES, "preset"}
+
+
+def test_replace_makes_another() -> None:
+    config = lumina.ConfigPresets.debug()
+    other = config.replace(train_data=["corpus/"], steps=200, seed=1)
+    assert config.train.steps is None and other.train.steps == 200
+    assert other.data.train_data == ("corpus/",)
+    assert other.provenance["seed"] == Source("python")
+    assert other != config and other.replace(seed=1) == other
+    with pytest.raises(AttributeError, match="replace"):
+        config.preset = "b7"
+    with pytest.raises(LuminaError, match="E002"):
+        config.replace(preset="b7")
+
+
+def test_constructor_and_dictionary_are_inverse() -> None:
+    config = Config(preset="debug", train_data=["a", Path("b")], ema_decay=0.9)
+    assert config.data.train_data == ("a", "b")
+    assert Config(**config.to_dict()) == config
+    assert hash(config) == hash(Config(**config.to_dict()))
+
+
+def test_survives_pickle_and_copy() -> None:
+    config = ConfigPresets.b7().replace(steps=3)
+    for other in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config)):
+        assert other == config and other.provenance == config.provenance
+
+
+@pytest.mark.parametrize(
+    ("spelling", "leaf"),
+    [
+        ("learning-rate", "learning_rate"),
+        ("lr", "learning_rate"),
+        ("num-experts-per-tok", "moe_top_k"),
+        ("moe_capacity_factor", "capacity_factor"),
+        ("gradient-accumulation-steps", "grad_accum"),
+        ("dataset-file", "train_data"),
+        ("train_data_path", "train_data"),
+        ("eval-file", "eval_data"),
+        ("max_seq_len", "seq_length"),
+        ("model_size", "preset"),
+        ("config", "preset"),
+    ],
+)
+@pytest.mark.covers("CFG-14")
+def test_spellings_map_to_one_key(spelling: str, leaf: str) -> None:
+    assert canonical(spelling) == leaf
+
+
+@pytest.mark.covers("CFG-15")
+def test_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(LuminaError) as refused:
+        Config(lerning_rate=1)
+    assert refused.value.code == "E004"
+    assert "'learning_rate'" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("leaf", "given", "kept"),
+    [
+        ("learning_rate", "1e-4", 1e-4),
+        ("steps", "1e3", 1000),
+        ("steps", "250", 250),
+        ("batch_size", "auto", None),
+        ("compile", "auto", None),
+        ("use_moe", "yes", True),
+        ("train_data", "one.txt", ("one.txt",)),
+        ("gradient_checkpointing", True, "full"),
+        ("gradient_checkpointing", False, "none"),
+        ("lr_scheduler", "none", "constant"),
+        ("run_dir", Path("x"), "x"),
+        ("tokenizer", "auto", "auto"),
+    ],
+)
+def test_values_as_people_write_them(leaf: str, given: object, kept: object) -> None:
+    assert Config(**{leaf: given}).get(leaf) == kept
+
+
+@pytest.mark.parametrize(
+    ("leaf", "value"),
+    [
+        ("learning_rate", 0),
+        ("learning_rate", 1.5),
+        ("learning_rate", "nan"),
+        ("weight_decay", -1),
+        ("weight_decay", "inf"),
+        ("batch_size", 0),
+        ("batch_size", 1.5),
+        ("steps", True),
+        ("steps", "many"),
+        ("hidden_size", None),
+        ("precision", "int3"),
+        ("use_moe", 2),
+        ("train_data", 5),
+        ("beta1", 1.0),
+    ],
+)
+@pytest.mark.covers("CFG-05")
+def test_nonsense_names_option_value_and_allowed(leaf: str, value: object) -> None:
+    with pytest.raises(LuminaError) as refused:
+        Config(**{leaf: value})
+    assert refused.value.code == "E005"
+    assert leaf in refused.value.message and repr(value) in refused.value.message
+    assert allowed(leaf) in refused.value.hint
+
+
+def test_allowed_values_in_words() -> None:
+    assert allowed("learning_rate") == "a number > 0 and <= 1"
+    assert allowed("batch_size") == "a whole number >= 1, or auto"
+    assert allowed("device") == "one of auto, cpu, cuda"
+    assert allowed("use_moe") == "yes or no"

@@ -1,0 +1,145 @@
+"""Configuration files: what is read, what is written, what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lumina.config import Config, ConfigPresets
+from lumina.errors import LuminaError
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path) -> LuminaError:
+    with pytest.raises(LuminaError) as refused:
+        Config.load(path)
+    return refused.value
+
+
+@pytest.mark.covers("CFG-02", "CFG-15")
+def test_saved_settings_come_back_with_their_sources(tmp_path: Path) -> None:
+    config = ConfigPresets.debug().replace(
+        train_data=["a b", "# c", "käse: x"], learning_rate=1.25e-5, run_dir="no"
+    )
+    path = tmp_path / "config.yaml"
+    config.save(path)
+    again = Config.load(path)
+    assert again == config
+    # What the preset said is still the preset's, so that it can still give way.
+    assert again.provenance["global_batch_size"].label == "preset debug"
+    assert again.provenance["beta1"].kind == "default"
+    assert again.provenance["learning_rate"].label == f"file {path}"
+    text = path.read_text()
+    assert "  learning_rate: 1.25e-05  # python, overrides preset debug: 0.001" in text
+    # Editing a line of a saved file counts.
+    path.write_text(text.replace("global_batch_size: 16", "global_batch_size: 32"))
+    assert Config.load(path).provenance["global_batch_size"].kind == "file"
+
+
+@pytest.mark.covers("CFG-02", "CFG-14")
+def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
+    flat = """
+        vocab_size: 50304
+        hidden_size: 2048
+        num_layers: 22
+        num_heads: 16
+        num_kv_heads: 8
+        seq_length: 4096
+        intermediate_size: 5504
+        batch_size: 4
+        gradient_accumulation_steps: 4
+        learning_rate: 1e-4
+        min_lr: 1e-6
+        weight_decay: 0.01
+        num_epochs: 3
+        warmup_ratio: 0.15
+        max_grad_norm: 1.0
+        precision: mixed_bf16
+        gradient_checkpointing: true
+        use_moe: true
+        num_experts: 16
+        moe_top_k: 2
+        capacity_factor: 1.5
+        load_balancing_weight: 0.01
+        train_data_path: data/train.jsonl
+        eval-data-path: data/eval.jsonl
+        num_workers: 4
+        save_every_n_batches: 1000
+        eval_every_n_batches: 500
+        save_total_limit: 5
+        early_stopping_patience: 5
+    """
+    config = Config.load(written(tmp_path, flat))
+    assert config.model.intermediate_size == 5504
+    assert config.train.grad_accum == 4 and config.train.epochs == 3
+    assert config.train.learning_rate == 1e-4 and config.train.min_lr == 1e-6
+    assert config.data.train_data == ("data/train.jsonl",)
+    assert config.system.gradient_checkpointing == "full"
+    sectioned = "model: {hidden-size: 2048}\nmoe:\ntrain:\n  lr: 1e-4\n"
+    config = Config.load(written(tmp_path, sectioned))
+    assert config.model.hidden_size == 2048 and config.train.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("steps: 5\n  lr: [1\n", "E101", "line 2"),
+        ("- a\n- b\n", "E101", "list"),
+        ("just words\n", "E101", "str"),
+        ("lr: 1e-4\nlr: 1e-3\n", "E101", "line 2: the key 'lr' is given twice"),
+        ("lr: 1e-4\nlearning_rate: 1e-3\n", "E002", "twice"),
+        ("stepps: 5\n", "E004", "'stepps'"),
+        ("train: {seq_length: 5}\n", "E004", "'seq_length'"),
+        ("trainn: {steps: 5}\n", "E004", "'trainn'"),
+        ("steps: -1\n", "E005", "-1"),
+        ("steps: [1, 2]\n", "E005", "[1, 2]"),
+        ("preset: nope\n", "E001", "nope"),
+        ("steps: !!python/object/apply:os.getcwd []\n", "E101", "line 1"),
+    ],
+)
+def test_refused_files_say_what_and_where(
+    tmp_path: Path, text: str, code: str, says: str
+) -> None:
+    error = refusal(written(tmp_path, text))
+    assert error.code == code and says in error.message and error.hint
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.yaml").code == "E104"
+    assert refusal(tmp_path).code == "E106"
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"run_dir: caf\xe9\n")
+    assert refusal(latin).code == "E103"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_file_without_permission(tmp_path: Path) -> None:
+    path = written(tmp_path, "steps: 5\n")
+    path.chmod(0)
+    assert refusal(path).code == "E106"
+
+
+def test_saving_where_one_cannot(tmp_path: Path) -> None:
+    with pytest.raises(LuminaError, match="E104"):
+        Config().save(tmp_path / "none" / "config.yaml")
+    with pytest.raises(LuminaError, match="E106"):
+        Config().save(tmp_path)
+
+
+def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert Config.load(written(tmp_path, "")) == Config()
+
+
+def test_saved_file_is_plain_yaml(tmp_path: Path) -> None:
+    values = yaml.safe_load(ConfigPresets.get("l2:b7").to_yaml())
+    assert values["preset"] == "l2:b7"
+    assert values["model"]["hidden_size"] == 3072
+    assert values["train"]["batch_size"] is None

@@ -1,0 +1,109 @@
+"""Values that do not go together are refused; unusual ones get advice."""
+
+from __future__ import annotations
+
+import pytest
+
+from lumina.config import Config
+from lumina.errors import LuminaError
+
+REFUSED = {
+    "hidden and heads": dict(hidden_size=100, num_heads=3),
+    "odd heads": dict(hidden_size=30, num_heads=2),
+    "heads and kv heads": dict(hidden_size=128, num_heads=4, num_kv_heads=3),
+    "more kv heads than heads": dict(num_heads=2, num_kv_heads=4),
+    "rope factor alone": dict(rope_factor=4),
+    "rope length alone": dict(rope_original_length=64),
+    "more choices than experts": dict(use_moe=True, num_experts=4, moe_top_k=5),
+    "final rate above the peak": dict(learning_rate=1e-4, min_lr=1e-3),
+    "batches": dict(global_batch_size=10, batch_size=4),
+    "patience without evaluations": dict(
+        early_stopping_patience=3, eval_every_n_batches=0
+    ),
+    "two beginnings": dict(resume="a", init_from="b"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.covers("CFG-04", "CFG-06", "CFG-08")
+def test_contradictions_name_values_and_a_way_out(case: str) -> None:
+    leaves = REFUSED[case]
+    with pytest.raises(LuminaError) as refused:
+        Config(**leaves)
+    assert refused.value.code == "E002" and refused.value.hint
+    assert any(str(leaf) in refused.value.message for leaf in leaves)
+
+
+def test_the_way_out_is_one() -> None:
+    with pytest.raises(LuminaError) as refused:
+        Config(hidden_size=128, num_heads=3)
+    assert "132" not in refused.value.message and "126" in refused.value.hint
+    Config(hidden_size=126, num_heads=3)
+    Config(hidden_size=128, num_heads=2)
+    Config(hidden_size=128, num_heads=3, head_dim=64)
+
+
+def test_choices_do_not_matter_without_experts() -> None:
+    Config(use_moe=False, num_experts=4, moe_top_k=5)
+
+
+def test_a_presets_global_batch_is_no_contradiction() -> None:
+    # It gives way when the plan is made.
+    Config(preset="debug").replace(batch_size=24)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "says"),
+    [
+        (dict(seq_length=300), "seq_length 300 is not a power of two"),
+        (
+            dict(vocab_size=50257),
+            "50257 is not a multiple of 64; it is padded to 50304",
+        ),
+        (dict(hidden_size=60, num_heads=3), "heads of width 20"),
+        (dict(window_size=512), "window_size 512 covers the whole row"),
+    ],
+)
+@pytest.mark.covers("CFG-04")
+def test_shape_advice(leaves: dict[str, object], says: str) -> None:
+    assert [text for text in Config(**leaves).warnings() if says in text]
+
+
+@pytest.mark.parametrize(
+    ("leaves", "says"),
+    [
+        (dict(learning_rate=0.01), "learning_rate 0.01 is outside the usual 1e-06"),
+        (dict(learning_rate=1e-7), "learning_rate 1e-07"),
+        (dict(batch_size=128), "batch_size 128"),
+        (dict(weight_decay=0.5), "weight_decay 0.5"),
+        (dict(max_grad_norm=50), "max_grad_norm 50"),
+        (dict(decay_ratio=0.5), "decay_ratio is set but has no effect"),
+        (dict(num_workers=4096), "more than this machine's"),
+    ],
+)
+@pytest.mark.covers("CFG-05")
+def test_training_advice(leaves: dict[str, object], says: str) -> None:
+    assert [text for text in Config(**leaves).warnings() if says in text]
+
+
+@pytest.mark.parametrize(
+    ("leaves", "says"),
+    [
+        (dict(use_moe=True, num_experts=200), "num_experts 200"),
+        (
+            dict(use_moe=True, moe_dispatch="capacity", capacity_factor=9),
+            "capacity_factor 9 is outside",
+        ),
+        (dict(use_moe=True, capacity_factor=1.5), "moe_dispatch is dropless"),
+        (dict(use_moe=True, load_balancing_weight=0), "go to a few experts"),
+        (dict(use_moe=True, load_balancing_weight=1), "load_balancing_weight 1"),
+        (dict(num_experts=4), "num_experts is set but has no effect: use_moe is off"),
+    ],
+)
+@pytest.mark.covers("CFG-06")
+def test_expert_advice(leaves: dict[str, object], says: str) -> None:
+    assert [text for text in Config(**leaves).warnings() if says in text]
+
+
+def test_guidelines_are_quiet_inside() -> None:
+    assert Config(learning_rate=1e-3, batch_size=64, max_grad_norm=0).warnings() == []
