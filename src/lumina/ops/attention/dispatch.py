@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lumina.ops.attention.fused import sdpa, varlen, varlen_fits
-from lumina.ops.attention.masks import causal_mask, document_mask
+from lumina.ops.attention.masks import additive, causal_mask, document_mask
 from lumina.ops.attention.reference import attention as reference
 
 BACKENDS = ("varlen", "sdpa", "reference")
@@ -20,8 +20,8 @@ class Pattern:
 
     Attributes:
         backend: "varlen", "sdpa" or "reference", as it will really run.
-        mask: [B or 1, 1, S, T] bool, or None for plain causal order in which the
-            queries are the last S of the T keys.
+        mask: [B or 1, 1, S, T] bool (for SDPA also its `additive` form), or None for
+            plain causal order in which the queries are the last S of the T keys.
         cu_seqlens: [N + 1] int32 document starts (varlen).
         max_seqlen: at least the longest document (varlen).
         window: tokens a query sees, itself among them; 0: all (varlen).
@@ -70,7 +70,9 @@ def make_pattern(
         mask = causal_mask(length, length, window, device)
     else:
         mask = document_mask(document_ids, window)
-    return Pattern("sdpa" if backend == "varlen" else backend, mask)
+    if backend == "reference":
+        return Pattern(backend, mask)
+    return Pattern("sdpa", additive(mask, dtype))
 
 
 def attend(q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor, pattern: Pattern) -> Tensor:

@@ -1,6 +1,6 @@
 """Attention through PyTorch's fused kernels: SDPA, and variable length on CUDA.
 
-The kernels share key/value heads themselves (grouped queries); nothing is expanded.
+Where a kernel shares key/value heads itself (grouped queries), nothing is expanded.
 """
 
 from __future__ import annotations
@@ -22,22 +22,31 @@ def sdpa(
 ) -> Tensor:
     """Scaled dot product attention.
 
+    On CUDA the only fused kernel for masks and for float32 does not share key/value
+    heads itself; there they are repeated, which costs far less than holding all scores.
+
     Args:
         q_bhsd: [B, H, S, head_dim].
         k_bktd: [B, K, T, head_dim]; `v_bktd` alike.
-        mask: bool, broadcast to [B, 1, S, T], or None.
+        mask: bool or additive, broadcast to [B, 1, S, T], or None.
         causal: without a mask: causal order (S equals T), else every key is seen.
 
     Returns:
         [B, H, S, head_dim].
     """
+    full = q_bhsd.dtype == torch.float32
+    group = q_bhsd.shape[1] // k_bktd.shape[1]
+    if group > 1 and q_bhsd.is_cuda and (mask is not None or full):
+        k_bktd = k_bktd.repeat_interleave(group, dim=1)
+        v_bktd = v_bktd.repeat_interleave(group, dim=1)
+        group = 1
     return F.scaled_dot_product_attention(
         q_bhsd,
         k_bktd,
         v_bktd,
         attn_mask=mask,
         is_causal=causal and mask is None,
-        enable_gqa=q_bhsd.shape[1] != k_bktd.shape[1],
+        enable_gqa=group > 1,
     )
 
 

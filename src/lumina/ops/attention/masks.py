@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,3 +44,14 @@ def document_mask(document_ids: Tensor, window: int) -> Tensor:
     same = document_ids[:, :, None] == document_ids[:, None, :]
     causal = causal_mask(length, length, window, document_ids.device)
     return same[:, None] & causal
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same mask to be added to scores: 0 where a query may see, else -inf.
+
+    SDPA makes this of a boolean mask at every call and keeps it for backward, once a
+    layer; made beforehand, all layers share one.
+    """
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
+        ~mask, -math.inf
+    )
