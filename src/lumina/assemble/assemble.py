@@ -36,8 +36,11 @@ class Source(Protocol):
     def tensor(self, name: str) -> Tensor:
         """A weight or buffer, whole, on the CPU."""
 
-    def optimizer_tensor(self, slot: str, name: str) -> Tensor | None:
-        """A moment or average, whole, on the CPU; None if there is none."""
+    def optimizer_names(self, slot: str) -> list[str]:
+        """Logical names that a slot (exp_avg, exp_avg_sq, ema) holds."""
+
+    def optimizer_tensor(self, slot: str, name: str) -> Tensor:
+        """A moment or average, whole, on the CPU."""
 
 
 @dataclass
@@ -54,9 +57,13 @@ class StateSource:
         """A weight or buffer."""
         return self.state.tensors[name]
 
-    def optimizer_tensor(self, slot: str, name: str) -> Tensor | None:
-        """A moment or average, or None."""
-        return self.state.optimizer.get(slot, {}).get(name)
+    def optimizer_names(self, slot: str) -> list[str]:
+        """Logical names that a slot holds."""
+        return list(self.state.optimizer.get(slot, {}))
+
+    def optimizer_tensor(self, slot: str, name: str) -> Tensor:
+        """A moment or average."""
+        return self.state.optimizer[slot][name]
 
 
 @dataclass
@@ -133,15 +140,16 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
     """Moments, counters, average and loss scale."""
 
     def reader(kind: str) -> Callable[[str], Tensor]:
+        held = set(source.optimizer_names(kind))
+
         def read(name: str) -> Tensor:
-            value = source.optimizer_tensor(kind, name)
-            if value is None:
+            if name not in held:
                 raise LuminaError(
                     "E303",
                     f"the checkpoint holds no {kind} for {name}",
                     "use --init-from to start from its weights alone",
                 )
-            return value
+            return source.optimizer_tensor(kind, name)
 
         return read
 
@@ -167,11 +175,12 @@ def _restore_average(
 ) -> None:
     """The moving average; one that was switched on later starts at the weights."""
     assert program.average is not None
+    held = set(source.optimizer_names("ema"))
     for slot, average in zip(
         program.optimizer.slots, program.average.averages, strict=True
     ):
         names = logical_names(slot.name, program.parts)
-        if any(source.optimizer_tensor("ema", name) is None for name in names):
+        if not held.issuperset(names):
             continue
         value = join_fused(slot.name, program.parts, read)
         fill(average, slot.parameter.detach(), value)

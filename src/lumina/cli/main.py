@@ -17,6 +17,9 @@ from lumina.errors import LuminaError
 # Command -> (module, one line of help), in the order help shows them. A module has
 # `add_arguments(parser)` and `run(args) -> int`. A command is here once it works.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("lumina.cli.train", "train a model, or go on training one"),
+    "export": ("lumina.cli.export", "write a run's model for transformers"),
+    "import": ("lumina.cli.import_", "make a run from a Llama or Mixtral folder"),
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
     "config": ("lumina.cli.config", "show settings and where each came from"),
     "runs": ("lumina.cli.runs", "list the runs below a folder"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from lumina.assemble.ranks import Ranks
-from lumina.model.interface import IGNORE, Batch
+from lumina.model.interface import Batch
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class HeldOut:
 @torch.no_grad()
 def held_out_loss(
     model: nn.Module,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     *,
     device: torch.device,
     ranks: Ranks | None = None,
@@ -49,21 +49,17 @@ def held_out_loss(
 
     Args:
         model: `batch -> (LossSums, aux)`.
-        batches: the same list on every rank; batch i is computed by rank i modulo
-            their number, and a rank that runs out computes an empty one, so that
-            sharded models meet in every forward.
+        batches: this rank's share, as many as every other rank's, because sharded
+            models meet in every forward; see `lumina.data.stream.eval_batches`.
         device: where the model is.
         ranks: this process's place.
     """
     ranks = ranks or Ranks()
-    world = ranks.world_size
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(batches), world):
-            index = start + ranks.rank
-            batch = batches[index] if index < len(batches) else _empty(batches[0])
+        for batch in batches:
             losses, _ = model(batch.to(device))
             sums[0] += losses.loss_sum
             sums[1] += losses.weight_sum
@@ -79,7 +75,3 @@ def held_out_loss(
         accuracy=correct / tokens if tokens else None,
     )
 
-
-def _empty(batch: Batch) -> Batch:
-    """A batch of the same shape in which nothing counts."""
-    return replace(batch, labels=torch.full_like(batch.labels, IGNORE))

@@ -1,0 +1,7 @@
+"""Training: the loop, the step, controls, and the `Trainer` around them."""
+
+from __future__ import annotations
+
+from lumina.train.trainer import Trainer, TrainResult
+
+__all__ = ["TrainResult", "Trainer"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ class Loop:
     Attributes:
         program: what trains; replaced when a control reassembles it.
         stream: the batches.
-        eval_batches: held-out batches, the same on every rank; may be empty.
+        eval_batches: gives a program's rank its share of the held-out batches.
         progress: where the run is.
         recorder: where numbers go.
         checkpoints: where States go.
@@ -52,11 +52,12 @@ class Loop:
         signals: requests to stop.
         config: the run's settings, written into every State.
         reason: why the loop ended.
+        interrupted: a signal ended it.
     """
 
     program: Program
     stream: BatchStream
-    eval_batches: Callable[[int], Sequence[Batch]]
+    eval_batches: Callable[[Program], Iterable[Batch]]
     progress: Progress
     recorder: Recorder
     checkpoints: CheckpointStore
@@ -65,6 +66,7 @@ class Loop:
     config: dict[str, Any]
     best: Best = field(default_factory=Best)
     reason: str = "done"
+    interrupted: bool = False
     _evaluated: int = -1
     _saved: int = -1
     _agreed_stop: bool = False
@@ -113,7 +115,7 @@ class Loop:
             rank=self.program.ranks.rank,
             world_size=self.program.ranks.world_size,
             micro_batch_size=self.plan.micro_batch_size,
-            pin_memory=self.program.device.type == "cuda",
+            pin=self.program.device.type == "cuda",
         )
 
     def _guarded_step(self, batches: Any) -> torch.Tensor:
@@ -166,7 +168,7 @@ class Loop:
         leave = 0 if newest or not ring.cuda else 1
         for known, values in ring.pop(leave):
             if values[SCALARS.index("stop")] > 0:
-                self._agreed_stop = True
+                self._agreed_stop = self.interrupted = True
             if values[SCALARS.index("request")] > 0:
                 self._agreed_change = True
             row = self.recorder.row(known, values)
@@ -216,13 +218,10 @@ class Loop:
     def evaluate(self, step: int) -> HeldOut:
         """Held-out loss now, with the averaged weights where there are any."""
         self._evaluated = step
-        batches = self.eval_batches(self.plan.micro_batch_size)
-        if not batches:
-            return HeldOut(loss=math.nan, tokens=0)
         with self.program.evaluation():
             outcome = held_out_loss(
                 self.program.model,
-                batches,
+                self.eval_batches(self.program),
                 device=self.program.device,
                 ranks=self.program.ranks,
             )
@@ -237,7 +236,7 @@ class Loop:
             "best_loss": None if math.isinf(self.best.loss) else self.best.loss,
             "best_step": self.best.step,
             "worse_evaluations": self.best.worse,
-            "data_fingerprint": self.stream.fingerprint,
+            "data_fingerprint": self.stream.store.fingerprint,
         }
         state = capture(self.program, self.progress, config=self.config)
         self.checkpoints.save(
@@ -247,13 +246,10 @@ class Loop:
 
     def _finish(self) -> None:
         """A last checkpoint, whatever ended the run."""
-        if self.signals.received is not None:
-            self.reason = f"stopped by signal {self.signals.received}"
-        elif self._agreed_stop and self.reason == "done":
-            self.reason = "stopped"
-        interrupted = self.reason.startswith("stopped")
+        if self.interrupted:
+            self.reason = "stopped by a signal"
         if self._saved != self.progress.step:
-            self.save("emergency" if interrupted else "regular")
+            self.save("emergency" if self.interrupted else "regular")
         self.checkpoints.wait()
 
     def _apply_changes(self) -> bool:

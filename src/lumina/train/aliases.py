@@ -1,0 +1,25 @@
+"""The earlier designs' names for metrics, mapped to the run directory's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ALIASES: dict[str, str] = {
+    "train_loss": "loss",
+    "raw_loss": "loss",
+    "gradient_norm": "grad_norm",
+    "step_time": "step_seconds",
+    "memory_allocated": "memory_allocated_bytes",
+    "memory_peak": "memory_peak_bytes",
+    "auxiliary_loss": "moe.balance_loss",
+    "expert_usage": "moe.load",
+    "routing_entropy": "moe.load_entropy",
+    "dropped_tokens": "moe.dropped_fraction",
+}
+"""Alias -> key of a metrics.jsonl row."""
+
+
+def with_aliases(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, and the same values under the documents' names (CON-91)."""
+    named = {alias: row[key] for alias, key in ALIASES.items() if key in row}
+    return row | named
