@@ -13,7 +13,7 @@ _PUBLIC = {
     "LuminaError": "lumina.errors",
     "Trainer": "lumina.train",
     "build_model": "lumina.model",
-    "load": "lumina.infer",
+    "load": "lumina.infer.load",
 }
 
 __all__ = ["Config", "ConfigPresets", "LuminaError", "Trainer", "build_model", "load"]

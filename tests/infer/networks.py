@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from lumina.assemble.logical import split_fused
+from lumina.model.logical import logical_parts, tensor_info
 from lumina.model.network import Network, build_network
 from lumina.model.spec import ModelSpec, MoeSpec
+from lumina.state.checkpoint import CheckpointStore
+from lumina.state.state import State
 
 MOE = MoeSpec(num_experts=4, top_k=2, intermediate_size=24, layers=(0, 2))
 CAPACITY = MoeSpec(
@@ -34,7 +38,7 @@ SHAPES = {
 }
 
 
-def tiny(vocab_size: int = 61, **changes) -> Network:
+def tiny(vocab_size: int = 61, seed: int = 1, **changes) -> Network:
     """Random weights, large enough to prefer some tokens clearly."""
     values = {
         "vocab_size": vocab_size,
@@ -49,7 +53,7 @@ def tiny(vocab_size: int = 61, **changes) -> Network:
         "init_std": 0.2,
         **changes,
     }
-    return build_network(ModelSpec(**values), seed=1)
+    return build_network(ModelSpec(**values), seed=seed)
 
 
 def prompts(count: int, vocab_size: int = 61) -> list[list[int]]:
@@ -57,3 +61,36 @@ def prompts(count: int, vocab_size: int = 61) -> list[list[int]]:
     torch.manual_seed(3)
     lengths = [5, 1, 17, 9, 12][:count]
     return [torch.randint(0, vocab_size, (n,)).tolist() for n in lengths]
+
+
+def write_run(folder, networks: dict[int, Network], tokenizer, *, best=None, ema=None):
+    """A run directory with one checkpoint for each step's network.
+
+    Args:
+        best: the step of the best one.
+        ema: a network whose weights are every checkpoint's averaged weights.
+    """
+    store = CheckpointStore(folder, keep=9)
+    tokenizer.save(folder / "tokenizer")
+    for step, network in networks.items():
+        state = State(
+            tensors=logical(network),
+            info=tensor_info(network),
+            counters={"step": step, "tokens": 0, "skipped": 0},
+            spec=network.spec.to_dict(),
+        )
+        if ema is not None:
+            state.optimizer["ema"] = logical(ema)
+        kind = "best" if step == best else "regular"
+        store.save(state, kind=kind, background=False)
+    store.close()
+    return folder
+
+
+def logical(network: Network) -> dict[str, torch.Tensor]:
+    """The tensors of a network under the names they have in files."""
+    parts = logical_parts(network)
+    found = {}
+    for name, tensor in network.state_dict().items():
+        found |= split_fused(name, tensor, parts)
+    return found

@@ -1,0 +1,1 @@
+"""Using a trained model: loading, generation with a cache, conversation."""

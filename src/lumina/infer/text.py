@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lumina.data.tokenizer import Tokenizer
@@ -73,6 +73,7 @@ class Answers:
         max_new_tokens: most tokens of an answer.
         stop: strings that end an answer, besides the tokenizer's stop tokens.
         cache: see `Decoding`.
+        stopped: asked before every token; once true, no more are made.
     """
 
     def __init__(
@@ -85,7 +86,9 @@ class Answers:
         max_new_tokens: int = 512,
         stop: Sequence[str] = (),
         cache: KVCache | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._stopped = stopped
         self._decoding = Decoding(
             network,
             prompts,
@@ -109,6 +112,8 @@ class Answers:
                 if self._decoding.reasons[row]:
                     self._open.remove(row)
                     yield from self._say(row, self._streams[row].flush(), last=True)
+            if self._stopped():
+                return
 
     def _say(
         self, row: int, text: str, last: bool = False

@@ -1,0 +1,156 @@
+"""What `generate` and `chat` share: options, loading, and being interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.data.tokenizer import Tokenizer
+    from lumina.infer.sampling import Sampling
+    from lumina.model.network import Network
+
+
+def add_answering_options(parser: argparse.ArgumentParser) -> None:
+    """Declare which model to use and how tokens are chosen."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "model",
+        nargs="?",
+        metavar="RUN",
+        help="a run, a checkpoint or an exported folder; default: the newest in ./runs",
+    )
+    model.add_argument("--resume", metavar="RUN", help="the same as RUN")
+    model.add_argument(
+        "--best", action="store_true", help="the best checkpoint, not the newest"
+    )
+    model.add_argument(
+        "--ema", action="store_true", help="the moving average of the weights"
+    )
+    model.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto"
+    )
+    model.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="default: bf16 on a GPU that has it, else fp32",
+    )
+    choice = parser.add_argument_group("choice of tokens")
+    for flags, kind, default, text in (
+        (("--temperature",), float, 0.8, "0: always the likeliest"),
+        (("--top-k",), int, 50, "draw from the k likeliest; 0: from all"),
+        (("--top-p",), float, 0.9, "draw from the likeliest that reach this share"),
+        (("--seed",), int, None, "the same seed gives the same answer"),
+        (("--max-new-tokens", "--max-tokens"), int, 512, "most tokens of an answer"),
+    ):
+        shown = "" if default is None else f"; default: {default}"
+        choice.add_argument(
+            *flags, type=kind, default=default, help=text + shown, metavar="N"
+        )
+    choice.add_argument(
+        "--stop",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TEXT",
+        help="end an answer where one of these would begin",
+    )
+
+
+def sampling_from(args: argparse.Namespace) -> Sampling:
+    """How tokens are chosen; E005 for a value out of range."""
+    from lumina.infer.sampling import Sampling
+
+    return Sampling(args.temperature, args.top_k, args.top_p, args.seed)
+
+
+def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
+    """The model that the options name; remarks go to stderr."""
+    from lumina.infer.load import find_device, find_dtype, load
+
+    device = find_device(args.device)
+    return load(
+        _model_path(args),
+        str(device),
+        find_dtype(args.precision, device),
+        which="best" if args.best else "latest",
+        ema=args.ema,
+        on_event=_tell,
+    )
+
+
+def _model_path(args: argparse.Namespace) -> Path:
+    named = [path for path in (args.model, args.resume) if path]
+    if len(named) > 1:
+        raise LuminaError(
+            "E005", f"both {named[0]} and --resume {named[1]} are named", "name one"
+        )
+    if named:
+        return Path(named[0])
+    from lumina.cli.runs import find_runs
+
+    runs = find_runs(Path("runs")) if Path("runs").is_dir() else []
+    if not runs:
+        raise LuminaError(
+            "E104", "no model is named and ./runs has none", "name a run or a folder"
+        )
+    say(f"using {runs[-1]}")
+    return runs[-1]
+
+
+def _tell(
+    kind: str,
+    severity: str,
+    code: str | None,
+    message: str,
+    step: int | None = None,
+    **data: Any,
+) -> None:
+    say(f"{severity} {code or ''}: {message}")
+
+
+def say(text: str) -> None:
+    """A remark that is not part of the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show_any_character() -> None:
+    """Makes standard output replace what its encoding lacks instead of failing."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")
+
+
+class Interruptible:
+    """While it is entered, the first Ctrl-C only sets `asked`; the second interrupts.
+
+    The answer is left between two tokens, so what was said and cached stays whole.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interruptible:
+        self._before = signal.signal(signal.SIGINT, self._on_interrupt)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

@@ -1,0 +1,150 @@
+"""`lumina chat`: talk with a model."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lumina.cli.answering import (
+    Interruptible,
+    add_answering_options,
+    open_model,
+    sampling_from,
+    say,
+    show_any_character,
+)
+from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.infer.chat import ChatSession
+
+COMMANDS = """\
+  /reset   forget the conversation
+  /exit    end (so does Ctrl-D)
+  /help    show this
+  Ctrl-C   stops an answer; a second one ends"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_answering_options(parser)
+    parser.add_argument(
+        "--system-prompt", default="", metavar="TEXT", help="said before everything"
+    )
+    parser.add_argument(
+        "--message",
+        action="append",
+        metavar="TEXT",
+        help="say this, print the answer and end; may be given again for more turns",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talk until /exit, the end of the input, or a second Ctrl-C."""
+    sampling_from(args)  # refuse nonsense before the model is read
+    network, tokenizer = open_model(args)
+    from lumina.infer.chat import ChatSession
+
+    show_any_character()
+    session = ChatSession(
+        network,
+        tokenizer,
+        sampling=sampling_from(args),
+        max_new_tokens=args.max_new_tokens,
+        system_prompt=args.system_prompt,
+        stop=args.stop,
+    )
+    if args.message:
+        return _one_by_one(session, args.message)
+    if not sys.stdin.isatty():
+        lines = (line.rstrip("\r\n") for line in sys.stdin)
+        return _one_by_one(session, lines, commands=True)
+    return _converse(session)
+
+
+def _one_by_one(
+    session: ChatSession, texts: list[str] | Iterator[str], commands: bool = False
+) -> int:
+    """Answers texts that are given beforehand; a failure ends it."""
+    for text in texts:
+        if not text.strip():
+            continue
+        if commands and text.startswith("/"):
+            if _command(session, text) == "end":
+                break
+        elif not _answer(session, text):
+            return 130
+    return 0
+
+
+def _converse(session: ChatSession) -> int:
+    """Asks a person at a terminal, until they end it."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (gives `input` history and editing)
+    say(f"Talk with the model.\n{COMMANDS}")
+    interrupted = False
+    while True:
+        try:
+            text = input("\n> ")
+        except EOFError:
+            print()
+            return 0
+        except KeyboardInterrupt:
+            if interrupted:
+                print()
+                return 130
+            interrupted = True
+            say("\n(Ctrl-C once more ends)")
+            continue
+        if not text.strip():
+            continue
+        if text.startswith("/"):
+            interrupted = False
+            if _command(session, text) == "end":
+                return 0
+            continue
+        try:
+            interrupted = not _answer(session, text)
+        except LuminaError as error:
+            say(str(error))
+
+
+def _command(session: ChatSession, text: str) -> str:
+    """Does what a line that begins with / asks for; "end" if that is to end."""
+    word = text.split()[0].lower()
+    if word in ("/exit", "/quit"):
+        return "end"
+    if word == "/reset":
+        session.reset()
+        say("(forgotten)")
+    elif word == "/help":
+        say(COMMANDS)
+    else:
+        say(f"there is no {word}\n{COMMANDS}")
+    return ""
+
+
+def _answer(session: ChatSession, text: str) -> bool:
+    """Prints one answer as it is made; False when Ctrl-C broke it off."""
+    with Interruptible() as interruption:
+        told = False
+        for piece in session.say(text, stopped=lambda: interruption.asked):
+            if not told:
+                told = _tell_dropped(session)
+            print(piece, end="", flush=True)
+    print(flush=True)
+    if interruption.asked:
+        say("(stopped)")
+    elif session.last.reason in ("length", "context"):
+        limit = "--max-new-tokens" if session.last.reason == "length" else "context"
+        say(f"(cut off: {limit} reached)")
+    return not interruption.asked
+
+
+def _tell_dropped(session: ChatSession) -> bool:
+    if session.dropped:
+        say(f"(the conversation is long: {session.dropped} oldest messages forgotten)")
+    return True

@@ -1,0 +1,166 @@
+"""`lumina generate`: continue texts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lumina.cli.answering import (
+    Interruptible,
+    add_answering_options,
+    open_model,
+    sampling_from,
+    say,
+    show_any_character,
+)
+from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.infer.text import Answers, Completion
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_answering_options(parser)
+    parser.add_argument(
+        "--prompt", nargs="+", action="extend", default=[], metavar="TEXT",
+        help="texts to continue",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prompts-file",
+        metavar="FILE",
+        help='one text a line; .jsonl: {"prompt": TEXT} a line; -: standard input',
+    )
+    parser.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="show each answer as it is made, one after another; --no-stream makes "
+        "them side by side, which is faster; default: stream to a terminal",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=16, metavar="N",
+        help="texts continued side by side; default: 16",
+    )  # fmt: skip
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object a line: prompt, text, tokens, reason",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Continue every prompt and print it with its continuation."""
+    prompts = _prompts(args)
+    sampling_from(args)  # refuse nonsense before the model is read
+    if args.batch_size < 1:
+        raise LuminaError("E005", f"batch-size is {args.batch_size}", "give 1 or more")
+    network, tokenizer = open_model(args)
+    from lumina.infer.text import Answers
+
+    show_any_character()
+    streams = sys.stdout.isatty() if args.stream is None else args.stream
+    streams = streams and not args.json
+    size = 1 if streams else args.batch_size
+    started, tokens = time.monotonic(), 0
+    with Interruptible() as interruption:
+        for start in range(0, len(prompts), size):
+            if streams and start:
+                print()
+            texts = prompts[start : start + size]
+            answers = Answers(
+                network,
+                tokenizer,
+                [tokenizer.prompt(text) for text in texts],
+                sampling_from(args),
+                max_new_tokens=args.max_new_tokens,
+                stop=args.stop,
+                stopped=lambda: interruption.asked,
+            )
+            _make(answers, texts[0] if streams else None)
+            for text, done in zip(texts, answers.completions, strict=True):
+                tokens += len(done.ids)
+                if args.json:
+                    print(_as_json(text, done), flush=True)
+                elif not streams:
+                    print(f"{text}{done.text}\n", flush=True)
+            if interruption.asked:
+                break
+    seconds = time.monotonic() - started
+    rate = tokens / max(seconds, 1e-9)
+    say(f"{tokens:,} tokens in {seconds:.1f} s, {rate:,.1f} a second")
+    return 130 if interruption.asked else 0
+
+
+def _make(answers: Answers, shown_prompt: str | None) -> None:
+    """Runs the answers; shows them as they come after a prompt that is shown."""
+    if shown_prompt is None:
+        for _ in answers:
+            pass
+        return
+    print(shown_prompt, end="", flush=True)
+    for _, piece in answers:
+        print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def _as_json(prompt: str, done: Completion) -> str:
+    values = {
+        "prompt": prompt,
+        "text": done.text,
+        "tokens": done.ids,
+        "reason": done.reason or "interrupted",
+    }
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    """The texts of --prompt, then those of --prompts-file."""
+    prompts: list[str] = list(args.prompt)
+    if args.prompts_file:
+        prompts += _read(args.prompts_file)
+    if not prompts:
+        raise LuminaError(
+            "E005", "there is nothing to continue", "give --prompt or --prompts-file"
+        )
+    return prompts
+
+
+def _read(name: str) -> list[str]:
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        text = content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise LuminaError("E104", f"{name} does not exist", "check the path") from None
+    except UnicodeDecodeError as error:
+        raise LuminaError(
+            "E103", f"{name} is not UTF-8: {error.reason}", "save it as UTF-8"
+        ) from None
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    if name.endswith(".jsonl"):
+        return [
+            _field(name, n, line) for n, line in enumerate(lines, 1) if line.strip()
+        ]
+    found = [line for line in lines if line.strip()]
+    if not found:
+        raise LuminaError("E105", f"{name} has no prompt in it", "write one a line")
+    return found
+
+
+def _field(name: str, number: int, line: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise LuminaError(
+            "E101", f"{name} line {number} is not JSON: {error}", "one object a line"
+        ) from None
+    prompt = record.get("prompt") if isinstance(record, dict) else None
+    if not isinstance(prompt, str):
+        raise LuminaError(
+            "E102", f'{name} line {number} has no text in "prompt"', "add it"
+        )
+    return prompt
