@@ -38,7 +38,6 @@ def test_verbose_adds_the_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     assert "peak learning rate" in capsys.readouterr().out
 
 
-@pytest.mark.covers("CFG-02")
 def test_shown_settings_are_a_file_that_gives_the_same(tmp_path: Path) -> None:
     words = ["config", "show", "--preset", "b1", "--steps", "7", "--train-data", "a b"]
     done = subprocess.run(

@@ -26,7 +26,6 @@ def lumina(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.covers("CFG-01")
 def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     code = (
         "import sys; from lumina.cli.main import main; assert main(['--help']) == 0; "
@@ -60,7 +59,6 @@ def test_settings_are_shown_without_torch() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.covers("CFG-01")
 def test_every_command_explains_itself(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

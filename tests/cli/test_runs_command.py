@@ -37,17 +37,17 @@ def listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_states_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished = begun(tmp_path / "finished", 3)
     finished.mark("finished", 4)
-    finished.release()
+    finished.close()
     killed = begun(tmp_path / "killed", 3)
     killed.mark("running", 2)
-    killed.release()
+    killed.close()
     running = begun(tmp_path / "running", 40)
     running.mark("running", 2)
     (tmp_path / "not-a-run").mkdir()
     try:
         rows = listed(tmp_path, capsys)
     finally:
-        running.release()
+        running.close()
     assert {name: row["state"] for name, row in rows.items()} == {
         "finished": "finished",
         "killed": "killed",
@@ -67,7 +67,7 @@ def test_states_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_half_written_and_empty_runs_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begun(tmp_path / "cut", 3).release()
+    begun(tmp_path / "cut", 3).close()
     with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "lo')
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)

@@ -24,7 +24,7 @@ def refusal(path: Path) -> LuminaError:
     return refused.value
 
 
-@pytest.mark.covers("CFG-02", "CFG-15")
+@pytest.mark.covers("CFG-15")
 def test_saved_settings_come_back_with_their_sources(tmp_path: Path) -> None:
     config = ConfigPresets.debug().replace(
         train_data=["a b", "# c", "käse: x"], learning_rate=1.25e-5, run_dir="no"
@@ -44,7 +44,7 @@ def test_saved_settings_come_back_with_their_sources(tmp_path: Path) -> None:
     assert Config.load(path).provenance["global_batch_size"].kind == "file"
 
 
-@pytest.mark.covers("CFG-02", "CFG-14")
+@pytest.mark.covers("CFG-14")
 def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
     flat = """
         vocab_size: 50304
@@ -64,6 +64,7 @@ def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
         max_grad_norm: 1.0
         precision: mixed_bf16
         gradient_checkpointing: true
+        use_flash_attention: false
         use_moe: true
         num_experts: 16
         moe_top_k: 2
@@ -83,6 +84,7 @@ def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
     assert config.train.learning_rate == 1e-4 and config.train.min_lr == 1e-6
     assert config.data.train_data == ("data/train.jsonl",)
     assert config.system.gradient_checkpointing == "full"
+    assert config.system.attention == "sdpa"
     sectioned = "model: {hidden-size: 2048}\nmoe:\ntrain:\n  lr: 1e-4\n"
     config = Config.load(written(tmp_path, sectioned))
     assert config.model.hidden_size == 2048 and config.train.learning_rate == 1e-4
@@ -99,6 +101,7 @@ def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
         ("stepps: 5\n", "E004", "'stepps'"),
         ("train: {seq_length: 5}\n", "E004", "'seq_length'"),
         ("trainn: {steps: 5}\n", "E004", "'trainn'"),
+        ("temperature: 0.8\n", "E004", "`lumina generate`"),
         ("steps: -1\n", "E005", "-1"),
         ("steps: [1, 2]\n", "E005", "[1, 2]"),
         ("preset: nope\n", "E001", "nope"),

@@ -8,7 +8,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from lumina.config import Config, Source
-from lumina.config.leaves import allowed, choices, field, is_list, optional, value_type
+from lumina.config.leaves import (
+    SWITCHED,
+    allowed,
+    choices,
+    field,
+    is_list,
+    optional,
+    value_type,
+)
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
 
@@ -102,21 +110,29 @@ def _add_leaf(group: argparse._ArgumentGroup, leaf: str) -> None:
         group.add_argument(*flags, action=_Switch, **common)
     elif is_list(leaf):
         group.add_argument(*flags, action=_Extend, nargs="+", metavar="X", **common)
-    elif leaf == "gradient_checkpointing":
-        # The documents write it as a switch; bare it means full.
-        group.add_argument(
-            *flags, nargs="?", const="full", metavar=_metavar(leaf), **common
-        )
-        group.add_argument(
-            "--no-gradient-checkpointing",
-            dest=leaf,
-            action="store_const",
-            const="none",
-            default=argparse.SUPPRESS,
-            help="the same as --gradient-checkpointing none",
-        )
+    elif leaf in SWITCHED:
+        _add_switched(group, leaf, common)
     else:
         group.add_argument(*flags, metavar=_metavar(leaf), **common)
+
+
+def _add_switched(
+    group: argparse._ArgumentGroup, leaf: str, common: dict[str, Any]
+) -> None:
+    """A choice that the documents write as a switch: bare, and with --no-."""
+    own, *others = ["--" + leaf.replace("_", "-"), *_spellings(leaf)]
+    on, off = SWITCHED[leaf]
+    # Only where off is "none" does --no-LEAF say what it means.
+    bare: dict[str, Any] = {"nargs": "?", "const": on} if off == "none" else {}
+    group.add_argument(own, metavar=_metavar(leaf), **bare, **common)
+    negated = [f"--no-{flag[2:]}" for flag in ([own] if bare else []) + others]
+    for flags, word in ((others, on), (negated, off)):
+        group.add_argument(
+            *flags,
+            **{**common, "help": f"{own} {word}"},
+            action="store_const",
+            const=word,
+        )
 
 
 class _Switch(argparse.BooleanOptionalAction):

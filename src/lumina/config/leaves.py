@@ -16,11 +16,19 @@ from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
 from lumina.errors import LuminaError
 
-VALUE_SYNONYMS: dict[str, dict[object, str]] = {
-    # The documents write checkpointing as a switch and a constant rate as "none".
-    "gradient_checkpointing": {True: "full", "true": "full", False: "none"},
-    "lr_scheduler": {"none": "constant"},
+SWITCHED: dict[str, tuple[str, str]] = {
+    "gradient_checkpointing": ("full", "none"),
+    "attention": ("auto", "sdpa"),
 }
+"""Choices that the documents write as a switch: what on and off mean."""
+
+VALUE_SYNONYMS: dict[str, dict[str, str]] = {"lr_scheduler": {"none": "constant"}}
+
+ELSEWHERE = dict.fromkeys(
+    ("max_new_tokens", "temperature", "top_p", "top_k"),
+    "an option of `lumina generate` and `lumina chat`, given there",
+)
+"""Keys of the documents' example file that are no setting of a run."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -42,6 +50,10 @@ def canonical(name: str) -> str:
     key = SYNONYMS.get(key, key)
     if key in LEAVES or key == "preset":
         return key
+    if key in ELSEWHERE:
+        raise LuminaError(
+            "E004", f"{name!r} is {ELSEWHERE[key]}", "leave it out of the configuration"
+        )
     close = nearest(key, [*LEAVES, "preset", *SYNONYMS])
     hint = f"did you mean {close!r}? " if close else ""
     raise LuminaError(
@@ -136,7 +148,9 @@ _BAD = object()
 def _prepare(leaf: str, value: object) -> object:
     """Undo what YAML and the shell do to values; refuse silent conversions."""
     kind = value_type(leaf)
-    if isinstance(value, (bool, str)):
+    if isinstance(value, bool) and leaf in SWITCHED:
+        value = SWITCHED[leaf][0 if value else 1]
+    if isinstance(value, str):
         value = VALUE_SYNONYMS.get(leaf, {}).get(value, value)
     if value == "auto" and optional(leaf) and kind is not str:
         return None

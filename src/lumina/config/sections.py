@@ -274,5 +274,8 @@ SYNONYMS: dict[str, str] = {
     "max_grad": "max_grad_norm",
     "moe": "use_moe",
     "use_gradient_checkpointing": "gradient_checkpointing",
+    "use_flash_attention": "attention",
+    "use_flash_attn": "attention",
+    "enable_flash_attention": "attention",
 }
 """Spellings of the earlier designs, mapped to the one key."""
