@@ -49,9 +49,11 @@ class Attention(nn.Module):
         qkv = self.qkv(x_bsd).unflatten(-1, (-1, self.head_dim))
         q_bshd, k_bskd, v_bskd = qkv.split(self.heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            q_bshd, k_bskd = self.q_norm(q_bshd), self.k_norm(k_bskd)
-        q_bshd = rotate(q_bshd, context.cos, context.sin)
-        k_bskd = rotate(k_bskd, context.cos, context.sin)
+            q_bshd = rotate(self.q_norm(q_bshd), context.cos, context.sin)
+            k_bskd = rotate(self.k_norm(k_bskd), context.cos, context.sin)
+        else:  # they lie side by side and turn in one go
+            qk = rotate(qkv[:, :, : -self.heads[2]], context.cos, context.sin)
+            q_bshd, k_bskd = qk.split(self.heads[:2], dim=2)
         if context.cache is not None:
             k_bkd, v_bkd = context.cache.update(
                 self.layer_index, k_bskd.transpose(1, 2), v_bskd.transpose(1, 2)

@@ -74,23 +74,26 @@ class Network(nn.Module):
 
     def initial_value(self, name: str, seed: int) -> Tensor:
         """What parameter or persistent buffer `name` starts as: float32, CPU, whole."""
-        tensor = self.state_dict(keep_vars=True)[name]
+        owner, _, leaf = name.rpartition(".")
+        tensor: Tensor = getattr(self.get_submodule(owner), leaf)
         return initial_value(name, tuple(tensor.shape), self.spec, seed)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> Network:
-        """Fill every (unsharded) weight and persistent buffer; the network itself."""
-        for name, tensor in self.state_dict(keep_vars=True).items():
-            tensor.copy_(initial_value(name, tuple(tensor.shape), self.spec, seed))
+        """Fill every (unsharded) weight and buffer; returns the network itself."""
+        for name, parameter in self.named_parameters():
+            parameter.copy_(self.initial_value(name, seed))
         self.reset_buffers()
         return self
 
+    @torch.no_grad()
     def reset_buffers(self) -> None:
-        """Refill what is derived, not learned, after `to_empty`.
+        """Give the routed layers' buffers their first values, after `to_empty`.
 
-        Nothing to do as it stands: rotary tables are computed in each forward pass, and
-        the routed layers' buffers are persistent, so they have initial values.
+        They are the only buffers: rotary tables are computed in each forward pass.
         """
+        for name, buffer in self.named_buffers():
+            buffer.copy_(self.initial_value(name, seed=0))
 
 
 def build_network(
