@@ -62,9 +62,8 @@ class BatchMaker:
         labels = np.full(size, IGNORE, dtype=np.int64)
         documents = np.full(size, -1, dtype=np.int64)
         inputs[target] = self.store.tokens[source]
-        labels[target] = np.where(
-            self.store.bears_loss(source + 1), self.store.tokens[source + 1], IGNORE
-        )
+        taught = self.store.bears_loss(source + 1)
+        labels[target[taught]] = self.store.tokens[source[taught] + 1]
         documents[target] = np.repeat(_ranks(row), lengths)
         positions = self._padding_positions(filled)
         positions[target] = position

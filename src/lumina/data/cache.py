@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from lumina.data.files import no_permission
 from lumina.errors import LuminaError
 
 T = TypeVar("T")
@@ -50,10 +49,11 @@ def build_once(
         (what `load` returned, whether it was there already).
 
     Raises:
-        LuminaError: E204 the disk is full, E106 the cache may not be written.
+        LuminaError: E204 the disk is full, E106 the cache may not be written, E104
+            it cannot be where it is said to be.
     """
     final = folder / key
-    with _full_disk_is_e204(folder):
+    with _coded_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / f"{key}.lock"):
             if final.is_dir():
@@ -90,7 +90,7 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def _full_disk_is_e204(folder: Path) -> Iterator[None]:
+def _coded_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -101,7 +101,17 @@ def _full_disk_is_e204(folder: Path) -> Iterator[None]:
                 "free some space, or set LUMINA_CACHE to a folder on a larger disk",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise no_permission(error.filename or folder) from error
+            raise LuminaError(
+                "E106",
+                f"{error.filename or folder}: this user may not write here",
+                "set LUMINA_CACHE to a folder that this user may write",
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.ENOENT, errno.EEXIST):
+            raise LuminaError(
+                "E104",
+                f"{error.filename or folder}: cannot be a cache: {error.strerror}",
+                "set LUMINA_CACHE to a folder that can be made",
+            ) from error
         raise
 
 

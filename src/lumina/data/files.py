@@ -136,3 +136,5 @@ def content_hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except PermissionError:
         return "unreadable"
+    except FileNotFoundError:
+        raise LuminaError("E104", f"{path}: the file has gone") from None

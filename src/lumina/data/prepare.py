@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
@@ -32,11 +32,14 @@ from lumina.data.tokenise import encode_documents
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 
+if TYPE_CHECKING:
+    from lumina.config import Config
+
 SAMPLE_BYTES = 32 * 2**20
 """The most text a tokenizer is trained on."""
 
 # Vocabulary of a tokenizer trained on up to so many bytes of data.
-_VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (None, 32768))
+_VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (2**30, 32768), (None, 50304))
 
 _TOLD = 20  # skipped records that get an event of their own
 
@@ -64,7 +67,7 @@ class Prepared:
 
 
 def prepare(
-    config: Any,
+    config: Config,
     *,
     tokenizer: Tokenizer | None = None,
     on_progress: Progress | None = None,
@@ -94,7 +97,7 @@ class _Preparation:
 
     def __init__(
         self,
-        config: Any,
+        config: Config,
         tokenizer: Tokenizer | None,
         on_progress: Progress | None,
         on_event: OnEvent | None,
@@ -189,8 +192,7 @@ class _Preparation:
             return self.given
         if self.data.tokenizer is not None:
             return Tokenizer.from_path(self.data.tokenizer)
-        size = self.data.tokenizer_vocab_size or self.config.model.vocab_size
-        size = size or _vocabulary(sum(os.path.getsize(file) for file in self.files))
+        size = self._vocab_size()
         key = _key(self.sources, size, SAMPLE_BYTES, tokenizers.__version__)
         tokenizer, _ = build_once(
             cache_root() / "tokenizers",
@@ -199,6 +201,15 @@ class _Preparation:
             Tokenizer.from_path,
         )
         return tokenizer
+
+    def _vocab_size(self) -> int:
+        """As asked for; else by the amount of data, within what the model has."""
+        if self.data.tokenizer_vocab_size is not None:
+            return self.data.tokenizer_vocab_size
+        total = sum(os.path.getsize(file) for file in self.files)
+        most = self.config.model.vocab_size
+        size = next(v for limit, v in _VOCABULARIES if limit is None or total <= limit)
+        return size if most is None else min(size, most)
 
     def _sample(self) -> Iterator[str]:
         """Text to train a tokenizer on: never held out, spread over all of the data."""
@@ -352,10 +363,6 @@ def _stats(
             stats[f"{side}_bytes"] = store.bytes
             stats[f"{side}_fingerprint"] = store.fingerprint
     return stats
-
-
-def _vocabulary(size: int) -> int:
-    return next(v for limit, v in _VOCABULARIES if limit is None or size <= limit)
 
 
 def _key(*parts: Any) -> str:

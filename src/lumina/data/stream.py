@@ -7,6 +7,7 @@ micro-batches; ranks then divide them. So a run can stop anywhere and go on else
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import queue
 import threading
@@ -200,9 +201,7 @@ def eval_batches(
         rank: whose share to yield.
         world_size: the number of ranks.
     """
-    packing = pack(store, seq_length)
-    maker = BatchMaker(store, packing)
-    order = permutation(len(packing), 0, 0, store.fingerprint)
+    maker, order = _held_out(store, seq_length)
     batches = -(-len(order) // batch_size)
     if limit is not None:
         batches = min(batches, limit)
@@ -213,6 +212,15 @@ def eval_batches(
             chosen = order[index * batch_size : (index + 1) * batch_size]
             rows[: len(chosen)] = chosen
         yield maker.batch(rows)
+
+
+@functools.lru_cache(maxsize=4)  # an evaluation comes back every few steps
+def _held_out(
+    store: TokenStore, seq_length: int
+) -> tuple[BatchMaker, NDArray[np.int64]]:
+    packing = pack(store, seq_length)
+    order = permutation(len(packing), 0, 0, store.fingerprint)
+    return BatchMaker(store, packing), order
 
 
 def _share(global_batch_size: int, world_size: int, micro_batch_size: int) -> int:
