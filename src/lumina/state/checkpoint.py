@@ -72,6 +72,7 @@ class CheckpointStore:
         self._under_way: list[Future[None]] = []
         self._last_step: int | None = None
         self._attempts = 0
+        self._failed: list[Path] = []
 
     def save(
         self,
@@ -161,6 +162,7 @@ class CheckpointStore:
             final=final,
             rank=self.rank,
             world_size=self.world_size,
+            earlier=tuple(self._failed),
             timeout=self._timeout,
             stop=self._stop,
         )
@@ -264,6 +266,7 @@ class CheckpointStore:
                 "the checkpoints that were there are untouched",
             )
         writing.abort(coded)
+        self._failed.append(writing.temporary)
         # With the disk full the event may not fit either; the error still surfaces.
         with contextlib.suppress(LuminaError):
             self._emit(

@@ -101,7 +101,7 @@ class RunDirectory:
         return any(path.exists() for path in begun)
 
     def acquire(self, *, resume: bool = False) -> RunDirectory:
-        """Make the directory, or go on in it, and hold its lock until `release`.
+        """Make the directory, or go on in it, and hold its lock until `close`.
 
         What a killed process left half written is removed (`cleared` lists it).
 
@@ -123,16 +123,15 @@ class RunDirectory:
             # Again, now that nobody else can begin a run here.
             self._refuse_unwanted(resume)
             self.cleared = remove_leftovers(self.checkpoints)
-            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            self.release()
+            self.close()
             raise write_error(error, self.path) from error
         except LuminaError:
-            self.release()
+            self.close()
             raise
         return self
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Give up the lock; harmless when it is not held."""
         if self._lock is not None:
             os.close(self._lock)
@@ -168,7 +167,7 @@ class RunDirectory:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.release()
+        self.close()
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -217,7 +216,7 @@ class RunDirectory:
 def _forget_locks() -> None:
     """A forked child must not keep the lock when its parent dies."""
     for directory in list(_OPEN_LOCKS):
-        directory.release()
+        directory.close()
 
 
 os.register_at_fork(after_in_child=_forget_locks)

@@ -49,6 +49,7 @@ class Writing:
         final: the name it will get.
         rank: this rank.
         world_size: all ranks.
+        earlier: folders of this process's failed attempts; their notes are read by now.
         timeout: seconds to wait for the other ranks.
         stop: set to give up waiting.
     """
@@ -60,6 +61,7 @@ class Writing:
     final: Path
     rank: int
     world_size: int
+    earlier: tuple[Path, ...]
     timeout: float
     stop: threading.Event
 
@@ -182,6 +184,8 @@ class Writing:
         # Checked while it still has its temporary name: whatever bears a final name
         # was good when it got it.
         open_checkpoint(self.temporary, from_device=True).close()
+        for path in self.earlier:
+            shutil.rmtree(path, ignore_errors=True)
         aside = self.final.with_name(f".replaced-{self.final.name}")
         if self.final.exists():
             shutil.rmtree(aside, ignore_errors=True)
@@ -189,9 +193,6 @@ class Writing:
         os.rename(self.temporary, self.final)
         sync_folder(self.final.parent)
         shutil.rmtree(aside, ignore_errors=True)
-        # Notes of earlier failures: every rank has read them, since it is here too.
-        for path in self.final.parent.glob(".tmp-step-*"):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def bytes_needed(state: State, state_json: bytes) -> int:

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import time
+
+import numpy
+import pytest
+import torch
+
+from lumina.errors import LuminaError
+from lumina.observe.json_lines import JsonLinesFile
+from lumina.observe.metrics import MetricsLog, read_metrics
+from states import start, unprivileged
+
+
+def no_token(name):
+    raise AssertionError(f"{name} is not strict JSON")
+
+
+def rows_of(path):
+    lines = path.read_text().splitlines()
+    return [json.loads(line, parse_constant=no_token) for line in lines]
+
+
+@pytest.fixture
+def log(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    yield log
+    log.close()
+
+
+def test_rows_are_strict_json_and_on_disk_at_once(log):
+    log.append(
+        {
+            "step": 1,
+            "loss": math.nan,
+            "grad_norm": math.inf,
+            "learning_rate": 0.1 + 0.2,
+            "moe.load": [0.5, -math.inf],
+            "a": torch.tensor(2.5),
+            "b": numpy.float32(0.5),
+            "c": torch.tensor([1, 2]),
+        }
+    )
+    assert rows_of(log.path) == [
+        {
+            "step": 1,
+            "loss": None,
+            "grad_norm": None,
+            "learning_rate": 0.1 + 0.2,
+            "moe.load": [0.5, None],
+            "a": 2.5,
+            "b": 0.5,
+            "c": [1, 2],
+        }
+    ]
+
+
+@pytest.mark.parametrize("row", [{}, {"step": 1.0}, {"step": None}, {"step": True}])
+def test_a_row_without_its_step_is_refused(log, row):
+    with pytest.raises(ValueError, match="step"):
+        log.append(row)
+
+
+def test_what_json_cannot_hold_is_refused_and_leaves_no_trace(log):
+    with pytest.raises(TypeError):
+        log.append({"step": 1, "loss": object()})
+    assert log.path.read_bytes() == b""
+
+
+def test_a_resume_cuts_off_later_rows_and_keeps_them_beside(log, tmp_path):
+    for step in range(1, 7):
+        log.append({"step": step})
+    old = log.truncate_after(4)
+    assert old == tmp_path / "metrics.discarded-1.jsonl"
+    assert [row["step"] for row in rows_of(old)] == [5, 6]
+    assert log.truncate_after(4) is None
+    log.append({"step": 5, "again": True})
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    assert log.truncate_after(0).name == "metrics.discarded-2.jsonl"
+    assert read_metrics(tmp_path) == []
+    assert sorted(os.listdir(tmp_path)) == [
+        "metrics.discarded-1.jsonl",
+        "metrics.discarded-2.jsonl",
+        "metrics.jsonl",
+    ]
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"step": 3, "lo', b"\0\0\0\0", b'{"step": 3', b"7\n"]
+)
+def test_a_torn_last_line_is_left_out_and_written_over(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step":1}\n{"step":2}\n' + torn)
+    if torn != b"7\n":  # a whole line that is no row is damage, not a tear
+        assert [row["step"] for row in read_metrics(path)] == [1, 2]
+    log = MetricsLog(path)
+    log.append({"step": 3})
+    log.close()
+    assert [row["step"] for row in rows_of(path)] == [1, 2, 3]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step":1}\nnonsense\n{"step":3}\n')
+    with pytest.raises(LuminaError, match=r"metrics\.jsonl, line 2") as caught:
+        read_metrics(path)
+    assert caught.value.code == "E101"
+
+
+def test_no_metrics_is_e104(tmp_path):
+    with pytest.raises(LuminaError, match="E104"):
+        read_metrics(tmp_path / "none.jsonl")
+
+
+def test_no_permission_is_e106(tmp_path):
+    with unprivileged(tmp_path), pytest.raises(LuminaError, match="E106"):
+        MetricsLog(tmp_path / "metrics.jsonl")
+
+
+def test_a_full_disk_is_e204_and_leaves_whole_rows(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+
+    def write_within_1000_bytes():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        log = JsonLinesFile(path)
+        try:
+            for step in range(1000):
+                log.append({"step": step, "text": "x" * 50})
+        except LuminaError as error:
+            os._exit(42 if error.code == "E204" else 1)
+
+    process = start(write_within_1000_bytes)
+    process.join()
+    assert process.exitcode == 42
+    steps = [row["step"] for row in rows_of(path)]
+    assert steps == list(range(len(steps))) and len(steps) > 5
+    assert path.read_bytes().endswith(b"\n")
+
+
+def append_for_ever(path):
+    log = MetricsLog(path)
+    step = len(read_metrics(path))
+    while True:
+        step += 1
+        log.append({"step": step, "loss": 1 / step, "text": "x" * 200})
+
+
+@pytest.mark.faults
+def test_kills_lose_no_row_that_was_appended(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for kills in range(1, 4):
+        process = start(append_for_ever, path)
+        while not path.exists() or path.stat().st_size < kills * 20_000:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        steps = [row["step"] for row in read_metrics(path)]
+        assert steps == list(range(1, len(steps) + 1))
