@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("lumina.cli.train", "train a model, or go on training one"),
     "export": ("lumina.cli.export", "write a run's model for transformers"),
     "import": ("lumina.cli.import_", "make a run from a Llama or Mixtral folder"),
+    "generate": ("lumina.cli.generate", "continue texts with a trained model"),
+    "chat": ("lumina.cli.chat", "talk with a trained model"),
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
     "config": ("lumina.cli.config", "show settings and where each came from"),
     "runs": ("lumina.cli.runs", "list the runs below a folder"),

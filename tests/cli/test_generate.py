@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infer.networks import tiny, write_run
+from lumina.cli.main import main
+from lumina.data.tokenizer import Tokenizer
+
+SOURCE = str(Path(__file__).parents[2] / "src")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["the quick brown fox and the lazy dog — naïve"] * 4, 320)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tokenizer) -> str:
+    network = tiny(tokenizer.vocab_size, num_kv_heads=2, seq_length=4096)
+    return str(
+        write_run(tmp_path_factory.mktemp("runs") / "run", {7: network}, tokenizer)
+    )
+
+
+def answers(capsys, *words) -> list[dict]:
+    assert main(["generate", *words, "--json"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.covers("INF-02")
+def test_generate_continues_strings_and_files_of_prompts(run, capsys, tmp_path):
+    lines, records = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
+    lines.write_text("the lazy\n\na dog\n")
+    records.write_text(json.dumps({"prompt": "two\nlines"}) + "\n")
+    options = ["--max-new-tokens", "9", "--seed", "3", "--prompt", "the quick", "x"]
+    together = answers(capsys, run, *options, "--prompts-file", str(lines))
+    prompts = ["the quick", "x", "the lazy", "a dog"]
+    assert [answer["prompt"] for answer in together] == prompts
+    for answer in together:
+        assert 0 < len(answer["tokens"]) <= 9
+        [alone] = answers(capsys, run, *options[:4], "--prompt", answer["prompt"])
+        assert alone == answer
+    [record] = answers(capsys, run, "--prompts-file", str(records), *options[:4])
+    assert record["prompt"] == "two\nlines"
+
+
+def test_generate_streams_the_same_text_as_it_makes_at_once(run, capsys):
+    words = [run, "--prompt", "the quick", "--max-new-tokens", "20", "--seed", "2"]
+    [answer] = answers(capsys, *words)
+    assert main(["generate", *words, "--stream"]) == 0
+    assert capsys.readouterr().out == f"the quick{answer['text']}\n"
+    assert main(["generate", *words, "--no-stream"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"the quick{answer['text']}\n\n"
+    assert "tokens in" in said.err
+
+
+def test_the_choice_of_tokens_follows_the_options(run, capsys):
+    words = [run, "--prompt", "the quick", "--max-new-tokens", "12"]
+    greedy = answers(capsys, *words, "--temperature", "0")
+    assert greedy == answers(capsys, *words, "--temperature", "0", "--seed", "9")
+    assert greedy == answers(capsys, *words, "--top-k", "1")
+    assert greedy == answers(capsys, *words, "--top-p", "1e-9")
+    warm = [answers(capsys, *words, "--seed", str(seed)) for seed in range(4)]
+    assert len({json.dumps(answer) for answer in warm}) > 1
+    [free] = answers(capsys, *words, "--seed", "1")
+    stop = free["text"][2:4]
+    [cut] = answers(capsys, *words, "--seed", "1", "--stop", stop)
+    assert cut["text"] == free["text"][: free["text"].index(stop)]
+    assert cut["reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--temperature", "-1"], "E005"),
+        (["--top-p", "0"], "E005"),
+        (["--top-k", "many"], "E005"),
+        (["--max-new-tokens", "0"], "E005"),
+        (["--batch-size", "0"], "E005"),
+        (["--device", "abacus"], "E005"),
+        (["--prompts-file", "nowhere.txt"], "E104"),
+        (["--ema"], "E002"),
+        (["--best"], "E304"),
+        (["--temprature", "1"], "E004"),
+    ],
+)
+def test_generate_refuses_nonsense_with_a_code(run, capsys, words, code):
+    assert main(["generate", run, "--prompt", "x", *words]) in (1, 2)
+    said = capsys.readouterr()
+    assert said.err.startswith(code) and "Traceback" not in said.err
+    assert said.out == ""
+
+
+def test_generate_without_a_model_takes_the_newest_run(run, capsys, monkeypatch):
+    monkeypatch.chdir(Path(run).parent)
+    assert main(["generate", "--prompt", "x"]) == 1
+    assert capsys.readouterr().err.startswith("E104")
+    Path("runs").mkdir()
+    Path("runs/only").symlink_to(run)
+    assert main(["generate", "--prompt", "x", "--max-new-tokens", "1"]) == 0
+    assert "using runs/only" in capsys.readouterr().err
+
+
+def chat_options(run) -> list[str]:
+    return ["chat", run, "--max-new-tokens", "10", "--seed", "5"]
+
+
+@pytest.mark.covers("INF-01")
+def test_chat_answers_messages_from_the_command_line_and_from_a_pipe(
+    run, capsys, monkeypatch
+):
+    options = chat_options(run)
+    assert main([*options, "--message", "the fox", "--message", "a dog"]) == 0
+    two_turns = capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the fox\n\na dog\n"))
+    assert main(options) == 0
+    assert capsys.readouterr().out == two_turns
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the fox\n/reset\nthe fox\n/exit\nx"))
+    assert main(options) == 0
+    forgotten = capsys.readouterr().out
+    first = two_turns[: len(forgotten) // 2]
+    assert forgotten == first * 2
+    assert main([*options, "--message", "the fox", "--system-prompt", "be a dog"]) == 0
+    assert capsys.readouterr().out != first
+    resumed = ["chat", "--resume", *options[1:2], "--max-tokens", "10", "--seed", "5"]
+    assert main([*resumed, "--message", "the fox"]) == 0
+    assert capsys.readouterr().out == first
+
+
+class Terminal:
+    """A person at a terminal, typing into a command."""
+
+    def __init__(self, *words: str) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lumina.cli.main", *words],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def wait_for(self, text: str, seconds: float = 60) -> str:
+        """Reads on until `text` is there; gives what came before it."""
+        end = time.monotonic() + seconds
+        while text not in self.seen:
+            assert time.monotonic() < end, self.seen
+            self.seen += os.read(self.master, 4096).decode("utf-8", "replace")
+        before, self.seen = self.seen.split(text, 1)
+        return before
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> int:
+        try:
+            while os.read(self.master, 4096):
+                pass
+        except OSError:
+            pass  # the other side is closed
+        return self.process.wait(30)
+
+
+def test_ctrl_c_stops_an_answer_and_a_second_one_ends_the_chat(run):
+    person = Terminal(
+        "chat", run, "--max-new-tokens", "4000", "--temperature", "5", "--top-k", "0",
+        "--top-p", "1",
+    )  # fmt: skip
+    person.wait_for("> ")
+    person.type("/help\n")
+    person.wait_for("forget the conversation")
+    person.wait_for("> ")
+    for _ in range(30):  # an answer may end by itself before the signal comes
+        person.type("tell me all\n")
+        person.wait_for("tell me all\r\n")
+        person.wait_for("e")
+        person.interrupt()
+        if "(stopped)" in person.wait_for("> "):
+            break
+    else:
+        pytest.fail("no answer was stopped")
+    person.type("/exit\n")
+    assert person.end() == 0
+    person = Terminal(*chat_options(run))
+    person.wait_for("> ")
+    person.interrupt()
+    person.wait_for("once more ends")
+    person.wait_for("> ")
+    person.interrupt()
+    assert person.end() == 130
