@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from lumina.errors import LuminaError
 from lumina.model.logical import logical_parts
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
-from lumina.state.durable import sync_folder, write_error, write_file
+from lumina.state.durable import free_bytes, write_file
 from lumina.state.huggingface.configuration import config_of
 from lumina.state.huggingface.names import EMBEDDING, HEAD, Entry, entries
+from lumina.state.huggingface.staging import staged
 from lumina.state.state import State
 from lumina.state.tensor_file import write_tensors
 
@@ -60,8 +61,8 @@ def export_folder(
         shard_bytes: a new file starts past this size.
 
     Raises:
-        LuminaError: E002 for what the format cannot hold, E005 dtype or folder in use,
-            E104/E106/E204 when it cannot be written.
+        LuminaError: E002 for what the format cannot hold and for a folder in use, E005
+            dtype, E104/E106/E204 when it cannot be written.
     """
     if dtype not in DTYPES:
         raise LuminaError(
@@ -79,57 +80,13 @@ def export_folder(
             "export with the tokenizer the model was trained with",
         )
     target = Path(folder)
-    with _staging(target) as staged:
-        _write_json(staged / "config.json", config)
-        _write_json(staged / "generation_config.json", _generation(tokenizer))
-        _write_weights(staged, spec, read, DTYPES[dtype], shard_bytes)
+    with staged(target) as partial:
+        _write_json(partial / "config.json", config)
+        _write_json(partial / "generation_config.json", _generation(tokenizer))
+        _write_weights(partial, spec, read, DTYPES[dtype], shard_bytes)
         if tokenizer is not None:
-            tokenizer.save(staged)
+            tokenizer.save(partial)
     return target
-
-
-class _staging:
-    """A folder beside `target` that becomes `target` if nothing goes wrong."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.staged = target.with_name(f".{target.name}.partial")
-
-    def __enter__(self) -> Path:
-        require_unused(self.target)
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self.staged, ignore_errors=True)
-            self.staged.mkdir()
-        except OSError as error:
-            raise write_error(error, self.target) from error
-        return self.staged
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            if error is None:
-                if self.target.is_dir():
-                    self.target.rmdir()
-                os.replace(self.staged, self.target)
-                sync_folder(self.target.parent)
-        except OSError as failure:
-            raise write_error(failure, self.target) from failure
-        finally:
-            shutil.rmtree(self.staged, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise write_error(error, self.target) from error
-
-
-def require_unused(folder: Path) -> None:
-    """Refuse (E005) a path that holds anything."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists() or folder.is_symlink():
-        raise LuminaError(
-            "E005",
-            f"{folder} exists and is not an empty folder",
-            "name a new folder; nothing is overwritten",
-        )
 
 
 def _opened(source: Network | State | tuple[ModelSpec, Read]) -> tuple[ModelSpec, Read]:
@@ -183,6 +140,14 @@ def _write_weights(
 ) -> None:
     """model.safetensors, or numbered shards and their index."""
     shards = list(_shards(spec, dtype.itemsize, shard_bytes))
+    needed = sum(_size(entry, dtype.itemsize) for shard in shards for entry in shard)
+    if needed > free_bytes(folder):
+        raise LuminaError(
+            "E204",
+            f"the weights take {needed:,} bytes, {folder.parent} has "
+            f"{free_bytes(folder):,}",
+            "free some disk space, or name a folder on another disk",
+        )
     weight_map: dict[str, str] = {}
     total = 0
     for number, shard in enumerate(shards, start=1):
@@ -203,13 +168,17 @@ def _shards(spec: ModelSpec, itemsize: int, most: int) -> Iterator[list[Entry]]:
     shard: list[Entry] = []
     filled = 0
     for entry in entries(spec):
-        size = torch.Size(entry.shape).numel() * itemsize
+        size = _size(entry, itemsize)
         if shard and filled + size > most:
             yield shard
             shard, filled = [], 0
         shard.append(entry)
         filled += size
     yield shard
+
+
+def _size(entry: Entry, itemsize: int) -> int:
+    return math.prod(entry.shape) * itemsize
 
 
 def _tensors(

@@ -48,7 +48,7 @@ def import_folder(
 
     Returns:
         The shape, and float32 CPU tensors under their logical names, the vocabulary
-        padded with zero rows; routed layers get an even `load`.
+        padded with its mean row; routed layers get an even `load`.
 
     Raises:
         LuminaError: E104 files that are not there, E101 pickles and what is not JSON,
@@ -262,9 +262,10 @@ def _assembled(spec: ModelSpec, group: list[Entry], files: _Files) -> Tensor:
     if first.rows is not None:
         return tensor[:, first.rows[0] : first.rows[1]].contiguous()
     if first.logical in (EMBEDDING, HEAD):
-        padded = tensor.new_zeros(spec.padded_vocab_size, spec.hidden_size)
-        padded[: spec.vocab_size] = tensor
-        return padded
+        # The mean token, not zeros: a token added later (a chat marker) starts there,
+        # and the first norm would magnify the gradient of a zero vector.
+        rest = spec.padded_vocab_size - spec.vocab_size
+        return torch.cat([tensor, tensor.mean(0, keepdim=True).expand(rest, -1)])
     return tensor.contiguous()
 
 

@@ -1,0 +1,54 @@
+"""`lumina export RUN FOLDER`: a run's model as a folder that transformers loads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("run", help="a run directory, or one of its checkpoints")
+    parser.add_argument("folder", help="the new folder: Llama, or Mixtral for MoE")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="type of the weights; default: float32, which loses nothing",
+    )
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="the best evaluated checkpoint, not the last",
+    )
+    parser.add_argument(
+        "--ema", action="store_true", help="the moving average of the weights"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the folder and say how to load it."""
+    from lumina.data.tokenizer import Tokenizer
+    from lumina.infer.load import open_source
+    from lumina.state.huggingface import export_folder
+
+    source = open_source(
+        args.run, which="best" if args.best else "latest", ema=args.ema
+    )
+    try:
+        tokenizer = Tokenizer.from_path(source.tokenizer)
+        folder = export_folder(
+            (source.spec, source.read), tokenizer, args.folder, dtype=args.dtype
+        )
+    finally:
+        source.close()
+    size = sum(path.stat().st_size for path in Path(folder).iterdir())
+    kind = "Llama" if source.spec.moe is None else "Mixtral"
+    print(
+        f"{folder}: {source.description} as {kind}, {args.dtype}, "
+        f"{size / 1e6:,.1f} MB with its tokenizer\n"
+        f"load it with transformers: AutoModelForCausalLM.from_pretrained('{folder}')"
+    )
+    return 0

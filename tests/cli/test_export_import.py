@@ -1,0 +1,117 @@
+"""`lumina export` and `lumina import`: out to transformers, and back to a run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lumina.cli.main import main
+
+TINY = [
+    "--device", "cpu", "--precision", "fp32", "--hidden-size", "32", "--num-heads", "2",
+    "--num-kv-heads", "1", "--intermediate-size", "48", "--num-layers", "2",
+    "--seq-length", "32", "--tokenizer-vocab-size", "300", "--global-batch-size", "4",
+    "--batch-size", "4", "--learning-rate", "3e-3", "--eval-batches", "1",
+]  # fmt: skip
+
+
+def lumina(*words):
+    assert main([str(word) for word in words]) == 0
+
+
+@pytest.fixture(scope="module", params=["dense", "moe"])
+def run(request, tiny_corpus, tmp_path_factory):
+    """A run of the command itself, dense or routed."""
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    moe = ["--use-moe", "--num-experts", "4", "--moe-top-k", "2"]
+    kind = moe if request.param == "moe" else ["--no-use-moe"]
+    lumina(
+        "train", "--preset", "debug", *TINY, *kind, "--train-data", tiny_corpus,
+        "--run-dir", folder, "--steps", "4",
+    )  # fmt: skip
+    return folder
+
+
+def test_exported_run_loads_in_transformers_and_comes_back(run, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    from lumina.infer.load import load
+
+    lumina("export", run, tmp_path / "hf")
+    assert "AutoModelForCausalLM" in capsys.readouterr().out
+    network, tokenizer = load(run, "cpu")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    text = "The owl went to the lake on day 7."
+    ids = their_tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+    assert ids[0].tolist() == tokenizer.encode(text)
+    logits = network.logits(ids)
+    torch.testing.assert_close(theirs(ids).logits, logits, rtol=1e-5, atol=1e-5)
+
+    lumina("import", tmp_path / "hf", tmp_path / "back")
+    assert "--init-from" in capsys.readouterr().out
+    back, back_tokenizer = load(tmp_path / "back", "cpu")
+    assert back_tokenizer.fingerprint == tokenizer.fingerprint
+    torch.testing.assert_close(back.logits(ids), logits, rtol=1e-6, atol=1e-6)
+
+    lumina("export", tmp_path / "back", tmp_path / "again")
+    first, second = (
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("hf", "again")
+    )
+    assert first == second, "there and back loses no bit"
+
+
+@pytest.mark.covers("MOD-40")
+def test_imported_weights_train_on_with_a_frozen_backbone(run, tiny_corpus, tmp_path):
+    """Local safetensors as a frozen base: only what is not frozen moves."""
+    from lumina.state.weights import open_weights
+
+    lumina("export", run, tmp_path / "hf")
+    lumina("import", tmp_path / "hf", tmp_path / "base")
+    lumina(
+        "train", "--init-from", tmp_path / "base", "--freeze", "backbone.blocks.*",
+        "--train-data", tiny_corpus, "--run-dir", tmp_path / "tuned", "--steps", "3",
+        "--global-batch-size", "4", "--batch-size", "4", "--device", "cpu",
+        "--precision", "fp32",
+    )  # fmt: skip
+    before = open_weights(tmp_path / "base").source
+    after = open_weights(tmp_path / "tuned").source
+    moved = {
+        name
+        for name in before.names()
+        if not torch.equal(before.tensor(name), after.tensor(name))
+    }
+    routing = {name for name in moved if name.endswith(".load")}
+    free = {name for name in before.names() if ".blocks." not in name}
+    assert moved - routing == free
+
+
+def test_an_imported_run_is_listed_and_not_resumed_by_mistake(run, tmp_path, capsys):
+    lumina("export", run, tmp_path / "hf", "--dtype", "bfloat16")
+    lumina("import", tmp_path / "hf", tmp_path / "runs" / "base")
+    capsys.readouterr()
+    lumina("runs", tmp_path / "runs", "--json")
+    listed = json.loads(capsys.readouterr().out)
+    assert [row["run"] for row in listed] == ["base"]
+    assert listed[0]["checkpoint"] == "step-00000000"
+
+
+def test_full_folders_and_wrong_sources_are_refused(run, tmp_path, capsys):
+    lumina("export", run, tmp_path / "hf")
+
+    def refused(code, *words):
+        capsys.readouterr()
+        assert main([str(word) for word in words]) in (1, 2)
+        error = capsys.readouterr().err
+        assert code in error and "Traceback" not in error
+
+    refused("E002", "export", run, tmp_path / "hf")
+    refused("E002", "import", tmp_path / "hf", run)
+    refused("E104", "export", tmp_path / "nowhere", tmp_path / "x")
+    refused("E104", "import", tmp_path / "nowhere", tmp_path / "x")
+    refused("E005", "export", run, tmp_path / "x", "--dtype", "int3")
+    refused("E002", "export", run, tmp_path / "x", "--ema")
+    (tmp_path / "hf" / "tokenizer.json").unlink()
+    refused("E104", "import", tmp_path / "hf", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
