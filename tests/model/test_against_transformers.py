@@ -76,19 +76,23 @@ def theirs_for(spec, **extra):
     return model
 
 
-def their_name(logical):
+def their_tensor(logical, theirs):
+    """Their tensor of a logical name; their experts' gate and up are one."""
     if logical in OUTSIDE:
-        return OUTSIDE[logical]
+        return theirs[OUTSIDE[logical]]
     _, _, index, rest = logical.split(".", 3)
-    return f"model.layers.{index}.{INSIDE[rest]}"
+    found = theirs[f"model.layers.{index}.{INSIDE[rest]}"]
+    if rest in ("feedforward.gate", "feedforward.up"):
+        return found.chunk(2, dim=1)[rest == "feedforward.up"]
+    return found
 
 
 def whole(name, parts, theirs, rows):
     """Our parameter `name` put together from their tensors, padded to our rows."""
-    if name.endswith(".feedforward.gate_up"):  # fused in their experts as well
-        return theirs[their_name(parts[name].names[0])]
-    names = parts[name].names if name in parts else (name,)
-    value = torch.cat([theirs[their_name(one)] for one in names])
+    names, dim = (name,), 0
+    if name in parts:
+        names, dim = parts[name].names, parts[name].dim
+    value = torch.cat([their_tensor(one, theirs) for one in names], dim)
     if name.endswith(("embedding.weight", "head.weight")):
         padding = value.new_zeros(rows - value.shape[0], value.shape[1])
         value = torch.cat([value, padding])
