@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lumina.config import Config, ConfigPresets
+from lumina.config.leaves import choices, is_list, value_type
+from lumina.config.sections import LEAVES
 from lumina.errors import LuminaError
 
 
@@ -102,6 +106,9 @@ def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
         ("train: {seq_length: 5}\n", "E004", "'seq_length'"),
         ("trainn: {steps: 5}\n", "E004", "'trainn'"),
         ("temperature: 0.8\n", "E004", "`lumina generate`"),
+        ("train: 5\n", "E005", "'train'"),
+        ("? [a]\n: b\n", "E101", "line 1"),
+        ("asked: 5\n", "E005", "asked"),
         ("steps: -1\n", "E005", "-1"),
         ("steps: [1, 2]\n", "E005", "[1, 2]"),
         ("preset: nope\n", "E001", "nope"),
@@ -139,6 +146,47 @@ def test_saving_where_one_cannot(tmp_path: Path) -> None:
 
 def test_empty_file_is_the_defaults(tmp_path: Path) -> None:
     assert Config.load(written(tmp_path, "")) == Config()
+
+
+def test_anchors_and_merges_work(tmp_path: Path) -> None:
+    text = "train: &a {steps: 5}\nrun:\n  <<: {run_dir: x}\n"
+    config = Config.load(written(tmp_path, text))
+    assert config.train.steps == 5 and config.run.run_dir == "x"
+
+
+def values_of(leaf: str) -> st.SearchStrategy[object]:
+    """Values a leaf may have, by its type; bounds are met by most of them."""
+    kind = value_type(leaf)
+    if choices(leaf):
+        return st.sampled_from(choices(leaf))
+    if is_list(leaf):
+        return st.lists(st.text(), max_size=3)
+    numbers = st.floats(1e-12, 1 - 1e-9) | st.floats(1, 1e9)
+    by_type = {bool: st.booleans(), int: st.integers(0, 2**40), float: numbers}
+    return by_type.get(kind, st.text())
+
+
+def test_odd_characters_in_a_source_do_not_break_the_file(tmp_path: Path) -> None:
+    config = Config(run_dir="a\x07\u2028b").replace(run_dir="c")
+    config.save(tmp_path / "config.yaml")
+    assert Config.load(tmp_path / "config.yaml") == config
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_accepted_value_survives_saving(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    leaves = data.draw(st.lists(st.sampled_from(sorted(LEAVES)), max_size=6))
+    chosen = {leaf: data.draw(values_of(leaf), label=leaf) for leaf in leaves}
+    try:
+        config = Config(preset="debug", **chosen)
+    except LuminaError as refused:
+        assert refused.code in ("E002", "E005")
+        return
+    path = tmp_path_factory.mktemp("saved") / "config.yaml"
+    config.save(path)
+    assert Config.load(path) == config
 
 
 def test_saved_file_is_plain_yaml(tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def test_debug_200m_needs_a_block_that_is_not_built() -> None:
         check_trainable(config)
     assert refused.value.code == "E002" and "--no-use-mod" in refused.value.hint
     check_trainable(config.replace(use_mod=False))
+    with pytest.raises(LuminaError, match="this model needs Mixture of Depths"):
+        check_trainable(ConfigPresets.debug().replace(use_mod=True))
 
 
 def test_counts_agree_with_the_documented_arithmetic() -> None:

@@ -279,4 +279,5 @@ def _scalar(value: object) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Text fit for a YAML comment."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))

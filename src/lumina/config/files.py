@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from lumina.config.leaves import canonical, nearest
-from lumina.config.sections import LEAVES, SECTIONS
+from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
 from lumina.errors import LuminaError
 
 
@@ -21,8 +21,12 @@ class _StrictLoader(yaml.SafeLoader):
     ) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if isinstance(key, Hashable) and key in seen:
+            if not isinstance(key, Hashable):
+                continue  # refused by the loader itself
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark
                 )
@@ -68,6 +72,12 @@ def read_leaves(path: str | Path) -> dict[str, object]:
             leaves[name] = value
         elif isinstance(value, Mapping):
             raise _unknown_section(path, name)
+        elif name in SECTIONS and name not in SYNONYMS:
+            raise LuminaError(
+                "E005",
+                f"{path}: the section {name!r} cannot be {value!r}",
+                "it holds options, one on a line, indented",
+            )
         else:
             put(name, value)
     return leaves

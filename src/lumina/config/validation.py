@@ -36,7 +36,8 @@ def check_trainable(config: Config) -> None:
     if not asked:
         return
     names = " and ".join(blocks[leaf] for leaf in asked)
-    who = f"preset {config.preset} needs" if config.preset else "this model needs"
+    by_preset = all(config.provenance[leaf].kind == "preset" for leaf in asked)
+    who = f"preset {config.preset} needs" if by_preset else "this model needs"
     switches = " ".join("--no-" + leaf.replace("_", "-") for leaf in asked)
     _refuse(
         f"{who} {names} ({', '.join(asked)}), which cannot be trained yet",
