@@ -51,7 +51,8 @@ def decide_length(
     batch = decisions.values["global_batch_size"]
     by_epochs = None
     if epochs is not None and rows_per_epoch is not None:
-        by_epochs = max(1, math.ceil(epochs * rows_per_epoch / batch))
+        total = max(1, round(epochs * rows_per_epoch))
+        by_epochs = math.ceil(total / batch)
     if steps is None and by_epochs is None:
         raise LuminaError(
             "E002",
@@ -178,9 +179,9 @@ def decide_rhythm(config: Config, decisions: Decisions, eval_rows: int | None) -
 def _decide_eval_batches(
     config: Config, decisions: Decisions, eval_rows: int | None
 ) -> None:
-    """How many global batches of one forward per rank an evaluation takes."""
+    """How many global batches an evaluation takes: the same on any split."""
     named = config.train.eval_batches
-    one = decisions.values["micro_batch_size"] * decisions.values["world_size"]
+    one = decisions.values["global_batch_size"]
     there = None if eval_rows is None else max(1, math.ceil(eval_rows / one))
     if named is not None:
         decisions.decide("eval_batches", named, source_of(config, "eval_batches"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lumina.errors import LuminaError
 from lumina.observe.hardware import DTYPES, peak_flops
 from lumina.plan.host_memory import host_memory_bytes, usable_cores
 
@@ -85,13 +86,15 @@ def probe(wanted: Config | str = "auto") -> Environment:
     """Look at this machine. Imports torch; takes a fifth of a second on an AMX chip.
 
     Args:
-        wanted: "auto", "cpu" or "cuda", or a Config whose `device` says so. An absent
-            CUDA device gives the CPU here; the plan refuses it with E003.
+        wanted: "auto", "cpu" or "cuda", or a Config whose `device` says so.
+
+    Raises:
+        LuminaError: E003 if "cuda" was asked for and there is none.
     """
     import torch
 
     device = wanted if isinstance(wanted, str) else wanted.system.device
-    processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    processes = _local_processes()
     host = host_memory_bytes()
     features = cpu_features()
     speedup = _bf16_speedup() if "amx_bf16" in features else None
@@ -113,12 +116,29 @@ def probe(wanted: Config | str = "auto") -> Environment:
         peak_flops=dict.fromkeys(DTYPES),
         local_processes=processes,
     )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise no_cuda()
     if device == "cpu" or not torch.cuda.is_available():
         return machine
-    return _with_cuda(machine, torch)
+    return _with_cuda(machine)
 
 
-def _with_cuda(machine: Environment, torch_: object) -> Environment:
+def no_cuda() -> LuminaError:
+    """The refusal of a CUDA device that is not there."""
+    return LuminaError(
+        "E003",
+        "device cuda: this torch sees no CUDA device",
+        "use --device cpu, or install a driver and a CUDA build of torch",
+    )
+
+
+def _local_processes() -> int:
+    """Processes of this run on this machine, as the launcher tells."""
+    everywhere = os.environ.get("WORLD_SIZE", "1")
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", everywhere)))
+
+
+def _with_cuda(machine: Environment) -> Environment:
     import torch
 
     index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()

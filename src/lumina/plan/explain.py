@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -28,8 +29,8 @@ UNKNOWN = "unknown"
 def explain(
     plan: Plan,
     environment: Environment | None = None,
+    stats: Mapping[str, Any] | None = None,
     *,
-    rows_per_epoch: int | None = None,
     tokens_per_second: float | None = None,
 ) -> str:
     """The resolved plan with reasons, parameters, memory, tokens, steps and time.
@@ -37,7 +38,7 @@ def explain(
     Args:
         plan: what was decided.
         environment: what it was decided for.
-        rows_per_epoch: rows of one pass over the data, where known.
+        stats: what `lumina.data.prepare` counted, where there is data.
         tokens_per_second: over all devices, as measured on this machine with this
             plan; without a measurement the time is unknown, never guessed.
     """
@@ -45,7 +46,8 @@ def explain(
         ("Model", _model_lines(plan.spec)),
         ("Parameters", parameter_lines(count_parameters(plan.spec))),
         ("Memory of one device, estimated", _memory_lines(plan, environment)),
-        ("Work", _work_lines(plan, rows_per_epoch, tokens_per_second)),
+        ("Data", _data_lines(stats or {})),
+        ("Work", _work_lines(plan, tokens_per_second)),
         ("Decisions", _decision_lines(plan)),
     ]
     if plan.warnings:
@@ -109,22 +111,28 @@ def _memory_lines(plan: Plan, environment: Environment | None) -> list[str]:
     return [*lines, line]
 
 
-def _work_lines(
-    plan: Plan, rows_per_epoch: int | None, tokens_per_second: float | None
-) -> list[str]:
+def _data_lines(stats: Mapping[str, Any]) -> list[str]:
+    """The plain figures among the data's statistics."""
+    lines = []
+    for name, value in stats.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            continue
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        if isinstance(value, float):
+            shown = f"{value:.4g}"
+        lines.append(f"{name.replace('_', ' '):<22}{shown:>20}")
+    return lines or [UNKNOWN]
+
+
+def _work_lines(plan: Plan, tokens_per_second: float | None) -> list[str]:
     per_step = plan.global_batch_size * plan.spec.seq_length
     tokens = per_step * plan.steps
-    data = UNKNOWN
-    if rows_per_epoch is not None:
-        passes = plan.steps * plan.global_batch_size / rows_per_epoch
-        data = f"{rows_per_epoch * plan.spec.seq_length:,} tokens, {passes:.3g} passes"
     time = UNKNOWN + " until a run of this plan was measured here"
     if tokens_per_second:
         time = f"{duration(tokens / tokens_per_second)} at {tokens_per_second:,.0f}/s"
     return [
         f"steps        {plan.steps:,}",
         f"tokens       {tokens:,} at most, {per_step:,} a step (padding included)",
-        f"data         {data}",
         f"operations   {plan.flops_per_token * tokens:.3g} in all, "
         f"{plan.flops_per_token:.3g} a token",
         f"             {CONVENTION}",

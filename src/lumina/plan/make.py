@@ -13,7 +13,7 @@ from lumina.plan.batching import Batching, Split, resolve_batching
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.duration import decide_length, decide_rhythm, decide_schedule
-from lumina.plan.environment import Environment
+from lumina.plan.environment import Environment, no_cuda
 from lumina.plan.flops import flops_per_token
 from lumina.plan.memory import Layout, estimate
 from lumina.plan.memory_text import gibibytes, listed
@@ -81,11 +81,11 @@ def make_plan(
     decisions.decide("world_size", world_size, "processes that were started")
     for field, leaf in _PASSED_ON.items():
         decisions.decide(field, config.get(leaf), source_of(config, leaf))
+    _decide_attention(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)
     decide_length(config, decisions, rows_per_epoch)
     decide_schedule(config, decisions)
     decide_rhythm(config, decisions, eval_rows)
-    _decide_attention(config, machine, spec, decisions)
     _decide_compile(config, machine, decisions)
     plan = _finish(spec, decisions)
     check_plan(plan, machine)
@@ -95,11 +95,7 @@ def make_plan(
 def _machine(config: Config, environment: Environment) -> Environment:
     """The environment on the device that was asked for."""
     if config.system.device == "cuda" and environment.device != "cuda":
-        raise LuminaError(
-            "E003",
-            "device cuda: this torch sees no CUDA device",
-            "use --device cpu, or install a driver and a CUDA build of torch",
-        )
+        raise no_cuda()
     return environment.on_cpu() if config.system.device == "cpu" else environment
 
 
@@ -139,6 +135,8 @@ def _decide_layout(
         loss_chunk_bytes=config.system.loss_chunk_bytes,
         ema=config.train.ema_decay > 0,
         trainable=count_trainable(spec, config.train.freeze),
+        attention=decisions.values["attention"],
+        device=machine.device,
     )
     modes = _parallel_modes(config, world_size, decisions)
     asked = config.system.gradient_checkpointing

@@ -1,8 +1,9 @@
 """An analytic estimate of the memory a step needs, component by component.
 
-It is a prior: built from shapes, not from a run. What it leaves out is named: the CUDA
-context, the allocator's fragmentation, and what a compiler fuses away (so that a
-compiled model needs less than stated here).
+It is a prior: built from shapes, not from a run. What it leaves out: the CUDA context,
+the allocator's fragmentation, and what a compiler fuses away (a compiled model needs
+less). Gradients and activations are added up, although without accumulation the ones
+grow while the others shrink.
 """
 
 from __future__ import annotations
@@ -11,9 +12,15 @@ import math
 from dataclasses import dataclass
 
 from lumina.model.spec import ModelSpec
+from lumina.plan.activations import (
+    BYTES,
+    Forward,
+    Kept,
+    kept_by_block,
+    kept_outside,
+    working_bytes,
+)
 from lumina.plan.count import block_shapes, count_parameters, is_routed
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 COMPONENTS = (
     "weights",
@@ -24,6 +31,7 @@ COMPONENTS = (
     "activations",
     "routed",
     "logits",
+    "working",
     "communication",
 )
 """Every component, in the order of printing; `total` is their sum."""
@@ -46,14 +54,15 @@ class Layout:
     loss_chunk_bytes: int = 256 * 2**20
     ema: bool = False
     trainable: int | None = None
+    attention: str = "varlen"
+    device: str = "cuda"
 
 
 def estimate(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     """Bytes on one device by component, and `total`."""
     parts = {
         **state_bytes(spec, layout),
-        **_forward_bytes(spec, layout),
-        "logits": _logit_bytes(spec, layout),
+        **_activation_bytes(spec, layout),
         "communication": _communication_bytes(spec, layout),
     }
     ordered = {name: parts[name] for name in COMPONENTS}
@@ -119,86 +128,53 @@ def _communication_bytes(spec: ModelSpec, layout: Layout) -> int:
     return gathered + 4 * max(largest, root)
 
 
-def _forward_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
-    """Activations kept for the backward pass, and one block's working set."""
-    tokens = layout.micro_batch_size * spec.seq_length
-    element = BYTES[layout.compute_dtype]
+def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
+    """What is kept for the backward pass, and what one block needs on its way back."""
+    forward = Forward(
+        rows=layout.micro_batch_size,
+        compute_dtype=layout.compute_dtype,
+        attention=layout.attention,
+        cuda=layout.device == "cuda",
+    )
     mode = layout.gradient_checkpointing
-    kept = routed = 0.0
-    largest = largest_routed = 0.0
-    for layer in range(spec.num_layers):
-        whole, whole_routed = _block_values(spec, tokens, layer, "none")
-        part, part_routed = _block_values(spec, tokens, layer, mode)
-        kept += part
-        routed += part_routed
-        largest = max(largest, whole)
-        largest_routed = max(largest_routed, whole_routed)
-    # The backward pass of a block holds gradients of about its own activations; a
-    # recomputed block is whole again while that happens.
-    working, working_routed = largest / 2, largest_routed / 2
-    if mode != "none":
-        working, working_routed = working + largest, working_routed + largest_routed
-    outside = 3.0 * tokens * spec.hidden_size  # embedding out, final norm in and out
+    kept = Kept(kept_outside(spec, forward))
+    recomputed = 0
+    # Blocks of one kind are alike, so one of each is measured.
+    routed = spec.moe.layers if spec.moe is not None else ()
+    dense = [i for i in range(spec.num_layers) if i not in routed]
+    for layers in (dense, list(routed)):
+        if not layers:
+            continue
+        one = kept_by_block(spec, forward, layers[0], mode)
+        whole = kept_by_block(spec, forward, layers[0], "none")
+        kept += Kept(one.dense * len(layers), one.routed * len(layers))
+        recomputed = max(recomputed, whole.total - one.total)
+    working = working_bytes(spec, forward) + recomputed
+    logits, transient = _logit_bytes(spec, layout)
     return {
-        "activations": math.ceil(element * (kept + working + outside)),
-        "routed": math.ceil(element * (routed + working_routed)),
+        "activations": kept.dense,
+        "routed": kept.routed,
+        "logits": logits,
+        # The logits are gone when the blocks go back; their room is used again.
+        "working": max(0, working - transient),
     }
 
 
-def _block_values(
-    spec: ModelSpec, tokens: int, layer: int, mode: str
-) -> tuple[float, float]:
-    """(values one block keeps for its backward pass, those of routed buffers)."""
-    width = spec.hidden_size
-    if mode == "full":
-        return float(tokens * width), 0.0
-    query = spec.num_heads * spec.head_dim
-    key = spec.num_kv_heads * spec.head_dim
-    products = query + 2 * key + width  # fused projections, output projection
-    moe = spec.moe if is_routed(spec, layer) else None
-    if mode == "selective":
-        # Matrix products and attention are kept, all elementwise work is redone.
-        dense = tokens * (width + products + query)
-        if moe is None:
-            return float(dense + tokens * (2 * spec.intermediate_size + width)), 0.0
-        rows = _routed_rows(spec, tokens)
-        return float(dense), float(rows * (2 * moe.intermediate_size + width))
-    # Two norms' inputs and outputs; projections; rotated queries and keys (and their
-    # normalised form); attention's output and its softmax statistics (float32).
-    normalised = query + key if spec.qk_norm != "none" else 0
-    dense = tokens * (4 * width + products + 2 * query + key + normalised)
-    dense += tokens * 2 * spec.num_heads
-    if spec.dropout > 0:
-        dense += tokens * width  # two masks of one byte
-    if moe is None:
-        return float(dense + 4 * tokens * spec.intermediate_size), 0.0
-    rows = _routed_rows(spec, tokens)
-    router = 3 * tokens * moe.num_experts
-    return float(dense), float(rows * (4 * moe.intermediate_size + 2 * width) + router)
+def _logit_bytes(spec: ModelSpec, layout: Layout) -> tuple[int, int]:
+    """(what the chunked loss holds at most, the part that is gone afterwards).
 
-
-def _routed_rows(spec: ModelSpec, tokens: int) -> int:
-    """Rows the experts of a layer work on."""
-    if spec.moe is None:
-        return 0
-    assigned = tokens * spec.moe.top_k
-    if spec.moe.dispatch == "dropless":
-        return assigned
-    share = math.ceil(spec.moe.capacity_factor * assigned / spec.moe.num_experts)
-    return spec.moe.num_experts * share
-
-
-def _logit_bytes(spec: ModelSpec, layout: Layout) -> int:
-    """What the chunked loss holds: its gradients are made while the logits are there.
-
-    A chunk of float32 logits (and its gradient in a 16-bit compute type), the gradient
-    of the hidden states, and the head's gradient summed over chunks in float32 with
-    the chunk that is being added.
+    Its gradients are made while the logits are there: a chunk of float32 logits (and
+    its gradient in a 16-bit type), the gradient of the hidden states, and the head's
+    gradient summed over chunks in float32 with the chunk that is being added. The
+    hidden states themselves, and what is not a sum, are gone afterwards.
     """
     tokens = layout.micro_batch_size * spec.seq_length
     element = BYTES[layout.compute_dtype]
     row = spec.padded_vocab_size * 4
     chunk = min(max(layout.loss_chunk_bytes, row), tokens * row)
-    narrow = chunk // 2 if element == 2 else 0
+    if element == 2:
+        chunk += chunk // 2
     head = spec.padded_vocab_size * spec.hidden_size * 4
-    return chunk + narrow + tokens * spec.hidden_size * element + 2 * head
+    hidden = tokens * spec.hidden_size * element
+    transient = chunk + head + hidden
+    return transient + hidden + head, transient

@@ -1,0 +1,166 @@
+"""Bytes that a forward pass keeps for its backward pass, block by block.
+
+The terms follow the modules: what autograd saves there, value by value. Tests hold
+them against what it really saved.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lumina.model.spec import ModelSpec, MoeSpec
+from lumina.plan.count import is_routed
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes of one block, or of several.
+
+    Attributes:
+        dense: everything but the experts' buffers.
+        routed: the experts' buffers: rows of tokens, copied once for each choice.
+    """
+
+    dense: int = 0
+    routed: int = 0
+
+    def __add__(self, other: Kept) -> Kept:
+        return Kept(self.dense + other.dense, self.routed + other.routed)
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.dense + self.routed
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass, as far as its memory depends on it.
+
+    Attributes:
+        attention: the backend; without "varlen" packed rows need masks.
+        cuda: kernels are CUDA's: one normalises, keeping its input and output, where
+            the CPU keeps two float32 copies; dropout keeps bits, not values.
+    """
+
+    rows: int
+    compute_dtype: str = "float32"
+    attention: str = "varlen"
+    cuda: bool = True
+
+    @property
+    def element(self) -> int:
+        """Bytes of a value in the compute type."""
+        return BYTES[self.compute_dtype]
+
+    def norm(self, width: int) -> int:
+        """Bytes a norm of `width` values keeps for a token."""
+        copies = self.element if self.cuda else 8
+        return width * (copies + self.element) + 4
+
+
+def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> Kept:
+    """What one block keeps under a checkpointing mode."""
+    tokens = forward.rows * spec.seq_length
+    element = forward.element
+    if mode == "full":
+        return Kept(tokens * spec.hidden_size * element)
+    moe = spec.moe if is_routed(spec, layer) else None
+    if mode == "selective":
+        return _products(spec, forward, moe, tokens)
+    dense = tokens * _attention_bytes(spec, forward)
+    dense += tokens * 2 * forward.norm(spec.hidden_size)
+    if forward.attention == "reference":
+        dense += _open_scores(spec, forward)
+    if spec.dropout > 0:
+        mask = 1 if forward.cuda else element
+        dense += 2 * tokens * spec.hidden_size * mask
+    if moe is None:
+        return Kept(dense + 4 * tokens * spec.intermediate_size * element)
+    rows = routed_rows(moe, tokens)
+    # Gathered rows, gate and up, silu(gate), their product, what comes out.
+    values = rows * (2 * spec.hidden_size + 4 * moe.intermediate_size)
+    router = tokens * (8 * moe.num_experts + 40 * moe.top_k)
+    if element == 2:
+        # The router keeps the norm's output in float32, and nobody in 16 bits.
+        router += tokens * 2 * spec.hidden_size
+    return Kept(dense + router, values * element)
+
+
+def kept_outside(spec: ModelSpec, forward: Forward) -> int:
+    """Kept beside the blocks: the final norm, rotary tables, masks, the batch."""
+    tokens = forward.rows * spec.seq_length
+    mask = {"varlen": 0, "sdpa": forward.element, "reference": 1}[forward.attention]
+    # The loss has no use for the final norm's output after its own forward pass.
+    norm = forward.norm(spec.hidden_size) - spec.hidden_size * forward.element
+    tables = 4 * spec.head_dim
+    batch = 4 * 8
+    return tokens * (norm + tables + batch + mask * spec.seq_length)
+
+
+def working_bytes(spec: ModelSpec, forward: Forward) -> int:
+    """Gradients of activations alive at once while a block's widest layer goes back."""
+    tokens = forward.rows * spec.seq_length
+    # What was kept is let go as its gradient appears, so little comes on top.
+    most = tokens * spec.intermediate_size
+    if spec.moe is not None:
+        rows = routed_rows(spec.moe, tokens)
+        routed = rows * (spec.moe.intermediate_size + spec.hidden_size)
+        most = max(most, routed)
+    return (most + 2 * tokens * spec.hidden_size) * forward.element
+
+
+def routed_rows(moe: MoeSpec, tokens: int) -> int:
+    """Rows the experts of one layer work on."""
+    assigned = tokens * moe.top_k
+    if moe.dispatch == "dropless":
+        return assigned
+    share = round(moe.capacity_factor * assigned / moe.num_experts, 6)
+    return moe.num_experts * max(1, min(math.ceil(share), tokens))
+
+
+def _attention_bytes(spec: ModelSpec, forward: Forward) -> int:
+    """Per token: projections, rotated queries and keys, the result, its statistics."""
+    query = spec.num_heads * spec.head_dim
+    key = spec.num_kv_heads * spec.head_dim
+    values = (query + 2 * key) + (query + key) + query
+    if forward.cuda and forward.attention == "sdpa" and key < query:
+        # Under a mask keys and values are repeated; the projections are let go.
+        values = (query + key) + 2 * query + query
+    if spec.qk_norm == "l2":
+        values += query + key
+    extra = 4 * spec.num_heads
+    if not forward.cuda:
+        copies = {"rms": 4, "l2": 0}.get(spec.qk_norm, 0)
+        if spec.qk_norm != "none" and forward.element == 2:
+            copies += 4
+        extra += (query + key) * copies
+    return values * forward.element + extra
+
+
+def _open_scores(spec: ModelSpec, forward: Forward) -> int:
+    """Per block of the reference backend: probabilities, float32 copies of inputs."""
+    tokens = forward.rows * spec.seq_length
+    return 4 * spec.num_heads * tokens * (spec.seq_length + 3 * spec.head_dim)
+
+
+def _products(
+    spec: ModelSpec, forward: Forward, moe: MoeSpec | None, tokens: int
+) -> Kept:
+    """Selective checkpointing: a block's input, and outputs of products, attention."""
+    element = forward.element
+    query = spec.num_heads * spec.head_dim
+    key = spec.num_kv_heads * spec.head_dim
+    values = spec.hidden_size + (query + 2 * key) + query + spec.hidden_size
+    dense = tokens * (values * element + 4 * spec.num_heads)
+    if forward.attention == "reference":
+        dense += 4 * spec.num_heads * forward.rows * spec.seq_length**2
+    if moe is None:
+        width = 2 * spec.intermediate_size + spec.hidden_size
+        return Kept(dense + tokens * width * element)
+    rows = routed_rows(moe, tokens)
+    width = 2 * moe.intermediate_size + spec.hidden_size
+    return Kept(dense + tokens * 4 * moe.num_experts, rows * width * element)

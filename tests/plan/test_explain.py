@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from lumina.config import Config
+from lumina.plan.count import count_parameters
+from lumina.plan.doctor import report
+from lumina.plan.explain import duration, explain
+from lumina.plan.shape import resolve_spec
+from machines import cpu, gpu, plan_for
+
+
+@pytest.mark.covers("DIA-02", "DIA-03")
+def test_the_text_holds_counts_memory_work_and_reasons() -> None:
+    config = Config.resolve(preset="debug", flags={"steps": 100, "epochs": 90})
+    plan = plan_for(config, world_size=2)
+    text = explain(plan, cpu(), {"train_tokens": 123456, "cached": True})
+    counts = count_parameters(resolve_spec(config))
+    assert f"{counts.total:,}" in text
+    assert f"{counts.experts:,}" in text
+    assert "of them" in text
+    assert f"{100 * 16 * 256:,} at most" in text
+    assert "123,456" in text
+    assert "time         unknown" in text
+    for field in ("micro_batch_size", "compute_dtype", "warmup_steps", "parallel"):
+        line = next(x for x in text.splitlines() if x.strip().startswith(field))
+        assert plan.reasons[field] in line
+
+
+def test_a_time_only_where_the_speed_was_measured() -> None:
+    plan = plan_for(Config.resolve(preset="debug", flags={"steps": 100}))
+    text = explain(plan, tokens_per_second=4096)
+    assert "100 s at 4,096/s" in text
+    assert "Data\n  unknown" in text
+
+
+def test_warnings_are_shown() -> None:
+    plan = plan_for(Config(vocab_size=64, steps=5, seq_length=300))
+    assert "- seq_length 300 is not a power of two" in explain(plan)
+
+
+def test_durations() -> None:
+    assert duration(90) == "90 s"
+    assert duration(3000) == "50 min"
+    assert duration(12000) == "3 h 20 min"
+    assert duration(400000) == "4.6 days"
+
+
+@pytest.mark.parametrize("machine", [cpu(), gpu(), gpu("a card", 24, (7, 5))])
+def test_the_doctor_reports_every_part(machine: object) -> None:
+    rows = {(row.section, row.name): row for row in report(machine)}  # type: ignore[arg-type]
+    assert rows["packages", "torch"].status == "ok"
+    assert rows["software", "torch"].value == "2.13.0"
+    on_gpu = machine.device == "cuda"  # type: ignore[attr-defined]
+    assert rows["hardware", "GPU"].status == ("ok" if on_gpu else "absent")
+    varlen = rows["kernels", "varlen attention"].status
+    recent = (machine.capability or (0, 0)) >= (8, 0)  # type: ignore[attr-defined]
+    assert varlen == ("ok" if recent else "absent")
+    if on_gpu and not recent:
+        assert "unknown" in rows["hardware", "peak bfloat16"].value
+        assert rows["precision", "bf16"].status == "absent"

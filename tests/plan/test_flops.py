@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from lumina.config import Config
+from lumina.plan.count import count_parameters
+from lumina.plan.flops import flops_per_token
+from lumina.plan.shape import resolve_spec
+
+
+def test_the_dense_reference_work() -> None:
+    """Llama-3.2-1B's shape, untied: 1.498 B parameters, 7.41e9 in products."""
+    spec = resolve_spec(
+        Config(
+            vocab_size=128256,
+            hidden_size=2048,
+            num_layers=16,
+            num_heads=32,
+            num_kv_heads=8,
+            intermediate_size=8192,
+            seq_length=4096,
+        )
+    )
+    assert count_parameters(spec).total == pytest.approx(1.498e9, rel=1e-3)
+    attention = 6 * 16 * 2048 * 4096
+    assert flops_per_token(spec) - attention == pytest.approx(7.41e9, rel=1e-3)
+
+
+def test_the_routed_reference_work() -> None:
+    """OLMoE's shape with 8 layers: 3.56 B, 0.64 B of them active without tables."""
+    spec = resolve_spec(
+        Config(
+            vocab_size=50304,
+            hidden_size=2048,
+            num_layers=8,
+            num_heads=16,
+            seq_length=4096,
+            use_moe=True,
+            num_experts=64,
+            moe_top_k=8,
+            moe_intermediate_size=1024,
+            qk_norm="rms",
+        )
+    )
+    counts = count_parameters(spec)
+    assert counts.total == pytest.approx(3.56e9, rel=1e-3)
+    assert counts.active_non_embedding == pytest.approx(0.64e9, rel=5e-3)
+
+
+def test_heads_wider_than_the_model_and_windows_count() -> None:
+    shape = {"vocab_size": 64, "hidden_size": 128, "num_heads": 2, "seq_length": 256}
+    spec = resolve_spec(Config(**shape, head_dim=128))
+    products = 6 * count_parameters(spec).active_non_embedding
+    assert flops_per_token(spec) - products == 6 * 2 * 256 * 256
+    window = resolve_spec(Config(**shape, head_dim=128, window_size=64))
+    looked_at = 64 - 64 * 64 / 512
+    assert flops_per_token(window) - products == 12 * 2 * 256 * looked_at
+    wide = resolve_spec(Config(**shape, head_dim=128, window_size=256))
+    assert flops_per_token(wide) == flops_per_token(spec)

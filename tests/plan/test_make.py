@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from lumina.config import Config, ConfigPresets
+from lumina.errors import LuminaError
+from lumina.plan.memory import Layout, estimate
+from lumina.plan.plan import Plan
+from lumina.plan.shape import resolve_spec
+from machines import cpu, gpu, plan_for
+
+
+def small(**options: Any) -> Config:
+    return Config(vocab_size=64, steps=10, **options)
+
+
+@pytest.mark.parametrize("machine", [cpu(), gpu()], ids=["cpu", "gpu"])
+def test_every_decision_has_a_reason(machine: Any) -> None:
+    plan = plan_for(Config.resolve(preset="debug"), machine, world_size=2)
+    told = {"spec", "memory", "reasons", "warnings"}
+    for field in fields(Plan):
+        if field.name not in told:
+            assert plan.reasons.get(field.name), field.name
+
+
+def test_a_plan_survives_json() -> None:
+    import json
+
+    plan = plan_for(Config.resolve(preset="debug", flags={"freeze": ["a.*"]}))
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_every_option_of_the_fit_reaches_the_plan() -> None:
+    options = {
+        "learning_rate": 2e-4,
+        "weight_decay": 0.03,
+        "beta1": 0.8,
+        "beta2": 0.99,
+        "eps": 1e-7,
+        "max_grad_norm": 0.5,
+        "ema_decay": 0.99,
+        "freeze": ("backbone.embedding.*",),
+        "seed": 7,
+        "loss_chunk_bytes": 2**20,
+        "deterministic": True,
+        "save_total_limit": 9,
+    }
+    plan = plan_for(small(**options))
+    for name, value in options.items():
+        assert getattr(plan, name) == value
+        assert "python" in plan.reasons[name]
+
+
+def test_device_auto_and_by_name() -> None:
+    assert plan_for(small(), gpu()).device == "cuda"
+    assert plan_for(small(), cpu()).device == "cpu"
+    assert plan_for(small(device="cpu"), gpu()).device == "cpu"
+    with pytest.raises(LuminaError) as caught:
+        plan_for(small(device="cuda"), cpu())
+    assert caught.value.code == "E003"
+
+
+def test_compile_on_cuda_with_a_compiler_only() -> None:
+    bare = gpu(compiler=False, compiler_detail="triton missing")
+    assert plan_for(small(), gpu()).compile is True
+    assert plan_for(small(), cpu(compiler=True)).compile is False
+    assert plan_for(small(compile=True), cpu(compiler=True)).compile is True
+    assert plan_for(small(compile=False), gpu()).compile is False
+    without = plan_for(small(), bare)
+    assert (without.compile, without.reasons["compile"]) == (False, "triton missing")
+    with pytest.raises(LuminaError, match="triton missing") as caught:
+        plan_for(small(compile=True), bare)
+    assert caught.value.code == "E003"
+
+
+def test_attention_by_device_type_and_heads() -> None:
+    assert plan_for(small(), gpu()).attention == "varlen"
+    assert plan_for(small(precision="fp32"), gpu()).attention == "sdpa"
+    assert plan_for(small(), gpu("Tesla T4", 15, (7, 5))).attention == "sdpa"
+    assert plan_for(small(head_dim=36), gpu()).attention == "sdpa"
+    assert plan_for(small(), cpu()).attention == "sdpa"
+    assert plan_for(small(attention="reference"), gpu()).attention == "reference"
+    with pytest.raises(LuminaError) as caught:
+        plan_for(small(attention="varlen", precision="fp32"), gpu())
+    assert caught.value.code == "E002"
+    with pytest.raises(LuminaError) as caught:
+        plan_for(small(attention="varlen"), cpu())
+    assert caught.value.code == "E003"
+
+
+def test_ddp_while_a_model_fits_then_fsdp2() -> None:
+    config = Config.resolve(preset="l2:b1", flags={"seq_length": 512})
+    roomy = plan_for(config, gpu(gib=140), world_size=8)
+    tight = plan_for(config, gpu("NVIDIA L40S", 45, (8, 9)), world_size=8)
+    assert (roomy.parallel, tight.parallel) == ("ddp", "fsdp2")
+    assert tight.memory["optimizer"] == roomy.memory["optimizer"] // 8
+    assert "does not fit" in tight.reasons["parallel"]
+    asked = config.replace(parallel="fsdp2")
+    assert plan_for(asked, gpu(gib=140), world_size=8).parallel == "fsdp2"
+
+
+def test_one_process_shares_nothing_and_several_may_not_ignore_each_other() -> None:
+    alone = plan_for(small(parallel="ddp"))
+    assert alone.parallel == "none"
+    assert any("nothing is shared" in text for text in alone.warnings)
+    with pytest.raises(LuminaError, match="would train 2 models"):
+        plan_for(small(parallel="none"), world_size=2)
+
+
+def test_checkpointing_only_as_far_as_memory_needs_it() -> None:
+    config = ConfigPresets.get("m120_speed").replace(seq_length=8192)
+    spec = resolve_spec(config)
+    chosen = []
+    for mode in ("none", "selective", "full"):
+        layout = Layout(1, "bfloat16", grad_accum=256, gradient_checkpointing=mode)
+        just_enough = estimate(spec, layout)["total"] / 0.9 / 2**30 + 0.01
+        plan = plan_for(config, gpu("a card", just_enough, (8, 0)))
+        chosen.append(plan.gradient_checkpointing)
+        assert plan.memory["total"] <= 0.9 * just_enough * 2**30
+    assert chosen == ["none", "selective", "full"]
+    assert "selective does not" in plan.reasons["gradient_checkpointing"]
+    forced = plan_for(config.replace(gradient_checkpointing="full"), gpu(gib=140))
+    assert forced.gradient_checkpointing == "full"
+
+
+def test_what_cannot_fit_is_refused_with_numbers_and_a_way_out() -> None:
+    config = Config.resolve(preset="l2:b7")
+    with pytest.raises(LuminaError) as caught:
+        plan_for(config, gpu())
+    assert caught.value.code == "E201"
+    assert "140.0 GiB" in caught.value.message
+    assert "optimizer 188.2 GiB" in caught.value.message
+    assert "devices with --parallel fsdp2" in caught.value.hint
+    with pytest.raises(LuminaError) as caught:
+        plan_for(config, cpu())
+    assert caught.value.code == "E202"
+
+
+def test_a_batch_too_large_for_the_device_names_the_one_that_fits() -> None:
+    config = Config.resolve(preset="m70_memory", flags={"batch_size": 128})
+    with pytest.raises(LuminaError) as caught:
+        plan_for(config, gpu("a card", 12, (8, 0)))
+    assert caught.value.code == "E201"
+    assert "--batch-size 1" in caught.value.hint
+
+
+def test_blocks_that_are_not_built_are_refused() -> None:
+    with pytest.raises(LuminaError, match="Mixture of Depths") as caught:
+        plan_for(Config.resolve(preset="debug_200m"))
+    assert caught.value.code == "E002"
+
+
+def test_advice_of_the_configuration_is_passed_on() -> None:
+    plan = plan_for(small(learning_rate=0.01, seq_length=300))
+    assert any("learning_rate" in text for text in plan.warnings)
+    assert any("power of two" in text for text in plan.warnings)
+
+
+def test_the_same_arguments_give_the_same_plan() -> None:
+    config = Config.resolve(preset="debug")
+    assert plan_for(config) == plan_for(config)

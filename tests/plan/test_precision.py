@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+
+from lumina.config import Config
+from lumina.errors import LuminaError
+from lumina.plan.environment import Environment
+from machines import cpu, gpu, plan_for
+
+V100 = gpu("Tesla V100-SXM2-16GB", 16, (7, 0))
+P100 = gpu("Tesla P100", 16, (6, 0))
+K80 = gpu("Tesla K80", 12, (3, 7), compiler=False, compiler_detail="triton missing")
+AMX = cpu(bf16=True, bf16_speedup=4.2, cpu_features=("amx_bf16", "avx512_bf16"))
+SLOW_AMX = cpu(bf16=False, bf16_speedup=0.8, cpu_features=("amx_bf16",))
+
+
+@pytest.mark.covers("PRC-06")
+@pytest.mark.parametrize(
+    ("machine", "dtype", "why"),
+    [
+        (gpu(), "bfloat16", "9.0"),
+        (gpu("NVIDIA GeForce RTX 3090", 24, (8, 6)), "bfloat16", "8.6"),
+        (V100, "float16", "7.0"),
+        (P100, "float16", "6.0"),
+        (K80, "float32", "3.7"),
+        (AMX, "bfloat16", "4.20x"),
+        (SLOW_AMX, "float32", "0.80x"),
+        (cpu(cpu_features=("avx512_bf16",)), "float32", "AVX512-BF16"),
+        (cpu(), "float32", "no bfloat16 instructions"),
+    ],
+)
+def test_auto_takes_what_the_device_is_good_at(
+    machine: Environment, dtype: str, why: str
+) -> None:
+    plan = plan_for(Config(vocab_size=64), machine)
+    assert plan.compute_dtype == dtype
+    assert why in plan.reasons["compute_dtype"]
+    assert plan.tf32 is False
+
+
+@pytest.mark.covers("PRC-09")
+@pytest.mark.parametrize(
+    ("precision", "machine", "number"),
+    [
+        ("bf16", V100, "8.0"),
+        ("mixed_bf16", V100, "8.0"),
+        ("tf32", V100, "8.0"),
+        ("fp16", K80, "5.3"),
+        ("mixed_fp16", cpu(), "5.3"),
+        ("tf32", cpu(), "8.0"),
+    ],
+)
+def test_a_precision_the_device_lacks_is_refused(
+    precision: str, machine: Environment, number: str
+) -> None:
+    with pytest.raises(LuminaError) as caught:
+        plan_for(Config(vocab_size=64, precision=precision), machine)
+    assert caught.value.code == "E003"
+    assert number in caught.value.message
+    assert "--precision" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "tf32"),
+    [
+        ("fp32", "float32", False),
+        ("tf32", "float32", True),
+        ("bf16", "bfloat16", False),
+        ("mixed_bf16", "bfloat16", False),
+        ("fp16", "float16", False),
+        ("mixed_fp16", "float16", False),
+    ],
+)
+def test_a_precision_asked_for_is_taken(precision: str, dtype: str, tf32: bool) -> None:
+    plan = plan_for(Config(vocab_size=64, precision=precision), gpu())
+    assert (plan.compute_dtype, plan.tf32) == (dtype, tf32)
+    assert "asked for" in plan.reasons["compute_dtype"]
+
+
+def test_bfloat16_on_a_processor_without_it_works_with_a_warning() -> None:
+    plan = plan_for(Config(vocab_size=64, precision="bf16"), cpu())
+    assert plan.compute_dtype == "bfloat16"
+    assert any("not faster" in text for text in plan.warnings)
+    assert not plan_for(Config(vocab_size=64, precision="bf16"), AMX).warnings
