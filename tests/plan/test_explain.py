@@ -14,13 +14,14 @@ from machines import cpu, gpu, plan_for
 def test_the_text_holds_counts_memory_work_and_reasons() -> None:
     config = Config.resolve(preset="debug", flags={"steps": 100, "epochs": 90})
     plan = plan_for(config, world_size=2)
-    text = explain(plan, cpu(), {"train_tokens": 123456, "cached": True})
+    text = explain(plan, cpu(), rows_per_epoch=800, stats={"train_bytes": 123456})
     counts = count_parameters(resolve_spec(config))
     assert f"{counts.total:,}" in text
     assert f"{counts.experts:,}" in text
     assert "of them" in text
     assert f"{100 * 16 * 256:,} at most" in text
     assert "123,456" in text
+    assert f"{800 * 256:,}" in text
     assert "time         unknown" in text
     for field in ("micro_batch_size", "compute_dtype", "warmup_steps", "parallel"):
         line = next(x for x in text.splitlines() if x.strip().startswith(field))

@@ -29,8 +29,9 @@ UNKNOWN = "unknown"
 def explain(
     plan: Plan,
     environment: Environment | None = None,
-    stats: Mapping[str, Any] | None = None,
     *,
+    rows_per_epoch: int | None = None,
+    stats: Mapping[str, Any] | None = None,
     tokens_per_second: float | None = None,
 ) -> str:
     """The resolved plan with reasons, parameters, memory, tokens, steps and time.
@@ -38,6 +39,7 @@ def explain(
     Args:
         plan: what was decided.
         environment: what it was decided for.
+        rows_per_epoch: packed rows of one pass over the data, where known.
         stats: what `lumina.data.prepare` counted, where there is data.
         tokens_per_second: over all devices, as measured on this machine with this
             plan; without a measurement the time is unknown, never guessed.
@@ -46,7 +48,7 @@ def explain(
         ("Model", _model_lines(plan.spec)),
         ("Parameters", parameter_lines(count_parameters(plan.spec))),
         ("Memory of one device, estimated", _memory_lines(plan, environment)),
-        ("Data", _data_lines(stats or {})),
+        ("Data", _data_lines(plan, rows_per_epoch, stats or {})),
         ("Work", _work_lines(plan, tokens_per_second)),
         ("Decisions", _decision_lines(plan)),
     ]
@@ -111,9 +113,19 @@ def _memory_lines(plan: Plan, environment: Environment | None) -> list[str]:
     return [*lines, line]
 
 
-def _data_lines(stats: Mapping[str, Any]) -> list[str]:
-    """The plain figures among the data's statistics."""
+def _data_lines(
+    plan: Plan, rows_per_epoch: int | None, stats: Mapping[str, Any]
+) -> list[str]:
+    """One pass over the data, and the plain figures among its statistics."""
     lines = []
+    if rows_per_epoch:
+        passes = plan.steps * plan.global_batch_size / rows_per_epoch
+        lines += [
+            f"{'rows of one pass':<22}{rows_per_epoch:>20,}",
+            f"{'tokens of one pass':<22}{rows_per_epoch * plan.spec.seq_length:>20,}"
+            "  at most (padding included)",
+            f"{'passes':<22}{passes:>20.3g}",
+        ]
     for name, value in stats.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             continue
