@@ -209,7 +209,6 @@ def test_a_large_corpus_is_sampled_evenly(
     assert parts == {"0", "1"}
 
 
-@pytest.mark.covers("TOK-04")
 def test_a_given_tokenizer_is_used_and_grows_only_for_chat(
     corpus: Path, chats: Path, shared_data: Path
 ) -> None:

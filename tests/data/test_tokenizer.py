@@ -189,6 +189,22 @@ def test_markers_are_added_to_a_foreign_vocabulary_for_chat(
     assert Tokenizer.from_path(tmp_path).fingerprint == grown.fingerprint
 
 
+def test_markers_that_text_could_spell_are_made_special(tmp_path: Path) -> None:
+    small = Tokenizer.train(SAMPLE, 320)
+    small.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    state = json.loads(path.read_text())
+    for token in state["added_tokens"]:
+        token["special"] = False
+    path.write_text(json.dumps(state))
+    loaded = Tokenizer.from_path(tmp_path)
+    assert 4 in loaded.encode("<|end|>")  # an ordinary token of that vocabulary
+    safe = loaded.with_chat()
+    assert safe.vocab_size == 320 and not safe.notes
+    assert 4 not in safe.encode("<|end|>")
+    assert safe.encode_chat(CHAT) == small.encode_chat(CHAT)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "token"),
     [

@@ -111,7 +111,7 @@ class BatchMaker:
 
     def _loss_tokens(self) -> Ints:
         """[R] labels that count, of every row."""
-        if self.store.mask is None:
+        if self.store.mask is None or not len(self.packing):
             return self.row_tokens
         counts = np.empty(len(self.packing.lengths), dtype=np.int64)
         ends = np.cumsum(self.packing.lengths, dtype=np.int64)

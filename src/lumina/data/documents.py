@@ -21,8 +21,9 @@ from lumina.errors import LuminaError
 SEPARATOR = "<|endoftext|>"
 """Divides the documents of a text file."""
 
-PIECE_BYTES = 2**20
-"""A longer text is handed over in pieces of about this size."""
+PIECE_BYTES = 2**16
+"""A longer text is handed over in pieces of about this size: encoding one takes some
+hundred times its size in memory."""
 
 MAX_RECORD_BYTES = 8 * 2**20
 """The default limit of a line."""

@@ -17,7 +17,7 @@ from lumina.data.documents import Document
 from lumina.data.split import document_bytes, utf8_length
 from lumina.data.tokenizer import Tokenizer
 
-BLOCK_BYTES = 2 * 2**20
+BLOCK_BYTES = 2**19
 """Text that one thread encodes at a time."""
 
 

@@ -196,19 +196,22 @@ class Tokenizer:
 
     @cached_property
     def has_chat(self) -> bool:
-        """Whether the vocabulary holds the markers of a conversation."""
-        names = (*MARKERS.values(), END_OF_TURN)
-        return all(self.backend.token_to_id(name) is not None for name in names)
+        """Whether the vocabulary holds the markers of a conversation, as special ones.
+
+        A marker that text can spell out would let a user speak for the assistant.
+        """
+        return _specials(self.backend).issuperset((*MARKERS.values(), END_OF_TURN))
 
     def with_chat(self) -> Tokenizer:
         """This tokenizer, or a larger one when it lacks the chat markers."""
         if self.has_chat:
             return self
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
-        grown = _add_specials(backend, (*MARKERS.values(), END_OF_TURN))
-        note = f"added {grown} chat markers to the vocabulary"
+        _add_specials(backend, (*MARKERS.values(), END_OF_TURN))
+        grown = backend.get_vocab_size() - self.backend.get_vocab_size()
+        notes = [f"added {grown} chat markers to the vocabulary"] if grown else []
         return Tokenizer(
-            backend, bos=self._bos, eos=self._eos, notes=[*self.notes, note]
+            backend, bos=self._bos, eos=self._eos, notes=[*self.notes, *notes]
         )
 
     def _id(self, token: str) -> int:
@@ -356,6 +359,8 @@ def _with_specials(
         notes.append(f"the vocabulary has no end-of-text token: {eos} was added")
     if bos is None and backend.token_to_id("<s>") is not None:
         bos = "<s>"
+    plain = {token for token in (bos, eos) if token} - _specials(backend)
+    _add_specials(backend, sorted(plain))  # keeps their ids
     return cls(backend, bos=bos, eos=eos, notes=notes)
 
 
@@ -388,6 +393,13 @@ def _json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _add_specials(backend: tokenizers.Tokenizer, names: Sequence[str]) -> int:
-    tokens = [AddedToken(name, special=True, normalized=False) for name in names]
-    return int(backend.add_special_tokens(tokens))
+def _specials(backend: tokenizers.Tokenizer) -> set[str]:
+    """Tokens that ordinary text never becomes."""
+    added = backend.get_added_tokens_decoder().values()
+    return {token.content for token in added if token.special}
+
+
+def _add_specials(backend: tokenizers.Tokenizer, names: Sequence[str]) -> None:
+    backend.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in names]
+    )
