@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("lumina.cli.runs", "list the runs below a folder"),
     "features": ("lumina.cli.features", "list what can be switched, and its cost"),
     "doctor": ("lumina.cli.doctor", "show what this machine offers"),
+    "demo": ("lumina.cli.demo", "train, fine-tune and question a small model here"),
 }
 
 _EVERYWHERE = ("--debug", "--verbose")

@@ -1,0 +1,308 @@
+"""The demonstration from top to bottom: text, training, questions, verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lumina.config import Config, ConfigPresets
+from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
+from lumina.evaluate.text_bits import text_bits
+from lumina.infer.chat import ChatSession
+from lumina.infer.load import load
+from lumina.infer.sampling import Sampling
+from lumina.infer.text import complete
+from lumina.model.network import Network
+from lumina.train.demo import conversations, corpus
+from lumina.train.demo.baselines import Bigram, gzip_bits_per_byte
+from lumina.train.demo.pace import Budget, Pace, measure_pace
+from lumina.train.trainer import Trainer, TrainResult
+
+VOCABULARY = 2048
+# Shares of the time left when each begins; the rest is for loading and measuring.
+PRETRAIN_SHARE = 0.68
+FINE_TUNE_SHARE = 0.6
+MOST_STEPS = 4000  # beyond this the corpus has been seen often enough
+PRETRAIN_RATE, FINE_TUNE_RATE = 4e-3, 2e-3
+EVALUATIONS = 6
+FAVOURITES = ("shutil.copytree", "shutil.copy", "textwrap.dedent", "json.dump")
+PROMPT = "def read_file(path):\n"
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What is asked of the demonstration.
+
+    Attributes:
+        folder: where everything goes; must not exist.
+        minutes: wall-clock time to plan for.
+        quick: a small part of the corpus and few steps: shows that every part works,
+            not that anything is learned, so the verdict does not count.
+    """
+
+    folder: Path
+    minutes: float = 5.0
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Bits per byte on the same held-out text; fewer is better."""
+
+    byte_bigram: float
+    gzip: float
+    token_bigram: float
+    model: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model beats counting pairs of bytes: the least it must do."""
+        return self.model < self.byte_bigram
+
+    def table(self) -> str:
+        """One line a yardstick, and how the model stands to it."""
+        rows = [
+            ("pairs of bytes (must be beaten)", self.byte_bigram),
+            ("gzip -9", self.gzip),
+            ("pairs of tokens, same tokenizer", self.token_bigram),
+            ("this model", self.model),
+        ]
+        verdicts = ["beaten" if self.model < bits else "not beaten" for _, bits in rows]
+        verdicts[-1] = ""
+        return "\n".join(
+            f"  {name:<34} {bits:.3f}   {verdict}".rstrip()
+            for (name, bits), verdict in zip(rows, verdicts, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the demonstration's data lies."""
+
+    library: Path
+    held_out: Path
+    questions: Path
+    questions_held_out: Path
+
+
+class Demo:
+    """One run of the demonstration; `run` is the order of things.
+
+    Args:
+        options: what is asked.
+        say: prints a line.
+    """
+
+    def __init__(self, options: DemoOptions, say: Callable[[str], None]) -> None:
+        self.options = options
+        self.say = say
+        self.folder = options.folder
+        self.budget = Budget(60 * options.minutes)
+
+    def run(self) -> int:
+        """The exit code: 0, 1 when the model does not beat the bigram, 130 or 143.
+
+        Raises:
+            LuminaError: E002 when the folder exists, E105 when Python has no sources.
+        """
+        if self.folder.exists():
+            raise LuminaError(
+                "E002", f"there is a {self.folder} already", "name another --dir"
+            )
+        self._collect()
+        tokenizer = self._train_tokenizer()
+        pace = self._measure()
+        base = self._pretrain(pace)
+        if base.exit_code:
+            return base.exit_code
+        scores = self._score(base, tokenizer)
+        answers = self._fine_tune(base, pace)
+        if answers.exit_code:
+            return answers.exit_code
+        self._ask(answers)
+        return self._conclude(base, answers, scores, pace)
+
+    def _heading(self, text: str) -> None:
+        self.say(f"\n[{self.budget.spent:5.0f} s] {text}")
+
+    def _collect(self) -> None:
+        """The corpus and the conversations, written as the trainer reads them."""
+        self._heading("Text: this Python's own library")
+        found = corpus.collect()
+        if self.options.quick:
+            found = corpus.collect(most_bytes=300_000, held_out_bytes=20_000)
+        self.corpus = found
+        data = self.folder / "data"
+        data.mkdir(parents=True)
+        train = conversations.conversations(found.train, phrasings=2)
+        held_out = conversations.conversations(found.held_out, phrasings=1)
+        self.files = Files(
+            library=corpus.write_texts(found.train, data / "library.jsonl"),
+            held_out=corpus.write_texts(found.held_out, data / "held-out.jsonl"),
+            questions=conversations.write_conversations(
+                train, data / "questions.jsonl"
+            ),
+            questions_held_out=conversations.write_conversations(
+                held_out, data / "questions-held-out.jsonl"
+            ),
+        )
+        self.say(
+            f"{len(found.train):,} documents, {found.train_bytes / 1e6:.1f} MB, to "
+            f"learn from; {len(found.held_out)} documents held out; "
+            f"{len(train):,} questions with answers from docstrings"
+        )
+
+    def _train_tokenizer(self) -> Tokenizer:
+        self._heading("Tokenizer: byte-level BPE, trained on that text")
+        tokenizer = Tokenizer.train((s.text for s in self.corpus.train), VOCABULARY)
+        tokenizer.save(self.folder / "tokenizer")
+        self.say(f"{tokenizer.vocab_size:,} tokens")
+        return tokenizer
+
+    def _config(self, name: str, train: Path, held_out: Path, rate: float) -> Config:
+        return ConfigPresets.debug().replace(
+            train_data=(str(train),),
+            eval_data=(str(held_out),),
+            tokenizer=str(self.folder / "tokenizer"),
+            run_dir=str(self.folder / name),
+            learning_rate=rate,
+            min_lr=rate / 50,
+            save_every_n_batches=0,
+            log_every_n_batches=20,
+            eval_batches=16,
+            compile=False,
+        )
+
+    def _base_config(self) -> Config:
+        return self._config(
+            "library", self.files.library, self.files.held_out, PRETRAIN_RATE
+        )
+
+    def _measure(self) -> Pace:
+        self._heading("Pace: a few steps in each precision")
+        pace = measure_pace(self._base_config())
+        self.say(pace.describe())
+        return pace
+
+    def _train(self, config: Config, pace: Pace, share: float) -> TrainResult:
+        least, most = (10, 10) if self.options.quick else (20, MOST_STEPS)
+        steps = self.budget.steps(share, pace.step_seconds, least, most)
+        self.say(
+            f"{steps} steps, about {steps * pace.step_seconds:.0f} s of the "
+            f"{self.budget.left:.0f} s left of {self.options.minutes:g} minutes"
+        )
+        every = max(1, -(-steps // EVALUATIONS))
+        return Trainer(
+            config.replace(
+                steps=steps, eval_every_n_batches=every, precision=pace.precision
+            )
+        ).train()
+
+    def _pretrain(self, pace: Pace) -> TrainResult:
+        self._heading("Pretraining: the preset `debug` on the library")
+        return self._train(self._base_config(), pace, PRETRAIN_SHARE)
+
+    def _score(self, base: TrainResult, tokenizer: Tokenizer) -> Scores:
+        """The pretrained model and the yardsticks on the held-out documents."""
+        self._heading("Held-out text: bits per byte")
+        network, _ = load(base.run_dir)
+        train = [source.text for source in self.corpus.train]
+        held_out = [source.text for source in self.corpus.held_out]
+        size = sum(len(text.encode()) for text in held_out)
+        pairs = Bigram(tokenizer.encode_batch(train), tokenizer.vocab_size)
+        byte_pairs = Bigram([list(text.encode()) for text in train], 256)
+        bits = text_bits(network, tokenizer, held_out, context=network.spec.seq_length)
+        scores = Scores(
+            byte_bigram=byte_pairs.bits([list(t.encode()) for t in held_out]) / size,
+            gzip=gzip_bits_per_byte(self.corpus.held_out_text),
+            token_bigram=pairs.bits(tokenizer.encode_batch(held_out)) / size,
+            model=bits / size,
+        )
+        self.say(f"{len(held_out)} documents, {size:,} bytes, the same for all:")
+        self.say(scores.table())
+        self._show_sample(network, tokenizer)
+        return scores
+
+    def _show_sample(self, network: Network, tokenizer: Tokenizer) -> None:
+        sampling = Sampling(temperature=0.7, seed=1)
+        sample = complete(network, tokenizer, [PROMPT], sampling, max_new_tokens=80)
+        self.say("\nA sample, begun with its first line:")
+        self.say(_indented(PROMPT + sample[0].text))
+
+    def _fine_tune(self, base: TrainResult, pace: Pace) -> TrainResult:
+        self._heading("Fine-tuning: questions and answers, from the pretrained weights")
+        config = self._config(
+            "answers",
+            self.files.questions,
+            self.files.questions_held_out,
+            FINE_TUNE_RATE,
+        ).replace(init_from=str(base.run_dir))
+        return self._train(config, pace, FINE_TUNE_SHARE)
+
+    def _ask(self, answers: TrainResult) -> None:
+        """Two questions it was trained on, one it never saw."""
+        self._heading("Questions")
+        network, tokenizer = load(answers.run_dir)
+        for question, known in self._questions():
+            session = ChatSession(
+                network,
+                tokenizer,
+                sampling=Sampling(temperature=0.0),
+                max_new_tokens=60,
+            )
+            answer = "".join(session.say(question))
+            seen = "in the training data" if known else "held out"
+            self.say(f"  > {question}   ({seen})\n{_indented(answer.strip())}")
+
+    def _questions(self) -> list[tuple[str, bool]]:
+        asked = conversations.QUESTIONS[0]
+        known = [e.name for s in self.corpus.train for e in conversations.entries(s)]
+        first = [name for name in FAVOURITES if name in known] or known
+        fresh = [e.name for s in self.corpus.held_out for e in conversations.entries(s)]
+        chosen = [(name, True) for name in first[:2]]
+        chosen += [(name, False) for name in fresh[:1]]
+        return [(asked.format(name=name), seen) for name, seen in chosen]
+
+    def _conclude(
+        self, base: TrainResult, answers: TrainResult, scores: Scores, pace: Pace
+    ) -> int:
+        """Write what was found, say what to type next, and judge."""
+        self._write_results(base, answers, scores, pace)
+        self._heading("Done. What to type next:")
+        command = ".venv/bin/lumina" if Path(".venv/bin/lumina").exists() else "lumina"
+        self.say(
+            f"  {command} chat {answers.run_dir}\n"
+            f'  {command} generate {base.run_dir} --prompt "import os"\n'
+            f"  {command} train --preset debug --train-data YOUR_TEXTS --steps 500\n"
+            f"Curves: {base.run_dir / 'report.html'} and "
+            f"{answers.run_dir / 'report.html'}"
+        )
+        if scores.passed or self.options.quick:
+            return 0
+        self.say(
+            f"\nFAILED: {scores.model:.3f} bits per byte on held-out text does not "
+            f"beat counting pairs of bytes, {scores.byte_bigram:.3f}. A slow or busy "
+            "machine needs longer: lumina demo --minutes 10"
+        )
+        return 1
+
+    def _write_results(
+        self, base: TrainResult, answers: TrainResult, scores: Scores, pace: Pace
+    ) -> None:
+        results = {
+            "bits_per_byte": asdict(scores),
+            "precision": pace.precision,
+            "step_seconds": pace.seconds,
+            "pretrain": {"steps": base.steps, "tokens": base.tokens},
+            "fine_tune": {"steps": answers.steps, "tokens": answers.tokens},
+            "seconds": round(self.budget.spent, 1),
+        }
+        path = self.folder / "results.json"
+        path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
