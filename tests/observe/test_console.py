@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import time
@@ -156,7 +157,11 @@ def test_resumed_run_counts_only_its_own_steps_for_the_eta():
 
 
 def test_live_block_shows_the_figures_and_events_above():
-    moe = {"moe.balance": 0.9}
+    moe = {
+        "moe.load": [[0.5, 0.5, 0.0], [0.2, 0.4, 0.4]],
+        "moe.balance_loss": 1.25,
+        "moe.dropped_fraction": [0.0, 0.0],
+    }
     out = Terminal()
     console = Console(stream=out, live=True, clock=ticking(0.5))
     console.banner(PLAN, SimpleNamespace(memory_bytes=2**31, peak_flops={}))
@@ -179,6 +184,10 @@ def test_live_block_shows_the_figures_and_events_above():
     ):
         assert part in text, part
     assert "warning at step 2 E302: gradient nan" in text
+    bare = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    # Layer one: std 0.2357, mean 1/3; layer two: std 0.0943.
+    assert "balance 0.51" in bare and "experts used 5 of 6" in bare
+    assert "balance loss 1.250" in bare and "dropped" not in bare
     assert "━" in text
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")  # the cursor is back
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import sys
 import time
 from collections import deque
@@ -286,7 +287,7 @@ class Console:
 
     def _summary_lines(self, summary: Mapping[str, Any]) -> list[str]:
         best, step = summary.get("best_eval_loss"), summary.get("best_eval_step")
-        if best is None and self._best is not None:
+        if self._best is not None and best in (None, self._best[1]):
             step, best = self._best
         at = f" at step {step:,}" if isinstance(step, int) else ""
         rows: list[tuple[str, str]] = [
@@ -366,12 +367,25 @@ def _wait_share(row: Mapping[str, Any]) -> float | None:
 
 
 def _routing(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The figures of routed layers that the row has, as (short name, text)."""
-    return [
-        (key.removeprefix("moe.").replace("_", " "), q.decimal(value, 3))
-        for key, value in row.items()
-        if key.startswith("moe.") and q.known(value) is not None
-    ][:5]
+    """The routed layers at a glance, as (short name, text); empty without any.
+
+    Balance is 1 - std/mean of the experts' load, 1 when all carry the same; of several
+    layers the mean is shown, of dead experts the sum.
+    """
+    cells = []
+    loads = [load for load in row.get("moe.load") or [] if load and sum(load) > 0]
+    if loads:
+        scores = [1 - statistics.pstdev(x) / statistics.fmean(x) for x in loads]
+        cells.append(("balance", q.decimal(statistics.fmean(scores), 2)))
+        used = sum(share > 0 for load in loads for share in load)
+        cells.append(("experts used", f"{used} of {sum(map(len, loads))}"))
+    for key, name in (("moe.balance_loss", "balance loss"), ("moe.z_loss", "z-loss")):
+        if (value := q.known(row.get(key))) is not None:
+            cells.append((name, q.decimal(value, 3)))
+    dropped = row.get("moe.dropped_fraction") or []
+    if any(dropped):
+        cells.append(("dropped", q.share(statistics.fmean(dropped))))
+    return cells
 
 
 def _discard_standard_output() -> None:

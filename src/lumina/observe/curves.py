@@ -70,6 +70,8 @@ def draw(
     height = math.log10 if logarithmic else float
     low = min(height(min(ys)), height(ticks[0]))
     high = max(height(max(ys)), height(ticks[-1]))
+    if low == high:
+        low, high = low - 1, high + 1  # a level line runs through the middle
     rise = _scale(low, high, HEIGHT - BOTTOM, TOP)
 
     def y_of(value: float) -> float:
@@ -134,15 +136,14 @@ def _path(points: list[Point]) -> str:
 
 
 def _ticks(low: float, high: float, wanted: int = 4) -> list[float]:
-    """Round numbers that span [low, high] or nearly."""
+    """Round numbers around [low, high]."""
     if high - low < 1e-12 * max(abs(low), abs(high), 1e-12):
         return [low]
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    ticks = [n * step for n in range(first, last + 1)]
-    return ticks or [low, high]
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [n * step for n in range(first, last + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -152,8 +153,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _step_ticks(low: float, high: float) -> list[float]:
-    """Whole steps."""
-    return sorted({float(round(tick)) for tick in _ticks(low, high, 5)})
+    """Whole steps within the range."""
+    ticks = {float(round(tick)) for tick in _ticks(low, high, 5)}
+    return sorted(tick for tick in ticks if low <= tick <= high) or [low]
 
 
 def _hints(
