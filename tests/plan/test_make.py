@@ -29,7 +29,7 @@ def test_every_decision_has_a_reason(machine: Any) -> None:
 def test_a_plan_survives_json() -> None:
     import json
 
-    plan = plan_for(Config.resolve(preset="debug", flags={"freeze": ["a.*"]}))
+    plan = plan_for(Config.resolve(preset="debug", flags={"freeze": ["blocks.1.*"]}))
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
@@ -150,6 +150,18 @@ def test_a_batch_too_large_for_the_device_names_the_one_that_fits() -> None:
 def test_blocks_that_are_not_built_are_refused() -> None:
     with pytest.raises(LuminaError, match="Mixture of Depths") as caught:
         plan_for(Config.resolve(preset="debug_200m"))
+    assert caught.value.code == "E002"
+
+
+def test_freeze_must_match_something_and_leave_something() -> None:
+    plan = plan_for(small(freeze=["blocks.0.*"]))
+    full = plan_for(small())
+    assert plan.memory["optimizer"] < full.memory["optimizer"]
+    with pytest.raises(LuminaError, match="no parameter") as caught:
+        plan_for(small(freeze=["blocks.0.*", "blocks.7.*"]))
+    assert caught.value.code == "E005"
+    with pytest.raises(LuminaError, match="every parameter") as caught:
+        plan_for(small(freeze=["*"]))
     assert caught.value.code == "E002"
 
 

@@ -134,7 +134,7 @@ def _decide_layout(
         world_size=world_size,
         loss_chunk_bytes=config.system.loss_chunk_bytes,
         ema=config.train.ema_decay > 0,
-        trainable=count_trainable(spec, config.train.freeze),
+        trainable=_trainable(config, spec),
         attention=decisions.values["attention"],
         device=machine.device,
     )
@@ -172,6 +172,29 @@ def _decide_layout(
         )
     _record_layout(config, decisions, batching, layouts[chosen], machine)
     decisions.values["memory"] = estimate(spec, layouts[chosen])
+
+
+def _trainable(config: Config, spec: ModelSpec) -> int:
+    """Parameters that train, after `freeze`.
+
+    Raises:
+        LuminaError: E005 for a pattern that matches nothing, E002 if nothing is left.
+    """
+    patterns = config.train.freeze
+    total = count_trainable(spec, ())
+    idle = [p for p in patterns if count_trainable(spec, [p]) == total]
+    if idle:
+        raise LuminaError(
+            "E005",
+            f"freeze {' '.join(idle)} matches no parameter",
+            "patterns are globs, such as 'backbone.embedding.*' or 'blocks.0.*'",
+        )
+    trainable = count_trainable(spec, patterns)
+    if trainable == 0:
+        raise LuminaError(
+            "E002", "every parameter is frozen", "narrow the patterns of --freeze"
+        )
+    return trainable
 
 
 def _parallel_modes(config: Config, world_size: int, decisions: Decisions) -> list[str]:
