@@ -130,7 +130,7 @@ def test_the_estimate_is_what_a_step_holds(
     gradients = tokens * spec.hidden_size * dtype.itemsize
     gradients += spec.padded_vocab_size * spec.hidden_size * 4
     stays = parts["activations"] + parts["routed"] + gradients
-    assert stays == pytest.approx(kept, rel=0.02)
+    assert stays == pytest.approx(kept, rel=0.05)
     # The peak is bounded, not met: gradients grow while activations shrink.
     names = ("activations", "routed", "logits", "working", "gradients")
     bound = sum(parts[name] for name in names)

@@ -23,6 +23,7 @@ class Plan:
         grad_accum: forwards per device and step.
         global_batch_size: micro_batch_size * grad_accum * world_size.
         steps: optimizer steps of the whole run.
+        epochs: passes over the data where they are the limit that holds, else None.
         warmup_steps: steps of linear warm-up.
         decay_steps: steps of the final decay (wsd).
         gradient_checkpointing: "none", "full" or "selective".
@@ -32,8 +33,8 @@ class Plan:
         parameters: total; `active_parameters` used for one token.
         flops_per_token: 6 x active non-embedding parameters (the head counts)
             + 6 * layers * hidden * sequence for causal attention.
-        memory: bytes per device by component: weights, master_weights, gradients,
-            optimizer, activations, logits, total.
+        memory: bytes per device by component (`lumina.plan.memory.COMPONENTS`), and
+            their total.
         reasons: field name -> why it has its value.
         warnings: advice that does not stop the run.
     """
