@@ -42,7 +42,7 @@ def test_saved_settings_come_back_with_their_sources(tmp_path: Path) -> None:
     assert again.provenance["beta1"].kind == "default"
     assert again.provenance["learning_rate"].label == f"file {path}"
     text = path.read_text()
-    assert "  learning_rate: 1.25e-05  # python, overrides preset debug: 0.001" in text
+    assert "  learning_rate: 1.25e-05  # python, overrides preset debug: 0.003" in text
     # Editing a line of a saved file counts.
     path.write_text(text.replace("global_batch_size: 16", "global_batch_size: 32"))
     assert Config.load(path).provenance["global_batch_size"].kind == "file"

@@ -220,6 +220,9 @@ def _training_advice(config: Config) -> list[str]:
     )
     for leaf, low, high in usual:
         value = getattr(train, leaf)
+        # A preset's value was chosen for its model; the guideline is for others.
+        if config.provenance[leaf].kind == "preset":
+            continue
         if value is None or (leaf == "max_grad_norm" and value == 0):
             continue
         if not low <= value <= high:
