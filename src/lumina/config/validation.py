@@ -195,6 +195,11 @@ def _moe_advice(config: Config) -> list[str]:
         advice.append(
             f"capacity_factor {moe.capacity_factor:g} is outside the usual 1 to 2.8"
         )
+    if moe.moe_top_k == 1 and moe.moe_normalise_top_k:
+        advice.append(
+            "moe_top_k 1 with moe_normalise_top_k: the one chosen expert always weighs "
+            "1, so the router learns nothing from the loss; switch the latter off"
+        )
     weight = moe.load_balancing_weight
     if weight > 0.05:
         advice.append(

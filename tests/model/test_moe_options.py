@@ -1,0 +1,153 @@
+"""The MoE options through the public interface: each changes what a run does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import lumina
+from lumina.model.interface import Batch
+from lumina.model.moe import routed_layers
+
+MOE = {"use_moe": True, "num_experts": 4, "moe_top_k": 2, "vocab_size": 96}
+
+
+def train(config, folder, **options):
+    """Train, and return the rows of metrics.jsonl."""
+    options = {"load_balancing_weight": 0.01} | options
+    config = config.replace(use_moe=True, run_dir=str(folder), **options)
+    lumina.Trainer(config).train()
+    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+def loss_and_counts(model, rows=2, length=16):
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 90, (rows, length + 1), generator=g)
+    sums, aux = model(
+        Batch.from_rows(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+    )
+    return sums.loss_sum, aux["moe.counts"]
+
+
+@pytest.mark.covers("MOD-15")
+@pytest.mark.parametrize(("experts", "top_k"), [(4, 1), (8, 2), (64, 8), (144, 2)])
+def test_number_of_experts_and_choices(tiny_config, experts, top_k):
+    config = tiny_config.replace(
+        **MOE | {"num_experts": experts, "moe_top_k": top_k}, moe_intermediate_size=8
+    )
+    model = lumina.build_model(config)
+    _, counts = loss_and_counts(model)
+    assert counts.shape == (2, experts)
+    assert counts.sum(dim=1).tolist() == [32 * top_k] * 2
+    assert model.backbone.blocks[0].feedforward.down.shape == (experts, 32, 8)
+
+
+@pytest.mark.covers("MOD-16")
+@pytest.mark.parametrize(
+    ("pattern", "routed"),
+    [("all", [0, 1, 2, 3]), ("interleaved", [1, 3]), ("sandwich", [1, 2])],
+)
+def test_patterns_place_experts_in_these_layers(tiny_config, pattern, routed):
+    config = tiny_config.replace(**MOE, num_layers=4, moe_pattern=pattern)
+    model = lumina.build_model(config)
+    assert [layer.layer_index for layer in routed_layers(model)] == routed
+    loss, counts = loss_and_counts(model)
+    loss.backward()
+    assert counts.shape == (len(routed), 4) and (counts.sum(1) == 64).all()
+    for index, block in enumerate(model.backbone.blocks):
+        assert hasattr(block.feedforward, "router") == (index in routed)
+        assert all(p.grad.norm() > 0 for p in block.parameters())
+
+
+@pytest.mark.covers("MOD-17")
+def test_load_balancing_weight_evens_the_load(tiny_config, tmp_path):
+    """The same run with and without it: the spread of the experts' load shrinks."""
+    spread = {}
+    for weight in (0.0, 1.0):
+        rows = train(
+            tiny_config.replace(steps=25, init_std=0.08),
+            tmp_path / f"weight-{weight}",
+            num_experts=4,
+            moe_top_k=1,
+            moe_normalise_top_k=False,
+            load_balancing_weight=weight,
+        )
+        last = [max(row["moe.max_violation"]) for row in rows[-10:]]
+        spread[weight] = sum(last) / len(last)
+    assert spread[1.0] < 0.75 * spread[0.0], spread
+
+
+@pytest.mark.covers("MOD-18")
+def test_capacity_factor_decides_what_is_dropped(tiny_config, tmp_path):
+    def dropped(**options):
+        name = "-".join(map(str, options.values()))
+        rows = train(
+            tiny_config.replace(steps=1, warmup_steps=0), tmp_path / name, **options
+        )
+        return max(rows[0]["moe.dropped_fraction"])
+
+    capacity = {"moe_dispatch": "capacity"}
+    tight = dropped(**capacity, capacity_factor=0.5)
+    loose = dropped(**capacity, capacity_factor=1.0)
+    assert tight >= 0.5 > loose > 0
+    assert dropped(**capacity, capacity_factor=4.0) == 0
+    assert dropped(moe_dispatch="dropless") == 0
+
+
+@pytest.mark.covers("MOD-22")
+def test_experts_are_independent_and_idle_ones_get_no_gradient(tiny_config):
+    model = lumina.build_model(
+        tiny_config.replace(**MOE | {"num_experts": 16, "moe_top_k": 1})
+    )
+    layer = model.backbone.blocks[0].feedforward
+    assert not torch.equal(layer.gate_up[0], layer.gate_up[1])
+    loss, counts = loss_and_counts(model, rows=1, length=6)
+    loss.backward()
+    used = counts[0] > 0
+    assert 0 < used.sum() < 16
+    for parameter in (layer.gate_up, layer.down):
+        norms = parameter.grad.flatten(1).norm(dim=1)
+        assert (norms[used] > 0).all() and (norms[~used] == 0).all()
+
+
+@pytest.mark.covers("MOD-22")
+def test_clipping_covers_router_and_experts(tiny_config, tmp_path):
+    """The logged norm is that of all gradients, the router's and experts' too."""
+    config = tiny_config.replace(steps=1, warmup_steps=0, num_experts=4)
+    rows = train(config, tmp_path / "run")
+    from lumina.data.prepare import prepare
+    from lumina.data.stream import BatchStream, Cursor
+
+    config = config.replace(use_moe=True)
+    prepared = prepare(config)
+    stream = BatchStream(
+        prepared.train, seq_length=32, global_batch_size=4, seed=1, epochs=None
+    )
+    step = stream.step(Cursor(), rank=0, world_size=1, micro_batch_size=4)
+    config = config.replace(vocab_size=prepared.tokenizer.vocab_size)
+    model = lumina.build_model(config)
+    sums, aux = model(step.micro_batches[0])
+    share = 1 / (step.tokens * 2)
+    loss = sums.loss_sum / step.loss_tokens
+    loss = loss + 0.01 * share * aux["moe.balance_loss"]
+    (loss + 0.001 * share * aux["moe.z_loss"]).backward()
+    norms = {n: p.grad.norm() for n, p in model.named_parameters()}
+    total = torch.stack(list(norms.values())).norm()
+    assert rows[0]["grad_norm"] == pytest.approx(total.item(), rel=1e-4)
+    experts = [v for n, v in norms.items() if "feedforward" in n and "norm" not in n]
+    assert torch.stack(experts).norm() > 0.01 * total
+
+
+def test_a_single_renormalised_choice_is_warned_of(tiny_config):
+    """Its weight is always one: the router would learn nothing from the loss."""
+    single = tiny_config.replace(**MOE | {"moe_top_k": 1})
+    assert any("moe_normalise_top_k" in text for text in single.warnings())
+    layer = lumina.build_model(single.replace(moe_normalise_top_k=False))
+    loss, _ = loss_and_counts(layer)
+    loss.backward()
+    router = layer.backbone.blocks[0].feedforward.router.weight
+    assert router.grad.norm() > 1e-4
+    for config in (single.replace(moe_normalise_top_k=False), tiny_config):
+        assert not any("moe_normalise_top_k" in text for text in config.warnings())
