@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a small part of the text and ten steps: shows that every part works",
+        help="a small part of the text and few steps: shows that every part works",
     )
 
 

@@ -48,7 +48,7 @@ class Pace:
         return f"a step takes {measured}: training in {self.precision}"
 
 
-def measure_pace(config: Config, steps: int = TRIAL_STEPS) -> Pace:
+def measure_pace(config: Config, steps: int) -> Pace:
     """Train `steps` steps in each precision, quietly and in a folder thrown away."""
     seconds = {"fp32": _trial(config, "fp32", steps)}
     try:

@@ -10,15 +10,14 @@ from pathlib import Path
 from lumina.config import Config, ConfigPresets
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.evaluate.text_bits import text_bits
 from lumina.infer.chat import ChatSession
 from lumina.infer.load import load
 from lumina.infer.sampling import Sampling
 from lumina.infer.text import complete
-from lumina.model.network import Network
+from lumina.observe.report import write_report
 from lumina.train.demo import conversations, corpus
-from lumina.train.demo.baselines import Bigram, gzip_bits_per_byte
-from lumina.train.demo.pace import Budget, Pace, measure_pace
+from lumina.train.demo.pace import TRIAL_STEPS, Budget, Pace, measure_pace
+from lumina.train.demo.scores import Scores, score
 from lumina.train.trainer import Trainer, TrainResult
 
 VOCABULARY = 2048
@@ -27,7 +26,7 @@ PRETRAIN_SHARE = 0.68
 FINE_TUNE_SHARE = 0.6
 MOST_STEPS = 4000  # beyond this the corpus has been seen often enough
 PRETRAIN_RATE, FINE_TUNE_RATE = 4e-3, 2e-3
-EVALUATIONS = 6
+EVALUATIONS = 5
 FAVOURITES = ("shutil.copytree", "shutil.copy", "textwrap.dedent", "json.dump")
 PROMPT = "def read_file(path):\n"
 
@@ -46,36 +45,6 @@ class DemoOptions:
     folder: Path
     minutes: float = 5.0
     quick: bool = False
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Bits per byte on the same held-out text; fewer is better."""
-
-    byte_bigram: float
-    gzip: float
-    token_bigram: float
-    model: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the model beats counting pairs of bytes: the least it must do."""
-        return self.model < self.byte_bigram
-
-    def table(self) -> str:
-        """One line a yardstick, and how the model stands to it."""
-        rows = [
-            ("pairs of bytes (must be beaten)", self.byte_bigram),
-            ("gzip -9", self.gzip),
-            ("pairs of tokens, same tokenizer", self.token_bigram),
-            ("this model", self.model),
-        ]
-        verdicts = ["beaten" if self.model < bits else "not beaten" for _, bits in rows]
-        verdicts[-1] = ""
-        return "\n".join(
-            f"  {name:<34} {bits:.3f}   {verdict}".rstrip()
-            for (name, bits), verdict in zip(rows, verdicts, strict=True)
-        )
 
 
 @dataclass(frozen=True)
@@ -131,9 +100,10 @@ class Demo:
     def _collect(self) -> None:
         """The corpus and the conversations, written as the trainer reads them."""
         self._heading("Text: this Python's own library")
-        found = corpus.collect()
+        most, held = corpus.MOST_BYTES, corpus.HELD_OUT_BYTES
         if self.options.quick:
-            found = corpus.collect(most_bytes=300_000, held_out_bytes=20_000)
+            most, held = 300_000, 20_000
+        found = corpus.collect(most_bytes=most, held_out_bytes=held)
         self.corpus = found
         data = self.folder / "data"
         data.mkdir(parents=True)
@@ -163,7 +133,7 @@ class Demo:
         return tokenizer
 
     def _config(self, name: str, train: Path, held_out: Path, rate: float) -> Config:
-        return ConfigPresets.debug().replace(
+        config = ConfigPresets.debug().replace(
             train_data=(str(train),),
             eval_data=(str(held_out),),
             tokenizer=str(self.folder / "tokenizer"),
@@ -172,9 +142,12 @@ class Demo:
             min_lr=rate / 50,
             save_every_n_batches=0,
             log_every_n_batches=20,
-            eval_batches=16,
+            eval_batches=8,
             compile=False,
         )
+        if self.options.quick:
+            return config.replace(global_batch_size=4, eval_batches=1)
+        return config
 
     def _base_config(self) -> Config:
         return self._config(
@@ -183,18 +156,19 @@ class Demo:
 
     def _measure(self) -> Pace:
         self._heading("Pace: a few steps in each precision")
-        pace = measure_pace(self._base_config())
+        steps = 2 if self.options.quick else TRIAL_STEPS
+        pace = measure_pace(self._base_config(), steps)
         self.say(pace.describe())
         return pace
 
     def _train(self, config: Config, pace: Pace, share: float) -> TrainResult:
-        least, most = (10, 10) if self.options.quick else (20, MOST_STEPS)
+        least, most = (5, 5) if self.options.quick else (20, MOST_STEPS)
         steps = self.budget.steps(share, pace.step_seconds, least, most)
         self.say(
             f"{steps} steps, about {steps * pace.step_seconds:.0f} s of the "
             f"{self.budget.left:.0f} s left of {self.options.minutes:g} minutes"
         )
-        every = max(1, -(-steps // EVALUATIONS))
+        every = -(-steps // EVALUATIONS)
         return Trainer(
             config.replace(
                 steps=steps, eval_every_n_batches=every, precision=pace.precision
@@ -209,28 +183,27 @@ class Demo:
         """The pretrained model and the yardsticks on the held-out documents."""
         self._heading("Held-out text: bits per byte")
         network, _ = load(base.run_dir)
-        train = [source.text for source in self.corpus.train]
-        held_out = [source.text for source in self.corpus.held_out]
-        size = sum(len(text.encode()) for text in held_out)
-        pairs = Bigram(tokenizer.encode_batch(train), tokenizer.vocab_size)
-        byte_pairs = Bigram([list(text.encode()) for text in train], 256)
-        bits = text_bits(network, tokenizer, held_out, context=network.spec.seq_length)
-        scores = Scores(
-            byte_bigram=byte_pairs.bits([list(t.encode()) for t in held_out]) / size,
-            gzip=gzip_bits_per_byte(self.corpus.held_out_text),
-            token_bigram=pairs.bits(tokenizer.encode_batch(held_out)) / size,
-            model=bits / size,
+        scores = score(network, tokenizer, self.corpus)
+        size = sum(len(source.text.encode()) for source in self.corpus.held_out)
+        self.say(
+            f"{len(self.corpus.held_out)} documents, {size:,} bytes, the same for all:"
         )
-        self.say(f"{len(held_out)} documents, {size:,} bytes, the same for all:")
         self.say(scores.table())
-        self._show_sample(network, tokenizer)
-        return scores
-
-    def _show_sample(self, network: Network, tokenizer: Tokenizer) -> None:
-        sampling = Sampling(temperature=0.7, seed=1)
-        sample = complete(network, tokenizer, [PROMPT], sampling, max_new_tokens=80)
+        sample = complete(
+            network,
+            tokenizer,
+            [PROMPT],
+            Sampling(temperature=0.7, seed=1),
+            max_new_tokens=80,
+        )[0].text
         self.say("\nA sample, begun with its first line:")
-        self.say(_indented(PROMPT + sample[0].text))
+        self.say(_indented(PROMPT + sample))
+        figures = {
+            f"bits per byte: {name}": f"{bits:.3f}"
+            for name, bits in scores.named().items()
+        }
+        write_report(base.run_dir, samples=[(PROMPT, sample)], results=figures)
+        return scores
 
     def _fine_tune(self, base: TrainResult, pace: Pace) -> TrainResult:
         self._heading("Fine-tuning: questions and answers, from the pretrained weights")
@@ -246,6 +219,7 @@ class Demo:
         """Two questions it was trained on, one it never saw."""
         self._heading("Questions")
         network, tokenizer = load(answers.run_dir)
+        said = []
         for question, known in self._questions():
             session = ChatSession(
                 network,
@@ -253,9 +227,11 @@ class Demo:
                 sampling=Sampling(temperature=0.0),
                 max_new_tokens=60,
             )
-            answer = "".join(session.say(question))
+            answer = "".join(session.say(question)).strip()
             seen = "in the training data" if known else "held out"
-            self.say(f"  > {question}   ({seen})\n{_indented(answer.strip())}")
+            self.say(f"  > {question}   ({seen})\n{_indented(answer)}")
+            said.append((f"{question} ({seen})", answer))
+        write_report(answers.run_dir, samples=said)
 
     def _questions(self) -> list[tuple[str, bool]]:
         asked = conversations.QUESTIONS[0]
