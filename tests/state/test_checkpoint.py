@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+import time
 
 import pytest
 import torch
@@ -148,7 +149,8 @@ def test_an_emergency_save_goes_ahead_after_a_failure(store, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(writer, "write_tensors", lambda *_: 1 / 0)
         store.save(make_state(2))
-        store._settle()
+        while store._last_step is not None:
+            time.sleep(0.01)
     store.save(make_state(2), "emergency", background=False)
     assert_state_is(open_checkpoint(store.latest_good()).state(), make_state(2))
 

@@ -90,6 +90,8 @@ def test_a_damaged_file_is_named_and_the_older_checkpoint_used(run, damage, name
     assert caught.value.code == "E303"
     # A swapped manifest is whole; the folder it lies in is what does not fit.
     assert name in caught.value.message or (damage, name) == (swap, "manifest.json")
+    if damage in (truncate, append, empty) and name != "manifest.json":
+        assert "bytes, not" in caught.value.message  # known without reading it all
     events = Events()
     good = latest_good(run, events.emit)
     assert_state_is(open_checkpoint(good).state(), make_state(1))
@@ -170,6 +172,26 @@ def test_a_forged_manifest_is_refused(run, edit):
         open_checkpoint(newest)
     assert caught.value.code == "E303"
     assert latest_good(run) == run / "checkpoints" / "step-00000001"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("place", ["../model.safetensors", "{absolute}"])
+def test_a_manifest_cannot_lead_to_a_file_elsewhere_even_a_fitting_one(run, place):
+    newest = run / "checkpoints" / "step-00000002"
+    shutil.move(newest / "model.safetensors", newest.parent / "model.safetensors")
+    place = place.format(absolute=newest.parent / "model.safetensors")
+    forge(newest, lambda values: rename_file(values, place))
+    with pytest.raises(LuminaError, match=r"E303.*is not the name"):
+        open_checkpoint(newest)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_refused(run):
+    newest = run / "checkpoints" / "step-00000002"
+    with pytest.raises(LuminaError, match=r"E303.*it holds step 2"):
+        open_checkpoint(newest.rename(newest.with_name("step-00000003")))
+    forge(newest.with_name("step-00000003"), lambda values: values.update(step=3))
+    with pytest.raises(LuminaError, match=r"E303.*state\.json.*of step 2, not 3"):
+        open_checkpoint(newest.with_name("step-00000003"))
 
 
 @pytest.mark.parametrize("text", ["[1]", "null", "{", '{"a": NaN}', "[" * 10**5, "ÿ"])

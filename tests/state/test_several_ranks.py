@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lumina.errors import LuminaError
-from lumina.state import checkpoint
+from lumina.state import checkpoint, writer
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from states import Events, assert_state_is, make_state, start
@@ -146,6 +146,24 @@ def test_two_ranks_that_write_one_tensor_are_refused(tmp_path):
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [42, 42]
+
+
+def test_a_failed_attempt_leaves_nothing_once_a_later_one_is_published(
+    tmp_path, monkeypatch
+):
+    stores = [CheckpointStore(tmp_path, 2, r, 2, rank_timeout=20) for r in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "write_tensors", lambda *_: 1 / 0)
+        for rank, store in enumerate(stores):
+            store.save(share_of(make_state(1), rank, 2))
+        for store in stores:
+            with pytest.raises(LuminaError, match="E303"):
+                store.wait()
+    for rank, store in enumerate(stores):
+        store.save(share_of(make_state(1), rank, 2))
+    for store in stores:
+        store.close()
+    assert sorted(os.listdir(stores[0].folder)) == ["LATEST", "step-00000001"]
 
 
 def test_giving_up_does_not_wait_for_the_others(tmp_path):

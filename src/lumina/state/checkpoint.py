@@ -105,8 +105,7 @@ class CheckpointStore:
         if state.step == self._last_step:
             self._submit(self._add_kind, final, kind)
         else:
-            if kind != "emergency":
-                self.wait()
+            self.wait()
             self._attempts += 1
             writing = self._prepare(state, kind, final, already_snapshot)
             self._last_step = state.step
