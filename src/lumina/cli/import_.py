@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from lumina.state.huggingface import import_folder
     from lumina.state.huggingface.run import write_run
     from lumina.state.huggingface.staging import require_unused
-    from lumina.train.job import model_leaves
+    from lumina.train.preparation import model_leaves
 
     target = Path(args.run).expanduser()
     require_unused(target)  # before gigabytes are read

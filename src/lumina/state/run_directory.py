@@ -183,7 +183,7 @@ class RunDirectory:
                     f"there is a run in {self.path} already",
                     "add --auto-resume to go on with it, or name another --run-dir",
                 )
-        elif any(entry.name != _LOCK_NAME for entry in self.path.iterdir()):
+        elif any(not _is_remnant(entry.name) for entry in self.path.iterdir()):
             raise LuminaError(
                 "E002",
                 f"{self.path} is neither empty nor a run",
@@ -211,6 +211,11 @@ class RunDirectory:
         os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         self._lock = lock
         _OPEN_LOCKS.add(self)
+
+
+def _is_remnant(name: str) -> bool:
+    """Whether a run that was killed before it had begun leaves such a file."""
+    return name == _LOCK_NAME or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def _forget_locks() -> None:

@@ -7,12 +7,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lumina.errors import LuminaError
+from lumina.plan.plan import Plan
 
 LIVE = ("learning_rate", "max_grad_norm", "weight_decay")
 """Controls that are read by the step: no reassembly."""
 
 REASSEMBLE = ("micro_batch_size", "gradient_checkpointing")
 """Controls that change the Plan: capture, edit, assemble again."""
+
+
+_SENSE = {
+    "learning_rate": "a rate is a number above 0, at most 1",
+    "max_grad_norm": "a norm is a number from 0; 0 clips nothing",
+    "weight_decay": "a decay is a number from 0",
+    "micro_batch_size": "sequences a forward are a whole number from 1",
+    "gradient_checkpointing": "it is none, full or selective",
+}
 
 
 @dataclass
@@ -28,6 +38,9 @@ class Change:
         step: completed steps when it was applied.
         old: the value before.
         outcome: "requested", "applied", "refused: ..." or "undone".
+        undoes: the id of the change that this one takes back.
+        old_scale: of a learning rate, its factor on the schedule before; an undo goes
+            back to that, since the schedule has moved on.
     """
 
     id: int
@@ -38,6 +51,8 @@ class Change:
     step: int | None = None
     old: Any = None
     outcome: str = "requested"
+    undoes: int | None = None
+    old_scale: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -60,9 +75,7 @@ class Controls:
         self._lock = threading.Lock()
         self._next = max((c.id for c in self.changes), default=0) + 1
 
-    def request(
-        self, name: str, value: Any, reason: str, source: str = "user"
-    ) -> int:
+    def request(self, name: str, value: Any, reason: str, source: str = "user") -> int:
         """Ask for a change.
 
         Raises:
@@ -70,22 +83,45 @@ class Controls:
                 sense.
         """
         _check(name, value)
+        return self._ask(name, value, reason, source)
+
+    def undo(
+        self, change_id: int, reason: str = "undone on request", source: str = "user"
+    ) -> int:
+        """Ask for the value from before a change.
+
+        Raises:
+            LuminaError: E005 when no applied change has that id.
+        """
+        change = self.applied(change_id)
+        if change is None:
+            raise LuminaError(
+                "E005",
+                f"there is no applied change {change_id} to undo",
+                "applied changes are in events.jsonl and in Controls.changes",
+            )
+        return self._ask(change.name, change.old, reason, source, undoes=change_id)
+
+    def applied(self, change_id: int | None) -> Change | None:
+        """The change with that id, if it holds."""
+        for change in self.changes:
+            if change.id == change_id and change.outcome == "applied":
+                return change
+        return None
+
+    def _ask(
+        self,
+        name: str,
+        value: Any,
+        reason: str,
+        source: str,
+        undoes: int | None = None,
+    ) -> int:
         with self._lock:
-            change = Change(self._next, name, value, reason, source)
+            change = Change(self._next, name, value, reason, source, undoes=undoes)
             self._next += 1
             self._pending.append(change)
         return change.id
-
-    def undo(self, change_id: int, reason: str = "undone on request") -> int:
-        """Ask for the value from before a change."""
-        for change in self.changes:
-            if change.id == change_id and change.outcome == "applied":
-                return self.request(change.name, change.old, reason, change.source)
-        raise LuminaError(
-            "E005",
-            f"there is no applied change {change_id} to undo",
-            "applied changes are in events.jsonl and in Controls.changes",
-        )
 
     @property
     def waiting(self) -> bool:
@@ -100,12 +136,39 @@ class Controls:
 
     def record(self, change: Change) -> None:
         """Enter a finished change in the journal."""
+        undone = self.applied(change.undoes)
+        if undone is not None and change.outcome == "applied":
+            undone.outcome = "undone"
         self.changes.append(change)
         self._next = max(self._next, change.id + 1)
 
     def journal(self) -> list[dict[str, Any]]:
         """The journal as plain JSON values, for the State."""
         return [change.to_dict() for change in self.changes]
+
+
+def edited(plan: Plan, change: Change) -> Plan:
+    """The Plan with a reassembling control's value; the old one goes in the change.
+
+    Raises:
+        LuminaError: E002 when the ranks cannot share the global batch like that.
+    """
+    if change.name == "gradient_checkpointing":
+        change.old = plan.gradient_checkpointing
+        return plan.replace(gradient_checkpointing=change.value)
+    change.old = plan.micro_batch_size
+    per_forward = change.value * plan.world_size
+    if plan.global_batch_size % per_forward:
+        raise LuminaError(
+            "E002",
+            f"the global batch of {plan.global_batch_size} is not a multiple of "
+            f"{change.value} sequences on {plan.world_size} devices",
+            "choose a divisor of the global batch per device",
+        )
+    return plan.replace(
+        micro_batch_size=change.value,
+        grad_accum=plan.global_batch_size // per_forward,
+    )
 
 
 def _check(name: str, value: Any) -> None:
@@ -116,7 +179,9 @@ def _check(name: str, value: Any) -> None:
             f"there is no control named {name}",
             f"controls are {', '.join(LIVE + REASSEMBLE)}",
         )
-    if name == "gradient_checkpointing":
+    if isinstance(value, bool):
+        good = False
+    elif name == "gradient_checkpointing":
         good = value in ("none", "full", "selective")
     elif name == "micro_batch_size":
         good = isinstance(value, int) and value >= 1
@@ -125,6 +190,4 @@ def _check(name: str, value: Any) -> None:
     else:
         good = isinstance(value, int | float) and 0 <= value < float("inf")
     if not good:
-        raise LuminaError(
-            "E005", f"{value!r} makes no sense for {name}", "see `Controls.request`"
-        )
+        raise LuminaError("E005", f"{value!r} makes no sense for {name}", _SENSE[name])

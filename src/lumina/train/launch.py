@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -60,6 +61,7 @@ def launch(arguments: list[str], nproc: int) -> int:
                     command,
                     env=os.environ | shared | place,
                     start_new_session=True,
+                    preexec_fn=_die_with_parent,
                 )
             )
         return _wait(processes)
@@ -69,6 +71,15 @@ def launch(arguments: list[str], nproc: int) -> int:
                 process.kill()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _die_with_parent() -> None:
+    """Ask the system to end this process with the one that started it (Linux).
+
+    Otherwise ranks whose launcher was killed would train on and hold the run's lock.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:

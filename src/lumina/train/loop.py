@@ -17,8 +17,8 @@ from lumina.evaluate.held_out import HeldOut, held_out_loss
 from lumina.model.interface import Batch
 from lumina.optim.schedule import learning_rate_at
 from lumina.plan.plan import Plan
-from lumina.state.checkpoint import CheckpointStore
-from lumina.train.controls import LIVE, Change, Controls
+from lumina.state.checkpoint import CheckpointStore, Kind
+from lumina.train.controls import LIVE, Change, Controls, edited
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.signals import StopSignals
@@ -51,6 +51,8 @@ class Loop:
         controls: requested changes.
         signals: requests to stop.
         config: the run's settings, written into every State.
+        best: the best evaluation so far.
+        saved: the step of the newest checkpoint; -1: there is none.
         reason: why the loop ended.
         interrupted: a signal ended it.
     """
@@ -65,10 +67,9 @@ class Loop:
     signals: StopSignals
     config: dict[str, Any]
     best: Best = field(default_factory=Best)
+    saved: int = -1
     reason: str = "done"
     interrupted: bool = False
-    _evaluated: int = -1
-    _saved: int = -1
     _agreed_stop: bool = False
     _agreed_change: bool = False
 
@@ -137,7 +138,7 @@ class Loop:
                 f"no room on the GPU in step {self.progress.step + 1}: "
                 f"{str(error).splitlines()[0]}",
                 f"halve --batch-size (now {self.plan.micro_batch_size}; the global "
-                "batch stays), or use --gradient-checkpointing full; then --auto-resume",
+                "batch stays) or use --gradient-checkpointing full, then --auto-resume",
             ) from error
         self.progress.step += 1
         return values
@@ -194,10 +195,11 @@ class Loop:
         """After the row is written: checkpoints, best model, early stopping."""
         step, plan = self.progress.step, self.plan
         improved = self._judge(row.get("eval_loss"))
-        if plan.save_every and step % plan.save_every == 0:
-            self.save("regular")
+        # Best first: killed between the two, the run still knows its best model.
         if improved:
             self.save("best")
+        if plan.save_every and step % plan.save_every == 0:
+            self.save("regular")
         patience = plan.early_stopping_patience
         if patience and self.best.worse >= patience:
             self.reason = f"no better evaluation in {patience}"
@@ -217,7 +219,6 @@ class Loop:
 
     def evaluate(self, step: int) -> HeldOut:
         """Held-out loss now, with the averaged weights where there are any."""
-        self._evaluated = step
         with self.program.evaluation():
             outcome = held_out_loss(
                 self.program.model,
@@ -229,7 +230,7 @@ class Loop:
             self.recorder.console.eval(step, outcome.loss)
         return outcome
 
-    def save(self, kind: str, background: bool = True) -> None:
+    def save(self, kind: Kind, background: bool = True) -> None:
         """Snapshot now; write behind the next steps."""
         self.progress.journal = self.controls.journal()
         self.progress.extra = {
@@ -242,13 +243,13 @@ class Loop:
         self.checkpoints.save(
             state, kind=kind, background=background, already_snapshot=True
         )
-        self._saved = self.progress.step
+        self.saved = self.progress.step
 
     def _finish(self) -> None:
         """A last checkpoint, whatever ended the run."""
         if self.interrupted:
             self.reason = "stopped by a signal"
-        if self._saved != self.progress.step:
+        if self.saved != self.progress.step:
             self.save("emergency" if self.interrupted else "regular")
         self.checkpoints.wait()
 
@@ -287,15 +288,32 @@ class Loop:
         """Write a scalar that the next step reads."""
         live = self.program.live
         if change.name == "learning_rate":
-            scheduled = learning_rate_at(self.plan, self.progress.step)
-            change.old = scheduled * live.learning_rate_scale
-            live.learning_rate_scale = change.value / scheduled
+            self._set_learning_rate(change)
         elif change.name == "max_grad_norm":
             change.old = live.max_grad_norm.item()
             live.max_grad_norm.fill_(change.value)
         else:
             change.old = live.weight_decay
             live.weight_decay = change.value
+
+    def _set_learning_rate(self, change: Change) -> None:
+        """The rate of the next step; the schedule goes on from there, scaled."""
+        live = self.program.live
+        scheduled = learning_rate_at(self.plan, self.progress.step)
+        change.old_scale = live.learning_rate_scale
+        change.old = scheduled * live.learning_rate_scale
+        undone = self.controls.applied(change.undoes)
+        if undone is not None and undone.old_scale is not None:
+            live.learning_rate_scale = undone.old_scale
+            change.value = scheduled * undone.old_scale
+        elif scheduled > 0:
+            live.learning_rate_scale = change.value / scheduled
+        else:
+            raise LuminaError(
+                "E005",
+                f"the schedule is at 0 after step {self.progress.step}",
+                "a factor on 0 changes nothing: set --min-lr above 0",
+            )
 
     def _reassemble(self, change: Change) -> None:
         """Capture, edit the Plan, assemble again."""
@@ -305,23 +323,3 @@ class Loop:
         self.program.close()
         self.program = assemble(plan, StateSource(state), ranks=ranks, meta=state)
         self.recorder.plan = plan
-
-
-def edited(plan: Plan, change: Change) -> Plan:
-    """The Plan with a reassembling control's value; the old one goes in the change."""
-    if change.name == "gradient_checkpointing":
-        change.old = plan.gradient_checkpointing
-        return plan.replace(gradient_checkpointing=change.value)
-    change.old = plan.micro_batch_size
-    per_forward = change.value * plan.world_size
-    if plan.global_batch_size % per_forward:
-        raise LuminaError(
-            "E002",
-            f"the global batch of {plan.global_batch_size} is not a multiple of "
-            f"{change.value} sequences on {plan.world_size} devices",
-            "choose a divisor of the global batch per device",
-        )
-    return plan.replace(
-        micro_batch_size=change.value,
-        grad_accum=plan.global_batch_size // per_forward,
-    )

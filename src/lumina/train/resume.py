@@ -9,9 +9,8 @@ from typing import Any
 from lumina.config import Config, Source
 from lumina.config.sections import ModelSection, MoeSection
 from lumina.errors import LuminaError
-from lumina.state.reader import CheckpointReader, open_checkpoint
+from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
-from lumina.state.weights import find_checkpoint
 
 LIVE_SHAPE = {"dropout", "capacity_factor", "load_balancing_weight",
               "router_z_loss_weight"}  # fmt: skip
@@ -23,6 +22,8 @@ FIXED = (
      "tokenizer", "tokenizer_vocab_size"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""
+
+DEFAULT_PRESET = "debug"
 
 NOT_INHERITED = {"resume", "auto_resume", "run_dir", "nproc"}
 """Options that say how to start, not what to train."""
@@ -37,7 +38,6 @@ class Resumption:
         reader: the checkpoint to start from; None for a run without one yet.
         config: the run's settings with the changes asked for now.
         changes: option -> (old, new).
-        refused: checkpoints that were damaged, as keyword arguments for an event.
         finished: the run came to its end and nothing asks for more.
     """
 
@@ -45,70 +45,92 @@ class Resumption:
     reader: CheckpointReader | None
     config: Config
     changes: dict[str, tuple[Any, Any]]
-    refused: list[dict[str, Any]]
     finished: bool
 
 
-def find_resumption(config: Config) -> Resumption | None:
-    """What `--resume` or `--auto-resume` means; None to start afresh.
+def find_run(config: Config) -> Path | None:
+    """The run that `--resume` or `--auto-resume` means; None to start a new one.
 
     Raises:
-        LuminaError: E304 when `--resume` names nothing to go on with, E303 when all
-            checkpoints are damaged, E002 for changes that make it another run.
+        LuminaError: E304 when `--resume` names nothing to go on with, E002 when it and
+            `--run-dir` name two runs.
     """
-    refused: list[dict[str, Any]] = []
-    run, checkpoint = _find(config, refused)
-    if run is None:
-        return None
-    merged, changes = _merge(config, run)
-    reader = open_checkpoint(checkpoint) if checkpoint is not None else None
-    more = _asks_for_more(changes)
-    finished = RunDirectory(run).finished and reader is not None and not more
-    return Resumption(run, reader, merged, changes, refused, finished)
-
-
-def _find(
-    config: Config, refused: list[dict[str, Any]]
-) -> tuple[Path | None, Path | None]:
-    """(run directory, checkpoint or None); (None, None) to start afresh."""
-
-    def note(*event: Any, **data: Any) -> None:
-        keys = ("kind", "severity", "code", "message", "step")
-        refused.append(dict(zip(keys, event, strict=False)) | data)
-
-    asked = config.run.resume
+    asked, folder = config.run.resume, config.run.run_dir
     if asked is None:
-        folder = config.run.run_dir
-        if not config.run.auto_resume or folder is None:
-            return None, None
-        if not RunDirectory(folder).config.is_file():
-            return None, None
-        return Path(folder), _latest(Path(folder), note)
-    path = Path(config.run.run_dir or "runs") if asked == "latest" else Path(asked)
+        begun = bool(
+            config.run.auto_resume and folder and RunDirectory(folder).config.is_file()
+        )
+        return Path(folder) if begun and folder else None
+    path = Path(folder or "runs") if asked == "latest" else Path(asked)
     if asked == "latest" and not RunDirectory(path).is_run:
         path = _newest_run(path)
     if not path.exists():
         raise LuminaError("E304", f"there is no run {path}", "`lumina runs` lists them")
-    if (path / "manifest.json").is_file():
-        return path.resolve().parent.parent, path
-    if not RunDirectory(path).is_run:
+    run = path.resolve().parent.parent if _is_checkpoint(path) else path
+    if not RunDirectory(run).is_run:
         raise LuminaError(
             "E304", f"{path} is neither a run nor a checkpoint", "`lumina runs`"
         )
-    checkpoint = _latest(path, note)
-    if checkpoint is None:
+    if asked != "latest" and folder and Path(folder).resolve() != run.resolve():
+        raise LuminaError(
+            "E002",
+            f"--resume {asked} goes on in {run}, and --run-dir says {folder}",
+            "leave --run-dir out; to begin another run from its weights, use "
+            f"--init-from {asked} --run-dir {folder}",
+        )
+    return run
+
+
+def find_resumption(
+    config: Config, run: Path, events: list[dict[str, Any]]
+) -> Resumption:
+    """Where a run goes on, and with which settings.
+
+    Args:
+        config: what was asked for now.
+        run: its directory, of `find_run`.
+        events: gets a `checkpoint_refused` for each damaged checkpoint.
+
+    Raises:
+        LuminaError: E304 when `--resume` names a run without a checkpoint, E303 when
+            all of them (or the one named) are damaged, E002 for changes that make it
+            another run.
+    """
+
+    def note(*event: Any, **data: Any) -> None:
+        keys = ("kind", "severity", "code", "message", "step")
+        events.append(dict(zip(keys, event, strict=False)) | data)
+
+    merged, changes = _merge(config, run)
+    asked = config.run.resume
+    if asked is not None and _is_checkpoint(Path(asked)):
+        checkpoint: Path | None = Path(asked)
+    else:
+        checkpoint = latest_good(run, note)
+    if asked is not None and checkpoint is None:
         raise LuminaError(
             "E304",
-            f"{path} has no checkpoint to go on from",
+            f"{run} has no checkpoint to go on from",
             "start it again with --auto-resume, which begins afresh when it must",
         )
-    return path, checkpoint
+    reader = open_checkpoint(checkpoint) if checkpoint is not None else None
+    finished = (
+        reader is not None
+        and not _asks_for_more(changes)
+        and _ended_at(run) == reader.meta.step
+    )
+    return Resumption(run, reader, merged, changes, finished)
 
 
-def _latest(run: Path, note: Any) -> Path | None:
-    from lumina.state.reader import latest_good
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "manifest.json").is_file() or path.parent.name == "checkpoints"
 
-    return latest_good(run, note)
+
+def _ended_at(run: Path) -> int | None:
+    """The step a finished run ended at; None for one that is not finished."""
+    directory = RunDirectory(run)
+    status = directory.status() if directory.finished else None
+    return status["step"] if status else None
 
 
 def _newest_run(folder: Path) -> Path:
@@ -126,16 +148,19 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
     asked = {
         leaf: config.get(leaf)
         for leaf, source in config.provenance.items()
-        if source.kind not in ("default", "preset") and leaf not in NOT_INHERITED
+        if source.kind in ("flag", "file", "python") and leaf not in NOT_INHERITED
     }
     changes = {
         leaf: (saved.get(leaf), value)
         for leaf, value in asked.items()
         if saved.get(leaf) != value
     }
-    wrong = sorted(FIXED & changes.keys())
+    wrong = {leaf: changes[leaf] for leaf in sorted(FIXED & changes.keys())}
+    # The command fills in its default preset, which therefore says nothing.
+    if config.preset not in (None, DEFAULT_PRESET, saved.preset):
+        wrong["preset"] = (saved.preset, config.preset)
     if wrong:
-        told = "; ".join(f"{w} {changes[w][0]} -> {changes[w][1]}" for w in wrong)
+        told = "; ".join(f"{leaf} {old} -> {new}" for leaf, (old, new) in wrong.items())
         raise LuminaError(
             "E002",
             f"{run} was begun with other settings: {told}",

@@ -111,4 +111,4 @@ def train_step(
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
     """Random draws are a function of (seed, step, rank): nothing to save or restore."""
-    return (seed * 1_000_003 + step) * 65_537 + rank
+    return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

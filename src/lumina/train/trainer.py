@@ -17,6 +17,8 @@ from lumina.train.aliases import with_aliases
 from lumina.train.controls import Controls
 from lumina.train.job import Job, TrainResult
 from lumina.train.loop import Loop
+from lumina.train.preparation import Preparation
+from lumina.train.resume import find_run
 
 __all__ = ["TrainResult", "Trainer"]
 
@@ -80,12 +82,14 @@ class Trainer:
 
         Without training data the plan is made for the model alone.
         """
-        job = Job(self.config, self.ranks, self.console)
+        prepared = Preparation(self.config, self.ranks, self.console)
         try:
-            job.decide(planning=True)
-            return job.plan, job.environment, job.rows_per_epoch
+            prepared.look_back(find_run(self.config))
+            prepared.decide(planning=True)
+            return prepared.plan, prepared.environment, prepared.rows_per_epoch
         finally:
-            job.close()
+            self.console.close()
+            self.ranks.disconnect()
 
     @property
     def program(self) -> Program | None:

@@ -1,0 +1,293 @@
+"""What is decided before a run: where it goes on, its data, its Plan."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lumina.assemble.ranks import Ranks
+from lumina.config import Config, Source
+from lumina.data.packing import pack
+from lumina.data.prepare import Prepared, prepare
+from lumina.data.stream import BatchStream
+from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
+from lumina.model.spec import ModelSpec
+from lumina.observe.console import Console
+from lumina.plan.environment import Environment, probe
+from lumina.plan.make import make_plan
+from lumina.plan.plan import Plan
+from lumina.state.reader import CheckpointReader, open_checkpoint
+from lumina.state.run_directory import RunDirectory
+from lumina.state.weights import Weights, open_weights
+from lumina.train.controls import REASSEMBLE, Change, edited
+from lumina.train.resume import Resumption, find_resumption
+
+CHOSEN = ("flag", "file", "python")
+"""Sources of a setting that somebody chose."""
+
+SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
+             "rope_scaling", "rope_factor", "rope_original_length")  # fmt: skip
+"""Options of the model that change no tensor: other weights may get other ones."""
+
+
+class Preparation:
+    """Looks at a run's past, the machine, the weights and the data, in this order.
+
+    Attributes:
+        config: the settings; a resumed run's own, with the changes asked for.
+        events: what is to be told once there is a run directory, as keyword arguments.
+        resumption: the run to go on with, or None for a new one.
+        weights: what a new run starts from, or None for random ones.
+        environment: the machine.
+        prepared: the data.
+        stream: the data as batches.
+        plan: what is done.
+    """
+
+    environment: Environment
+    prepared: Prepared
+    stream: BatchStream
+    plan: Plan
+
+    def __init__(self, config: Config, ranks: Ranks, console: Console) -> None:
+        self.config = config
+        self.ranks = ranks
+        self.console = console
+        self.events: list[dict[str, Any]] = []
+        self.resumption: Resumption | None = None
+        self.weights: Weights | None = None
+
+    @property
+    def reader(self) -> CheckpointReader | None:
+        """The checkpoint to start from, if there is one."""
+        return None if self.resumption is None else self.resumption.reader
+
+    @property
+    def rows_per_epoch(self) -> int | None:
+        """Rows of one pass over the data, where data was named."""
+        return self.stream.rows_per_epoch if hasattr(self, "stream") else None
+
+    def look_back(self, run: Path | None) -> None:
+        """Take up the settings and the checkpoint of the run to go on with.
+
+        Args:
+            run: its directory; None for a new run.
+        """
+        if run is None:
+            if self.config.run.auto_resume:
+                self._note("there is no run to go on with yet")
+            return
+        self.resumption = find_resumption(self.config, run, self.events)
+        self.config = self.resumption.config
+        if self.resumption.reader is None:
+            self._note("the run has no checkpoint yet: it starts afresh")
+
+    def decide(self, planning: bool = False) -> None:
+        """Look at machine, weights and data, and make the Plan; trains nothing.
+
+        Args:
+            planning: do without data where none is named.
+        """
+        self.environment = probe(self.config)
+        if self.config.system.deterministic:
+            # Read when cuBLAS makes its handles, which nothing has done yet.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        kind = self.environment.device
+        self.ranks.connect("cpu" if self.config.system.device == "cpu" else kind)
+        self.environment = self.ranks.share(self.environment)
+        self._agree_on_checkpoint()
+        if self.config.train.init_from and self.reader is None:
+            self._adopt(open_weights(self.config.train.init_from))
+        if not self.config.data.train_data and planning:
+            self.plan = self._plan_without_data()
+            return
+        self.prepared = self._prepare_data()
+        self.plan = self._plan()
+
+    def _agree_on_checkpoint(self) -> None:
+        """What rank 0 found holds: it alone may have cleared a half-written one."""
+        mine = str(self.reader.path) if self.reader else None
+        chosen = self.ranks.share(mine)
+        if chosen != mine:
+            assert self.resumption is not None
+            self.resumption.reader = open_checkpoint(chosen) if chosen else None
+
+    def _adopt(self, weights: Weights) -> None:
+        """The model's shape is that of the weights it starts from."""
+        self.weights = weights
+        chosen = {k for k, v in self.config.provenance.items() if v.kind in CHOSEN}
+        shape = {
+            leaf: value
+            for leaf, value in model_leaves(weights.spec).items()
+            if leaf not in SHAPELESS or leaf not in chosen
+        }
+        clashes = [
+            f"{leaf} {self.config.get(leaf)} is not {value}"
+            for leaf, value in shape.items()
+            if leaf in chosen and self.config.get(leaf) != value
+        ]
+        if clashes:
+            raise LuminaError(
+                "E002",
+                f"the weights in {weights.path} have another shape: "
+                + "; ".join(clashes),
+                "leave these options out: the shape comes with the weights",
+            )
+        origin = Source("file", f"weights {weights.path}")
+        self.config = self.config.override(shape, origin)
+        if self.config.data.tokenizer is None and weights.tokenizer is not None:
+            self.config = self.config.override(
+                {"tokenizer": str(weights.tokenizer)}, origin
+            )
+
+    def _prepare_data(self) -> Prepared:
+        """Rank 0 first; the others then open what it made."""
+        tokenizer = None
+        if self.resumption is not None:
+            folder = RunDirectory(self.resumption.run).tokenizer
+            if folder.is_dir():
+                tokenizer = Tokenizer.from_path(folder)
+        prepared = None
+        if self.ranks.main:
+            prepared = prepare(
+                self.config,
+                tokenizer=tokenizer,
+                on_progress=Progression(self.console),
+                on_event=lambda **event: self.events.append(event),
+            )
+        self.ranks.barrier()
+        if prepared is None:
+            prepared = prepare(self.config, tokenizer=tokenizer)
+        return prepared
+
+    def _plan_without_data(self) -> Plan:
+        """The Plan of a model alone, for `--dry-run`."""
+        return make_plan(
+            self.config,
+            self.environment,
+            tokenizer_vocab_size=None,
+            rows_per_epoch=None,
+            world_size=self.config.system.nproc or self.ranks.world_size,
+        )
+
+    def _plan(self) -> Plan:
+        """The Plan, with what the data says about lengths."""
+        seq_length = self.config.model.seq_length
+        held_out = self.prepared.eval
+        plan = make_plan(
+            self.config,
+            self.environment,
+            tokenizer_vocab_size=self.prepared.tokenizer.vocab_size,
+            rows_per_epoch=len(pack(self.prepared.train, seq_length)),
+            world_size=self.ranks.world_size,
+            eval_rows=len(pack(held_out, seq_length)) if held_out else 0,
+        )
+        self.stream = BatchStream(
+            self.prepared.train,
+            seq_length=seq_length,
+            global_batch_size=plan.global_batch_size,
+            seed=plan.seed,
+            # The Plan's: a preset's epochs do not end a run whose steps were named.
+            epochs=plan.epochs,
+        )
+        return self._with_journal(plan)
+
+    def _with_journal(self, plan: Plan) -> Plan:
+        """The Plan as the run's controls left it, where nothing newer was asked for."""
+        if self.reader is None or self.resumption is None:
+            return plan
+        last: dict[str, Change] = {}
+        for entry in self.reader.meta.journal:
+            change = Change(**entry)
+            if change.name in REASSEMBLE and change.outcome in ("applied", "undone"):
+                last[change.name] = change
+        for name, change in last.items():
+            settings = {"micro_batch_size": {"batch_size", "grad_accum"}}
+            if settings.get(name, {name}) & self.resumption.changes.keys():
+                continue
+            try:
+                plan = edited(plan, change)
+            except LuminaError as error:
+                self.events.append(
+                    {
+                        "kind": "control_dropped",
+                        "severity": "warning",
+                        "code": error.code,
+                        "message": f"{name} {change.value}: {error.message}",
+                    }
+                )
+        return plan
+
+    def _note(self, message: str) -> None:
+        self.events.append(
+            {
+                "kind": "fresh_start",
+                "severity": "info",
+                "code": None,
+                "message": message,
+            }
+        )
+
+
+class Progression:
+    """Shows how far the preparation of the data is, at most once a second."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Told of every block; amounts are bytes."""
+        now = time.monotonic()
+        if now - self._shown >= 1.0 and total:
+            self._shown = now
+            share = min(done / total, 1.0)
+            self._console.message(f"data: {stage} {share:.0%} of {total / 1e6:.1f} MB")
+
+
+def model_leaves(spec: ModelSpec) -> dict[str, Any]:
+    """A shape as options of the configuration."""
+    leaves = spec.to_dict()
+    leaves.pop("vocab_size")
+    leaves["vocab_size"] = leaves.pop("padded_vocab_size")
+    moe = leaves.pop("moe")
+    leaves["use_moe"] = moe is not None
+    if moe is not None:
+        leaves |= {
+            "num_experts": moe["num_experts"],
+            "moe_top_k": moe["top_k"],
+            "moe_intermediate_size": moe["intermediate_size"],
+            "moe_pattern": _pattern(spec),
+            "moe_normalise_top_k": moe["normalise_top_k"],
+        }
+    return leaves
+
+
+def _pattern(spec: ModelSpec) -> str:
+    """The pattern that gives a spec's routed layers."""
+    from lumina.plan.shape import routed_layers
+
+    assert spec.moe is not None
+    for pattern in ("all", "interleaved", "sandwich"):
+        if routed_layers(pattern, spec.num_layers) == spec.moe.layers:
+            return pattern
+    raise LuminaError(
+        "E002",
+        f"no pattern gives routed layers {spec.moe.layers} of {spec.num_layers}",
+        "patterns are all, interleaved and sandwich",
+    )
+
+
+def configure_torch(plan: Plan, ranks: Ranks, environment: Environment) -> None:
+    """Process-wide switches that the Plan decided."""
+    torch.set_float32_matmul_precision("high" if plan.tf32 else "highest")
+    torch.use_deterministic_algorithms(plan.deterministic)
+    # torchrun sets the number of threads to one, asked or not.
+    chosen = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    if plan.device == "cpu" and not chosen:
+        torch.set_num_threads(max(environment.cores // ranks.local_size, 1))
