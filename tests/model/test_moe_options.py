@@ -16,7 +16,6 @@ MOE = {"use_moe": True, "num_experts": 4, "moe_top_k": 2, "vocab_size": 96}
 
 def train(config, folder, **options):
     """Train, and return the rows of metrics.jsonl."""
-    options = {"load_balancing_weight": 0.01} | options
     config = config.replace(use_moe=True, run_dir=str(folder), **options)
     lumina.Trainer(config).train()
     return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
@@ -151,3 +150,29 @@ def test_a_single_renormalised_choice_is_warned_of(tiny_config):
     assert router.grad.norm() > 1e-4
     for config in (single.replace(moe_normalise_top_k=False), tiny_config):
         assert not any("moe_normalise_top_k" in text for text in config.warnings())
+
+
+@pytest.mark.covers("MTX-15")
+def test_recomputed_layers_route_the_same(tiny_config, tmp_path):
+    """Checkpointing changes no loss and no expert's load, to the last bit."""
+    kept = ("loss", "grad_norm", "moe.load", "moe.z_loss", "moe.dropped_fraction")
+    runs = []
+    for mode in ("none", "full", "selective"):
+        rows = train(
+            tiny_config.replace(steps=4, num_experts=4, gradient_checkpointing=mode),
+            tmp_path / mode,
+        )
+        runs.append([[row[key] for key in kept] for row in rows])
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_micro_batches_do_not_change_routed_training(tiny_config, tmp_path):
+    """The balance loss uses the load of the step before: any split is the same."""
+    config = tiny_config.replace(steps=4, num_experts=4, load_balancing_weight=0.1)
+    whole = train(config, tmp_path / "whole")
+    config = config.replace(batch_size=1, grad_accum=4)
+    split = train(config, tmp_path / "split")
+    for a, b in zip(whole, split, strict=True):
+        for key in ("loss", "grad_norm", "moe.balance_loss", "moe.z_loss"):
+            assert a[key] == pytest.approx(b[key], rel=1e-4), key
+    assert [a["moe.load"] for a in whole] == [b["moe.load"] for b in split]
