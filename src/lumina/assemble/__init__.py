@@ -1,0 +1,1 @@
+"""From a Plan and a State to a Program, and back."""

@@ -163,11 +163,22 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
         program.average.updates = int(meta.extra.get("average_updates", 0))
     if "loss_scale" in meta.extra:
         program.loss_scale.load(meta.extra["loss_scale"])
-    live = meta.extra.get("live", {})
-    if "max_grad_norm" in live:
-        program.live.max_grad_norm.fill_(live["max_grad_norm"])
-    program.live.weight_decay = live.get("weight_decay", program.live.weight_decay)
-    program.live.learning_rate_scale = live.get("learning_rate_scale", 1.0)
+    _restore_live(program, meta)
+
+
+def _restore_live(program: Program, meta: State) -> None:
+    """What controls set; a setting that the Plan changes since then wins over them."""
+    held, live = meta.extra.get("live", {}), program.live
+
+    def stands(setting: str) -> bool:
+        return bool(meta.plan.get(setting) == getattr(program.plan, setting))
+
+    if "max_grad_norm" in held and stands("max_grad_norm"):
+        live.max_grad_norm.fill_(held["max_grad_norm"])
+    if "weight_decay" in held and stands("weight_decay"):
+        live.weight_decay = held["weight_decay"]
+    if "learning_rate_scale" in held and stands("learning_rate"):
+        live.learning_rate_scale = held["learning_rate_scale"]
 
 
 def _restore_average(

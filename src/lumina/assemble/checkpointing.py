@@ -48,7 +48,8 @@ def _selective_contexts() -> tuple[Any, Any]:
             return CheckpointPolicy.MUST_SAVE
         return CheckpointPolicy.PREFER_RECOMPUTE
 
-    return create_selective_checkpoint_contexts(policy)
+    contexts: tuple[Any, Any] = create_selective_checkpoint_contexts(policy)
+    return contexts
 
 
 def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:

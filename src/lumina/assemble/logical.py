@@ -11,7 +11,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from lumina.model.logical import Parts
 
 
-def split_fused(name: str, tensor: Tensor, parts: dict[str, Parts]) -> dict[str, Tensor]:
+def split_fused(
+    name: str, tensor: Tensor, parts: dict[str, Parts]
+) -> dict[str, Tensor]:
     """The logical tensors that the (whole) parameter `name` is made of."""
     if name not in parts:
         return {name: tensor}

@@ -74,4 +74,3 @@ def held_out_loss(
         tokens=round(tokens),
         accuracy=correct / tokens if tokens else None,
     )
-

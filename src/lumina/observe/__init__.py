@@ -1,0 +1,1 @@
+"""Metrics, events, console, report, and what the hardware can do."""

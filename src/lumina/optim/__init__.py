@@ -1,0 +1,1 @@
+"""Optimizer, schedules, the finite gate and weight averaging."""

@@ -7,6 +7,7 @@ Memory for logits is bounded by `chunk_bytes` however many tokens and words ther
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -113,6 +114,50 @@ def _matmul_float32(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b).float()
 
 
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b in float32; on CUDA without writing the product by itself."""
+    if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total += torch.mm(a, b)
+
+
+class _Gradient(NamedTuple):
+    loss_c: Tensor  # [C], unweighted
+    correct_c: Tensor  # [C] bool, or 0.0 and 1.0
+    grad_cv: Tensor  # [C, V] in the compute type
+
+
+def _gradient(
+    hidden_cd: Tensor,
+    weight_vd: Tensor,
+    labels_c: Tensor,
+    counted_c: Tensor,
+    vocab_size: int,
+) -> _Gradient:
+    """Loss of one chunk and its gradient with respect to the logits."""
+    if hidden_cd.is_cuda and _has_triton():
+        from lumina.ops.cross_entropy.fused import softmax_gradient
+
+        logits_cv = _matmul_float32(hidden_cd, weight_vd.t())
+        grad_cv = torch.empty_like(logits_cv, dtype=hidden_cd.dtype)
+        loss_c, correct_c = softmax_gradient(
+            logits_cv, labels_c, counted_c, vocab_size, grad_cv
+        )
+        return _Gradient(loss_c, correct_c, grad_cv)
+    chunk = _forward(hidden_cd, weight_vd, labels_c, vocab_size)
+    counted_c1 = counted_c.unsqueeze(1)
+    # (softmax - one hot) * weight, in the memory of the logits.
+    grad_cv = chunk.exponentials_cv.mul_(counted_c1 / chunk.total_c1)
+    grad_cv.scatter_add_(1, chunk.labels_c1, -counted_c1)
+    return _Gradient(chunk.loss_t, chunk.correct_t, grad_cv.to(hidden_cd.dtype))
+
+
+def _has_triton() -> bool:
+    """Whether the fused kernel can be built."""
+    return importlib.util.find_spec("triton") is not None
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Loss and gradients in one pass over the chunks."""
 
@@ -135,18 +180,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         )
         loss, correct = hidden_td.new_zeros(2, dtype=torch.float32).unbind()
         for rows in chunks(hidden_td.shape[0], weight.shape[0], chunk_bytes):
-            hidden_cd, counted_c1 = hidden_td[rows], counted_t[rows].unsqueeze(1)
-            chunk = _forward(hidden_cd, weight, labels_t[rows], vocab_size)
-            loss = loss + _weighted(chunk.loss_t, counted_t[rows])
-            correct = correct + (chunk.correct_t * (labels_t[rows] != IGNORE)).sum()
-            # (softmax - one hot) * weight, in the memory of the logits.
-            grad_cv = chunk.exponentials_cv.mul_(counted_c1 / chunk.total_c1)
-            grad_cv.scatter_add_(1, chunk.labels_c1, -counted_c1)
-            grad_cv = grad_cv.to(hidden_td.dtype)
+            hidden_cd, counted_c = hidden_td[rows], counted_t[rows]
+            made = _gradient(hidden_cd, weight, labels_t[rows], counted_c, vocab_size)
+            loss = loss + _weighted(made.loss_c, counted_c)
+            correct = correct + (made.correct_c * (labels_t[rows] != IGNORE)).sum()
             if grad_hidden is not None:
-                torch.mm(grad_cv, weight, out=grad_hidden[rows])
+                torch.mm(made.grad_cv, weight, out=grad_hidden[rows])
             if grad_weight is not None:
-                grad_weight += _matmul_float32(grad_cv.t(), hidden_cd)
+                _add_product(grad_weight, made.grad_cv.t(), hidden_cd)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight_vd.dtype
         ctx.mark_non_differentiable(correct)

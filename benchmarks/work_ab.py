@@ -1,0 +1,311 @@
+"""Work A (Llama-3.2-1B shape) and Work B (OLMoE shape): training speed on one GPU.
+
+Work A: 16 layers of 2048, vocabulary 128,256, untied, 1.498 B parameters.
+Work B: 8 layers of 2048, 64 experts of width 1,024, top-8, 3.56 B parameters.
+Both: S=4096, micro-batch 4, random tokens; forward, cross entropy over all positions,
+backward, clip 1.0, AdamW on float32 master weights; 4 warm-up and 10 timed steps, the
+median. Each variant runs in a process of its own, in an order that alternates, so that
+the comparison is of one machine and one hour.
+
+    python benchmarks/work_ab.py --out results.json [--variants NAME ...] [--profile]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SEQUENCE, MICRO_BATCH, WARM_UP, TIMED = 4096, 4, 4, 10
+SHAPES: dict[str, dict[str, Any]] = {
+    "A": dict(
+        vocab=128256, hidden=2048, layers=16, heads=32, kv=8, head_dim=64, ffn=8192
+    ),
+    "B": dict(
+        vocab=50304, hidden=2048, layers=8, heads=16, kv=16, head_dim=128, ffn=1024,
+        experts=64, top_k=8,
+    ),
+}  # fmt: skip
+VARIANTS = [
+    f"{work}/{name}"
+    for work in "AB"
+    for name in ("transformers", "lumina", "lumina+compile")
+]
+PEAK = 989e12
+
+
+def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str, Any]]:
+    """A closure that trains one step with Lumina's own step, and its facts."""
+    from lumina.assemble.assemble import assemble
+    from lumina.data.stream import Cursor, StepBatches
+    from lumina.model.spec import ModelSpec, MoeSpec
+    from lumina.plan.count import count_parameters
+    from lumina.plan.flops import flops_per_token
+    from lumina.plan.plan import Plan
+    from lumina.train.step import train_step
+
+    moe = None
+    if "experts" in shape:
+        moe = MoeSpec(
+            num_experts=shape["experts"],
+            top_k=shape["top_k"],
+            intermediate_size=shape["ffn"],
+            layers=tuple(range(shape["layers"])),
+        )
+    spec = ModelSpec(
+        vocab_size=shape["vocab"],
+        padded_vocab_size=-(-shape["vocab"] // 64) * 64,
+        hidden_size=shape["hidden"],
+        num_layers=shape["layers"],
+        num_heads=shape["heads"],
+        num_kv_heads=shape["kv"],
+        head_dim=shape["head_dim"],
+        intermediate_size=shape["ffn"],
+        seq_length=SEQUENCE,
+        rope_theta=500000.0,
+        moe=moe,
+    )
+    accumulate = 8 if "accum8" in options else 1
+    plan = Plan(
+        spec=spec,
+        device="cuda",
+        compute_dtype="bfloat16",
+        micro_batch_size=MICRO_BATCH,
+        grad_accum=accumulate,
+        global_batch_size=MICRO_BATCH * accumulate,
+        steps=1000,
+        warmup_steps=10,
+        compile="compile" in options,
+        attention="varlen",
+        loss_chunk_bytes=(256 if "chunk256" in options else 1024) * 2**20,
+        gradient_checkpointing=next(
+            (m for m in ("full", "selective") if m in options), "none"
+        ),
+    )
+    program = assemble(plan)
+    program.model.train()
+    batches = [
+        StepBatches(
+            micro_batches=[random_batch(shape["vocab"], i * accumulate + j)
+                           for j in range(accumulate)],
+            loss_tokens=MICRO_BATCH * SEQUENCE * accumulate,
+            tokens=MICRO_BATCH * SEQUENCE * accumulate,
+            cursor=Cursor(),
+            epoch=0.0,
+            row_ids=[],
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    counts = count_parameters(spec)
+    facts = {
+        "parameters": counts.total,
+        "active_parameters": counts.active,
+        "flops_per_token": flops_per_token(spec),
+        "tokens_per_step": MICRO_BATCH * SEQUENCE * accumulate,
+    }
+    return lambda i: train_step(program, batches[i % 4], i)[0], facts
+
+
+def random_batch(vocab: int, seed: int) -> Any:
+    """Rows of one document each, on the GPU."""
+    import torch
+
+    from lumina.model.interface import Batch
+
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, vocab, (MICRO_BATCH, SEQUENCE + 1), generator=generator)
+    return Batch.from_rows(ids[:, :-1].contiguous(), ids[:, 1:].contiguous()).to("cuda")
+
+
+def transformers_step(
+    shape: dict[str, Any], options: set[str]
+) -> tuple[Any, dict[str, Any]]:
+    """The same work with transformers' model and a plain loop, eager SDPA."""
+    import torch
+    from transformers import (
+        AutoModelForCausalLM,
+        LlamaConfig,
+        OlmoeConfig,
+    )
+
+    common = dict(
+        vocab_size=shape["vocab"],
+        hidden_size=shape["hidden"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["kv"],
+        head_dim=shape["head_dim"],
+        intermediate_size=shape["ffn"],
+        max_position_embeddings=SEQUENCE,
+        tie_word_embeddings=False,
+        attn_implementation="sdpa",
+    )
+    if "experts" in shape:
+        config: Any = OlmoeConfig(
+            **common,
+            num_experts=shape["experts"],
+            num_experts_per_tok=shape["top_k"],
+        )
+        config._experts_implementation = "grouped_mm"
+    else:
+        config = LlamaConfig(**common)
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    model.train()
+    data = []
+    for seed in range(4):
+        g = torch.Generator().manual_seed(seed)
+        ids = torch.randint(0, shape["vocab"], (MICRO_BATCH, SEQUENCE), generator=g)
+        data.append(ids.cuda())
+
+    def step(i: int) -> Any:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = model(input_ids=data[i % 4], labels=data[i % 4]).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    total = sum(p.numel() for p in model.parameters())
+    return step, {
+        "parameters": total,
+        "tokens_per_step": MICRO_BATCH * SEQUENCE,
+    }
+
+
+def measure(variant: str, profile: bool) -> dict[str, Any]:
+    """Run one variant in this process."""
+    import torch
+
+    work, name = variant.split("/")
+    options = set(name.split("+")[1:])
+    make = transformers_step if name.startswith("transformers") else lumina_step
+    started = time.perf_counter()
+    step, facts = make(SHAPES[work], options)
+    torch.cuda.synchronize()
+    built = time.perf_counter() - started
+    losses = [step(i) for i in range(WARM_UP)]
+    torch.cuda.synchronize()
+    warm = time.perf_counter() - started - built
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(TIMED + 1)]
+    marks[0].record()
+    for i in range(TIMED):
+        losses.append(step(WARM_UP + i))
+        marks[i + 1].record()
+    torch.cuda.synchronize()
+    times = [a.elapsed_time(b) / 1e3 for a, b in zip(marks, marks[1:], strict=False)]
+    median = statistics.median(times)
+    result = facts | {
+        "variant": variant,
+        "tokens_per_second": facts["tokens_per_step"] / median,
+        "step_seconds": median,
+        "step_seconds_all": times,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "first_loss": losses[0].item(),
+        "last_loss": losses[-1].item(),
+        "build_seconds": built,
+        "warm_up_seconds": warm,
+    }
+    if profile:
+        result["profile"] = profile_table(step)
+    return result
+
+
+def profile_table(step: Any) -> list[dict[str, Any]]:
+    """GPU time by kernel over two steps, the 25 largest."""
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    with torch.profiler.profile(
+        activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]
+    ) as profiler:
+        for i in range(2):
+            step(100 + i)
+        torch.cuda.synchronize()
+    rows = [
+        {
+            "kernel": event.key[:90],
+            "ms_per_step": event.self_device_time_total / 2e3,
+            "calls_per_step": event.count / 2,
+        }
+        for event in profiler.key_averages()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    rows.sort(key=lambda row: -row["ms_per_step"])
+    return rows[:25]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("work_ab.json"))
+    parser.add_argument("--variants", nargs="+", default=VARIANTS)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--one", help="run this variant here and print JSON")
+    args = parser.parse_args()
+    if args.one:
+        print("RESULT " + json.dumps(measure(args.one, args.profile)))
+        return
+    results = []
+    for variant in args.variants:
+        command = [sys.executable, __file__, "--one", variant]
+        command += ["--profile"] if args.profile else []
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ, check=False
+        )
+        lines = [x for x in done.stdout.splitlines() if x.startswith("RESULT ")]
+        if lines:
+            results.append(json.loads(lines[-1][7:]))
+        else:
+            tail = (done.stdout + done.stderr).strip().splitlines()[-25:]
+            results.append({"variant": variant, "error": "\n".join(tail)})
+        save(args.out, results)
+    for row in results:
+        print(line(row))
+        for kernel in row.get("profile", [])[:22]:
+            print(
+                "    {ms_per_step:8.2f} ms {calls_per_step:7.1f}x {kernel}".format(
+                    **kernel
+                )
+            )  # noqa: E501
+
+
+def save(path: Path, results: list[dict[str, Any]]) -> None:
+    import torch
+
+    facts = {
+        "benchmark": "work_ab",
+        "date": time.strftime("%Y-%m-%d"),
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "sequence": SEQUENCE,
+        "micro_batch": MICRO_BATCH,
+        "results": results,
+    }
+    path.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def line(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['variant']:<24} failed\n{row['error']}"
+    rate = row["tokens_per_second"]
+    flops = row.get("flops_per_token")
+    mfu = f"{rate * flops / PEAK:6.1%}" if flops else "     -"
+    return (
+        f"{row['variant']:<24} {rate:9,.0f} tok/s  MFU {mfu}  "
+        f"{row['peak_gib']:6.1f} GiB  loss {row['first_loss']:.4f} -> "
+        f"{row['last_loss']:.4f}  warm-up {row['warm_up_seconds']:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One AdamW update: a plain reference, and one pass over memory in Triton."""
