@@ -4,6 +4,8 @@ import io
 import json
 import os
 import pty
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -13,8 +15,12 @@ from pathlib import Path
 import pytest
 
 from infer.networks import tiny, write_run
+from lumina.cli.answering import visible
 from lumina.cli.main import main
 from lumina.data.tokenizer import Tokenizer
+from lumina.infer.chat import ChatSession
+from lumina.infer.load import load
+from lumina.infer.sampling import Sampling
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 
@@ -112,6 +118,11 @@ def test_generate_without_a_model_takes_the_newest_run(run, capsys, monkeypatch)
     assert "using runs/only" in capsys.readouterr().err
 
 
+def test_a_model_cannot_drive_the_terminal():
+    said = "a\x1b[2Jb\x9b1m\r\n\tnaïve 🙂"
+    assert visible(said) == "a\ufffd[2Jb\ufffd1m\ufffd\n\tnaïve 🙂"
+
+
 def chat_options(run) -> list[str]:
     return ["chat", run, "--max-new-tokens", "10", "--seed", "5"]
 
@@ -158,7 +169,8 @@ class Terminal:
         """Reads on until `text` is there; gives what came before it."""
         end = time.monotonic() + seconds
         while text not in self.seen:
-            assert time.monotonic() < end, self.seen
+            ready, _, _ = select.select([self.master], [], [], end - time.monotonic())
+            assert ready, f"no {text!r} in {self.seen!r}"
             self.seen += os.read(self.master, 4096).decode("utf-8", "replace")
         before, self.seen = self.seen.split(text, 1)
         return before
@@ -178,24 +190,42 @@ class Terminal:
         return self.process.wait(30)
 
 
-def test_ctrl_c_stops_an_answer_and_a_second_one_ends_the_chat(run):
-    person = Terminal(
-        "chat", run, "--max-new-tokens", "4000", "--temperature", "5", "--top-k", "0",
-        "--top-p", "1",
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def endless(run) -> tuple[str, str]:
+    """A message whose likeliest answer goes on and on, and how the answer begins."""
+    network, tokenizer = load(run)
+    for message in (
+        "tell me all",
+        "the fox",
+        "a dog",
+        "lazy",
+        "x",
+        "why",
+        "quick",
+        "and",
+    ):
+        greedy = Sampling(temperature=0)
+        chat = ChatSession(network, tokenizer, sampling=greedy, max_new_tokens=300)
+        answer = "".join(chat.say(message))
+        start = re.match(r"\w+", answer)
+        if chat.last.reason == "length" and start and len(answer) > 100:
+            return message, start[0]
+    pytest.skip("every answer of these random weights ends soon")
+
+
+def test_ctrl_c_stops_an_answer_and_a_second_one_ends_the_chat(run, endless):
+    message, start = endless
+    person = Terminal("chat", run, "--max-new-tokens", "4000", "--temperature", "0")
     person.wait_for("> ")
     person.type("/help\n")
     person.wait_for("forget the conversation")
     person.wait_for("> ")
-    for _ in range(30):  # an answer may end by itself before the signal comes
-        person.type("tell me all\n")
-        person.wait_for("tell me all\r\n")
-        person.wait_for("e")
-        person.interrupt()
-        if "(stopped)" in person.wait_for("> "):
-            break
-    else:
-        pytest.fail("no answer was stopped")
+    person.type(f"{message}\n")
+    person.wait_for(f"{message}\r\n")
+    person.wait_for(start)
+    person.interrupt()
+    person.wait_for("(stopped)")
+    person.wait_for("> ")
     person.type("/exit\n")
     assert person.end() == 0
     person = Terminal(*chat_options(run))

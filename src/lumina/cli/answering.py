@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from lumina.data.tokenizer import Tokenizer
     from lumina.infer.sampling import Sampling
     from lumina.model.network import Network
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def add_answering_options(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +122,16 @@ def _tell(
 def say(text: str) -> None:
     """A remark that is not part of the answer."""
     print(text, file=sys.stderr, flush=True)
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Prints what a model said; a terminal is not given its control characters."""
+    print(visible(text) if sys.stdout.isatty() else text, end=end, flush=True)
+
+
+def visible(text: str) -> str:
+    """Control characters, which could drive a terminal, as replacement characters."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def show_any_character() -> None:

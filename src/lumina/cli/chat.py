@@ -14,6 +14,7 @@ from lumina.cli.answering import (
     open_model,
     sampling_from,
     say,
+    show,
     show_any_character,
 )
 from lumina.errors import LuminaError
@@ -134,7 +135,7 @@ def _answer(session: ChatSession, text: str) -> bool:
         for piece in session.say(text, stopped=lambda: interruption.asked):
             if not told:
                 told = _tell_dropped(session)
-            print(piece, end="", flush=True)
+            show(piece, end="")
     print(flush=True)
     if interruption.asked:
         say("(stopped)")

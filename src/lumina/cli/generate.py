@@ -15,6 +15,7 @@ from lumina.cli.answering import (
     open_model,
     sampling_from,
     say,
+    show,
     show_any_character,
 )
 from lumina.errors import LuminaError
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
                 if args.json:
                     print(_as_json(text, done), flush=True)
                 elif not streams:
-                    print(f"{text}{done.text}\n", flush=True)
+                    show(f"{text}{done.text}\n")
             if interruption.asked:
                 break
     seconds = time.monotonic() - started
@@ -102,9 +103,9 @@ def _make(answers: Answers, shown_prompt: str | None) -> None:
         for _ in answers:
             pass
         return
-    print(shown_prompt, end="", flush=True)
+    show(shown_prompt, end="")
     for _, piece in answers:
-        print(piece, end="", flush=True)
+        show(piece, end="")
     print(flush=True)
 
 

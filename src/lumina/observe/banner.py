@@ -108,7 +108,8 @@ def _batch(plan: Plan) -> str:
     tokens = plan.global_batch_size * plan.spec.seq_length
     return (
         f"{plan.global_batch_size} sequences, up to {tokens:,} tokens a step = "
-        f"{plan.micro_batch_size} a forward x {plan.grad_accum} forwards x "
+        f"{plan.micro_batch_size} a forward x {plan.grad_accum} "
+        f"{_plural('forward', plan.grad_accum)} x "
         f"{plan.world_size} {_plural('rank', plan.world_size)}"
         f"{_because(plan, 'micro_batch_size')}"
     )

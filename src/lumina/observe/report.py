@@ -194,13 +194,15 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> list[curves.Chart]:
         ("Learning rate", "learning_rate", lambda v: f"{v:.3g}"),
         ("Gradient norm before clipping", "grad_norm", lambda v: f"{v:.3g}"),
         ("Tokens per second", "tokens_per_second", q.rate),
-        ("Memory in use", "memory_allocated_bytes", q.size),
         ("Model FLOPs utilisation", "mfu", q.share),
         ("Busiest expert over the even share, less 1", "moe.max_violation", _short),
         ("Entropy of the expert load (nats)", "moe.load_entropy", _short),
     ):
         points = _series(rows, key)
         drawn.append(curves.draw(title, [curves.Series("value", points)], label))
+    memory = [(x, y / 2**20) for x, y in _series(rows, "memory_allocated_bytes")]
+    series = [curves.Series("value", memory)]
+    drawn.insert(4, curves.draw("Memory in use (MiB)", series, lambda v: f"{v:,.4g}"))
     return [chart for chart in drawn if chart is not None]
 
 
