@@ -13,6 +13,7 @@ the comparison is of one machine and one hour.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -202,7 +203,7 @@ def measure(variant: str, profile: bool) -> dict[str, Any]:
         losses.append(step(WARM_UP + i))
         marks[i + 1].record()
     torch.cuda.synchronize()
-    times = [a.elapsed_time(b) / 1e3 for a, b in zip(marks, marks[1:], strict=False)]
+    times = [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(marks)]
     median = statistics.median(times)
     result = facts | {
         "variant": variant,
@@ -275,7 +276,7 @@ def main() -> None:
                 "    {ms_per_step:8.2f} ms {calls_per_step:7.1f}x {kernel}".format(
                     **kernel
                 )
-            )  # noqa: E501
+            )
 
 
 def save(path: Path, results: list[dict[str, Any]]) -> None:

@@ -37,6 +37,7 @@ from lumina.optim.adamw import AdamW, Slot, local
 from lumina.optim.average import WeightAverage
 from lumina.optim.gate import LossScale
 from lumina.plan.plan import Plan
+from lumina.state.state import TensorInfo
 
 DTYPES = {
     "float32": torch.float32,
@@ -165,7 +166,8 @@ class Program:
             if not parameter.requires_grad:
                 continue
             master = local(parameter.detach())
-            if self.masters_apart:
+            apart = self.masters_apart and self.info_of(name).role != "router"
+            if apart:
                 parameter.data = master.to(self.compute_dtype)
             slot = Slot(
                 name=name,
@@ -175,7 +177,7 @@ class Program:
                 exp_avg_sq=torch.zeros_like(master),
                 decay=parameter.ndim >= 2,
             )
-            if accumulate:
+            if accumulate and apart:
                 slot.accumulator = torch.zeros_like(master)
                 self._hooks.append(
                     parameter.register_post_accumulate_grad_hook(_gather_into(slot))
@@ -194,6 +196,10 @@ class Program:
         )
         if self.plan.ema_decay > 0:
             self.average = WeightAverage(slots, self.plan.ema_decay)
+
+    def info_of(self, name: str) -> TensorInfo:
+        """Role and axes of a parameter; fused parts share theirs."""
+        return self.info[logical_names(name, self.parts)[0]]
 
     def gradient_sync(self, last: bool) -> AbstractContextManager[None]:
         """Around a forward and backward: only the step's last one talks to ranks."""
@@ -293,6 +299,10 @@ def _shard(network: Network, dtype: torch.dtype, plan: Plan) -> None:
         cast_forward_inputs=False,
     )
     for block in network.backbone.blocks:
+        if block.routed:
+            # A router decides in float32: a unit of its own, which is not cast.
+            exact = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+            fully_shard(block.feedforward.router, mesh=mesh, mp_policy=exact)
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy)
     register_fsdp_forward_method(network, "logits")

@@ -229,8 +229,11 @@ class SystemSection(Section):
     attention: Literal["auto", "varlen", "sdpa", "reference"] = Field(
         "auto", description="attention implementation"
     )
-    loss_chunk_bytes: int = Field(
-        256 * 2**20, ge=2**16, description="most bytes of logits held at a time"
+    loss_chunk_bytes: int | None = Field(
+        None,
+        ge=2**16,
+        description="most bytes of logits held at a time; default: 256 MiB, or 1 GiB "
+        "on a GPU with room for it",
     )
     deterministic: bool = Field(
         False, description="bit-identical repeats, at the cost of speed"

@@ -133,6 +133,6 @@ def build_model(config: Config) -> Network:
     return build_network(
         resolve_spec(config, None),
         attention="sdpa" if backend == "auto" else backend,
-        loss_chunk_bytes=config.get("loss_chunk_bytes"),
+        loss_chunk_bytes=config.get("loss_chunk_bytes") or DEFAULT_LOSS_CHUNK_BYTES,
         seed=config.get("seed"),
     )

@@ -83,20 +83,31 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     alone = layout.parallel == "none"
     ranks = layout.world_size if layout.parallel == "fsdp2" else 1
     narrow_gradients = half and alone and layout.grad_accum == 1
+    routers = _router_parameters(spec) if trainable == counts.total else 0
     if not half:
         weights, master = 4 * counts.total / ranks, 0.0
     elif alone:
-        # What is frozen stays float32, and has no copy.
-        weights, master = 4.0 * counts.total - 2 * trainable, 4.0 * trainable
+        # What is frozen stays float32, and so do routers: neither has a copy.
+        copied = trainable - routers
+        weights, master = 4.0 * counts.total - 2 * copied, 4.0 * copied
     else:
         weights, master = float(_cast_bytes(spec, layout)), 4 * counts.total / ranks
     return {
         "weights": math.ceil(weights),
         "master_weights": math.ceil(master),
-        "gradients": math.ceil((2 if narrow_gradients else 4) * trainable / ranks),
+        "gradients": math.ceil(
+            (2 * (trainable + routers) if narrow_gradients else 4 * trainable) / ranks
+        ),
         "optimizer": math.ceil(8 * trainable / ranks),
         "ema": math.ceil(4 * trainable / ranks) if layout.ema else 0,
     }
+
+
+def _router_parameters(spec: ModelSpec) -> int:
+    """Parameters of all routers, which stay float32."""
+    if spec.moe is None:
+        return 0
+    return len(spec.moe.layers) * spec.moe.num_experts * spec.hidden_size
 
 
 def _cast_bytes(spec: ModelSpec, layout: Layout) -> int:
