@@ -1,0 +1,261 @@
+"""Runs of `lumina train` in processes of their own, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# A server that has imported everything forks each run: seconds saved at every start,
+# and a real process that can be killed.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["lumina.cli.main", "lumina.cli.train", "lumina.train", "torch.distributed.fsdp"]
+)
+
+SHAPE = (
+    "--preset debug --hidden-size 32 --intermediate-size 64 --num-layers 2 "
+    "--num-heads 2 --num-kv-heads 1 --seq-length 32 --tokenizer-vocab-size 300 "
+    "--global-batch-size 4 --batch-size 4 --eval-batches 2 --learning-rate 3e-3 "
+    "--warmup-steps 2 --device cpu --seed 7"
+).split()
+DENSE = ["--no-use-moe"]
+MOE = "--use-moe --num-experts 4 --moe-intermediate-size 32".split()
+
+TRAJECTORY = (
+    "step",
+    "tokens",
+    "epoch",
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "eval_loss",
+    "skipped",
+    "moe.load",
+)
+"""What must not change, bit for bit, when a run is interrupted."""
+
+PATIENCE = 120.0
+"""Seconds until something that never happens is given up; generous for busy cores."""
+
+
+def words(text: str, **options: object) -> list[str]:
+    """Flags from text, then from keywords: a list of words."""
+    flags = text.split()
+    for name, value in options.items():
+        flags.append("--" + name.replace("_", "-"))
+        if value is not True:
+            flags.append(str(value))
+    return flags
+
+
+def _lumina(arguments, environment, log):
+    """In the child: the command, with its output in a file."""
+    os.setsid()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment)
+    import torch
+
+    from lumina.cli.main import main
+
+    torch.set_num_threads(1)
+    code = main(arguments)
+    os._exit(code)
+
+
+@dataclass
+class Running:
+    """A run under way.
+
+    Attributes:
+        process: the process.
+        log: where its output goes.
+    """
+
+    process: multiprocessing.process.BaseProcess
+    log: Path
+
+    def wait(self) -> int:
+        """Exit code, negative for a signal that ended it."""
+        self.process.join(PATIENCE)
+        if self.process.exitcode is None:
+            self.kill()
+            raise AssertionError(f"still running:\n{self.output}")
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.join()
+
+    def send(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.exitcode is None
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+def start(arguments: list[str], log: Path, **environment: str) -> Running:
+    """Start `lumina ARGUMENTS`."""
+    here = {
+        "LUMINA_CACHE": os.environ["LUMINA_CACHE"],
+        "OMP_NUM_THREADS": "1",
+    }
+    process = _CONTEXT.Process(
+        target=_lumina, args=(arguments, here | environment, str(log))
+    )
+    process.start()
+    return Running(process, log)
+
+
+@dataclass
+class Trainings:
+    """Makes runs below one folder.
+
+    Attributes:
+        folder: where runs and logs go.
+        data: what they train on.
+        flags: that all of them share.
+    """
+
+    folder: Path
+    data: Path
+    flags: list[str] = field(default_factory=list)
+
+    def command(self, run: str | Path, *flags: str) -> list[str]:
+        """The words of a training into folder/run."""
+        where = ["--train-data", str(self.data), "--run-dir", str(self.folder / run)]
+        return ["train", *SHAPE, *self.flags, *where, *flags]
+
+    def start(self, run: str, *flags: str, **environment: str) -> Running:
+        """Begin one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / f"{run}.log"
+        return start(self.command(run, *flags), log, **environment)
+
+    def train(self, run: str, *flags: str, code: int = 0) -> Path:
+        """One run from beginning to end; returns its directory."""
+        running = self.start(run, *flags)
+        assert running.wait() == code, running.output
+        return self.folder / run
+
+    def ranks(self, run: str, *flags: str, world_size: int = 2, port: int = 0):
+        """Begin one in several processes, as torchrun does."""
+        port = port or free_port()
+        return [
+            start(
+                self.command(run, *flags),
+                self.folder / f"{run}.{rank}.log",
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(world_size),
+                LOCAL_WORLD_SIZE=str(world_size),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+            )
+            for rank in range(world_size)
+        ]
+
+    def train_on_ranks(self, run: str, *flags: str, world_size: int = 2) -> Path:
+        """One run in several processes from beginning to end."""
+        running = self.ranks(run, *flags, world_size=world_size)
+        codes = [r.wait() for r in running]
+        assert codes == [0] * world_size, running[0].output
+        return self.folder / run
+
+    def output(self, run: str) -> str:
+        return (self.folder / f"{run}.log").read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def rows(run: Path) -> list[dict]:
+    """The rows of metrics.jsonl that are whole."""
+    path = run / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def trajectory(run: Path) -> list[dict]:
+    """Of each step, what must not depend on interruptions."""
+    return [{k: row[k] for k in TRAJECTORY if k in row} for row in rows(run)]
+
+
+def column(run: Path, name: str) -> list[float]:
+    """One metric of all rows that have it."""
+    return [row[name] for row in rows(run) if name in row]
+
+
+def events(run: Path, kind: str) -> list[dict]:
+    """The events of a kind."""
+    path = run / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [e for e in map(json.loads, lines) if e["kind"] == kind]
+
+
+def checkpoints(run: Path) -> list[str]:
+    """Names of the checkpoints, oldest first."""
+    return sorted(p.name for p in (run / "checkpoints").glob("step-*"))
+
+
+def digests(run: Path, step: int) -> dict[str, str]:
+    """sha256 of the tensor files of a checkpoint."""
+    manifest = run / "checkpoints" / f"step-{step:08d}" / "manifest.json"
+    files = json.loads(manifest.read_text())["files"]
+    return {
+        name: entry["sha256"]
+        for name, entry in files.items()
+        if name.endswith(".safetensors")
+    }
+
+
+def assert_same_run(found: Path, wanted: Path) -> None:
+    """Bit for bit: every step's row, and the tensors at the end."""
+    expected = trajectory(wanted)
+    assert trajectory(found) == expected
+    last = expected[-1]["step"]
+    assert digests(found, last) == digests(wanted, last)
+
+
+def wait_until(condition, running: Running | None = None) -> bool:
+    """Poll until `condition()`; False when the process ended before."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if running is not None and not running.alive:
+            return bool(condition())
+        assert time.monotonic() < deadline, running.output if running else "too slow"
+        time.sleep(0.001)
+    return True
+
+
+def reached(run: Path, step: int):
+    """A condition: the run has written the row of `step`."""
+    path = run / "metrics.jsonl"
+    return lambda: path.exists() and path.read_bytes().count(b"\n") >= step
+
+
+def saving(run: Path):
+    """A condition: a checkpoint is being written."""
+    folder = run / "checkpoints"
+    return lambda: folder.is_dir() and any(
+        name.startswith(".tmp-step") for name in os.listdir(folder)
+    )
+
+
+INTERRUPT, TERMINATE = signal.SIGINT, signal.SIGTERM
