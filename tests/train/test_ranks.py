@@ -1,0 +1,138 @@
+"""Several processes on one machine do what one process does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lumina.data.stream import BatchStream, Cursor
+from training import (
+    DENSE,
+    MOE,
+    checkpoints,
+    column,
+    events,
+    reached,
+    rows,
+    wait_until,
+    words,
+)
+
+STEPS = 9
+RHYTHM = words("--save-every-n-batches 3 --eval-every-n-batches 3 --batch-size 2")
+FLAGS = words("--precision fp32 --ema-decay 0.9")
+MODELS = {"dense": DENSE, "moe": [*MOE, "--moe-bias-update-rate", "0.01"]}
+
+
+@pytest.fixture(scope="module")
+def alone(trainings):
+    """One process, by model; made when first asked for."""
+    made = {}
+
+    def get(model):
+        if model not in made:
+            made[model] = trainings.train(
+                f"alone-{model}", *MODELS[model], *FLAGS, *RHYTHM, "--steps", str(STEPS)
+            )
+        return made[model]
+
+    return get
+
+
+def assert_close(found, wanted, tolerance=1e-5):
+    for name in ("loss", "grad_norm", "eval_loss", "moe.balance_loss"):
+        assert column(found, name) == pytest.approx(
+            column(wanted, name), rel=tolerance, abs=tolerance
+        ), name
+    for name in ("step", "tokens", "epoch", "learning_rate"):
+        assert column(found, name) == column(wanted, name), name
+
+
+@pytest.mark.covers("DST-01", "DST-14")
+@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_ranks_give_the_losses_of_one(trainings, alone, model, parallel):
+    found = trainings.train_on_ranks(
+        f"{parallel}-{model}",
+        *MODELS[model],
+        *FLAGS,
+        *RHYTHM,
+        *words(f"--steps {STEPS} --parallel {parallel}"),
+    )
+    assert_close(found, alone(model))
+    assert len(rows(found)) == STEPS
+
+
+@pytest.mark.covers("DST-01")
+@pytest.mark.parametrize("launcher", ["--nproc", "torchrun"])
+def test_launchers(trainings, alone, launcher):
+    """`lumina train --nproc 2` and plain torchrun are the same run."""
+    name = launcher.strip("-")
+    command = trainings.command(
+        name, *DENSE, *FLAGS, *RHYTHM, *words(f"--steps {STEPS} --parallel fsdp2")
+    )
+    if launcher == "--nproc":
+        program = ["-m", "lumina", *command, "--nproc", "2"]
+    else:
+        program = ["-m", "torch.distributed.run", "--standalone"]
+        program += ["--nproc_per_node", "2", "-m", "lumina", *command]
+    done = subprocess.run(
+        [sys.executable, *program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert_close(trainings.folder / name, alone("dense"))
+    # One voice, not one a rank.
+    assert done.stdout.count("ended      done") == 1
+
+
+@pytest.mark.faults
+@pytest.mark.covers("DST-01", "CKP-09", "DST-19")
+@pytest.mark.parametrize(
+    ("model", "parallel"), [("dense", "fsdp2"), ("moe", "ddp"), ("moe", "fsdp2")]
+)
+def test_two_then_one_then_two_ranks(trainings, model, parallel):
+    """Killed and resumed on other numbers of ranks, every row is seen once an epoch."""
+    flags = [*MODELS[model], *FLAGS, "--save-every-n-batches", "2"]
+    flags += words("--epochs 2 --global-batch-size 16 --batch-size 8 --seq-length 64")
+    whole = trainings.train(f"epochs-{model}-{parallel}", *flags)
+    name = f"212-{model}-{parallel}"
+    folder = trainings.folder / name
+    resumed = [*flags, "--auto-resume"]
+    two = trainings.ranks(name, *resumed, "--parallel", parallel)
+    assert wait_until(lambda: len(checkpoints(folder)) >= 1, two[0])
+    for rank in two:
+        rank.kill()
+    reached_by_two = int(checkpoints(folder)[-1].rpartition("-")[2])
+    one = trainings.start(name, *resumed)
+    assert wait_until(reached(folder, reached_by_two + 3), one)
+    one.kill()
+    found = trainings.train_on_ranks(name, *resumed, "--parallel", parallel)
+    assert [e["data"]["world_size"] for e in events(found, "resumed")] == [1, 2]
+    assert_close(found, whole)
+    assert column(found, "epoch")[-1] == 2.0
+    assert column(found, "tokens")[-1] == 2 * tokens_of_an_epoch(trainings)
+
+
+def tokens_of_an_epoch(trainings):
+    """What a stream of these data holds, each row once."""
+    from lumina.config import ConfigPresets
+    from lumina.data.prepare import prepare
+
+    config = ConfigPresets.debug().replace(
+        train_data=(str(trainings.data),), tokenizer_vocab_size=300
+    )
+    store = prepare(config).train
+    stream = BatchStream(store, seq_length=64, global_batch_size=16, seed=7, epochs=1)
+    cursor, seen, tokens = Cursor(), [], 0
+    while (step := stream.step(cursor, micro_batch_size=8)) is not None:
+        seen += step.row_ids
+        tokens += step.tokens
+        cursor = step.cursor
+    assert sorted(seen) == [(0, row) for row in range(stream.rows_per_epoch)]
+    return tokens
