@@ -8,6 +8,7 @@ import pytest
 
 from lumina.cli.main import main
 from lumina.features.registry import FEATURES
+from lumina.plan import doctor
 
 
 def test_features_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,17 +24,28 @@ def test_features_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None
     assert repr(name) in capsys.readouterr().err
 
 
-def test_doctor_names_device_memory_and_versions(
+def test_doctor_prints_the_report_on_this_machine(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     import torch
 
     assert main(["doctor"]) == 0
-    printed = capsys.readouterr().out
-    assert f"torch {torch.__version__}" in printed
-    for heading in ("device", "memory", "processor", "bfloat16", "compiler", "disk"):
-        assert any(line.startswith(heading) for line in printed.splitlines())
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    assert ["torch", torch.__version__] in [line[:2] for line in lines]
+    for heading in ("software", "hardware", "precision", "kernels", "packages"):
+        assert [heading] in lines
     assert main(["doctor", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)["environment"]
-    assert facts["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert facts["cores"] >= 1
+    facts = json.loads(capsys.readouterr().out)
+    environment = facts["environment"]
+    assert environment["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+    found = {(row["section"], row["name"]): row["value"] for row in facts["report"]}
+    assert found["hardware", "cores"] == str(environment["cores"])
+
+
+def test_doctor_fails_when_something_needed_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "REQUIRED", ("torch", "no-such-package"))
+    assert main(["doctor"]) == 1
+    line = next(x for x in capsys.readouterr().out.splitlines() if "no-such" in x)
+    assert line.split()[-1] == "MISSING"

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
+import itertools
 import json
-import platform
-import shutil
-from pathlib import Path
 
-from lumina import __version__
-from lumina.cli.text import size
-from lumina.features.registry import FEATURES
-from lumina.plan.environment import Environment, probe
-
-_PACKAGES = (
-    "torch", "numpy", "safetensors", "tokenizers", "pydantic", "transformers", "triton",
-)  # fmt: skip
+from lumina.cli.text import table
+from lumina.plan.doctor import Row, report
+from lumina.plan.environment import probe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,77 +18,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what was found."""
+    """Print what was found; 1 when something that is needed is missing."""
     environment = probe()
-    versions = _versions()
+    rows = report(environment)
     if args.json:
-        facts = {"environment": dataclasses.asdict(environment), "versions": versions}
+        facts = {
+            "environment": dataclasses.asdict(environment),
+            "report": [dataclasses.asdict(row) for row in rows],
+        }
         print(json.dumps(facts, indent=2))
-        return 0
-    print("\n".join([*_machine(environment), *_software(versions, environment)]))
-    print("\n".join(_unavailable(environment)))
-    return 0
+    else:
+        print(_text(rows))
+    return int(any(row.status == "missing" for row in rows))
 
 
-def _machine(environment: Environment) -> list[str]:
-    peaks = [
-        f"{kind} {flops / 1e12:.4g} TFLOP/s"
-        for kind, flops in environment.peak_flops.items()
-        if flops
+def _text(rows: list[Row]) -> str:
+    """A heading for each section, its rows below it."""
+    marks = {"ok": "", "absent": "-", "missing": "MISSING"}
+    width = max(len(row.name) for row in rows)
+    blocks = [
+        table(
+            [section.ljust(width + 2), "", ""],
+            [[f"  {row.name}", row.value, marks[row.status]] for row in group],
+        )
+        for section, group in itertools.groupby(rows, key=lambda row: row.section)
     ]
-    bf16 = "yes" if environment.bf16 else "no"
-    if environment.bf16_speedup is not None:
-        bf16 += f" (measured {environment.bf16_speedup:.2f}x float32 here)"
-    free = shutil.disk_usage(Path.cwd()).free
-    lines = [
-        f"device      {environment.device}: {environment.device_name}"
-        + (f" x {environment.device_count}" if environment.device_count > 1 else ""),
-        f"memory      {size(environment.memory_bytes)} on the device, "
-        f"{size(environment.host_memory_bytes)} on the host",
-        f"processor   {environment.cpu_name}, {environment.cores} cores, "
-        f"{' '.join(environment.cpu_features) or 'no vector extensions found'}",
-        f"bfloat16    {bf16}",
-        f"peak        {', '.join(peaks) or 'unknown for this device, so no MFU'}",
-        f"compiler    {environment.compiler_detail or 'none'}",
-        f"disk        {size(free)} free here",
-    ]
-    if environment.capability is not None:
-        major, minor = environment.capability
-        lines.insert(1, f"capability  {major}.{minor}")
-    return lines
-
-
-def _software(versions: dict[str, str | None], environment: Environment) -> list[str]:
-    lines = [f"lumina      {__version__}, Python {platform.python_version()}"]
-    found = [f"{name} {version}" for name, version in versions.items() if version]
-    lines.append(f"packages    {', '.join(found)}")
-    missing = [name for name, version in versions.items() if version is None]
-    if missing:
-        lines.append(f"            not installed: {', '.join(missing)}")
-    if environment.cuda_version:
-        lines.append(f"            torch was built for CUDA {environment.cuda_version}")
-    return lines
-
-
-def _unavailable(environment: Environment) -> list[str]:
-    problems = {
-        name: problem
-        for name, feature in FEATURES.items()
-        if (problem := feature.needs(environment))
-    }
-    if not problems:
-        return ["features    all can be used here"]
-    return [
-        "features    not here:",
-        *(f"            {name}: {problem}" for name, problem in problems.items()),
-    ]
-
-
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+    return "\n\n".join(blocks)

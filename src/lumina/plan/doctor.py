@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lumina.features.registry import FEATURES
 from lumina.plan.environment import Environment
 from lumina.plan.memory_text import gibibytes
 from lumina.plan.precision import automatic_dtype, unsupported
@@ -53,6 +54,7 @@ def report(environment: Environment) -> list[Row]:
         *_hardware(environment),
         *_precisions(environment),
         *_kernels(environment),
+        *_features(environment),
         *_packages(),
     ]
 
@@ -134,6 +136,16 @@ def _kernels(environment: Environment) -> list[Row]:
         ),
         Row("kernels", "varlen attention", varlen, "ok" if recent else "absent"),
     ]
+
+
+def _features(environment: Environment) -> list[Row]:
+    """Only those that cannot be had here; the others need no word."""
+    rows = [
+        Row("features", name, problem, "absent")
+        for name, feature in FEATURES.items()
+        if (problem := feature.needs(environment))
+    ]
+    return rows or [Row("features", "all", "can be used here")]
 
 
 def _packages() -> list[Row]:
