@@ -146,3 +146,43 @@ def test_allowed_values_in_words() -> None:
     assert allowed("batch_size") == "a whole number >= 1, or auto"
     assert allowed("device") == "one of auto, cpu, cuda"
     assert allowed("use_moe") == "yes or no"
+
+
+@pytest.mark.covers("CFG-03")
+def test_the_documents_dictionaries_hold_options(tmp_path: Path) -> None:
+    given = Config(
+        training_params={"lr": 1e-4, "num_epochs": 2},
+        data_params={"dataset_file": "a.txt"},
+        checkpoint_params={"save_total_limit": 5},
+        monitoring_params={"log_every_n_steps": 3},
+    )
+    assert given.train.learning_rate == 1e-4 and given.train.epochs == 2
+    assert given.data.train_data == ("a.txt",)
+    assert given.run.save_total_limit == 5 and given.run.log_every_n_batches == 3
+    file = tmp_path / "run.yaml"
+    file.write_text("training_params:\n  lr: 0.0001\nsteps: 4\n")
+    loaded = Config.load(file)
+    assert loaded.train.learning_rate == 1e-4 and loaded.train.steps == 4
+    for wrong, code in (
+        ({"training_params": {"lerning_rate": 1}}, "E004"),
+        ({"training_params": 3}, "E005"),
+        ({"training_params": {"lr": 1e-4}, "learning_rate": 1e-3}, "E002"),
+    ):
+        with pytest.raises(LuminaError) as refused:
+            Config(**wrong)
+        assert refused.value.code == code and refused.value.hint
+
+
+def test_an_experiment_name_places_the_run() -> None:
+    named = Config(experiment_name="first")
+    assert named.run.run_dir == "runs/first"
+    assert "experiment_name" in str(named.provenance["run_dir"])
+    assert named.replace(experiment_name="second").run.run_dir == "runs/second"
+    elsewhere = named.replace(run_dir="here")
+    assert elsewhere.run.run_dir == "here"
+    assert any("experiment_name" in text for text in elsewhere.warnings())
+    assert not any("experiment_name" in text for text in named.warnings())
+    for name in ("a/b", "..", "", " "):
+        with pytest.raises(LuminaError) as refused:
+            Config(experiment_name=name)
+        assert refused.value.code == "E005"

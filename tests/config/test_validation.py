@@ -14,6 +14,9 @@ REFUSED = {
     "more kv heads than heads": dict(num_heads=2, num_kv_heads=4),
     "rope factor alone": dict(rope_factor=4),
     "rope length alone": dict(rope_original_length=64),
+    "a length that ntk does not read": dict(
+        rope_original_length=64, rope_scaling="ntk", rope_factor=2
+    ),
     "more choices than experts": dict(use_moe=True, num_experts=4, moe_top_k=5),
     "final rate above the peak": dict(learning_rate=1e-4, min_lr=1e-3),
     "batches": dict(global_batch_size=10, batch_size=4),

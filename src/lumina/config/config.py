@@ -13,6 +13,7 @@ from lumina.config.leaves import canonical, convert
 from lumina.config.presets import find_preset
 from lumina.config.provenance import Source
 from lumina.config.sections import (
+    DICTIONARIES,
     LEAVES,
     SECTIONS,
     DataSection,
@@ -60,8 +61,8 @@ class Config:
 
     def __init__(self, *, preset: str | None = None, **leaves: object) -> None:
         start = _from_preset(preset)
-        state = _layered(start, leaves, Source("python"))
-        _fill(self, state)
+        state = _layered(start, _flat(leaves), Source("python"))
+        _fill(self, _placed(state))
         check_combinations(self)
 
     @classmethod
@@ -98,7 +99,7 @@ class Config:
 
     def replace(self, **leaves: object) -> Config:
         """A new Config with some options changed; these count as set in Python."""
-        return self.override(leaves, Source("python"))
+        return self.override(_flat(leaves), Source("python"))
 
     def override(self, leaves: Mapping[str, object], source: Source) -> Config:
         """A new Config with some options changed by `source`.
@@ -203,9 +204,48 @@ def _fill(config: Config, state: _State) -> None:
 
 def _make(state: _State) -> Config:
     config = object.__new__(Config)
-    _fill(config, state)
+    _fill(config, _placed(state))
     check_combinations(config)
     return config
+
+
+def _placed(state: _State) -> _State:
+    """With the directory that `experiment_name` stands for, where none was given."""
+    run = state.sections["run"]
+    assert isinstance(run, RunSection)
+    if run.experiment_name is None or state.provenance["run_dir"].kind != "default":
+        return state
+    folder = {"run_dir": f"runs/{run.experiment_name}"}
+    source = Source("default", "named by experiment_name")
+    return _State(
+        state.preset,
+        state.sections | {"run": run.model_copy(update=folder)},
+        state.provenance | {"run_dir": source},
+    )
+
+
+def _flat(leaves: Mapping[str, object]) -> dict[str, object]:
+    """With the documents' dictionaries of options opened.
+
+    Raises:
+        LuminaError: E002 for an option given twice, E005 for one that holds no options.
+    """
+    flat: dict[str, object] = {}
+    for name, value in leaves.items():
+        if name not in DICTIONARIES:
+            inner: Mapping[str, object] = {name: value}
+        elif isinstance(value, Mapping):
+            inner = value
+        else:
+            raise LuminaError(
+                "E005", f"{name} cannot be {value!r}", "it is a dictionary of options"
+            )
+        for key, given in inner.items():
+            leaf = canonical(key)
+            if leaf in flat:
+                raise LuminaError("E002", f"{leaf} is set twice", "keep one of the two")
+            flat[leaf] = given
+    return flat
 
 
 def _from_preset(name: str | None) -> _State:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from lumina.config.leaves import canonical, nearest
-from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
+from lumina.config.sections import DICTIONARIES, LEAVES, SECTIONS, SYNONYMS
 from lumina.errors import LuminaError
 
 
@@ -68,6 +68,9 @@ def read_leaves(path: str | Path) -> dict[str, object]:
                 put(str(inner), inner_value)
         elif name in SECTIONS and value is None:
             continue  # a heading with nothing below it
+        elif name in DICTIONARIES and isinstance(value, Mapping):
+            for inner, inner_value in value.items():
+                put(str(inner), inner_value)
         elif name == "asked":
             leaves[name] = value
         elif isinstance(value, Mapping):

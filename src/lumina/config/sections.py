@@ -45,7 +45,7 @@ class ModelSection(Section):
         1.0, ge=1, description="context extension factor of the rope scaling"
     )
     rope_original_length: int | None = Field(
-        None, ge=2, description="trained length before extension (yarn, ntk)"
+        None, ge=2, description="trained length before extension (yarn only)"
     )
     norm_eps: float = Field(1e-5, gt=0, description="epsilon of every RMSNorm")
     qk_norm: Literal["none", "rms", "l2"] = Field(
@@ -190,6 +190,9 @@ class RunSection(Section):
     """Where a run lives and what it leaves behind."""
 
     run_dir: str | None = Field(None, description="default: runs/PRESET-DATE-TIME")
+    experiment_name: str | None = Field(
+        None, description="puts the run in runs/NAME where no run_dir is given"
+    )
     resume: str | None = Field(
         None, description="a run or checkpoint to go on from; or 'latest'"
     )
@@ -256,6 +259,12 @@ LEAVES: dict[str, str] = {
     leaf: name for name, section in SECTIONS.items() for leaf in section.model_fields
 }
 """Leaf name -> section name."""
+
+DICTIONARIES = (
+    "training_params", "data_params", "checkpoint_params", "monitoring_params",
+)  # fmt: skip
+"""Groups of options that the earlier designs write as dictionaries; any option may
+stand in any of them."""
 
 SYNONYMS: dict[str, str] = {
     "config": "preset",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from lumina.config.leaves import field
@@ -76,17 +77,16 @@ def _check_shape(config: Config) -> None:
 
 def _check_rope(config: Config) -> None:
     model = config.model
-    if model.rope_scaling != "none":
-        return
-    if model.rope_factor != 1.0:
+    if model.rope_factor != 1.0 and model.rope_scaling == "none":
         _refuse(
             f"rope_factor {model.rope_factor:g} does nothing: rope_scaling is none",
             "choose rope_scaling linear, ntk or yarn, or leave rope_factor out",
         )
-    if model.rope_original_length is not None:
+    if model.rope_original_length is not None and model.rope_scaling != "yarn":
         _refuse(
-            "rope_original_length does nothing: rope_scaling is none",
-            "choose rope_scaling ntk or yarn, or leave rope_original_length out",
+            f"rope_original_length {model.rope_original_length} does nothing: "
+            f"rope_scaling is {model.rope_scaling}",
+            "choose rope_scaling yarn, or leave rope_original_length out",
         )
 
 
@@ -126,6 +126,13 @@ def _check_training(config: Config) -> None:
 
 
 def _check_run(config: Config) -> None:
+    name = config.run.experiment_name
+    if name is not None and (not name.strip(". ") or Path(name).name != name):
+        raise LuminaError(
+            "E005",
+            f"experiment_name cannot be {name!r}",
+            "it names one folder below runs/; use run_dir for a path",
+        )
     if config.run.resume and config.train.init_from:
         _refuse(
             "resume and init_from are both set",
@@ -268,6 +275,9 @@ def _idle_advice(config: Config) -> list[str]:
         idle["warmup_ratio"] = "warmup_steps is set"
     if data.eval_data:
         idle["eval_fraction"] = "eval_data is given"
+    name, folder = config.run.experiment_name, config.run.run_dir
+    if name is not None and folder is not None and Path(folder).name != name:
+        idle["experiment_name"] = "run_dir is set"
     if data.tokenizer is not None:
         idle["tokenizer_vocab_size"] = "a tokenizer is given"
     return [

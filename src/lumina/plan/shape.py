@@ -37,7 +37,7 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
         math.ceil(model.hidden_size * 8 / 3), WIDTH_MULTIPLE
     )
     original = model.rope_original_length
-    if original is None and model.rope_scaling in ("ntk", "yarn"):
+    if original is None and model.rope_scaling == "yarn":
         original = max(1, round(model.seq_length / model.rope_factor))
     return ModelSpec(
         vocab_size=vocab_size,
