@@ -17,6 +17,12 @@ REFUSED = {
     "a length that ntk does not read": dict(
         rope_original_length=64, rope_scaling="ntk", rope_factor=2
     ),
+    "a frequency that yarn does not read": dict(
+        rope_low_freq_factor=2, rope_scaling="yarn", rope_factor=2
+    ),
+    "frequencies the wrong way round": dict(
+        rope_low_freq_factor=5, rope_scaling="llama3", rope_factor=2
+    ),
     "more choices than experts": dict(use_moe=True, num_experts=4, moe_top_k=5),
     "final rate above the peak": dict(learning_rate=1e-4, min_lr=1e-3),
     "batches": dict(global_batch_size=10, batch_size=4),

@@ -24,6 +24,15 @@ SHAPES = {
     "dense": {},
     "grouped": {"num_kv_heads": 2},
     "one key head": {"num_kv_heads": 1, "qk_norm": "rms"},
+    "biases": {"attention_bias": True, "num_kv_heads": 2},
+    "whole-width norm": {"qk_norm": "rms_full", "num_kv_heads": 2},
+    "llama3": {
+        "rope_scaling": "llama3",
+        "rope_factor": 4.0,
+        "rope_original_length": 16,
+        "rope_low_freq_factor": 1.0,
+        "rope_high_freq_factor": 4.0,
+    },
     "window": {"window_size": 6},
     "window and groups": {"window_size": 5, "num_kv_heads": 2, "qk_norm": "l2"},
     "yarn": {

@@ -18,6 +18,8 @@ SPECS = {
     "tied": tiny_spec(tie_embeddings=True, num_kv_heads=1),
     "rms": tiny_spec(qk_norm="rms"),
     "l2": tiny_spec(qk_norm="l2"),
+    "rms-full": tiny_spec(qk_norm="rms_full"),
+    "bias": tiny_spec(attention_bias=True),
     "moe": tiny_spec(moe=MOE),
 }
 
@@ -73,7 +75,9 @@ def test_every_tensor_has_a_role_and_an_axis_a_dimension(kind):
     network = build_network(SPECS[kind], device="meta")
     info, tensors = tensor_info(network), logical_tensors(network)
     assert set(info) == set(tensors)
-    roles = {"matrix", "embedding", "head", "norm", "expert", "router", "buffer"}
+    roles = {
+        "matrix", "embedding", "head", "norm", "bias", "expert", "router", "buffer",
+    }  # fmt: skip
     for name, tensor in tensors.items():
         assert info[name].role in roles
         assert len(info[name].axes) == tensor.ndim, name

@@ -21,6 +21,8 @@ SPECS = {
     "window": {"window_size": 4},
     "rms": {"qk_norm": "rms"},
     "l2": {"qk_norm": "l2"},
+    "rms-full": {"qk_norm": "rms_full"},
+    "bias": {"attention_bias": True},
     "yarn": {
         "rope_scaling": "yarn",
         "rope_factor": 4.0,
@@ -141,7 +143,7 @@ def test_a_window_bounds_how_far_a_token_reaches():
 
 
 @pytest.mark.covers("MOD-07")
-@pytest.mark.parametrize("qk_norm", ["rms", "l2"])
+@pytest.mark.parametrize("qk_norm", ["rms", "rms_full", "l2"])
 def test_normalised_queries_do_not_care_how_large_their_matrix_is(qk_norm):
     network = build_network(tiny_spec(qk_norm=qk_norm, init_std=1.0, norm_eps=1e-12))
     ids = random_ids(1, 24)

@@ -50,6 +50,40 @@ def test_extended_tables_equal_transformers(head_dim, theta, factor, scaling):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.covers("MOD-04")
+@pytest.mark.parametrize("low,high", [(1.0, 4.0), (0.5, 6.0)])
+@pytest.mark.parametrize("head_dim,theta", [(8, 10000.0), (128, 500000.0)])
+def test_llama3_tables_equal_transformers(head_dim, theta, low, high):
+    positions = torch.randint(0, 512, (2, 50))
+    expected = llama_tables(
+        head_dim,
+        theta,
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "original_max_position_embeddings": 512,
+            "low_freq_factor": low,
+            "high_freq_factor": high,
+        },
+        positions=positions,
+    )
+    inverse, factor = frequencies(
+        head_dim,
+        theta,
+        scaling="llama3",
+        factor=8.0,
+        original_length=512,
+        low_freq_factor=low,
+        high_freq_factor=high,
+    )
+    got = tables(positions, inverse, factor)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    plain, _ = frequencies(head_dim, theta)
+    assert inverse[0] == plain[0] and inverse[-1] == plain[-1] / 8
+    with pytest.raises(ValueError, match="llama3"):
+        frequencies(head_dim, theta, scaling="llama3", factor=8.0)
+
+
 def test_ntk_raises_the_base_once():
     """transformers' dynamic scaling, at the length where its factor is ours."""
     positions = torch.randint(0, 512, (2, 50))

@@ -21,6 +21,8 @@ SMALL = {"vocab_size": 1000, "hidden_size": 96, "num_heads": 6, "num_layers": 3}
         {"head_dim": 32, "intermediate_size": 100},
         {"qk_norm": "rms", "num_kv_heads": 3},
         {"qk_norm": "l2", "num_kv_heads": 3},
+        {"qk_norm": "rms_full", "num_kv_heads": 3},
+        {"attention_bias": True, "num_kv_heads": 2},
         {"use_moe": True, "num_experts": 4, "moe_intermediate_size": 40},
         {"use_moe": True, "moe_pattern": "sandwich", "moe_bias_update_rate": 0.1},
         {"use_moe": True, "moe_pattern": "interleaved", "tie_embeddings": True},

@@ -105,11 +105,12 @@ def measured(options: dict[str, Any], dtype: torch.dtype, mode: str) -> tuple[in
         {},
         {"qk_norm": "rms", "dropout": 0.1},
         {"qk_norm": "l2"},
+        {"qk_norm": "rms_full", "attention_bias": True},
         MOE,
         MOE | {"moe_pattern": "interleaved"},
         MOE | {"moe_dispatch": "capacity"},
     ],
-    ids=["dense", "rms", "l2", "moe", "interleaved", "capacity"],
+    ids=["dense", "rms", "l2", "full", "moe", "interleaved", "capacity"],
 )
 def test_the_estimate_is_what_a_step_holds(
     options: dict[str, Any], mode: str, dtype: torch.dtype

@@ -38,18 +38,29 @@ class ModelSection(Section):
     )
     seq_length: int = Field(256, ge=2, description="tokens in a training row")
     rope_theta: float = Field(10000.0, gt=0, description="base of the rotary embedding")
-    rope_scaling: Literal["none", "linear", "ntk", "yarn"] = Field(
+    rope_scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = Field(
         "none", description="how rotary embeddings reach past the trained length"
     )
     rope_factor: float = Field(
         1.0, ge=1, description="context extension factor of the rope scaling"
     )
     rope_original_length: int | None = Field(
-        None, ge=2, description="trained length before extension (yarn only)"
+        None, ge=2, description="trained length before extension (yarn, llama3)"
+    )
+    rope_low_freq_factor: float | None = Field(
+        None, gt=0, description="turns below which llama3 stretches; default: 1"
+    )
+    rope_high_freq_factor: float | None = Field(
+        None, gt=0, description="turns above which llama3 changes nothing; default: 4"
     )
     norm_eps: float = Field(1e-5, gt=0, description="epsilon of every RMSNorm")
-    qk_norm: Literal["none", "rms", "l2"] = Field(
-        "none", description="normalise queries and keys (rms: Qwen3; l2: scaled)"
+    qk_norm: Literal["none", "rms", "rms_full", "l2"] = Field(
+        "none",
+        description="normalise queries and keys (rms: each head, as Qwen3; rms_full: "
+        "all heads together, as OLMoE; l2: scaled)",
+    )
+    attention_bias: bool = Field(
+        False, description="biases on queries, keys and values, as Qwen2"
     )
     window_size: int = Field(
         0, ge=0, description="sliding attention window in tokens; 0: full attention"

@@ -80,13 +80,27 @@ def _check_rope(config: Config) -> None:
     if model.rope_factor != 1.0 and model.rope_scaling == "none":
         _refuse(
             f"rope_factor {model.rope_factor:g} does nothing: rope_scaling is none",
-            "choose rope_scaling linear, ntk or yarn, or leave rope_factor out",
+            "choose rope_scaling linear, ntk, yarn or llama3, or leave rope_factor out",
         )
-    if model.rope_original_length is not None and model.rope_scaling != "yarn":
+    readers = {
+        "rope_original_length": ("yarn", "llama3"),
+        "rope_low_freq_factor": ("llama3",),
+        "rope_high_freq_factor": ("llama3",),
+    }
+    for leaf, scalings in readers.items():
+        if config.get(leaf) is not None and model.rope_scaling not in scalings:
+            _refuse(
+                f"{leaf} {config.get(leaf)} does nothing: rope_scaling is "
+                f"{model.rope_scaling}",
+                f"choose rope_scaling {' or '.join(scalings)}, or leave {leaf} out",
+            )
+    low = model.rope_low_freq_factor or 1.0
+    high = model.rope_high_freq_factor or 4.0
+    if low >= high:
         _refuse(
-            f"rope_original_length {model.rope_original_length} does nothing: "
-            f"rope_scaling is {model.rope_scaling}",
-            "choose rope_scaling yarn, or leave rope_original_length out",
+            f"rope_low_freq_factor {low:g} is not below rope_high_freq_factor {high:g}",
+            "llama3 keeps what turns more often than the high one, and stretches what "
+            "turns less often than the low one",
         )
 
 

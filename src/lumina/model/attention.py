@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lumina.model.cache_protocol import Cache
-from lumina.model.layers import HeadScale, Linear, RMSNorm
+from lumina.model.layers import HeadScale, Linear, ProjectionNorm, RMSNorm
 from lumina.model.spec import ModelSpec
 from lumina.ops.attention.dispatch import Pattern, attend
 from lumina.ops.rotary.reference import rotate
@@ -39,7 +39,8 @@ class Attention(nn.Module):
         self.layer_index = layer_index
         self.head_dim = spec.head_dim
         self.heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
-        self.qkv = Linear(spec.hidden_size, sum(self.heads) * spec.head_dim)
+        widths = sum(self.heads) * spec.head_dim
+        self.qkv = Linear(spec.hidden_size, widths, bias=spec.attention_bias)
         self.out = Linear(spec.num_heads * spec.head_dim, spec.hidden_size)
         self.q_norm = _head_norm(spec, spec.num_heads)
         self.k_norm = _head_norm(spec, spec.num_kv_heads)
@@ -67,6 +68,8 @@ def _head_norm(spec: ModelSpec, heads: int) -> nn.Module | None:
     """What normalises queries or keys before they are rotated."""
     if spec.qk_norm == "rms":
         return RMSNorm(spec.head_dim, spec.norm_eps)
+    if spec.qk_norm == "rms_full":
+        return ProjectionNorm(heads * spec.head_dim, spec.norm_eps)
     if spec.qk_norm == "l2":
         return HeadScale(heads, spec.norm_eps)
     return None

@@ -2,7 +2,7 @@
 
 Normal with `init_std`; the matrices that write into the residual stream are divided by
 sqrt(2 * layers), so that the stream's variance does not grow with depth (Radford et
-al., 2019); norms start at one; a routed layer's load is even and its bias zero.
+al., 2019); norms start at one, biases at zero; a routed layer's load is even.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _INTO_RESIDUAL = (
     ".attention.out.weight",
     ".feedforward.down.weight",
     ".feedforward.down",
+    ".feedforward.shared.down.weight",
 )
 
 
@@ -43,8 +44,12 @@ def initial_value(
         return torch.ones(shape)
     if name.endswith(".load"):
         return torch.full(shape, 1.0 / shape[0])
-    if name.endswith(".selection_bias"):
+    if name.endswith((".selection_bias", ".bias")):
         return torch.zeros(shape)
+    if spec.moe is not None and not shape:
+        from lumina.model.moe import live_value
+
+        return torch.tensor(live_value(name.rpartition(".")[2], spec.moe))
     std = spec.init_std
     if name.endswith(_INTO_RESIDUAL):
         std /= math.sqrt(2 * spec.num_layers)

@@ -15,15 +15,20 @@ from lumina.ops.norm.fused import rms_norm
 
 
 class Linear(nn.Module):
-    """A matrix without bias, `weight` [out, in]. Values come from `initial_value`."""
+    """A matrix, `weight` [out, in], and a `bias` [out] or None.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Values come from `initial_value`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return F.linear(x, self.weight.to(x.dtype))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
 
 
 class Embedding(nn.Module):
@@ -51,6 +56,17 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
+class ProjectionNorm(RMSNorm):
+    """RMSNorm over all heads together, as OLMoE's (arXiv:2409.02060).
+
+    `weight` [heads * head_dim].
+    """
+
+    def forward(self, x_bshd: Tensor) -> Tensor:
+        """[B, S, heads, head_dim] to the same."""
+        return super().forward(x_bshd.flatten(2)).view(x_bshd.shape)
+
+
 class HeadScale(nn.Module):
     """L2 normalisation of each head, with one learned scale a head (`weight` [heads]).
 
@@ -71,12 +87,17 @@ class HeadScale(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer, 2020, arXiv:2002.05202): down(silu(gate x) * up x)."""
+    """SwiGLU (Shazeer, 2020, arXiv:2002.05202): down(silu(gate x) * up x).
 
-    def __init__(self, spec: ModelSpec) -> None:
+    Args:
+        width: inner width, where it is not `spec.intermediate_size`.
+    """
+
+    def __init__(self, spec: ModelSpec, width: int | None = None) -> None:
         super().__init__()
-        self.gate_up = Linear(spec.hidden_size, 2 * spec.intermediate_size)
-        self.down = Linear(spec.intermediate_size, spec.hidden_size)
+        width = width or spec.intermediate_size
+        self.gate_up = Linear(spec.hidden_size, 2 * width)
+        self.down = Linear(width, spec.hidden_size)
 
     def forward(self, x_bsd: Tensor) -> Tensor:
         """[B, S, D] to [B, S, D]."""

@@ -37,15 +37,15 @@ def logical_parts(network: Network) -> dict[str, Parts]:
     found = {}
     for name, parameter in network.named_parameters():
         stem, _, leaf = name.rpartition(".")
-        if name.endswith(".attention.qkv.weight"):
+        if stem.endswith(".attention.qkv"):  # its weight, and its bias if it has one
             stem = stem.removesuffix(".qkv")
             sizes = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
             found[name] = Parts(
                 0,
-                tuple(f"{stem}.{part}.weight" for part in "qkv"),
+                tuple(f"{stem}.{part}.{leaf}" for part in "qkv"),
                 tuple(heads * spec.head_dim for heads in sizes),
             )
-        elif name.endswith(".feedforward.gate_up.weight"):
+        elif name.endswith((".feedforward.gate_up.weight", ".shared.gate_up.weight")):
             stem = stem.removesuffix(".gate_up")
             half = parameter.shape[0] // 2
             names = (f"{stem}.gate.weight", f"{stem}.up.weight")
@@ -73,10 +73,16 @@ _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (".attention.q.weight", "matrix", ("query", "hidden")),
     (".attention.k.weight", "matrix", ("key_value", "hidden")),
     (".attention.v.weight", "matrix", ("key_value", "hidden")),
+    (".attention.q.bias", "bias", ("query",)),
+    (".attention.k.bias", "bias", ("key_value",)),
+    (".attention.v.bias", "bias", ("key_value",)),
     (".attention.out.weight", "matrix", ("hidden", "query")),
     (".feedforward.gate.weight", "matrix", ("ffn", "hidden")),
     (".feedforward.up.weight", "matrix", ("ffn", "hidden")),
     (".feedforward.down.weight", "matrix", ("hidden", "ffn")),
+    (".feedforward.shared.gate.weight", "matrix", ("ffn", "hidden")),
+    (".feedforward.shared.up.weight", "matrix", ("ffn", "hidden")),
+    (".feedforward.shared.down.weight", "matrix", ("hidden", "ffn")),
     (".feedforward.router.weight", "router", ("expert", "hidden")),
     (".feedforward.gate", "expert", ("expert", "ffn", "hidden")),
     (".feedforward.up", "expert", ("expert", "ffn", "hidden")),
@@ -89,10 +95,12 @@ _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 def _info(name: str, spec: ModelSpec) -> TensorInfo:
     """Role and axes by the name's ending."""
     if name.endswith(("q_norm.weight", "k_norm.weight")):
-        axis = "head_dim"
-        if spec.qk_norm == "l2":
-            axis = "heads" if name.endswith("q_norm.weight") else "kv_heads"
-        return TensorInfo("norm", (axis,))
+        query, key = {
+            "rms": ("head_dim", "head_dim"),
+            "rms_full": ("query", "key_value"),
+            "l2": ("heads", "kv_heads"),
+        }[spec.qk_norm]
+        return TensorInfo("norm", (query if name.endswith("q_norm.weight") else key,))
     if name.endswith("norm.weight"):
         return TensorInfo("norm", ("hidden",))
     for ending, role, axes in _BY_ENDING:

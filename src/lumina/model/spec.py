@@ -14,6 +14,14 @@ class MoeSpec:
         layers: indices of the blocks whose feed-forward is routed.
         intermediate_size: SwiGLU width of one expert.
         dispatch: "dropless" or "capacity".
+        score: "softmax" over all experts, or "sigmoid" of each alone (DeepSeek-V3).
+        score_scale: factor on the chosen experts' weights.
+        shared_experts: experts every token goes to, as one SwiGLU of their joint width.
+        balance_scope: whose expert shares the balance loss uses: "global" (the step
+            before, all ranks) or "micro_batch" (its own).
+        temperature: the router's logits are divided by it.
+        jitter: relative noise on the logits in training.
+        expert_dropout: chance that an expert is hidden from a token in training.
     """
 
     num_experts: int
@@ -26,6 +34,18 @@ class MoeSpec:
     balance_weight: float = 0.01
     z_loss_weight: float = 0.001
     bias_update_rate: float = 0.0
+    score: str = "softmax"
+    score_scale: float = 1.0
+    shared_experts: int = 0
+    balance_scope: str = "global"
+    temperature: float = 1.0
+    jitter: float = 0.0
+    expert_dropout: float = 0.0
+
+    @property
+    def shared_size(self) -> int:
+        """SwiGLU width of the shared experts together; 0 without any."""
+        return self.shared_experts * self.intermediate_size
 
 
 @dataclass(frozen=True)
@@ -50,8 +70,11 @@ class ModelSpec:
     rope_scaling: str = "none"
     rope_factor: float = 1.0
     rope_original_length: int | None = None
+    rope_low_freq_factor: float | None = None
+    rope_high_freq_factor: float | None = None
     norm_eps: float = 1e-5
     qk_norm: str = "none"
+    attention_bias: bool = False
     window_size: int = 0
     tie_embeddings: bool = False
     dropout: float = 0.0

@@ -73,6 +73,8 @@ class Transformer(nn.Module):
             scaling=spec.rope_scaling,
             factor=spec.rope_factor,
             original_length=spec.rope_original_length,
+            low_freq_factor=spec.rope_low_freq_factor,
+            high_freq_factor=spec.rope_high_freq_factor,
             device=batch.input_ids.device,
         )
         cos, sin = tables(batch.position_ids, inverse, factor)

@@ -134,7 +134,7 @@ def _attention_bytes(spec: ModelSpec, forward: Forward) -> int:
         values += query + key
     extra = 4 * spec.num_heads
     if not forward.cuda:
-        copies = {"rms": 4, "l2": 0}.get(spec.qk_norm, 0)
+        copies = {"rms": 4, "rms_full": 4, "l2": 0}.get(spec.qk_norm, 0)
         if spec.qk_norm != "none" and forward.element == 2:
             copies += 4
         extra += (query + key) * copies

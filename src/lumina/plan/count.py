@@ -79,9 +79,14 @@ def block_shapes(spec: ModelSpec, routed: bool) -> dict[str, tuple[int, ...]]:
         "attention.out.weight": (width, attended),
         "feedforward_norm.weight": (width,),
     }
+    if spec.attention_bias:
+        shapes["attention.qkv.bias"] = shapes["attention.qkv.weight"][:1]
     if spec.qk_norm != "none":
-        rms = spec.qk_norm == "rms"  # one scale a channel; otherwise one a head
-        query, key = (head_dim,) * 2 if rms else (spec.num_heads, spec.num_kv_heads)
+        query, key = {
+            "rms": (head_dim, head_dim),
+            "rms_full": (attended, spec.num_kv_heads * head_dim),
+            "l2": (spec.num_heads, spec.num_kv_heads),
+        }[spec.qk_norm]
         shapes["attention.q_norm.weight"] = (query,)
         shapes["attention.k_norm.weight"] = (key,)
     if routed and spec.moe is not None:
@@ -89,6 +94,9 @@ def block_shapes(spec: ModelSpec, routed: bool) -> dict[str, tuple[int, ...]]:
         shapes["feedforward.router.weight"] = (experts, width)
         shapes["feedforward.gate_up"] = (experts, 2 * inner, width)
         shapes["feedforward.down"] = (experts, width, inner)
+        if shared := spec.moe.shared_size:
+            shapes["feedforward.shared.gate_up.weight"] = (2 * shared, width)
+            shapes["feedforward.shared.down.weight"] = (width, shared)
     else:
         shapes["feedforward.gate_up.weight"] = (2 * spec.intermediate_size, width)
         shapes["feedforward.down.weight"] = (width, spec.intermediate_size)

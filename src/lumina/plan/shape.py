@@ -37,8 +37,11 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
         math.ceil(model.hidden_size * 8 / 3), WIDTH_MULTIPLE
     )
     original = model.rope_original_length
-    if original is None and model.rope_scaling == "yarn":
+    low, high = model.rope_low_freq_factor, model.rope_high_freq_factor
+    if original is None and model.rope_scaling in ("yarn", "llama3"):
         original = max(1, round(model.seq_length / model.rope_factor))
+    if model.rope_scaling == "llama3":
+        low, high = low or 1.0, high or 4.0
     return ModelSpec(
         vocab_size=vocab_size,
         padded_vocab_size=round_up(rows, VOCAB_MULTIPLE),
@@ -53,8 +56,11 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
         rope_scaling=model.rope_scaling,
         rope_factor=model.rope_factor,
         rope_original_length=original,
+        rope_low_freq_factor=low,
+        rope_high_freq_factor=high,
         norm_eps=model.norm_eps,
         qk_norm=model.qk_norm,
+        attention_bias=model.attention_bias,
         window_size=model.window_size,
         tie_embeddings=model.tie_embeddings,
         dropout=model.dropout,

@@ -31,7 +31,8 @@ CHOSEN = ("flag", "file", "python")
 """Sources of a setting that somebody chose."""
 
 SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
-             "rope_scaling", "rope_factor", "rope_original_length")  # fmt: skip
+             "rope_scaling", "rope_factor", "rope_original_length",
+             "rope_low_freq_factor", "rope_high_freq_factor")  # fmt: skip
 """Options of the model that change no tensor: other weights may get other ones."""
 
 

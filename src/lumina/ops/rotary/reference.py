@@ -24,6 +24,8 @@ def frequencies(
     scaling: str = "none",
     factor: float = 1.0,
     original_length: int | None = None,
+    low_freq_factor: float | None = None,
+    high_freq_factor: float | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, float]:
     """Angle per position of every channel pair, and a factor for the tables.
@@ -34,9 +36,13 @@ def frequencies(
         scaling: "none"; "linear" (positions divided by `factor`, Chen et al.,
             arXiv:2306.15595); "ntk" (the base raised once and for all, so that the
             slowest channel turns `factor` times slower); "yarn" (Peng et al.,
-            arXiv:2309.00071, as transformers computes it).
+            arXiv:2309.00071, as transformers computes it); "llama3" (Llama 3.1,
+            arXiv:2407.21783: slow channels divided by `factor`, fast ones kept).
         factor: context extension.
-        original_length: the length trained with, before extension; yarn needs it.
+        original_length: the length trained with, before extension; yarn and llama3
+            need it.
+        low_freq_factor: llama3: channels that turn less often than this over the
+            original length are slow; as often as `high_freq_factor`, fast.
 
     Returns:
         [head_dim / 2] float32, and the factor on cos and sin (1 but for yarn).
@@ -55,6 +61,13 @@ def frequencies(
         keep = _yarn_keep(head_dim, theta, original_length, device)
         inverse = inverse / factor * (1 - keep) + inverse * keep
         return inverse, 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
+    if scaling == "llama3":
+        if original_length is None or not low_freq_factor or not high_freq_factor:
+            raise ValueError("llama3 needs the length trained with and both factors")
+        turns = inverse * (original_length / (2 * math.pi))
+        keep = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor)
+        keep = keep.clamp(0, 1)
+        return inverse / factor * (1 - keep) + inverse * keep, 1.0
     raise ValueError(f"unknown rope scaling {scaling!r}")
 
 
