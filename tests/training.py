@@ -18,14 +18,25 @@ _CONTEXT.set_forkserver_preload(
     ["lumina.cli.main", "lumina.cli.train", "lumina.train", "torch.distributed.fsdp"]
 )
 
-SHAPE = (
+
+def words(text: str, **options: object) -> list[str]:
+    """Flags from text, then from keywords: a list of words."""
+    flags = text.split()
+    for name, value in options.items():
+        flags.append("--" + name.replace("_", "-"))
+        if value is not True:
+            flags.append(str(value))
+    return flags
+
+
+SHAPE = words(
     "--preset debug --hidden-size 32 --intermediate-size 64 --num-layers 2 "
     "--num-heads 2 --num-kv-heads 1 --seq-length 32 --tokenizer-vocab-size 300 "
     "--global-batch-size 4 --batch-size 4 --eval-batches 2 --learning-rate 3e-3 "
     "--warmup-steps 2 --device cpu --seed 7"
-).split()
+)
 DENSE = ["--no-use-moe"]
-MOE = "--use-moe --num-experts 4 --moe-intermediate-size 32".split()
+MOE = words("--use-moe --num-experts 4 --moe-intermediate-size 32")
 
 TRAJECTORY = (
     "step",
@@ -42,16 +53,6 @@ TRAJECTORY = (
 
 PATIENCE = 120.0
 """Seconds until something that never happens is given up; generous for busy cores."""
-
-
-def words(text: str, **options: object) -> list[str]:
-    """Flags from text, then from keywords: a list of words."""
-    flags = text.split()
-    for name, value in options.items():
-        flags.append("--" + name.replace("_", "-"))
-        if value is not True:
-            flags.append(str(value))
-    return flags
 
 
 def _lumina(arguments, environment, log):
@@ -253,9 +254,31 @@ def reached(run: Path, step: int):
 def saving(run: Path):
     """A condition: a checkpoint is being written."""
     folder = run / "checkpoints"
-    return lambda: folder.is_dir() and any(
-        name.startswith(".tmp-step") for name in os.listdir(folder)
+    return lambda: (
+        folder.is_dir()
+        and any(name.startswith(".tmp-step") for name in os.listdir(folder))
     )
 
 
 INTERRUPT, TERMINATE = signal.SIGINT, signal.SIGTERM
+
+
+def in_processes(target, count, *arguments, answers):
+    """Run target(rank, *arguments, queue) in processes; returns what they put."""
+    queue = _CONTEXT.Queue()
+    processes = [
+        _CONTEXT.Process(target=target, args=(rank, *arguments, queue))
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        found = [queue.get(timeout=PATIENCE) for _ in range(answers)]
+        for process in processes:
+            process.join(PATIENCE)
+        assert [process.exitcode for process in processes] == [0] * count
+    finally:
+        for process in processes:
+            if process.exitcode is None:
+                process.kill()
+    return found

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -136,12 +137,13 @@ def test_ranks_do_not_outlive_a_killed_launcher(trainings):
 
 def children(pid):
     """Processes that `pid` started."""
-    text = open(f"/proc/{pid}/task/{pid}/children").read()
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return sorted(int(word) for word in text.split())
 
 
 def alive(pid):
     try:
-        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat.rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
