@@ -35,9 +35,16 @@ SHAPES: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 VARIANTS = [
-    f"{work}/{name}"
-    for work in "AB"
-    for name in ("transformers", "lumina", "lumina+compile")
+    "A/transformers",
+    "A/torchtitan+compile",
+    "A/lumina",
+    "A/lumina+compile",
+    "B/transformers",
+    "B/torchtitan+compile",
+    "B/lumina",
+    "B/lumina+compile",
+    "B/torchtitan+compile+skewed",
+    "B/lumina+compile+skewed",
 ]
 PEAK = 989e12
 
@@ -92,6 +99,9 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
     )
     program = assemble(plan)
     program.model.train()
+    if "skewed" in options:
+        for block in program.network.backbone.blocks:
+            skew_(block.feedforward.router.weight.data)
     batches = [
         StepBatches(
             micro_batches=[random_batch(shape["vocab"], i * accumulate + j)
@@ -111,7 +121,24 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
         "flops_per_token": flops_per_token(spec),
         "tokens_per_step": MICRO_BATCH * SEQUENCE * accumulate,
     }
-    return lambda i: train_step(program, batches[i % 4], i)[0], facts
+    last: dict[str, Any] = {}
+
+    def step(i: int) -> Any:
+        last["values"] = train_step(program, batches[i % 4], i)
+        return last["values"][0]
+
+    def violation() -> list[float]:
+        """Per layer, the largest expert's load over the mean, less one."""
+        from lumina.train.step import SCALARS
+
+        layers, experts = shape["layers"], shape["experts"]
+        flat = last["values"][len(SCALARS) :][: layers * experts]
+        counts = flat.view(layers, experts)
+        return (counts.amax(1) / counts.mean(1) - 1).tolist()
+
+    if moe is not None:
+        facts["violation"] = violation
+    return step, facts
 
 
 def random_batch(vocab: int, seed: int) -> Any:
@@ -183,13 +210,114 @@ def transformers_step(
     }
 
 
+def torchtitan_step(
+    shape: dict[str, Any], options: set[str]
+) -> tuple[Any, dict[str, Any]]:
+    """The same work with torchtitan 0.2.2's models, compiled as it compiles them."""
+    import torch
+    from torchtitan.components.loss import cross_entropy_loss
+    from torchtitan.config.job_config import Compile
+
+    if "experts" in shape:
+        from torchtitan.models.llama4.infra.parallelize import apply_compile
+        from torchtitan.models.moe import MoEArgs
+        from torchtitan.models.qwen3.model.args import Qwen3ModelArgs
+        from torchtitan.models.qwen3.model.model import Qwen3Model
+
+        routed = MoEArgs(
+            num_experts=shape["experts"],
+            num_shared_experts=0,
+            top_k=shape["top_k"],
+            score_func="softmax",
+            route_norm=True,
+            score_before_experts=False,
+            load_balance_coeff=None,
+        )
+        arguments: Any = Qwen3ModelArgs(
+            dim=shape["hidden"],
+            n_layers=shape["layers"],
+            n_heads=shape["heads"],
+            n_kv_heads=shape["kv"],
+            vocab_size=shape["vocab"],
+            head_dim=shape["head_dim"],
+            qk_norm=False,
+            max_seq_len=SEQUENCE,
+            moe_enabled=True,
+            moe_inter_dim=shape["ffn"],
+            moe_args=routed,
+        )
+        with torch.device("cuda"):
+            model: Any = Qwen3Model(arguments)
+    else:
+        from torchtitan.models.llama3.infra.parallelize import apply_compile
+        from torchtitan.models.llama3.model.args import TransformerModelArgs
+        from torchtitan.models.llama3.model.model import Transformer
+
+        arguments = TransformerModelArgs(
+            dim=shape["hidden"],
+            n_layers=shape["layers"],
+            n_heads=shape["heads"],
+            n_kv_heads=shape["kv"],
+            vocab_size=shape["vocab"],
+            ffn_dim_multiplier=1.5,
+            multiple_of=256,
+            rope_theta=500000,
+            max_seq_len=SEQUENCE,
+        )
+        with torch.device("cuda"):
+            model = Transformer(arguments)
+    model.init_weights(buffer_device=torch.device("cuda"))
+    if "skewed" in options:
+        for layer in model.layers.values():
+            skew_(layer.moe.router.gate.weight.data)
+    loss_of = cross_entropy_loss
+    if "compile" in options:
+        compiling = Compile(enable=True)
+        if "experts" in shape:
+            apply_compile(model, compiling, False)
+        else:
+            apply_compile(model, compiling)
+        loss_of = torch.compile(cross_entropy_loss)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    model.train()
+    accumulate = 8 if "accum8" in options else 1
+    data = [random_batch(shape["vocab"], i) for i in range(4 * accumulate)]
+    tokens = MICRO_BATCH * SEQUENCE * accumulate
+
+    def step(i: int) -> Any:
+        total = None
+        for j in range(accumulate):
+            batch = data[(i * accumulate + j) % len(data)]
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = loss_of(model(batch.input_ids), batch.labels) / tokens
+            loss.backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return total
+
+    parameters = sum(p.numel() for p in model.parameters())
+    return step, {"parameters": parameters, "tokens_per_step": tokens}
+
+
+def skew_(router_ed: Any) -> None:
+    """Make some experts far more popular: rows scaled from a quarter to four times."""
+    import torch
+
+    experts = router_ed.shape[0]
+    scale = torch.logspace(-2, 2, experts, base=2.0, device=router_ed.device)
+    router_ed.mul_(scale[:, None].to(router_ed.dtype))
+
+
 def measure(variant: str, profile: bool) -> dict[str, Any]:
     """Run one variant in this process."""
     import torch
 
     work, name = variant.split("/")
     options = set(name.split("+")[1:])
-    make = transformers_step if name.startswith("transformers") else lumina_step
+    makers = {"transformers": transformers_step, "torchtitan": torchtitan_step}
+    make = makers.get(name.split("+")[0], lumina_step)
     started = time.perf_counter()
     step, facts = make(SHAPES[work], options)
     torch.cuda.synchronize()
@@ -205,6 +333,9 @@ def measure(variant: str, profile: bool) -> dict[str, Any]:
     torch.cuda.synchronize()
     times = [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(marks)]
     median = statistics.median(times)
+    if options & {"skewed", "balanced"} and make is lumina_step:
+        facts["max_violation"] = facts.pop("violation")()
+    facts.pop("violation", None)
     result = facts | {
         "variant": variant,
         "tokens_per_second": facts["tokens_per_step"] / median,
