@@ -98,7 +98,7 @@ def test_training_advice(leaves: dict[str, object], says: str) -> None:
 @pytest.mark.parametrize(
     ("leaves", "says"),
     [
-        (dict(use_moe=True, num_experts=200), "num_experts 200"),
+        (dict(use_moe=True, num_experts=300), "num_experts 300"),
         (
             dict(use_moe=True, moe_dispatch="capacity", capacity_factor=9),
             "capacity_factor 9 is outside",

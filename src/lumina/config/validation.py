@@ -106,7 +106,7 @@ def _check_rope(config: Config) -> None:
 
 def _check_moe(config: Config) -> None:
     moe = config.moe
-    if moe.use_moe and moe.moe_top_k > moe.num_experts:
+    if moe.use_moe and moe.num_experts and moe.moe_top_k > moe.num_experts:
         _refuse(
             f"moe_top_k {moe.moe_top_k} is more than num_experts {moe.num_experts}",
             f"a token can go to at most {moe.num_experts} experts",
@@ -210,18 +210,26 @@ def _moe_advice(config: Config) -> list[str]:
     advice: list[str] = []
     if not moe.use_moe:
         return advice
-    if not 4 <= moe.num_experts <= 144:
-        advice.append(f"num_experts {moe.num_experts} is outside the usual 4 to 144")
-    if moe.moe_dispatch == "capacity" and not 1.0 <= moe.capacity_factor <= 2.8:
+    if moe.num_experts is not None and not 4 <= moe.num_experts <= 256:
+        advice.append(f"num_experts {moe.num_experts} is outside the usual 4 to 256")
+    factor = moe.capacity_factor
+    if moe.moe_dispatch == "capacity" and factor and not 1.0 <= factor <= 2.8:
+        advice.append(f"capacity_factor {factor:g} is outside the usual 1 to 2.8")
+    if not 0.5 <= moe.routing_temperature <= 2:
         advice.append(
-            f"capacity_factor {moe.capacity_factor:g} is outside the usual 1 to 2.8"
+            f"routing_temperature {moe.routing_temperature:g} is outside the usual "
+            "0.5 to 2"
         )
+    if moe.expert_dropout > 0.2:
+        advice.append(f"expert_dropout {moe.expert_dropout:g} is above the usual 0.2")
     if moe.moe_top_k == 1 and moe.moe_normalise_top_k:
         advice.append(
             "moe_top_k 1 with moe_normalise_top_k: the one chosen expert always weighs "
             "1, so the router learns nothing from the loss; switch the latter off"
         )
     weight = moe.load_balancing_weight
+    if weight is None:
+        return advice
     if weight > 0.05:
         advice.append(
             f"load_balancing_weight {weight:g} is above the usual 0.005 to 0.05"
@@ -266,6 +274,9 @@ _MOE_ONLY = (
     "num_experts", "moe_top_k", "moe_pattern", "moe_intermediate_size",
     "moe_dispatch", "capacity_factor", "load_balancing_weight",
     "router_z_loss_weight", "moe_bias_update_rate", "moe_normalise_top_k",
+    "moe_first_dense", "moe_shared_experts", "moe_score", "moe_score_scale",
+    "moe_balance_scope", "routing_temperature", "router_jitter_noise",
+    "expert_dropout",
 )  # fmt: skip
 
 

@@ -1,10 +1,12 @@
 """The routed feed-forward: a float32 router, SwiGLU experts, and what it reports.
 
-Semantics of Mixtral: softmax over all experts, then the top k, renormalised. The
+By default Mixtral's semantics: softmax over all experts, then the top k, renormalised;
+or DeepSeek-V3's (arXiv 2412.19437): sigmoid scores, a scale, shared experts. The
 balance loss is Switch Transformer's (arXiv 2101.03961) with the *global* expert load of
 the step before in place of this micro-batch's, so that no split into micro-batches or
 ranks changes it; the z-loss is ST-MoE's (arXiv 2202.08906); the loss-free selection
-bias is that of arXiv 2408.15664.
+bias is that of arXiv 2408.15664. What may change while a model trains (temperature,
+jitter, expert dropout, capacity) is read from scalars on the device.
 """
 
 from __future__ import annotations
@@ -16,16 +18,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lumina.model.spec import ModelSpec
+from lumina.model.layers import FeedForward
+from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.ops.moe import capacity, grouped
+
+HIDDEN = 1e4
+"""Taken off the rank of an expert that dropout hides: below every other one."""
+
+TINY = 1e-20
+"""Keeps sums of scores that have all vanished from dividing by zero."""
+
+LIVE_BUFFERS = ("temperature", "jitter", "expert_dropout", "capacity_share")
+"""Scalars of a routed layer that may change between steps; not part of a State."""
+
+
+def live_value(name: str, moe: MoeSpec) -> float:
+    """What a live scalar starts with."""
+    return 1.0 if name == "capacity_share" else float(getattr(moe, name))
 
 
 class Routing(NamedTuple):
     """What the router decided.
 
     Attributes:
-        logits_te: [T, E] float32.
-        probs_te: [T, E] float32, softmax over all experts.
+        logits_te: [T, E] float32, as they come from the router.
+        probs_te: [T, E] float32, each token's scores as shares of one.
         ids_tk: [T, k] chosen experts, best first.
         scores_tk: [T, k] float32 weights of the chosen experts.
     """
@@ -62,6 +79,10 @@ class MoeFeedForward(nn.Module):
 
     load: Tensor
     selection_bias: Tensor | None
+    temperature: Tensor
+    jitter: Tensor
+    expert_dropout: Tensor
+    capacity_share: Tensor
 
     def __init__(self, spec: ModelSpec, layer_index: int) -> None:
         super().__init__()
@@ -77,28 +98,52 @@ class MoeFeedForward(nn.Module):
         if moe.bias_update_rate > 0:
             bias = torch.empty(experts, dtype=torch.float32)
         self.register_buffer("selection_bias", bias)
+        for name in LIVE_BUFFERS:
+            value = torch.empty((), dtype=torch.float32)
+            self.register_buffer(name, value, persistent=False)
+        self.shared = FeedForward(spec, moe.shared_size) if moe.shared_size else None
         self.reset_buffers()
 
     @torch.no_grad()
     def reset_buffers(self) -> None:
-        """An even load and no bias: how a router starts."""
+        """An even load, no bias, live scalars as specified: how a router starts."""
         self.load.fill_(1.0 / self.spec.num_experts)
+        for name in LIVE_BUFFERS:
+            getattr(self, name).fill_(live_value(name, self.spec))
         if self.selection_bias is not None:
             self.selection_bias.zero_()
 
     def route(self, x_td: Tensor) -> Routing:
         """Choose experts for tokens [T, D]."""
+        moe = self.spec
         logits_te = self.router(x_td)
-        probs_te = logits_te.softmax(dim=-1)
-        ranking_te = probs_te.detach()
+        factor = 1.0 / self.temperature
+        if self.training:
+            noise_te = 2.0 * torch.rand_like(logits_te) - 1.0
+            factor = factor * (1.0 + self.jitter * noise_te)
+        tempered_te = logits_te * factor
+        if moe.score == "sigmoid":
+            all_te = tempered_te.sigmoid()
+            probs_te = all_te / all_te.sum(dim=-1, keepdim=True).clamp(min=TINY)
+        else:
+            all_te = probs_te = tempered_te.softmax(dim=-1)
+        ids_tk = self._choose(all_te.detach())
+        scores_tk = all_te.gather(1, ids_tk)
+        if moe.normalise_top_k:
+            scores_tk = scores_tk / scores_tk.sum(dim=-1, keepdim=True).clamp(min=TINY)
+        if moe.score_scale != 1.0:
+            scores_tk = scores_tk * moe.score_scale
+        return Routing(logits_te, probs_te, ids_tk, scores_tk)
+
+    def _choose(self, ranking_te: Tensor) -> Tensor:
+        """The k best experts [T, k] by rank [T, E], best first."""
         if self.selection_bias is not None:
             # The bias moves the choice, never the weight of what was chosen.
             ranking_te = ranking_te + self.selection_bias
-        ids_tk = ranking_te.topk(self.spec.top_k, dim=-1).indices
-        scores_tk = probs_te.gather(1, ids_tk)
-        if self.spec.normalise_top_k:
-            scores_tk = scores_tk / scores_tk.sum(dim=-1, keepdim=True)
-        return Routing(logits_te, probs_te, ids_tk, scores_tk)
+        if self.training:
+            hidden_te = torch.rand_like(ranking_te) < self.expert_dropout
+            ranking_te = ranking_te - HIDDEN * hidden_te
+        return ranking_te.topk(self.spec.top_k, dim=-1).indices
 
     def forward(
         self, x_bsd: Tensor, valid_bs: Tensor | None = None
@@ -131,6 +176,7 @@ class MoeFeedForward(nn.Module):
                 valid_bs,
                 self.spec.num_experts,
                 places,
+                self.capacity_share,
             )
             lost_tk = place_tk == self.spec.num_experts * places
             if valid_bs is not None:
@@ -143,6 +189,8 @@ class MoeFeedForward(nn.Module):
             y_td = grouped.routed_experts(
                 x_td, gate_up, down, routing.ids_tk, routing.scores_tk
             )
+        if self.shared is not None:
+            y_td = y_td + self.shared(x_td)
         aux = self._sums(routing, valid_bs)
         aux["moe.dropped"] = dropped
         return y_td.view(rows, length, width), aux
@@ -156,12 +204,15 @@ class MoeFeedForward(nn.Module):
             probs_te = probs_te * valid_t[:, None]
             chosen_te = chosen_te * valid_t[:, None]
             z_t = z_t * valid_t
+        counts_e, load_e = chosen_te.sum(dim=0), self.load
+        if self.spec.balance_scope == "micro_batch":
+            load_e = counts_e / counts_e.sum().clamp(min=1)
         # One sum over tokens, then over experts: [E] is small and exact in float32.
-        balance = (probs_te.sum(dim=0) * self.load).sum() * self.spec.num_experts
+        balance = (probs_te.sum(dim=0) * load_e).sum() * self.spec.num_experts
         return {
             "moe.balance_loss": balance,
             "moe.z_loss": z_t.sum(),
-            "moe.counts": chosen_te.sum(dim=0),
+            "moe.counts": counts_e,
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,17 +38,35 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone = Transformer(spec, attention)
-        self.objective = LanguageModelObjective(spec, loss_chunk_bytes)
+        self.backbone: Any
+        self.objective: Any
+        if spec.hrm is not None:
+            from lumina.model.hrm import HierarchicalReasoner
+            from lumina.objective.puzzle import PuzzleObjective
+
+            self.backbone = HierarchicalReasoner(spec)
+            self.objective = PuzzleObjective(spec)
+        else:
+            self.backbone = Transformer(spec, attention)
+            self.objective = LanguageModelObjective(spec, loss_chunk_bytes)
 
     @property
     def _tied(self) -> Tensor | None:
         """The head's weight where it is the embedding's."""
         return self.backbone.embedding.weight if self.spec.tie_embeddings else None
 
-    def forward(self, batch: Batch) -> tuple[LossSums, dict[str, Tensor]]:
-        """Loss sums of a batch, and the backbone's auxiliary sums."""
-        output = self.backbone(batch)
+    def forward(
+        self, batch: Batch, carry: Any = None
+    ) -> tuple[LossSums, dict[str, Tensor]]:
+        """Loss sums of a batch, and the backbone's auxiliary sums.
+
+        Args:
+            batch: what to learn from.
+            carry: for recurrent models, the `LossSums.carry` of the step before.
+        """
+        output = self.backbone(batch, carry)
+        if self.spec.hrm is not None:
+            return self.objective(output)  # type: ignore[no-any-return]
         return self.objective(output.hidden, batch, self._tied), output.aux
 
     def logits(
@@ -119,7 +137,10 @@ def build_network(
     if device.type == "meta":
         return network
     network.to_empty(device=device)
-    return network if seed is None else network.initialise(seed)
+    if seed is not None:
+        return network.initialise(seed)
+    network.reset_buffers()  # some are in no file
+    return network
 
 
 def build_model(config: Config) -> Network:

@@ -49,6 +49,34 @@ class MoeSpec:
 
 
 @dataclass(frozen=True)
+class HrmSpec:
+    """Hierarchical reasoning with adaptive computation time (arXiv:2506.21734).
+
+    Attributes:
+        variant: "hrm": two modules, gradient through the last step of each; "trm": one
+            module for both states, gradient through the last high-level cycle.
+        h_layers: blocks of the high-level module; none for "trm".
+        l_layers: blocks of the low-level module.
+        h_cycles: high-level updates of a segment.
+        l_cycles: low-level updates before each of them.
+        halt_max_steps: most segments spent on a puzzle.
+        halt_exploration: share of steps that draw a smallest number of segments.
+        loss: "stablemax" (float64) or "softmax" (float32) cross entropy.
+        num_puzzles: puzzle identifiers, each with a learned vector in front of the row.
+    """
+
+    variant: str = "hrm"
+    h_layers: int = 4
+    l_layers: int = 4
+    h_cycles: int = 2
+    l_cycles: int = 2
+    halt_max_steps: int = 16
+    halt_exploration: float = 0.1
+    loss: str = "stablemax"
+    num_puzzles: int = 1
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Shape of a decoder-only transformer; field meanings as in `ModelSection`.
 
@@ -80,6 +108,7 @@ class ModelSpec:
     dropout: float = 0.0
     init_std: float = 0.02
     moe: MoeSpec | None = None
+    hrm: HrmSpec | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -93,4 +122,6 @@ class ModelSpec:
             moe = dict(values["moe"])
             moe["layers"] = tuple(moe["layers"])
             values["moe"] = MoeSpec(**moe)
+        if values.get("hrm") is not None:
+            values["hrm"] = HrmSpec(**values["hrm"])
         return ModelSpec(**values)

@@ -83,7 +83,10 @@ def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> K
     rows = routed_rows(moe, tokens)
     # Gathered rows, gate and up, silu(gate), their product, what comes out.
     values = rows * (2 * spec.hidden_size + 4 * moe.intermediate_size)
-    router = tokens * (8 * moe.num_experts + 40 * moe.top_k)
+    # Probabilities, logits and the factor on them; scores once more if sigmoid.
+    copies = 12 if moe.score == "softmax" else 20
+    router = tokens * (copies * moe.num_experts + 40 * moe.top_k)
+    router += 4 * tokens * moe.shared_size * element
     if element == 2:
         # The router keeps the norm's output in float32, and nobody in 16 bits.
         router += tokens * 2 * spec.hidden_size
@@ -109,6 +112,7 @@ def working_bytes(spec: ModelSpec, forward: Forward) -> int:
     if spec.moe is not None:
         rows = routed_rows(spec.moe, tokens)
         routed = rows * (spec.moe.intermediate_size + spec.hidden_size)
+        routed += tokens * spec.moe.shared_size
         most = max(most, routed)
     return (most + 2 * tokens * spec.hidden_size) * forward.element
 
@@ -163,4 +167,6 @@ def _products(
         return Kept(dense + tokens * width * element)
     rows = routed_rows(moe, tokens)
     width = 2 * moe.intermediate_size + spec.hidden_size
+    if moe.shared_size:
+        dense += tokens * (2 * moe.shared_size + spec.hidden_size) * element
     return Kept(dense + tokens * 4 * moe.num_experts, rows * width * element)

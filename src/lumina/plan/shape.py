@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec, MoeSpec
+from lumina.plan.count import count_parameters
+from lumina.plan.moe_scale import default_experts, usual_values
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -42,7 +45,7 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
         original = max(1, round(model.seq_length / model.rope_factor))
     if model.rope_scaling == "llama3":
         low, high = low or 1.0, high or 4.0
-    return ModelSpec(
+    dense = ModelSpec(
         vocab_size=vocab_size,
         padded_vocab_size=round_up(rows, VOCAB_MULTIPLE),
         hidden_size=model.hidden_size,
@@ -65,12 +68,14 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
         tie_embeddings=model.tie_embeddings,
         dropout=model.dropout,
         init_std=model.init_std,
-        moe=_routed(config, intermediate_size) if config.moe.use_moe else None,
     )
+    return replace(dense, moe=_routed(config, dense)) if config.moe.use_moe else dense
 
 
-def routed_layers(pattern: str, num_layers: int) -> tuple[int, ...]:
-    """Indices of the routed blocks.
+def routed_layers(
+    pattern: str, num_layers: int, first_dense: int = 0
+) -> tuple[int, ...]:
+    """Indices of the routed blocks, of which none is before block `first_dense`.
 
     `all`: every block. `interleaved`: every second block, starting with block 1, so
     that the first is dense. `sandwich`: the first and the last block are dense, all
@@ -79,13 +84,17 @@ def routed_layers(pattern: str, num_layers: int) -> tuple[int, ...]:
     Raises:
         LuminaError: E002 if the pattern leaves no routed block.
     """
-    if pattern == "all":
-        return tuple(range(num_layers))
-    chosen = (
-        range(1, num_layers, 2)
-        if pattern == "interleaved"
-        else range(1, num_layers - 1)
-    )
+    chosen = {
+        "all": range(num_layers),
+        "interleaved": range(1, num_layers, 2),
+        "sandwich": range(1, num_layers - 1),
+    }[pattern]
+    if chosen and first_dense > chosen[-1]:
+        raise LuminaError(
+            "E002",
+            f"moe_first_dense {first_dense} leaves no routed layer of the {num_layers}",
+            f"use at most {chosen[-1]}",
+        )
     if not chosen:
         need = 2 if pattern == "interleaved" else 3
         raise LuminaError(
@@ -93,7 +102,7 @@ def routed_layers(pattern: str, num_layers: int) -> tuple[int, ...]:
             f"moe_pattern {pattern} routes none of {num_layers} layers",
             f"use --moe-pattern all, or --num-layers {need} or more",
         )
-    return tuple(chosen)
+    return tuple(layer for layer in chosen if layer >= first_dense)
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -126,17 +135,38 @@ def _vocabulary(config: Config, tokenizer_vocab_size: int | None) -> tuple[int, 
     return tokenizer_vocab_size, asked
 
 
-def _routed(config: Config, intermediate_size: int) -> MoeSpec:
+def _routed(config: Config, dense: ModelSpec) -> MoeSpec:
+    """The routed layers; what was not asked for comes from the scale table."""
     moe = config.moe
+    experts = moe.num_experts or default_experts(count_parameters(dense).total)
+    if moe.moe_top_k > experts:
+        raise LuminaError(
+            "E002",
+            f"moe_top_k {moe.moe_top_k} is more than num_experts {experts}",
+            f"name --num-experts; a model of this size has {experts} by default",
+        )
+    usual = usual_values(experts)
     return MoeSpec(
-        num_experts=moe.num_experts,
+        num_experts=experts,
         top_k=moe.moe_top_k,
-        intermediate_size=moe.moe_intermediate_size or intermediate_size,
-        layers=routed_layers(moe.moe_pattern, config.model.num_layers),
+        intermediate_size=moe.moe_intermediate_size or dense.intermediate_size,
+        layers=routed_layers(moe.moe_pattern, dense.num_layers, moe.moe_first_dense),
         dispatch=moe.moe_dispatch,
-        capacity_factor=moe.capacity_factor,
+        capacity_factor=_or(moe.capacity_factor, usual.capacity_factor),
         normalise_top_k=moe.moe_normalise_top_k,
-        balance_weight=moe.load_balancing_weight,
+        balance_weight=_or(moe.load_balancing_weight, usual.balance_weight),
         z_loss_weight=moe.router_z_loss_weight,
         bias_update_rate=moe.moe_bias_update_rate,
+        score=moe.moe_score,
+        score_scale=moe.moe_score_scale,
+        shared_experts=moe.moe_shared_experts,
+        balance_scope=moe.moe_balance_scope,
+        temperature=moe.routing_temperature,
+        jitter=moe.router_jitter_noise,
+        expert_dropout=moe.expert_dropout,
     )
+
+
+def _or(asked: float | None, usual: float) -> float:
+    """What was asked for, zero included, or the usual value."""
+    return usual if asked is None else asked

@@ -32,7 +32,8 @@ CHOSEN = ("flag", "file", "python")
 
 SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
              "rope_scaling", "rope_factor", "rope_original_length",
-             "rope_low_freq_factor", "rope_high_freq_factor")  # fmt: skip
+             "rope_low_freq_factor", "rope_high_freq_factor",
+             "routing_temperature")  # fmt: skip
 """Options of the model that change no tensor: other weights may get other ones."""
 
 
@@ -263,20 +264,31 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
             "num_experts": moe["num_experts"],
             "moe_top_k": moe["top_k"],
             "moe_intermediate_size": moe["intermediate_size"],
-            "moe_pattern": _pattern(spec),
+            "moe_pattern": _pattern(spec)[0],
+            "moe_first_dense": _pattern(spec)[1],
+            "moe_shared_experts": moe["shared_experts"],
+            "moe_score": moe["score"],
+            "moe_score_scale": moe["score_scale"],
             "moe_normalise_top_k": moe["normalise_top_k"],
+            "routing_temperature": moe["temperature"],
         }
     return leaves
 
 
-def _pattern(spec: ModelSpec) -> str:
-    """The pattern that gives a spec's routed layers."""
+def _pattern(spec: ModelSpec) -> tuple[str, int]:
+    """The pattern, and how many first layers are dense, of a spec's routed layers."""
     from lumina.plan.shape import routed_layers
 
     assert spec.moe is not None
-    for pattern in ("all", "interleaved", "sandwich"):
-        if routed_layers(pattern, spec.num_layers) == spec.moe.layers:
-            return pattern
+    layers = spec.moe.layers
+    for first_dense in (0, layers[0]):
+        for pattern in ("all", "interleaved", "sandwich"):
+            try:
+                found = routed_layers(pattern, spec.num_layers, first_dense)
+            except LuminaError:
+                continue
+            if found == layers:
+                return pattern, first_dense
     raise LuminaError(
         "E002",
         f"no pattern gives routed layers {spec.moe.layers} of {spec.num_layers}",

@@ -13,7 +13,8 @@ from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 
 LIVE_SHAPE = {"dropout", "capacity_factor", "load_balancing_weight",
-              "router_z_loss_weight"}  # fmt: skip
+              "router_z_loss_weight", "routing_temperature", "router_jitter_noise",
+              "expert_dropout"}  # fmt: skip
 """Options of the model that change no tensor, so a resume may change them."""
 
 FIXED = (

@@ -25,13 +25,20 @@ def expert_capacity(tokens: int, top_k: int, num_experts: int, factor: float) ->
 
 
 def assign_places(
-    ids_bsk: Tensor, valid_bs: Tensor | None, num_experts: int, capacity: int
+    ids_bsk: Tensor,
+    valid_bs: Tensor | None,
+    num_experts: int,
+    capacity: int,
+    share: Tensor | None = None,
 ) -> Tensor:
     """The place of every assignment, or `num_experts * capacity` if it was dropped.
 
     Args:
         ids_bsk: [B, S, k] chosen experts.
         valid_bs: [B, S] bool; padding takes no place.
+        capacity: places of one expert.
+        share: [] float32, the part of the places that may be taken (at least one),
+            so that fewer need no other shapes; all when absent.
 
     Returns:
         [B * S, k] int64; expert e owns places e * capacity to (e + 1) * capacity - 1.
@@ -45,7 +52,11 @@ def assign_places(
         wants_ne = wants_ne & valid_n[:, None]
     rank_ne = wants_ne.cumsum(dim=0, dtype=torch.int32) - 1
     rank_n = rank_ne.gather(1, ids_n[:, None]).squeeze(1)
-    kept_n = (rank_n < capacity) & wants_ne.any(dim=1)
+    limit: Tensor | int = capacity
+    if share is not None:
+        # The small part absorbs rounding: a share of 0.6 of 5 places is 3 of them.
+        limit = (capacity * share - 1e-3).ceil().clamp(1, capacity)
+    kept_n = (rank_n < limit) & wants_ne.any(dim=1)
     place_n = torch.where(kept_n, ids_n * capacity + rank_n, num_experts * capacity)
     return place_n.view(length, top_k, rows).permute(2, 0, 1).reshape(-1, top_k)
 
