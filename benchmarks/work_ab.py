@@ -52,6 +52,7 @@ PEAK = 989e12
 def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str, Any]]:
     """A closure that trains one step with Lumina's own step, and its facts."""
     from lumina.assemble.assemble import assemble
+    from lumina.assemble.ranks import Ranks
     from lumina.data.stream import Cursor, StepBatches
     from lumina.model.spec import ModelSpec, MoeSpec
     from lumina.plan.count import count_parameters
@@ -81,13 +82,18 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
         moe=moe,
     )
     accumulate = 8 if "accum8" in options else 1
+    ranks = Ranks.from_environment()
+    ranks.connect("cuda")
+    world = ranks.world_size
     plan = Plan(
         spec=spec,
         device="cuda",
         compute_dtype="bfloat16",
         micro_batch_size=MICRO_BATCH,
         grad_accum=accumulate,
-        global_batch_size=MICRO_BATCH * accumulate,
+        global_batch_size=MICRO_BATCH * accumulate * world,
+        world_size=world,
+        parallel=next((m for m in ("ddp", "fsdp2") if m in options), "none"),
         steps=1000,
         warmup_steps=10,
         compile="compile" in options,
@@ -97,7 +103,7 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
             (m for m in ("full", "selective") if m in options), "none"
         ),
     )
-    program = assemble(plan)
+    program = assemble(plan, ranks=ranks)
     program.model.train()
     if "skewed" in options:
         for block in program.network.backbone.blocks:
@@ -106,8 +112,8 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
         StepBatches(
             micro_batches=[random_batch(shape["vocab"], i * accumulate + j)
                            for j in range(accumulate)],
-            loss_tokens=MICRO_BATCH * SEQUENCE * accumulate,
-            tokens=MICRO_BATCH * SEQUENCE * accumulate,
+            loss_tokens=MICRO_BATCH * SEQUENCE * accumulate * world,
+            tokens=MICRO_BATCH * SEQUENCE * accumulate * world,
             cursor=Cursor(),
             epoch=0.0,
             row_ids=[],
@@ -119,7 +125,8 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
         "parameters": counts.total,
         "active_parameters": counts.active,
         "flops_per_token": flops_per_token(spec),
-        "tokens_per_step": MICRO_BATCH * SEQUENCE * accumulate,
+        "tokens_per_step": MICRO_BATCH * SEQUENCE * accumulate * world,
+        "world_size": world,
     }
     last: dict[str, Any] = {}
 
@@ -383,12 +390,20 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--one", help="run this variant here and print JSON")
     args = parser.parse_args()
+    import torch
+
     if args.one:
         print("RESULT " + json.dumps(measure(args.one, args.profile)))
         return
     results = []
     for variant in args.variants:
         command = [sys.executable, __file__, "--one", variant]
+        gpus = (
+            torch.cuda.device_count() if "ddp" in variant or "fsdp2" in variant else 1
+        )
+        if gpus > 1:
+            launcher = ["-m", "torch.distributed.run", "--standalone"]
+            command[1:1] = [*launcher, f"--nproc-per-node={gpus}"]
         command += ["--profile"] if args.profile else []
         done = subprocess.run(
             command, capture_output=True, text=True, env=os.environ, check=False
@@ -431,7 +446,8 @@ def line(row: dict[str, Any]) -> str:
         return f"{row['variant']:<24} failed\n{row['error']}"
     rate = row["tokens_per_second"]
     flops = row.get("flops_per_token")
-    mfu = f"{rate * flops / PEAK:6.1%}" if flops else "     -"
+    peak = PEAK * row.get("world_size", 1)
+    mfu = f"{rate * flops / peak:6.1%}" if flops else "     -"
     return (
         f"{row['variant']:<24} {rate:9,.0f} tok/s  MFU {mfu}  "
         f"{row['peak_gib']:6.1f} GiB  loss {row['first_loss']:.4f} -> "
