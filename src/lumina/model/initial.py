@@ -22,6 +22,12 @@ _INTO_RESIDUAL = (
     ".feedforward.shared.down.weight",
 )
 
+HALTING_BIAS = -5.0
+"""Logits of the halting head at first: almost surely wrong, whatever is done."""
+
+TRUNCATED_STD = 0.8796256610342398
+"""Standard deviation of a standard normal that is cut at +-2."""
+
 
 def initial_value(
     name: str, shape: tuple[int, ...], spec: ModelSpec, seed: int
@@ -40,6 +46,8 @@ def initial_value(
     Returns:
         `shape` float32 on the CPU.
     """
+    if spec.hrm is not None:
+        return _recurrent_value(name, shape, spec, seed)
     if name.endswith("norm.weight"):
         return torch.ones(shape)
     if name.endswith(".load"):
@@ -53,6 +61,36 @@ def initial_value(
     std = spec.init_std
     if name.endswith(_INTO_RESIDUAL):
         std /= math.sqrt(2 * spec.num_layers)
+    return torch.empty(shape).normal_(0.0, std, generator=_generator(seed, name))
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return torch.empty(shape).normal_(0.0, std, generator=generator)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _recurrent_value(
+    name: str, shape: tuple[int, ...], spec: ModelSpec, seed: int
+) -> Tensor:
+    """Truncated LeCun: variance 1 / inputs; the halting head starts by going on."""
+    if name.endswith("puzzle_embedding.weight") or name.endswith("halting.weight"):
+        return torch.zeros(shape)
+    if name.endswith("halting.bias"):
+        return torch.full(shape, HALTING_BIAS)
+    if name.endswith(("h_init", "l_init")):  # constants: no run has others
+        return _truncated(shape, 1.0, _generator(0, name))
+    inputs = spec.hidden_size if name.endswith("embedding.weight") else shape[-1]
+    return _truncated(shape, inputs**-0.5, _generator(seed, name))
+
+
+def _truncated(
+    shape: tuple[int, ...], std: float, generator: torch.Generator
+) -> Tensor:
+    """Normal, cut at two of its own standard deviations; `std` is what is left of it.
+
+    Cut at +-2, a standard normal keeps a standard deviation of 0.8796.
+    """
+    edge = math.erf(2 / math.sqrt(2))
+    uniform = torch.empty(shape, dtype=torch.float64)
+    uniform.uniform_(-edge, edge, generator=generator)
+    return (uniform.erfinv() * (math.sqrt(2) * std / TRUNCATED_STD)).float()

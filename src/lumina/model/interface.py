@@ -34,7 +34,9 @@ class Batch:
         one_document_rows: every row is exactly one document without padding, so plain
             causal attention is the same thing as document attention.
         loss_weights: [B, S] float32 or None (all ones).
-        task_ids: [B] int64 or None.
+        task_ids: [B] int64 or None; for puzzles, their identifiers.
+        uniforms: [B, N] float32 in [0, 1) or None: random draws that belong to the
+            rows, so that what a model draws is the same on any split over ranks.
     """
 
     input_ids: Tensor
@@ -46,6 +48,7 @@ class Batch:
     one_document_rows: bool = False
     loss_weights: Tensor | None = None
     task_ids: Tensor | None = None
+    uniforms: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch on `device`."""
@@ -115,8 +118,10 @@ class LossSums:
         loss_sum: [] float32, cross entropy summed over the counted positions.
         weight_sum: [] float32, the number (or weight) of counted positions.
         terms: further sums by name, for metrics.
+        carry: recurrent state for the next step, where the model has one.
     """
 
     loss_sum: Tensor
     weight_sum: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+    carry: Any = None

@@ -88,6 +88,11 @@ _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (".feedforward.up", "expert", ("expert", "ffn", "hidden")),
     (".feedforward.down", "expert", ("expert", "hidden", "ffn")),
     (".feedforward.load", "buffer", ("expert",)),
+    # Like a router, the halting head decides in float32.
+    (".halting.weight", "router", ("choice", "hidden")),
+    (".halting.bias", "router", ("choice",)),
+    (".h_init", "buffer", ("hidden",)),
+    (".l_init", "buffer", ("hidden",)),
     (".feedforward.selection_bias", "buffer", ("expert",)),
 )
 

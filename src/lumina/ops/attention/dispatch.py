@@ -21,7 +21,8 @@ class Pattern:
     Attributes:
         backend: "varlen", "sdpa" or "reference", as it will really run.
         mask: [B or 1, 1, S, T] bool (for SDPA also its `additive` form), or None for
-            plain causal order in which the queries are the last S of the T keys.
+            plain causal order in which the queries are the last S of the T keys, or
+            for every key where `causal` is off.
         cu_seqlens: [N + 1] int32 document starts (varlen).
         max_seqlen: at least the longest document (varlen).
         window: tokens a query sees, itself among them; 0: all (varlen).
@@ -32,6 +33,7 @@ class Pattern:
     cu_seqlens: Tensor | None = None
     max_seqlen: int = 0
     window: int = 0
+    causal: bool = True
 
 
 def make_pattern(
@@ -99,10 +101,13 @@ def attend(q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor, pattern: Pattern) -> 
     queries, keys = q.shape[2], k.shape[2]
     mask = pattern.mask
     if pattern.backend == "reference":
-        if mask is None:
+        if mask is None and pattern.causal:
             mask = causal_mask(queries, keys, 0, q.device)
+        elif mask is None:
+            mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device)
         return reference(q, k, v, mask).transpose(1, 2)
-    if mask is None and queries != keys and queries > 1:
+    if mask is None and pattern.causal and queries != keys and queries > 1:
         # SDPA's own causal order would count from the first key, not from the last.
         mask = causal_mask(queries, keys, 0, q.device)
-    return sdpa(q, k, v, mask, causal=queries == keys).transpose(1, 2)
+    causal = pattern.causal and queries == keys
+    return sdpa(q, k, v, mask, causal=causal).transpose(1, 2)

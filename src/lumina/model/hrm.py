@@ -1,0 +1,324 @@
+"""Hierarchical reasoning with adaptive computation time, version 1.
+
+Wang et al., 2025, arXiv:2506.21734; its one-network variant is Jolicoeur-Martineau,
+2025, arXiv:2510.04871. Two states are refined in turns, z_L by the low-level module
+and, more rarely, z_H by the high-level one. A *segment* is one round of such updates
+and one training step; only its last updates carry gradient. The states then go on, as
+the *carry*, to the next step, until a halting head (or the limit) ends a row, which
+takes a new puzzle.
+
+Shapes: b rows, p = 1 + s positions (the first holds the puzzle's own vector and is
+read by the halting head), d width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lumina.model.attention import Attention, BlockContext
+from lumina.model.interface import IGNORE, Batch, Output
+from lumina.model.layers import Embedding, FeedForward
+from lumina.model.spec import HrmSpec, ModelSpec
+from lumina.ops.attention.dispatch import Pattern
+from lumina.ops.rotary.reference import frequencies, tables
+
+PREFIX = 1
+"""Positions in front of the row: the vector of its puzzle identifier."""
+
+
+@dataclass
+class Carry:
+    """What goes from one segment to the next, row by row.
+
+    Attributes:
+        z_h: [B, 1 + S, D] high-level state, without gradient; `z_l` alike.
+        steps: [B] int32, segments spent on the row's puzzle.
+        halted: [B] bool, the row takes a new puzzle in the next step.
+        input_ids: [B, S] int64, the puzzle that is being worked on; `labels` alike.
+        puzzle_ids: [B] int64.
+    """
+
+    z_h: Tensor
+    z_l: Tensor
+    steps: Tensor
+    halted: Tensor
+    input_ids: Tensor
+    labels: Tensor
+    puzzle_ids: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, for a State."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass
+class Thought(Output):
+    """An `Output` with what the halting head said.
+
+    Attributes:
+        labels: [B, S] int64, of the puzzles that `hidden` is about.
+        q_halt: [B] float32 logit of halting now being right; `q_continue` of going on.
+        target: [B] float32, what `q_continue` should be, or None where not learned.
+    """
+
+    labels: Tensor = None  # type: ignore[assignment]
+    q_halt: Tensor = None  # type: ignore[assignment]
+    q_continue: Tensor = None  # type: ignore[assignment]
+    target: Tensor | None = None
+
+
+class ReasoningBlock(nn.Module):
+    """Attention to every position and SwiGLU, each normalised after its residual."""
+
+    routed = False
+
+    def __init__(self, spec: ModelSpec, layer_index: int) -> None:
+        super().__init__()
+        self.eps = spec.norm_eps
+        self.attention = Attention(spec, layer_index)
+        self.feedforward = FeedForward(spec)
+
+    def forward(self, x_bpd: Tensor, context: BlockContext) -> Tensor:
+        """[B, P, D] to the same."""
+        x_bpd = self._norm(x_bpd + self.attention(x_bpd, context))
+        return self._norm(x_bpd + self.feedforward(x_bpd))
+
+    def _norm(self, x_bpd: Tensor) -> Tensor:
+        """RMSNorm without a weight."""
+        return F.rms_norm(x_bpd, (x_bpd.shape[-1],), None, self.eps)
+
+
+class HaltingHead(nn.Module):
+    """Two logits, in float32: halting now is right, and going on is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2, width))
+        self.bias = nn.Parameter(torch.empty(2))
+
+    def forward(self, x_bd: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, D] to two of [B] float32."""
+        q_b2 = F.linear(x_bd.float(), self.weight.float(), self.bias.float())
+        return q_b2[:, 0], q_b2[:, 1]
+
+
+class HierarchicalReasoner(nn.Module):
+    """The backbone: embeddings, the two modules, the halting head.
+
+    Args:
+        spec: the resolved shape; its `hrm` says how it recurs.
+
+    Attributes:
+        blocks: the low-level module's, then the high-level module's.
+        compute_dtype: the type of activations and of the carry.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        assert spec.hrm is not None
+        self.spec = spec
+        self.hrm: HrmSpec = spec.hrm
+        self.compute_dtype = torch.float32
+        width = spec.hidden_size
+        self.embedding = Embedding(spec.padded_vocab_size, width)
+        self.puzzle_embedding = Embedding(self.hrm.num_puzzles, width)
+        layers = self.hrm.l_layers + self.hrm.h_layers
+        self.blocks = nn.ModuleList(ReasoningBlock(spec, i) for i in range(layers))
+        self.halting = HaltingHead(width)
+        # Where a row begins. Drawn once, never trained.
+        self.h_init = nn.Buffer(torch.empty(width))
+        self.l_init = nn.Buffer(torch.empty(width))
+
+    def forward(
+        self, batch: Batch, carry: Carry | None = None, cache: Any = None
+    ) -> Thought:
+        """One segment in training; in evaluation all of them, from the beginning.
+
+        Args:
+            batch: puzzles; in training only the halted rows take theirs. `task_ids`
+                are puzzle identifiers (all 0 when absent), `uniforms` the draws that
+                exploration uses.
+            carry: from the step before; None begins every row.
+            cache: not taken; there is no generation token by token.
+        """
+        assert cache is None, "a reasoner of puzzles has no cache"
+        if self.training:
+            return self._train_segment(batch, carry or self.empty_carry(batch))
+        return self._all_segments(batch)
+
+    def empty_carry(self, batch: Batch) -> Carry:
+        """A carry whose rows have all halted, so that each takes its puzzle."""
+        rows, length = batch.input_ids.shape
+        device = batch.input_ids.device
+        shape = (rows, PREFIX + length, self.spec.hidden_size)
+        return Carry(
+            z_h=torch.zeros(shape, dtype=self.compute_dtype, device=device),
+            z_l=torch.zeros(shape, dtype=self.compute_dtype, device=device),
+            steps=torch.zeros(rows, dtype=torch.int32, device=device),
+            halted=torch.ones(rows, dtype=torch.bool, device=device),
+            input_ids=torch.zeros_like(batch.input_ids),
+            labels=torch.full_like(batch.labels, IGNORE),
+            puzzle_ids=torch.zeros(rows, dtype=torch.int64, device=device),
+        )
+
+    def _refill(self, carry: Carry, batch: Batch) -> Carry:
+        """Halted rows take a new puzzle and begin again."""
+        new = carry.halted
+        row, state = new[:, None], new[:, None, None]
+        ids = batch.task_ids
+        fresh = torch.zeros_like(carry.puzzle_ids) if ids is None else ids
+        return Carry(
+            z_h=torch.where(state, self.h_init.to(carry.z_h.dtype), carry.z_h),
+            z_l=torch.where(state, self.l_init.to(carry.z_l.dtype), carry.z_l),
+            steps=torch.where(new, 0, carry.steps),
+            halted=torch.zeros_like(new),
+            input_ids=torch.where(row, batch.input_ids, carry.input_ids),
+            labels=torch.where(row, batch.labels, carry.labels),
+            puzzle_ids=torch.where(new, fresh, carry.puzzle_ids),
+        )
+
+    def _train_segment(self, batch: Batch, carry: Carry) -> Thought:
+        now = self._refill(carry, batch)
+        embedded, context = self._embed(now), self._context(now)
+        z_h, z_l = self.segment(now.z_h, now.z_l, embedded, context)
+        q_halt, q_continue = self.halting(z_h[:, 0])
+        steps = now.steps + 1
+        last = steps >= self.hrm.halt_max_steps
+        states = z_h.detach(), z_l.detach()
+        target = None
+        with torch.no_grad():
+            halted = self._halted(q_halt, q_continue, steps, batch.uniforms)
+            if self.hrm.variant == "hrm" and self.hrm.halt_max_steps > 1:
+                target = self._target(states, embedded, context, last)
+        return Thought(
+            hidden=z_h[:, PREFIX:],
+            carry=Carry(
+                z_h=states[0],
+                z_l=states[1],
+                steps=steps,
+                halted=halted,
+                input_ids=now.input_ids,
+                labels=now.labels,
+                puzzle_ids=now.puzzle_ids,
+            ),
+            labels=now.labels,
+            q_halt=q_halt,
+            q_continue=q_continue,
+            target=target,
+        )
+
+    def _all_segments(self, batch: Batch) -> Thought:
+        """The full number of segments, whatever the halting head says."""
+        now = self._refill(self.empty_carry(batch), batch)
+        embedded, context = self._embed(now), self._context(now)
+        z_h, z_l = now.z_h, now.z_l
+        for _ in range(self.hrm.halt_max_steps):
+            z_h, z_l = self.segment(z_h.detach(), z_l.detach(), embedded, context)
+        q_halt, q_continue = self.halting(z_h[:, 0])
+        return Thought(
+            hidden=z_h[:, PREFIX:],
+            labels=now.labels,
+            q_halt=q_halt,
+            q_continue=q_continue,
+        )
+
+    def segment(
+        self, z_h: Tensor, z_l: Tensor, embedded: Tensor, context: BlockContext
+    ) -> tuple[Tensor, Tensor]:
+        """All updates of one segment; gradient flows through the last ones only.
+
+        Args:
+            z_h: [B, P, D], as `z_l`.
+            embedded: [B, P, D], added to what the low-level module is given.
+
+        Returns:
+            The new z_h and z_l.
+        """
+        hrm = self.hrm
+        updates = ("l" * hrm.l_cycles + "h") * hrm.h_cycles
+        kept = 2 if hrm.variant == "hrm" else hrm.l_cycles + 1
+        learning = torch.is_grad_enabled()
+        for index, update in enumerate(updates):
+            with torch.set_grad_enabled(learning and index >= len(updates) - kept):
+                if update == "l":
+                    z_l = self._low(z_l, z_h + embedded, context)
+                else:
+                    z_h = self._high(z_h, z_l, context)
+        return z_h, z_l
+
+    def _low(self, z: Tensor, injected: Tensor, context: BlockContext) -> Tensor:
+        z = z + injected
+        for block in self.blocks[: self.hrm.l_layers]:
+            z = block(z, context)
+        return z
+
+    def _high(self, z: Tensor, injected: Tensor, context: BlockContext) -> Tensor:
+        if self.hrm.variant == "trm":
+            return self._low(z, injected, context)
+        z = z + injected
+        for block in self.blocks[self.hrm.l_layers :]:
+            z = block(z, context)
+        return z
+
+    def _halted(
+        self,
+        q_halt: Tensor,
+        q_continue: Tensor,
+        steps: Tensor,
+        uniforms: Tensor | None,
+    ) -> Tensor:
+        """[B] bool: the limit is reached, or the head says so and may."""
+        hrm = self.hrm
+        last = steps >= hrm.halt_max_steps
+        if hrm.halt_max_steps == 1:
+            return last
+        bar = q_continue if hrm.variant == "hrm" else torch.zeros_like(q_halt)
+        halted = last | (q_halt > bar)
+        if hrm.halt_exploration > 0:
+            assert uniforms is not None, "exploration needs the batch's draws"
+            chosen, drawn = uniforms[:, 0], uniforms[:, 1]
+            fewest = 2 + (drawn * (hrm.halt_max_steps - 1)).floor()
+            explores = chosen < hrm.halt_exploration
+            halted = halted & (steps >= torch.where(explores, fewest, 0.0))
+        return halted
+
+    def _target(
+        self,
+        states: tuple[Tensor, Tensor],
+        embedded: Tensor,
+        context: BlockContext,
+        last: Tensor,
+    ) -> Tensor:
+        """[B] the worth of going on: what the next segment will be able to reach."""
+        z_h, _ = self.segment(*states, embedded, context)
+        q_halt, q_continue = self.halting(z_h[:, 0])
+        return torch.sigmoid(
+            torch.where(last, q_halt, torch.maximum(q_halt, q_continue))
+        )
+
+    def _embed(self, carry: Carry) -> Tensor:
+        """[B, 1 + S, D]: the puzzle's vector, then the tokens'; scaled to unit size."""
+        front = self.puzzle_embedding(carry.puzzle_ids)[:, None]
+        x_bpd = torch.cat((front, self.embedding(carry.input_ids)), dim=1)
+        return x_bpd.to(self.compute_dtype) * math.sqrt(self.spec.hidden_size)
+
+    def _context(self, carry: Carry) -> BlockContext:
+        """Rotary tables over the row and its prefix; every position sees every other.
+
+        Padding is attended to as well, as in the reference.
+        """
+        length = PREFIX + carry.input_ids.shape[1]
+        device = carry.input_ids.device
+        inverse, factor = frequencies(
+            self.spec.head_dim, self.spec.rope_theta, device=device
+        )
+        positions = torch.arange(length, device=device)[None]
+        cos, sin = tables(positions, inverse, factor)
+        valid = torch.ones(1, length, dtype=torch.bool, device=device)
+        return BlockContext(cos, sin, Pattern("sdpa", causal=False), valid)
