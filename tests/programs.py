@@ -148,3 +148,27 @@ def one_rank(rank, port, store_folder, moe, parallel, results):
         results.put(("state", tensors, moments, state.extra, progress))
     ranks.barrier()
     ranks.disconnect()
+
+
+def controlled_rank(rank, port, config, results):
+    """In a process of two: a run whose rank 0 asks for changes; put the journal."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    torch.set_num_threads(1)
+    from lumina import Trainer
+
+    def on_step(trainer, row):
+        if rank == 0 and row["step"] == 2:
+            trainer.adjust_learning_rate(1e-3)
+        if rank == 0 and row["step"] == 3:
+            trainer.adjust_batch_size(1)
+
+    trainer = Trainer(config, on_step=on_step)
+    trainer.train()
+    results.put((rank, trainer.controls.journal()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 
 # A server that has imported everything forks each run: seconds saved at every start,
 # and a real process that can be killed.
@@ -273,7 +275,12 @@ def in_processes(target, count, *arguments, answers):
     for process in processes:
         process.start()
     try:
-        found = [queue.get(timeout=PATIENCE) for _ in range(answers)]
+        found = []
+        while len(found) < answers:
+            failed = [p.exitcode for p in processes if p.exitcode]
+            assert not failed, f"a process ended with {failed}"
+            with contextlib.suppress(Empty):
+                found.append(queue.get(timeout=1))
         for process in processes:
             process.join(PATIENCE)
         assert [process.exitcode for process in processes] == [0] * count

@@ -278,8 +278,7 @@ class Loop:
                 None,
                 f"{change.name}: {change.old} -> {change.value} ({change.reason}): "
                 f"{change.outcome}",
-                step=self.progress.step,
-                **change.to_dict(),
+                **change.to_dict(),  # its step among them
             )
         self.recorder.restart_clock()
         return reassembled
