@@ -213,7 +213,8 @@ def _placed(state: _State) -> _State:
     """With the directory that `experiment_name` stands for, where none was given."""
     run = state.sections["run"]
     assert isinstance(run, RunSection)
-    if run.experiment_name is None or state.provenance["run_dir"].kind != "default":
+    given = run.run_dir is not None and state.provenance["run_dir"].kind != "default"
+    if run.experiment_name is None or given:
         return state
     folder = {"run_dir": f"runs/{run.experiment_name}"}
     source = Source("default", "named by experiment_name")

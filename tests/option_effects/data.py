@@ -1,0 +1,127 @@
+"""Options of the data: which tokens there are, and which are learned from."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from lumina.data.stream import StepBatches
+from lumina.data.tokenizer import Tokenizer
+from lumina.model.interface import IGNORE
+from option_effects import shows
+from tiny_runs import Program, Runs, same, seen, story, write_conversations
+
+
+@shows("train_data")
+def training_data(runs: Runs) -> None:
+    other = runs.folder / "other.txt"
+    other.write_text(story(200, first=500))
+    once = {"epochs": 1, "steps": None}
+    one, two = runs.both("train_data", (str(runs.data),), (str(other),), **once)
+    assert one.column("loss") != two.column("loss")
+    both = runs.train(train_data=(str(runs.data), str(other)), **once)
+    assert both.result.tokens > 1.8 * one.result.tokens
+
+
+@shows("eval_data")
+def held_out_data(runs: Runs) -> None:
+    other = runs.folder / "other.txt"
+    other.write_text("Entirely different words, over and over.\n" * 40)
+    split, given = runs.both("eval_data", (), (str(other),), epochs=1, steps=None)
+    assert split.column("eval_loss") != given.column("eval_loss")
+    # Nothing is split off any more, so there is more to train on.
+    assert given.result.tokens > split.result.tokens
+
+
+@shows("eval_fraction")
+def held_out_share(runs: Runs) -> None:
+    none, half = runs.both("eval_fraction", 0.0, 0.5, epochs=1, steps=None)
+    assert none.result.best_eval_loss is None
+    assert half.result.best_eval_loss == half.column("eval_loss")[-1]
+    assert half.result.tokens == pytest.approx(none.result.tokens / 2, rel=0.05)
+
+
+@shows("tokenizer")
+def tokenizer(runs: Runs) -> None:
+    folder = runs.folder / "tokenizer"
+    mine = Tokenizer.train(iter([story(30)]), 280)
+    mine.save(folder)
+    trained, given = runs.both("tokenizer", None, str(folder), steps=1)
+    kept = Tokenizer.from_path(given.folder / "tokenizer")
+    assert kept.fingerprint == mine.fingerprint
+    other = Tokenizer.from_path(trained.folder / "tokenizer")
+    assert other.fingerprint != mine.fingerprint
+
+
+@shows("tokenizer_vocab_size")
+def trained_vocabulary(runs: Runs) -> None:
+    for size in (270, 300):
+        run = runs.train(tokenizer_vocab_size=size, steps=1)
+        assert Tokenizer.from_path(run.folder / "tokenizer").vocab_size == size
+
+
+@shows("loss_on")
+def taught_turns(runs: Runs) -> None:
+    data = write_conversations(runs.folder / "talk.jsonl")
+    counts: dict[str, float] = {}
+    for value in ("assistant", "all"):
+        found: list[float] = []
+        runs.train(
+            seen(_taught, found), loss_on=value, train_data=(str(data),), steps=1
+        )
+        (counts[value],) = found
+    assert 0 < counts["assistant"] < 0.6 and counts["all"] > 0.9
+
+
+def _taught(program: Program, batches: StepBatches) -> float:
+    """The share of tokens that bear loss."""
+    batch = batches.micro_batches[0]
+    labels = (batch.labels != IGNORE).sum() / (batch.document_ids >= 0).sum()
+    return float(labels)
+
+
+@shows("data_errors")
+def bad_records(runs: Runs) -> None:
+    data = runs.folder / "bad.jsonl"
+    lines = [json.dumps({"text": text}) for text in story(60).split("<|endoftext|>")]
+    data.write_text("\n".join([*lines, "{broken", *lines]))
+    message = runs.refused("E101", train_data=(str(data),), data_errors="fatal")
+    assert "line 61" in message
+    run = runs.train(train_data=(str(data),), data_errors="skip")
+    (event,) = (e for e in run.events if e["kind"] == "data_skipped")
+    assert event["code"] == "E101" and event["data"]["line"] == 61
+
+
+@shows("max_record_bytes")
+def longest_record(runs: Runs) -> None:
+    data = runs.folder / "long.jsonl"
+    lines = [json.dumps({"text": text}) for text in story(60).split("<|endoftext|>")]
+    data.write_text("\n".join([*lines, json.dumps({"text": "long " * 500})]))
+    message = runs.refused("E101", train_data=(str(data),), max_record_bytes=2000)
+    assert "line 61" in message and "max_record_bytes" in message
+    runs.train(train_data=(str(data),), max_record_bytes=4000, steps=1)
+
+
+@shows("num_workers")
+def threads(runs: Runs) -> None:
+    """Who encodes; the tokens are the same."""
+    encode = Tokenizer.encode_batch
+    names: set[str] = set()
+
+    def spy(self: Tokenizer, texts: Any) -> Any:
+        names.add(threading.current_thread().name)
+        return encode(self, texts)
+
+    runs.monkeypatch.setattr(Tokenizer, "encode_batch", spy)
+    found = []
+    for workers in (0, 2):
+        names.clear()
+        runs.monkeypatch.setenv("LUMINA_CACHE", str(runs.folder / f"cache{workers}"))
+        run = runs.train(num_workers=workers, steps=1)
+        found.append((run, {name.split("_")[0] for name in names}))
+    (alone, own), (pooled, others) = found
+    assert own == {threading.current_thread().name} and others == {"lumina-tokens"}
+    assert same(alone.tensor("embedding.weight"), pooled.tensor("embedding.weight"))

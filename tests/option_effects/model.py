@@ -1,0 +1,181 @@
+"""Options of the model: shapes of tensors, and losses of the same initial weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import lumina
+from option_effects import shows
+from tiny_runs import Runs
+
+
+def losses_differ(runs: Runs, leaf: str, *values: object, **beside: object) -> None:
+    """The same weights and data give each value a loss of its own."""
+    losses = [
+        runs.train(**(beside | {leaf: value, "steps": 1})).first_loss
+        for value in values
+    ]
+    for index, loss in enumerate(losses):
+        for other in losses[:index]:
+            assert loss != pytest.approx(other, abs=1e-5), losses
+
+
+@shows("vocab_size")
+def vocabulary(runs: Runs) -> None:
+    small, large = runs.both("vocab_size", 320, 640)
+    assert len(small.tensor("embedding.weight")) == 320
+    assert len(large.tensor("embedding.weight")) == 640
+    assert "vocab-size" in _hint(runs)
+
+
+def _hint(runs: Runs) -> str:
+    with pytest.raises(lumina.LuminaError) as caught:
+        runs.train(vocab_size=64)
+    assert caught.value.code == "E002"
+    return caught.value.hint
+
+
+@shows("hidden_size")
+def width(runs: Runs) -> None:
+    narrow, wide = runs.both("hidden_size", 32, 48)
+    assert narrow.tensor("backbone.norm.weight").shape == (32,)
+    assert wide.tensor("backbone.norm.weight").shape == (48,)
+
+
+@shows("num_layers")
+def layers(runs: Runs) -> None:
+    one, three = runs.both("num_layers", 1, 3)
+    for run, count in ((one, 1), (three, 3)):
+        ups = [name for name in run.tensors if name.endswith(".up.weight")]
+        assert len(ups) == count
+
+
+@shows("num_heads", "num_kv_heads", "head_dim")
+def heads(runs: Runs) -> None:
+    def rows(part: str, **shape: int) -> int:
+        run = runs.train(steps=1, num_layers=1, **shape)
+        return len(run.tensor(f"attention.{part}.weight"))
+
+    assert rows("q", num_heads=2, head_dim=8, num_kv_heads=2) == 16
+    assert rows("q", num_heads=4, head_dim=8, num_kv_heads=2) == 32
+    assert rows("k", num_heads=4, head_dim=8, num_kv_heads=2) == 16
+    assert rows("k", num_heads=4, head_dim=8, num_kv_heads=1) == 8
+    assert rows("q", num_heads=4, head_dim=16, num_kv_heads=2) == 64
+
+
+@shows("intermediate_size")
+def feedforward_width(runs: Runs) -> None:
+    narrow, wide = runs.both("intermediate_size", 64, 96, num_layers=1)
+    assert narrow.tensor("feedforward.up.weight").shape == (64, 32)
+    assert wide.tensor("feedforward.up.weight").shape == (96, 32)
+
+
+@shows("seq_length")
+def row_length(runs: Runs) -> None:
+    short, long = runs.both("seq_length", 32, 64)
+    assert long.column("tokens")[-1] > 1.5 * short.column("tokens")[-1]
+
+
+@shows("rope_theta")
+def rope_base(runs: Runs) -> None:
+    losses_differ(runs, "rope_theta", 10_000, 10)
+
+
+@shows("rope_scaling")
+def rope_kind(runs: Runs) -> None:
+    losses_differ(
+        runs, "rope_scaling", "linear", "ntk", "yarn", "llama3", rope_factor=4
+    )
+
+
+@shows("rope_factor")
+def rope_stretch(runs: Runs) -> None:
+    losses_differ(runs, "rope_factor", 1, 2, 4, rope_scaling="linear")
+    assert "rope_scaling" in _refusal(runs, rope_factor=2)
+
+
+@shows("rope_original_length")
+def rope_trained_length(runs: Runs) -> None:
+    yarn = {"rope_scaling": "yarn", "rope_factor": 4, "head_dim": 32}
+    losses_differ(runs, "rope_original_length", 64, 1024, **yarn)
+    assert "rope_scaling" in _refusal(
+        runs, rope_original_length=64, rope_scaling="ntk", rope_factor=2
+    )
+
+
+@shows("rope_low_freq_factor", "rope_high_freq_factor")
+def rope_llama3(runs: Runs) -> None:
+    """Between the two, frequencies are blended: each moves what is blended."""
+    llama3 = {"rope_scaling": "llama3", "rope_factor": 8, "rope_original_length": 64}
+    for leaf, values in (
+        ("rope_low_freq_factor", (0.5, 3.0)),
+        ("rope_high_freq_factor", (4.0, 12.0)),
+    ):
+        losses_differ(runs, leaf, *values, **llama3)
+        assert leaf in _refusal(runs, **{leaf: 2.0})
+
+
+def _refusal(runs: Runs, **leaves: object) -> str:
+    with pytest.raises(lumina.LuminaError) as caught:
+        runs.config(**leaves)
+    assert caught.value.code == "E002"
+    return caught.value.message
+
+
+@shows("norm_eps")
+def norm_epsilon(runs: Runs) -> None:
+    losses_differ(runs, "norm_eps", 1e-5, 0.1)
+
+
+@shows("qk_norm")
+def query_key_norm(runs: Runs) -> None:
+    losses_differ(runs, "qk_norm", "none", "rms", "rms_full")
+    shapes = {}
+    for value in ("none", "rms", "rms_full", "l2"):
+        run = runs.train(qk_norm=value, num_layers=1, steps=1)
+        found = [v for name, v in run.tensors.items() if name.endswith("q_norm.weight")]
+        shapes[value] = [tuple(weight.shape) for weight in found]
+    assert shapes == {"none": [], "rms": [(16,)], "rms_full": [(32,)], "l2": [(2,)]}
+
+
+@shows("attention_bias")
+def biases(runs: Runs) -> None:
+    without, having = runs.both("attention_bias", False, True, num_layers=1)
+    assert not any(name.endswith(".bias") for name in without.tensors)
+    assert having.tensor("attention.q.bias").any()
+
+
+@shows("window_size")
+def window(runs: Runs) -> None:
+    """Through one layer, a token sees as far back as the window reaches."""
+    full, narrow = runs.both("window_size", 0, 4, num_layers=1, steps=1)
+    assert full.first_loss != narrow.first_loss
+    ids = torch.arange(12).unsqueeze(0) + 20
+    changed = ids.clone()
+    changed[0, 0] = 100
+    for run, moved in ((full, 12), (narrow, 4)):
+        network, _ = lumina.load(run.folder)
+        with torch.no_grad():
+            difference = (network.logits(ids) - network.logits(changed)).abs()
+        assert (difference.amax(dim=(0, 2)) > 0).sum() == moved
+
+
+@shows("tie_embeddings")
+def tied(runs: Runs) -> None:
+    two, one = runs.both("tie_embeddings", False, True)
+    assert "objective.head.weight" in two.tensors
+    assert "objective.head.weight" not in one.tensors
+
+
+@shows("dropout")
+def dropped(runs: Runs) -> None:
+    losses_differ(runs, "dropout", 0.0, 0.5)
+
+
+@shows("init_std")
+def initial_spread(runs: Runs) -> None:
+    for spread in (0.02, 0.2):
+        run = runs.train(init_std=spread, learning_rate=1e-8, steps=1)
+        found = run.tensor("embedding.weight").std().item()
+        assert found == pytest.approx(spread, rel=0.05)

@@ -1,0 +1,161 @@
+"""Options of routed layers, and the switches of blocks that do not exist yet."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import lumina
+from option_effects import shows
+from tiny_runs import EXPERTS, Run, Runs, same
+
+
+def routers(run: Run) -> dict[str, torch.Tensor]:
+    return {n: t for n, t in run.tensors.items() if n.endswith("router.weight")}
+
+
+@shows("use_moe")
+def routed(runs: Runs) -> None:
+    dense, sparse = runs.both("use_moe", False, True, num_experts=4)
+    assert not routers(dense) and len(routers(sparse)) == 2
+    assert "moe.load" in sparse.rows[0] and "moe.load" not in dense.rows[0]
+
+
+@shows("num_experts")
+def experts(runs: Runs) -> None:
+    for run, count in zip(
+        runs.both("num_experts", 4, 6, **_without("num_experts")), (4, 6), strict=True
+    ):
+        assert all(len(router) == count for router in routers(run).values())
+        assert len(run.rows[0]["moe.load"][0]) == count
+
+
+@shows("moe_top_k")
+def choices(runs: Runs) -> None:
+    """With every expert chosen by every token the load is even; with one it is not."""
+    one, all_four = runs.both("moe_top_k", 1, 4, **_without("moe_top_k"))
+    assert all_four.rows[0]["moe.load"] == [[0.25] * 4] * 2
+    assert one.rows[0]["moe.load"] != [[0.25] * 4] * 2
+
+
+@shows("moe_pattern")
+def pattern(runs: Runs) -> None:
+    expected = {"all": "0123", "interleaved": "13", "sandwich": "12"}
+    for name, layers in expected.items():
+        run = runs.train(moe_pattern=name, num_layers=4, steps=1, **EXPERTS)
+        assert {router.split(".")[2] for router in routers(run)} == set(layers)
+
+
+@shows("moe_intermediate_size")
+def expert_width(runs: Runs) -> None:
+    beside = _without("moe_intermediate_size") | {"num_layers": 1}
+    narrow, wide = runs.both("moe_intermediate_size", 16, 48, **beside)
+    assert narrow.tensor("feedforward.down").shape == (4, 32, 16)
+    assert wide.tensor("feedforward.down").shape == (4, 32, 48)
+
+
+@shows("moe_dispatch", "capacity_factor")
+def dispatch(runs: Runs) -> None:
+    def dropped(**leaves: object) -> float:
+        run = runs.train(steps=1, **EXPERTS, **leaves)
+        return max(run.rows[0]["moe.dropped_fraction"])
+
+    assert dropped(moe_dispatch="dropless") == 0
+    scarce = dropped(moe_dispatch="capacity", capacity_factor=0.25)
+    enough = dropped(moe_dispatch="capacity", capacity_factor=4.0)
+    assert enough == 0 and 0.5 < scarce < 1
+
+
+@shows("moe_normalise_top_k")
+def normalised(runs: Runs) -> None:
+    on, off = runs.both("moe_normalise_top_k", True, False, **EXPERTS)
+    assert on.first_loss != pytest.approx(off.first_loss, abs=1e-5)
+
+
+@shows("load_balancing_weight", "router_z_loss_weight")
+def auxiliary_losses(runs: Runs) -> None:
+    """Neither is part of the first loss; both move the routers."""
+    nothing = {"load_balancing_weight": 0.0, "router_z_loss_weight": 0.0}
+    plain = runs.train(**EXPERTS, **nothing)
+    for leaf in nothing:
+        run = runs.train(**EXPERTS, **(nothing | {leaf: 1.0}))
+        assert run.first_loss == plain.first_loss
+        before = routers(plain)
+        assert all(not same(t, before[name]) for name, t in routers(run).items())
+
+
+@shows("moe_bias_update_rate")
+def bias(runs: Runs) -> None:
+    def biases(rate: float) -> list[torch.Tensor]:
+        run = runs.train(moe_bias_update_rate=rate, steps=1, **EXPERTS)
+        return [t for n, t in run.tensors.items() if n.endswith("selection_bias")]
+
+    off, slow, fast = biases(0.0), biases(0.125), biases(0.25)
+    assert not off and len(slow) == len(fast) == 2
+    for one, two in zip(slow, fast, strict=True):
+        assert one.any() and same(two, 2 * one)
+
+
+@shows("use_mod", "use_mor", "mod_capacity_factor", "mor_recursions")
+def blocks_to_come(runs: Runs) -> None:
+    """Asked for, they are refused by name; their settings alone are called idle."""
+    for switch, setting in (
+        ("use_mod", {"mod_capacity_factor": 0.25}),
+        ("use_mor", {"mor_recursions": 3}),
+    ):
+        assert switch in runs.refused("E002", **{switch: True})
+        assert switch in runs.refused("E002", **{switch: True}, **setting)
+        runs.train(**{switch: False}, steps=1)
+        (leaf,) = setting
+        assert any(leaf in text for text in lumina.Config(**setting).warnings())
+
+
+@shows("moe_first_dense")
+def first_dense(runs: Runs) -> None:
+    for dense, layers in ((0, {"0", "1"}), (1, {"1"})):
+        run = runs.train(moe_first_dense=dense, steps=1, **EXPERTS)
+        assert {router.split(".")[2] for router in routers(run)} == layers
+
+
+@shows("moe_shared_experts")
+def shared_experts(runs: Runs) -> None:
+    beside = EXPERTS | {"num_layers": 1}
+    for count in (0, 1, 2):
+        run = runs.train(moe_shared_experts=count, steps=1, **beside)
+        shared = [t for name, t in run.tensors.items() if "shared.up" in name]
+        assert [len(t) for t in shared] == ([32 * count] if count else [])
+
+
+@shows("moe_score", "moe_score_scale", "routing_temperature")
+def scores(runs: Runs) -> None:
+    plain = runs.train(steps=1, **EXPERTS).first_loss
+    for change in (
+        {"moe_score": "sigmoid"},
+        {"moe_score_scale": 2.0},
+        {"routing_temperature": 4.0},
+    ):
+        loss = runs.train(steps=1, **EXPERTS, **change).first_loss
+        assert loss != pytest.approx(plain, abs=1e-5), change
+
+
+@shows("router_jitter_noise", "expert_dropout")
+def routing_noise(runs: Runs) -> None:
+    """In training other experts are chosen; an evaluation of the same weights is not
+    disturbed."""
+    still = EXPERTS | {"steps": 1, "learning_rate": 1e-12}
+    for leaf in ("router_jitter_noise", "expert_dropout"):
+        off, on = runs.both(leaf, 0.0, 0.6, **still)
+        assert off.rows[0]["moe.load"] != on.rows[0]["moe.load"]
+        assert off.column("eval_loss") == pytest.approx(on.column("eval_loss"))
+
+
+@shows("moe_balance_scope")
+def balance_scope(runs: Runs) -> None:
+    """In the first step no global load is known: the loss is 1, and pulls nothing."""
+    whole, own = runs.both("moe_balance_scope", "global", "micro_batch", **EXPERTS)
+    assert whole.rows[0]["moe.balance_loss"] == pytest.approx(1.0, abs=1e-4)
+    assert own.rows[0]["moe.balance_loss"] > 1.0001
+
+
+def _without(leaf: str) -> dict[str, object]:
+    return {name: value for name, value in EXPERTS.items() if name != leaf}

@@ -1,0 +1,217 @@
+"""Options of the machine: kernels, memory, precision, processes."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from lumina.data.stream import StepBatches
+from lumina.ops.attention import dispatch
+from option_effects import shows
+from tiny_runs import Program, Runs, seen
+
+RANKS = Path(__file__).parents[1] / "train" / "test_ranks.py"
+
+
+@shows("device")
+def device(runs: Runs) -> None:
+    found: list[str] = []
+    look = seen(lambda p, b: next(p.network.parameters()).device.type, found)
+    runs.train(look, device="cpu", steps=1)
+    if torch.cuda.is_available():
+        runs.train(look, device="cuda", steps=1)
+        assert found == ["cpu", "cuda"]
+    else:
+        assert found == ["cpu"]
+        assert "CUDA" in runs.refused("E003", device="cuda")
+
+
+@shows("nproc", "parallel")
+def processes(runs: Runs) -> None:
+    """Several ranks are tested where they are started; here, what one makes of it."""
+    tested = {
+        node.name: ast.unparse(node)
+        for node in ast.parse(RANKS.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    parallel = tested["test_two_ranks_give_the_losses_of_one"]
+    assert "'ddp'" in parallel and "'fsdp2'" in parallel
+    assert "nproc" in tested["test_launchers"]
+    runs.train(nproc=1, steps=1)
+    assert "nproc" in runs.refused("E002", nproc=2)
+    plans = [_plan(runs, parallel=value).parallel for value in ("ddp", "fsdp2", "auto")]
+    assert plans == ["ddp", "fsdp2", "ddp"]
+
+
+def _plan(runs: Runs, **leaves: Any) -> Any:
+    from lumina.plan.environment import probe
+    from lumina.plan.make import make_plan
+
+    config = runs.config(global_batch_size=8, **leaves)
+    return make_plan(
+        config,
+        probe(config),
+        tokenizer_vocab_size=300,
+        rows_per_epoch=50,
+        world_size=2,
+    )
+
+
+@shows("precision")
+def precision(runs: Runs) -> None:
+    def weights(program: Program, step: StepBatches) -> torch.dtype:
+        return program.network.backbone.embedding.weight.dtype
+
+    losses = []
+    for value, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        found: list[torch.dtype] = []
+        run = runs.train(seen(weights, found), precision=value)
+        assert found == [dtype] * 3
+        assert run.tensor("embedding.weight").dtype == torch.float32
+        losses.append(run.first_loss)
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
+    if not torch.cuda.is_available():
+        for value in ("fp16", "tf32"):
+            assert "CPU" in runs.refused("E003", precision=value)
+
+
+@shows("gradient_checkpointing")
+def recomputed(runs: Runs) -> None:
+    """Full runs a block's products again, selective only its other work."""
+    work: dict[str, tuple[int, int]] = {}
+    losses = set()
+    for mode in ("none", "selective", "full"):
+        flops, calls = FlopCounterMode(display=False), []
+
+        @contextlib.contextmanager
+        def count(
+            program: Program,
+            step: StepBatches,
+            flops: FlopCounterMode = flops,
+            calls: list[Any] = calls,
+        ) -> Iterator[None]:
+            norm = program.network.backbone.blocks[0].feedforward_norm
+            with contextlib.closing(_Hook(norm, calls)), flops:
+                yield
+
+        run = runs.train(count, gradient_checkpointing=mode, steps=1)
+        work[mode] = (flops.get_total_flops(), len(calls))
+        losses.add(run.first_loss)
+    assert len(losses) == 1
+    assert work["none"][1] == 1 and work["selective"][1] == work["full"][1] == 2
+    assert work["selective"][0] == work["none"][0] < work["full"][0]
+
+
+class _Hook:
+    """Counts the forwards of a module."""
+
+    def __init__(self, module: torch.nn.Module, calls: list[Any]) -> None:
+        self._handle = module.register_forward_hook(lambda *_: calls.append(1))
+
+    def close(self) -> None:
+        self._handle.remove()
+
+
+@shows("compile")
+def compiled(runs: Runs) -> None:
+    """The block's graph reaches the compiler, and its loss is the eager one's."""
+    from torch._dynamo.utils import counters
+
+    losses, graphs = [], []
+    # The kernels themselves need a C++ compiler and minutes; what is generated from
+    # is the same. The real ones run in tests/gpu.
+    compile_ = torch.compile
+    runs.monkeypatch.setattr(
+        torch, "compile", lambda f, **_: compile_(f, backend="aot_eager")
+    )
+    for value in (False, True):
+        counters.clear()
+        run = runs.train(compile=value, steps=1, num_layers=1)
+        losses.append(run.first_loss)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == 0 < graphs[1]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@shows("attention")
+def attention(runs: Runs) -> None:
+    losses = []
+    for value, other in (("sdpa", "reference"), ("reference", "sdpa")):
+        calls = {"sdpa": 0, "reference": 0}
+        for name in calls:
+            runs.monkeypatch.setattr(dispatch, name, _counted(name, calls))
+        losses.append(runs.train(attention=value, steps=1).first_loss)
+        runs.monkeypatch.undo()
+        assert calls[value] >= 2 and not calls[other]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    if not torch.cuda.is_available():
+        assert "CUDA" in runs.refused("E003", attention="varlen")
+
+
+def _counted(name: str, calls: dict[str, int]) -> Any:
+    function = getattr(dispatch, name)
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls[name] += 1
+        return function(*arguments, **named)
+
+    return counted
+
+
+class _Largest(TorchDispatchMode):
+    """Keeps the bytes of the largest float tensor [rows, columns] a product gives."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.columns, self.bytes = columns, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default and out.shape[1] == self.columns:
+            self.bytes = max(self.bytes, out.numel() * out.element_size())
+        return out
+
+
+@shows("loss_chunk_bytes")
+def logits_at_a_time(runs: Runs) -> None:
+    """4 rows of 32 tokens and 320 words in float32: 160 KiB of logits in all."""
+    sizes, losses = [], []
+    for most in (2**16, 2**20):
+        mode = _Largest(320)
+        run = runs.train(
+            lambda program, step, mode=mode: mode, loss_chunk_bytes=most, steps=1
+        )
+        sizes.append(mode.bytes)
+        losses.append(run.first_loss)
+    assert sizes[0] <= 2**16 < sizes[1] == 4 * 32 * 320 * 4
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@shows("deterministic")
+def deterministic(runs: Runs) -> None:
+    """torch then chooses kernels without races, and fills memory it hands out."""
+    runs.monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        for value in (False, True):
+            found: list[tuple[bool, bool]] = []
+            look = seen(
+                lambda p, b: (
+                    torch.are_deterministic_algorithms_enabled(),
+                    bool(torch.empty(1000).isnan().all()),
+                ),
+                found,
+            )
+            runs.train(look, deterministic=value, steps=1)
+            assert found == [(value, value)]
+    finally:
+        torch.use_deterministic_algorithms(False)
