@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from lumina.model.interface import Batch
 from lumina.model.network import Network, build_network
 from lumina.model.spec import ModelSpec, MoeSpec
+from lumina.state.huggingface.formats import FORMATS
 from lumina.state.huggingface.names import entries
 
 transformers = pytest.importorskip("transformers")
@@ -144,5 +145,6 @@ def test_every_logical_tensor_has_one_place_on_disk():
     logical = {n for n in tensor_info(network) if not n.endswith(".load")}
     for fused in (False, True):
         assert {
-            entry.logical for entry in entries(network.spec, fused=fused)
+            entry.logical
+            for entry in entries(network.spec, FORMATS["mixtral"], fused=fused)
         } == logical

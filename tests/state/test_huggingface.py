@@ -220,14 +220,13 @@ def test_a_state_exports_like_its_network(tmp_path):
 
 
 REFUSALS = {
-    "qk_norm": replace(DENSE, qk_norm="rms"),
+    "qk_norm=rms_full": replace(DENSE, qk_norm="rms_full"),
     "qk_norm=l2": replace(ROUTED, qk_norm="l2"),
-    "window_size": replace(DENSE, window_size=8),
     "moe_pattern": replace(ROUTED, moe=replace(ROUTED.moe, layers=(1,))),
     "moe_normalise_top_k": replace(
         ROUTED, moe=replace(ROUTED.moe, normalise_top_k=False)
     ),
-    "num_heads": replace(DENSE, hidden_size=36, num_heads=8, head_dim=8),
+    "routing_temperature": replace(ROUTED, moe=replace(ROUTED.moe, temperature=2.0)),
 }
 
 
@@ -328,7 +327,7 @@ def test_rotary_tables_of_old_folders_are_ignored(folder):
 CONFIGS = {
     "model_type": ("E002", {"model_type": "gpt2"}),
     "hidden_act": ("E002", {"hidden_act": "gelu"}),
-    "llama3": ("E002", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}),
+    "dynamic": ("E002", {"rope_parameters": {"rope_type": "dynamic", "factor": 8.0}}),
     "mscale": (
         "E002",
         {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}},

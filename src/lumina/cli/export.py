@@ -11,7 +11,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("run", help="a run directory, or one of its checkpoints")
-    parser.add_argument("folder", help="the new folder: Llama, or Mixtral for MoE")
+    parser.add_argument("folder", help="the new folder")
+    parser.add_argument(
+        "--format",
+        dest="format_name",
+        help="model_type of the folder, such as llama, mistral, qwen3 or olmoe; "
+        "default: the first that holds the model",
+    )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -33,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from lumina.data.tokenizer import Tokenizer
     from lumina.infer.load import open_source
     from lumina.state.huggingface import export_folder
+    from lumina.state.huggingface.formats import choose
 
     source = open_source(
         args.run, which="best" if args.best else "latest", ema=args.ema
@@ -40,12 +47,16 @@ def run(args: argparse.Namespace) -> int:
     try:
         tokenizer = Tokenizer.from_path(source.tokenizer)
         folder = export_folder(
-            (source.spec, source.read), tokenizer, args.folder, dtype=args.dtype
+            (source.spec, source.read),
+            tokenizer,
+            args.folder,
+            dtype=args.dtype,
+            format_name=args.format_name,
         )
     finally:
         source.close()
     size = sum(path.stat().st_size for path in Path(folder).iterdir())
-    kind = "Llama" if source.spec.moe is None else "Mixtral"
+    kind = choose(source.spec, args.format_name).title
     print(
         f"{folder}: {source.description} as {kind}, {args.dtype}, "
         f"{size / 1e6:,.1f} MB with its tokenizer\n"

@@ -1,4 +1,4 @@
-"""`lumina import FOLDER RUN`: a Llama or Mixtral folder as a run to start from."""
+"""`lumina import FOLDER RUN`: a Hugging Face folder as a run to start from."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lumina.errors import LuminaError
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("lumina.cli.train", "train a model, or go on training one"),
     "export": ("lumina.cli.export", "write a run's model for transformers"),
-    "import": ("lumina.cli.import_", "make a run from a Llama or Mixtral folder"),
+    "import": ("lumina.cli.import_", "make a run from a Hugging Face folder"),
     "generate": ("lumina.cli.generate", "continue texts with a trained model"),
     "chat": ("lumina.cli.chat", "talk with a trained model"),
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),

@@ -1,4 +1,4 @@
-"""Hugging Face folders: Llama for dense models, Mixtral for routed ones.
+"""Hugging Face folders: Llama, Mistral, Qwen2, Qwen3, Mixtral, Qwen3-MoE, OLMoE.
 
 `export_folder` writes what `AutoModelForCausalLM.from_pretrained` loads;
 `import_folder` reads such folders. Safetensors only, no pickle, no remote code, and

@@ -151,7 +151,7 @@ def _moe_from(config: Mapping[str, Any], row: Format, layers: int) -> MoeSpec:
         ),
         layers=_routed_layers(config, layers) if apart else tuple(range(layers)),
         normalise_top_k=row.name == "mixtral" or bool(config.get("norm_topk_prob")),
-        balance_weight=float(config.get("router_aux_loss_coef", 0.001)),
+        balance_weight=positive(config, "router_aux_loss_coef", 0.001, zero=True),
     )
 
 
@@ -165,7 +165,7 @@ def _routed_layers(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
             f"config.json: mlp_only_layers is {dense!r}",
             "a list of layer numbers is needed",
         )
-    routed = tuple(i for i in range(step - 1, layers, step) if i not in dense)
+    routed = tuple(sorted(set(range(step - 1, layers, step)) - set(dense)))
     if not routed:
         raise LuminaError(
             "E002",
@@ -181,23 +181,20 @@ def _window_from(config: Mapping[str, Any], layers: int) -> int:
     if not config.get("use_sliding_window", True) or not config.get("sliding_window"):
         return 0
     window = count(config, "sliding_window")
-    first = config.get("max_window_layers", 0)
-    kinds = config.get("layer_types")
-    if kinds:
-        windowed = [kind == "sliding_attention" for kind in kinds]
-        named = "layer_types"
-    elif "use_sliding_window" in config and config["model_type"] != "qwen3_moe":
-        windowed = [i >= first for i in range(layers)]
-        named = f"max_window_layers {first}"
+    first, kinds = config.get("max_window_layers", 0), config.get("layer_types")
+    if isinstance(kinds, list) and kinds:
+        named, windowed = "layer_types", kinds.count("sliding_attention")
+    elif config["model_type"] in ("qwen2", "qwen3") and type(first) is int:
+        named, windowed = f"max_window_layers {first}", max(layers - first, 0)
     else:
         return window
-    if any(windowed) and not all(windowed):
+    if 0 < windowed < layers:
         raise LuminaError(
             "E002",
             f"config.json: {named} gives some layers a window and others none",
             "models with the same window in every layer can be imported",
         )
-    return window if all(windowed) else 0
+    return window if windowed else 0
 
 
 def _check_plain(config: Mapping[str, Any], row: Format) -> None:

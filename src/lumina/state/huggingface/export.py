@@ -18,6 +18,7 @@ from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 from lumina.state.durable import free_bytes, write_file
 from lumina.state.huggingface.configuration import config_of
+from lumina.state.huggingface.formats import Format, choose
 from lumina.state.huggingface.names import EMBEDDING, HEAD, Entry, entries
 from lumina.state.huggingface.staging import staged
 from lumina.state.state import State
@@ -45,9 +46,10 @@ def export_folder(
     folder: str | os.PathLike[str],
     *,
     dtype: str = "float32",
+    format_name: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Write a Llama (dense) or Mixtral (routed) folder.
+    """Write a folder in the format that holds the model.
 
     The folder appears whole or not at all. Tensors are read one at a time, so memory
     holds one shard. The exported model is dropless, as generation here is.
@@ -58,11 +60,12 @@ def export_folder(
         tokenizer: written beside the weights; None leaves it out.
         folder: must not exist, or be empty.
         dtype: "float32", "bfloat16" or "float16".
+        format_name: a `model_type` of `FORMATS`; None takes the first that holds it.
         shard_bytes: a new file starts past this size.
 
     Raises:
         LuminaError: E002 for what the format cannot hold and for a folder in use, E005
-            dtype, E104/E106/E204 when it cannot be written.
+            dtype or format, E104/E106/E204 when it cannot be written.
     """
     if dtype not in DTYPES:
         raise LuminaError(
@@ -70,8 +73,9 @@ def export_folder(
         )
     spec, read = _opened(source)
     ids = (None, None) if tokenizer is None else (tokenizer.bos_id, tokenizer.eos_id)
-    config = config_of(spec, dtype, *ids)
-    _check_bias(spec, read)
+    row = choose(spec, format_name)
+    config = config_of(spec, row, dtype, *ids)
+    _check_bias(spec, row, read)
     if tokenizer is not None and tokenizer.vocab_size > spec.vocab_size:
         raise LuminaError(
             "E002",
@@ -83,7 +87,8 @@ def export_folder(
     with staged(target) as partial:
         _write_json(partial / "config.json", config)
         _write_json(partial / "generation_config.json", _generation(tokenizer))
-        _write_weights(partial, spec, read, DTYPES[dtype], shard_bytes)
+        shards = list(_shards(spec, row, DTYPES[dtype].itemsize, shard_bytes))
+        _write_weights(partial, shards, read, DTYPES[dtype])
         if tokenizer is not None:
             tokenizer.save(partial)
     return target
@@ -106,7 +111,7 @@ def _opened(source: Network | State | tuple[ModelSpec, Read]) -> tuple[ModelSpec
     return source.spec, tensors.__getitem__
 
 
-def _check_bias(spec: ModelSpec, read: Read) -> None:
+def _check_bias(spec: ModelSpec, row: Format, read: Read) -> None:
     if spec.moe is None or spec.moe.bias_update_rate == 0:
         return
     for layer in spec.moe.layers:
@@ -114,7 +119,7 @@ def _check_bias(spec: ModelSpec, read: Read) -> None:
         if bool(read(name).any()):
             raise LuminaError(
                 "E002",
-                f"the Mixtral format has no place for {name}, which is not zero",
+                f"the {row.title} format has no place for {name}, which is not zero",
                 "only models trained with --moe-bias-update-rate 0 can be exported",
             )
 
@@ -136,10 +141,9 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def _write_weights(
-    folder: Path, spec: ModelSpec, read: Read, dtype: torch.dtype, shard_bytes: int
+    folder: Path, shards: list[list[Entry]], read: Read, dtype: torch.dtype
 ) -> None:
     """model.safetensors, or numbered shards and their index."""
-    shards = list(_shards(spec, dtype.itemsize, shard_bytes))
     needed = sum(_size(entry, dtype.itemsize) for shard in shards for entry in shard)
     if needed > free_bytes(folder):
         raise LuminaError(
@@ -163,11 +167,13 @@ def _write_weights(
         _write_json(folder / "model.safetensors.index.json", index)
 
 
-def _shards(spec: ModelSpec, itemsize: int, most: int) -> Iterator[list[Entry]]:
+def _shards(
+    spec: ModelSpec, row: Format, itemsize: int, most: int
+) -> Iterator[list[Entry]]:
     """Entries in order, cut where a file would grow past `most` bytes."""
     shard: list[Entry] = []
     filled = 0
-    for entry in entries(spec):
+    for entry in entries(spec, row):
         size = _size(entry, itemsize)
         if shard and filled + size > most:
             yield shard

@@ -1,4 +1,4 @@
-"""Reads a Hugging Face folder of Llama or Mixtral weights into logical tensors.
+"""Reads a Hugging Face folder into logical tensors.
 
 The folder is untrusted: only JSON and safetensors are read, every name and shape is
 compared with what `config.json` implies before a tensor is allocated, and no file
@@ -21,6 +21,7 @@ from torch import Tensor
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.state.huggingface.configuration import spec_of
+from lumina.state.huggingface.formats import Format
 from lumina.state.huggingface.names import (
     EMBEDDING,
     HEAD,
@@ -58,10 +59,10 @@ def import_folder(
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise LuminaError("E104", f"{path}: there is no such folder", "check the path")
-    spec = spec_of(_json(path / "config.json"))
+    spec, row = spec_of(_json(path / "config.json"))
     with ExitStack() as stack:
         files = _Files(path, stack)
-        return spec, dict(_logical(spec, files))
+        return spec, dict(_logical(spec, row, files))
 
 
 class _Files:
@@ -178,7 +179,9 @@ def _damaged(path: Path, error: Exception) -> LuminaError:
     )
 
 
-def _logical(spec: ModelSpec, files: _Files) -> Iterator[tuple[str, Tensor]]:
+def _logical(
+    spec: ModelSpec, row: Format, files: _Files
+) -> Iterator[tuple[str, Tensor]]:
     """Compare all names and shapes, then read."""
     if spec.tie_embeddings:
         _drop_tied_head(files)
@@ -191,8 +194,8 @@ def _logical(spec: ModelSpec, files: _Files) -> Iterator[tuple[str, Tensor]]:
             f"{len(files.where)}",
             "config.json and weights do not belong together",
         )
-    table = list(entries(spec, fused=fused))
-    _check_names(table, files)
+    table = list(entries(spec, row, fused=fused))
+    _check_names(table, row, files)
     by_logical: dict[str, list[Entry]] = {}
     for entry in table:
         by_logical.setdefault(entry.logical, []).append(entry)
@@ -221,7 +224,7 @@ def _drop_tied_head(files: _Files) -> None:
     del files.where[HF_HEAD]
 
 
-def _check_names(table: list[Entry], files: _Files) -> None:
+def _check_names(table: list[Entry], row: Format, files: _Files) -> None:
     expected = {entry.name: entry.shape for entry in table}
     missing = [name for name in expected if name not in files.where]
     if missing:
@@ -235,7 +238,7 @@ def _check_names(table: list[Entry], files: _Files) -> None:
         raise LuminaError(
             "E102",
             f"not part of this architecture: {_some(unknown)}",
-            "only plain Llama and Mixtral weights can be imported",
+            f"config.json says {row.name}: see whether the weights are something else",
         )
     for name, shape in expected.items():
         if files.shape(name) != shape:

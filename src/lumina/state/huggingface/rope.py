@@ -1,0 +1,89 @@
+"""The rotary settings of a `config.json`, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lumina.errors import LuminaError
+from lumina.model.spec import ModelSpec
+from lumina.state.huggingface.numbers import count, positive
+
+SCALINGS = ("linear", "yarn", "llama3")
+"""Called alike here and there."""
+
+
+def rope_of(spec: ModelSpec) -> dict[str, Any]:
+    """The keys of a shape, in the spelling of transformers 5 and in the one before."""
+    rope: dict[str, Any] = {"rope_type": "default"}
+    theta = spec.rope_theta
+    if spec.rope_scaling == "ntk":
+        # A fixed NTK extension is nothing but a larger base.
+        theta *= spec.rope_factor ** (spec.head_dim / (spec.head_dim - 2))
+    elif spec.rope_scaling != "none":
+        rope = {"rope_type": spec.rope_scaling, "factor": spec.rope_factor}
+    if spec.rope_scaling in ("yarn", "llama3"):
+        rope["original_max_position_embeddings"] = spec.rope_original_length
+    if spec.rope_scaling == "llama3":
+        rope["low_freq_factor"] = spec.rope_low_freq_factor
+        rope["high_freq_factor"] = spec.rope_high_freq_factor
+    return {
+        "rope_parameters": rope | {"rope_theta": theta},
+        "rope_theta": theta,
+        "rope_scaling": None if rope["rope_type"] == "default" else rope,
+    }
+
+
+def rope_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    """ModelSpec's rope fields, from either spelling: transformers 5's
+    `rope_parameters`, or the older `rope_theta` and `rope_scaling`.
+
+    Raises:
+        LuminaError: E002 for what is not computed here, E102 for impossible values.
+    """
+    rope = dict(config.get("rope_scaling") or {}) | dict(
+        config.get("rope_parameters") or {}
+    )
+    theta = positive(rope, "rope_theta", config.get("rope_theta", 1e4))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    fields: dict[str, Any] = {"rope_theta": theta}
+    if rope.get("partial_rotary_factor") not in (1, None):
+        raise LuminaError(
+            "E002",
+            "config.json: partial_rotary_factor is not what Lumina's model does",
+            "only models that rotate whole heads can be imported",
+        )
+    if kind == "default":
+        return fields
+    if kind not in SCALINGS:
+        raise LuminaError(
+            "E002",
+            f"config.json: rope_type {kind!r} is not one Lumina computes",
+            f"default, {', '.join(SCALINGS)} can be imported",
+        )
+    fields |= {"rope_scaling": kind, "rope_factor": positive(rope, "factor")}
+    if kind in ("yarn", "llama3"):
+        original = config.get("max_position_embeddings")
+        key = "original_max_position_embeddings"
+        fields["rope_original_length"] = count(rope, key, original)
+    if kind == "llama3":
+        low, high = (positive(rope, f"{end}_freq_factor") for end in ("low", "high"))
+        if low >= high:
+            raise LuminaError(
+                "E102",
+                f"config.json: low_freq_factor {low:g} is not below high_freq_factor "
+                f"{high:g}",
+                "the configuration is damaged; fetch the folder again",
+            )
+        fields |= {"rope_low_freq_factor": low, "rope_high_freq_factor": high}
+    if kind == "yarn":
+        plain = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+        for key in ("attention_factor", "mscale", "mscale_all_dim", *plain):
+            if rope.get(key) not in (plain.get(key), None):
+                raise LuminaError(
+                    "E002",
+                    f"config.json: yarn with {key}={rope[key]!r} is not what Lumina "
+                    "computes",
+                    "only yarn with its default constants can be imported",
+                )
+    return fields

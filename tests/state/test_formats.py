@@ -1,0 +1,344 @@
+"""Every format against transformers: their weights here, ours there, nothing lost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lumina.errors import LuminaError
+from lumina.model.interface import Batch
+from lumina.model.logical import logical_parts
+from lumina.model.network import build_network
+from lumina.model.spec import MoeSpec
+from lumina.state.huggingface import export_folder, import_folder
+from lumina.state.huggingface.configuration import spec_of
+from lumina.state.huggingface.formats import FORMATS, choose
+from lumina.state.huggingface.names import entries
+from networks import random_ids, shifted, tiny_spec
+
+transformers = pytest.importorskip("transformers", reason="transformers is absent")
+
+SHAPE = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 3.0,
+    "original_max_position_embeddings": 16,
+}
+EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2}
+QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0}
+THEIRS = {
+    "llama": ("llama", {"tie_word_embeddings": True}),
+    "llama 3.1": ("llama", {"rope_parameters": LLAMA3}),
+    "mistral": ("mistral", {"sliding_window": None, "head_dim": 12}),
+    "mistral window": ("mistral", {"sliding_window": 6, "rms_norm_eps": 1e-3}),
+    "qwen2": ("qwen2", {}),
+    "qwen2 tied window": ("qwen2", {"tie_word_embeddings": True, **QWEN_WINDOW}),
+    "qwen3": ("qwen3", {"head_dim": 24}),
+    "qwen3 window": ("qwen3", {"head_dim": 8, **QWEN_WINDOW}),
+    "mixtral": (
+        "mixtral",
+        {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 6},
+    ),
+    "qwen3-moe": ("qwen3_moe", {"moe_intermediate_size": 24, **EXPERTS}),
+    "qwen3-moe every second": (
+        "qwen3_moe",
+        {
+            "moe_intermediate_size": 24,
+            "decoder_sparse_step": 2,
+            "norm_topk_prob": True,
+            "head_dim": 12,
+            **EXPERTS,
+        },
+    ),
+    "qwen3-moe first dense": (
+        "qwen3_moe",
+        {"moe_intermediate_size": 24, "mlp_only_layers": [0], **EXPERTS},
+    ),
+    "olmoe": ("olmoe", EXPERTS),
+    "olmoe renormalised": ("olmoe", {"norm_topk_prob": True, **EXPERTS}),
+}
+
+
+def theirs_of(case, **changes):
+    """Their model, every parameter and buffer of weight drawn at random."""
+    name, options = THEIRS[case]
+    config = transformers.AutoConfig.for_model(name, **(SHAPE | options | changes))
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert type(model).__name__ == FORMATS[name].architecture
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            noise = torch.randn(tensor.shape, generator=generator) * 0.2
+            tensor.copy_(noise + 1 if "norm" in key else noise)
+    return model
+
+
+def network_of(spec, tensors):
+    """Our network of imported tensors; all of them must be wanted."""
+    network, tensors = build_network(spec, seed=None), dict(tensors)
+    parts = logical_parts(network)
+    with torch.no_grad():
+        for name, target in network.state_dict().items():
+            names = parts[name].names if name in parts else (name,)
+            dim = parts[name].dim if name in parts else 0
+            target.copy_(torch.cat([tensors.pop(one) for one in names], dim=dim))
+    assert not tensors, f"left over: {list(tensors)}"
+    return network.eval()
+
+
+def logical_gradients(network):
+    parts, found = logical_parts(network), {}
+    for name, parameter in network.named_parameters():
+        names = parts[name].names if name in parts else (name,)
+        pieces = [parameter.grad]
+        if name in parts:
+            pieces = parameter.grad.split(list(parts[name].sizes), parts[name].dim)
+        found |= dict(zip(names, pieces, strict=True))
+    return found
+
+
+def check_gradients(network, model, row, ids):
+    """Loss and every gradient, each also as a whole: slope one."""
+    labels = shifted(ids)
+    sums, _ = network(Batch.from_rows(ids, labels))
+    loss = sums.loss_sum / sums.weight_sum
+    expected = torch.nn.functional.cross_entropy(
+        model(ids).logits.flatten(0, 1), labels.flatten(), ignore_index=-100
+    )
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    loss.backward()
+    expected.backward()
+    ours, theirs = logical_gradients(network), dict(model.named_parameters())
+    rows = list(entries(network.spec, row, fused=True))
+    rows = [entry for entry in rows if entry.name in theirs]
+    assert {entry.name for entry in rows} == set(theirs)
+    assert {entry.logical for entry in rows} == set(ours)
+    for entry in rows:
+        their, our = theirs[entry.name].grad, ours[entry.logical]
+        if entry.rows is not None:
+            their = their[:, entry.rows[0] : entry.rows[1]]
+        if entry.logical.endswith(("embedding.weight", "head.weight")):
+            our = our[: their.shape[0]]
+        torch.testing.assert_close(
+            our, their, rtol=1e-4, atol=1e-5, msg=lambda m, e=entry: f"{e.name}: {m}"
+        )
+        if their.norm() > 1e-4:
+            slope = (our * their).sum() / their.square().sum()
+            assert abs(slope - 1) < 1e-4, entry.name
+
+
+@pytest.mark.covers("MOD-02", "MOD-07", "MOD-40")
+@pytest.mark.parametrize("case", THEIRS)
+def test_their_weights_give_the_same_logits_and_gradients_and_go_back(case, tmp_path):
+    model = theirs_of(case)
+    model.save_pretrained(tmp_path / "theirs")
+    spec, tensors = import_folder(tmp_path / "theirs")
+    network = network_of(spec, tensors)
+    ids = random_ids(3, 20, vocab=90)
+    with torch.no_grad():
+        expected = model(ids).logits
+        torch.testing.assert_close(network.logits(ids), expected, rtol=1e-5, atol=1e-5)
+    name = THEIRS[case][0]
+    check_gradients(network, model, FORMATS[name], ids)
+
+    folder = export_folder(network, None, tmp_path / "ours", format_name=name)
+    again, info = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert type(again) is type(model)
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, expected, rtol=1e-5, atol=1e-5)
+    first, second = model.state_dict(), again.state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+    back_spec, back = import_folder(folder)
+    assert back_spec == spec and back.keys() == tensors.keys()
+    assert all(torch.equal(back[key], tensors[key]) for key in tensors)
+
+
+ROUTED = MoeSpec(5, 2, 24, layers=(0, 1))
+CHOICES = {
+    "llama": tiny_spec(),
+    "mistral": tiny_spec(window_size=4),
+    "qwen2": tiny_spec(attention_bias=True),
+    "qwen3": tiny_spec(qk_norm="rms", head_dim=24, window_size=4),
+    "mixtral": tiny_spec(moe=ROUTED),
+    "qwen3_moe": tiny_spec(qk_norm="rms", moe=replace(ROUTED, layers=(1,))),
+    "olmoe": tiny_spec(qk_norm="rms_full", moe=replace(ROUTED, normalise_top_k=False)),
+}
+
+
+@pytest.mark.covers("INF-07")
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_format_follows_from_the_shape(name, tmp_path):
+    folder = export_folder(build_network(CHOICES[name], seed=0), None, tmp_path / "x")
+    assert json.loads((folder / "config.json").read_text())["model_type"] == name
+    assert import_folder(folder)[0].to_dict().keys() == CHOICES[name].to_dict().keys()
+
+
+def test_one_of_several_formats_on_request(tmp_path):
+    network = build_network(tiny_spec(), seed=0)
+    folder = export_folder(network, None, tmp_path / "x", format_name="mistral")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert type(model).__name__ == "MistralForCausalLM"
+    ids = random_ids(2, 20)
+    torch.testing.assert_close(
+        model(ids).logits, network.eval().logits(ids), rtol=1e-5, atol=1e-5
+    )
+
+
+WRONG = {
+    "llama, which has no window": ("llama", tiny_spec(window_size=4), "window_size=4"),
+    "llama without biases": ("llama", CHOICES["qwen2"], "attention_bias=True"),
+    "llama and heads that do not divide": (
+        "llama",
+        tiny_spec(hidden_size=36, num_heads=8, head_dim=8),
+        "num_heads",
+    ),
+    "qwen2 always has biases": ("qwen2", tiny_spec(), "attention_bias=True"),
+    "qwen2 and wide heads": (
+        "qwen2",
+        tiny_spec(attention_bias=True, head_dim=24),
+        "head_dim",
+    ),
+    "qwen3 always normalises": ("qwen3", tiny_spec(), "qk_norm=rms"),
+    "a dense format and experts": ("llama", tiny_spec(moe=ROUTED), "use_moe"),
+    "a routed format and none": ("mixtral", tiny_spec(), "use_moe"),
+    "mixtral and dense layers": (
+        "mixtral",
+        tiny_spec(moe=replace(ROUTED, layers=(1,))),
+        "moe_pattern",
+    ),
+    "mixtral always renormalises": (
+        "mixtral",
+        tiny_spec(moe=replace(ROUTED, normalise_top_k=False)),
+        "moe_normalise_top_k",
+    ),
+    "olmoe has no window": (
+        "olmoe",
+        replace(CHOICES["olmoe"], window_size=4),
+        "window_size",
+    ),
+    "biases and norms together": (
+        None,
+        tiny_spec(attention_bias=True, qk_norm="rms"),
+        "qk_norm=rms",
+    ),
+    "l2": (None, tiny_spec(qk_norm="l2"), "qk_norm=l2"),
+    "sigmoid scores": ("qwen3_moe", tiny_spec(moe=replace(ROUTED, score="sigmoid"),
+        qk_norm="rms"), "moe_score=sigmoid"),
+    "shared experts": (
+        "mixtral",
+        tiny_spec(moe=replace(ROUTED, shared_experts=1)),
+        "shared_experts=1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_format_refuses_by_name_what_it_cannot_hold(case):
+    name, spec, named = WRONG[case]
+    with pytest.raises(LuminaError) as caught:
+        choose(spec, name)
+    assert caught.value.code == "E002" and named in caught.value.message
+    assert "format" in caught.value.message
+
+
+def test_the_format_that_would_do_is_named():
+    with pytest.raises(LuminaError) as caught:
+        choose(CHOICES["qwen3"], "llama")
+    assert "--format qwen3" in (caught.value.hint or "")
+    with pytest.raises(LuminaError) as caught:
+        choose(tiny_spec(), "gpt9")
+    assert caught.value.code == "E005" and "gpt9" in caught.value.message
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_missing_and_unknown_tensors_are_named(name, tmp_path):
+    folder = export_folder(build_network(CHOICES[name], seed=0), None, tmp_path / "x")
+    file = folder / "model.safetensors"
+    whole = load_file(file)
+    for gone in [key for key in whole if ".1." in key][::3]:
+        save_file({key: value for key, value in whole.items() if key != gone}, file)
+        with pytest.raises(LuminaError) as caught:
+            import_folder(folder)
+        assert caught.value.code == "E102" and gone in caught.value.message
+    extra = "model.layers.1.self_attn.o_proj.bias"
+    save_file(whole | {extra: torch.zeros(32)}, file)
+    with pytest.raises(LuminaError) as caught:
+        import_folder(folder)
+    assert caught.value.code == "E102" and extra in caught.value.message
+
+
+def config(name, **changes):
+    values = transformers.AutoConfig.for_model(name, **SHAPE).to_dict()
+    return values | changes
+
+
+UNREADABLE = {
+    "attention_bias": config("llama", attention_bias=True),
+    "attention_bias=True": config("qwen3", attention_bias=True),
+    "clip_qkv": config("olmoe", clip_qkv=8.0),
+    "max_window_layers": config(
+        "qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1,
+        layer_types=None,
+    ),
+    "layer_types": config(
+        "qwen3", use_sliding_window=True, sliding_window=4,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+    ),
+    "mlp_only_layers": config("qwen3_moe", mlp_only_layers=[0, 1, 2]),
+    "decoder_sparse_step": config("qwen3_moe", decoder_sparse_step=0),
+    "low_freq_factor": config(
+        "llama", rope_parameters={k: v for k, v in LLAMA3.items() if "low" not in k}
+    ),
+    "high_freq_factor": config(
+        "llama", rope_parameters=LLAMA3 | {"low_freq_factor": 9.0}
+    ),
+    "router_aux_loss_coef": config("olmoe", router_aux_loss_coef="much"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("named", UNREADABLE)
+def test_what_cannot_be_computed_is_refused_by_key(named):
+    with pytest.raises(LuminaError) as caught:
+        spec_of(UNREADABLE[named])
+    assert caught.value.code in ("E002", "E102") and named in caught.value.message
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_keys_left_out_mean_what_transformers_means(name):
+    """Folders of the hub leave out what was the default then."""
+    whole = transformers.AutoConfig.for_model(name).to_dict()
+    bare = dict(whole)
+    for key in (
+        *FORMATS[name].absent,
+        "rope_parameters",
+        "norm_topk_prob",
+        "tie_word_embeddings",
+        "initializer_range",
+        "layer_types",
+    ):
+        bare.pop(key, None)
+    assert spec_of(bare) == spec_of(whole)
