@@ -172,7 +172,7 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
         {leaf: new for leaf, (_, new) in changes.items()}, Source("flag", "on resume")
     )
     # How this process was started is not a property of the run.
-    started = {leaf: config.get(leaf) for leaf in NOT_INHERITED - {"run_dir"}}
+    started = {"resume": None, "auto_resume": False, "nproc": config.system.nproc}
     merged = merged.override(
         started | {"run_dir": str(run)}, Source("flag", "on resume")
     )

@@ -1,0 +1,300 @@
+"""What going on with a run means, and when it is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from training import (
+    DENSE,
+    Trainings,
+    assert_same_run,
+    checkpoints,
+    column,
+    digests,
+    events,
+    reached,
+    rows,
+    start,
+    trajectory,
+    wait_until,
+    words,
+)
+
+FLAGS = [
+    *DENSE,
+    *words("--precision fp32 --save-every-n-batches 4 --eval-every-n-batches 4"),
+]
+ALL = [*FLAGS, "--steps", "12"]
+
+
+@pytest.fixture(scope="module")
+def finished(trainings):
+    """A run of twelve steps; not to be written to."""
+    return trainings.train("finished", *ALL)
+
+
+@pytest.fixture
+def copied(finished, tmp_path, trainings):
+    """A copy of the finished run, moved elsewhere, and trainings beside it."""
+    shutil.copytree(finished, tmp_path / "run")
+    return Trainings(tmp_path, trainings.data)
+
+
+def lumina(tmp_path, *arguments, code=0):
+    """Any command; its output."""
+    running = start([str(word) for word in arguments], tmp_path / "output.log")
+    assert running.wait() == code, running.output
+    assert "Traceback" not in running.output
+    return running.output
+
+
+def contents(run):
+    """Every file of a run but its lock, with its bytes."""
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_a_run_is_not_trained_over(copied):
+    run = copied.folder / "run"
+    before = contents(run)
+    refused = copied.start("run", *ALL)
+    assert refused.wait() == 2
+    assert "E002" in refused.output and "--auto-resume" in refused.output
+    assert "Traceback" not in refused.output
+    assert contents(run) == before
+
+
+@pytest.mark.faults
+def test_a_second_writer_is_refused(trainings):
+    long = [*FLAGS, "--steps", "100000"]
+    first = trainings.start("busy", *long)
+    run = trainings.folder / "busy"
+    try:
+        assert wait_until(reached(run, 2), first)
+        for how in (["--auto-resume"], ["--resume", str(run)]):
+            second = start(trainings.command("busy", *long, *how), run.parent / "2.log")
+            assert second.wait() == 2
+        assert "E002" in second.output and "another process" in second.output
+        assert first.alive
+    finally:
+        first.kill()
+    # The lock went with the process.
+    steps = rows(run)[-1]["step"] + 1
+    trainings.train("busy", *FLAGS, "--steps", str(steps), "--auto-resume")
+
+
+@pytest.mark.covers("CKP-09")
+def test_a_finished_run_is_left_as_it_is(copied):
+    run = copied.folder / "run"
+    before = contents(run)
+    again = copied.start("run", *ALL, "--auto-resume")
+    assert again.wait() == 0
+    assert "finished at step 12" in again.output
+    assert contents(run) == before
+
+
+@pytest.mark.covers("CKP-09")
+@pytest.mark.parametrize("how", ["latest", "run", "checkpoint", "auto"])
+def test_more_steps_go_on_from_where_it_was(copied, how):
+    run = copied.folder / "run"
+    last = run / "checkpoints" / "step-00000012"
+    if how == "auto":
+        copied.train("run", *FLAGS, "--steps", "16", "--auto-resume")
+    else:
+        where = {"latest": "latest", "run": run, "checkpoint": last}[how]
+        base = ["--run-dir", copied.folder] if how == "latest" else []
+        # Everything else, the data's place too, is the run's own.
+        lumina(copied.folder, "train", "--resume", where, "--steps", "16", *base)
+    assert [row["step"] for row in rows(run)] == list(range(1, 17))
+    (resumed,) = events(run, "resumed")
+    assert resumed["step"] == 12 and "steps: 12 -> 16" in resumed["message"]
+    assert "step 16" in events(run, "schedule_recomputed")[0]["message"]
+    assert column(run, "learning_rate")[12] > column(run, "learning_rate")[11]
+    assert column(run, "tokens")[12] > column(run, "tokens")[11]
+
+
+def test_going_back_to_an_older_checkpoint_repeats_the_rest(copied, finished):
+    run = copied.folder / "run"
+    older = run / "checkpoints" / "step-00000004"
+    told = lumina(copied.folder, "train", "--resume", older)
+    assert "step 12" in told
+    assert_same_run(run, finished)
+    # What was there before is set aside, not lost, until it is overtaken.
+    assert {e["data"]["checkpoint"][:9] for e in events(run, "checkpoint_abandoned")}
+    assert len((run / "metrics.discarded-1.jsonl").read_text().splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--hidden-size 64", "hidden_size 32 -> 64"),
+        ("--num-layers 3", "num_layers 2 -> 3"),
+        ("--seed 8", "seed 7 -> 8"),
+        ("--seq-length 64", "seq_length 32 -> 64"),
+        ("--use-moe", "use_moe False -> True"),
+        ("--preset b1 --no-use-mod --no-use-mor", "preset debug -> b1"),
+        ("--freeze blocks.0.*", "freeze"),
+    ],
+)
+def test_another_model_is_refused_by_name(copied, flags, named):
+    run = copied.folder / "run"
+    before = contents(run)
+    told = lumina(
+        copied.folder, "train", "--resume", run, *flags.split(), "--steps", 16, code=2
+    )
+    assert "E002" in told and named in told and "--init-from" in told
+    after = contents(run)
+    assert after.keys() == before.keys()
+    assert {n for n in before if before[n] != after[n]} <= {"events.jsonl"}
+
+
+def test_other_data_is_refused(copied, tmp_path):
+    run = copied.folder / "run"
+    other = tmp_path / "other.txt"
+    other.write_text("Something else entirely, over and over again. \n" * 200)
+    told = lumina(
+        tmp_path, "train", "--resume", run, "--train-data", other, "--steps", 16, code=2
+    )
+    assert "E002" in told and "training data" in told
+    assert checkpoints(run)[-1] == "step-00000012"
+
+
+@pytest.mark.parametrize("where", ["nothing", "empty", "file"])
+def test_nothing_to_resume(tmp_path, where):
+    path = tmp_path / where
+    if where == "empty":
+        path.mkdir()
+    elif where == "file":
+        path.write_text("no run")
+    told = lumina(tmp_path, "train", "--resume", path, code=1)
+    assert "E304" in told and where in told
+
+
+def test_latest_without_a_run(tmp_path):
+    told = lumina(
+        tmp_path, "train", "--resume", "latest", "--run-dir", tmp_path, code=1
+    )
+    assert "E304" in told
+
+
+def test_a_run_directory_that_contradicts_resume_is_refused(copied, tmp_path):
+    told = lumina(
+        tmp_path,
+        *("train", "--resume", copied.folder / "run"),
+        *("--run-dir", tmp_path / "elsewhere"),
+        code=2,
+    )
+    assert "E002" in told and "--init-from" in told
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.covers("CKP-09", "CKP-14")
+def test_a_moved_run_goes_on_identically(trainings, finished, tmp_path):
+    """Stopped, copied to another place, the first one deleted, and resumed there."""
+    running = trainings.start("moving", *ALL)
+    run = trainings.folder / "moving"
+    assert wait_until(reached(run, 6), running)
+    running.kill()
+    moved = tmp_path / "deep" / "er" / "moved"
+    shutil.copytree(run, moved)
+    shutil.rmtree(run)
+    lumina(tmp_path, "train", "--resume", moved)
+    assert_same_run(moved, finished)
+    settings = (moved / "config.yaml").read_text()
+    assert f"run_dir: {moved}" in settings and f"run_dir: {run}" not in settings
+    assert "resume: null" in settings
+
+
+@pytest.mark.covers("TRN-20")
+def test_early_stopping_ends_before_the_last_step(trainings):
+    """A learning rate that destroys the model: evaluations only get worse."""
+    run = trainings.train(
+        "worse",
+        *FLAGS,
+        *words("--steps 60 --early-stopping-patience 2 --eval-every-n-batches 2"),
+        *words("--learning-rate 1 --warmup-steps 0 --max-grad-norm 0"),
+    )
+    losses = column(run, "eval_loss")
+    best = losses.index(min(losses))
+    assert len(losses) == best + 3 and rows(run)[-1]["step"] < 60
+    (end,) = events(run, "run_finished")
+    assert "no better evaluation in 2" in end["message"]
+    status = json.loads((run / "status.json").read_text())
+    assert status["status"] == "finished"
+    # Patience survives a resume: there is nothing left to do.
+    last = rows(run)[-1]["step"]
+    trainings.train("worse", *FLAGS, "--steps", "60", "--auto-resume")
+    assert rows(run)[-1]["step"] == last
+
+
+@pytest.mark.covers("TRN-08")
+def test_init_from_and_freeze(trainings, finished, tmp_path):
+    from lumina.state.reader import latest_good, open_checkpoint
+
+    run = trainings.train(
+        "tuned",
+        *DENSE,
+        *words("--precision fp32 --steps 5", init_from=finished),
+        *words("--freeze backbone.embedding.* blocks.0.*"),
+    )
+    old = open_checkpoint(latest_good(finished))
+    new = open_checkpoint(latest_good(run))
+    frozen = {
+        n
+        for n in new.names()
+        if n.startswith(("backbone.embedding.", "backbone.blocks.0."))
+    }
+    assert frozen
+    for name in new.names():
+        same = bool((new.tensor(name) == old.tensor(name)).all())
+        assert same == (name in frozen), name
+    assert set(new.optimizer_names("exp_avg")) == set(new.names()) - frozen
+    # Weights only: it begins at step one, with the tokenizer of the other run.
+    assert [row["step"] for row in rows(run)] == [1, 2, 3, 4, 5]
+    assert (run / "tokenizer" / "tokenizer.json").read_bytes() == (
+        finished / "tokenizer" / "tokenizer.json"
+    ).read_bytes()
+    assert rows(run)[0]["loss"] < rows(finished)[0]["loss"]
+
+
+def test_a_pattern_that_matches_nothing_is_refused(trainings):
+    running = trainings.start("frozen", *ALL, "--freeze", "embeding.*")
+    assert running.wait() == 2
+    assert "E005" in running.output and "embeding" in running.output
+
+
+def test_dropout_may_differ_from_the_weights_origin(trainings, finished):
+    run = trainings.train(
+        "dropped", *DENSE, *words("--steps 3 --dropout 0.3", init_from=finished)
+    )
+    assert "dropout 0.3" in trainings.output("dropped")
+    assert len(rows(run)) == 3
+
+
+def test_a_presets_epochs_do_not_end_a_run_of_named_steps(trainings):
+    """Steps were asked for: the data is read as often as they take."""
+    run = trainings.train(
+        "many", *DENSE, *words("--steps 60 --global-batch-size 64 --batch-size 64")
+    )
+    assert rows(run)[-1]["step"] == 60 and column(run, "epoch")[-1] > 20
+
+
+@pytest.mark.faults
+def test_settings_are_whole_after_a_kill_at_the_very_start(trainings, finished):
+    """Killed at many points of the first second; --auto-resume always goes on."""
+    for number in range(4):
+        name = f"start-{number}"
+        run = trainings.folder / name
+        running = trainings.start(name, *ALL, "--auto-resume")
+        wanted = (".lock", "config.yaml", "tokenizer", "events.jsonl")[number]
+        assert wait_until((run / wanted).exists, running)
+        running.kill()
+        trainings.train(name, *ALL, "--auto-resume")
+        assert trajectory(run) == trajectory(finished)
+        assert digests(run, 12) == digests(finished, 12)
