@@ -253,8 +253,18 @@ class Progression:
 
 
 def model_leaves(spec: ModelSpec) -> dict[str, Any]:
-    """A shape as options of the configuration."""
+    """A shape as options of the configuration.
+
+    Raises:
+        LuminaError: E002 for a shape that options cannot give.
+    """
     leaves = spec.to_dict()
+    if leaves.pop("hrm") is not None:
+        raise LuminaError(
+            "E002",
+            "these weights are a hierarchical reasoning model's",
+            "start a language model from a language model's weights",
+        )
     leaves.pop("vocab_size")
     leaves["vocab_size"] = leaves.pop("padded_vocab_size")
     moe = leaves.pop("moe")
