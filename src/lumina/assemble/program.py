@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -32,6 +32,7 @@ from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
 from lumina.model.logical import Parts, logical_parts, tensor_info
+from lumina.model.moe import routed_layers
 from lumina.model.network import Network, build_network
 from lumina.optim.adamw import AdamW, Slot, local
 from lumina.optim.average import WeightAverage
@@ -213,6 +214,24 @@ class Program:
         """Around evaluation: the averaged weights, where there are any."""
         return self.average.applied() if self.average is not None else nullcontext()
 
+    def set_routing(self, name: str, value: float) -> None:
+        """Change a scalar that all routed layers read, and the Plan's shape with it.
+
+        Args:
+            name: "temperature", "jitter", "expert_dropout" or "capacity_factor", which
+                can be at most what the Program was assembled with.
+        """
+        moe = self.plan.spec.moe
+        assert moe is not None
+        for layer in routed_layers(self.network):
+            if name == "capacity_factor":
+                share = value / layer.spec.capacity_factor
+                layer.capacity_share.fill_(share)
+            else:
+                getattr(layer, name).fill_(value)
+        changed = replace(moe, **{name: value})  # type: ignore[arg-type]
+        self.plan = self.plan.replace(spec=replace(self.plan.spec, moe=changed))
+
     def close(self) -> None:
         """Let go of every tensor, so that another Program has the room."""
         for hook in self._hooks:
@@ -221,6 +240,9 @@ class Program:
         self.optimizer.slots.clear()
         self.average = None
         self.model = self.network = nn.Module()  # type: ignore[assignment]
+        if self.plan.compile:
+            # Code compiled for this Program would count against the next one's limit.
+            torch.compiler.reset()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -291,7 +313,12 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _shard(network: Network, dtype: torch.dtype, plan: Plan) -> None:
-    """FSDP2: each block its own unit; embedding, norm and head the root's."""
+    """FSDP2: each block its own unit; embedding, norm and head the root's.
+
+    A unit is gathered in one type, so a router's weight is rounded to the compute type
+    here (its products stay float32); a unit of its own would cut every compiled block
+    in two.
+    """
     mesh = init_device_mesh(plan.device, (plan.world_size,))
     policy = MixedPrecisionPolicy(
         param_dtype=None if dtype == torch.float32 else dtype,
@@ -299,10 +326,6 @@ def _shard(network: Network, dtype: torch.dtype, plan: Plan) -> None:
         cast_forward_inputs=False,
     )
     for block in network.backbone.blocks:
-        if block.routed:
-            # A router decides in float32: a unit of its own, which is not cast.
-            exact = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-            fully_shard(block.feedforward.router, mesh=mesh, mp_policy=exact)
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy)
     register_fsdp_forward_method(network, "logits")
