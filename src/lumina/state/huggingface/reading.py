@@ -168,7 +168,9 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except PermissionError:
-        raise LuminaError("E106", f"{path}: no permission to read") from None
+        raise LuminaError(
+            "E106", f"{path}: no permission to read", "check its permissions"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
 
@@ -286,9 +288,15 @@ def _json(path: Path) -> dict[str, Any]:
             "E104", f"{path}: there is no such file", "a model folder has one"
         ) from None
     except PermissionError:
-        raise LuminaError("E106", f"{path}: no permission to read") from None
+        raise LuminaError(
+            "E106", f"{path}: no permission to read", "check its permissions"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise LuminaError("E101", f"{path}: not JSON: {error}") from None
+        raise LuminaError(
+            "E101", f"{path}: not JSON: {error}", "fetch or export the folder again"
+        ) from None
     if not isinstance(values, dict):
-        raise LuminaError("E101", f"{path}: not a JSON object")
+        raise LuminaError(
+            "E101", f"{path}: not a JSON object", "fetch or export the folder again"
+        )
     return values
