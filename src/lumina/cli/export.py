@@ -37,28 +37,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the folder and say how to load it."""
     from lumina.data.tokenizer import Tokenizer
-    from lumina.infer.load import open_source
     from lumina.state.huggingface import export_folder
     from lumina.state.huggingface.formats import choose
+    from lumina.state.weights import open_weights
 
-    source = open_source(
-        args.run, which="best" if args.best else "latest", ema=args.ema
-    )
+    weights = open_weights(args.run, "best" if args.best else "latest", ema=args.ema)
     try:
-        tokenizer = Tokenizer.from_path(source.tokenizer)
+        tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
         folder = export_folder(
-            (source.spec, source.read),
+            (weights.spec, weights.source.tensor),
             tokenizer,
             args.folder,
             dtype=args.dtype,
             format_name=args.format_name,
         )
     finally:
-        source.close()
+        weights.close()
     size = sum(path.stat().st_size for path in Path(folder).iterdir())
-    kind = choose(source.spec, args.format_name).title
+    kind = choose(weights.spec, args.format_name).title
     print(
-        f"{folder}: {source.description} as {kind}, {args.dtype}, "
+        f"{folder}: {weights.description} as {kind}, {args.dtype}, "
         f"{size / 1e6:,.1f} MB with its tokenizer\n"
         f"load it with transformers: AutoModelForCausalLM.from_pretrained('{folder}')"
     )

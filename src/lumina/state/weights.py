@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,14 @@ from torch import Tensor
 
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
-from lumina.state.reader import latest_good, open_checkpoint, read_pointer
+from lumina.state.manifest import MANIFEST_NAME
+from lumina.state.reader import (
+    CheckpointReader,
+    OnEvent,
+    latest_good,
+    open_checkpoint,
+    read_pointer,
+)
 from lumina.state.run_directory import RunDirectory
 
 Which = Literal["latest", "best"]
@@ -22,15 +30,38 @@ class Weights:
 
     Attributes:
         spec: the shape they fit.
-        source: `names()` and `tensor(name)`; a checkpoint's has optimizer slots too.
+        source: `names()`, `tensor(name)` and `close()`; a checkpoint's has optimizer
+            slots too.
         tokenizer: the folder of the tokenizer that belongs to them, if there is one.
         path: the folder they come from.
+        description: what they are, in words.
     """
 
     spec: ModelSpec
     source: Any
     tokenizer: Path | None
     path: Path
+    description: str
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The tokenizer's folder, where one is needed.
+
+        Raises:
+            LuminaError: E104 when there is none.
+        """
+        if self.tokenizer is None:
+            raise LuminaError(
+                "E104",
+                f"there is no tokenizer with the weights in {self.path}",
+                "a checkpoint is used inside its run directory; an exported folder "
+                "has a tokenizer.json",
+            )
+        return self.tokenizer
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.source.close()
 
 
 @dataclass(frozen=True)
@@ -55,67 +86,130 @@ class InMemory:
         """Never there."""
         raise KeyError(f"{slot} {name}")
 
-
-def find_checkpoint(path: Path, which: Which = "latest") -> Path | None:
-    """The checkpoint that `path` means, verified; None if it holds none.
-
-    Args:
-        path: a run directory or a checkpoint folder.
-        which: in a run, the newest good one or the best.
-
-    Raises:
-        LuminaError: E303 for damaged checkpoints, E304 for `best` without one.
-    """
-    if (path / "manifest.json").is_file():
-        return path
-    if not RunDirectory(path).is_run:
-        return None
-    if which == "best":
-        best = read_pointer(path / "checkpoints", "BEST")
-        if best is None:
-            raise LuminaError(
-                "E304", f"{path} has no best checkpoint", "use its latest one"
-            )
-        return best
-    return latest_good(path)
+    def close(self) -> None:
+        """Let go of the memory."""
+        self.tensors.clear()
 
 
-def open_weights(path: str | Path, which: Which = "latest") -> Weights:
+@dataclass(frozen=True)
+class Averaged:
+    """A checkpoint's moving average of its weights, in the shape of its reader."""
+
+    reader: CheckpointReader
+    held: frozenset[str]
+
+    def names(self) -> list[str]:
+        """Logical names."""
+        return self.reader.names()
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor; what is frozen, and buffers, are the same in both."""
+        if name in self.held:
+            return self.reader.optimizer_tensor("ema", name)
+        return self.reader.tensor(name)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.reader.close()
+
+
+def open_weights(
+    path: str | os.PathLike[str],
+    which: Which = "latest",
+    *,
+    ema: bool = False,
+    on_event: OnEvent | None = None,
+) -> Weights:
     """Find and verify the weights at `path`.
 
     Args:
         path: a run directory, a checkpoint folder, or an exported Hugging Face folder.
-        which: in a run, the newest good checkpoint or the best one.
+        which: in a run, the newest good checkpoint or the best evaluated one.
+        ema: take the moving average of the weights.
+        on_event: told of damaged checkpoints that were passed over.
 
     Raises:
         LuminaError: E104 when nothing is there, E101 when it is none of the three,
-            E303 when it is damaged, E304 when a run has no checkpoint yet.
+            E303 when it is damaged, E304 when a run has no (such) checkpoint yet,
+            E002 when no average was kept.
     """
-    path = Path(path)
-    if not path.exists():
-        raise LuminaError("E104", f"there is no {path}", "check the path")
-    checkpoint = find_checkpoint(path, which) if path.is_dir() else None
-    if checkpoint is not None:
-        reader = open_checkpoint(checkpoint)
-        tokenizer = checkpoint.resolve().parent.parent / "tokenizer"
-        return Weights(
-            ModelSpec.from_dict(reader.meta.spec),
-            reader,
-            tokenizer if tokenizer.is_dir() else None,
-            checkpoint,
-        )
-    if (path / "config.json").is_file():
-        from lumina.state.huggingface import import_folder
-
-        spec, tensors = import_folder(path)
-        has_tokenizer = (path / "tokenizer.json").is_file()
-        return Weights(spec, InMemory(tensors), path if has_tokenizer else None, path)
-    if RunDirectory(path).is_run:
+    folder = Path(path).expanduser()
+    if not folder.exists():
         raise LuminaError(
-            "E304", f"{path} has no checkpoint yet", "wait for its first one"
+            "E104", f"{folder} does not exist", "`lumina runs` lists the runs"
         )
+    if (folder / MANIFEST_NAME).is_file():
+        return _checkpoint(folder, ema)
+    if RunDirectory(folder).is_run:
+        return _checkpoint(_chosen(folder, which, on_event), ema)
+    if (folder / "config.json").is_file():
+        return _exported(folder, ema)
     raise LuminaError(
         "E101",
-        f"{path} is neither a run, nor a checkpoint, nor an exported folder",
-        "a run has config.yaml, a checkpoint manifest.json, an export config.json",
+        f"{folder} is neither a run, nor a checkpoint, nor an exported model",
+        "name a run directory, one of its checkpoints, or a Hugging Face folder",
+    )
+
+
+def _chosen(run: Path, which: Which, on_event: OnEvent | None) -> Path:
+    """The checkpoint of a run that is meant."""
+    if which == "best":
+        best = read_pointer(run / "checkpoints", "BEST")
+        if best is None:
+            raise LuminaError(
+                "E304",
+                f"{run} has no best checkpoint: nothing was evaluated and kept",
+                "leave out --best, which takes the newest",
+            )
+        return best
+    latest = latest_good(run, on_event)
+    if latest is None:
+        raise LuminaError(
+            "E304",
+            f"{run} has no checkpoint yet",
+            "wait until it has written one (--save-every-n-batches)",
+        )
+    return latest
+
+
+def _checkpoint(folder: Path, ema: bool) -> Weights:
+    reader = open_checkpoint(folder)
+    run = folder.resolve().parent.parent
+    tokenizer = run / "tokenizer"
+    return Weights(
+        spec=ModelSpec.from_dict(reader.meta.spec),
+        source=_averaged(reader) if ema else reader,
+        tokenizer=tokenizer if tokenizer.is_dir() else None,
+        path=folder,
+        description=f"step {reader.meta.step:,} of {run.name}"
+        + (", averaged weights" if ema else ""),
+    )
+
+
+def _averaged(reader: CheckpointReader) -> Averaged:
+    held = frozenset(reader.optimizer_names("ema"))
+    if not held:
+        reader.close()
+        raise LuminaError(
+            "E002",
+            f"{reader.path} holds no averaged weights",
+            "leave out --ema; training keeps them with --ema-decay",
+        )
+    return Averaged(reader, held)
+
+
+def _exported(folder: Path, ema: bool) -> Weights:
+    from lumina.state.huggingface import import_folder
+
+    if ema:
+        raise LuminaError(
+            "E002", f"{folder} holds one set of weights", "leave out --ema"
+        )
+    spec, tensors = import_folder(folder)
+    return Weights(
+        spec=spec,
+        source=InMemory(tensors),
+        tokenizer=folder if (folder / "tokenizer.json").is_file() else None,
+        path=folder,
+        description=folder.name,
     )
