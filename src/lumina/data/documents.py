@@ -104,7 +104,9 @@ def read_documents(
         except PermissionError:
             report.bad("E106", "this user may not read it")
         except FileNotFoundError:
-            raise LuminaError("E104", f"{path}: the file has gone") from None
+            raise LuminaError(
+                "E104", f"{path}: the file has gone", "restore it, and start again"
+            ) from None
         if not report.used:
             report.bad("E105", "nothing in it")
 

@@ -107,7 +107,9 @@ def _walk(folder: str) -> Iterator[Path]:
     def refuse(error: OSError) -> NoReturn:
         if isinstance(error, PermissionError):
             raise no_permission(str(error.filename)) from None
-        raise LuminaError("E104", f"{error.filename}: {error.strerror}")
+        raise LuminaError(
+            "E104", f"{error.filename}: {error.strerror}", "check the folder"
+        )
 
     for root, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -137,4 +139,6 @@ def content_hash(path: Path) -> str:
     except PermissionError:
         return "unreadable"
     except FileNotFoundError:
-        raise LuminaError("E104", f"{path}: the file has gone") from None
+        raise LuminaError(
+            "E104", f"{path}: the file has gone", "restore it, and start again"
+        ) from None

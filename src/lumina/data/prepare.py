@@ -337,7 +337,9 @@ def _load(folder: Path) -> tuple[Path, dict[str, Any]]:
     try:
         return folder, json.loads((folder / "meta.json").read_bytes())
     except (OSError, ValueError) as error:
-        raise LuminaError("E101", f"{folder}: damaged: {error}") from None
+        raise LuminaError(
+            "E101", f"{folder}: damaged: {error}", "remove this folder of the cache"
+        ) from None
 
 
 def _stats(

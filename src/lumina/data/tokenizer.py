@@ -121,7 +121,9 @@ class Tokenizer:
         except PermissionError:
             raise no_permission(file) from None
         except UnicodeDecodeError:
-            raise LuminaError("E103", f"{file}: not UTF-8") from None
+            raise LuminaError(
+                "E103", f"{file}: not UTF-8", "fetch or make the tokenizer again"
+            ) from None
         try:
             backend = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exceptions
@@ -389,7 +391,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise LuminaError("E101", f"{path}: not JSON: {error}") from None
+        raise LuminaError(
+            "E101", f"{path}: not JSON: {error}", "fetch or make the tokenizer again"
+        ) from None
     return values if isinstance(values, dict) else {}
 
 

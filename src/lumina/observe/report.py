@@ -112,7 +112,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise LuminaError("E101", f"{path} is not JSON: {error}") from None
+        raise LuminaError(
+            "E101", f"{path} is not JSON: {error}", "restore the file, or remove it"
+        ) from None
     return values if isinstance(values, dict) else {}
 
 
