@@ -198,7 +198,9 @@ class Loop:
         # Best first: killed between the two, the run still knows its best model.
         if improved:
             self.save("best")
-        if plan.save_every and step % plan.save_every == 0:
+        # Not while gradients are not finite: it would drive out a good one.
+        whole = not self.recorder.consecutive_skips
+        if plan.save_every and step % plan.save_every == 0 and whole:
             self.save("regular")
         patience = plan.early_stopping_patience
         if patience and self.best.worse >= patience:
