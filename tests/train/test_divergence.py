@@ -1,0 +1,71 @@
+"""Numbers that are not finite, met in a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lumina import Trainer
+from lumina.errors import LuminaError
+from lumina.state.reader import latest_good, open_checkpoint
+from lumina.train.loop import DIVERGED_AFTER
+from training import checkpoints, column, events, rows
+
+
+class Once(torch.nn.Module):
+    """A model whose next loss is infinite."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.left = 1
+
+    def forward(self, batch):
+        losses, aux = self.model(batch)
+        if self.left and self.training:
+            self.left -= 1
+            losses.loss_sum = losses.loss_sum * float("inf")
+        return losses, aux
+
+
+@pytest.mark.covers("TRN-25")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_bad_step_is_left_out_and_told(tiny_config, precision):
+    def on_step(trainer, row):
+        if row["step"] == 3:
+            trainer.program.model = Once(trainer.program.model)
+
+    config = tiny_config.replace(precision=precision, ema_decay=0.5)
+    run = Trainer(config, on_step=on_step).train().run_dir
+    assert column(run, "skipped") == [0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
+    assert column(run, "loss")[3] is None  # strict JSON has no infinity
+    assert all(loss is not None for loss in column(run, "loss")[4:])
+    (told,) = events(run, "step_skipped")
+    assert told["step"] == 4 and told["severity"] == "warning"
+    assert open_checkpoint(latest_good(run)).meta.counters["skipped"] == 1
+    # The optimizer took nine steps; the data and the schedule went on.
+    assert open_checkpoint(latest_good(run)).meta.extra["optimizer_steps"] == 9
+    assert rows(run)[-1]["step"] == 10
+
+
+@pytest.mark.covers("TRN-25")
+def test_a_run_that_stays_broken_ends_with_a_code(tiny_config):
+    def on_step(trainer, row):
+        if row["step"] == 6:
+            trainer.program.live.learning_rate_scale = float("inf")
+
+    config = tiny_config.replace(steps=500, save_every_n_batches=5)
+    config = config.replace(save_total_limit=1)
+    with pytest.raises(LuminaError) as caught:
+        Trainer(config, on_step=on_step).train()
+    assert caught.value.code == "E301" and "--auto-resume" in caught.value.hint
+    run = Path(tiny_config.run.run_dir)
+    broken = [row for row in rows(run) if row["loss"] is None]
+    assert len(broken) == DIVERGED_AFTER
+    assert events(run, "run_failed")[0]["code"] == "E301"
+    assert json.loads((run / "status.json").read_text())["status"] == "failed"
+    # Nothing was saved over the last good one, though only one is kept.
+    assert checkpoints(run) == ["step-00000005"]
