@@ -172,3 +172,27 @@ def controlled_rank(rank, port, config, results):
     trainer = Trainer(config, on_step=on_step)
     trainer.train()
     results.put((rank, trainer.controls.journal()))
+
+
+def expert_rank(rank, port, config, results):
+    """In a process of two: a run whose rank 0 adds an expert and prunes another."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    torch.set_num_threads(1)
+    from lumina import Trainer
+
+    def on_step(trainer, row):
+        if rank == 0 and row["step"] == 2:
+            trainer.add_expert()
+        if rank == 0 and row["step"] == 5:
+            trainer.prune_expert(1, 0)
+
+    trainer = Trainer(config, on_step=on_step)
+    trainer.train()
+    results.put((rank, [(c.name, c.outcome) for c in trainer.controls.changes]))

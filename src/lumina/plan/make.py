@@ -349,6 +349,31 @@ def _decide_compile(config: Config, machine: Environment, decisions: Decisions) 
         decisions.decide("compile", False, machine.compiler_detail)
 
 
+def with_spec(plan: Plan, spec: ModelSpec) -> Plan:
+    """The Plan for a changed model: counted, and its memory estimated, again."""
+    layout = Layout(
+        micro_batch_size=plan.micro_batch_size,
+        compute_dtype=plan.compute_dtype,
+        grad_accum=plan.grad_accum,
+        gradient_checkpointing=plan.gradient_checkpointing,
+        parallel=plan.parallel,
+        world_size=plan.world_size,
+        loss_chunk_bytes=plan.loss_chunk_bytes,
+        ema=plan.ema_decay > 0,
+        trainable=count_trainable(spec, plan.freeze),
+        attention=plan.attention,
+        device=plan.device,
+    )
+    counts = count_parameters(spec)
+    return plan.replace(
+        spec=spec,
+        parameters=counts.total,
+        active_parameters=counts.active,
+        flops_per_token=flops_per_token(spec, counts),
+        memory=estimate(spec, layout),
+    )
+
+
 def _finish(spec: ModelSpec, decisions: Decisions) -> Plan:
     counts = count_parameters(spec)
     decisions.decide("parameters", counts.total, "counted by formula")

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lumina.errors import LuminaError
+from lumina.model.spec import MoeSpec
+from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
 
-LIVE = ("learning_rate", "max_grad_norm", "weight_decay")
+ROUTING = {
+    "capacity_factor": "capacity_factor",
+    "routing_temperature": "temperature",
+    "router_jitter_noise": "jitter",
+    "expert_dropout": "expert_dropout",
+}
+"""Controls of routed layers, and the field of `MoeSpec` each changes."""
+
+LIVE = ("learning_rate", "max_grad_norm", "weight_decay", *ROUTING)
 """Controls that are read by the step: no reassembly."""
 
-REASSEMBLE = ("micro_batch_size", "gradient_checkpointing")
+EXPERTS = ("add_expert", "prune_expert")
+"""Controls that edit the State: capture, edit, assemble again. Not to be undone."""
+
+LAYOUT = ("micro_batch_size", "gradient_checkpointing")
 """Controls that change the Plan: capture, edit, assemble again."""
+
+REASSEMBLE = (*LAYOUT, *EXPERTS)
+"""Controls after which another Program trains."""
 
 
 _SENSE = {
@@ -22,6 +38,12 @@ _SENSE = {
     "weight_decay": "a decay is a number from 0",
     "micro_batch_size": "sequences a forward are a whole number from 1",
     "gradient_checkpointing": "it is none, full or selective",
+    "capacity_factor": "a factor is a number above 0",
+    "routing_temperature": "a temperature is a number above 0",
+    "router_jitter_noise": "noise is a number from 0, below 1",
+    "expert_dropout": "a chance is a number from 0, below 1",
+    "add_expert": "it is a way, busiest or mean, and the spread of the noise",
+    "prune_expert": "it names experts by layer, or none",
 }
 
 
@@ -41,6 +63,7 @@ class Change:
         undoes: the id of the change that this one takes back.
         old_scale: of a learning rate, its factor on the schedule before; an undo goes
             back to that, since the schedule has moved on.
+        seconds: what capturing, editing and assembling took, where that was needed.
     """
 
     id: int
@@ -53,6 +76,7 @@ class Change:
     outcome: str = "requested"
     undoes: int | None = None
     old_scale: float | None = None
+    seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -99,6 +123,12 @@ class Controls:
                 "E005",
                 f"there is no applied change {change_id} to undo",
                 "applied changes are in events.jsonl and in Controls.changes",
+            )
+        if change.name in EXPERTS:
+            raise LuminaError(
+                "E005",
+                f"{change.name} cannot be undone: the other experts have learned since",
+                "go back to a checkpoint from before it",
             )
         return self._ask(change.name, change.old, reason, source, undoes=change_id)
 
@@ -153,6 +183,11 @@ def edited(plan: Plan, change: Change) -> Plan:
     Raises:
         LuminaError: E002 when the ranks cannot share the global batch like that.
     """
+    if change.name == "capacity_factor":
+        moe = routed(plan)
+        change.old = moe.capacity_factor
+        changed = replace(moe, capacity_factor=float(change.value))
+        return with_spec(plan, replace(plan.spec, moe=changed))
     if change.name == "gradient_checkpointing":
         change.old = plan.gradient_checkpointing
         return plan.replace(gradient_checkpointing=change.value)
@@ -171,6 +206,17 @@ def edited(plan: Plan, change: Change) -> Plan:
     )
 
 
+def routed(plan: Plan) -> MoeSpec:
+    """The routed layers of a Plan.
+
+    Raises:
+        LuminaError: E002 when there are none.
+    """
+    if plan.spec.moe is None:
+        raise LuminaError("E002", "this model has no experts", "train with --use-moe")
+    return plan.spec.moe
+
+
 def _check(name: str, value: Any) -> None:
     """Refuse what no run could do."""
     if name not in LIVE + REASSEMBLE:
@@ -181,6 +227,14 @@ def _check(name: str, value: Any) -> None:
         )
     if isinstance(value, bool):
         good = False
+    elif name == "add_expert":
+        good = _is_recipe(value)
+    elif name == "prune_expert":
+        good = _is_choice(value)
+    elif name in ("capacity_factor", "routing_temperature"):
+        good = isinstance(value, int | float) and 0 < value < float("inf")
+    elif name in ROUTING:
+        good = isinstance(value, int | float) and 0 <= value < 1
     elif name == "gradient_checkpointing":
         good = value in ("none", "full", "selective")
     elif name == "micro_batch_size":
@@ -191,3 +245,20 @@ def _check(name: str, value: Any) -> None:
         good = isinstance(value, int | float) and 0 <= value < float("inf")
     if not good:
         raise LuminaError("E005", f"{value!r} makes no sense for {name}", _SENSE[name])
+
+
+def _is_recipe(value: Any) -> bool:
+    """Whether it says how to make an expert."""
+    if not isinstance(value, dict) or value.keys() != {"how", "noise"}:
+        return False
+    noise = value["noise"]
+    good = isinstance(noise, int | float) and 0 <= noise < float("inf")
+    return value["how"] in ("busiest", "mean") and good
+
+
+def _is_choice(value: Any) -> bool:
+    """Whether it names experts: layer -> expert, as text, as JSON has it."""
+    return isinstance(value, dict) and all(
+        isinstance(layer, str) and layer.isdigit() and isinstance(expert, int)
+        for layer, expert in value.items()
+    )

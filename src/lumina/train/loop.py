@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,8 @@ from lumina.model.interface import Batch
 from lumina.optim.schedule import learning_rate_at
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore, Kind
-from lumina.train.controls import LIVE, Change, Controls, edited
+from lumina.train.controls import EXPERTS, LIVE, ROUTING, Change, Controls, edited
+from lumina.train.experts import check_experts, edited_experts, outgrows, set_routing
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.signals import StopSignals
@@ -90,6 +92,9 @@ class Loop:
         self.recorder.restart_clock()
         try:
             while self.progress.step < self.plan.steps and not self._agreed_stop:
+                if self._agreed_change:
+                    # Rows under way have the shapes of the Program that made them.
+                    self._record(ring, newest=True)
                 if self._agreed_change and self._apply_changes():
                     feed.close()
                     feed = self._feed()
@@ -265,7 +270,7 @@ class Loop:
             change = Change(**request)
             change.step = self.progress.step
             try:
-                if change.name in LIVE:
+                if change.name in LIVE and not outgrows(self.program, change):
                     self._set_live(change)
                 else:
                     self._reassemble(change)
@@ -293,6 +298,8 @@ class Loop:
         elif change.name == "max_grad_norm":
             change.old = live.max_grad_norm.item()
             live.max_grad_norm.fill_(change.value)
+        elif change.name in ROUTING:
+            set_routing(self.program, change)
         else:
             change.old = live.weight_decay
             live.weight_decay = change.value
@@ -317,10 +324,18 @@ class Loop:
             )
 
     def _reassemble(self, change: Change) -> None:
-        """Capture, edit the Plan, assemble again."""
-        plan = edited(self.plan, change)
+        """Capture, edit the Plan or the State, assemble again."""
+        started = time.perf_counter()
+        surgical = change.name in EXPERTS
+        if surgical:
+            check_experts(self.plan, change)
+        plan = self.plan if surgical else edited(self.plan, change)
         ranks = self.program.ranks
         state = capture(self.program, self.progress, everything=True)
+        if surgical:
+            plan, state = edited_experts(plan, state, change)
         self.program.close()
         self.program = assemble(plan, StateSource(state), ranks=ranks, meta=state)
         self.recorder.plan = plan
+        # Rank 0's, for the ranks' journals are one.
+        change.seconds = ranks.share(round(time.perf_counter() - started, 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.observe.console import Console
 from lumina.plan.environment import Environment, probe
-from lumina.plan.make import make_plan
+from lumina.plan.make import make_plan, with_spec
 from lumina.plan.plan import Plan
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from lumina.state.weights import Weights, open_weights
-from lumina.train.controls import REASSEMBLE, Change, edited
+from lumina.train.controls import LAYOUT, ROUTING, Change, edited
 from lumina.train.resume import Resumption, find_resumption
 
 CHOSEN = ("flag", "file", "python")
@@ -203,10 +204,11 @@ class Preparation:
         """The Plan as the run's controls left it, where nothing newer was asked for."""
         if self.reader is None or self.resumption is None:
             return plan
+        plan = self._with_routing(plan)
         last: dict[str, Change] = {}
         for entry in self.reader.meta.journal:
             change = Change(**entry)
-            if change.name in REASSEMBLE and change.outcome in ("applied", "undone"):
+            if change.name in LAYOUT and change.outcome in ("applied", "undone"):
                 last[change.name] = change
         for name, change in last.items():
             settings = {"micro_batch_size": {"batch_size", "grad_accum"}}
@@ -224,6 +226,23 @@ class Preparation:
                     }
                 )
         return plan
+
+    def _with_routing(self, plan: Plan) -> Plan:
+        """The checkpoint's experts and routing, where nothing newer was asked for."""
+        assert self.reader is not None and self.resumption is not None
+        held, moe = self.reader.meta.spec.get("moe"), plan.spec.moe
+        if held is None or moe is None:
+            return plan
+        kept = {
+            field: held[field]
+            for leaf, field in ROUTING.items()
+            if leaf not in self.resumption.changes and field in held
+        }
+        kept["num_experts"] = held["num_experts"]
+        changed = replace(moe, **kept)
+        if changed == moe:
+            return plan
+        return with_spec(plan, replace(plan.spec, moe=changed))
 
     def _note(self, message: str) -> None:
         self.events.append(

@@ -1,0 +1,194 @@
+"""Experts added to and taken out of a State: weights, moments, buffers, shape.
+
+All routed layers have equally many experts, so an edit changes every one of them. What
+belongs to experts is known by its first axis, whatever its name: router rows, expert
+matrices, loads, biases, and the moments and averages of those that train.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lumina.errors import LuminaError
+from lumina.state.state import State
+
+NOISE = 0.01
+"""Spread of what tells a new expert from its model, over the spread of the weights."""
+
+Edit = Callable[[int, str, Tensor], Tensor]
+"""(layer, last part of the name, tensor) to the edited tensor."""
+
+
+def add_expert(
+    state: State, *, how: str = "busiest", noise: float = NOISE, seed: int = 0
+) -> State:
+    """Every routed layer gets one more expert, its last, made from the existing ones.
+
+    "busiest": a copy of the expert with the highest load, told apart by noise on its
+    matrices and router row; the two share that load, and its tokens. "mean": the mean
+    of all experts and of their router rows, with the same noise. Moments and averages
+    are copied, or averaged, likewise.
+
+    Args:
+        state: with whole tensors; it is not changed.
+        how: "busiest" or "mean".
+        noise: spread of the noise relative to that of each tensor's own values.
+        seed: of the noise; the same on every rank.
+
+    Returns:
+        A State whose `spec` and `plan` say so, sharing unedited tensors.
+
+    Raises:
+        LuminaError: E002 for a model without experts, E005 for another `how`.
+    """
+    _moe_of(state)
+    if how not in ("busiest", "mean"):
+        raise LuminaError(
+            "E005", f"there is no way {how!r} to make an expert", "busiest or mean"
+        )
+    models = {layer: int(load.argmax()) for layer, load in _loads(state).items()}
+
+    def grown(tensor: Tensor, layer: int) -> Tensor:
+        if how == "mean":
+            return tensor.float().mean(0, keepdim=True).to(tensor.dtype)
+        return tensor[models[layer] : models[layer] + 1]
+
+    def weights(layer: int, leaf: str, tensor: Tensor) -> Tensor:
+        new = grown(tensor, layer)
+        if leaf == "load":
+            new, tensor = _shared_load(tensor, models[layer], how)
+        elif leaf != "selection_bias":
+            spread = noise * tensor.float().std()
+            draw = _draw(new, seed, f"{layer}.{leaf}.{len(tensor)}")
+            new = (new.float() + spread * draw).to(tensor.dtype)
+        return torch.cat([tensor, new])
+
+    def moments(layer: int, leaf: str, tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, grown(tensor, layer)])
+
+    return _edited(state, weights, moments, change=1)
+
+
+def prune_expert(state: State, chosen: Mapping[int, int] | None = None) -> State:
+    """Every routed layer loses one expert; its router row goes, so others are chosen.
+
+    Args:
+        state: with whole tensors; it is not changed.
+        chosen: layer -> the expert to take out; other layers lose the expert with the
+            lowest load.
+
+    Returns:
+        A State whose `spec` and `plan` say so, sharing unedited tensors.
+
+    Raises:
+        LuminaError: E002 for a model without experts or with too few, E005 for a layer
+            or an expert there is not.
+    """
+    moe = _moe_of(state)
+    check_prunable(moe, chosen or {})
+    victims = {layer: int(load.argmin()) for layer, load in _loads(state).items()}
+    victims |= dict(chosen or {})
+
+    def moments(layer: int, leaf: str, tensor: Tensor) -> Tensor:
+        kept = torch.arange(len(tensor)) != victims[layer]
+        return tensor[kept].clone()
+
+    def weights(layer: int, leaf: str, tensor: Tensor) -> Tensor:
+        rest = moments(layer, leaf, tensor)
+        return rest / rest.sum().clamp(min=1e-12) if leaf == "load" else rest
+
+    return _edited(state, weights, moments, change=-1)
+
+
+def check_prunable(moe: Mapping[str, Any], chosen: Mapping[int, int]) -> None:
+    """Refuse what cannot be taken out; arguments as of `prune_expert`."""
+    experts = moe["num_experts"]
+    if experts <= max(moe["top_k"], 2):
+        raise LuminaError(
+            "E002",
+            f"{experts} experts are the fewest there can be with "
+            f"moe_top_k {moe['top_k']}",
+            "nothing was pruned",
+        )
+    for layer, expert in chosen.items():
+        if layer not in moe["layers"]:
+            raise LuminaError(
+                "E005",
+                f"block {layer} has no experts",
+                f"routed blocks are {', '.join(map(str, moe['layers']))}",
+            )
+        if not 0 <= expert < experts:
+            raise LuminaError(
+                "E005", f"there is no expert {expert}", f"they are 0 to {experts - 1}"
+            )
+
+
+def _moe_of(state: State) -> dict[str, Any]:
+    moe: dict[str, Any] | None = state.spec.get("moe")
+    if moe is None:
+        raise LuminaError("E002", "this model has no experts", "train with --use-moe")
+    return moe
+
+
+def _layer_of(name: str) -> int:
+    """`backbone.blocks.3.feedforward.gate` -> 3."""
+    return int(name.split(".blocks.")[1].split(".")[0])
+
+
+def _loads(state: State) -> dict[int, Tensor]:
+    """Layer -> each expert's share of the last step's assignments."""
+    return {
+        _layer_of(name): tensor
+        for name, tensor in state.tensors.items()
+        if name.endswith(".feedforward.load")
+    }
+
+
+def _shared_load(load: Tensor, model: int, how: str) -> tuple[Tensor, Tensor]:
+    """(the new expert's load, the others'): together one."""
+    if how == "mean":
+        new = load.mean(0, keepdim=True)
+        return new / (1 + new), load / (1 + new)
+    halved = load.clone()
+    halved[model] /= 2
+    return halved[model : model + 1], halved
+
+
+def _draw(like: Tensor, seed: int, name: str) -> Tensor:
+    """Normal noise that depends on (seed, name) alone."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.randn(like.shape, generator=generator)
+
+
+def _edited(state: State, weights: Edit, moments: Edit, change: int) -> State:
+    """The State with every tensor that has an expert axis edited."""
+
+    def edited(held: dict[str, Tensor], edit: Edit) -> dict[str, Tensor]:
+        return {
+            name: edit(_layer_of(name), name.rpartition("feedforward.")[2], tensor)
+            if state.info[name].axes[:1] == ("expert",)
+            else tensor
+            for name, tensor in held.items()
+        }
+
+    parts = copy.deepcopy(state.json_parts())
+    for spec in (parts["spec"], parts["plan"].get("spec")):
+        if spec is not None:
+            spec["moe"]["num_experts"] += change
+    return State(
+        tensors=edited(state.tensors, weights),
+        optimizer={
+            # The average is of weights, and stays beside them without noise.
+            slot: edited(held, moments)
+            for slot, held in state.optimizer.items()
+        },
+        info=dict(state.info),
+        **parts,
+    )

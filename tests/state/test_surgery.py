@@ -1,0 +1,125 @@
+"""Experts added to and taken out of a State."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.errors import LuminaError
+from lumina.model.spec import ModelSpec
+from lumina.state.surgery import add_expert, prune_expert
+from programs import tiny_plan
+
+ROUTED = "backbone.blocks.{}.feedforward.{}"
+
+
+@pytest.fixture
+def state():
+    """A State of routed layers whose every moment and load tells its expert."""
+    plan = tiny_plan(True, ema_decay=0.9)
+    moe = replace(plan.spec.moe, bias_update_rate=0.01)
+    program = assemble(plan.replace(spec=replace(plan.spec, moe=moe)))
+    state = capture(program, Progress(), everything=True)
+    g = torch.Generator().manual_seed(3)
+    for slot in state.optimizer.values():
+        for tensor in slot.values():
+            tensor.uniform_(0, 1, generator=g)
+    for layer, busiest in ((0, 2), (1, 0)):
+        load = torch.full((4,), 0.2)
+        load[busiest], load[3] = 0.5, 0.1
+        state.tensors[ROUTED.format(layer, "load")] = load
+    return state
+
+
+@pytest.mark.covers("MOD-24", "ORC-21")
+def test_a_new_expert_is_the_busiest_ones_twin(state):
+    grown = add_expert(state, noise=0.01)
+    assert (
+        grown.spec["moe"]["num_experts"]
+        == 5
+        == grown.plan["spec"]["moe"]["num_experts"]
+    )
+    assert state.spec["moe"]["num_experts"] == 4
+    for layer, busiest in ((0, 2), (1, 0)):
+        for leaf in ("router.weight", "gate", "up", "down"):
+            name = ROUTED.format(layer, leaf)
+            old, new = state.tensors[name], grown.tensors[name]
+            assert torch.equal(new[:4], old)
+            apart = (new[4] - old[busiest]).std() / old.std()
+            assert 0.005 < apart < 0.02, leaf
+            for slot in ("exp_avg", "exp_avg_sq", "ema"):
+                moments = grown.optimizer[slot][name]
+                assert torch.equal(moments[:4], state.optimizer[slot][name])
+                assert torch.equal(moments[4], moments[busiest])
+        load = grown.tensors[ROUTED.format(layer, "load")]
+        assert load[4] == load[busiest] == 0.25 and load.sum() == pytest.approx(1)
+    untouched = "backbone.blocks.0.attention.q.weight"
+    assert grown.tensors[untouched] is state.tensors[untouched]
+    again = add_expert(state, noise=0.01)
+    name = ROUTED.format(0, "gate")
+    assert torch.equal(again.tensors[name], grown.tensors[name])
+
+
+def test_a_mean_expert(state):
+    grown = add_expert(state, how="mean", noise=0.0)
+    name = ROUTED.format(1, "down")
+    torch.testing.assert_close(grown.tensors[name][4], state.tensors[name].mean(0))
+    moments = state.optimizer["exp_avg_sq"][name]
+    torch.testing.assert_close(grown.optimizer["exp_avg_sq"][name][4], moments.mean(0))
+    load = grown.tensors[ROUTED.format(1, "load")]
+    assert load[4] == pytest.approx(0.2) and load.sum() == pytest.approx(1)
+
+
+@pytest.mark.covers("MOD-24", "ORC-21")
+def test_pruning_keeps_the_others_and_reroutes(state):
+    """The pruned model is the old one in which nobody may choose that expert."""
+    pruned = prune_expert(state, {0: 1})
+    kept = {0: [0, 2, 3], 1: [0, 1, 2]}  # block 1 loses its least loaded one
+    for layer, experts in kept.items():
+        for leaf in ("router.weight", "gate", "up", "down", "selection_bias"):
+            name = ROUTED.format(layer, leaf)
+            assert torch.equal(pruned.tensors[name], state.tensors[name][experts])
+            if leaf != "selection_bias":
+                found = pruned.optimizer["exp_avg"][name]
+                assert torch.equal(found, state.optimizer["exp_avg"][name][experts])
+        assert pruned.tensors[ROUTED.format(layer, "load")].sum() == pytest.approx(1)
+
+    plan = tiny_plan(True, ema_decay=0.9)
+    barred = {k: v.clone() for k, v in state.tensors.items()}
+    for layer, expert in ((0, 1), (1, 3)):
+        # Never chosen; its share of the softmax cancels in renormalising.
+        barred[ROUTED.format(layer, "selection_bias")][expert] = -10
+    ids = torch.randint(0, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+    logits = []
+    for values, source in (
+        (pruned.spec, pruned),
+        (state.spec, replace_tensors(state, barred)),
+    ):
+        spec = ModelSpec.from_dict(values)
+        program = assemble(plan.replace(spec=spec), StateSource(source), meta=source)
+        with torch.no_grad():
+            logits.append(program.network.eval().logits(ids))
+    torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-5)
+
+
+def replace_tensors(state, tensors):
+    return replace(state, tensors=tensors)
+
+
+@pytest.mark.parametrize(
+    ("edit", "code"),
+    [
+        (lambda s: prune_expert(s, {0: 4}), "E005"),
+        (lambda s: prune_expert(s, {2: 0}), "E005"),
+        (lambda s: add_expert(s, how="magic"), "E005"),
+        (lambda s: prune_expert(prune_expert(prune_expert(s))), "E002"),
+        (lambda s: add_expert(replace(s, spec={"moe": None})), "E002"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(state, edit, code):
+    with pytest.raises(LuminaError) as caught:
+        edit(state)
+    assert caught.value.code == code
