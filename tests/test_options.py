@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lumina.config.sections import LEAVES
+from lumina.errors import LuminaError
 from option_effects import EFFECTS
 from tiny_runs import Runs
 
@@ -35,3 +36,17 @@ def test_option_changes_the_work(
     leaves: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     EFFECTS[leaves[0]](Runs(tmp_path, monkeypatch))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    # Two settings of blocks that do not exist yet are only refused with their block.
+    "leaf",
+    [leaf for leaf in EFFECTS if leaf not in ("mod_capacity_factor", "mor_recursions")],
+)
+def test_an_ignored_option_would_be_found(
+    leaf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((AssertionError, LuminaError, pytest.fail.Exception)):
+        EFFECTS[leaf](Runs(tmp_path, monkeypatch, ignored=leaf))

@@ -110,8 +110,9 @@ class Run:
 
     def tensor(self, ending: str) -> Tensor:
         """The only tensor whose name ends so."""
-        (value,) = (v for name, v in self.tensors.items() if name.endswith(ending))
-        return value
+        found = {n: t for n, t in self.tensors.items() if n.endswith(ending)}
+        assert len(found) == 1, (ending, list(found))
+        return found.popitem()[1]
 
     def slot(self, kind: str) -> dict[str, Tensor]:
         """Moments or averages of the newest checkpoint."""
@@ -131,9 +132,13 @@ class Runs:
     Attributes:
         folder: a new one for every test; runs and data go here.
         monkeypatch: for an effect that looks inside.
+        ignored: an option that is taken and then does nothing, to try out a test.
     """
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, ignored: str | None = None
+    ) -> None:
+        self.ignored = ignored
         self.folder = folder
         self.monkeypatch = monkeypatch
         self._number = itertools.count()
@@ -165,6 +170,7 @@ class Runs:
             "num_workers": 1,
             "seed": 1,
         }
+        leaves.pop(self.ignored or "", None)
         return Config(**(start | leaves))
 
     def train(self, around: Around | None = None, **leaves: Any) -> Run:

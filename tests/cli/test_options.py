@@ -35,7 +35,7 @@ def other_value(leaf: str) -> str:
         "vocab_size": "640", "hidden_size": "256", "tokenizer_vocab_size": "300",
         "max_record_bytes": "4096", "loss_chunk_bytes": "131072", "rope_theta": "5e5",
         "max_grad_norm": "0.25", "epochs": "2.5", "capacity_factor": "2.5",
-        "num_kv_heads": "2", "rope_factor": "4",
+        "num_kv_heads": "2", "rope_factor": "4", "rope_high_freq_factor": "8",
     }  # fmt: skip
     if leaf in texts:
         return texts[leaf]
@@ -49,6 +49,8 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
     beside = {
         "rope_factor": ["--rope-scaling", "linear"],
         "rope_original_length": ["--rope-scaling", "yarn"],
+        "rope_low_freq_factor": ["--rope-scaling", "llama3"],
+        "rope_high_freq_factor": ["--rope-scaling", "llama3"],
         "min_lr": ["--learning-rate", "0.5"],
     }.get(leaf, [])
     for spelling in {"--" + leaf, "--" + leaf.replace("_", "-")}:
