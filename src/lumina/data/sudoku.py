@@ -189,7 +189,8 @@ def _lines(uniforms: Tensor) -> Tensor:
     """[B, 12] draws to a permutation [B, 9] of lines that keeps threes together."""
     bands = uniforms[:, :3].argsort(dim=1)
     within = uniforms[:, 3:].unflatten(1, (3, 3)).argsort(dim=2)
-    return (bands[:, :, None] * 3 + within).flatten(1)
+    lines: Tensor = bands[:, :, None] * 3 + within
+    return lines.flatten(1)
 
 
 def invariants(boards: NDArray[np.uint8], rounds: int = 3) -> NDArray[np.uint64]:

@@ -88,7 +88,7 @@ class Network(nn.Module):
         hidden = self.backbone(batch, cache=cache).hidden
         if last_only:
             hidden = hidden[:, -1:]
-        return self.objective.logits(hidden, self._tied)
+        return self.objective.logits(hidden, self._tied)  # type: ignore[no-any-return]
 
     def initial_value(self, name: str, seed: int) -> Tensor:
         """What parameter or persistent buffer `name` starts as: float32, CPU, whole."""

@@ -66,9 +66,10 @@ class PuzzleObjective(nn.Module):
             aux,
         )
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[B, S, D] to [B, S, vocab_size] float32."""
-        return self.head(hidden)[..., : self.vocab_size].float()  # type: ignore[no-any-return]
+    def logits(self, hidden: Tensor, tied: None = None) -> Tensor:
+        """[B, S, D] to [B, S, vocab_size] float32; the head is never tied."""
+        scores: Tensor = self.head(hidden)
+        return scores[..., : self.vocab_size].float()
 
     def _cross_entropy(self, logits_bsv: Tensor, labels: Tensor) -> Tensor:
         """[B, S], 0 where nothing is to be learned."""
