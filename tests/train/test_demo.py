@@ -58,7 +58,7 @@ def conclude(folder: Path, model: float, quick: bool = False) -> tuple[int, str]
     demo = Demo(DemoOptions(folder, quick=quick), said.append)
     runs = [TrainResult(folder / run, 2.0, 2.0, 5, 100) for run in ("a", "b")]
     scores = Scores(byte_bigram=3.5, gzip=2.1, token_bigram=1.9, model=model)
-    code = demo._conclude(runs[0], runs[1], scores, Pace({"fp32": 0.1}))
+    code = demo._conclude(runs[0], runs[1], scores, Pace({"fp32": [0.1]}))
     return code, "\n".join(said)
 
 
@@ -78,10 +78,13 @@ def test_each_yardstick_is_said_to_be_beaten_or_not() -> None:
 
 
 def test_bf16_is_chosen_only_where_it_is_clearly_faster() -> None:
-    assert Pace({"fp32": 1.0, "bf16": 0.5}).precision == "bf16"
-    assert Pace({"fp32": 1.0, "bf16": 0.97}).precision == "fp32"
-    assert Pace({"fp32": 1.0, "bf16": 3.0}).step_seconds == 1.0
-    assert Pace({"fp32": 1.0}).precision == "fp32"
+    assert Pace({"fp32": [1.0], "bf16": [0.5]}).precision == "bf16"
+    assert Pace({"fp32": [1.0], "bf16": [0.97]}).precision == "fp32"
+    assert Pace({"fp32": [1.0], "bf16": [3.0]}).step_seconds == 1.0
+    assert Pace({"fp32": [1.0]}).precision == "fp32"
+    disturbed = Pace({"fp32": [1.0, 9.0, 8.0], "bf16": [3.0, 3.0, 3.0]})
+    assert disturbed.precision == "fp32"
+    assert disturbed.step_seconds == 8.0
 
 
 def test_steps_fill_a_share_of_the_time_left_within_bounds() -> None:

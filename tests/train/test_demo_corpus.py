@@ -61,7 +61,7 @@ def test_modules_are_read_and_never_run(tmp_path: Path) -> None:
     (library / "latin.py").write_bytes(b"# caf\xe9\n")
     found = corpus.collect(library, least_bytes=10, held_out_bytes=0)
     assert {s.name for s in found.train} == {"loud.py", "broken.py", "topics/while"}
-    assert conversations.conversations(found.train, 1)
+    assert conversations.conversations(found.train)
     assert not flag.exists()
 
 
@@ -91,7 +91,7 @@ def test_documents_are_written_as_json_lines(tmp_path: Path) -> None:
 def test_what_copytree_does_is_asked_and_answered(
     library: corpus.Corpus, tmp_path: Path
 ) -> None:
-    records = conversations.conversations(library.train + library.held_out, 2)
+    records = conversations.conversations(library.train + library.held_out)
     path = conversations.write_conversations(records, tmp_path / "chat.jsonl")
     asked = {}
     for line in path.read_text("utf-8").splitlines():
@@ -99,7 +99,7 @@ def test_what_copytree_does_is_asked_and_answered(
         assert (question["role"], answer["role"]) == ("user", "assistant")
         asked[question["content"]] = answer["content"]
     about = [q for q in asked if "shutil.copytree" in q]
-    assert len(about) == 2
+    assert len(about) == len(conversations.QUESTIONS)
     assert asked[about[0]].startswith("Recursively copy a directory tree")
     assert len(asked) > 2_000
 
@@ -117,16 +117,19 @@ def _hidden():
 class Box:
     """Holds several other things."""
     def open(self):
-        """lower case first, so no sentence."""
-    def shut(self):
-        """S.shut() -> bool, which is a signature."""
+        """Opens the box, as methods do."""
+def lower():
+    """lower case first, so no sentence."""
+def shut():
+    """S.shut() -> bool, which is a signature."""
 '''
     found = list(conversations.entries(corpus.Source("pack/__init__.py", text)))
     assert [(e.name, e.answer) for e in found] == [
         ("pack", "About the module as a whole."),
         ("pack.Box", "Holds several other things."),
     ]
-    assert not list(conversations.entries(corpus.Source("_private.py", text)))
+    for name in ("_private.py", "pack/part.py", "topics/while"):
+        assert not list(conversations.entries(corpus.Source(name, text)))
 
 
 def test_gzip_yardstick_is_gzip_nine() -> None:

@@ -17,7 +17,8 @@ QUESTIONS = (
     "What is {name} for?",
     "Tell me what {name} does.",
 )
-SHORTEST, LONGEST = 20, 300  # characters of an answer
+SHORTEST, LONGEST = 20, 160  # characters of an answer
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 NOT_ASKED = {"idlelib", "turtledemo", "distutils", "pydoc_data"}
 
 
@@ -30,7 +31,11 @@ class Entry:
 
 
 def entries(source: Source) -> Iterator[Entry]:
-    """Public functions, classes and methods of one module that explain themselves."""
+    """A module and its public functions and classes, where they explain themselves.
+
+    Methods and modules inside packages are left out: what remains is few enough for a
+    small model to learn in minutes.
+    """
     module = module_name(source.name)
     if module is None:
         return
@@ -38,37 +43,30 @@ def entries(source: Source) -> Iterator[Entry]:
         tree = ast.parse(source.text)
     except SyntaxError:  # library files that are deliberately no valid Python
         return
-    yield from _walk(tree, module)
+    public = [
+        (f"{module}.{node.name}", node)
+        for node in tree.body
+        if isinstance(node, Definition) and not node.name.startswith("_")
+    ]
+    for name, node in [(module, tree), *public]:
+        if answer := first_paragraph(node):
+            yield Entry(name, answer)
 
 
 def module_name(path: str) -> str | None:
-    """The name one imports, or None for what one does not."""
+    """The name of a top-level module or package, or None for anything else."""
     posix = PurePosixPath(path)
     parts = posix.with_suffix("").parts
     if parts and parts[-1] == "__init__":
         parts = parts[:-1]
     private = any(part.startswith("_") for part in parts)
-    if posix.suffix != ".py" or not parts or private or parts[0] in NOT_ASKED:
+    if posix.suffix != ".py" or len(parts) != 1 or private or parts[0] in NOT_ASKED:
         return None
-    return ".".join(parts)
-
-
-def _walk(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
-) -> Iterator[Entry]:
-    if answer := first_paragraph(node):
-        yield Entry(name, answer)
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return  # what is defined inside a function cannot be asked for
-    for child in node.body:
-        if isinstance(
-            child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        ) and not child.name.startswith("_"):
-            yield from _walk(child, f"{name}.{child.name}")
+    return parts[0]
 
 
 def first_paragraph(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
+    node: ast.Module | Definition,
 ) -> str | None:
     """The docstring's first paragraph on one line, if it reads like an answer."""
     docstring = inspect.cleandoc(ast.get_docstring(node) or "")
@@ -84,22 +82,19 @@ def first_paragraph(
     return paragraph if paragraph.endswith((".", "!", "?")) else f"{paragraph}."
 
 
-def conversations(sources: Iterable[Source], phrasings: int) -> list[dict[str, object]]:
-    """Every entry asked in `phrasings` different ways, as {"messages": [...]}."""
-    records: list[dict[str, object]] = []
+def conversations(sources: Iterable[Source]) -> list[dict[str, object]]:
+    """Every entry asked in every way, as {"messages": [...]}."""
     known = {entry.name: entry for source in sources for entry in entries(source)}
-    for place, entry in enumerate(known.values()):
-        for turn in range(phrasings):
-            question = QUESTIONS[(place + turn) % len(QUESTIONS)]
-            records.append(
-                {
-                    "messages": [
-                        {"role": "user", "content": question.format(name=entry.name)},
-                        {"role": "assistant", "content": entry.answer},
-                    ]
-                }
-            )
-    return records
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": question.format(name=entry.name)},
+                {"role": "assistant", "content": entry.answer},
+            ]
+        }
+        for entry in known.values()
+        for question in QUESTIONS
+    ]
 
 
 def write_conversations(records: list[dict[str, object]], path: Path) -> Path:

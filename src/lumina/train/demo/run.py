@@ -22,10 +22,12 @@ from lumina.train.trainer import Trainer, TrainResult
 
 VOCABULARY = 2048
 # Shares of the time left when each begins; the rest is for loading and measuring.
-PRETRAIN_SHARE = 0.68
-FINE_TUNE_SHARE = 0.6
-MOST_STEPS = 4000  # beyond this the corpus has been seen often enough
-PRETRAIN_RATE, FINE_TUNE_RATE = 4e-3, 2e-3
+PRETRAIN_SHARE = 0.6
+FINE_TUNE_SHARE = 0.75
+# Beyond these the texts have been seen often enough (about five and eight times).
+MOST_PRETRAIN_STEPS, MOST_FINE_TUNE_STEPS = 4000, 500
+# The answers are learned by heart: many small steps do that faster than few large ones.
+FINE_TUNE_BATCH = 8
 EVALUATIONS = 5
 FAVOURITES = ("shutil.copytree", "shutil.copy", "textwrap.dedent", "json.dump")
 PROMPT = "def read_file(path):\n"
@@ -102,13 +104,13 @@ class Demo:
         self._heading("Text: this Python's own library")
         most, held = corpus.MOST_BYTES, corpus.HELD_OUT_BYTES
         if self.options.quick:
-            most, held = 300_000, 20_000
+            most, held = 300_000, 60_000
         found = corpus.collect(most_bytes=most, held_out_bytes=held)
         self.corpus = found
         data = self.folder / "data"
         data.mkdir(parents=True)
-        train = conversations.conversations(found.train, phrasings=2)
-        held_out = conversations.conversations(found.held_out, phrasings=1)
+        train = conversations.conversations(found.train)
+        held_out = conversations.conversations(found.held_out)
         self.files = Files(
             library=corpus.write_texts(found.train, data / "library.jsonl"),
             held_out=corpus.write_texts(found.held_out, data / "held-out.jsonl"),
@@ -132,14 +134,12 @@ class Demo:
         self.say(f"{tokenizer.vocab_size:,} tokens")
         return tokenizer
 
-    def _config(self, name: str, train: Path, held_out: Path, rate: float) -> Config:
+    def _config(self, name: str, train: Path, held_out: Path) -> Config:
         config = ConfigPresets.debug().replace(
             train_data=(str(train),),
-            eval_data=(str(held_out),),
+            eval_data=(str(held_out),) if held_out.stat().st_size else (),
             tokenizer=str(self.folder / "tokenizer"),
             run_dir=str(self.folder / name),
-            learning_rate=rate,
-            min_lr=rate / 50,
             save_every_n_batches=0,
             log_every_n_batches=20,
             eval_batches=8,
@@ -150,9 +150,7 @@ class Demo:
         return config
 
     def _base_config(self) -> Config:
-        return self._config(
-            "library", self.files.library, self.files.held_out, PRETRAIN_RATE
-        )
+        return self._config("library", self.files.library, self.files.held_out)
 
     def _measure(self) -> Pace:
         self._heading("Pace: a few steps in each precision")
@@ -161,23 +159,25 @@ class Demo:
         self.say(pace.describe())
         return pace
 
-    def _train(self, config: Config, pace: Pace, share: float) -> TrainResult:
-        least, most = (5, 5) if self.options.quick else (20, MOST_STEPS)
-        steps = self.budget.steps(share, pace.step_seconds, least, most)
+    def _train(self, config: Config, steps: int, seconds: float) -> TrainResult:
+        if self.options.quick:
+            steps = 5
+        left, minutes = self.budget.left, self.options.minutes
         self.say(
-            f"{steps} steps, about {steps * pace.step_seconds:.0f} s of the "
-            f"{self.budget.left:.0f} s left of {self.options.minutes:g} minutes"
+            f"{steps} steps, about {steps * seconds:.0f} s of the {left:.0f} s left of "
+            f"{minutes:g} minutes"
         )
         every = -(-steps // EVALUATIONS)
-        return Trainer(
-            config.replace(
-                steps=steps, eval_every_n_batches=every, precision=pace.precision
-            )
-        ).train()
+        return Trainer(config.replace(steps=steps, eval_every_n_batches=every)).train()
 
     def _pretrain(self, pace: Pace) -> TrainResult:
         self._heading("Pretraining: the preset `debug` on the library")
-        return self._train(self._base_config(), pace, PRETRAIN_SHARE)
+        config = self._base_config().replace(precision=pace.precision)
+        seconds = pace.step_seconds
+        steps = self.budget.steps(
+            PRETRAIN_SHARE, seconds, least=20, most=MOST_PRETRAIN_STEPS
+        )
+        return self._train(config, steps, seconds)
 
     def _score(self, base: TrainResult, tokenizer: Tokenizer) -> Scores:
         """The pretrained model and the yardsticks on the held-out documents."""
@@ -207,13 +207,19 @@ class Demo:
 
     def _fine_tune(self, base: TrainResult, pace: Pace) -> TrainResult:
         self._heading("Fine-tuning: questions and answers, from the pretrained weights")
+        self.say("(learned by heart: the loss on held-out questions may rise)")
         config = self._config(
-            "answers",
-            self.files.questions,
-            self.files.questions_held_out,
-            FINE_TUNE_RATE,
-        ).replace(init_from=str(base.run_dir))
-        return self._train(config, pace, FINE_TUNE_SHARE)
+            "answers", self.files.questions, self.files.questions_held_out
+        )
+        if not self.options.quick:
+            config = config.replace(global_batch_size=FINE_TUNE_BATCH)
+        config = config.replace(init_from=str(base.run_dir), precision=pace.precision)
+        rows = self._base_config().get("global_batch_size")
+        seconds = pace.step_seconds * FINE_TUNE_BATCH / rows
+        steps = self.budget.steps(
+            FINE_TUNE_SHARE, seconds, least=20, most=MOST_FINE_TUNE_STEPS
+        )
+        return self._train(config, steps, seconds)
 
     def _ask(self, answers: TrainResult) -> None:
         """Two questions it was trained on, one it never saw."""
