@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -152,12 +153,7 @@ class Program:
             fill(local(tensor.detach()), tensor.detach(), value)
         self._make_optimizer()
         if self.plan.parallel == "ddp":
-            self.model = DistributedDataParallel(
-                network,
-                device_ids=[self.device] if self.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-                broadcast_buffers=False,
-            )
+            self.model = _replicated(network, self.device)
 
     def _make_optimizer(self) -> None:
         """Masters, moments, and where gradients gather."""
@@ -310,6 +306,19 @@ def _freeze(
 def _matches(name: str, pattern: str) -> bool:
     """Glob match on the whole name, or on it without its first part."""
     return fnmatch(name, pattern) or fnmatch(name.split(".", 1)[-1], pattern)
+
+
+def _replicated(network: Network, device: torch.device) -> nn.Module:
+    """DDP: whole weights on every rank, gradients averaged."""
+    with warnings.catch_warnings():
+        # torch 2.13 renames the last option; 2.11 has only this name.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            network,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
+        )
 
 
 def _shard(network: Network, dtype: torch.dtype, plan: Plan) -> None:
