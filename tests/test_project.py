@@ -40,7 +40,6 @@ def make_targets() -> set[str]:
         "lumina",
         "lumina.errors",
         "lumina.config",
-        "lumina.orchestrator",
         "lumina.plan.plan",
         "lumina.model.spec",
         "lumina.cli.main",
