@@ -64,7 +64,7 @@ def test_a_signal_saves_at_the_next_step(trainings, whole, number, code):
 def test_a_second_ctrl_c_ends_at_once(trainings):
     # Steps so long that the next one does not come before the second signal.
     slow = words(
-        "--global-batch-size 256 --batch-size 256 --seq-length 256 --hidden-size 256"
+        "--global-batch-size 64 --batch-size 64 --seq-length 256 --hidden-size 256"
     )
     running = trainings.start("twice", *FLAGS, *slow, "--save-every-n-batches", "1")
     folder = trainings.folder / "twice"
@@ -120,7 +120,9 @@ def test_a_dying_rank_ends_the_others(trainings):
     os.kill(ranks[1], signal.SIGKILL)
     assert process.wait(60) not in (0, None)
     assert not any(alive(pid) for pid in ranks)
-    assert "Traceback" not in trainings.output("dying")
+    output = trainings.output("dying")
+    assert "Traceback" not in output
+    assert "rank 1 was ended by signal 9" in output and "--auto-resume" in output
 
 
 @pytest.mark.faults

@@ -153,3 +153,21 @@ def test_the_optimizer_has_no_state_of_frozen_parameters(stream):
     assert frozen and frozen.isdisjoint(after.optimizer["exp_avg"])
     for name, tensor in before.tensors.items():
         assert torch.equal(after.tensors[name], tensor) == (name in frozen), name
+
+
+@pytest.mark.covers("TRN-06")
+@pytest.mark.parametrize("moe", [False, True], ids=["dense", "moe"])
+def test_matrices_decay_and_norms_do_not(stream, moe):
+    def after_two_steps(**changes):
+        program = assemble(tiny_plan(moe, warmup_steps=0, **changes))
+        _, progress = take_steps(program, stream, 2)
+        return capture(program, progress).tensors
+
+    plain = after_two_steps(weight_decay=0.0)
+    decayed = after_two_steps(weight_decay=100.0)
+    for name, tensor in plain.items():
+        if name.endswith("norm.weight"):
+            # Only through the other weights' gradients: by no more than two updates.
+            assert (decayed[name] - tensor).abs().max() < 4 * 3e-3, name
+        elif tensor.ndim >= 2:
+            assert decayed[name].norm() < 0.75 * tensor.norm(), name

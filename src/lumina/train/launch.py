@@ -82,15 +82,27 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def _tell_killed(rank: int, number: int) -> None:
+    """It could not say so itself; the others will only miss its messages."""
+    print(
+        f"rank {rank} was ended by signal {number} ({signal.strsignal(number)}); the "
+        "others end too\n  what to do: go on from the last checkpoint with "
+        "--auto-resume; a rank killed by the system may have run out of memory",
+        file=sys.stderr,
+    )
+
+
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     """Wait for all; the first failure ends the rest after a grace period."""
     failed: int | None = None
     deadline = float("inf")
     while any(process.poll() is None for process in processes):
-        for process in processes:
+        for rank, process in enumerate(processes):
             code = process.poll()
             if code and failed is None:
                 failed = code if code > 0 else 128 - code
+                if code < 0 and failed not in (130, 143):
+                    _tell_killed(rank, -code)
                 deadline = time.monotonic() + (
                     GRACE_SECONDS if failed in (130, 143) else 3.0
                 )
