@@ -23,6 +23,20 @@ REFUSED = {
     "frequencies the wrong way round": dict(
         rope_low_freq_factor=5, rope_scaling="llama3", rope_factor=2
     ),
+    "a latent of queries alone": dict(mla_q_rank=16),
+    "a latent and fewer key heads": dict(
+        hidden_size=64, num_heads=4, num_kv_heads=2, mla_kv_rank=16
+    ),
+    "a latent and norms of heads": dict(mla_kv_rank=16, qk_norm="rms"),
+    "all channels rotated": dict(head_dim=16, mla_kv_rank=16, mla_rope_dim=16),
+    "values wider than keys": dict(head_dim=16, mla_kv_rank=16, mla_value_dim=32),
+    "unequal groups": dict(use_moe=True, num_experts=6, moe_groups=4),
+    "more groups than there are": dict(
+        use_moe=True, num_experts=8, moe_groups=2, moe_top_groups=3
+    ),
+    "more choices than their groups hold": dict(
+        use_moe=True, num_experts=8, moe_groups=4, moe_top_k=3
+    ),
     "more choices than experts": dict(use_moe=True, num_experts=4, moe_top_k=5),
     "final rate above the peak": dict(learning_rate=1e-4, min_lr=1e-3),
     "batches": dict(global_batch_size=10, batch_size=4),

@@ -33,6 +33,14 @@ SHAPES = {
         "rope_low_freq_factor": 1.0,
         "rope_high_freq_factor": 4.0,
     },
+    "latent": {"mla_kv_rank": 12, "mla_rope_dim": 4, "mla_value_dim": 6},
+    "latent with a window": {
+        "mla_kv_rank": 12,
+        "mla_q_rank": 20,
+        "mla_rope_dim": 2,
+        "mla_value_dim": 8,
+        "window_size": 6,
+    },
     "window": {"window_size": 6},
     "window and groups": {"window_size": 5, "num_kv_heads": 2, "qk_norm": "l2"},
     "yarn": {

@@ -13,6 +13,12 @@ from networks import random_ids, tiny_spec
 MOE = MoeSpec(
     num_experts=4, top_k=2, intermediate_size=24, layers=(1,), bias_update_rate=0.1
 )
+LATENT = {
+    "mla_kv_rank": 20,
+    "mla_q_rank": 12,
+    "mla_rope_dim": 2,
+    "mla_value_dim": 4,
+}
 SPECS = {
     "dense": tiny_spec(),
     "tied": tiny_spec(tie_embeddings=True, num_kv_heads=1),
@@ -20,6 +26,7 @@ SPECS = {
     "l2": tiny_spec(qk_norm="l2"),
     "rms-full": tiny_spec(qk_norm="rms_full"),
     "bias": tiny_spec(attention_bias=True),
+    "latent": tiny_spec(num_kv_heads=4, **LATENT),
     "moe": tiny_spec(moe=MOE),
 }
 

@@ -23,6 +23,13 @@ SPECS = {
     "l2": {"qk_norm": "l2"},
     "rms-full": {"qk_norm": "rms_full"},
     "bias": {"attention_bias": True},
+    "latent": {
+        "num_kv_heads": 4,
+        "mla_kv_rank": 20,
+        "mla_q_rank": 12,
+        "mla_rope_dim": 4,
+        "mla_value_dim": 6,
+    },
     "yarn": {
         "rope_scaling": "yarn",
         "rope_factor": 4.0,

@@ -146,6 +146,27 @@ def biases(runs: Runs) -> None:
     assert having.tensor("attention.q.bias").any()
 
 
+@shows("mla_kv_rank", "mla_q_rank", "mla_rope_dim", "mla_value_dim")
+def latent_attention(runs: Runs) -> None:
+    def shapes(**leaves: int) -> dict[str, tuple[int, ...]]:
+        run = runs.train(num_kv_heads=2, num_layers=1, steps=1, **leaves)
+        stem = "backbone.blocks.0.attention."
+        names = [name for name in run.tensors if name.startswith(stem)]
+        return {n.removeprefix(stem): tuple(run.tensors[n].shape) for n in names}
+
+    assert "kv_down.weight" not in shapes()
+    usual = shapes(mla_kv_rank=12)
+    assert usual["kv_down.weight"] == (12 + 8, 32) and usual["q.weight"] == (32, 32)
+    assert usual["kv_up.weight"] == (2 * (8 + 8), 12)
+    assert shapes(mla_kv_rank=12, mla_q_rank=6)["q_up.weight"] == (32, 6)
+    turned = shapes(mla_kv_rank=12, mla_rope_dim=4)
+    assert turned["kv_down.weight"] == (12 + 4, 32)
+    narrow = shapes(mla_kv_rank=12, mla_value_dim=6)
+    assert narrow["out.weight"] == (32, 2 * 6)
+    assert "mla_kv_rank" in _refusal(runs, mla_q_rank=6)
+    assert "num_kv_heads" in _refusal(runs, mla_kv_rank=12)
+
+
 @shows("window_size")
 def window(runs: Runs) -> None:
     """Through one layer, a token sees as far back as the window reaches."""

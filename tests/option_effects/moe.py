@@ -66,6 +66,24 @@ def dispatch(runs: Runs) -> None:
     assert enough == 0 and 0.5 < scarce < 1
 
 
+@shows("moe_groups", "moe_top_groups")
+def groups(runs: Runs) -> None:
+    """Choices from one group of two are these two: their neighbours' loads agree."""
+    beside = {"num_experts": 4, "moe_intermediate_size": 16, "use_moe": True}
+    free, bound, both = (
+        runs.train(steps=1, **beside, **leaves)
+        for leaves in (
+            {},
+            {"moe_groups": 2},
+            {"moe_groups": 2, "moe_top_groups": 2},
+        )
+    )
+    pairs = [row[0] == row[1] and row[2] == row[3] for row in bound.rows[0]["moe.load"]]
+    assert all(pairs)
+    assert free.rows[0]["moe.load"] == both.rows[0]["moe.load"]
+    assert free.rows[0]["moe.load"] != bound.rows[0]["moe.load"]
+
+
 @shows("moe_normalise_top_k")
 def normalised(runs: Runs) -> None:
     on, off = runs.both("moe_normalise_top_k", True, False, **EXPERTS)

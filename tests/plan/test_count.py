@@ -23,6 +23,8 @@ SMALL = {"vocab_size": 1000, "hidden_size": 96, "num_heads": 6, "num_layers": 3}
         {"qk_norm": "l2", "num_kv_heads": 3},
         {"qk_norm": "rms_full", "num_kv_heads": 3},
         {"attention_bias": True, "num_kv_heads": 2},
+        {"mla_kv_rank": 40},
+        {"mla_kv_rank": 40, "mla_q_rank": 24, "mla_rope_dim": 4, "mla_value_dim": 10},
         {"use_moe": True, "num_experts": 4, "moe_intermediate_size": 40},
         {"use_moe": True, "moe_pattern": "sandwich", "moe_bias_update_rate": 0.1},
         {"use_moe": True, "moe_pattern": "interleaved", "tie_embeddings": True},

@@ -106,11 +106,13 @@ def measured(options: dict[str, Any], dtype: torch.dtype, mode: str) -> tuple[in
         {"qk_norm": "rms", "dropout": 0.1},
         {"qk_norm": "l2"},
         {"qk_norm": "rms_full", "attention_bias": True},
+        {"num_kv_heads": 4, "mla_kv_rank": 24},
+        {"num_kv_heads": 4, "mla_kv_rank": 24, "mla_q_rank": 40},
         MOE,
         MOE | {"moe_pattern": "interleaved"},
         MOE | {"moe_dispatch": "capacity"},
     ],
-    ids=["dense", "rms", "l2", "full", "moe", "interleaved", "capacity"],
+    ids=["dense", "rms", "l2", "full", "latent", "latent-queries", "moe", "interleaved", "capacity"],
 )
 def test_the_estimate_is_what_a_step_holds(
     options: dict[str, Any], mode: str, dtype: torch.dtype

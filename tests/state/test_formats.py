@@ -43,6 +43,23 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2}
+DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "n_shared_experts": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 1.5,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 20,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 6,
+    "qk_nope_head_dim": 12,
+    "v_head_dim": 10,
+    "num_mtp_layers": 0,
+}
 QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0}
 THEIRS = {
     "llama": ("llama", {"tie_word_embeddings": True}),
@@ -74,6 +91,37 @@ THEIRS = {
     ),
     "olmoe": ("olmoe", EXPERTS),
     "olmoe renormalised": ("olmoe", {"norm_topk_prob": True, **EXPERTS}),
+    "deepseek-v3": ("deepseek_v3", DEEPSEEK),
+    "deepseek-v3 without groups": (
+        "deepseek_v3",
+        DEEPSEEK
+        | {
+            "q_lora_rank": None,
+            "n_group": 1,
+            "topk_group": 1,
+            "n_shared_experts": 2,
+            "first_k_dense_replace": 0,
+            "norm_topk_prob": False,
+            "rms_norm_eps": 1e-5,
+        },
+    ),
+    "deepseek-v3 yarn": (
+        "deepseek_v3",
+        DEEPSEEK
+        | {
+            "v_head_dim": 18,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 16,
+                "beta_fast": 32,
+                "beta_slow": 1,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+            },
+        },
+    ),
 }
 
 
@@ -186,6 +234,13 @@ CHOICES = {
     "mixtral": tiny_spec(moe=ROUTED),
     "qwen3_moe": tiny_spec(qk_norm="rms", moe=replace(ROUTED, layers=(1,))),
     "olmoe": tiny_spec(qk_norm="rms_full", moe=replace(ROUTED, normalise_top_k=False)),
+    "deepseek_v3": tiny_spec(
+        num_kv_heads=4,
+        mla_kv_rank=20,
+        mla_rope_dim=4,
+        mla_value_dim=6,
+        moe=replace(ROUTED, score="sigmoid", shared_experts=1, layers=(1,)),
+    ),
 }
 
 

@@ -62,6 +62,18 @@ class ModelSection(Section):
     attention_bias: bool = Field(
         False, description="biases on queries, keys and values, as Qwen2"
     )
+    mla_kv_rank: int = Field(
+        0, ge=0, description="width of the latent of keys and values (MLA); 0: none"
+    )
+    mla_q_rank: int = Field(
+        0, ge=0, description="width of the latent of queries; 0: none"
+    )
+    mla_rope_dim: int = Field(
+        0, ge=0, description="rotated channels of a head; 0: half of them"
+    )
+    mla_value_dim: int = Field(
+        0, ge=0, description="width of a head's values; 0: its channels not rotated"
+    )
     window_size: int = Field(
         0, ge=0, description="sliding attention window in tokens; 0: full attention"
     )
@@ -92,6 +104,12 @@ class MoeSection(Section):
     )
     moe_score_scale: float = Field(
         1.0, gt=0, description="factor on the weights of a token's experts"
+    )
+    moe_groups: int = Field(
+        1, ge=1, description="groups of experts, as DeepSeek-V3; 1: no groups"
+    )
+    moe_top_groups: int = Field(
+        1, ge=1, description="groups that a token's experts may come from"
     )
     moe_intermediate_size: int | None = Field(
         None, ge=1, description="SwiGLU width of one expert; default: the MLP's"

@@ -20,6 +20,7 @@ def check_combinations(config: Config) -> None:
         LuminaError: E002, naming the options, their values and a way out.
     """
     _check_shape(config)
+    _check_latent(config)
     _check_rope(config)
     _check_moe(config)
     _check_training(config)
@@ -75,6 +76,43 @@ def _check_shape(config: Config) -> None:
         )
 
 
+def _check_latent(config: Config) -> None:
+    model = config.model
+    parts = ("mla_q_rank", "mla_rope_dim", "mla_value_dim")
+    if not model.mla_kv_rank:
+        for leaf in parts:
+            if config.get(leaf):
+                _refuse(
+                    f"{leaf} {config.get(leaf)} does nothing: mla_kv_rank is 0",
+                    f"set mla_kv_rank, or leave {leaf} out",
+                )
+        return
+    for leaf, plain in (("qk_norm", "none"), ("attention_bias", False)):
+        if config.get(leaf) != plain:
+            _refuse(
+                f"{leaf} {config.get(leaf)} and mla_kv_rank {model.mla_kv_rank} do not "
+                "go together: latent attention has norms of its own and no biases",
+                f"leave {leaf} out",
+            )
+    if model.num_kv_heads not in (None, model.num_heads):
+        _refuse(
+            f"num_kv_heads {model.num_kv_heads} and mla_kv_rank {model.mla_kv_rank} do "
+            "not go together: every head has keys and values from the latent",
+            "leave num_kv_heads out",
+        )
+    head_dim = model.head_dim or model.hidden_size // model.num_heads
+    if model.mla_rope_dim % 2 or model.mla_rope_dim >= head_dim:
+        _refuse(
+            f"mla_rope_dim {model.mla_rope_dim} of head_dim {head_dim}",
+            "an even number of a head's channels, not all, are rotated",
+        )
+    if model.mla_value_dim > head_dim:
+        _refuse(
+            f"mla_value_dim {model.mla_value_dim} is more than head_dim {head_dim}",
+            "values are at most as wide as keys",
+        )
+
+
 def _check_rope(config: Config) -> None:
     model = config.model
     if model.rope_factor != 1.0 and model.rope_scaling == "none":
@@ -106,10 +144,36 @@ def _check_rope(config: Config) -> None:
 
 def _check_moe(config: Config) -> None:
     moe = config.moe
+    _check_groups(config)
     if moe.use_moe and moe.num_experts and moe.moe_top_k > moe.num_experts:
         _refuse(
             f"moe_top_k {moe.moe_top_k} is more than num_experts {moe.num_experts}",
             f"a token can go to at most {moe.num_experts} experts",
+        )
+
+
+def _check_groups(config: Config) -> None:
+    moe = config.moe
+    if moe.moe_top_groups > moe.moe_groups:
+        _refuse(
+            f"moe_top_groups {moe.moe_top_groups} is more than moe_groups "
+            f"{moe.moe_groups}",
+            "a token's experts come from some of the groups",
+        )
+    experts, groups = moe.num_experts, moe.moe_groups
+    if groups == 1 or not moe.use_moe:
+        return
+    if experts is None or experts % groups or experts < 2 * groups:
+        _refuse(
+            f"num_experts {experts} does not make {groups} groups (moe_groups) of two "
+            "or more",
+            f"use --num-experts {max(2, round((experts or 0) / groups)) * groups}",
+        )
+    elif moe.moe_top_k > experts // groups * moe.moe_top_groups:
+        _refuse(
+            f"moe_top_k {moe.moe_top_k} is more than the experts of "
+            f"{moe.moe_top_groups} groups (moe_top_groups)",
+            "let a token choose among more groups, or fewer experts",
         )
 
 
@@ -141,6 +205,20 @@ def _check_training(config: Config) -> None:
 
 def _check_run(config: Config) -> None:
     name = config.run.experiment_name
+def _check_expert(config: Config) -> None:
+    """What one expert that trains alone needs."""
+    if not (config.train.init_from or config.run.resume):
+        _refuse(
+            f"expert_id {config.train.expert_id} has no model to be added to",
+            "name one that was trained with experts: --init-from RUN",
+        )
+    if config.moe.moe_groups > 1:
+        _refuse(
+            "expert_id and moe_groups do not go together: groups are equal",
+            "use a model without groups",
+        )
+
+
     if name is not None and (not name.strip(". ") or Path(name).name != name):
         raise LuminaError(
             "E005",

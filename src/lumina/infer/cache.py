@@ -81,9 +81,9 @@ class KVCache:
     def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Adds one layer's new keys and values, [B, K, s, hd]; returns all, T long."""
         if layer_index == len(self._keys):
-            shape = (*k.shape[:2], self._capacity, k.shape[3])
-            self._keys.append(k.new_empty(shape))
-            self._values.append(v.new_empty(shape))
+            for held, new in ((self._keys, k), (self._values, v)):
+                shape = (*new.shape[:2], self._capacity, new.shape[3])
+                held.append(new.new_empty(shape))
         if self.window:
             return (
                 self._slide(self._keys[layer_index], k),

@@ -73,3 +73,12 @@ def _head_norm(spec: ModelSpec, heads: int) -> nn.Module | None:
     if spec.qk_norm == "l2":
         return HeadScale(heads, spec.norm_eps)
     return None
+
+
+def build_attention(spec: ModelSpec, layer_index: int) -> nn.Module:
+    """The attention of a block: grouped queries, or through a latent."""
+    if spec.mla_kv_rank:
+        from lumina.model.latent_attention import LatentAttention
+
+        return LatentAttention(spec, layer_index)
+    return Attention(spec, layer_index)

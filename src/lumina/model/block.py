@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina.model.attention import Attention, BlockContext
+from lumina.model.attention import BlockContext, build_attention
 from lumina.model.layers import FeedForward, RMSNorm
 from lumina.model.spec import ModelSpec
 
@@ -22,7 +22,7 @@ class Block(nn.Module):
         self.dropout = spec.dropout
         self.routed = spec.moe is not None and layer_index in spec.moe.layers
         self.attention_norm = RMSNorm(spec.hidden_size, spec.norm_eps)
-        self.attention = Attention(spec, layer_index)
+        self.attention = build_attention(spec, layer_index)
         self.feedforward_norm = RMSNorm(spec.hidden_size, spec.norm_eps)
         self.feedforward = _feedforward(spec, layer_index, self.routed)
 

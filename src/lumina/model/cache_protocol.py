@@ -40,7 +40,8 @@ class Cache(Protocol):
         Args:
             layer_index: the block's index.
             k: [B, K, s, head_dim], already normalised and rotated.
-            v: [B, K, s, head_dim].
+            v: [B, K, s, head_dim]. Latent attention gives its latent for keys and the
+                shared rotated key for values: one head, of different widths.
 
         Returns:
             Keys and values, [B, K, T, head_dim].

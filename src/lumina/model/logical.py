@@ -76,7 +76,12 @@ _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (".attention.q.bias", "bias", ("query",)),
     (".attention.k.bias", "bias", ("key_value",)),
     (".attention.v.bias", "bias", ("key_value",)),
-    (".attention.out.weight", "matrix", ("hidden", "query")),
+    (".attention.q_down.weight", "matrix", ("query_rank", "hidden")),
+    (".attention.q_up.weight", "matrix", ("query", "query_rank")),
+    (".attention.kv_down.weight", "matrix", ("latent", "hidden")),
+    (".attention.kv_up.weight", "matrix", ("key_value", "key_value_rank")),
+    (".attention.q_latent_norm.weight", "norm", ("query_rank",)),
+    (".attention.kv_latent_norm.weight", "norm", ("key_value_rank",)),
     (".feedforward.gate.weight", "matrix", ("ffn", "hidden")),
     (".feedforward.up.weight", "matrix", ("ffn", "hidden")),
     (".feedforward.down.weight", "matrix", ("hidden", "ffn")),
@@ -99,6 +104,9 @@ _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 def _info(name: str, spec: ModelSpec) -> TensorInfo:
     """Role and axes by the name's ending."""
+    if name.endswith(".attention.out.weight"):
+        values = "value" if spec.mla_kv_rank else "query"
+        return TensorInfo("matrix", ("hidden", values))
     if name.endswith(("q_norm.weight", "k_norm.weight")):
         query, key = {
             "rms": ("head_dim", "head_dim"),
@@ -106,7 +114,7 @@ def _info(name: str, spec: ModelSpec) -> TensorInfo:
             "l2": ("heads", "kv_heads"),
         }[spec.qk_norm]
         return TensorInfo("norm", (query if name.endswith("q_norm.weight") else key,))
-    if name.endswith("norm.weight"):
+    if name.endswith("norm.weight") and "latent" not in name:
         return TensorInfo("norm", ("hidden",))
     for ending, role, axes in _BY_ENDING:
         if name.endswith(ending):

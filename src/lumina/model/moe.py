@@ -175,6 +175,8 @@ class MoeFeedForward(nn.Module):
                 routing.ids_tk.view(rows, length, -1),
                 valid_bs,
                 self.spec.num_experts,
+        if self.spec.groups > 1:
+            ranking_te = _in_best_groups(ranking_te, self.spec)
                 places,
                 self.capacity_share,
             )
@@ -252,6 +254,16 @@ def update_selection_bias(bias: Tensor, counts: Tensor, rate: float) -> None:
     """
     step = rate * torch.sign(counts.mean() - counts)
     bias.add_(step - step.mean())
+def _in_best_groups(ranking_te: Tensor, moe: MoeSpec) -> Tensor:
+    """The ranks [T, E], minus infinity outside each token's best groups."""
+    ranking_tgi = ranking_te.unflatten(-1, (moe.groups, -1))
+    strength_tg = ranking_tgi.topk(2, dim=-1).values.sum(dim=-1)
+    best_tk = strength_tg.topk(moe.top_groups, dim=-1).indices
+    out_tg = torch.ones_like(strength_tg, dtype=torch.bool).scatter(1, best_tk, False)
+    ranking_tgi = ranking_tgi.masked_fill(out_tg.unsqueeze(-1), -torch.inf)
+    return ranking_tgi.flatten(1)  # type: ignore[no-any-return]
+
+
 
 
 @torch.no_grad()

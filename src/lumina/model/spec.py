@@ -16,6 +16,8 @@ class MoeSpec:
         dispatch: "dropless" or "capacity".
         score: "softmax" over all experts, or "sigmoid" of each alone (DeepSeek-V3).
         score_scale: factor on the chosen experts' weights.
+        groups: equal groups of neighbouring experts, of which a token chooses among
+            `top_groups`: those whose two best experts score most (DeepSeek-V3).
         shared_experts: experts every token goes to, as one SwiGLU of their joint width.
         balance_scope: whose expert shares the balance loss uses: "global" (the step
             before, all ranks) or "micro_batch" (its own).
@@ -39,6 +41,8 @@ class MoeSpec:
     shared_experts: int = 0
     balance_scope: str = "global"
     temperature: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
     jitter: float = 0.0
     expert_dropout: float = 0.0
 
@@ -89,6 +93,8 @@ class ModelSpec:
     padded_vocab_size: int
     hidden_size: int
     num_layers: int
+        mla_kv_rank: width of the latent that keys and values come from (multi-head
+            latent attention); 0 for separate ones, and then so are the other `mla_`.
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -109,6 +115,10 @@ class ModelSpec:
     init_std: float = 0.02
     moe: MoeSpec | None = None
     hrm: HrmSpec | None = None
+    mla_kv_rank: int = 0
+    mla_q_rank: int = 0
+    mla_rope_dim: int = 0
+    mla_value_dim: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -116,6 +126,16 @@ class ModelSpec:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ModelSpec:
+    @property
+    def rotary_dim(self) -> int:
+        """Channels of a head that are rotated."""
+        return self.mla_rope_dim or self.head_dim
+
+    @property
+    def value_dim(self) -> int:
+        """Width of a head's values."""
+        return self.mla_value_dim or self.head_dim
+
         """The inverse of `to_dict`; refuses unknown keys (TypeError)."""
         values = dict(values)
         if values.get("moe") is not None:

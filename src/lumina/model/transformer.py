@@ -68,7 +68,7 @@ class Transformer(nn.Module):
         """Rotary tables and the attention pattern, made once for all blocks."""
         spec = self.spec
         inverse, factor = frequencies(
-            spec.head_dim,
+            spec.rotary_dim,
             spec.rope_theta,
             scaling=spec.rope_scaling,
             factor=spec.rope_factor,
@@ -77,6 +77,8 @@ class Transformer(nn.Module):
             high_freq_factor=spec.rope_high_freq_factor,
             device=batch.input_ids.device,
         )
+        if spec.mla_kv_rank:
+            factor = 1.0  # latent attention scales whole scores
         cos, sin = tables(batch.position_ids, inverse, factor)
         if cache is not None:
             backend = "reference" if self.attention == "reference" else "sdpa"

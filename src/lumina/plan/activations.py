@@ -99,7 +99,7 @@ def kept_outside(spec: ModelSpec, forward: Forward) -> int:
     mask = {"varlen": 0, "sdpa": forward.element, "reference": 1}[forward.attention]
     # The loss has no use for the final norm's output after its own forward pass.
     norm = forward.norm(spec.hidden_size) - spec.hidden_size * forward.element
-    tables = 4 * spec.head_dim
+    tables = 4 * spec.rotary_dim
     batch = 4 * 8
     return tokens * (norm + tables + batch + mask * spec.seq_length)
 
@@ -128,6 +128,8 @@ def routed_rows(moe: MoeSpec, tokens: int) -> int:
 
 def _attention_bytes(spec: ModelSpec, forward: Forward) -> int:
     """Per token: projections, rotated queries and keys, the result, its statistics."""
+    if spec.mla_kv_rank:
+        return _latent_bytes(spec, forward)
     query = spec.num_heads * spec.head_dim
     key = spec.num_kv_heads * spec.head_dim
     values = (query + 2 * key) + (query + key) + query
@@ -145,6 +147,17 @@ def _attention_bytes(spec: ModelSpec, forward: Forward) -> int:
     return values * forward.element + extra
 
 
+def _latent_bytes(spec: ModelSpec, forward: Forward) -> int:
+    """Per token: latents and their norms, queries, keys, wide values, the result."""
+    heads = 4 * spec.num_heads * spec.head_dim
+    if spec.mla_value_dim < spec.head_dim:
+        heads += spec.num_heads * spec.mla_value_dim  # the result without its zeros
+    norms = forward.norm(spec.mla_kv_rank)
+    if spec.mla_q_rank:
+        norms += forward.norm(spec.mla_q_rank)
+    return norms + (heads + spec.mla_rope_dim) * forward.element + 4 * spec.num_heads
+
+
 def _open_scores(spec: ModelSpec, forward: Forward) -> int:
     """Per block of the reference backend: probabilities, float32 copies of inputs."""
     tokens = forward.rows * spec.seq_length
@@ -158,7 +171,12 @@ def _products(
     element = forward.element
     query = spec.num_heads * spec.head_dim
     key = spec.num_kv_heads * spec.head_dim
-    values = spec.hidden_size + (query + 2 * key) + query + spec.hidden_size
+    projected = query + 2 * key
+    if spec.mla_kv_rank:
+        plain = spec.head_dim - spec.mla_rope_dim
+        projected = spec.mla_q_rank + query + spec.mla_kv_rank + spec.mla_rope_dim
+        projected += spec.num_heads * (plain + spec.mla_value_dim)
+    values = spec.hidden_size + projected + query + spec.hidden_size
     dense = tokens * (values * element + 4 * spec.num_heads)
     if forward.attention == "reference":
         dense += 4 * spec.num_heads * forward.rows * spec.seq_length**2

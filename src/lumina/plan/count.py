@@ -71,8 +71,8 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 def block_shapes(spec: ModelSpec, routed: bool) -> dict[str, tuple[int, ...]]:
     """The parameters of one block, named within it."""
-    width, head_dim = spec.hidden_size, spec.head_dim
-    attended = spec.num_heads * head_dim
+    width = spec.hidden_size
+    attention = latent_shapes(spec) if spec.mla_kv_rank else _attention_shapes(spec)
     shapes: dict[str, tuple[int, ...]] = {
         "attention_norm.weight": (width,),
         "attention.qkv.weight": (attended + 2 * spec.num_kv_heads * head_dim, width),
@@ -115,6 +115,45 @@ def count_parameters(spec: ModelSpec) -> Counts:
         0,
     )
     for name, shape in parameter_shapes(spec).items():
+def _attention_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Grouped-query attention."""
+    width, head_dim = spec.hidden_size, spec.head_dim
+    attended = spec.num_heads * head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "qkv.weight": (attended + 2 * spec.num_kv_heads * head_dim, width),
+        "out.weight": (width, attended),
+    }
+    if spec.attention_bias:
+        shapes["qkv.bias"] = shapes["qkv.weight"][:1]
+    if spec.qk_norm != "none":
+        query, key = {
+            "rms": (head_dim, head_dim),
+            "rms_full": (attended, spec.num_kv_heads * head_dim),
+            "l2": (spec.num_heads, spec.num_kv_heads),
+        }[spec.qk_norm]
+        shapes["q_norm.weight"], shapes["k_norm.weight"] = (query,), (key,)
+    return shapes
+
+
+def latent_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Latent attention's parameters, named within it."""
+    width, rank, heads = spec.hidden_size, spec.mla_kv_rank, spec.num_heads
+    query, plain = heads * spec.head_dim, spec.head_dim - spec.mla_rope_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "kv_down.weight": (rank + spec.mla_rope_dim, width),
+        "kv_latent_norm.weight": (rank,),
+        "kv_up.weight": (heads * (plain + spec.mla_value_dim), rank),
+        "out.weight": (width, heads * spec.mla_value_dim),
+    }
+    if not spec.mla_q_rank:
+        return shapes | {"q.weight": (query, width)}
+    return shapes | {
+        "q_down.weight": (spec.mla_q_rank, width),
+        "q_latent_norm.weight": (spec.mla_q_rank,),
+        "q_up.weight": (query, spec.mla_q_rank),
+    }
+
+
         kinds[_kind(name)] += math.prod(shape)
     total = sum(kinds.values())
     active_experts = 0

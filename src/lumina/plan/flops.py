@@ -22,5 +22,5 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
     length = spec.seq_length
     window = min(spec.window_size or length, length)
     attended = window - window * window / (2 * length)
-    width = spec.num_heads * spec.head_dim
+    width = spec.num_heads * (spec.head_dim + spec.value_dim) / 2
     return 6.0 * counts.active_non_embedding + 12 * spec.num_layers * width * attended

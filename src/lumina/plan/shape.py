@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec, MoeSpec
@@ -44,6 +44,7 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
     if original is None and model.rope_scaling in ("yarn", "llama3"):
         original = max(1, round(model.seq_length / model.rope_factor))
     if model.rope_scaling == "llama3":
+    head_dim = model.head_dim or model.hidden_size // model.num_heads
         low, high = low or 1.0, high or 4.0
     dense = ModelSpec(
         vocab_size=vocab_size,
@@ -52,7 +53,7 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
         num_layers=model.num_layers,
         num_heads=model.num_heads,
         num_kv_heads=model.num_kv_heads or model.num_heads,
-        head_dim=model.head_dim or model.hidden_size // model.num_heads,
+        head_dim=head_dim,
         intermediate_size=intermediate_size,
         seq_length=model.seq_length,
         rope_theta=model.rope_theta,
@@ -72,6 +73,7 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
     return replace(dense, moe=_routed(config, dense)) if config.moe.use_moe else dense
 
 
+        **_latent(config, head_dim),
 def routed_layers(
     pattern: str, num_layers: int, first_dense: int = 0
 ) -> tuple[int, ...]:
@@ -151,6 +153,20 @@ def _routed(config: Config, dense: ModelSpec) -> MoeSpec:
         top_k=moe.moe_top_k,
         intermediate_size=moe.moe_intermediate_size or dense.intermediate_size,
         layers=routed_layers(moe.moe_pattern, dense.num_layers, moe.moe_first_dense),
+def _latent(config: Config, head_dim: int) -> dict[str, Any]:
+    """The fields of latent attention, or none."""
+    model = config.model
+    if not model.mla_kv_rank:
+        return {}
+    rotated = model.mla_rope_dim or max(2, head_dim // 4 * 2)
+    return {
+        "mla_kv_rank": model.mla_kv_rank,
+        "mla_q_rank": model.mla_q_rank,
+        "mla_rope_dim": rotated,
+        "mla_value_dim": model.mla_value_dim or head_dim - rotated,
+    }
+
+
         dispatch=moe.moe_dispatch,
         capacity_factor=_or(moe.capacity_factor, usual.capacity_factor),
         normalise_top_k=moe.moe_normalise_top_k,
@@ -170,3 +186,5 @@ def _routed(config: Config, dense: ModelSpec) -> MoeSpec:
 def _or(asked: float | None, usual: float) -> float:
     """What was asked for, zero included, or the usual value."""
     return usual if asked is None else asked
+        groups=moe.moe_groups,
+        top_groups=moe.moe_top_groups,

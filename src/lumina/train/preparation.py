@@ -302,6 +302,9 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
             "routing_temperature": moe["temperature"],
         }
     return leaves
+            "moe_groups": moe["groups"],
+            "moe_top_groups": moe["top_groups"],
+            "moe_bias_update_rate": moe["bias_update_rate"],
 
 
 def _pattern(spec: ModelSpec) -> tuple[str, int]:

@@ -46,6 +46,15 @@ def config_of(
     }
     if "window_size" in row.free:
         config |= _window_of(spec, row)
+    if spec.mla_kv_rank:
+        config |= {
+            "kv_lora_rank": spec.mla_kv_rank,
+            "q_lora_rank": spec.mla_q_rank or None,
+            "qk_rope_head_dim": spec.mla_rope_dim,
+            "qk_nope_head_dim": spec.head_dim - spec.mla_rope_dim,
+            "v_head_dim": spec.mla_value_dim,
+            "head_dim": spec.mla_rope_dim,
+        }
     if spec.moe is not None:
         config |= _experts_of(spec, spec.moe, row)
     return config
@@ -72,7 +81,22 @@ def _experts_of(spec: ModelSpec, moe: MoeSpec, row: Format) -> dict[str, Any]:
             "num_local_experts": moe.num_experts,
             "router_jitter_noise": 0.0,
         }
-    config |= {"num_experts": moe.num_experts, "norm_topk_prob": moe.normalise_top_k}
+    config["norm_topk_prob"] = moe.normalise_top_k
+    if row.name == "deepseek_v3":
+        return config | {
+            "n_routed_experts": moe.num_experts,
+            "moe_intermediate_size": moe.intermediate_size,
+            "n_shared_experts": moe.shared_experts,
+            "routed_scaling_factor": moe.score_scale,
+            "n_group": moe.groups,
+            "topk_group": moe.top_groups,
+            "first_k_dense_replace": moe.layers[0],
+            # What transformers 4 and other readers want to be told.
+            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
+            "num_nextn_predict_layers": 0,
+        }
+    config["num_experts"] = moe.num_experts
     if row.name == "olmoe":
         return config | {"intermediate_size": moe.intermediate_size}
     return config | {
@@ -101,7 +125,10 @@ def spec_of(config: Mapping[str, Any]) -> tuple[ModelSpec, Format]:
     _check_plain(config, row)
     heads, hidden = count(config, "num_attention_heads"), count(config, "hidden_size")
     kv_heads = count(config, "num_key_value_heads", heads)
-    head_dim = count(config, "head_dim", hidden // heads)
+    latent = _latent_from(config) if "mla_kv_rank" in row.free else {}
+    head_dim = latent.pop("head_dim", None) or count(
+        config, "head_dim", hidden // heads
+    )
     if heads % kv_heads or head_dim % 2 or head_dim < 2:
         raise LuminaError(
             "E102",
@@ -127,11 +154,35 @@ def spec_of(config: Mapping[str, Any]) -> tuple[ModelSpec, Format]:
         init_std=positive(config, "initializer_range", 0.02),
         moe=None if row.experts is None else _moe_from(config, row, layers),
         **row.fixed,
+        **latent,
         **rope_from(config),
     ), row
 
 
+def _latent_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of latent attention, and the whole width of a head."""
+    rotated = count(config, "qk_rope_head_dim")
+    head_dim, value_dim = count(config, "qk_nope_head_dim") + rotated, "v_head_dim"
+    if rotated % 2 or count(config, value_dim) > head_dim:
+        raise LuminaError(
+            "E002",
+            f"config.json: qk_rope_head_dim {rotated} or v_head_dim "
+            f"{config[value_dim]} is not what Lumina's model does",
+            "an even number of channels is rotated; values are at most as wide as keys",
+        )
+    queries = config.get("q_lora_rank")
+    return {
+        "head_dim": head_dim,
+        "mla_kv_rank": count(config, "kv_lora_rank"),
+        "mla_q_rank": 0 if queries is None else count(config, "q_lora_rank"),
+        "mla_rope_dim": rotated,
+        "mla_value_dim": count(config, value_dim),
+    }
+
+
 def _moe_from(config: Mapping[str, Any], row: Format, layers: int) -> MoeSpec:
+    if row.name == "deepseek_v3":
+        return _moe_from_deepseek(config, layers)
     # transformers 5 calls by either name what it wrote as num_experts before.
     names = ("num_local_experts", "num_experts")
     name = names[0] if row.name == "mixtral" or names[1] not in config else names[1]
@@ -152,6 +203,45 @@ def _moe_from(config: Mapping[str, Any], row: Format, layers: int) -> MoeSpec:
         layers=_routed_layers(config, layers) if apart else tuple(range(layers)),
         normalise_top_k=row.name == "mixtral" or bool(config.get("norm_topk_prob")),
         balance_weight=positive(config, "router_aux_loss_coef", 0.001, zero=True),
+    )
+
+
+def _moe_from_deepseek(config: Mapping[str, Any], layers: int) -> MoeSpec:
+    names = ("n_routed_experts", "num_local_experts")
+    experts = count(config, names[names[0] not in config])
+    groups, top_groups = count(config, "n_group"), count(config, "topk_group")
+    top_k, dense = count(config, "num_experts_per_tok"), config["first_k_dense_replace"]
+    if (
+        experts % groups
+        or experts < 2 * groups
+        or not top_k <= experts // groups * min(top_groups, groups)
+    ):
+        raise LuminaError(
+            "E102",
+            f"config.json: {experts} experts, n_group {groups}, topk_group "
+            f"{top_groups} and num_experts_per_tok {top_k} do not go together",
+            "groups are equal, of two experts or more, and hold a token's choices",
+        )
+    if type(dense) is not int or not 0 <= dense < layers:
+        raise LuminaError(
+            "E002",
+            f"config.json: first_k_dense_replace {dense!r} leaves no routed layer of "
+            f"{layers}",
+            "models with routed layers can be imported",
+        )
+    return MoeSpec(
+        num_experts=experts,
+        top_k=top_k,
+        intermediate_size=count(config, "moe_intermediate_size"),
+        layers=tuple(range(dense, layers)),
+        normalise_top_k=bool(config["norm_topk_prob"]),
+        balance_weight=positive(config, "aux_loss_alpha", 1e-4, zero=True),
+        bias_update_rate=1e-3,
+        score="sigmoid",
+        score_scale=positive(config, "routed_scaling_factor"),
+        groups=groups if top_groups < groups else 1,
+        top_groups=top_groups if top_groups < groups else 1,
+        shared_experts=count(config, "n_shared_experts"),
     )
 
 
@@ -203,6 +293,8 @@ def _check_plain(config: Mapping[str, Any], row: Format) -> None:
         "hidden_act": ("silu", "swish", None),
         "partial_rotary_factor": (1, None),
         "quantization_config": (None,),
+        "scoring_func": ("sigmoid" if row.name == "deepseek_v3" else None, None),
+        "topk_method": ("noaux_tc" if row.name == "deepseek_v3" else None, None),
         **{key: (value, None) for key, value in row.constants.items()},
     }
     for key, allowed in expected.items():

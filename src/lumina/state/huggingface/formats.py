@@ -27,7 +27,8 @@ _OPEN_ROUTED = {
     "num_experts", "top_k", "intermediate_size",
     # Only training reads these; a bias they left behind is looked at by its value.
     "dispatch", "capacity_factor", "balance_weight", "balance_scope", "z_loss_weight",
-    "bias_update_rate", "jitter", "expert_dropout",
+    "bias_update_rate", "jitter", "expert_dropout", "trained",
+    "names",
 }  # fmt: skip
 """The same of routed layers."""
 
@@ -41,6 +42,8 @@ class Experts:
         gate, up, down: the matrices of one expert.
         fixed: values of `MoeSpec` that the family prescribes.
         free: fields of `MoeSpec` that its configuration can say.
+        layers: which layers may be routed: "all", "any", or "all later", all but
+            so many first ones.
     """
 
     module: str = "mlp"
@@ -49,6 +52,7 @@ class Experts:
     down: str = "down_proj"
     fixed: Mapping[str, Any] = field(default_factory=dict)
     free: frozenset[str] = frozenset()
+    layers: str = "all"
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ FORMATS: dict[str, Format] = {
             "qwen3_moe",
             "Qwen3MoeForCausalLM",
             "Qwen3-MoE",
-            experts=Experts(free=_ROUTED | {"layers"}),
+            experts=Experts(free=_ROUTED, layers="any"),
             fixed={"qk_norm": "rms"},
             free=_WINDOW,
             constants={"attention_bias": False},
@@ -146,6 +150,30 @@ FORMATS: dict[str, Format] = {
             fixed={"qk_norm": "rms_full"},
             heads="fill",
             constants={"attention_bias": False, "clip_qkv": None},
+        ),
+        Format(
+            "deepseek_v3",
+            "DeepseekV3ForCausalLM",
+            "DeepSeek-V3",
+            experts=Experts(
+                fixed={"score": "sigmoid"},
+                free=_ROUTED
+                | {"score_scale", "shared_experts", "groups", "top_groups"},
+                layers="all later",
+            ),
+            free=frozenset(
+                {"mla_kv_rank", "mla_q_rank", "mla_rope_dim", "mla_value_dim"}
+            ),
+            constants={"attention_bias": False, "rope_interleave": True},
+            absent={
+                "n_group": 8,
+                "topk_group": 4,
+                "first_k_dense_replace": 3,
+                "n_shared_experts": 1,
+                "routed_scaling_factor": 2.5,
+                "norm_topk_prob": True,
+                "q_lora_rank": 1536,
+            },
         ),
     )
 }
@@ -207,6 +235,8 @@ def misfits(spec: ModelSpec, row: Format) -> list[str]:
             f"wants head_dim ({spec.head_dim}) to be hidden_size ({spec.hidden_size}) "
             f"over num_heads ({spec.num_heads})"
         )
+    if "mla_kv_rank" in row.free and not spec.mla_kv_rank:
+        found.append("has latent attention; this model has none (mla_kv_rank)")
     moe, experts = spec.moe, row.experts
     if moe is None and experts is not None:
         found.append("has routed experts; this model has none (use_moe)")
@@ -214,11 +244,14 @@ def misfits(spec: ModelSpec, row: Format) -> list[str]:
         found.append("has no routed experts (use_moe)")
     if experts is None or moe is None:
         return found
-    if "layers" not in experts.free and moe.layers != tuple(range(spec.num_layers)):
+    first = 0 if experts.layers == "all" else moe.layers[0]
+    if experts.layers != "any" and moe.layers != tuple(range(first, spec.num_layers)):
         found.append(
-            f"has experts in all layers; here moe_pattern gives them to "
+            f"has experts in {experts.layers} layers; here moe_pattern gives them to "
             f"{len(moe.layers)} of {spec.num_layers}"
         )
+    if "shared_experts" in experts.free and not moe.shared_experts:
+        found.append("has shared experts; this model has none (moe_shared_experts)")
     names = {f.name: _LEAVES.get(f.name, f"moe_{f.name}") for f in fields(MoeSpec)}
     known = _OPEN_ROUTED | experts.free | {"layers"}
     return found + _fields(moe, experts.fixed, known, names)

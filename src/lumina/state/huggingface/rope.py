@@ -12,6 +12,9 @@ from lumina.state.huggingface.numbers import count, positive
 SCALINGS = ("linear", "yarn", "llama3")
 """Called alike here and there."""
 
+_LATENT_YARN = {"mscale": 1.0, "mscale_all_dim": 1.0}
+"""DeepSeek's way of scaling whole scores, which latent attention follows."""
+
 
 def rope_of(spec: ModelSpec) -> dict[str, Any]:
     """The keys of a shape, in the spelling of transformers 5 and in the one before."""
@@ -19,11 +22,13 @@ def rope_of(spec: ModelSpec) -> dict[str, Any]:
     theta = spec.rope_theta
     if spec.rope_scaling == "ntk":
         # A fixed NTK extension is nothing but a larger base.
-        theta *= spec.rope_factor ** (spec.head_dim / (spec.head_dim - 2))
+        theta *= spec.rope_factor ** (spec.rotary_dim / (spec.rotary_dim - 2))
     elif spec.rope_scaling != "none":
         rope = {"rope_type": spec.rope_scaling, "factor": spec.rope_factor}
     if spec.rope_scaling in ("yarn", "llama3"):
         rope["original_max_position_embeddings"] = spec.rope_original_length
+    if spec.rope_scaling == "yarn" and spec.mla_kv_rank:
+        rope |= _LATENT_YARN
     if spec.rope_scaling == "llama3":
         rope["low_freq_factor"] = spec.rope_low_freq_factor
         rope["high_freq_factor"] = spec.rope_high_freq_factor
@@ -77,7 +82,10 @@ def rope_from(config: Mapping[str, Any]) -> dict[str, Any]:
             )
         fields |= {"rope_low_freq_factor": low, "rope_high_freq_factor": high}
     if kind == "yarn":
-        plain = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+        plain: dict[str, Any] = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+        if config.get("model_type") == "deepseek_v3":
+            plain |= _LATENT_YARN
+            rope = {"mscale": 0, "mscale_all_dim": 0} | rope  # what leaving out means
         for key in ("attention_factor", "mscale", "mscale_all_dim", *plain):
             if rope.get(key) not in (plain.get(key), None):
                 raise LuminaError(
