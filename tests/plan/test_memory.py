@@ -79,7 +79,7 @@ def packed_rows(length: int, vocabulary: int) -> Batch:
 
 def measured(options: dict[str, Any], dtype: torch.dtype, mode: str) -> tuple[int, int]:
     """(bytes alive between forward and backward, most bytes alive in both)."""
-    spec = resolve_spec(Config(**SHAPE, **options))
+    spec = resolve_spec(Config(**(SHAPE | options)))
     network = build_network(spec, loss_chunk_bytes=CHUNK, seed=0).to(dtype)
     network.backbone.compute_dtype = dtype
     checkpoint_blocks(network.backbone.blocks, mode)
@@ -112,13 +112,23 @@ def measured(options: dict[str, Any], dtype: torch.dtype, mode: str) -> tuple[in
         MOE | {"moe_pattern": "interleaved"},
         MOE | {"moe_dispatch": "capacity"},
     ],
-    ids=["dense", "rms", "l2", "full", "latent", "latent-queries", "moe", "interleaved", "capacity"],
+    ids=[
+        "dense",
+        "rms",
+        "l2",
+        "full",
+        "latent",
+        "latent-queries",
+        "moe",
+        "interleaved",
+        "capacity",
+    ],
 )
 def test_the_estimate_is_what_a_step_holds(
     options: dict[str, Any], mode: str, dtype: torch.dtype
 ) -> None:
     kept, peak = measured(options, dtype, mode)
-    spec = resolve_spec(Config(**SHAPE, **options))
+    spec = resolve_spec(Config(**(SHAPE | options)))
     layout = Layout(
         micro_batch_size=ROWS,
         compute_dtype=str(dtype).removeprefix("torch."),
