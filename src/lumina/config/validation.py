@@ -203,8 +203,6 @@ def _check_training(config: Config) -> None:
         )
 
 
-def _check_run(config: Config) -> None:
-    name = config.run.experiment_name
 def _check_expert(config: Config) -> None:
     """What one expert that trains alone needs."""
     if not (config.train.init_from or config.run.resume):
@@ -219,6 +217,8 @@ def _check_expert(config: Config) -> None:
         )
 
 
+def _check_run(config: Config) -> None:
+    name = config.run.experiment_name
     if name is not None and (not name.strip(". ") or Path(name).name != name):
         raise LuminaError(
             "E005",

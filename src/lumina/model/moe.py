@@ -140,6 +140,8 @@ class MoeFeedForward(nn.Module):
         if self.selection_bias is not None:
             # The bias moves the choice, never the weight of what was chosen.
             ranking_te = ranking_te + self.selection_bias
+        if self.spec.groups > 1:
+            ranking_te = _in_best_groups(ranking_te, self.spec)
         if self.training:
             hidden_te = torch.rand_like(ranking_te) < self.expert_dropout
             ranking_te = ranking_te - HIDDEN * hidden_te
@@ -175,8 +177,6 @@ class MoeFeedForward(nn.Module):
                 routing.ids_tk.view(rows, length, -1),
                 valid_bs,
                 self.spec.num_experts,
-        if self.spec.groups > 1:
-            ranking_te = _in_best_groups(ranking_te, self.spec)
                 places,
                 self.capacity_share,
             )
@@ -218,6 +218,16 @@ class MoeFeedForward(nn.Module):
         }
 
 
+def _in_best_groups(ranking_te: Tensor, moe: MoeSpec) -> Tensor:
+    """The ranks [T, E], minus infinity outside each token's best groups."""
+    ranking_tgi = ranking_te.unflatten(-1, (moe.groups, -1))
+    strength_tg = ranking_tgi.topk(2, dim=-1).values.sum(dim=-1)
+    best_tk = strength_tg.topk(moe.top_groups, dim=-1).indices
+    out_tg = torch.ones_like(strength_tg, dtype=torch.bool).scatter(1, best_tk, False)
+    ranking_tgi = ranking_tgi.masked_fill(out_tg.unsqueeze(-1), -torch.inf)
+    return ranking_tgi.flatten(1)  # type: ignore[no-any-return]
+
+
 def collect_aux(layers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The `aux` of a model from that of its routed layers: losses add, counts stack."""
     if not layers:
@@ -254,16 +264,6 @@ def update_selection_bias(bias: Tensor, counts: Tensor, rate: float) -> None:
     """
     step = rate * torch.sign(counts.mean() - counts)
     bias.add_(step - step.mean())
-def _in_best_groups(ranking_te: Tensor, moe: MoeSpec) -> Tensor:
-    """The ranks [T, E], minus infinity outside each token's best groups."""
-    ranking_tgi = ranking_te.unflatten(-1, (moe.groups, -1))
-    strength_tg = ranking_tgi.topk(2, dim=-1).values.sum(dim=-1)
-    best_tk = strength_tg.topk(moe.top_groups, dim=-1).indices
-    out_tg = torch.ones_like(strength_tg, dtype=torch.bool).scatter(1, best_tk, False)
-    ranking_tgi = ranking_tgi.masked_fill(out_tg.unsqueeze(-1), -torch.inf)
-    return ranking_tgi.flatten(1)  # type: ignore[no-any-return]
-
-
 
 
 @torch.no_grad()

@@ -38,11 +38,11 @@ class MoeSpec:
     bias_update_rate: float = 0.0
     score: str = "softmax"
     score_scale: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
     shared_experts: int = 0
     balance_scope: str = "global"
     temperature: float = 1.0
-    groups: int = 1
-    top_groups: int = 1
     jitter: float = 0.0
     expert_dropout: float = 0.0
 
@@ -87,14 +87,14 @@ class ModelSpec:
     Attributes:
         vocab_size: tokens the tokenizer knows; logits past it are never returned.
         padded_vocab_size: rows of the embedding and head, a multiple of 64.
+        mla_kv_rank: width of the latent that keys and values come from (multi-head
+            latent attention); 0 for separate ones, and then so are the other `mla_`.
     """
 
     vocab_size: int
     padded_vocab_size: int
     hidden_size: int
     num_layers: int
-        mla_kv_rank: width of the latent that keys and values come from (multi-head
-            latent attention); 0 for separate ones, and then so are the other `mla_`.
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -109,23 +109,17 @@ class ModelSpec:
     norm_eps: float = 1e-5
     qk_norm: str = "none"
     attention_bias: bool = False
+    mla_kv_rank: int = 0
+    mla_q_rank: int = 0
+    mla_rope_dim: int = 0
+    mla_value_dim: int = 0
     window_size: int = 0
     tie_embeddings: bool = False
     dropout: float = 0.0
     init_std: float = 0.02
     moe: MoeSpec | None = None
     hrm: HrmSpec | None = None
-    mla_kv_rank: int = 0
-    mla_q_rank: int = 0
-    mla_rope_dim: int = 0
-    mla_value_dim: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> ModelSpec:
     @property
     def rotary_dim(self) -> int:
         """Channels of a head that are rotated."""
@@ -136,6 +130,12 @@ class ModelSpec:
         """Width of a head's values."""
         return self.mla_value_dim or self.head_dim
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> ModelSpec:
         """The inverse of `to_dict`; refuses unknown keys (TypeError)."""
         values = dict(values)
         if values.get("moe") is not None:

@@ -103,18 +103,6 @@ def block_shapes(spec: ModelSpec, routed: bool) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def is_routed(spec: ModelSpec, layer: int) -> bool:
-    """Whether block `layer` routes its tokens to experts."""
-    return spec.moe is not None and layer in spec.moe.layers
-
-
-def count_parameters(spec: ModelSpec) -> Counts:
-    """Count by kind; equal to the built model's own count."""
-    kinds = dict.fromkeys(
-        ("embedding", "head", "experts", "router", "attention", "feedforward", "norms"),
-        0,
-    )
-    for name, shape in parameter_shapes(spec).items():
 def _attention_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Grouped-query attention."""
     width, head_dim = spec.hidden_size, spec.head_dim
@@ -154,6 +142,18 @@ def latent_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     }
 
 
+def is_routed(spec: ModelSpec, layer: int) -> bool:
+    """Whether block `layer` routes its tokens to experts."""
+    return spec.moe is not None and layer in spec.moe.layers
+
+
+def count_parameters(spec: ModelSpec) -> Counts:
+    """Count by kind; equal to the built model's own count."""
+    kinds = dict.fromkeys(
+        ("embedding", "head", "experts", "router", "attention", "feedforward", "norms"),
+        0,
+    )
+    for name, shape in parameter_shapes(spec).items():
         kinds[_kind(name)] += math.prod(shape)
     total = sum(kinds.values())
     active_experts = 0

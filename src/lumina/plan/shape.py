@@ -36,6 +36,7 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
     """
     model = config.model
     vocab_size, rows = _vocabulary(config, tokenizer_vocab_size)
+    head_dim = model.head_dim or model.hidden_size // model.num_heads
     intermediate_size = model.intermediate_size or round_up(
         math.ceil(model.hidden_size * 8 / 3), WIDTH_MULTIPLE
     )
@@ -44,7 +45,6 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
     if original is None and model.rope_scaling in ("yarn", "llama3"):
         original = max(1, round(model.seq_length / model.rope_factor))
     if model.rope_scaling == "llama3":
-    head_dim = model.head_dim or model.hidden_size // model.num_heads
         low, high = low or 1.0, high or 4.0
     dense = ModelSpec(
         vocab_size=vocab_size,
@@ -65,6 +65,7 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
         norm_eps=model.norm_eps,
         qk_norm=model.qk_norm,
         attention_bias=model.attention_bias,
+        **_latent(config, head_dim),
         window_size=model.window_size,
         tie_embeddings=model.tie_embeddings,
         dropout=model.dropout,
@@ -73,7 +74,6 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
     return replace(dense, moe=_routed(config, dense)) if config.moe.use_moe else dense
 
 
-        **_latent(config, head_dim),
 def routed_layers(
     pattern: str, num_layers: int, first_dense: int = 0
 ) -> tuple[int, ...]:
@@ -110,6 +110,20 @@ def routed_layers(
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `value`."""
     return -(-value // multiple) * multiple
+
+
+def _latent(config: Config, head_dim: int) -> dict[str, Any]:
+    """The fields of latent attention, or none."""
+    model = config.model
+    if not model.mla_kv_rank:
+        return {}
+    rotated = model.mla_rope_dim or max(2, head_dim // 4 * 2)
+    return {
+        "mla_kv_rank": model.mla_kv_rank,
+        "mla_q_rank": model.mla_q_rank,
+        "mla_rope_dim": rotated,
+        "mla_value_dim": model.mla_value_dim or head_dim - rotated,
+    }
 
 
 def _vocabulary(config: Config, tokenizer_vocab_size: int | None) -> tuple[int, int]:
@@ -153,20 +167,6 @@ def _routed(config: Config, dense: ModelSpec) -> MoeSpec:
         top_k=moe.moe_top_k,
         intermediate_size=moe.moe_intermediate_size or dense.intermediate_size,
         layers=routed_layers(moe.moe_pattern, dense.num_layers, moe.moe_first_dense),
-def _latent(config: Config, head_dim: int) -> dict[str, Any]:
-    """The fields of latent attention, or none."""
-    model = config.model
-    if not model.mla_kv_rank:
-        return {}
-    rotated = model.mla_rope_dim or max(2, head_dim // 4 * 2)
-    return {
-        "mla_kv_rank": model.mla_kv_rank,
-        "mla_q_rank": model.mla_q_rank,
-        "mla_rope_dim": rotated,
-        "mla_value_dim": model.mla_value_dim or head_dim - rotated,
-    }
-
-
         dispatch=moe.moe_dispatch,
         capacity_factor=_or(moe.capacity_factor, usual.capacity_factor),
         normalise_top_k=moe.moe_normalise_top_k,
@@ -175,6 +175,8 @@ def _latent(config: Config, head_dim: int) -> dict[str, Any]:
         bias_update_rate=moe.moe_bias_update_rate,
         score=moe.moe_score,
         score_scale=moe.moe_score_scale,
+        groups=moe.moe_groups,
+        top_groups=moe.moe_top_groups,
         shared_experts=moe.moe_shared_experts,
         balance_scope=moe.moe_balance_scope,
         temperature=moe.routing_temperature,
@@ -186,5 +188,3 @@ def _latent(config: Config, head_dim: int) -> dict[str, Any]:
 def _or(asked: float | None, usual: float) -> float:
     """What was asked for, zero included, or the usual value."""
     return usual if asked is None else asked
-        groups=moe.moe_groups,
-        top_groups=moe.moe_top_groups,

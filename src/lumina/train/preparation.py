@@ -298,13 +298,13 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
             "moe_shared_experts": moe["shared_experts"],
             "moe_score": moe["score"],
             "moe_score_scale": moe["score_scale"],
+            "moe_groups": moe["groups"],
+            "moe_top_groups": moe["top_groups"],
+            "moe_bias_update_rate": moe["bias_update_rate"],
             "moe_normalise_top_k": moe["normalise_top_k"],
             "routing_temperature": moe["temperature"],
         }
     return leaves
-            "moe_groups": moe["groups"],
-            "moe_top_groups": moe["top_groups"],
-            "moe_bias_update_rate": moe["bias_update_rate"],
 
 
 def _pattern(spec: ModelSpec) -> tuple[str, int]:
