@@ -110,6 +110,7 @@ def test_two_then_one_then_two_ranks(trainings, model, parallel):
         rank.kill()
     reached_by_two = int(checkpoints(folder)[-1].rpartition("-")[2])
     one = trainings.start(name, *resumed)
+    assert wait_until(lambda: events(folder, "resumed"), one)
     assert wait_until(reached(folder, reached_by_two + 3), one)
     one.kill()
     found = trainings.train_on_ranks(name, *resumed, "--parallel", parallel)

@@ -199,7 +199,7 @@ def test_a_moved_run_goes_on_identically(trainings, finished, tmp_path):
     """Stopped, copied to another place, the first one deleted, and resumed there."""
     running = trainings.start("moving", *ALL)
     run = trainings.folder / "moving"
-    assert wait_until(reached(run, 6), running)
+    assert wait_until(lambda: checkpoints(run), running)
     running.kill()
     moved = tmp_path / "deep" / "er" / "moved"
     shutil.copytree(run, moved)
