@@ -75,20 +75,9 @@ def block_shapes(spec: ModelSpec, routed: bool) -> dict[str, tuple[int, ...]]:
     attention = latent_shapes(spec) if spec.mla_kv_rank else _attention_shapes(spec)
     shapes: dict[str, tuple[int, ...]] = {
         "attention_norm.weight": (width,),
-        "attention.qkv.weight": (attended + 2 * spec.num_kv_heads * head_dim, width),
-        "attention.out.weight": (width, attended),
         "feedforward_norm.weight": (width,),
+        **{f"attention.{name}": shape for name, shape in attention.items()},
     }
-    if spec.attention_bias:
-        shapes["attention.qkv.bias"] = shapes["attention.qkv.weight"][:1]
-    if spec.qk_norm != "none":
-        query, key = {
-            "rms": (head_dim, head_dim),
-            "rms_full": (attended, spec.num_kv_heads * head_dim),
-            "l2": (spec.num_heads, spec.num_kv_heads),
-        }[spec.qk_norm]
-        shapes["attention.q_norm.weight"] = (query,)
-        shapes["attention.k_norm.weight"] = (key,)
     if routed and spec.moe is not None:
         experts, inner = spec.moe.num_experts, spec.moe.intermediate_size
         shapes["feedforward.router.weight"] = (experts, width)
