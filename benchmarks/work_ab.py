@@ -273,7 +273,8 @@ def torchtitan_step(
         )
         with torch.device("cuda"):
             model = Transformer(arguments)
-    model.init_weights(buffer_device=torch.device("cuda"))
+    with torch.no_grad():
+        model.init_weights(buffer_device=torch.device("cuda"))
     if "skewed" in options:
         for layer in model.layers.values():
             skew_(layer.moe.router.gate.weight.data)
