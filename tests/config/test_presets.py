@@ -111,23 +111,12 @@ def test_b30_is_bare_and_second_documents() -> None:
 @pytest.mark.covers("PRE-12")
 def test_hydra_sizes_are_counted_and_refused(name: str) -> None:
     config = ConfigPresets.get(name)
-    assert config.moe.use_mod and config.moe.use_mor and not config.moe.use_moe
+    assert config.mod.use_mod and config.moe.use_mor and not config.moe.use_moe
     assert counts(name).total == pytest.approx(HYDRA[name], rel=0.05)
-    with pytest.raises(LuminaError, match="use_mod, use_mor") as refused:
+    with pytest.raises(LuminaError, match="use_mor") as refused:
         check_trainable(config)
     assert refused.value.code == "E002"
     check_trainable(config.replace(use_mod=False, use_mor=False))
-
-
-@pytest.mark.covers("PRE-06")
-def test_debug_200m_needs_a_block_that_is_not_built() -> None:
-    config = ConfigPresets.debug_200m()
-    with pytest.raises(LuminaError, match="Mixture of Depths") as refused:
-        check_trainable(config)
-    assert refused.value.code == "E002" and "--no-use-mod" in refused.value.hint
-    check_trainable(config.replace(use_mod=False))
-    with pytest.raises(LuminaError, match="this model needs Mixture of Depths"):
-        check_trainable(ConfigPresets.debug().replace(use_mod=True))
 
 
 def test_counts_agree_with_the_documented_arithmetic() -> None:

@@ -114,13 +114,10 @@ def bias(runs: Runs) -> None:
         assert one.any() and same(two, 2 * one)
 
 
-@shows("use_mod", "use_mor", "mod_capacity_factor", "mor_recursions")
+@shows("use_mor", "mor_recursions")
 def blocks_to_come(runs: Runs) -> None:
     """Asked for, they are refused by name; their settings alone are called idle."""
-    for switch, setting in (
-        ("use_mod", {"mod_capacity_factor": 0.25}),
-        ("use_mor", {"mor_recursions": 3}),
-    ):
+    for switch, setting in (("use_mor", {"mor_recursions": 3}),):
         assert switch in runs.refused("E002", **{switch: True})
         assert switch in runs.refused("E002", **{switch: True}, **setting)
         runs.train(**{switch: False}, steps=1)

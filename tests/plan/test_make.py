@@ -148,8 +148,8 @@ def test_a_batch_too_large_for_the_device_names_the_one_that_fits() -> None:
 
 
 def test_blocks_that_are_not_built_are_refused() -> None:
-    with pytest.raises(LuminaError, match="Mixture of Depths") as caught:
-        plan_for(Config.resolve(preset="debug_200m"))
+    with pytest.raises(LuminaError, match="Mixture of Recursions") as caught:
+        plan_for(Config.resolve(preset="100M"))
     assert caught.value.code == "E002"
 
 

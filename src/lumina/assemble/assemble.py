@@ -177,8 +177,22 @@ def _restore_live(program: Program, meta: State) -> None:
         live.max_grad_norm.fill_(held["max_grad_norm"])
     if "weight_decay" in held and stands("weight_decay"):
         live.weight_decay = held["weight_decay"]
+    if held.get("mod_capacity") is not None and _same_depth(program, meta):
+        live.mod_capacity = held["mod_capacity"]
     if "learning_rate_scale" in held and stands("learning_rate"):
         live.learning_rate_scale = held["learning_rate_scale"]
+
+
+def _same_depth(program: Program, meta: State) -> bool:
+    """Whether the Plan's capacities are still those of the State."""
+    mod = program.plan.spec.mod
+    before = (meta.plan.get("spec") or {}).get("mod")
+    return (
+        mod is not None
+        and before is not None
+        and mod.capacity == before["capacity"]
+        and tuple(before["schedule"]) == mod.schedule
+    )
 
 
 def _restore_average(
@@ -290,6 +304,7 @@ def _scalars(program: Program) -> dict[str, Any]:
             "max_grad_norm": program.live.max_grad_norm.item(),
             "weight_decay": program.live.weight_decay,
             "learning_rate_scale": program.live.learning_rate_scale,
+            "mod_capacity": program.live.mod_capacity,
         },
     }
     if program.average is not None:

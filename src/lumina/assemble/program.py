@@ -57,12 +57,14 @@ class Live:
         max_grad_norm: [] float32; 0: no clipping.
         weight_decay: a plain float, handed to the kernel at each step.
         learning_rate_scale: factor on the schedule.
+        mod_capacity: share of tokens of Mixture-of-Depths blocks; None: as planned.
     """
 
     learning_rate: Tensor
     max_grad_norm: Tensor
     weight_decay: float
     learning_rate_scale: float = 1.0
+    mod_capacity: float | None = None
 
 
 class Program:

@@ -18,6 +18,7 @@ from lumina.config.sections import (
     SECTIONS,
     DataSection,
     ModelSection,
+    ModSection,
     MoeSection,
     RunSection,
     Section,
@@ -47,11 +48,12 @@ class Config:
     """
 
     __slots__ = (
-        "data", "model", "moe", "preset", "provenance", "run", "system", "train",
+        "data", "mod", "model", "moe", "preset", "provenance", "run", "system", "train",
     )  # fmt: skip
 
     model: ModelSection
     moe: MoeSection
+    mod: ModSection
     data: DataSection
     train: TrainSection
     run: RunSection

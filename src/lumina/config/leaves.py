@@ -112,7 +112,8 @@ def allowed(leaf: str) -> str:
     if choices(leaf):
         text = "one of " + ", ".join(choices(leaf))
     elif is_list(leaf):
-        text = "one or more texts"
+        number = float in typing.get_args(kind)
+        text = "one or more numbers" if number else "one or more texts"
     else:
         names = {bool: "yes or no", int: "a whole number", float: "a number"}
         text = names.get(kind, "a text")

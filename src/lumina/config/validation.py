@@ -23,6 +23,7 @@ def check_combinations(config: Config) -> None:
     _check_latent(config)
     _check_rope(config)
     _check_moe(config)
+    _check_mod(config)
     _check_training(config)
     _check_run(config)
 
@@ -33,7 +34,7 @@ def check_trainable(config: Config) -> None:
     Raises:
         LuminaError: E002, naming the option, the preset that asked, and the dense way.
     """
-    blocks = {"use_mod": "Mixture of Depths", "use_mor": "Mixture of Recursions"}
+    blocks = {"use_mor": "Mixture of Recursions"}
     asked = [leaf for leaf in blocks if config.get(leaf)]
     if not asked:
         return
@@ -174,6 +175,17 @@ def _check_groups(config: Config) -> None:
             f"moe_top_k {moe.moe_top_k} is more than the experts of "
             f"{moe.moe_top_groups} groups (moe_top_groups)",
             "let a token choose among more groups, or fewer experts",
+        )
+
+
+def _check_mod(config: Config) -> None:
+    mod = config.mod
+    learned = mod.mod_routing_strategy == "learned"
+    if mod.use_mod and mod.mod_mode == "static" and not learned:
+        _refuse(
+            "mod_mode static weighs tokens by a router, and mod_routing_strategy "
+            f"{mod.mod_routing_strategy} has none",
+            "use mod_routing_strategy learned, or mod_mode dynamic",
         )
 
 
@@ -366,8 +378,7 @@ def _idle_advice(config: Config) -> list[str]:
         idle |= dict.fromkeys(_MOE_ONLY, "use_moe is off")
     elif moe.moe_dispatch == "dropless":
         idle["capacity_factor"] = "moe_dispatch is dropless"
-    if not moe.use_mod:
-        idle["mod_capacity_factor"] = "use_mod is off"
+    idle |= _idle_depth(config)
     if not moe.use_mor:
         idle["mor_recursions"] = "use_mor is off"
     if train.lr_scheduler != "wsd":
@@ -389,6 +400,25 @@ def _idle_advice(config: Config) -> list[str]:
         if config.provenance[leaf].kind not in ("default", "preset")
         and not _restates_default(config, leaf)
     ]
+
+
+def _idle_depth(config: Config) -> dict[str, str]:
+    """Options of Mixture of Depths without effect, and why."""
+    mod = config.mod
+    leaves = [leaf for leaf in type(mod).model_fields if leaf != "use_mod"]
+    if not mod.use_mod:
+        return dict.fromkeys(leaves, "use_mod is off")
+    idle: dict[str, str] = {}
+    if mod.mod_mode == "static":
+        dynamic = [leaf for leaf in leaves if "capacity" in leaf]
+        idle |= dict.fromkeys(
+            [*dynamic, "mod_predictor_weight"], "mod_mode static computes every token"
+        )
+    if mod.mod_routing_strategy != "learned":
+        idle["mod_predictor_weight"] = "there is no router to predict"
+    if mod.mod_capacity_schedule:
+        idle["mod_capacity_factor"] = "mod_capacity_schedule says it"
+    return idle
 
 
 def _restates_default(config: Config, leaf: str) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lumina.infer.chosen import ChosenKeys
+
 SMALLEST = 64
 """Columns allocated at first when nothing is said."""
 
@@ -39,13 +41,15 @@ class KVCache:
         self._padding = padding
         self._padded = padding is not None and bool(padding.any())
         self._begin = 0
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        self._chosen: dict[tuple[int, int], ChosenKeys] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes held for keys and values."""
-        return sum(t.nbytes for t in (*self._keys, *self._values))
+        whole = sum(t.nbytes for t in (*self._keys.values(), *self._values.values()))
+        return whole + sum(layer.nbytes for layer in self._chosen.values())
 
     def positions(self, input_ids: Tensor) -> Tensor:
         """Positions of the coming tokens, [B, s]; padding counts as position 0."""
@@ -80,10 +84,10 @@ class KVCache:
 
     def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Adds one layer's new keys and values, [B, K, s, hd]; returns all, T long."""
-        if layer_index == len(self._keys):
+        if layer_index not in self._keys:
             for held, new in ((self._keys, k), (self._values, v)):
                 shape = (*new.shape[:2], self._capacity, new.shape[3])
-                held.append(new.new_empty(shape))
+                held[layer_index] = new.new_empty(shape)
         if self.window:
             return (
                 self._slide(self._keys[layer_index], k),
@@ -94,6 +98,26 @@ class KVCache:
         keys[:, :, self._begin : self.length] = k
         values[:, :, self._begin : self.length] = v
         return keys[:, :, : self.length], values[:, :, : self.length]
+
+    def choose(
+        self, slot: tuple[int, int], columns: Tensor, taken: Tensor
+    ) -> tuple[ChosenKeys, Tensor]:
+        """For a layer that only some of the new tokens go through; see the protocol."""
+        if slot not in self._chosen:
+            self._chosen[slot] = ChosenKeys(self.rows, columns.device)
+        layer = self._chosen[slot]
+        query_bn = columns + self._begin
+        key_bt = layer.admit(query_bn, taken)
+        query, key = query_bn[:, :, None], key_bt[:, None, :]
+        seen = (key >= 0) & (key <= query)
+        if self.window:
+            seen &= query - key < self.window
+        if self._padding is not None:
+            seen &= key >= self._padding.to(key.device).view(-1, 1, 1)
+        # Who sees nobody (padding, a place not taken) sees the first: never NaN.
+        first = torch.arange(key_bt.shape[1], device=key.device) == 0
+        seen |= ~seen.any(dim=-1, keepdim=True) & first
+        return layer, seen.unsqueeze(1)
 
     def rewind(self, length: int) -> bool:
         """Forgets all but the first `length` columns.
@@ -107,12 +131,16 @@ class KVCache:
         if length < self.length and self.window and self.length > self._capacity:
             return False
         self.length = length
+        for layer in self._chosen.values():
+            layer.rewind(length)
         return True
 
     def keep_rows(self, rows: Tensor) -> None:
         """Goes on with these rows only, [R] int64 on the cache's device."""
-        self._keys = [t.index_select(0, rows) for t in self._keys]
-        self._values = [t.index_select(0, rows) for t in self._values]
+        self._keys = {i: t.index_select(0, rows) for i, t in self._keys.items()}
+        self._values = {i: t.index_select(0, rows) for i, t in self._values.items()}
+        for layer in self._chosen.values():
+            layer.keep_rows(rows)
         self.rows = len(rows)
         if self._padding is not None:
             self._padding = self._padding.to(rows.device).index_select(0, rows)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from lumina.model.cache_protocol import Cache
+from lumina.model.cache_protocol import Cache, LayerCache
 from lumina.model.layers import HeadScale, Linear, ProjectionNorm, RMSNorm
 from lumina.model.spec import ModelSpec
 from lumina.ops.attention.dispatch import Pattern, attend
 from lumina.ops.rotary.reference import rotate
+
+if TYPE_CHECKING:
+    from lumina.model.chosen import Tokens
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,13 @@ class BlockContext:
         pattern: which keys each query sees.
         valid: [B, S] bool, False for padding.
         cache: keys and values of earlier tokens, or None.
+        tokens: where these tokens stand; only for models that choose among them.
+        taken: [B, n] bool, with a cache and only some tokens: the places somebody has.
+        capacity: share of tokens a Mixture-of-Depths block takes now, in writing: a
+            compiled block specialises on a string, but makes a changed number dynamic.
+        routing: "" (training: top k; evaluation: predictor), or one of "top_k",
+            "predictor", "static" for all blocks.
+        recursion: how often these blocks were passed before.
     """
 
     cos: Tensor
@@ -29,6 +40,22 @@ class BlockContext:
     pattern: Pattern
     valid: Tensor
     cache: Cache | None = None
+    tokens: Tokens | None = None
+    taken: Tensor | None = None
+    capacity: str = ""
+    routing: str = ""
+    recursion: int = 0
+
+    def stored(self, layer_index: int) -> tuple[LayerCache, Pattern]:
+        """Where a layer keeps its keys, and which of them its queries see."""
+        assert self.cache is not None
+        if self.taken is None:
+            return self.cache, self.pattern
+        assert self.tokens is not None
+        slot = (self.recursion, layer_index)
+        keys, mask = self.cache.choose(slot, self.tokens.columns, self.taken)
+        backend = "reference" if self.tokens.backend == "reference" else "sdpa"
+        return keys, Pattern(backend, mask)
 
 
 class Attention(nn.Module):
@@ -55,12 +82,14 @@ class Attention(nn.Module):
         else:  # they lie side by side and turn in one go
             qk = rotate(qkv[:, :, : -self.heads[2]], context.cos, context.sin)
             q_bshd, k_bskd = qk.split(self.heads[:2], dim=2)
+        pattern = context.pattern
         if context.cache is not None:
-            k_bkd, v_bkd = context.cache.update(
+            keys, pattern = context.stored(self.layer_index)
+            k_bkd, v_bkd = keys.update(
                 self.layer_index, k_bskd.transpose(1, 2), v_bskd.transpose(1, 2)
             )
             k_bskd, v_bskd = k_bkd.transpose(1, 2), v_bkd.transpose(1, 2)
-        seen = attend(q_bshd, k_bskd, v_bskd, context.pattern)
+        seen = attend(q_bshd, k_bskd, v_bskd, pattern)
         return self.out(seen.flatten(2))  # type: ignore[no-any-return]
 
 

@@ -30,14 +30,25 @@ class Block(nn.Module):
         self, x_bsd: Tensor, context: BlockContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[B, S, D] to [B, S, D], and the routed layer's sums (empty when dense)."""
-        x_bsd = x_bsd + self._drop(self.attention(self.attention_norm(x_bsd), context))
+        x_bsd = x_bsd + self.attend(x_bsd, context)
+        y_bsd, aux = self.feed(x_bsd, context)
+        return x_bsd + y_bsd, aux
+
+    def attend(self, x_bsd: Tensor, context: BlockContext) -> Tensor:
+        """The attention branch, [B, S, D]: what it adds to its input."""
+        return self._drop(self.attention(self.attention_norm(x_bsd), context))
+
+    def feed(
+        self, x_bsd: Tensor, context: BlockContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The feed-forward branch, [B, S, D], and the routed layer's sums."""
         inner_bsd = self.feedforward_norm(x_bsd)
         aux: dict[str, Tensor] = {}
         if self.routed:
             y_bsd, aux = self.feedforward(inner_bsd, context.valid)
         else:
             y_bsd = self.feedforward(inner_bsd)
-        return x_bsd + self._drop(y_bsd), aux
+        return self._drop(y_bsd), aux
 
     def _drop(self, branch_bsd: Tensor) -> Tensor:
         """Dropout of a residual branch, in training only."""

@@ -7,7 +7,25 @@ from typing import Protocol
 from torch import Tensor
 
 
-class Cache(Protocol):
+class LayerCache(Protocol):
+    """What attention asks of a cache: to keep its keys and give back all of them."""
+
+    def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the new keys and values of one layer; return all that may be seen.
+
+        Args:
+            layer_index: the block's index.
+            k: [B, K, s, head_dim], already normalised and rotated.
+            v: [B, K, s, head_dim]. Latent attention gives its latent for keys and the
+                shared rotated key for values: one head, of different widths.
+
+        Returns:
+            Keys and values, [B, K, T, head_dim].
+        """
+        ...
+
+
+class Cache(LayerCache, Protocol):
     """Keys and values of the tokens seen so far, row by row.
 
     A forward pass calls `positions` (only from `Network.logits`) and `mask` once, then
@@ -34,16 +52,18 @@ class Cache(Protocol):
         """
         ...
 
-    def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the new keys and values of one layer; return all that may be seen.
+    def choose(
+        self, slot: tuple[int, int], columns: Tensor, taken: Tensor
+    ) -> tuple[LayerCache, Tensor]:
+        """Prepare for a layer that only some of the new tokens go through.
 
         Args:
-            layer_index: the block's index.
-            k: [B, K, s, head_dim], already normalised and rotated.
-            v: [B, K, s, head_dim]. Latent attention gives its latent for keys and the
-                shared rotated key for values: one head, of different widths.
+            slot: (recursion, block), under which these keys are kept apart.
+            columns: [B, n] int64, which of the s new tokens, rising along a row.
+            taken: [B, n] bool; the others leave no key.
 
         Returns:
-            Keys and values, [B, K, T, head_dim].
+            What the layer's attention is to call `update` of, once, and the mask
+            [B, 1, n, T] over the keys that this returns.
         """
         ...

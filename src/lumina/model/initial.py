@@ -52,6 +52,10 @@ def initial_value(
         return torch.ones(shape)
     if name.endswith(".load"):
         return torch.full(shape, 1.0 / shape[0])
+    if name.endswith(".predictor.bias") and spec.mod is not None:
+        # As many are chosen at first as will be.
+        share = min(max(spec.mod.capacity, 0.01), 0.99)
+        return torch.full(shape, math.log(share / (1 - share)))
     if name.endswith((".selection_bias", ".bias")):
         return torch.zeros(shape)
     if spec.moe is not None and not shape:

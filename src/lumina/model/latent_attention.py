@@ -56,8 +56,10 @@ class LatentAttention(nn.Module):
         )
         latent_bs1r = self.kv_latent_norm(latent).unsqueeze(2)
         turned_bs1r = _turn(turned.unsqueeze(2), context)
+        pattern = context.pattern
         if context.cache is not None:
-            latent, turned = context.cache.update(
+            keys, pattern = context.stored(self.layer_index)
+            latent, turned = keys.update(
                 self.layer_index,
                 latent_bs1r.transpose(1, 2),
                 turned_bs1r.transpose(1, 2),
@@ -70,7 +72,7 @@ class LatentAttention(nn.Module):
         k_bshd = torch.cat([plain, turned], dim=-1)
         # The kernels want values as wide as keys; zeros add nothing.
         v_bshd = F.pad(v_bshd, (0, k_bshd.shape[-1] - self.value_dim))
-        seen = attend(q_bshd, k_bshd, v_bshd, context.pattern)
+        seen = attend(q_bshd, k_bshd, v_bshd, pattern)
         return self.out(seen[..., : self.value_dim].flatten(2))  # type: ignore[no-any-return]
 
     def _queries(self, x_bsd: Tensor, context: BlockContext) -> Tensor:

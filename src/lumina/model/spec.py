@@ -81,6 +81,41 @@ class HrmSpec:
 
 
 @dataclass(frozen=True)
+class ModSpec:
+    """Mixture of Depths (Raposo et al., 2024, arXiv:2404.02258).
+
+    Attributes:
+        layers: indices of the blocks that take only a share of the tokens.
+        capacity: that share; k = ceil(capacity * S) tokens of a row.
+        ladder: capacities a running job may change to.
+        scope: "block" or "feedforward": what the rest pass by.
+        routing: "learned", "fixed" (by position) or "random".
+        mode: "dynamic" (top-k) or "static" (every token, softly weighted).
+        schedule: capacities of equal parts of a run; the last is `capacity`.
+        predictor_weight: weight of the causal predictor's loss.
+    """
+
+    layers: tuple[int, ...]
+    capacity: float = 0.5
+    ladder: tuple[float, ...] = (0.5,)
+    scope: str = "block"
+    routing: str = "learned"
+    mode: str = "dynamic"
+    schedule: tuple[float, ...] = ()
+    predictor_weight: float = 0.01
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is a router to learn."""
+        return self.routing == "learned"
+
+    @property
+    def predicted(self) -> bool:
+        """Whether evaluation asks a causal predictor: its choice cannot be known."""
+        return self.learned and self.mode == "dynamic"
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Shape of a decoder-only transformer; field meanings as in `ModelSection`.
 
@@ -119,6 +154,7 @@ class ModelSpec:
     init_std: float = 0.02
     moe: MoeSpec | None = None
     hrm: HrmSpec | None = None
+    mod: ModSpec | None = None
 
     @property
     def rotary_dim(self) -> int:
@@ -144,4 +180,9 @@ class ModelSpec:
             values["moe"] = MoeSpec(**moe)
         if values.get("hrm") is not None:
             values["hrm"] = HrmSpec(**values["hrm"])
+        if values.get("mod") is not None:
+            mod = dict(values["mod"])
+            for name in ("layers", "ladder", "schedule"):
+                mod[name] = tuple(mod[name])
+            values["mod"] = ModSpec(**mod)
         return ModelSpec(**values)

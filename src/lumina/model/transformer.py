@@ -11,6 +11,7 @@ from lumina.errors import LuminaError
 from lumina.model.attention import BlockContext
 from lumina.model.block import Block
 from lumina.model.cache_protocol import Cache
+from lumina.model.chosen import Tokens
 from lumina.model.interface import Batch, Output
 from lumina.model.layers import Embedding, RMSNorm
 from lumina.model.spec import ModelSpec
@@ -28,6 +29,8 @@ class Transformer(nn.Module):
     Attributes:
         compute_dtype: the type of activations, set where the embedding comes out; every
             later module casts its weights to it.
+        mod_capacity: share of tokens the Mixture-of-Depths blocks take in training.
+        routing: see `BlockContext.routing`.
     """
 
     def __init__(self, spec: ModelSpec, attention: str = "sdpa") -> None:
@@ -42,8 +45,10 @@ class Transformer(nn.Module):
         self.attention = attention
         self.compute_dtype = torch.float32
         self.embedding = Embedding(spec.padded_vocab_size, spec.hidden_size)
-        self.blocks = nn.ModuleList(Block(spec, i) for i in range(spec.num_layers))
+        self.blocks = nn.ModuleList(_block(spec, i) for i in range(spec.num_layers))
         self.norm = RMSNorm(spec.hidden_size, spec.norm_eps)
+        self.mod_capacity = spec.mod.capacity if spec.mod is not None else 1.0
+        self.routing = ""
 
     def forward(
         self, batch: Batch, carry: Any = None, cache: Cache | None = None
@@ -93,13 +98,55 @@ class Transformer(nn.Module):
                 window=spec.window_size,
                 dtype=self.compute_dtype,
             )
-        return BlockContext(cos, sin, pattern, batch.document_ids >= 0, cache)
+        return BlockContext(
+            cos,
+            sin,
+            pattern,
+            batch.document_ids >= 0,
+            cache,
+            tokens=self._tokens(batch) if spec.mod is not None else None,
+            capacity=repr(self.mod_capacity),
+            routing=self.routing,
+        )
+
+    def _tokens(self, batch: Batch) -> Tokens:
+        """Where every token stands, for blocks that choose among them."""
+        rows, length = batch.input_ids.shape
+        columns = torch.arange(length, device=batch.input_ids.device)
+        return Tokens(
+            columns=columns.expand(rows, -1),
+            positions=batch.position_ids.expand(rows, -1),
+            documents=batch.document_ids,
+            cu_seqlens=batch.cu_seqlens,
+            max_seqlen=batch.max_seqlen,
+            length=length,
+            plain=batch.one_document_rows,
+            backend=self.attention,
+            window=self.spec.window_size,
+            dtype=self.compute_dtype,
+        )
+
+
+def _block(spec: ModelSpec, layer_index: int) -> Block:
+    """The block of a layer: every token's, or one that chooses."""
+    if spec.mod is None or layer_index not in spec.mod.layers:
+        return Block(spec, layer_index)
+    from lumina.model.depth import DepthBlock
+
+    return DepthBlock(spec, layer_index)
 
 
 def _collect(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The sums of all routed layers together; nothing for a dense model."""
-    if not layers:
-        return {}
-    from lumina.model.moe import collect_aux
+    aux: dict[str, Tensor] = {}
+    experts = [one for one in layers if "moe.counts" in one]
+    if experts:
+        from lumina.model.moe import collect_aux
 
-    return collect_aux(layers)
+        aux |= collect_aux(experts)
+    depths = [one for one in layers if "mod.statistics" in one]
+    if depths:
+        from lumina.model.depth import collect_depth_aux
+
+        aux |= collect_depth_aux(depths)
+    return aux

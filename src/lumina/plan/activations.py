@@ -7,9 +7,9 @@ them against what it really saved.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lumina.model.spec import ModelSpec, MoeSpec
+from lumina.model.spec import ModelSpec, ModSpec, MoeSpec
 from lumina.plan.count import is_routed
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -68,6 +68,8 @@ def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> K
     element = forward.element
     if mode == "full":
         return Kept(tokens * spec.hidden_size * element)
+    if spec.mod is not None and layer in spec.mod.layers:
+        return _kept_by_choice(spec, spec.mod, forward, layer, mode)
     moe = spec.moe if is_routed(spec, layer) else None
     if mode == "selective":
         return _products(spec, forward, moe, tokens)
@@ -91,6 +93,37 @@ def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> K
         # The router keeps the norm's output in float32, and nobody in 16 bits.
         router += tokens * 2 * spec.hidden_size
     return Kept(dense + router, values * element)
+
+
+def _kept_by_choice(
+    spec: ModelSpec, mod: ModSpec, forward: Forward, layer: int, mode: str
+) -> Kept:
+    """A block that only some tokens go through: those, and who was chosen."""
+    tokens, width = forward.rows * spec.seq_length, spec.hidden_size
+    every = replace(spec, mod=None)
+    if mod.mode == "static":
+        inner = kept_by_block(every, forward, layer, mode)
+        return inner + Kept(tokens * (4 * width + 8 * width + 16))
+    count = max(1, math.ceil(max(mod.ladder) * spec.seq_length))
+    few = replace(every, seq_length=count)
+    inner = kept_by_block(few, forward, layer, mode)
+    if mod.scope == "feedforward" and mode == "none":
+        # Attention sees every token; without a feed-forward only that is left.
+        bare, few_bare = (
+            replace(one, intermediate_size=0, moe=None) for one in (every, few)
+        )
+        inner += kept_by_block(bare, forward, layer, mode)
+        inner += Kept(-kept_by_block(few_bare, forward, layer, mode).dense)
+    elif mod.scope == "feedforward":
+        inner = kept_by_block(every, forward, layer, mode)
+    chosen = forward.rows * count
+    # What comes back, and for a packed row who sees whom.
+    mask = {"varlen": 0, "sdpa": forward.element, "reference": 1}[forward.attention]
+    back = chosen * (width * forward.element + 8 * spec.head_dim + mask * count)
+    router = tokens * 40 + chosen * 24
+    if mod.learned:
+        router += tokens * 12 * width
+    return inner + Kept(back + router)
 
 
 def kept_outside(spec: ModelSpec, forward: Forward) -> int:

@@ -63,6 +63,10 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
             f"backbone.blocks.{layer}.{name}": shape
             for name, shape in block_shapes(spec, is_routed(spec, layer)).items()
         }
+        shapes |= {
+            f"backbone.blocks.{layer}.depth.{name}": shape
+            for name, shape in depth_shapes(spec, layer).items()
+        }
     shapes["backbone.norm.weight"] = (width,)
     if not spec.tie_embeddings:
         shapes["objective.head.weight"] = (spec.padded_vocab_size, width)
@@ -131,6 +135,17 @@ def latent_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     }
 
 
+def depth_shapes(spec: ModelSpec, layer: int) -> dict[str, tuple[int, ...]]:
+    """The parameters that decide which tokens go through a block."""
+    mod = spec.mod
+    if mod is None or layer not in mod.layers or not mod.learned:
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {"router.weight": (1, spec.hidden_size)}
+    if mod.predicted:
+        shapes |= {"predictor.weight": (1, spec.hidden_size), "predictor.bias": (1,)}
+    return shapes
+
+
 def is_routed(spec: ModelSpec, layer: int) -> bool:
     """Whether block `layer` routes its tokens to experts."""
     return spec.moe is not None and layer in spec.moe.layers
@@ -192,7 +207,7 @@ def _kind(name: str) -> str:
         return "embedding"
     if name.startswith("objective.head"):
         return "head"
-    if name.endswith("feedforward.router.weight"):
+    if name.endswith("feedforward.router.weight") or ".depth." in name:
         return "router"
     if name.endswith(("feedforward.gate_up", "feedforward.down")):
         return "experts"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from lumina.model.spec import ModelSpec
-from lumina.plan.count import Counts, count_parameters
+from lumina.plan.count import Counts, block_shapes, count_parameters, is_routed
 
 CONVENTION = (
     "6 x active non-embedding parameters (the head counts) "
-    "+ 6 x layers x heads x head_dim x sequence for causal attention"
+    "+ 6 x layers x heads x head_dim x sequence for causal attention; a block that "
+    "takes a share of the tokens counts that share, and its square in attention"
 )
 """Printed beside every MFU."""
 
@@ -16,11 +20,71 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
     """Operations of forward and backward for one token, recomputation not counted.
 
     Causal attention looks at S / 2 positions on average: 12 * L * d * (S / 2). Under a
-    window of W < S positions the average is W - W^2 / (2 S).
+    window of W < S positions the average is W - W^2 / (2 S). Where only a share of the
+    tokens goes through a block, both queries and keys are that share.
     """
     counts = counts or count_parameters(spec)
     length = spec.seq_length
     window = min(spec.window_size or length, length)
     attended = window - window * window / (2 * length)
     width = spec.num_heads * (spec.head_dim + spec.value_dim) / 2
-    return 6.0 * counts.active_non_embedding + 12 * spec.num_layers * width * attended
+    products = float(counts.active_non_embedding)
+    looks = float(spec.num_layers)
+    for one in passes(spec):
+        attention, feedforward = _block_parameters(spec, one.layer)
+        products += (one.attention - one.once) * attention
+        products += (one.feedforward - one.once) * feedforward
+        looks += one.attention * one.keys - one.once
+    return 6.0 * products + 12 * looks * width * attended
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One execution of a block, where it differs from every token's once.
+
+    Attributes:
+        attention: share of the tokens that attend.
+        keys: share of the tokens they attend to.
+        feedforward: share of the tokens that go through the feed-forward.
+        once: 1 for the pass that the parameter count stands for, 0 for a further one.
+    """
+
+    layer: int
+    attention: float
+    keys: float
+    feedforward: float
+    once: int = 1
+
+
+def passes(spec: ModelSpec) -> list[Pass]:
+    """Blocks that not every token goes through, or not once."""
+    mod = spec.mod
+    if mod is None or mod.mode == "static":
+        return []
+    share = depth_share(spec)
+    attention = share if mod.scope == "block" else 1.0
+    return [Pass(layer, attention, attention, share) for layer in mod.layers]
+
+
+def depth_share(spec: ModelSpec) -> float:
+    """Tokens a Mixture-of-Depths block takes of a row: k / S, on average over a run."""
+    assert spec.mod is not None
+    length = spec.seq_length
+    capacities = spec.mod.schedule or (spec.mod.capacity,)
+    taken = [max(1, math.ceil(round(c * length, 6))) for c in capacities]
+    return sum(taken) / len(taken) / length
+
+
+def _block_parameters(spec: ModelSpec, layer: int) -> tuple[int, float]:
+    """Parameters a token uses in a block: (attention and its norm, the rest)."""
+    attention, feedforward = 0, 0.0
+    for name, shape in block_shapes(spec, is_routed(spec, layer)).items():
+        size = math.prod(shape)
+        if name.startswith("attention"):
+            attention += size
+        elif name in ("feedforward.gate_up", "feedforward.down"):
+            assert spec.moe is not None
+            feedforward += size * spec.moe.top_k / spec.moe.num_experts
+        else:
+            feedforward += size
+    return attention, feedforward

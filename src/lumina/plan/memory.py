@@ -105,9 +105,7 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
 
 def _router_parameters(spec: ModelSpec) -> int:
     """Parameters of all routers, which stay float32."""
-    if spec.moe is None:
-        return 0
-    return len(spec.moe.layers) * spec.moe.num_experts * spec.hidden_size
+    return count_parameters(spec).router
 
 
 def _cast_bytes(spec: ModelSpec, layout: Layout) -> int:
@@ -151,11 +149,11 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     kept = Kept(kept_outside(spec, forward))
     recomputed = 0
     # Blocks of one kind are alike, so one of each is measured.
-    routed = spec.moe.layers if spec.moe is not None else ()
-    dense = [i for i in range(spec.num_layers) if i not in routed]
-    for layers in (dense, list(routed)):
-        if not layers:
-            continue
+    kinds: dict[tuple[bool, bool], list[int]] = {}
+    for layer in range(spec.num_layers):
+        chosen = spec.mod is not None and layer in spec.mod.layers
+        kinds.setdefault((is_routed(spec, layer), chosen), []).append(layer)
+    for layers in kinds.values():
         one = kept_by_block(spec, forward, layers[0], mode)
         whole = kept_by_block(spec, forward, layers[0], "none")
         kept += Kept(one.dense * len(layers), one.routed * len(layers))

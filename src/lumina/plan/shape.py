@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lumina.errors import LuminaError
-from lumina.model.spec import ModelSpec, MoeSpec
+from lumina.model.spec import ModelSpec, ModSpec, MoeSpec
 from lumina.plan.count import count_parameters
 from lumina.plan.moe_scale import default_experts, usual_values
 
@@ -71,7 +71,9 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
         dropout=model.dropout,
         init_std=model.init_std,
     )
-    return replace(dense, moe=_routed(config, dense)) if config.moe.use_moe else dense
+    if config.moe.use_moe:
+        dense = replace(dense, moe=_routed(config, dense))
+    return replace(dense, mod=_depth(config, dense)) if config.mod.use_mod else dense
 
 
 def routed_layers(
@@ -105,6 +107,38 @@ def routed_layers(
             f"use --moe-pattern all, or --num-layers {need} or more",
         )
     return tuple(layer for layer in chosen if layer >= first_dense)
+
+
+def depth_layers(
+    pattern: str | None, num_layers: int, routed: tuple[int, ...] = ()
+) -> tuple[int, ...]:
+    """Indices of the blocks that only a share of the tokens goes through.
+
+    `alternate`: every second block, starting with block 1, as in the paper. `all`:
+    every block. `dense`: the blocks without experts. None: `dense` where there are
+    both kinds, else `alternate`.
+
+    Args:
+        routed: the blocks with experts.
+
+    Raises:
+        LuminaError: E002 if the pattern leaves no such block.
+    """
+    dense = tuple(i for i in range(num_layers) if i not in routed)
+    if pattern is None:
+        pattern = "dense" if routed and dense else "alternate"
+    chosen = {
+        "alternate": tuple(range(1, num_layers, 2)),
+        "all": tuple(range(num_layers)),
+        "dense": dense,
+    }[pattern]
+    if not chosen:
+        raise LuminaError(
+            "E002",
+            f"mod_pattern {pattern} leaves none of {num_layers} layers to choose in",
+            "use --mod-pattern all",
+        )
+    return chosen
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -149,6 +183,23 @@ def _vocabulary(config: Config, tokenizer_vocab_size: int | None) -> tuple[int, 
             f"tokenizer of at most {asked} tokens",
         )
     return tokenizer_vocab_size, asked
+
+
+def _depth(config: Config, dense: ModelSpec) -> ModSpec:
+    mod = config.mod
+    schedule = mod.mod_capacity_schedule
+    capacity = schedule[-1] if schedule else mod.mod_capacity_factor
+    routed = dense.moe.layers if dense.moe is not None else ()
+    return ModSpec(
+        layers=depth_layers(mod.mod_pattern, dense.num_layers, routed),
+        capacity=capacity,
+        ladder=tuple(sorted({capacity, *schedule, *mod.mod_capacity_ladder})),
+        scope=mod.mod_scope,
+        routing=mod.mod_routing_strategy,
+        mode=mod.mod_mode,
+        schedule=schedule,
+        predictor_weight=mod.mod_predictor_weight,
+    )
 
 
 def _routed(config: Config, dense: ModelSpec) -> MoeSpec:

@@ -15,6 +15,12 @@ ALIASES: dict[str, str] = {
     "expert_usage": "moe.load",
     "routing_entropy": "moe.load_entropy",
     "dropped_tokens": "moe.dropped_fraction",
+    "selected_token_ratio": "mod.selected_ratio",
+    "avg_routing_score": "mod.router_score",
+    "routing_threshold": "mod.threshold",
+    "compute_savings": "mod.compute_savings",
+    "flops_reduction": "mod.flops_reduction",
+    "routing_accuracy": "mod.predictor_accuracy",
 }
 """Alias -> key of a metrics.jsonl row."""
 

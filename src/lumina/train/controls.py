@@ -19,7 +19,7 @@ ROUTING = {
 }
 """Controls of routed layers, and the field of `MoeSpec` each changes."""
 
-LIVE = ("learning_rate", "max_grad_norm", "weight_decay", *ROUTING)
+LIVE = ("learning_rate", "max_grad_norm", "weight_decay", "mod_capacity", *ROUTING)
 """Controls that are read by the step: no reassembly."""
 
 EXPERTS = ("add_expert", "prune_expert")
@@ -42,6 +42,7 @@ _SENSE = {
     "routing_temperature": "a temperature is a number above 0",
     "router_jitter_noise": "noise is a number from 0, below 1",
     "expert_dropout": "a chance is a number from 0, below 1",
+    "mod_capacity": "a share is a number above 0, at most 1",
     "add_expert": "it is a way, busiest or mean, and the spread of the noise",
     "prune_expert": "it names experts by layer, or none",
 }
@@ -239,7 +240,7 @@ def _check(name: str, value: Any) -> None:
         good = value in ("none", "full", "selective")
     elif name == "micro_batch_size":
         good = isinstance(value, int) and value >= 1
-    elif name == "learning_rate":
+    elif name in ("learning_rate", "mod_capacity"):
         good = isinstance(value, int | float) and 0 < value <= 1
     else:
         good = isinstance(value, int | float) and 0 <= value < float("inf")

@@ -19,6 +19,7 @@ from lumina.model.interface import Batch
 from lumina.optim.schedule import learning_rate_at
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore, Kind
+from lumina.train.capacities import longer_ladder, off_ladder, set_capacity
 from lumina.train.controls import EXPERTS, LIVE, ROUTING, Change, Controls, edited
 from lumina.train.experts import check_experts, edited_experts, outgrows, set_routing
 from lumina.train.recorder import Recorder
@@ -270,7 +271,9 @@ class Loop:
             change = Change(**request)
             change.step = self.progress.step
             try:
-                if change.name in LIVE and not outgrows(self.program, change):
+                larger = outgrows(self.program, change)
+                larger = larger or off_ladder(self.program, change)
+                if change.name in LIVE and not larger:
                     self._set_live(change)
                 else:
                     self._reassemble(change)
@@ -300,6 +303,8 @@ class Loop:
             live.max_grad_norm.fill_(change.value)
         elif change.name in ROUTING:
             set_routing(self.program, change)
+        elif change.name == "mod_capacity":
+            set_capacity(self.program, change, self.progress.step)
         else:
             change.old = live.weight_decay
             live.weight_decay = change.value
@@ -329,7 +334,11 @@ class Loop:
         surgical = change.name in EXPERTS
         if surgical:
             check_experts(self.plan, change)
-        plan = self.plan if surgical else edited(self.plan, change)
+        plan = self.plan
+        if change.name == "mod_capacity":
+            plan = longer_ladder(plan, change)
+        elif not surgical:
+            plan = edited(plan, change)
         ranks = self.program.ranks
         state = capture(self.program, self.progress, everything=True)
         if surgical:
@@ -337,5 +346,7 @@ class Loop:
         self.program.close()
         self.program = assemble(plan, StateSource(state), ranks=ranks, meta=state)
         self.recorder.plan = plan
+        if change.name == "mod_capacity":
+            set_capacity(self.program, change, self.progress.step)
         # Rank 0's, for the ranks' journals are one.
         change.seconds = ranks.share(round(time.perf_counter() - started, 3))

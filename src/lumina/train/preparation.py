@@ -286,6 +286,7 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
         )
     leaves.pop("vocab_size")
     leaves["vocab_size"] = leaves.pop("padded_vocab_size")
+    leaves |= _depth_leaves(spec, leaves.pop("mod"))
     moe = leaves.pop("moe")
     leaves["use_moe"] = moe is not None
     if moe is not None:
@@ -305,6 +306,39 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
             "routing_temperature": moe["temperature"],
         }
     return leaves
+
+
+def _depth_leaves(spec: ModelSpec, mod: dict[str, Any] | None) -> dict[str, Any]:
+    """A Mixture of Depths as options."""
+    if mod is None:
+        return {"use_mod": False}
+    from lumina.plan.shape import depth_layers
+
+    routed = spec.moe.layers if spec.moe is not None else ()
+    patterns = [
+        pattern
+        for pattern in ("alternate", "all", "dense")
+        if (pattern != "alternate" or spec.num_layers > 1)
+        and (pattern != "dense" or len(routed) < spec.num_layers)
+        and depth_layers(pattern, spec.num_layers, routed) == mod["layers"]
+    ]
+    if not patterns:
+        raise LuminaError(
+            "E002",
+            f"no mod_pattern gives the layers {mod['layers']} of {spec.num_layers}",
+            "patterns are alternate, all and dense",
+        )
+    return {
+        "use_mod": True,
+        "mod_capacity_factor": mod["capacity"],
+        "mod_capacity_ladder": mod["ladder"],
+        "mod_capacity_schedule": mod["schedule"],
+        "mod_pattern": patterns[0],
+        "mod_scope": mod["scope"],
+        "mod_routing_strategy": mod["routing"],
+        "mod_mode": mod["mode"],
+        "mod_predictor_weight": mod["predictor_weight"],
+    }
 
 
 def _pattern(spec: ModelSpec) -> tuple[str, int]:

@@ -15,6 +15,8 @@ from lumina.observe.events import EventLog, Severity
 from lumina.observe.hardware import peak_flops
 from lumina.observe.metrics import MetricsLog
 from lumina.plan.plan import Plan
+from lumina.train.auxiliary import count_shapes, loss_terms, unpack
+from lumina.train.routing_metrics import depth_metrics, expert_metrics
 from lumina.train.step import SCALARS
 
 
@@ -90,7 +92,7 @@ class Recorder:
             "mfu": self._mfu(rate),
             "time": time.time(),
         }
-        row |= self._routing(scalars, values)
+        row |= self._routing(values)
         if skipped:
             self.event(
                 "step_skipped",
@@ -138,29 +140,20 @@ class Recorder:
             return None
         return rate * self.plan.flops_per_token / (self._peak * self.plan.world_size)
 
-    def _routing(
-        self, scalars: dict[str, float], values: list[float]
-    ) -> dict[str, Any]:
-        """Load, entropy and drops of the routed layers, per layer."""
-        moe = self.plan.spec.moe
-        if moe is None:
-            return {}
-        layers, experts = len(moe.layers), moe.num_experts
-        flat = torch.tensor(values[len(SCALARS) :])
-        counts = flat[: layers * experts].view(layers, experts)
-        dropped = flat[layers * experts :]
-        assigned = counts.sum(1, keepdim=True).clamp(min=1)
-        share = counts / assigned
-        entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
-        return {
-            "moe.balance_loss": scalars["balance_loss"],
-            "moe.z_loss": scalars["z_loss"],
-            "moe.load": [[round(x, 6) for x in row] for row in share.tolist()],
-            "moe.max_violation": (share.max(1).values * experts - 1).tolist(),
-            "moe.load_entropy": entropy.tolist(),
-            "moe.dead_experts": (counts == 0).sum(1).tolist(),
-            "moe.dropped_fraction": (dropped / assigned.squeeze(1)).tolist(),
+    def _routing(self, values: list[float]) -> dict[str, Any]:
+        """The further losses, and what the routed layers counted, per layer."""
+        spec = self.plan.spec
+        terms, shapes = loss_terms(spec), count_shapes(spec)
+        losses = values[len(SCALARS) :]
+        row: dict[str, Any] = {
+            term.key: value for term, value in zip(terms, losses, strict=False)
         }
+        counted = dict(unpack(torch.tensor(losses[len(terms) :]), shapes))
+        if "moe.counts" in counted:
+            row |= expert_metrics(counted["moe.counts"], counted["moe.dropped"])
+        if "mod.statistics" in counted:
+            row |= depth_metrics(counted["mod.statistics"], spec)
+        return row
 
 
 def _memory(kind: str, device: str) -> int:

@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from lumina.config import Config, Source
-from lumina.config.sections import ModelSection, MoeSection
+from lumina.config.sections import ModelSection, ModSection, MoeSection
 from lumina.errors import LuminaError
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 
 LIVE_SHAPE = {"dropout", "capacity_factor", "load_balancing_weight",
               "router_z_loss_weight", "routing_temperature", "router_jitter_noise",
-              "expert_dropout"}  # fmt: skip
+              "expert_dropout", "mod_capacity_factor", "mod_capacity_ladder",
+              "mod_capacity_schedule", "mod_predictor_weight"}  # fmt: skip
 """Options of the model that change no tensor, so a resume may change them."""
 
+SHAPING = (ModelSection, MoeSection, ModSection)
+"""Sections that describe the model."""
+
 FIXED = (
-    (set(ModelSection.model_fields) | set(MoeSection.model_fields)) - LIVE_SHAPE
+    {leaf for section in SHAPING for leaf in section.model_fields} - LIVE_SHAPE
 ) | {"seed", "init_from", "freeze", "loss_on", "eval_fraction",
      "tokenizer", "tokenizer_vocab_size"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.

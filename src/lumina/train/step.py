@@ -13,13 +13,12 @@ from lumina.data.stream import StepBatches
 from lumina.model.moe import apply_router_updates
 from lumina.optim.gate import judge
 from lumina.optim.schedule import learning_rate_at
+from lumina.train.auxiliary import capacity_now, count_shapes, loss_terms, pack, unpack
 
 SCALARS = (
     "loss",
     "grad_norm",
     "skipped",
-    "balance_loss",
-    "z_loss",
     "stop",
     "request",
 )
@@ -46,17 +45,18 @@ def train_step(
         request: whether this rank holds a requested change, likewise.
 
     Returns:
-        [7 + L*E + L] float32 on the device: `SCALARS`, then the routed layers' expert
-        counts and dropped tokens, summed over ranks.
+        float32 on the device: `SCALARS`, the further losses (`loss_terms`), then what
+        the routed layers counted (`count_shapes`), summed over ranks.
     """
     plan, live, ranks = program.plan, program.live, program.ranks
-    moe = plan.spec.moe
+    terms, shapes = loss_terms(plan.spec), count_shapes(plan.spec)
     live.learning_rate.fill_(learning_rate_at(plan, step) * live.learning_rate_scale)
     torch.manual_seed(_dropout_seed(plan.seed, step, ranks.rank))
-    layers = len(moe.layers) if moe else 1
+    if plan.spec.mod is not None:
+        program.network.backbone.mod_capacity = capacity_now(program, step)
     # Wrappers average gradients over ranks; the objective is a sum.
     factor = program.loss_scale.value * ranks.world_size
-    sums = torch.zeros(len(SCALARS), device=program.device)
+    sums = torch.zeros(len(SCALARS) + len(terms), device=program.device)
     routed: Tensor | None = None
 
     last = len(batches.micro_batches) - 1
@@ -66,15 +66,13 @@ def train_step(
             losses, aux = program.model(batch)
             total = losses.loss_sum / max(batches.loss_tokens, 1)
             sums[0] += total.detach()
-            if moe is not None:
-                per_token = 1.0 / (max(batches.tokens, 1) * layers)
-                balance = aux["moe.balance_loss"] * per_token
-                z_loss = aux["moe.z_loss"] * per_token
-                total = total + moe.balance_weight * balance
-                total = total + moe.z_loss_weight * z_loss
-                sums[3] += balance.detach()
-                sums[4] += z_loss.detach()
-                counts = torch.cat([aux["moe.counts"].flatten(), aux["moe.dropped"]])
+            for place, term in enumerate(terms, start=len(SCALARS)):
+                per_token = 1.0 / (max(batches.tokens, 1) * term.layers)
+                mean = aux[term.key] * per_token
+                total = total + term.weight * mean
+                sums[place] += mean.detach()
+            counts = pack(aux, shapes)
+            if counts is not None:
                 routed = counts if routed is None else routed + counts
             (total * factor).backward()
 
@@ -96,16 +94,15 @@ def train_step(
     if program.average is not None:
         program.average.update()
 
-    sums[5], sums[6] = float(stop), float(request)
+    sums[3], sums[4] = float(stop), float(request)
     metrics = sums if routed is None else torch.cat([sums, routed])
     ranks.sum_(metrics)
     # These two every rank already has in full.
     metrics[1] = verdict.norm
     metrics[2] = verdict.skip
-    if moe is not None:
-        size = layers * moe.num_experts
-        counts = metrics[len(SCALARS) : len(SCALARS) + size].view(layers, -1)
-        apply_router_updates(program.network, counts)
+    counted = dict(unpack(metrics[len(sums) :], shapes))
+    if "moe.counts" in counted:
+        apply_router_updates(program.network, counted["moe.counts"])
     return metrics
 
 

@@ -1,0 +1,100 @@
+"""Keys and values of a layer that only some tokens go through.
+
+Rows fill at their own pace, so every entry carries the column of its token, and what a
+query may see is decided by columns. A token that passes the layer by leaves nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SMALLEST = 32
+"""Entries allocated at first."""
+
+
+class ChosenKeys:
+    """One layer's keys and values; a `Cache` as far as its attention is concerned.
+
+    Attributes:
+        columns: [B, C + 1] int64, the column of each entry, -1 where there is none. The
+            last entry is nobody's: what is not taken is written there.
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.columns = torch.full((rows, SMALLEST + 1), -1, device=device)
+        self._counts = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._most = 0
+        self._slots = self.columns
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for keys and values."""
+        return sum(t.nbytes for t in (self.keys, self.values) if t is not None)
+
+    def admit(self, columns_bn: Tensor, taken_bn: Tensor) -> Tensor:
+        """Make room for new tokens; returns the column of every entry, [B, T].
+
+        Args:
+            columns_bn: [B, n] int64, in the whole row, rising.
+            taken_bn: [B, n] bool.
+        """
+        self._grow(columns_bn.shape[1])
+        trash = self.columns.shape[1] - 1
+        slots = self._counts[:, None] + taken_bn.cumsum(dim=1) - 1
+        self._slots = torch.where(taken_bn, slots, trash)
+        self._counts = self._counts + taken_bn.sum(dim=1)
+        self.columns.scatter_(1, self._slots, columns_bn)
+        self.columns[:, trash] = -1
+        return self.columns[:, : self._most]
+
+    def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [B, K, n, hd] where `admit` made room; returns all, T long."""
+        self.keys = self._written(self.keys, k)
+        self.values = self._written(self.values, v)
+        return self.keys[:, :, : self._most], self.values[:, :, : self._most]
+
+    def rewind(self, length: int) -> None:
+        """Forget every token from column `length` on."""
+        gone = self.columns >= length
+        self.columns.masked_fill_(gone, -1)
+        self._counts = (self.columns >= 0).sum(dim=1)
+        self._most = int(self._counts.max()) if len(self._counts) else 0
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.columns = self.columns.index_select(0, rows)
+        self._counts = self._counts.index_select(0, rows)
+        if self.keys is not None and self.values is not None:
+            self.keys = self.keys.index_select(0, rows)
+            self.values = self.values.index_select(0, rows)
+
+    def _grow(self, new: int) -> None:
+        """Room for `new` more entries in every row; the trash stays last."""
+        self._most += new
+        if self._most > self.columns.shape[1] - 1:
+            # The bound counts places, not who took them: read what is really there.
+            self._most = int(self._counts.max()) + new
+        size = self.columns.shape[1] - 1
+        if self._most <= size:
+            return
+        more = max(self._most, 2 * size) - size
+        rows = self.columns.shape[0]
+        self.columns = torch.cat(
+            [self.columns, self.columns.new_full((rows, more), -1)], 1
+        )
+
+    def _written(self, stored: Tensor | None, new: Tensor) -> Tensor:
+        size = self.columns.shape[1]
+        shape = (*new.shape[:2], size, new.shape[3])
+        if stored is None:
+            stored = new.new_zeros(shape)
+        elif stored.shape[2] < size:
+            longer = new.new_zeros(shape)
+            # The old trash lands at a place that is written before it is seen.
+            longer[:, :, : stored.shape[2]] = stored
+            stored = longer
+        index = self._slots[:, None, :, None].expand(new.shape)
+        return stored.scatter_(2, index, new)

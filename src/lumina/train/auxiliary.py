@@ -1,0 +1,84 @@
+"""What a step takes from a model's `aux`: further loss terms, and counts to report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lumina.assemble.program import Program
+from lumina.model.depth import STATISTICS
+from lumina.model.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss beside the main one.
+
+    Attributes:
+        key: in `aux`; a sum over tokens and layers.
+        weight: in the total.
+        layers: what the sum is divided by, besides the step's tokens.
+    """
+
+    key: str
+    weight: float
+    layers: int
+
+
+def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
+    """The further losses of a model."""
+    found = []
+    if (moe := spec.moe) is not None:
+        found.append(Term("moe.balance_loss", moe.balance_weight, len(moe.layers)))
+        found.append(Term("moe.z_loss", moe.z_loss_weight, len(moe.layers)))
+    if (mod := spec.mod) is not None and mod.predicted:
+        found.append(Term("mod.predictor_loss", mod.predictor_weight, len(mod.layers)))
+    return tuple(found)
+
+
+def count_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Keys of `aux` that only count, with their shapes, in order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if (moe := spec.moe) is not None:
+        shapes["moe.counts"] = (len(moe.layers), moe.num_experts)
+        shapes["moe.dropped"] = (len(moe.layers),)
+    if (mod := spec.mod) is not None:
+        shapes["mod.statistics"] = (len(mod.layers), len(STATISTICS))
+    return shapes
+
+
+def unpack(
+    values: Tensor, shapes: dict[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Tensor]]:
+    """The parts of one flat vector, by name."""
+    begin = 0
+    for key, shape in shapes.items():
+        size = math.prod(shape)
+        yield key, values[begin : begin + size].view(shape)
+        begin += size
+
+
+def pack(aux: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> Tensor | None:
+    """One flat vector of the counts; None where there are none."""
+    if not shapes:
+        return None
+    return torch.cat([aux[key].detach().flatten() for key in shapes])
+
+
+def capacity_now(program: Program, step: int) -> float:
+    """The share of tokens that Mixture-of-Depths blocks take in a step.
+
+    What a control asked for, else the part of the schedule that the step is in.
+    """
+    mod = program.plan.spec.mod
+    assert mod is not None
+    if program.live.mod_capacity is not None:
+        return program.live.mod_capacity
+    if not mod.schedule:
+        return mod.capacity
+    part = step * len(mod.schedule) // max(program.plan.steps, 1)
+    return mod.schedule[min(part, len(mod.schedule) - 1)]

@@ -1,0 +1,64 @@
+"""What routed layers counted in a step, as keys of a metrics row, a value a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lumina.model.depth import STATISTICS
+from lumina.model.spec import ModelSpec
+from lumina.plan.flops import flops_per_token
+
+
+def expert_metrics(counts: Tensor, dropped: Tensor) -> dict[str, Any]:
+    """Load, entropy and drops.
+
+    Args:
+        counts: [L, E] assignments.
+        dropped: [L].
+    """
+    experts = counts.shape[1]
+    assigned = counts.sum(1, keepdim=True).clamp(min=1)
+    share = counts / assigned
+    entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
+    return {
+        "moe.load": [[round(x, 6) for x in row] for row in share.tolist()],
+        "moe.max_violation": (share.max(1).values * experts - 1).tolist(),
+        "moe.load_entropy": entropy.tolist(),
+        "moe.dead_experts": (counts == 0).sum(1).tolist(),
+        "moe.dropped_fraction": (dropped / assigned.squeeze(1)).tolist(),
+    }
+
+
+def depth_metrics(statistics: Tensor, spec: ModelSpec) -> dict[str, Any]:
+    """Share of tokens, scores, threshold and the predictor of Mixture of Depths.
+
+    `mod.compute_savings` is the percentage of tokens that passed the layers by;
+    `mod.flops_reduction` the percentage of a dense model's operations that this saves.
+
+    Args:
+        statistics: [L, 6], see `lumina.model.depth.STATISTICS`.
+    """
+    mod = spec.mod
+    assert mod is not None
+    if mod.mode == "static":
+        return {}
+    counted = dict(zip(STATISTICS, statistics.unbind(1), strict=True))
+    tokens = counted["tokens"].clamp(min=1)
+    ratio = counted["selected"] / tokens
+    dense = flops_per_token(ModelSpec.from_dict(spec.to_dict() | {"mod": None}))
+    row: dict[str, Any] = {
+        "mod.selected_ratio": ratio.tolist(),
+        "mod.compute_savings": 100 * (1 - ratio.mean().item()),
+        "mod.flops_reduction": 100 * (1 - flops_per_token(spec) / dense),
+    }
+    if mod.learned:
+        row["mod.router_score"] = (
+            counted["score"] / counted["selected"].clamp(min=1)
+        ).tolist()
+        row["mod.threshold"] = (
+            counted["threshold"] / counted["rows"].clamp(min=1)
+        ).tolist()
+        row["mod.predictor_accuracy"] = (counted["predicted"] / tokens).tolist()
+    return row
