@@ -115,3 +115,43 @@ def test_full_folders_and_wrong_sources_are_refused(run, tmp_path, capsys):
     (tmp_path / "hf" / "tokenizer.json").unlink()
     refused("E104", "import", tmp_path / "hf", tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.covers("MOD-03")
+def test_a_multi_head_run_becomes_grouped_and_trains_on(tiny_corpus, tmp_path, capsys):
+    """Pooling costs something, says how much, and further training wins it back."""
+    multi = ["--num-heads", "4", "--num-kv-heads", "4"]
+    lumina(
+        "train", "--preset", "debug", *TINY, *multi, "--no-use-moe", "--train-data",
+        tiny_corpus, "--run-dir", tmp_path / "multi", "--steps", "60",
+    )  # fmt: skip
+    lumina("export", tmp_path / "multi", tmp_path / "hf")
+    capsys.readouterr()
+    lumina(
+        "import", tmp_path / "hf", tmp_path / "grouped", "--num-kv-heads", "1",
+        "--eval-data", tiny_corpus,
+    )  # fmt: skip
+    before, after = _losses(capsys.readouterr().out)
+    assert after > before + 0.01
+    lumina(
+        "train", "--init-from", tmp_path / "grouped", "--train-data", tiny_corpus,
+        "--run-dir", tmp_path / "tuned", "--steps", "40", "--global-batch-size", "4",
+        "--batch-size", "4", "--device", "cpu", "--precision", "fp32",
+        "--learning-rate", "3e-3", "--warmup-steps", "2", "--eval-batches", "1",
+    )  # fmt: skip
+    capsys.readouterr()
+    lumina(
+        "import", tmp_path / "tuned", tmp_path / "again", "--num-kv-heads", "1",
+        "--eval-data", tiny_corpus,
+    )  # fmt: skip
+    tuned, same = _losses(capsys.readouterr().out)
+    assert tuned == same < (before + after) / 2
+    assert main(["import", str(tmp_path / "hf"), str(tmp_path / "x"), "--num-kv-heads",
+                 "3"]) == 2  # fmt: skip
+    assert not (tmp_path / "x").exists()
+
+
+def _losses(text):
+    line = next(line for line in text.splitlines() if "pooled" in line)
+    words = line.replace(",", "").split()
+    return float(words[words.index("loss") + 1]), float(words[words.index("after") - 1])

@@ -12,6 +12,15 @@ from lumina.model.interface import IGNORE, Batch
 from lumina.model.network import Network
 
 
+def text_loss(
+    network: Network, tokenizer: Tokenizer, texts: Sequence[str], *, context: int
+) -> float:
+    """Mean loss in nats of a token of `texts`; arguments as for `text_bits`."""
+    tokens = sum(len(tokenizer.encode(text)) for text in texts)
+    bits = text_bits(network, tokenizer, texts, context=context)
+    return bits * math.log(2) / tokens
+
+
 @torch.no_grad()
 def text_bits(
     network: Network,

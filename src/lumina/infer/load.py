@@ -46,7 +46,7 @@ def load(
     weights = open_weights(path, which, ema=ema, on_event=on_event)
     try:
         tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
-        network = _filled(weights, place, dtype or torch.float32)
+        network = filled_network(weights, place, dtype or torch.float32)
     finally:
         weights.close()
     return network.eval(), tokenizer
@@ -88,7 +88,9 @@ def find_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 @torch.no_grad()
-def _filled(weights: Weights, device: torch.device, dtype: torch.dtype) -> Network:
+def filled_network(
+    weights: Weights, device: torch.device, dtype: torch.dtype
+) -> Network:
     """The network on its device; parameters in `dtype`, buffers as they are."""
     network = build_network(weights.spec, device="meta")
     for parameter in network.parameters():

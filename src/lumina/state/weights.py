@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,13 @@ class Weights:
                 "has a tokenizer.json",
             )
         return self.tokenizer
+
+    def in_memory(self) -> Weights:
+        """The same with every tensor read, and the files let go of."""
+        names = self.source.names()
+        held = InMemory({name: self.source.tensor(name) for name in names})
+        self.source.close()
+        return replace(self, source=held)
 
     def close(self) -> None:
         """Let go of the files."""
