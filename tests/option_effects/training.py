@@ -222,3 +222,27 @@ def patience(runs: Runs) -> None:
             break
     assert expected < 8 and short.result.steps == expected
     assert short.result.exit_code == 0 and "2" in short.result.reason
+
+
+@shows("expert_id", "expert_registry", "default_goal")
+def named_expert(runs: Runs) -> None:
+    """The base keeps still, the expert lands in the registry, the goal in routing."""
+    base = runs.train(use_moe=True, num_experts=4)
+    folder = runs.folder / "registry"
+
+    def train(**leaves: object) -> Run:
+        start = {"init_from": str(base.folder), "expert_registry": str(folder)}
+        return runs.train(**(start | leaves))
+
+    free, alone = train(), train(expert_id="farm")
+    router = "blocks.0.feedforward.router.weight"
+    assert not same(free.tensor(router), base.tensor(router))
+    assert same(alone.tensor(router)[:4], base.tensor(router))
+    assert (folder / "farm" / "expert.safetensors").is_file()
+    other = folder.with_name("other")
+    leaning = train(
+        expert_id="farm", default_goal="tell of hens", expert_registry=str(other)
+    )
+    assert (other / "farm" / "expert.safetensors").is_file()
+    shares = [run.rows[0]["moe.load"][0][4] for run in (alone, leaning)]
+    assert shares[1] > shares[0] + 0.05

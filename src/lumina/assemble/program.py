@@ -174,7 +174,7 @@ class Program:
                 master=master,
                 exp_avg=torch.zeros_like(master),
                 exp_avg_sq=torch.zeros_like(master),
-                decay=parameter.ndim >= 2,
+                decay=parameter.ndim >= 2 and not self._partly_frozen(name),
             )
             if accumulate and apart:
                 slot.accumulator = torch.zeros_like(master)
@@ -195,6 +195,12 @@ class Program:
         )
         if self.plan.ema_decay > 0:
             self.average = WeightAverage(slots, self.plan.ema_decay)
+
+    def _partly_frozen(self, name: str) -> bool:
+        """Whether only some experts of this parameter train; the rest keeps still."""
+        moe = self.plan.spec.moe
+        alone = moe is not None and moe.trained > 0
+        return alone and self.info_of(name).role in ("expert", "router")
 
     def info_of(self, name: str) -> TensorInfo:
         """Role and axes of a parameter; fused parts share theirs."""

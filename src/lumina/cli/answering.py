@@ -37,6 +37,19 @@ def add_answering_options(parser: argparse.ArgumentParser) -> None:
         "--ema", action="store_true", help="the moving average of the weights"
     )
     model.add_argument(
+        "--goal",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="lean towards the attached experts that serve it; may be repeated",
+    )
+    model.add_argument(
+        "--expert-registry",
+        default="experts",
+        metavar="FOLDER",
+        help="where goals and experts are listed; default: experts",
+    )
+    model.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto"
     )
     model.add_argument(
@@ -79,7 +92,7 @@ def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
     from lumina.infer.load import find_device, find_dtype, load
 
     device = find_device(args.device)
-    return load(
+    network, tokenizer = load(
         _model_path(args),
         str(device),
         find_dtype(args.precision, device),
@@ -87,6 +100,13 @@ def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
         ema=args.ema,
         on_event=_tell,
     )
+    if args.goal:
+        from lumina.infer.goals import lean_towards
+        from lumina.state.expert_registry import Registry
+
+        names = lean_towards(network, args.goal, Registry(args.expert_registry))
+        say(f"routing leans towards {', '.join(names)}")
+    return network, tokenizer
 
 
 def _model_path(args: argparse.Namespace) -> Path:

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("lumina.cli.import_", "make a run from a Hugging Face folder"),
     "generate": ("lumina.cli.generate", "continue texts with a trained model"),
     "chat": ("lumina.cli.chat", "talk with a trained model"),
+    "experts": ("lumina.cli.experts", "named experts: train, attach, detach, goals"),
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
     "config": ("lumina.cli.config", "show settings and where each came from"),
     "runs": ("lumina.cli.runs", "list the runs below a folder"),

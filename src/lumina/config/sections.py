@@ -232,6 +232,15 @@ class TrainSection(Section):
     freeze: tuple[str, ...] = Field(
         (), description="parameters (glob patterns) that do not train"
     )
+    expert_id: str | None = Field(
+        None, description="train this one expert, added to a frozen --init-from model"
+    )
+    expert_registry: str = Field(
+        "experts", description="folder of the registry that named experts are kept in"
+    )
+    default_goal: str | None = Field(
+        None, description="goal the trained expert serves; routing leans towards it"
+    )
     steps: int | None = Field(None, ge=1, description="optimizer steps")
     epochs: float | None = Field(
         None, gt=0, description="passes over the data; the smaller limit holds"

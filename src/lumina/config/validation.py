@@ -191,6 +191,8 @@ def _check_mod(config: Config) -> None:
 
 def _check_training(config: Config) -> None:
     train = config.train
+    if train.expert_id is not None:
+        _check_expert(config)
     if train.min_lr is not None and train.min_lr > train.learning_rate:
         _refuse(
             f"min_lr {train.min_lr:g} is above learning_rate {train.learning_rate:g}",
@@ -381,6 +383,9 @@ def _idle_advice(config: Config) -> list[str]:
     idle |= _idle_depth(config)
     if not moe.use_mor:
         idle["mor_recursions"] = "use_mor is off"
+    if train.expert_id is None:
+        named = ("expert_registry", "default_goal")
+        idle |= dict.fromkeys(named, "expert_id names no expert")
     if train.lr_scheduler != "wsd":
         idle["decay_ratio"] = f"lr_scheduler is {train.lr_scheduler}"
     if train.lr_scheduler == "constant":

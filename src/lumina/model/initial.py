@@ -58,6 +58,10 @@ def initial_value(
         return torch.full(shape, math.log(share / (1 - share)))
     if name.endswith((".selection_bias", ".bias")):
         return torch.zeros(shape)
+    if spec.moe is not None and name.endswith(".routing_bias"):
+        from lumina.model.moe import named_bias
+
+        return named_bias(spec.moe)
     if spec.moe is not None and not shape:
         from lumina.model.moe import live_value
 

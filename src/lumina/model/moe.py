@@ -12,7 +12,7 @@ jitter, expert dropout, capacity) is read from scalars on the device.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,37 @@ LIVE_BUFFERS = ("temperature", "jitter", "expert_dropout", "capacity_share")
 def live_value(name: str, moe: MoeSpec) -> float:
     """What a live scalar starts with."""
     return 1.0 if name == "capacity_share" else float(getattr(moe, name))
+
+
+class _OnlyLast(torch.autograd.Function):
+    """The tensor itself, whose gradient is zero but for its last rows."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: int) -> Tensor:
+        ctx.rows = rows
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        last = gradient.new_zeros(gradient.shape)
+        last[-ctx.rows :] = gradient[-ctx.rows :]
+        return last, None
+
+
+def only_last(weight: Tensor, rows: int) -> Tensor:
+    """`weight`, of which only the last `rows` rows train; all of them for 0."""
+    if not rows:
+        return weight
+    trained: Tensor = _OnlyLast.apply(weight, rows)
+    return trained
+
+
+def named_bias(moe: MoeSpec) -> Tensor:
+    """[E] float32: what is added to each expert's logit at first."""
+    bias = torch.zeros(moe.num_experts)
+    if moe.names:
+        bias[-len(moe.names) :] = moe.goal_bias
+    return bias
 
 
 class Routing(NamedTuple):
@@ -60,9 +91,9 @@ class Router(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
 
-    def forward(self, x_td: Tensor) -> Tensor:
-        """Logits [T, E] of tokens [T, D]."""
-        return F.linear(x_td.float(), self.weight.float())
+    def forward(self, x_td: Tensor, trained: int = 0) -> Tensor:
+        """Logits [T, E] of tokens [T, D]; `trained` as in `only_last`."""
+        return F.linear(x_td.float(), only_last(self.weight, trained).float())
 
 
 class MoeFeedForward(nn.Module):
@@ -83,6 +114,7 @@ class MoeFeedForward(nn.Module):
     jitter: Tensor
     expert_dropout: Tensor
     capacity_share: Tensor
+    routing_bias: Tensor
 
     def __init__(self, spec: ModelSpec, layer_index: int) -> None:
         super().__init__()
@@ -101,12 +133,15 @@ class MoeFeedForward(nn.Module):
         for name in LIVE_BUFFERS:
             value = torch.empty((), dtype=torch.float32)
             self.register_buffer(name, value, persistent=False)
+        bias = torch.empty(experts, dtype=torch.float32)
+        self.register_buffer("routing_bias", bias, persistent=False)
         self.shared = FeedForward(spec, moe.shared_size) if moe.shared_size else None
         self.reset_buffers()
 
     @torch.no_grad()
     def reset_buffers(self) -> None:
-        """An even load, no bias, live scalars as specified: how a router starts."""
+        """An even load, no bias, the rest as specified: how a router starts."""
+        self.routing_bias.copy_(named_bias(self.spec))
         self.load.fill_(1.0 / self.spec.num_experts)
         for name in LIVE_BUFFERS:
             getattr(self, name).fill_(live_value(name, self.spec))
@@ -116,12 +151,12 @@ class MoeFeedForward(nn.Module):
     def route(self, x_td: Tensor) -> Routing:
         """Choose experts for tokens [T, D]."""
         moe = self.spec
-        logits_te = self.router(x_td)
+        logits_te = self.router(x_td, moe.trained)
         factor = 1.0 / self.temperature
         if self.training:
             noise_te = 2.0 * torch.rand_like(logits_te) - 1.0
             factor = factor * (1.0 + self.jitter * noise_te)
-        tempered_te = logits_te * factor
+        tempered_te = logits_te * factor + self.routing_bias
         if moe.score == "sigmoid":
             all_te = tempered_te.sigmoid()
             probs_te = all_te / all_te.sum(dim=-1, keepdim=True).clamp(min=TINY)
@@ -164,7 +199,8 @@ class MoeFeedForward(nn.Module):
         rows, length, width = x_bsd.shape
         x_td = x_bsd.reshape(-1, width)
         routing = self.route(x_td)
-        gate_up, down = self.gate_up.to(x_td.dtype), self.down.to(x_td.dtype)
+        gate_up = only_last(self.gate_up, self.spec.trained).to(x_td.dtype)
+        down = only_last(self.down, self.spec.trained).to(x_td.dtype)
         dropped = torch.zeros((), device=x_td.device)
         if self.training and self.spec.dispatch == "capacity":
             places = capacity.expert_capacity(
@@ -282,7 +318,8 @@ def apply_router_updates(network: nn.Module, counts_le: Tensor) -> None:
         raise ValueError(f"{len(layers)} routed layers, counts of {len(counts_le)}")
     for layer, counts in zip(layers, counts_le.float(), strict=True):
         update_load(layer.load, counts)
-        if layer.selection_bias is not None:
+        # Under one expert that trains alone, the others' routing stays as it is.
+        if layer.selection_bias is not None and not layer.spec.trained:
             update_selection_bias(
                 layer.selection_bias, counts, layer.spec.bias_update_rate
             )

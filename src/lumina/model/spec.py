@@ -24,6 +24,9 @@ class MoeSpec:
         temperature: the router's logits are divided by it.
         jitter: relative noise on the logits in training.
         expert_dropout: chance that an expert is hidden from a token in training.
+        names: of the experts in the last places, where they have names.
+        trained: so many last experts train alone, the others do not; 0: all train.
+        goal_bias: added to the logits of the named experts.
     """
 
     num_experts: int
@@ -45,6 +48,9 @@ class MoeSpec:
     temperature: float = 1.0
     jitter: float = 0.0
     expert_dropout: float = 0.0
+    names: tuple[str, ...] = ()
+    trained: int = 0
+    goal_bias: float = 0.0
 
     @property
     def shared_size(self) -> int:
@@ -177,6 +183,7 @@ class ModelSpec:
         if values.get("moe") is not None:
             moe = dict(values["moe"])
             moe["layers"] = tuple(moe["layers"])
+            moe["names"] = tuple(moe.get("names", ()))
             values["moe"] = MoeSpec(**moe)
         if values.get("hrm") is not None:
             values["hrm"] = HrmSpec(**values["hrm"])

@@ -82,6 +82,10 @@ def _model(plan: Plan) -> str:
             f"{spec.num_layers} layers, {spec.moe.top_k} for each token, "
             f"{spec.moe.dispatch}"
         )
+        if spec.moe.shared_experts:
+            text += f", {spec.moe.shared_experts} shared"
+        if spec.moe.trained:
+            text += f", of which {spec.moe.names[-1]} alone trains"
     extras = [
         f"window {spec.window_size}" if spec.window_size else "",
         f"QK-norm {spec.qk_norm}" if spec.qk_norm != "none" else "",

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 VOCAB_MULTIPLE = 64
 """Rows of the embedding and the head are padded to this (tensor cores like it)."""
 
+GOAL_BIAS = 2.0
+"""Added to the logits of experts that serve an active goal: odds of more than seven."""
+
 WIDTH_MULTIPLE = 128
 """The default SwiGLU width is rounded up to this."""
 
@@ -233,7 +236,19 @@ def _routed(config: Config, dense: ModelSpec) -> MoeSpec:
         temperature=moe.routing_temperature,
         jitter=moe.router_jitter_noise,
         expert_dropout=moe.expert_dropout,
+        **_named(config),
     )
+
+
+def _named(config: Config) -> dict[str, Any]:
+    """The fields of one expert that trains alone, or none."""
+    if config.train.expert_id is None:
+        return {}
+    return {
+        "names": (config.train.expert_id,),
+        "trained": 1,
+        "goal_bias": GOAL_BIAS if config.train.default_goal else 0.0,
+    }
 
 
 def _or(asked: float | None, usual: float) -> float:

@@ -133,6 +133,16 @@ def _moe_of(state: State) -> dict[str, Any]:
     moe: dict[str, Any] | None = state.spec.get("moe")
     if moe is None:
         raise LuminaError("E002", "this model has no experts", "train with --use-moe")
+    for rule, broken in (
+        ("are chosen by group, and groups are equal", moe.get("groups", 1) > 1),
+        ("have names, and named ones hold the last places", bool(moe.get("names"))),
+    ):
+        if broken:
+            raise LuminaError(
+                "E002",
+                f"experts that {rule} are neither added nor pruned",
+                "named ones are attached and detached with `lumina experts`",
+            )
     return moe
 
 

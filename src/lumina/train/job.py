@@ -30,6 +30,7 @@ from lumina.state.exact_json import dumps
 from lumina.state.reader import CheckpointReader
 from lumina.state.run_directory import RunDirectory, RunStatus
 from lumina.train.controls import Controls
+from lumina.train.expert_training import keep_expert
 from lumina.train.loop import Best, Loop
 from lumina.train.preparation import Preparation, configure_torch
 from lumina.train.recorder import Recorder
@@ -391,6 +392,8 @@ class Job:
             step=result.steps,
         )
         loss = result.final_loss if math.isfinite(result.final_loss) else None
+        if self.prepared.config.train.expert_id and not result.exit_code:
+            self._keep_expert(result.steps, loss)
         self.directory.mark(status, result.steps, final_loss=loss, reason=result.reason)
         report = write_report(self.directory.path)
         again = f"lumina train --resume {self.directory.path}"
@@ -407,6 +410,16 @@ class Job:
                 "report": str(report),
                 "next": again if result.exit_code else chat,
             }
+        )
+
+    def _keep_expert(self, steps: int, loss: float | None) -> None:
+        """The expert that trained alone, as a file of its own and in the registry."""
+        assert self._recorder is not None
+        config = self.prepared.config
+        kept = keep_expert(config, self.directory.path, loss, steps)
+        name = config.train.expert_id
+        self._recorder.event(
+            "expert_saved", "info", None, f"the expert {name} is in {kept}", step=steps
         )
 
     def _failed(self, error: BaseException) -> None:

@@ -26,6 +26,7 @@ from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from lumina.state.weights import Weights, open_weights
 from lumina.train.controls import LAYOUT, ROUTING, Change, edited
+from lumina.train.expert_training import with_expert
 from lumina.train.resume import Resumption, find_resumption
 
 CHOSEN = ("flag", "file", "python")
@@ -105,7 +106,10 @@ class Preparation:
         self.environment = self.ranks.share(self.environment)
         self._agree_on_checkpoint()
         if self.config.train.init_from and self.reader is None:
-            self._adopt(open_weights(self.config.train.init_from))
+            weights = open_weights(self.config.train.init_from)
+            if self.config.train.expert_id is not None:
+                self.config, weights = with_expert(self.config, weights)
+            self._adopt(weights)
         if not self.config.data.train_data and planning:
             self.plan = self._plan_without_data()
             return

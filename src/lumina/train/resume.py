@@ -23,8 +23,8 @@ SHAPING = (ModelSection, MoeSection, ModSection)
 
 FIXED = (
     {leaf for section in SHAPING for leaf in section.model_fields} - LIVE_SHAPE
-) | {"seed", "init_from", "freeze", "loss_on", "eval_fraction",
-     "tokenizer", "tokenizer_vocab_size"}  # fmt: skip
+) | {"seed", "init_from", "freeze", "expert_id", "default_goal",
+     "loss_on", "eval_fraction", "tokenizer", "tokenizer_vocab_size"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""
 

@@ -1,0 +1,215 @@
+"""`lumina experts`: named experts, their goals, and the models they are attached to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lumina.errors import LuminaError
+
+ACTIONS = ("list", "show", "create", "attach", "detach", "freeze", "goal")
+
+_EXPLAINED = """\
+list                      every expert
+show NAME                 all that is known of one
+create NAME               enter one, with --description, --category, --goal, --parent
+attach NAME RUN NEW-RUN   a copy of RUN with the trained expert in it
+detach NAME RUN NEW-RUN   a copy of RUN without it
+freeze NAME [--off]       keep it from being trained further
+goal [NAME TEXT] [--off]  link the expert to a goal; alone: list goals and their experts
+
+An expert is trained alone with: lumina train --init-from RUN --expert-id NAME"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXPLAINED
+    parser.add_argument("action", choices=ACTIONS, help="see below")
+    parser.add_argument("words", nargs="*", help="what the action takes")
+    parser.add_argument(
+        "--expert-registry",
+        default="experts",
+        metavar="FOLDER",
+        help="where they are listed; default: experts",
+    )
+    parser.add_argument("--description", help="create: what it is for")
+    parser.add_argument("--category", help="create: a label; default: general")
+    parser.add_argument(
+        "--goal", action="append", metavar="TEXT", help="create: a goal it serves"
+    )
+    parser.add_argument("--parent", metavar="NAME", help="create: the expert above it")
+    parser.add_argument("--off", action="store_true", help="freeze, goal: take it back")
+    parser.add_argument("--json", action="store_true", help="list, show: print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do one action."""
+    from lumina.state.expert_registry import Registry
+
+    _check_options(args)
+    registry = Registry(args.expert_registry)
+    {
+        "list": _list,
+        "show": _show,
+        "create": _create,
+        "attach": _move,
+        "detach": _move,
+        "freeze": _freeze,
+        "goal": _goal,
+    }[args.action](args, registry)
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that the action does not read."""
+    read = {
+        "create": {"description", "category", "goal", "parent"},
+        "list": {"json"},
+        "show": {"json"},
+        "freeze": {"off"},
+        "goal": {"off"},
+    }.get(args.action, set())
+    for name in ("description", "category", "goal", "parent", "off", "json"):
+        if getattr(args, name) and name not in read:
+            raise LuminaError(
+                "E002",
+                f"--{name} means nothing to `experts {args.action}`",
+                "`lumina experts --help` says what each action takes",
+            )
+
+
+def _words(args: argparse.Namespace, *names: str) -> list[str]:
+    if len(args.words) != len(names):
+        raise LuminaError(
+            "E005",
+            f"`experts {args.action}` takes {' '.join(names) or 'no words'}, not "
+            f"{' '.join(args.words) or 'nothing'}",
+            "`lumina experts --help` says what each action takes",
+        )
+    return list(args.words)
+
+
+def _list(args: argparse.Namespace, registry: Any) -> None:
+    from lumina.cli.text import table
+
+    _words(args)
+    entries = registry.entries.values()
+    if args.json:
+        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+        return
+    if not entries:
+        print(f"no experts in {registry.folder}; `lumina experts create NAME`")
+        return
+    names = {entry.id: entry.name for entry in entries}
+    rows = [
+        (
+            entry.name,
+            entry.category,
+            "yes" if entry.checkpoint else "no",
+            "yes" if entry.active else "no",
+            "yes" if entry.frozen else "no",
+            names.get(entry.parent_id, "-"),
+            "; ".join(entry.goals) or "-",
+            entry.description,
+        )
+        for entry in entries
+    ]
+    head = ("name", "category", "trained", "attached", "frozen", "parent", "goals",
+            "description")  # fmt: skip
+    print(table(head, rows))
+
+
+def _show(args: argparse.Namespace, registry: Any) -> None:
+    (name,) = _words(args, "NAME")
+    values = asdict(registry.find(name))
+    if args.json:
+        print(json.dumps(values, indent=2))
+        return
+    for key, value in values.items():
+        print(f"{key:<12}{value if value not in (None, '', [], {}) else '-'}")
+
+
+def _create(args: argparse.Namespace, registry: Any) -> None:
+    (name,) = _words(args, "NAME")
+    registry.create(
+        name,
+        description=args.description or "",
+        category=args.category or "general",
+        goals=args.goal,
+        parent=args.parent,
+    )
+    registry.save()
+    print(
+        f"{name} is in {registry.folder}\n"
+        f"next: lumina train --init-from RUN --expert-id {name} --train-data PATH"
+    )
+
+
+def _freeze(args: argparse.Namespace, registry: Any) -> None:
+    (name,) = _words(args, "NAME")
+    entry = registry.find(name)
+    entry.frozen = not args.off
+    registry.touch(entry)
+    registry.save()
+    print(f"{name} {'may train again' if args.off else 'is frozen'}")
+
+
+def _goal(args: argparse.Namespace, registry: Any) -> None:
+    if not args.words:
+        for goal, names in registry.goals().items():
+            print(f"{goal}: {', '.join(names)}")
+        return
+    name, goal = _words(args, "NAME", "TEXT")
+    if args.off:
+        registry.unlink(name, goal)
+    else:
+        registry.link(name, goal)
+    registry.save()
+    print(f"{name}: {'; '.join(registry.find(name).goals) or 'no goals'}")
+
+
+def _move(args: argparse.Namespace, registry: Any) -> None:
+    """Attach or detach: a new run beside the old one."""
+    from lumina.config import Config, Source
+    from lumina.data.tokenizer import Tokenizer
+    from lumina.state.experts import attach, detach, read_expert
+    from lumina.state.huggingface.run import write_run
+    from lumina.state.huggingface.staging import require_unused
+    from lumina.state.weights import open_weights
+    from lumina.train.preparation import model_leaves
+
+    name, source, target = _words(args, "NAME", "RUN", "NEW-RUN")
+    entry = registry.find(name)
+    if args.action == "attach" and entry.checkpoint is None:
+        raise LuminaError(
+            "E002",
+            f"{name} has not been trained yet",
+            f"lumina train --init-from RUN --expert-id {name}",
+        )
+    folder = Path(target).expanduser()
+    require_unused(folder)
+    weights = open_weights(source)
+    if args.action == "attach":
+        changed = attach(weights, read_expert(Path(entry.checkpoint)), name)
+    else:
+        changed = detach(weights, name)
+    origin = f"{Path(source).resolve().name}, {args.action}ed {name}"
+    leaves = model_leaves(changed.spec)
+    config = Config().override(leaves, Source("file", f"weights {origin}"))
+    write_run(
+        folder,
+        changed.spec,
+        {n: changed.source.tensor(n) for n in changed.source.names()},
+        Tokenizer.from_path(weights.tokenizer_folder),
+        config,
+        origin,
+    )
+    weights.close()
+    entry.active = args.action == "attach"
+    registry.touch(entry)
+    registry.save()
+    print(f"{folder}: {origin}\nnext: lumina generate {folder} --prompt 'Once'")

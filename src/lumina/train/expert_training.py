@@ -1,0 +1,102 @@
+"""One named expert trained alone, from a frozen base to a file and the registry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lumina.config import Config, Source
+from lumina.errors import LuminaError
+from lumina.state.expert_registry import Registry, check_name
+from lumina.state.experts import (
+    FILE_NAME,
+    attach,
+    base_patterns,
+    read_expert,
+    take_expert,
+    with_new_expert,
+    write_expert,
+)
+from lumina.state.weights import Weights, open_weights
+
+
+def with_expert(config: Config, weights: Weights) -> tuple[Config, Weights]:
+    """The base with the expert to train in its last place, all else frozen.
+
+    An expert that the registry has weights of goes on from them; another starts as a
+    copy of the base's busiest one. Names in the base are forgotten: it is one model.
+
+    Raises:
+        LuminaError: E002 for a base without experts, a frozen expert, one trained with
+            another base, or `freeze` beside `expert_id`; E005 for a bad name.
+    """
+    name = config.train.expert_id
+    assert name is not None
+    check_name(name)
+    entry = Registry(config.train.expert_registry).entries.get(name)
+    if entry is not None and entry.frozen:
+        raise LuminaError(
+            "E002",
+            f"the expert {name} is frozen",
+            f"`lumina experts freeze {name} --off` lets it train again",
+        )
+    spec = weights.spec
+    if spec.moe is not None:
+        base = replace(spec.moe, names=(), trained=0, goal_bias=0.0)
+        weights = replace(weights, spec=replace(spec, moe=base))
+    if entry is not None and entry.checkpoint is not None:
+        weights = attach(weights, read_expert(Path(entry.checkpoint)), name)
+    else:
+        weights = with_new_expert(weights, config.train.seed)
+    frozen = base_patterns(weights.spec)
+    if config.train.freeze and set(config.train.freeze) != set(frozen):
+        raise LuminaError(
+            "E002",
+            "freeze and expert_id do not go together",
+            "with expert_id all but the new expert is frozen; leave freeze out",
+        )
+    origin = Source("file", f"expert_id {name}")
+    return config.override({"freeze": frozen}, origin), weights
+
+
+def keep_expert(config: Config, run: Path, loss: float | None, steps: int) -> Path:
+    """Write the expert that a run trained, and enter it in the registry.
+
+    Args:
+        config: the run's settings.
+        run: its directory, with a checkpoint; gets an `expert.safetensors`.
+        loss: the last step's.
+        steps: completed ones.
+
+    Returns:
+        The registry's own file of the weights.
+    """
+    train = config.train
+    name = train.expert_id
+    assert name is not None
+    weights = open_weights(run)
+    try:
+        expert = take_expert(weights, name)
+    finally:
+        weights.close()
+    registry = Registry(train.expert_registry)
+    entry = registry.entries.get(name) or registry.create(name)
+    if train.default_goal:
+        registry.link(name, train.default_goal)
+    kept = registry.file_of(name)
+    for path in (run / FILE_NAME, kept):
+        write_expert(path, expert)
+    entry.checkpoint = str(kept.resolve())
+    entry.training = {
+        "base": train.init_from,
+        "run": str(run),
+        "steps": steps,
+        "final_loss": loss,
+        "learning_rate": train.learning_rate,
+        "train_data": list(config.data.train_data),
+        "default_goal": train.default_goal,
+        "seed": train.seed,
+    }
+    registry.touch(entry)
+    registry.save()
+    return kept
