@@ -136,11 +136,11 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
 
     def violation() -> list[float]:
         """Per layer, the largest expert's load over the mean, less one."""
+        from lumina.train.auxiliary import count_shapes, loss_terms, unpack
         from lumina.train.step import SCALARS
 
-        layers, experts = shape["layers"], shape["experts"]
-        flat = last["values"][len(SCALARS) :][: layers * experts]
-        counts = flat.view(layers, experts)
+        values = last["values"][len(SCALARS) + len(loss_terms(spec)) :]
+        counts = dict(unpack(values, count_shapes(spec)))["moe.counts"]
         return (counts.amax(1) / counts.mean(1) - 1).tolist()
 
     if moe is not None:
