@@ -106,7 +106,10 @@ def _dispatch(words: list[str]) -> int:
     parser = Parser(prog=f"lumina {name}", description=COMMANDS[name][1])
     parser.add_everywhere()
     module.add_arguments(parser)
-    return int(module.run(parse(parser, [*rest, *early])) or 0)
+    args = parse(parser, [*rest, *early])
+    # For commands that start themselves again in other processes.
+    args.words = [name, *rest, *early]
+    return int(module.run(args) or 0)
 
 
 def _command(name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from lumina.cli.options import add_config_options, config_from_args
 
@@ -21,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     if nproc > 1 and "WORLD_SIZE" not in os.environ and not args.dry_run:
         from lumina.train.launch import launch
 
-        return launch(sys.argv[1:], nproc)
+        return launch(args.words, nproc)
     from lumina.train import Trainer
 
     trainer = Trainer(config)
