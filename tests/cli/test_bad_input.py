@@ -241,12 +241,15 @@ TRAINING: dict[str, Case] = {
     "warm-up": (None, ["--warmup-steps", "9"], "E002", ["--warmup-steps 1"]),
     "frozen": (None, ["--freeze", "*"], "E002", ["frozen"]),
     "idle freeze": (None, ["--freeze", "no.such.*"], "E005", ["no.such.*"]),
-    "block to come": (None, ["--use-mod"], "E002", ["--no-use-mod"]),
+    "block to come": (None, ["--use-mor"], "E002", ["--no-use-mor"]),
     "unknown tokenizer": (None, ["--tokenizer", "none.json"], "E104", ["none.json"]),
     "broken tokenizer": (damage_tokenizer, ["--tokenizer", "tok"], "E101", ["tok"]),
     "tokenizer over vocabulary": (
         large_tokenizer, ["--tokenizer", "tok", "--vocab-size", "128"], "E002",
         ["128"]),
+    "run dir of no name": (None, ["--run-dir", ""], "E005", ["run_dir"]),
+    "weights of no name": (None, ["--init-from", " "], "E005", ["init_from"]),
+    "run dir of a long name": (None, ["--run-dir", "a" * 300], "E104", ["too long"]),
     "run dir is a file": (
         put("taken", "mine"), ["--run-dir", "taken"], "E104", ["taken"]),
     "run dir below a file": (
@@ -328,7 +331,7 @@ ANSWERING: dict[str, tuple[list[str], str, list[str]]] = {
     "export into files": (["export", "RUN", "."], "E002", ["empty"]),
     "export onto a file": (["export", "RUN", "story.txt"], "E002", ["story.txt"]),
     "import of nothing": (["import", "none", "back"], "E104", ["none"]),
-    "import of text": (["import", ".", "back"], "E104", ["config.json"]),
+    "import of text": (["import", ".", "back"], "E10", ["folder"]),
     "import onto a run": (["import", "EXPORT", "RUN"], "E002", ["run"]),
 }  # fmt: skip
 

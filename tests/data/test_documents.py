@@ -278,3 +278,11 @@ def test_a_long_text_comes_in_pieces_that_join_to_it(
     assert found[-1].text == "next"
     lines = text.split("\n")
     assert all(lines[d.line - 1] == (d.text or "").split("\n")[0] for d in found[:-1])
+
+
+def test_a_limit_beyond_any_file_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one line\n")
+    assert [d.text for d in read_documents([file], max_record_bytes=2**70)] == [
+        "one line\n"
+    ]

@@ -88,6 +88,10 @@ def _file(error: BaseException) -> LuminaError | None:
         )
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return LuminaError("E104", f"{error.strerror}: {name}", "check the path")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return LuminaError("E104", f"{error.strerror}: {name}", "name another path")
+    if error.errno == errno.EROFS:
+        return LuminaError("E106", f"{error.strerror}: {name}", "name another folder")
     return None
 
 

@@ -165,6 +165,8 @@ def _prepare(leaf: str, value: object) -> object:
         )
     if kind is str and hasattr(value, "__fspath__"):
         return str(value)
+    if kind is str and isinstance(value, str) and not value.strip():
+        return _BAD  # mostly a shell variable that was not set
     if kind in (int, float) and isinstance(value, bool):
         return _BAD
     if kind is bool and not isinstance(value, (bool, str)) and value is not None:

@@ -137,7 +137,7 @@ class _Lines:
 
     def __init__(self, report: _Report, limit: int) -> None:
         self.report = report
-        self.limit = limit
+        self.limit = min(limit, 2**62)  # what a read can be asked for
 
     def lines(self, handle: BinaryIO) -> Iterator[tuple[int, str]]:
         """Yield (line number, text with its line end) of every good line."""
