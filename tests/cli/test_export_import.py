@@ -117,6 +117,58 @@ def test_full_folders_and_wrong_sources_are_refused(run, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
+FAMILIES = {
+    "mistral": ["--window-size", "8"],
+    "qwen2": ["--attention-bias"],
+    "qwen3": ["--qk-norm", "rms", "--head-dim", "24"],
+    "olmoe": [
+        "--use-moe", "--num-experts", "4", "--qk-norm", "rms_full",
+        "--no-moe-normalise-top-k",
+    ],
+    "deepseek_v3": [
+        "--use-moe", "--num-experts", "8", "--moe-groups", "4", "--moe-top-groups", "2",
+        "--moe-score", "sigmoid", "--moe-shared-experts", "1", "--moe-first-dense", "1",
+        "--moe-bias-update-rate", "0.01", "--mla-kv-rank", "12", "--num-kv-heads", "2",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.covers("MOD-40", "INF-07")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_goes_out_and_comes_back(family, tiny_corpus, tmp_path, capsys):
+    """Trained here, the same there, imported again, and trained on."""
+    transformers = pytest.importorskip("transformers")
+    from lumina.infer.load import load
+
+    lumina(
+        "train", "--preset", "debug", *TINY, "--no-use-moe", *FAMILIES[family],
+        "--train-data", tiny_corpus, "--run-dir", tmp_path / "run", "--steps", "4",
+    )  # fmt: skip
+    lumina("export", tmp_path / "run", tmp_path / "hf")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert theirs.config.model_type == family
+    network, tokenizer = load(tmp_path / "run", "cpu")
+    ids = torch.tensor([tokenizer.encode("The owl went to the lake on day 7.")])
+    logits = network.logits(ids)
+    torch.testing.assert_close(theirs(ids).logits, logits, rtol=1e-5, atol=1e-5)
+
+    lumina("import", tmp_path / "hf", tmp_path / "base")
+    back, _ = load(tmp_path / "base", "cpu")
+    torch.testing.assert_close(back.logits(ids), logits, rtol=1e-6, atol=1e-6)
+    lumina(
+        "train", "--init-from", tmp_path / "base", "--train-data", tiny_corpus,
+        "--run-dir", tmp_path / "tuned", "--steps", "2", "--global-batch-size", "4",
+        "--batch-size", "4", "--device", "cpu", "--precision", "fp32",
+    )  # fmt: skip
+    capsys.readouterr()
+    wrong = "llama" if family != "mistral" else "qwen2"
+    there = str(tmp_path / "no")
+    assert main(["export", str(tmp_path / "run"), there, "--format", wrong]) == 2
+    error = capsys.readouterr().err
+    assert "E002" in error and "format" in error and f"--format {family}" in error
+    lumina("export", tmp_path / "tuned", tmp_path / "again", "--format", family)
+
+
 @pytest.mark.covers("MOD-03")
 def test_a_multi_head_run_becomes_grouped_and_trains_on(tiny_corpus, tmp_path, capsys):
     """Pooling costs something, says how much, and further training wins it back."""

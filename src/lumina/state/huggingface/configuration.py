@@ -91,9 +91,6 @@ def _experts_of(spec: ModelSpec, moe: MoeSpec, row: Format) -> dict[str, Any]:
             "n_group": moe.groups,
             "topk_group": moe.top_groups,
             "first_k_dense_replace": moe.layers[0],
-            # What transformers 4 and other readers want to be told.
-            "scoring_func": "sigmoid",
-            "topk_method": "noaux_tc",
             "num_nextn_predict_layers": 0,
         }
     config["num_experts"] = moe.num_experts
@@ -293,8 +290,6 @@ def _check_plain(config: Mapping[str, Any], row: Format) -> None:
         "hidden_act": ("silu", "swish", None),
         "partial_rotary_factor": (1, None),
         "quantization_config": (None,),
-        "scoring_func": ("sigmoid" if row.name == "deepseek_v3" else None, None),
-        "topk_method": ("noaux_tc" if row.name == "deepseek_v3" else None, None),
         **{key: (value, None) for key, value in row.constants.items()},
     }
     for key, allowed in expected.items():

@@ -164,7 +164,14 @@ FORMATS: dict[str, Format] = {
             free=frozenset(
                 {"mla_kv_rank", "mla_q_rank", "mla_rope_dim", "mla_value_dim"}
             ),
-            constants={"attention_bias": False, "rope_interleave": True},
+            constants={
+                "attention_bias": False,
+                "rope_interleave": True,
+                # What transformers 4 and other readers want to be told.
+                "scoring_func": "sigmoid",
+                "topk_method": "noaux_tc",
+                "moe_layer_freq": 1,
+            },
             absent={
                 "n_group": 8,
                 "topk_group": 4,
