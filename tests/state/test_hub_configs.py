@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lumina.errors import LuminaError
 from lumina.plan.count import count_parameters
 from lumina.state.huggingface.configuration import spec_of
-from lumina.state.huggingface.formats import fits
+from lumina.state.huggingface.formats import FORMATS, fits
 
 COMMON = {"hidden_act": "silu", "attention_dropout": 0.0, "torch_dtype": "bfloat16"}
 
@@ -242,3 +244,11 @@ def test_another_function_is_refused_by_key(config, key, value):
         spec_of(COMMON | config | {key: value})
     said = "mscale" if key == "rope_scaling" else key
     assert caught.value.code in ("E002", "E102") and said in caught.value.message
+
+
+def test_the_page_of_formats_has_a_row_for_each():
+    page = Path(__file__).parents[2] / "docs" / "formats.md"
+    rows = [
+        line.split("`")[1] for line in page.read_text().splitlines() if "| `" in line
+    ]
+    assert rows[1:] == list(FORMATS)
