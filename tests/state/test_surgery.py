@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -123,3 +124,36 @@ def test_what_cannot_be_done_is_refused(state, edit, code):
     with pytest.raises(LuminaError) as caught:
         edit(state)
     assert caught.value.code == code
+
+
+def test_all_but_the_routed_experts_freeze_whatever_else_a_model_has():
+    import lumina
+    from lumina.model.logical import tensor_info
+    from lumina.model.network import build_network
+    from lumina.plan.shape import resolve_spec
+    from lumina.state.experts import base_patterns
+
+    config = lumina.Config(
+        use_moe=True,
+        use_mod=True,
+        moe_shared_experts=1,
+        moe_first_dense=1,
+        qk_norm="rms",
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=12,
+        vocab_size=128,
+        seq_length=32,
+    )
+    spec = resolve_spec(config)
+    patterns = base_patterns(spec)
+    info = tensor_info(build_network(spec, device="meta"))
+    names = [name for name, one in info.items() if one.role != "buffer"]
+    free = [n for n in names if not any(fnmatch(n, p) for p in patterns)]
+    assert free == [
+        ROUTED.format(layer, leaf)
+        for layer in range(1, 12)
+        for leaf in ("gate", "up", "down", "router.weight")
+    ]
+    assert len(patterns) < 25
+    assert all(any(fnmatch(name, p) for name in names) for p in patterns)

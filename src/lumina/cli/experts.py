@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXPLAINED
     parser.add_argument("action", choices=ACTIONS, help="see below")
-    parser.add_argument("words", nargs="*", help="what the action takes")
+    parser.add_argument(
+        "operands", nargs="*", metavar="WORD", help="what the action takes"
+    )
     parser.add_argument(
         "--expert-registry",
         default="experts",
@@ -83,14 +85,14 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _words(args: argparse.Namespace, *names: str) -> list[str]:
-    if len(args.words) != len(names):
+    if len(args.operands) != len(names):
         raise LuminaError(
             "E005",
             f"`experts {args.action}` takes {' '.join(names) or 'no words'}, not "
-            f"{' '.join(args.words) or 'nothing'}",
+            f"{' '.join(args.operands) or 'nothing'}",
             "`lumina experts --help` says what each action takes",
         )
-    return list(args.words)
+    return list(args.operands)
 
 
 def _list(args: argparse.Namespace, registry: Any) -> None:
@@ -159,7 +161,7 @@ def _freeze(args: argparse.Namespace, registry: Any) -> None:
 
 
 def _goal(args: argparse.Namespace, registry: Any) -> None:
-    if not args.words:
+    if not args.operands:
         for goal, names in registry.goals().items():
             print(f"{goal}: {', '.join(names)}")
         return

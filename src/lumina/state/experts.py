@@ -7,6 +7,8 @@ three matrices. Named experts hold the last places of a model, in the order of
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -172,12 +174,20 @@ def read_expert(path: Path) -> Expert:
 
 def base_patterns(spec: ModelSpec) -> tuple[str, ...]:
     """Patterns of `freeze` that hold everything but routers and routed experts."""
-    moe = _moe(spec)
-    patterns = ["*embedding.weight", "*norm.weight", "*.attention.*"]
-    patterns += [] if spec.tie_embeddings else ["objective.*"]
-    patterns += ["*.feedforward.shared.*"] if moe.shared_size else []
-    dense = sorted(set(range(spec.num_layers)) - set(moe.layers))
-    return (*patterns, *(f"*blocks.{layer}.feedforward.*" for layer in dense))
+    _moe(spec)
+    info = tensor_info(build_network(spec, device="meta"))
+    trained = [
+        name
+        for name, one in info.items()
+        if one.role == "expert" or name.endswith(".feedforward.router.weight")
+    ]
+    frozen = [n for n, one in info.items() if one.role != "buffer" and n not in trained]
+    # One pattern for a tensor that many blocks have, where it means nothing else.
+    patterns = {}
+    for name in frozen:
+        wide = re.sub(r"\.\d+\.", ".*.", name)
+        patterns[name if fnmatch.filter(trained, wide) else wide] = True
+    return tuple(patterns)
 
 
 def _full(layer: int, leaf: str) -> str:
