@@ -133,7 +133,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
-@pytest.mark.covers("MOD-40", "INF-07")
+@pytest.mark.covers("MOD-40")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_goes_out_and_comes_back(family, tiny_corpus, tmp_path, capsys):
     """Trained here, the same there, imported again, and trained on."""

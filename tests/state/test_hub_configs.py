@@ -192,7 +192,6 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.covers("MOD-40")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_configuration_gives_the_published_size(name):
     config, parameters = PUBLISHED[name]

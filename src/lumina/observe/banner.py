@@ -90,6 +90,7 @@ def _model(plan: Plan) -> str:
         f"window {spec.window_size}" if spec.window_size else "",
         f"QK-norm {spec.qk_norm}" if spec.qk_norm != "none" else "",
         "attention biases" if spec.attention_bias else "",
+        f"latent attention of {spec.mla_kv_rank}" if spec.mla_kv_rank else "",
         f"RoPE {spec.rope_scaling}" if spec.rope_scaling != "none" else "",
         "tied embeddings" if spec.tie_embeddings else "",
         f"dropout {spec.dropout:g}" if spec.dropout else "",

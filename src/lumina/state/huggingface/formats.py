@@ -7,7 +7,7 @@ plain model has it: a setting this table does not know is refused, not dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from lumina.errors import LuminaError
@@ -278,5 +278,6 @@ def _fields(
             if value != fixed[one.name]:
                 found.append(f"means {name}={fixed[one.name]}; here it is {value}")
         elif value != one.default:
-            found.append(f"has no place for {name}={value}")
+            said = name if is_dataclass(value) else f"{name}={value}"
+            found.append(f"has no place for {said}")
     return found
