@@ -14,7 +14,10 @@ from lumina.config.presets import PRESETS
 def test_list_shows_true_counts_and_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = {line.split()[0].rstrip("*"): line.split() for line in lines[1:27]}
+    rows = {
+        line.split()[0].rstrip("*"): line.split()
+        for line in lines[1 : 1 + len(PRESETS)]
+    }
     assert set(rows) == set(PRESETS)
     assert rows["b7"][1:5] == ["12.28B", "1.869B", "24.57", "GB"]
     assert rows["b300"][1:3] == ["6.276T", "101.1B"]

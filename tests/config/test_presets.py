@@ -145,6 +145,8 @@ def test_meta_model_holds_what_is_counted(name: str) -> None:
 def test_how_presets_are_trained_follows_their_size() -> None:
     presets = [ConfigPresets.get(name) for name in PRESETS]
     for config in presets:
+        if config.get("use_hrm"):  # these keep the recipe of their paper
+            continue
         train = config.train
         # debug is above the documented 5e-4, with its reason in the table.
         assert (

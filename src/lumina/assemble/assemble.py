@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lumina.assemble.carry import CARRY, restore_carry, whole_carry
 from lumina.assemble.logical import (
     fill,
     join_fused,
@@ -158,6 +159,10 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
             value = join_fused(slot.name, program.parts, reader(kind))
             fill(getattr(slot, kind), slot.parameter.detach(), value)
     program.optimizer.steps.fill_(meta.extra["optimizer_steps"])
+    restore_carry(
+        program,
+        {n: source.optimizer_tensor(CARRY, n) for n in source.optimizer_names(CARRY)},
+    )
     if program.average is not None:
         _restore_average(program, source, reader("ema"))
         program.average.updates = int(meta.extra.get("average_updates", 0))
@@ -261,6 +266,9 @@ def capture(
     for name, value in _buffers(program, parameters):
         if everything or ranks.main:
             tensors[name] = _snapshot(value)
+    carry = whole_carry(program)
+    if carry and (everything or ranks.main):
+        moments[CARRY] = {name: _snapshot(value) for name, value in carry.items()}
     return State(
         tensors=tensors,
         optimizer=moments,

@@ -32,10 +32,12 @@ from lumina.assemble.checkpointing import checkpoint_blocks
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
+from lumina.model.hrm import Carry
 from lumina.model.logical import Parts, logical_parts, tensor_info
 from lumina.model.moe import routed_layers
 from lumina.model.network import Network, build_network
 from lumina.optim.adamw import AdamW, Slot, local
+from lumina.optim.atan2 import AdamATan2
 from lumina.optim.average import WeightAverage
 from lumina.optim.gate import LossScale
 from lumina.plan.plan import Plan
@@ -79,6 +81,7 @@ class Program:
         parts: fused parameter -> its logical tensors.
         optimizer: moments and masters of the trained parameters.
         average: moving average of the weights, or None.
+        carries: a recurrent model's, for each forward of a step; None at first.
         loss_scale: for float16.
         live: the scalars that may change between steps.
     """
@@ -95,6 +98,7 @@ class Program:
         self.model = self._wrap()
         self.optimizer: AdamW
         self.average: WeightAverage | None = None
+        self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.loss_scale = LossScale(
             enabled=self.compute_dtype == torch.float16, device=self.device
         )
@@ -186,7 +190,8 @@ class Program:
             raise LuminaError(
                 "E002", "every parameter is frozen", "narrow the patterns of --freeze"
             )
-        self.optimizer = AdamW(
+        kind = AdamATan2 if self.plan.optimizer == "adam_atan2" else AdamW
+        self.optimizer = kind(
             slots,
             beta1=self.plan.beta1,
             beta2=self.plan.beta2,

@@ -17,6 +17,7 @@ from lumina.config.sections import (
     LEAVES,
     SECTIONS,
     DataSection,
+    HrmSection,
     ModelSection,
     ModSection,
     MoeSection,
@@ -48,11 +49,13 @@ class Config:
     """
 
     __slots__ = (
-        "data", "mod", "model", "moe", "preset", "provenance", "run", "system", "train",
+        "data", "hrm", "mod", "model", "moe", "preset", "provenance", "run",
+        "system", "train",
     )  # fmt: skip
 
     model: ModelSection
     moe: MoeSection
+    hrm: HrmSection
     mod: ModSection
     data: DataSection
     train: TrainSection

@@ -21,7 +21,7 @@ class Preset:
     Attributes:
         values: leaf -> value, for every leaf the preset fixes.
         documented: the size its document gives; the counted one is often another.
-        source: the document: "L1", "L2" or "H".
+        source: the document: "L1", "L2", "H" or "A".
         note: what differs from the document, and why.
     """
 
@@ -60,7 +60,48 @@ def _preset(row: Row) -> Preset:
     return Preset(row.name, values, row.documented, row.use, row.source, row.note)
 
 
-PRESETS: dict[str, Preset] = {row.name: _preset(row) for row in ROWS}
+_SUDOKU: dict[str, object] = {
+    "use_hrm": True,
+    "use_moe": False,
+    "use_mod": False,
+    "use_mor": False,
+    "hidden_size": 512,
+    "num_heads": 8,
+    "num_kv_heads": 8,
+    "num_layers": 8,
+    "seq_length": 81,
+    "vocab_size": 11,
+    "global_batch_size": 768,
+    "optimizer": "adam_atan2",
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "learning_rate": 1e-4,
+    "lr_scheduler": "constant",
+    "warmup_ratio": 0.08,
+    "weight_decay": 1.0,
+    "max_grad_norm": 0.0,
+}
+"""The recipe of sapientinc/HRM: about 26,000 steps, 2,000 of them warm-up."""
+
+_ONE_MODULE = _SUDOKU | {
+    "hrm_variant": "trm",
+    "num_layers": 2,
+    "l_layers": 2,
+    "h_cycles": 3,
+    "l_cycles": 6,
+    "ema_decay": 0.999,
+}
+
+_NEEDS = "needs files of Sudoku puzzles as train_data"
+
+REASONERS = (
+    Preset("hrm_sudoku", _SUDOKU, "27M", "Sudoku puzzles", "A", _NEEDS),
+    Preset("trm_sudoku", _ONE_MODULE, "7M", "Sudoku, one module", "A", _NEEDS),
+)
+
+PRESETS: dict[str, Preset] = {row.name: _preset(row) for row in ROWS} | {
+    preset.name: preset for preset in REASONERS
+}
 """Every preset under its one canonical name."""
 
 ALIASES: dict[str, str] = {f"l1:{row.name}": row.name for row in L1} | {

@@ -194,6 +194,31 @@ class ModSection(Section):
         return values
 
 
+class HrmSection(Section):
+    """Hierarchical reasoning with adaptive computation time, on puzzles."""
+
+    use_hrm: bool = Field(
+        False, description="a recurrent model of puzzles in place of the transformer"
+    )
+    hrm_variant: Literal["hrm", "trm"] = Field(
+        "hrm", description="two modules, or one for both states (trm)"
+    )
+    h_layers: int = Field(4, ge=1, description="high-level blocks (hrm only)")
+    l_layers: int = Field(4, ge=1, description="low-level blocks")
+    h_cycles: int = Field(2, ge=1, description="high-level updates of a segment")
+    l_cycles: int = Field(2, ge=1, description="low-level updates before each of them")
+    expansion: float = Field(
+        4.0, gt=0, description="SwiGLU width over 2/3 of the hidden size (use_hrm)"
+    )
+    halt_max_steps: int = Field(16, ge=1, description="most segments for a puzzle")
+    halt_exploration: float = Field(
+        0.1, ge=0, le=1, description="share of steps that draw a smallest number"
+    )
+    puzzle_loss: Literal["stablemax", "softmax"] = Field(
+        "stablemax", description="cross entropy: stablemax in float64, or softmax"
+    )
+
+
 class DataSection(Section):
     """What is read, and how it becomes tokens."""
 
@@ -271,6 +296,9 @@ class TrainSection(Section):
         0.2, gt=0, le=1, description="share of the run that decays (wsd)"
     )
     weight_decay: float = Field(0.01, ge=0, description="decoupled, on matrices only")
+    optimizer: Literal["adamw", "adam_atan2"] = Field(
+        "adamw", description="AdamW, or Adam with atan2 in place of the division"
+    )
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay rate")
     beta2: float = Field(0.95, ge=0, lt=1, description="Adam's second decay rate")
     eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
@@ -355,6 +383,7 @@ class SystemSection(Section):
 SECTIONS: dict[str, type[Section]] = {
     "model": ModelSection,
     "moe": MoeSection,
+    "hrm": HrmSection,
     "mod": ModSection,
     "data": DataSection,
     "train": TrainSection,

@@ -23,6 +23,7 @@ def check_combinations(config: Config) -> None:
     _check_latent(config)
     _check_rope(config)
     _check_moe(config)
+    _check_reasoner(config)
     _check_mod(config)
     _check_training(config)
     _check_run(config)
@@ -178,6 +179,27 @@ def _check_groups(config: Config) -> None:
         )
 
 
+# What a reasoner of puzzles has not; set to anything else, it would do nothing.
+_NOT_IN_A_REASONER = (
+    "use_moe", "use_mod", "use_mor", "tie_embeddings", "dropout", "window_size",
+    "rope_scaling", "qk_norm", "mla_kv_rank", "init_from", "tokenizer",
+    "tokenizer_vocab_size",
+)  # fmt: skip
+
+
+def _check_reasoner(config: Config) -> None:
+    if not config.hrm.use_hrm:
+        return
+    for leaf in _NOT_IN_A_REASONER:
+        value = config.get(leaf)
+        if value != field(leaf).default:
+            _refuse(
+                f"{leaf} {value} does not go with use_hrm: a model that solves puzzles "
+                "has no such thing",
+                f"leave {leaf} out, or use_hrm",
+            )
+
+
 def _check_mod(config: Config) -> None:
     mod = config.mod
     learned = mod.mod_routing_strategy == "learned"
@@ -268,11 +290,12 @@ def advise(config: Config) -> list[str]:
 
 def _shape_advice(config: Config) -> list[str]:
     model, advice = config.model, []
-    if model.seq_length & (model.seq_length - 1):
+    puzzles = config.hrm.use_hrm  # whose length and vocabulary are given
+    if model.seq_length & (model.seq_length - 1) and not puzzles:
         advice.append(
             f"seq_length {model.seq_length} is not a power of two; kernels prefer one"
         )
-    if model.vocab_size is not None and model.vocab_size % 64:
+    if model.vocab_size is not None and model.vocab_size % 64 and not puzzles:
         advice.append(
             f"vocab_size {model.vocab_size} is not a multiple of 64; it is padded to "
             f"{-(-model.vocab_size // 64) * 64} in memory"
@@ -372,6 +395,12 @@ _MOE_ONLY = (
 )  # fmt: skip
 
 
+_REASONER_ONLY = (
+    "hrm_variant", "h_layers", "l_layers", "h_cycles", "l_cycles", "expansion",
+    "halt_max_steps", "halt_exploration", "puzzle_loss",
+)  # fmt: skip
+
+
 def _idle_advice(config: Config) -> list[str]:
     """Options that somebody set and that have no effect beside the others."""
     moe, train, data = config.moe, config.train, config.data
@@ -386,6 +415,15 @@ def _idle_advice(config: Config) -> list[str]:
     if train.expert_id is None:
         named = ("expert_registry", "default_goal")
         idle |= dict.fromkeys(named, "expert_id names no expert")
+    if not config.hrm.use_hrm:
+        idle |= dict.fromkeys(_REASONER_ONLY, "use_hrm is off")
+    else:
+        other = ("num_layers", "intermediate_size", "init_std")
+        idle |= dict.fromkeys(other, "use_hrm has h_layers, l_layers and expansion")
+        if config.hrm.hrm_variant == "trm":
+            idle["h_layers"] = "hrm_variant trm has one module, of l_layers"
+    if train.optimizer == "adam_atan2":
+        idle["eps"] = "optimizer adam_atan2 has none"
     if train.lr_scheduler != "wsd":
         idle["decay_ratio"] = f"lr_scheduler is {train.lr_scheduler}"
     if train.lr_scheduler == "constant":

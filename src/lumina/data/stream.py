@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +124,7 @@ class BatchStream:
 
         The last step of a limited run is filled up with empty rows.
         """
-        share = _share(self.global_batch_size, world_size, micro_batch_size)
+        share = rows_of_rank(self.global_batch_size, world_size, micro_batch_size)
         done = cursor.epoch * self.rows_per_epoch + cursor.row
         stop = done + self.global_batch_size
         if self.total_rows is not None:
@@ -223,7 +223,7 @@ def _held_out(
     return BatchMaker(store, packing), order
 
 
-def _share(global_batch_size: int, world_size: int, micro_batch_size: int) -> int:
+def rows_of_rank(global_batch_size: int, world_size: int, micro_batch_size: int) -> int:
     """Rows of one rank's part of a step."""
     if global_batch_size % (world_size * micro_batch_size):
         raise LuminaError(
@@ -233,6 +233,15 @@ def _share(global_batch_size: int, world_size: int, micro_batch_size: int) -> in
             "choose a multiple of ranks x micro-batch",
         )
     return global_batch_size // world_size
+
+
+class Stream(Protocol):
+    """Whatever makes the batches of a step, as `BatchStream` does."""
+
+    def step(
+        self, cursor: Cursor, *, rank: int, world_size: int, micro_batch_size: int
+    ) -> StepBatches | None:
+        """The batches of the step that begins at `cursor`; None at the end."""
 
 
 class Prefetcher:
@@ -250,7 +259,7 @@ class Prefetcher:
 
     def __init__(
         self,
-        stream: BatchStream,
+        stream: Stream,
         cursor: Cursor,
         *,
         rank: int = 0,

@@ -21,11 +21,13 @@ class HeldOut:
         loss: mean cross entropy over counted tokens, in nats.
         tokens: how many were counted.
         accuracy: share whose most likely token was right; None if not measured.
+        exact: share of puzzles that were right everywhere; None for text.
     """
 
     loss: float
     tokens: int
     accuracy: float | None = None
+    exact: float | None = None
 
     @property
     def perplexity(self) -> float:
@@ -55,7 +57,8 @@ def held_out_loss(
         ranks: this process's place.
     """
     ranks = ranks or Ranks()
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    puzzles = False
     was_training = model.training
     model.eval()
     try:
@@ -65,12 +68,16 @@ def held_out_loss(
             sums[1] += losses.weight_sum
             if "correct" in losses.terms:
                 sums[2] += losses.terms["correct"]
+            if "exact" in losses.terms:
+                puzzles = True
+                sums[3] += losses.terms["exact"]
     finally:
         model.train(was_training)
     ranks.sum_(sums)
-    loss, tokens, correct = sums.tolist()
+    loss, tokens, correct, exact = sums.tolist()
     return HeldOut(
         loss=loss / tokens if tokens else float("nan"),
         tokens=round(tokens),
         accuracy=correct / tokens if tokens else None,
+        exact=exact / tokens if tokens and puzzles else None,
     )

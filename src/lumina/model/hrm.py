@@ -113,15 +113,17 @@ class HierarchicalReasoner(nn.Module):
 
     Args:
         spec: the resolved shape; its `hrm` says how it recurs.
+        attention: "sdpa" or "reference".
 
     Attributes:
         blocks: the low-level module's, then the high-level module's.
         compute_dtype: the type of activations and of the carry.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, attention: str = "sdpa") -> None:
         super().__init__()
         assert spec.hrm is not None
+        self.attention = attention
         self.spec = spec
         self.hrm: HrmSpec = spec.hrm
         self.compute_dtype = torch.float32
@@ -321,4 +323,4 @@ class HierarchicalReasoner(nn.Module):
         positions = torch.arange(length, device=device)[None]
         cos, sin = tables(positions, inverse, factor)
         valid = torch.ones(1, length, dtype=torch.bool, device=device)
-        return BlockContext(cos, sin, Pattern("sdpa", causal=False), valid)
+        return BlockContext(cos, sin, Pattern(self.attention, causal=False), valid)

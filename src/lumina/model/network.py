@@ -44,7 +44,7 @@ class Network(nn.Module):
             from lumina.model.hrm import HierarchicalReasoner
             from lumina.objective.puzzle import PuzzleObjective
 
-            self.backbone = HierarchicalReasoner(spec)
+            self.backbone = HierarchicalReasoner(spec, attention)
             self.objective = PuzzleObjective(spec)
         else:
             self.backbone = Transformer(spec, attention)

@@ -12,6 +12,12 @@ from lumina.model.layers import Linear
 from lumina.model.spec import ModelSpec
 from lumina.ops.cross_entropy.stablemax import stablemax_cross_entropy
 
+HALTING_WEIGHT = 0.5
+"""Of the two halting losses beside the cross entropy."""
+
+ACT = ("halt_loss", "continue_loss", "halted", "steps", "exact", "q_accuracy")
+"""What a training step reports as `act.*`, in this order, as sums over rows."""
+
 
 class PuzzleObjective(nn.Module):
     """Linear head, cross entropy averaged within a puzzle, and the halting losses.
@@ -92,6 +98,17 @@ class PuzzleObjective(nn.Module):
             "act.exact": (done_b & exact_b).sum().float(),
             "act.q_accuracy": (done_b & knew_b).sum().float(),
         }
+
+
+def halting_terms(aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The weighted halting losses, and everything in the order of `ACT` without them.
+
+    Returns:
+        [] differentiable, and [6] float32; what a variant has not counts as 0.
+    """
+    none = torch.zeros((), device=aux["act.halt_loss"].device)
+    values = [aux.get(f"act.{name}", none) for name in ACT]
+    return HALTING_WEIGHT * (values[0] + values[1]), torch.stack(values).detach()
 
 
 def _bce(logits_b: Tensor, target_b: Tensor, valid_b: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ LABEL_WIDTH = 11
 ASKED = ("flag", "file", "python", "orchestrator")
 
 
+OPTIMIZERS = {"adamw": "AdamW", "adam_atan2": "Adam with atan2"}
+
+
 def banner_lines(
     plan: Plan,
     environment: Any,
@@ -129,7 +132,9 @@ def _schedule(plan: Plan) -> str:
     text = f"{plan.steps:,} steps"
     if plan.epochs is not None:
         text += f" (at most {plan.epochs:g} epochs)"
-    text += f"{_because(plan, 'steps')}; AdamW, {plan.lr_scheduler}"
+    text += (
+        f"{_because(plan, 'steps')}; {OPTIMIZERS[plan.optimizer]}, {plan.lr_scheduler}"
+    )
     if plan.lr_scheduler == "constant":
         text += f" {plan.learning_rate:g}"
     else:

@@ -54,6 +54,8 @@ class Counts:
 
 def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Every parameter of the built network by name, with its shape."""
+    if spec.hrm is not None:
+        return _reasoner_shapes(spec)
     width = spec.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
         "backbone.embedding.weight": (spec.padded_vocab_size, width)
@@ -71,6 +73,27 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     if not spec.tie_embeddings:
         shapes["objective.head.weight"] = (spec.padded_vocab_size, width)
     return shapes
+
+
+def _reasoner_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """A recurrent model of puzzles: its blocks' norms have no weights."""
+    assert spec.hrm is not None
+    width = spec.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "backbone.embedding.weight": (spec.padded_vocab_size, width),
+        "backbone.puzzle_embedding.weight": (spec.hrm.num_puzzles, width),
+    }
+    for layer in range(spec.num_layers):
+        shapes |= {
+            f"backbone.blocks.{layer}.{name}": shape
+            for name, shape in block_shapes(spec, routed=False).items()
+            if not name.endswith("norm.weight")
+        }
+    return shapes | {
+        "backbone.halting.weight": (2, width),
+        "backbone.halting.bias": (2,),
+        "objective.head.weight": (spec.padded_vocab_size, width),
+    }
 
 
 def block_shapes(spec: ModelSpec, routed: bool) -> dict[str, tuple[int, ...]]:
@@ -203,11 +226,13 @@ def _names_in_files(name: str) -> tuple[str, ...]:
 
 def _kind(name: str) -> str:
     """The field of `Counts` a parameter belongs to."""
-    if name == "backbone.embedding.weight":
+    if name in ("backbone.embedding.weight", "backbone.puzzle_embedding.weight"):
         return "embedding"
     if name.startswith("objective.head"):
         return "head"
-    if name.endswith("feedforward.router.weight") or ".depth." in name:
+    if name.endswith("feedforward.router.weight"):
+        return "router"
+    if ".halting." in name or ".depth." in name:
         return "router"
     if name.endswith(("feedforward.gate_up", "feedforward.down")):
         return "experts"

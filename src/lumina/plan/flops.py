@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lumina.model.spec import ModelSpec
+from lumina.model.spec import HrmSpec, ModelSpec
 from lumina.plan.count import Counts, block_shapes, count_parameters, is_routed
 
 CONVENTION = (
@@ -24,6 +24,8 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
     tokens goes through a block, both queries and keys are that share.
     """
     counts = counts or count_parameters(spec)
+    if spec.hrm is not None:
+        return _of_a_segment(spec, spec.hrm, counts)
     length = spec.seq_length
     window = min(spec.window_size or length, length)
     attended = window - window * window / (2 * length)
@@ -88,3 +90,20 @@ def _block_parameters(spec: ModelSpec, layer: int) -> tuple[int, float]:
         else:
             feedforward += size
     return attention, feedforward
+
+
+def _of_a_segment(spec: ModelSpec, hrm: HrmSpec, counts: Counts) -> float:
+    """One training step of a reasoner, for a token of its rows.
+
+    What is executed: every update once forwards, in the hrm variant once more for the
+    worth of going on, and the last updates backwards. All positions see all others.
+    """
+    block = 2.0 * (counts.attention + counts.feedforward) / spec.num_layers
+    block += 4.0 * spec.num_heads * spec.head_dim * spec.seq_length
+    one = hrm.variant == "trm"
+    updates = hrm.h_cycles * (
+        hrm.l_cycles * hrm.l_layers + (hrm.l_layers if one else hrm.h_layers)
+    )
+    learned = hrm.l_layers * (hrm.l_cycles + 1) if one else spec.num_layers
+    forwards = updates if one or hrm.halt_max_steps == 1 else 2 * updates
+    return (forwards + 2 * learned) * block + 6.0 * counts.head

@@ -30,12 +30,13 @@ MEMORY_SHARE = 0.9
 ROOMY_BYTES = 40 * 10**9
 SMALL_CHUNK_BYTES, LARGE_CHUNK_BYTES = 256 * 2**20, 2**30
 """Logits held at a time, below and above `ROOMY_BYTES` of GPU memory. Measured on an
-H200 (Work A): 59,742 tokens/s with the small one, 62,470 with the large one, +1.5 GiB."""
+H200 (Work A): 59,742 tokens/s with the small one, 62,470 with the large, +1.5 GiB."""
 
 # Options that become fields of the Plan as they are: field -> leaf.
 _PASSED_ON = {
     "learning_rate": "learning_rate",
     "weight_decay": "weight_decay",
+    "optimizer": "optimizer",
     "beta1": "beta1",
     "beta2": "beta2",
     "eps": "eps",
@@ -315,7 +316,9 @@ def _decide_attention(
     asked = config.system.attention
     dtype = decisions.values["compute_dtype"]
     problem = None
-    if machine.device != "cuda":
+    if spec.hrm is not None:
+        problem = "the variable-length kernel is causal, a reasoner is not"
+    elif machine.device != "cuda":
         problem = "the variable-length kernel needs CUDA"
     elif dtype == "float32":
         problem = "the variable-length kernel needs 16-bit types"

@@ -9,9 +9,9 @@ grow while the others shrink.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lumina.model.spec import ModelSpec
+from lumina.model.spec import HrmSpec, ModelSpec
 from lumina.plan.activations import (
     BYTES,
     Forward,
@@ -60,6 +60,8 @@ class Layout:
 
 def estimate(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     """Bytes on one device by component, and `total`."""
+    if spec.hrm is not None:
+        return _recurrent(spec, spec.hrm, layout)
     parts = {
         **state_bytes(spec, layout),
         **_activation_bytes(spec, layout),
@@ -67,6 +69,27 @@ def estimate(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     }
     ordered = {name: parts[name] for name in COMPONENTS}
     return {**ordered, "total": sum(ordered.values())}
+
+
+def _recurrent(spec: ModelSpec, hrm: HrmSpec, layout: Layout) -> dict[str, int]:
+    """A reasoner: the blocks whose updates carry gradient, and the carry.
+
+    They are counted as blocks of a transformer, whose norms keep a little more. The
+    carry is there twice, before and after the step, for every forward of the step.
+    """
+    one = hrm.variant == "trm"
+    kept = hrm.l_layers * (hrm.l_cycles + 1) if one else spec.num_layers
+    length = spec.seq_length + 1
+    unrolled = replace(spec, hrm=None, num_layers=kept, seq_length=length)
+    parts = estimate(unrolled, layout) | state_bytes(spec, layout)
+    rows = layout.micro_batch_size * layout.grad_accum
+    state = rows * length * spec.hidden_size * BYTES[layout.compute_dtype]
+    labels = 2 * 8 * rows * length
+    parts["activations"] += 2 * (2 * state + labels)
+    # Cross entropy in float64: the scores, their logarithms and their gradients.
+    parts["logits"] += 8 * 8 * layout.micro_batch_size * length * spec.vocab_size
+    parts.pop("total")
+    return {**parts, "total": sum(parts.values())}
 
 
 def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:

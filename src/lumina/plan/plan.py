@@ -56,6 +56,7 @@ class Plan:
     warmup_steps: int = 10
     decay_steps: int = 20
     weight_decay: float = 0.01
+    optimizer: str = "adamw"
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8

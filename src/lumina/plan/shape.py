@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lumina.errors import LuminaError
-from lumina.model.spec import ModelSpec, ModSpec, MoeSpec
+from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec
 from lumina.plan.count import count_parameters
 from lumina.plan.moe_scale import default_experts, usual_values
 
@@ -23,6 +23,9 @@ GOAL_BIAS = 2.0
 WIDTH_MULTIPLE = 128
 """The default SwiGLU width is rounded up to this."""
 
+EXPANSION_MULTIPLE = 256
+"""A reasoner's SwiGLU width is rounded up to this, as in its reference."""
+
 
 def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> ModelSpec:
     """Fix every number of the model's shape.
@@ -37,6 +40,8 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
             room for, or where `moe_pattern` leaves no routed layer; E005 where the
             size of the vocabulary is known from nowhere.
     """
+    if config.hrm.use_hrm:
+        return _reasoner(config, tokenizer_vocab_size)
     model = config.model
     vocab_size, rows = _vocabulary(config, tokenizer_vocab_size)
     head_dim = model.head_dim or model.hidden_size // model.num_heads
@@ -77,6 +82,39 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
     if config.moe.use_moe:
         dense = replace(dense, moe=_routed(config, dense))
     return replace(dense, mod=_depth(config, dense)) if config.mod.use_mod else dense
+
+
+def _reasoner(config: Config, vocab_size: int | None) -> ModelSpec:
+    """A recurrent model of puzzles: small vocabularies are not padded."""
+    model, hrm = config.model, config.hrm
+    known, rows = _vocabulary(config, vocab_size)
+    one = hrm.hrm_variant == "trm"
+    h_layers = 0 if one else hrm.h_layers
+    return ModelSpec(
+        vocab_size=known,
+        padded_vocab_size=rows,
+        hidden_size=model.hidden_size,
+        num_layers=h_layers + hrm.l_layers,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads or model.num_heads,
+        head_dim=model.head_dim or model.hidden_size // model.num_heads,
+        intermediate_size=round_up(
+            round(hrm.expansion * model.hidden_size * 2 / 3), EXPANSION_MULTIPLE
+        ),
+        seq_length=model.seq_length,
+        rope_theta=model.rope_theta,
+        norm_eps=model.norm_eps,
+        hrm=HrmSpec(
+            variant=hrm.hrm_variant,
+            h_layers=h_layers,
+            l_layers=hrm.l_layers,
+            h_cycles=hrm.h_cycles,
+            l_cycles=hrm.l_cycles,
+            halt_max_steps=hrm.halt_max_steps,
+            halt_exploration=hrm.halt_exploration,
+            loss=hrm.puzzle_loss,
+        ),
+    )
 
 
 def routed_layers(

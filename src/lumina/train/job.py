@@ -16,6 +16,7 @@ from lumina.assemble.assemble import Progress, assemble
 from lumina.assemble.program import Program
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config, Source
+from lumina.data.puzzles import PuzzleStore, eval_puzzles
 from lumina.data.stream import Cursor, eval_batches
 from lumina.errors import LuminaError
 from lumina.model.interface import Batch
@@ -296,8 +297,17 @@ class Job:
         plan, ranks = program.plan, program.ranks
         size = plan.micro_batch_size
         rows = plan.eval_batches * plan.global_batch_size
+        held_out = self.prepared.prepared.eval
+        if isinstance(held_out, PuzzleStore):
+            return eval_puzzles(
+                held_out,
+                size,
+                max(rows // size, 1),
+                rank=ranks.rank,
+                world_size=ranks.world_size,
+            )
         return eval_batches(
-            self.prepared.prepared.eval,
+            held_out,
             plan.spec.seq_length,
             size,
             max(rows // size, 1),
@@ -342,11 +352,14 @@ class Job:
 
     def _save_tokenizer(self) -> None:
         """Whole or not at all: a resume reads the run's own tokenizer."""
+        tokenizer = self.prepared.prepared.tokenizer
+        if tokenizer is None:  # puzzles have none
+            return
         folder = self.directory.tokenizer
         if folder.is_dir():
             return
         unfinished = folder.with_name(f".{folder.name}.tmp")
-        self.prepared.prepared.tokenizer.save(unfinished)
+        tokenizer.save(unfinished)
         os.replace(unfinished, folder)
 
     def _banner(self) -> None:
@@ -398,6 +411,8 @@ class Job:
         report = write_report(self.directory.path)
         again = f"lumina train --resume {self.directory.path}"
         chat = f"lumina generate {self.directory.path} --prompt 'Once'"
+        if self.plan.spec.hrm is not None:  # answers puzzles, not prompts
+            chat = again
         self.console.finish(
             {
                 "reason": result.reason,

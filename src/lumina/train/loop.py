@@ -12,6 +12,7 @@ import torch
 
 from lumina.assemble.assemble import Progress, StateSource, assemble, capture
 from lumina.assemble.program import Program
+from lumina.data.puzzles import PuzzleStream
 from lumina.data.stream import BatchStream, Cursor, Prefetcher
 from lumina.errors import LuminaError
 from lumina.evaluate.held_out import HeldOut, held_out_loss
@@ -61,7 +62,7 @@ class Loop:
     """
 
     program: Program
-    stream: BatchStream
+    stream: BatchStream | PuzzleStream
     eval_batches: Callable[[Program], Iterable[Batch]]
     progress: Progress
     recorder: Recorder
@@ -182,7 +183,10 @@ class Loop:
             self.progress.skipped = self.recorder.skipped
             step = row["step"]
             if step == self.progress.step and newest and self._eval_due(step):
-                row["eval_loss"] = self.evaluate(step).loss
+                outcome = self.evaluate(step)
+                row["eval_loss"] = outcome.loss
+                if outcome.exact is not None:
+                    row["eval_exact_accuracy"] = outcome.exact
             self.recorder.write(row)
             if self.recorder.consecutive_skips >= DIVERGED_AFTER:
                 raise LuminaError(

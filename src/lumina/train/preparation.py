@@ -14,6 +14,12 @@ from lumina.assemble.ranks import Ranks
 from lumina.config import Config, Source
 from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, prepare
+from lumina.data.puzzles import (
+    PreparedPuzzles,
+    PuzzleStore,
+    PuzzleStream,
+    prepare_puzzles,
+)
 from lumina.data.stream import BatchStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -54,8 +60,8 @@ class Preparation:
     """
 
     environment: Environment
-    prepared: Prepared
-    stream: BatchStream
+    prepared: Prepared | PreparedPuzzles
+    stream: BatchStream | PuzzleStream
     plan: Plan
 
     def __init__(self, config: Config, ranks: Ranks, console: Console) -> None:
@@ -152,8 +158,10 @@ class Preparation:
                 {"tokenizer": str(weights.tokenizer)}, origin
             )
 
-    def _prepare_data(self) -> Prepared:
+    def _prepare_data(self) -> Prepared | PreparedPuzzles:
         """Rank 0 first; the others then open what it made."""
+        if self.config.hrm.use_hrm:
+            return self._prepare_puzzles()
         tokenizer = None
         if self.resumption is not None:
             folder = RunDirectory(self.resumption.run).tokenizer
@@ -172,6 +180,37 @@ class Preparation:
             prepared = prepare(self.config, tokenizer=tokenizer)
         return prepared
 
+    def _prepare_puzzles(self) -> PreparedPuzzles:
+        """Rank 0 first; the others then find the solutions it kept."""
+        length = self.config.model.seq_length
+        if length != PuzzleStore.seq_length:
+            raise LuminaError(
+                "E002",
+                f"a Sudoku has {PuzzleStore.seq_length} cells, seq_length is {length}",
+                f"use --seq-length {PuzzleStore.seq_length}",
+            )
+        prepared = prepare_puzzles(self.config) if self.ranks.main else None
+        self.ranks.barrier()
+        return prepared or prepare_puzzles(self.config)
+
+    def _plan_puzzles(self, prepared: PreparedPuzzles) -> Plan:
+        """The Plan for puzzles, which are rows already."""
+        plan = make_plan(
+            self.config,
+            self.environment,
+            tokenizer_vocab_size=PuzzleStore.vocab_size,
+            rows_per_epoch=len(prepared.train),
+            world_size=self.ranks.world_size,
+            eval_rows=len(prepared.eval) if prepared.eval else 0,
+        )
+        self.stream = PuzzleStream(
+            prepared.train,
+            global_batch_size=plan.global_batch_size,
+            seed=plan.seed,
+            epochs=plan.epochs,
+        )
+        return self._with_journal(plan)
+
     def _plan_without_data(self) -> Plan:
         """The Plan of a model alone, for `--dry-run`."""
         return make_plan(
@@ -184,6 +223,8 @@ class Preparation:
 
     def _plan(self) -> Plan:
         """The Plan, with what the data says about lengths."""
+        if isinstance(self.prepared, PreparedPuzzles):
+            return self._plan_puzzles(self.prepared)
         seq_length = self.config.model.seq_length
         held_out = self.prepared.eval
         plan = make_plan(
@@ -208,7 +249,7 @@ class Preparation:
         """The Plan as the run's controls left it, where nothing newer was asked for."""
         if self.reader is None or self.resumption is None:
             return plan
-        plan = self._with_routing(plan)
+        plan = self._with_routing(self._as_before(plan))
         last: dict[str, Change] = {}
         for entry in self.reader.meta.journal:
             change = Change(**entry)
@@ -229,6 +270,31 @@ class Preparation:
                         "message": f"{name} {change.value}: {error.message}",
                     }
                 )
+        return plan
+
+    def _as_before(self, plan: Plan) -> Plan:
+        """Automatic choices as the run began with them: others would change its bits.
+
+        A measured precision and a micro-batch that follows the free memory may come
+        out differently on the same machine a day later.
+        """
+        assert self.reader is not None and self.resumption is not None
+        before, changes = self.reader.meta.plan, self.resumption.changes
+        if before["device"] != plan.device:
+            return plan
+        if self.config.system.precision == "auto":
+            plan = plan.replace(compute_dtype=before["compute_dtype"])
+        same = all(
+            before[field] == getattr(plan, field)
+            for field in ("world_size", "global_batch_size")
+        )
+        chosen = {"batch_size", "grad_accum", "gradient_checkpointing"} & changes.keys()
+        if same and not chosen:
+            plan = plan.replace(
+                micro_batch_size=before["micro_batch_size"],
+                grad_accum=before["grad_accum"],
+                gradient_checkpointing=before["gradient_checkpointing"],
+            )
         return plan
 
     def _with_routing(self, plan: Plan) -> Plan:

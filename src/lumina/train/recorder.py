@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lumina.objective.puzzle import ACT
 from lumina.observe.console import Console
 from lumina.observe.events import EventLog, Severity
 from lumina.observe.hardware import peak_flops
@@ -93,6 +94,7 @@ class Recorder:
             "time": time.time(),
         }
         row |= self._routing(values)
+        row |= self._halting(values)
         if skipped:
             self.event(
                 "step_skipped",
@@ -139,6 +141,25 @@ class Recorder:
         if rate is None or self._peak is None:
             return None
         return rate * self.plan.flops_per_token / (self._peak * self.plan.world_size)
+
+    def _halting(self, values: list[float]) -> dict[str, Any]:
+        """Of a reasoner: its halting head, and the puzzles that were let go."""
+        if self.plan.spec.hrm is None:
+            return {}
+        told = dict(zip(ACT, values[len(SCALARS) :], strict=True))
+        rows, done = self.plan.global_batch_size, told["halted"]
+
+        def mean(name: str) -> float | None:
+            return told[name] / done if done else None
+
+        return {
+            "act.halt_loss": told["halt_loss"] / rows,
+            "act.continue_loss": told["continue_loss"] / rows,
+            "act.halted_share": done / rows,
+            "act.mean_steps": mean("steps"),
+            "act.exact_accuracy": mean("exact"),
+            "act.q_accuracy": mean("q_accuracy"),
+        }
 
     def _routing(self, values: list[float]) -> dict[str, Any]:
         """The further losses, and what the routed layers counted, per layer."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina.config import Config, Source
-from lumina.config.sections import ModelSection, ModSection, MoeSection
+from lumina.config.sections import HrmSection, ModelSection, ModSection, MoeSection
 from lumina.errors import LuminaError
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
@@ -18,7 +18,7 @@ LIVE_SHAPE = {"dropout", "capacity_factor", "load_balancing_weight",
               "mod_capacity_schedule", "mod_predictor_weight"}  # fmt: skip
 """Options of the model that change no tensor, so a resume may change them."""
 
-SHAPING = (ModelSection, MoeSection, ModSection)
+SHAPING = (ModelSection, MoeSection, ModSection, HrmSection)
 """Sections that describe the model."""
 
 FIXED = (

@@ -11,6 +11,7 @@ from torch import Tensor
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from lumina.model.moe import apply_router_updates
+from lumina.objective.puzzle import halting_terms
 from lumina.optim.gate import judge
 from lumina.optim.schedule import learning_rate_at
 from lumina.train.auxiliary import capacity_now, count_shapes, loss_terms, pack, unpack
@@ -46,7 +47,8 @@ def train_step(
 
     Returns:
         float32 on the device: `SCALARS`, the further losses (`loss_terms`), then what
-        the routed layers counted (`count_shapes`), summed over ranks.
+        the routed layers counted (`count_shapes`) or a reasoner's `ACT`, summed over
+        ranks.
     """
     plan, live, ranks = program.plan, program.live, program.ranks
     terms, shapes = loss_terms(plan.spec), count_shapes(plan.spec)
@@ -63,9 +65,15 @@ def train_step(
     for index, host_batch in enumerate(batches.micro_batches):
         batch = host_batch.to(program.device)
         with program.gradient_sync(last=index == last):
-            losses, aux = program.model(batch)
+            recurrent = () if plan.spec.hrm is None else (program.carries[index],)
+            losses, aux = program.model(batch, *recurrent)
+            program.carries[index] = losses.carry
             total = losses.loss_sum / max(batches.loss_tokens, 1)
             sums[0] += total.detach()
+            if plan.spec.hrm is not None:
+                halting, told = halting_terms(aux)
+                total = total + halting / max(batches.loss_tokens, 1)
+                routed = told if routed is None else routed + told
             for place, term in enumerate(terms, start=len(SCALARS)):
                 per_token = 1.0 / (max(batches.tokens, 1) * term.layers)
                 mean = aux[term.key] * per_token
@@ -90,6 +98,9 @@ def train_step(
         skip=verdict.skip,
     )
     program.loss_scale.update(verdict.skip)
+    for carry in program.carries:
+        if carry is not None:  # its states may not be finite: every row begins anew
+            carry.halted |= verdict.skip > 0
     program.optimizer.zero_grad()
     if program.average is not None:
         program.average.update()

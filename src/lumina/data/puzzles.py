@@ -1,0 +1,318 @@
+"""Puzzles -> rows of one length with their solutions, and steps made of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lumina.data.cache import build_once, cache_root
+from lumina.data.files import content_hash, find_files
+from lumina.data.stream import EMPTY, Cursor, StepBatches, permutation, rows_of_rank
+from lumina.data.sudoku import (
+    CELLS,
+    DRAWS,
+    VOCABULARY,
+    augment,
+    invariants,
+    read_sudokus,
+    solve,
+)
+from lumina.errors import LuminaError
+from lumina.model.interface import IGNORE, Batch
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+EXPLORING = 2
+"""Uniform numbers of a row that are handed to the model."""
+
+_DRAWN = -(-(EXPLORING + DRAWS) // 4) * 4  # Philox makes four at a time
+
+DEFAULT_HELD_OUT = 0.05
+
+
+@dataclass(frozen=True)
+class PuzzleStore:
+    """Sudoku puzzles and solutions.
+
+    Attributes:
+        inputs: [N, 81] uint8 tokens; `labels` alike.
+        fingerprint: of the content.
+    """
+
+    inputs: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+    vocab_size = VOCABULARY
+    seq_length = CELLS
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content."""
+        digest = hashlib.sha256(self.inputs.tobytes())
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class PreparedPuzzles:
+    """Puzzles that are ready to train on; compare `lumina.data.prepare.Prepared`.
+
+    Attributes:
+        train: what is learned from.
+        eval: held-out puzzles, or None; none is a changed form of one in `train`.
+        stats: counts, plain JSON values.
+    """
+
+    train: PuzzleStore
+    eval: PuzzleStore | None
+    stats: dict[str, Any]
+    tokenizer: None = None
+    skipped: list[Any] = field(default_factory=list)
+
+
+def prepare_puzzles(config: Config) -> PreparedPuzzles:
+    """Read, solve where no solution is given, and hold some out.
+
+    Of puzzles that are changed forms of each other (see `sudoku.augment`) only the
+    first one counts. Solutions are kept under `LUMINA_CACHE`.
+
+    Raises:
+        LuminaError: E101 to E106 for the files, E102 for a puzzle that has no solution
+            or several.
+    """
+    data = config.data
+    boards, solutions = _load(find_files(data.train_data))
+    train = np.ones(len(boards), dtype=bool)
+    evaluation = None
+    if data.eval_data:
+        held, held_solutions = _load(find_files(data.eval_data))
+        evaluation = _store(held, held_solutions)
+        train = ~np.isin(invariants(boards), invariants(held))
+        if not train.any():
+            raise LuminaError(
+                "E105",
+                "every training puzzle is a changed form of one in eval_data",
+                "name other puzzles with --eval-data",
+            )
+    else:
+        share = data.eval_fraction
+        share = DEFAULT_HELD_OUT if share is None else share
+        count = min(round(share * len(boards)), len(boards) - 1)
+        order = permutation(len(boards), 0, 0, "puzzles held out")[:count]
+        train[order] = False
+        if count:
+            evaluation = _store(boards[~train], solutions[~train])
+    store = _store(boards[train], solutions[train])
+    stats = {
+        "documents": len(store) + (len(evaluation) if evaluation else 0),
+        "conversations": 0,
+        "skipped": 0,
+        "train_tokens": store.inputs.size,
+        "eval_tokens": evaluation.inputs.size if evaluation else 0,
+        "puzzles_left_out": len(train) - int(train.sum()) if data.eval_data else 0,
+    }
+    return PreparedPuzzles(store, evaluation, stats)
+
+
+def _store(boards: NDArray[np.uint8], solutions: NDArray[np.uint8]) -> PuzzleStore:
+    return PuzzleStore(boards + 1, solutions + 1)
+
+
+def _load(files: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Different puzzles of all files, with solutions."""
+    key = hashlib.sha256("".join(content_hash(f) for f in files).encode()).hexdigest()
+
+    def build(folder: Path) -> None:
+        read = [read_sudokus(file) for file in files]
+        boards = np.concatenate([b for b, _ in read])
+        solutions = np.concatenate([s for _, s in read])
+        _, first = np.unique(invariants(boards), return_index=True)
+        chosen = np.sort(first)
+        boards, solutions = boards[chosen], solutions[chosen]
+        for board, solution in zip(boards, solutions, strict=True):
+            if not solution[0]:
+                solution[:] = _only_solution(board)
+        np.save(folder / "puzzles.npy", np.stack([boards, solutions]))
+
+    def load(folder: Path) -> NDArray[np.uint8]:
+        try:
+            found: NDArray[np.uint8] = np.load(folder / "puzzles.npy")
+        except (OSError, ValueError) as error:
+            raise LuminaError(
+                "E101", f"{folder}: damaged: {error}", "remove the folder"
+            ) from None
+        return found
+
+    (boards, solutions), _ = build_once(cache_root() / "puzzles", key[:40], build, load)
+    return boards, solutions
+
+
+def _only_solution(board: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    found = solve(board)
+    if len(found) != 1:
+        how = "no solution" if not found else "several solutions"
+        shown = "".join(map(str, board))
+        raise LuminaError(
+            "E102", f"puzzle {shown} has {how}", "remove it, or give its solution"
+        )
+    return found[0]
+
+
+class PuzzleStream:
+    """Cuts shuffled puzzles into steps, each puzzle changed anew every epoch.
+
+    Every step offers `global_batch_size` puzzles; a model with a carry takes those for
+    which it has a row free and passes over the others, as the reference does. Which
+    puzzles, how they are changed and what the model draws depend on the seed and the
+    cursor alone.
+
+    Args:
+        store: the puzzles.
+        global_batch_size: rows of a step, over all ranks.
+        seed: decides order and changes.
+        epochs: passes over the puzzles; None: without end.
+    """
+
+    utilisation = 1.0
+    """Share of positions that hold a token."""
+
+    def __init__(
+        self,
+        store: PuzzleStore,
+        *,
+        global_batch_size: int,
+        seed: int,
+        epochs: float | None = None,
+    ) -> None:
+        self.store = store
+        self.global_batch_size = global_batch_size
+        self.seed = seed
+        self.rows_per_epoch = len(store)
+        self.total_rows = None if epochs is None else max(1, round(epochs * len(store)))
+        self._fingerprint = store.fingerprint
+        digest = hashlib.sha256(f"{seed}:{self._fingerprint}".encode()).digest()
+        self._key = int.from_bytes(digest[:16], "little")
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    @property
+    def steps(self) -> int | None:
+        """Steps until the data ends, or None when it does not."""
+        if self.total_rows is None:
+            return None
+        return -(-self.total_rows // self.global_batch_size)
+
+    def step(
+        self,
+        cursor: Cursor,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batch_size: int,
+    ) -> StepBatches | None:
+        """The batches of the step that begins at `cursor`; None at the end."""
+        share = rows_of_rank(self.global_batch_size, world_size, micro_batch_size)
+        begin = cursor.epoch * self.rows_per_epoch + cursor.row
+        end = begin + self.global_batch_size
+        if self.total_rows is not None:
+            if begin >= self.total_rows:
+                return None
+            end = min(end, self.total_rows)
+        row_ids = self._row_ids(begin, end)
+        batch = self._batch([row for _, row in row_ids], begin)
+        first = rank * share
+        return StepBatches(
+            micro_batches=[
+                _rows(batch, slice(i, i + micro_batch_size))
+                for i in range(first, first + share, micro_batch_size)
+            ],
+            # Losses are sums over puzzles; rows that go on count in every step.
+            loss_tokens=self.global_batch_size,
+            tokens=self.global_batch_size * CELLS,
+            cursor=Cursor(*divmod(end, self.rows_per_epoch)),
+            epoch=end / self.rows_per_epoch,
+            row_ids=row_ids,
+        )
+
+    def _row_ids(self, begin: int, end: int) -> list[tuple[int, int]]:
+        ids: list[tuple[int, int]] = []
+        while begin < end:
+            epoch, row = divmod(begin, self.rows_per_epoch)
+            if self._order[0] != epoch:
+                count = self.rows_per_epoch
+                order = permutation(count, self.seed, epoch, self._fingerprint)
+                self._order = epoch, order
+            rows = self._order[1][row : row + end - begin]
+            ids += [(epoch, r) for r in rows.tolist()]
+            begin += len(rows)
+        return ids
+
+    def _batch(self, rows: list[int], begin: int) -> Batch:
+        """The global batch whose first puzzle is number `begin` of the run."""
+        draws = np.random.Philox(key=self._key).advance(begin * _DRAWN // 4)
+        uniforms = torch.from_numpy(
+            np.random.Generator(draws).random((self.global_batch_size, _DRAWN))
+        ).float()
+        padded = np.full(self.global_batch_size, EMPTY, dtype=np.int64)
+        padded[: len(rows)] = rows
+        inputs, labels = _tokens(self.store, padded)
+        changed = augment(
+            inputs, labels.clamp(min=0), uniforms[:, EXPLORING:][:, :DRAWS]
+        )
+        batch = Batch.from_rows(
+            changed[0], torch.where(labels == IGNORE, IGNORE, changed[1])
+        )
+        return replace(batch, uniforms=uniforms[:, :EXPLORING].contiguous())
+
+
+def eval_puzzles(
+    store: PuzzleStore,
+    batch_size: int,
+    limit: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Held-out puzzles as they are, always the same ones; ranks take turns.
+
+    Args:
+        store: the held-out puzzles.
+        batch_size: rows of a batch.
+        limit: the most batches, over all ranks.
+    """
+    order = permutation(len(store), 0, 0, store.fingerprint)
+    batches = min(-(-len(order) // batch_size), limit)
+    for first in range(0, batches, world_size):
+        rows = np.full(batch_size, EMPTY, dtype=np.int64)
+        index = first + rank
+        if index < batches:
+            chosen = order[index * batch_size : (index + 1) * batch_size]
+            rows[: len(chosen)] = chosen
+        yield Batch.from_rows(*_tokens(store, rows))
+
+
+def _tokens(
+    store: PuzzleStore, rows: NDArray[np.int64]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and labels [B, 81] int64; an empty row repeats a puzzle without labels."""
+    inputs = torch.from_numpy(store.inputs[np.maximum(rows, 0)].astype(np.int64))
+    labels = torch.from_numpy(store.labels[np.maximum(rows, 0)].astype(np.int64))
+    labels[torch.from_numpy(rows == EMPTY)] = IGNORE
+    return inputs, labels
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch of puzzles."""
+    assert batch.uniforms is not None
+    part = Batch.from_rows(batch.input_ids[rows], batch.labels[rows])
+    return replace(part, uniforms=batch.uniforms[rows])

@@ -1,0 +1,131 @@
+"""Options of reasoners of puzzles, and of the optimizer of their recipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from option_effects import shows
+from tiny_runs import Run, Runs
+
+SOLVED = (
+    "483921657967345821251876493548132976729564138136798245372689514814253769695417382"
+)
+
+
+def tiny_reasoner(runs: Runs) -> dict[str, object]:
+    """Options of a reasoner of two narrow blocks, on eight puzzles of its own."""
+    data = runs.folder / "puzzles.txt"
+    puzzles = [SOLVED[:n] + "." * 5 + SOLVED[n + 5 :] for n in range(8)]
+    data.write_text("\n".join(f"{p},{SOLVED}" for p in puzzles))
+    return {
+        "use_hrm": True,
+        "train_data": (str(data),),
+        "tokenizer_vocab_size": None,
+        "seq_length": 81,
+        "h_layers": 1,
+        "l_layers": 1,
+        "expansion": 1.0,
+        "halt_max_steps": 2,
+        "steps": 2,
+        "eval_fraction": 0.25,
+        "batch_size": 4,
+    }
+
+
+def pair(runs: Runs, leaf: str, one: object, two: object, **more: object) -> list[Run]:
+    start = tiny_reasoner(runs) | more
+    return list(runs.both(leaf, one, two, **_without(start, leaf)))
+
+
+def _without(leaves: dict[str, object], leaf: str) -> dict[str, object]:
+    return {k: v for k, v in leaves.items() if k != leaf}
+
+
+@shows("use_hrm")
+def reasons(runs: Runs) -> None:
+    run = runs.train(**tiny_reasoner(runs))
+    assert "act.exact_accuracy" in run.rows[0]
+    assert any(name.endswith("halting.weight") for name in run.tensors)
+    assert "eval_exact_accuracy" in run.rows[-1]
+
+
+@shows("hrm_variant")
+def variant(runs: Runs) -> None:
+    two, one = pair(runs, "hrm_variant", "hrm", "trm")
+    assert two.rows[0]["act.continue_loss"] > 0 == one.rows[0]["act.continue_loss"]
+    assert _blocks(two) == 2 and _blocks(one) == 1
+
+
+@shows("h_layers", "l_layers")
+def layers(runs: Runs) -> None:
+    for leaf in ("h_layers", "l_layers"):
+        one, two = pair(runs, leaf, 1, 2)
+        assert (_blocks(one), _blocks(two)) == (2, 3)
+
+
+@shows("h_cycles", "l_cycles")
+def cycles(runs: Runs) -> None:
+    for leaf in ("h_cycles", "l_cycles"):
+        one, two = pair(runs, leaf, 1, 3)
+        assert one.first_loss != two.first_loss
+
+
+@shows("expansion")
+def width(runs: Runs) -> None:
+    one, two = pair(runs, "expansion", 1.0, 16.0)
+    ending = "blocks.0.feedforward.down.weight"
+    assert one.tensor(ending).shape == (32, 256)
+    assert two.tensor(ending).shape == (32, 512)
+
+
+@shows("halt_max_steps")
+def segments(runs: Runs) -> None:
+    one, two = pair(runs, "halt_max_steps", 1, 2)
+    assert one.column("act.halted_share") == [1.0, 1.0]
+    assert two.column("act.halted_share") == [0.0, 1.0]
+    assert two.rows[1]["act.mean_steps"] == 2
+
+
+@shows("halt_exploration")
+def exploration(runs: Runs) -> None:
+    """With a limit of 3 and a head that would halt at once, who explores goes on."""
+    from lumina.model import initial
+
+    runs.monkeypatch.setattr(initial, "HALTING_BIAS", 5.0)
+    original = initial._recurrent_value
+
+    def biased(name: str, *rest: object) -> object:
+        value = original(name, *rest)  # type: ignore[arg-type]
+        if name.endswith("halting.bias"):
+            value[1] = -5.0
+        return value
+
+    runs.monkeypatch.setattr(initial, "_recurrent_value", biased)
+    none, always = pair(runs, "halt_exploration", 0.0, 1.0, halt_max_steps=3)
+    assert none.column("act.halted_share") == [1.0, 1.0]
+    assert always.column("act.halted_share")[0] == 0.0
+
+
+@shows("puzzle_loss")
+def loss(runs: Runs) -> None:
+    stable, soft = pair(runs, "puzzle_loss", "stablemax", "softmax")
+    assert stable.first_loss != soft.first_loss
+    assert stable.first_loss == pytest.approx(soft.first_loss, rel=0.3)
+
+
+@shows("optimizer")
+def optimizer(runs: Runs) -> None:
+    """Both see the same first gradients; atan2(1, 1) makes smaller first steps of them.
+
+    The first step of either is a rate times a sign: 1 for AdamW, pi / 4 for atan2.
+    """
+    one, two = runs.both("optimizer", "adamw", "adam_atan2", steps=1, weight_decay=0.0)
+    assert one.first_loss == two.first_loss
+    start = runs.train(steps=1, learning_rate=1e-30, weight_decay=0.0)
+    name = "blocks.0.attention.out.weight"
+    moved = [(r.tensor(name) - start.tensor(name)).abs().median() for r in (one, two)]
+    assert (moved[1] / moved[0]).item() == pytest.approx(0.7854, rel=0.02)
+
+
+def _blocks(run: Run) -> int:
+    return len({n.split(".")[2] for n in run.tensors if ".blocks." in n})

@@ -1,0 +1,210 @@
+"""Reasoners of puzzles through the whole training: carry, resume, splits, metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lumina.cli.main import main
+from lumina.config import Config
+from lumina.model.network import build_network
+from lumina.plan.count import count_parameters
+from lumina.plan.flops import flops_per_token
+from lumina.plan.shape import resolve_spec
+from lumina.state.reader import latest_good, open_checkpoint
+from lumina.train import Trainer
+
+SOLVED = (
+    "483921657967345821251876493548132976729564138136798245372689514814253769695417382"
+)
+
+
+@pytest.fixture
+def puzzles(tmp_path: Path) -> Path:
+    path = tmp_path / "puzzles.txt"
+    rows = [SOLVED[:n] + "." * 4 + SOLVED[n + 4 :] for n in range(14)]
+    path.write_text("\n".join(f"{row},{SOLVED}" for row in rows))
+    return path
+
+
+def config(puzzles: Path, run: Path, **leaves: Any) -> Config:
+    start: dict[str, Any] = {
+        "train_data": (str(puzzles),),
+        "run_dir": str(run),
+        "hidden_size": 32,
+        "num_heads": 2,
+        "num_kv_heads": 2,
+        "h_layers": 1,
+        "l_layers": 1,
+        "expansion": 1.0,
+        "halt_max_steps": 3,
+        "global_batch_size": 4,
+        "batch_size": 4,
+        "steps": 6,
+        "save_every_n_batches": 2,
+        "learning_rate": 3e-3,
+        "warmup_ratio": 0.0,
+        "eval_fraction": 0.2,
+        "eval_batches": 1,
+        "device": "cpu",
+        "precision": "fp32",
+        "seed": 3,
+    }
+    return Config.resolve(preset="hrm_sudoku").replace(**(start | leaves))
+
+
+def final(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint: weights, moments and the carry."""
+    path = latest_good(run)
+    assert path is not None
+    with open_checkpoint(path) as reader:
+        found = {n: reader.tensor(n).clone() for n in reader.names()}
+        for slot in reader.slots():
+            for name in reader.optimizer_names(slot):
+                found[f"{slot}/{name}"] = reader.optimizer_tensor(slot, name).clone()
+    return found
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.covers("MOD-12", "MOD-13")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_is_the_run_that_never_stopped(
+    puzzles: Path, tmp_path: Path, precision: str
+) -> None:
+    """In the middle of puzzles: 4 steps end at the first segment of the second ones."""
+    more = {"precision": precision, "ema_decay": 0.9}
+    Trainer(config(puzzles, tmp_path / "whole", **more)).train()
+    Trainer(config(puzzles, tmp_path / "parts", **more, steps=4)).train()
+    Trainer(
+        Config(resume=str(tmp_path / "parts"), steps=6)  # type: ignore[arg-type]
+    ).train()
+    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert {"carry/z_h", "carry/steps", "carry/input_ids"} <= whole.keys()
+    assert whole["carry/z_h"].shape == (4, 82, 32)
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, parts[name]), name
+    told = [
+        [(r["loss"], r["act.halt_loss"]) for r in rows(tmp_path / run)]
+        for run in ("whole", "parts")
+    ]
+    assert told[0] == told[1]
+
+
+def test_forwards_of_a_step_may_be_divided(puzzles: Path, tmp_path: Path) -> None:
+    """Each row keeps its own carry, whichever forward it is in."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    more = {"max_grad_norm": 1.0, "halt_exploration": 0.9, "optimizer": "adamw"}
+    Trainer(config(puzzles, one, **more)).train()
+    Trainer(config(puzzles, two, **more, batch_size=1)).train()
+    losses = [torch.tensor([r["loss"] for r in rows(run)]) for run in (one, two)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
+    first, second = final(one), final(two)
+    for name in ("carry/input_ids", "carry/steps", "carry/halted"):
+        assert torch.equal(first[name], second[name])
+
+
+@pytest.mark.covers("MOD-13")
+def test_metrics_say_how_long_is_thought(puzzles: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [
+        "train", "--preset", "hrm_sudoku", "--train-data", str(puzzles),
+        "--run-dir", str(run), "--hidden-size", "32", "--num-heads", "2",
+        "--num-kv-heads", "2", "--h-layers", "1", "--l-layers", "1", "--h-cycles", "1",
+        "--l-cycles", "2", "--expansion", "1", "--halt-max-steps", "2",
+        "--global-batch-size", "4", "--steps", "4", "--eval-fraction", "0.2",
+        "--device", "cpu", "--precision", "fp32",
+    ]  # fmt: skip
+    assert main(command) == 0
+    shares = [row["act.halted_share"] for row in rows(run)]
+    assert shares == [0.0, 1.0, 0.0, 1.0]
+    last = rows(run)[-1]
+    assert last["act.mean_steps"] == 2
+    assert 0 <= last["act.exact_accuracy"] <= 1
+    assert 0 <= last["eval_exact_accuracy"] <= 1 and last["eval_loss"] > 0
+
+
+@pytest.mark.covers("MOD-12")
+@pytest.mark.parametrize("preset", ["hrm_sudoku", "trm_sudoku"])
+def test_the_plan_counts_what_is_built(preset: str) -> None:
+    spec = resolve_spec(Config.resolve(preset=preset), None)
+    network = build_network(spec, device="meta")
+    built = sum(p.numel() for p in network.parameters())
+    assert count_parameters(spec).total == built
+    assert built / 1e6 == pytest.approx({"h": 27.28, "t": 6.83}[preset[0]], abs=0.01)
+
+
+def test_counted_operations_are_the_executed_ones() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from lumina.model.interface import Batch
+
+    for variant in ("hrm", "trm"):
+        spec = resolve_spec(
+            Config.resolve(preset="hrm_sudoku").replace(
+                hidden_size=64, num_heads=2, num_kv_heads=2, hrm_variant=variant,
+                l_layers=1, h_layers=2, h_cycles=2, l_cycles=3, halt_exploration=0.0,
+                expansion=2.0,
+            ),
+            None,
+        )  # fmt: skip
+        # SDPA's operations on a CPU are not counted, those of the reference are.
+        network = build_network(spec, attention="reference").train()
+        ids = torch.randint(1, 11, (2, 81))
+        with FlopCounterMode(display=False) as counter:
+            losses, aux = network(Batch.from_rows(ids, ids))
+            (
+                losses.loss_sum + sum(v for v in aux.values() if v.requires_grad)
+            ).backward()
+        # The row has one position more than it has cells.
+        counted = flops_per_token(spec) * 2 * 81
+        assert counter.get_total_flops() == pytest.approx(counted, rel=0.05), variant
+
+
+def test_a_row_that_broke_begins_anew(puzzles: Path, tmp_path: Path) -> None:
+    """States that are not finite do not outlive the step that made them."""
+    from lumina.train import loop
+
+    original = loop.train_step
+    seen = []
+
+    def step(program: Any, batches: Any, number: int, **more: Any) -> Any:
+        if number == 1:
+            program.carries[0].z_h.fill_(float("nan"))
+        values = original(program, batches, number, **more)
+        seen.append(program.carries[0].halted.all().item())
+        return values
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", step)
+        Trainer(
+            config(puzzles, tmp_path / "run", steps=3, save_every_n_batches=0)
+        ).train()
+    found = rows(tmp_path / "run")
+    assert seen[1] and [row["skipped"] for row in found] == [0, 1, 1]
+    assert found[2]["loss"] is not None
+
+
+@pytest.mark.parametrize(
+    ("leaves", "told"),
+    [
+        ({"use_moe": True}, "use_moe"),
+        ({"tie_embeddings": True}, "tie_embeddings"),
+        ({"seq_length": 64}, "81"),
+    ],
+)
+def test_what_a_reasoner_has_not_is_refused(
+    puzzles: Path, tmp_path: Path, leaves: dict[str, Any], told: str
+) -> None:
+    from lumina.errors import LuminaError
+
+    with pytest.raises(LuminaError, match=told) as caught:
+        Trainer(config(puzzles, tmp_path / "run", **leaves)).train()
+    assert caught.value.code == "E002"
