@@ -60,7 +60,9 @@ class _Combine(torch.autograd.Function):
         for choice in range(1, place_tk.shape[1]):
             row = _rows(y_nd, place_tk[:, choice], holes).float()
             total = total + row * scores_tk[:, choice : choice + 1]
-        return total.to(y_nd.dtype)
+        # Not `.to` where it would change nothing: compiled by torch 2.11, a Function
+        # that returns such an alias has gradients of zero (seen 2026-11-21).
+        return total if total.dtype == y_nd.dtype else total.to(y_nd.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_td: Tensor) -> tuple[Tensor | None, ...]:
