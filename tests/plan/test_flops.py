@@ -57,3 +57,11 @@ def test_heads_wider_than_the_model_and_windows_count() -> None:
     assert flops_per_token(window) - products == 12 * 2 * 256 * looked_at
     wide = resolve_spec(Config(**shape, head_dim=128, window_size=256))
     assert flops_per_token(wide) == flops_per_token(spec)
+
+
+def test_narrow_values_of_latent_attention_count_as_narrow() -> None:
+    shape = {"vocab_size": 64, "hidden_size": 128, "num_heads": 2, "seq_length": 256}
+    spec = resolve_spec(Config(**shape, mla_kv_rank=32, mla_value_dim=16))
+    products = 6 * count_parameters(spec).active_non_embedding
+    keys, values = 2 * 64, 2 * 16
+    assert flops_per_token(spec) - products == 3 * 2 * 256 * (keys + values)
