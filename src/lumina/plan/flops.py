@@ -21,7 +21,8 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
 
     Causal attention looks at S / 2 positions on average: 12 * L * d * (S / 2). Under a
     window of W < S positions the average is W - W^2 / (2 S). Where only a share of the
-    tokens goes through a block, both queries and keys are that share.
+    tokens goes through a block, both queries and keys are that share. Values narrower
+    than keys count as narrow, although kernels get them filled up with zeros.
     """
     counts = counts or count_parameters(spec)
     if spec.hrm is not None:
