@@ -298,3 +298,41 @@ def test_settings_are_whole_after_a_kill_at_the_very_start(trainings, finished):
         trainings.train(name, *ALL, "--auto-resume")
         assert trajectory(run) == trajectory(finished)
         assert digests(run, 12) == digests(finished, 12)
+
+
+def test_nothing_held_out_means_no_evaluation(trainings):
+    run = trainings.train("all-of-it", *FLAGS, *words("--steps 4 --eval-fraction 0"))
+    assert [row for row in rows(run) if "eval_loss" in row] == []
+    assert checkpoints(run) == ["step-00000004"]
+
+
+def test_a_size_left_open_comes_with_the_weights(trainings, finished):
+    flags = words("--steps 3 --vocab-size auto", init_from=finished)
+    run = trainings.train("open-size", *flags, *words("--precision fp32"))
+    assert len(rows(run)) == 3
+
+
+@pytest.mark.covers("CKP-09", "CKP-14")
+def test_choices_left_open_stay_as_the_run_began(trainings, monkeypatch):
+    """Another machine state may choose another micro-batch; a resumed run may not."""
+    from lumina.config import Config
+    from lumina.plan import make
+    from lumina.train import Trainer
+
+    flags = [*words("--save-every-n-batches 2 --steps 4"), *DENSE]
+    command = trainings.command("open-choices", *flags)
+    at = command.index("--batch-size")
+    trainings_start = start(
+        [*command[:at], *command[at + 2 :]], trainings.folder / "open-choices.log"
+    )
+    assert trainings_start.wait() == 0, trainings_start.output
+    run = trainings.folder / "open-choices"
+    before = json.loads((run / "plan.json").read_text())
+    # Nearly no room: a fresh plan would take the smallest forward.
+    monkeypatch.setattr(make, "MEMORY_SHARE", 1e-9)
+    config = Config.load(run / "config.yaml").replace(resume=str(run), steps=6)
+    result = Trainer(config).train()
+    after = json.loads((run / "plan.json").read_text())
+    assert result.steps == 6
+    for field in ("micro_batch_size", "grad_accum", "compute_dtype"):
+        assert after[field] == before[field], field

@@ -172,7 +172,7 @@ class Job:
         self._loop = Loop(
             program=program,
             stream=prepared.stream,
-            eval_batches=self._eval_batches,
+            eval_batches=None if prepared.prepared.eval is None else self._eval_batches,
             progress=progress,
             recorder=recorder,
             checkpoints=store,
@@ -292,12 +292,11 @@ class Job:
 
     def _eval_batches(self, program: Program) -> Iterator[Batch]:
         """This rank's share of the held-out batches, the same rows on any split."""
-        if self.prepared.prepared.eval is None:
-            return iter(())
+        held_out = self.prepared.prepared.eval
+        assert held_out is not None
         plan, ranks = program.plan, program.ranks
         size = plan.micro_batch_size
         rows = plan.eval_batches * plan.global_batch_size
-        held_out = self.prepared.prepared.eval
         if isinstance(held_out, PuzzleStore):
             return eval_puzzles(
                 held_out,

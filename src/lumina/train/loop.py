@@ -48,7 +48,8 @@ class Loop:
     Attributes:
         program: what trains; replaced when a control reassembles it.
         stream: the batches.
-        eval_batches: gives a program's rank its share of the held-out batches.
+        eval_batches: gives a program's rank its share of the held-out batches; None
+            when nothing is held out.
         progress: where the run is.
         recorder: where numbers go.
         checkpoints: where States go.
@@ -63,7 +64,7 @@ class Loop:
 
     program: Program
     stream: BatchStream | PuzzleStream
-    eval_batches: Callable[[Program], Iterable[Batch]]
+    eval_batches: Callable[[Program], Iterable[Batch]] | None
     progress: Progress
     recorder: Recorder
     checkpoints: CheckpointStore
@@ -197,6 +198,8 @@ class Loop:
                 )
 
     def _eval_due(self, step: int) -> bool:
+        if self.eval_batches is None:
+            return False
         if step == self.plan.steps:
             return True
         return bool(self.plan.eval_every and step % self.plan.eval_every == 0)
@@ -231,6 +234,7 @@ class Loop:
 
     def evaluate(self, step: int) -> HeldOut:
         """Held-out loss now, with the averaged weights where there are any."""
+        assert self.eval_batches is not None
         with self.program.evaluation():
             outcome = held_out_loss(
                 self.program.model,

@@ -133,7 +133,11 @@ class Preparation:
     def _adopt(self, weights: Weights) -> None:
         """The model's shape is that of the weights it starts from."""
         self.weights = weights
-        chosen = {k for k, v in self.config.provenance.items() if v.kind in CHOSEN}
+        chosen = {
+            leaf
+            for leaf, source in self.config.provenance.items()
+            if source.kind in CHOSEN and self.config.get(leaf) is not None
+        }
         shape = {
             leaf: value
             for leaf, value in model_leaves(weights.spec).items()
