@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pytest
 import torch
 
@@ -152,7 +154,8 @@ def latent_attention(runs: Runs) -> None:
         run = runs.train(num_kv_heads=2, num_layers=1, steps=1, **leaves)
         stem = "backbone.blocks.0.attention."
         names = [name for name in run.tensors if name.startswith(stem)]
-        return {n.removeprefix(stem): tuple(run.tensors[n].shape) for n in names}
+        found = {n.removeprefix(stem): tuple(run.tensors[n].shape) for n in names}
+        return defaultdict(tuple, found)
 
     assert "kv_down.weight" not in shapes()
     usual = shapes(mla_kv_rank=12)
