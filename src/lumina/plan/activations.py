@@ -85,9 +85,8 @@ def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> K
     rows = routed_rows(moe, tokens)
     # Gathered rows, gate and up, silu(gate), their product, what comes out.
     values = rows * (2 * spec.hidden_size + 4 * moe.intermediate_size)
-    # Probabilities, logits and the factor on them; scores once more if sigmoid.
-    copies = 12 if moe.score == "softmax" else 20
-    router = tokens * (copies * moe.num_experts + 40 * moe.top_k)
+    # Scores, logits and the factor on them.
+    router = tokens * (12 * moe.num_experts + 40 * moe.top_k)
     router += 4 * tokens * moe.shared_size * element
     if element == 2:
         # The router keeps the norm's output in float32, and nobody in 16 bits.
