@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,14 @@ def final(run: Path) -> dict[str, torch.Tensor]:
     """Every tensor of the newest checkpoint: weights, moments and the carry."""
     path = latest_good(run)
     assert path is not None
+    return tensors(path)
+
+
+def final_at(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return tensors(run / "checkpoints" / f"step-{step:08}")
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
     with open_checkpoint(path) as reader:
         found = {n: reader.tensor(n).clone() for n in reader.names()}
         for slot in reader.slots():
@@ -109,6 +120,34 @@ def test_forwards_of_a_step_may_be_divided(puzzles: Path, tmp_path: Path) -> Non
     first, second = final(one), final(two)
     for name in ("carry/input_ids", "carry/steps", "carry/halted"):
         assert torch.equal(first[name], second[name])
+
+
+@pytest.mark.parametrize(
+    "parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"]
+)
+def test_two_ranks_think_what_one_does_and_go_on_alone(
+    puzzles: Path, tmp_path: Path, parallel: str
+) -> None:
+    """Rows, changes and exploration belong to the data, not to the ranks."""
+    alone, ranks = tmp_path / "alone", tmp_path / "ranks"
+    more = {"batch_size": 2, "halt_exploration": 0.9, "optimizer": "adamw", "steps": 5}
+    Trainer(config(puzzles, alone, **more)).train()
+    file = tmp_path / "config.yaml"
+    config(puzzles, ranks, **more, parallel=parallel).replace(steps=4).save(file)
+    command = [sys.executable, "-m", "lumina", "train", "--config-file", str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--nproc", "2"], check=True, env=environment, timeout=200)
+    found, wanted = final(ranks), final_at(alone, 4)
+    for name in ("carry/input_ids", "carry/steps", "carry/halted"):
+        assert torch.equal(found[name], wanted[name]), name
+    torch.testing.assert_close(
+        found["carry/z_h"], wanted["carry/z_h"], rtol=1e-3, atol=1e-3
+    )
+    Trainer(
+        Config(resume=str(ranks), steps=5, parallel="auto")  # type: ignore[arg-type]
+    ).train()
+    losses = [torch.tensor([r["loss"] for r in rows(run)]) for run in (alone, ranks)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.covers("MOD-13")
@@ -166,6 +205,31 @@ def test_counted_operations_are_the_executed_ones() -> None:
         # The row has one position more than it has cells.
         counted = flops_per_token(spec) * 2 * 81
         assert counter.get_total_flops() == pytest.approx(counted, rel=0.05), variant
+
+
+def test_a_trained_run_solves_and_is_not_asked_to_talk(
+    puzzles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lumina.infer.load import load_solver
+
+    run = tmp_path / "run"
+    Trainer(config(puzzles, run)).train()
+    capsys.readouterr()
+    solver = load_solver(run, "cpu")
+    tokens = torch.tensor([[int(c) + 1 for c in SOLVED]])
+    with torch.no_grad():
+        assert solver.logits(tokens).shape == (1, 81, 11)
+    weight = solver.backbone.blocks[0].attention.out.weight
+    saved = final(run)["backbone.blocks.0.attention.out.weight"]
+    assert torch.equal(weight.detach(), saved)
+    for command in (
+        ["generate", str(run), "--prompt", "x"],
+        ["export", str(run), str(tmp_path / "exported")],
+    ):
+        assert main(command) in (1, 2)
+        told = capsys.readouterr().err
+        assert "E002" in told and ("puzzles" in told or "hrm" in told)
+    assert not (tmp_path / "exported").exists()
 
 
 def test_a_row_that_broke_begins_anew(puzzles: Path, tmp_path: Path) -> None:

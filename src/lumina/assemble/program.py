@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
@@ -219,9 +219,15 @@ class Program:
             self.network.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def evaluation(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
         """Around evaluation: the averaged weights, where there are any."""
-        return self.average.applied() if self.average is not None else nullcontext()
+        average = self.average
+        with average.applied() if average is not None else nullcontext():
+            yield
+        if isinstance(self.network, FSDPModule):
+            # The root keeps its weights gathered for a backward that does not come.
+            self.network.reshard()
 
     def set_routing(self, name: str, value: float) -> None:
         """Change a scalar that all routed layers read, and the Plan's shape with it.

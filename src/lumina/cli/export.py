@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
     weights = open_weights(args.run, "best" if args.best else "latest", ema=args.ema)
     try:
+        # Before the tokenizer: a model of puzzles is refused for what it is.
+        kind = choose(weights.spec, args.format_name).title
         tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
         folder = export_folder(
             (weights.spec, weights.source.tensor),
@@ -54,7 +56,6 @@ def run(args: argparse.Namespace) -> int:
     finally:
         weights.close()
     size = sum(path.stat().st_size for path in Path(folder).iterdir())
-    kind = choose(weights.spec, args.format_name).title
     print(
         f"{folder}: {weights.description} as {kind}, {args.dtype}, "
         f"{size / 1e6:,.1f} MB with its tokenizer\n"

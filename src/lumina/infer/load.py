@@ -40,16 +40,44 @@ def load(
     Raises:
         LuminaError: E104 nothing there, E101 not a folder of these kinds, E304 a run
             without (such) a checkpoint, E303 damaged, E002 no average was kept,
-            E003 no such device.
+            E003 no such device; E002 also for a model of puzzles, which has no
+            tokenizer (`load_solver`).
     """
     place = find_device(device)
     weights = open_weights(path, which, ema=ema, on_event=on_event)
     try:
+        if weights.spec.hrm is not None:
+            raise LuminaError(
+                "E002",
+                f"the model in {path} solves puzzles: it answers no prompts",
+                "in Python, lumina.infer.load.load_solver(path).logits(puzzles) does",
+            )
         tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
         network = filled_network(weights, place, dtype or torch.float32)
     finally:
         weights.close()
     return network.eval(), tokenizer
+
+
+def load_solver(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    *,
+    which: Which = "latest",
+    ema: bool = False,
+) -> Network:
+    """A trained model of puzzles in evaluation mode; arguments and errors as `load`.
+
+    Its `logits` of puzzles [B, 81] (1 an empty cell, 2 to 10 the digits) have their
+    maximum at the solution, after every segment.
+    """
+    place = find_device(device)
+    weights = open_weights(path, which, ema=ema)
+    try:
+        return filled_network(weights, place, dtype).eval()
+    finally:
+        weights.close()
 
 
 def find_device(name: str) -> torch.device:
