@@ -17,7 +17,17 @@ from lumina.errors import LuminaError
 from option_effects import EFFECTS
 from tiny_runs import Runs
 
-for room in ("model", "moe", "depth", "hrm", "data", "training", "running", "system"):
+for room in (
+    "model",
+    "moe",
+    "depth",
+    "recursion",
+    "hrm",
+    "data",
+    "training",
+    "running",
+    "system",
+):
     importlib.import_module(f"option_effects.{room}")
 
 

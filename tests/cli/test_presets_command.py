@@ -34,7 +34,7 @@ def test_detail_shows_counts_shares_and_memory(
     assert "15.2% of the whole model" in printed and "12.5% of them active" in printed
     assert "documented  7B" in printed and "optimizer" in printed
     assert main(["presets", "100M"]) == 0
-    assert "cannot be trained yet" in capsys.readouterr().out
+    assert "use_mod, use_mor: a token passes" in capsys.readouterr().out
 
 
 def test_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:

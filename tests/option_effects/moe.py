@@ -1,11 +1,10 @@
-"""Options of routed layers, and the switches of blocks that do not exist yet."""
+"""Options of routed layers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-import lumina
 from option_effects import shows
 from tiny_runs import EXPERTS, Run, Runs, same
 
@@ -112,17 +111,6 @@ def bias(runs: Runs) -> None:
     assert not off and len(slow) == len(fast) == 2
     for one, two in zip(slow, fast, strict=True):
         assert one.any() and same(two, 2 * one)
-
-
-@shows("use_mor", "mor_recursions")
-def blocks_to_come(runs: Runs) -> None:
-    """Asked for, they are refused by name; their settings alone are called idle."""
-    for switch, setting in (("use_mor", {"mor_recursions": 3}),):
-        assert switch in runs.refused("E002", **{switch: True})
-        assert switch in runs.refused("E002", **{switch: True}, **setting)
-        runs.train(**{switch: False}, steps=1)
-        (leaf,) = setting
-        assert any(leaf in text for text in lumina.Config(**setting).warnings())
 
 
 @shows("moe_first_dense")

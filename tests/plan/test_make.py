@@ -147,12 +147,6 @@ def test_a_batch_too_large_for_the_device_names_the_one_that_fits() -> None:
     assert "--batch-size 1" in caught.value.hint
 
 
-def test_blocks_that_are_not_built_are_refused() -> None:
-    with pytest.raises(LuminaError, match="Mixture of Recursions") as caught:
-        plan_for(Config.resolve(preset="100M"))
-    assert caught.value.code == "E002"
-
-
 def test_freeze_must_match_something_and_leave_something() -> None:
     plan = plan_for(small(freeze=["blocks.0.*"]))
     full = plan_for(small())

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 _LEGEND = """
 total: all weights. active: those one token uses. bf16: bytes of all weights at 2 each.
 A bare name that two documents share is the first one's (l1:NAME is the same).
-*: needs a block that cannot be trained yet; counted as its dense backbone.
+*: a Mixture of Depths or of Recursions; all its weights count as active.
 `lumina presets NAME` shows one in detail."""
 
 
@@ -55,7 +55,7 @@ def _counts(preset: Preset) -> tuple[Config, Counts]:
     return config, count_parameters(resolve_spec(config))
 
 
-def _unbuilt(preset: Preset) -> list[str]:
+def _depth(preset: Preset) -> list[str]:
     return [leaf for leaf in ("use_mod", "use_mor") if preset.values[leaf]]
 
 
@@ -63,7 +63,7 @@ def _row(preset: Preset) -> list[str]:
     config, counts = _counts(preset)
     model = config.model
     return [
-        preset.name + ("*" if _unbuilt(preset) else ""),
+        preset.name + ("*" if _depth(preset) else ""),
         count(counts.total),
         count(counts.active),
         size(_BF16 * counts.total),
@@ -93,7 +93,7 @@ def _facts(preset: Preset) -> dict[str, Any]:
         "embedding": counts.embedding,
         "bf16_bytes": _BF16 * counts.total,
         "training_bytes": estimate(resolve_spec(config), layout),
-        "needs_unbuilt": _unbuilt(preset),
+        "depth": _depth(preset),
         "values": preset.values,
     }
 
@@ -124,10 +124,10 @@ def _detail(preset: Preset) -> str:
     lines += [f"    {name:<16}{size(value)}" for name, value in parts]
     if preset.note:
         lines.append(f"  note        {preset.note}")
-    if facts["needs_unbuilt"]:
+    if facts["depth"]:
         lines.append(
-            f"  note        needs {', '.join(facts['needs_unbuilt'])}, which cannot be "
-            "trained yet; counted as its dense backbone"
+            f"  note        {', '.join(facts['depth'])}: a token passes some layers "
+            "by, or goes through them again; all weights count as active"
         )
     lines.append("  settings")
     lines += [f"    {leaf:<22}{show(value)}" for leaf, value in preset.values.items()]

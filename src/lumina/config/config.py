@@ -21,6 +21,7 @@ from lumina.config.sections import (
     ModelSection,
     ModSection,
     MoeSection,
+    MorSection,
     RunSection,
     Section,
     SystemSection,
@@ -49,7 +50,7 @@ class Config:
     """
 
     __slots__ = (
-        "data", "hrm", "mod", "model", "moe", "preset", "provenance", "run",
+        "data", "hrm", "mod", "model", "moe", "mor", "preset", "provenance", "run",
         "system", "train",
     )  # fmt: skip
 
@@ -57,6 +58,7 @@ class Config:
     moe: MoeSection
     hrm: HrmSection
     mod: ModSection
+    mor: MorSection
     data: DataSection
     train: TrainSection
     run: RunSection

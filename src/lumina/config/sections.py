@@ -83,7 +83,7 @@ class ModelSection(Section):
 
 
 class MoeSection(Section):
-    """Mixture of Experts, and the switches of the other sparse blocks."""
+    """Mixture of Experts: routed layers."""
 
     use_moe: bool = Field(False, description="routed experts in place of the MLP")
     num_experts: int | None = Field(
@@ -151,8 +151,6 @@ class MoeSection(Section):
     expert_dropout: float = Field(
         0.0, ge=0, lt=1, description="chance that an expert is hidden from a token"
     )
-    use_mor: bool = Field(False, description="Mixture of Recursions")
-    mor_recursions: int = Field(2, ge=1, description="recursions of the shared block")
 
 
 class ModSection(Section):
@@ -216,6 +214,24 @@ class HrmSection(Section):
     )
     puzzle_loss: Literal["stablemax", "softmax"] = Field(
         "stablemax", description="cross entropy: stablemax in float64, or softmax"
+    )
+
+
+class MorSection(Section):
+    """Mixture of Recursions: some tokens pass the middle blocks again."""
+
+    use_mor: bool = Field(False, description="Mixture of Recursions")
+    mor_recursions: int = Field(
+        2, ge=1, description="most passes through the blocks between first and last"
+    )
+    mor_mode: Literal["dynamic", "static"] = Field(
+        "dynamic", description="top-k tokens, or all tokens every time, softly weighted"
+    )
+    mor_alpha: float = Field(
+        0.1, gt=0, description="factor on the weight of a further recursion"
+    )
+    mor_router_loss_weight: float = Field(
+        0.001, ge=0, description="weight of the routers' own loss"
     )
 
 
@@ -385,6 +401,7 @@ SECTIONS: dict[str, type[Section]] = {
     "moe": MoeSection,
     "hrm": HrmSection,
     "mod": ModSection,
+    "mor": MorSection,
     "data": DataSection,
     "train": TrainSection,
     "run": RunSection,

@@ -25,28 +25,9 @@ def check_combinations(config: Config) -> None:
     _check_moe(config)
     _check_reasoner(config)
     _check_mod(config)
+    _check_mor(config)
     _check_training(config)
     _check_run(config)
-
-
-def check_trainable(config: Config) -> None:
-    """Refuse to train with a block that does not exist yet.
-
-    Raises:
-        LuminaError: E002, naming the option, the preset that asked, and the dense way.
-    """
-    blocks = {"use_mor": "Mixture of Recursions"}
-    asked = [leaf for leaf in blocks if config.get(leaf)]
-    if not asked:
-        return
-    names = " and ".join(blocks[leaf] for leaf in asked)
-    by_preset = all(config.provenance[leaf].kind == "preset" for leaf in asked)
-    who = f"preset {config.preset} needs" if by_preset else "this model needs"
-    switches = " ".join("--no-" + leaf.replace("_", "-") for leaf in asked)
-    _refuse(
-        f"{who} {names} ({', '.join(asked)}), which cannot be trained yet",
-        f"add {switches} to train its dense backbone, or choose another preset",
-    )
 
 
 def _refuse(message: str, hint: str) -> NoReturn:
@@ -208,6 +189,15 @@ def _check_mod(config: Config) -> None:
             "mod_mode static weighs tokens by a router, and mod_routing_strategy "
             f"{mod.mod_routing_strategy} has none",
             "use mod_routing_strategy learned, or mod_mode dynamic",
+        )
+
+
+def _check_mor(config: Config) -> None:
+    if config.mor.use_mor and config.model.num_layers < 3:
+        _refuse(
+            f"use_mor shares the blocks between the first and the last, and num_layers "
+            f"{config.model.num_layers} leaves none",
+            "use --num-layers 3 or more",
         )
 
 
@@ -410,8 +400,7 @@ def _idle_advice(config: Config) -> list[str]:
     elif moe.moe_dispatch == "dropless":
         idle["capacity_factor"] = "moe_dispatch is dropless"
     idle |= _idle_depth(config)
-    if not moe.use_mor:
-        idle["mor_recursions"] = "use_mor is off"
+    idle |= _idle_recursion(config)
     if train.expert_id is None:
         named = ("expert_registry", "default_goal")
         idle |= dict.fromkeys(named, "expert_id names no expert")
@@ -462,6 +451,21 @@ def _idle_depth(config: Config) -> dict[str, str]:
     if mod.mod_capacity_schedule:
         idle["mod_capacity_factor"] = "mod_capacity_schedule says it"
     return idle
+
+
+def _idle_recursion(config: Config) -> dict[str, str]:
+    """Options of Mixture of Recursions without effect, and why."""
+    mor = config.mor
+    leaves = [leaf for leaf in type(mor).model_fields if leaf != "use_mor"]
+    if not mor.use_mor:
+        return dict.fromkeys(leaves, "use_mor is off")
+    leaves.remove("mor_recursions")
+    if mor.mor_recursions == 1:
+        return dict.fromkeys(leaves, "one recursion is the plain transformer")
+    if mor.mor_mode == "static":
+        why = "mor_mode static lets every token through"
+        return {"mor_router_loss_weight": why}
+    return {}
 
 
 def _restates_default(config: Config, leaf: str) -> bool:

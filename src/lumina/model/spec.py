@@ -122,6 +122,27 @@ class ModSpec:
 
 
 @dataclass(frozen=True)
+class MorSpec:
+    """Mixture of Recursions (Bae et al., 2025, arXiv:2507.10524), expert choice.
+
+    Attributes:
+        recursions: most passes through the blocks between the first and the last.
+        mode: "dynamic" (top-k) or "static" (every token every time, softly weighted).
+        alpha: factor on a recursion's weight, sigmoid(logit).
+        router_loss_weight: weight of the routers' own loss.
+    """
+
+    recursions: int = 2
+    mode: str = "dynamic"
+    alpha: float = 0.1
+    router_loss_weight: float = 0.001
+
+    def share(self, depth: int) -> float:
+        """Share of all tokens in the pass after `depth` others: R - depth of R."""
+        return (self.recursions - depth) / self.recursions
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Shape of a decoder-only transformer; field meanings as in `ModelSection`.
 
@@ -161,6 +182,7 @@ class ModelSpec:
     moe: MoeSpec | None = None
     hrm: HrmSpec | None = None
     mod: ModSpec | None = None
+    mor: MorSpec | None = None
 
     @property
     def rotary_dim(self) -> int:
@@ -187,6 +209,8 @@ class ModelSpec:
             values["moe"] = MoeSpec(**moe)
         if values.get("hrm") is not None:
             values["hrm"] = HrmSpec(**values["hrm"])
+        if values.get("mor") is not None:
+            values["mor"] = MorSpec(**values["mor"])
         if values.get("mod") is not None:
             mod = dict(values["mod"])
             for name in ("layers", "ladder", "schedule"):

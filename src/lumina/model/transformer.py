@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from lumina.model.layers import Embedding, RMSNorm
 from lumina.model.spec import ModelSpec
 from lumina.ops.attention.dispatch import BACKENDS, Pattern, make_pattern
 from lumina.ops.rotary.reference import frequencies, tables
+
+if TYPE_CHECKING:
+    from lumina.model.recursion import Recursion
 
 
 class Transformer(nn.Module):
@@ -47,6 +50,11 @@ class Transformer(nn.Module):
         self.embedding = Embedding(spec.padded_vocab_size, spec.hidden_size)
         self.blocks = nn.ModuleList(_block(spec, i) for i in range(spec.num_layers))
         self.norm = RMSNorm(spec.hidden_size, spec.norm_eps)
+        self.recursion: Recursion | None = None
+        if spec.mor is not None and spec.mor.recursions > 1:
+            from lumina.model.recursion import Recursion
+
+            self.recursion = Recursion(spec)
         self.mod_capacity = spec.mod.capacity if spec.mod is not None else 1.0
         self.routing = ""
 
@@ -63,11 +71,16 @@ class Transformer(nn.Module):
         x_bsd = self.embedding(batch.input_ids).to(self.compute_dtype)
         context = self._context(batch, cache)
         layers: list[dict[str, Tensor]] = []
-        for block in self.blocks:
-            x_bsd, aux = block(x_bsd, context)
-            if aux:
-                layers.append(aux)
-        return Output(self.norm(x_bsd), _collect(layers), carry)
+        own: dict[str, Tensor] = {}
+        blocks = list(self.blocks)
+        while blocks:
+            if self.recursion is not None and len(blocks) == len(self.blocks) - 1:
+                x_bsd, sums, own = self.recursion(blocks[:-1], x_bsd, context)
+                layers += sums
+                blocks = blocks[-1:]
+            x_bsd, aux = blocks.pop(0)(x_bsd, context)
+            layers.append(aux)
+        return Output(self.norm(x_bsd), _collect(layers) | own, carry)
 
     def _context(self, batch: Batch, cache: Cache | None) -> BlockContext:
         """Rotary tables and the attention pattern, made once for all blocks."""
@@ -104,7 +117,7 @@ class Transformer(nn.Module):
             pattern,
             batch.document_ids >= 0,
             cache,
-            tokens=self._tokens(batch) if spec.mod is not None else None,
+            tokens=self._tokens(batch) if spec.mod or spec.mor else None,
             capacity=repr(self.mod_capacity),
             routing=self.routing,
         )

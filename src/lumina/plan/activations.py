@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from lumina.model.spec import ModelSpec, ModSpec, MoeSpec
 from lumina.plan.count import is_routed
+from lumina.plan.flops import recursion_shares
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -123,6 +124,25 @@ def _kept_by_choice(
     if mod.learned:
         router += tokens * 12 * width
     return inner + Kept(back + router)
+
+
+def further_passes(spec: ModelSpec, forward: Forward, mode: str) -> Kept:
+    """What recursions keep beyond the first pass: fewer tokens in each."""
+    kept = Kept()
+    before = forward.rows * spec.seq_length
+    for share in recursion_shares(spec):
+        few = replace(spec, mor=None, seq_length=math.ceil(share * spec.seq_length))
+        for layer in range(1, spec.num_layers - 1):
+            kept += kept_by_block(few, forward, layer, mode)
+        chosen = forward.rows * few.seq_length
+        mask = {"varlen": 0, "sdpa": forward.element, "reference": 1}[forward.attention]
+        # The router reads every candidate; what passed is kept beside its weight.
+        router = before * (12 * spec.hidden_size + 40)
+        back = chosen * (4 + 2 * forward.element) * spec.hidden_size
+        back += chosen * (mask * few.seq_length + 4 * spec.head_dim + 24)
+        kept += Kept(router + back)
+        before = chosen
+    return kept
 
 
 def kept_outside(spec: ModelSpec, forward: Forward) -> int:

@@ -69,6 +69,8 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
             f"backbone.blocks.{layer}.depth.{name}": shape
             for name, shape in depth_shapes(spec, layer).items()
         }
+    if spec.mor is not None and spec.mor.recursions > 1:
+        shapes["backbone.recursion.router.weight"] = (spec.mor.recursions - 1, width)
     shapes["backbone.norm.weight"] = (width,)
     if not spec.tie_embeddings:
         shapes["objective.head.weight"] = (spec.padded_vocab_size, width)
@@ -232,7 +234,7 @@ def _kind(name: str) -> str:
         return "head"
     if name.endswith("feedforward.router.weight"):
         return "router"
-    if ".halting." in name or ".depth." in name:
+    if any(part in name for part in (".halting.", ".depth.", ".recursion.")):
         return "router"
     if name.endswith(("feedforward.gate_up", "feedforward.down")):
         return "experts"

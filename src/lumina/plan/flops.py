@@ -61,12 +61,31 @@ class Pass:
 
 def passes(spec: ModelSpec) -> list[Pass]:
     """Blocks that not every token goes through, or not once."""
-    mod = spec.mod
-    if mod is None or mod.mode == "static":
+    found = []
+    shares = recursion_shares(spec)
+    for layer in range(spec.num_layers):
+        attention = feedforward = 1.0
+        if (mod := spec.mod) is not None and layer in mod.layers:
+            feedforward = 1.0 if mod.mode == "static" else depth_share(spec)
+            attention = feedforward if mod.scope == "block" else 1.0
+            found.append(Pass(layer, attention, attention, feedforward))
+        if 0 < layer < spec.num_layers - 1:
+            found += [
+                Pass(layer, s * attention, s * attention, s * feedforward, once=0)
+                for s in shares
+            ]
+    return found
+
+
+def recursion_shares(spec: ModelSpec) -> list[float]:
+    """Tokens in each pass of the middle blocks after the first, over all of a row."""
+    if spec.mor is None:
         return []
-    share = depth_share(spec)
-    attention = share if mod.scope == "block" else 1.0
-    return [Pass(layer, attention, attention, share) for layer in mod.layers]
+    depths = range(1, spec.mor.recursions)
+    if spec.mor.mode == "static":
+        return [1.0 for _ in depths]
+    length = spec.seq_length
+    return [math.ceil(round(spec.mor.share(d) * length, 6)) / length for d in depths]
 
 
 def depth_share(spec: ModelSpec) -> float:

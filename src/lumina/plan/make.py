@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from lumina.config.validation import check_trainable
 from lumina.errors import LuminaError
 from lumina.features import check, check_plan
 from lumina.model.spec import ModelSpec
@@ -76,7 +75,6 @@ def make_plan(
         LuminaError: E002 for settings that contradict each other, E003 for what the
             hardware cannot do, E201 or E202 when the run cannot fit.
     """
-    check_trainable(config)
     machine = _machine(config, environment)
     check(config, machine)
     spec = resolve_spec(config, tokenizer_vocab_size)

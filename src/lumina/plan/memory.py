@@ -16,6 +16,7 @@ from lumina.plan.activations import (
     BYTES,
     Forward,
     Kept,
+    further_passes,
     kept_by_block,
     kept_outside,
     working_bytes,
@@ -181,6 +182,7 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         whole = kept_by_block(spec, forward, layers[0], "none")
         kept += Kept(one.dense * len(layers), one.routed * len(layers))
         recomputed = max(recomputed, whole.total - one.total)
+    kept += further_passes(spec, forward, mode)
     working = working_bytes(spec, forward) + recomputed
     logits, transient = _logit_bytes(spec, layout)
     return {

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lumina.errors import LuminaError
-from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec
+from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec
 from lumina.plan.count import count_parameters
 from lumina.plan.moe_scale import default_experts, usual_values
 
@@ -81,7 +81,9 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
     )
     if config.moe.use_moe:
         dense = replace(dense, moe=_routed(config, dense))
-    return replace(dense, mod=_depth(config, dense)) if config.mod.use_mod else dense
+    if config.mod.use_mod:
+        dense = replace(dense, mod=_depth(config, dense))
+    return replace(dense, mor=_recursion(config)) if config.mor.use_mor else dense
 
 
 def _reasoner(config: Config, vocab_size: int | None) -> ModelSpec:
@@ -224,6 +226,16 @@ def _vocabulary(config: Config, tokenizer_vocab_size: int | None) -> tuple[int, 
             f"tokenizer of at most {asked} tokens",
         )
     return tokenizer_vocab_size, asked
+
+
+def _recursion(config: Config) -> MorSpec:
+    mor = config.mor
+    return MorSpec(
+        recursions=mor.mor_recursions,
+        mode=mor.mor_mode,
+        alpha=mor.mor_alpha,
+        router_loss_weight=mor.mor_router_loss_weight,
+    )
 
 
 def _depth(config: Config, dense: ModelSpec) -> ModSpec:

@@ -37,6 +37,9 @@ def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
         found.append(Term("moe.z_loss", moe.z_loss_weight, len(moe.layers)))
     if (mod := spec.mod) is not None and mod.predicted:
         found.append(Term("mod.predictor_loss", mod.predictor_weight, len(mod.layers)))
+    if (mor := spec.mor) is not None and mor.recursions > 1 and mor.mode != "static":
+        further = mor.recursions - 1
+        found.append(Term("mor.router_loss", mor.router_loss_weight, further))
     return tuple(found)
 
 
@@ -48,6 +51,8 @@ def count_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
         shapes["moe.dropped"] = (len(moe.layers),)
     if (mod := spec.mod) is not None:
         shapes["mod.statistics"] = (len(mod.layers), len(STATISTICS))
+    if (mor := spec.mor) is not None and mor.recursions > 1:
+        shapes["mor.statistics"] = (mor.recursions, 2)
     return shapes
 
 

@@ -361,6 +361,9 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
     leaves.pop("vocab_size")
     leaves["vocab_size"] = leaves.pop("padded_vocab_size")
     leaves |= _depth_leaves(spec, leaves.pop("mod"))
+    mor = leaves.pop("mor")
+    leaves["use_mor"] = mor is not None
+    leaves |= {f"mor_{name}": value for name, value in (mor or {}).items()}
     moe = leaves.pop("moe")
     leaves["use_moe"] = moe is not None
     if moe is not None:

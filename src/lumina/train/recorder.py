@@ -17,7 +17,11 @@ from lumina.observe.hardware import peak_flops
 from lumina.observe.metrics import MetricsLog
 from lumina.plan.plan import Plan
 from lumina.train.auxiliary import count_shapes, loss_terms, unpack
-from lumina.train.routing_metrics import depth_metrics, expert_metrics
+from lumina.train.routing_metrics import (
+    depth_metrics,
+    expert_metrics,
+    recursion_metrics,
+)
 from lumina.train.step import SCALARS
 
 
@@ -174,6 +178,8 @@ class Recorder:
             row |= expert_metrics(counted["moe.counts"], counted["moe.dropped"])
         if "mod.statistics" in counted:
             row |= depth_metrics(counted["mod.statistics"], spec)
+        if "mor.statistics" in counted:
+            row |= recursion_metrics(counted["mor.statistics"])
         return row
 
 

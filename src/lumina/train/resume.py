@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lumina.config import Config, Source
-from lumina.config.sections import HrmSection, ModelSection, ModSection, MoeSection
+from lumina.config.sections import (
+    HrmSection,
+    ModelSection,
+    ModSection,
+    MoeSection,
+    MorSection,
+)
 from lumina.errors import LuminaError
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
@@ -15,10 +21,11 @@ from lumina.state.run_directory import RunDirectory
 LIVE_SHAPE = {"dropout", "capacity_factor", "load_balancing_weight",
               "router_z_loss_weight", "routing_temperature", "router_jitter_noise",
               "expert_dropout", "mod_capacity_factor", "mod_capacity_ladder",
-              "mod_capacity_schedule", "mod_predictor_weight"}  # fmt: skip
+              "mod_capacity_schedule", "mod_predictor_weight",
+              "mor_router_loss_weight"}  # fmt: skip
 """Options of the model that change no tensor, so a resume may change them."""
 
-SHAPING = (ModelSection, MoeSection, ModSection, HrmSection)
+SHAPING = (ModelSection, MoeSection, ModSection, MorSection, HrmSection)
 """Sections that describe the model."""
 
 FIXED = (

@@ -62,3 +62,22 @@ def depth_metrics(statistics: Tensor, spec: ModelSpec) -> dict[str, Any]:
         ).tolist()
         row["mod.predictor_accuracy"] = (counted["predicted"] / tokens).tolist()
     return row
+
+
+def recursion_metrics(statistics: Tensor) -> dict[str, Any]:
+    """How deep tokens went.
+
+    `mor.depth_share` is the share of tokens in each pass, `mor.mean_depth` their mean
+    number of passes, `mor.router_accuracy` the share of each router's candidates whose
+    logit alone tells what was chosen.
+
+    Args:
+        statistics: [recursions, 2], tokens in a pass and tokens rightly told.
+    """
+    entered, told = statistics.unbind(1)
+    share = entered / entered[0].clamp(min=1)
+    return {
+        "mor.depth_share": share.tolist(),
+        "mor.mean_depth": share.sum().item(),
+        "mor.router_accuracy": (told[1:] / entered[:-1].clamp(min=1)).tolist(),
+    }

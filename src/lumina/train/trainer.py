@@ -8,7 +8,6 @@ from typing import Any
 from lumina.assemble.program import Program
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
-from lumina.config.validation import check_trainable
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.plan.environment import Environment
@@ -44,7 +43,6 @@ class Trainer:
         console: Console | None = None,
         on_step: Callable[[Trainer, dict[str, Any]], None] | None = None,
     ) -> None:
-        check_trainable(config)
         self.config = config
         self.ranks = Ranks.from_environment()
         if self.ranks.world_size == 1 and (config.system.nproc or 1) > 1:

@@ -102,3 +102,17 @@ def add_back(
         holes=True,
     )
     return x_bsd + change_td.view(x_bsd.shape)
+
+
+def put_back(x_bnd: Tensor, chosen_bkd: Tensor, places: Places) -> Tensor:
+    """x with the tokens that have a place replaced by what sits there."""
+    count = places.token_n.numel()
+    put_td = dispatch(
+        chosen_bkd.flatten(0, 1),
+        places.place_t1[:, 0],
+        places.token_n[:, None],
+        holes=True,
+    )
+    has_t1 = places.place_t1 < count
+    put_bnd, has_bn1 = put_td.view(x_bnd.shape), has_t1.view(*x_bnd.shape[:2], 1)
+    return torch.where(has_bn1, put_bnd, x_bnd)

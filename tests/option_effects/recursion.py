@@ -1,0 +1,52 @@
+"""Options of Mixture of Recursions."""
+
+from __future__ import annotations
+
+import pytest
+
+from option_effects import shows
+from tiny_runs import Runs
+
+AGAIN = {"use_mor": True, "num_layers": 3}
+
+
+@shows("use_mor", "mor_recursions")
+def recursions(runs: Runs) -> None:
+    plain = runs.train(num_layers=3)
+    one = runs.train(mor_recursions=1, **AGAIN)
+    assert one.first_loss == plain.first_loss
+    for count in (2, 3):
+        run = runs.train(mor_recursions=count, **AGAIN)
+        assert run.tensor("recursion.router.weight").shape == (count - 1, 32)
+        shares = run.rows[0]["mor.depth_share"]
+        assert len(shares) == count and shares == sorted(shares, reverse=True)
+        assert run.first_loss != plain.first_loss
+
+
+@shows("mor_mode")
+def mode(runs: Runs) -> None:
+    """All tokens go as deep as there is, or fewer and fewer."""
+    dynamic, static = runs.both("mor_mode", "dynamic", "static", **AGAIN)
+    assert static.rows[0]["mor.depth_share"] == [1.0, 1.0]
+    assert dynamic.rows[0]["mor.depth_share"][1] < 1
+    assert dynamic.first_loss != static.first_loss
+
+
+@shows("mor_alpha")
+def alpha(runs: Runs) -> None:
+    """The less a recursion weighs, the nearer the loss is to the plain model's."""
+    plain = runs.train(num_layers=3).first_loss
+    little, much = runs.both("mor_alpha", 1e-4, 1.0, **AGAIN)
+    assert abs(little.first_loss - plain) < 1e-3
+    assert abs(much.first_loss - plain) > 10 * abs(little.first_loss - plain)
+
+
+@shows("mor_router_loss_weight")
+def router_loss(runs: Runs) -> None:
+    off, on = runs.both("mor_router_loss_weight", 0.0, 10.0, **AGAIN)
+    assert on.first_loss == off.first_loss
+    norms = [run.rows[0]["grad_norm"] for run in (off, on)]
+    assert norms[1] > norms[0]
+    assert on.rows[0]["mor.router_loss"] == pytest.approx(
+        off.rows[0]["mor.router_loss"]
+    )

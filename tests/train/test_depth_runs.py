@@ -1,0 +1,193 @@
+"""Runs of models whose tokens choose their depth: ranks, resuming, live changes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import lumina
+from lumina.config import ConfigPresets
+from lumina.errors import LuminaError
+from lumina.infer.generate import generate
+from machines import gpu, plan_for
+from training import (
+    DENSE,
+    MOE,
+    assert_same_run,
+    column,
+    start,
+    words,
+)
+
+MODELS = {
+    "depths": [*DENSE, *words("--use-mod --mod-pattern all")],
+    "hybrid": [*MOE, *words("--use-mod --mod-pattern all")],
+    "recursions": [*DENSE, *words("--use-mor --num-layers 4 --mor-recursions 3")],
+    "both": [*DENSE, *words("--use-mor --use-mod --num-layers 4")],
+}
+FLAGS = words("--precision fp32 --save-every-n-batches 3")
+
+
+@pytest.fixture(scope="module")
+def whole(trainings):
+    """Six steps in one go, by model; made when first asked for."""
+    made = {}
+
+    def get(model):
+        if model not in made:
+            flags = [*MODELS[model], *FLAGS, "--steps", "6"]
+            made[model] = trainings.train(f"whole-{model}", *flags)
+        return made[model]
+
+    return get
+
+
+@pytest.mark.covers("MOD-31")
+@pytest.mark.parametrize("model", list(MODELS))
+def test_a_resumed_run_is_the_uninterrupted_one(trainings, whole, model):
+    """Bit for bit."""
+    flags = [*MODELS[model], *FLAGS, *words("--lr-scheduler constant")]
+    flags += words("--eval-every-n-batches 3")
+    long = trainings.train(f"long-{model}", *flags, "--steps", "6")
+    name = f"resumed-{model}"
+    trainings.train(name, *flags, "--steps", "3")
+    found = trainings.train(name, *flags, "--steps", "6", "--auto-resume")
+    assert_same_run(found, long)
+
+
+@pytest.mark.parametrize(
+    ("model", "parallel"),
+    [("hybrid", "fsdp2"), ("depths", "ddp"), ("both", "fsdp2"), ("recursions", "ddp")],
+)
+def test_two_ranks_give_the_losses_of_one(trainings, whole, model, parallel):
+    found = trainings.train_on_ranks(
+        f"{parallel}-{model}",
+        *MODELS[model],
+        *FLAGS,
+        *words(f"--steps 6 --batch-size 2 --parallel {parallel}"),
+    )
+    alone = whole(model)
+    for name in ("loss", "grad_norm", "eval_loss", "mod.predictor_loss"):
+        # Experts choose by scores that rounding may order otherwise.
+        assert column(found, name) == pytest.approx(
+            column(alone, name), rel=1e-3, abs=1e-4
+        ), name
+
+
+@pytest.mark.parametrize(("model", "leaf"), [("depths", "mod"), ("recursions", "mor")])
+def test_export_refuses_by_name(trainings, whole, model, leaf, tmp_path):
+    run = whole(model)
+    log = tmp_path / "log"
+    running = start(["export", str(run), str(tmp_path / "out")], log)
+    assert running.wait() == 2
+    assert "E002" in running.output and leaf in running.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.covers("MOD-30")
+@pytest.mark.parametrize("model", list(MODELS))
+def test_a_trained_run_generates_what_it_scores(whole, model):
+    network, tokenizer = lumina.load(whole(model))
+    ids = tokenizer.encode("The cat went to")
+    given = list(generate(network, ids, max_new_tokens=10, temperature=0.0))
+    assert given
+    for token in given:
+        with torch.inference_mode():
+            assert int(network.logits(torch.tensor([ids]))[0, -1].argmax()) == token
+        ids.append(token)
+
+
+@pytest.mark.covers("ORC-23")
+def test_capacity_is_adjusted_while_training(tiny_config):
+    """Up, down and back, live; the statistics follow."""
+    seen = []
+
+    def on_step(trainer, row):
+        seen.append(trainer.get_mod_statistics())
+        metrics = trainer.get_current_metrics()
+        assert metrics["selected_token_ratio"] == row["mod.selected_ratio"]
+        if row["step"] in (2, 4):
+            trainer.adjust_mod_capacity({2: 0.125, 4: 1.0}[row["step"]])
+
+    config = tiny_config.replace(
+        use_mod=True, mod_pattern="all", mod_capacity_ladder=[0.125, 1.0], steps=7
+    )
+    run = lumina.Trainer(config, on_step=on_step).train()
+    ratios = [one["avg_selected_ratio"] for one in seen]
+    assert ratios[3] < ratios[1] / 2 < ratios[1] < ratios[6] == 1.0
+    events = [json.loads(line) for line in (run.run_dir / "events.jsonl").open()]
+    changes = [e["data"] for e in events if e["kind"] == "control"]
+    assert [c["outcome"] for c in changes] == ["applied"] * 2
+    assert [(c["old"], c["value"]) for c in changes] == [(0.5, 0.125), (0.125, 1.0)]
+
+
+def test_a_capacity_outlives_a_resume_and_is_refused_without_depths(tiny_config):
+    def on_step(trainer, row):
+        if row["step"] == 2:
+            trainer.adjust_mod_capacity(0.125)
+
+    config = tiny_config.replace(
+        use_mod=True, mod_pattern="all", steps=4, lr_scheduler="constant"
+    )
+    lumina.Trainer(config, on_step=on_step).train()
+    more = config.replace(steps=6, auto_resume=True)
+    run = lumina.Trainer(more).train()
+    rows = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").open()]
+    assert max(rows[-1]["mod.selected_ratio"]) < min(rows[0]["mod.selected_ratio"]) / 2
+    dense = tiny_config.replace(steps=4, run_dir=str(run.run_dir) + "-dense")
+    run = lumina.Trainer(dense, on_step=on_step).train()
+    events = [json.loads(line) for line in (run.run_dir / "events.jsonl").open()]
+    (change,) = [e["data"] for e in events if e["kind"] == "control"]
+    assert "refused" in change["outcome"]
+
+
+@pytest.mark.covers("MON-05")
+def test_the_metrics_of_depths_are_those_of_the_choice(tiny_config):
+    config = tiny_config.replace(use_mod=True, mod_pattern="all", steps=12)
+    run = lumina.Trainer(config).train()
+    rows = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").open()]
+    for row in rows:
+        ratio = row["mod.selected_ratio"]
+        assert row["mod.compute_savings"] == pytest.approx(
+            100 * (1 - sum(ratio) / 2), abs=1e-4
+        )
+        for threshold, score in zip(
+            row["mod.threshold"], row["mod.router_score"], strict=True
+        ):
+            assert 0 < threshold < score < 1
+        assert all(0 <= value <= 1 for value in row["mod.predictor_accuracy"])
+        assert 5 < row["mod.flops_reduction"] < 60
+    first, last = rows[0]["mod.predictor_loss"], rows[-1]["mod.predictor_loss"]
+    assert last < first
+
+
+@pytest.mark.covers("PRE-12")
+@pytest.mark.parametrize("name", ["100M", "250M", "500M", "1B"])
+def test_hydra_sizes_train(tiny_config, name):
+    """The plan as it is; a run with its blocks, narrowed."""
+    preset = ConfigPresets.get(name)
+    roomy = gpu()
+    plan = plan_for(preset, roomy)
+    dense = preset.replace(use_mod=False, use_mor=False)
+    assert plan.parameters > 0.9e8
+    assert plan.flops_per_token != plan_for(dense, roomy).flops_per_token
+    config = tiny_config.replace(
+        use_mod=preset.mod.use_mod, use_mor=preset.mor.use_mor, num_layers=4, steps=3
+    )
+    run = lumina.Trainer(config).train()
+    rows = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").open()]
+    assert len(rows[0]["mod.selected_ratio"]) == 2 and rows[0]["mor.mean_depth"] > 1
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_senseless_combinations_are_refused(tiny_config):
+    for leaves in (
+        {"use_mor": True, "num_layers": 2},
+        {"use_mod": True, "mod_mode": "static", "mod_routing_strategy": "fixed"},
+        {"use_mod": True, "mod_capacity_ladder": [0.5, 1.5]},
+    ):
+        with pytest.raises(LuminaError) as caught:
+            tiny_config.replace(**leaves)
+        assert caught.value.code in ("E002", "E005") and caught.value.hint
