@@ -67,7 +67,9 @@ class Network(nn.Module):
         output = self.backbone(batch, carry)
         if self.spec.hrm is not None:
             return self.objective(output)  # type: ignore[no-any-return]
-        return self.objective(output.hidden, batch, self._tied), output.aux
+        losses: LossSums = self.objective(output.hidden, batch, self._tied)
+        losses.carry = output.carry
+        return losses, output.aux
 
     def logits(
         self, input_ids: Tensor, cache: Cache | None = None, last_only: bool = False
