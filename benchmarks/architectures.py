@@ -56,12 +56,15 @@ def specs() -> dict[str, Any]:
             mod=shapes.ModSpec(odd, 0.5, (0.5,)),
         ),
     }
-    if hasattr(shapes, "MorSpec"):
-        found |= {
-            f"MoR {n} recursions": replace(dense, mor=shapes.MorSpec(recursions=n))
-            for n in (2, 3)
-        }
-    return found
+    # As deep as dense when every recursion is counted, with fewer weights.
+    return found | {
+        f"MoR {n} recursions": replace(
+            dense,
+            num_layers=2 + round((LAYERS - 2) / n),
+            mor=shapes.MorSpec(recursions=n),
+        )
+        for n in (2, 3)
+    }
 
 
 def batches(count: int) -> list[Any]:
