@@ -207,6 +207,38 @@ def test_counted_operations_are_the_executed_ones() -> None:
         assert counter.get_total_flops() == pytest.approx(counted, rel=0.05), variant
 
 
+@pytest.mark.parametrize("variant", ["hrm", "trm"])
+def test_estimated_activations_are_those_kept_or_a_little_more(variant: str) -> None:
+    from lumina.model.interface import Batch
+    from lumina.plan.memory import Layout, estimate
+
+    spec = resolve_spec(
+        Config.resolve(preset=f"{variant}_sudoku").replace(
+            hidden_size=128, num_heads=2, num_kv_heads=2, l_cycles=2,
+            halt_exploration=0.0, halt_max_steps=1,
+        ),
+        None,
+    )  # fmt: skip
+    network = build_network(spec).train()
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.randint(1, 11, (4, 81))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses, _ = network(Batch.from_rows(ids, ids))
+    layout = Layout(4, attention="sdpa", device="cpu")
+    parts = estimate(spec, layout)
+    estimated = parts["activations"] + parts["logits"]
+    assert losses.loss_sum.requires_grad
+    assert sum(kept.values()) <= estimated <= 1.4 * sum(kept.values())
+
+
 def test_a_trained_run_solves_and_is_not_asked_to_talk(
     puzzles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
