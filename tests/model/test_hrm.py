@@ -332,6 +332,30 @@ def test_other_rows_never_matter() -> None:
     torch.testing.assert_close(network(alone)[0].carry.z_h[0], whole.z_h[2])
 
 
+def test_blocks_compile_once_with_gradient_and_once_without() -> None:
+    """Twelve calls of three blocks a step, training and evaluation: two graphs."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    network, plain = make_network(h_layers=2), make_network(h_layers=2)
+    for block in network.backbone.blocks:
+        block.compile(backend="aot_eager")
+    carry = expected = None
+    for seed in range(3):
+        batch = make_batch(seed=seed, rows=8)
+        losses, aux = network(batch, carry)
+        (losses.loss_sum + aux["act.halt_loss"]).backward()
+        told, _ = plain(batch, expected)
+        carry, expected = losses.carry, told.carry
+        torch.testing.assert_close(losses.loss_sum, told.loss_sum)
+    with torch.no_grad():
+        network.eval()(batch)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+    torch._dynamo.reset()
+
+
 def test_it_learns_and_knows_when_it_is_right() -> None:
     def task(seed: int, rows: int) -> Batch:
         batch = make_batch(rows=rows, seed=seed)
