@@ -41,6 +41,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "expert_dropout": {"use_moe": True, "expert_dropout": 0.1},
     "router_jitter": {"use_moe": True, "router_jitter_noise": 0.01},
     "named_expert": {"use_moe": True, "expert_id": "farm", "init_from": "base"},
+    "mixture_of_depths": {"use_mod": True},
+    "mixture_of_recursions": {"use_mor": True, "num_layers": 3},
     "dropout": {"dropout": 0.1},
     "ema": {"ema_decay": 0.99},
     "freeze": {"freeze": ["backbone.embedding.*"]},

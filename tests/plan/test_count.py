@@ -28,6 +28,9 @@ SMALL = {"vocab_size": 1000, "hidden_size": 96, "num_heads": 6, "num_layers": 3}
         {"use_moe": True, "num_experts": 4, "moe_intermediate_size": 40},
         {"use_moe": True, "moe_pattern": "sandwich", "moe_bias_update_rate": 0.1},
         {"use_moe": True, "moe_pattern": "interleaved", "tie_embeddings": True},
+        {"use_mod": True, "use_mor": True, "mor_recursions": 3},
+        {"use_mod": True, "mod_mode": "static", "mod_pattern": "all"},
+        {"use_mod": True, "mod_routing_strategy": "fixed", "use_moe": True},
     ],
 )
 def test_every_parameter_has_the_shape_the_formula_gives(options: dict) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lumina.config import Config
-from lumina.plan.count import count_parameters
+from lumina.plan.count import count_parameters, parameter_shapes
 from lumina.plan.flops import flops_per_token
 from lumina.plan.shape import resolve_spec
 
@@ -65,3 +67,26 @@ def test_narrow_values_of_latent_attention_count_as_narrow() -> None:
     products = 6 * count_parameters(spec).active_non_embedding
     keys, values = 2 * 64, 2 * 16
     assert flops_per_token(spec) - products == 3 * 2 * 256 * (keys + values)
+
+
+def test_a_share_of_the_tokens_is_a_share_of_the_work() -> None:
+    shape = {"vocab_size": 64, "hidden_size": 128, "num_heads": 2, "seq_length": 256}
+    dense = resolve_spec(Config(**shape, num_layers=4))
+    layers = 6.0 * sum(
+        math.prod(size)
+        for name, size in parameter_shapes(dense).items()
+        if ".blocks." in name
+    )
+    attention = 6.0 * 4 * 128 * 256
+    for capacity in (0.125, 0.5):
+        mod = {"use_mod": True, "mod_pattern": "all", "mod_capacity_factor": capacity}
+        spec = resolve_spec(Config(**shape, num_layers=4, **mod))
+        routers = 6.0 * count_parameters(spec).router
+        saved = (1 - capacity) * layers + (1 - capacity**2) * attention
+        assert flops_per_token(spec) - routers == pytest.approx(
+            flops_per_token(dense) - saved
+        )
+    # Two of four layers once more, by half of the tokens.
+    mor = resolve_spec(Config(**shape, num_layers=4, use_mor=True))
+    more = 0.5 * layers / 2 + 0.25 * attention / 2 + 6.0 * count_parameters(mor).router
+    assert flops_per_token(mor) == pytest.approx(flops_per_token(dense) + more)

@@ -229,3 +229,24 @@ def test_recomputing_more_keeps_less() -> None:
     ]
     assert totals == sorted(totals, reverse=True)
     assert totals[2] < totals[0] / 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"use_mod": True, "mod_pattern": "all"}, {"use_mor": True, "mor_recursions": 3}],
+    ids=["depths", "recursions"],
+)
+def test_the_estimate_bounds_a_step_whose_tokens_choose(
+    options: dict[str, Any],
+) -> None:
+    _, peak = measured(options, torch.float32, "none")
+    spec = resolve_spec(Config(**SHAPE, **options))
+    layout = Layout(
+        micro_batch_size=ROWS,
+        loss_chunk_bytes=CHUNK,
+        attention="sdpa",
+        device="cpu",
+    )
+    parts = estimate(spec, layout)
+    names = ("activations", "routed", "logits", "working", "gradients")
+    assert peak <= sum(parts[name] for name in names) <= 1.35 * peak

@@ -17,6 +17,7 @@ from training import (
     MOE,
     assert_same_run,
     column,
+    events,
     start,
     words,
 )
@@ -117,8 +118,7 @@ def test_capacity_is_adjusted_while_training(tiny_config):
     run = lumina.Trainer(config, on_step=on_step).train()
     ratios = [one["avg_selected_ratio"] for one in seen]
     assert ratios[3] < ratios[1] / 2 < ratios[1] < ratios[6] == 1.0
-    events = [json.loads(line) for line in (run.run_dir / "events.jsonl").open()]
-    changes = [e["data"] for e in events if e["kind"] == "control"]
+    changes = [e["data"] for e in events(run.run_dir, "control")]
     assert [c["outcome"] for c in changes] == ["applied"] * 2
     assert [(c["old"], c["value"]) for c in changes] == [(0.5, 0.125), (0.125, 1.0)]
 
@@ -138,8 +138,7 @@ def test_a_capacity_outlives_a_resume_and_is_refused_without_depths(tiny_config)
     assert max(rows[-1]["mod.selected_ratio"]) < min(rows[0]["mod.selected_ratio"]) / 2
     dense = tiny_config.replace(steps=4, run_dir=str(run.run_dir) + "-dense")
     run = lumina.Trainer(dense, on_step=on_step).train()
-    events = [json.loads(line) for line in (run.run_dir / "events.jsonl").open()]
-    (change,) = [e["data"] for e in events if e["kind"] == "control"]
+    (change,) = [e["data"] for e in events(run.run_dir, "control")]
     assert "refused" in change["outcome"]
 
 
@@ -179,6 +178,72 @@ def test_hydra_sizes_train(tiny_config, name):
     run = lumina.Trainer(config).train()
     rows = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").open()]
     assert len(rows[0]["mod.selected_ratio"]) == 2 and rows[0]["mor.mean_depth"] > 1
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.covers("MOD-33")
+@pytest.mark.parametrize("model", ["depths", "recursions"])
+def test_the_gap_between_static_and_dynamic_is_measured_and_printed(
+    trainings, whole, model
+):
+    """Trained one way, the other is another function: the run says by how much."""
+    (event,) = events(whole(model), "routing_modes")
+    losses = event["data"]["losses"]
+    assert list(losses) == ["predictor", "top_k", "static"]
+    last = column(whole(model), "eval_loss")[-1]
+    assert losses["predictor"] == pytest.approx(last, abs=1e-6)
+    assert losses["static"] != pytest.approx(last, abs=1e-6)
+    assert f"static {losses['static']:.4f}" in trainings.output(f"whole-{model}")
+
+
+@pytest.mark.covers("MOD-33")
+@pytest.mark.parametrize("switch", ["mod", "mor"])
+def test_static_mode_trains_and_every_token_is_computed(trainings, switch):
+    flags = words(f"--use-{switch} --{switch}-mode static --num-layers 4 --steps 6")
+    run = trainings.train(f"static-{switch}", *DENSE, *FLAGS, *flags)
+    losses = column(run, "loss")
+    assert losses[-1] < losses[0]
+    (event,) = events(run, "routing_modes")
+    assert list(event["data"]["losses"]) == ["static", "top_k"]
+
+
+@pytest.mark.covers("MOD-29")
+def test_a_schedule_of_capacities(tiny_config):
+    """Early, middle and late parts of the run take fewer and fewer tokens."""
+    config = tiny_config.replace(
+        use_mod=True, mod_pattern="all", mod_capacity_schedule=[0.5, 0.25, 0.125]
+    )
+    run = lumina.Trainer(config.replace(steps=9)).train()
+    rows = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").open()]
+    chosen = [sum(row["mod.selected_ratio"]) / 2 for row in rows]
+    early, middle, late = chosen[:3], chosen[3:6], chosen[6:]
+    assert min(early) > max(middle) and min(middle) > max(late)
+
+
+@pytest.mark.covers("PRE-06")
+def test_debug_200m_trains(tiny_config):
+    """Its plan at its own size, on a processor; its blocks in a narrow run."""
+    preset = ConfigPresets.debug_200m()
+    plan = plan_for(preset.replace(device="cpu", batch_size=1, steps=1))
+    assert plan.parameters == pytest.approx(2e8, rel=0.15)
+    assert len(plan.spec.mod.layers) == 13
+    config = ConfigPresets.debug_200m().replace(
+        train_data=tiny_config.data.train_data,
+        run_dir=tiny_config.run.run_dir,
+        tokenizer_vocab_size=300,
+        vocab_size=None,
+        hidden_size=32,
+        num_heads=4,
+        num_kv_heads=2,
+        seq_length=32,
+        global_batch_size=4,
+        steps=3,
+        warmup_steps=0,
+        device="cpu",
+    )
+    run = lumina.Trainer(config).train()
+    rows = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").open()]
+    assert len(rows[0]["mod.selected_ratio"]) == 13
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 

@@ -89,6 +89,13 @@ def _model(plan: Plan) -> str:
             text += f", {spec.moe.shared_experts} shared"
         if spec.moe.trained:
             text += f", of which {spec.moe.names[-1]} alone trains"
+    if (mod := spec.mod) is not None:
+        text += (
+            f"; {len(mod.layers)} layers take {mod.capacity:.4g} of the tokens "
+            f"({mod.scope}, {mod.routing}, {mod.mode})"
+        )
+    if (mor := spec.mor) is not None:
+        text += f"; middle layers passed up to {mor.recursions} times ({mor.mode})"
     extras = [
         f"window {spec.window_size}" if spec.window_size else "",
         f"QK-norm {spec.qk_norm}" if spec.qk_norm != "none" else "",

@@ -96,6 +96,16 @@ def _model_lines(spec: ModelSpec) -> list[str]:
             f"{moe.num_experts} experts of {moe.intermediate_size} in {where}, "
             f"{moe.top_k} for a token, {moe.dispatch}"
         )
+    if (mod := spec.mod) is not None:
+        lines.append(
+            f"layers {' '.join(map(str, mod.layers))} take {mod.capacity:.4g} of the "
+            f"tokens: {mod.scope}, {mod.routing}, {mod.mode}"
+        )
+    if (mor := spec.mor) is not None:
+        lines.append(
+            f"layers 1 to {spec.num_layers - 2} are passed up to {mor.recursions} "
+            f"times: {mor.mode}"
+        )
     return lines
 
 

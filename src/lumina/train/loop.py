@@ -16,6 +16,7 @@ from lumina.data.puzzles import PuzzleStream
 from lumina.data.stream import BatchStream, Cursor, Prefetcher
 from lumina.errors import LuminaError
 from lumina.evaluate.held_out import HeldOut, held_out_loss
+from lumina.evaluate.routing_modes import compare_modes, routing_modes
 from lumina.model.interface import Batch
 from lumina.optim.schedule import learning_rate_at
 from lumina.plan.plan import Plan
@@ -265,9 +266,34 @@ class Loop:
         """A last checkpoint, whatever ended the run."""
         if self.interrupted:
             self.reason = "stopped by a signal"
+        elif self.eval_batches is not None and routing_modes(self.plan.spec):
+            self._compare_modes()
         if self.saved != self.progress.step:
             self.save("emergency" if self.interrupted else "regular")
         self.checkpoints.wait()
+
+    def _compare_modes(self) -> None:
+        """Say what other ways of choosing tokens would make of the trained weights."""
+        program, batches = self.program, self.eval_batches
+        assert batches is not None
+        with program.evaluation():
+            losses = compare_modes(
+                program.network,
+                program.model,
+                lambda: batches(program),
+                device=program.device,
+                ranks=program.ranks,
+            )
+        listed = ", ".join(f"{mode} {loss:.4f}" for mode, loss in losses.items())
+        self.recorder.event(
+            "routing_modes",
+            "info",
+            None,
+            f"held-out loss by how tokens are chosen: {listed}; they are different "
+            "functions, and generation uses the first",
+            step=self.progress.step,
+            losses=losses,
+        )
 
     def _apply_changes(self) -> bool:
         """Apply what rank 0 asked for; whether the program was assembled again."""

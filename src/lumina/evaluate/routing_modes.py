@@ -1,0 +1,53 @@
+"""What a model whose tokens choose their depth loses under another way of choosing.
+
+Top-k over a row, a causal predictor and soft weights over all tokens are three
+different functions of the same weights. A model is meant to be used as it was trained;
+this says how far apart they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from lumina.assemble.ranks import Ranks
+from lumina.evaluate.held_out import held_out_loss
+from lumina.model.interface import Batch
+from lumina.model.network import Network
+from lumina.model.spec import ModelSpec
+
+
+def routing_modes(spec: ModelSpec) -> tuple[str, ...]:
+    """The ways a model can be evaluated, that of `evaluation` first; none if one."""
+    mod, mor = spec.mod, spec.mor
+    recursive = mor is not None and mor.recursions > 1
+    if (mod is None or not mod.learned) and not recursive:
+        return ()
+    modes = {part.mode for part in (mod, mor) if part is not None}
+    if len(modes) > 1:
+        return ()
+    if modes == {"static"}:
+        return ("static", "top_k")
+    return ("predictor", "top_k", "static")
+
+
+def compare_modes(
+    network: Network,
+    model: nn.Module,
+    batches: Callable[[], Iterable[Batch]],
+    *,
+    device: torch.device,
+    ranks: Ranks,
+) -> dict[str, float]:
+    """Held-out loss by mode; see `held_out_loss`. Top-k looks into the future."""
+    losses = {}
+    try:
+        for mode in routing_modes(network.spec):
+            network.backbone.routing = mode
+            outcome = held_out_loss(model, batches(), device=device, ranks=ranks)
+            losses[mode] = outcome.loss
+    finally:
+        network.backbone.routing = ""
+    return losses
