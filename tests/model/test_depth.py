@@ -366,3 +366,33 @@ def test_random_tokens_cannot_be_predicted_by_peeking():
     with torch.no_grad():
         sums, _ = network(Batch.from_rows(ids, shifted(ids)))
     assert sums.loss_sum / sums.weight_sum > math.log(100) - 0.02
+
+
+def test_each_capacity_is_compiled_once_and_whole():
+    """Going back to a capacity compiles nothing, and no graph is cut in two."""
+    import torch._dynamo
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    plain = depth(ladder=(0.25, 0.5))
+    compiled = depth(ladder=(0.25, 0.5))
+    for block in compiled.backbone.blocks:
+        block.compile(backend="aot_eager")
+    graphs = []
+    for step, capacity in enumerate((0.5, 0.25, 0.5, 0.25)):
+        batch = packed_batch([[10, 8], [24]], 24, seed=step)
+        losses = []
+        for network in (plain, compiled):
+            network.backbone.mod_capacity = capacity
+            sums, aux = network(batch)
+            (sums.loss_sum + aux["mod.predictor_loss"]).backward()
+            losses.append(sums.loss_sum)
+        torch.testing.assert_close(*losses)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[1] == graphs[0] + 1
+    assert graphs[3] == graphs[2] == graphs[1]
+    assert not counters["graph_break"]
+    for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-3)
+    torch._dynamo.reset()
