@@ -36,10 +36,15 @@ def other_value(leaf: str) -> str:
         "max_record_bytes": "4096", "loss_chunk_bytes": "131072", "rope_theta": "5e5",
         "max_grad_norm": "0.25", "epochs": "2.5", "capacity_factor": "2.5",
         "num_kv_heads": "2", "rope_factor": "4", "rope_high_freq_factor": "8",
+        "mod_capacity_ladder": "0.125", "mod_capacity_schedule": "0.125",
+        "h_layers": "3", "l_layers": "3",
     }  # fmt: skip
     if leaf in texts:
         return texts[leaf]
     return "0.125" if value_type(leaf) is float else "4"
+
+
+LATENT = ["--num-kv-heads", "2", "--mla-kv-rank", "12"]
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
@@ -52,11 +57,24 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         "rope_low_freq_factor": ["--rope-scaling", "llama3"],
         "rope_high_freq_factor": ["--rope-scaling", "llama3"],
         "min_lr": ["--learning-rate", "0.5"],
+        "use_mor": ["--num-layers", "4"],
+        "use_hrm": [
+            "--no-use-moe",
+            "--no-tie-embeddings",
+            "--tokenizer-vocab-size=auto",
+        ],
+        "expert_id": ["--init-from", "base"],
+        "moe_groups": ["--num-experts", "8"],
+        "moe_top_groups": ["--num-experts", "8", "--moe-groups", "4"],
+        "mla_kv_rank": LATENT[:2],
+        "mla_q_rank": LATENT,
+        "mla_rope_dim": LATENT,
+        "mla_value_dim": LATENT,
     }.get(leaf, [])
     for spelling in {"--" + leaf, "--" + leaf.replace("_", "-")}:
         if value_type(leaf) is bool:
-            on = config(spelling)
-            off = config(spelling.replace("--", "--no-", 1))
+            on = config(spelling, *beside)
+            off = config(spelling.replace("--", "--no-", 1), *beside)
             assert on.get(leaf) is True and off.get(leaf) is False
             assert off.provenance[leaf].kind == "flag"
             continue
