@@ -216,3 +216,28 @@ def test_two_ranks_and_back_to_one(store, moe, parallel):
     program = assemble(tiny_plan(moe, ema_decay=0.9), StateSource(state), meta=state)
     last, _ = take_steps(program, stream, 2, progress)
     torch.testing.assert_close(last, wanted[8:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.covers("TRN-22", "MEM-01", "MEM-02")
+@pytest.mark.parametrize("mode", ["none", "full", "selective"])
+def test_checkpointed_blocks_are_compiled(store, monkeypatch, mode):
+    """A wrapper the compiler skips would leave every block uncompiled, and silent."""
+    import torch._dynamo as dynamo
+
+    compile_block = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda self: compile_block(self, backend="aot_eager"),
+    )
+    losses = {}
+    for compiled in (False, True):
+        dynamo.reset()
+        dynamo.utils.counters.clear()
+        plan = tiny_plan(gradient_checkpointing=mode, compile=compiled)
+        program = assemble(plan)
+        losses[compiled], _ = take_steps(program, stream_of(store), 3)
+        graphs = dynamo.utils.counters["stats"]["unique_graphs"]
+        program.close()
+        assert bool(graphs) is compiled
+    torch.testing.assert_close(losses[True], losses[False], rtol=1e-5, atol=1e-5)

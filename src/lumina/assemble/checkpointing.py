@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +64,20 @@ def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:
     if mode == "selective":
         options["context_fn"] = _selective_contexts
     for block in blocks:
-        inner: Callable[..., Any] = block.forward
         # On the instance: a wrapping module would show in every parameter's name.
-        block.forward = functools.partial(checkpoint, inner, **options)  # type: ignore[method-assign]
+        block.forward = _recomputed(block.forward, options)  # type: ignore[method-assign]
+
+
+def _recomputed(
+    inner: Callable[..., Any], options: dict[str, Any]
+) -> Callable[..., Any]:
+    """A block's forward under checkpointing.
+
+    A plain function, not functools.partial of `checkpoint`, which the compiler skips
+    without a word: the block inside would run uncompiled.
+    """
+
+    def forward(*arguments: Any) -> Any:
+        return checkpoint(inner, *arguments, **options)
+
+    return forward
