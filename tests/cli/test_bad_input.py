@@ -241,7 +241,7 @@ TRAINING: dict[str, Case] = {
     "warm-up": (None, ["--warmup-steps", "9"], "E002", ["--warmup-steps 1"]),
     "frozen": (None, ["--freeze", "*"], "E002", ["frozen"]),
     "idle freeze": (None, ["--freeze", "no.such.*"], "E005", ["no.such.*"]),
-    "block to come": (None, ["--use-mor"], "E002", ["--no-use-mor"]),
+    "nothing to share": (None, ["--use-mor"], "E002", ["--num-layers 3"]),
     "unknown tokenizer": (None, ["--tokenizer", "none.json"], "E104", ["none.json"]),
     "broken tokenizer": (damage_tokenizer, ["--tokenizer", "tok"], "E101", ["tok"]),
     "tokenizer over vocabulary": (
