@@ -178,11 +178,11 @@ def _move(args: argparse.Namespace, registry: Any) -> None:
     """Attach or detach: a new run beside the old one."""
     from lumina.config import Config, Source
     from lumina.data.tokenizer import Tokenizer
+    from lumina.plan.model_options import model_leaves
     from lumina.state.experts import attach, detach, read_expert
     from lumina.state.huggingface.run import write_run
     from lumina.state.huggingface.staging import require_unused
     from lumina.state.weights import open_weights
-    from lumina.train.preparation import model_leaves
 
     name, source, target = _words(args, "NAME", "RUN", "NEW-RUN")
     entry = registry.find(name)

@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
     from lumina.config import Config, Source
     from lumina.data.tokenizer import Tokenizer
     from lumina.errors import LuminaError
+    from lumina.plan.model_options import model_leaves
     from lumina.state.huggingface.run import write_run
     from lumina.state.huggingface.staging import require_unused
     from lumina.state.weights import open_weights
-    from lumina.train.preparation import model_leaves
 
     target = Path(args.run).expanduser()
     require_unused(target)  # before gigabytes are read

@@ -23,10 +23,10 @@ from lumina.data.puzzles import (
 from lumina.data.stream import BatchStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.model.spec import ModelSpec
 from lumina.observe.console import Console
 from lumina.plan.environment import Environment, probe
 from lumina.plan.make import make_plan, with_spec
+from lumina.plan.model_options import model_leaves
 from lumina.plan.plan import Plan
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
@@ -343,100 +343,6 @@ class Progression:
             self._shown = now
             share = min(done / total, 1.0)
             self._console.message(f"data: {stage} {share:.0%} of {total / 1e6:.1f} MB")
-
-
-def model_leaves(spec: ModelSpec) -> dict[str, Any]:
-    """A shape as options of the configuration.
-
-    Raises:
-        LuminaError: E002 for a shape that options cannot give.
-    """
-    leaves = spec.to_dict()
-    if leaves.pop("hrm") is not None:
-        raise LuminaError(
-            "E002",
-            "these weights are a hierarchical reasoning model's",
-            "start a language model from a language model's weights",
-        )
-    leaves.pop("vocab_size")
-    leaves["vocab_size"] = leaves.pop("padded_vocab_size")
-    leaves |= _depth_leaves(spec, leaves.pop("mod"))
-    mor = leaves.pop("mor")
-    leaves["use_mor"] = mor is not None
-    leaves |= {f"mor_{name}": value for name, value in (mor or {}).items()}
-    moe = leaves.pop("moe")
-    leaves["use_moe"] = moe is not None
-    if moe is not None:
-        leaves |= {
-            "num_experts": moe["num_experts"],
-            "moe_top_k": moe["top_k"],
-            "moe_intermediate_size": moe["intermediate_size"],
-            "moe_pattern": _pattern(spec)[0],
-            "moe_first_dense": _pattern(spec)[1],
-            "moe_shared_experts": moe["shared_experts"],
-            "moe_score": moe["score"],
-            "moe_score_scale": moe["score_scale"],
-            "moe_groups": moe["groups"],
-            "moe_top_groups": moe["top_groups"],
-            "moe_bias_update_rate": moe["bias_update_rate"],
-            "moe_normalise_top_k": moe["normalise_top_k"],
-            "routing_temperature": moe["temperature"],
-        }
-    return leaves
-
-
-def _depth_leaves(spec: ModelSpec, mod: dict[str, Any] | None) -> dict[str, Any]:
-    """A Mixture of Depths as options."""
-    if mod is None:
-        return {"use_mod": False}
-    from lumina.plan.shape import depth_layers
-
-    routed = spec.moe.layers if spec.moe is not None else ()
-    patterns = [
-        pattern
-        for pattern in ("alternate", "all", "dense")
-        if (pattern != "alternate" or spec.num_layers > 1)
-        and (pattern != "dense" or len(routed) < spec.num_layers)
-        and depth_layers(pattern, spec.num_layers, routed) == mod["layers"]
-    ]
-    if not patterns:
-        raise LuminaError(
-            "E002",
-            f"no mod_pattern gives the layers {mod['layers']} of {spec.num_layers}",
-            "patterns are alternate, all and dense",
-        )
-    return {
-        "use_mod": True,
-        "mod_capacity_factor": mod["capacity"],
-        "mod_capacity_ladder": mod["ladder"],
-        "mod_capacity_schedule": mod["schedule"],
-        "mod_pattern": patterns[0],
-        "mod_scope": mod["scope"],
-        "mod_routing_strategy": mod["routing"],
-        "mod_mode": mod["mode"],
-        "mod_predictor_weight": mod["predictor_weight"],
-    }
-
-
-def _pattern(spec: ModelSpec) -> tuple[str, int]:
-    """The pattern, and how many first layers are dense, of a spec's routed layers."""
-    from lumina.plan.shape import routed_layers
-
-    assert spec.moe is not None
-    layers = spec.moe.layers
-    for first_dense in (0, layers[0]):
-        for pattern in ("all", "interleaved", "sandwich"):
-            try:
-                found = routed_layers(pattern, spec.num_layers, first_dense)
-            except LuminaError:
-                continue
-            if found == layers:
-                return pattern, first_dense
-    raise LuminaError(
-        "E002",
-        f"no pattern gives routed layers {spec.moe.layers} of {spec.num_layers}",
-        "patterns are all, interleaved and sandwich",
-    )
 
 
 def configure_torch(plan: Plan, ranks: Ranks, environment: Environment) -> None:
