@@ -109,6 +109,17 @@ def test_banner_says_what_is_active_and_why_on_one_screen():
     assert len(lines) <= 24 and max(map(len, lines)) <= 110
 
 
+def test_banner_says_a_shape_that_came_with_weights_in_one_line():
+    out = io.StringIO()
+    origin = Source("file", "weights runs/base")
+    provenance = {leaf: origin for leaf in ("hidden_size", "num_layers", "vocab_size")}
+    provenance["steps"] = Source("flag")
+    Console(stream=out).banner(PLAN, ENVIRONMENT, {}, provenance)
+    text = " ".join(out.getvalue().split())
+    assert "asked for 3 options of weights runs/base, steps (flag)" in text
+    assert "hidden_size" not in text
+
+
 def test_banner_shows_experts_and_a_known_peak():
     moe = MoeSpec(num_experts=8, top_k=2, intermediate_size=96, layers=(1,))
     spec = ModelSpec(**{**SPEC.to_dict(), "moe": moe})

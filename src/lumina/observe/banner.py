@@ -220,11 +220,16 @@ def _keeps(plan: Plan) -> str:
 def _asked(provenance: Mapping[str, Any]) -> str:
     """The options a person set, each with where; presets and defaults are silent."""
     shown: list[str] = []
+    inherited: dict[str, int] = {}
     for leaf, source in provenance.items():
-        kind = getattr(source, "kind", "")
-        if kind in ASKED:
+        kind, detail = getattr(source, "kind", ""), getattr(source, "detail", "")
+        if kind in ASKED and detail.startswith("weights "):
+            # A whole shape came with the weights: one line says it, not forty.
+            inherited[detail] = inherited.get(detail, 0) + 1
+        elif kind in ASKED:
             shown.append(f"{leaf} ({source})")
-    return _first(shown, 14)
+    shapes = [f"{count} options of {detail}" for detail, count in inherited.items()]
+    return _first([*shapes, *shown], 14)
 
 
 def _first(items: Iterable[str], limit: int) -> str:
