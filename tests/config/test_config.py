@@ -148,7 +148,6 @@ def test_allowed_values_in_words() -> None:
     assert allowed("use_moe") == "yes or no"
 
 
-@pytest.mark.covers("CFG-03")
 def test_the_documents_dictionaries_hold_options(tmp_path: Path) -> None:
     given = Config(
         training_params={"lr": 1e-4, "num_epochs": 2},

@@ -19,7 +19,6 @@ MOE = MoeSpec(
 )
 
 
-@pytest.mark.covers("MOD-10")
 def test_init_std_sets_the_spread_and_depth_tames_the_residual():
     spec = tiny_spec(hidden_size=128, init_std=0.015, num_layers=8)
     state = build_network(spec, seed=3).state_dict()

@@ -104,7 +104,7 @@ def test_the_newest_regular_ones_stay_with_best_and_emergency(store, tmp_path, e
     assert removed == ["1", "4", "5"]
 
 
-@pytest.mark.covers("CKP-01", "CKP-06")
+@pytest.mark.covers("CKP-01")
 def test_saving_a_step_again_moves_best_without_rewriting(store, tmp_path, monkeypatch):
     store.save(make_state(1), "best")
     path = store.save(make_state(2))

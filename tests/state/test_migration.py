@@ -28,7 +28,6 @@ def edit_manifest(path, edit):
     file.write_text(json.dumps(values))
 
 
-@pytest.mark.covers("CKP-08")
 def test_a_newer_minor_version_is_read_and_what_it_added_kept(path):
     def newer(values):
         values["format_version"] = "1.9"
@@ -42,7 +41,6 @@ def test_a_newer_minor_version_is_read_and_what_it_added_kept(path):
     assert open_checkpoint(path).manifest.kinds == ("regular", "best")
 
 
-@pytest.mark.covers("CKP-08")
 def test_a_newer_major_version_is_refused_with_what_to_do(path, tmp_path):
     edit_manifest(path, lambda values: values.update(format_version="2.0"))
     with pytest.raises(LuminaError) as caught:

@@ -142,7 +142,6 @@ def test_a_capacity_outlives_a_resume_and_is_refused_without_depths(tiny_config)
     assert "refused" in change["outcome"]
 
 
-@pytest.mark.covers("MON-05")
 def test_the_metrics_of_depths_are_those_of_the_choice(tiny_config):
     config = tiny_config.replace(use_mod=True, mod_pattern="all", steps=12)
     run = lumina.Trainer(config).train()

@@ -100,7 +100,7 @@ def test_capacity_without_drops_is_refused(tiny_config):
     assert told["data"]["outcome"].startswith("refused: E002")
 
 
-@pytest.mark.covers("MOD-24", "ORC-21", "ORC-20")
+@pytest.mark.covers("MOD-24", "ORC-21")
 def test_experts_are_added_and_pruned_while_training(tiny_config):
     _, run = train(
         tiny_config,
@@ -181,7 +181,7 @@ def test_a_run_with_other_experts_resumes_to_the_bit(tiny_config, tmp_path):
     assert experts_in(rows(run)[-1]) == [4, 4]
 
 
-@pytest.mark.covers("MOD-24", "DST-16")
+@pytest.mark.covers("MOD-24")
 def test_two_ranks_add_and_prune_together(tiny_config, tmp_path):
     from programs import expert_rank
 
