@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from infer.networks import tiny, write_run
@@ -181,6 +182,16 @@ class Terminal:
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
+    def wait_until_idle(self) -> None:
+        """Until it is really reading: the prompt is written an instant before.
+
+        A signal in that instant is lost inside readline, which no person can hit.
+        """
+        process, before = psutil.Process(self.process.pid), None
+        while (spent := process.cpu_times()[:2]) != before:
+            before = spent
+            time.sleep(0.25)
+
     def end(self) -> int:
         try:
             while os.read(self.master, 4096):
@@ -230,8 +241,10 @@ def test_ctrl_c_stops_an_answer_and_a_second_one_ends_the_chat(run, endless):
     assert person.end() == 0
     person = Terminal(*chat_options(run))
     person.wait_for("> ")
+    person.wait_until_idle()
     person.interrupt()
     person.wait_for("once more ends")
     person.wait_for("> ")
+    person.wait_until_idle()
     person.interrupt()
     assert person.end() == 130
