@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from lumina.assemble.program import Program
-from lumina.model.hrm import Carry
 
 CARRY = "carry"
 """The slot of a State that holds it: name -> [global batch, ...], row by row."""
@@ -40,27 +37,25 @@ def _gathered(tensor: Tensor, program: Program) -> Tensor:
 def restore_carry(program: Program, held: dict[str, Tensor]) -> None:
     """Give this rank its rows back, divided over the forwards of a step.
 
-    Where the global batch has grown, the rows it lacks begin with a new puzzle.
+    Where the global batch has grown, the rows it lacks begin anew.
     """
-    if not held or program.plan.spec.hrm is None:
+    if not held or not program.network.recurrent:
         return
     plan = program.plan
     rows = plan.micro_batch_size * plan.grad_accum
     first = program.ranks.rank * rows
-    mine = {n: _padded(t[first : first + rows], n, rows) for n, t in held.items()}
+    mine = {n: _padded(t[first : first + rows], rows) for n, t in held.items()}
+    known = max(0, min(rows, len(next(iter(held.values()))) - first))
+    added = torch.arange(rows, device=program.device) >= known
     for index in range(plan.grad_accum):
         part = slice(index * plan.micro_batch_size, (index + 1) * plan.micro_batch_size)
-        values = {f.name: mine[f.name][part].to(program.device) for f in fields(Carry)}
-        for name in ("z_h", "z_l"):
-            values[name] = values[name].to(program.compute_dtype)
-        program.carries[index] = Carry(**values)
+        values = {n: tensor[part].to(program.device) for n, tensor in mine.items()}
+        carry = program.network.backbone.carry_from(values)
+        carry.begin_anew(added[part])
+        program.carries[index] = carry
 
 
-def _padded(tensor: Tensor, name: str, rows: int) -> Tensor:
-    """[rows, ...]; what is added has halted."""
-    if len(tensor) == rows:
-        return tensor
+def _padded(tensor: Tensor, rows: int) -> Tensor:
+    """[rows, ...], filled up with zeros."""
     added = tensor.new_zeros((rows - len(tensor), *tensor.shape[1:]))
-    if name == "halted":
-        added.fill_(True)
     return torch.cat((tensor, added))

@@ -32,7 +32,7 @@ from lumina.assemble.checkpointing import checkpoint_blocks
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
-from lumina.model.hrm import Carry
+from lumina.model.carry_protocol import Carry
 from lumina.model.logical import Parts, logical_parts, tensor_info
 from lumina.model.moe import routed_layers
 from lumina.model.network import Network, build_network

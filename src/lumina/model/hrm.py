@@ -56,6 +56,10 @@ class Carry:
         """Its tensors by name, for a State."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def begin_anew(self, rows: Tensor) -> None:
+        """Rows [B] or [] bool take a new puzzle in the next step, and its state."""
+        self.halted |= rows
+
 
 @dataclass
 class Thought(Output):
@@ -120,6 +124,8 @@ class HierarchicalReasoner(nn.Module):
         compute_dtype: the type of activations and of the carry.
     """
 
+    recurrent = True
+
     def __init__(self, spec: ModelSpec, attention: str = "sdpa") -> None:
         super().__init__()
         assert spec.hrm is not None
@@ -168,6 +174,11 @@ class HierarchicalReasoner(nn.Module):
             labels=torch.full_like(batch.labels, IGNORE),
             puzzle_ids=torch.zeros(rows, dtype=torch.int64, device=device),
         )
+
+    def carry_from(self, tensors: dict[str, Tensor]) -> Carry:
+        """A carry of `Carry.tensors`."""
+        states = {n: tensors[n].to(self.compute_dtype) for n in ("z_h", "z_l")}
+        return Carry(**(tensors | states))
 
     def _refill(self, carry: Carry, batch: Batch) -> Carry:
         """Halted rows take a new puzzle and begin again."""

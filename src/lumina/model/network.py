@@ -51,6 +51,11 @@ class Network(nn.Module):
             self.objective = LanguageModelObjective(spec, loss_chunk_bytes)
 
     @property
+    def recurrent(self) -> bool:
+        """Whether a training step hands its carry to the next (`carry_protocol`)."""
+        return bool(self.backbone.recurrent)
+
+    @property
     def _tied(self) -> Tensor | None:
         """The head's weight where it is the embedding's."""
         return self.backbone.embedding.weight if self.spec.tie_embeddings else None

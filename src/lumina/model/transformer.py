@@ -36,6 +36,8 @@ class Transformer(nn.Module):
         routing: see `BlockContext.routing`.
     """
 
+    recurrent = False
+
     def __init__(self, spec: ModelSpec, attention: str = "sdpa") -> None:
         super().__init__()
         if attention not in BACKENDS:

@@ -65,8 +65,8 @@ def train_step(
     for index, host_batch in enumerate(batches.micro_batches):
         batch = host_batch.to(program.device)
         with program.gradient_sync(last=index == last):
-            recurrent = () if plan.spec.hrm is None else (program.carries[index],)
-            losses, aux = program.model(batch, *recurrent)
+            held = (program.carries[index],) if program.network.recurrent else ()
+            losses, aux = program.model(batch, *held)
             program.carries[index] = losses.carry
             total = losses.loss_sum / max(batches.loss_tokens, 1)
             sums[0] += total.detach()
@@ -100,7 +100,7 @@ def train_step(
     program.loss_scale.update(verdict.skip)
     for carry in program.carries:
         if carry is not None:  # its states may not be finite: every row begins anew
-            carry.halted |= verdict.skip > 0
+            carry.begin_anew(verdict.skip > 0)
     program.optimizer.zero_grad()
     if program.average is not None:
         program.average.update()
