@@ -15,9 +15,10 @@ from lumina.plan.plan import Plan
 from lumina.state.surgery import NOISE
 from lumina.train.aliases import with_aliases
 from lumina.train.controls import Controls, routed
-from lumina.train.job import Job, TrainResult
+from lumina.train.job import Job
 from lumina.train.loop import Loop
 from lumina.train.preparation import Preparation
+from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 
 __all__ = ["TrainResult", "Trainer"]

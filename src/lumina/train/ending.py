@@ -1,0 +1,138 @@
+"""What a run leaves behind at its end: word in its directory, a report, a result."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+from lumina.config import Config
+from lumina.errors import LuminaError
+from lumina.observe.console import Console
+from lumina.observe.report import write_report
+from lumina.plan.plan import Plan
+from lumina.state.run_directory import RunDirectory, RunStatus
+from lumina.train.expert_training import keep_expert
+from lumina.train.loop import Loop
+from lumina.train.recorder import Recorder
+from lumina.train.result import TrainResult
+from lumina.train.resume import Resumption
+
+
+def outcome(loop: Loop, directory: RunDirectory) -> TrainResult:
+    """The result of a loop that has ended without an error."""
+    return TrainResult(
+        run_dir=directory.path,
+        final_loss=loop.recorder.last_row.get("loss", math.nan),
+        best_eval_loss=None if math.isinf(loop.best.loss) else loop.best.loss,
+        steps=loop.progress.step,
+        tokens=loop.progress.tokens,
+        reason=loop.reason,
+        exit_code=(loop.signals.exit_code or 143) if loop.interrupted else 0,
+    )
+
+
+def already_finished(resumption: Resumption, console: Console) -> TrainResult:
+    """An auto-resumed run that is done stays as it is."""
+    assert resumption.reader is not None
+    meta = resumption.reader.meta
+    status = RunDirectory(resumption.run).status() or {}
+    console.message(
+        f"{resumption.run} is finished at step {meta.step}; raise --steps or "
+        "--epochs to train on"
+    )
+    return TrainResult(
+        run_dir=resumption.run,
+        final_loss=status.get("data", {}).get("final_loss") or math.nan,
+        best_eval_loss=meta.extra["best_loss"],
+        steps=meta.step,
+        tokens=meta.counters["tokens"],
+    )
+
+
+def finish(
+    result: TrainResult,
+    config: Config,
+    plan: Plan,
+    directory: RunDirectory,
+    recorder: Recorder,
+    console: Console,
+    seconds: float,
+) -> None:
+    """Mark the run, write its report, and tell a person what to do next.
+
+    Args:
+        result: how it ended.
+        config: its settings.
+        plan: what was done.
+        directory: where it is recorded.
+        recorder: its event log.
+        console: what the person sees.
+        seconds: how long it took.
+    """
+    status: RunStatus = "interrupted" if result.exit_code else "finished"
+    recorder.event(
+        "run_" + status,
+        "warning" if result.exit_code else "info",
+        None,
+        result.reason,
+        step=result.steps,
+    )
+    loss = result.final_loss if math.isfinite(result.final_loss) else None
+    if config.train.expert_id and not result.exit_code:
+        _keep_expert(config, directory, recorder, result.steps, loss)
+    directory.mark(status, result.steps, final_loss=loss, reason=result.reason)
+    report = write_report(directory.path)
+    console.finish(
+        {
+            "reason": result.reason,
+            "steps": result.steps,
+            "tokens": result.tokens,
+            "seconds": seconds,
+            "final_loss": loss,
+            "best_eval_loss": result.best_eval_loss,
+            "run_dir": str(result.run_dir),
+            "report": str(report),
+            "next": _next_command(result, plan),
+        }
+    )
+
+
+def _next_command(result: TrainResult, plan: Plan) -> str:
+    """What to run next: go on with a run that was stopped, or try the model."""
+    # Puzzles are answered, not prompted.
+    if result.exit_code or plan.spec.hrm is not None:
+        return f"lumina train --resume {result.run_dir}"
+    return f"lumina generate {result.run_dir} --prompt 'Once'"
+
+
+def _keep_expert(
+    config: Config,
+    directory: RunDirectory,
+    recorder: Recorder,
+    steps: int,
+    loss: float | None,
+) -> None:
+    """The expert that trained alone, as a file of its own and in the registry."""
+    kept = keep_expert(config, directory.path, loss, steps)
+    name = config.train.expert_id
+    recorder.event(
+        "expert_saved", "info", None, f"the expert {name} is in {kept}", step=steps
+    )
+
+
+def leave_failure(
+    error: BaseException, directory: RunDirectory, recorder: Recorder, step: int
+) -> None:
+    """Leave word of what went wrong; the error itself goes on to the caller."""
+    code = error.code if isinstance(error, LuminaError) else None
+    # With the disk full, word of it may not fit; the error itself is what counts.
+    with contextlib.suppress(LuminaError):
+        recorder.event(
+            "run_failed",
+            "critical",
+            code,
+            getattr(error, "message", f"{type(error).__name__}: {error}"),
+            step=step,
+        )
+    with contextlib.suppress(LuminaError):
+        directory.mark("failed", step)

@@ -1,0 +1,36 @@
+"""The held-out batches of one evaluation during training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lumina.assemble.program import Program
+from lumina.data.puzzles import PuzzleStore, eval_puzzles
+from lumina.data.store import TokenStore
+from lumina.data.stream import eval_batches
+from lumina.model.interface import Batch
+
+
+def held_out_batches(
+    held_out: TokenStore | PuzzleStore, program: Program
+) -> Iterator[Batch]:
+    """This rank's share of the held-out batches, the same rows on any split."""
+    plan, ranks = program.plan, program.ranks
+    size = plan.micro_batch_size
+    rows = plan.eval_batches * plan.global_batch_size
+    if isinstance(held_out, PuzzleStore):
+        return eval_puzzles(
+            held_out,
+            size,
+            max(rows // size, 1),
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+    return eval_batches(
+        held_out,
+        plan.spec.seq_length,
+        size,
+        max(rows // size, 1),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )

@@ -1,0 +1,116 @@
+"""Where a run's loop sets out: at the first step, or at a checkpoint's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from lumina.assemble.assemble import Progress, assemble
+from lumina.assemble.program import Program
+from lumina.data.stream import Cursor
+from lumina.errors import LuminaError
+from lumina.observe.metrics import read_metrics
+from lumina.state.checkpoint import CheckpointStore
+from lumina.state.reader import CheckpointReader
+from lumina.train.controls import Controls
+from lumina.train.loop import Best
+from lumina.train.preparation import Preparation
+from lumina.train.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Outset:
+    """The Program, and what the loop remembers of the steps before.
+
+    Attributes:
+        program: with the weights to start from.
+        progress: steps, tokens and the position in the data.
+        best: the best evaluation so far.
+        controls: the journal of changes.
+    """
+
+    program: Program
+    progress: Progress
+    best: Best
+    controls: Controls
+
+
+def begin(prepared: Preparation, recorder: Recorder) -> Outset:
+    """A Program with initial weights, or those of `--init-from`."""
+    weights = prepared.weights
+    if recorder.metrics is not None:
+        recorder.metrics.truncate_after(0)
+    program = assemble(
+        prepared.plan, weights.source if weights else None, ranks=prepared.ranks
+    )
+    return Outset(program, Progress(cursor=Cursor().to_dict()), Best(), Controls())
+
+
+def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> Outset:
+    """The Program and the loop's memory, from the checkpoint that was found.
+
+    Raises:
+        LuminaError: E002 if the data is other data.
+    """
+    reader = prepared.reader
+    assert reader is not None
+    meta = reader.meta
+    _check_data(prepared, meta.extra)
+    program = assemble(prepared.plan, reader, ranks=prepared.ranks, meta=meta)
+    progress = Progress(
+        step=meta.step,
+        tokens=meta.counters["tokens"],
+        skipped=meta.counters["skipped"],
+        cursor=meta.cursor,
+    )
+    best = Best(
+        math.inf if meta.extra["best_loss"] is None else meta.extra["best_loss"],
+        meta.extra["best_step"],
+        meta.extra["worse_evaluations"],
+    )
+    recorder.skipped = progress.skipped
+    store.rewind(progress.step)
+    if recorder.metrics is not None:
+        recorder.metrics.truncate_after(progress.step)
+        rows = read_metrics(recorder.metrics.path.parent)
+        recorder.last_row = rows[-1] if rows else {}
+    _tell_resumed(prepared, recorder, reader, progress.step)
+    reader.close()
+    return Outset(program, progress, best, Controls(meta.journal))
+
+
+def _check_data(prepared: Preparation, extra: dict[str, Any]) -> None:
+    """The position in the data means nothing in other data."""
+    if extra["data_fingerprint"] != prepared.stream.store.fingerprint:
+        raise LuminaError(
+            "E002",
+            "the training data is not what this run was begun with",
+            "restore it, or start another run with --init-from",
+        )
+
+
+def _tell_resumed(
+    prepared: Preparation, recorder: Recorder, reader: CheckpointReader, step: int
+) -> None:
+    assert prepared.resumption is not None
+    changes = prepared.resumption.changes
+    told = "; ".join(f"{k}: {old} -> {new}" for k, (old, new) in changes.items())
+    recorder.event(
+        "resumed",
+        "info",
+        None,
+        f"going on from {reader.path.name}" + (f" with {told}" if told else ""),
+        step=step,
+        checkpoint=reader.path.name,
+        world_size=prepared.ranks.world_size,
+    )
+    if {"steps", "epochs"} & changes.keys():
+        recorder.event(
+            "schedule_recomputed",
+            "info",
+            None,
+            f"the run now ends at step {prepared.plan.steps}; the learning rate "
+            "follows the schedule of that length from here on",
+            step=step,
+        )

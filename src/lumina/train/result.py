@@ -1,0 +1,29 @@
+"""How a run ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        run_dir: where everything is.
+        final_loss: of the last step; NaN if no step ran.
+        best_eval_loss: None if nothing was evaluated.
+        steps: completed steps.
+        tokens: tokens seen.
+        reason: "done", or why it stopped.
+        exit_code: 0, or 130/143 when a signal stopped it.
+    """
+
+    run_dir: Path
+    final_loss: float
+    best_eval_loss: float | None
+    steps: int
+    tokens: int
+    reason: str = "done"
+    exit_code: int = 0

@@ -1,0 +1,104 @@
+"""The directory one run writes to: found, taken, and filled before the first step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lumina.assemble.ranks import Ranks
+from lumina.config import Config, Source
+from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
+from lumina.observe.events import EventLog
+from lumina.plan.plan import Plan
+from lumina.state.durable import write_error, write_file
+from lumina.state.exact_json import dumps
+from lumina.state.run_directory import RunDirectory
+
+
+class RunFolder:
+    """A run's directory, and the lock on it that the first rank holds.
+
+    Attributes:
+        directory: its files by name, once it is taken.
+    """
+
+    directory: RunDirectory
+
+    def __init__(self, asked: Config, ranks: Ranks) -> None:
+        self.asked = asked
+        self.ranks = ranks
+        self._held: RunDirectory | None = None
+
+    def refuse_existing(self) -> None:
+        """A new run does not write over another one."""
+        folder = self.asked.run.run_dir
+        if folder and not self.asked.run.auto_resume and RunDirectory(folder).is_run:
+            raise LuminaError(
+                "E002",
+                f"there is a run in {folder} already",
+                "add --auto-resume to go on with it, or name another --run-dir",
+            )
+
+    def new(self) -> Path:
+        """Where a new run goes: as asked, or a fresh name that all ranks agree on."""
+        named = self.asked.run.run_dir
+        if named is None and self.ranks.main:
+            named = str(RunDirectory.new(self.asked.preset or "run").path)
+        return Path(self.ranks.share(named))
+
+    def take(self, path: Path, *, resume: bool) -> None:
+        """Make it ours: a second writer is refused."""
+        self.directory = RunDirectory(path)
+        if self.ranks.main:
+            auto = self.asked.run.auto_resume
+            self._held = self.directory.acquire(resume=resume or auto)
+
+    def named_in(self, config: Config) -> Config:
+        """The settings; of a run that was given no directory, with the one it got."""
+        path = str(self.directory.path)
+        if config.run.run_dir == path:
+            return config
+        named = Source("default", "named after the preset and the time")
+        return config.override({"run_dir": path}, named)
+
+    def write_decisions(
+        self, config: Config, plan: Plan, tokenizer: Tokenizer | None, step: int
+    ) -> None:
+        """config.yaml, plan.json, the tokenizer, and that the run goes on at `step`."""
+        decided = dumps(plan.to_dict(), indent=1) + "\n"
+        try:
+            # The settings first: with them, a killed run can be gone on with.
+            write_file(self.directory.config, config.to_yaml().encode())
+            write_file(self.directory.plan, decided.encode())
+            self._save(tokenizer)
+        except OSError as error:
+            raise write_error(error, self.directory.path) from error
+        self.directory.mark("running", step)
+
+    def _save(self, tokenizer: Tokenizer | None) -> None:
+        """Whole or not at all: a resume reads the run's own tokenizer."""
+        if tokenizer is None:  # puzzles have none
+            return
+        folder = self.directory.tokenizer
+        if folder.is_dir():
+            return
+        unfinished = folder.with_name(f".{folder.name}.tmp")
+        tokenizer.save(unfinished)
+        os.replace(unfinished, folder)
+
+    def leave_word(self, error: LuminaError, events: list[dict[str, Any]]) -> None:
+        """Why an existing run did not go on, in its own events.jsonl."""
+        if self._held is None:
+            return
+        log = EventLog(self.directory.events)
+        for event in events:
+            log.emit(**event)
+        log.emit("run_failed", "error", error.code, error.message)
+        log.close()
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._held is not None:
+            self._held.close()
