@@ -133,7 +133,7 @@ def test_a_puzzle_is_changed_anew_in_every_epoch(store: PuzzleStore) -> None:
 
 def test_the_end_is_filled_up_with_rows_that_do_not_count(store: PuzzleStore) -> None:
     stream = PuzzleStream(store, global_batch_size=4, seed=1, epochs=1)
-    assert stream.steps == 3
+    assert stream.order.steps == 3
     last = stream.step(Cursor(0, 8), micro_batch_size=4)
     assert last is not None
     labelled = (last.micro_batches[0].labels != IGNORE).any(1)

@@ -178,7 +178,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(store: TokenStore) -> None:
 def test_each_epoch_has_every_row_once_in_another_order(store: TokenStore) -> None:
     stream = new_stream(store, epochs=3)
     ids = [pair for step in steps(stream) for pair in step.row_ids]
-    rows = stream.rows_per_epoch
+    rows = stream.order.rows_per_epoch
     assert rows % 4  # so that a step crosses the end of an epoch
     orders = [[row for epoch, row in ids if epoch == e] for e in range(3)]
     assert all(sorted(order) == list(range(rows)) for order in orders)
@@ -191,14 +191,14 @@ def test_each_epoch_has_every_row_once_in_another_order(store: TokenStore) -> No
 def test_a_limited_run_ends_in_empty_rows(store: TokenStore, epochs: float) -> None:
     stream = new_stream(store, epochs=epochs)
     made = steps(stream)
-    rows = round(epochs * stream.rows_per_epoch)
+    rows = round(epochs * stream.order.rows_per_epoch)
     assert sum(len(step.row_ids) for step in made) == rows
-    assert len(made) == stream.steps == -(-rows // 4)
+    assert len(made) == stream.order.steps == -(-rows // 4)
     last = made[-1].micro_batches[0]
     empty = (last.document_ids == -1).all(dim=1)
     assert int(empty.sum()) == len(made) * 4 - rows
     assert (last.labels[empty] == IGNORE).all()
-    assert made[-1].epoch == pytest.approx(epochs, abs=1 / stream.rows_per_epoch)
+    assert made[-1].epoch == pytest.approx(epochs, abs=1 / stream.order.rows_per_epoch)
     assert made[-1].tokens == int((last.document_ids >= 0).sum())
 
 

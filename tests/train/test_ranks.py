@@ -135,5 +135,5 @@ def tokens_of_an_epoch(trainings):
         seen += step.row_ids
         tokens += step.tokens
         cursor = step.cursor
-    assert sorted(seen) == [(0, row) for row in range(stream.rows_per_epoch)]
+    assert sorted(seen) == [(0, row) for row in range(stream.order.rows_per_epoch)]
     return tokens

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from lumina.data.cache import build_once, cache_root
 from lumina.data.files import content_hash, find_files
-from lumina.data.stream import EMPTY, Cursor, StepBatches, permutation, rows_of_rank
+from lumina.data.order import EMPTY, Cursor, RowOrder, Shuffle, Taken, permutation
+from lumina.data.stream import StepBatches, rows_of_rank
 from lumina.data.sudoku import (
     CELLS,
     DRAWS,
@@ -196,21 +197,14 @@ class PuzzleStream:
         epochs: float | None = None,
     ) -> None:
         self.store = store
-        self.global_batch_size = global_batch_size
-        self.seed = seed
-        self.rows_per_epoch = len(store)
-        self.total_rows = None if epochs is None else max(1, round(epochs * len(store)))
-        self._fingerprint = store.fingerprint
-        digest = hashlib.sha256(f"{seed}:{self._fingerprint}".encode()).digest()
+        fingerprint = store.fingerprint
+        self.order = RowOrder(
+            Shuffle(len(store), seed=seed, fingerprint=fingerprint),
+            global_batch_size=global_batch_size,
+            epochs=epochs,
+        )
+        digest = hashlib.sha256(f"{seed}:{fingerprint}".encode()).digest()
         self._key = int.from_bytes(digest[:16], "little")
-        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
-
-    @property
-    def steps(self) -> int | None:
-        """Steps until the data ends, or None when it does not."""
-        if self.total_rows is None:
-            return None
-        return -(-self.total_rows // self.global_batch_size)
 
     def step(
         self,
@@ -221,15 +215,12 @@ class PuzzleStream:
         micro_batch_size: int,
     ) -> StepBatches | None:
         """The batches of the step that begins at `cursor`; None at the end."""
-        share = rows_of_rank(self.global_batch_size, world_size, micro_batch_size)
-        begin = cursor.epoch * self.rows_per_epoch + cursor.row
-        end = begin + self.global_batch_size
-        if self.total_rows is not None:
-            if begin >= self.total_rows:
-                return None
-            end = min(end, self.total_rows)
-        row_ids = self._row_ids(begin, end)
-        batch = self._batch([row for _, row in row_ids], begin)
+        size = self.order.global_batch_size
+        share = rows_of_rank(size, world_size, micro_batch_size)
+        taken = self.order.take(cursor)
+        if taken is None:
+            return None
+        batch = self._batch(taken)
         first = rank * share
         return StepBatches(
             micro_batches=[
@@ -237,35 +228,21 @@ class PuzzleStream:
                 for i in range(first, first + share, micro_batch_size)
             ],
             # Losses are sums over puzzles; rows that go on count in every step.
-            loss_tokens=self.global_batch_size,
-            tokens=self.global_batch_size * CELLS,
-            cursor=Cursor(*divmod(end, self.rows_per_epoch)),
-            epoch=end / self.rows_per_epoch,
-            row_ids=row_ids,
+            loss_tokens=size,
+            tokens=size * CELLS,
+            cursor=taken.cursor,
+            epoch=taken.epoch,
+            row_ids=taken.row_ids,
         )
 
-    def _row_ids(self, begin: int, end: int) -> list[tuple[int, int]]:
-        ids: list[tuple[int, int]] = []
-        while begin < end:
-            epoch, row = divmod(begin, self.rows_per_epoch)
-            if self._order[0] != epoch:
-                count = self.rows_per_epoch
-                order = permutation(count, self.seed, epoch, self._fingerprint)
-                self._order = epoch, order
-            rows = self._order[1][row : row + end - begin]
-            ids += [(epoch, r) for r in rows.tolist()]
-            begin += len(rows)
-        return ids
-
-    def _batch(self, rows: list[int], begin: int) -> Batch:
-        """The global batch whose first puzzle is number `begin` of the run."""
-        draws = np.random.Philox(key=self._key).advance(begin * _DRAWN // 4)
+    def _batch(self, taken: Taken) -> Batch:
+        """The global batch of these puzzles."""
+        size = self.order.global_batch_size
+        draws = np.random.Philox(key=self._key).advance(taken.begin * _DRAWN // 4)
         uniforms = torch.from_numpy(
-            np.random.Generator(draws).random((self.global_batch_size, _DRAWN))
+            np.random.Generator(draws).random((size, _DRAWN))
         ).float()
-        padded = np.full(self.global_batch_size, EMPTY, dtype=np.int64)
-        padded[: len(rows)] = rows
-        inputs, labels = _tokens(self.store, padded)
+        inputs, labels = _tokens(self.store, taken.rows(size))
         changed = augment(
             inputs, labels.clamp(min=0), uniforms[:, EXPLORING:][:, :DRAWS]
         )

@@ -1,49 +1,29 @@
 """A token store -> the batches of a run, in an order that only its seed decides.
 
-The rows of an epoch are shuffled by (seed, epoch, content of the store). A step takes
-the next `global_batch_size` rows, whatever the number of ranks and the size of
-micro-batches; ranks then divide them. So a run can stop anywhere and go on elsewhere.
+Which rows a step takes is the business of `lumina.data.order`, whatever the number of
+ranks and the size of micro-batches; ranks then divide them.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import queue
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lumina.data.batches import BatchMaker
+from lumina.data.order import EMPTY, RowOrder, Shuffle, permutation
+from lumina.data.order import Cursor as Cursor  # what a step is asked for by
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.errors import LuminaError
 from lumina.model.interface import Batch
-
-EMPTY = -1
-"""The number of a row that only fills up a batch."""
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """How far the data has been read: `row` rows of epoch `epoch` are done."""
-
-    epoch: int = 0
-    row: int = 0
-
-    def to_dict(self) -> dict[str, int]:
-        """Plain JSON values."""
-        return {"epoch": self.epoch, "row": self.row}
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> Cursor:
-        """The inverse of `to_dict`."""
-        return Cursor(int(values["epoch"]), int(values["row"]))
 
 
 @dataclass(frozen=True)
@@ -88,29 +68,20 @@ class BatchStream:
         epochs: float | None = None,
     ) -> None:
         self.store = store
-        self.global_batch_size = global_batch_size
-        self.seed = seed
         self.packing = pack(store, seq_length)
-        self.rows_per_epoch = len(self.packing)
-        if not self.rows_per_epoch:
+        if not len(self.packing):
             raise LuminaError("E105", "the data has no token to learn", "add data")
-        self.total_rows = (
-            None if epochs is None else max(1, round(epochs * self.rows_per_epoch))
+        self.order = RowOrder(
+            Shuffle(len(self.packing), seed=seed, fingerprint=store.fingerprint),
+            global_batch_size=global_batch_size,
+            epochs=epochs,
         )
         self._maker = BatchMaker(store, self.packing)
-        self._orders: dict[int, NDArray[np.int64]] = {}
 
     @property
     def utilisation(self) -> float:
         """Share of positions that hold a token."""
         return self.packing.utilisation
-
-    @property
-    def steps(self) -> int | None:
-        """Steps until the data ends, or None when it does not."""
-        if self.total_rows is None:
-            return None
-        return -(-self.total_rows // self.global_batch_size)
 
     def step(
         self,
@@ -124,16 +95,12 @@ class BatchStream:
 
         The last step of a limited run is filled up with empty rows.
         """
-        share = rows_of_rank(self.global_batch_size, world_size, micro_batch_size)
-        done = cursor.epoch * self.rows_per_epoch + cursor.row
-        stop = done + self.global_batch_size
-        if self.total_rows is not None:
-            if done >= self.total_rows:
-                return None
-            stop = min(stop, self.total_rows)
-        row_ids = self._row_ids(done, stop)
-        rows = np.full(self.global_batch_size, EMPTY, dtype=np.int64)
-        rows[: len(row_ids)] = [row for _, row in row_ids]
+        size = self.order.global_batch_size
+        share = rows_of_rank(size, world_size, micro_batch_size)
+        taken = self.order.take(cursor)
+        if taken is None:
+            return None
+        rows = taken.rows(size)
         tokens, loss_tokens = self._maker.count(rows)
         mine = rows[rank * share : (rank + 1) * share]
         return StepBatches(
@@ -143,39 +110,10 @@ class BatchStream:
             ],
             loss_tokens=loss_tokens,
             tokens=tokens,
-            cursor=Cursor(*divmod(stop, self.rows_per_epoch)),
-            epoch=stop / self.rows_per_epoch,
-            row_ids=row_ids,
+            cursor=taken.cursor,
+            epoch=taken.epoch,
+            row_ids=taken.row_ids,
         )
-
-    def _row_ids(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """(epoch, row) of the rows begin .. end - 1 of the run."""
-        ids: list[tuple[int, int]] = []
-        while begin < end:
-            epoch, row = divmod(begin, self.rows_per_epoch)
-            rows = self._order(epoch)[row : row + end - begin]
-            ids += [(epoch, r) for r in rows.tolist()]
-            begin += len(rows)
-        return ids
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        """The permutation of an epoch; the two last used are kept."""
-        if epoch not in self._orders:
-            for old in [e for e in self._orders if abs(e - epoch) > 1]:
-                del self._orders[old]
-            self._orders[epoch] = permutation(
-                self.rows_per_epoch, self.seed, epoch, self.store.fingerprint
-            )
-        return self._orders[epoch]
-
-
-def permutation(
-    count: int, seed: int, epoch: int, fingerprint: str
-) -> NDArray[np.int64]:
-    """The order of `count` rows: a pure function of its arguments."""
-    name = f"{seed}:{epoch}:{fingerprint}".encode()
-    key = int.from_bytes(hashlib.sha256(name).digest()[:16], "little")
-    return np.random.Generator(np.random.Philox(key=key)).permutation(count)
 
 
 def eval_batches(

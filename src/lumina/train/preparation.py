@@ -80,7 +80,7 @@ class Preparation:
     @property
     def rows_per_epoch(self) -> int | None:
         """Rows of one pass over the data, where data was named."""
-        return self.stream.rows_per_epoch if hasattr(self, "stream") else None
+        return self.stream.order.rows_per_epoch if hasattr(self, "stream") else None
 
     def look_back(self, run: Path | None) -> None:
         """Take up the settings and the checkpoint of the run to go on with.
