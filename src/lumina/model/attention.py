@@ -72,8 +72,10 @@ class Attention(nn.Module):
         self.q_norm = _head_norm(spec, spec.num_heads)
         self.k_norm = _head_norm(spec, spec.num_kv_heads)
 
-    def forward(self, x_bsd: Tensor, context: BlockContext) -> Tensor:
-        """[B, S, D] to [B, S, D]."""
+    def project(
+        self, x_bsd: Tensor, context: BlockContext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, S, D] to queries, keys and values [B, S, heads, head_dim], rotated."""
         qkv = self.qkv(x_bsd).unflatten(-1, (-1, self.head_dim))
         q_bshd, k_bskd, v_bskd = qkv.split(self.heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
@@ -82,6 +84,11 @@ class Attention(nn.Module):
         else:  # they lie side by side and turn in one go
             qk = rotate(qkv[:, :, : -self.heads[2]], context.cos, context.sin)
             q_bshd, k_bskd = qk.split(self.heads[:2], dim=2)
+        return q_bshd, k_bskd, v_bskd
+
+    def forward(self, x_bsd: Tensor, context: BlockContext) -> Tensor:
+        """[B, S, D] to [B, S, D]."""
+        q_bshd, k_bskd, v_bskd = self.project(x_bsd, context)
         pattern = context.pattern
         if context.cache is not None:
             keys, pattern = context.stored(self.layer_index)

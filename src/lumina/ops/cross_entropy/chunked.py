@@ -19,15 +19,19 @@ from lumina.ops.cross_entropy.reference import IGNORE
 
 
 class Sums(NamedTuple):
-    """What comes out, all [] float32.
+    """What comes out, the sums [] float32.
 
     Attributes:
         loss: weighted cross entropy, summed; carries the gradient.
         correct: counted tokens whose label has the highest logit (ties count).
+        loss_t: [T] float32, of every token, unweighted, without gradient.
+        correct_t: [T] float32, 1 where a token's label has the highest logit.
     """
 
     loss: Tensor
     correct: Tensor
+    loss_t: Tensor
+    correct_t: Tensor
 
 
 def cross_entropy(
@@ -56,17 +60,20 @@ def cross_entropy(
     if weights_t is not None:
         counted_t = counted_t * weights_t
     if torch.is_grad_enabled() and (hidden_td.requires_grad or weight_vd.requires_grad):
-        loss, correct = _ChunkedCrossEntropy.apply(
-            hidden_td, weight_vd, labels_t, counted_t, vocab_size, chunk_bytes
+        return Sums(
+            *_ChunkedCrossEntropy.apply(
+                hidden_td, weight_vd, labels_t, counted_t, vocab_size, chunk_bytes
+            )
         )
-        return Sums(loss, correct)
     weight = weight_vd.to(hidden_td.dtype)
     loss, correct = hidden_td.new_zeros(2, dtype=torch.float32).unbind()
+    each_2t = hidden_td.new_empty((2, hidden_td.shape[0]), dtype=torch.float32)
     for rows in chunks(hidden_td.shape[0], weight.shape[0], chunk_bytes):
         chunk = _forward(hidden_td[rows], weight, labels_t[rows], vocab_size)
         loss = loss + _weighted(chunk.loss_t, counted_t[rows])
         correct = correct + (chunk.correct_t * (labels_t[rows] != IGNORE)).sum()
-    return Sums(loss, correct)
+        each_2t[0, rows], each_2t[1, rows] = chunk.loss_t, chunk.correct_t
+    return Sums(loss, correct, *each_2t.unbind())
 
 
 def chunks(tokens: int, vocabulary: int, chunk_bytes: int) -> Iterator[slice]:
@@ -170,8 +177,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         counted_t: Tensor,
         vocab_size: int,
         chunk_bytes: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Sum of losses and of right guesses, both [] float32."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The fields of `Sums`."""
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         weight = weight_vd.to(hidden_td.dtype)
         grad_hidden = torch.empty_like(hidden_td) if wants_hidden else None
@@ -179,22 +186,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             torch.zeros_like(weight_vd, dtype=torch.float32) if wants_weight else None
         )
         loss, correct = hidden_td.new_zeros(2, dtype=torch.float32).unbind()
+        each = [labels_t.new_empty(labels_t.shape, dtype=torch.float32) for _ in "lc"]
         for rows in chunks(hidden_td.shape[0], weight.shape[0], chunk_bytes):
             hidden_cd, counted_c = hidden_td[rows], counted_t[rows]
             made = _gradient(hidden_cd, weight, labels_t[rows], counted_c, vocab_size)
             loss = loss + _weighted(made.loss_c, counted_c)
             correct = correct + (made.correct_c * (labels_t[rows] != IGNORE)).sum()
+            each[0][rows], each[1][rows] = made.loss_c, made.correct_c
             if grad_hidden is not None:
                 torch.mm(made.grad_cv, weight, out=grad_hidden[rows])
             if grad_weight is not None:
                 _add_product(grad_weight, made.grad_cv.t(), hidden_cd)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight_vd.dtype
-        ctx.mark_non_differentiable(correct)
-        return loss, correct
+        ctx.mark_non_differentiable(correct, *each)
+        return loss, correct, *each
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> Any:
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> Any:
         """Scale in place: a second backward through the same graph is refused."""
         grad_hidden, grad_weight = ctx.saved_tensors
         if grad_hidden is not None:
