@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from books import prepare
-from learning import RATE, learn
+from learning import RATE, ROWS, learn
 from measuring import measure
 from page import tables, write
-from shapes import MICRO_BATCH, SEQUENCE, specs
+from shapes import SEQUENCE, specs
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="page whose tables are rewritten")
     parser.add_argument("--only", nargs="+", default=[], help="names' beginnings")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--dense-steps", type=int, default=400)
+    parser.add_argument("--dense-steps", type=int, default=800)
     parser.add_argument(
         "--seconds", type=float, default=1e9, help="begin no piece after"
     )
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
                 data,
             )
         if name == "dense" and "budget_flops" not in facts:
-            tokens = args.dense_steps * MICRO_BATCH * SEQUENCE
+            tokens = args.dense_steps * ROWS * SEQUENCE
             facts["budget_flops"] = found["flops_per_token"] * tokens
         args.out.write_text(json.dumps(facts, indent=1) + "\n")
         shown = {k: v for k, v in found.items() if isinstance(v, int | float)}
@@ -99,7 +99,7 @@ def opened(args: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "peak_learning_rate": RATE,
-        "tokens_of_a_step": MICRO_BATCH * SEQUENCE,
+        "tokens_of_a_learning_step": ROWS * SEQUENCE,
         "data": json.loads((args.data / "facts.json").read_text()),
         "results": {},
     }

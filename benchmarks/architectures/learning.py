@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 from measuring import decode, make_program, step_batches
-from shapes import MICRO_BATCH, SEQUENCE
+from shapes import SEQUENCE
 
-RATE = 1e-3
+RATE, ROWS = 1e-3, 8
 
 
 def learn(
@@ -29,16 +29,16 @@ def learn(
     from lumina.model.network import build_network
     from lumina.train.step import train_step
 
-    steps = round(budget / (flops_per_token * MICRO_BATCH * SEQUENCE))
-    program = make_program(spec, steps, seed, RATE)
+    steps = round(budget / (flops_per_token * ROWS * SEQUENCE))
+    program = make_program(spec, ROWS, steps, seed, RATE)
     generator = np.random.default_rng(seed)
     order = np.empty(0, dtype=np.int64)
     curve = []
     start = time.perf_counter()
     for step in range(steps):
-        if len(order) < MICRO_BATCH:
+        if len(order) < ROWS:
             order = np.append(order, generator.permutation(len(data["train"])))
-        chosen, order = order[:MICRO_BATCH], order[MICRO_BATCH:]
+        chosen, order = order[:ROWS], order[ROWS:]
         values = train_step(program, step_batches(data["train"][chosen]), step)
         if step % 20 == 0 or step == steps - 1:
             curve.append((step, values[0].item()))
@@ -65,9 +65,8 @@ def held_out(model: Any, rows: Any) -> float:
 
     from lumina.evaluate.held_out import held_out_loss
 
-    whole = len(rows) // MICRO_BATCH * MICRO_BATCH
+    whole = len(rows) // ROWS * ROWS
     batches = [
-        step_batches(rows[i : i + MICRO_BATCH]).micro_batches[0]
-        for i in range(0, whole, MICRO_BATCH)
+        step_batches(rows[i : i + ROWS]).micro_batches[0] for i in range(0, whole, ROWS)
     ]
     return held_out_loss(model, batches, device=torch.device("cuda")).loss

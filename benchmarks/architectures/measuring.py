@@ -19,8 +19,8 @@ KINDS = (
 """Kernels by words in their names; the rest is element by element or reductions."""
 
 
-def make_program(spec: Any, steps: int, seed: int, peak_rate: float) -> Any:
-    """Assembled for one GPU in bf16, compiled."""
+def make_program(spec: Any, rows: int, steps: int, seed: int, peak_rate: float) -> Any:
+    """Assembled for one GPU in bf16, compiled; a step takes `rows` rows."""
     from lumina.assemble.assemble import assemble
     from lumina.plan.plan import Plan
 
@@ -28,8 +28,8 @@ def make_program(spec: Any, steps: int, seed: int, peak_rate: float) -> Any:
         spec=spec,
         device="cuda",
         compute_dtype="bfloat16",
-        micro_batch_size=MICRO_BATCH,
-        global_batch_size=MICRO_BATCH,
+        micro_batch_size=rows,
+        global_batch_size=rows,
         steps=steps,
         warmup_steps=max(10, steps // 10),
         learning_rate=peak_rate,
@@ -46,7 +46,7 @@ def make_program(spec: Any, steps: int, seed: int, peak_rate: float) -> Any:
 
 
 def step_batches(rows: Any) -> Any:
-    """[MICRO_BATCH, S + 1] token rows as the data of a step."""
+    """[B, S + 1] token rows as the data of a step."""
     import torch
 
     from lumina.data.stream import Cursor, StepBatches
@@ -73,7 +73,7 @@ def measure(spec: Any, rows: Any) -> dict[str, Any]:
 
     counted = executed_flops_per_token(spec)
     torch._dynamo.reset()
-    program = make_program(spec, 1000, 0, 3e-4)
+    program = make_program(spec, MICRO_BATCH, 1000, 0, 3e-4)
     data = [
         step_batches(rows[i * MICRO_BATCH : (i + 1) * MICRO_BATCH]) for i in range(4)
     ]
@@ -128,7 +128,7 @@ def profile(step: Any) -> dict[str, float]:
         milliseconds = event.self_device_time_total / 1e3 / PROFILED
         spent[kind] = spent.get(kind, 0.0) + milliseconds
         each[event.key[:80]] = milliseconds
-    busiest = sorted(each.items(), key=lambda e: -e[1])[:25]
+    busiest = sorted(each.items(), key=lambda e: -e[1])[:40]
     return spent | {f"kernel: {name}": ms for name, ms in busiest}
 
 
