@@ -99,6 +99,15 @@ class KVCache:
         values[:, :, self._begin : self.length] = v
         return keys[:, :, : self.length], values[:, :, : self.length]
 
+    def holds(self, layer_index: int) -> bool:
+        """Whether a layer's keys are kept; see the protocol."""
+        return layer_index in self._keys
+
+    def fork(self, layer_index: int, source: int) -> None:
+        """Begins a layer with the keys of another; see the protocol."""
+        self._keys[layer_index] = self._keys[source].clone()
+        self._values[layer_index] = self._values[source].clone()
+
     def choose(
         self, slot: tuple[int, int], columns: Tensor, taken: Tensor
     ) -> tuple[ChosenKeys, Tensor]:

@@ -31,7 +31,20 @@ class Cache(LayerCache, Protocol):
     A forward pass calls `positions` (only from `Network.logits`) and `mask` once, then
     `update` once for every layer in order. T is the length `update` returns in this
     pass, the new tokens included; it is the same for all layers.
+
+    Attributes:
+        length: T, once `mask` has been called.
     """
+
+    length: int
+
+    def holds(self, layer_index: int) -> bool:
+        """Whether a layer's keys are kept."""
+        ...
+
+    def fork(self, layer_index: int, source: int) -> None:
+        """Give a layer that is not held the earlier tokens' keys of another."""
+        ...
 
     def positions(self, input_ids: Tensor) -> Tensor:
         """The position of every new token in its row, [B, s] int64 for [B, s]."""

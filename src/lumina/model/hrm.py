@@ -1,4 +1,4 @@
-"""Hierarchical reasoning with adaptive computation time, version 1.
+"""Hierarchical reasoning on puzzles with adaptive computation time, version 1.
 
 Wang et al., 2025, arXiv:2506.21734; its one-network variant is Jolicoeur-Martineau,
 2025, arXiv:2510.04871. Two states are refined in turns, z_L by the low-level module
@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lumina.model.attention import Attention, BlockContext
+from lumina.model.attention import BlockContext
 from lumina.model.interface import IGNORE, Batch, Output
-from lumina.model.layers import Embedding, FeedForward
+from lumina.model.layers import Embedding
+from lumina.model.reasoning import HaltingHead, ReasoningBlock, updates
 from lumina.model.spec import HrmSpec, ModelSpec
 from lumina.ops.attention.dispatch import Pattern
 from lumina.ops.rotary.reference import frequencies, tables
@@ -75,41 +75,6 @@ class Thought(Output):
     q_halt: Tensor = None  # type: ignore[assignment]
     q_continue: Tensor = None  # type: ignore[assignment]
     target: Tensor | None = None
-
-
-class ReasoningBlock(nn.Module):
-    """Attention to every position and SwiGLU, each normalised after its residual."""
-
-    routed = False
-
-    def __init__(self, spec: ModelSpec, layer_index: int) -> None:
-        super().__init__()
-        self.eps = spec.norm_eps
-        self.attention = Attention(spec, layer_index)
-        self.feedforward = FeedForward(spec)
-
-    def forward(self, x_bpd: Tensor, context: BlockContext) -> Tensor:
-        """[B, P, D] to the same."""
-        x_bpd = self._norm(x_bpd + self.attention(x_bpd, context))
-        return self._norm(x_bpd + self.feedforward(x_bpd))
-
-    def _norm(self, x_bpd: Tensor) -> Tensor:
-        """RMSNorm without a weight."""
-        return F.rms_norm(x_bpd, (x_bpd.shape[-1],), None, self.eps)
-
-
-class HaltingHead(nn.Module):
-    """Two logits, in float32: halting now is right, and going on is."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(2, width))
-        self.bias = nn.Parameter(torch.empty(2))
-
-    def forward(self, x_bd: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, D] to two of [B] float32."""
-        q_b2 = F.linear(x_bd.float(), self.weight.float(), self.bias.float())
-        return q_b2[:, 0], q_b2[:, 1]
 
 
 class HierarchicalReasoner(nn.Module):
@@ -253,13 +218,10 @@ class HierarchicalReasoner(nn.Module):
         Returns:
             The new z_h and z_l.
         """
-        hrm = self.hrm
-        updates = ("l" * hrm.l_cycles + "h") * hrm.h_cycles
-        kept = 2 if hrm.variant == "hrm" else hrm.l_cycles + 1
         learning = torch.is_grad_enabled()
-        for index, update in enumerate(updates):
-            with torch.set_grad_enabled(learning and index >= len(updates) - kept):
-                if update == "l":
+        for update in updates(self.hrm):
+            with torch.set_grad_enabled(learning and update.learns):
+                if update.low:
                     z_l = self._low(z_l, z_h + embedded, context)
                 else:
                     z_h = self._high(z_h, z_l, context)

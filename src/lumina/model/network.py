@@ -40,12 +40,18 @@ class Network(nn.Module):
         self.spec = spec
         self.backbone: Any
         self.objective: Any
-        if spec.hrm is not None:
+        if spec.solves_puzzles:
             from lumina.model.hrm import HierarchicalReasoner
             from lumina.objective.puzzle import PuzzleObjective
 
             self.backbone = HierarchicalReasoner(spec, attention)
             self.objective = PuzzleObjective(spec)
+        elif spec.hrm is not None:
+            from lumina.model.hrm_language import LanguageReasoner
+            from lumina.objective.halting_language import HaltingLanguageObjective
+
+            self.backbone = LanguageReasoner(spec, attention)
+            self.objective = HaltingLanguageObjective(spec, loss_chunk_bytes)
         else:
             self.backbone = Transformer(spec, attention)
             self.objective = LanguageModelObjective(spec, loss_chunk_bytes)
@@ -70,8 +76,10 @@ class Network(nn.Module):
             carry: for recurrent models, the `LossSums.carry` of the step before.
         """
         output = self.backbone(batch, carry)
-        if self.spec.hrm is not None:
+        if self.spec.solves_puzzles:
             return self.objective(output)  # type: ignore[no-any-return]
+        if self.spec.hrm is not None:
+            return self.objective.sums(output, batch, self._tied)  # type: ignore[no-any-return]
         losses: LossSums = self.objective(output.hidden, batch, self._tied)
         losses.carry = output.carry
         return losses, output.aux

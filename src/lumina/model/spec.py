@@ -73,6 +73,8 @@ class HrmSpec:
         halt_exploration: share of steps that draw a smallest number of segments.
         loss: "stablemax" (float64) or "softmax" (float32) cross entropy.
         num_puzzles: puzzle identifiers, each with a learned vector in front of the row.
+        mode: "puzzle": rows are solved as wholes; "language_model": causal, halting
+            token by token.
     """
 
     variant: str = "hrm"
@@ -84,6 +86,7 @@ class HrmSpec:
     halt_exploration: float = 0.1
     loss: str = "stablemax"
     num_puzzles: int = 1
+    mode: str = "puzzle"
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,11 @@ class ModelSpec:
     hrm: HrmSpec | None = None
     mod: ModSpec | None = None
     mor: MorSpec | None = None
+
+    @property
+    def solves_puzzles(self) -> bool:
+        """Whether its rows are puzzles, not text."""
+        return self.hrm is not None and self.hrm.mode == "puzzle"
 
     @property
     def rotary_dim(self) -> int:

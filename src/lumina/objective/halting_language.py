@@ -1,0 +1,140 @@
+"""Next-token prediction by a model that thinks about each token for a while.
+
+Deep supervision: every segment that a token takes predicts its label, and the halting
+head learns whether that prediction is right, and what going on is worth.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lumina.model.hrm_language import Thoughts
+from lumina.model.interface import IGNORE, Batch, LossSums
+from lumina.model.spec import ModelSpec
+from lumina.objective.language_model import LanguageModelObjective
+from lumina.ops.cross_entropy.chunked import cross_entropy
+
+STATISTICS = ("entered", "ended", "right", "known")
+"""What a training step counts in every segment, as `act.statistics` [M, 4]: tokens
+with a label that took it, tokens that halted after it, those among them whose most
+likely token is right, and tokens of which the halting head knew whether it is."""
+
+
+class _Segments(NamedTuple):
+    """What was thought of tokens with a label, t = b * s."""
+
+    active_mt: Tensor  # bool
+    spent_t: Tensor  # segments of a token, at least 1 so that it divides
+    right_mt: Tensor  # float32: the most likely token is the label
+    q_halt_mt: Tensor
+    q_continue_mt: Tensor
+
+
+class HaltingLanguageObjective(LanguageModelObjective):
+    """A linear head, cross entropy after every segment, and the halting losses.
+
+    Args:
+        spec: the resolved shape, with `hrm`.
+        loss_chunk_bytes: as in `LanguageModelObjective`.
+    """
+
+    def __init__(self, spec: ModelSpec, loss_chunk_bytes: int) -> None:
+        super().__init__(spec, loss_chunk_bytes)
+        assert spec.hrm is not None
+        self.learns_continue = spec.hrm.variant == "hrm" and spec.hrm.halt_max_steps > 1
+
+    def sums(
+        self, thoughts: Thoughts, batch: Batch, tied: Tensor | None = None
+    ) -> tuple[LossSums, dict[str, Tensor]]:
+        """Loss sums of a batch, and the sums that ride along (in training).
+
+        `loss_sum` is the cross entropy of every token where it halted, which is what
+        the model says. Its gradient is that of the mean over the segments a token took,
+        so every token counts the same, however long it was thought about.
+
+        Returns:
+            Sums, and `act.halt_loss` and `act.continue_loss` (the hrm variant), means
+            over a token's segments summed over tokens, differentiable;
+            `act.statistics` [M, 4], without gradient, see `STATISTICS`.
+        """
+        if thoughts.states is None:
+            return self(thoughts.hidden, batch, tied), {}
+        labels_t = batch.labels.reshape(-1)
+        valid_t = labels_t != IGNORE
+        weight_t = valid_t.float()
+        if batch.loss_weights is not None:
+            weight_t = weight_t * batch.loss_weights.reshape(-1)
+        segments = len(thoughts.states)
+        active_mt = thoughts.active.flatten(1) & valid_t
+        spent_t = active_mt.sum(0).clamp(min=1)
+        found = cross_entropy(
+            thoughts.states.flatten(0, 2),
+            self._weight(tied),
+            labels_t.repeat(segments),
+            (active_mt * (weight_t / spent_t)).flatten(),
+            self.vocab_size,
+            self.loss_chunk_bytes,
+        )
+        last_1t = (spent_t - 1)[None]
+        with torch.no_grad():
+            loss_t = found.loss_t.view(segments, -1).gather(0, last_1t)[0]
+            final = torch.where(weight_t != 0, loss_t * weight_t, 0.0).sum()
+            right_mt = found.correct_t.view(segments, -1)
+            right_t = right_mt.gather(0, last_1t)[0]
+        told = _Segments(
+            active_mt,
+            spent_t,
+            right_mt,
+            thoughts.q_halt.flatten(1),
+            thoughts.q_continue.flatten(1),
+        )
+        aux = {"act.halt_loss": _halt_loss(told), "act.statistics": _counted(told)}
+        if self.learns_continue:
+            aux["act.continue_loss"] = _continue_loss(told)
+        return (
+            LossSums(
+                found.loss + (final - found.loss).detach(),
+                weight_t.sum(),
+                {"correct": (right_t * valid_t).sum()},
+            ),
+            aux,
+        )
+
+
+def _halt_loss(told: _Segments) -> Tensor:
+    """Whether the most likely token is right now."""
+    return _mean(told.q_halt_mt, told.right_mt, told.active_mt, told.spent_t)
+
+
+def _continue_loss(told: _Segments) -> Tensor:
+    """What the next segment turned out to be worth, for tokens that took it."""
+    with torch.no_grad():
+        worth_mt = torch.maximum(told.q_halt_mt, told.q_continue_mt)[1:]
+        # After the last segment there is nothing to go on to.
+        worth_mt[-1] = told.q_halt_mt[-1]
+        target_mt = torch.sigmoid(worth_mt)
+    went_on_mt = told.active_mt[1:]
+    return _mean(told.q_continue_mt[:-1], target_mt, went_on_mt, told.spent_t)
+
+
+def _mean(
+    q_mt: Tensor, target_mt: Tensor, counted_mt: Tensor, spent_t: Tensor
+) -> Tensor:
+    """Binary cross entropy, over a token's segments by their number, summed."""
+    loss_mt = F.binary_cross_entropy_with_logits(q_mt, target_mt, reduction="none")
+    return (torch.where(counted_mt, loss_mt, 0.0) / spent_t).sum()
+
+
+@torch.no_grad()
+def _counted(told: _Segments) -> Tensor:
+    """`STATISTICS`, [M, 4]."""
+    active_mt = told.active_mt
+    none_1t = torch.zeros_like(active_mt[:1])
+    ended_mt = active_mt & ~torch.cat([active_mt[1:], none_1t])
+    known_mt = active_mt & ((told.q_halt_mt > 0) == (told.right_mt > 0))
+    columns = (active_mt, ended_mt, ended_mt & (told.right_mt > 0), known_mt)
+    return torch.stack([c.sum(1, dtype=torch.float32) for c in columns], dim=1)
