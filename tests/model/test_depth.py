@@ -239,8 +239,7 @@ def test_a_skipped_token_leaves_no_key():
     for count, layer in zip(chosen, (1, 3), strict=True):
         hidden = _input_of(network, layer, ids)
         routing = network.backbone.blocks[layer].depth
-        normal = torch.nn.functional.rms_norm(hidden, (32,), None, 1e-5)
-        assert count == int((routing.predictor(normal) > 0).sum())
+        assert count == int((routing.predictor(hidden, routing.eps) > 0).sum())
 
 
 def _input_of(network, layer, ids):
@@ -396,3 +395,36 @@ def test_each_capacity_is_compiled_once_and_whole():
     for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-3)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_segments_of_chosen_tokens_are_their_documents(holes):
+    """For the variable-length kernel: what it lets see, against a mask of documents."""
+    from lumina.model.chosen import Tokens, segments
+    from lumina.ops.depth.selection import top_places, wanted_first
+
+    batch = packed_batch([[10, 8], [24], [3, 1, 9], [24]], 24)
+    g = torch.Generator().manual_seed(3)
+    score = torch.rand(4, 24, generator=g)
+    real = batch.document_ids >= 0
+    if holes:
+        wanted = (score > 0.4) & real
+        wanted[3] = False
+        index = wanted_first(wanted, 16)
+        documents = batch.document_ids.gather(1, index)
+        documents = documents.masked_fill(~wanted.gather(1, index), -1)
+    else:
+        index = top_places(score, real, 16)
+        documents = batch.document_ids.gather(1, index)
+    tokens = Tokens(
+        index, index, documents, batch.cu_seqlens, 24, 24, False, "varlen", 0,
+        torch.bfloat16, holes,
+    )  # fmt: skip
+    starts = segments(tokens)
+    assert (starts.diff() >= 0).all() and starts[-1] == 64
+    of = torch.searchsorted(starts, torch.arange(64, dtype=torch.int32), right=True)
+    flat = (documents + 100 * torch.arange(4)[:, None]).flatten()
+    taken = documents.flatten() >= 0
+    together = (of[:, None] == of[None, :])[taken][:, taken]
+    assert torch.equal(together, (flat[:, None] == flat[None, :])[taken][:, taken])
+    assert not (of[:, None] == of[None, :])[taken][:, ~taken].any()

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from lumina.ops.depth import reference
+from lumina.ops.depth.scoring import token_scores
 from lumina.ops.depth.selection import (
     add_back,
     gather_tokens,
     places_for,
     seat,
     top_places,
+    wanted_first,
 )
 
 
@@ -25,6 +27,44 @@ def test_selection_is_the_references(count):
     valid = torch.arange(12) < torch.tensor([12, 9, 3])[:, None]
     index = top_places(score, valid, count)
     assert index.tolist() == reference.top_tokens(score, valid, count)
+
+
+def test_every_place_is_taken_even_where_scores_are_not_numbers():
+    score = torch.tensor([[1.0, float("nan"), 3.0, float("inf"), float("nan"), 2.0]])
+    for count in range(1, 7):
+        (index,) = top_places(score, None, count).tolist()
+        assert len(set(index)) == count and index == sorted(index)
+    assert top_places(score, None, 4).tolist() == [[0, 2, 3, 5]]
+
+
+def test_wanted_tokens_come_first_and_both_kinds_in_order():
+    g = torch.Generator().manual_seed(5)
+    wanted = torch.rand(4, 11, generator=g) < torch.tensor([0, 0.3, 0.7, 1])[:, None]
+    for count in (1, 6, 11):
+        for row, index in zip(wanted, wanted_first(wanted, count), strict=True):
+            by_hand = sorted(range(11), key=lambda s, row=row: (not row[s], s))
+            assert index.tolist() == by_hand[:count]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_are_those_of_the_normalised_token(dtype):
+    """Values and gradients, against a norm and then a linear map."""
+    g = torch.Generator().manual_seed(1)
+    x0 = torch.randn(2, 5, 32, generator=g).to(dtype)
+    w0 = torch.randn(3, 32, generator=g).to(dtype)
+    out = torch.randn(2, 5, 3, generator=g)
+    results = []
+    for fast in (True, False):
+        x, w = x0.clone().requires_grad_(), w0.clone().requires_grad_()
+        if fast:
+            scores = token_scores(x, w, 1e-5)
+        else:
+            normal = torch.nn.functional.rms_norm(x.float(), (32,), None, 1e-5)
+            scores = torch.nn.functional.linear(normal, w.float())
+        (scores * out).sum().backward()
+        results.append((scores, x.grad, w.grad))
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two)
 
 
 def test_the_change_is_added_where_a_token_was_chosen():

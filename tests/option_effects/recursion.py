@@ -50,3 +50,54 @@ def router_loss(runs: Runs) -> None:
     assert on.rows[0]["mor.router_loss"] == pytest.approx(
         off.rows[0]["mor.router_loss"]
     )
+
+
+TOKEN = {"mor_routing": "token_choice", "mor_recursions": 3, **AGAIN}
+
+
+@shows("mor_routing")
+def routing(runs: Runs) -> None:
+    """Who chooses: every token its depth, and then their number is not given."""
+    passes, tokens = runs.both(
+        "mor_routing", "expert_choice", "token_choice", mor_recursions=3, **AGAIN
+    )
+    assert tokens.tensor("recursion.router.weight").shape == (3, 32)
+    assert tokens.first_loss != passes.first_loss
+    row = tokens.rows[0]
+    assert sum(row["mor.choice_share"]) == pytest.approx(1)
+    assert row["mor.z_loss"] > 0 and "mor.router_loss" not in row
+    load = tokens.tensor("recursion.load")
+    assert list(load) == pytest.approx(tokens.rows[-1]["mor.choice_share"], abs=1e-6)
+
+
+@shows("mor_kv_sharing")
+def key_sharing(runs: Runs) -> None:
+    """Other keys, another loss; less work, for none are made again."""
+    apart, shared = runs.both("mor_kv_sharing", False, True, **AGAIN)
+    assert shared.first_loss != apart.first_loss
+    assert set(shared.tensors) == set(apart.tensors)
+
+
+@shows("mor_capacity_factor")
+def places(runs: Runs) -> None:
+    tight, roomy = runs.both("mor_capacity_factor", 0.25, 3.0, **TOKEN)
+    assert max(tight.rows[0]["mor.dropped_fraction"]) > 0.1
+    assert max(roomy.rows[0]["mor.dropped_fraction"]) == 0
+    assert tight.rows[0]["mor.choice_share"] == roomy.rows[0]["mor.choice_share"]
+
+
+@shows("mor_balance_weight")
+def balance(runs: Runs) -> None:
+    _weighs(runs, "mor_balance_weight", "mor.balance_loss")
+
+
+@shows("mor_z_loss_weight")
+def z_loss(runs: Runs) -> None:
+    _weighs(runs, "mor_z_loss_weight", "mor.z_loss")
+
+
+def _weighs(runs: Runs, leaf: str, term: str) -> None:
+    off, on = runs.both(leaf, 0.0, 100.0, **TOKEN)
+    assert on.first_loss == off.first_loss
+    assert on.rows[0][term] == pytest.approx(off.rows[0][term])
+    assert on.rows[0]["grad_norm"] > off.rows[0]["grad_norm"]

@@ -29,6 +29,7 @@ SMALL = {"vocab_size": 1000, "hidden_size": 96, "num_heads": 6, "num_layers": 3}
         {"use_moe": True, "moe_pattern": "sandwich", "moe_bias_update_rate": 0.1},
         {"use_moe": True, "moe_pattern": "interleaved", "tie_embeddings": True},
         {"use_mod": True, "use_mor": True, "mor_recursions": 3},
+        {"use_mor": True, "mor_recursions": 3, "mor_routing": "token_choice"},
         {"use_mod": True, "mod_mode": "static", "mod_pattern": "all"},
         {"use_mod": True, "mod_routing_strategy": "fixed", "use_moe": True},
     ],

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -90,3 +92,28 @@ def test_a_share_of_the_tokens_is_a_share_of_the_work() -> None:
     mor = resolve_spec(Config(**shape, num_layers=4, use_mor=True))
     more = 0.5 * layers / 2 + 0.25 * attention / 2 + 6.0 * count_parameters(mor).router
     assert flops_per_token(mor) == pytest.approx(flops_per_token(dense) + more)
+    # Keys of the first pass: queries meet all of them, and none are made again.
+    shared = resolve_spec(
+        Config(**shape, num_layers=4, use_mor=True, mor_kv_sharing=True)
+    )
+    met, made = 0.25 * attention / 2, 0.5 * 6.0 * 2 * (2 * 128 * 128)
+    assert flops_per_token(shared) == pytest.approx(flops_per_token(mor) + met - made)
+
+
+def test_token_choice_counts_the_places_there_are() -> None:
+    """An even load times the capacity factor, at most all tokens."""
+    shape = {"vocab_size": 64, "hidden_size": 128, "num_heads": 2, "seq_length": 256}
+
+    def further(**leaves: Any) -> float:
+        spec = resolve_spec(Config(**shape, num_layers=3, use_mor=True, **leaves))
+        one = replace(spec, mor=None)
+        routers = 6.0 * count_parameters(spec).router
+        return flops_per_token(spec) - routers - flops_per_token(one)
+
+    by_token = {"mor_routing": "token_choice", "mor_capacity_factor": 1.0}
+    assert further(**by_token) == pytest.approx(further())
+    block = further(mor_mode="static")
+    by_token["mor_capacity_factor"] = 1.5
+    assert 0.5 * block < further(**by_token) < 0.75 * block
+    by_token["mor_capacity_factor"] = 9.0
+    assert further(**by_token) == pytest.approx(block)

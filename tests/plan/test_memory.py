@@ -233,8 +233,13 @@ def test_recomputing_more_keeps_less() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"use_mod": True, "mod_pattern": "all"}, {"use_mor": True, "mor_recursions": 3}],
-    ids=["depths", "recursions"],
+    [
+        {"use_mod": True, "mod_pattern": "all"},
+        {"use_mor": True, "mor_recursions": 3},
+        {"use_mor": True, "mor_recursions": 3, "mor_routing": "token_choice"},
+        {"use_mor": True, "mor_recursions": 3, "mor_kv_sharing": True},
+    ],
+    ids=["depths", "recursions", "token-choice", "shared-keys"],
 )
 def test_the_estimate_bounds_a_step_whose_tokens_choose(
     options: dict[str, Any],

@@ -27,6 +27,11 @@ MODELS = {
     "hybrid": [*MOE, *words("--use-mod --mod-pattern all")],
     "recursions": [*DENSE, *words("--use-mor --num-layers 4 --mor-recursions 3")],
     "both": [*DENSE, *words("--use-mor --use-mod --num-layers 4")],
+    "tokens": [
+        *DENSE,
+        *words("--use-mor --num-layers 4 --mor-recursions 3 --mor-kv-sharing"),
+        *words("--mor-routing token_choice"),
+    ],
 }
 FLAGS = words("--precision fp32 --save-every-n-batches 3")
 
@@ -60,7 +65,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(trainings, whole, model):
 
 @pytest.mark.parametrize(
     ("model", "parallel"),
-    [("hybrid", "fsdp2"), ("depths", "ddp"), ("both", "fsdp2"), ("recursions", "ddp")],
+    [
+        ("hybrid", "fsdp2"),
+        ("depths", "ddp"),
+        ("both", "fsdp2"),
+        ("recursions", "ddp"),
+        ("tokens", "fsdp2"),
+        ("tokens", "ddp"),
+    ],
 )
 def test_two_ranks_give_the_losses_of_one(trainings, whole, model, parallel):
     found = trainings.train_on_ranks(
@@ -249,9 +261,11 @@ def test_debug_200m_trains(tiny_config):
 def test_senseless_combinations_are_refused(tiny_config):
     for leaves in (
         {"use_mor": True, "num_layers": 2},
+        {"use_mor": True, "mor_routing": "token_choice", "mor_mode": "static"},
+        {"use_mor": True, "use_mod": True, "mor_kv_sharing": True},
         {"use_mod": True, "mod_mode": "static", "mod_routing_strategy": "fixed"},
         {"use_mod": True, "mod_capacity_ladder": [0.5, 1.5]},
     ):
         with pytest.raises(LuminaError) as caught:
-            tiny_config.replace(**leaves)
+            tiny_config.replace(**({"num_layers": 4} | leaves))
         assert caught.value.code in ("E002", "E005") and caught.value.hint

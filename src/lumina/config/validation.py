@@ -199,6 +199,20 @@ def _check_mor(config: Config) -> None:
             f"{config.model.num_layers} leaves none",
             "use --num-layers 3 or more",
         )
+    if not config.mor.use_mor:
+        return
+    if config.mor.mor_routing == "token_choice" and config.mor.mor_mode == "static":
+        _refuse(
+            "mor_mode static lets every token go all the way, and mor_routing "
+            "token_choice lets each choose how far",
+            "leave one of the two out",
+        )
+    if config.mor.mor_kv_sharing and config.mod.use_mod:
+        _refuse(
+            "mor_kv_sharing and use_mod do not go together: a Mixture-of-Depths layer "
+            "makes keys of some tokens only, and others would ask for them",
+            "leave one of the two out",
+        )
 
 
 def _check_training(config: Config) -> None:
@@ -462,10 +476,14 @@ def _idle_recursion(config: Config) -> dict[str, str]:
     leaves.remove("mor_recursions")
     if mor.mor_recursions == 1:
         return dict.fromkeys(leaves, "one recursion is the plain transformer")
-    if mor.mor_mode == "static":
-        why = "mor_mode static lets every token through"
+    if mor.mor_routing == "token_choice":
+        why = "mor_routing token_choice has losses of its own"
         return {"mor_router_loss_weight": why}
-    return {}
+    chosen = ("mor_capacity_factor", "mor_balance_weight", "mor_z_loss_weight")
+    idle = dict.fromkeys(chosen, "mor_routing is expert_choice")
+    if mor.mor_mode == "static":
+        idle["mor_router_loss_weight"] = "mor_mode static lets every token through"
+    return idle
 
 
 def _restates_default(config: Config, leaf: str) -> bool:

@@ -22,7 +22,9 @@ from lumina.model.spec import ModelSpec
 def routing_modes(spec: ModelSpec) -> tuple[str, ...]:
     """The ways a model can be evaluated, that of `evaluation` first; none if one."""
     mod, mor = spec.mod, spec.mor
-    recursive = mor is not None and mor.recursions > 1
+    if mor is not None and (mor.recursions == 1 or mor.by_token):
+        mor = None  # tokens choose for themselves in one way only
+    recursive = mor is not None
     if (mod is None or not mod.learned) and not recursive:
         return ()
     modes = {part.mode for part in (mod, mor) if part is not None}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lumina.model.cache_protocol import Cache, LayerCache
 from lumina.model.layers import HeadScale, Linear, ProjectionNorm, RMSNorm
@@ -33,6 +34,10 @@ class BlockContext:
         routing: "" (training: top k; evaluation: predictor), or one of "top_k",
             "predictor", "static" for all blocks.
         recursion: how often these blocks were passed before.
+        keep_keys: whether a block is to hand out its keys for later passes.
+        kept: where its attention leaves them, keys and then values.
+        keys: keys and values [B, T, K, head_dim] of the first pass, to attend to in
+            place of these tokens' own.
     """
 
     cos: Tensor
@@ -45,6 +50,9 @@ class BlockContext:
     capacity: str = ""
     routing: str = ""
     recursion: int = 0
+    keep_keys: bool = False
+    kept: list[Tensor] | None = None
+    keys: tuple[Tensor, Tensor] | None = None
 
     def stored(self, layer_index: int) -> tuple[LayerCache, Pattern]:
         """Where a layer keeps its keys, and which of them its queries see."""
@@ -88,6 +96,8 @@ class Attention(nn.Module):
 
     def forward(self, x_bsd: Tensor, context: BlockContext) -> Tensor:
         """[B, S, D] to [B, S, D]."""
+        if context.keys is not None:
+            return self._ask(x_bsd, context.keys, context)
         q_bshd, k_bskd, v_bskd = self.project(x_bsd, context)
         pattern = context.pattern
         if context.cache is not None:
@@ -96,7 +106,24 @@ class Attention(nn.Module):
                 self.layer_index, k_bskd.transpose(1, 2), v_bskd.transpose(1, 2)
             )
             k_bskd, v_bskd = k_bkd.transpose(1, 2), v_bkd.transpose(1, 2)
+        if context.kept is not None:
+            context.kept.extend((k_bskd, v_bskd))
         seen = attend(q_bshd, k_bskd, v_bskd, pattern)
+        return self.out(seen.flatten(2))  # type: ignore[no-any-return]
+
+    def _ask(
+        self, x_bsd: Tensor, keys: tuple[Tensor, Tensor], context: BlockContext
+    ) -> Tensor:
+        """Queries alone, to the keys and values of another pass."""
+        width = self.heads[0] * self.head_dim
+        weight, bias = self.qkv.weight[:width].to(x_bsd.dtype), None
+        if self.qkv.bias is not None:
+            bias = self.qkv.bias[:width].to(x_bsd.dtype)
+        q_bshd = F.linear(x_bsd, weight, bias).unflatten(-1, (-1, self.head_dim))
+        if self.q_norm is not None:
+            q_bshd = self.q_norm(q_bshd)
+        q_bshd = rotate(q_bshd, context.cos, context.sin)
+        seen = attend(q_bshd, *keys, context.pattern)
         return self.out(seen.flatten(2))  # type: ignore[no-any-return]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,9 +31,17 @@ class Block(nn.Module):
     def forward(
         self, x_bsd: Tensor, context: BlockContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """[B, S, D] to [B, S, D], and the routed layer's sums (empty when dense)."""
+        """[B, S, D] to [B, S, D], and the routed layer's sums (empty when dense).
+
+        Where later passes share them, also `mor.keys` and `mor.values`.
+        """
+        kept: list[Tensor] = []
+        if context.keep_keys:
+            context = replace(context, kept=kept)
         x_bsd = x_bsd + self.attend(x_bsd, context)
         y_bsd, aux = self.feed(x_bsd, context)
+        if context.keep_keys:
+            aux = aux | {"mor.keys": kept[0], "mor.values": kept[1]}
         return x_bsd + y_bsd, aux
 
     def attend(self, x_bsd: Tensor, context: BlockContext) -> Tensor:

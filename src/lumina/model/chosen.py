@@ -25,7 +25,8 @@ class Tokens:
         cu_seqlens: [N + 1] int32, document starts in the whole rows.
         max_seqlen: at least the longest document.
         length: S, columns of a whole row.
-        plain: every row is one document, and every place is taken.
+        plain: every row is one document.
+        holes: places may be empty; those stand behind all others of their row.
         backend: the attention wished for.
         window: as in `ModelSpec`.
         dtype: of keys and values.
@@ -41,21 +42,39 @@ class Tokens:
     backend: str
     window: int
     dtype: torch.dtype
+    holes: bool = False
+
+
+@dataclass(frozen=True)
+class SharedKeys:
+    """Keys of the first pass that deeper passes attend to.
+
+    Attributes:
+        first: the context of that pass.
+        count: T, keys a row has, those of a cache included.
+    """
+
+    first: BlockContext
+    count: int
 
 
 def narrow(
     context: BlockContext,
     places: Places,
     taken_bk: Tensor | None = None,
+    shared: SharedKeys | None = None,
 ) -> BlockContext:
     """The context of the tokens at `places`.
 
     Rotary tables keep the original positions. A token sees the chosen ones of its own
-    document up to itself, so the rest leave no key behind.
+    document up to itself, so the rest leave no key behind; with `shared` keys it sees
+    everybody's.
 
     Args:
         context: of the tokens that `places` index; it may be narrowed already.
-        taken_bk: [B, k] bool, the places somebody takes; all when absent.
+        taken_bk: [B, k] bool, the places somebody takes, in each row before the others
+            (see `wanted_first`); all when absent.
+        shared: keys of another pass, in place of the tokens' own.
     """
     tokens = context.tokens
     assert tokens is not None
@@ -68,7 +87,7 @@ def narrow(
         columns=tokens.columns.gather(1, index_bk),
         positions=tokens.positions.gather(1, index_bk),
         documents=documents_bk,
-        plain=tokens.plain and taken_bk is None,
+        holes=tokens.holes or taken_bk is not None,
     )
     table = index_bk[:, :, None, None].expand(-1, -1, 1, context.cos.shape[-1])
     rows = index_bk.shape[0]
@@ -76,7 +95,9 @@ def narrow(
         t.expand(rows, -1, -1, -1).gather(1, table) for t in (context.cos, context.sin)
     )
     taken, pattern = None, context.pattern
-    if context.cache is None:
+    if shared is not None:
+        pattern = _across(chosen, shared)
+    elif context.cache is None:
         pattern = _pattern(chosen)
     else:  # the pattern depends on what the layer kept before
         taken = torch.ones_like(index_bk, dtype=torch.bool)
@@ -96,26 +117,79 @@ def _masked(backend: str) -> str:
     return "reference" if backend == "reference" else "sdpa"
 
 
+def _window(tokens: Tokens) -> int:
+    """The window, 0 where it hides nothing."""
+    return 0 if tokens.window >= tokens.length else tokens.window
+
+
 def _pattern(tokens: Tokens) -> Pattern:
     """Attention among the chosen tokens of a forward pass without a cache."""
-    backend, window = tokens.backend, tokens.window
-    if window >= tokens.length:
-        window = 0
+    backend, window = tokens.backend, _window(tokens)
     if tokens.plain and not window:
         return Pattern(_masked(backend))
     device = tokens.columns.device
     if backend == "varlen" and not window and varlen_fits(device, tokens.dtype):
-        rows, count = tokens.columns.shape
-        first = torch.arange(rows, device=device)[:, None] * tokens.length
-        flat = (tokens.columns + first).flatten()
-        starts = torch.searchsorted(flat, tokens.cu_seqlens, out_int32=True)
-        return Pattern("varlen", None, starts, min(tokens.max_seqlen, count))
+        # No document is longer than a row; the number itself would be compiled in.
+        return Pattern("varlen", None, segments(tokens), tokens.columns.shape[1])
     query, key = tokens.columns[:, :, None], tokens.columns[:, None, :]
     seen = tokens.documents[:, :, None] == tokens.documents[:, None, :]
+    return _by_mask(tokens, _causal(seen, query, key, window))
+
+
+def _causal(seen: Tensor, query: Tensor, key: Tensor, window: int) -> Tensor:
+    """`seen`, but nobody later and nobody before the window, counted in columns."""
     seen = seen & (key <= query)
-    if window:
-        seen = seen & (key > query - window)
-    mask = seen[:, None]
-    if backend == "reference":
-        return Pattern(backend, mask)
+    return seen & (key > query - window) if window else seen
+
+
+def _by_mask(tokens: Tokens, seen_bkt: Tensor) -> Pattern:
+    mask = seen_bkt[:, None]
+    if tokens.backend == "reference":
+        return Pattern("reference", mask)
     return Pattern("sdpa", additive(mask, tokens.dtype))
+
+
+def segments(tokens: Tokens) -> Tensor:
+    """Where documents begin in the flattened places [B * k], closed by B * k; int32.
+
+    The empty places at the end of every row are a segment of their own.
+    """
+    device = tokens.columns.device
+    rows = tokens.columns.shape[0]
+    row_b1 = torch.arange(rows, device=device)[:, None]
+    flat_bk = tokens.columns + row_b1 * tokens.length
+    if not tokens.holes:
+        return torch.searchsorted(
+            flat_bk.flatten(), tokens.cu_seqlens.long(), out_int32=True
+        )
+    # Twice the place, so that the row's end has room between its last token and the
+    # next row's first.
+    ends_b1 = 2 * (row_b1 + 1) * tokens.length - 1
+    flat_bk = torch.where(tokens.documents < 0, ends_b1, 2 * flat_bk)
+    edges = torch.cat([2 * tokens.cu_seqlens.long(), ends_b1.flatten()]).sort().values
+    return torch.searchsorted(flat_bk.flatten(), edges, out_int32=True)
+
+
+def _across(tokens: Tokens, shared: SharedKeys) -> Pattern:
+    """Chosen queries, [B, k], to the keys of every token of the first pass, [B, T].
+
+    Who has no place still sees itself, so no score is of nothing.
+    """
+    first, whole = shared.first, shared.first.tokens
+    assert whole is not None
+    columns_bk = tokens.columns
+    key_t = torch.arange(shared.count, device=columns_bk.device)
+    if first.cache is None:
+        query_documents = whole.documents.gather(1, columns_bk)[:, :, None]
+        seen = query_documents == whole.documents[:, None, :]
+        query = columns_bk[:, :, None]
+        return _by_mask(tokens, _causal(seen, query, key_t, _window(tokens)))
+    mask = first.pattern.mask
+    if mask is None:  # the new tokens are the last of all
+        before = shared.count - whole.columns.shape[1]
+        seen = key_t <= columns_bk[:, :, None] + before
+    else:
+        rows = columns_bk.shape[0]
+        index = columns_bk[:, :, None].expand(-1, -1, shared.count)
+        seen = mask.expand(rows, -1, -1, -1)[:, 0].gather(1, index)
+    return Pattern(_masked(tokens.backend), seen[:, None])

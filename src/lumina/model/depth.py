@@ -24,6 +24,7 @@ from lumina.model.block import Block
 from lumina.model.chosen import narrow
 from lumina.model.moe import Router
 from lumina.model.spec import ModelSpec
+from lumina.ops.depth.scoring import token_scores
 from lumina.ops.depth.selection import (
     Places,
     add_back,
@@ -31,6 +32,7 @@ from lumina.ops.depth.selection import (
     places_for,
     seat,
     top_places,
+    wanted_first,
 )
 
 STATISTICS = ("selected", "score", "threshold", "predicted", "tokens", "rows")
@@ -61,10 +63,10 @@ class Predictor(nn.Module):
         self.weight = nn.Parameter(torch.empty(1, width))
         self.bias = nn.Parameter(torch.empty(1))
 
-    def forward(self, x_bsd: Tensor) -> Tensor:
-        """[B, S, D] float32 to logits [B, S]. No gradient reaches the tokens."""
-        logits = F.linear(x_bsd.detach(), self.weight.float(), self.bias.float())
-        return logits.squeeze(-1)
+    def forward(self, x_bsd: Tensor, eps: float) -> Tensor:
+        """[B, S, D] to logits [B, S] float32. No gradient reaches the tokens."""
+        scores_bs1 = token_scores(x_bsd.detach(), self.weight, eps)
+        return scores_bs1.squeeze(-1) + self.bias.float()
 
 
 class DepthRouter(nn.Module):
@@ -87,12 +89,13 @@ class DepthRouter(nn.Module):
 
     def choose(self, x_bsd: Tensor, context: BlockContext) -> tuple[Choice, Tensor]:
         """The choice of the mode at hand, and the predictor's logits [B, S]."""
-        x_bsd = F.rms_norm(x_bsd.float(), (x_bsd.shape[-1],), None, self.eps)
         if self.router is None:
             return self._by_position(x_bsd, context)
-        score_bs = self.router(x_bsd).squeeze(-1)
+        score_bs = token_scores(x_bsd, self.router.weight, self.eps).squeeze(-1)
         weight_bs = 2 * torch.sigmoid(score_bs)
-        logits_bs = score_bs if self.predictor is None else self.predictor(x_bsd)
+        logits_bs = score_bs
+        if self.predictor is not None:
+            logits_bs = self.predictor(x_bsd, self.eps)
         chosen_bs = None
         if self.mode(context) == "predictor" and not self.everyone:
             chosen_bs = logits_bs > 0
@@ -212,23 +215,22 @@ class DepthBlock(Block):
         self, choice: Choice, context: BlockContext
     ) -> tuple[Tensor, Tensor | None]:
         """Tokens at the places [B, k], and which places are taken (None: all)."""
-        rows, length = choice.score_bs.shape
+        length = choice.score_bs.shape[1]
         if choice.chosen_bs is None:
             share = 1.0 if self.depth.everyone else float(context.capacity)
             count = places_for(share, length)
             return top_places(choice.score_bs, context.valid, count), None
+        chosen_bs = choice.chosen_bs & context.valid
         if self.depth.mode(context) == "top_k":
             # At most k stand at a position that is chosen; other places stay empty.
             count = places_for(float(context.capacity), length)
         elif context.cache is None:
             # Fixed shapes, so that nothing waits for the device: all are computed.
-            index_bk = torch.arange(length, device=choice.score_bs.device)
-            return index_bk.expand(rows, -1), choice.chosen_bs
+            count = length
         else:
             # Decoding reads every token back anyway: compute only who goes through.
-            count = int(choice.chosen_bs.sum(dim=1).max())
-        chosen_bs = choice.chosen_bs & context.valid
-        index_bk = top_places(chosen_bs.float(), context.valid, count)
+            count = int(chosen_bs.sum(dim=1).max())
+        index_bk = wanted_first(chosen_bs, count)
         return index_bk, chosen_bs.gather(1, index_bk)
 
 

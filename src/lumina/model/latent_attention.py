@@ -51,6 +51,8 @@ class LatentAttention(nn.Module):
     def forward(self, x_bsd: Tensor, context: BlockContext) -> Tensor:
         """[B, S, D] to [B, S, D]."""
         q_bshd = self._queries(x_bsd, context)
+        if context.keys is not None:
+            return self._out(attend(q_bshd, *context.keys, context.pattern))
         latent, turned = self.kv_down(x_bsd).split(
             (self.kv_latent_norm.weight.shape[0], self.widths[1]), dim=-1
         )
@@ -72,8 +74,14 @@ class LatentAttention(nn.Module):
         k_bshd = torch.cat([plain, turned], dim=-1)
         # The kernels want values as wide as keys; zeros add nothing.
         v_bshd = F.pad(v_bshd, (0, k_bshd.shape[-1] - self.value_dim))
-        seen = attend(q_bshd, k_bshd, v_bshd, pattern)
-        return self.out(seen[..., : self.value_dim].flatten(2))  # type: ignore[no-any-return]
+        if context.kept is not None:
+            context.kept.extend((k_bshd, v_bshd))
+        return self._out(attend(q_bshd, k_bshd, v_bshd, pattern))
+
+    def _out(self, seen_bshd: Tensor) -> Tensor:
+        """What was seen, without the zeros it was filled up with, [B, S, D]."""
+        seen_bshd = seen_bshd[..., : self.value_dim]
+        return self.out(seen_bshd.flatten(2))  # type: ignore[no-any-return]
 
     def _queries(self, x_bsd: Tensor, context: BlockContext) -> Tensor:
         """[B, S, H, head_dim], rotated."""

@@ -90,6 +90,7 @@ _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (".feedforward.shared.down.weight", "matrix", ("hidden", "ffn")),
     (".feedforward.router.weight", "router", ("expert", "hidden")),
     (".recursion.router.weight", "router", ("recursion", "hidden")),
+    (".recursion.load", "buffer", ("recursion",)),
     (".depth.router.weight", "router", ("choice", "hidden")),
     (".depth.predictor.weight", "router", ("choice", "hidden")),
     (".depth.predictor.bias", "router", ("choice",)),

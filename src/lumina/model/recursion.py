@@ -1,41 +1,102 @@
 """Mixture of Recursions: some tokens go through the middle blocks again.
 
-Bae et al. (2025, arXiv:2507.10524), expert choice with middle-cycle sharing. The first
-and the last block are passed once; the blocks between them once by every token, then
-again by fewer and fewer: those the router of that recursion scores highest among the
+Bae et al. (2025, arXiv:2507.10524) with middle-cycle sharing: the first and the last
+block are passed once; the blocks between them once by every token, then again by fewer
+and fewer. A token attends to those as deep as itself, whose keys that pass made anew;
+with shared keys, to every token's of the first pass, which are then the only ones made
+and kept.
+
+Expert choice: those go on whom the router of that recursion scores highest among the
 tokens of the one before, `x + alpha * sigmoid(logit) * blocks(x)`. The first pass has
-no weight, so a single recursion is the plain transformer. A token attends to those as
-deep as itself, whose keys that pass made anew. In evaluation a token goes on where its
-own logit is above zero, which the routers are trained to by a cross entropy against the
-top-k choice.
+no weight, so a single recursion is the plain transformer. In evaluation a token goes on
+where its own logit is above zero, which the routers are trained to by a cross entropy
+against the top-k choice.
+
+Token choice: one router reads a token before its first pass and gives it the depth of
+the highest of R probabilities; `x + alpha * probability * blocks(...blocks(x))`. It
+looks at no other token, in training as in evaluation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina.model.attention import BlockContext
-from lumina.model.chosen import narrow
+from lumina.model.chosen import SharedKeys, narrow
 from lumina.model.moe import Router
-from lumina.model.spec import ModelSpec
+from lumina.model.spec import ModelSpec, MorSpec
+from lumina.ops.depth.scoring import token_scores
 from lumina.ops.depth.selection import (
+    Places,
     gather_tokens,
-    places_for,
     put_back,
     seat,
     top_places,
+    wanted_first,
 )
 
 Aux = dict[str, Tensor]
 
 
+@dataclass
+class Passes:
+    """The shared blocks of one forward pass, and what their passes leave behind.
+
+    Attributes:
+        blocks: passed in order.
+        sharing: whether later passes attend to the keys of the first.
+        sums: of every block, what it reports, added up over passes.
+        keys: of every block, keys and values of the first pass, when they are shared.
+        first: the context of that pass.
+    """
+
+    blocks: Sequence[nn.Module]
+    sharing: bool
+    sums: list[Aux] = field(default_factory=list)
+    keys: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    first: BlockContext | None = None
+
+    def once(self, x_bnd: Tensor, context: BlockContext) -> Tensor:
+        """Through all blocks, [B, n, D] to [B, n, D]."""
+        if self.first is None:
+            self.first = context
+            self.sums = [{} for _ in self.blocks]
+        for place, block in enumerate(self.blocks):
+            x_bnd, aux = block(x_bnd, self._own(context, place))
+            if self.sharing and not context.recursion:
+                self.keys.append((aux.pop("mor.keys"), aux.pop("mor.values")))
+            held = self.sums[place]
+            self.sums[place] = held | {
+                k: held[k] + v if k in held else v for k, v in aux.items()
+            }
+        return x_bnd
+
+    def deeper(
+        self, context: BlockContext, places: Places, taken_bk: Tensor | None
+    ) -> BlockContext:
+        """The context of the next pass, of the tokens at `places` of this one."""
+        shared = None
+        if self.sharing:
+            assert self.first is not None
+            shared = SharedKeys(self.first, self.keys[0][0].shape[1])
+        inner = narrow(context, places, taken_bk, shared)
+        return replace(inner, recursion=context.recursion + 1)
+
+    def _own(self, context: BlockContext, place: int) -> BlockContext:
+        if not self.sharing:
+            return context
+        if not context.recursion:
+            return replace(context, keep_keys=True)
+        return replace(context, keys=self.keys[place])
+
+
 class Recursion(nn.Module):
-    """Passes tokens through shared blocks, which it does not own.
+    """Passes tokens through shared blocks, which it does not own; expert choice.
 
     Args:
         spec: a shape with `spec.mor` of two recursions or more.
@@ -44,9 +105,9 @@ class Recursion(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         assert spec.mor is not None
-        self.spec = spec.mor
+        self.spec: MorSpec = spec.mor
         self.eps = spec.norm_eps
-        self.router = Router(spec.hidden_size, self.spec.recursions - 1)
+        self.router = Router(spec.hidden_size, self.spec.routers)
 
     def forward(
         self, blocks: Sequence[nn.Module], x_bsd: Tensor, context: BlockContext
@@ -63,13 +124,13 @@ class Recursion(nn.Module):
             `mor.router_loss` [] and `mor.statistics` [recursions, 2], tokens that went
             into a pass and tokens whose logit alone says so.
         """
-        sums: list[Aux] = [{} for _ in blocks]
+        passes = Passes(blocks, self.spec.kv_sharing)
         length = x_bsd.shape[1]
         tokens = context.valid.sum(dtype=torch.float32)
         losses: list[Tensor] = []
         counts = [torch.stack([tokens, tokens])]
-        x_bsd = _cycle(blocks, x_bsd, context, sums)
-        x_bsd = self._deeper(blocks, x_bsd, context, 1, length, sums, losses, counts)
+        x_bsd = passes.once(x_bsd, context)
+        x_bsd = self._deeper(passes, x_bsd, context, length, losses, counts)
         while len(counts) < self.spec.recursions:  # nobody went further
             counts.append(torch.zeros_like(counts[0]))
         zero = torch.zeros((), device=x_bsd.device)
@@ -77,40 +138,37 @@ class Recursion(nn.Module):
             "mor.router_loss": torch.stack([zero, *losses]).sum(),
             "mor.statistics": torch.stack(counts),
         }
-        return x_bsd, sums, own
+        return x_bsd, passes.sums, own
 
     def _deeper(
         self,
-        blocks: Sequence[nn.Module],
+        passes: Passes,
         x_bnd: Tensor,
         context: BlockContext,
-        depth: int,
         length: int,
-        sums: list[Aux],
         losses: list[Tensor],
         counts: list[Tensor],
     ) -> Tensor:
-        """Recursion `depth` and those after it, for the tokens of the one before."""
+        """The next recursion and those after it, for the tokens of the one before."""
+        depth = context.recursion + 1
         if depth == self.spec.recursions:
             return x_bnd
-        normal_bnd = F.rms_norm(x_bnd.float(), (x_bnd.shape[-1],), None, self.eps)
-        logits_bn = self.router(normal_bnd)[..., depth - 1]
+        router = self.router.weight[depth - 1 : depth]
+        logits_bn = token_scores(x_bnd, router, self.eps).squeeze(-1)
         index_bk, taken_bk = self._choose(logits_bn, context, depth, length)
         if index_bk.shape[1] == 0:
             return x_bnd
         places = seat(index_bk, x_bnd.shape[1], taken_bk)
-        inner = replace(narrow(context, places, taken_bk), recursion=depth)
+        inner = passes.deeper(context, places, taken_bk)
         before_bkd = gather_tokens(x_bnd, places)
-        passed_bkd = _cycle(blocks, before_bkd, inner, sums)
+        passed_bkd = passes.once(before_bkd, inner)
         weight_bk = self.spec.alpha * torch.sigmoid(logits_bn).gather(1, index_bk)
         change_bkd = passed_bkd.float() * weight_bk[..., None]
         after_bkd = before_bkd + change_bkd.to(before_bkd.dtype)
         loss, count = self._judged(logits_bn, places.place_t1, places.token_n, context)
         losses.append(loss)
         counts.append(count)
-        after_bkd = self._deeper(
-            blocks, after_bkd, inner, depth + 1, length, sums, losses, counts
-        )
+        after_bkd = self._deeper(passes, after_bkd, inner, length, losses, counts)
         return put_back(x_bnd, after_bkd, places)
 
     def mode(self, context: BlockContext) -> str:
@@ -126,21 +184,16 @@ class Recursion(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Places [B, k] and which of them are taken (None: all)."""
         rows, candidates = logits_bn.shape
-        every_bn = torch.arange(candidates, device=logits_bn.device).expand(rows, -1)
         mode = self.mode(context)
         if mode == "static":
-            return every_bn, None
+            every_n = torch.arange(candidates, device=logits_bn.device)
+            return every_n.expand(rows, -1), None
         if mode == "top_k":
-            share = self.spec.share(depth)
-            count = min(places_for(share, length), candidates)
+            count = min(self.spec.places(depth, length), candidates)
             return top_places(logits_bn, context.valid, count), None
-        chosen_bn = (logits_bn > 0) & context.valid
-        if context.cache is None:
-            # Fixed shapes, so that nothing waits for the device: all are computed.
-            return every_bn, chosen_bn
-        count = int(chosen_bn.sum(dim=1).max())
-        index_bk = top_places(chosen_bn.float(), context.valid, count)
-        return index_bk, chosen_bn.gather(1, index_bk)
+        wanted_bn = (logits_bn > 0) & context.valid
+        index_bk = wanted_first(wanted_bn, _all_who_want(wanted_bn, context))
+        return index_bk, wanted_bn.gather(1, index_bk)
 
     def _judged(
         self,
@@ -161,17 +214,113 @@ class Recursion(nn.Module):
         return (each_bn * context.valid).sum(), count
 
 
-def _cycle(
-    blocks: Sequence[nn.Module],
-    x_bnd: Tensor,
-    context: BlockContext,
-    sums: list[Aux],
-) -> Tensor:
-    """Once through the shared blocks; what they report is added up in `sums`."""
-    for place, block in enumerate(blocks):
-        x_bnd, aux = block(x_bnd, context)
-        held = sums[place]
-        sums[place] = held | {
-            k: held[k] + v if k in held else v for k, v in aux.items()
+def _all_who_want(wanted_bn: Tensor, context: BlockContext) -> int:
+    """Places enough for all who want one, in evaluation."""
+    if context.cache is None:
+        # Fixed shapes, so that nothing waits for the device: all are computed.
+        return wanted_bn.shape[1]
+    return int(wanted_bn.sum(dim=1).max())
+
+
+class TokenChoice(Recursion):
+    """Every token has its depth from one router, before its first pass.
+
+    In training a pass has places for its share of a row under an even load, times the
+    capacity factor; who comes later in the row than the last of them stops earlier.
+    Evaluation has room for all. The balance loss is over the shares of depths of the
+    step before, as that of experts (`lumina.model.moe`).
+
+    Attributes:
+        load: [recursions] float32, the share of tokens that chose each depth.
+    """
+
+    load: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        load = torch.empty(self.spec.recursions, dtype=torch.float32)
+        self.register_buffer("load", load)
+
+    def forward(
+        self, blocks: Sequence[nn.Module], x_bsd: Tensor, context: BlockContext
+    ) -> tuple[Tensor, list[Aux], Aux]:
+        """All recursions; arguments and results as of `Recursion`.
+
+        The router's own sums are `mor.balance_loss` [], `mor.z_loss` [] and
+        `mor.statistics` [recursions, 2]: tokens that went into a pass, and tokens that
+        chose it for their last.
+        """
+        passes = Passes(blocks, self.spec.kv_sharing)
+        logits_bsr = token_scores(x_bsd, self.router.weight, self.eps)
+        share_bsr = logits_bsr.softmax(dim=-1)
+        last_bs = logits_bsr.argmax(dim=-1)
+        entered = [context.valid.sum(dtype=torch.float32)]
+        y_bsd = passes.once(x_bsd, context)
+        y_bsd = self._on(passes, y_bsd, context, last_bs, x_bsd.shape[1], entered)
+        while len(entered) < self.spec.recursions:  # nobody went further
+            entered.append(torch.zeros_like(entered[0]))
+        weight_bs1 = self.spec.alpha * share_bsr.gather(2, last_bs[..., None])
+        x_bsd = x_bsd + (y_bsd.float() * weight_bs1).to(x_bsd.dtype)
+        own = self._sums(logits_bsr, share_bsr, last_bs, context.valid)
+        own["mor.statistics"] = torch.stack(
+            [torch.stack(entered), own["mor.statistics"]], dim=1
+        )
+        return x_bsd, passes.sums, own
+
+    @torch.no_grad()
+    def take_load(self, statistics: Tensor) -> None:
+        """Set `load` to the shares of a step's `mor.statistics`, summed over ranks."""
+        chosen_r = statistics[:, 1]
+        total = chosen_r.sum()
+        self.load.copy_(
+            torch.where(total > 0, chosen_r / total.clamp(min=1), self.load)
+        )
+
+    def _on(
+        self,
+        passes: Passes,
+        y_bnd: Tensor,
+        context: BlockContext,
+        last_bn: Tensor,
+        length: int,
+        entered: list[Tensor],
+    ) -> Tensor:
+        """The next pass and those after it, for the tokens that want to go on."""
+        depth = context.recursion + 1
+        if depth == self.spec.recursions:
+            return y_bnd
+        wanted_bn = (last_bn >= depth) & context.valid
+        if self.training:
+            count = min(self.spec.places(depth, length), y_bnd.shape[1])
+        else:
+            count = _all_who_want(wanted_bn, context)
+        index_bk = wanted_first(wanted_bn, count)
+        if index_bk.shape[1] == 0:
+            return y_bnd
+        taken_bk = wanted_bn.gather(1, index_bk)
+        entered.append(taken_bk.sum(dtype=torch.float32))
+        places = seat(index_bk, y_bnd.shape[1], taken_bk)
+        inner = passes.deeper(context, places, taken_bk)
+        after_bkd = passes.once(gather_tokens(y_bnd, places), inner)
+        last_bk = last_bn.gather(1, index_bk)
+        after_bkd = self._on(passes, after_bkd, inner, last_bk, length, entered)
+        return put_back(y_bnd, after_bkd, places)
+
+    def _sums(
+        self, logits_bsr: Tensor, share_bsr: Tensor, last_bs: Tensor, valid_bs: Tensor
+    ) -> Aux:
+        """The losses, and as `mor.statistics` [recursions] who chose each depth."""
+        z_bs = logits_bsr.logsumexp(dim=-1).square() * valid_bs
+        share_r = (share_bsr * valid_bs[..., None]).sum(dim=(0, 1))
+        chosen_bsr = F.one_hot(last_bs, self.spec.recursions) * valid_bs[..., None]
+        return {
+            "mor.balance_loss": (share_r * self.load).sum() * self.spec.recursions,
+            "mor.z_loss": z_bs.sum(),
+            "mor.statistics": chosen_bsr.sum(dim=(0, 1)).float(),
         }
-    return x_bnd
+
+
+def build_recursion(spec: ModelSpec) -> Recursion:
+    """What passes tokens through the shared blocks, by who chooses."""
+    assert spec.mor is not None
+    return (TokenChoice if spec.mor.by_token else Recursion)(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,23 +127,50 @@ class ModSpec:
 
 @dataclass(frozen=True)
 class MorSpec:
-    """Mixture of Recursions (Bae et al., 2025, arXiv:2507.10524), expert choice.
+    """Mixture of Recursions (Bae et al., 2025, arXiv:2507.10524).
 
     Attributes:
         recursions: most passes through the blocks between the first and the last.
         mode: "dynamic" (top-k) or "static" (every token every time, softly weighted).
-        alpha: factor on a recursion's weight, sigmoid(logit).
-        router_loss_weight: weight of the routers' own loss.
+        alpha: factor on a recursion's weight: sigmoid(logit), or a token's probability.
+        router_loss_weight: weight of the routers' own loss (expert choice).
+        routing: "expert_choice": each pass takes its share of the tokens before it;
+            "token_choice": each token has its depth from one router.
+        capacity_factor: places of a pass over its share under an even load; for the
+            rest see `MorSection` (token choice).
+        kv_sharing: later passes attend to the keys of the first, and make none.
     """
 
     recursions: int = 2
     mode: str = "dynamic"
     alpha: float = 0.1
     router_loss_weight: float = 0.001
+    routing: str = "expert_choice"
+    capacity_factor: float = 1.25
+    balance_weight: float = 0.1
+    z_loss_weight: float = 1e-5
+    kv_sharing: bool = False
+
+    @property
+    def by_token(self) -> bool:
+        """Whether tokens choose their depth, and not passes their tokens."""
+        return self.routing == "token_choice"
+
+    @property
+    def routers(self) -> int:
+        """Rows of the router: one for each depth, or for each pass after the first."""
+        return self.recursions if self.by_token else self.recursions - 1
 
     def share(self, depth: int) -> float:
         """Share of all tokens in the pass after `depth` others: R - depth of R."""
         return (self.recursions - depth) / self.recursions
+
+    def places(self, depth: int, length: int) -> int:
+        """Places that a row of `length` has in the pass after `depth` others."""
+        factor = self.capacity_factor if self.by_token else 1.0
+        # The rounding keeps 0.55 * 100 = 55.00000000000001 from costing a place.
+        wanted = math.ceil(round(self.share(depth) * factor * length, 6))
+        return max(1, min(length, wanted))
 
 
 @dataclass(frozen=True)

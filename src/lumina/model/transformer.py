@@ -54,9 +54,9 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(spec.hidden_size, spec.norm_eps)
         self.recursion: Recursion | None = None
         if spec.mor is not None and spec.mor.recursions > 1:
-            from lumina.model.recursion import Recursion
+            from lumina.model.recursion import build_recursion
 
-            self.recursion = Recursion(spec)
+            self.recursion = build_recursion(spec)
         self.mod_capacity = spec.mod.capacity if spec.mod is not None else 1.0
         self.routing = ""
 

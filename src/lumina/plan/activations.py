@@ -130,6 +130,12 @@ def further_passes(spec: ModelSpec, forward: Forward, mode: str) -> Kept:
     """What recursions keep beyond the first pass: fewer tokens in each."""
     kept = Kept()
     before = forward.rows * spec.seq_length
+    shared = spec.mor is not None and spec.mor.kv_sharing
+    if shared and mode != "none":  # recomputed blocks hand their keys out all the same
+        key = spec.num_kv_heads * spec.head_dim
+        if spec.mla_kv_rank:
+            key = spec.num_heads * spec.head_dim
+        kept += Kept(before * 2 * key * forward.element * (spec.num_layers - 2))
     for share in recursion_shares(spec):
         few = replace(spec, mor=None, seq_length=math.ceil(share * spec.seq_length))
         for layer in range(1, spec.num_layers - 1):
@@ -139,7 +145,10 @@ def further_passes(spec: ModelSpec, forward: Forward, mode: str) -> Kept:
         # The router reads every candidate; what passed is kept beside its weight.
         router = before * (12 * spec.hidden_size + 40)
         back = chosen * (4 + 2 * forward.element) * spec.hidden_size
-        back += chosen * (mask * few.seq_length + 4 * spec.head_dim + 24)
+        keys = spec.seq_length if shared else few.seq_length
+        if shared:  # no kernel without a mask reads fewer queries than keys
+            mask = mask or forward.element
+        back += chosen * (mask * keys + 4 * spec.head_dim + 24)
         kept += Kept(router + back)
         before = chosen
     return kept

@@ -70,7 +70,7 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
             for name, shape in depth_shapes(spec, layer).items()
         }
     if spec.mor is not None and spec.mor.recursions > 1:
-        shapes["backbone.recursion.router.weight"] = (spec.mor.recursions - 1, width)
+        shapes["backbone.recursion.router.weight"] = (spec.mor.routers, width)
     shapes["backbone.norm.weight"] = (width,)
     if not spec.tie_embeddings:
         shapes["objective.head.weight"] = (spec.padded_vocab_size, width)

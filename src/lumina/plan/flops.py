@@ -6,7 +6,13 @@ import math
 from dataclasses import dataclass
 
 from lumina.model.spec import HrmSpec, ModelSpec
-from lumina.plan.count import Counts, block_shapes, count_parameters, is_routed
+from lumina.plan.count import (
+    Counts,
+    block_shapes,
+    count_parameters,
+    is_routed,
+    latent_shapes,
+)
 
 CONVENTION = (
     "6 x active non-embedding parameters (the head counts) "
@@ -36,6 +42,8 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
     for one in passes(spec):
         attention, feedforward = _block_parameters(spec, one.layer)
         products += (one.attention - one.once) * attention
+        if one.shared:
+            products -= one.attention * _key_parameters(spec)
         products += (one.feedforward - one.once) * feedforward
         looks += one.attention * one.keys - one.once
     return 6.0 * products + 12 * looks * width * attended
@@ -50,6 +58,7 @@ class Pass:
         keys: share of the tokens they attend to.
         feedforward: share of the tokens that go through the feed-forward.
         once: 1 for the pass that the parameter count stands for, 0 for a further one.
+        shared: whether the keys are those of another pass, and none are made.
     """
 
     layer: int
@@ -57,12 +66,14 @@ class Pass:
     keys: float
     feedforward: float
     once: int = 1
+    shared: bool = False
 
 
 def passes(spec: ModelSpec) -> list[Pass]:
     """Blocks that not every token goes through, or not once."""
     found = []
     shares = recursion_shares(spec)
+    shared = spec.mor is not None and spec.mor.kv_sharing
     for layer in range(spec.num_layers):
         attention = feedforward = 1.0
         if (mod := spec.mod) is not None and layer in mod.layers:
@@ -71,7 +82,14 @@ def passes(spec: ModelSpec) -> list[Pass]:
             found.append(Pass(layer, attention, attention, feedforward))
         if 0 < layer < spec.num_layers - 1:
             found += [
-                Pass(layer, s * attention, s * attention, s * feedforward, once=0)
+                Pass(
+                    layer,
+                    s * attention,
+                    1.0 if shared else s * attention,
+                    s * feedforward,
+                    once=0,
+                    shared=shared,
+                )
                 for s in shares
             ]
     return found
@@ -85,7 +103,7 @@ def recursion_shares(spec: ModelSpec) -> list[float]:
     if spec.mor.mode == "static":
         return [1.0 for _ in depths]
     length = spec.seq_length
-    return [math.ceil(round(spec.mor.share(d) * length, 6)) / length for d in depths]
+    return [spec.mor.places(depth, length) / length for depth in depths]
 
 
 def depth_share(spec: ModelSpec) -> float:
@@ -110,6 +128,24 @@ def _block_parameters(spec: ModelSpec, layer: int) -> tuple[int, float]:
         else:
             feedforward += size
     return attention, feedforward
+
+
+def _key_parameters(spec: ModelSpec) -> int:
+    """Parameters of a block that only make keys and values."""
+    if not spec.mla_kv_rank:
+        return 2 * spec.num_kv_heads * spec.head_dim * (
+            spec.hidden_size + spec.attention_bias
+        ) + (_key_norm(spec))
+    shapes = latent_shapes(spec)
+    made = ("kv_down.weight", "kv_latent_norm.weight", "kv_up.weight")
+    return sum(math.prod(shapes[name]) for name in made)
+
+
+def _key_norm(spec: ModelSpec) -> int:
+    """Weights that normalise keys."""
+    key = {"rms": spec.head_dim, "l2": spec.num_kv_heads}
+    key["rms_full"] = spec.num_kv_heads * spec.head_dim
+    return key.get(spec.qk_norm, 0)
 
 
 def _of_a_segment(spec: ModelSpec, hrm: HrmSpec, counts: Counts) -> float:

@@ -230,11 +230,17 @@ def _vocabulary(config: Config, tokenizer_vocab_size: int | None) -> tuple[int, 
 
 def _recursion(config: Config) -> MorSpec:
     mor = config.mor
+    usual = 1.0 if mor.mor_routing == "token_choice" else 0.1
     return MorSpec(
         recursions=mor.mor_recursions,
         mode=mor.mor_mode,
-        alpha=mor.mor_alpha,
+        alpha=_or(mor.mor_alpha, usual),
         router_loss_weight=mor.mor_router_loss_weight,
+        routing=mor.mor_routing,
+        capacity_factor=mor.mor_capacity_factor,
+        balance_weight=mor.mor_balance_weight,
+        z_loss_weight=mor.mor_z_loss_weight,
+        kv_sharing=mor.mor_kv_sharing,
     )
 
 

@@ -37,7 +37,11 @@ def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
         found.append(Term("moe.z_loss", moe.z_loss_weight, len(moe.layers)))
     if (mod := spec.mod) is not None and mod.predicted:
         found.append(Term("mod.predictor_loss", mod.predictor_weight, len(mod.layers)))
-    if (mor := spec.mor) is not None and mor.recursions > 1 and mor.mode != "static":
+    mor = spec.mor if spec.mor is not None and spec.mor.recursions > 1 else None
+    if mor is not None and mor.by_token:
+        found.append(Term("mor.balance_loss", mor.balance_weight, 1))
+        found.append(Term("mor.z_loss", mor.z_loss_weight, 1))
+    elif mor is not None and mor.mode != "static":
         further = mor.recursions - 1
         found.append(Term("mor.router_loss", mor.router_loss_weight, further))
     return tuple(found)

@@ -18,6 +18,7 @@ from lumina.observe.metrics import MetricsLog
 from lumina.plan.plan import Plan
 from lumina.train.auxiliary import count_shapes, loss_terms, unpack
 from lumina.train.routing_metrics import (
+    chosen_depth_metrics,
     depth_metrics,
     expert_metrics,
     recursion_metrics,
@@ -179,7 +180,9 @@ class Recorder:
         if "mod.statistics" in counted:
             row |= depth_metrics(counted["mod.statistics"], spec)
         if "mor.statistics" in counted:
-            row |= recursion_metrics(counted["mor.statistics"])
+            assert spec.mor is not None
+            told = chosen_depth_metrics if spec.mor.by_token else recursion_metrics
+            row |= told(counted["mor.statistics"])
         return row
 
 

@@ -22,7 +22,8 @@ LIVE_SHAPE = {"dropout", "capacity_factor", "load_balancing_weight",
               "router_z_loss_weight", "routing_temperature", "router_jitter_noise",
               "expert_dropout", "mod_capacity_factor", "mod_capacity_ladder",
               "mod_capacity_schedule", "mod_predictor_weight",
-              "mor_router_loss_weight"}  # fmt: skip
+              "mor_router_loss_weight", "mor_capacity_factor",
+              "mor_balance_weight", "mor_z_loss_weight"}  # fmt: skip
 """Options of the model that change no tensor, so a resume may change them."""
 
 SHAPING = (ModelSection, MoeSection, ModSection, MorSection, HrmSection)

@@ -65,7 +65,7 @@ def depth_metrics(statistics: Tensor, spec: ModelSpec) -> dict[str, Any]:
 
 
 def recursion_metrics(statistics: Tensor) -> dict[str, Any]:
-    """How deep tokens went.
+    """How deep tokens went, where passes chose them.
 
     `mor.depth_share` is the share of tokens in each pass, `mor.mean_depth` their mean
     number of passes, `mor.router_accuracy` the share of each router's candidates whose
@@ -80,4 +80,25 @@ def recursion_metrics(statistics: Tensor) -> dict[str, Any]:
         "mor.depth_share": share.tolist(),
         "mor.mean_depth": share.sum().item(),
         "mor.router_accuracy": (told[1:] / entered[:-1].clamp(min=1)).tolist(),
+    }
+
+
+def chosen_depth_metrics(statistics: Tensor) -> dict[str, Any]:
+    """How deep tokens went, where they chose it themselves.
+
+    `mor.depth_share` and `mor.mean_depth` as above; `mor.choice_share` is the share of
+    tokens that chose each depth, `mor.dropped_fraction` the share that wanted a pass
+    and found no place in it.
+
+    Args:
+        statistics: [recursions, 2], tokens in a pass and tokens that chose its depth.
+    """
+    entered, chosen = statistics.unbind(1)
+    tokens = entered[0].clamp(min=1)
+    wanted = chosen.flip(0).cumsum(0).flip(0)
+    return {
+        "mor.depth_share": (entered / tokens).tolist(),
+        "mor.mean_depth": (entered / tokens).sum().item(),
+        "mor.choice_share": (chosen / tokens).tolist(),
+        "mor.dropped_fraction": ((wanted - entered) / tokens).tolist(),
     }

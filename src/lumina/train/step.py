@@ -114,6 +114,8 @@ def train_step(
     counted = dict(unpack(metrics[len(sums) :], shapes))
     if "moe.counts" in counted:
         apply_router_updates(program.network, counted["moe.counts"])
+    if (mor := plan.spec.mor) is not None and mor.recursions > 1 and mor.by_token:
+        program.network.backbone.recursion.take_load(counted["mor.statistics"])
     return metrics
 
 

@@ -40,6 +40,9 @@ def places_for(capacity: float, length: int) -> int:
 def top_places(score_bs: Tensor, valid_bs: Tensor | None, count: int) -> Tensor:
     """The `count` tokens of the highest score in each row, in order of position.
 
+    Neither ranks nor indices are sorted: the lowest score that is in is found, then
+    places are counted.
+
     Args:
         score_bs: [B, S].
         valid_bs: [B, S] bool; padding comes after every token.
@@ -47,11 +50,48 @@ def top_places(score_bs: Tensor, valid_bs: Tensor | None, count: int) -> Tensor:
     Returns:
         [B, count] int64. Of equal scores the earlier token wins.
     """
-    score_bs = score_bs.detach()
+    rows, length = score_bs.shape
+    if count >= length:
+        return torch.arange(length, device=score_bs.device).expand(rows, -1)
+    # Who is not a number comes last: a comparison with it would leave places empty.
+    score_bs = score_bs.detach().nan_to_num(nan=-math.inf)
     if valid_bs is not None:
         score_bs = score_bs.masked_fill(~valid_bs, -math.inf)
-    ranked = score_bs.sort(dim=1, descending=True, stable=True).indices
-    return ranked[:, :count].sort(dim=1).values
+    lowest_b1 = score_bs.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
+    above_bs, level_bs = score_bs > lowest_b1, score_bs == lowest_b1
+    room_b1 = count - above_bs.sum(dim=1, keepdim=True)
+    chosen_bs = above_bs | (level_bs & (level_bs.cumsum(dim=1) <= room_b1))
+    place_bs = torch.where(chosen_bs, chosen_bs.cumsum(dim=1) - 1, count)
+    return _at_places(place_bs, count + 1)[:, :count]
+
+
+def wanted_first(wanted_bs: Tensor, count: int) -> Tensor:
+    """The first `count` wanted tokens of each row in order, then the others in order.
+
+    Whoever has a place thus has only wanted ones before itself: attention in causal
+    order over the places is that over the wanted tokens.
+
+    Args:
+        wanted_bs: [B, S] bool.
+
+    Returns:
+        [B, count] int64.
+    """
+    rank_bs = wanted_bs.cumsum(dim=1)
+    others_bs = (~wanted_bs).cumsum(dim=1) + rank_bs[:, -1:]
+    place_bs = torch.where(wanted_bs, rank_bs, others_bs) - 1
+    return _at_places(place_bs, wanted_bs.shape[1])[:, :count]
+
+
+def _at_places(place_bs: Tensor, places: int) -> Tensor:
+    """The token at each place, [B, places], from the place of each token [B, S]."""
+    rows, length = place_bs.shape
+    token_bs = torch.arange(length, device=place_bs.device).expand(rows, -1)
+    return (
+        torch.zeros_like(token_bs[:, :1])
+        .repeat(1, places)
+        .scatter(1, place_bs, token_bs)
+    )
 
 
 def seat(index_bk: Tensor, length: int, taken_bk: Tensor | None = None) -> Places:
