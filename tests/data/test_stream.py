@@ -128,7 +128,8 @@ def check_boundaries(batch: Batch) -> None:
     assert set(edges[len(starts) :]) <= {batch.input_ids.numel()}
     assert edges[-1] == batch.input_ids.numel()
     assert batch.max_seqlen in (1, 2, 4, 8, 16)
-    assert batch.one_document_rows == bool((batch.document_ids == 0).all())
+    if batch.one_document_rows:
+        assert (batch.document_ids == 0).all()
 
 
 def test_shapes_never_change_between_batches(tmp_path: Path) -> None:
@@ -137,7 +138,9 @@ def test_shapes_never_change_between_batches(tmp_path: Path) -> None:
     stream = new_stream(make_store(tmp_path / "s", numbered(sizes)), batch=8)
     batches = [b for step in steps(stream) for b in step.micro_batches]
     assert len({tuple(b.cu_seqlens.shape) for b in batches}) == 1
-    assert any(b.one_document_rows for b in batches) or len(batches) > 10
+    # Nor what chooses the kernel: a row of one document is treated as the others are.
+    assert {b.one_document_rows for b in batches} == {False}
+    assert len({b.max_seqlen for b in batches}) == 1
     for batch in batches:
         check_boundaries(batch)
 

@@ -32,6 +32,10 @@ class BatchMaker:
         # Padding counts as one more document of its row.
         padded = self.row_tokens < packing.seq_length
         self.most_documents = int((chunks + padded).max(initial=1))
+        # One answer for all full batches: code is compiled for it, and a batch that
+        # differs late in a run would compile everything again.
+        self.one_document_rows = bool((chunks == 1).all() and not padded.any())
+        self.longest = self._longest()
 
     def count(self, rows: Ints) -> tuple[int, int]:
         """(tokens, tokens that bear loss) of some rows; negative ones are empty."""
@@ -41,7 +45,8 @@ class BatchMaker:
     def batch(self, rows: Ints) -> Batch:
         """The batch of these rows; a negative number gives an empty row.
 
-        The length of `cu_seqlens` depends on the number of rows only.
+        Whatever decides shapes or code depends on the number of rows only, and on
+        whether one of them is empty.
         """
         width = self.packing.seq_length
         chunk, row = self._chunks(rows)
@@ -68,7 +73,8 @@ class BatchMaker:
         positions = self._padding_positions(filled)
         positions[target] = position
 
-        edges, longest = self._edges(begin, lengths, filled)
+        edges = self._edges(begin, filled)
+        empty = bool((rows < 0).any())
         shape = (len(rows), width)
         return Batch(
             input_ids=torch.from_numpy(inputs.reshape(shape)),
@@ -76,11 +82,16 @@ class BatchMaker:
             position_ids=torch.from_numpy(positions.reshape(shape)),
             document_ids=torch.from_numpy(documents.reshape(shape)),
             cu_seqlens=torch.from_numpy(edges),
-            max_seqlen=longest,
-            one_document_rows=bool(
-                len(chunk) == len(rows) and (lengths == width).all()
-            ),
+            max_seqlen=width if empty else self.longest,
+            one_document_rows=self.one_document_rows and not empty,
         )
+
+    def _longest(self) -> int:
+        """At least the longest document of any row, or padding: a power of two."""
+        width = self.packing.seq_length
+        padding = width - self.row_tokens.min(initial=width)
+        longest = int(max(self.packing.lengths.max(initial=1), padding))
+        return min(1 << (longest - 1).bit_length(), width)
 
     def _chunks(self, rows: Ints) -> tuple[Ints, Ints]:
         """The chunks of some rows, and for each the place of its row in the batch."""
@@ -96,18 +107,15 @@ class BatchMaker:
         positions: Ints = np.maximum(place[None, :] - filled[:, None], 0)
         return positions.reshape(-1)
 
-    def _edges(
-        self, begin: Ints, lengths: Ints, filled: Ints
-    ) -> tuple[NDArray[np.int32], int]:
-        """`cu_seqlens` and `max_seqlen` of the chunks and the padding after them."""
+    def _edges(self, begin: Ints, filled: Ints) -> NDArray[np.int32]:
+        """`cu_seqlens` of the chunks and the padding after them."""
         width = self.packing.seq_length
         size = len(filled) * width
         padded = np.flatnonzero(filled < width)
         starts = np.sort(np.concatenate([begin, padded * width + filled[padded]]))
         edges = np.full(len(filled) * self.most_documents + 1, size, dtype=np.int32)
         edges[: len(starts)] = starts
-        longest = int(max(lengths.max(initial=1), (width - filled).max()))
-        return edges, min(1 << (longest - 1).bit_length(), width)
+        return edges
 
     def _loss_tokens(self) -> Ints:
         """[R] labels that count, of every row."""
