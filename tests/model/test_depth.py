@@ -14,7 +14,7 @@ from lumina.infer.generate import Decoding
 from lumina.infer.sampling import Sampling
 from lumina.model.interface import Batch
 from lumina.model.network import build_network
-from lumina.model.spec import ModSpec, MoeSpec
+from lumina.model.spec import ModSpec, MoeSpec, MorSpec
 from networks import packed_batch, random_ids, shifted, tiny_spec
 
 KINDS = {
@@ -428,3 +428,36 @@ def test_segments_of_chosen_tokens_are_their_documents(holes):
     together = (of[:, None] == of[None, :])[taken][:, taken]
     assert torch.equal(together, (flat[:, None] == flat[None, :])[taken][:, taken])
     assert not (of[:, None] == of[None, :])[taken][:, ~taken].any()
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_losses_are_told_apart_by_who_was_chosen(recursive):
+    """Against a plain cross entropy, token by token and layer by layer."""
+    network = depth(layers=(1, 2), capacity=0.4)
+    if recursive:
+        mor = MorSpec(2, alpha=1.0)
+        network = build_network(replace(network.spec, mor=mor), seed=1)
+    batch = packed_batch([[10, 8], [24]], 24)
+    layers = []
+    for layer in (1, 2):
+        block = network.backbone.blocks[layer]
+        block.register_forward_hook(
+            lambda _, given, out: layers.append((given[0], out[0]))
+        )
+    _, aux = network(batch)
+    assert "mod.chosen" not in aux
+    network(batch)
+    hidden = network.backbone(batch).hidden
+    logits = network.objective.logits(hidden).flatten(0, 1)
+    labels = batch.labels.flatten()
+    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    counted = labels != -100
+    by_hand = torch.zeros(4)
+    for before, after in layers[:2]:
+        chosen = (before != after).any(-1).flatten() & counted
+        skipped = ~chosen & counted
+        for place, who in enumerate((chosen, skipped)):
+            by_hand[2 * place] += each[who].sum() / 2
+            by_hand[2 * place + 1] += who.sum() / 2
+    torch.testing.assert_close(aux["mod.losses"], by_hand)
+    assert by_hand[1] + by_hand[3] == counted.sum()

@@ -154,6 +154,34 @@ def test_a_capacity_outlives_a_resume_and_is_refused_without_depths(tiny_config)
     assert "refused" in change["outcome"]
 
 
+@pytest.mark.covers("MON-05")
+def test_every_metric_of_depths_is_reported_under_its_name(tiny_config):
+    """In the row of the file, and under the names of `get_current_metrics`."""
+    seen = []
+
+    def on_step(trainer, row):
+        seen.append((row, trainer.get_current_metrics()))
+
+    config = tiny_config.replace(use_mod=True, num_layers=4, steps=3)
+    lumina.Trainer(config, on_step=on_step).train()
+    for row, metrics in seen:
+        (ratio, _), (accuracy, _) = (
+            metrics["selected_token_ratio"],
+            metrics["routing_accuracy"],
+        )
+        assert 0 < ratio < 1 and 0 <= accuracy <= 1
+        mean = sum(metrics["selected_token_ratio"]) / 2
+        assert metrics["compute_savings"] == pytest.approx(100 * (1 - mean), abs=1e-4)
+        assert 0 < metrics["flops_reduction"] < metrics["compute_savings"]
+        for score, lowest in zip(
+            metrics["avg_routing_score"], metrics["routing_threshold"], strict=True
+        ):
+            assert 0 < lowest < score < 1
+        chosen, skipped = metrics["selected_token_loss"], metrics["skipped_token_loss"]
+        assert min(chosen, skipped) < row["loss"] < max(chosen, skipped)
+        assert row["mod.selected_token_loss"] == chosen
+
+
 def test_the_metrics_of_depths_are_those_of_the_choice(tiny_config):
     config = tiny_config.replace(use_mod=True, mod_pattern="all", steps=12)
     run = lumina.Trainer(config).train()

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from lumina.model.attention import BlockContext
 from lumina.model.block import Block
 from lumina.model.chosen import narrow
+from lumina.model.interface import IGNORE
 from lumina.model.moe import Router
 from lumina.model.spec import ModelSpec
 from lumina.ops.depth.scoring import token_scores
@@ -131,7 +132,10 @@ class DepthRouter(nn.Module):
     def statistics(
         self, choice: Choice, places: Places, logits_bs: Tensor, context: BlockContext
     ) -> dict[str, Tensor]:
-        """The predictor's loss and `STATISTICS`, over the tokens of a forward pass."""
+        """The predictor's loss and `STATISTICS`, over the tokens of a forward pass.
+
+        Also `mod.chosen` [B, S] bool, unless this is a deeper recursion.
+        """
         valid_bs = context.valid
         rows, length = valid_bs.shape
         chosen_bs = (places.place_t1 < places.token_n.numel()).view(rows, length)
@@ -157,7 +161,10 @@ class DepthRouter(nn.Module):
                     torch.full((), float(rows), device=valid_bs.device),
                 ]
             )
-        return {"mod.predictor_loss": loss, "mod.statistics": statistics}
+        aux = {"mod.predictor_loss": loss, "mod.statistics": statistics}
+        if not context.recursion:  # of whole rows
+            aux["mod.chosen"] = counted_bs
+        return aux
 
 
 class DepthBlock(Block):
@@ -251,9 +258,42 @@ def _hashed(position_bs: Tensor, layer_index: int) -> Tensor:
 
 
 def collect_depth_aux(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The `aux` of a model from that of its depth-routed layers."""
+    """The `aux` of a model from that of its depth-routed layers.
+
+    `mod.chosen` becomes [B, S] float32, the share of the layers that chose a token.
+    """
     losses = torch.stack([one["mod.predictor_loss"] for one in layers])
-    return {
+    aux = {
         "mod.predictor_loss": losses.sum(),
         "mod.statistics": torch.stack([one["mod.statistics"] for one in layers]),
     }
+    if all("mod.chosen" in one for one in layers):
+        chosen_lbs = torch.stack([one["mod.chosen"] for one in layers])
+        aux["mod.chosen"] = chosen_lbs.mean(dim=0, dtype=torch.float32)
+    return aux
+
+
+@torch.no_grad()
+def split_losses(
+    aux: dict[str, Tensor], each_bs: Tensor | None, labels_bs: Tensor
+) -> dict[str, Tensor]:
+    """`aux` with `mod.losses` in place of `mod.chosen`.
+
+    That is [4]: the sum of losses of tokens by the share of layers that chose them, the
+    sum of those shares, and both for the share that passed them by.
+
+    Args:
+        aux: of the model.
+        each_bs: [B, S] float32, every token's loss; None where the objective has none.
+        labels_bs: [B, S] int64.
+    """
+    aux = dict(aux)
+    chosen_bs = aux.pop("mod.chosen")
+    if each_bs is None:
+        return aux | {"mod.losses": torch.zeros(4, device=chosen_bs.device)}
+    counted_bs = labels_bs != IGNORE
+    each_bs = torch.where(counted_bs, each_bs, 0.0)
+    sums = []
+    for share_bs in (chosen_bs, 1 - chosen_bs):
+        sums += [(each_bs * share_bs).sum(), (counted_bs * share_bs).sum()]
+    return aux | {"mod.losses": torch.stack(sums)}

@@ -82,7 +82,12 @@ class Network(nn.Module):
             return self.objective.sums(output, batch, self._tied)  # type: ignore[no-any-return]
         losses: LossSums = self.objective(output.hidden, batch, self._tied)
         losses.carry = output.carry
-        return losses, output.aux
+        aux = output.aux
+        if "mod.chosen" in aux:
+            from lumina.model.depth import split_losses
+
+            aux = split_losses(aux, losses.terms.get("each"), batch.labels)
+        return losses, aux
 
     def logits(
         self, input_ids: Tensor, cache: Cache | None = None, last_only: bool = False

@@ -52,7 +52,7 @@ class LanguageModelObjective(nn.Module):
 
         Returns:
             Sums; `terms` has "correct", the counted tokens (unweighted) whose label
-            had the highest logit.
+            had the highest logit, and "each" [B, S], every token's loss.
         """
         weights = batch.loss_weights
         labels_t = batch.labels.reshape(-1)
@@ -68,7 +68,8 @@ class LanguageModelObjective(nn.Module):
         counted_t = (labels_t != IGNORE).to(torch.float32)
         if weights_t is not None:
             counted_t = counted_t * weights_t
-        return LossSums(sums.loss, counted_t.sum(), {"correct": sums.correct})
+        terms = {"correct": sums.correct, "each": sums.loss_t.view(batch.labels.shape)}
+        return LossSums(sums.loss, counted_t.sum(), terms)
 
     def logits(self, hidden: Tensor, tied: Tensor | None = None) -> Tensor:
         """Scores of the next token.

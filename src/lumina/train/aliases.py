@@ -21,6 +21,8 @@ ALIASES: dict[str, str] = {
     "compute_savings": "mod.compute_savings",
     "flops_reduction": "mod.flops_reduction",
     "routing_accuracy": "mod.predictor_accuracy",
+    "selected_token_loss": "mod.selected_token_loss",
+    "skipped_token_loss": "mod.skipped_token_loss",
 }
 """Alias -> key of a metrics.jsonl row."""
 

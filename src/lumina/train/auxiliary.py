@@ -55,6 +55,8 @@ def count_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
         shapes["moe.dropped"] = (len(moe.layers),)
     if (mod := spec.mod) is not None:
         shapes["mod.statistics"] = (len(mod.layers), len(STATISTICS))
+        if mod.mode == "dynamic":
+            shapes["mod.losses"] = (4,)
     if (mor := spec.mor) is not None and mor.recursions > 1:
         shapes["mor.statistics"] = (mor.recursions, 2)
     return shapes

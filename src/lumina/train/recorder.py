@@ -22,6 +22,7 @@ from lumina.train.routing_metrics import (
     depth_metrics,
     expert_metrics,
     recursion_metrics,
+    split_loss_metrics,
 )
 from lumina.train.step import SCALARS
 
@@ -179,6 +180,8 @@ class Recorder:
             row |= expert_metrics(counted["moe.counts"], counted["moe.dropped"])
         if "mod.statistics" in counted:
             row |= depth_metrics(counted["mod.statistics"], spec)
+        if "mod.losses" in counted:
+            row |= split_loss_metrics(counted["mod.losses"])
         if "mor.statistics" in counted:
             assert spec.mor is not None
             told = chosen_depth_metrics if spec.mor.by_token else recursion_metrics

@@ -64,6 +64,21 @@ def depth_metrics(statistics: Tensor, spec: ModelSpec) -> dict[str, Any]:
     return row
 
 
+def split_loss_metrics(sums: Tensor) -> dict[str, Any]:
+    """Mean loss of the tokens that were chosen, and of those that were not.
+
+    Every token counts on both sides, by the share of the layers that chose it.
+
+    Args:
+        sums: [4], see `lumina.model.depth.split_losses`.
+    """
+    chosen, chosen_share, skipped, skipped_share = sums.tolist()
+    return {
+        "mod.selected_token_loss": chosen / chosen_share if chosen_share else None,
+        "mod.skipped_token_loss": skipped / skipped_share if skipped_share else None,
+    }
+
+
 def recursion_metrics(statistics: Tensor) -> dict[str, Any]:
     """How deep tokens went, where passes chose them.
 
