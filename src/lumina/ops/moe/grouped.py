@@ -37,7 +37,7 @@ def kernel_mm(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
     return y_nm
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def segments_mm(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
     """One product per contiguous segment; arguments as in `grouped_linear`.
 
@@ -67,7 +67,8 @@ def grouped_linear(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
     """
     if kernel_applies(x_nd, weight):
         return kernel_mm(x_nd, weight, offsets_e)
-    return segments_mm(x_nd, weight, offsets_e)
+    y_nm: Tensor = segments_mm(x_nd, weight, offsets_e)
+    return y_nm
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
