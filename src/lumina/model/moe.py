@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lumina.model.layers import FeedForward
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.ops.moe import capacity, grouped
+from lumina.ops.router.dispatch import router_linear
 
 HIDDEN = 1e4
 """Taken off the rank of an expert that dropout hides: below every other one."""
@@ -93,7 +93,7 @@ class Router(nn.Module):
 
     def forward(self, x_td: Tensor, trained: int = 0) -> Tensor:
         """Logits [T, E] of tokens [T, D]; `trained` as in `only_last`."""
-        return F.linear(x_td.float(), only_last(self.weight, trained).float())
+        return router_linear(x_td, only_last(self.weight, trained))
 
 
 class MoeFeedForward(nn.Module):

@@ -1,0 +1,1 @@
+"""A router's logits: float32 products of half-precision activations."""
