@@ -75,16 +75,17 @@ class Plain:
         self.first_learning = len(self.order) - last
 
     def block(
-        self, x: Tensor, index: int, position: int, cell: dict[int, Any]
+        self, x: Tensor, index: int, position: int, cell: dict[int, Any], waits: bool
     ) -> Tensor:
-        """One token through one block; `cell` maps earlier tokens to (k, v)."""
+        """One token through one block; `cell` maps tokens to (k, v)."""
 
         def weight(name: str) -> Tensor:
             return self.p[f"backbone.blocks.{index}.{name}.weight"]
 
         qkv = (weight("attention.qkv") @ x).view(-1, WIDTH // HEADS)
         q, k, v = qkv.split((HEADS, KV, KV))
-        cell[position] = (turn(k, position), v)
+        if not waits:
+            cell[position] = (turn(k, position), v)
         q = turn(q, position)
         mixed = []
         for head in range(HEADS):
@@ -103,8 +104,12 @@ class Plain:
             return range(low)
         return range(low, low + self.hrm.h_layers)
 
-    def think(self, ids: Tensor) -> list[list[dict[str, Tensor]]]:
-        """For every token, what it came to in each segment that it took."""
+    def think(self, ids: Tensor) -> list[list[dict[str, Any]]]:
+        """For every token, what it came to in each segment that it took.
+
+        "next" is what it came to in the one after, taken or not: a token that does not
+        take it still has the keys that it halted with.
+        """
         table = self.p["backbone.embedding.weight"]
         inits = [self.p[f"backbone.{n}_init"] for n in "hl"]
         states = [list(inits) for _ in ids]
@@ -117,13 +122,16 @@ class Plain:
                     cell[t] = tuple(x.detach() for x in cell[t])
             self.segment(ids, table, states, active, cells)
             for t in range(len(ids)):
+                q = self.p["backbone.halting.weight"] @ states[t][0]
+                q = q + self.p["backbone.halting.bias"]
+                z_h = states[t][0]
+                head = table if self.tied else self.p["objective.head.weight"]
+                now = {"logits": (head @ z_h)[:100], "q": q, "z": z_h}
+                if told[t]:
+                    told[t][-1].setdefault("next", now)
                 if not active[t]:
                     continue
-                z_h = states[t][0]
-                q = self.p["backbone.halting.weight"] @ z_h
-                q = q + self.p["backbone.halting.bias"]
-                head = table if self.tied else self.p["objective.head.weight"]
-                told[t].append({"logits": (head @ z_h)[:100], "q": q, "z": z_h})
+                told[t].append(now)
                 bar = q[1] if self.hrm.variant == "hrm" else 0.0
                 active[t] = not bool(q[0] > bar)
                 states[t] = [s.detach() for s in states[t]]
@@ -141,17 +149,14 @@ class Plain:
         for index, update in enumerate(self.order):
             blocks = self.module(update)
             for t in range(len(ids)):
-                if not active[t]:
-                    continue
                 with torch.set_grad_enabled(index >= self.first_learning):
                     z_h, z_l = states[t]
                     e = table[ids[t]] * math.sqrt(WIDTH)
                     x = z_l + (z_h + e) if update == "l" else z_h + z_l
                     # Within a block every token needs those before it, in its layer.
                     for offset, block in enumerate(blocks):
-                        x = self.block(
-                            x, block, t, cells.setdefault(place + offset, {})
-                        )
+                        cell = cells.setdefault(place + offset, {})
+                        x = self.block(x, block, t, cell, not active[t])
                     states[t][0 if update == "h" else 1] = x
             place += len(blocks)
 
@@ -170,10 +175,11 @@ def plain_losses(told: list[list[dict[str, Tensor]]], labels: Tensor) -> dict[st
             found["halt"] += (
                 F.binary_cross_entropy_with_logits(one["q"][0], right) / count
             )
-            if m + 1 < count:
-                q = thoughts[m + 1]["q"].detach()
-                worth = q[0] if m + 2 == SEGMENTS else q.max()
-                target = worth.sigmoid()
+            if m + 1 < SEGMENTS:
+                q = one["next"]["q"].detach()
+                target = q[1].sigmoid()
+                if m + 2 == SEGMENTS or q[0] > q[1]:
+                    target = (one["next"]["logits"].argmax() == label).float()
                 found["go_on"] += (
                     F.binary_cross_entropy_with_logits(one["q"][1], target) / count
                 )

@@ -49,6 +49,15 @@ def reasons(runs: Runs) -> None:
     assert "eval_exact_accuracy" in run.rows[-1]
 
 
+@shows("hrm_mode")
+def mode(runs: Runs) -> None:
+    """Text in place of puzzles: a tokenizer, causal rows, and tokens that halt."""
+    run = runs.train(use_hrm=True, hrm_mode="language_model", h_layers=1, l_layers=1)
+    assert len(run.rows[0]["act.active_share"]) == 16
+    assert not any("puzzle" in name for name in run.tensors)
+    assert (run.folder / "tokenizer" / "tokenizer.json").is_file()
+
+
 @shows("hrm_variant")
 def variant(runs: Runs) -> None:
     two, one = pair(runs, "hrm_variant", "hrm", "trm")

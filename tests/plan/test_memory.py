@@ -236,10 +236,11 @@ def test_recomputing_more_keeps_less() -> None:
     [
         {"use_mod": True, "mod_pattern": "all"},
         {"use_mor": True, "mor_recursions": 3},
+        {"use_hrm": True, "hrm_mode": "language_model", "halt_max_steps": 2},
         {"use_mor": True, "mor_recursions": 3, "mor_routing": "token_choice"},
         {"use_mor": True, "mor_recursions": 3, "mor_kv_sharing": True},
     ],
-    ids=["depths", "recursions", "token-choice", "shared-keys"],
+    ids=["depths", "recursions", "halting", "token-choice", "shared-keys"],
 )
 def test_the_estimate_bounds_a_step_whose_tokens_choose(
     options: dict[str, Any],

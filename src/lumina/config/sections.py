@@ -193,10 +193,13 @@ class ModSection(Section):
 
 
 class HrmSection(Section):
-    """Hierarchical reasoning with adaptive computation time, on puzzles."""
+    """Hierarchical reasoning with adaptive computation time, on puzzles or text."""
 
     use_hrm: bool = Field(
-        False, description="a recurrent model of puzzles in place of the transformer"
+        False, description="a recurrent reasoner in place of the transformer"
+    )
+    hrm_mode: Literal["puzzle", "language_model"] = Field(
+        "puzzle", description="what it reasons on: whole puzzles, or text, causally"
     )
     hrm_variant: Literal["hrm", "trm"] = Field(
         "hrm", description="two modules, or one for both states (trm)"
@@ -208,9 +211,11 @@ class HrmSection(Section):
     expansion: float = Field(
         4.0, gt=0, description="SwiGLU width over 2/3 of the hidden size (use_hrm)"
     )
-    halt_max_steps: int = Field(16, ge=1, description="most segments for a puzzle")
+    halt_max_steps: int = Field(
+        16, ge=1, description="most segments for a puzzle or a token"
+    )
     halt_exploration: float = Field(
-        0.1, ge=0, le=1, description="share of steps that draw a smallest number"
+        0.1, ge=0, le=1, description="share (of steps, of tokens) drawing a least number"
     )
     puzzle_loss: Literal["stablemax", "softmax"] = Field(
         "stablemax", description="cross entropy: stablemax in float64, or softmax"

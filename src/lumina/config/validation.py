@@ -160,24 +160,29 @@ def _check_groups(config: Config) -> None:
         )
 
 
-# What a reasoner of puzzles has not; set to anything else, it would do nothing.
+# What a reasoner has not; set to anything else, it would do nothing.
 _NOT_IN_A_REASONER = (
-    "use_moe", "use_mod", "use_mor", "tie_embeddings", "dropout", "window_size",
-    "rope_scaling", "qk_norm", "mla_kv_rank", "init_from", "tokenizer",
-    "tokenizer_vocab_size",
+    "use_moe", "use_mod", "use_mor", "dropout", "window_size", "rope_scaling",
+    "qk_norm", "attention_bias", "mla_kv_rank",
+)  # fmt: skip
+_NOT_WITH_PUZZLES = (
+    "tie_embeddings", "init_from", "tokenizer", "tokenizer_vocab_size",
 )  # fmt: skip
 
 
 def _check_reasoner(config: Config) -> None:
     if not config.hrm.use_hrm:
         return
-    for leaf in _NOT_IN_A_REASONER:
+    puzzles = config.hrm.hrm_mode == "puzzle"
+    for leaf in _NOT_IN_A_REASONER + (_NOT_WITH_PUZZLES if puzzles else ()):
         value = config.get(leaf)
         if value != field(leaf).default:
+            kind = "model that solves puzzles" if puzzles else "reasoner"
+            more = ", or use --hrm-mode language_model" if puzzles else ""
             _refuse(
-                f"{leaf} {value} does not go with use_hrm: a model that solves puzzles "
-                "has no such thing",
-                f"leave {leaf} out, or use_hrm",
+                f"{leaf} {value} does not go with use_hrm: a {kind} has no such thing",
+                f"leave {leaf} out, or use_hrm"
+                + (more if leaf in _NOT_WITH_PUZZLES else ""),
             )
 
 
@@ -294,7 +299,8 @@ def advise(config: Config) -> list[str]:
 
 def _shape_advice(config: Config) -> list[str]:
     model, advice = config.model, []
-    puzzles = config.hrm.use_hrm  # whose length and vocabulary are given
+    # Their length and vocabulary are given.
+    puzzles = config.hrm.use_hrm and config.hrm.hrm_mode == "puzzle"
     if model.seq_length & (model.seq_length - 1) and not puzzles:
         advice.append(
             f"seq_length {model.seq_length} is not a power of two; kernels prefer one"
@@ -400,6 +406,7 @@ _MOE_ONLY = (
 
 
 _REASONER_ONLY = (
+    "hrm_mode",
     "hrm_variant", "h_layers", "l_layers", "h_cycles", "l_cycles", "expansion",
     "halt_max_steps", "halt_exploration", "puzzle_loss",
 )  # fmt: skip
@@ -423,6 +430,9 @@ def _idle_advice(config: Config) -> list[str]:
     else:
         other = ("num_layers", "intermediate_size", "init_std")
         idle |= dict.fromkeys(other, "use_hrm has h_layers, l_layers and expansion")
+        if config.hrm.hrm_mode == "language_model":
+            only = [leaf for leaf in _REASONER_ONLY if leaf.startswith("puzzle")]
+            idle |= dict.fromkeys(only, "hrm_mode language_model has no puzzles")
         if config.hrm.hrm_variant == "trm":
             idle["h_layers"] = "hrm_variant trm has one module, of l_layers"
     if train.optimizer == "adam_atan2":

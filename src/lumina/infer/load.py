@@ -46,7 +46,7 @@ def load(
     place = find_device(device)
     weights = open_weights(path, which, ema=ema, on_event=on_event)
     try:
-        if weights.spec.hrm is not None:
+        if weights.spec.solves_puzzles:
             raise LuminaError(
                 "E002",
                 f"the model in {path} solves puzzles: it answers no prompts",

@@ -35,10 +35,12 @@ class Thoughts(Output):
     """An `Output` whose `hidden` is each token's z_H where it halted.
 
     Attributes:
-        states: [M, B, S, D], z_H after every segment; None in evaluation.
+        states: [M, B, S, D], z_H after every segment, and after the one that a token
+            did not take, what it would have been; then nothing. None in evaluation.
         active: [M, B, S] bool, the tokens that a segment worked on.
-        q_halt: [M, B, S] float32 logit of the most likely token now being right.
-        q_continue: [M, B, S] float32, of it being right after going on.
+        q_halt: [M, B, S] float32 logit of the most likely token now being right, read
+            from `states`.
+        q_continue: [M, B, S] float32, of it being right after going on; likewise.
     """
 
     states: Tensor | None = None
@@ -146,8 +148,9 @@ class LanguageReasoner(nn.Module):
             goes_on = active[..., None]
             z_h = torch.where(goes_on, new_h, z_h.detach())
             z_l = torch.where(goes_on, new_l, z_l.detach())
-            q_halt, q_continue = self.halting(z_h)
-            told.append((z_h, active, q_halt, q_continue))
+            # Of halted tokens too: what going on would have been worth.
+            q_halt, q_continue = self.halting(new_h)
+            told.append((new_h, active, q_halt, q_continue))
             active = active & ~self._halted(q_halt, q_continue, segment, least)
         states, actives, *qs = zip(*told, strict=True)
         return Thoughts(

@@ -111,14 +111,19 @@ def _halt_loss(told: _Segments) -> Tensor:
 
 
 def _continue_loss(told: _Segments) -> Tensor:
-    """What the next segment turned out to be worth, for tokens that took it."""
+    """What the next segment is worth, whether a token takes it or not.
+
+    Where the head would halt after it, the outcome: whether it is right then. The
+    estimate of it, which the reference takes, lags behind while all of them rise, and
+    then every token halts at once. Elsewhere, what the head says of going on further.
+    """
     with torch.no_grad():
-        worth_mt = torch.maximum(told.q_halt_mt, told.q_continue_mt)[1:]
-        # After the last segment there is nothing to go on to.
-        worth_mt[-1] = told.q_halt_mt[-1]
-        target_mt = torch.sigmoid(worth_mt)
-    went_on_mt = told.active_mt[1:]
-    return _mean(told.q_continue_mt[:-1], target_mt, went_on_mt, told.spent_t)
+        stops_mt = told.q_halt_mt[1:] > told.q_continue_mt[1:]
+        stops_mt[-1] = True  # there is nothing to go on to
+        further_mt = torch.sigmoid(told.q_continue_mt[1:])
+        target_mt = torch.where(stops_mt, told.right_mt[1:], further_mt)
+    active_mt = told.active_mt[:-1]
+    return _mean(told.q_continue_mt[:-1], target_mt, active_mt, told.spent_t)
 
 
 def _mean(

@@ -78,24 +78,25 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 
 def _reasoner_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """A recurrent model of puzzles: its blocks' norms have no weights."""
+    """A reasoner: its blocks' norms have no weights."""
     assert spec.hrm is not None
     width = spec.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
-        "backbone.embedding.weight": (spec.padded_vocab_size, width),
-        "backbone.puzzle_embedding.weight": (spec.hrm.num_puzzles, width),
+        "backbone.embedding.weight": (spec.padded_vocab_size, width)
     }
+    if spec.solves_puzzles:
+        shapes["backbone.puzzle_embedding.weight"] = (spec.hrm.num_puzzles, width)
     for layer in range(spec.num_layers):
         shapes |= {
             f"backbone.blocks.{layer}.{name}": shape
             for name, shape in block_shapes(spec, routed=False).items()
             if not name.endswith("norm.weight")
         }
-    return shapes | {
-        "backbone.halting.weight": (2, width),
-        "backbone.halting.bias": (2,),
-        "objective.head.weight": (spec.padded_vocab_size, width),
-    }
+    shapes["backbone.halting.weight"] = (2, width)
+    shapes["backbone.halting.bias"] = (2,)
+    if not spec.tie_embeddings:
+        shapes["objective.head.weight"] = (spec.padded_vocab_size, width)
+    return shapes
 
 
 def block_shapes(spec: ModelSpec, routed: bool) -> dict[str, tuple[int, ...]]:

@@ -31,8 +31,10 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
     than keys count as narrow, although kernels get them filled up with zeros.
     """
     counts = counts or count_parameters(spec)
-    if spec.hrm is not None:
+    if spec.solves_puzzles and spec.hrm is not None:
         return _of_a_segment(spec, spec.hrm, counts)
+    if spec.hrm is not None:
+        return _of_all_segments(spec, spec.hrm, counts)
     length = spec.seq_length
     window = min(spec.window_size or length, length)
     attended = window - window * window / (2 * length)
@@ -149,17 +151,39 @@ def _key_norm(spec: ModelSpec) -> int:
 
 
 def _of_a_segment(spec: ModelSpec, hrm: HrmSpec, counts: Counts) -> float:
-    """One training step of a reasoner, for a token of its rows.
+    """One training step of a reasoner of puzzles, for a token of its rows.
 
     What is executed: every update once forwards, in the hrm variant once more for the
     worth of going on, and the last updates backwards. All positions see all others.
     """
-    block = 2.0 * (counts.attention + counts.feedforward) / spec.num_layers
-    block += 4.0 * spec.num_heads * spec.head_dim * spec.seq_length
-    one = hrm.variant == "trm"
-    updates = hrm.h_cycles * (
-        hrm.l_cycles * hrm.l_layers + (hrm.l_layers if one else hrm.h_layers)
-    )
-    learned = hrm.l_layers * (hrm.l_cycles + 1) if one else spec.num_layers
-    forwards = updates if one or hrm.halt_max_steps == 1 else 2 * updates
+    block = _reasoning_block(spec, counts, spec.seq_length)
+    updates, learned = reasoning_blocks(spec, hrm)
+    twice = hrm.variant == "hrm" and hrm.halt_max_steps > 1
+    forwards = 2 * updates if twice else updates
     return (forwards + 2 * learned) * block + 6.0 * counts.head
+
+
+def _of_all_segments(spec: ModelSpec, hrm: HrmSpec, counts: Counts) -> float:
+    """One training step of a causal reasoner, for a token.
+
+    Every token is computed in every segment, halted or not: every update forwards, the
+    last ones backwards, and the head.
+    """
+    block = _reasoning_block(spec, counts, spec.seq_length / 2)
+    updates, learned = reasoning_blocks(spec, hrm)
+    head = spec.padded_vocab_size * spec.hidden_size
+    return hrm.halt_max_steps * ((updates + 2 * learned) * block + 6.0 * head)
+
+
+def reasoning_blocks(spec: ModelSpec, hrm: HrmSpec) -> tuple[int, int]:
+    """Blocks of a segment's updates, and of those that carry gradient."""
+    one = hrm.variant == "trm"
+    high = hrm.l_layers if one else hrm.h_layers
+    updates = hrm.h_cycles * (hrm.l_cycles * hrm.l_layers + high)
+    return updates, hrm.l_layers * (hrm.l_cycles + 1) if one else spec.num_layers
+
+
+def _reasoning_block(spec: ModelSpec, counts: Counts, attended: float) -> float:
+    """One block forwards, for a token that sees so many others."""
+    products = 2.0 * (counts.attention + counts.feedforward) / spec.num_layers
+    return products + 4.0 * spec.num_heads * spec.head_dim * attended

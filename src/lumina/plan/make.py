@@ -314,7 +314,7 @@ def _decide_attention(
     asked = config.system.attention
     dtype = decisions.values["compute_dtype"]
     problem = None
-    if spec.hrm is not None:
+    if spec.solves_puzzles:
         problem = "the variable-length kernel is causal, a reasoner is not"
     elif machine.device != "cuda":
         problem = "the variable-length kernel needs CUDA"

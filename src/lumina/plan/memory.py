@@ -22,6 +22,7 @@ from lumina.plan.activations import (
     working_bytes,
 )
 from lumina.plan.count import block_shapes, count_parameters, is_routed
+from lumina.plan.flops import reasoning_blocks
 
 COMPONENTS = (
     "weights",
@@ -61,8 +62,10 @@ class Layout:
 
 def estimate(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     """Bytes on one device by component, and `total`."""
-    if spec.hrm is not None:
+    if spec.solves_puzzles and spec.hrm is not None:
         return _recurrent(spec, spec.hrm, layout)
+    if spec.hrm is not None:
+        return _halting(spec, spec.hrm, layout)
     parts = {
         **state_bytes(spec, layout),
         **_activation_bytes(spec, layout),
@@ -89,6 +92,29 @@ def _recurrent(spec: ModelSpec, hrm: HrmSpec, layout: Layout) -> dict[str, int]:
     parts["activations"] += 2 * (2 * state + labels)
     # Cross entropy in float64: the scores, their logarithms and their gradients.
     parts["logits"] += 8 * 8 * layout.micro_batch_size * length * spec.vocab_size
+    parts.pop("total")
+    return {**parts, "total": sum(parts.values())}
+
+
+def _halting(spec: ModelSpec, hrm: HrmSpec, layout: Layout) -> dict[str, int]:
+    """A causal reasoner: the blocks of every segment whose updates carry gradient.
+
+    Beside them the keys and values of every application of a block, the state after
+    every segment (and a float32 copy for the halting head), and as many hidden states
+    for the head as there are segments.
+    """
+    applications, learned = reasoning_blocks(spec, hrm)
+    segments = hrm.halt_max_steps
+    unrolled = replace(spec, hrm=None, num_layers=learned * segments)
+    parts = estimate(unrolled, layout) | state_bytes(spec, layout)
+    tokens = layout.micro_batch_size * spec.seq_length
+    element = BYTES[layout.compute_dtype]
+    # Those of the segment before live until each has been made anew.
+    keys = 2 * (applications + 1) * spec.num_kv_heads * spec.head_dim
+    state = spec.hidden_size * (2 * element + (4 if element == 2 else 0))
+    parts["activations"] += tokens * (keys * element + segments * (state + 32))
+    hidden = 2 * segments * spec.hidden_size * element
+    parts["logits"] += tokens * hidden
     parts.pop("total")
     return {**parts, "total": sum(parts.values())}
 

@@ -87,14 +87,15 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
 
 
 def _reasoner(config: Config, vocab_size: int | None) -> ModelSpec:
-    """A recurrent model of puzzles: small vocabularies are not padded."""
+    """A reasoner. The small vocabularies of puzzles are not padded."""
     model, hrm = config.model, config.hrm
+    text = hrm.hrm_mode == "language_model"
     known, rows = _vocabulary(config, vocab_size)
     one = hrm.hrm_variant == "trm"
     h_layers = 0 if one else hrm.h_layers
     return ModelSpec(
         vocab_size=known,
-        padded_vocab_size=rows,
+        padded_vocab_size=round_up(rows, VOCAB_MULTIPLE) if text else rows,
         hidden_size=model.hidden_size,
         num_layers=h_layers + hrm.l_layers,
         num_heads=model.num_heads,
@@ -106,7 +107,9 @@ def _reasoner(config: Config, vocab_size: int | None) -> ModelSpec:
         seq_length=model.seq_length,
         rope_theta=model.rope_theta,
         norm_eps=model.norm_eps,
+        tie_embeddings=model.tie_embeddings,
         hrm=HrmSpec(
+            mode=hrm.hrm_mode,
             variant=hrm.hrm_variant,
             h_layers=h_layers,
             l_layers=hrm.l_layers,

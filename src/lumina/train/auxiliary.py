@@ -12,6 +12,8 @@ from torch import Tensor
 from lumina.assemble.program import Program
 from lumina.model.depth import STATISTICS
 from lumina.model.spec import ModelSpec
+from lumina.objective.halting_language import STATISTICS as HALTING_STATISTICS
+from lumina.objective.puzzle import HALTING_WEIGHT
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
     elif mor is not None and mor.mode != "static":
         further = mor.recursions - 1
         found.append(Term("mor.router_loss", mor.router_loss_weight, further))
+    if (hrm := spec.hrm) is not None and not spec.solves_puzzles:
+        found.append(Term("act.halt_loss", HALTING_WEIGHT, 1))
+        if hrm.variant == "hrm" and hrm.halt_max_steps > 1:
+            found.append(Term("act.continue_loss", HALTING_WEIGHT, 1))
     return tuple(found)
 
 
@@ -59,6 +65,8 @@ def count_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
             shapes["mod.losses"] = (4,)
     if (mor := spec.mor) is not None and mor.recursions > 1:
         shapes["mor.statistics"] = (mor.recursions, 2)
+    if spec.hrm is not None and not spec.solves_puzzles:
+        shapes["act.statistics"] = (spec.hrm.halt_max_steps, len(HALTING_STATISTICS))
     return shapes
 
 

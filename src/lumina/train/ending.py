@@ -100,7 +100,7 @@ def finish(
 def _next_command(result: TrainResult, plan: Plan) -> str:
     """What to run next: go on with a run that was stopped, or try the model."""
     # Puzzles are answered, not prompted.
-    if result.exit_code or plan.spec.hrm is not None:
+    if result.exit_code or plan.spec.solves_puzzles:
         return f"lumina train --resume {result.run_dir}"
     return f"lumina generate {result.run_dir} --prompt 'Once'"
 

@@ -164,7 +164,8 @@ class Preparation:
 
     def _prepare_data(self) -> Prepared | PreparedPuzzles:
         """Rank 0 first; the others then open what it made."""
-        if self.config.hrm.use_hrm:
+        hrm = self.config.hrm
+        if hrm.use_hrm and hrm.hrm_mode == "puzzle":
             return self._prepare_puzzles()
         tokenizer = None
         if self.resumption is not None:

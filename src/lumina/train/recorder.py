@@ -17,6 +17,7 @@ from lumina.observe.hardware import peak_flops
 from lumina.observe.metrics import MetricsLog
 from lumina.plan.plan import Plan
 from lumina.train.auxiliary import count_shapes, loss_terms, unpack
+from lumina.train.halting_metrics import halting_metrics
 from lumina.train.routing_metrics import (
     chosen_depth_metrics,
     depth_metrics,
@@ -150,7 +151,7 @@ class Recorder:
 
     def _halting(self, values: list[float]) -> dict[str, Any]:
         """Of a reasoner: its halting head, and the puzzles that were let go."""
-        if self.plan.spec.hrm is None:
+        if not self.plan.spec.solves_puzzles:
             return {}
         told = dict(zip(ACT, values[len(SCALARS) :], strict=True))
         rows, done = self.plan.global_batch_size, told["halted"]
@@ -182,6 +183,8 @@ class Recorder:
             row |= depth_metrics(counted["mod.statistics"], spec)
         if "mod.losses" in counted:
             row |= split_loss_metrics(counted["mod.losses"])
+        if "act.statistics" in counted:
+            row |= halting_metrics(counted["act.statistics"])
         if "mor.statistics" in counted:
             assert spec.mor is not None
             told = chosen_depth_metrics if spec.mor.by_token else recursion_metrics

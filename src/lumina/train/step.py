@@ -70,7 +70,7 @@ def train_step(
             program.carries[index] = losses.carry
             total = losses.loss_sum / max(batches.loss_tokens, 1)
             sums[0] += total.detach()
-            if plan.spec.hrm is not None:
+            if plan.spec.solves_puzzles:
                 halting, told = halting_terms(aux)
                 total = total + halting / max(batches.loss_tokens, 1)
                 routed = told if routed is None else routed + told
