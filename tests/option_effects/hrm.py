@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from option_effects import shows
+from tiny_arc import task, write
 from tiny_runs import Run, Runs
 
 SOLVED = (
@@ -138,3 +139,55 @@ def optimizer(runs: Runs) -> None:
 
 def _blocks(run: Run) -> int:
     return len({n.split(".")[2] for n in run.tensors if ".blocks." in n})
+
+
+def tiny_arc(runs: Runs) -> dict[str, object]:
+    """Options of the same reasoner on four small ARC tasks."""
+    tasks = {f"task{n}": task("same", n) for n in range(4)}
+    data = write(runs.folder / "tasks.json", tasks)
+    return tiny_reasoner(runs) | {
+        "puzzle": "arc",
+        "train_data": (str(data),),
+        "seq_length": 900,
+        "puzzle_augmentations": 3,
+        "halt_max_steps": 1,
+        "h_cycles": 1,
+        "l_cycles": 1,
+    }
+
+
+@shows("puzzle")
+def kind(runs: Runs) -> None:
+    sudoku = runs.train(**tiny_reasoner(runs))
+    arc = runs.train(**tiny_arc(runs))
+    name = "backbone.embedding.weight"
+    assert (sudoku.tensor(name).shape[0], arc.tensor(name).shape[0]) == (11, 12)
+    assert 0 <= arc.rows[-1]["eval_pass_at_1"] <= arc.rows[-1]["eval_pass_at_2"]
+    assert "eval_pass_at_1" not in sudoku.rows[-1]
+
+
+@shows("puzzle_augmentations", "puzzle_votes")
+def forms(runs: Runs) -> None:
+    start = tiny_arc(runs)
+    none = runs.train(**start | {"puzzle_augmentations": 0})
+    three = runs.train(**start)
+    voting = runs.train(**start | {"puzzle_votes": 4})
+    name = "puzzle_embedding.weight"
+    assert (none.tensor(name).shape[0], three.tensor(name).shape[0]) == (5, 17)
+    assert three.first_loss == voting.first_loss
+    assert three.rows[-1]["eval_loss"] != voting.rows[-1]["eval_loss"]
+    runs.refused("E002", **start | {"puzzle_votes": 5})
+
+
+@shows("puzzle_lr", "puzzle_weight_decay")
+def vectors(runs: Runs) -> None:
+    """A constant rate: every entry of a used vector moves by the rate, up or down."""
+    name = "puzzle_embedding.weight"
+    start = tiny_reasoner(runs) | {"steps": 1}
+    still = runs.train(**start | {"puzzle_lr": 0.0}).tensor(name)
+    moved = runs.train(**start | {"puzzle_lr": 0.25}).tensor(name)
+    assert still.abs().max() == 0 and set(moved.abs().unique().tolist()) == {0.25}
+    start |= {"steps": 2, "puzzle_lr": 0.25}
+    plain = runs.train(**start | {"puzzle_weight_decay": 0.0}).tensor(name)
+    decayed = runs.train(**start | {"puzzle_weight_decay": 0.5}).tensor(name)
+    assert plain.abs().max() == 0.5 and decayed.abs().max() == 0.25 * (2 - 0.125)

@@ -40,6 +40,7 @@ from lumina.optim.adamw import AdamW, Slot, local
 from lumina.optim.atan2 import AdamATan2
 from lumina.optim.average import WeightAverage
 from lumina.optim.gate import LossScale
+from lumina.optim.sign_sgd import SignSGD
 from lumina.plan.plan import Plan
 from lumina.state.state import TensorInfo
 
@@ -81,6 +82,7 @@ class Program:
         parts: fused parameter -> its logical tensors.
         optimizer: moments and masters of the trained parameters.
         average: moving average of the weights, or None.
+        vectors: optimizer of the vectors of puzzles, where there are any that train.
         carries: a recurrent model's, for each forward of a step; None at first.
         loss_scale: for float16.
         live: the scalars that may change between steps.
@@ -95,9 +97,14 @@ class Program:
         self.parts: dict[str, Parts] = logical_parts(self.network)
         self.info = tensor_info(self.network)
         _freeze(self.network, self.parts, plan.freeze)
+        table = puzzle_table(self.network)
+        self._vectors_train = table is not None and table.requires_grad
+        if table is not None:
+            table.requires_grad_(False)
         self.model = self._wrap()
         self.optimizer: AdamW
         self.average: WeightAverage | None = None
+        self.vectors: SignSGD | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.loss_scale = LossScale(
             enabled=self.compute_dtype == torch.float16, device=self.device
@@ -158,6 +165,7 @@ class Program:
                 )
             fill(local(tensor.detach()), tensor.detach(), value)
         self._make_optimizer()
+        self._make_vectors()
         if self.plan.parallel == "ddp":
             self.model = _replicated(network, self.device)
 
@@ -200,6 +208,21 @@ class Program:
         )
         if self.plan.ema_decay > 0:
             self.average = WeightAverage(slots, self.plan.ema_decay)
+
+    def _make_vectors(self) -> None:
+        """The optimizer of the vectors of puzzles, which keep float32 and no moments.
+
+        Wrappers do not see them as trained: their gradients go another way.
+        """
+        table = puzzle_table(self.network)
+        if table is None or not self._vectors_train or self.plan.puzzle_lr == 0:
+            return
+        self.vectors = SignSGD(
+            table.data,
+            rate=self.plan.puzzle_lr / self.plan.learning_rate,
+            weight_decay=self.plan.puzzle_weight_decay,
+            world_size=self.ranks.world_size,
+        )
 
     def _partly_frozen(self, name: str) -> bool:
         """Whether only some experts of this parameter train; the rest keeps still."""
@@ -343,6 +366,8 @@ def _replicated(network: Network, device: torch.device) -> nn.Module:
 def _shard(network: Network, dtype: torch.dtype, plan: Plan) -> None:
     """FSDP2: each block its own unit; embedding, norm and head the root's.
 
+    Vectors of puzzles stay whole on every rank: a step reads and writes a few of them.
+
     A unit is gathered in one type, so a router's weight is rounded to the compute type
     here (its products stay float32); a unit of its own would cut every compiled block
     in two.
@@ -353,10 +378,18 @@ def _shard(network: Network, dtype: torch.dtype, plan: Plan) -> None:
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
+    table = puzzle_table(network)
+    whole = set() if table is None else {table}
     for block in network.backbone.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(network, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh, mp_policy=policy, ignored_params=whole)
     register_fsdp_forward_method(network, "logits")
+
+
+def puzzle_table(network: Network) -> nn.Parameter | None:
+    """The vectors of puzzles, where a network has them."""
+    vectors = getattr(network.backbone, "puzzle_embedding", None)
+    return None if vectors is None else vectors.weight
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -88,6 +88,14 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
+    def stack(self, tensor: Tensor) -> Tensor:
+        """[world size, ...]: every rank's tensor, all of one shape."""
+        if self.world_size == 1:
+            return tensor[None]
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts)
+
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add over ranks, in place; the host does not wait on a GPU."""
         if self.world_size > 1:

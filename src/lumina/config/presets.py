@@ -80,6 +80,8 @@ _SUDOKU: dict[str, object] = {
     "warmup_ratio": 0.08,
     "weight_decay": 1.0,
     "max_grad_norm": 0.0,
+    "puzzle_lr": 1e-4,
+    "puzzle_weight_decay": 1.0,
 }
 """The recipe of sapientinc/HRM: about 26,000 steps, 2,000 of them warm-up."""
 
@@ -92,11 +94,34 @@ _ONE_MODULE = _SUDOKU | {
     "ema_decay": 0.999,
 }
 
+_ARC: dict[str, object] = {
+    "puzzle": "arc",
+    "seq_length": 900,
+    "vocab_size": 12,
+    "weight_decay": 0.1,
+    "warmup_ratio": 0.005,
+    "puzzle_lr": 1e-2,
+    "puzzle_weight_decay": 0.1,
+    "puzzle_augmentations": 1000,
+    "puzzle_votes": 8,
+}
+"""What differs for ARC: about 400,000 steps in the reference, 2,000 of them warm-up."""
+
 _NEEDS = "needs files of Sudoku puzzles as train_data"
+_JSON = "needs ARC's JSON files as train_data; a vector for each form of each task"
 
 REASONERS = (
     Preset("hrm_sudoku", _SUDOKU, "27M", "Sudoku puzzles", "A", _NEEDS),
     Preset("trm_sudoku", _ONE_MODULE, "7M", "Sudoku, one module", "A", _NEEDS),
+    Preset("hrm_arc", _SUDOKU | _ARC, "27M", "ARC tasks", "A", _JSON),
+    Preset(
+        "trm_arc",
+        _ONE_MODULE | _ARC | {"l_cycles": 4},
+        "7M",
+        "ARC tasks, one module",
+        "A",
+        _JSON,
+    ),
 )
 
 PRESETS: dict[str, Preset] = {row.name: _preset(row) for row in ROWS} | {

@@ -220,6 +220,21 @@ class HrmSection(Section):
     puzzle_loss: Literal["stablemax", "softmax"] = Field(
         "stablemax", description="cross entropy: stablemax in float64, or softmax"
     )
+    puzzle: Literal["sudoku", "arc"] = Field(
+        "sudoku", description="what the puzzles are: Sudokus, or ARC tasks in JSON"
+    )
+    puzzle_augmentations: int = Field(
+        1000, ge=0, description="turned and recoloured forms of an ARC task"
+    )
+    puzzle_votes: int = Field(
+        1, ge=1, description="forms of an ARC test that vote on two attempts"
+    )
+    puzzle_lr: float = Field(
+        0.01, ge=0, le=1, description="peak rate of sign descent on puzzles' vectors"
+    )
+    puzzle_weight_decay: float = Field(
+        0.1, ge=0, description="decoupled, on the vectors of a step's puzzles"
+    )
 
 
 class MorSection(Section):

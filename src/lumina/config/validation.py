@@ -24,6 +24,7 @@ def check_combinations(config: Config) -> None:
     _check_rope(config)
     _check_moe(config)
     _check_reasoner(config)
+    _check_arc(config)
     _check_mod(config)
     _check_mor(config)
     _check_training(config)
@@ -184,6 +185,18 @@ def _check_reasoner(config: Config) -> None:
                 f"leave {leaf} out, or use_hrm"
                 + (more if leaf in _NOT_WITH_PUZZLES else ""),
             )
+
+
+def _check_arc(config: Config) -> None:
+    hrm = config.hrm
+    if not hrm.use_hrm or hrm.puzzle != "arc":
+        return
+    if hrm.puzzle_votes > hrm.puzzle_augmentations + 1:
+        _refuse(
+            f"puzzle_votes {hrm.puzzle_votes} is more than the forms of a task: it and "
+            f"its puzzle_augmentations {hrm.puzzle_augmentations}",
+            f"use at most {hrm.puzzle_augmentations + 1}",
+        )
 
 
 def _check_mod(config: Config) -> None:
@@ -408,7 +421,8 @@ _MOE_ONLY = (
 _REASONER_ONLY = (
     "hrm_mode",
     "hrm_variant", "h_layers", "l_layers", "h_cycles", "l_cycles", "expansion",
-    "halt_max_steps", "halt_exploration", "puzzle_loss",
+    "halt_max_steps", "halt_exploration", "puzzle_loss", "puzzle",
+    "puzzle_augmentations", "puzzle_votes", "puzzle_lr", "puzzle_weight_decay",
 )  # fmt: skip
 
 
@@ -435,6 +449,9 @@ def _idle_advice(config: Config) -> list[str]:
             idle |= dict.fromkeys(only, "hrm_mode language_model has no puzzles")
         if config.hrm.hrm_variant == "trm":
             idle["h_layers"] = "hrm_variant trm has one module, of l_layers"
+        if config.hrm.puzzle != "arc":
+            many = ("puzzle_augmentations", "puzzle_votes")
+            idle |= dict.fromkeys(many, "puzzle is sudoku, one form each")
     if train.optimizer == "adam_atan2":
         idle["eps"] = "optimizer adam_atan2 has none"
     if train.lr_scheduler != "wsd":

@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,27 +20,31 @@ FORMATS: dict[str, str] = {
 }
 """Suffix -> format. A folder is searched for these; anything else in it is ignored."""
 
-_KNOWN = ", ".join(FORMATS)
 
-
-def file_format(path: Path) -> str:
+def file_format(path: Path, formats: Mapping[str, str] = FORMATS) -> str:
     """The format of a file, by its suffix (E101 when there is none for it)."""
     try:
-        return FORMATS[path.suffix.lower()]
+        return formats[path.suffix.lower()]
     except KeyError:
         suffix = path.suffix or "no suffix"
         raise LuminaError(
             "E101",
             f"{path}: cannot read this kind of file ({suffix})",
-            f"give one of {_KNOWN}",
+            f"give one of {', '.join(formats)}",
         ) from None
 
 
-def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def find_files(
+    paths: Iterable[str | os.PathLike[str]], formats: Mapping[str, str] = FORMATS
+) -> list[Path]:
     """Every data file that `paths` mean, each once, in a fixed order.
 
     A file stands for itself, a folder for the data files under it (sorted, hidden
     ones left out), a pattern with ``*``, ``?`` or ``[`` for its sorted matches.
+
+    Args:
+        paths: what was named.
+        formats: suffixes of data files, with what they are.
 
     Raises:
         LuminaError: E104 nothing at a path, E106 no permission, E101 an unsupported
@@ -50,27 +54,30 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     named = False
     for path in paths:
         named = True
-        for file in _expand(os.path.expanduser(os.fspath(path))):
+        for file in _expand(os.path.expanduser(os.fspath(path)), formats):
             found.setdefault(os.path.realpath(file), file)
     if not named:
         raise LuminaError("E105", "no data was named", "name files with --train-data")
     return list(found.values())
 
 
-def _expand(path: str) -> list[Path]:
+def _expand(path: str, formats: Mapping[str, str]) -> list[Path]:
     mode = _mode(path)
     if mode is None:
-        return _matches(path)
+        return _matches(path, formats)
     if stat.S_ISDIR(mode):
-        files = sorted(_walk(path), key=os.fspath)
+        files = sorted(_walk(path, formats), key=os.fspath)
         if not files:
             raise LuminaError(
-                "E105", f"{path}: no data files in this folder", f"put {_KNOWN} there"
+                "E105",
+                f"{path}: no data files in this folder",
+                f"put {', '.join(formats)} there",
             )
         return files
     if not stat.S_ISREG(mode):
-        raise LuminaError("E101", f"{path}: not a regular file", f"give {_KNOWN}")
-    file_format(Path(path))
+        known = ", ".join(formats)
+        raise LuminaError("E101", f"{path}: not a regular file", f"give {known}")
+    file_format(Path(path), formats)
     return [Path(path)]
 
 
@@ -84,7 +91,7 @@ def _mode(path: str) -> int | None:
         return None
 
 
-def _matches(pattern: str) -> list[Path]:
+def _matches(pattern: str, formats: Mapping[str, str]) -> list[Path]:
     if not glob.has_magic(pattern):
         raise LuminaError(
             "E104", f"{pattern}: there is nothing at this path", "check the spelling"
@@ -99,11 +106,11 @@ def _matches(pattern: str) -> list[Path]:
             "E104", f"{pattern}: no file matches this pattern", "check the pattern"
         )
     for file in files:
-        file_format(file)
+        file_format(file, formats)
     return files
 
 
-def _walk(folder: str) -> Iterator[Path]:
+def _walk(folder: str, formats: Mapping[str, str]) -> Iterator[Path]:
     def refuse(error: OSError) -> NoReturn:
         if isinstance(error, PermissionError):
             raise no_permission(str(error.filename)) from None
@@ -115,7 +122,7 @@ def _walk(folder: str) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(root, name)
-            if not name.startswith(".") and path.suffix.lower() in FORMATS:
+            if not name.startswith(".") and path.suffix.lower() in formats:
                 yield path
 
 

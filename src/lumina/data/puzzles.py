@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from lumina.data.arc import ArcStore, ArcTests, prepare_arc
 from lumina.data.cache import build_once, cache_root
 from lumina.data.files import content_hash, find_files
 from lumina.data.order import EMPTY, Cursor, RowOrder, Shuffle, Taken, permutation
@@ -34,9 +37,13 @@ if TYPE_CHECKING:
 EXPLORING = 2
 """Uniform numbers of a row that are handed to the model."""
 
-_DRAWN = -(-(EXPLORING + DRAWS) // 4) * 4  # Philox makes four at a time
-
 DEFAULT_HELD_OUT = 0.05
+
+SIZES = {"sudoku": (CELLS, "a Sudoku has 81 cells"), "arc": (900, "ARC has 30 x 30")}
+"""Positions of a row by `puzzle`, and why."""
+
+Rows = tuple[Tensor, Tensor, Tensor | None]
+"""Inputs and labels [B, S] and puzzle identifiers [B] or None, all int64."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class PuzzleStore:
 
     vocab_size = VOCABULARY
     seq_length = CELLS
+    num_puzzles = 1
+    draws = DRAWS
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -63,6 +72,21 @@ class PuzzleStore:
         digest = hashlib.sha256(self.inputs.tobytes())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
+
+    def rows(self, chosen: NDArray[np.int64], uniforms: Tensor) -> Rows:
+        """Puzzles, each changed; `EMPTY` repeats one without labels."""
+        inputs, labels = _tokens(self, chosen)
+        changed = augment(inputs, labels.clamp(min=0), uniforms)
+        return changed[0], torch.where(labels == IGNORE, IGNORE, changed[1]), None
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        return permutation(len(self), 0, 0, self.fingerprint)
+
+    def asked(self, chosen: NDArray[np.int64]) -> Rows:
+        """Puzzles as they are, by their place in a fixed order."""
+        found = self._order[np.maximum(chosen, 0)]
+        return *_tokens(self, np.where(chosen == EMPTY, EMPTY, found)), None
 
 
 @dataclass(frozen=True)
@@ -75,14 +99,36 @@ class PreparedPuzzles:
         stats: counts, plain JSON values.
     """
 
-    train: PuzzleStore
-    eval: PuzzleStore | None
+    train: PuzzleStore | ArcStore
+    eval: PuzzleStore | ArcTests | None
     stats: dict[str, Any]
     tokenizer: None = None
     skipped: list[Any] = field(default_factory=list)
 
 
 def prepare_puzzles(config: Config) -> PreparedPuzzles:
+    """Read the puzzles and hold some out; see `prepare_arc` for ARC.
+
+    Raises:
+        LuminaError: E002 for another length of row than the puzzles'; and see
+            `prepare_arc` and `prepare_sudokus`.
+    """
+    kind = config.hrm.puzzle
+    length, why = SIZES[kind]
+    if config.model.seq_length != length:
+        raise LuminaError(
+            "E002",
+            f"{why}, seq_length is {config.model.seq_length}",
+            f"use --seq-length {length}",
+        )
+    share = config.data.eval_fraction
+    share = DEFAULT_HELD_OUT if share is None else share
+    if kind == "arc":
+        return PreparedPuzzles(*prepare_arc(config, share))
+    return prepare_sudokus(config, share)
+
+
+def prepare_sudokus(config: Config, share: float) -> PreparedPuzzles:
     """Read, solve where no solution is given, and hold some out.
 
     Of puzzles that are changed forms of each other (see `sudoku.augment`) only the
@@ -107,8 +153,6 @@ def prepare_puzzles(config: Config) -> PreparedPuzzles:
                 "name other puzzles with --eval-data",
             )
     else:
-        share = data.eval_fraction
-        share = DEFAULT_HELD_OUT if share is None else share
         count = min(round(share * len(boards)), len(boards) - 1)
         order = permutation(len(boards), 0, 0, "puzzles held out")[:count]
         train[order] = False
@@ -190,7 +234,7 @@ class PuzzleStream:
 
     def __init__(
         self,
-        store: PuzzleStore,
+        store: PuzzleStore | ArcStore,
         *,
         global_batch_size: int,
         seed: int,
@@ -205,6 +249,7 @@ class PuzzleStream:
         )
         digest = hashlib.sha256(f"{seed}:{fingerprint}".encode()).digest()
         self._key = int.from_bytes(digest[:16], "little")
+        self._drawn = -(-(EXPLORING + store.draws) // 4) * 4  # Philox makes four
 
     def step(
         self,
@@ -229,7 +274,7 @@ class PuzzleStream:
             ],
             # Losses are sums over puzzles; rows that go on count in every step.
             loss_tokens=size,
-            tokens=size * CELLS,
+            tokens=size * self.store.seq_length,
             cursor=taken.cursor,
             epoch=taken.epoch,
             row_ids=taken.row_ids,
@@ -238,22 +283,17 @@ class PuzzleStream:
     def _batch(self, taken: Taken) -> Batch:
         """The global batch of these puzzles."""
         size = self.order.global_batch_size
-        draws = np.random.Philox(key=self._key).advance(taken.begin * _DRAWN // 4)
+        draws = np.random.Philox(key=self._key).advance(taken.begin * self._drawn // 4)
         uniforms = torch.from_numpy(
-            np.random.Generator(draws).random((size, _DRAWN))
+            np.random.Generator(draws).random((size, self._drawn))
         ).float()
-        inputs, labels = _tokens(self.store, taken.rows(size))
-        changed = augment(
-            inputs, labels.clamp(min=0), uniforms[:, EXPLORING:][:, :DRAWS]
-        )
-        batch = Batch.from_rows(
-            changed[0], torch.where(labels == IGNORE, IGNORE, changed[1])
-        )
+        changes = uniforms[:, EXPLORING:][:, : self.store.draws]
+        batch = _batch(self.store.rows(taken.rows(size), changes))
         return replace(batch, uniforms=uniforms[:, :EXPLORING].contiguous())
 
 
 def eval_puzzles(
-    store: PuzzleStore,
+    store: PuzzleStore | ArcTests,
     batch_size: int,
     limit: int,
     *,
@@ -267,15 +307,20 @@ def eval_puzzles(
         batch_size: rows of a batch.
         limit: the most batches, over all ranks.
     """
-    order = permutation(len(store), 0, 0, store.fingerprint)
-    batches = min(-(-len(order) // batch_size), limit)
+    batches = min(-(-len(store) // batch_size), limit)
     for first in range(0, batches, world_size):
         rows = np.full(batch_size, EMPTY, dtype=np.int64)
         index = first + rank
         if index < batches:
-            chosen = order[index * batch_size : (index + 1) * batch_size]
+            last = min((index + 1) * batch_size, len(store))
+            chosen = np.arange(index * batch_size, last)
             rows[: len(chosen)] = chosen
-        yield Batch.from_rows(*_tokens(store, rows))
+        yield _batch(store.asked(rows))
+
+
+def _batch(rows: Rows) -> Batch:
+    inputs, labels, identifiers = rows
+    return replace(Batch.from_rows(inputs, labels), task_ids=identifiers)
 
 
 def _tokens(
@@ -292,4 +337,9 @@ def _rows(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch of puzzles."""
     assert batch.uniforms is not None
     part = Batch.from_rows(batch.input_ids[rows], batch.labels[rows])
-    return replace(part, uniforms=batch.uniforms[rows])
+    ids = batch.task_ids
+    return replace(
+        part,
+        uniforms=batch.uniforms[rows],
+        task_ids=None if ids is None else ids[rows],
+    )

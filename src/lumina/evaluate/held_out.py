@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from lumina.assemble.ranks import Ranks
 from lumina.model.interface import Batch
+
+Score = Callable[[NDArray[np.uint8], NDArray[np.float32]], dict[str, float]]
+"""From the answers [R, S] and halting logits [R] of all rows to shares."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,14 @@ class HeldOut:
         tokens: how many were counted.
         accuracy: share whose most likely token was right; None if not measured.
         exact: share of puzzles that were right everywhere; None for text.
+        attempts: what `score` made of the answers, where there is one.
     """
 
     loss: float
     tokens: int
     accuracy: float | None = None
     exact: float | None = None
+    attempts: dict[str, float] = field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -39,6 +46,17 @@ class HeldOut:
         return self.loss * self.tokens / math.log(2) / size
 
 
+def _judged(
+    score: Score, answers: list[tuple[Tensor, Tensor]], ranks: Ranks
+) -> dict[str, float]:
+    """What a judge says of all ranks' answers, put in the order of the rows."""
+    whole = [
+        ranks.stack(torch.stack(part)).transpose(0, 1).flatten(0, 2).cpu().numpy()
+        for part in zip(*answers, strict=True)
+    ]
+    return score(*whole)
+
+
 @torch.no_grad()
 def held_out_loss(
     model: nn.Module,
@@ -46,6 +64,7 @@ def held_out_loss(
     *,
     device: torch.device,
     ranks: Ranks | None = None,
+    score: Score | None = None,
 ) -> HeldOut:
     """Mean loss of `model` over `batches`, in evaluation mode.
 
@@ -55,8 +74,11 @@ def held_out_loss(
             models meet in every forward; see `lumina.data.stream.eval_batches`.
         device: where the model is.
         ranks: this process's place.
+        score: judges the answers to puzzles, in the order of the rows; ranks took
+            turns with the batches.
     """
     ranks = ranks or Ranks()
+    answers: list[tuple[Tensor, Tensor]] = []
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     puzzles = False
     was_training = model.training
@@ -71,6 +93,9 @@ def held_out_loss(
             if "exact" in losses.terms:
                 puzzles = True
                 sums[3] += losses.terms["exact"]
+            if score is not None:
+                given = losses.terms["answers"].to(torch.uint8)
+                answers.append((given, losses.terms["q_halt"].float()))
     finally:
         model.train(was_training)
     ranks.sum_(sums)
@@ -80,4 +105,5 @@ def held_out_loss(
         tokens=round(tokens),
         accuracy=correct / tokens if tokens else None,
         exact=exact / tokens if tokens and puzzles else None,
+        attempts={} if score is None else _judged(score, answers, ranks),
     )

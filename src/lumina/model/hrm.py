@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lumina.model.attention import BlockContext
 from lumina.model.interface import IGNORE, Batch, Output
 from lumina.model.layers import Embedding
+from lumina.model.puzzle_vectors import PuzzleVectors
 from lumina.model.reasoning import HaltingHead, ReasoningBlock, updates
 from lumina.model.spec import HrmSpec, ModelSpec
 from lumina.ops.attention.dispatch import Pattern
@@ -69,12 +70,14 @@ class Thought(Output):
         labels: [B, S] int64, of the puzzles that `hidden` is about.
         q_halt: [B] float32 logit of halting now being right; `q_continue` of going on.
         target: [B] float32, what `q_continue` should be, or None where not learned.
+        vectors: [B, D] of the rows' puzzles, where they gather a gradient.
     """
 
     labels: Tensor = None  # type: ignore[assignment]
     q_halt: Tensor = None  # type: ignore[assignment]
     q_continue: Tensor = None  # type: ignore[assignment]
     target: Tensor | None = None
+    vectors: Tensor | None = None
 
 
 class HierarchicalReasoner(nn.Module):
@@ -100,7 +103,7 @@ class HierarchicalReasoner(nn.Module):
         self.compute_dtype = torch.float32
         width = spec.hidden_size
         self.embedding = Embedding(spec.padded_vocab_size, width)
-        self.puzzle_embedding = Embedding(self.hrm.num_puzzles, width)
+        self.puzzle_embedding = PuzzleVectors(self.hrm.num_puzzles, width)
         layers = self.hrm.l_layers + self.hrm.h_layers
         self.blocks = nn.ModuleList(ReasoningBlock(spec, i) for i in range(layers))
         self.halting = HaltingHead(width)
@@ -163,7 +166,8 @@ class HierarchicalReasoner(nn.Module):
 
     def _train_segment(self, batch: Batch, carry: Carry) -> Thought:
         now = self._refill(carry, batch)
-        embedded, context = self._embed(now), self._context(now)
+        vectors = self.puzzle_embedding(now.puzzle_ids)
+        embedded, context = self._embed(now, vectors), self._context(now)
         z_h, z_l = self.segment(now.z_h, now.z_l, embedded, context)
         q_halt, q_continue = self.halting(z_h[:, 0])
         steps = now.steps + 1
@@ -189,12 +193,14 @@ class HierarchicalReasoner(nn.Module):
             q_halt=q_halt,
             q_continue=q_continue,
             target=target,
+            vectors=vectors,
         )
 
     def _all_segments(self, batch: Batch) -> Thought:
         """The full number of segments, whatever the halting head says."""
         now = self._refill(self.empty_carry(batch), batch)
-        embedded, context = self._embed(now), self._context(now)
+        vectors = self.puzzle_embedding(now.puzzle_ids)
+        embedded, context = self._embed(now, vectors), self._context(now)
         z_h, z_l = now.z_h, now.z_l
         for _ in range(self.hrm.halt_max_steps):
             z_h, z_l = self.segment(z_h.detach(), z_l.detach(), embedded, context)
@@ -277,10 +283,10 @@ class HierarchicalReasoner(nn.Module):
             torch.where(last, q_halt, torch.maximum(q_halt, q_continue))
         )
 
-    def _embed(self, carry: Carry) -> Tensor:
+    def _embed(self, carry: Carry, vectors: Tensor) -> Tensor:
         """[B, 1 + S, D]: the puzzle's vector, then the tokens'; scaled to unit size."""
-        front = self.puzzle_embedding(carry.puzzle_ids)[:, None]
-        x_bpd = torch.cat((front, self.embedding(carry.input_ids)), dim=1)
+        tokens = self.embedding(carry.input_ids)
+        x_bpd = torch.cat((vectors[:, None].to(tokens.dtype), tokens), dim=1)
         return x_bpd.to(self.compute_dtype) * math.sqrt(self.spec.hidden_size)
 
     def _context(self, carry: Carry) -> BlockContext:

@@ -18,6 +18,9 @@ HALTING_WEIGHT = 0.5
 ACT = ("halt_loss", "continue_loss", "halted", "steps", "exact", "q_accuracy")
 """What a training step reports as `act.*`, in this order, as sums over rows."""
 
+VECTORS, IDENTIFIERS = "puzzle.vectors", "puzzle.identifiers"
+"""Of `aux`: the vectors that the rows of a forward used, and whose they are."""
+
 
 class PuzzleObjective(nn.Module):
     """Linear head, cross entropy averaged within a puzzle, and the halting losses.
@@ -38,11 +41,13 @@ class PuzzleObjective(nn.Module):
 
         Returns:
             `terms` has "correct" (share of right positions, summed over rows) and
-            "exact" (puzzles that are right everywhere). The other sums:
+            "exact" (puzzles that are right everywhere); in evaluation also, of every
+            row, the "answers" [B, S] and "q_halt" [B]. The other sums:
             `act.halt_loss` and `act.continue_loss`, differentiable; and, over rows that
             halted in this step, `act.halted` (their number), `act.steps` (segments
             spent), `act.exact` and `act.q_accuracy` (the halting head knew whether the
-            puzzle was solved), without gradient.
+            puzzle was solved), without gradient. In training also `VECTORS` [B, D]
+            and `IDENTIFIERS` [B], what the rows' puzzles are known by.
         """
         logits_bsv = self.logits(thought.hidden)
         labels = thought.labels
@@ -59,16 +64,17 @@ class PuzzleObjective(nn.Module):
             aux["act.continue_loss"] = _bce(thought.q_continue, thought.target, valid_b)
         if thought.carry is not None:
             aux |= self._finished(thought, exact_b, valid_b)
+        if thought.vectors is not None:
+            aux |= {VECTORS: thought.vectors, IDENTIFIERS: thought.carry.puzzle_ids}
+        terms = {
+            "correct": (right_bs.sum(-1) * share_b).sum(),
+            "exact": exact_b.sum().float(),
+        }
+        if not self.training:
+            terms["answers"] = logits_bsv.argmax(-1)
+            terms["q_halt"] = thought.q_halt
         return (
-            LossSums(
-                loss_b.sum().float(),
-                valid_b.sum().float(),
-                {
-                    "correct": (right_bs.sum(-1) * share_b).sum(),
-                    "exact": exact_b.sum().float(),
-                },
-                thought.carry,
-            ),
+            LossSums(loss_b.sum().float(), valid_b.sum().float(), terms, thought.carry),
             aux,
         )
 

@@ -142,14 +142,18 @@ class Console:
             self._printed_step = step
             self._print(self._line(row))
 
-    def eval(self, step: int, loss: float) -> None:
-        """An evaluation ended with this loss (nats for a token)."""
+    def eval(
+        self, step: int, loss: float, shares: Mapping[str, float] | None = None
+    ) -> None:
+        """An evaluation ended with this loss (nats for a token), and these shares."""
         best = self._note_eval(step, loss)
         mark = "  best so far" if best else ""
         text = (
             f"eval {step:,}  loss {q.decimal(loss)}  "
             f"perplexity {q.perplexity(loss)}{mark}"
         )
+        for name, share in (shares or {}).items():
+            text += f"  {name.replace('_at_', '@')} {share:.1%}"
         self._print(text, style="green" if best else "")
 
     def event(self, event: Mapping[str, Any]) -> None:

@@ -9,6 +9,9 @@ from fnmatch import fnmatchcase
 
 from lumina.model.spec import ModelSpec
 
+PUZZLE_VECTORS = "backbone.puzzle_embedding.weight"
+"""The table of one vector for each puzzle identifier."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -203,19 +206,27 @@ def count_parameters(spec: ModelSpec) -> Counts:
 def count_trainable(spec: ModelSpec, freeze: Sequence[str]) -> int:
     """Parameters of which no tensor matches a pattern of `freeze`.
 
+    Vectors of puzzles are left out: their optimizer keeps nothing for them.
+
     A pattern is a glob over the names in files (where fused matrices are separate),
     matched on the whole name or without its first part.
     """
     return sum(
         math.prod(shape)
         for name, shape in parameter_shapes(spec).items()
-        if not any(
+        if name != PUZZLE_VECTORS
+        and not any(
             fnmatchcase(logical, pattern)
             or fnmatchcase(logical.split(".", 1)[-1], pattern)
             for logical in _names_in_files(name)
             for pattern in freeze
         )
     )
+
+
+def count_vectors(spec: ModelSpec) -> int:
+    """Parameters in the vectors of puzzles."""
+    return math.prod(parameter_shapes(spec).get(PUZZLE_VECTORS, (0,)))
 
 
 def _names_in_files(name: str) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ _PASSED_ON = {
     "eps": "eps",
     "max_grad_norm": "max_grad_norm",
     "ema_decay": "ema_decay",
+    "puzzle_lr": "puzzle_lr",
+    "puzzle_weight_decay": "puzzle_weight_decay",
     "freeze": "freeze",
     "seed": "seed",
     "deterministic": "deterministic",
@@ -57,6 +59,7 @@ def make_plan(
     rows_per_epoch: int | None,
     world_size: int = 1,
     eval_rows: int | None = None,
+    num_puzzles: int = 1,
 ) -> Plan:
     """Decide everything about a run before it starts.
 
@@ -70,6 +73,7 @@ def make_plan(
         rows_per_epoch: rows of `seq_length` in one pass; None where not known.
         world_size: processes.
         eval_rows: rows held out; 0 for none, None where not known.
+        num_puzzles: puzzle identifiers, for a model of puzzles.
 
     Raises:
         LuminaError: E002 for settings that contradict each other, E003 for what the
@@ -77,7 +81,7 @@ def make_plan(
     """
     machine = _machine(config, environment)
     check(config, machine)
-    spec = resolve_spec(config, tokenizer_vocab_size)
+    spec = resolve_spec(config, tokenizer_vocab_size, num_puzzles)
     decisions = Decisions(warnings=config.warnings())
     _decide_device(config, machine, decisions)
     _decide_precision(config, machine, decisions)

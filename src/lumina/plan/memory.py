@@ -21,7 +21,12 @@ from lumina.plan.activations import (
     kept_outside,
     working_bytes,
 )
-from lumina.plan.count import block_shapes, count_parameters, is_routed
+from lumina.plan.count import (
+    block_shapes,
+    count_parameters,
+    count_vectors,
+    is_routed,
+)
 from lumina.plan.flops import reasoning_blocks
 
 COMPONENTS = (
@@ -125,25 +130,27 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     float32: 4 + 4 + 8 bytes a parameter. 16-bit on one device: weights 2, float32
     master weights 4, gradients 2 (4 when they accumulate), moments 8. 16-bit over
     several: float32 parameters 4, gradients 4, moments 8, and casts of 2 that live
-    from forward to backward. fsdp2 divides all but the casts over the ranks.
+    from forward to backward. fsdp2 divides all but the casts over the ranks. Vectors of
+    puzzles are float32, whole on every rank, and there is nothing beside them.
     """
-    counts = count_parameters(spec)
-    trainable = counts.total if layout.trainable is None else layout.trainable
+    vectors = count_vectors(spec)
+    total = count_parameters(spec).total - vectors
+    trainable = total if layout.trainable is None else layout.trainable
     half = BYTES[layout.compute_dtype] == 2
     alone = layout.parallel == "none"
     ranks = layout.world_size if layout.parallel == "fsdp2" else 1
     narrow_gradients = half and alone and layout.grad_accum == 1
-    routers = _router_parameters(spec) if trainable == counts.total else 0
+    routers = _router_parameters(spec) if trainable == total else 0
     if not half:
-        weights, master = 4 * counts.total / ranks, 0.0
+        weights, master = 4 * total / ranks, 0.0
     elif alone:
         # What is frozen stays float32, and so do routers: neither has a copy.
         copied = trainable - routers
-        weights, master = 4.0 * counts.total - 2 * copied, 4.0 * copied
+        weights, master = 4.0 * total - 2 * copied, 4.0 * copied
     else:
-        weights, master = float(_cast_bytes(spec, layout)), 4 * counts.total / ranks
+        weights, master = float(_cast_bytes(spec, layout)), 4 * total / ranks
     return {
-        "weights": math.ceil(weights),
+        "weights": math.ceil(weights) + 4 * vectors,
         "master_weights": math.ceil(master),
         "gradients": math.ceil(
             (2 * (trainable + routers) if narrow_gradients else 4 * trainable) / ranks

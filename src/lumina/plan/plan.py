@@ -62,6 +62,8 @@ class Plan:
     eps: float = 1e-8
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0
+    puzzle_lr: float = 0.01
+    puzzle_weight_decay: float = 0.1
     freeze: tuple[str, ...] = ()
     seed: int = 42
     gradient_checkpointing: str = "none"

@@ -27,13 +27,16 @@ EXPANSION_MULTIPLE = 256
 """A reasoner's SwiGLU width is rounded up to this, as in its reference."""
 
 
-def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> ModelSpec:
+def resolve_spec(
+    config: Config, tokenizer_vocab_size: int | None = None, num_puzzles: int = 1
+) -> ModelSpec:
     """Fix every number of the model's shape.
 
     Args:
         config: the options; a Config has already refused numbers that do not divide.
         tokenizer_vocab_size: tokens the tokenizer knows, once there is one. The
             logits returned are as many; without it, as many as `vocab_size`.
+        num_puzzles: identifiers of the puzzles, for a model of puzzles.
 
     Raises:
         LuminaError: E002 where the tokenizer knows more tokens than the model has
@@ -41,7 +44,7 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
             size of the vocabulary is known from nowhere.
     """
     if config.hrm.use_hrm:
-        return _reasoner(config, tokenizer_vocab_size)
+        return _reasoner(config, tokenizer_vocab_size, num_puzzles)
     model = config.model
     vocab_size, rows = _vocabulary(config, tokenizer_vocab_size)
     head_dim = model.head_dim or model.hidden_size // model.num_heads
@@ -86,7 +89,7 @@ def resolve_spec(config: Config, tokenizer_vocab_size: int | None = None) -> Mod
     return replace(dense, mor=_recursion(config)) if config.mor.use_mor else dense
 
 
-def _reasoner(config: Config, vocab_size: int | None) -> ModelSpec:
+def _reasoner(config: Config, vocab_size: int | None, num_puzzles: int) -> ModelSpec:
     """A reasoner. The small vocabularies of puzzles are not padded."""
     model, hrm = config.model, config.hrm
     text = hrm.hrm_mode == "language_model"
@@ -118,6 +121,7 @@ def _reasoner(config: Config, vocab_size: int | None) -> ModelSpec:
             halt_max_steps=hrm.halt_max_steps,
             halt_exploration=hrm.halt_exploration,
             loss=hrm.puzzle_loss,
+            num_puzzles=num_puzzles,
         ),
     )
 

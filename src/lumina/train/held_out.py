@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lumina.assemble.program import Program
+from lumina.data.arc import ArcTests
 from lumina.data.puzzles import PuzzleStore, eval_puzzles
 from lumina.data.store import TokenStore
 from lumina.data.stream import eval_batches
@@ -12,13 +13,13 @@ from lumina.model.interface import Batch
 
 
 def held_out_batches(
-    held_out: TokenStore | PuzzleStore, program: Program
+    held_out: TokenStore | PuzzleStore | ArcTests, program: Program
 ) -> Iterator[Batch]:
     """This rank's share of the held-out batches, the same rows on any split."""
     plan, ranks = program.plan, program.ranks
     size = plan.micro_batch_size
     rows = plan.eval_batches * plan.global_batch_size
-    if isinstance(held_out, PuzzleStore):
+    if isinstance(held_out, PuzzleStore | ArcTests):
         return eval_puzzles(
             held_out,
             size,

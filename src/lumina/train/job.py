@@ -9,6 +9,7 @@ from typing import Any
 
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
+from lumina.data.arc import ArcTests
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.plan.plan import Plan
@@ -97,6 +98,7 @@ class Job:
             controls=outset.controls,
             signals=StopSignals(),
             config=prepared.config.to_dict(),
+            score=held_out.score if isinstance(held_out, ArcTests) else None,
             best=outset.best,
             saved=progress.step if prepared.reader else -1,
         )

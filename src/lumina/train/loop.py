@@ -15,7 +15,7 @@ from lumina.assemble.program import Program
 from lumina.data.puzzles import PuzzleStream
 from lumina.data.stream import BatchStream, Cursor, Prefetcher
 from lumina.errors import LuminaError
-from lumina.evaluate.held_out import HeldOut, held_out_loss
+from lumina.evaluate.held_out import HeldOut, Score, held_out_loss
 from lumina.evaluate.routing_modes import compare_modes, routing_modes
 from lumina.model.interface import Batch
 from lumina.optim.schedule import learning_rate_at
@@ -57,6 +57,7 @@ class Loop:
         controls: requested changes.
         signals: requests to stop.
         config: the run's settings, written into every State.
+        score: judges the answers to held-out puzzles, where loss does not say it.
         best: the best evaluation so far.
         saved: the step of the newest checkpoint; -1: there is none.
         reason: why the loop ended.
@@ -72,6 +73,7 @@ class Loop:
     controls: Controls
     signals: StopSignals
     config: dict[str, Any]
+    score: Score | None = None
     best: Best = field(default_factory=Best)
     saved: int = -1
     reason: str = "done"
@@ -189,6 +191,7 @@ class Loop:
                 row["eval_loss"] = outcome.loss
                 if outcome.exact is not None:
                     row["eval_exact_accuracy"] = outcome.exact
+                row |= {f"eval_{name}": x for name, x in outcome.attempts.items()}
             self.recorder.write(row)
             if self.recorder.consecutive_skips >= DIVERGED_AFTER:
                 raise LuminaError(
@@ -242,9 +245,10 @@ class Loop:
                 self.eval_batches(self.program),
                 device=self.program.device,
                 ranks=self.program.ranks,
+                score=self.score,
             )
         if self.program.ranks.main:
-            self.recorder.console.eval(step, outcome.loss)
+            self.recorder.console.eval(step, outcome.loss, outcome.attempts)
         return outcome
 
     def save(self, kind: Kind, background: bool = True) -> None:

@@ -16,7 +16,6 @@ from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, prepare
 from lumina.data.puzzles import (
     PreparedPuzzles,
-    PuzzleStore,
     PuzzleStream,
     prepare_puzzles,
 )
@@ -187,13 +186,6 @@ class Preparation:
 
     def _prepare_puzzles(self) -> PreparedPuzzles:
         """Rank 0 first; the others then find the solutions it kept."""
-        length = self.config.model.seq_length
-        if length != PuzzleStore.seq_length:
-            raise LuminaError(
-                "E002",
-                f"a Sudoku has {PuzzleStore.seq_length} cells, seq_length is {length}",
-                f"use --seq-length {PuzzleStore.seq_length}",
-            )
         prepared = prepare_puzzles(self.config) if self.ranks.main else None
         self.ranks.barrier()
         return prepared or prepare_puzzles(self.config)
@@ -203,10 +195,11 @@ class Preparation:
         plan = make_plan(
             self.config,
             self.environment,
-            tokenizer_vocab_size=PuzzleStore.vocab_size,
+            tokenizer_vocab_size=prepared.train.vocab_size,
             rows_per_epoch=len(prepared.train),
             world_size=self.ranks.world_size,
             eval_rows=len(prepared.eval) if prepared.eval else 0,
+            num_puzzles=prepared.train.num_puzzles,
         )
         self.stream = PuzzleStream(
             prepared.train,

@@ -11,7 +11,7 @@ from torch import Tensor
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from lumina.model.moe import apply_router_updates
-from lumina.objective.puzzle import halting_terms
+from lumina.objective.puzzle import IDENTIFIERS, VECTORS, halting_terms
 from lumina.optim.gate import judge
 from lumina.optim.schedule import learning_rate_at
 from lumina.train.auxiliary import capacity_now, count_shapes, loss_terms, pack, unpack
@@ -82,6 +82,8 @@ def train_step(
             counts = pack(aux, shapes)
             if counts is not None:
                 routed = counts if routed is None else routed + counts
+            if program.vectors is not None:
+                program.vectors.use(aux[IDENTIFIERS], aux[VECTORS])
             (total * factor).backward()
 
     gradients = [g for s in program.optimizer.slots if (g := s.gradient()) is not None]
@@ -91,6 +93,9 @@ def train_step(
         max_norm=live.max_grad_norm,
         sharded=program.sharded,
     )
+    if program.vectors is not None:
+        verdict.skip = torch.maximum(verdict.skip, program.vectors.gather())
+        program.vectors.step(live.learning_rate, verdict.skip)
     program.optimizer.step(
         lr=live.learning_rate,
         weight_decay=live.weight_decay,

@@ -1,0 +1,173 @@
+"""ARC through the whole training: learned, voted on, resumed, on several ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lumina.cli.main import main
+from lumina.config import Config
+from lumina.model.network import build_network
+from lumina.plan.count import count_parameters, count_trainable, count_vectors
+from lumina.plan.memory import Layout, estimate
+from lumina.plan.shape import resolve_spec
+from lumina.state.reader import latest_good, open_checkpoint
+from lumina.train import Trainer
+from tiny_arc import task, write
+
+TABLE = "backbone.puzzle_embedding.weight"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    train = {f"a{n}": task("same", n) for n in range(2)}
+    asked = {f"b{n}": task("same", 50 + n) for n in range(2)}
+    return write(tmp_path / "a.json", train), write(tmp_path / "b.json", asked)
+
+
+def config(files: tuple[Path, Path], run: Path, **leaves: Any) -> Config:
+    start: dict[str, Any] = {
+        "train_data": (str(files[0]),),
+        "eval_data": (str(files[1]),),
+        "run_dir": str(run),
+        "hidden_size": 32,
+        "num_heads": 2,
+        "num_kv_heads": 2,
+        "h_layers": 1,
+        "l_layers": 1,
+        "h_cycles": 1,
+        "l_cycles": 1,
+        "expansion": 1.0,
+        "halt_max_steps": 2,
+        "puzzle_augmentations": 4,
+        "puzzle_votes": 3,
+        "puzzle_loss": "softmax",
+        "global_batch_size": 4,
+        "batch_size": 4,
+        "steps": 4,
+        "save_every_n_batches": 2,
+        "optimizer": "adamw",
+        "learning_rate": 3e-3,
+        "warmup_ratio": 0.0,
+        "weight_decay": 0.0,
+        "device": "cpu",
+        "precision": "fp32",
+        "seed": 3,
+    }
+    return Config.resolve(preset="hrm_arc").replace(**(start | leaves))
+
+
+def tensors(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+    path = latest_good(run) if step is None else run / f"checkpoints/step-{step:08}"
+    assert path is not None
+    with open_checkpoint(path) as reader:
+        found = {n: reader.tensor(n).clone() for n in reader.names()}
+        for slot in reader.slots():
+            for name in reader.optimizer_names(slot):
+                found[f"{slot}/{name}"] = reader.optimizer_tensor(slot, name).clone()
+    return found
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_rule_is_learned_and_unseen_tests_are_answered(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "config.yaml"
+    config(
+        files, run, steps=60, eval_every_n_batches=20, learning_rate=1e-2,
+        global_batch_size=8, batch_size=8, halt_max_steps=1, early_stopping_patience=3,
+    ).save(file)  # fmt: skip
+    assert main(["train", "--config-file", str(file)]) == 0
+    evaluated = [row for row in rows(run) if "eval_pass_at_2" in row]
+    assert [row["step"] for row in evaluated] == [20, 40, 60]
+    assert evaluated[-1]["eval_pass_at_1"] == evaluated[-1]["eval_pass_at_2"] == 1.0
+    told = capsys.readouterr()
+    assert "pass@1 100.0%  pass@2 100.0%" in told.out + told.err
+    # Vectors of forms that were drawn moved; the blank one and the other forms did not.
+    table = tensors(run)[TABLE]
+    assert table.shape == (1 + 4 * 5, 32) and table[0].abs().max() == 0
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    more = {"halt_max_steps": 3, "ema_decay": 0.9}
+    Trainer(config(files, tmp_path / "whole", **more)).train()
+    Trainer(config(files, tmp_path / "parts", **more, steps=3)).train()
+    Trainer(
+        Config(resume=str(tmp_path / "parts"), steps=4)  # type: ignore[arg-type]
+    ).train()
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert whole.keys() == parts.keys() and "carry/puzzle_ids" in whole
+    assert f"exp_avg/{TABLE}" not in whole and f"ema/{TABLE}" not in whole
+    assert whole[TABLE].abs().max() > 0
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, parts[name]), name
+
+
+def test_only_a_steps_own_vectors_change(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    Trainer(config(files, run, steps=2, save_every_n_batches=1)).train()
+    used = set(tensors(run, 1)["carry/puzzle_ids"].tolist())
+    table = tensors(run, 1)[TABLE]
+    moved = table.abs().amax(1).nonzero().flatten().tolist()
+    assert set(moved) == used and 0 < len(used) <= 4
+    # A constant rate: one step of it in either direction.
+    sizes = table[moved].abs()
+    assert torch.isclose(sizes, torch.tensor(0.01)).all()
+
+
+@pytest.mark.parametrize(
+    "parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"]
+)
+def test_two_ranks_do_what_one_does(
+    files: tuple[Path, Path], tmp_path: Path, parallel: str
+) -> None:
+    alone, ranks = tmp_path / "alone", tmp_path / "ranks"
+    more = {"batch_size": 1, "steps": 2, "halt_exploration": 0.5}
+    Trainer(config(files, alone, **more)).train()
+    file = tmp_path / "config.yaml"
+    config(files, ranks, **more, parallel=parallel).save(file)
+    command = [sys.executable, "-m", "lumina", "train", "--config-file", str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--nproc", "2"], check=True, env=environment, timeout=200)
+    one, two = tensors(alone), tensors(ranks)
+    assert torch.equal(one["carry/puzzle_ids"], two["carry/puzzle_ids"])
+    # Signs of sums that are all but zero may differ: almost all are the same.
+    same = torch.isclose(one[TABLE], two[TABLE], rtol=1e-4, atol=1e-7)
+    assert one[TABLE].abs().max() > 0 and same.float().mean() > 0.99
+    found, wanted = rows(ranks)[-1], rows(alone)[-1]
+    for name in ("loss", "eval_loss"):
+        assert found[name] == pytest.approx(wanted[name], rel=1e-3), name
+    for name in ("eval_pass_at_1", "eval_pass_at_2", "eval_exact_accuracy"):
+        assert found[name] == wanted[name]
+
+
+def test_the_plan_counts_vectors_and_keeps_no_moments_for_them() -> None:
+    spec = resolve_spec(Config.resolve(preset="hrm_arc"), None, num_puzzles=5000)
+    network = build_network(spec, device="meta")
+    built = sum(p.numel() for p in network.parameters())
+    assert count_parameters(spec).total == built
+    assert count_vectors(spec) == 5000 * 512
+    assert count_trainable(spec, ()) == built - 5000 * 512
+    few = resolve_spec(Config.resolve(preset="hrm_arc"), None, num_puzzles=1)
+    for more in (
+        {},
+        {"compute_dtype": "bfloat16"},
+        {"parallel": "fsdp2", "world_size": 4},
+    ):
+        layout = Layout(2, ema=True, **more)
+        both = [estimate(one, layout)["total"] for one in (spec, few)]
+        assert both[0] - both[1] == 4 * 4999 * 512
