@@ -1,164 +1,184 @@
-"""A recurrent language model in Lumina's own terms, without changing Lumina.
+"""Gated linear attention as a plug-in: a file of one's own, Lumina unchanged.
 
-Gated linear attention (Yang et al., 2023, arXiv:2312.06635) keeps one matrix a head in
-place of a cache of keys and values: S <- diag(a) S + k v', read by o = q S. Its state
-is the *carry*: `backbone(batch, carry)` returns what the next segment needs, so a text
-may be learned segment by segment and continued token by token in constant memory.
+Yang et al., 2023, arXiv:2312.06635. Each head keeps one matrix S of key by value
+channels in place of a growing cache: S_t = diag(a_t) S_(t-1) + k_t v_t', read by
+o_t = S_t' q_t. The decay a_t depends on the token. Training works through a row in
+chunks, with products inside a chunk and one state between chunks; generation keeps S,
+so a token costs the same however long the text is.
 
-    python examples/gated_linear_attention.py FILE [--steps 200]
+    lumina train --plugins examples/gated_linear_attention.py \\
+        --attention-type gated_linear --train-data corpus/
+    lumina generate RUN --plugins examples/gated_linear_attention.py --prompt "The "
+
+`--attention-type gated_linear gated_linear gated_linear standard` makes every fourth
+layer a usual attention. Options: `--part-options gated_linear.chunk=8`.
+
+Shapes: b rows, s positions, h heads, k key channels, v value channels of a head,
+n chunks, c positions of a chunk.
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from lumina.model.interface import Batch, Output
-from lumina.model.layers import Embedding, FeedForward, Linear, RMSNorm
-from lumina.model.network import Network
+import lumina
+from lumina.model.attention import BlockContext
+from lumina.model.layers import Linear, RMSNorm
 from lumina.model.spec import ModelSpec
 
+SLOWEST = -5.0
+"""Smallest logarithm of a step's decay: less than 1% is left, as good as forgotten. It
+keeps exponents inside a chunk within what float32 holds."""
 
+
+@lumina.register_attention(
+    "gated_linear",
+    options={"chunk": 16, "gate_rank": 16, "gate_scale": 16.0},
+    reports={"gated_linear.decay": 0.0},
+)
 class GatedLinearAttention(nn.Module):
-    """The recurrence, written as one: exact and slow (real kernels work in chunks)."""
+    """Linear attention with a data-dependent decay for every key channel."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, layer_index: int) -> None:
         super().__init__()
-        self.heads = spec.num_heads
-        self.qkvg = Linear(spec.hidden_size, 4 * spec.hidden_size)
-        self.out = Linear(spec.hidden_size, spec.hidden_size)
-
-    def forward(self, x_bsd: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, D] and the state [B, H, hd, hd] to the same."""
-        parts = self.qkvg(x_bsd).unflatten(-1, (4, self.heads, -1))
-        q, k, v, gate = parts.unbind(2)
-        decay = torch.sigmoid(gate + 4.0)
-        seen = []
-        for t in range(x_bsd.shape[1]):
-            kept = decay[:, t, :, :, None] * state
-            state = kept + k[:, t, :, :, None] * v[:, t, :, None, :]
-            seen.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
-        return self.out(torch.stack(seen, 1).flatten(2)), state
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feedforward(norm(x))."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(spec.hidden_size, spec.norm_eps)
-        self.attention = GatedLinearAttention(spec)
-        self.feedforward_norm = RMSNorm(spec.hidden_size, spec.norm_eps)
-        self.feedforward = FeedForward(spec)
-
-    def forward(self, x_bsd: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's output and its new state."""
-        mixed, state = self.attention(self.attention_norm(x_bsd), state)
-        x_bsd = x_bsd + mixed
-        return x_bsd + self.feedforward(self.feedforward_norm(x_bsd)), state
-
-
-class GatedLinearBackbone(nn.Module):
-    """What a backbone is to Lumina: a batch and a carry to an `Output`."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.compute_dtype = torch.float32
-        self.embedding = Embedding(spec.padded_vocab_size, spec.hidden_size)
-        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
-        self.norm = RMSNorm(spec.hidden_size, spec.norm_eps)
+        chosen = spec.options_of("gated_linear")
+        self.layer_index = layer_index
+        self.heads, self.chunk = spec.num_heads, chosen["chunk"]
+        if not 1 <= self.chunk <= 16:
+            raise ValueError(f"chunk is {self.chunk}: exponents allow 1 to 16")
+        if spec.hidden_size % (2 * self.heads):
+            raise ValueError(f"{spec.hidden_size} channels do not make two per head")
+        self.scale = chosen["gate_scale"]
+        width, keys = spec.hidden_size, spec.hidden_size // 2
+        self.q = Linear(width, keys)
+        self.k = Linear(width, keys)
+        self.v = Linear(width, width)
+        self.decay_down = Linear(width, chosen["gate_rank"])
+        self.decay_up = Linear(chosen["gate_rank"], keys, bias=True)
+        self.gate = Linear(width, width)
+        self.head_norm = RMSNorm(width // self.heads, spec.norm_eps)
+        self.out = Linear(width, width)
 
     def forward(
-        self, batch: Batch, carry: list[Tensor] | None = None, cache: Any = None
-    ) -> Output:
-        """Hidden states, and every layer's state, cut from the graph."""
-        x_bsd = self.embedding(batch.input_ids).to(self.compute_dtype)
-        head = self.spec.hidden_size // self.spec.num_heads
-        shape = (len(x_bsd), self.spec.num_heads, head, head)
-        states = carry or [x_bsd.new_zeros(shape) for _ in self.blocks]
-        after = []
-        for block, state in zip(self.blocks, states, strict=True):
-            x_bsd, state = block(x_bsd, state)
-            after.append(state.detach())
-        return Output(self.norm(x_bsd), carry=after)
+        self, x_bsd: Tensor, context: BlockContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B, S, D] to [B, S, D]; a document knows nothing of those before it."""
+        q_bshk, k_bshk, v_bshv = (
+            one(x_bsd).unflatten(-1, (self.heads, -1)).float()
+            for one in (self.q, self.k, self.v)
+        )
+        q_bshk = q_bshk * q_bshk.shape[-1] ** -0.5
+        logits = self.decay_up(self.decay_down(x_bsd)).float()
+        log_a = (F.logsigmoid(logits) / self.scale).clamp(min=SLOWEST)
+        log_a = log_a.unflatten(-1, (self.heads, -1))
+        assert context.starts is not None
+        cache, state = context.cache, None
+        if cache is not None:
+            state = cache.recall(self.layer_index).get("state")
+        o_bshv, state = chunked(
+            q_bshk, k_bshk, v_bshv, log_a, context.starts, state, self.chunk
+        )
+        if cache is not None:
+            cache.remember(self.layer_index, state=state)
+        o_bshv = self.head_norm(o_bshv.to(x_bsd.dtype))
+        y_bsd = self.out(o_bshv.flatten(2) * F.silu(self.gate(x_bsd)))
+        kept = (log_a.detach().exp().mean((-1, -2)) * context.valid).sum()
+        return y_bsd, {"gated_linear.decay": kept}
+
+    @staticmethod
+    def extra_flops(spec: ModelSpec) -> float:
+        """Scores and their use inside a chunk; a state read and written per token."""
+        keys, values, heads = spec.hidden_size // 2, spec.hidden_size, spec.num_heads
+        chunk = spec.options_of("gated_linear")["chunk"]
+        forward = 2 * chunk * (keys + values) + 4 * keys * values / heads
+        return 3.0 * forward
 
 
-class GatedLinearNetwork(Network):
-    """Lumina's network, head and chunked loss included, around another backbone."""
+def recurrent(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_a: Tensor,
+    starts: Tensor,
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The definition, token by token; arguments and result as `chunked`."""
+    if state is None:
+        state = _no_state(k, v)
+    seen = []
+    for t in range(q.shape[1]):
+        kept = torch.where(starts[:, t, None, None, None], 0.0, state)
+        state = log_a[:, t].exp()[..., None] * kept
+        state = state + k[:, t, :, :, None] * v[:, t, :, None, :]
+        seen.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
+    return torch.stack(seen, 1), state
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        self.backbone = GatedLinearBackbone(spec)
 
-    @torch.no_grad()
-    def continue_text(self, ids: list[int], count: int) -> list[int]:
-        """Greedy continuation; after the prompt one token at a time, with the state."""
-        output = self.backbone(Batch.from_rows(torch.tensor([ids])))
-        for _ in range(count):
-            scores = self.objective.logits(output.hidden[:, -1:])
-            ids = [*ids, int(scores.argmax())]
-            batch = Batch.from_rows(torch.tensor([ids[-1:]]))
-            output = self.backbone(batch, output.carry)
-        return ids
+def chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_a: Tensor,
+    starts: Tensor,
+    state: Tensor | None = None,
+    chunk: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """The same in products over chunks.
 
+    Inside a chunk the decay from j to t is exp(sum of log_a after j up to t), split
+    between query and key at the chunk's first token, which no later token changes; of
+    16 decays neither half leaves what float32 holds.
 
-def make_network(seed: int = 0) -> GatedLinearNetwork:
-    """A small one, of bytes."""
-    spec = ModelSpec(
-        vocab_size=256,
-        padded_vocab_size=256,
-        hidden_size=64,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=2,
-        head_dim=32,
-        intermediate_size=128,
-        seq_length=32,
-        init_std=0.05,
+    Args:
+        q: [B, S, H, K] float32, as `k` and `log_a` (at most 0, at least `SLOWEST`).
+        v: [B, S, H, V].
+        starts: [B, S] bool, where the state begins anew.
+        state: [B, H, K, V] before the first token; None: nothing.
+        chunk: positions of a chunk, at most 16.
+
+    Returns:
+        [B, S, H, V], and the state after the last token.
+    """
+    length = q.shape[1]
+    short = -length % chunk
+    if short:  # tokens that add nothing and forget nothing
+        q, k, v, log_a = (F.pad(x, (0, 0, 0, 0, 0, short)) for x in (q, k, v, log_a))
+        starts = F.pad(starts, (0, short))
+    q, k, v, log_a = (x.unflatten(1, (-1, chunk)) for x in (q, k, v, log_a))
+    document_bnc = starts.unflatten(1, (-1, chunk)).cumsum(-1)
+    fallen = log_a.cumsum(2)
+    first = fallen[:, :, :1]
+    inside = torch.einsum(
+        "bnthk,bnjhk->bnhtj", q * (fallen - first).exp(), k * (first - fallen).exp()
     )
-    return GatedLinearNetwork(spec).initialise(seed)  # type: ignore[return-value]
+    order = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
+    same = document_bnc[..., :, None] == document_bnc[..., None, :]
+    inside = torch.where((order & same)[:, :, None], inside, 0.0)
+    o = torch.einsum("bnhtj,bnjhv->bnthv", inside, v)
+
+    # What of the state a token still sees, and what a chunk hands on.
+    earlier = (document_bnc == 0)[..., None, None]
+    last = (document_bnc == document_bnc[..., -1:])[..., None, None]
+    q = torch.where(earlier, q * fallen.exp(), 0.0)
+    end = fallen[:, :, -1:]
+    k = torch.where(last, k * (end - fallen).exp(), 0.0)
+    added = torch.einsum("bnchk,bnchv->bnhkv", k, v)
+    left = torch.where(earlier[:, :, -1], end[:, :, 0].exp(), 0.0)
+    if state is None:
+        state = _no_state(k[:, 0], v[:, 0])
+    before = []
+    for n in range(q.shape[1]):
+        before.append(state)
+        state = left[:, n, ..., None] * state + added[:, n]
+    o = o + torch.einsum("bnthk,bnhkv->bnthv", q, torch.stack(before, 1))
+    return o.flatten(1, 2)[:, :length], state
 
 
-def train(network: GatedLinearNetwork, text: bytes, steps: int) -> list[float]:
-    """Learn a text in eight strands, segment after segment; the carry goes along."""
-    length = network.spec.seq_length
-    strands = torch.tensor(list(text)).long()
-    strands = strands[: len(text) // 8 * 8].view(8, -1)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    segments = (strands.shape[1] - 1) // length
-    losses, carry = [], None
-    for step in range(steps):
-        first = step % segments * length
-        if first == 0:
-            carry = None
-        ids = strands[:, first : first + length]
-        labels = strands[:, first + 1 : first + length + 1]
-        sums, _ = network(Batch.from_rows(ids, labels), carry)
-        carry = sums.carry
-        loss = sums.loss_sum / sums.weight_sum
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-def main() -> None:
-    """Train on a file and continue a text."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--steps", type=int, default=200)
-    args = parser.parse_args()
-    network = make_network()
-    losses = train(network, args.file.read_bytes(), args.steps)
-    print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f} nats a byte")
-    print(bytes(network.continue_text(list(b"The "), 60)).decode(errors="replace"))
-
-
-if __name__ == "__main__":
-    main()
+def _no_state(k: Tensor, v: Tensor) -> Tensor:
+    """[B, H, K, V] zeros."""
+    shape: tuple[Any, ...] = (k.shape[0], *k.shape[2:], v.shape[-1])
+    return k.new_zeros(shape)

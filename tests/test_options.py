@@ -23,6 +23,7 @@ for room in (
     "depth",
     "recursion",
     "hrm",
+    "parts",
     "data",
     "training",
     "running",

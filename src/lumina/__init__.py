@@ -14,9 +14,14 @@ _PUBLIC = {
     "Trainer": "lumina.train",
     "build_model": "lumina.model",
     "load": "lumina.infer.load",
+    "register_attention": "lumina.model.registry",
+    "register_backbone": "lumina.model.registry",
+    "register_block": "lumina.model.registry",
+    "register_feedforward": "lumina.model.registry",
+    "register_objective": "lumina.model.registry",
 }
 
-__all__ = ["Config", "ConfigPresets", "LuminaError", "Trainer", "build_model", "load"]
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

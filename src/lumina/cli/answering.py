@@ -37,6 +37,14 @@ def add_answering_options(parser: argparse.ArgumentParser) -> None:
         "--ema", action="store_true", help="the moving average of the weights"
     )
     model.add_argument(
+        "--plugins",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="your own .py files or modules that the model's registered parts are in",
+    )
+    model.add_argument(
         "--goal",
         action="append",
         default=[],
@@ -90,7 +98,9 @@ def sampling_from(args: argparse.Namespace) -> Sampling:
 def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
     """The model that the options name; remarks go to stderr."""
     from lumina.infer.load import find_device, find_dtype, load
+    from lumina.model.registry import load_plugins
 
+    load_plugins(args.plugins)
     device = find_device(args.device)
     network, tokenizer = load(
         _model_path(args),

@@ -22,6 +22,7 @@ from lumina.config.sections import (
     ModSection,
     MoeSection,
     MorSection,
+    PartsSection,
     RunSection,
     Section,
     SystemSection,
@@ -50,8 +51,8 @@ class Config:
     """
 
     __slots__ = (
-        "data", "hrm", "mod", "model", "moe", "mor", "preset", "provenance", "run",
-        "system", "train",
+        "data", "hrm", "mod", "model", "moe", "mor", "parts", "preset", "provenance",
+        "run", "system", "train",
     )  # fmt: skip
 
     model: ModelSection
@@ -59,6 +60,7 @@ class Config:
     hrm: HrmSection
     mod: ModSection
     mor: MorSection
+    parts: PartsSection
     data: DataSection
     train: TrainSection
     run: RunSection

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from lumina.config.leaves import field
+from lumina.config.parts import check_parts, idle_parts
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def check_combinations(config: Config) -> None:
     _check_arc(config)
     _check_mod(config)
     _check_mor(config)
+    check_parts(config)
     _check_training(config)
     _check_run(config)
 
@@ -435,7 +437,7 @@ def _idle_advice(config: Config) -> list[str]:
     elif moe.moe_dispatch == "dropless":
         idle["capacity_factor"] = "moe_dispatch is dropless"
     idle |= _idle_depth(config)
-    idle |= _idle_recursion(config)
+    idle |= _idle_recursion(config) | idle_parts(config)
     if train.expert_id is None:
         named = ("expert_registry", "default_goal")
         idle |= dict.fromkeys(named, "expert_id names no expert")

@@ -44,11 +44,14 @@ class KVCache:
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._chosen: dict[tuple[int, int], ChosenKeys] = {}
+        self._states: dict[int, dict[str, Tensor]] = {}
 
     @property
     def nbytes(self) -> int:
-        """Bytes held for keys and values."""
+        """Bytes held for keys and values, and for recurrent layers' states."""
         whole = sum(t.nbytes for t in (*self._keys.values(), *self._values.values()))
+        states = (t for state in self._states.values() for t in state.values())
+        whole += sum(t.nbytes for t in states)
         return whole + sum(layer.nbytes for layer in self._chosen.values())
 
     def positions(self, input_ids: Tensor) -> Tensor:
@@ -128,15 +131,27 @@ class KVCache:
         seen |= ~seen.any(dim=-1, keepdim=True) & first
         return layer, seen.unsqueeze(1)
 
+    def recall(self, layer_index: int) -> dict[str, Tensor]:
+        """The state of a recurrent layer; see the protocol."""
+        return self._states.get(layer_index, {})
+
+    def remember(self, layer_index: int, **state: Tensor) -> None:
+        """Keeps the state of a recurrent layer; see the protocol."""
+        self._states[layer_index] = state
+
     def rewind(self, length: int) -> bool:
         """Forgets all but the first `length` columns.
 
         Returns:
             False, with nothing forgotten, when the ring no longer holds what the next
-            token would have to see.
+            token would have to see, or a state has taken up what comes after.
         """
         if length > self.length:
             raise ValueError(f"cannot rewind {self.length} columns to {length}")
+        if 0 < length < self.length and self._states:
+            return False
+        if length == 0:
+            self._states.clear()
         if length < self.length and self.window and self.length > self._capacity:
             return False
         self.length = length
@@ -150,6 +165,10 @@ class KVCache:
         self._values = {i: t.index_select(0, rows) for i, t in self._values.items()}
         for layer in self._chosen.values():
             layer.keep_rows(rows)
+        self._states = {
+            layer: {name: t.index_select(0, rows) for name, t in state.items()}
+            for layer, state in self._states.items()
+        }
         self.rows = len(rows)
         if self._padding is not None:
             self._padding = self._padding.to(rows.device).index_select(0, rows)

@@ -34,6 +34,8 @@ class BlockContext:
         routing: "" (training: top k; evaluation: predictor), or one of "top_k",
             "predictor", "static" for all blocks.
         recursion: how often these blocks were passed before.
+        starts: [B, S] bool, the first token of a document, where recurrent state begins
+            anew (and padding); only for models with registered parts.
         keep_keys: whether a block is to hand out its keys for later passes.
         kept: where its attention leaves them, keys and then values.
         keys: keys and values [B, T, K, head_dim] of the first pass, to attend to in
@@ -50,6 +52,7 @@ class BlockContext:
     capacity: str = ""
     routing: str = ""
     recursion: int = 0
+    starts: Tensor | None = None
     keep_keys: bool = False
     kept: list[Tensor] | None = None
     keys: tuple[Tensor, Tensor] | None = None
@@ -139,7 +142,11 @@ def _head_norm(spec: ModelSpec, heads: int) -> nn.Module | None:
 
 
 def build_attention(spec: ModelSpec, layer_index: int) -> nn.Module:
-    """The attention of a block: grouped queries, or through a latent."""
+    """The attention of a block: grouped queries, through a latent, or registered."""
+    if spec.parts is not None and (name := spec.parts.at("attention", layer_index)):
+        from lumina.model.parts import build_part
+
+        return build_part(spec, "attention", name, layer_index)
     if spec.mla_kv_rank:
         from lumina.model.latent_attention import LatentAttention
 

@@ -68,7 +68,11 @@ class Block(nn.Module):
 
 
 def _feedforward(spec: ModelSpec, layer_index: int, routed: bool) -> nn.Module:
-    """The dense or the routed feed-forward."""
+    """The dense, the routed or a registered feed-forward."""
+    if spec.parts is not None and (name := spec.parts.at("feedforward", layer_index)):
+        from lumina.model.parts import build_part
+
+        return build_part(spec, "feedforward", name, layer_index)
     if not routed:
         return FeedForward(spec)
     from lumina.model.moe import MoeFeedForward

@@ -46,6 +46,14 @@ class Cache(LayerCache, Protocol):
         """Give a layer that is not held the earlier tokens' keys of another."""
         ...
 
+    def recall(self, layer_index: int) -> dict[str, Tensor]:
+        """What a recurrent layer remembered of the earlier tokens; {} before any."""
+        ...
+
+    def remember(self, layer_index: int, **state: Tensor) -> None:
+        """Keep a recurrent layer's state after the new tokens, each [B, ...]."""
+        ...
+
     def positions(self, input_ids: Tensor) -> Tensor:
         """The position of every new token in its row, [B, s] int64 for [B, s]."""
         ...

@@ -6,7 +6,7 @@ are shuffled), so a backbone may carry state between steps in one way only: it k
 what it works on (the row's ids and labels) in the carry as well, and takes the batch's
 row when it is done with it, as a reasoner does. State of a text itself begins anew at
 every document's first token (`Batch.position_ids` 0) and never leaves the row; when
-text is continued, that state lives in the cache (`Cache.recurrent`).
+text is continued, that state lives in the cache (`Cache.remember`).
 """
 
 from __future__ import annotations

@@ -69,10 +69,11 @@ def initial_value(
     std = spec.init_std
     if name.endswith(_INTO_RESIDUAL):
         std /= math.sqrt(2 * spec.num_layers)
-    return torch.empty(shape).normal_(0.0, std, generator=_generator(seed, name))
+    return torch.empty(shape).normal_(0.0, std, generator=generator_of(seed, name))
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def generator_of(seed: int, name: str) -> torch.Generator:
+    """The random numbers of one tensor: of nothing but the seed and its name."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
@@ -86,9 +87,9 @@ def _recurrent_value(
     if name.endswith("halting.bias"):
         return torch.full(shape, HALTING_BIAS)
     if name.endswith(("h_init", "l_init")):  # constants: no run has others
-        return _truncated(shape, 1.0, _generator(0, name))
+        return _truncated(shape, 1.0, generator_of(0, name))
     inputs = spec.hidden_size if name.endswith("embedding.weight") else shape[-1]
-    return _truncated(shape, inputs**-0.5, _generator(seed, name))
+    return _truncated(shape, inputs**-0.5, generator_of(seed, name))
 
 
 def _truncated(

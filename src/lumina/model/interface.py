@@ -119,9 +119,12 @@ class LossSums:
         weight_sum: [] float32, the number (or weight) of counted positions.
         terms: further sums by name, for metrics.
         carry: recurrent state for the next step, where the model has one.
+        trained_sum: [] float32, what is minimised, where that is not the cross entropy
+            that `loss_sum` reports; a sum over the same positions.
     """
 
     loss_sum: Tensor
     weight_sum: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
     carry: Any = None
+    trained_sum: Tensor | None = None

@@ -14,6 +14,7 @@ from lumina.state.state import TensorInfo
 
 if TYPE_CHECKING:
     from lumina.model.network import Network
+    from lumina.model.registry import Part
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def logical_parts(network: Network) -> dict[str, Parts]:
     found = {}
     for name, parameter in network.named_parameters():
         stem, _, leaf = name.rpartition(".")
+        if _owner(network, name) is not None:
+            continue
         if stem.endswith(".attention.qkv"):  # its weight, and its bias if it has one
             stem = stem.removesuffix(".qkv")
             sizes = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
@@ -59,12 +62,26 @@ def logical_parts(network: Network) -> dict[str, Parts]:
 def tensor_info(network: Network) -> dict[str, TensorInfo]:
     """Role and axes of every logical parameter and persistent buffer."""
     parts = logical_parts(network)
-    names = [
-        logical
-        for name in network.state_dict(keep_vars=True)
-        for logical in (parts[name].names if name in parts else (name,))
-    ]
-    return {name: _info(name, network.spec) for name in names}
+    found: dict[str, TensorInfo] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        owner = _owner(network, name)
+        if owner is not None:
+            from lumina.model.parts import part_info
+
+            found[name] = part_info(*owner, tensor)
+            continue
+        for logical in parts[name].names if name in parts else (name,):
+            found[logical] = _info(logical, network.spec)
+    return found
+
+
+def _owner(network: Network, name: str) -> tuple[Part, str] | None:
+    """The registered part that a tensor is in: its names mean what it says."""
+    if network.spec.parts is None:
+        return None
+    from lumina.model.parts import owner
+
+    return owner(network, name)
 
 
 _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -109,6 +126,8 @@ _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 def _info(name: str, spec: ModelSpec) -> TensorInfo:
     """Role and axes by the name's ending."""
+    if name.startswith("objective.heads."):
+        return TensorInfo("head", ("vocab", "hidden"))
     if name.endswith(".attention.out.weight"):
         values = "value" if spec.mla_kv_rank else "query"
         return TensorInfo("matrix", ("hidden", values))

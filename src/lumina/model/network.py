@@ -53,13 +53,15 @@ class Network(nn.Module):
             self.backbone = LanguageReasoner(spec, attention)
             self.objective = HaltingLanguageObjective(spec, loss_chunk_bytes)
         else:
-            self.backbone = Transformer(spec, attention)
-            self.objective = LanguageModelObjective(spec, loss_chunk_bytes)
+            self.backbone = _backbone(spec, attention)
+            self.objective = _registered_objective(
+                spec, loss_chunk_bytes
+            ) or LanguageModelObjective(spec, loss_chunk_bytes)
 
     @property
     def recurrent(self) -> bool:
         """Whether a training step hands its carry to the next (`carry_protocol`)."""
-        return bool(self.backbone.recurrent)
+        return bool(getattr(self.backbone, "recurrent", False))
 
     @property
     def _tied(self) -> Tensor | None:
@@ -87,6 +89,10 @@ class Network(nn.Module):
             from lumina.model.depth import split_losses
 
             aux = split_losses(aux, losses.terms.get("each"), batch.labels)
+        if self.spec.parts is not None:
+            from lumina.model.parts import whole_reports
+
+            return losses, whole_reports(self.spec, aux, losses.terms)
         return losses, aux
 
     def logits(
@@ -114,6 +120,12 @@ class Network(nn.Module):
         """What parameter or persistent buffer `name` starts as: float32, CPU, whole."""
         owner, _, leaf = name.rpartition(".")
         tensor: Tensor = getattr(self.get_submodule(owner), leaf)
+        if self.spec.parts is not None:
+            from lumina.model.parts import registered_value
+
+            value = registered_value(self, name, tensor, seed)
+            if value is not None:
+                return value
         return initial_value(name, tuple(tensor.shape), self.spec, seed)
 
     @torch.no_grad()
@@ -132,6 +144,24 @@ class Network(nn.Module):
         """
         for name, buffer in self.named_buffers():
             buffer.copy_(self.initial_value(name, seed=0))
+
+
+def _backbone(spec: ModelSpec, attention: str) -> nn.Module:
+    """The transformer, or a registered backbone."""
+    if spec.parts is None or not spec.parts.backbone:
+        return Transformer(spec, attention)
+    from lumina.model.parts import build_part
+
+    return build_part(spec, "backbone", spec.parts.backbone, attention)
+
+
+def _registered_objective(spec: ModelSpec, loss_chunk_bytes: int) -> nn.Module | None:
+    """The objective that the shape names, if it names one."""
+    if spec.parts is None or not spec.parts.objective:
+        return None
+    from lumina.model.parts import build_part
+
+    return build_part(spec, "objective", spec.parts.objective, loss_chunk_bytes)
 
 
 def build_network(
@@ -168,8 +198,10 @@ def build_model(config: Config) -> Network:
 
     The vocabulary is `vocab_size` where it is set; see `lumina.load` for trained ones.
     """
+    from lumina.model.registry import load_plugins
     from lumina.plan.shape import resolve_spec
 
+    load_plugins(config.get("plugins"))
     backend = config.get("attention")
     return build_network(
         resolve_spec(config, None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -174,6 +174,52 @@ class MorSpec:
 
 
 @dataclass(frozen=True)
+class PartsSpec:
+    """Registered parts in place of Lumina's own (`lumina.model.registry`).
+
+    Attributes:
+        block: name of each layer's block, "" for Lumina's own; () for it everywhere.
+        attention: of each layer's attention, likewise.
+        feedforward: of each layer's feed-forward, likewise.
+        backbone: name of the backbone, or "".
+        objective: name of the objective, or "".
+        options: part -> its options, defaults included.
+        plugins: where the parts came from; for people, nothing loads it.
+    """
+
+    block: tuple[str, ...] = ()
+    attention: tuple[str, ...] = ()
+    feedforward: tuple[str, ...] = ()
+    backbone: str = ""
+    objective: str = ""
+    options: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
+    plugins: tuple[str, ...] = ()
+
+    def at(self, kind: str, layer: int) -> str:
+        """The part of a layer; "" for Lumina's own."""
+        names: tuple[str, ...] = getattr(self, kind)
+        return names[layer] if names else ""
+
+    def words(self) -> list[str]:
+        """Each part in a few words, as "attention gated_linear in 3 layers"."""
+        return [
+            f"{kind} {name}"
+            + (f" in {layers} layers" if getattr(self, kind) != name else "")
+            for (kind, name), layers in self.used().items()
+        ]
+
+    def used(self) -> dict[tuple[str, str], int]:
+        """(kind, name) -> layers it is in; 1 for a backbone and an objective."""
+        found: dict[tuple[str, str], int] = {}
+        for kind in ("backbone", "block", "attention", "feedforward", "objective"):
+            names = getattr(self, kind)
+            for name in (names,) if isinstance(names, str) else names:
+                if name:
+                    found[kind, name] = found.get((kind, name), 0) + 1
+        return found
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Shape of a decoder-only transformer; field meanings as in `ModelSection`.
 
@@ -214,6 +260,11 @@ class ModelSpec:
     hrm: HrmSpec | None = None
     mod: ModSpec | None = None
     mor: MorSpec | None = None
+    parts: PartsSpec | None = None
+
+    def options_of(self, part: str) -> dict[str, Any]:
+        """The options of a registered part."""
+        return {} if self.parts is None else self.parts.options.get(part, {})
 
     @property
     def solves_puzzles(self) -> bool:
@@ -252,4 +303,9 @@ class ModelSpec:
             for name in ("layers", "ladder", "schedule"):
                 mod[name] = tuple(mod[name])
             values["mod"] = ModSpec(**mod)
+        if values.get("parts") is not None:
+            listed = ("block", "attention", "feedforward", "plugins")
+            parts = dict(values["parts"])
+            parts |= {name: tuple(parts[name]) for name in listed}
+            values["parts"] = PartsSpec(**parts)
         return ModelSpec(**values)

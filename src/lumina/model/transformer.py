@@ -82,7 +82,15 @@ class Transformer(nn.Module):
                 blocks = blocks[-1:]
             x_bsd, aux = blocks.pop(0)(x_bsd, context)
             layers.append(aux)
-        return Output(self.norm(x_bsd), _collect(layers) | own, carry)
+        return Output(self.norm(x_bsd), self._collect(layers) | own, carry)
+
+    def _collect(self, layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The sums of all layers together."""
+        if self.spec.parts is None:
+            return _collect(layers)
+        from lumina.model.parts import collect_reports
+
+        return _collect(layers) | collect_reports(self.spec, layers)
 
     def _context(self, batch: Batch, cache: Cache | None) -> BlockContext:
         """Rotary tables and the attention pattern, made once for all blocks."""
@@ -122,6 +130,7 @@ class Transformer(nn.Module):
             tokens=self._tokens(batch) if spec.mod or spec.mor else None,
             capacity=repr(self.mod_capacity),
             routing=self.routing,
+            starts=batch.position_ids == 0 if spec.parts else None,
         )
 
     def _tokens(self, batch: Batch) -> Tokens:
@@ -142,8 +151,12 @@ class Transformer(nn.Module):
         )
 
 
-def _block(spec: ModelSpec, layer_index: int) -> Block:
-    """The block of a layer: every token's, or one that chooses."""
+def _block(spec: ModelSpec, layer_index: int) -> nn.Module:
+    """The block of a layer: every token's, one that chooses, or registered parts."""
+    if spec.parts is not None:
+        from lumina.model.parts import parted_block
+
+        return parted_block(spec, layer_index)
     if spec.mod is None or layer_index not in spec.mod.layers:
         return Block(spec, layer_index)
     from lumina.model.depth import DepthBlock

@@ -96,6 +96,8 @@ def _model(plan: Plan) -> str:
         )
     if (mor := spec.mor) is not None:
         text += f"; middle layers passed up to {mor.recursions} times ({mor.mode})"
+    if spec.parts is not None:
+        text += "; " + ", ".join(spec.parts.words())
     extras = [
         f"window {spec.window_size}" if spec.window_size else "",
         f"QK-norm {spec.qk_norm}" if spec.qk_norm != "none" else "",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from lumina.model.spec import ModelSpec, ModSpec, MoeSpec
 from lumina.plan.count import is_routed
 from lumina.plan.flops import recursion_shares
+from lumina.plan.parts import kept_by_part, parts_of
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -67,8 +68,13 @@ def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> K
     """What one block keeps under a checkpointing mode."""
     tokens = forward.rows * spec.seq_length
     element = forward.element
+    if spec.parts is not None and spec.parts.backbone:
+        whole = kept_by_part(spec, "backbone", layer, tokens, element)
+        return Kept(math.ceil(whole / spec.num_layers))
     if mode == "full":
         return Kept(tokens * spec.hidden_size * element)
+    if parts_of(spec, layer):
+        return _kept_with_parts(spec, forward, layer)
     if spec.mod is not None and layer in spec.mod.layers:
         return _kept_by_choice(spec, spec.mod, forward, layer, mode)
     moe = spec.moe if is_routed(spec, layer) else None
@@ -93,6 +99,27 @@ def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> K
         # The router keeps the norm's output in float32, and nobody in 16 bits.
         router += tokens * 2 * spec.hidden_size
     return Kept(dense + router, values * element)
+
+
+def _kept_with_parts(spec: ModelSpec, forward: Forward, layer: int) -> Kept:
+    """A block with registered parts, of which all is kept: what a mode saves is theirs.
+
+    Their share is measured; it takes the place of that of Lumina's own.
+    """
+    tokens, element = forward.rows * spec.seq_length, forward.element
+    named = parts_of(spec, layer)
+    theirs = Kept(sum(kept_by_part(spec, k, layer, tokens, element) for k in named))
+    if "block" in named:
+        return theirs
+    own = replace(spec, parts=None)
+    kept = kept_by_block(own, forward, layer, "none") + theirs
+    if "attention" in named:
+        kept += Kept(-tokens * _attention_bytes(own, forward))
+        if forward.attention == "reference":
+            kept += Kept(-_open_scores(own, forward))
+    if "feedforward" in named:
+        kept += Kept(-4 * tokens * spec.intermediate_size * element)
+    return kept
 
 
 def _kept_by_choice(
@@ -175,7 +202,16 @@ def working_bytes(spec: ModelSpec, forward: Forward) -> int:
         routed = rows * (spec.moe.intermediate_size + spec.hidden_size)
         routed += tokens * spec.moe.shared_size
         most = max(most, routed)
-    return (most + 2 * tokens * spec.hidden_size) * forward.element
+    own = (most + 2 * tokens * spec.hidden_size) * forward.element
+    # Of a registered part all that was kept may have its gradient beside it.
+    theirs = [
+        kept_by_part(spec, kind, layer, tokens, forward.element)
+        for layer in range(spec.num_layers)
+        for kind in parts_of(spec, layer)
+    ]
+    if spec.parts is not None and spec.parts.backbone:
+        theirs.append(kept_by_part(spec, "backbone", 0, tokens, forward.element))
+    return max([own, *theirs])
 
 
 def routed_rows(moe: MoeSpec, tokens: int) -> int:

@@ -56,7 +56,14 @@ class Counts:
 
 
 def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Every parameter of the built network by name, with its shape."""
+    """Every parameter of the built network by name, with its shape.
+
+    Of a model with registered parts it is really built, without values.
+    """
+    if spec.parts is not None:
+        from lumina.plan.parts import built_shapes
+
+        return built_shapes(spec)
     if spec.hrm is not None:
         return _reasoner_shapes(spec)
     width = spec.hidden_size
@@ -211,6 +218,11 @@ def count_trainable(spec: ModelSpec, freeze: Sequence[str]) -> int:
     A pattern is a glob over the names in files (where fused matrices are separate),
     matched on the whole name or without its first part.
     """
+    built: dict[str, tuple[str, ...]] = {}
+    if spec.parts is not None:
+        from lumina.plan.parts import names_in_files
+
+        built = names_in_files(spec)
     return sum(
         math.prod(shape)
         for name, shape in parameter_shapes(spec).items()
@@ -218,7 +230,7 @@ def count_trainable(spec: ModelSpec, freeze: Sequence[str]) -> int:
         and not any(
             fnmatchcase(logical, pattern)
             or fnmatchcase(logical.split(".", 1)[-1], pattern)
-            for logical in _names_in_files(name)
+            for logical in built.get(name) or _names_in_files(name)
             for pattern in freeze
         )
     )

@@ -13,6 +13,7 @@ from lumina.plan.count import (
     is_routed,
     latent_shapes,
 )
+from lumina.plan.parts import extra_flops, own_attention
 
 CONVENTION = (
     "6 x active non-embedding parameters (the head counts) "
@@ -40,7 +41,7 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
     attended = window - window * window / (2 * length)
     width = spec.num_heads * (spec.head_dim + spec.value_dim) / 2
     products = float(counts.active_non_embedding)
-    looks = float(spec.num_layers)
+    looks = float(own_attention(spec))
     for one in passes(spec):
         attention, feedforward = _block_parameters(spec, one.layer)
         products += (one.attention - one.once) * attention
@@ -48,7 +49,7 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
             products -= one.attention * _key_parameters(spec)
         products += (one.feedforward - one.once) * feedforward
         looks += one.attention * one.keys - one.once
-    return 6.0 * products + 12 * looks * width * attended
+    return 6.0 * products + 12 * looks * width * attended + extra_flops(spec)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lumina.model.spec import HrmSpec, ModelSpec
 from lumina.plan.activations import (
@@ -26,8 +27,10 @@ from lumina.plan.count import (
     count_parameters,
     count_vectors,
     is_routed,
+    parameter_shapes,
 )
 from lumina.plan.flops import reasoning_blocks
+from lumina.plan.parts import parts_of
 
 COMPONENTS = (
     "weights",
@@ -179,6 +182,10 @@ def _cast_bytes(spec: ModelSpec, layout: Layout) -> int:
 
 
 def _block_parameters(spec: ModelSpec, layer: int) -> int:
+    if spec.parts is not None:
+        own = f"backbone.blocks.{layer}."
+        built = parameter_shapes(spec).items()
+        return sum(math.prod(shape) for name, shape in built if name.startswith(own))
     shapes = block_shapes(spec, is_routed(spec, layer))
     return sum(math.prod(shape) for shape in shapes.values())
 
@@ -206,10 +213,11 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     kept = Kept(kept_outside(spec, forward))
     recomputed = 0
     # Blocks of one kind are alike, so one of each is measured.
-    kinds: dict[tuple[bool, bool], list[int]] = {}
+    kinds: dict[tuple[Any, ...], list[int]] = {}
     for layer in range(spec.num_layers):
         chosen = spec.mod is not None and layer in spec.mod.layers
-        kinds.setdefault((is_routed(spec, layer), chosen), []).append(layer)
+        parts = tuple(parts_of(spec, layer).items())
+        kinds.setdefault((is_routed(spec, layer), chosen, parts), []).append(layer)
     for layers in kinds.values():
         one = kept_by_block(spec, forward, layers[0], mode)
         whole = kept_by_block(spec, forward, layers[0], "none")

@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
+from lumina.plan.part_options import part_leaves
 from lumina.plan.shape import depth_layers, routed_layers
 
 
@@ -25,6 +26,7 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
     leaves.pop("vocab_size")
     leaves["vocab_size"] = leaves.pop("padded_vocab_size")
     leaves |= _depth_leaves(spec, leaves.pop("mod"))
+    leaves |= part_leaves(leaves.pop("parts"))
     mor = leaves.pop("mor")
     leaves["use_mor"] = mor is not None
     leaves |= {f"mor_{name}": value for name, value in (mor or {}).items()}

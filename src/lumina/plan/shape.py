@@ -10,6 +10,7 @@ from lumina.errors import LuminaError
 from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec
 from lumina.plan.count import count_parameters
 from lumina.plan.moe_scale import default_experts, usual_values
+from lumina.plan.part_options import with_parts
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -84,6 +85,7 @@ def resolve_spec(
     )
     if config.moe.use_moe:
         dense = replace(dense, moe=_routed(config, dense))
+    dense = with_parts(config, dense)
     if config.mod.use_mod:
         dense = replace(dense, mod=_depth(config, dense))
     return replace(dense, mor=_recursion(config)) if config.mor.use_mor else dense

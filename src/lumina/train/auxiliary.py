@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from lumina.assemble.program import Program
+from lumina.data.stream import StepBatches
 from lumina.model.depth import STATISTICS
+from lumina.model.parts import reported
 from lumina.model.spec import ModelSpec
 from lumina.objective.halting_language import STATISTICS as HALTING_STATISTICS
 from lumina.objective.puzzle import HALTING_WEIGHT
@@ -24,11 +26,18 @@ class Term:
         key: in `aux`; a sum over tokens and layers.
         weight: in the total.
         layers: what the sum is divided by, besides the step's tokens.
+        taught: the sum is over the tokens that bear loss, not over all.
     """
 
     key: str
     weight: float
     layers: int
+    taught: bool = False
+
+    def per_token(self, batches: StepBatches) -> float:
+        """Factor that makes the sum a mean over the step's tokens and layers."""
+        tokens = batches.loss_tokens if self.taught else batches.tokens
+        return 1.0 / (max(tokens, 1) * self.layers)
 
 
 def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
@@ -50,6 +59,8 @@ def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
         found.append(Term("act.halt_loss", HALTING_WEIGHT, 1))
         if hrm.variant == "hrm" and hrm.halt_max_steps > 1:
             found.append(Term("act.continue_loss", HALTING_WEIGHT, 1))
+    for part, key, weight, layers in reported(spec):
+        found.append(Term(key, weight, layers, taught=part.kind == "objective"))
     return tuple(found)
 
 

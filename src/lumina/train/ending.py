@@ -102,7 +102,9 @@ def _next_command(result: TrainResult, plan: Plan) -> str:
     # Puzzles are answered, not prompted.
     if result.exit_code or plan.spec.solves_puzzles:
         return f"lumina train --resume {result.run_dir}"
-    return f"lumina generate {result.run_dir} --prompt 'Once'"
+    own = plan.spec.parts.plugins if plan.spec.parts is not None else ()
+    plugins = f" --plugins {' '.join(own)}" if own else ""
+    return f"lumina generate {result.run_dir}{plugins} --prompt 'Once'"
 
 
 def _keep_expert(

@@ -22,6 +22,7 @@ from lumina.data.puzzles import (
 from lumina.data.stream import BatchStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
+from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
 from lumina.plan.environment import Environment, probe
 from lumina.plan.make import make_plan, with_spec
@@ -40,7 +41,7 @@ CHOSEN = ("flag", "file", "python")
 SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
              "rope_scaling", "rope_factor", "rope_original_length",
              "rope_low_freq_factor", "rope_high_freq_factor",
-             "routing_temperature")  # fmt: skip
+             "routing_temperature", "objective", "part_options")  # fmt: skip
 """Options of the model that change no tensor: other weights may get other ones."""
 
 
@@ -64,6 +65,7 @@ class Preparation:
     plan: Plan
 
     def __init__(self, config: Config, ranks: Ranks, console: Console) -> None:
+        load_plugins(config.parts.plugins)
         self.config = config
         self.ranks = ranks
         self.console = console

@@ -13,12 +13,14 @@ from lumina.config.sections import (
     ModSection,
     MoeSection,
     MorSection,
+    PartsSection,
 )
 from lumina.errors import LuminaError
+from lumina.model.registry import STANDARD, missing
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 
-LIVE_SHAPE = {"dropout", "capacity_factor", "load_balancing_weight",
+LIVE_SHAPE = {"plugins", "dropout", "capacity_factor", "load_balancing_weight",
               "router_z_loss_weight", "routing_temperature", "router_jitter_noise",
               "expert_dropout", "mod_capacity_factor", "mod_capacity_ladder",
               "mod_capacity_schedule", "mod_predictor_weight",
@@ -26,7 +28,9 @@ LIVE_SHAPE = {"dropout", "capacity_factor", "load_balancing_weight",
               "mor_balance_weight", "mor_z_loss_weight"}  # fmt: skip
 """Options of the model that change no tensor, so a resume may change them."""
 
-SHAPING = (ModelSection, MoeSection, ModSection, MorSection, HrmSection)
+SHAPING = (
+    ModelSection, MoeSection, ModSection, MorSection, HrmSection, PartsSection,
+)  # fmt: skip
 """Sections that describe the model."""
 
 FIXED = (
@@ -180,6 +184,7 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
             "leave them out to go on with it; to start another run from its weights, "
             f"use --init-from {run}",
         )
+    _check_plugins(saved, asked, run)
     merged = saved.override(
         {leaf: new for leaf, (_, new) in changes.items()}, Source("flag", "on resume")
     )
@@ -189,6 +194,23 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
         started | {"run_dir": str(run)}, Source("flag", "on resume")
     )
     return merged, changes
+
+
+def _check_plugins(saved: Config, asked: dict[str, Any], run: Path) -> None:
+    """The run's plug-ins are code: they must be named again, or be there already."""
+    if "plugins" in asked or not saved.parts.plugins:
+        return
+    lists = (saved.parts.block_type, saved.parts.attention_type,
+             saved.parts.feedforward_type)  # fmt: skip
+    single = (saved.parts.backbone, saved.parts.objective)
+    names = {n for names in lists for n in names} | {n for n in single if n}
+    if absent := missing(sorted(names - {STANDARD})):
+        raise LuminaError(
+            "E002",
+            f"{run} was begun with plug-ins, which hold {', '.join(absent)}, and code "
+            "is run only when you name it",
+            f"add --plugins {' '.join(saved.parts.plugins)}",
+        )
 
 
 def _asks_for_more(changes: dict[str, tuple[Any, Any]]) -> bool:

@@ -70,13 +70,14 @@ def train_step(
             program.carries[index] = losses.carry
             total = losses.loss_sum / max(batches.loss_tokens, 1)
             sums[0] += total.detach()
+            if losses.trained_sum is not None:
+                total = losses.trained_sum / max(batches.loss_tokens, 1)
             if plan.spec.solves_puzzles:
                 halting, told = halting_terms(aux)
                 total = total + halting / max(batches.loss_tokens, 1)
                 routed = told if routed is None else routed + told
             for place, term in enumerate(terms, start=len(SCALARS)):
-                per_token = 1.0 / (max(batches.tokens, 1) * term.layers)
-                mean = aux[term.key] * per_token
+                mean = aux[term.key] * term.per_token(batches)
                 total = total + term.weight * mean
                 sums[place] += mean.detach()
             counts = pack(aux, shapes)

@@ -201,6 +201,14 @@ def choose(spec: ModelSpec, name: str | None = None) -> Format:
         raise LuminaError(
             "E005", f"unknown format {name!r}", f"choose one of {', '.join(FORMATS)}"
         )
+    if spec.parts is not None:
+        kind, part = next(iter(spec.parts.used()))
+        raise LuminaError(
+            "E002",
+            f"the model has the {kind} {part!r}, which no Hugging Face format knows",
+            "keep it as the run it is: lumina.load and `lumina generate` read it, with "
+            f"--plugins {' '.join(spec.parts.plugins) or 'FILE'}",
+        )
     rows = list(FORMATS.values()) if name is None else [FORMATS[name]]
     problems = [(row, misfits(spec, row)) for row in rows]
     for row, found in problems:

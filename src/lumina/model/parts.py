@@ -1,0 +1,244 @@
+"""Registered parts inside a network: making them, and what they say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lumina.errors import LuminaError
+from lumina.model.attention import BlockContext
+from lumina.model.block import Block
+from lumina.model.initial import generator_of
+from lumina.model.registry import Part, held_part
+from lumina.model.spec import ModelSpec
+from lumina.state.state import TensorInfo
+
+ROLES = ("matrix", "embedding", "head", "norm", "bias", "expert", "router", "buffer")
+
+
+def build_part(spec: ModelSpec, kind: str, name: str, *arguments: Any) -> nn.Module:
+    """An instance of a registered class.
+
+    Raises:
+        LuminaError: E002 if it is not registered, E005 for a ValueError of its own: an
+            option or a shape that it refuses.
+    """
+    assert spec.parts is not None
+    part = held_part(kind, name, spec.parts.plugins)
+    try:
+        module = part.cls(spec, *arguments)
+    except ValueError as error:
+        raise LuminaError(
+            "E005", f"the {kind} {name}: {error}", "it says so itself: see its code"
+        ) from error
+    assert isinstance(module, nn.Module), f"{name} is not an nn.Module"
+    return module
+
+
+class PartedBlock(Block):
+    """A `Block` of which attention or feed-forward are registered ones."""
+
+    def forward(
+        self, x_bsd: Tensor, context: BlockContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B, S, D] to [B, S, D], and the sums of everything in it."""
+        y_bsd, told = _split(self.attention(self.attention_norm(x_bsd), context))
+        x_bsd = x_bsd + self._drop(y_bsd)
+        inner_bsd = self.feedforward_norm(x_bsd)
+        if hasattr(self.feedforward, "lumina_part"):
+            y_bsd, aux = _split(self.feedforward(inner_bsd, context))
+        elif self.routed:
+            y_bsd, aux = self.feedforward(inner_bsd, context.valid)
+        else:
+            y_bsd, aux = self.feedforward(inner_bsd), {}
+        return x_bsd + self._drop(y_bsd), told | aux
+
+
+class WholeBlock(nn.Module):
+    """A registered block, called as Lumina's own is."""
+
+    routed = False
+
+    def __init__(self, spec: ModelSpec, layer_index: int, name: str) -> None:
+        super().__init__()
+        self.inner = build_part(spec, "block", name, layer_index)
+
+    def forward(
+        self, x_bsd: Tensor, context: BlockContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B, S, D] to [B, S, D], and what it reports."""
+        return _split(self.inner(x_bsd, context))
+
+
+def parted_block(spec: ModelSpec, layer_index: int) -> nn.Module:
+    """The block of a layer of a model with registered parts."""
+    assert spec.parts is not None
+    if name := spec.parts.at("block", layer_index):
+        return WholeBlock(spec, layer_index, name)
+    inner = ("attention", "feedforward")
+    if any(spec.parts.at(kind, layer_index) for kind in inner):
+        return PartedBlock(spec, layer_index)
+    return Block(spec, layer_index)
+
+
+def _split(returned: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a part returned, with or without reports."""
+    if isinstance(returned, tuple):
+        y, told = returned
+        return y, told
+    return returned, {}
+
+
+def used_parts(spec: ModelSpec) -> dict[Part, int]:
+    """The registered parts of a model, and in how many layers each is."""
+    if spec.parts is None:
+        return {}
+    return {
+        held_part(kind, name, spec.parts.plugins): layers
+        for (kind, name), layers in spec.parts.used().items()
+    }
+
+
+def reported(spec: ModelSpec) -> Iterator[tuple[Part, str, float, int]]:
+    """What the parts report: (part, key, weight in the loss, layers)."""
+    for part, layers in used_parts(spec).items():
+        for key, weight in part.reports.items():
+            if isinstance(weight, str):
+                weight = spec.options_of(part.name)[weight]
+            yield part, key, float(weight), layers
+
+
+def collect_reports(
+    spec: ModelSpec, layers: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The sums that attention, feed-forward and blocks report, over all layers.
+
+    Raises:
+        LuminaError: E005 for a part that reports other keys than it declares.
+    """
+    found: dict[str, Tensor] = {}
+    for part, key, _, count in reported(spec):
+        if part.kind in ("backbone", "objective"):
+            continue
+        values = [one[key] for one in layers if key in one]
+        if len(values) != count:
+            raise LuminaError(
+                "E005",
+                f"the {part.kind} {part.name} declares {key!r} and does not return it",
+                "return (output, {key: sum over the tokens that are not padding})",
+            )
+        found[key] = torch.stack([value.float() for value in values]).sum()
+    return found
+
+
+def owner(network: nn.Module, name: str) -> tuple[Part, str] | None:
+    """The registered part that a parameter or buffer is in, and its name in there."""
+    module, path = network, name.split(".")
+    for depth, step in enumerate(path[:-1], start=1):
+        module = getattr(module, step)
+        part = getattr(type(module), "lumina_part", None)
+        if part is not None:
+            return part, ".".join(path[depth:])
+    return None
+
+
+def part_info(part: Part, name: str, tensor: Tensor) -> TensorInfo:
+    """Role and axes: what the part says, else by the number of dimensions.
+
+    Raises:
+        LuminaError: E005 for a role there is not.
+    """
+    for ending, (role, axes) in part.tensors.items():
+        if name == ending or name.endswith(f".{ending}"):
+            if role not in ROLES or len(axes) != tensor.ndim:
+                raise LuminaError(
+                    "E005",
+                    f"{part.name}: {name} of shape {tuple(tensor.shape)} cannot be "
+                    f"{role!r} with axes {axes}",
+                    f"roles are {', '.join(ROLES)}; name every dimension",
+                )
+            return TensorInfo(role, tuple(axes))
+    axes = tuple(f"axis_{n}" for n in range(tensor.ndim))
+    if not isinstance(tensor, nn.Parameter):
+        return TensorInfo("buffer", axes)
+    for ending in ("embedding", "head"):  # as Lumina's own are called
+        if name.endswith(f"{ending}.weight"):
+            return TensorInfo(ending, ("vocab", "hidden"))
+    if name.endswith("bias"):
+        return TensorInfo("bias", axes)
+    return TensorInfo("matrix" if tensor.ndim > 1 else "norm", axes)
+
+
+def part_value(
+    part: Part,
+    name: str,
+    tensor: Tensor,
+    spec: ModelSpec,
+    generator: torch.Generator,
+) -> Tensor | None:
+    """What the part's `initial` says a tensor starts as; None: the usual.
+
+    Raises:
+        LuminaError: E005 for a buffer without a value, or one of another shape.
+    """
+    hook, value = part.hook("initial"), None
+    if hook is not None:
+        value = hook(name, tuple(tensor.shape), spec, generator)
+    if value is None and not isinstance(tensor, nn.Parameter):
+        raise LuminaError(
+            "E005",
+            f"nothing says what the buffer {name} of {part.name} starts as: networks "
+            "are made without values, which come afterwards",
+            "give the class a static method initial(name, shape, spec, generator)",
+        )
+    if value is not None and tuple(value.shape) != tuple(tensor.shape):
+        raise LuminaError(
+            "E005",
+            f"{part.name}: initial gives {name} the shape {tuple(value.shape)}, not "
+            f"{tuple(tensor.shape)}",
+            "return a tensor of the shape that was asked for",
+        )
+    return None if value is None else value.float()
+
+
+def registered_value(
+    network: nn.Module, name: str, tensor: Tensor, seed: int
+) -> Tensor | None:
+    """What a registered part says a tensor starts as; None: the usual value."""
+    found = owner(network, name)
+    if found is None:
+        return None
+    part, inner = found
+    generator = generator_of(seed, name)
+    return part_value(part, inner, tensor, network.spec, generator)  # type: ignore[arg-type]
+
+
+def whole_reports(
+    spec: ModelSpec, aux: dict[str, Tensor], terms: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """A batch's sums, with those of a registered backbone and objective.
+
+    Args:
+        aux: of the backbone's `Output`.
+        terms: of the objective's `LossSums`.
+
+    Raises:
+        LuminaError: E005 for a part that does not return what it declares.
+    """
+    found = dict(aux)
+    for part, key, _, _ in reported(spec):
+        if part.kind not in ("backbone", "objective"):
+            continue
+        source = aux if part.kind == "backbone" else terms
+        if key not in source:
+            where = "Output.aux" if part.kind == "backbone" else "LossSums.terms"
+            raise LuminaError(
+                "E005",
+                f"the {part.kind} {part.name} declares {key!r} and does not return it",
+                f"put the sum over tokens into {where}",
+            )
+        found[key] = source[key]
+    return found

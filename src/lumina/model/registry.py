@@ -1,0 +1,291 @@
+"""Parts of a model that are the user's own: registered by name, chosen by option.
+
+A file of the user's holds a class under a decorator::
+
+    @lumina.register_attention("gated_linear")
+    class GatedLinearAttention(nn.Module): ...
+
+and `--plugins that_file.py --attention-type gated_linear` trains with it. Plug-ins are
+code: they are run when the user names them, or imports them, and never because a
+checkpoint, a run or a downloaded folder mentions them. `docs/extending.md` has it all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lumina.config.leaves import nearest
+from lumina.errors import LuminaError
+
+STANDARD = "standard"
+"""The name of Lumina's own part of every kind."""
+
+OPTION_OF = {
+    "block": "block_type",
+    "attention": "attention_type",
+    "feedforward": "feedforward_type",
+    "backbone": "backbone",
+    "objective": "objective",
+}
+"""Kind of part -> the option that chooses it."""
+
+C = TypeVar("C", bound=type)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A registered class, and what it says of itself.
+
+    Attributes:
+        kind: a key of `OPTION_OF`.
+        name: what the option calls it.
+        cls: the class.
+        source: the file it stands in.
+        options: its options with their defaults.
+        reports: key of `aux` -> weight in the loss, a number or the name of an option;
+            0 only reports.
+        tensors: ending of a parameter's name -> (role, axes) where the default, matrix
+            or norm by the number of dimensions, is wrong.
+    """
+
+    kind: str
+    name: str
+    cls: type
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reports: Mapping[str, float | str] = field(default_factory=dict)
+    tensors: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    def hook(self, name: str) -> Callable[..., Any] | None:
+        """A static method that the class may have: extra_flops, kept_bytes, initial."""
+        return getattr(self.cls, name, None)
+
+
+_PARTS: dict[str, Part] = {}
+_LOADED: set[str] = set()
+
+
+def register_attention(name: str, **says: Any) -> Callable[[C], C]:
+    """Register `cls(spec, layer_index)`: `forward(x [B, S, D], context)`.
+
+    It returns [B, S, D], or that and a dict of what `reports` names. Keywords of all
+    these decorators: `options`, `reports`, `tensors`; see `Part`.
+    """
+    return _register("attention", name, **says)
+
+
+def register_feedforward(name: str, **says: Any) -> Callable[[C], C]:
+    """Register `cls(spec, layer_index)`, called like an attention."""
+    return _register("feedforward", name, **says)
+
+
+def register_block(name: str, **says: Any) -> Callable[[C], C]:
+    """Register `cls(spec, layer_index)`, called like an attention, residuals inside."""
+    return _register("block", name, **says)
+
+
+def register_backbone(name: str, **says: Any) -> Callable[[C], C]:
+    """Register `cls(spec, attention)`: `forward(batch, carry=None, cache=None)`.
+
+    It returns an `Output`, and has `blocks` (an `nn.ModuleList`) and `compute_dtype`.
+    """
+    return _register("backbone", name, **says)
+
+
+def register_objective(name: str, **says: Any) -> Callable[[C], C]:
+    """Register `cls(spec, loss_chunk_bytes)`: `forward(hidden, batch, tied)`.
+
+    It returns `LossSums`, and has `logits(hidden, tied)`.
+    """
+    return _register("objective", name, **says)
+
+
+def _register(
+    kind: str,
+    name: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    reports: Mapping[str, float | str] | None = None,
+    tensors: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
+) -> Callable[[C], C]:
+    """A decorator; the arguments are described at `Part`."""
+
+    def decorate(cls: C) -> C:
+        part = Part(
+            kind,
+            name,
+            cls,
+            _source(cls),
+            dict(options or {}),
+            dict(reports or {}),
+            dict(tensors or {}),
+        )
+        _check(part)
+        _PARTS[name] = part
+        cls.lumina_part = part  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
+
+
+def _source(cls: type) -> str:
+    """The file a class stands in; where there is none, its module."""
+    try:
+        return str(Path(inspect.getfile(cls)).resolve())
+    except (OSError, TypeError):
+        return cls.__module__
+
+
+def _check(part: Part) -> None:
+    """Refuse a name that is taken and what could not be reported."""
+    name = part.name
+    if not name.isidentifier() or name == STANDARD:
+        raise LuminaError(
+            "E005",
+            f"a part cannot be called {name!r}",
+            "use letters, digits and _, and not the name of Lumina's own, standard",
+        )
+    taken = _PARTS.get(name)
+    here = (part.kind, part.source, part.cls.__qualname__)
+    if taken is not None and (taken.kind, taken.source, taken.cls.__qualname__) != here:
+        raise LuminaError(
+            "E005",
+            f"{name!r} is already the name of a {taken.kind}, of {taken.source}",
+            "names are one for all kinds: choose another",
+        )
+    for key, weight in part.reports.items():
+        if not key.startswith(f"{name}.") or (
+            isinstance(weight, str) and weight not in part.options
+        ):
+            raise LuminaError(
+                "E005",
+                f"the {part.kind} {name} cannot report {key!r} with weight {weight!r}",
+                f"keys begin with '{name}.'; a weight is a number or one of its "
+                f"options ({', '.join(part.options) or 'it has none'})",
+            )
+
+
+def known(kind: str) -> tuple[str, ...]:
+    """Registered names of a kind."""
+    return tuple(sorted(n for n, part in _PARTS.items() if part.kind == kind))
+
+
+def chosen_part(kind: str, name: str) -> Part:
+    """The part that an option names.
+
+    Raises:
+        LuminaError: E005, naming the nearest and how to register one.
+    """
+    part = _PARTS.get(name)
+    if part is not None and part.kind == kind:
+        return part
+    option = "--" + OPTION_OF[kind].replace("_", "-")
+    if part is not None:
+        raise LuminaError(
+            "E005",
+            f"{name!r} is a {part.kind}, not a {kind}",
+            f"choose it with --{OPTION_OF[part.kind].replace('_', '-')}",
+        )
+    close = nearest(name, [*known(kind), STANDARD])
+    meant = f"did you mean {close!r}? " if close else ""
+    there = ", ".join([STANDARD, *known(kind)])
+    raise LuminaError(
+        "E005",
+        f"{option} {name}: there is no such {kind}",
+        f"{meant}there are {there}; your own is a class under "
+        f"@lumina.register_{kind}({name!r}) in a file named with --plugins",
+    )
+
+
+def held_part(kind: str, name: str, plugins: Iterable[str]) -> Part:
+    """The part that a saved model has.
+
+    Args:
+        plugins: what it was trained with; named in the error, not loaded.
+
+    Raises:
+        LuminaError: E002, with the option that loads it.
+    """
+    part = _PARTS.get(name)
+    if part is not None and part.kind == kind:
+        return part
+    raise LuminaError(
+        "E002",
+        f"the model has a {kind} {name!r} that is not Lumina's own, and plug-ins are "
+        "loaded only when you name them",
+        f"add --plugins {' '.join(plugins) or 'FILE'} (code that will run as yours: "
+        "look at it first if it is not); in Python, import it",
+    )
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Those names that nothing is registered under."""
+    return [name for name in names if name not in _PARTS]
+
+
+def load_plugins(plugins: Iterable[str]) -> None:
+    """Run files of the user's (or import modules), so that they register their parts.
+
+    Args:
+        plugins: paths of .py files, or names of modules that Python finds.
+
+    Raises:
+        LuminaError: E104 for one that is not there, E005 for one that fails.
+    """
+    for plugin in plugins:
+        path = Path(plugin).expanduser()
+        key = str(path.resolve()) if path.suffix == ".py" else plugin
+        if key in _LOADED:
+            continue
+        if path.suffix == ".py" and not path.is_file():
+            raise LuminaError(
+                "E104", f"there is no plug-in {plugin}", "name a .py file or a module"
+            )
+        try:
+            if path.suffix == ".py":
+                _run_file(path.resolve())
+            else:
+                importlib.import_module(plugin)
+        except ModuleNotFoundError as error:
+            if error.name != plugin.split(".")[0]:
+                raise _failed(plugin, error) from error
+            raise LuminaError(
+                "E104",
+                f"there is no module {plugin} to load as a plug-in",
+                "name a .py file, or a module that this Python can import",
+            ) from error
+        except LuminaError:
+            raise
+        except Exception as error:
+            raise _failed(plugin, error) from error
+        _LOADED.add(key)
+
+
+def _failed(plugin: str, error: Exception) -> LuminaError:
+    return LuminaError(
+        "E005",
+        f"the plug-in {plugin} fails: {type(error).__name__}: {error}",
+        "--debug shows where; the code is yours to mend",
+    )
+
+
+def _run_file(path: Path) -> None:
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"lumina_plugin_{path.stem}_{digest}"
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
