@@ -108,11 +108,9 @@ def reassembled(program, progress, plan):
     return assemble(plan, StateSource(state), meta=state)
 
 
-def one_rank(rank, port, store_folder, moe, parallel, results):
+def one_rank(rank, place, store_folder, moe, parallel, results):
     """In a process of two: train, capture, assemble, train; put what came of it."""
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+    os.environ |= place | {
         "RANK": str(rank),
         "WORLD_SIZE": "2",
     }
@@ -150,11 +148,9 @@ def one_rank(rank, port, store_folder, moe, parallel, results):
     ranks.disconnect()
 
 
-def controlled_rank(rank, port, config, results):
+def controlled_rank(rank, place, config, results):
     """In a process of two: a run whose rank 0 asks for changes; put the journal."""
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+    os.environ |= place | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2",
@@ -174,11 +170,9 @@ def controlled_rank(rank, port, config, results):
     results.put((rank, trainer.controls.journal()))
 
 
-def expert_rank(rank, port, config, results):
+def expert_rank(rank, place, config, results):
     """In a process of two: a run whose rank 0 adds an expert and prunes another."""
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+    os.environ |= place | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2",

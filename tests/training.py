@@ -7,11 +7,12 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
+
+from lumina.assemble.ranks import meeting_place
 
 # A server that has imported everything forks each run: seconds saved at every start,
 # and a real process that can be killed.
@@ -131,11 +132,13 @@ class Trainings:
         folder: where runs and logs go.
         data: what they train on.
         flags: that all of them share.
+        stores: where ranks met, open as long as they may run.
     """
 
     folder: Path
     data: Path
     flags: list[str] = field(default_factory=list)
+    stores: list[object] = field(default_factory=list)
 
     def command(self, run: str | Path, *flags: str) -> list[str]:
         """The words of a training into folder/run."""
@@ -154,9 +157,10 @@ class Trainings:
         assert running.wait() == code, running.output
         return self.folder / run
 
-    def ranks(self, run: str, *flags: str, world_size: int = 2, port: int = 0):
+    def ranks(self, run: str, *flags: str, world_size: int = 2):
         """Begin one in several processes, as torchrun does."""
-        port = port or free_port()
+        store, place = meeting_place()
+        self.stores.append(store)
         return [
             start(
                 self.command(run, *flags),
@@ -165,8 +169,7 @@ class Trainings:
                 LOCAL_RANK=str(rank),
                 WORLD_SIZE=str(world_size),
                 LOCAL_WORLD_SIZE=str(world_size),
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
+                **place,
             )
             for rank in range(world_size)
         ]
@@ -180,12 +183,6 @@ class Trainings:
 
     def output(self, run: str) -> str:
         return (self.folder / f"{run}.log").read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def rows(run: Path) -> list[dict]:
@@ -266,10 +263,14 @@ INTERRUPT, TERMINATE = signal.SIGINT, signal.SIGTERM
 
 
 def in_processes(target, count, *arguments, answers):
-    """Run target(rank, *arguments, queue) in processes; returns what they put."""
+    """Run target(rank, place, *arguments, queue) in processes; what they put.
+
+    `place` is what the environment of a rank needs to meet the others.
+    """
+    store, place = meeting_place()
     queue = _CONTEXT.Queue()
     processes = [
-        _CONTEXT.Process(target=target, args=(rank, *arguments, queue))
+        _CONTEXT.Process(target=target, args=(rank, place, *arguments, queue))
         for rank in range(count)
     ]
     for process in processes:
@@ -288,4 +289,5 @@ def in_processes(target, count, *arguments, answers):
         for process in processes:
             if process.exitcode is None:
                 process.kill()
+        del store
     return found

@@ -19,7 +19,7 @@ from programs import (
     take_steps,
     tiny_plan,
 )
-from training import free_port, in_processes
+from training import in_processes
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +190,7 @@ def test_initial_weights_are_the_seeds_whatever_the_plan(store):
     ("moe", "parallel"), [(False, "fsdp2"), (True, "ddp"), (True, "fsdp2")]
 )
 def test_two_ranks_and_back_to_one(store, moe, parallel):
-    answers = in_processes(
-        one_rank, 2, free_port(), store.folder, moe, parallel, answers=3
-    )
+    answers = in_processes(one_rank, 2, store.folder, moe, parallel, answers=3)
     by_rank = {a[0]: a for a in answers}
     # Every tensor is written by one rank, whole.
     mine, theirs = set(by_rank[0][2]), set(by_rank[1][2])

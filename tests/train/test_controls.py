@@ -9,7 +9,7 @@ import pytest
 from lumina import Trainer
 from lumina.errors import LuminaError
 from lumina.state.reader import latest_good, open_checkpoint
-from training import column, events, free_port, in_processes, rows
+from training import column, events, in_processes, rows
 
 STEPS = 12
 
@@ -261,7 +261,7 @@ def test_two_ranks_change_together(tiny_config, tmp_path, unchanged):
     config = tiny_config.replace(
         steps=STEPS, batch_size=2, run_dir=str(tmp_path / "two"), parallel="fsdp2"
     )
-    answers = in_processes(controlled_rank, 2, free_port(), config, answers=2)
+    answers = in_processes(controlled_rank, 2, config, answers=2)
     journals = [json.dumps(answer[1]) for answer in sorted(answers)]
     assert journals[0] == journals[1]
     two = tmp_path / "two"

@@ -10,7 +10,7 @@ from lumina import Trainer
 from lumina.errors import LuminaError
 from lumina.infer.load import load
 from lumina.state.reader import latest_good, open_checkpoint
-from training import column, events, free_port, in_processes, rows
+from training import column, events, in_processes, rows
 
 STEPS = 10
 MOE = {
@@ -188,7 +188,7 @@ def test_two_ranks_add_and_prune_together(tiny_config, tmp_path):
     config = tiny_config.replace(
         **MOE, batch_size=2, run_dir=str(tmp_path / "two"), parallel="fsdp2"
     )
-    answers = in_processes(expert_rank, 2, free_port(), config, answers=2)
+    answers = in_processes(expert_rank, 2, config, answers=2)
     journals = [json.dumps(answer[1]) for answer in sorted(answers)]
     assert len(journals[0]) > 2
     _, one = train(

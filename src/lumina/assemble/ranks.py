@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,6 +13,11 @@ from torch import Tensor
 
 START_TIMEOUT = timedelta(minutes=30)
 """Ranks wait this long for each other: the first one may be tokenising the data."""
+
+_LEFT: list[dist.ProcessGroup | None] = []
+"""The process group that was left last. DDP lets go of its group while it holds the
+interpreter's lock. Were it the last to do so, the group's end would wait for a thread
+that may just be waiting for that lock, to let go of a tensor: for ever."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Ranks:
         """Join the process group: NCCL between GPUs, gloo otherwise."""
         if self.world_size == 1 or dist.is_initialized():
             return
+        _LEFT.clear()
         if kind == "cuda":
             torch.cuda.set_device(self.local_rank)
             dist.init_process_group(
@@ -72,6 +77,7 @@ class Ranks:
     def disconnect(self) -> None:
         """Leave the process group."""
         if dist.is_available() and dist.is_initialized():
+            _LEFT.append(dist.group.WORLD)
             dist.destroy_process_group()
 
     def barrier(self) -> None:
@@ -103,8 +109,23 @@ class Ranks:
         return tensor
 
 
-def free_port() -> int:
-    """A TCP port on loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def meeting_place() -> tuple[object, dict[str, str]]:
+    """Where the ranks of a run on this machine meet: a store on a port of its own.
+
+    The port is the system's choice and is taken from here on, so several jobs on one
+    machine never get in each other's way.
+
+    Returns:
+        The store, to be held while the ranks run, and what their environment needs to
+        find it.
+    """
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )
+    return store, {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        # As torchrun says it: rank 0 is not to open a store itself.
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }

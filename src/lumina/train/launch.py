@@ -10,7 +10,7 @@ import sys
 import time
 from types import FrameType
 
-from lumina.assemble.ranks import free_port
+from lumina.assemble.ranks import meeting_place
 
 GRACE_SECONDS = 30.0
 """After one process failed, the others get this long before they are killed."""
@@ -34,9 +34,8 @@ def launch(arguments: list[str], nproc: int) -> int:
     Returns:
         The exit code of the rank that failed first, or 0; 130 or 143 when signalled.
     """
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
+    store, place = meeting_place()
+    shared = place | {
         "WORLD_SIZE": str(nproc),
         "LOCAL_WORLD_SIZE": str(nproc),
     }
@@ -54,12 +53,12 @@ def launch(arguments: list[str], nproc: int) -> int:
     }
     try:
         for rank in range(nproc):
-            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             # A session of its own: the terminal's Ctrl-C reaches it once, through us.
             processes.append(
                 subprocess.Popen(
                     command,
-                    env=os.environ | shared | place,
+                    env=os.environ | shared | own,
                     start_new_session=True,
                     preexec_fn=_die_with_parent,
                 )
@@ -71,6 +70,10 @@ def launch(arguments: list[str], nproc: int) -> int:
                 process.kill()
         for number, handler in previous.items():
             signal.signal(number, handler)
+        del store  # not before: the ranks meet there
+
+
+_SYSTEM = ctypes.CDLL(None)
 
 
 def _die_with_parent() -> None:
@@ -79,7 +82,7 @@ def _die_with_parent() -> None:
     Otherwise ranks whose launcher was killed would train on and hold the run's lock.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        _SYSTEM.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _tell_killed(rank: int, number: int) -> None:
