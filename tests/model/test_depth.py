@@ -417,7 +417,7 @@ def test_segments_of_chosen_tokens_are_their_documents(holes):
         index = top_places(score, real, 16)
         documents = batch.document_ids.gather(1, index)
     tokens = Tokens(
-        index, index, documents, batch.cu_seqlens, 24, 24, False, "varlen", 0,
+        index, index, documents, batch.cu_seqlens, 24, False, "varlen", 0,
         torch.bfloat16, holes,
     )  # fmt: skip
     starts = segments(tokens)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import lumina
-from lumina.config import ConfigPresets
+from lumina.config import Config, ConfigPresets
 from lumina.errors import LuminaError
 from lumina.infer.generate import generate
+from lumina.observe.console import Console
 from machines import gpu, plan_for
 from training import (
     DENSE,
@@ -257,6 +260,118 @@ def test_a_schedule_of_capacities(tiny_config):
     chosen = [sum(row["mod.selected_ratio"]) / 2 for row in rows]
     early, middle, late = chosen[:3], chosen[3:6], chosen[6:]
     assert min(early) > max(middle) and min(middle) > max(late)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Counts compiled graphs; a backend that needs no compiler of C++."""
+    import torch._dynamo
+    from torch._dynamo.utils import counters
+
+    compile_block = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda self, **options: compile_block(self, backend="aot_eager", **options),
+    )
+    torch._dynamo.reset()
+    counters.clear()
+
+    def count():
+        assert not counters["graph_break"]
+        return counters["stats"]["unique_graphs"]
+
+    yield count
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    "routing", ["learned", pytest.param("fixed", marks=pytest.mark.slow)]
+)
+def test_every_capacity_is_compiled_before_the_first_step(
+    tiny_config, graphs, monkeypatch, routing
+):
+    """Schedule, control and evaluation then find their code; losses stay to the bit."""
+    from lumina.train import loop
+
+    def run(name, warm):
+        seen, told = [], []
+        config = tiny_config.replace(
+            run_dir=f"{tiny_config.run.run_dir}-{name}",
+            use_mod=True,
+            mod_routing_strategy=routing,
+            mod_pattern="all",
+            mod_capacity_schedule=[0.5, 0.25],
+            num_layers=1,
+            steps=4,
+            eval_every_n_batches=1,
+            compile=True,
+        )
+        if not warm:
+            monkeypatch.setattr(loop, "warm_up", lambda *_: None)
+
+        def on_step(trainer, row):
+            seen.append(graphs())
+            if row["step"] == 3:
+                trainer.adjust_mod_capacity(0.5)
+
+        console = Console(stream=io.StringIO(), live=False)
+        console.message = told.append
+        done = lumina.Trainer(config, console=console, on_step=on_step).train()
+        assert sum("of 2 capacities" in line for line in told) == 2 * warm
+        return seen, [
+            (row["loss"], row["grad_norm"], row["eval_loss"])
+            for row in map(json.loads, (done.run_dir / "metrics.jsonl").open())
+        ]
+
+    seen, losses = run("warm", True)
+    assert len(set(seen)) == 1 and seen[0] > 0
+    torch._dynamo.reset()
+    cold, same = run("cold", False)
+    assert cold[2] > cold[1]
+    assert same == losses
+
+
+def test_only_several_capacities_of_compiled_blocks_need_warming_up():
+    from lumina.train.warm_up import capacities_to_compile
+
+    def found(compile, **leaves):
+        config = Config(use_mod=True, vocab_size=300, steps=3, **leaves)
+        plan = plan_for(config).replace(compile=compile)
+        return capacities_to_compile(SimpleNamespace(plan=plan))
+
+    assert found(compile=True, mod_capacity_ladder=[0.125]) == (0.125, 0.5)
+    assert found(compile=False, mod_capacity_ladder=[0.125]) == ()
+    assert found(compile=True, mod_capacity_ladder=[0.5]) == ()
+    assert found(compile=True, mod_capacity_ladder=[0.1], mod_mode="static") == ()
+
+
+@pytest.mark.parametrize(
+    "model", ["expert_choice", pytest.param("token_choice", marks=pytest.mark.slow)]
+)
+def test_a_recursion_is_compiled_once_for_each_depth(tiny_config, graphs, model):
+    """One graph for each length, whole, and none after the first step."""
+    seen = []
+    config = tiny_config.replace(
+        use_mor=True,
+        mor_routing=model,
+        mor_recursions=3,
+        num_layers=4,
+        compile=True,
+        steps=5,
+        eval_every_n_batches=0,
+    )
+    for compiled in (True, False):
+        run = lumina.Trainer(
+            config.replace(
+                compile=compiled, run_dir=f"{config.run.run_dir}-{compiled}"
+            ),
+            on_step=lambda trainer, row: seen.append((graphs(), row["loss"])),
+        ).train()
+        assert run.steps == 5
+    assert [count for count, _ in seen[:4]] == [3] * 4  # then it evaluates
+    for (_, one), (_, two) in zip(seen[:5], seen[5:], strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
 
 
 @pytest.mark.covers("PRE-06")

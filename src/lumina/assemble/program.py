@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lumina.assemble.checkpointing import checkpoint_blocks
+from lumina.assemble.compiling import compile_blocks
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
@@ -134,8 +135,7 @@ class Program:
         backbone.compute_dtype = self.compute_dtype
         checkpoint_blocks(backbone.blocks, plan.gradient_checkpointing)
         if plan.compile:
-            for block in backbone.blocks:
-                block.compile()
+            compile_blocks(backbone.blocks, plan.spec)
         if plan.parallel == "fsdp2":
             _shard(network, self.compute_dtype, plan)
         network.to_empty(device=self.device)

@@ -23,7 +23,6 @@ class Tokens:
         positions: [B, n] int64, positions in their documents.
         documents: [B, n] int64, -1 for padding and for places nobody takes.
         cu_seqlens: [N + 1] int32, document starts in the whole rows.
-        max_seqlen: at least the longest document.
         length: S, columns of a whole row.
         plain: every row is one document.
         holes: places may be empty; those stand behind all others of their row.
@@ -36,7 +35,6 @@ class Tokens:
     positions: Tensor
     documents: Tensor
     cu_seqlens: Tensor
-    max_seqlen: int
     length: int
     plain: bool
     backend: str

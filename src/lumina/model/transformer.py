@@ -142,7 +142,6 @@ class Transformer(nn.Module):
             positions=batch.position_ids.expand(rows, -1),
             documents=batch.document_ids,
             cu_seqlens=batch.cu_seqlens,
-            max_seqlen=batch.max_seqlen,
             length=length,
             plain=batch.one_document_rows,
             backend=self.attention,

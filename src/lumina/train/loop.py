@@ -28,6 +28,7 @@ from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.signals import StopSignals
 from lumina.train.step import SCALARS, train_step
+from lumina.train.warm_up import capacities_to_compile, warm_up
 
 DIVERGED_AFTER = 50
 """Consecutive steps without a finite gradient that end a run."""
@@ -80,6 +81,7 @@ class Loop:
     interrupted: bool = False
     _agreed_stop: bool = False
     _agreed_change: bool = False
+    _warm: Program | None = None
 
     @property
     def plan(self) -> Plan:
@@ -135,6 +137,7 @@ class Loop:
         stop = self.signals.received is not None
         wants = self.controls.waiting and self.program.ranks.main
         try:
+            self._warm_up(batches)
             values = train_step(
                 self.program, batches, self.progress.step, stop=stop, request=wants
             )
@@ -153,6 +156,17 @@ class Loop:
             ) from error
         self.progress.step += 1
         return values
+
+    def _warm_up(self, batches: Any) -> None:
+        """Compile for every capacity, once for each Program that may change its own."""
+        if self._warm is self.program or not batches.micro_batches:
+            return
+        self._warm = self.program
+        if not capacities_to_compile(self.program):
+            return
+        told = self.recorder.console.message if self.recorder.main else lambda _: None
+        warm_up(self.program, batches.micro_batches[0], told)
+        self.recorder.restart_clock()
 
     def _known(self, batches: Any, waited: float) -> dict[str, Any]:
         """What the host knows of the step just launched."""

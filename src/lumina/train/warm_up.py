@@ -1,0 +1,66 @@
+"""Compiling for every capacity before the first step, so that none waits later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from lumina.assemble.program import Program
+from lumina.model.interface import Batch
+from lumina.train.auxiliary import loss_terms
+
+
+def capacities_to_compile(program: Program) -> tuple[float, ...]:
+    """The capacities a run may come to, where it may come to several."""
+    mod, plan = program.plan.spec.mod, program.plan
+    if not plan.compile or mod is None or mod.mode == "static":
+        return ()
+    return mod.ladder if len(mod.ladder) > 1 else ()
+
+
+def warm_up(program: Program, batch: Batch, tell: Callable[[str], None]) -> None:
+    """A forward and backward with every capacity, whose results are thrown away.
+
+    Weights, moments, statistics and random streams stay as they are. All ranks call it
+    together.
+
+    Args:
+        program: that will train.
+        batch: of the shapes that will come; on the host.
+        tell: shows a line of progress.
+    """
+    backbone = program.network.backbone
+    mod = program.plan.spec.mod
+    assert mod is not None
+    before, capacities = backbone.mod_capacity, capacities_to_compile(program)
+    batch = batch.to(program.device)
+    cuda = [program.device] if program.device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        for number, capacity in enumerate(capacities, start=1):
+            tell(
+                f"compiling for {capacity:.4g} of the tokens "
+                f"({number} of {len(capacities)} capacities)"
+            )
+            backbone.mod_capacity = capacity
+            _once(program, batch)
+            if not mod.learned:  # there the position and the capacity decide
+                _evaluate(program, batch)
+    backbone.mod_capacity = before
+
+
+def _once(program: Program, batch: Batch) -> None:
+    """Gradients, and no more of them."""
+    # Ranks have nothing to say to each other, but a sharded gradient is made by talk.
+    with program.gradient_sync(last=program.sharded):
+        losses, aux = program.model(batch)
+        terms = [aux[term.key] for term in loss_terms(program.plan.spec)]
+        (losses.loss_sum + sum(terms)).backward()
+    program.optimizer.zero_grad()
+
+
+def _evaluate(program: Program, batch: Batch) -> None:
+    program.model.eval()
+    with torch.no_grad():
+        program.model(batch)
+    program.model.train()
