@@ -107,12 +107,34 @@ _ARC: dict[str, object] = {
 }
 """What differs for ARC: about 400,000 steps in the reference, 2,000 of them warm-up."""
 
+_TEXT: dict[str, object] = {
+    "use_hrm": True,
+    "hrm_mode": "language_model",
+    "use_moe": False,
+    "use_mod": False,
+    "use_mor": False,
+    "hidden_size": 512,
+    "num_heads": 8,
+    "num_kv_heads": 8,
+    "num_layers": 8,
+    "seq_length": 512,
+    "tokenizer_vocab_size": 8192,
+    "halt_max_steps": 4,
+    "global_batch_size": 32,
+    "learning_rate": 3e-4,
+    "lr_scheduler": "cosine",
+    "warmup_ratio": 0.05,
+    "weight_decay": 0.1,
+}
+"""The same modules on text; every segment is computed in a step, so there are four."""
+
 _NEEDS = "needs files of Sudoku puzzles as train_data"
 _JSON = "needs ARC's JSON files as train_data; a vector for each form of each task"
 
 REASONERS = (
     Preset("hrm_sudoku", _SUDOKU, "27M", "Sudoku puzzles", "A", _NEEDS),
     Preset("trm_sudoku", _ONE_MODULE, "7M", "Sudoku, one module", "A", _NEEDS),
+    Preset("hrm_text", _TEXT, "36M", "text, halting by token", "A", ""),
     Preset("hrm_arc", _SUDOKU | _ARC, "27M", "ARC tasks", "A", _JSON),
     Preset(
         "trm_arc",

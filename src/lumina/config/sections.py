@@ -338,7 +338,9 @@ class TrainSection(Section):
     """How the weights are fitted."""
 
     init_from: str | None = Field(
-        None, description="a run, checkpoint or exported folder to take weights from"
+        None,
+        description="a run, checkpoint or exported folder to take weights from; for a "
+        "reasoner of text also a language model to take tokenizer and vectors from",
     )
     freeze: tuple[str, ...] = Field(
         (), description="parameters (glob patterns) that do not train"
@@ -504,6 +506,8 @@ SYNONYMS: dict[str, str] = {
     "eval_data_path": "eval_data",
     "num_epochs": "epochs",
     "resume_from_checkpoint": "resume",
+    "model": "init_from",
+    "base_model": "init_from",
     "log_every_n_steps": "log_every_n_batches",
     "eval_every_n_steps": "eval_every_n_batches",
     "save_every_n_steps": "save_every_n_batches",

@@ -17,7 +17,10 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
         LuminaError: E002 for a shape that options cannot give.
     """
     leaves = spec.to_dict()
-    if leaves.pop("hrm") is not None:
+    hrm = leaves.pop("hrm")
+    if hrm is not None and not spec.solves_puzzles:
+        return _reasoner_leaves(spec, hrm)
+    if hrm is not None:
         raise LuminaError(
             "E002",
             "these weights are a hierarchical reasoning model's",
@@ -49,6 +52,28 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
             "routing_temperature": moe["temperature"],
         }
     return leaves
+
+
+def _reasoner_leaves(spec: ModelSpec, hrm: dict[str, Any]) -> dict[str, Any]:
+    """A reasoner of text as options."""
+    same = (
+        "hidden_size", "num_heads", "num_kv_heads", "head_dim", "seq_length",
+        "rope_theta", "norm_eps", "tie_embeddings",
+    )  # fmt: skip
+    modules = ("l_layers",) if hrm["variant"] == "trm" else ("l_layers", "h_layers")
+    alike = (*modules, "h_cycles", "l_cycles", "halt_max_steps", "halt_exploration")
+    return (
+        {leaf: getattr(spec, leaf) for leaf in same}
+        | {leaf: hrm[leaf] for leaf in alike}
+        | dict.fromkeys(("use_moe", "use_mod", "use_mor"), False)
+        | {
+            "use_hrm": True,
+            "hrm_mode": hrm["mode"],
+            "hrm_variant": hrm["variant"],
+            "vocab_size": spec.padded_vocab_size,
+            "expansion": spec.intermediate_size * 3 / (2 * spec.hidden_size),
+        }
+    )
 
 
 def _depth_leaves(spec: ModelSpec, mod: dict[str, Any] | None) -> dict[str, Any]:

@@ -28,9 +28,12 @@ from lumina.plan.environment import Environment, probe
 from lumina.plan.make import make_plan, with_spec
 from lumina.plan.model_options import model_leaves
 from lumina.plan.plan import Plan
+from lumina.state.base_model import BaseModel, open_base_model
+from lumina.state.manifest import MANIFEST_NAME
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from lumina.state.weights import Weights, open_weights
+from lumina.train.borrowing import borrowed, with_its_tokenizer
 from lumina.train.controls import LAYOUT, ROUTING, Change, edited
 from lumina.train.expert_training import with_expert
 from lumina.train.resume import Resumption, find_resumption
@@ -40,7 +43,8 @@ CHOSEN = ("flag", "file", "python")
 
 SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
              "rope_scaling", "rope_factor", "rope_original_length",
-             "rope_low_freq_factor", "rope_high_freq_factor",
+             "rope_low_freq_factor", "rope_high_freq_factor", "h_cycles", "l_cycles",
+             "halt_max_steps", "halt_exploration",
              "routing_temperature", "objective", "part_options")  # fmt: skip
 """Options of the model that change no tensor: other weights may get other ones."""
 
@@ -53,6 +57,7 @@ class Preparation:
         events: what is to be told once there is a run directory, as keyword arguments.
         resumption: the run to go on with, or None for a new one.
         weights: what a new run starts from, or None for random ones.
+        base: the language model that `weights` borrow from, or None.
         environment: the machine.
         prepared: the data.
         stream: the data as batches.
@@ -72,6 +77,7 @@ class Preparation:
         self.events: list[dict[str, Any]] = []
         self.resumption: Resumption | None = None
         self.weights: Weights | None = None
+        self.base: BaseModel | None = None
 
     @property
     def reader(self) -> CheckpointReader | None:
@@ -112,7 +118,10 @@ class Preparation:
         self.ranks.connect("cpu" if self.config.system.device == "cpu" else kind)
         self.environment = self.ranks.share(self.environment)
         self._agree_on_checkpoint()
-        if self.config.train.init_from and self.reader is None:
+        if self._borrows():
+            self.base = open_base_model(str(self.config.train.init_from))
+            self.config = with_its_tokenizer(self.config, self.base)
+        elif self.config.train.init_from and self.reader is None:
             weights = open_weights(self.config.train.init_from)
             if self.config.train.expert_id is not None:
                 self.config, weights = with_expert(self.config, weights)
@@ -122,6 +131,22 @@ class Preparation:
             return
         self.prepared = self._prepare_data()
         self.plan = self._plan()
+        if self.base is not None:
+            self.weights, told = borrowed(self.plan, self.config, self.base)
+            self._note(told, "base_model")
+
+    def _borrows(self) -> bool:
+        """Whether `init_from` names a model of another kind than the one to train."""
+        path, hrm = self.config.train.init_from, self.config.hrm
+        text = hrm.use_hrm and hrm.hrm_mode == "language_model"
+        if path is None or self.reader is not None or not text:
+            return False
+        folder = Path(path).expanduser()
+        if not (folder / MANIFEST_NAME).is_file() and not RunDirectory(folder).is_run:
+            return True
+        weights = open_weights(path)
+        weights.close()
+        return weights.spec.hrm is None
 
     def _agree_on_checkpoint(self) -> None:
         """What rank 0 found holds: it alone may have cleared a half-written one."""
@@ -314,10 +339,10 @@ class Preparation:
             return plan
         return with_spec(plan, replace(plan.spec, moe=changed))
 
-    def _note(self, message: str) -> None:
+    def _note(self, message: str, kind: str = "fresh_start") -> None:
         self.events.append(
             {
-                "kind": "fresh_start",
+                "kind": kind,
                 "severity": "info",
                 "code": None,
                 "message": message,

@@ -177,7 +177,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         counted_t: Tensor,
         vocab_size: int,
         chunk_bytes: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """The fields of `Sums`."""
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         weight = weight_vd.to(hidden_td.dtype)

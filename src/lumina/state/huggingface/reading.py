@@ -36,6 +36,11 @@ from lumina.state.huggingface.names import (
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_EMBEDDINGS = tuple(
+    f"{name}.weight"
+    for name in ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings")
+)
+"""How names of tables of token vectors end: Llama and its kin, GPT-2, GPT-NeoX..."""
 _FLOATS = ("F32", "BF16", "F16")
 
 
@@ -63,6 +68,31 @@ def import_folder(
     with ExitStack() as stack:
         files = _Files(path, stack)
         return spec, dict(_logical(spec, row, files))
+
+
+def read_embedding(folder: str | os.PathLike[str]) -> tuple[str, Tensor]:
+    """The table of token vectors of a folder of any architecture.
+
+    Returns:
+        Its name there, and [V, D] float32.
+
+    Raises:
+        LuminaError: as `import_folder`; E102 where there is not one such table.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise LuminaError("E104", f"{path}: there is no such folder", "check the path")
+    with ExitStack() as stack:
+        files = _Files(path, stack)
+        found = [name for name in files.where if name.endswith(_EMBEDDINGS)]
+        if len(found) != 1:
+            raise LuminaError(
+                "E102",
+                f"{path}: {_some(sorted(found)) if found else 'no tensor'} is called "
+                "like a table of token vectors",
+                "name the folder of one causal language model",
+            )
+        return found[0], files.read(found[0])
 
 
 class _Files:

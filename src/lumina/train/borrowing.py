@@ -1,0 +1,115 @@
+"""A new model that takes tokenizer and token vectors from a language model."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lumina.assemble.logical import logical_names, split_fused
+from lumina.config import Config, Source
+from lumina.errors import LuminaError
+from lumina.model.logical import logical_parts
+from lumina.model.network import build_network
+from lumina.plan.plan import Plan
+from lumina.state.base_model import EMBEDDING, BaseModel
+from lumina.state.weights import Weights
+
+
+def with_its_tokenizer(config: Config, base: BaseModel) -> Config:
+    """The settings with the base's tokenizer, unless another was chosen.
+
+    Raises:
+        LuminaError: E104 where there is neither.
+    """
+    if config.data.tokenizer is not None:
+        return config
+    if base.tokenizer is None:
+        raise LuminaError(
+            "E104",
+            f"there is no tokenizer.json in {base.name}",
+            "name one with --tokenizer, or save the model's fast tokenizer beside it",
+        )
+    origin = Source("file", f"base model {base.name}")
+    return config.override({"tokenizer": str(base.tokenizer)}, origin)
+
+
+def borrowed(plan: Plan, config: Config, base: BaseModel) -> tuple[Weights, str]:
+    """Initial weights, of which the base gives what fits; and word of what it gave.
+
+    The rows of the embedding are multiplied by one number, so that they have the size
+    that the model's own would begin with: a reasoner adds them to states of unit size.
+    """
+    spec = plan.spec
+    own = Path(config.data.tokenizer or "") == base.tokenizer
+    rows = min(spec.vocab_size, len(base.embedding))
+    width = base.embedding.shape[1]
+    kept: dict[str, Tensor] = {}
+    if not own:
+        told = f"nothing is taken from {base.name}: --tokenizer names another tokenizer"
+    elif width != spec.hidden_size:
+        told = (
+            f"the tokenizer is taken from {base.name}; its token vectors are not: they "
+            f"are {width} wide, the model is {spec.hidden_size} wide"
+        )
+    else:
+        vectors = base.embedding[:rows]
+        vectors = vectors * (width**-0.5 / vectors.square().mean().sqrt())
+        kept[EMBEDDING] = vectors
+        told = (
+            f"the tokenizer and {rows:,} token vectors ({base.what}) are taken from "
+            f"{base.name}; nothing else fits"
+        )
+    source = Initial(plan, kept)
+    weights = Weights(spec, source, base.tokenizer, Path(base.name), told)
+    return weights, told
+
+
+class Initial:
+    """The initial weights of a Plan, with some rows from elsewhere, as a `Source`.
+
+    Args:
+        plan: shape and seed.
+        first_rows: logical name -> what the first rows of the tensor are.
+    """
+
+    def __init__(self, plan: Plan, first_rows: dict[str, Tensor]) -> None:
+        self._network = build_network(plan.spec, device="meta")
+        self._seed = plan.seed
+        self._first_rows = first_rows
+        parts = logical_parts(self._network)
+        self._owner = {
+            logical: name
+            for name in self._network.state_dict()
+            for logical in logical_names(name, parts)
+        }
+        self._split = lru_cache(maxsize=1)(
+            lambda name: split_fused(
+                name, self._network.initial_value(name, self._seed), parts
+            )
+        )
+
+    def names(self) -> list[str]:
+        """Logical names."""
+        return list(self._owner)
+
+    def tensor(self, name: str) -> Tensor:
+        """What a tensor begins with."""
+        value: Tensor = self._split(self._owner[name])[name]
+        rows = self._first_rows.get(name)
+        if rows is None:
+            return value
+        return torch.cat([rows.to(value.dtype), value[len(rows) :]])
+
+    def optimizer_names(self, slot: str) -> list[str]:
+        """None: nothing was trained."""
+        return []
+
+    def optimizer_tensor(self, slot: str, name: str) -> Tensor:
+        """Never there."""
+        raise KeyError(f"{slot} {name}")
+
+    def close(self) -> None:
+        """Nothing is held open."""
