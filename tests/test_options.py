@@ -25,6 +25,7 @@ for room in (
     "hrm",
     "parts",
     "data",
+    "tasks",
     "training",
     "running",
     "system",

@@ -37,6 +37,7 @@ def other_value(leaf: str) -> str:
         "max_grad_norm": "0.25", "epochs": "2.5", "capacity_factor": "2.5",
         "num_kv_heads": "2", "rope_factor": "4", "rope_high_freq_factor": "8",
         "mod_capacity_ladder": "0.125", "mod_capacity_schedule": "0.125",
+        "tasks": "a=b", "task_eval_data": "a=b", "task_weights": "0.125",
         "h_layers": "3", "l_layers": "3", "part_options": "mine.width=3",
     }  # fmt: skip
     if leaf in texts:
@@ -65,6 +66,7 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         ],
         "backbone": ["--no-use-moe"],
         "expert_id": ["--init-from", "base"],
+        "tasks": ["--tasks", "c=d", "--no-tie-embeddings"],
         "moe_groups": ["--num-experts", "8"],
         "moe_top_groups": ["--num-experts", "8", "--moe-groups", "4"],
         "mla_kv_rank": LATENT[:2],

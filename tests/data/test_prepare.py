@@ -202,9 +202,9 @@ def test_a_large_corpus_is_sampled_evenly(
 ) -> None:
     monkeypatch.setattr(module, "SAMPLE_BYTES", 1000)
     preparation = module._Preparation(new_config(corpus), None, None, None)
-    sample = list(preparation._sample())
+    sample = list(preparation.sample(module.SAMPLE_BYTES))
     assert 700 < sum(len(t.encode()) for t in sample) < 1300
-    assert sample == list(preparation._sample())
+    assert sample == list(preparation.sample(module.SAMPLE_BYTES))
     parts = {text.split("of part ")[1][0] for text in sample}
     assert parts == {"0", "1"}
 
@@ -294,7 +294,8 @@ def test_a_damaged_store_is_made_again(corpus: Path, cache_folder: Path) -> None
 def test_the_vocabulary_follows_the_data_unless_asked_for(corpus: Path) -> None:
     def size(**options: Any) -> int:
         config = new_config(corpus, tokenizer_vocab_size=None, **options)
-        return module._Preparation(config, None, None, None)._vocab_size()
+        preparation = module._Preparation(config, None, None, None)
+        return module._vocab_size(config, preparation.files)
 
     assert size() == 2048
     assert size(vocab_size=1024) == 1024

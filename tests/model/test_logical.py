@@ -7,7 +7,7 @@ import torch
 
 from lumina.model.logical import logical_parts, tensor_info
 from lumina.model.network import build_network
-from lumina.model.spec import MoeSpec
+from lumina.model.spec import MoeSpec, TaskSpec
 from networks import random_ids, tiny_spec
 
 MOE = MoeSpec(
@@ -28,6 +28,7 @@ SPECS = {
     "bias": tiny_spec(attention_bias=True),
     "latent": tiny_spec(num_kv_heads=4, **LATENT),
     "moe": tiny_spec(moe=MOE),
+    "tasks": tiny_spec(tasks=TaskSpec(("a", "b"))),
 }
 
 
@@ -55,8 +56,9 @@ def test_round_trip_through_logical_tensors(kind):
         for name in other.state_dict()
     }
     other.load_state_dict(joined)
-    ids = random_ids(2, 24)
-    torch.testing.assert_close(other.logits(ids), network.logits(ids), rtol=0, atol=0)
+    ids, task = random_ids(2, 24), 1 if kind == "tasks" else None
+    found, wanted = (one.logits(ids, task_id=task) for one in (other, network))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 def test_the_pieces_are_what_their_names_say():

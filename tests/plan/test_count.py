@@ -32,6 +32,7 @@ SMALL = {"vocab_size": 1000, "hidden_size": 96, "num_heads": 6, "num_layers": 3}
         {"use_mor": True, "mor_recursions": 3, "mor_routing": "token_choice"},
         {"use_mod": True, "mod_mode": "static", "mod_pattern": "all"},
         {"use_mod": True, "mod_routing_strategy": "fixed", "use_moe": True},
+        {"tasks": ("a=x", "b=y", "c=z")},
     ],
 )
 def test_every_parameter_has_the_shape_the_formula_gives(options: dict) -> None:

@@ -166,6 +166,8 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
     if program.average is not None:
         _restore_average(program, source, reader("ema"))
         program.average.updates = int(meta.extra.get("average_updates", 0))
+    if program.task_weights is not None and "task_weights" in meta.extra:
+        program.task_weights.load(meta.extra["task_weights"])
     if "loss_scale" in meta.extra:
         program.loss_scale.load(meta.extra["loss_scale"])
     _restore_live(program, meta)
@@ -315,6 +317,8 @@ def _scalars(program: Program) -> dict[str, Any]:
             "mod_capacity": program.live.mod_capacity,
         },
     }
+    if program.task_weights is not None:
+        values["task_weights"] = program.task_weights.state()
     if program.average is not None:
         values["average_updates"] = program.average.updates
     return values

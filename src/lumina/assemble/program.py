@@ -42,6 +42,7 @@ from lumina.optim.atan2 import AdamATan2
 from lumina.optim.average import WeightAverage
 from lumina.optim.gate import LossScale
 from lumina.optim.sign_sgd import SignSGD
+from lumina.optim.task_weights import TaskWeights
 from lumina.plan.plan import Plan
 from lumina.state.state import TensorInfo
 
@@ -83,6 +84,7 @@ class Program:
         parts: fused parameter -> its logical tensors.
         optimizer: moments and masters of the trained parameters.
         average: moving average of the weights, or None.
+        task_weights: of the tasks' losses; None where every token counts the same.
         vectors: optimizer of the vectors of puzzles, where there are any that train.
         carries: a recurrent model's, for each forward of a step; None at first.
         loss_scale: for float16.
@@ -107,6 +109,9 @@ class Program:
         self.average: WeightAverage | None = None
         self.vectors: SignSGD | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
+        self.task_weights: TaskWeights | None = None
+        if plan.spec.tasks is not None and plan.spec.tasks.weighted:
+            self.task_weights = TaskWeights(plan.spec.tasks, self.device)
         self.loss_scale = LossScale(
             enabled=self.compute_dtype == torch.float16, device=self.device
         )

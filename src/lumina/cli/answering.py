@@ -37,6 +37,9 @@ def add_answering_options(parser: argparse.ArgumentParser) -> None:
         "--ema", action="store_true", help="the moving average of the weights"
     )
     model.add_argument(
+        "--task", metavar="NAME", help="of a model of several tasks, the one to answer"
+    )
+    model.add_argument(
         "--plugins",
         nargs="+",
         action="extend",
@@ -108,8 +111,15 @@ def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
         find_dtype(args.precision, device),
         which="best" if args.best else "latest",
         ema=args.ema,
+        task=args.task,
         on_event=_tell,
     )
+    if network.spec.tasks is not None:
+        raise LuminaError(
+            "E005",
+            "the model has several tasks and none is named",
+            f"use --task with one of {', '.join(network.spec.tasks.names)}",
+        )
     if args.goal:
         from lumina.infer.goals import lean_towards
         from lumina.state.expert_registry import Registry

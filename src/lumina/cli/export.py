@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the best evaluated checkpoint, not the last",
     )
     parser.add_argument(
+        "--task", metavar="NAME", help="of a model of several tasks, the one to export"
+    )
+    parser.add_argument(
         "--ema", action="store_true", help="the moving average of the weights"
     )
 
@@ -37,12 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the folder and say how to load it."""
     from lumina.data.tokenizer import Tokenizer
+    from lumina.state.heads import one_task
     from lumina.state.huggingface import export_folder
     from lumina.state.huggingface.formats import choose
     from lumina.state.weights import open_weights
 
     weights = open_weights(args.run, "best" if args.best else "latest", ema=args.ema)
     try:
+        weights = one_task(weights, args.task)
         # Before the tokenizer: a model of puzzles is refused for what it is.
         kind = choose(weights.spec, args.format_name).title
         tokenizer = Tokenizer.from_path(weights.tokenizer_folder)

@@ -332,6 +332,16 @@ class DataSection(Section):
     max_record_bytes: int = Field(
         8 * 2**20, ge=1024, description="a longer line or record is a bad record"
     )
+    tasks: tuple[str, ...] = Field(
+        (), description="tasks in place of train_data, each NAME=PATH; a head for each"
+    )
+    task_eval_data: tuple[str, ...] = Field(
+        (), description="held-out files of tasks, NAME=PATH; default: split off"
+    )
+    task_sampling_strategy: Literal["proportional", "round_robin"] = Field(
+        "proportional",
+        description="whose rows come: as many as a task has, or turn by turn",
+    )
 
 
 class TrainSection(Section):
@@ -405,6 +415,15 @@ class TrainSection(Section):
     )
     early_stopping_patience: int = Field(
         0, ge=0, description="evaluations without improvement before stopping; 0: off"
+    )
+    task_weights: tuple[float, ...] = Field(
+        (), description="weights of the tasks' losses; default: every token counts once"
+    )
+    task_balancing: Literal["none", "dwa"] = Field(
+        "none", description="dwa: more weight for tasks whose loss falls more slowly"
+    )
+    task_balancing_window: int = Field(
+        50, ge=1, description="steps whose mean loss task_balancing compares"
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from lumina.config.leaves import field
 from lumina.config.parts import check_parts, idle_parts
+from lumina.config.tasks import check_tasks, idle_tasks
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def check_combinations(config: Config) -> None:
     _check_mod(config)
     _check_mor(config)
     check_parts(config)
+    check_tasks(config)
     _check_training(config)
     _check_run(config)
 
@@ -438,6 +440,7 @@ def _idle_advice(config: Config) -> list[str]:
         idle["capacity_factor"] = "moe_dispatch is dropless"
     idle |= _idle_depth(config)
     idle |= _idle_recursion(config) | idle_parts(config)
+    idle |= idle_tasks(config)
     if train.expert_id is None:
         named = ("expert_registry", "default_goal")
         idle |= dict.fromkeys(named, "expert_id names no expert")

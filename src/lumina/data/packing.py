@@ -53,7 +53,7 @@ class Packing:
         return float(self.lengths.sum(dtype=np.int64)) / room if room else 0.0
 
 
-@functools.lru_cache(maxsize=4)  # the plan counts the rows that the stream then uses
+@functools.lru_cache(maxsize=32)  # the plan counts the rows that the stream then uses
 def pack(store: TokenStore, seq_length: int, window: int = WINDOW) -> Packing:
     """Pack every document of a store into rows of `seq_length` positions."""
     chunk_starts, chunk_lengths = cut(store.starts, seq_length)

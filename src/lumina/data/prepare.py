@@ -192,29 +192,16 @@ class _Preparation:
             return self.given
         if self.data.tokenizer is not None:
             return Tokenizer.from_path(self.data.tokenizer)
-        size = self._vocab_size()
-        key = _key(self.sources, size, SAMPLE_BYTES, tokenizers.__version__)
-        tokenizer, _ = build_once(
-            cache_root() / "tokenizers",
-            key,
-            lambda folder: Tokenizer.train(self._sample(), size).save(folder),
-            Tokenizer.from_path,
-        )
-        return tokenizer
+        return _trained(self.config, [self])
 
-    def _vocab_size(self) -> int:
-        """As asked for; else by the amount of data, within what the model has."""
-        if self.data.tokenizer_vocab_size is not None:
-            return self.data.tokenizer_vocab_size
-        total = sum(os.path.getsize(file) for file in self.files)
-        most = self.config.model.vocab_size
-        size = next(v for limit, v in _VOCABULARIES if limit is None or total <= limit)
-        return size if most is None else min(size, most)
+    def sample(self, most: int) -> Iterator[str]:
+        """Text to train a tokenizer on: never held out, spread over all of the data.
 
-    def _sample(self) -> Iterator[str]:
-        """Text to train a tokenizer on: never held out, spread over all of the data."""
+        Args:
+            most: bytes of it, about.
+        """
         total = self.scanned.bytes
-        share = min(1.0, SAMPLE_BYTES / max(total, 1))
+        share = min(1.0, most / max(total, 1))
         seen = taken = 0
         for held_out, document in self._sides():
             size = document_bytes(document)
@@ -327,6 +314,55 @@ class _Preparation:
             self._event("tokenizer", "info", None, note)
         if evaluation is None:
             self._event("data_no_eval", "warning", None, "nothing is held out")
+
+
+def shared_tokenizer(
+    config: Config, configs: Sequence[Config], on_progress: Progress | None = None
+) -> Tokenizer:
+    """One tokenizer for several sets of data, trained on all of them.
+
+    Args:
+        config: for the size of the vocabulary.
+        configs: each names one set of data.
+        on_progress: as for `prepare`.
+    """
+    parts = [_Preparation(one, None, on_progress, None) for one in configs]
+    return _trained(config, parts)
+
+
+def _trained(config: Config, parts: Sequence[_Preparation]) -> Tokenizer:
+    """A tokenizer trained on samples of equal size."""
+    sources = [part.sources for part in parts]
+    size = _vocab_size(config, [file for part in parts for file in part.files])
+    key = _key(
+        sources[0] if len(parts) == 1 else sources,
+        size,
+        SAMPLE_BYTES,
+        tokenizers.__version__,
+    )
+    most = SAMPLE_BYTES // len(parts)
+
+    def texts() -> Iterator[str]:
+        for part in parts:
+            yield from part.sample(most)
+
+    tokenizer, _ = build_once(
+        cache_root() / "tokenizers",
+        key,
+        lambda folder: Tokenizer.train(texts(), size).save(folder),
+        Tokenizer.from_path,
+    )
+    return tokenizer
+
+
+def _vocab_size(config: Config, files: Sequence[Path]) -> int:
+    """As asked for; else by the amount of data, within what the model has."""
+    if config.data.tokenizer_vocab_size is not None:
+        return config.data.tokenizer_vocab_size
+    total = sum(os.path.getsize(file) for file in files)
+    most = config.model.vocab_size
+    size = next(v for limit, v in _VOCABULARIES if limit is None or total <= limit)
+    return size if most is None else min(size, most)
 
 
 def _load(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -37,6 +37,7 @@ class StepBatches:
         cursor: where the next step begins.
         epoch: passes over the data completed after this step, with its fraction.
         row_ids: (epoch, row of the packing) of every row of the global batch.
+        task_loss_tokens: where there are several tasks, `loss_tokens` of each.
     """
 
     micro_batches: list[Batch]
@@ -45,6 +46,7 @@ class StepBatches:
     cursor: Cursor
     epoch: float
     row_ids: list[tuple[int, int]]
+    task_loss_tokens: tuple[int, ...] = ()
 
 
 class BatchStream:
@@ -152,7 +154,7 @@ def eval_batches(
         yield maker.batch(rows)
 
 
-@functools.lru_cache(maxsize=4)  # an evaluation comes back every few steps
+@functools.lru_cache(maxsize=32)  # an evaluation comes back every few steps
 def _held_out(
     store: TokenStore, seq_length: int
 ) -> tuple[BatchMaker, NDArray[np.int64]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from lumina.assemble.ranks import Ranks
 from lumina.model.interface import Batch
+from lumina.objective.multi_task import TASK_STATISTICS
 
 Score = Callable[[NDArray[np.uint8], NDArray[np.float32]], dict[str, float]]
 """From the answers [R, S] and halting logits [R] of all rows to shares."""
@@ -28,6 +30,7 @@ class HeldOut:
         accuracy: share whose most likely token was right; None if not measured.
         exact: share of puzzles that were right everywhere; None for text.
         attempts: what `score` made of the answers, where there is one.
+        tasks: mean loss of each task that had tokens, in a model of several.
     """
 
     loss: float
@@ -35,6 +38,7 @@ class HeldOut:
     accuracy: float | None = None
     exact: float | None = None
     attempts: dict[str, float] = field(default_factory=dict)
+    tasks: dict[str, float] = field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -80,12 +84,16 @@ def held_out_loss(
     ranks = ranks or Ranks()
     answers: list[tuple[Tensor, Tensor]] = []
     sums = torch.zeros(4, dtype=torch.float64, device=device)
+    by_task: Tensor | None = None
     puzzles = False
     was_training = model.training
     model.eval()
     try:
         for batch in batches:
-            losses, _ = model(batch.to(device))
+            losses, aux = model(batch.to(device))
+            told = aux.get(TASK_STATISTICS)
+            if told is not None:
+                by_task = told.double() if by_task is None else by_task + told
             sums[0] += losses.loss_sum
             sums[1] += losses.weight_sum
             if "correct" in losses.terms:
@@ -106,4 +114,21 @@ def held_out_loss(
         accuracy=correct / tokens if tokens else None,
         exact=exact / tokens if tokens and puzzles else None,
         attempts={} if score is None else _judged(score, answers, ranks),
+        tasks=_by_name(model, by_task, ranks),
     )
+
+
+def _by_name(
+    model: nn.Module, statistics: Tensor | None, ranks: Ranks
+) -> dict[str, float]:
+    """Each task's mean loss over all ranks."""
+    if statistics is None:
+        return {}
+    ranks.sum_(statistics)
+    network: Any = getattr(model, "module", model)  # what replicates it wraps it
+    names = network.spec.tasks.names
+    return {
+        name: loss / tokens
+        for name, (loss, tokens, _) in zip(names, statistics.tolist(), strict=True)
+        if tokens
+    }

@@ -12,6 +12,7 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.model.logical import logical_parts
 from lumina.model.network import Network, build_network
+from lumina.state.heads import one_task
 from lumina.state.reader import OnEvent
 from lumina.state.weights import Weights, Which, open_weights
 
@@ -25,6 +26,7 @@ def load(
     *,
     which: Which = "latest",
     ema: bool = False,
+    task: str | None = None,
     on_event: OnEvent | None = None,
 ) -> tuple[Network, Tokenizer]:
     """A trained network in evaluation mode, and its tokenizer.
@@ -35,13 +37,15 @@ def load(
         dtype: of weights and activations; None keeps float32.
         which: of a run, the newest good checkpoint or the best evaluated one.
         ema: take the moving average of the weights.
+        task: of a model of several tasks, take this one's head alone; None keeps all,
+            for `logits(..., task_id=...)`.
         on_event: told of damaged checkpoints that were passed over.
 
     Raises:
-        LuminaError: E104 nothing there, E101 not a folder of these kinds, E304 a run
-            without (such) a checkpoint, E303 damaged, E002 no average was kept,
-            E003 no such device; E002 also for a model of puzzles, which has no
-            tokenizer (`load_solver`).
+        LuminaError: E005 no such task, E104 nothing there, E101 not a folder of these
+            kinds, E304 a run without (such) a checkpoint, E303 damaged, E002 no
+            average was kept, E003 no such device; E002 also for a model of puzzles,
+            which has no tokenizer (`load_solver`).
     """
     place = find_device(device)
     weights = open_weights(path, which, ema=ema, on_event=on_event)
@@ -52,6 +56,8 @@ def load(
                 f"the model in {path} solves puzzles: it answers no prompts",
                 "in Python, lumina.infer.load.load_solver(path).logits(puzzles) does",
             )
+        if task is not None:
+            weights = one_task(weights, task)
         tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
         network = filled_network(weights, place, dtype or torch.float32)
     finally:

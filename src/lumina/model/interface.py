@@ -35,6 +35,8 @@ class Batch:
             causal attention is the same thing as document attention.
         loss_weights: [B, S] float32 or None (all ones).
         task_ids: [B] int64 or None; for puzzles, their identifiers.
+        task_rows: rows of each task, for a model of several: the rows stand in the
+            order of the tasks. Python ints, so that a head knows its rows unasked.
         uniforms: [B, N] float32 in [0, 1) or None: random draws that belong to the
             rows, so that what a model draws is the same on any split over ranks.
     """
@@ -48,6 +50,7 @@ class Batch:
     one_document_rows: bool = False
     loss_weights: Tensor | None = None
     task_ids: Tensor | None = None
+    task_rows: tuple[int, ...] | None = None
     uniforms: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:

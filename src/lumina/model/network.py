@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lumina.errors import LuminaError
 from lumina.model.cache_protocol import Cache
 from lumina.model.initial import initial_value
 from lumina.model.interface import Batch, LossSums
 from lumina.model.spec import ModelSpec
 from lumina.model.transformer import Transformer
 from lumina.objective.language_model import LanguageModelObjective
+from lumina.objective.multi_task import (
+    TASK_STATISTICS,
+    MultiTaskObjective,
+    task_statistics,
+)
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -54,9 +60,10 @@ class Network(nn.Module):
             self.objective = HaltingLanguageObjective(spec, loss_chunk_bytes)
         else:
             self.backbone = _backbone(spec, attention)
-            self.objective = _registered_objective(
+            kind = LanguageModelObjective if spec.tasks is None else MultiTaskObjective
+            self.objective = _registered_objective(spec, loss_chunk_bytes) or kind(
                 spec, loss_chunk_bytes
-            ) or LanguageModelObjective(spec, loss_chunk_bytes)
+            )
 
     @property
     def recurrent(self) -> bool:
@@ -89,6 +96,8 @@ class Network(nn.Module):
             from lumina.model.depth import split_losses
 
             aux = split_losses(aux, losses.terms.get("each"), batch.labels)
+        if self.spec.tasks is not None:
+            aux = aux | {TASK_STATISTICS: task_statistics(losses)}
         if self.spec.parts is not None:
             from lumina.model.parts import whole_reports
 
@@ -96,7 +105,11 @@ class Network(nn.Module):
         return losses, aux
 
     def logits(
-        self, input_ids: Tensor, cache: Cache | None = None, last_only: bool = False
+        self,
+        input_ids: Tensor,
+        cache: Cache | None = None,
+        last_only: bool = False,
+        task_id: int | str | None = None,
     ) -> Tensor:
         """Scores of the next token after every position.
 
@@ -104,17 +117,29 @@ class Network(nn.Module):
             input_ids: [B, S] int64; with a cache, only the new tokens.
             cache: keys and values of earlier tokens; receives the new ones.
             last_only: only for the last position, which spares a long prompt's logits.
+            task_id: in a model of several tasks, whose head: its name or number.
 
         Returns:
             [B, S, vocab_size] float32, or [B, 1, vocab_size].
+
+        Raises:
+            LuminaError: E005 where no task, or none of this model's, is named.
         """
+        several = self.spec.tasks is not None
+        if task_id is not None and not several:
+            raise LuminaError(
+                "E005",
+                f"there is no task {task_id!r}: the model has one head",
+                "leave the task out",
+            )
         batch = Batch.from_rows(input_ids)
         if cache is not None:
             batch = replace(batch, position_ids=cache.positions(input_ids))
         hidden = self.backbone(batch, cache=cache).hidden
         if last_only:
             hidden = hidden[:, -1:]
-        return self.objective.logits(hidden, self._tied)  # type: ignore[no-any-return]
+        choice = task_id if several else self._tied
+        return self.objective.logits(hidden, choice)  # type: ignore[no-any-return]
 
     def initial_value(self, name: str, seed: int) -> Tensor:
         """What parameter or persistent buffer `name` starts as: float32, CPU, whole."""

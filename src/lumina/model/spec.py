@@ -174,6 +174,29 @@ class MorSpec:
 
 
 @dataclass(frozen=True)
+class TaskSpec:
+    """Several tasks: one backbone, a head over the vocabulary for each.
+
+    Attributes:
+        names: in the order of the heads.
+        weights: of the tasks' mean losses in the total, together one; empty: every
+            token counts the same.
+        balancing: "none", or "dwa": the weights follow how fast each loss falls.
+        balancing_window: steps whose mean loss is one measurement of it.
+    """
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    balancing: str = "none"
+    balancing_window: int = 50
+
+    @property
+    def weighted(self) -> bool:
+        """Whether tasks, not tokens, are what is averaged."""
+        return bool(self.weights) or self.balancing != "none"
+
+
+@dataclass(frozen=True)
 class PartsSpec:
     """Registered parts in place of Lumina's own (`lumina.model.registry`).
 
@@ -260,6 +283,7 @@ class ModelSpec:
     hrm: HrmSpec | None = None
     mod: ModSpec | None = None
     mor: MorSpec | None = None
+    tasks: TaskSpec | None = None
     parts: PartsSpec | None = None
 
     def options_of(self, part: str) -> dict[str, Any]:
@@ -303,6 +327,11 @@ class ModelSpec:
             for name in ("layers", "ladder", "schedule"):
                 mod[name] = tuple(mod[name])
             values["mod"] = ModSpec(**mod)
+        if values.get("tasks") is not None:
+            tasks = dict(values["tasks"])
+            for name in ("names", "weights"):
+                tasks[name] = tuple(tasks[name])
+            values["tasks"] = TaskSpec(**tasks)
         if values.get("parts") is not None:
             listed = ("block", "attention", "feedforward", "plugins")
             parts = dict(values["parts"])

@@ -19,9 +19,10 @@ class Counts:
 
     Attributes:
         total: all stored parameters; a tied head is stored once.
-        active: parameters one token uses: all but the experts it does not go to.
+        active: parameters one token uses: all but the experts it does not go to, and
+            the heads of other tasks.
         embedding: rows of the input table.
-        head: the output head's own parameters, 0 when tied to the embedding.
+        head: parameters of all output heads, 0 when tied to the embedding.
         experts: parameters of all routed experts (without routers).
         active_experts: parameters of the experts one token goes to.
         router: parameters of the routers.
@@ -82,8 +83,14 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     if spec.mor is not None and spec.mor.recursions > 1:
         shapes["backbone.recursion.router.weight"] = (spec.mor.routers, width)
     shapes["backbone.norm.weight"] = (width,)
+    heads = (
+        ["head"]
+        if spec.tasks is None
+        else [f"heads.{i}" for i in range(len(spec.tasks.names))]
+    )
     if not spec.tie_embeddings:
-        shapes["objective.head.weight"] = (spec.padded_vocab_size, width)
+        for head in heads:
+            shapes[f"objective.{head}.weight"] = (spec.padded_vocab_size, width)
     return shapes
 
 
@@ -200,6 +207,8 @@ def count_parameters(spec: ModelSpec) -> Counts:
     if spec.moe is not None:
         active_experts = kinds["experts"] * spec.moe.top_k // spec.moe.num_experts
     active = total - kinds["experts"] + active_experts
+    if spec.tasks is not None:  # a token goes to the head of its task
+        active -= kinds["head"] - kinds["head"] // len(spec.tasks.names)
     used_as_head = kinds["embedding"] if spec.tie_embeddings else 0
     return Counts(
         total=total,

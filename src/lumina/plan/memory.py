@@ -163,6 +163,11 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     }
 
 
+def _heads(spec: ModelSpec) -> int:
+    """Linear heads: one, or one for each task."""
+    return 1 if spec.tasks is None else len(spec.tasks.names)
+
+
 def _router_parameters(spec: ModelSpec) -> int:
     """Parameters of all routers, which stay float32."""
     return count_parameters(spec).router
@@ -195,7 +200,7 @@ def _communication_bytes(spec: ModelSpec, layout: Layout) -> int:
     if layout.parallel != "fsdp2":
         return 0
     largest = max(_block_parameters(spec, i) for i in range(spec.num_layers))
-    tables = 1 if spec.tie_embeddings else 2
+    tables = 1 if spec.tie_embeddings else 1 + _heads(spec)
     root = tables * spec.padded_vocab_size * spec.hidden_size
     gathered = BYTES[layout.compute_dtype] * (2 * largest + root)
     return gathered + 4 * max(largest, root)
@@ -249,7 +254,9 @@ def _logit_bytes(spec: ModelSpec, layout: Layout) -> tuple[int, int]:
     chunk = min(max(layout.loss_chunk_bytes, row), tokens * row)
     if element == 2:
         chunk += chunk // 2
-    head = spec.padded_vocab_size * spec.hidden_size * 4
+    head = spec.padded_vocab_size * spec.hidden_size * 4 * _heads(spec)
     hidden = tokens * spec.hidden_size * element
+    if spec.tasks is not None:  # the gradients of the tasks' rows, then put together
+        hidden *= 2
     transient = chunk + head + hidden
     return transient + hidden + head, transient

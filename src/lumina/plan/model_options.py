@@ -28,6 +28,7 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
         )
     leaves.pop("vocab_size")
     leaves["vocab_size"] = leaves.pop("padded_vocab_size")
+    leaves.pop("tasks")  # come with data, see `state.heads`
     leaves |= _depth_leaves(spec, leaves.pop("mod"))
     leaves |= part_leaves(leaves.pop("parts"))
     mor = leaves.pop("mor")

@@ -6,8 +6,9 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lumina.config.tasks import paths_by_task
 from lumina.errors import LuminaError
-from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec
+from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec, TaskSpec
 from lumina.plan.count import count_parameters
 from lumina.plan.moe_scale import default_experts, usual_values
 from lumina.plan.part_options import with_parts
@@ -82,6 +83,7 @@ def resolve_spec(
         tie_embeddings=model.tie_embeddings,
         dropout=model.dropout,
         init_std=model.init_std,
+        tasks=_tasks(config),
     )
     if config.moe.use_moe:
         dense = replace(dense, moe=_routed(config, dense))
@@ -235,6 +237,19 @@ def _vocabulary(config: Config, tokenizer_vocab_size: int | None) -> tuple[int, 
             f"tokenizer of at most {asked} tokens",
         )
     return tokenizer_vocab_size, asked
+
+
+def _tasks(config: Config) -> TaskSpec | None:
+    """The tasks and their weights, together one."""
+    if not config.data.tasks:
+        return None
+    weights = config.train.task_weights
+    return TaskSpec(
+        names=tuple(paths_by_task(config.data.tasks, "tasks")),
+        weights=tuple(weight / sum(weights) for weight in weights),
+        balancing=config.train.task_balancing,
+        balancing_window=config.train.task_balancing_window,
+    )
 
 
 def _recursion(config: Config) -> MorSpec:

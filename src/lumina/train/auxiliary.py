@@ -12,10 +12,13 @@ from torch import Tensor
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from lumina.model.depth import STATISTICS
+from lumina.model.interface import LossSums
 from lumina.model.parts import reported
 from lumina.model.spec import ModelSpec
 from lumina.objective.halting_language import STATISTICS as HALTING_STATISTICS
+from lumina.objective.multi_task import LOSSES, TASK_STATISTICS
 from lumina.objective.puzzle import HALTING_WEIGHT
+from lumina.optim.task_weights import TaskWeights
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,23 @@ class Term:
         return 1.0 / (max(tokens, 1) * self.layers)
 
 
+def main_loss(
+    losses: LossSums, batches: StepBatches, weights: TaskWeights | None
+) -> Tensor:
+    """A micro-batch's part of what is minimised, beside the `loss_terms`.
+
+    The mean over the step's tokens; or, where tasks have weights, the weighted sum of
+    the tasks' means. A task without a token in this step adds nothing to it.
+    """
+    if weights is None:
+        trained = losses.trained_sum
+        trained = losses.loss_sum if trained is None else trained
+        return trained / max(batches.loss_tokens, 1)
+    parts = zip(losses.terms[LOSSES], batches.task_loss_tokens, strict=True)
+    means = torch.stack([loss / max(tokens, 1) for loss, tokens in parts])
+    return (weights.now * means).sum()
+
+
 def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
     """The further losses of a model."""
     found = []
@@ -55,12 +75,12 @@ def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
     elif mor is not None and mor.mode != "static":
         further = mor.recursions - 1
         found.append(Term("mor.router_loss", mor.router_loss_weight, further))
+    for part, key, weight, layers in reported(spec):
+        found.append(Term(key, weight, layers, taught=part.kind == "objective"))
     if (hrm := spec.hrm) is not None and not spec.solves_puzzles:
         found.append(Term("act.halt_loss", HALTING_WEIGHT, 1))
         if hrm.variant == "hrm" and hrm.halt_max_steps > 1:
             found.append(Term("act.continue_loss", HALTING_WEIGHT, 1))
-    for part, key, weight, layers in reported(spec):
-        found.append(Term(key, weight, layers, taught=part.kind == "objective"))
     return tuple(found)
 
 
@@ -76,6 +96,8 @@ def count_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
             shapes["mod.losses"] = (4,)
     if (mor := spec.mor) is not None and mor.recursions > 1:
         shapes["mor.statistics"] = (mor.recursions, 2)
+    if spec.tasks is not None:
+        shapes[TASK_STATISTICS] = (len(spec.tasks.names), 3)
     if spec.hrm is not None and not spec.solves_puzzles:
         shapes["act.statistics"] = (spec.hrm.halt_max_steps, len(HALTING_STATISTICS))
     return shapes

@@ -102,9 +102,10 @@ def _next_command(result: TrainResult, plan: Plan) -> str:
     # Puzzles are answered, not prompted.
     if result.exit_code or plan.spec.solves_puzzles:
         return f"lumina train --resume {result.run_dir}"
+    task = f" --task {plan.spec.tasks.names[0]}" if plan.spec.tasks is not None else ""
     own = plan.spec.parts.plugins if plan.spec.parts is not None else ()
     plugins = f" --plugins {' '.join(own)}" if own else ""
-    return f"lumina generate {result.run_dir}{plugins} --prompt 'Once'"
+    return f"lumina generate {result.run_dir}{task}{plugins} --prompt 'Once'"
 
 
 def _keep_expert(

@@ -9,11 +9,13 @@ from lumina.data.arc import ArcTests
 from lumina.data.puzzles import PuzzleStore, eval_puzzles
 from lumina.data.store import TokenStore
 from lumina.data.stream import eval_batches
+from lumina.data.task_stream import eval_task_batches
+from lumina.data.tasks import TaskStores
 from lumina.model.interface import Batch
 
 
 def held_out_batches(
-    held_out: TokenStore | PuzzleStore | ArcTests, program: Program
+    held_out: TokenStore | PuzzleStore | ArcTests | TaskStores, program: Program
 ) -> Iterator[Batch]:
     """This rank's share of the held-out batches, the same rows on any split."""
     plan, ranks = program.plan, program.ranks
@@ -22,6 +24,17 @@ def held_out_batches(
     if isinstance(held_out, PuzzleStore | ArcTests):
         return eval_puzzles(
             held_out,
+            size,
+            max(rows // size, 1),
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+    if isinstance(held_out, TaskStores):
+        assert plan.spec.tasks is not None
+        return eval_task_batches(
+            held_out,
+            plan.spec.tasks.names,
+            plan.spec.seq_length,
             size,
             max(rows // size, 1),
             rank=ranks.rank,

@@ -14,6 +14,7 @@ from lumina.assemble.assemble import Progress, StateSource, assemble, capture
 from lumina.assemble.program import Program
 from lumina.data.puzzles import PuzzleStream
 from lumina.data.stream import BatchStream, Cursor, Prefetcher
+from lumina.data.task_stream import TaskStream
 from lumina.errors import LuminaError
 from lumina.evaluate.held_out import HeldOut, Score, held_out_loss
 from lumina.evaluate.routing_modes import compare_modes, routing_modes
@@ -28,6 +29,7 @@ from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.signals import StopSignals
 from lumina.train.step import SCALARS, train_step
+from lumina.train.task_metrics import eval_metrics
 from lumina.train.warm_up import capacities_to_compile, warm_up
 
 DIVERGED_AFTER = 50
@@ -66,7 +68,7 @@ class Loop:
     """
 
     program: Program
-    stream: BatchStream | PuzzleStream
+    stream: BatchStream | PuzzleStream | TaskStream
     eval_batches: Callable[[Program], Iterable[Batch]] | None
     progress: Progress
     recorder: Recorder
@@ -203,6 +205,7 @@ class Loop:
             if step == self.progress.step and newest and self._eval_due(step):
                 outcome = self.evaluate(step)
                 row["eval_loss"] = outcome.loss
+                row |= eval_metrics(outcome.tasks)
                 if outcome.exact is not None:
                     row["eval_exact_accuracy"] = outcome.exact
                 row |= {f"eval_{name}": x for name, x in outcome.attempts.items()}

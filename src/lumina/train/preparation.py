@@ -12,6 +12,7 @@ import torch
 
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config, Source
+from lumina.config.tasks import paths_by_task
 from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, prepare
 from lumina.data.puzzles import (
@@ -20,6 +21,8 @@ from lumina.data.puzzles import (
     prepare_puzzles,
 )
 from lumina.data.stream import BatchStream
+from lumina.data.task_stream import TaskStream, task_sequence
+from lumina.data.tasks import PreparedTasks, prepare_tasks
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.model.registry import load_plugins
@@ -29,6 +32,7 @@ from lumina.plan.make import make_plan, with_spec
 from lumina.plan.model_options import model_leaves
 from lumina.plan.plan import Plan
 from lumina.state.base_model import BaseModel, open_base_model
+from lumina.state.heads import with_heads
 from lumina.state.manifest import MANIFEST_NAME
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
@@ -65,8 +69,8 @@ class Preparation:
     """
 
     environment: Environment
-    prepared: Prepared | PreparedPuzzles
-    stream: BatchStream | PuzzleStream
+    prepared: Prepared | PreparedPuzzles | PreparedTasks
+    stream: BatchStream | PuzzleStream | TaskStream
     plan: Plan
 
     def __init__(self, config: Config, ranks: Ranks, console: Console) -> None:
@@ -125,8 +129,10 @@ class Preparation:
             weights = open_weights(self.config.train.init_from)
             if self.config.train.expert_id is not None:
                 self.config, weights = with_expert(self.config, weights)
-            self._adopt(weights)
-        if not self.config.data.train_data and planning:
+            names = tuple(paths_by_task(self.config.data.tasks, "tasks"))
+            self._adopt(with_heads(weights, names))
+        data = self.config.data
+        if not data.train_data and not data.tasks and planning:
             self.plan = self._plan_without_data()
             return
         self.prepared = self._prepare_data()
@@ -188,7 +194,7 @@ class Preparation:
                 {"tokenizer": str(weights.tokenizer)}, origin
             )
 
-    def _prepare_data(self) -> Prepared | PreparedPuzzles:
+    def _prepare_data(self) -> Prepared | PreparedPuzzles | PreparedTasks:
         """Rank 0 first; the others then open what it made."""
         hrm = self.config.hrm
         if hrm.use_hrm and hrm.hrm_mode == "puzzle":
@@ -198,18 +204,17 @@ class Preparation:
             folder = RunDirectory(self.resumption.run).tokenizer
             if folder.is_dir():
                 tokenizer = Tokenizer.from_path(folder)
-        prepared = None
+        make = prepare_tasks if self.config.data.tasks else prepare
+        prepared: Prepared | PreparedTasks | None = None
         if self.ranks.main:
-            prepared = prepare(
+            prepared = make(
                 self.config,
                 tokenizer=tokenizer,
                 on_progress=Progression(self.console),
                 on_event=lambda **event: self.events.append(event),
             )
         self.ranks.barrier()
-        if prepared is None:
-            prepared = prepare(self.config, tokenizer=tokenizer)
-        return prepared
+        return prepared or make(self.config, tokenizer=tokenizer)
 
     def _prepare_puzzles(self) -> PreparedPuzzles:
         """Rank 0 first; the others then find the solutions it kept."""
@@ -236,6 +241,33 @@ class Preparation:
         )
         return self._with_journal(plan)
 
+    def _plan_tasks(self, prepared: PreparedTasks) -> Plan:
+        """The Plan for several tasks, whose rows come by a strategy."""
+        seq_length = self.config.model.seq_length
+        sequence = task_sequence(
+            prepared.train,
+            seq_length=seq_length,
+            seed=self.config.train.seed,
+            strategy=self.config.data.task_sampling_strategy,
+        )
+        held_out = prepared.eval.stores.values() if prepared.eval else ()
+        plan = make_plan(
+            self.config,
+            self.environment,
+            tokenizer_vocab_size=prepared.tokenizer.vocab_size,
+            rows_per_epoch=sequence.rows_per_epoch,
+            world_size=self.ranks.world_size,
+            eval_rows=sum(len(pack(one, seq_length)) for one in held_out),
+        )
+        self.stream = TaskStream(
+            prepared.train,
+            sequence,
+            seq_length=seq_length,
+            global_batch_size=plan.global_batch_size,
+            epochs=plan.epochs,
+        )
+        return self._with_journal(plan)
+
     def _plan_without_data(self) -> Plan:
         """The Plan of a model alone, for `--dry-run`."""
         return make_plan(
@@ -250,6 +282,8 @@ class Preparation:
         """The Plan, with what the data says about lengths."""
         if isinstance(self.prepared, PreparedPuzzles):
             return self._plan_puzzles(self.prepared)
+        if isinstance(self.prepared, PreparedTasks):
+            return self._plan_tasks(self.prepared)
         seq_length = self.config.model.seq_length
         held_out = self.prepared.eval
         plan = make_plan(

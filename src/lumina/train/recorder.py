@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lumina.objective.multi_task import TASK_STATISTICS
 from lumina.objective.puzzle import ACT
 from lumina.observe.console import Console
 from lumina.observe.events import EventLog, Severity
@@ -26,6 +27,7 @@ from lumina.train.routing_metrics import (
     split_loss_metrics,
 )
 from lumina.train.step import SCALARS
+from lumina.train.task_metrics import task_metrics
 
 
 class Recorder:
@@ -189,6 +191,8 @@ class Recorder:
             assert spec.mor is not None
             told = chosen_depth_metrics if spec.mor.by_token else recursion_metrics
             row |= told(counted["mor.statistics"])
+        if spec.tasks is not None:
+            row |= task_metrics(counted[TASK_STATISTICS], spec.tasks)
         return row
 
 

@@ -15,6 +15,7 @@ from lumina.config.sections import (
     MorSection,
     PartsSection,
 )
+from lumina.config.tasks import paths_by_task
 from lumina.errors import LuminaError
 from lumina.model.registry import STANDARD, missing
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
@@ -36,7 +37,8 @@ SHAPING = (
 FIXED = (
     {leaf for section in SHAPING for leaf in section.model_fields} - LIVE_SHAPE
 ) | {"seed", "init_from", "freeze", "expert_id", "default_goal",
-     "loss_on", "eval_fraction", "tokenizer", "tokenizer_vocab_size"}  # fmt: skip
+     "loss_on", "eval_fraction", "tokenizer", "tokenizer_vocab_size",
+     "task_sampling_strategy"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""
 
@@ -173,6 +175,8 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
         if saved.get(leaf) != value
     }
     wrong = {leaf: changes[leaf] for leaf in sorted(FIXED & changes.keys())}
+    if "tasks" in changes and _task_names(saved) != _task_names(config):
+        wrong["tasks"] = changes["tasks"]  # their files may have moved
     # The command fills in its default preset, which therefore says nothing.
     if config.preset not in (None, DEFAULT_PRESET, saved.preset):
         wrong["preset"] = (saved.preset, config.preset)
@@ -211,6 +215,10 @@ def _check_plugins(saved: Config, asked: dict[str, Any], run: Path) -> None:
             "is run only when you name it",
             f"add --plugins {' '.join(saved.parts.plugins)}",
         )
+
+
+def _task_names(config: Config) -> list[str]:
+    return list(paths_by_task(config.data.tasks, "tasks"))
 
 
 def _asks_for_more(changes: dict[str, tuple[Any, Any]]) -> bool:

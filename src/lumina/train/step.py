@@ -11,10 +11,18 @@ from torch import Tensor
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from lumina.model.moe import apply_router_updates
+from lumina.objective.multi_task import TASK_STATISTICS
 from lumina.objective.puzzle import IDENTIFIERS, VECTORS, halting_terms
 from lumina.optim.gate import judge
 from lumina.optim.schedule import learning_rate_at
-from lumina.train.auxiliary import capacity_now, count_shapes, loss_terms, pack, unpack
+from lumina.train.auxiliary import (
+    capacity_now,
+    count_shapes,
+    loss_terms,
+    main_loss,
+    pack,
+    unpack,
+)
 
 SCALARS = (
     "loss",
@@ -68,10 +76,8 @@ def train_step(
             held = (program.carries[index],) if program.network.recurrent else ()
             losses, aux = program.model(batch, *held)
             program.carries[index] = losses.carry
-            total = losses.loss_sum / max(batches.loss_tokens, 1)
-            sums[0] += total.detach()
-            if losses.trained_sum is not None:
-                total = losses.trained_sum / max(batches.loss_tokens, 1)
+            sums[0] += losses.loss_sum.detach() / max(batches.loss_tokens, 1)
+            total = main_loss(losses, batches, program.task_weights)
             if plan.spec.solves_puzzles:
                 halting, told = halting_terms(aux)
                 total = total + halting / max(batches.loss_tokens, 1)
@@ -122,6 +128,10 @@ def train_step(
         apply_router_updates(program.network, counted["moe.counts"])
     if (mor := plan.spec.mor) is not None and mor.recursions > 1 and mor.by_token:
         program.network.backbone.recursion.take_load(counted["mor.statistics"])
+    if program.task_weights is not None:
+        told = counted[TASK_STATISTICS]
+        told[:, 2] = program.task_weights.now
+        program.task_weights.update(told[:, :2], verdict.skip)
     return metrics
 
 

@@ -1,0 +1,223 @@
+"""Stores of several tasks -> steps whose rows come from all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lumina.data.batches import BatchMaker
+from lumina.data.order import EMPTY, Cursor, RowOrder, Sequenced, Shuffle, Turns
+from lumina.data.packing import pack
+from lumina.data.stream import StepBatches, eval_batches, rows_of_rank
+from lumina.data.tasks import TaskStores
+from lumina.errors import LuminaError
+from lumina.model.interface import Batch
+
+Ints = NDArray[np.int64]
+
+
+def task_sequence(
+    store: TaskStores, *, seq_length: int, seed: int, strategy: str
+) -> Sequenced:
+    """A run's rows over all tasks, numbered through from the first task on.
+
+    Args:
+        store: the tasks' tokens.
+        seq_length: positions of a row.
+        seed: decides the order.
+        strategy: "proportional": all rows shuffled together, so that a task comes as
+            often as it has rows, each once an epoch. "round_robin": the tasks take
+            turns; each has epochs of its own, and a smaller one begins again sooner.
+
+    Raises:
+        LuminaError: E105 for a task without a token to learn.
+    """
+    sizes = {name: len(pack(one, seq_length)) for name, one in store.stores.items()}
+    for name, rows in sizes.items():
+        if not rows:
+            raise LuminaError(
+                "E105", f"the data of task {name} has no token to learn", "add data"
+            )
+    if strategy == "proportional":
+        total = sum(sizes.values())
+        return Shuffle(total, seed=seed, fingerprint=store.fingerprint)
+    content = {name: one.fingerprint for name, one in store.stores.items()}
+    return Turns(
+        [
+            Shuffle(rows, seed=seed, fingerprint=f"{name}={content[name]}")
+            for name, rows in sizes.items()
+        ]
+    )
+
+
+class TaskStream:
+    """Cuts the rows of several tasks into steps.
+
+    Within a micro-batch rows stand in the order of their tasks (`Batch.task_rows`).
+
+    Args:
+        store: the tasks' tokens.
+        sequence: of `task_sequence`.
+        seq_length: positions of a row.
+        global_batch_size: rows of a step, over all ranks.
+        epochs: passes over the data; None: without end.
+    """
+
+    def __init__(
+        self,
+        store: TaskStores,
+        sequence: Sequenced,
+        *,
+        seq_length: int,
+        global_batch_size: int,
+        epochs: float | None = None,
+    ) -> None:
+        self.store = store
+        self.order = RowOrder(
+            sequence, global_batch_size=global_batch_size, epochs=epochs
+        )
+        packings = [pack(one, seq_length) for one in store.stores.values()]
+        self._makers = [
+            BatchMaker(one, packing)
+            for one, packing in zip(store.stores.values(), packings, strict=True)
+        ]
+        self._first = np.concatenate([[0], np.cumsum([len(p) for p in packings])])
+        # What code is compiled for: the same whoever's rows a batch holds.
+        self._most_documents = max(maker.most_documents for maker in self._makers)
+        self._longest = max(maker.longest for maker in self._makers)
+        self._plain = all(maker.one_document_rows for maker in self._makers)
+
+    @property
+    def utilisation(self) -> float:
+        """Share of positions that hold a token, over all tasks."""
+        used = sum(int(maker.row_tokens.sum()) for maker in self._makers)
+        return used / (int(self._first[-1]) * self._makers[0].packing.seq_length)
+
+    def step(
+        self,
+        cursor: Cursor,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batch_size: int,
+    ) -> StepBatches | None:
+        """The batches of the step that begins at `cursor`; None at the end.
+
+        The last step of a limited run is filled up with empty rows.
+        """
+        size = self.order.global_batch_size
+        share = rows_of_rank(size, world_size, micro_batch_size)
+        taken = self.order.take(cursor)
+        if taken is None:
+            return None
+        rows = taken.rows(size)
+        counts = [
+            maker.count(local)
+            for maker, local in zip(self._makers, self._by_task(rows), strict=True)
+        ]
+        mine = rows[rank * share : (rank + 1) * share]
+        return StepBatches(
+            micro_batches=[
+                self._batch(mine[i : i + micro_batch_size])
+                for i in range(0, share, micro_batch_size)
+            ],
+            loss_tokens=sum(loss_tokens for _, loss_tokens in counts),
+            tokens=sum(tokens for tokens, _ in counts),
+            cursor=taken.cursor,
+            epoch=taken.epoch,
+            row_ids=taken.row_ids,
+            task_loss_tokens=tuple(loss_tokens for _, loss_tokens in counts),
+        )
+
+    def _by_task(self, rows: Ints) -> list[Ints]:
+        """Rows as numbers within their task; empty rows go to the first."""
+        task = np.searchsorted(self._first, np.maximum(rows, 0), side="right") - 1
+        return [
+            np.where(rows[task == t] == EMPTY, EMPTY, rows[task == t] - first)
+            for t, first in enumerate(self._first[:-1])
+        ]
+
+    def _batch(self, rows: Ints) -> Batch:
+        locals_ = self._by_task(rows)
+        parts = [
+            maker.batch(local)
+            for maker, local in zip(self._makers, locals_, strict=True)
+            if len(local)
+        ]
+        batch = joined(parts, len(rows) * self._most_documents)
+        return replace(
+            batch,
+            max_seqlen=max(batch.max_seqlen, self._longest),
+            one_document_rows=batch.one_document_rows and self._plain,
+            task_rows=tuple(len(local) for local in locals_),
+        )
+
+
+def joined(parts: Sequence[Batch], documents: int) -> Batch:
+    """Batches one below the other.
+
+    Args:
+        parts: batches of rows of one length.
+        documents: the most documents there can be; fixes the length of `cu_seqlens`.
+    """
+    starts, done = [], 0
+    for part in parts:
+        size = part.input_ids.numel()
+        starts.append(part.cu_seqlens[part.cu_seqlens < size] + done)
+        done += size
+    edges = torch.full((documents + 1,), done, dtype=torch.int32)
+    found = torch.cat(starts)
+    edges[: len(found)] = found
+    return Batch(
+        input_ids=torch.cat([p.input_ids for p in parts]),
+        labels=torch.cat([p.labels for p in parts]),
+        position_ids=torch.cat([p.position_ids for p in parts]),
+        document_ids=torch.cat([p.document_ids for p in parts]),
+        cu_seqlens=edges,
+        max_seqlen=max(p.max_seqlen for p in parts),
+        one_document_rows=all(p.one_document_rows for p in parts),
+    )
+
+
+def eval_task_batches(
+    store: TaskStores,
+    names: Sequence[str],
+    seq_length: int,
+    batch_size: int,
+    limit: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Held-out batches, each of one task; arguments as `eval_batches`.
+
+    Where not all are taken, every task has the same share of its own, at least one.
+
+    Args:
+        store: the held-out tokens of some tasks.
+        names: of all tasks, in the order of their heads.
+    """
+    sizes = {name: len(pack(one, seq_length)) for name, one in store.stores.items()}
+    for name, one in store.stores.items():
+        place = names.index(name)
+        batches = eval_batches(
+            one,
+            seq_length,
+            batch_size,
+            max(1, math.ceil(limit * sizes[name] / max(sum(sizes.values()), 1))),
+            rank=rank,
+            world_size=world_size,
+        )
+        task_rows = tuple(batch_size if t == place else 0 for t in range(len(names)))
+        for batch in batches:  # of one kind, whoever's: compiled once
+            yield replace(
+                batch,
+                task_rows=task_rows,
+                max_seqlen=seq_length,
+                one_document_rows=False,
+            )
