@@ -251,6 +251,57 @@ def _input_of(network, layer, ids):
     return seen[0]
 
 
+@pytest.mark.parametrize("scope", ["block", "feedforward"])
+def test_a_window_counts_the_tokens_that_pass_by(scope):
+    """Chosen tokens see those of the last five places of the row, chosen or not.
+
+    Against every score in the open, by a mask over original places.
+    """
+    fast = depth(layers=(0, 1), window_size=5, scope=scope, capacity=0.6)
+    plain = build_network(fast.spec, attention="reference", seed=1)
+    for batch in (
+        packed_batch([[10, 8], [24]], 24),
+        Batch.from_rows(random_ids(2, 24)),
+    ):
+        torch.testing.assert_close(
+            fast.backbone(batch).hidden, plain.backbone(batch).hidden
+        )
+    block = fast.backbone.blocks[0]
+    seen = []
+    original = block.attention.forward
+    block.attention.forward = lambda x, context: (
+        seen.append(context) or original(x, context)
+    )
+    fast.backbone(Batch.from_rows(random_ids(2, 24)))
+    (context,) = seen
+    mask = context.pattern.mask.expand(2, -1, -1, -1)[:, 0] == 0
+    if scope == "block":
+        column = context.tokens.columns
+        assert column.shape == (2, 15)
+    else:
+        column = torch.arange(24).expand(2, -1)
+    back = column[:, :, None] - column[:, None, :]
+    assert torch.equal(mask, (back >= 0) & (back < 5))
+
+
+def test_the_cache_of_chosen_keys_is_bounded_by_the_window():
+    network = depth(layers=(0, 1, 2, 3), window_size=12).eval()
+    with torch.no_grad():
+        for block in network.backbone.blocks:
+            block.depth.predictor.bias.fill_(0.5)
+    ids = random_ids(2, 200)
+    cache = KVCache(2, window=12)
+    parts, held = [], []
+    for begin in (*range(0, 60, 20), *range(60, 200)):
+        end = begin + (20 if begin < 60 else 1)
+        parts.append(network.logits(ids[:, begin:end], cache=cache))
+        held.append(cache.nbytes)
+    assert held[-1] == held[30]
+    torch.testing.assert_close(
+        torch.cat(parts, dim=1), network.logits(ids), atol=1e-4, rtol=1e-4
+    )
+
+
 def test_a_cache_that_is_rewound_forgets_chosen_keys():
     network = depth().eval()
     ids = random_ids(1, 20)

@@ -119,7 +119,8 @@ class KVCache:
             self._chosen[slot] = ChosenKeys(self.rows, columns.device)
         layer = self._chosen[slot]
         query_bn = columns + self._begin
-        key_bt = layer.admit(query_bn, taken)
+        oldest = max(self._begin + 1 - self.window, 0) if self.window else 0
+        key_bt = layer.admit(query_bn, taken, oldest)
         query, key = query_bn[:, :, None], key_bt[:, None, :]
         seen = (key >= 0) & (key <= query)
         if self.window:

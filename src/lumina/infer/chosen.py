@@ -1,7 +1,8 @@
 """Keys and values of a layer that only some tokens go through.
 
 Rows fill at their own pace, so every entry carries the column of its token, and what a
-query may see is decided by columns. A token that passes the layer by leaves nothing.
+query may see is decided by columns. A token that passes the layer by leaves nothing,
+and what a sliding window has left behind makes room for what comes.
 """
 
 from __future__ import annotations
@@ -34,14 +35,15 @@ class ChosenKeys:
         """Bytes held for keys and values."""
         return sum(t.nbytes for t in (self.keys, self.values) if t is not None)
 
-    def admit(self, columns_bn: Tensor, taken_bn: Tensor) -> Tensor:
+    def admit(self, columns_bn: Tensor, taken_bn: Tensor, oldest: int = 0) -> Tensor:
         """Make room for new tokens; returns the column of every entry, [B, T].
 
         Args:
-            columns_bn: [B, n] int64, in the whole row, rising.
+            columns_bn: [B, n] int64, in the whole row; those taken rise.
             taken_bn: [B, n] bool.
+            oldest: no column before it will be seen again.
         """
-        self._grow(columns_bn.shape[1])
+        self._grow(columns_bn.shape[1], oldest)
         trash = self.columns.shape[1] - 1
         slots = self._counts[:, None] + taken_bn.cumsum(dim=1) - 1
         self._slots = torch.where(taken_bn, slots, trash)
@@ -71,10 +73,12 @@ class ChosenKeys:
             self.keys = self.keys.index_select(0, rows)
             self.values = self.values.index_select(0, rows)
 
-    def _grow(self, new: int) -> None:
+    def _grow(self, new: int, oldest: int) -> None:
         """Room for `new` more entries in every row; the trash stays last."""
         self._most += new
         if self._most > self.columns.shape[1] - 1:
+            if oldest:
+                self._forget(oldest)
             # The bound counts places, not who took them: read what is really there.
             self._most = int(self._counts.max()) + new
         size = self.columns.shape[1] - 1
@@ -85,6 +89,19 @@ class ChosenKeys:
         self.columns = torch.cat(
             [self.columns, self.columns.new_full((rows, more), -1)], 1
         )
+
+    def _forget(self, oldest: int) -> None:
+        """Drop the entries of columns before `oldest`; the others close up in order."""
+        kept = self.columns >= oldest
+        order = (~kept).to(torch.int8).argsort(dim=1, stable=True)
+        self.columns = self.columns.masked_fill(~kept, -1).gather(1, order)
+        self._counts = kept.sum(dim=1)
+        if self.keys is not None and self.values is not None:
+            index = order[:, None, :, None]
+            self.keys, self.values = (
+                held.gather(2, index.expand(*held.shape[:2], -1, held.shape[3]))
+                for held in (self.keys, self.values)
+            )
 
     def _written(self, stored: Tensor | None, new: Tensor) -> Tensor:
         size = self.columns.shape[1]
