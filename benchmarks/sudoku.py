@@ -42,10 +42,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lumina.data.puzzles import PuzzleStore
 from lumina.data.sudoku import (
-    CELLS,
     DRAWS,
-    VOCABULARY,
     augment,
     invariants,
     read_sudokus,
@@ -65,6 +64,7 @@ VARIANTS = {
     "trm": HrmSpec("trm", h_layers=0, l_layers=2, h_cycles=3, l_cycles=6),
 }
 TEST_SETS = ("17", "more", "hard")
+TABLE = "backbone.puzzle_embedding.weight"
 HELD_OUT = {"17": 1000, "more": 800}
 STATISTICS = (
     "loss", "halt_loss", "continue_loss", "halted", "steps", "exact", "q_accuracy",
@@ -113,21 +113,30 @@ def load_puzzles(path: Path, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def make_network(
-    variant: str, seed: int, device: torch.device, tiny: bool, dtype: torch.dtype
+    variant: str,
+    seed: int,
+    device: torch.device,
+    tiny: bool,
+    dtype: torch.dtype,
+    data: Any,
 ) -> Network:
-    """The reference's size; `tiny` is for trying the script on a CPU."""
+    """The reference's size; `tiny` is for trying the script on a CPU.
+
+    Args:
+        data: says `vocab_size`, `seq_length` and `num_puzzles`.
+    """
     width, heads = (64, 2) if tiny else (512, 8)
-    hrm = VARIANTS[variant]
+    hrm = replace(VARIANTS[variant], num_puzzles=data.num_puzzles)
     spec = ModelSpec(
-        vocab_size=VOCABULARY,
-        padded_vocab_size=VOCABULARY,
+        vocab_size=data.vocab_size,
+        padded_vocab_size=data.vocab_size,
         hidden_size=width,
         num_layers=hrm.h_layers + hrm.l_layers,
         num_heads=heads,
         num_kv_heads=heads,
         head_dim=width // heads,
         intermediate_size=3 * width,
-        seq_length=CELLS,
+        seq_length=data.seq_length,
         hrm=replace(hrm, halt_max_steps=4) if tiny else hrm,
     )
     network = build_network(spec, device=device, seed=seed)
@@ -143,7 +152,7 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.network = make_network(
-            args.variant, args.seed, self.device, args.tiny, dtype
+            args.variant, args.seed, self.device, args.tiny, dtype, self.open_data()
         )
         self.slots = [
             Slot(
@@ -155,27 +164,22 @@ class Run:
                 decay=p.ndim >= 2,
             )
             for name, p in self.network.named_parameters()
+            if name != TABLE
         ]
         self.optimizer = AdamATan2(
             self.slots, beta1=0.9, beta2=0.95, eps=0.0, device=self.device
         )
         self.average = WeightAverage(self.slots, args.ema)
-        # The recipe's rate and decay of the vectors are those of the other weights.
         table = self.network.backbone.puzzle_embedding.weight.data
-        self.vectors = SignSGD(table, rate=1.0, weight_decay=args.weight_decay)
+        self.vectors = SignSGD(
+            table,
+            rate=args.puzzle_lr / args.lr,
+            weight_decay=args.puzzle_weight_decay,
+        )
         self.rate = torch.zeros((), device=self.device)
         self.zero = torch.zeros((), device=self.device)
         self.one = torch.ones((), device=self.device)
         self.generator = torch.Generator(device=self.device)
-        data = Path(args.data)
-        self.train = load_puzzles(data / "train.txt", self.device)
-        if args.train_puzzles:
-            self.train = tuple(x[: args.train_puzzles] for x in self.train)  # type: ignore[assignment]
-        limit = args.test_puzzles or None
-        self.tests = {}
-        for name in TEST_SETS:
-            found = load_puzzles(data / f"test-{name}.txt", self.device)
-            self.tests[name] = found[0][:limit], found[1][:limit]
         self.carry: Carry | None = None
         self.step = 0
         self.seconds = 0.0
@@ -185,6 +189,19 @@ class Run:
             torch._dynamo.config.recompile_limit = 64
             for block in self.network.backbone.blocks:
                 block.compile()
+
+    def open_data(self) -> Any:
+        """Read the puzzles; what their rows are like."""
+        args, data = self.args, Path(self.args.data)
+        self.train = load_puzzles(data / "train.txt", self.device)
+        if args.train_puzzles:
+            self.train = tuple(x[: args.train_puzzles] for x in self.train)  # type: ignore[assignment]
+        limit = args.test_puzzles or None
+        self.tests = {}
+        for name in TEST_SETS:
+            found = load_puzzles(data / f"test-{name}.txt", self.device)
+            self.tests[name] = found[0][:limit], found[1][:limit]
+        return PuzzleStore
 
     def batch(self) -> Batch:
         """The batch of this step: a function of (seed, step), made on the device."""
@@ -237,6 +254,10 @@ class Run:
         self.network.train()
         return float(right) / len(inputs)
 
+    def test(self, mark: str) -> dict[str, Any]:
+        """The test sets' part of a point."""
+        return {f"test_exact{mark}": {name: self.exact(name) for name in TEST_SETS}}
+
     def evaluate(self, sums: Tensor, count: int) -> dict[str, Any]:
         """A point of the curve; the only place that waits for the GPU."""
         s = dict(zip(STATISTICS, sums.tolist(), strict=True))
@@ -249,10 +270,10 @@ class Run:
             "mean_segments": s["steps"] / done,
             "train_exact": s["exact"] / done,
             "q_accuracy": s["q_accuracy"] / done,
-            "test_exact": {name: self.exact(name) for name in TEST_SETS},
+            **self.test(""),
         }
         with self.average.applied():
-            point["test_exact_averaged"] = {n: self.exact(n) for n in TEST_SETS}
+            point |= self.test("_averaged")
         self.curve.append(point)
         print(json.dumps(point), flush=True)
         return point
@@ -265,6 +286,7 @@ class Run:
             for kind in ("master", "exp_avg", "exp_avg_sq"):
                 tensors[f"{kind}/{slot.name}"] = getattr(slot, kind)
             tensors[f"ema/{slot.name}"] = average
+        tensors["vectors"] = self.vectors.weight
         if self.carry is not None:
             tensors |= {f"carry/{k}": v for k, v in self.carry.tensors().items()}
         tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
@@ -289,13 +311,15 @@ class Run:
 
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["facts"])
-        if facts["settings"] != settings(self.args):
+        now = settings(self.args)
+        if facts["settings"] != {name: now.get(name) for name in facts["settings"]}:
             raise SystemExit(f"{folder} holds another run: {facts['settings']}")
         tensors = load_file(path, device=str(self.device))
         for slot, average in zip(self.slots, self.average.averages, strict=True):
             for kind in ("master", "exp_avg", "exp_avg_sq"):
                 getattr(slot, kind).copy_(tensors[f"{kind}/{slot.name}"])
             average.copy_(tensors[f"ema/{slot.name}"])
+        self.vectors.weight.copy_(tensors["vectors"])
         held = {k[6:]: v for k, v in tensors.items() if k.startswith("carry/")}
         self.carry = Carry(**held) if held else None
         self.step, self.seconds = facts["step"], facts["seconds"]
@@ -313,8 +337,9 @@ class Run:
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """What must not change between the pieces of a run."""
     names = ("variant", "seed", "batch", "lr", "warmup", "weight_decay", "ema",
-             "train_puzzles", "tiny")  # fmt: skip
-    return {name: getattr(args, name) for name in names}
+             "train_puzzles", "tiny", "augmentations", "puzzle_lr",
+             "puzzle_weight_decay")  # fmt: skip
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def train(run: Run, args: argparse.Namespace) -> None:
@@ -350,18 +375,23 @@ def train(run: Run, args: argparse.Namespace) -> None:
     run.save(Path(args.resume))
 
 
-def report(run: Run, args: argparse.Namespace) -> dict[str, Any]:
-    """The results as JSON values."""
+def report(
+    run: Run, args: argparse.Namespace, name: str, counted: dict[str, Any]
+) -> dict[str, Any]:
+    """The results as JSON values.
+
+    Args:
+        name: of the benchmark.
+        counted: how many puzzles there were.
+    """
     cuda = run.device.type == "cuda"
-    counts = {name: len(x) for name, (x, _) in run.tests.items()}
     return {
-        "benchmark": "sudoku",
+        "benchmark": name,
         "device": torch.cuda.get_device_name() if cuda else platform.processor(),
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in run.network.parameters()),
         "settings": settings(args) | {"compile": args.compile},
-        "train_puzzles": len(run.train[0]),
-        "test_puzzles": counts,
+        **counted,
         "step": run.step,
         "training_seconds": round(run.seconds, 1),
         "pieces": run.pieces,
@@ -371,27 +401,35 @@ def report(run: Run, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, help="folder of train.txt, test-*.txt")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What training in pieces takes, whatever the puzzles are."""
     parser.add_argument("--prepare", help="folder of source files: make the data")
     parser.add_argument("--minutes", type=float, default=9.0, help="of this piece")
     parser.add_argument("--steps", type=int, help="stop at this step in any case")
     parser.add_argument("--resume", default="sudoku-run", help="folder of the state")
     parser.add_argument("--out", help="results as JSON")
     parser.add_argument("--variant", choices=sorted(VARIANTS), default="hrm")
-    parser.add_argument("--train-puzzles", type=int, default=0, help="0: all")
     parser.add_argument("--batch", type=int, default=768)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--warmup", type=int, default=500)
-    parser.add_argument("--weight-decay", type=float, default=1.0)
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eval-minutes", type=float, default=1.5)
     parser.add_argument("--check-every", type=int, default=20, help="steps")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
-    parser.add_argument("--test-puzzles", type=int, default=0, help="of a set; 0: all")
     parser.add_argument("--tiny", action="store_true", help="to try it on a CPU")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_options(parser)
+    parser.add_argument("--data", required=True, help="folder of train.txt, test-*.txt")
+    parser.add_argument("--train-puzzles", type=int, default=0, help="0: all")
+    parser.add_argument("--weight-decay", type=float, default=1.0)
+    # The recipe's rate and decay of the vector are those of the other weights.
+    parser.add_argument("--puzzle-lr", type=float, default=1e-4)
+    parser.add_argument("--puzzle-weight-decay", type=float, default=1.0)
+    parser.add_argument("--test-puzzles", type=int, default=0, help="of a set; 0: all")
     args = parser.parse_args()
     if args.prepare:
         prepare(Path(args.prepare), Path(args.data))
@@ -401,7 +439,12 @@ def main() -> None:
     run.load(Path(args.resume))
     train(run, args)
     if args.out:
-        Path(args.out).write_text(json.dumps(report(run, args), indent=1) + "\n")
+        counted = {
+            "train_puzzles": len(run.train[0]),
+            "test_puzzles": {name: len(x) for name, (x, _) in run.tests.items()},
+        }
+        told = report(run, args, "sudoku", counted)
+        Path(args.out).write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

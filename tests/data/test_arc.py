@@ -36,9 +36,8 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def prepared(files: tuple[Path, Path], **leaves: Any) -> tuple[ArcStore, ArcTests]:
-    given = {"puzzle_augmentations": 6, "puzzle_votes": 3} | leaves
-    both = {"train_data": (str(files[0]),), "eval_data": (str(files[1]),)}
-    store, tests, _ = prepare_arc(config(**both, **given), 0.0)
+    given = {"augmentations": 6, "votes": 3} | leaves
+    store, tests, _ = prepare_arc([str(files[0])], [str(files[1])], **given)
     assert tests is not None
     return store, tests
 
@@ -191,7 +190,7 @@ def test_no_test_output_is_trained_on(files: tuple[Path, Path]) -> None:
     own = content["a0"]["train"][:1]
     content["thief"] = {"train": [disguised, *own], "test": [hidden]}
     write(files[0], content)
-    store, tests = prepared(files, puzzle_augmentations=30)
+    store, tests = prepared(files, augmentations=30)
     secrets = [(tests.inputs[i], tests.outputs[i]) for i in range(4)]
     forbidden = {disguise_free(pair) for pair in secrets}
     assert len(forbidden) == 4
@@ -230,7 +229,7 @@ def test_identifiers_belong_to_a_task_and_its_form(files: tuple[Path, Path]) -> 
     every = store.rows(rows, torch.rand(len(rows), store.draws))[2]
     assert set(asked.tolist()) <= set(every.tolist())
     # More forms begin with the fewer.
-    more, _ = prepared(files, puzzle_augmentations=9)
+    more, _ = prepared(files, augmentations=9)
     assert np.array_equal(more.forms.colours[:, :7], store.forms.colours)
 
 
@@ -259,7 +258,7 @@ def test_places_move_within_the_field(files: tuple[Path, Path]) -> None:
 
 
 def test_the_vote(files: tuple[Path, Path]) -> None:
-    _, tests = prepared(files, puzzle_votes=3)
+    _, tests = prepared(files, votes=3)
     _, labels, _ = tests.asked(np.arange(len(tests)))
     right = labels.clamp(min=0).numpy().astype(np.uint8)
     wrong = right.copy()
@@ -306,13 +305,7 @@ def test_the_public_tasks() -> None:
     kinds = ("training", "evaluation")
     names = {n: str(REAL / f"arc-agi_{n}_challenges.json") for n in kinds}
     store, tests, stats = prepare_arc(
-        config(
-            train_data=(names["training"],),
-            eval_data=(names["evaluation"],),
-            puzzle_augmentations=5,
-            puzzle_votes=2,
-        ),
-        0.0,
+        [names["training"]], [names["evaluation"]], augmentations=5, votes=2
     )
     # Evaluation task 070dd51e is training task 40853293 again: asked, not trained on.
     assert tests is not None and stats["documents"] == 400 + 400 - 1

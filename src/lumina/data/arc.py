@@ -9,9 +9,10 @@ about are trained on, their test pairs never.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +32,6 @@ from lumina.data.files import find_files
 from lumina.data.order import EMPTY, permutation
 from lumina.errors import LuminaError
 from lumina.model.interface import IGNORE
-
-if TYPE_CHECKING:
-    from lumina.config import Config
 
 FORMATS = {".json": "arc"}
 ATTEMPTS = 2
@@ -276,7 +274,12 @@ def _blanked(
 
 
 def prepare_arc(
-    config: Config, held_out: float
+    train_data: Sequence[str],
+    eval_data: Sequence[str] = (),
+    *,
+    held_out: float = 0.0,
+    augmentations: int = 1000,
+    votes: int = 1,
 ) -> tuple[ArcStore, ArcTests | None, dict[str, Any]]:
     """Read the tasks and hold the test pairs of some out.
 
@@ -285,8 +288,10 @@ def prepare_arc(
     in another turn or naming of colours.
 
     Args:
-        config: names files and says in how many forms tasks come.
+        train_data: files, folders, patterns; `eval_data` alike.
         held_out: share of the tasks that is asked about without `eval_data`.
+        augmentations: changed forms of a task, beside its own.
+        votes: forms in which a test is asked.
 
     Returns:
         What to train on, what is asked (None for nothing), and counts.
@@ -294,10 +299,9 @@ def prepare_arc(
     Raises:
         LuminaError: see `read_tasks`; E102 where no test to be asked has an output.
     """
-    data = config.data
-    tasks = read_tasks(find_files(data.train_data, FORMATS))
-    if data.eval_data:
-        asked = read_tasks(find_files(data.eval_data, FORMATS))
+    tasks = read_tasks(find_files(train_data, FORMATS))
+    if eval_data:
+        asked = read_tasks(find_files(eval_data, FORMATS))
         twice = {task.content() for task in asked}
         tasks = [task for task in tasks if task.content() not in twice]
     else:
@@ -307,7 +311,7 @@ def prepare_arc(
         asked = [task for i, task in enumerate(tasks) if i in chosen]
         tasks = [task for i, task in enumerate(tasks) if i not in chosen]
     every = tasks + asked
-    forms = Forms.of(every, config.hrm.puzzle_augmentations)
+    forms = Forms.of(every, augmentations)
     tests = [(i, p) for i, t in enumerate(asked, len(tasks)) for p in t.answered()]
     if asked and not tests:
         raise LuminaError(
@@ -326,9 +330,7 @@ def prepare_arc(
         )
     ]
     store = ArcStore(*_grids(pairs), forms)
-    evaluation = (
-        ArcTests(*_grids(tests), forms, config.hrm.puzzle_votes) if tests else None
-    )
+    evaluation = ArcTests(*_grids(tests), forms, votes) if tests else None
     stats = {
         "documents": len(every),
         "conversations": 0,

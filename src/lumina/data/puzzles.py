@@ -124,7 +124,14 @@ def prepare_puzzles(config: Config) -> PreparedPuzzles:
     share = config.data.eval_fraction
     share = DEFAULT_HELD_OUT if share is None else share
     if kind == "arc":
-        return PreparedPuzzles(*prepare_arc(config, share))
+        found = prepare_arc(
+            config.data.train_data,
+            config.data.eval_data,
+            held_out=share,
+            augmentations=config.hrm.puzzle_augmentations,
+            votes=config.hrm.puzzle_votes,
+        )
+        return PreparedPuzzles(*found)
     return prepare_sudokus(config, share)
 
 
