@@ -14,6 +14,7 @@ import torch
 
 from lumina.cli.main import main
 from lumina.config import Config
+from lumina.errors import LuminaError
 from lumina.model.network import build_network
 from lumina.plan.count import count_parameters, count_trainable, count_vectors
 from lumina.plan.memory import Layout, estimate
@@ -22,6 +23,9 @@ from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import Trainer
 from tiny_arc import task, write
 
+SOLVED = (
+    "483921657967345821251876493548132976729564138136798245372689514814253769695417382"
+)
 TABLE = "backbone.puzzle_embedding.weight"
 
 
@@ -98,10 +102,12 @@ def test_a_rule_is_learned_and_unseen_tests_are_answered(
     assert table.shape == (1 + 4 * 5, 32) and table[0].abs().max() == 0
 
 
+@pytest.mark.parametrize("variant", ["hrm", "trm"])
 def test_a_resumed_run_is_the_run_that_never_stopped(
-    files: tuple[Path, Path], tmp_path: Path
+    files: tuple[Path, Path], tmp_path: Path, variant: str
 ) -> None:
-    more = {"halt_max_steps": 3, "ema_decay": 0.9}
+    more = {"halt_max_steps": 3, "ema_decay": 0.999, "hrm_variant": variant}
+    more |= {"optimizer": "adam_atan2", "puzzle_loss": "stablemax"}
     Trainer(config(files, tmp_path / "whole", **more)).train()
     Trainer(config(files, tmp_path / "parts", **more, steps=3)).train()
     Trainer(
@@ -171,3 +177,48 @@ def test_the_plan_counts_vectors_and_keeps_no_moments_for_them() -> None:
         layout = Layout(2, ema=True, **more)
         both = [estimate(one, layout)["total"] for one in (spec, few)]
         assert both[0] - both[1] == 4 * 4999 * 512
+
+
+def test_a_run_may_start_from_anothers_weights(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """More forms of the same tasks: what is common is taken, and the run says so."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    Trainer(config(files, first, steps=2)).train()
+    asked = Config(
+        init_from=str(first), puzzle="arc", train_data=(str(files[0]),),
+        eval_data=(str(files[1]),), run_dir=str(second), puzzle_augmentations=6,
+        steps=1, learning_rate=1e-30, batch_size=4, seed=9, device="cpu",
+        precision="fp32", halt_max_steps=1, puzzle_lr=0.0,
+    )  # fmt: skip
+    Trainer(asked).train()
+    old, new = tensors(first), tensors(second)
+    assert new[TABLE].shape[0] == 1 + 4 * 7 and old[TABLE].shape[0] == 1 + 4 * 5
+    assert torch.equal(new[TABLE][:21], old[TABLE]) and not new[TABLE][21:].any()
+    weights = [n for n in old if "/" not in n and n != TABLE]
+    assert weights and all(torch.equal(old[n], new[n]) for n in weights)
+    told = (second / "events.jsonl").read_text()
+    assert "21 of 29 vectors of puzzles; the others start at 0" in told
+
+
+@pytest.mark.parametrize(
+    ("leaves", "told"),
+    [
+        ({"hidden_size": 64}, "hidden_size 64 is not 32"),
+        ({}, "12 tokens, these have 11"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    files: tuple[Path, Path], tmp_path: Path, leaves: dict[str, Any], told: str
+) -> None:
+    run = tmp_path / "run"
+    Trainer(config(files, run, steps=1)).train()
+    puzzles = tmp_path / "sudoku.txt"
+    puzzles.write_text(f".{SOLVED[1:]}\n{SOLVED[:-1]}.")
+    asked = Config.resolve(preset="hrm_sudoku").replace(
+        init_from=str(run), seq_length=81, steps=1, train_data=(str(puzzles),),
+        device="cpu", **leaves,
+    )  # fmt: skip
+    with pytest.raises(LuminaError, match=told) as caught:
+        Trainer(asked).train()
+    assert caught.value.code == "E002"

@@ -171,7 +171,7 @@ _NOT_IN_A_REASONER = (
     "qk_norm", "attention_bias", "mla_kv_rank",
 )  # fmt: skip
 _NOT_WITH_PUZZLES = (
-    "tie_embeddings", "init_from", "tokenizer", "tokenizer_vocab_size",
+    "tie_embeddings", "tokenizer", "tokenizer_vocab_size",
 )  # fmt: skip
 
 

@@ -18,14 +18,8 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
     """
     leaves = spec.to_dict()
     hrm = leaves.pop("hrm")
-    if hrm is not None and not spec.solves_puzzles:
-        return _reasoner_leaves(spec, hrm)
     if hrm is not None:
-        raise LuminaError(
-            "E002",
-            "these weights are a hierarchical reasoning model's",
-            "start a language model from a language model's weights",
-        )
+        return _reasoner_leaves(spec, hrm)
     leaves.pop("vocab_size")
     leaves["vocab_size"] = leaves.pop("padded_vocab_size")
     leaves.pop("tasks")  # come with data, see `state.heads`
@@ -56,7 +50,7 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _reasoner_leaves(spec: ModelSpec, hrm: dict[str, Any]) -> dict[str, Any]:
-    """A reasoner of text as options."""
+    """A reasoner as options."""
     same = (
         "hidden_size", "num_heads", "num_kv_heads", "head_dim", "seq_length",
         "rope_theta", "norm_eps", "tie_embeddings",
@@ -72,6 +66,7 @@ def _reasoner_leaves(spec: ModelSpec, hrm: dict[str, Any]) -> dict[str, Any]:
             "hrm_mode": hrm["mode"],
             "hrm_variant": hrm["variant"],
             "vocab_size": spec.padded_vocab_size,
+            "puzzle_loss": hrm["loss"],
             "expansion": spec.intermediate_size * 3 / (2 * spec.hidden_size),
         }
     )

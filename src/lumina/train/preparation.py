@@ -34,6 +34,7 @@ from lumina.plan.plan import Plan
 from lumina.state.base_model import BaseModel, open_base_model
 from lumina.state.heads import with_heads
 from lumina.state.manifest import MANIFEST_NAME
+from lumina.state.puzzle_vectors import fitted_vectors
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from lumina.state.weights import Weights, open_weights
@@ -48,7 +49,7 @@ CHOSEN = ("flag", "file", "python")
 SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
              "rope_scaling", "rope_factor", "rope_original_length",
              "rope_low_freq_factor", "rope_high_freq_factor", "h_cycles", "l_cycles",
-             "halt_max_steps", "halt_exploration",
+             "halt_max_steps", "halt_exploration", "puzzle_loss",
              "routing_temperature", "objective", "part_options")  # fmt: skip
 """Options of the model that change no tensor: other weights may get other ones."""
 
@@ -165,6 +166,12 @@ class Preparation:
     def _adopt(self, weights: Weights) -> None:
         """The model's shape is that of the weights it starts from."""
         self.weights = weights
+        if self.config.hrm.use_hrm and weights.spec.hrm is None:
+            raise LuminaError(
+                "E002",
+                f"the weights in {weights.path} are a transformer's, not a reasoner's",
+                "start a reasoner (use_hrm) from a reasoner's weights",
+            )
         chosen = {
             leaf
             for leaf, source in self.config.provenance.items()
@@ -222,8 +229,32 @@ class Preparation:
         self.ranks.barrier()
         return prepared or prepare_puzzles(self.config)
 
+    def _fit_vectors(self, prepared: PreparedPuzzles) -> None:
+        """The weights to start from, with as many vectors as there are puzzles."""
+        if self.weights is None:
+            return
+        known, found = self.weights.spec.vocab_size, prepared.train.vocab_size
+        if known != found:
+            raise LuminaError(
+                "E002",
+                f"the weights in {self.weights.path} know puzzles of {known} tokens, "
+                f"these have {found}",
+                "name puzzles of the kind that the weights were trained on",
+            )
+        count = prepared.train.num_puzzles
+        self.weights, told = fitted_vectors(self.weights, count)
+        self.events.append(
+            {
+                "kind": "weights_taken",
+                "severity": "info",
+                "code": None,
+                "message": f"starts from {told}",
+            }
+        )
+
     def _plan_puzzles(self, prepared: PreparedPuzzles) -> Plan:
         """The Plan for puzzles, which are rows already."""
+        self._fit_vectors(prepared)
         plan = make_plan(
             self.config,
             self.environment,
