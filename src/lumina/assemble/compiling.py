@@ -7,8 +7,9 @@ second one, which cuts the graph at attention, and stops compiling after a few g
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from lumina.model.spec import ModelSpec
 
@@ -16,8 +17,8 @@ GRAPHS_OF_A_LENGTH = 16
 """Training or evaluation, with gradients or not, rows packed or not, and to spare."""
 
 
-def compile_blocks(blocks: nn.ModuleList, spec: ModelSpec) -> None:
-    """Compile the blocks of a backbone in place."""
+def compile_blocks(backbone: Any, spec: ModelSpec) -> None:
+    """Compile the blocks of a backbone in place, and what a recursion does between."""
     passes = spec.mor.recursions if spec.mor is not None else 1
     ladder = len(spec.mod.ladder) if spec.mod is not None else 1
     settings = torch._dynamo.config
@@ -26,8 +27,9 @@ def compile_blocks(blocks: nn.ModuleList, spec: ModelSpec) -> None:
     settings.accumulated_recompile_limit = max(
         settings.accumulated_recompile_limit, 8 * most
     )
-    for block in blocks:
-        if passes > 1:
-            block.compile(dynamic=False)
-        else:
+    if passes == 1:
+        for block in backbone.blocks:
             block.compile()
+        return
+    for module in (*backbone.blocks, *backbone.recursion.steps):
+        module.compile(dynamic=False)

@@ -140,7 +140,7 @@ class Program:
         backbone.compute_dtype = self.compute_dtype
         checkpoint_blocks(backbone.blocks, plan.gradient_checkpointing)
         if plan.compile:
-            compile_blocks(backbone.blocks, plan.spec)
+            compile_blocks(backbone, plan.spec)
         if plan.parallel == "fsdp2":
             _shard(network, self.compute_dtype, plan)
         network.to_empty(device=self.device)

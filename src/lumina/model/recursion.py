@@ -19,8 +19,9 @@ looks at no other token, in training as in evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,11 +96,26 @@ class Passes:
         return replace(context, keys=self.keys[place])
 
 
+class Step(nn.Module):
+    """A function of tensors as a module, so that it can be compiled like a block."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments: Any) -> Tensor:
+        """The function's result."""
+        return self.function(*arguments)
+
+
 class Recursion(nn.Module):
     """Passes tokens through shared blocks, which it does not own; expert choice.
 
     Args:
         spec: a shape with `spec.mor` of two recursions or more.
+
+    Attributes:
+        scores, top, gather, change, put: what is done to whole rows between passes.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -108,6 +124,16 @@ class Recursion(nn.Module):
         self.spec: MorSpec = spec.mor
         self.eps = spec.norm_eps
         self.router = Router(spec.hidden_size, self.spec.routers)
+        self.scores = Step(token_scores)
+        self.top = Step(top_places)
+        self.gather = Step(gather_tokens)
+        self.change = Step(_changed)
+        self.put = Step(put_back)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All that is worth compiling here."""
+        return self.scores, self.top, self.gather, self.change, self.put
 
     def forward(
         self, blocks: Sequence[nn.Module], x_bsd: Tensor, context: BlockContext
@@ -154,22 +180,21 @@ class Recursion(nn.Module):
         if depth == self.spec.recursions:
             return x_bnd
         router = self.router.weight[depth - 1 : depth]
-        logits_bn = token_scores(x_bnd, router, self.eps).squeeze(-1)
+        logits_bn = self.scores(x_bnd, router, self.eps).squeeze(-1)
         index_bk, taken_bk = self._choose(logits_bn, context, depth, length)
         if index_bk.shape[1] == 0:
             return x_bnd
         places = seat(index_bk, x_bnd.shape[1], taken_bk)
         inner = passes.deeper(context, places, taken_bk)
-        before_bkd = gather_tokens(x_bnd, places)
+        before_bkd = self.gather(x_bnd, places)
         passed_bkd = passes.once(before_bkd, inner)
         weight_bk = self.spec.alpha * torch.sigmoid(logits_bn).gather(1, index_bk)
-        change_bkd = passed_bkd.float() * weight_bk[..., None]
-        after_bkd = before_bkd + change_bkd.to(before_bkd.dtype)
+        after_bkd = self.change(before_bkd, passed_bkd, weight_bk)
         loss, count = self._judged(logits_bn, places.place_t1, places.token_n, context)
         losses.append(loss)
         counts.append(count)
         after_bkd = self._deeper(passes, after_bkd, inner, length, losses, counts)
-        return put_back(x_bnd, after_bkd, places)
+        return self.put(x_bnd, after_bkd, places)  # type: ignore[no-any-return]
 
     def mode(self, context: BlockContext) -> str:
         """How tokens are chosen now: "top_k", "predictor" or "static"."""
@@ -190,7 +215,7 @@ class Recursion(nn.Module):
             return every_n.expand(rows, -1), None
         if mode == "top_k":
             count = min(self.spec.places(depth, length), candidates)
-            return top_places(logits_bn, context.valid, count), None
+            return self.top(logits_bn, context.valid, count), None
         wanted_bn = (logits_bn > 0) & context.valid
         index_bk = wanted_first(wanted_bn, _all_who_want(wanted_bn, context))
         return index_bk, wanted_bn.gather(1, index_bk)
@@ -212,6 +237,12 @@ class Recursion(nn.Module):
             told = (((logits_bn > 0) == chosen_bn) & context.valid).sum()
             count = torch.stack([entered, told.float()])
         return (each_bn * context.valid).sum(), count
+
+
+def _changed(x_bnd: Tensor, passed_bnd: Tensor, weight_bn: Tensor) -> Tensor:
+    """x + weight * passed, weighted in float32."""
+    change_bnd = passed_bnd.float() * weight_bn[..., None]
+    return x_bnd + change_bnd.to(x_bnd.dtype)
 
 
 def _all_who_want(wanted_bn: Tensor, context: BlockContext) -> int:
@@ -251,7 +282,7 @@ class TokenChoice(Recursion):
         chose it for their last.
         """
         passes = Passes(blocks, self.spec.kv_sharing)
-        logits_bsr = token_scores(x_bsd, self.router.weight, self.eps)
+        logits_bsr = self.scores(x_bsd, self.router.weight, self.eps)
         share_bsr = logits_bsr.softmax(dim=-1)
         last_bs = logits_bsr.argmax(dim=-1)
         entered = [context.valid.sum(dtype=torch.float32)]
@@ -259,8 +290,8 @@ class TokenChoice(Recursion):
         y_bsd = self._on(passes, y_bsd, context, last_bs, x_bsd.shape[1], entered)
         while len(entered) < self.spec.recursions:  # nobody went further
             entered.append(torch.zeros_like(entered[0]))
-        weight_bs1 = self.spec.alpha * share_bsr.gather(2, last_bs[..., None])
-        x_bsd = x_bsd + (y_bsd.float() * weight_bs1).to(x_bsd.dtype)
+        weight_bs = self.spec.alpha * share_bsr.gather(2, last_bs[..., None])[..., 0]
+        x_bsd = self.change(x_bsd, y_bsd, weight_bs)
         own = self._sums(logits_bsr, share_bsr, last_bs, context.valid)
         own["mor.statistics"] = torch.stack(
             [torch.stack(entered), own["mor.statistics"]], dim=1
@@ -301,10 +332,10 @@ class TokenChoice(Recursion):
         entered.append(taken_bk.sum(dtype=torch.float32))
         places = seat(index_bk, y_bnd.shape[1], taken_bk)
         inner = passes.deeper(context, places, taken_bk)
-        after_bkd = passes.once(gather_tokens(y_bnd, places), inner)
+        after_bkd = passes.once(self.gather(y_bnd, places), inner)
         last_bk = last_bn.gather(1, index_bk)
         after_bkd = self._on(passes, after_bkd, inner, last_bk, length, entered)
-        return put_back(y_bnd, after_bkd, places)
+        return self.put(y_bnd, after_bkd, places)  # type: ignore[no-any-return]
 
     def _sums(
         self, logits_bsr: Tensor, share_bsr: Tensor, last_bs: Tensor, valid_bs: Tensor
