@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lumina.infer.cache import KVCache
+from lumina.infer.generate import Decoding
+from lumina.infer.sampling import Sampling
 from lumina.model.interface import IGNORE, Batch
 from lumina.model.network import Network, build_network
 from lumina.model.spec import HrmSpec
@@ -297,6 +299,27 @@ def test_prompts_of_different_length_side_by_side() -> None:
         torch.testing.assert_close(
             torch.stack([g[row] for g in got]), alone, rtol=1e-4, atol=1e-5
         )
+
+
+def test_several_prompts_are_continued_as_each_alone_without_a_cache() -> None:
+    """Greedy; rows end at different times and leave the batch."""
+    network = make_network(seed=5).eval()
+    prompts = [random_ids(1, n, seed=n)[0].tolist() for n in (3, 9, 6)]
+    alone = []
+    for prompt in prompts:
+        ids = list(prompt)
+        for _ in range(8):
+            ids.append(int(network.logits(torch.tensor([ids]))[0, -1].argmax()))
+        alone.append(ids[len(prompt) :])
+    stop = alone[0][3]
+    decoding = Decoding(
+        network, prompts, Sampling(temperature=0.0), max_new_tokens=8, stop_ids={stop}
+    )
+    for _ in decoding:
+        pass
+    for got, wanted in zip(decoding.new_ids, alone, strict=True):
+        until = wanted.index(stop) if stop in wanted else None
+        assert got == wanted[:until]
 
 
 def test_a_token_that_halted_is_not_computed_again() -> None:

@@ -29,7 +29,7 @@ from lumina.plan.flops import flops_per_token
 from lumina.plan.shape import resolve_spec
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import Trainer
-from tiny_runs import story
+from tiny_runs import story, write_conversations
 
 
 @pytest.fixture
@@ -136,6 +136,20 @@ def test_nothing_is_learned_from_random_tokens(text: Path) -> None:
         held_out, _ = network.eval()(batch())
     loss = (held_out.loss_sum / held_out.weight_sum).item()
     assert math.log(64) - 0.02 < loss < math.log(64) + 0.3
+
+
+def test_halting_is_learned_from_the_answers_of_conversations(tmp_path: Path) -> None:
+    """Losses are means over the tokens with a label, however few they are.
+
+    A new head says -5 of every token: what it loses is 5 for each that is right.
+    """
+    data, run = tmp_path / "talk.jsonl", tmp_path / "run"
+    write_conversations(data)
+    Trainer(config(data, run, steps=1)).train()
+    (row,) = rows(run)
+    surely = math.log1p(math.exp(-5))
+    wanted = surely + 5 * (1 - row["act.q_accuracy"])
+    assert row["act.halt_loss"] == pytest.approx(wanted, rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

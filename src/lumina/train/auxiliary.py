@@ -78,9 +78,9 @@ def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
     for part, key, weight, layers in reported(spec):
         found.append(Term(key, weight, layers, taught=part.kind == "objective"))
     if (hrm := spec.hrm) is not None and not spec.solves_puzzles:
-        found.append(Term("act.halt_loss", HALTING_WEIGHT, 1))
+        found.append(Term("act.halt_loss", HALTING_WEIGHT, 1, taught=True))
         if hrm.variant == "hrm" and hrm.halt_max_steps > 1:
-            found.append(Term("act.continue_loss", HALTING_WEIGHT, 1))
+            found.append(Term("act.continue_loss", HALTING_WEIGHT, 1, taught=True))
     return tuple(found)
 
 
