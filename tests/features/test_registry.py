@@ -43,6 +43,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "named_expert": {"use_moe": True, "expert_id": "farm", "init_from": "base"},
     "mixture_of_depths": {"use_mod": True},
     "mixture_of_recursions": {"use_mor": True, "num_layers": 3},
+    "several_tasks": {"tasks": ("a=a.txt", "b=b.txt")},
     "dropout": {"dropout": 0.1},
     "ema": {"ema_decay": 0.99},
     "freeze": {"freeze": ["backbone.embedding.*"]},

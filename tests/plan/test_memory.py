@@ -84,6 +84,8 @@ def measured(options: dict[str, Any], dtype: torch.dtype, mode: str) -> tuple[in
     network.backbone.compute_dtype = dtype
     checkpoint_blocks(network.backbone.blocks, mode)
     batch = packed_rows(spec.seq_length, spec.vocab_size)
+    if spec.tasks is not None:
+        batch = replace(batch, task_rows=(ROWS - 3, 3))
     meter = LiveBytes()
     for parameter in network.parameters():
         meter.add(parameter)
@@ -106,6 +108,8 @@ def measured(options: dict[str, Any], dtype: torch.dtype, mode: str) -> tuple[in
         {"qk_norm": "rms", "dropout": 0.1},
         {"qk_norm": "l2"},
         {"qk_norm": "rms_full", "attention_bias": True},
+        {"pos_encodings": "learned", "use_stable_embedding": True},
+        {"pos_encodings": "sinusoidal", "scale_embeddings": True, "qk_norm": "rms"},
         {"num_kv_heads": 4, "mla_kv_rank": 24},
         {"num_kv_heads": 4, "mla_kv_rank": 24, "mla_q_rank": 40},
         MOE | {"moe_shared_experts": 1},
@@ -113,12 +117,15 @@ def measured(options: dict[str, Any], dtype: torch.dtype, mode: str) -> tuple[in
         MOE,
         MOE | {"moe_pattern": "interleaved"},
         MOE | {"moe_dispatch": "capacity"},
+        {"tasks": ("a=x", "b=y")},
     ],
     ids=[
         "dense",
         "rms",
         "l2",
         "full",
+        "learned",
+        "sinusoidal",
         "latent",
         "latent-queries",
         "shared",
@@ -126,6 +133,7 @@ def measured(options: dict[str, Any], dtype: torch.dtype, mode: str) -> tuple[in
         "moe",
         "interleaved",
         "capacity",
+        "tasks",
     ],
 )
 def test_the_estimate_is_what_a_step_holds(
@@ -145,7 +153,8 @@ def test_the_estimate_is_what_a_step_holds(
     # The loss leaves its gradients for the backward pass: hidden states and head.
     tokens = ROWS * spec.seq_length
     gradients = tokens * spec.hidden_size * dtype.itemsize
-    gradients += spec.padded_vocab_size * spec.hidden_size * 4
+    heads = 1 if spec.tasks is None else len(spec.tasks.names)
+    gradients += heads * spec.padded_vocab_size * spec.hidden_size * 4
     stays = parts["activations"] + parts["routed"] + gradients
     assert stays == pytest.approx(kept, rel=0.05)
     # The peak is bounded, not met: gradients grow while activations shrink.

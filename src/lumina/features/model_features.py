@@ -165,6 +165,18 @@ MODEL_FEATURES = (
         without="--no-use-mor",
     ),
     Feature(
+        name="several_tasks",
+        option="tasks",
+        summary="several kinds of data, a head for each on one backbone",
+        stage="build",
+        change_cost="restart",
+        requested=lambda c: bool(c.data.tasks),
+        active=lambda p: p.spec.tasks is not None,
+        memory="weights, gradients, moments: a vocabulary matrix for each task",
+        observable="metrics carry each task's loss; logits differ by task",
+        without="--train-data in place of --tasks",
+    ),
+    Feature(
         name="dropout",
         option="dropout",
         summary="zero random parts of both residual branches while training",
