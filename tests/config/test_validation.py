@@ -30,6 +30,17 @@ REFUSED = {
     "a latent and norms of heads": dict(mla_kv_rank=16, qk_norm="rms"),
     "all channels rotated": dict(head_dim=16, mla_kv_rank=16, mla_rope_dim=16),
     "values wider than keys": dict(head_dim=16, mla_kv_rank=16, mla_value_dim=32),
+    "a norm after a scale": dict(scale_embeddings=True, use_stable_embedding=True),
+    "nothing to stretch": dict(
+        pos_encodings="learned", rope_scaling="linear", rope_factor=2
+    ),
+    "a latent without rotation": dict(mla_kv_rank=16, pos_encodings="none"),
+    "half a sine": dict(
+        hidden_size=33, num_heads=3, head_dim=8, pos_encodings="sinusoidal"
+    ),
+    "positions of a reasoner": dict(use_hrm=True, pos_encodings="learned"),
+    "a scale that a reasoner has": dict(use_hrm=True, scale_embeddings=True),
+    "embedding of another's": dict(backbone="mine", use_stable_embedding=True),
     "unequal groups": dict(use_moe=True, num_experts=6, moe_groups=4),
     "more groups than there are": dict(
         use_moe=True, num_experts=8, moe_groups=2, moe_top_groups=3

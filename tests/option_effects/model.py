@@ -197,6 +197,32 @@ def dropped(runs: Runs) -> None:
     losses_differ(runs, "dropout", 0.0, 0.5)
 
 
+@shows("scale_embeddings")
+def scaled(runs: Runs) -> None:
+    losses_differ(runs, "scale_embeddings", False, True)
+
+
+@shows("use_stable_embedding")
+def stable(runs: Runs) -> None:
+    plain, normed = runs.both("use_stable_embedding", False, True)
+    assert not [name for name in plain.tensors if "embedding_norm" in name]
+    assert normed.tensor("embedding_norm.weight").std() > 0, "it does not learn"
+    bound = (6 / (320 + 32)) ** 0.5  # Xavier's, but for what three steps added
+    assert normed.tensor("embedding.weight").abs().max() < bound + 0.02
+
+
+@shows("pos_encodings")
+def positions(runs: Runs) -> None:
+    """Four kinds, four losses; only one has a table, which learns."""
+    losses_differ(runs, "pos_encodings", "rope", "learned", "sinusoidal", "none")
+    run = runs.train(pos_encodings="learned", learning_rate=0.05)
+    table = run.tensor("position_embedding.weight")
+    assert table.shape == (32, 32)
+    first = runs.train(pos_encodings="learned", learning_rate=1e-9, steps=1)
+    moved = (table - first.tensor("position_embedding.weight")).abs()
+    assert (moved.amax(dim=1)[:8] > 0.01).all()  # documents are short
+
+
 @shows("init_std")
 def initial_spread(runs: Runs) -> None:
     for spread in (0.02, 0.2):

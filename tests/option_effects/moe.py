@@ -29,6 +29,24 @@ def experts(runs: Runs) -> None:
         assert len(run.rows[0]["moe.load"][0]) == count
 
 
+@shows("router_init", "router_init_std")
+def first_routers(runs: Runs) -> None:
+    still = {"learning_rate": 1e-9, "steps": 1} | EXPERTS
+
+    def rows(**leaves: object) -> torch.Tensor:
+        run = runs.train(**still, **leaves)
+        return next(iter(routers(run).values()))
+
+    for spread in (0.2, 0.02):  # the first is init_std
+        given = {} if spread == 0.2 else {"router_init_std": spread}
+        square = rows(router_init="orthogonal", **given)
+        angles = square @ square.T / (spread**2 * 32)
+        torch.testing.assert_close(angles, torch.eye(4), rtol=0, atol=1e-4)
+        normal = rows(router_init="normal", **given)
+        assert normal.std().item() == pytest.approx(spread, rel=0.2)
+        assert normal.norm(dim=1).std() > 1e-3 * spread
+
+
 @shows("moe_top_k")
 def choices(runs: Runs) -> None:
     """With every expert chosen by every token the load is even; with one it is not."""

@@ -319,6 +319,14 @@ WRONG = {
         "qk_norm=rms",
     ),
     "l2": (None, tiny_spec(qk_norm="l2"), "qk_norm=l2"),
+    "positions in a table": (
+        None, tiny_spec(pos_encodings="learned"), "pos_encodings=learned"),
+    "computed positions": (
+        "llama", tiny_spec(pos_encodings="sinusoidal"), "pos_encodings=sinusoidal"),
+    "scaled vectors": (
+        None, tiny_spec(scale_embeddings=True), "scale_embeddings=True"),
+    "normalised vectors": (
+        None, tiny_spec(use_stable_embedding=True), "use_stable_embedding=True"),
     "a recurrent model": (None, tiny_spec(hrm=HrmSpec()), "hrm"),
     "sigmoid scores": ("qwen3_moe", tiny_spec(moe=replace(ROUTED, score="sigmoid"),
         qk_norm="rms"), "moe_score=sigmoid"),

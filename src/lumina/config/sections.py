@@ -80,6 +80,18 @@ class ModelSection(Section):
     tie_embeddings: bool = Field(False, description="the head is the embedding")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on both residuals")
     init_std: float = Field(0.02, gt=0, description="spread of initial weights")
+    pos_encodings: Literal["rope", "learned", "sinusoidal", "none"] = Field(
+        "rope",
+        description="how a token knows its place: rotated queries and keys, a learned "
+        "or a computed vector added to it, or by causal order alone",
+    )
+    scale_embeddings: bool = Field(
+        False, description="token vectors times sqrt(hidden_size), as Gemma"
+    )
+    use_stable_embedding: bool = Field(
+        False,
+        description="token vectors start Xavier-uniform and go through a layer norm",
+    )
 
 
 class MoeSection(Section):
@@ -150,6 +162,14 @@ class MoeSection(Section):
     )
     expert_dropout: float = Field(
         0.0, ge=0, lt=1, description="chance that an expert is hidden from a token"
+    )
+    router_init: Literal["normal", "orthogonal"] = Field(
+        "normal",
+        description="initial routers: random, or no expert before another (rows of "
+        "equal length at right angles)",
+    )
+    router_init_std: float | None = Field(
+        None, gt=0, description="spread of initial routers; default: init_std"
     )
 
 

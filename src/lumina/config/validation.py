@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from lumina.config.embedding import (
+    EMBEDDING_OPTIONS,
+    check_embedding,
+    embedding_advice,
+    idle_embedding,
+)
 from lumina.config.leaves import field
 from lumina.config.parts import check_parts, idle_parts
 from lumina.config.tasks import check_tasks, idle_tasks
@@ -24,6 +30,7 @@ def check_combinations(config: Config) -> None:
     _check_shape(config)
     _check_latent(config)
     _check_rope(config)
+    check_embedding(config)
     _check_moe(config)
     _check_reasoner(config)
     _check_arc(config)
@@ -168,7 +175,7 @@ def _check_groups(config: Config) -> None:
 # What a reasoner has not; set to anything else, it would do nothing.
 _NOT_IN_A_REASONER = (
     "use_moe", "use_mod", "use_mor", "dropout", "window_size", "rope_scaling",
-    "qk_norm", "attention_bias", "mla_kv_rank",
+    "qk_norm", "attention_bias", "mla_kv_rank", *EMBEDDING_OPTIONS,
 )  # fmt: skip
 _NOT_WITH_PUZZLES = (
     "tie_embeddings", "tokenizer", "tokenizer_vocab_size",
@@ -308,6 +315,7 @@ def advise(config: Config) -> list[str]:
     """Advice on unusual values, one sentence each, naming option and value."""
     return [
         *_shape_advice(config),
+        *embedding_advice(config),
         *_moe_advice(config),
         *_training_advice(config),
         *_idle_advice(config),
@@ -418,7 +426,7 @@ _MOE_ONLY = (
     "router_z_loss_weight", "moe_bias_update_rate", "moe_normalise_top_k",
     "moe_first_dense", "moe_shared_experts", "moe_score", "moe_score_scale",
     "moe_balance_scope", "routing_temperature", "router_jitter_noise",
-    "expert_dropout",
+    "expert_dropout", "router_init", "router_init_std",
 )  # fmt: skip
 
 
@@ -438,7 +446,7 @@ def _idle_advice(config: Config) -> list[str]:
         idle |= dict.fromkeys(_MOE_ONLY, "use_moe is off")
     elif moe.moe_dispatch == "dropless":
         idle["capacity_factor"] = "moe_dispatch is dropless"
-    idle |= _idle_depth(config)
+    idle |= _idle_depth(config) | idle_embedding(config)
     idle |= _idle_recursion(config) | idle_parts(config)
     idle |= idle_tasks(config)
     if train.expert_id is None:

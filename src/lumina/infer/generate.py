@@ -60,9 +60,13 @@ def generate(
 
 
 def context_limit(network: Network) -> int | None:
-    """Most tokens of prompt and answer together; None with a sliding window."""
+    """Most tokens of prompt and answer together; None with a sliding window.
+
+    Learned positions end with the training row, window or not.
+    """
     spec = network.spec
-    return None if spec.window_size else spec.seq_length
+    endless = spec.window_size and spec.pos_encodings != "learned"
+    return None if endless else spec.seq_length
 
 
 def new_cache(network: Network, rows: int = 1, capacity: int = 0) -> KVCache:

@@ -76,6 +76,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer_index = layer_index
         self.head_dim = spec.head_dim
+        self.rotary = spec.pos_encodings == "rope"
         self.heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
         widths = sum(self.heads) * spec.head_dim
         self.qkv = Linear(spec.hidden_size, widths, bias=spec.attention_bias)
@@ -90,9 +91,11 @@ class Attention(nn.Module):
         qkv = self.qkv(x_bsd).unflatten(-1, (-1, self.head_dim))
         q_bshd, k_bskd, v_bskd = qkv.split(self.heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            q_bshd = rotate(self.q_norm(q_bshd), context.cos, context.sin)
-            k_bskd = rotate(self.k_norm(k_bskd), context.cos, context.sin)
-        else:  # they lie side by side and turn in one go
+            q_bshd, k_bskd = self.q_norm(q_bshd), self.k_norm(k_bskd)
+            if self.rotary:
+                q_bshd = rotate(q_bshd, context.cos, context.sin)
+                k_bskd = rotate(k_bskd, context.cos, context.sin)
+        elif self.rotary:  # they lie side by side and turn in one go
             qk = rotate(qkv[:, :, : -self.heads[2]], context.cos, context.sin)
             q_bshd, k_bskd = qk.split(self.heads[:2], dim=2)
         return q_bshd, k_bskd, v_bskd
@@ -125,7 +128,8 @@ class Attention(nn.Module):
         q_bshd = F.linear(x_bsd, weight, bias).unflatten(-1, (-1, self.head_dim))
         if self.q_norm is not None:
             q_bshd = self.q_norm(q_bshd)
-        q_bshd = rotate(q_bshd, context.cos, context.sin)
+        if self.rotary:
+            q_bshd = rotate(q_bshd, context.cos, context.sin)
         seen = attend(q_bshd, *keys, context.pattern)
         return self.out(seen.flatten(2))  # type: ignore[no-any-return]
 

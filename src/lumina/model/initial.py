@@ -66,16 +66,42 @@ def initial_value(
         from lumina.model.moe import live_value
 
         return torch.tensor(live_value(name.rpartition(".")[2], spec.moe))
+    generator = generator_of(seed, name)
+    if spec.use_stable_embedding and name == "backbone.embedding.weight":
+        bound = math.sqrt(6 / sum(shape))  # Glorot and Bengio, 2010
+        return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    if spec.moe is not None and name.endswith(".feedforward.router.weight"):
+        std = spec.moe.router_init_std or spec.init_std
+        if spec.moe.router_init == "orthogonal":
+            return _orthogonal_rows(shape, std, generator)
+        return torch.empty(shape).normal_(0.0, std, generator=generator)
     std = spec.init_std
     if name.endswith(_INTO_RESIDUAL):
         std /= math.sqrt(2 * spec.num_layers)
-    return torch.empty(shape).normal_(0.0, std, generator=generator_of(seed, name))
+    return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:
     """The random numbers of one tensor: of nothing but the seed and its name."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _orthogonal_rows(
+    shape: tuple[int, ...], std: float, generator: torch.Generator
+) -> Tensor:
+    """Rows of length std * sqrt(D) at right angles, D of them at a time.
+
+    Random rows differ in length and lean to each other: the longer draw more tokens
+    before anything is learned.
+    """
+    rows, width = shape
+    blocks = []
+    for begin in range(0, rows, width):
+        square = torch.empty(width, width, dtype=torch.float64)
+        square.normal_(0.0, 1.0, generator=generator)
+        blocks.append(torch.linalg.qr(square).Q.T[: rows - begin])
+    return (torch.cat(blocks) * std * math.sqrt(width)).float()
 
 
 def _recurrent_value(

@@ -1,4 +1,4 @@
-"""The small layers: linear, embedding, RMSNorm, SwiGLU.
+"""The small layers: linear, embedding, norms, SwiGLU.
 
 Each casts its weight to the type of its input, so that weights may be float32 masters
 or half-precision copies; a cast to the same type is nothing.
@@ -54,6 +54,21 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
         return rms_norm(x, self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation with scale and shift, in float32 whatever comes in."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D] float32."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), weight.shape, weight, bias, self.eps)
 
 
 class ProjectionNorm(RMSNorm):

@@ -85,7 +85,9 @@ def _owner(network: Network, name: str) -> tuple[Part, str] | None:
 
 
 _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (".position_embedding.weight", "embedding", ("position", "hidden")),
     ("embedding.weight", "embedding", ("vocab", "hidden")),
+    (".embedding_norm.bias", "bias", ("hidden",)),
     ("head.weight", "head", ("vocab", "hidden")),
     (".attention.q.weight", "matrix", ("query", "hidden")),
     (".attention.k.weight", "matrix", ("key_value", "hidden")),

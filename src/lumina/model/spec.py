@@ -25,6 +25,8 @@ class MoeSpec:
         temperature: the router's logits are divided by it.
         jitter: relative noise on the logits in training.
         expert_dropout: chance that an expert is hidden from a token in training.
+        router_init: "normal", or "orthogonal" rows of equal length.
+        router_init_std: spread of initial routers; None: the model's.
         names: of the experts in the last places, where they have names.
         trained: so many last experts train alone, the others do not; 0: all train.
         goal_bias: added to the logits of the named experts.
@@ -49,6 +51,8 @@ class MoeSpec:
     temperature: float = 1.0
     jitter: float = 0.0
     expert_dropout: float = 0.0
+    router_init: str = "normal"
+    router_init_std: float | None = None
     names: tuple[str, ...] = ()
     trained: int = 0
     goal_bias: float = 0.0
@@ -279,6 +283,9 @@ class ModelSpec:
     tie_embeddings: bool = False
     dropout: float = 0.0
     init_std: float = 0.02
+    pos_encodings: str = "rope"
+    scale_embeddings: bool = False
+    use_stable_embedding: bool = False
     moe: MoeSpec | None = None
     hrm: HrmSpec | None = None
     mod: ModSpec | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,8 @@ from lumina.model.block import Block
 from lumina.model.cache_protocol import Cache
 from lumina.model.chosen import Tokens
 from lumina.model.interface import Batch, Output
-from lumina.model.layers import Embedding, RMSNorm
+from lumina.model.layers import Embedding, LayerNorm, RMSNorm
+from lumina.model.positions import LearnedPositions, sinusoids
 from lumina.model.spec import ModelSpec
 from lumina.ops.attention.dispatch import BACKENDS, Pattern, make_pattern
 from lumina.ops.rotary.reference import frequencies, tables
@@ -50,6 +52,14 @@ class Transformer(nn.Module):
         self.attention = attention
         self.compute_dtype = torch.float32
         self.embedding = Embedding(spec.padded_vocab_size, spec.hidden_size)
+        self.embedding_norm: LayerNorm | None = None
+        if spec.use_stable_embedding:
+            self.embedding_norm = LayerNorm(spec.hidden_size, spec.norm_eps)
+        self.position_embedding: LearnedPositions | None = None
+        if spec.pos_encodings == "learned":
+            self.position_embedding = LearnedPositions(
+                spec.seq_length, spec.hidden_size
+            )
         self.blocks = nn.ModuleList(_block(spec, i) for i in range(spec.num_layers))
         self.norm = RMSNorm(spec.hidden_size, spec.norm_eps)
         self.recursion: Recursion | None = None
@@ -70,8 +80,8 @@ class Transformer(nn.Module):
             carry: accepted for recurrent backbones; this one has none.
             cache: keys and values of earlier tokens; receives the new ones.
         """
-        x_bsd = self.embedding(batch.input_ids).to(self.compute_dtype)
         context = self._context(batch, cache)
+        x_bsd = self._embed(batch, cache)
         layers: list[dict[str, Tensor]] = []
         own: dict[str, Tensor] = {}
         blocks = list(self.blocks)
@@ -83,6 +93,21 @@ class Transformer(nn.Module):
             x_bsd, aux = blocks.pop(0)(x_bsd, context)
             layers.append(aux)
         return Output(self.norm(x_bsd), self._collect(layers) | own, carry)
+
+    def _embed(self, batch: Batch, cache: Cache | None) -> Tensor:
+        """Token vectors with their positions, [B, S, D] in the compute type."""
+        x_bsd: Tensor = self.embedding(batch.input_ids)
+        if self.spec.scale_embeddings:
+            x_bsd = x_bsd * math.sqrt(self.spec.hidden_size)
+        if self.embedding_norm is not None:
+            x_bsd = self.embedding_norm(x_bsd)
+        if self.position_embedding is not None:
+            columns = batch.input_ids.shape[1] if cache is None else cache.length
+            self.position_embedding.check(batch.position_ids, columns)
+            x_bsd = x_bsd + self.position_embedding(batch.position_ids)
+        elif self.spec.pos_encodings == "sinusoidal":
+            x_bsd = x_bsd + sinusoids(batch.position_ids, x_bsd.shape[-1])
+        return x_bsd.to(self.compute_dtype)
 
     def _collect(self, layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The sums of all layers together."""
@@ -105,6 +130,8 @@ class Transformer(nn.Module):
             high_freq_factor=spec.rope_high_freq_factor,
             device=batch.input_ids.device,
         )
+        if spec.pos_encodings != "rope":
+            inverse = torch.zeros_like(inverse)  # nothing turns, nor in others' parts
         if spec.mla_kv_rank:
             factor = 1.0  # latent attention scales whole scores
         cos, sin = tables(batch.position_ids, inverse, factor)

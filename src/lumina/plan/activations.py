@@ -189,7 +189,9 @@ def kept_outside(spec: ModelSpec, forward: Forward) -> int:
     norm = forward.norm(spec.hidden_size) - spec.hidden_size * forward.element
     tables = 4 * spec.rotary_dim
     batch = 4 * 8
-    return tokens * (norm + tables + batch + mask * spec.seq_length)
+    # A layer norm of token vectors keeps them in float32, and two numbers of each.
+    stable = 4 * spec.hidden_size + 8 if spec.use_stable_embedding else 0
+    return tokens * (norm + stable + tables + batch + mask * spec.seq_length)
 
 
 def working_bytes(spec: ModelSpec, forward: Forward) -> int:
@@ -230,7 +232,12 @@ def _attention_bytes(spec: ModelSpec, forward: Forward) -> int:
     query = spec.num_heads * spec.head_dim
     key = spec.num_kv_heads * spec.head_dim
     values = (query + 2 * key) + (query + key) + query
-    if forward.cuda and forward.attention == "sdpa" and key < query:
+    as_projected = spec.pos_encodings != "rope" and spec.qk_norm == "none"
+    if as_projected:  # queries and keys go in as they come out of their product
+        values -= query + key
+    if forward.cuda and forward.attention == "sdpa" and key < query and as_projected:
+        values += 2 * query
+    elif forward.cuda and forward.attention == "sdpa" and key < query:
         # Under a mask keys and values are repeated; the projections are let go.
         values = (query + key) + 2 * query + query
     if spec.qk_norm == "l2":

@@ -9,6 +9,9 @@ from fnmatch import fnmatchcase
 
 from lumina.model.spec import ModelSpec
 
+POSITIONS = "backbone.position_embedding.weight"
+"""The table of one vector for each position of a row."""
+
 PUZZLE_VECTORS = "backbone.puzzle_embedding.weight"
 """The table of one vector for each puzzle identifier."""
 
@@ -21,7 +24,7 @@ class Counts:
         total: all stored parameters; a tied head is stored once.
         active: parameters one token uses: all but the experts it does not go to, and
             the heads of other tasks.
-        embedding: rows of the input table.
+        embedding: rows of the input tables: tokens, learned positions, puzzles.
         head: parameters of all output heads, 0 when tied to the embedding.
         experts: parameters of all routed experts (without routers).
         active_experts: parameters of the experts one token goes to.
@@ -71,6 +74,7 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         "backbone.embedding.weight": (spec.padded_vocab_size, width)
     }
+    shapes |= _embedding_shapes(spec)
     for layer in range(spec.num_layers):
         shapes |= {
             f"backbone.blocks.{layer}.{name}": shape
@@ -91,6 +95,18 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     if not spec.tie_embeddings:
         for head in heads:
             shapes[f"objective.{head}.weight"] = (spec.padded_vocab_size, width)
+    return shapes
+
+
+def _embedding_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """What token vectors go through before the first block."""
+    width = spec.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {}
+    if spec.use_stable_embedding:
+        norm = "backbone.embedding_norm"
+        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    if spec.pos_encodings == "learned":
+        shapes[POSITIONS] = (spec.seq_length, width)
     return shapes
 
 
@@ -209,7 +225,8 @@ def count_parameters(spec: ModelSpec) -> Counts:
     active = total - kinds["experts"] + active_experts
     if spec.tasks is not None:  # a token goes to the head of its task
         active -= kinds["head"] - kinds["head"] // len(spec.tasks.names)
-    used_as_head = kinds["embedding"] if spec.tie_embeddings else 0
+    table = spec.padded_vocab_size * spec.hidden_size
+    used_as_head = table if spec.tie_embeddings else 0
     return Counts(
         total=total,
         active=active,
@@ -261,7 +278,7 @@ def _names_in_files(name: str) -> tuple[str, ...]:
 
 def _kind(name: str) -> str:
     """The field of `Counts` a parameter belongs to."""
-    if name in ("backbone.embedding.weight", "backbone.puzzle_embedding.weight"):
+    if name in ("backbone.embedding.weight", POSITIONS, PUZZLE_VECTORS):
         return "embedding"
     if name.startswith("objective.head"):
         return "head"

@@ -83,6 +83,9 @@ def resolve_spec(
         tie_embeddings=model.tie_embeddings,
         dropout=model.dropout,
         init_std=model.init_std,
+        pos_encodings=model.pos_encodings,
+        scale_embeddings=model.scale_embeddings,
+        use_stable_embedding=model.use_stable_embedding,
         tasks=_tasks(config),
     )
     if config.moe.use_moe:
@@ -316,6 +319,8 @@ def _routed(config: Config, dense: ModelSpec) -> MoeSpec:
         temperature=moe.routing_temperature,
         jitter=moe.router_jitter_noise,
         expert_dropout=moe.expert_dropout,
+        router_init=moe.router_init,
+        router_init_std=moe.router_init_std,
         **_named(config),
     )
 

@@ -30,6 +30,7 @@ from lumina.observe.console import Console
 from lumina.plan.environment import Environment, probe
 from lumina.plan.make import make_plan, with_spec
 from lumina.plan.model_options import model_leaves
+from lumina.plan.part_options import as_begun
 from lumina.plan.plan import Plan
 from lumina.state.base_model import BaseModel, open_base_model
 from lumina.state.heads import with_heads
@@ -52,6 +53,12 @@ SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
              "halt_max_steps", "halt_exploration", "puzzle_loss",
              "routing_temperature", "objective", "part_options")  # fmt: skip
 """Options of the model that change no tensor: other weights may get other ones."""
+
+
+def _shapeless(weights: Weights) -> tuple[str, ...]:
+    """`SHAPELESS`; a table of learned positions is as long as a row, though."""
+    learned = weights.spec.pos_encodings == "learned"
+    return tuple(leaf for leaf in SHAPELESS if not (learned and leaf == "seq_length"))
 
 
 class Preparation:
@@ -180,7 +187,7 @@ class Preparation:
         shape = {
             leaf: value
             for leaf, value in model_leaves(weights.spec).items()
-            if leaf not in SHAPELESS or leaf not in chosen
+            if leaf not in _shapeless(weights) or leaf not in chosen
         }
         clashes = [
             f"{leaf} {self.config.get(leaf)} is not {value}"
@@ -340,6 +347,9 @@ class Preparation:
         if self.reader is None or self.resumption is None:
             return plan
         plan = self._with_routing(self._as_before(plan))
+        spec = as_begun(plan.spec, self.reader.meta.spec)
+        if spec != plan.spec:
+            plan = with_spec(plan, spec)
         last: dict[str, Change] = {}
         for entry in self.reader.meta.journal:
             change = Change(**entry)

@@ -28,6 +28,7 @@ _OPEN_ROUTED = {
     # Only training reads these; a bias they left behind is looked at by its value.
     "dispatch", "capacity_factor", "balance_weight", "balance_scope", "z_loss_weight",
     "bias_update_rate", "jitter", "expert_dropout", "trained",
+    "router_init", "router_init_std",
     "names",
 }  # fmt: skip
 """The same of routed layers."""
