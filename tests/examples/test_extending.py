@@ -1,0 +1,76 @@
+"""docs/extending.md: every file in it trains, resumes and generates as it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+import lumina
+from lumina.cli.main import main
+from tiny_runs import Runs
+
+PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+FILES = {
+    match[1]: match[0]
+    for match in re.findall(r"```python\n(# (\w+\.py)\n.*?)```", PAGE, re.DOTALL)
+}
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return Runs(tmp_path, monkeypatch)
+
+
+def test_the_page_has_its_files() -> None:
+    assert list(FILES) == ["relu.py", "ema.py", "smoothing.py"]
+
+
+def test_the_first_commands(runs: Runs, tmp_path: Path) -> None:
+    """As written, but for a corpus and a size that a test has."""
+    shown = re.search(r"```\n(lumina train --plugins relu.*?)```", PAGE, re.DOTALL)
+    assert shown is not None
+    commands = [
+        shlex.split(line)[1:] for line in shown[1].replace("\\\n", "").splitlines()
+    ]
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "story.txt").write_text(runs.data.read_text())
+    small = shlex.split(
+        "--hidden-size 32 --num-layers 2 --seq-length 32 --tokenizer-vocab-size 300 "
+        "--global-batch-size 4 --steps 3 --device cpu --eval-batches 1"
+    )
+    assert main([*commands[0], *small]) == 0
+    again = [word if word != "400" else "4" for word in commands[1]]
+    assert main(again) == 0
+    assert main([*commands[2], "--max-new-tokens", "3", "--device", "cpu"]) == 0
+    network, _ = lumina.load("runs/mine", device="cpu")
+    assert network.backbone.blocks[0].feedforward.up.weight.shape == (96, 32)
+
+
+def test_a_state_in_the_cache(runs: Runs) -> None:
+    run = runs.train(plugins=("ema.py",), attention_type=("moving_average",))
+    network, tokenizer = lumina.load(run.folder, device="cpu")
+    ids = tokenizer.encode("The cat went")
+    made = list(
+        lumina.infer.generate.generate(network, ids, max_new_tokens=4, temperature=0.0)
+    )
+    for index, token in enumerate(made):
+        scores = network.logits(torch.tensor([ids + made[:index]]))[0, -1]
+        assert int(scores.argmax()) == token
+
+
+def test_an_objective(runs: Runs) -> None:
+    smoothed = {"plugins": ("smoothing.py",), "objective": "smoothed"}
+    plain = runs.train(steps=1)
+    none = runs.train(steps=1, part_options=("smoothed.epsilon=0.0",), **smoothed)
+    some = runs.train(steps=1, **smoothed)
+    assert none.first_loss == some.first_loss == pytest.approx(plain.first_loss)
+    norms = [run.rows[0]["grad_norm"] for run in (plain, none, some)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    assert norms[2] != pytest.approx(norms[0], rel=1e-3)
