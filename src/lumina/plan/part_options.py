@@ -41,6 +41,23 @@ def with_parts(config: Config, spec: ModelSpec) -> ModelSpec:
     return replace(spec, parts=replace(parts, options=options))
 
 
+def as_begun(spec: ModelSpec, before: dict[str, Any]) -> ModelSpec:
+    """The shape with the parts' options as a run was begun with.
+
+    A default that its plug-in has changed since would make another model of it.
+
+    Args:
+        before: the shape in the run's checkpoint.
+    """
+    held = (before.get("parts") or {}).get("options", {})
+    if spec.parts is None:
+        return spec
+    options = {
+        part: now | held.get(part, {}) for part, now in spec.parts.options.items()
+    }
+    return replace(spec, parts=replace(spec.parts, options=options))
+
+
 def part_leaves(parts: dict[str, Any] | None) -> dict[str, Any]:
     """Registered parts as options: the inverse."""
     leaves: dict[str, Any] = {OPTION_OF[kind]: () for kind in LAYERED}
