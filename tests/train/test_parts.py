@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 
 import pytest
 import torch
 
+import lumina
+from lumina import Config, Trainer
 from lumina.cli.main import main
 from lumina.errors import LuminaError
+from lumina.model.layers import FeedForward
 from tiny_runs import Runs
 from training import (
     Trainings,
@@ -173,3 +177,27 @@ def test_weights_with_parts_start_another_run(
         runs.train(
             init_from=str(first.folder), **(parts | {"attention_type": ("standard",)})
         )
+
+
+def test_a_default_changed_since_does_not_change_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"part_{uuid.uuid4().hex}"
+
+    def register(power: float) -> None:
+        @lumina.register_feedforward(name, options={"power": power})
+        class Power(FeedForward):
+            def __init__(self, spec, layer_index):
+                super().__init__(spec)
+                self.power = spec.options_of(name)["power"]
+
+            def forward(self, x, context):
+                return super().forward(x) * self.power
+
+    register(1.0)
+    runs = Runs(tmp_path, monkeypatch)
+    whole = runs.train(feedforward_type=(name,), steps=4)
+    part = runs.train(feedforward_type=(name,), steps=2)
+    register(3.0)
+    Trainer(Config(resume=str(part.folder), steps=4)).train()
+    assert part.column("loss") == whole.column("loss")
