@@ -82,6 +82,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.covers("MOD-13")
 @pytest.mark.parametrize("variant", ["hrm", "trm"])
 def test_it_learns_text_says_it_and_counts_its_thoughts(
     text: Path, tmp_path: Path, variant: str
@@ -242,6 +243,15 @@ def test_more_segments_are_more_work_and_more_memory() -> None:
     one, three = (resolve_spec(shape(halt_max_steps=m)) for m in (1, 3))
     assert flops_per_token(three) == pytest.approx(3 * flops_per_token(one))
     assert count_parameters(one) == count_parameters(three)
+
+
+def test_the_plan_says_how_it_reasons(text: Path, tmp_path: Path) -> None:
+    said = io.StringIO()
+    with redirect_stdout(said):
+        command = f"train --preset hrm_text --train-data {text} --steps 9 --dry-run"
+        assert main([*command.split(), "--run-dir", str(tmp_path / "run")]) == 0
+    told = " ".join(said.getvalue().split())
+    assert "2 x (2 + 1) updates a segment, at most 4 segments on each token" in told
 
 
 def test_what_it_has_not_is_refused() -> None:

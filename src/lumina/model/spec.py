@@ -93,6 +93,18 @@ class HrmSpec:
     num_puzzles: int = 1
     mode: str = "puzzle"
 
+    @property
+    def words(self) -> str:
+        """How it reasons, in a few words."""
+        layers = f"one module of {self.l_layers} layers"
+        if self.variant != "trm":
+            layers = f"{self.l_layers} low-level and {self.h_layers} high-level layers"
+        kind = "whole puzzles" if self.mode == "puzzle" else "each token, causally"
+        return (
+            f"{self.variant}: {layers}, {self.h_cycles} x ({self.l_cycles} + 1) "
+            f"updates a segment, at most {self.halt_max_steps} segments on {kind}"
+        )
+
 
 @dataclass(frozen=True)
 class ModSpec:

@@ -96,6 +96,8 @@ def _model(plan: Plan) -> str:
         )
     if (mor := spec.mor) is not None:
         text += f"; middle layers passed up to {mor.recursions} times ({mor.mode})"
+    if spec.hrm is not None:
+        text += f"; {spec.hrm.words}"
     if spec.tasks is not None:
         text += f"; a head each for the tasks {', '.join(spec.tasks.names)}"
     if spec.parts is not None:

@@ -106,6 +106,8 @@ def _model_lines(spec: ModelSpec) -> list[str]:
             f"layers 1 to {spec.num_layers - 2} are passed up to {mor.recursions} "
             f"times: {mor.mode}"
         )
+    if spec.hrm is not None:
+        lines.append(spec.hrm.words)
     if spec.parts is not None:
         lines += [f"registered: {words}" for words in spec.parts.words()]
     return lines

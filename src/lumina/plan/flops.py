@@ -18,7 +18,8 @@ from lumina.plan.parts import extra_flops, own_attention
 CONVENTION = (
     "6 x active non-embedding parameters (the head counts) "
     "+ 6 x layers x heads x head_dim x sequence for causal attention; a block that "
-    "takes a share of the tokens counts that share, and its square in attention"
+    "takes a share of the tokens counts that share, and its square in attention; a "
+    "reasoner counts every update it executes"
 )
 """Printed beside every MFU."""
 
