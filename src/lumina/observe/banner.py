@@ -95,7 +95,9 @@ def _model(plan: Plan) -> str:
             f"({mod.scope}, {mod.routing}, {mod.mode})"
         )
     if (mor := spec.mor) is not None:
-        text += f"; middle layers passed up to {mor.recursions} times ({mor.mode})"
+        how = "token choice" if mor.by_token else mor.mode
+        how += ", keys of the first pass" if mor.kv_sharing else ""
+        text += f"; middle layers passed up to {mor.recursions} times ({how})"
     if spec.hrm is not None:
         text += f"; {spec.hrm.words}"
     if spec.tasks is not None:
