@@ -109,6 +109,8 @@ def test_experts_beside_a_registered_attention(
     assert run.tensor("blocks.1.feedforward.router.weight").shape == (4, 32)
     assert 0 < run.rows[-1]["gated_linear.decay"] < 1
     assert len(run.rows[-1]["moe.load"]) == 1
+    assert f"gated_linear.decay {run.rows[-1]['gated_linear.decay']:.3f}" in run.printed
+    assert "gated_linear.decay" in (run.folder / "report.html").read_text()
     message = runs.refused(
         "E002", plugins=(OWN,), feedforward_type=("relu_squared",), use_moe=True
     )

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from lumina.observe import quantities as q
 from lumina.observe.banner import banner_lines
+from lumina.observe.reported import part_cells
 from lumina.plan.plan import Plan
 
 REFRESH_SECONDS = 0.2
@@ -233,6 +234,7 @@ class Console:
             f"mfu {q.share(row.get('mfu'))}",
             f"mem {self._memory(row)}",
             *(f"{name} {value}" for name, value in _routing(row)),
+            *(f"{name} {value}" for name, value in part_cells(row, self._plan)),
             f"eta {q.duration(self._seconds_left())}",
         ]
         if row.get("skipped"):
@@ -281,7 +283,7 @@ class Console:
         ]
         if plan is not None:
             cells.append(("ranks", f"{plan.world_size} {plan.parallel}"))
-        cells += _routing(row)
+        cells += _routing(row) + part_cells(row, plan)
         if row.get("skipped"):
             cells.append(("skipped", q.count(row["skipped"])))
         for name, seen in (("eval ppl", self._eval), ("best ppl", self._best)):

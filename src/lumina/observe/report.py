@@ -19,6 +19,7 @@ from lumina.observe import curves
 from lumina.observe import quantities as q
 from lumina.observe.findings import find
 from lumina.observe.json_lines import read_json_lines
+from lumina.observe.reported import part_keys
 from lumina.state.durable import write_error, write_file
 from lumina.state.manifest import read_manifest
 from lumina.state.reader import read_pointer, step_folders
@@ -92,7 +93,7 @@ def _content(
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "status": (run.status() or {}).get("status", "unknown"),
         "figures": _figures(rows, plan),
-        "charts": _charts(rows),
+        "charts": _charts(rows, plan),
         "size": {"w": curves.WIDTH, "h": curves.HEIGHT, "x": curves.LEFT},
         "findings": find(rows, plan),
         "samples": list(samples),
@@ -178,7 +179,9 @@ def _epochs(row: Mapping[str, Any]) -> str:
     return f"{epoch:.2f} epochs" if epoch is not None else ""
 
 
-def _charts(rows: Sequence[Mapping[str, Any]]) -> list[curves.Chart]:
+def _charts(
+    rows: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]
+) -> list[curves.Chart]:
     """The curves there are numbers for."""
     loss, perplexed = _series(rows, "loss"), _series(rows, "eval_loss")
     drawn = [
@@ -202,6 +205,10 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> list[curves.Chart]:
     ):
         points = _series(rows, key)
         drawn.append(curves.draw(title, [curves.Series("value", points)], label))
+    parts = (plan.get("spec") or {}).get("parts")
+    for key in part_keys(rows[0] if rows else {}, parts):
+        points = _series(rows, key)
+        drawn.append(curves.draw(key, [curves.Series("value", points)], _short))
     memory = [(x, y / 2**20) for x, y in _series(rows, "memory_allocated_bytes")]
     series = [curves.Series("value", memory)]
     drawn.insert(4, curves.draw("Memory in use (MiB)", series, lambda v: f"{v:,.4g}"))
