@@ -83,6 +83,26 @@ def dispatch(runs: Runs) -> None:
     assert enough == 0 and 0.5 < scarce < 1
 
 
+@shows("overflow")
+def overflow(runs: Runs) -> None:
+    """Tight drops at factor 1.0, loose keeps all, adaptive begins at 1.25."""
+    uneven = EXPERTS | {"routing_temperature": 0.01, "moe_top_k": 1}
+    plain = [
+        runs.train(**uneven, capacity_factor=factor, moe_dispatch="capacity")
+        for factor in (1.0, 1.25)
+    ]
+    found = [runs.train(**uneven, overflow=x) for x in ("tight", "adaptive", "loose")]
+    for run, same_run in zip(found, plain, strict=False):
+        assert run.column("loss") == same_run.column("loss")
+    lost = [max(map(max, run.column("moe.dropped_fraction"))) for run in found]
+    assert lost[0] > lost[1] > lost[2] == 0
+    # Past a larger share there is less; loose keeps it.
+    past = [max(run.rows[0]["moe.overflow_fraction"]) for run in found]
+    assert past[0] > past[1] > past[2] > 0
+    runs.refused("E002", **EXPERTS, overflow="tight", capacity_factor=2.0)
+    runs.refused("E002", **EXPERTS, overflow="loose", moe_dispatch="capacity")
+
+
 @shows("moe_groups", "moe_top_groups")
 def groups(runs: Runs) -> None:
     """Choices from one group of two are these two: their neighbours' loads agree."""

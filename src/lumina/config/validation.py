@@ -140,11 +140,29 @@ def _check_rope(config: Config) -> None:
 def _check_moe(config: Config) -> None:
     moe = config.moe
     _check_groups(config)
+    _check_overflow(config)
     if moe.use_moe and moe.num_experts and moe.moe_top_k > moe.num_experts:
         _refuse(
             f"moe_top_k {moe.moe_top_k} is more than num_experts {moe.num_experts}",
             f"a token can go to at most {moe.num_experts} experts",
         )
+
+
+def _check_overflow(config: Config) -> None:
+    """A strategy says how tokens are dispatched, and may say the capacity."""
+    overflow = config.moe.overflow
+    if overflow == "none":
+        return
+    says = {"tight": "capacity", "loose": "dropless", "adaptive": "capacity"}[overflow]
+    fixed = ("capacity_factor",) if overflow != "adaptive" else ()
+    for leaf in ("moe_dispatch", *fixed):
+        value = config.get(leaf)
+        chosen = config.provenance[leaf].kind not in ("default", "preset")
+        if chosen and value != field(leaf).default and value != says:
+            _refuse(
+                f"{leaf} {value} and overflow {overflow} contradict each other",
+                f"leave {leaf} out, or use --overflow none",
+            )
 
 
 def _check_groups(config: Config) -> None:
@@ -422,7 +440,7 @@ def _training_advice(config: Config) -> list[str]:
 # Option -> what makes it do nothing. Said only of options somebody set.
 _MOE_ONLY = (
     "num_experts", "moe_top_k", "moe_pattern", "moe_intermediate_size",
-    "moe_dispatch", "capacity_factor", "load_balancing_weight",
+    "moe_dispatch", "capacity_factor", "overflow", "load_balancing_weight",
     "router_z_loss_weight", "moe_bias_update_rate", "moe_normalise_top_k",
     "moe_first_dense", "moe_shared_experts", "moe_score", "moe_score_scale",
     "moe_balance_scope", "routing_temperature", "router_jitter_noise",
@@ -444,7 +462,7 @@ def _idle_advice(config: Config) -> list[str]:
     idle: dict[str, str] = {}
     if not moe.use_moe:
         idle |= dict.fromkeys(_MOE_ONLY, "use_moe is off")
-    elif moe.moe_dispatch == "dropless":
+    elif moe.moe_dispatch == "dropless" and moe.overflow == "none":
         idle["capacity_factor"] = "moe_dispatch is dropless"
     idle |= _idle_depth(config) | idle_embedding(config)
     idle |= _idle_recursion(config) | idle_parts(config)

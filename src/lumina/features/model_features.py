@@ -11,6 +11,14 @@ def _routed(config: Any) -> bool:
     return bool(config.moe.use_moe)
 
 
+def _bounded(config: Any) -> bool:
+    """Whether an expert takes so many tokens and no more."""
+    moe = config.moe
+    if moe.overflow != "none":
+        return bool(moe.overflow != "loose")
+    return bool(moe.moe_dispatch == "capacity")
+
+
 MODEL_FEATURES = (
     Feature(
         name="sliding_window",
@@ -65,7 +73,7 @@ MODEL_FEATURES = (
         summary="routed experts that keep every token",
         stage="build",
         change_cost="restart",
-        requested=lambda c: _routed(c) and c.moe.moe_dispatch == "dropless",
+        requested=lambda c: _routed(c) and not _bounded(c),
         active=lambda p: p.spec.moe is not None and p.spec.moe.dispatch == "dropless",
         memory="all experts are stored; routed buffers of tokens x top-k rows",
         observable="metrics carry expert loads; no token is dropped",
@@ -77,7 +85,7 @@ MODEL_FEATURES = (
         summary="routed experts of bounded capacity that drop what is too much",
         stage="build",
         change_cost="reassemble",
-        requested=lambda c: _routed(c) and c.moe.moe_dispatch == "capacity",
+        requested=lambda c: _routed(c) and _bounded(c),
         active=lambda p: p.spec.moe is not None and p.spec.moe.dispatch == "capacity",
         memory="all experts are stored; routed buffers grow with capacity_factor",
         observable="the count of dropped tokens follows capacity_factor",

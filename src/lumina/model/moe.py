@@ -209,12 +209,15 @@ class MoeFeedForward(nn.Module):
                 self.spec.num_experts,
                 self.spec.capacity_factor,
             )
+            # Of a share, as many places are taken as if it had been built with it.
+            exact = self.spec.capacity_factor * routing.ids_tk.numel()
+            exact /= self.spec.num_experts
             place_tk = capacity.assign_places(
                 routing.ids_tk.view(rows, length, -1),
                 valid_bs,
                 self.spec.num_experts,
                 places,
-                self.capacity_share,
+                self.capacity_share * (exact / places),
             )
             lost_tk = place_tk == self.spec.num_experts * places
             if valid_bs is not None:

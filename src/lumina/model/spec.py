@@ -15,6 +15,8 @@ class MoeSpec:
         layers: indices of the blocks whose feed-forward is routed.
         intermediate_size: SwiGLU width of one expert.
         dispatch: "dropless" or "capacity".
+        overflow: "adaptive": the capacity factor follows the drop rate while training;
+            "tight" and "loose" say where dispatch and factor come from.
         score: "softmax" over all experts, or "sigmoid" of each alone (DeepSeek-V3).
         score_scale: factor on the chosen experts' weights.
         groups: equal groups of neighbouring experts, of which a token chooses among
@@ -38,6 +40,7 @@ class MoeSpec:
     layers: tuple[int, ...]
     dispatch: str = "dropless"
     capacity_factor: float = 1.25
+    overflow: str = "none"
     normalise_top_k: bool = True
     balance_weight: float = 0.01
     z_loss_weight: float = 0.001

@@ -35,6 +35,14 @@ SCALES = (
 """Between two sizes that the table names, the line changes halfway."""
 
 
+OVERFLOW = {
+    "tight": ("capacity", 1.0),
+    "loose": ("dropless", 1.5),
+    "adaptive": ("capacity", 1.25),
+}
+"""Strategies for tokens past an expert's places: dispatch and (first) factor."""
+
+
 def default_experts(dense_parameters: int) -> int:
     """Experts of a routed layer, by the parameters of the model without experts."""
     return [s for s in SCALES if s.dense_parameters <= dense_parameters][-1].experts

@@ -10,7 +10,7 @@ from lumina.config.tasks import paths_by_task
 from lumina.errors import LuminaError
 from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec, TaskSpec
 from lumina.plan.count import count_parameters
-from lumina.plan.moe_scale import default_experts, usual_values
+from lumina.plan.moe_scale import OVERFLOW, default_experts, usual_values
 from lumina.plan.part_options import with_parts
 
 if TYPE_CHECKING:
@@ -299,13 +299,16 @@ def _routed(config: Config, dense: ModelSpec) -> MoeSpec:
             f"name --num-experts; a model of this size has {experts} by default",
         )
     usual = usual_values(experts)
+    given = moe.moe_dispatch, usual.capacity_factor
+    dispatch, factor = OVERFLOW.get(moe.overflow, given)
     return MoeSpec(
         num_experts=experts,
         top_k=moe.moe_top_k,
         intermediate_size=moe.moe_intermediate_size or dense.intermediate_size,
         layers=routed_layers(moe.moe_pattern, dense.num_layers, moe.moe_first_dense),
-        dispatch=moe.moe_dispatch,
-        capacity_factor=_or(moe.capacity_factor, usual.capacity_factor),
+        dispatch=dispatch,
+        capacity_factor=_or(moe.capacity_factor, factor),
+        overflow=moe.overflow,
         normalise_top_k=moe.moe_normalise_top_k,
         balance_weight=_or(moe.load_balancing_weight, usual.balance_weight),
         z_loss_weight=moe.router_z_loss_weight,

@@ -154,6 +154,12 @@ class Controls:
             self._pending.append(change)
         return change.id
 
+    def next_id(self) -> int:
+        """An id for a change that nobody requested."""
+        with self._lock:
+            self._next += 1
+            return self._next - 1
+
     @property
     def waiting(self) -> bool:
         """Whether anything was requested and not yet taken."""

@@ -99,6 +99,7 @@ class Job:
             signals=StopSignals(),
             config=prepared.config.to_dict(),
             score=held_out.score if isinstance(held_out, ArcTests) else None,
+            overflow=outset.overflow,
             best=outset.best,
             saved=progress.step if prepared.reader else -1,
         )

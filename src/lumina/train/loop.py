@@ -25,6 +25,7 @@ from lumina.state.checkpoint import CheckpointStore, Kind
 from lumina.train.capacities import longer_ladder, off_ladder, set_capacity
 from lumina.train.controls import EXPERTS, LIVE, ROUTING, Change, Controls, edited
 from lumina.train.experts import check_experts, edited_experts, outgrows, set_routing
+from lumina.train.overflow import AdaptiveCapacity
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.signals import StopSignals
@@ -61,6 +62,7 @@ class Loop:
         signals: requests to stop.
         config: the run's settings, written into every State.
         score: judges the answers to held-out puzzles, where loss does not say it.
+        overflow: the rule that adapts expert capacity, where it is asked for.
         best: the best evaluation so far.
         saved: the step of the newest checkpoint; -1: there is none.
         reason: why the loop ended.
@@ -77,6 +79,7 @@ class Loop:
     signals: StopSignals
     config: dict[str, Any]
     score: Score | None = None
+    overflow: AdaptiveCapacity = field(default_factory=AdaptiveCapacity)
     best: Best = field(default_factory=Best)
     saved: int = -1
     reason: str = "done"
@@ -106,6 +109,9 @@ class Loop:
                     # Rows under way have the shapes of the Program that made them.
                     self._record(ring, newest=True)
                 if self._agreed_change and self._apply_changes():
+                    feed.close()
+                    feed = self._feed()
+                if self._adapt(ring):
                     feed.close()
                     feed = self._feed()
                 batches, waited = feed.next()
@@ -202,6 +208,10 @@ class Loop:
             row = self.recorder.row(known, values)
             self.progress.skipped = self.recorder.skipped
             step = row["step"]
+            moe = self.plan.spec.moe
+            if moe is not None and moe.overflow == "adaptive":
+                dropped = row["moe.dropped_fraction"]
+                self.overflow.see(step, dropped, moe.capacity_factor)
             if step == self.progress.step and newest and self._eval_due(step):
                 outcome = self.evaluate(step)
                 row["eval_loss"] = outcome.loss
@@ -275,6 +285,7 @@ class Loop:
             "best_loss": None if math.isinf(self.best.loss) else self.best.loss,
             "best_step": self.best.step,
             "worse_evaluations": self.best.worse,
+            "overflow": self.overflow.state(),
             "data_fingerprint": self.stream.store.fingerprint,
         }
         state = capture(self.program, self.progress, config=self.config)
@@ -323,28 +334,48 @@ class Loop:
         requests = ranks.share(self.controls.take() if ranks.main else None)
         reassembled = False
         for request in requests:
-            change = Change(**request)
-            change.step = self.progress.step
-            try:
-                larger = outgrows(self.program, change)
-                larger = larger or off_ladder(self.program, change)
-                if change.name in LIVE and not larger:
-                    self._set_live(change)
-                else:
-                    self._reassemble(change)
-                    reassembled = True
-                change.outcome = "applied"
-            except LuminaError as error:
-                change.outcome = f"refused: {error.code} {error.message}"
-            self.controls.record(change)
-            self.recorder.event(
-                "control",
-                "info" if change.outcome == "applied" else "warning",
-                None,
-                f"{change.name}: {change.old} -> {change.value} ({change.reason}): "
-                f"{change.outcome}",
-                **change.to_dict(),  # its step among them
-            )
+            reassembled |= self._apply(Change(**request))
+        self.recorder.restart_clock()
+        return reassembled
+
+    def _apply(self, change: Change) -> bool:
+        """Apply one change and journal it; whether the program was assembled again."""
+        change.step = self.progress.step
+        reassembled = False
+        try:
+            larger = outgrows(self.program, change)
+            larger = larger or off_ladder(self.program, change)
+            if change.name in LIVE and not larger:
+                self._set_live(change)
+            else:
+                self._reassemble(change)
+                reassembled = True
+            change.outcome = "applied"
+        except LuminaError as error:
+            change.outcome = f"refused: {error.code} {error.message}"
+        self.controls.record(change)
+        self.recorder.event(
+            "control",
+            "info" if change.outcome == "applied" else "warning",
+            None,
+            f"{change.name}: {change.old} -> {change.value} ({change.reason}): "
+            f"{change.outcome}",
+            **change.to_dict(),  # its step among them
+        )
+        return reassembled
+
+    def _adapt(self, ring: MetricRing) -> bool:
+        """Change capacity where its rule decided so, on every rank at this step."""
+        rule, moe = self.overflow, self.plan.spec.moe
+        if moe is None or moe.overflow != "adaptive":
+            return False
+        factor = rule.decided(self.progress.step)
+        if factor is None:
+            return False
+        self._record(ring, newest=True)
+        number = self.program.ranks.share(self.controls.next_id())
+        change = Change(number, "capacity_factor", factor, rule.reason, "orchestrator")
+        reassembled = self._apply(change)
         self.recorder.restart_clock()
         return reassembled
 

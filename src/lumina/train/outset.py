@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lumina.assemble.assemble import Progress, assemble
@@ -15,6 +15,7 @@ from lumina.state.checkpoint import CheckpointStore
 from lumina.state.reader import CheckpointReader
 from lumina.train.controls import Controls
 from lumina.train.loop import Best
+from lumina.train.overflow import AdaptiveCapacity
 from lumina.train.preparation import Preparation
 from lumina.train.recorder import Recorder
 
@@ -28,12 +29,14 @@ class Outset:
         progress: steps, tokens and the position in the data.
         best: the best evaluation so far.
         controls: the journal of changes.
+        overflow: the rule that adapts expert capacity.
     """
 
     program: Program
     progress: Progress
     best: Best
     controls: Controls
+    overflow: AdaptiveCapacity = field(default_factory=AdaptiveCapacity)
 
 
 def begin(prepared: Preparation, recorder: Recorder) -> Outset:
@@ -77,7 +80,8 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
         recorder.last_row = rows[-1] if rows else {}
     _tell_resumed(prepared, recorder, reader, progress.step)
     reader.close()
-    return Outset(program, progress, best, Controls(meta.journal))
+    rule = AdaptiveCapacity(**meta.extra.get("overflow", {}))
+    return Outset(program, progress, best, Controls(meta.journal), rule)
 
 
 def _check_data(prepared: Preparation, extra: dict[str, Any]) -> None:

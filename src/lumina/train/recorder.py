@@ -180,7 +180,10 @@ class Recorder:
         }
         counted = dict(unpack(torch.tensor(losses[len(terms) :]), shapes))
         if "moe.counts" in counted:
-            row |= expert_metrics(counted["moe.counts"], counted["moe.dropped"])
+            assert spec.moe is not None
+            row |= expert_metrics(
+                counted["moe.counts"], counted["moe.dropped"], spec.moe.capacity_factor
+            )
         if "mod.statistics" in counted:
             row |= depth_metrics(counted["mod.statistics"], spec)
         if "mod.losses" in counted:

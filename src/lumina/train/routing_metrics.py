@@ -11,18 +11,21 @@ from lumina.model.spec import ModelSpec
 from lumina.plan.flops import flops_per_token
 
 
-def expert_metrics(counts: Tensor, dropped: Tensor) -> dict[str, Any]:
-    """Load, entropy and drops.
+def expert_metrics(counts: Tensor, dropped: Tensor, factor: float) -> dict[str, Any]:
+    """Load, entropy, drops, and what is past an expert's share of `factor`.
 
     Args:
         counts: [L, E] assignments.
         dropped: [L].
+        factor: capacity over the even share.
     """
     experts = counts.shape[1]
     assigned = counts.sum(1, keepdim=True).clamp(min=1)
     share = counts / assigned
     entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
+    past = (share - factor / experts).clamp(min=0).sum(1)
     return {
+        "moe.overflow_fraction": past.tolist(),
         "moe.load": [[round(x, 6) for x in row] for row in share.tolist()],
         "moe.max_violation": (share.max(1).values * experts - 1).tolist(),
         "moe.load_entropy": entropy.tolist(),

@@ -26,6 +26,7 @@ _OPEN = {
 _OPEN_ROUTED = {
     "num_experts", "top_k", "intermediate_size",
     # Only training reads these; a bias they left behind is looked at by its value.
+    "overflow",
     "dispatch", "capacity_factor", "balance_weight", "balance_scope", "z_loss_weight",
     "bias_update_rate", "jitter", "expert_dropout", "trained",
     "router_init", "router_init_std",

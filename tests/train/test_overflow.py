@@ -1,0 +1,141 @@
+"""Adaptive expert capacity: its rule, and runs that follow it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lumina.config import Config
+from lumina.state.reader import latest_good, open_checkpoint
+from lumina.train import Trainer, overflow
+from lumina.train.overflow import AdaptiveCapacity
+
+TEXT = "The quick brown fox jumps over the lazy dog; {} times it does.\n"
+
+
+def settings(tmp_path: Path, run: str, **leaves: Any) -> Config:
+    data = tmp_path / "text.txt"
+    data.write_text("".join(TEXT.format(n) for n in range(400)))
+    return Config(
+        train_data=(str(data),), run_dir=str(tmp_path / run),  # type: ignore[arg-type]
+        hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1,
+        seq_length=32, tokenizer_vocab_size=300, global_batch_size=4, batch_size=4,
+        use_moe=True, num_experts=4, moe_intermediate_size=32, overflow="adaptive",
+        learning_rate=3e-3, warmup_steps=0, eval_batches=1, device="cpu",
+        precision="fp32", seed=7, save_every_n_batches=1, save_total_limit=20,
+        steps=9, lr_scheduler="constant", **leaves,
+    )  # fmt: skip
+
+
+def changes(run: Path) -> list[tuple[int, float, float]]:
+    told = [json.loads(x) for x in (run / "events.jsonl").read_text().splitlines()]
+    found = [(e["step"], e["data"]) for e in told if e["kind"] == "control"]
+    assert all(c["name"] == "capacity_factor" for _, c in found)
+    assert all(c["source"] == "orchestrator" for _, c in found)
+    return [(step, c["old"], c["value"]) for step, c in found]
+
+
+def seen(rule: AdaptiveCapacity, rate: float, factor: float, first: int = 1) -> None:
+    for step in range(first, first + overflow.WINDOW):
+        rule.see(step, [rate - 0.01, rate + 0.01], factor)
+
+
+@pytest.mark.parametrize(
+    ("rate", "factor", "then"),
+    [
+        (0.06, 1.25, 1.5625),
+        (0.03, 1.25, None),
+        (0.0, 1.25, 1.125),
+        (0.5, 2.5, 2.8),
+        (0.5, 2.8, None),
+        (0.0, 1.05, 1.0),
+        (0.0, 1.0, None),
+    ],
+)
+def test_the_rule(rate: float, factor: float, then: float | None) -> None:
+    rule = AdaptiveCapacity()
+    seen(rule, rate, factor)
+    assert rule.decided(overflow.WINDOW) is None  # a row may still be on its way
+    assert rule.decided(overflow.WINDOW + 1) == then
+    assert rule.decided(overflow.WINDOW + 2) is None
+
+
+def test_a_decision_outlives_a_checkpoint() -> None:
+    rule = AdaptiveCapacity()
+    seen(rule, 0.2, 1.25)
+    again = AdaptiveCapacity(**json.loads(json.dumps(rule.state())))
+    assert again.decided(overflow.WINDOW + 1) == 1.5625
+    assert "20.0%" in again.reason
+
+
+@pytest.mark.covers("MOD-19")
+@pytest.mark.parametrize("stop", [4, 5])
+def test_capacity_follows_the_drop_rate_and_so_does_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Windows of four steps; stopped between a decision and its effect, and after."""
+    monkeypatch.setattr(overflow, "WINDOW", 4)
+    monkeypatch.setattr(overflow, "TOO_MANY", 0.002)
+    monkeypatch.setattr(overflow, "FEW", 0.001)
+    monkeypatch.setattr(overflow, "RAISED", 1.05)
+    Trainer(settings(tmp_path, "whole")).train()
+    whole = changes(tmp_path / "whole")
+    assert [step for step, _, _ in whole] == [5] and whole[0][1] == 1.25
+    Trainer(settings(tmp_path, "parts").replace(steps=stop)).train()
+    Trainer(Config(resume=str(tmp_path / "parts"), steps=9)).train()  # type: ignore[arg-type]
+    assert changes(tmp_path / "parts") == whole
+    one, two = (tensors(tmp_path / name) for name in ("whole", "parts"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    path = latest_good(run)
+    assert path is not None
+    with open_checkpoint(path) as reader:
+        found = {n: reader.tensor(n).clone() for n in reader.names()}
+        for slot in reader.slots():
+            for name in reader.optimizer_names(slot):
+                found[f"{slot}/{name}"] = reader.optimizer_tensor(slot, name).clone()
+    return found
+
+
+def test_fewer_places_are_taken_without_assembling_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overflow, "WINDOW", 2)
+    monkeypatch.setattr(overflow, "FEW", 2.0)
+    monkeypatch.setattr(overflow, "TOO_MANY", 3.0)
+    Trainer(settings(tmp_path, "whole")).train()
+    found = changes(tmp_path / "whole")
+    assert found == [(3, 1.25, 1.125), (5, 1.125, 1.0125), (7, 1.0125, 1.0)]
+    Trainer(settings(tmp_path, "parts").replace(steps=4)).train()
+    Trainer(Config(resume=str(tmp_path / "parts"), steps=9)).train()  # type: ignore[arg-type]
+    assert changes(tmp_path / "parts") == found
+    one, two = (tensors(tmp_path / name) for name in ("whole", "parts"))
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+@pytest.mark.slow
+def test_ranks_change_together(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    settings(tmp_path, "run").replace(batch_size=2, parallel="ddp").save(file)
+    script = (
+        "import sys; from lumina.train import overflow as o; o.WINDOW = 2; "
+        "o.FEW, o.TOO_MANY = 2.0, 3.0; from lumina.cli.main import main; "
+        f"sys.exit(main(['train', '--config-file', {str(file)!r}]))"
+    )
+    path = tmp_path / "train.py"
+    path.write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(path)], check=True, env=environment, timeout=200)
+    assert [step for step, _, _ in changes(tmp_path / "run")] == [3, 5, 7]
