@@ -181,6 +181,19 @@ def test_a_buffer_needs_a_value_and_a_report_must_come() -> None:
         network.logits(torch.zeros(1, 4, dtype=torch.long))
 
 
+def test_a_backbone_has_what_is_asked_of_it() -> None:
+    name = f"part_{uuid.uuid4().hex}"
+
+    @lumina.register_backbone(name)
+    class Bare(nn.Module):
+        def __init__(self, spec: ModelSpec, attention: str) -> None:
+            super().__init__()
+
+    with pytest.raises(LuminaError, match="has no blocks") as caught:
+        build_network(spec_of(backbone=name), device="meta")
+    assert caught.value.code == "E005"
+
+
 def test_focal_is_what_it_says() -> None:
     """gamma 0 is cross entropy; otherwise well-known tokens hardly count."""
     from lumina.model.interface import Batch

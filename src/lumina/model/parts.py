@@ -34,8 +34,23 @@ def build_part(spec: ModelSpec, kind: str, name: str, *arguments: Any) -> nn.Mod
         raise LuminaError(
             "E005", f"the {kind} {name}: {error}", "it says so itself: see its code"
         ) from error
-    assert isinstance(module, nn.Module), f"{name} is not an nn.Module"
-    return module
+    _check_interface(module, kind, name, tied=spec.tie_embeddings)
+    return module  # type: ignore[no-any-return]
+
+
+def _check_interface(module: Any, kind: str, name: str, tied: bool) -> None:
+    """Refuse a part without what the network will ask it for."""
+    needed = {"backbone": ["blocks"], "objective": ["logits"]}.get(kind, ["forward"])
+    if kind == "backbone" and tied:
+        needed.append("embedding")  # the head is its weight
+    absent = [attribute for attribute in needed if not hasattr(module, attribute)]
+    if isinstance(module, nn.Module) and not absent:
+        return
+    hint = f"a {kind} is an nn.Module with {' and '.join(needed)}"
+    if "embedding" in absent:
+        hint += "; without an embedding, use --no-tie-embeddings"
+    lacks = f"has no {absent[0]}" if absent else "is no nn.Module"
+    raise LuminaError("E005", f"the {kind} {name} {lacks}", hint)
 
 
 class PartedBlock(Block):

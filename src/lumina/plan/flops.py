@@ -19,7 +19,7 @@ CONVENTION = (
     "6 x active non-embedding parameters (the head counts) "
     "+ 6 x layers x heads x head_dim x sequence for causal attention; a block that "
     "takes a share of the tokens counts that share, and its square in attention; a "
-    "reasoner counts every update it executes"
+    "reasoner counts every update it executes; a registered part adds what it says"
 )
 """Printed beside every MFU."""
 
