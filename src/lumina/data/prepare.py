@@ -17,7 +17,8 @@ import tokenizers
 
 from lumina.data.cache import build_once, cache_root, require_space
 from lumina.data.documents import Document, Skipped, read_documents
-from lumina.data.files import content_hash, file_format, find_files
+from lumina.data.files import file_format, find_files
+from lumina.data.known_hashes import known_hash
 from lumina.data.split import (
     Progress,
     Scan,
@@ -146,7 +147,7 @@ class _Preparation:
     def sources(self) -> list[Any]:
         """What the data is: content of the files, and how they are read."""
         hashes = [
-            [[file_format(file), content_hash(file)] for file in files]
+            [[file_format(file), known_hash(file)] for file in files]
             for files in (self.files, self.eval_files)
         ]
         return [*hashes, self.data.max_record_bytes, self.data.eval_fraction]
