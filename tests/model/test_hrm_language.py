@@ -342,6 +342,35 @@ def test_a_token_that_halted_is_not_computed_again() -> None:
         assert sum(seen) == spent[t] * low_updates
 
 
+@pytest.mark.parametrize("variant", ["hrm", "trm"])
+def test_evaluation_without_halted_tokens_is_evaluation(variant: str) -> None:
+    """Packed rows, with padding: the same states and losses from fewer tokens."""
+    network = make_network(seed=7, variant=variant).eval()
+    batch = packed_batch([[5, 4], [7], [12]], 12, seed=1)
+    whole, (told, _) = network.backbone(batch), network(batch)
+    seen: list[int] = []
+    network.backbone.blocks[0].register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].shape[1])
+    )
+    network.backbone.skips_halted = True
+    with torch.no_grad():
+        few, (losses, _) = network.backbone(batch), network(batch)
+    valid = batch.document_ids >= 0
+    torch.testing.assert_close(
+        few.hidden[valid], whole.hidden[valid], rtol=1e-3, atol=1e-4
+    )
+    assert torch.equal(few.spent, whole.spent)
+    assert len(few.spent[valid].unique()) > 2
+    torch.testing.assert_close(losses.loss_sum, told.loss_sum, rtol=1e-4, atol=1e-4)
+    assert losses.terms["segments"] == few.spent[batch.labels != IGNORE].sum()
+    for terms in (losses.terms, told.terms):
+        assert terms["correct"] == told.terms["correct"]
+    times = 4 if variant == "hrm" else 6  # the block's in a segment
+    widest = sum(int((few.spent > m).sum(1).max()) for m in range(SEGMENTS))
+    assert sum(seen) == 2 * times * widest < 2 * times * SEGMENTS * 12
+    assert few.spent[~valid].sum() == 0
+
+
 def test_only_segments_somebody_came_to_are_kept() -> None:
     """A head that halts at once leaves one segment's keys; one that never does, all."""
     ids, sizes = random_ids(1, 6), {}

@@ -100,10 +100,12 @@ def test_it_learns_text_says_it_and_counts_its_thoughts(
         assert row["act.mean_steps"] == pytest.approx(sum(share))
         assert row["act.halted_share"] == pytest.approx(1 - share[-1], abs=1e-6)
     assert told[-1]["act.accuracy"] > 0.6
+    assert 1 <= told[-1]["eval_mean_steps"] <= 3
     assert ("act.continue_loss" in told[0]) == (variant == "hrm")
     if variant == "trm":
         return
     assert told[0]["act.mean_steps"] == 3 > told[-1]["act.mean_steps"] > 1
+    assert told[-1]["eval_mean_steps"] < 3
     said = io.StringIO()
     with redirect_stdout(said):
         command = f"generate {run} --temperature 0 --max-new-tokens 12 --device cpu"

@@ -138,6 +138,8 @@ class Program:
         plan, network = self.plan, self.network
         backbone = network.backbone
         backbone.compute_dtype = self.compute_dtype
+        if hasattr(backbone, "skips_halted"):
+            backbone.skips_halted = not plan.compile and plan.parallel != "fsdp2"
         checkpoint_blocks(backbone.blocks, plan.gradient_checkpointing)
         if plan.compile:
             compile_blocks(backbone, plan.spec)

@@ -29,6 +29,7 @@ class HeldOut:
         tokens: how many were counted.
         accuracy: share whose most likely token was right; None if not measured.
         exact: share of puzzles that were right everywhere; None for text.
+        segments: mean segments of a token, for models that halt by token; else None.
         attempts: what `score` made of the answers, where there is one.
         tasks: mean loss of each task that had tokens, in a model of several.
     """
@@ -37,6 +38,7 @@ class HeldOut:
     tokens: int
     accuracy: float | None = None
     exact: float | None = None
+    segments: float | None = None
     attempts: dict[str, float] = field(default_factory=dict)
     tasks: dict[str, float] = field(default_factory=dict)
 
@@ -83,7 +85,7 @@ def held_out_loss(
     """
     ranks = ranks or Ranks()
     answers: list[tuple[Tensor, Tensor]] = []
-    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    sums = torch.zeros(5, dtype=torch.float64, device=device)
     by_task: Tensor | None = None
     puzzles = False
     was_training = model.training
@@ -101,18 +103,21 @@ def held_out_loss(
             if "exact" in losses.terms:
                 puzzles = True
                 sums[3] += losses.terms["exact"]
+            if "segments" in losses.terms:
+                sums[4] += losses.terms["segments"]
             if score is not None:
                 given = losses.terms["answers"].to(torch.uint8)
                 answers.append((given, losses.terms["q_halt"].float()))
     finally:
         model.train(was_training)
     ranks.sum_(sums)
-    loss, tokens, correct, exact = sums.tolist()
+    loss, tokens, correct, exact, segments = sums.tolist()
     return HeldOut(
         loss=loss / tokens if tokens else float("nan"),
         tokens=round(tokens),
         accuracy=correct / tokens if tokens else None,
         exact=exact / tokens if tokens and puzzles else None,
+        segments=segments / tokens if tokens and segments else None,
         attempts={} if score is None else _judged(score, answers, ranks),
         tasks=_by_name(model, by_task, ranks),
     )

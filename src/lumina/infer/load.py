@@ -131,6 +131,8 @@ def filled_network(
         parameter.data = parameter.data.to(dtype)
     network.to_empty(device=device)
     network.backbone.compute_dtype = dtype
+    if hasattr(network.backbone, "skips_halted"):
+        network.backbone.skips_halted = True
     network.reset_buffers()
     parts = logical_parts(network)
     tensors = network.state_dict(keep_vars=True)

@@ -25,7 +25,7 @@ from lumina.model.interface import Batch, Output
 from lumina.model.layers import Embedding
 from lumina.model.reasoning import HaltingHead, ReasoningBlock, updates
 from lumina.model.spec import HrmSpec, ModelSpec
-from lumina.model.waiting_cache import Kept, WaitingKeys, gather
+from lumina.model.waiting_cache import Kept, WaitingKeys, gather, put
 from lumina.ops.attention.dispatch import Pattern, attend, make_pattern
 from lumina.ops.rotary.reference import frequencies, tables
 
@@ -41,12 +41,16 @@ class Thoughts(Output):
         q_halt: [M, B, S] float32 logit of the most likely token now being right, read
             from `states`.
         q_continue: [M, B, S] float32, of it being right after going on; likewise.
+        spent: [B, S] int64, segments that each token took.
+
+    Where halted tokens are not computed there are only `hidden` and `spent`.
     """
 
     states: Tensor | None = None
     active: Tensor = None  # type: ignore[assignment]
     q_halt: Tensor = None  # type: ignore[assignment]
     q_continue: Tensor = None  # type: ignore[assignment]
+    spent: Tensor = None  # type: ignore[assignment]
 
 
 class WaitingAttention(Attention):
@@ -96,6 +100,8 @@ class LanguageReasoner(nn.Module):
     Attributes:
         blocks: the low-level module's, then the high-level module's.
         compute_dtype: the type of activations.
+        skips_halted: in evaluation, compute only tokens that go on. Shapes then depend
+            on the data, which compiled and sharded blocks do not bear.
     """
 
     recurrent = False
@@ -108,6 +114,7 @@ class LanguageReasoner(nn.Module):
         self.hrm: HrmSpec = spec.hrm
         self.updates = updates(spec.hrm)
         self.compute_dtype = torch.float32
+        self.skips_halted = False
         width = spec.hidden_size
         self.embedding = Embedding(spec.padded_vocab_size, width)
         layers = self.hrm.l_layers + self.hrm.h_layers
@@ -129,9 +136,10 @@ class LanguageReasoner(nn.Module):
         """
         e_bsd = self.embedding(batch.input_ids).to(self.compute_dtype)
         e_bsd = e_bsd * math.sqrt(self.spec.hidden_size)
-        context = self._context(batch, cache)
-        if cache is not None:
-            return Thoughts(self._continued(e_bsd, context, cache))
+        skips = self.skips_halted and not self.training and not torch.is_grad_enabled()
+        context = self._context(batch, cache, skips)
+        if cache is not None or skips:
+            return self._skipping(e_bsd, context, cache)
         return self._whole(e_bsd, context)
 
     def _whole(self, e_bsd: Tensor, context: BlockContext) -> Thoughts:
@@ -153,43 +161,50 @@ class LanguageReasoner(nn.Module):
             told.append((new_h, active, q_halt, q_continue))
             active = active & ~self._halted(q_halt, q_continue, segment, least)
         states, actives, *qs = zip(*told, strict=True)
+        took = torch.stack(actives)
         return Thoughts(
             hidden=z_h,
             states=torch.stack(states) if self.training else None,
-            active=torch.stack(actives),
+            active=took,
+            spent=took.sum(0),
             q_halt=torch.stack(qs[0]),
             q_continue=torch.stack(qs[1]),
         )
 
-    def _continued(self, e_bsd: Tensor, context: BlockContext, cache: Cache) -> Tensor:
-        """New tokens behind those of a cache; only who has not halted is computed.
+    def _skipping(
+        self, e_bsd: Tensor, context: BlockContext, cache: Cache | None
+    ) -> Thoughts:
+        """Only who has not halted is computed; perhaps behind the tokens of a cache.
 
         The cache keeps a layer for each application in each segment that anybody has
         come to: the keys that tokens have from there on.
         """
         z_h, z_l = (self._first(name, e_bsd) for name in ("h_init", "l_init"))
         active = context.valid
+        spent = torch.zeros_like(active, dtype=torch.int64)
         keys = WaitingKeys(cache, self.applications, self._no_keys(e_bsd))
         for segment in range(self.hrm.halt_max_steps):
             count = int(active.sum(dim=1).max())
             if count == 0:
                 break
+            spent = spent + active
             index_bn = _first_of(active, count)
             inner = keys.begin(segment, context, index_bn)
             h_bnd, l_bnd, e_bnd = (gather(t, index_bn) for t in (z_h, z_l, e_bsd))
             kept = [keys.kept(place) for place in range(self.applications)]
-            active_bn = active.gather(1, index_bn)
+            active_bn = active if index_bn is None else active.gather(1, index_bn)
             new_h, new_l, _ = self._segment(h_bnd, l_bnd, e_bnd, inner, kept, active_bn)
-            goes_on, place_bnd = active_bn[..., None], index_bn[..., None]
-            new_h = torch.where(goes_on, new_h, h_bnd)
-            new_l = torch.where(goes_on, new_l, l_bnd)
-            z_h = z_h.scatter(1, place_bnd.expand_as(new_h), new_h)
-            z_l = z_l.scatter(1, place_bnd.expand_as(new_l), new_l)
+            goes_on = active_bn[..., None]
+            z_h = put(z_h, index_bn, torch.where(goes_on, new_h, h_bnd))
+            z_l = put(z_l, index_bn, torch.where(goes_on, new_l, l_bnd))
             q_halt, q_continue = self.halting(new_h)
-            halted = self._halted(q_halt, q_continue, segment, None)
-            active = active.scatter(1, index_bn, active_bn & ~halted)
+            still_bn = active_bn & ~self._halted(q_halt, q_continue, segment, None)
+            if index_bn is None:
+                active = still_bn
+            else:
+                active = active.scatter(1, index_bn, still_bn)
         keys.finish()
-        return z_h
+        return Thoughts(z_h, spent=spent)
 
     @property
     def applications(self) -> int:
@@ -273,19 +288,23 @@ class LanguageReasoner(nn.Module):
         shape = (*e_bsd.shape[:2], spec.num_kv_heads, spec.head_dim)
         return e_bsd.new_zeros(shape), e_bsd.new_zeros(shape)
 
-    def _context(self, batch: Batch, cache: Cache | None) -> BlockContext:
-        """Rotary tables and the attention pattern, made once for all blocks."""
-        spec = self.spec
+    def _context(self, batch: Batch, cache: Cache | None, masked: bool) -> BlockContext:
+        """Rotary tables and the attention pattern, made once for all blocks.
+
+        Args:
+            masked: say who sees whom by a mask, so that tokens may be left out.
+        """
+        spec, wished = self.spec, self.attention
         inverse, factor = frequencies(
             spec.head_dim, spec.rope_theta, device=batch.input_ids.device
         )
         cos, sin = tables(batch.position_ids, inverse, factor)
         if cache is not None:
-            backend = "reference" if self.attention == "reference" else "sdpa"
+            backend = "reference" if wished == "reference" else "sdpa"
             pattern = Pattern(backend, cache.mask(batch.position_ids))
         else:
             pattern = make_pattern(
-                self.attention,
+                "sdpa" if masked and wished == "varlen" else wished,
                 batch.document_ids,
                 batch.cu_seqlens,
                 batch.max_seqlen,
@@ -296,10 +315,9 @@ class LanguageReasoner(nn.Module):
         return BlockContext(cos, sin, pattern, batch.document_ids >= 0, cache)
 
 
-def _first_of(active_bs: Tensor, count: int) -> Tensor:
-    """[B, count] places of the active tokens of each row, then of others."""
-    rows, length = active_bs.shape
-    if count == length:
-        return torch.arange(length, device=active_bs.device).expand(rows, -1)
+def _first_of(active_bs: Tensor, count: int) -> Tensor | None:
+    """[B, count] places of the active tokens of each row, then of others; None: all."""
+    if count == active_bs.shape[1]:
+        return None
     order = active_bs.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     return order[:, :count]

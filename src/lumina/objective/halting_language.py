@@ -59,10 +59,13 @@ class HaltingLanguageObjective(LanguageModelObjective):
         Returns:
             Sums, and `act.halt_loss` and `act.continue_loss` (the hrm variant), means
             over a token's segments summed over tokens, differentiable;
-            `act.statistics` [M, 4], without gradient, see `STATISTICS`.
+            `act.statistics` [M, 4], without gradient, see `STATISTICS`. In evaluation
+            `terms` has "segments", the weighted sum of what tokens took.
         """
         if thoughts.states is None:
-            return self(thoughts.hidden, batch, tied), {}
+            losses: LossSums = self(thoughts.hidden, batch, tied)
+            losses.terms["segments"] = _spent(thoughts.spent, batch)
+            return losses, {}
         labels_t = batch.labels.reshape(-1)
         valid_t = labels_t != IGNORE
         weight_t = valid_t.float()
@@ -103,6 +106,14 @@ class HaltingLanguageObjective(LanguageModelObjective):
             ),
             aux,
         )
+
+
+def _spent(spent_bs: Tensor, batch: Batch) -> Tensor:
+    """Segments of the counted tokens, by their weight."""
+    counted_bs = (batch.labels != IGNORE).float()
+    if batch.loss_weights is not None:
+        counted_bs = counted_bs * batch.loss_weights
+    return (spent_bs * counted_bs).sum()
 
 
 def _halt_loss(told: _Segments) -> Tensor:

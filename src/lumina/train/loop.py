@@ -218,6 +218,8 @@ class Loop:
                 row |= eval_metrics(outcome.tasks)
                 if outcome.exact is not None:
                     row["eval_exact_accuracy"] = outcome.exact
+                if outcome.segments is not None:
+                    row["eval_mean_steps"] = outcome.segments
                 row |= {f"eval_{name}": x for name, x in outcome.attempts.items()}
             self.recorder.write(row)
             if self.recorder.consecutive_skips >= DIVERGED_AFTER:
