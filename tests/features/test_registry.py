@@ -28,7 +28,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "tf32": {"precision": "tf32"},
     "ddp": {"parallel": "ddp"},
     "fsdp2": {"parallel": "fsdp2"},
-    "varlen_attention": {"attention": "varlen"},
+    "flash_attention": {"attention": "flash2"},
     "deterministic": {"deterministic": True},
     "sliding_window": {"window_size": 64},
     "qk_norm": {"qk_norm": "rms"},
@@ -83,7 +83,6 @@ def test_logits_are_chunked_when_they_exceed_the_bound() -> None:
         ({"precision": "fp16"}, cpu(), "5.3"),
         ({"precision": "tf32"}, gpu("Tesla T4", 15, (7, 5)), "has capability 7.5"),
         ({"precision": "bf16"}, gpu("Tesla T4", 15, (7, 5)), "8.0"),
-        ({"attention": "varlen"}, gpu("Tesla T4", 15, (7, 5)), "8.0"),
     ],
 )
 def test_needs_that_are_not_met_are_refused_with_the_way_out(

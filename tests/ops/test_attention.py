@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lumina.model.interface import Batch
+from lumina.ops.attention import flash3
 from lumina.ops.attention.dispatch import attend, make_pattern
 from networks import packed_batch
 
@@ -123,3 +124,27 @@ def test_variable_length_kernel_equals_the_reference(dtype, kind, window, kv_hea
         (out * torch.randn(out.shape).to(out)).sum().backward()
         results.append([out, *(x.grad for x in inputs)])
     torch.testing.assert_close(*results, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.covers("MOD-09")
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("kind", BATCHES)
+def test_flash3_equals_flash2_and_the_reference(kind, window, kv_heads):
+    if torch.cuda.get_device_capability()[0] != 9 or not flash3.found()[0]:
+        pytest.skip(f"needs Hopper and flash-attn-3: {flash3.found()[1]}")
+    batch, results = BATCHES[kind].to("cuda"), {}
+    for backend in ("flash3", "varlen", "reference"):
+        flash3.use(backend == "flash3")
+        family = "varlen" if backend == "flash3" else backend
+        inputs = qkv(3, 16, kv_heads, "cuda", torch.bfloat16, width=64)
+        out = attend(*inputs, pattern_of(family, batch, window, torch.bfloat16))
+        torch.manual_seed(0)
+        (out * torch.randn(out.shape).to(out)).sum().backward()
+        results[backend] = [out, *(x.grad for x in inputs)]
+    flash3.use(False)
+    for backend in ("flash3", "varlen"):
+        torch.testing.assert_close(
+            results[backend], results["reference"], rtol=2e-2, atol=2e-2
+        )

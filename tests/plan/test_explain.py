@@ -53,9 +53,9 @@ def test_the_doctor_reports_every_part(machine: object) -> None:
     assert rows["software", "torch"].value == "2.13.0"
     on_gpu = machine.device == "cuda"  # type: ignore[attr-defined]
     assert rows["hardware", "GPU"].status == ("ok" if on_gpu else "absent")
-    varlen = rows["kernels", "varlen attention"].status
+    flash2 = rows["kernels", "FlashAttention-2"].status
     recent = (machine.capability or (0, 0)) >= (8, 0)  # type: ignore[attr-defined]
-    assert varlen == ("ok" if recent else "absent")
+    assert flash2 == ("ok" if recent else "absent")
     if on_gpu and not recent:
         assert "unknown" in rows["hardware", "peak bfloat16"].value
         assert rows["precision", "bf16"].status == "absent"

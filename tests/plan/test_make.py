@@ -76,21 +76,6 @@ def test_compile_on_cuda_with_a_compiler_only() -> None:
     assert caught.value.code == "E003"
 
 
-def test_attention_by_device_type_and_heads() -> None:
-    assert plan_for(small(), gpu()).attention == "varlen"
-    assert plan_for(small(precision="fp32"), gpu()).attention == "sdpa"
-    assert plan_for(small(), gpu("Tesla T4", 15, (7, 5))).attention == "sdpa"
-    assert plan_for(small(head_dim=36), gpu()).attention == "sdpa"
-    assert plan_for(small(), cpu()).attention == "sdpa"
-    assert plan_for(small(attention="reference"), gpu()).attention == "reference"
-    with pytest.raises(LuminaError) as caught:
-        plan_for(small(attention="varlen", precision="fp32"), gpu())
-    assert caught.value.code == "E002"
-    with pytest.raises(LuminaError) as caught:
-        plan_for(small(attention="varlen"), cpu())
-    assert caught.value.code == "E003"
-
-
 def test_ddp_while_a_model_fits_then_fsdp2() -> None:
     config = Config.resolve(preset="l2:b1", flags={"seq_length": 512})
     roomy = plan_for(config, gpu(gib=140), world_size=8)

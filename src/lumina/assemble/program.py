@@ -37,12 +37,14 @@ from lumina.model.carry_protocol import Carry
 from lumina.model.logical import Parts, logical_parts, tensor_info
 from lumina.model.moe import routed_layers
 from lumina.model.network import Network, build_network
+from lumina.ops.attention import flash3
 from lumina.optim.adamw import AdamW, Slot, local
 from lumina.optim.atan2 import AdamATan2
 from lumina.optim.average import WeightAverage
 from lumina.optim.gate import LossScale
 from lumina.optim.sign_sgd import SignSGD
 from lumina.optim.task_weights import TaskWeights
+from lumina.plan.kernels import kernel_family
 from lumina.plan.plan import Plan
 from lumina.state.state import TensorInfo
 
@@ -295,9 +297,10 @@ class Program:
 
 def _build(plan: Plan) -> Network:
     """The network, on the meta device."""
+    flash3.use(plan.attention == "flash3")
     return build_network(
         plan.spec,
-        attention=plan.attention,
+        attention=kernel_family(plan.attention),
         loss_chunk_bytes=plan.loss_chunk_bytes,
         device="meta",
     )

@@ -22,7 +22,16 @@ SWITCHED: dict[str, tuple[str, str]] = {
 }
 """Choices that the documents write as a switch: what on and off mean."""
 
-VALUE_SYNONYMS: dict[str, dict[str, str]] = {"lr_scheduler": {"none": "constant"}}
+VALUE_SYNONYMS: dict[str, dict[str, str]] = {
+    "lr_scheduler": {"none": "constant"},
+    "attention": {
+        "flash": "auto",
+        "flash_attention_2": "flash2",
+        "flash_attention_3": "flash3",
+        "varlen": "flash2",
+        "plain": "reference",
+    },
+}
 
 ELSEWHERE = dict.fromkeys(
     ("max_new_tokens", "temperature", "top_p", "top_k"),

@@ -404,6 +404,9 @@ class TrainSection(Section):
         None, ge=1, description="sequences per step over all devices"
     )
     learning_rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate")
+    auto_adjust_lr: bool = Field(
+        True, description="lower a dense model's usual rate for routed experts"
+    )
     min_lr: float | None = Field(
         None, ge=0, description="final learning rate; default: a tenth of the peak"
     )
@@ -496,8 +499,10 @@ class SystemSection(Section):
     compile: bool | None = Field(
         None, description="compile blocks; default: on CUDA with a compiler"
     )
-    attention: Literal["auto", "varlen", "sdpa", "reference"] = Field(
-        "auto", description="attention implementation"
+    attention: Literal["auto", "flash3", "flash2", "sdpa", "reference"] = Field(
+        "auto",
+        description="who computes attention; a flash kernel that cannot be had gives "
+        "way to the next, with a warning",
     )
     loss_chunk_bytes: int | None = Field(
         None,

@@ -106,17 +106,17 @@ SYSTEM_FEATURES = (
         without="--parallel auto",
     ),
     Feature(
-        name="varlen_attention",
+        name="flash_attention",
         option="attention",
         summary="attention over packed documents by their boundaries, without a mask",
         stage="build",
         change_cost="reassemble",
-        requested=lambda c: c.system.attention == "varlen",
-        active=lambda p: p.attention == "varlen",
-        needs=capability(8, 0),
+        requested=lambda c: c.system.attention in ("flash2", "flash3"),
+        active=lambda p: p.attention in ("flash2", "flash3"),
+        # No `needs`: what cannot be had gives way to the next best, with a warning.
         memory="no mask of sequence by sequence",
         observable="packed documents equal the same documents alone",
-        without="--attention auto",
+        without="--attention sdpa",
     ),
     Feature(
         name="deterministic",

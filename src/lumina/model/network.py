@@ -224,13 +224,14 @@ def build_model(config: Config) -> Network:
     The vocabulary is `vocab_size` where it is set; see `lumina.load` for trained ones.
     """
     from lumina.model.registry import load_plugins
+    from lumina.plan.kernels import kernel_family
     from lumina.plan.shape import resolve_spec
 
     load_plugins(config.get("plugins"))
     backend = config.get("attention")
     return build_network(
         resolve_spec(config, None),
-        attention="sdpa" if backend == "auto" else backend,
+        attention="sdpa" if backend == "auto" else kernel_family(backend),
         loss_chunk_bytes=config.get("loss_chunk_bytes") or DEFAULT_LOSS_CHUNK_BYTES,
         seed=config.get("seed"),
     )

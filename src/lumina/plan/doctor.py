@@ -126,7 +126,9 @@ def _precisions(environment: Environment) -> list[Row]:
 def _kernels(environment: Environment) -> list[Row]:
     detail = environment.compiler_detail
     recent = (environment.capability or (0, 0)) >= (8, 0)
-    varlen = "works, with 16-bit types" if recent else "needs CUDA 8.0; sdpa instead"
+    flash2 = "works, with 16-bit types" if recent else "needs CUDA 8.0; sdpa instead"
+    newest = environment.flash3
+    flash3 = environment.flash3_detail or "needs CUDA 9.0 (Hopper)"
     return [
         Row(
             "kernels",
@@ -134,7 +136,8 @@ def _kernels(environment: Environment) -> list[Row]:
             detail,
             "ok" if environment.compiler else "absent",
         ),
-        Row("kernels", "varlen attention", varlen, "ok" if recent else "absent"),
+        Row("kernels", "FlashAttention-2", flash2, "ok" if recent else "absent"),
+        Row("kernels", "FlashAttention-3", flash3, "ok" if newest else "absent"),
     ]
 
 

@@ -40,6 +40,8 @@ class Environment:
         cpu_features: of "amx_bf16", "avx512_bf16", "avx512f", "avx2", those it has.
         compiler: torch.compile can build kernels for the device.
         compiler_detail: what was found, or what is missing.
+        flash3: FlashAttention-3 can take the place of torch's kernel (Hopper only).
+        flash3_detail: the package found, or what is missing.
         torch_version: as installed.
         cuda_version: what torch was built for, None without CUDA.
         peak_flops: dense peak by compute type, None where unknown.
@@ -59,6 +61,8 @@ class Environment:
     cpu_features: tuple[str, ...] = ()
     compiler: bool = False
     compiler_detail: str = ""
+    flash3: bool = False
+    flash3_detail: str = ""
     torch_version: str = ""
     cuda_version: str | None = None
     peak_flops: dict[str, float | None] = field(default_factory=dict)
@@ -75,6 +79,8 @@ class Environment:
             device_count=1,
             memory_bytes=self.host_memory_bytes // self.local_processes,
             capability=None,
+            flash3=False,
+            flash3_detail="",
             bf16=(self.bf16_speedup or 0) > 1,
             compiler=cpp_compiler() is not None,
             compiler_detail=_cpu_compiler_detail(),
@@ -141,6 +147,8 @@ def _local_processes() -> int:
 def _with_cuda(machine: Environment) -> Environment:
     import torch
 
+    from lumina.ops.attention import flash3
+
     index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     card = torch.cuda.get_device_properties(index)
     triton = importlib.util.find_spec("triton") is not None
@@ -150,8 +158,12 @@ def _with_cuda(machine: Environment) -> Environment:
         for name, there in (("triton", triton), ("a C compiler", c_compiler))
         if not there
     ]
+    hopper = card.major == 9
+    newest, detail = flash3.found() if hopper else (False, "needs a Hopper GPU")
     return replace(
         machine,
+        flash3=newest,
+        flash3_detail=detail,
         device="cuda",
         device_name=card.name,
         device_count=torch.cuda.device_count(),

@@ -14,6 +14,8 @@ from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.duration import decide_length, decide_rhythm, decide_schedule
 from lumina.plan.environment import Environment, no_cuda
 from lumina.plan.flops import flops_per_token
+from lumina.plan.kernels import choose_attention, kernel_family
+from lumina.plan.learning_rate import learning_rate
 from lumina.plan.memory import Layout, estimate
 from lumina.plan.memory_text import gibibytes, listed
 from lumina.plan.plan import Plan
@@ -33,7 +35,6 @@ H200 (Work A): 59,742 tokens/s with the small one, 62,470 with the large, +1.5 G
 
 # Options that become fields of the Plan as they are: field -> leaf.
 _PASSED_ON = {
-    "learning_rate": "learning_rate",
     "weight_decay": "weight_decay",
     "optimizer": "optimizer",
     "beta1": "beta1",
@@ -88,6 +89,7 @@ def make_plan(
     decisions.decide("world_size", world_size, "processes that were started")
     for field, leaf in _PASSED_ON.items():
         decisions.decide(field, config.get(leaf), source_of(config, leaf))
+    decisions.decide("learning_rate", *learning_rate(config, spec))
     _decide_attention(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)
     decide_length(config, decisions, rows_per_epoch)
@@ -142,7 +144,7 @@ def _decide_layout(
         loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
         ema=config.train.ema_decay > 0,
         trainable=_trainable(config, spec),
-        attention=decisions.values["attention"],
+        attention=kernel_family(decisions.values["attention"]),
         device=machine.device,
     )
     modes = _parallel_modes(config, world_size, decisions)
@@ -315,31 +317,16 @@ def _sharded_hint(spec: ModelSpec, layout: Layout, machine: Environment) -> list
 def _decide_attention(
     config: Config, machine: Environment, spec: ModelSpec, decisions: Decisions
 ) -> None:
-    asked = config.system.attention
-    dtype = decisions.values["compute_dtype"]
-    problem = None
-    if spec.solves_puzzles:
-        problem = "the variable-length kernel is causal, a reasoner is not"
-    elif machine.device != "cuda":
-        problem = "the variable-length kernel needs CUDA"
-    elif dtype == "float32":
-        problem = "the variable-length kernel needs 16-bit types"
-    elif (machine.capability or (0, 0)) < (8, 0):
-        problem = "the variable-length kernel needs compute capability 8.0"
-    elif spec.head_dim % 8 or spec.head_dim > 256:
-        problem = f"the variable-length kernel does not take heads of {spec.head_dim}"
-    if asked == "auto":
-        decisions.decide(
-            "attention",
-            "sdpa" if problem else "varlen",
-            problem or "packed documents without a mask",
-        )
-        return
-    if asked == "varlen" and problem:
-        raise LuminaError(
-            "E002", f"attention varlen: {problem}", "use --attention auto"
-        )
-    decisions.decide("attention", asked, source_of(config, "attention"))
+    choice = choose_attention(
+        config.system.attention,
+        source_of(config, "attention"),
+        machine,
+        spec,
+        decisions.values["compute_dtype"],
+    )
+    decisions.decide("attention", choice.backend, choice.reason)
+    if choice.warning:
+        decisions.warn(choice.warning)
 
 
 def _decide_compile(config: Config, machine: Environment, decisions: Decisions) -> None:
@@ -366,7 +353,7 @@ def with_spec(plan: Plan, spec: ModelSpec) -> Plan:
         loss_chunk_bytes=plan.loss_chunk_bytes,
         ema=plan.ema_decay > 0,
         trainable=count_trainable(spec, plan.freeze),
-        attention=plan.attention,
+        attention=kernel_family(plan.attention),
         device=plan.device,
     )
     counts = count_parameters(spec)

@@ -27,7 +27,7 @@ class Plan:
         warmup_steps: steps of linear warm-up.
         decay_steps: steps of the final decay (wsd).
         gradient_checkpointing: "none", "full" or "selective".
-        attention: "varlen", "sdpa" or "reference".
+        attention: "flash3", "flash2", "sdpa" or "reference".
         eval_every: steps between evaluations, 0: only at the end.
         save_every: steps between checkpoints, 0: only at the end.
         parameters: total; `active_parameters` used for one token.

@@ -139,10 +139,24 @@ class Preparation:
                 self.config, weights = with_expert(self.config, weights)
             names = tuple(paths_by_task(self.config.data.tasks, "tasks"))
             self._adopt(with_heads(weights, names))
+        self._tell_of_attention()
         data = self.config.data
         if not data.train_data and not data.tasks and planning:
             self.plan = self._plan_without_data()
             return
+    def _tell_of_attention(self) -> None:
+        """The attention asked for, if it had to give way."""
+        asked, got = self.config.system.attention, self.plan.attention
+        if asked not in ("auto", got):
+            self.events.append(
+                {
+                    "kind": "attention_fallback",
+                    "severity": "warning",
+                    "code": None,
+                    "message": f"attention {got}: {self.plan.reasons['attention']}",
+                }
+            )
+
         self.prepared = self._prepare_data()
         self.plan = self._plan()
         if self.base is not None:
