@@ -13,15 +13,8 @@ import torch
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config, Source
 from lumina.config.tasks import paths_by_task
-from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, prepare
-from lumina.data.puzzles import (
-    PreparedPuzzles,
-    PuzzleStream,
-    prepare_puzzles,
-)
-from lumina.data.stream import BatchStream
-from lumina.data.task_stream import TaskStream, task_sequence
+from lumina.data.puzzles import PreparedPuzzles, prepare_puzzles
 from lumina.data.tasks import PreparedTasks, prepare_tasks
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -43,6 +36,7 @@ from lumina.train.borrowing import borrowed, with_its_tokenizer
 from lumina.train.controls import LAYOUT, ROUTING, Change, edited
 from lumina.train.expert_training import with_expert
 from lumina.train.resume import Resumption, find_resumption
+from lumina.train.rows import AnyPrepared, AnyStream, rows_of
 
 CHOSEN = ("flag", "file", "python")
 """Sources of a setting that somebody chose."""
@@ -77,8 +71,8 @@ class Preparation:
     """
 
     environment: Environment
-    prepared: Prepared | PreparedPuzzles | PreparedTasks
-    stream: BatchStream | PuzzleStream | TaskStream
+    prepared: AnyPrepared
+    stream: AnyStream
     plan: Plan
 
     def __init__(self, config: Config, ranks: Ranks, console: Console) -> None:
@@ -139,11 +133,17 @@ class Preparation:
                 self.config, weights = with_expert(self.config, weights)
             names = tuple(paths_by_task(self.config.data.tasks, "tasks"))
             self._adopt(with_heads(weights, names))
-        self._tell_of_attention()
         data = self.config.data
         if not data.train_data and not data.tasks and planning:
             self.plan = self._plan_without_data()
             return
+        self.prepared = self._prepare_data()
+        self.plan = self._plan()
+        self._tell_of_attention()
+        if self.base is not None:
+            self.weights, told = borrowed(self.plan, self.config, self.base)
+            self._note(told, "base_model")
+
     def _tell_of_attention(self) -> None:
         """The attention asked for, if it had to give way."""
         asked, got = self.config.system.attention, self.plan.attention
@@ -156,12 +156,6 @@ class Preparation:
                     "message": f"attention {got}: {self.plan.reasons['attention']}",
                 }
             )
-
-        self.prepared = self._prepare_data()
-        self.plan = self._plan()
-        if self.base is not None:
-            self.weights, told = borrowed(self.plan, self.config, self.base)
-            self._note(told, "base_model")
 
     def _borrows(self) -> bool:
         """Whether `init_from` names a model of another kind than the one to train."""
@@ -222,7 +216,7 @@ class Preparation:
                 {"tokenizer": str(weights.tokenizer)}, origin
             )
 
-    def _prepare_data(self) -> Prepared | PreparedPuzzles | PreparedTasks:
+    def _prepare_data(self) -> AnyPrepared:
         """Rank 0 first; the others then open what it made."""
         hrm = self.config.hrm
         if hrm.use_hrm and hrm.hrm_mode == "puzzle":
@@ -273,53 +267,6 @@ class Preparation:
             }
         )
 
-    def _plan_puzzles(self, prepared: PreparedPuzzles) -> Plan:
-        """The Plan for puzzles, which are rows already."""
-        self._fit_vectors(prepared)
-        plan = make_plan(
-            self.config,
-            self.environment,
-            tokenizer_vocab_size=prepared.train.vocab_size,
-            rows_per_epoch=len(prepared.train),
-            world_size=self.ranks.world_size,
-            eval_rows=len(prepared.eval) if prepared.eval else 0,
-            num_puzzles=prepared.train.num_puzzles,
-        )
-        self.stream = PuzzleStream(
-            prepared.train,
-            global_batch_size=plan.global_batch_size,
-            seed=plan.seed,
-            epochs=plan.epochs,
-        )
-        return self._with_journal(plan)
-
-    def _plan_tasks(self, prepared: PreparedTasks) -> Plan:
-        """The Plan for several tasks, whose rows come by a strategy."""
-        seq_length = self.config.model.seq_length
-        sequence = task_sequence(
-            prepared.train,
-            seq_length=seq_length,
-            seed=self.config.train.seed,
-            strategy=self.config.data.task_sampling_strategy,
-        )
-        held_out = prepared.eval.stores.values() if prepared.eval else ()
-        plan = make_plan(
-            self.config,
-            self.environment,
-            tokenizer_vocab_size=prepared.tokenizer.vocab_size,
-            rows_per_epoch=sequence.rows_per_epoch,
-            world_size=self.ranks.world_size,
-            eval_rows=sum(len(pack(one, seq_length)) for one in held_out),
-        )
-        self.stream = TaskStream(
-            prepared.train,
-            sequence,
-            seq_length=seq_length,
-            global_batch_size=plan.global_batch_size,
-            epochs=plan.epochs,
-        )
-        return self._with_journal(plan)
-
     def _plan_without_data(self) -> Plan:
         """The Plan of a model alone, for `--dry-run`."""
         return make_plan(
@@ -333,27 +280,18 @@ class Preparation:
     def _plan(self) -> Plan:
         """The Plan, with what the data says about lengths."""
         if isinstance(self.prepared, PreparedPuzzles):
-            return self._plan_puzzles(self.prepared)
-        if isinstance(self.prepared, PreparedTasks):
-            return self._plan_tasks(self.prepared)
-        seq_length = self.config.model.seq_length
-        held_out = self.prepared.eval
+            self._fit_vectors(self.prepared)
+        rows = rows_of(self.prepared, self.config)
         plan = make_plan(
             self.config,
             self.environment,
-            tokenizer_vocab_size=self.prepared.tokenizer.vocab_size,
-            rows_per_epoch=len(pack(self.prepared.train, seq_length)),
+            tokenizer_vocab_size=rows.vocab_size,
+            rows_per_epoch=rows.per_epoch,
             world_size=self.ranks.world_size,
-            eval_rows=len(pack(held_out, seq_length)) if held_out else 0,
+            eval_rows=rows.held_out,
+            num_puzzles=rows.num_puzzles,
         )
-        self.stream = BatchStream(
-            self.prepared.train,
-            seq_length=seq_length,
-            global_batch_size=plan.global_batch_size,
-            seed=plan.seed,
-            # The Plan's: a preset's epochs do not end a run whose steps were named.
-            epochs=plan.epochs,
-        )
+        self.stream = rows.stream(plan)
         return self._with_journal(plan)
 
     def _with_journal(self, plan: Plan) -> Plan:
