@@ -203,3 +203,29 @@ def test_a_default_changed_since_does_not_change_a_run(
     register(3.0)
     Trainer(Config(resume=str(part.folder), steps=4)).train()
     assert part.column("loss") == whole.column("loss")
+
+
+def test_a_named_expert_in_a_model_with_parts(trainings: Trainings) -> None:
+    """Trained alone on a frozen base, attached to it, and generated with."""
+    own, registry = ["--plugins", LINEAR], trainings.folder / "registry"
+    where = ["--expert-registry", str(registry)]
+    base = trainings.train(
+        "routed", *words("--steps 3 --num-experts 4 --attention-type gated_linear"),
+        *own,
+    )  # fmt: skip
+    data = ["--train-data", str(trainings.data), "--device", "cpu"]
+    trained = ["train", *data, *own, *where, "--init-from", str(base), "--expert-id",
+               "farm", "--steps", "2", "--run-dir", str(trainings.folder / "farm"),
+               "--global-batch-size", "4", "--eval-batches", "1"]  # fmt: skip
+    together = str(trainings.folder / "together")
+    attach = ["experts", "attach", "farm", str(base), together, *where]
+    for name, command, code in (
+        ("trained", trained, 0),
+        ("unattached", attach, 2),
+        ("attached", [*attach, *own], 0),
+        ("told", ["generate", together, *own, "--prompt", "The", "--max-new-tokens",
+                  "3", "--device", "cpu"], 0),
+    ):  # fmt: skip
+        running = start(trainings, command, name)
+        assert running.wait() == code, running.output
+    assert f"--plugins {LINEAR}" in trainings.output("unattached")

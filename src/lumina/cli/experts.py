@@ -38,6 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where they are listed; default: experts",
     )
+    parser.add_argument(
+        "--plugins",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="attach, detach: your own .py files or modules with registered parts of "
+        "the model",
+    )
     parser.add_argument("--description", help="create: what it is for")
     parser.add_argument("--category", help="create: a label; default: general")
     parser.add_argument(
@@ -50,9 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do one action."""
+    from lumina.model.registry import load_plugins
     from lumina.state.expert_registry import Registry
 
     _check_options(args)
+    load_plugins(args.plugins)
     registry = Registry(args.expert_registry)
     {
         "list": _list,
@@ -74,8 +85,11 @@ def _check_options(args: argparse.Namespace) -> None:
         "show": {"json"},
         "freeze": {"off"},
         "goal": {"off"},
+        "attach": {"plugins"},
+        "detach": {"plugins"},
     }.get(args.action, set())
-    for name in ("description", "category", "goal", "parent", "off", "json"):
+    options = ("description", "category", "goal", "parent", "off", "json", "plugins")
+    for name in options:
         if getattr(args, name) and name not in read:
             raise LuminaError(
                 "E002",
