@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
 import torch
 
+from lumina.config import Config
+from lumina.observe.console import Console
+from lumina.train import Trainer
 from option_effects import shows
 from tiny_runs import EXPERTS, Run, Runs, same
 
@@ -81,6 +87,30 @@ def dispatch(runs: Runs) -> None:
     scarce = dropped(moe_dispatch="capacity", capacity_factor=0.25)
     enough = dropped(moe_dispatch="capacity", capacity_factor=4.0)
     assert enough == 0 and 0.5 < scarce < 1
+
+
+@shows("auto_adjust_lr")
+def rate(runs: Runs) -> None:
+    """The default rate is a dense model's; experts of which a token sees 1 of 4."""
+    given = runs.config(**EXPERTS | {"moe_top_k": 1})
+    chosen = {
+        leaf: given.get(leaf)
+        for leaf, source in given.provenance.items()
+        if source.kind == "python" and leaf != "learning_rate"
+    }
+
+    def peak(**leaves: object) -> tuple[float, str]:
+        stream = io.StringIO()
+        console = Console(stream=stream, live=False)
+        run = Trainer(Config(**chosen | leaves), console=console).train().run_dir
+        first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+        return first["learning_rate"], stream.getvalue()
+
+    lowered, told = peak()
+    assert lowered == 1.5e-4 and "--no-auto-adjust-lr" in told
+    assert peak(auto_adjust_lr=False)[0] == 3e-4
+    assert peak(use_moe=False)[0] == 3e-4
+    assert peak(learning_rate=1e-3)[0] == 1e-3
 
 
 @shows("overflow")

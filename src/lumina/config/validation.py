@@ -444,7 +444,7 @@ _MOE_ONLY = (
     "router_z_loss_weight", "moe_bias_update_rate", "moe_normalise_top_k",
     "moe_first_dense", "moe_shared_experts", "moe_score", "moe_score_scale",
     "moe_balance_scope", "routing_temperature", "router_jitter_noise",
-    "expert_dropout", "router_init", "router_init_std",
+    "expert_dropout", "router_init", "router_init_std", "auto_adjust_lr",
 )  # fmt: skip
 
 

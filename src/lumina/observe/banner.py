@@ -154,6 +154,8 @@ def _schedule(plan: Plan) -> str:
         text += f" {plan.learning_rate:g}"
     else:
         text += f" {plan.learning_rate:g} to {plan.min_lr:g}"
+    if "auto-adjust-lr" in plan.reasons.get("learning_rate", ""):
+        text += _because(plan, "learning_rate")
     text += f", {plan.warmup_steps} warm-up steps"
     text += f", betas {plan.beta1:g} {plan.beta2:g}"
     if plan.max_grad_norm:

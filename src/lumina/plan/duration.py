@@ -83,7 +83,7 @@ def decide_schedule(config: Config, decisions: Decisions) -> None:
         LuminaError: E002 where a warm-up that was asked for fills the whole run.
     """
     train = config.train
-    steps = decisions.values["steps"]
+    steps, peak = decisions.values["steps"], decisions.values["learning_rate"]
     warmup, why = _warmup(config, steps)
     decisions.decide("warmup_steps", warmup, why)
     decisions.decide(
@@ -91,9 +91,9 @@ def decide_schedule(config: Config, decisions: Decisions) -> None:
     )
     min_lr, why = train.min_lr, source_of(config, "min_lr")
     if train.lr_scheduler == "constant":
-        min_lr, why = train.learning_rate, "a constant schedule never falls"
+        min_lr, why = peak, "a constant schedule never falls"
     elif min_lr is None:
-        min_lr, why = train.learning_rate / 10, "a tenth of the peak"
+        min_lr, why = peak / 10, "a tenth of the peak"
     decisions.decide("min_lr", min_lr, why)
     _decide_decay(config, decisions, steps - warmup)
 
