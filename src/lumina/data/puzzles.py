@@ -119,7 +119,7 @@ def prepare_puzzles(config: Config) -> PreparedPuzzles:
         raise LuminaError(
             "E002",
             f"{why}, seq_length is {config.model.seq_length}",
-            f"use --seq-length {length}",
+            f"use --seq-length {length}, or for text --hrm-mode language_model",
         )
     share = config.data.eval_fraction
     share = DEFAULT_HELD_OUT if share is None else share

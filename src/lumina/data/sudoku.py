@@ -74,7 +74,11 @@ def read_sudokus(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
             boards.append(_cells(found[0]))
             solutions.append(_cells(found[1]) if len(found) > 1 else [0] * CELLS)
     if not boards:
-        raise LuminaError("E105", f"{path} holds no puzzle", "one puzzle a line")
+        raise LuminaError(
+            "E105",
+            f"{path} holds no puzzle",
+            "one puzzle a line; a reasoner of text has --hrm-mode language_model",
+        )
     return np.array(boards, dtype=np.uint8), np.array(solutions, dtype=np.uint8)
 
 
