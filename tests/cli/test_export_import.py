@@ -207,3 +207,87 @@ def _losses(text):
     line = next(line for line in text.splitlines() if "pooled" in line)
     words = line.replace(",", "").split()
     return float(words[words.index("loss") + 1]), float(words[words.index("after") - 1])
+
+
+def test_a_run_becomes_a_graph_with_its_tokenizer_and_configuration(
+    run, tmp_path, capsys
+):
+    from lumina.infer.graph_files import open_graph, run_in_pieces
+    from lumina.infer.load import load
+
+    lumina("export", run, tmp_path / "ts", "--format", "torchscript")
+    assert "torch.jit.load" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "ts/export.json").read_text())
+    names = {path.name for path in (tmp_path / "ts").iterdir()}
+    assert names == {*facts["files"], "export.json"}
+    assert {"model.ts", "tokenizer.json", "config.json"} <= names
+    assert facts["logits_difference"] < 1e-4
+    assert facts["inputs"][0] == "input_ids" and facts["outputs"][0] == "logits"
+    network, tokenizer = load(run, "cpu")
+    ids = torch.tensor([tokenizer.encode("The owl went to the lake.")])
+    script = open_graph(tmp_path / "ts/model.ts", network.spec, False)
+    found = run_in_pieces(script, network.spec, ids, 3)
+    torch.testing.assert_close(found, network.logits(ids), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.covers("INF-07")
+def test_exporting_for_inference_in_python(run, tmp_path):
+    """8 bits, ONNX, TorchScript, compiled; tokenizer and configuration beside each."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("compressed_tensors")
+    transformers = pytest.importorskip("transformers")
+    import lumina as package
+    from lumina.infer.load import load
+
+    network, tokenizer = load(run, "cpu")
+    ids = torch.tensor([tokenizer.encode("The owl went to the lake.")])
+    small = package.export_for_inference(run, tmp_path / "8", quantize=True, bits=8)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "8")
+    difference = (theirs(ids).logits - network.logits(ids)).abs().max()
+    assert 0 < difference < 4 * small.small.largest
+    for name in ("onnx", "torchscript", "torch_export"):
+        done = package.export_for_inference(
+            run, tmp_path / name, format=name, compile=name == "torch_export"
+        )
+        assert done.difference < 1e-4
+    for folder in ("8", "onnx", "torchscript", "torch_export"):
+        back = transformers.AutoTokenizer.from_pretrained(tmp_path / folder)
+        assert back("The owl", add_special_tokens=False).input_ids == tokenizer.encode(
+            "The owl"
+        )
+        config = transformers.AutoConfig.from_pretrained(tmp_path / folder)
+        assert config.vocab_size == network.spec.vocab_size
+
+
+def test_8_bits_say_what_they_cost_and_generate(run, tmp_path, tiny_corpus, capsys):
+    lumina("export", run, tmp_path / "8", "--quantize")
+    said = capsys.readouterr().out
+    assert "the run's held-out text; perplexity" in said
+    facts = json.loads((tmp_path / "8/export.json").read_text())["measured"]
+    before, after = facts["perplexity"]
+    assert 0 < facts["mean"] < facts["largest"] < facts["spread"]
+    assert before != after and abs(after / before - 1) < 0.02
+    lumina("export", run, tmp_path / "text", "--quantize", "--eval-data", tiny_corpus)
+    assert "the text given" in capsys.readouterr().out
+    lumina(
+        "generate", tmp_path / "8", "--prompt", "The owl", "--max-new-tokens", "4",
+        "--device", "cpu", "--precision", "fp32",
+    )  # fmt: skip
+    lumina("import", tmp_path / "8", tmp_path / "back")  # wide again, to train on
+
+
+def test_choices_that_do_not_go_together_are_refused(run, tmp_path, capsys):
+    for code, *words in (
+        ("E005", "--format", "gguf"),
+        ("E005", "--quantize", "--bits", "5"),
+        ("E002", "--bits", "8"),
+        ("E002", "--quantize", "--format", "onnx"),
+        ("E002", "--compile"),
+        ("E002", "--dtype", "float16", "--format", "torchscript"),
+        ("E002", "--eval-data", "text"),
+    ):
+        assert main(["export", str(run), str(tmp_path / "x"), *words]) in (1, 2)
+        assert code in capsys.readouterr().err, words
+        assert not (tmp_path / "x").exists()

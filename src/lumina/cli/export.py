@@ -1,11 +1,22 @@
-"""`lumina export RUN FOLDER`: a run's model as a folder that transformers loads."""
+"""`lumina export RUN FOLDER`: a run's model for transformers, or as a graph."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lumina.infer.small_loss import SmallLoss
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+LOADING = {
+    "onnx": "onnxruntime.InferenceSession('model.onnx')",
+    "torchscript": "torch.jit.load('model.ts')",
+    "torch_export": "torch.export.load('model.pt2').module(), or, compiled, "
+    "torch._inductor.aoti_load_package('model.pt2')",
+}
+"""Graph -> the call that opens its file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,8 +26,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         dest="format_name",
-        help="model_type of the folder, such as llama, mistral, qwen3 or olmoe; "
-        "default: the first that holds the model",
+        default="huggingface",
+        help="huggingface: for transformers, of the first family that holds the model; "
+        "or a family (model_type), such as llama, mistral, qwen3 or olmoe; or a "
+        "graph: onnx, torchscript, torch_export; default: huggingface",
+    )
+    parser.add_argument(
+        "--quantize",
+        action="store_true",
+        help="store the large matrices with 8 bits, one scale for each of their rows",
+    )
+    parser.add_argument("--bits", type=int, help="with --quantize; default and only: 8")
+    parser.add_argument(
+        "--eval-data",
+        action="append",
+        help="with --quantize: texts to measure its cost on; default: the run's own "
+        "held-out text",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="with --format torch_export: machine code for this processor",
     )
     parser.add_argument(
         "--dtype",
@@ -39,31 +69,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the folder and say how to load it."""
-    from lumina.data.tokenizer import Tokenizer
-    from lumina.state.heads import one_task
-    from lumina.state.huggingface import export_folder
-    from lumina.state.huggingface.formats import choose
-    from lumina.state.weights import open_weights
+    from lumina.errors import LuminaError
+    from lumina.infer.export import export_for_inference
 
-    weights = open_weights(args.run, "best" if args.best else "latest", ema=args.ema)
-    try:
-        weights = one_task(weights, args.task)
-        # Before the tokenizer: a model of puzzles is refused for what it is.
-        kind = choose(weights.spec, args.format_name).title
-        tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
-        folder = export_folder(
-            (weights.spec, weights.source.tensor),
-            tokenizer,
-            args.folder,
-            dtype=args.dtype,
-            format_name=args.format_name,
-        )
-    finally:
-        weights.close()
-    size = sum(path.stat().st_size for path in Path(folder).iterdir())
-    print(
-        f"{folder}: {weights.description} as {kind}, {args.dtype}, "
-        f"{size / 1e6:,.1f} MB with its tokenizer\n"
-        f"load it with transformers: AutoModelForCausalLM.from_pretrained('{folder}')"
+    if args.bits is not None and not args.quantize:
+        raise LuminaError("E002", "--bits says how to --quantize", "give both")
+    done = export_for_inference(
+        args.run,
+        args.folder,
+        format=args.format_name,
+        quantize=args.quantize,
+        bits=args.bits or 8,
+        compile=args.compile,
+        dtype=args.dtype,
+        eval_data=args.eval_data,
+        which="best" if args.best else "latest",
+        ema=args.ema,
+        task=args.task,
     )
+    kind = f"{args.bits or 8} bits, the rest {args.dtype}" if done.small else args.dtype
+    print(
+        f"{done.folder}: {done.description} as {done.title}, {kind}, "
+        f"{done.bytes / 1e6:,.1f} MB with its tokenizer"
+    )
+    if done.small is not None:
+        print(_cost(done.small))
+    if args.format_name in LOADING:
+        print(_checked(done.difference))
+        print(f"load it with {LOADING[args.format_name]}; inputs: export.json")
+    else:
+        print(
+            "load it with transformers: "
+            f"AutoModelForCausalLM.from_pretrained('{done.folder}')"
+        )
     return 0
+
+
+def _cost(small: SmallLoss) -> str:
+    """What 8 bits cost, in a line."""
+    said = (
+        f"logits differ by {small.mean:.2g} on average and {small.largest:.2g} at most "
+        f"(they spread by {small.spread:.2g}), on {small.measured_on}"
+    )
+    if small.perplexity is not None:
+        before, after = small.perplexity
+        said += f"; perplexity {before:,.4g} before, {after:,.4g} after"
+    return said
+
+
+def _checked(difference: float | None) -> str:
+    """Whether the graph was run, in a line."""
+    if difference is None:
+        return "not run: onnxruntime is not installed (pip install onnxruntime)"
+    return f"read back and run: logits differ by {difference:.2g} at most"

@@ -10,6 +10,7 @@ import torch
 from lumina.assemble.logical import join_fused, logical_names
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
+from lumina.infer.int8 import SmallLayers
 from lumina.model.logical import logical_parts
 from lumina.model.network import Network, build_network
 from lumina.state.heads import one_task
@@ -127,18 +128,22 @@ def filled_network(
 ) -> Network:
     """The network on its device; parameters in `dtype`, buffers as they are."""
     network = build_network(weights.spec, device="meta")
+    parts = logical_parts(network)
+    small = SmallLayers(network, weights.source, parts)
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
     network.to_empty(device=device)
     network.backbone.compute_dtype = dtype
     if hasattr(network.backbone, "skips_halted"):
         network.backbone.skips_halted = True
-    network.reset_buffers()
-    parts = logical_parts(network)
+    small.reset_buffers()
     tensors = network.state_dict(keep_vars=True)
-    _check_names({n for name in tensors for n in logical_names(name, parts)}, weights)
+    named = [name for name in tensors if name not in small.scales]
+    _check_names({n for name in named for n in logical_names(name, parts)}, weights)
     for name, tensor in tensors.items():
-        value = join_fused(name, parts, weights.source.tensor)
+        value = small.value(name)
+        if value is None:
+            value = join_fused(name, parts, weights.source.tensor)
         if value.shape != tensor.shape:
             raise LuminaError(
                 "E303",

@@ -182,6 +182,12 @@ class MoeFeedForward(nn.Module):
             ranking_te = ranking_te - HIDDEN * hidden_te
         return ranking_te.topk(self.spec.top_k, dim=-1).indices
 
+    def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Of all experts in `dtype`: gate and up [E, 2M, D], down [E, D, M]."""
+        trained = self.spec.trained
+        gate_up, down = only_last(self.gate_up, trained), only_last(self.down, trained)
+        return gate_up.to(dtype), down.to(dtype)
+
     def forward(
         self, x_bsd: Tensor, valid_bs: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -199,8 +205,7 @@ class MoeFeedForward(nn.Module):
         rows, length, width = x_bsd.shape
         x_td = x_bsd.reshape(-1, width)
         routing = self.route(x_td)
-        gate_up = only_last(self.gate_up, self.spec.trained).to(x_td.dtype)
-        down = only_last(self.down, self.spec.trained).to(x_td.dtype)
+        gate_up, down = self.matrices(x_td.dtype)
         dropped = torch.zeros((), device=x_td.device)
         if self.training and self.spec.dispatch == "capacity":
             places = capacity.expert_capacity(
@@ -262,7 +267,7 @@ def _in_best_groups(ranking_te: Tensor, moe: MoeSpec) -> Tensor:
     ranking_tgi = ranking_te.unflatten(-1, (moe.groups, -1))
     strength_tg = ranking_tgi.topk(2, dim=-1).values.sum(dim=-1)
     best_tk = strength_tg.topk(moe.top_groups, dim=-1).indices
-    out_tg = torch.ones_like(strength_tg, dtype=torch.bool).scatter(1, best_tk, False)
+    out_tg = torch.zeros_like(strength_tg).scatter(1, best_tk, 1.0) == 0
     ranking_tgi = ranking_tgi.masked_fill(out_tg.unsqueeze(-1), -torch.inf)
     return ranking_tgi.flatten(1)  # type: ignore[no-any-return]
 

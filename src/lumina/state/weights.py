@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -20,6 +20,9 @@ from lumina.state.reader import (
     read_pointer,
 )
 from lumina.state.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from lumina.state.huggingface.int8 import Int8
 
 Which = Literal["latest", "best"]
 
@@ -96,6 +99,28 @@ class InMemory:
     def close(self) -> None:
         """Let go of the memory."""
         self.tensors.clear()
+
+
+@dataclass(frozen=True)
+class SmallWeights(InMemory):
+    """Tensors in memory of which some are held with 8 bits."""
+
+    int8: dict[str, Int8]
+
+    def names(self) -> list[str]:
+        """Logical names."""
+        return [*self.tensors, *self.int8]
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, whole, widened to float32."""
+        return (
+            self.int8[name].dequantised() if name in self.int8 else super().tensor(name)
+        )
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self.int8.clear()
+        super().close()
 
 
 @dataclass(frozen=True)
@@ -206,16 +231,18 @@ def _averaged(reader: CheckpointReader) -> Averaged:
 
 
 def _exported(folder: Path, ema: bool) -> Weights:
-    from lumina.state.huggingface import import_folder
+    from lumina.state.huggingface.reading import read_folder
 
     if ema:
         raise LuminaError(
             "E002", f"{folder} holds one set of weights", "leave out --ema"
         )
-    spec, tensors = import_folder(folder)
+    spec, tensors = read_folder(folder)
+    plain = {n: value for n, value in tensors.items() if isinstance(value, Tensor)}
+    small = {n: v for n, v in tensors.items() if not isinstance(v, Tensor)}
     return Weights(
         spec=spec,
-        source=InMemory(tensors),
+        source=SmallWeights(plain, small) if small else InMemory(plain),
         tokenizer=folder if (folder / "tokenizer.json").is_file() else None,
         path=folder,
         description=folder.name,

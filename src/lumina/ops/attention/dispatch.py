@@ -109,5 +109,5 @@ def attend(q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor, pattern: Pattern) -> 
     if mask is None and pattern.causal and queries != keys and queries > 1:
         # SDPA's own causal order would count from the first key, not from the last.
         mask = causal_mask(queries, keys, 0, q.device)
-    causal = pattern.causal and queries == keys
+    causal = mask is None and pattern.causal and queries == keys
     return sdpa(q, k, v, mask, causal=causal).transpose(1, 2)

@@ -46,7 +46,7 @@ def sdpa(
         v_bktd,
         attn_mask=mask,
         is_causal=causal and mask is None,
-        enable_gqa=group > 1,
+        enable_gqa=bool(group > 1),  # traced sizes are tensors
     )
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from lumina.model.logical import logical_parts
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 from lumina.state.durable import free_bytes, write_file
+from lumina.state.huggingface import int8
 from lumina.state.huggingface.configuration import config_of
 from lumina.state.huggingface.formats import Format, choose
 from lumina.state.huggingface.names import EMBEDDING, HEAD, Entry, entries
@@ -40,6 +42,26 @@ Read = Callable[[str], Tensor]
 """Logical name -> whole tensor."""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """How tensors are written: in `dtype`, the large matrices perhaps with 8 bits."""
+
+    dtype: torch.dtype
+    small: bool
+
+    def size(self, entry: Entry) -> int:
+        """Bytes that a tensor takes."""
+        if self.small and int8.is_int8(entry):
+            return int8.stored_bytes(entry.shape, self.dtype.itemsize)
+        return math.prod(entry.shape) * self.dtype.itemsize
+
+    def tensors(self, entry: Entry, whole: Tensor) -> dict[str, Tensor]:
+        """What is written of a tensor."""
+        if self.small and int8.is_int8(entry):
+            return int8.stored(entry.name, whole, self.dtype)
+        return {entry.name: whole.to(self.dtype).contiguous()}
+
+
 def export_folder(
     source: Network | State | tuple[ModelSpec, Read],
     tokenizer: Tokenizer | None,
@@ -47,6 +69,7 @@ def export_folder(
     *,
     dtype: str = "float32",
     format_name: str | None = None,
+    bits: int | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write a folder in the format that holds the model.
@@ -61,6 +84,8 @@ def export_folder(
         folder: must not exist, or be empty.
         dtype: "float32", "bfloat16" or "float16".
         format_name: a `model_type` of `FORMATS`; None takes the first that holds it.
+        bits: 8 stores large matrices as `lumina.state.huggingface.int8` says, and
+            `dtype` is that of the rest; None stores all in `dtype`.
         shard_bytes: a new file starts past this size.
 
     Raises:
@@ -71,6 +96,8 @@ def export_folder(
         raise LuminaError(
             "E005", f"unknown dtype {dtype!r}", f"choose one of {', '.join(DTYPES)}"
         )
+    if bits not in (None, 8):
+        raise LuminaError("E005", f"there are no weights of {bits} bits", "choose 8")
     spec, read = _opened(source)
     ids = (None, None) if tokenizer is None else (tokenizer.bos_id, tokenizer.eos_id)
     row = choose(spec, format_name)
@@ -86,10 +113,14 @@ def export_folder(
         )
     target = Path(folder)
     with staged(target) as partial:
+        if bits is not None:
+            ignored = list(_ignored(spec, row))
+            config["quantization_config"] = int8.quantization_config(ignored)
         _write_json(partial / "config.json", config)
         _write_json(partial / "generation_config.json", _generation(tokenizer))
-        shards = list(_shards(spec, row, DTYPES[dtype].itemsize, shard_bytes))
-        _write_weights(partial, shards, read, DTYPES[dtype])
+        stored = Stored(DTYPES[dtype], bits is not None)
+        shards = list(_shards(spec, row, stored, shard_bytes))
+        _write_weights(partial, shards, read, stored)
         if tokenizer is not None:
             tokenizer.save(partial)
     return target
@@ -135,6 +166,14 @@ def _with_bias(spec: ModelSpec, read: Read) -> Read:
     return lambda name: zeros if name.endswith(".selection_bias") else read(name)
 
 
+def _ignored(spec: ModelSpec, row: Format) -> Iterator[str]:
+    """The linear modules that keep their weights, by the names transformers has."""
+    yield "lm_head"
+    for entry in entries(spec, row):
+        if entry.logical.endswith("router.weight"):
+            yield entry.name.removesuffix(".weight")
+
+
 def _generation(tokenizer: Tokenizer | None) -> dict[str, Any]:
     """`generation_config.json`: where generation begins and stops."""
     if tokenizer is None:
@@ -152,10 +191,10 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def _write_weights(
-    folder: Path, shards: list[list[Entry]], read: Read, dtype: torch.dtype
+    folder: Path, shards: list[list[Entry]], read: Read, stored: Stored
 ) -> None:
     """model.safetensors, or numbered shards and their index."""
-    needed = sum(_size(entry, dtype.itemsize) for shard in shards for entry in shard)
+    needed = sum(stored.size(entry) for shard in shards for entry in shard)
     if needed > free_bytes(folder):
         raise LuminaError(
             "E204",
@@ -169,7 +208,11 @@ def _write_weights(
         file = "model.safetensors"
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = dict(_tensors(shard, read, dtype))
+        tensors = {
+            name: tensor
+            for entry, whole in _tensors(shard, read)
+            for name, tensor in stored.tensors(entry, whole).items()
+        }
         write_tensors(folder / file, tensors)
         weight_map |= dict.fromkeys(tensors, file)
         total += sum(tensor.nbytes for tensor in tensors.values())
@@ -179,13 +222,13 @@ def _write_weights(
 
 
 def _shards(
-    spec: ModelSpec, row: Format, itemsize: int, most: int
+    spec: ModelSpec, row: Format, stored: Stored, most: int
 ) -> Iterator[list[Entry]]:
     """Entries in order, cut where a file would grow past `most` bytes."""
     shard: list[Entry] = []
     filled = 0
     for entry in entries(spec, row):
-        size = _size(entry, itemsize)
+        size = stored.size(entry)
         if shard and filled + size > most:
             yield shard
             shard, filled = [], 0
@@ -194,13 +237,7 @@ def _shards(
     yield shard
 
 
-def _size(entry: Entry, itemsize: int) -> int:
-    return math.prod(entry.shape) * itemsize
-
-
-def _tensors(
-    shard: list[Entry], read: Read, dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor]]:
+def _tensors(shard: list[Entry], read: Read) -> Iterator[tuple[Entry, Tensor]]:
     """The tensors of one file, checked against the shape they must have."""
     held: tuple[str, Tensor] | None = None
     for entry in shard:
@@ -218,4 +255,4 @@ def _tensors(
                 f"{entry.logical} has shape {tuple(tensor.shape)}, not {entry.shape}",
                 "the checkpoint does not fit its own description; use another",
             )
-        yield entry.name, tensor.detach().to("cpu", dtype).contiguous()
+        yield entry, tensor.detach().cpu()

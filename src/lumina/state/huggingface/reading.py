@@ -22,6 +22,15 @@ from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.state.huggingface.configuration import spec_of
 from lumina.state.huggingface.formats import Format
+from lumina.state.huggingface.int8 import (
+    PACKED,
+    SCALE,
+    SHAPE,
+    Int8,
+    is_int8,
+    require_known,
+    unpacked,
+)
 from lumina.state.huggingface.names import (
     EMBEDDING,
     HEAD,
@@ -47,7 +56,7 @@ _FLOATS = ("F32", "BF16", "F16")
 def import_folder(
     folder: str | os.PathLike[str],
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """The shape and weights of a folder.
+    """The shape and weights of a folder; those of 8 bits are widened.
 
     Args:
         folder: holds config.json and model.safetensors, or shards with their index.
@@ -57,6 +66,21 @@ def import_folder(
         padded with its mean row; routed layers get an even `load`.
 
     Raises:
+        LuminaError: as `read_folder`.
+    """
+    spec, tensors = read_folder(folder)
+    return spec, {
+        name: value.dequantised() if isinstance(value, Int8) else value
+        for name, value in tensors.items()
+    }
+
+
+def read_folder(
+    folder: str | os.PathLike[str],
+) -> tuple[ModelSpec, dict[str, Tensor | Int8]]:
+    """As `import_folder`, with matrices of 8 bits left as they are.
+
+    Raises:
         LuminaError: E104 files that are not there, E101 pickles and what is not JSON,
             E002 what Lumina's model cannot compute, E102 missing, unknown or misshapen
             tensors, E303 damaged files. Each names the file or tensor.
@@ -64,9 +88,15 @@ def import_folder(
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise LuminaError("E104", f"{path}: there is no such folder", "check the path")
-    spec, row = spec_of(_json(path / "config.json"))
+    config = _json(path / "config.json")
+    small = config.pop("quantization_config", None)
+    if small is not None:
+        require_known(small)
+    spec, row = spec_of(config)
     with ExitStack() as stack:
         files = _Files(path, stack)
+        if small is not None:
+            files.join_packed()
         return spec, dict(_logical(spec, row, files))
 
 
@@ -100,6 +130,8 @@ class _Files:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.where: dict[str, Any] = {}
+        self.packed: dict[str, str] = {}
+        self.scales: dict[str, Any] = {}
         self.file_of: dict[str, Path] = {}
         for path, promised in _listed(folder).items():
             handle = stack.enter_context(_open(path))
@@ -122,12 +154,52 @@ class _Files:
                     "fetch the folder again",
                 )
 
+    def join_packed(self) -> None:
+        """Know matrices of 8 bits by the names they had before."""
+        for packed in [name for name in self.where if name.endswith(f".{PACKED}")]:
+            stem = packed.removesuffix(PACKED)
+            lacking = [
+                stem + part for part in (SCALE, SHAPE) if stem + part not in self.where
+            ]
+            if lacking:
+                raise LuminaError(
+                    "E102",
+                    f"missing: {_some(lacking)}",
+                    f"{packed} cannot be read without; fetch the folder again",
+                )
+            self.packed[f"{stem}weight"] = stem
+            self.file_of[f"{stem}weight"] = self.file_of[packed]
+            self.where[f"{stem}weight"] = self.where.pop(packed)
+            self.scales |= {n: self.where.pop(n) for n in (stem + SCALE, stem + SHAPE)}
+
+    def int8(self, name: str) -> Int8:
+        """A matrix of 8 bits."""
+        stem, path = self.packed[name], self.file_of[name]
+        try:
+            words = self.where[name].get_tensor(stem + PACKED)
+            scale = self.scales[stem + SCALE].get_tensor(stem + SCALE)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise _damaged(path, error) from error
+        rows, columns = self.shape(name)
+        whole = bool(torch.isfinite(scale).all()) and scale.is_floating_point()
+        fitting = tuple(words.shape) == (rows, -(-columns // 4))
+        if words.dtype != torch.int32 or not fitting:
+            raise _damaged(path, ValueError(f"{stem}{PACKED} does not fit its shape"))
+        if tuple(scale.shape) != (rows, 1) or not whole:
+            raise _damaged(path, ValueError(f"{stem}{SCALE} does not fit its matrix"))
+        return Int8(unpacked(words, columns), scale.squeeze(-1))
+
     def shape(self, name: str) -> tuple[int, ...]:
-        """From the file's header; nothing is read."""
+        """From the file's header; nothing is read but the shape of 8-bit matrices."""
+        if name in self.packed:
+            key = self.packed[name] + SHAPE
+            return tuple(int(n) for n in self.scales[key].get_tensor(key).flatten())
         return tuple(self.where[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
         """As the file's header spells it."""
+        if name in self.packed:
+            return "INT8"
         return str(self.where[name].get_slice(name).get_dtype())
 
     def read(self, name: str) -> Tensor:
@@ -213,7 +285,7 @@ def _damaged(path: Path, error: Exception) -> LuminaError:
 
 def _logical(
     spec: ModelSpec, row: Format, files: _Files
-) -> Iterator[tuple[str, Tensor]]:
+) -> Iterator[tuple[str, Tensor | Int8]]:
     """Compare all names and shapes, then read."""
     if spec.tie_embeddings:
         _drop_tied_head(files)
@@ -280,7 +352,7 @@ def _check_names(table: list[Entry], row: Format, files: _Files) -> None:
                 f"{list(shape)}",
                 "config.json and weights do not belong together",
             )
-        if files.dtype(name) not in _FLOATS:
+        if files.dtype(name) not in _FLOATS and name not in files.packed:
             raise LuminaError(
                 "E101",
                 f"{name} is stored as {files.dtype(name)}",
@@ -288,9 +360,24 @@ def _check_names(table: list[Entry], row: Format, files: _Files) -> None:
             )
 
 
-def _assembled(spec: ModelSpec, group: list[Entry], files: _Files) -> Tensor:
+def _assembled(spec: ModelSpec, group: list[Entry], files: _Files) -> Tensor | Int8:
     """One logical tensor from its one or many pieces."""
     first = group[0]
+    small = [entry.name in files.packed for entry in group]
+    if any(small):
+        if not all(small) or not all(map(is_int8, group)) or first.rows is not None:
+            raise LuminaError(
+                "E102",
+                f"{first.name} and what belongs to it are not all of 8 bits",
+                "folders in which whole matrices are can be imported",
+            )
+        pieces = [files.int8(entry.name) for entry in group]
+        if first.expert is None:
+            return pieces[0]
+        return Int8(
+            torch.stack([piece.values for piece in pieces]),
+            torch.stack([piece.scale for piece in pieces]),
+        )
     if first.expert is not None:
         return torch.stack([files.read(entry.name) for entry in group])
     tensor = files.read(first.name)

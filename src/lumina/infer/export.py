@@ -1,0 +1,308 @@
+"""A trained model as a folder for other tools: transformers, ONNX, TorchScript.
+
+Every folder has the weights, the tokenizer, the configuration and `export.json`: what
+it is, what its inputs are, and the length and digest of every file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
+from lumina.infer.graph import Graph, past_shapes, require_graph
+from lumina.infer.graph_files import (
+    FILES,
+    input_names,
+    open_graph,
+    output_names,
+    require_tools,
+    run_in_pieces,
+    write_graph,
+)
+from lumina.infer.load import filled_network
+from lumina.infer.small_loss import SmallLoss, measure_small
+from lumina.model.network import Network
+from lumina.model.spec import ModelSpec
+from lumina.state.durable import free_bytes, sha256_of, write_file
+from lumina.state.heads import one_task
+from lumina.state.huggingface import export_folder
+from lumina.state.huggingface.configuration import config_of
+from lumina.state.huggingface.formats import FORMATS, choose, fits
+from lumina.state.huggingface.staging import require_unused, staged
+from lumina.state.weights import Weights, Which, open_weights
+
+KINDS = ("huggingface", *FILES)
+"""What `format` may be, beside a family of `FORMATS`."""
+
+TOLERANCE = 1e-4
+"""Most that a written graph's logits may differ from the model's."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        title: the format in words.
+        description: of the weights.
+        bytes: of all files together.
+        difference: largest difference of the written graph's logits from the model's;
+            None where nothing was run: a folder for transformers, or no onnxruntime.
+        small: what 8 bits cost; None without `quantize`.
+    """
+
+    folder: Path
+    title: str
+    description: str
+    bytes: int
+    difference: float | None = None
+    small: SmallLoss | None = None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The choices of one export."""
+
+    kind: str
+    family: str | None
+    bits: int | None
+    compiled: bool
+    dtype: str
+    eval_data: list[str] = field(default_factory=list)
+
+
+def export_for_inference(
+    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    format: str = "huggingface",
+    quantize: bool = False,
+    bits: int = 8,
+    compile: bool = False,
+    dtype: str = "float32",
+    eval_data: list[str] | None = None,
+    which: Which = "latest",
+    ema: bool = False,
+    task: str | None = None,
+) -> Exported:
+    """Write a run's model, with its tokenizer and configuration, for other tools.
+
+    Args:
+        run: a run directory, a checkpoint in it, or an exported folder.
+        folder: the new folder; appears whole or not at all.
+        format: "huggingface" (the first family that holds the model), a family such as
+            "llama", or a graph: "onnx", "torchscript", "torch_export".
+        quantize: store large matrices with `bits` bits; for transformers' folders.
+        bits: 8.
+        compile: of "torch_export", machine code for this processor.
+        dtype: "float32", "bfloat16" or "float16"; graphs are float32.
+        eval_data: texts to measure on what 8 bits cost; the run's own held-out text
+            where it is still there.
+        which: of a run, the newest good checkpoint or the best evaluated one.
+        ema: take the moving average of the weights.
+        task: of a model of several tasks, the one to export.
+
+    Raises:
+        LuminaError: E002 for what a format cannot hold, by name, for choices that do
+            not go together and for a folder in use; E003 when a tool is missing; E005
+            for unknown formats, bits, tasks; E003 when a written graph computes
+            something else; E104, E106, E204 and E303 for files.
+    """
+    wanted = _wanted(format, bits if quantize else None, compile, dtype, eval_data)
+    target = Path(folder).expanduser()
+    require_unused(target)
+    weights = open_weights(run, which, ema=ema)
+    try:
+        weights = one_task(weights, task)
+        if wanted.kind in FILES:
+            return _graph_folder(weights, target, wanted)
+        return _folder_for_transformers(weights, target, wanted)
+    finally:
+        weights.close()
+
+
+def _wanted(
+    format_name: str,
+    bits: int | None,
+    compiled: bool,
+    dtype: str,
+    eval_data: list[str] | None,
+) -> _Wanted:
+    """The choices, checked against each other before anything is opened."""
+    if format_name not in KINDS and format_name not in FORMATS:
+        raise LuminaError(
+            "E005",
+            f"unknown format {format_name!r}",
+            f"choose one of {', '.join((*KINDS, *FORMATS))}",
+        )
+    graph = format_name in FILES
+    if bits not in (None, 8):
+        raise LuminaError("E005", f"there are no weights of {bits} bits", "choose 8")
+    if bits is not None and graph:
+        raise _apart(f"a {format_name} graph", "quantize", "leave it out, or export")
+    if compiled and format_name != "torch_export":
+        raise _apart(
+            f"the format {format_name}", "compile", "use torch_export, or export"
+        )
+    if dtype != "float32" and graph:
+        raise _apart(
+            f"a {format_name} graph", f"dtype {dtype}", "use float32, or export"
+        )
+    if eval_data and bits is None:
+        raise LuminaError(
+            "E002",
+            "--eval-data does nothing without --quantize",
+            "it measures what 8 bits cost",
+        )
+    family = format_name if format_name in FORMATS else None
+    kind = format_name if family is None else "huggingface"
+    return _Wanted(kind, family, bits, compiled, dtype, eval_data or [])
+
+
+def _apart(what: str, option: str, hint: str) -> LuminaError:
+    return LuminaError(
+        "E002", f"{what} does not go with {option}", f"{hint} for transformers"
+    )
+
+
+def _folder_for_transformers(
+    weights: Weights, target: Path, wanted: _Wanted
+) -> Exported:
+    """Safetensors that `AutoModelForCausalLM.from_pretrained` loads."""
+    row = choose(weights.spec, wanted.family)
+    tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
+    small = None
+    facts: dict[str, Any] = {"family": row.name, "dtype": wanted.dtype}
+    with staged(target) as partial:
+        export_folder(
+            (weights.spec, weights.source.tensor),
+            tokenizer,
+            partial,
+            dtype=wanted.dtype,
+            format_name=row.name,
+            bits=wanted.bits,
+        )
+        if wanted.bits is not None:
+            small = measure_small(weights, partial, tokenizer, wanted.eval_data)
+            facts |= {"bits": wanted.bits, "measured": small.to_dict()}
+        _write_facts(partial, {"format": "huggingface"} | facts, weights)
+    return Exported(
+        target, row.title, weights.description, _bytes_in(target), small=small
+    )
+
+
+def _graph_folder(weights: Weights, target: Path, wanted: _Wanted) -> Exported:
+    """A graph, the tokenizer, a configuration."""
+    require_graph(weights.spec)
+    require_tools(wanted.kind, wanted.compiled)
+    tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
+    network = _plain_network(weights)
+    spec = network.spec
+    _require_space(network, target)
+    ids = torch.randint(spec.vocab_size, (3, 9), generator=_generator())
+    with torch.no_grad():
+        expected = network.logits(ids)
+    with staged(target) as partial:
+        path = write_graph(Graph(network), partial, wanted.kind, wanted.compiled)
+        difference = None
+        if run := open_graph(path, spec, wanted.compiled):
+            # Rows, lengths and a past that the graph was not made with.
+            parts = [(run_in_pieces(run, spec, ids[:n], cut), n) for n, cut in _TRIALS]
+            found = [(got - expected[:n]).abs().max().item() for got, n in parts]
+            difference = max(found)
+            if not difference <= TOLERANCE:
+                raise LuminaError(
+                    "E003",
+                    f"the {wanted.kind} graph's logits differ by {difference:.2g} from "
+                    f"the model's, more than {TOLERANCE:g}",
+                    "nothing was written; please report it with the model's options",
+                )
+        tokenizer.save(partial)
+        config = _configuration(spec, tokenizer)
+        write_file(partial / "config.json", _json(config))
+        facts: dict[str, Any] = {
+            "format": wanted.kind,
+            "compiled": wanted.compiled,
+            "dtype": "float32",
+            "logits_difference": difference,
+            "inputs": input_names(spec),
+            "outputs": output_names(spec),
+            "past": {name: [heads, width] for name, heads, width in past_shapes(spec)},
+        }
+        _write_facts(partial, facts, weights)
+    title = {"onnx": "ONNX", "torchscript": "TorchScript"}.get(
+        wanted.kind, "torch.export"
+    )
+    if wanted.compiled:
+        title += ", compiled for this processor"
+    return Exported(
+        target, title, weights.description, _bytes_in(target), difference=difference
+    )
+
+
+_TRIALS = ((1, 1), (1, 8), (3, 5))
+"""Rows, and the tokens of the first piece, that a written graph is tried with."""
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _plain_network(weights: Weights) -> Network:
+    """In float32 on the CPU; that experts trained alone is nothing to a graph."""
+    spec = weights.spec
+    if spec.moe is not None:
+        spec = replace(spec, moe=replace(spec.moe, trained=0))
+    return filled_network(
+        replace(weights, spec=spec), torch.device("cpu"), torch.float32
+    ).eval()
+
+
+def _require_space(network: Network, target: Path) -> None:
+    needed = sum(tensor.nbytes for tensor in network.state_dict().values())
+    place = next(one for one in target.absolute().parents if one.is_dir())
+    if needed > free_bytes(place):
+        raise LuminaError(
+            "E204",
+            f"the weights take {needed:,} bytes, {place} has {free_bytes(place):,}",
+            "free some disk space, or name a folder on another disk",
+        )
+
+
+def _configuration(spec: ModelSpec, tokenizer: Tokenizer) -> dict[str, Any]:
+    """transformers' where a family holds the model, else Lumina's shape."""
+    for row in FORMATS.values():
+        if fits(spec, row):
+            return config_of(spec, row, "float32", tokenizer.bos_id, tokenizer.eos_id)
+    return {"model_type": "lumina", **spec.to_dict()}
+
+
+def _write_facts(folder: Path, facts: dict[str, Any], weights: Weights) -> None:
+    """`export.json`, last: it lists every other file."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.iterdir())
+    }
+    facts = facts | {
+        "weights": weights.description,
+        "spec": weights.spec.to_dict(),
+        "torch": torch.__version__,
+        "files": files,
+    }
+    write_file(folder / "export.json", _json(facts))
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())

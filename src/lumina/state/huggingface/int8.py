@@ -1,0 +1,147 @@
+"""Weights of 8 bits in the layout of compressed-tensors, which other tools open.
+
+Each output channel of a matrix has one scale: w = scale * q, q in -127 to 127. A matrix
+`X.weight` is stored as `X.weight_packed` (four values to an int32, each plus 128, the
+first in the lowest byte), `X.weight_scale` [out, 1] and `X.weight_shape` [2]: the
+"pack-quantized" format with per-channel symmetric weights, called W8A16 elsewhere.
+Embeddings, norms, biases, routers and the head stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lumina.errors import LuminaError
+from lumina.state.huggingface.names import EMBEDDING, HEAD, Entry
+
+PACKED, SCALE, SHAPE = "weight_packed", "weight_scale", "weight_shape"
+LARGEST = 127
+_OFFSET = 128
+
+_SCHEME = {
+    "num_bits": 8,
+    "type": "int",
+    "symmetric": True,
+    "strategy": "channel",
+    "dynamic": False,
+}
+
+
+@dataclass(frozen=True)
+class Int8:
+    """A matrix, or one for each expert.
+
+    Attributes:
+        values: [..., out, in] int8.
+        scale: [..., out].
+    """
+
+    values: Tensor
+    scale: Tensor
+
+    def dequantised(self) -> Tensor:
+        """[..., out, in] float32."""
+        return self.values.float() * self.scale.float().unsqueeze(-1)
+
+
+def quantised(weight: Tensor, dtype: torch.dtype) -> Int8:
+    """The nearest 8-bit matrix, its scales of `dtype`.
+
+    A scale is the channel's largest value over 127; the values are rounded by the scale
+    as it is stored.
+    """
+    weight = weight.float()
+    scale = weight.abs().amax(dim=-1) / LARGEST
+    scale = torch.where(scale > 0, scale, 1.0).to(dtype)
+    values = (weight / scale.float().unsqueeze(-1)).round().clamp(-LARGEST, LARGEST)
+    return Int8(values.to(torch.int8), scale)
+
+
+def is_int8(entry: Entry) -> bool:
+    """Whether a tensor of a folder is stored with 8 bits: every large matrix."""
+    kept = entry.logical in (EMBEDDING, HEAD) or entry.logical.endswith("router.weight")
+    return len(entry.shape) == 2 and not kept
+
+
+def stored(name: str, weight: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors that the matrix `name` is stored as."""
+    small = quantised(weight, dtype)
+    stem = name.removesuffix("weight")
+    return {
+        stem + PACKED: packed(small.values),
+        stem + SCALE: small.scale.unsqueeze(-1),
+        stem + SHAPE: torch.tensor(weight.shape),
+    }
+
+
+def stored_bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    """What `stored` takes."""
+    rows, columns = shape
+    return rows * (4 * math.ceil(columns / 4) + itemsize) + 16
+
+
+def packed(values: Tensor) -> Tensor:
+    """[out, in] int8 as [out, ceil(in / 4)] int32."""
+    filled = F.pad(values.to(torch.int16) + _OFFSET, (0, -values.shape[1] % 4))
+    return filled.to(torch.uint8).contiguous().view(torch.int32)
+
+
+def unpacked(words: Tensor, columns: int) -> Tensor:
+    """The inverse of `packed`."""
+    values = words.contiguous().view(torch.uint8)[:, :columns]
+    return (values.to(torch.int16) - _OFFSET).to(torch.int8)
+
+
+def quantization_config(ignored: list[str]) -> dict[str, Any]:
+    """The entry of `config.json`; `ignored`: modules that keep their weights."""
+    weights = _SCHEME | {"group_size": None, "actorder": None, "observer": "minmax"}
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
+        "format": "pack-quantized",
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": ignored,
+        "kv_cache_scheme": None,
+    }
+
+
+def require_known(entry: Any) -> None:
+    """Refuse (E002) a `quantization_config` other than the one written here."""
+    groups = entry.get("config_groups") if isinstance(entry, Mapping) else None
+    schemes = [
+        group.get("weights") if isinstance(group, Mapping) else None
+        for group in (groups.values() if isinstance(groups, Mapping) else [])
+    ]
+    known = (
+        bool(schemes)
+        and entry.get("quant_method") == "compressed-tensors"
+        and entry.get("format") == "pack-quantized"
+        and not entry.get("kv_cache_scheme")
+        and all(
+            isinstance(scheme, Mapping)
+            and all(scheme.get(key) == value for key, value in _SCHEME.items())
+            for scheme in schemes
+        )
+        and not any(group.get("input_activations") for group in (groups or {}).values())
+    )
+    if not known:
+        raise LuminaError(
+            "E002",
+            "config.json: quantization_config is of a kind Lumina does not read",
+            "weights without it, or of 8 bits per channel (compressed-tensors, "
+            "pack-quantized) can be imported",
+        )
