@@ -77,6 +77,7 @@ def keep_expert(config: Config, run: Path, loss: float | None, steps: int) -> Pa
     weights = open_weights(run)
     try:
         expert = take_expert(weights, name)
+        rate = weights.source.meta.plan["learning_rate"]
     finally:
         weights.close()
     registry = Registry(train.expert_registry)
@@ -92,7 +93,7 @@ def keep_expert(config: Config, run: Path, loss: float | None, steps: int) -> Pa
         "run": str(run),
         "steps": steps,
         "final_loss": loss,
-        "learning_rate": train.learning_rate,
+        "learning_rate": rate,
         "train_data": list(config.data.train_data),
         "default_goal": train.default_goal,
         "seed": train.seed,
