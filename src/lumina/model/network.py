@@ -123,7 +123,8 @@ class Network(nn.Module):
             [B, S, vocab_size] float32, or [B, 1, vocab_size].
 
         Raises:
-            LuminaError: E005 where no task, or none of this model's, is named.
+            LuminaError: E005 where no task, or none of this model's, is named; E002
+                past the last of learned positions.
         """
         several = self.spec.tasks is not None
         if task_id is not None and not several:
@@ -135,6 +136,10 @@ class Network(nn.Module):
         batch = Batch.from_rows(input_ids)
         if cache is not None:
             batch = replace(batch, position_ids=cache.positions(input_ids))
+            table = getattr(self.backbone, "position_embedding", None)
+            if table is not None:
+                columns = cache.length + input_ids.shape[1]
+                table.check(batch.position_ids, columns)
         hidden = self.backbone(batch, cache=cache).hidden
         if last_only:
             hidden = hidden[:, -1:]

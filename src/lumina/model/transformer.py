@@ -102,8 +102,9 @@ class Transformer(nn.Module):
         if self.embedding_norm is not None:
             x_bsd = self.embedding_norm(x_bsd)
         if self.position_embedding is not None:
-            columns = batch.input_ids.shape[1] if cache is None else cache.length
-            self.position_embedding.check(batch.position_ids, columns)
+            if cache is None:  # with one, `Network.logits` has looked
+                columns = batch.input_ids.shape[1]
+                self.position_embedding.check(batch.position_ids, columns)
             x_bsd = x_bsd + self.position_embedding(batch.position_ids)
         elif self.spec.pos_encodings == "sinusoidal":
             x_bsd = x_bsd + sinusoids(batch.position_ids, x_bsd.shape[-1])
