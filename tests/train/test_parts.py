@@ -48,7 +48,9 @@ MODELS = {
 ALWAYS = words("--steps 9 --save-every-n-batches 2 --ema-decay 0.9")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model", ["parts", "backbone", pytest.param("block", marks=pytest.mark.slow)]
+)
 def test_killed_and_resumed_it_is_the_run_that_never_stopped(
     trainings: Trainings, model: str
 ) -> None:
@@ -68,7 +70,12 @@ def test_killed_and_resumed_it_is_the_run_that_never_stopped(
 
 
 @pytest.mark.parametrize(
-    ("model", "parallel"), [("parts", "fsdp2"), ("backbone", "ddp"), ("block", "fsdp2")]
+    ("model", "parallel"),
+    [
+        ("parts", "fsdp2"),
+        ("backbone", "ddp"),
+        pytest.param("block", "fsdp2", marks=pytest.mark.slow),
+    ],
 )
 def test_two_ranks_learn_what_one_does(
     trainings: Trainings, model: str, parallel: str
@@ -205,6 +212,7 @@ def test_a_default_changed_since_does_not_change_a_run(
     assert part.column("loss") == whole.column("loss")
 
 
+@pytest.mark.slow
 def test_a_named_expert_in_a_model_with_parts(trainings: Trainings) -> None:
     """Trained alone on a frozen base, attached to it, and generated with."""
     own, registry = ["--plugins", LINEAR], trainings.folder / "registry"
