@@ -252,7 +252,7 @@ def test_places_move_within_the_field(files: tuple[Path, Path]) -> None:
     tops = field.any(2).int().argmax(1)
     assert tops.max() > 20
     share = (tops == 0).float().mean()
-    assert 0.2 < share < 0.4  # one of five pairs, and one place of 28 or so
+    assert 0.13 < share < 0.33  # one pair of five, and one place of 28 or so
     painted = (labels.view(-1, 30, 30) > 1).any(2).int().argmax(1)
     assert torch.equal(painted, tops)  # input and output move together
 

@@ -80,3 +80,23 @@ def test_a_table_gives_leaves_in_training_only() -> None:
     rows.sum().backward()
     assert table.weight.grad is None and rows.grad is not None
     assert not table.eval()(ids).requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_gpu_does_the_same_each_time() -> None:
+    start, ids, gradients = (
+        torch.randn(900, 64), torch.randint(0, 300, (768,)), torch.randn(768, 64),
+    )  # fmt: skip
+    wanted = plain(start, ids, gradients, 0.1, 0.5)
+    found = []
+    for _ in range(3):
+        table = start.cuda()
+        optimizer = SignSGD(table, rate=10.0, weight_decay=0.5)
+        rows = table[ids.cuda()].clone().requires_grad_()
+        (rows * gradients.cuda()).sum().backward()
+        optimizer.use(ids.cuda(), rows)
+        optimizer.step(torch.tensor(0.01, device="cuda"), optimizer.gather())
+        found.append(table.cpu())
+    assert all(torch.equal(found[0], other) for other in found)
+    torch.testing.assert_close(found[0], wanted, rtol=1e-6, atol=1e-7)
