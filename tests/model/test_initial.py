@@ -97,7 +97,7 @@ def test_orthogonal_routers_prefer_no_expert():
     orthogonal = mean_over_seeds(router_init="orthogonal")
     assert orthogonal[2] < 0.8 * normal[2]  # spread of the load
     assert orthogonal[0] < normal[0] and orthogonal[0] < 2
-    # The choice knows no scale; the scores, and so what is learned first, do.
+    # The first choice knows no scale, the first scores do.
     wide, small = (
         mean_over_seeds(router_init="orthogonal", router_init_std=std)
         for std in (0.5, 0.002)
