@@ -1,8 +1,8 @@
 """FlashAttention-3 in the place of torch's own flash kernel, for the whole process.
 
-torch has a switch for it (a prototype, from 2.11 on): the kernels of the package
-flash-attn-3 then answer wherever torch's FlashAttention-2 would, in `varlen_attn` as
-in SDPA, forwards and backwards. Nothing in the model changes.
+torch has a switch for it (a prototype; in 2.13, older ones may lack it): the package
+flash-attn-3 then answers wherever FlashAttention-2 would, in `varlen_attn` and in
+SDPA, forwards and backwards. Nothing in the model changes.
 """
 
 from __future__ import annotations
