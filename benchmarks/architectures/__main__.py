@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from books import prepare
-from learning import RATE, ROWS, learn
+from learning import RATE, ROWS, decoding, learn
 from measuring import measure
 from page import tables, write
 from shapes import SEQUENCE, specs
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="page whose tables are rewritten")
     parser.add_argument("--only", nargs="+", default=[], help="names' beginnings")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--dense-steps", type=int, default=800)
+    parser.add_argument("--dense-steps", type=int, default=600)
     parser.add_argument(
         "--seconds", type=float, default=1e9, help="begin no piece after"
     )
@@ -70,13 +70,13 @@ def run(args: argparse.Namespace) -> None:
         if piece == "speed":
             result["speed"] = found = measure(spec, data["train"])
         else:
-            result["seeds"][piece] = found = learn(
-                spec,
-                result["speed"]["flops_per_token"],
-                facts["budget_flops"],
-                int(piece),
-                data,
-            )
+            flops = result["speed"]["flops_per_token"]
+            steps = round(facts["budget_flops"] / (flops * ROWS * SEQUENCE))
+            if piece == "decode":
+                result["decode"] = found = decoding(spec, steps // 4, data)
+            else:
+                found = learn(spec, steps, int(piece), data)
+                result["seeds"][piece] = found
         if name == "dense" and "budget_flops" not in facts:
             tokens = args.dense_steps * ROWS * SEQUENCE
             facts["budget_flops"] = found["flops_per_token"] * tokens
@@ -112,11 +112,11 @@ def pieces(
     chosen = [
         n for n in specs() if not args.only or any(n.startswith(o) for o in args.only)
     ]
-    wanted = [(n, "speed") for n in chosen]
+    wanted = [(n, piece) for piece in ("speed", "decode") for n in chosen]
     wanted += [(n, str(seed)) for n in chosen for seed in range(args.seeds)]
     for name, piece in wanted:
         done = facts["results"].get(name, {"seeds": {}})
-        if piece not in (done if piece == "speed" else done["seeds"]):
+        if piece not in (done["seeds"] if piece.isdigit() else done):
             yield name, piece
 
 

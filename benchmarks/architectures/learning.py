@@ -2,39 +2,76 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from typing import Any
 
 from measuring import decode, make_program, step_batches
-from shapes import SEQUENCE
 
 RATE, ROWS = 1e-3, 8
 
 
-def learn(
-    spec: Any, flops_per_token: float, budget: float, seed: int, data: Any
-) -> Any:
-    """Train from scratch for `budget` operations, then measure the held-out loss.
+def learn(spec: Any, steps: int, seed: int, data: Any) -> dict[str, Any]:
+    """Train from scratch, then measure the held-out loss.
 
     Args:
         spec: a ModelSpec.
-        flops_per_token: executed in training.
-        budget: operations to spend; decides the number of steps.
+        steps: of `ROWS` rows.
         seed: of initial weights and of the order of rows.
         data: "train" and "held_out", [N, S + 1] tokens each.
     """
-    import numpy as np
+    start = time.perf_counter()
+    program, curve = trained(spec, steps, seed, data)
+    seconds = time.perf_counter() - start
+    loss = held_out(program.model, data["held_out"])
+    program.close()
+    return {
+        "seed": seed,
+        "steps": steps,
+        "held_out_loss": loss,
+        "seconds": seconds,
+        "curve": curve,
+    }
+
+
+def decoding(spec: Any, steps: int, data: Any, times: int = 3) -> dict[str, Any]:
+    """Tokens a second of a model trained so long, since routers learn where to send.
+
+    Args:
+        spec: a ModelSpec.
+        steps: of `ROWS` rows.
+        data: as in `learn`.
+        times: to decode after a first answer; the median counts.
+    """
     import torch
 
     from lumina.model.network import build_network
+
+    program, _ = trained(spec, steps, 0, data)
+    network = build_network(spec, device="cuda", seed=None).to(torch.bfloat16)
+    network.load_state_dict(program.network.state_dict())
+    network.backbone.compute_dtype = torch.bfloat16
+    program.close()
+    prompts = data["held_out"][:8, :128].astype("int64").tolist()
+    rates = [decode(network.eval(), prompts) for _ in range(times + 1)]
+    return {
+        "steps": steps,
+        "tokens_per_second": statistics.median(rates[1:]),
+        "tokens_per_second_all": rates,
+    }
+
+
+def trained(spec: Any, steps: int, seed: int, data: Any) -> tuple[Any, Any]:
+    """The program after its steps, and its loss every 20."""
+    import numpy as np
+    import torch
+
     from lumina.train.step import train_step
 
-    steps = round(budget / (flops_per_token * ROWS * SEQUENCE))
     program = make_program(spec, ROWS, steps, seed, RATE)
     generator = np.random.default_rng(seed)
     order = np.empty(0, dtype=np.int64)
     curve = []
-    start = time.perf_counter()
     for step in range(steps):
         if len(order) < ROWS:
             order = np.append(order, generator.permutation(len(data["train"])))
@@ -43,20 +80,7 @@ def learn(
         if step % 20 == 0 or step == steps - 1:
             curve.append((step, values[0].item()))
     torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    loss = held_out(program.model, data["held_out"])
-    network = build_network(spec, device="cuda", seed=None).to(torch.bfloat16)
-    network.load_state_dict(program.network.state_dict())
-    network.backbone.compute_dtype = torch.bfloat16
-    program.close()
-    return {
-        "seed": seed,
-        "steps": steps,
-        "held_out_loss": loss,
-        "seconds": seconds,
-        "curve": curve,
-        "decode_tokens_per_second": decode(network.eval()),
-    }
+    return program, curve
 
 
 def held_out(model: Any, rows: Any) -> float:

@@ -132,20 +132,16 @@ def profile(step: Any) -> dict[str, float]:
     return spent | {f"kernel: {name}": ms for name, ms in busiest}
 
 
-def decode(network: Any, rows: int = 8, prompt: int = 128, new: int = 64) -> float:
-    """Tokens a second over all rows, greedy, after a first answer as warm-up."""
+def decode(network: Any, prompts: list[list[int]], new: int = 128) -> float:
+    """Tokens a second over all rows, greedy, the prompts' own pass included."""
     import torch
 
     from lumina.infer.generate import Decoding
     from lumina.infer.sampling import Sampling
 
-    prompts = [list(range(1, prompt + 1)) for _ in range(rows)]
-    made, seconds = 0, 0.0
-    for wanted in (8, new):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        decoding = Decoding(network, prompts, Sampling(0.0), max_new_tokens=wanted)
-        made = sum(len(step) for step in decoding)
-        torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-    return made / seconds
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    decoding = Decoding(network, prompts, Sampling(0.0), max_new_tokens=new)
+    made = sum(len(step) for step in decoding)
+    torch.cuda.synchronize()
+    return made / (time.perf_counter() - start)

@@ -36,13 +36,13 @@ def costs(results: dict[str, Any]) -> str:
         speed, runs = result["speed"], list(result["seeds"].values())
         flops = 1 - speed["flops_per_token"] / dense["flops_per_token"]
         spent = 1 - speed["step_seconds"] / dense["step_seconds"]
-        rates = [r["decode_tokens_per_second"] for r in runs]
+        decoded = result.get("decode", {}).get("tokens_per_second")
         lines.append(
             f"| {name} | {speed['parameters'] / 1e6:.0f} M "
             f"({speed['active_parameters'] / 1e6:.0f} M) "
             f"| {speed['flops_per_token'] / 1e9:.3f} "
             f"| {speed['tokens_per_second']:,.0f} "
-            f"| {format(statistics.median(rates), ',.0f') if rates else '-'} "
+            f"| {format(decoded, ',.0f') if decoded else '-'} "
             f"| {speed['peak_gib']:.1f} | {flops:.1%} | {spent:.1%} "
             f"| {format(spent / flops, '.0%') if flops > 0.02 else '-'} "
             f"| {_loss([r['held_out_loss'] for r in runs])} |"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lumina.errors import LuminaError
 from lumina.infer.cache import KVCache
@@ -20,6 +21,14 @@ from lumina.model.network import Network
 
 PREFILL_COLUMNS = 1024
 """Prompt tokens run through the network at a time: bounds the attention mask."""
+
+KERNELS = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""Attention kernels of decoding: cuDNN would make a plan for every length of the cache,
+which takes longer than the step."""
 
 END = "stop"
 FULL = "length"
@@ -202,7 +211,7 @@ class Decoding:
     @torch.inference_mode()
     def _last_logits(self) -> Tensor:
         """Logits [B, V] after the tokens in `_feed`, which enter the cache."""
-        with evaluating(self._network):
+        with evaluating(self._network), sdpa_kernel(KERNELS):
             for chunk in self._feed.split(PREFILL_COLUMNS, dim=1):
                 logits = self._network.logits(chunk, cache=self._cache, last_only=True)
         return logits[:, 0]
