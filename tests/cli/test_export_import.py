@@ -125,6 +125,11 @@ FAMILIES = {
         "--use-moe", "--num-experts", "4", "--qk-norm", "rms_full",
         "--no-moe-normalise-top-k",
     ],
+    "deepseek_v2": [
+        "--use-moe", "--num-experts", "8", "--moe-groups", "4", "--moe-top-groups", "2",
+        "--moe-shared-experts", "1", "--moe-first-dense", "1", "--mla-kv-rank", "12",
+        "--no-moe-normalise-top-k", "--num-kv-heads", "2",
+    ],
     "deepseek_v3": [
         "--use-moe", "--num-experts", "8", "--moe-groups", "4", "--moe-top-groups", "2",
         "--moe-score", "sigmoid", "--moe-shared-experts", "1", "--moe-first-dense", "1",
@@ -291,3 +296,25 @@ def test_choices_that_do_not_go_together_are_refused(run, tmp_path, capsys):
         assert main(["export", str(run), str(tmp_path / "x"), *words]) in (1, 2)
         assert code in capsys.readouterr().err, words
         assert not (tmp_path / "x").exists()
+
+
+def test_layers_for_several_tokens_are_left_out_where_that_is_asked(
+    tiny_corpus, tmp_path, capsys
+):
+    from safetensors.torch import load_file, save_file
+
+    lumina(
+        "train", "--preset", "debug", *TINY, *FAMILIES["deepseek_v3"], "--train-data",
+        tiny_corpus, "--run-dir", tmp_path / "run", "--steps", "1",
+    )  # fmt: skip
+    lumina("export", tmp_path / "run", tmp_path / "hf")
+    weights, config = tmp_path / "hf/model.safetensors", tmp_path / "hf/config.json"
+    extra = {"model.layers.2.enorm.weight": torch.ones(32)}
+    save_file(load_file(weights) | extra, weights)
+    values = json.loads(config.read_text()) | {"num_nextn_predict_layers": 1}
+    config.write_text(json.dumps(values))
+    capsys.readouterr()
+    assert main(["import", str(tmp_path / "hf"), str(tmp_path / "back")]) == 2
+    assert "--drop-mtp" in capsys.readouterr().err
+    lumina("import", tmp_path / "hf", tmp_path / "back", "--drop-mtp")
+    lumina("generate", tmp_path / "back", "--prompt", "The", "--max-new-tokens", "2")

@@ -17,6 +17,7 @@ from lumina.model.spec import HrmSpec, MoeSpec
 from lumina.state.huggingface import export_folder, import_folder
 from lumina.state.huggingface.configuration import spec_of
 from lumina.state.huggingface.formats import FORMATS, choose
+from lumina.state.huggingface.latent import habits_of
 from lumina.state.huggingface.names import entries
 from networks import random_ids, shifted, tiny_spec
 
@@ -60,6 +61,11 @@ DEEPSEEK = {
     "v_head_dim": 10,
     "num_mtp_layers": 0,
 }
+DEEPSEEK_V2 = {
+    key: value
+    for key, value in DEEPSEEK.items()
+    if key not in ("n_group", "topk_group", "num_mtp_layers")
+} | {"n_shared_experts": 2, "routed_scaling_factor": 1.0}
 QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0}
 THEIRS = {
     "llama": ("llama", {"tie_word_embeddings": True}),
@@ -105,6 +111,19 @@ THEIRS = {
             "rms_norm_eps": 1e-5,
         },
     ),
+    "deepseek-v2": ("deepseek_v2", DEEPSEEK_V2),
+    "deepseek-v2 groups": (
+        "deepseek_v2",
+        DEEPSEEK_V2
+        | {
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "q_lora_rank": None,
+            "routed_scaling_factor": 3.0,
+            "first_k_dense_replace": 0,
+        },
+    ),
     "deepseek-v3 yarn": (
         "deepseek_v3",
         DEEPSEEK
@@ -124,10 +143,35 @@ THEIRS = {
     ),
 }
 
+TAKEN_UP = {
+    "deepseek-v3 in halves": ("deepseek_v3", DEEPSEEK | {"rope_interleave": False}),
+    "deepseek-v3 in halves, narrow queries": (
+        "deepseek_v3",
+        DEEPSEEK | {"rope_interleave": False, "q_lora_rank": None},
+    ),
+    "deepseek-v2 yarn": (
+        "deepseek_v2",
+        DEEPSEEK_V2
+        | {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1000.0,
+                "factor": 40.0,
+                "original_max_position_embeddings": 16,
+                "beta_fast": 32,
+                "beta_slow": 1,
+                "mscale": 0.707,
+                "mscale_all_dim": 0.707,
+            }
+        },
+    ),
+}
+"""Habits that become other weights as they are read."""
+
 
 def theirs_of(case, **changes):
     """Their model, every parameter and buffer of weight drawn at random."""
-    name, options = THEIRS[case]
+    name, options = (THEIRS | TAKEN_UP)[case]
     config = transformers.AutoConfig.for_model(name, **(SHAPE | options | changes))
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -225,8 +269,75 @@ def test_their_weights_give_the_same_logits_and_gradients_and_go_back(case, tmp_
     assert all(torch.equal(back[key], tensors[key]) for key in tensors)
 
 
+@pytest.mark.parametrize("case", TAKEN_UP)
+def test_what_weights_take_up_gives_the_same_logits_and_gradients(case, tmp_path):
+    """Channels in halves, another temperature: queries and keys are other numbers."""
+    model = theirs_of(case)
+    model.save_pretrained(tmp_path / "theirs")
+    spec, tensors = import_folder(tmp_path / "theirs")
+    network, ids = network_of(spec, tensors), random_ids(3, 20, vocab=90)
+    expected = model(ids).logits
+    torch.testing.assert_close(network.logits(ids), expected, rtol=1e-5, atol=1e-5)
+
+    labels = shifted(ids)
+    sums, _ = network(Batch.from_rows(ids, labels))
+    (sums.loss_sum / sums.weight_sum).backward()
+    torch.nn.functional.cross_entropy(
+        expected.flatten(0, 1), labels.flatten(), ignore_index=-100
+    ).backward()
+    ours, theirs = logical_gradients(network), dict(model.named_parameters())
+    values = json.loads((tmp_path / "theirs/config.json").read_text())
+    habits, moved = habits_of(values, spec), 0
+    for entry in entries(spec, FORMATS[TAKEN_UP[case][0]], fused=True):
+        if entry.name in theirs and ".self_attn." in entry.name:
+            their = theirs[entry.name].grad
+            laid_out = habits.taken_up(spec, entry.logical, their)
+            scaled = torch.equal(laid_out, their)
+            moved += not scaled
+            if "q_proj" in entry.name or "q_b_proj" in entry.name:
+                laid_out = laid_out / habits.query_scale**2
+            torch.testing.assert_close(
+                ours[entry.logical], laid_out, rtol=1e-4, atol=1e-5, msg=entry.name
+            )
+    assert moved >= spec.num_layers
+
+    folder = export_folder(network, None, tmp_path / "ours")
+    again = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    torch.testing.assert_close(again(ids).logits, expected, rtol=1e-5, atol=1e-5)
+    back_spec, back = import_folder(folder)
+    assert back_spec == spec and back.keys() == tensors.keys()
+    assert all(torch.equal(back[key], tensors[key]) for key in tensors)
+
+
+def test_layers_for_several_tokens_are_dropped_only_on_request(tmp_path):
+    model = theirs_of("deepseek-v3")
+    model.save_pretrained(tmp_path)
+    expected = import_folder(tmp_path)[1]
+    file, config_file = tmp_path / "model.safetensors", tmp_path / "config.json"
+    tensors = load_file(file)
+    extra = {
+        name.replace("layers.2.", "layers.3."): tensor.clone()
+        for name, tensor in tensors.items()
+        if ".layers.2." in name
+    } | {"model.layers.3.eh_proj.weight": torch.zeros(32, 64)}
+    save_file(tensors | extra, file)
+    values = json.loads(config_file.read_text())
+    for key, layers in (("num_nextn_predict_layers", 1), ("num_mtp_layers", 1)):
+        told = {k: v for k, v in values.items() if "nextn" not in k and "mtp" not in k}
+        config_file.write_text(json.dumps(told | {key: layers}))
+        with pytest.raises(LuminaError, match=r"model\.layers\.3") as caught:
+            import_folder(tmp_path)
+        assert caught.value.code == "E002" and "--drop-mtp" in str(caught.value.hint)
+        found = import_folder(tmp_path, drop_mtp=True)[1]
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+    config_file.write_text(json.dumps(told | {"num_mtp_layers": 0}))
+    with pytest.raises(LuminaError, match="not part of this architecture"):
+        import_folder(tmp_path, drop_mtp=True)
+
+
 @pytest.mark.parametrize(
-    "case", ["mixtral", "qwen3-moe first dense", "olmoe", "deepseek-v3"]
+    "case", ["mixtral", "qwen3-moe first dense", "olmoe", "deepseek-v2", "deepseek-v3"]
 )
 def test_experts_as_transformers_holds_them_in_memory_are_read(case, tmp_path):
     """One tensor for all experts of a layer, as some tools save them."""
@@ -253,6 +364,13 @@ CHOICES = {
     "mixtral": tiny_spec(moe=ROUTED),
     "qwen3_moe": tiny_spec(qk_norm="rms", moe=replace(ROUTED, layers=(1,))),
     "olmoe": tiny_spec(qk_norm="rms_full", moe=replace(ROUTED, normalise_top_k=False)),
+    "deepseek_v2": tiny_spec(
+        num_kv_heads=4,
+        mla_kv_rank=20,
+        mla_rope_dim=4,
+        mla_value_dim=6,
+        moe=replace(ROUTED, shared_experts=2, normalise_top_k=False, layers=(1,)),
+    ),
     "deepseek_v3": tiny_spec(
         num_kv_heads=4,
         mla_kv_rank=20,
@@ -412,7 +530,8 @@ def test_what_cannot_be_computed_is_refused_by_key(named):
 @pytest.mark.parametrize("name", FORMATS)
 def test_keys_left_out_mean_what_transformers_means(name):
     """Folders of the hub leave out what was the default then."""
-    whole = transformers.AutoConfig.for_model(name).to_dict()
+    needed = {"num_experts_per_tok": 6} if name == "deepseek_v2" else {}
+    whole = transformers.AutoConfig.for_model(name, **needed).to_dict()
     bare = dict(whole)
     for key in (
         *FORMATS[name].absent,

@@ -227,7 +227,7 @@ def test_what_they_say_beside_their_size_is_read():
         (DEEPSEEK_V3, "scoring_func", "softmax"),
         (DEEPSEEK_V3, "topk_method", "greedy"),
         (DEEPSEEK_V3, "moe_layer_freq", 2),
-        (DEEPSEEK_V3, "rope_interleave", False),
+        (DEEPSEEK_V3, "rope_interleave", "halves"),
         (DEEPSEEK_V3, "first_k_dense_replace", 61),
         (DEEPSEEK_V3, "topk_group", 0),
         (DEEPSEEK_V3, "n_group", 7),

@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="with --num-kv-heads: texts to measure the loss on, before and after",
     )
+    parser.add_argument(
+        "--drop-mtp",
+        action="store_true",
+        help="of DeepSeek-V3, leave out the layers for predicting several tokens",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             "--eval-data does nothing without --num-kv-heads",
             "the loss of weights that stay the same does not change",
         )
-    weights = open_weights(args.folder).in_memory()
+    weights = open_weights(args.folder, drop_mtp=args.drop_mtp).in_memory()
     tokenizer = Tokenizer.from_path(args.tokenizer or weights.tokenizer_folder)
     origin = Path(args.folder).resolve().name
     if args.num_kv_heads is not None:

@@ -263,9 +263,14 @@ class MoeFeedForward(nn.Module):
 
 
 def _in_best_groups(ranking_te: Tensor, moe: MoeSpec) -> Tensor:
-    """The ranks [T, E], minus infinity outside each token's best groups."""
+    """The ranks [T, E], minus infinity outside each token's best groups.
+
+    A group is as good as its best expert under softmax scores (DeepSeek-V2), as its two
+    best together under sigmoid ones (V3).
+    """
     ranking_tgi = ranking_te.unflatten(-1, (moe.groups, -1))
-    strength_tg = ranking_tgi.topk(2, dim=-1).values.sum(dim=-1)
+    judges = 1 if moe.score == "softmax" else 2
+    strength_tg = ranking_tgi.topk(judges, dim=-1).values.sum(dim=-1)
     best_tk = strength_tg.topk(moe.top_groups, dim=-1).indices
     out_tg = torch.zeros_like(strength_tg).scatter(1, best_tk, 1.0) == 0
     ranking_tgi = ranking_tgi.masked_fill(out_tg.unsqueeze(-1), -torch.inf)

@@ -20,7 +20,8 @@ class MoeSpec:
         score: "softmax" over all experts, or "sigmoid" of each alone (DeepSeek-V3).
         score_scale: factor on the chosen experts' weights.
         groups: equal groups of neighbouring experts, of which a token chooses among
-            `top_groups`: those whose two best experts score most (DeepSeek-V3).
+            `top_groups`: those whose best expert scores most (softmax, DeepSeek-V2)
+            or whose two best do (sigmoid, V3).
         shared_experts: experts every token goes to, as one SwiGLU of their joint width.
         balance_scope: whose expert shares the balance loss uses: "global" (the step
             before, all ranks) or "micro_batch" (its own).

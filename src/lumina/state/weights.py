@@ -150,6 +150,7 @@ def open_weights(
     which: Which = "latest",
     *,
     ema: bool = False,
+    drop_mtp: bool = False,
     on_event: OnEvent | None = None,
 ) -> Weights:
     """Find and verify the weights at `path`.
@@ -158,6 +159,7 @@ def open_weights(
         path: a run directory, a checkpoint folder, or an exported Hugging Face folder.
         which: in a run, the newest good checkpoint or the best evaluated one.
         ema: take the moving average of the weights.
+        drop_mtp: of a DeepSeek-V3 folder, leave out the layers for several tokens.
         on_event: told of damaged checkpoints that were passed over.
 
     Raises:
@@ -175,7 +177,7 @@ def open_weights(
     if RunDirectory(folder).is_run:
         return _checkpoint(_chosen(folder, which, on_event), ema)
     if (folder / "config.json").is_file():
-        return _exported(folder, ema)
+        return _exported(folder, ema, drop_mtp)
     raise LuminaError(
         "E101",
         f"{folder} is neither a run, nor a checkpoint, nor an exported model",
@@ -230,14 +232,14 @@ def _averaged(reader: CheckpointReader) -> Averaged:
     return Averaged(reader, held)
 
 
-def _exported(folder: Path, ema: bool) -> Weights:
+def _exported(folder: Path, ema: bool, drop_mtp: bool) -> Weights:
     from lumina.state.huggingface.reading import read_folder
 
     if ema:
         raise LuminaError(
             "E002", f"{folder} holds one set of weights", "leave out --ema"
         )
-    spec, tensors = read_folder(folder)
+    spec, tensors = read_folder(folder, drop_mtp=drop_mtp)
     plain = {n: value for n, value in tensors.items() if isinstance(value, Tensor)}
     small = {n: v for n, v in tensors.items() if not isinstance(v, Tensor)}
     return Weights(

@@ -1,4 +1,4 @@
-"""Hugging Face folders: Llama, Mistral, Qwen2, Qwen3, Mixtral, Qwen3-MoE, OLMoE.
+"""Hugging Face folders: Llama, Mistral, Qwen, Mixtral, OLMoE, DeepSeek-V2 and V3.
 
 `export_folder` writes what `AutoModelForCausalLM.from_pretrained` loads;
 `import_folder` reads such folders. Safetensors only, no pickle, no remote code, and

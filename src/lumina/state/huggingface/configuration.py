@@ -82,7 +82,11 @@ def _experts_of(spec: ModelSpec, moe: MoeSpec, row: Format) -> dict[str, Any]:
             "router_jitter_noise": 0.0,
         }
     config["norm_topk_prob"] = moe.normalise_top_k
-    if row.name == "deepseek_v3":
+    if row.name.startswith("deepseek"):
+        grouped = "group_limited_greedy" if moe.groups > 1 else "greedy"
+        method: dict[str, Any] = {"topk_method": grouped}
+        if row.name == "deepseek_v3":
+            method = {"num_nextn_predict_layers": 0, "rope_interleave": True}
         return config | {
             "n_routed_experts": moe.num_experts,
             "moe_intermediate_size": moe.intermediate_size,
@@ -91,7 +95,7 @@ def _experts_of(spec: ModelSpec, moe: MoeSpec, row: Format) -> dict[str, Any]:
             "n_group": moe.groups,
             "topk_group": moe.top_groups,
             "first_k_dense_replace": moe.layers[0],
-            "num_nextn_predict_layers": 0,
+            **method,
         }
     config["num_experts"] = moe.num_experts
     if row.name == "olmoe":
@@ -178,7 +182,7 @@ def _latent_from(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _moe_from(config: Mapping[str, Any], row: Format, layers: int) -> MoeSpec:
-    if row.name == "deepseek_v3":
+    if row.name.startswith("deepseek"):
         return _moe_from_deepseek(config, layers)
     # transformers 5 calls by either name what it wrote as num_experts before.
     names = ("num_local_experts", "num_experts")
@@ -206,18 +210,22 @@ def _moe_from(config: Mapping[str, Any], row: Format, layers: int) -> MoeSpec:
 def _moe_from_deepseek(config: Mapping[str, Any], layers: int) -> MoeSpec:
     names = ("n_routed_experts", "num_local_experts")
     experts = count(config, names[names[0] not in config])
-    groups, top_groups = count(config, "n_group"), count(config, "topk_group")
+    third = config["model_type"] == "deepseek_v3"
+    groups, top_groups = 1, 1
+    if third or config["topk_method"] != "greedy":
+        groups, top_groups = count(config, "n_group"), count(config, "topk_group")
     top_k, dense = count(config, "num_experts_per_tok"), config["first_k_dense_replace"]
     if (
         experts % groups
-        or experts < 2 * groups
+        or experts < (2 if third else 1) * groups
         or not top_k <= experts // groups * min(top_groups, groups)
     ):
         raise LuminaError(
             "E102",
             f"config.json: {experts} experts, n_group {groups}, topk_group "
             f"{top_groups} and num_experts_per_tok {top_k} do not go together",
-            "groups are equal, of two experts or more, and hold a token's choices",
+            "groups are equal, of two experts or more in V3, and hold a token's "
+            "choices",
         )
     if type(dense) is not int or not 0 <= dense < layers:
         raise LuminaError(
@@ -233,8 +241,8 @@ def _moe_from_deepseek(config: Mapping[str, Any], layers: int) -> MoeSpec:
         layers=tuple(range(dense, layers)),
         normalise_top_k=bool(config["norm_topk_prob"]),
         balance_weight=positive(config, "aux_loss_alpha", 1e-4, zero=True),
-        bias_update_rate=1e-3,
-        score="sigmoid",
+        bias_update_rate=1e-3 if third else 0.0,
+        score="sigmoid" if third else "softmax",
         score_scale=positive(config, "routed_scaling_factor"),
         groups=groups if top_groups < groups else 1,
         top_groups=top_groups if top_groups < groups else 1,
@@ -290,6 +298,8 @@ def _check_plain(config: Mapping[str, Any], row: Format) -> None:
         "hidden_act": ("silu", "swish", None),
         "partial_rotary_factor": (1, None),
         "quantization_config": (None,),
+        # V3's may lie in halves too (see `latent`).
+        "rope_interleave": (True, None) if row.name != "deepseek_v3" else (True, False),
         **{key: (value, None) for key, value in row.constants.items()},
     }
     for key, allowed in expected.items():

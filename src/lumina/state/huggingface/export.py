@@ -146,7 +146,7 @@ def _opened(source: Network | State | tuple[ModelSpec, Read]) -> tuple[ModelSpec
 def _check_bias(spec: ModelSpec, row: Format, read: Read) -> None:
     if spec.moe is None or spec.moe.bias_update_rate == 0:
         return
-    if row.name == "deepseek_v3":
+    if row.experts is not None and row.experts.bias:
         return
     for layer in spec.moe.layers:
         name = f"backbone.blocks.{layer}.feedforward.selection_bias"

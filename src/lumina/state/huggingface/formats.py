@@ -46,6 +46,7 @@ class Experts:
         free: fields of `MoeSpec` that its configuration can say.
         layers: which layers may be routed: "all", "any", or "all later", all but
             so many first ones.
+        bias: whether a selection bias is among the tensors.
     """
 
     module: str = "mlp"
@@ -55,6 +56,7 @@ class Experts:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     free: frozenset[str] = frozenset()
     layers: str = "all"
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Format:
 _WINDOW = frozenset({"window_size"})
 _QWEN = {"use_sliding_window": False, "sliding_window": 4096}
 _ROUTED = frozenset({"normalise_top_k"})
+_LATENT = frozenset({"mla_kv_rank", "mla_q_rank", "mla_rope_dim", "mla_value_dim"})
 
 FORMATS: dict[str, Format] = {
     row.name: row
@@ -154,6 +157,36 @@ FORMATS: dict[str, Format] = {
             constants={"attention_bias": False, "clip_qkv": None},
         ),
         Format(
+            "deepseek_v2",
+            "DeepseekV2ForCausalLM",
+            "DeepSeek-V2",
+            experts=Experts(
+                fixed={"score": "softmax", "normalise_top_k": False},
+                free=frozenset(
+                    {"score_scale", "shared_experts", "groups", "top_groups"}
+                ),
+                layers="all later",
+            ),
+            free=_LATENT,
+            heads="divide",
+            constants={
+                "attention_bias": False,
+                "mlp_bias": False,
+                "norm_topk_prob": False,
+                "scoring_func": "softmax",
+                "moe_layer_freq": 1,
+            },
+            absent={
+                "first_k_dense_replace": 0,
+                "n_routed_experts": 64,
+                "n_shared_experts": 2,
+                "routed_scaling_factor": 1.0,
+                "norm_topk_prob": False,
+                "topk_method": "greedy",
+                "q_lora_rank": 1536,
+            },
+        ),
+        Format(
             "deepseek_v3",
             "DeepseekV3ForCausalLM",
             "DeepSeek-V3",
@@ -162,19 +195,18 @@ FORMATS: dict[str, Format] = {
                 free=_ROUTED
                 | {"score_scale", "shared_experts", "groups", "top_groups"},
                 layers="all later",
+                bias=True,
             ),
-            free=frozenset(
-                {"mla_kv_rank", "mla_q_rank", "mla_rope_dim", "mla_value_dim"}
-            ),
+            free=_LATENT,
             constants={
                 "attention_bias": False,
-                "rope_interleave": True,
                 # What transformers 4 and other readers want to be told.
                 "scoring_func": "sigmoid",
                 "topk_method": "noaux_tc",
                 "moe_layer_freq": 1,
             },
             absent={
+                "rope_interleave": True,
                 "n_group": 8,
                 "topk_group": 4,
                 "first_k_dense_replace": 3,

@@ -79,7 +79,8 @@ def count(spec: ModelSpec, *, fused: bool = False) -> int:
     total = spec.num_layers * (attention + 3) + (2 if spec.tie_embeddings else 3)
     if spec.moe is not None:
         routed = 1 + (2 if fused else 3 * spec.moe.num_experts)
-        routed += 4 if spec.moe.shared_experts else 0
+        biases = spec.moe.score == "sigmoid"
+        routed += 3 + biases if spec.moe.shared_experts else 0
         total += len(spec.moe.layers) * (routed - 3)
     return total
 
@@ -154,8 +155,9 @@ def _router(
     yield Entry(f"{theirs}.gate.weight", f"{ours}.router.weight", (experts, d))
     if not width:
         return
-    bias = f"{theirs}.gate.e_score_correction_bias"
-    yield Entry(bias, f"{ours}.selection_bias", (experts,))
+    if row.experts.bias:
+        bias = f"{theirs}.gate.e_score_correction_bias"
+        yield Entry(bias, f"{ours}.selection_bias", (experts,))
     for part, shape in (("gate", (width, d)), ("up", (width, d)), ("down", (d, width))):
         name = f"{theirs}.shared_experts.{part}_proj.weight"
         yield Entry(name, f"{ours}.shared.{part}.weight", shape)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +32,7 @@ from lumina.state.huggingface.int8 import (
     require_known,
     unpacked,
 )
+from lumina.state.huggingface.latent import Habits, habits_of
 from lumina.state.huggingface.names import (
     EMBEDDING,
     HEAD,
@@ -44,6 +46,7 @@ from lumina.state.huggingface.names import (
 )
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _EMBEDDINGS = tuple(
     f"{name}.weight"
@@ -54,12 +57,13 @@ _FLOATS = ("F32", "BF16", "F16")
 
 
 def import_folder(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str], *, drop_mtp: bool = False
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
     """The shape and weights of a folder; those of 8 bits are widened.
 
     Args:
         folder: holds config.json and model.safetensors, or shards with their index.
+        drop_mtp: leave out DeepSeek-V3's layers for predicting several tokens.
 
     Returns:
         The shape, and float32 CPU tensors under their logical names, the vocabulary
@@ -68,7 +72,7 @@ def import_folder(
     Raises:
         LuminaError: as `read_folder`.
     """
-    spec, tensors = read_folder(folder)
+    spec, tensors = read_folder(folder, drop_mtp=drop_mtp)
     return spec, {
         name: value.dequantised() if isinstance(value, Int8) else value
         for name, value in tensors.items()
@@ -76,7 +80,7 @@ def import_folder(
 
 
 def read_folder(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str], *, drop_mtp: bool = False
 ) -> tuple[ModelSpec, dict[str, Tensor | Int8]]:
     """As `import_folder`, with matrices of 8 bits left as they are.
 
@@ -97,7 +101,9 @@ def read_folder(
         files = _Files(path, stack)
         if small is not None:
             files.join_packed()
-        return spec, dict(_logical(spec, row, files))
+        _extra_layers(config, spec, files, drop_mtp)
+        habits = habits_of(config, spec)
+        return spec, dict(_logical(spec, row, files, habits))
 
 
 def read_embedding(folder: str | os.PathLike[str]) -> tuple[str, Tensor]:
@@ -283,8 +289,35 @@ def _damaged(path: Path, error: Exception) -> LuminaError:
     )
 
 
+def _extra_layers(
+    config: dict[str, Any], spec: ModelSpec, files: _Files, drop: bool
+) -> None:
+    """DeepSeek-V3's layers after the last, which guess the tokens after the next."""
+    told = [config.get(f"num_{word}_layers") for word in ("nextn_predict", "mtp")]
+    layers = max((n for n in told if type(n) is int), default=0)
+    if config["model_type"] != "deepseek_v3" or layers < 1:
+        return
+    places = [(name, _LAYER.match(name)) for name in files.where]
+    last = spec.num_layers + layers
+    extra = [
+        name
+        for name, found in places
+        if found is not None and spec.num_layers <= int(found[1]) < last
+    ]
+    if extra and not drop:
+        raise LuminaError(
+            "E002",
+            f"{len(extra)} tensors belong to layers for predicting several tokens "
+            f"({_some(extra)}), which Lumina's model has not",
+            "`lumina import FOLDER RUN --drop-mtp` leaves them out; the next token's "
+            "logits do not depend on them",
+        )
+    for name in extra:
+        del files.where[name]
+
+
 def _logical(
-    spec: ModelSpec, row: Format, files: _Files
+    spec: ModelSpec, row: Format, files: _Files, habits: Habits
 ) -> Iterator[tuple[str, Tensor | Int8]]:
     """Compare all names and shapes, then read."""
     if spec.tie_embeddings:
@@ -304,7 +337,11 @@ def _logical(
     for entry in table:
         by_logical.setdefault(entry.logical, []).append(entry)
     for logical, group in by_logical.items():
-        yield logical, _assembled(spec, group, files)
+        value = _assembled(spec, group, files)
+        if habits != Habits() and ".attention." in logical:
+            wide = value.dequantised() if isinstance(value, Int8) else value
+            value = habits.taken_up(spec, logical, wide)
+        yield logical, value
     if spec.moe is not None:
         for layer in spec.moe.layers:
             share = 1.0 / spec.moe.num_experts

@@ -12,7 +12,9 @@ from lumina.state.huggingface.numbers import count, positive
 SCALINGS = ("linear", "yarn", "llama3")
 """Called alike here and there."""
 
-_LATENT_YARN = {"mscale": 1.0, "mscale_all_dim": 1.0}
+DEEPSEEK = ("deepseek_v2", "deepseek_v3")
+
+_LATENT_YARN: dict[str, Any] = {"mscale": 1.0, "mscale_all_dim": 1.0}
 """DeepSeek's way of scaling whole scores, which latent attention follows."""
 
 
@@ -83,9 +85,11 @@ def rope_from(config: Mapping[str, Any]) -> dict[str, Any]:
         fields |= {"rope_low_freq_factor": low, "rope_high_freq_factor": high}
     if kind == "yarn":
         plain: dict[str, Any] = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
-        if config.get("model_type") == "deepseek_v3":
+        if config.get("model_type") in DEEPSEEK:
             plain |= _LATENT_YARN
             rope = {"mscale": 0, "mscale_all_dim": 0} | rope  # what leaving out means
+            if yarn_temperature(config) is not None:  # taken up by the queries
+                rope |= _LATENT_YARN
         for key in ("attention_factor", "mscale", "mscale_all_dim", *plain):
             if rope.get(key) not in (plain.get(key), None):
                 raise LuminaError(
@@ -95,3 +99,18 @@ def rope_from(config: Mapping[str, Any]) -> dict[str, Any]:
                     "only yarn with its default constants can be imported",
                 )
     return fields
+
+
+def yarn_temperature(config: Mapping[str, Any]) -> float | None:
+    """DeepSeek's `mscale_all_dim` under YaRN; None where that is not what is meant."""
+    rope = dict(config.get("rope_scaling") or {}) | dict(
+        config.get("rope_parameters") or {}
+    )
+    first, second = rope.get("mscale"), rope.get("mscale_all_dim")
+    kind = rope.get("rope_type", rope.get("type"))
+    if config.get("model_type") not in DEEPSEEK or kind != "yarn":
+        return None
+    if isinstance(first, bool) or not isinstance(first, int | float):
+        return None
+    # Only if they are the same do the rotary tables stay as they are.
+    return float(first) if first == second and first > 0 else None
