@@ -146,7 +146,6 @@ def test_the_whole_network_is_what_is_written_by_hand(layers, tied, scaled):
     assert (noisy.train().logits(ids) - calm).abs().max() > 1e-2
 
 
-@pytest.mark.covers("MOD-01")
 def test_the_options_of_a_config_give_that_network(tmp_path):
     """Through a saved file, as a user would."""
     config = lumina.Config(

@@ -127,7 +127,6 @@ def test_variable_length_kernel_equals_the_reference(dtype, kind, window, kv_hea
 
 
 @pytest.mark.gpu
-@pytest.mark.covers("MOD-09")
 @pytest.mark.parametrize("kv_heads", [1, 4])
 @pytest.mark.parametrize("window", [0, 5])
 @pytest.mark.parametrize("kind", BATCHES)

@@ -26,7 +26,6 @@ def package(monkeypatch):
     flash3.use(False)
 
 
-@pytest.mark.covers("MOD-09")
 def test_a_package_that_is_there_is_put_in_place_and_back(package):
     assert flash3.found() == (True, flash3.PACKAGE)
     assert attention.current_flash_attention_impl() is None

@@ -38,7 +38,6 @@ def whole(trainings):
     return get
 
 
-@pytest.mark.covers("MOD-05")
 @pytest.mark.parametrize("model", MODELS)
 def test_a_run_goes_on_after_a_stop_as_if_there_was_none(trainings, whole, model):
     """Bit for bit; and it learns."""
