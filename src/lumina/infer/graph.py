@@ -160,8 +160,8 @@ class EveryExpert(nn.Module):
         routing = layer.route(x_td)
         zeros_te = torch.zeros_like(routing.logits_te)
         weight_te = zeros_te.scatter(1, routing.ids_tk, routing.scores_tk)
-        experts = layer.spec.num_experts
         gate_up, down = layer.matrices(x_td.dtype)
+        experts = gate_up.shape[0]
         both_tn = F.linear(x_td, gate_up.flatten(0, 1))
         hidden_tem = swiglu(both_tn.unflatten(-1, (experts, -1)))
         weighted_tem = hidden_tem * weight_te.unsqueeze(-1).to(x_td.dtype)

@@ -210,7 +210,7 @@ def _moe_from(config: Mapping[str, Any], row: Format, layers: int) -> MoeSpec:
 def _moe_from_deepseek(config: Mapping[str, Any], layers: int) -> MoeSpec:
     names = ("n_routed_experts", "num_local_experts")
     experts = count(config, names[names[0] not in config])
-    third = config["model_type"] == "deepseek_v3"
+    third, theirs = config["model_type"] == "deepseek_v3", "aux_loss_alpha" in config
     groups, top_groups = 1, 1
     if third or config["topk_method"] != "greedy":
         groups, top_groups = count(config, "n_group"), count(config, "topk_group")
@@ -240,7 +240,9 @@ def _moe_from_deepseek(config: Mapping[str, Any], layers: int) -> MoeSpec:
         intermediate_size=count(config, "moe_intermediate_size"),
         layers=tuple(range(dense, layers)),
         normalise_top_k=bool(config["norm_topk_prob"]),
-        balance_weight=positive(config, "aux_loss_alpha", 1e-4, zero=True),
+        balance_weight=positive(
+            config, "aux_loss_alpha" if theirs else "router_aux_loss_coef", 1e-4, True
+        ),
         bias_update_rate=1e-3 if third else 0.0,
         score="sigmoid" if third else "softmax",
         score_scale=positive(config, "routed_scaling_factor"),
