@@ -157,3 +157,14 @@ def test_a_run_that_falls_back_says_so_and_learns_the_same(tmp_path, monkeypatch
     for asked, values in losses.items():
         assert values == pytest.approx(losses["reference"], rel=1e-5), asked
     assert lumina.build_model(Config(vocab_size=64, attention="flash3")) is not None
+
+
+def test_the_banner_names_what_is_done_with_tokens_before_the_first_block():
+    def told(**options):
+        plan = plan_for(config(**options), cpu())
+        return " ".join(" ".join(banner_lines(plan, cpu(), None, None)).split())
+
+    assert "positions" not in told()
+    first = told(pos_encodings="sinusoidal", scale_embeddings=True)
+    assert "positions sinusoidal" in first and "scaled embeddings" in first
+    assert "stable embedding" in told(use_stable_embedding=True)

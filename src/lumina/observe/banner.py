@@ -110,7 +110,10 @@ def _model(plan: Plan) -> str:
         "attention biases" if spec.attention_bias else "",
         f"latent attention of {spec.mla_kv_rank}" if spec.mla_kv_rank else "",
         f"RoPE {spec.rope_scaling}" if spec.rope_scaling != "none" else "",
+        "" if spec.pos_encodings == "rope" else f"positions {spec.pos_encodings}",
         "tied embeddings" if spec.tie_embeddings else "",
+        "scaled embeddings" if spec.scale_embeddings else "",
+        "stable embedding" if spec.use_stable_embedding else "",
         f"dropout {spec.dropout:g}" if spec.dropout else "",
     ]
     return ", ".join([text, *filter(None, extras)])
