@@ -263,3 +263,27 @@ def test_8_bits_of_another_kind_or_with_a_piece_missing_are_refused(tmp_path):
     with pytest.raises(LuminaError, match="quantization_config") as caught:
         import_folder(tmp_path / "hf")
     assert caught.value.code == "E002"
+
+
+def test_missing_tools_are_named_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(graph_files.shutil, "which", lambda name: None)
+    with pytest.raises(LuminaError, match=r"C\+\+ compiler") as caught:
+        graph_files.require_tools("torch_export", compiled=True)
+    assert caught.value.code == "E003"
+    monkeypatch.setattr(graph_files.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LuminaError, match="onnxscript") as caught:
+        graph_files.require_tools("onnx", compiled=False)
+    assert "luminaai[onnx]" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("kind", ["moe", "latent"])
+def test_8_bits_in_half_precision_stay_near_float32(kind, tmp_path):
+    network = network_of(SHAPES[kind])
+    export_folder(network, None, tmp_path / "hf", bits=8, dtype="bfloat16")
+    ids = torch.randint(60, (2, 9))
+    place, logits = torch.device("cpu"), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        held = filled_network(open_weights(tmp_path / "hf"), place, dtype).eval()
+        logits[dtype] = held.logits(ids)
+    near = logits[torch.float32] - logits[torch.bfloat16]
+    assert near.abs().mean() < 0.1 * logits[torch.float32].std()

@@ -18,7 +18,7 @@ from lumina.errors import LuminaError
 # `add_arguments(parser)` and `run(args) -> int`. A command is here once it works.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("lumina.cli.train", "train a model, or go on training one"),
-    "export": ("lumina.cli.export", "write a run's model for transformers"),
+    "export": ("lumina.cli.export", "write a run's model for other tools"),
     "import": ("lumina.cli.import_", "make a run from a Hugging Face folder"),
     "generate": ("lumina.cli.generate", "continue texts with a trained model"),
     "chat": ("lumina.cli.chat", "talk with a trained model"),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -51,6 +53,13 @@ def require_tools(format_name: str, compiled: bool) -> None:
             "E003",
             f"ONNX files are written with {' and '.join(lacking)}, which is missing",
             "pip install 'luminaai[onnx]'",
+        )
+    compilers = [os.environ.get("CXX", "g++"), "c++", "clang++"]
+    if compiled and not any(map(shutil.which, compilers)):
+        raise LuminaError(
+            "E003",
+            "--compile needs a C++ compiler, and none was found",
+            "install g++ or clang++, or set CXX; or leave out --compile",
         )
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if format_name == "torch_export" and not compiled and version < PLAIN_PROGRAM:
