@@ -11,6 +11,7 @@ from lumina.model.attention import BlockContext
 from lumina.ops.attention.dispatch import Pattern
 from lumina.ops.attention.fused import varlen_fits
 from lumina.ops.attention.masks import additive
+from lumina.ops.depth.segments import first_not_below
 from lumina.ops.depth.selection import Places
 
 
@@ -157,15 +158,19 @@ def segments(tokens: Tokens) -> Tensor:
     row_b1 = torch.arange(rows, device=device)[:, None]
     flat_bk = tokens.columns + row_b1 * tokens.length
     if not tokens.holes:
-        return torch.searchsorted(
-            flat_bk.flatten(), tokens.cu_seqlens.long(), out_int32=True
-        )
+        return _begins(flat_bk, tokens.cu_seqlens.long())
     # Twice the place, so that the row's end has room between its last token and the
     # next row's first.
     ends_b1 = 2 * (row_b1 + 1) * tokens.length - 1
     flat_bk = torch.where(tokens.documents < 0, ends_b1, 2 * flat_bk)
     edges = torch.cat([2 * tokens.cu_seqlens.long(), ends_b1.flatten()]).sort().values
-    return torch.searchsorted(flat_bk.flatten(), edges, out_int32=True)
+    return _begins(flat_bk, edges)
+
+
+def _begins(flat_bk: Tensor, edges_n: Tensor) -> Tensor:
+    """[N] int32: how many places, row after row, come before each edge."""
+    places: Tensor = first_not_below(flat_bk.flatten(), edges_n)
+    return places
 
 
 def _across(tokens: Tokens, shared: SharedKeys) -> Pattern:
