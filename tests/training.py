@@ -124,6 +124,40 @@ def start(arguments: list[str], log: Path, **environment: str) -> Running:
     return Running(process, log)
 
 
+def start_ranks(
+    arguments: list[str], name: Path, world_size: int = 2
+) -> tuple[object, list[Running]]:
+    """Start `lumina ARGUMENTS` in several processes, as torchrun does.
+
+    Returns:
+        Where the ranks meet, to be held while they run, and they themselves, whose
+        output goes to NAME.RANK.log.
+    """
+    store, place = meeting_place()
+    return store, [
+        start(
+            arguments,
+            name.with_name(f"{name.name}.{rank}.log"),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(world_size),
+            LOCAL_WORLD_SIZE=str(world_size),
+            **place,
+        )
+        for rank in range(world_size)
+    ]
+
+
+def train_on_two_ranks(config) -> None:
+    """One run in two processes from beginning to end; what they say lies beside it."""
+    run = Path(config.run.run_dir)
+    file = run.with_name(f"{run.name}.yaml")
+    config.save(file)
+    _store, running = start_ranks(["train", "--config-file", str(file)], run)
+    codes = [rank.wait() for rank in running]
+    assert codes == [0, 0], running[0].output
+
+
 @dataclass
 class Trainings:
     """Makes runs below one folder.
@@ -159,20 +193,10 @@ class Trainings:
 
     def ranks(self, run: str, *flags: str, world_size: int = 2):
         """Begin one in several processes, as torchrun does."""
-        store, place = meeting_place()
+        command = self.command(run, *flags)
+        store, running = start_ranks(command, self.folder / run, world_size)
         self.stores.append(store)
-        return [
-            start(
-                self.command(run, *flags),
-                self.folder / f"{run}.{rank}.log",
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE=str(world_size),
-                LOCAL_WORLD_SIZE=str(world_size),
-                **place,
-            )
-            for rank in range(world_size)
-        ]
+        return running
 
     def train_on_ranks(self, run: str, *flags: str, world_size: int = 2) -> Path:
         """One run in several processes from beginning to end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,9 @@ SHAPES = {
                     rope_original_length=32),
     "moe": shape(moe=MoeSpec(4, 2, 24, (0, 1))),
     "latent": latent(),
+    "one routed block": replace(
+        latent(), num_layers=1, moe=replace(latent().moe, layers=(0,))
+    ),
 }  # fmt: skip
 
 
@@ -70,7 +74,7 @@ def written(tmp_path, name, spec, *, compiled=False):
     return path, ids, expected
 
 
-QUICK = "latent"  # has all that differs: a graph takes seconds to make
+QUICK = "one routed block"  # of everything that differs: a graph takes seconds
 KINDS = [
     kind if kind == QUICK else pytest.param(kind, marks=pytest.mark.slow)
     for kind in SHAPES

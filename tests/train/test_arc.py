@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from lumina.plan.shape import resolve_spec
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import Trainer
 from tiny_arc import task, write
+from training import train_on_two_ranks
 
 SOLVED = (
     "483921657967345821251876493548132976729564138136798245372689514814253769695417382"
@@ -144,11 +142,7 @@ def test_two_ranks_do_what_one_does(
     alone, ranks = tmp_path / "alone", tmp_path / "ranks"
     more = {"batch_size": 1, "steps": 2, "halt_exploration": 0.5}
     Trainer(config(files, alone, **more)).train()
-    file = tmp_path / "config.yaml"
-    config(files, ranks, **more, parallel=parallel).save(file)
-    command = [sys.executable, "-m", "lumina", "train", "--config-file", str(file)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--nproc", "2"], check=True, env=environment, timeout=200)
+    train_on_two_ranks(config(files, ranks, **more, parallel=parallel))
     one, two = tensors(alone), tensors(ranks)
     assert torch.equal(one["carry/puzzle_ids"], two["carry/puzzle_ids"])
     # Signs of sums that are all but zero may differ: almost all are the same.

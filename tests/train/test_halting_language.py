@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +27,7 @@ from lumina.plan.shape import resolve_spec
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import Trainer
 from tiny_runs import story, write_conversations
+from training import train_on_two_ranks
 
 
 @pytest.fixture
@@ -187,11 +185,7 @@ def test_two_ranks_learn_what_one_does(
     alone, ranks = tmp_path / "alone", tmp_path / "ranks"
     more = {"batch_size": 2, "halt_exploration": 0.0, "global_batch_size": 4}
     Trainer(config(text, alone, **more, gradient_checkpointing="full")).train()
-    file = tmp_path / "config.yaml"
-    config(text, ranks, **more, parallel=parallel).save(file)
-    command = [sys.executable, "-m", "lumina", "train", "--config-file", str(file)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--nproc", "2"], check=True, env=environment, timeout=200)
+    train_on_two_ranks(config(text, ranks, **more, parallel=parallel))
     for name in ("loss", "act.halt_loss", "act.mean_steps", "grad_norm"):
         one, two = (torch.tensor([r[name] for r in rows(x)]) for x in (alone, ranks))
         torch.testing.assert_close(one, two, rtol=2e-3, atol=1e-4)
