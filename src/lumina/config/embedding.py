@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lumina.errors import LuminaError
+from lumina.config.refusing import refuse
 
 if TYPE_CHECKING:
     from lumina.config.config import Config
@@ -21,7 +21,7 @@ def check_embedding(config: Config) -> None:
     """
     model, kind = config.model, config.model.pos_encodings
     if model.scale_embeddings and model.use_stable_embedding:
-        _refuse(
+        refuse(
             "scale_embeddings and use_stable_embedding do not go together: one "
             "multiplies token vectors, the other brings them to length sqrt(hidden "
             "size) whatever they are",
@@ -30,7 +30,7 @@ def check_embedding(config: Config) -> None:
     if config.parts.backbone not in (None, "standard"):
         for leaf in EMBEDDING_OPTIONS:
             if config.get(leaf) not in (False, "rope"):
-                _refuse(
+                refuse(
                     f"backbone {config.parts.backbone} and {leaf} do not go together: "
                     "a registered backbone embeds tokens itself",
                     f"leave {leaf} out, or backbone",
@@ -38,19 +38,19 @@ def check_embedding(config: Config) -> None:
     if kind == "rope":
         return
     if model.rope_scaling != "none":
-        _refuse(
+        refuse(
             f"rope_scaling {model.rope_scaling} and pos_encodings {kind} do not go "
             "together: nothing is rotated",
             "leave one of the two out",
         )
     if model.mla_kv_rank:
-        _refuse(
+        refuse(
             f"mla_kv_rank {model.mla_kv_rank} and pos_encodings {kind} do not go "
             "together: latent attention keeps channels of its own for rotation",
             "leave one of the two out",
         )
     if kind == "sinusoidal" and model.hidden_size % 2:
-        _refuse(
+        refuse(
             f"pos_encodings sinusoidal and hidden_size {model.hidden_size} do not go "
             "together: sines and cosines come in pairs",
             f"use --hidden-size {model.hidden_size + 1}",
@@ -74,7 +74,3 @@ def idle_embedding(config: Config) -> dict[str, str]:
     """Options without effect, and why."""
     kind = config.model.pos_encodings
     return {} if kind == "rope" else {"rope_theta": f"pos_encodings is {kind}"}
-
-
-def _refuse(message: str, hint: str) -> None:
-    raise LuminaError("E002", message, hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lumina.config.refusing import refuse
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -36,16 +37,14 @@ def check_parts(config: Config) -> None:
     for leaf in parts:
         for other in ("use_hrm", "use_mod", "use_mor"):
             if config.get(other):
-                raise LuminaError(
-                    "E002",
+                refuse(
                     f"{leaf} {' '.join(_names(config, leaf))} and {other} do not go "
                     "together: that model's parts are its own",
                     f"leave out {leaf}, or {other}",
                 )
         for inner in _INSIDE.get(leaf, ()):
             if inner in parts or (inner == "use_moe" and config.get(inner)):
-                raise LuminaError(
-                    "E002",
+                refuse(
                     f"{leaf} and {inner} do not go together: what is inside a "
                     f"{leaf.removesuffix('_type')} is its own business",
                     f"leave out {leaf}, or {inner}",

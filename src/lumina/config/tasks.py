@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from lumina.config.refusing import refuse
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -67,27 +68,22 @@ def check_tasks(config: Config) -> None:
     if not names:
         return
     if len(names) == 1:
-        raise LuminaError(
-            "E002", f"{names[0]} is the only task", "name its data with --train-data"
-        )
+        refuse(f"{names[0]} is the only task", "name its data with --train-data")
     for leaf, why in _ALONE.items():
         if config.get(leaf):
-            raise LuminaError(
-                "E002",
+            refuse(
                 f"{leaf} {config.get(leaf)} does not go with tasks: {why}",
                 "use --no-tie-embeddings"
                 if leaf == "tie_embeddings"
                 else f"leave {leaf} out, or tasks",
             )
     if strange := sorted(held_out.keys() - set(names)):
-        raise LuminaError(
-            "E002",
+        refuse(
             f"task_eval_data names {', '.join(strange)}, which is no task",
             f"tasks are {', '.join(names)}",
         )
     if weights and len(weights) != len(names):
-        raise LuminaError(
-            "E002",
+        refuse(
             f"{len(weights)} task_weights for {len(names)} tasks",
             f"give one each, in the order {', '.join(names)}",
         )

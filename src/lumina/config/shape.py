@@ -1,0 +1,146 @@
+"""Shape of the network: what does not go together, and what is unusual."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lumina.config.refusing import divisor_below, multiple, refuse
+
+if TYPE_CHECKING:
+    from lumina.config.config import Config
+
+
+def check_shape(config: Config) -> None:
+    """Refuse widths, heads and rotations that make no network.
+
+    Raises:
+        LuminaError: E002.
+    """
+    _check_heads(config)
+    _check_latent(config)
+    _check_rope(config)
+
+
+def _check_heads(config: Config) -> None:
+    model = config.model
+    if model.head_dim is None and model.hidden_size % model.num_heads:
+        lower = divisor_below(model.hidden_size, model.num_heads)
+        refuse(
+            f"hidden_size {model.hidden_size} is not a multiple of num_heads "
+            f"{model.num_heads}",
+            f"use {lower} heads, a hidden size of "
+            f"{multiple(model.hidden_size, 2 * model.num_heads)}, or set head_dim",
+        )
+    head_dim = model.head_dim or model.hidden_size // model.num_heads
+    if head_dim % 2:
+        refuse(
+            f"num_heads {model.num_heads} gives heads of width {head_dim}: rotary "
+            "embeddings turn pairs, so it must be even",
+            f"set head_dim {head_dim + 1}, or another number of heads",
+        )
+    kv_heads = model.num_kv_heads
+    if kv_heads is not None and model.num_heads % kv_heads:
+        refuse(
+            f"num_heads {model.num_heads} is not a multiple of num_kv_heads {kv_heads}",
+            f"use {divisor_below(model.num_heads, kv_heads)} key/value heads",
+        )
+
+
+def _check_latent(config: Config) -> None:
+    model = config.model
+    parts = ("mla_q_rank", "mla_rope_dim", "mla_value_dim")
+    if not model.mla_kv_rank:
+        for leaf in parts:
+            if config.get(leaf):
+                refuse(
+                    f"{leaf} {config.get(leaf)} does nothing: mla_kv_rank is 0",
+                    f"set mla_kv_rank, or leave {leaf} out",
+                )
+        return
+    for leaf, plain in (("qk_norm", "none"), ("attention_bias", False)):
+        if config.get(leaf) != plain:
+            refuse(
+                f"{leaf} {config.get(leaf)} and mla_kv_rank {model.mla_kv_rank} do not "
+                "go together: latent attention has norms of its own and no biases",
+                f"leave {leaf} out",
+            )
+    if model.num_kv_heads not in (None, model.num_heads):
+        refuse(
+            f"num_kv_heads {model.num_kv_heads} and mla_kv_rank {model.mla_kv_rank} do "
+            "not go together: every head has keys and values from the latent",
+            "leave num_kv_heads out",
+        )
+    head_dim = model.head_dim or model.hidden_size // model.num_heads
+    if model.mla_rope_dim % 2 or model.mla_rope_dim >= head_dim:
+        refuse(
+            f"mla_rope_dim {model.mla_rope_dim} of head_dim {head_dim}",
+            "an even number of a head's channels, not all, are rotated",
+        )
+    if model.mla_value_dim > head_dim:
+        refuse(
+            f"mla_value_dim {model.mla_value_dim} is more than head_dim {head_dim}",
+            "values are at most as wide as keys",
+        )
+
+
+def _check_rope(config: Config) -> None:
+    model = config.model
+    if model.rope_factor != 1.0 and model.rope_scaling == "none":
+        refuse(
+            f"rope_factor {model.rope_factor:g} does nothing: rope_scaling is none",
+            "choose rope_scaling linear, ntk, yarn or llama3, or leave rope_factor out",
+        )
+    readers = {
+        "rope_original_length": ("yarn", "llama3"),
+        "rope_low_freq_factor": ("llama3",),
+        "rope_high_freq_factor": ("llama3",),
+    }
+    for leaf, scalings in readers.items():
+        if config.get(leaf) is not None and model.rope_scaling not in scalings:
+            refuse(
+                f"{leaf} {config.get(leaf)} does nothing: rope_scaling is "
+                f"{model.rope_scaling}",
+                f"choose rope_scaling {' or '.join(scalings)}, or leave {leaf} out",
+            )
+    low = model.rope_low_freq_factor or 1.0
+    high = model.rope_high_freq_factor or 4.0
+    if low >= high:
+        refuse(
+            f"rope_low_freq_factor {low:g} is not below rope_high_freq_factor {high:g}",
+            "llama3 keeps what turns more often than the high one, and stretches what "
+            "turns less often than the low one",
+        )
+
+
+def shape_advice(config: Config) -> list[str]:
+    """Advice on unusual values."""
+    model, advice = config.model, []
+    # Their length and vocabulary are given.
+    puzzles = config.hrm.use_hrm and config.hrm.hrm_mode == "puzzle"
+    if model.seq_length & (model.seq_length - 1) and not puzzles:
+        advice.append(
+            f"seq_length {model.seq_length} is not a power of two; kernels prefer one"
+        )
+    if model.vocab_size is not None and model.vocab_size % 64 and not puzzles:
+        advice.append(
+            f"vocab_size {model.vocab_size} is not a multiple of 64; it is padded to "
+            f"{-(-model.vocab_size // 64) * 64} in memory"
+        )
+    head_dim = model.head_dim or model.hidden_size // model.num_heads
+    if head_dim % 8 or head_dim > 256:
+        advice.append(
+            f"heads of width {head_dim}: fast attention wants a multiple of 8, "
+            "at most 256"
+        )
+    if model.window_size and model.window_size >= model.seq_length:
+        advice.append(
+            f"window_size {model.window_size} covers the whole row of "
+            f"{model.seq_length}: attention is full"
+        )
+    if model.rope_scaling != "none" and model.rope_factor == 1.0:
+        advice.append(
+            f"rope_scaling {model.rope_scaling} with rope_factor 1 changes nothing"
+        )
+    if model.dropout > 0.3:
+        advice.append(f"dropout {model.dropout:g} is above the usual 0 to 0.3")
+    return advice
