@@ -14,6 +14,9 @@ from lumina.train.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 
+SOLVED = (
+    "483921657967345821251876493548132976729564138136798245372689514814253769695417382"
+)
 MOE = {"use_moe": True, "num_experts": 4, "moe_top_k": 2}
 MOD = {"use_mod": True, "mod_capacity_factor": 0.5}
 MOR = {"use_mor": True, "mor_recursions": 2}
@@ -37,6 +40,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "l_layers": 1,
         "halt_max_steps": 2,
     },
+    "hrm puzzles": {"use_hrm": True, "h_layers": 1, "l_layers": 1},
+    "trm puzzles": {"use_hrm": True, "hrm_variant": "trm", "l_layers": 1},
     "tasks": {"tasks": ("words", "numbers"), "tie_embeddings": False},
     "plug-in": {"plugins": (str(EXAMPLE),), "attention_type": ("gated_linear",)},
 }
@@ -56,14 +61,31 @@ def documents(folder: Path) -> list[Path]:
     return paths
 
 
+def puzzles(folder: Path) -> dict[str, Any]:
+    """Sudokus with more or fewer blanks, from one solution, and what they ask for."""
+    rows = [f"{SOLVED[:n]}{'.' * 9}{SOLVED[n + 9 :]},{SOLVED}" for n in range(72)]
+    path = folder / "puzzles.txt"
+    path.write_text("\n".join(rows))
+    return {
+        "train_data": (str(path),),
+        "seq_length": 81,
+        "vocab_size": 11,
+        "eval_fraction": 0.2,
+        "halt_max_steps": 2,
+    }
+
+
 def losses(folder: Path, name: str, compiled: bool) -> list[float]:
     """Losses of a run's steps, the held-out one last."""
     paths = documents(folder)
     options = dict(ARCHITECTURES[name])
-    data: dict[str, Any] = {"train_data": tuple(map(str, paths))}
+    text: dict[str, Any] = {"seq_length": 256, "tokenizer_vocab_size": 300}
+    data = text | {"train_data": tuple(map(str, paths))}
     if "tasks" in options:
         options["tasks"] = tuple(f"{path.stem}={path}" for path in paths)
-        data = {}
+        data = text
+    if "puzzles" in name:
+        data = puzzles(folder)
     run = folder / f"compiled-{compiled}"
     values: dict[str, Any] = {
         "hidden_size": 128,
@@ -71,8 +93,6 @@ def losses(folder: Path, name: str, compiled: bool) -> list[float]:
         "num_layers": 4,
         "num_heads": 4,
         "num_kv_heads": 4,
-        "seq_length": 256,
-        "tokenizer_vocab_size": 300,
         "global_batch_size": 8,
         "batch_size": 8,
         "steps": 6,
@@ -96,4 +116,5 @@ def test_a_compiled_run_learns_what_the_plain_one_does(name: str, tmp_path: Path
     plain = losses(tmp_path, name, False)
     # Routers that decide by a hair send a token elsewhere once bf16 rounds otherwise.
     assert compiled == pytest.approx(plain, rel=0.02)
-    assert compiled[5] < compiled[0]
+    if "puzzles" not in name:  # each step may show others
+        assert compiled[5] < compiled[0]

@@ -65,7 +65,7 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for asynchronous copies to a GPU."""
         pinned: dict[str, Any] = {
-            f.name: value.pin_memory()
+            f.name: value.contiguous().pin_memory()  # expanded ones cannot be pinned
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
