@@ -10,6 +10,15 @@ import yaml
 
 from lumina.config.files import read_leaves, write_yaml
 from lumina.config.leaves import canonical, convert
+from lumina.config.model_sections import (
+    HrmSection,
+    ModelSection,
+    ModSection,
+    MoeSection,
+    MorSection,
+    PartsSection,
+    Section,
+)
 from lumina.config.presets import find_preset
 from lumina.config.provenance import Source
 from lumina.config.sections import (
@@ -17,14 +26,7 @@ from lumina.config.sections import (
     LEAVES,
     SECTIONS,
     DataSection,
-    HrmSection,
-    ModelSection,
-    ModSection,
-    MoeSection,
-    MorSection,
-    PartsSection,
     RunSection,
-    Section,
     SystemSection,
     TrainSection,
 )

@@ -27,6 +27,9 @@ def check_combinations(config: Config) -> None:
     Raises:
         LuminaError: E002, naming the options, their values and a way out.
     """
+    _check_run(config)
+    if config.run.resume is not None:
+        return  # Laid over the run's own settings first; then this is asked again.
     check_shape(config)
     check_embedding(config)
     check_moe(config)
@@ -35,7 +38,6 @@ def check_combinations(config: Config) -> None:
     check_parts(config)
     check_tasks(config)
     _check_training(config)
-    _check_run(config)
 
 
 def _check_training(config: Config) -> None:

@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina.config import Config, Source
-from lumina.config.sections import (
-    HrmSection,
-    ModelSection,
-    ModSection,
-    MoeSection,
-    MorSection,
-    PartsSection,
-)
+from lumina.config.model_sections import MODEL_SECTIONS
 from lumina.config.tasks import paths_by_task
 from lumina.errors import LuminaError
 from lumina.model.registry import STANDARD, missing
@@ -29,13 +22,9 @@ LIVE_SHAPE = {"plugins", "dropout", "capacity_factor", "load_balancing_weight",
               "mor_balance_weight", "mor_z_loss_weight"}  # fmt: skip
 """Options of the model that change no tensor, so a resume may change them."""
 
-SHAPING = (
-    ModelSection, MoeSection, ModSection, MorSection, HrmSection, PartsSection,
-)  # fmt: skip
-"""Sections that describe the model."""
-
 FIXED = (
-    {leaf for section in SHAPING for leaf in section.model_fields} - LIVE_SHAPE
+    {leaf for section in MODEL_SECTIONS.values() for leaf in section.model_fields}
+    - LIVE_SHAPE
 ) | {"seed", "init_from", "freeze", "expert_id", "default_goal",
      "loss_on", "eval_fraction", "tokenizer", "tokenizer_vocab_size",
      "task_sampling_strategy"}  # fmt: skip
