@@ -119,6 +119,19 @@ def test_more_steps_go_on_from_where_it_was(copied, how):
     assert column(run, "tokens")[12] > column(run, "tokens")[11]
 
 
+def test_another_size_of_a_step_is_said(trainings):
+    """Ranks, sequences or forwards that change it without its name being said."""
+    flags = words("--steps 3 --grad-accum 1 --global-batch-size auto")
+    run = trainings.train("sized", *FLAGS, *flags)
+    again = ["train", "--resume", run]
+    lumina(trainings.folder, *again, "--steps", "4")
+    assert not events(run, "batch_changed")
+    lumina(trainings.folder, *again, "--steps", "6", "--grad-accum", "2")
+    (told,) = events(run, "batch_changed")
+    assert told["severity"] == "warning" and "8 sequences" in told["message"]
+    assert "not 4" in told["message"]
+
+
 def test_going_back_to_an_older_checkpoint_repeats_the_rest(copied, finished):
     run = copied.folder / "run"
     older = run / "checkpoints" / "step-00000004"

@@ -22,7 +22,7 @@ from lumina.plan.flops import flops_per_token
 from lumina.train.auxiliary import main_loss
 from networks import packed_batch, random_ids, tiny_spec
 from tiny_runs import Run, Runs, story
-from training import SHAPE, Trainings, column, words
+from training import SHAPE, Trainings, column, rows, words
 
 NAMES = ("story", "code", "count")
 WEIGHTS = ("0.4", "0.3", "0.3")
@@ -135,6 +135,23 @@ def test_a_resumed_run_is_the_uninterrupted_one(runs: Runs, strategy: str) -> No
     ):
         with pytest.raises(LuminaError, match=told):
             lumina.Trainer(lumina.Config(resume=str(copied), **changed)).train()
+
+
+def test_on_resume_an_option_is_judged_beside_the_runs_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not beside the preset of a command that names none."""
+    run, tasks = str(tmp_path / "run"), write_tasks(tmp_path)
+    flags = words("--no-use-moe --no-tie-embeddings --steps 3")
+    assert main(["train", *SHAPE, *flags, "--tasks", *tasks, "--run-dir", run]) == 0
+    moved = write_tasks(_new(tmp_path / "moved"))
+    again = ["train", "--resume", run, "--steps", "5", "--tasks", *moved]
+    assert main(again) == 0
+    assert [row["step"] for row in rows(Path(run))] == [1, 2, 3, 4, 5]
+    # What makes no sense beside them is refused as ever.
+    capsys.readouterr()
+    assert main([*again, "--task-weights", "1"]) == 2
+    assert "1 task_weights for 3 tasks" in capsys.readouterr().err
 
 
 def _new(folder: Path) -> Path:

@@ -109,6 +109,18 @@ def _tell_resumed(
         checkpoint=reader.path.name,
         world_size=prepared.ranks.world_size,
     )
+    before, plan = reader.meta.plan, prepared.plan
+    same = before["global_batch_size"] == plan.global_batch_size
+    if not same and "global_batch_size" not in changes:
+        recorder.event(
+            "batch_changed",
+            "warning",
+            None,
+            f"a step has {plan.global_batch_size} sequences from here on, not "
+            f"{before['global_batch_size']} (ranks: {before['world_size']} -> "
+            f"{plan.world_size}); --global-batch-size says how many",
+            step=step,
+        )
     if {"steps", "epochs"} & changes.keys():
         recorder.event(
             "schedule_recomputed",
