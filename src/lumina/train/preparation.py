@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lumina.assemble.ranks import Ranks
-from lumina.config import Config, Source
+from lumina.config import Config
 from lumina.config.tasks import paths_by_task
 from lumina.data.prepare import Prepared, prepare
 from lumina.data.puzzles import PreparedPuzzles, prepare_puzzles
@@ -21,9 +20,7 @@ from lumina.errors import LuminaError
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
 from lumina.plan.environment import Environment, probe
-from lumina.plan.make import make_plan, with_spec
-from lumina.plan.model_options import model_leaves
-from lumina.plan.part_options import as_begun
+from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
 from lumina.state.base_model import BaseModel, open_base_model
 from lumina.state.heads import with_heads
@@ -32,27 +29,12 @@ from lumina.state.puzzle_vectors import fitted_vectors
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from lumina.state.weights import Weights, open_weights
+from lumina.train.adopting import adopted
 from lumina.train.borrowing import borrowed, with_its_tokenizer
-from lumina.train.controls import LAYOUT, ROUTING, Change, edited
 from lumina.train.expert_training import with_expert
+from lumina.train.replanning import as_left
 from lumina.train.resume import Resumption, find_resumption
 from lumina.train.rows import AnyPrepared, AnyStream, rows_of
-
-CHOSEN = ("flag", "file", "python")
-"""Sources of a setting that somebody chose."""
-
-SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
-             "rope_scaling", "rope_factor", "rope_original_length",
-             "rope_low_freq_factor", "rope_high_freq_factor", "h_cycles", "l_cycles",
-             "halt_max_steps", "halt_exploration", "puzzle_loss",
-             "routing_temperature", "objective", "part_options")  # fmt: skip
-"""Options of the model that change no tensor: other weights may get other ones."""
-
-
-def _shapeless(weights: Weights) -> tuple[str, ...]:
-    """`SHAPELESS`; a table of learned positions is as long as a row, though."""
-    learned = weights.spec.pos_encodings == "learned"
-    return tuple(leaf for leaf in SHAPELESS if not (learned and leaf == "seq_length"))
 
 
 class Preparation:
@@ -132,7 +114,8 @@ class Preparation:
             if self.config.train.expert_id is not None:
                 self.config, weights = with_expert(self.config, weights)
             names = tuple(paths_by_task(self.config.data.tasks, "tasks"))
-            self._adopt(with_heads(weights, names))
+            self.weights = with_heads(weights, names)
+            self.config = adopted(self.config, self.weights)
         data = self.config.data
         if not data.train_data and not data.tasks and planning:
             self.plan = self._plan_without_data()
@@ -148,14 +131,8 @@ class Preparation:
         """The attention asked for, if it had to give way."""
         asked, got = self.config.system.attention, self.plan.attention
         if asked not in ("auto", got):
-            self.events.append(
-                {
-                    "kind": "attention_fallback",
-                    "severity": "warning",
-                    "code": None,
-                    "message": f"attention {got}: {self.plan.reasons['attention']}",
-                }
-            )
+            told = f"attention {got}: {self.plan.reasons['attention']}"
+            self._note(told, "attention_fallback", "warning")
 
     def _borrows(self) -> bool:
         """Whether `init_from` names a model of another kind than the one to train."""
@@ -177,44 +154,6 @@ class Preparation:
         if chosen != mine:
             assert self.resumption is not None
             self.resumption.reader = open_checkpoint(chosen) if chosen else None
-
-    def _adopt(self, weights: Weights) -> None:
-        """The model's shape is that of the weights it starts from."""
-        self.weights = weights
-        if self.config.hrm.use_hrm and weights.spec.hrm is None:
-            raise LuminaError(
-                "E002",
-                f"the weights in {weights.path} are a transformer's, not a reasoner's",
-                "start a reasoner (use_hrm) from a reasoner's weights",
-            )
-        chosen = {
-            leaf
-            for leaf, source in self.config.provenance.items()
-            if source.kind in CHOSEN and self.config.get(leaf) is not None
-        }
-        shape = {
-            leaf: value
-            for leaf, value in model_leaves(weights.spec).items()
-            if leaf not in _shapeless(weights) or leaf not in chosen
-        }
-        clashes = [
-            f"{leaf} {self.config.get(leaf)} is not {value}"
-            for leaf, value in shape.items()
-            if leaf in chosen and self.config.get(leaf) != value
-        ]
-        if clashes:
-            raise LuminaError(
-                "E002",
-                f"the weights in {weights.path} have another shape: "
-                + "; ".join(clashes),
-                "leave these options out: the shape comes with the weights",
-            )
-        origin = Source("file", f"weights {weights.path}")
-        self.config = self.config.override(shape, origin)
-        if self.config.data.tokenizer is None and weights.tokenizer is not None:
-            self.config = self.config.override(
-                {"tokenizer": str(weights.tokenizer)}, origin
-            )
 
     def _prepare_data(self) -> AnyPrepared:
         """Rank 0 first; the others then open what it made."""
@@ -258,14 +197,7 @@ class Preparation:
             )
         count = prepared.train.num_puzzles
         self.weights, told = fitted_vectors(self.weights, count)
-        self.events.append(
-            {
-                "kind": "weights_taken",
-                "severity": "info",
-                "code": None,
-                "message": f"starts from {told}",
-            }
-        )
+        self._note(f"starts from {told}", "weights_taken")
 
     def _plan_without_data(self) -> Plan:
         """The Plan of a model alone, for `--dry-run`."""
@@ -292,88 +224,17 @@ class Preparation:
             num_puzzles=rows.num_puzzles,
         )
         self.stream = rows.stream(plan)
-        return self._with_journal(plan)
-
-    def _with_journal(self, plan: Plan) -> Plan:
-        """The Plan as the run's controls left it, where nothing newer was asked for."""
         if self.reader is None or self.resumption is None:
             return plan
-        plan = self._with_routing(self._as_before(plan))
-        spec = as_begun(plan.spec, self.reader.meta.spec)
-        if spec != plan.spec:
-            plan = with_spec(plan, spec)
-        last: dict[str, Change] = {}
-        for entry in self.reader.meta.journal:
-            change = Change(**entry)
-            if change.name in LAYOUT and change.outcome in ("applied", "undone"):
-                last[change.name] = change
-        for name, change in last.items():
-            settings = {"micro_batch_size": {"batch_size", "grad_accum"}}
-            if settings.get(name, {name}) & self.resumption.changes.keys():
-                continue
-            try:
-                plan = edited(plan, change)
-            except LuminaError as error:
-                self.events.append(
-                    {
-                        "kind": "control_dropped",
-                        "severity": "warning",
-                        "code": error.code,
-                        "message": f"{name} {change.value}: {error.message}",
-                    }
-                )
-        return plan
+        changes = self.resumption.changes
+        return as_left(plan, self.config, self.reader, changes, self.events)
 
-    def _as_before(self, plan: Plan) -> Plan:
-        """Automatic choices as the run began with them: others would change its bits.
-
-        A measured precision and a micro-batch that follows the free memory may come
-        out differently on the same machine a day later.
-        """
-        assert self.reader is not None and self.resumption is not None
-        before, changes = self.reader.meta.plan, self.resumption.changes
-        if before["device"] != plan.device:
-            return plan
-        if self.config.system.precision == "auto":
-            plan = plan.replace(compute_dtype=before["compute_dtype"])
-        same = all(
-            before[field] == getattr(plan, field)
-            for field in ("world_size", "global_batch_size")
-        )
-        chosen = {"batch_size", "grad_accum", "gradient_checkpointing"} & changes.keys()
-        if same and not chosen:
-            plan = plan.replace(
-                micro_batch_size=before["micro_batch_size"],
-                grad_accum=before["grad_accum"],
-                gradient_checkpointing=before["gradient_checkpointing"],
-            )
-        return plan
-
-    def _with_routing(self, plan: Plan) -> Plan:
-        """The checkpoint's experts and routing, where nothing newer was asked for."""
-        assert self.reader is not None and self.resumption is not None
-        held, moe = self.reader.meta.spec.get("moe"), plan.spec.moe
-        if held is None or moe is None:
-            return plan
-        kept = {
-            field: held[field]
-            for leaf, field in ROUTING.items()
-            if leaf not in self.resumption.changes and field in held
-        }
-        kept["num_experts"] = held["num_experts"]
-        changed = replace(moe, **kept)
-        if changed == moe:
-            return plan
-        return with_spec(plan, replace(plan.spec, moe=changed))
-
-    def _note(self, message: str, kind: str = "fresh_start") -> None:
+    def _note(
+        self, message: str, kind: str = "fresh_start", severity: str = "info"
+    ) -> None:
+        """What is to be told once there is a run directory."""
         self.events.append(
-            {
-                "kind": kind,
-                "severity": "info",
-                "code": None,
-                "message": message,
-            }
+            {"kind": kind, "severity": severity, "code": None, "message": message}
         )
 
 

@@ -1,0 +1,104 @@
+"""The Plan of a run that goes on: today's, with what the run has become."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from lumina.config import Config
+from lumina.errors import LuminaError
+from lumina.plan.make import with_spec
+from lumina.plan.part_options import as_begun
+from lumina.plan.plan import Plan
+from lumina.state.reader import CheckpointReader
+from lumina.state.state import State
+from lumina.train.controls import LAYOUT, ROUTING, Change, edited
+
+
+def as_left(
+    plan: Plan,
+    config: Config,
+    reader: CheckpointReader,
+    changes: Collection[str],
+    events: list[dict[str, Any]],
+) -> Plan:
+    """The Plan as the run and its controls left it, where nothing newer was asked for.
+
+    Args:
+        plan: what would be decided today.
+        config: the settings.
+        reader: the checkpoint to go on from.
+        changes: options that were given another value now.
+        events: where a change that can no longer be made is told.
+    """
+    meta = reader.meta
+    plan = _with_routing(_as_begun(plan, config, meta, changes), meta, changes)
+    spec = as_begun(plan.spec, meta.spec)
+    if spec != plan.spec:
+        plan = with_spec(plan, spec)
+    last: dict[str, Change] = {}
+    for entry in meta.journal:
+        change = Change(**entry)
+        if change.name in LAYOUT and change.outcome in ("applied", "undone"):
+            last[change.name] = change
+    for name, change in last.items():
+        settings = {"micro_batch_size": {"batch_size", "grad_accum"}}
+        if settings.get(name, {name}) & set(changes):
+            continue
+        try:
+            plan = edited(plan, change)
+        except LuminaError as error:
+            events.append(
+                {
+                    "kind": "control_dropped",
+                    "severity": "warning",
+                    "code": error.code,
+                    "message": f"{name} {change.value}: {error.message}",
+                }
+            )
+    return plan
+
+
+def _as_begun(
+    plan: Plan, config: Config, meta: State, changes: Collection[str]
+) -> Plan:
+    """Automatic choices as the run began with them: others would change its bits.
+
+    A measured precision and a micro-batch that follows the free memory may come
+    out differently on the same machine a day later.
+    """
+    before = meta.plan
+    if before["device"] != plan.device:
+        return plan
+    if config.system.precision == "auto":
+        plan = plan.replace(compute_dtype=before["compute_dtype"])
+    same = all(
+        before[field] == getattr(plan, field)
+        for field in ("world_size", "global_batch_size")
+    )
+    chosen = {"batch_size", "grad_accum", "gradient_checkpointing"} & set(changes)
+    if same and not chosen:
+        plan = plan.replace(
+            micro_batch_size=before["micro_batch_size"],
+            grad_accum=before["grad_accum"],
+            gradient_checkpointing=before["gradient_checkpointing"],
+        )
+    return plan
+
+
+def _with_routing(plan: Plan, meta: State, changes: Collection[str]) -> Plan:
+    """The checkpoint's experts and routing, where nothing newer was asked for."""
+    held, moe = meta.spec.get("moe"), plan.spec.moe
+    if held is None or moe is None:
+        return plan
+    kept = {
+        field: held[field]
+        for leaf, field in ROUTING.items()
+        if leaf not in changes and field in held
+    }
+    kept["num_experts"] = held["num_experts"]
+    changed = replace(moe, **kept)
+    if changed == moe:
+        return plan
+    return with_spec(plan, replace(plan.spec, moe=changed))
