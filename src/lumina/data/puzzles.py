@@ -18,7 +18,7 @@ from lumina.data.arc import ArcStore, ArcTests, prepare_arc
 from lumina.data.cache import build_once, cache_root
 from lumina.data.files import content_hash, find_files
 from lumina.data.order import EMPTY, Cursor, RowOrder, Shuffle, Taken, permutation
-from lumina.data.stream import StepBatches, rows_of_rank
+from lumina.data.stream import StepBatches, slices_of_rank
 from lumina.data.sudoku import (
     CELLS,
     DRAWS,
@@ -268,17 +268,13 @@ class PuzzleStream:
     ) -> StepBatches | None:
         """The batches of the step that begins at `cursor`; None at the end."""
         size = self.order.global_batch_size
-        share = rows_of_rank(size, world_size, micro_batch_size)
+        mine = slices_of_rank(size, rank, world_size, micro_batch_size)
         taken = self.order.take(cursor)
         if taken is None:
             return None
         batch = self._batch(taken)
-        first = rank * share
         return StepBatches(
-            micro_batches=[
-                _rows(batch, slice(i, i + micro_batch_size))
-                for i in range(first, first + share, micro_batch_size)
-            ],
+            micro_batches=[_rows(batch, part) for part in mine],
             # Losses are sums over puzzles; rows that go on count in every step.
             loss_tokens=size,
             tokens=size * self.store.seq_length,

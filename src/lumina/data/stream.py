@@ -98,18 +98,14 @@ class BatchStream:
         The last step of a limited run is filled up with empty rows.
         """
         size = self.order.global_batch_size
-        share = rows_of_rank(size, world_size, micro_batch_size)
+        mine = slices_of_rank(size, rank, world_size, micro_batch_size)
         taken = self.order.take(cursor)
         if taken is None:
             return None
         rows = taken.rows(size)
         tokens, loss_tokens = self._maker.count(rows)
-        mine = rows[rank * share : (rank + 1) * share]
         return StepBatches(
-            micro_batches=[
-                self._maker.batch(mine[i : i + micro_batch_size])
-                for i in range(0, share, micro_batch_size)
-            ],
+            micro_batches=[self._maker.batch(rows[part]) for part in mine],
             loss_tokens=loss_tokens,
             tokens=tokens,
             cursor=taken.cursor,
@@ -163,8 +159,14 @@ def _held_out(
     return BatchMaker(store, packing), order
 
 
-def rows_of_rank(global_batch_size: int, world_size: int, micro_batch_size: int) -> int:
-    """Rows of one rank's part of a step."""
+def slices_of_rank(
+    global_batch_size: int, rank: int, world_size: int, micro_batch_size: int
+) -> list[slice]:
+    """Which rows of a step are each of a rank's micro-batches.
+
+    Raises:
+        LuminaError: E005 for rows that cannot be divided so.
+    """
     if global_batch_size % (world_size * micro_batch_size):
         raise LuminaError(
             "E005",
@@ -172,7 +174,9 @@ def rows_of_rank(global_batch_size: int, world_size: int, micro_batch_size: int)
             f"{world_size} ranks in micro-batches of {micro_batch_size}",
             "choose a multiple of ranks x micro-batch",
         )
-    return global_batch_size // world_size
+    share = global_batch_size // world_size
+    begins = range(rank * share, (rank + 1) * share, micro_batch_size)
+    return [slice(begin, begin + micro_batch_size) for begin in begins]
 
 
 class Stream(Protocol):

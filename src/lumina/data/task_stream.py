@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lumina.data.batches import BatchMaker
 from lumina.data.order import EMPTY, Cursor, RowOrder, Sequenced, Shuffle, Turns
 from lumina.data.packing import pack
-from lumina.data.stream import StepBatches, eval_batches, rows_of_rank
+from lumina.data.stream import StepBatches, eval_batches, slices_of_rank
 from lumina.data.tasks import TaskStores
 from lumina.errors import LuminaError
 from lumina.model.interface import Batch
@@ -111,7 +111,7 @@ class TaskStream:
         The last step of a limited run is filled up with empty rows.
         """
         size = self.order.global_batch_size
-        share = rows_of_rank(size, world_size, micro_batch_size)
+        mine = slices_of_rank(size, rank, world_size, micro_batch_size)
         taken = self.order.take(cursor)
         if taken is None:
             return None
@@ -120,12 +120,8 @@ class TaskStream:
             maker.count(local)
             for maker, local in zip(self._makers, self._by_task(rows), strict=True)
         ]
-        mine = rows[rank * share : (rank + 1) * share]
         return StepBatches(
-            micro_batches=[
-                self._batch(mine[i : i + micro_batch_size])
-                for i in range(0, share, micro_batch_size)
-            ],
+            micro_batches=[self._batch(rows[part]) for part in mine],
             loss_tokens=sum(loss_tokens for _, loss_tokens in counts),
             tokens=sum(tokens for tokens, _ in counts),
             cursor=taken.cursor,
