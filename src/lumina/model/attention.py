@@ -57,6 +57,14 @@ class BlockContext:
     kept: list[Tensor] | None = None
     keys: tuple[Tensor, Tensor] | None = None
 
+    def mode(self, static: bool, training: bool) -> str:
+        """How a router chooses tokens now: "top_k", "predictor" or "static"."""
+        if self.routing:
+            return self.routing
+        if static:
+            return "static"
+        return "top_k" if training else "predictor"
+
     def stored(self, layer_index: int) -> tuple[LayerCache, Pattern]:
         """Where a layer keeps its keys, and which of them its queries see."""
         assert self.cache is not None

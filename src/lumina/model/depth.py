@@ -104,11 +104,7 @@ class DepthRouter(nn.Module):
 
     def mode(self, context: BlockContext) -> str:
         """How tokens are chosen now: "top_k", "predictor" or "static"."""
-        if context.routing:
-            return context.routing
-        if self.spec.mode == "static":
-            return "static"
-        return "top_k" if self.training else "predictor"
+        return context.mode(self.spec.mode == "static", self.training)
 
     def _by_position(
         self, x_bsd: Tensor, context: BlockContext
