@@ -394,7 +394,9 @@ def main() -> None:
     import torch
 
     if args.one:
-        print("RESULT " + json.dumps(measure(args.one, args.profile)))
+        result = measure(args.one, args.profile)
+        if os.environ.get("RANK", "0") == "0":
+            print("RESULT " + json.dumps(result))
         return
     results = []
     for variant in args.variants:

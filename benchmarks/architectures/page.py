@@ -20,14 +20,14 @@ def tables(facts: dict[str, Any]) -> str:
     """Both tables, and what they were measured on."""
     made = f"{facts['gpu']}, torch {facts['torch']}, {facts['date']}"
     results = {n: r for n, r in facts["results"].items() if "speed" in r}
-    return f"{made}\n\n{costs(results)}\n\n{times(results)}"
+    return f"{made}\n\n{costs(results)}\n\n{beside_experts(results)}{times(results)}"
 
 
 def costs(results: dict[str, Any]) -> str:
     """Operations, speed, memory and loss."""
     lines = [
         "| Architecture | Parameters (active) | GFLOP a token | Training tokens/s "
-        "| Decode tokens/s | Peak GiB | FLOPs saved | Time saved | of the FLOPs "
+        "| Decode tokens/s | Peak GiB | FLOPs saved | Time saved | Time / FLOPs "
         "| Held-out loss, equal FLOPs |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -48,6 +48,20 @@ def costs(results: dict[str, Any]) -> str:
             f"| {_loss([r['held_out_loss'] for r in runs])} |"
         )
     return "\n".join(lines)
+
+
+def beside_experts(results: dict[str, Any]) -> str:
+    """The hybrid against what it saves on: the model with experts everywhere."""
+    names = [n for n in results if n.startswith(("MoE", "hybrid"))]
+    if len(names) < 2:
+        return ""
+    whole, part = (results[n]["speed"] for n in names)
+    flops = 1 - part["flops_per_token"] / whole["flops_per_token"]
+    spent = 1 - part["step_seconds"] / whole["step_seconds"]
+    return (
+        f"Against {names[0]}, the hybrid saves {flops:.1%} of the FLOPs and "
+        f"{spent:.1%} of the time.\n\n"
+    )
 
 
 def _loss(losses: list[float]) -> str:
