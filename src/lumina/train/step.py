@@ -13,7 +13,7 @@ from lumina.data.stream import StepBatches
 from lumina.model.moe import apply_router_updates
 from lumina.objective.multi_task import TASK_STATISTICS
 from lumina.objective.puzzle import IDENTIFIERS, VECTORS, halting_terms
-from lumina.optim.gate import judge
+from lumina.optim.gate import Verdict, judge
 from lumina.optim.schedule import learning_rate_at
 from lumina.train.auxiliary import (
     capacity_now,
@@ -55,44 +55,76 @@ def train_step(
 
     Returns:
         float32 on the device: `SCALARS`, the further losses (`loss_terms`), then what
-        the routed layers counted (`count_shapes`) or a reasoner's `ACT`, summed over
+        the model counted (`count_shapes`; of puzzles, `halting_terms`), summed over
         ranks.
     """
     plan, live, ranks = program.plan, program.live, program.ranks
-    terms, shapes = loss_terms(plan.spec), count_shapes(plan.spec)
+    shapes = count_shapes(plan.spec)
     live.learning_rate.fill_(learning_rate_at(plan, step) * live.learning_rate_scale)
     torch.manual_seed(_dropout_seed(plan.seed, step, ranks.rank))
     if plan.spec.mod is not None:
         program.network.backbone.mod_capacity = capacity_now(program, step)
     # Wrappers average gradients over ranks; the objective is a sum.
     factor = program.loss_scale.value * ranks.world_size
-    sums = torch.zeros(len(SCALARS) + len(terms), device=program.device)
-    routed: Tensor | None = None
+    sums = torch.zeros(len(SCALARS) + len(loss_terms(plan.spec)), device=program.device)
+    counts: Tensor | None = None
 
     last = len(batches.micro_batches) - 1
-    for index, host_batch in enumerate(batches.micro_batches):
-        batch = host_batch.to(program.device)
+    for index in range(len(batches.micro_batches)):
         with program.gradient_sync(last=index == last):
-            held = (program.carries[index],) if program.network.recurrent else ()
-            losses, aux = program.model(batch, *held)
-            program.carries[index] = losses.carry
-            sums[0] += losses.loss_sum.detach() / max(batches.loss_tokens, 1)
-            total = main_loss(losses, batches, program.task_weights)
-            if plan.spec.solves_puzzles:
-                halting, told = halting_terms(aux)
-                total = total + halting / max(batches.loss_tokens, 1)
-                routed = told if routed is None else routed + told
-            for place, term in enumerate(terms, start=len(SCALARS)):
-                mean = aux[term.key] * term.per_token(batches)
-                total = total + term.weight * mean
-                sums[place] += mean.detach()
-            counts = pack(aux, shapes)
-            if counts is not None:
-                routed = counts if routed is None else routed + counts
-            if program.vectors is not None:
-                program.vectors.use(aux[IDENTIFIERS], aux[VECTORS])
+            total, counted = _losses(program, batches, index, sums)
             (total * factor).backward()
+        if counted is not None:
+            counts = counted if counts is None else counts + counted
 
+    verdict = _update(program)
+    sums[3], sums[4] = float(stop), float(request)
+    metrics = sums if counts is None else torch.cat([sums, counts])
+    ranks.sum_(metrics)
+    # These two every rank already has in full.
+    metrics[1] = verdict.norm
+    metrics[2] = verdict.skip
+    _feed_back(program, dict(unpack(metrics[len(sums) :], shapes)), verdict.skip)
+    return metrics
+
+
+def _losses(
+    program: Program, batches: StepBatches, index: int, sums: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Forward over one micro-batch.
+
+    Args:
+        program: what to train.
+        batches: of the step.
+        index: of the micro-batch.
+        sums: the losses so far; this micro-batch's part is added.
+
+    Returns:
+        Its part of what is minimised, and what it counts, if anything.
+    """
+    spec = program.plan.spec
+    batch = batches.micro_batches[index].to(program.device)
+    held = (program.carries[index],) if program.network.recurrent else ()
+    losses, aux = program.model(batch, *held)
+    program.carries[index] = losses.carry
+    sums[0] += losses.loss_sum.detach() / max(batches.loss_tokens, 1)
+    total = main_loss(losses, batches, program.task_weights)
+    counted = pack(aux, count_shapes(spec))
+    if spec.solves_puzzles:
+        halting, counted = halting_terms(aux)
+        total = total + halting / max(batches.loss_tokens, 1)
+    for place, term in enumerate(loss_terms(spec), start=len(SCALARS)):
+        mean = aux[term.key] * term.per_token(batches)
+        total = total + term.weight * mean
+        sums[place] += mean.detach()
+    if program.vectors is not None:
+        program.vectors.use(aux[IDENTIFIERS], aux[VECTORS])
+    return total, counted
+
+
+def _update(program: Program) -> Verdict:
+    """Weights, moments and averages from the gradients, unless those are not finite."""
+    live = program.live
     gradients = [g for s in program.optimizer.slots if (g := s.gradient()) is not None]
     verdict = judge(
         gradients,
@@ -116,23 +148,20 @@ def train_step(
     program.optimizer.zero_grad()
     if program.average is not None:
         program.average.update()
+    return verdict
 
-    sums[3], sums[4] = float(stop), float(request)
-    metrics = sums if routed is None else torch.cat([sums, routed])
-    ranks.sum_(metrics)
-    # These two every rank already has in full.
-    metrics[1] = verdict.norm
-    metrics[2] = verdict.skip
-    counted = dict(unpack(metrics[len(sums) :], shapes))
+
+def _feed_back(program: Program, counted: dict[str, Tensor], skip: Tensor) -> None:
+    """What the counts of a step, summed over ranks, change for the next one."""
+    mor = program.plan.spec.mor
     if "moe.counts" in counted:
         apply_router_updates(program.network, counted["moe.counts"])
-    if (mor := plan.spec.mor) is not None and mor.recursions > 1 and mor.by_token:
+    if mor is not None and mor.recursions > 1 and mor.by_token:
         program.network.backbone.recursion.take_load(counted["mor.statistics"])
     if program.task_weights is not None:
         told = counted[TASK_STATISTICS]
         told[:, 2] = program.task_weights.now
-        program.task_weights.update(told[:, :2], verdict.skip)
-    return metrics
+        program.task_weights.update(told[:, :2], skip)
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
