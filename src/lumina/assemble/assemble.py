@@ -234,6 +234,29 @@ def capture(
         everything: give every tensor to every rank; otherwise each rank gets those it
             is to write, so that the ranks share the work.
     """
+    tensors, moments = _tensors(program, everything)
+    return State(
+        tensors=tensors,
+        optimizer=moments,
+        info={name: program.info[name] for name in tensors},
+        counters={
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "skipped": progress.skipped,
+        },
+        cursor=dict(progress.cursor),
+        journal=list(progress.journal),
+        extra=dict(progress.extra) | _scalars(program),
+        spec=program.plan.spec.to_dict(),
+        plan=program.plan.to_dict(),
+        config=config or {},
+    )
+
+
+def _tensors(
+    program: Program, everything: bool
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Weights and buffers, and moments, averages and carry, copied to the CPU."""
     ranks = program.ranks
     trained = {slot.name: slot for slot in program.optimizer.slots}
     parameters = dict(program.network.named_parameters())
@@ -271,22 +294,7 @@ def capture(
     carry = whole_carry(program)
     if carry and (everything or ranks.main):
         moments[CARRY] = {name: _snapshot(value) for name, value in carry.items()}
-    return State(
-        tensors=tensors,
-        optimizer=moments,
-        info={name: program.info[name] for name in tensors},
-        counters={
-            "step": progress.step,
-            "tokens": progress.tokens,
-            "skipped": progress.skipped,
-        },
-        cursor=dict(progress.cursor),
-        journal=list(progress.journal),
-        extra=dict(progress.extra) | _scalars(program),
-        spec=program.plan.spec.to_dict(),
-        plan=program.plan.to_dict(),
-        config=config or {},
-    )
+    return tensors, moments
 
 
 def _buffers(

@@ -25,7 +25,6 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lumina.assemble.checkpointing import checkpoint_blocks
@@ -86,8 +85,8 @@ class Program:
         parts: fused parameter -> its logical tensors.
         optimizer: moments and masters of the trained parameters.
         average: moving average of the weights, or None.
-        task_weights: of the tasks' losses; None where every token counts the same.
         vectors: optimizer of the vectors of puzzles, where there are any that train.
+        task_weights: of the tasks' losses; None where every token counts the same.
         carries: a recurrent model's, for each forward of a step; None at first.
         loss_scale: for float16.
         live: the scalars that may change between steps.
@@ -400,8 +399,3 @@ def puzzle_table(network: Network) -> nn.Parameter | None:
     """The vectors of puzzles, where a network has them."""
     vectors = getattr(network.backbone, "puzzle_embedding", None)
     return None if vectors is None else vectors.weight
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether the tensor is a DTensor."""
-    return isinstance(tensor, DTensor)

@@ -168,9 +168,9 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def reset_buffers(self) -> None:
-        """Give the routed layers' buffers their first values, after `to_empty`.
+        """Give every buffer its first value, after `to_empty`.
 
-        They are the only buffers: rotary tables are computed in each forward pass.
+        Such as the loads of routers; rotary tables are computed in each forward pass.
         """
         for name, buffer in self.named_buffers():
             buffer.copy_(self.initial_value(name, seed=0))

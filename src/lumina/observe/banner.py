@@ -41,7 +41,7 @@ def banner_lines(
         ("device", _device(plan, environment)),
         ("precision", _precision(plan)),
         ("speed", _speed(plan)),
-        ("memory", _memory(plan, environment)),
+        ("memory", _memory(plan)),
         ("keeps", _keeps(plan)),
         ("asked for", _asked(provenance or {})),
     ]
@@ -208,7 +208,7 @@ def _speed(plan: Plan) -> str:
     return "; ".join(parts)
 
 
-def _memory(plan: Plan, environment: Any) -> str:
+def _memory(plan: Plan) -> str:
     if not plan.memory:
         return ""
     parts = sorted(

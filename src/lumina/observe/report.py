@@ -247,15 +247,15 @@ def _plan(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             continue
         if isinstance(value, Mapping):
             rows += [
-                (f"{name}.{inner}", _value(inner, v, name == "memory"), "")
+                (f"{name}.{inner}", _value(v, name == "memory"), "")
                 for inner, v in value.items()
             ]
         else:
-            rows.append((name, _value(name, value), str(reasons.get(name, ""))))
+            rows.append((name, _value(value), str(reasons.get(name, ""))))
     return sorted(rows, key=lambda row: not row[2])
 
 
-def _value(name: str, value: Any, is_bytes: bool = False) -> str:
+def _value(value: Any, is_bytes: bool = False) -> str:
     if is_bytes:
         return q.size(value)
     if value is None:

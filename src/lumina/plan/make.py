@@ -174,7 +174,7 @@ def _decide_layout(
     else:
         chosen = totals.index(min(totals))
         if totals[chosen] > machine.memory_bytes:
-            raise _too_large(config, spec, machine, layouts[chosen])
+            raise _too_large(spec, machine, layouts[chosen])
         decisions.warn(
             f"the estimate, {gibibytes(totals[chosen])}, leaves less than a tenth of "
             f"the {gibibytes(machine.memory_bytes)} there are"
@@ -274,9 +274,7 @@ def _record_layout(
     )
 
 
-def _too_large(
-    config: Config, spec: ModelSpec, machine: Environment, layout: Layout
-) -> LuminaError:
+def _too_large(spec: ModelSpec, machine: Environment, layout: Layout) -> LuminaError:
     """Why the smallest layout does not fit, in numbers, and what would."""
     parts = estimate(spec, layout)
     on_cpu = machine.device == "cpu"
