@@ -43,6 +43,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "named_expert": {"use_moe": True, "expert_id": "farm", "init_from": "base"},
     "mixture_of_depths": {"use_mod": True},
     "mixture_of_recursions": {"use_mor": True, "num_layers": 3},
+    "hierarchical_reasoning": {"use_hrm": True, "hrm_mode": "language_model"},
+    "latent_attention": {"mla_kv_rank": 32},
     "several_tasks": {"tasks": ("a=a.txt", "b=b.txt")},
     "dropout": {"dropout": 0.1},
     "ema": {"ema_decay": 0.99},

@@ -36,7 +36,7 @@ class DataSection(Section):
         "assistant", description="which turns of a conversation bear loss"
     )
     data_errors: Literal["skip", "fatal"] = Field(
-        "fatal", description="a bad record: stop, or skip it and say so"
+        "fatal", description="a bad record: skip it and say so, or stop"
     )
     max_record_bytes: int = Field(
         8 * 2**20, ge=1024, description="a longer line or record is a bad record"

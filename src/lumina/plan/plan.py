@@ -31,8 +31,7 @@ class Plan:
         eval_every: steps between evaluations, 0: only at the end.
         save_every: steps between checkpoints, 0: only at the end.
         parameters: total; `active_parameters` used for one token.
-        flops_per_token: 6 x active non-embedding parameters (the head counts)
-            + 6 * layers * hidden * sequence for causal attention.
+        flops_per_token: forward and backward, by `lumina.plan.flops.CONVENTION`.
         memory: bytes per device by component (`lumina.plan.memory.COMPONENTS`), and
             their total.
         reasons: field name -> why it has its value.

@@ -57,7 +57,7 @@ class Change:
         name: one of `LIVE` or `REASSEMBLE`.
         value: what was asked for.
         reason: why, in words.
-        source: who asked: user, orchestrator, guard.
+        source: who asked: user, or orchestrator (a rule of Lumina's own).
         step: completed steps when it was applied.
         old: the value before.
         outcome: "requested", "applied", "refused: ..." or "undone".
