@@ -136,6 +136,11 @@ OutOfMemoryError.__module__ = "torch"
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "E106"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), 1, "E104"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:5] Connection closed by peer"),
+            1,
+            "ended, because another process of this run did",
+        ),
         (ZeroDivisionError("a b\nc"), 1, "unexpected ZeroDivisionError: a b c"),
     ],
 )

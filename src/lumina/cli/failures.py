@@ -23,6 +23,9 @@ def report(error: BaseException, *, debug: bool, verbose: bool) -> int:
         _say("interrupted")
         return 130
     coded = as_lumina_error(error)
+    if coded is None and _lost_another(error):
+        _say("ended, because another process of this run did: its message says why")
+        return 1
     if coded is None:
         text = " ".join(str(error).split()) or "no message"
         _say(f"unexpected {type(error).__name__}: {text}")
@@ -72,6 +75,17 @@ def _memory(error: BaseException) -> LuminaError | None:
             "lower --batch-size or --seq-length, or choose a smaller preset",
         )
     return None
+
+
+def _lost_another(error: BaseException) -> bool:
+    """Whether gloo says that the process at the other end has gone."""
+    text = str(error)
+    gone = ("closed by peer", "reset by peer", "Broken pipe")
+    return (
+        isinstance(error, RuntimeError)
+        and "gloo" in text
+        and any(words in text for words in gone)
+    )
 
 
 def _file(error: BaseException) -> LuminaError | None:
