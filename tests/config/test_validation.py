@@ -139,5 +139,32 @@ def test_expert_advice(leaves: dict[str, object], says: str) -> None:
     assert [text for text in Config(**leaves).warnings() if says in text]
 
 
+TEXT = dict(use_hrm=True, hrm_mode="language_model")
+TWO = dict(tasks=["a=x", "b=y"], task_eval_data=["a=z", "b=z"])
+
+
+@pytest.mark.parametrize(
+    ("leaves", "says"),
+    [
+        (
+            TEXT | dict(puzzle_votes=3),
+            "puzzle_votes is set but has no effect: hrm_mode",
+        ),
+        (TEXT | dict(init_std=0.1), "a reasoner's weights begin"),
+        (TEXT | dict(halt_max_steps=1, halt_exploration=0.5), "nothing to explore"),
+        (TWO | dict(eval_fraction=0.2), "task_eval_data is given for every task"),
+    ],
+)
+def test_what_has_no_effect_is_told_with_its_reason(
+    leaves: dict[str, object], says: str
+) -> None:
+    assert [text for text in Config(**leaves).warnings() if says in text]
+
+
+def test_a_share_is_held_out_of_tasks_without_files() -> None:
+    some = Config(**TWO | dict(task_eval_data=["a=z"]), eval_fraction=0.2)
+    assert not [text for text in some.warnings() if "eval_fraction" in text]
+
+
 def test_guidelines_are_quiet_inside() -> None:
     assert Config(learning_rate=1e-3, batch_size=64, max_grad_norm=0).warnings() == []

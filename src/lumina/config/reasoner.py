@@ -64,14 +64,17 @@ def idle_reasoner(config: Config) -> dict[str, str]:
     hrm = config.hrm
     if not hrm.use_hrm:
         return dict.fromkeys(_REASONER_ONLY, "use_hrm is off")
-    other = ("num_layers", "intermediate_size", "init_std")
+    other = ("num_layers", "intermediate_size")
     idle = dict.fromkeys(other, "use_hrm has h_layers, l_layers and expansion")
+    idle["init_std"] = "a reasoner's weights begin as wide as their inputs ask"
+    if hrm.halt_max_steps == 1:
+        idle["halt_exploration"] = "halt_max_steps 1 leaves nothing to explore"
     if hrm.hrm_mode == "language_model":
         only = [leaf for leaf in _REASONER_ONLY if leaf.startswith("puzzle")]
         idle |= dict.fromkeys(only, "hrm_mode language_model has no puzzles")
-    if hrm.hrm_variant == "trm":
-        idle["h_layers"] = "hrm_variant trm has one module, of l_layers"
-    if hrm.puzzle != "arc":
+    elif hrm.puzzle != "arc":
         many = ("puzzle_augmentations", "puzzle_votes")
         idle |= dict.fromkeys(many, "puzzle is sudoku, one form each")
+    if hrm.hrm_variant == "trm":
+        idle["h_layers"] = "hrm_variant trm has one module, of l_layers"
     return idle

@@ -99,6 +99,11 @@ def idle_tasks(config: Config) -> dict[str, str]:
     """Options of tasks without effect, and why."""
     if not config.data.tasks:
         return dict.fromkeys(TASK_OPTIONS, "there are no tasks")
+    idle = {}
     if config.train.task_balancing == "none":
-        return {"task_balancing_window": "task_balancing is none"}
-    return {}
+        idle["task_balancing_window"] = "task_balancing is none"
+    names = {entry.partition("=")[0] for entry in config.data.tasks}
+    held_out = {entry.partition("=")[0] for entry in config.data.task_eval_data}
+    if names <= held_out:
+        idle["eval_fraction"] = "task_eval_data is given for every task"
+    return idle
