@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lumina.config import Config
+from lumina.observe.banner import banner_lines
 from lumina.plan.count import count_parameters
 from lumina.plan.doctor import report
 from lumina.plan.explain import duration, explain
@@ -25,6 +26,33 @@ def test_the_text_holds_counts_memory_work_and_reasons() -> None:
     for field in ("micro_batch_size", "compute_dtype", "warmup_steps", "parallel"):
         line = next(x for x in text.splitlines() if x.strip().startswith(field))
         assert plan.reasons[field] in line
+
+
+SAID = [
+    (dict(tasks=["a=x", "b=y"]), "a head each for the tasks a, b"),
+    (dict(pos_encodings="learned", window_size=8), "window 8, positions learned"),
+    (dict(use_stable_embedding=True), "stable embedding"),
+    (dict(use_moe=True, num_experts=4, overflow="tight"), "capacity (tight"),
+    (
+        dict(use_mor=True, num_layers=4, mor_routing="token_choice"),
+        "up to 2 times",
+    ),
+    (
+        dict(use_mor=True, num_layers=4, mor_kv_sharing=True),
+        "dynamic, keys of the first pass",
+    ),
+]
+
+
+@pytest.mark.parametrize(("leaves", "says"), SAID)
+def test_a_dry_run_and_the_banner_say_what_kind_of_model(
+    leaves: dict[str, object], says: str
+) -> None:
+    plan = plan_for(Config(steps=5, vocab_size=64, **leaves))
+    banner = " ".join(" ".join(banner_lines(plan, cpu(), None, None)).split())
+    for text in (explain(plan), banner):
+        assert says in text
+        assert ("token choice" in text) == ("mor_routing" in leaves)
 
 
 def test_a_time_only_where_the_speed_was_measured() -> None:

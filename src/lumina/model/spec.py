@@ -177,6 +177,12 @@ class MorSpec:
         return self.routing == "token_choice"
 
     @property
+    def words(self) -> str:
+        """How tokens go on, in a few words."""
+        how = "token choice" if self.by_token else self.mode
+        return how + (", keys of the first pass" if self.kv_sharing else "")
+
+    @property
     def routers(self) -> int:
         """Rows of the router: one for each depth, or for each pass after the first."""
         return self.recursions if self.by_token else self.recursions - 1
@@ -327,6 +333,22 @@ class ModelSpec:
     def value_dim(self) -> int:
         """Width of a head's values."""
         return self.mla_value_dim or self.head_dim
+
+    def traits(self) -> list[str]:
+        """What sets it apart from a plain rotary transformer, a few words each."""
+        found = [
+            f"window {self.window_size}" if self.window_size else "",
+            f"QK-norm {self.qk_norm}" if self.qk_norm != "none" else "",
+            "attention biases" if self.attention_bias else "",
+            f"latent attention of {self.mla_kv_rank}" if self.mla_kv_rank else "",
+            f"RoPE {self.rope_scaling}" if self.rope_scaling != "none" else "",
+            "" if self.pos_encodings == "rope" else f"positions {self.pos_encodings}",
+            "tied embeddings" if self.tie_embeddings else "",
+            "scaled embeddings" if self.scale_embeddings else "",
+            "stable embedding" if self.use_stable_embedding else "",
+            f"dropout {self.dropout:g}" if self.dropout else "",
+        ]
+        return [words for words in found if words]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -85,6 +85,8 @@ def _model(plan: Plan) -> str:
             f"{spec.num_layers} layers, {spec.moe.top_k} for each token, "
             f"{spec.moe.dispatch}"
         )
+        if spec.moe.overflow != "none":
+            text += f" ({spec.moe.overflow}, factor {spec.moe.capacity_factor:g})"
         if spec.moe.shared_experts:
             text += f", {spec.moe.shared_experts} shared"
         if spec.moe.trained:
@@ -95,28 +97,14 @@ def _model(plan: Plan) -> str:
             f"({mod.scope}, {mod.routing}, {mod.mode})"
         )
     if (mor := spec.mor) is not None:
-        how = "token choice" if mor.by_token else mor.mode
-        how += ", keys of the first pass" if mor.kv_sharing else ""
-        text += f"; middle layers passed up to {mor.recursions} times ({how})"
+        text += f"; middle layers passed up to {mor.recursions} times ({mor.words})"
     if spec.hrm is not None:
         text += f"; {spec.hrm.words}"
     if spec.tasks is not None:
         text += f"; a head each for the tasks {', '.join(spec.tasks.names)}"
     if spec.parts is not None:
         text += "; " + ", ".join(spec.parts.words())
-    extras = [
-        f"window {spec.window_size}" if spec.window_size else "",
-        f"QK-norm {spec.qk_norm}" if spec.qk_norm != "none" else "",
-        "attention biases" if spec.attention_bias else "",
-        f"latent attention of {spec.mla_kv_rank}" if spec.mla_kv_rank else "",
-        f"RoPE {spec.rope_scaling}" if spec.rope_scaling != "none" else "",
-        "" if spec.pos_encodings == "rope" else f"positions {spec.pos_encodings}",
-        "tied embeddings" if spec.tie_embeddings else "",
-        "scaled embeddings" if spec.scale_embeddings else "",
-        "stable embedding" if spec.use_stable_embedding else "",
-        f"dropout {spec.dropout:g}" if spec.dropout else "",
-    ]
-    return ", ".join([text, *filter(None, extras)])
+    return ", ".join([text, *spec.traits()])
 
 
 def _data(stats: Mapping[str, Any]) -> str:

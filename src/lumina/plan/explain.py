@@ -95,6 +95,7 @@ def _model_lines(spec: ModelSpec) -> list[str]:
         lines.append(
             f"{moe.num_experts} experts of {moe.intermediate_size} in {where}, "
             f"{moe.top_k} for a token, {moe.dispatch}"
+            + (f" ({moe.overflow})" if moe.overflow != "none" else "")
         )
     if (mod := spec.mod) is not None:
         lines.append(
@@ -104,10 +105,14 @@ def _model_lines(spec: ModelSpec) -> list[str]:
     if (mor := spec.mor) is not None:
         lines.append(
             f"layers 1 to {spec.num_layers - 2} are passed up to {mor.recursions} "
-            f"times: {mor.mode}"
+            f"times: {mor.words}"
         )
     if spec.hrm is not None:
         lines.append(spec.hrm.words)
+    if spec.tasks is not None:
+        lines.append(f"a head each for the tasks {', '.join(spec.tasks.names)}")
+    if traits := spec.traits():
+        lines.append(", ".join(traits))
     if spec.parts is not None:
         lines += [f"registered: {words}" for words in spec.parts.words()]
     return lines
