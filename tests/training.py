@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
 
+from torch import Tensor
+
 from lumina.assemble.ranks import meeting_place
+from lumina.state.reader import latest_good, open_checkpoint
 
 # A server that has imported everything forks each run: seconds saved at every start,
 # and a real process that can be killed.
@@ -247,6 +250,18 @@ def digests(run: Path, step: int) -> dict[str, str]:
         for name, entry in files.items()
         if name.endswith(".safetensors")
     }
+
+
+def final_tensors(run: Path, step: int | None = None) -> dict[str, Tensor]:
+    """Weights, and moments and carry as SLOT/NAME, of a checkpoint (the newest)."""
+    path = latest_good(run) if step is None else run / f"checkpoints/step-{step:08}"
+    assert path is not None
+    with open_checkpoint(path) as reader:
+        found = {n: reader.tensor(n).clone() for n in reader.names()}
+        for slot in reader.slots():
+            for name in reader.optimizer_names(slot):
+                found[f"{slot}/{name}"] = reader.optimizer_tensor(slot, name).clone()
+    return found
 
 
 def assert_same_run(found: Path, wanted: Path) -> None:

@@ -16,10 +16,9 @@ from lumina.model.network import build_network
 from lumina.plan.count import count_parameters, count_trainable, count_vectors
 from lumina.plan.memory import Layout, estimate
 from lumina.plan.shape import resolve_spec
-from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import Trainer
 from tiny_arc import task, write
-from training import train_on_two_ranks
+from training import final_tensors, train_on_two_ranks
 
 SOLVED = (
     "483921657967345821251876493548132976729564138136798245372689514814253769695417382"
@@ -66,17 +65,6 @@ def config(files: tuple[Path, Path], run: Path, **leaves: Any) -> Config:
     return Config.resolve(preset="hrm_arc").replace(**(start | leaves))
 
 
-def tensors(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
-    path = latest_good(run) if step is None else run / f"checkpoints/step-{step:08}"
-    assert path is not None
-    with open_checkpoint(path) as reader:
-        found = {n: reader.tensor(n).clone() for n in reader.names()}
-        for slot in reader.slots():
-            for name in reader.optimizer_names(slot):
-                found[f"{slot}/{name}"] = reader.optimizer_tensor(slot, name).clone()
-    return found
-
-
 def rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -96,7 +84,7 @@ def test_a_rule_is_learned_and_unseen_tests_are_answered(
     told = capsys.readouterr()
     assert "pass@1 100.0%  pass@2 100.0%" in told.out + told.err
     # Vectors of forms that were drawn moved; the blank one and the other forms did not.
-    table = tensors(run)[TABLE]
+    table = final_tensors(run)[TABLE]
     assert table.shape == (1 + 4 * 5, 32) and table[0].abs().max() == 0
 
 
@@ -111,7 +99,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(
     Trainer(
         Config(resume=str(tmp_path / "parts"), steps=4)  # type: ignore[arg-type]
     ).train()
-    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    whole, parts = final_tensors(tmp_path / "whole"), final_tensors(tmp_path / "parts")
     assert whole.keys() == parts.keys() and "carry/puzzle_ids" in whole
     assert f"exp_avg/{TABLE}" not in whole and f"ema/{TABLE}" not in whole
     assert whole[TABLE].abs().max() > 0
@@ -124,8 +112,8 @@ def test_only_a_steps_own_vectors_change(
 ) -> None:
     run = tmp_path / "run"
     Trainer(config(files, run, steps=2, save_every_n_batches=1)).train()
-    used = set(tensors(run, 1)["carry/puzzle_ids"].tolist())
-    table = tensors(run, 1)[TABLE]
+    used = set(final_tensors(run, 1)["carry/puzzle_ids"].tolist())
+    table = final_tensors(run, 1)[TABLE]
     moved = table.abs().amax(1).nonzero().flatten().tolist()
     assert set(moved) == used and 0 < len(used) <= 4
     # A constant rate: one step of it in either direction.
@@ -143,7 +131,7 @@ def test_two_ranks_do_what_one_does(
     more = {"batch_size": 1, "steps": 2, "halt_exploration": 0.5}
     Trainer(config(files, alone, **more)).train()
     train_on_two_ranks(config(files, ranks, **more, parallel=parallel))
-    one, two = tensors(alone), tensors(ranks)
+    one, two = final_tensors(alone), final_tensors(ranks)
     assert torch.equal(one["carry/puzzle_ids"], two["carry/puzzle_ids"])
     # Signs of sums that are all but zero may differ: almost all are the same.
     same = torch.isclose(one[TABLE], two[TABLE], rtol=1e-4, atol=1e-7)
@@ -186,7 +174,7 @@ def test_a_run_may_start_from_anothers_weights(
         precision="fp32", halt_max_steps=1, puzzle_lr=0.0,
     )  # fmt: skip
     Trainer(asked).train()
-    old, new = tensors(first), tensors(second)
+    old, new = final_tensors(first), final_tensors(second)
     assert new[TABLE].shape[0] == 1 + 4 * 7 and old[TABLE].shape[0] == 1 + 4 * 5
     assert torch.equal(new[TABLE][:21], old[TABLE]) and not new[TABLE][21:].any()
     weights = [n for n in old if "/" not in n and n != TABLE]

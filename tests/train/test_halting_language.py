@@ -24,10 +24,9 @@ from lumina.model.network import build_network
 from lumina.plan.count import count_parameters
 from lumina.plan.flops import flops_per_token
 from lumina.plan.shape import resolve_spec
-from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import Trainer
 from tiny_runs import story, write_conversations
-from training import train_on_two_ranks
+from training import final_tensors, train_on_two_ranks
 
 
 @pytest.fixture
@@ -62,18 +61,6 @@ def config(text: Path, run: Path, **leaves: Any) -> Config:
         "seed": 3,
     }
     return Config.resolve().replace(**(start | leaves))
-
-
-def final(run: Path) -> dict[str, torch.Tensor]:
-    """Every weight and moment of the newest checkpoint."""
-    path = latest_good(run)
-    assert path is not None
-    with open_checkpoint(path) as reader:
-        found = {n: reader.tensor(n).clone() for n in reader.names()}
-        for slot in reader.slots():
-            for name in reader.optimizer_names(slot):
-                found[f"{slot}/{name}"] = reader.optimizer_tensor(slot, name).clone()
-    return found
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -164,7 +151,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(
     Trainer(
         Config(resume=str(tmp_path / "parts"), steps=6)  # type: ignore[arg-type]
     ).train()
-    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
+    whole, parts = final_tensors(tmp_path / "whole"), final_tensors(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, parts[name]), name

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lumina.config import Config
-from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import Trainer, overflow
 from lumina.train.overflow import AdaptiveCapacity
+from training import final_tensors
 
 TEXT = "The quick brown fox jumps over the lazy dog; {} times it does.\n"
 
@@ -91,21 +91,10 @@ def test_capacity_follows_the_drop_rate_and_so_does_a_resumed_run(
     Trainer(settings(tmp_path, "parts").replace(steps=stop)).train()
     Trainer(Config(resume=str(tmp_path / "parts"), steps=9)).train()  # type: ignore[arg-type]
     assert changes(tmp_path / "parts") == whole
-    one, two = (tensors(tmp_path / name) for name in ("whole", "parts"))
+    one, two = (final_tensors(tmp_path / name) for name in ("whole", "parts"))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, two[name]), name
-
-
-def tensors(run: Path) -> dict[str, torch.Tensor]:
-    path = latest_good(run)
-    assert path is not None
-    with open_checkpoint(path) as reader:
-        found = {n: reader.tensor(n).clone() for n in reader.names()}
-        for slot in reader.slots():
-            for name in reader.optimizer_names(slot):
-                found[f"{slot}/{name}"] = reader.optimizer_tensor(slot, name).clone()
-    return found
 
 
 def test_fewer_places_are_taken_without_assembling_again(
@@ -120,7 +109,7 @@ def test_fewer_places_are_taken_without_assembling_again(
     Trainer(settings(tmp_path, "parts").replace(steps=4)).train()
     Trainer(Config(resume=str(tmp_path / "parts"), steps=9)).train()  # type: ignore[arg-type]
     assert changes(tmp_path / "parts") == found
-    one, two = (tensors(tmp_path / name) for name in ("whole", "parts"))
+    one, two = (final_tensors(tmp_path / name) for name in ("whole", "parts"))
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 

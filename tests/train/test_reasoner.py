@@ -15,9 +15,8 @@ from lumina.model.network import build_network
 from lumina.plan.count import count_parameters
 from lumina.plan.flops import flops_per_token
 from lumina.plan.shape import resolve_spec
-from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import Trainer
-from training import train_on_two_ranks
+from training import final_tensors, train_on_two_ranks
 
 SOLVED = (
     "483921657967345821251876493548132976729564138136798245372689514814253769695417382"
@@ -58,26 +57,6 @@ def config(puzzles: Path, run: Path, **leaves: Any) -> Config:
     return Config.resolve(preset="hrm_sudoku").replace(**(start | leaves))
 
 
-def final(run: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the newest checkpoint: weights, moments and the carry."""
-    path = latest_good(run)
-    assert path is not None
-    return tensors(path)
-
-
-def final_at(run: Path, step: int) -> dict[str, torch.Tensor]:
-    return tensors(run / "checkpoints" / f"step-{step:08}")
-
-
-def tensors(path: Path) -> dict[str, torch.Tensor]:
-    with open_checkpoint(path) as reader:
-        found = {n: reader.tensor(n).clone() for n in reader.names()}
-        for slot in reader.slots():
-            for name in reader.optimizer_names(slot):
-                found[f"{slot}/{name}"] = reader.optimizer_tensor(slot, name).clone()
-    return found
-
-
 def rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -94,7 +73,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(
     Trainer(
         Config(resume=str(tmp_path / "parts"), steps=6)  # type: ignore[arg-type]
     ).train()
-    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
+    whole, parts = final_tensors(tmp_path / "whole"), final_tensors(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert {"carry/z_h", "carry/steps", "carry/input_ids"} <= whole.keys()
     assert whole["carry/z_h"].shape == (4, 82, 32)
@@ -115,7 +94,7 @@ def test_forwards_of_a_step_may_be_divided(puzzles: Path, tmp_path: Path) -> Non
     Trainer(config(puzzles, two, **more, batch_size=1)).train()
     losses = [torch.tensor([r["loss"] for r in rows(run)]) for run in (one, two)]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
-    first, second = final(one), final(two)
+    first, second = final_tensors(one), final_tensors(two)
     for name in ("carry/input_ids", "carry/steps", "carry/halted"):
         assert torch.equal(first[name], second[name])
 
@@ -132,7 +111,7 @@ def test_two_ranks_think_what_one_does_and_go_on_alone(
     Trainer(config(puzzles, alone, **more)).train()
     shorter = config(puzzles, ranks, **more, parallel=parallel).replace(steps=4)
     train_on_two_ranks(shorter)
-    found, wanted = final(ranks), final_at(alone, 4)
+    found, wanted = final_tensors(ranks), final_tensors(alone, 4)
     for name in ("carry/input_ids", "carry/steps", "carry/halted"):
         assert torch.equal(found[name], wanted[name]), name
     torch.testing.assert_close(
@@ -246,7 +225,7 @@ def test_a_trained_run_solves_and_is_not_asked_to_talk(
     with torch.no_grad():
         assert solver.logits(tokens).shape == (1, 81, 11)
     weight = solver.backbone.blocks[0].attention.out.weight
-    saved = final(run)["backbone.blocks.0.attention.out.weight"]
+    saved = final_tensors(run)["backbone.blocks.0.attention.out.weight"]
     assert torch.equal(weight.detach(), saved)
     for command in (
         ["generate", str(run), "--prompt", "x"],

@@ -52,7 +52,7 @@ MODEL_FEATURES = (
         change_cost="restart",
         requested=lambda c: c.model.mla_kv_rank > 0,
         active=lambda p: p.spec.mla_kv_rank > 0,
-        memory="generation: of each token the latent and one rotated key, for all heads",
+        memory="generation: one latent and one rotated key a token, for all heads",
         observable="a cache holds the latent's width, not that of keys and values",
         without="--mla-kv-rank 0",
     ),
