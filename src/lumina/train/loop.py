@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, capture
 from lumina.assemble.program import Program
-from lumina.data.puzzles import PuzzleStream
-from lumina.data.stream import BatchStream, Cursor, Prefetcher
-from lumina.data.task_stream import TaskStream
+from lumina.data.stream import Cursor, Prefetcher
 from lumina.errors import LuminaError
 from lumina.evaluate.held_out import HeldOut, Score, held_out_loss
 from lumina.evaluate.routing_modes import compare_modes, routing_modes
@@ -22,12 +19,14 @@ from lumina.model.interface import Batch
 from lumina.optim.schedule import learning_rate_at
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore, Kind
-from lumina.train.capacities import longer_ladder, off_ladder, set_capacity
-from lumina.train.controls import EXPERTS, LIVE, ROUTING, Change, Controls, edited
-from lumina.train.experts import check_experts, edited_experts, outgrows, set_routing
+from lumina.train.applying import assembled_again, set_live
+from lumina.train.capacities import off_ladder, set_capacity
+from lumina.train.controls import LIVE, Change, Controls
+from lumina.train.experts import outgrows
 from lumina.train.overflow import AdaptiveCapacity
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
+from lumina.train.rows import AnyStream
 from lumina.train.signals import StopSignals
 from lumina.train.step import SCALARS, train_step
 from lumina.train.task_metrics import eval_metrics
@@ -70,7 +69,7 @@ class Loop:
     """
 
     program: Program
-    stream: BatchStream | PuzzleStream | TaskStream
+    stream: AnyStream
     eval_batches: Callable[[Program], Iterable[Batch]] | None
     progress: Progress
     recorder: Recorder
@@ -348,7 +347,7 @@ class Loop:
             larger = outgrows(self.program, change)
             larger = larger or off_ladder(self.program, change)
             if change.name in LIVE and not larger:
-                self._set_live(change)
+                set_live(self.program, self.controls, self.progress.step, change)
             else:
                 self._reassemble(change)
                 reassembled = True
@@ -381,60 +380,9 @@ class Loop:
         self.recorder.restart_clock()
         return reassembled
 
-    def _set_live(self, change: Change) -> None:
-        """Write a scalar that the next step reads."""
-        live = self.program.live
-        if change.name == "learning_rate":
-            self._set_learning_rate(change)
-        elif change.name == "max_grad_norm":
-            change.old = live.max_grad_norm.item()
-            live.max_grad_norm.fill_(change.value)
-        elif change.name in ROUTING:
-            set_routing(self.program, change)
-        elif change.name == "mod_capacity":
-            set_capacity(self.program, change, self.progress.step)
-        else:
-            change.old = live.weight_decay
-            live.weight_decay = change.value
-
-    def _set_learning_rate(self, change: Change) -> None:
-        """The rate of the next step; the schedule goes on from there, scaled."""
-        live = self.program.live
-        scheduled = learning_rate_at(self.plan, self.progress.step)
-        change.old_scale = live.learning_rate_scale
-        change.old = scheduled * live.learning_rate_scale
-        undone = self.controls.applied(change.undoes)
-        if undone is not None and undone.old_scale is not None:
-            live.learning_rate_scale = undone.old_scale
-            change.value = scheduled * undone.old_scale
-        elif scheduled > 0:
-            live.learning_rate_scale = change.value / scheduled
-        else:
-            raise LuminaError(
-                "E005",
-                f"the schedule is at 0 after step {self.progress.step}",
-                "a factor on 0 changes nothing: set --min-lr above 0",
-            )
-
     def _reassemble(self, change: Change) -> None:
-        """Capture, edit the Plan or the State, assemble again."""
-        started = time.perf_counter()
-        surgical = change.name in EXPERTS
-        if surgical:
-            check_experts(self.plan, change)
-        plan = self.plan
-        if change.name == "mod_capacity":
-            plan = longer_ladder(plan, change)
-        elif not surgical:
-            plan = edited(plan, change)
-        ranks = self.program.ranks
-        state = capture(self.program, self.progress, everything=True)
-        if surgical:
-            plan, state = edited_experts(plan, state, change)
-        self.program.close()
-        self.program = assemble(plan, StateSource(state), ranks=ranks, meta=state)
-        self.recorder.plan = plan
+        """Another Program, as the change wants it."""
+        self.program = assembled_again(self.program, self.progress, change)
+        self.recorder.plan = self.program.plan
         if change.name == "mod_capacity":
             set_capacity(self.program, change, self.progress.step)
-        # Rank 0's, for the ranks' journals are one.
-        change.seconds = ranks.share(round(time.perf_counter() - started, 3))
