@@ -75,7 +75,7 @@ def test_a_rule_is_learned_and_unseen_tests_are_answered(
     run, file = tmp_path / "run", tmp_path / "config.yaml"
     config(
         files, run, steps=36, eval_every_n_batches=18, learning_rate=1e-2,
-        global_batch_size=8, batch_size=8, halt_max_steps=1, early_stopping_patience=3,
+        halt_max_steps=1, early_stopping_patience=3,
     ).save(file)  # fmt: skip
     assert main(["train", "--config-file", str(file)]) == 0
     evaluated = [row for row in rows(run) if "eval_pass_at_2" in row]
