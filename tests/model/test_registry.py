@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from torch import nn
 import lumina
 from lumina.config import Config
 from lumina.errors import LuminaError
-from lumina.model.layers import FeedForward
+from lumina.model.interface import Batch
+from lumina.model.layers import FeedForward, Linear
 from lumina.model.logical import tensor_info
 from lumina.model.network import build_network
 from lumina.model.registry import load_plugins
@@ -59,6 +62,8 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         ({"part_options": ("focal.gamma",)}, "E005", "focal.gamma"),
         ({"part_options": ("focal.gamma=1",)}, "E005", "no part of this model"),
         ({"objective": "focal", "part_options": ("focal.gama=1",)}, "E005", "gama"),
+        ({"objective": "focal", "part_options": ("focal.gamma=1.0",) * 2},
+         "E002", "twice"),
         ({"objective": "focal", "part_options": ("focal.gamma=x",)}, "E005", "2.0"),
     ],
 )  # fmt: skip
@@ -181,6 +186,61 @@ def test_a_buffer_needs_a_value_and_a_report_must_come() -> None:
         network.logits(torch.zeros(1, 4, dtype=torch.long))
 
 
+class _Wrong(nn.Module):
+    """A part with one mistake; `fault` names it."""
+
+    fault = ""
+
+    def __init__(self, spec: ModelSpec, layer_index: int) -> None:
+        super().__init__()
+        self.up = Linear(spec.hidden_size, spec.hidden_size)
+        if self.fault == "made":
+            torch.empty(-4)
+        if self.fault == "tensor":
+            self.scale = torch.ones(3)
+
+    def forward(self, x: torch.Tensor, context: object) -> object:
+        y = self.up(x)
+        if self.fault == "shape":
+            return y[..., :1]  # would be added to every channel
+        if self.fault == "type":
+            return y.double()
+        return (y, {"unheard.of": y.sum()}) if self.fault == "report" else y
+
+
+def _wrong(fault: str, register: Callable[..., Any]) -> str:
+    name = f"part_{uuid.uuid4().hex}"
+    register(name)(type("Wrong", (_Wrong,), {"fault": fault}))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("made", "cannot be made: RuntimeError"),
+        ("tensor", "keeps the tensor scale"),
+        ("shape", "returns the shape"),
+        ("report", "'unheard.of' and does not declare it"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["block", "attention", "feedforward"])
+def test_a_part_with_a_mistake_is_refused_and_not_half_used(
+    kind: str, fault: str, told: str
+) -> None:
+    name = _wrong(fault, getattr(lumina, f"register_{kind}"))
+    spec = spec_of(**{f"{kind}_type": (name, "standard")})
+    with pytest.raises(LuminaError, match=told) as caught:
+        build_network(spec).logits(torch.zeros(1, 4, dtype=torch.long))
+    assert caught.value.code == "E005" and caught.value.hint
+
+
+def test_a_part_does_not_change_the_type_of_what_follows() -> None:
+    name = _wrong("type", lumina.register_attention)
+    network = build_network(spec_of(attention_type=(name,)))
+    hidden = network.backbone(Batch.from_rows(torch.zeros(1, 4, dtype=torch.long)))
+    assert hidden.hidden.dtype == torch.float32
+
+
 def test_a_backbone_has_what_is_asked_of_it() -> None:
     name = f"part_{uuid.uuid4().hex}"
 
@@ -196,8 +256,6 @@ def test_a_backbone_has_what_is_asked_of_it() -> None:
 
 def test_focal_is_what_it_says() -> None:
     """gamma 0 is cross entropy; otherwise well-known tokens hardly count."""
-    from lumina.model.interface import Batch
-
     ids = torch.randint(0, 320, (2, 9), generator=torch.Generator().manual_seed(1))
     batch = Batch.from_rows(ids[:, :-1], ids[:, 1:])
     plain, _ = build_network(spec_of(), seed=2)(batch)

@@ -49,8 +49,12 @@ def check_parts(config: Config) -> None:
                     f"{leaf.removesuffix('_type')} is its own business",
                     f"leave out {leaf}, or {inner}",
                 )
+    given: set[str] = set()
     for text in config.get("part_options"):
         key, equals, _ = text.partition("=")
+        if key in given:
+            refuse(f"part_options sets {key} twice", "keep one of the two")
+        given.add(key)
         if not equals or not all(key.partition(".")):
             raise LuminaError(
                 "E005",

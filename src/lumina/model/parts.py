@@ -23,8 +23,9 @@ def build_part(spec: ModelSpec, kind: str, name: str, *arguments: Any) -> nn.Mod
     """An instance of a registered class.
 
     Raises:
-        LuminaError: E002 if it is not registered, E005 for a ValueError of its own: an
-            option or a shape that it refuses.
+        LuminaError: E002 if it is not registered, E005 where it cannot be made (a
+            ValueError of its own is an option or a shape that it refuses) or is not
+            what the network needs.
     """
     assert spec.parts is not None
     part = held_part(kind, name, spec.parts.plugins)
@@ -34,7 +35,16 @@ def build_part(spec: ModelSpec, kind: str, name: str, *arguments: Any) -> nn.Mod
         raise LuminaError(
             "E005", f"the {kind} {name}: {error}", "it says so itself: see its code"
         ) from error
+    except LuminaError:
+        raise
+    except Exception as error:
+        raise LuminaError(
+            "E005",
+            f"the {kind} {name} cannot be made: {type(error).__name__}: {error}",
+            "--debug shows where; the code, or its --part-options, are yours to mend",
+        ) from error
     _check_interface(module, kind, name, tied=spec.tie_embeddings)
+    _check_tensors(module, kind, name)
     return module  # type: ignore[no-any-return]
 
 
@@ -53,6 +63,21 @@ def _check_interface(module: Any, kind: str, name: str, tied: bool) -> None:
     raise LuminaError("E005", f"the {kind} {name} {lacks}", hint)
 
 
+def _check_tensors(module: nn.Module, kind: str, name: str) -> None:
+    """Refuse tensors that nobody gives a value: networks are made without any."""
+    for inner in module.modules():
+        for attribute, value in vars(inner).items():
+            if isinstance(value, Tensor):
+                raise LuminaError(
+                    "E005",
+                    f"the {kind} {name} keeps the tensor {attribute}, which is neither "
+                    "parameter nor buffer: networks are made without values, which "
+                    "come afterwards",
+                    "register it as a buffer, and say in the static method "
+                    "initial(name, shape, spec, generator) what it starts as",
+                )
+
+
 class PartedBlock(Block):
     """A `Block` of which attention or feed-forward are registered ones."""
 
@@ -60,11 +85,12 @@ class PartedBlock(Block):
         self, x_bsd: Tensor, context: BlockContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[B, S, D] to [B, S, D], and the sums of everything in it."""
-        y_bsd, told = _split(self.attention(self.attention_norm(x_bsd), context))
+        inner_bsd = self.attention_norm(x_bsd)
+        y_bsd, told = _split(self.attention(inner_bsd, context), inner_bsd)
         x_bsd = x_bsd + self._drop(y_bsd)
         inner_bsd = self.feedforward_norm(x_bsd)
         if hasattr(self.feedforward, "lumina_part"):
-            y_bsd, aux = _split(self.feedforward(inner_bsd, context))
+            y_bsd, aux = _split(self.feedforward(inner_bsd, context), inner_bsd)
         elif self.routed:
             y_bsd, aux = self.feedforward(inner_bsd, context.valid)
         else:
@@ -85,7 +111,7 @@ class WholeBlock(nn.Module):
         self, x_bsd: Tensor, context: BlockContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[B, S, D] to [B, S, D], and what it reports."""
-        return _split(self.inner(x_bsd, context))
+        return _split(self.inner(x_bsd, context), x_bsd)
 
 
 def parted_block(spec: ModelSpec, layer_index: int) -> nn.Module:
@@ -99,12 +125,21 @@ def parted_block(spec: ModelSpec, layer_index: int) -> nn.Module:
     return Block(spec, layer_index)
 
 
-def _split(returned: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a part returned, with or without reports."""
-    if isinstance(returned, tuple):
-        y, told = returned
-        return y, told
-    return returned, {}
+def _split(returned: Any, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a part returned, with or without reports, in the type of what it was given.
+
+    Raises:
+        LuminaError: E005 for another shape, which adding up might stretch unnoticed.
+    """
+    y, told = returned if isinstance(returned, tuple) else (returned, {})
+    if y.shape != given.shape:
+        raise LuminaError(
+            "E005",
+            f"a registered part returns the shape {tuple(y.shape)} where it was given "
+            f"{tuple(given.shape)}",
+            "return [B, S, D], or a pair of that and its reports",
+        )
+    return y if y.dtype == given.dtype else y.to(given.dtype), told
 
 
 def used_parts(spec: ModelSpec) -> dict[Part, int]:
@@ -135,6 +170,14 @@ def collect_reports(
         LuminaError: E005 for a part that reports other keys than it declares.
     """
     found: dict[str, Tensor] = {}
+    declared = {key for _, key, _, _ in reported(spec)}
+    for key in {key for one in layers for key in one}:
+        if key not in declared and not key.startswith("moe."):
+            raise LuminaError(
+                "E005",
+                f"a registered part returns {key!r} and does not declare it",
+                f"name it where it is registered: reports={{{key!r}: 0.0}}",
+            )
     for part, key, _, count in reported(spec):
         if part.kind in ("backbone", "objective"):
             continue

@@ -158,7 +158,7 @@ def _check(part: Part) -> None:
     if taken is not None and (taken.kind, taken.source, taken.cls.__qualname__) != here:
         raise LuminaError(
             "E005",
-            f"{name!r} is already the name of a {taken.kind}, of {taken.source}",
+            f"{name!r} already names the {taken.kind} of {taken.source}",
             "names are one for all kinds: choose another",
         )
     for key, weight in part.reports.items():
@@ -191,7 +191,7 @@ def chosen_part(kind: str, name: str) -> Part:
     if part is not None:
         raise LuminaError(
             "E005",
-            f"{name!r} is a {part.kind}, not a {kind}",
+            f"{name!r} is registered as {part.kind}, not as {kind}",
             f"choose it with --{OPTION_OF[part.kind].replace('_', '-')}",
         )
     close = nearest(name, [*known(kind), STANDARD])
@@ -219,8 +219,8 @@ def held_part(kind: str, name: str, plugins: Iterable[str]) -> Part:
         return part
     raise LuminaError(
         "E002",
-        f"the model has a {kind} {name!r} that is not Lumina's own, and plug-ins are "
-        "loaded only when you name them",
+        f"the model's {kind} {name!r} is not Lumina's own, and plug-ins are loaded "
+        "only when you name them",
         f"add --plugins {' '.join(plugins) or 'FILE'} (code that will run as yours: "
         "look at it first if it is not); in Python, import it",
     )

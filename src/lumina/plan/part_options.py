@@ -149,6 +149,6 @@ def _value(text: str, written: str, default: Any) -> Any:
         raise LuminaError(
             "E005",
             f"part_options {text}: not a value like the default, {default!r}",
-            f"write a {type(default).__name__}, as JSON does",
+            f"its type is {type(default).__name__}, written as JSON does",
         )
     return value

@@ -124,12 +124,16 @@ def _measured(
         with torch.device("meta"):
             module, arguments = _call(spec, kind, name, layer, dtype)
             return _saved_bytes(module, arguments)
-    except (NotImplementedError, RuntimeError) as error:
+    except LuminaError:
+        raise
+    except Exception as error:
+        told = (str(error) or "no message").splitlines()[0]
         raise LuminaError(
             "E005",
             f"the memory of the {kind} {name} is not known: it does not run without "
-            f"values ({str(error).splitlines()[0]})",
-            "give the class a static method kept_bytes(spec, tokens, element)",
+            f"values ({type(error).__name__}: {told})",
+            "mend it (--debug shows where), or give the class a static method "
+            "kept_bytes(spec, tokens, element)",
         ) from error
 
 
