@@ -147,14 +147,16 @@ def _wanted(
     if bits not in (None, 8):
         raise LuminaError("E005", f"there are no weights of {bits} bits", "choose 8")
     if bits is not None and graph:
-        raise _apart(f"a {format_name} graph", "quantize", "leave it out, or export")
+        raise _apart(f"the {format_name} graph", "quantize", "leave it out, or export")
     if compiled and format_name != "torch_export":
-        raise _apart(
-            f"the format {format_name}", "compile", "use torch_export, or export"
+        raise LuminaError(
+            "E002",
+            f"the format {format_name} does not go with compile",
+            "leave it out, or use --format torch_export",
         )
     if dtype != "float32" and graph:
         raise _apart(
-            f"a {format_name} graph", f"dtype {dtype}", "use float32, or export"
+            f"the {format_name} graph", f"dtype {dtype}", "use float32, or export"
         )
     if eval_data and bits is None:
         raise LuminaError(
