@@ -128,6 +128,7 @@ def test_training_advice(leaves: dict[str, object], says: str) -> None:
             dict(use_moe=True, moe_dispatch="capacity", capacity_factor=9),
             "capacity_factor 9 is outside",
         ),
+        (dict(use_moe=True, overflow="adaptive", capacity_factor=5), "is outside"),
         (dict(use_moe=True, capacity_factor=1.5), "moe_dispatch is dropless"),
         (dict(use_moe=True, load_balancing_weight=0), "go to a few experts"),
         (dict(use_moe=True, load_balancing_weight=1), "load_balancing_weight 1"),

@@ -57,6 +57,10 @@ def seen(rule: AdaptiveCapacity, rate: float, factor: float, first: int = 1) -> 
         (0.5, 2.8, None),
         (0.0, 1.05, 1.0),
         (0.0, 1.0, None),
+        (0.5, 4.0, None),  # asked for beyond the bounds: never moved the wrong way
+        (0.0, 4.0, 3.6),
+        (0.0, 0.8, None),
+        (0.5, 0.8, 1.0),
     ],
 )
 def test_the_rule(rate: float, factor: float, then: float | None) -> None:

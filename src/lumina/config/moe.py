@@ -87,7 +87,8 @@ def moe_advice(config: Config) -> list[str]:
     if moe.num_experts is not None and not 4 <= moe.num_experts <= 256:
         advice.append(f"num_experts {moe.num_experts} is outside the usual 4 to 256")
     factor = moe.capacity_factor
-    if moe.moe_dispatch == "capacity" and factor and not 1.0 <= factor <= 2.8:
+    drops = moe.moe_dispatch == "capacity" or moe.overflow == "adaptive"
+    if drops and factor and not 1.0 <= factor <= 2.8:
         advice.append(f"capacity_factor {factor:g} is outside the usual 1 to 2.8")
     if not 0.5 <= moe.routing_temperature <= 2:
         advice.append(

@@ -21,7 +21,8 @@ RAISED, LOWERED = 1.25, 0.9
 """What the capacity factor is multiplied by."""
 
 LEAST, MOST = 1.0, 2.8
-"""Bounds of the factor: no place to spare, and the most the scale table gives."""
+"""Bounds of the factor: no place to spare, and the most the scale table gives. A run
+that begins outside them is not moved against what its drop rate asks for."""
 
 
 @dataclass
@@ -58,9 +59,9 @@ class AdaptiveCapacity:
         self.total, self.count = 0.0, 0
         changed = factor
         if self.rate > TOO_MANY:
-            changed = min(factor * RAISED, MOST)
+            changed = max(factor, min(factor * RAISED, MOST))
         elif self.rate < FEW:
-            changed = max(factor * LOWERED, LEAST)
+            changed = min(factor, max(factor * LOWERED, LEAST))
         self.factor = None if changed == factor else round(changed, 4)
         self.due = step + 1
 
