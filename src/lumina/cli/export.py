@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         dest="format_name",
+        metavar="NAME",
         default="huggingface",
         help="huggingface: for transformers, of the first family that holds the model; "
         "or a family (model_type), such as llama, mistral, qwen3 or olmoe; or a "
@@ -36,10 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="store the large matrices with 8 bits, one scale for each of their rows",
     )
-    parser.add_argument("--bits", type=int, help="with --quantize; default and only: 8")
+    parser.add_argument(
+        "--bits",
+        type=int,
+        metavar="N",
+        help="with --quantize; default and only: 8",
+    )
     parser.add_argument(
         "--eval-data",
         action="append",
+        metavar="PATH",
         help="with --quantize: texts to measure its cost on; default: the run's own "
         "held-out text",
     )

@@ -19,16 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("run", help="the new run directory")
     parser.add_argument(
-        "--tokenizer", help="a tokenizer.json or its folder; default: the folder's own"
+        "--tokenizer",
+        metavar="PATH",
+        help="a tokenizer.json or its folder; default: the folder's own",
     )
     parser.add_argument(
         "--num-kv-heads",
         type=int,
+        metavar="N",
         help="pool key/value heads into so many, each the mean of its neighbours",
     )
     parser.add_argument(
         "--eval-data",
         action="append",
+        metavar="PATH",
         help="with --num-kv-heads: texts to measure the loss on, before and after",
     )
     parser.add_argument(
