@@ -121,6 +121,22 @@ def test_only_a_steps_own_vectors_change(
     assert torch.isclose(sizes, torch.tensor(0.01)).all()
 
 
+def test_the_rate_of_the_vectors_may_change_on_resume(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    start = config(
+        files, run, steps=1, puzzle_weight_decay=0.0, lr_scheduler="constant"
+    )
+    Trainer(start).train()
+    before = final_tensors(run, 1)[TABLE]
+    more = Config(resume=str(run), steps=2, puzzle_lr=0.03)  # type: ignore[arg-type]
+    Trainer(more).train()
+    moved = (final_tensors(run, 2)[TABLE] - before).abs()
+    assert torch.isclose(moved[moved > 0], torch.tensor(0.03)).all()
+    assert moved.max() > 0
+
+
 @pytest.mark.parametrize(
     "parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"]
 )

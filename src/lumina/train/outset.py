@@ -112,13 +112,14 @@ def _tell_resumed(
     before, plan = reader.meta.plan, prepared.plan
     same = before["global_batch_size"] == plan.global_batch_size
     if not same and "global_batch_size" not in changes:
+        ranks, now = before["world_size"], plan.world_size
+        why = "" if ranks == now else f" (ranks: {ranks} -> {now})"
         recorder.event(
             "batch_changed",
             "warning",
             None,
             f"a step has {plan.global_batch_size} sequences from here on, not "
-            f"{before['global_batch_size']} (ranks: {before['world_size']} -> "
-            f"{plan.world_size}); --global-batch-size says how many",
+            f"{before['global_batch_size']}{why}; --global-batch-size says how many",
             step=step,
         )
     if {"steps", "epochs"} & changes.keys():

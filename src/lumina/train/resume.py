@@ -19,7 +19,8 @@ LIVE_SHAPE = {"plugins", "dropout", "capacity_factor", "load_balancing_weight",
               "expert_dropout", "mod_capacity_factor", "mod_capacity_ladder",
               "mod_capacity_schedule", "mod_predictor_weight",
               "mor_router_loss_weight", "mor_capacity_factor",
-              "mor_balance_weight", "mor_z_loss_weight"}  # fmt: skip
+              "mor_balance_weight", "mor_z_loss_weight", "puzzle_lr",
+              "puzzle_weight_decay"}  # fmt: skip
 """Options of the model that change no tensor, so a resume may change them."""
 
 FIXED = (
