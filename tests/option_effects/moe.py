@@ -102,6 +102,7 @@ def rate(runs: Runs) -> None:
     def peak(**leaves: object) -> tuple[float, str]:
         stream = io.StringIO()
         console = Console(stream=stream, live=False)
+        leaves.pop(runs.ignored or "", None)
         leaves |= {"run_dir": runs.config().run.run_dir}  # a folder for each
         run = Trainer(Config(**chosen | leaves), console=console).train().run_dir
         first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
