@@ -1,8 +1,9 @@
 """Writes docs/ledger.md: for every row of the specification, what shows it working.
 
 Sources: the rows (docs/spec_rows.tsv), `@pytest.mark.covers(...)` marks found in the
-tests' syntax trees, the outcomes recorded by tests/ledger_plugin.py, and committed
-measurements (benchmarks/results/*.json with a "covers" list).
+tests' syntax trees, the outcomes recorded by tests/ledger_plugin.py for tests that are
+still there under that name, and committed measurements (benchmarks/results/*.json with
+a "covers" list).
 
 Run by `make ledger`. Where the full specification lies beside the checkout, the rows
 are refreshed from it first.
@@ -14,6 +15,7 @@ import argparse
 import ast
 import json
 import re
+import subprocess
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -173,11 +175,26 @@ def committed_results(root: Path) -> dict[str, list[Evidence]]:
     return found
 
 
+def existing(root: Path) -> set[str]:
+    """Every test there is, parameters included, as pytest names them."""
+    options = ["--collect-only", "-q", "--no-header", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if done.returncode not in (0, 5):  # 5: there are none
+        raise SystemExit("the tests cannot be listed:\n" + done.stdout[-2000:])
+    return {line for line in done.stdout.splitlines() if "::" in line}
+
+
 def gather(root: Path, rows: list[Row]) -> dict[str, list[Evidence]]:
     """Row -> everything that covers it, run or not."""
     recorded_path = root / ".ledger" / "last_run.json"
     recorded = json.loads(recorded_path.read_text()) if recorded_path.exists() else {}
-    known = outcomes(recorded)
+    there = existing(root) if recorded else set()
+    still = {
+        row: {test: entry for test, entry in tests.items() if test in there}
+        for row, tests in recorded.items()
+    }
+    known = outcomes(still)
     evidence = committed_results(root)
     marks = scan_tests(root)
     if wrong := problems(marks, rows):

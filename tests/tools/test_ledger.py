@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "ledger.py"
 
+ENVIRONMENT = dict(os.environ, PYTHONPATH=str(ROOT / "tests"))
+
 TESTS = """
 import pytest
 
@@ -54,11 +56,10 @@ def project(tmp_path: Path) -> Path:
 
 def run_tests(root: Path, *arguments: str) -> None:
     """Run the small project's tests with the recording plugin, in two processes."""
-    environment = dict(os.environ, PYTHONPATH=str(ROOT / "tests"))
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=root,
-        env=environment,
+        env=ENVIRONMENT,
         capture_output=True,
         timeout=120,
     )
@@ -67,7 +68,10 @@ def run_tests(root: Path, *arguments: str) -> None:
 def write_ledger(root: Path) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
     """Run the tool; also the status of every row in the page it wrote."""
     done = subprocess.run(
-        [sys.executable, str(TOOL), "--root", str(root)], capture_output=True, text=True
+        [sys.executable, str(TOOL), "--root", str(root)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
     page = root / "docs/ledger.md"
     lines = page.read_text().splitlines() if page.exists() else []
@@ -108,6 +112,15 @@ def test_runs_add_up_and_the_newest_outcome_wins(project: Path) -> None:
     done, status = write_ledger(project)
     assert done.returncode == 0
     assert (status["AAA-01"], status["AAA-02"]) == ("covered", "covered")
+
+
+def test_a_case_that_is_gone_is_forgotten(project: Path) -> None:
+    tests = TESTS.replace("def test_works(n): pass", "def test_works(n): assert n < 2")
+    (project / "tests/test_things.py").write_text(tests)
+    run_tests(project)
+    assert write_ledger(project)[1]["AAA-01"] == "failing"
+    (project / "tests/test_things.py").write_text(tests.replace("[1, 2]", "[1]"))
+    assert write_ledger(project)[1]["AAA-01"] == "covered"
 
 
 def test_a_removed_test_covers_nothing(project: Path) -> None:
