@@ -128,6 +128,22 @@ def test_experts_are_added_and_pruned_while_training(tiny_config):
     assert network.backbone.blocks[0].feedforward.down.shape[0] == 3
 
 
+@pytest.mark.slow
+def test_a_compiled_run_takes_them_as_a_plain_one_does(tiny_config, tmp_path):
+    found = []
+    for compiled in (True, False):
+        _, run = train(
+            tiny_config,
+            (2, lambda t: t.add_expert(1)),
+            (5, lambda t: t.prune_expert(0, 2)),
+            compile=compiled,
+            run_dir=str(tmp_path / f"compiled-{compiled}"),
+        )
+        assert [len(row["moe.load"][0]) for row in rows(run)][-1] == 4
+        found.append(column(run, "loss"))
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
 def test_the_fewest_experts_stay_and_nothing_is_undone(tiny_config):
     refused = []
 
