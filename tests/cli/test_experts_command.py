@@ -84,6 +84,17 @@ def test_only_the_new_expert_trains(made):
     assert moments[4].any() and not moments[:4].any()
 
 
+@pytest.mark.parametrize(("named", "code"), [("4", 0), ("3", 2)])
+def test_the_number_of_experts_named_is_the_bases(
+    made, tiny_corpus, tmp_path, named, code
+):
+    lumina(
+        "train", *TINY, "--train-data", tiny_corpus, "--init-from", made / "base",
+        "--expert-registry", tmp_path, "--expert-id", "barn", "--num-experts", named,
+        "--run-dir", tmp_path / "run", "--dry-run", code=code,
+    )  # fmt: skip
+
+
 @pytest.mark.covers("MOD-26")
 def test_the_file_and_the_registry(made, capsys):
     found, parent = entry(made), entry(made, "parent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lumina.config import Config, Source
 from lumina.errors import LuminaError
@@ -55,8 +56,12 @@ def with_expert(config: Config, weights: Weights) -> tuple[Config, Weights]:
             "freeze and expert_id do not go together",
             "with expert_id all but the new expert is frozen; leave freeze out",
         )
+    settled: dict[str, Any] = {"freeze": frozen}
+    if spec.moe is not None and config.moe.num_experts == spec.moe.num_experts:
+        # Whoever names the base's number means the base, not one expert fewer.
+        settled["num_experts"] = spec.moe.num_experts + 1
     origin = Source("file", f"expert_id {name}")
-    return config.override({"freeze": frozen}, origin), weights
+    return config.override(settled, origin), weights
 
 
 def keep_expert(config: Config, run: Path, loss: float | None, steps: int) -> Path:
