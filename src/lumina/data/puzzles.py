@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,8 @@ from torch import Tensor
 from lumina.data.arc import ArcStore, ArcTests, prepare_arc
 from lumina.data.cache import build_once, cache_root
 from lumina.data.files import content_hash, find_files
-from lumina.data.order import EMPTY, Cursor, RowOrder, Shuffle, Taken, permutation
-from lumina.data.stream import StepBatches, slices_of_rank
+from lumina.data.order import EMPTY, RowOrder, Shuffle, Taken, permutation
+from lumina.data.stream import Read, RowStream
 from lumina.data.sudoku import (
     CELLS,
     DRAWS,
@@ -221,7 +221,7 @@ def _only_solution(board: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return found[0]
 
 
-class PuzzleStream:
+class PuzzleStream(RowStream):
     """Cuts shuffled puzzles into steps, each puzzle changed anew every epoch.
 
     Every step offers `global_batch_size` puzzles; a model with a carry takes those for
@@ -258,29 +258,13 @@ class PuzzleStream:
         self._key = int.from_bytes(digest[:16], "little")
         self._drawn = -(-(EXPLORING + store.draws) // 4) * 4  # Philox makes four
 
-    def step(
-        self,
-        cursor: Cursor,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        micro_batch_size: int,
-    ) -> StepBatches | None:
-        """The batches of the step that begins at `cursor`; None at the end."""
-        size = self.order.global_batch_size
-        mine = slices_of_rank(size, rank, world_size, micro_batch_size)
-        taken = self.order.take(cursor)
-        if taken is None:
-            return None
-        batch = self._batch(taken)
-        return StepBatches(
-            micro_batches=[_rows(batch, part) for part in mine],
-            # Losses are sums over puzzles; rows that go on count in every step.
+    def _read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+        batch, size = self._batch(taken), self.order.global_batch_size
+        # Losses are sums over puzzles; rows that go on count in every step.
+        return Read(
+            [_rows(batch, part) for part in mine],
             loss_tokens=size,
             tokens=size * self.store.seq_length,
-            cursor=taken.cursor,
-            epoch=taken.epoch,
-            row_ids=taken.row_ids,
         )
 
     def _batch(self, taken: Taken) -> Batch:

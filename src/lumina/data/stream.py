@@ -10,7 +10,8 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumina.data.batches import BatchMaker
-from lumina.data.order import EMPTY, RowOrder, Shuffle, permutation
+from lumina.data.order import EMPTY, RowOrder, Shuffle, Taken, permutation
 from lumina.data.order import Cursor as Cursor  # what a step is asked for by
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
@@ -49,7 +50,59 @@ class StepBatches:
     task_loss_tokens: tuple[int, ...] = ()
 
 
-class BatchStream:
+@dataclass(frozen=True)
+class Read:
+    """What the rows of a step hold; fields as in `StepBatches`."""
+
+    micro_batches: list[Batch]
+    loss_tokens: int
+    tokens: int
+    task_loss_tokens: tuple[int, ...] = ()
+
+
+class RowStream(ABC):
+    """Cuts ordered rows into steps; how rows are read is left to each kind of data.
+
+    Attributes:
+        order: which rows come when.
+    """
+
+    order: RowOrder
+
+    def step(
+        self,
+        cursor: Cursor,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batch_size: int,
+    ) -> StepBatches | None:
+        """The batches of the step that begins at `cursor`; None at the end.
+
+        The last step of a limited run is filled up with empty rows.
+        """
+        size = self.order.global_batch_size
+        mine = slices_of_rank(size, rank, world_size, micro_batch_size)
+        taken = self.order.take(cursor)
+        if taken is None:
+            return None
+        read = self._read(taken, mine)
+        return StepBatches(
+            micro_batches=read.micro_batches,
+            loss_tokens=read.loss_tokens,
+            tokens=read.tokens,
+            cursor=taken.cursor,
+            epoch=taken.epoch,
+            row_ids=taken.row_ids,
+            task_loss_tokens=read.task_loss_tokens,
+        )
+
+    @abstractmethod
+    def _read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+        """The rows `mine` of the global batch, and what the whole of it counts."""
+
+
+class BatchStream(RowStream):
     """Cuts a shuffled store into steps.
 
     Args:
@@ -85,33 +138,11 @@ class BatchStream:
         """Share of positions that hold a token."""
         return self.packing.utilisation
 
-    def step(
-        self,
-        cursor: Cursor,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        micro_batch_size: int,
-    ) -> StepBatches | None:
-        """The batches of the step that begins at `cursor`; None at the end.
-
-        The last step of a limited run is filled up with empty rows.
-        """
-        size = self.order.global_batch_size
-        mine = slices_of_rank(size, rank, world_size, micro_batch_size)
-        taken = self.order.take(cursor)
-        if taken is None:
-            return None
-        rows = taken.rows(size)
+    def _read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+        rows = taken.rows(self.order.global_batch_size)
         tokens, loss_tokens = self._maker.count(rows)
-        return StepBatches(
-            micro_batches=[self._maker.batch(rows[part]) for part in mine],
-            loss_tokens=loss_tokens,
-            tokens=tokens,
-            cursor=taken.cursor,
-            epoch=taken.epoch,
-            row_ids=taken.row_ids,
-        )
+        batches = [self._maker.batch(rows[part]) for part in mine]
+        return Read(batches, loss_tokens, tokens)
 
 
 def eval_batches(

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from lumina.data.batches import BatchMaker
-from lumina.data.order import EMPTY, Cursor, RowOrder, Sequenced, Shuffle, Turns
+from lumina.data.order import EMPTY, RowOrder, Sequenced, Shuffle, Taken, Turns
 from lumina.data.packing import pack
-from lumina.data.stream import StepBatches, eval_batches, slices_of_rank
+from lumina.data.stream import Read, RowStream, eval_batches
 from lumina.data.tasks import TaskStores
 from lumina.errors import LuminaError
 from lumina.model.interface import Batch
@@ -55,7 +55,7 @@ def task_sequence(
     )
 
 
-class TaskStream:
+class TaskStream(RowStream):
     """Cuts the rows of several tasks into steps.
 
     Within a micro-batch rows stand in the order of their tasks (`Batch.task_rows`).
@@ -98,35 +98,16 @@ class TaskStream:
         used = sum(int(maker.row_tokens.sum()) for maker in self._makers)
         return used / (int(self._first[-1]) * self._makers[0].packing.seq_length)
 
-    def step(
-        self,
-        cursor: Cursor,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        micro_batch_size: int,
-    ) -> StepBatches | None:
-        """The batches of the step that begins at `cursor`; None at the end.
-
-        The last step of a limited run is filled up with empty rows.
-        """
-        size = self.order.global_batch_size
-        mine = slices_of_rank(size, rank, world_size, micro_batch_size)
-        taken = self.order.take(cursor)
-        if taken is None:
-            return None
-        rows = taken.rows(size)
+    def _read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+        rows = taken.rows(self.order.global_batch_size)
         counts = [
             maker.count(local)
             for maker, local in zip(self._makers, self._by_task(rows), strict=True)
         ]
-        return StepBatches(
-            micro_batches=[self._batch(rows[part]) for part in mine],
+        return Read(
+            [self._batch(rows[part]) for part in mine],
             loss_tokens=sum(loss_tokens for _, loss_tokens in counts),
             tokens=sum(tokens for tokens, _ in counts),
-            cursor=taken.cursor,
-            epoch=taken.epoch,
-            row_ids=taken.row_ids,
             task_loss_tokens=tuple(loss_tokens for _, loss_tokens in counts),
         )
 
