@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from foreign_tokenizers import MAKES, foreign_tokenizer
 from infer.networks import tiny
+from lumina.data.tokenizer import Tokenizer
 from lumina.infer.sampling import Sampling
 from lumina.infer.text import Answers, UntilStop, complete
 
@@ -70,3 +72,32 @@ def test_a_stop_string_ends_its_row_only(tokenizer):
     assert cut[0].text == free[0].text[: free[0].text.index(stop)]
     assert cut[0].reason == "stop"
     assert cut[1] == free[1]
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("chat", [False, True])
+def test_an_answer_is_what_it_adds_to_the_text_of_its_prompt(tmp_path, make, chat):
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    mine = Tokenizer.from_path(foreign_tokenizer(make, tmp_path))
+    mine = mine.with_chat() if chat else mine
+    mine.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    turns = [{"role": "user", "content": "def foo"}]
+    prompt = mine.chat_prompt(turns) if chat else mine.prompt("def foo")
+    network = tiny(mine.vocab_size)
+    spaces = 0
+    for seed in range(12):
+        warm = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=seed)
+        answers = Answers(network, mine, [prompt], warm, max_new_tokens=6)
+        streamed = "".join(piece for _, piece in answers)
+        [answer] = answers.completions
+        whole = theirs.decode([*prompt, *answer.ids])
+        assert streamed == answer.text == whole[len(theirs.decode(prompt)) :]
+        spaces += answer.text.startswith(" ")
+    assert spaces > 0  # some answers began with a space, and kept it
+
+
+def test_an_answer_to_an_empty_prompt_begins_like_a_text(tmp_path):
+    mine = Tokenizer.from_path(foreign_tokenizer("prepend", tmp_path))
+    text = "return it"
+    assert mine.decode_after(mine.prompt(""), mine.encode(text)) == text

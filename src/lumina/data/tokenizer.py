@@ -247,6 +247,11 @@ class Tokenizer:
         text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
+    def decode_after(self, prompt: Sequence[int], ids: Iterable[int]) -> str:
+        """What `ids` add to the text of `prompt`; see `TextStream`."""
+        stream = self.stream(prompt)
+        return "".join([*map(stream.push, ids), stream.flush()])
+
     def encode_chat(
         self, messages: Sequence[Message], *, loss_on: str = "assistant"
     ) -> tuple[list[int], list[bool]]:
@@ -286,21 +291,30 @@ class Tokenizer:
         ids, _ = self.encode_chat(messages)
         return [*ids, self._id(MARKERS["assistant"])]
 
-    def stream(self) -> TextStream:
-        """A decoder for ids that arrive one at a time."""
-        return TextStream(self)
+    def stream(self, prompt: Sequence[int] = ()) -> TextStream:
+        """A decoder for ids that arrive one at a time, after those of `prompt`."""
+        return TextStream(self, prompt)
 
 
 class TextStream:
     """Decodes ids as they come and never gives out half a character.
 
-    The pieces, with `flush` at the end, join to what `decode` gives for all ids.
+    The pieces, with `flush` at the end, join to what the ids add to the text of the
+    prompt: `decode` of both, without `decode` of the prompt. Many decoders remove the
+    space before a first token, so ids decoded without the prompt would lose theirs.
+
+    Args:
+        tokenizer: what decodes.
+        prompt: the ids before the first. The begin token is no text: after it alone,
+            the ids are the beginning of a text.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []  # of the last text given out, and what is pending
-        self._given = 0  # how many of them were given out
+        begins = bool(prompt) and prompt[0] == tokenizer.bos_id
+        # Of the last text given out (at first, the prompt's), and what is pending.
+        self._ids = list(prompt[1:] if begins else prompt)
+        self._given = len(self._ids)  # how many of them were given out
 
     def push(self, token: int) -> str:
         """The text that became certain with `token`; often empty, never half."""
@@ -314,6 +328,8 @@ class TextStream:
     def _take(self, force: bool) -> str:
         # Decoded with the tokens before, since some decoders treat a first token
         # differently; only what comes after them is new.
+        if self._given == len(self._ids):
+            return ""
         decode = self._tokenizer.decode
         before = decode(self._ids[: self._given])
         text = decode(self._ids)

@@ -127,12 +127,12 @@ class ChatSession:
         if not answer.ids and not answer.reason:
             self._take_back()  # interrupted before a word: as if never asked
             return
-        self._add("assistant", answer.text, self._answer_ids(answer))
+        self._add("assistant", answer.text, self._answer_ids(prompt, answer))
         self._known = [*prompt, *answer.ids][: self._cache.length]
 
-    def _answer_ids(self, answer: Completion) -> list[int]:
+    def _answer_ids(self, prompt: list[int], answer: Completion) -> list[int]:
         """The tokens as they were decided, unless a stop string cut their text."""
-        if self.tokenizer.decode(answer.ids) == answer.text:
+        if self.tokenizer.decode_after(prompt, answer.ids) == answer.text:
             return answer.ids
         return self.tokenizer.encode(answer.text)
 

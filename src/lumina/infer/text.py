@@ -97,7 +97,7 @@ class Answers:
             stop_ids=tokenizer.stop_ids,
             cache=cache,
         )
-        self._streams = [tokenizer.stream() for _ in prompts]
+        self._streams = [tokenizer.stream(prompt) for prompt in prompts]
         self._filters = [UntilStop(stop) for _ in prompts]
         self._texts = [""] * len(prompts)
         self._open = set(range(len(prompts)))
