@@ -106,6 +106,20 @@ def own_run(here: Path) -> None:
     (here / "cache").chmod(0o777)
 
 
+def closed_weights(here: Path) -> None:
+    """A model folder whose weights only their owner may read."""
+    own_run(here)
+    assert main(["export", "theirs", "model"]) == 0
+    (here / "model/model.safetensors").chmod(0o600 if os.geteuid() == 0 else 0)
+
+
+def closed_checkpoint(here: Path) -> None:
+    """A run whose weights only their owner may read."""
+    own_run(here)
+    for path in here.glob("theirs/checkpoints/*/*.safetensors"):
+        path.chmod(0o600 if os.geteuid() == 0 else 0)
+
+
 def closed(name: str) -> Callable[[Path], None]:
     def setup(here: Path) -> None:
         (here / name).mkdir(exist_ok=True)
@@ -132,6 +146,12 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "cache": (
         closed("cache"), [*TRAIN, "--run-dir", "open/run"], "cache"),
     "run to resume": (own_run, ["train", "--resume", "theirs"], "theirs"),
+    "weights of a folder": (
+        closed_weights, ["import", "model", "open/run"], "chmod a+r 'model/model"),
+    "weights to generate with": (
+        closed_weights, ["generate", "model", "--prompt", "a"], "chmod a+r"),
+    "weights of a run": (
+        closed_checkpoint, ["generate", "theirs", "--prompt", "a"], "chmod a+r"),
     "folder of exports": (own_run, ["export", "theirs", "theirs/out"], "theirs"),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from lumina.errors import LuminaError
@@ -16,6 +17,7 @@ from lumina.model.network import build_network
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.huggingface import export_folder, import_folder
 from lumina.state.huggingface.export import _opened
+from lumina.state.huggingface.reading import read_embedding
 from lumina.state.state import State
 
 DENSE = ModelSpec(
@@ -195,6 +197,70 @@ def test_old_spellings_of_rope_are_read(folder):
     )
     spec, _ = import_folder(folder)
     assert (spec.rope_scaling, spec.rope_factor, spec.rope_theta) == ("linear", 2, 5000)
+
+
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 256,
+}
+PLAIN = {"rope_type": "default", "rope_theta": 1e6}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_parameters": PLAIN, "rope_scaling": YARN | {"rope_theta": 1e6}},
+        {"rope_parameters": PLAIN, "rope_theta": 1e6, "rope_scaling": YARN},
+        {"rope_parameters": YARN | {"rope_theta": 1e6}, "rope_scaling": PLAIN},
+        {"rope_parameters": YARN | {"rope_theta": 1e6}, "rope_scaling": None},
+        {"rope_parameters": PLAIN, "rope_theta": 1e4, "rope_scaling": {}},
+    ],
+)
+def test_rope_scaling_beside_rope_parameters_means_what_transformers_takes(
+    changes, tmp_path
+):
+    dense = export_folder(build_network(DENSE, seed=0), None, tmp_path / "folder")
+    edit(dense, **{"rope_theta": ...} | changes)
+    theirs = transformers.AutoConfig.from_pretrained(dense).rope_parameters
+    spec, _ = import_folder(dense)
+    kind = "none" if theirs["rope_type"] == "default" else theirs["rope_type"]
+    assert (spec.rope_scaling, spec.rope_theta) == (kind, theirs["rope_theta"])
+    if kind == "yarn":
+        assert spec.rope_factor == theirs["factor"] == 4
+        assert spec.rope_original_length == 256
+
+
+def test_rope_scaling_that_would_lose_the_base_is_refused(tmp_path):
+    dense = export_folder(build_network(DENSE, seed=0), None, tmp_path / "folder")
+    edit(dense, rope_theta=..., rope_parameters=PLAIN, rope_scaling=YARN)
+    with refused("E002", "rope_scaling", "rope_parameters", "rope_theta", "1000000"):
+        import_folder(dense)
+
+
+def test_rotary_settings_by_kind_of_layer_are_refused(folder):
+    edit(folder, rope_parameters={"full_attention": PLAIN, "sliding_attention": PLAIN})
+    with refused("E002", "rope_parameters", "full_attention"):
+        import_folder(folder)
+
+
+def test_an_index_may_list_a_tied_head_that_no_file_holds(tmp_path):
+    spec = replace(DENSE, tie_embeddings=True)
+    network = build_network(spec, seed=0)
+    parts = export_folder(network, None, tmp_path / "parts", shard_bytes=20_000)
+    whole = import_folder(parts)[1]
+    index = parts / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    listed["weight_map"]["lm_head.weight"] = max(listed["weight_map"].values())
+    index.write_text(json.dumps(listed))
+    again = import_folder(parts)[1]
+    assert again.keys() == whole.keys()
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+    name, table = read_embedding(parts)
+    assert name == "model.embed_tokens.weight" and table.shape == (90, 32)
+    edit(parts, tie_word_embeddings=False)
+    with refused("E303", "lm_head.weight"):
+        import_folder(parts)
 
 
 def test_half_precision_export_rounds_once(tmp_path):

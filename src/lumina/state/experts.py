@@ -23,6 +23,7 @@ from lumina.model.logical import tensor_info
 from lumina.model.network import build_network
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.durable import write_error
+from lumina.state.readable import require_readable
 from lumina.state.state import State
 from lumina.state.surgery import add_expert
 from lumina.state.tensor_file import write_tensors
@@ -158,12 +159,14 @@ def read_expert(path: Path) -> Expert:
     """Read `expert.safetensors`.
 
     Raises:
-        LuminaError: E104 when it is not there, E303 when it is damaged.
+        LuminaError: E104 when it is not there, E106 when it may not be read, E303
+            when it is damaged.
     """
     if not path.is_file():
         raise LuminaError(
             "E104", f"{path} does not exist", "train it: lumina train --expert-id NAME"
         )
+    require_readable(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -23,6 +23,7 @@ from lumina.state.manifest import (
     read_manifest,
     slot_key,
 )
+from lumina.state.readable import require_readable
 from lumina.state.state import JSON_PARTS, State
 
 OnEvent = Callable[..., Any]
@@ -139,6 +140,7 @@ class CheckpointReader:
                 "E303", f"{self.path} holds no {key}", "use another checkpoint"
             )
         if entry.file not in self._files:
+            require_readable(self.path / entry.file)
             self._files[entry.file] = safe_open(self.path / entry.file, framework="pt")
         return self._files[entry.file]
 
@@ -158,8 +160,8 @@ def open_checkpoint(
         from_device: read past the memory the files were written from, where possible.
 
     Raises:
-        LuminaError: E104 when there is no such folder; E303 naming the file and what
-            is wrong with it.
+        LuminaError: E104 when there is no such folder; E106 for a file that this user
+            may not read; E303 naming the file and what is wrong with it.
     """
     path = Path(path)
     if not path.is_dir():
@@ -220,7 +222,8 @@ def latest_good(
         A verified folder, or None when the run has no checkpoint at all.
 
     Raises:
-        LuminaError: E303 when there are checkpoints but none is good.
+        LuminaError: E303 when there are checkpoints but none is good, E106 for one
+            that this user may not read.
     """
     checkpoints = Path(run_dir) / "checkpoints"
     candidates = [path for _, path in reversed(step_folders(checkpoints))]
@@ -232,6 +235,8 @@ def latest_good(
         try:
             open_checkpoint(path).close()
         except LuminaError as error:
+            if error.code == "E106":
+                raise  # nothing is damaged; an older checkpoint is not what is meant
             reasons.append(error.message)
             if on_event is not None:
                 on_event(
@@ -256,6 +261,7 @@ def latest_good(
 
 
 def _check_digest(file: Path, sha256: str, from_device: bool) -> None:
+    require_readable(file)
     try:
         found = sha256_of(file, from_device=from_device)
     except OSError as error:
@@ -273,6 +279,7 @@ def _check_headers(path: Path, manifest: Manifest) -> None:
         wanted.setdefault(entry.file, {})[key] = entry
     for name, entries in wanted.items():
         file = path / name
+        require_readable(file)
         try:
             with safe_open(file, framework="pt") as held:
                 found = {key: held.get_slice(key) for key in held.keys()}  # noqa: SIM118

@@ -6,6 +6,7 @@ Only JSON and safetensors are read, and no file outside the folder's own names.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from lumina.errors import LuminaError
 from lumina.state.huggingface.int8 import PACKED, SCALE, SHAPE, Int8, unpacked
 from lumina.state.huggingface.names import IGNORED
+from lumina.state.readable import require_readable
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -25,7 +27,14 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 class WeightFiles:
     """The safetensors files of a folder, open, and which tensor is in which."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, folder: Path, stack: ExitStack, unneeded: Collection[str] = ()
+    ) -> None:
+        """Open the files.
+
+        Args:
+            unneeded: tensors that an index may list although no file holds them.
+        """
         self.where: dict[str, Any] = {}
         self.packed: dict[str, str] = {}
         self.scales: dict[str, Any] = {}
@@ -42,7 +51,7 @@ class WeightFiles:
                         "each tensor must be in one file",
                     )
                 self.where[name], self.file_of[name] = handle, path
-            missing = sorted(promised - set(self.where))
+            missing = sorted(promised - set(self.where) - set(unneeded))
             missing = [name for name in missing if not IGNORED.fullmatch(name)]
             if missing:
                 raise LuminaError(
@@ -164,12 +173,9 @@ def _inside(folder: Path, file: Any) -> Path:
 
 
 def _open(path: Path) -> Any:
+    require_readable(path)
     try:
         return safe_open(path, framework="pt", device="cpu")
-    except PermissionError:
-        raise LuminaError(
-            "E106", f"{path}: no permission to read", "check its permissions"
-        ) from None
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
 

@@ -86,7 +86,9 @@ def read_folder(
         require_known(small)
     spec, row = spec_of(config)
     with ExitStack() as stack:
-        files = WeightFiles(path, stack)
+        # An index may list a tied head that was saved only as the embedding.
+        tied = (HF_HEAD,) if spec.tie_embeddings else ()
+        files = WeightFiles(path, stack, unneeded=tied)
         if small is not None:
             files.join_packed()
         _extra_layers(config, spec, files, drop_mtp)
@@ -107,7 +109,7 @@ def read_embedding(folder: str | os.PathLike[str]) -> tuple[str, Tensor]:
     if not path.is_dir():
         raise LuminaError("E104", f"{path}: there is no such folder", "check the path")
     with ExitStack() as stack:
-        files = WeightFiles(path, stack)
+        files = WeightFiles(path, stack, unneeded=(HF_HEAD,))
         found = [name for name in files.where if name.endswith(_EMBEDDINGS)]
         if len(found) != 1:
             raise LuminaError(

@@ -46,11 +46,10 @@ def rope_from(config: Mapping[str, Any]) -> dict[str, Any]:
     `rope_parameters`, or the older `rope_theta` and `rope_scaling`.
 
     Raises:
-        LuminaError: E002 for what is not computed here, E102 for impossible values.
+        LuminaError: E002 for what is not computed here, and for two spellings that
+            contradict each other; E102 for impossible values.
     """
-    rope = dict(config.get("rope_scaling") or {}) | dict(
-        config.get("rope_parameters") or {}
-    )
+    rope = _rope_asked(config)
     theta = positive(rope, "rope_theta", config.get("rope_theta", 1e4))
     kind = rope.get("rope_type", rope.get("type", "default"))
     fields: dict[str, Any] = {"rope_theta": theta}
@@ -101,11 +100,54 @@ def rope_from(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _rope_asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary settings that hold where a file has both spellings.
+
+    transformers lets a `rope_scaling` that says anything take the place of the whole
+    of `rope_parameters`, its `rope_theta` included; so do we, except that a base
+    which would get lost that way is refused.
+
+    Raises:
+        LuminaError: E002 for two different bases and for settings by kind of layer.
+    """
+    newer = _table(config, "rope_parameters")
+    older = _table(config, "rope_scaling")
+    if not older:
+        return newer
+    theta = older.get("rope_theta", config.get("rope_theta", 1e4))
+    if newer.get("rope_theta") not in (theta, None):
+        raise LuminaError(
+            "E002",
+            f"config.json: rope_scaling takes the place of rope_parameters, and with "
+            f"it rope_theta would be {theta!r}, while rope_parameters says "
+            f"{newer['rope_theta']!r}",
+            "put the whole of the rotary settings, rope_theta too, in rope_parameters "
+            "and take rope_scaling out",
+        )
+    return older
+
+
+def _table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    table = config.get(key) or {}
+    if not isinstance(table, Mapping):
+        raise LuminaError(
+            "E102",
+            f"config.json: {key} is {table!r}, not a table of settings",
+            "the configuration is damaged; fetch the folder again",
+        )
+    nested = [name for name, value in table.items() if isinstance(value, Mapping)]
+    if nested:
+        raise LuminaError(
+            "E002",
+            f"config.json: {key} has settings of their own for {', '.join(nested)}",
+            "only models with one kind of rotary positions can be imported",
+        )
+    return dict(table)
+
+
 def yarn_temperature(config: Mapping[str, Any]) -> float | None:
     """DeepSeek's `mscale_all_dim` under YaRN; None where that is not what is meant."""
-    rope = dict(config.get("rope_scaling") or {}) | dict(
-        config.get("rope_parameters") or {}
-    )
+    rope = _rope_asked(config)
     first, second = rope.get("mscale"), rope.get("mscale_all_dim")
     kind = rope.get("rope_type", rope.get("type"))
     if config.get("model_type") not in DEEPSEEK or kind != "yarn":
