@@ -194,3 +194,44 @@ def test_saved_file_is_plain_yaml(tmp_path: Path) -> None:
     assert values["preset"] == "l2:b7"
     assert values["model"]["hidden_size"] == 3072
     assert values["train"]["batch_size"] is None
+
+
+@pytest.mark.parametrize(
+    ("line", "leaf", "value"),
+    [
+        ("seed: 010", "seed", 10),
+        ("seed: 0o17", "seed", None),
+        ("steps: 1:30", "steps", None),
+        ("learning_rate: 1:30.5", "learning_rate", None),
+        ("seed: 1_000", "seed", 1000),
+        ("seed: 0x10", "seed", 16),
+        ("learning_rate: 1e-4", "learning_rate", 1e-4),
+        ("learning_rate: .5", "learning_rate", 0.5),
+        ("beta1: 00.5", "beta1", 0.5),
+        ("deterministic: yes", "deterministic", True),
+        ("use_moe: off", "use_moe", False),
+        ("compile: No", "compile", False),
+        ("gradient_checkpointing: on", "gradient_checkpointing", "full"),
+        ("gradient_checkpointing: off", "gradient_checkpointing", "none"),
+        ("experiment_name: no", "experiment_name", "no"),
+        ("experiment_name: 010", "experiment_name", "010"),
+        ("experiment_name: 2024-05-01", "experiment_name", "2024-05-01"),
+        ("run_dir: 1:30", "run_dir", "1:30"),
+        ("train_data: [on, 007]", "train_data", ("on", "007")),
+        ("steps: on", "steps", None),
+        ("lr_scheduler: off", "lr_scheduler", None),
+        ("experiment_name: true", "experiment_name", None),
+    ],
+)
+def test_words_are_read_as_they_are_written(
+    line: str, leaf: str, value: object, tmp_path: Path
+) -> None:
+    path = written(tmp_path, line + "\n")
+    if value is None:
+        error = refusal(path)
+        assert error.code == "E005" and leaf in str(error)
+        return
+    config = Config.load(path)
+    assert config.get(leaf) == value and type(config.get(leaf)) is type(value)
+    config.save(tmp_path / "again.yaml")
+    assert Config.load(tmp_path / "again.yaml") == config

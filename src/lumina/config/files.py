@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -12,9 +13,37 @@ from lumina.config.leaves import canonical, nearest
 from lumina.config.sections import DICTIONARIES, LEAVES, SECTIONS, SYNONYMS
 from lumina.errors import LuminaError
 
+_GUESSED = ("bool", "int", "float", "timestamp")
+
+_MEANT = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (
+        r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)",
+        "-+0123456789",
+    ),
+    "float": (
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+}
+"""Which plain words are no text, and how they begin. YAML 1.1 also takes 010 for
+eight, 1:30 for ninety, a date for a day and `no` for false; here these stay text,
+and the option says what the text means: 010 is ten, `no` is false for a switch and
+a name for a name, 1:30 is refused where a number is wanted."""
+
 
 class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key given twice."""
+    """The safe loader, which refuses a key given twice and reads words as written."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
+        first: [
+            (tag, pattern)
+            for tag, pattern in pairs
+            if tag.removeprefix("tag:yaml.org,2002:") not in _GUESSED
+        ]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False
@@ -32,6 +61,12 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+for _kind, (_pattern, _first) in _MEANT.items():
+    _StrictLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_pattern})$"), list(_first)
+    )
 
 
 def read_leaves(path: str | Path) -> dict[str, object]:

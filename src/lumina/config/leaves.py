@@ -154,10 +154,14 @@ def convert(leaf: str, value: object) -> object:
 
 _BAD = object()
 
+_SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
+
 
 def _prepare(leaf: str, value: object) -> object:
     """Undo what YAML and the shell do to values; refuse silent conversions."""
     kind = value_type(leaf)
+    if leaf in SWITCHED and isinstance(value, str):
+        value = _SWITCH_WORDS.get(value.strip().lower(), value)
     if isinstance(value, bool) and leaf in SWITCHED:
         value = SWITCHED[leaf][0 if value else 1]
     if isinstance(value, str):
