@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -36,15 +36,6 @@ a name for a name, 1:30 is refused where a number is wanted."""
 class _StrictLoader(yaml.SafeLoader):
     """The safe loader, which refuses a key given twice and reads words as written."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
-        first: [
-            (tag, pattern)
-            for tag, pattern in pairs
-            if tag.removeprefix("tag:yaml.org,2002:") not in _GUESSED
-        ]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False
     ) -> dict[Hashable, Any]:
@@ -63,6 +54,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# Its own table, so that the one of yaml.SafeLoader stays as it is.
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in pairs
+        if tag.removeprefix("tag:yaml.org,2002:") not in _GUESSED
+    ]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 for _kind, (_pattern, _first) in _MEANT.items():
     _StrictLoader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_pattern})$"), list(_first)
