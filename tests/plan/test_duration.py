@@ -6,7 +6,8 @@ import pytest
 
 from lumina.config import Config
 from lumina.errors import LuminaError
-from lumina.plan.duration import warmup_ratio_for
+from lumina.optim.schedule import learning_rate_at
+from lumina.plan.duration import Done, length_in_words, warmup_ratio_for
 from lumina.plan.plan import Plan
 from machines import plan_for
 
@@ -125,3 +126,53 @@ def test_early_stopping_needs_something_to_watch() -> None:
     assert made.early_stopping_patience == 2
     with pytest.raises(LuminaError, match="no evaluation data"):
         plan(steps=500, early_stopping_patience=2, eval_rows=0)
+
+
+def resumed(batch: int, done: Done, rows: int = 100, **options: Any) -> Plan:
+    config = Config(vocab_size=64, global_batch_size=batch, **options)
+    return plan_for(config, rows_per_epoch=rows, done=done)
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(2, 42), (3, 34), (6, 26)])
+def test_a_resumed_run_trains_the_rows_that_are_left(batch: int, steps: int) -> None:
+    """Half of the rows are done in steps of 3; the rest come in steps of today."""
+    before = resumed(3, Done(0, 0), epochs=1)
+    after = resumed(batch, Done(17, 51, 3), epochs=1)
+    assert (after.steps, after.epochs) == (steps, 1)
+    # The rate goes on from where it stood, and the last step runs at the floor.
+    stood, next_one = learning_rate_at(before, 17), learning_rate_at(after, 17)
+    assert next_one == pytest.approx(stood, rel=0.08)
+    assert learning_rate_at(after, steps - 1) == pytest.approx(after.min_lr)
+
+
+@pytest.mark.parametrize("options", [{}, {"warmup_steps": 7}, {"lr_scheduler": "wsd"}])
+def test_the_same_batch_keeps_the_same_schedule(options: dict[str, Any]) -> None:
+    before = resumed(3, Done(0, 0), epochs=1, **options)
+    for done in (Done(17, 51, 3), Done(34, 100, 3)):
+        after = resumed(3, done, epochs=1, **options)
+        assert after.steps == before.steps
+        for step in range(34):
+            assert learning_rate_at(after, step) == learning_rate_at(before, step)
+
+
+def test_asked_warm_up_is_not_done_again_by_a_larger_batch() -> None:
+    """Ten steps of 2 rows are warm-up, so that 15 such steps are past it."""
+    options: dict[str, Any] = {"epochs": 1, "warmup_steps": 10}
+    after = resumed(8, Done(15, 30, 2), **options)
+    assert after.warmup_steps == 2
+    assert learning_rate_at(after, 15) < after.learning_rate
+    again = resumed(8, Done(17, 46, after.schedule_batch), **options)
+    assert learning_rate_at(again, 17) == learning_rate_at(after, 17)
+
+
+def test_named_steps_hold_whatever_the_batch() -> None:
+    after = resumed(6, Done(17, 51, 3), steps=20)
+    assert (after.steps, after.epochs, after.schedule_offset) == (20, None, 0)
+    assert "0.69 passes" in after.reasons["epochs"]
+
+
+def test_the_length_names_the_limit_that_decides() -> None:
+    said = length_in_words(resumed(2, Done(17, 51, 3), epochs=1))
+    assert "step 42, epoch 1 (1 epochs of 100 rows, 2 a step after step 17)" in said
+    said = length_in_words(resumed(2, Done(0, 0), epochs=3, steps=20))
+    assert "step 20 (steps are the limit: 0.4 passes)" in said

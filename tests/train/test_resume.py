@@ -349,3 +349,36 @@ def test_choices_left_open_stay_as_the_run_began(trainings, monkeypatch):
     assert result.steps == 6
     for field in ("micro_batch_size", "grad_accum", "compute_dtype"):
         assert after[field] == before[field], field
+
+
+def test_another_batch_trains_the_rows_that_are_left(trainings):
+    """Three batch sizes of one run: it ends at its epochs, at the floor."""
+    flags = [*DENSE, *words("--precision fp32 --eval-fraction 0 --batch-size 2")]
+    flags += words("--grad-accum 1 --global-batch-size auto --save-every-n-batches 4")
+    run = trainings.train("resized", *flags, "--epochs", "0.1")
+    steps = len(rows(run))
+    first = run / "checkpoints" / "step-00000004"
+    shutil.copytree(first, kept := trainings.folder / "resized-4")
+    for batch in ("4", "1"):
+        if not first.is_dir():
+            shutil.copytree(kept, first)
+        lumina(trainings.folder, "train", "--resume", first, "--batch-size", batch)
+        assert rows(run)[-1]["epoch"] == pytest.approx(0.1, abs=0.01)
+        floor = json.loads((run / "plan.json").read_text())["min_lr"]
+        assert rows(run)[-1]["learning_rate"] == pytest.approx(floor)
+        assert (len(rows(run)) < steps) == (batch == "4")
+        told = events(run, "schedule_recomputed")[-1]["message"]
+        assert f"ends at step {len(rows(run))}, epoch 0.1" in told
+
+
+def test_a_limit_named_now_replaces_the_other_one(trainings):
+    run = trainings.train("limits", *FLAGS, *words("--steps 2 --warmup-steps 1"))
+    output = lumina(trainings.folder, "train", "--resume", run, "--epochs", "0.1")
+    assert len(rows(run)) > 2
+    assert rows(run)[-1]["epoch"] == pytest.approx(0.1, abs=0.01)
+    assert f"done: the run ends at step {len(rows(run))}, epoch 0.1" in output
+    more = len(rows(run)) + 1
+    lumina(trainings.folder, "train", "--resume", run, "--steps", more)
+    assert len(rows(run)) == more
+    output = lumina(trainings.folder, "train", "--resume", run, "--epochs", "0.05")
+    assert "nothing left to train" in output and f"step {more} is done" in output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
@@ -10,6 +11,7 @@ from lumina.plan.decisions import Decisions, asked_for, source_of
 
 if TYPE_CHECKING:
     from lumina.config import Config
+    from lumina.plan.plan import Plan
 
 DEFAULT_EPOCHS = 3.0
 """Passes over the data when neither steps nor epochs are named (TRN-01)."""
@@ -22,6 +24,22 @@ MIN_SAVE_STEPS = 100
 MAX_EVAL_BATCHES = 50
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a run has trained before it is resumed.
+
+    Attributes:
+        steps: optimizer steps.
+        rows: rows of data; the steps may have had another number of them than today.
+        batch: rows of a step by which an asked number of warm-up steps is meant;
+            None: today's.
+    """
+
+    steps: int
+    rows: int
+    batch: int | None = None
+
+
 def warmup_ratio_for(steps: int) -> float:
     """Share of a run spent on warm-up, by its length (TRN-05)."""
     if steps < 10_000:
@@ -30,9 +48,16 @@ def warmup_ratio_for(steps: int) -> float:
 
 
 def decide_length(
-    config: Config, decisions: Decisions, rows_per_epoch: int | None
+    config: Config,
+    decisions: Decisions,
+    rows_per_epoch: int | None,
+    done: Done | None = None,
 ) -> None:
     """Fix `steps` and `epochs`: the smaller limit holds.
+
+    Epochs end where their rows are used up: a resumed run trains the rows that are
+    left with today's batch, whatever batch the steps before it had. The schedule then
+    follows the rows too, so that a change of the batch does not move it.
 
     A limit somebody set for this run sets a preset's other limit aside. `epochs` of
     the Plan is a number only where it is the limit that holds.
@@ -49,10 +74,11 @@ def decide_length(
     if steps is None and epochs is None:
         epochs, why_epochs = DEFAULT_EPOCHS, "neither steps nor epochs were named"
     batch = decisions.values["global_batch_size"]
+    done = done or Done(0, 0)
     by_epochs = None
     if epochs is not None and rows_per_epoch is not None:
         total = max(1, round(epochs * rows_per_epoch))
-        by_epochs = math.ceil(total / batch)
+        by_epochs = done.steps + math.ceil(max(total - done.rows, 0) / batch)
     if steps is None and by_epochs is None:
         raise LuminaError(
             "E002",
@@ -61,14 +87,22 @@ def decide_length(
         )
     if by_epochs is not None and (steps is None or by_epochs < steps):
         passes = f"{epochs:g} epochs of {rows_per_epoch:,} rows, {batch} a step"
+        offset = math.ceil(done.rows / batch) - done.steps
+        if offset:
+            passes += f" after step {done.steps:,}"
         decisions.decide("steps", by_epochs, passes)
         decisions.decide("epochs", epochs, why_epochs)
+        why = "the steps before had another number of rows" if offset else "no change"
+        decisions.decide("schedule_offset", offset, why)
     else:
         decisions.decide("steps", steps, source_of(config, "steps"))
         passes = "steps are the limit"
         if rows_per_epoch:
-            passes += f": {(steps or 0) * batch / rows_per_epoch:.3g} passes"
+            left = max((steps or 0) - done.steps, 0)
+            rows = done.rows + left * batch
+            passes += f": {rows / rows_per_epoch:.3g} passes"
         decisions.decide("epochs", None, passes)
+        decisions.decide("schedule_offset", 0, "steps are the limit")
     if rows_per_epoch is not None and rows_per_epoch < batch:
         decisions.warn(
             f"the data is {rows_per_epoch} rows, less than the {batch} of one step; "
@@ -76,15 +110,33 @@ def decide_length(
         )
 
 
-def decide_schedule(config: Config, decisions: Decisions) -> None:
+def length_in_words(plan: Plan) -> str:
+    """At which step a run ends, and which limit decides it."""
+    text = f"the run ends at step {plan.steps:,}"
+    if plan.epochs is not None:
+        return f"{text}, epoch {plan.epochs:g} ({plan.reasons.get('steps', 'epochs')})"
+    return f"{text} ({plan.reasons.get('epochs', 'steps are the limit')})"
+
+
+def decide_schedule(
+    config: Config, decisions: Decisions, done: Done | None = None
+) -> None:
     """Fix warm-up, decay and the final learning rate.
 
     Raises:
         LuminaError: E002 where a warm-up that was asked for fills the whole run.
     """
     train = config.train
-    steps, peak = decisions.values["steps"], decisions.values["learning_rate"]
-    warmup, why = _warmup(config, steps)
+    peak, batch = (
+        decisions.values["learning_rate"],
+        decisions.values["global_batch_size"],
+    )
+    length = decisions.values["steps"] + decisions.values["schedule_offset"]
+    meant = (done.batch if done else None) or batch
+    decisions.decide("schedule_batch", meant, "the batch that the run began with")
+    # Where steps are the limit, warm-up is that many steps, whatever their rows.
+    by_rows = decisions.values["epochs"] is not None
+    warmup, why = _warmup(config, length, meant / batch if by_rows else 1.0)
     decisions.decide("warmup_steps", warmup, why)
     decisions.decide(
         "lr_scheduler", train.lr_scheduler, source_of(config, "lr_scheduler")
@@ -95,23 +147,30 @@ def decide_schedule(config: Config, decisions: Decisions) -> None:
     elif min_lr is None:
         min_lr, why = peak / 10, "a tenth of the peak"
     decisions.decide("min_lr", min_lr, why)
-    _decide_decay(config, decisions, steps - warmup)
+    _decide_decay(config, decisions, length, length - warmup)
 
 
-def _warmup(config: Config, steps: int) -> tuple[int, str]:
-    """(steps of warm-up, why); never the whole run, so that the peak is reached."""
+def _warmup(config: Config, steps: int, scale: float) -> tuple[int, str]:
+    """(steps of warm-up, why); never the whole run, so that the peak is reached.
+
+    Args:
+        config: what was asked for.
+        steps: length of the schedule.
+        scale: today's steps for each step that was meant when they were asked for.
+    """
     train = config.train
     if train.warmup_steps is not None and (
         asked_for(config, "warmup_steps") or not asked_for(config, "warmup_ratio")
     ):
-        if train.warmup_steps >= steps and asked_for(config, "warmup_steps"):
+        whole = round(train.warmup_steps * scale) >= steps
+        if whole and asked_for(config, "warmup_steps"):
             raise LuminaError(
                 "E002",
                 f"warmup_steps {train.warmup_steps} leave nothing of {steps} steps",
                 f"use --warmup-steps {max(steps - 1, 0)} or less, or more --steps",
             )
         source = source_of(config, "warmup_steps")
-        return min(train.warmup_steps, steps - 1), source
+        return min(round(train.warmup_steps * scale), steps - 1), source
     if train.warmup_ratio is not None:
         ratio, why = train.warmup_ratio, source_of(config, "warmup_ratio")
     else:
@@ -120,7 +179,9 @@ def _warmup(config: Config, steps: int) -> tuple[int, str]:
     return min(round(ratio * steps), steps - 1), f"{ratio:g} of the run: {why}"
 
 
-def _decide_decay(config: Config, decisions: Decisions, after_warmup: int) -> None:
+def _decide_decay(
+    config: Config, decisions: Decisions, length: int, after_warmup: int
+) -> None:
     train = config.train
     if train.lr_scheduler != "wsd":
         falls = train.lr_scheduler != "constant"
@@ -131,7 +192,7 @@ def _decide_decay(config: Config, decisions: Decisions, after_warmup: int) -> No
             why or "a constant schedule never falls",
         )
         return
-    decay = max(1, round(train.decay_ratio * decisions.values["steps"]))
+    decay = max(1, round(train.decay_ratio * length))
     why = f"{train.decay_ratio:g} of the run: {source_of(config, 'decay_ratio')}"
     if decay > after_warmup:
         decay, why = max(1, after_warmup), "all that warm-up leaves"

@@ -11,7 +11,7 @@ from lumina.model.spec import ModelSpec
 from lumina.plan.batching import Batching, Split, resolve_batching
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
-from lumina.plan.duration import decide_length, decide_rhythm, decide_schedule
+from lumina.plan.duration import Done, decide_length, decide_rhythm, decide_schedule
 from lumina.plan.environment import Environment, no_cuda
 from lumina.plan.flops import flops_per_token
 from lumina.plan.kernels import choose_attention, kernel_family
@@ -61,6 +61,7 @@ def make_plan(
     world_size: int = 1,
     eval_rows: int | None = None,
     num_puzzles: int = 1,
+    done: Done | None = None,
 ) -> Plan:
     """Decide everything about a run before it starts.
 
@@ -75,6 +76,7 @@ def make_plan(
         world_size: processes.
         eval_rows: rows held out; 0 for none, None where not known.
         num_puzzles: puzzle identifiers, for a model of puzzles.
+        done: what a run that is resumed has trained; None for a new run.
 
     Raises:
         LuminaError: E002 for settings that contradict each other, E003 for what the
@@ -92,8 +94,8 @@ def make_plan(
     decisions.decide("learning_rate", *learning_rate(config, spec))
     _decide_attention(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)
-    decide_length(config, decisions, rows_per_epoch)
-    decide_schedule(config, decisions)
+    decide_length(config, decisions, rows_per_epoch, done)
+    decide_schedule(config, decisions, done)
     decide_rhythm(config, decisions, eval_rows)
     _decide_compile(config, machine, decisions)
     plan = _finish(spec, decisions)

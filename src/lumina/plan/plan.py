@@ -26,6 +26,10 @@ class Plan:
         epochs: passes over the data where they are the limit that holds, else None.
         warmup_steps: steps of linear warm-up.
         decay_steps: steps of the final decay (wsd).
+        schedule_offset: places by which the schedule is ahead of the steps; not 0
+            where the steps before a resume had another number of rows.
+        schedule_batch: rows of a step by which an asked number of warm-up steps is
+            meant: those that the run began with. 0 where no Plan said it yet.
         gradient_checkpointing: "none", "full" or "selective".
         attention: "flash3", "flash2", "sdpa" or "reference".
         eval_every: steps between evaluations, 0: only at the end.
@@ -54,6 +58,8 @@ class Plan:
     lr_scheduler: str = "cosine"
     warmup_steps: int = 10
     decay_steps: int = 20
+    schedule_offset: int = 0
+    schedule_batch: int = 0
     weight_decay: float = 0.01
     optimizer: str = "adamw"
     beta1: float = 0.9

@@ -132,5 +132,7 @@ def capacity_now(program: Program, step: int) -> float:
         return program.live.mod_capacity
     if not mod.schedule:
         return mod.capacity
-    part = step * len(mod.schedule) // max(program.plan.steps, 1)
+    offset = program.plan.schedule_offset
+    length = max(program.plan.steps + offset, 1)
+    part = (step + offset) * len(mod.schedule) // length
     return mod.schedule[min(part, len(mod.schedule) - 1)]

@@ -9,6 +9,7 @@ from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.observe.report import write_report
+from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.state.run_directory import RunDirectory, RunStatus
 from lumina.train.expert_training import keep_expert
@@ -84,7 +85,9 @@ def finish(
     report = write_report(directory.path)
     console.finish(
         {
-            "reason": result.reason,
+            "reason": result.reason
+            if result.reason != "done"
+            else f"done: {length_in_words(plan)}",
             "steps": result.steps,
             "tokens": result.tokens,
             "seconds": seconds,

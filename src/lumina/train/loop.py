@@ -17,6 +17,7 @@ from lumina.evaluate.held_out import HeldOut, Score, held_out_loss
 from lumina.evaluate.routing_modes import compare_modes, routing_modes
 from lumina.model.interface import Batch
 from lumina.optim.schedule import learning_rate_at
+from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore, Kind
 from lumina.train.applying import assembled_again, set_live
@@ -99,6 +100,11 @@ class Loop:
             LuminaError: E301 when gradients stay non-finite, E201 when the device has
                 no room, E204 when a checkpoint has none.
         """
+        if self.progress.step >= self.plan.steps:
+            self.reason = (
+                f"nothing left to train: {length_in_words(self.plan)}, and step "
+                f"{self.progress.step} is done; raise --steps or --epochs to train on"
+            )
         feed = self._feed()
         ring = MetricRing(cuda=self.program.device.type == "cuda")
         self.recorder.restart_clock()

@@ -11,6 +11,7 @@ from lumina.assemble.program import Program
 from lumina.data.stream import Cursor
 from lumina.errors import LuminaError
 from lumina.observe.metrics import read_metrics
+from lumina.plan.duration import length_in_words
 from lumina.state.checkpoint import CheckpointStore
 from lumina.state.reader import CheckpointReader
 from lumina.train.controls import Controls
@@ -122,12 +123,13 @@ def _tell_resumed(
             f"{before['global_batch_size']}{why}; --global-batch-size says how many",
             step=step,
         )
-    if {"steps", "epochs"} & changes.keys():
+    # Rows that are left make another number of steps where a step changed.
+    if {"steps", "epochs"} & changes.keys() or before["steps"] != plan.steps:
         recorder.event(
             "schedule_recomputed",
             "info",
             None,
-            f"the run now ends at step {prepared.plan.steps}; the learning rate "
-            "follows the schedule of that length from here on",
+            f"{length_in_words(plan)}; the learning rate follows the schedule of that "
+            "length from here on",
             step=step,
         )

@@ -12,6 +12,7 @@ import torch
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
 from lumina.config.tasks import paths_by_task
+from lumina.data.order import Cursor
 from lumina.data.prepare import Prepared, prepare
 from lumina.data.puzzles import PreparedPuzzles, prepare_puzzles
 from lumina.data.tasks import PreparedTasks, prepare_tasks
@@ -19,6 +20,7 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
+from lumina.plan.duration import Done
 from lumina.plan.environment import Environment, probe
 from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
@@ -222,12 +224,25 @@ class Preparation:
             world_size=self.ranks.world_size,
             eval_rows=rows.held_out,
             num_puzzles=rows.num_puzzles,
+            done=self._done(rows.per_epoch),
         )
         self.stream = rows.stream(plan)
         if self.reader is None or self.resumption is None:
             return plan
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
+
+    def _done(self, rows_per_epoch: int) -> Done | None:
+        """What the checkpoint has behind it, in steps and in rows."""
+        if self.reader is None or self.resumption is None:
+            return None
+        meta = self.reader.meta
+        cursor = Cursor.from_dict(meta.cursor)
+        # A Plan of an earlier version says only the batch it was made for.
+        batch = meta.plan.get("schedule_batch") or meta.plan["global_batch_size"]
+        if "warmup_steps" in self.resumption.changes:
+            batch = None
+        return Done(meta.step, cursor.epoch * rows_per_epoch + cursor.row, batch)
 
     def _note(
         self, message: str, kind: str = "fresh_start", severity: str = "info"

@@ -11,6 +11,7 @@ from lumina.config.model_sections import MODEL_SECTIONS
 from lumina.config.tasks import paths_by_task
 from lumina.errors import LuminaError
 from lumina.model.registry import STANDARD, missing
+from lumina.plan.decisions import asked_for
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 
@@ -164,6 +165,7 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
         for leaf, value in asked.items()
         if saved.get(leaf) != value
     }
+    changes |= _other_limit(saved, asked)
     wrong = {leaf: changes[leaf] for leaf in sorted(FIXED & changes.keys())}
     if "tasks" in changes and _task_names(saved) != _task_names(config):
         wrong["tasks"] = changes["tasks"]  # their files may have moved
@@ -188,6 +190,18 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
         started | {"run_dir": str(run)}, Source("flag", "on resume")
     )
     return merged, changes
+
+
+def _other_limit(saved: Config, asked: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """A limit named now, alone, replaces the one of the other kind that the run had."""
+    for new, old in (("steps", "epochs"), ("epochs", "steps")):
+        value = asked.get(new)
+        if value is None or asked.get(old) is not None or not asked_for(saved, old):
+            continue
+        before = saved.get(new) if asked_for(saved, new) else None
+        if before != value:
+            return {new: (before, value), old: (saved.get(old), None)}
+    return {}
 
 
 def _check_plugins(saved: Config, asked: dict[str, Any], run: Path) -> None:
