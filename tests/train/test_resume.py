@@ -382,3 +382,20 @@ def test_a_limit_named_now_replaces_the_other_one(trainings):
     assert len(rows(run)) == more
     output = lumina(trainings.folder, "train", "--resume", run, "--epochs", "0.05")
     assert "nothing left to train" in output and f"step {more} is done" in output
+
+
+def test_data_named_from_another_folder_is_said(trainings, tmp_path, monkeypatch):
+    """The run's own relative path is named, with where it was looked for."""
+    shutil.copytree(trainings.data, tmp_path / "begun" / "corpus")
+    (tmp_path / "elsewhere").mkdir()
+    flags = [*FLAGS, "--warmup-steps", "0", "--train-data", "corpus", "--run-dir", "r"]
+    monkeypatch.chdir(tmp_path / "begun")
+    lumina(tmp_path, "train", *flags, "--steps", "1")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    more = ["train", "--resume", "../begun/r", "--steps", "2"]
+    output = " ".join(lumina(tmp_path, *more, code=1).split())
+    assert "E104" in output and "was begun with train_data corpus" in output
+    assert str(tmp_path / "elsewhere" / "corpus") in output.replace(" ", "")
+    assert "start from the folder" in output and "--train-data" in output
+    lumina(tmp_path, *more, "--train-data", "../begun/corpus")
+    assert len(rows(tmp_path / "begun" / "r")) == 2

@@ -122,7 +122,10 @@ class Preparation:
         if not data.train_data and not data.tasks and planning:
             self.plan = self._plan_without_data()
             return
-        self.prepared = self._prepare_data()
+        try:
+            self.prepared = self._prepare_data()
+        except LuminaError as error:
+            raise self._from_here(error) from error
         self.plan = self._plan()
         self._tell_of_attention()
         if self.base is not None:
@@ -231,6 +234,31 @@ class Preparation:
             return plan
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
+
+    def _from_here(self, error: LuminaError) -> LuminaError:
+        """Why a resumed run does not find its data, if it was begun elsewhere."""
+        if error.code != "E104" or self.resumption is None:
+            return error
+        data, changes = self.config.data, self.resumption.changes
+        named = {
+            "train_data": data.train_data,
+            "eval_data": data.eval_data,
+            "tasks": [entry.partition("=")[2] for entry in data.tasks],
+            "task_eval_data": [e.partition("=")[2] for e in data.task_eval_data],
+        }
+        for leaf, paths in named.items():
+            for path in () if leaf in changes else paths:
+                if error.message.startswith(f"{path}: ") and not os.path.isabs(path):
+                    option = "--" + leaf.replace("_", "-")
+                    return LuminaError(
+                        "E104",
+                        f"{self.resumption.run} was begun with {leaf} {path}, a path "
+                        "relative to the folder it was begun in; there is nothing at "
+                        f"{os.path.abspath(path)}",
+                        "start from the folder that the run was begun in, or say where "
+                        f"the data is with {option}",
+                    )
+        return error
 
     def _done(self, rows_per_epoch: int) -> Done | None:
         """What the checkpoint has behind it, in steps and in rows."""
