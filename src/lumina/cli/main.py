@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from lumina.cli.streams import provide_standard_streams
 from lumina.errors import LuminaError
 
 # Command -> (module, one line of help), in the order help shows them. A module has
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 the command was wrong, 130 interrupted.
     """
+    provide_standard_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     debug, verbose = "--debug" in words, "--verbose" in words
     try:

@@ -7,6 +7,7 @@ cannot show a character silences or simplifies it, and nothing more.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import statistics
 import sys
@@ -68,8 +69,10 @@ class Console:
         live: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = sys.stdout if stream is None else stream
-        self._silent = rank != 0
+        given = sys.stdout if stream is None else stream
+        # A Python program may have no standard output at all: then nothing is shown.
+        self._stream = io.StringIO() if given is None else given
+        self._silent = rank != 0 or given is None
         self._log_every = max(log_every, 1)
         self._clock = clock
         self._terminal = Terminal(file=self._stream, highlight=False, markup=False)

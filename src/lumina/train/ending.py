@@ -140,5 +140,12 @@ def leave_failure(
             getattr(error, "message", f"{type(error).__name__}: {error}"),
             step=step,
         )
-    with contextlib.suppress(LuminaError):
-        directory.mark("failed", step)
+    mark_failed(directory, step)
+
+
+def mark_failed(directory: RunDirectory, step: int) -> None:
+    """Record that a run has ended with an error, where a run has begun at all."""
+    # A folder without a run stays free for the next attempt.
+    if directory.is_run:
+        with contextlib.suppress(LuminaError):
+            directory.mark("failed", step)

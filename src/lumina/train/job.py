@@ -14,7 +14,13 @@ from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore
-from lumina.train.ending import already_finished, finish, leave_failure, outcome
+from lumina.train.ending import (
+    already_finished,
+    finish,
+    leave_failure,
+    mark_failed,
+    outcome,
+)
 from lumina.train.held_out import held_out_batches
 from lumina.train.loop import Loop
 from lumina.train.outset import begin, go_on
@@ -74,7 +80,30 @@ class Job:
         return None
 
     def build(self, on_row: Callable[[dict[str, Any]], None]) -> Loop:
-        """Take the run directory and assemble everything the loop needs."""
+        """Take the run directory and assemble everything the loop needs.
+
+        The directory says that the run goes on before it does. A failure in between
+        is therefore recorded there, so that nobody waits for a run that has ended.
+        """
+        try:
+            return self._build(on_row)
+        except BaseException as error:
+            self._leave_failure(error)
+            raise
+
+    def _leave_failure(self, error: BaseException) -> None:
+        """Record in a directory that this process holds why building the run failed."""
+        if not self.folder.held:
+            return
+        directory, reader = self.folder.directory, self.prepared.reader
+        step = reader.meta.step if reader is not None else 0
+        recorder = self._recorder
+        if recorder is None:
+            mark_failed(directory, step)
+        else:
+            leave_failure(error, directory, recorder, step)
+
+    def _build(self, on_row: Callable[[dict[str, Any]], None]) -> Loop:
         prepared, plan = self.prepared, self.plan
         configure_torch(plan, self.ranks, prepared.environment)
         self._open_folder()

@@ -31,6 +31,11 @@ class RunFolder:
         self.ranks = ranks
         self._held: RunDirectory | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether this process holds the directory, and so may write to it."""
+        return self._held is not None
+
     def refuse_existing(self) -> None:
         """A new run does not write over another one."""
         folder = self.asked.run.run_dir
