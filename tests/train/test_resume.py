@@ -376,6 +376,7 @@ def test_a_limit_named_now_replaces_the_other_one(trainings):
     output = lumina(trainings.folder, "train", "--resume", run, "--epochs", "0.1")
     assert len(rows(run)) > 2
     assert rows(run)[-1]["epoch"] == pytest.approx(0.1, abs=0.01)
+    assert f"{len(rows(run))} steps, to epoch 0.1 (" in " ".join(output.split())
     assert f"done: the run ends at step {len(rows(run))}, epoch 0.1" in output
     more = len(rows(run)) + 1
     lumina(trainings.folder, "train", "--resume", run, "--steps", more)

@@ -137,7 +137,9 @@ def _plural(noun: str, number: int) -> str:
 def _schedule(plan: Plan) -> str:
     text = f"{plan.steps:,} steps"
     if plan.epochs is not None:
-        text += f" (at most {plan.epochs:g} epochs)"
+        text += f", to epoch {plan.epochs:g}"
+    else:
+        text += _because(plan, "epochs")
     text += (
         f"{_because(plan, 'steps')}; {OPTIMIZERS[plan.optimizer]}, {plan.lr_scheduler}"
     )
