@@ -87,6 +87,7 @@ class Loop:
     _agreed_stop: bool = False
     _agreed_change: bool = False
     _warm: Program | None = None
+    _ring: MetricRing = field(init=False)
 
     @property
     def plan(self) -> Plan:
@@ -106,8 +107,7 @@ class Loop:
                 f"{self.progress.step} is done; raise --steps or --epochs to train on"
             )
         feed = self._feed()
-        ring = MetricRing(cuda=self.program.device.type == "cuda")
-        self.recorder.restart_clock()
+        self._ring = ring = MetricRing(cuda=self.program.device.type == "cuda")
         try:
             while self.progress.step < self.plan.steps and not self._agreed_stop:
                 if self._agreed_change:
@@ -179,7 +179,7 @@ class Loop:
             return
         told = self.recorder.console.message if self.recorder.main else lambda _: None
         warm_up(self.program, batches.micro_batches[0], told)
-        self.recorder.restart_clock()
+        self._ring.clock.restart()
 
     def _known(self, batches: Any, waited: float) -> dict[str, Any]:
         """What the host knows of the step just launched."""
@@ -257,7 +257,7 @@ class Loop:
         if patience and self.best.worse >= patience:
             self.reason = f"no better evaluation in {patience}"
             self._agreed_stop = True
-        self.recorder.restart_clock()
+        self._ring.clock.restart()
 
     def _judge(self, loss: float | None) -> bool:
         """Note an evaluation; whether it is the best so far."""
@@ -342,7 +342,7 @@ class Loop:
         reassembled = False
         for request in requests:
             reassembled |= self._apply(Change(**request))
-        self.recorder.restart_clock()
+        self._ring.clock.restart()
         return reassembled
 
     def _apply(self, change: Change) -> bool:
@@ -383,7 +383,7 @@ class Loop:
         number = self.program.ranks.share(self.controls.next_id())
         change = Change(number, "capacity_factor", factor, rule.reason, "orchestrator")
         reassembled = self._apply(change)
-        self.recorder.restart_clock()
+        self._ring.clock.restart()
         return reassembled
 
     def _reassemble(self, change: Change) -> None:

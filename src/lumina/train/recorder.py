@@ -63,22 +63,16 @@ class Recorder:
         self.last_row: dict[str, Any] = {}
         kind = "tf32" if plan.tf32 else plan.compute_dtype
         self._peak = peak_flops(device_name, kind)
-        self._mark = time.perf_counter()
-
-    def restart_clock(self) -> None:
-        """Leave out of the next step's time what was not part of it."""
-        self._mark = time.perf_counter()
 
     def row(self, known: dict[str, Any], values: list[float]) -> dict[str, Any]:
         """One step's row of metrics.jsonl, from what the device reported.
 
         Args:
-            known: step, tokens, epoch, learning_rate, data_wait_seconds and
-                step_tokens (not written).
+            known: step, tokens, epoch, learning_rate, data_wait_seconds,
+                step_seconds and step_tokens (not written).
             values: the vector of `train_step`.
         """
-        now = time.perf_counter()
-        seconds, self._mark = now - self._mark, now
+        seconds = known["step_seconds"]
         scalars = dict(zip(SCALARS, values, strict=False))
         skipped = int(scalars["skipped"])
         self.skipped += skipped
