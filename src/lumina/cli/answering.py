@@ -95,6 +95,8 @@ def sampling_from(args: argparse.Namespace) -> Sampling:
     """How tokens are chosen; E005 for a value out of range."""
     from lumina.infer.sampling import Sampling
 
+    for text in args.stop:
+        checked_text(text, "a text of --stop")
     return Sampling(args.temperature, args.top_k, args.top_p, args.seed)
 
 
@@ -157,6 +159,23 @@ def _tell(
     **data: Any,
 ) -> None:
     say(f"{severity} {code or ''}: {message}")
+
+
+def checked_text(text: str, where: str) -> str:
+    """The text as it is; E103 for one that is not valid Unicode.
+
+    Bytes of the command line or of standard input that are not UTF-8 arrive as single
+    surrogates, and JSON can hold half of a pair; no tokenizer takes either.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise LuminaError(
+            "E103",
+            f"{where} is not valid Unicode at character {error.start + 1}",
+            "write it in UTF-8, and characters escaped in JSON as whole pairs",
+        ) from None
+    return text
 
 
 def say(text: str) -> None:

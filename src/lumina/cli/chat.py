@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lumina.cli.answering import (
     Interruptible,
     add_answering_options,
+    checked_text,
     open_model,
     sampling_from,
     say,
@@ -46,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Talk until /exit, the end of the input, or a second Ctrl-C."""
     sampling_from(args)  # refuse nonsense before the model is read
+    checked_text(args.system_prompt, "--system-prompt")
+    for message in args.message or []:
+        checked_text(message, "a text of --message")
     network, tokenizer = open_model(args)
     from lumina.infer.chat import ChatSession
 
@@ -130,6 +134,7 @@ def _command(session: ChatSession, text: str) -> str:
 
 def _answer(session: ChatSession, text: str) -> bool:
     """Prints one answer as it is made; False when Ctrl-C broke it off."""
+    checked_text(text, "a message")
     with Interruptible() as interruption:
         told = False
         for piece in session.say(text, stopped=lambda: interruption.asked):

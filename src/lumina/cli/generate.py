@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lumina.cli.answering import (
     Interruptible,
     add_answering_options,
+    checked_text,
     open_model,
     sampling_from,
     say,
@@ -121,7 +122,7 @@ def _as_json(prompt: str, done: Completion) -> str:
 
 def _prompts(args: argparse.Namespace) -> list[str]:
     """The texts of --prompt, then those of --prompts-file."""
-    prompts: list[str] = list(args.prompt)
+    prompts = [checked_text(text, "a text of --prompt") for text in args.prompt]
     if args.prompts_file:
         prompts += _read(args.prompts_file)
     if not prompts:
@@ -164,4 +165,4 @@ def _field(name: str, number: int, line: str) -> str:
         raise LuminaError(
             "E102", f'{name} line {number} has no text in "prompt"', "add it"
         )
-    return prompt
+    return checked_text(prompt, f'"prompt" of {name} line {number}')

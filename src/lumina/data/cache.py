@@ -24,8 +24,16 @@ _SMALLEST_RESERVE = 16 * 2**20
 
 
 def cache_root() -> Path:
-    """`LUMINA_CACHE`, or ``~/.cache/lumina``."""
-    return Path(os.environ.get("LUMINA_CACHE") or "~/.cache/lumina").expanduser()
+    """`LUMINA_CACHE`, or ``~/.cache/lumina``; E104 for a user without a home."""
+    named = os.environ.get("LUMINA_CACHE") or "~/.cache/lumina"
+    try:
+        return Path(named).expanduser()
+    except RuntimeError:
+        raise LuminaError(
+            "E104",
+            f"{named}: the home directory that ~ stands for is not known",
+            "set LUMINA_CACHE to a folder that this user may write",
+        ) from None
 
 
 def build_once(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from lumina.data.cache import cache_root
 from lumina.features.registry import FEATURES
 from lumina.plan.environment import Environment
 from lumina.plan.memory_text import gibibytes
@@ -99,7 +98,7 @@ def _hardware(environment: Environment) -> list[Row]:
             rows.append(Row("hardware", f"peak {kind}", known))
     else:
         rows.append(Row("hardware", "GPU", "none that torch sees", "absent"))
-    cache = Path(os.environ.get("LUMINA_CACHE", "~/.cache/lumina")).expanduser()
+    cache = cache_root()
     place = next(p for p in (cache, *cache.parents) if p.exists())
     free = gibibytes(shutil.disk_usage(place).free)
     return [*rows, Row("hardware", "disk free at LUMINA_CACHE", free)]

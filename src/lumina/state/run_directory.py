@@ -109,10 +109,12 @@ class RunDirectory:
             resume: an existing run is wanted, or at least welcome.
 
         Raises:
-            LuminaError: E002 when a run is here already and `resume` is not set, when
+            LuminaError: E103 when the path is not valid UTF-8; E002 when a run is
+                here already and `resume` is not set, when
                 something else is here, or when another process writes to it; E104 when
                 the path is a file; E106 without permission; E204 without room.
         """
+        self._refuse_unwritable_name()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_unwanted(resume)
@@ -174,6 +176,18 @@ class RunDirectory:
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"
+
+    def _refuse_unwritable_name(self) -> None:
+        """The tensors' files can only be opened under a path that is valid UTF-8."""
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise LuminaError(
+                "E103",
+                f"the name {str(self.path)!r} of the run's directory is not valid "
+                "UTF-8, and checkpoints could not be written there",
+                "name another --run-dir",
+            ) from None
 
     def _refuse_unwanted(self, resume: bool) -> None:
         if self.is_run:

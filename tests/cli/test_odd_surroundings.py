@@ -1,0 +1,66 @@
+"""Texts, names and users that a command meets only on some machines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from infer.networks import tiny, write_run
+from lumina.data.cache import cache_root
+from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
+from training import DENSE, words
+
+
+def lumina(folder, *arguments, given: bytes = b""):
+    return subprocess.run(
+        [sys.executable, "-m", "lumina", *arguments],
+        cwd=folder,
+        input=given,
+        capture_output=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_without_a_home_the_cache_must_be_named(monkeypatch):
+    monkeypatch.delenv("LUMINA_CACHE", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+
+    def unknown(_):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(LuminaError, match="LUMINA_CACHE") as caught:
+        cache_root()
+    assert caught.value.code == "E104"
+
+
+def test_a_run_directory_that_is_not_utf8_is_refused_before_the_first_step(
+    tmp_path, lumina_cache, tiny_corpus
+):
+    flags = [*DENSE, *words("--precision fp32 --steps 2"), "--run-dir", b"r\xff"]
+    done = lumina(tmp_path, "train", *flags, "--train-data", str(tiny_corpus))
+    assert done.returncode == 1
+    assert b"E103" in done.stderr and b"step 1/" not in done.stdout
+    assert os.listdir(os.fsencode(tmp_path)) == []
+
+
+@pytest.mark.parametrize("door", ["prompt", "json", "message", "pipe"])
+def test_texts_that_are_not_unicode_are_named(tmp_path, door):
+    tokenizer = Tokenizer.train(["the quick brown fox"] * 4, 320).with_chat()
+    network = tiny(tokenizer.vocab_size)
+    run = str(write_run(tmp_path / "run", {7: network}, tokenizer))
+    (tmp_path / "p.jsonl").write_text('{"prompt": "\\ud83d"}\n')
+    command, given = {
+        "prompt": (["generate", run, "--prompt", b"caf\xe9"], b""),
+        "json": (["generate", run, "--prompts-file", "p.jsonl"], b""),
+        "message": (["chat", run, "--message", b"caf\xe9"], b""),
+        "pipe": (["chat", run], b"caf\xe9\n"),
+    }[door]
+    done = lumina(tmp_path, *command, given=given)
+    assert done.returncode == 1
+    assert b"E103" in done.stderr and b"unexpected" not in done.stderr
