@@ -35,6 +35,8 @@ _OTHER_ENCODINGS = (
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
 
+_POINTER = b"version https://git-lfs.github.com/spec/v1"
+
 _HINTS = {
     "E101": "correct or remove it, or leave bad records out with --data-errors skip",
     "E102": 'a record is {"text": ...} or {"messages": [{"role", "content"}, ...]}; '
@@ -150,6 +152,19 @@ class _Lines:
                     if data.startswith(mark):
                         self.report.bad("E103", f"the file is {name}, not UTF-8", 1)
                         return
+                if data.startswith(_POINTER):
+                    self.report.bad(
+                        "E101", "this is a Git LFS pointer; run git lfs pull", 1
+                    )
+                    return
+                if (form := _unmarked_utf16(data)) is not None:
+                    self.report.bad(
+                        "E103",
+                        f"the file looks like {form} without a mark, not UTF-8 "
+                        f"(iconv -f {form} -t UTF-8)",
+                        1,
+                    )
+                    return
             start, size = offset, len(data)
             if size > self.limit and not data.endswith(b"\n"):
                 size += _skip_line(handle)
@@ -159,6 +174,13 @@ class _Lines:
                     "E101",
                     f"the line has {size:,} bytes, over the limit of "
                     f"{self.limit:,} (max_record_bytes)",
+                    number,
+                )
+                continue
+            if (nul := data.find(b"\0")) >= 0:
+                self.report.bad(
+                    "E103",
+                    f"a NUL byte, which no text has, at byte {start + nul}",
                     number,
                 )
                 continue
@@ -172,6 +194,16 @@ class _Lines:
                 self.report.bad(
                     "E103", f"not UTF-8 at byte {at} (0x{byte:02x})", number
                 )
+
+
+def _unmarked_utf16(data: bytes) -> str | None:
+    """The form of UTF-16 that NUL bytes in alternate positions speak for."""
+    head = data[:4096]
+    for name, first in (("UTF-16LE", 1), ("UTF-16BE", 0)):
+        here = head[first::2].count(0)
+        if 4 * here >= len(head) and not head[1 - first :: 2].count(0):
+            return name
+    return None
 
 
 def _skip_line(handle: BinaryIO) -> int:

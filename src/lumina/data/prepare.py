@@ -42,6 +42,10 @@ SAMPLE_BYTES = 32 * 2**20
 # Vocabulary of a tokenizer trained on up to so many bytes of data.
 _VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (2**30, 32768), (None, 50304))
 
+# Raised when the same files are read as other documents than before: what an earlier
+# reading left in the cache is not used then.
+_READING = 2
+
 _TOLD = 20  # skipped records that get an event of their own
 
 OnEvent = Callable[..., None]
@@ -150,7 +154,7 @@ class _Preparation:
             [[file_format(file), known_hash(file)] for file in files]
             for files in (self.files, self.eval_files)
         ]
-        return [*hashes, self.data.max_record_bytes, self.data.eval_fraction]
+        return [_READING, *hashes, self.data.max_record_bytes, self.data.eval_fraction]
 
     @cached_property
     def scanned(self) -> Scan:

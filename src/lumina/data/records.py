@@ -17,6 +17,10 @@ ROLES: dict[str, str] = {
 """Role names met in the wild -> the three roles of a conversation."""
 
 
+LOST = ("tools", "functions", "tool_calls", "function_call", "reasoning_content")
+"""Fields whose content no turn can hold: a record with one of them is refused."""
+
+
 class Message(TypedDict):
     """One turn; `role` is user, assistant or system."""
 
@@ -37,7 +41,8 @@ def parse_record(record: Any) -> str | tuple[Message, ...]:
     """The text, or the conversation, of one record.
 
     Understood: {"text": ...}, {"messages": [{"role", "content"}, ...]} and ShareGPT's
-    {"conversations": [{"from", "value"}, ...]}; other fields are ignored.
+    {"conversations": [{"from", "value"}, ...]}, both also with "system" beside them.
+    A field that is null counts as absent; other fields are ignored.
 
     Raises:
         BadRecord: E101 not an object, E102 fields or roles, E103 text that is not
@@ -45,17 +50,51 @@ def parse_record(record: Any) -> str | tuple[Message, ...]:
     """
     if not isinstance(record, dict):
         raise BadRecord("E101", f"expected a JSON object, found {_kind(record)}")
-    if "messages" in record:
-        return _conversation(record["messages"], "messages", "role", "content")
-    if "conversations" in record:
-        return _conversation(record["conversations"], "conversations", "from", "value")
+    nulls = [name for name, value in record.items() if value is None]
+    record = {name: value for name, value in record.items() if value is not None}
+    for field, role, content in (
+        ("messages", "role", "content"),
+        ("conversations", "from", "value"),
+    ):
+        if field in record:
+            _refuse_lost(record, "the record")
+            turns = _conversation(record[field], field, role, content)
+            return _with_system(turns, record.get("system"))
     if "text" in record:
         text = _string(record["text"], "'text'")
         if not text.strip():
             raise BadRecord("E105", "'text' is empty")
         return text
-    fields = ", ".join(sorted(map(repr, record))) or "none"
+    names = [*map(repr, record), *(f"{name!r}, which is null" for name in nulls)]
+    fields = ", ".join(sorted(names)) or "none"
     raise BadRecord("E102", f"no field 'text' or 'messages' (fields: {fields[:200]})")
+
+
+def _refuse_lost(fields: dict[str, Any], where: str) -> None:
+    """Refuse what would be lost; empty values hold nothing."""
+    for name in LOST:
+        if fields.get(name):
+            raise BadRecord(
+                "E102",
+                f"{where} has '{name}', which Lumina cannot train on and would lose; "
+                "write it into the turns' text, or remove the field",
+            )
+
+
+def _with_system(turns: tuple[Message, ...], system: Any) -> tuple[Message, ...]:
+    """The conversation with the instructions that stand beside its turns."""
+    if system is None:
+        return turns
+    text = _string(system, "'system'")
+    if not text.strip():
+        return turns
+    if turns[0]["role"] != "system":
+        return ({"role": "system", "content": text}, *turns)
+    if turns[0]["content"] != text:
+        raise BadRecord(
+            "E102", "'system' and the conversation's own system turn are not the same"
+        )
+    return turns
 
 
 def _conversation(
@@ -82,6 +121,7 @@ def _conversation(
 def _message(turn: Any, where: str, role_key: str, content_key: str) -> Message:
     if not isinstance(turn, dict):
         raise BadRecord("E102", f"{where} is {_kind(turn)}, not an object")
+    _refuse_lost(turn, where)
     for key in (role_key, content_key):
         if key not in turn:
             raise BadRecord("E102", f"{where} has no '{key}'")

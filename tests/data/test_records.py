@@ -1,0 +1,65 @@
+"""Records of data files: null fields, system texts, and what would be lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lumina.data.documents import read_documents
+from lumina.data.records import BadRecord, parse_record
+from lumina.errors import LuminaError
+
+TURNS = [
+    {"role": "user", "content": "hi", "tool_calls": None},
+    {"role": "assistant", "content": "hello"},
+]
+
+
+def test_a_null_field_counts_as_absent() -> None:
+    assert parse_record({"text": "a", "messages": None, "conversations": None}) == "a"
+    turns = parse_record({"text": None, "messages": TURNS, "tools": None})
+    assert [t["content"] for t in turns if isinstance(t, dict)] == ["hi", "hello"]
+
+
+def test_a_record_of_nulls_is_refused_by_name() -> None:
+    with pytest.raises(BadRecord, match="'text', which is null"):
+        parse_record({"text": None})
+
+
+def test_a_system_text_beside_the_turns_comes_first() -> None:
+    system = {"role": "system", "content": "be kind"}
+    read = parse_record({"system": "be kind", "messages": TURNS})
+    assert read[0] == system
+    assert parse_record({"system": "be kind", "messages": [system, *TURNS]}) == read
+    with pytest.raises(BadRecord, match="not the same"):
+        parse_record({"system": "be rude", "messages": [system, *TURNS]})
+
+
+@pytest.mark.parametrize("name", ["tools", "tool_calls", "reasoning_content"])
+def test_what_would_be_lost_is_refused_by_name(name: str) -> None:
+    in_turn: list[dict[str, Any]] = [TURNS[0], {**TURNS[1], name: ["x"]}]
+    for record in ({"messages": TURNS, name: ["x"]}, {"messages": in_turn}):
+        with pytest.raises(BadRecord, match=f"'{name}'") as refused:
+            parse_record(record)
+        assert refused.value.code == "E102"
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        ("Hello there".encode("utf-16-le"), "E103", "iconv -f UTF-16LE"),
+        ("Hello there".encode("utf-16-be"), "E103", "iconv -f UTF-16BE"),
+        (b"Hello\n there\0\n", "E103", "NUL byte"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "E101", "git lfs pull"),
+    ],
+)
+def test_files_that_are_no_text(
+    tmp_path: Path, content: bytes, code: str, words: str
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    with pytest.raises(LuminaError, match=words) as refused:
+        list(read_documents([path]))
+    assert refused.value.code == code
