@@ -59,10 +59,14 @@ def _words(make: str) -> Backend:
     else:
         backend = Backend(models.BPE(unk_token="<unk>", fuse_unk=True))
         trainer = trainers.BpeTrainer(
-            vocab_size=150, special_tokens=specials, show_progress=False
+            vocab_size=150,
+            special_tokens=specials,
+            initial_alphabet=["\n"],
+            show_progress=False,
         )
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    backend.train_from_iterator([TEXT] * 4, trainer)
+    # Line by line, as SentencePiece learns: no token holds a line end and a letter.
+    backend.train_from_iterator(TEXT.splitlines() * 4, trainer)
     if make == "unigram":
         backend.decoder = decoders.Metaspace(prepend_scheme="always")
         return backend

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from foreign_tokenizers import MAKES, TEXT, foreign_tokenizer
 from lumina.data.records import Message
 from lumina.data.tokenizer import SPECIALS, Tokenizer
 from lumina.errors import LuminaError
@@ -145,6 +146,42 @@ def test_transformers_reads_it_the_same(
     assert template(
         CHAT[:2], add_generation_prompt=True, return_dict=False
     ) == small.chat_prompt(CHAT[:2])
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_a_conversation_has_the_ids_of_its_template(make: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    mine = Tokenizer.from_path(foreign_tokenizer(make, tmp_path)).with_chat()
+    mine.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    chat: list[Message] = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": "return it"},
+        {"role": "assistant", "content": " He said\n"},
+        {"role": "user", "content": "class  Bar"},
+    ]
+    template = theirs.apply_chat_template
+    assert template(chat, return_dict=False) == mine.encode_chat(chat)[0]
+    assert template(
+        chat, add_generation_prompt=True, return_dict=False
+    ) == mine.chat_prompt(chat)
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("added", [False, True])
+def test_a_continued_text_has_the_ids_of_the_whole(
+    make: str, added: bool, tmp_path: Path
+) -> None:
+    mine = Tokenizer.from_path(foreign_tokenizer(make, tmp_path))
+    if added:  # a token that text can spell; a prefix comes behind it again
+        mine.backend.add_tokens(["fox"])
+    whole = mine.encode(TEXT)
+    lines = TEXT.splitlines(keepends=True)
+    for cut in range(1, len(lines)):
+        if lines[cut][0].isspace() or not lines[cut - 1].strip():
+            continue  # texts are not cut there
+        ids = mine.encode("".join(lines[:cut]))
+        assert ids + mine.encode_continuation("".join(lines[cut:])) == whole
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from lumina.data.split import (
     split_documents,
 )
 from lumina.data.store import FORMAT_VERSION, StoreWriter, TokenStore
-from lumina.data.tokenise import encode_documents
+from lumina.data.tokenise import ENCODING_RULES, encode_documents
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 
@@ -121,7 +121,11 @@ class _Preparation:
         began = time.monotonic()
         tokenizer = self._tokenizer()
         key = _key(
-            self.sources, tokenizer.fingerprint, self.data.loss_on, FORMAT_VERSION
+            self.sources,
+            tokenizer.fingerprint,
+            self.data.loss_on,
+            FORMAT_VERSION,
+            ENCODING_RULES,
         )
         (folder, meta), cached = build_once(
             cache_root() / "stores",

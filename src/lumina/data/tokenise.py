@@ -20,6 +20,9 @@ from lumina.data.tokenizer import Tokenizer
 BLOCK_BYTES = 2**19
 """Text that one thread encodes at a time."""
 
+ENCODING_RULES = 2
+"""Raised whenever equal documents get other ids: stores of older rules are not read."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -119,25 +122,38 @@ def _encode_block(
     block: list[_Part], tokenizer: Tokenizer, loss_on: str
 ) -> list[Encoded]:
     texts: list[str] = []
+    contents: list[str] = []
     for part in block:
         document = part.document
-        if document.text is not None:
+        if document.text is None:
+            contents += [message["content"] for message in document.messages or ()]
+        elif not document.continues:
             texts.append(document.text)
+    wholes = iter(tokenizer.encode_batch(texts))
+    turns = iter(tokenizer.encode_contents(contents))
+    encoded = []
+    for part in block:
+        document = part.document
+        if document.text is None:
+            ids = [next(turns) for _ in document.messages or ()]
+        elif document.continues:
+            ids = [tokenizer.encode_continuation(document.text)]
         else:
-            texts += [message["content"] for message in document.messages or ()]
-    encoded = iter(tokenizer.encode_batch(texts))
-    return [_encode(part, encoded, tokenizer, loss_on) for part in block]
+            ids = [next(wholes)]
+        encoded.append(_encode(part, ids, tokenizer, loss_on))
+    return encoded
 
 
 def _encode(
-    part: _Part, encoded: Iterator[list[int]], tokenizer: Tokenizer, loss_on: str
+    part: _Part, encoded: list[list[int]], tokenizer: Tokenizer, loss_on: str
 ) -> Encoded:
+    """Join the ids of a text (one list), or of each message of a conversation."""
     document = part.document
     size = document_bytes(document)
     loss_bytes = size
     mask: NDArray[Any]
     if document.text is not None:
-        ids = next(encoded)
+        [ids] = encoded
         if not document.continues:
             ids = [tokenizer.bos_id, *ids]
         if part.last:
@@ -145,9 +161,8 @@ def _encode(
         mask = np.ones(len(ids), dtype=bool)
     else:
         messages = document.messages or ()
-        contents = [next(encoded) for _ in messages]
         roles = [message["role"] for message in messages]
-        ids, taught = tokenizer.join_chat(roles, contents, loss_on=loss_on)
+        ids, taught = tokenizer.join_chat(roles, encoded, loss_on=loss_on)
         mask = np.array(taught, dtype=bool)
         if loss_on == "assistant":
             loss_bytes = sum(

@@ -238,6 +238,48 @@ class Tokenizer:
         )
         return [encoding.ids for encoding in encodings]
 
+    def encode_contents(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_batch` of texts that each stand right behind a special token.
+
+        A tokenizer may put a space before the beginning of a text only, and these
+        are no beginnings.
+        """
+        encodings = self._behind_special.encode_batch_fast(
+            list(texts), add_special_tokens=False
+        )
+        return [encoding.ids for encoding in encodings]
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Token ids of text that goes on where other text ended.
+
+        They are those that it has in the whole text, if no token lies across the cut:
+        nothing that a tokenizer puts before a text comes before it.
+        """
+        if self._within is self.backend:
+            return self.encode(text)
+        # Behind an added token, which text itself can spell, a prefix comes again.
+        rest = self._behind_special.encode(text, add_special_tokens=False)
+        added = self._spelled_added
+        at = next((n for n, i in enumerate(rest.ids) if i in added), len(rest.ids))
+        if at < len(rest.ids):
+            text = text[: rest.offsets[at][0]]
+        first: list[int] = self._within.encode(text, add_special_tokens=False).ids
+        return [*first, *rest.ids[at:]]
+
+    @cached_property
+    def _behind_special(self) -> tokenizers.Tokenizer:
+        return _without_prefix(self.backend, only_first=True)
+
+    @cached_property
+    def _within(self) -> tokenizers.Tokenizer:
+        return _without_prefix(self.backend, only_first=False)
+
+    @cached_property
+    def _spelled_added(self) -> frozenset[int]:
+        """Ids of added tokens that text can spell: they are not special."""
+        added = self.backend.get_added_tokens_decoder().items()
+        return frozenset(index for index, token in added if not token.special)
+
     def prompt(self, text: str) -> list[int]:
         """The ids to continue from: the begin token, as in training, and the text."""
         return [self.bos_id, *self.encode(text)]
@@ -265,7 +307,7 @@ class Tokenizer:
         Returns:
             (ids, mask), of equal length.
         """
-        texts = self.encode_batch([message["content"] for message in messages])
+        texts = self.encode_contents([message["content"] for message in messages])
         return self.join_chat([m["role"] for m in messages], texts, loss_on=loss_on)
 
     def join_chat(
@@ -275,7 +317,7 @@ class Tokenizer:
         *,
         loss_on: str = "assistant",
     ) -> tuple[list[int], list[bool]]:
-        """`encode_chat` for turns whose contents are token ids already."""
+        """`encode_chat` for turns whose contents are ids, of `encode_contents`."""
         end = self._id(END_OF_TURN)
         everything = loss_on == "all"
         ids = [self.bos_id]
@@ -411,6 +453,48 @@ def _json(path: Path) -> dict[str, Any]:
             "E101", f"{path}: not JSON: {error}", "fetch or make the tokenizer again"
         ) from None
     return values if isinstance(values, dict) else {}
+
+
+def _without_prefix(
+    backend: tokenizers.Tokenizer, *, only_first: bool
+) -> tokenizers.Tokenizer:
+    """The tokenizer without what it puts before a text; itself, if that is nothing.
+
+    Args:
+        backend: stays as it is.
+        only_first: keep what comes behind every special token too, not only at the
+            beginning of the whole text.
+    """
+
+    def changed(part: Any) -> Any:
+        if isinstance(part, list):
+            return [changed(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        part = {name: changed(value) for name, value in part.items()}
+        kind = part.get("type")
+        if kind == "Metaspace" and part["prepend_scheme"] == "first":
+            return {**part, "prepend_scheme": "never"}
+        if only_first:
+            return part
+        if kind == "Metaspace":
+            return {**part, "prepend_scheme": "never"}
+        if kind == "ByteLevel":
+            return {**part, "add_prefix_space": False}
+        if kind == "Strip":
+            return {**part, "strip_left": False}
+        if kind == "Prepend":
+            return {"type": "Sequence", "normalizers": []}
+        return part
+
+    state = json.loads(backend.to_str())
+    places = ("normalizer", "pre_tokenizer")
+    new = {**state, **{place: changed(state[place]) for place in places}}
+    if new == state:
+        return backend
+    copy = tokenizers.Tokenizer.from_str(json.dumps(new))
+    copy.encode_special_tokens = True  # special text stays text
+    return copy
 
 
 def _specials(backend: tokenizers.Tokenizer) -> set[str]:

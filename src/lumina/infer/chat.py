@@ -90,7 +90,8 @@ class ChatSession:
         Raises:
             LuminaError: E005 when this turn alone does not fit the context.
         """
-        self._add("user", text, self.tokenizer.encode(text))
+        [content] = self.tokenizer.encode_contents([text])
+        self._add("user", text, content)
         self.last = Completion("", [], "")
         answers: Answers | None = None
         try:
@@ -134,7 +135,7 @@ class ChatSession:
         """The tokens as they were decided, unless a stop string cut their text."""
         if self.tokenizer.decode_after(prompt, answer.ids) == answer.text:
             return answer.ids
-        return self.tokenizer.encode(answer.text)
+        return self.tokenizer.encode_continuation(answer.text)
 
     def _add(self, role: str, text: str, ids: list[int]) -> None:
         self.messages.append({"role": role, "content": text})
@@ -152,7 +153,7 @@ class ChatSession:
         contents = list(self._contents)
         if self.system_prompt:
             roles.insert(0, "system")
-            contents.insert(0, self.tokenizer.encode(self.system_prompt))
+            contents = self.tokenizer.encode_contents([self.system_prompt]) + contents
         # An empty answer, without the token that would end it.
         ids, _ = self.tokenizer.join_chat([*roles, "assistant"], [*contents, []])
         return ids[:-1]
