@@ -15,6 +15,7 @@ from lumina.config.leaves import (
     field,
     is_list,
     optional,
+    understood,
     value_type,
 )
 from lumina.config.provenance import show
@@ -88,11 +89,18 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("start from")
     group.add_argument(
         "--preset",
-        *_spellings("preset"),
+        *[flag for flag in _spellings("preset") if flag != "--config"],
         metavar="NAME",
         default=argparse.SUPPRESS,
         help=f"a preset (`lumina presets` lists them); default: {DEFAULT_PRESET}, "
         "or what the file says",
+    )
+    group.add_argument(
+        "--config",
+        action=_PresetOrFile,
+        metavar="NAME|FILE",
+        default=argparse.SUPPRESS,
+        help="a preset, or options in a file that ends in .yaml or .yml",
     )
     group.add_argument(
         "--config-file", metavar="FILE", help="options in YAML; flags override it"
@@ -113,7 +121,14 @@ def _add_leaf(group: argparse._ArgumentGroup, leaf: str) -> None:
     elif leaf in SWITCHED:
         _add_switched(group, leaf, common)
     else:
-        group.add_argument(*flags, metavar=_metavar(leaf), **common)
+        plain = [flag for flag in flags if flag not in _THEIRS]
+        group.add_argument(*plain, metavar=_metavar(leaf), **common)
+        for flag in flags:
+            if flag in _THEIRS:
+                common["help"] = f"as in transformers: {plain[0]}"
+                group.add_argument(
+                    flag, action=_Theirs, metavar="X", **_THEIRS[flag], **common
+                )
 
 
 def _add_switched(
@@ -137,6 +152,43 @@ def _add_switched(
 
 class _Switch(argparse.BooleanOptionalAction):
     """`--x` and `--no-x`; refuses `--x=yes` through the parser's own words."""
+
+
+_THEIRS: dict[str, dict[str, Any]] = {
+    "--max-steps": {},
+    "--bf16": {"nargs": "?", "const": "true"},
+    "--fp16": {"nargs": "?", "const": "true"},
+}
+"""Options of another trainer with values that mean "not set"."""
+
+
+class _Theirs(argparse.Action):
+    """An option whose value must be read as the other trainer means it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        told = understood(str(option_string).lstrip("-"), values)
+        for leaf, value in told.items():
+            setattr(namespace, leaf, value)
+
+
+class _PresetOrFile(argparse.Action):
+    """`--config` of a preset is `--preset`, and of a YAML file `--config-file`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        is_file = str(values).lower().endswith((".yaml", ".yml"))
+        setattr(namespace, "config_file" if is_file else "preset", values)
 
 
 class _Extend(argparse.Action):

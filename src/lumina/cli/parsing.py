@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -130,13 +130,19 @@ def _is_number(word: str) -> bool:
 
 
 def _unknown(parser: Parser, word: str, known: set[str]) -> LuminaError:
+    from lumina.config.leaves import meaning  # loaded only for an error
+
     # Compared without the dashes: short names would all look alike with them.
-    names = {option.lstrip("-"): option for option in known if option.startswith("--")}
+    names = [option.lstrip("-") for option in known if option.startswith("--")]
     name = word.lstrip("-").split("=", 1)[0]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {names[close[0]]}? " if close else ""
+    hint = meaning(name, {option.replace("-", "_") for option in names})
     return LuminaError(
         "E004",
         f"{word.split('=', 1)[0]} is not an option of `{parser.prog}`",
-        f"{hint}`{parser.prog} --help` lists them",
+        f"{_as_flags(hint)}`{parser.prog} --help` lists them",
     )
+
+
+def _as_flags(hint: str) -> str:
+    """A hint about options with their names as the command line writes them."""
+    return re.sub(r"'([a-z0-9_]+)'", lambda m: "--" + m[1].replace("_", "-"), hint)

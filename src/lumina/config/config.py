@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from lumina.config.files import read_leaves, write_yaml
-from lumina.config.leaves import canonical, convert
+from lumina.config.leaves import canonical, convert, understood
 from lumina.config.model_sections import (
     HrmSection,
     ModelSection,
@@ -92,7 +92,9 @@ class Config:
         """
         file_leaves = read_leaves(file) if file is not None else {}
         asked = _asked_in(file_leaves)
-        flag_leaves = {canonical(k): v for k, v in (flags or {}).items()}
+        flag_leaves: dict[str, object] = {}
+        for key, given in (flags or {}).items():
+            flag_leaves |= understood(key, given)
         in_file, in_flags = (
             file_leaves.pop("preset", None),
             flag_leaves.pop("preset", None),
@@ -253,10 +255,12 @@ def _flat(leaves: Mapping[str, object]) -> dict[str, object]:
                 "E005", f"{name} cannot be {value!r}", "it is a dictionary of options"
             )
         for key, given in inner.items():
-            leaf = canonical(key)
-            if leaf in flat:
-                raise LuminaError("E002", f"{leaf} is set twice", "keep one of the two")
-            flat[leaf] = given
+            for leaf, meant in understood(key, given).items():
+                if leaf in flat:
+                    raise LuminaError(
+                        "E002", f"{leaf} is set twice", "keep one of the two"
+                    )
+                flat[leaf] = meant
     return flat
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lumina.config.leaves import canonical, nearest
+from lumina.config.leaves import canonical, meaning, nearest, understood
 from lumina.config.sections import DICTIONARIES, LEAVES, SECTIONS, SYNONYMS
 from lumina.errors import LuminaError
 
@@ -85,14 +85,17 @@ def read_leaves(path: str | Path) -> dict[str, object]:
     spelling: dict[str, str] = {}
 
     def put(name: str, value: object) -> None:
-        leaf = canonical(name)
+        told = understood(name, value)
+        if not told:
+            return
+        ((leaf, meant),) = told.items()
         if leaf in leaves:
             raise LuminaError(
                 "E002",
                 f"{path} sets {leaf} twice, as {spelling[leaf]!r} and {name!r}",
                 "keep one of the two",
             )
-        leaves[leaf] = value
+        leaves[leaf] = meant
         spelling[leaf] = name
 
     for key, value in values.items():
@@ -190,6 +193,13 @@ def _check_section(path: str | Path, section: str, name: str) -> None:
 
 
 def _unknown_section(path: str | Path, name: str) -> LuminaError:
+    meant = meaning(name)
+    if meant:
+        return LuminaError(
+            "E004",
+            f"{path}: {name!r} is not an option",
+            f"{meant}`lumina config explain` lists every option",
+        )
     close = nearest(name, SECTIONS)
     hint = f"did you mean {close!r}? " if close else ""
     return LuminaError(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from lumina.config.provenance import show
-from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
+from lumina.config.sections import LEAVES, MEANT, SECTIONS, SYNONYMS
 from lumina.errors import LuminaError
 
 SWITCHED: dict[str, tuple[str, str]] = {
@@ -23,7 +23,11 @@ SWITCHED: dict[str, tuple[str, str]] = {
 """Choices that the documents write as a switch: what on and off mean."""
 
 VALUE_SYNONYMS: dict[str, dict[str, str]] = {
-    "lr_scheduler": {"none": "constant"},
+    "lr_scheduler": {
+        "none": "constant",
+        "constant_with_warmup": "constant",
+        "warmup_stable_decay": "wsd",
+    },
     "attention": {
         "flash": "auto",
         "flash_attention_2": "flash2",
@@ -46,6 +50,55 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+_SPELLED_ALIKE = 0.85
+"""How like an option a wrong name must be to be a slip of the fingers."""
+
+
+def meaning(name: str, known: Iterable[str] = (*LEAVES, "preset", *SYNONYMS)) -> str:
+    """What a wrong name was meant to be: by its meaning first, then by its letters.
+
+    Returns:
+        The beginning of a hint; nothing where no option is surely meant.
+    """
+    key = str(name).strip().replace("-", "_")
+    if key in MEANT:
+        return f"{MEANT[key]}; "
+    found = difflib.get_close_matches(key, list(known), n=1, cutoff=_SPELLED_ALIKE)
+    return f"did you mean {found[0]!r}? " if found else ""
+
+
+def understood(name: str, value: object) -> dict[str, object]:
+    """One option as somebody wrote it, under its one key.
+
+    Other trainers have values that mean "not set": max_steps of -1, bf16 and fp16 of
+    false. Such an option says nothing, and is left out.
+
+    Returns:
+        Key -> value, or nothing.
+
+    Raises:
+        LuminaError: E004 unknown option, E005 a switch that is neither on nor off.
+    """
+    key = str(name).strip().replace("-", "_")
+    leaf = canonical(name)
+    if key == "max_steps" and str(value).strip() == "-1":
+        return {}
+    if key in ("bf16", "fp16"):
+        word = str(value).strip().lower()
+        if word in ("false", "no", "off"):
+            return {}
+        if word == "auto" and key == "bf16":
+            return {leaf: "auto"}
+        if word not in ("true", "yes", "on"):
+            raise LuminaError(
+                "E005",
+                f"{key} cannot be {value!r}",
+                f"{key} is true or false; precision takes {', '.join(choices(leaf))}",
+            )
+        return {leaf: f"mixed_{key}"}
+    return {leaf: value}
+
+
 def canonical(name: str) -> str:
     """The one key for a spelling: hyphen or underscore, synonym or the leaf itself.
 
@@ -63,12 +116,10 @@ def canonical(name: str) -> str:
         raise LuminaError(
             "E004", f"{name!r} is {ELSEWHERE[key]}", "leave it out of the configuration"
         )
-    close = nearest(key, [*LEAVES, "preset", *SYNONYMS])
-    hint = f"did you mean {close!r}? " if close else ""
     raise LuminaError(
         "E004",
         f"{name!r} is not an option",
-        f"{hint}`lumina config explain` lists every option",
+        f"{meaning(name) or ''}`lumina config explain` lists every option",
     )
 
 

@@ -1,0 +1,56 @@
+"""Flags of other trainers, and `--config`, on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lumina.cli.main import main
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    code = main(["config", "show", *words])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_flags_of_other_trainers(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = shown(
+        capsys, "--max_steps", "-1", "--bf16", "--fp16", "false", "--output_dir", "out",
+        "--per-device-train-batch-size", "2", "--adam_beta2", "0.99",
+    )  # fmt: skip
+    assert code == 0, text
+    for line in (
+        "precision: mixed_bf16",
+        "run_dir: out",
+        "batch_size: 2",
+        "steps: null",
+    ):
+        assert f"  {line}" in text
+    code, text = shown(capsys, "--max-steps", "30")
+    assert code == 0 and "  steps: 30  # flag" in text
+
+
+def test_a_wrong_flag_is_answered_with_what_is_meant(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, text = shown(capsys, "--eval-strategy", "steps")
+    assert code != 0 and text.startswith("E004") and "eval_every_n_batches" in text
+    code, text = shown(capsys, "--lerning-rate", "1")
+    assert code != 0 and "did you mean --learning-rate?" in text
+    code, text = shown(capsys, "--lora-r", "8")
+    assert code != 0 and text.startswith("E004") and "did you mean" not in text
+
+
+def test_config_is_a_preset_or_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: debug\nseed: 7\n")
+    code, text = shown(capsys, "--config", str(file))
+    assert code == 0 and "preset: debug" in text and "  seed: 7" in text
+    code, text = shown(capsys, "--config", "b7")
+    assert code == 0 and "preset: b7" in text
+    code, text = shown(capsys, "--config", str(tmp_path / "none.yaml"))
+    assert code != 0 and text.startswith("E104") and "none.yaml" in text

@@ -1,0 +1,92 @@
+"""Names and values of transformers' Trainer and of axolotl: understood or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lumina.config import Config
+from lumina.errors import LuminaError
+
+
+def loaded(folder: Path, text: str) -> Config:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return Config.load(path)
+
+
+def test_names_of_other_trainers_are_options(tmp_path: Path) -> None:
+    config = loaded(
+        tmp_path,
+        """
+        output_dir: out
+        max_steps: 100
+        num_train_epochs: 3
+        per_device_train_batch_size: 8
+        gradient_accumulation_steps: 2
+        sequence_len: 512
+        eval_steps: 20
+        save_steps: 50
+        logging_steps: 5
+        lr_scheduler_type: constant_with_warmup
+        warmup_steps: 10
+        adam_beta1: 0.8
+        adam_beta2: 0.9
+        adam_epsilon: 1e-7
+        bf16: true
+        fp16: false
+        """,
+    )
+    expected = {
+        "run_dir": "out", "steps": 100, "epochs": 3.0, "batch_size": 8,
+        "grad_accum": 2, "seq_length": 512, "eval_every_n_batches": 20,
+        "save_every_n_batches": 50, "log_every_n_batches": 5,
+        "lr_scheduler": "constant", "warmup_steps": 10, "beta1": 0.8, "beta2": 0.9,
+        "eps": 1e-7, "precision": "mixed_bf16",
+    }  # fmt: skip
+    assert {leaf: config.get(leaf) for leaf in expected} == expected
+
+
+def test_values_that_mean_not_set_set_nothing(tmp_path: Path) -> None:
+    text = "max_steps: -1\nbf16: false\nfp16: no\nmicro_batch_size: 4\n"
+    config = loaded(tmp_path, text)
+    assert config.train.steps is None and config.train.batch_size == 4
+    assert config.provenance["steps"].kind == "default"
+    assert config.provenance["precision"].kind == "default"
+    assert Config(max_steps=-1, fp16=True).system.precision == "mixed_fp16"
+    assert loaded(tmp_path, "bf16: auto\n").system.precision == "auto"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("steps: -1", "E005", "steps"),
+        ("max_steps: -2", "E005", "steps"),
+        ("eval_steps: 0.1", "E005", "eval_every_n_batches"),
+        ("save_steps: 0.5", "E005", "save_every_n_batches"),
+        ("lr_scheduler_type: polynomial", "E005", "cosine"),
+        ("bf16: 7", "E005", "mixed_bf16"),
+        ("bf16: true\nfp16: true", "E002", "precision"),
+        ("max_steps: 5\nsteps: 6", "E002", "steps"),
+        ("datasets:\n  - path: a.jsonl", "E004", "train_data"),
+        ("datasets: {path: a.jsonl}", "E004", "train_data"),
+        ("val_set_size: 0.1", "E004", "eval_fraction"),
+        ("eval_strategy: steps", "E004", "eval_every_n_batches"),
+        ("n_layer: 4", "E004", "num_layers"),
+        ("lerning_rate: 1", "E004", "did you mean 'learning_rate'?"),
+    ],
+)
+def test_the_others_are_refused_with_what_is_meant(
+    text: str, code: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LuminaError) as refused:
+        loaded(tmp_path, text + "\n")
+    assert refused.value.code == code and words in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["lora_r", "push_to_hub", "flash", "load_in_8bit"])
+def test_a_stranger_is_answered_with_no_guess(name: str) -> None:
+    with pytest.raises(LuminaError, match="E004") as refused:
+        Config(**{name: 1})
+    assert "did you mean" not in str(refused.value)
