@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from lumina import ConfigPresets
 from lumina.data.documents import read_documents
+from lumina.data.prepare import prepare
 from lumina.data.records import BadRecord, parse_record
 from lumina.errors import LuminaError
 
@@ -63,3 +67,38 @@ def test_files_that_are_no_text(
     with pytest.raises(LuminaError, match=words) as refused:
         list(read_documents([path]))
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize("mark", [{"train": False}, {"weight": 0}])
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
+def test_a_turn_marked_as_untrained_bears_no_loss(
+    mark: dict[str, Any], loss_on: str, tmp_path: Path
+) -> None:
+    turns = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "wrong answer"} | mark,
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "right answer"},
+    ]
+    data = tmp_path / "chat.jsonl"
+    data.write_text(json.dumps({"messages": turns}) + "\n")
+    config = ConfigPresets.debug().replace(
+        train_data=[str(data)], eval_fraction=0.0, loss_on=loss_on
+    )
+    prepared = prepare(config)
+    store = prepared.train
+    positions = np.arange(len(store.tokens))
+    learned = store.tokens[positions[store.bears_loss(positions)]].tolist()
+    text = prepared.tokenizer.decode(learned)
+    assert "right answer" in text
+    assert "wrong" not in text
+    taught = "right answer" if loss_on == "assistant" else "onetworight answer"
+    assert store.loss_bytes == len(taught)
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0.5}, {"train": "no"}, {"weight": "0"}])
+def test_other_weights_are_refused_by_name(mark: dict[str, Any]) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    marked = [turns[0], turns[1] | mark]
+    with pytest.raises(BadRecord, match=r"weight|train"):
+        parse_record({"messages": marked})

@@ -44,7 +44,7 @@ _VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (2**30, 32768), (None, 5
 
 # Raised when the same files are read as other documents than before: what an earlier
 # reading left in the cache is not used then.
-_READING = 2
+_READING = 3
 
 _TOLD = 20  # skipped records that get an event of their own
 
@@ -235,7 +235,8 @@ class _Preparation:
         width = 2 if tokenizer.vocab_size <= 2**16 else 4
         # A token has at least two bytes of text in most languages.
         require_space(folder, size // 2 * width + 8 * documents, "the token store")
-        masked = bool(conversations) and self.data.loss_on == "assistant"
+        marked = any(found.marked for found in scans)
+        masked = marked or (bool(conversations) and self.data.loss_on == "assistant")
         self._write(folder, tokenizer, masked, size)
         codes = sum((found.skipped_codes for found in scans), start=Counter[str]())
         meta = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 ROLES: dict[str, str] = {
     "user": "user",
@@ -22,10 +22,14 @@ LOST = ("tools", "functions", "tool_calls", "function_call", "reasoning_content"
 
 
 class Message(TypedDict):
-    """One turn; `role` is user, assistant or system."""
+    """One turn; `role` is user, assistant or system.
+
+    `train`, where it is there, says whether the turn bears loss, whatever its role.
+    """
 
     role: str
     content: str
+    train: NotRequired[bool]
 
 
 class BadRecord(Exception):
@@ -110,6 +114,10 @@ def _conversation(
     ]
     if not any(message["role"] == "assistant" for message in messages):
         raise BadRecord("E102", "no turn of the assistant, so nothing to learn")
+    if not any(m.get("train", m["role"] == "assistant") for m in messages):
+        raise BadRecord(
+            "E102", "'train' or 'weight' leaves no turn that bears loss to learn from"
+        )
     # The system's instructions hold for the whole conversation: they come first.
     system = [m["content"] for m in messages if m["role"] == "system"]
     spoken = [m for m in messages if m["role"] != "system"]
@@ -133,7 +141,30 @@ def _message(turn: Any, where: str, role_key: str, content_key: str) -> Message:
     content = _string(turn[content_key], f"'{content_key}' of {where}")
     if not content.strip():
         raise BadRecord("E102", f"{where} has an empty '{content_key}'")
-    return {"role": role, "content": content}
+    message: Message = {"role": role, "content": content}
+    trained = _trained(turn, where)
+    if trained is not None:
+        message["train"] = trained
+    return message
+
+
+def _trained(turn: dict[str, Any], where: str) -> bool | None:
+    """Whether the turn bears loss by its own "train" or "weight"; None: unsaid.
+
+    A weight of 1 says nothing: it is what every turn has that bears loss.
+    """
+    train, weight = turn.get("train"), turn.get("weight")
+    if train is not None and not isinstance(train, bool):
+        raise BadRecord("E102", f"'train' of {where} is {_kind(train)}, not true/false")
+    if weight is not None and (isinstance(weight, str) or weight not in (0, 1)):
+        raise BadRecord(
+            "E102", f"'weight' of {where} is {weight!r}; only 0 and 1 are understood"
+        )
+    if weight is not None and train is not None and bool(weight) != train:
+        raise BadRecord(
+            "E102", f"'weight' and 'train' of {where} contradict each other"
+        )
+    return False if weight == 0 and weight is not None else train
 
 
 def _string(value: Any, where: str) -> str:

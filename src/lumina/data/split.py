@@ -47,12 +47,14 @@ class Scan:
         hashes: [N] uint64, of the content of every document.
         bytes: UTF-8 bytes of all documents.
         conversations: how many documents are conversations.
+        marked: how many of these say of a turn whether it bears loss.
         skipped: the first bad records; `skipped_codes` counts all, by code.
     """
 
     hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     bytes: int = 0
     conversations: int = 0
+    marked: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     skipped_codes: Counter[str] = field(default_factory=Counter)
 
@@ -92,6 +94,7 @@ def scan(
             digest = hashlib.blake2b(digest_size=8)
             hashes.append(0)
             found.conversations += document.messages is not None
+            found.marked += any("train" in m for m in document.messages or ())
         for part in _parts(document):
             digest.update(part)
         found.bytes += document_bytes(document)

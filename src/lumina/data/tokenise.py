@@ -162,14 +162,18 @@ def _encode(
     else:
         messages = document.messages or ()
         roles = [message["role"] for message in messages]
-        ids, taught = tokenizer.join_chat(roles, encoded, loss_on=loss_on)
+        ids, taught = tokenizer.join_chat(
+            roles,
+            encoded,
+            loss_on=loss_on,
+            trained=[message.get("train") for message in messages],
+        )
         mask = np.array(taught, dtype=bool)
-        if loss_on == "assistant":
-            loss_bytes = sum(
-                utf8_length(message["content"])
-                for message in messages
-                if message["role"] == "assistant"
-            )
+        loss_bytes = sum(
+            utf8_length(message["content"])
+            for message in messages
+            if message.get("train", loss_on == "all" or message["role"] == "assistant")
+        )
     if not document.continues:
         mask[0] = False  # a document's first token is never a label
     return Encoded(

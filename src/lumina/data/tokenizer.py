@@ -308,7 +308,12 @@ class Tokenizer:
             (ids, mask), of equal length.
         """
         texts = self.encode_contents([message["content"] for message in messages])
-        return self.join_chat([m["role"] for m in messages], texts, loss_on=loss_on)
+        return self.join_chat(
+            [m["role"] for m in messages],
+            texts,
+            loss_on=loss_on,
+            trained=[m.get("train") for m in messages],
+        )
 
     def join_chat(
         self,
@@ -316,16 +321,25 @@ class Tokenizer:
         contents: Sequence[list[int]],
         *,
         loss_on: str = "assistant",
+        trained: Sequence[bool | None] | None = None,
     ) -> tuple[list[int], list[bool]]:
-        """`encode_chat` for turns whose contents are ids, of `encode_contents`."""
+        """`encode_chat` for turns whose contents are ids, of `encode_contents`.
+
+        Args:
+            roles: of each turn.
+            contents: token ids of each turn.
+            loss_on: as for `encode_chat`.
+            trained: what a turn itself says of its loss; None leaves it to `loss_on`.
+        """
         end = self._id(END_OF_TURN)
         everything = loss_on == "all"
         ids = [self.bos_id]
         mask = [everything]
-        for role, content in zip(roles, contents, strict=True):
+        said = trained or [None] * len(roles)
+        for role, content, own in zip(roles, contents, said, strict=True):
             ids += [self._id(MARKERS[role]), *content, end]
-            taught = everything or role == "assistant"
-            mask += [everything, *([taught] * (len(content) + 1))]
+            taught = everything or role == "assistant" if own is None else own
+            mask += [everything and own is not False, *([taught] * (len(content) + 1))]
         return ids, mask
 
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
