@@ -53,6 +53,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 _SPELLED_ALIKE = 0.85
 """How like an option a wrong name must be to be a slip of the fingers."""
 
+_BEGINNING = 3
+"""Letters from which on the beginning of an option's name stands for the option."""
+
 
 def meaning(name: str, known: Iterable[str] = (*LEAVES, "preset", *SYNONYMS)) -> str:
     """What a wrong name was meant to be: by its meaning first, then by its letters.
@@ -63,7 +66,10 @@ def meaning(name: str, known: Iterable[str] = (*LEAVES, "preset", *SYNONYMS)) ->
     key = str(name).strip().replace("-", "_")
     if key in MEANT:
         return f"{MEANT[key]}; "
-    found = difflib.get_close_matches(key, list(known), n=1, cutoff=_SPELLED_ALIKE)
+    names = list(known)
+    found = difflib.get_close_matches(key, names, n=1, cutoff=_SPELLED_ALIKE)
+    if not found and len(key) >= _BEGINNING:
+        found = sorted((n for n in names if n.startswith(key)), key=len)[:1]
     return f"did you mean {found[0]!r}? " if found else ""
 
 
