@@ -19,9 +19,12 @@ def test_list_shows_true_counts_and_bytes(capsys: pytest.CaptureFixture[str]) ->
         for line in lines[1 : 1 + len(PRESETS)]
     }
     assert set(rows) == set(PRESETS)
-    assert rows["b7"][1:5] == ["12.28B", "1.869B", "24.57", "GB"]
-    assert rows["b300"][1:3] == ["6.276T", "101.1B"]
+    assert rows["b7"][1:6] == ["MoE", "12.28B", "1.869B", "24.57", "GB"]
+    assert rows["b300"][2:4] == ["6.276T", "101.1B"]
     assert any(line.startswith("debug_200m*") for line in lines)
+    kinds = {name: row[1] for name, row in rows.items()}
+    assert kinds["dense_125m"] == "dense" and kinds["debug_200m"] == "MoD"
+    assert kinds["1B"] == "MoD+MoR" and kinds["trm_arc"] == "TRM"
 
 
 @pytest.mark.covers("PRE-19")

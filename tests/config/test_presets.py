@@ -27,6 +27,17 @@ L2 = {
 HYDRA = {"100M": 1e8, "250M": 2.5e8, "500M": 5e8, "1B": 1e9}
 
 
+DENSE = {
+    "10m": 1e7,
+    "30m": 3e7,
+    "125m": 1.25e8,
+    "350m": 3.5e8,
+    "1b": 1e9,
+    "3b": 3e9,
+    "8b": 8e9,
+}
+
+
 def counts(name: str) -> Counts:
     return count_parameters(resolve_spec(ConfigPresets.get(name)))
 
@@ -98,6 +109,25 @@ def test_hydra_sizes_are_counted(name: str) -> None:
     assert counts(name).total == pytest.approx(HYDRA[name], rel=0.05)
 
 
+@pytest.mark.parametrize("size", DENSE)
+def test_dense_presets_have_the_size_of_their_name(size: str) -> None:
+    config = ConfigPresets.get(f"dense_{size}")
+    counted = counts(f"dense_{size}")
+    assert counted.total == counted.active == pytest.approx(DENSE[size], rel=0.05)
+    assert find_preset(f"dense_{size}").kind == "dense"
+    assert not (config.moe.use_moe or config.mod.use_mod or config.mor.use_mor)
+    assert config.warnings() == []
+    train = config.train
+    assert train.learning_rate <= 1e-3 and train.weight_decay == 0.1
+    assert train.global_batch_size * config.model.seq_length <= 2**21
+
+
+def test_the_bare_size_of_a_dense_preset_is_answered_with_its_name() -> None:
+    with pytest.raises(LuminaError, match="E001") as refused:
+        Config.resolve(preset="125M")
+    assert "'dense_125m'" in refused.value.hint
+
+
 def test_counts_agree_with_the_documented_arithmetic() -> None:
     # Quoted in the errata of the documents, for a tied head and 50,304 tokens.
     assert counts("b7").total == pytest.approx(12.3e9, rel=0.005)
@@ -124,7 +154,8 @@ def test_meta_model_holds_what_is_counted(name: str) -> None:
 def test_how_presets_are_trained_follows_their_size() -> None:
     presets = [ConfigPresets.get(name) for name in PRESETS]
     for config in presets:
-        if config.get("use_hrm"):  # these keep the recipe of their paper
+        # Reasoners and the plain dense sizes keep the recipes of their papers.
+        if config.get("use_hrm") or find_preset(config.preset).source == "D":
             continue
         train = config.train
         # debug is above the documented 5e-4, with its reason in the table.

@@ -16,8 +16,8 @@ from lumina.plan.shape import resolve_spec
 
 _BF16 = 2
 _HEAD = (
-    "preset", "total", "active", "bf16", "hidden", "layers", "heads", "kv", "context",
-    "experts", "use",
+    "preset", "kind", "total", "active", "bf16", "hidden", "layers", "heads", "kv",
+    "context", "experts", "use",
 )  # fmt: skip
 
 
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 _LEGEND = """
+kind: dense, Mixture of Experts (MoE), of Depths (MoD), of Recursions (MoR), or a
+reasoner (HRM, TRM).
 total: all weights. active: those one token uses. bf16: bytes of all weights at 2 each.
 A bare name that two documents share is the first one's (l1:NAME is the same).
 *: a Mixture of Depths or of Recursions; all its weights count as active.
@@ -64,6 +66,7 @@ def _row(preset: Preset) -> list[str]:
     model = config.model
     return [
         preset.name + ("*" if _depth(preset) else ""),
+        preset.kind,
         count(counts.total),
         count(counts.active),
         size(_BF16 * counts.total),
@@ -83,6 +86,7 @@ def _facts(preset: Preset) -> dict[str, Any]:
     return {
         "name": preset.name,
         "source": preset.source,
+        "kind": preset.kind,
         "documented": preset.documented,
         "use": preset.use,
         "note": preset.note,
@@ -104,6 +108,7 @@ def _detail(preset: Preset) -> str:
     total, active = facts["total"], facts["active"]
     lines = [
         f"{', '.join(names)}: {preset.use}",
+        f"  kind        {preset.kind}",
         f"  documented  {preset.documented} ({preset.source})",
         f"  total       {count(total)} ({total:,} parameters)",
         f"  active      {count(active)} ({active:,}, {active / total:.1%} of the whole "

@@ -3,7 +3,9 @@
 Rows of the first document keep its dimensions; the sizes it names do not follow from
 them, so both are recorded and the true counts are printed. Rows "l2:" and "b30" have
 dimensions chosen so that the weights used for one token meet the second document's
-active figure within 5% (8 experts, two chosen, head tied to the embedding).
+active figure within 5% (8 experts, two chosen, head tied to the embedding). Rows
+"dense_" are plain transformers of the common sizes; their total is within 5% of the
+name.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ class Row:
         experts: experts in every layer, two chosen per token; 0: dense.
         batch: sequences per optimizer step, over all devices.
         rate: peak learning rate.
-        warmup: share of the run spent on warm-up.
+        warmup: share of the run spent on warm-up; None: by the length of the run.
         documented: the size, active or total, the document gives, as it gives it.
         blocks: sparse blocks beside the experts: "mod", "mor".
         width: SwiGLU width where it is not 8/3 hidden rounded up to 128.
+    decay: weight decay.
     """
 
     name: str
@@ -35,13 +38,14 @@ class Row:
     experts: int
     batch: int
     rate: float
-    warmup: float
+    warmup: float | None
     documented: str
     use: str
     blocks: tuple[str, ...] = ()
     width: int | None = None
     vocabulary: int = 50304
     note: str = ""
+    decay: float = 0.01
 
 
 # debug's rate is above the document's 5e-4 for small models. In 80 steps on 0.8 MB of
@@ -113,4 +117,24 @@ HYDRA = (
         "1B", "sparse blocks, large", blocks=("mod", "mor")),
 )  # fmt: skip
 
-ROWS = L1 + L2 + HYDRA
+# Rate, tokens per batch (0.5M from 125M on, 1M from 1B on, 2M at 8B) and weight decay
+# follow GPT-3 (Brown et al. 2020, arXiv:2005.14165, table 2.1 and appendix B). Its
+# smallest model has 125M parameters; the two below that get a somewhat higher rate.
+DENSE = (
+    Row("dense_10m", "D", 256, 10, 4, 2, 512, 0, 64, 1e-3, None,
+        "10M", "first experiments, a laptop", vocabulary=8192, decay=0.1),
+    Row("dense_30m", "D", 384, 15, 6, 2, 1024, 0, 128, 8e-4, None,
+        "30M", "experiments on one GPU", vocabulary=16384, decay=0.1),
+    Row("dense_125m", "D", 768, 12, 12, 12, 2048, 0, 256, 6e-4, None,
+        "125M", "GPT-2 small's shape", decay=0.1),
+    Row("dense_350m", "D", 1024, 24, 16, 16, 2048, 0, 256, 3e-4, None,
+        "350M", "GPT-2 medium's shape", decay=0.1),
+    Row("dense_1b", "D", 2048, 20, 32, 8, 2048, 0, 512, 2e-4, None,
+        "1B", "one large GPU", decay=0.1),
+    Row("dense_3b", "D", 3072, 28, 24, 8, 4096, 0, 256, 1.6e-4, None,
+        "3B", "several GPUs", decay=0.1),
+    Row("dense_8b", "D", 4096, 36, 32, 8, 4096, 0, 512, 1.2e-4, None,
+        "8B", "many GPUs", width=14336, decay=0.1),
+)  # fmt: skip
+
+ROWS = L1 + L2 + HYDRA + DENSE

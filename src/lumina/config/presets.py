@@ -21,7 +21,7 @@ class Preset:
     Attributes:
         values: leaf -> value, for every leaf the preset fixes.
         documented: the size its document gives; the counted one is often another.
-        source: the document: "L1", "L2", "H" or "A".
+        source: the document: "L1", "L2", "H" or "A"; "D" for the dense sizes.
         note: what differs from the document, and why.
     """
 
@@ -31,6 +31,15 @@ class Preset:
     use: str
     source: str
     note: str
+
+    @property
+    def kind(self) -> str:
+        """What kind of model it is: dense, MoE, MoD, MoR (or several), HRM or TRM."""
+        if self.values.get("use_hrm"):
+            return str(self.values.get("hrm_variant", "hrm")).upper()
+        names = {"use_moe": "MoE", "use_mod": "MoD", "use_mor": "MoR"}
+        found = [name for leaf, name in names.items() if self.values.get(leaf)]
+        return "+".join(found) or "dense"
 
 
 def _preset(row: Row) -> Preset:
@@ -47,10 +56,11 @@ def _preset(row: Row) -> Preset:
         "use_mor": "mor" in row.blocks,
         "global_batch_size": row.batch,
         "learning_rate": row.rate,
-        "warmup_ratio": row.warmup,
-        "weight_decay": 0.01,
+        "weight_decay": row.decay,
         "lr_scheduler": "cosine",
     }
+    if row.warmup is not None:
+        values["warmup_ratio"] = row.warmup
     if row.experts:
         values |= {"num_experts": row.experts, "moe_top_k": 2, "moe_pattern": "all"}
     if row.width is not None:
@@ -168,7 +178,7 @@ def find_preset(name: str) -> Preset:
     key = str(name).strip().lower().replace("-", "_")
     if key in names:
         return PRESETS[names[key]]
-    close = nearest(key, names)
+    close = f"dense_{key}" if f"dense_{key}" in names else nearest(key, names)
     hint = f"did you mean {names.get(close, close)!r}? " if close else ""
     if key.endswith((".yaml", ".yml")):
         hint = "a file is given with --config-file. "
