@@ -169,7 +169,7 @@ class Run:
         self.optimizer = AdamATan2(
             self.slots, beta1=0.9, beta2=0.95, eps=0.0, device=self.device
         )
-        self.average = WeightAverage(self.slots, args.ema)
+        self.average = WeightAverage(self.slots, args.ema, device=self.device)
         table = self.network.backbone.puzzle_embedding.weight.data
         self.vectors = SignSGD(
             table,
@@ -231,7 +231,7 @@ class Run:
         )  # fmt: skip
         self.vectors.step(self.rate, self.vectors.gather())
         self.optimizer.zero_grad()
-        self.average.update()
+        self.average.update(self.zero)
         self.step += 1
         values = {"loss": losses.loss_sum.detach()}
         values |= {k.removeprefix("act."): v.detach() for k, v in aux.items()}
@@ -293,7 +293,7 @@ class Run:
         facts = {
             "step": self.step,
             "seconds": self.seconds,
-            "updates": self.average.updates,
+            "updates": int(self.average.updates.item()),
             "curve": self.curve,
             "pieces": self.pieces,
             "settings": settings(self.args),
@@ -323,7 +323,7 @@ class Run:
         held = {k[6:]: v for k, v in tensors.items() if k.startswith("carry/")}
         self.carry = Carry(**held) if held else None
         self.step, self.seconds = facts["step"], facts["seconds"]
-        self.average.updates = facts["updates"]
+        self.average.updates.fill_(facts["updates"])
         self.curve, self.pieces = facts["curve"], facts["pieces"]
         self.optimizer.steps.fill_(self.step)
         print(f"going on from step {self.step:,}", flush=True)

@@ -9,6 +9,12 @@ from torch import nn
 from lumina.optim.adamw import Slot
 from lumina.optim.average import WeightAverage
 
+TAKEN, SKIPPED = torch.tensor(0.0), torch.tensor(1.0)
+
+
+def average_of(slot, decay):
+    return WeightAverage([slot], decay, device=torch.device("cpu"))
+
 
 def slot_of(values, dtype=torch.float32):
     master = torch.tensor(values)
@@ -23,24 +29,37 @@ def slot_of(values, dtype=torch.float32):
 @pytest.mark.parametrize("decay", [0.5, 0.99])
 def test_it_is_the_naive_average(decay):
     slot = slot_of([1.0, -2.0])
-    average = WeightAverage([slot], decay)
+    average = average_of(slot, decay)
     naive = slot.master.double()
     for n in range(60):
         slot.master.mul_(0.9).add_(n)
-        average.update()
+        average.update(TAKEN)
         d = min(decay, (1 + n) / (10 + n))
         naive = d * naive + (1 - d) * slot.master.double()
     torch.testing.assert_close(average.averages[0].double(), naive, rtol=1e-6, atol=0)
+
+
+@pytest.mark.covers("TRN-10", "TRN-25")
+def test_a_skipped_step_is_no_update():
+    slot = slot_of([1.0, -2.0])
+    average, other = average_of(slot, 0.99), average_of(slot, 0.99)
+    for n in range(20):
+        slot.master.add_(n)
+        average.update(TAKEN)
+        other.update(TAKEN)
+        average.update(SKIPPED)
+        assert torch.equal(average.averages[0], other.averages[0])
+    assert average.updates == other.updates == 20
 
 
 @pytest.mark.covers("TRN-10")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_applying_it_gives_the_weights_back(dtype):
     slot = slot_of([1.0, 2.0], dtype)
-    average = WeightAverage([slot], 0.9)
+    average = average_of(slot, 0.9)
     slot.master.add_(1.0)
     slot.parameter.data.copy_(slot.master)
-    average.update()
+    average.update(TAKEN)
     with pytest.raises(RuntimeError), average.applied():
         assert torch.equal(slot.parameter, average.averages[0].to(dtype))
         assert slot.parameter.tolist() != [2.0, 3.0]

@@ -106,16 +106,32 @@ def test_a_nan_batch_changes_no_weight(stream, moe, dtype):
     for name, tensor in before.tensors.items():
         if not name.endswith((".load", ".selection_bias")):
             assert torch.equal(after.tensors[name], tensor), name
-    for kind in ("exp_avg", "exp_avg_sq"):
+    assert set(before.optimizer) == {"exp_avg", "exp_avg_sq", "ema"}
+    for kind in before.optimizer:
         for name, tensor in before.optimizer[kind].items():
             assert torch.equal(after.optimizer[kind][name], tensor), (kind, name)
-    assert after.extra["optimizer_steps"] == before.extra["optimizer_steps"]
+    for counter in ("optimizer_steps", "average_updates"):
+        assert after.extra[counter] == before.extra[counter], counter
     if dtype == "float16":
         halved = before.extra["loss_scale"]["value"] / 2
         assert after.extra["loss_scale"]["value"] == halved
     # The next step is an ordinary one.
     numbers, _ = take_steps(program, stream, 1, progress)
     assert torch.isfinite(numbers).all()
+
+
+@pytest.mark.covers("TRN-10")
+def test_the_average_takes_in_the_weights_that_the_step_made(stream):
+    program = assemble(tiny_plan(warmup_steps=0, ema_decay=0.5))
+    before = capture(program, Progress()).tensors
+    take_steps(program, stream, 1)
+    after = capture(program, Progress())
+    assert after.extra["average_updates"] == 1
+    for name, average in after.optimizer["ema"].items():
+        # The decay of the first update is 1 / 10.
+        wanted = 0.1 * before[name] + 0.9 * after.tensors[name]
+        torch.testing.assert_close(average, wanted, msg=name)
+        assert not torch.equal(before[name], after.tensors[name]), name
 
 
 @pytest.mark.covers("TRN-31")

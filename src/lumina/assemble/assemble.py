@@ -165,7 +165,7 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
     )
     if program.average is not None:
         _restore_average(program, source, reader("ema"))
-        program.average.updates = int(meta.extra.get("average_updates", 0))
+        program.average.updates.fill_(meta.extra.get("average_updates", 0))
     if program.task_weights is not None and "task_weights" in meta.extra:
         program.task_weights.load(meta.extra["task_weights"])
     if "loss_scale" in meta.extra:
@@ -328,5 +328,5 @@ def _scalars(program: Program) -> dict[str, Any]:
     if program.task_weights is not None:
         values["task_weights"] = program.task_weights.state()
     if program.average is not None:
-        values["average_updates"] = program.average.updates
+        values["average_updates"] = int(program.average.updates.item())
     return values

@@ -215,7 +215,7 @@ class Program:
             device=self.device,
         )
         if self.plan.ema_decay > 0:
-            self.average = WeightAverage(slots, self.plan.ema_decay)
+            self.average = WeightAverage(slots, self.plan.ema_decay, device=self.device)
 
     def _make_vectors(self) -> None:
         """The optimizer of the vectors of puzzles, which keep float32 and no moments.

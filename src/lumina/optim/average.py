@@ -20,21 +20,32 @@ class WeightAverage:
     Args:
         slots: the trained parameters.
         decay: share of the old average kept by an update.
+        device: where the number of updates is counted.
     """
 
-    def __init__(self, slots: list[Slot], decay: float) -> None:
+    def __init__(
+        self, slots: list[Slot], decay: float, *, device: torch.device
+    ) -> None:
         self.slots = slots
         self.decay = decay
-        self.updates = 0
+        # On the device, because only the device knows which steps were skipped.
+        self.updates = torch.zeros((), dtype=torch.float32, device=device)
         self.averages: list[Tensor] = [slot.master.clone() for slot in slots]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move towards the masters."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
-        masters = [slot.master for slot in self.slots]
-        torch._foreach_lerp_(self.averages, masters, 1.0 - decay)
+    def update(self, skip: Tensor) -> None:
+        """Move towards the masters, and count it, unless the step was skipped.
+
+        Args:
+            skip: [] float32, 1.0 where nothing may change.
+        """
+        taken = 1.0 - skip
+        # One minus the decay, written without the subtraction that would cancel.
+        share = (9.0 / (10.0 + self.updates)).clamp(min=1.0 - self.decay)
+        weight = share * taken
+        self.updates.add_(taken)
+        for average, slot in zip(self.averages, self.slots, strict=True):
+            average.lerp_(slot.master, weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

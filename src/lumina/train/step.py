@@ -147,7 +147,7 @@ def _update(program: Program) -> Verdict:
             carry.begin_anew(verdict.skip > 0)
     program.optimizer.zero_grad()
     if program.average is not None:
-        program.average.update()
+        program.average.update(verdict.skip)
     return verdict
 
 
