@@ -30,6 +30,12 @@ def test_flags_of_other_trainers(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {line}" in text
     code, text = shown(capsys, "--max-steps", "30")
     assert code == 0 and "  steps: 30  # flag" in text
+    code, text = shown(capsys, "--max-steps", "30", "--num-train-epochs", "1")
+    assert code == 0 and "  steps: 30  # flag" in text and "epochs: null" in text
+    code, text = shown(capsys, "--lr-scheduler-type", "constant")
+    assert code == 0 and "  warmup_steps: 0  # flag" in text
+    code, text = shown(capsys, "--max-steps", "30", "--steps", "20")
+    assert code != 0 and text.startswith("E002") and "'max_steps'" in text
 
 
 def test_a_wrong_flag_is_answered_with_what_is_meant(

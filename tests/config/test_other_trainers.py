@@ -8,6 +8,7 @@ import pytest
 
 from lumina.config import Config
 from lumina.errors import LuminaError
+from machines import plan_for
 
 
 def loaded(folder: Path, text: str) -> Config:
@@ -39,7 +40,7 @@ def test_names_of_other_trainers_are_options(tmp_path: Path) -> None:
         """,
     )
     expected = {
-        "run_dir": "out", "steps": 100, "epochs": 3.0, "batch_size": 8,
+        "run_dir": "out", "steps": 100, "epochs": None, "batch_size": 8,
         "grad_accum": 2, "seq_length": 512, "eval_every_n_batches": 20,
         "save_every_n_batches": 50, "log_every_n_batches": 5,
         "lr_scheduler": "constant", "warmup_steps": 10, "beta1": 0.8, "beta2": 0.9,
@@ -69,6 +70,7 @@ def test_values_that_mean_not_set_set_nothing(tmp_path: Path) -> None:
         ("bf16: 7", "E005", "mixed_bf16"),
         ("bf16: true\nfp16: true", "E002", "precision"),
         ("max_steps: 5\nsteps: 6", "E002", "steps"),
+        ("lr_scheduler_type: constant\nwarmup_ratio: 0.1", "E002", "with_warmup"),
         ("datasets:\n  - path: a.jsonl", "E004", "train_data"),
         ("datasets: {path: a.jsonl}", "E004", "train_data"),
         ("val_set_size: 0.1", "E004", "eval_fraction"),
@@ -90,3 +92,39 @@ def test_a_stranger_is_answered_with_no_guess(name: str) -> None:
     with pytest.raises(LuminaError, match="E004") as refused:
         Config(**{name: 1})
     assert "did you mean" not in str(refused.value)
+
+
+def test_max_steps_sets_num_train_epochs_aside_as_in_transformers(
+    tmp_path: Path,
+) -> None:
+    both = loaded(tmp_path, "max_steps: 500\nnum_train_epochs: 1\n")
+    assert both.train.steps == 500 and both.train.epochs is None
+    unset = loaded(tmp_path, "max_steps: -1\nnum_train_epochs: 1\n")
+    assert unset.train.steps is None and unset.train.epochs == 1.0
+    own = loaded(tmp_path, "steps: 500\nepochs: 1\n")  # here the smaller limit holds
+    assert own.train.steps == 500 and own.train.epochs == 1.0
+    path = tmp_path / "run.yaml"
+    path.write_text("num_train_epochs: 1\n")
+    over = Config.resolve(file=path, flags={"max_steps": "500"})
+    assert over.train.steps == 500 and over.train.epochs is None
+    smaller = Config.resolve(file=path, flags={"steps": "500"})
+    assert smaller.train.epochs == 1.0
+
+
+def test_lr_scheduler_type_means_what_it_means_in_transformers(tmp_path: Path) -> None:
+    text = "preset: debug\nlr_scheduler_type: constant\nsteps: 100\n"
+    constant = plan_for(loaded(tmp_path, text))
+    assert constant.warmup_steps == 0
+    assert constant.min_lr == constant.learning_rate
+    warm = plan_for(
+        Config(preset="m70_memory", lr_scheduler_type="constant_with_warmup", steps=100)
+    )
+    assert warm.warmup_steps == 5
+    falls = plan_for(Config(preset="m70_memory", lr_scheduler_type="linear", steps=100))
+    assert falls.min_lr == 0.0
+    told = plan_for(
+        Config(preset="m70_memory", lr_scheduler_type="linear", min_lr=1e-5, steps=100)
+    )
+    assert told.min_lr == 1e-5
+    own = plan_for(Config(preset="debug", lr_scheduler="constant", steps=100))
+    assert own.warmup_steps == 5  # the preset's share

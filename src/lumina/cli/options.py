@@ -15,7 +15,6 @@ from lumina.config.leaves import (
     field,
     is_list,
     optional,
-    understood,
     value_type,
 )
 from lumina.config.provenance import show
@@ -55,9 +54,13 @@ def add_config_options(
 
 
 def flags_from_args(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given: leaf (or "preset") -> value as written."""
+    """The options that were given: leaf (or "preset") -> value as written.
+
+    Options of `_THEIRS` keep their own names: `Config` reads them as they are meant.
+    """
     given = vars(args)
-    return {leaf: given[leaf] for leaf in ("preset", *LEAVES) if leaf in given}
+    theirs = [_dest(flag) for flag in _THEIRS]
+    return {name: given[name] for name in ("preset", *LEAVES, *theirs) if name in given}
 
 
 def config_from_args(args: argparse.Namespace, base: Config | None = None) -> Config:
@@ -125,10 +128,9 @@ def _add_leaf(group: argparse._ArgumentGroup, leaf: str) -> None:
         group.add_argument(*plain, metavar=_metavar(leaf), **common)
         for flag in flags:
             if flag in _THEIRS:
-                common["help"] = f"as in transformers: {plain[0]}"
-                group.add_argument(
-                    flag, action=_Theirs, metavar="X", **_THEIRS[flag], **common
-                )
+                theirs = common | {"dest": _dest(flag), "metavar": _metavar(leaf)}
+                theirs["help"] = f"as in transformers: {plain[0]}"
+                group.add_argument(flag, **theirs, **_THEIRS[flag])
 
 
 def _add_switched(
@@ -156,25 +158,17 @@ class _Switch(argparse.BooleanOptionalAction):
 
 _THEIRS: dict[str, dict[str, Any]] = {
     "--max-steps": {},
+    "--num-train-epochs": {},
+    "--lr-scheduler-type": {},
     "--bf16": {"nargs": "?", "const": "true"},
     "--fp16": {"nargs": "?", "const": "true"},
 }
-"""Options of another trainer with values that mean "not set"."""
+"""Options of another trainer that mean something else under its names: values for "not
+set", a limit that wins over another, a schedule without warm-up."""
 
 
-class _Theirs(argparse.Action):
-    """An option whose value must be read as the other trainer means it."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        told = understood(str(option_string).lstrip("-"), values)
-        for leaf, value in told.items():
-            setattr(namespace, leaf, value)
+def _dest(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
 
 
 class _PresetOrFile(argparse.Action):

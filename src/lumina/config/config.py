@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from lumina.config.files import read_leaves, write_yaml
-from lumina.config.leaves import canonical, convert, understood
+from lumina.config.files import read_layer, write_yaml
+from lumina.config.layer import Layer
+from lumina.config.leaves import canonical, convert
 from lumina.config.model_sections import (
     HrmSection,
     ModelSection,
@@ -90,11 +91,10 @@ class Config:
             file: a YAML file.
             flags: option -> value, as on the command line.
         """
-        file_leaves = read_leaves(file) if file is not None else {}
-        asked = _asked_in(file_leaves)
-        flag_leaves: dict[str, object] = {}
-        for key, given in (flags or {}).items():
-            flag_leaves |= understood(key, given)
+        layer = read_layer(file) if file is not None else Layer()
+        asked = _asked_in(layer.leaves)
+        flag_leaves = _layer(flags or {}).settle(layer)
+        file_leaves = layer.settle()
         in_file, in_flags = (
             file_leaves.pop("preset", None),
             flag_leaves.pop("preset", None),
@@ -244,7 +244,11 @@ def _flat(leaves: Mapping[str, object]) -> dict[str, object]:
     Raises:
         LuminaError: E002 for an option given twice, E005 for one that holds no options.
     """
-    flat: dict[str, object] = {}
+    return _layer(leaves).settle()
+
+
+def _layer(leaves: Mapping[str, object]) -> Layer:
+    layer = Layer()
     for name, value in leaves.items():
         if name not in DICTIONARIES:
             inner: Mapping[str, object] = {name: value}
@@ -255,13 +259,8 @@ def _flat(leaves: Mapping[str, object]) -> dict[str, object]:
                 "E005", f"{name} cannot be {value!r}", "it is a dictionary of options"
             )
         for key, given in inner.items():
-            for leaf, meant in understood(key, given).items():
-                if leaf in flat:
-                    raise LuminaError(
-                        "E002", f"{leaf} is set twice", "keep one of the two"
-                    )
-                flat[leaf] = meant
-    return flat
+            layer.put(key, given)
+    return layer
 
 
 def _from_preset(name: str | None) -> _State:

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from lumina.config.leaves import canonical, meaning, nearest, understood
+from lumina.config.layer import Layer
+from lumina.config.leaves import canonical, meaning, nearest
 from lumina.config.sections import DICTIONARIES, LEAVES, SECTIONS, SYNONYMS
 from lumina.errors import LuminaError
 
@@ -69,7 +70,7 @@ for _kind, (_pattern, _first) in _MEANT.items():
     )
 
 
-def read_leaves(path: str | Path) -> dict[str, object]:
+def read_layer(path: str | Path) -> Layer:
     """The options a YAML file sets, sectioned or flat, under their canonical names.
 
     Returns:
@@ -81,23 +82,8 @@ def read_leaves(path: str | Path) -> dict[str, object]:
             under two spellings.
     """
     values = _read_mapping(Path(path))
-    leaves: dict[str, object] = {}
-    spelling: dict[str, str] = {}
-
-    def put(name: str, value: object) -> None:
-        told = understood(name, value)
-        if not told:
-            return
-        ((leaf, meant),) = told.items()
-        if leaf in leaves:
-            raise LuminaError(
-                "E002",
-                f"{path} sets {leaf} twice, as {spelling[leaf]!r} and {name!r}",
-                "keep one of the two",
-            )
-        leaves[leaf] = meant
-        spelling[leaf] = name
-
+    layer = Layer(str(path))
+    put = layer.put
     for key, value in values.items():
         name = str(key)
         if name in SECTIONS and isinstance(value, Mapping):
@@ -110,7 +96,7 @@ def read_leaves(path: str | Path) -> dict[str, object]:
             for inner, inner_value in value.items():
                 put(str(inner), inner_value)
         elif name == "asked":
-            leaves[name] = value
+            layer.leaves[name] = value
         elif isinstance(value, Mapping):
             raise _unknown_section(path, name)
         elif name in SECTIONS and name not in SYNONYMS:
@@ -121,7 +107,7 @@ def read_leaves(path: str | Path) -> dict[str, object]:
             )
         else:
             put(name, value)
-    return leaves
+    return layer
 
 
 def write_yaml(path: str | Path, text: str) -> None:
