@@ -221,6 +221,41 @@ def test_controls_survive_a_resume(tiny_config, tmp_path):
     assert trainer.controls.request("weight_decay", 0.1, "later") == 5
 
 
+@pytest.mark.covers("ORC-27", "CKP-02", "TRN-21")
+def test_adjusted_values_outlive_a_reassembly_and_a_resume(tiny_config, unchanged):
+    plain = unchanged(tiny_config, "dense")
+    seen = []
+
+    def look(trainer):
+        live = trainer.program.live
+        seen.append(
+            (trainer.plan.micro_batch_size, live.max_grad_norm.item())
+            + (live.weight_decay, live.learning_rate_scale)
+        )
+
+    stopped = tiny_config.replace(save_every_n_batches=6)
+    _, run = train(
+        stopped,
+        (1, lambda t: t.adjust_learning_rate(1e-3)),
+        (1, lambda t: t.adjust_max_grad_norm(0.0625)),
+        (1, lambda t: t.adjust_weight_decay(0.7)),
+        (3, look),
+        (3, lambda t: t.adjust_batch_size(2)),
+        (5, look),
+    )
+    scale = 1e-3 / column(plain, "learning_rate")[2]
+    adjusted = [0.0625, 0.7, pytest.approx(scale)]
+    assert [list(one) for one in seen] == [[4, *adjusted], [2, *adjusted]]
+    wanted = [rate * scale for rate in column(plain, "learning_rate")[2:]]
+    assert column(run, "learning_rate")[2:] == pytest.approx(wanted)
+
+    checkpoint = f"{stopped.run.run_dir}/checkpoints/step-00000006"
+    seen.clear()
+    _, run = train(stopped.replace(resume=checkpoint), (8, look))
+    assert [list(one) for one in seen] == [[2, *adjusted]]
+    assert column(run, "learning_rate")[2:] == pytest.approx(wanted)
+
+
 def test_an_option_given_on_resume_wins_over_an_old_control(tiny_config):
     stopped = tiny_config.replace(save_every_n_batches=6)
     train(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.ranks import Ranks
 from lumina.data.stream import Cursor
 from lumina.model.interface import IGNORE
 from lumina.train.step import SCALARS, train_step
@@ -149,6 +150,27 @@ def test_dropout_is_a_function_of_seed_and_step(stream):
     assert torch.equal(torch.cat([first, then]), wanted)
     other, _ = take_steps(assemble(plan.replace(seed=6)), stream, 6)
     assert not torch.equal(other, wanted)
+
+
+def first_loss(stream, step=0, rank=0):
+    """The loss of the same rows and weights, under the masks of a step and a rank."""
+    spec = tiny_plan().spec
+    plan = tiny_plan().replace(spec=replace(spec, dropout=0.2))
+    program = assemble(plan)
+    program.ranks = Ranks(rank=rank)
+    return train_step(program, batches_of(stream, plan), step)[0].item()
+
+
+@pytest.mark.covers("TRN-31")
+def test_dropout_differs_from_step_to_step(stream):
+    losses = [first_loss(stream, step=step) for step in (0, 1, 2, 0)]
+    assert losses[0] == losses[3] and len(set(losses)) == 3
+
+
+@pytest.mark.covers("TRN-31")
+def test_dropout_differs_from_rank_to_rank(stream):
+    losses = [first_loss(stream, rank=rank) for rank in (0, 1, 2, 0)]
+    assert losses[0] == losses[3] and len(set(losses)) == 3
 
 
 def test_the_largest_seeds_work(stream):
