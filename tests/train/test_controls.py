@@ -227,11 +227,11 @@ def test_adjusted_values_outlive_a_reassembly_and_a_resume(tiny_config, unchange
     seen = []
 
     def look(trainer):
-        live = trainer.program.live
-        seen.append(
-            (trainer.plan.micro_batch_size, live.max_grad_norm.item())
-            + (live.weight_decay, live.learning_rate_scale)
-        )
+        program = trainer.program
+        live = program.live
+        values = [live.max_grad_norm.item(), live.weight_decay]
+        values.append(live.learning_rate_scale)
+        seen.append([program.plan.micro_batch_size, *values])
 
     stopped = tiny_config.replace(save_every_n_batches=6)
     _, run = train(
@@ -245,14 +245,14 @@ def test_adjusted_values_outlive_a_reassembly_and_a_resume(tiny_config, unchange
     )
     scale = 1e-3 / column(plain, "learning_rate")[2]
     adjusted = [0.0625, 0.7, pytest.approx(scale)]
-    assert [list(one) for one in seen] == [[4, *adjusted], [2, *adjusted]]
+    assert seen == [[4, *adjusted], [2, *adjusted]]
     wanted = [rate * scale for rate in column(plain, "learning_rate")[2:]]
     assert column(run, "learning_rate")[2:] == pytest.approx(wanted)
 
     checkpoint = f"{stopped.run.run_dir}/checkpoints/step-00000006"
     seen.clear()
     _, run = train(stopped.replace(resume=checkpoint), (8, look))
-    assert [list(one) for one in seen] == [[2, *adjusted]]
+    assert seen == [[2, *adjusted]]
     assert column(run, "learning_rate")[2:] == pytest.approx(wanted)
 
 
