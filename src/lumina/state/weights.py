@@ -58,7 +58,7 @@ class Weights:
                 "E104",
                 f"there is no tokenizer with the weights in {self.path}",
                 "a checkpoint is used inside its run directory; an exported folder "
-                "has a tokenizer.json",
+                "has a tokenizer.json; `train` and `import` take --tokenizer",
             )
         return self.tokenizer
 

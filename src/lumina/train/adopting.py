@@ -23,7 +23,7 @@ def adopted(config: Config, weights: Weights) -> Config:
 
     Raises:
         LuminaError: E002 for weights of another kind, and for a shape asked for that is
-            not theirs.
+            not theirs; E104 where the weights have no tokenizer and none is named.
     """
     if config.hrm.use_hrm and weights.spec.hrm is None:
         raise LuminaError(
@@ -54,8 +54,9 @@ def adopted(config: Config, weights: Weights) -> Config:
         )
     origin = Source("file", f"weights {weights.path}")
     config = config.override(shape, origin)
-    if config.data.tokenizer is None and weights.tokenizer is not None:
-        config = config.override({"tokenizer": str(weights.tokenizer)}, origin)
+    if config.data.tokenizer is None and not weights.spec.solves_puzzles:
+        # Never one that is trained anew: its ids would mean nothing to these weights.
+        config = config.override({"tokenizer": str(weights.tokenizer_folder)}, origin)
     return config
 
 
