@@ -110,10 +110,10 @@ def assemble(
     Raises:
         LuminaError: E303 for missing or surplus tensors and for wrong shapes.
     """
-    program = Program(plan, ranks or Ranks())
+    program = Program(plan, ranks or Ranks(), fresh=source is None)
     if source is not None:
         _check_names(program, source)
-    program.materialise(source.tensor if source is not None else None, plan.seed)
+    program.materialise(source.tensor if source is not None else None)
     if source is not None and meta is not None:
         _restore_optimizer(program, source, meta)
     return program

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -31,6 +30,8 @@ keep everything but attention's inside, which fused attention already recomputes
 
 def _saved_operators() -> frozenset[Any]:
     """The operators of `_SAVED_NAMES` that this torch has."""
+    import torch.nn.attention.varlen  # registers its operator
+
     found = []
     for namespace, name in _SAVED_NAMES:
         packet = getattr(getattr(torch.ops, namespace), name, None)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lumina.model.logical import Parts
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def split_fused(
@@ -37,6 +40,11 @@ def join_fused(
     return torch.cat([read(piece) for piece in spec.names], dim=spec.dim)
 
 
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether it is a DTensor, without loading that module for those that are not."""
+    return hasattr(tensor, "placements")
+
+
 def whole(local: Tensor, like: Tensor) -> Tensor:
     """The unsharded tensor whose local part is `local`; every rank must call this.
 
@@ -44,8 +52,10 @@ def whole(local: Tensor, like: Tensor) -> Tensor:
         local: this rank's part (or all of it, if `like` is not sharded).
         like: the parameter that `local` is laid out like.
     """
-    if not isinstance(like, DTensor):
+    if not is_sharded(like):
         return local
+    from torch.distributed.tensor import DTensor
+
     sharded = DTensor.from_local(
         local,
         like.device_mesh,
@@ -59,7 +69,9 @@ def whole(local: Tensor, like: Tensor) -> Tensor:
 
 def fill(target: Tensor, like: Tensor, value: Tensor) -> None:
     """Copy this rank's part of the whole tensor `value` into local `target`."""
-    if isinstance(like, DTensor):
+    if is_sharded(like):
+        from torch.distributed.tensor import distribute_tensor
+
         value = distribute_tensor(
             value.to(target.device),
             like.device_mesh,

@@ -18,17 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
 from torch.nn.parallel import DistributedDataParallel
 
 from lumina.assemble.checkpointing import checkpoint_blocks
 from lumina.assemble.compiling import compile_blocks
+from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
@@ -92,7 +86,14 @@ class Program:
         live: the scalars that may change between steps.
     """
 
-    def __init__(self, plan: Plan, ranks: Ranks) -> None:
+    def __init__(self, plan: Plan, ranks: Ranks, fresh: bool = False) -> None:
+        """Build and wrap; `materialise` then gives the weights their values.
+
+        Args:
+            plan: what to build.
+            ranks: this process's place.
+            fresh: the weights will be initial ones: they are drawn in the meantime.
+        """
         self.plan = plan
         self.ranks = ranks
         self.device = ranks.device(plan.device)
@@ -105,6 +106,14 @@ class Program:
         self._vectors_train = table is not None and table.requires_grad
         if table is not None:
             table.requires_grad_(False)
+        self._initial: InitialValues | None = None
+        if fresh:
+            self._initial = InitialValues(
+                self.network,
+                [name for name, _ in self._tensors()],
+                plan.seed,
+                processes=ranks.local_size,
+            )
         self.model = self._wrap()
         self.optimizer: AdamW
         self.average: WeightAverage | None = None
@@ -145,23 +154,33 @@ class Program:
         if plan.compile:
             compile_blocks(backbone, plan.spec)
         if plan.parallel == "fsdp2":
-            _shard(network, self.compute_dtype, plan)
+            from lumina.assemble.sharding import shard
+
+            # Vectors of puzzles stay whole: a step reads and writes a few of them.
+            table = puzzle_table(network)
+            whole = set() if table is None else {table}
+            shard(network, self.compute_dtype, plan, whole)
         network.to_empty(device=self.device)
         return network
 
-    def materialise(self, read: Callable[[str], Tensor] | None, seed: int) -> None:
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        """What has a value in a State: parameters and persistent buffers."""
+        network = self.network
+        return list(network.named_parameters()) + _persistent_buffers(network)
+
+    def materialise(self, read: Callable[[str], Tensor] | None) -> None:
         """Give every weight its value, then make the optimizer around them.
 
         Args:
-            read: logical name -> float32 CPU tensor; None initialises from `seed`.
-            seed: of the initial weights.
+            read: logical name -> float32 CPU tensor; None, of a fresh Program: the
+                initial values.
         """
         network = self.network
         network.reset_buffers()
-        tensors = list(network.named_parameters()) + list(_persistent_buffers(network))
-        for name, tensor in tensors:
+        for name, tensor in self._tensors():
             if read is None:
-                value = network.initial_value(name, seed)
+                assert self._initial is not None
+                value = self._initial.take(name)
             else:
                 value = join_fused(name, self.parts, read)
             if tuple(value.shape) != tuple(tensor.shape):
@@ -172,6 +191,7 @@ class Program:
                     "the settings of the model and the checkpoint must agree",
                 )
             fill(local(tensor.detach()), tensor.detach(), value)
+        self._initial = None
         self._make_optimizer()
         self._make_vectors()
         if self.plan.parallel == "ddp":
@@ -246,8 +266,10 @@ class Program:
         """Around a forward and backward: only the step's last one talks to ranks."""
         if isinstance(self.model, DistributedDataParallel):
             return nullcontext() if last else self.model.no_sync()
-        if isinstance(self.network, FSDPModule):
-            self.network.set_requires_gradient_sync(last)
+        if self.sharded:
+            from lumina.assemble.sharding import synchronise_gradients
+
+            synchronise_gradients(self.network, last)
         return nullcontext()
 
     @contextmanager
@@ -256,9 +278,11 @@ class Program:
         average = self.average
         with average.applied() if average is not None else nullcontext():
             yield
-        if isinstance(self.network, FSDPModule):
+        if self.sharded:
+            from lumina.assemble.sharding import free_gathered
+
             # The root keeps its weights gathered for a backward that does not come.
-            self.network.reshard()
+            free_gathered(self.network)
 
     def set_routing(self, name: str, value: float) -> None:
         """Change a scalar that all routed layers read, and the Plan's shape with it.
@@ -370,29 +394,6 @@ def _replicated(network: Network, device: torch.device) -> nn.Module:
             gradient_as_bucket_view=True,
             broadcast_buffers=False,
         )
-
-
-def _shard(network: Network, dtype: torch.dtype, plan: Plan) -> None:
-    """FSDP2: each block its own unit; embedding, norm and head the root's.
-
-    Vectors of puzzles stay whole on every rank: a step reads and writes a few of them.
-
-    A unit is gathered in one type, so a router's weight is rounded to the compute type
-    here (its products stay float32); a unit of its own would cut every compiled block
-    in two.
-    """
-    mesh = init_device_mesh(plan.device, (plan.world_size,))
-    policy = MixedPrecisionPolicy(
-        param_dtype=None if dtype == torch.float32 else dtype,
-        reduce_dtype=torch.float32,
-        cast_forward_inputs=False,
-    )
-    table = puzzle_table(network)
-    whole = set() if table is None else {table}
-    for block in network.backbone.blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(network, mesh=mesh, mp_policy=policy, ignored_params=whole)
-    register_fsdp_forward_method(network, "logits")
 
 
 def puzzle_table(network: Network) -> nn.Parameter | None:

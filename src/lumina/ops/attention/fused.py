@@ -5,16 +5,15 @@ Where a kernel shares key/value heads itself (grouped queries), nothing is expan
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
+from torch.torch_version import TorchVersion
 
-_ASKS_FOR_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
-"""From torch 2.12 on; before, grouped queries need no asking."""
+_ASKS_FOR_GQA = TorchVersion(torch.__version__) >= "2.12"
+"""Before, variable-length attention needs no asking for grouped queries."""
 
 
 def sdpa(
@@ -70,6 +69,9 @@ def varlen(
     Returns:
         [T, H, head_dim].
     """
+    # Only here, since this module loads torch's compiler, which takes seconds.
+    from torch.nn.attention.varlen import varlen_attn
+
     # The kernel counts the keys to the left, the query itself not among them.
     options: dict[str, Any] = {"window_size": (window - 1 if window else -1, 0)}
     if _ASKS_FOR_GQA:

@@ -37,23 +37,6 @@ def kernel_mm(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
     return y_nm
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def segments_mm(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
-    """One product per contiguous segment; arguments as in `grouped_linear`.
-
-    Never compiled: its shapes are those of each step's routing, and code for every one
-    of them would be made anew until torch gives up.
-    """
-    ends = offsets_e.tolist()
-    sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    parts = [
-        F.linear(rows, expert)
-        for rows, expert in zip(x_nd.split(sizes), weight.unbind(0), strict=True)
-        if rows.shape[0]
-    ]
-    return torch.cat(parts)
-
-
 def grouped_linear(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
     """Rows of expert e times `weight[e].T`.
 
@@ -67,6 +50,9 @@ def grouped_linear(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
     """
     if kernel_applies(x_nd, weight):
         return kernel_mm(x_nd, weight, offsets_e)
+    # Only here, since this module loads torch's compiler, which takes seconds.
+    from lumina.ops.moe.segments import segments_mm
+
     y_nm: Tensor = segments_mm(x_nd, weight, offsets_e)
     return y_nm
 
