@@ -300,7 +300,9 @@ class Progression:
 def configure_torch(plan: Plan, ranks: Ranks, environment: Environment) -> None:
     """Process-wide switches that the Plan decided."""
     torch.set_float32_matmul_precision("high" if plan.tf32 else "highest")
-    torch.use_deterministic_algorithms(plan.deterministic)
+    # Even switching it off loads torch's compiler.
+    if plan.deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(plan.deterministic)
     # torchrun sets the number of threads to one, asked or not.
     chosen = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
     if plan.device == "cpu" and not chosen:
