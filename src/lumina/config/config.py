@@ -21,7 +21,7 @@ from lumina.config.model_sections import (
     Section,
 )
 from lumina.config.presets import find_preset
-from lumina.config.provenance import Source
+from lumina.config.provenance import SUGGESTED, Source
 from lumina.config.sections import (
     DICTIONARIES,
     LEAVES,
@@ -93,6 +93,7 @@ class Config:
         """
         layer = read_layer(file) if file is not None else Layer()
         asked = _asked_in(layer.leaves)
+        decided = _decided_in(layer.leaves)
         flag_leaves = _layer(flags or {}).settle(layer)
         file_leaves = layer.settle()
         in_file, in_flags = (
@@ -102,6 +103,7 @@ class Config:
         name = next((n for n in (in_flags, preset, in_file) if n is not None), None)
         state = _from_preset(None if name is None else str(name))
         state = _layered(state, file_leaves, Source("file", str(file)), asked)
+        state = _named(state, decided)
         state = _layered(state, flag_leaves, Source("flag"))
         return _make(state)
 
@@ -141,13 +143,21 @@ class Config:
 
         `asked` names those that somebody set; when the file is read again, the others
         still count as the preset's and the defaults', unless they were edited.
+        `decided` names those that were worked out for the run, and why.
         """
         asked = tuple(
             leaf
             for leaf, source in self.provenance.items()
-            if source.kind not in ("default", "preset")
+            if source.kind not in SUGGESTED
         )
         lines = [f"preset: {_scalar(self.preset)}", f"asked: {_scalar(asked)}"]
+        decided = {
+            leaf: source.detail
+            for leaf, source in self.provenance.items()
+            if source.kind == "decided"
+        }
+        if decided:
+            lines.append(f"decided: {_scalar(decided)}")
         for name, section in SECTIONS.items():
             lines.append(f"{name}:")
             for leaf in section.model_fields:
@@ -184,7 +194,7 @@ class Config:
         given = [
             f"{leaf}={self.get(leaf)!r}"
             for leaf, source in self.provenance.items()
-            if source.kind not in ("default", "preset")
+            if source.kind not in SUGGESTED
         ]
         return f"Config({', '.join([f'preset={self.preset!r}', *given])})"
 
@@ -287,6 +297,24 @@ def _asked_in(leaves: dict[str, object]) -> frozenset[str] | None:
             "E005", f"asked cannot be {listed!r}", "it lists names of options"
         )
     return frozenset(canonical(str(name)) for name in listed)
+
+
+def _decided_in(leaves: dict[str, object]) -> dict[str, str]:
+    """Take a saved file's options that were worked out for the run: name -> why."""
+    listed = leaves.pop("decided", None) or {}
+    if not isinstance(listed, dict):
+        raise LuminaError(
+            "E005",
+            f"decided cannot be {listed!r}",
+            "it gives a reason for each of some options",
+        )
+    return {canonical(str(name)): str(why) for name, why in listed.items()}
+
+
+def _named(state: _State, decided: Mapping[str, str]) -> _State:
+    """`state` with the sources of values that were worked out for the run."""
+    sources = {leaf: Source("decided", why) for leaf, why in decided.items()}
+    return _State(state.preset, state.sections, state.provenance | sources)
 
 
 def _layered(

@@ -74,7 +74,7 @@ def read_layer(path: str | Path) -> Layer:
     """The options a YAML file sets, sectioned or flat, under their canonical names.
 
     Returns:
-        Leaf (or "preset", or "asked" in a saved file) -> value as written.
+        Leaf (or "preset"; in a saved file "asked" and "decided") -> value as written.
 
     Raises:
         LuminaError: E101 not YAML or not a mapping, E103 not UTF-8, E104 no such file,
@@ -95,7 +95,7 @@ def read_layer(path: str | Path) -> Layer:
         elif name in DICTIONARIES and isinstance(value, Mapping):
             for inner, inner_value in value.items():
                 put(str(inner), inner_value)
-        elif name == "asked":
+        elif name in ("asked", "decided"):
             layer.leaves[name] = value
         elif isinstance(value, Mapping):
             raise _unknown_section(path, name)

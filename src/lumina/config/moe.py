@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lumina.config.leaves import field
+from lumina.config.provenance import SUGGESTED
 from lumina.config.refusing import refuse
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _check_overflow(config: Config) -> None:
     fixed = ("capacity_factor",) if overflow != "adaptive" else ()
     for leaf in ("moe_dispatch", *fixed):
         value = config.get(leaf)
-        chosen = config.provenance[leaf].kind not in ("default", "preset")
+        chosen = config.provenance[leaf].kind not in SUGGESTED
         if chosen and value != field(leaf).default and value != says:
             refuse(
                 f"{leaf} {value} and overflow {overflow} contradict each other",

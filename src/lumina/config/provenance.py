@@ -6,8 +6,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal[
-    "preset", "hardware", "file", "flag", "python", "default", "orchestrator"
+    "preset",
+    "hardware",
+    "file",
+    "flag",
+    "python",
+    "default",
+    "orchestrator",
+    "decided",
 ]
+
+SUGGESTED = frozenset({"default", "preset", "decided"})
+"""Kinds of source that are nobody's wish for this run. "decided" values are worked out
+for the run from its model and its data, and recorded with their reason."""
 
 
 @dataclass(frozen=True)

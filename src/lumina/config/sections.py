@@ -58,7 +58,9 @@ class TrainSection(Section):
 
     init_from: str | None = Field(
         None,
-        description="a run, checkpoint or exported folder to take weights from; for a "
+        description="a run, checkpoint or exported folder to take weights from; rate, "
+        "batch, length and schedule are then those of a fine-tuning of a model of that "
+        "size, whatever the preset, unless you name them; for a "
         "reasoner of text also a language model to take tokenizer and vectors from",
     )
     freeze: tuple[str, ...] = Field(

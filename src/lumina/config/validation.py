@@ -11,6 +11,7 @@ from lumina.config.embedding import check_embedding, embedding_advice, idle_embe
 from lumina.config.leaves import field
 from lumina.config.moe import check_moe, idle_moe, moe_advice
 from lumina.config.parts import check_parts, idle_parts
+from lumina.config.provenance import SUGGESTED
 from lumina.config.reasoner import check_reasoner, idle_reasoner
 from lumina.config.refusing import multiple, refuse
 from lumina.config.shape import check_shape, shape_advice
@@ -50,7 +51,7 @@ def _check_training(config: Config) -> None:
             "the rate decays from learning_rate down to min_lr",
         )
     # A preset's global batch gives way to a batch size (plan/batching.py).
-    asked = config.provenance["global_batch_size"].kind not in ("preset", "default")
+    asked = config.provenance["global_batch_size"].kind not in SUGGESTED
     if train.global_batch_size is not None and asked:
         product = (train.batch_size or 1) * (train.grad_accum or 1)
         if train.global_batch_size % product:
@@ -150,7 +151,7 @@ def _idle_advice(config: Config) -> list[str]:
     return [
         f"{leaf} is set but has no effect: {why}"
         for leaf, why in idle.items()
-        if config.provenance[leaf].kind not in ("default", "preset")
+        if config.provenance[leaf].kind not in SUGGESTED
         and not _restates_default(config, leaf)
     ]
 

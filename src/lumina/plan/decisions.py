@@ -49,7 +49,7 @@ def source_of(config: Config, leaf: str) -> str:
     source = _provenance(config).get(leaf)
     if source is None:
         return "the default"
-    if source.kind == "default":
+    if source.kind in ("default", "decided"):
         return source.detail or "the default"
     return str(getattr(source, "label", source.kind))
 

@@ -22,8 +22,10 @@ from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
 from lumina.plan.duration import Done
 from lumina.plan.environment import Environment, probe
+from lumina.plan.fine_tuning import fine_tuning
 from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
+from lumina.plan.shape import resolve_spec
 from lumina.state.base_model import BaseModel, open_base_model
 from lumina.state.heads import with_heads
 from lumina.state.manifest import MANIFEST_NAME
@@ -36,7 +38,7 @@ from lumina.train.borrowing import borrowed, with_its_tokenizer
 from lumina.train.expert_training import with_expert
 from lumina.train.replanning import as_left
 from lumina.train.resume import Resumption, find_resumption
-from lumina.train.rows import AnyPrepared, AnyStream, rows_of
+from lumina.train.rows import AnyPrepared, AnyStream, Rows, rows_of
 
 
 class Preparation:
@@ -206,12 +208,26 @@ class Preparation:
 
     def _plan_without_data(self) -> Plan:
         """The Plan of a model alone, for `--dry-run`."""
+        ranks = self.config.system.nproc or self.ranks.world_size
+        self._fine_tune(None, ranks)
         return make_plan(
             self.config,
             self.environment,
             tokenizer_vocab_size=None,
             rows_per_epoch=None,
-            world_size=self.config.system.nproc or self.ranks.world_size,
+            world_size=ranks,
+        )
+
+    def _fine_tune(self, rows: Rows | None, world_size: int) -> None:
+        """Settings of a fine-tuning, where a new run starts from a language model."""
+        if self.weights is None or self.weights.spec.hrm is not None:
+            return
+        known = rows.vocab_size if rows else None
+        self.config = fine_tuning(
+            self.config,
+            resolve_spec(self.config, known),
+            rows_per_epoch=rows.per_epoch if rows else None,
+            world_size=world_size,
         )
 
     def _plan(self) -> Plan:
@@ -219,6 +235,7 @@ class Preparation:
         if isinstance(self.prepared, PreparedPuzzles):
             self._fit_vectors(self.prepared)
         rows = rows_of(self.prepared, self.config)
+        self._fine_tune(rows, self.ranks.world_size)
         plan = make_plan(
             self.config,
             self.environment,

@@ -28,6 +28,8 @@ FINE_TUNE_SHARE = 0.75
 MOST_PRETRAIN_STEPS, MOST_FINE_TUNE_STEPS = 4000, 500
 # The answers are learned by heart: many small steps do that faster than few large ones.
 FINE_TUNE_BATCH = 8
+RECIPE = ("learning_rate", "lr_scheduler", "warmup_ratio", "global_batch_size",
+          "seq_length")  # fmt: skip
 EVALUATIONS = 5
 FAVOURITES = ("shutil.copytree", "shutil.copy", "textwrap.dedent", "json.dump")
 PROMPT = "def read_file(path):\n"
@@ -213,7 +215,11 @@ class Demo:
         )
         if not self.options.quick:
             config = config.replace(global_batch_size=FINE_TUNE_BATCH)
-        config = config.replace(init_from=str(base.run_dir), precision=pace.precision)
+        # Learning by heart takes the rates of pretraining, not those of a fine-tuning.
+        recipe = {leaf: config.get(leaf) for leaf in RECIPE}
+        config = config.replace(
+            init_from=str(base.run_dir), precision=pace.precision, **recipe
+        )
         rows = self._base_config().get("global_batch_size")
         seconds = pace.step_seconds * FINE_TUNE_BATCH / rows
         steps = self.budget.steps(
