@@ -221,7 +221,7 @@ def test_controls_survive_a_resume(tiny_config, tmp_path):
     assert trainer.controls.request("weight_decay", 0.1, "later") == 5
 
 
-@pytest.mark.covers("ORC-27", "CKP-02", "TRN-21")
+@pytest.mark.covers("ORC-27", "CKP-02")
 def test_adjusted_values_outlive_a_reassembly_and_a_resume(tiny_config, unchanged):
     plain = unchanged(tiny_config, "dense")
     seen = []
