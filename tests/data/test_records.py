@@ -12,7 +12,7 @@ import pytest
 from lumina import ConfigPresets
 from lumina.data.documents import read_documents
 from lumina.data.prepare import prepare
-from lumina.data.records import BadRecord, parse_record
+from lumina.data.records import BadRecord, parse_record, unread_fields
 from lumina.errors import LuminaError
 
 TURNS = [
@@ -102,3 +102,53 @@ def test_other_weights_are_refused_by_name(mark: dict[str, Any]) -> None:
     marked = [turns[0], turns[1] | mark]
     with pytest.raises(BadRecord, match=r"weight|train"):
         parse_record({"messages": marked})
+
+
+@pytest.mark.parametrize("role", ["tool", "Function", "observation"])
+def test_the_role_of_a_tool_is_refused_with_advice_of_its_own(
+    role: str, tmp_path: Path
+) -> None:
+    turns = [*TURNS, {"role": role, "content": "22 degrees"}]
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"messages": turns}) + "\n")
+    with pytest.raises(LuminaError, match="message 3 has the role") as refused:
+        list(read_documents([path]))
+    assert refused.value.code == "E102"
+    assert "write the calls and their results into the text" in refused.value.hint
+
+
+def test_fields_that_nothing_reads_are_named() -> None:
+    named = [{**TURNS[0], "name": "Ann", "weight": 1}, {**TURNS[1], "name": "Bo"}]
+    assert unread_fields({"messages": named, "system": "x", "id": 0, "tools": []}) == [
+        "id",
+        "messages[].name",
+        "messages[].name",
+    ]
+    assert unread_fields({"text": "a", "messages": None, "system": "b"}) == ["system"]
+
+
+def test_fields_that_nothing_reads_are_counted_and_told_each_time(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "a.jsonl"
+    records = [{"text": f"text {n}", "url": "u", "lang": None} for n in range(1200)]
+    records[7]["lang"] = "en"
+    records += [{"text": "half", "\ud83d": 1}, {"messages": TURNS, "score": 0.5}]
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = ConfigPresets.debug().replace(train_data=[str(data)], eval_fraction=0.0)
+    for cached in (False, True):
+        told: list[dict[str, Any]] = []
+        prepared = prepare(config, on_event=lambda told=told, **e: told.append(e))
+        assert prepared.stats["cached"] is cached
+        (event,) = (e for e in told if e["kind"] == "data_fields_ignored")
+        assert event["severity"] == "warning"
+        assert event["counts"] == {"url": 1200, "\\ud83d": 1, "lang": 1, "score": 1}
+        assert "url (1,200), " in event["message"]
+
+
+def test_fields_of_very_many_names_are_counted_together(tmp_path: Path) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text("".join(f'{{"text": "a", "k{n}": 1}}\n' for n in range(1500)))
+    config = ConfigPresets.debug().replace(train_data=[str(data)], eval_fraction=0.0)
+    counts = prepare(config).stats["ignored_fields"]
+    assert len(counts) == 1001 and counts["(fields of other names)"] == 500

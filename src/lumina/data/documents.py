@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 from lumina.data.files import file_format, find_files
-from lumina.data.records import BadRecord, Message, parse_record
+from lumina.data.records import BadRecord, Message, parse_record, unread_fields
 from lumina.errors import LuminaError
 
 SEPARATOR = "<|endoftext|>"
@@ -84,6 +84,7 @@ def read_documents(
     errors: Literal["skip", "fatal"] = "fatal",
     max_record_bytes: int = MAX_RECORD_BYTES,
     on_skip: Callable[[Skipped], None] | None = None,
+    on_unread: Callable[[list[str]], None] | None = None,
 ) -> Iterator[Document]:
     """Yield the documents of files, folders and globs, in a fixed order.
 
@@ -92,13 +93,14 @@ def read_documents(
         errors: "fatal" raises at the first bad record, "skip" leaves it out.
         max_record_bytes: a longer line is a bad record (E101).
         on_skip: told of every record left out.
+        on_unread: told, for every record, of its fields that nothing reads.
 
     Raises:
         LuminaError: E104 and other errors about a named path, always; with "fatal"
             also E101 format, E102 fields, E103 encoding, E105 empty, E106 permission.
     """
     for path in find_files(paths):
-        report = _Report(str(path), errors == "fatal", on_skip)
+        report = _Report(str(path), errors == "fatal", on_skip, on_unread)
         reader = _TextFile if file_format(path) == "text" else _JsonLines
         try:
             with open(path, "rb") as handle:
@@ -117,19 +119,26 @@ class _Report:
     """The policy for bad records of one file."""
 
     def __init__(
-        self, source: str, fatal: bool, on_skip: Callable[[Skipped], None] | None
+        self,
+        source: str,
+        fatal: bool,
+        on_skip: Callable[[Skipped], None] | None,
+        on_unread: Callable[[list[str]], None] | None,
     ) -> None:
         self.source = source
         self.fatal = fatal
         self.on_skip = on_skip
+        self.on_unread = on_unread
         self.used = False  # whether anything was said about, or taken from, the file
 
-    def bad(self, code: str, reason: str, line: int | None = None) -> None:
+    def bad(
+        self, code: str, reason: str, line: int | None = None, hint: str | None = None
+    ) -> None:
         """Raise, or report the record and carry on."""
         self.used = True
         if self.fatal:
             where = self.source if line is None else f"{self.source}, line {line}"
-            raise LuminaError(code, f"{where}: {reason}", _HINTS[code])
+            raise LuminaError(code, f"{where}: {reason}", hint or _HINTS[code])
         if self.on_skip is not None:
             self.on_skip(Skipped(self.source, line, code, reason))
 
@@ -226,11 +235,14 @@ class _JsonLines(_Lines):
             if not line.strip():
                 continue
             try:
-                content = parse_record(_parse_json(line))
+                record = _parse_json(line)
+                content = parse_record(record)
             except BadRecord as bad:
-                report.bad(bad.code, bad.reason, number)
+                report.bad(bad.code, bad.reason, number, bad.hint)
                 continue
             report.used = True
+            if report.on_unread is not None:
+                report.on_unread(unread_fields(record))
             if isinstance(content, str):
                 yield Document(content, None, report.source, number)
             else:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +44,7 @@ _VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (2**30, 32768), (None, 5
 
 # Raised when the same files are read as other documents than before: what an earlier
 # reading left in the cache is not used then.
-_READING = 3
+_READING = 4
 
 _TOLD = 20  # skipped records that get an event of their own
 
@@ -244,6 +244,9 @@ class _Preparation:
             "conversations": conversations,
             "skipped_total": codes.total(),
             "skipped_codes": dict(codes),
+            "ignored_fields": _most_first(
+                sum((found.unread for found in scans), start=Counter[str]())
+            ),
             "skipped": [asdict(s) for found in scans for s in found.skipped],
         }
         (folder / "meta.json").write_text(json.dumps(meta) + "\n")
@@ -319,6 +322,15 @@ class _Preparation:
                 f"{total} bad records were left out in all",
                 count=total,
                 codes=stats["skipped_codes"],
+            )
+        if stats["ignored_fields"]:
+            self._event(
+                "data_fields_ignored",
+                "warning",
+                None,
+                "fields of the records that nothing reads: "
+                f"{_counted(stats['ignored_fields'])}; what they say is not trained on",
+                counts=stats["ignored_fields"],
             )
         for note in stats["tokenizer_notes"]:
             self._event("tokenizer", "info", None, note)
@@ -399,6 +411,7 @@ def _stats(
         "conversations": meta["conversations"],
         "skipped": meta["skipped_total"],
         "skipped_codes": meta["skipped_codes"],
+        "ignored_fields": meta["ignored_fields"],
         "vocab_size": tokenizer.vocab_size,
         "tokenizer": tokenizer.fingerprint,
         "tokenizer_notes": list(tokenizer.notes),
@@ -411,6 +424,19 @@ def _stats(
             stats[f"{side}_bytes"] = store.bytes
             stats[f"{side}_fingerprint"] = store.fingerprint
     return stats
+
+
+def _most_first(counts: Counter[str]) -> dict[str, int]:
+    """The counts, the highest first, and those that are equal by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _counted(counts: Mapping[str, int], shown: int = 10) -> str:
+    """The names with their counts, and how many further names there are."""
+    parts = [f"{name} ({count:,})" for name, count in list(counts.items())[:shown]]
+    if len(counts) > shown:
+        parts.append(f"and {len(counts) - shown:,} more names")
+    return ", ".join(parts)
 
 
 def _key(*parts: Any) -> str:

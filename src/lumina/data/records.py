@@ -20,6 +20,18 @@ ROLES: dict[str, str] = {
 LOST = ("tools", "functions", "tool_calls", "function_call", "reasoning_content")
 """Fields whose content no turn can hold: a record with one of them is refused."""
 
+TOOL_ROLES = (
+    "tool", "tool_call", "tool_response", "function", "function_call", "observation",
+    "ipython",
+)  # fmt: skip
+"""Roles of calls of tools and of their results: no turn of a conversation here."""
+
+_TURNS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+"""Field that holds a conversation -> the fields of each turn, speaker first."""
+
+_LOSS = ("train", "weight")
+"""Fields of a turn that say whether it bears loss."""
+
 
 class Message(TypedDict):
     """One turn; `role` is user, assistant or system.
@@ -33,11 +45,16 @@ class Message(TypedDict):
 
 
 class BadRecord(Exception):
-    """A record that cannot be used: an error code and a reason."""
+    """A record that cannot be used: an error code and a reason.
 
-    def __init__(self, code: str, reason: str) -> None:
+    Attributes:
+        hint: what to do, where the code's usual advice does not fit.
+    """
+
+    def __init__(self, code: str, reason: str, hint: str | None = None) -> None:
         self.code = code
         self.reason = reason
+        self.hint = hint
         super().__init__(reason)
 
 
@@ -46,7 +63,8 @@ def parse_record(record: Any) -> str | tuple[Message, ...]:
 
     Understood: {"text": ...}, {"messages": [{"role", "content"}, ...]} and ShareGPT's
     {"conversations": [{"from", "value"}, ...]}, both also with "system" beside them.
-    A field that is null counts as absent; other fields are ignored.
+    A field that is null counts as absent; other fields are ignored, and named by
+    `unread_fields`.
 
     Raises:
         BadRecord: E101 not an object, E102 fields or roles, E103 text that is not
@@ -56,10 +74,7 @@ def parse_record(record: Any) -> str | tuple[Message, ...]:
         raise BadRecord("E101", f"expected a JSON object, found {_kind(record)}")
     nulls = [name for name, value in record.items() if value is None]
     record = {name: value for name, value in record.items() if value is not None}
-    for field, role, content in (
-        ("messages", "role", "content"),
-        ("conversations", "from", "value"),
-    ):
+    for field, (role, content) in _TURNS.items():
         if field in record:
             _refuse_lost(record, "the record")
             turns = _conversation(record[field], field, role, content)
@@ -72,6 +87,30 @@ def parse_record(record: Any) -> str | tuple[Message, ...]:
     names = [*map(repr, record), *(f"{name!r}, which is null" for name in nulls)]
     fields = ", ".join(sorted(names)) or "none"
     raise BadRecord("E102", f"no field 'text' or 'messages' (fields: {fields[:200]})")
+
+
+def unread_fields(record: Any) -> list[str]:
+    """Names of the fields of a good record that hold something and are not read.
+
+    Those of turns are named as in "messages[].name", once for every turn.
+    """
+    holds = {name: value for name, value in record.items() if not _empty(value)}
+    field = next((field for field in _TURNS if record.get(field) is not None), None)
+    if field is None:
+        return [name for name in holds if name != "text"]
+    unread = [name for name in holds if name not in (field, "system")]
+    read = (*_TURNS[field], *_LOSS)
+    return unread + [
+        f"{field}[].{name}"
+        for turn in record[field]
+        for name, value in turn.items()
+        if name not in read and not _empty(value)
+    ]
+
+
+def _empty(value: Any) -> bool:
+    """Whether a field says nothing; a zero and "false" say something."""
+    return value is None or value in ("", [], {})
 
 
 def _refuse_lost(fields: dict[str, Any], where: str) -> None:
@@ -135,6 +174,14 @@ def _message(turn: Any, where: str, role_key: str, content_key: str) -> Message:
             raise BadRecord("E102", f"{where} has no '{key}'")
     name = _string(turn[role_key], f"'{role_key}' of {where}")
     role = ROLES.get(name.strip().lower())
+    if name.strip().lower() in TOOL_ROLES:
+        raise BadRecord(
+            "E102",
+            f"{where} has the role {name!r}: calls of tools and their results are no "
+            "turns that Lumina can train on",
+            "write the calls and their results into the text of the user's and the "
+            "assistant's turns, or leave such records out with --data-errors skip",
+        )
     if role is None:
         known = ", ".join(ROLES)
         raise BadRecord("E102", f"{where} has the unknown role {name!r} ({known})")

@@ -24,6 +24,12 @@ from lumina.errors import LuminaError
 SKIPPED_KEPT = 1000
 """Bad records told one by one; further ones are only counted."""
 
+UNREAD_KEPT = 1000
+"""Names of unread fields told one by one."""
+
+OTHER_FIELDS = "(fields of other names)"
+"""Where further unread fields are counted."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -49,6 +55,7 @@ class Scan:
         conversations: how many documents are conversations.
         marked: how many of these say of a turn whether it bears loss.
         skipped: the first bad records; `skipped_codes` counts all, by code.
+        unread: fields of records that nothing reads, with how often each was there.
     """
 
     hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -57,6 +64,7 @@ class Scan:
     marked: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     skipped_codes: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         """The number of documents."""
@@ -67,6 +75,13 @@ class Scan:
         self.skipped_codes[record.code] += 1
         if len(self.skipped) < SKIPPED_KEPT:
             self.skipped.append(record)
+
+    def leave(self, names: list[str]) -> None:
+        """Take note of a record's fields that nothing reads."""
+        for name in names:
+            shown = name[:80].encode(errors="backslashreplace").decode()
+            known = shown in self.unread or len(self.unread) < UNREAD_KEPT
+            self.unread[shown if known else OTHER_FIELDS] += 1
 
 
 def scan(
@@ -86,7 +101,11 @@ def scan(
     total = sum(os.path.getsize(file) for file in files)
     digest = hashlib.blake2b(digest_size=8)
     for document in read_documents(
-        files, errors=errors, max_record_bytes=max_record_bytes, on_skip=found.skip
+        files,
+        errors=errors,
+        max_record_bytes=max_record_bytes,
+        on_skip=found.skip,
+        on_unread=found.leave,
     ):
         if not document.continues:
             if hashes:
