@@ -21,9 +21,11 @@ def base(trainings):
     return trainings.train("base", *DENSE, *words("--steps 3"))
 
 
-def tune(trainings, run, *flags):
+def tune(trainings, run, *flags, data=None):
     """A run for whose training nothing is chosen but what `flags` say."""
-    command = words("train --device cpu", train_data=trainings.data, run_dir=run)
+    command = words(
+        "train --device cpu", train_data=data or trainings.data, run_dir=run
+    )
     running = start([*command, *flags], trainings.folder / f"{run.name}.log")
     assert running.wait() == 0, running.output
     return plan_of(run)
@@ -53,3 +55,32 @@ def test_a_run_begun_with_a_presets_values_keeps_them(trainings, base):
     file.write_text("\n".join(kept) + "\n")
     plan = tune(trainings, run, *words("--steps 6", resume=run))
     assert plan["learning_rate"] == 3e-3 and plan["global_batch_size"] == 16
+
+
+def test_rows_are_as_long_as_the_data_needs_and_the_context_stays(trainings, tmp_path):
+    from lumina.infer.generate import context_limit
+    from lumina.infer.load import load
+    from lumina.state.huggingface.configuration import config_of
+    from lumina.state.huggingface.formats import FORMATS
+    from lumina.state.weights import open_weights
+
+    base = trainings.train("long", *DENSE, *words("--seq-length 1024 --steps 3"))
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    data = tmp_path / "chat.jsonl"
+    lines = [json.dumps({"messages": turns, "id": i}) for i in range(40)]
+    data.write_text("\n".join(lines) + "\n")
+    run = trainings.folder / "short"
+    flags = words("--steps 2", init_from=base)
+    plan = tune(trainings, run, *flags, data=data)
+    assert plan["spec"]["seq_length"] == 256
+    assert plan["spec"]["context"] == 1024
+    assert "99% of the documents" in plan["reasons"]["seq_length"]
+    assert open_weights(run).spec.context_length == 1024
+    again = tune(trainings, run, *words("--steps 3", resume=run), data=data)
+    assert again["spec"] == plan["spec"]
+    assert context_limit(load(run)[0]) == 1024
+    exported = config_of(open_weights(run).spec, FORMATS["llama"], "float32", 1, 2)
+    assert exported["max_position_embeddings"] == 1024
+    asked = words("--seq-length 128 --steps 1", init_from=run)
+    plan = tune(trainings, trainings.folder / "asked", *asked, data=data)
+    assert plan["spec"]["seq_length"] == 128 and plan["spec"]["context"] == 1024

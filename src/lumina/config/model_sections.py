@@ -31,7 +31,11 @@ class ModelSection(Section):
     intermediate_size: int | None = Field(
         None, ge=1, description="SwiGLU width; default: 8/3 hidden, rounded up to 128"
     )
-    seq_length: int = Field(256, ge=2, description="tokens in a training row")
+    seq_length: int = Field(
+        256,
+        ge=2,
+        description="tokens in a row (default 256; with init_from: by the data)",
+    )
     rope_theta: float = Field(10000.0, gt=0, description="base of the rotary embedding")
     rope_scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = Field(
         "none", description="how rotary embeddings reach past the trained length"

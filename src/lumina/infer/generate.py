@@ -75,7 +75,7 @@ def context_limit(network: Network) -> int | None:
     """
     spec = network.spec
     endless = spec.window_size and spec.pos_encodings != "learned"
-    return None if endless else spec.seq_length
+    return None if endless else spec.context_length
 
 
 def new_cache(network: Network, rows: int = 1, capacity: int = 0) -> KVCache:

@@ -277,6 +277,9 @@ class ModelSpec:
         padded_vocab_size: rows of the embedding and head, a multiple of 64.
         mla_kv_rank: width of the latent that keys and values come from (multi-head
             latent attention); 0 for separate ones, and then so are the other `mla_`.
+        seq_length: positions of a training row.
+        context: positions that the weights were trained to read before they were tuned
+            on shorter rows; 0 where that is `seq_length`.
     """
 
     vocab_size: int
@@ -314,6 +317,7 @@ class ModelSpec:
     mor: MorSpec | None = None
     tasks: TaskSpec | None = None
     parts: PartsSpec | None = None
+    context: int = 0
 
     def options_of(self, part: str) -> dict[str, Any]:
         """The options of a registered part."""
@@ -323,6 +327,11 @@ class ModelSpec:
     def solves_puzzles(self) -> bool:
         """Whether its rows are puzzles, not text."""
         return self.hrm is not None and self.hrm.mode == "puzzle"
+
+    @property
+    def context_length(self) -> int:
+        """Positions that the model reads: those of its rows, or more of its past."""
+        return max(self.seq_length, self.context)
 
     @property
     def rotary_dim(self) -> int:

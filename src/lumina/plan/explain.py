@@ -172,7 +172,8 @@ def _work_lines(plan: Plan, tokens_per_second: float | None) -> list[str]:
 
 
 def _decision_lines(plan: Plan) -> list[str]:
-    lines = []
+    why = plan.reasons.get("seq_length", "")
+    lines = [f"{'seq_length':<24}{plan.spec.seq_length:<12}{why}".rstrip()]
     for field in fields(plan):
         if field.name in _ELSEWHERE:
             continue

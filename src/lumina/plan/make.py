@@ -91,6 +91,7 @@ def make_plan(
     decisions.decide("world_size", world_size, "processes that were started")
     for field, leaf in _PASSED_ON.items():
         decisions.decide(field, config.get(leaf), source_of(config, leaf))
+    decisions.reasons["seq_length"] = source_of(config, "seq_length")
     decisions.decide("learning_rate", *learning_rate(config, spec))
     _decide_attention(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)
@@ -132,43 +133,13 @@ def _decide_layout(
 ) -> None:
     """Parallelism, checkpointing and the split of a step: what memory decides.
 
-    In the order tried: ddp before fsdp2, no checkpointing before selective before
-    full, large forwards before small ones. The first that fits is taken.
+    The first of `_layouts` that fits is taken.
     """
-    world_size = decisions.values["world_size"]
-    batching = resolve_batching(config, world_size)
+    batching = resolve_batching(config, decisions.values["world_size"])
     if batching.warning:
         decisions.warn(batching.warning)
-    base = Layout(
-        micro_batch_size=1,
-        compute_dtype=decisions.values["compute_dtype"],
-        world_size=world_size,
-        loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
-        ema=config.train.ema_decay > 0,
-        trainable=_trainable(config, spec),
-        attention=kernel_family(decisions.values["attention"]),
-        device=machine.device,
-    )
-    modes = _parallel_modes(config, world_size, decisions)
-    asked = config.system.gradient_checkpointing
-    checkpointing = [asked] if asked else ["none", "selective", "full"]
+    layouts = _layouts(config, machine, spec, decisions, batching)
     room = int(machine.memory_bytes * MEMORY_SHARE)
-    tried = [
-        (parallel, mode, split)
-        for parallel in modes
-        for mode in checkpointing
-        for split in batching.choices
-    ]
-    layouts = [
-        replace(
-            base,
-            parallel=parallel,
-            gradient_checkpointing=mode,
-            micro_batch_size=split.micro_batch_size,
-            grad_accum=split.grad_accum,
-        )
-        for parallel, mode, split in tried
-    ]
     totals = [estimate(spec, layout)["total"] for layout in layouts]
     fitting = [i for i, total in enumerate(totals) if total <= room]
     if fitting:
@@ -183,6 +154,67 @@ def _decide_layout(
         )
     _record_layout(config, decisions, batching, layouts[chosen], machine)
     decisions.values["memory"] = estimate(spec, layouts[chosen])
+
+
+def smallest_layout_fits(
+    config: Config, environment: Environment, spec: ModelSpec, world_size: int
+) -> bool:
+    """Whether a run of this shape finds room on the machine, at whatever speed."""
+    machine = _machine(config, environment)
+    decisions = Decisions()
+    decisions.decide("world_size", world_size, "")
+    _decide_precision(config, machine, decisions)
+    _decide_attention(config, machine, spec, decisions)
+    batching = resolve_batching(config, world_size)
+    room = int(machine.memory_bytes * MEMORY_SHARE)
+    return any(
+        estimate(spec, layout)["total"] <= room
+        for layout in _layouts(config, machine, spec, decisions, batching)
+    )
+
+
+def _layouts(
+    config: Config,
+    machine: Environment,
+    spec: ModelSpec,
+    decisions: Decisions,
+    batching: Batching,
+) -> list[Layout]:
+    """What may be done, in the order tried.
+
+    ddp before fsdp2, no checkpointing before selective before full, large forwards
+    before small ones.
+    """
+    world_size = decisions.values["world_size"]
+    base = Layout(
+        micro_batch_size=1,
+        compute_dtype=decisions.values["compute_dtype"],
+        world_size=world_size,
+        loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
+        ema=config.train.ema_decay > 0,
+        trainable=_trainable(config, spec),
+        attention=kernel_family(decisions.values["attention"]),
+        device=machine.device,
+    )
+    modes = _parallel_modes(config, world_size, decisions)
+    asked = config.system.gradient_checkpointing
+    checkpointing = [asked] if asked else ["none", "selective", "full"]
+    tried = [
+        (parallel, mode, split)
+        for parallel in modes
+        for mode in checkpointing
+        for split in batching.choices
+    ]
+    return [
+        replace(
+            base,
+            parallel=parallel,
+            gradient_checkpointing=mode,
+            micro_batch_size=split.micro_batch_size,
+            grad_accum=split.grad_accum,
+        )
+        for parallel, mode, split in tried
+    ]
 
 
 def _trainable(config: Config, spec: ModelSpec) -> int:

@@ -20,6 +20,7 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
     hrm = leaves.pop("hrm")
     if hrm is not None:
         return _reasoner_leaves(spec, hrm)
+    leaves.pop("context")  # stays with the weights, whatever the rows
     leaves.pop("vocab_size")
     leaves["vocab_size"] = leaves.pop("padded_vocab_size")
     leaves.pop("tasks")  # come with data, see `state.heads`

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lumina.assemble.ranks import Ranks
@@ -20,11 +22,13 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
+from lumina.plan.decisions import asked_for
 from lumina.plan.duration import Done
 from lumina.plan.environment import Environment, probe
 from lumina.plan.fine_tuning import fine_tuning
 from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
+from lumina.plan.row_length import with_row_length
 from lumina.plan.shape import resolve_spec
 from lumina.state.base_model import BaseModel, open_base_model
 from lumina.state.heads import with_heads
@@ -38,7 +42,7 @@ from lumina.train.borrowing import borrowed, with_its_tokenizer
 from lumina.train.expert_training import with_expert
 from lumina.train.replanning import as_left
 from lumina.train.resume import Resumption, find_resumption
-from lumina.train.rows import AnyPrepared, AnyStream, Rows, rows_of
+from lumina.train.rows import AnyPrepared, AnyStream, Rows, rows_of, text_stores
 
 
 class Preparation:
@@ -70,6 +74,7 @@ class Preparation:
         self.resumption: Resumption | None = None
         self.weights: Weights | None = None
         self.base: BaseModel | None = None
+        self._length_open = False
 
     @property
     def reader(self) -> CheckpointReader | None:
@@ -119,6 +124,7 @@ class Preparation:
                 self.config, weights = with_expert(self.config, weights)
             names = tuple(paths_by_task(self.config.data.tasks, "tasks"))
             self.weights = with_heads(weights, names)
+            self._length_open = not asked_for(self.config, "seq_length")
             self.config = adopted(self.config, self.weights)
         data = self.config.data
         if not data.train_data and not data.tasks and planning:
@@ -209,6 +215,7 @@ class Preparation:
     def _plan_without_data(self) -> Plan:
         """The Plan of a model alone, for `--dry-run`."""
         ranks = self.config.system.nproc or self.ranks.world_size
+        self._decide_length(ranks)
         self._fine_tune(None, ranks)
         return make_plan(
             self.config,
@@ -216,6 +223,24 @@ class Preparation:
             tokenizer_vocab_size=None,
             rows_per_epoch=None,
             world_size=ranks,
+        )
+
+    def _decide_length(self, world_size: int) -> None:
+        """The length of the rows that a language model is tuned on."""
+        weights = self.weights
+        if weights is None or not self._length_open or weights.spec.hrm is not None:
+            return
+        if weights.spec.pos_encodings == "learned":
+            return  # the table of positions is as long as a row
+        prepared = getattr(self, "prepared", None)
+        stores = text_stores(prepared) if prepared is not None else None
+        self.config = with_row_length(
+            self.config,
+            self.environment,
+            weights.spec,
+            None if stores is None else [np.diff(store.starts) for store in stores],
+            vocab_size=prepared.tokenizer.vocab_size if prepared else None,
+            world_size=world_size,
         )
 
     def _fine_tune(self, rows: Rows | None, world_size: int) -> None:
@@ -234,6 +259,7 @@ class Preparation:
         """The Plan, with what the data says about lengths."""
         if isinstance(self.prepared, PreparedPuzzles):
             self._fit_vectors(self.prepared)
+        self._decide_length(self.ranks.world_size)
         rows = rows_of(self.prepared, self.config)
         self._fine_tune(rows, self.ranks.world_size)
         plan = make_plan(
@@ -247,10 +273,21 @@ class Preparation:
             done=self._done(rows.per_epoch),
         )
         self.stream = rows.stream(plan)
+        plan = self._with_context(plan)
         if self.reader is None or self.resumption is None:
             return plan
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
+
+    def _with_context(self, plan: Plan) -> Plan:
+        """What tuned weights can read stays theirs, however short the rows are."""
+        weights = self.weights
+        if weights is None or weights.spec.hrm is not None:
+            return plan
+        context = weights.spec.context_length
+        if context <= plan.spec.seq_length:
+            return plan
+        return plan.replace(spec=replace(plan.spec, context=context))
 
     def _from_here(self, error: LuminaError) -> LuminaError:
         """Why a resumed run does not find its data, if it was begun elsewhere."""

@@ -34,7 +34,7 @@ def as_left(
     """
     meta = reader.meta
     plan = _with_routing(_as_begun(plan, config, meta, changes), meta, changes)
-    spec = as_begun(plan.spec, meta.spec)
+    spec = replace(as_begun(plan.spec, meta.spec), context=meta.spec.get("context", 0))
     if spec != plan.spec:
         plan = with_spec(plan, spec)
     last: dict[str, Change] = {}

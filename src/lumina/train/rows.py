@@ -9,6 +9,7 @@ from lumina.config import Config
 from lumina.data.packing import pack
 from lumina.data.prepare import Prepared
 from lumina.data.puzzles import PreparedPuzzles, PuzzleStream
+from lumina.data.store import TokenStore
 from lumina.data.stream import BatchStream
 from lumina.data.task_stream import TaskStream, task_sequence
 from lumina.data.tasks import PreparedTasks
@@ -49,6 +50,13 @@ def rows_of(prepared: AnyPrepared, config: Config) -> Rows:
     if isinstance(prepared, PreparedTasks):
         return _tasks(prepared, config)
     return _text(prepared, config.model.seq_length)
+
+
+def text_stores(prepared: AnyPrepared) -> list[TokenStore]:
+    """The documents to learn from, of one set of text or of each task."""
+    if isinstance(prepared, PreparedTasks):
+        return list(prepared.train.stores.values())
+    return [prepared.train] if isinstance(prepared, Prepared) else []
 
 
 def _text(prepared: Prepared, seq_length: int) -> Rows:

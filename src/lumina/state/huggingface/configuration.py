@@ -32,7 +32,7 @@ def config_of(
         "num_key_value_heads": spec.num_kv_heads,
         "head_dim": spec.head_dim,
         "hidden_act": "silu",
-        "max_position_embeddings": spec.seq_length,
+        "max_position_embeddings": spec.context_length,
         "initializer_range": spec.init_std,
         "rms_norm_eps": spec.norm_eps,
         **rope_of(spec),

@@ -15,8 +15,8 @@ from lumina.model.spec import ModelSpec, MoeSpec
 
 _OPEN = {
     "vocab_size", "padded_vocab_size", "hidden_size", "num_layers", "num_heads",
-    "num_kv_heads", "head_dim", "intermediate_size", "seq_length", "norm_eps",
-    "rope_theta", "rope_scaling", "rope_factor", "rope_original_length",
+    "num_kv_heads", "head_dim", "intermediate_size", "seq_length", "context",
+    "norm_eps", "rope_theta", "rope_scaling", "rope_factor", "rope_original_length",
     "rope_low_freq_factor", "rope_high_freq_factor", "tie_embeddings",
     # Only training reads these.
     "dropout", "init_std",
