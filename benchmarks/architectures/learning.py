@@ -87,7 +87,7 @@ def held_out(model: Any, rows: Any) -> float:
     """Mean cross entropy over whole batches of held-out rows, in evaluation mode."""
     import torch
 
-    from lumina.evaluate.held_out import held_out_loss
+    from lumina.measure.held_out import held_out_loss
 
     whole = len(rows) // ROWS * ROWS
     batches = [

@@ -30,3 +30,8 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'lumina' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, whether they are loaded yet or not."""
+    return sorted([*_PUBLIC, *(name for name in globals() if name.startswith("__"))])

@@ -91,8 +91,8 @@ def _pooled(
     from dataclasses import replace
 
     from lumina.data.documents import read_documents
-    from lumina.evaluate.text_bits import text_loss
     from lumina.infer.load import filled_network, find_device, find_dtype
+    from lumina.measure.text_bits import text_loss
     from lumina.state.head_pooling import pool_key_value_heads
     from lumina.state.weights import InMemory
 

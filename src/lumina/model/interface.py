@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out: `Batch`, `Output`, `LossSums`.
+"""What goes into a model and what comes out: `Batch`, `Output`, `LossSums`, `Scores`.
 
 Shape suffixes used everywhere: b batch rows, s sequence, d model width, h query
 heads, k key/value heads, e experts, c capacity, v vocabulary, t tokens = b*s.
@@ -131,3 +131,17 @@ class LossSums:
     terms: dict[str, Tensor] = field(default_factory=dict)
     carry: Any = None
     trained_sum: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network returns when it is called with token ids.
+
+    Attributes:
+        logits: [B, S, vocab_size] float32, scores of the next token after each position
+            (of puzzles, of the solution's token at it).
+        loss: [] float32, the mean cross entropy of the labels; None without labels.
+    """
+
+    logits: Tensor
+    loss: Tensor | None = None

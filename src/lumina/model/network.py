@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lumina.errors import LuminaError
 from lumina.model.cache_protocol import Cache
 from lumina.model.initial import initial_value
-from lumina.model.interface import Batch, LossSums
+from lumina.model.interface import IGNORE, Batch, LossSums, Scores
 from lumina.model.spec import ModelSpec
 from lumina.model.transformer import Transformer
 from lumina.objective.language_model import LanguageModelObjective
@@ -75,16 +75,106 @@ class Network(nn.Module):
         """The head's weight where it is the embedding's."""
         return self.backbone.embedding.weight if self.spec.tie_embeddings else None
 
+    @overload
     def forward(
         self, batch: Batch, carry: Any = None
-    ) -> tuple[LossSums, dict[str, Tensor]]:
-        """Loss sums of a batch, and the backbone's auxiliary sums.
+    ) -> tuple[LossSums, dict[str, Tensor]]: ...
+
+    @overload
+    def forward(
+        self,
+        batch: Tensor | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        task_id: int | str | None = None,
+    ) -> Scores: ...
+
+    def forward(
+        self,
+        batch: Batch | Tensor | None = None,
+        carry: Any = None,
+        *,
+        input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        task_id: int | str | None = None,
+    ) -> tuple[LossSums, dict[str, Tensor]] | Scores:
+        """Loss sums of a batch, which is how it trains; or the scores of token ids.
+
+        `network(batch)` gives the loss sums and the backbone's auxiliary sums.
+        `network(input_ids)` and `network(input_ids=..., labels=...)` give `Scores`;
+        every row is one text.
 
         Args:
-            batch: what to learn from.
+            batch: what to learn from; or, in place of `input_ids`, token ids.
             carry: for recurrent models, the `LossSums.carry` of the step before.
+            input_ids: [B, S] int64.
+            labels: [B, S] int64, as transformers takes them: the same tokens as
+                `input_ids`, not shifted, and -100 where there is no loss. Of puzzles,
+                the solutions.
+            task_id: in a model of several tasks, whose head: its name or number.
+
+        Raises:
+            LuminaError: E005 for ids or labels of another shape, and where no task, or
+                none of this model's, is named.
         """
-        output = self.backbone(batch, carry)
+        if isinstance(batch, Batch):
+            return self._sums(self.backbone(batch, carry), batch)
+        if batch is not None and input_ids is not None:
+            raise LuminaError("E005", "input_ids are given twice", "give them once")
+        ids = batch if input_ids is None else input_ids
+        return self._scores(ids, labels, task_id)
+
+    def _scores(
+        self, input_ids: Tensor | None, labels: Tensor | None, task_id: int | str | None
+    ) -> Scores:
+        """Logits, and the mean loss where there are labels, of one forward pass."""
+        if not isinstance(input_ids, Tensor) or input_ids.dim() != 2:
+            shape = (
+                list(input_ids.shape) if isinstance(input_ids, Tensor) else input_ids
+            )
+            raise LuminaError(
+                "E005",
+                f"input_ids are {shape}, not a tensor of [rows, tokens]",
+                "a single text is torch.tensor([tokenizer.encode(text)])",
+            )
+        if labels is not None and labels.shape != input_ids.shape:
+            raise LuminaError(
+                "E005",
+                f"labels have shape {list(labels.shape)}, input_ids "
+                f"{list(input_ids.shape)}",
+                "give a label for each token: the token itself, or -100 for no loss",
+            )
+        if labels is not None and not self.spec.solves_puzzles:
+            last = torch.full_like(labels[:, :1], IGNORE)
+            labels = torch.cat([labels[:, 1:], last], dim=1)
+        head = self._head(task_id)
+        batch = Batch.from_rows(input_ids, labels)
+        output = self.backbone(batch, None)
+        logits: Tensor = self.objective.logits(output.hidden, head)
+        if labels is None:
+            return Scores(logits)
+        if self.spec.tasks is not None:
+            rows = [0] * len(self.spec.tasks.names)
+            rows[self.objective.place(task_id)] = len(input_ids)
+            batch = replace(batch, task_rows=tuple(rows))
+        losses, _ = self._sums(output, batch)
+        return Scores(logits, losses.loss_sum / losses.weight_sum)
+
+    def _head(self, task_id: int | str | None) -> Any:
+        """What the objective's `logits` wants to know beside the hidden states."""
+        if self.spec.tasks is not None:
+            return task_id
+        if task_id is not None:
+            raise LuminaError(
+                "E005",
+                f"there is no task {task_id!r}: the model has one head",
+                "leave the task out",
+            )
+        return self._tied
+
+    def _sums(self, output: Any, batch: Batch) -> tuple[LossSums, dict[str, Tensor]]:
+        """Loss sums and auxiliary sums of what the backbone made of a batch."""
         if self.spec.solves_puzzles:
             return self.objective(output)  # type: ignore[no-any-return]
         if self.spec.hrm is not None:
@@ -126,13 +216,7 @@ class Network(nn.Module):
             LuminaError: E005 where no task, or none of this model's, is named; E002
                 past the last of learned positions.
         """
-        several = self.spec.tasks is not None
-        if task_id is not None and not several:
-            raise LuminaError(
-                "E005",
-                f"there is no task {task_id!r}: the model has one head",
-                "leave the task out",
-            )
+        head = self._head(task_id)
         batch = Batch.from_rows(input_ids)
         if cache is not None:
             batch = replace(batch, position_ids=cache.positions(input_ids))
@@ -143,8 +227,7 @@ class Network(nn.Module):
         hidden = self.backbone(batch, cache=cache).hidden
         if last_only:
             hidden = hidden[:, -1:]
-        choice = task_id if several else self._tied
-        return self.objective.logits(hidden, choice)  # type: ignore[no-any-return]
+        return self.objective.logits(hidden, head)  # type: ignore[no-any-return]
 
     def initial_value(self, name: str, seed: int) -> Tensor:
         """What parameter or persistent buffer `name` starts as: float32, CPU, whole."""

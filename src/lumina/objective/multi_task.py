@@ -111,6 +111,11 @@ class MultiTaskObjective(nn.Module):
         Raises:
             LuminaError: E005 where no task, or none of this model's, is named.
         """
+        weight = self._weights()[self.place(task_id)]
+        return F.linear(hidden, weight.to(hidden.dtype))[..., : self.vocab_size].float()
+
+    def place(self, task_id: int | str | None) -> int:
+        """Which head a task's name or number means; errors as `logits`."""
         place = self.names.index(task_id) if task_id in self.names else task_id
         if not isinstance(place, int) or not 0 <= place < len(self.names):
             absent = f"there is no task {task_id!r}"
@@ -119,8 +124,7 @@ class MultiTaskObjective(nn.Module):
                 "no task is named" if task_id is None else absent,
                 f"name one of the tasks {', '.join(self.names)}",
             )
-        weight = self._weights()[place]
-        return F.linear(hidden, weight.to(hidden.dtype))[..., : self.vocab_size].float()
+        return place
 
 
 def task_statistics(losses: LossSums) -> Tensor:

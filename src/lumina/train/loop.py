@@ -13,8 +13,8 @@ from lumina.assemble.assemble import Progress, capture
 from lumina.assemble.program import Program
 from lumina.data.stream import Cursor, Prefetcher
 from lumina.errors import LuminaError
-from lumina.evaluate.held_out import HeldOut, Score, held_out_loss
-from lumina.evaluate.routing_modes import compare_modes, routing_modes
+from lumina.measure.held_out import HeldOut, Score, held_out_loss
+from lumina.measure.routing_modes import compare_modes, routing_modes
 from lumina.model.interface import Batch
 from lumina.optim.schedule import learning_rate_at
 from lumina.plan.duration import length_in_words

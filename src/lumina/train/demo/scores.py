@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lumina.data.tokenizer import Tokenizer
-from lumina.evaluate.text_bits import text_bits
+from lumina.measure.text_bits import text_bits
 from lumina.model.network import Network
 from lumina.train.demo.baselines import Bigram, gzip_bits_per_byte
 from lumina.train.demo.corpus import Corpus

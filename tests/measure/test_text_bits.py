@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lumina.data.tokenizer import Tokenizer
-from lumina.evaluate.text_bits import text_bits
+from lumina.measure.text_bits import text_bits
 from lumina.model.network import Network, build_network
 from lumina.model.spec import ModelSpec
 
