@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lumina import Trainer
-from lumina.evaluate.held_out import HeldOut
+from lumina.measure.held_out import HeldOut
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import loop
 from training import column, events, rows
