@@ -31,6 +31,7 @@ from lumina.data.split import (
 from lumina.data.store import FORMAT_VERSION, StoreWriter, TokenStore
 from lumina.data.tokenise import ENCODING_RULES, encode_documents
 from lumina.data.tokenizer import Tokenizer
+from lumina.data.vocabulary import check_room
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -230,6 +231,11 @@ class _Preparation:
         conversations = sum(found.conversations for found in scans)
         if conversations:
             tokenizer = tokenizer.with_chat()
+            check_room(
+                self.config,
+                tokenizer.vocab_size,
+                "with the markers of conversations the tokenizer knows",
+            )
         size = sum(found.bytes for found in scans)
         documents = sum(map(len, scans))
         width = 2 if tokenizer.vocab_size <= 2**16 else 4

@@ -43,6 +43,7 @@ from lumina.train.expert_training import with_expert
 from lumina.train.replanning import as_left
 from lumina.train.resume import Resumption, find_resumption
 from lumina.train.rows import AnyPrepared, AnyStream, Rows, rows_of, text_stores
+from lumina.train.vocabulary import with_vocabulary
 
 
 class Preparation:
@@ -126,9 +127,10 @@ class Preparation:
             self.weights = with_heads(weights, names)
             self._length_open = not asked_for(self.config, "seq_length")
             self.config = adopted(self.config, self.weights)
+        tokenizer = self._known_tokenizer()
         data = self.config.data
         if not data.train_data and not data.tasks and planning:
-            self.plan = self._plan_without_data()
+            self.plan = self._plan_without_data(tokenizer)
             return
         try:
             self.prepared = self._prepare_data()
@@ -212,7 +214,17 @@ class Preparation:
         self.weights, told = fitted_vectors(self.weights, count)
         self._note(f"starts from {told}", "weights_taken")
 
-    def _plan_without_data(self) -> Plan:
+    def _known_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that was named; vocabularies go together from here on."""
+        hrm = self.config.hrm
+        if self.resumption is not None or (hrm.use_hrm and hrm.hrm_mode == "puzzle"):
+            return None
+        path = self.config.data.tokenizer
+        tokenizer = None if path is None else Tokenizer.from_path(path)
+        self.config = with_vocabulary(self.config, tokenizer)
+        return tokenizer
+
+    def _plan_without_data(self, tokenizer: Tokenizer | None) -> Plan:
         """The Plan of a model alone, for `--dry-run`."""
         ranks = self.config.system.nproc or self.ranks.world_size
         self._decide_length(ranks)
@@ -220,7 +232,7 @@ class Preparation:
         return make_plan(
             self.config,
             self.environment,
-            tokenizer_vocab_size=None,
+            tokenizer_vocab_size=tokenizer.vocab_size if tokenizer else None,
             rows_per_epoch=None,
             world_size=ranks,
         )
