@@ -158,7 +158,7 @@ def _tell(
     step: int | None = None,
     **data: Any,
 ) -> None:
-    say(f"{severity} {code or ''}: {message}")
+    say(f"{severity} {code}: {message}" if code else f"{severity}: {message}")
 
 
 def checked_text(text: str, where: str) -> str:

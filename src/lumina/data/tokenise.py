@@ -20,8 +20,14 @@ from lumina.data.tokenizer import Tokenizer
 BLOCK_BYTES = 2**19
 """Text that one thread encodes at a time."""
 
-ENCODING_RULES = 2
+ENCODING_RULES = 3
 """Raised whenever equal documents get other ids: stores of older rules are not read."""
+
+RULES_SINCE = {
+    3: "texts begin with a begin token only where the tokenizer's files name one; "
+    "before, the end token or <s> stood in for it",
+}
+"""What changed with `ENCODING_RULES`, for runs that were begun with older ones."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,8 @@ class Encoded:
 
     Attributes:
         held_out: which side of the split it is on.
-        ids: [N] token ids, the begin token first and the end token last where the
-            document begins and ends.
+        ids: [N] token ids, the begin token first, if there is one, and the end token
+            last where the document begins and ends.
         mask: [N], which of them count as labels.
         text_bytes: UTF-8 bytes of the text; `loss_bytes` of what bears loss.
         last: the document ends here.
@@ -155,7 +161,9 @@ def _encode(
     if document.text is not None:
         [ids] = encoded
         if not document.continues:
-            ids = [tokenizer.bos_id, *ids]
+            if tokenizer.bos_id is None:  # the first token is text without a loss
+                loss_bytes -= min(utf8_length(tokenizer.decode(ids[:1])), size)
+            ids = [*tokenizer.begin, *ids]
         if part.last:
             ids = [*ids, tokenizer.eos_id]
         mask = np.ones(len(ids), dtype=bool)
@@ -175,7 +183,7 @@ def _encode(
             if message.get("train", loss_on == "all" or message["role"] == "assistant")
         )
     if not document.continues:
-        mask[0] = False  # a document's first token is never a label
+        mask[:1] = False  # a document's first token is never a label
     return Encoded(
         part.held_out,
         np.array(ids, dtype=np.uint32),

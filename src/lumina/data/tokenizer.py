@@ -63,6 +63,14 @@ class Tokenizer:
 
     Attributes:
         notes: what was added or assumed when it was loaded, in plain words.
+
+    Args:
+        backend: text to ids; what it puts around a text of its own is taken away.
+        bos: the begin token; None for a tokenizer that has none.
+        eos: the token that ends a document.
+        begins: whether texts and conversations begin with `bos`.
+        ends: ids that end an answer, besides that of `eos`.
+        notes: the beginning of `notes`.
     """
 
     def __init__(
@@ -71,14 +79,20 @@ class Tokenizer:
         *,
         bos: str | None = None,
         eos: str = END_OF_TEXT,
+        begins: bool = True,
+        ends: Iterable[int] = (),
         notes: Iterable[str] = (),
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
+        # What it adds to a text is never used here; `save` writes it anew.
+        backend.post_processor = None
         backend.encode_special_tokens = True  # special text stays text
         self.backend = backend
         self._bos = bos
         self._eos = eos
+        self._begins = begins and bos is not None
+        self._ends = frozenset(ends)
         self.notes = list(notes)
 
     @classmethod
@@ -135,20 +149,54 @@ class Tokenizer:
         return _with_specials(cls, backend, file.parent)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json` into `folder`.
+        """Write three files into `folder`.
 
-        transformers' ``AutoTokenizer.from_pretrained(folder)`` reads them and gives
-        the same ids, for texts and, where chat markers exist, for conversations.
+        They are `tokenizer.json`, `tokenizer_config.json`, and `generation_config.json`
+        with the tokens that end an answer. transformers'
+        ``AutoTokenizer.from_pretrained(folder)`` reads them: called with a text it
+        gives the ids of `prompt`, and its chat template, where chat markers exist,
+        those of `encode_chat`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(
-            self.backend.to_str(pretty=True), encoding="utf-8"
-        )
-        (folder / "tokenizer_config.json").write_text(
-            json.dumps(self._hf_config(), indent=2, ensure_ascii=False) + "\n",
-            encoding="utf-8",
-        )
+        (folder / "tokenizer.json").write_text(self._with_begin(), encoding="utf-8")
+        for name, values in (
+            ("tokenizer_config.json", self._hf_config()),
+            ("generation_config.json", self._generation_config()),
+        ):
+            text = json.dumps(values, indent=2, ensure_ascii=False)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
+
+    def _with_begin(self) -> str:
+        """`tokenizer.json`, which puts the begin token before a text."""
+        if self.bos_id is None or self._bos is None:
+            return self.backend.to_str(pretty=True)
+        state = json.loads(self.backend.to_str())
+        begin = [{"SpecialToken": {"id": self._bos, "type_id": n}} for n in (0, 1)]
+        text = [{"Sequence": {"id": "AB"[n], "type_id": n}} for n in (0, 1)]
+        state["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [begin[0], text[0]],
+            "pair": [begin[0], text[0], begin[1], text[1]],
+            "special_tokens": {
+                self._bos: {
+                    "id": self._bos,
+                    "ids": [self.bos_id],
+                    "tokens": [self._bos],
+                }
+            },
+        }
+        backend = tokenizers.Tokenizer.from_str(json.dumps(state))
+        written: str = backend.to_str(pretty=True)
+        return written
+
+    def _generation_config(self) -> dict[str, Any]:
+        """Where generation begins and stops, as transformers reads it."""
+        return {
+            "bos_token_id": self.bos_id,
+            "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.eos_id,
+        }
 
     def _hf_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -156,14 +204,14 @@ class Tokenizer:
             "bos_token": self._bos,
             "eos_token": self._eos,
             "pad_token": self._eos,
+            "add_bos_token": self._begins,
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**30,
         }
         if self.has_chat:
             template = CHAT_TEMPLATE
-            if self._bos is None:
-                # A template cannot print a token that the files do not name.
-                template = template.replace("bos_token", "eos_token", 1)
+            if not self._begins:
+                template = template.removeprefix("{{- bos_token }}")
             config["chat_template"] = template
         return config
 
@@ -178,22 +226,31 @@ class Tokenizer:
         return self._id(self._eos)
 
     @cached_property
-    def bos_id(self) -> int:
-        """The token that begins a document: the end of the one before, if no other."""
-        return self._id(self._bos) if self._bos is not None else self.eos_id
+    def bos_id(self) -> int | None:
+        """The token that begins a document; None where documents begin without one."""
+        if self._bos is None or not self._begins:
+            return None
+        return self._id(self._bos)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Tokens at which an answer is over."""
-        ends = {self.eos_id}
+        ends = {self.eos_id, *self._ends}
         if self.has_chat:
             ends.add(self._id(END_OF_TURN))
         return frozenset(ends)
 
+    @property
+    def eos_token_id(self) -> int | list[int]:
+        """`stop_ids` as transformers writes them: `eos_id`, first if there are more."""
+        more = sorted(self.stop_ids - {self.eos_id})
+        return [self.eos_id, *more] if more else self.eos_id
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over everything that decides the ids."""
-        state = json.dumps([self.backend.to_str(), self._bos, self._eos])
+        bos = self._bos if self._begins else None
+        state = json.dumps([self.backend.to_str(), bos, self._eos])
         return hashlib.sha256(state.encode()).hexdigest()
 
     @cached_property
@@ -213,7 +270,12 @@ class Tokenizer:
         grown = backend.get_vocab_size() - self.backend.get_vocab_size()
         notes = [f"added {grown} chat markers to the vocabulary"] if grown else []
         return Tokenizer(
-            backend, bos=self._bos, eos=self._eos, notes=[*self.notes, *notes]
+            backend,
+            bos=self._bos,
+            eos=self._eos,
+            begins=self._begins,
+            ends=self._ends,
+            notes=[*self.notes, *notes],
         )
 
     def _id(self, token: str) -> int:
@@ -281,8 +343,13 @@ class Tokenizer:
         return frozenset(index for index, token in added if not token.special)
 
     def prompt(self, text: str) -> list[int]:
-        """The ids to continue from: the begin token, as in training, and the text."""
-        return [self.bos_id, *self.encode(text)]
+        """The ids to continue from: as a document begins in training."""
+        return [*self.begin, *self.encode(text)]
+
+    @property
+    def begin(self) -> list[int]:
+        """What comes before a document: the begin token, or nothing."""
+        return [] if self.bos_id is None else [self.bos_id]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Text of ids; bytes that are no character become U+FFFD."""
@@ -333,8 +400,8 @@ class Tokenizer:
         """
         end = self._id(END_OF_TURN)
         everything = loss_on == "all"
-        ids = [self.bos_id]
-        mask = [everything]
+        ids = self.begin
+        mask = [everything] * len(ids)
         said = trained or [None] * len(roles)
         for role, content, own in zip(roles, contents, said, strict=True):
             ids += [self._id(MARKERS[role]), *content, end]
@@ -421,40 +488,110 @@ def _with_specials(
     cls: type[Tokenizer], backend: tokenizers.Tokenizer, folder: Path
 ) -> Tokenizer:
     """Find the begin and end tokens of a loaded vocabulary."""
-    declared = dict(_declared_tokens(backend, folder))
-    notes = []
-    bos, eos = declared.get("bos"), declared.get("eos")
-    if eos is None:
-        present = (n for n in _EOS_NAMES if backend.token_to_id(n) is not None)
-        eos = next(present, None)
-    if eos is None:
-        eos = END_OF_TEXT
-        _add_specials(backend, [eos])
-        notes.append(f"the vocabulary has no end-of-text token: {eos} was added")
-    if bos is None and backend.token_to_id("<s>") is not None:
-        bos = "<s>"
+    declared = _declared(folder)
+    notes: list[str] = []
+    ends = list(_end_ids(backend, folder, notes))
+    bos = _begin_token(backend, declared, notes)
+    eos = _end_token(backend, declared, ends, notes)
     plain = {token for token in (bos, eos) if token} - _specials(backend)
     _add_specials(backend, sorted(plain))  # keeps their ids
-    return cls(backend, bos=bos, eos=eos, notes=notes)
+    begins = declared.get("add_bos_token") is not False
+    if not begins and (first := _put_first(backend)) is not None:
+        notes.append(
+            f"tokenizer.json puts {first} before a text, add_bos_token is false: texts "
+            "begin without it"
+        )
+    return cls(backend, bos=bos, eos=eos, begins=begins, ends=ends, notes=notes)
 
 
-def _declared_tokens(
-    backend: tokenizers.Tokenizer, folder: Path
-) -> Iterator[tuple[str, str]]:
-    """("bos" or "eos", token) as the files beside the tokenizer say, best last."""
-    model = _json(folder / "config.json")
-    for name in ("bos", "eos"):
-        index = model.get(f"{name}_token_id")
-        index = index[0] if isinstance(index, list) and index else index
-        if isinstance(index, int) and (token := backend.id_to_token(index)) is not None:
-            yield name, token
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        config = _json(folder / file)
-        for name in ("bos", "eos"):
-            value = config.get(f"{name}_token")
-            token = value.get("content") if isinstance(value, dict) else value
-            if isinstance(token, str) and backend.token_to_id(token) is not None:
-                yield name, token
+def _declared(folder: Path) -> dict[str, Any]:
+    """What the tokenizer's own files say, read as transformers reads them."""
+    config = _json(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" not in config:
+        config |= _json(folder / "special_tokens_map.json")
+    return config
+
+
+def _token(declared: dict[str, Any], name: str) -> str | None:
+    value = declared.get(name)
+    token = value.get("content") if isinstance(value, dict) else value
+    return token if isinstance(token, str) and token else None
+
+
+def _begin_token(
+    backend: tokenizers.Tokenizer, declared: dict[str, Any], notes: list[str]
+) -> str | None:
+    """The begin token that the files name; never one that only looks like it."""
+    if "bos_token" not in declared:
+        # tokenizer.json may still say what it puts before a text.
+        return _put_first(backend)
+    bos = _token(declared, "bos_token")
+    if bos is not None and backend.token_to_id(bos) is None:
+        notes.append(
+            f"the begin token {bos} is not in the vocabulary: texts begin without one"
+        )
+        return None
+    return bos
+
+
+def _put_first(backend: tokenizers.Tokenizer) -> str | None:
+    """The special token that a template of tokenizer.json puts before a text."""
+    processor = json.loads(backend.to_str())["post_processor"] or {}
+    for part in (processor, *processor.get("processors", ())):
+        for piece in part.get("single", ())[:1]:
+            if "SpecialToken" in piece:
+                special = part["special_tokens"][piece["SpecialToken"]["id"]]
+                token: str = special["tokens"][0]
+                return token
+    return None
+
+
+def _end_token(
+    backend: tokenizers.Tokenizer,
+    declared: dict[str, Any],
+    ends: Sequence[int],
+    notes: list[str],
+) -> str:
+    """The end token that the files name, or word in `notes` of another one."""
+    eos = _token(declared, "eos_token")
+    if eos is not None and backend.token_to_id(eos) is not None:
+        return eos
+    if eos is not None:
+        said = f"the end token {eos} is not in the vocabulary"
+    elif "eos_token" in declared:
+        said = "the tokenizer's files name no end token (eos_token is null)"
+    else:
+        said = ""
+    if ends:
+        token = str(backend.id_to_token(ends[0]))
+        if said:
+            notes.append(f"{said}: {token}, which the model's files name, is used")
+        return token
+    said = said or "no file beside tokenizer.json names an end token"
+    for name in _EOS_NAMES:
+        if backend.token_to_id(name) is not None:
+            notes.append(f"{said}: {name} of the vocabulary is used")
+            return name
+    _add_specials(backend, [END_OF_TEXT])
+    notes.append(f"{said}: {END_OF_TEXT} was added to the vocabulary")
+    return END_OF_TEXT
+
+
+def _end_ids(
+    backend: tokenizers.Tokenizer, folder: Path, notes: list[str]
+) -> Iterator[int]:
+    """The end tokens that the model's files name, those of `config.json` first."""
+    for file in ("config.json", "generation_config.json"):
+        named = _json(folder / file).get("eos_token_id")
+        for index in named if isinstance(named, list) else [named]:
+            if not isinstance(index, int):
+                continue
+            if index >= 0 and backend.id_to_token(index) is not None:
+                yield index
+            else:
+                notes.append(
+                    f"the end token {index} of {file} is not in the vocabulary"
+                )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -283,7 +283,8 @@ def _configuration(spec: ModelSpec, tokenizer: Tokenizer) -> dict[str, Any]:
     """transformers' where a family holds the model, else Lumina's shape."""
     for row in FORMATS.values():
         if fits(spec, row):
-            return config_of(spec, row, "float32", tokenizer.bos_id, tokenizer.eos_id)
+            ids = (tokenizer.bos_id, tokenizer.eos_token_id)
+            return config_of(spec, row, "float32", *ids)
     return {"model_type": "lumina", **spec.to_dict()}
 
 

@@ -163,7 +163,12 @@ class Decoding:
 
     def _check(self, prompt: Sequence[int]) -> None:
         if not prompt:
-            raise LuminaError("E105", "the prompt is empty", "give at least one token")
+            raise LuminaError(
+                "E105",
+                "the prompt is empty",
+                "give at least one token: the tokenizer has no begin token, which "
+                "would be one",
+            )
         if self._limit and len(prompt) >= self._limit:
             raise LuminaError(
                 "E005",

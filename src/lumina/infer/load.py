@@ -40,7 +40,8 @@ def load(
         ema: take the moving average of the weights.
         task: of a model of several tasks, take this one's head alone; None keeps all,
             for `logits(..., task_id=...)`.
-        on_event: told of damaged checkpoints that were passed over.
+        on_event: told of damaged checkpoints that were passed over, and of what was
+            assumed about the tokenizer.
 
     Raises:
         LuminaError: E005 no such task, E104 nothing there, E101 not a folder of these
@@ -60,6 +61,9 @@ def load(
         if task is not None:
             weights = one_task(weights, task)
         tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
+        if on_event is not None:
+            for note in tokenizer.notes:
+                on_event("tokenizer", "info", None, note, None)
         network = filled_network(weights, place, dtype or torch.float32)
     finally:
         weights.close()

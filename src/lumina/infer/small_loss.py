@@ -103,7 +103,7 @@ def _held_out(
 
     if eval_data:
         texts = (one.text for one in islice(read_documents(eval_data), 64) if one.text)
-        ids = [i for text in texts for i in (tokenizer.bos_id, *tokenizer.encode(text))]
+        ids = [i for text in texts for i in tokenizer.prompt(text)]
         if len(ids) < 2:
             raise LuminaError(
                 "E105", "the evaluation data has no text", "name files that have some"

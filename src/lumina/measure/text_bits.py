@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
 from lumina.model.interface import IGNORE, Batch
 from lumina.model.network import Network
 
@@ -15,8 +16,16 @@ from lumina.model.network import Network
 def text_loss(
     network: Network, tokenizer: Tokenizer, texts: Sequence[str], *, context: int
 ) -> float:
-    """Mean loss in nats of a token of `texts`; arguments as for `text_bits`."""
-    tokens = sum(len(tokenizer.encode(text)) for text in texts)
+    """Mean loss in nats of a token of `texts`; arguments as for `text_bits`.
+
+    Raises:
+        LuminaError: E105 where no token is predicted.
+    """
+    tokens = sum(max(len(tokenizer.prompt(text)) - 1, 0) for text in texts)
+    if not tokens:
+        raise LuminaError(
+            "E105", "the texts have no token to predict", "name longer texts"
+        )
     bits = text_bits(network, tokenizer, texts, context=context)
     return bits * math.log(2) / tokens
 
@@ -33,6 +42,7 @@ def text_bits(
     """Bits to write `texts` down, every token predicted exactly once.
 
     Each text begins after the begin token and is read in windows of `context` tokens.
+    Where the tokenizer has no begin token, nothing predicts a text's first token.
     A window advances by half its length, so all but a text's first tokens are
     predicted from at least half a window.
 
@@ -47,7 +57,7 @@ def text_bits(
     windows = [
         window
         for ids in tokenizer.encode_batch(texts)
-        for window in _windows([tokenizer.bos_id, *ids], context)
+        for window in _windows([*tokenizer.begin, *ids], context)
     ]
     windows.sort(key=lambda window: len(window[0]))  # little padding in a batch
     nats = 0.0

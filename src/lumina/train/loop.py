@@ -12,6 +12,7 @@ import torch
 from lumina.assemble.assemble import Progress, capture
 from lumina.assemble.program import Program
 from lumina.data.stream import Cursor, Prefetcher
+from lumina.data.tokenise import ENCODING_RULES
 from lumina.errors import LuminaError
 from lumina.measure.held_out import HeldOut, Score, held_out_loss
 from lumina.measure.routing_modes import compare_modes, routing_modes
@@ -294,6 +295,7 @@ class Loop:
             "worse_evaluations": self.best.worse,
             "overflow": self.overflow.state(),
             "data_fingerprint": self.stream.store.fingerprint,
+            "encoding_rules": ENCODING_RULES,
         }
         state = capture(self.program, self.progress, config=self.config)
         self.checkpoints.save(

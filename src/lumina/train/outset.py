@@ -9,6 +9,7 @@ from typing import Any
 from lumina.assemble.assemble import Progress, assemble
 from lumina.assemble.program import Program
 from lumina.data.stream import Cursor
+from lumina.data.tokenise import RULES_SINCE
 from lumina.errors import LuminaError
 from lumina.observe.metrics import read_metrics
 from lumina.plan.duration import length_in_words
@@ -88,6 +89,15 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
 def _check_data(prepared: Preparation, extra: dict[str, Any]) -> None:
     """The position in the data means nothing in other data."""
     if extra["data_fingerprint"] != prepared.stream.store.fingerprint:
+        began = extra.get("encoding_rules", 2)
+        tokenizer = prepared.prepared.tokenizer
+        if began < 3 and tokenizer is not None and tokenizer.bos_id is None:
+            raise LuminaError(
+                "E002",
+                "this run was begun by an earlier version, which gave its texts other "
+                f"ids: {RULES_SINCE[3]}",
+                "start another run from its weights with --init-from",
+            )
         raise LuminaError(
             "E002",
             "the training data is not what this run was begun with",

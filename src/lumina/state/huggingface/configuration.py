@@ -17,7 +17,11 @@ from lumina.state.huggingface.rope import rope_from, rope_of
 
 
 def config_of(
-    spec: ModelSpec, row: Format, dtype: str, bos_id: int | None, eos_id: int | None
+    spec: ModelSpec,
+    row: Format,
+    dtype: str,
+    bos_id: int | None,
+    eos_id: int | list[int] | None,
 ) -> dict[str, Any]:
     """`config.json` for transformers of a shape that `row` holds."""
     config: dict[str, Any] = {

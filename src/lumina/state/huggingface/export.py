@@ -99,9 +99,10 @@ def export_folder(
     if bits not in (None, 8):
         raise LuminaError("E005", f"there are no weights of {bits} bits", "choose 8")
     spec, read = _opened(source)
-    ids = (None, None) if tokenizer is None else (tokenizer.bos_id, tokenizer.eos_id)
     row = choose(spec, format_name)
-    config = config_of(spec, row, dtype, *ids)
+    bos_id = None if tokenizer is None else tokenizer.bos_id
+    ends = None if tokenizer is None else tokenizer.eos_token_id
+    config = config_of(spec, row, dtype, bos_id, ends)
     _check_bias(spec, row, read)
     read = _with_bias(spec, read)
     if tokenizer is not None and tokenizer.vocab_size > spec.vocab_size:
@@ -117,12 +118,13 @@ def export_folder(
             ignored = list(_ignored(spec, row))
             config["quantization_config"] = int8.quantization_config(ignored)
         _write_json(partial / "config.json", config)
-        _write_json(partial / "generation_config.json", _generation(tokenizer))
         stored = Stored(DTYPES[dtype], bits is not None)
         shards = list(_shards(spec, row, stored, shard_bytes))
         _write_weights(partial, shards, read, stored)
         if tokenizer is not None:
-            tokenizer.save(partial)
+            tokenizer.save(partial)  # with generation_config.json
+        else:
+            _write_json(partial / "generation_config.json", {})
     return target
 
 
@@ -172,18 +174,6 @@ def _ignored(spec: ModelSpec, row: Format) -> Iterator[str]:
     for entry in entries(spec, row):
         if entry.logical.endswith("router.weight"):
             yield entry.name.removesuffix(".weight")
-
-
-def _generation(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """`generation_config.json`: where generation begins and stops."""
-    if tokenizer is None:
-        return {}
-    stops = sorted(tokenizer.stop_ids)
-    return {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": stops[0] if len(stops) == 1 else stops,
-        "pad_token_id": tokenizer.eos_id,
-    }
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -1,0 +1,368 @@
+"""Begin and end tokens of tokenizers of several makes, as transformers sees them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import (
+    AddedToken,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from tokenizers import Tokenizer as Backend
+
+from lumina.data.documents import Document
+from lumina.data.records import Message
+from lumina.data.tokenise import encode_documents
+from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
+from lumina.infer.export import export_for_inference
+from lumina.infer.sampling import Sampling
+from lumina.infer.text import complete
+from lumina.measure.text_bits import text_bits
+from lumina.model.network import build_network
+from networks import tiny_spec
+from tiny_runs import Runs
+
+TEXT = "The quick brown fox jumps over the lazy dog. def foo(x): return x\n"
+CHAT: list[Message] = [
+    {"role": "user", "content": "return it"},
+    {"role": "assistant", "content": "the dog"},
+]
+
+
+@dataclass
+class Make:
+    """A tokenizer as its folder on the hub has it, and what is to be found in it.
+
+    Attributes:
+        specials: added to the vocabulary.
+        config: tokenizer_config.json; None: there is none.
+        begins: the begin token that prompts have.
+        ends: names of the tokens that end an answer, the one of documents first.
+        model: what config.json says.
+        generation: what generation_config.json says.
+        template: whether tokenizer.json itself puts the first special before a text.
+        note: a word of the remark that loading leaves.
+    """
+
+    specials: list[str]
+    config: dict[str, Any] | None
+    begins: str | None
+    ends: list[str]
+    model: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
+    template: bool = False
+    note: str = ""
+
+
+LLAMA_2 = ["<s>", "</s>", "<unk>"]
+LLAMA_3 = ["<|begin_of_text|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"]
+QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
+NAMED = {**FAST, "bos_token": "<s>", "eos_token": "</s>"}
+
+MAKES = {
+    "llama-2": Make(
+        LLAMA_2, {**NAMED, "add_bos_token": True}, "<s>", ["</s>"], template=True
+    ),
+    "llama-2, tokens as objects": Make(
+        LLAMA_2,
+        {
+            **FAST,
+            "bos_token": {"__type": "AddedToken", "content": "<s>", "special": True},
+            "eos_token": {"__type": "AddedToken", "content": "</s>", "special": True},
+        },
+        "<s>",
+        ["</s>"],
+    ),
+    "llama-3": Make(
+        LLAMA_3,
+        {**FAST, "bos_token": LLAMA_3[0], "eos_token": LLAMA_3[1]},
+        LLAMA_3[0],
+        LLAMA_3[1:],
+        model={"eos_token_id": LLAMA_3[1:3]},
+        generation={"eos_token_id": LLAMA_3[2:]},
+        template=True,
+    ),
+    "qwen": Make(
+        QWEN,
+        {**FAST, "bos_token": None, "eos_token": QWEN[2], "add_bos_token": False},
+        None,
+        [QWEN[2], QWEN[0]],
+        # As Qwen2.5 has it: the tokenizer's word counts, not this begin token.
+        model={"bos_token_id": QWEN[0], "eos_token_id": QWEN[2]},
+        generation={"bos_token_id": QWEN[0], "eos_token_id": [QWEN[2], QWEN[0]]},
+    ),
+    "gpt-2": Make(
+        QWEN[:1],
+        {**FAST, "bos_token": QWEN[0], "eos_token": QWEN[0]},
+        QWEN[0],
+        QWEN[:1],
+    ),
+    "null, <s> in the vocabulary": Make(
+        LLAMA_2, {**NAMED, "bos_token": None}, None, ["</s>"]
+    ),
+    "absent, <s> in the vocabulary": Make(
+        LLAMA_2, {**FAST, "eos_token": "</s>"}, None, ["</s>"]
+    ),
+    "absent, in the template": Make(
+        LLAMA_2, {**FAST, "eos_token": "</s>"}, "<s>", ["</s>"], template=True
+    ),
+    "named and switched off": Make(
+        LLAMA_2, {**NAMED, "add_bos_token": False}, None, ["</s>"]
+    ),
+    "switched off against the template": Make(
+        LLAMA_2,
+        {**NAMED, "add_bos_token": False},
+        None,
+        ["</s>"],
+        template=True,
+        note="add_bos_token",
+    ),
+    "begin token not in the vocabulary": Make(
+        LLAMA_2,
+        {**NAMED, "bos_token": "<nope>"},
+        None,
+        ["</s>"],
+        note="<nope> is not in the vocabulary",
+    ),
+    "end token null": Make(
+        LLAMA_2, {**NAMED, "eos_token": None}, "<s>", ["</s>"], note="null"
+    ),
+    "end token null, named by the model": Make(
+        LLAMA_2,
+        {**NAMED, "eos_token": None},
+        "<s>",
+        ["<unk>"],
+        model={"eos_token_id": "<unk>"},
+        note="<unk>",
+    ),
+    "end token not in the vocabulary": Make(
+        LLAMA_2,
+        {**NAMED, "eos_token": "<nope>"},
+        "<s>",
+        ["</s>"],
+        note="<nope> is not in the vocabulary",
+    ),
+    "no word of an end token": Make(
+        LLAMA_2, None, None, ["</s>"], note="no file beside tokenizer.json"
+    ),
+    "an end id past the vocabulary": Make(
+        LLAMA_2, NAMED, "<s>", ["</s>"], generation={"eos_token_id": 9999}, note="9999"
+    ),
+}
+WITHOUT = [name for name, make in MAKES.items() if make.begins is None]
+EXACT = [name for name, make in MAKES.items() if not make.note]
+
+
+def write(make: Make, folder: Path) -> Path:
+    """The folder of a tokenizer as others write it."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator([TEXT] * 4, trainer)
+    backend.add_special_tokens([AddedToken(n, special=True) for n in make.specials])
+    first = make.specials[0]
+    if make.template:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[first, "$A"], special_tokens=[(first, backend.token_to_id(first))]
+        )
+    folder.mkdir()
+    backend.save(str(folder / "tokenizer.json"))
+
+    def numbered(value: Any) -> Any:
+        if isinstance(value, list):
+            return [numbered(one) for one in value]
+        return backend.token_to_id(value) if isinstance(value, str) else value
+
+    files = {"tokenizer_config.json": make.config}
+    for file, said in (
+        ("config.json", make.model), ("generation_config.json", make.generation),
+    ):  # fmt: skip
+        files[file] = {name: numbered(value) for name, value in said.items()} or None
+    for file, said in files.items():
+        if said is not None:
+            (folder / file).write_text(json.dumps(said))
+    return folder
+
+
+def loaded(name: str, folder: Path) -> Tokenizer:
+    return Tokenizer.from_path(write(MAKES[name], folder / "theirs"))
+
+
+def ids_of(tokenizer: Tokenizer, *names: str) -> list[int]:
+    return [tokenizer.backend.token_to_id(name) for name in names]
+
+
+def files_of(folder: Path) -> list[dict[str, Any]]:
+    names = ("config.json", "generation_config.json")
+    return [json.loads((folder / name).read_text()) for name in names]
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_the_tokens_are_those_that_the_files_name(name: str, tmp_path: Path) -> None:
+    make, mine = MAKES[name], loaded(name, tmp_path)
+    begin = ids_of(mine, make.begins) if make.begins else []
+    text = mine.encode(TEXT)
+    assert mine.prompt(TEXT) == [*begin, *text]
+    assert mine.begin == begin
+    assert mine.bos_id == (begin[0] if begin else None)
+    ends = ids_of(mine, *make.ends)
+    assert mine.eos_id == ends[0]
+    assert mine.stop_ids == set(ends)
+    assert (make.note in "; ".join(mine.notes)) if make.note else not mine.notes
+
+    # Documents and conversations begin in the same way.
+    chatty = mine.with_chat()
+    chat, _ = chatty.encode_chat(CHAT)
+    assert chat[: len(begin) + 1] == [*begin, *ids_of(chatty, "<|user|>")]
+    [one] = encode_documents(
+        [(False, Document(TEXT, None, "", 1))], mine, loss_on="all", threads=0
+    )
+    assert one.ids.tolist() == [*begin, *text, ends[0]]
+    assert one.mask.tolist() == [False, *[True] * (len(one.ids) - 1)]
+    first = 0 if begin else len(mine.decode(text[:1]))
+    assert one.loss_bytes == len(TEXT) - first
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_they_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    make, mine = MAKES[name], loaded(name, tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    if "bos_token" in (make.config or {}):
+        begins = (make.config or {}).get("add_bos_token") is not False
+        assert mine.bos_id == (theirs.bos_token_id if begins else None)
+    assert mine.eos_id == theirs.eos_token_id
+    if make.template or make.begins is None:
+        assert mine.prompt(TEXT) == theirs(TEXT).input_ids
+
+
+@pytest.mark.parametrize("name", [*MAKES, "own"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_transformers_calls_what_is_saved_as_a_prompt(
+    name: str, chat: bool, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    own = name == "own"
+    mine = Tokenizer.train([TEXT] * 4, 300) if own else loaded(name, tmp_path)
+    mine = mine.with_chat() if chat else mine
+    folder = tmp_path / "saved"
+    mine.save(folder)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in (TEXT, "", " a"):
+        assert theirs(text).input_ids == mine.prompt(text)
+        plain = theirs(text, add_special_tokens=False).input_ids
+        assert plain == mine.encode(text)
+    pair = theirs("a", "b").input_ids
+    assert pair == [*mine.prompt("a"), *mine.prompt("b")]
+    assert Backend.from_file(str(folder / "tokenizer.json")).encode(
+        TEXT
+    ).ids == mine.prompt(TEXT)  # programs that read tokenizer.json alone
+    if mine.has_chat:
+        template = theirs.apply_chat_template
+        assert template(CHAT, return_dict=False) == mine.encode_chat(CHAT)[0]
+    again = Tokenizer.from_path(folder)
+    assert again.fingerprint == mine.fingerprint
+    assert again.prompt(TEXT) == mine.prompt(TEXT)
+    assert again.stop_ids == mine.stop_ids
+    assert not again.notes
+
+
+def test_own_tokenizers_have_the_fingerprint_they_had(tmp_path: Path) -> None:
+    """So that runs of earlier versions, which wrote no template, go on."""
+    mine = Tokenizer.train([TEXT] * 4, 300)
+    mine.save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    state = json.loads(file.read_text())
+    assert state["post_processor"]["type"] == "TemplateProcessing"
+    file.write_text(json.dumps({**state, "post_processor": None}))
+    (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del config["add_bos_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    old = Tokenizer.from_path(tmp_path)
+    assert old.fingerprint == mine.fingerprint
+    assert old.bos_id == old.eos_id == 0
+    assert old.encode_chat(CHAT) == mine.encode_chat(CHAT)
+
+
+@pytest.mark.parametrize("name", ["llama-3", "qwen", "own"])
+def test_a_run_and_its_export_keep_every_end_token(name: str, runs: Runs) -> None:
+    own = name == "own"
+    folder = None if own else str(write(MAKES[name], runs.folder / "theirs"))
+    size = 300 if own else None
+    run = runs.train(tokenizer=folder, tokenizer_vocab_size=size, steps=1)
+    mine = Tokenizer.from_path(run.folder)
+    out = runs.folder / "out"
+    export_for_inference(run.folder, out)
+    ends = [0, 4] if own else ids_of(mine, *MAKES[name].ends)
+    for said in files_of(out):
+        found = said["eos_token_id"]
+        found = found if isinstance(found, list) else [found]
+        assert found[0] == mine.eos_id and set(found) == set(ends)
+        assert said["bos_token_id"] == mine.bos_id
+    assert Tokenizer.from_path(out).stop_ids == set(ends)
+
+
+def test_a_run_tells_of_a_missing_end_token(runs: Runs) -> None:
+    folder = write(MAKES["end token null"], runs.folder / "theirs")
+    run = runs.train(tokenizer=str(folder), tokenizer_vocab_size=None, steps=1)
+    told = [event["message"] for event in run.events if event["kind"] == "tokenizer"]
+    assert any("null" in message and "</s>" in message for message in told)
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_prompt_needs_a_token(name: str, tmp_path: Path) -> None:
+    mine = loaded(name, tmp_path)
+    network = build_network(tiny_spec(vocab_size=300, padded_vocab_size=320)).eval()
+    with pytest.raises(LuminaError) as caught:
+        complete(network, mine, [""], Sampling(0.0), max_new_tokens=2)
+    assert caught.value.code == "E105"
+    [done] = complete(network, mine, ["dog"], Sampling(0.0), max_new_tokens=2)
+    assert done.ids or done.reason == "stop"
+    # Measures take what comes before the second token.
+    assert text_bits(network, mine, ["dog and fox"], context=16) > 0
+
+
+def test_a_run_with_another_begin_is_not_gone_on_with(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such runs were begun by versions where the end token stood before texts."""
+    from lumina.data import prepare, tokenise
+    from lumina.train import loop
+
+    folder = write(MAKES["qwen"], runs.folder / "theirs")
+    leaves = {
+        "tokenizer": str(folder), "tokenizer_vocab_size": None,
+        "run_dir": str(runs.folder / "run"), "auto_resume": True,
+    }  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "begin", property(lambda mine: [mine.eos_id]))
+        patch.setattr(tokenise, "ENCODING_RULES", 2)
+        patch.setattr(prepare, "ENCODING_RULES", 2)
+        patch.setattr(loop, "ENCODING_RULES", 2)
+        runs.train(**leaves, steps=2)
+    with pytest.raises(LuminaError) as caught:
+        runs.train(**leaves, steps=4)
+    assert caught.value.code == "E002"
+    assert "earlier version" in caught.value.message
+    assert "begin token" in caught.value.message
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return Runs(tmp_path, monkeypatch)
