@@ -11,8 +11,10 @@ from lumina.cli.main import main
 from lumina.cli.options import add_config_options, config_from_args, flags_from_args
 from lumina.cli.parsing import Parser, parse
 from lumina.config import Config
-from lumina.config.leaves import choices, is_list, value_type
+from lumina.config.leaves import choices, field, is_list, value_type
+from lumina.config.provenance import show
 from lumina.config.sections import LEAVES
+from lumina.data.split import eval_share
 from lumina.errors import LuminaError
 
 
@@ -163,3 +165,32 @@ def test_a_command_may_take_a_few_options() -> None:
     assert parse(parser, ["--seed", "3"]).seed == "3"
     with pytest.raises(LuminaError, match="E004"):
         parse(parser, ["--steps", "3"])
+
+
+def test_help_shows_what_a_run_without_flags_would_do() -> None:
+    parser = Parser(prog="lumina train")
+    add_config_options(parser)
+    told = {action.dest: str(action.help) for action in parser._actions[::-1]}
+    config = config_from_args(argparse.Namespace())
+    for leaf in LEAVES:
+        value = config.get(leaf)
+        if value not in (None, ()) and leaf != "seq_length":
+            assert f"{show(value)}" in told[leaf], leaf
+    assert "(default 0.003 of preset debug" in told["learning_rate"]
+    assert "of preset debug: 16" in told["global_batch_size"]
+    assert "(default 256;" in told["seq_length"]
+    for leaf in (
+        "steps",
+        "epochs",
+        "batch_size",
+        "warmup_ratio",
+        "save_every_n_batches",
+    ):
+        assert "default" in told[leaf], leaf
+
+
+def test_help_names_the_held_out_share_that_is_held_out() -> None:
+    told = str(field("eval_fraction").description)
+    for share, documents in ((0.15, 4999), (0.10, 50_000), (0.05, 50_001)):
+        assert eval_share(documents) == share
+        assert f"{share:.0%} of" in told

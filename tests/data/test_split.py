@@ -43,6 +43,9 @@ def test_a_given_share_and_its_limits() -> None:
         [False] * 9 + [True]
     )
     assert choose_split(found([5] * 4), 0.25).held_out.sum() == 1
+    # A text of which there are many copies does not end the choice of others.
+    repeated = [0] * 50 + list(range(1, 51))
+    assert choose_split(found(repeated), None).held_out.sum() == 15
 
 
 def sides(path: Path) -> tuple[set[str], set[str]]:

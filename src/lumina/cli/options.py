@@ -17,6 +17,7 @@ from lumina.config.leaves import (
     optional,
     value_type,
 )
+from lumina.config.presets import find_preset
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
 
@@ -213,7 +214,16 @@ def _metavar(leaf: str) -> str:
 def _help(leaf: str) -> str:
     text = field(leaf).description or ""
     default = field(leaf).default
-    if "default" not in text and not (default is None or default == ()):
+    first = find_preset(DEFAULT_PRESET).values.get(leaf, default)
+    if first != default and default is None:
+        text = f"{text}; of preset {DEFAULT_PRESET}: {show(first)}"
+    elif first != default:
+        # A run without flags has the preset's value.
+        text = (
+            f"{text} (default {show(first)} of preset {DEFAULT_PRESET}, without a "
+            f"preset {show(default)})"
+        )
+    elif "default" not in text and not (default is None or default == ()):
         text = f"{text} (default {show(default)})"
     if optional(leaf) and value_type(leaf) is bool:
         text = f"{text}; {allowed(leaf)}"

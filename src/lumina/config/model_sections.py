@@ -44,7 +44,9 @@ class ModelSection(Section):
         1.0, ge=1, description="context extension factor of the rope scaling"
     )
     rope_original_length: int | None = Field(
-        None, ge=2, description="trained length before extension (yarn, llama3)"
+        None,
+        ge=2,
+        description="trained length before extension; default: seq_length / factor",
     )
     rope_low_freq_factor: float | None = Field(
         None, gt=0, description="turns below which llama3 stretches; default: 1"

@@ -24,13 +24,20 @@ class DataSection(Section):
         (), description="held-out files; default: split off the training data"
     )
     eval_fraction: float | None = Field(
-        None, ge=0, lt=1, description="share split off; default 15/10/5% by size"
+        None,
+        ge=0,
+        lt=1,
+        description="share of the documents split off; default: 15% of fewer than "
+        "5,000, 10% of up to 50,000, 5% of more",
     )
     tokenizer: str | None = Field(
         None, description="a tokenizer.json or its folder; default: train byte BPE"
     )
     tokenizer_vocab_size: int | None = Field(
-        None, ge=260, description="size of a tokenizer trained on the data"
+        None,
+        ge=260,
+        description="size of a tokenizer trained on the data; default: 2,048 to 50,304 "
+        "by its bytes, at most vocab_size",
     )
     loss_on: Literal["assistant", "all"] = Field(
         "assistant", description="which turns of a conversation bear loss"
@@ -75,18 +82,30 @@ class TrainSection(Section):
     default_goal: str | None = Field(
         None, description="goal the trained expert serves; routing leans towards it"
     )
-    steps: int | None = Field(None, ge=1, description="optimizer steps")
+    steps: int | None = Field(
+        None, ge=1, description="optimizer steps; default: those of the epochs"
+    )
     epochs: float | None = Field(
-        None, gt=0, description="passes over the data; the smaller limit holds"
+        None,
+        gt=0,
+        description="passes over the data; the smaller limit holds; default: 3 where "
+        "steps are not named",
     )
     batch_size: int | None = Field(
-        None, ge=1, description="sequences per device and forward"
+        None,
+        ge=1,
+        description="sequences per device and forward; default: the largest power of "
+        "two that divides a step and fits into memory",
     )
     grad_accum: int | None = Field(
-        None, ge=1, description="forwards per device and step"
+        None,
+        ge=1,
+        description="forwards per device and step; default: as many as a step needs",
     )
     global_batch_size: int | None = Field(
-        None, ge=1, description="sequences per step over all devices"
+        None,
+        ge=1,
+        description="sequences per step over all devices; default: about 32",
     )
     learning_rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate")
     auto_adjust_lr: bool = Field(
@@ -99,10 +118,16 @@ class TrainSection(Section):
         "cosine", description="shape of the learning rate after warm-up"
     )
     warmup_steps: int | None = Field(
-        None, ge=0, description="steps of linear warm-up; wins over the ratio"
+        None,
+        ge=0,
+        description="steps of linear warm-up; wins over the ratio, its default",
     )
     warmup_ratio: float | None = Field(
-        None, ge=0, le=1, description="share of the run spent on warm-up"
+        None,
+        ge=0,
+        le=1,
+        description="share of the run spent on warm-up; default: 0.1 of fewer than "
+        "10,000 steps, 0.05 of up to 100,000, 0.02 of more",
     )
     decay_ratio: float = Field(
         0.2, gt=0, le=1, description="share of the run that decays (wsd)"
@@ -122,7 +147,10 @@ class TrainSection(Section):
     )
     seed: int = Field(42, ge=0, description="seed of weights, data order and dropout")
     eval_every_n_batches: int | None = Field(
-        None, ge=0, description="steps between evaluations; 0: only at the end"
+        None,
+        ge=0,
+        description="steps between evaluations; 0: only at the end; default: a tenth "
+        "of the run, at least 50",
     )
     eval_batches: int | None = Field(
         None, ge=1, description="batches in an evaluation; default: all, at most 50"
@@ -155,7 +183,10 @@ class RunSection(Section):
         False, description="go on from the run directory if it holds a checkpoint"
     )
     save_every_n_batches: int | None = Field(
-        None, ge=0, description="steps between checkpoints; 0: only at the end"
+        None,
+        ge=0,
+        description="steps between checkpoints; 0: only at the end; default: a tenth "
+        "of the run, at least 100",
     )
     save_total_limit: int = Field(
         3, ge=1, description="regular checkpoints kept (best and last always are)"
@@ -170,7 +201,9 @@ class SystemSection(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to run")
     nproc: int | None = Field(
-        None, ge=1, description="processes to start on this machine (else torchrun)"
+        None,
+        ge=1,
+        description="processes to start on this machine (else torchrun); default: 1",
     )
     parallel: Literal["auto", "none", "ddp", "fsdp2"] = Field(
         "auto", description="how several processes share the work"
@@ -179,7 +212,8 @@ class SystemSection(Section):
         "auto", "fp32", "tf32", "bf16", "fp16", "mixed_bf16", "mixed_fp16"
     ] = Field("auto", description="compute type; master weights stay float32")
     gradient_checkpointing: Literal["none", "full", "selective"] | None = Field(
-        None, description="recompute activations; default: full only if memory needs it"
+        None,
+        description="recompute activations; default: no more than memory needs",
     )
     compile: bool | None = Field(
         None, description="compile blocks; default: on CUDA with a compiler"

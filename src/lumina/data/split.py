@@ -190,6 +190,14 @@ def choose_split(found: Scan, fraction: float | None) -> Split:
     )
     # Contents in order of their hash, as many as keep within the wanted number.
     chosen = np.cumsum(copies) <= wanted
+    # One with many copies may not fit: later ones with fewer still do.
+    left = wanted - int(copies[chosen].sum())
+    for place in np.flatnonzero(~chosen & (copies <= left)):
+        if copies[place] <= left:
+            chosen[place] = True
+            left -= int(copies[place])
+        if not left:
+            break
     if not chosen.any():
         chosen[np.argmin(copies)] = len(contents) > 1
     held_out = chosen[inverse]
