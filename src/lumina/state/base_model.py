@@ -22,7 +22,10 @@ from lumina.state.weights import open_weights
 EMBEDDING = "backbone.embedding.weight"
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*")
+_WANTED = (
+    "config.json", "generation_config.json", "special_tokens_map.json",
+    "*.safetensors", "*.safetensors.index.json", "tokenizer*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
