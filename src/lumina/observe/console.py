@@ -11,6 +11,7 @@ import io
 import os
 import statistics
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -31,6 +32,9 @@ from lumina.plan.plan import Plan
 REFRESH_SECONDS = 0.2
 PACE_WINDOW = 50
 CELL_WIDTH = 24
+LINE_WIDTH = 100
+"""Most characters of a line; only a word, such as a path, may be longer."""
+
 SEVERITY_STYLE = {
     "debug": "dim",
     "info": "cyan",
@@ -113,7 +117,7 @@ class Console:
         self._memory_total = getattr(environment, "memory_bytes", None)
         if self._silent:
             return
-        width = max(min(self._terminal.width, 110), 60)
+        width = max(min(self._terminal.width, LINE_WIDTH), 60)
         lines = banner_lines(
             plan, environment, stats, provenance, title=title, width=width
         )
@@ -172,11 +176,13 @@ class Console:
         ]
         head = " ".join(filter(None, parts))
         message = event.get("message") or event.get("kind", "")
-        self._print(f"{head}: {message}", style=SEVERITY_STYLE.get(severity, ""))
+        self._print(
+            _wrapped(f"{head}: {message}"), style=SEVERITY_STYLE.get(severity, "")
+        )
 
     def message(self, text: str) -> None:
         """A plain remark."""
-        self._print(text)
+        self._print(_wrapped(text))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """The run is over: how it ended, where things are, what to type next.
@@ -225,24 +231,35 @@ class Console:
         return f"{q.size(used)} of {q.size(self._memory_total)}"
 
     def _line(self, row: Mapping[str, Any]) -> str:
+        """One step in one line of at most `LINE_WIDTH` characters.
+
+        What has no room is in metrics.jsonl and, on a terminal, in the live block.
+        """
         total = f"/{self._plan.steps:,}" if self._plan else ""
-        fields = [
-            f"step {row['step']:,}{total}",
-            f"epoch {q.decimal(row.get('epoch'), 2)}",
-            f"loss {q.decimal(row.get('loss'))}",
-            f"ppl {q.perplexity(row.get('loss'))}",
-            f"lr {q.scientific(row.get('learning_rate'))}",
-            f"grad {q.decimal(row.get('grad_norm'), 2)}",
-            f"{q.rate(row.get('tokens_per_second'))} tok/s",
-            f"mfu {q.share(row.get('mfu'))}",
-            f"mem {self._memory(row)}",
-            *(f"{name} {value}" for name, value in _routing(row)),
-            *(f"{name} {value}" for name, value in part_cells(row, self._plan)),
-            f"eta {q.duration(self._seconds_left())}",
+        shown = [  # (what gives way first has the greatest number, text)
+            (0, f"step {row['step']:,}{total}"),
+            (5, f"epoch {q.decimal(row.get('epoch'), 2)}"),
+            (0, f"loss {q.decimal(row.get('loss'))}"),
+            (4, f"learning rate {q.scientific(row.get('learning_rate'))}"),
+            (6, f"gradient norm {q.decimal(row.get('grad_norm'), 2)}"),
+            (1, f"{q.rate(row.get('tokens_per_second'))} tokens/s"),
+            (7, f"MFU {q.share(row.get('mfu'))}"),
+            (3, f"memory {self._memory(row)}"),
         ]
         if row.get("skipped"):
-            fields.insert(-1, f"skipped {row['skipped']}")
-        return "  ".join(fields)
+            shown.append((2, f"skipped {row['skipped']}"))
+        more = [*_routing(row), *part_cells(row, self._plan)]
+        shown += [(8 + at, f"{name} {value}") for at, (name, value) in enumerate(more)]
+        if (left := self._seconds_left()) is not None:
+            shown.append((1, f"{q.duration(left)} left"))
+        if q.known(row.get("mfu")) is None:
+            shown = [one for one in shown if one[0] != 7]
+        while sum(len(text) + 2 for _, text in shown) - 2 > LINE_WIDTH:
+            least = max(number for number, _ in shown)
+            if least == 0:
+                break
+            shown = [one for one in shown if one[0] != least]
+        return "  ".join(text for _, text in shown)
 
     def _block(self, now: float) -> Group:
         """The live block: a bar, then labelled figures."""
@@ -368,6 +385,21 @@ class Console:
         if live is not None:
             with contextlib.suppress(OSError, ValueError):
                 live.stop()
+
+
+def _wrapped(line: str) -> str:
+    """A line of `LINE_WIDTH` characters or less, or several; words stay whole."""
+    if len(line) <= LINE_WIDTH:
+        return line
+    return "\n".join(
+        textwrap.wrap(
+            line,
+            LINE_WIDTH,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
 
 
 def _wait_share(row: Mapping[str, Any]) -> float | None:
