@@ -6,7 +6,8 @@ import glob
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +19,16 @@ FORMATS: dict[str, str] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-"""Suffix -> format. A folder is searched for these; anything else in it is ignored."""
+"""Suffix -> format. A folder is searched for these, and the rest is counted."""
+
+OTHER_FILES = "other files"
+"""Files in a folder of data that are there for people, or have no suffix."""
+
+LINKED_FOLDERS = "linked folders"
+MATCHED_FOLDERS = "folders that match a pattern"
+
+_FOR_PEOPLE = ("readme", "license", "licence", "copying", "notice", "changelog")
+_COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".z"}
 
 
 def file_format(path: Path, formats: Mapping[str, str] = FORMATS) -> str:
@@ -68,9 +78,11 @@ def _expand(path: str, formats: Mapping[str, str]) -> list[Path]:
     if stat.S_ISDIR(mode):
         files = sorted(_walk(path, formats), key=os.fspath)
         if not files:
+            there = counted(count_left_out([path], formats))
             raise LuminaError(
                 "E105",
-                f"{path}: no data files in this folder",
+                f"{path}: no data files in this folder"
+                + (f"; it has {there}" if there else ""),
                 f"put {', '.join(formats)} there",
             )
         return files
@@ -110,7 +122,85 @@ def _matches(pattern: str, formats: Mapping[str, str]) -> list[Path]:
     return files
 
 
+def count_left_out(
+    paths: Iterable[str | os.PathLike[str]], formats: Mapping[str, str] = FORMATS
+) -> dict[str, int]:
+    """How much in the folders that `paths` mean is no data that can be read.
+
+    Returns:
+        Counts by suffix, a compressed file's with the suffix before it
+        (".jsonl.gz"); of `OTHER_FILES`; and of folders that are not opened: those
+        behind a link in a folder, and those that a pattern matches. The highest first.
+    """
+    kinds: dict[str, str] = {}
+    for path in paths:
+        path = os.path.expanduser(os.fspath(path))
+        mode = _mode(path)
+        if mode is None:
+            for match in glob.iglob(path, recursive=True):
+                if os.path.isdir(match) and "**" not in path:
+                    kinds[os.path.abspath(match)] = MATCHED_FOLDERS
+        elif stat.S_ISDIR(mode):
+            for files, folders in _levels(path):
+                for file in files:
+                    if file.suffix.lower() not in formats:
+                        kinds[os.path.abspath(file)] = _kind(file)
+                for folder in folders:
+                    if folder.is_symlink():
+                        kinds[os.path.abspath(folder)] = LINKED_FOLDERS
+    return most_first(Counter(kinds.values()))
+
+
+def _kind(file: Path) -> str:
+    """Under which name a file counts that is not read."""
+    name = file.name.lower()
+    suffixes = file.suffixes
+    if not suffixes or name.startswith(_FOR_PEOPLE):
+        return OTHER_FILES
+    compressed = len(suffixes) > 1 and suffixes[-1].lower() in _COMPRESSED
+    kind = "".join(suffixes[-2:] if compressed else suffixes[-1:]).lower()
+    return kind.encode(errors="backslashreplace").decode()
+
+
+def tell_left_out(
+    counts: Mapping[str, int],
+    on_event: Callable[..., None] | None,
+    formats: Mapping[str, str] = FORMATS,
+) -> None:
+    """Say once what `count_left_out` found; a warning where it may be data."""
+    if counts and on_event is not None:
+        on_event(
+            kind="data_files_ignored",
+            severity="warning" if set(counts) - {OTHER_FILES} else "info",
+            code=None,
+            message=f"not read: {counted(counts)}; of a folder, {', '.join(formats)} "
+            "files are read: convert or unpack what is to be trained on, and name "
+            "further folders",
+            counts=dict(counts),
+        )
+
+
+def most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts, the highest first, and those that are equal by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def counted(counts: Mapping[str, int], shown: int = 10) -> str:
+    """The names with their counts, and how many further names there are."""
+    parts = [f"{name} ({count:,})" for name, count in list(counts.items())[:shown]]
+    if len(counts) > shown:
+        parts.append(f"and {len(counts) - shown:,} more names")
+    return ", ".join(parts)
+
+
 def _walk(folder: str, formats: Mapping[str, str]) -> Iterator[Path]:
+    for files, _ in _levels(folder):
+        yield from (path for path in files if path.suffix.lower() in formats)
+
+
+def _levels(folder: str) -> Iterator[tuple[list[Path], list[Path]]]:
+    """The files and folders at every level of a folder, hidden ones left out."""
+
     def refuse(error: OSError) -> NoReturn:
         if isinstance(error, PermissionError):
             raise no_permission(str(error.filename)) from None
@@ -120,10 +210,8 @@ def _walk(folder: str, formats: Mapping[str, str]) -> Iterator[Path]:
 
     for root, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(root, name)
-            if not name.startswith(".") and path.suffix.lower() in formats:
-                yield path
+        seen = [Path(root, name) for name in names if not name.startswith(".")]
+        yield seen, [Path(root, name) for name in folders]
 
 
 def no_permission(path: str | os.PathLike[str]) -> LuminaError:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,14 @@ import tokenizers
 
 from lumina.data.cache import build_once, cache_root, require_space
 from lumina.data.documents import Document, Skipped, read_documents
-from lumina.data.files import file_format, find_files
+from lumina.data.files import (
+    count_left_out,
+    counted,
+    file_format,
+    find_files,
+    most_first,
+    tell_left_out,
+)
 from lumina.data.known_hashes import known_hash
 from lumina.data.split import (
     Progress,
@@ -147,6 +154,9 @@ class _Preparation:
         held_out = folder / "eval"
         evaluation = TokenStore.open(held_out) if held_out.is_dir() else None
         stats = _stats(train, evaluation, tokenizer, meta)
+        stats["ignored_files"] = count_left_out(
+            [*self.data.train_data, *self.data.eval_data]
+        )
         stats["cached"] = cached
         stats["seconds"] = time.monotonic() - began
         self._tell(stats, skipped, evaluation)
@@ -250,7 +260,7 @@ class _Preparation:
             "conversations": conversations,
             "skipped_total": codes.total(),
             "skipped_codes": dict(codes),
-            "ignored_fields": _most_first(
+            "ignored_fields": most_first(
                 sum((found.unread for found in scans), start=Counter[str]())
             ),
             "skipped": [asdict(s) for found in scans for s in found.skipped],
@@ -329,13 +339,14 @@ class _Preparation:
                 count=total,
                 codes=stats["skipped_codes"],
             )
+        tell_left_out(stats["ignored_files"], self.on_event)
         if stats["ignored_fields"]:
             self._event(
                 "data_fields_ignored",
                 "warning",
                 None,
                 "fields of the records that nothing reads: "
-                f"{_counted(stats['ignored_fields'])}; what they say is not trained on",
+                f"{counted(stats['ignored_fields'])}; what they say is not trained on",
                 counts=stats["ignored_fields"],
             )
         for note in stats["tokenizer_notes"]:
@@ -430,19 +441,6 @@ def _stats(
             stats[f"{side}_bytes"] = store.bytes
             stats[f"{side}_fingerprint"] = store.fingerprint
     return stats
-
-
-def _most_first(counts: Counter[str]) -> dict[str, int]:
-    """The counts, the highest first, and those that are equal by name."""
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _counted(counts: Mapping[str, int], shown: int = 10) -> str:
-    """The names with their counts, and how many further names there are."""
-    parts = [f"{name} ({count:,})" for name, count in list(counts.items())[:shown]]
-    if len(counts) > shown:
-        parts.append(f"and {len(counts) - shown:,} more names")
-    return ", ".join(parts)
 
 
 def _key(*parts: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lumina.data.arc import FORMATS as ARC_FORMATS
 from lumina.data.arc import ArcStore, ArcTests, prepare_arc
 from lumina.data.cache import build_once, cache_root
-from lumina.data.files import content_hash, find_files
+from lumina.data.files import (
+    FORMATS,
+    content_hash,
+    count_left_out,
+    find_files,
+    tell_left_out,
+)
 from lumina.data.order import EMPTY, RowOrder, Shuffle, Taken, permutation
 from lumina.data.stream import Read, RowStream
 from lumina.data.sudoku import (
@@ -106,8 +113,14 @@ class PreparedPuzzles:
     skipped: list[Any] = field(default_factory=list)
 
 
-def prepare_puzzles(config: Config) -> PreparedPuzzles:
+def prepare_puzzles(
+    config: Config, on_event: Callable[..., None] | None = None
+) -> PreparedPuzzles:
     """Read the puzzles and hold some out; see `prepare_arc` for ARC.
+
+    Args:
+        config: names the files and the kind of puzzle.
+        on_event: told of files that are not read; called as that of `prepare`.
 
     Raises:
         LuminaError: E002 for another length of row than the puzzles'; and see
@@ -121,6 +134,9 @@ def prepare_puzzles(config: Config) -> PreparedPuzzles:
             f"{why}, seq_length is {config.model.seq_length}",
             f"use --seq-length {length}, or for text --hrm-mode language_model",
         )
+    formats = ARC_FORMATS if kind == "arc" else FORMATS
+    named = [*config.data.train_data, *config.data.eval_data]
+    tell_left_out(count_left_out(named, formats), on_event, formats)
     share = config.data.eval_fraction
     share = DEFAULT_HELD_OUT if share is None else share
     if kind == "arc":

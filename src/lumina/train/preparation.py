@@ -194,7 +194,11 @@ class Preparation:
 
     def _prepare_puzzles(self) -> PreparedPuzzles:
         """Rank 0 first; the others then find the solutions it kept."""
-        prepared = prepare_puzzles(self.config) if self.ranks.main else None
+        prepared = None
+        if self.ranks.main:
+            prepared = prepare_puzzles(
+                self.config, lambda **event: self.events.append(event)
+            )
         self.ranks.barrier()
         return prepared or prepare_puzzles(self.config)
 

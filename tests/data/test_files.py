@@ -1,0 +1,103 @@
+"""What a folder of data holds that is not read: counted, and told once."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lumina import Config, ConfigPresets
+from lumina.data.files import count_left_out, find_files
+from lumina.data.prepare import prepare
+from lumina.data.puzzles import prepare_puzzles
+from lumina.errors import LuminaError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    (data / "deep").mkdir(parents=True)
+    (data / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (data / "b.json").write_text("[]")
+    (data / "deep" / "c.json").write_text("[]")
+    (data / "d.jsonl.gz").write_bytes(gzip.compress(b'{"text": "three"}\n'))
+    (data / "e.parquet").write_bytes(b"PAR1")
+    (data / "README.md").write_text("about")
+    (data / "LICENSE").write_text("free")
+    (data / ".hidden.csv").write_text("")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "z.jsonl").write_text('{"text": "behind a link"}\n')
+    (data / "more").symlink_to(elsewhere)
+    return data
+
+
+COUNTS = {
+    ".json": 2,
+    "other files": 2,
+    ".jsonl.gz": 1,
+    ".parquet": 1,
+    "linked folders": 1,
+}
+
+
+def test_what_a_folder_holds_beside_its_data_is_told_each_time(folder: Path) -> None:
+    config = ConfigPresets.debug().replace(train_data=[str(folder)], eval_fraction=0.0)
+    for cached in (False, True):
+        told: list[dict[str, Any]] = []
+        prepared = prepare(config, on_event=lambda told=told, **e: told.append(e))
+        assert prepared.stats["cached"] is cached and len(prepared.train) == 2
+        (event,) = (e for e in told if e["kind"] == "data_files_ignored")
+        assert event["severity"] == "warning" and event["counts"] == COUNTS
+        assert ".jsonl.gz (1), .parquet (1), linked folders (1)" in event["message"]
+
+
+def test_files_are_counted_once_and_named_files_leave_nothing_out(folder: Path) -> None:
+    assert count_left_out([folder, folder / "deep", folder]) == COUNTS
+    assert count_left_out([folder / "a.jsonl", folder / "*.jsonl"]) == {}
+
+
+def test_folders_that_a_pattern_matches_are_told(folder: Path) -> None:
+    pattern = str(folder / "*[al]*")
+    (folder / "logs").mkdir()
+    (folder / "LICENSE").unlink()
+    (folder / "README.md").unlink()
+    for name in ("b.json", "d.jsonl.gz", "e.parquet"):
+        (folder / name).unlink()
+    assert [file.name for file in find_files([pattern])] == ["a.jsonl"]
+    assert count_left_out([pattern]) == {"folders that match a pattern": 1}
+
+
+def test_only_files_for_people_are_no_warning(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "README.md").write_text("about")
+    config = ConfigPresets.debug().replace(
+        train_data=[str(tmp_path)], eval_fraction=0.0
+    )
+    told: list[dict[str, Any]] = []
+    prepare(config, on_event=lambda **e: told.append(e))
+    (event,) = (e for e in told if e["kind"] == "data_files_ignored")
+    assert event["severity"] == "info" and event["counts"] == {"other files": 1}
+
+
+def test_a_folder_without_data_says_what_it_has(folder: Path) -> None:
+    with pytest.raises(LuminaError, match=r"no data files.*; it has .json \(1\)") as e:
+        find_files([folder / "deep"])
+    assert e.value.code == "E105"
+
+
+def test_files_beside_puzzles_are_told(tmp_path: Path) -> None:
+    puzzle = (
+        "53..7....6..195....98....6.8...6...34..8.3..1"
+        "7...2...6.6....28....419..5....8..79"
+    )
+    (tmp_path / "a.txt").write_text(puzzle + "\n")
+    (tmp_path / "b.csv").write_text(puzzle + "\n")
+    told: list[dict[str, Any]] = []
+    config = Config(use_hrm=True, seq_length=81, train_data=(str(tmp_path),))
+    prepare_puzzles(config, lambda **e: told.append(e))
+    assert [(e["kind"], e["counts"]) for e in told] == [
+        ("data_files_ignored", {".csv": 1})
+    ]
