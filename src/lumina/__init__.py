@@ -13,6 +13,7 @@ _PUBLIC = {
     "LuminaError": "lumina.errors",
     "Trainer": "lumina.train",
     "build_model": "lumina.model",
+    "evaluate": "lumina.measure.files",
     "export_for_inference": "lumina.infer.export",
     "load": "lumina.infer.load",
     "register_attention": "lumina.model.registry",

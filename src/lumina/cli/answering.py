@@ -23,30 +23,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def add_answering_options(parser: argparse.ArgumentParser) -> None:
     """Declare which model to use and how tokens are chosen."""
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "model",
-        nargs="?",
-        metavar="RUN",
-        help="a run, a checkpoint or an exported folder; default: the newest in ./runs",
-    )
-    model.add_argument("--resume", metavar="RUN", help="the same as RUN")
-    model.add_argument(
-        "--best", action="store_true", help="the best checkpoint, not the newest"
-    )
-    model.add_argument(
-        "--ema", action="store_true", help="the moving average of the weights"
-    )
-    model.add_argument(
-        "--task", metavar="NAME", help="of a model of several tasks, the one to answer"
-    )
-    model.add_argument(
-        "--plugins",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="your own .py files or modules that the model's registered parts are in",
-    )
+    add_weights_options(model)
     model.add_argument(
         "--goal",
         action="append",
@@ -60,15 +37,7 @@ def add_answering_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where goals and experts are listed; default: experts",
     )
-    model.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto"
-    )
-    model.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="default: bf16 on a GPU that has it, else fp32",
-    )
+    add_device_options(model)
     choice = parser.add_argument_group("choice of tokens")
     for flags, kind, default, text in (
         (("--temperature",), float, 0.8, "0: always the likeliest"),
@@ -91,6 +60,47 @@ def add_answering_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_weights_options(model: argparse._ArgumentGroup) -> None:
+    """Declare which weights to use."""
+    model.add_argument(
+        "model",
+        nargs="?",
+        metavar="RUN",
+        help="a run, a checkpoint or an exported folder; default: the newest in ./runs",
+    )
+    model.add_argument("--resume", metavar="RUN", help="the same as RUN")
+    model.add_argument(
+        "--best", action="store_true", help="the best checkpoint, not the newest"
+    )
+    model.add_argument(
+        "--ema", action="store_true", help="the moving average of the weights"
+    )
+    model.add_argument(
+        "--task", metavar="NAME", help="of a model of several tasks, the one to use"
+    )
+    model.add_argument(
+        "--plugins",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="your own .py files or modules that the model's registered parts are in",
+    )
+
+
+def add_device_options(model: argparse._ArgumentGroup) -> None:
+    """Declare where they are used, and in which type."""
+    model.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto"
+    )
+    model.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="default: bf16 on a GPU that has it, else fp32",
+    )
+
+
 def sampling_from(args: argparse.Namespace) -> Sampling:
     """How tokens are chosen; E005 for a value out of range."""
     from lumina.infer.sampling import Sampling
@@ -108,13 +118,13 @@ def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
     load_plugins(args.plugins)
     device = find_device(args.device)
     network, tokenizer = load(
-        _model_path(args),
+        model_path(args),
         str(device),
         find_dtype(args.precision, device),
         which="best" if args.best else "latest",
         ema=args.ema,
         task=args.task,
-        on_event=_tell,
+        on_event=tell,
     )
     if network.spec.tasks is not None:
         raise LuminaError(
@@ -131,7 +141,8 @@ def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
     return network, tokenizer
 
 
-def _model_path(args: argparse.Namespace) -> Path:
+def model_path(args: argparse.Namespace) -> Path:
+    """The folder that the options name, or the newest run below ./runs."""
     named = [path for path in (args.model, args.resume) if path]
     if len(named) > 1:
         raise LuminaError(
@@ -150,7 +161,7 @@ def _model_path(args: argparse.Namespace) -> Path:
     return runs[-1]
 
 
-def _tell(
+def tell(
     kind: str,
     severity: str,
     code: str | None,
@@ -158,6 +169,7 @@ def _tell(
     step: int | None = None,
     **data: Any,
 ) -> None:
+    """Says an event on standard error."""
     say(f"{severity} {code}: {message}" if code else f"{severity}: {message}")
 
 

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("lumina.cli.export", "write a run's model for other tools"),
     "import": ("lumina.cli.import_", "make a run from a Hugging Face folder"),
     "generate": ("lumina.cli.generate", "continue texts with a trained model"),
+    "evaluate": ("lumina.cli.evaluate", "loss and perplexity on files"),
     "chat": ("lumina.cli.chat", "talk with a trained model"),
     "experts": ("lumina.cli.experts", "named experts: train, attach, detach, goals"),
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),

@@ -18,6 +18,8 @@ from lumina.state.reader import OnEvent
 from lumina.state.weights import Weights, Which, open_weights
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Model = str | os.PathLike[str] | Network | tuple[Network, Tokenizer]
+"""A run, a checkpoint or an exported folder; or what `lumina.load` returns of one."""
 
 
 def load(
@@ -49,7 +51,6 @@ def load(
             average was kept, E003 no such device; E002 also for a model of puzzles,
             which has no tokenizer (`load_solver`).
     """
-    place = find_device(device)
     weights = open_weights(path, which, ema=ema, on_event=on_event)
     try:
         if weights.spec.solves_puzzles:
@@ -58,16 +59,55 @@ def load(
                 f"the model in {path} solves puzzles: it answers no prompts",
                 "in Python, lumina.infer.load.load_solver(path).logits(puzzles) does",
             )
-        if task is not None:
-            weights = one_task(weights, task)
-        tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
-        if on_event is not None:
-            for note in tokenizer.notes:
-                on_event("tokenizer", "info", None, note, None)
-        network = filled_network(weights, place, dtype or torch.float32)
+        return load_weights(weights, device, dtype, task=task, on_event=on_event)
     finally:
         weights.close()
-    return network.eval(), tokenizer
+
+
+def load_weights(
+    weights: Weights,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    *,
+    task: str | None = None,
+    on_event: OnEvent | None = None,
+) -> tuple[Network, Tokenizer]:
+    """`load` for weights of a language model that are open already."""
+    place = find_device(device)
+    if task is not None:
+        weights = one_task(weights, task)
+    tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
+    if on_event is not None:
+        for note in tokenizer.notes:
+            on_event("tokenizer", "info", None, note, None)
+    network = filled_network(weights, place, dtype or torch.float32).eval()
+    network.tokenizer = tokenizer
+    return network, tokenizer
+
+
+def with_tokenizer(
+    model: Network | tuple[Network, Tokenizer],
+) -> tuple[Network, Tokenizer]:
+    """A loaded model and its tokenizer.
+
+    Raises:
+        LuminaError: E002 for a model that came without one, E005 for what is no model.
+    """
+    network, tokenizer = model if isinstance(model, tuple) else (model, None)
+    if not isinstance(network, Network):
+        raise LuminaError(
+            "E005",
+            f"a model of type {type(network).__name__} is not one of Lumina's",
+            "give a run, or what lumina.load(run) returns",
+        )
+    tokenizer = tokenizer or network.tokenizer
+    if tokenizer is None:
+        raise LuminaError(
+            "E002",
+            "the model was built without a tokenizer, so texts mean nothing to it",
+            "give (model, tokenizer), or what lumina.load(run) returns",
+        )
+    return network, tokenizer
 
 
 def load_solver(

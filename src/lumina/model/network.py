@@ -23,6 +23,7 @@ from lumina.objective.multi_task import (
 
 if TYPE_CHECKING:
     from lumina.config import Config
+    from lumina.data.tokenizer import Tokenizer
 
 DEFAULT_LOSS_CHUNK_BYTES = 256 * 2**20
 
@@ -34,7 +35,12 @@ class Network(nn.Module):
         spec: the resolved shape.
         attention: attention backend.
         loss_chunk_bytes: most bytes of float32 logits held at a time.
+
+    Attributes:
+        tokenizer: the one it was trained with, where `lumina.load` made the network.
     """
+
+    tokenizer: Tokenizer | None = None
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +38,9 @@ class Weights:
         tokenizer: the folder of the tokenizer that belongs to them, if there is one.
         path: the folder they come from.
         description: what they are, in words.
+        settings: the options of the run that they come from; empty for an exported
+            folder.
+        averages_too: beside these weights, their moving average was kept.
     """
 
     spec: ModelSpec
@@ -45,6 +48,8 @@ class Weights:
     tokenizer: Path | None
     path: Path
     description: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    averages_too: bool = False
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -217,6 +222,8 @@ def _checkpoint(folder: Path, ema: bool) -> Weights:
         path=folder,
         description=f"step {reader.meta.step:,} of {run.name}"
         + (", averaged weights" if ema else ""),
+        settings=dict(reader.meta.config),
+        averages_too=not ema and bool(reader.optimizer_names("ema")),
     )
 
 

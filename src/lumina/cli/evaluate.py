@@ -1,0 +1,126 @@
+"""`lumina evaluate`: loss, perplexity and bits per byte on files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from lumina.cli.answering import (
+    add_device_options,
+    add_weights_options,
+    model_path,
+    say,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from lumina.measure.files import Evaluation
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    model = parser.add_argument_group("model")
+    add_weights_options(model)
+    add_device_options(model)
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="FILE",
+        help="files, folders or globs (.txt, .jsonl), as --train-data of `train`",
+    )
+    data.add_argument(
+        "--loss-on",
+        choices=("assistant", "all"),
+        help="which turns of a conversation count; default: as the run was trained, "
+        "and for an exported folder assistant",
+    )
+    data.add_argument(
+        "--data-errors",
+        choices=("fatal", "skip"),
+        default="fatal",
+        help="a bad record: stop, or skip it and say so; default: fatal",
+    )
+    data.add_argument(
+        "--seq-length", type=int, metavar="N",
+        help="tokens that the model reads at a time; default: as it was trained",
+    )  # fmt: skip
+    data.add_argument(
+        "--batch-size", type=int, metavar="N",
+        help="rows side by side; changes the memory it takes, not the result",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the result."""
+    from lumina.measure.files import evaluate
+    from lumina.model.registry import load_plugins
+
+    load_plugins(args.plugins)
+    outcome = evaluate(
+        model_path(args),
+        args.data,
+        device=args.device,
+        precision=args.precision,
+        which="best" if args.best else "latest",
+        ema=args.ema,
+        task=args.task,
+        seq_length=args.seq_length,
+        batch_size=args.batch_size,
+        loss_on=args.loss_on,
+        data_errors=args.data_errors,
+        on_event=tell,
+        on_rows=_Shown() if sys.stderr.isatty() else None,
+    )
+    if args.json:
+        print(json.dumps(outcome.to_dict(), ensure_ascii=False))
+    else:
+        print(_text(outcome))
+    return 0
+
+
+def _text(outcome: Evaluation) -> str:
+    """The result, a line for each figure."""
+    bits = outcome.bits_per_byte
+    lines = [
+        ("model", outcome.model),
+        ("loss", f"{outcome.loss:.6f} nats a token"),
+        ("perplexity", f"{outcome.perplexity:,.4f}"),
+        (
+            "bits per byte",
+            "none: no text bears loss" if bits is None else f"{bits:.6f}",
+        ),
+        (
+            "tokens",
+            f"{outcome.tokens:,} with a loss, of {outcome.documents:,} documents "
+            f"({outcome.bytes:,} bytes of text), in rows of {outcome.row_length:,}",
+        ),
+    ]
+    if outcome.accuracy is not None:
+        lines.append(
+            ("accuracy", f"{outcome.accuracy:.2%} of the tokens guessed right")
+        )
+    if outcome.segments is not None:
+        lines.append(("segments", f"{outcome.segments:.2f} of a token on average"))
+    if outcome.skipped:
+        lines.append(("skipped", f"{outcome.skipped:,} bad records"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+class _Shown:
+    """Says how far it is, every ten seconds."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._said >= 10:
+            self._said = time.monotonic()
+            say(f"{done / total:.0%} of {total:,} rows")

@@ -1,0 +1,267 @@
+"""How well a trained model predicts the text of files, measured as in training."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lumina.config import Config
+from lumina.data.files import find_files
+from lumina.data.packing import pack
+from lumina.data.prepare import OnEvent, Prepared, prepare
+from lumina.data.stream import eval_batches
+from lumina.errors import LuminaError
+from lumina.infer.load import (
+    Model,
+    Precision,
+    find_device,
+    find_dtype,
+    load_weights,
+    with_tokenizer,
+)
+from lumina.measure.held_out import held_out_loss
+from lumina.model.interface import Batch
+from lumina.model.network import Network
+from lumina.state.weights import Weights, Which, open_weights
+
+BATCH_TOKENS = 16384
+"""Positions of a forward pass where no batch size is asked for."""
+
+LossOn = Literal["assistant", "all"]
+OnRows = Callable[[int, int], None]
+"""Told before every batch: rows done, and rows in all."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model did on some files.
+
+    Attributes:
+        model: which weights these are.
+        loss: mean cross entropy of a token that bears loss, in nats.
+        perplexity: exp(loss).
+        bits_per_byte: bits for each byte of UTF-8 text that bears loss, end markers
+            included; compares models with different tokenizers. None where no text
+            bears loss.
+        tokens: how many tokens the mean is over.
+        bytes: of the text that bears loss.
+        documents: texts and conversations that were read.
+        accuracy: share of the tokens that were the most likely ones.
+        row_length: most tokens that the model read at a time.
+        segments: mean segments of a token, in a model that halts by token; else None.
+        skipped: bad records that were left out.
+    """
+
+    model: str
+    loss: float
+    perplexity: float
+    bits_per_byte: float | None
+    tokens: int
+    bytes: int
+    documents: int
+    accuracy: float | None
+    row_length: int
+    segments: float | None = None
+    skipped: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; None in place of a number that is not finite."""
+        return {
+            name: None if isinstance(x, float) and not math.isfinite(x) else x
+            for name, x in asdict(self).items()
+        }
+
+
+def evaluate(
+    run: Model,
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    device: str = "auto",
+    precision: Precision = "auto",
+    which: Which = "latest",
+    ema: bool = False,
+    task: str | None = None,
+    seq_length: int | None = None,
+    batch_size: int | None = None,
+    loss_on: LossOn | None = None,
+    data_errors: Literal["fatal", "skip"] = "fatal",
+    on_event: OnEvent | None = None,
+    on_rows: OnRows | None = None,
+) -> Evaluation:
+    """Loss, perplexity and bits per byte of a trained model on files.
+
+    The files are read, tokenised and put into rows as those that training holds out,
+    so on a run's own held-out files this is the run's `eval_loss`.
+
+    Args:
+        run: a run directory, a checkpoint or an exported folder, or what `lumina.load`
+            returns; a loaded model stays where it is and as it is.
+        data: files, folders or globs, as for `train_data`.
+        device: "auto" takes a GPU where there is one; or "cpu", "cuda", "cuda:1".
+        precision: "auto" is bf16 on GPUs that have it, else fp32.
+        which: of a run, the newest good checkpoint or the best evaluated one.
+        ema: the moving average of the weights, which training's own evaluation uses
+            where there is one.
+        task: of a model of several tasks, the one that the files belong to.
+        seq_length: positions of a row; None: those the model was trained on.
+        batch_size: rows side by side; the result does not depend on it.
+        loss_on: turns of conversations that bear loss; None: as the run was trained,
+            and for other models "assistant".
+        data_errors: stop at a bad record, or leave it out.
+        on_event: told of what was skipped and of what should be known of the weights.
+        on_rows: told how far it is.
+
+    Raises:
+        LuminaError: as `lumina.load`; E002 for a model of puzzles; E005 where a task is
+            to be named; E101 to E106 for the data; E102 for conversations that the
+            model has no markers for; E105 where nothing bears loss.
+    """
+    names = [data] if isinstance(data, str | os.PathLike) else list(data)
+    files = [str(Path(name).expanduser()) for name in names]
+    find_files(files)  # missing ones are refused before the model is read
+    if batch_size is not None and batch_size < 1:
+        raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
+    if isinstance(run, str | os.PathLike):
+        weights = open_weights(run, which, ema=ema, on_event=on_event)
+        try:
+            _check_kind(weights, task)
+            place = find_device(device)
+            dtype = find_dtype(precision, place)
+            network, tokenizer = load_weights(weights, str(place), dtype, task=task)
+        finally:
+            weights.close()
+        if weights.averages_too and on_event is not None:
+            on_event(
+                kind="averaged_weights",
+                severity="info",
+                code=None,
+                message="the run keeps averaged weights too, and its own eval_loss is "
+                "theirs; ema (--ema) evaluates them",
+            )
+        named, settings = weights.description, weights.settings
+    else:
+        network, tokenizer = with_tokenizer(run)
+        named, settings = "the model given", {}
+    length = _row_length(network, seq_length)
+    config = Config(
+        train_data=files,
+        eval_fraction=0.0,
+        loss_on=loss_on or settings.get("loss_on", "assistant"),
+        data_errors=data_errors,
+        **{k: settings[k] for k in ("max_record_bytes",) if k in settings},
+    )
+    prepared = prepare(config, tokenizer=tokenizer, on_event=_without_split(on_event))
+    _check_data(prepared, network)
+    size = batch_size or max(BATCH_TOKENS // length, 1)
+    return _measured(network, prepared, named, length, size, on_rows)
+
+
+def _check_kind(weights: Weights, task: str | None) -> None:
+    """Models of text with one head, or one that is named."""
+    if weights.spec.solves_puzzles:
+        raise LuminaError(
+            "E002",
+            f"{weights.description} solves puzzles: it does not predict text, so there "
+            "are no perplexity and no bits per byte",
+            "the share of held-out puzzles that it solved is eval_exact_accuracy in "
+            "the run's metrics.jsonl; --eval-data of `lumina train` names the puzzles",
+        )
+    tasks = weights.spec.tasks
+    if tasks is not None and task is None:
+        raise LuminaError(
+            "E005",
+            "the model has several tasks and none is named",
+            f"use --task with one of {', '.join(tasks.names)}",
+        )
+
+
+def _row_length(network: Network, asked: int | None) -> int:
+    """Positions of a row."""
+    spec = network.spec
+    if asked is None:
+        return spec.seq_length
+    if asked < 1:
+        raise LuminaError("E005", f"seq-length is {asked}", "give 1 or more")
+    if spec.pos_encodings == "learned" and asked > spec.seq_length:
+        raise LuminaError(
+            "E002",
+            f"the model has learned {spec.seq_length:,} positions, not {asked:,}",
+            f"leave --seq-length out, or give at most {spec.seq_length}",
+        )
+    return asked
+
+
+def _without_split(on_event: OnEvent | None) -> OnEvent | None:
+    """Nothing is to be held out of these files: that is no news."""
+    if on_event is None:
+        return None
+
+    def told(**event: Any) -> None:
+        if event["kind"] != "data_no_eval":
+            on_event(**event)
+
+    return told
+
+
+def _check_data(prepared: Prepared, network: Network) -> None:
+    """There is something to predict, in tokens that the model has."""
+    found, known = prepared.tokenizer.vocab_size, network.spec.vocab_size
+    if found > known:
+        conversations = prepared.stats["conversations"]
+        raise LuminaError(
+            "E102",
+            f"there are conversations in the data, whose markers make {found:,} tokens "
+            f"of a vocabulary; the model has {known:,}"
+            if conversations
+            else f"the tokenizer has {found:,} tokens, the model {known:,}",
+            "give texts, or a model that was trained on conversations"
+            if conversations
+            else "give the tokenizer that the model was trained with",
+        )
+    if not prepared.train.loss_tokens:
+        raise LuminaError(
+            "E105", "no token of the data bears loss", "name data with text to predict"
+        )
+
+
+def _measured(
+    network: Network,
+    prepared: Prepared,
+    named: str,
+    length: int,
+    size: int,
+    on_rows: OnRows | None,
+) -> Evaluation:
+    """The held-out loss of all rows."""
+    store, stats = prepared.train, prepared.stats
+
+    rows = len(pack(store, length))
+
+    def batches() -> Iterator[Batch]:
+        for number, batch in enumerate(eval_batches(store, length, size)):
+            if on_rows is not None:
+                on_rows(number * size, rows)
+            yield batch
+
+    device: torch.device = network.backbone.embedding.weight.device
+    outcome = held_out_loss(network, batches(), device=device)
+    bits = store.bits_per_byte(outcome.loss)
+    return Evaluation(
+        model=named,
+        loss=outcome.loss,
+        perplexity=outcome.perplexity,
+        bits_per_byte=bits if store.loss_bytes else None,
+        tokens=outcome.tokens,
+        bytes=store.loss_bytes,
+        documents=stats["documents"],
+        accuracy=outcome.accuracy,
+        row_length=length,
+        segments=outcome.segments,
+        skipped=stats["skipped"],
+    )
