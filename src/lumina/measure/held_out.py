@@ -27,7 +27,8 @@ class HeldOut:
     Attributes:
         loss: mean cross entropy over counted tokens, in nats.
         tokens: how many were counted.
-        accuracy: share whose most likely token was right; None if not measured.
+        accuracy: share whose most likely token was right (of puzzles, the mean share
+            of right positions); None where the objective does not tell.
         exact: share of puzzles that were right everywhere; None for text.
         segments: mean segments of a token, for models that halt by token; else None.
         attempts: what `score` made of the answers, where there is one.
@@ -87,7 +88,7 @@ def held_out_loss(
     answers: list[tuple[Tensor, Tensor]] = []
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     by_task: Tensor | None = None
-    puzzles = False
+    puzzles = judged = False
     was_training = model.training
     model.eval()
     try:
@@ -99,6 +100,7 @@ def held_out_loss(
             sums[0] += losses.loss_sum
             sums[1] += losses.weight_sum
             if "correct" in losses.terms:
+                judged = True
                 sums[2] += losses.terms["correct"]
             if "exact" in losses.terms:
                 puzzles = True
@@ -115,7 +117,7 @@ def held_out_loss(
     return HeldOut(
         loss=loss / tokens if tokens else float("nan"),
         tokens=round(tokens),
-        accuracy=correct / tokens if tokens else None,
+        accuracy=correct / tokens if tokens and judged else None,
         exact=exact / tokens if tokens and puzzles else None,
         segments=segments / tokens if tokens and segments else None,
         attempts={} if score is None else _judged(score, answers, ranks),

@@ -222,6 +222,8 @@ class Loop:
                 outcome = self.evaluate(step)
                 row["eval_loss"] = outcome.loss
                 row |= eval_metrics(outcome.tasks)
+                if outcome.accuracy is not None:
+                    row["eval_accuracy"] = outcome.accuracy
                 if outcome.exact is not None:
                     row["eval_exact_accuracy"] = outcome.exact
                 if outcome.segments is not None:

@@ -1,0 +1,52 @@
+"""What a run says of its held-out text is what the model makes of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lumina import Trainer
+from lumina.measure.held_out import held_out_loss
+from lumina.model.interface import IGNORE
+from lumina.train import loop
+from training import column
+
+
+@pytest.mark.covers("EVL-01")
+def test_a_run_reports_the_share_of_tokens_it_gets_right(tiny_config, monkeypatch):
+    shares = []
+
+    @torch.no_grad()
+    def counted_by_hand(model, batches, **options):
+        right = counted = 0
+        batches = list(batches)
+        model.eval()
+        for batch in batches:
+            hidden = model.backbone(batch).hidden
+            likeliest = model.objective.logits(hidden, model._tied).argmax(-1)
+            bears_loss = batch.labels != IGNORE
+            right += (likeliest == batch.labels)[bears_loss].sum().item()
+            counted += bears_loss.sum().item()
+        shares.append(right / counted)
+        return held_out_loss(model, batches, **options)
+
+    monkeypatch.setattr(loop, "held_out_loss", counted_by_hand)
+    config = tiny_config.replace(steps=40, eval_every_n_batches=20, learning_rate=1e-2)
+    run = Trainer(config).train().run_dir
+    assert column(run, "eval_accuracy") == pytest.approx(shares)
+    assert shares[-1] > 0.02
+
+
+def test_an_objective_that_does_not_tell_has_no_accuracy():
+    class Untold(torch.nn.Module):
+        def forward(self, batch):
+            from lumina.model.interface import LossSums
+
+            return LossSums(torch.tensor(6.0), torch.tensor(3.0)), {}
+
+    class Anything:
+        def to(self, device):
+            return self
+
+    outcome = held_out_loss(Untold(), [Anything()], device=torch.device("cpu"))
+    assert (outcome.loss, outcome.tokens, outcome.accuracy) == (2.0, 3, None)
