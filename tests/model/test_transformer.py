@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from lumina.errors import LuminaError
 from lumina.model.interface import IGNORE, Batch
 from lumina.model.network import build_network
+from lumina.model.spec import ModSpec, MoeSpec
 from lumina.ops.attention.dispatch import Pattern
 from lumina.ops.attention.masks import causal_mask
 from networks import packed_batch, random_ids, shifted, tiny_spec
@@ -186,6 +187,46 @@ def test_dropout_acts_in_training_only():
     assert (network.logits(ids) - first).abs().max() > 1e-2
     torch.manual_seed(0)
     torch.testing.assert_close(network.logits(ids), first, rtol=0, atol=0)
+
+
+@pytest.mark.covers("MOD-01")
+@pytest.mark.parametrize("kind", ["dense", "experts", "depth"])
+@pytest.mark.parametrize("dropout", [0.1, 0.4])
+def test_dropout_zeroes_its_share_of_each_branch(kind, dropout):
+    sparse = {
+        "dense": {},
+        "experts": {"moe": MoeSpec(4, 2, 16, layers=(0, 1))},
+        "depth": {"mod": ModSpec(layers=(1,), capacity=1.0, ladder=(1.0,))},
+    }[kind]
+    network = build_network(tiny_spec(dropout=dropout, **sparse), seed=1)
+    found = {}
+
+    def kept(name, branch):
+        def call(*inputs):
+            outcome = branch(*inputs)
+            block, training = branch.__self__, branch.__self__.training
+            added = outcome[0] if isinstance(outcome, tuple) else outcome
+            block.eval()
+            whole = branch(*inputs)
+            block.train(training)
+            found[name] = added, whole[0] if isinstance(whole, tuple) else whole
+            return outcome
+
+        return call
+
+    for index, block in enumerate(network.backbone.blocks):
+        for name in ("attend", "feed"):
+            setattr(block, name, kept(f"{index} {name}", getattr(block, name)))
+    torch.manual_seed(0)
+    network.train()(Batch.from_rows(random_ids(64, 24)))
+    assert len(found) == 4
+    for name, (added, whole) in found.items():
+        zeroed = (added == 0) & (whole != 0)
+        # About 49,000 values: five standard deviations are 0.011 at most.
+        assert zeroed.float().mean().item() == pytest.approx(dropout, abs=0.012), name
+        torch.testing.assert_close(
+            added[~zeroed], whole[~zeroed] / (1 - dropout), msg=name
+        )
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

@@ -18,7 +18,7 @@ from lumina.model.spec import ModelSpec
 from lumina.observe import curves
 from lumina.observe.events import EventLog
 from lumina.observe.findings import find
-from lumina.observe.metrics import MetricsLog
+from lumina.observe.metrics import MetricsLog, read_metrics
 from lumina.observe.report import write_report
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore
@@ -168,6 +168,25 @@ def test_the_report_tells_the_whole_run(run):
     assert shown.count("figure") == 6
     assert re.search(r"seed\s*7\s*flag", shown.text)
     assert re.search(r"num_layers\s*2\s*preset debug", shown.text)
+
+
+@pytest.mark.covers("MON-18")
+def test_the_report_says_what_stands_out_and_what_to_try(tmp_path):
+    folder = a_run(tmp_path / "run")
+    rows = read_metrics(folder)
+    for row, loss in zip(rows[:4], (3.5, 3.25, 3.5, 3.75), strict=True):
+        row["eval_loss"] = loss
+
+    def shown(rows):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metrics.jsonl").write_text(lines)
+        return page(write_report(folder)).text
+
+    noted = shown(rows[:4])
+    assert "The held-out loss was best at step 2 (3.2500) and rose to 3.7500" in noted
+    assert "Use the best checkpoint (--best); next time train shorter" in noted
+    assert "Nothing stands out" not in noted
+    assert "Nothing stands out" in shown(rows[:2])
 
 
 def test_the_report_needs_nothing_from_outside(run):

@@ -1,0 +1,67 @@
+"""A row of metrics.jsonl: the figures that are reckoned, from a clock that is told."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+import torch
+
+from lumina.observe.console import Console
+from lumina.train import clock
+from lumina.train.recorder import Recorder
+from lumina.train.ring import MetricRing
+from lumina.train.step import SCALARS
+from programs import tiny_plan
+
+H100 = 989e12
+"""Its dense bf16 operations a second."""
+
+
+def row(tmp_path, monkeypatch, loss=1.5, device_name="NVIDIA H100", **plan):
+    """A step of 6,000 tokens that ended a quarter of a second after the one before."""
+    now = [100.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    ring = MetricRing(cuda=False)
+    now[0] += 0.25
+    known = {"step": 7, "tokens": 42_000, "epoch": 0.5, "learning_rate": 1e-3}
+    known |= {"data_wait_seconds": 0.01, "step_tokens": 6000}
+    values = {"loss": loss, "grad_norm": 0.75, "skipped": 0.0}
+    ring.push(known, torch.tensor([values.get(name, 0.0) for name in SCALARS]))
+    now[0] += 5.0  # read late: no part of the step
+    [(known, numbers)] = ring.pop(leave=0)
+    plan = {"compute_dtype": "bfloat16", "flops_per_token": 1e9} | plan
+    recorder = Recorder(
+        tmp_path,
+        tiny_plan().replace(**plan),
+        Console(stream=io.StringIO(), live=False),
+        main=False,
+        device_name=device_name,
+    )
+    return recorder.row(known, numbers)
+
+
+@pytest.mark.covers("MON-01", "MON-02")
+def test_rates_are_those_of_the_step(tmp_path, monkeypatch):
+    found = row(tmp_path, monkeypatch)
+    assert found["step_seconds"] == 0.25
+    assert found["tokens_per_second"] == 24_000
+    assert found["mfu"] == pytest.approx(24_000 * 1e9 / H100)
+    assert (found["step"], found["tokens"], found["loss"]) == (7, 42_000, 1.5)
+    assert found["perplexity"] == pytest.approx(math.e**1.5)
+    assert found["grad_norm"] == 0.75
+    assert "step_tokens" not in found
+
+
+@pytest.mark.covers("MON-02")
+def test_utilisation_is_of_all_devices_and_of_the_precision(tmp_path, monkeypatch):
+    two = row(tmp_path, monkeypatch, world_size=2, micro_batch_size=4)
+    assert two["mfu"] == pytest.approx(24_000 * 1e9 / H100 / 2)
+    tf32 = row(tmp_path, monkeypatch, tf32=True, compute_dtype="float32")
+    assert tf32["mfu"] == pytest.approx(24_000 * 1e9 / 494e12)
+    assert row(tmp_path, monkeypatch, device_name="some card")["mfu"] is None
+
+
+def test_a_loss_too_large_for_a_perplexity_has_an_infinite_one(tmp_path, monkeypatch):
+    assert row(tmp_path, monkeypatch, loss=800.0)["perplexity"] == math.inf
