@@ -86,6 +86,15 @@ class Ranks:
             # On a CPU tensor, so that it also orders ranks whose GPUs are idle.
             dist.all_reduce(torch.zeros(1))
 
+    def any_(self, flag: bool) -> bool:
+        """Whether it holds on any rank; the same answer on all of them."""
+        if self.world_size == 1:
+            return flag
+        # On a CPU tensor, so that the host does not wait for its GPU.
+        held = torch.tensor([float(flag)])
+        dist.all_reduce(held)
+        return held.item() > 0
+
     def share(self, value: Any) -> Any:
         """Rank 0's value, on every rank (a small picklable object)."""
         if self.world_size == 1:

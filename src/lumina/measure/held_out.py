@@ -20,6 +20,14 @@ Score = Callable[[NDArray[np.uint8], NDArray[np.float32]], dict[str, float]]
 """From the answers [R, S] and halting logits [R] of all rows to shares."""
 
 
+_ASK_EVERY = 4
+"""Batches between two questions to the other ranks; each is a small exchange."""
+
+
+class EvaluationStoppedError(Exception):
+    """An evaluation was asked to stop; every rank left it at the same batch."""
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """An evaluation's outcome.
@@ -72,6 +80,7 @@ def held_out_loss(
     device: torch.device,
     ranks: Ranks | None = None,
     score: Score | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> HeldOut:
     """Mean loss of `model` over `batches`, in evaluation mode.
 
@@ -83,8 +92,14 @@ def held_out_loss(
         ranks: this process's place.
         score: judges the answers to puzzles, in the order of the rows; ranks took
             turns with the batches.
+        stop: asked between batches whether to leave. Ranks agree on the answer, so
+            that none of them waits in a forward for one that has left.
+
+    Raises:
+        EvaluationStoppedError: `stop` said so on any rank.
     """
     ranks = ranks or Ranks()
+    ask_every = 1 if ranks.world_size == 1 else _ASK_EVERY
     answers: list[tuple[Tensor, Tensor]] = []
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     by_task: Tensor | None = None
@@ -92,7 +107,9 @@ def held_out_loss(
     was_training = model.training
     model.eval()
     try:
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if stop is not None and number % ask_every == 0 and ranks.any_(stop()):
+                raise EvaluationStoppedError
             losses, aux = model(batch.to(device))
             told = aux.get(TASK_STATISTICS)
             if told is not None:

@@ -42,13 +42,20 @@ def compare_modes(
     *,
     device: torch.device,
     ranks: Ranks,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, float]:
-    """Held-out loss by mode; see `held_out_loss`. Top-k looks into the future."""
+    """Held-out loss by mode; see `held_out_loss`. Top-k looks into the future.
+
+    Raises:
+        EvaluationStoppedError: `stop` said so on any rank.
+    """
     losses = {}
     try:
         for mode in routing_modes(network.spec):
             network.backbone.routing = mode
-            outcome = held_out_loss(model, batches(), device=device, ranks=ranks)
+            outcome = held_out_loss(
+                model, batches(), device=device, ranks=ranks, stop=stop
+            )
             losses[mode] = outcome.loss
     finally:
         network.backbone.routing = ""

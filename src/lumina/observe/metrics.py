@@ -6,7 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lumina.observe.json_lines import JsonLinesFile, file_error, read_json_lines
+from lumina.observe.json_lines import (
+    JsonLinesFile,
+    encode_row,
+    file_error,
+    read_json_lines,
+)
 
 
 class MetricsLog:
@@ -26,6 +31,18 @@ class MetricsLog:
             raise ValueError(f"a metrics row needs an integer step, not {row!r}")
         self._file.append(row)
 
+    def amend_last(self, row: dict[str, Any]) -> None:
+        """Put a row in the place of the last one, which is of the same step."""
+        rows = read_json_lines(self.path)
+        if not rows or rows[-1]["step"] != row["step"]:
+            raise ValueError(f"the last row is not of step {row['step']}")
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        lines[len(rows) - 1 :] = [encode_row(row).encode() + b"\n"]
+        try:
+            self._replace(b"".join(lines))
+        except OSError as error:
+            raise file_error(error, self.path) from error
+
     def truncate_after(self, step: int) -> Path | None:
         """Take away the rows past `step`, as a resume from there must.
 
@@ -44,18 +61,22 @@ class MetricsLog:
             discarded = self._unused_name()
             # The old rows are safe under their new name before they leave this file.
             _write_durably(discarded, b"".join(dropped))
-            shorter = self.path.with_name(f".{self.path.name}.tmp")
-            _write_durably(shorter, b"".join(kept))
-            self._file.close()
-            os.replace(shorter, self.path)
+            self._replace(b"".join(kept))
         except OSError as error:
             raise file_error(error, self.path) from error
-        self._file = JsonLinesFile(self.path)
         return discarded
 
     def close(self) -> None:
         """Give the file back; harmless when repeated."""
         self._file.close()
+
+    def _replace(self, content: bytes) -> None:
+        """Put another file in the place of this one, whole or not at all."""
+        other = self.path.with_name(f".{self.path.name}.tmp")
+        _write_durably(other, content)
+        self._file.close()
+        os.replace(other, self.path)
+        self._file = JsonLinesFile(self.path)
 
     def _unused_name(self) -> Path:
         number = 1

@@ -131,6 +131,7 @@ class Job:
             overflow=outset.overflow,
             best=outset.best,
             saved=progress.step if prepared.reader else -1,
+            evaluation_owed=outset.evaluation_owed,
         )
         self.console.start(plan, progress.step)
         return self._loop

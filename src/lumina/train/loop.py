@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,12 @@ from lumina.assemble.program import Program
 from lumina.data.stream import Cursor, Prefetcher
 from lumina.data.tokenise import ENCODING_RULES
 from lumina.errors import LuminaError
-from lumina.measure.held_out import HeldOut, Score, held_out_loss
+from lumina.measure.held_out import (
+    EvaluationStoppedError,
+    HeldOut,
+    Score,
+    held_out_loss,
+)
 from lumina.measure.routing_modes import compare_modes, routing_modes
 from lumina.model.interface import Batch
 from lumina.optim.schedule import learning_rate_at
@@ -66,6 +72,8 @@ class Loop:
         overflow: the rule that adapts expert capacity, where it is asked for.
         best: the best evaluation so far.
         saved: the step of the newest checkpoint; -1: there is none.
+        evaluation_owed: a signal broke off the evaluation of the last step, which is
+            made up for when the run goes on.
         reason: why the loop ended.
         interrupted: a signal ended it.
     """
@@ -83,6 +91,7 @@ class Loop:
     overflow: AdaptiveCapacity = field(default_factory=AdaptiveCapacity)
     best: Best = field(default_factory=Best)
     saved: int = -1
+    evaluation_owed: bool = False
     reason: str = "done"
     interrupted: bool = False
     _agreed_stop: bool = False
@@ -110,6 +119,7 @@ class Loop:
         feed = self._feed()
         self._ring = ring = MetricRing(cuda=self.program.device.type == "cuda")
         try:
+            self._make_up_evaluation()
             while self.progress.step < self.plan.steps and not self._agreed_stop:
                 if self._agreed_change:
                     # Rows under way have the shapes of the Program that made them.
@@ -148,7 +158,7 @@ class Loop:
 
     def _guarded_step(self, batches: Any) -> torch.Tensor:
         """One step; out of memory becomes a coded error with the State saved."""
-        stop = self.signals.received is not None
+        stop = self._stop_asked()
         wants = self.controls.waiting and self.program.ranks.main
         try:
             self._warm_up(batches)
@@ -208,7 +218,7 @@ class Loop:
         leave = 0 if newest or not ring.cuda else 1
         for known, values in ring.pop(leave):
             if values[SCALARS.index("stop")] > 0:
-                self._agreed_stop = self.interrupted = True
+                self._stop_agreed()
             if values[SCALARS.index("request")] > 0:
                 self._agreed_change = True
             row = self.recorder.row(known, values)
@@ -219,16 +229,7 @@ class Loop:
                 dropped = row["moe.dropped_fraction"]
                 self.overflow.see(step, dropped, moe.capacity_factor)
             if step == self.progress.step and newest and self._eval_due(step):
-                outcome = self.evaluate(step)
-                row["eval_loss"] = outcome.loss
-                row |= eval_metrics(outcome.tasks)
-                if outcome.accuracy is not None:
-                    row["eval_accuracy"] = outcome.accuracy
-                if outcome.exact is not None:
-                    row["eval_exact_accuracy"] = outcome.exact
-                if outcome.segments is not None:
-                    row["eval_mean_steps"] = outcome.segments
-                row |= {f"eval_{name}": x for name, x in outcome.attempts.items()}
+                row |= self._evaluated(step)
             self.recorder.write(row)
             if self.recorder.consecutive_skips >= DIVERGED_AFTER:
                 raise LuminaError(
@@ -237,6 +238,39 @@ class Loop:
                     "lower --learning-rate or raise --warmup-steps, then go on from "
                     "the last checkpoint with --auto-resume",
                 )
+
+    def _evaluated(self, step: int) -> dict[str, Any]:
+        """What an evaluation adds to the row of its step; nothing once it is to end."""
+        outcome = None if self.interrupted else self.evaluate(step)
+        self.evaluation_owed = outcome is None
+        if outcome is None:
+            return {}
+        told = {"eval_loss": outcome.loss, **eval_metrics(outcome.tasks)}
+        if outcome.accuracy is not None:
+            told["eval_accuracy"] = outcome.accuracy
+        if outcome.exact is not None:
+            told["eval_exact_accuracy"] = outcome.exact
+        if outcome.segments is not None:
+            told["eval_mean_steps"] = outcome.segments
+        return told | {f"eval_{name}": x for name, x in outcome.attempts.items()}
+
+    def _make_up_evaluation(self) -> None:
+        """Judge the last step before the next one, where a signal had prevented it."""
+        step = self.progress.step
+        if not self.evaluation_owed or not self._eval_due(step):
+            return
+        told = self._evaluated(step)
+        if told:
+            self.recorder.amend(step, told)
+            self._at_boundary(told)
+
+    def _stop_asked(self) -> bool:
+        """Whether this rank was asked to stop; the ranks have yet to agree."""
+        return self.signals.received is not None
+
+    def _stop_agreed(self) -> None:
+        """Every rank knows that a signal ends the run."""
+        self._agreed_stop = self.interrupted = True
 
     def _eval_due(self, step: int) -> bool:
         if self.eval_batches is None:
@@ -273,18 +307,26 @@ class Loop:
         self.best.worse += 1
         return False
 
-    def evaluate(self, step: int) -> HeldOut:
-        """Held-out loss now, with the averaged weights where there are any."""
+    def evaluate(self, step: int) -> HeldOut | None:
+        """Held-out loss now, with the averaged weights where there are any.
+
+        Returns:
+            None when a signal that ends the run came before the last batch.
+        """
         assert self.eval_batches is not None
-        with self.program.evaluation():
+        outcome = None
+        with self.program.evaluation(), suppress(EvaluationStoppedError):
             outcome = held_out_loss(
                 self.program.model,
                 self.eval_batches(self.program),
                 device=self.program.device,
                 ranks=self.program.ranks,
                 score=self.score,
+                stop=self._stop_asked,
             )
-        if self.program.ranks.main:
+        if outcome is None:
+            self._stop_agreed()
+        elif self.program.ranks.main:
             self.recorder.console.eval(step, outcome.loss, outcome.attempts)
         return outcome
 
@@ -295,6 +337,7 @@ class Loop:
             "best_loss": None if math.isinf(self.best.loss) else self.best.loss,
             "best_step": self.best.step,
             "worse_evaluations": self.best.worse,
+            "evaluation_owed": self.evaluation_owed,
             "overflow": self.overflow.state(),
             "data_fingerprint": self.stream.store.fingerprint,
             "encoding_rules": ENCODING_RULES,
@@ -307,10 +350,11 @@ class Loop:
 
     def _finish(self) -> None:
         """A last checkpoint, whatever ended the run."""
+        modes = self.eval_batches is not None and routing_modes(self.plan.spec)
+        if modes and not self.interrupted:
+            self._compare_modes()
         if self.interrupted:
             self.reason = "stopped by a signal"
-        elif self.eval_batches is not None and routing_modes(self.plan.spec):
-            self._compare_modes()
         if self.saved != self.progress.step:
             self.save("emergency" if self.interrupted else "regular")
         self.checkpoints.wait()
@@ -319,14 +363,19 @@ class Loop:
         """Say what other ways of choosing tokens would make of the trained weights."""
         program, batches = self.program, self.eval_batches
         assert batches is not None
-        with program.evaluation():
+        losses: dict[str, float] = {}
+        with program.evaluation(), suppress(EvaluationStoppedError):
             losses = compare_modes(
                 program.network,
                 program.model,
                 lambda: batches(program),
                 device=program.device,
                 ranks=program.ranks,
+                stop=self._stop_asked,
             )
+        if not losses:
+            self._stop_agreed()
+            return
         listed = ", ".join(f"{mode} {loss:.4f}" for mode, loss in losses.items())
         self.recorder.event(
             "routing_modes",

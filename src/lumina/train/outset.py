@@ -32,6 +32,7 @@ class Outset:
         best: the best evaluation so far.
         controls: the journal of changes.
         overflow: the rule that adapts expert capacity.
+        evaluation_owed: a signal broke off the evaluation of the last step.
     """
 
     program: Program
@@ -39,6 +40,7 @@ class Outset:
     best: Best
     controls: Controls
     overflow: AdaptiveCapacity = field(default_factory=AdaptiveCapacity)
+    evaluation_owed: bool = False
 
 
 def begin(prepared: Preparation, recorder: Recorder) -> Outset:
@@ -80,10 +82,12 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
         recorder.metrics.truncate_after(progress.step)
         rows = read_metrics(recorder.metrics.path.parent)
         recorder.last_row = rows[-1] if rows else {}
+    recorder.last_row = prepared.ranks.share(recorder.last_row)
     _tell_resumed(prepared, recorder, reader, progress.step)
     reader.close()
     rule = AdaptiveCapacity(**meta.extra.get("overflow", {}))
-    return Outset(program, progress, best, Controls(meta.journal), rule)
+    owed = meta.extra.get("evaluation_owed", False)
+    return Outset(program, progress, best, Controls(meta.journal), rule, owed)
 
 
 def _check_data(prepared: Preparation, extra: dict[str, Any]) -> None:

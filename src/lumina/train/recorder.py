@@ -118,6 +118,16 @@ class Recorder:
         if self.on_row is not None:
             self.on_row(row)
 
+    def amend(self, step: int, told: dict[str, Any]) -> None:
+        """Add to the row of the last step what was learned of it later."""
+        if self.last_row.get("step") != step:  # somebody removed the file or the row
+            return
+        self.last_row = self.last_row | told
+        if self.metrics is not None:
+            self.metrics.amend_last(self.last_row)
+        if self.on_row is not None:
+            self.on_row(self.last_row)
+
     def event(
         self,
         kind: str,

@@ -1,0 +1,162 @@
+"""Signals while held-out data is evaluated: the evaluation is left, nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import endless_evaluation
+from lumina.assemble.ranks import meeting_place
+from lumina.state.reader import latest_good, open_checkpoint
+from training import (
+    DENSE,
+    INTERRUPT,
+    TERMINATE,
+    assert_same_run,
+    checkpoints,
+    events,
+    rows,
+    wait_until,
+    words,
+)
+
+FLAGS = [
+    *DENSE,
+    *words("--precision fp32 --steps 4 --ema-decay 0.9 --eval-every-n-batches 2"),
+    *words("--early-stopping-patience 9"),
+]
+LIMIT = 60
+"""Seconds that an evaluation without an end may go on after the signal."""
+
+
+class Endless:
+    """A training whose evaluation number `number` never ends.
+
+    Attributes:
+        processes: its ranks.
+        folder: its run directory.
+    """
+
+    def __init__(self, trainings, name, *flags, number=1, ranks=1):
+        self.folder = trainings.folder / name
+        self._mark = trainings.folder / f"{name}.evaluating."
+        self._log = trainings.folder / f"{name}.log"
+        self._store, place = meeting_place()
+        shared = {
+            "ENDLESS_FROM": str(number),
+            "EVALUATING": str(self._mark),
+            "OMP_NUM_THREADS": "1",
+        }
+        if ranks > 1:
+            shared |= place | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        words = trainings.command(name, *flags)
+        self.processes = []
+        for rank in range(ranks):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
+            with open(self._log, "ab") as log:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, endless_evaluation.__file__, *words],
+                        env=os.environ | shared | own,
+                        stdout=log,
+                        stderr=log,
+                    )
+                )
+        wait_until(self._evaluating)
+
+    def _evaluating(self):
+        ended = [p.returncode for p in self.processes if p.poll() is not None]
+        assert not ended, self.output
+        marks = [Path(f"{self._mark}{r}") for r in range(len(self.processes))]
+        return all(mark.exists() for mark in marks)
+
+    @property
+    def output(self):
+        return self._log.read_text()
+
+    def codes(self):
+        """The exit codes of all ranks, which must end within the limit."""
+        try:
+            return [process.wait(LIMIT) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.wait()
+
+
+def assert_stopped_unjudged(run, step):
+    """It ended at `step` with a checkpoint, and as if nothing had been evaluated."""
+    assert [row["step"] for row in rows(run)] == list(range(1, step + 1))
+    assert "eval_loss" not in rows(run)[-1]
+    assert checkpoints(run) == [f"step-{step:08d}"]
+    assert events(run, "run_interrupted") and not events(run, "run_finished")
+    with open_checkpoint(latest_good(run)) as reader:
+        extra = reader.meta.extra
+    assert (extra["best_loss"], extra["worse_evaluations"]) == (None, 0)
+
+
+@pytest.fixture(scope="module")
+def whole(trainings):
+    return trainings.train("whole", *FLAGS)
+
+
+@pytest.mark.faults
+@pytest.mark.covers("CKP-09", "CKP-14")
+@pytest.mark.parametrize(
+    ("number", "code"), [(INTERRUPT, 130), (TERMINATE, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_a_signal_ends_an_evaluation_which_a_resume_makes_up_for(
+    trainings, whole, number, code
+):
+    name = f"stopped-{code}"
+    run = Endless(trainings, name, *FLAGS)
+    run.processes[0].send_signal(number)
+    assert run.codes() == [code], run.output
+    assert_stopped_unjudged(run.folder, 2)
+    assert "Traceback" not in run.output
+    assert_same_run(trainings.train(name, *FLAGS, "--auto-resume"), whole)
+    with open_checkpoint(latest_good(run.folder)) as resumed:
+        found = resumed.meta.extra
+    with open_checkpoint(latest_good(whole)) as reader:
+        assert found == reader.meta.extra
+
+
+@pytest.mark.faults
+def test_the_last_evaluation_is_made_up_for(trainings):
+    flags = [*DENSE, *words("--precision fp32 --steps 3")]
+    run = Endless(trainings, "last", *flags)
+    run.processes[0].send_signal(TERMINATE)
+    assert run.codes() == [143], run.output
+    assert_stopped_unjudged(run.folder, 3)
+    trainings.train("last", *flags, "--auto-resume")
+    assert "eval_loss" in rows(run.folder)[-1]
+    assert events(run.folder, "run_finished")
+
+
+@pytest.mark.faults
+@pytest.mark.covers("DST-01")
+def test_ranks_leave_an_evaluation_together(trainings):
+    """Only the second rank is told; the first must not wait for it in a forward."""
+    run = Endless(trainings, "two", *FLAGS, "--batch-size", "2", ranks=2)
+    run.processes[1].send_signal(TERMINATE)
+    assert run.codes() == [143, 143], run.output
+    assert_stopped_unjudged(run.folder, 2)
+
+
+@pytest.mark.faults
+def test_a_signal_ends_the_comparison_of_routing_modes(trainings):
+    flags = [*DENSE, *words("--use-mod --precision fp32 --steps 3")]
+    run = Endless(trainings, "modes", *flags, number=2)
+    run.processes[0].send_signal(TERMINATE)
+    assert run.codes() == [143], run.output
+    assert "eval_loss" in rows(run.folder)[-1]
+    assert checkpoints(run.folder) == ["step-00000003"]
+    assert events(run.folder, "run_interrupted")
+    assert not events(run.folder, "routing_modes")
+    # The rest of the end comes with a resume.
+    trainings.train("modes", *flags, "--auto-resume")
+    assert events(run.folder, "routing_modes") and events(run.folder, "run_finished")
