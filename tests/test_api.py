@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,10 @@ import torch
 from torch.nn import functional as F
 
 import lumina
+from infer.networks import tiny, write_run
+from lumina.cli.main import main
+from lumina.data.tokenizer import Tokenizer
+from lumina.infer.generate import generate
 from lumina.model.interface import IGNORE, Batch
 from lumina.model.network import build_network
 from lumina.model.spec import HrmSpec, ModSpec, MoeSpec, MorSpec, TaskSpec
@@ -42,9 +47,10 @@ def test_dir_lists_the_public_names_and_needs_no_torch():
         "import sys, lumina\n"
         "missing = set(lumina.__all__) - set(dir(lumina))\n"
         "assert not missing, missing\n"
-        "assert {'Config', 'Trainer', 'build_model', 'load'} <= set(dir(lumina))\n"
+        "assert {'Config', 'chat', 'evaluate', 'generate'} <= set(dir(lumina))\n"
         "lumina.Config.load\n"
         "assert 'torch' not in sys.modules\n"
+        "import lumina.measure.files, lumina.infer.chat, lumina.infer.generate\n"
         "for name in lumina.__all__: assert callable(getattr(lumina, name)), name\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True)
@@ -138,3 +144,90 @@ def test_the_loss_is_that_of_transformers(tmp_path):
         expected = theirs(input_ids=tokens, labels=labels)
     torch.testing.assert_close(ours.loss, expected.loss, rtol=0, atol=1e-5)
     torch.testing.assert_close(ours.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory):
+    tokenizer = Tokenizer.train(["the quick brown fox and the lazy dog"] * 4, 320)
+    network = tiny(tokenizer.vocab_size, num_kv_heads=2, seq_length=256)
+    folder = tmp_path_factory.mktemp("api") / "run"
+    return write_run(folder, {7: network}, tokenizer)
+
+
+def from_command(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main([*words, "--max-new-tokens", "9", "--seed", "3"]) == 0
+    return capsys.readouterr().out
+
+
+def test_generate_continues_as_the_command_does(run, capsys):
+    options = {"max_new_tokens": 9, "seed": 3}
+    words = ["--prompt", "the quick", "a dog", "--json"]
+    out = from_command(capsys, "generate", str(run), *words)
+    expected = [json.loads(line)["text"] for line in out.splitlines()]
+    assert expected[0]
+    loaded = lumina.load(run)
+    for model in (run, str(run), loaded, loaded[0]):
+        assert lumina.generate(model, "the quick", **options) == expected[0]
+        both = lumina.generate(model, ["the quick", "a dog"], **options)
+        assert both == expected
+    one_by_one = lumina.generate(run, ["the quick", "a dog"], batch_size=1, **options)
+    assert one_by_one == expected
+    stop = expected[0][2:4]
+    cut = lumina.generate(run, "the quick", stop=stop, **options)
+    assert cut == expected[0][: expected[0].index(stop)]
+
+
+def test_chat_answers_as_the_command_does(run, capsys):
+    options = {"max_new_tokens": 9, "seed": 3}
+    said = ["--message", "the quick", "--system-prompt", "a fox"]
+    expected = from_command(capsys, "chat", str(run), *said).removesuffix("\n")
+    messages = [
+        {"role": "system", "content": "a fox"},
+        {"role": "user", "content": "the quick"},
+    ]
+    assert lumina.chat(lumina.load(run), messages, **options) == expected
+    assert lumina.chat(run, messages, **options) == expected
+    alone = lumina.chat(run, "the quick", **options)
+    assert alone == lumina.chat(run, messages[1:], **options) != expected
+    # What was said before is read before the last turn.
+    history = [messages[1], {"role": "assistant", "content": "the lazy"}, messages[1]]
+    network, tokenizer = lumina.load(run)
+    prompt = tokenizer.chat_prompt(history)
+    ids = generate(network, prompt, stop_ids=tokenizer.stop_ids, **options)
+    told = tokenizer.decode_after(prompt, list(ids))
+    assert lumina.chat(run, history, **options) == told != alone
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "said"),
+    [
+        ([], "E105", "empty"),
+        ({"role": "user", "content": "x"}, "E102", "not a list"),
+        (["x"], "E102", "message 1"),
+        ([{"role": "user"}], "E102", "no 'content'"),
+        ([{"role": "assistant", "content": "x"}], "E102", "nothing is asked"),
+        ("the quick " * 200, "E005", "shorten"),
+    ],
+)
+def test_what_is_no_conversation_is_refused(run, messages, code, said):
+    with pytest.raises(lumina.LuminaError) as caught:
+        lumina.chat(run, messages)
+    assert caught.value.code == code and said in str(caught.value)
+
+
+def test_options_of_loading_are_for_folders(run):
+    with pytest.raises(lumina.LuminaError, match="ema"):
+        lumina.generate(lumina.load(run), "the", ema=True)
+    with pytest.raises(lumina.LuminaError, match="E002"):
+        lumina.generate(run, "the", ema=True)  # there is no average
+    with pytest.raises(lumina.LuminaError, match="tokenizer"):
+        lumina.generate(tiny(), "the")
+
+
+def test_a_configuration_is_read_from_a_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("hidden_size: 48\nsteps: 3\n")
+    config = lumina.Config.load(tmp_path / "c.yaml")
+    assert (config.model.hidden_size, config.train.steps) == (48, 3)
+    config.save(tmp_path / "again.yaml")
+    assert lumina.Config.load(tmp_path / "again.yaml") == config

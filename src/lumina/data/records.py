@@ -140,9 +140,14 @@ def _with_system(turns: tuple[Message, ...], system: Any) -> tuple[Message, ...]
     return turns
 
 
-def _conversation(
-    turns: Any, field: str, role_key: str, content_key: str
+def read_turns(
+    turns: Any, field: str, role_key: str = "role", content_key: str = "content"
 ) -> tuple[Message, ...]:
+    """The turns of a conversation, the system's first; `field` is their name in errors.
+
+    Raises:
+        BadRecord: as `parse_record`, but for what bears loss.
+    """
     if not isinstance(turns, list):
         raise BadRecord("E102", f"'{field}' is {_kind(turns)}, not a list")
     if not turns:
@@ -151,18 +156,26 @@ def _conversation(
         _message(turn, f"message {number}", role_key, content_key)
         for number, turn in enumerate(turns, 1)
     ]
-    if not any(message["role"] == "assistant" for message in messages):
-        raise BadRecord("E102", "no turn of the assistant, so nothing to learn")
-    if not any(m.get("train", m["role"] == "assistant") for m in messages):
-        raise BadRecord(
-            "E102", "'train' or 'weight' leaves no turn that bears loss to learn from"
-        )
     # The system's instructions hold for the whole conversation: they come first.
     system = [m["content"] for m in messages if m["role"] == "system"]
     spoken = [m for m in messages if m["role"] != "system"]
     if system:
         spoken.insert(0, {"role": "system", "content": "\n\n".join(system)})
     return tuple(spoken)
+
+
+def _conversation(
+    turns: Any, field: str, role_key: str, content_key: str
+) -> tuple[Message, ...]:
+    """Turns to learn from."""
+    messages = read_turns(turns, field, role_key, content_key)
+    if not any(message["role"] == "assistant" for message in messages):
+        raise BadRecord("E102", "no turn of the assistant, so nothing to learn")
+    if not any(m.get("train", m["role"] == "assistant") for m in messages):
+        raise BadRecord(
+            "E102", "'train' or 'weight' leaves no turn that bears loss to learn from"
+        )
+    return messages
 
 
 def _message(turn: Any, where: str, role_key: str, content_key: str) -> Message:

@@ -51,12 +51,7 @@ class ChatSession:
         system_prompt: str = "",
         stop: Sequence[str] = (),
     ) -> None:
-        if not tokenizer.has_chat:
-            raise LuminaError(
-                "E102",
-                "the tokenizer has no chat markers, so the model knows no turns",
-                "use `lumina generate`, or train on conversations first",
-            )
+        check_markers(tokenizer)
         self.network = network
         self.tokenizer = tokenizer
         self.sampling = sampling or Sampling()
@@ -190,3 +185,13 @@ class ChatSession:
     def _forget_cache(self) -> None:
         self._cache = new_cache(self.network)
         self._known = []
+
+
+def check_markers(tokenizer: Tokenizer) -> None:
+    """Refuse (E102) a tokenizer that knows no turns of a conversation."""
+    if not tokenizer.has_chat:
+        raise LuminaError(
+            "E102",
+            "the tokenizer has no chat markers, so the model knows no turns",
+            "use `lumina generate`, or train on conversations first",
+        )

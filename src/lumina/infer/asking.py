@@ -1,0 +1,172 @@
+"""One call each: continue texts, answer a conversation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+from lumina.data.records import BadRecord, read_turns
+from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
+from lumina.infer.chat import check_markers
+from lumina.infer.load import Model, load, with_tokenizer
+from lumina.infer.sampling import Sampling
+from lumina.infer.text import Answers
+from lumina.model.network import Network
+
+
+@overload
+def generate(model: Model, prompt: str, **options: Any) -> str: ...
+
+
+@overload
+def generate(model: Model, prompt: Sequence[str], **options: Any) -> list[str]: ...
+
+
+def generate(
+    model: Model,
+    prompt: str | Sequence[str],
+    *,
+    max_new_tokens: int = 512,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    top_p: float = 0.9,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    batch_size: int = 16,
+    **loading: Any,
+) -> str | list[str]:
+    """Continue a text, or several side by side.
+
+    Args:
+        model: a run, a checkpoint or an exported folder, or what `lumina.load` returns.
+        prompt: the text to continue, or a list of them.
+        max_new_tokens: most tokens of an answer.
+        temperature: 0 always takes the likeliest token; see `Sampling`.
+        top_k: see `Sampling`.
+        top_p: see `Sampling`.
+        seed: the same seed gives the same answer.
+        stop: a text, or several, before which an answer ends.
+        batch_size: texts continued at a time.
+        loading: where `model` is a folder, options of `lumina.load` (device, dtype,
+            which, ema, task).
+
+    Returns:
+        What the model adds to the prompt; a list of it for a list.
+
+    Raises:
+        LuminaError: as `lumina.load`; E005 for values out of range and for a prompt
+            that does not fit.
+    """
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    if batch_size < 1:
+        raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    network, tokenizer = _opened(model, loading)
+    made: list[str] = []
+    for start in range(0, len(texts), batch_size):
+        ids = [tokenizer.prompt(text) for text in texts[start : start + batch_size]]
+        made += _answers(network, tokenizer, ids, sampling, max_new_tokens, stop)
+    return made[0] if isinstance(prompt, str) else made
+
+
+def chat(
+    model: Model,
+    messages: str | Sequence[Mapping[str, str]],
+    *,
+    max_new_tokens: int = 512,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    top_p: float = 0.9,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    **loading: Any,
+) -> str:
+    """The assistant's answer to a conversation.
+
+    A conversation that is too long for the model is refused, not shortened:
+    `lumina.infer.chat.ChatSession` talks turn by turn and forgets the oldest ones.
+
+    Args:
+        model: as for `generate`.
+        messages: turns with `role` (system, user, assistant) and `content`, the user's
+            last; or what the user says, as a text.
+        max_new_tokens: as for `generate`, like every other option.
+        temperature: see `Sampling`.
+        top_k: see `Sampling`.
+        top_p: see `Sampling`.
+        seed: the same seed gives the same answer.
+        stop: a text, or several, before which the answer ends.
+        loading: as for `generate`.
+
+    Raises:
+        LuminaError: as `generate`; E102 for turns that are no conversation, and for a
+            model that was not trained on conversations.
+    """
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    asked = messages
+    if isinstance(asked, str):
+        asked = [{"role": "user", "content": asked}]
+    try:
+        turns = read_turns(
+            list(asked) if isinstance(asked, Sequence) else asked, "messages"
+        )
+    except BadRecord as bad:
+        raise LuminaError(
+            bad.code, bad.reason, bad.hint or "give turns with role and content"
+        ) from None
+    if turns[-1]["role"] != "user":
+        raise LuminaError(
+            "E102",
+            f"the last message is the {turns[-1]['role']}'s, so nothing is asked",
+            "end with a message of the user",
+        )
+    network, tokenizer = _opened(model, loading)
+    check_markers(tokenizer)
+    ids = [tokenizer.chat_prompt(turns)]
+    [answer] = _answers(network, tokenizer, ids, sampling, max_new_tokens, stop)
+    return answer
+
+
+def _opened(model: Model, loading: dict[str, Any]) -> tuple[Network, Tokenizer]:
+    """A model that has one head and its tokenizer."""
+    if isinstance(model, str | os.PathLike):
+        network, tokenizer = load(model, **loading)
+    elif loading:
+        raise LuminaError(
+            "E005",
+            f"{', '.join(loading)}: a model that is loaded stays as it is",
+            "give these to lumina.load, or give a folder in place of the model",
+        )
+    else:
+        network, tokenizer = with_tokenizer(model)
+    if network.spec.tasks is not None:
+        raise LuminaError(
+            "E005",
+            "the model has several tasks and none is named",
+            f"load it with task= one of {', '.join(network.spec.tasks.names)}",
+        )
+    return network, tokenizer
+
+
+def _answers(
+    network: Network,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    max_new_tokens: int,
+    stop: str | Sequence[str],
+) -> list[str]:
+    """The whole answers to prompts side by side."""
+    answers = Answers(
+        network,
+        tokenizer,
+        prompts,
+        sampling,
+        max_new_tokens=max_new_tokens,
+        stop=[stop] if isinstance(stop, str) else stop,
+    )
+    for _ in answers:
+        pass
+    return [answer.text for answer in answers.completions]
