@@ -2,6 +2,35 @@
 
 from __future__ import annotations
 
+# size by the document, use
+L1_WORDS = {
+    "debug": ("500K", "development"),
+    "m70_memory": ("70M", "low memory"),
+    "m120_speed": ("120M", "real time"),
+    "b1": ("1B", "limited resources"),
+    "b3_inference": ("3B", "production inference"),
+    "b6_quality": ("6B", "quality generation"),
+    "b7": ("7B", "general"),
+    "b14": ("14B", "advanced"),
+    "b50": ("50B", "large research"),
+    "b100": ("100B", "frontier"),
+    "b200": ("200B", "enterprise"),
+    "b300": ("300B", "research"),
+}
+# active and total by the document, use
+L2_WORDS = {
+    "l2:debug": ("~500K active, ~4M total", "development, testing"),
+    "debug_200m": ("~200M active, ~6B total", "architecture testing"),
+    "l2:b1": ("~1B active, ~8B total", "small experiments"),
+    "l2:b7": ("~7B active, ~56B total", "general"),
+    "l2:b14": ("~14B active, ~112B total", "high performance"),
+    "b30": ("~30B active, ~240B total", "research"),
+    "l2:b50": ("~50B active, ~400B total", "enterprise"),
+    "l2:b100": ("~100B active, ~800B total", "cutting edge"),
+    "l2:b200": ("~200B active, ~1.6T total", "frontier"),
+    "l2:b300": ("~300B active, ~2.4T total", "ultra scale"),
+}
+
 # hidden, layers, heads, kv heads, context, experts
 L1 = {
     "debug": (128, 2, 2, 1, 256, 4),

@@ -21,7 +21,7 @@ from lumina.cli.main import main
 from lumina.data.tokenizer import Tokenizer
 from lumina.infer.chat import ChatSession
 from lumina.infer.load import load
-from lumina.infer.sampling import Sampling
+from lumina.infer.sampling import Sampler, Sampling
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 
@@ -126,6 +126,28 @@ def test_a_model_cannot_drive_the_terminal():
 
 def chat_options(run) -> list[str]:
     return ["chat", run, "--max-new-tokens", "10", "--seed", "5"]
+
+
+@pytest.mark.covers("INF-01")
+@pytest.mark.parametrize("command", ["chat", "generate"])
+def test_tokens_are_chosen_as_the_flags_say_or_as_documented(run, monkeypatch, command):
+    """What reaches the choice of tokens, without flags and with each of them."""
+    chosen = []
+    begin = Sampler.__init__
+
+    def spied(self, sampling, rows):
+        chosen.append(sampling)
+        begin(self, sampling, rows)
+
+    monkeypatch.setattr(Sampler, "__init__", spied)
+    said = {"chat": "--message", "generate": "--prompt"}[command]
+    words = [command, run, "--max-new-tokens", "2", said, "the fox"]
+    flags = ["--temperature", "0.5", "--top-k", "7", "--top-p", "0.6", "--seed", "3"]
+    assert main(words) == 0 and main([*words, *flags]) == 0
+    assert chosen == [
+        Sampling(temperature=0.8, top_k=50, top_p=0.9, seed=None),
+        Sampling(temperature=0.5, top_k=7, top_p=0.6, seed=3),
+    ]
 
 
 @pytest.mark.covers("INF-01")

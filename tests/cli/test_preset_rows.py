@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lumina.cli.main import main
-from preset_tables import L1
+from preset_tables import L1, L1_WORDS, L2_WORDS
 
 FIELDS = (
     "hidden_size", "num_layers", "num_heads", "num_kv_heads", "seq_length",
@@ -52,3 +52,36 @@ def test_the_small_presets(capsys):
 def test_the_presets_of_one_to_fourteen_billion(capsys):
     check(("b1", "b3_inference", "b6_quality", "b7", "b14"), capsys)
     assert values_of("l2:b1", capsys)["active"] == pytest.approx(1e9, rel=0.05)
+
+
+@pytest.mark.covers("PRE-01", "PRE-02")
+def test_the_documented_size_and_use_are_those_of_the_tables(capsys):
+    assert main(["presets", "--json"]) == 0
+    facts = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert main(["presets"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    for name, (documented, use) in (L1_WORDS | L2_WORDS).items():
+        assert (facts[name]["documented"], facts[name]["use"]) == (documented, use)
+        (line,) = (x for x in listed if x.split()[:1] in ([name], [f"{name}*"]))
+        assert line.endswith(f" {use}"), name
+
+
+@pytest.mark.covers("PRE-19")
+def test_the_memory_shown_is_the_estimate_for_training(capsys):
+    from lumina.cli.text import size
+    from lumina.config import Config
+    from lumina.plan.memory import Layout, estimate
+    from lumina.plan.shape import resolve_spec
+
+    layout = Layout(1, compute_dtype="bfloat16", gradient_checkpointing="full")
+    for name in ("debug", "b1", "l2:b7", "100M", "dense_125m"):
+        wanted = estimate(resolve_spec(Config(preset=name)), layout)
+        assert values_of(name, capsys)["training_bytes"] == wanted
+        assert main(["presets", name]) == 0
+        shown = capsys.readouterr().out
+        assert f"training    {size(wanted['total'])} estimated on one device" in shown
+        for part, value in wanted.items():
+            if part != "total" and value:
+                assert f"    {part:<16}{size(value)}" in shown, (name, part)
+        # Master weights and two moments in float32, and bf16 weights, at least.
+        assert wanted["total"] > 14 * built(name)

@@ -25,6 +25,13 @@ L2 = {
     "b300": 300e9,
 }
 HYDRA = {"100M": 1e8, "250M": 2.5e8, "500M": 5e8, "1B": 1e9}
+# hidden, layers, heads, kv heads, context
+HYDRA_SHAPES = {
+    "100M": (768, 10, 12, 4, 1024),
+    "250M": (1024, 17, 16, 8, 1024),
+    "500M": (1280, 24, 20, 10, 2048),
+    "1B": (2048, 20, 32, 8, 2048),
+}
 
 
 DENSE = {
@@ -107,6 +114,9 @@ def test_hydra_sizes_are_counted(name: str) -> None:
     config = ConfigPresets.get(name)
     assert config.mod.use_mod and config.mor.use_mor and not config.moe.use_moe
     assert counts(name).total == pytest.approx(HYDRA[name], rel=0.05)
+    model = config.model
+    shape = (model.hidden_size, model.num_layers, model.num_heads, model.num_kv_heads)
+    assert (*shape, model.seq_length) == HYDRA_SHAPES[name]
 
 
 @pytest.mark.parametrize("size", DENSE)
