@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -228,4 +229,5 @@ def _move(args: argparse.Namespace, registry: Any) -> None:
     entry.active = args.action == "attach"
     registry.touch(entry)
     registry.save()
-    print(f"{folder}: {origin}\nnext: lumina generate {folder} --prompt 'Once'")
+    run = shlex.quote(str(folder))
+    print(f"{folder}: {origin}\nnext: lumina generate {run} --prompt 'Once'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {note}")
     print(
         f"{target}: {count(plan.parameters)} parameters from {args.folder}\n"
-        f"next: lumina generate {target} --prompt 'Once'\n"
+        f"next: lumina generate {shlex.quote(str(target))} --prompt 'Once'\n"
         f"      lumina train --init-from {target} --train-data PATH"
     )
     return 0

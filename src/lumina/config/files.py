@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lumina.config.layer import Layer
-from lumina.config.leaves import canonical, meaning, nearest
+from lumina.config.leaves import at_home, canonical, meaning, nearest
 from lumina.config.sections import DICTIONARIES, LEAVES, SECTIONS, SYNONYMS
 from lumina.errors import LuminaError
 
@@ -81,7 +81,7 @@ def read_layer(path: str | Path) -> Layer:
             E106 a folder or no permission, E004 unknown key, E002 one option given
             under two spellings.
     """
-    values = _read_mapping(Path(path))
+    values = _read_mapping(Path(at_home(str(path))))
     layer = Layer(str(path))
     put = layer.put
     for key, value in values.items():
@@ -112,7 +112,7 @@ def read_layer(path: str | Path) -> Layer:
 
 def write_yaml(path: str | Path, text: str) -> None:
     """Write a configuration file, with the failures a person can act on coded."""
-    target = Path(path)
+    target = Path(at_home(str(path)))
     try:
         target.write_text(text, encoding="utf-8")
     except FileNotFoundError as error:

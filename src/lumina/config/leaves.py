@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import types
 import typing
 from collections.abc import Iterable
@@ -42,6 +43,16 @@ ELSEWHERE = dict.fromkeys(
     "an option of `lumina generate` and `lumina chat`, given there",
 )
 """Keys of the documents' example file that are no setting of a run."""
+
+
+PATHS = (
+    "train_data", "eval_data", "tokenizer", "init_from", "plugins", "expert_registry",
+    "run_dir", "resume",
+)  # fmt: skip
+"""Options that name files or folders; a ~ at their beginning is the home folder."""
+
+NAMED_PATHS = ("tasks", "task_eval_data")
+"""Options whose entries are NAME=PATH."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -195,7 +206,7 @@ def convert(leaf: str, value: object) -> object:
     Raises:
         LuminaError: E005, naming the option, the value and what is allowed.
     """
-    prepared = _prepare(leaf, value)
+    prepared = _at_home(leaf, _prepare(leaf, value))
     if prepared is not _BAD:
         try:
             section = SECTIONS[LEAVES[leaf]].model_validate({leaf: prepared})
@@ -207,6 +218,39 @@ def convert(leaf: str, value: object) -> object:
         f"{leaf} cannot be {value!r}",
         f"{leaf} ({field(leaf).description}) is {allowed(leaf)}",
     )
+
+
+def _at_home(leaf: str, value: object) -> object:
+    """The value with ~ in paths replaced, as a shell does for an unquoted word.
+
+    A shell leaves --run-dir=~/r as it is, and YAML and Python know nothing of it.
+    """
+    if isinstance(value, tuple):
+        return tuple(_at_home(leaf, item) for item in value)
+    if not isinstance(value, str):
+        return value
+    if leaf in PATHS:
+        return at_home(value)
+    if leaf in NAMED_PATHS:
+        name, equals, path = value.partition("=")
+        return name + equals + at_home(path)
+    return value
+
+
+def at_home(path: str) -> str:
+    """The path with ~ or ~USER at its beginning replaced by that home folder.
+
+    Raises:
+        LuminaError: E104 when that home is not known.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise LuminaError(
+            "E104",
+            f"{path}: the home folder that ~ stands for is not known",
+            f"write the whole path; ./{path} is a file or folder of that name here",
+        )
+    return found
 
 
 _BAD = object()

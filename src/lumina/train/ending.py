@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 
 from lumina.config import Config
 from lumina.errors import LuminaError
@@ -58,6 +59,7 @@ def finish(
     recorder: Recorder,
     console: Console,
     seconds: float,
+    conversations: bool,
 ) -> None:
     """Mark the run, write its report, and tell a person what to do next.
 
@@ -69,6 +71,7 @@ def finish(
         recorder: its event log.
         console: what the person sees.
         seconds: how long it took.
+        conversations: there were conversations among the training data.
     """
     status: RunStatus = "interrupted" if result.exit_code else "finished"
     recorder.event(
@@ -95,20 +98,26 @@ def finish(
             "best_eval_loss": result.best_eval_loss,
             "run_dir": str(result.run_dir),
             "report": str(report),
-            "next": _next_command(result, plan),
+            "next": _next_command(result, plan, conversations),
         }
     )
 
 
-def _next_command(result: TrainResult, plan: Plan) -> str:
-    """What to run next: go on with a run that was stopped, or try the model."""
+def _next_command(result: TrainResult, plan: Plan, conversations: bool) -> str:
+    """What to run next: go on with a run that was stopped, or try the model.
+
+    It can be copied into a shell as it stands.
+    """
+    run = shlex.quote(str(result.run_dir))
     # Puzzles are answered, not prompted.
     if result.exit_code or plan.spec.solves_puzzles:
-        return f"lumina train --resume {result.run_dir}"
+        return f"lumina train --resume {run}"
     task = f" --task {plan.spec.tasks.names[0]}" if plan.spec.tasks is not None else ""
     own = plan.spec.parts.plugins if plan.spec.parts is not None else ()
-    plugins = f" --plugins {' '.join(own)}" if own else ""
-    return f"lumina generate {result.run_dir}{task}{plugins} --prompt 'Once'"
+    plugins = f" --plugins {shlex.join(own)}" if own else ""
+    if conversations:
+        return f"lumina chat {run}{task}{plugins}"
+    return f"lumina generate {run}{task}{plugins} --prompt 'Once'"
 
 
 def _keep_expert(

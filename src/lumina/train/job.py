@@ -153,7 +153,14 @@ class Job:
             seconds = time.monotonic() - self.started
             config = self.prepared.config
             finish(
-                result, config, self.plan, directory, recorder, self.console, seconds
+                result,
+                config,
+                self.plan,
+                directory,
+                recorder,
+                self.console,
+                seconds,
+                conversations=bool(self.prepared.prepared.stats.get("conversations")),
             )
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def find_run(config: Config) -> Path | None:
             "E002",
             f"--resume {asked} goes on in {run}, and --run-dir says {folder}",
             "leave --run-dir out; to begin another run from its weights, use "
-            f"--init-from {asked} --run-dir {folder}",
+            f"--init-from {shlex.quote(asked)} --run-dir {shlex.quote(folder)}",
         )
     return run
 
