@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import lumina
+from programs import tiny_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -90,6 +91,23 @@ def test_requirements_are_stated_as_the_package_states_them() -> None:
     assert f"PyTorch ≥ {torch.removeprefix('torch>=')}" in section
     assert pins()["torch"] in section
     assert all(word in section for word in ("Disk", "Memory", "GPU", "Optional"))
+    words = " ".join(section.split())
+    assert "about 2 GB for the CPU set-up, 6 GB or more for a CUDA one" in words
+    least, most = (bytes_a_parameter(ema_decay=decay) for decay in (0.0, 0.9))
+    assert f"per checkpoint {least} to {most} bytes a parameter" in words
+
+
+def bytes_a_parameter(**options: float) -> int:
+    """Of what a checkpoint holds: weights, moments and, if asked for, their average."""
+    from lumina.assemble.assemble import Progress, assemble, capture
+
+    program = assemble(tiny_plan(**options))
+    state = capture(program, Progress())
+    held = [state.tensors, *state.optimizer.values()]
+    size = sum(t.numel() * t.element_size() for part in held for t in part.values())
+    parameters = sum(p.numel() for p in program.network.parameters())
+    assert size % parameters == 0
+    return size // parameters
 
 
 @pytest.mark.covers("DOC-07")
