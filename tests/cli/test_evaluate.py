@@ -20,6 +20,8 @@ from lumina.model.spec import HrmSpec
 from lumina.state.huggingface import export_folder
 from tiny_runs import EXPERTS, Run, Runs, story, write_conversations
 
+TESTS = Path(__file__).parents[1]
+
 KINDS: dict[str, dict[str, Any]] = {
     "dense": {},
     "experts": EXPERTS,
@@ -33,6 +35,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "l_layers": 1,
         "expansion": 1.0,
         "halt_max_steps": 3,
+    },
+    "blocks of one's own": {
+        "plugins": (str(TESTS / "recurrent_parts.py"),),
+        "block_type": ("mamba",),
+    },
+    "a backbone of one's own": {
+        "plugins": (str(TESTS / "own_parts.py"),),
+        "backbone": "running_mean",
     },
 }
 
@@ -67,7 +77,8 @@ def test_the_figure_on_held_out_files_is_the_eval_loss_of_the_run(
 ) -> None:
     data = held_out(runs.folder)
     run = runs.train(eval_data=(str(data),), eval_batches=1000, **KINDS[kind])
-    found = evaluated(capsys, run.folder, "--data", data)
+    plugins = [f"--plugins={file}" for file in KINDS[kind].get("plugins", ())]
+    found = evaluated(capsys, run.folder, *plugins, "--data", data)
     assert found["loss"] == pytest.approx(eval_loss(run), abs=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     texts = [document.text or "" for document in read_documents([data])]
@@ -80,7 +91,7 @@ def test_the_figure_on_held_out_files_is_the_eval_loss_of_the_run(
     assert found["tokens"] == sum(len(tokenizer.encode(t)) + 1 for t in texts)
     assert found["documents"] == len(texts) == 33
     assert (found["segments"] is not None) == (kind == "reasoner")
-    other = evaluated(capsys, run.folder, "--data", data, "--batch-size", 3)
+    other = evaluated(capsys, run.folder, *plugins, "--data", data, "--batch-size", 3)
     assert other["loss"] == pytest.approx(found["loss"], abs=1e-5)
 
 

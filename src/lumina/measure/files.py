@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from lumina.config import Config
 from lumina.data.files import find_files
 from lumina.data.packing import pack
@@ -249,7 +247,7 @@ def _measured(
                 on_rows(number * size, rows)
             yield batch
 
-    device: torch.device = network.backbone.embedding.weight.device
+    device = next(network.parameters()).device
     outcome = held_out_loss(network, batches(), device=device)
     bits = store.bits_per_byte(outcome.loss)
     return Evaluation(
