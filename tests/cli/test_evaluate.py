@@ -15,6 +15,7 @@ from foreign_tokenizers import foreign_tokenizer
 from infer.networks import tiny, write_run
 from lumina.cli.main import main
 from lumina.data.documents import read_documents
+from lumina.data.prepare import prepare
 from lumina.data.tokenizer import Tokenizer
 from lumina.model.spec import HrmSpec
 from lumina.state.huggingface import export_folder
@@ -93,6 +94,21 @@ def test_the_figure_on_held_out_files_is_the_eval_loss_of_the_run(
     assert (found["segments"] is not None) == (kind == "reasoner")
     other = evaluated(capsys, run.folder, *plugins, "--data", data, "--batch-size", 3)
     assert other["loss"] == pytest.approx(found["loss"], abs=1e-5)
+
+
+def test_documents_that_training_itself_held_out_have_its_eval_loss(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs.train(eval_batches=1000, eval_fraction=0.2)
+    tokenizer = Tokenizer.from_path(run.folder / "tokenizer")
+    config = lumina.Config.load(run.folder / "config.yaml")
+    store = prepare(config, tokenizer=tokenizer).eval
+    assert store is not None and len(store) == 40
+    texts = [tokenizer.decode(store.document(n)[1:-1].tolist()) for n in range(40)]
+    data = runs.folder / "kept.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = evaluated(capsys, run.folder, "--data", data)
+    assert found["loss"] == pytest.approx(eval_loss(run), abs=1e-5)
 
 
 @pytest.mark.parametrize("loss_on", ["assistant", "all"])
