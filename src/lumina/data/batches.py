@@ -29,6 +29,7 @@ class BatchMaker:
         chunks = np.diff(packing.rows)
         self.row_tokens = _sums(packing.lengths, packing.rows)
         self.row_loss_tokens = self._loss_tokens()
+        self.rows_without_labels = int((self.row_loss_tokens == 0).sum())
         # Padding counts as one more document of its row.
         padded = self.row_tokens < packing.seq_length
         self.most_documents = int((chunks + padded).max(initial=1))

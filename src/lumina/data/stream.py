@@ -69,6 +69,11 @@ class RowStream(ABC):
 
     order: RowOrder
 
+    @property
+    def rows_without_labels(self) -> tuple[int, int]:
+        """How many rows have no label to learn from, of how many in all."""
+        return 0, self.order.rows_per_epoch
+
     def step(
         self,
         cursor: Cursor,
@@ -137,6 +142,11 @@ class BatchStream(RowStream):
     def utilisation(self) -> float:
         """Share of positions that hold a token."""
         return self.packing.utilisation
+
+    @property
+    def rows_without_labels(self) -> tuple[int, int]:
+        """How many rows have no label to learn from, of how many in all."""
+        return self._maker.rows_without_labels, len(self.packing)
 
     def _read(self, taken: Taken, mine: Sequence[slice]) -> Read:
         rows = taken.rows(self.order.global_batch_size)

@@ -98,6 +98,12 @@ class TaskStream(RowStream):
         used = sum(int(maker.row_tokens.sum()) for maker in self._makers)
         return used / (int(self._first[-1]) * self._makers[0].packing.seq_length)
 
+    @property
+    def rows_without_labels(self) -> tuple[int, int]:
+        """How many rows of all tasks have no label to learn from, of how many."""
+        count = sum(maker.rows_without_labels for maker in self._makers)
+        return count, int(self._first[-1])
+
     def _read(self, taken: Taken, mine: Sequence[slice]) -> Read:
         rows = taken.rows(self.order.global_batch_size)
         counts = [

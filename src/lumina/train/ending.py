@@ -24,7 +24,7 @@ def outcome(loop: Loop, directory: RunDirectory) -> TrainResult:
     """The result of a loop that has ended without an error."""
     return TrainResult(
         run_dir=directory.path,
-        final_loss=loop.recorder.last_row.get("loss", math.nan),
+        final_loss=loop.recorder.last_loss,
         best_eval_loss=None if math.isinf(loop.best.loss) else loop.best.loss,
         steps=loop.progress.step,
         tokens=loop.progress.tokens,

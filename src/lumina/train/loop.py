@@ -202,6 +202,7 @@ class Loop:
             "learning_rate": rate * self.program.live.learning_rate_scale,
             "data_wait_seconds": waited,
             "step_tokens": batches.tokens,
+            "loss_tokens": batches.loss_tokens,
         }
 
     def _boundary(self) -> bool:

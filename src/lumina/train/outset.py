@@ -82,7 +82,11 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
         recorder.metrics.truncate_after(progress.step)
         rows = read_metrics(recorder.metrics.path.parent)
         recorder.last_row = rows[-1] if rows else {}
-    recorder.last_row = prepared.ranks.share(recorder.last_row)
+        losses = (row.get("loss") for row in reversed(rows))
+        recorder.last_loss = next((x for x in losses if x is not None), math.nan)
+    recorder.last_row, recorder.last_loss = prepared.ranks.share(
+        (recorder.last_row, recorder.last_loss)
+    )
     _tell_resumed(prepared, recorder, reader, progress.step)
     reader.close()
     rule = AdaptiveCapacity(**meta.extra.get("overflow", {}))

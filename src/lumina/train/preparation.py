@@ -289,11 +289,31 @@ class Preparation:
             done=self._done(rows.per_epoch),
         )
         self.stream = rows.stream(plan)
+        self._tell_rows_without_labels(plan.spec.seq_length)
         plan = self._with_context(plan)
         if self.reader is None or self.resumption is None:
             return plan
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
+
+    def _tell_rows_without_labels(self, seq_length: int) -> None:
+        """A row of nothing but a long question takes time and teaches nothing."""
+        count, rows = self.stream.rows_without_labels
+        if not count:
+            return
+        self.events.append(
+            {
+                "kind": "data_rows_without_labels",
+                "severity": "warning",
+                "code": None,
+                "message": f"{count:,} of {rows:,} rows have no label: they hold only "
+                f"turns without loss, such as questions longer than {seq_length:,} "
+                "tokens. Nothing is learned from them, and a step of them has no "
+                "loss; use a larger --seq-length, shorter questions, or --loss-on all",
+                "count": count,
+                "rows": rows,
+            }
+        )
 
     def _with_context(self, plan: Plan) -> Plan:
         """What tuned weights can read stays theirs, however short the rows are."""

@@ -61,6 +61,7 @@ class Recorder:
         self.skipped = 0
         self.consecutive_skips = 0
         self.last_row: dict[str, Any] = {}
+        self.last_loss = math.nan  # of the last step that had a label
         kind = "tf32" if plan.tf32 else plan.compute_dtype
         self._peak = peak_flops(device_name, kind)
 
@@ -69,7 +70,8 @@ class Recorder:
 
         Args:
             known: step, tokens, epoch, learning_rate, data_wait_seconds,
-                step_seconds and step_tokens (not written).
+                step_seconds, and, not written, step_tokens and loss_tokens, the
+                labels of all ranks: a step without any has no loss.
             values: the vector of `train_step`.
         """
         seconds = known["step_seconds"]
@@ -78,13 +80,15 @@ class Recorder:
         self.skipped += skipped
         self.consecutive_skips = self.consecutive_skips + 1 if skipped else 0
         rate = known.pop("step_tokens") / seconds if seconds > 0 else None
-        loss = scalars["loss"]
+        loss = scalars["loss"] if known.pop("loss_tokens") else None
+        if loss is not None:
+            self.last_loss = loss
         row = {
             "step": known["step"],
             "tokens": known["tokens"],
             "epoch": known["epoch"],
             "loss": loss,
-            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "perplexity": _perplexity(loss),
             "learning_rate": known["learning_rate"],
             "grad_norm": scalars["grad_norm"],
             "skipped": self.skipped,
@@ -105,7 +109,7 @@ class Recorder:
                 None,
                 "the gradients were not finite; the weights did not change",
                 step=known["step"],
-                loss=loss if math.isfinite(loss) else None,
+                loss=None if loss is None or not math.isfinite(loss) else loss,
             )
         return row
 
@@ -201,6 +205,12 @@ class Recorder:
         if spec.tasks is not None:
             row |= task_metrics(counted[TASK_STATISTICS], spec.tasks)
         return row
+
+
+def _perplexity(loss: float | None) -> float | None:
+    if loss is None:
+        return None
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def _memory(kind: str, device: str) -> int:

@@ -12,7 +12,7 @@ class TrainResult:
 
     Attributes:
         run_dir: where everything is.
-        final_loss: of the last step; NaN if no step ran.
+        final_loss: of the last step that had a label; NaN if there was none.
         best_eval_loss: None if nothing was evaluated.
         steps: completed steps.
         tokens: tokens seen.
