@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lumina.assemble.carry import CARRY, restore_carry, whole_carry
 from lumina.assemble.logical import (
@@ -18,9 +18,10 @@ from lumina.assemble.logical import (
     split_fused,
     whole,
 )
-from lumina.assemble.program import Program
+from lumina.assemble.program import Program, build, freeze
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
+from lumina.model.logical import Parts, logical_parts
 from lumina.optim.adamw import local
 from lumina.plan.plan import Plan
 from lumina.state.state import State
@@ -112,19 +113,32 @@ def assemble(
     """
     program = Program(plan, ranks or Ranks(), fresh=source is None)
     if source is not None:
-        _check_names(program, source)
+        _check_names(program.network, program.parts, source)
     program.materialise(source.tensor if source is not None else None)
     if source is not None and meta is not None:
         _restore_optimizer(program, source, meta)
     return program
 
 
-def _check_names(program: Program, source: Source) -> None:
+def check_fits(plan: Plan, source: Source | None) -> None:
+    """Refuse what `assemble` would refuse, without memory for a single tensor.
+
+    Raises:
+        LuminaError: E303 for missing or surplus tensors, E005 for `freeze`.
+    """
+    network = build(plan)
+    parts = logical_parts(network)
+    freeze(network, parts, plan.freeze)
+    if source is not None:
+        _check_names(network, parts, source)
+
+
+def _check_names(network: nn.Module, parts: dict[str, Parts], source: Source) -> None:
     """Every tensor of the model is in the source and nothing is left over."""
     expected = {
         logical
-        for name in program.network.state_dict()
-        for logical in logical_names(name, program.parts)
+        for name in network.state_dict()
+        for logical in logical_names(name, parts)
     }
     found = set(source.names())
     if expected != found:

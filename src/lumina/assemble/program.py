@@ -98,10 +98,10 @@ class Program:
         self.ranks = ranks
         self.device = ranks.device(plan.device)
         self.compute_dtype = DTYPES[plan.compute_dtype]
-        self.network = _build(plan)
+        self.network = build(plan)
         self.parts: dict[str, Parts] = logical_parts(self.network)
         self.info = tensor_info(self.network)
-        _freeze(self.network, self.parts, plan.freeze)
+        freeze(self.network, self.parts, plan.freeze)
         table = puzzle_table(self.network)
         self._vectors_train = table is not None and table.requires_grad
         if table is not None:
@@ -318,7 +318,7 @@ class Program:
             torch.cuda.empty_cache()
 
 
-def _build(plan: Plan) -> Network:
+def build(plan: Plan) -> Network:
     """The network, on the meta device."""
     flash3.use(plan.attention == "flash3")
     return build_network(
@@ -348,7 +348,7 @@ def _gather_into(slot: Slot) -> Callable[[Tensor], None]:
     return gather
 
 
-def _freeze(
+def freeze(
     network: nn.Module, parts: dict[str, Parts], patterns: tuple[str, ...]
 ) -> None:
     """Stop the parameters whose logical names match a pattern from training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -133,6 +134,36 @@ class RunDirectory:
             raise
         return self
 
+    def check(self, *, resume: bool = False) -> None:
+        """Refuse what `acquire` would refuse, and change nothing.
+
+        Args:
+            resume: as for `acquire`.
+
+        Raises:
+            LuminaError: as `acquire`.
+        """
+        self._refuse_unwritable_name()
+        there = self.path
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            wrong = errno.EEXIST if there == self.path else errno.ENOTDIR
+            error = OSError(wrong, os.strerror(wrong))
+            raise write_error(error, self.path)
+        if not os.access(there, os.W_OK | os.X_OK):
+            error = OSError(errno.EACCES, os.strerror(errno.EACCES))
+            raise write_error(error, self.path)
+        if there != self.path:
+            return
+        self._refuse_unwanted(resume)
+        if (self.path / _LOCK_NAME).exists():
+            lock = os.open(self.path / _LOCK_NAME, os.O_RDONLY)
+            try:
+                self._refuse_held(lock, fcntl.LOCK_SH)
+            finally:
+                os.close(lock)
+
     def close(self) -> None:
         """Give up the lock; harmless when it is not held."""
         if self._lock is not None:
@@ -204,21 +235,25 @@ class RunDirectory:
                 "name another --run-dir",
             )
 
-    def _take_lock(self) -> None:
-        """An OS lock: it goes with the process, however that ends."""
-        lock = os.open(self.path / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    def _refuse_held(self, lock: int, how: int) -> None:
+        """Lock the open lock file, or say who holds it."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
-            os.close(lock)
             raise LuminaError(
                 "E002",
                 f"another process writes to {self.path}"
                 + (f" ({holder})" if holder else ""),
                 "wait for it or stop it, or name another --run-dir",
             ) from None
-        except OSError:
+
+    def _take_lock(self) -> None:
+        """An OS lock: it goes with the process, however that ends."""
+        lock = os.open(self.path / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._refuse_held(lock, fcntl.LOCK_EX)
+        except (OSError, LuminaError):
             os.close(lock)
             raise
         os.ftruncate(lock, 0)

@@ -63,7 +63,7 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     reader = prepared.reader
     assert reader is not None
     meta = reader.meta
-    _check_data(prepared, meta.extra)
+    check_data(prepared, meta.extra)
     program = assemble(prepared.plan, reader, ranks=prepared.ranks, meta=meta)
     progress = Progress(
         step=meta.step,
@@ -94,7 +94,7 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     return Outset(program, progress, best, Controls(meta.journal), rule, owed)
 
 
-def _check_data(prepared: Preparation, extra: dict[str, Any]) -> None:
+def check_data(prepared: Preparation, extra: dict[str, Any]) -> None:
     """The position in the data means nothing in other data."""
     if extra["data_fingerprint"] != prepared.stream.store.fingerprint:
         began = extra.get("encoding_rules", 2)

@@ -76,6 +76,7 @@ class Preparation:
         self.weights: Weights | None = None
         self.base: BaseModel | None = None
         self._length_open = False
+        self._planning = False
 
     @property
     def reader(self) -> CheckpointReader | None:
@@ -109,6 +110,8 @@ class Preparation:
             planning: do without data where none is named.
         """
         self.environment = probe(self.config)
+        self._planning = planning
+        self._check_devices()
         if self.config.system.deterministic:
             # Read when cuBLAS makes its handles, which nothing has done yet.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -218,6 +221,43 @@ class Preparation:
         self.weights, told = fitted_vectors(self.weights, count)
         self._note(f"starts from {told}", "weights_taken")
 
+    @property
+    def has_data(self) -> bool:
+        """Whether the Plan is for data, not for a model alone."""
+        return hasattr(self, "prepared")
+
+    def told(self) -> Plan:
+        """The Plan, with what a person who only plans has to know besides."""
+        told = []
+        if not self.has_data:
+            told.append("this is for a model alone: a run needs --train-data")
+        if self.resumption is not None and self.resumption.finished:
+            told.append(
+                "the run is finished, and nothing asks for more: nothing is trained; "
+                "name more --steps or --epochs"
+            )
+        return self.plan.replace(warnings=(*self.plan.warnings, *told))
+
+    def _processes(self) -> int:
+        """Processes that train; `--dry-run` of several is one process."""
+        if self._planning and self.ranks.world_size == 1:
+            return self.config.system.nproc or 1
+        return self.ranks.world_size
+
+    def _check_devices(self) -> None:
+        """Refuse more processes on this machine than it has GPUs."""
+        here = self.ranks.local_size
+        if self._planning and self.ranks.world_size == 1:
+            here = self.config.system.nproc or 1
+        on_gpu = self.environment.device == "cuda"
+        there = self.environment.device_count
+        if on_gpu and self.config.system.device != "cpu" and here > there:
+            raise LuminaError(
+                "E003",
+                f"{here} processes on this machine need a GPU each, and it has {there}",
+                f"use --nproc {there}, or --device cpu",
+            )
+
     def _known_tokenizer(self) -> Tokenizer | None:
         """The tokenizer that was named; vocabularies go together from here on."""
         hrm = self.config.hrm
@@ -230,7 +270,7 @@ class Preparation:
 
     def _plan_without_data(self, tokenizer: Tokenizer | None) -> Plan:
         """The Plan of a model alone, for `--dry-run`."""
-        ranks = self.config.system.nproc or self.ranks.world_size
+        ranks = self._processes()
         self._decide_length(ranks)
         self._fine_tune(None, ranks)
         return make_plan(
@@ -275,15 +315,16 @@ class Preparation:
         """The Plan, with what the data says about lengths."""
         if isinstance(self.prepared, PreparedPuzzles):
             self._fit_vectors(self.prepared)
-        self._decide_length(self.ranks.world_size)
+        ranks = self._processes()
+        self._decide_length(ranks)
         rows = rows_of(self.prepared, self.config)
-        self._fine_tune(rows, self.ranks.world_size)
+        self._fine_tune(rows, ranks)
         plan = make_plan(
             self.config,
             self.environment,
             tokenizer_vocab_size=rows.vocab_size,
             rows_per_epoch=rows.per_epoch,
-            world_size=self.ranks.world_size,
+            world_size=ranks,
             eval_rows=rows.held_out,
             num_puzzles=rows.num_puzzles,
             done=self._done(rows.per_epoch),

@@ -46,6 +46,21 @@ class RunFolder:
                 "add --auto-resume to go on with it, or name another --run-dir",
             )
 
+    def check(self, run: Path | None) -> None:
+        """Refuse what `take` would refuse, and write nothing.
+
+        Args:
+            run: the run to go on with; None for a new one.
+        """
+        named = self.asked.run.run_dir
+        if run is not None:
+            RunDirectory(run).check(resume=True)
+            return
+        self.refuse_existing()
+        # One that is named by the time is new: only whether it may be made matters.
+        folder = RunDirectory(named or Path("runs", ".new"))
+        folder.check(resume=self.asked.run.auto_resume)
+
     def new(self) -> Path:
         """Where a new run goes: as asked, or a fresh name that all ranks agree on."""
         named = self.asked.run.run_dir

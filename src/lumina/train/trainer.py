@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lumina.assemble.assemble import check_fits
 from lumina.assemble.program import Program
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
@@ -17,9 +18,11 @@ from lumina.train.aliases import with_aliases
 from lumina.train.controls import Controls, routed
 from lumina.train.job import Job
 from lumina.train.loop import Loop
+from lumina.train.outset import check_data
 from lumina.train.preparation import Preparation
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
+from lumina.train.run_folder import RunFolder
 
 __all__ = ["TrainResult", "Trainer"]
 
@@ -46,12 +49,6 @@ class Trainer:
     ) -> None:
         self.config = config
         self.ranks = Ranks.from_environment()
-        if self.ranks.world_size == 1 and (config.system.nproc or 1) > 1:
-            raise LuminaError(
-                "E002",
-                f"nproc {config.system.nproc} was asked of a single process",
-                "use `lumina train --nproc N` or torchrun; Python starts one process",
-            )
         self.console = console or Console(rank=self.ranks.rank)
         self.on_step = on_step
         self.plan: Plan | None = None
@@ -64,6 +61,12 @@ class Trainer:
         Raises:
             LuminaError: whatever stands in the way, with its code.
         """
+        if self.ranks.world_size == 1 and (self.config.system.nproc or 1) > 1:
+            raise LuminaError(
+                "E002",
+                f"nproc {self.config.system.nproc} was asked of a single process",
+                "use `lumina train --nproc N` or torchrun; Python starts one process",
+            )
         job = Job(self.config, self.ranks, self.console)
         try:
             finished = job.prepare()
@@ -80,13 +83,25 @@ class Trainer:
     def explain(self) -> tuple[Plan, Environment, int | None]:
         """What `train` would do: the plan, the machine, rows of an epoch.
 
-        Without training data the plan is made for the model alone.
+        Nothing is trained and no run is begun. Without training data the plan is made
+        for the model alone, and says so.
+
+        Raises:
+            LuminaError: whatever would stand in the way of the run.
         """
         prepared = Preparation(self.config, self.ranks, self.console)
         try:
-            prepared.look_back(find_run(self.config))
+            run = find_run(self.config)
+            RunFolder(self.config, self.ranks).check(run)
+            prepared.look_back(run)
             prepared.decide(planning=True)
-            return prepared.plan, prepared.environment, prepared.rows_per_epoch
+            reader, weights = prepared.reader, prepared.weights
+            source = reader or (weights.source if weights else None)
+            if source is not None or prepared.plan.freeze:
+                check_fits(prepared.plan, source)
+            if reader is not None and prepared.has_data:
+                check_data(prepared, reader.meta.extra)
+            return prepared.told(), prepared.environment, prepared.rows_per_epoch
         finally:
             self.console.close()
             self.ranks.disconnect()
