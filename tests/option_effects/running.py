@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from option_effects import shows
 from tiny_runs import Runs, same
 
@@ -64,3 +66,13 @@ def lines(runs: Runs) -> None:
 
     every, few = runs.both("log_every_n_batches", 1, 4, steps=8, eval_fraction=0.0)
     assert steps(every.printed) - steps(few.printed) >= 5, few.printed
+
+
+@shows("report_samples")
+def samples(runs: Runs) -> None:
+    def shown(folder: Path) -> int:
+        page = (folder / "report.html").read_text()
+        return page.partition("<h2>Samples</h2>")[2].count("<pre>")
+
+    none, two = runs.both("report_samples", 0, 2, steps=2)
+    assert (shown(none.folder), shown(two.folder)) == (0, 2)

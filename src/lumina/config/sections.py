@@ -191,6 +191,9 @@ class RunSection(Section):
     save_total_limit: int = Field(
         3, ge=1, description="regular checkpoints kept (best and last always are)"
     )
+    report_samples: int = Field(
+        3, ge=0, description="held-out texts continued in the run's report; 0: none"
+    )
     log_every_n_batches: int = Field(
         10, ge=1, description="steps between console lines"
     )

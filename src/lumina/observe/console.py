@@ -236,7 +236,9 @@ class Console:
         What has no room is in metrics.jsonl and, on a terminal, in the live block.
         """
         total = f"/{self._plan.steps:,}" if self._plan else ""
-        shown = [  # (what gives way first has the greatest number, text)
+        shown: list[
+            tuple[float, str]
+        ] = [  # (what gives way first has the greatest number, text)
             (0, f"step {row['step']:,}{total}"),
             (5, f"epoch {q.decimal(row.get('epoch'), 2)}"),
             (0, f"loss {q.decimal(row.get('loss'))}"),
@@ -248,8 +250,10 @@ class Console:
         ]
         if row.get("skipped"):
             shown.append((2, f"skipped {row['skipped']}"))
-        more = [*_routing(row), *part_cells(row, self._plan)]
-        shown += [(8 + at, f"{name} {value}") for at, (name, value) in enumerate(more)]
+        # Figures of a registered part matter more: somebody made it to look at them.
+        for first, more in ((2.1, part_cells(row, self._plan)), (8, _routing(row))):
+            for at, (name, value) in enumerate(more):
+                shown.append((first + at / 10, f"{name} {value}"))
         if (left := self._seconds_left()) is not None:
             shown.append((1, f"{q.duration(left)} left"))
         if q.known(row.get("mfu")) is None:

@@ -92,6 +92,7 @@ def _content(
         "name": run.path.resolve().name,
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "status": (run.status() or {}).get("status", "unknown"),
+        "about": _about(run.status() or {}, events),
         "figures": _figures(rows, plan),
         "charts": _charts(rows, plan),
         "size": {"w": curves.WIDTH, "h": curves.HEIGHT, "x": curves.LEFT},
@@ -131,6 +132,35 @@ def _number(value: Any) -> float | None:
         numbers = [n for item in value if (n := q.known(item)) is not None]
         return sum(numbers) / len(numbers) if numbers else None
     return q.known(value)
+
+
+def _about(
+    status: Mapping[str, Any], events: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """(name, text): why the run ended, and what it was started with."""
+    told = []
+    reason = (status.get("data") or {}).get("reason")
+    if not reason:  # a run that failed says why in its last event of that kind
+        failed = [e for e in events if e.get("kind") == "run_failed"]
+        last = failed[-1] if failed and status.get("status") == "failed" else {}
+        reason = " ".join(filter(None, (last.get("code"), last.get("message"))))
+    if reason:
+        told.append(("ended", f"{reason} (step {status.get('step')})"))
+    starts = [e for e in events if e.get("kind") == "run_started"]
+    for number, start in enumerate(starts):
+        name = "command" if number == 0 else f"resumed at step {start.get('step')}"
+        told.append((name, str((start.get("data") or {}).get("command"))))
+    if starts:
+        facts = starts[-1].get("data") or {}
+        counts = (f"{q.count(n)} {k}" for k, n in (facts.get("counts") or {}).items())
+        data = ", ".join(map(str, facts.get("data") or []))
+        told.append(("data", f"{data} ({', '.join(counts).replace('_', ' ')})"))
+        versions = (f"{name} {facts.get(name)}" for name in ("lumina", "torch"))
+        told.append(
+            ("software", ", ".join([*versions, f"Python {facts.get('python')}"]))
+        )
+        told.append(("device", str(facts.get("device"))))
+    return told
 
 
 def _figures(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
+from collections.abc import Sequence
 
 from lumina.config import Config
 from lumina.errors import LuminaError
@@ -60,6 +61,7 @@ def finish(
     console: Console,
     seconds: float,
     conversations: bool,
+    samples: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Mark the run, write its report, and tell a person what to do next.
 
@@ -72,6 +74,7 @@ def finish(
         console: what the person sees.
         seconds: how long it took.
         conversations: there were conversations among the training data.
+        samples: (prompt, continuation) pairs for the report.
     """
     status: RunStatus = "interrupted" if result.exit_code else "finished"
     recorder.event(
@@ -84,13 +87,14 @@ def finish(
     loss = result.final_loss if math.isfinite(result.final_loss) else None
     if config.train.expert_id and not result.exit_code:
         _keep_expert(config, directory, recorder, result.steps, loss)
-    directory.mark(status, result.steps, final_loss=loss, reason=result.reason)
-    report = write_report(directory.path)
+    reason = result.reason
+    if reason == "done":
+        reason = f"done: {length_in_words(plan)}"
+    directory.mark(status, result.steps, final_loss=loss, reason=reason)
+    report = write_report(directory.path, samples=samples)
     console.finish(
         {
-            "reason": result.reason
-            if result.reason != "done"
-            else f"done: {length_in_words(plan)}",
+            "reason": reason,
             "steps": result.steps,
             "tokens": result.tokens,
             "seconds": seconds,

@@ -23,12 +23,14 @@ from lumina.train.ending import (
 )
 from lumina.train.held_out import held_out_batches
 from lumina.train.loop import Loop
+from lumina.train.origin import origin
 from lumina.train.outset import begin, go_on
 from lumina.train.preparation import Preparation, configure_torch
 from lumina.train.recorder import Recorder
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
+from lumina.train.samples import sample_texts
 from lumina.train.signals import StopSignals
 
 
@@ -151,7 +153,10 @@ class Job:
         result = outcome(loop, directory)
         if self.ranks.main:
             seconds = time.monotonic() - self.started
-            config = self.prepared.config
+            prepared, config = self.prepared.prepared, self.prepared.config
+            # A run that was asked to stop ends at once.
+            count = 0 if result.exit_code else config.run.report_samples
+            samples = sample_texts(loop.program, prepared, count)
             finish(
                 result,
                 config,
@@ -161,6 +166,7 @@ class Job:
                 self.console,
                 seconds,
                 conversations=bool(self.prepared.prepared.stats.get("conversations")),
+                samples=samples,
             )
         return result
 
@@ -208,7 +214,14 @@ class Job:
             world_size=ranks.world_size,
             on_event=recorder.event,
         )
-        for event in self.prepared.events:
+        prepared = self.prepared
+        recorder.note(
+            "run_started",
+            "the run begins, or goes on",
+            prepared.reader.meta.step if prepared.reader else 0,
+            **origin(prepared.config, prepared.environment, prepared.prepared.stats),
+        )
+        for event in prepared.events:
             recorder.event(**({"step": None} | event))
         return recorder, store
 

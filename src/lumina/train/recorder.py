@@ -147,6 +147,11 @@ class Recorder:
                 self.events.emit(kind, severity, code, message, step, **data)
             )
 
+    def note(self, kind: str, message: str, step: int, **data: Any) -> None:
+        """Append an event that is for the record, and not shown."""
+        if self.events is not None:
+            self.events.emit(kind, "info", None, message, step, **data)
+
     def close(self) -> None:
         """Give the files back."""
         if self.metrics is not None and self.events is not None:

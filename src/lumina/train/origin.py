@@ -1,0 +1,46 @@
+"""What a run was started with, for its own record: command, versions, device, data."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lumina
+from lumina.config import Config
+from lumina.plan.environment import Environment
+
+
+def origin(
+    config: Config, environment: Environment, stats: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The facts of this start, as JSON values.
+
+    Args:
+        config: names the data.
+        environment: the machine.
+        stats: what was found in the data.
+    """
+    data = config.data
+    counts = ("documents", "conversations", "train_tokens", "eval_tokens")
+    return {
+        "command": command(sys.argv),
+        "lumina": lumina.__version__,
+        "torch": environment.torch_version,
+        "python": platform.python_version(),
+        "device": environment.device_name,
+        "data": [*data.train_data, *data.tasks],
+        "counts": {name: stats[name] for name in counts if stats.get(name)},
+    }
+
+
+def command(arguments: list[str]) -> str:
+    """The command of a process as one types it; a Python program by its name."""
+    program, *options = arguments or [""]
+    path = Path(program)
+    if path.name == "lumina" or path.parent.name == "lumina":
+        return shlex.join(["lumina", *options])
+    return f"{path.name or 'Python'}, a Python program"
