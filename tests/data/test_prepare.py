@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 from lumina.config import Config
 from lumina.data import documents, tokenise
@@ -361,3 +363,28 @@ def test_tokens_fit_their_vocabulary(corpus: Path) -> None:
     assert prepared.train.tokens.dtype == np.uint16
     assert int(prepared.train.tokens.max()) < prepared.tokenizer.vocab_size
     assert prepared.train.vocab_size == prepared.tokenizer.vocab_size
+
+
+def test_characters_without_a_token_are_counted_and_told_each_time(
+    tmp_path: Path,
+) -> None:
+    names = ["<unk>", "<s>", "</s>", "a", "b", "c"]
+    model = models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<unk>")
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "a.txt").write_text("abcxy" * 3)
+    for cached in (False, True):
+        told: list[dict[str, Any]] = []
+        prepared = prepare(
+            new_config(
+                tmp_path / "a.txt",
+                tokenizer=str(tmp_path / "tokenizer.json"),
+                eval_fraction=0.0,
+            ),
+            on_event=lambda told=told, **e: told.append(e),
+        )
+        assert prepared.stats["cached"] is cached
+        (event,) = (e for e in told if e["kind"] == "data_unknown_characters")
+        assert event["severity"] == "warning" and event["count"] == 6

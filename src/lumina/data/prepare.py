@@ -52,7 +52,7 @@ _VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (2**30, 32768), (None, 5
 
 # Raised when the same files are read as other documents than before: what an earlier
 # reading left in the cache is not used then.
-_READING = 4
+_READING = 5
 
 _TOLD = 20  # skipped records that get an event of their own
 
@@ -253,7 +253,7 @@ class _Preparation:
         require_space(folder, size // 2 * width + 8 * documents, "the token store")
         marked = any(found.marked for found in scans)
         masked = marked or (bool(conversations) and self.data.loss_on == "assistant")
-        self._write(folder, tokenizer, masked, size)
+        unknown = self._write(folder, tokenizer, masked, size)
         codes = sum((found.skipped_codes for found in scans), start=Counter[str]())
         meta = {
             "documents": documents,
@@ -263,14 +263,20 @@ class _Preparation:
             "ignored_fields": most_first(
                 sum((found.unread for found in scans), start=Counter[str]())
             ),
+            "unknown_tokens": unknown,
             "skipped": [asdict(s) for found in scans for s in found.skipped],
         }
         (folder / "meta.json").write_text(json.dumps(meta) + "\n")
 
     def _write(
         self, folder: Path, tokenizer: Tokenizer, masked: bool, total: int
-    ) -> None:
-        """Encode everything into the stores `train` and, if there is any, `eval`."""
+    ) -> int:
+        """Encode everything into the stores `train` and, if there is any, `eval`.
+
+        Returns:
+            How many tokens stand for characters that the tokenizer does not know.
+        """
+        unknown_id, unknown = tokenizer.unknown_id, 0
 
         def writer(name: str) -> StoreWriter:
             (folder / name).mkdir()
@@ -287,6 +293,8 @@ class _Preparation:
         for item in encode_documents(
             documents(), tokenizer, loss_on=self.data.loss_on, threads=self.threads
         ):
+            if unknown_id is not None:
+                unknown += int((item.ids == unknown_id).sum())
             target = held_out if item.held_out and held_out is not None else train
             target.add(
                 item.ids,
@@ -301,6 +309,7 @@ class _Preparation:
         for store in (train, held_out):
             if store is not None:
                 store.close()
+        return unknown
 
     def _event(
         self, kind: str, severity: str, code: str | None, message: str, **data: Any
@@ -348,6 +357,17 @@ class _Preparation:
                 "fields of the records that nothing reads: "
                 f"{counted(stats['ignored_fields'])}; what they say is not trained on",
                 counts=stats["ignored_fields"],
+            )
+        if stats["unknown_tokens"]:
+            count = stats["unknown_tokens"]
+            self._event(
+                "data_unknown_characters",
+                "warning",
+                None,
+                f"{count:,} tokens of the data stand for characters that the tokenizer "
+                "has no token for; the model cannot learn them: name another tokenizer "
+                "with --tokenizer, or take such characters out of the data",
+                count=count,
             )
         for note in stats["tokenizer_notes"]:
             self._event("tokenizer", "info", None, note)
@@ -429,6 +449,7 @@ def _stats(
         "skipped": meta["skipped_total"],
         "skipped_codes": meta["skipped_codes"],
         "ignored_fields": meta["ignored_fields"],
+        "unknown_tokens": meta["unknown_tokens"],
         "vocab_size": tokenizer.vocab_size,
         "tokenizer": tokenizer.fingerprint,
         "tokenizer_notes": list(tokenizer.notes),

@@ -246,6 +246,15 @@ class Tokenizer:
         more = sorted(self.stop_ids - {self.eos_id})
         return [self.eos_id, *more] if more else self.eos_id
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The token of characters that no other token spells; None: there is none."""
+        model = json.loads(self.backend.to_str())["model"]
+        if model.get("unk_id") is not None:
+            return int(model["unk_id"])
+        name = model.get("unk_token")
+        return None if name is None else self.backend.token_to_id(name)
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over everything that decides the ids."""
