@@ -41,7 +41,9 @@ def whole(trainings):
 @pytest.mark.faults
 @pytest.mark.covers("CKP-01", "CKP-09", "CKP-14")
 @pytest.mark.parametrize(
-    ("number", "code"), [(INTERRUPT, 130), (TERMINATE, 143)], ids=["ctrl-c", "sigterm"]
+    ("number", "code"),
+    [(INTERRUPT, 130), (TERMINATE, 143), (signal.SIGHUP, 129)],
+    ids=["ctrl-c", "sigterm", "sighup"],
 )
 def test_a_signal_saves_at_the_next_step(trainings, whole, number, code):
     name = f"stopped-{code}"
@@ -107,6 +109,36 @@ def test_two_ranks_agree_on_the_step_they_stop_at(trainings):
     # Both ranks' tensors are of that step: one process can read and go on with them.
     one = trainings.train("two", *MOE, *words(f"--auto-resume --steps {last + 2}"))
     assert [r["step"] for r in rows(one)] == list(range(1, last + 3))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_sigusr1_saves_and_the_run_goes_on(trainings, ranks):
+    """Through the launcher with several ranks; a hang-up that nohup ignores."""
+    name = f"asked-{ranks}"
+    flags = [*DENSE, *words("--precision fp32 --steps 100000 --batch-size 2")]
+    folder = trainings.folder / name
+    log = open(trainings.folder / f"{name}.log", "w")  # noqa: SIM115
+    command = [*trainings.command(name, *flags), "--nproc", str(ranks)]
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-m", "lumina", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    assert wait_until(reached(folder, 2))
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGUSR1)
+    assert wait_until(lambda: events(folder, "checkpoint_saved"))
+    (saved,) = events(folder, "checkpoint_saved")
+    assert saved["data"]["checkpoint_kind"] == "regular"
+    assert wait_until(reached(folder, saved["step"] + 3))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143, trainings.output(name)
+    last = rows(folder)[-1]["step"]
+    assert checkpoints(folder) == [f"step-{saved['step']:08d}", f"step-{last:08d}"]
 
 
 @pytest.mark.faults

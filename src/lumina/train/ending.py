@@ -158,7 +158,8 @@ def leave_failure(
 
 def mark_failed(directory: RunDirectory, step: int) -> None:
     """Record that a run has ended with an error, where a run has begun at all."""
-    # A folder without a run stays free for the next attempt.
-    if directory.is_run:
+    # A folder without a run stays free for the next attempt, and a run whose report
+    # alone could not be written has ended as its directory says.
+    if directory.is_run and not directory.finished:
         with contextlib.suppress(LuminaError):
             directory.mark("failed", step)

@@ -48,6 +48,7 @@ class Job:
         self.console = console
         self.prepared = Preparation(config, ranks, console)
         self.folder = RunFolder(config, ranks)
+        self.signals = StopSignals()
         self.started = time.monotonic()
         self._recorder: Recorder | None = None
         self._store: CheckpointStore | None = None
@@ -87,6 +88,7 @@ class Job:
         The directory says that the run goes on before it does. A failure in between
         is therefore recorded there, so that nobody waits for a run that has ended.
         """
+        self.signals.hold()
         try:
             return self._build(on_row)
         except BaseException as error:
@@ -100,7 +102,11 @@ class Job:
         directory, reader = self.folder.directory, self.prepared.reader
         step = reader.meta.step if reader is not None else 0
         recorder = self._recorder
-        if recorder is None:
+        if self.signals.received is not None:
+            # Of a failure nobody need look into: it was asked to end.
+            if directory.is_run:
+                directory.mark("interrupted", step, reason="stopped by a signal")
+        elif recorder is None:
             mark_failed(directory, step)
         else:
             leave_failure(error, directory, recorder, step)
@@ -127,7 +133,7 @@ class Job:
             recorder=recorder,
             checkpoints=store,
             controls=outset.controls,
-            signals=StopSignals(),
+            signals=self.signals,
             config=prepared.config.to_dict(),
             score=held_out.score if isinstance(held_out, ArcTests) else None,
             overflow=outset.overflow,
@@ -144,31 +150,33 @@ class Job:
         assert loop is not None and recorder is not None
         directory = self.folder.directory
         try:
-            with loop.signals:
-                loop.run()
+            self.signals.looping = True
+            loop.run()
+            result = outcome(loop, directory)
+            if self.ranks.main:
+                self._finish(result, loop)
         except BaseException as error:
             if self.ranks.main:
                 leave_failure(error, directory, recorder, loop.progress.step)
             raise
-        result = outcome(loop, directory)
-        if self.ranks.main:
-            seconds = time.monotonic() - self.started
-            prepared, config = self.prepared.prepared, self.prepared.config
-            # A run that was asked to stop ends at once.
-            count = 0 if result.exit_code else config.run.report_samples
-            samples = sample_texts(loop.program, prepared, count)
-            finish(
-                result,
-                config,
-                self.plan,
-                directory,
-                recorder,
-                self.console,
-                seconds,
-                conversations=bool(self.prepared.prepared.stats.get("conversations")),
-                samples=samples,
-            )
         return result
+
+    def _finish(self, result: TrainResult, loop: Loop) -> None:
+        """Mark the run, report it, and say what to do next."""
+        prepared, config = self.prepared.prepared, self.prepared.config
+        # A run that was asked to stop ends at once.
+        count = 0 if result.exit_code else config.run.report_samples
+        finish(
+            result,
+            config,
+            self.plan,
+            self.folder.directory,
+            loop.recorder,
+            self.console,
+            time.monotonic() - self.started,
+            conversations=bool(prepared.stats.get("conversations")),
+            samples=sample_texts(loop.program, prepared, count),
+        )
 
     def close(self) -> None:
         """Let go of everything, whatever happened."""

@@ -11,9 +11,14 @@ import time
 from types import FrameType
 
 from lumina.assemble.ranks import meeting_place
+from lumina.train.signals import ENDING, SAVING, heeded
 
 GRACE_SECONDS = 30.0
 """After one process failed, the others get this long before they are killed."""
+
+
+_SIGNALLED = tuple(128 + number for number in ENDING)
+"""Exit codes of ranks that were asked to end."""
 
 
 def launched() -> bool:
@@ -32,7 +37,8 @@ def launch(arguments: list[str], nproc: int) -> int:
         nproc: processes to start.
 
     Returns:
-        The exit code of the rank that failed first, or 0; 130 or 143 when signalled.
+        The exit code of the rank that failed first, or 0; 129, 130 or 143 when a
+        signal ended the run.
     """
     store, place = meeting_place()
     shared = place | {
@@ -43,14 +49,14 @@ def launch(arguments: list[str], nproc: int) -> int:
     processes: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        for process in processes:
+        # One rank asks the others for a checkpoint; two that are told at different
+        # steps would ask for two.
+        told = processes[:1] if number == SAVING else processes
+        for process in told:
             if process.poll() is None:
                 process.send_signal(number)
 
-    previous = {
-        number: signal.signal(number, forward)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {number: signal.signal(number, forward) for number in heeded()}
     try:
         for rank in range(nproc):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -60,7 +66,7 @@ def launch(arguments: list[str], nproc: int) -> int:
                     command,
                     env=os.environ | shared | own,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,
+                    preexec_fn=_before_rank,
                 )
             )
         return _wait(processes)
@@ -74,6 +80,15 @@ def launch(arguments: list[str], nproc: int) -> int:
 
 
 _SYSTEM = ctypes.CDLL(None)
+
+
+def _before_rank() -> None:
+    """In the process of a rank, before its program.
+
+    SIGUSR1 ends a process that does not know it; a rank ignores it until it does.
+    """
+    signal.signal(SAVING, signal.SIG_IGN)
+    _die_with_parent()
 
 
 def _die_with_parent() -> None:
@@ -104,10 +119,10 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
             code = process.poll()
             if code and failed is None:
                 failed = code if code > 0 else 128 - code
-                if code < 0 and failed not in (130, 143):
+                if code < 0 and failed not in _SIGNALLED:
                     _tell_killed(rank, -code)
                 deadline = time.monotonic() + (
-                    GRACE_SECONDS if failed in (130, 143) else 3.0
+                    GRACE_SECONDS if failed in _SIGNALLED else 3.0
                 )
         if time.monotonic() > deadline:
             for process in processes:

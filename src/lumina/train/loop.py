@@ -96,6 +96,7 @@ class Loop:
     interrupted: bool = False
     _agreed_stop: bool = False
     _agreed_change: bool = False
+    _agreed_save: bool = False
     _warm: Program | None = None
     _ring: MetricRing = field(init=False)
 
@@ -141,6 +142,8 @@ class Loop:
                 self._record(ring, newest=self._boundary())
                 if self._boundary():
                     self._at_boundary(self.recorder.last_row)
+                if self._agreed_save:
+                    self._save_as_asked(ring)
             self._record(ring, newest=True)
             self._finish()
         finally:
@@ -163,7 +166,12 @@ class Loop:
         try:
             self._warm_up(batches)
             values = train_step(
-                self.program, batches, self.progress.step, stop=stop, request=wants
+                self.program,
+                batches,
+                self.progress.step,
+                stop=stop,
+                request=wants,
+                save=self.signals.take_save(),
             )
         except torch.OutOfMemoryError as error:
             # Memory runs out in forward or backward: the weights are still those of
@@ -222,6 +230,8 @@ class Loop:
                 self._stop_agreed()
             if values[SCALARS.index("request")] > 0:
                 self._agreed_change = True
+            if values[SCALARS.index("save")] > 0:
+                self._agreed_save = True
             row = self.recorder.row(known, values)
             self.progress.skipped = self.recorder.skipped
             step = row["step"]
@@ -295,6 +305,17 @@ class Loop:
         if patience and self.best.worse >= patience:
             self.reason = f"no better evaluation in {patience}"
             self._agreed_stop = True
+        self._ring.clock.restart()
+
+    def _save_as_asked(self, ring: MetricRing) -> None:
+        """The checkpoint that a signal asked for; all ranks are at the same step."""
+        self._record(ring, newest=True)
+        # While gradients are not finite, the request waits.
+        if self.recorder.consecutive_skips:
+            return
+        self._agreed_save = False
+        if self.saved != self.progress.step:
+            self.save("regular")
         self._ring.clock.restart()
 
     def _judge(self, loss: float | None) -> bool:

@@ -17,7 +17,7 @@ class TrainResult:
         steps: completed steps.
         tokens: tokens seen.
         reason: "done", or why it stopped.
-        exit_code: 0, or 130/143 when a signal stopped it.
+        exit_code: 0, or 129, 130 or 143 when a signal stopped it.
     """
 
     run_dir: Path

@@ -30,6 +30,7 @@ SCALARS = (
     "skipped",
     "stop",
     "request",
+    "save",
 )
 """The first entries of the vector that `train_step` returns."""
 
@@ -40,6 +41,7 @@ def train_step(
     step: int,
     stop: bool = False,
     request: bool = False,
+    save: bool = False,
 ) -> Tensor:
     """Forward and backward over the micro-batches, then one update.
 
@@ -52,6 +54,7 @@ def train_step(
         step: completed optimizer steps.
         stop: whether this rank was asked to stop; ranks learn of it with the metrics.
         request: whether this rank holds a requested change, likewise.
+        save: whether this rank was asked for a checkpoint, likewise.
 
     Returns:
         float32 on the device: `SCALARS`, the further losses (`loss_terms`), then what
@@ -78,7 +81,7 @@ def train_step(
             counts = counted if counts is None else counts + counted
 
     verdict = _update(program)
-    sums[3], sums[4] = float(stop), float(request)
+    sums[3], sums[4], sums[5] = float(stop), float(request), float(save)
     metrics = sums if counts is None else torch.cat([sums, counts])
     ranks.sum_(metrics)
     # These two every rank already has in full.

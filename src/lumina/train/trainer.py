@@ -68,17 +68,18 @@ class Trainer:
                 "use `lumina train --nproc N` or torchrun; Python starts one process",
             )
         job = Job(self.config, self.ranks, self.console)
-        try:
-            finished = job.prepare()
-            if finished is not None:
-                return finished
-            loop = job.build(self._row)
-            self.plan, self.controls = loop.plan, loop.controls
-            self._loop = loop
-            return job.run()
-        finally:
-            self._loop = None
-            job.close()
+        with job.signals:
+            try:
+                finished = job.prepare()
+                if finished is not None:
+                    return finished
+                loop = job.build(self._row)
+                self.plan, self.controls = loop.plan, loop.controls
+                self._loop = loop
+                return job.run()
+            finally:
+                self._loop = None
+                job.close()
 
     def explain(self) -> tuple[Plan, Environment, int | None]:
         """What `train` would do: the plan, the machine, rows of an epoch.
