@@ -15,6 +15,7 @@ CODES: dict[str, str] = {
     "E105": "nothing in it",
     "E106": "permission denied",
     "E107": "a remote source cannot be reached",
+    "E108": "a chat template that cannot be used",
     "E201": "out of GPU memory",
     "E202": "out of host memory",
     "E203": "out of memory for the optimizer",

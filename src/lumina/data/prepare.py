@@ -134,6 +134,7 @@ class _Preparation:
             self.data.loss_on,
             FORMAT_VERSION,
             ENCODING_RULES,
+            *_chat_parts(tokenizer),
         )
         (folder, meta), cached = build_once(
             cache_root() / "stores",
@@ -148,7 +149,18 @@ class _Preparation:
             # It was made when bad records were allowed: now they are an error.
             self._scan_all()
         if meta["conversations"]:
+            known = tokenizer.vocab_size
             tokenizer = tokenizer.with_chat()
+            if tokenizer.vocab_size > known:
+                self._event(
+                    "chat_markers",
+                    "warning",
+                    None,
+                    "the tokenizer has no chat template: Lumina's own markers were "
+                    f"added ({tokenizer.vocab_size - known} tokens), which the model "
+                    "to start from has never seen",
+                    tokens=tokenizer.vocab_size - known,
+                )
         skipped = [Skipped(**record) for record in meta["skipped"]]
         train = TokenStore.open(folder / "train")
         held_out = folder / "eval"
@@ -422,6 +434,12 @@ def _vocab_size(config: Config, files: Sequence[Path]) -> int:
     most = config.model.vocab_size
     size = next(v for limit, v in _VOCABULARIES if limit is None or total <= limit)
     return size if most is None else min(size, most)
+
+
+def _chat_parts(tokenizer: Tokenizer) -> list[str]:
+    """What decides a conversation's ids besides the vocabulary: a model's template."""
+    chat_format = tokenizer.chat_format
+    return [chat_format.fingerprint] if chat_format and chat_format.fingerprint else []
 
 
 def _load(folder: Path) -> tuple[Path, dict[str, Any]]:

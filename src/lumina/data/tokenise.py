@@ -8,14 +8,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lumina.data.chat_template import Chat
 from lumina.data.documents import Document
 from lumina.data.split import document_bytes, utf8_length
 from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
 
 BLOCK_BYTES = 2**19
 """Text that one thread encodes at a time."""
@@ -128,67 +129,71 @@ def _encode_block(
     block: list[_Part], tokenizer: Tokenizer, loss_on: str
 ) -> list[Encoded]:
     texts: list[str] = []
-    contents: list[str] = []
+    conversations = [
+        part.document.messages or () for part in block if part.document.text is None
+    ]
     for part in block:
         document = part.document
-        if document.text is None:
-            contents += [message["content"] for message in document.messages or ()]
-        elif not document.continues:
+        if document.text is not None and not document.continues:
             texts.append(document.text)
     wholes = iter(tokenizer.encode_batch(texts))
-    turns = iter(tokenizer.encode_contents(contents))
+    chats: Iterator[Chat | LuminaError] = iter(())
+    if conversations and tokenizer.chat_format is not None:
+        chats = iter(tokenizer.chat_format.encode(conversations, loss_on=loss_on))
     encoded = []
     for part in block:
         document = part.document
         if document.text is None:
-            ids = [next(turns) for _ in document.messages or ()]
+            chat = next(chats)
+            if isinstance(chat, LuminaError):
+                raise _at(document, chat)
+            encoded.append(_encode_chat(part, chat, loss_on))
         elif document.continues:
-            ids = [tokenizer.encode_continuation(document.text)]
+            ids = tokenizer.encode_continuation(document.text)
+            encoded.append(_encode_text(part, ids, tokenizer))
         else:
-            ids = [next(wholes)]
-        encoded.append(_encode(part, ids, tokenizer, loss_on))
+            encoded.append(_encode_text(part, next(wholes), tokenizer))
     return encoded
 
 
-def _encode(
-    part: _Part, encoded: list[list[int]], tokenizer: Tokenizer, loss_on: str
-) -> Encoded:
-    """Join the ids of a text (one list), or of each message of a conversation."""
+def _at(document: Document, error: LuminaError) -> LuminaError:
+    """The error, with where the conversation stands."""
+    where = f"{document.source}, line {document.line}"
+    return LuminaError(error.code, f"{where}: {error.message}", error.hint)
+
+
+def _encode_text(part: _Part, ids: list[int], tokenizer: Tokenizer) -> Encoded:
     document = part.document
-    size = document_bytes(document)
-    loss_bytes = size
-    mask: NDArray[Any]
-    if document.text is not None:
-        [ids] = encoded
-        if not document.continues:
-            if tokenizer.bos_id is None:  # the first token is text without a loss
-                loss_bytes -= min(utf8_length(tokenizer.decode(ids[:1])), size)
-            ids = [*tokenizer.begin, *ids]
-        if part.last:
-            ids = [*ids, tokenizer.eos_id]
-        mask = np.ones(len(ids), dtype=bool)
-    else:
-        messages = document.messages or ()
-        roles = [message["role"] for message in messages]
-        ids, taught = tokenizer.join_chat(
-            roles,
-            encoded,
-            loss_on=loss_on,
-            trained=[message.get("train") for message in messages],
-        )
-        mask = np.array(taught, dtype=bool)
-        loss_bytes = sum(
-            utf8_length(message["content"])
-            for message in messages
-            if message.get("train", loss_on == "all" or message["role"] == "assistant")
-        )
+    loss_bytes = size = document_bytes(document)
     if not document.continues:
+        if tokenizer.bos_id is None:  # the first token is text without a loss
+            loss_bytes -= min(utf8_length(tokenizer.decode(ids[:1])), size)
+        ids = [*tokenizer.begin, *ids]
+    if part.last:
+        ids = [*ids, tokenizer.eos_id]
+    return _encoded(part, ids, np.ones(len(ids), dtype=bool), loss_bytes)
+
+
+def _encode_chat(part: _Part, chat: Chat, loss_on: str) -> Encoded:
+    ids, taught = chat
+    loss_bytes = sum(
+        utf8_length(message["content"])
+        for message in part.document.messages or ()
+        if message.get("train", loss_on == "all" or message["role"] == "assistant")
+    )
+    return _encoded(part, ids, np.array(taught, dtype=bool), loss_bytes)
+
+
+def _encoded(
+    part: _Part, ids: list[int], mask: NDArray[np.bool_], loss_bytes: int
+) -> Encoded:
+    if not part.document.continues:
         mask[:1] = False  # a document's first token is never a label
     return Encoded(
         part.held_out,
         np.array(ids, dtype=np.uint32),
         mask,
-        size,
+        document_bytes(part.document),
         loss_bytes,
         part.last,
     )

@@ -12,11 +12,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
+from lumina.data.chat_template import (
+    DEFAULT,
+    Chat,
+    TemplateFormat,
+    Templates,
+    read_templates,
+)
 from lumina.data.files import no_permission
 from lumina.data.records import Message
 from lumina.errors import LuminaError
@@ -30,10 +37,12 @@ MARKERS: dict[str, str] = {
 END_OF_TURN = "<|end|>"
 SPECIALS = (END_OF_TEXT, *MARKERS.values(), END_OF_TURN)
 
+_BODY = "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+
 CHAT_TEMPLATE = (
     "{{- bos_token }}"
     "{%- for message in messages %}"
-    "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    f"{_BODY}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
@@ -56,6 +65,42 @@ _EOS_NAMES = (
     "[EOS]",
     "[SEP]",
 )
+
+
+# What transformers reads of a tokenizer besides its ids: kept as it was.
+_KEPT = (
+    "unk_token", "pad_token", "sep_token", "cls_token", "mask_token",
+    "additional_special_tokens", "extra_special_tokens", "model_max_length",
+    "padding_side", "truncation_side", "model_input_names",
+)  # fmt: skip
+
+
+class ChatFormat(Protocol):
+    """How a conversation becomes ids: by a model's template, or Lumina's markers."""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end what the assistant says."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what decides the ids besides the vocabulary; empty for the markers."""
+
+    def encode(
+        self, conversations: Sequence[Sequence[Message]], *, loss_on: str = "assistant"
+    ) -> Sequence[Chat | LuminaError]:
+        """(ids, mask) of each conversation, or why it has none."""
+
+    def prompt(
+        self, messages: Sequence[Message], said: Sequence[list[int] | None] = ()
+    ) -> list[int]:
+        """Ids up to where the assistant is to speak.
+
+        Args:
+            messages: the turns.
+            said: the ids of each turn's words where they were decided before; a format
+                that writes history anew does not look at them.
+        """
 
 
 class Tokenizer:
@@ -82,6 +127,8 @@ class Tokenizer:
         begins: bool = True,
         ends: Iterable[int] = (),
         notes: Iterable[str] = (),
+        templates: Templates | None = None,
+        kept: dict[str, Any] | None = None,
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
@@ -94,6 +141,8 @@ class Tokenizer:
         self._begins = begins and bos is not None
         self._ends = frozenset(ends)
         self.notes = list(notes)
+        self.templates = templates
+        self._kept = kept or {}
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -195,7 +244,7 @@ class Tokenizer:
         return {
             "bos_token_id": self.bos_id,
             "eos_token_id": self.eos_token_id,
-            "pad_token_id": self.eos_id,
+            "pad_token_id": self._id(_token(self._kept, "pad_token") or self._eos),
         }
 
     def _hf_config(self) -> dict[str, Any]:
@@ -208,7 +257,13 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**30,
         }
-        if self.has_chat:
+        config |= self._kept
+        if self.templates is not None:
+            # What its template can write is what its own files name.
+            named = {"bos_token": None, "pad_token": None, **self.templates.variables}
+            config |= {n: self._kept.get(n, token) for n, token in named.items()}
+            config |= self.templates.to_config()
+        elif self.has_chat:
             template = CHAT_TEMPLATE
             if not self._begins:
                 template = template.removeprefix("{{- bos_token }}")
@@ -236,8 +291,8 @@ class Tokenizer:
     def stop_ids(self) -> frozenset[int]:
         """Tokens at which an answer is over."""
         ends = {self.eos_id, *self._ends}
-        if self.has_chat:
-            ends.add(self._id(END_OF_TURN))
+        if self.chat_format is not None:
+            ends |= self.chat_format.end_ids
         return frozenset(ends)
 
     @property
@@ -263,7 +318,23 @@ class Tokenizer:
         return hashlib.sha256(state.encode()).hexdigest()
 
     @cached_property
+    def chat_format(self) -> ChatFormat | None:
+        """The model's own template, or Lumina's markers; None without either."""
+        if self.templates is not None:
+            return TemplateFormat(
+                self.templates,
+                self.backend,
+                lambda backend: _without_prefix(backend, only_first=True),
+            )
+        return _Markers(self) if self.has_markers else None
+
+    @property
     def has_chat(self) -> bool:
+        """Whether it knows how to write a conversation."""
+        return self.chat_format is not None
+
+    @cached_property
+    def has_markers(self) -> bool:
         """Whether the vocabulary holds the markers of a conversation, as special ones.
 
         A marker that text can spell out would let a user speak for the assistant.
@@ -271,7 +342,7 @@ class Tokenizer:
         return _specials(self.backend).issuperset((*MARKERS.values(), END_OF_TURN))
 
     def with_chat(self) -> Tokenizer:
-        """This tokenizer, or a larger one when it lacks the chat markers."""
+        """This tokenizer, or a larger one with markers when it has no chat format."""
         if self.has_chat:
             return self
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
@@ -285,6 +356,7 @@ class Tokenizer:
             begins=self._begins,
             ends=self._ends,
             notes=[*self.notes, *notes],
+            kept=self._kept,
         )
 
     def _id(self, token: str) -> int:
@@ -383,13 +455,16 @@ class Tokenizer:
         Returns:
             (ids, mask), of equal length.
         """
-        texts = self.encode_contents([message["content"] for message in messages])
-        return self.join_chat(
-            [m["role"] for m in messages],
-            texts,
-            loss_on=loss_on,
-            trained=[m.get("train") for m in messages],
-        )
+        [chat] = self._format.encode([messages], loss_on=loss_on)
+        if isinstance(chat, LuminaError):
+            raise chat
+        return chat
+
+    @property
+    def _format(self) -> ChatFormat:
+        if self.chat_format is None:
+            self._id(END_OF_TURN)  # says what is missing
+        return self.chat_format or _Markers(self)
 
     def join_chat(
         self,
@@ -418,14 +493,54 @@ class Tokenizer:
             mask += [everything and own is not False, *([taught] * (len(content) + 1))]
         return ids, mask
 
-    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation up to where the assistant is to speak."""
-        ids, _ = self.encode_chat(messages)
-        return [*ids, self._id(MARKERS["assistant"])]
+    def chat_prompt(
+        self, messages: Sequence[Message], said: Sequence[list[int] | None] = ()
+    ) -> list[int]:
+        """Ids up to where the assistant is to speak; see `ChatFormat.prompt`."""
+        return self._format.prompt(messages, said)
 
     def stream(self, prompt: Sequence[int] = ()) -> TextStream:
         """A decoder for ids that arrive one at a time, after those of `prompt`."""
         return TextStream(self, prompt)
+
+
+class _Markers:
+    """Lumina's own chat format; see `CHAT_TEMPLATE`."""
+
+    fingerprint = ""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        return frozenset({self._tokenizer._id(END_OF_TURN)})
+
+    def encode(
+        self, conversations: Sequence[Sequence[Message]], *, loss_on: str = "assistant"
+    ) -> list[Chat | LuminaError]:
+        words = [message["content"] for turns in conversations for message in turns]
+        ids = iter(self._tokenizer.encode_contents(words))
+        return [
+            self._tokenizer.join_chat(
+                [message["role"] for message in turns],
+                [next(ids) for _ in turns],
+                loss_on=loss_on,
+                trained=[message.get("train") for message in turns],
+            )
+            for turns in conversations
+        ]
+
+    def prompt(
+        self, messages: Sequence[Message], said: Sequence[list[int] | None] = ()
+    ) -> list[int]:
+        known = said or [None] * len(messages)
+        words = self._tokenizer.encode_contents([m["content"] for m in messages])
+        contents = [w if k is None else k for k, w in zip(known, words, strict=True)]
+        # An empty answer, without the token that would end it.
+        roles = [message["role"] for message in messages]
+        ids, _ = self._tokenizer.join_chat([*roles, "assistant"], [*contents, []])
+        return ids[:-1]
 
 
 class TextStream:
@@ -510,7 +625,36 @@ def _with_specials(
             f"tokenizer.json puts {first} before a text, add_bos_token is false: texts "
             "begin without it"
         )
-    return cls(backend, bos=bos, eos=eos, begins=begins, ends=ends, notes=notes)
+    templates = read_templates(folder, declared, notes)
+    if templates is not None and _BODY in templates.named.get(DEFAULT, ""):
+        templates = None  # the markers' own, which `save` wrote
+    tokens = ("unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+    kept = {n: declared[n] for n in _KEPT if declared.get(n) is not None}
+    for name in tokens:
+        token = _token(kept, name)
+        if name in kept and (token is None or backend.token_to_id(token) is None):
+            notes.append(f"{name} {token} is not in the vocabulary: it is left out")
+            del kept[name]
+
+    def made() -> Tokenizer:
+        return cls(
+            backend,
+            bos=bos,
+            eos=eos,
+            begins=begins,
+            ends=ends,
+            notes=notes,
+            templates=templates,
+            kept=kept,
+        )
+
+    first_made = made()
+    if isinstance(first_made.chat_format, TemplateFormat):
+        spelled = first_made.chat_format.control_tokens()
+        if spelled:  # a user could speak for the assistant
+            _add_specials(backend, spelled)
+            return made()
+    return first_made
 
 
 def _declared(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from lumina.data.records import Message
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.cache import KVCache
@@ -144,14 +145,15 @@ class ChatSession:
 
     def _prompt(self) -> list[int]:
         """Ids up to where the assistant is to speak."""
-        roles = [message["role"] for message in self.messages]
-        contents = list(self._contents)
+        messages: list[Message] = [
+            {"role": message["role"], "content": message["content"]}
+            for message in self.messages
+        ]
+        said: list[list[int] | None] = [*self._contents]
         if self.system_prompt:
-            roles.insert(0, "system")
-            contents = self.tokenizer.encode_contents([self.system_prompt]) + contents
-        # An empty answer, without the token that would end it.
-        ids, _ = self.tokenizer.join_chat([*roles, "assistant"], [*contents, []])
-        return ids[:-1]
+            messages.insert(0, {"role": "system", "content": self.system_prompt})
+            said.insert(0, None)
+        return self.tokenizer.chat_prompt(messages, said)
 
     def _fitted_prompt(self) -> list[int]:
         """The prompt, with the oldest exchanges dropped until an answer has room."""
@@ -192,6 +194,7 @@ def check_markers(tokenizer: Tokenizer) -> None:
     if not tokenizer.has_chat:
         raise LuminaError(
             "E102",
-            "the tokenizer has no chat markers, so the model knows no turns",
+            "the tokenizer has no chat template and no chat markers, so the model "
+            "knows no turns",
             "use `lumina generate`, or train on conversations first",
         )
