@@ -5,7 +5,7 @@ folder that a sudden end after the last step would leave: the training data, the
 directory with a checkpoint of a step in the middle, and metrics.jsonl with the rows of
 all steps. Beside some of them are the cache of tokenised data and an exported folder.
 
-    OMP_NUM_THREADS=1 python tools/recorded_runs.py tests/recorded/NAME.tar.xz
+    OMP_NUM_THREADS=1 python tools/recorded_runs.py ARCHIVE.tar.xz [RECORDING ...]
 
 `tests/state/test_recorded_runs.py` goes on with each of these runs and asks for the
 losses that were recorded. A recording is made once, with the version that it is named
@@ -34,7 +34,8 @@ from lumina import Config, Trainer
 from lumina.observe.console import Console
 
 STEPS, KEPT = 5, 3
-"""Steps of every run, and the step of the checkpoint that is kept."""
+STEP = f"step-{KEPT:08}"
+"""Steps of every run, the step of the checkpoint that is kept, and its folder."""
 
 ANIMALS, PLACES = ("cat", "dog", "owl", "fox", "hen"), ("barn", "hill", "lake", "wood")
 SOLVED = (
@@ -139,12 +140,21 @@ class Recording:
         leaves: further options.
         cache: whether the cache of tokenised data is kept.
         export: whether a folder for transformers is written from the checkpoint.
+        base: the recording whose exported folder this one starts from, as `base`.
+        chosen: options that stand in place of `COMMON`, where the others are to be
+            decided by the run.
+        preset: what the options are laid over.
+        edit: called after the first step.
     """
 
     data: Callable[[Path], dict[str, Any]]
     leaves: dict[str, Any]
     cache: bool = False
     export: bool = False
+    base: str | None = None
+    chosen: tuple[str, ...] | None = None
+    preset: str | None = None
+    edit: Callable[[Trainer], Any] | None = None
 
 
 EXPERTS = {
@@ -161,6 +171,10 @@ REASONER = {
     "expansion": 1.0,
     "halt_max_steps": 3,
 }
+MACHINE = (
+    "run_dir", "steps", "save_every_n_batches", "eval_every_n_batches", "eval_batches",
+    "precision", "device", "num_workers", "seed",
+)  # fmt: skip
 RECORDINGS = {
     "dense": Recording(mixed_text, {"num_layers": 2}, cache=True, export=True),
     "experts": Recording(text, EXPERTS, export=True),
@@ -219,6 +233,23 @@ RECORDINGS = {
         text, REASONER | {"hrm_mode": "language_model", "hrm_variant": "trm"}
     ),
     "tasks": Recording(several, {"task_weights": (0.6, 0.4), "task_balancing": "dwa"}),
+    "fine-tuning": Recording(
+        chat, {"tokenizer_vocab_size": None}, base="dense", chosen=MACHINE
+    ),
+    "epochs": Recording(
+        text,
+        {"steps": None, "epochs": 0.36, "use_moe": False},
+        preset="debug",
+    ),
+    "grown-experts": Recording(
+        text, EXPERTS | {"ema_decay": 0.9}, edit=lambda trainer: trainer.add_expert()
+    ),
+    "named-expert": Recording(
+        chat,
+        {"tokenizer_vocab_size": None, "expert_id": "answers"},
+        base="experts",
+        chosen=MACHINE,
+    ),
 }
 
 COMMON: dict[str, Any] = {
@@ -254,27 +285,35 @@ def record(name: str, folder: Path) -> None:
     os.chdir(folder)  # the settings name the data relative to this folder
     os.environ["LUMINA_CACHE"] = str(folder / "cache")
     (folder / "data").mkdir()
-    leaves = COMMON | recording.data(folder / "data") | recording.leaves
+    common = {n: COMMON[n] for n in recording.chosen or COMMON}
+    leaves = common | recording.data(folder / "data") | recording.leaves
+    if recording.base is not None:
+        shutil.copytree(folder.parent / recording.base / "export", "base")
+        leaves["init_from"] = "base"
 
-    def keep(_trainer: Trainer, row: dict[str, Any]) -> None:
-        if row["step"] == STEPS:
+    def on_step(trainer: Trainer, row: dict[str, Any]) -> None:
+        if row["step"] == 1 and recording.edit is not None:
+            recording.edit(trainer)
+        assert trainer.plan is not None
+        if row["step"] == trainer.plan.steps:
             checkpoints = Path("run/checkpoints")
             deadline = time.monotonic() + 60
-            # The checkpoint is written while training goes on; BEST comes last.
-            while not (checkpoints / "BEST").exists():
+            # The checkpoint is written while training goes on.
+            while not all(_names(checkpoints / n) for n in ("LATEST", "BEST")):
                 assert time.monotonic() < deadline, name
                 time.sleep(0.01)
+            time.sleep(0.5)  # its manifest may be written once more
             shutil.copytree("run", "kept")
 
-    trainer = Trainer(
-        Config(**leaves), console=Console(stream=io.StringIO()), on_step=keep
-    )
-    trainer.train()
+    def train(config: Config) -> None:
+        Trainer(config, console=Console(stream=io.StringIO()), on_step=on_step).train()
+
+    train(Config.resolve(recording.preset, flags=leaves))
     shutil.copy("run/metrics.jsonl", "kept/metrics.jsonl")  # with the last row, whole
     shutil.rmtree("run")
     os.rename("kept", "run")
     found = [p.name for p in Path("run/checkpoints").glob("step-*")]
-    assert found == [f"step-{KEPT:08}"], (name, found)
+    assert found == [STEP], (name, found)
     if recording.export:
         lumina.export_for_inference("run", "export")
         network, _ = lumina.load("export", device="cpu")
@@ -286,18 +325,24 @@ def record(name: str, folder: Path) -> None:
         shutil.rmtree("cache")
 
 
-def main(target: Path) -> None:
-    """Record everything into a .tar.xz file."""
+def _names(pointer: Path) -> bool:
+    """Whether LATEST or BEST is there and names the checkpoint that is kept."""
+    return pointer.exists() and pointer.read_text().strip() == STEP
+
+
+def main(target: Path, names: list[str]) -> None:
+    """Record everything, or what is named, into a .tar.xz file."""
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
+    bases = [RECORDINGS[n].base for n in names]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name in RECORDINGS:
+        for name in dict.fromkeys([*filter(None, bases), *names]):
             record(name, folder / name)
             print(name, flush=True)
         os.chdir(target.parent)
         with tarfile.open(target, "w:xz", preset=9) as archive:
-            for name in RECORDINGS:
+            for name in names:
                 archive.add(folder / name, arcname=name, filter=_plain)
 
 
@@ -309,4 +354,4 @@ def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] or list(RECORDINGS))

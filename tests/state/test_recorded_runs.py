@@ -39,6 +39,10 @@ NAMES = (
     "puzzles",
     "halting-language",
     "tasks",
+    "fine-tuning",
+    "epochs",
+    "grown-experts",
+    "named-expert",
 )
 SAME = ("step", "tokens", "epoch", "skipped")
 CLOSE = ("loss", "eval_loss", "grad_norm", "learning_rate")
@@ -48,8 +52,9 @@ CLOSE = ("loss", "eval_loss", "grad_norm", "learning_rate")
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
-    with tarfile.open(RECORDED / "deaef9c.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+    for file in ("deaef9c.tar.xz", "deaef9c-more.tar.xz"):
+        with tarfile.open(RECORDED / file) as archive:
+            archive.extractall(folder, filter="data")
     return folder
 
 
