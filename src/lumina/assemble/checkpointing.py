@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ _SAVED_NAMES = (
     ("aten", "addmm"),
     ("aten", "bmm"),
     ("aten", "_grouped_mm"),
+    ("lumina", "rounded_product"),
     ("aten", "_scaled_dot_product_flash_attention"),
     ("aten", "_scaled_dot_product_flash_attention_for_cpu"),
     ("aten", "_scaled_dot_product_efficient_attention"),
@@ -30,8 +32,8 @@ keep everything but attention's inside, which fused attention already recomputes
 
 def _saved_operators() -> frozenset[Any]:
     """The operators of `_SAVED_NAMES` that this torch has."""
-    import torch.nn.attention.varlen  # registers its operator
-
+    for module in ("torch.nn.attention.varlen", "lumina.ops.moe.segments"):
+        importlib.import_module(module)  # registers its operator
     found = []
     for namespace, name in _SAVED_NAMES:
         packet = getattr(getattr(torch.ops, namespace), name, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,9 +35,41 @@ def _product(rows: Tensor, expert: Tensor) -> Tensor:
     """
     if rows.device.type != "cpu" or rows.dtype == torch.float32:
         return F.linear(rows, expert)
+    y: Tensor = rounded_product(rows, expert)
+    return y
+
+
+@torch.library.custom_op(
+    "lumina::rounded_product",
+    mutates_args=(),
+    schema="(Tensor rows, Tensor expert) -> Tensor",
+)
+def rounded_product(rows: Tensor, expert: Tensor) -> Tensor:
+    """The product of padded rows; an operator, so that only given rows are kept."""
+    return F.linear(_padded(rows), expert)[: rows.shape[0]].clone()
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    rows, expert = ctx.saved_tensors
+    padded = _padded(grad)
+    of_rows = of_expert = None
+    if ctx.needs_input_grad[0]:
+        of_rows = (padded @ expert)[: rows.shape[0]]
+    if ctx.needs_input_grad[1]:
+        of_expert = padded.mT @ _padded(rows)
+    return of_rows, of_expert
+
+
+rounded_product.register_autograd(_backward, setup_context=_keep)
+
+
+def _padded(rows: Tensor) -> Tensor:
     count = rows.shape[0]
-    padded = F.pad(rows, (0, 0, 0, rounded_up(count) - count))
-    return F.linear(padded, expert)[:count]
+    return F.pad(rows, (0, 0, 0, rounded_up(count) - count))
 
 
 def rounded_up(count: int) -> int:
