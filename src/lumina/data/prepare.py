@@ -157,8 +157,8 @@ class _Preparation:
                     "warning",
                     None,
                     "the tokenizer has no chat template: Lumina's own markers were "
-                    f"added ({tokenizer.vocab_size - known} tokens), which the model "
-                    "to start from has never seen",
+                    f"added ({tokenizer.vocab_size - known} tokens), which an "
+                    "imported model has never seen",
                     tokens=tokenizer.vocab_size - known,
                 )
         skipped = [Skipped(**record) for record in meta["skipped"]]
