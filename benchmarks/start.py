@@ -29,7 +29,9 @@ WORK_A = """--preset debug --no-use-moe --hidden-size 2048 --num-layers 16
     --num-heads 32 --num-kv-heads 8 --head-dim 64 --intermediate-size 8192
     --vocab-size 128256
     --no-tie-embeddings --seq-length 4096 --batch-size 4 --global-batch-size 4"""
-RUNS = {"Work A": WORK_A.split(), "m120_speed": ["--preset", "m120_speed"]}
+RUNS = {"Work A": WORK_A.split()} | {
+    name: ["--preset", name] for name in ("m120_speed", "b1", "l2:b1")
+}
 HERE = Path(__file__).resolve().parents[1] / "src"
 
 
