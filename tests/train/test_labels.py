@@ -8,8 +8,13 @@ import string
 from pathlib import Path
 
 import pytest
+import torch
 
-from training import Trainings, events, rows, words
+from lumina.config import Config
+from lumina.data.prepare import prepare
+from lumina.data.stream import BatchStream, Cursor
+from lumina.model.interface import IGNORE
+from training import MOE, Trainings, events, final_tensors, rows, words
 
 FLAGS = words(
     "--no-use-moe --precision fp32 --eval-fraction 0 --global-batch-size 2 "
@@ -52,6 +57,53 @@ def test_a_step_without_labels_has_no_loss(on_long_questions, alone: Path) -> No
     assert "loss —" in on_long_questions.output("alone")
 
 
+def unlabelled_steps(run: Path) -> list[int]:
+    return [row["step"] for row in rows(run) if row["loss_tokens"] == 0]
+
+
+EVERY_STEP = words(
+    "--save-every-n-batches 1 --save-total-limit 20 --ema-decay 0.9 --weight-decay 0.5"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("adamw", []),
+        ("atan2", words("--optimizer adam_atan2")),
+        ("moe", [*MOE, *words("--moe-bias-update-rate 0.1")]),
+    ],
+)
+def test_a_step_without_labels_leaves_all_that_was_learned_as_it_is(
+    on_long_questions, name: str, flags: list[str]
+) -> None:
+    run = on_long_questions.train(f"kept-{name}", *flags, *EVERY_STEP)
+    empty = unlabelled_steps(run)
+    assert empty and len(empty) < 10
+    later = [step for step in empty if step > 1]
+    for step in range(2, 11):
+        before, after = final_tensors(run, step - 1), final_tensors(run, step)
+        assert before.keys() == after.keys()
+        assert any("ema" in key or "average" in key for key in after), sorted(after)
+        same = {key for key in after if torch.equal(before[key], after[key])}
+        if step in later:
+            assert same == set(after), set(after) - same
+        else:
+            assert set(after) - same, step
+    # The schedule and the data go on.
+    found = rows(run)
+    for step in later:
+        one, two = found[step - 2], found[step - 1]
+        assert one["learning_rate"] != two["learning_rate"]
+        assert two["tokens"] > one["tokens"] and two["epoch"] > one["epoch"]
+        assert two["grad_norm"] is None
+    last = events(run, "step_without_labels")[-1]
+    assert last["severity"] == "warning" and "weights did not change" in last["message"]
+    assert last["data"]["count"] == 2 ** (len(empty).bit_length() - 1)
+    page = (run / "report.html").read_text()
+    assert f"<span>steps without a label</span><b>{len(empty)}</b>" in page
+
+
 def test_rows_without_labels_are_counted_and_told(
     on_long_questions, alone: Path
 ) -> None:
@@ -89,3 +141,27 @@ def test_the_loss_is_null_only_where_no_rank_has_a_label(
     assert [x for x in found if x is not None] == pytest.approx(
         [x for x in wanted if x is not None], rel=1e-4
     )
+    assert {"one", "none"} <= set(ranks_with_labels(on_long_questions.data))
+    ours, theirs = final_tensors(run), final_tensors(alone)
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-5, msg=key)
+
+
+def ranks_with_labels(data: Path) -> list[str]:
+    """Of each of the ten steps: whether both ranks, one or none has a label."""
+    config = Config(
+        train_data=(str(data),), eval_fraction=0.0, tokenizer_vocab_size=300
+    )
+    stream = BatchStream(
+        prepare(config).train, seq_length=32, global_batch_size=2, seed=7
+    )
+    cursor, found = Cursor(), []
+    for _ in range(10):
+        shares = [
+            stream.step(cursor, rank=rank, world_size=2, micro_batch_size=1)
+            for rank in (0, 1)
+        ]
+        having = [(s.micro_batches[0].labels != IGNORE).any().item() for s in shares]
+        found.append({0: "none", 1: "one", 2: "both"}[sum(having)])
+        cursor = shares[0].cursor
+    return found

@@ -196,6 +196,9 @@ def _figures(
         figures.append(("peak memory", q.size(max(peaks)), "rank 0"))
     if last.get("skipped"):
         figures.append(("skipped steps", q.count(last["skipped"]), "not finite"))
+    empty = sum(row.get("loss_tokens") == 0 for row in rows)
+    if empty:
+        figures.append(("steps without a label", q.count(empty), "nothing learned"))
     if plan.get("parameters"):
         active = plan.get("active_parameters")
         differs = active and active != plan["parameters"]

@@ -60,6 +60,7 @@ class Recorder:
         self.events = EventLog(folder / "events.jsonl") if main else None
         self.skipped = 0
         self.consecutive_skips = 0
+        self.unlabelled = 0  # steps without a label
         self.last_row: dict[str, Any] = {}
         self.last_loss = math.nan  # of the last step that had a label
         kind = "tf32" if plan.tf32 else plan.compute_dtype
@@ -70,27 +71,30 @@ class Recorder:
 
         Args:
             known: step, tokens, epoch, learning_rate, data_wait_seconds,
-                step_seconds, and, not written, step_tokens and loss_tokens, the
-                labels of all ranks: a step without any has no loss.
+                step_seconds, loss_tokens, the labels of all ranks (a step without
+                any has no loss), and step_tokens, which is not written.
             values: the vector of `train_step`.
         """
         seconds = known["step_seconds"]
         scalars = dict(zip(SCALARS, values, strict=False))
         skipped = int(scalars["skipped"])
         self.skipped += skipped
-        self.consecutive_skips = self.consecutive_skips + 1 if skipped else 0
+        labelled = known["loss_tokens"] > 0
+        if labelled or skipped:
+            self.consecutive_skips = self.consecutive_skips + 1 if skipped else 0
         rate = known.pop("step_tokens") / seconds if seconds > 0 else None
-        loss = scalars["loss"] if known.pop("loss_tokens") else None
+        loss = scalars["loss"] if labelled else None
         if loss is not None:
             self.last_loss = loss
         row = {
             "step": known["step"],
             "tokens": known["tokens"],
             "epoch": known["epoch"],
+            "loss_tokens": known["loss_tokens"],
             "loss": loss,
             "perplexity": _perplexity(loss),
             "learning_rate": known["learning_rate"],
-            "grad_norm": scalars["grad_norm"],
+            "grad_norm": scalars["grad_norm"] if labelled else None,
             "skipped": self.skipped,
             "tokens_per_second": rate,
             "step_seconds": seconds,
@@ -111,7 +115,25 @@ class Recorder:
                 step=known["step"],
                 loss=None if loss is None or not math.isfinite(loss) else loss,
             )
+        if not labelled:
+            self._tell_unlabelled(known["step"])
         return row
+
+    def _tell_unlabelled(self, step: int) -> None:
+        """Count a step without labels; tell of the 1st, 2nd, 4th, 8th and so on."""
+        self.unlabelled += 1
+        if self.unlabelled & (self.unlabelled - 1):
+            return
+        count = self.unlabelled
+        self.event(
+            "step_without_labels",
+            "warning",
+            None,
+            "no row of this step has a label: it has no loss, and the weights did not "
+            f"change ({count:,} such {'step' if count == 1 else 'steps'} so far)",
+            step=step,
+            count=count,
+        )
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a finished row and show it."""

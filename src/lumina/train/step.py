@@ -47,6 +47,7 @@ def train_step(
 
     The loss is the sum over all ranks' and micro-batches' counted tokens, divided by
     their number, which the host knows beforehand; so any split gives the same gradient.
+    A step without a single label, on any rank, changes nothing that was learned.
 
     Args:
         program: what to train.
@@ -80,14 +81,19 @@ def train_step(
         if counted is not None:
             counts = counted if counts is None else counts + counted
 
-    verdict = _update(program)
+    learns = batches.loss_tokens > 0
+    verdict = _update(program) if learns else _pass_over(program)
     sums[3], sums[4], sums[5] = float(stop), float(request), float(save)
     metrics = sums if counts is None else torch.cat([sums, counts])
     ranks.sum_(metrics)
     # These two every rank already has in full.
     metrics[1] = verdict.norm
     metrics[2] = verdict.skip
-    _feed_back(program, dict(unpack(metrics[len(sums) :], shapes)), verdict.skip)
+    found = dict(unpack(metrics[len(sums) :], shapes))
+    if program.task_weights is not None:
+        found[TASK_STATISTICS][:, 2] = program.task_weights.now
+    if learns:
+        _feed_back(program, found, verdict.skip)
     return metrics
 
 
@@ -128,13 +134,7 @@ def _losses(
 def _update(program: Program) -> Verdict:
     """Weights, moments and averages from the gradients, unless those are not finite."""
     live = program.live
-    gradients = [g for s in program.optimizer.slots if (g := s.gradient()) is not None]
-    verdict = judge(
-        gradients,
-        loss_scale=program.loss_scale.value,
-        max_norm=live.max_grad_norm,
-        sharded=program.sharded,
-    )
+    verdict = _judged(program)
     if program.vectors is not None:
         verdict.skip = torch.maximum(verdict.skip, program.vectors.gather())
         program.vectors.step(live.learning_rate, verdict.skip)
@@ -154,6 +154,32 @@ def _update(program: Program) -> Verdict:
     return verdict
 
 
+def _pass_over(program: Program) -> Verdict:
+    """Let go of the gradients of a step without labels: those of side losses alone.
+
+    Weights, moments, averages and the loss scale stay as they are: there is nothing
+    that they could learn from, and decay alone would wear the weights away.
+    """
+    verdict = _judged(program)
+    if program.vectors is not None:
+        verdict.skip = torch.maximum(verdict.skip, program.vectors.gather())
+    for carry in program.carries:
+        if carry is not None:
+            carry.begin_anew(verdict.skip > 0)
+    program.optimizer.zero_grad()
+    return verdict
+
+
+def _judged(program: Program) -> Verdict:
+    """What the gate says of the gradients."""
+    return judge(
+        [g for s in program.optimizer.slots if (g := s.gradient()) is not None],
+        loss_scale=program.loss_scale.value,
+        max_norm=program.live.max_grad_norm,
+        sharded=program.sharded,
+    )
+
+
 def _feed_back(program: Program, counted: dict[str, Tensor], skip: Tensor) -> None:
     """What the counts of a step, summed over ranks, change for the next one."""
     mor = program.plan.spec.mor
@@ -162,9 +188,7 @@ def _feed_back(program: Program, counted: dict[str, Tensor], skip: Tensor) -> No
     if mor is not None and mor.recursions > 1 and mor.by_token:
         program.network.backbone.recursion.take_load(counted["mor.statistics"])
     if program.task_weights is not None:
-        told = counted[TASK_STATISTICS]
-        told[:, 2] = program.task_weights.now
-        program.task_weights.update(told[:, :2], skip)
+        program.task_weights.update(counted[TASK_STATISTICS][:, :2], skip)
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
