@@ -20,8 +20,8 @@ help:
 	@echo "make demo         train, fine-tune and question a small model (minutes, no download of data)"
 	@echo "make test         the quick tests        make test-slow    the long ones"
 	@echo "make test-gpu     tests on CUDA devices  make test-faults  kills and damaged files"
-	@echo "make lint         ruff, mypy, the import contract"
-	@echo "make format       let ruff rewrite       make ledger       docs/ledger.md: what is covered"
+	@echo "make lint         ruff, mypy, the import contract, the ledger's marks"
+	@echo "make format       let ruff rewrite       make ledger       docs/ledger.md: what tests show"
 	@echo "make clean        remove caches and build leftovers (never ./runs)"
 
 setup: $(READY)
@@ -58,6 +58,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/ledger.py --check
 
 format: setup
 	$(BIN)/ruff check --fix .
