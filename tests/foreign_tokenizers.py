@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 TEXT = (
     "def foo(x):\n    return x + 1\n\nclass Bar:\n  pass  # it is a bar of 12\n"
@@ -19,6 +26,10 @@ def foreign_tokenizer(make: str, folder: Path) -> Path:
     """Write a tokenizer of one of `MAKES` into `folder`, and return it."""
     backend = _bytes(make) if make.startswith("bytes") else _words(make)
     folder.mkdir(parents=True, exist_ok=True)
+    begin = ("<s>", backend.token_to_id("<s>"))
+    backend.post_processor = processors.TemplateProcessing(  # as Llama-2's
+        single=["<s>", "$A"], special_tokens=[begin]
+    )
     backend.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(

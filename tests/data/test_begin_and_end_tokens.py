@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import (
     AddedToken,
     decoders,
@@ -18,8 +19,10 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as Backend
 
+import lumina
 from lumina.data.documents import Document
 from lumina.data.records import Message
+from lumina.data.store import TokenStore
 from lumina.data.tokenise import encode_documents
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -49,7 +52,8 @@ class Make:
         ends: names of the tokens that end an answer, the one of documents first.
         model: what config.json says.
         generation: what generation_config.json says.
-        template: whether tokenizer.json itself puts the first special before a text.
+        template: whether tokenizer.json itself puts the first special before a text;
+            or all that it puts around "$A".
         note: a word of the remark that loading leaves.
     """
 
@@ -59,7 +63,7 @@ class Make:
     ends: list[str]
     model: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
-    template: bool = False
+    template: bool | list[str] = False
     note: str = ""
 
 
@@ -68,6 +72,10 @@ LLAMA_3 = ["<|begin_of_text|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"]
 QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
 NAMED = {**FAST, "bos_token": "<s>", "eos_token": "</s>"}
+
+MISTRAL = ["<s>", "</s>", "<unk>", "[INST]", "[/INST]"]
+GEMMA = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+GLM = ["[gMASK]", "<sop>", "<|endoftext|>", "<|user|>"]
 
 MAKES = {
     "llama-2": Make(
@@ -82,6 +90,15 @@ MAKES = {
         },
         "<s>",
         ["</s>"],
+        template=True,
+    ),
+    "llama-2, nothing put before": Make(LLAMA_2, NAMED, None, ["</s>"]),
+    "llama-2, add_bos_token alone": Make(
+        LLAMA_2,
+        {**NAMED, "tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True},
+        None,
+        ["</s>"],
+        note="add_bos_token is true, but tokenizer.json puts nothing before a text",
     ),
     "llama-3": Make(
         LLAMA_3,
@@ -101,11 +118,63 @@ MAKES = {
         model={"bos_token_id": QWEN[0], "eos_token_id": QWEN[2]},
         generation={"bos_token_id": QWEN[0], "eos_token_id": [QWEN[2], QWEN[0]]},
     ),
+    "qwen with a begin token": Make(
+        QWEN,
+        {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "bos_token": QWEN[0],
+            "eos_token": QWEN[2],
+        },
+        None,
+        QWEN[2:],
+    ),
+    "mistral": Make(
+        MISTRAL,
+        {**NAMED, "tokenizer_class": "LlamaTokenizer", "add_bos_token": True},
+        "<s>",
+        ["</s>"],
+        template=True,
+    ),
+    "gemma": Make(
+        GEMMA,
+        {**FAST, "bos_token": GEMMA[0], "eos_token": GEMMA[1]},
+        GEMMA[0],
+        [GEMMA[1], GEMMA[3]],
+        generation={"eos_token_id": [GEMMA[1], GEMMA[3]]},
+        template=True,
+    ),
     "gpt-2": Make(
+        QWEN[:1], {**FAST, "bos_token": QWEN[0], "eos_token": QWEN[0]}, None, QWEN[:1]
+    ),
+    "gpt-2 of its own class": Make(
         QWEN[:1],
-        {**FAST, "bos_token": QWEN[0], "eos_token": QWEN[0]},
-        QWEN[0],
+        {
+            "tokenizer_class": "GPT2Tokenizer",
+            "bos_token": QWEN[0],
+            "eos_token": QWEN[0],
+            "add_bos_token": False,
+        },
+        None,
         QWEN[:1],
+    ),
+    "gpt-neox": Make(
+        LLAMA_2,
+        {**NAMED, "tokenizer_class": "GPTNeoXTokenizer"},
+        None,
+        ["</s>"],
+        template=True,
+    ),
+    "glm": Make(
+        GLM, {**FAST, "eos_token": GLM[2]}, GLM[0], GLM[2:3], template=[*GLM[:2], "$A"]
+    ),
+    "an end behind": Make(
+        LLAMA_2, NAMED, "<s>", ["</s>"], template=["<s>", "$A", "</s>"]
+    ),
+    "null, in the template": Make(
+        LLAMA_2, {**NAMED, "bos_token": None}, "<s>", ["</s>"], template=True
+    ),
+    "another in the template": Make(
+        LLAMA_2, NAMED, "<unk>", ["</s>"], template=["<unk>", "$A"]
     ),
     "null, <s> in the vocabulary": Make(
         LLAMA_2, {**NAMED, "bos_token": None}, None, ["</s>"]
@@ -122,10 +191,10 @@ MAKES = {
     "switched off against the template": Make(
         LLAMA_2,
         {**NAMED, "add_bos_token": False},
-        None,
+        "<s>",
         ["</s>"],
         template=True,
-        note="add_bos_token",
+        note="add_bos_token is false, but tokenizer.json puts <s> before a text",
     ),
     "begin token not in the vocabulary": Make(
         LLAMA_2,
@@ -135,12 +204,12 @@ MAKES = {
         note="<nope> is not in the vocabulary",
     ),
     "end token null": Make(
-        LLAMA_2, {**NAMED, "eos_token": None}, "<s>", ["</s>"], note="null"
+        LLAMA_2, {**NAMED, "eos_token": None}, None, ["</s>"], note="null"
     ),
     "end token null, named by the model": Make(
         LLAMA_2,
         {**NAMED, "eos_token": None},
-        "<s>",
+        None,
         ["<unk>"],
         model={"eos_token_id": "<unk>"},
         note="<unk>",
@@ -148,7 +217,7 @@ MAKES = {
     "end token not in the vocabulary": Make(
         LLAMA_2,
         {**NAMED, "eos_token": "<nope>"},
-        "<s>",
+        None,
         ["</s>"],
         note="<nope> is not in the vocabulary",
     ),
@@ -156,11 +225,15 @@ MAKES = {
         LLAMA_2, None, None, ["</s>"], note="no file beside tokenizer.json"
     ),
     "an end id past the vocabulary": Make(
-        LLAMA_2, NAMED, "<s>", ["</s>"], generation={"eos_token_id": 9999}, note="9999"
+        LLAMA_2, NAMED, None, ["</s>"], generation={"eos_token_id": 9999}, note="9999"
     ),
 }
 WITHOUT = [name for name, make in MAKES.items() if make.begins is None]
-EXACT = [name for name, make in MAKES.items() if not make.note]
+EXACT = [
+    name
+    for name, make in MAKES.items()
+    if not make.note or make.note.startswith("add_bos_token")
+]
 
 
 def write(make: Make, folder: Path) -> Path:
@@ -177,8 +250,13 @@ def write(make: Make, folder: Path) -> Path:
     backend.add_special_tokens([AddedToken(n, special=True) for n in make.specials])
     first = make.specials[0]
     if make.template:
-        backend.post_processor = processors.TemplateProcessing(
-            single=[first, "$A"], special_tokens=[(first, backend.token_to_id(first))]
+        single = [first, "$A"] if make.template is True else make.template
+        put = [(token, backend.token_to_id(token)) for token in single if token != "$A"]
+        backend.post_processor = processors.Sequence(
+            [
+                backend.post_processor,
+                processors.TemplateProcessing(single=single, special_tokens=put),
+            ]
         )
     folder.mkdir()
     backend.save(str(folder / "tokenizer.json"))
@@ -216,9 +294,12 @@ def files_of(folder: Path) -> list[dict[str, Any]]:
 def test_the_tokens_are_those_that_the_files_name(name: str, tmp_path: Path) -> None:
     make, mine = MAKES[name], loaded(name, tmp_path)
     begin = ids_of(mine, make.begins) if make.begins else []
+    if name == "glm":
+        begin = ids_of(mine, *GLM[:2])
     text = mine.encode(TEXT)
     assert mine.prompt(TEXT) == [*begin, *text]
     assert mine.begin == begin
+    assert mine.decode_after(mine.prompt(TEXT), text) == TEXT
     assert mine.bos_id == (begin[0] if begin else None)
     ends = ids_of(mine, *make.ends)
     assert mine.eos_id == ends[0]
@@ -233,7 +314,9 @@ def test_the_tokens_are_those_that_the_files_name(name: str, tmp_path: Path) -> 
         [(False, Document(TEXT, None, "", 1))], mine, loss_on="all", threads=0
     )
     assert one.ids.tolist() == [*begin, *text, ends[0]]
-    assert one.mask.tolist() == [False, *[True] * (len(one.ids) - 1)]
+    unlearnt = max(1, len(begin))
+    bears = [False] * unlearnt + [True] * (len(one.ids) - unlearnt)
+    assert one.mask.tolist() == bears
     first = 0 if begin else len(mine.decode(text[:1]))
     assert one.loss_bytes == len(TEXT) - first
 
@@ -243,12 +326,11 @@ def test_they_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="needs transformers")
     make, mine = MAKES[name], loaded(name, tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
-    if "bos_token" in (make.config or {}):
-        begins = (make.config or {}).get("add_bos_token") is not False
-        assert mine.bos_id == (theirs.bos_token_id if begins else None)
     assert mine.eos_id == theirs.eos_token_id
-    if make.template or make.begins is None:
-        assert mine.prompt(TEXT) == theirs(TEXT).input_ids
+    call = theirs(TEXT).input_ids
+    if call[-1] == theirs.eos_token_id and "</s>" in str(make.template):
+        call.pop()  # no text to go on from ends
+    assert mine.prompt(TEXT) == call
 
 
 @pytest.mark.parametrize("name", [*MAKES, "own"])
@@ -316,6 +398,71 @@ def test_a_run_and_its_export_keep_every_end_token(name: str, runs: Runs) -> Non
         assert found[0] == mine.eos_id and set(found) == set(ends)
         assert said["bos_token_id"] == mine.bos_id
     assert Tokenizer.from_path(out).stop_ids == set(ends)
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "llama-3", "glm"])
+def test_every_door_begins_as_the_plain_call(name: str, runs: Runs) -> None:
+    """Training, generation, measures, and the exported folder."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    theirs = write(MAKES[name], runs.folder / "theirs")
+    call = transformers.AutoTokenizer.from_pretrained(theirs)
+    data = runs.folder / "data.txt"
+    data.write_text("<|endoftext|>".join([TEXT] * 30))
+    cache = runs.folder / "cache"
+    runs.monkeypatch.setenv("LUMINA_CACHE", str(cache))
+    leaves = {"tokenizer": str(theirs), "tokenizer_vocab_size": None}
+    run = runs.train(**leaves, train_data=(str(data),), steps=1)
+    stores = list(cache.glob("stores/*/train"))
+    trained = [TokenStore.open(folder) for folder in stores]
+    begin = call(TEXT).input_ids
+    ends = ids_of(Tokenizer.from_path(theirs), MAKES[name].ends[0])
+    for store in trained:
+        first = store.tokens[: int(store.starts[1])]
+        assert first.tolist() == [*call(TEXT.strip()).input_ids, *ends]
+
+    network, tokenizer = lumina.load(run.folder, device="cpu")
+    read: list[list[int]] = []
+
+    def remember(_: object, args: tuple[torch.Tensor, ...]) -> None:
+        read.append(args[0].reshape(-1, args[0].shape[-1])[0].tolist())
+
+    network.backbone.embedding.register_forward_pre_hook(remember)
+    complete(network, tokenizer, [TEXT], Sampling(0.0), max_new_tokens=1)
+    assert read[0] == begin
+    read.clear()
+    text_bits(network, tokenizer, [TEXT], context=64)
+    assert read[0] == begin[: len(read[0])] and len(read[0]) > 8
+
+    export_for_inference(run.folder, runs.folder / "out")
+    exported = transformers.AutoTokenizer.from_pretrained(runs.folder / "out")
+    assert exported(TEXT).input_ids == begin
+
+
+def test_a_run_keeps_the_begin_that_it_was_begun_with(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions before began texts with a begin token that was only named."""
+    from lumina.data import prepare, tokenizer
+    from lumina.train import loop
+
+    folder = write(MAKES["gpt-2"], runs.folder / "theirs")
+    leaves = {"tokenizer": str(folder), "tokenizer_vocab_size": None}
+    cache = runs.folder / "cache"
+    monkeypatch.setenv("LUMINA_CACHE", str(cache))
+    begun = {**leaves, "run_dir": str(runs.folder / "run"), "auto_resume": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer, "_before", lambda _, bos, *__: (bos,))
+        patch.setattr(prepare, "ENCODING_RULES", 3)
+        patch.setattr(loop, "ENCODING_RULES", 3)
+        runs.train(**begun, steps=2)
+        old = Tokenizer.from_path(folder).prompt(TEXT)
+    resumed = runs.train(**begun, steps=4)
+    assert [row["step"] for row in resumed.rows] == [1, 2, 3, 4]
+    assert Tokenizer.from_path(resumed.folder).prompt(TEXT) == old
+    # Another run from the same folder begins as transformers does, with new tokens.
+    fresh = runs.train(**leaves, run_dir=str(runs.folder / "fresh"), steps=1)
+    assert Tokenizer.from_path(fresh.folder).prompt(TEXT) == old[1:]
+    assert len(list(cache.glob("stores/*/train"))) == 3
 
 
 def test_a_run_tells_of_a_missing_end_token(runs: Runs) -> None:

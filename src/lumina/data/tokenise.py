@@ -21,12 +21,14 @@ from lumina.errors import LuminaError
 BLOCK_BYTES = 2**19
 """Text that one thread encodes at a time."""
 
-ENCODING_RULES = 3
+ENCODING_RULES = 4
 """Raised whenever equal documents get other ids: stores of older rules are not read."""
 
 RULES_SINCE = {
     3: "texts begin with a begin token only where the tokenizer's files name one; "
     "before, the end token or <s> stood in for it",
+    4: "texts begin with the tokens that tokenizer.json puts before them, as in "
+    "transformers' plain call; before, a begin token that was only named began them",
 }
 """What changed with `ENCODING_RULES`, for runs that were begun with older ones."""
 
@@ -171,7 +173,10 @@ def _encode_text(part: _Part, ids: list[int], tokenizer: Tokenizer) -> Encoded:
         ids = [*tokenizer.begin, *ids]
     if part.last:
         ids = [*ids, tokenizer.eos_id]
-    return _encoded(part, ids, np.ones(len(ids), dtype=bool), loss_bytes)
+    mask = np.ones(len(ids), dtype=bool)
+    if not document.continues:
+        mask[: len(tokenizer.begin)] = False
+    return _encoded(part, ids, mask, loss_bytes)
 
 
 def _encode_chat(part: _Part, chat: Chat, loss_on: str) -> Encoded:

@@ -111,9 +111,9 @@ class Tokenizer:
 
     Args:
         backend: text to ids; what it puts around a text of its own is taken away.
-        bos: the begin token; None for a tokenizer that has none.
+        bos: the begin token that its files name; None where they name none.
         eos: the token that ends a document.
-        begins: whether texts and conversations begin with `bos`.
+        before: the tokens before texts and conversations; None: `bos`, if there is one.
         ends: ids that end an answer, besides that of `eos`.
         notes: the beginning of `notes`.
     """
@@ -124,7 +124,7 @@ class Tokenizer:
         *,
         bos: str | None = None,
         eos: str = END_OF_TEXT,
-        begins: bool = True,
+        before: Sequence[str] | None = None,
         ends: Iterable[int] = (),
         notes: Iterable[str] = (),
         templates: Templates | None = None,
@@ -138,7 +138,9 @@ class Tokenizer:
         self.backend = backend
         self._bos = bos
         self._eos = eos
-        self._begins = begins and bos is not None
+        if before is None:
+            before = () if bos is None else (bos,)
+        self._before = tuple(before)
         self._ends = frozenset(ends)
         self.notes = list(notes)
         self.templates = templates
@@ -217,22 +219,22 @@ class Tokenizer:
             (folder / name).write_text(text + "\n", encoding="utf-8")
 
     def _with_begin(self) -> str:
-        """`tokenizer.json`, which puts the begin token before a text."""
-        if self.bos_id is None or self._bos is None:
+        """`tokenizer.json`, which puts the begin tokens before a text."""
+        if not self._before:
             return self.backend.to_str(pretty=True)
         state = json.loads(self.backend.to_str())
-        begin = [{"SpecialToken": {"id": self._bos, "type_id": n}} for n in (0, 1)]
+        begin = [
+            [{"SpecialToken": {"id": token, "type_id": n}} for token in self._before]
+            for n in (0, 1)
+        ]
         text = [{"Sequence": {"id": "AB"[n], "type_id": n}} for n in (0, 1)]
         state["post_processor"] = {
             "type": "TemplateProcessing",
-            "single": [begin[0], text[0]],
-            "pair": [begin[0], text[0], begin[1], text[1]],
+            "single": [*begin[0], text[0]],
+            "pair": [*begin[0], text[0], *begin[1], text[1]],
             "special_tokens": {
-                self._bos: {
-                    "id": self._bos,
-                    "ids": [self.bos_id],
-                    "tokens": [self._bos],
-                }
+                token: {"id": token, "ids": [self._id(token)], "tokens": [token]}
+                for token in self._before
             },
         }
         backend = tokenizers.Tokenizer.from_str(json.dumps(state))
@@ -253,7 +255,7 @@ class Tokenizer:
             "bos_token": self._bos,
             "eos_token": self._eos,
             "pad_token": self._eos,
-            "add_bos_token": self._begins,
+            "add_bos_token": bool(self._before),
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**30,
         }
@@ -265,8 +267,10 @@ class Tokenizer:
             config |= self.templates.to_config()
         elif self.has_chat:
             template = CHAT_TEMPLATE
-            if not self._begins:
-                template = template.removeprefix("{{- bos_token }}")
+            if self._before != (self._bos,):
+                written = json.dumps("".join(self._before), ensure_ascii=False)
+                first = f"{{{{- {written} }}}}" if self._before else ""
+                template = first + template.removeprefix("{{- bos_token }}")
             config["chat_template"] = template
         return config
 
@@ -283,9 +287,7 @@ class Tokenizer:
     @cached_property
     def bos_id(self) -> int | None:
         """The token that begins a document; None where documents begin without one."""
-        if self._bos is None or not self._begins:
-            return None
-        return self._id(self._bos)
+        return self._id(self._before[0]) if self._before else None
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -313,8 +315,10 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over everything that decides the ids."""
-        bos = self._bos if self._begins else None
-        state = json.dumps([self.backend.to_str(), bos, self._eos])
+        before: Any = list(self._before)
+        if len(before) < 2:
+            before = before[0] if before else None
+        state = json.dumps([self.backend.to_str(), before, self._eos])
         return hashlib.sha256(state.encode()).hexdigest()
 
     @cached_property
@@ -353,7 +357,7 @@ class Tokenizer:
             backend,
             bos=self._bos,
             eos=self._eos,
-            begins=self._begins,
+            before=self._before,
             ends=self._ends,
             notes=[*self.notes, *notes],
             kept=self._kept,
@@ -429,8 +433,14 @@ class Tokenizer:
 
     @property
     def begin(self) -> list[int]:
-        """What comes before a document: the begin token, or nothing."""
-        return [] if self.bos_id is None else [self.bos_id]
+        """What comes before a document: the begin token, or nothing; rarely several."""
+        return [self._id(token) for token in self._before]
+
+    def without_begin(self, ids: Sequence[int]) -> list[int]:
+        """The ids of a text without the tokens that come before every text."""
+        begin = self.begin
+        same = list(ids[: len(begin)]) == begin
+        return list(ids[len(begin) :] if same else ids)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Text of ids; bytes that are no character become U+FFFD."""
@@ -558,9 +568,8 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        begins = bool(prompt) and prompt[0] == tokenizer.bos_id
         # Of the last text given out (at first, the prompt's), and what is pending.
-        self._ids = list(prompt[1:] if begins else prompt)
+        self._ids = tokenizer.without_begin(prompt)
         self._given = len(self._ids)  # how many of them were given out
 
     def push(self, token: int) -> str:
@@ -616,15 +625,10 @@ def _with_specials(
     notes: list[str] = []
     ends = list(_end_ids(backend, folder, notes))
     bos = _begin_token(backend, declared, notes)
+    before = _before(backend, bos, declared, notes)
     eos = _end_token(backend, declared, ends, notes)
-    plain = {token for token in (bos, eos) if token} - _specials(backend)
+    plain = {token for token in (bos, eos, *before) if token} - _specials(backend)
     _add_specials(backend, sorted(plain))  # keeps their ids
-    begins = declared.get("add_bos_token") is not False
-    if not begins and (first := _put_first(backend)) is not None:
-        notes.append(
-            f"tokenizer.json puts {first} before a text, add_bos_token is false: texts "
-            "begin without it"
-        )
     templates = read_templates(folder, declared, notes)
     if templates is not None and _BODY in templates.named.get(DEFAULT, ""):
         templates = None  # the markers' own, which `save` wrote
@@ -641,7 +645,7 @@ def _with_specials(
             backend,
             bos=bos,
             eos=eos,
-            begins=begins,
+            before=before,
             ends=ends,
             notes=notes,
             templates=templates,
@@ -677,26 +681,85 @@ def _begin_token(
     """The begin token that the files name; never one that only looks like it."""
     if "bos_token" not in declared:
         # tokenizer.json may still say what it puts before a text.
-        return _put_first(backend)
+        return next(iter(_put_first(backend)), None)
     bos = _token(declared, "bos_token")
     if bos is not None and backend.token_to_id(bos) is None:
-        notes.append(
-            f"the begin token {bos} is not in the vocabulary: texts begin without one"
-        )
+        notes.append(f"the begin token {bos} is not in the vocabulary: it is left out")
         return None
     return bos
 
 
-def _put_first(backend: tokenizers.Tokenizer) -> str | None:
-    """The special token that a template of tokenizer.json puts before a text."""
+def _before(
+    backend: tokenizers.Tokenizer,
+    bos: str | None,
+    declared: dict[str, Any],
+    notes: list[str],
+) -> tuple[str, ...]:
+    """The tokens before every text: those of transformers' plain call.
+
+    That a begin token is named does not mean that texts begin with it. transformers
+    reads it from tokenizer.json, and add_bos_token only where there is no such file.
+    """
+    if _is_old_own(backend, declared):
+        return () if bos is None else (bos,)
+    before = _put_first(backend)
+    kind = str(declared.get("tokenizer_class")).removesuffix("Fast")
+    if kind in _CLASSES_THAT_DECIDE:  # these do not look at tokenizer.json
+        before = (bos,) if bos and _CLASSES_THAT_DECIDE[kind] else ()
+    asked = declared.get("add_bos_token")
+    if isinstance(asked, bool) and bos is not None and asked != bool(before):
+        puts = " ".join(before) or "nothing"
+        begin = f"with {puts}" if before else "without it"
+        source = (
+            f"{kind} puts" if kind in _CLASSES_THAT_DECIDE else "tokenizer.json puts"
+        )
+        notes.append(
+            f"add_bos_token is {str(asked).lower()}, but {source} {puts} before a "
+            f"text: texts begin {begin}, as in transformers 5"
+        )
+    return before
+
+
+_CLASSES_THAT_DECIDE = {"GPTNeoXTokenizer": False, "CodeLlamaTokenizer": True}
+"""Classes of transformers that themselves decide whether texts begin with a token."""
+
+
+def _is_old_own(backend: tokenizers.Tokenizer, declared: dict[str, Any]) -> bool:
+    """Whether an earlier version of Lumina wrote the files.
+
+    It wrote tokenizer.json without what comes before a text, and began every text with
+    the begin token all the same. Its runs and exports go on so.
+    """
+    return (
+        backend.post_processor is None
+        and "add_bos_token" not in declared
+        and declared.get("model_max_length") == 10**30
+        and declared.get("clean_up_tokenization_spaces") is False
+    )
+
+
+def _put_first(backend: tokenizers.Tokenizer) -> tuple[str, ...]:
+    """The special tokens that tokenizer.json puts before a text."""
     processor = json.loads(backend.to_str())["post_processor"] or {}
+    before: list[int] = []
     for part in (processor, *processor.get("processors", ())):
-        for piece in part.get("single", ())[:1]:
-            if "SpecialToken" in piece:
-                special = part["special_tokens"][piece["SpecialToken"]["id"]]
-                token: str = special["tokens"][0]
-                return token
-    return None
+        ids: list[int] = []
+        for piece in part.get("single", ()):
+            if "SpecialToken" not in piece:
+                break
+            ids += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+        if "cls" in part:
+            ids = [part["cls"][1]]
+        before = [*ids, *before]  # each works on what the one before it made
+    names = [backend.id_to_token(index) for index in before]
+    if None in names:
+        raise LuminaError(
+            "E101",
+            f"tokenizer.json puts token {before[names.index(None)]} before a text, "
+            "which its vocabulary does not have",
+            "fetch the tokenizer again",
+        )
+    return tuple(map(str, names))
 
 
 def _end_token(

@@ -57,7 +57,7 @@ def text_bits(
     windows = [
         window
         for ids in tokenizer.encode_batch(texts)
-        for window in _windows([*tokenizer.begin, *ids], context)
+        for window in _windows([*tokenizer.begin, *ids], context, tokenizer.begin)
     ]
     windows.sort(key=lambda window: len(window[0]))  # little padding in a batch
     nats = 0.0
@@ -72,10 +72,13 @@ Window = tuple[list[int], int]
 """Token ids, and the first place in them whose successor is to be predicted."""
 
 
-def _windows(ids: list[int], context: int) -> Iterator[Window]:
-    """Windows of at most `context + 1` ids that predict each id but the first once."""
+def _windows(ids: list[int], context: int, begin_ids: list[int]) -> Iterator[Window]:
+    """Windows of at most `context + 1` ids that predict each id once.
+
+    The first id, and what begins every text, is not predicted.
+    """
     stride = max(context // 2, 1)
-    predicted = 0  # ids[:predicted + 1] are done
+    predicted = max(len(begin_ids) - 1, 0)  # ids[:predicted + 1] are done
     while predicted < len(ids) - 1:
         begin = max(0, predicted + stride - context) if predicted else 0
         end = min(begin + context, len(ids) - 1)

@@ -65,7 +65,7 @@ def sample_texts(
     finally:
         program.network.train(training)
     return [
-        (tokenizer.decode(prompt[prompt[0] == tokenizer.bos_id :]), answer.text)
+        (tokenizer.decode(tokenizer.without_begin(prompt)), answer.text)
         for prompt, answer in zip(prompts, answers.completions, strict=True)
     ]
 
