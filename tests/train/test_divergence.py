@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from lumina import Trainer
 from lumina.errors import LuminaError
+from lumina.features.registry import FEATURES
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train.loop import DIVERGED_AFTER
 from training import checkpoints, column, events, rows
@@ -45,10 +48,46 @@ def test_one_bad_step_is_left_out_and_told(tiny_config, precision):
     assert all(loss is not None for loss in column(run, "loss")[4:])
     (told,) = events(run, "step_skipped")
     assert told["step"] == 4 and told["severity"] == "warning"
+    assert told["code"] == "E302"
+    assert told["message"].startswith("the loss and the gradients were not finite")
     assert open_checkpoint(latest_good(run)).meta.counters["skipped"] == 1
     # The optimizer took nine steps; the data and the schedule went on.
     assert open_checkpoint(latest_good(run)).meta.extra["optimizer_steps"] == 9
     assert rows(run)[-1]["step"] == 10
+
+
+@pytest.mark.covers("CFG-11", "TRN-26")
+def test_gradients_that_overflow_are_told_by_their_code(
+    tiny_config, monkeypatch, capfd
+):
+    """In float16, with a loss scale far too large, until it has halved enough."""
+    # Refused on a CPU for being slow; what is computed there is the same.
+    able = replace(FEATURES["fp16"], needs=lambda machine: None)
+    monkeypatch.setitem(FEATURES, "fp16", able)
+    monkeypatch.setattr("lumina.plan.precision.unsupported", lambda *asked: None)
+    halved = []
+
+    def on_step(trainer, row):
+        scale = trainer.program.loss_scale.value
+        if row["step"] == 2:
+            scale.fill_(2.0**24)
+        halved.append(scale.item())
+
+    config = tiny_config.replace(precision="fp16", steps=20)
+    run = Trainer(config, on_step=on_step).train().run_dir
+    told = events(run, "step_skipped")
+    assert told and {event["code"] for event in told} == {"E302"}
+    for event in told:
+        assert event["message"] == (
+            "the gradients were not finite; the weights did not change, and the loss "
+            "scale was halved"
+        )
+        assert math.isfinite(event["data"]["loss"])
+    steps = [event["step"] for event in told]
+    assert steps[0] == 3 and len(steps) < 15
+    assert halved[-1] == 2.0 ** (24 - len(steps))
+    assert column(run, "skipped")[-1] == len(steps)
+    assert "E302" in "".join(capfd.readouterr())
 
 
 @pytest.mark.covers("TRN-25")

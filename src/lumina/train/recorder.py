@@ -107,17 +107,26 @@ class Recorder:
         row |= self._routing(values)
         row |= self._halting(values)
         if skipped:
-            self.event(
-                "step_skipped",
-                "warning",
-                None,
-                "the gradients were not finite; the weights did not change",
-                step=known["step"],
-                loss=None if loss is None or not math.isfinite(loss) else loss,
-            )
+            self._tell_skipped(known["step"], loss)
         if not labelled:
             self._tell_unlabelled(known["step"])
         return row
+
+    def _tell_skipped(self, step: int, loss: float | None) -> None:
+        """Tell of a step whose gradients overflowed, and what that changes."""
+        finite = loss is not None and math.isfinite(loss)
+        found = "the gradients" if finite else "the loss and the gradients"
+        change = "the weights did not change"
+        if self.plan.compute_dtype == "float16":
+            change += ", and the loss scale was halved"
+        self.event(
+            "step_skipped",
+            "warning",
+            "E302",
+            f"{found} were not finite; {change}",
+            step=step,
+            loss=loss if finite else None,
+        )
 
     def _tell_unlabelled(self, step: int) -> None:
         """Count a step without labels; tell of the 1st, 2nd, 4th, 8th and so on."""
