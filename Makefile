@@ -13,13 +13,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-faults lint format ledger clean
+.PHONY: help setup demo test test-slow test-gpu test-faults mutants lint format ledger clean
 
 help:
 	@echo "make setup        .venv with every pinned dependency and lumina itself"
 	@echo "make demo         train, fine-tune and question a small model (minutes, no download of data)"
 	@echo "make test         the quick tests        make test-slow    the long ones"
 	@echo "make test-gpu     tests on CUDA devices  make test-faults  kills and damaged files"
+	@echo "make mutants      make each listed mistake in a copy: do its tests notice?"
 	@echo "make lint         ruff, mypy, the import contract, the ledger's marks"
 	@echo "make format       let ruff rewrite       make ledger       docs/ledger.md: what tests show"
 	@echo "make clean        remove caches and build leftovers (never ./runs)"
@@ -53,6 +54,9 @@ test-gpu: setup
 test-faults: setup
 	$(PYTEST) -m "faults and not gpu and not multigpu" $(PYTEST_FLAGS)
 
+mutants: setup
+	$(BIN)/python tools/mutants.py run --jobs $(JOBS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,5 +72,5 @@ ledger: setup
 	$(BIN)/python tools/ledger.py
 
 clean:
-	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .ledger
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .ledger .mutants
 	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

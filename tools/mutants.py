@@ -1,91 +1,77 @@
 """Changes the source on purpose, one place at a time, and asks whether a test notices.
 
-The list (tools/mutants.toml) names for each mutant a file, a text that occurs in it
-exactly once, what replaces it, and the tests that must fail then. Every mutant is made
-in a temporary copy of src; the checkout itself is not changed. A mutant whose tests
-all pass has survived: they do not show what they are named for.
+The lists (tools/mutants.toml, of an audit; tools/mutants-seed.toml, drawn by a seed)
+name for each mutant a file, a text that occurs in it exactly once, what replaces it,
+and the tests that must fail then. Every mutant is made in a temporary copy of src; the
+checkout itself is not changed. A mutant whose tests all pass has survived: they do not
+show what they are named for.
 
-    .venv/bin/python tools/mutants.py --jobs 2 N42 N37
+    .venv/bin/python tools/mutants.py run --jobs 2 N42 N37
 
 The same tests are run first on an unchanged copy, where all of them must pass. A mutant
 with a `reason` changes nothing that a test could see: it is listed and not run.
+
+New mutants are drawn from the lines that quick tests reach, and hunted with the tests
+that reach them, until one fails; that one is then named in the list:
+
+    .venv/bin/python tools/mutants.py map --jobs 2
+    .venv/bin/python tools/mutants.py draw --seed 1 --count 120
+    .venv/bin/python tools/mutants.py hunt --jobs 2
+
+All three go on where they were stopped. What was drawn before and still is in the
+source keeps its tests. The map and the verdicts lie in .mutants.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+
+import mutants_map
+import mutants_sites
+from mutants_list import Mutant, change, read_list, settled, write_list
 
 PASSED, FAILED = 0, 1
 """Exit codes of pytest that are a verdict; every other one is an error."""
 
 SHOWN_LINES = 15
 
+TEST_FOLDERS = [
+    "data",
+    "state",
+    "optim",
+    "ops",
+    "observe",
+    "measure",
+    "objective",
+    "model",
+    "train",
+    "assemble",
+]
+"""Folders of tests that are mapped: those of the rooms that mutants are drawn from."""
 
-@dataclass(frozen=True)
-class Mutant:
-    """One change of the source that tests must notice.
+HUNG_SECONDS, HELD_BYTES = 120, 12 << 30
+"""A test of a mutant that takes longer, or a process that holds more, has failed."""
 
-    Attributes:
-        id: its name on the command line.
-        what: it does wrong, for people.
-        file: below the root, in src.
-        old: occurs in the file exactly once.
-        new: takes its place.
-        tests: files or node ids, at least one of which must fail.
-        reason: why no test can notice it; empty for those that must be noticed.
-    """
+FIRST_SECONDS, MOST_SECONDS = 15.0, 300.0
+"""Recorded seconds of the tests that hunt a mutant: at first, and in all."""
 
-    id: str
-    what: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...] = ()
-    reason: str = ""
-
-
-def read_list(path: Path) -> list[Mutant]:
-    """The mutants of a list.
-
-    Raises:
-        ValueError: an id occurs twice, or a mutant has neither tests nor a reason.
-    """
-    found = []
-    for entry in tomllib.loads(path.read_text())["mutant"]:
-        mutant = Mutant(**(entry | {"tests": tuple(entry.get("tests", ()))}))
-        if mutant.id in {other.id for other in found}:
-            raise ValueError(f"{path.name}: two mutants are named {mutant.id}")
-        if bool(mutant.tests) == bool(mutant.reason):
-            raise ValueError(f"{path.name}: {mutant.id} needs either tests or a reason")
-        found.append(mutant)
-    return found
-
-
-def change(mutant: Mutant, folder: Path) -> None:
-    """Apply a mutant to the copy of src in a folder.
-
-    Raises:
-        ValueError: its old text does not occur exactly once, or nothing would change.
-    """
-    path = folder / mutant.file
-    text = path.read_text()
-    if (count := text.count(mutant.old)) != 1:
-        raise ValueError(
-            f"{mutant.id}: its old text occurs {count} times in {mutant.file}"
-        )
-    if mutant.old == mutant.new:
-        raise ValueError(f"{mutant.id} changes nothing")
-    path.write_text(text.replace(mutant.old, mutant.new))
+LISTS = ("mutants.toml", "mutants-seed.toml")
+"""In tools. Only the last is drawn."""
 
 
 def run_tests(root: Path, folder: Path, tests: Iterable[str]) -> tuple[int, str]:
@@ -101,19 +87,29 @@ def run_tests(root: Path, folder: Path, tests: Iterable[str]) -> tuple[int, str]
     }
     # Without the plugin: these outcomes say nothing about the real source.
     words = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:ledger_plugin"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words, *tests],
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", *words, f"--timeout={HUNG_SECONDS}", *tests],
         cwd=root,
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    )
-    return done.returncode, done.stdout
+        start_new_session=True,
+        preexec_fn=hold_down,
+    ) as process:
+        printed, _ = process.communicate()
+        with contextlib.suppress(ProcessLookupError):  # children of a test that hung
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, printed
 
 
-def judge(mutant: Mutant, root: Path) -> tuple[str, str]:
-    """Make a mutant and run its tests.
+def hold_down() -> None:
+    """Let a mutant that never stops growing fail before the machine does."""
+    resource.setrlimit(resource.RLIMIT_DATA, (HELD_BYTES, HELD_BYTES))
+
+
+def judge(mutant: Mutant, root: Path, tests: Iterable[str]) -> tuple[str, str]:
+    """Make a mutant and run tests on it.
 
     Returns:
         "killed", "survived" or "error", and what to show of it.
@@ -125,11 +121,11 @@ def judge(mutant: Mutant, root: Path) -> tuple[str, str]:
             change(mutant, folder)
         except (ValueError, OSError) as error:
             return "error", str(error)
-        code, printed = run_tests(root, folder, mutant.tests)
+        code, printed = run_tests(root, folder, tests)
     if code == FAILED:
         return "killed", first_failure(printed)
     if code == PASSED:
-        return "survived", ", ".join(mutant.tests)
+        return "survived", ", ".join(tests)
     return "error", tail(printed)
 
 
@@ -161,18 +157,14 @@ def unchanged_passes(root: Path, mutants: list[Mutant]) -> bool:
     return code == PASSED
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(args: argparse.Namespace) -> int:
     """Judge the listed mutants; 1 unless every one of them was killed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("ids", nargs="*", help="only these (default: all)")
-    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
-    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1])
-    parser.add_argument("--list", type=Path, help="default: tools/mutants.toml")
-    args = parser.parse_args(argv)
-    root = args.root.resolve()
-    mutants = read_list(args.list or root / "tools" / "mutants.toml")
+    root = args.root
+    lists = [path for path in args.list if path.exists() or path.name != LISTS[-1]]
+    mutants = [mutant for path in lists for mutant in read_list(path)]
     if unknown := set(args.ids) - {mutant.id for mutant in mutants}:
-        parser.error(f"not in the list: {', '.join(sorted(unknown))}")
+        print(f"not in the list: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
     chosen = [mutant for mutant in mutants if not args.ids or mutant.id in args.ids]
     for mutant in chosen:
         if mutant.reason:
@@ -183,13 +175,159 @@ def main(argv: list[str] | None = None) -> int:
     verdicts = []
     with ThreadPoolExecutor(args.jobs) as pool:
         for mutant, (verdict, detail) in zip(
-            wanted, pool.map(lambda m: judge(m, root), wanted), strict=True
+            wanted, pool.map(lambda m: judge(m, root, m.tests), wanted), strict=True
         ):
             print(f"{verdict:<11} {mutant.id} ({mutant.what}): {detail}", flush=True)
             verdicts.append(verdict)
     killed = verdicts.count("killed")
     print(f"{killed} of {len(verdicts)} killed")
     return int(killed < len(verdicts))
+
+
+def make_map(args: argparse.Namespace) -> int:
+    """Record what tests reach."""
+    folders = args.folders or [f"tests/{name}" for name in TEST_FOLDERS]
+    mutants_map.record_all(
+        args.root, args.root / ".mutants" / "map", folders, args.jobs
+    )
+    return 0
+
+
+def draw(args: argparse.Namespace) -> int:
+    """Write the list of a seed; what it keeps of the list before, it keeps settled."""
+    root, path = args.root, args.list[-1]
+    reached = mutants_map.read(root, root / ".mutants" / "map")
+    known = {m.id: m for m in read_list(path, complete=False)} if path.exists() else {}
+    drawn = []
+    for number, group in enumerate(mutants_sites.GROUPS):
+        found = [
+            site
+            for file in mutants_sites.files_of(root, group)
+            for site in mutants_sites.sites(root, file)
+            if reached.tests(file, *site.lines)
+        ]
+        groups = len(mutants_sites.GROUPS)
+        share = args.count // groups + (number < args.count % groups)
+        picked = mutants_sites.pick(found, args.seed, share)
+        print(f"{group}: {len(picked)} of {len(found)}")
+        drawn += picked
+    mutants = [Mutant(s.id, s.what, s.file, s.old, s.new) for s in drawn]
+    mutants = [known.get(mutant.id, mutant) for mutant in mutants]
+    write_list(path, args.seed, mutants)
+    return 0
+
+
+def hunt(args: argparse.Namespace) -> int:
+    """Run the tests that reach the unsettled mutants; 1 if some have survived."""
+    root, path = args.root, args.list[-1]
+    reached = mutants_map.read(root, root / ".mutants" / "map")
+    results = root / ".mutants" / "verdicts.jsonl"
+    verdicts = read_verdicts(results) if not args.again else {}
+    mutants = read_list(path, complete=False)
+    places = {
+        site.id: (site.file, *site.lines)
+        for file in {mutant.file for mutant in mutants}
+        for site in mutants_sites.sites(root, file)
+    }
+    wanted = [
+        mutant
+        for mutant in mutants
+        if not settled(mutant)
+        and mutant.id not in verdicts
+        and (not args.ids or mutant.id in args.ids)
+    ]
+
+    def chase(mutant: Mutant) -> dict[str, str | float]:
+        started = time.monotonic()
+        verdict, detail, tried = "survived", "", 0
+        tests = reached.tests(*places[mutant.id])
+        for part in shares(tests, reached.seconds):
+            tried += len(part)
+            verdict, detail = judge(mutant, root, part)
+            if verdict != "survived":
+                break
+        told = f"{tried} of {len(tests)} tests" if verdict == "survived" else detail
+        seconds = round(time.monotonic() - started, 1)
+        return {"id": mutant.id, "verdict": verdict, "by": told, "seconds": seconds}
+
+    with ThreadPoolExecutor(args.jobs) as pool, results.open("a") as file:
+        for mutant, result in zip(wanted, pool.map(chase, wanted), strict=True):
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            verdicts[mutant.id] = result
+            told = f"{mutant.id} ({mutant.what}): {result['by']}"
+            print(f"{result['verdict']:<11} {told}", flush=True)
+    noted = [noted_test(mutant, verdicts.get(mutant.id)) for mutant in mutants]
+    write_list(path, tomllib.loads(path.read_text())["seed"], noted)
+    left = [mutant for mutant in noted if not settled(mutant)]
+    print(f"{len(left)} of {len(mutants)} are left")
+    return int(bool(left))
+
+
+def read_verdicts(path: Path) -> dict[str, dict[str, str | float]]:
+    """The verdicts of hunts before."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {entry["id"]: entry for entry in map(json.loads, lines)}
+
+
+def noted_test(mutant: Mutant, result: dict[str, str | float] | None) -> Mutant:
+    """A mutant with the test that has killed it, if one has."""
+    if result is None or settled(mutant) or result["verdict"] != "killed":
+        return mutant
+    return replace(mutant, tests=(str(result["by"]),))
+
+
+def shares(tests: list[str], seconds: dict[str, float]) -> list[list[str]]:
+    """The first few tests, then the others, as far as time allows."""
+    spent = 0.0
+    first: list[str] = []
+    rest: list[str] = []
+    for test in tests:
+        spent += seconds[test]
+        if spent <= FIRST_SECONDS or not first:
+            first.append(test)
+        elif spent <= MOST_SECONDS:
+            rest.append(test)
+    return [part for part in (first, rest) if part]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    for name, function in {
+        "run": run,
+        "map": make_map,
+        "draw": draw,
+        "hunt": hunt,
+    }.items():
+        told = (function.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(name, help=told, description=told)
+        command.set_defaults(function=function)
+        command.add_argument("--root", type=Path, default=Path(__file__).parents[1])
+        if name != "map":
+            command.add_argument(
+                "--list", type=Path, action="append", help="default: those in tools"
+            )
+        if name in ("run", "hunt"):
+            command.add_argument("ids", nargs="*", help="only these (default: all)")
+        if name == "map":
+            command.add_argument("folders", nargs="*", help="of tests")
+        if name == "hunt":
+            command.add_argument(
+                "--again", action="store_true", help="also those that survived before"
+            )
+        if name == "draw":
+            command.add_argument("--seed", type=int, required=True)
+            command.add_argument("--count", type=int, default=120)
+        else:
+            command.add_argument("--jobs", type=int, default=1, help="at a time")
+    args = parser.parse_args(argv)
+    args.root = args.root.resolve()
+    if getattr(args, "list", None) is None:
+        args.list = [args.root / "tools" / name for name in LISTS]
+    status: int = args.function(args)
+    return status
 
 
 if __name__ == "__main__":

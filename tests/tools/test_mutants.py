@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "mutants.py"
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "mutants.py"
+LISTS = ("mutants.toml",)
 
 SOURCE = "def twice(n):\n    return 2 * n\n"
 TESTS = """
@@ -42,8 +45,9 @@ def root(tmp_path):
 
 def judge(root, listed, *words):
     (root / "list.toml").write_text(listed)
+    command = ["run", "--root", root, "--list", root / "list.toml"]
     done = subprocess.run(
-        [sys.executable, TOOL, "--root", root, "--list", root / "list.toml", *words],
+        [sys.executable, TOOL, *command, *words],
         capture_output=True,
         text=True,
     )
@@ -102,3 +106,34 @@ def test_tests_that_fail_anyway_kill_nothing(root):
 def test_a_mutant_needs_tests_or_a_reason(root):
     code, told = judge(root, ENTRY.format(id="N1", old="2", new="3"))
     assert code != 0 and "N1 needs either tests or a reason" in told
+
+
+def listed():
+    for name in LISTS:
+        yield from tomllib.loads((ROOT / "tools" / name).read_text())["mutant"]
+
+
+def test_every_listed_mutant_still_fits_the_source():
+    texts, gone = {}, []
+    for mutant in listed():
+        path = ROOT / mutant["file"]
+        if path not in texts:
+            texts[path] = path.read_text() if path.exists() else ""
+        if texts[path].count(mutant["old"]) != 1 or mutant["old"] == mutant["new"]:
+            gone.append(mutant["id"])
+    assert not gone, f"draw again, or mend by hand: {gone}"
+
+
+def test_every_listed_mutant_has_tests_that_exist_or_a_reason():
+    texts, gone = {}, []
+    for mutant in listed():
+        assert bool(mutant.get("tests")) != bool(mutant.get("reason")), mutant["id"]
+        for test in mutant.get("tests", ()):
+            path, _, name = test.partition("::")
+            if path not in texts:
+                text = (ROOT / path).read_text() if (ROOT / path).is_file() else ""
+                texts[path] = text
+            name = name.rpartition("::")[2].partition("[")[0]
+            if f"def {name}" not in texts[path] and not (ROOT / path).is_dir():
+                gone.append((mutant["id"], test))
+    assert not gone
