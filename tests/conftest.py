@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 # side by side do not fight over cores; and nothing may reach for a network.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A machine with other work on it makes no test fail: Hypothesis by default takes an
+# example that lasts 0.2 s, or a slow beginning, for a fault.
+settings.register_profile(
+    "steady", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 pytest_plugins = ["ledger_plugin"]
 

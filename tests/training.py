@@ -57,7 +57,7 @@ TRAJECTORY = (
 )
 """What must not change, bit for bit, when a run is interrupted."""
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds until something that never happens is given up; generous for busy cores."""
 
 
@@ -72,9 +72,32 @@ def _lumina(arguments, environment, log):
 
     from lumina.cli.main import main
 
+    if "HOLD_AFTER" in environment:
+        _hold_after(int(environment["HOLD_AFTER"]), environment.get("HEARD"))
     torch.set_num_threads(1)
     code = main(arguments)
     os._exit(code)
+
+
+def _hold_after(step, heard):
+    """In the child: when `step` is done, the run waits for a signal to end it.
+
+    So a test that looks at the run from outside never comes too late, however busy
+    the machine is. With `heard` the next step never ends: that file says that the
+    run has noticed the first signal.
+    """
+    from lumina.train.loop import Loop
+
+    take_step = Loop._guarded_step
+
+    def held(loop, batches):
+        while loop.progress.step == step and (heard or not loop.signals.received):
+            if heard and loop.signals.received:
+                Path(heard).touch()
+            time.sleep(0.001)
+        return take_step(loop, batches)
+
+    Loop._guarded_step = held
 
 
 @dataclass
@@ -115,7 +138,11 @@ class Running:
 
 
 def start(arguments: list[str], log: Path, **environment: str) -> Running:
-    """Start `lumina ARGUMENTS`."""
+    """Start `lumina ARGUMENTS`.
+
+    With HOLD_AFTER="3" in its environment, a training waits after that step until a
+    signal comes, and with HEARD=FILE for ever; see `_hold_after`.
+    """
     here = {
         "LUMINA_CACHE": os.environ["LUMINA_CACHE"],
         "OMP_NUM_THREADS": "1",
@@ -128,7 +155,7 @@ def start(arguments: list[str], log: Path, **environment: str) -> Running:
 
 
 def start_ranks(
-    arguments: list[str], name: Path, world_size: int = 2
+    arguments: list[str], name: Path, world_size: int = 2, **environment: str
 ) -> tuple[object, list[Running]]:
     """Start `lumina ARGUMENTS` in several processes, as torchrun does.
 
@@ -146,6 +173,7 @@ def start_ranks(
             WORLD_SIZE=str(world_size),
             LOCAL_WORLD_SIZE=str(world_size),
             **place,
+            **environment,
         )
         for rank in range(world_size)
     ]
@@ -194,10 +222,11 @@ class Trainings:
         assert running.wait() == code, running.output
         return self.folder / run
 
-    def ranks(self, run: str, *flags: str, world_size: int = 2):
+    def ranks(self, run: str, *flags: str, world_size: int = 2, **environment: str):
         """Begin one in several processes, as torchrun does."""
         command = self.command(run, *flags)
-        store, running = start_ranks(command, self.folder / run, world_size)
+        name = self.folder / run
+        store, running = start_ranks(command, name, world_size, **environment)
         self.stores.append(store)
         return running
 

@@ -173,7 +173,7 @@ def test_odd_characters_in_a_source_do_not_break_the_file(tmp_path: Path) -> Non
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_accepted_value_survives_saving(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -159,12 +159,12 @@ def test_what_killed_processes_left_is_removed_but_not_what_runs(
 
     def slow(folder: Path) -> None:
         began.set()
-        leave.wait(30)
+        leave.wait(120)
         make(5)(folder)
 
     other = threading.Thread(target=build_once, args=(tmp_path, "alive", slow, number))
     other.start()
-    began.wait(30)
+    assert began.wait(120)
     build_once(tmp_path, "k", make(1), number)
     left = {p.name for p in tmp_path.glob(".tmp-*")}
     assert left == {f".tmp-alive-{os.getpid()}"}  # its owner is at work on it

@@ -36,7 +36,7 @@ CHAT: list[Message] = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 @example("<|endoftext|><|user|>\ufffd\0\r\n\u200d🎉")
 def test_decoding_gives_back_any_text(small: Tokenizer, text: str) -> None:
@@ -46,7 +46,7 @@ def test_decoding_gives_back_any_text(small: Tokenizer, text: str) -> None:
     assert "".join([*map(stream.push, ids), stream.flush()]) == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 319), max_size=60))
 def test_a_stream_of_any_ids_joins_to_their_text(
     small: Tokenizer, ids: list[int]

@@ -348,7 +348,7 @@ def test_a_browser_shows_the_report(run, tmp_path):
         ],
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=280,
         env={**os.environ, "HOME": str(tmp_path)},
     )
     assert picture.stat().st_size > 20_000

@@ -46,7 +46,7 @@ def assert_same(fast, slow, rtol=1e-5, atol=1e-5):
             assert abs(slope - 1) < max(rtol, 1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     tokens=st.integers(1, 40),
     experts=st.integers(1, 9),
@@ -105,7 +105,7 @@ def keep_from(place_tk, experts, places):
     return place_tk < experts * places
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.integers(1, 4),
     length=st.integers(1, 12),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 
@@ -49,13 +48,11 @@ def test_every_parameter_has_the_shape_the_formula_gives(options: dict) -> None:
 @pytest.mark.covers("PRE-11", "PRE-10")
 @pytest.mark.parametrize("name", ConfigPresets.names())
 def test_every_preset_is_built_on_the_meta_device_and_counted(name: str) -> None:
-    start = time.monotonic()
     spec = resolve_spec(ConfigPresets.get(name))
     counts = count_parameters(spec)
     network = build_network(spec, device="meta")
     assert counts.total == sum(p.numel() for p in network.parameters())
     assert counts.active <= counts.total
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(

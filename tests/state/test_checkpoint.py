@@ -79,7 +79,7 @@ def test_training_on_during_the_write_does_not_change_what_is_written(
     go_on = threading.Event()
     write = writer.write_tensors
     monkeypatch.setattr(
-        writer, "write_tensors", lambda *args: go_on.wait(10) and write(*args)
+        writer, "write_tensors", lambda *args: go_on.wait(120) and write(*args)
     )
     state = make_state(4)
     store.save(state)

@@ -30,7 +30,7 @@ def kill_and_look(path, rounds, chance):
     reached = 0
     for _ in range(rounds):
         process = start(save_for_ever, path)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         before = (path / "checkpoints" / "LATEST").stat().st_ino if reached else None
         while time.monotonic() < deadline:
             pointer = path / "checkpoints" / "LATEST"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumina.model.network import build_network
@@ -97,7 +97,7 @@ def free_of(name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8)
 @given(data=st.data())
 def test_no_tensor_and_no_bit_is_lost(name, data):
     spec = data.draw(shapes(name))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
-import time
 
 import pytest
 import torch
@@ -14,6 +14,9 @@ from lumina.state import checkpoint, writer
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from states import Events, assert_state_is, make_state, start
+
+PATIENCE = 120.0
+"""Seconds that ranks wait for one another; generous for busy cores."""
 
 
 def share_of(state, rank, world_size):
@@ -32,7 +35,7 @@ def share_of(state, rank, world_size):
     return state
 
 
-def run_rank(run, rank, world_size, steps, fault=None, timeout=20.0):
+def run_rank(run, rank, world_size, steps, fault=None, timeout=PATIENCE):
     """Exit status 0: all saved; else the number of the error's code."""
     if fault is not None:
         fault(rank)
@@ -55,7 +58,7 @@ def run_ranks(run, world_size, steps, **options):
         for rank in range(world_size)
     ]
     for process in processes:
-        process.join(60)
+        process.join(2 * PATIENCE)
     return [process.exitcode for process in processes]
 
 
@@ -103,10 +106,8 @@ def test_a_killed_rank_is_noticed_and_nothing_is_published(tmp_path):
         if rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    started = time.monotonic()
     codes = run_ranks(tmp_path, 2, [2], fault=die, timeout=1.0)
     assert codes == [103, -signal.SIGKILL]
-    assert time.monotonic() - started < 20
     assert CheckpointStore(tmp_path).latest_good().name == "step-00000001"
 
 
@@ -119,10 +120,8 @@ def test_one_full_disk_is_told_to_all_ranks_at_once(tmp_path, unlucky):
         if rank == unlucky:
             checkpoint.free_bytes = lambda _: 10
 
-    started = time.monotonic()
-    codes = run_ranks(tmp_path, 2, [2], fault=no_room, timeout=30.0)
-    assert codes == [4, 4]
-    assert time.monotonic() - started < 15, "a rank waited for its deadline"
+    # A rank that was not told would wait for its deadline and say E303, 103 here.
+    assert run_ranks(tmp_path, 2, [2], fault=no_room) == [4, 4]
     assert CheckpointStore(tmp_path).latest_good().name == "step-00000001"
     RunDirectory(tmp_path).acquire(resume=True).close()
     assert run_ranks(tmp_path, 2, [2]) == [0, 0]
@@ -132,7 +131,7 @@ def test_one_full_disk_is_told_to_all_ranks_at_once(tmp_path, unlucky):
 
 def test_two_ranks_that_write_one_tensor_are_refused(tmp_path):
     def save(rank):
-        store = CheckpointStore(tmp_path, 2, rank, 2, rank_timeout=20)
+        store = CheckpointStore(tmp_path, 2, rank, 2, rank_timeout=PATIENCE)
         state = make_state(1)
         state.tensors = {"same": torch.ones(1)}
         store.save(state)
@@ -144,14 +143,16 @@ def test_two_ranks_that_write_one_tensor_are_refused(tmp_path):
 
     processes = [start(save, rank) for rank in range(2)]
     for process in processes:
-        process.join(60)
+        process.join(2 * PATIENCE)
     assert [process.exitcode for process in processes] == [42, 42]
 
 
 def test_a_failed_attempt_leaves_nothing_once_a_later_one_is_published(
     tmp_path, monkeypatch
 ):
-    stores = [CheckpointStore(tmp_path, 2, r, 2, rank_timeout=20) for r in range(2)]
+    stores = [
+        CheckpointStore(tmp_path, 2, r, 2, rank_timeout=PATIENCE) for r in range(2)
+    ]
     with monkeypatch.context() as patch:
         patch.setattr(writer, "write_tensors", lambda *_: 1 / 0)
         for rank, store in enumerate(stores):
@@ -168,10 +169,8 @@ def test_a_failed_attempt_leaves_nothing_once_a_later_one_is_published(
 
 def test_giving_up_does_not_wait_for_the_others(tmp_path):
     events = Events()
-    store = CheckpointStore(tmp_path, 2, 0, 2, events.emit, rank_timeout=60)
+    store = CheckpointStore(tmp_path, 2, 0, 2, events.emit, rank_timeout=math.inf)
     store.save(share_of(make_state(1), 0, 2))
-    started = time.monotonic()
     with pytest.raises(LuminaError, match="rank 1 did not write"):
         store.close(wait=False)
-    assert time.monotonic() - started < 5
     assert events.of("checkpoint_failed")

@@ -83,7 +83,7 @@ def run_tests(root: Path, *arguments: str) -> None:
         cwd=root,
         env=ENVIRONMENT,
         capture_output=True,
-        timeout=120,
+        timeout=280,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lumina.cli.main import main
+from lumina.train.demo import pace
 from lumina.train.demo.pace import Budget, Pace
 from lumina.train.demo.run import Demo, DemoOptions
 from lumina.train.demo.scores import Scores
@@ -87,9 +88,14 @@ def test_bf16_is_chosen_only_where_it_is_clearly_faster() -> None:
     assert disturbed.step_seconds == 8.0
 
 
-def test_steps_fill_a_share_of_the_time_left_within_bounds() -> None:
-    budget = Budget(100.0)
-    assert budget.steps(0.5, 0.1, least=10, most=9999) == pytest.approx(500, abs=5)
+def test_steps_fill_a_share_of_the_time_left_within_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    budget = Budget(120.0)
+    now[0] = 20.0
+    assert budget.steps(0.5, 0.125, least=10, most=9999) == 400
     assert budget.steps(0.5, 0.1, least=10, most=50) == 50
     assert Budget(0.0).steps(0.5, 0.1, least=10, most=50) == 10
 

@@ -121,7 +121,7 @@ def test_experts_are_added_and_pruned_while_training(tiny_config):
         ("prune_expert", 5, "applied"),
         ("prune_expert", 4, "applied"),
     ]
-    assert all(0 < t["seconds"] < 60 for t in told)
+    assert all(t["seconds"] > 0 for t in told)
     meta = checkpoint(run).meta
     assert meta.spec["moe"]["num_experts"] == 3
     network, _ = load(run)

@@ -105,7 +105,7 @@ def test_twenty_kills_change_no_bit(trainings, uninterrupted, variant):
 @pytest.mark.faults
 def test_killed_before_the_first_checkpoint_begins_again(trainings, uninterrupted):
     flags = [*ALWAYS, *VARIANTS["dense-fp32"]]
-    running = trainings.start("early", *flags, "--auto-resume")
+    running = trainings.start("early", *flags, "--auto-resume", HOLD_AFTER="3")
     folder = trainings.folder / "early"
     assert wait_until(reached(folder, 3), running)
     running.kill()
@@ -120,7 +120,7 @@ def test_the_weights_of_init_from_survive_a_kill_before_the_first_checkpoint(
 ):
     origin = uninterrupted("dense-fp32")
     flags = [*DENSE, *words("--precision fp32 --steps 30", init_from=origin)]
-    running = trainings.start("tuned", *flags, "--auto-resume")
+    running = trainings.start("tuned", *flags, "--auto-resume", HOLD_AFTER="2")
     folder = trainings.folder / "tuned"
     assert wait_until(reached(folder, 2), running)
     running.kill()

@@ -56,7 +56,8 @@ def test_killed_and_resumed_it_is_the_run_that_never_stopped(
 ) -> None:
     flags = [*ALWAYS, *MODELS[model]]
     whole = trainings.train(f"whole-{model}", *flags)
-    running = trainings.start(f"killed-{model}", *flags, "--auto-resume")
+    begin = [f"killed-{model}", *flags, "--auto-resume"]
+    running = trainings.start(*begin, HOLD_AFTER="5")
     folder = trainings.folder / f"killed-{model}"
     assert wait_until(reached(folder, 5), running)
     running.kill()

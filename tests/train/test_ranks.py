@@ -104,16 +104,17 @@ def test_two_then_one_then_two_ranks(trainings, model, parallel):
     name = f"212-{model}-{parallel}"
     folder = trainings.folder / name
     resumed = [*flags, "--auto-resume"]
-    two = trainings.ranks(name, *resumed, "--parallel", parallel)
+    parted = [*resumed, "--parallel", parallel]
+    two = trainings.ranks(name, *parted, HOLD_AFTER="3")
     assert wait_until(lambda: len(checkpoints(folder)) >= 1, two[0])
     for rank in two:
         rank.kill()
-    reached_by_two = int(checkpoints(folder)[-1].rpartition("-")[2])
-    one = trainings.start(name, *resumed)
+    assert checkpoints(folder) == ["step-00000002"]
+    one = trainings.start(name, *resumed, HOLD_AFTER="5")
     assert wait_until(lambda: events(folder, "resumed"), one)
-    assert wait_until(reached(folder, reached_by_two + 3), one)
+    assert wait_until(reached(folder, 5), one)
     one.kill()
-    found = trainings.train_on_ranks(name, *resumed, "--parallel", parallel)
+    found = trainings.train_on_ranks(name, *parted)
     assert [e["data"]["world_size"] for e in events(found, "resumed")] == [1, 2]
     assert_close(found, whole)
     assert column(found, "epoch")[-1] == 2.0

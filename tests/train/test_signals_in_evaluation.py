@@ -15,6 +15,7 @@ from lumina.state.reader import latest_good, open_checkpoint
 from training import (
     DENSE,
     INTERRUPT,
+    PATIENCE,
     TERMINATE,
     assert_same_run,
     checkpoints,
@@ -29,8 +30,6 @@ FLAGS = [
     *words("--precision fp32 --steps 4 --ema-decay 0.9 --eval-every-n-batches 2"),
     *words("--early-stopping-patience 9"),
 ]
-LIMIT = 60
-"""Seconds that an evaluation without an end may go on after the signal."""
 
 
 class Endless:
@@ -79,9 +78,9 @@ class Endless:
         return self._log.read_text()
 
     def codes(self):
-        """The exit codes of all ranks, which must end within the limit."""
+        """The exit codes of all ranks, though the evaluation under way has no end."""
         try:
-            return [process.wait(LIMIT) for process in self.processes]
+            return [process.wait(PATIENCE) for process in self.processes]
         finally:
             for process in self.processes:
                 process.kill()
