@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lumina.errors import LuminaError
-from lumina.infer.sampling import Sampler, Sampling, choose
+from lumina.infer.sampling import Sampler, Sampling, choose, sampling_for
 
 LOGITS = torch.log(torch.tensor([[0.05, 0.5, 0.15, 0.3]]))
 
@@ -94,3 +94,25 @@ def test_broken_weights_are_named():
     with pytest.raises(LuminaError) as caught:
         Sampler(Sampling(), 1).draw(torch.tensor([[0.0, float("nan")]]))
     assert caught.value.code == "E301"
+
+
+@pytest.mark.parametrize(
+    ("says", "given", "chosen"),
+    [
+        ({}, {}, Sampling()),
+        ({"max_length": 99}, {"top_k": 3}, Sampling(top_k=3)),
+        ({"do_sample": False}, {}, Sampling(0.0, 50, 1.0)),
+        ({"temperature": 0.6, "top_p": 0.9}, {}, Sampling(0.0, 50, 0.9)),
+        ({"do_sample": True}, {}, Sampling(1.0, 50, 1.0)),
+        ({"do_sample": True, "top_k": 0}, {}, Sampling(1.0, 0, 1.0)),
+        (
+            {"do_sample": True, "temperature": 0.6, "top_p": 0.9},
+            {"top_p": 0.5, "seed": 2},
+            Sampling(0.6, 50, 0.5, 2),
+        ),
+        ({"do_sample": False}, {"temperature": 0.7}, Sampling(0.7, 50, 1.0)),
+    ],
+)
+def test_what_is_not_given_is_as_the_model_says(says, given, chosen):
+    """As transformers' `generate` reads generation_config.json."""
+    assert sampling_for(says, **given) == chosen

@@ -493,3 +493,13 @@ def test_the_tokenizer_goes_along_with_the_same_ids(tmp_path):
     small = replace(spec, vocab_size=100, padded_vocab_size=128)
     with refused("E002", "tokenizer has"):
         export_folder(build_network(small, seed=0), tokenizer, tmp_path / "small")
+
+
+def test_a_model_of_the_hub_comes_with_its_chat_templates() -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    from lumina.state.base_model import _WANTED
+
+    files = ["chat_template.jinja", "chat_template.json", "tokenizer_config.json",
+             "additional_chat_templates/rag.jinja"]  # fmt: skip
+    assert list(filter_repo_objects(files, allow_patterns=list(_WANTED))) == files

@@ -40,13 +40,18 @@ def add_answering_options(parser: argparse.ArgumentParser) -> None:
     add_device_options(model)
     choice = parser.add_argument_group("choice of tokens")
     for flags, kind, default, text in (
-        (("--temperature",), float, 0.8, "0: always the likeliest"),
-        (("--top-k",), int, 50, "draw from the k likeliest; 0: from all"),
-        (("--top-p",), float, 0.9, "draw from the likeliest that reach this share"),
+        (("--temperature",), float, "0.8", "0: always the likeliest"),
+        (("--top-k",), int, "50", "draw from the k likeliest; 0: from all"),
+        (("--top-p",), float, "0.9", "draw from the likeliest that reach this share"),
         (("--seed",), int, None, "the same seed gives the same answer"),
         (("--max-new-tokens", "--max-tokens"), int, 512, "most tokens of an answer"),
     ):
         shown = "" if default is None else f"; default: {default}"
+        if isinstance(default, str):
+            shown = (
+                f"; default: what the model's generation_config.json says, or {default}"
+            )
+            default = None
         choice.add_argument(
             *flags, type=kind, default=default, help=text + shown, metavar="N"
         )
@@ -101,13 +106,43 @@ def add_device_options(model: argparse._ArgumentGroup) -> None:
     )
 
 
-def sampling_from(args: argparse.Namespace) -> Sampling:
-    """How tokens are chosen; E005 for a value out of range."""
-    from lumina.infer.sampling import Sampling
+def sampling_from(
+    args: argparse.Namespace, tokenizer: Tokenizer | None = None
+) -> Sampling:
+    """How tokens are chosen; E005 for a value out of range.
+
+    Args:
+        args: of the command line.
+        tokenizer: the model's, which knows what its generation_config.json says.
+    """
+    from lumina.infer.sampling import sampling_for
 
     for text in args.stop:
         checked_text(text, "a text of --stop")
-    return Sampling(args.temperature, args.top_k, args.top_p, args.seed)
+    return sampling_for(
+        {} if tokenizer is None else tokenizer.generation,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        seed=args.seed,
+    )
+
+
+def tell_sampling(sampling: Sampling, tokenizer: Tokenizer) -> None:
+    """Says how tokens are chosen, where the model's own files have a say in it."""
+    from lumina.infer.sampling import decides_sampling, not_followed
+
+    says = tokenizer.generation
+    if decides_sampling(says):
+        chosen = "always the likeliest token"
+        if not sampling.greedy:
+            chosen = (
+                f"temperature {sampling.temperature:g}, top-k {sampling.top_k}, "
+                f"top-p {sampling.top_p:g}"
+            )
+        say(f"{chosen} (the model's generation_config.json, and your options)")
+    if left := not_followed(says):
+        say(f"not done here, though generation_config.json asks: {', '.join(left)}")
 
 
 def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:

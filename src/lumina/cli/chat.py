@@ -17,6 +17,7 @@ from lumina.cli.answering import (
     say,
     show,
     show_any_character,
+    tell_sampling,
 )
 from lumina.errors import LuminaError
 
@@ -53,11 +54,13 @@ def run(args: argparse.Namespace) -> int:
     network, tokenizer = open_model(args)
     from lumina.infer.chat import ChatSession
 
+    sampling = sampling_from(args, tokenizer)
+    tell_sampling(sampling, tokenizer)
     show_any_character()
     session = ChatSession(
         network,
         tokenizer,
-        sampling=sampling_from(args),
+        sampling=sampling,
         max_new_tokens=args.max_new_tokens,
         system_prompt=args.system_prompt,
         stop=args.stop,

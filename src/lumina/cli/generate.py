@@ -18,6 +18,7 @@ from lumina.cli.answering import (
     say,
     show,
     show_any_character,
+    tell_sampling,
 )
 from lumina.errors import LuminaError
 
@@ -64,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     network, tokenizer = open_model(args)
     from lumina.infer.text import Answers
 
+    sampling = sampling_from(args, tokenizer)
+    tell_sampling(sampling, tokenizer)
     show_any_character()
     streams = sys.stdout.isatty() if args.stream is None else args.stream
     streams = streams and not args.json
@@ -78,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
                 network,
                 tokenizer,
                 [tokenizer.prompt(text) for text in texts],
-                sampling_from(args),
+                sampling,
                 max_new_tokens=args.max_new_tokens,
                 stop=args.stop,
                 stopped=lambda: interruption.asked,

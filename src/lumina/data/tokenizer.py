@@ -75,6 +75,12 @@ _KEPT = (
 )  # fmt: skip
 
 
+# What generation_config.json says that is not kept: token ids, and where it came from.
+_WRITTEN_ANEW = (
+    "bos_token_id", "eos_token_id", "transformers_version", "_from_model_config",
+)  # fmt: skip
+
+
 class ChatFormat(Protocol):
     """How a conversation becomes ids: by a model's template, or Lumina's markers."""
 
@@ -108,6 +114,7 @@ class Tokenizer:
 
     Attributes:
         notes: what was added or assumed when it was loaded, in plain words.
+        generation: how the model's generation_config.json wants tokens to be chosen.
 
     Args:
         backend: text to ids; what it puts around a text of its own is taken away.
@@ -116,6 +123,9 @@ class Tokenizer:
         before: the tokens before texts and conversations; None: `bos`, if there is one.
         ends: ids that end an answer, besides that of `eos`.
         notes: the beginning of `notes`.
+        templates: a model's own chat templates.
+        kept: what else tokenizer_config.json says; see `_KEPT`.
+        generation: what generation_config.json says; the ids in it are written anew.
     """
 
     def __init__(
@@ -129,6 +139,7 @@ class Tokenizer:
         notes: Iterable[str] = (),
         templates: Templates | None = None,
         kept: dict[str, Any] | None = None,
+        generation: dict[str, Any] | None = None,
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
@@ -145,6 +156,7 @@ class Tokenizer:
         self.notes = list(notes)
         self.templates = templates
         self._kept = kept or {}
+        self.generation = generation or {}
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -171,7 +183,8 @@ class Tokenizer:
             show_progress=False,
         )
         backend.train_from_iterator(texts, trainer)
-        return cls(backend, bos=END_OF_TEXT, eos=END_OF_TEXT)
+        kept = {"pad_token": END_OF_TEXT}
+        return cls(backend, bos=END_OF_TEXT, eos=END_OF_TEXT, kept=kept)
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -242,11 +255,12 @@ class Tokenizer:
         return written
 
     def _generation_config(self) -> dict[str, Any]:
-        """Where generation begins and stops, as transformers reads it."""
+        """Where generation begins and stops, and how, as transformers reads it."""
         return {
+            "pad_token_id": self._id(_token(self._kept, "pad_token") or self._eos),
+            **self.generation,
             "bos_token_id": self.bos_id,
             "eos_token_id": self.eos_token_id,
-            "pad_token_id": self._id(_token(self._kept, "pad_token") or self._eos),
         }
 
     def _hf_config(self) -> dict[str, Any]:
@@ -254,7 +268,7 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": self._bos,
             "eos_token": self._eos,
-            "pad_token": self._eos,
+            "pad_token": None,
             "add_bos_token": bool(self._before),
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**30,
@@ -361,6 +375,7 @@ class Tokenizer:
             ends=self._ends,
             notes=[*self.notes, *notes],
             kept=self._kept,
+            generation=self.generation,
         )
 
     def _id(self, token: str) -> int:
@@ -632,6 +647,11 @@ def _with_specials(
     templates = read_templates(folder, declared, notes)
     if templates is not None and _BODY in templates.named.get(DEFAULT, ""):
         templates = None  # the markers' own, which `save` wrote
+    generation = _json(folder / "generation_config.json")
+    generation = {n: v for n, v in generation.items() if n not in _WRITTEN_ANEW}
+    pad = generation.get("pad_token_id")
+    if not isinstance(pad, int) or pad < 0 or backend.id_to_token(pad) is None:
+        generation.pop("pad_token_id", None)
     tokens = ("unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
     kept = {n: declared[n] for n in _KEPT if declared.get(n) is not None}
     for name in tokens:
@@ -639,6 +659,9 @@ def _with_specials(
         if name in kept and (token is None or backend.token_to_id(token) is None):
             notes.append(f"{name} {token} is not in the vocabulary: it is left out")
             del kept[name]
+
+    if not declared:  # a lone tokenizer.json: something has to fill up a batch
+        kept["pad_token"] = eos
 
     def made() -> Tokenizer:
         return cls(
@@ -650,6 +673,7 @@ def _with_specials(
             notes=notes,
             templates=templates,
             kept=kept,
+            generation=generation,
         )
 
     first_made = made()

@@ -11,7 +11,7 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.chat import check_markers
 from lumina.infer.load import Model, load, with_tokenizer
-from lumina.infer.sampling import Sampling
+from lumina.infer.sampling import Sampling, sampling_for
 from lumina.infer.text import Answers
 from lumina.model.network import Network
 
@@ -29,9 +29,9 @@ def generate(
     prompt: str | Sequence[str],
     *,
     max_new_tokens: int = 512,
-    temperature: float = 0.8,
-    top_k: int = 50,
-    top_p: float = 0.9,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
     batch_size: int = 16,
@@ -43,7 +43,8 @@ def generate(
         model: a run, a checkpoint or an exported folder, or what `lumina.load` returns.
         prompt: the text to continue, or a list of them.
         max_new_tokens: most tokens of an answer.
-        temperature: 0 always takes the likeliest token; see `Sampling`.
+        temperature: 0 always takes the likeliest token. None leaves this, and the
+            next two, to the model's generation_config.json; see `sampling_for`.
         top_k: see `Sampling`.
         top_p: see `Sampling`.
         seed: the same seed gives the same answer.
@@ -59,11 +60,18 @@ def generate(
         LuminaError: as `lumina.load`; E005 for values out of range and for a prompt
             that does not fit.
     """
-    sampling = Sampling(temperature, top_k, top_p, seed)
+    chosen: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    sampling_for({}, **chosen)  # refuse nonsense before the model is read
     if batch_size < 1:
         raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     network, tokenizer = _opened(model, loading)
+    sampling = sampling_for(tokenizer.generation, **chosen)
     made: list[str] = []
     for start in range(0, len(texts), batch_size):
         ids = [tokenizer.prompt(text) for text in texts[start : start + batch_size]]
@@ -76,9 +84,9 @@ def chat(
     messages: str | Sequence[Mapping[str, str]],
     *,
     max_new_tokens: int = 512,
-    temperature: float = 0.8,
-    top_k: int = 50,
-    top_p: float = 0.9,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
     **loading: Any,
@@ -93,7 +101,7 @@ def chat(
         messages: turns with `role` (system, user, assistant) and `content`, the user's
             last; or what the user says, as a text.
         max_new_tokens: as for `generate`, like every other option.
-        temperature: see `Sampling`.
+        temperature: as for `generate`.
         top_k: see `Sampling`.
         top_p: see `Sampling`.
         seed: the same seed gives the same answer.
@@ -104,7 +112,13 @@ def chat(
         LuminaError: as `generate`; E102 for turns that are no conversation, and for a
             model that was not trained on conversations.
     """
-    sampling = Sampling(temperature, top_k, top_p, seed)
+    chosen: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    sampling_for({}, **chosen)  # refuse nonsense before the model is read
     asked = messages
     if isinstance(asked, str):
         asked = [{"role": "user", "content": asked}]
@@ -124,6 +138,7 @@ def chat(
         )
     network, tokenizer = _opened(model, loading)
     check_markers(tokenizer)
+    sampling = sampling_for(tokenizer.generation, **chosen)
     ids = [tokenizer.chat_prompt(turns)]
     [answer] = _answers(network, tokenizer, ids, sampling, max_new_tokens, stop)
     return answer

@@ -9,7 +9,7 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.cache import KVCache
 from lumina.infer.generate import context_limit, new_cache
-from lumina.infer.sampling import Sampling
+from lumina.infer.sampling import Sampling, sampling_for
 from lumina.infer.text import Answers, Completion
 from lumina.model.network import Network
 
@@ -27,7 +27,7 @@ class ChatSession:
     Args:
         network: any `Network`.
         tokenizer: its tokenizer, with chat markers.
-        sampling: how tokens are chosen.
+        sampling: how tokens are chosen; None: as the model asks for.
         max_new_tokens: most tokens of an answer.
         system_prompt: said before everything else, when not empty.
         stop: strings that end an answer, besides the end-of-turn token.
@@ -55,7 +55,7 @@ class ChatSession:
         check_markers(tokenizer)
         self.network = network
         self.tokenizer = tokenizer
-        self.sampling = sampling or Sampling()
+        self.sampling = sampling or sampling_for(tokenizer.generation)
         self.max_new_tokens = max_new_tokens
         self.stop = tuple(stop)
         self.system_prompt = system_prompt

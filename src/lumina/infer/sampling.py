@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +48,71 @@ class Sampling:
     def greedy(self) -> bool:
         """Whether no random number is used."""
         return self.temperature == 0
+
+
+def sampling_for(
+    says: Mapping[str, Any],
+    *,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> Sampling:
+    """How the next token is chosen where the user leaves choices to the model.
+
+    A model's generation_config.json is read as transformers reads it: without
+    `do_sample` the likeliest token is taken, and what it does not name is temperature
+    1, top-k 50, top-p 1. Where it says nothing of this, `Sampling`'s own values hold.
+
+    Args:
+        says: generation_config.json; `Tokenizer.generation`.
+        temperature: what the user gives, as the others; None leaves it to the model.
+        top_k: see `Sampling`.
+        top_p: see `Sampling`.
+        seed: see `Sampling`.
+
+    Raises:
+        LuminaError: E005 for a value out of range, the user's or the model's.
+    """
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not decides_sampling(says):
+        return Sampling(seed=seed, **given)  # type: ignore[arg-type]
+    values: dict[str, Any] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
+    for name in values:
+        value = says.get(name)
+        if value is None or name in given:
+            continue
+        whole = name == "top_k"
+        if isinstance(value, bool) or not isinstance(
+            value, int if whole else int | float
+        ):
+            _refuse(f"{name} of the model's generation_config.json", value, "a number")
+        values[name] = value
+    if says.get("do_sample") is not True and not given:
+        values["temperature"] = 0.0
+    return Sampling(seed=seed, **{**values, **given})
+
+
+def decides_sampling(says: Mapping[str, Any]) -> bool:
+    """Whether a generation_config.json says how tokens are to be chosen."""
+    names = ("do_sample", "temperature", "top_k", "top_p")
+    return any(says.get(name) is not None for name in names)
+
+
+_NEUTRAL = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_p": 0.0,
+            "typical_p": 1.0, "num_beams": 1, "encoder_repetition_penalty": 1.0,
+            "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "penalty_alpha": 0.0,
+            "presence_penalty": 0.0, "frequency_penalty": 0.0}  # fmt: skip
+
+
+def not_followed(says: Mapping[str, Any]) -> list[str]:
+    """What a generation_config.json asks for that is not done here."""
+    return [
+        f"{name} {says[name]}"
+        for name, neutral in _NEUTRAL.items()
+        if says.get(name) is not None and says[name] != neutral
+    ]
 
 
 def _refuse(name: str, value: object, allowed: str) -> None:

@@ -24,7 +24,8 @@ EMBEDDING = "backbone.embedding.weight"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _WANTED = (
     "config.json", "generation_config.json", "special_tokens_map.json",
-    "*.safetensors", "*.safetensors.index.json", "tokenizer*",
+    "*.safetensors", "*.safetensors.index.json", "tokenizer*", "chat_template*",
+    "additional_chat_templates/*",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from lumina.assemble.program import Program
 from lumina.data.prepare import Prepared
 from lumina.data.store import TokenStore
 from lumina.infer.generate import context_limit
-from lumina.infer.sampling import Sampling
+from lumina.infer.sampling import sampling_for
 from lumina.infer.text import Answers
 from lumina.train.rows import AnyPrepared
 
@@ -49,7 +49,7 @@ def sample_texts(
     if not prompts:
         return []
     training = program.network.training
-    sampling = Sampling(seed=program.plan.seed)
+    sampling = sampling_for(tokenizer.generation, seed=program.plan.seed)
     try:
         with program.evaluation(), torch.compiler.set_stance("force_eager"):
             program.network.eval()
