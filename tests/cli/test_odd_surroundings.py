@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,14 +16,14 @@ from lumina.errors import LuminaError
 from training import DENSE, words
 
 
-def lumina(folder, *arguments, given: bytes = b""):
+def lumina(folder, *arguments, given: bytes = b"", **environment: str):
     return subprocess.run(
         [sys.executable, "-m", "lumina", *arguments],
         cwd=folder,
         input=given,
         capture_output=True,
         timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )
 
 
@@ -64,3 +65,54 @@ def test_texts_that_are_not_unicode_are_named(tmp_path, door):
     done = lumina(tmp_path, *command, given=given)
     assert done.returncode == 1
     assert b"E103" in done.stderr and b"unexpected" not in done.stderr
+
+
+LOCALES = {
+    "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0"},
+    "strict ascii": {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONIOENCODING": "ascii:strict",
+    },
+    "strict utf-8": {"PYTHONUTF8": "0", "PYTHONIOENCODING": "utf-8:strict"},
+    "latin-1": {"PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1:strict"},
+}
+
+CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+FEW = words("--temperature 0 --max-new-tokens 4")
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory) -> str:
+    """A run that knows conversations."""
+    tokenizer = Tokenizer.train(["the quick brown fox"] * 4, 320).with_chat()
+    folder = tmp_path_factory.mktemp("talker") / "run"
+    return str(write_run(folder, {7: tiny(tokenizer.vocab_size)}, tokenizer))
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_what_comes_through_a_pipe_is_utf8_in_every_locale(tmp_path, talker, locale):
+    """The first line is answered, and the second one is named as what it is."""
+    given = CAFE.encode("utf-8-sig") + b"\nna\xefve\n"
+    done = lumina(tmp_path, "chat", talker, *FEW, given=given, **LOCALES[locale])
+    assert done.returncode == 1
+    assert done.stdout.strip(), done.stderr
+    assert b"E103" in done.stderr
+    assert b"a message is not valid Unicode at character 3" in done.stderr
+    assert b"unexpected" not in done.stderr and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("locale", "door"),
+    [("ascii", "argument"), ("strict ascii", "pipe"), ("latin-1", "argument")],
+)
+def test_prompts_are_utf8_in_every_locale(tmp_path, talker, locale, door):
+    asked, given = {
+        "argument": (["--prompt", CAFE.encode()], b""),
+        "pipe": (["--prompts-file", "-"], CAFE.encode() + b"\n"),
+    }[door]
+    command = ["generate", talker, *asked, *FEW, "--json"]
+    done = lumina(tmp_path, *command, given=given, **LOCALES[locale])
+    assert done.returncode == 0, done.stderr
+    # JSON escapes what standard output cannot hold: no character becomes "?".
+    assert json.loads(done.stdout.decode("ascii"))["prompt"] == CAFE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
 import signal
 import sys
@@ -225,6 +227,13 @@ def checked_text(text: str, where: str) -> str:
     return text
 
 
+def argument_text(text: str, where: str) -> str:
+    """A text of the command line: UTF-8 whatever the locale; else as `checked_text`."""
+    with contextlib.suppress(UnicodeError):
+        text = os.fsencode(text).decode()
+    return checked_text(text, where)
+
+
 def say(text: str) -> None:
     """A remark that is not part of the answer."""
     print(text, file=sys.stderr, flush=True)
@@ -238,13 +247,6 @@ def show(text: str, end: str = "\n") -> None:
 def visible(text: str) -> str:
     """Control characters, which could drive a terminal, as replacement characters."""
     return _CONTROL.sub("\ufffd", text)
-
-
-def show_any_character() -> None:
-    """Makes standard output replace what its encoding lacks instead of failing."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="replace")
 
 
 class Interruptible:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 from lumina.cli.answering import (
     Interruptible,
     add_answering_options,
+    argument_text,
     checked_text,
     open_model,
     sampling_from,
     say,
     show,
-    show_any_character,
     tell_sampling,
 )
+from lumina.cli.streams import read_any_bytes, show_any_character
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -48,25 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Talk until /exit, the end of the input, or a second Ctrl-C."""
     sampling_from(args)  # refuse nonsense before the model is read
-    checked_text(args.system_prompt, "--system-prompt")
-    for message in args.message or []:
-        checked_text(message, "a text of --message")
+    system_prompt = argument_text(args.system_prompt, "--system-prompt")
+    messages = [argument_text(m, "a text of --message") for m in args.message or []]
+    stop = [argument_text(text, "a text of --stop") for text in args.stop]
     network, tokenizer = open_model(args)
     from lumina.infer.chat import ChatSession
 
     sampling = sampling_from(args, tokenizer)
     tell_sampling(sampling, tokenizer)
     show_any_character()
+    read_any_bytes()
     session = ChatSession(
         network,
         tokenizer,
         sampling=sampling,
         max_new_tokens=args.max_new_tokens,
-        system_prompt=args.system_prompt,
-        stop=args.stop,
+        system_prompt=system_prompt,
+        stop=stop,
     )
-    if args.message:
-        return _one_by_one(session, args.message)
+    if messages:
+        return _one_by_one(session, messages)
     if not sys.stdin.isatty():
         lines = (line.rstrip("\r\n") for line in sys.stdin)
         return _one_by_one(session, lines, commands=True)

@@ -15,6 +15,7 @@ from lumina.cli.answering import (
     say,
     tell,
 )
+from lumina.cli.streams import output_is_unicode
 
 if TYPE_CHECKING:
     from lumina.measure.files import Evaluation
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         on_rows=_Shown() if sys.stderr.isatty() else None,
     )
     if args.json:
-        print(json.dumps(outcome.to_dict(), ensure_ascii=False))
+        print(json.dumps(outcome.to_dict(), ensure_ascii=not output_is_unicode()))
     else:
         print(_text(outcome))
     return 0

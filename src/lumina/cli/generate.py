@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 from lumina.cli.answering import (
     Interruptible,
     add_answering_options,
+    argument_text,
     checked_text,
     open_model,
     sampling_from,
     say,
     show,
-    show_any_character,
     tell_sampling,
 )
+from lumina.cli.streams import output_is_unicode, show_any_character
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Continue every prompt and print it with its continuation."""
     prompts = _prompts(args)
+    stop = [argument_text(text, "a text of --stop") for text in args.stop]
     sampling_from(args)  # refuse nonsense before the model is read
     if args.batch_size < 1:
         raise LuminaError("E005", f"batch-size is {args.batch_size}", "give 1 or more")
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
                 [tokenizer.prompt(text) for text in texts],
                 sampling,
                 max_new_tokens=args.max_new_tokens,
-                stop=args.stop,
+                stop=stop,
                 stopped=lambda: interruption.asked,
             )
             _make(answers, texts[0] if streams else None)
@@ -120,12 +122,12 @@ def _as_json(prompt: str, done: Completion) -> str:
         "tokens": done.ids,
         "reason": done.reason or "interrupted",
     }
-    return json.dumps(values, ensure_ascii=False)
+    return json.dumps(values, ensure_ascii=not output_is_unicode())
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:
     """The texts of --prompt, then those of --prompts-file."""
-    prompts = [checked_text(text, "a text of --prompt") for text in args.prompt]
+    prompts = [argument_text(text, "a text of --prompt") for text in args.prompt]
     if args.prompts_file:
         prompts += _read(args.prompts_file)
     if not prompts:

@@ -136,7 +136,7 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
 def _first_line(path: Path) -> str | None:
     try:
         return path.read_text().strip().splitlines()[0]
-    except (OSError, IndexError):
+    except (OSError, ValueError, IndexError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 
@@ -31,3 +32,33 @@ def provide_standard_streams() -> None:
         mode = "r" if name == "stdin" else "w"
         stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
         setattr(sys, name, stream)
+
+
+def show_any_character() -> None:
+    """Make standard output replace what its encoding lacks instead of failing."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")
+
+
+def read_any_bytes() -> None:
+    """Make standard input UTF-8 whatever the locale, and keep bytes that are not.
+
+    Those arrive as single surrogates, which `checked_text` refuses by name. What is
+    typed at a terminal is in the encoding of the locale, unless that is ASCII.
+    """
+    reconfigure = getattr(sys.stdin, "reconfigure", None)
+    if reconfigure is None:
+        return
+    if not sys.stdin.isatty():
+        reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+    elif codecs.lookup(sys.stdin.encoding).name == "ascii":
+        reconfigure(encoding="utf-8", errors="surrogateescape")
+    else:
+        reconfigure(errors="surrogateescape")
+
+
+def output_is_unicode() -> bool:
+    """Whether standard output can hold any character as it is."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return codecs.lookup(encoding).name.startswith("utf")

@@ -183,7 +183,7 @@ def _with_cuda(machine: Environment) -> Environment:
 def cpu_features() -> tuple[str, ...]:
     """The vector and matrix extensions that matter here, best first."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
         flags = next(
             (line for line in text.splitlines() if line.startswith("flags")), ""
         ).split()
@@ -207,7 +207,7 @@ def _cpu_compiler_detail() -> str:
 
 def _cpu_name() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

@@ -26,7 +26,7 @@ def cgroup_limit(root: Path, membership: Path) -> int | None:
         membership: lines `ID:CONTROLLERS:PATH`, as in /proc/self/cgroup.
     """
     try:
-        lines = membership.read_text().splitlines()
+        lines = membership.read_text(errors="replace").splitlines()
     except OSError:
         return None
     limits = []
@@ -56,7 +56,7 @@ def usable_cores() -> int:
 
 def _limit(path: Path) -> int | None:
     try:
-        text = path.read_text().strip()
+        text = path.read_text(errors="replace").strip()
     except OSError:
         return None
     # Version 1 writes "no limit" as a number near 2**63.
