@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +19,21 @@ from torch import Tensor
 
 from lumina.assemble.ranks import meeting_place
 from lumina.state.reader import latest_good, open_checkpoint
+from lumina.train.launch import die_with_parent
 
 # A server that has imported everything forks each run: seconds saved at every start,
 # and a real process that can be killed.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["lumina.cli.main", "lumina.cli.train", "lumina.train", "torch.distributed.fsdp"]
+    [
+        "lumina.cli.main",
+        "lumina.cli.train",
+        "lumina.cli.chat",
+        "lumina.infer.chat",
+        "lumina.infer.load",
+        "lumina.train",
+        "torch.distributed.fsdp",
+    ]
 )
 
 
@@ -61,22 +73,41 @@ PATIENCE = 240.0
 """Seconds until something that never happens is given up; generous for busy cores."""
 
 
-def _lumina(arguments, environment, log):
-    """In the child: the command, with its output in a file."""
+def _lumina(arguments, environment, log, terminal):
+    """In the child: the command, with its output in a file or on a terminal."""
     os.setsid()
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    die_with_parent()  # the server, which ends with the tests
+    if terminal:
+        for number in (0, 1, 2):
+            os.dup2(os.open(log, os.O_RDWR), number)
+        sys.stdin = open(0)  # noqa: SIM115
+        sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
+    else:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
     os.environ.update(environment)
     import torch
 
     from lumina.cli.main import main
 
+    if "SIGNALS_ELSEWHERE" in environment:
+        _signals_elsewhere()
     if "HOLD_AFTER" in environment:
         _hold_after(int(environment["HOLD_AFTER"]), environment.get("HEARD"))
     torch.set_num_threads(1)
     code = main(arguments)
     os._exit(code)
+
+
+def _signals_elsewhere():
+    """In the child: Ctrl-C does not wake the main thread from what it waits for.
+
+    Python hears of the signal, in another thread, and the main thread has to look.
+    The same happens when the signal arrives the instant before the wait begins.
+    """
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
 def _hold_after(step, heard):
@@ -137,21 +168,42 @@ class Running:
         return self.log.read_text() if self.log.exists() else ""
 
 
-def start(arguments: list[str], log: Path, **environment: str) -> Running:
+def start(
+    arguments: list[str], log: Path, *, terminal: bool = False, **environment: str
+) -> Running:
     """Start `lumina ARGUMENTS`.
 
     With HOLD_AFTER="3" in its environment, a training waits after that step until a
-    signal comes, and with HEARD=FILE for ever; see `_hold_after`.
+    signal comes, and with HEARD=FILE for ever; see `_hold_after`. For
+    SIGNALS_ELSEWHERE see `_signals_elsewhere`.
+
+    Args:
+        arguments: what stands behind `lumina`.
+        log: where its output goes.
+        terminal: `log` is a terminal, which its input comes from too.
+        environment: what is set for it besides.
     """
     here = {
         "LUMINA_CACHE": os.environ["LUMINA_CACHE"],
         "OMP_NUM_THREADS": "1",
     }
     process = _CONTEXT.Process(
-        target=_lumina, args=(arguments, here | environment, str(log))
+        target=_lumina, args=(arguments, here | environment, str(log), terminal)
     )
     process.start()
+    _started.append(process)
     return Running(process, log)
+
+
+_started: list[multiprocessing.process.BaseProcess] = []
+
+
+@atexit.register
+def _end_all() -> None:
+    """What a failed test left behind; Python would wait for it at its end."""
+    for process in _started:
+        if process.exitcode is None:
+            process.kill()
 
 
 def start_ranks(

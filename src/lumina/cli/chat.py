@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ COMMANDS = """\
   /exit    end (so does Ctrl-D)
   /help    show this
   Ctrl-C   stops an answer; a second one ends"""
+
+LOOK_SECONDS = 0.2
+"""How often a prompt that waits for a line looks for a Ctrl-C it did not notice."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +89,7 @@ def _one_by_one(
         if commands and text.startswith("/"):
             if _command(session, text) == "end":
                 break
-        elif not _answer(session, text):
+        elif not _answer(session, text, Interruptible()):
             return 130
     return 0
 
@@ -95,31 +99,44 @@ def _converse(session: ChatSession) -> int:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives `input` history and editing)
     say(f"Talk with the model.\n{COMMANDS}")
-    interrupted = False
+    interruption = Interruptible()
     while True:
         try:
-            text = input("\n> ")
+            text = _read_line("\n> ")
+            if not text.strip():
+                continue
+            interruption.asked = False
+            if not text.startswith("/"):
+                _answer(session, text, interruption)
+            elif _command(session, text) == "end":
+                return 0
         except EOFError:
             print()
             return 0
         except KeyboardInterrupt:
-            if interrupted:
+            # Wherever it came, the first one ends nothing but an answer.
+            if interruption.asked:
                 print()
                 return 130
-            interrupted = True
+            interruption.asked = True
             say("\n(Ctrl-C once more ends)")
-            continue
-        if not text.strip():
-            continue
-        if text.startswith("/"):
-            interrupted = False
-            if _command(session, text) == "end":
-                return 0
-            continue
-        try:
-            interrupted = not _answer(session, text)
         except LuminaError as error:
             say(str(error))
+
+
+def _read_line(prompt: str) -> str:
+    """What a person types; every Ctrl-C is noticed, at whatever moment it comes.
+
+    `input` does not see a signal that arrives after it printed the prompt and before it
+    sleeps until a key is pressed. An alarm wakes it now and then to look.
+    """
+    before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
+        return input(prompt)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _command(session: ChatSession, text: str) -> str:
@@ -137,10 +154,10 @@ def _command(session: ChatSession, text: str) -> str:
     return ""
 
 
-def _answer(session: ChatSession, text: str) -> bool:
+def _answer(session: ChatSession, text: str, interruption: Interruptible) -> bool:
     """Prints one answer as it is made; False when Ctrl-C broke it off."""
     checked_text(text, "a message")
-    with Interruptible() as interruption:
+    with interruption:
         told = False
         for piece in session.say(text, stopped=lambda: interruption.asked):
             if not told:

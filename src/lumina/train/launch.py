@@ -88,10 +88,10 @@ def _before_rank() -> None:
     SIGUSR1 ends a process that does not know it; a rank ignores it until it does.
     """
     signal.signal(SAVING, signal.SIG_IGN)
-    _die_with_parent()
+    die_with_parent()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the system to end this process with the one that started it (Linux).
 
     Otherwise ranks whose launcher was killed would train on and hold the run's lock.
