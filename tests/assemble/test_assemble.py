@@ -27,7 +27,7 @@ def store(tmp_path_factory, lumina_cache):
     return conversations(tmp_path_factory.mktemp("chats"))
 
 
-@pytest.mark.covers("TRN-19", "MEM-01", "MEM-02")
+@pytest.mark.covers("TRN-19")
 @pytest.mark.parametrize("moe", [False, True], ids=["dense", "moe"])
 @pytest.mark.parametrize(
     "changes",
@@ -71,6 +71,7 @@ def test_another_precision_goes_on_within_its_rounding(store, moe, dtype, tolera
     assert not torch.equal(found[5:], wanted[5:])  # it did compute otherwise
 
 
+@pytest.mark.covers("CKP-02: model, optimizer")
 @pytest.mark.parametrize("moe", [False, True], ids=["dense", "moe"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_is_captured_is_what_was_assembled(store, moe, dtype):
@@ -172,7 +173,7 @@ def test_a_missing_moment_is_refused_and_weights_alone_are_enough(store):
     assert program.optimizer.steps[0] == 0
 
 
-@pytest.mark.covers("TRN-31")
+@pytest.mark.covers("TRN-31: deterministic seeds")
 def test_initial_weights_are_the_seeds_whatever_the_plan(store):
     first = capture(assemble(tiny_plan(True)), Progress())
     same = capture(
@@ -185,9 +186,23 @@ def test_initial_weights_are_the_seeds_whatever_the_plan(store):
     assert not torch.equal(other.tensors[name], first.tensors[name])
 
 
-@pytest.mark.covers("DST-01", "DST-19")
+@pytest.mark.covers(
+    "DST-01: gradient synchronisation", "DST-19: resume on other world size"
+)
 @pytest.mark.parametrize(
-    ("moe", "parallel"), [(False, "fsdp2"), (True, "ddp"), (True, "fsdp2")]
+    ("moe", "parallel"),
+    [
+        (False, "fsdp2"),
+        pytest.param(
+            True,
+            "ddp",
+            # The second half of the run recomputes its blocks.
+            marks=pytest.mark.covers(
+                "MTX-07: DDP + checkpointing", "MTX-07: gradient sync"
+            ),
+        ),
+        (True, "fsdp2"),
+    ],
 )
 def test_two_ranks_and_back_to_one(store, moe, parallel):
     answers = in_processes(one_rank, 2, store.folder, moe, parallel, answers=3)
@@ -216,7 +231,7 @@ def test_two_ranks_and_back_to_one(store, moe, parallel):
     torch.testing.assert_close(last, wanted[8:], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.covers("TRN-22", "MEM-01", "MEM-02")
+@pytest.mark.covers("TRN-22: --compile (torch.compile)")
 @pytest.mark.parametrize("mode", ["none", "full", "selective"])
 def test_checkpointed_blocks_are_compiled(store, monkeypatch, mode):
     """A wrapper the compiler skips would leave every block uncompiled, and silent."""

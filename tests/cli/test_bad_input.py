@@ -12,6 +12,7 @@ import pytest
 
 import lumina as lumina_package
 from lumina.cli.main import main
+from marked_cases import marked
 
 SHAPE = [
     "--no-use-moe", "--hidden-size", "32", "--intermediate-size", "48",
@@ -136,8 +137,19 @@ RECORDS: dict[str, tuple[object, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", FILES)
-@pytest.mark.covers("CFG-07", "CFG-09", "DAT-46")
+@pytest.mark.parametrize(
+    "case",
+    marked(
+        FILES,
+        {
+            "latin 1": "CFG-09: E103 encoding",
+            "utf 16": "CFG-09: E103 encoding",
+            "bytes": "CFG-09: E103 encoding",
+            "unknown kind": ("CFG-07: format", "CFG-09: E101 format"),
+            "no suffix": ("CFG-07: format", "CFG-09: E101 format"),
+        },
+    ),
+)
 def test_files_that_cannot_be_read(case: str, here: Path, capsys: Capture) -> None:
     name, content, code, says = FILES[case]
     put(name, content)(here)
@@ -147,8 +159,20 @@ def test_files_that_cannot_be_read(case: str, here: Path, capsys: Capture) -> No
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", RECORDS)
-@pytest.mark.covers("CFG-09")
+@pytest.mark.parametrize(
+    "case",
+    marked(
+        RECORDS,
+        {
+            "broken json": "CFG-09: E101 format",
+            "not an object": "CFG-09: E101 format",
+            "no fields": "CFG-09: E102 fields",
+            "no role": "CFG-09: E102 fields",
+            "no content": "CFG-09: E102 fields",
+            "half a surrogate": "CFG-09: E103 encoding",
+        },
+    ),
+)
 def test_bad_records_stop_a_run_or_are_counted(
     case: str, here: Path, capsys: Capture
 ) -> None:
@@ -286,8 +310,28 @@ TRAINING: dict[str, Case] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", TRAINING)
-@pytest.mark.covers("CFG-05", "CFG-08", "CFG-15")
+PATH = ("CFG-07: path", "DAT-46: data-path checks before training")
+
+
+@pytest.mark.parametrize(
+    "case",
+    marked(
+        TRAINING,
+        {
+            "no such data": PATH,
+            "no such pattern": PATH,
+            "no such eval data": PATH,
+            "unknown preset": "CFG-08: E001 preset",
+            "heads": "CFG-08: E002 combination",
+            "unknown option": "CFG-15: unknown keys refused",
+            "unknown key": "CFG-15: unknown keys refused",
+            "unknown section": "CFG-15: unknown keys refused",
+            "rate 0": "CFG-05: LR range",
+            "rate 2": "CFG-05: LR range",
+            "unknown choice": "CFG-05: scheduler",
+        },
+    ),
+)
 def test_training_that_makes_no_sense(case: str, here: Path, capsys: Capture) -> None:
     setup, words, code, says = TRAINING[case]
     if setup is not None:
@@ -390,6 +434,7 @@ def test_import_of_a_damaged_folder(
     refused(capsys, here, code, name, command=lambda: lumina("import", "hf", "back"))
 
 
+@pytest.mark.covers("CFG-12: fix suggestions")
 def test_every_error_says_what_to_do() -> None:
     """Whatever raises one: a message and a hint, both written out."""
     missing = []

@@ -14,7 +14,7 @@ from lumina.config import Config
 from lumina.config.sections import LEAVES
 
 
-@pytest.mark.covers("CFG-15")
+@pytest.mark.covers("CFG-15: effective configuration printed")
 def test_explain_prints_every_leaf_with_value_and_source(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

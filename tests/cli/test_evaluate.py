@@ -72,6 +72,7 @@ def eval_loss(run: Run) -> float:
     return float(run.column("eval_loss")[-1])
 
 
+@pytest.mark.covers("EVL-01: held-out loss and perplexity", "MON-01: eval_loss")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_figure_on_held_out_files_is_the_eval_loss_of_the_run(
     kind: str, runs: Runs, capsys: pytest.CaptureFixture[str]
@@ -136,6 +137,7 @@ def test_of_conversations_only_what_bears_loss_counts(
     assert (changed["tokens"] > found["tokens"]) == (loss_on == "assistant")
 
 
+@pytest.mark.covers("TRN-10: used for evaluation")
 def test_averaged_weights_are_told_of_and_are_what_the_run_evaluates(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:

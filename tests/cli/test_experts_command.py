@@ -59,7 +59,7 @@ def tensors(run):
     return {name: reader.tensor(name) for name in reader.names()}
 
 
-@pytest.mark.covers("MOD-26", "MOD-27")
+@pytest.mark.covers("MOD-26: expert-only training with --expert-id NAME (base frozen)")
 def test_only_the_new_expert_trains(made):
     """Every number of the base is what it was, to the bit."""
     before, after = tensors(made / "base"), tensors(made / "trained")
@@ -95,7 +95,11 @@ def test_the_number_of_experts_named_is_the_bases(
     )  # fmt: skip
 
 
-@pytest.mark.covers("MOD-26")
+@pytest.mark.covers(
+    "MOD-26: saved as a standalone safetensors expert",
+    "MOD-26: registry JSON",
+    "MOD-25: list per expert",
+)
 def test_the_file_and_the_registry(made, capsys):
     found, parent = entry(made), entry(made, "parent")
     assert (found["description"], found["category"]) == ("hens", "tales")
@@ -119,7 +123,7 @@ def test_the_file_and_the_registry(made, capsys):
     assert json.loads(capsys.readouterr().out)["id"] == found["id"]
 
 
-@pytest.mark.covers("MOD-27")
+@pytest.mark.covers("MOD-27: loading", "MOD-27: attaching and detaching")
 def test_attached_is_the_trained_model_and_detached_is_the_base(made, tmp_path):
     where = ("--expert-registry", made / "registry")
     lumina("experts", "attach", "farm", made / "base", tmp_path / "with", *where)
@@ -144,7 +148,10 @@ def test_attached_is_the_trained_model_and_detached_is_the_base(made, tmp_path):
         assert torch.equal(network.logits(ids), logits["base"])
 
 
-@pytest.mark.covers("MOD-25", "MOD-27")
+@pytest.mark.covers(
+    "MOD-25: bias toward experts linked to active goals",
+    "MOD-25: goal text store, link expert to goal",
+)
 def test_goals_bias_routing(made, tmp_path, capsys):
     from lumina.infer.goals import lean_towards
     from lumina.model.interface import Batch
@@ -181,7 +188,7 @@ def test_goals_bias_routing(made, tmp_path, capsys):
     assert entry(made)["goals"] == [GOAL]
 
 
-@pytest.mark.covers("MOD-27")
+@pytest.mark.covers("MOD-27: freezing")
 def test_a_frozen_expert_does_not_train_and_another_goes_on(
     made, tmp_path, tiny_corpus
 ):

@@ -62,7 +62,7 @@ def test_exported_run_loads_in_transformers_and_comes_back(run, tmp_path, capsys
     assert first == second, "there and back loses no bit"
 
 
-@pytest.mark.covers("MOD-40")
+@pytest.mark.covers("MOD-40: frozen", "MOD-40: weights loaded from local safetensors")
 def test_imported_weights_train_on_with_a_frozen_backbone(run, tiny_corpus, tmp_path):
     """Local safetensors as a frozen base: only what is not frozen moves."""
     from lumina.state.weights import open_weights
@@ -138,7 +138,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
-@pytest.mark.covers("MOD-40")
+@pytest.mark.covers("MOD-40: weights loaded from local safetensors")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_goes_out_and_comes_back(family, tiny_corpus, tmp_path, capsys):
     """Trained here, the same there, imported again, and trained on."""
@@ -174,7 +174,7 @@ def test_every_family_goes_out_and_comes_back(family, tiny_corpus, tmp_path, cap
     lumina("export", tmp_path / "tuned", tmp_path / "again", "--format", family)
 
 
-@pytest.mark.covers("MOD-03")
+@pytest.mark.covers("MOD-03: short further training")
 def test_a_multi_head_run_becomes_grouped_and_trains_on(tiny_corpus, tmp_path, capsys):
     """Pooling costs something, says how much, and further training wins it back."""
     multi = ["--num-heads", "4", "--num-kv-heads", "4"]
@@ -214,6 +214,9 @@ def _losses(text):
     return float(words[words.index("loss") + 1]), float(words[words.index("after") - 1])
 
 
+@pytest.mark.covers(
+    "INF-07: torchscript", "INF-07: tokenizer and configuration included"
+)
 def test_a_run_becomes_a_graph_with_its_tokenizer_and_configuration(
     run, tmp_path, capsys
 ):
@@ -236,7 +239,15 @@ def test_a_run_becomes_a_graph_with_its_tokenizer_and_configuration(
 
 
 @pytest.mark.slow
-@pytest.mark.covers("INF-07")
+@pytest.mark.covers(
+    "INF-07: export_for_inference",
+    "INF-07: quantize, bits 8",
+    "INF-07: compile",
+    "INF-07: format huggingface",
+    "INF-07: onnx",
+    "INF-07: torchscript",
+    "INF-07: tokenizer and configuration included",
+)
 def test_exporting_for_inference_in_python(run, tmp_path):
     """8 bits, ONNX, TorchScript, compiled; tokenizer and configuration beside each."""
     pytest.importorskip("onnxscript")

@@ -40,7 +40,7 @@ def answers(capsys, *words) -> list[dict]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.covers("INF-02")
+@pytest.mark.covers("INF-02: batch generation")
 def test_generate_continues_strings_and_files_of_prompts(run, capsys, tmp_path):
     lines, records = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
     lines.write_text("the lazy\n\na dog\n")
@@ -57,6 +57,7 @@ def test_generate_continues_strings_and_files_of_prompts(run, capsys, tmp_path):
     assert record["prompt"] == "two\nlines"
 
 
+@pytest.mark.covers("INF-12")
 def test_generate_streams_the_same_text_as_it_makes_at_once(run, capsys):
     words = [run, "--prompt", "the quick", "--max-new-tokens", "20", "--seed", "2"]
     [answer] = answers(capsys, *words)
@@ -124,7 +125,9 @@ def chat_options(run) -> list[str]:
     return ["chat", run, "--max-new-tokens", "10", "--seed", "5"]
 
 
-@pytest.mark.covers("INF-01")
+@pytest.mark.covers(
+    "INF-01: --temperature 0.8", "INF-01: --top-p 0.9", "INF-01: --top-k 50"
+)
 @pytest.mark.parametrize("command", ["chat", "generate"])
 def test_tokens_are_chosen_as_the_flags_say_or_as_documented(run, monkeypatch, command):
     """What reaches the choice of tokens, without flags and with each of them."""
@@ -146,7 +149,12 @@ def test_tokens_are_chosen_as_the_flags_say_or_as_documented(run, monkeypatch, c
     ]
 
 
-@pytest.mark.covers("INF-01")
+@pytest.mark.covers(
+    "INF-01: chat",
+    "INF-01: --resume",
+    "INF-01: --system-prompt",
+    "INF-01: --max-tokens",
+)
 def test_chat_answers_messages_from_the_command_line_and_from_a_pipe(
     run, capsys, monkeypatch
 ):

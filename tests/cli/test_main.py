@@ -77,7 +77,6 @@ def test_version_and_no_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["config", "show", "--num-heads", "3"], "E002", "num_heads 3"),
     ],
 )
-@pytest.mark.covers("CFG-08")
 def test_wrong_commands_are_coded_and_end_with_two(
     words: list[str], code: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +146,7 @@ def test_failures_are_put_into_words(
 
 
 @pytest.mark.parametrize("words", [["fail", "--debug"], ["--debug", "fail"]])
-@pytest.mark.covers("CFG-12")
+@pytest.mark.covers("CFG-12: --debug")
 def test_debug_shows_the_traceback(
     words: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -158,7 +157,7 @@ def test_debug_shows_the_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.covers("CFG-12")
+@pytest.mark.covers("CFG-12: --verbose")
 def test_verbose_names_the_cause(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lumina.cli.main import COMMANDS, _command, main
+from marked_cases import marked
 
 NOBODY = 65534
 
@@ -164,8 +165,16 @@ def tree(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.covers("CFG-07", "DAT-46")
+@pytest.mark.parametrize(
+    "case",
+    marked(
+        CASES,
+        dict.fromkeys(
+            ("data", "folder of data", "held-out data"),
+            ("CFG-07: permission", "DAT-46: permission checks before training"),
+        ),
+    ),
+)
 def test_no_permission(
     case: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

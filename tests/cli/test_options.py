@@ -51,7 +51,7 @@ LATENT = ["--num-kv-heads", "2", "--mla-kv-rank", "12"]
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
-@pytest.mark.covers("CFG-14")
+@pytest.mark.covers("CFG-14: hyphen and underscore flag spellings")
 def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
     # What some values need beside them.
     beside = {
@@ -101,12 +101,12 @@ def test_lists_take_several_values_several_times() -> None:
 @pytest.mark.parametrize(
     "flag", ["--preset", "--config", "--model_size", "--model-size"]
 )
-@pytest.mark.covers("CFG-19")
+@pytest.mark.covers("CFG-19", "TRN-01: --config (preset)")
 def test_a_preset_under_each_name(flag: str) -> None:
     assert config(flag, "b7").preset == "b7"
 
 
-@pytest.mark.covers("PRE-12")
+@pytest.mark.covers("PRE-12: --model_size 100M, 250M, 500M, 1B")
 @pytest.mark.parametrize("size", ["100M", "250M", "500M", "1B"])
 def test_hydra_size_as_its_users_write_it(
     size: str, capsys: pytest.CaptureFixture[str]
@@ -132,7 +132,10 @@ def test_hydra_size_as_its_users_write_it(
         (["--batch-size", "auto"], "batch_size", None),
     ],
 )
-@pytest.mark.covers("CFG-14")
+@pytest.mark.covers(
+    "CFG-14: synonyms mapped",
+    "MEM-01: --gradient-checkpointing/--no-gradient-checkpointing",
+)
 def test_documented_flags_and_synonyms(
     words: list[str], leaf: str, value: object
 ) -> None:

@@ -38,23 +38,33 @@ def check(names, capsys):
         assert row["total"] == built(name) > row["active"] > 0
 
 
-@pytest.mark.covers("PRE-01")
+@pytest.mark.covers(
+    "PRE-01: hidden, layers, heads, KV, context, experts",
+    "PRE-01: every row available by name",
+)
 def test_every_row_of_the_table_is_there_by_name(capsys):
     check(L1, capsys)
 
 
-@pytest.mark.covers("PRE-03", "PRE-04", "PRE-05")
+@pytest.mark.covers(
+    "PRE-03: 128/2/2/1, context 256, 4 experts (L1)", "PRE-04", "PRE-05"
+)
 def test_the_small_presets(capsys):
     check(("debug", "m70_memory", "m120_speed"), capsys)
 
 
-@pytest.mark.covers("PRE-07", "PRE-08", "PRE-09")
+@pytest.mark.covers(
+    "PRE-07: 1024/12/16/4, 2048, 8 experts (L1)",
+    "PRE-07: ~1B active (L2)",
+    "PRE-08",
+    "PRE-09",
+)
 def test_the_presets_of_one_to_fourteen_billion(capsys):
     check(("b1", "b3_inference", "b6_quality", "b7", "b14"), capsys)
     assert values_of("l2:b1", capsys)["active"] == pytest.approx(1e9, rel=0.05)
 
 
-@pytest.mark.covers("PRE-01", "PRE-02")
+@pytest.mark.covers("PRE-01: params, use", "PRE-02: active, total, use")
 def test_the_documented_size_and_use_are_those_of_the_tables(capsys):
     assert main(["presets", "--json"]) == 0
     facts = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
@@ -66,7 +76,7 @@ def test_the_documented_size_and_use_are_those_of_the_tables(capsys):
         assert line.endswith(f" {use}"), name
 
 
-@pytest.mark.covers("PRE-19")
+@pytest.mark.covers("PRE-19: estimated memory")
 def test_the_memory_shown_is_the_estimate_for_training(capsys):
     from lumina.cli.text import size
     from lumina.config import Config

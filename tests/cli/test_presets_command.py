@@ -10,7 +10,7 @@ from lumina.cli.main import main
 from lumina.config.presets import PRESETS
 
 
-@pytest.mark.covers("PRE-19")
+@pytest.mark.covers("PRE-19: true total and active parameter counts")
 def test_list_shows_true_counts_and_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -27,7 +27,7 @@ def test_list_shows_true_counts_and_bytes(capsys: pytest.CaptureFixture[str]) ->
     assert kinds["1B"] == "MoD+MoR" and kinds["trm_arc"] == "TRM"
 
 
-@pytest.mark.covers("PRE-19")
+@pytest.mark.covers("PRE-19: true total and active parameter counts")
 def test_detail_shows_counts_shares_and_memory(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

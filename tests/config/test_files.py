@@ -28,7 +28,10 @@ def refusal(path: Path) -> LuminaError:
     return refused.value
 
 
-@pytest.mark.covers("CFG-15")
+@pytest.mark.covers(
+    "CFG-02: YAML files --config-file, load and save",
+    "CFG-15: effective configuration saved",
+)
 def test_saved_settings_come_back_with_their_sources(tmp_path: Path) -> None:
     config = ConfigPresets.debug().replace(
         train_data=["a b", "# c", "käse: x"], learning_rate=1.25e-5, run_dir="no"
@@ -48,7 +51,7 @@ def test_saved_settings_come_back_with_their_sources(tmp_path: Path) -> None:
     assert Config.load(path).provenance["global_batch_size"].kind == "file"
 
 
-@pytest.mark.covers("CFG-14")
+@pytest.mark.covers("CFG-14: synonyms mapped")
 def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
     flat = """
         vocab_size: 50304

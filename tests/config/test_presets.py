@@ -9,6 +9,7 @@ from lumina.config.presets import ALIASES, PRESETS, find_preset
 from lumina.errors import LuminaError
 from lumina.plan.count import Counts, count_parameters
 from lumina.plan.shape import resolve_spec
+from marked_cases import marked
 from preset_tables import L1
 
 # weights used for one token
@@ -49,26 +50,29 @@ def counts(name: str) -> Counts:
     return count_parameters(resolve_spec(ConfigPresets.get(name)))
 
 
-def row(name: str, *ledger: str) -> object:
-    return pytest.param(name, marks=pytest.mark.covers("PRE-01", *ledger))
-
-
 @pytest.mark.parametrize(
     "name",
-    [
-        row("debug", "PRE-03"),
-        row("m70_memory", "PRE-04"),
-        row("m120_speed", "PRE-05"),
-        row("b1", "PRE-07"),
-        row("b3_inference", "PRE-08"),
-        row("b6_quality", "PRE-08"),
-        row("b7", "PRE-09"),
-        row("b14", "PRE-09"),
-        row("b50", "PRE-11"),
-        row("b100", "PRE-11"),
-        row("b200", "PRE-11"),
-        row("b300", "PRE-11"),
-    ],
+    marked(
+        L1,
+        {
+            "debug": "PRE-03: 128/2/2/1, context 256, 4 experts (L1)",
+            "m70_memory": "PRE-04",
+            "m120_speed": "PRE-05",
+            "b1": "PRE-07: 1024/12/16/4, 2048, 8 experts (L1)",
+            "b3_inference": "PRE-08",
+            "b6_quality": "PRE-08",
+            "b7": "PRE-09",
+            "b14": "PRE-09",
+            "b50": "PRE-11: dimensions L1",
+            "b100": "PRE-11: dimensions L1",
+            "b200": "PRE-11: dimensions L1",
+            "b300": "PRE-11: dimensions L1",
+        },
+    ),
+)
+@pytest.mark.covers(
+    "PRE-01: hidden, layers, heads, KV, context, experts",
+    "PRE-01: every row available by name",
 )
 def test_first_table_by_bare_name_and_alias(name: str) -> None:
     config = ConfigPresets.get(name)
@@ -89,8 +93,28 @@ def test_first_table_by_bare_name_and_alias(name: str) -> None:
     assert spec.intermediate_size == width
 
 
-@pytest.mark.parametrize("name", L2)
-@pytest.mark.covers("PRE-02")
+@pytest.mark.parametrize(
+    "name",
+    marked(
+        L2,
+        {
+            "debug": "PRE-03: ~500K active, 8x MoE (L2)",
+            "b1": "PRE-07: ~1B active (L2)",
+            "b7": "PRE-09",
+            "b14": "PRE-09",
+            "b30": "PRE-10: 8x MoE",
+            "b50": "PRE-11: active L2",
+            "b100": "PRE-11: active L2",
+            "b200": "PRE-11: active L2",
+            "b300": "PRE-11: active L2",
+        },
+    ),
+)
+@pytest.mark.covers(
+    "PRE-02: active, total, use",
+    "PRE-02: architecture",
+    "PRE-02: every row available by name",
+)
 def test_second_table_meets_its_active_figure(name: str) -> None:
     counted = counts(f"l2:{name}")
     assert counted.active == pytest.approx(L2[name], rel=0.05)
@@ -102,14 +126,14 @@ def test_second_table_meets_its_active_figure(name: str) -> None:
         assert counted.total > 2 * counted.active
 
 
-@pytest.mark.covers("PRE-10")
+@pytest.mark.covers("PRE-10: ~30B active")
 def test_b30_is_bare_and_second_documents() -> None:
     assert ConfigPresets.b30() == ConfigPresets.get("l2:b30")
     assert counts("b30").active == pytest.approx(30e9, rel=0.05)
 
 
 @pytest.mark.parametrize("name", HYDRA)
-@pytest.mark.covers("PRE-12")
+@pytest.mark.covers("PRE-12: --model_size 100M, 250M, 500M, 1B")
 def test_hydra_sizes_are_counted(name: str) -> None:
     config = ConfigPresets.get(name)
     assert config.mod.use_mod and config.mor.use_mor and not config.moe.use_moe
@@ -150,7 +174,6 @@ def test_counts_agree_with_the_documented_arithmetic() -> None:
 
 
 @pytest.mark.parametrize("name", ["debug", "b6_quality", "b200", "b300", "l2:b300"])
-@pytest.mark.covers("PRE-11")
 def test_meta_model_holds_what_is_counted(name: str) -> None:
     from lumina.model.network import build_network
 
@@ -160,7 +183,13 @@ def test_meta_model_holds_what_is_counted(name: str) -> None:
     assert stored == count_parameters(spec).total
 
 
-@pytest.mark.covers("PRE-13")
+@pytest.mark.covers(
+    "PRE-13: learning rate 3e-5 (large) to 5e-4 (small)",
+    "PRE-13: warmup 5-20% by size",
+    "PRE-13: weight decay 0.01",
+    "PRE-13: hardware-aware precision",
+    "PRE-13: cosine with warmup",
+)
 def test_how_presets_are_trained_follows_their_size() -> None:
     presets = [ConfigPresets.get(name) for name in PRESETS]
     for config in presets:
@@ -195,11 +224,33 @@ def test_case_and_hyphens_do_not_matter(name: str) -> None:
     assert find_preset(name).name.lower() == name.lower().replace("-", "_")
 
 
+SPARSE = [
+    name
+    for name in ConfigPresets.names()
+    if ConfigPresets.get(name).moe.use_moe or ConfigPresets.get(name).mod.use_mod
+]
+
+
+@pytest.mark.covers("MOD-34")
+@pytest.mark.parametrize("name", SPARSE)
+def test_every_sparse_preset_has_a_dense_variant(name: str) -> None:
+    from lumina.model.network import build_network
+
+    sparse = ConfigPresets.get(name)
+    spec = resolve_spec(sparse.replace(use_moe=False, use_mod=False))
+    assert spec.moe is None and spec.mod is None
+    names = build_network(spec, device="meta").state_dict()
+    # A Mixture of Recursions has a router of its own, which is no part of a block.
+    assert not [key for key in names if ".blocks." in key and "router" in key]
+    was = resolve_spec(sparse)
+    assert (spec.hidden_size, spec.num_layers) == (was.hidden_size, was.num_layers)
+
+
 @pytest.mark.parametrize(
     ("wrong", "nearest"),
     [("debgu", "debug"), ("m70_memry", "m70_memory"), ("b70", "b7")],
 )
-@pytest.mark.covers("CFG-08")
+@pytest.mark.covers("CFG-08: E001 preset")
 def test_unknown_preset_names_the_nearest(wrong: str, nearest: str) -> None:
     with pytest.raises(LuminaError) as refused:
         Config.resolve(preset=wrong)

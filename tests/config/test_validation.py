@@ -6,6 +6,7 @@ import pytest
 
 from lumina.config import Config
 from lumina.errors import LuminaError
+from marked_cases import marked
 
 REFUSED = {
     "hidden and heads": dict(hidden_size=100, num_heads=3),
@@ -58,8 +59,24 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.covers("CFG-04", "CFG-06", "CFG-08")
+@pytest.mark.parametrize(
+    "case",
+    marked(
+        REFUSED,
+        {
+            "hidden and heads": (
+                "CFG-04: hidden/heads",
+                "MOD-02: hidden size a multiple of heads",
+            ),
+            "heads and kv heads": (
+                "CFG-04: KV/heads",
+                "MOD-02: query heads must be a multiple of KV heads",
+            ),
+            "more choices than experts": "CFG-06: experts vs k",
+        },
+    ),
+)
+@pytest.mark.covers("CFG-08: E002 combination")
 def test_contradictions_name_values_and_a_way_out(case: str) -> None:
     leaves = REFUSED[case]
     with pytest.raises(LuminaError) as refused:
@@ -89,16 +106,20 @@ def test_a_presets_global_batch_is_no_contradiction() -> None:
 @pytest.mark.parametrize(
     ("leaves", "says"),
     [
-        (dict(seq_length=300), "seq_length 300 is not a power of two"),
-        (
+        pytest.param(
+            dict(seq_length=300),
+            "seq_length 300 is not a power of two",
+            marks=pytest.mark.covers("CFG-04: sequence power of two (advice)"),
+        ),
+        pytest.param(
             dict(vocab_size=50257),
             "50257 is not a multiple of 64; it is padded to 50304",
+            marks=pytest.mark.covers("CFG-04: vocab multiple of 64", "TOK-05"),
         ),
         (dict(hidden_size=60, num_heads=3), "heads of width 20"),
         (dict(window_size=512), "window_size 512 covers the whole row"),
     ],
 )
-@pytest.mark.covers("CFG-04")
 def test_shape_advice(leaves: dict[str, object], says: str) -> None:
     assert [text for text in Config(**leaves).warnings() if says in text]
 
@@ -106,16 +127,27 @@ def test_shape_advice(leaves: dict[str, object], says: str) -> None:
 @pytest.mark.parametrize(
     ("leaves", "says"),
     [
-        (dict(learning_rate=0.01), "learning_rate 0.01 is outside the usual 1e-06"),
+        pytest.param(
+            dict(learning_rate=0.01),
+            "learning_rate 0.01 is outside the usual 1e-06",
+            marks=pytest.mark.covers("CFG-05: LR range"),
+        ),
         (dict(learning_rate=1e-7), "learning_rate 1e-07"),
         (dict(batch_size=128), "batch_size 128"),
         (dict(weight_decay=0.5), "weight_decay 0.5"),
         (dict(max_grad_norm=50), "max_grad_norm 50"),
-        (dict(decay_ratio=0.5), "decay_ratio is set but has no effect"),
-        (dict(num_workers=4096), "more than this machine's"),
+        pytest.param(
+            dict(decay_ratio=0.5),
+            "decay_ratio is set but has no effect",
+            marks=pytest.mark.covers("CFG-05: scheduler"),
+        ),
+        pytest.param(
+            dict(num_workers=4096),
+            "more than this machine's",
+            marks=pytest.mark.covers("CFG-07: workers vs cores"),
+        ),
     ],
 )
-@pytest.mark.covers("CFG-05")
 def test_training_advice(leaves: dict[str, object], says: str) -> None:
     assert [text for text in Config(**leaves).warnings() if says in text]
 
@@ -124,18 +156,22 @@ def test_training_advice(leaves: dict[str, object], says: str) -> None:
     ("leaves", "says"),
     [
         (dict(use_moe=True, num_experts=300), "num_experts 300"),
-        (
+        pytest.param(
             dict(use_moe=True, moe_dispatch="capacity", capacity_factor=9),
             "capacity_factor 9 is outside",
+            marks=pytest.mark.covers("CFG-06: capacity"),
         ),
         (dict(use_moe=True, overflow="adaptive", capacity_factor=5), "is outside"),
         (dict(use_moe=True, capacity_factor=1.5), "moe_dispatch is dropless"),
         (dict(use_moe=True, load_balancing_weight=0), "go to a few experts"),
-        (dict(use_moe=True, load_balancing_weight=1), "load_balancing_weight 1"),
+        pytest.param(
+            dict(use_moe=True, load_balancing_weight=1),
+            "load_balancing_weight 1",
+            marks=pytest.mark.covers("CFG-06: balance weight"),
+        ),
         (dict(num_experts=4), "num_experts is set but has no effect: use_moe is off"),
     ],
 )
-@pytest.mark.covers("CFG-06")
 def test_expert_advice(leaves: dict[str, object], says: str) -> None:
     assert [text for text in Config(**leaves).warnings() if says in text]
 

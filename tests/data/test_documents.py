@@ -54,28 +54,28 @@ def another_user() -> Iterator[Path]:
         folder.rmdir()
 
 
-@pytest.mark.covers("DAT-03")
+@pytest.mark.covers("DAT-03: .txt continuous text")
 def test_a_text_file_is_one_document_with_its_blank_lines(tmp_path: Path) -> None:
     text = "one\n\n\ntwo\r\n  three"
     (tmp_path / "a.txt").write_bytes(text.encode())
     assert texts(tmp_path / "a.txt") == [text]
 
 
-@pytest.mark.covers("DAT-03")
+@pytest.mark.covers("DAT-03: .txt continuous text")
 def test_a_separator_divides_a_text_file(tmp_path: Path) -> None:
     mark = documents.SEPARATOR
     (tmp_path / "a.txt").write_text(f"one\n\nmore\n{mark}\ntwo{mark}three\n{mark}\n\n")
     assert texts(tmp_path / "a.txt") == ["one\n\nmore", "two", "three"]
 
 
-@pytest.mark.covers("DAT-03")
+@pytest.mark.covers("DAT-03: .jsonl with text field")
 def test_text_records_and_blank_lines_in_jsonl(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"text": "ä 🎉"}, "", {"text": "b", "id": 3})
     found = list(read_documents([path]))
     assert [(d.text, d.line) for d in found] == [("ä 🎉", 1), ("b", 3)]
 
 
-@pytest.mark.covers("DAT-01", "DAT-02")
+@pytest.mark.covers("DAT-01: messages list of role/content", "DAT-02")
 def test_roles_of_a_conversation_are_mapped(tmp_path: Path) -> None:
     for human in ("user", "human", "prompter", "Human"):
         for machine in ("assistant", "ai", "bot", "gpt"):
@@ -91,7 +91,7 @@ def test_roles_of_a_conversation_are_mapped(tmp_path: Path) -> None:
             ]
 
 
-@pytest.mark.covers("DAT-01")
+@pytest.mark.covers("DAT-01: optional conversation_id")
 def test_conversation_id_is_allowed_and_sharegpt_is_understood(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     path = jsonl(
@@ -118,7 +118,7 @@ def test_formats_are_told_apart_in_folders_and_globs(tmp_path: Path) -> None:
     assert texts(tmp_path / "b.txt", tmp_path) == ["b", "a", None, "c"]
 
 
-@pytest.mark.covers("DAT-06")
+@pytest.mark.covers("CFG-07: format")
 def test_an_unsupported_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     error = refused(tmp_path / "a.parquet")
@@ -162,7 +162,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.covers("CFG-09")
+@pytest.mark.covers("CFG-09: E101 format", "CFG-09: E102 fields")
 @pytest.mark.parametrize(("code", "record", "reason"), BROKEN)
 def test_a_bad_record_stops_or_is_skipped_with_its_place(
     tmp_path: Path, code: str, record: Any, reason: str
@@ -184,7 +184,7 @@ def test_an_object_spread_over_lines_is_explained(tmp_path: Path) -> None:
     assert "one whole object on every line" in refused(path).message
 
 
-@pytest.mark.covers("CFG-09")
+@pytest.mark.covers("CFG-09: E103 encoding")
 def test_wrong_encoding_names_byte_and_line(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"first\ncaf\xe9\nlast\n")

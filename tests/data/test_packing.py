@@ -46,7 +46,7 @@ def test_every_position_is_in_exactly_one_chunk(sizes: list[int], width: int) ->
     assert covered == [p for p in range(document_starts[-1]) if p not in ends]
 
 
-@pytest.mark.covers("DAT-40")
+@pytest.mark.covers("DAT-40: several sequences per row")
 def test_a_million_chunks_are_packed_tightly() -> None:
     generator = np.random.default_rng(0)
     lengths = np.clip(generator.exponential(600, 10**6).astype(np.int64), 1, 4096)

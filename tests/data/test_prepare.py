@@ -68,7 +68,6 @@ def chats(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.covers("DAT-03", "DAT-39")
 def test_all_documents_arrive_between_begin_and_end(corpus: Path) -> None:
     prepared = prepare(new_config(corpus))
     train, held_out = contents(prepared)
@@ -133,7 +132,7 @@ def test_threads_and_blocks_do_not_change_the_store(
     assert 1 <= len(used) <= max(threads, 1)
 
 
-@pytest.mark.covers("DAT-01", "DAT-14", "TOK-07")
+@pytest.mark.covers("DAT-14: assistant tokens alone")
 def test_loss_on_the_assistant_only_or_on_all(chats: Path) -> None:
     def taught(prepared: Prepared) -> str:
         stream = BatchStream(
@@ -239,7 +238,7 @@ def test_a_given_tokenizer_is_used_and_grows_only_for_chat(
         assert chat.train.tokens.max() == 50260
 
 
-@pytest.mark.covers("CFG-09")
+@pytest.mark.covers("CFG-09: E101 format", "CFG-09: E102 fields")
 def test_bad_records_are_counted_and_told_each_time(corpus: Path) -> None:
     path = corpus / "2.jsonl"
     path.write_text('{"text": "good"}\nbroken\n{"txt": 1}\n{"text": "fine"}\n')

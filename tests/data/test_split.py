@@ -18,7 +18,7 @@ def found(hashes: list[int], size: int = 10**6) -> Scan:
     return Scan(np.array(hashes, dtype=np.uint64), size)
 
 
-@pytest.mark.covers("DAT-39")
+@pytest.mark.covers("DAT-39: <5000 samples 85/15, 5000-50000 90/10, >50000 95/5")
 @pytest.mark.parametrize(
     ("documents", "held_out"),
     [(2, 1), (100, 15), (4999, 750), (5000, 500), (50000, 5000), (50001, 2500)],
@@ -31,7 +31,7 @@ def test_the_share_follows_the_number_of_documents(
     assert choose_split(scanned, None).held_out.sum() == held_out
 
 
-@pytest.mark.covers("DAT-39")
+@pytest.mark.covers("DAT-39: fixed validation")
 def test_a_given_share_and_its_limits() -> None:
     hashes = list(range(10))
     assert choose_split(found(hashes), 0.5).held_out.sum() == 5
@@ -58,7 +58,6 @@ def sides(path: Path) -> tuple[set[str], set[str]]:
     return kept, held
 
 
-@pytest.mark.covers("DAT-39")
 def test_the_split_does_not_depend_on_the_order(tmp_path: Path) -> None:
     texts = [f"document {n}" for n in range(200)] + ["twice", "twice"]
     path = tmp_path / "a.jsonl"
@@ -72,7 +71,6 @@ def test_the_split_does_not_depend_on_the_order(tmp_path: Path) -> None:
     assert not kept & held and len(held) == 30
 
 
-@pytest.mark.covers("DAT-39")
 @pytest.mark.parametrize(
     "text",
     [

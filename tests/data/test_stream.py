@@ -81,7 +81,7 @@ def counted(batches: list[Batch]) -> Counter[tuple[int, int]]:
     return pairs
 
 
-@pytest.mark.covers("DAT-40")
+@pytest.mark.covers("DAT-40: several sequences per row")
 def test_every_token_is_an_input_once_with_the_next_as_its_label(
     store: TokenStore,
 ) -> None:
@@ -90,7 +90,7 @@ def test_every_token_is_an_input_once_with_the_next_as_its_label(
     assert counted(batches) == expected
 
 
-@pytest.mark.covers("DAT-40")
+@pytest.mark.covers("DAT-40: several sequences per row")
 def test_documents_in_a_row_are_kept_apart(store: TokenStore) -> None:
     stream = new_stream(store)
     assert stream.utilisation > 0.9
@@ -178,6 +178,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(store: TokenStore) -> None:
     assert caught.value.code == "E005"
 
 
+@pytest.mark.covers("TRN-32: reshuffles each cycle")
 def test_each_epoch_has_every_row_once_in_another_order(store: TokenStore) -> None:
     stream = new_stream(store, epochs=3)
     ids = [pair for step in steps(stream) for pair in step.row_ids]
@@ -205,6 +206,7 @@ def test_a_limited_run_ends_in_empty_rows(store: TokenStore, epochs: float) -> N
     assert made[-1].tokens == int((last.document_ids >= 0).sum())
 
 
+@pytest.mark.covers("CKP-02: data position")
 def test_a_run_resumed_at_a_cursor_goes_on_the_same(store: TokenStore) -> None:
     whole = steps(new_stream(store, epochs=2.5))
     for index, step in enumerate(whole[:-1]):
@@ -227,7 +229,7 @@ def test_the_order_follows_the_content_not_the_place(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.covers("DAT-14")
+@pytest.mark.covers("DAT-14: assistant tokens alone")
 def test_only_masked_tokens_bear_loss(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     documents = numbered(SIZES)

@@ -51,7 +51,10 @@ def test_adamw_equals_the_reference(dtype, size, skip):
 
 @pytest.mark.parametrize("vocab", [(1000, 1024), (50_257, 50_304), (64, 64)])
 @pytest.mark.parametrize("chunk_bytes", [2**16, 2**24, 2**30])
-@pytest.mark.covers("MEM-18", "TOK-06")
+@pytest.mark.covers(
+    "MEM-18",
+    "TOK-06: embedding and logits memory handled (chunked or fused cross-entropy)",
+)
 def test_chunked_loss_equals_the_reference_on_the_gpu(vocab, chunk_bytes):
     used, padded = vocab
     torch.manual_seed(padded)

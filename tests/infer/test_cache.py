@@ -79,6 +79,7 @@ def test_positions_start_at_each_rows_first_token():
     assert cache.positions(ids[:, :1]).tolist() == [[4], [2]]
 
 
+@pytest.mark.covers("MOD-11: sliding window (bounded cache)", "MEM-13")
 def test_a_window_bounds_the_memory_and_a_full_cache_grows():
     q, k, v = qkv(1, 300)
     sliding, full = KVCache(1, window=8), KVCache(1)

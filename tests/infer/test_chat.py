@@ -28,6 +28,7 @@ def network(tokenizer):
     return tiny(tokenizer.vocab_size, seq_length=256, num_kv_heads=2, moe=MOE)
 
 
+@pytest.mark.covers("INF-01: chat")
 @pytest.mark.parametrize("window", [0, 8])
 def test_turns_with_the_cache_say_what_they_say_without(tokenizer, window):
     network = tiny(tokenizer.vocab_size, seq_length=256, window_size=window, moe=MOE)
@@ -45,6 +46,7 @@ def test_turns_with_the_cache_say_what_they_say_without(tokenizer, window):
     assert [m["content"] for m in chat.messages[::2]] == QUESTIONS
 
 
+@pytest.mark.covers("INF-01: --system-prompt")
 def test_the_model_reads_the_system_prompt_and_the_history(network, tokenizer):
     chat = session(network, tokenizer, system_prompt="be a dog")
     first = say(chat, "the fox")

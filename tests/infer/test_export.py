@@ -81,6 +81,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.covers("INF-07: onnx")
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnx_graphs_give_our_logits(kind, tmp_path):
     """With any number of rows and tokens, earlier keys, and padding at the left."""
@@ -131,6 +132,7 @@ assert not any(name.startswith("lumina") for name in sys.modules)
 """
 
 
+@pytest.mark.covers("INF-07: torchscript")
 def test_torchscript_runs_where_lumina_is_not_imported(tmp_path):
     folders = []
     for kind in ("window", "latent"):
@@ -155,6 +157,7 @@ def test_a_program_of_torch_export_gives_our_logits(tmp_path):
         torch.testing.assert_close(found, expected[:rows], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.covers("INF-07: compile")
 @pytest.mark.slow
 def test_compiled_code_gives_our_logits(tmp_path):
     spec = SHAPES["moe"]
@@ -231,6 +234,7 @@ def test_8_bits_come_back_small_and_compute_what_wide_ones_would(kind, tmp_path)
             assert torch.equal(tensors[name][:rows], tensor[:rows]), name
 
 
+@pytest.mark.covers("INF-07: quantize, bits 8", "INF-07: format huggingface")
 @pytest.mark.parametrize("kind", ["llama", "moe", "latent"])
 def test_transformers_opens_8_bits_and_agrees(kind, tmp_path):
     pytest.importorskip("compressed_tensors")

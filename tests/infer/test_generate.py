@@ -21,7 +21,7 @@ def without_cache(network, prompt, count):
     return ids[len(prompt) :]
 
 
-@pytest.mark.covers("MOD-11", "INF-10")
+@pytest.mark.covers("MOD-11: KV cache for generation", "INF-10: MoE")
 def test_cached_logits_equal_the_logits_of_the_whole_sequence(network):
     torch.manual_seed(0)
     ids = torch.randint(0, 61, (2, 40))
@@ -87,6 +87,7 @@ def test_full_attention_ends_at_the_context_limit():
     assert [len(ids) for ids in decoding.new_ids] == [64 - 5, 64 - 1]
 
 
+@pytest.mark.covers("MEM-13")
 def test_a_window_slides_past_the_trained_length():
     network = tiny(window_size=8, moe=MOE)
     prompt = prompts(1)[0]

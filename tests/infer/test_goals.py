@@ -14,7 +14,7 @@ from lumina.state.expert_registry import Registry
 from networks import random_ids, tiny_spec
 
 
-@pytest.mark.covers("MOD-25")
+@pytest.mark.covers("MOD-25: bias toward experts linked to active goals")
 def test_every_routed_layer_sends_its_expert_more_tokens(tmp_path):
     registry = Registry(tmp_path / "registry")
     for name in ("farm", "town"):

@@ -48,7 +48,7 @@ def test_streamed_pieces_join_to_the_decoded_answer(tokenizer):
     assert most > 10
 
 
-@pytest.mark.covers("INF-02")
+@pytest.mark.covers("INF-02: batch generation")
 def test_a_batch_gives_the_answers_of_its_prompts(tokenizer):
     network = tiny(tokenizer.vocab_size, num_kv_heads=2)
     texts = ["the quick", "", "a dog 日本語 and more of the same", "x"]

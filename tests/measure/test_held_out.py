@@ -12,7 +12,7 @@ from lumina.train import loop
 from training import column
 
 
-@pytest.mark.covers("EVL-01")
+@pytest.mark.covers("EVL-01: accuracy")
 def test_a_run_reports_the_share_of_tokens_it_gets_right(tiny_config, monkeypatch):
     shares = []
 

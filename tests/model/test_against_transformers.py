@@ -138,18 +138,23 @@ def check(spec, **extra):
         )
 
 
-@pytest.mark.covers("MOD-02", "MOD-06")
+@pytest.mark.covers(
+    "MOD-02: MHA (kv = heads) and MQA (kv = 1)",
+    "MOD-04: rotary position embedding (RoPE)",
+    "MOD-06: SwiGLU feed-forward (gate/up/down)",
+)
 @pytest.mark.parametrize("tie_embeddings", [False, True])
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_logits_and_gradients_equal_llama(num_kv_heads, tie_embeddings):
     check(tiny_spec(num_kv_heads=num_kv_heads, tie_embeddings=tie_embeddings))
 
 
+@pytest.mark.covers("MOD-04: base/theta configurable")
 def test_heads_may_be_wider_than_the_model():
     check(tiny_spec(head_dim=24, num_heads=2, num_kv_heads=1, rope_theta=5e5))
 
 
-@pytest.mark.covers("MOD-04")
+@pytest.mark.covers("MOD-04: length-extension scaling configurable")
 @pytest.mark.parametrize("scaling", ["linear", "yarn"])
 def test_extended_positions_equal_llama(scaling):
     check(
@@ -162,19 +167,19 @@ def test_extended_positions_equal_llama(scaling):
     )
 
 
-@pytest.mark.covers("MOD-07")
+@pytest.mark.covers("MOD-07: QK-norm as an option")
 def test_query_and_key_norm_equal_qwen3():
     check(tiny_spec(qk_norm="rms", norm_eps=1e-6))
 
 
-@pytest.mark.covers("MOD-15")
+@pytest.mark.covers("MOD-15: top-k routed SwiGLU experts")
 @pytest.mark.parametrize("tie_embeddings", [False, True])
 def test_logits_and_gradients_equal_mixtral(tie_embeddings):
     moe = MoeSpec(num_experts=4, top_k=2, intermediate_size=48, layers=(0, 1))
     check(tiny_spec(moe=moe, tie_embeddings=tie_embeddings))
 
 
-@pytest.mark.covers("MOD-08")
+@pytest.mark.covers("MOD-08: --window-size (none/0 = full)")
 def test_windowed_logits_equal_mixtrals():
     moe = MoeSpec(num_experts=4, top_k=2, intermediate_size=48, layers=(0, 1))
     check(tiny_spec(moe=moe, window_size=6), sliding_window=6)

@@ -41,7 +41,7 @@ def same_weights(network, **spec):
     return other
 
 
-@pytest.mark.covers("MOD-28")
+@pytest.mark.covers("MOD-28: learned router scores all tokens")
 @pytest.mark.parametrize("scope", ["block", "feedforward"])
 def test_cross_entropy_alone_teaches_the_router(scope):
     network = depth(scope=scope)
@@ -154,7 +154,7 @@ def test_evaluation_never_looks_ahead(kind, window):
         assert moved[:, t].min() > 0
 
 
-@pytest.mark.covers("MOD-30")
+@pytest.mark.covers("MOD-30", "INF-10: MoD")
 @pytest.mark.parametrize("window", [0, 5])
 @pytest.mark.parametrize("kind", [*KINDS, "experts"])
 def test_cached_logits_are_the_uncached_ones(kind, window):
@@ -264,7 +264,7 @@ def counted_flops(network, length=64, rows=2):
     return counter.get_total_flops()
 
 
-@pytest.mark.covers("MOD-28")
+@pytest.mark.covers("MOD-28: top fraction mod_capacity_factor takes the full MLP")
 @pytest.mark.parametrize("scope", ["block", "feedforward"])
 def test_executed_operations_fall_with_capacity(scope):
     """Counted by torch from what ran, and in proportion."""
@@ -277,6 +277,7 @@ def test_executed_operations_fall_with_capacity(scope):
     assert (whole - half) / (whole - eighth) == pytest.approx(0.5 / 0.875, rel=0.12)
 
 
+@pytest.mark.covers("MOD-33: dense compute")
 def test_static_mode_is_another_function_and_costs_the_dense_model():
     network = depth(capacity=0.5).eval()
     ids = random_ids(2, 24)
@@ -289,7 +290,7 @@ def test_static_mode_is_another_function_and_costs_the_dense_model():
     assert counted_flops(static) == pytest.approx(counted_flops(dense), rel=0.01)
 
 
-@pytest.mark.covers("MOD-31")
+@pytest.mark.covers("MOD-31: use_moe and use_mod both true")
 @pytest.mark.parametrize("layers", [(0, 3), (1, 2), (0, 1, 2, 3)])
 def test_experts_and_depths_in_one_model(layers):
     """Experts in layers 1 and 2; choosing in the dense layers, in theirs, in all."""

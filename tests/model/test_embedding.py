@@ -126,7 +126,12 @@ def assert_by_hand(spec):
         assert error <= 1e-4 * wanted.norm() + 1e-6, name
 
 
-@pytest.mark.covers("MOD-01")
+@pytest.mark.covers(
+    "MOD-01: decoder-only transformer",
+    "MOD-01: token embedding with optional scaling",
+    "MOD-01: option to tie head and embedding",
+    "MOD-07: RMSNorm everywhere",
+)
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("layers", [1, 3])

@@ -118,7 +118,9 @@ def plain_segment(
     return z_h, z_l
 
 
-@pytest.mark.covers("MOD-12")
+@pytest.mark.covers(
+    "MOD-12: hierarchical recurrence with high-level and low-level blocks"
+)
 @pytest.mark.parametrize(
     "hrm",
     [
@@ -160,7 +162,9 @@ def test_a_segment_and_its_gradient_are_those_of_the_equations(hrm: Any) -> None
         )
 
 
-@pytest.mark.covers("MOD-12")
+@pytest.mark.covers(
+    "MOD-12: hierarchical recurrence with high-level and low-level blocks"
+)
 def test_the_reference_size_has_its_number_of_parameters() -> None:
     spec = replace(
         make_spec(), vocab_size=11, padded_vocab_size=11, hidden_size=512,
@@ -191,6 +195,7 @@ def test_weights_begin_as_the_reference_begins_them() -> None:
 # -- the carry ----------------------------------------------------------------------
 
 
+@pytest.mark.covers("MOD-12: recurrent carry state between segments")
 def test_states_go_on_detached_and_only_halted_rows_take_new_puzzles() -> None:
     network = make_network(halt_exploration=0.0)
     first, second = make_batch(seed=1), make_batch(seed=2)
@@ -224,7 +229,7 @@ def test_segments_in_a_row_are_the_evaluation() -> None:
 # -- halting ------------------------------------------------------------------------
 
 
-@pytest.mark.covers("MOD-13")
+@pytest.mark.covers("MOD-13: halting (q) head")
 def test_a_row_halts_when_the_head_says_so_or_at_the_limit() -> None:
     network, batch = make_network(), make_batch()
     say(network, halt=1.0, go_on=0.0)
@@ -240,7 +245,7 @@ def test_a_row_halts_when_the_head_says_so_or_at_the_limit() -> None:
     assert halted == [False, False, False, True, False]
 
 
-@pytest.mark.covers("MOD-13")
+@pytest.mark.covers("MOD-13: halting (q) head")
 def test_exploration_keeps_some_rows_going() -> None:
     network, batch = make_network(), make_batch()
     say(network, halt=1.0, go_on=0.0)

@@ -40,7 +40,7 @@ def mean_over_seeds(**options):
     return [sum(values) / len(values) for values in zip(*runs, strict=True)]
 
 
-@pytest.mark.covers("MOD-10")
+@pytest.mark.covers("MOD-10: --init-std", "MOD-10: --use-stable-embedding")
 def test_flags_set_the_first_values_of_weights_vectors_and_routers(tmp_path):
     """--init-std, --use-stable-embedding, --router-init; through the file they are
     saved to. A router's first choices are then more even."""
@@ -99,6 +99,9 @@ def test_token_vectors_that_run_away_do_not_with_a_stable_embedding():
     assert largest[True][1] < 0.05 * largest[False][1]
 
 
+@pytest.mark.covers(
+    "MOD-10: initial-router initialisation that avoids early expert specialisation"
+)
 def test_orthogonal_routers_prefer_no_expert():
     """Their first load is nearer to even, their first scores are nearly uniform."""
     normal = mean_over_seeds(router_init="normal")

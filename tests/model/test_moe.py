@@ -84,6 +84,7 @@ def test_balance_loss_pushes_tokens_off_the_busiest_expert():
     assert layer.route(x.reshape(-1, 16)).probs_te[:, 0].mean() < before
 
 
+@pytest.mark.covers("MOD-17: auxiliary load-balancing loss")
 def test_balance_and_z_loss_are_what_the_papers_say():
     layer, x = make_layer(), tokens()
     logits = F.linear(x.reshape(-1, 16), layer.router.weight)
@@ -133,6 +134,7 @@ def test_dropped_follows_capacity():
     assert dropped[0.25] > dropped[0.5] > dropped[1.0] > 0 == dropped[4.0]
 
 
+@pytest.mark.covers("MOD-18: kept")
 def test_roomy_capacity_equals_dropless_and_evaluation_ignores_capacity():
     x = tokens()
     dropless, tight = make_layer(), make_layer(dispatch="capacity", capacity_factor=0.3)
@@ -161,6 +163,7 @@ def test_later_tokens_change_nothing_before_them(dispatch):
         torch.testing.assert_close(layer(changed)[0][:, :t], before[:, :t])
 
 
+@pytest.mark.covers("MTX-15: routing recompute identical")
 @pytest.mark.parametrize("dispatch", ["dropless", "capacity"])
 def test_recomputation_counts_once_and_changes_no_gradient(dispatch):
     def gradients(recompute):

@@ -30,7 +30,11 @@ def loss_and_counts(model, rows=2, length=16):
     return sums.loss_sum, aux["moe.counts"]
 
 
-@pytest.mark.covers("MOD-15")
+@pytest.mark.covers(
+    "MOD-15: num_experts",
+    "MOD-15: moe_top_k / --num-experts-per-tok (default 2)",
+    "MOD-15: supported counts 4 to 144",
+)
 @pytest.mark.parametrize(("experts", "top_k"), [(4, 1), (8, 2), (64, 8), (144, 2)])
 def test_number_of_experts_and_choices(tiny_config, experts, top_k):
     config = tiny_config.replace(
@@ -60,7 +64,7 @@ def test_patterns_place_experts_in_these_layers(tiny_config, pattern, routed):
         assert all(p.grad.norm() > 0 for p in block.parameters())
 
 
-@pytest.mark.covers("MOD-17")
+@pytest.mark.covers("MOD-17: load_balancing_weight")
 def test_load_balancing_weight_evens_the_load(tiny_config, tmp_path):
     """The same run with and without it: the spread of the experts' load shrinks."""
     spread = {}
@@ -78,7 +82,9 @@ def test_load_balancing_weight_evens_the_load(tiny_config, tmp_path):
     assert spread[1.0] < 0.75 * spread[0.0], spread
 
 
-@pytest.mark.covers("MOD-18")
+@pytest.mark.covers(
+    "MOD-18: capacity_factor / --capacity-factor", "MOD-18: overflow tokens dropped"
+)
 def test_capacity_factor_decides_what_is_dropped(tiny_config, tmp_path):
     def dropped(**options):
         name = "-".join(map(str, options.values()))
@@ -95,7 +101,10 @@ def test_capacity_factor_decides_what_is_dropped(tiny_config, tmp_path):
     assert dropped(moe_dispatch="dropless") == 0
 
 
-@pytest.mark.covers("MOD-22")
+@pytest.mark.covers(
+    "MOD-22: independent parameters and gradient flow per expert",
+    "MOD-22: inactive experts receive no gradient",
+)
 def test_experts_are_independent_and_idle_ones_get_no_gradient(tiny_config):
     model = lumina.build_model(
         tiny_config.replace(**MOE | {"num_experts": 16, "moe_top_k": 1})
@@ -111,7 +120,7 @@ def test_experts_are_independent_and_idle_ones_get_no_gradient(tiny_config):
         assert (norms[used] > 0).all() and (norms[~used] == 0).all()
 
 
-@pytest.mark.covers("MOD-22")
+@pytest.mark.covers("MOD-22: gradient clipping covers router and experts")
 def test_clipping_covers_router_and_experts(tiny_config, tmp_path):
     """The logged norm is that of all gradients, the router's and experts' too."""
     config = tiny_config.replace(steps=1, warmup_steps=0, num_experts=4)
@@ -152,7 +161,7 @@ def test_a_single_renormalised_choice_is_warned_of(tiny_config):
         assert not any("moe_normalise_top_k" in text for text in config.warnings())
 
 
-@pytest.mark.covers("MTX-15")
+@pytest.mark.covers("MTX-15: MoE (4) + checkpointing")
 def test_recomputed_layers_route_the_same(tiny_config, tmp_path):
     """Checkpointing changes no loss and no expert's load, to the last bit."""
     kept = ("loss", "grad_norm", "moe.load", "moe.z_loss", "moe.dropped_fraction")

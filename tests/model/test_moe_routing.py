@@ -34,7 +34,6 @@ def expert(layer, index, x):
     return F.linear(F.silu(gate) * up, layer.down[index])
 
 
-@pytest.mark.covers("MOD-15")
 @pytest.mark.parametrize("normalise", [True, False])
 def test_sigmoid_scores_are_each_experts_own(normalise):
     """DeepSeek-V3: chosen by score, weighed by their share of the chosen, scaled."""
@@ -54,7 +53,6 @@ def test_sigmoid_scores_are_each_experts_own(normalise):
         torch.testing.assert_close(y[t], wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.covers("MOD-17")
 def test_sigmoid_router_learns_from_output_and_balance():
     layer = make_layer(score="sigmoid")
     for loss in (
@@ -67,7 +65,6 @@ def test_sigmoid_router_learns_from_output_and_balance():
         assert layer.router.weight.grad.norm() > 1e-3
 
 
-@pytest.mark.covers("MOD-15", "MOD-22")
 @pytest.mark.parametrize("dispatch", ["dropless", "capacity"])
 def test_shared_experts_take_every_token(dispatch):
     """They add their output whatever the router does, also where tokens drop."""
@@ -95,7 +92,7 @@ def test_a_network_with_shared_experts_is_counted_and_split_exactly():
     assert all(p.grad is not None for p in network.parameters())
 
 
-@pytest.mark.covers("MOD-17")
+@pytest.mark.covers("MOD-17: auxiliary load-balancing loss")
 def test_balance_scope():
     """By micro-batch its own shares count; globally those in the buffer."""
     x = tokens()
@@ -110,7 +107,7 @@ def test_balance_scope():
     torch.testing.assert_close(skewed, wanted)
 
 
-@pytest.mark.covers("MOD-20")
+@pytest.mark.covers("MOD-20: routing_temperature")
 def test_temperature_divides_the_logits_always():
     layer, x = make_layer(), tokens().reshape(-1, 32)
     layer.temperature.fill_(2.0)
@@ -120,7 +117,7 @@ def test_temperature_divides_the_logits_always():
         torch.testing.assert_close(routing.probs_te, wanted)
 
 
-@pytest.mark.covers("MOD-20")
+@pytest.mark.covers("MOD-20: router_jitter_noise")
 def test_jitter_is_small_and_only_in_training():
     torch.manual_seed(0)
     layer, x = make_layer(jitter=0.1), tokens().reshape(-1, 32)
@@ -141,7 +138,7 @@ def test_jitter_is_small_and_only_in_training():
     assert torch.equal(layer.route(x).probs_te, plain.softmax(-1))
 
 
-@pytest.mark.covers("MOD-20")
+@pytest.mark.covers("MOD-20: expert_dropout")
 def test_expert_dropout_spreads_a_collapsed_router():
     """Hidden half the time, the favourite loses its tokens; k experts remain chosen."""
     torch.manual_seed(0)
@@ -168,7 +165,7 @@ def test_expert_dropout_spreads_a_collapsed_router():
     assert counts(0.5)[:2].sum() == 1
 
 
-@pytest.mark.covers("MOD-18")
+@pytest.mark.covers("MOD-18: overflow tokens dropped")
 def test_capacity_share_takes_places_away():
     """A live share of the places drops what a layer built that small drops."""
     x = tokens(4, 32)
@@ -180,7 +177,7 @@ def test_capacity_share_takes_places_away():
             torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.covers("MOD-15")
+@pytest.mark.covers("MOD-15: top-k routed SwiGLU experts")
 @pytest.mark.parametrize(
     "moe", [{}, {"score": "sigmoid"}, {"groups": 4, "top_groups": 2}]
 )
@@ -191,7 +188,7 @@ def test_the_choices_of_a_token_are_in_order(moe):
     assert (chosen[:, :-1] > chosen[:, 1:]).all()
 
 
-@pytest.mark.covers("MOD-18")
+@pytest.mark.covers("MOD-18: overflow tokens dropped")
 def test_a_first_choice_goes_before_anothers_second():
     """Two tokens at one position want expert 0, which has one place."""
     layer = make_layer(
@@ -214,7 +211,9 @@ def test_a_first_choice_goes_before_anothers_second():
     torch.testing.assert_close(y[1, 0], both)
 
 
-@pytest.mark.covers("MOD-19")
+@pytest.mark.covers(
+    "MOD-19: tight (factor 1.0, drop)", "MOD-19: loose (no drop)", "MOD-19: start 1.25"
+)
 @pytest.mark.parametrize(
     ("overflow", "places"), [("loose", None), ("tight", 1.0), ("adaptive", 1.25)]
 )
@@ -234,7 +233,6 @@ def test_what_happens_to_the_tokens_of_a_collapsed_router(overflow, places):
     assert aux["moe.dropped"].tolist() == [lost] * 2
 
 
-@pytest.mark.covers("ORC-22")
 def test_live_scalars_do_not_recompile():
     torch.manual_seed(0)
     layer, x = make_layer(dispatch="capacity"), tokens()
@@ -268,7 +266,7 @@ def test_live_scalars_are_in_no_file_and_always_set():
         assert (layer.expert_dropout, layer.capacity_share) == (0, 1)
 
 
-@pytest.mark.covers("MOD-15")
+@pytest.mark.covers("MOD-15: supported counts 4 to 144")
 def test_four_to_256_experts():
     for experts, top_k in ((4, 1), (256, 8)):
         layer = make_layer(num_experts=experts, top_k=top_k, score="sigmoid")
@@ -278,7 +276,6 @@ def test_four_to_256_experts():
         assert aux["moe.counts"].sum() == 48 * top_k
 
 
-@pytest.mark.covers("MOD-16")
 def test_first_dense(tiny_config):
     config = tiny_config.replace(
         use_moe=True, num_layers=6, vocab_size=96, moe_first_dense=2
@@ -291,7 +288,7 @@ def test_first_dense(tiny_config):
     assert caught.value.code == "E002"
 
 
-@pytest.mark.covers("MOD-21")
+@pytest.mark.covers("MOD-21", "MOD-17: 0.005-0.035 by scale")
 @pytest.mark.parametrize(
     ("shape", "scale"),
     [
@@ -338,7 +335,6 @@ def test_more_choices_than_the_default_experts_is_refused():
     assert caught.value.code == "E002" and "num_experts 4" in caught.value.message
 
 
-@pytest.mark.covers("MOD-17")
 def test_the_selection_bias_balances_without_a_loss(tiny_config):
     """A run whose router starts skewed: the bias evens the load, nothing else does."""
     mean = {}

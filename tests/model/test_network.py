@@ -184,7 +184,6 @@ def test_routed_layers_report_under_fixed_names():
     assert nothing == {}
 
 
-@pytest.mark.covers("MOD-34")
 def test_build_model_follows_the_configuration():
     config = lumina.ConfigPresets.debug().replace(
         vocab_size=300, use_moe=False, hidden_size=64, num_layers=3, seed=5

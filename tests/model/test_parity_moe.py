@@ -86,7 +86,7 @@ def pairs(network, model, grad=False):
         yield of(theirs.mlp.experts.down_proj), of(ours.feedforward.down)
 
 
-@pytest.mark.covers("MOD-15", "MOD-22")
+@pytest.mark.covers("MOD-15: top-k routed SwiGLU experts")
 @pytest.mark.parametrize(
     "changes",
     [

@@ -49,6 +49,7 @@ def own_losses(aux):
     return sum(aux[key] for key in aux if key.startswith("mor.") and "loss" in key)
 
 
+@pytest.mark.covers("MOD-32: shared block applied a variable number of times per token")
 def test_shared_blocks_are_passed_as_often_as_was_chosen():
     """By hand, block by block: nested choice, weights, and who sees whom."""
     network = recursive(2)
@@ -74,7 +75,7 @@ def test_shared_blocks_are_passed_as_often_as_was_chosen():
     torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.covers("MOD-32")
+@pytest.mark.covers("MOD-32: router chooses depth")
 def test_the_choice_is_nested_and_shrinks():
     network = recursive(3)
     _, aux = network(packed_batch([[24], [24]], 24))
@@ -84,7 +85,7 @@ def test_the_choice_is_nested_and_shrinks():
     assert padded.tolist() == [5, 5, 5]
 
 
-@pytest.mark.covers("MOD-32")
+@pytest.mark.covers("MOD-32: router chooses depth")
 def test_cross_entropy_alone_teaches_every_router():
     network = recursive(3)
     network(packed_batch([[10, 8], [24]], 24))[0].loss_sum.backward()
@@ -121,7 +122,6 @@ def test_other_rows_and_padding_do_not_change_a_row(kind):
     torch.testing.assert_close(*hidden, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.covers("MOD-32")
 @pytest.mark.parametrize("window", [0, 5])
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluation_never_looks_ahead(kind, window):
@@ -156,7 +156,7 @@ def counted_flops(network, length=60):
     return counter.get_total_flops()
 
 
-@pytest.mark.covers("MOD-33")
+@pytest.mark.covers("MOD-33: dense compute")
 def test_executed_operations_are_those_of_the_chosen_tokens():
     """Against every token going again (static), which is dense computation."""
     once = counted_flops(recursive(1))

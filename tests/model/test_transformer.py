@@ -52,7 +52,6 @@ def gradients_of(network, batch):
     return sums.loss_sum.detach(), {n: p.grad for n, p in network.named_parameters()}
 
 
-@pytest.mark.covers("MOD-34")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", SPECS)
 def test_changing_a_token_moves_no_earlier_logit(kind, backend):
@@ -80,6 +79,9 @@ def test_changing_a_packed_token_moves_its_document_from_there_on(backend):
     assert not moved[:11].any() and not moved[18:].any()
 
 
+@pytest.mark.covers(
+    "DAT-40: block-diagonal attention and reset positions, no cross-contamination"
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", SPECS)
 def test_packed_documents_equal_the_same_documents_alone(kind, backend):
@@ -126,7 +128,7 @@ def test_a_row_of_padding_is_finite_and_weighs_nothing(backend):
     torch.testing.assert_close(padded, gradients, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.covers("MOD-08")
+@pytest.mark.covers("MOD-08: --window-size (none/0 = full)")
 @pytest.mark.parametrize("window", [1, 3, 8])
 def test_a_window_is_what_its_mask_says(window, monkeypatch):
     ids = random_ids(2, 24)
@@ -150,7 +152,7 @@ def test_a_window_bounds_how_far_a_token_reaches():
     assert not moved[12:].any()
 
 
-@pytest.mark.covers("MOD-07")
+@pytest.mark.covers("MOD-07: QK-norm as an option")
 @pytest.mark.parametrize("qk_norm", ["rms", "rms_full", "l2"])
 def test_normalised_queries_do_not_care_how_large_their_matrix_is(qk_norm):
     network = build_network(tiny_spec(qk_norm=qk_norm, init_std=1.0, norm_eps=1e-12))
@@ -165,6 +167,7 @@ def test_normalised_queries_do_not_care_how_large_their_matrix_is(qk_norm):
     assert (network.logits(ids) - before).abs().max() > 1e-2
 
 
+@pytest.mark.covers("MOD-07: QK-norm as an option")
 def test_l2_norm_has_one_scale_a_head():
     network = build_network(tiny_spec(qk_norm="l2"))
     attention = network.backbone.blocks[0].attention
@@ -189,7 +192,7 @@ def test_dropout_acts_in_training_only():
     torch.testing.assert_close(network.logits(ids), first, rtol=0, atol=0)
 
 
-@pytest.mark.covers("MOD-01")
+@pytest.mark.covers("MOD-01: dropout option")
 @pytest.mark.parametrize("kind", ["dense", "experts", "depth"])
 @pytest.mark.parametrize("dropout", [0.1, 0.4])
 def test_dropout_zeroes_its_share_of_each_branch(kind, dropout):
@@ -295,7 +298,7 @@ def test_an_unknown_backend_is_refused_by_name():
 
 
 @pytest.mark.gpu
-@pytest.mark.covers("MOD-08")
+@pytest.mark.covers("MOD-08: works with flash attention")
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_cuda_backends_agree_on_packed_documents(dtype, kind):

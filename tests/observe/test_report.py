@@ -132,7 +132,7 @@ def run(tmp_path_factory) -> Path:
     return a_run(tmp_path_factory.mktemp("runs") / "debug-run")
 
 
-@pytest.mark.covers("MON-18")
+@pytest.mark.covers("MON-18: metrics")
 def test_the_report_tells_the_whole_run(run):
     path = write_report(
         run,
@@ -170,7 +170,7 @@ def test_the_report_tells_the_whole_run(run):
     assert re.search(r"num_layers\s*2\s*preset debug", shown.text)
 
 
-@pytest.mark.covers("MON-18")
+@pytest.mark.covers("MON-18: recommendations")
 def test_the_report_says_what_stands_out_and_what_to_try(tmp_path):
     folder = a_run(tmp_path / "run")
     rows = read_metrics(folder)

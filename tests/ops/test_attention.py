@@ -61,7 +61,9 @@ BATCHES = {
 }
 
 
-@pytest.mark.covers("MOD-08", "MOD-02")
+@pytest.mark.covers(
+    "MOD-08: works with the SDPA fallback", "MOD-02: MHA (kv = heads) and MQA (kv = 1)"
+)
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("window", [0, 1, 3, 16, 50])
 @pytest.mark.parametrize("kind", BATCHES)
@@ -106,6 +108,7 @@ def test_rows_of_one_document_need_no_mask():
     assert pattern_of("sdpa", packed, 0).mask.shape == (3, 1, 16, 16)
 
 
+@pytest.mark.covers("KRN-09: flash attention 2", "MOD-08: works with flash attention")
 @pytest.mark.gpu
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("window", [0, 1, 5, 50])
@@ -126,6 +129,7 @@ def test_variable_length_kernel_equals_the_reference(dtype, kind, window, kv_hea
     torch.testing.assert_close(*results, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.covers("MOD-09: flash attention 2, flash attention 3")
 @pytest.mark.gpu
 @pytest.mark.parametrize("kv_heads", [1, 4])
 @pytest.mark.parametrize("window", [0, 5])

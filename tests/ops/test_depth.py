@@ -67,6 +67,7 @@ def test_scores_are_those_of_the_normalised_token(dtype):
         torch.testing.assert_close(one, two)
 
 
+@pytest.mark.covers("MOD-28: the rest pass by the residual")
 def test_the_change_is_added_where_a_token_was_chosen():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(2, 9, 4, generator=g, dtype=torch.float64).float()

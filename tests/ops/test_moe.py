@@ -153,6 +153,7 @@ def test_capacity_gives_padding_no_place():
     assert place.tolist() == [0, 6, 1, 6, 2, 6]
 
 
+@pytest.mark.covers("MOD-18: capacity computed from batch and sequence length")
 def test_expert_capacity_is_the_stated_ceiling():
     assert capacity.expert_capacity(100, 2, 8, 1.25) == 32
     assert capacity.expert_capacity(100, 1, 1, 1.1) == 100, "never more than tokens"

@@ -8,7 +8,6 @@ import torch
 from lumina.ops.norm import fused, reference
 
 
-@pytest.mark.covers("MOD-07")
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
 def test_fused_norm_equals_the_reference_with_gradients(scale):
     torch.manual_seed(3)

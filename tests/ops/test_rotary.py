@@ -25,7 +25,7 @@ def llama_tables(head_dim, theta, parameters, seq_len=None, positions=None):
     return angles.cos() * factor, angles.sin() * factor
 
 
-@pytest.mark.covers("MOD-04")
+@pytest.mark.covers("MOD-04: length-extension scaling configurable")
 @pytest.mark.parametrize("head_dim,theta", [(8, 10000.0), (64, 500000.0), (128, 1e4)])
 @pytest.mark.parametrize("factor", [1.0, 4.0, 32.0])
 @pytest.mark.parametrize("scaling", ["linear", "yarn"])
@@ -50,7 +50,7 @@ def test_extended_tables_equal_transformers(head_dim, theta, factor, scaling):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.covers("MOD-04")
+@pytest.mark.covers("MOD-04: length-extension scaling configurable")
 @pytest.mark.parametrize("low,high", [(1.0, 4.0), (0.5, 6.0)])
 @pytest.mark.parametrize("head_dim,theta", [(8, 10000.0), (128, 500000.0)])
 def test_llama3_tables_equal_transformers(head_dim, theta, low, high):
@@ -84,6 +84,7 @@ def test_llama3_tables_equal_transformers(head_dim, theta, low, high):
         frequencies(head_dim, theta, scaling="llama3", factor=8.0)
 
 
+@pytest.mark.covers("MOD-04: length-extension scaling configurable")
 def test_ntk_raises_the_base_once():
     """transformers' dynamic scaling, at the length where its factor is ours."""
     positions = torch.randint(0, 512, (2, 50))

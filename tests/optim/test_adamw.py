@@ -63,7 +63,7 @@ def torch_optimizer(slots):
     )
 
 
-@pytest.mark.covers("TRN-06")
+@pytest.mark.covers("TRN-06: --optimizer adamw")
 def test_float32_steps_are_torchs():
     slots = slots_of()
     copies, theirs = torch_optimizer(slots)
@@ -112,7 +112,7 @@ def test_masters_gather_what_half_precision_would_round_away(dtype):
         assert not torch.equal(slot.parameter, start)
 
 
-@pytest.mark.covers("TRN-25")
+@pytest.mark.covers("TRN-25: NaN/Inf guard")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_skipped_step_changes_nothing(dtype, bad):

@@ -25,7 +25,7 @@ def slot_of(values, dtype=torch.float32):
     return Slot("w", parameter, master, zeros, zeros.clone(), decay=False)
 
 
-@pytest.mark.covers("TRN-10")
+@pytest.mark.covers("TRN-10: exponential moving average of weights")
 @pytest.mark.parametrize("decay", [0.5, 0.99])
 def test_it_is_the_naive_average(decay):
     slot = slot_of([1.0, -2.0])
@@ -39,7 +39,9 @@ def test_it_is_the_naive_average(decay):
     torch.testing.assert_close(average.averages[0].double(), naive, rtol=1e-6, atol=0)
 
 
-@pytest.mark.covers("TRN-10", "TRN-25")
+@pytest.mark.covers(
+    "TRN-10: exponential moving average of weights", "TRN-25: NaN/Inf guard"
+)
 def test_a_skipped_step_is_no_update():
     slot = slot_of([1.0, -2.0])
     average, other = average_of(slot, 0.99), average_of(slot, 0.99)
@@ -52,7 +54,7 @@ def test_a_skipped_step_is_no_update():
     assert average.updates == other.updates == 20
 
 
-@pytest.mark.covers("TRN-10")
+@pytest.mark.covers("TRN-10: exponential moving average of weights")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_applying_it_gives_the_weights_back(dtype):
     slot = slot_of([1.0, 2.0], dtype)

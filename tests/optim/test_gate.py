@@ -52,7 +52,7 @@ def test_half_precision_gradients_are_summed_in_float32():
     assert verdict.norm == pytest.approx(3e4 * 1000**0.5, rel=1e-3)
 
 
-@pytest.mark.covers("TRN-25")
+@pytest.mark.covers("TRN-25: NaN/Inf guard")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_one_bad_number_is_enough(bad):
     verdict = judged([torch.ones(5), torch.tensor([1.0, bad])])

@@ -17,7 +17,7 @@ def rates(**changes):
     return [learning_rate_at(plan, step) for step in range(plan.steps)]
 
 
-@pytest.mark.covers("TRN-03")
+@pytest.mark.covers("PRE-13: cosine with warmup")
 @pytest.mark.parametrize("shape", ["constant", "linear", "cosine", "wsd"])
 def test_warm_up_rises_in_equal_steps_to_the_peak(shape):
     found = rates(lr_scheduler=shape)
@@ -25,7 +25,7 @@ def test_warm_up_rises_in_equal_steps_to_the_peak(shape):
     assert max(found) == 1.0
 
 
-@pytest.mark.covers("TRN-03")
+@pytest.mark.covers("TRN-03: --min-lr")
 @pytest.mark.parametrize("shape", ["linear", "cosine", "wsd"])
 def test_the_last_step_runs_at_the_floor(shape):
     found = rates(lr_scheduler=shape)
@@ -33,10 +33,12 @@ def test_the_last_step_runs_at_the_floor(shape):
     assert all(b <= a for a, b in itertools.pairwise(found[9:]))
 
 
+@pytest.mark.covers("TRN-03: none")
 def test_constant_stays():
     assert set(rates(lr_scheduler="constant", warmup_steps=0)) == {1.0}
 
 
+@pytest.mark.covers("TRN-03: cosine", "TRN-03: linear")
 def test_linear_and_cosine_at_their_middle():
     # 90 steps of decay: after 45 of them both are half-way down.
     assert rates(lr_scheduler="linear")[54] == pytest.approx(0.55)
@@ -45,7 +47,6 @@ def test_linear_and_cosine_at_their_middle():
     assert rates(lr_scheduler="cosine")[39] == pytest.approx(quarter)
 
 
-@pytest.mark.covers("TRN-03")
 def test_wsd_is_stable_until_its_decay():
     found = rates(lr_scheduler="wsd", decay_steps=20)
     assert set(found[10:80]) == {1.0}

@@ -15,6 +15,7 @@ from option_effects import shows
 from tiny_runs import Program, Runs, same, seen, story, write_conversations
 
 
+@pytest.mark.covers("TRN-01: --train-data")
 @shows("train_data")
 def training_data(runs: Runs) -> None:
     other = runs.folder / "other.txt"
@@ -26,6 +27,7 @@ def training_data(runs: Runs) -> None:
     assert both.result.tokens > 1.8 * one.result.tokens
 
 
+@pytest.mark.covers("TRN-01: --eval-data", "TRN-02: --eval-file")
 @shows("eval_data")
 def held_out_data(runs: Runs) -> None:
     other = runs.folder / "other.txt"
@@ -36,6 +38,7 @@ def held_out_data(runs: Runs) -> None:
     assert given.result.tokens > split.result.tokens
 
 
+@pytest.mark.covers("DAT-39: fixed validation")
 @shows("eval_fraction")
 def held_out_share(runs: Runs) -> None:
     none, half = runs.both("eval_fraction", 0.0, 0.5, epochs=1, steps=None)
@@ -44,6 +47,7 @@ def held_out_share(runs: Runs) -> None:
     assert half.result.tokens == pytest.approx(none.result.tokens / 2, rel=0.05)
 
 
+@pytest.mark.covers("TOK-04: local tokenizer.json", "TOK-08: saved with checkpoints")
 @shows("tokenizer")
 def tokenizer(runs: Runs) -> None:
     folder = runs.folder / "tokenizer"
@@ -56,6 +60,7 @@ def tokenizer(runs: Runs) -> None:
     assert other.fingerprint != mine.fingerprint
 
 
+@pytest.mark.covers("TOK-08: tokenizer training")
 @shows("tokenizer_vocab_size")
 def trained_vocabulary(runs: Runs) -> None:
     for size in (270, 300):
@@ -63,6 +68,7 @@ def trained_vocabulary(runs: Runs) -> None:
         assert Tokenizer.from_path(run.folder / "tokenizer").vocab_size == size
 
 
+@pytest.mark.covers("DAT-14: assistant tokens alone")
 @shows("loss_on")
 def taught_turns(runs: Runs) -> None:
     data = write_conversations(runs.folder / "talk.jsonl")
@@ -83,6 +89,7 @@ def _taught(program: Program, batches: StepBatches) -> float:
     return float(labels)
 
 
+@pytest.mark.covers("CFG-09: E101 format")
 @shows("data_errors")
 def bad_records(runs: Runs) -> None:
     data = runs.folder / "bad.jsonl"
@@ -105,6 +112,7 @@ def longest_record(runs: Runs) -> None:
     runs.train(train_data=(str(data),), max_record_bytes=4000, steps=1)
 
 
+@pytest.mark.covers("DAT-25: --num-workers")
 @shows("num_workers")
 def threads(runs: Runs) -> None:
     """Who encodes; the tokens are the same."""

@@ -26,6 +26,7 @@ def near(share: float, run: Run, step: int) -> bool:
     return ratios == pytest.approx([min(1.0, places)] * len(ratios), abs=0.06)
 
 
+@pytest.mark.covers("MOD-28: top fraction mod_capacity_factor takes the full MLP")
 @shows("use_mod")
 def depth(runs: Runs) -> None:
     dense, sparse = runs.both("use_mod", False, True)
@@ -34,6 +35,7 @@ def depth(runs: Runs) -> None:
     assert near(0.5, sparse, 1)
 
 
+@pytest.mark.covers("MOD-28: top fraction mod_capacity_factor takes the full MLP")
 @shows("mod_capacity_factor")
 def capacity(runs: Runs) -> None:
     for share in (0.125, 0.375):
@@ -41,8 +43,14 @@ def capacity(runs: Runs) -> None:
         assert near(share, run, 1)
 
 
+@pytest.mark.covers("MOD-29")
 @shows("mod_capacity_schedule")
 def schedule(runs: Runs) -> None:
+    """The documents' shares of early, middle and late steps; and others."""
+    shares = (0.75, 0.55, 0.45)
+    run = runs.train(mod_capacity_schedule=shares, steps=6, **DEPTH)
+    for step in range(1, 7):
+        assert near(shares[(step - 1) // 2], run, step)
     run = runs.train(mod_capacity_schedule=(0.75, 0.25), steps=4, **DEPTH)
     for step, share in enumerate((0.75, 0.75, 0.25, 0.25), start=1):
         assert near(share, run, step)
@@ -69,6 +77,7 @@ def _ask_once(trainer, row) -> None:
         trainer.adjust_mod_capacity(0.25)
 
 
+@pytest.mark.covers("MOD-31: MoE in expert layers, MoD on dense layers")
 @shows("mod_pattern")
 def pattern(runs: Runs) -> None:
     def layers(**leaves: object) -> str:
@@ -96,6 +105,7 @@ def scope(runs: Runs) -> None:
     assert saved[0] > saved[1] > 0
 
 
+@pytest.mark.covers("MOD-28: mod_routing_strategy learned, fixed, random")
 @shows("mod_routing_strategy")
 def strategy(runs: Runs) -> None:
     losses = set()

@@ -42,6 +42,9 @@ def _without(leaves: dict[str, object], leaf: str) -> dict[str, object]:
     return {k: v for k, v in leaves.items() if k != leaf}
 
 
+@pytest.mark.covers(
+    "MOD-12: hierarchical recurrence with high-level and low-level blocks"
+)
 @shows("use_hrm")
 def reasons(runs: Runs) -> None:
     run = runs.train(**tiny_reasoner(runs))
@@ -66,6 +69,7 @@ def variant(runs: Runs) -> None:
     assert _blocks(two) == 2 and _blocks(one) == 1
 
 
+@pytest.mark.covers("MOD-12: --h-layers, --l-layers")
 @shows("h_layers", "l_layers")
 def layers(runs: Runs) -> None:
     for leaf in ("h_layers", "l_layers"):
@@ -73,6 +77,7 @@ def layers(runs: Runs) -> None:
         assert (_blocks(one), _blocks(two)) == (2, 3)
 
 
+@pytest.mark.covers("MOD-12: --h-cycles, --l-cycles")
 @shows("h_cycles", "l_cycles")
 def cycles(runs: Runs) -> None:
     for leaf in ("h_cycles", "l_cycles"):
@@ -80,6 +85,7 @@ def cycles(runs: Runs) -> None:
         assert one.first_loss != two.first_loss
 
 
+@pytest.mark.covers("MOD-12: --expansion", "MOD-06: expansion ratio")
 @shows("expansion")
 def width(runs: Runs) -> None:
     one, two = pair(runs, "expansion", 1.0, 16.0)
@@ -88,6 +94,9 @@ def width(runs: Runs) -> None:
     assert two.tensor(ending).shape == (32, 512)
 
 
+@pytest.mark.covers(
+    "MOD-13: --halt-max-steps", "MOD-13: ponder behaviour observable in metrics"
+)
 @shows("halt_max_steps")
 def segments(runs: Runs) -> None:
     one, two = pair(runs, "halt_max_steps", 1, 2)
@@ -96,6 +105,7 @@ def segments(runs: Runs) -> None:
     assert two.rows[1]["act.mean_steps"] == 2
 
 
+@pytest.mark.covers("MOD-13: halting (q) head")
 @shows("halt_exploration")
 def exploration(runs: Runs) -> None:
     """With a limit of 3 and a head that would halt at once, who explores goes on."""
@@ -123,6 +133,7 @@ def loss(runs: Runs) -> None:
     assert stable.first_loss == pytest.approx(soft.first_loss, rel=0.3)
 
 
+@pytest.mark.covers("TRN-06: --optimizer adamw")
 @shows("optimizer")
 def optimizer(runs: Runs) -> None:
     """Both see the same first gradients; atan2(1, 1) makes smaller first steps of them.

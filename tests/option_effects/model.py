@@ -53,6 +53,7 @@ def layers(runs: Runs) -> None:
         assert len(ups) == count
 
 
+@pytest.mark.covers("MOD-02: independent num_heads / num_kv_heads")
 @shows("num_heads", "num_kv_heads", "head_dim")
 def heads(runs: Runs) -> None:
     def rows(part: str, **shape: int) -> int:
@@ -66,6 +67,7 @@ def heads(runs: Runs) -> None:
     assert rows("q", num_heads=4, head_dim=16, num_kv_heads=2) == 64
 
 
+@pytest.mark.covers("MOD-06: intermediate_size")
 @shows("intermediate_size")
 def feedforward_width(runs: Runs) -> None:
     narrow, wide = runs.both("intermediate_size", 64, 96, num_layers=1)
@@ -73,17 +75,20 @@ def feedforward_width(runs: Runs) -> None:
     assert wide.tensor("feedforward.up.weight").shape == (96, 32)
 
 
+@pytest.mark.covers("TRN-02: --max-seq-len")
 @shows("seq_length")
 def row_length(runs: Runs) -> None:
     short, long = runs.both("seq_length", 32, 64)
     assert long.column("tokens")[-1] > 1.5 * short.column("tokens")[-1]
 
 
+@pytest.mark.covers("MOD-04: base/theta configurable")
 @shows("rope_theta")
 def rope_base(runs: Runs) -> None:
     losses_differ(runs, "rope_theta", 10_000, 10)
 
 
+@pytest.mark.covers("MOD-04: length-extension scaling configurable")
 @shows("rope_scaling")
 def rope_kind(runs: Runs) -> None:
     losses_differ(
@@ -91,12 +96,14 @@ def rope_kind(runs: Runs) -> None:
     )
 
 
+@pytest.mark.covers("MOD-04: length-extension scaling configurable")
 @shows("rope_factor")
 def rope_stretch(runs: Runs) -> None:
     losses_differ(runs, "rope_factor", 1, 2, 4, rope_scaling="linear")
     assert "rope_scaling" in _refusal(runs, rope_factor=2)
 
 
+@pytest.mark.covers("MOD-04: length-extension scaling configurable")
 @shows("rope_original_length")
 def rope_trained_length(runs: Runs) -> None:
     yarn = {"rope_scaling": "yarn", "rope_factor": 4, "head_dim": 32}
@@ -106,6 +113,7 @@ def rope_trained_length(runs: Runs) -> None:
     )
 
 
+@pytest.mark.covers("MOD-04: length-extension scaling configurable")
 @shows("rope_low_freq_factor", "rope_high_freq_factor")
 def rope_llama3(runs: Runs) -> None:
     """Between the two, frequencies are blended: each moves what is blended."""
@@ -130,6 +138,7 @@ def norm_epsilon(runs: Runs) -> None:
     losses_differ(runs, "norm_eps", 1e-5, 0.1)
 
 
+@pytest.mark.covers("MOD-07: QK-norm as an option")
 @shows("qk_norm")
 def query_key_norm(runs: Runs) -> None:
     losses_differ(runs, "qk_norm", "none", "rms", "rms_full")
@@ -170,6 +179,7 @@ def latent_attention(runs: Runs) -> None:
     assert "num_kv_heads" in _refusal(runs, mla_kv_rank=12)
 
 
+@pytest.mark.covers("MOD-08: --window-size (none/0 = full)")
 @shows("window_size")
 def window(runs: Runs) -> None:
     """Through one layer, a token sees as far back as the window reaches."""
@@ -185,6 +195,7 @@ def window(runs: Runs) -> None:
         assert (difference.amax(dim=(0, 2)) > 0).sum() == moved
 
 
+@pytest.mark.covers("MOD-01: option to tie head and embedding")
 @shows("tie_embeddings")
 def tied(runs: Runs) -> None:
     two, one = runs.both("tie_embeddings", False, True)
@@ -192,16 +203,19 @@ def tied(runs: Runs) -> None:
     assert "objective.head.weight" not in one.tensors
 
 
+@pytest.mark.covers("MOD-01: dropout option")
 @shows("dropout")
 def dropped(runs: Runs) -> None:
     losses_differ(runs, "dropout", 0.0, 0.5)
 
 
+@pytest.mark.covers("MOD-01: token embedding with optional scaling")
 @shows("scale_embeddings")
 def scaled(runs: Runs) -> None:
     losses_differ(runs, "scale_embeddings", False, True)
 
 
+@pytest.mark.covers("MOD-10: --use-stable-embedding", "TRN-27: --use-stable-embedding")
 @shows("use_stable_embedding")
 def stable(runs: Runs) -> None:
     plain, normed = runs.both("use_stable_embedding", False, True)
@@ -211,6 +225,7 @@ def stable(runs: Runs) -> None:
     assert normed.tensor("embedding.weight").abs().max() < bound + 0.02
 
 
+@pytest.mark.covers("MOD-05")
 @shows("pos_encodings")
 def positions(runs: Runs) -> None:
     """Four kinds, four losses; only one has a table, which learns."""
@@ -223,6 +238,7 @@ def positions(runs: Runs) -> None:
     assert (moved.amax(dim=1)[:8] > 0.01).all()  # documents are short
 
 
+@pytest.mark.covers("MOD-10: --init-std", "TRN-27: lower init std")
 @shows("init_std")
 def initial_spread(runs: Runs) -> None:
     for spread in (0.02, 0.2):

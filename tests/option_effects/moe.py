@@ -19,6 +19,7 @@ def routers(run: Run) -> dict[str, torch.Tensor]:
     return {n: t for n, t in run.tensors.items() if n.endswith("router.weight")}
 
 
+@pytest.mark.covers("MOD-15: use_moe / --use-moe/--no-moe")
 @shows("use_moe")
 def routed(runs: Runs) -> None:
     dense, sparse = runs.both("use_moe", False, True, num_experts=4)
@@ -26,6 +27,7 @@ def routed(runs: Runs) -> None:
     assert "moe.load" in sparse.rows[0] and "moe.load" not in dense.rows[0]
 
 
+@pytest.mark.covers("MOD-15: num_experts")
 @shows("num_experts")
 def experts(runs: Runs) -> None:
     for run, count in zip(
@@ -53,6 +55,7 @@ def first_routers(runs: Runs) -> None:
         assert normal.norm(dim=1).std() > 1e-3 * spread
 
 
+@pytest.mark.covers("MOD-15: moe_top_k / --num-experts-per-tok (default 2)")
 @shows("moe_top_k")
 def choices(runs: Runs) -> None:
     """With every expert chosen by every token the load is even; with one it is not."""
@@ -61,6 +64,7 @@ def choices(runs: Runs) -> None:
     assert one.rows[0]["moe.load"] != [[0.25] * 4] * 2
 
 
+@pytest.mark.covers("MOD-16")
 @shows("moe_pattern")
 def pattern(runs: Runs) -> None:
     expected = {"all": "0123", "interleaved": "13", "sandwich": "12"}
@@ -77,6 +81,11 @@ def expert_width(runs: Runs) -> None:
     assert wide.tensor("feedforward.down").shape == (4, 32, 48)
 
 
+@pytest.mark.covers(
+    "MOD-18: capacity_factor / --capacity-factor",
+    "MOD-18: overflow tokens dropped",
+    "MOD-18: kept",
+)
 @shows("moe_dispatch", "capacity_factor")
 def dispatch(runs: Runs) -> None:
     def dropped(**leaves: object) -> float:
@@ -89,6 +98,7 @@ def dispatch(runs: Runs) -> None:
     assert enough == 0 and 0.5 < scarce < 1
 
 
+@pytest.mark.covers("MOD-23")
 @shows("auto_adjust_lr")
 def rate(runs: Runs) -> None:
     """The default rate is a dense model's; experts of which a token sees 1 of 4."""
@@ -115,6 +125,9 @@ def rate(runs: Runs) -> None:
     assert peak(learning_rate=1e-3)[0] == 1e-3
 
 
+@pytest.mark.covers(
+    "MOD-19: tight (factor 1.0, drop)", "MOD-19: loose (no drop)", "MOD-19: start 1.25"
+)
 @shows("overflow")
 def overflow(runs: Runs) -> None:
     """Tight drops at factor 1.0, loose keeps all, adaptive begins at 1.25."""
@@ -159,6 +172,7 @@ def normalised(runs: Runs) -> None:
     assert on.first_loss != pytest.approx(off.first_loss, abs=1e-5)
 
 
+@pytest.mark.covers("MOD-17: load_balancing_weight")
 @shows("load_balancing_weight", "router_z_loss_weight")
 def auxiliary_losses(runs: Runs) -> None:
     """Neither is part of the first loss; both move the routers."""
@@ -199,6 +213,7 @@ def shared_experts(runs: Runs) -> None:
         assert [len(t) for t in shared] == ([32 * count] if count else [])
 
 
+@pytest.mark.covers("MOD-20: routing_temperature")
 @shows("moe_score", "moe_score_scale", "routing_temperature")
 def scores(runs: Runs) -> None:
     plain = runs.train(steps=1, **EXPERTS).first_loss
@@ -211,6 +226,7 @@ def scores(runs: Runs) -> None:
         assert loss != pytest.approx(plain, abs=1e-5), change
 
 
+@pytest.mark.covers("MOD-20: router_jitter_noise", "MOD-20: expert_dropout")
 @shows("router_jitter_noise", "expert_dropout")
 def routing_noise(runs: Runs) -> None:
     """In training other experts are chosen; an evaluation of the same weights is not

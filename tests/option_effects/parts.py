@@ -38,6 +38,9 @@ def plugins(runs: Runs) -> None:
     assert any(module.startswith("lumina_plugin_another") for module in sys.modules)
 
 
+@pytest.mark.covers(
+    "MOD-35: user class substituted for the transformer block through a factory hook"
+)
 @shows("block_type")
 def block(runs: Runs) -> None:
     run = mine(runs, block_type=("standard", "parallel"))
@@ -46,6 +49,7 @@ def block(runs: Runs) -> None:
     assert run.first_loss != runs.train().first_loss
 
 
+@pytest.mark.covers("MOD-35: metrics")
 @shows("attention_type")
 def attention(runs: Runs) -> None:
     example = Path(__file__).parents[2] / "examples" / "gated_linear_attention.py"

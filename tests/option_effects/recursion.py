@@ -10,6 +10,7 @@ from tiny_runs import Runs
 AGAIN = {"use_mor": True, "num_layers": 3}
 
 
+@pytest.mark.covers("MOD-32: shared block applied a variable number of times per token")
 @shows("use_mor", "mor_recursions")
 def recursions(runs: Runs) -> None:
     plain = runs.train(num_layers=3)
@@ -23,6 +24,10 @@ def recursions(runs: Runs) -> None:
         assert run.first_loss != plain.first_loss
 
 
+@pytest.mark.covers(
+    "MOD-32: fixed maximum depth in static mode",
+    "MOD-33: fixed maximum recursion depth",
+)
 @shows("mor_mode")
 def mode(runs: Runs) -> None:
     """All tokens go as deep as there is, or fewer and fewer."""

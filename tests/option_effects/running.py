@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from option_effects import shows
 from tiny_runs import Runs, same
 
@@ -15,6 +17,7 @@ def directory(runs: Runs) -> None:
         assert (runs.folder / name / "metrics.jsonl").is_file()
 
 
+@pytest.mark.covers("TRN-01: --experiment-name", "CKP-16: naming by experiment")
 @shows("experiment_name")
 def named(runs: Runs) -> None:
     runs.monkeypatch.chdir(runs.folder)
@@ -27,6 +30,7 @@ def named(runs: Runs) -> None:
     assert sorted((runs.folder / "runs").iterdir()) == before
 
 
+@pytest.mark.covers("CKP-09: --resume PATH", "CKP-09: --auto-resume")
 @shows("resume", "auto_resume")
 def going_on(runs: Runs) -> None:
     """Two steps and two more are the four steps of one run, to the last bit."""
@@ -42,6 +46,7 @@ def going_on(runs: Runs) -> None:
     runs.refused("E304", resume=str(runs.folder / "nowhere"), run_dir=None)
 
 
+@pytest.mark.covers("CKP-04: --save-every-n-batches")
 @shows("save_every_n_batches")
 def saving(runs: Runs) -> None:
     end, often = runs.both(
@@ -51,6 +56,7 @@ def saving(runs: Runs) -> None:
     assert often.checkpoints == [f"step-0000000{n}" for n in (2, 4, 5)]
 
 
+@pytest.mark.covers("CKP-05: --save-total-limit")
 @shows("save_total_limit")
 def retention(runs: Runs) -> None:
     often = {"save_every_n_batches": 1, "steps": 5, "eval_fraction": 0.0}
@@ -59,6 +65,7 @@ def retention(runs: Runs) -> None:
     assert three.checkpoints == [f"step-0000000{n}" for n in (3, 4, 5)]
 
 
+@pytest.mark.covers("MON-15: --log-every-n-batches")
 @shows("log_every_n_batches")
 def lines(runs: Runs) -> None:
     def steps(text: str) -> int:

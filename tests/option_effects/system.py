@@ -21,6 +21,7 @@ from tiny_runs import Program, Runs, seen
 RANKS = Path(__file__).parents[1] / "train" / "test_ranks.py"
 
 
+@pytest.mark.covers("CFG-17: CPU")
 @shows("device")
 def device(runs: Runs) -> None:
     found: list[str] = []
@@ -65,6 +66,7 @@ def _plan(runs: Runs, **leaves: Any) -> Any:
     )
 
 
+@pytest.mark.covers("PRC-01: fp32", "PRC-01: bf16", "CFG-08: E003 hardware")
 @shows("precision")
 def precision(runs: Runs) -> None:
     def weights(program: Program, step: StepBatches) -> torch.dtype:
@@ -83,6 +85,9 @@ def precision(runs: Runs) -> None:
             assert "CPU" in runs.refused("E003", precision=value)
 
 
+@pytest.mark.covers(
+    "MEM-01: gradient checkpointing full", "MEM-02: selective checkpointing 'selective'"
+)
 @shows("gradient_checkpointing")
 def recomputed(runs: Runs) -> None:
     """Full runs a block's products again, selective only its other work."""
@@ -120,6 +125,7 @@ class _Hook:
         self._handle.remove()
 
 
+@pytest.mark.covers("TRN-22: --compile (torch.compile)")
 @shows("compile")
 def compiled(runs: Runs) -> None:
     """The block's graph reaches the compiler, and its loss is the eager one's."""
@@ -141,6 +147,7 @@ def compiled(runs: Runs) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.covers("MOD-09: PyTorch SDPA, plain", "KRN-09: fallback to SDPA")
 @shows("attention")
 def attention(runs: Runs) -> None:
     losses = []
@@ -184,6 +191,7 @@ class _Largest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.covers("MEM-18")
 @shows("loss_chunk_bytes")
 def logits_at_a_time(runs: Runs) -> None:
     """4 rows of 32 tokens and 320 words in float32: 160 KiB of logits in all."""

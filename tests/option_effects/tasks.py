@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from option_effects import shows
 from tiny_runs import Run, Runs, same
 
@@ -16,6 +18,9 @@ def two_tasks(runs: Runs) -> dict[str, Any]:
     return {"tasks": tasks, "train_data": (), "eval_batches": 4, "steps": 4}
 
 
+@pytest.mark.covers(
+    "MOD-36: shared backbone, one linear head per task", "MOD-36: per-task metrics"
+)
 @shows("tasks")
 def heads(runs: Runs) -> None:
     run = runs.train(**two_tasks(runs))
@@ -35,6 +40,7 @@ def held_out_files(runs: Runs) -> None:
     assert ends[0]["task.code.eval_loss"] != ends[1]["task.code.eval_loss"]
 
 
+@pytest.mark.covers("MOD-36: task_sampling_strategy proportional or round_robin")
 @shows("task_sampling_strategy")
 def turns(runs: Runs) -> None:
     by_size, even = runs.both(
@@ -48,6 +54,7 @@ def turns(runs: Runs) -> None:
     assert share(by_size) < share(even)
 
 
+@pytest.mark.covers("MOD-36: task_weights")
 @shows("task_weights")
 def weights(runs: Runs) -> None:
     start = two_tasks(runs) | {"weight_decay": 0.0}
@@ -71,6 +78,7 @@ def _initial(run: Run) -> Any:
     return network.initial_value("objective.heads.1.weight", 1)
 
 
+@pytest.mark.covers("MOD-36: balancing")
 @shows("task_balancing", "task_balancing_window")
 def balance(runs: Runs) -> None:
     start = two_tasks(runs) | {"steps": 8}

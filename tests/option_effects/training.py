@@ -29,6 +29,7 @@ def initial_weights(runs: Runs) -> None:
     assert not torch.allclose(fresh.tensor("embedding.weight"), wanted, atol=1e-3)
 
 
+@pytest.mark.covers("TRN-08: optimizer state only for parameters that train")
 @shows("freeze")
 def frozen(runs: Runs) -> None:
     start = runs.train(steps=1, learning_rate=1e-12, weight_decay=0.0)
@@ -42,12 +43,14 @@ def frozen(runs: Runs) -> None:
     assert not same(held.tensors[moved], start.tensors[moved])
 
 
+@pytest.mark.covers("TRN-02: --steps")
 @shows("steps")
 def number_of_steps(runs: Runs) -> None:
     two, four = runs.both("steps", 2, 4)
     assert (len(two.rows), len(four.rows)) == (2, 4)
 
 
+@pytest.mark.covers("TRN-01: --epochs 3")
 @shows("epochs")
 def passes(runs: Runs) -> None:
     one, two = runs.both("epochs", 1.0, 2.0, steps=None)
@@ -55,6 +58,12 @@ def passes(runs: Runs) -> None:
     assert two.result.steps == pytest.approx(2 * one.result.steps, abs=1)
 
 
+@pytest.mark.covers(
+    "TRN-01: --batch-size",
+    "TRN-01: --grad-accum",
+    "TRN-02: --gradient-accumulation-steps",
+    "TRN-19",
+)
 @shows("batch_size", "grad_accum", "global_batch_size")
 def batches(runs: Runs) -> None:
     """(forwards in a step, sequences of each), and the rows used."""
@@ -78,6 +87,7 @@ def batches(runs: Runs) -> None:
     assert forwards == (3, 2) and more.cursor["row"] == 6
 
 
+@pytest.mark.covers("TRN-01: --learning-rate", "TRN-02: --lr", "MON-01: learning_rate")
 @shows("learning_rate")
 def peak_rate(runs: Runs) -> None:
     small, large = runs.both("learning_rate", 1e-3, 2e-3, steps=1, weight_decay=0.0)
@@ -91,6 +101,7 @@ def peak_rate(runs: Runs) -> None:
     assert small.rows[0]["learning_rate"] == 1e-3
 
 
+@pytest.mark.covers("TRN-03: --min-lr")
 @shows("min_lr")
 def final_rate(runs: Runs) -> None:
     low, high = rates(runs, min_lr=0.0), rates(runs, min_lr=5e-3)
@@ -98,6 +109,7 @@ def final_rate(runs: Runs) -> None:
     assert high[0] == pytest.approx(9.5e-3) and high[-1] == 5e-3
 
 
+@pytest.mark.covers("TRN-03: cosine", "TRN-03: linear", "TRN-03: none")
 @shows("lr_scheduler")
 def schedule(runs: Runs) -> None:
     names = ("constant", "linear", "cosine", "wsd")
@@ -111,6 +123,7 @@ def schedule(runs: Runs) -> None:
     assert straight == 1 and all(steps > 1 for steps in others)
 
 
+@pytest.mark.covers("TRN-01: --warmup-ratio", "TRN-03: --warmup-steps override")
 @shows("warmup_steps", "warmup_ratio")
 def warm_up(runs: Runs) -> None:
     flat = {"lr_scheduler": "constant"}
@@ -132,6 +145,7 @@ def decay_share(runs: Runs) -> None:
     assert at_peak[0] == at_peak[1] + 6
 
 
+@pytest.mark.covers("TRN-01: --weight-decay")
 @shows("weight_decay")
 def decay(runs: Runs) -> None:
     """After one step the weights differ by rate x decay x themselves; norms do not."""
@@ -144,6 +158,7 @@ def decay(runs: Runs) -> None:
     assert same(plain.tensor(norm), decayed.tensor(norm))
 
 
+@pytest.mark.covers("TRN-06: --beta1, --beta2")
 @shows("beta1", "beta2")
 def moments(runs: Runs) -> None:
     """After one step a moment is (1 - beta) times the gradient, or its square."""
@@ -154,6 +169,7 @@ def moments(runs: Runs) -> None:
         assert torch.allclose(ratio, torch.tensor(5.0), rtol=1e-3)
 
 
+@pytest.mark.covers("TRN-06: --eps")
 @shows("eps")
 def epsilon(runs: Runs) -> None:
     """A large epsilon makes Adam's first step far smaller than the rate."""
@@ -166,6 +182,7 @@ def epsilon(runs: Runs) -> None:
     assert moved[0] == pytest.approx(0.01, rel=0.01) and moved[1] < 1e-3
 
 
+@pytest.mark.covers("TRN-01: --max-grad-norm")
 @shows("max_grad_norm")
 def clipping(runs: Runs) -> None:
     free, clipped = runs.both("max_grad_norm", 0.0, 0.125, steps=1)
@@ -176,6 +193,9 @@ def clipping(runs: Runs) -> None:
     assert torch.allclose(clipped.slot("exp_avg")[name], expected, rtol=1e-3)
 
 
+@pytest.mark.covers(
+    "TRN-10: exponential moving average of weights", "TRN-10: used for evaluation"
+)
 @shows("ema_decay")
 def averaged(runs: Runs) -> None:
     off, on = runs.both("ema_decay", 0.0, 0.9, steps=5, learning_rate=0.03)
@@ -184,6 +204,7 @@ def averaged(runs: Runs) -> None:
     assert off.column("eval_loss") != on.column("eval_loss")
 
 
+@pytest.mark.covers("TRN-01: --seed", "TRN-31: deterministic seeds")
 @shows("seed")
 def seeded(runs: Runs) -> None:
     one, two = runs.both("seed", 1, 2)
@@ -191,6 +212,7 @@ def seeded(runs: Runs) -> None:
     assert one.column("loss") == again.column("loss") != two.column("loss")
 
 
+@pytest.mark.covers("EVL-01: --eval-every-n-batches")
 @shows("eval_every_n_batches")
 def evaluations(runs: Runs) -> None:
     def steps(run: Run) -> list[int]:
@@ -200,6 +222,7 @@ def evaluations(runs: Runs) -> None:
     assert steps(ends) == [5] and steps(often) == [2, 4, 5]
 
 
+@pytest.mark.covers("TRN-02: --eval-batches")
 @shows("eval_batches")
 def evaluation_size(runs: Runs) -> None:
     one, three = runs.both("eval_batches", 1, 3)
@@ -207,6 +230,7 @@ def evaluation_size(runs: Runs) -> None:
     assert one.column("eval_loss") != three.column("eval_loss")
 
 
+@pytest.mark.covers("TRN-20: --early-stopping-patience")
 @shows("early_stopping_patience")
 def patience(runs: Runs) -> None:
     """A rate of 1 makes every evaluation worse than the first."""
@@ -224,6 +248,10 @@ def patience(runs: Runs) -> None:
     assert short.result.exit_code == 0 and "2" in short.result.reason
 
 
+@pytest.mark.covers(
+    "MOD-26: expert-only training with --expert-id NAME (base frozen)",
+    "MOD-26: --default-goal",
+)
 @shows("expert_id", "expert_registry", "default_goal")
 def named_expert(runs: Runs) -> None:
     """The base keeps still, the expert lands in the registry, the goal in routing."""

@@ -10,7 +10,9 @@ from lumina.plan.batching import resolve_batching
 from machines import gpu, plan_for
 
 
-@pytest.mark.covers("TRN-19")
+@pytest.mark.covers(
+    "TRN-19", "PRE-13: batch size automatic, accumulation keeps the effective batch"
+)
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 def test_a_preset_keeps_its_global_batch_on_any_number_of_ranks(
     world_size: int,
@@ -104,6 +106,7 @@ def test_the_equation_always_holds_or_is_refused(
     assert whole in (None, batching.global_batch_size)
 
 
+@pytest.mark.covers("TRN-19")
 def test_less_memory_gives_smaller_forwards_and_the_same_step() -> None:
     config = ConfigPresets.m70_memory().replace(gradient_checkpointing="none")
     large = plan_for(config, gpu(gib=140))

@@ -45,7 +45,7 @@ def test_every_parameter_has_the_shape_the_formula_gives(options: dict) -> None:
     assert count_parameters(spec).total == sum(map(math.prod, built.values()))
 
 
-@pytest.mark.covers("PRE-11", "PRE-10")
+@pytest.mark.covers("PRE-11: constructible as meta models for estimation")
 @pytest.mark.parametrize("name", ConfigPresets.names())
 def test_every_preset_is_built_on_the_meta_device_and_counted(name: str) -> None:
     spec = resolve_spec(ConfigPresets.get(name))

@@ -17,7 +17,7 @@ from machines import gpu, plan_for
 BASE = ["--preset", "debug", "--device", "cpu", "--precision", "fp32"]
 
 
-@pytest.mark.covers("DIA-02", "DIA-03")
+@pytest.mark.covers("DIA-02")
 def test_dry_run_tells_counts_memory_and_steps_and_trains_nothing(
     tiny_corpus: Path,
     tmp_path: Path,

@@ -17,6 +17,7 @@ def plan(rows: int | None = 1000, eval_rows: int | None = None, **options: Any) 
     return plan_for(config, rows_per_epoch=rows, eval_rows=eval_rows)
 
 
+@pytest.mark.covers("TRN-01: --epochs 3")
 def test_three_epochs_when_nothing_is_named() -> None:
     made = plan()
     assert made.steps == 300

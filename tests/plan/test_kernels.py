@@ -43,7 +43,7 @@ CHOICES = {
 }
 
 
-@pytest.mark.covers("MOD-09")
+@pytest.mark.covers("MOD-09: chosen by hardware, package and sequence length")
 @pytest.mark.parametrize("case", CHOICES)
 def test_the_best_there_is_by_hardware_package_and_length(case):
     machine, options, backend, words = CHOICES[case]
@@ -59,7 +59,7 @@ def test_the_best_there_is_by_hardware_package_and_length(case):
     )
 
 
-@pytest.mark.covers("MOD-09")
+@pytest.mark.covers("MOD-09: automatic fallback", "KRN-09: fallback to SDPA")
 @pytest.mark.parametrize(
     ("asked", "machine", "options", "backend", "words"),
     [
@@ -104,7 +104,9 @@ def test_flash_needs_no_mask_in_the_estimate_of_memory():
     assert sizes["flash3"]["activations"] < sizes["sdpa"]["activations"]
 
 
-@pytest.mark.covers("MOD-09")
+@pytest.mark.covers(
+    "MOD-09: switch use_flash_attention / --use-flash-attn / --enable-flash-attention"
+)
 @pytest.mark.parametrize(
     "name", ["use_flash_attention", "use-flash-attn", "enable-flash-attention"]
 )
@@ -138,7 +140,7 @@ def test_other_names_for_backends(word, leaf):
     assert kernel_family("flash3") == kernel_family("flash2") == "varlen"
 
 
-@pytest.mark.covers("MOD-09")
+@pytest.mark.covers("MOD-09: automatic fallback", "KRN-09: fallback to SDPA")
 def test_a_run_that_falls_back_says_so_and_learns_the_same(tmp_path, monkeypatch):
     """On the CPU: banner, plan.json and events name it; all backends give one loss."""
     runs = Runs(tmp_path, monkeypatch)

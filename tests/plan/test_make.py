@@ -63,6 +63,7 @@ def test_device_auto_and_by_name() -> None:
     assert caught.value.code == "E003"
 
 
+@pytest.mark.covers("TRN-22: off on CPU by default")
 def test_compile_on_cuda_with_a_compiler_only() -> None:
     bare = gpu(compiler=False, compiler_detail="triton missing")
     assert plan_for(small(), gpu()).compile is True
@@ -124,6 +125,7 @@ def test_what_cannot_fit_is_refused_with_numbers_and_a_way_out() -> None:
     assert caught.value.code == "E202"
 
 
+@pytest.mark.covers("CFG-05: batch memory")
 def test_a_batch_too_large_for_the_device_names_the_one_that_fits() -> None:
     config = Config.resolve(preset="m70_memory", flags={"batch_size": 128})
     with pytest.raises(LuminaError) as caught:

@@ -98,7 +98,9 @@ def measured(options: dict[str, Any], dtype: torch.dtype, mode: str) -> tuple[in
     return kept, meter.peak
 
 
-@pytest.mark.covers("MEM-19")
+@pytest.mark.covers(
+    "MEM-19: gradients, activations, buffers", "MEM-19: validated against measurement"
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mode", ["none", "selective", "full"])
 @pytest.mark.parametrize(
@@ -163,6 +165,7 @@ def test_the_estimate_is_what_a_step_holds(
     assert peak <= bound <= 1.35 * peak
 
 
+@pytest.mark.covers("MEM-19: weights, optimizer")
 @pytest.mark.parametrize(
     ("precision", "accumulate"), [("fp32", 1), ("bf16", 1), ("bf16", 2)]
 )

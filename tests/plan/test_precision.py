@@ -14,7 +14,9 @@ AMX = cpu(bf16=True, bf16_speedup=4.2, cpu_features=("amx_bf16", "avx512_bf16"))
 SLOW_AMX = cpu(bf16=False, bf16_speedup=0.8, cpu_features=("amx_bf16",))
 
 
-@pytest.mark.covers("PRC-06")
+@pytest.mark.covers(
+    "PRC-06: H100", "PRC-06: V100 mixed_fp16", "PRC-06: else", "PRC-01: auto"
+)
 @pytest.mark.parametrize(
     ("machine", "dtype", "why"),
     [
@@ -38,7 +40,13 @@ def test_auto_takes_what_the_device_is_good_at(
     assert plan.tf32 is False
 
 
-@pytest.mark.covers("PRC-09")
+@pytest.mark.covers(
+    "PRC-09: tf32/bf16 need 8.0",
+    "PRC-09: fp16 5.3",
+    "PRC-09: E003",
+    "CFG-05: precision/hardware",
+    "CFG-08: E003 hardware",
+)
 @pytest.mark.parametrize(
     ("precision", "machine", "number"),
     [
@@ -60,6 +68,7 @@ def test_a_precision_the_device_lacks_is_refused(
     assert "--precision" in caught.value.hint
 
 
+@pytest.mark.covers("PRC-01: mixed_fp16", "PRC-01: mixed_bf16")
 @pytest.mark.parametrize(
     ("precision", "dtype", "tf32"),
     [

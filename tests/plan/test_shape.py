@@ -7,6 +7,7 @@ from lumina.errors import LuminaError
 from lumina.plan.shape import resolve_spec, routed_layers
 
 
+@pytest.mark.covers("TOK-05")
 def test_what_is_left_open_is_filled_in() -> None:
     spec = resolve_spec(
         Config(vocab_size=1000, hidden_size=192, num_heads=6, num_layers=3)

@@ -36,7 +36,9 @@ def store(tmp_path, events):
     store.close()
 
 
-@pytest.mark.covers("CKP-02", "CKP-16")
+@pytest.mark.covers(
+    "CKP-02: model, optimizer", "CKP-02: step/epoch", "CKP-16: naming by step"
+)
 def test_everything_saved_comes_back(store, tmp_path):
     path = store.save(make_state(1000), background=False)
     assert path == tmp_path / "checkpoints" / "step-00001000"
@@ -92,7 +94,7 @@ def test_training_on_during_the_write_does_not_change_what_is_written(
     assert_state_is(open_checkpoint(store.latest_good()).state(), make_state(4))
 
 
-@pytest.mark.covers("CKP-05")
+@pytest.mark.covers("CKP-05: keep recent and best", "CKP-01: regular")
 def test_the_newest_regular_ones_stay_with_best_and_emergency(store, tmp_path, events):
     for step in range(1, 8):
         kind = {2: "best", 3: "emergency"}.get(step, "regular")
@@ -104,7 +106,7 @@ def test_the_newest_regular_ones_stay_with_best_and_emergency(store, tmp_path, e
     assert removed == ["1", "4", "5"]
 
 
-@pytest.mark.covers("CKP-01")
+@pytest.mark.covers("CKP-01: best")
 def test_saving_a_step_again_moves_best_without_rewriting(store, tmp_path, monkeypatch):
     store.save(make_state(1), "best")
     path = store.save(make_state(2))
@@ -155,7 +157,7 @@ def test_an_emergency_save_goes_ahead_after_a_failure(store, tmp_path, monkeypat
     assert_state_is(open_checkpoint(store.latest_good()).state(), make_state(2))
 
 
-@pytest.mark.covers("CKP-13")
+@pytest.mark.covers("CKP-13: atomic writing")
 def test_bytes_spoilt_on_the_way_to_the_disk_are_noticed_before_latest_moves(
     store, tmp_path, monkeypatch
 ):
@@ -178,7 +180,7 @@ def test_bytes_spoilt_on_the_way_to_the_disk_are_noticed_before_latest_moves(
     assert steps_of(tmp_path) == [1, 2]
 
 
-@pytest.mark.covers("CKP-13")
+@pytest.mark.covers("CKP-13: atomic writing", "CKP-13: recovery from power loss")
 def test_bytes_are_flushed_before_the_name_and_the_name_before_latest(
     store, tmp_path, monkeypatch
 ):
@@ -251,7 +253,7 @@ def test_an_older_checkpoint_of_the_same_step_is_replaced(tmp_path):
     assert_state_is(open_checkpoint(store.latest_good()).state(), changed)
 
 
-@pytest.mark.covers("CKP-07")
+@pytest.mark.covers("CKP-07: architecture checks", "CKP-07: E303")
 def test_a_network_of_another_shape_is_refused_by_name(store):
     reader = open_checkpoint(store.save(make_state(1), background=False))
     shapes = {n: tuple(t.shape) for n, t in make_state(1).tensors.items()}

@@ -79,7 +79,9 @@ DAMAGES = (truncate, flip_bit, append, empty, swap, zero, link, folder, pipe, os
 
 
 @pytest.mark.faults
-@pytest.mark.covers("CKP-07", "CFG-11")
+@pytest.mark.covers(
+    "CKP-07: integrity (hash)", "CKP-07: E303", "CFG-11: E303 checkpoint"
+)
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_file_is_named_and_the_older_checkpoint_used(run, damage, name):
@@ -163,7 +165,7 @@ FORGERIES = {
 
 
 @pytest.mark.faults
-@pytest.mark.covers("CKP-07")
+@pytest.mark.covers("CKP-07: integrity (hash)")
 @pytest.mark.parametrize("edit", FORGERIES.values(), ids=FORGERIES)
 def test_a_forged_manifest_is_refused(run, edit):
     newest = run / "checkpoints" / "step-00000002"
@@ -211,7 +213,7 @@ def test_checking_sizes_only_sees_what_headers_show(run):
         open_checkpoint(newest, verify="size")
 
 
-@pytest.mark.covers("CFG-11")
+@pytest.mark.covers("CFG-11: E303 checkpoint")
 def test_checkpoints_but_none_good_is_an_error_not_a_fresh_start(run):
     for step in ("step-00000001", "step-00000002"):
         truncate(run / "checkpoints" / step / "model.safetensors")

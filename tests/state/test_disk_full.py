@@ -76,7 +76,7 @@ IN_A_SMALL_FILE_SYSTEM = """
 
 
 @pytest.mark.faults
-@pytest.mark.covers("CKP-13")
+@pytest.mark.covers("CKP-13: atomic writing")
 def test_a_file_system_that_really_is_full(tmp_path):
     if shutil.which("unshare") is None:
         pytest.skip("no unshare: a small file system cannot be mounted here")

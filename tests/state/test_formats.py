@@ -33,7 +33,7 @@ from their_models import (
 transformers = pytest.importorskip("transformers", reason="transformers is absent")
 
 
-@pytest.mark.covers("MOD-07", "MOD-40")
+@pytest.mark.covers("MOD-40: weights loaded from local safetensors")
 @pytest.mark.parametrize("case", THEIRS)
 def test_their_weights_give_the_same_logits_and_gradients_and_go_back(case, tmp_path):
     model = theirs_of(case)

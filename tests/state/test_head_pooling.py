@@ -55,7 +55,7 @@ def drawn(spec):
     return network.eval()
 
 
-@pytest.mark.covers("MOD-03")
+@pytest.mark.covers("MOD-03: mean-pool KV heads into groups")
 @pytest.mark.parametrize("kind", SPECS)
 def test_heads_that_are_alike_pool_into_the_same_function(kind):
     """Two key heads, each written twice, and pooled again: nothing has changed."""
@@ -77,7 +77,7 @@ def test_heads_that_are_alike_pool_into_the_same_function(kind):
     assert torch.equal(filled(pooled_spec, pooled).logits(ids), expected)
 
 
-@pytest.mark.covers("MOD-03")
+@pytest.mark.covers("MOD-03: mean-pool KV heads into groups")
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_pooled_heads_are_means_of_neighbours(heads):
     network = build_network(tiny_spec(num_kv_heads=4), seed=0)

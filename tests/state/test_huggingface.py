@@ -466,6 +466,7 @@ def test_an_index_cannot_point_elsewhere_or_promise_too_much(folder, tmp_path):
         import_folder(folder)
 
 
+@pytest.mark.covers("TOK-08: saved with exports")
 def test_the_tokenizer_goes_along_with_the_same_ids(tmp_path):
     transformers = pytest.importorskip("transformers")
     from lumina.data.tokenizer import Tokenizer

@@ -50,7 +50,7 @@ def kill_and_look(path, rounds, chance):
 
 
 @pytest.mark.faults
-@pytest.mark.covers("CKP-13")
+@pytest.mark.covers("CKP-13: recovery from crash")
 def test_five_kills_at_random_moments_lose_nothing(tmp_path):
     kill_and_look(tmp_path / "run", 5, random.Random(5))
     with RunDirectory(tmp_path / "run").acquire(resume=True) as run:

@@ -28,6 +28,7 @@ def edit_manifest(path, edit):
     file.write_text(json.dumps(values))
 
 
+@pytest.mark.covers("CKP-08: minor-version tolerance")
 def test_a_newer_minor_version_is_read_and_what_it_added_kept(path):
     def newer(values):
         values["format_version"] = "1.9"
@@ -41,6 +42,7 @@ def test_a_newer_minor_version_is_read_and_what_it_added_kept(path):
     assert open_checkpoint(path).manifest.kinds == ("regular", "best")
 
 
+@pytest.mark.covers("CKP-07: version checks")
 def test_a_newer_major_version_is_refused_with_what_to_do(path, tmp_path):
     edit_manifest(path, lambda values: values.update(format_version="2.0"))
     with pytest.raises(LuminaError) as caught:
@@ -51,6 +53,7 @@ def test_a_newer_major_version_is_refused_with_what_to_do(path, tmp_path):
         latest_good(tmp_path)
 
 
+@pytest.mark.covers("CKP-08: migration of older checkpoint formats")
 def test_older_major_versions_are_brought_up_one_by_one(path, monkeypatch):
     """Two future steps: 1 -> 2 renames a counter, 2 -> 3 the manifest's key."""
 

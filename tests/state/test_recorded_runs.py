@@ -99,6 +99,7 @@ def compared(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: row[name] for name in names if name in row}
 
 
+@pytest.mark.covers("CKP-08: migration of older checkpoint formats")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recorded_run_opens_and_goes_on_as_it_would_have(
     copied: Copies, name: str

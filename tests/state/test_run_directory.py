@@ -130,7 +130,6 @@ def test_the_end_of_a_run_is_remembered(tmp_path):
     assert not run.finished
 
 
-@pytest.mark.covers("CKP-13")
 @pytest.mark.parametrize("carry", [shutil.copytree, shutil.move])
 def test_a_copied_or_moved_run_is_the_same_run(tmp_path, carry, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,10 @@ def state():
     return state
 
 
-@pytest.mark.covers("MOD-24", "ORC-21")
+@pytest.mark.covers(
+    "MOD-24: new expert initialised from existing ones",
+    "MOD-24: optimizer state carried",
+)
 def test_a_new_expert_is_the_busiest_ones_twin(state):
     grown = add_expert(state, noise=0.01)
     assert (
@@ -74,7 +77,7 @@ def test_a_mean_expert(state):
     assert load[4] == pytest.approx(0.2) and load.sum() == pytest.approx(1)
 
 
-@pytest.mark.covers("MOD-24", "ORC-21")
+@pytest.mark.covers("MOD-24: optimizer state carried")
 def test_pruning_keeps_the_others_and_reroutes(state):
     """The pruned model is the old one in which nobody may choose that expert."""
     pruned = prune_expert(state, {0: 1})

@@ -84,7 +84,9 @@ def gradients(program, loss):
     }
 
 
-@pytest.mark.covers("MOD-17", "MOD-31")
+@pytest.mark.covers(
+    "MOD-17: auxiliary load-balancing loss", "MOD-17: load_balancing_weight"
+)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_step_minimises_the_terms_that_are_written_here(stream, name):
     changes, weights = ARCHITECTURES[name]
@@ -122,7 +124,7 @@ def test_a_step_minimises_the_terms_that_are_written_here(stream, name):
     assert shown == pytest.approx(values, rel=1e-4)
 
 
-@pytest.mark.covers("MOD-17", "MOD-31")
+@pytest.mark.covers("MOD-17: 0.005-0.035 by scale")
 def test_the_weights_of_models_that_ask_for_none():
     def weights(**leaves):
         spec = resolve_spec(Config(vocab_size=300, **leaves))

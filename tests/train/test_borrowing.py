@@ -106,7 +106,9 @@ def told(run: Path) -> str:
     return next(e["message"] for e in events if e["kind"] == "base_model")
 
 
-@pytest.mark.covers("MOD-14")
+@pytest.mark.covers(
+    "MOD-14: local folder", "MOD-14: supplies tokenizer and, where it fits, embeddings"
+)
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_tokenizer_and_vectors_come_from_the_base(
     text: Path, tmp_path: Path, kind: str
@@ -142,6 +144,7 @@ def test_tokenizer_and_vectors_come_from_the_base(
     )
 
 
+@pytest.mark.covers("MOD-14: supplies tokenizer and, where it fits, embeddings")
 def test_vectors_of_another_width_are_left_and_it_says_so(
     text: Path, tmp_path: Path
 ) -> None:
@@ -154,7 +157,7 @@ def test_vectors_of_another_width_are_left_and_it_says_so(
     assert mine.fingerprint == Tokenizer.from_path(tmp_path / "base").fingerprint
 
 
-@pytest.mark.covers("MOD-14")
+@pytest.mark.covers("MOD-14: causal-LM name")
 def test_a_base_by_name_comes_from_the_hub_cache(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,6 @@ def unchanged(tmp_path_factory, tiny_corpus, lumina_cache):
     return get
 
 
-@pytest.mark.covers("ORC-27", "TRN-21")
 def test_live_values_take_effect_and_are_journalled(tiny_config, unchanged):
     plain = unchanged(tiny_config, "dense")
     trainer, run = train(
@@ -78,6 +77,9 @@ def trajectory_until(run, step):
     return [(r["step"], r["loss"], r["grad_norm"]) for r in rows(run)[:step]]
 
 
+@pytest.mark.covers(
+    "ORC-27: adjust_weight_decay(x)", "TRN-21: weight decay changeable during training"
+)
 def test_the_clip_and_the_decay_do_what_their_options_do(tiny_config, tmp_path):
     """From the third step on, each is the run that had the value from there."""
     for name, ask, option in (
@@ -99,7 +101,7 @@ def test_the_clip_and_the_decay_do_what_their_options_do(tiny_config, tmp_path):
         )
 
 
-@pytest.mark.covers("TRN-19", "MEM-01", "MEM-02")
+@pytest.mark.covers("TRN-19", "ORC-24: adjust_batch_size(n)")
 @pytest.mark.parametrize("moe", [False, True], ids=["dense", "moe"])
 def test_reassembling_controls_change_nothing_but_memory(tiny_config, unchanged, moe):
     options = {"use_moe": moe, "num_experts": 4, "ema_decay": 0.9}
@@ -198,7 +200,7 @@ def test_a_learning_rate_cannot_be_scaled_from_zero(tiny_config):
     assert len(rows(run)) == STEPS
 
 
-@pytest.mark.covers("CKP-02", "CKP-09")
+@pytest.mark.covers("CKP-02: scheduler", "CKP-09: --resume PATH")
 def test_controls_survive_a_resume(tiny_config, tmp_path):
     requests = (
         (1, lambda t: t.adjust_learning_rate(1e-3)),
@@ -221,7 +223,7 @@ def test_controls_survive_a_resume(tiny_config, tmp_path):
     assert trainer.controls.request("weight_decay", 0.1, "later") == 5
 
 
-@pytest.mark.covers("ORC-27", "CKP-02")
+@pytest.mark.covers("ORC-27: adjust_weight_decay(x)")
 def test_adjusted_values_outlive_a_reassembly_and_a_resume(tiny_config, unchanged):
     plain = unchanged(tiny_config, "dense")
     seen = []
@@ -277,6 +279,7 @@ def test_an_option_given_on_resume_wins_over_an_old_control(tiny_config):
     assert trainer.plan.micro_batch_size == 1
 
 
+@pytest.mark.covers("ORC-26: emergency_lr_reduction(factor=10.0)")
 def test_an_emergency_reduction_divides_the_rate(tiny_config, unchanged):
     plain = unchanged(tiny_config, "dense")
     _, run = train(tiny_config, (3, lambda t: t.emergency_lr_reduction(10)))

@@ -97,7 +97,7 @@ DAMAGES = [
 
 
 @pytest.mark.faults
-@pytest.mark.covers("CKP-07", "CKP-13")
+@pytest.mark.covers("CKP-07: integrity (hash)", "CKP-13: recovery from crash")
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
 def test_a_damaged_checkpoint_is_passed_over(stopped, whole, damage):
     run = stopped.folder / "run"
@@ -163,7 +163,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.faults
-@pytest.mark.covers("CKP-13")
+@pytest.mark.covers("CKP-13: atomic writing")
 def test_no_room_for_a_checkpoint_ends_the_run_and_leaves_the_older_one(
     trainings, whole
 ):

@@ -53,7 +53,7 @@ def whole(trainings):
     return get
 
 
-@pytest.mark.covers("MOD-31")
+@pytest.mark.covers("CKP-14")
 @pytest.mark.parametrize("model", list(MODELS))
 def test_a_resumed_run_is_the_uninterrupted_one(trainings, whole, model):
     """Bit for bit."""
@@ -115,7 +115,9 @@ def test_a_trained_run_generates_what_it_scores(whole, model):
         ids.append(token)
 
 
-@pytest.mark.covers("ORC-23")
+@pytest.mark.covers(
+    "ORC-23: adjust_mod_capacity(x)", "ORC-23: get_mod_statistics() avg_selected_ratio"
+)
 def test_capacity_is_adjusted_while_training(tiny_config):
     """Up, down and back, live; the statistics follow."""
     seen = []
@@ -204,7 +206,7 @@ def test_the_metrics_of_depths_are_those_of_the_choice(tiny_config):
     assert last < first
 
 
-@pytest.mark.covers("PRE-12")
+@pytest.mark.covers("PRE-12: with MoD/MoR")
 @pytest.mark.parametrize("name", ["100M", "250M", "500M", "1B"])
 def test_hydra_sizes_train(tiny_config, name):
     """The plan as it is; a run with its blocks, narrowed."""
@@ -223,7 +225,6 @@ def test_hydra_sizes_train(tiny_config, name):
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
-@pytest.mark.covers("MOD-33")
 @pytest.mark.parametrize("model", ["depths", "recursions"])
 def test_the_gap_between_static_and_dynamic_is_measured_and_printed(
     trainings, whole, model
@@ -239,7 +240,6 @@ def test_the_gap_between_static_and_dynamic_is_measured_and_printed(
     assert f"static {losses['static']:.4f}" in printed
 
 
-@pytest.mark.covers("MOD-33")
 @pytest.mark.parametrize("switch", ["mod", "mor"])
 def test_static_mode_trains_and_every_token_is_computed(trainings, switch):
     flags = words(f"--use-{switch} --{switch}-mode static --num-layers 4 --steps 6")
@@ -250,7 +250,6 @@ def test_static_mode_trains_and_every_token_is_computed(trainings, switch):
     assert list(event["data"]["losses"]) == ["static", "top_k"]
 
 
-@pytest.mark.covers("MOD-29")
 def test_a_schedule_of_capacities(tiny_config):
     """Early, middle and late parts of the run take fewer and fewer tokens."""
     config = tiny_config.replace(
@@ -383,7 +382,9 @@ def test_a_recursion_is_compiled_once_for_each_depth(
         assert one == pytest.approx(two, rel=1e-4)
 
 
-@pytest.mark.covers("PRE-06")
+@pytest.mark.covers(
+    "PRE-06: ~200M active", "PRE-06: described as 32x MoD", "PRE-06: CPU"
+)
 def test_debug_200m_trains(tiny_config):
     """Its plan at its own size, on a processor; its blocks in a narrow run."""
     preset = ConfigPresets.debug_200m()

@@ -34,7 +34,7 @@ class Once(torch.nn.Module):
         return losses, aux
 
 
-@pytest.mark.covers("TRN-25")
+@pytest.mark.covers("TRN-25: NaN/Inf guard")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_one_bad_step_is_left_out_and_told(tiny_config, precision):
     def on_step(trainer, row):
@@ -56,7 +56,7 @@ def test_one_bad_step_is_left_out_and_told(tiny_config, precision):
     assert rows(run)[-1]["step"] == 10
 
 
-@pytest.mark.covers("CFG-11", "TRN-26")
+@pytest.mark.covers("CFG-11: E302 gradient overflow", "TRN-26", "PRC-01: fp16")
 def test_gradients_that_overflow_are_told_by_their_code(
     tiny_config, monkeypatch, capfd
 ):
@@ -90,7 +90,7 @@ def test_gradients_that_overflow_are_told_by_their_code(
     assert "E302" in "".join(capfd.readouterr())
 
 
-@pytest.mark.covers("TRN-25")
+@pytest.mark.covers("CFG-11: E301 divergence")
 def test_a_run_that_stays_broken_ends_with_a_code(tiny_config):
     def on_step(trainer, row):
         if row["step"] == 6:

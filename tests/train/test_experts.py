@@ -43,7 +43,12 @@ def experts_in(row):
     return [len(layer) for layer in row["moe.load"]]
 
 
-@pytest.mark.covers("ORC-22", "MOD-20", "MOD-18")
+@pytest.mark.covers(
+    "ORC-22: adjust_capacity_factor(x)",
+    "ORC-22: adjust_routing_temperature(x)",
+    "ORC-22: enable_expert_dropout(p)",
+    "ORC-22: get_expert_statistics()",
+)
 def test_live_routing_changes_without_another_program(tiny_config):
     programs, statistics = [], []
     _, run = train(
@@ -100,7 +105,11 @@ def test_capacity_without_drops_is_refused(tiny_config):
     assert told["data"]["outcome"].startswith("refused: E002")
 
 
-@pytest.mark.covers("MOD-24", "ORC-21")
+@pytest.mark.covers(
+    "MOD-24: experts added and pruned during training",
+    "ORC-21: add_expert(layer_idx)",
+    "ORC-21: prune_expert(layer_idx, expert_idx)",
+)
 def test_experts_are_added_and_pruned_while_training(tiny_config):
     _, run = train(
         tiny_config,
@@ -175,7 +184,7 @@ def test_the_fewest_experts_stay_and_nothing_is_undone(tiny_config):
     assert [experts_in(row)[0] for row in rows(run)] == [4, 4, 3, 3, 2, 2]
 
 
-@pytest.mark.covers("MOD-24", "CKP-02")
+@pytest.mark.covers("MOD-24: experts added and pruned during training")
 def test_a_run_with_other_experts_resumes_to_the_bit(tiny_config, tmp_path):
     requests = (
         (1, lambda t: t.add_expert(how="mean")),
@@ -197,7 +206,7 @@ def test_a_run_with_other_experts_resumes_to_the_bit(tiny_config, tmp_path):
     assert experts_in(rows(run)[-1]) == [4, 4]
 
 
-@pytest.mark.covers("MOD-24")
+@pytest.mark.covers("MOD-24: experts added and pruned during training")
 def test_two_ranks_add_and_prune_together(tiny_config, tmp_path):
     from programs import expert_rank
 

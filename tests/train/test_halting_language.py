@@ -67,7 +67,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.covers("MOD-13")
+@pytest.mark.covers("MOD-13: ponder behaviour observable in metrics")
 @pytest.mark.parametrize("variant", ["hrm", "trm"])
 def test_it_learns_text_says_it_and_counts_its_thoughts(
     text: Path, tmp_path: Path, variant: str

@@ -86,7 +86,9 @@ def kill_and_compare(trainings, whole, variant, kills, seed):
 
 
 @pytest.mark.faults
-@pytest.mark.covers("CKP-13", "CKP-14", "TRN-31")
+@pytest.mark.covers(
+    "CKP-13: recovery from crash", "CKP-14", "TRN-31: RNG state restore"
+)
 @pytest.mark.parametrize("variant", ["dense-fp32", "moe-bf16"])
 def test_five_kills_change_no_bit(trainings, uninterrupted, variant):
     kill_and_compare(trainings, uninterrupted(variant), variant, kills=5, seed=1)

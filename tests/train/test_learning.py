@@ -16,7 +16,6 @@ LETTERS = string.ascii_letters + string.digits + "+-"
 MODELS = pytest.mark.parametrize("model", [DENSE, MOE], ids=["dense", "moe"])
 
 
-@pytest.mark.covers("TRN-01", "TRN-02")
 @MODELS
 def test_random_tokens_stay_random_held_out(tmp_path, lumina_cache, model):
     """A loss below ln V would mean that the model sees what it is to predict."""
@@ -37,7 +36,6 @@ def test_random_tokens_stay_random_held_out(tmp_path, lumina_cache, model):
     assert min(losses) < floor + 0.1  # which letters there are, it did learn
 
 
-@pytest.mark.covers("TRN-01")
 @MODELS
 def test_a_repeated_sentence_is_memorised(tmp_path, lumina_cache, model):
     text = tmp_path / "sentence.txt"

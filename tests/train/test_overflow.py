@@ -47,6 +47,7 @@ def seen(rule: AdaptiveCapacity, rate: float, factor: float, first: int = 1) -> 
         rule.see(step, [rate - 0.01, rate + 0.01], factor)
 
 
+@pytest.mark.covers("MOD-19: drop rate above 5% raises, below 1% lowers")
 @pytest.mark.parametrize(
     ("rate", "factor", "then"),
     [
@@ -79,7 +80,7 @@ def test_a_decision_outlives_a_checkpoint() -> None:
     assert "20.0%" in again.reason
 
 
-@pytest.mark.covers("MOD-19")
+@pytest.mark.covers("MOD-19: adaptive")
 @pytest.mark.parametrize("stop", [4, 5])
 def test_capacity_follows_the_drop_rate_and_so_does_a_resumed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int

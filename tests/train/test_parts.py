@@ -48,6 +48,7 @@ MODELS = {
 ALWAYS = words("--steps 9 --save-every-n-batches 2 --ema-decay 0.9")
 
 
+@pytest.mark.covers("MOD-35: trainer")
 @pytest.mark.parametrize(
     "model", ["parts", "backbone", pytest.param("block", marks=pytest.mark.slow)]
 )

@@ -40,7 +40,7 @@ def best_of(run):
     return extra["best_loss"], extra["best_step"], extra["worse_evaluations"]
 
 
-@pytest.mark.covers("TRN-20")
+@pytest.mark.covers("TRN-20: --early-stopping-patience")
 def test_an_improvement_clears_the_patience(follow):
     losses = [3.0, 3.5, 2.9, 3.1, 3.2, 2.0]
     run = follow(losses)
@@ -50,7 +50,7 @@ def test_an_improvement_clears_the_patience(follow):
     assert "no better evaluation in 2" in end["message"]
 
 
-@pytest.mark.covers("CKP-02", "TRN-20")
+@pytest.mark.covers("TRN-20: --early-stopping-patience")
 def test_the_best_and_the_patience_outlive_a_resume(follow):
     """Stopped after one worse evaluation: a second one ends the resumed run."""
     losses = [3.0, 3.5, 3.2, 2.0, 2.0, 2.0]

@@ -51,7 +51,13 @@ def assert_close(found, wanted, tolerance=1e-5):
         assert column(found, name) == column(wanted, name), name
 
 
-@pytest.mark.covers("DST-01", "DST-14")
+@pytest.mark.covers(
+    "DST-01: gradient synchronisation",
+    "DST-01: gloo",
+    "DST-14: MoE with DDP",
+    "DST-14: MoE with ZeRO",
+    "DST-14: routing statistics and balance loss synchronised",
+)
 @pytest.mark.parametrize("model", list(MODELS))
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_two_ranks_give_the_losses_of_one(trainings, alone, model, parallel):
@@ -66,13 +72,24 @@ def test_two_ranks_give_the_losses_of_one(trainings, alone, model, parallel):
     assert len(rows(found)) == STEPS
 
 
-@pytest.mark.covers("DST-01")
-@pytest.mark.parametrize("launcher", ["--nproc", "torchrun"])
-def test_launchers(trainings, alone, launcher):
+@pytest.mark.parametrize(
+    ("launcher", "parallel"),
+    [
+        pytest.param(
+            "--nproc", "fsdp2", marks=pytest.mark.covers("DST-01: internal spawn")
+        ),
+        pytest.param(
+            "torchrun",
+            "ddp",
+            marks=pytest.mark.covers("DST-01: DDP via torchrun (--nproc_per_node)"),
+        ),
+    ],
+)
+def test_launchers(trainings, alone, launcher, parallel):
     """`lumina train --nproc 2` and plain torchrun are the same run."""
     name = launcher.strip("-")
     command = trainings.command(
-        name, *DENSE, *FLAGS, *RHYTHM, *words(f"--steps {STEPS} --parallel fsdp2")
+        name, *DENSE, *FLAGS, *RHYTHM, *words(f"--steps {STEPS} --parallel {parallel}")
     )
     if launcher == "--nproc":
         program = ["-m", "lumina", *command, "--nproc", "2"]
@@ -92,7 +109,7 @@ def test_launchers(trainings, alone, launcher):
 
 
 @pytest.mark.faults
-@pytest.mark.covers("DST-01", "CKP-09", "DST-19")
+@pytest.mark.covers("CKP-09: --auto-resume", "DST-19: resume on other world size")
 @pytest.mark.parametrize(
     ("model", "parallel"), [("dense", "fsdp2"), ("moe", "ddp"), ("moe", "fsdp2")]
 )

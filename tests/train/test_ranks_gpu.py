@@ -24,7 +24,9 @@ def close(found, wanted, tolerance):
     assert column(found, "tokens") == column(wanted, "tokens")
 
 
-@pytest.mark.covers("DST-01", "DST-14")
+@pytest.mark.covers(
+    "DST-01: gradient synchronisation", "DST-14: MoE with DDP", "DST-14: MoE with ZeRO"
+)
 @pytest.mark.parametrize("model", list(MODELS))
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def test_two_gpus_give_the_losses_of_one(
     close(two, one, tolerance)
 
 
-@pytest.mark.covers("CKP-09", "DST-01")
+@pytest.mark.covers("DST-19: resume on other world size")
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_a_run_moves_between_one_gpu_and_two(trainings, parallel):
     flags = [*MOE, *FLAGS, "--precision", "fp32", "--auto-resume"]

@@ -61,7 +61,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.covers("MOD-12", "MOD-13")
+@pytest.mark.covers("MOD-12: recurrent carry state between segments")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_resumed_run_is_the_run_that_never_stopped(
     puzzles: Path, tmp_path: Path, precision: str
@@ -124,7 +124,7 @@ def test_two_ranks_think_what_one_does_and_go_on_alone(
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.covers("MOD-13")
+@pytest.mark.covers("MOD-13: ponder behaviour observable in metrics")
 def test_metrics_say_how_long_is_thought(puzzles: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [
@@ -144,7 +144,6 @@ def test_metrics_say_how_long_is_thought(puzzles: Path, tmp_path: Path) -> None:
     assert 0 <= last["eval_exact_accuracy"] <= 1 and last["eval_loss"] > 0
 
 
-@pytest.mark.covers("MOD-12")
 @pytest.mark.parametrize("preset", ["hrm_sudoku", "trm_sudoku"])
 def test_the_plan_counts_what_is_built(preset: str) -> None:
     spec = resolve_spec(Config.resolve(preset=preset), None)

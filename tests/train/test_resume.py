@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from marked_cases import marked
 from training import (
     DENSE,
     Trainings,
@@ -89,7 +90,6 @@ def test_a_second_writer_is_refused(trainings):
     trainings.train("busy", *FLAGS, "--steps", str(steps), "--auto-resume")
 
 
-@pytest.mark.covers("CKP-09")
 def test_a_finished_run_is_left_as_it_is(copied):
     run = copied.folder / "run"
     before = contents(run)
@@ -99,8 +99,18 @@ def test_a_finished_run_is_left_as_it_is(copied):
     assert contents(run) == before
 
 
-@pytest.mark.covers("CKP-09")
-@pytest.mark.parametrize("how", ["latest", "run", "checkpoint", "auto"])
+@pytest.mark.parametrize(
+    "how",
+    marked(
+        ("latest", "run", "checkpoint", "auto"),
+        {
+            "latest": "CKP-01: resume (latest)",
+            "run": "CKP-09: --resume PATH",
+            "checkpoint": "CKP-09: --resume PATH",
+            "auto": "CKP-09: --auto-resume",
+        },
+    ),
+)
 def test_more_steps_go_on_from_where_it_was(copied, how):
     run = copied.folder / "run"
     last = run / "checkpoints" / "step-00000012"
@@ -143,6 +153,7 @@ def test_going_back_to_an_older_checkpoint_repeats_the_rest(copied, finished):
     assert len((run / "metrics.discarded-1.jsonl").read_text().splitlines()) == 8
 
 
+@pytest.mark.covers("CKP-07: configuration checks")
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
@@ -207,7 +218,7 @@ def test_a_run_directory_that_contradicts_resume_is_refused(copied, tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.covers("CKP-09", "CKP-14")
+@pytest.mark.covers("CKP-09: --resume PATH", "CKP-14")
 def test_a_moved_run_goes_on_identically(trainings, finished, tmp_path):
     """Stopped, copied to another place, the first one deleted, and resumed there."""
     running = trainings.start("moving", *ALL)
@@ -224,7 +235,7 @@ def test_a_moved_run_goes_on_identically(trainings, finished, tmp_path):
     assert "resume: null" in settings
 
 
-@pytest.mark.covers("TRN-20")
+@pytest.mark.covers("TRN-20: --early-stopping-patience")
 def test_early_stopping_ends_before_the_last_step(trainings):
     """A learning rate that destroys the model: evaluations only get worse."""
     run = trainings.train(
@@ -246,7 +257,7 @@ def test_early_stopping_ends_before_the_last_step(trainings):
     assert rows(run)[-1]["step"] == last
 
 
-@pytest.mark.covers("TRN-08")
+@pytest.mark.covers("TRN-08: optimizer state only for parameters that train")
 def test_init_from_and_freeze(trainings, finished, tmp_path):
     from lumina.state.reader import latest_good, open_checkpoint
 
@@ -325,7 +336,7 @@ def test_a_size_left_open_comes_with_the_weights(trainings, finished):
     assert len(rows(run)) == 3
 
 
-@pytest.mark.covers("CKP-09", "CKP-14")
+@pytest.mark.covers("CKP-02: configuration and metadata")
 def test_choices_left_open_stay_as_the_run_began(trainings, monkeypatch):
     """Another machine state may choose another micro-batch; a resumed run may not."""
     from lumina.config import Config

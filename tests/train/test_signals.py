@@ -39,7 +39,7 @@ def whole(trainings):
 
 
 @pytest.mark.faults
-@pytest.mark.covers("CKP-01", "CKP-09", "CKP-14")
+@pytest.mark.covers("CKP-01: emergency", "CKP-09: --auto-resume", "CKP-14")
 @pytest.mark.parametrize(
     ("number", "code"),
     [(INTERRUPT, 130), (TERMINATE, 143), (signal.SIGHUP, 129)],
@@ -92,7 +92,6 @@ def launched(trainings, name, *flags):
 
 
 @pytest.mark.faults
-@pytest.mark.covers("DST-01")
 def test_two_ranks_agree_on_the_step_they_stop_at(trainings):
     flags = [*MOE, *words("--precision fp32 --steps 100000 --batch-size 2")]
     folder = trainings.folder / "two"

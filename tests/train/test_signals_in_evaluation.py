@@ -104,7 +104,7 @@ def whole(trainings):
 
 
 @pytest.mark.faults
-@pytest.mark.covers("CKP-09", "CKP-14")
+@pytest.mark.covers("CKP-14")
 @pytest.mark.parametrize(
     ("number", "code"), [(INTERRUPT, 130), (TERMINATE, 143)], ids=["ctrl-c", "sigterm"]
 )
@@ -137,7 +137,6 @@ def test_the_last_evaluation_is_made_up_for(trainings):
 
 
 @pytest.mark.faults
-@pytest.mark.covers("DST-01")
 def test_ranks_leave_an_evaluation_together(trainings):
     """Only the second rank is told; the first must not wait for it in a forward."""
     run = Endless(trainings, "two", *FLAGS, "--batch-size", "2", ranks=2)

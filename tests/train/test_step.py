@@ -31,7 +31,7 @@ def gradients(program, batches):
     return metrics, {s.name: s.exp_avg / share for s in program.optimizer.slots}
 
 
-@pytest.mark.covers("TRN-01", "TRN-19")
+@pytest.mark.covers("TRN-19")
 @pytest.mark.parametrize("moe", [False, True], ids=["dense", "moe"])
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
 def test_any_split_gives_the_same_gradient(stream, moe, micro_batch_size):
@@ -63,6 +63,7 @@ def test_the_loss_is_the_mean_over_counted_tokens(stream):
     assert metrics[0].item() == pytest.approx(wanted.item(), rel=1e-6)
 
 
+@pytest.mark.covers("TRN-26")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("micro_batch_size", [8, 2])
 def test_half_precision_trains_on_masters(stream, dtype, micro_batch_size):
@@ -90,7 +91,7 @@ class Poisoned(torch.nn.Module):
         return replace(losses, loss_sum=losses.loss_sum * float("nan")), aux
 
 
-@pytest.mark.covers("TRN-25")
+@pytest.mark.covers("TRN-25: NaN/Inf guard")
 @pytest.mark.parametrize("moe", [False, True], ids=["dense", "moe"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_nan_batch_changes_no_weight(stream, moe, dtype):
@@ -121,7 +122,7 @@ def test_a_nan_batch_changes_no_weight(stream, moe, dtype):
     assert torch.isfinite(numbers).all()
 
 
-@pytest.mark.covers("TRN-10")
+@pytest.mark.covers("TRN-10: exponential moving average of weights")
 def test_the_average_takes_in_the_weights_that_the_step_made(stream):
     program = assemble(tiny_plan(warmup_steps=0, ema_decay=0.5))
     before = capture(program, Progress()).tensors
@@ -135,7 +136,7 @@ def test_the_average_takes_in_the_weights_that_the_step_made(stream):
         assert not torch.equal(before[name], after.tensors[name]), name
 
 
-@pytest.mark.covers("TRN-31")
+@pytest.mark.covers("TRN-31: deterministic seeds", "TRN-31: RNG state restore")
 def test_dropout_is_a_function_of_seed_and_step(stream):
     spec = tiny_plan().spec
     spec = type(spec).from_dict(spec.to_dict() | {"dropout": 0.2})
@@ -161,13 +162,13 @@ def first_loss(stream, step=0, rank=0):
     return train_step(program, batches_of(stream, plan), step)[0].item()
 
 
-@pytest.mark.covers("TRN-31")
+@pytest.mark.covers("TRN-31: deterministic seeds")
 def test_dropout_differs_from_step_to_step(stream):
     losses = [first_loss(stream, step=step) for step in (0, 1, 2, 0)]
     assert losses[0] == losses[3] and len(set(losses)) == 3
 
 
-@pytest.mark.covers("TRN-31")
+@pytest.mark.covers("TRN-31: deterministic seeds")
 def test_dropout_differs_from_rank_to_rank(stream):
     losses = [first_loss(stream, rank=rank) for rank in (0, 1, 2, 0)]
     assert losses[0] == losses[3] and len(set(losses)) == 3
@@ -177,6 +178,7 @@ def test_the_largest_seeds_work(stream):
     take_steps(assemble(tiny_plan(seed=2**63)), stream, 1)
 
 
+@pytest.mark.covers("TRN-08: optimizer state only for parameters that train")
 def test_the_optimizer_has_no_state_of_frozen_parameters(stream):
     plan = tiny_plan(freeze=("backbone.embedding.*", "blocks.0.*"))
     program = assemble(plan)
@@ -193,7 +195,6 @@ def test_the_optimizer_has_no_state_of_frozen_parameters(stream):
         assert torch.equal(after.tensors[name], tensor) == (name in frozen), name
 
 
-@pytest.mark.covers("TRN-06")
 @pytest.mark.parametrize("moe", [False, True], ids=["dense", "moe"])
 def test_matrices_decay_and_norms_do_not(stream, moe):
     def after_two_steps(**changes):

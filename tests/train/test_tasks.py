@@ -50,7 +50,13 @@ def options(runs: Runs, **changes: Any) -> dict[str, Any]:
     return start | changes
 
 
-@pytest.mark.covers("MOD-36")
+@pytest.mark.covers(
+    "MOD-36: shared backbone, one linear head per task",
+    "MOD-36: task_id in forward",
+    "MOD-36: task_weights",
+    "MOD-36: per-task metrics",
+    "MOD-36: balancing",
+)
 @pytest.mark.parametrize("strategy", ["proportional", "round_robin"])
 def test_several_tasks_from_the_command_to_their_heads(
     strategy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
