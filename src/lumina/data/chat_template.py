@@ -99,7 +99,10 @@ class Templates:
 def read_templates(
     folder: Path, declared: dict[str, Any], notes: list[str]
 ) -> Templates | None:
-    """The chat templates in a folder, or None; files go before `declared`.
+    """The chat templates in a folder, or None.
+
+    As transformers has it, .jinja files replace all that tokenizer_config.json holds.
+    chat_template.json, which only its processors read, is used where nothing else is.
 
     Args:
         folder: where `chat_template.jinja` and others may be.
@@ -114,21 +117,33 @@ def read_templates(
     if (folder / "chat_template.jinja").is_file():
         named[DEFAULT] = _text(folder / "chat_template.jinja")
     for path in sorted(folder.glob("additional_chat_templates/*.jinja")):
-        named[path.stem] = _text(path)
-    legacy = folder / "chat_template.json"
-    if not named and not inside and legacy.is_file():
-        try:
-            values = json.loads(_text(legacy))
-        except ValueError as error:
-            raise _broken(legacy, f"not JSON: {error}") from None
-        held = values.get("chat_template") if isinstance(values, dict) else None
-        inside = _from_config(held, folder)
+        text = _text(path)
+        if named.get(path.stem, text) != text:
+            notes.append(
+                f"additional_chat_templates/{path.name} is another chat template than "
+                "chat_template.jinja: it is used, as in transformers"
+            )
+        named[path.stem] = text
     if named and inside and named != inside:
         notes.append(
             "tokenizer_config.json holds another chat template than the folder's "
-            ".jinja files: these are used"
+            ".jinja files: these are used, as in transformers"
         )
-    if not (named := named or inside):
+    named = named or inside
+    if (folder / "chat_template.json").is_file():
+        legacy = _from_json(folder / "chat_template.json")
+        if legacy and not named:
+            named = legacy
+            notes.append(
+                "the chat template is that of chat_template.json, which transformers "
+                "reads for processors only"
+            )
+        elif legacy and legacy.get(DEFAULT) != named.get(DEFAULT):
+            notes.append(
+                "chat_template.json holds another chat template than the folder's "
+                "other files: it is not used, as in transformers"
+            )
+    if not named:
         return None
     values = {name: declared.get(name) for name in VARIABLES}
     variables = {
@@ -140,6 +155,16 @@ def read_templates(
     if not isinstance(day, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", day):
         day = datetime.date.today().isoformat()
     return Templates(named, variables, day)
+
+
+def _from_json(path: Path) -> dict[str, str]:
+    try:
+        values = json.loads(_text(path))
+    except ValueError as error:
+        raise _broken(path, f"not JSON: {error}") from None
+    return _from_config(
+        values.get("chat_template") if isinstance(values, dict) else None, path.parent
+    )
 
 
 def _from_config(value: Any, folder: Path) -> dict[str, str]:
