@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-faults mutants lint format ledger clean
+.PHONY: help setup demo test test-slow test-gpu test-faults steady mutants lint format ledger clean
 
 help:
 	@echo "make setup        .venv with every pinned dependency and lumina itself"
@@ -21,6 +21,7 @@ help:
 	@echo "make test         the quick tests        make test-slow    the long ones"
 	@echo "make test-gpu     tests on CUDA devices  make test-faults  kills and damaged files"
 	@echo "make mutants      make each listed mistake in a copy: do its tests notice?"
+	@echo "make steady       the quick tests twenty times, half of them under load"
 	@echo "make lint         ruff, mypy, the import contract, the ledger's marks"
 	@echo "make format       let ruff rewrite       make ledger       docs/ledger.md: what tests show"
 	@echo "make clean        remove caches and build leftovers (never ./runs)"
@@ -57,6 +58,9 @@ test-faults: setup
 mutants: setup
 	$(BIN)/python tools/mutants.py run --jobs $(JOBS)
 
+steady: setup
+	$(BIN)/python tools/steady.py --runs 20 --load 2 --jobs $(JOBS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,5 +76,5 @@ ledger: setup
 	$(BIN)/python tools/ledger.py
 
 clean:
-	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .ledger .mutants
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .ledger .steady .mutants
 	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
