@@ -112,6 +112,7 @@ def one_rank(rank, place, store_folder, moe, parallel, results):
     """In a process of two: train, capture, assemble, train; put what came of it."""
     os.environ |= place | {
         "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2",
     }
     torch.set_num_threads(1)

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lumina.errors import LuminaError
+
 START_TIMEOUT = timedelta(minutes=30)
 """Ranks wait this long for each other: the first one may be tokenising the data."""
 
@@ -18,6 +20,10 @@ _LEFT: list[dist.ProcessGroup | None] = []
 """The process group that was left last. DDP lets go of its group while it holds the
 interpreter's lock. Were it the last to do so, the group's end would wait for a thread
 that may just be waiting for that lock, to let go of a tensor: for ever."""
+
+
+_LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher sets beside WORLD_SIZE when it starts more than one process."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,32 @@ class Ranks:
 
     @staticmethod
     def from_environment() -> Ranks:
-        """As torchrun (or `--nproc`) set it; a single process without."""
-        get = os.environ.get
-        world = int(get("WORLD_SIZE", "1"))
+        """As torchrun (or `--nproc`) set it; a single process without.
+
+        Raises:
+            LuminaError: E002 for variables that no launcher sets so, such as a
+                WORLD_SIZE that is left from another program. Ranks that are not
+                there would be waited for without end.
+        """
+        world = _number("WORLD_SIZE", 1)
+        rank = _number("RANK", 0)
+        if world > 1:
+            missing = [name for name in _LAUNCHED if not os.environ.get(name)]
+            if missing:
+                raise _no_launch(
+                    f"WORLD_SIZE is {world} in the environment, and "
+                    f"{', '.join(missing)} {_are(missing)} not set"
+                )
+        if not 0 <= rank < max(world, 1):
+            raise _no_launch(
+                f"RANK is {rank} in the environment, of {world} "
+                f"process{'es' if world > 1 else ''} in all (WORLD_SIZE)"
+            )
         return Ranks(
-            rank=int(get("RANK", "0")),
-            world_size=world,
-            local_rank=int(get("LOCAL_RANK", "0")),
-            local_size=int(get("LOCAL_WORLD_SIZE", str(world))),
+            rank=rank,
+            world_size=max(world, 1),
+            local_rank=_number("LOCAL_RANK", 0),
+            local_size=_number("LOCAL_WORLD_SIZE", max(world, 1)),
         )
 
     @property
@@ -116,6 +140,30 @@ class Ranks:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+
+def _number(name: str, default: int) -> int:
+    """A whole number of the environment; an empty variable is like none."""
+    text = os.environ.get(name, "").strip()
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise _no_launch(
+            f"{name} is {text!r} in the environment, which is no whole number"
+        ) from None
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _no_launch(message: str) -> LuminaError:
+    return LuminaError(
+        "E002",
+        f"{message}: no launcher of several processes sets them so",
+        "unset WORLD_SIZE and RANK to train in one process; start several with "
+        "--nproc N or torchrun",
+    )
 
 
 def meeting_place() -> tuple[object, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -61,12 +62,7 @@ class Trainer:
         Raises:
             LuminaError: whatever stands in the way, with its code.
         """
-        if self.ranks.world_size == 1 and (self.config.system.nproc or 1) > 1:
-            raise LuminaError(
-                "E002",
-                f"nproc {self.config.system.nproc} was asked of a single process",
-                "use `lumina train --nproc N` or torchrun; Python starts one process",
-            )
+        self._check_nproc()
         job = Job(self.config, self.ranks, self.console)
         with job.signals:
             try:
@@ -80,6 +76,26 @@ class Trainer:
             finally:
                 self._loop = None
                 job.close()
+
+    def _check_nproc(self) -> None:
+        """Refuse a number of processes that a launcher or nobody started."""
+        asked, here = self.config.system.nproc, self.ranks.local_size
+        if asked is None or asked == here:
+            return
+        if "WORLD_SIZE" in os.environ:
+            raise LuminaError(
+                "E002",
+                f"--nproc is {asked}, and the environment says that {here} "
+                f"process{' was' if here == 1 else 'es were'} started on this machine "
+                "(WORLD_SIZE, LOCAL_WORLD_SIZE)",
+                "leave --nproc out under torchrun; without a launcher, unset "
+                "WORLD_SIZE and RANK",
+            )
+        raise LuminaError(
+            "E002",
+            f"nproc {asked} was asked of a single process",
+            "use `lumina train --nproc N` or torchrun; Python starts one process",
+        )
 
     def explain(self) -> tuple[Plan, Environment, int | None]:
         """What `train` would do: the plan, the machine, rows of an epoch.
