@@ -48,7 +48,8 @@ class Job:
         self.console = console
         self.prepared = Preparation(config, ranks, console)
         self.folder = RunFolder(config, ranks)
-        self.signals = StopSignals()
+        self.signals = StopSignals(ranks.main)
+        self.signals.leave_word = self._leave_interruption
         self.started = time.monotonic()
         self._recorder: Recorder | None = None
         self._store: CheckpointStore | None = None
@@ -80,17 +81,24 @@ class Job:
         except LuminaError as error:
             self.folder.leave_word(error, self.prepared.events)
             raise
+        except BaseException:
+            if self.signals.received is not None:
+                self._leave_interruption()
+            raise
         return None
 
     def build(self, on_row: Callable[[dict[str, Any]], None]) -> Loop:
         """Take the run directory and assemble everything the loop needs.
 
         The directory says that the run goes on before it does. A failure in between
-        is therefore recorded there, so that nobody waits for a run that has ended.
+        is therefore recorded there, so that nobody waits for a run that has ended. A
+        new run that is refused leaves no directory.
         """
-        self.signals.hold()
         try:
-            return self._build(on_row)
+            loop = self._build(on_row)
+            # From here on the loop sees a signal.
+            self.signals.looping = True
+            return loop
         except BaseException as error:
             self._leave_failure(error)
             raise
@@ -104,12 +112,23 @@ class Job:
         recorder = self._recorder
         if self.signals.received is not None:
             # Of a failure nobody need look into: it was asked to end.
-            if directory.is_run:
-                directory.mark("interrupted", step, reason="stopped by a signal")
+            self._leave_interruption()
+        elif _is_refusal(error) and self.prepared.resumption is None:
+            self.folder.withdraw()
         elif recorder is None:
             mark_failed(directory, step)
         else:
             leave_failure(error, directory, recorder, step)
+
+    def _leave_interruption(self) -> None:
+        """A run that a signal ended before its first step is not running."""
+        if not self.folder.held or not self.folder.directory.is_run:
+            return
+        directory = self.folder.directory
+        status = directory.status() or {"status": "running"}
+        if status.get("status") == "running":
+            step = status.get("step", 0)
+            directory.mark("interrupted", step, reason="stopped by a signal")
 
     def _build(self, on_row: Callable[[dict[str, Any]], None]) -> Loop:
         prepared, plan = self.prepared, self.plan
@@ -150,7 +169,6 @@ class Job:
         assert loop is not None and recorder is not None
         directory = self.folder.directory
         try:
-            self.signals.looping = True
             loop.run()
             result = outcome(loop, directory)
             if self.ranks.main:
@@ -245,3 +263,8 @@ class Job:
             self.prepared.config.provenance,
             title=f"Lumina  {self.folder.directory.path}",
         )
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether what was asked for cannot be done; not for want of memory or room."""
+    return isinstance(error, LuminaError) and not error.code.startswith("E2")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ class RunFolder:
         self.asked = asked
         self.ranks = ranks
         self._held: RunDirectory | None = None
+        self._made: list[Path] = []  # folders that were not there before, inmost first
+        self._begun = False  # the run began here and now
 
     @property
     def held(self) -> bool:
@@ -65,7 +69,10 @@ class RunFolder:
         """Where a new run goes: as asked, or a fresh name that all ranks agree on."""
         named = self.asked.run.run_dir
         if named is None and self.ranks.main:
-            named = str(RunDirectory.new(self.asked.preset or "run").path)
+            self._will_make(Path("runs"))
+            path = RunDirectory.new(self.asked.preset or "run").path
+            self._made.insert(0, path)
+            named = str(path)
         return Path(self.ranks.share(named))
 
     def take(self, path: Path, *, resume: bool) -> None:
@@ -73,7 +80,33 @@ class RunFolder:
         self.directory = RunDirectory(path)
         if self.ranks.main:
             auto = self.asked.run.auto_resume
+            self._begun = not self.directory.is_run
+            self._will_make(path)
             self._held = self.directory.acquire(resume=resume or auto)
+
+    def _will_make(self, path: Path) -> None:
+        """Note which folders are missing on the way to `path`, itself among them."""
+        for folder in (path, *path.parents):
+            if folder.exists():
+                break
+            self._made.append(folder)
+
+    def withdraw(self) -> None:
+        """Remove a run that was refused before its first step, and only that.
+
+        A directory that held a run before stays as it is, and one that was there, but
+        empty, is left empty.
+        """
+        if self._held is None or not self._begun:
+            return
+        for entry in self.directory.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # another run has come to live there
+                folder.rmdir()
 
     def named_in(self, config: Config) -> Config:
         """The settings; of a run that was given no directory, with the one it got."""

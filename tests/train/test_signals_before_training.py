@@ -1,0 +1,194 @@
+"""Signals while a run is being prepared and built: they end it, and it says so."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lumina.assemble.ranks import meeting_place
+from lumina.state.run_directory import RunDirectory
+from training import _CONTEXT, DENSE, Running, Trainings, wait_until, words
+
+FLAGS = [*DENSE, *words("--precision fp32 --steps 4")]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+def _dawdle(marker: Path) -> None:
+    """Take a minute over it, in Python."""
+    marker.touch()
+    for _ in range(600):
+        time.sleep(0.1)
+
+
+def _dawdle_in_a_library(marker: Path) -> None:
+    """Take a minute over one call that no signal interrupts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    marker.touch()
+    ctypes.CDLL(None).sleep(60)
+
+
+def _held_up(
+    stage: str,
+    arguments: list[str],
+    log: Path,
+    marker: Path,
+    environment: dict[str, str],
+) -> None:
+    """In a process of its own: the command, which takes long over one stage."""
+    os.setsid()
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    from lumina.cli.main import main
+    from lumina.data import prepare
+    from lumina.train import outset, preparation, signals
+
+    def slow(*_, **__):
+        _dawdle(marker)
+
+    if stage == "scan":
+        prepare.scan = slow
+    elif stage == "tokenizer":
+        # In a generator that the library of tokenizers runs.
+        whole = prepare._Preparation.sample
+
+        def sample(self, most):
+            for text in whole(self, most):
+                yield text
+                _dawdle(marker)
+
+        prepare._Preparation.sample = sample
+    elif stage == "tokens":
+        prepare.encode_documents = slow
+    elif stage == "resume":
+        preparation.prepare = slow
+    elif stage == "model":
+        outset.assemble = slow
+    elif stage == "library":
+        signals.STUCK_SECONDS = 0.5
+        outset.assemble = lambda *_, **__: _dawdle_in_a_library(marker)
+    os._exit(main(arguments))
+
+
+def started(
+    trainings: Trainings, stage: str, name: str, *flags: str, **environment: str
+) -> tuple[Running, Path]:
+    """A training that will stay at a stage, and the file that says it is there."""
+    place = f"{name}{environment.get('RANK', '')}"
+    log, marker = trainings.folder / f"{place}.log", trainings.folder / f"{place}.here"
+    trainings.folder.mkdir(parents=True, exist_ok=True)
+    command = trainings.command(name, *FLAGS, *flags)
+    process = _CONTEXT.Process(
+        target=_held_up, args=(stage, command, log, marker, environment)
+    )
+    process.start()
+    return Running(process, log), marker
+
+
+def held_up(trainings: Trainings, stage: str, name: str, *flags: str) -> Running:
+    """A training that has come to a stage, and stays there."""
+    running, marker = started(trainings, stage, name, *flags)
+    assert wait_until(marker.exists, running), running.output
+    return running
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory, lumina_cache):
+    """Data whose tokenizer and tokens no other test has made."""
+
+    def make(name: str) -> Trainings:
+        folder = tmp_path_factory.mktemp("signals")
+        lines = (f"{name} went to the wood on day {n}.\n" for n in range(500))
+        (folder / "text.txt").write_text("".join(lines))
+        return Trainings(folder / "runs", folder / "text.txt", [])
+
+    return make
+
+
+def assert_ended(running: Running, number: int, code: int) -> None:
+    began = time.monotonic()
+    running.send(number)
+    assert running.wait() == code, running.output
+    assert time.monotonic() - began < 30
+    said = running.output
+    assert f"ended by {signal.Signals(number).name} before a step was trained" in said
+    for word in ("Traceback", "panicked", "unexpected", "Error"):
+        assert word not in said, said
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("number", "code"), SIGNALS[:2], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("stage", ["scan", "tokenizer", "tokens"])
+def test_a_signal_while_data_is_prepared_begins_no_run(fresh, stage, number, code):
+    trainings = fresh(f"{stage}{code}")
+    running = held_up(trainings, stage, "r")
+    assert_ended(running, number, code)
+    assert not (trainings.folder / "r").exists()
+    # Nothing half made stays in the cache to be taken for whole.
+    trainings.train("r", *FLAGS)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("number", "code"), SIGNALS, ids=["c", "sigterm", "sighup"])
+def test_a_signal_while_the_model_is_built_is_no_running_run(fresh, number, code):
+    trainings = fresh(f"model{code}")
+    running = held_up(trainings, "model", "r")
+    status = json.loads((trainings.folder / "r" / "status.json").read_text())
+    assert status["status"] == "running"
+    assert_ended(running, number, code)
+    status = json.loads((trainings.folder / "r" / "status.json").read_text())
+    assert status["status"] == "interrupted"
+    trainings.train("r", *FLAGS, "--auto-resume")
+    assert RunDirectory(trainings.folder / "r").finished
+
+
+@pytest.mark.faults
+def test_a_library_that_does_not_come_back_holds_no_signal_up(fresh):
+    trainings = fresh("library")
+    running = held_up(trainings, "library", "r")
+    assert_ended(running, signal.SIGTERM, 143)
+    status = json.loads((trainings.folder / "r" / "status.json").read_text())
+    assert status["status"] == "interrupted"
+
+
+@pytest.mark.faults
+def test_a_rank_that_waits_for_the_data_ends_too(fresh):
+    """Rank 1 waits in a library for rank 0, which prepares the data."""
+    trainings = fresh("ranks")
+    store, place = meeting_place()
+    flags = words("--batch-size 2")
+    ranks = [
+        started(
+            trainings, "scan", "r", *flags, **place, RANK=str(rank), WORLD_SIZE="2",
+            LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2",
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    assert wait_until(ranks[0][1].exists, ranks[0][0]), ranks[0][0].output
+    time.sleep(1)
+    for running, _ in ranks:
+        running.send(signal.SIGTERM)
+    assert [running.wait() for running, _ in ranks] == [143, 143]
+    assert "ended by SIGTERM" in ranks[0][0].output
+    for running, _ in ranks:
+        assert "Traceback" not in running.output
+    assert not (trainings.folder / "r").exists()
+    del store
+
+
+@pytest.mark.faults
+def test_a_killed_run_whose_resume_is_ended_early_is_not_running(fresh):
+    trainings = fresh("killed")
+    run = trainings.train("r", *FLAGS)
+    RunDirectory(run).mark("running", 4)  # as kill -9 leaves it
+    running = held_up(trainings, "resume", "r", "--auto-resume", "--steps", "6")
+    assert_ended(running, signal.SIGTERM, 143)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["status"], status["step"]) == ("interrupted", 4)
