@@ -101,3 +101,18 @@ def test_files_beside_puzzles_are_told(tmp_path: Path) -> None:
     assert [(e["kind"], e["counts"]) for e in told] == [
         ("data_files_ignored", {".csv": 1})
     ]
+
+
+def test_files_named_again_are_told(tmp_path: Path) -> None:
+    """Other trainers read a file as often as it is named."""
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "same.jsonl").symlink_to(data)
+    told: list[dict[str, Any]] = []
+    named = [str(data), str(tmp_path / "*.jsonl"), str(tmp_path / "." / "a.jsonl")]
+    config = ConfigPresets.debug().replace(train_data=named, eval_fraction=0.0)
+    prepared = prepare(config, on_event=lambda **e: told.append(e))
+    assert len(prepared.train) == 2
+    (event,) = (e for e in told if e["kind"] == "data_files_repeated")
+    assert event["severity"] == "warning" and list(event["counts"].values()) == [4]
+    assert "a.jsonl (4)" in event["message"]

@@ -393,3 +393,25 @@ def test_characters_without_a_token_are_counted_and_told_each_time(
         assert prepared.stats["cached"] is cached
         (event,) = (e for e in told if e["kind"] == "data_unknown_characters")
         assert event["severity"] == "warning" and event["count"] == 6
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_eval_documents_that_are_trained_on_are_told(
+    corpus: Path, tmp_path: Path, cached: bool
+) -> None:
+    """The evaluation's loss would look better than it is, and nothing would say so."""
+    held_out = tmp_path / "held_out.jsonl"
+    lines = (corpus / "0.jsonl").read_text().splitlines()[:3]
+    held_out.write_text("\n".join([*lines, '{"text": "Not seen before."}']))
+    config = new_config(corpus, eval_data=(str(held_out),))
+    told: list[dict[str, Any]] = []
+    for _ in range(1 + cached):
+        told.clear()
+        prepare(config, on_event=lambda **event: told.append(event))
+    (event,) = (e for e in told if e["kind"] == "eval_data_trained_on")
+    assert event["severity"] == "warning" and event["count"] == 3
+    assert "3 of the 4 documents of the eval data" in event["message"]
+    told.clear()
+    held_out.write_text('{"text": "Not seen before."}\n')
+    prepare(config, on_event=lambda **event: told.append(event))
+    assert "eval_data_trained_on" not in {e["kind"] for e in told}

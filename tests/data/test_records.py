@@ -152,3 +152,25 @@ def test_fields_of_very_many_names_are_counted_together(tmp_path: Path) -> None:
     config = ConfigPresets.debug().replace(train_data=[str(data)], eval_fraction=0.0)
     counts = prepare(config).stats["ignored_fields"]
     assert len(counts) == 1001 and counts["(fields of other names)"] == 500
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"text": "one", "text": "two"}',
+        '{"messages": [{"role": "user", "role": "assistant", "content": "hi"}]}',
+    ],
+)
+def test_a_field_with_two_values_is_refused_by_name(tmp_path: Path, line: str) -> None:
+    """JSON readers take the last one, and the first is lost without a word."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(LuminaError, match="is there twice, with two values") as refused:
+        list(read_documents([path]))
+    assert refused.value.code == "E102"
+
+
+def test_repeated_fields_that_change_nothing_are_no_matter(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "text": "one", "id": 1, "id": 2}\n')
+    assert [document.text for document in read_documents([path])] == ["one"]

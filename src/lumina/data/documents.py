@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 from lumina.data.files import file_format, find_files
-from lumina.data.records import BadRecord, Message, parse_record, unread_fields
+from lumina.data.records import (
+    BadRecord,
+    Message,
+    each_field_once,
+    parse_record,
+    unread_fields,
+)
 from lumina.errors import LuminaError
 
 SEPARATOR = "<|endoftext|>"
@@ -251,7 +257,7 @@ class _JsonLines(_Lines):
 
 def _parse_json(line: str) -> object:
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=each_field_once)
     except json.JSONDecodeError as error:
         reason = f"not JSON: {error.msg} at column {error.colno}"
         if line.strip() in ("{", "["):

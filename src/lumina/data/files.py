@@ -61,14 +61,48 @@ def find_files(
             suffix, E105 a folder without data files, or no path at all.
     """
     found: dict[str, Path] = {}
-    named = False
-    for path in paths:
-        named = True
-        for file in _expand(os.path.expanduser(os.fspath(path)), formats):
-            found.setdefault(os.path.realpath(file), file)
-    if not named:
+    paths = list(paths)
+    for file in _named(paths, formats):
+        found.setdefault(os.path.realpath(file), file)
+    if not paths:
         raise LuminaError("E105", "no data was named", "name files with --train-data")
     return list(found.values())
+
+
+def _named(
+    paths: Iterable[str | os.PathLike[str]], formats: Mapping[str, str]
+) -> Iterator[Path]:
+    """Every data file that `paths` mean, as often as they mean it."""
+    for path in paths:
+        yield from _expand(os.path.expanduser(os.fspath(path)), formats)
+
+
+def tell_repeated(
+    paths: Iterable[str | os.PathLike[str]],
+    on_event: Callable[..., None] | None,
+    formats: Mapping[str, str] = FORMATS,
+) -> None:
+    """Say which files are named more than once: naming them again changes nothing."""
+    if on_event is None:
+        return
+    times = Counter(os.path.realpath(file) for file in _named(paths, formats))
+    counts = most_first(
+        {
+            os.path.relpath(file).encode(errors="backslashreplace").decode(): count
+            for file, count in times.items()
+            if count > 1
+        }
+    )
+    if counts:
+        on_event(
+            kind="data_files_repeated",
+            severity="warning",
+            code=None,
+            message="files named more than once are read once: "
+            f"{counted(counts, shown=3)}; to train on a file more often, name a copy "
+            "of it",
+            counts=counts,
+        )
 
 
 def _expand(path: str, formats: Mapping[str, str]) -> list[Path]:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tokenizers
 
 from lumina.data.cache import build_once, cache_root, require_space
@@ -24,6 +25,7 @@ from lumina.data.files import (
     find_files,
     most_first,
     tell_left_out,
+    tell_repeated,
 )
 from lumina.data.known_hashes import known_hash
 from lumina.data.split import (
@@ -52,7 +54,7 @@ _VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (2**30, 32768), (None, 5
 
 # Raised when the same files are read as other documents than before: what an earlier
 # reading left in the cache is not used then.
-_READING = 5
+_READING = 6
 
 _TOLD = 20  # skipped records that get an event of their own
 
@@ -276,9 +278,17 @@ class _Preparation:
                 sum((found.unread for found in scans), start=Counter[str]())
             ),
             "unknown_tokens": unknown,
+            "eval_documents_trained_on": self._trained_on(),
             "skipped": [asdict(s) for found in scans for s in found.skipped],
         }
         (folder / "meta.json").write_text(json.dumps(meta) + "\n")
+
+    def _trained_on(self) -> int:
+        """How many documents of the eval data stand in the training data, too."""
+        held_out = self.scanned_eval
+        if held_out is None:
+            return 0
+        return int(np.isin(held_out.hashes, self.scanned.hashes).sum())
 
     def _write(
         self, folder: Path, tokenizer: Tokenizer, masked: bool, total: int
@@ -361,6 +371,7 @@ class _Preparation:
                 codes=stats["skipped_codes"],
             )
         tell_left_out(stats["ignored_files"], self.on_event)
+        tell_repeated(self.data.train_data, self.on_event)
         if stats["ignored_fields"]:
             self._event(
                 "data_fields_ignored",
@@ -379,6 +390,17 @@ class _Preparation:
                 f"{count:,} tokens of the data stand for characters that the tokenizer "
                 "has no token for; the model cannot learn them: name another tokenizer "
                 "with --tokenizer, or take such characters out of the data",
+                count=count,
+            )
+        if stats["eval_documents_trained_on"]:
+            count, of = stats["eval_documents_trained_on"], stats["eval_documents"]
+            self._event(
+                "eval_data_trained_on",
+                "warning",
+                None,
+                f"{count:,} of the {of:,} documents of the eval data are in the "
+                "training data, too: their loss says how well they were learned, not "
+                "how the model does on text it has not seen",
                 count=count,
             )
         for note in stats["tokenizer_notes"]:
@@ -468,6 +490,7 @@ def _stats(
         "skipped_codes": meta["skipped_codes"],
         "ignored_fields": meta["ignored_fields"],
         "unknown_tokens": meta["unknown_tokens"],
+        "eval_documents_trained_on": meta["eval_documents_trained_on"],
         "vocab_size": tokenizer.vocab_size,
         "tokenizer": tokenizer.fingerprint,
         "tokenizer_notes": list(tokenizer.notes),

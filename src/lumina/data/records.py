@@ -33,6 +33,10 @@ _LOSS = ("train", "weight")
 """Fields of a turn that say whether it bears loss."""
 
 
+_READ = {"text", "system", *_TURNS, *sum(_TURNS.values(), ()), *_LOSS}
+"""Fields that are read."""
+
+
 class Message(TypedDict):
     """One turn; `role` is user, assistant or system.
 
@@ -87,6 +91,23 @@ def parse_record(record: Any) -> str | tuple[Message, ...]:
     names = [*map(repr, record), *(f"{name!r}, which is null" for name in nulls)]
     fields = ", ".join(sorted(names)) or "none"
     raise BadRecord("E102", f"no field 'text' or 'messages' (fields: {fields[:200]})")
+
+
+def each_field_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its fields, for `json.loads`.
+
+    Raises:
+        BadRecord: E102 a field that is read stands there twice with two values, of
+            which JSON does not say which one holds.
+    """
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        for name, value in pairs:
+            if name in _READ and fields[name] != value:
+                raise BadRecord(
+                    "E102", f"the field {name!r} is there twice, with two values"
+                )
+    return fields
 
 
 def unread_fields(record: Any) -> list[str]:
