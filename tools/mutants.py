@@ -18,8 +18,9 @@ that reach them, until one fails; that one is then named in the list:
     .venv/bin/python tools/mutants.py draw --seed 1 --count 120
     .venv/bin/python tools/mutants.py hunt --jobs 2
 
-All three go on where they were stopped. What was drawn before and still is in the
-source keeps its tests. The map and the verdicts lie in .mutants.
+All three go on where they were stopped. What a seed has drawn stays in the list, with
+its tests, while the source has it; another seed begins anew. The map and the verdicts
+lie in .mutants.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -43,7 +43,7 @@ from pathlib import Path
 
 import mutants_map
 import mutants_sites
-from mutants_list import Mutant, change, read_list, settled, write_list
+from mutants_list import Mutant, change, read_list, read_seed, settled, write_list
 
 PASSED, FAILED = 0, 1
 """Exit codes of pytest that are a verdict; every other one is an error."""
@@ -194,26 +194,31 @@ def make_map(args: argparse.Namespace) -> int:
 
 
 def draw(args: argparse.Namespace) -> int:
-    """Write the list of a seed; what it keeps of the list before, it keeps settled."""
+    """Write the list of a seed; what it holds already stays while the source has it."""
     root, path = args.root, args.list[-1]
     reached = mutants_map.read(root, root / ".mutants" / "map")
-    known = {m.id: m for m in read_list(path, complete=False)} if path.exists() else {}
-    drawn = []
+    known: dict[str, Mutant] = {}
+    if path.exists() and read_seed(path) == args.seed:
+        known = {mutant.id: mutant for mutant in read_list(path, complete=False)}
+    drawn: list[Mutant] = []
     for number, group in enumerate(mutants_sites.GROUPS):
-        found = [
+        sites = [
             site
             for file in mutants_sites.files_of(root, group)
             for site in mutants_sites.sites(root, file)
-            if reached.tests(file, *site.lines)
         ]
+        found = [site for site in sites if reached.tests(site.file, *site.lines)]
+        kept = [site for site in sites if site.id in known]
         groups = len(mutants_sites.GROUPS)
         share = args.count // groups + (number < args.count % groups)
-        picked = mutants_sites.pick(found, args.seed, share)
-        print(f"{group}: {len(picked)} of {len(found)}")
-        drawn += picked
-    mutants = [Mutant(s.id, s.what, s.file, s.old, s.new) for s in drawn]
-    mutants = [known.get(mutant.id, mutant) for mutant in mutants]
-    write_list(path, args.seed, mutants)
+        picked = mutants_sites.pick(found, args.seed, share, kept)
+        print(f"{group}: {len(picked)} of {len(found)}, {len(kept)} of them known")
+        drawn += [
+            known.get(site.id)
+            or Mutant(site.id, site.what, site.file, site.old, site.new)
+            for site in picked
+        ]
+    write_list(path, args.seed, drawn)
     return 0
 
 
@@ -258,7 +263,7 @@ def hunt(args: argparse.Namespace) -> int:
             told = f"{mutant.id} ({mutant.what}): {result['by']}"
             print(f"{result['verdict']:<11} {told}", flush=True)
     noted = [noted_test(mutant, verdicts.get(mutant.id)) for mutant in mutants]
-    write_list(path, tomllib.loads(path.read_text())["seed"], noted)
+    write_list(path, read_seed(path), noted)
     left = [mutant for mutant in noted if not settled(mutant)]
     print(f"{len(left)} of {len(mutants)} are left")
     return int(bool(left))

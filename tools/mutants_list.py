@@ -58,6 +58,11 @@ def read_list(path: Path, complete: bool = True) -> list[Mutant]:
     return found
 
 
+def read_seed(path: Path) -> int:
+    """The seed that a list was drawn by."""
+    return int(tomllib.loads(path.read_text())["seed"])
+
+
 def settled(mutant: Mutant) -> bool:
     """Whether a test that notices it is known, or why there is none."""
     return bool(mutant.tests or mutant.reason)

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 GROUPS = {
@@ -90,6 +90,7 @@ class Site:
         what: it is, for people.
         old: text that occurs in the file exactly once.
         new: takes its place.
+        before: sites that only differ from this one in their place in the old text.
     """
 
     file: str
@@ -99,10 +100,13 @@ class Site:
     what: str
     old: str
     new: str
+    before: int = 0
 
     def rank(self, seed: int) -> str:
         """Its place in the order of a seed; the same wherever it stands in the file."""
         named = f"{seed}\n{self.file}\n{self.function}\n{self.what}\n{self.old}"
+        if self.before:
+            named += f"\n{self.before}"
         return hashlib.sha256(named.encode()).hexdigest()
 
     @property
@@ -173,15 +177,18 @@ class Finder(ast.NodeVisitor):
             return
         lines = self.source.line(begin), self.source.line(max(begin, end - 1))
         place = f"{self.file.removeprefix('src/lumina/')}, {'.'.join(self.names)}"
+        what = f"{place}: {what}"
+        like = (".".join(self.names), what, pair[0])
         site = Site(
             self.file,
             ".".join(self.names),
             operator,
             lines,
-            f"{place}: {what}",
+            what,
             *pair,
         )
-        self.sites.append(site)
+        before = sum((s.function, s.what, s.old) == like for s in self.sites)
+        self.sites.append(replace(site, before=before))
 
     def between(
         self,
@@ -379,14 +386,21 @@ def files_of(root: Path, group: str) -> Iterator[str]:
                 yield path.relative_to(root).as_posix()
 
 
-def pick(found: list[Site], seed: int, count: int) -> list[Site]:
-    """Draw from sites: the operators in turn, and of each the file drawn from least."""
+def pick(found: list[Site], seed: int, count: int, kept: list[Site]) -> list[Site]:
+    """Draw from sites: the operators in turn, and of each the file drawn from least.
+
+    Args:
+        found: that may be drawn.
+        seed: of their order.
+        count: wanted in all.
+        kept: drawn before; they come first.
+    """
     by_operator: dict[str, list[Site]] = defaultdict(list)
     for site in sorted(found, key=lambda site: site.rank(seed)):
         by_operator[site.operator].append(site)
-    drawn: list[Site] = []
-    taken: Counter[str] = Counter()
-    lines: set[tuple[str, int]] = set()
+    drawn = kept[:count]
+    taken = Counter(site.file for site in drawn)
+    lines = {(site.file, site.lines[0]) for site in drawn}
     while len(drawn) < count and any(by_operator.values()):
         for operator in sorted(by_operator):
             waiting = by_operator[operator]
