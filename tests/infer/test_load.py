@@ -35,7 +35,6 @@ def code(path, **options) -> str:
     return caught.value.code
 
 
-@pytest.mark.covers("TOK-08: saved with checkpoints")
 def test_a_run_gives_its_newest_checkpoint_and_tokenizer(run, networks, tokenizer):
     network, found = lumina.load(run)
     assert same(network, networks[3]) and not network.training

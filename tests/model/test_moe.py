@@ -134,7 +134,6 @@ def test_dropped_follows_capacity():
     assert dropped[0.25] > dropped[0.5] > dropped[1.0] > 0 == dropped[4.0]
 
 
-@pytest.mark.covers("MOD-18: kept")
 def test_roomy_capacity_equals_dropless_and_evaluation_ignores_capacity():
     x = tokens()
     dropless, tight = make_layer(), make_layer(dispatch="capacity", capacity_factor=0.3)

@@ -83,7 +83,9 @@ def test_load_balancing_weight_evens_the_load(tiny_config, tmp_path):
 
 
 @pytest.mark.covers(
-    "MOD-18: capacity_factor / --capacity-factor", "MOD-18: overflow tokens dropped"
+    "MOD-18: capacity_factor / --capacity-factor",
+    "MOD-18: overflow tokens dropped",
+    "MOD-18: kept",
 )
 def test_capacity_factor_decides_what_is_dropped(tiny_config, tmp_path):
     def dropped(**options):
@@ -161,15 +163,21 @@ def test_a_single_renormalised_choice_is_warned_of(tiny_config):
         assert not any("moe_normalise_top_k" in text for text in config.warnings())
 
 
-@pytest.mark.covers("MTX-15: MoE (4) + checkpointing")
-def test_recomputed_layers_route_the_same(tiny_config, tmp_path):
-    """Checkpointing changes no loss and no expert's load, to the last bit."""
+@pytest.mark.covers(
+    "MTX-15: MoE (4) + checkpointing", "MTX-15: routing recompute identical"
+)
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_recomputed_layers_route_the_same(tiny_config, tmp_path, noise):
+    """Checkpointing changes no loss and no expert's load, to the last bit; also where
+    the router is noisy, which the second computation must repeat."""
     kept = ("loss", "grad_norm", "moe.load", "moe.z_loss", "moe.dropped_fraction")
     runs = []
     for mode in ("none", "full", "selective"):
         rows = train(
             tiny_config.replace(steps=4, num_experts=4, gradient_checkpointing=mode),
             tmp_path / mode,
+            router_jitter_noise=noise,
+            expert_dropout=noise,
         )
         runs.append([[row[key] for key in kept] for row in rows])
     assert runs[0] == runs[1] == runs[2]

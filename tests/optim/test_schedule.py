@@ -17,7 +17,6 @@ def rates(**changes):
     return [learning_rate_at(plan, step) for step in range(plan.steps)]
 
 
-@pytest.mark.covers("PRE-13: cosine with warmup")
 @pytest.mark.parametrize("shape", ["constant", "linear", "cosine", "wsd"])
 def test_warm_up_rises_in_equal_steps_to_the_peak(shape):
     found = rates(lr_scheduler=shape)

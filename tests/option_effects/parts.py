@@ -49,7 +49,6 @@ def block(runs: Runs) -> None:
     assert run.first_loss != runs.train().first_loss
 
 
-@pytest.mark.covers("MOD-35: metrics")
 @shows("attention_type")
 def attention(runs: Runs) -> None:
     example = Path(__file__).parents[2] / "examples" / "gated_linear_attention.py"

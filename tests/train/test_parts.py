@@ -45,12 +45,13 @@ MODELS = {
         ),
     ],
 }  # fmt: skip
+OWN_BLOCK = pytest.mark.covers("MOD-35: trainer", "MOD-35: metrics")
 ALWAYS = words("--steps 9 --save-every-n-batches 2 --ema-decay 0.9")
 
 
-@pytest.mark.covers("MOD-35: trainer")
 @pytest.mark.parametrize(
-    "model", ["parts", "backbone", pytest.param("block", marks=pytest.mark.slow)]
+    "model",
+    ["parts", "backbone", pytest.param("block", marks=[pytest.mark.slow, OWN_BLOCK])],
 )
 def test_killed_and_resumed_it_is_the_run_that_never_stopped(
     trainings: Trainings, model: str
