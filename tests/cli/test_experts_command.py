@@ -123,7 +123,11 @@ def test_the_file_and_the_registry(made, capsys):
     assert json.loads(capsys.readouterr().out)["id"] == found["id"]
 
 
-@pytest.mark.covers("MOD-27: loading", "MOD-27: attaching and detaching")
+@pytest.mark.covers(
+    "MOD-27: loading",
+    "MOD-27: attaching and detaching",
+    "INF-11: attaching experts at inference",
+)
 def test_attached_is_the_trained_model_and_detached_is_the_base(made, tmp_path):
     where = ("--expert-registry", made / "registry")
     lumina("experts", "attach", "farm", made / "base", tmp_path / "with", *where)

@@ -277,6 +277,7 @@ def test_exporting_for_inference_in_python(run, tmp_path):
         assert config.vocab_size == network.spec.vocab_size
 
 
+@pytest.mark.covers("INF-08: int8 inference")
 def test_8_bits_say_what_they_cost_and_generate(run, tmp_path, tiny_corpus, capsys):
     lumina("export", run, tmp_path / "8", "--quantize")
     said = capsys.readouterr().out

@@ -25,6 +25,7 @@ def lumina(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.covers("CFG-01: command lumina")
 def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     code = (
         "import sys; from lumina.cli.main import main; assert main(['--help']) == 0; "

@@ -50,6 +50,7 @@ def test_replace_makes_another() -> None:
         config.replace(preset="b7")
 
 
+@pytest.mark.covers("CFG-03: Config(...) constructor")
 def test_constructor_and_dictionary_are_inverse() -> None:
     config = Config(preset="debug", train_data=["a", Path("b")], ema_decay=0.9)
     assert config.data.train_data == ("a", "b")
@@ -147,6 +148,7 @@ def test_allowed_values_in_words() -> None:
     assert allowed("use_moe") == "yes or no"
 
 
+@pytest.mark.covers("CFG-03: dictionaries training_params, data_params accepted")
 def test_the_documents_dictionaries_hold_options(tmp_path: Path) -> None:
     given = Config(
         training_params={"lr": 1e-4, "num_epochs": 2},

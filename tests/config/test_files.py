@@ -31,6 +31,7 @@ def refusal(path: Path) -> LuminaError:
 @pytest.mark.covers(
     "CFG-02: YAML files --config-file, load and save",
     "CFG-15: effective configuration saved",
+    "CFG-03: save",
 )
 def test_saved_settings_come_back_with_their_sources(tmp_path: Path) -> None:
     config = ConfigPresets.debug().replace(

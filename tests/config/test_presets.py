@@ -259,6 +259,7 @@ def test_unknown_preset_names_the_nearest(wrong: str, nearest: str) -> None:
     assert "lumina presets" in refused.value.hint
 
 
+@pytest.mark.covers("CFG-03: ConfigPresets.b7()")
 def test_factories_are_discoverable() -> None:
     assert "b7" in dir(ConfigPresets) and ConfigPresets.b7().preset == "b7"
     with pytest.raises(AttributeError, match="E001"):

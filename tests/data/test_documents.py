@@ -103,7 +103,7 @@ def test_conversation_id_is_allowed_and_sharegpt_is_understood(tmp_path: Path) -
     assert first.messages == second.messages
 
 
-@pytest.mark.covers("DAT-06")
+@pytest.mark.covers("DAT-06", "DAT-04: directories of files")
 def test_formats_are_told_apart_in_folders_and_globs(tmp_path: Path) -> None:
     deep = tmp_path / "deep"
     deep.mkdir()

@@ -31,7 +31,9 @@ def digest(ids: list[tuple[int, int]]) -> str:
     return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
 
 
-@pytest.mark.covers("TRN-31: deterministic seeds")
+@pytest.mark.covers(
+    "TRN-31: deterministic seeds", "DAT-32: consistent shuffling by seed"
+)
 def test_the_order_is_what_runs_were_begun_with() -> None:
     """A checkpoint's position means the same rows in every version."""
     ids = taken(shuffled(56), 4, epochs=2.5)

@@ -152,6 +152,7 @@ def test_rows_of_one_document_are_recognised(tmp_path: Path) -> None:
         assert all(b.max_seqlen == WIDTH for b in step.micro_batches)
 
 
+@pytest.mark.covers("DAT-32: disjoint split over workers")
 @pytest.mark.parametrize(("world", "micro"), [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1)])
 def test_ranks_and_micro_batches_do_not_change_a_step(
     store: TokenStore, world: int, micro: int

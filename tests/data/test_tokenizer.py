@@ -36,7 +36,7 @@ CHAT: list[Message] = [
 ]
 
 
-@pytest.mark.covers("TOK-08: byte-level fallback")
+@pytest.mark.covers("TOK-08: byte-level fallback", "TOK-09: non-ASCII text supported")
 @settings(max_examples=300)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 @example("<|endoftext|><|user|>\ufffd\0\r\n\u200d🎉")

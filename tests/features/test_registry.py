@@ -97,6 +97,7 @@ def test_needs_that_are_not_met_are_refused_with_the_way_out(
     assert "--" in caught.value.hint
 
 
+@pytest.mark.covers("CFG-13: E002")
 def test_features_that_exclude_each_other_are_refused() -> None:
     exclusion = Exclusion("ema", "both move the weights", "a test", "use --ema-decay 0")
     features = FEATURES | {"bf16": replace(FEATURES["bf16"], excludes=(exclusion,))}

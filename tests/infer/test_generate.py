@@ -35,6 +35,7 @@ def test_cached_logits_equal_the_logits_of_the_whole_sequence(network):
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.covers("INF-04: KV-cached decoding")
 def test_cached_generation_equals_uncached(network):
     prompt = prompts(1)[0]
     got = list(generate(network, prompt, max_new_tokens=30, temperature=0))
@@ -87,7 +88,7 @@ def test_full_attention_ends_at_the_context_limit():
     assert [len(ids) for ids in decoding.new_ids] == [64 - 5, 64 - 1]
 
 
-@pytest.mark.covers("MEM-13")
+@pytest.mark.covers("MEM-13", "INF-04: sliding window")
 def test_a_window_slides_past_the_trained_length():
     network = tiny(window_size=8, moe=MOE)
     prompt = prompts(1)[0]

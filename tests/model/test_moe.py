@@ -162,7 +162,6 @@ def test_later_tokens_change_nothing_before_them(dispatch):
         torch.testing.assert_close(layer(changed)[0][:, :t], before[:, :t])
 
 
-@pytest.mark.covers("MTX-15: routing recompute identical")
 @pytest.mark.parametrize("dispatch", ["dropless", "capacity"])
 def test_recomputation_counts_once_and_changes_no_gradient(dispatch):
     def gradients(recompute):

@@ -33,6 +33,7 @@ def log(tmp_path):
     log.close()
 
 
+@pytest.mark.covers("MON-12: JSONL/structured logs")
 def test_rows_are_strict_json_and_on_disk_at_once(log):
     log.append(
         {

@@ -15,7 +15,9 @@ from option_effects import shows
 from tiny_runs import Program, Runs, same, seen, story, write_conversations
 
 
-@pytest.mark.covers("TRN-01: --train-data")
+@pytest.mark.covers(
+    "TRN-01: --train-data", "DAT-07: several files combined into one dataset"
+)
 @shows("train_data")
 def training_data(runs: Runs) -> None:
     other = runs.folder / "other.txt"

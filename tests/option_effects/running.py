@@ -65,7 +65,7 @@ def retention(runs: Runs) -> None:
     assert three.checkpoints == [f"step-0000000{n}" for n in (3, 4, 5)]
 
 
-@pytest.mark.covers("MON-15: --log-every-n-batches")
+@pytest.mark.covers("MON-15: --log-every-n-batches", "MON-12: log_every_n_steps")
 @shows("log_every_n_batches")
 def lines(runs: Runs) -> None:
     def steps(text: str) -> int:

@@ -43,14 +43,14 @@ def frozen(runs: Runs) -> None:
     assert not same(held.tensors[moved], start.tensors[moved])
 
 
-@pytest.mark.covers("TRN-02: --steps")
+@pytest.mark.covers("TRN-02: --steps", "DAT-29: --steps limit")
 @shows("steps")
 def number_of_steps(runs: Runs) -> None:
     two, four = runs.both("steps", 2, 4)
     assert (len(two.rows), len(four.rows)) == (2, 4)
 
 
-@pytest.mark.covers("TRN-01: --epochs 3")
+@pytest.mark.covers("TRN-01: --epochs 3", "TRN-28: multi-epoch loops")
 @shows("epochs")
 def passes(runs: Runs) -> None:
     one, two = runs.both("epochs", 1.0, 2.0, steps=None)

@@ -39,6 +39,7 @@ def test_dry_run_tells_counts_memory_and_steps_and_trains_nothing(
     assert not list(tmp_path.rglob("*"))
 
 
+@pytest.mark.covers("TRN-37: pre-flight validation")
 def test_dry_run_refuses_what_a_run_would_refuse(
     tiny_corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

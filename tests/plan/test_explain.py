@@ -74,6 +74,7 @@ def test_durations() -> None:
     assert duration(400000) == "4.6 days"
 
 
+@pytest.mark.covers("DIA-01: hardware, versions, memory, optional packages")
 @pytest.mark.parametrize("machine", [cpu(), gpu(), gpu("a card", 24, (7, 5))])
 def test_the_doctor_reports_every_part(machine: object) -> None:
     rows = {(row.section, row.name): row for row in report(machine)}  # type: ignore[arg-type]

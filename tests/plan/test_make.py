@@ -112,6 +112,7 @@ def test_checkpointing_only_as_far_as_memory_needs_it() -> None:
     assert forced.gradient_checkpointing == "full"
 
 
+@pytest.mark.covers("CFG-10: E201 GPU memory", "CFG-10: E202 host memory")
 def test_what_cannot_fit_is_refused_with_numbers_and_a_way_out() -> None:
     config = Config.resolve(preset="l2:b7")
     with pytest.raises(LuminaError) as caught:

@@ -73,7 +73,10 @@ def test_a_precision_the_device_lacks_is_refused(
     ("precision", "dtype", "tf32"),
     [
         ("fp32", "float32", False),
-        ("tf32", "float32", True),
+        pytest.param(
+            *("tf32", "float32", True),
+            marks=pytest.mark.covers("PRC-02: tf32", "KRN-22: TF32"),
+        ),
         ("bf16", "bfloat16", False),
         ("mixed_bf16", "bfloat16", False),
         ("fp16", "float16", False),

@@ -159,7 +159,7 @@ def test_a_capacity_outlives_a_resume_and_is_refused_without_depths(tiny_config)
     assert "refused" in change["outcome"]
 
 
-@pytest.mark.covers("MON-05")
+@pytest.mark.covers("MON-05", "ORC-25: get_current_metrics()")
 def test_every_metric_of_depths_is_reported_under_its_name(tiny_config):
     """In the row of the file, and under the names of `get_current_metrics`."""
     seen = []

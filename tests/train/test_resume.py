@@ -142,6 +142,7 @@ def test_another_size_of_a_step_is_said(trainings):
     assert "not 4" in told["message"]
 
 
+@pytest.mark.covers("CKP-11: rollback manual")
 def test_going_back_to_an_older_checkpoint_repeats_the_rest(copied, finished):
     run = copied.folder / "run"
     older = run / "checkpoints" / "step-00000004"
