@@ -216,7 +216,7 @@ def draw(args: argparse.Namespace) -> int:
         drawn += [
             known.get(site.id)
             or Mutant(site.id, site.what, site.file, site.old, site.new)
-            for site in picked
+            for site in sorted(picked, key=lambda site: (site.file, site.lines))
         ]
     write_list(path, args.seed, drawn)
     return 0
