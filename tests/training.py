@@ -95,6 +95,8 @@ def _lumina(arguments, environment, log, terminal):
         _signals_elsewhere()
     if "HOLD_AFTER" in environment:
         _hold_after(int(environment["HOLD_AFTER"]), environment.get("HEARD"))
+    if "ENDLESS_FROM" in environment:
+        _endless_evaluation(int(environment["ENDLESS_FROM"]), environment["EVALUATING"])
     torch.set_num_threads(1)
     code = main(arguments)
     os._exit(code)
@@ -129,6 +131,27 @@ def _hold_after(step, heard):
         return take_step(loop, batches)
 
     Loop._guarded_step = held
+
+
+def _endless_evaluation(first, evaluating):
+    """In the child: evaluations from number `first` on, counted from 1, never end.
+
+    The file `evaluating`, with the rank added to its name, tells that one is under way.
+    """
+    from lumina.train import held_out
+
+    batches = held_out.eval_batches
+    begun = 0
+
+    def endless(*arguments, **options):
+        nonlocal begun
+        begun += 1
+        yield from batches(*arguments, **options)
+        while begun >= first:
+            Path(evaluating + os.environ.get("RANK", "0")).touch()
+            yield from batches(*arguments, **options)
+
+    held_out.eval_batches = endless
 
 
 @dataclass
@@ -174,7 +197,8 @@ def start(
     """Start `lumina ARGUMENTS`.
 
     With HOLD_AFTER="3" in its environment, a training waits after that step until a
-    signal comes, and with HEARD=FILE for ever; see `_hold_after`. For
+    signal comes, and with HEARD=FILE for ever: see `_hold_after`. With ENDLESS_FROM and
+    EVALUATING=FILE an evaluation never ends: see `_endless_evaluation`. For
     SIGNALS_ELSEWHERE see `_signals_elsewhere`.
 
     Args:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import endless_evaluation
-from lumina.assemble.ranks import meeting_place
 from lumina.state.reader import latest_good, open_checkpoint
 from training import (
     DENSE,
     INTERRUPT,
-    PATIENCE,
     TERMINATE,
     assert_same_run,
     checkpoints,
@@ -36,55 +30,32 @@ class Endless:
     """A training whose evaluation number `number` never ends.
 
     Attributes:
-        processes: its ranks.
+        running: its ranks.
         folder: its run directory.
     """
 
     def __init__(self, trainings, name, *flags, number=1, ranks=1):
         self.folder = trainings.folder / name
         self._mark = trainings.folder / f"{name}.evaluating."
-        self._log = trainings.folder / f"{name}.log"
-        self._store, place = meeting_place()
-        shared = {
-            "ENDLESS_FROM": str(number),
-            "EVALUATING": str(self._mark),
-            "OMP_NUM_THREADS": "1",
-        }
+        told = {"ENDLESS_FROM": str(number), "EVALUATING": str(self._mark)}
         if ranks > 1:
-            shared |= place | {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-        words = trainings.command(name, *flags)
-        self.processes = []
-        for rank in range(ranks):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-            with open(self._log, "ab") as log:
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, endless_evaluation.__file__, *words],
-                        env=os.environ | shared | own,
-                        stdout=log,
-                        stderr=log,
-                    )
-                )
+            self.running = trainings.ranks(name, *flags, world_size=ranks, **told)
+        else:
+            self.running = [trainings.start(name, *flags, **told)]
         wait_until(self._evaluating)
 
     def _evaluating(self):
-        ended = [p.returncode for p in self.processes if p.poll() is not None]
-        assert not ended, self.output
-        marks = [Path(f"{self._mark}{r}") for r in range(len(self.processes))]
+        assert all(rank.alive for rank in self.running), self.output
+        marks = [Path(f"{self._mark}{rank}") for rank in range(len(self.running))]
         return all(mark.exists() for mark in marks)
 
     @property
     def output(self):
-        return self._log.read_text()
+        return "".join(rank.output for rank in self.running)
 
     def codes(self):
         """The exit codes of all ranks, though the evaluation under way has no end."""
-        try:
-            return [process.wait(PATIENCE) for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-                process.wait()
+        return [rank.wait() for rank in self.running]
 
 
 def assert_stopped_unjudged(run, step):
@@ -113,7 +84,7 @@ def test_a_signal_ends_an_evaluation_which_a_resume_makes_up_for(
 ):
     name = f"stopped-{code}"
     run = Endless(trainings, name, *FLAGS)
-    run.processes[0].send_signal(number)
+    run.running[0].send(number)
     assert run.codes() == [code], run.output
     assert_stopped_unjudged(run.folder, 2)
     assert "Traceback" not in run.output
@@ -128,7 +99,7 @@ def test_a_signal_ends_an_evaluation_which_a_resume_makes_up_for(
 def test_the_last_evaluation_is_made_up_for(trainings):
     flags = [*DENSE, *words("--precision fp32 --steps 3")]
     run = Endless(trainings, "last", *flags)
-    run.processes[0].send_signal(TERMINATE)
+    run.running[0].send(TERMINATE)
     assert run.codes() == [143], run.output
     assert_stopped_unjudged(run.folder, 3)
     trainings.train("last", *flags, "--auto-resume")
@@ -140,7 +111,7 @@ def test_the_last_evaluation_is_made_up_for(trainings):
 def test_ranks_leave_an_evaluation_together(trainings):
     """Only the second rank is told; the first must not wait for it in a forward."""
     run = Endless(trainings, "two", *FLAGS, "--batch-size", "2", ranks=2)
-    run.processes[1].send_signal(TERMINATE)
+    run.running[1].send(TERMINATE)
     assert run.codes() == [143, 143], run.output
     assert_stopped_unjudged(run.folder, 2)
 
@@ -149,7 +120,7 @@ def test_ranks_leave_an_evaluation_together(trainings):
 def test_a_signal_ends_the_comparison_of_routing_modes(trainings):
     flags = [*DENSE, *words("--use-mod --precision fp32 --steps 3")]
     run = Endless(trainings, "modes", *flags, number=2)
-    run.processes[0].send_signal(TERMINATE)
+    run.running[0].send(TERMINATE)
     assert run.codes() == [143], run.output
     assert "eval_loss" in rows(run.folder)[-1]
     assert checkpoints(run.folder) == ["step-00000003"]
