@@ -91,6 +91,8 @@ def _lumina(arguments, environment, log, terminal):
 
     from lumina.cli.main import main
 
+    if "NOHUP" in environment:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which is all that nohup does
     if "SIGNALS_ELSEWHERE" in environment:
         _signals_elsewhere()
     if "HOLD_AFTER" in environment:
@@ -198,8 +200,8 @@ def start(
 
     With HOLD_AFTER="3" in its environment, a training waits after that step until a
     signal comes, and with HEARD=FILE for ever: see `_hold_after`. With ENDLESS_FROM and
-    EVALUATING=FILE an evaluation never ends: see `_endless_evaluation`. For
-    SIGNALS_ELSEWHERE see `_signals_elsewhere`.
+    EVALUATING=FILE an evaluation never ends: see `_endless_evaluation`. With NOHUP
+    it ignores a hang-up. For SIGNALS_ELSEWHERE see `_signals_elsewhere`.
 
     Args:
         arguments: what stands behind `lumina`.
@@ -319,7 +321,11 @@ class Trainings:
 
 def rows(run: Path) -> list[dict]:
     """The rows of metrics.jsonl that are whole."""
-    path = run / "metrics.jsonl"
+    return whole_lines(run / "metrics.jsonl")
+
+
+def whole_lines(path: Path) -> list[dict]:
+    """What stands in a file that may be written at this moment."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
@@ -336,9 +342,7 @@ def column(run: Path, name: str) -> list[float]:
 
 def events(run: Path, kind: str) -> list[dict]:
     """The events of a kind."""
-    path = run / "events.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [e for e in map(json.loads, lines) if e["kind"] == kind]
+    return [e for e in whole_lines(run / "events.jsonl") if e["kind"] == kind]
 
 
 def checkpoints(run: Path) -> list[str]:

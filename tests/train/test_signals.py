@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,6 @@ from training import (
     DENSE,
     INTERRUPT,
     MOE,
-    PATIENCE,
     TERMINATE,
     assert_same_run,
     checkpoints,
@@ -26,6 +23,7 @@ from training import (
 )
 
 STEPS = 30
+ENDLESS = 100_000
 FLAGS = [
     *DENSE,
     *words(f"--precision fp32 --steps {STEPS} --dropout 0.1 --ema-decay 0.9"),
@@ -78,90 +76,61 @@ def test_a_second_ctrl_c_ends_at_once(trainings):
     assert not events(folder, "run_interrupted")
 
 
-def launched(trainings, name, *flags):
-    """`lumina train --nproc 2`, as a person starts it."""
-    log = open(trainings.folder / f"{name}.log", "w")  # noqa: SIM115
-    command = trainings.command(name, *flags, "--nproc", "2")
-    return subprocess.Popen(
-        [sys.executable, "-m", "lumina", *command],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-
-
-@pytest.mark.faults
-def test_two_ranks_agree_on_the_step_they_stop_at(trainings):
-    flags = [*MOE, *words("--precision fp32 --steps 100000 --batch-size 2")]
-    folder = trainings.folder / "two"
-    process = launched(trainings, "two", *flags)
-    assert wait_until(reached(folder, 3))
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(PATIENCE) == 143, trainings.output("two")
-    last = rows(folder)[-1]["step"]
-    assert last < 100000 and checkpoints(folder) == [f"step-{last:08d}"]
-    assert "Traceback" not in trainings.output("two")
-    # Both ranks' tensors are of that step: one process can read and go on with them.
-    one = trainings.train("two", *MOE, *words(f"--auto-resume --steps {last + 2}"))
-    assert [r["step"] for r in rows(one)] == list(range(1, last + 3))
+def launched(trainings, name, *flags, ranks=2, **environment):
+    """`lumina train --nproc N`, which does not end by itself."""
+    flags = [*flags, *words(f"--steps {ENDLESS} --batch-size 2 --nproc {ranks}")]
+    return trainings.start(name, *flags, **environment)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_sigusr1_saves_and_the_run_goes_on(trainings, ranks):
+def test_sigusr1_saves_and_the_run_goes_on_until_all_ranks_stop(trainings, ranks):
     """Through the launcher with several ranks; a hang-up that nohup ignores."""
     name = f"asked-{ranks}"
-    flags = [*DENSE, *words("--precision fp32 --steps 100000 --batch-size 2")]
+    model = [*(MOE if ranks > 1 else DENSE), *words("--precision fp32")]
     folder = trainings.folder / name
-    log = open(trainings.folder / f"{name}.log", "w")  # noqa: SIM115
-    command = [*trainings.command(name, *flags), "--nproc", str(ranks)]
-    process = subprocess.Popen(
-        ["nohup", sys.executable, "-m", "lumina", *command],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    assert wait_until(reached(folder, 2))
-    process.send_signal(signal.SIGHUP)
-    process.send_signal(signal.SIGUSR1)
-    assert wait_until(lambda: events(folder, "checkpoint_saved"))
+    running = launched(trainings, name, *model, ranks=ranks, NOHUP="1")
+    assert wait_until(reached(folder, 2), running)
+    running.send(signal.SIGHUP)
+    running.send(signal.SIGUSR1)
+    assert wait_until(lambda: events(folder, "checkpoint_saved"), running)
     (saved,) = events(folder, "checkpoint_saved")
     assert saved["data"]["checkpoint_kind"] == "regular"
-    assert wait_until(reached(folder, saved["step"] + 3))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 143, trainings.output(name)
+    assert wait_until(reached(folder, saved["step"] + 3), running)
+    running.send(TERMINATE)
+    assert running.wait() == 143, running.output
     last = rows(folder)[-1]["step"]
+    assert last < ENDLESS
     assert checkpoints(folder) == [f"step-{saved['step']:08d}", f"step-{last:08d}"]
+    assert "Traceback" not in running.output
+    # The tensors of all ranks are of that step: one process can read and go on with
+    # them.
+    one = trainings.train(name, *model, *words(f"--auto-resume --steps {last + 2}"))
+    assert [r["step"] for r in rows(one)] == list(range(1, last + 3))
 
 
 @pytest.mark.faults
 def test_a_dying_rank_ends_the_others(trainings):
-    flags = [*DENSE, *words("--precision fp32 --steps 100000 --batch-size 2")]
     folder = trainings.folder / "dying"
-    process = launched(trainings, "dying", *flags)
-    assert wait_until(reached(folder, 2))
-    ranks = children(process.pid)
+    running = launched(trainings, "dying", *DENSE)
+    assert wait_until(reached(folder, 2), running)
+    ranks = children(running.process.pid)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
-    assert process.wait(PATIENCE) not in (0, None)
+    assert running.wait() != 0
     assert not any(alive(pid) for pid in ranks)
-    output = trainings.output("dying")
+    output = running.output
     assert "Traceback" not in output
     assert "rank 1 was ended by signal 9" in output and "--auto-resume" in output
 
 
 @pytest.mark.faults
 def test_ranks_do_not_outlive_a_killed_launcher(trainings):
-    flags = [*DENSE, *words("--precision fp32 --steps 100000 --batch-size 2")]
-    folder = trainings.folder / "orphans"
-    process = launched(trainings, "orphans", *flags)
-    assert wait_until(reached(folder, 2))
-    ranks = children(process.pid)
-    process.kill()
-    process.wait()
+    """Not even when they have hardly begun."""
+    running = launched(trainings, "orphans", *DENSE)
+    assert wait_until(lambda: len(children(running.process.pid)) == 2, running)
+    ranks = children(running.process.pid)
+    running.kill()
     assert wait_until(lambda: not any(alive(pid) for pid in ranks))
 
 
