@@ -91,6 +91,25 @@ def _taught(program: Program, batches: StepBatches) -> float:
     return float(labels)
 
 
+@shows("long_conversations")
+def conversations_longer_than_a_row(runs: Runs) -> None:
+    data = runs.folder / "long.jsonl"
+    turns = [{"role": "user", "content": "What is it?"}]
+    turns.append({"role": "assistant", "content": "It is the wood. " * 60})
+    short = [turns[0], {"role": "assistant", "content": "Yes."}]
+    lines = [json.dumps({"messages": some}) for some in (turns, short)]
+    data.write_text("\n".join(lines * 4) + "\n")
+    taught = {}
+    for value in ("split", "truncate", "drop", "cut"):
+        run = runs.train(
+            train_data=(str(data),), long_conversations=value, eval_fraction=0.0,
+            epochs=1, steps=None, seq_length=64, global_batch_size=1, batch_size=1,
+            warmup_steps=0,
+        )  # fmt: skip
+        taught[value] = sum(row["loss_tokens"] for row in run.rows)
+    assert taught["split"] == taught["cut"] > taught["truncate"] > taught["drop"] > 0
+
+
 @pytest.mark.covers("CFG-09: E101 format")
 @shows("data_errors")
 def bad_records(runs: Runs) -> None:

@@ -18,7 +18,7 @@ from training import MOE, Trainings, events, final_tensors, rows, words
 
 FLAGS = words(
     "--no-use-moe --precision fp32 --eval-fraction 0 --global-batch-size 2 "
-    "--batch-size 1 --steps 10"
+    "--batch-size 1 --steps 10 --long-conversations cut"
 )
 
 

@@ -42,6 +42,12 @@ class DataSection(Section):
     loss_on: Literal["assistant", "all"] = Field(
         "assistant", description="which turns of a conversation bear loss"
     )
+    long_conversations: Literal["split", "truncate", "drop", "cut"] = Field(
+        "split",
+        description="a conversation longer than a row: split it into pieces that each "
+        "have the question, truncate it, drop it, or cut it where the row ends and go "
+        "on without the question, as earlier versions did",
+    )
     data_errors: Literal["skip", "fatal"] = Field(
         "fatal", description="a bad record: skip it and say so, or stop"
     )

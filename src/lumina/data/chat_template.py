@@ -25,6 +25,7 @@ import jinja2.nodes
 import jinja2.sandbox
 import tokenizers
 
+from lumina.data.long_conversations import LaidOut, Span
 from lumina.data.records import Message
 from lumina.errors import LuminaError
 
@@ -691,6 +692,31 @@ class TemplateFormat:
                 done.append(error)
         return done
 
+    def lay_out(
+        self, messages: Sequence[Message], *, loss_on: str = "assistant"
+    ) -> LaidOut:
+        """`encode` of one conversation, with where its turns stand.
+
+        Raises:
+            LuminaError: E108 where the words of every turn are not found once.
+        """
+        rendered = self._located(messages)
+        [tokens] = self._tokens([rendered])
+        places = rendered.places or []
+        if [place.turn for place in places] != list(range(len(messages))):
+            raise failure(
+                "the model's chat template does not write the words of every turn "
+                "once and in order: a conversation longer than a row cannot be split",
+                "use --long-conversations truncate or drop, or a larger --seq-length",
+            )
+        spans = []
+        for place, message in zip(places, messages, strict=True):
+            said = message["role"] == "assistant"
+            words = self._first_token(tokens, place.taught if said else place.begin)
+            spans.append(Span(words, self._behind_place(tokens, rendered, place)))
+        mask = self._mask(messages, rendered, tokens, loss_on)
+        return LaidOut(tokens.ids, mask, spans)
+
     # Text.
 
     @property
@@ -959,9 +985,7 @@ class TemplateFormat:
                         "an answer could not be learnt",
                     )
                 begin = place.taught if assistant else place.begin
-                first = bisect.bisect_left(tokens.begins, begin)
-                while first > 0 and tokens.ends[first - 1] > begin:
-                    first -= 1
+                first = self._first_token(tokens, begin)
                 mask[first:behind] = [True] * (behind - first)
             done = behind
         for number, message in enumerate(messages):
@@ -969,6 +993,14 @@ class TemplateFormat:
             if not everything and taught and not counts[number]:
                 raise _lost(f"turn {number + 1} has none")
         return mask
+
+    @staticmethod
+    def _first_token(tokens: _Tokens, begin: int) -> int:
+        """The token that holds the character at `begin`."""
+        first = bisect.bisect_left(tokens.begins, begin)
+        while first > 0 and tokens.ends[first - 1] > begin:
+            first -= 1
+        return first
 
     def _behind_place(self, tokens: _Tokens, rendered: _Text, place: _Place) -> int:
         """The number of tokens up to the end of a turn."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from lumina.data.files import (
     tell_repeated,
 )
 from lumina.data.known_hashes import known_hash
+from lumina.data.long_conversations import Long, long_in_words
 from lumina.data.split import (
     Progress,
     Scan,
@@ -38,7 +40,7 @@ from lumina.data.split import (
     split_documents,
 )
 from lumina.data.store import FORMAT_VERSION, StoreWriter, TokenStore
-from lumina.data.tokenise import ENCODING_RULES, encode_documents
+from lumina.data.tokenise import ENCODING_RULES, Rows, encode_documents
 from lumina.data.tokenizer import Tokenizer
 from lumina.data.vocabulary import check_room
 from lumina.errors import LuminaError
@@ -55,6 +57,8 @@ _VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (2**30, 32768), (None, 5
 # Raised when the same files are read as other documents than before: what an earlier
 # reading left in the cache is not used then.
 _READING = 6
+
+NO_EVAL = "nothing is held out"
 
 _TOLD = 20  # skipped records that get an event of their own
 
@@ -127,6 +131,57 @@ class _Preparation:
         workers = config.system.num_workers
         self.threads = os.cpu_count() or 1 if workers is None else workers
 
+    def fit(self, prepared: Prepared, length: int) -> Prepared:
+        """The same documents, with conversations that fit into rows of `length`."""
+        rows = Rows(length, self.data.long_conversations)
+        tokenizer = prepared.tokenizer
+        key = _key(
+            "rows",
+            self.sources,
+            tokenizer.fingerprint,
+            self.data.loss_on,
+            FORMAT_VERSION,
+            ENCODING_RULES,
+            *_chat_parts(tokenizer),
+            rows.length,
+            rows.mode,
+        )
+        (folder, meta), _ = build_once(
+            cache_root() / "stores",
+            key,
+            lambda folder: self._build(folder, tokenizer, rows),
+            _load,
+            on_damage=self._tell_damage,
+        )
+        train, evaluation = _opened(folder)
+        stats = prepared.stats | _sides(train, evaluation)
+        stats["long_conversations"] = meta["long"] | {"mode": rows.mode, "row": length}
+        self._tell_long(stats["long_conversations"])
+        if not train.loss_tokens:
+            raise LuminaError(
+                "E105",
+                f"no token to learn is left: all {stats['conversations']:,} "
+                f"conversations are longer than a row of {length:,} tokens, and "
+                f"--long-conversations is {rows.mode}",
+                "use --long-conversations split, or a larger --seq-length",
+            )
+        if evaluation is None and prepared.eval is not None:
+            self._event("data_no_eval", "warning", None, NO_EVAL)
+        return replace(prepared, train=train, eval=evaluation, stats=stats)
+
+    def _tell_damage(self, error: LuminaError) -> None:
+        self._event("data_cache_damaged", "warning", error.code, error.message)
+
+    def _tell_long(self, long: dict[str, Any]) -> None:
+        """What became of conversations that are longer than a row."""
+        self._event(
+            "data_long_conversations",
+            "info" if long["mode"] == "split" else "warning",
+            None,
+            long_in_words(long),
+            **long,
+        )
+
     def run(self) -> Prepared:
         began = time.monotonic()
         tokenizer = self._tokenizer()
@@ -143,9 +198,7 @@ class _Preparation:
             key,
             lambda folder: self._build(folder, tokenizer),
             _load,
-            on_damage=lambda error: self._event(
-                "data_cache_damaged", "warning", error.code, error.message
-            ),
+            on_damage=self._tell_damage,
         )
         if cached and meta["skipped_total"] and self.data.data_errors == "fatal":
             # It was made when bad records were allowed: now they are an error.
@@ -164,9 +217,7 @@ class _Preparation:
                     tokens=tokenizer.vocab_size - known,
                 )
         skipped = [Skipped(**record) for record in meta["skipped"]]
-        train = TokenStore.open(folder / "train")
-        held_out = folder / "eval"
-        evaluation = TokenStore.open(held_out) if held_out.is_dir() else None
+        train, evaluation = _opened(folder)
         stats = _stats(train, evaluation, tokenizer, meta)
         stats["ignored_files"] = count_left_out(
             [*self.data.train_data, *self.data.eval_data]
@@ -250,7 +301,9 @@ class _Preparation:
             if self.on_progress is not None:
                 self.on_progress("tokenizer", seen, total)
 
-    def _build(self, folder: Path, tokenizer: Tokenizer) -> None:
+    def _build(
+        self, folder: Path, tokenizer: Tokenizer, rows: Rows | None = None
+    ) -> None:
         scans = self._scan_all()
         conversations = sum(found.conversations for found in scans)
         if conversations:
@@ -266,8 +319,11 @@ class _Preparation:
         # A token has at least two bytes of text in most languages.
         require_space(folder, size // 2 * width + 8 * documents, "the token store")
         marked = any(found.marked for found in scans)
-        masked = marked or (bool(conversations) and self.data.loss_on == "assistant")
-        unknown = self._write(folder, tokenizer, masked, size)
+        # Of a divided conversation, what is repeated bears no loss.
+        masked = marked or bool(
+            conversations and (self.data.loss_on == "assistant" or rows is not None)
+        )
+        written = self._write(folder, tokenizer, masked, size, rows)
         codes = sum((found.skipped_codes for found in scans), start=Counter[str]())
         meta = {
             "documents": documents,
@@ -277,8 +333,10 @@ class _Preparation:
             "ignored_fields": most_first(
                 sum((found.unread for found in scans), start=Counter[str]())
             ),
-            "unknown_tokens": unknown,
             "eval_documents_trained_on": self._trained_on(),
+            "unknown_tokens": written.unknown,
+            "longest_conversation": written.longest,
+            "long": asdict(written.long),
             "skipped": [asdict(s) for found in scans for s in found.skipped],
         }
         (folder / "meta.json").write_text(json.dumps(meta) + "\n")
@@ -291,14 +349,15 @@ class _Preparation:
         return int(np.isin(held_out.hashes, self.scanned.hashes).sum())
 
     def _write(
-        self, folder: Path, tokenizer: Tokenizer, masked: bool, total: int
-    ) -> int:
-        """Encode everything into the stores `train` and, if there is any, `eval`.
-
-        Returns:
-            How many tokens stand for characters that the tokenizer does not know.
-        """
-        unknown_id, unknown = tokenizer.unknown_id, 0
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        masked: bool,
+        total: int,
+        rows: Rows | None,
+    ) -> _Written:
+        """Encode everything into the stores `train` and, if there is any, `eval`."""
+        unknown_id, found = tokenizer.unknown_id, _Written()
 
         def writer(name: str) -> StoreWriter:
             (folder / name).mkdir()
@@ -313,10 +372,18 @@ class _Preparation:
         held_out = writer("eval") if self.eval_files or self.split.any else None
         done = 0
         for item in encode_documents(
-            documents(), tokenizer, loss_on=self.data.loss_on, threads=self.threads
+            documents(),
+            tokenizer,
+            loss_on=self.data.loss_on,
+            threads=self.threads,
+            rows=rows,
         ):
             if unknown_id is not None:
-                unknown += int((item.ids == unknown_id).sum())
+                found.unknown += int((item.ids == unknown_id).sum())
+            if item.conversation:
+                found.longest = max(found.longest, len(item.ids))
+            if item.long is not None:
+                found.long += item.long
             target = held_out if item.held_out and held_out is not None else train
             target.add(
                 item.ids,
@@ -331,7 +398,9 @@ class _Preparation:
         for store in (train, held_out):
             if store is not None:
                 store.close()
-        return unknown
+        if held_out is not None and not held_out.length:
+            shutil.rmtree(held_out.folder)  # all of it is longer than a row
+        return found
 
     def _event(
         self, kind: str, severity: str, code: str | None, message: str, **data: Any
@@ -406,7 +475,65 @@ class _Preparation:
         for note in stats["tokenizer_notes"]:
             self._event("tokenizer", "info", None, note)
         if evaluation is None:
-            self._event("data_no_eval", "warning", None, "nothing is held out")
+            self._event("data_no_eval", "warning", None, NO_EVAL)
+
+
+@dataclass
+class _Written:
+    """What is known once everything is encoded.
+
+    Attributes:
+        unknown: tokens that stand for characters the tokenizer does not know.
+        longest: tokens of the longest conversation.
+        long: what became of conversations that are longer than a row.
+    """
+
+    unknown: int = 0
+    longest: int = 0
+    long: Long = field(default_factory=Long)
+
+
+def fit_rows(
+    prepared: Prepared,
+    config: Config,
+    length: int,
+    *,
+    on_progress: Progress | None = None,
+    on_event: OnEvent | None = None,
+) -> Prepared:
+    """The data, with what `long_conversations` says done to what no row can hold.
+
+    Args:
+        prepared: of `prepare`, for the same settings.
+        config: the settings.
+        length: positions of a row.
+        on_progress: as for `prepare`.
+        on_event: told what became of conversations that are longer.
+
+    Raises:
+        LuminaError: E105 where nothing to learn is left, E108 where a chat template
+            does not let the turns be found; as `prepare`.
+    """
+    mode = config.data.long_conversations
+    longest = prepared.stats["longest_conversation"]
+    if longest <= length + 1:
+        return prepared
+    if mode == "cut":
+        if on_event is not None:
+            on_event(
+                kind="data_long_conversations",
+                severity="warning",
+                code=None,
+                message="conversations longer than a row are cut where it ends, and "
+                "go on in another row without their question "
+                f"(--long-conversations cut); the longest has {longest:,} tokens",
+                mode=mode,
+                longest=longest,
+                row=length,
+            )
+        return prepared
+    part = _Preparation(config, prepared.tokenizer, on_progress, on_event)
+    return part.fit(prepared, length)
 
 
 def shared_tokenizer(
@@ -491,10 +618,27 @@ def _stats(
         "ignored_fields": meta["ignored_fields"],
         "unknown_tokens": meta["unknown_tokens"],
         "eval_documents_trained_on": meta["eval_documents_trained_on"],
+        "longest_conversation": meta["longest_conversation"],
+        "long_conversations": None,
         "vocab_size": tokenizer.vocab_size,
         "tokenizer": tokenizer.fingerprint,
         "tokenizer_notes": list(tokenizer.notes),
     }
+    return stats | _sides(train, evaluation)
+
+
+def _opened(folder: Path) -> tuple[TokenStore, TokenStore | None]:
+    """The stores in a finished folder: to learn from, and held out."""
+    held_out = folder / "eval"
+    return (
+        TokenStore.open(folder / "train"),
+        TokenStore.open(held_out) if held_out.is_dir() else None,
+    )
+
+
+def _sides(train: TokenStore, evaluation: TokenStore | None) -> dict[str, Any]:
+    """Counts of the two sides; null where nothing is held out."""
+    stats: dict[str, Any] = {}
     for side, store in (("train", train), ("eval", evaluation)):
         if store is not None:
             stats[f"{side}_documents"] = len(store)

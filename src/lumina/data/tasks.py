@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from lumina.config.provenance import Source
 from lumina.config.tasks import paths_by_task
-from lumina.data.prepare import OnEvent, prepare, shared_tokenizer
+from lumina.data.long_conversations import joined_counts
+from lumina.data.prepare import (
+    OnEvent,
+    Prepared,
+    fit_rows,
+    prepare,
+    shared_tokenizer,
+)
 from lumina.data.split import Progress
 from lumina.data.store import TokenStore
 from lumina.data.tokenizer import Tokenizer
@@ -18,7 +25,9 @@ if TYPE_CHECKING:
     from lumina.config import Config
 
 _COUNTS = (
-    "documents", "conversations", "skipped", "train_tokens", "eval_tokens",
+    "documents", "conversations", "skipped", "unknown_tokens",
+    "train_documents", "train_tokens", "train_loss_tokens",
+    "eval_documents", "eval_tokens", "eval_loss_tokens",
 )  # fmt: skip
 
 
@@ -50,6 +59,7 @@ class PreparedTasks:
         tokenizer: what made them.
         stats: counts over all tasks; plain JSON values.
         skipped: bad records left out.
+        parts: the settings and the data of each task.
     """
 
     train: TaskStores
@@ -57,6 +67,7 @@ class PreparedTasks:
     tokenizer: Tokenizer
     stats: dict[str, Any]
     skipped: list[Any] = field(default_factory=list)
+    parts: dict[str, tuple[Config, Prepared]] = field(default_factory=dict, repr=False)
 
 
 def prepare_tasks(
@@ -98,15 +109,49 @@ def prepare_tasks(
         )
         for name, one in configs.items()
     }
+    return _joined({name: (configs[name], one) for name, one in made.items()})
+
+
+def fit_task_rows(
+    prepared: PreparedTasks,
+    length: int,
+    *,
+    on_progress: Progress | None = None,
+    on_event: OnEvent | None = None,
+) -> PreparedTasks:
+    """`fit_rows` for each task."""
+    return _joined(
+        {
+            name: (
+                config,
+                fit_rows(
+                    one, config, length, on_progress=on_progress, on_event=on_event
+                ),
+            )
+            for name, (config, one) in prepared.parts.items()
+        }
+    )
+
+
+def _joined(parts: dict[str, tuple[Config, Prepared]]) -> PreparedTasks:
+    """The data of all tasks as one."""
+    made = {name: one for name, (_, one) in parts.items()}
     stats = Counter[str]()
     for one in made.values():
         stats.update({key: one.stats.get(key, 0) for key in _COUNTS})
+    codes = sum((Counter(m.stats["skipped_codes"]) for m in made.values()), Counter())
+    long = [m.stats["long_conversations"] for m in made.values()]
     evaluation = {name: one.eval for name, one in made.items() if one.eval is not None}
     return PreparedTasks(
         train=TaskStores({name: one.train for name, one in made.items()}),
         eval=TaskStores(evaluation) if evaluation else None,
         # Where a task has conversations, its tokenizer is the same with chat markers.
         tokenizer=max((m.tokenizer for m in made.values()), key=lambda t: t.has_chat),
-        stats=dict(stats),
+        stats={
+            **stats,
+            "skipped_codes": dict(codes),
+            "long_conversations": joined_counts(long),
+        },
         skipped=[record for one in made.values() for record in one.skipped],
+        parts=parts,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from lumina.data.chat_template import Chat
 from lumina.data.documents import Document
+from lumina.data.long_conversations import LaidOut, Long, Mode, divide
+from lumina.data.records import Message
 from lumina.data.split import document_bytes, utf8_length
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -21,7 +23,7 @@ from lumina.errors import LuminaError
 BLOCK_BYTES = 2**19
 """Text that one thread encodes at a time."""
 
-ENCODING_RULES = 4
+ENCODING_RULES = 5
 """Raised whenever equal documents get other ids: stores of older rules are not read."""
 
 RULES_SINCE = {
@@ -29,6 +31,8 @@ RULES_SINCE = {
     "before, the end token or <s> stood in for it",
     4: "texts begin with the tokens that tokenizer.json puts before them, as in "
     "transformers' plain call; before, a begin token that was only named began them",
+    5: "conversations longer than a row are divided so that every piece has its "
+    "question; before, they were cut where a row ended (--long-conversations cut)",
 }
 """What changed with `ENCODING_RULES`, for runs that were begun with older ones."""
 
@@ -44,6 +48,9 @@ class Encoded:
         mask: [N], which of them count as labels.
         text_bytes: UTF-8 bytes of the text; `loss_bytes` of what bears loss.
         last: the document ends here.
+        conversation: it is one, or a piece of one.
+        long: what became of a conversation that is longer than a row, with its first
+            piece, or with no token where nothing of it is kept.
     """
 
     held_out: bool
@@ -52,6 +59,21 @@ class Encoded:
     text_bytes: int
     loss_bytes: int
     last: bool
+    conversation: bool = False
+    long: Long | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that conversations have to fit into.
+
+    Attributes:
+        length: positions of a row.
+        mode: what becomes of a longer conversation.
+    """
+
+    length: int
+    mode: Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +89,11 @@ def encode_documents(
     *,
     loss_on: str,
     threads: int,
+    rows: Rows | None = None,
 ) -> Iterator[Encoded]:
     """Encode (side, document) pairs; order and result do not depend on `threads`.
+
+    With `rows`, longer conversations become pieces, each a document of its own.
 
     The tokenizers library works without Python's global lock, so plain threads use
     all cores. Only a few blocks are in memory at once. With no thread it is done here.
@@ -76,12 +101,12 @@ def encode_documents(
     blocks = _blocks(_mark_last(documents))
     if threads == 0:
         for block in blocks:
-            yield from _encode_block(block, tokenizer, loss_on)
+            yield from _encode_block(block, tokenizer, loss_on, rows)
         return
     with _no_inner_threads(), ThreadPoolExecutor(threads, "lumina-tokens") as pool:
         running: deque[Future[list[Encoded]]] = deque()
         for block in blocks:
-            running.append(pool.submit(_encode_block, block, tokenizer, loss_on))
+            running.append(pool.submit(_encode_block, block, tokenizer, loss_on, rows))
             if len(running) > threads + 1:
                 yield from running.popleft().result()
         while running:
@@ -128,7 +153,7 @@ def _blocks(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
 
 
 def _encode_block(
-    block: list[_Part], tokenizer: Tokenizer, loss_on: str
+    block: list[_Part], tokenizer: Tokenizer, loss_on: str, rows: Rows | None
 ) -> list[Encoded]:
     texts: list[str] = []
     conversations = [
@@ -149,7 +174,13 @@ def _encode_block(
             chat = next(chats)
             if isinstance(chat, LuminaError):
                 raise _at(document, chat)
-            encoded.append(_encode_chat(part, chat, loss_on))
+            if rows is None or len(chat[0]) <= rows.length + 1:
+                encoded.append(_encode_chat(part, chat, loss_on))
+                continue
+            try:
+                encoded += _encode_long(part, chat, tokenizer, loss_on, rows)
+            except LuminaError as error:
+                raise _at(document, error) from None
         elif document.continues:
             ids = tokenizer.encode_continuation(document.text)
             encoded.append(_encode_text(part, ids, tokenizer))
@@ -181,16 +212,75 @@ def _encode_text(part: _Part, ids: list[int], tokenizer: Tokenizer) -> Encoded:
 
 def _encode_chat(part: _Part, chat: Chat, loss_on: str) -> Encoded:
     ids, taught = chat
-    loss_bytes = sum(
-        utf8_length(message["content"])
-        for message in part.document.messages or ()
-        if message.get("train", loss_on == "all" or message["role"] == "assistant")
-    )
+    loss_bytes = _loss_bytes(part.document.messages or (), loss_on)
     return _encoded(part, ids, np.array(taught, dtype=bool), loss_bytes)
 
 
+def _encode_long(
+    part: _Part, chat: Chat, tokenizer: Tokenizer, loss_on: str, rows: Rows
+) -> Iterator[Encoded]:
+    """The pieces of a conversation that is longer than a row."""
+    messages = part.document.messages or ()
+    # Only to split it does one have to know where the turns stand.
+    whole = (
+        tokenizer.lay_out(messages, loss_on=loss_on)
+        if rows.mode == "split"
+        else LaidOut(*chat, [])
+    )
+    pieces, told = divide(
+        messages,
+        whole,
+        rows.length,
+        rows.mode,
+        lambda turns: tokenizer.lay_out(turns, loss_on=loss_on),
+        tokenizer.begin,
+    )
+    text_bytes = document_bytes(part.document)
+    loss_bytes = _loss_bytes(messages, loss_on)
+    if rows.mode == "truncate" and pieces:
+        ids = whole.ids[: pieces[0].end]
+        taught = [i for i, bears in zip(ids, whole.mask, strict=False) if bears]
+        text_bytes = min(text_bytes, _spelled_bytes(tokenizer, ids))
+        loss_bytes = min(loss_bytes, _spelled_bytes(tokenizer, taught))
+    for number, piece in enumerate(pieces):
+        ids = [*piece.context, *whole.ids[piece.begin : piece.end]]
+        mask = [False] * len(piece.context) + whole.mask[piece.begin : piece.end]
+        yield _encoded(
+            part,
+            ids,
+            np.array(mask, dtype=bool),
+            0 if number else loss_bytes,
+            0 if number else text_bytes,
+            None if number else told,
+        )
+    if not pieces:
+        nothing = np.zeros(0, dtype=np.uint32)
+        yield Encoded(
+            part.held_out, nothing, nothing.astype(bool), 0, 0, last=False, long=told
+        )
+
+
+def _spelled_bytes(tokenizer: Tokenizer, ids: list[int]) -> int:
+    """Bytes of the text that tokens spell, marks of the format left out."""
+    return utf8_length(tokenizer.decode(ids, skip_special=True))
+
+
+def _loss_bytes(messages: Sequence[Message], loss_on: str) -> int:
+    """Bytes of what bears loss in a conversation."""
+    return sum(
+        utf8_length(message["content"])
+        for message in messages
+        if message.get("train", loss_on == "all" or message["role"] == "assistant")
+    )
+
+
 def _encoded(
-    part: _Part, ids: list[int], mask: NDArray[np.bool_], loss_bytes: int
+    part: _Part,
+    ids: list[int],
+    mask: NDArray[np.bool_],
+    loss_bytes: int,
+    text_bytes: int | None = None,
+    long: Long | None = None,
 ) -> Encoded:
     if not part.document.continues:
         mask[:1] = False  # a document's first token is never a label
@@ -198,7 +288,9 @@ def _encoded(
         part.held_out,
         np.array(ids, dtype=np.uint32),
         mask,
-        document_bytes(part.document),
+        document_bytes(part.document) if text_bytes is None else text_bytes,
         loss_bytes,
         part.last,
+        part.document.text is None,
+        long,
     )

@@ -25,6 +25,7 @@ from lumina.data.chat_template import (
     read_templates,
 )
 from lumina.data.files import no_permission
+from lumina.data.long_conversations import LaidOut, Span
 from lumina.data.records import Message
 from lumina.errors import LuminaError
 
@@ -96,6 +97,15 @@ class ChatFormat(Protocol):
         self, conversations: Sequence[Sequence[Message]], *, loss_on: str = "assistant"
     ) -> Sequence[Chat | LuminaError]:
         """(ids, mask) of each conversation, or why it has none."""
+
+    def lay_out(
+        self, messages: Sequence[Message], *, loss_on: str = "assistant"
+    ) -> LaidOut:
+        """`encode` of one conversation, with where its turns stand.
+
+        Raises:
+            LuminaError: E108 where a template does not let them be found.
+        """
 
     def prompt(
         self, messages: Sequence[Message], said: Sequence[list[int] | None] = ()
@@ -485,6 +495,12 @@ class Tokenizer:
             raise chat
         return chat
 
+    def lay_out(
+        self, messages: Sequence[Message], *, loss_on: str = "assistant"
+    ) -> LaidOut:
+        """`encode_chat`, with where each turn stands; see `ChatFormat.lay_out`."""
+        return self._format.lay_out(messages, loss_on=loss_on)
+
     @property
     def _format(self) -> ChatFormat:
         if self.chat_format is None:
@@ -555,6 +571,23 @@ class _Markers:
             )
             for turns in conversations
         ]
+
+    def lay_out(
+        self, messages: Sequence[Message], *, loss_on: str = "assistant"
+    ) -> LaidOut:
+        words = self._tokenizer.encode_contents([m["content"] for m in messages])
+        ids, mask = self._tokenizer.join_chat(
+            [message["role"] for message in messages],
+            words,
+            loss_on=loss_on,
+            trained=[message.get("train") for message in messages],
+        )
+        spans = []
+        end = len(self._tokenizer.begin)
+        for content in words:  # between its marker and the end of its turn
+            spans.append(Span(end + 1, end + len(content) + 2))
+            end = spans[-1].end
+        return LaidOut(ids, mask, spans)
 
     def prompt(
         self, messages: Sequence[Message], said: Sequence[list[int] | None] = ()

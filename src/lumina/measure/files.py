@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lumina.config import Config
 from lumina.data.files import find_files
 from lumina.data.packing import pack
-from lumina.data.prepare import OnEvent, Prepared, prepare
+from lumina.data.prepare import OnEvent, Prepared, fit_rows, prepare
 from lumina.data.stream import eval_batches
 from lumina.errors import LuminaError
 from lumina.infer.load import (
@@ -152,12 +152,19 @@ def evaluate(
         eval_fraction=0.0,
         loss_on=loss_on or settings.get("loss_on", "assistant"),
         data_errors=data_errors,
+        long_conversations=_long_conversations(settings),
         **{k: settings[k] for k in ("max_record_bytes",) if k in settings},
     )
     prepared = prepare(config, tokenizer=tokenizer, on_event=_without_split(on_event))
     _check_data(prepared, network)
+    prepared = fit_rows(prepared, config, length, on_event=_without_split(on_event))
     size = batch_size or max(BATCH_TOKENS // length, 1)
     return _measured(network, prepared, named, length, size, on_rows)
+
+
+def _long_conversations(settings: dict[str, Any]) -> Any:
+    """As the run did with them; one of an earlier version cut them."""
+    return settings.get("long_conversations", "cut" if settings else "split")
 
 
 def _check_kind(weights: Weights, task: str | None) -> None:

@@ -17,6 +17,7 @@ import jinja2
 from lumina.errors import LuminaError
 from lumina.observe import curves
 from lumina.observe import quantities as q
+from lumina.observe.data_found import data_rows
 from lumina.observe.findings import find
 from lumina.observe.json_lines import read_json_lines
 from lumina.observe.reported import part_keys
@@ -96,6 +97,7 @@ def _content(
         "figures": _figures(rows, plan),
         "charts": _charts(rows, plan),
         "size": {"w": curves.WIDTH, "h": curves.HEIGHT, "x": curves.LEFT},
+        "data": data_rows(events),
         "findings": find(rows, plan),
         "samples": list(samples),
         "results": dict(results),

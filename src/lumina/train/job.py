@@ -10,6 +10,7 @@ from typing import Any
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
 from lumina.data.arc import ArcTests
+from lumina.data.long_conversations import long_in_words
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.plan.plan import Plan
@@ -255,6 +256,8 @@ class Job:
         stats, stream = self.prepared.prepared.stats, self.prepared.stream
         shown = ("documents", "conversations", "skipped", "train_tokens", "eval_tokens")
         told = {key: stats.get(key, 0) for key in shown}
+        if long := stats.get("long_conversations"):
+            told["long"] = long_in_words(long)
         told["packing"] = f"{stream.utilisation:.1%} of positions used"
         self.console.banner(
             self.plan,

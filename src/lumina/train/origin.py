@@ -13,6 +13,16 @@ import lumina
 from lumina.config import Config
 from lumina.plan.environment import Environment
 
+FOUND = (
+    "documents",
+    "conversations",
+    "skipped",
+    "skipped_codes",
+    *(f"{side}_{what}" for side in ("train", "eval")
+      for what in ("documents", "tokens", "loss_tokens")),
+)  # fmt: skip
+"""Figures of the data that the run's report shows."""
+
 
 def origin(
     config: Config, environment: Environment, stats: Mapping[str, Any]
@@ -26,6 +36,7 @@ def origin(
     """
     data = config.data
     counts = ("documents", "conversations", "train_tokens", "eval_tokens")
+    found = {name: stats[name] for name in FOUND if stats.get(name)}
     return {
         "command": command(sys.argv),
         "lumina": lumina.__version__,
@@ -34,6 +45,7 @@ def origin(
         "device": environment.device_name,
         "data": [*data.train_data, *data.tasks],
         "counts": {name: stats[name] for name in counts if stats.get(name)},
+        "found": found,
     }
 
 

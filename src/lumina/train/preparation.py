@@ -15,9 +15,9 @@ from lumina.assemble.ranks import Ranks
 from lumina.config import Config
 from lumina.config.tasks import paths_by_task
 from lumina.data.order import Cursor
-from lumina.data.prepare import Prepared, prepare
+from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.puzzles import PreparedPuzzles, prepare_puzzles
-from lumina.data.tasks import PreparedTasks, prepare_tasks
+from lumina.data.tasks import PreparedTasks, fit_task_rows, prepare_tasks
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.model.registry import load_plugins
@@ -311,12 +311,33 @@ class Preparation:
             world_size=world_size,
         )
 
+    def _fit_rows(self) -> None:
+        """Long conversations as rows can hold them; rank 0 first, as for the data."""
+        if isinstance(self.prepared, PreparedPuzzles):
+            return
+        if self.ranks.main:
+            self._fit(
+                on_progress=Progression(self.console),
+                on_event=lambda **event: self.events.append(event),
+            )
+        self.ranks.barrier()
+        if not self.ranks.main:
+            self._fit()
+
+    def _fit(self, **told: Any) -> None:
+        length = self.config.model.seq_length
+        if isinstance(self.prepared, PreparedTasks):
+            self.prepared = fit_task_rows(self.prepared, length, **told)
+        elif isinstance(self.prepared, Prepared):
+            self.prepared = fit_rows(self.prepared, self.config, length, **told)
+
     def _plan(self) -> Plan:
         """The Plan, with what the data says about lengths."""
         if isinstance(self.prepared, PreparedPuzzles):
             self._fit_vectors(self.prepared)
         ranks = self._processes()
         self._decide_length(ranks)
+        self._fit_rows()
         rows = rows_of(self.prepared, self.config)
         self._fine_tune(rows, ranks)
         plan = make_plan(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina.config import Config, Source
+from lumina.config.files import read_layer
 from lumina.config.model_sections import MODEL_SECTIONS
 from lumina.config.tasks import paths_by_task
 from lumina.errors import LuminaError
@@ -29,8 +30,8 @@ FIXED = (
     {leaf for section in MODEL_SECTIONS.values() for leaf in section.model_fields}
     - LIVE_SHAPE
 ) | {"seed", "init_from", "freeze", "expert_id", "default_goal",
-     "loss_on", "eval_fraction", "tokenizer", "tokenizer_vocab_size",
-     "task_sampling_strategy"}  # fmt: skip
+     "loss_on", "long_conversations", "eval_fraction", "tokenizer",
+     "tokenizer_vocab_size", "task_sampling_strategy"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""
 
@@ -155,7 +156,7 @@ def _newest_run(folder: Path) -> Path:
 
 def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]]]:
     """The run's settings, and over them what was asked for now."""
-    saved = Config.load(RunDirectory(run).config)
+    saved = _saved(run)
     asked = {
         leaf: config.get(leaf)
         for leaf, source in config.provenance.items()
@@ -191,6 +192,16 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
         started | {"run_dir": str(run)}, Source("flag", "on resume")
     )
     return merged, changes
+
+
+def _saved(run: Path) -> Config:
+    """The run's settings; of an older one with what it did without being asked."""
+    path = RunDirectory(run).config
+    saved = Config.load(path)
+    if "long_conversations" in read_layer(path).leaves:
+        return saved
+    source = Source("default", "as the version that began the run")
+    return saved.override({"long_conversations": "cut"}, source)
 
 
 def _other_limit(saved: Config, asked: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
