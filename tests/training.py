@@ -91,6 +91,10 @@ def _lumina(arguments, environment, log, terminal):
 
     from lumina.cli.main import main
 
+    for name in environment.get("CLOSED", "").split():
+        # As Python finds and leaves them where a shell had closed them.
+        os.close(("stdin", "stdout", "stderr").index(name))
+        setattr(sys, name, None)
     if "NOHUP" in environment:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which is all that nohup does
     if "SIGNALS_ELSEWHERE" in environment:
@@ -201,7 +205,8 @@ def start(
     With HOLD_AFTER="3" in its environment, a training waits after that step until a
     signal comes, and with HEARD=FILE for ever: see `_hold_after`. With ENDLESS_FROM and
     EVALUATING=FILE an evaluation never ends: see `_endless_evaluation`. With NOHUP
-    it ignores a hang-up. For SIGNALS_ELSEWHERE see `_signals_elsewhere`.
+    it ignores a hang-up, and with CLOSED="stdin stderr" it has no such streams. For
+    SIGNALS_ELSEWHERE see `_signals_elsewhere`.
 
     Args:
         arguments: what stands behind `lumina`.
@@ -294,9 +299,9 @@ class Trainings:
         log = self.folder / f"{run}.log"
         return start(self.command(run, *flags), log, **environment)
 
-    def train(self, run: str, *flags: str, code: int = 0) -> Path:
+    def train(self, run: str, *flags: str, code: int = 0, **environment: str) -> Path:
         """One run from beginning to end; returns its directory."""
-        running = self.start(run, *flags)
+        running = self.start(run, *flags, **environment)
         assert running.wait() == code, running.output
         return self.folder / run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from infer.networks import tiny, write_run
+from lumina.cli.main import main
 from lumina.data.cache import cache_root
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -50,21 +52,32 @@ def test_a_run_directory_that_is_not_utf8_is_refused_before_the_first_step(
     assert os.listdir(os.fsencode(tmp_path)) == []
 
 
-@pytest.mark.parametrize("door", ["prompt", "json", "message", "pipe"])
-def test_texts_that_are_not_unicode_are_named(tmp_path, door):
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory) -> str:
+    """A run that knows conversations."""
     tokenizer = Tokenizer.train(["the quick brown fox"] * 4, 320).with_chat()
-    network = tiny(tokenizer.vocab_size)
-    run = str(write_run(tmp_path / "run", {7: network}, tokenizer))
-    (tmp_path / "p.jsonl").write_text('{"prompt": "\\ud83d"}\n')
-    command, given = {
-        "prompt": (["generate", run, "--prompt", b"caf\xe9"], b""),
-        "json": (["generate", run, "--prompts-file", "p.jsonl"], b""),
-        "message": (["chat", run, "--message", b"caf\xe9"], b""),
-        "pipe": (["chat", run], b"caf\xe9\n"),
+    folder = tmp_path_factory.mktemp("talker") / "run"
+    return str(write_run(folder, {7: tiny(tokenizer.vocab_size)}, tokenizer))
+
+
+@pytest.mark.parametrize("door", ["prompt", "json", "message", "pipe"])
+def test_texts_that_are_not_unicode_are_named(
+    tmp_path, talker, capsys, monkeypatch, door
+):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "\\ud83d"}\n')
+    word = os.fsdecode(b"caf\xe9")  # as Python gives a program its arguments
+    given = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", given)
+    command = {
+        "prompt": ["generate", talker, "--prompt", word],
+        "json": ["generate", talker, "--prompts-file", str(file)],
+        "message": ["chat", talker, "--message", word],
+        "pipe": ["chat", talker],
     }[door]
-    done = lumina(tmp_path, *command, given=given)
-    assert done.returncode == 1
-    assert b"E103" in done.stderr and b"unexpected" not in done.stderr
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "E103" in said and "unexpected" not in said
 
 
 LOCALES = {
@@ -80,14 +93,6 @@ LOCALES = {
 
 CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
 FEW = words("--temperature 0 --max-new-tokens 4")
-
-
-@pytest.fixture(scope="module")
-def talker(tmp_path_factory) -> str:
-    """A run that knows conversations."""
-    tokenizer = Tokenizer.train(["the quick brown fox"] * 4, 320).with_chat()
-    folder = tmp_path_factory.mktemp("talker") / "run"
-    return str(write_run(folder, {7: tiny(tokenizer.vocab_size)}, tokenizer))
 
 
 @pytest.mark.parametrize("locale", LOCALES)
