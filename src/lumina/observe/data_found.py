@@ -15,11 +15,15 @@ _NAMES = {
     "data_unknown_characters": "unknown characters",
     "data_long_conversations": "long conversations",
     "data_rows_without_labels": "rows without a label",
+    "data_files_repeated": "files named twice",
+    "eval_data_trained_on": "held out and learned",
     "data_no_eval": "held out",
     "data_cache_damaged": "cache",
     "chat_markers": "chat markers",
+    "tokenizer": "tokenizer",
 }
-"""Kinds of events about data, and what they are called in the report."""
+"""Kinds of events about data, and what they are called in the report. Others whose kind
+begins with "data_" are called by the rest of it."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,18 @@ def data_rows(events: Sequence[Mapping[str, Any]]) -> list[Row]:
         rows.append(Row("bad records left out", _skipped(found), warns=True))
         rows += _bad_records(later)
     for event in later:
-        about = _NAMES.get(str(event.get("kind")))
+        about = _about(str(event.get("kind")))
         if about is not None:
             warns = event.get("severity") not in ("info", "debug")
             rows.append(Row(about, str(event.get("message", "")), warns))
     return rows
+
+
+def _about(kind: str) -> str | None:
+    """What an event is about; None where it is not the data."""
+    if kind == "data_skipped" or kind in _NAMES:
+        return _NAMES.get(kind)  # records are named one by one
+    return kind[5:].replace("_", " ") if kind.startswith("data_") else None
 
 
 def _read(found: Mapping[str, Any]) -> str:
