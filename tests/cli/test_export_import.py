@@ -62,6 +62,25 @@ def test_exported_run_loads_in_transformers_and_comes_back(run, tmp_path, capsys
     assert first == second, "there and back loses no bit"
 
 
+@pytest.mark.covers("TRN-10: used for export")
+def test_the_average_of_the_weights_is_exported_on_request(tiny_corpus, tmp_path):
+    from lumina.infer.load import load
+
+    lumina(
+        "train", "--preset", "debug", *TINY, "--no-use-moe", "--train-data",
+        tiny_corpus, "--run-dir", tmp_path / "run", "--steps", "4",
+        "--ema-decay", "0.9",
+    )  # fmt: skip
+    ids = torch.arange(20, 40)[None]
+    logits = {}
+    for name, words in (("last", []), ("average", ["--ema"])):
+        lumina("export", tmp_path / "run", tmp_path / name, *words)
+        logits[name] = load(tmp_path / name, "cpu")[0].logits(ids)
+        held, _ = load(tmp_path / "run", "cpu", ema=bool(words))
+        torch.testing.assert_close(logits[name], held.logits(ids), rtol=0, atol=1e-6)
+    assert (logits["last"] - logits["average"]).abs().max() > 1e-3
+
+
 @pytest.mark.covers("MOD-40: frozen", "MOD-40: weights loaded from local safetensors")
 def test_imported_weights_train_on_with_a_frozen_backbone(run, tiny_corpus, tmp_path):
     """Local safetensors as a frozen base: only what is not frozen moves."""

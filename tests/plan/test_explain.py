@@ -11,6 +11,7 @@ from lumina.plan.shape import resolve_spec
 from machines import cpu, gpu, plan_for
 
 
+@pytest.mark.covers("DIA-02")
 def test_the_text_holds_counts_memory_work_and_reasons() -> None:
     config = Config.resolve(preset="debug", flags={"steps": 100, "epochs": 90})
     plan = plan_for(config, world_size=2)

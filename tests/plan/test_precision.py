@@ -15,7 +15,7 @@ SLOW_AMX = cpu(bf16=False, bf16_speedup=0.8, cpu_features=("amx_bf16",))
 
 
 @pytest.mark.covers(
-    "PRC-06: H100", "PRC-06: V100 mixed_fp16", "PRC-06: else", "PRC-01: auto"
+    "PRC-06: H100", "PRC-06: V100 mixed_fp16", "PRC-06: else fp16", "PRC-01: auto"
 )
 @pytest.mark.parametrize(
     ("machine", "dtype", "why"),

@@ -140,6 +140,7 @@ def test_capacity_is_adjusted_while_training(tiny_config):
     assert [(c["old"], c["value"]) for c in changes] == [(0.5, 0.125), (0.125, 1.0)]
 
 
+@pytest.mark.covers("CKP-02: configuration and metadata")
 def test_a_capacity_outlives_a_resume_and_is_refused_without_depths(tiny_config):
     def on_step(trainer, row):
         if row["step"] == 2:
