@@ -98,6 +98,18 @@ def test_a_window_slides_past_the_trained_length():
     assert decoding.new_ids[0] == without_cache(network, prompt, 100)
 
 
+@pytest.mark.covers("MOD-02: 32 Q to 4 KV (8x smaller KV cache)")
+def test_fewer_key_heads_keep_a_smaller_cache():
+    kept = {}
+    for heads in (32, 4):
+        network = tiny(num_heads=32, num_kv_heads=heads, head_dim=4)
+        cache = new_cache(network)
+        with torch.inference_mode(), evaluating(network):
+            network.logits(torch.tensor([prompts(1)[0]]), cache=cache)
+        kept[heads] = cache.nbytes
+    assert kept[32] == 8 * kept[4] > 0
+
+
 def test_the_mode_of_the_network_is_left_as_it_was():
     network = tiny(dropout=0.5)
     network.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 
 import pytest
@@ -75,11 +76,17 @@ def feedforward_width(runs: Runs) -> None:
     assert wide.tensor("feedforward.up.weight").shape == (96, 32)
 
 
-@pytest.mark.covers("TRN-02: --max-seq-len")
+@pytest.mark.covers("TRN-02: --max-seq-len", "DAT-40: utilisation reported")
 @shows("seq_length")
 def row_length(runs: Runs) -> None:
     short, long = runs.both("seq_length", 32, 64)
     assert long.column("tokens")[-1] > 1.5 * short.column("tokens")[-1]
+    for run, length in ((short, 32), (long, 64)):
+        said = re.search(r"([\d.]+)% of positions used", " ".join(run.printed.split()))
+        assert said is not None
+        # Rows of the steps that were made stand for those of the whole epoch.
+        used = run.column("tokens")[-1] / (len(run.rows) * 4 * length)
+        assert used == pytest.approx(float(said[1]) / 100, abs=0.1)
 
 
 @pytest.mark.covers("MOD-04: base/theta configurable")
