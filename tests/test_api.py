@@ -89,6 +89,10 @@ def test_what_is_not_a_batch_of_texts_is_refused_with_what_to_give():
         ({}, "[rows, tokens]"),
         ({"input_ids": ids(), "labels": ids(length=11)}, "[2, 11]"),
         ({"input_ids": ids(), "task_id": "code"}, "one head"),
+        ({"input_ids": ids()[:, :0]}, "no token"),
+        ({"input_ids": ids() + 1000}, "the model knows the tokens 0 to"),
+        ({"input_ids": ids() - 1000}, "input_ids hold -9"),
+        ({"input_ids": ids(), "labels": ids() + 1000}, "labels hold 1"),
     ):
         with pytest.raises(lumina.LuminaError, match="E005") as caught:
             network(**arguments)
@@ -197,6 +201,33 @@ def test_chat_answers_as_the_command_does(run, capsys):
     ids = generate(network, prompt, stop_ids=tokenizer.stop_ids, **options)
     told = tokenizer.decode_after(prompt, list(ids))
     assert lumina.chat(run, history, **options) == told != alone
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code", "said"),
+    [
+        (b"the quick", "E005", "bytes is given where a text is expected"),
+        (5, "E005", "int is given"),
+        (None, "E005", "NoneType is given"),
+        (["the quick", 5], "E005", "int is given"),
+        ("caf\udce9", "E103", "half a surrogate pair"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(run, prompt, code, said):
+    with pytest.raises(lumina.LuminaError) as caught:
+        lumina.generate(run, prompt)
+    assert caught.value.code == code and said in caught.value.message
+
+
+def test_a_model_of_a_hub_is_told_to_be_fetched_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(lumina.LuminaError, match="E104") as caught:
+        lumina.load("owner/model-1B")
+    assert "hf download owner/model-1B" in caught.value.hint
+    (tmp_path / "owner").mkdir()  # a folder of runs, and a name that is misspelt
+    with pytest.raises(lumina.LuminaError, match="E104") as caught:
+        lumina.load("owner/model-1B")
+    assert "hf download" not in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,19 @@ def test_generate_continues_strings_and_files_of_prompts(run, capsys, tmp_path):
 
 
 @pytest.mark.covers("INF-12")
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_answers_that_fill_the_context_are_told(tokenizer, tmp_path, capsys, stream):
+    """They are shorter than was asked for, and the text alone does not say why."""
+    network = tiny(tokenizer.vocab_size, seq_length=24)
+    run = str(write_run(tmp_path / "run", {7: network}, tokenizer))
+    asked = ["--max-new-tokens", "99", "--temperature", "0", stream]
+    assert main(["generate", run, "--prompt", "the", *asked]) == 0
+    said = capsys.readouterr().err
+    assert "the answer ended at the model's context of 24 tokens" in said
+    assert main(["generate", run, "--prompt", "the", "--max-new-tokens", "2"]) == 0
+    assert "context" not in capsys.readouterr().err
+
+
 def test_generate_streams_the_same_text_as_it_makes_at_once(run, capsys):
     words = [run, "--prompt", "the quick", "--max-new-tokens", "20", "--seed", "2"]
     [answer] = answers(capsys, *words)

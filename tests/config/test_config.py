@@ -186,3 +186,9 @@ def test_an_experiment_name_places_the_run() -> None:
         with pytest.raises(LuminaError) as refused:
             Config(experiment_name=name)
         assert refused.value.code == "E005"
+
+
+def test_one_path_stands_for_a_list_of_one():
+    config = Config(train_data=Path("a.txt"))
+    assert config.data.train_data == ("a.txt",)
+    assert config.replace(eval_data=Path("b.txt")).data.eval_data == ("b.txt",)

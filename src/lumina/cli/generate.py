@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     streams = sys.stdout.isatty() if args.stream is None else args.stream
     streams = streams and not args.json
     size = 1 if streams else args.batch_size
-    started, tokens = time.monotonic(), 0
+    started, tokens, full = time.monotonic(), 0, 0
     with Interruptible() as interruption:
         for start in range(0, len(prompts), size):
             if streams and start:
@@ -91,16 +91,25 @@ def run(args: argparse.Namespace) -> int:
             _make(answers, texts[0] if streams else None)
             for text, done in zip(texts, answers.completions, strict=True):
                 tokens += len(done.ids)
+                full += done.reason == "context"
                 if args.json:
                     print(_as_json(text, done), flush=True)
                 elif not streams:
                     show(f"{text}{done.text}\n")
             if interruption.asked:
                 break
+    _tell_cut_off(full, len(prompts), network.spec.context_length)
     seconds = time.monotonic() - started
     rate = tokens / max(seconds, 1e-9)
     say(f"{tokens:,} tokens in {seconds:.1f} s, {rate:,.1f} a second")
     return 130 if interruption.asked else 0
+
+
+def _tell_cut_off(full: int, prompts: int, context: int) -> None:
+    """Says that answers ended before they were as long as was asked for."""
+    if full:
+        which = "the answer" if prompts == 1 else f"{full:,} of {prompts:,} answers"
+        say(f"{which} ended at the model's context of {context:,} tokens")
 
 
 def _make(answers: Answers, shown_prompt: str | None) -> None:

@@ -270,7 +270,7 @@ def _prepare(leaf: str, value: object) -> object:
     if value == "auto" and optional(leaf) and kind is not str:
         return None
     if is_list(leaf):
-        if isinstance(value, str):
+        if isinstance(value, str) or hasattr(value, "__fspath__"):
             value = (value,)
         if not isinstance(value, (list, tuple)):
             return _BAD

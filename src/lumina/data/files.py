@@ -139,8 +139,13 @@ def _mode(path: str) -> int | None:
 
 def _matches(pattern: str, formats: Mapping[str, str]) -> list[Path]:
     if not glob.has_magic(pattern):
+        remote = "://" in pattern
         raise LuminaError(
-            "E104", f"{pattern}: there is nothing at this path", "check the spelling"
+            "E104",
+            f"{pattern}: there is nothing at this path",
+            "fetch it first, and name the file: addresses are not read"
+            if remote
+            else "check the spelling; data sets of a hub are fetched first, as files",
         )
     files = [
         Path(match)

@@ -399,8 +399,15 @@ class Tokenizer:
         return int(index)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ordinary text, without a begin or end token."""
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        """Token ids of ordinary text, without a begin or end token.
+
+        Raises:
+            LuminaError: E005 for what is no text, E103 for one that is not Unicode.
+        """
+        try:
+            ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        except TypeError:
+            raise _no_text(text) from None
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -930,4 +937,19 @@ def _specials(backend: tokenizers.Tokenizer) -> set[str]:
 def _add_specials(backend: tokenizers.Tokenizer, names: Sequence[str]) -> None:
     backend.add_special_tokens(
         [AddedToken(name, special=True, normalized=False) for name in names]
+    )
+
+
+def _no_text(value: object) -> LuminaError:
+    """Why the backend takes it for no text."""
+    if isinstance(value, str):
+        return LuminaError(
+            "E103",
+            "the text holds half a surrogate pair, which is not Unicode",
+            "decode its bytes as UTF-8, and JSON's escaped characters as whole pairs",
+        )
+    return LuminaError(
+        "E005",
+        f"{type(value).__name__} is given where a text is expected",
+        "give a str",
     )

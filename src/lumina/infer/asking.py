@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from lumina.data.records import BadRecord, read_turns
@@ -57,8 +57,8 @@ def generate(
         What the model adds to the prompt; a list of it for a list.
 
     Raises:
-        LuminaError: as `lumina.load`; E005 for values out of range and for a prompt
-            that does not fit.
+        LuminaError: as `lumina.load`; E005 for values out of range, for a prompt that
+            does not fit and for one that is no text, E103 for one that is not Unicode.
     """
     chosen: dict[str, Any] = {
         "temperature": temperature,
@@ -69,14 +69,15 @@ def generate(
     sampling_for({}, **chosen)  # refuse nonsense before the model is read
     if batch_size < 1:
         raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
-    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    several = isinstance(prompt, Iterable) and not isinstance(prompt, (str, bytes))
+    texts: list[Any] = list(prompt) if several else [prompt]
     network, tokenizer = _opened(model, loading)
     sampling = sampling_for(tokenizer.generation, **chosen)
     made: list[str] = []
     for start in range(0, len(texts), batch_size):
         ids = [tokenizer.prompt(text) for text in texts[start : start + batch_size]]
         made += _answers(network, tokenizer, ids, sampling, max_new_tokens, stop)
-    return made[0] if isinstance(prompt, str) else made
+    return made if several else made[0]
 
 
 def chat(

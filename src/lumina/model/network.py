@@ -121,8 +121,8 @@ class Network(nn.Module):
             task_id: in a model of several tasks, whose head: its name or number.
 
         Raises:
-            LuminaError: E005 for ids or labels of another shape, and where no task, or
-                none of this model's, is named.
+            LuminaError: E005 for ids or labels of another shape or that are no tokens
+                of this model, and where no task, or none of this model's, is named.
         """
         if isinstance(batch, Batch):
             return self._sums(self.backbone(batch, carry), batch)
@@ -130,6 +130,25 @@ class Network(nn.Module):
             raise LuminaError("E005", "input_ids are given twice", "give them once")
         ids = batch if input_ids is None else input_ids
         return self._scores(ids, labels, task_id)
+
+    def _check_range(self, name: str, whole: Tensor, ids: Tensor) -> None:
+        """Refuse what a GPU answers with an assertion that ends the process."""
+        if not whole.numel():
+            raise LuminaError(
+                "E005", f"{name} are {list(whole.shape)}: no token", "give at least one"
+            )
+        if torch.compiler.is_compiling() or not ids.numel():
+            return
+        least, most = (int(value) for value in ids.aminmax())
+        if least < 0 or most >= self.spec.vocab_size:
+            wrong = least if least < 0 else most
+            raise LuminaError(
+                "E005",
+                f"{name} hold {wrong}, and the model knows the tokens 0 to "
+                f"{self.spec.vocab_size - 1}",
+                "encode with the tokenizer that lumina.load returns; labels may "
+                "also be -100, for no loss",
+            )
 
     def _scores(
         self, input_ids: Tensor | None, labels: Tensor | None, task_id: int | str | None
@@ -144,6 +163,7 @@ class Network(nn.Module):
                 f"input_ids are {shape}, not a tensor of [rows, tokens]",
                 "a single text is torch.tensor([tokenizer.encode(text)])",
             )
+        self._check_range("input_ids", input_ids, input_ids)
         if labels is not None and labels.shape != input_ids.shape:
             raise LuminaError(
                 "E005",
@@ -151,6 +171,8 @@ class Network(nn.Module):
                 f"{list(input_ids.shape)}",
                 "give a label for each token: the token itself, or -100 for no loss",
             )
+        if labels is not None:
+            self._check_range("labels", labels, labels[labels != IGNORE])
         if labels is not None and not self.spec.solves_puzzles:
             last = torch.full_like(labels[:, :1], IGNORE)
             labels = torch.cat([labels[:, 1:], last], dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,9 @@ from lumina.state.reader import (
     read_pointer,
 )
 from lumina.state.run_directory import RunDirectory
+
+_OWNED = re.compile(r"([A-Za-z0-9][\w.-]*)/[\w.-]+")
+"""OWNER/NAME."""
 
 if TYPE_CHECKING:
     from lumina.state.huggingface.int8 import Int8
@@ -175,7 +179,9 @@ def open_weights(
     folder = Path(path).expanduser()
     if not folder.exists():
         raise LuminaError(
-            "E104", f"{folder} does not exist", "`lumina runs` lists the runs"
+            "E104",
+            f"{folder} does not exist",
+            "`lumina runs` lists the runs" + _hub_advice(os.fspath(path)),
         )
     if (folder / MANIFEST_NAME).is_file():
         return _checkpoint(folder, ema)
@@ -187,6 +193,17 @@ def open_weights(
         "E101",
         f"{folder} is neither a run, nor a checkpoint, nor an exported model",
         "name a run directory, one of its checkpoints, or a Hugging Face folder",
+    )
+
+
+def _hub_advice(name: str) -> str:
+    """What to do with the name of a model on the Hugging Face hub, if it looks so."""
+    owner = _OWNED.fullmatch(name)
+    if owner is None or Path(owner[1]).exists():
+        return ""
+    return (
+        f"; a model of the Hugging Face hub is fetched first (hf download {name} "
+        "--local-dir FOLDER), and then FOLDER is named"
     )
 
 
