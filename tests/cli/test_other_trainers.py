@@ -38,6 +38,40 @@ def test_flags_of_other_trainers(capsys: pytest.CaptureFixture[str]) -> None:
     assert code != 0 and text.startswith("E002") and "'max_steps'" in text
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--bf16 --fp16", ("precision", "bf16", "fp16")),
+        ("--fp16 true --bf16 yes", ("precision", "bf16", "fp16")),
+        ("--bf16 --precision fp32", ("precision", "bf16")),
+        ("--lr 1e-3 --learning-rate 1e-4", ("--lr 1e-3", "--learning-rate 1e-4")),
+        ("--save-steps 5 --save_every_n_steps 6", ("--save-steps 5",)),
+    ],
+)
+def test_two_names_of_one_option_that_disagree_are_refused(
+    capsys: pytest.CaptureFixture[str], flags: str, named: tuple[str, ...]
+) -> None:
+    code, text = shown(capsys, *flags.split())
+    assert code == 2 and text.startswith("E002") and "twice" in text
+    assert all(name in text for name in named), text
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("--lr 1e-3 --lr 1e-4", "learning_rate: 0.0001"),
+        ("--lr 1e-4 --learning-rate 1e-4", "learning_rate: 0.0001"),
+        ("--precision bf16 --precision fp16", "precision: fp16"),
+        ("--bf16 false --fp16", "precision: mixed_fp16"),
+    ],
+)
+def test_one_name_given_twice_has_its_last_value(
+    capsys: pytest.CaptureFixture[str], flags: str, line: str
+) -> None:
+    code, text = shown(capsys, *flags.split())
+    assert code == 0 and f"  {line}" in text, text
+
+
 def test_a_wrong_flag_is_answered_with_what_is_meant(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

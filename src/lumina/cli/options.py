@@ -20,6 +20,7 @@ from lumina.config.leaves import (
 from lumina.config.presets import find_preset
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
+from lumina.errors import LuminaError
 
 DEFAULT_PRESET = "debug"
 
@@ -126,7 +127,7 @@ def _add_leaf(group: argparse._ArgumentGroup, leaf: str) -> None:
         _add_switched(group, leaf, common)
     else:
         plain = [flag for flag in flags if flag not in _THEIRS]
-        group.add_argument(*plain, metavar=_metavar(leaf), **common)
+        group.add_argument(*plain, action=_Value, metavar=_metavar(leaf), **common)
         for flag in flags:
             if flag in _THEIRS:
                 theirs = common | {"dest": _dest(flag), "metavar": _metavar(leaf)}
@@ -184,6 +185,34 @@ class _PresetOrFile(argparse.Action):
     ) -> None:
         is_file = str(values).lower().endswith((".yaml", ".yml"))
         setattr(namespace, "config_file" if is_file else "preset", values)
+
+
+class _Value(argparse.Action):
+    """One value of an option that has several names.
+
+    The same name may come again, and the last value counts: what a script sets can be
+    followed by what a person sets. Two names with different values are a mistake, as
+    they are in a file.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        name = f"_spelling_of_{self.dest}"
+        before = getattr(namespace, name, option_string)
+        if before != option_string and getattr(namespace, self.dest) != values:
+            raise LuminaError(
+                "E002",
+                f"{self.dest} is set twice, as {before} "
+                f"{getattr(namespace, self.dest)} and {option_string} {values}",
+                "keep one of the two",
+            )
+        setattr(namespace, self.dest, values)
+        setattr(namespace, name, option_string)
 
 
 class _Extend(argparse.Action):
