@@ -114,5 +114,5 @@ def test_less_memory_gives_smaller_forwards_and_the_same_step() -> None:
     assert small.micro_batch_size < large.micro_batch_size
     assert small.global_batch_size == large.global_batch_size
     assert small.grad_accum > large.grad_accum
-    assert small.memory["total"] <= 0.9 * 24 * 2**30
+    assert small.memory["bound"] <= 0.9 * 24 * 2**30
     assert "24.0 GiB" in small.reasons["micro_batch_size"]

@@ -33,7 +33,7 @@ def test_dry_run_tells_counts_memory_and_steps_and_trains_nothing(
     for number in (counts.total, counts.active, counts.experts, counts.attention):
         assert f"{number:,}" in text
     memory = plan_for(config.replace(device="cpu", precision="fp32")).memory
-    for name in ("weights", "optimizer", "activations", "total"):
+    for name in ("weights", "optimizer", "activations", "bound", "expected"):
         assert gibibytes(memory[name]) in text
     assert "steps        37" in text
     assert not list(tmp_path.rglob("*"))

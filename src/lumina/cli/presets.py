@@ -12,6 +12,7 @@ from lumina.config.presets import ALIASES, PRESETS, Preset, find_preset
 from lumina.config.provenance import show
 from lumina.plan.count import Counts, count_parameters
 from lumina.plan.memory import Layout, estimate
+from lumina.plan.memory_text import components
 from lumina.plan.shape import resolve_spec
 
 _BF16 = 2
@@ -122,10 +123,10 @@ def _detail(preset: Preset) -> str:
     lines.append(f"  weights     {size(facts['bf16_bytes'])} in bf16")
     memory = facts["training_bytes"]
     lines.append(
-        f"  training    {size(memory['total'])} estimated on one device, one row of "
+        f"  training    at most {size(memory['bound'])} on one device, one row of "
         f"{preset.values['seq_length']} tokens, mixed bf16, full checkpointing:"
     )
-    parts = [(k, v) for k, v in memory.items() if k != "total" and v]
+    parts = components(memory).items()
     lines += [f"    {name:<16}{size(value)}" for name, value in parts]
     if preset.note:
         lines.append(f"  note        {preset.note}")

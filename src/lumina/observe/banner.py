@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lumina.observe.quantities import UNKNOWN, count, known, share, size
+from lumina.plan.memory_text import at_most, components
 from lumina.plan.plan import Plan
 
 LABEL_WIDTH = 11
@@ -201,13 +202,11 @@ def _speed(plan: Plan) -> str:
 def _memory(plan: Plan) -> str:
     if not plan.memory:
         return ""
-    parts = sorted(
-        ((name, n) for name, n in plan.memory.items() if name != "total" and n),
-        key=lambda item: -item[1],
-    )
-    total = plan.memory.get("total", sum(n for _, n in parts))
+    parts = sorted(components(plan.memory).items(), key=lambda item: -item[1])
+    bound = at_most(plan.memory)
+    expected = plan.memory.get("expected", bound)
     listed = ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in parts[:5])
-    return f"{size(total)} estimated for each device: {listed}"
+    return f"about {size(expected)}, at most {size(bound)}, on each device: {listed}"
 
 
 def _keeps(plan: Plan) -> str:

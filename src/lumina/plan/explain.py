@@ -10,7 +10,7 @@ from lumina.model.spec import ModelSpec
 from lumina.plan.count import Counts, count_parameters
 from lumina.plan.environment import Environment
 from lumina.plan.flops import CONVENTION
-from lumina.plan.memory_text import gibibytes
+from lumina.plan.memory_text import at_most, components, gibibytes
 from lumina.plan.plan import Plan
 
 # Fields with a place of their own in the text.
@@ -121,15 +121,17 @@ def _model_lines(spec: ModelSpec) -> list[str]:
 def _memory_lines(plan: Plan, environment: Environment | None) -> list[str]:
     lines = [
         f"{name.replace('_', ' '):<22}{gibibytes(size):>20}"
-        for name, size in plan.memory.items()
-        if size and name != "total"
+        for name, size in components(plan.memory).items()
     ]
-    total = plan.memory.get("total", 0)
-    line = f"{'total':<22}{gibibytes(total):>20}"
+    bound = at_most(plan.memory)
+    line = f"{'at most':<22}{gibibytes(bound):>20}"
     if environment is not None:
         have = environment.memory_bytes
-        line += f"  {total / have:.0%} of {gibibytes(have)}"
-    return [*lines, line]
+        line += f"  {bound / have:.0%} of {gibibytes(have)}"
+    lines.append(line)
+    if "expected" in plan.memory:
+        lines.append(f"{'expected':<22}{gibibytes(plan.memory['expected']):>20}")
+    return lines
 
 
 def _data_lines(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lumina.config import Config
 
 MEMORY_SHARE = 0.9
-"""Part of a device's memory an automatic choice may fill, by the estimate."""
+"""Part of a device's memory an automatic choice may fill, by the estimate's bound."""
 
 ROOMY_BYTES = 40 * 10**9
 SMALL_CHUNK_BYTES, LARGE_CHUNK_BYTES = 256 * 2**20, 2**30
@@ -94,11 +94,11 @@ def make_plan(
     decisions.reasons["seq_length"] = source_of(config, "seq_length")
     decisions.decide("learning_rate", *learning_rate(config, spec))
     _decide_attention(config, machine, spec, decisions)
+    _decide_compile(config, machine, decisions)
     _decide_layout(config, machine, spec, decisions)
     decide_length(config, decisions, rows_per_epoch, done)
     decide_schedule(config, decisions, done)
     decide_rhythm(config, decisions, eval_rows)
-    _decide_compile(config, machine, decisions)
     plan = _finish(spec, decisions)
     check_plan(plan, machine)
     return plan
@@ -140,17 +140,17 @@ def _decide_layout(
         decisions.warn(batching.warning)
     layouts = _layouts(config, machine, spec, decisions, batching)
     room = int(machine.memory_bytes * MEMORY_SHARE)
-    totals = [estimate(spec, layout)["total"] for layout in layouts]
-    fitting = [i for i, total in enumerate(totals) if total <= room]
+    bounds = [estimate(spec, layout)["bound"] for layout in layouts]
+    fitting = [i for i, bound in enumerate(bounds) if bound <= room]
     if fitting:
         chosen = fitting[0]
     else:
-        chosen = totals.index(min(totals))
-        if totals[chosen] > machine.memory_bytes:
+        chosen = bounds.index(min(bounds))
+        if bounds[chosen] > machine.memory_bytes:
             raise _too_large(spec, machine, layouts[chosen])
         decisions.warn(
-            f"the estimate, {gibibytes(totals[chosen])}, leaves less than a tenth of "
-            f"the {gibibytes(machine.memory_bytes)} there are"
+            f"the run may take {gibibytes(bounds[chosen])}, which leaves less than a "
+            f"tenth of the {gibibytes(machine.memory_bytes)} there are"
         )
     _record_layout(config, decisions, batching, layouts[chosen], machine)
     decisions.values["memory"] = estimate(spec, layouts[chosen])
@@ -165,10 +165,11 @@ def smallest_layout_fits(
     decisions.decide("world_size", world_size, "")
     _decide_precision(config, machine, decisions)
     _decide_attention(config, machine, spec, decisions)
+    _decide_compile(config, machine, decisions)
     batching = resolve_batching(config, world_size)
     room = int(machine.memory_bytes * MEMORY_SHARE)
     return any(
-        estimate(spec, layout)["total"] <= room
+        estimate(spec, layout)["bound"] <= room
         for layout in _layouts(config, machine, spec, decisions, batching)
     )
 
@@ -195,6 +196,7 @@ def _layouts(
         trainable=_trainable(config, spec),
         attention=kernel_family(decisions.values["attention"]),
         device=machine.device,
+        compile=decisions.values["compile"],
     )
     modes = _parallel_modes(config, world_size, decisions)
     asked = config.system.gradient_checkpointing
@@ -314,13 +316,14 @@ def _too_large(spec: ModelSpec, machine: Environment, layout: Layout) -> LuminaE
     on_cpu = machine.device == "cpu"
     have = gibibytes(machine.memory_bytes)
     message = (
-        f"the run needs {gibibytes(parts['total'])} on each device, which has {have}: "
+        f"the run may take {gibibytes(parts['bound'])} on each device, which has "
+        f"{have}: "
         f"{listed(parts)} (micro-batch {layout.micro_batch_size}, checkpointing "
         f"{layout.gradient_checkpointing}, {layout.compute_dtype})"
     )
     hints = []
     smaller = replace(layout, micro_batch_size=1, gradient_checkpointing="full")
-    smallest = estimate(spec, smaller)["total"]
+    smallest = estimate(spec, smaller)["bound"]
     if smallest <= machine.memory_bytes:
         hints.append(
             f"--batch-size 1 --gradient-checkpointing full needs {gibibytes(smallest)}"
@@ -336,7 +339,7 @@ def _sharded_hint(spec: ModelSpec, layout: Layout, machine: Environment) -> list
     """The fewest such devices that would hold the model, if some power of two does."""
     for ranks in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
         sharded = replace(layout, parallel="fsdp2", world_size=ranks)
-        need = estimate(spec, sharded)["total"]
+        need = estimate(spec, sharded)["bound"]
         if ranks > layout.world_size and need <= machine.memory_bytes:
             return [
                 f"{ranks} such devices with --parallel fsdp2, --batch-size 1 and "
@@ -387,6 +390,7 @@ def with_spec(plan: Plan, spec: ModelSpec) -> Plan:
         trainable=count_trainable(spec, plan.freeze),
         attention=kernel_family(plan.attention),
         device=plan.device,
+        compile=plan.compile,
     )
     counts = count_parameters(spec)
     return plan.replace(

@@ -36,8 +36,8 @@ class Plan:
         save_every: steps between checkpoints, 0: only at the end.
         parameters: total; `active_parameters` used for one token.
         flops_per_token: forward and backward, by `lumina.plan.flops.CONVENTION`.
-        memory: bytes per device by component (`lumina.plan.memory.COMPONENTS`), and
-            their total.
+        memory: bytes per device by component (`lumina.plan.memory.COMPONENTS`), their
+            sum `bound`, and `expected`, the likely peak of a step.
         reasons: field name -> why it has its value.
         warnings: advice that does not stop the run.
     """
