@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
@@ -73,7 +74,7 @@ PATIENCE = 240.0
 """Seconds until something that never happens is given up; generous for busy cores."""
 
 
-def _lumina(arguments, environment, log, terminal):
+def _lumina(arguments, environment, log, terminal, before):
     """In the child: the command, with its output in a file or on a terminal."""
     os.setsid()
     die_with_parent()  # the server, which ends with the tests
@@ -103,6 +104,8 @@ def _lumina(arguments, environment, log, terminal):
         _hold_after(int(environment["HOLD_AFTER"]), environment.get("HEARD"))
     if "ENDLESS_FROM" in environment:
         _endless_evaluation(int(environment["ENDLESS_FROM"]), environment["EVALUATING"])
+    if before is not None:
+        before()
     torch.set_num_threads(1)
     code = main(arguments)
     os._exit(code)
@@ -198,7 +201,12 @@ class Running:
 
 
 def start(
-    arguments: list[str], log: Path, *, terminal: bool = False, **environment: str
+    arguments: list[str],
+    log: Path,
+    *,
+    terminal: bool = False,
+    before: Callable[[], None] | None = None,
+    **environment: str,
 ) -> Running:
     """Start `lumina ARGUMENTS`.
 
@@ -212,6 +220,7 @@ def start(
         arguments: what stands behind `lumina`.
         log: where its output goes.
         terminal: `log` is a terminal, which its input comes from too.
+        before: called in the process before the command, to change what it does.
         environment: what is set for it besides.
     """
     here = {
@@ -219,7 +228,7 @@ def start(
         "OMP_NUM_THREADS": "1",
     }
     process = _CONTEXT.Process(
-        target=_lumina, args=(arguments, here | environment, str(log), terminal)
+        target=_lumina, args=(arguments, here | environment, str(log), terminal, before)
     )
     process.start()
     _started.append(process)
@@ -293,11 +302,17 @@ class Trainings:
         where = ["--train-data", str(self.data), "--run-dir", str(self.folder / run)]
         return ["train", *SHAPE, *self.flags, *where, *flags]
 
-    def start(self, run: str, *flags: str, **environment: str) -> Running:
+    def start(
+        self,
+        run: str,
+        *flags: str,
+        before: Callable[[], None] | None = None,
+        **environment: str,
+    ) -> Running:
         """Begin one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f"{run}.log"
-        return start(self.command(run, *flags), log, **environment)
+        return start(self.command(run, *flags), log, before=before, **environment)
 
     def train(self, run: str, *flags: str, code: int = 0, **environment: str) -> Path:
         """One run from beginning to end; returns its directory."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +200,10 @@ from lumina.data.cache import build_once
 def build(folder):
     (folder / "number").write_text("7")
     print("building", flush=True)
-    time.sleep(float(sys.argv[2]))
+    while not Path(sys.argv[2]).exists():
+        time.sleep(0.001)
+
+Path(sys.argv[1], sys.argv[3]).touch()
 
 value, there = build_once(
     Path(sys.argv[1]), "k", build, lambda f: int((f / "number").read_text())
@@ -208,23 +212,28 @@ print(value, there, flush=True)
 """
 
 
-def worker(folder: Path, seconds: float) -> subprocess.Popen[str]:
+def worker(folder: Path, until: str, name: str = "one") -> subprocess.Popen[str]:
+    """A process that says that it has come, and builds until there is a file."""
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder), str(seconds)],
+        [sys.executable, "-c", WORKER, str(folder), str(folder / until), name],
         stdout=subprocess.PIPE,
         text=True,
     )
 
 
 def test_two_processes_at_once_build_it_once(tmp_path: Path) -> None:
-    both = [worker(tmp_path, 0.3) for _ in range(2)]
-    printed = sorted(process.communicate(timeout=60)[0] for process in both)
+    """The one that builds goes on until the other has come to the cache."""
+    both = [worker(tmp_path, "both", name) for name in ("one", "two")]
+    while not all((tmp_path / name).exists() for name in ("one", "two")):
+        time.sleep(0.001)
+    (tmp_path / "both").touch()
+    printed = sorted(process.communicate(timeout=280)[0] for process in both)
     assert printed == ["7 True\n", "building\n7 False\n"]
 
 
 @pytest.mark.faults
 def test_a_kill_while_writing_leaves_nothing_usable(tmp_path: Path) -> None:
-    process = worker(tmp_path, 60)
+    process = worker(tmp_path, "never")
     assert process.stdout is not None
     assert process.stdout.readline() == "building\n"
     process.kill()

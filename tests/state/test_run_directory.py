@@ -66,7 +66,7 @@ def hold(path, forks):
             time.sleep(20)  # a worker that outlives its parent
             os._exit(0)
         (path / "held").touch()
-        time.sleep(60)
+        time.sleep(10**6)
 
 
 @pytest.mark.faults

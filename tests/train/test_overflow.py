@@ -129,7 +129,8 @@ def test_ranks_change_together(tmp_path: Path) -> None:
     )
     path = tmp_path / "train.py"
     path.write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(path)], check=True, env=environment, timeout=280)
     assert [step for step, _, _ in changes(tmp_path / "run")] == [3, 5, 7]

@@ -17,6 +17,7 @@ from training import (
     events,
     reached,
     rows,
+    start,
     wait_until,
     words,
 )
@@ -92,20 +93,23 @@ def test_launchers(trainings, alone, launcher, parallel):
         name, *DENSE, *FLAGS, *RHYTHM, *words(f"--steps {STEPS} --parallel {parallel}")
     )
     if launcher == "--nproc":
-        program = ["-m", "lumina", *command, "--nproc", "2"]
+        running = start([*command, "--nproc", "2"], trainings.folder / "nproc.log")
+        assert running.wait() == 0, running.output
+        said = running.output
     else:
         program = ["-m", "torch.distributed.run", "--standalone"]
         program += ["--nproc_per_node", "2", "-m", "lumina", *command]
-    done = subprocess.run(
-        [sys.executable, *program],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+        done = subprocess.run(
+            [sys.executable, *program],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        said = done.stdout
     assert_close(trainings.folder / name, alone("dense"))
     # One voice, not one a rank.
-    assert done.stdout.count("ended      done") == 1
+    assert said.count("ended      done") == 1
 
 
 @pytest.mark.faults

@@ -4,49 +4,38 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lumina.assemble.ranks import meeting_place
 from lumina.state.run_directory import RunDirectory
-from training import _CONTEXT, DENSE, Running, Trainings, wait_until, words
+from training import DENSE, Running, Trainings, start, wait_until, words
 
 FLAGS = [*DENSE, *words("--precision fp32 --steps 4")]
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
 def _dawdle(marker: Path) -> None:
-    """Take a minute over it, in Python."""
+    """Never come to an end, in Python."""
     marker.touch()
-    for _ in range(600):
+    while True:
         time.sleep(0.1)
 
 
 def _dawdle_in_a_library(marker: Path) -> None:
-    """Take a minute over one call that no signal interrupts."""
+    """Never come to an end, in one call that no signal interrupts."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     marker.touch()
-    ctypes.CDLL(None).sleep(60)
+    ctypes.CDLL(None).sleep(10**6)
 
 
-def _held_up(
-    stage: str,
-    arguments: list[str],
-    log: Path,
-    marker: Path,
-    environment: dict[str, str],
-) -> None:
-    """In a process of its own: the command, which takes long over one stage."""
-    os.setsid()
-    os.environ.update(environment)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    from lumina.cli.main import main
+def _hold_up(stage: str, marker: Path) -> None:
+    """In the process of a command: it comes to a stage and never gets over it."""
+    from lumina.assemble.ranks import Ranks
     from lumina.data import prepare
     from lumina.train import outset, preparation, signals
 
@@ -74,22 +63,30 @@ def _held_up(
     elif stage == "library":
         signals.STUCK_SECONDS = 0.5
         outset.assemble = lambda *_, **__: _dawdle_in_a_library(marker)
-    os._exit(main(arguments))
+    elif stage == "barrier":
+        whole_barrier = Ranks.barrier
+
+        def barrier(self):
+            marker.touch()
+            whole_barrier(self)
+
+        Ranks.barrier = barrier
 
 
 def started(
     trainings: Trainings, stage: str, name: str, *flags: str, **environment: str
 ) -> tuple[Running, Path]:
     """A training that will stay at a stage, and the file that says it is there."""
-    place = f"{name}{environment.get('RANK', '')}"
-    log, marker = trainings.folder / f"{place}.log", trainings.folder / f"{place}.here"
+    rank = environment.get("RANK", "")
+    marker = trainings.folder / f"{name}{rank}.here"
     trainings.folder.mkdir(parents=True, exist_ok=True)
-    command = trainings.command(name, *FLAGS, *flags)
-    process = _CONTEXT.Process(
-        target=_held_up, args=(stage, command, log, marker, environment)
+    running = start(
+        trainings.command(name, *FLAGS, *flags),
+        trainings.folder / f"{name}{rank}.log",
+        before=partial(_hold_up, stage, marker),
+        **environment,
     )
-    process.start()
-    return Running(process, log), marker
+    return running, marker
 
 
 def held_up(trainings: Trainings, stage: str, name: str, *flags: str) -> Running:
@@ -113,10 +110,8 @@ def fresh(tmp_path_factory, lumina_cache):
 
 
 def assert_ended(running: Running, number: int, code: int) -> None:
-    began = time.monotonic()
     running.send(number)
     assert running.wait() == code, running.output
-    assert time.monotonic() - began < 30
     said = running.output
     assert f"ended by {signal.Signals(number).name} before a step was trained" in said
     for word in ("Traceback", "panicked", "unexpected", "Error"):
@@ -166,13 +161,13 @@ def test_a_rank_that_waits_for_the_data_ends_too(fresh):
     flags = words("--batch-size 2")
     ranks = [
         started(
-            trainings, "scan", "r", *flags, **place, RANK=str(rank), WORLD_SIZE="2",
+            trainings, stage, "r", *flags, **place, RANK=str(rank), WORLD_SIZE="2",
             LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2",
         )
-        for rank in range(2)
+        for rank, stage in enumerate(["scan", "barrier"])
     ]  # fmt: skip
-    assert wait_until(ranks[0][1].exists, ranks[0][0]), ranks[0][0].output
-    time.sleep(1)
+    for running, marker in ranks:
+        assert wait_until(marker.exists, running), running.output
     for running, _ in ranks:
         running.send(signal.SIGTERM)
     assert [running.wait() for running, _ in ranks] == [143, 143]
