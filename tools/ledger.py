@@ -288,7 +288,11 @@ def _missing(row: Row, evidence: list[Evidence]) -> list[str]:
     """What a row that is shown in part lacks."""
     if status(row, evidence) != "part":
         return []
-    lacking = [c for c, s in by_clause(row, evidence).items() if s != "shown"]
+    lacking = [
+        clause if found == "open" else f"{clause} ({found})"
+        for clause, found in by_clause(row, evidence).items()
+        if found != "shown"
+    ]
     return [f"Missing: {'; '.join(lacking)}"]
 
 
