@@ -220,7 +220,7 @@ def test_a_template_that_moves_turns_is_refused_by_name(tmp_path: Path) -> None:
         "{% elif m.role == 'assistant' %}{{ m.content }}{{ eos_token }}{% endif %}"
         "{% endfor %}"
     )
-    mine = Tokenizer.from_path(folder_with(template, tmp_path))
+    theirs = folder_with(template, tmp_path / "theirs")
     turns: list[Message] = [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "fox?"},
@@ -228,11 +228,38 @@ def test_a_template_that_moves_turns_is_refused_by_name(tmp_path: Path) -> None:
         {"role": "user", "content": "and?"},
         {"role": "assistant", "content": "the fox " * 40},
     ]
-    mine.encode_chat(turns)
+    path = written(tmp_path, [turns])
+    config = config_of(path, tokenizer=str(theirs), tokenizer_vocab_size=None)
     with pytest.raises(LuminaError, match="cannot be split") as caught:
-        mine.lay_out(turns)
+        fitted(config, 64)
     assert caught.value.code == "E108"
+    assert "once and in order" in str(caught.value)
+    assert f"{path}, line 1" in str(caught.value)
     assert "--long-conversations truncate" in str(caught.value)
+    _, after, _ = fitted(config.replace(long_conversations="truncate"), 64)
+    [(ids, _)] = documents(after)
+    assert ids == after.tokenizer.encode_chat(turns)[0][:65]
+
+
+def test_what_is_left_out_of_a_split_conversation_is_told(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "the fox " * 60}
+    turns: list[Any] = [
+        {"role": "system", "content": "quick dog " * 20},
+        asked,
+        {"role": "assistant", "content": "over the lake " * 20},
+        {"role": "user", "content": "dog"},
+    ]
+    short = [asked | {"content": "fox"}, turns[2] | {"content": "lake"}]
+    before, after, (event,) = fitted(config_of(written(tmp_path, [turns, short])), 32)
+    whole = len(documents(before)[0][0])
+    message = event["message"]
+    assert event["severity"] == "warning"
+    assert "1 conversation is longer than a row of 32 tokens" in message
+    assert "the beginning of 1 question is left out" in message
+    assert "1 turn stands without the system's" in message
+    assert f"{event['tokens_lost']} tokens without loss are left out" in message
+    assert 0 < event["tokens_lost"] < whole
+    assert after.train.loss_tokens == before.train.loss_tokens
 
 
 # Of files.
@@ -317,7 +344,9 @@ def test_split_data_holds_every_answer_once(
     assert after.train.loss_bytes == before.train.loss_bytes
     assert after.train.bytes == before.train.bytes
     told = event
-    assert event["kind"] == "data_long_conversations" and event["severity"] == "info"
+    assert event["kind"] == "data_long_conversations"
+    complete = not (event["questions_shortened"] or event["without_system"])
+    assert event["severity"] == ("info" if complete else "warning")
     long = sum(len(ids) > row + 1 for ids, _ in documents(before))
     assert told["conversations"] == long > 50
     assert (

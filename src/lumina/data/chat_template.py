@@ -706,8 +706,7 @@ class TemplateFormat:
         if [place.turn for place in places] != list(range(len(messages))):
             raise failure(
                 "the model's chat template does not write the words of every turn "
-                "once and in order: a conversation longer than a row cannot be split",
-                "use --long-conversations truncate or drop, or a larger --seq-length",
+                "once and in order"
             )
         spans = []
         for place, message in zip(places, messages, strict=True):

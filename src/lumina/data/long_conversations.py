@@ -77,8 +77,9 @@ class Long:
         conversations: one.
         pieces: rows or parts of rows that it fills.
         tokens: of the whole conversation.
-        tokens_lost: those that stand in none of the pieces; where it is split, none of
-            them bears loss.
+        tokens_lost: those that stand in none of the pieces. Where it is split, they are
+            of questions and behind the last answer, and bear no loss; the system's are
+            not among them (`without_system`).
         questions_shortened: turns of a user that begin later in the pieces, because
             they leave no room for the answer.
         without_system: turns divided or begun in pieces without the system's turn.
@@ -127,17 +128,17 @@ def long_in_words(long: Mapping[str, Any]) -> str:
     told += f"split into {long['pieces']:,} pieces, each with its question; no answer "
     told += "is lost"
     if short := long["questions_shortened"]:
-        told += (
-            f"; {short:,} {_of('question', short)} too long, and begin later "
-            f"({lost:,} tokens lost)"
-        )
+        noun = "question" if short == 1 else "questions"
+        told += f"; the beginning of {short:,} {noun} is left out, for want of room"
     if bare := long["without_system"]:
-        told += f"; {bare:,} {_of('turn', bare)} without the system's, for want of room"
+        told += f"; {bare:,} {_of('turn', bare)} without the system's"
+    if lost:
+        told += f"; {lost:,} tokens without loss are left out"
     return told
 
 
 def _of(noun: str, count: int) -> str:
-    verbs = {"conversation": "is", "question": "is", "turn": "stands"}
+    verbs = {"conversation": "is", "turn": "stands"}
     plural = {"is": "are", "stands": "stand"}
     verb = verbs[noun]
     return f"{noun} {verb}" if count == 1 else f"{noun}s {plural[verb]}"

@@ -174,9 +174,10 @@ class _Preparation:
 
     def _tell_long(self, long: dict[str, Any]) -> None:
         """What became of conversations that are longer than a row."""
+        whole = not (long["questions_shortened"] or long["without_system"])
         self._event(
             "data_long_conversations",
-            "info" if long["mode"] == "split" else "warning",
+            "info" if long["mode"] == "split" and whole else "warning",
             None,
             long_in_words(long),
             **long,

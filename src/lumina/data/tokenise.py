@@ -180,7 +180,7 @@ def _encode_block(
             try:
                 encoded += _encode_long(part, chat, tokenizer, loss_on, rows)
             except LuminaError as error:
-                raise _at(document, error) from None
+                raise _at(document, _not_split(error, rows)) from None
         elif document.continues:
             ids = tokenizer.encode_continuation(document.text)
             encoded.append(_encode_text(part, ids, tokenizer))
@@ -193,6 +193,16 @@ def _at(document: Document, error: LuminaError) -> LuminaError:
     """The error, with where the conversation stands."""
     where = f"{document.source}, line {document.line}"
     return LuminaError(error.code, f"{where}: {error.message}", error.hint)
+
+
+def _not_split(error: LuminaError, rows: Rows) -> LuminaError:
+    """A template that takes the whole conversation may not take a part of it."""
+    return LuminaError(
+        error.code,
+        f"a conversation longer than a row of {rows.length:,} tokens cannot be split: "
+        f"{error.message}",
+        "use --long-conversations truncate or drop, or a larger --seq-length",
+    )
 
 
 def _encode_text(part: _Part, ids: list[int], tokenizer: Tokenizer) -> Encoded:
