@@ -46,7 +46,10 @@ import mutants_sites
 from mutants_list import Mutant, change, read_list, read_seed, settled, write_list
 
 PASSED, FAILED = 0, 1
-"""Exit codes of pytest that are a verdict; every other one is an error."""
+"""Exit codes of pytest that are a verdict."""
+
+BROKEN = (2, 4)
+"""Exit codes when a test file could not be read: a verdict if the mutant can."""
 
 SHOWN_LINES = 15
 
@@ -88,7 +91,14 @@ def run_tests(root: Path, folder: Path, tests: Iterable[str]) -> tuple[int, str]
     # Without the plugin: these outcomes say nothing about the real source.
     words = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:ledger_plugin"]
     with subprocess.Popen(
-        [sys.executable, "-m", "pytest", *words, f"--timeout={HUNG_SECONDS}", *tests],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *words,
+            f"--timeout={HUNG_SECONDS}",
+            *arguments(tests),
+        ],
         cwd=root,
         env=environment,
         text=True,
@@ -101,6 +111,12 @@ def run_tests(root: Path, folder: Path, tests: Iterable[str]) -> tuple[int, str]
         with contextlib.suppress(ProcessLookupError):  # children of a test that hung
             os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, printed
+
+
+def arguments(tests: Iterable[str]) -> list[str]:
+    """Tests as pytest takes them: of some parameters it does not know its own names."""
+    plain = (t if "\\" not in t else t.partition("[")[0] for t in tests)
+    return list(dict.fromkeys(plain))
 
 
 def hold_down() -> None:
@@ -122,7 +138,8 @@ def judge(mutant: Mutant, root: Path, tests: Iterable[str]) -> tuple[str, str]:
         except (ValueError, OSError) as error:
             return "error", str(error)
         code, printed = run_tests(root, folder, tests)
-    if code == FAILED:
+    noticed = code in BROKEN and "SyntaxError" not in printed
+    if code == FAILED or (noticed and first_failure(printed)):
         return "killed", first_failure(printed)
     if code == PASSED:
         return "survived", ", ".join(tests)
@@ -131,7 +148,8 @@ def judge(mutant: Mutant, root: Path, tests: Iterable[str]) -> tuple[str, str]:
 
 def first_failure(printed: str) -> str:
     """Name of the test that noticed the mutant."""
-    names = [x for x in printed.splitlines() if x.startswith(("FAILED ", "ERROR "))]
+    lines = printed.splitlines()
+    names = [line for line in lines if line.startswith(("FAILED test", "ERROR test"))]
     return names[0].split(" - ")[0].split(" ", 1)[1] if names else ""
 
 

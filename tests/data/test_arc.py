@@ -167,6 +167,15 @@ def test_what_is_no_task_is_refused_by_name(
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_task_of_several_may_have_the_name_of_a_field(
+    tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / "all.json"
+    write(file, {name: task("same", 1), "0a1b": task("same", 2)})
+    assert [one.name for one in read_tasks([file])] == [name, "0a1b"]
+
+
 def test_other_files_and_lengths_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "puzzles.txt"
     file.write_text("1" * 81)

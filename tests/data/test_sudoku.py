@@ -63,6 +63,8 @@ def test_lines_may_bring_solutions_and_other_fields(tmp_path: Path) -> None:
     ("text", "code"),
     [
         (f"{PUZZLE}\nnot a puzzle\n", "E101"),
+        (f"{PUZZLE}\n{PUZZLE[:-1]}\n", "E101"),
+        (f"{PUZZLE}\n{PUZZLE[:-1]}x\n", "E101"),
         (f"{PUZZLE},{SOLUTION[1:] + SOLUTION[0]}\n", "E101"),
         ("\n", "E105"),
     ],

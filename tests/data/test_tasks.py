@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from foreign_tokenizers import foreign_tokenizer
 from lumina.config import Config
 from lumina.data.order import Cursor
 from lumina.data.store import StoreWriter, TokenStore
@@ -19,6 +21,7 @@ from lumina.data.task_stream import (
     task_sequence,
 )
 from lumina.data.tasks import TaskStores, prepare_tasks
+from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.model.interface import IGNORE
 
@@ -194,6 +197,22 @@ def test_tasks_share_a_tokenizer_and_hold_out_their_own(tmp_path: Path) -> None:
         prepared.train.stores["code"].fingerprint
     )
     assert len(given.train.stores["farm"]) > len(prepared.train.stores["farm"])
+
+
+@pytest.mark.parametrize("order", [("talk", "farm"), ("farm", "talk")])
+def test_one_task_of_conversations_gives_the_model_chat_markers(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    texts(tmp_path)
+    turns = [("user", "What is it?"), ("assistant", "A cow.")]
+    line = json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]})
+    (tmp_path / "talk.jsonl").write_text(f"{line}\n" * 20)
+    paths = {"talk": "talk.jsonl", "farm": "a.txt"}
+    tasks = tuple(f"{name}={tmp_path}/{paths[name]}" for name in order)
+    theirs = str(foreign_tokenizer("bytes", tmp_path / "theirs"))
+    assert not Tokenizer.from_path(theirs).has_chat
+    prepared = prepare_tasks(Config(tasks=tasks, tokenizer=theirs))
+    assert prepared.tokenizer.has_chat
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lumina.model.interface import Batch
-from lumina.ops.attention import flash3
+from lumina.ops.attention import dispatch, flash3
 from lumina.ops.attention.dispatch import attend, make_pattern
 from networks import packed_batch
 
@@ -53,6 +53,16 @@ def pattern_of(backend, batch, window, dtype=torch.float32):
         window=window,
         dtype=dtype,
     )
+
+
+def test_only_variable_lengths_asked_for_are_used(monkeypatch):
+    """On a device that has them; the CPU has not."""
+    monkeypatch.setattr(dispatch, "varlen_fits", lambda device, dtype: True)
+    batch = packed_batch([[5, 7, 4], [16], [3, 6]], 16)
+    for backend in dispatch.BACKENDS:
+        pattern = pattern_of(backend, batch, 0)
+        assert pattern.backend == backend
+        assert (pattern.cu_seqlens is None) == (backend != "varlen")
 
 
 BATCHES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from lumina.state.huggingface import export_folder, import_folder
 from lumina.state.huggingface.configuration import spec_of
 from lumina.state.huggingface.formats import FORMATS, choose
 from lumina.state.huggingface.latent import habits_of
-from lumina.state.huggingface.names import entries
+from lumina.state.huggingface.names import count, entries
 from networks import random_ids, shifted, tiny_spec
 from their_models import (
     LLAMA3,
@@ -267,6 +268,28 @@ def test_the_format_that_would_do_is_named():
     with pytest.raises(LuminaError) as caught:
         choose(tiny_spec(), "gpt9")
     assert caught.value.code == "E005" and "gpt9" in caught.value.message
+
+
+@pytest.mark.parametrize("key", ["num_nextn_predict_layers", "num_mtp_layers"])
+def test_only_the_format_that_has_them_may_leave_layers_out(key, tmp_path):
+    folder = export_folder(
+        build_network(CHOICES["llama"], seed=0), None, tmp_path / "x"
+    )
+    config_file, file = folder / "config.json", folder / "model.safetensors"
+    config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {key: 1}))
+    extra = f"model.layers.{CHOICES['llama'].num_layers}.self_attn.o_proj.weight"
+    save_file(load_file(file) | {extra: torch.zeros(32, 32)}, file)
+    for drop in (False, True):
+        with pytest.raises(LuminaError, match=re.escape(extra)) as caught:
+            import_folder(folder, drop_mtp=drop)
+        assert caught.value.code == "E102"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_tensors_are_counted_as_they_are_listed(name):
+    spec = CHOICES[name]
+    listed = {entry.name for entry in entries(spec, FORMATS[name])}
+    assert count(spec) == len(listed)
 
 
 @pytest.mark.parametrize("name", FORMATS)

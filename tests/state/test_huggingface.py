@@ -188,6 +188,15 @@ def test_shards_hold_everything_once(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_file_is_filled_to_its_last_byte(tmp_path):
+    network = build_network(ROUTED, seed=0)
+    whole = export_folder(network, None, tmp_path / "whole") / "model.safetensors"
+    size = sum(tensor.nbytes for tensor in load_file(whole).values())
+    for limit, files in ((size, 1), (size - 1, 2)):
+        folder = export_folder(network, None, tmp_path / f"{limit}", shard_bytes=limit)
+        assert len(list(folder.glob("*.safetensors"))) == files
+
+
 def test_old_spellings_of_rope_are_read(folder):
     edit(
         folder,

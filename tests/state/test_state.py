@@ -56,10 +56,19 @@ def test_what_json_cannot_hold_is_refused_by_name(value, named):
     assert named in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["NaN", '{"a": Infinity}', '{"a": 1, "a": 2}', "{"])
+@pytest.mark.parametrize(
+    "text",
+    ["NaN", '{"a": Infinity}', '{"a": 1, "a": 2}', "{", '{"$bytes": "AP8*="}'],
+)
 def test_loose_json_is_refused(text):
     with pytest.raises(ValueError):
         exact_json.loads(text)
+
+
+def test_the_size_of_a_state_is_that_of_its_tensors():
+    state = make_state(1, rows=16)
+    # 16 x 8 float32, 8 bfloat16, none, one int64; both moments in float32.
+    assert state.nbytes() == (512 + 16 + 8) + 2 * (512 + 32)
 
 
 def test_nothing_done_to_a_state_reaches_its_snapshot():

@@ -109,6 +109,18 @@ def test_pruning_keeps_the_others_and_reroutes(state):
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("top_k", "fewest"), [(1, 2), (2, 2), (3, 3), (4, 4)])
+def test_at_least_two_experts_stay_and_as_many_as_a_token_takes(state, top_k, fewest):
+    state = replace(
+        state, spec=state.spec | {"moe": state.spec["moe"] | {"top_k": top_k}}
+    )
+    while state.spec["moe"]["num_experts"] > fewest:
+        state = prune_expert(state)
+    with pytest.raises(LuminaError, match=f"{fewest} experts are the fewest") as caught:
+        prune_expert(state)
+    assert caught.value.code == "E002"
+
+
 def replace_tensors(state, tensors):
     return replace(state, tensors=tensors)
 
