@@ -11,7 +11,7 @@ import torch
 
 from lumina.config import Config
 from lumina.errors import LuminaError
-from lumina.plan.environment import Environment, _bf16_speedup, probe
+from lumina.plan.environment import Environment, probe
 from lumina.plan.host_memory import cgroup_limit, host_memory_bytes
 from machines import gpu
 
@@ -28,7 +28,7 @@ def test_the_probe_tells_what_torch_and_the_system_say(here: Environment) -> Non
     assert here.torch_version == torch.__version__
     assert here.cpu_name
     assert all(peak is None for peak in here.peak_flops.values())
-    assert here.bf16 is ((here.bf16_speedup or 0) > 1)
+    assert here.bf16 is ((here.bf16_speedup or 0) >= 1.1)
 
 
 def test_several_processes_share_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,10 +52,6 @@ def test_the_same_machine_without_its_gpu() -> None:
     assert plain.memory_bytes == plain.host_memory_bytes
     assert plain.capability is None
     assert set(plain.peak_flops.values()) == {None}
-
-
-def test_the_bfloat16_probe_measures_and_is_short() -> None:
-    assert _bf16_speedup(seconds=0.02) > 0
 
 
 def test_a_version_two_limit_of_any_group_above_holds(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lumina import Trainer
+from lumina import Config, Trainer
 from lumina.errors import LuminaError
 from lumina.state.reader import latest_good, open_checkpoint
 from training import column, events, in_processes, rows
@@ -311,3 +311,28 @@ def test_two_ranks_change_together(tiny_config, tmp_path, unchanged):
     assert column(two, "loss") == pytest.approx(column(one, "loss"), rel=1e-5)
     assert column(two, "learning_rate") == column(one, "learning_rate")
     assert [e["step"] for e in events(two, "control")] == [3, 3]
+
+
+def test_a_run_stopped_from_python_goes_on_when_resumed(tiny_config):
+    whole = Trainer(tiny_config.replace(run_dir=f"{tiny_config.get('run_dir')}-whole"))
+    expected = whole.train()
+
+    def on_step(trainer, row):
+        if row["step"] == 4:
+            trainer.stop()
+
+    stopped = Trainer(tiny_config, on_step=on_step).train()
+    assert (stopped.exit_code, stopped.reason) == (143, "stopped by Trainer.stop")
+    assert 4 <= stopped.steps < expected.steps
+    status = json.loads((stopped.run_dir / "status.json").read_text())
+    assert status["status"] == "interrupted"
+    resumed = Trainer(Config(resume=str(stopped.run_dir))).train()
+    assert resumed.exit_code == 0
+    assert resumed.steps == expected.steps
+    assert resumed.final_loss == expected.final_loss
+
+
+def test_nothing_can_be_stopped_before_it_runs(tiny_config):
+    with pytest.raises(LuminaError) as caught:
+        Trainer(tiny_config).stop()
+    assert caught.value.code == "E002"

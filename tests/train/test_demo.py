@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lumina.cli.main import main
+from lumina.config import Config
 from lumina.train.demo import pace
 from lumina.train.demo.pace import Budget, Pace
 from lumina.train.demo.run import Demo, DemoOptions
@@ -30,7 +33,7 @@ def test_the_quick_demo_goes_from_text_to_answers(
     for bits in scores.values():
         assert 1 < bits < 9
         assert f"{bits:.3f}" in said
-    assert f"training in {results['precision']}" in said
+    assert f"s in {results['precision']} (" in said
     assert results["fine_tune"]["steps"] == 5
 
     assert "A sample" in said and "def read_file(path):" in said
@@ -59,7 +62,7 @@ def conclude(folder: Path, model: float, quick: bool = False) -> tuple[int, str]
     demo = Demo(DemoOptions(folder, quick=quick), said.append)
     runs = [TrainResult(folder / run, 2.0, 2.0, 5, 100) for run in ("a", "b")]
     scores = Scores(byte_bigram=3.5, gzip=2.1, token_bigram=1.9, model=model)
-    code = demo._conclude(runs[0], runs[1], scores, Pace({"fp32": [0.1]}))
+    code = demo._conclude(runs[0], runs[1], scores, Pace("float32", "", [0.1]))
     return code, "\n".join(said)
 
 
@@ -78,14 +81,45 @@ def test_each_yardstick_is_said_to_be_beaten_or_not() -> None:
     assert verdicts[:3] == ["beaten", "beaten", "not beaten"]
 
 
-def test_bf16_is_chosen_only_where_it_is_clearly_faster() -> None:
-    assert Pace({"fp32": [1.0], "bf16": [0.5]}).precision == "bf16"
-    assert Pace({"fp32": [1.0], "bf16": [0.97]}).precision == "fp32"
-    assert Pace({"fp32": [1.0], "bf16": [3.0]}).step_seconds == 1.0
-    assert Pace({"fp32": [1.0]}).precision == "fp32"
-    disturbed = Pace({"fp32": [1.0, 9.0, 8.0], "bf16": [3.0, 3.0, 3.0]})
-    assert disturbed.precision == "fp32"
-    assert disturbed.step_seconds == 8.0
+def test_the_middle_of_the_trial_is_the_pace() -> None:
+    pace = Pace("float32", "why", [1.0, 9.0, 2.0])
+    assert pace.step_seconds == 2.0
+    assert pace.describe() == "a step takes 2.000 s in float32 (why)"
+
+
+@pytest.fixture
+def a_second_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by a second whenever somebody looks."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(ticks)))
+    monkeypatch.setattr(pace, "time", clock)
+
+
+@pytest.mark.usefixtures("a_second_a_step")
+def test_a_run_on_a_machine_that_slowed_down_is_shortened(
+    tmp_path: Path, tiny_config: Config
+) -> None:
+    said: list[str] = []
+    demo = Demo(DemoOptions(tmp_path / "demo", minutes=1.0), said.append)
+    result = demo._train(tiny_config, steps=100, seconds=0.1, share=1.0)
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open("rb")]
+    assert result.exit_code == 0
+    assert 40 < result.steps == rows[-1]["step"] < 60
+    assert f"{result.steps} steps instead of 100" in said[-1]
+    # The schedule ends with the run, not where it was meant to end.
+    assert rows[-1]["learning_rate"] < rows[25]["learning_rate"] / 5
+    assert [row["step"] for row in rows] == list(range(1, result.steps + 1))
+
+
+@pytest.mark.usefixtures("a_second_a_step")
+def test_a_run_that_keeps_its_time_is_left_alone(
+    tmp_path: Path, tiny_config: Config
+) -> None:
+    said: list[str] = []
+    demo = Demo(DemoOptions(tmp_path / "demo", minutes=1.0), said.append)
+    result = demo._train(tiny_config, steps=50, seconds=0.1, share=1.0)
+    assert (result.steps, result.exit_code) == (50, 0)
+    assert not any("slower" in line for line in said)
 
 
 def test_steps_fill_a_share_of_the_time_left_within_bounds(

@@ -114,7 +114,7 @@ def _precisions(environment: Environment) -> list[Row]:
     ):
         problem = unsupported(kind, environment)
         slow = kind == "bfloat16" and not environment.bf16
-        fine = "works, not faster than float32" if slow else "works"
+        fine = "works, not clearly faster than float32" if slow else "works"
         rows.append(
             Row("precision", option, problem or fine, "absent" if problem else "ok")
         )

@@ -6,18 +6,16 @@ import importlib.util
 import os
 import platform
 import shutil
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
 from lumina.observe.hardware import DTYPES, peak_flops
+from lumina.plan.cpu_precision import bf16_speedup, worth
 from lumina.plan.host_memory import host_memory_bytes, usable_cores
 
 if TYPE_CHECKING:
-    import torch
-
     from lumina.config import Config
 
 
@@ -34,8 +32,9 @@ class Environment:
         cores: CPU cores this process may use.
         capability: CUDA compute capability, None on the CPU.
         bf16: bfloat16 products are worth using: CUDA 8.0 or later; on the CPU only
-            when AMX is there and was measured faster than float32.
-        bf16_speedup: measured on the CPU, float32 time / bfloat16 time; else None.
+            when training was measured to be faster than in float32 by a tenth.
+        bf16_speedup: measured on a CPU that has instructions for it, float32 time /
+            bfloat16 time (`lumina.plan.cpu_precision`); else None.
         cpu_name: the processor.
         cpu_features: of "amx_bf16", "avx512_bf16", "avx512f", "avx2", those it has.
         compiler: torch.compile can build kernels for the device.
@@ -81,7 +80,7 @@ class Environment:
             capability=None,
             flash3=False,
             flash3_detail="",
-            bf16=(self.bf16_speedup or 0) > 1,
+            bf16=worth(self.bf16_speedup),
             compiler=cpp_compiler() is not None,
             compiler_detail=_cpu_compiler_detail(),
             peak_flops=dict.fromkeys(DTYPES),
@@ -89,7 +88,10 @@ class Environment:
 
 
 def probe(wanted: Config | str = "auto") -> Environment:
-    """Look at this machine. Imports torch; takes a fifth of a second on an AMX chip.
+    """Look at this machine. Imports torch.
+
+    The first time on a CPU with bfloat16 instructions it takes a second longer, to
+    measure what they are worth.
 
     Args:
         wanted: "auto", "cpu" or "cuda", or a Config whose `device` says so.
@@ -103,7 +105,8 @@ def probe(wanted: Config | str = "auto") -> Environment:
     processes = _local_processes()
     host = host_memory_bytes()
     features = cpu_features()
-    speedup = _bf16_speedup() if "amx_bf16" in features else None
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    speedup = bf16_speedup(features, _cpu_name()) if on_cpu else None
     machine = Environment(
         device="cpu",
         device_name=_cpu_name(),
@@ -111,7 +114,7 @@ def probe(wanted: Config | str = "auto") -> Environment:
         memory_bytes=host // processes,
         host_memory_bytes=host,
         cores=usable_cores(),
-        bf16=(speedup or 0) > 1,
+        bf16=worth(speedup),
         bf16_speedup=speedup,
         cpu_name=_cpu_name(),
         cpu_features=features,
@@ -213,24 +216,3 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _bf16_speedup(seconds: float = 0.2) -> float:
-    """Float32 time over bfloat16 time of a square product, measured for `seconds`."""
-    import torch
-
-    def best(dtype: torch.dtype, until: float) -> float:
-        left = torch.ones(512, 512, dtype=dtype)
-        torch.mm(left, left)  # the first call sets the library up
-        shortest = float("inf")
-        while True:
-            start = time.perf_counter()
-            torch.mm(left, left)
-            now = time.perf_counter()
-            shortest = min(shortest, now - start)
-            if now >= until:
-                return shortest
-
-    begin = time.perf_counter()
-    float32 = best(torch.float32, begin + seconds / 2)
-    return float32 / best(torch.bfloat16, begin + seconds)

@@ -75,7 +75,8 @@ class Loop:
         evaluation_owed: a signal broke off the evaluation of the last step, which is
             made up for when the run goes on.
         reason: why the loop ended.
-        interrupted: a signal ended it.
+        interrupted: a signal, or `Trainer.stop`, ended it.
+        asked_to_stop: `Trainer.stop` was called on this rank.
     """
 
     program: Program
@@ -94,6 +95,7 @@ class Loop:
     evaluation_owed: bool = False
     reason: str = "done"
     interrupted: bool = False
+    asked_to_stop: bool = False
     _agreed_stop: bool = False
     _agreed_change: bool = False
     _agreed_save: bool = False
@@ -277,7 +279,11 @@ class Loop:
 
     def _stop_asked(self) -> bool:
         """Whether this rank was asked to stop; the ranks have yet to agree."""
-        return self.signals.received is not None
+        return self.asked_to_stop or self.signals.received is not None
+
+    def ask_to_stop(self) -> None:
+        """End after the next step, once all ranks know."""
+        self.asked_to_stop = True
 
     def _stop_agreed(self) -> None:
         """Every rank knows that a signal ends the run."""
@@ -376,7 +382,8 @@ class Loop:
         if modes and not self.interrupted:
             self._compare_modes()
         if self.interrupted:
-            self.reason = "stopped by a signal"
+            signal = not self.asked_to_stop or self.signals.received is not None
+            self.reason = "stopped by " + ("a signal" if signal else "Trainer.stop")
         if self.saved != self.progress.step:
             self.save("emergency" if self.interrupted else "regular")
         self.checkpoints.wait()

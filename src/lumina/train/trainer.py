@@ -128,6 +128,17 @@ class Trainer:
         """What trains now; another one after a reassembly."""
         return None if self._loop is None else self._loop.program
 
+    def stop(self) -> None:
+        """End the run after the next step, with a checkpoint, as SIGTERM does.
+
+        `train` then returns a result whose exit code is 143, and the run can be
+        resumed, with another number of steps too.
+
+        Raises:
+            LuminaError: E005 when nothing is being trained.
+        """
+        self._running().ask_to_stop()
+
     def get_current_metrics(self) -> dict[str, Any]:
         """The newest finished row, under its own and the documents' names."""
         return with_aliases(self._loop.recorder.last_row if self._loop else {})

@@ -3,86 +3,102 @@
 from __future__ import annotations
 
 import io
-import math
 import statistics
 import tempfile
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lumina.config import Config
-from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.train.trainer import Trainer
 
 TRIAL_STEPS = 8
 LEFT_OUT_STEPS = 3  # warming up
-WORTH = 0.9  # bf16 rounds: it must take less than this share of float32's time
+WATCHED_STEPS = 20  # over these a run's pace is measured
+LATE = 1.1  # a run that would take so many times its time is shortened
+RESUME_SECONDS = 4.0  # what ending a run and going on takes
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What a step takes in each precision.
+    """What a step takes.
 
     Attributes:
-        trials: precision -> seconds of every measured step; absent where refused.
+        precision: what was trained in, the choice of `precision auto`.
+        reason: why that.
+        trial: seconds of every measured step.
     """
 
-    trials: dict[str, list[float]]
-
-    @property
-    def precision(self) -> str:
-        """What to train in: bf16 where it is clearly faster, else float32.
-
-        The quickest steps are compared: other programs can only slow a step down.
-        """
-        quickest = {name: min(seconds) for name, seconds in self.trials.items()}
-        faster = quickest.get("bf16", math.inf) < WORTH * quickest["fp32"]
-        return "bf16" if faster else "fp32"
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Median seconds of a step in each precision."""
-        return {name: statistics.median(times) for name, times in self.trials.items()}
+    precision: str
+    reason: str
+    trial: list[float]
 
     @property
     def step_seconds(self) -> float:
-        """Median seconds of a step in the chosen precision."""
-        return self.seconds[self.precision]
+        """Median seconds of a step."""
+        return statistics.median(self.trial)
 
     def describe(self) -> str:
         """One line: what was measured and chosen."""
-        measured = ", ".join(f"{p} {s:.3f} s" for p, s in self.seconds.items())
-        return f"a step takes {measured}: training in {self.precision}"
+        return (
+            f"a step takes {self.step_seconds:.3f} s in {self.precision} "
+            f"({self.reason})"
+        )
 
 
 def measure_pace(config: Config, steps: int) -> Pace:
-    """Train `steps` steps in each precision, quietly and in a folder thrown away."""
-    trials = {"fp32": _trial(config, "fp32", steps)}
-    try:
-        trials["bf16"] = _trial(config, "bf16", steps)
-    except LuminaError as error:
-        if error.code != "E003":  # this device does not have the type
-            raise
-    return Pace(trials)
-
-
-def _trial(config: Config, precision: str, steps: int) -> list[float]:
+    """Train `steps` steps, quietly and in a folder thrown away."""
     times: list[float] = []
 
-    def note(trainer: Trainer, row: dict[str, Any]) -> None:
+    def note(_: Trainer, row: dict[str, Any]) -> None:
         times.append(row["step_seconds"])
 
     with tempfile.TemporaryDirectory() as folder:
         trial = config.replace(
-            precision=precision,
-            steps=steps,
-            eval_batches=1,
-            run_dir=str(Path(folder) / "trial"),
+            steps=steps, eval_batches=1, run_dir=str(Path(folder) / "trial")
         )
-        Trainer(trial, console=Console(stream=io.StringIO()), on_step=note).train()
-    return times[min(LEFT_OUT_STEPS, len(times) - 1) :]
+        trainer = Trainer(trial, console=Console(stream=io.StringIO()), on_step=note)
+        trainer.train()
+    plan = trainer.plan
+    assert plan is not None
+    measured = times[min(LEFT_OUT_STEPS, len(times) - 1) :]
+    return Pace(plan.compute_dtype, plan.reasons["compute_dtype"], measured)
+
+
+class Watch:
+    """Ends a run that would not be done in its time, and says how long it may be.
+
+    Args:
+        seconds: the time of the run, from now on.
+
+    Attributes:
+        shorter: the steps that fit, once the run was ended for that; else None.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self._recent: deque[float] = deque(maxlen=WATCHED_STEPS + 1)
+        self.shorter: int | None = None
+
+    def on_step(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        """Called with every finished row of the run."""
+        now = time.monotonic()
+        self._recent.append(now)
+        assert trainer.plan is not None
+        done, rest = row["step"], trainer.plan.steps - row["step"]
+        if self.shorter is not None or len(self._recent) <= WATCHED_STEPS:
+            return
+        seconds = (now - self._recent[0]) / WATCHED_STEPS
+        left = self._end - now
+        if rest * seconds <= LATE * left + RESUME_SECONDS:
+            return
+        # The step under way is finished before a run ends.
+        fitting = int((left - RESUME_SECONDS) / seconds)
+        self.shorter = done + 1 + max(1, min(fitting, rest - 1))
+        trainer.stop()
 
 
 class Budget:

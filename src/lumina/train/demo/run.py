@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from lumina.infer.sampling import Sampling
 from lumina.infer.text import complete
 from lumina.observe.report import write_report
 from lumina.train.demo import conversations, corpus
-from lumina.train.demo.pace import TRIAL_STEPS, Budget, Pace, measure_pace
+from lumina.train.demo.pace import TRIAL_STEPS, Budget, Pace, Watch, measure_pace
 from lumina.train.demo.scores import Scores, score
 from lumina.train.trainer import Trainer, TrainResult
 
@@ -31,6 +32,7 @@ FINE_TUNE_BATCH = 8
 RECIPE = ("learning_rate", "lr_scheduler", "warmup_ratio", "global_batch_size",
           "seq_length")  # fmt: skip
 EVALUATIONS = 5
+STOPPED = 143  # the exit code of a run that `Trainer.stop` ended
 FAVOURITES = ("shutil.copytree", "shutil.copy", "textwrap.dedent", "json.dump")
 PROMPT = "def read_file(path):\n"
 
@@ -155,13 +157,16 @@ class Demo:
         return self._config("library", self.files.library, self.files.held_out)
 
     def _measure(self) -> Pace:
-        self._heading("Pace: a few steps in each precision")
+        self._heading("Pace: a few steps")
         steps = 2 if self.options.quick else TRIAL_STEPS
         pace = measure_pace(self._base_config(), steps)
         self.say(pace.describe())
         return pace
 
-    def _train(self, config: Config, steps: int, seconds: float) -> TrainResult:
+    def _train(
+        self, config: Config, steps: int, seconds: float, share: float
+    ) -> TrainResult:
+        """Train for a share of the time left: fewer steps if the machine slows down."""
         if self.options.quick:
             steps = 5
         left, minutes = self.budget.left, self.options.minutes
@@ -170,16 +175,27 @@ class Demo:
             f"{minutes:g} minutes"
         )
         every = -(-steps // EVALUATIONS)
-        return Trainer(config.replace(steps=steps, eval_every_n_batches=every)).train()
+        config = config.replace(steps=steps, eval_every_n_batches=every)
+        end = self.budget.spent + share * left
+        while True:
+            watch = Watch(math.inf if self.options.quick else end - self.budget.spent)
+            result = Trainer(config, on_step=watch.on_step).train()
+            if watch.shorter is None or result.exit_code != STOPPED:
+                return result
+            self.say(
+                f"the machine is slower than measured: {watch.shorter} steps "
+                f"instead of {config.get('steps')}"
+            )
+            config = Config(resume=str(result.run_dir), steps=watch.shorter)
 
     def _pretrain(self, pace: Pace) -> TrainResult:
         self._heading("Pretraining: the preset `debug` on the library")
-        config = self._base_config().replace(precision=pace.precision)
+        config = self._base_config()
         seconds = pace.step_seconds
         steps = self.budget.steps(
             PRETRAIN_SHARE, seconds, least=20, most=MOST_PRETRAIN_STEPS
         )
-        return self._train(config, steps, seconds)
+        return self._train(config, steps, seconds, PRETRAIN_SHARE)
 
     def _score(self, base: TrainResult, tokenizer: Tokenizer) -> Scores:
         """The pretrained model and the yardsticks on the held-out documents."""
@@ -217,15 +233,13 @@ class Demo:
             config = config.replace(global_batch_size=FINE_TUNE_BATCH)
         # Learning by heart takes the rates of pretraining, not those of a fine-tuning.
         recipe = {leaf: config.get(leaf) for leaf in RECIPE}
-        config = config.replace(
-            init_from=str(base.run_dir), precision=pace.precision, **recipe
-        )
+        config = config.replace(init_from=str(base.run_dir), **recipe)
         rows = self._base_config().get("global_batch_size")
         seconds = pace.step_seconds * FINE_TUNE_BATCH / rows
         steps = self.budget.steps(
             FINE_TUNE_SHARE, seconds, least=20, most=MOST_FINE_TUNE_STEPS
         )
-        return self._train(config, steps, seconds)
+        return self._train(config, steps, seconds, FINE_TUNE_SHARE)
 
     def _ask(self, answers: TrainResult) -> None:
         """Two questions it was trained on, one it never saw."""
@@ -283,7 +297,7 @@ class Demo:
         results = {
             "bits_per_byte": asdict(scores),
             "precision": pace.precision,
-            "step_seconds": pace.seconds,
+            "step_seconds": pace.step_seconds,
             "pretrain": {"steps": base.steps, "tokens": base.tokens},
             "fine_tune": {"steps": answers.steps, "tokens": answers.tokens},
             "seconds": round(self.budget.spent, 1),
