@@ -8,8 +8,9 @@ READY := $(VENV)/.ready
 JOBS ?= 2
 PYTEST_FLAGS ?=
 DEMO_FLAGS ?=
-# One arithmetic thread to a test worker: more only fight over the same cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# One arithmetic thread to a test worker: more only fight over the same cores. Compiled
+# modules are kept, also where the environment forbids it: tests start many processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -44,7 +45,7 @@ demo: setup
 	$(BIN)/lumina demo $(DEMO_FLAGS)
 
 test: setup
-	$(PYTEST) -n $(JOBS) -m "not slow and not gpu and not multigpu" $(PYTEST_FLAGS)
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow and not gpu and not multigpu" $(PYTEST_FLAGS)
 
 test-slow: setup
 	$(PYTEST) -m "slow and not gpu and not multigpu" $(PYTEST_FLAGS)

@@ -87,7 +87,8 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 def _run(root: Path, options: argparse.Namespace, log: Path) -> dict[str, Any]:
     """Run the tests once; the log stays only where a test failed."""
     command = [sys.executable, "-m", "pytest", "-m", QUICK]
-    command += ["-n", str(options.jobs)] if options.jobs > 1 else []
+    if options.jobs > 1:
+        command += ["-n", str(options.jobs), "--dist", "worksteal"]
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
         command += ["-p", "no:cacheprovider", f"--junitxml={results}", *options.tests]
@@ -96,7 +97,8 @@ def _run(root: Path, options: argparse.Namespace, log: Path) -> dict[str, Any]:
             code = subprocess.run(
                 command,
                 cwd=root,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ
+                | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
