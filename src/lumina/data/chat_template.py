@@ -20,34 +20,36 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import jinja2.ext
 import jinja2.nodes
-import jinja2.sandbox
 import tokenizers
+from jinja2.exceptions import SecurityError
 
 from lumina.data.long_conversations import LaidOut, Span
 from lumina.data.records import Message
+from lumina.data.template_sandbox import BEGIN, END, MAX_OUTPUT, Sandbox
 from lumina.errors import LuminaError
 
 DEFAULT = "default"
 MAX_TEMPLATE = 2**18
 """Characters of a template."""
-MAX_OUTPUT = 2**24
-"""Characters that a template may add to the words of a conversation."""
 
 VARIABLES = tuple(
     f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 )
 """Special tokens that a template can name."""
 
-# Stand for the words of a turn, and around what {% generation %} encloses.
-_OPEN, _CLOSE, _BEGIN, _END = "\ue0f0", "\ue0f1", "\ue0f2", "\ue0f3"
+# Around the name that stands for the words of a turn.
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 _KEY = re.compile(f"{_OPEN}([0-9]+)\\.([0-9]+){_CLOSE}")
-_MARKS = re.compile(f"[{_BEGIN}{_END}]")
+_MARKS = re.compile(f"[{BEGIN}{END}]")
 _HINT = (
     "correct the template in the model's folder, or remove it: then Lumina's own chat "
     "markers are used"
 )
+
+
+class UnusableTemplateError(LuminaError):
+    """A template that is of no use for any conversation: it is not one to leave out."""
 
 
 def failure(message: str, hint: str = _HINT) -> LuminaError:
@@ -78,7 +80,8 @@ class Templates:
             LuminaError: E108 when there is none among several.
         """
         if DEFAULT not in self.named:
-            raise failure(
+            raise UnusableTemplateError(
+                "E108",
                 f"none of the chat templates ({', '.join(self.named)}) is named "
                 f"{DEFAULT!r}",
                 f"name the one for conversations {DEFAULT!r}",
@@ -203,83 +206,26 @@ def _broken(path: Path, what: str) -> LuminaError:
     return LuminaError("E101", f"{path}: {what}", "fetch the model's files again")
 
 
-# The sandbox.
-
-
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`: encloses what the assistant says."""
-
-    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
-
-    def parse(self, parser: Any) -> jinja2.nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = self.call_method("_write", [])
-        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-    @jinja2.pass_context
-    def _write(self, context: Any, caller: Callable[[], str]) -> str:
-        written = caller()
-        return f"{_BEGIN}{written}{_END}" if context.get("lumina_marks") else written
-
-
-class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """No attribute that leads out of the template, no change of what it is given."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sizes = [len(v) for v in (left, right) if isinstance(v, (str, list, tuple))]
-        counts = [v for v in (left, right) if isinstance(v, int)]
-        if operator == "*" and sizes and counts and sizes[0] * counts[0] > MAX_OUTPUT:
-            raise jinja2.exceptions.SecurityError("a text or list grows too long")
-        if operator == "**" and any(abs(value) > 1024 for value in counts):
-            raise jinja2.exceptions.SecurityError("a power grows too large")
-        return super().call_binop(context, operator, left, right)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
 class _Program:
     """A template, compiled; renders conversations."""
 
     def __init__(self, source: str, variables: dict[str, str]) -> None:
         if len(source) > MAX_TEMPLATE:
-            raise failure(
+            raise UnusableTemplateError(
+                "E108",
                 f"the chat template has {len(source):,} characters, more than the "
-                f"{MAX_TEMPLATE:,} that are allowed"
+                f"{MAX_TEMPLATE:,} that are allowed",
+                _HINT,
             )
-        environment = _Sandbox(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=[_Generation, jinja2.ext.loopcontrols],
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
         self._variables = variables
+        self._sandbox = Sandbox()
         try:
-            self.looked_for = _looked_for(environment.parse(source))
-            self._compiled = environment.from_string(source)
+            tree, self._compiled = self._sandbox.compiled(source)
+            self.looked_for = _looked_for(tree)
         except (jinja2.TemplateError, RecursionError) as error:
-            raise failure(f"the chat template is not valid: {error}") from None
+            raise UnusableTemplateError(
+                "E108", f"the chat template is not valid: {error}", _HINT
+            ) from None
 
     def render(
         self,
@@ -297,12 +243,14 @@ class _Program:
             ask: with what comes before the assistant's next words.
             marks: with characters around what `{% generation %}` encloses.
         """
-        limit = MAX_OUTPUT + 4 * sum(len(words) for _, words in messages)
+        words = sum(len(text) for _, text in messages)
+        limit = MAX_OUTPUT + 4 * words
+        self._sandbox.begin(len(messages), words)
         pieces: list[str] = []
         size = 0
         try:
             for piece in self._compiled.generate(
-                messages=[{"role": r, "content": words} for r, words in messages],
+                messages=[{"role": r, "content": text} for r, text in messages],
                 tools=None,
                 documents=None,
                 add_generation_prompt=ask,
@@ -313,7 +261,11 @@ class _Program:
                 pieces.append(piece)
                 size += len(piece)
                 if size > limit:
-                    raise jinja2.TemplateError("it writes without end")
+                    raise SecurityError("it writes without end")
+        except SecurityError as error:
+            raise UnusableTemplateError(
+                "E108", f"the model's chat template was stopped: {error}", _HINT
+            ) from None
         except Exception as error:  # a template is a program: it can raise anything
             raise self._told(messages, now, ask, error) from None
         return "".join(pieces)
@@ -447,7 +399,7 @@ class _Cut:
         self.texts = [_MARKS.sub("", text) for text in pieces[::3]]
         self.marks = [
             [
-                (m.start() - n, m[0] == _BEGIN)
+                (m.start() - n, m[0] == BEGIN)
                 for n, m in enumerate(_MARKS.finditer(text))
             ]
             for text in pieces[::3]
@@ -672,12 +624,18 @@ class TemplateFormat:
                 teaches everything.
         """
         rendered: list[_Text | LuminaError] = []
+        useless: UnusableTemplateError | None = None
         for messages in conversations:
+            if useless is not None:  # to find that out may have taken a while
+                rendered.append(useless)
+                continue
             needed = loss_on != "all" or any("train" in m for m in messages)
             try:
                 rendered.append(self._located(messages, needed=needed))
             except LuminaError as error:
                 rendered.append(error)
+                if isinstance(error, UnusableTemplateError):
+                    useless = error
         good = [one for one in rendered if isinstance(one, _Text)]
         tokens = iter(self._tokens(good))
         done: list[Chat | LuminaError] = []

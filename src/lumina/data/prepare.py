@@ -146,15 +146,20 @@ class _Preparation:
             rows.length,
             rows.mode,
         )
-        (folder, meta), _ = build_once(
+        (folder, meta), cached = build_once(
             cache_root() / "stores",
             key,
             lambda folder: self._build(folder, tokenizer, rows),
             _load,
             on_damage=self._tell_damage,
         )
+        if cached and self.data.data_errors == "fatal":
+            _check_refused(meta)
         train, evaluation = _opened(folder)
-        stats = prepared.stats | _sides(train, evaluation)
+        stats = prepared.stats | _sides(train, evaluation) | _counts(meta)
+        skipped = [Skipped(**record) for record in meta["skipped"]]
+        if stats["skipped"] > prepared.stats["skipped"]:  # a template takes no piece
+            self._tell_skipped([one for one in skipped if one not in prepared.skipped])
         stats["long_conversations"] = meta["long"] | {"mode": rows.mode, "row": length}
         self._tell_long(stats["long_conversations"])
         if not train.loss_tokens:
@@ -167,7 +172,9 @@ class _Preparation:
             )
         if evaluation is None and prepared.eval is not None:
             self._event("data_no_eval", "warning", None, NO_EVAL)
-        return replace(prepared, train=train, eval=evaluation, stats=stats)
+        return replace(
+            prepared, train=train, eval=evaluation, stats=stats, skipped=skipped
+        )
 
     def _tell_damage(self, error: LuminaError) -> None:
         self._event("data_cache_damaged", "warning", error.code, error.message)
@@ -204,6 +211,7 @@ class _Preparation:
         if cached and meta["skipped_total"] and self.data.data_errors == "fatal":
             # It was made when bad records were allowed: now they are an error.
             self._scan_all()
+            _check_refused(meta)
         if meta["conversations"]:
             known = tokenizer.vocab_size
             tokenizer = tokenizer.with_chat()
@@ -325,10 +333,12 @@ class _Preparation:
             conversations and (self.data.loss_on == "assistant" or rows is not None)
         )
         written = self._write(folder, tokenizer, masked, size, rows)
+        scans.append(written.refused)
+        left_out = written.refused.skipped_codes.total()
         codes = sum((found.skipped_codes for found in scans), start=Counter[str]())
         meta = {
-            "documents": documents,
-            "conversations": conversations,
+            "documents": documents - left_out,
+            "conversations": conversations - left_out,
             "skipped_total": codes.total(),
             "skipped_codes": dict(codes),
             "ignored_fields": most_first(
@@ -378,6 +388,7 @@ class _Preparation:
             loss_on=self.data.loss_on,
             threads=self.threads,
             rows=rows,
+            on_skip=found.refused.skip if self.data.data_errors == "skip" else None,
         ):
             if unknown_id is not None:
                 found.unknown += int((item.ids == unknown_id).sum())
@@ -399,8 +410,12 @@ class _Preparation:
         for store in (train, held_out):
             if store is not None:
                 store.close()
-        if held_out is not None and not held_out.length:
-            shutil.rmtree(held_out.folder)  # all of it is longer than a row
+        refused = found.refused.skipped
+        empty = [one for one in (train, held_out) if one is not None and not one.length]
+        if refused and (train in empty or (self.eval_files and held_out in empty)):
+            raise _refused(refused[0], "no conversation is left; the first: ")
+        if held_out in empty:
+            shutil.rmtree(folder / "eval")  # all of it is refused, or longer than a row
         return found
 
     def _event(
@@ -411,13 +426,8 @@ class _Preparation:
                 kind=kind, severity=severity, code=code, message=message, **data
             )
 
-    def _tell(
-        self,
-        stats: dict[str, Any],
-        skipped: list[Skipped],
-        evaluation: TokenStore | None,
-    ) -> None:
-        """Events about what a user should know."""
+    def _tell_skipped(self, skipped: list[Skipped]) -> None:
+        """An event for each of the first records that are left out."""
         for record in skipped[:_TOLD]:
             where = record.source
             if record.line is not None:
@@ -430,6 +440,15 @@ class _Preparation:
                 source=record.source,
                 line=record.line,
             )
+
+    def _tell(
+        self,
+        stats: dict[str, Any],
+        skipped: list[Skipped],
+        evaluation: TokenStore | None,
+    ) -> None:
+        """Events about what a user should know."""
+        self._tell_skipped(skipped)
         total = stats["skipped"]
         if total > _TOLD:
             self._event(
@@ -487,11 +506,13 @@ class _Written:
         unknown: tokens that stand for characters the tokenizer does not know.
         longest: tokens of the longest conversation.
         long: what became of conversations that are longer than a row.
+        refused: conversations that the model's chat template does not take.
     """
 
     unknown: int = 0
     longest: int = 0
     long: Long = field(default_factory=Long)
+    refused: Scan = field(default_factory=Scan)
 
 
 def fit_rows(
@@ -535,6 +556,23 @@ def fit_rows(
         return prepared
     part = _Preparation(config, prepared.tokenizer, on_progress, on_event)
     return part.fit(prepared, length)
+
+
+def _check_refused(meta: dict[str, Any]) -> None:
+    """Refuse a store that was made when refused conversations were left out."""
+    for record in meta["skipped"]:
+        if record["code"] == "E108":
+            raise _refused(Skipped(**record))
+
+
+def _refused(record: Skipped, before: str = "") -> LuminaError:
+    """What a model's chat template does not take, where that is an error."""
+    return LuminaError(
+        record.code,
+        f"{before}{record.source}, line {record.line}: {record.reason}",
+        "give turns that the model was made for, or remove the template from its "
+        "folder: then Lumina's own chat markers are used",
+    )
 
 
 def shared_tokenizer(
@@ -605,6 +643,16 @@ def _load(folder: Path) -> tuple[Path, dict[str, Any]]:
         ) from None
 
 
+def _counts(meta: dict[str, Any]) -> dict[str, Any]:
+    """How much there is, and what was left out."""
+    return {
+        "documents": meta["documents"],
+        "conversations": meta["conversations"],
+        "skipped": meta["skipped_total"],
+        "skipped_codes": meta["skipped_codes"],
+    }
+
+
 def _stats(
     train: TokenStore,
     evaluation: TokenStore | None,
@@ -612,10 +660,7 @@ def _stats(
     meta: dict[str, Any],
 ) -> dict[str, Any]:
     stats: dict[str, Any] = {
-        "documents": meta["documents"],
-        "conversations": meta["conversations"],
-        "skipped": meta["skipped_total"],
-        "skipped_codes": meta["skipped_codes"],
+        **_counts(meta),
         "ignored_fields": meta["ignored_fields"],
         "unknown_tokens": meta["unknown_tokens"],
         "eval_documents_trained_on": meta["eval_documents_trained_on"],

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lumina.data.chat_template import Chat
-from lumina.data.documents import Document
+from lumina.data.chat_template import Chat, UnusableTemplateError
+from lumina.data.documents import Document, Skipped
 from lumina.data.long_conversations import LaidOut, Long, Mode, divide
 from lumina.data.records import Message
 from lumina.data.split import document_bytes, utf8_length
@@ -77,6 +77,14 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class _Refused:
+    """A conversation that the chat template does not take."""
+
+    document: Document
+    error: LuminaError
+
+
+@dataclass(frozen=True, slots=True)
 class _Part:
     held_out: bool
     document: Document
@@ -90,23 +98,50 @@ def encode_documents(
     loss_on: str,
     threads: int,
     rows: Rows | None = None,
+    on_skip: Callable[[Skipped], None] | None = None,
 ) -> Iterator[Encoded]:
     """Encode (side, document) pairs; order and result do not depend on `threads`.
 
-    With `rows`, longer conversations become pieces, each a document of its own.
-
     The tokenizers library works without Python's global lock, so plain threads use
     all cores. Only a few blocks are in memory at once. With no thread it is done here.
+
+    Args:
+        documents: what to encode.
+        tokenizer: with a chat format, if there are conversations.
+        loss_on: which turns of a conversation bear loss.
+        threads: how many.
+        rows: longer conversations become pieces, each a document of its own.
+        on_skip: told of every conversation that the chat template refuses, which is
+            left out; without it, the first one raises its error.
     """
     blocks = _blocks(_mark_last(documents))
+
+    def encode(block: list[_Part]) -> list[Encoded | _Refused]:
+        return _encode_block(block, tokenizer, loss_on, rows)
+
+    for one in _encoded_blocks(blocks, encode, threads):
+        if isinstance(one, Encoded):
+            yield one
+        elif on_skip is None or isinstance(one.error, UnusableTemplateError):
+            raise _at(one.document, one.error)
+        else:
+            document, error = one.document, one.error
+            on_skip(Skipped(document.source, document.line, error.code, error.message))
+
+
+def _encoded_blocks(
+    blocks: Iterator[list[_Part]],
+    encode: Callable[[list[_Part]], list[Encoded | _Refused]],
+    threads: int,
+) -> Iterator[Encoded | _Refused]:
     if threads == 0:
         for block in blocks:
-            yield from _encode_block(block, tokenizer, loss_on, rows)
+            yield from encode(block)
         return
     with _no_inner_threads(), ThreadPoolExecutor(threads, "lumina-tokens") as pool:
-        running: deque[Future[list[Encoded]]] = deque()
+        running: deque[Future[list[Encoded | _Refused]]] = deque()
         for block in blocks:
-            running.append(pool.submit(_encode_block, block, tokenizer, loss_on, rows))
+            running.append(pool.submit(encode, block))
             if len(running) > threads + 1:
                 yield from running.popleft().result()
         while running:
@@ -154,7 +189,7 @@ def _blocks(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
 
 def _encode_block(
     block: list[_Part], tokenizer: Tokenizer, loss_on: str, rows: Rows | None
-) -> list[Encoded]:
+) -> list[Encoded | _Refused]:
     texts: list[str] = []
     conversations = [
         part.document.messages or () for part in block if part.document.text is None
@@ -167,20 +202,23 @@ def _encode_block(
     chats: Iterator[Chat | LuminaError] = iter(())
     if conversations and tokenizer.chat_format is not None:
         chats = iter(tokenizer.chat_format.encode(conversations, loss_on=loss_on))
-    encoded = []
+    encoded: list[Encoded | _Refused] = []
     for part in block:
         document = part.document
         if document.text is None:
             chat = next(chats)
             if isinstance(chat, LuminaError):
-                raise _at(document, chat)
+                encoded.append(_Refused(document, chat))
+                continue
             if rows is None or len(chat[0]) <= rows.length + 1:
                 encoded.append(_encode_chat(part, chat, loss_on))
                 continue
             try:
-                encoded += _encode_long(part, chat, tokenizer, loss_on, rows)
+                pieces = list(_encode_long(part, chat, tokenizer, loss_on, rows))
             except LuminaError as error:
-                raise _at(document, _not_split(error, rows)) from None
+                encoded.append(_Refused(document, _not_split(error, rows)))
+            else:
+                encoded += pieces
         elif document.continues:
             ids = tokenizer.encode_continuation(document.text)
             encoded.append(_encode_text(part, ids, tokenizer))
@@ -192,7 +230,10 @@ def _encode_block(
 def _at(document: Document, error: LuminaError) -> LuminaError:
     """The error, with where the conversation stands."""
     where = f"{document.source}, line {document.line}"
-    return LuminaError(error.code, f"{where}: {error.message}", error.hint)
+    hint = error.hint
+    if not isinstance(error, UnusableTemplateError):
+        hint += "; --data-errors skip leaves such conversations out"
+    return LuminaError(error.code, f"{where}: {error.message}", hint)
 
 
 def _not_split(error: LuminaError, rows: Rows) -> LuminaError:
