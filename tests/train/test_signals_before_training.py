@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import time
 from functools import partial
@@ -13,6 +14,7 @@ import pytest
 
 from lumina.assemble.ranks import meeting_place
 from lumina.state.run_directory import RunDirectory
+from lumina.train import signals
 from training import DENSE, Running, Trainings, start, wait_until, words
 
 FLAGS = [*DENSE, *words("--precision fp32 --steps 4")]
@@ -37,7 +39,7 @@ def _hold_up(stage: str, marker: Path) -> None:
     """In the process of a command: it comes to a stage and never gets over it."""
     from lumina.assemble.ranks import Ranks
     from lumina.data import prepare
-    from lumina.train import outset, preparation, signals
+    from lumina.train import outset, preparation
 
     def slow(*_, **__):
         _dawdle(marker)
@@ -187,3 +189,30 @@ def test_a_killed_run_whose_resume_is_ended_early_is_not_running(fresh):
     assert_ended(running, signal.SIGTERM, 143)
     status = json.loads((run / "status.json").read_text())
     assert (status["status"], status["step"]) == ("interrupted", 4)
+
+
+def test_a_signal_to_a_child_is_not_taken_for_ones_own(monkeypatch):
+    """Libraries fork helpers, and end them with SIGTERM."""
+    monkeypatch.setattr(signals, "STUCK_SECONDS", 0.2)
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with signals.StopSignals() as caught:
+        child = _forked_sleeper()
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        time.sleep(1)
+    assert ended == [] and caught.received is None
+
+
+def _forked_sleeper() -> int:
+    """A child that heeds signals as it was told before the fork."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writing, b"x")
+            time.sleep(30)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.read(reading, 1)
+    return child

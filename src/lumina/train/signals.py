@@ -71,6 +71,7 @@ class StopSignals:
         reading, writing = self._pipe = os.pipe()
         os.set_blocking(writing, False)
         self._woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        _WATCHED.add(writing)
         threading.Thread(
             target=self._end_if_stuck, args=(reading,), name="signals", daemon=True
         ).start()
@@ -84,6 +85,7 @@ class StopSignals:
         self._over.set()
         if self._pipe is not None:
             signal.set_wakeup_fd(self._woken)
+            _WATCHED.discard(self._pipe[1])
             os.close(self._pipe[1])  # the thread reads the end, and ends
             self._pipe = None
         for number, handler in self._previous.items():
@@ -135,3 +137,16 @@ class StopSignals:
     def exit_code(self) -> int:
         """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 0 without a signal."""
         return 0 if self.received is None else 128 + self.received
+
+
+_WATCHED: set[int] = set()
+
+
+def _unwatch() -> None:
+    """The signals of a forked child are none of its parent's."""
+    if _WATCHED:
+        _WATCHED.clear()
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_unwatch)
