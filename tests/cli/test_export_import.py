@@ -307,6 +307,17 @@ def test_8_bits_say_what_they_cost_and_generate(run, tmp_path, tiny_corpus, caps
     assert before != after and abs(after / before - 1) < 0.02
     lumina("export", run, tmp_path / "text", "--quantize", "--eval-data", tiny_corpus)
     assert "the text given" in capsys.readouterr().out
+    # Of the whole text, as `lumina evaluate` has it, not of its first rows.
+    measured = json.loads((tmp_path / "text/export.json").read_text())["measured"]
+    for folder, perplexity in zip(
+        (run, tmp_path / "text"), measured["perplexity"], strict=True
+    ):
+        lumina(
+            "evaluate", folder, "--data", tiny_corpus, "--json",
+            "--device", "cpu", "--precision", "fp32",
+        )  # fmt: skip
+        found = json.loads(capsys.readouterr().out)
+        assert found["perplexity"] == pytest.approx(perplexity, rel=1e-5)
     lumina(
         "generate", tmp_path / "8", "--prompt", "The owl", "--max-new-tokens", "4",
         "--device", "cpu", "--precision", "fp32",

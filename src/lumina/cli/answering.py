@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -237,6 +238,24 @@ def argument_text(text: str, where: str) -> str:
 def say(text: str) -> None:
     """A remark that is not part of the answer."""
     print(text, file=sys.stderr, flush=True)
+
+
+class RowProgress:
+    """Says how far an evaluation is, every ten seconds."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Called before every batch."""
+        if time.monotonic() - self._said >= 10:
+            self._said = time.monotonic()
+            say(f"{done / total:.0%} of {total:,} rows")
+
+
+def row_progress() -> RowProgress | None:
+    """For a person at a terminal; None where nobody watches."""
+    return RowProgress() if sys.stderr.isatty() else None
 
 
 def show(text: str, end: str = "\n") -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 from typing import TYPE_CHECKING
 
 from lumina.cli.answering import (
     add_device_options,
     add_weights_options,
     model_path,
-    say,
+    row_progress,
     tell,
 )
 from lumina.cli.streams import output_is_unicode
@@ -77,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         loss_on=args.loss_on,
         data_errors=args.data_errors,
         on_event=tell,
-        on_rows=_Shown() if sys.stderr.isatty() else None,
+        on_rows=row_progress(),
     )
     if args.json:
         print(json.dumps(outcome.to_dict(), ensure_ascii=not output_is_unicode()))
@@ -113,15 +111,3 @@ def _text(outcome: Evaluation) -> str:
         lines.append(("skipped", f"{outcome.skipped:,} bad records"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
-
-
-class _Shown:
-    """Says how far it is, every ten seconds."""
-
-    def __init__(self) -> None:
-        self._said = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._said >= 10:
-            self._said = time.monotonic()
-            say(f"{done / total:.0%} of {total:,} rows")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from lumina.cli.answering import row_progress
+
 if TYPE_CHECKING:
     from lumina.infer.small_loss import SmallLoss
 
@@ -93,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         which="best" if args.best else "latest",
         ema=args.ema,
         task=args.task,
+        on_rows=row_progress(),
     )
     kind = f"{args.bits or 8} bits, the rest {args.dtype}" if done.small else args.dtype
     print(

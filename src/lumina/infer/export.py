@@ -27,7 +27,7 @@ from lumina.infer.graph_files import (
     write_graph,
 )
 from lumina.infer.load import filled_network
-from lumina.infer.small_loss import SmallLoss, measure_small
+from lumina.infer.small_loss import OnRows, SmallLoss, measure_small
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 from lumina.state.durable import free_bytes, sha256_of, write_file
@@ -92,6 +92,7 @@ def export_for_inference(
     which: Which = "latest",
     ema: bool = False,
     task: str | None = None,
+    on_rows: OnRows | None = None,
 ) -> Exported:
     """Write a run's model, with its tokenizer and configuration, for other tools.
 
@@ -109,6 +110,7 @@ def export_for_inference(
         which: of a run, the newest good checkpoint or the best evaluated one.
         ema: take the moving average of the weights.
         task: of a model of several tasks, the one to export.
+        on_rows: told how far the measuring of what 8 bits cost is.
 
     Raises:
         LuminaError: E002 for what a format cannot hold, by name, for choices that do
@@ -124,7 +126,7 @@ def export_for_inference(
         weights = one_task(weights, task)
         if wanted.kind in FILES:
             return _graph_folder(weights, target, wanted)
-        return _folder_for_transformers(weights, target, wanted)
+        return _folder_for_transformers(weights, target, wanted, on_rows)
     finally:
         weights.close()
 
@@ -176,7 +178,7 @@ def _apart(what: str, option: str, hint: str) -> LuminaError:
 
 
 def _folder_for_transformers(
-    weights: Weights, target: Path, wanted: _Wanted
+    weights: Weights, target: Path, wanted: _Wanted, on_rows: OnRows | None
 ) -> Exported:
     """Safetensors that `AutoModelForCausalLM.from_pretrained` loads."""
     row = choose(weights.spec, wanted.family)
@@ -193,7 +195,9 @@ def _folder_for_transformers(
             bits=wanted.bits,
         )
         if wanted.bits is not None:
-            small = measure_small(weights, partial, tokenizer, wanted.eval_data)
+            small = measure_small(
+                weights, partial, tokenizer, wanted.eval_data, on_rows
+            )
             facts |= {"bits": wanted.bits, "measured": small.to_dict()}
         _write_facts(partial, {"format": "huggingface"} | facts, weights)
     return Exported(

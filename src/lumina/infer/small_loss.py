@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lumina.data.packing import pack
+from lumina.data.prepare import fit_rows, prepare
+from lumina.data.store import TokenStore
+from lumina.data.stream import eval_batches
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.infer.load import filled_network
+from lumina.infer.load import filled_network, find_device
+from lumina.measure.held_out import held_out_loss
 from lumina.model.interface import Batch
 from lumina.model.network import Network
 from lumina.state.weights import Weights, open_weights
+
+OnRows = Callable[[int, int], None]
+"""Told before every batch: rows done, and rows in all."""
+
+BATCH_TOKENS = 16384
+"""Positions of a forward pass."""
 
 ROWS, LENGTH = 8, 128
 """Most rows and tokens that logits are compared on."""
@@ -30,7 +40,8 @@ class SmallLoss:
         mean: of the logits, absolute.
         spread: standard deviation of the model's own logits, to compare with.
         measured_on: what was read.
-        perplexity: before and after, per token; None where no text was found.
+        perplexity: before and after, per token of the whole text; None where no text
+            was found.
     """
 
     largest: float
@@ -44,31 +55,47 @@ class SmallLoss:
         return asdict(self)
 
 
-@torch.no_grad()
 def measure_small(
-    weights: Weights, folder: Path, tokenizer: Tokenizer, eval_data: list[str]
+    weights: Weights,
+    folder: Path,
+    tokenizer: Tokenizer,
+    eval_data: list[str],
+    on_rows: OnRows | None = None,
 ) -> SmallLoss:
-    """Compare a model with the 8-bit folder written of it, on the CPU in float32.
+    """Compare a model with the 8-bit folder written of it, in float32.
+
+    The perplexities are those of the whole text, as `lumina evaluate` measures them.
 
     Args:
         weights: the model's.
         folder: its 8-bit form.
         tokenizer: of both.
         eval_data: text files; where none is given, the data the run named.
+        on_rows: told of rows done, and of rows in all, of both models.
+
+    Raises:
+        LuminaError: E105 for data without text; as `lumina.data.prepare` for the files.
     """
-    ids, said = _held_out(weights, tokenizer, eval_data)
-    place = torch.device("cpu")
+    length = weights.spec.seq_length
+    store, said = _held_out(weights, tokenizer, eval_data, length)
+    place = find_device("auto")
     small = open_weights(folder)
     networks = [
         filled_network(one, place, torch.float32).eval() for one in (weights, small)
     ]
     small.close()
-    rows = _rows(weights, ids)
-    before, after = (network.logits(rows) for network in networks)
+    rows = _rows(weights, store).to(place)
+    with torch.no_grad():
+        before, after = (network.logits(rows) for network in networks)
     difference = (before - after).abs()
     perplexity = None
-    if ids:
-        perplexity = _perplexity(networks[0], rows), _perplexity(networks[1], rows)
+    if store is not None:
+        parts = len(pack(store, length))
+        first, second = (
+            _perplexity(network, store, length, _part(on_rows, number, parts))
+            for number, network in enumerate(networks)
+        )
+        perplexity = first, second
     return SmallLoss(
         difference.max().item(),
         difference.mean().item(),
@@ -78,55 +105,73 @@ def measure_small(
     )
 
 
-def _perplexity(network: Network, rows: torch.Tensor) -> float:
-    losses, _ = network(Batch.from_rows(rows[:, :-1], rows[:, 1:]))
-    return math.exp(min((losses.loss_sum / losses.weight_sum).item(), 700.0))
+def _part(on_rows: OnRows | None, number: int, rows: int) -> OnRows | None:
+    """Progress of one of the two models as progress of both."""
+    if on_rows is None:
+        return None
+    return lambda done, _: on_rows(number * rows + done, 2 * rows)
 
 
-def _rows(weights: Weights, ids: list[int]) -> torch.Tensor:
+def _perplexity(
+    network: Network, store: TokenStore, length: int, on_rows: OnRows | None
+) -> float:
+    """Of every token of the text that bears loss."""
+    size = max(BATCH_TOKENS // length, 1)
+
+    def batches() -> Iterator[Batch]:
+        for number, batch in enumerate(eval_batches(store, length, size)):
+            if on_rows is not None:
+                on_rows(number * size, 0)
+            yield batch
+
+    device = next(network.parameters()).device
+    return held_out_loss(network, batches(), device=device).perplexity
+
+
+def _rows(weights: Weights, store: TokenStore | None) -> torch.Tensor:
     """[rows, length] of held-out tokens end to end, or of random ones without any."""
     length = min(LENGTH, weights.spec.seq_length)
-    if not ids:
+    if store is None:
         generator = torch.Generator().manual_seed(0)
         size = (ROWS, length)
         return torch.randint(weights.spec.vocab_size, size, generator=generator)
+    ids = [int(token) for token in store.tokens[: ROWS * length]]
     length = min(length, len(ids))
-    rows = min(ROWS, len(ids) // length)
+    rows = len(ids) // length
     return torch.tensor(ids[: rows * length]).view(rows, length)
 
 
 def _held_out(
-    weights: Weights, tokenizer: Tokenizer, eval_data: list[str]
-) -> tuple[list[int], str]:
-    """Tokens that were not trained on, and where they are from; none if all is gone."""
-    from lumina.data.documents import read_documents
+    weights: Weights, tokenizer: Tokenizer, eval_data: list[str], length: int
+) -> tuple[TokenStore | None, str]:
+    """Text that was not trained on, and where it is from; None if all is gone."""
+    from lumina.config import Config
 
     if eval_data:
-        texts = (one.text for one in islice(read_documents(eval_data), 64) if one.text)
-        ids = [i for text in texts for i in tokenizer.prompt(text)]
-        if len(ids) < 2:
+        config = Config(train_data=eval_data, eval_fraction=0.0)
+        prepared = prepare(config, tokenizer=tokenizer)
+        store = fit_rows(prepared, config, length).train
+        if not store.loss_tokens:
             raise LuminaError(
                 "E105", "the evaluation data has no text", "name files that have some"
             )
-        return ids, "the text given"
-    ids = _from_run(weights, tokenizer)
-    if len(ids) < 2:
-        return [], "random tokens, as the run's held-out text is not there"
-    return ids, "the run's held-out text"
+        return store, "the text given"
+    own = _of_run(weights, tokenizer, length)
+    if own is None or not own.loss_tokens:
+        return None, "random tokens, as the run's held-out text is not there"
+    return own, "the run's held-out text"
 
 
-def _from_run(weights: Weights, tokenizer: Tokenizer) -> list[int]:
-    """The first held-out tokens of the run that a checkpoint lies in."""
+def _of_run(weights: Weights, tokenizer: Tokenizer, length: int) -> TokenStore | None:
+    """What the run that a checkpoint lies in held out."""
     from lumina.config import Config
-    from lumina.data.prepare import prepare
 
     path = weights.path.resolve().parent.parent / "config.yaml"
     if not path.is_file():
-        return []
+        return None
     try:
-        held_out = prepare(Config.load(path), tokenizer=tokenizer).eval
+        config = Config.load(path)
+        prepared = prepare(config, tokenizer=tokenizer)
+        return fit_rows(prepared, config, length).eval
     except LuminaError:
-        return []  # the data has moved or changed since; the caller says so
-    if held_out is None:
-        return []
-    return [int(token) for token in held_out.tokens[: ROWS * LENGTH]]
+        return None  # the data has moved or changed since; the caller says so
