@@ -23,7 +23,7 @@ from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train.launch import die_with_parent
 
 # A server that has imported everything forks each run: seconds saved at every start,
-# and a real process that can be killed.
+# and a real process that can be killed. Whatever else a run imports, it pays for anew.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
@@ -34,6 +34,10 @@ _CONTEXT.set_forkserver_preload(
         "lumina.infer.load",
         "lumina.train",
         "torch.distributed.fsdp",
+        "torch._dynamo",
+        "lumina.ops.moe.segments",
+        "numpy.random",
+        "psutil",
     ]
 )
 
