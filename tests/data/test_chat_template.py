@@ -298,3 +298,49 @@ def test_added_markers_are_told(
     [event] = told[plain]
     assert event["severity"] == "warning" and "(4 tokens)" in event["message"]
     assert not told[chatty]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
+    return Runs(tmp_path, monkeypatch)
+
+
+def change_template(folder: Path, template: str) -> None:
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"chat_template": template}))
+
+
+def stores(runs: Runs) -> int:
+    return len(list((runs.folder / "cache").glob("stores/*/train")))
+
+
+def test_a_run_goes_on_with_the_template_that_it_was_begun_with(runs: Runs) -> None:
+    folder = folder_with(CHATML, runs.folder / "theirs")
+    chats = write_conversations(runs.folder / "chats.jsonl")
+    leaves = {"tokenizer": str(folder), "tokenizer_vocab_size": None,
+              "train_data": (str(chats),), "seq_length": 64}  # fmt: skip
+    begun = {**leaves, "run_dir": str(runs.folder / "run"), "auto_resume": True}
+    runs.train(**begun, steps=1)
+    made = stores(runs)
+    # Another template of the folder that it came from is another's business ...
+    change_template(folder, PHI)
+    resumed = runs.train(**begun, steps=2)
+    assert [row["step"] for row in resumed.rows] == [1, 2]
+    assert stores(runs) == made
+    kept = Tokenizer.from_path(resumed.folder)
+    assert kept.templates is not None and kept.templates.conversation == CHATML
+    # ... and a new run from there gets tokens of its own.
+    fresh = runs.train(**leaves, run_dir=str(runs.folder / "fresh"), steps=1)
+    assert stores(runs) == made + 1
+    found = Tokenizer.from_path(fresh.folder)
+    assert found.templates is not None and found.templates.conversation == PHI
+    # One that was changed in the run itself is refused by name.
+    change_template(resumed.folder / "tokenizer", PHI)
+    with pytest.raises(LuminaError) as caught:
+        runs.train(**begun, steps=3)
+    assert caught.value.code == "E002"
+    assert "the chat template in this run's folder" in caught.value.message
+    change_template(resumed.folder / "tokenizer", CHATML)
+    assert len(runs.train(**begun, steps=3).rows) == 3

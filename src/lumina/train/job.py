@@ -25,7 +25,7 @@ from lumina.train.ending import (
 from lumina.train.held_out import held_out_batches
 from lumina.train.loop import Loop
 from lumina.train.origin import origin
-from lumina.train.outset import begin, go_on
+from lumina.train.outset import begin, encoding_of, go_on
 from lumina.train.preparation import Preparation, configure_torch
 from lumina.train.recorder import Recorder
 from lumina.train.result import TrainResult
@@ -160,6 +160,7 @@ class Job:
             best=outset.best,
             saved=progress.step if prepared.reader else -1,
             evaluation_owed=outset.evaluation_owed,
+            encoding=encoding_of(prepared.prepared.tokenizer),
         )
         self.console.start(plan, progress.step)
         return self._loop

@@ -74,6 +74,7 @@ class Loop:
         saved: the step of the newest checkpoint; -1: there is none.
         evaluation_owed: a signal broke off the evaluation of the last step, which is
             made up for when the run goes on.
+        encoding: what makes ids of texts, by name and fingerprint.
         reason: why the loop ended.
         interrupted: a signal, or `Trainer.stop`, ended it.
         asked_to_stop: `Trainer.stop` was called on this rank.
@@ -93,6 +94,7 @@ class Loop:
     best: Best = field(default_factory=Best)
     saved: int = -1
     evaluation_owed: bool = False
+    encoding: dict[str, str] = field(default_factory=dict)
     reason: str = "done"
     interrupted: bool = False
     asked_to_stop: bool = False
@@ -369,6 +371,7 @@ class Loop:
             "overflow": self.overflow.state(),
             "data_fingerprint": self.stream.store.fingerprint,
             "encoding_rules": ENCODING_RULES,
+            "encoding": self.encoding,
         }
         state = capture(self.program, self.progress, config=self.config)
         self.checkpoints.save(

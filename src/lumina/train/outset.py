@@ -10,6 +10,7 @@ from lumina.assemble.assemble import Progress, assemble
 from lumina.assemble.program import Program
 from lumina.data.stream import Cursor
 from lumina.data.tokenise import RULES_SINCE
+from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.observe.metrics import read_metrics
 from lumina.plan.duration import length_in_words
@@ -95,6 +96,15 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     return Outset(program, progress, best, Controls(meta.journal), rule, owed)
 
 
+def encoding_of(tokenizer: Tokenizer | None) -> dict[str, str]:
+    """What makes ids of texts and conversations, by name and fingerprint."""
+    if tokenizer is None:
+        return {}
+    chat_format = tokenizer.chat_format
+    template = chat_format.fingerprint if chat_format else ""
+    return {"tokenizer": tokenizer.fingerprint, "chat template": template}
+
+
 def check_data(prepared: Preparation, extra: dict[str, Any]) -> None:
     """The position in the data means nothing in other data."""
     if extra["data_fingerprint"] != prepared.stream.store.fingerprint:
@@ -106,6 +116,19 @@ def check_data(prepared: Preparation, extra: dict[str, Any]) -> None:
                 "this run was begun by an earlier version, which gave its texts other "
                 f"ids: {RULES_SINCE[3]}",
                 "start another run from its weights with --init-from",
+            )
+        now = encoding_of(tokenizer)
+        changed = [
+            name
+            for name, fingerprint in extra.get("encoding", {}).items()
+            if now.get(name) != fingerprint
+        ]
+        if changed:
+            raise LuminaError(
+                "E002",
+                f"the {' and the '.join(changed)} in this run's folder `tokenizer` "
+                "changed since the run was begun, and with it the ids of its data",
+                "restore it, or start another run with --init-from",
             )
         raise LuminaError(
             "E002",
