@@ -134,6 +134,10 @@ def test_a_resumed_run_shows_the_data_of_its_last_start() -> None:
     assert data_rows([start(2), new])[-1] == Row("of a new kind", "look", True)
 
 
-def test_a_run_of_an_earlier_version_has_no_such_section() -> None:
-    assert data_rows([{"kind": "run_started", "data": {}}]) == []
+def test_of_an_earlier_version_the_events_are_shown() -> None:
+    start = {"kind": "run_started", "data": {}}
+    bad = {"kind": "data_skipped", "severity": "warning", "code": "E101"}
+    bad |= {"message": "a.txt, line 3: no", "data": {"source": "a.txt", "line": 3}}
+    assert data_rows([start, bad]) == [Row("E101", "a.txt, line 3: no", True)]
+    assert data_rows([start]) == []
     assert data_rows([]) == []

@@ -122,11 +122,9 @@ def long_in_words(long: Mapping[str, Any]) -> str:
         return told + f"left out (--long-conversations drop), {lost:,} tokens in all"
     if long["mode"] == "truncate":
         told += f"cut at the end of the row, {lost:,} of {long['tokens']:,} tokens lost"
-        if empty := long["without_labels"]:
-            told += f"; {empty:,} left out, because nothing that bears loss is left"
-        return told + " (--long-conversations truncate)"
+        return f"{told}{_empty(long)} (--long-conversations truncate)"
     told += f"split into {long['pieces']:,} pieces, each with its question; no answer "
-    told += "is lost"
+    told += f"is lost{_empty(long)}"
     if short := long["questions_shortened"]:
         noun = "question" if short == 1 else "questions"
         told += f"; the beginning of {short:,} {noun} is left out, for want of room"
@@ -135,6 +133,12 @@ def long_in_words(long: Mapping[str, Any]) -> str:
     if lost:
         told += f"; {lost:,} tokens without loss are left out"
     return told
+
+
+def _empty(long: Mapping[str, Any]) -> str:
+    count = long["without_labels"]
+    told = f"; {count:,} left out, because nothing that bears loss is left"
+    return told if count else ""
 
 
 def _of(noun: str, count: int) -> str:

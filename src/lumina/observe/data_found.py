@@ -42,7 +42,7 @@ class Row:
 
 
 def data_rows(events: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """The lines about the data of the run's last start; none for older runs.
+    """The lines about the data of the run's last start.
 
     Args:
         events: of events.jsonl, in order.
@@ -50,17 +50,16 @@ def data_rows(events: Sequence[Mapping[str, Any]]) -> list[Row]:
     starts = [n for n, e in enumerate(events) if e.get("kind") == "run_started"]
     if not starts:
         return []
-    found = (events[starts[-1]].get("data") or {}).get("found")
-    if not found:
-        return []
+    # An earlier version left no figures, but the same events.
+    found = (events[starts[-1]].get("data") or {}).get("found") or {}
     later = events[starts[-1] + 1 :]
-    rows = [Row("read", _read(found))]
+    rows = [Row("read", _read(found))] if found.get("documents") else []
     for side, name in (("train", "to learn from"), ("eval", "held out")):
         if found.get(f"{side}_tokens"):
             rows.append(Row(name, _side(found, side)))
     if found.get("skipped"):
         rows.append(Row("bad records left out", _skipped(found), warns=True))
-        rows += _bad_records(later)
+    rows += _bad_records(later)
     for event in later:
         about = _about(str(event.get("kind")))
         if about is not None:
