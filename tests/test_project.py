@@ -58,7 +58,6 @@ def test_the_public_names_load_on_first_use() -> None:
         "assert 'lumina.config' not in sys.modules\n"
         "lumina.ConfigPresets.debug()\n"
         "assert 'torch' not in sys.modules\n"
-        "for name in lumina.__all__: assert getattr(lumina, name), name\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

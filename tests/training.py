@@ -92,6 +92,7 @@ def _lumina(arguments, environment, log, terminal, before):
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
     os.environ.update(environment)
+    sys.argv = ["lumina", *arguments]
     import torch
 
     from lumina.cli.main import main

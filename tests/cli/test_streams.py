@@ -12,7 +12,7 @@ import pytest
 from infer.networks import tiny, write_run
 from lumina.data.tokenizer import Tokenizer
 from lumina.state.run_directory import RunDirectory
-from training import DENSE, Trainings, words
+from training import DENSE, Trainings, start, words
 
 CLOSE = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-"}
 
@@ -43,9 +43,9 @@ def test_a_closed_stderr_puts_no_remark_among_the_answers(tmp_path):
     network = tiny(tokenizer.vocab_size)
     run = str(write_run(tmp_path / "run", {7: network}, tokenizer))
     wanted = words("--prompt the --max-new-tokens 2 --json")
-    done = lumina(tmp_path, "2>&-", "generate", run, *wanted)
-    assert done.returncode == 0
-    assert [json.loads(line)["prompt"] for line in done.stdout.splitlines()] == ["the"]
+    done = start(["generate", run, *wanted], tmp_path / "log", CLOSED="stderr")
+    assert done.wait() == 0
+    assert [json.loads(line)["prompt"] for line in done.output.splitlines()] == ["the"]
 
 
 @pytest.mark.parametrize("name", CLOSE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -147,19 +146,19 @@ def test_a_damaged_checkpoint_that_was_asked_for_by_name_is_refused(stopped):
     assert checkpoints(run) == ["step-00000004", "step-00000008"]
 
 
-LIMITED = """
-import resource, sys
-from lumina.cli.main import main
-hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-import lumina.state.checkpoint as checkpoint
-save = checkpoint.CheckpointStore.save
-def full_from_the_second(self, state, *args, **kwargs):
-    if state.step > 4:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
-    return save(self, state, *args, **kwargs)
-checkpoint.CheckpointStore.save = full_from_the_second
-sys.exit(main(sys.argv[1:]))
-"""
+def full_from_the_second():
+    """In the process of a run: from the second checkpoint on, files may not grow."""
+    from lumina.state.checkpoint import CheckpointStore
+
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    save = CheckpointStore.save
+
+    def limited(self, state, *args, **kwargs):
+        if state.step > 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+        return save(self, state, *args, **kwargs)
+
+    CheckpointStore.save = limited
 
 
 @pytest.mark.faults
@@ -168,21 +167,17 @@ def test_no_room_for_a_checkpoint_ends_the_run_and_leaves_the_older_one(
     trainings, whole
 ):
     """Files may not grow past what a checkpoint needs: a quota, met in mid-save."""
-    command = trainings.command("full", *FLAGS, "--steps", "12", "--auto-resume")
-    full = subprocess.run(
-        [sys.executable, "-c", LIMITED, *command], capture_output=True, text=True
-    )
-    assert full.returncode == 1, full.stderr
-    assert "E204" in full.stderr and "Traceback" not in full.stderr
+    flags = [*FLAGS, "--steps", "12", "--auto-resume"]
+    full = trainings.start("full", *flags, before=full_from_the_second)
+    assert full.wait() == 1, full.output
+    assert "E204" in full.output and "Traceback" not in full.output
     run = trainings.folder / "full"
     assert checkpoints(run) == ["step-00000004"]
     assert not list((run / "checkpoints").glob(".tmp*"))
     assert "E204" in [e["code"] for e in events(run, "checkpoint_failed")]
     assert events(run, "run_failed")[-1]["code"] == "E204"
     # Room again: it goes on where the older checkpoint stands.
-    assert_same_run(
-        trainings.train("full", *FLAGS, "--steps", "12", "--auto-resume"), whole
-    )
+    assert_same_run(trainings.train("full", *flags), whole)
 
 
 @pytest.mark.faults

@@ -5,11 +5,10 @@ from __future__ import annotations
 import html
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import lumina
+from training import start
 
 
 def page(run: Path) -> str:
@@ -24,9 +23,8 @@ def test_a_report_says_why_the_run_ended_and_what_it_was_started_with(
     words = ["train", "--preset", "debug", "--train-data", str(tiny_corpus)]
     words += ["--steps", "2", "--seq-length", "32", "--global-batch-size", "2"]
     words += ["--run-dir", str(run)]
-    subprocess.run(
-        [sys.executable, "-m", "lumina", *words], check=True, capture_output=True
-    )
+    running = start(words, tmp_path / "log")
+    assert running.wait() == 0, running.output
     shown = page(run)
     assert "the run ends at step 2 (steps are the limit" in shown
     assert "lumina train --preset debug" in shown
