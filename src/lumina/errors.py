@@ -1,6 +1,9 @@
-"""The one exception a user meets, and the table of its codes."""
+"""The one exception a user meets, the table of its codes, and paths in advice."""
 
 from __future__ import annotations
+
+import os
+import shlex
 
 CODES: dict[str, str] = {
     "E001": "unknown preset",
@@ -51,3 +54,9 @@ class LuminaError(Exception):
     def __reduce__(self) -> tuple[type[LuminaError], tuple[str, str, str]]:
         # Rebuilt from its parts, so that it crosses process boundaries whole.
         return type(self), (self.code, self.message, self.hint)
+
+
+def shell_path(path: str | os.PathLike[str]) -> str:
+    """A path as a word of a command that can be copied: quoted, and no option."""
+    text = os.fspath(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

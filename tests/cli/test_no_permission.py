@@ -148,7 +148,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
         closed("cache"), [*TRAIN, "--run-dir", "open/run"], "cache"),
     "run to resume": (own_run, ["train", "--resume", "theirs"], "theirs"),
     "weights of a folder": (
-        closed_weights, ["import", "model", "open/run"], "chmod a+r 'model/model"),
+        closed_weights, ["import", "model", "open/run"], "chmod a+r model/model"),
     "weights to generate with": (
         closed_weights, ["generate", "model", "--prompt", "a"], "chmod a+r"),
     "weights of a run": (

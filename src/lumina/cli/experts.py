@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lumina.errors import LuminaError
+from lumina.errors import LuminaError, shell_path
 
 ACTIONS = ("list", "show", "create", "attach", "detach", "freeze", "goal")
 
@@ -229,5 +228,5 @@ def _move(args: argparse.Namespace, registry: Any) -> None:
     entry.active = args.action == "attach"
     registry.touch(entry)
     registry.save()
-    run = shlex.quote(str(folder))
+    run = shell_path(folder)
     print(f"{folder}: {origin}\nnext: lumina generate {run} --prompt 'Once'")

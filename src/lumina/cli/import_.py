@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from lumina.cli.text import count
     from lumina.config import Config, Source
     from lumina.data.tokenizer import Tokenizer
-    from lumina.errors import LuminaError
+    from lumina.errors import LuminaError, shell_path
     from lumina.plan.model_options import model_leaves
     from lumina.state.huggingface.run import write_run
     from lumina.state.huggingface.staging import require_unused
@@ -77,10 +76,11 @@ def run(args: argparse.Namespace) -> int:
     )
     for note in tokenizer.notes:
         print(f"note: {note}")
+    run = shell_path(target)
     print(
         f"{target}: {count(plan.parameters)} parameters from {args.folder}\n"
-        f"next: lumina generate {shlex.quote(str(target))} --prompt 'Once'\n"
-        f"      lumina train --init-from {target} --train-data PATH"
+        f"next: lumina generate {run} --prompt 'Once'\n"
+        f"      lumina train --init-from {run} --train-data PATH"
     )
     return 0
 

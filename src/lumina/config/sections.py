@@ -151,7 +151,12 @@ class TrainSection(Section):
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="moving average of weights for evaluation; 0: off"
     )
-    seed: int = Field(42, ge=0, description="seed of weights, data order and dropout")
+    seed: int = Field(
+        42,
+        ge=0,
+        le=2**63 - 1,
+        description="seed of weights, data order and dropout",
+    )
     eval_every_n_batches: int | None = Field(
         None,
         ge=0,

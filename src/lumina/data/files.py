@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from lumina.errors import LuminaError
+from lumina.errors import LuminaError, shell_path
 
 FORMATS: dict[str, str] = {
     ".txt": "text",
@@ -258,7 +258,7 @@ def no_permission(path: str | os.PathLike[str]) -> LuminaError:
     return LuminaError(
         "E106",
         f"{os.fspath(path)}: this user may not read it",
-        f"chmod +r {os.fspath(path)}, or run as its owner",
+        f"chmod +r {shell_path(path)}, or run as its owner",
     )
 
 

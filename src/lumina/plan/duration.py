@@ -105,7 +105,8 @@ def decide_length(
         decisions.decide("schedule_offset", 0, "steps are the limit")
     if rows_per_epoch is not None and rows_per_epoch < batch:
         decisions.warn(
-            f"the data is {rows_per_epoch} rows, less than the {batch} of one step; "
+            f"the data is {rows_per_epoch} row{'s' if rows_per_epoch > 1 else ''}, "
+            f"less than the {batch} of one step; "
             f"use a --global-batch-size of at most {rows_per_epoch}"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lumina.errors import LuminaError
+from lumina.errors import LuminaError, shell_path
 
 
 def require_readable(path: Path) -> None:
@@ -23,7 +23,7 @@ def require_readable(path: Path) -> None:
         raise LuminaError(
             "E106",
             f"{path}: no permission to read",
-            f"its owner can allow it: chmod a+r '{path}'",
+            f"its owner can allow it: chmod a+r {shell_path(path)}",
         ) from error
     except OSError:
         return  # the caller opens it again and says what else is wrong

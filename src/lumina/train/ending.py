@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 
 from lumina.config import Config
-from lumina.errors import LuminaError
+from lumina.errors import LuminaError, shell_path
 from lumina.observe.console import Console
 from lumina.observe.report import write_report
 from lumina.plan.duration import length_in_words
@@ -112,7 +112,7 @@ def _next_command(result: TrainResult, plan: Plan, conversations: bool) -> str:
 
     It can be copied into a shell as it stands.
     """
-    run = shlex.quote(str(result.run_dir))
+    run = shell_path(result.run_dir)
     # Puzzles are answered, not prompted.
     if result.exit_code or plan.spec.solves_puzzles:
         return f"lumina train --resume {run}"

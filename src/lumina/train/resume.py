@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from lumina.config import Config, Source
 from lumina.config.files import read_layer
 from lumina.config.model_sections import MODEL_SECTIONS
 from lumina.config.tasks import paths_by_task
-from lumina.errors import LuminaError
+from lumina.errors import LuminaError, shell_path
 from lumina.model.registry import STANDARD, missing
 from lumina.plan.decisions import asked_for
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
@@ -88,7 +87,7 @@ def find_run(config: Config) -> Path | None:
             "E002",
             f"--resume {asked} goes on in {run}, and --run-dir says {folder}",
             "leave --run-dir out; to begin another run from its weights, use "
-            f"--init-from {shlex.quote(asked)} --run-dir {shlex.quote(folder)}",
+            f"--init-from {shell_path(asked)} --run-dir {shell_path(folder)}",
         )
     return run
 

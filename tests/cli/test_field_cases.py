@@ -1,0 +1,147 @@
+"""Situations that users of other trainers report, tried here.
+
+docs/internal/field-cases.md lists them all, with where each was reported. Those that
+have a place of their own are tested there; these are the others.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lumina
+from foreign_tokenizers import foreign_tokenizer
+from infer.networks import tiny, write_run
+from lumina.cli.main import main
+from lumina.config import Config
+from lumina.data.prepare import prepare
+from lumina.data.stream import BatchStream, Cursor
+from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError, shell_path
+from lumina.model.interface import IGNORE
+from tiny_runs import Runs
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    monkeypatch.chdir(tmp_path)
+    return Runs(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["the quick brown fox and the lazy dog"] * 4, 320)
+
+
+def next_words(printed: str) -> list[str]:
+    """The command that the end of a run proposes, as a shell understands it."""
+    (line,) = [x for x in printed.splitlines() if x.split()[:1] == ["next"]]
+    return shlex.split(line)[1:]
+
+
+def test_a_run_named_like_an_option_has_a_hint_that_can_be_copied(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = runs.train(run_dir="-first", steps=1)
+    words = next_words(made.printed)
+    assert words[:3] == ["lumina", "generate", "./-first"]
+    assert main([*words[1:], "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().out.startswith("Once")
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [("a/b", "a/b"), ("a b", "'a b'"), ("-a", "./-a"), (Path("it's"), "'it'\"'\"'s'")],
+)
+def test_paths_in_advice_are_words_of_a_shell(path: Any, word: str) -> None:
+    assert shell_path(path) == word
+
+
+def test_the_hints_of_import_can_be_copied(
+    tmp_path: Path,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / "run", {1: tiny(tokenizer.vocab_size)}, tokenizer)
+    assert main(["export", str(run), "their model"]) == 0
+    capsys.readouterr()
+    assert main(["import", "their model", "my run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    commands = [shlex.split(line.removeprefix("next:")) for line in said[-2:]]
+    assert commands[0][:3] == ["lumina", "generate", "my run"]
+    assert commands[1][:4] == ["lumina", "train", "--init-from", "my run"]
+
+
+def test_a_seed_that_generation_would_refuse_is_refused_at_once() -> None:
+    """It was, but only when the trained model was to speak at the end."""
+    assert Config(seed=2**63 - 1).train.seed == 2**63 - 1
+    with pytest.raises(LuminaError, match="E005") as caught:
+        Config(seed=2**63)
+    assert "seed" in caught.value.message
+
+
+def test_one_row_is_said_to_be_one(runs: Runs) -> None:
+    runs.data.write_text("Only one document, and it is short.")
+    made = runs.train(steps=1)
+    said = " ".join(made.printed.split())
+    assert "the data is 1 row, less than the 4 of one step" in said
+
+
+def test_a_training_may_run_in_a_thread(runs: Runs) -> None:
+    """Notebooks and web pages start one there, where no signal can be heeded."""
+    made: list[Any] = []
+    thread = threading.Thread(target=lambda: made.append(runs.train(steps=2)))
+    thread.start()
+    thread.join(120)
+    assert made and len(made[0].rows) == 2
+
+
+def test_a_learning_rate_named_on_resume_is_obeyed(runs: Runs) -> None:
+    """Others load the schedule with the optimizer, and the new rate does nothing."""
+    first = runs.train(steps=2, learning_rate=3e-3)
+    again = runs.train(
+        resume=str(first.folder), run_dir=None, steps=4, learning_rate=1e-4
+    )
+    assert again.column("learning_rate") == pytest.approx([3e-3, 3e-3, 1e-4, 1e-4])
+
+
+@pytest.mark.parametrize("padded_with_end", [True, False])
+def test_the_end_of_a_text_is_learned_where_it_also_pads(
+    tmp_path: Path, padded_with_end: bool
+) -> None:
+    """Others leave every padding token out of the loss: a model that never stops."""
+    folder = foreign_tokenizer("never", tmp_path / "tokenizer")
+    names = folder / "tokenizer_config.json"
+    pad = "</s>" if padded_with_end else "<unk>"
+    names.write_text(json.dumps(json.loads(names.read_text()) | {"pad_token": pad}))
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f'{{"text": "text {n}"}}\n' for n in range(5)))
+    config = Config(train_data=[data], tokenizer=str(folder), eval_fraction=0.0)
+    prepared = prepare(config)
+    stream = BatchStream(
+        prepared.train, seq_length=64, global_batch_size=4, seed=0, epochs=1
+    )
+    step = stream.step(Cursor(), micro_batch_size=4)
+    assert step is not None
+    labels = torch.cat([batch.labels.flatten() for batch in step.micro_batches])
+    (end,) = prepared.tokenizer.stop_ids
+    assert int((labels == end).sum()) == 5 and bool((labels == IGNORE).any())
+
+
+def test_generation_leaves_torch_as_it_was(tokenizer: Tokenizer) -> None:
+    """Its random numbers and its gradients: a training may go on around it."""
+    model = (tiny(tokenizer.vocab_size), tokenizer)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    lumina.generate(model, "the", max_new_tokens=3, seed=1)
+    lumina.generate(model, "the", max_new_tokens=3)
+    assert torch.equal(torch.rand(4), expected) and torch.is_grad_enabled()
