@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -559,6 +559,10 @@ class _Markers:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        # A long conversation is laid out in parts, whose turns are the same ones.
+        self._words = lru_cache(16)(
+            lambda text: self._tokenizer.encode_contents([text])[0]
+        )
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -582,7 +586,7 @@ class _Markers:
     def lay_out(
         self, messages: Sequence[Message], *, loss_on: str = "assistant"
     ) -> LaidOut:
-        words = self._tokenizer.encode_contents([m["content"] for m in messages])
+        words = [self._words(message["content"]) for message in messages]
         ids, mask = self._tokenizer.join_chat(
             [message["role"] for message in messages],
             words,
