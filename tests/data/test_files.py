@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,39 @@ def test_a_folder_without_data_says_what_it_has(folder: Path) -> None:
     with pytest.raises(LuminaError, match=r"no data files.*; it has .json \(1\)") as e:
         find_files([folder / "deep"])
     assert e.value.code == "E105"
+
+
+def test_markdown_is_read_where_it_is_named(tmp_path: Path) -> None:
+    shelf = tmp_path / "my books" / "an author"
+    shelf.mkdir(parents=True)
+    (shelf / "A Book.md").write_text("# A Book\n\nIt begins.\n")
+    (shelf / "notes.rst").write_text("Notes\n=====\n")
+    with pytest.raises(LuminaError) as caught:
+        find_files([tmp_path / "my books"])
+    pattern = shlex.split(caught.value.hint)[-1]
+    assert pattern == f"{tmp_path}/my books/**/*.md"
+    assert find_files([pattern, shelf / "notes.rst"]) == [
+        shelf / "A Book.md",
+        shelf / "notes.rst",
+    ]
+    config = ConfigPresets.debug().replace(train_data=[pattern], eval_fraction=0.0)
+    prepared = prepare(config)
+    text = prepared.tokenizer.decode(prepared.train.document(0)[:-1].tolist())
+    assert "# A Book" in text and "It begins." in text
+
+
+def test_a_folder_with_text_beside_markdown_says_how_to_have_both(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b.md").write_text("more")
+    config = ConfigPresets.debug().replace(
+        train_data=[str(tmp_path)], eval_fraction=0.0
+    )
+    told: list[dict[str, Any]] = []
+    assert len(prepare(config, on_event=lambda **e: told.append(e)).train) == 1
+    (event,) = (e for e in told if e["kind"] == "data_files_ignored")
+    assert event["message"].endswith(".md files are read where a pattern names them")
 
 
 def test_files_beside_puzzles_are_told(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,10 @@ FORMATS: dict[str, str] = {
 }
 """Suffix -> format. A folder is searched for these, and the rest is counted."""
 
+TEXT_BY_NAME = (".md", ".markdown", ".rst")
+"""Suffixes of text that is read as it stands where a file or a pattern names it. In a
+folder of data such files are mostly about the data, so it is not searched for them."""
+
 OTHER_FILES = "other files"
 """Files in a folder of data that are there for people, or have no suffix."""
 
@@ -33,15 +38,17 @@ _COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".z"}
 
 def file_format(path: Path, formats: Mapping[str, str] = FORMATS) -> str:
     """The format of a file, by its suffix (E101 when there is none for it)."""
-    try:
-        return formats[path.suffix.lower()]
-    except KeyError:
-        suffix = path.suffix or "no suffix"
-        raise LuminaError(
-            "E101",
-            f"{path}: cannot read this kind of file ({suffix})",
-            f"give one of {', '.join(formats)}",
-        ) from None
+    suffix = path.suffix.lower()
+    if suffix in formats:
+        return formats[suffix]
+    by_name = TEXT_BY_NAME if "text" in formats.values() else ()
+    if suffix in by_name:
+        return "text"
+    raise LuminaError(
+        "E101",
+        f"{path}: cannot read this kind of file ({path.suffix or 'no suffix'})",
+        f"give one of {', '.join((*formats, *by_name))}",
+    )
 
 
 def find_files(
@@ -112,12 +119,12 @@ def _expand(path: str, formats: Mapping[str, str]) -> list[Path]:
     if stat.S_ISDIR(mode):
         files = sorted(_walk(path, formats), key=os.fspath)
         if not files:
-            there = counted(count_left_out([path], formats))
+            left_out = count_left_out([path], formats)
+            there = f"; it has {counted(left_out)}" if left_out else ""
             raise LuminaError(
                 "E105",
-                f"{path}: no data files in this folder"
-                + (f"; it has {there}" if there else ""),
-                f"put {', '.join(formats)} there",
+                f"{path}: no data files in this folder{there}",
+                f"put {', '.join(formats)} there" + _by_name(path, left_out, formats),
             )
         return files
     if not stat.S_ISREG(mode):
@@ -125,6 +132,17 @@ def _expand(path: str, formats: Mapping[str, str]) -> list[Path]:
         raise LuminaError("E101", f"{path}: not a regular file", f"give {known}")
     file_format(Path(path), formats)
     return [Path(path)]
+
+
+def _by_name(
+    folder: str, left_out: Mapping[str, int], formats: Mapping[str, str]
+) -> str:
+    """How the text in a folder is named that it is not searched for."""
+    there = [s for s in TEXT_BY_NAME if s in left_out and "text" in formats.values()]
+    if not there:
+        return ""
+    pattern = os.path.join(folder, "**", f"*{there[0]}")
+    return f"; or name the {there[0]} files by a pattern: {shlex.quote(pattern)}"
 
 
 def _mode(path: str) -> int | None:
@@ -214,9 +232,19 @@ def tell_left_out(
             code=None,
             message=f"not read: {counted(counts)}; of a folder, {', '.join(formats)} "
             "files are read: convert or unpack what is to be trained on, and name "
-            "further folders",
+            f"further folders{_named_texts(counts, formats)}",
             counts=dict(counts),
         )
+
+
+def _named_texts(counts: Mapping[str, int], formats: Mapping[str, str]) -> str:
+    """Which of the files left out would be read if they were named."""
+    if "text" not in formats.values():
+        return ""
+    there = [suffix for suffix in TEXT_BY_NAME if suffix in counts]
+    if not there:
+        return ""
+    return f"; {' and '.join(there)} files are read where a pattern names them"
 
 
 def most_first(counts: Mapping[str, int]) -> dict[str, int]:
