@@ -165,3 +165,23 @@ def ranks_with_labels(data: Path) -> list[str]:
         found.append({0: "none", 1: "one", 2: "both"}[sum(having)])
         cursor = shares[0].cursor
     return found
+
+
+def test_an_evaluation_without_a_label_is_no_worse_one(on_long_questions) -> None:
+    """It would end a run that has patience for one bad evaluation."""
+    path = on_long_questions.folder / "held-out.jsonl"
+    record = json.loads(on_long_questions.data.read_text().splitlines()[0])
+    record["messages"][0]["content"] *= 5
+    path.write_text(json.dumps(record) + "\n")
+    flags = words(
+        "--eval-batches 1 --eval-every-n-batches 2 --early-stopping-patience 1"
+    )
+    run = on_long_questions.train("judged", "--eval-data", str(path), *flags)
+    found = rows(run)
+    assert found[-1]["step"] == 10
+    judged = [row for row in found if "eval_loss" in row]
+    assert len(judged) == 5 and all(row["eval_loss"] is None for row in judged)
+    told = events(run, "evaluation_without_labels")
+    assert [event["step"] for event in told] == [row["step"] for row in judged]
+    said = " ".join(on_long_questions.output("judged").split())
+    assert "so there is no held-out loss" in said and " nan" not in said

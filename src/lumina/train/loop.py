@@ -260,7 +260,9 @@ class Loop:
         self.evaluation_owed = outcome is None
         if outcome is None:
             return {}
-        told = {"eval_loss": outcome.loss, **eval_metrics(outcome.tasks)}
+        told: dict[str, Any] = {"eval_loss": None}
+        if outcome.tokens:
+            told = {"eval_loss": outcome.loss, **eval_metrics(outcome.tasks)}
         if outcome.accuracy is not None:
             told["eval_accuracy"] = outcome.accuracy
         if outcome.exact is not None:
@@ -356,6 +358,16 @@ class Loop:
             )
         if outcome is None:
             self._stop_agreed()
+        elif not outcome.tokens:
+            self.recorder.event(
+                "evaluation_without_labels",
+                "warning",
+                None,
+                "none of the held-out rows that were judged has a label, so there is "
+                "no held-out loss; judge more of them with --eval-batches, or hold out "
+                "other data",
+                step=step,
+            )
         elif self.program.ranks.main:
             self.recorder.console.eval(step, outcome.loss, outcome.attempts)
         return outcome
