@@ -82,6 +82,9 @@ def _lumina(arguments, environment, log, terminal, before):
     """In the child: the command, with its output in a file or on a terminal."""
     os.setsid()
     die_with_parent()  # the server, which ends with the tests
+    # As a terminal has them: tests that were started with & or nohup ignore some.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if terminal:
         for number in (0, 1, 2):
             os.dup2(os.open(log, os.O_RDWR), number)
