@@ -95,6 +95,15 @@ def test_one_row_is_said_to_be_one(runs: Runs) -> None:
     assert "the data is 1 row, less than the 4 of one step" in said
 
 
+def test_a_run_that_holds_nothing_out_promises_no_evaluation(runs: Runs) -> None:
+    held_out = runs.train(steps=1)
+    nothing = runs.train(steps=1, eval_fraction=0.0, eval_every_n_batches=1)
+    (kept,) = [x for x in nothing.printed.splitlines() if x.split()[:1] == ["keeps"]]
+    assert "no evaluation" in kept
+    assert "no evaluation" not in held_out.printed and held_out.column("eval_loss")
+    assert not nothing.column("eval_loss")
+
+
 def test_a_training_may_run_in_a_thread(runs: Runs) -> None:
     """Notebooks and web pages start one there, where no signal can be heeded."""
     made: list[Any] = []

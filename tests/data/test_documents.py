@@ -209,6 +209,9 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + b"text")
     (tmp_path / "b.jsonl").write_bytes(codecs.BOM_UTF8 + b'{"text": "b"}')
     assert texts(tmp_path) == ["text", "b"]
+    joined = (tmp_path / "b.jsonl").read_bytes() + b"\n"
+    (tmp_path / "b.jsonl").write_bytes(2 * joined)  # cat a.jsonl b.jsonl
+    assert texts(tmp_path) == ["text", "b", "b"]
 
 
 @pytest.mark.parametrize("suffix", ["txt", "jsonl"])

@@ -238,6 +238,8 @@ class _JsonLines(_Lines):
         """Yield a document for every good record; blank lines are nothing."""
         report = self.report
         for number, line in self.lines(handle):
+            # A mark before a record is left from files that were joined.
+            line = line.removeprefix("\ufeff")
             if not line.strip():
                 continue
             try:

@@ -56,7 +56,7 @@ _VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (2**30, 32768), (None, 5
 
 # Raised when the same files are read as other documents than before: what an earlier
 # reading left in the cache is not used then.
-_READING = 6
+_READING = 7
 
 NO_EVAL = "nothing is held out"
 

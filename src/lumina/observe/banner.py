@@ -8,7 +8,7 @@ from typing import Any
 
 from lumina.observe.quantities import UNKNOWN, count, known, share, size
 from lumina.plan.memory_text import at_most, components
-from lumina.plan.plan import Plan
+from lumina.plan.plan import NOTHING_HELD_OUT, Plan
 
 LABEL_WIDTH = 11
 ASKED = ("flag", "file", "python", "orchestrator")
@@ -213,8 +213,11 @@ def _keeps(plan: Plan) -> str:
     def every(steps: int) -> str:
         return f"every {steps:,} steps" if steps else "at the end"
 
+    evaluation = f"evaluation {every(plan.eval_every)}"
+    if plan.reasons.get("eval_every") == NOTHING_HELD_OUT:
+        evaluation = "no evaluation"
     return (
-        f"evaluation {every(plan.eval_every)}, checkpoint {every(plan.save_every)}, "
+        f"{evaluation}, checkpoint {every(plan.save_every)}, "
         f"{plan.save_total_limit} kept"
     )
 

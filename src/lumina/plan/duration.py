@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
 from lumina.plan.decisions import Decisions, asked_for, source_of
+from lumina.plan.plan import NOTHING_HELD_OUT
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -215,7 +216,7 @@ def decide_rhythm(config: Config, decisions: Decisions, eval_rows: int | None) -
         if every >= steps:
             every, why = 0, f"{steps} steps are one evaluation at the end"
     if eval_rows == 0:
-        every, why = 0, "there is no evaluation data"
+        every, why = 0, NOTHING_HELD_OUT
     decisions.decide("eval_every", every, why)
     _decide_eval_batches(config, decisions, eval_rows)
     patience = train.early_stopping_patience

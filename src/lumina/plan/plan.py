@@ -7,6 +7,9 @@ from typing import Any
 
 from lumina.model.spec import ModelSpec
 
+NOTHING_HELD_OUT = "there is no evaluation data"
+"""The reason of `eval_every` where nothing is evaluated."""
+
 
 @dataclass(frozen=True)
 class Plan:
