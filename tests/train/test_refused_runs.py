@@ -9,6 +9,7 @@ import pytest
 from lumina import Trainer
 from lumina.errors import LuminaError
 from lumina.train import job
+from training import start_ranks
 
 # Query, key and value share one matrix in memory: a third of it cannot be frozen.
 HALF = ("blocks.*.attention.q.weight",)
@@ -83,3 +84,16 @@ def test_a_run_that_was_there_before_stays(tiny_config, tmp_path, monkeypatch):
     refused(tiny_config.replace(steps=8, auto_resume=True))
     after = sorted(path.name for path in (tmp_path / "run").rglob("*"))
     assert set(before) <= set(after)
+
+
+def test_two_ranks_that_are_refused_leave_nothing(tiny_config, tmp_path):
+    changes = {"freeze": HALF, "batch_size": 2, "run_dir": str(tmp_path / "a" / "run")}
+    file = tmp_path / "settings.yaml"
+    tiny_config.replace(**changes).save(file)
+    store, running = start_ranks(
+        ["train", "--config-file", str(file)], tmp_path / "ranks"
+    )
+    assert [rank.wait() for rank in running] == [2, 2], running[0].output
+    assert "E005" in running[0].output and "Traceback" not in running[1].output
+    assert not (tmp_path / "a").exists()
+    del store

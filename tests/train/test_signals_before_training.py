@@ -6,6 +6,8 @@ import ctypes
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from lumina.assemble.ranks import meeting_place
 from lumina.state.run_directory import RunDirectory
 from lumina.train import signals
-from training import DENSE, Running, Trainings, start, wait_until, words
+from training import DENSE, PATIENCE, Running, Trainings, start, wait_until, words
 
 FLAGS = [*DENSE, *words("--precision fp32 --steps 4")]
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -130,6 +132,33 @@ def test_a_signal_while_data_is_prepared_begins_no_run(fresh, stage, number, cod
     assert not (trainings.folder / "r").exists()
     # Nothing half made stays in the cache to be taken for whole.
     trainings.train("r", *FLAGS)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("number", "code"), SIGNALS, ids=["c", "sigterm", "sighup"])
+def test_a_signal_while_torch_is_loaded(tmp_path, number, code, ranks):
+    marker = tmp_path / "here"
+    (tmp_path / "torch.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(marker)!r}).touch()\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lumina", "train", "--train-data", "x", "--nproc",
+         str(ranks)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    assert wait_until(marker.exists)
+    process.send_signal(signal.SIGUSR1)  # asks for a checkpoint, and ends nothing
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, said
+    name = signal.Signals(number).name
+    word = "interrupted" if number == signal.SIGINT else f"ended by {name} before"
+    assert word in said and "Traceback" not in said
 
 
 @pytest.mark.faults
