@@ -20,6 +20,7 @@ from tokenizers import (
 from tokenizers import Tokenizer as Backend
 
 import lumina
+from foreign_tokenizers import foreign_tokenizer
 from lumina.data.documents import Document
 from lumina.data.records import Message
 from lumina.data.store import TokenStore
@@ -333,6 +334,37 @@ def test_they_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     assert mine.prompt(TEXT) == call
 
 
+CLASSES = (
+    "PreTrainedTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "Qwen2Tokenizer",
+    "CodeLlamaTokenizer", "GemmaTokenizer", "GPT2Tokenizer", "GPTNeoXTokenizerFast",
+    "CohereTokenizer", None,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("put", [False, True])
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_texts_begin_as_with_every_class_of_transformers(
+    name: str | None, put: bool, asked: bool | None, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    folder = foreign_tokenizer("first", tmp_path)
+    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    if not put:
+        state = json.loads(file.read_text())
+        file.write_text(json.dumps({**state, "post_processor": None}))
+    config = {**json.loads(settings.read_text()), "tokenizer_class": name}
+    if name is None:
+        del config["tokenizer_class"]
+    if asked is not None:
+        config["add_bos_token"] = asked
+    settings.write_text(json.dumps(config))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    begins = theirs("fox").input_ids[0] == theirs.bos_token_id
+    mine = Tokenizer.from_path(folder)
+    assert mine.begin == ([theirs.bos_token_id] if begins else [])
+
+
 @pytest.mark.parametrize("name", [*MAKES, "own"])
 @pytest.mark.parametrize("chat", [False, True])
 def test_transformers_calls_what_is_saved_as_a_prompt(
@@ -432,6 +464,10 @@ def test_every_door_begins_as_the_plain_call(name: str, runs: Runs) -> None:
     read.clear()
     text_bits(network, tokenizer, [TEXT], context=64)
     assert read[0] == begin[: len(read[0])] and len(read[0]) > 8
+
+    read.clear()
+    lumina.evaluate((network, tokenizer), str(data), batch_size=1, seq_length=64)
+    assert any(row[: len(begin) - 2] == begin[:-2] for row in read)
 
     export_for_inference(run.folder, runs.folder / "out")
     exported = transformers.AutoTokenizer.from_pretrained(runs.folder / "out")
