@@ -122,6 +122,15 @@ def test_a_learning_rate_named_on_resume_is_obeyed(runs: Runs) -> None:
     assert again.column("learning_rate") == pytest.approx([3e-3, 3e-3, 1e-4, 1e-4])
 
 
+def test_how_often_is_evaluated_does_not_change_the_training(runs: Runs) -> None:
+    """Where both draw from one source of random numbers, it does."""
+    options = {"dropout": 0.2, "steps": 4, "save_every_n_batches": 2}
+    often = runs.train(eval_every_n_batches=1, **options)
+    never = runs.train(eval_every_n_batches=0, **options)
+    assert len(often.column("eval_loss")) == 4
+    assert often.column("loss") == never.column("loss")
+
+
 @pytest.mark.parametrize("padded_with_end", [True, False])
 def test_the_end_of_a_text_is_learned_where_it_also_pads(
     tmp_path: Path, padded_with_end: bool
