@@ -35,6 +35,8 @@ _CONTEXT.set_forkserver_preload(
         "lumina.train",
         "torch.distributed.fsdp",
         "torch._dynamo",
+        "lumina.assemble.sharding",
+        "lumina.cli.parsing",
         "lumina.ops.moe.segments",
         "numpy.random",
         "psutil",

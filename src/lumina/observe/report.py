@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def write_report(
     return run.report
 
 
+@cache
 def _template() -> jinja2.Template:
     source = resources.files("lumina.observe").joinpath("report.html.jinja")
     environment = jinja2.Environment(
