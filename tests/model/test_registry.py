@@ -15,7 +15,7 @@ import lumina
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.model.interface import Batch
-from lumina.model.layers import FeedForward, Linear
+from lumina.model.layers import Embedding, FeedForward, Linear, RMSNorm
 from lumina.model.logical import tensor_info
 from lumina.model.network import build_network
 from lumina.model.registry import load_plugins
@@ -252,6 +252,22 @@ def test_a_backbone_has_what_is_asked_of_it() -> None:
     with pytest.raises(LuminaError, match="has no blocks") as caught:
         build_network(spec_of(backbone=name), device="meta")
     assert caught.value.code == "E005"
+
+
+def test_a_backbone_that_tells_of_no_memory_has_none() -> None:
+    name = f"part_{uuid.uuid4().hex}"
+
+    @lumina.register_backbone(name)
+    class Plain(nn.Module):
+        def __init__(self, spec: ModelSpec, attention: str) -> None:
+            super().__init__()
+            self.compute_dtype = torch.float32
+            self.embedding = Embedding(spec.padded_vocab_size, spec.hidden_size)
+            self.blocks = nn.ModuleList()
+            self.norm = RMSNorm(spec.hidden_size, spec.norm_eps)
+
+    assert not build_network(spec_of(backbone=name), device="meta").recurrent
+    assert build_network(spec_of(backbone="running_mean"), device="meta").recurrent
 
 
 def test_focal_is_what_it_says() -> None:

@@ -147,6 +147,31 @@ def test_no_more_logits_are_held_than_the_bytes_allow():
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+class Wide(TorchDispatchMode):
+    """How often something of the shape of the head's weight was made."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.made = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.shape == self.shape:
+            self.made += 1
+        return result
+
+
+def test_evaluation_makes_no_gradient_of_the_head():
+    hidden, weight, *rest = inputs(tokens=5)
+    hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
+    with Wide(weight.shape) as wide:
+        with torch.no_grad():
+            chunked.cross_entropy(hidden, weight, *rest, 4096)
+        assert wide.made == 0
+        chunked.cross_entropy(hidden, weight, *rest, 4096)
+        assert wide.made > 0
+
+
 @pytest.mark.parametrize("tokens,rows", [(0, 3), (1, 3), (7, 3), (9, 3), (5, 100)])
 def test_chunks_are_even_and_cover_every_row_once(tokens, rows):
     got = list(chunked.chunks(tokens, 16, rows * 16 * 4))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import pytest
 
 from lumina import Config, Trainer
+from lumina.assemble.assemble import Progress, assemble
 from lumina.errors import LuminaError
 from lumina.state.reader import latest_good, open_checkpoint
+from lumina.train import applying
+from lumina.train.controls import Change
+from programs import tiny_plan
 from training import column, events, in_processes, rows
 
 STEPS = 12
@@ -153,6 +158,39 @@ def test_undo_goes_back_to_the_schedule(tiny_config, unchanged):
     assert caught.value.code == "E005"
 
 
+def test_undo_goes_back_to_the_rate_that_was_set_before(tiny_config):
+    ids = []
+    trainer, run = train(
+        tiny_config,
+        (2, lambda t: t.adjust_learning_rate(2e-3)),
+        (5, lambda t: ids.append(t.adjust_learning_rate(5e-4))),
+        (8, lambda t: t.controls.undo(ids[0])),
+        lr_scheduler="constant",
+    )
+    rate = column(run, "learning_rate")
+    assert rate[3:5] == pytest.approx([2e-3] * 2)
+    assert rate[6:8] == pytest.approx([5e-4] * 2)
+    assert rate[9:] == pytest.approx([2e-3] * 3)
+    assert trainer.controls.changes[-1].value == pytest.approx(2e-3)
+
+
+def test_the_program_before_is_gone_when_the_next_is_assembled(monkeypatch):
+    """Two at a time may not fit."""
+    before = assemble(tiny_plan())
+    network = weakref.ref(before.network)
+    moments = [weakref.ref(slot) for slot in before.optimizer.slots]
+    left = []
+
+    def assembled(*words, **named):
+        left.extend(ref for ref in (network, *moments) if ref() is not None)
+        return assemble(*words, **named)
+
+    monkeypatch.setattr(applying, "assemble", assembled)
+    change = Change(1, "gradient_checkpointing", "full", "a test", "user")
+    after = applying.assembled_again(before, Progress(), change)
+    assert not left and after.plan.gradient_checkpointing == "full"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "code"),
     [
@@ -167,6 +205,10 @@ def test_undo_goes_back_to_the_schedule(tiny_config, unchanged):
         ("micro_batch_size", 1.5, "E005"),
         ("micro_batch_size", True, "E005"),
         ("gradient_checkpointing", "some", "E005"),
+        ("capacity_factor", 0, "E005"),
+        ("capacity_factor", -1, "E005"),
+        ("routing_temperature", 0, "E005"),
+        ("routing_temperature", float("inf"), "E005"),
         ("hidden_size", 64, "E004"),
     ],
 )
@@ -277,6 +319,19 @@ def test_an_option_given_on_resume_wins_over_an_old_control(tiny_config):
     assert live[0].learning_rate_scale == 1.0
     assert live[0].max_grad_norm == pytest.approx(0.7)
     assert trainer.plan.micro_batch_size == 1
+
+
+def test_an_option_of_routing_given_on_resume_wins_over_the_checkpoint(tiny_config):
+    moe = tiny_config.replace(
+        use_moe=True, num_experts=4, moe_intermediate_size=32, expert_dropout=0.1
+    )
+    _, run = train(moe, (1, lambda t: t.adjust_routing_temperature(1.5)), steps=3)
+    again = moe.replace(
+        resume=str(run), routing_temperature=0.7, steps=4, expert_dropout=0.1
+    )
+    trainer, _ = train(again, steps=4)
+    assert trainer.plan.spec.moe.temperature == pytest.approx(0.7)
+    assert trainer.plan.spec.moe.expert_dropout == pytest.approx(0.1)
 
 
 @pytest.mark.covers("ORC-26: emergency_lr_reduction(factor=10.0)")
