@@ -55,6 +55,21 @@ def test_a_run_named_like_an_option_has_a_hint_that_can_be_copied(
     assert capsys.readouterr().out.startswith("Once")
 
 
+@pytest.mark.parametrize("message", ["", "  \n"])
+def test_an_empty_message_is_no_answered_one(
+    tmp_path: Path,
+    tokenizer: Tokenizer,
+    capsys: pytest.CaptureFixture[str],
+    message: str,
+) -> None:
+    """It comes of a variable that the shell does not know; nothing was said to it."""
+    tokenizer = tokenizer.with_chat()
+    network = tiny(tokenizer.vocab_size)
+    run = str(write_run(tmp_path / "run", {1: network}, tokenizer))
+    assert main(["chat", run, "--message", message]) == 1
+    assert "E105" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("path", "word"),
     [("a/b", "a/b"), ("a b", "'a b'"), ("-a", "./-a"), (Path("it's"), "'it'\"'\"'s'")],

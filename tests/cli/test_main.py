@@ -123,6 +123,11 @@ OutOfMemoryError.__module__ = "torch"
         (OutOfMemoryError("CUDA out of memory. Tried"), 1, "E201"),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "E204"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "E106"),
+        (
+            IsADirectoryError(errno.EISDIR, "Is a directory", "x"),
+            1,
+            "E104 (path not found): x is a folder",
+        ),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), 1, "E104"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (

@@ -55,6 +55,10 @@ def run(args: argparse.Namespace) -> int:
     sampling_from(args)  # refuse nonsense before the model is read
     system_prompt = argument_text(args.system_prompt, "--system-prompt")
     messages = [argument_text(m, "a text of --message") for m in args.message or []]
+    if any(not message.strip() for message in messages):
+        raise LuminaError(
+            "E105", "a --message is empty", "write what is to be answered"
+        )
     stop = [argument_text(text, "a text of --stop") for text in args.stop]
     network, tokenizer = open_model(args)
     from lumina.infer.chat import ChatSession

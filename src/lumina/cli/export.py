@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 
 LOADING = {
-    "onnx": "onnxruntime.InferenceSession('model.onnx')",
-    "torchscript": "torch.jit.load('model.ts')",
-    "torch_export": "torch.export.load('model.pt2').module(), or, compiled, "
-    "torch._inductor.aoti_load_package('model.pt2')",
+    "onnx": "onnxruntime.InferenceSession('{}/model.onnx')",
+    "torchscript": "torch.jit.load('{}/model.ts')",
+    "torch_export": "torch.export.load('{}/model.pt2').module(), or, compiled, "
+    "torch._inductor.aoti_load_package('{}/model.pt2')",
 }
-"""Graph -> the call that opens its file."""
+"""Graph -> the call that opens its file; {} stands for the folder."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
         print(_cost(done.small))
     if args.format_name in LOADING:
         print(_checked(done.difference))
-        print(f"load it with {LOADING[args.format_name]}; inputs: export.json")
+        call = LOADING[args.format_name].replace("{}", str(done.folder))
+        print(f"load it with {call}; inputs: {done.folder}/export.json")
     else:
         print(
             "load it with transformers: "

@@ -96,7 +96,11 @@ def _file(error: BaseException) -> LuminaError | None:
         return LuminaError(
             "E204", f"no space left: {name}", "free some space, or name another folder"
         )
-    if isinstance(error, (PermissionError, IsADirectoryError)):
+    if isinstance(error, IsADirectoryError):
+        return LuminaError(
+            "E104", f"{name} is a folder, and a file is expected", "name a file"
+        )
+    if isinstance(error, PermissionError):
         return LuminaError(
             "E106", f"{error.strerror}: {name}", "check its permissions and kind"
         )
