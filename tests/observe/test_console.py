@@ -182,6 +182,19 @@ def test_no_line_of_a_step_or_an_event_is_longer_than_100_characters():
     assert " ".join(line.strip() for line in lines[2:]).count("of many words") == 9
 
 
+def test_the_speed_outlasts_the_skipped_steps():
+    """Where even the figures that matter most have no room together."""
+    out = io.StringIO()
+    console = Console(stream=out, clock=ticking())
+    steps = 10**13
+    console.start(PLAN.replace(steps=steps), 0)
+    for step in (1, steps - 10):
+        console.step(row(step, skipped=10**20))
+    line = out.getvalue().splitlines()[-1]
+    assert f"step {steps - 10:,}/{steps:,}" in line and "loss 5.0000" in line
+    assert "12.3k tokens/s" in line and "skipped" not in line
+
+
 def test_resumed_run_counts_only_its_own_steps_for_the_eta():
     out = io.StringIO()
     console = Console(stream=out, clock=ticking(2.0))

@@ -297,6 +297,23 @@ def test_outliers_make_the_axis_logarithmic():
     assert curves.draw("x", [curves.Series("a", [])], str) is None
 
 
+def test_a_logarithmic_axis_reaches_beyond_all_values():
+    points = [(float(x), 2.0) for x in range(1, 50)] + [(50.0, 500.0)]
+    chart = curves.draw("x", [curves.Series("a", points)], str)
+    assert chart.logarithmic
+    assert [text for _, text in chart.y_ticks] == ["1.0", "10.0", "100.0", "1000.0"]
+
+
+def test_the_best_evaluation_is_the_one_of_the_lowest_loss(tmp_path):
+    with RunDirectory(tmp_path / "run").acquire():
+        pass
+    log = MetricsLog(tmp_path / "run" / "metrics.jsonl")
+    for step, loss in enumerate((3.25, 2.125, 2.5), start=1):
+        log.append({"step": step, "loss": 3.0, "eval_loss": loss})
+    text = " ".join(page(write_report(tmp_path / "run")).text.split())
+    assert re.search(r"best held-out loss ?2\.1250 ?perplexity 8\.37, step 2", text)
+
+
 def findings(changes, steps=100, plan=None):
     rows = [a_row(step, steps, **changes(step)) for step in range(1, steps + 1)]
     return " ".join(f.observed for f in find(rows, plan or {"max_grad_norm": 1.0}))

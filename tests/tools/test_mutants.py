@@ -126,7 +126,7 @@ def test_every_listed_mutant_still_fits_the_source():
 
 def test_every_listed_mutant_has_tests_that_exist_or_a_reason():
     texts, gone = {}, []
-    for mutant in listed("mutants.toml"):
+    for mutant in listed(*LISTS):
         assert bool(mutant.get("tests")) != bool(mutant.get("reason")), mutant["id"]
         for test in mutant.get("tests", ()):
             path, _, name = test.partition("::")
