@@ -140,7 +140,8 @@ def test_a_signal_while_data_is_prepared_begins_no_run(fresh, stage, number, cod
 def test_a_signal_while_torch_is_loaded(tmp_path, number, code, ranks):
     marker = tmp_path / "here"
     (tmp_path / "torch.py").write_text(
-        f"import pathlib, time\npathlib.Path({str(marker)!r}).touch()\ntime.sleep(1e6)\n"
+        f"import pathlib, time\npathlib.Path({str(marker)!r}).touch()\n"
+        "while True:\n    time.sleep(0.1)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "lumina", "train", "--train-data", "x", "--nproc",
