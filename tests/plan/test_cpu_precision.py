@@ -45,11 +45,11 @@ def test_it_is_measured_once_for_everyone(measurements: list[float]) -> None:
 
 
 def test_a_small_gain_is_not_worth_the_rounding(measurements: list[float]) -> None:
-    measurements[0] = 1.09
+    measurements[0] = 1.29
     assert plan_for(Config(vocab_size=64), probe("cpu")).compute_dtype == "float32"
-    measurements[0] = 1.11
-    assert bf16_speedup(AMX, "another processor") == 1.11
-    assert cpu_precision.worth(1.11)
+    measurements[0] = 1.31
+    assert bf16_speedup(AMX, "another processor") == 1.31
+    assert cpu_precision.worth(1.31)
 
 
 def test_other_threads_or_another_processor_are_measured_anew(
@@ -73,9 +73,9 @@ def test_a_damaged_record_is_measured_anew(
     record.parent.mkdir()
     for content in (b"{", b"[1]", b'{"one": "fast"}'):
         record.write_bytes(content)
-        measurements[:] = [1.3]
-        assert bf16_speedup(AMX, "one") == 1.3
-        assert list(json.loads(record.read_bytes()).values())[-1] == 1.3
+        measurements[:] = [1.35]
+        assert bf16_speedup(AMX, "one") == 1.35
+        assert list(json.loads(record.read_bytes()).values())[-1] == 1.35
 
 
 def test_a_cache_that_cannot_be_written_stops_nobody(

@@ -32,7 +32,7 @@ class Environment:
         cores: CPU cores this process may use.
         capability: CUDA compute capability, None on the CPU.
         bf16: bfloat16 products are worth using: CUDA 8.0 or later; on the CPU only
-            when training was measured to be faster than in float32 by a tenth.
+            when training was measured to be clearly faster than in float32.
         bf16_speedup: measured on a CPU that has instructions for it, float32 time /
             bfloat16 time (`lumina.plan.cpu_precision`); else None.
         cpu_name: the processor.
