@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,29 @@ def test_how_often_is_evaluated_does_not_change_the_training(runs: Runs) -> None
     never = runs.train(eval_every_n_batches=0, **options)
     assert len(often.column("eval_loss")) == 4
     assert often.column("loss") == never.column("loss")
+
+
+def test_lost_checkpoints_are_missed(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An older one, or a fresh start, took their place without a word."""
+    options = {"steps": 4, "save_every_n_batches": 2, "eval_every_n_batches": 0}
+    whole = runs.train(**options).folder
+    lost = whole / "checkpoints" / "step-00000004"
+    shutil.rmtree(lost)
+    assert main(["generate", str(whole), "--prompt", "a", "--max-new-tokens", "1"]) == 0
+    assert "step-00000004, the newest checkpoint, is not" in capsys.readouterr().err
+    assert main(["generate", str(whole), "--best", "--prompt", "a"]) == 1
+    assert "the best checkpoint of" in capsys.readouterr().err
+    again = runs.train(resume=str(whole), run_dir=None, steps=5)
+    told = [e for e in again.events if e["kind"] == "checkpoint_refused"]
+    assert [e["severity"] for e in told] == ["warning"]
+    shutil.rmtree(whole / "checkpoints")
+    rows = (whole / "metrics.jsonl").read_bytes()
+    with pytest.raises(LuminaError, match="E303") as caught:
+        runs.train(run_dir=str(whole), auto_resume=True, **options)
+    assert "had checkpoints, the last of step 5" in caught.value.message
+    assert (whole / "metrics.jsonl").read_bytes() == rows
 
 
 @pytest.mark.parametrize("padded_with_end", [True, False])

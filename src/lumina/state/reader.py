@@ -201,14 +201,18 @@ def step_folders(checkpoints: Path) -> list[tuple[int, Path]]:
 
 def read_pointer(checkpoints: Path, name: str) -> Path | None:
     """The folder that LATEST or BEST names; None when it names none that exists."""
+    target = pointed_at(checkpoints, name)
+    path = None if target is None else checkpoints / target
+    return path if path is not None and path.is_dir() else None
+
+
+def pointed_at(checkpoints: Path, name: str) -> str | None:
+    """What LATEST or BEST names, whether or not it is there; None for no such name."""
     try:
         target = (checkpoints / name).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None
-    if not re.fullmatch(r"(abandoned-\d+-)?step-\d{8,}", target):
-        return None
-    path = checkpoints / target
-    return path if path.is_dir() else None
+    return target if re.fullmatch(r"(abandoned-\d+-)?step-\d{8,}", target) else None
 
 
 def latest_good(
@@ -216,7 +220,8 @@ def latest_good(
 ) -> Path | None:
     """The checkpoint to go on from: what LATEST names, else the highest step.
 
-    Each damaged one is skipped with an event (`checkpoint_refused`).
+    Each damaged one is skipped with an event (`checkpoint_refused`), and so is one that
+    LATEST names and that is not there.
 
     Returns:
         A verified folder, or None when the run has no checkpoint at all.
@@ -231,6 +236,17 @@ def latest_good(
     if latest is not None:
         candidates = [latest, *(path for path in candidates if path != latest)]
     reasons = []
+    lost = pointed_at(checkpoints, "LATEST") if latest is None else None
+    if lost is not None and candidates and on_event is not None:
+        on_event(
+            "checkpoint_refused",
+            "warning",
+            "E303",
+            f"{lost}, the newest checkpoint, is not there: an older one is taken",
+            int(lost.rpartition("-")[2]),
+            checkpoint=lost,
+            reason="it is not there",
+        )
     for path in candidates:
         try:
             open_checkpoint(path).close()

@@ -18,6 +18,7 @@ from lumina.state.reader import (
     OnEvent,
     latest_good,
     open_checkpoint,
+    pointed_at,
     read_pointer,
 )
 from lumina.state.run_directory import RunDirectory
@@ -211,6 +212,13 @@ def _chosen(run: Path, which: Which, on_event: OnEvent | None) -> Path:
     """The checkpoint of a run that is meant."""
     if which == "best":
         best = read_pointer(run / "checkpoints", "BEST")
+        named = pointed_at(run / "checkpoints", "BEST")
+        if best is None and named is not None:
+            raise LuminaError(
+                "E303",
+                f"{named}, the best checkpoint of {run}, is not there",
+                "restore it from a copy; without --best, the newest is taken",
+            )
         if best is None:
             raise LuminaError(
                 "E304",

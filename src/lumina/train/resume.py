@@ -12,6 +12,7 @@ from lumina.config.model_sections import MODEL_SECTIONS
 from lumina.config.tasks import paths_by_task
 from lumina.errors import LuminaError, shell_path
 from lumina.model.registry import STANDARD, missing
+from lumina.observe.json_lines import read_json_lines
 from lumina.plan.decisions import asked_for
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
@@ -118,6 +119,8 @@ def find_resumption(
         checkpoint: Path | None = Path(asked)
     else:
         checkpoint = latest_good(run, note)
+    if checkpoint is None:
+        _refuse_lost(run)
     if asked is not None and checkpoint is None:
         raise LuminaError(
             "E304",
@@ -131,6 +134,22 @@ def find_resumption(
         and _ended_at(run) == reader.meta.step
     )
     return Resumption(run, reader, merged, changes, finished)
+
+
+def _refuse_lost(run: Path) -> None:
+    """A run that had checkpoints does not begin afresh over what it left."""
+    events = RunDirectory(run).events
+    saved = [
+        event["step"]
+        for event in (read_json_lines(events) if events.exists() else [])
+        if event.get("kind") == "checkpoint_saved"
+    ]
+    if saved:
+        raise LuminaError(
+            "E303",
+            f"{run} had checkpoints, the last of step {saved[-1]}, and none is there",
+            "restore one from a copy, or start anew in another --run-dir",
+        )
 
 
 def _is_checkpoint(path: Path) -> bool:
