@@ -108,7 +108,7 @@ class Demo:
         self._heading("Text: this Python's own library")
         most, held = corpus.MOST_BYTES, corpus.HELD_OUT_BYTES
         if self.options.quick:
-            most, held = 300_000, 60_000
+            most, held = 150_000, 30_000
         found = corpus.collect(most_bytes=most, held_out_bytes=held)
         self.corpus = found
         data = self.folder / "data"
