@@ -48,7 +48,10 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     model.generation_config = transformers.GenerationConfig(
-        **GENERATION, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+        **GENERATION,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -125,7 +128,8 @@ def test_the_export_has_the_template_and_the_tokens_that_came(
     )
     assert GENERATION.items() <= now.items()
     assert set(now["eos_token_id"]) == set(was["eos_token_id"])
-    assert now["pad_token_id"] == was["pad_token_id"]
+    for name in ("pad_token_id", "bos_token_id"):
+        assert now[name] == was[name] is not None
 
 
 def test_a_chat_has_the_defaults_of_the_model(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import chat_templates
 from chat_templates import (
     CHATML,
     GEMMA,
@@ -344,3 +345,64 @@ def test_a_run_goes_on_with_the_template_that_it_was_begun_with(runs: Runs) -> N
     assert "the chat template in this run's folder" in caught.value.message
     change_template(resumed.folder / "tokenizer", CHATML)
     assert len(runs.train(**begun, steps=3).rows) == 3
+
+
+JOINING = ["\n\n", "\n\n\n", "  ", ": \n", "word\n\n"] * 200
+"""A vocabulary of this makes one token of white space that stands at an end."""
+
+
+def joining(template: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tokenizer that divides text as GPT-2's: white space before a word apart."""
+    monkeypatch.setattr(chat_templates, "SAMPLE", JOINING)
+    folder_with(template, folder)
+    path = folder / "tokenizer.json"
+    state = json.loads(path.read_text())
+    state["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    path.write_text(json.dumps(state))
+    return folder
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_is_trained_continues_what_a_chat_asks_with(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = joining(TEMPLATES[name][0], tmp_path / "theirs", monkeypatch)
+    mine = Tokenizer.from_path(folder)
+    chat = CHAT[1:] if name in NO_SYSTEM else CHAT
+    ids, mask = mine.encode_chat(chat)
+    asked = mine.chat_prompt(chat[:-1])
+    last = len(ids) - mask[::-1].index(False, mask[::-1].index(True))
+    assert ids[last - 1] == asked[-1]
+    # Behind the turn before, all is as in the chat; that turn itself may be divided.
+    behind = asked[::-1].index(mine.backend.token_to_id(TEMPLATES[name][2]))
+    assert ids[last - behind : last] == asked[len(asked) - behind :]
+    assert f"yes{TEMPLATES[name][2]}" in mine.decode(ids[last:])
+    whole = theirs_of(folder).apply_chat_template(chat, return_dict=False)
+    assert mine.decode(ids) == mine.decode(whole)
+    laid_out = mine.lay_out(chat)
+    assert (laid_out.ids, laid_out.mask) == (ids, mask)
+
+
+def test_white_space_that_asks_is_not_joined_to_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two line ends are one token at the end of a text, and two before a word."""
+    folder = joining(LLAMA3, tmp_path / "theirs", monkeypatch)
+    mine = Tokenizer.from_path(folder)
+    chat: list[Message] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+    apply = theirs_of(folder).apply_chat_template
+    whole = apply(chat, return_dict=False)
+    asked = apply(chat[:1], add_generation_prompt=True, return_dict=False)
+    assert whole[: len(asked)] != asked  # the vocabulary is one of those
+    ids, mask = mine.encode_chat(chat)
+    assert ids[: len(asked)] == asked == mine.chat_prompt(chat[:1])
+    assert mask == [False] * len(asked) + [True] * (len(ids) - len(asked))
+    assert mine.decode(ids[len(asked) :]) == "b<|eot_id|>"

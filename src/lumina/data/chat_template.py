@@ -363,6 +363,7 @@ class _Place:
         core: where what that name stands for begins.
         taught: where what the model has to say begins: not behind `begin`.
         tagged: the end of what `{% generation %}` encloses, if it does.
+        asked: the text before `taught` is what the model is asked with in a chat.
     """
 
     turn: int
@@ -372,6 +373,7 @@ class _Place:
     end: int
     taught: int
     tagged: int | None = None
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -637,7 +639,8 @@ class TemplateFormat:
                 if isinstance(error, UnusableTemplateError):
                     useless = error
         good = [one for one in rendered if isinstance(one, _Text)]
-        tokens = iter(self._tokens(good))
+        whole = self._tokens(good)
+        tokens = iter([self._as_asked(*both) for both in zip(good, whole, strict=True)])
         done: list[Chat | LuminaError] = []
         for messages, one in zip(conversations, rendered, strict=True):
             if isinstance(one, LuminaError):
@@ -660,6 +663,7 @@ class TemplateFormat:
         """
         rendered = self._located(messages)
         [tokens] = self._tokens([rendered])
+        tokens = self._as_asked(rendered, tokens)
         places = rendered.places or []
         if [place.turn for place in places] != list(range(len(messages))):
             raise failure(
@@ -750,12 +754,14 @@ class TemplateFormat:
                 )
         if ask:
             return places
-        return [
-            replace(place, taught=self._taught(place, turns, bare, forms, now))
-            if roles[place.turn] == "assistant" and place.tagged is None
-            else place
-            for place in places
-        ]
+        taught = []
+        for place in places:
+            if roles[place.turn] == "assistant" and place.tagged is None:
+                begin = self._taught(place, turns, bare, forms, now)
+                if begin is not None:
+                    place = replace(place, taught=begin, asked=True)
+            taught.append(place)
+        return taught
 
     def _taught(
         self,
@@ -764,17 +770,20 @@ class TemplateFormat:
         bare: _Cut,
         forms: tuple[tuple[str, str], ...],
         now: datetime.datetime,
-    ) -> int:
-        """Where what the model says begins: behind what asks it to speak."""
+    ) -> int | None:
+        """Where what the model says begins: behind what asks it to speak.
+
+        None where what asks it is not known, so that its words have to do.
+        """
         if place.turn == 0:
-            return place.begin
+            return None
         try:
             asked = _Cut(self._skeleton(forms[: place.turn], now, True))
         except LuminaError:
-            return place.begin  # these turns alone are none the model is asked with
+            return None  # these turns alone are none the model is asked with
         before, tail = bare.texts[place.key], asked.texts[-1]
         if asked.keys != bare.keys[: place.key] or not before.startswith(tail):
-            return place.begin
+            return None
         head = turns[place.turn].head if bare.keys[place.key][1] == 0 else ""
         head = head if before.endswith(head) else ""
         written = len(before) - len(head) - len(tail)
@@ -871,6 +880,58 @@ class TemplateFormat:
         if len(text) > (ends[-1] if ends else 0):
             add(len(text))
         return _Tokens(ids, begins, ends)
+
+    def _as_asked(self, rendered: _Text, tokens: _Tokens) -> _Tokens:
+        r"""The tokens, divided where the model is asked to speak.
+
+        A vocabulary may join the white space that ends the question of a chat, but not
+        where an answer follows it at once: GPT-2's makes one token of the two line
+        ends in ``assistant\n\n``, and two before a word. What is trained has to
+        continue the ids that a chat continues.
+        """
+        for place in reversed(rendered.places or []):
+            if place.asked:
+                tokens = self._divided(rendered.text, tokens, place.taught)
+        return tokens
+
+    def _divided(self, text: str, tokens: _Tokens, at: int) -> _Tokens:
+        """The tokens with those around character `at` made of the text on each side."""
+
+        def special(n: int) -> bool:
+            piece = text[tokens.begins[n] : tokens.ends[n]]
+            return self._is_special(tokens.ids[n], piece)
+
+        first = last = bisect.bisect_left(tokens.begins, at)
+        if first and special(first - 1) and tokens.ends[first - 1] >= at:
+            return tokens
+        while first and not special(first - 1):
+            first -= 1
+        while last < len(tokens.ids) and not special(last):
+            last += 1
+        start = tokens.ends[first - 1] if first else 0
+        stop = tokens.begins[last] if last < len(tokens.ids) else len(text)
+        asks = self._ordinary(text, start, at)
+        if tokens.ids[first : first + len(asks.ids)] == asks.ids and (
+            first + len(asks.ids) == len(tokens.ids)
+            or tokens.begins[first + len(asks.ids)] >= at
+        ):
+            return tokens
+        says = self._ordinary(text, at, stop)
+        return _Tokens(
+            [*tokens.ids[:first], *asks.ids, *says.ids, *tokens.ids[last:]],
+            [*tokens.begins[:first], *asks.begins, *says.begins, *tokens.begins[last:]],
+            [*tokens.ends[:first], *asks.ends, *says.ends, *tokens.ends[last:]],
+        )
+
+    def _ordinary(self, text: str, start: int, stop: int) -> _Tokens:
+        """Tokens of text that holds no special token, as it stands in the whole."""
+        backend = self._behind if start else self._first
+        part = self._spread(backend.encode(text[start:stop], add_special_tokens=False))
+        return _Tokens(
+            part.ids,
+            [start + begin for begin in part.begins],
+            [start + end for end in part.ends],
+        )
 
     def _spelled(
         self, rendered: _Text, text: str, tokens: _Tokens

@@ -23,7 +23,7 @@ from lumina.errors import LuminaError
 BLOCK_BYTES = 2**19
 """Text that one thread encodes at a time."""
 
-ENCODING_RULES = 5
+ENCODING_RULES = 6
 """Raised whenever equal documents get other ids: stores of older rules are not read."""
 
 RULES_SINCE = {
@@ -33,6 +33,8 @@ RULES_SINCE = {
     "transformers' plain call; before, a begin token that was only named began them",
     5: "conversations longer than a row are divided so that every piece has its "
     "question; before, they were cut where a row ended (--long-conversations cut)",
+    6: "an answer continues the ids that a chat asks with; before, a chat template's "
+    "text was encoded as a whole, which some vocabularies read otherwise",
 }
 """What changed with `ENCODING_RULES`, for runs that were begun with older ones."""
 

@@ -266,10 +266,12 @@ class Tokenizer:
 
     def _generation_config(self) -> dict[str, Any]:
         """Where generation begins and stops, and how, as transformers reads it."""
+        # Also where texts begin without it: generation without a prompt begins so.
+        named = _token(self._hf_config(), "bos_token")
         return {
             "pad_token_id": self._id(_token(self._kept, "pad_token") or self._eos),
             **self.generation,
-            "bos_token_id": self.bos_id,
+            "bos_token_id": self.backend.token_to_id(named) if named else None,
             "eos_token_id": self.eos_token_id,
         }
 
