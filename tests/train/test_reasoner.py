@@ -260,6 +260,53 @@ def test_a_row_that_broke_begins_anew(puzzles: Path, tmp_path: Path) -> None:
     assert found[2]["loss"] is not None
 
 
+@pytest.mark.parametrize("broken", ["weights", "vectors"])
+def test_weights_and_vectors_of_puzzles_are_skipped_together(
+    broken: str, puzzles: Path, tmp_path: Path
+) -> None:
+    """Gradients of one that are not finite leave both as they were."""
+    from lumina.optim import sign_sgd
+    from lumina.train import loop
+
+    original, changed = loop.train_step, []
+
+    def step(program: Any, batches: Any, number: int, **more: Any) -> Any:
+        def held() -> dict[str, Any]:
+            state = {"vectors": program.vectors.weight, **program.network.state_dict()}
+            return {name: value.clone() for name, value in state.items()}
+
+        before = held()
+        with pytest.MonkeyPatch.context() as patch:
+            weight = next(p for p in program.network.parameters() if p.requires_grad)
+            hook = weight.register_hook(
+                lambda gradient: (
+                    gradient * float("nan")
+                    if number == 1 and broken == "weights"
+                    else gradient
+                )
+            )
+            if number == 1 and broken == "vectors":
+                patch.setattr(
+                    sign_sgd,
+                    "_gradient",
+                    lambda vectors: torch.full_like(vectors, float("nan")),
+                )
+            values = original(program, batches, number, **more)
+            hook.remove()
+        after = held()
+        changed.append({n for n, x in before.items() if not torch.equal(x, after[n])})
+        return values
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", step)
+        Trainer(
+            config(puzzles, tmp_path / "run", steps=3, save_every_n_batches=0)
+        ).train()
+    assert [row["skipped"] for row in rows(tmp_path / "run")] == [0, 1, 1]
+    assert changed[0] and not changed[1] and changed[2] == changed[0]
+    assert "vectors" in changed[0] and len(changed[0]) > 5
+
+
 @pytest.mark.parametrize(
     ("leaves", "told"),
     [
