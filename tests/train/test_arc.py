@@ -174,7 +174,7 @@ def test_the_plan_counts_vectors_and_keeps_no_moments_for_them() -> None:
     ):
         layout = Layout(2, ema=True, **more)
         many, one = (estimate(given, layout) for given in (spec, few))
-        counted = [found["bound"] - found["allowance"] for found in (many, one)]
+        counted = [found["bound"] - found["overhead"] for found in (many, one)]
         assert counted[0] - counted[1] == 4 * 4999 * 512
 
 

@@ -45,7 +45,7 @@ COMPONENTS = (
     "logits",
     "working",
     "communication",
-    "allowance",
+    "overhead",
 )
 """Every component, in the order of printing; `bound` is their sum."""
 
@@ -59,7 +59,7 @@ C library's heap and the products' packed operands add to each byte of them. Fit
 the largest resident sizes of three float32 runs of 1.5 M to 30 M parameters (773, 1,548
 and 2,897 MiB)."""
 
-ALLOWANCE = 0.01
+MARGIN = 0.01
 """Part of everything else that the bound adds to it; ten times as much on the CPU."""
 
 COMPILED_SHARE = 0.86
@@ -93,7 +93,7 @@ class Layout:
 def estimate(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     """Bytes on one device: by component, `bound` (their sum) and `expected`."""
     parts = _components(spec, layout)
-    parts["allowance"] = _allowance(layout, sum(parts.values()))
+    parts["overhead"] = _overhead(layout, sum(parts.values()))
     ordered = {name: parts[name] for name in COMPONENTS}
     return {
         **ordered,
@@ -103,7 +103,7 @@ def estimate(spec: ModelSpec, layout: Layout) -> dict[str, int]:
 
 
 def _components(spec: ModelSpec, layout: Layout) -> dict[str, int]:
-    """All components but the allowance, in any order."""
+    """All components but the overhead, in any order."""
     if spec.solves_puzzles and spec.hrm is not None:
         return _recurrent(spec, spec.hrm, layout)
     if spec.hrm is not None:
@@ -115,12 +115,12 @@ def _components(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     }
 
 
-def _allowance(layout: Layout, counted: int) -> int:
+def _overhead(layout: Layout, counted: int) -> int:
     """What the bound adds to the bytes counted."""
     beside = _beside(layout, counted)
     if layout.device == "cuda":
-        return 2 * beside + math.ceil(ALLOWANCE * counted)
-    return beside + math.ceil(10 * ALLOWANCE * (counted + beside))
+        return 2 * beside + math.ceil(MARGIN * counted)
+    return beside + math.ceil(10 * MARGIN * (counted + beside))
 
 
 def _beside(layout: Layout, counted: int) -> int:
