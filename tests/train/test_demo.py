@@ -8,13 +8,14 @@ import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lumina.cli.main import main
 from lumina.config import Config
 from lumina.train.demo import pace
-from lumina.train.demo.pace import Budget, Pace
+from lumina.train.demo.pace import Budget, Pace, Watch
 from lumina.train.demo.run import Demo, DemoOptions
 from lumina.train.demo.scores import Scores
 from lumina.train.trainer import TrainResult
@@ -140,3 +141,26 @@ def test_nonsense_minutes_are_refused(
 ) -> None:
     assert main(["demo", "--minutes", minutes]) == 2
     assert "E005" in capsys.readouterr().err
+
+
+def test_a_moment_of_load_does_not_shorten_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now))
+    stops: list[int] = []
+    trainer: Any = SimpleNamespace(
+        plan=SimpleNamespace(steps=60), stop=lambda: stops.append(1)
+    )
+    watch = Watch(60.0)
+    for step in range(1, 61):
+        now += 2.0 if step <= 10 else 0.5
+        watch.on_step(trainer, {"step": step})
+    assert not stops and watch.shorter is None
+    now = 0.0
+    watch = Watch(60.0)
+    for step in range(1, 17):
+        now += 2.0
+        watch.on_step(trainer, {"step": step})
+    assert len(stops) == 1, "asked once, when half of the time was gone"
+    assert watch.shorter == 15 + 1 + 13

@@ -6,7 +6,6 @@ import io
 import statistics
 import tempfile
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from lumina.train.trainer import Trainer
 
 TRIAL_STEPS = 8
 LEFT_OUT_STEPS = 3  # warming up
-WATCHED_STEPS = 20  # over these a run's pace is measured
 LATE = 1.1  # a run that would take so many times its time is shortened
 RESUME_SECONDS = 4.0  # what ending a run and going on takes
 
@@ -71,6 +69,9 @@ def measure_pace(config: Config, steps: int) -> Pace:
 class Watch:
     """Ends a run that would not be done in its time, and says how long it may be.
 
+    It looks once half of the time is gone: before, a machine that was busy for a moment
+    would shorten a run that still has time to catch up.
+
     Args:
         seconds: the time of the run, from now on.
 
@@ -79,20 +80,20 @@ class Watch:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-        self._recent: deque[float] = deque(maxlen=WATCHED_STEPS + 1)
+        self._began = time.monotonic()
+        self._seconds = seconds
+        self._steps = 0
         self.shorter: int | None = None
 
     def on_step(self, trainer: Trainer, row: dict[str, Any]) -> None:
         """Called with every finished row of the run."""
-        now = time.monotonic()
-        self._recent.append(now)
+        spent = time.monotonic() - self._began
+        self._steps += 1
         assert trainer.plan is not None
         done, rest = row["step"], trainer.plan.steps - row["step"]
-        if self.shorter is not None or len(self._recent) <= WATCHED_STEPS:
+        if self.shorter is not None or spent < self._seconds / 2:
             return
-        seconds = (now - self._recent[0]) / WATCHED_STEPS
-        left = self._end - now
+        seconds, left = spent / self._steps, self._seconds - spent
         if rest * seconds <= LATE * left + RESUME_SECONDS:
             return
         # The step under way is finished before a run ends.
