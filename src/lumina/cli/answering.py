@@ -254,7 +254,7 @@ class RowProgress:
 
 
 def row_progress() -> RowProgress | None:
-    """For a person at a terminal; None where nobody watches."""
+    """Progress on stderr if that is a terminal, else None."""
     return RowProgress() if sys.stderr.isatty() else None
 
 

@@ -855,20 +855,17 @@ class TemplateFormat:
 
         def add(upto: int) -> None:
             start = ends[-1] if ends else 0
-            backend = self._behind if ends else self._first
-            part = self._spread(
-                backend.encode(text[start:upto], add_special_tokens=False)
-            )
+            part = self._ordinary(text, start, upto)
             for index, begin, end in zip(part.ids, part.begins, part.ends, strict=True):
-                piece = text[start + begin : start + end]
+                piece = text[begin:end]
                 if self._is_special(index, piece):
                     raise failure(
                         f"the vocabulary makes ordinary text {piece!r} a special token",
                         "remove that text from the conversation",
                     )
             ids.extend(part.ids)
-            begins.extend(start + begin for begin in part.begins)
-            ends.extend(start + end for end in part.ends)
+            begins.extend(part.begins)
+            ends.extend(part.ends)
 
         for index, begin, end in zip(seen.ids, seen.begins, seen.ends, strict=True):
             if self._is_special(index, shadow[begin:end]):
@@ -884,10 +881,10 @@ class TemplateFormat:
     def _as_asked(self, rendered: _Text, tokens: _Tokens) -> _Tokens:
         r"""The tokens, divided where the model is asked to speak.
 
-        A vocabulary may join the white space that ends the question of a chat, but not
-        where an answer follows it at once: GPT-2's makes one token of the two line
-        ends in ``assistant\n\n``, and two before a word. What is trained has to
-        continue the ids that a chat continues.
+        Some vocabularies encode white space at the end of a text as one token, and as
+        several where a word follows: GPT-2's do so with the two line ends of
+        ``assistant\n\n``. An answer has to be trained behind the ids of the prompt
+        that a chat will give, which ends there.
         """
         for place in reversed(rendered.places or []):
             if place.asked:
