@@ -27,7 +27,8 @@ from lumina.infer.graph_files import (
     write_graph,
 )
 from lumina.infer.load import filled_network
-from lumina.infer.small_loss import OnRows, SmallLoss, measure_small
+from lumina.infer.small_loss import SmallLoss, measure_small
+from lumina.measure.held_out import OnRows
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 from lumina.state.durable import free_bytes, sha256_of, write_file

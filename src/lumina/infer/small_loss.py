@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lumina.data.packing import pack
 from lumina.data.prepare import fit_rows, prepare
 from lumina.data.store import TokenStore
-from lumina.data.stream import eval_batches
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.load import filled_network, find_device
-from lumina.measure.held_out import held_out_loss
-from lumina.model.interface import Batch
-from lumina.model.network import Network
+from lumina.measure.held_out import OnRows, loss_of_text
 from lumina.state.weights import Weights, open_weights
-
-OnRows = Callable[[int, int], None]
-"""Told before every batch: rows done, and rows in all."""
-
-BATCH_TOKENS = 16384
-"""Positions of a forward pass."""
 
 ROWS, LENGTH = 8, 128
 """Most rows and tokens that logits are compared on."""
@@ -90,10 +79,9 @@ def measure_small(
     difference = (before - after).abs()
     perplexity = None
     if store is not None:
-        parts = len(pack(store, length))
         first, second = (
-            _perplexity(network, store, length, _part(on_rows, number, parts))
-            for number, network in enumerate(networks)
+            loss_of_text(network, store, length, on_rows=_part(on_rows, n)).perplexity
+            for n, network in enumerate(networks)
         )
         perplexity = first, second
     return SmallLoss(
@@ -105,27 +93,11 @@ def measure_small(
     )
 
 
-def _part(on_rows: OnRows | None, number: int, rows: int) -> OnRows | None:
+def _part(on_rows: OnRows | None, number: int) -> OnRows | None:
     """Progress of one of the two models as progress of both."""
     if on_rows is None:
         return None
-    return lambda done, _: on_rows(number * rows + done, 2 * rows)
-
-
-def _perplexity(
-    network: Network, store: TokenStore, length: int, on_rows: OnRows | None
-) -> float:
-    """Of every token of the text that bears loss."""
-    size = max(BATCH_TOKENS // length, 1)
-
-    def batches() -> Iterator[Batch]:
-        for number, batch in enumerate(eval_batches(store, length, size)):
-            if on_rows is not None:
-                on_rows(number * size, 0)
-            yield batch
-
-    device = next(network.parameters()).device
-    return held_out_loss(network, batches(), device=device).perplexity
+    return lambda done, rows: on_rows(number * rows + done, 2 * rows)
 
 
 def _rows(weights: Weights, store: TokenStore | None) -> torch.Tensor:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from lumina.config import Config
 from lumina.data.files import find_files
-from lumina.data.packing import pack
 from lumina.data.prepare import OnEvent, Prepared, fit_rows, prepare
-from lumina.data.stream import eval_batches
 from lumina.errors import LuminaError
 from lumina.infer.load import (
     Model,
@@ -23,17 +21,11 @@ from lumina.infer.load import (
     load_weights,
     with_tokenizer,
 )
-from lumina.measure.held_out import held_out_loss
-from lumina.model.interface import Batch
+from lumina.measure.held_out import HeldOut, OnRows, loss_of_text
 from lumina.model.network import Network
 from lumina.state.weights import Weights, Which, open_weights
 
-BATCH_TOKENS = 16384
-"""Positions of a forward pass where no batch size is asked for."""
-
 LossOn = Literal["assistant", "all"]
-OnRows = Callable[[int, int], None]
-"""Told before every batch: rows done, and rows in all."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +150,8 @@ def evaluate(
     prepared = prepare(config, tokenizer=tokenizer, on_event=_without_split(on_event))
     _check_data(prepared, network)
     prepared = fit_rows(prepared, config, length, on_event=_without_split(on_event))
-    size = batch_size or max(BATCH_TOKENS // length, 1)
-    return _measured(network, prepared, named, length, size, on_rows)
+    outcome = loss_of_text(network, prepared.train, length, batch_size, on_rows)
+    return _evaluation(outcome, prepared, named, length)
 
 
 def _long_conversations(settings: dict[str, Any]) -> Any:
@@ -235,27 +227,11 @@ def _check_data(prepared: Prepared, network: Network) -> None:
         )
 
 
-def _measured(
-    network: Network,
-    prepared: Prepared,
-    named: str,
-    length: int,
-    size: int,
-    on_rows: OnRows | None,
+def _evaluation(
+    outcome: HeldOut, prepared: Prepared, named: str, length: int
 ) -> Evaluation:
-    """The held-out loss of all rows."""
+    """What was measured, with what it was measured on."""
     store, stats = prepared.train, prepared.stats
-
-    rows = len(pack(store, length))
-
-    def batches() -> Iterator[Batch]:
-        for number, batch in enumerate(eval_batches(store, length, size)):
-            if on_rows is not None:
-                on_rows(number * size, rows)
-            yield batch
-
-    device = next(network.parameters()).device
-    outcome = held_out_loss(network, batches(), device=device)
     bits = store.bits_per_byte(outcome.loss)
     return Evaluation(
         model=named,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lumina.assemble.ranks import Ranks
+from lumina.data.packing import pack
+from lumina.data.store import TokenStore
+from lumina.data.stream import eval_batches
 from lumina.model.interface import Batch
 from lumina.objective.multi_task import TASK_STATISTICS
 
 Score = Callable[[NDArray[np.uint8], NDArray[np.float32]], dict[str, float]]
 """From the answers [R, S] and halting logits [R] of all rows to shares."""
 
+
+OnRows = Callable[[int, int], None]
+"""Told before every batch: rows done, and rows in all."""
+
+BATCH_TOKENS = 16384
+"""Positions of a forward pass where no batch size is asked for."""
 
 _ASK_EVERY = 4
 """Batches between two questions to the other ranks; each is a small exchange."""
@@ -156,3 +165,32 @@ def _by_name(
         for name, (loss, tokens, _) in zip(names, statistics.tolist(), strict=True)
         if tokens
     }
+
+
+def loss_of_text(
+    network: nn.Module,
+    store: TokenStore,
+    length: int,
+    size: int | None = None,
+    on_rows: OnRows | None = None,
+) -> HeldOut:
+    """The loss of every token of a text that bears loss, on the network's device.
+
+    Args:
+        network: in evaluation mode or not; as for `held_out_loss`.
+        store: the text.
+        length: positions of a row.
+        size: rows of a batch; None: as many as `BATCH_TOKENS` allows.
+        on_rows: told before every batch: rows done, and rows in all.
+    """
+    rows = len(pack(store, length))
+    size = size or max(BATCH_TOKENS // length, 1)
+
+    def batches() -> Iterator[Batch]:
+        for number, batch in enumerate(eval_batches(store, length, size)):
+            if on_rows is not None:
+                on_rows(number * size, rows)
+            yield batch
+
+    device = next(network.parameters()).device
+    return held_out_loss(network, batches(), device=device)
