@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lumina.batch import Batch
 from lumina.data.arc import prepare_arc
-from lumina.model.interface import Batch
 from sudoku import Run, add_options, report, train
 
 SETS = ("training", "concept", "evaluation")

@@ -126,8 +126,8 @@ def measure(name: str) -> dict[str, Any]:
 
     from lumina.assemble.assemble import assemble
     from lumina.assemble.ranks import Ranks
+    from lumina.batch import Batch
     from lumina.data.stream import Cursor, StepBatches
-    from lumina.model.interface import Batch
     from lumina.train.step import train_step
 
     plan = plan_of(name)

@@ -42,6 +42,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lumina.batch import Batch
 from lumina.data.puzzles import PuzzleStore
 from lumina.data.sudoku import (
     DRAWS,
@@ -51,7 +52,6 @@ from lumina.data.sudoku import (
     solve,
 )
 from lumina.model.hrm import Carry
-from lumina.model.interface import Batch
 from lumina.model.network import Network, build_network
 from lumina.model.spec import HrmSpec, ModelSpec
 from lumina.optim.adamw import Slot

@@ -152,7 +152,7 @@ def random_batch(vocab: int, seed: int) -> Any:
     """Rows of one document each, on the GPU."""
     import torch
 
-    from lumina.model.interface import Batch
+    from lumina.batch import Batch
 
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, vocab, (MICRO_BATCH, SEQUENCE + 1), generator=generator)

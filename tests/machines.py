@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lumina.config import Config
-from lumina.observe.hardware import DTYPES, peak_flops
 from lumina.plan.environment import Environment
+from lumina.plan.hardware import DTYPES, peak_flops
 from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lumina.model.interface import IGNORE, Batch
+from lumina.batch import IGNORE, Batch
 from lumina.model.spec import ModelSpec
 
 

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lumina
-from lumina.model.attention import Attention, BlockContext
-from lumina.model.interface import IGNORE, Batch, LossSums, Output
+from lumina.batch import IGNORE, Batch
+from lumina.model.attention import Attention
+from lumina.model.context import BlockContext
+from lumina.model.interface import LossSums, Output
 from lumina.model.layers import Embedding, FeedForward, Linear, RMSNorm
+from lumina.model.objective.language_model import LanguageModelObjective
 from lumina.model.spec import ModelSpec
-from lumina.objective.language_model import LanguageModelObjective
 
 
 @lumina.register_feedforward(

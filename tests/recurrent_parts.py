@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lumina
-from lumina.model.attention import BlockContext
+from lumina.model.context import BlockContext
 from lumina.model.layers import Linear, RMSNorm
 from lumina.model.spec import ModelSpec
 

@@ -8,7 +8,8 @@ import os
 
 import torch
 
-from lumina.state.state import State, TensorInfo
+from lumina.model.tensors import TensorInfo
+from lumina.state.state import State
 
 
 def make_state(step, rows=16, parts=("model", "optimizer")):

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 import lumina
 from infer.networks import tiny, write_run
+from lumina.batch import IGNORE, Batch
 from lumina.cli.main import main
 from lumina.data.tokenizer import Tokenizer
 from lumina.infer.generate import generate
-from lumina.model.interface import IGNORE, Batch
 from lumina.model.network import build_network
 from lumina.model.spec import HrmSpec, ModSpec, MoeSpec, MorSpec, TaskSpec
 from lumina.state.huggingface import export_folder
@@ -50,7 +50,7 @@ def test_dir_lists_the_public_names_and_needs_no_torch():
         "assert {'Config', 'chat', 'evaluate', 'generate'} <= set(dir(lumina))\n"
         "lumina.Config.load\n"
         "assert 'torch' not in sys.modules\n"
-        "import lumina.measure.files, lumina.infer.chat, lumina.infer.generate\n"
+        "import lumina.infer.evaluate, lumina.infer.chat, lumina.infer.generate\n"
         "for name in lumina.__all__: assert callable(getattr(lumina, name)), name\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True)

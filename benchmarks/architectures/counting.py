@@ -22,7 +22,7 @@ def executed_flops_per_token(spec: Any, rows: int = 2) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from lumina.model.interface import Batch
+    from lumina.batch import Batch
     from lumina.model.network import build_network
 
     network = build_network(spec, attention="varlen", device="cuda").train()

@@ -49,8 +49,8 @@ def step_batches(rows: Any) -> Any:
     """[B, S + 1] token rows as the data of a step."""
     import torch
 
+    from lumina.batch import Batch
     from lumina.data.stream import Cursor, StepBatches
-    from lumina.model.interface import Batch
 
     ids = torch.as_tensor(rows.astype("int64")).pin_memory()
     batch = Batch.from_rows(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())

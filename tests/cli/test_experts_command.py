@@ -157,8 +157,8 @@ def test_attached_is_the_trained_model_and_detached_is_the_base(made, tmp_path):
     "MOD-25: goal text store, link expert to goal",
 )
 def test_goals_bias_routing(made, tmp_path, capsys):
+    from lumina.batch import Batch
     from lumina.infer.goals import lean_towards
-    from lumina.model.interface import Batch
     from lumina.state.expert_registry import Registry
 
     where = ("--expert-registry", made / "registry")

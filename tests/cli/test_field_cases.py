@@ -19,13 +19,13 @@ import torch
 import lumina
 from foreign_tokenizers import foreign_tokenizer
 from infer.networks import tiny, write_run
+from lumina.batch import IGNORE
 from lumina.cli.main import main
 from lumina.config import Config
 from lumina.data.prepare import prepare
 from lumina.data.stream import BatchStream, Cursor
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError, shell_path
-from lumina.model.interface import IGNORE
 from tiny_runs import Runs
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from lumina.cli.main import main
 from lumina.config import ConfigPresets
-from lumina.observe.metrics import MetricsLog
+from lumina.state.metrics import MetricsLog
 from lumina.state.run_directory import RunDirectory
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data.arc import ArcStore, ArcTests, Forms, prepare_arc
 from lumina.data.arc_rows import CELLS, Grids, grid_of
@@ -18,7 +19,6 @@ from lumina.data.order import EMPTY
 from lumina.data.puzzles import PuzzleStream, prepare_puzzles
 from lumina.data.stream import Cursor
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE
 from tiny_arc import task, write
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "puzzles" / "arc_agi"

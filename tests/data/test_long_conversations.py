@@ -13,6 +13,7 @@ import pytest
 
 from chat_templates import folder_with
 from data.test_chat_template import NO_SYSTEM, TEMPLATES
+from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data.long_conversations import Long, Piece, divide
 from lumina.data.packing import pack
@@ -22,7 +23,6 @@ from lumina.data.stream import BatchStream, Cursor
 from lumina.data.tasks import fit_task_rows, prepare_tasks
 from lumina.data.tokenizer import END_OF_TURN, MARKERS, Tokenizer
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE
 
 WORDS = ["fox", "dog", "wood", "lake", "the", "over", "jumps", "quick", "été", "11"]
 

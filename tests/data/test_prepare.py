@@ -14,13 +14,13 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data import documents, tokenise
 from lumina.data import prepare as module
 from lumina.data.prepare import Prepared, prepare
 from lumina.data.stream import BatchStream, Cursor
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data.puzzles import PuzzleStore, PuzzleStream, eval_puzzles, prepare_puzzles
 from lumina.data.stream import Cursor
 from lumina.data.sudoku import DRAWS, augment, invariants, solve
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE
 
 SOLVED = (
     "483921657967345821251876493548132976729564138136798245372689514814253769695417382"

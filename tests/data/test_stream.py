@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lumina.batch import IGNORE, Batch
 from lumina.data.packing import pack
 from lumina.data.store import StoreWriter, TokenStore
 from lumina.data.stream import (
@@ -21,7 +22,6 @@ from lumina.data.stream import (
     eval_batches,
 )
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE, Batch
 
 WIDTH = 16
 

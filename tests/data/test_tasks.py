@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from foreign_tokenizers import foreign_tokenizer
+from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data.order import Cursor
 from lumina.data.store import StoreWriter, TokenStore
@@ -23,7 +24,6 @@ from lumina.data.task_stream import (
 from lumina.data.tasks import TaskStores, prepare_tasks
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE
 
 WIDTH = 16
 DOCUMENTS = {"code": 30, "prose": 12, "talk": 5}

@@ -11,10 +11,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from infer.networks import tiny
+from lumina.batch import Batch
 from lumina.infer.cache import KVCache
 from lumina.infer.generate import Decoding
 from lumina.infer.sampling import Sampling
-from lumina.model.interface import Batch
 from lumina.model.registry import load_plugins
 from lumina.model.spec import PartsSpec
 from lumina.plan.count import count_parameters

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lumina.batch import Batch
 from lumina.infer.goals import lean_towards
-from lumina.model.interface import Batch
 from lumina.model.moe import routed_layers
 from lumina.model.network import build_network
 from lumina.model.spec import MoeSpec

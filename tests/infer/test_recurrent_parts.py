@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from infer.networks import tiny
+from lumina.batch import Batch
 from lumina.infer.cache import KVCache
 from lumina.infer.chat import ChatSession
 from lumina.infer.generate import Decoding
 from lumina.infer.sampling import Sampling
-from lumina.model.interface import Batch
 from lumina.model.registry import load_plugins
 from lumina.model.spec import PartsSpec
 from tiny_runs import Runs

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lumina import Trainer
+from lumina.batch import IGNORE
 from lumina.measure.held_out import held_out_loss
-from lumina.model.interface import IGNORE
 from lumina.train import loop
 from training import column
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lumina.model.interface import Batch
+from lumina.batch import Batch
 from lumina.model.logical import logical_parts
 from lumina.model.network import build_network
 from lumina.model.spec import MoeSpec

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lumina.batch import Batch
 from lumina.infer.cache import KVCache
-from lumina.model.interface import Batch
 from lumina.model.network import build_network
 from lumina.model.spec import ModSpec, MoeSpec, MorSpec
 from networks import packed_batch, random_ids, shifted, tiny_spec
@@ -379,7 +379,8 @@ def test_each_capacity_is_compiled_once_and_whole():
 @pytest.mark.parametrize("holes", [False, True])
 def test_segments_of_chosen_tokens_are_their_documents(holes):
     """For the variable-length kernel: what it lets see, against a mask of documents."""
-    from lumina.model.chosen import Tokens, segments
+    from lumina.model.context import Tokens
+    from lumina.model.subset_context import segments
     from lumina.ops.depth.selection import top_places, wanted_first
 
     batch = packed_batch([[10, 8], [24], [3, 1, 9], [24]], 24)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import lumina
+from lumina.batch import Batch
 from lumina.errors import LuminaError
 from lumina.infer.generate import Decoding, new_cache
 from lumina.infer.sampling import Sampling
-from lumina.model.interface import Batch
 from lumina.model.logical import tensor_info
 from lumina.model.network import build_network
 from lumina.plan.count import count_parameters

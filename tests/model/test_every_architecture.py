@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lumina.batch import Batch
 from lumina.infer.cache import KVCache
 from lumina.infer.generate import Decoding
 from lumina.infer.sampling import Sampling
-from lumina.model.interface import Batch, LossSums
+from lumina.model.interface import LossSums
 from lumina.model.network import Network, build_network
 from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec
 from lumina.train.auxiliary import loss_terms

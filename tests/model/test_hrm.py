@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lumina.batch import IGNORE, Batch
 from lumina.model.hrm import Carry, HierarchicalReasoner
-from lumina.model.interface import IGNORE, Batch
 from lumina.model.network import Network, build_network
 from lumina.model.spec import HrmSpec, ModelSpec
 

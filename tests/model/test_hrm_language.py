@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lumina.batch import IGNORE, Batch
 from lumina.infer.cache import KVCache
 from lumina.infer.generate import Decoding
 from lumina.infer.sampling import Sampling
-from lumina.model.interface import IGNORE, Batch
 from lumina.model.network import Network, build_network
 from lumina.model.spec import HrmSpec
 from networks import packed_batch, random_ids, shifted, tiny_spec

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import lumina
+from lumina.batch import Batch
 from lumina.cli.options import add_config_options, config_from_args
 from lumina.cli.parsing import Parser, parse
-from lumina.model.interface import Batch
 
 EXPERTS = 16
 ROUTED = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lumina
-from lumina.model.interface import Batch
+from lumina.batch import Batch
 from lumina.model.moe import routed_layers
 
 MOE = {"use_moe": True, "num_experts": 4, "moe_top_k": 2, "vocab_size": 96}

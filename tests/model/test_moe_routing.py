@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import lumina
-from lumina.model.interface import Batch
+from lumina.batch import Batch
 from lumina.model.moe import LIVE_BUFFERS, MoeFeedForward
 from lumina.model.network import build_network
 from lumina.model.spec import MoeSpec

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import lumina
+from lumina.batch import Batch
 from lumina.infer.cache import KVCache
-from lumina.model.interface import Batch
 from lumina.model.network import Network, build_network
 from lumina.model.spec import MoeSpec
 from networks import packed_batch, random_ids, shifted, tiny_spec

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lumina.model.interface import Batch
+from lumina.batch import Batch
 from lumina.model.network import Network, build_network
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.huggingface.formats import FORMATS

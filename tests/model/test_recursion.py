@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lumina.batch import Batch
 from lumina.infer.cache import KVCache
-from lumina.model.interface import Batch
 from lumina.model.network import build_network
 from lumina.model.spec import ModSpec, MoeSpec, MorSpec
 from lumina.ops.attention.reference import attention

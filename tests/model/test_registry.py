@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import lumina
+from lumina.batch import Batch
 from lumina.config import Config
 from lumina.errors import LuminaError
-from lumina.model.interface import Batch
 from lumina.model.layers import Embedding, FeedForward, Linear, RMSNorm
 from lumina.model.logical import tensor_info
 from lumina.model.network import build_network

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from lumina.batch import IGNORE, Batch
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE, Batch
 from lumina.model.network import build_network
 from lumina.model.spec import ModSpec, MoeSpec
 from lumina.ops.attention.dispatch import Pattern

@@ -16,12 +16,12 @@ from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.observe import curves
-from lumina.observe.events import EventLog
 from lumina.observe.findings import find
-from lumina.observe.metrics import MetricsLog, read_metrics
 from lumina.observe.report import write_report
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore
+from lumina.state.events import EventLog
+from lumina.state.metrics import MetricsLog, read_metrics
 from lumina.state.run_directory import RunDirectory
 from states import make_state
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lumina.model.interface import Batch
+from lumina.batch import Batch
 from lumina.ops.attention import dispatch, flash3
 from lumina.ops.attention.dispatch import attend, make_pattern
 from networks import packed_batch

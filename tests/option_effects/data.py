@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from lumina.batch import IGNORE
 from lumina.data.stream import StepBatches
 from lumina.data.tokenizer import Tokenizer
-from lumina.model.interface import IGNORE
 from option_effects import shows
 from tiny_runs import Program, Runs, same, seen, story, write_conversations
 

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from lumina.assemble.assemble import assemble
 from lumina.assemble.checkpointing import checkpoint_blocks
+from lumina.batch import Batch
 from lumina.config import Config
-from lumina.model.interface import Batch
 from lumina.model.network import build_network
 from lumina.plan.count import count_parameters
 from lumina.plan.memory import COMPONENTS, Layout, estimate, state_bytes

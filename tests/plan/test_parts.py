@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import lumina
+from lumina.batch import Batch
 from lumina.config import Config
 from lumina.errors import LuminaError
-from lumina.model.interface import Batch
 from lumina.model.network import build_network
 from lumina.model.registry import load_plugins
 from lumina.model.spec import ModelSpec

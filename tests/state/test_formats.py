@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lumina.batch import Batch
 from lumina.errors import LuminaError
-from lumina.model.interface import Batch
 from lumina.model.network import build_network
 from lumina.model.spec import HrmSpec, MoeSpec
 from lumina.state.huggingface import export_folder, import_folder

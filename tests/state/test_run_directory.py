@@ -9,8 +9,8 @@ import time
 import pytest
 
 from lumina.errors import LuminaError
-from lumina.observe.metrics import MetricsLog, read_metrics
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
+from lumina.state.metrics import MetricsLog, read_metrics
 from lumina.state.run_directory import RunDirectory
 from states import assert_state_is, make_state, start, unprivileged
 

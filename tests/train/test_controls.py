@@ -11,7 +11,7 @@ from lumina import Config, Trainer
 from lumina.assemble.assemble import Progress, assemble
 from lumina.errors import LuminaError
 from lumina.state.reader import latest_good, open_checkpoint
-from lumina.train import applying
+from lumina.train import apply_change as applying
 from lumina.train.controls import Change
 from programs import tiny_plan
 from training import column, events, in_processes, rows

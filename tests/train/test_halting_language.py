@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lumina.batch import Batch
 from lumina.cli.main import main
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.infer.load import load
-from lumina.model.interface import Batch
 from lumina.model.network import build_network
 from lumina.plan.count import count_parameters
 from lumina.plan.flops import flops_per_token

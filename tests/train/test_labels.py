@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data.prepare import prepare
 from lumina.data.stream import BatchStream, Cursor
-from lumina.model.interface import IGNORE
 from training import MOE, Trainings, events, final_tensors, rows, words
 
 FLAGS = words(

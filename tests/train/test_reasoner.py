@@ -156,7 +156,7 @@ def test_the_plan_counts_what_is_built(preset: str) -> None:
 def test_counted_operations_are_the_executed_ones() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    from lumina.model.interface import Batch
+    from lumina.batch import Batch
 
     for variant in ("hrm", "trm"):
         spec = resolve_spec(
@@ -181,7 +181,7 @@ def test_counted_operations_are_the_executed_ones() -> None:
 
 @pytest.mark.parametrize("variant", ["hrm", "trm"])
 def test_estimated_activations_are_those_kept_or_a_little_more(variant: str) -> None:
-    from lumina.model.interface import Batch
+    from lumina.batch import Batch
     from lumina.plan.memory import Layout, estimate
 
     spec = resolve_spec(

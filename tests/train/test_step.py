@@ -9,8 +9,8 @@ import torch
 
 from lumina.assemble.assemble import Progress, StateSource, assemble, capture
 from lumina.assemble.ranks import Ranks
+from lumina.batch import IGNORE
 from lumina.data.stream import Cursor
-from lumina.model.interface import IGNORE
 from lumina.train.step import SCALARS, train_step
 from programs import conversations, stream_of, take_steps, tiny_plan
 

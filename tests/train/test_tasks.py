@@ -14,8 +14,8 @@ import lumina
 from lumina.cli.main import main
 from lumina.errors import LuminaError
 from lumina.model.network import build_network
+from lumina.model.objective.multi_task import LOSSES
 from lumina.model.spec import TaskSpec
-from lumina.objective.multi_task import LOSSES
 from lumina.optim.task_weights import TaskWeights
 from lumina.plan.count import count_parameters
 from lumina.plan.flops import flops_per_token

@@ -30,6 +30,7 @@ from lumina.model.carry_protocol import Carry
 from lumina.model.logical import Parts, logical_parts, tensor_info
 from lumina.model.moe import routed_layers
 from lumina.model.network import Network, build_network
+from lumina.model.tensors import TensorInfo
 from lumina.ops.attention import flash3
 from lumina.optim.adamw import AdamW, Slot, local
 from lumina.optim.atan2 import AdamATan2
@@ -39,7 +40,6 @@ from lumina.optim.sign_sgd import SignSGD
 from lumina.optim.task_weights import TaskWeights
 from lumina.plan.kernels import kernel_family
 from lumina.plan.plan import Plan
-from lumina.state.state import TensorInfo
 
 DTYPES = {
     "float32": torch.float32,
@@ -49,7 +49,7 @@ DTYPES = {
 
 
 @dataclass
-class Live:
+class Adjustable:
     """Device scalars a step reads: what changes without assembling again.
 
     Attributes:
@@ -126,7 +126,7 @@ class Program:
             enabled=self.compute_dtype == torch.float16, device=self.device
         )
         scalar = torch.zeros((), dtype=torch.float32, device=self.device)
-        self.live = Live(
+        self.live = Adjustable(
             learning_rate=scalar.clone(),
             max_grad_norm=scalar.clone().fill_(plan.max_grad_norm),
             weight_decay=plan.weight_decay,

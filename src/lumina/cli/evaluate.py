@@ -16,7 +16,7 @@ from lumina.cli.answering import (
 from lumina.cli.streams import output_is_unicode
 
 if TYPE_CHECKING:
-    from lumina.measure.files import Evaluation
+    from lumina.infer.evaluate import Evaluation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the result."""
-    from lumina.measure.files import evaluate
+    from lumina.infer.evaluate import evaluate
     from lumina.model.registry import load_plugins
 
     load_plugins(args.plugins)

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lumina.batch import IGNORE
 from lumina.data.arc_rows import CELLS, VOCABULARY, Grids, grid_of
 from lumina.data.arc_tasks import (
     COLOURS,
@@ -31,7 +32,6 @@ from lumina.data.arc_tasks import (
 from lumina.data.files import find_files
 from lumina.data.order import EMPTY, permutation
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE
 
 FORMATS = {".json": "arc"}
 ATTEMPTS = 2

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lumina.batch import IGNORE, Batch
 from lumina.data.packing import Packing
 from lumina.data.store import TokenStore
-from lumina.model.interface import IGNORE, Batch
 
 Ints = NDArray[np.int64]
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lumina.batch import IGNORE, Batch
 from lumina.data.arc import FORMATS as ARC_FORMATS
 from lumina.data.arc import ArcStore, ArcTests, prepare_arc
 from lumina.data.cache import build_once, cache_root
@@ -36,7 +37,6 @@ from lumina.data.sudoku import (
     solve,
 )
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE, Batch
 
 if TYPE_CHECKING:
     from lumina.config import Config

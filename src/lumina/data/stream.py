@@ -18,13 +18,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lumina.batch import Batch
 from lumina.data.batches import BatchMaker
 from lumina.data.order import EMPTY, RowOrder, Shuffle, Taken, permutation
 from lumina.data.order import Cursor as Cursor  # what a step is asked for by
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.errors import LuminaError
-from lumina.model.interface import Batch
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lumina.batch import Batch
 from lumina.data.batches import BatchMaker
 from lumina.data.order import EMPTY, RowOrder, Sequenced, Shuffle, Taken, Turns
 from lumina.data.packing import pack
 from lumina.data.stream import Read, RowStream, eval_batches
 from lumina.data.tasks import TaskStores
 from lumina.errors import LuminaError
-from lumina.model.interface import Batch
 
 Ints = NDArray[np.int64]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lumina.infer.chosen import ChosenKeys
+from lumina.infer.subset_cache import ChosenKeys
 
 SMALLEST = 64
 """Columns allocated at first when nothing is said."""

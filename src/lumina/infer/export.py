@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lumina.data.tokenizer import Tokenizer
+from lumina.durable import free_bytes, sha256_of, write_file
 from lumina.errors import LuminaError
 from lumina.infer.graph import Graph, past_shapes, require_graph
 from lumina.infer.graph_files import (
@@ -31,7 +32,6 @@ from lumina.infer.small_loss import SmallLoss, measure_small
 from lumina.measure.held_out import OnRows
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
-from lumina.state.durable import free_bytes, sha256_of, write_file
 from lumina.state.heads import one_task
 from lumina.state.huggingface import export_folder
 from lumina.state.huggingface.configuration import config_of

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lumina.batch import Batch
 from lumina.errors import LuminaError
-from lumina.model.interface import Batch
 from lumina.model.moe import MoeFeedForward
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec

@@ -14,7 +14,7 @@ from lumina.model.logical import Parts
 from lumina.model.moe import MoeFeedForward, routed_layers
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
-from lumina.state.weights import SmallWeights
+from lumina.state.weights import Int8Weights
 
 
 class Int8Linear(nn.Module):
@@ -63,7 +63,7 @@ class SmallLayers:
 
     Args:
         network: whose layers are replaced.
-        source: its weights; nothing is replaced unless they are `SmallWeights`.
+        source: its weights; nothing is replaced unless they are `Int8Weights`.
         parts: the fused parameters of the network, as it was.
 
     Attributes:
@@ -73,7 +73,7 @@ class SmallLayers:
     def __init__(self, network: Network, source: Any, parts: dict[str, Parts]) -> None:
         self._network = network
         self._parts = parts
-        self._int8 = source.int8 if isinstance(source, SmallWeights) else {}
+        self._int8 = source.int8 if isinstance(source, Int8Weights) else {}
         self.scales: dict[str, str] = {}
         for name, _ in list(network.named_parameters()):
             if self._int8.keys() >= set(logical_names(name, parts)):

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lumina.assemble.ranks import Ranks
+from lumina.batch import Batch
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.data.stream import eval_batches
-from lumina.model.interface import Batch
-from lumina.objective.multi_task import TASK_STATISTICS
+from lumina.model.objective.multi_task import TASK_STATISTICS
 
 Score = Callable[[NDArray[np.uint8], NDArray[np.float32]], dict[str, float]]
 """From the answers [R, S] and halting logits [R] of all rows to shares."""

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from lumina.assemble.ranks import Ranks
+from lumina.batch import Batch
 from lumina.measure.held_out import held_out_loss
-from lumina.model.interface import Batch
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 

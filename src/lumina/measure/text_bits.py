@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from lumina.batch import IGNORE, Batch
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE, Batch
 from lumina.model.network import Network
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina.model.attention import BlockContext, build_attention
+from lumina.model.attention import build_attention
+from lumina.model.context import BlockContext
 from lumina.model.layers import FeedForward, RMSNorm
 from lumina.model.spec import ModelSpec
 

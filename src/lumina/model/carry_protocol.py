@@ -15,7 +15,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lumina.model.interface import Batch, Output
+from lumina.batch import Batch
+from lumina.model.interface import Output
 
 
 class Carry(Protocol):

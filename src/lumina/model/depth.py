@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina.model.attention import BlockContext
+from lumina.batch import IGNORE
 from lumina.model.block import Block
-from lumina.model.chosen import narrow
-from lumina.model.interface import IGNORE
+from lumina.model.context import BlockContext
 from lumina.model.moe import Router
 from lumina.model.spec import ModelSpec
+from lumina.model.subset_context import narrow
 from lumina.ops.depth.scoring import token_scores
 from lumina.ops.depth.selection import (
     Places,

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lumina.model.attention import BlockContext
-from lumina.model.interface import IGNORE, Batch, Output
+from lumina.batch import IGNORE, Batch
+from lumina.model.context import BlockContext
+from lumina.model.interface import Output
 from lumina.model.layers import Embedding
 from lumina.model.puzzle_vectors import PuzzleVectors
 from lumina.model.reasoning import HaltingHead, ReasoningBlock, updates
@@ -63,7 +64,7 @@ class Carry:
 
 
 @dataclass
-class Thought(Output):
+class PuzzleOutput(Output):
     """An `Output` with what the halting head said.
 
     Attributes:
@@ -113,7 +114,7 @@ class HierarchicalReasoner(nn.Module):
 
     def forward(
         self, batch: Batch, carry: Carry | None = None, cache: Any = None
-    ) -> Thought:
+    ) -> PuzzleOutput:
         """One segment in training; in evaluation all of them, from the beginning.
 
         Args:
@@ -164,7 +165,7 @@ class HierarchicalReasoner(nn.Module):
             puzzle_ids=torch.where(new, fresh, carry.puzzle_ids),
         )
 
-    def _train_segment(self, batch: Batch, carry: Carry) -> Thought:
+    def _train_segment(self, batch: Batch, carry: Carry) -> PuzzleOutput:
         now = self._refill(carry, batch)
         vectors = self.puzzle_embedding(now.puzzle_ids)
         embedded, context = self._embed(now, vectors), self._context(now)
@@ -178,7 +179,7 @@ class HierarchicalReasoner(nn.Module):
             halted = self._halted(q_halt, q_continue, steps, batch.uniforms)
             if self.hrm.variant == "hrm" and self.hrm.halt_max_steps > 1:
                 target = self._target(states, embedded, context, last)
-        return Thought(
+        return PuzzleOutput(
             hidden=z_h[:, PREFIX:],
             carry=Carry(
                 z_h=states[0],
@@ -196,7 +197,7 @@ class HierarchicalReasoner(nn.Module):
             vectors=vectors,
         )
 
-    def _all_segments(self, batch: Batch) -> Thought:
+    def _all_segments(self, batch: Batch) -> PuzzleOutput:
         """The full number of segments, whatever the halting head says."""
         now = self._refill(self.empty_carry(batch), batch)
         vectors = self.puzzle_embedding(now.puzzle_ids)
@@ -205,7 +206,7 @@ class HierarchicalReasoner(nn.Module):
         for _ in range(self.hrm.halt_max_steps):
             z_h, z_l = self.segment(z_h.detach(), z_l.detach(), embedded, context)
         q_halt, q_continue = self.halting(z_h[:, 0])
-        return Thought(
+        return PuzzleOutput(
             hidden=z_h[:, PREFIX:],
             labels=now.labels,
             q_halt=q_halt,

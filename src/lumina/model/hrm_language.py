@@ -19,9 +19,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lumina.model.attention import Attention, BlockContext
+from lumina.batch import Batch
+from lumina.model.attention import Attention
 from lumina.model.cache_protocol import Cache
-from lumina.model.interface import Batch, Output
+from lumina.model.context import BlockContext
+from lumina.model.interface import Output
 from lumina.model.layers import Embedding
 from lumina.model.reasoning import HaltingHead, ReasoningBlock, updates
 from lumina.model.spec import HrmSpec, ModelSpec
@@ -31,7 +33,7 @@ from lumina.ops.rotary.reference import frequencies, tables
 
 
 @dataclass
-class Thoughts(Output):
+class HaltingOutput(Output):
     """An `Output` whose `hidden` is each token's z_H where it halted.
 
     Attributes:
@@ -126,7 +128,7 @@ class LanguageReasoner(nn.Module):
 
     def forward(
         self, batch: Batch, carry: None = None, cache: Cache | None = None
-    ) -> Thoughts:
+    ) -> HaltingOutput:
         """All segments.
 
         Args:
@@ -142,7 +144,7 @@ class LanguageReasoner(nn.Module):
             return self._skipping(e_bsd, context, cache)
         return self._whole(e_bsd, context)
 
-    def _whole(self, e_bsd: Tensor, context: BlockContext) -> Thoughts:
+    def _whole(self, e_bsd: Tensor, context: BlockContext) -> HaltingOutput:
         """Whole rows. Shapes never change, so halted tokens are computed in vain."""
         z_h, z_l = (self._first(name, e_bsd) for name in ("h_init", "l_init"))
         active = context.valid
@@ -162,7 +164,7 @@ class LanguageReasoner(nn.Module):
             active = active & ~self._halted(q_halt, q_continue, segment, least)
         states, actives, *qs = zip(*told, strict=True)
         took = torch.stack(actives)
-        return Thoughts(
+        return HaltingOutput(
             hidden=z_h,
             states=torch.stack(states) if self.training else None,
             active=took,
@@ -173,7 +175,7 @@ class LanguageReasoner(nn.Module):
 
     def _skipping(
         self, e_bsd: Tensor, context: BlockContext, cache: Cache | None
-    ) -> Thoughts:
+    ) -> HaltingOutput:
         """Only who has not halted is computed; perhaps behind the tokens of a cache.
 
         The cache keeps a layer for each application in each segment that anybody has
@@ -204,7 +206,7 @@ class LanguageReasoner(nn.Module):
             else:
                 active = active.scatter(1, index_bn, still_bn)
         keys.finish()
-        return Thoughts(z_h, spent=spent)
+        return HaltingOutput(z_h, spent=spent)
 
     @property
     def applications(self) -> int:

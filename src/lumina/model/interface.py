@@ -1,98 +1,14 @@
-"""What goes into a model and what comes out: `Batch`, `Output`, `LossSums`, `Scores`.
+"""What comes out of a model: `Output`, `LossSums`, `Scores`.
 
-Shape suffixes used everywhere: b batch rows, s sequence, d model width, h query
-heads, k key/value heads, e experts, c capacity, v vocabulary, t tokens = b*s.
+The shape suffixes are those of `lumina.batch`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
-
-IGNORE = -100
-"""The label of a position that does not count towards the loss."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch, as it reaches one device.
-
-    Attributes:
-        input_ids: [B, S] int64.
-        labels: [B, S] int64; already shifted for language modelling (the label of
-            position s is the token at s + 1); `IGNORE` where there is no loss.
-        position_ids: [B, S] int64; restart at 0 with every document.
-        document_ids: [B, S] int64; unique and rising within a row, -1 for padding.
-        cu_seqlens: [N + 1] int32, the start of every document in the flattened
-            [B * S] token stream, padded to a fixed length by repeating B * S. Padding
-            positions form documents of their own. Computed on the CPU.
-        max_seqlen: the longest document of the batch, a Python int rounded up so that
-            it takes few distinct values.
-        one_document_rows: every row is exactly one document without padding, so plain
-            causal attention is the same thing as document attention.
-        loss_weights: [B, S] float32 or None (all ones).
-        task_ids: [B] int64 or None; for puzzles, their identifiers.
-        task_rows: rows of each task, for a model of several: the rows stand in the
-            order of the tasks. Python ints, so that a head knows its rows unasked.
-        uniforms: [B, N] float32 in [0, 1) or None: random draws that belong to the
-            rows, so that what a model draws is the same on any split over ranks.
-    """
-
-    input_ids: Tensor
-    labels: Tensor
-    position_ids: Tensor
-    document_ids: Tensor
-    cu_seqlens: Tensor
-    max_seqlen: int
-    one_document_rows: bool = False
-    loss_weights: Tensor | None = None
-    task_ids: Tensor | None = None
-    task_rows: tuple[int, ...] | None = None
-    uniforms: Tensor | None = None
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The same batch on `device`."""
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, for asynchronous copies to a GPU."""
-        pinned: dict[str, Any] = {
-            f.name: value.contiguous().pin_memory()  # expanded ones cannot be pinned
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **pinned)
-
-    @staticmethod
-    def from_rows(input_ids: Tensor, labels: Tensor | None = None) -> Batch:
-        """A batch whose rows are one document each: for generation, tests, probes.
-
-        Args:
-            input_ids: [B, S] int64.
-            labels: [B, S] int64; all `IGNORE` when absent.
-        """
-        rows, length = input_ids.shape
-        device = input_ids.device
-        positions = torch.arange(length, device=device).expand(rows, length)
-        return Batch(
-            input_ids=input_ids,
-            labels=torch.full_like(input_ids, IGNORE) if labels is None else labels,
-            position_ids=positions,
-            document_ids=torch.zeros_like(input_ids),
-            cu_seqlens=torch.arange(
-                0, (rows + 1) * length, length, dtype=torch.int32, device=device
-            ),
-            max_seqlen=length,
-            one_document_rows=True,
-        )
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina.model.attention import BlockContext
+from lumina.model.context import BlockContext
 from lumina.model.layers import Linear, RMSNorm
 from lumina.model.spec import ModelSpec
 from lumina.ops.attention.dispatch import attend

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lumina.model.spec import ModelSpec
-from lumina.state.state import TensorInfo
+from lumina.model.tensors import TensorInfo
 
 if TYPE_CHECKING:
     from lumina.model.network import Network

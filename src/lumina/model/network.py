@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor, nn
 
+from lumina.batch import IGNORE, Batch
 from lumina.errors import LuminaError
 from lumina.model.cache_protocol import Cache
 from lumina.model.initial import initial_value
-from lumina.model.interface import IGNORE, Batch, LossSums, Scores
-from lumina.model.spec import ModelSpec
-from lumina.model.transformer import Transformer
-from lumina.objective.language_model import LanguageModelObjective
-from lumina.objective.multi_task import (
+from lumina.model.interface import LossSums, Scores
+from lumina.model.objective.language_model import LanguageModelObjective
+from lumina.model.objective.multi_task import (
     TASK_STATISTICS,
     MultiTaskObjective,
     task_statistics,
 )
+from lumina.model.spec import ModelSpec
+from lumina.model.transformer import Transformer
 
 if TYPE_CHECKING:
-    from lumina.config import Config
     from lumina.data.tokenizer import Tokenizer
 
 DEFAULT_LOSS_CHUNK_BYTES = 256 * 2**20
@@ -54,13 +54,13 @@ class Network(nn.Module):
         self.objective: Any
         if spec.solves_puzzles:
             from lumina.model.hrm import HierarchicalReasoner
-            from lumina.objective.puzzle import PuzzleObjective
+            from lumina.model.objective.puzzle import PuzzleObjective
 
             self.backbone = HierarchicalReasoner(spec, attention)
             self.objective = PuzzleObjective(spec)
         elif spec.hrm is not None:
             from lumina.model.hrm_language import LanguageReasoner
-            from lumina.objective.halting_language import HaltingLanguageObjective
+            from lumina.model.objective.halting_language import HaltingLanguageObjective
 
             self.backbone = LanguageReasoner(spec, attention)
             self.objective = HaltingLanguageObjective(spec, loss_chunk_bytes)
@@ -332,22 +332,3 @@ def build_network(
         return network.initialise(seed)
     network.reset_buffers()  # some are in no file
     return network
-
-
-def build_model(config: Config) -> Network:
-    """The network a configuration describes, with its initial weights, on the CPU.
-
-    The vocabulary is `vocab_size` where it is set; see `lumina.load` for trained ones.
-    """
-    from lumina.model.registry import load_plugins
-    from lumina.plan.kernels import kernel_family
-    from lumina.plan.shape import resolve_spec
-
-    load_plugins(config.get("plugins"))
-    backend = config.get("attention")
-    return build_network(
-        resolve_spec(config, None),
-        attention="sdpa" if backend == "auto" else kernel_family(backend),
-        loss_chunk_bytes=config.get("loss_chunk_bytes") or DEFAULT_LOSS_CHUNK_BYTES,
-        seed=config.get("seed"),
-    )

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lumina.errors import LuminaError
-from lumina.model.attention import BlockContext
 from lumina.model.block import Block
+from lumina.model.context import BlockContext
 from lumina.model.initial import generator_of
 from lumina.model.registry import Part, held_part
 from lumina.model.spec import ModelSpec
-from lumina.state.state import TensorInfo
+from lumina.model.tensors import TensorInfo
 
 ROLES = ("matrix", "embedding", "head", "norm", "bias", "expert", "router", "buffer")
 

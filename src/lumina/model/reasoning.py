@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina.model.attention import Attention, BlockContext
+from lumina.model.attention import Attention
+from lumina.model.context import BlockContext
 from lumina.model.layers import FeedForward
 from lumina.model.spec import HrmSpec, ModelSpec
 

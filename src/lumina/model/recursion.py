@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina.model.attention import BlockContext
-from lumina.model.chosen import SharedKeys, narrow
+from lumina.model.context import BlockContext
 from lumina.model.moe import Router
 from lumina.model.spec import ModelSpec, MorSpec
+from lumina.model.subset_context import SharedKeys, narrow
 from lumina.ops.depth.scoring import token_scores
 from lumina.ops.depth.selection import (
     Places,

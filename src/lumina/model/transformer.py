@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lumina.batch import Batch
 from lumina.errors import LuminaError
-from lumina.model.attention import BlockContext
 from lumina.model.block import Block
 from lumina.model.cache_protocol import Cache
-from lumina.model.chosen import Tokens
-from lumina.model.interface import Batch, Output
+from lumina.model.context import BlockContext, Tokens
+from lumina.model.interface import Output
 from lumina.model.layers import Embedding, LayerNorm, RMSNorm
 from lumina.model.positions import LearnedPositions, sinusoids
 from lumina.model.spec import ModelSpec

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from lumina.model.attention import BlockContext
 from lumina.model.cache_protocol import Cache
+from lumina.model.context import BlockContext
 from lumina.ops.attention.dispatch import Pattern
 from lumina.ops.attention.masks import causal_mask
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import jinja2
 
+from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
 from lumina.observe import curves
 from lumina.observe import quantities as q
 from lumina.observe.data_found import data_rows
 from lumina.observe.findings import find
-from lumina.observe.json_lines import read_json_lines
 from lumina.observe.reported import part_keys
-from lumina.state.durable import write_error, write_file
+from lumina.state.json_lines import read_json_lines
 from lumina.state.manifest import read_manifest
 from lumina.state.reader import read_pointer, step_folders
 from lumina.state.run_directory import RunDirectory

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from lumina.data.cache import cache_root
+from lumina.durable import write_file
 from lumina.errors import LuminaError
-from lumina.state.durable import write_file
 
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 """Extensions without which bfloat16 products are only emulated."""

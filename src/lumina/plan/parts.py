@@ -143,8 +143,8 @@ def _call(
     """The part and what it is called with, for one row that is one document."""
     import torch
 
-    from lumina.model.attention import BlockContext
-    from lumina.model.interface import Batch
+    from lumina.batch import Batch
+    from lumina.model.context import BlockContext
     from lumina.model.parts import build_part
     from lumina.ops.attention.dispatch import Pattern
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lumina.durable import free_bytes, write_error
 from lumina.errors import LuminaError
 from lumina.state import exact_json
-from lumina.state.durable import free_bytes, write_error
 from lumina.state.manifest import read_manifest
 from lumina.state.reader import (
     CheckpointReader,

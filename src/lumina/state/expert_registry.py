@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
-from lumina.state.durable import write_error, write_file
 
 REGISTRY_NAME = "registry.json"
 

@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lumina.durable import write_error
 from lumina.errors import LuminaError
 from lumina.model.logical import tensor_info
 from lumina.model.network import build_network
 from lumina.model.spec import ModelSpec, MoeSpec
-from lumina.state.durable import write_error
 from lumina.state.readable import require_readable
 from lumina.state.state import State
 from lumina.state.surgery import add_expert

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lumina.durable import write_file
 from lumina.errors import LuminaError
+from lumina.model.tensors import TensorInfo
 from lumina.state import exact_json
-from lumina.state.durable import write_file
 from lumina.state.migration import FORMAT_VERSION, Migration, steps_from
-from lumina.state.state import TensorInfo
 
 MANIFEST_NAME = "manifest.json"
 STATE_NAME = "state.json"

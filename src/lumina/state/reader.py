@@ -11,8 +11,8 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lumina.durable import sha256_of
 from lumina.errors import LuminaError
-from lumina.state.durable import sha256_of
 from lumina.state.manifest import (
     STATE_NAME,
     Manifest,

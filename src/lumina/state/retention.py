@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from lumina.durable import sync_folder, write_file
 from lumina.errors import LuminaError
-from lumina.state.durable import sync_folder, write_file
 from lumina.state.manifest import read_manifest
 from lumina.state.reader import read_pointer, step_folders, step_name
 

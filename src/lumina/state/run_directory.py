@@ -11,9 +11,9 @@ import weakref
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
 from lumina.state import exact_json
-from lumina.state.durable import write_error, write_file
 from lumina.state.retention import remove_leftovers
 
 RunStatus = Literal["running", "finished", "interrupted", "failed"]

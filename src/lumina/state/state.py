@@ -8,21 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lumina.model.tensors import TensorInfo
+
 JSON_PARTS = ("counters", "cursor", "journal", "extra", "spec", "plan", "config")
 """The fields of `State` that are plain JSON values."""
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """What a logical tensor is.
-
-    Attributes:
-        role: matrix, embedding, head, norm, bias, expert, router or buffer.
-        axes: the name of each dimension, outermost first.
-    """
-
-    role: str
-    axes: tuple[str, ...] = ()
 
 
 @dataclass

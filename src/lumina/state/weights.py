@@ -112,7 +112,7 @@ class InMemory:
 
 
 @dataclass(frozen=True)
-class SmallWeights(InMemory):
+class Int8Weights(InMemory):
     """Tensors in memory of which some are held with 8 bits."""
 
     int8: dict[str, Int8]
@@ -276,7 +276,7 @@ def _exported(folder: Path, ema: bool, drop_mtp: bool) -> Weights:
     small = {n: v for n, v in tensors.items() if not isinstance(v, Tensor)}
     return Weights(
         spec=spec,
-        source=SmallWeights(plain, small) if small else InMemory(plain),
+        source=Int8Weights(plain, small) if small else InMemory(plain),
         tokenizer=folder if (folder / "tokenizer.json").is_file() else None,
         path=folder,
         description=folder.name,

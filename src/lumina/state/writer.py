@@ -18,9 +18,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lumina.durable import sync_folder, write_file
 from lumina.errors import LuminaError
+from lumina.model.tensors import TensorInfo
 from lumina.state import exact_json
-from lumina.state.durable import sync_folder, write_file
 from lumina.state.manifest import (
     STATE_NAME,
     FileEntry,
@@ -31,7 +32,7 @@ from lumina.state.manifest import (
     slot_key,
 )
 from lumina.state.reader import open_checkpoint
-from lumina.state.state import State, TensorInfo
+from lumina.state.state import State
 from lumina.state.tensor_file import DTYPE_NAMES, Written, write_tensors
 
 _POLL_SECONDS = 0.02

@@ -13,11 +13,11 @@ from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from lumina.model.depth import STATISTICS
 from lumina.model.interface import LossSums
+from lumina.model.objective.halting_language import STATISTICS as HALTING_STATISTICS
+from lumina.model.objective.multi_task import LOSSES, TASK_STATISTICS
+from lumina.model.objective.puzzle import HALTING_WEIGHT
 from lumina.model.parts import reported
 from lumina.model.spec import ModelSpec
-from lumina.objective.halting_language import STATISTICS as HALTING_STATISTICS
-from lumina.objective.multi_task import LOSSES, TASK_STATISTICS
-from lumina.objective.puzzle import HALTING_WEIGHT
 from lumina.optim.task_weights import TaskWeights
 
 

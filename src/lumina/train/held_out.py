@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lumina.assemble.program import Program
+from lumina.batch import Batch
 from lumina.data.arc import ArcTests
 from lumina.data.puzzles import PuzzleStore, eval_puzzles
 from lumina.data.store import TokenStore
 from lumina.data.stream import eval_batches
 from lumina.data.task_stream import eval_task_batches
 from lumina.data.tasks import TaskStores
-from lumina.model.interface import Batch
 
 
 def held_out_batches(

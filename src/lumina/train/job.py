@@ -15,7 +15,7 @@ from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore
-from lumina.train.ending import (
+from lumina.train.finish import (
     already_finished,
     finish,
     leave_failure,
@@ -25,7 +25,6 @@ from lumina.train.ending import (
 from lumina.train.held_out import held_out_batches
 from lumina.train.loop import Loop
 from lumina.train.origin import origin
-from lumina.train.outset import begin, encoding_of, go_on
 from lumina.train.preparation import Preparation, configure_torch
 from lumina.train.recorder import Recorder
 from lumina.train.result import TrainResult
@@ -33,6 +32,7 @@ from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
 from lumina.train.samples import sample_texts
 from lumina.train.signals import StopSignals
+from lumina.train.start import begin, encoding_of, go_on
 
 
 class Job:

@@ -12,6 +12,7 @@ import torch
 
 from lumina.assemble.assemble import Progress, capture
 from lumina.assemble.program import Program
+from lumina.batch import Batch
 from lumina.data.stream import Cursor, Prefetcher
 from lumina.data.tokenise import ENCODING_RULES
 from lumina.errors import LuminaError
@@ -22,16 +23,15 @@ from lumina.measure.held_out import (
     held_out_loss,
 )
 from lumina.measure.routing_modes import compare_modes, routing_modes
-from lumina.model.interface import Batch
 from lumina.optim.schedule import learning_rate_at
 from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore, Kind
-from lumina.train.applying import assembled_again, set_live
-from lumina.train.capacities import off_ladder, set_capacity
+from lumina.train.apply_change import assembled_again, set_live
 from lumina.train.controls import LIVE, Change, Controls
+from lumina.train.depth_capacity import off_ladder, set_capacity
+from lumina.train.expert_capacity import AdaptiveCapacity
 from lumina.train.experts import outgrows
-from lumina.train.overflow import AdaptiveCapacity
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.rows import AnyStream

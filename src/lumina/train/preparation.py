@@ -37,12 +37,12 @@ from lumina.state.puzzle_vectors import fitted_vectors
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from lumina.state.weights import Weights, open_weights
-from lumina.train.adopting import adopted
-from lumina.train.borrowing import borrowed, with_its_tokenizer
 from lumina.train.expert_training import with_expert
-from lumina.train.replanning import as_left
+from lumina.train.from_base_model import borrowed, with_its_tokenizer
 from lumina.train.resume import Resumption, find_resumption
+from lumina.train.resume_plan import as_left
 from lumina.train.rows import AnyPrepared, AnyStream, Rows, rows_of, text_stores
+from lumina.train.shape_from_weights import adopted
 from lumina.train.vocabulary import with_vocabulary
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from lumina.objective.multi_task import TASK_STATISTICS
-from lumina.objective.puzzle import ACT
+from lumina.model.objective.multi_task import TASK_STATISTICS
+from lumina.model.objective.puzzle import ACT
 from lumina.observe.console import Console
-from lumina.observe.events import EventLog, Severity
-from lumina.observe.hardware import peak_flops
-from lumina.observe.metrics import MetricsLog
+from lumina.plan.hardware import peak_flops
 from lumina.plan.plan import Plan
+from lumina.state.events import EventLog, Severity
+from lumina.state.metrics import MetricsLog
 from lumina.train.auxiliary import count_shapes, loss_terms, unpack
 from lumina.train.halting_metrics import halting_metrics
 from lumina.train.routing_metrics import (

@@ -12,8 +12,8 @@ from lumina.config.model_sections import MODEL_SECTIONS
 from lumina.config.tasks import paths_by_task
 from lumina.errors import LuminaError, shell_path
 from lumina.model.registry import STANDARD, missing
-from lumina.observe.json_lines import read_json_lines
 from lumina.plan.decisions import asked_for
+from lumina.state.json_lines import read_json_lines
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 

@@ -11,10 +11,10 @@ from typing import Any
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config, Source
 from lumina.data.tokenizer import Tokenizer
+from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
-from lumina.observe.events import EventLog
 from lumina.plan.plan import Plan
-from lumina.state.durable import write_error, write_file
+from lumina.state.events import EventLog
 from lumina.state.exact_json import dumps
 from lumina.state.run_directory import RunDirectory
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from lumina.model.moe import apply_router_updates
-from lumina.objective.multi_task import TASK_STATISTICS
-from lumina.objective.puzzle import IDENTIFIERS, VECTORS, halting_terms
+from lumina.model.objective.multi_task import TASK_STATISTICS
+from lumina.model.objective.puzzle import IDENTIFIERS, VECTORS, halting_terms
 from lumina.optim.gate import Verdict, judge
 from lumina.optim.schedule import learning_rate_at
 from lumina.train.auxiliary import (

@@ -15,7 +15,7 @@ def task_metrics(statistics: Tensor, tasks: TaskSpec) -> dict[str, Any]:
     A task without a token in the step has no loss; without weights there is none.
 
     Args:
-        statistics: [tasks, 3], see `lumina.objective.multi_task.TASK_STATISTICS`.
+        statistics: [tasks, 3], see `lumina.model.objective.multi_task.TASK_STATISTICS`.
     """
     total = max(float(statistics[:, 1].sum()), 1.0)
     row: dict[str, Any] = {}

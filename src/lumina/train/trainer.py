@@ -19,11 +19,11 @@ from lumina.train.aliases import with_aliases
 from lumina.train.controls import Controls, routed
 from lumina.train.job import Job
 from lumina.train.loop import Loop
-from lumina.train.outset import check_data
 from lumina.train.preparation import Preparation
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
+from lumina.train.start import check_data
 
 __all__ = ["TrainResult", "Trainer"]
 

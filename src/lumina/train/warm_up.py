@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from lumina.assemble.program import Program
-from lumina.model.interface import Batch
+from lumina.batch import Batch
 from lumina.train.auxiliary import loss_terms
 
 

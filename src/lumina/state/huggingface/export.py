@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lumina.durable import free_bytes, write_file
 from lumina.errors import LuminaError
 from lumina.model.logical import logical_parts
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
-from lumina.state.durable import free_bytes, write_file
 from lumina.state.huggingface import int8
 from lumina.state.huggingface.configuration import config_of
 from lumina.state.huggingface.formats import Format, choose

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from lumina.config import Config
 from lumina.data.tokenizer import Tokenizer
+from lumina.durable import write_file
 from lumina.errors import LuminaError
 from lumina.model.logical import tensor_info
 from lumina.model.network import build_network
 from lumina.model.spec import ModelSpec
-from lumina.observe.events import EventLog
 from lumina.plan.count import count_parameters
 from lumina.plan.plan import Plan
 from lumina.state import exact_json
 from lumina.state.checkpoint import CheckpointStore
-from lumina.state.durable import write_file
+from lumina.state.events import EventLog
 from lumina.state.huggingface.staging import staged
 from lumina.state.run_directory import RunDirectory
 from lumina.state.state import State

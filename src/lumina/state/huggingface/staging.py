@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lumina.durable import sync_folder, write_error
 from lumina.errors import LuminaError
-from lumina.state.durable import sync_folder, write_error
 
 
 @contextmanager

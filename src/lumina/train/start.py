@@ -12,13 +12,13 @@ from lumina.data.stream import Cursor
 from lumina.data.tokenise import RULES_SINCE
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.observe.metrics import read_metrics
 from lumina.plan.duration import length_in_words
 from lumina.state.checkpoint import CheckpointStore
+from lumina.state.metrics import read_metrics
 from lumina.state.reader import CheckpointReader
 from lumina.train.controls import Controls
+from lumina.train.expert_capacity import AdaptiveCapacity
 from lumina.train.loop import Best
-from lumina.train.overflow import AdaptiveCapacity
 from lumina.train.preparation import Preparation
 from lumina.train.recorder import Recorder
 

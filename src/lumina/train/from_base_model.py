@@ -62,12 +62,12 @@ def borrowed(plan: Plan, config: Config, base: BaseModel) -> tuple[Weights, str]
             f"the tokenizer and {rows:,} token vectors ({base.what}) are taken from "
             f"{base.name}; nothing else fits"
         )
-    source = Initial(plan, kept)
+    source = InitialWeights(plan, kept)
     weights = Weights(spec, source, base.tokenizer, Path(base.name), told)
     return weights, told
 
 
-class Initial:
+class InitialWeights:
     """The initial weights of a Plan, with some rows from elsewhere, as a `Source`.
 
     Args:

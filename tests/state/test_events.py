@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lumina.observe.events import EventLog, read_events
+from lumina.state.events import EventLog, read_events
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumina.model.hrm_language import Thoughts
-from lumina.model.interface import IGNORE, Batch, LossSums
+from lumina.batch import IGNORE, Batch
+from lumina.model.hrm_language import HaltingOutput
+from lumina.model.interface import LossSums
+from lumina.model.objective.language_model import LanguageModelObjective
 from lumina.model.spec import ModelSpec
-from lumina.objective.language_model import LanguageModelObjective
 from lumina.ops.cross_entropy.chunked import cross_entropy
 
 STATISTICS = ("entered", "ended", "right", "known")
@@ -48,7 +49,7 @@ class HaltingLanguageObjective(LanguageModelObjective):
         self.learns_continue = spec.hrm.variant == "hrm" and spec.hrm.halt_max_steps > 1
 
     def sums(
-        self, thoughts: Thoughts, batch: Batch, tied: Tensor | None = None
+        self, thoughts: HaltingOutput, batch: Batch, tied: Tensor | None = None
     ) -> tuple[LossSums, dict[str, Tensor]]:
         """Loss sums of a batch, and the sums that ride along (in training).
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lumina.observe.hardware import peak_flops
+from lumina.plan.hardware import peak_flops
 
 
 @pytest.mark.parametrize(

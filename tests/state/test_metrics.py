@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from lumina.errors import LuminaError
-from lumina.observe.json_lines import JsonLinesFile
-from lumina.observe.metrics import MetricsLog, read_metrics
+from lumina.state.json_lines import JsonLinesFile
+from lumina.state.metrics import MetricsLog, read_metrics
 from states import start, unprivileged
 
 

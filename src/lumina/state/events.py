@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lumina.errors import CODES
-from lumina.observe.json_lines import JsonLinesFile, read_json_lines
+from lumina.state.json_lines import JsonLinesFile, read_json_lines
 
 Severity = Literal["debug", "info", "warning", "error", "critical"]
 

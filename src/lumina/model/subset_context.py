@@ -7,41 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lumina.model.attention import BlockContext
+from lumina.model.context import BlockContext, Tokens
 from lumina.ops.attention.dispatch import Pattern
 from lumina.ops.attention.fused import varlen_fits
 from lumina.ops.attention.masks import additive
 from lumina.ops.depth.segments import first_not_below
 from lumina.ops.depth.selection import Places
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The tokens a block sees, by where they stand in the whole row.
-
-    Attributes:
-        columns: [B, n] int64, places in the row of `length` (of this forward pass).
-        positions: [B, n] int64, positions in their documents.
-        documents: [B, n] int64, -1 for padding and for places nobody takes.
-        cu_seqlens: [N + 1] int32, document starts in the whole rows.
-        length: S, columns of a whole row.
-        plain: every row is one document.
-        holes: places may be empty; those stand behind all others of their row.
-        backend: the attention wished for.
-        window: as in `ModelSpec`.
-        dtype: of keys and values.
-    """
-
-    columns: Tensor
-    positions: Tensor
-    documents: Tensor
-    cu_seqlens: Tensor
-    length: int
-    plain: bool
-    backend: str
-    window: int
-    dtype: torch.dtype
-    holes: bool = False
 
 
 @dataclass(frozen=True)

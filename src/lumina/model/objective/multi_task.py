@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lumina.batch import IGNORE, Batch
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE, Batch, LossSums
+from lumina.model.interface import LossSums
 from lumina.model.layers import Linear
 from lumina.model.spec import ModelSpec
 from lumina.ops.cross_entropy.chunked import cross_entropy

@@ -8,8 +8,8 @@ from lumina.assemble.assemble import Progress, StateSource, assemble, capture
 from lumina.assemble.program import Program
 from lumina.errors import LuminaError
 from lumina.optim.schedule import learning_rate_at
-from lumina.train.capacities import longer_ladder, set_capacity
 from lumina.train.controls import EXPERTS, ROUTING, Change, Controls, edited
+from lumina.train.depth_capacity import longer_ladder, set_capacity
 from lumina.train.experts import check_experts, edited_experts, set_routing
 
 

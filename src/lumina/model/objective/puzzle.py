@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina.model.hrm import Thought
-from lumina.model.interface import IGNORE, LossSums
+from lumina.batch import IGNORE
+from lumina.model.hrm import PuzzleOutput
+from lumina.model.interface import LossSums
 from lumina.model.layers import Linear
 from lumina.model.spec import ModelSpec
 from lumina.ops.cross_entropy.stablemax import stablemax_cross_entropy
@@ -36,7 +37,7 @@ class PuzzleObjective(nn.Module):
         self.vocab_size = spec.vocab_size
         self.head = Linear(spec.hidden_size, spec.padded_vocab_size)
 
-    def forward(self, thought: Thought) -> tuple[LossSums, dict[str, Tensor]]:
+    def forward(self, thought: PuzzleOutput) -> tuple[LossSums, dict[str, Tensor]]:
         """Loss sums over rows, and the sums that ride along.
 
         Returns:
@@ -93,7 +94,7 @@ class PuzzleObjective(nn.Module):
 
     @torch.no_grad()
     def _finished(
-        self, thought: Thought, exact_b: Tensor, valid_b: Tensor
+        self, thought: PuzzleOutput, exact_b: Tensor, valid_b: Tensor
     ) -> dict[str, Tensor]:
         """What became of the rows that halted."""
         done_b = thought.carry.halted & valid_b

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lumina.batch import IGNORE
 from lumina.errors import LuminaError
-from lumina.model.interface import IGNORE
 from lumina.model.network import build_network
+from lumina.model.objective.multi_task import LOSSES, TASK_STATISTICS, TOKENS
 from lumina.model.spec import TaskSpec
-from lumina.objective.multi_task import LOSSES, TASK_STATISTICS, TOKENS
 from networks import packed_batch, random_ids, tiny_spec
 
 NAMES = ("code", "prose", "talk")

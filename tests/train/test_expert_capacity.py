@@ -14,7 +14,7 @@ import torch
 
 from lumina.config import Config
 from lumina.train import Trainer, overflow
-from lumina.train.overflow import AdaptiveCapacity
+from lumina.train.expert_capacity import AdaptiveCapacity
 from training import final_tensors
 
 TEXT = "The quick brown fox jumps over the lazy dog; {} times it does.\n"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lumina.model.interface import IGNORE
+from lumina.batch import IGNORE
 from lumina.model.network import build_network
 from networks import packed_batch, tiny_spec
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lumina.observe.json_lines import (
+from lumina.state.json_lines import (
     JsonLinesFile,
     encode_row,
     file_error,

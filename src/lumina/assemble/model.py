@@ -1,0 +1,24 @@
+"""The network that a configuration describes."""
+
+from __future__ import annotations
+
+from lumina.config import Config
+from lumina.model.network import DEFAULT_LOSS_CHUNK_BYTES, Network, build_network
+from lumina.model.registry import load_plugins
+from lumina.plan.kernels import kernel_family
+from lumina.plan.shape import resolve_spec
+
+
+def build_model(config: Config) -> Network:
+    """The network a configuration describes, with its initial weights, on the CPU.
+
+    The vocabulary is `vocab_size` where it is set; see `lumina.load` for trained ones.
+    """
+    load_plugins(config.get("plugins"))
+    backend = config.get("attention")
+    return build_network(
+        resolve_spec(config, None),
+        attention="sdpa" if backend == "auto" else kernel_family(backend),
+        loss_chunk_bytes=config.get("loss_chunk_bytes") or DEFAULT_LOSS_CHUNK_BYTES,
+        seed=config.get("seed"),
+    )
