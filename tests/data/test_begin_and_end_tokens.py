@@ -478,7 +478,7 @@ def test_a_run_keeps_the_begin_that_it_was_begun_with(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Versions before began texts with a begin token that was only named."""
-    from lumina.data import prepare, tokenizer
+    from lumina.data import prepare, tokenizer_files
     from lumina.train import loop
 
     folder = write(MAKES["gpt-2"], runs.folder / "theirs")
@@ -487,7 +487,7 @@ def test_a_run_keeps_the_begin_that_it_was_begun_with(
     monkeypatch.setenv("LUMINA_CACHE", str(cache))
     begun = {**leaves, "run_dir": str(runs.folder / "run"), "auto_resume": True}
     with monkeypatch.context() as patch:
-        patch.setattr(tokenizer, "_before", lambda _, bos, *__: (bos,))
+        patch.setattr(tokenizer_files, "_before", lambda _, bos, *__: (bos,))
         patch.setattr(prepare, "ENCODING_RULES", 3)
         patch.setattr(loop, "ENCODING_RULES", 3)
         runs.train(**begun, steps=2)

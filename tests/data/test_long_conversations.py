@@ -15,13 +15,14 @@ from chat_templates import folder_with
 from data.test_chat_template import NO_SYSTEM, TEMPLATES
 from lumina.batch import IGNORE
 from lumina.config import Config
+from lumina.data.chat_markers import END_OF_TURN, MARKERS
 from lumina.data.long_conversations import Long, Piece, divide
 from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.records import Message
 from lumina.data.stream import BatchStream, Cursor
 from lumina.data.tasks import fit_task_rows, prepare_tasks
-from lumina.data.tokenizer import END_OF_TURN, MARKERS, Tokenizer
+from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 
 WORDS = ["fox", "dog", "wood", "lake", "the", "over", "jumps", "quick", "été", "11"]

@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from foreign_tokenizers import MAKES, TEXT, foreign_tokenizer
+from lumina.data.chat_markers import SPECIALS
 from lumina.data.records import Message
-from lumina.data.tokenizer import SPECIALS, Tokenizer
+from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 
 SAMPLE = [

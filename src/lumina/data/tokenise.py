@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lumina.data.chat_template import Chat, UnusableTemplateError
+from lumina.data.chat_format import Chat
 from lumina.data.documents import Document, Skipped
 from lumina.data.long_conversations import LaidOut, Long, Mode, divide
 from lumina.data.records import Message
 from lumina.data.split import document_bytes, utf8_length
+from lumina.data.template_errors import UnusableTemplateError
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 

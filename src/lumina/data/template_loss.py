@@ -1,0 +1,102 @@
+"""Which tokens of a rendered conversation bear loss, and where its turns end."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+from lumina.data.records import Message
+from lumina.data.template_errors import failure
+from lumina.data.template_places import Place, Rendered, lost
+from lumina.data.template_tokens import TemplateVocabulary, Tokens
+
+
+def end_of_turn(
+    vocabulary: TemplateVocabulary, tokens: Tokens, rendered: Rendered, place: Place
+) -> int | None:
+    """Which token ends a turn: the special one right behind its words."""
+    text = rendered.text
+    core_end = place.begin + len(text[place.begin : place.end].rstrip())
+    following = [p.begin for p in rendered.places or () if p.begin >= place.end]
+    limit = min(following, default=len(text))
+    at = bisect.bisect_left(tokens.begins, core_end)
+    for n in range(at, len(tokens.ids)):
+        begin = tokens.begins[n]
+        if begin >= limit or text[place.end : begin].strip():
+            return None
+        if vocabulary.is_special(tokens.ids[n], text[begin : tokens.ends[n]]):
+            return n
+    return None
+
+
+def loss_mask(
+    vocabulary: TemplateVocabulary,
+    messages: Sequence[Message],
+    rendered: Rendered,
+    tokens: Tokens,
+    loss_on: str,
+) -> list[bool]:
+    """[len(tokens.ids)]: whether each token of a conversation bears loss.
+
+    Args:
+        vocabulary: knows the special tokens.
+        messages: the conversation.
+        rendered: its text.
+        tokens: of that text.
+        loss_on: "assistant" or "all"; what a turn itself says of its loss comes first.
+
+    Raises:
+        LuminaError: E108 where the words of a turn that bears loss are not found.
+    """
+    everything = loss_on == "all"
+    mask = [everything] * len(tokens.ids)
+    places = rendered.places or []
+    counts = [sum(p.turn == n for p in places) for n in range(len(messages))]
+    done = 0  # tokens of the turns before
+    for place in places:
+        message = messages[place.turn]
+        assistant = message["role"] == "assistant"
+        own = message.get("train")
+        taught = (everything or assistant) if own is None else own
+        if everything and taught:
+            done = behind_place(vocabulary, tokens, rendered, place)
+            continue
+        behind = behind_place(vocabulary, tokens, rendered, place)
+        if everything:
+            mask[done:behind] = [False] * (behind - done)
+        elif taught:
+            if counts[place.turn] != 1:
+                raise lost(f"it writes turn {place.turn + 1} more than once")
+            if assistant and end_of_turn(vocabulary, tokens, rendered, place) is None:
+                raise failure(
+                    "the model's chat template writes no special token behind the "
+                    f"assistant's words of turn {place.turn + 1}, so the end of "
+                    "an answer could not be learnt",
+                )
+            begin = place.taught if assistant else place.begin
+            first = first_token(tokens, begin)
+            mask[first:behind] = [True] * (behind - first)
+        done = behind
+    for number, message in enumerate(messages):
+        taught = message.get("train", message["role"] == "assistant")
+        if not everything and taught and not counts[number]:
+            raise lost(f"turn {number + 1} has none")
+    return mask
+
+
+def first_token(tokens: Tokens, begin: int) -> int:
+    """The token that holds the character at `begin`."""
+    first = bisect.bisect_left(tokens.begins, begin)
+    while first > 0 and tokens.ends[first - 1] > begin:
+        first -= 1
+    return first
+
+
+def behind_place(
+    vocabulary: TemplateVocabulary, tokens: Tokens, rendered: Rendered, place: Place
+) -> int:
+    """The number of tokens up to the end of a turn."""
+    stop = max(place.end, place.tagged or 0)
+    last = bisect.bisect_left(tokens.begins, stop)
+    end = end_of_turn(vocabulary, tokens, rendered, place)
+    return last if end is None else max(last, end + 1)
