@@ -11,7 +11,8 @@ import pytest
 import lumina
 from lumina.config import Config, ConfigPresets, Source
 from lumina.config.leaves import allowed, canonical
-from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
+from lumina.config.sections import LEAVES, SECTIONS
+from lumina.config.spellings import SYNONYMS
 from lumina.errors import LuminaError
 
 

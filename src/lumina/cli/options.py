@@ -19,7 +19,8 @@ from lumina.config.leaves import (
 )
 from lumina.config.presets import find_preset
 from lumina.config.provenance import show
-from lumina.config.sections import LEAVES, SECTIONS, SYNONYMS
+from lumina.config.sections import LEAVES, SECTIONS
+from lumina.config.spellings import SYNONYMS
 from lumina.errors import LuminaError
 
 DEFAULT_PRESET = "debug"

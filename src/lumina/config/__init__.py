@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lumina.config.config import Config
-from lumina.config.presets import ConfigPresets
+from lumina.config.config_presets import ConfigPresets
 from lumina.config.provenance import Source
 
 __all__ = ["Config", "ConfigPresets", "Source"]

@@ -1,4 +1,4 @@
-"""Config: what the user asked for, every value with its source."""
+"""Config: the settings of a run, resolved from its sources and checked."""
 
 from __future__ import annotations
 
@@ -6,75 +6,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lumina.config.files import read_layer, write_yaml
+from lumina.config.files import read_layer
 from lumina.config.layer import Layer
 from lumina.config.leaves import canonical, convert
-from lumina.config.model_sections import (
-    HrmSection,
-    ModelSection,
-    ModSection,
-    MoeSection,
-    MorSection,
-    PartsSection,
-    Section,
-)
 from lumina.config.presets import find_preset
-from lumina.config.provenance import SUGGESTED, Source
-from lumina.config.sections import (
-    DICTIONARIES,
-    LEAVES,
-    SECTIONS,
-    DataSection,
-    RunSection,
-    SystemSection,
-    TrainSection,
-)
+from lumina.config.provenance import Source
+from lumina.config.sections import LEAVES, SECTIONS
+from lumina.config.settings import Settings
+from lumina.config.spellings import DICTIONARIES
 from lumina.config.validation import advise, check_combinations
 from lumina.errors import LuminaError
 
 _DEFAULT = Source("default")
 
 
-class Config:
+class Config(Settings):
     """The settings of a run. Immutable: `replace` makes another.
 
     `Config(learning_rate=1e-4, train_data=["corpus/"])` starts from the defaults,
     `Config(preset="debug", ...)` from a preset. Option names are those of the command
     line, with hyphens or underscores, and their synonyms.
 
-    Attributes:
-        preset: the preset's name, or None.
-        provenance: leaf -> where its value came from.
-
     Raises:
         LuminaError: E001 preset, E002 values that do not go together, E004 unknown
             option, E005 nonsense value.
     """
 
-    __slots__ = (
-        "data", "hrm", "mod", "model", "moe", "mor", "parts", "preset", "provenance",
-        "run", "system", "train",
-    )  # fmt: skip
-
-    model: ModelSection
-    moe: MoeSection
-    hrm: HrmSection
-    mod: ModSection
-    mor: MorSection
-    parts: PartsSection
-    data: DataSection
-    train: TrainSection
-    run: RunSection
-    system: SystemSection
-    preset: str | None
-    provenance: dict[str, Source]
+    __slots__ = ()
 
     def __init__(self, *, preset: str | None = None, **leaves: object) -> None:
-        start = _from_preset(preset)
-        state = _layered(start, _flat(leaves), Source("python"))
-        _fill(self, _placed(state))
+        settings = _layered(_from_preset(preset), _flat(leaves), Source("python"))
+        self._fill(settings)
+
+    def _fill(self, settings: Settings) -> None:
+        """Take over values that are complete, and check them."""
+        placed = _placed(settings)
+        Settings.__init__(self, placed.preset, placed.sections, placed.provenance)
         check_combinations(self)
 
     @classmethod
@@ -101,11 +68,11 @@ class Config:
             flag_leaves.pop("preset", None),
         )
         name = next((n for n in (in_flags, preset, in_file) if n is not None), None)
-        state = _from_preset(None if name is None else str(name))
-        state = _layered(state, file_leaves, Source("file", str(file)), asked)
-        state = _named(state, decided)
-        state = _layered(state, flag_leaves, Source("flag"))
-        return _make(state)
+        settings = _from_preset(None if name is None else str(name))
+        settings = _layered(settings, file_leaves, Source("file", str(file)), asked)
+        settings = _with_reasons(settings, decided)
+        settings = _layered(settings, flag_leaves, Source("flag"))
+        return _make(settings)
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
@@ -121,135 +88,39 @@ class Config:
 
         A `preset` among them is refused: a preset lies below every other value.
         """
-        return _make(_layered(_State.of(self), leaves, source))
-
-    def get(self, leaf: str) -> Any:
-        """The value of an option under any of its spellings."""
-        leaf = canonical(leaf)
-        if leaf == "preset":
-            return self.preset
-        return getattr(getattr(self, LEAVES[leaf]), leaf)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every option, flat, as plain JSON values; `Config(**d)` is its inverse."""
-        flat: dict[str, Any] = {"preset": self.preset}
-        for leaf in LEAVES:
-            value = self.get(leaf)
-            flat[leaf] = list(value) if isinstance(value, tuple) else value
-        return flat
-
-    def to_yaml(self) -> str:
-        """Every option by section, its source as a comment.
-
-        `asked` names those that somebody set; when the file is read again, the others
-        still count as the preset's and the defaults', unless they were edited.
-        `decided` names those that were worked out for the run, and why.
-        """
-        asked = tuple(
-            leaf
-            for leaf, source in self.provenance.items()
-            if source.kind not in SUGGESTED
-        )
-        lines = [f"preset: {_scalar(self.preset)}", f"asked: {_scalar(asked)}"]
-        decided = {
-            leaf: source.detail
-            for leaf, source in self.provenance.items()
-            if source.kind == "decided"
-        }
-        if decided:
-            lines.append(f"decided: {_scalar(decided)}")
-        for name, section in SECTIONS.items():
-            lines.append(f"{name}:")
-            for leaf in section.model_fields:
-                value = f"  {leaf}: {_scalar(self.get(leaf))}"
-                lines.append(f"{value}  # {_one_line(str(self.provenance[leaf]))}")
-        return "\n".join(lines) + "\n"
-
-    def save(self, path: str | Path) -> None:
-        """Write the effective configuration as YAML, readable by `load`."""
-        write_yaml(path, self.to_yaml())
+        return _make(_layered(self, leaves, source))
 
     def warnings(self) -> list[str]:
         """Advice on values outside the guidelines; nothing here stops a run."""
         return advise(self)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a Config does not change: use replace({name}=...)")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError("a Config does not change")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Config):
-            return NotImplemented
-        return self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash(repr(self.to_dict()))
-
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return _make, (_State.of(self),)
-
-    def __repr__(self) -> str:
-        given = [
-            f"{leaf}={self.get(leaf)!r}"
-            for leaf, source in self.provenance.items()
-            if source.kind not in SUGGESTED
-        ]
-        return f"Config({', '.join([f'preset={self.preset!r}', *given])})"
+        return _make, (Settings(self.preset, self.sections, self.provenance),)
 
 
-class _State:
-    """The parts of a Config while it is being put together."""
-
-    def __init__(
-        self,
-        preset: str | None,
-        sections: dict[str, Section],
-        provenance: dict[str, Source],
-    ) -> None:
-        self.preset = preset
-        self.sections = sections
-        self.provenance = provenance
-
-    @staticmethod
-    def of(config: Config) -> _State:
-        sections = {name: getattr(config, name) for name in SECTIONS}
-        return _State(config.preset, sections, config.provenance)
-
-
-def _fill(config: Config, state: _State) -> None:
-    for name, section in state.sections.items():
-        object.__setattr__(config, name, section)
-    object.__setattr__(config, "preset", state.preset)
-    object.__setattr__(config, "provenance", dict(state.provenance))
-
-
-def _make(state: _State) -> Config:
+def _make(settings: Settings) -> Config:
     config = object.__new__(Config)
-    _fill(config, _placed(state))
-    check_combinations(config)
+    config._fill(settings)
     return config
 
 
-def _placed(state: _State) -> _State:
+def _placed(settings: Settings) -> Settings:
     """With the directory that `experiment_name` stands for, where none was given."""
-    run = state.sections["run"]
-    assert isinstance(run, RunSection)
-    given = run.run_dir is not None and state.provenance["run_dir"].kind != "default"
+    run = settings.run
+    given = run.run_dir is not None and settings.provenance["run_dir"].kind != "default"
     if run.experiment_name is None or given:
-        return state
+        return settings
     folder = {"run_dir": f"runs/{run.experiment_name}"}
     source = Source("default", "named by experiment_name")
-    return _State(
-        state.preset,
-        state.sections | {"run": run.model_copy(update=folder)},
-        state.provenance | {"run_dir": source},
+    return Settings(
+        settings.preset,
+        settings.sections | {"run": run.model_copy(update=folder)},
+        settings.provenance | {"run_dir": source},
     )
 
 
 def _flat(leaves: Mapping[str, object]) -> dict[str, object]:
-    """With the documents' dictionaries of options opened.
+    """Options one by one, also those inside a dictionary of options.
 
     Raises:
         LuminaError: E002 for an option given twice, E005 for one that holds no options.
@@ -273,22 +144,21 @@ def _layer(leaves: Mapping[str, object]) -> Layer:
     return layer
 
 
-def _from_preset(name: str | None) -> _State:
-    state = _State(
+def _from_preset(name: str | None) -> Settings:
+    settings = Settings(
         None,
         {key: section() for key, section in SECTIONS.items()},
         dict.fromkeys(LEAVES, _DEFAULT),
     )
     if name is None:
-        return state
+        return settings
     preset = find_preset(name)
-    state = _layered(state, preset.values, Source("preset", preset.name))
-    state.preset = preset.name
-    return state
+    settings = _layered(settings, preset.values, Source("preset", preset.name))
+    return Settings(preset.name, settings.sections, settings.provenance)
 
 
 def _asked_in(leaves: dict[str, object]) -> frozenset[str] | None:
-    """Take a saved file's list of the options that somebody set; None: all were."""
+    """Take a saved file's list of the options chosen for the run; None: all were."""
     listed = leaves.pop("asked", None)
     if listed is None:
         return None
@@ -311,18 +181,18 @@ def _decided_in(leaves: dict[str, object]) -> dict[str, str]:
     return {canonical(str(name)): str(why) for name, why in listed.items()}
 
 
-def _named(state: _State, decided: Mapping[str, str]) -> _State:
-    """`state` with the sources of values that were worked out for the run."""
+def _with_reasons(settings: Settings, decided: Mapping[str, str]) -> Settings:
+    """`settings` with the sources of values that were worked out for the run."""
     sources = {leaf: Source("decided", why) for leaf, why in decided.items()}
-    return _State(state.preset, state.sections, state.provenance | sources)
+    return Settings(settings.preset, settings.sections, settings.provenance | sources)
 
 
 def _layered(
-    below: _State,
+    below: Settings,
     leaves: Mapping[str, object],
     source: Source,
     asked: frozenset[str] | None = None,
-) -> _State:
+) -> Settings:
     """`below` with `leaves` laid over it; each is converted and checked alone.
 
     Args:
@@ -338,29 +208,13 @@ def _layered(
                 "a preset cannot be laid over a finished configuration",
                 "start from it: Config.resolve(preset=..., flags=...)",
             )
-        section = LEAVES[leaf]
         value = convert(leaf, given)
-        old = getattr(below.sections[section], leaf)
+        old = below.get(leaf)
         if asked is not None and leaf not in asked and value == old:
             continue
-        changes.setdefault(section, {})[leaf] = value
+        changes.setdefault(LEAVES[leaf], {})[leaf] = value
         provenance[leaf] = source.over(below.provenance[leaf], old)
     sections = dict(below.sections)
     for name, update in changes.items():
         sections[name] = sections[name].model_copy(update=update)
-    return _State(below.preset, sections, provenance)
-
-
-def _scalar(value: object) -> str:
-    """One value on one line of YAML."""
-    if isinstance(value, tuple):
-        value = list(value)
-    text = yaml.safe_dump(
-        value, default_flow_style=True, allow_unicode=True, width=float("inf")
-    )
-    return text.removesuffix("\n").removesuffix("\n...").rstrip()
-
-
-def _one_line(text: str) -> str:
-    """Text fit for a YAML comment."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return Settings(below.preset, sections, provenance)

@@ -11,7 +11,8 @@ import yaml
 
 from lumina.config.layer import Layer
 from lumina.config.leaves import at_home, canonical, meaning, nearest
-from lumina.config.sections import DICTIONARIES, LEAVES, SECTIONS, SYNONYMS
+from lumina.config.sections import LEAVES, SECTIONS
+from lumina.config.spellings import DICTIONARIES, SYNONYMS
 from lumina.errors import LuminaError
 
 _GUESSED = ("bool", "int", "float", "timestamp")

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from lumina.config.provenance import show
-from lumina.config.sections import LEAVES, MEANT, SECTIONS, SYNONYMS
+from lumina.config.sections import LEAVES, SECTIONS
+from lumina.config.spellings import MEANT, SYNONYMS
 from lumina.errors import LuminaError
 
 SWITCHED: dict[str, tuple[str, str]] = {

@@ -1,17 +1,12 @@
-"""Presets: named starting points, by name and as methods of `ConfigPresets`."""
+"""Presets: named starting points, each a set of values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lumina.config.leaves import nearest
 from lumina.config.preset_table import L1, ROWS, Row
 from lumina.errors import LuminaError
-
-if TYPE_CHECKING:
-    from lumina.config.config import Config
 
 
 @dataclass(frozen=True)
@@ -187,40 +182,3 @@ def find_preset(name: str) -> Preset:
         f"there is no preset {name!r}",
         f"{hint}`lumina presets` lists them all",
     )
-
-
-class _Factories(type):
-    """Gives `ConfigPresets` one method per preset, straight from the table."""
-
-    def __getattr__(cls, name: str) -> Callable[[], Config]:
-        from lumina.config.config import Config
-
-        if name.startswith("__"):
-            raise AttributeError(name)
-        try:
-            preset = find_preset(name)
-        except LuminaError as error:
-            raise AttributeError(str(error)) from error
-        return lambda: Config.resolve(preset=preset.name)
-
-    def __dir__(cls) -> list[str]:
-        return [*super().__dir__(), *(n for n in PRESETS if n.isidentifier())]
-
-
-class ConfigPresets(metaclass=_Factories):
-    """`ConfigPresets.debug()`, `ConfigPresets.b7()`: each preset as a `Config`.
-
-    Names that are not Python identifiers go through `ConfigPresets.get("l2:b7")`.
-    """
-
-    @staticmethod
-    def get(name: str) -> Config:
-        """The preset of that name as a `Config` (E001 when there is none)."""
-        from lumina.config.config import Config
-
-        return Config.resolve(preset=name)
-
-    @staticmethod
-    def names() -> list[str]:
-        """Every preset's canonical name."""
-        return list(PRESETS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lumina.config.provenance import Source
-from lumina.config.tasks import paths_by_task
+from lumina.config.task_paths import paths_by_task
 from lumina.data.long_conversations import joined_counts
 from lumina.data.prepare import (
     OnEvent,

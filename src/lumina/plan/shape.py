@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lumina.config.tasks import paths_by_task
+from lumina.config.task_paths import paths_by_task
 from lumina.errors import LuminaError
 from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec, TaskSpec
 from lumina.plan.count import count_parameters

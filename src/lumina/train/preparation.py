@@ -13,7 +13,7 @@ import torch
 
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
-from lumina.config.tasks import paths_by_task
+from lumina.config.task_paths import paths_by_task
 from lumina.data.order import Cursor
 from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.puzzles import PreparedPuzzles, prepare_puzzles

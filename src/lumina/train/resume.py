@@ -8,8 +8,8 @@ from typing import Any
 
 from lumina.config import Config, Source
 from lumina.config.files import read_layer
-from lumina.config.model_sections import MODEL_SECTIONS
-from lumina.config.tasks import paths_by_task
+from lumina.config.sections import SECTIONS
+from lumina.config.task_paths import paths_by_task
 from lumina.errors import LuminaError, shell_path
 from lumina.model.registry import STANDARD, missing
 from lumina.plan.decisions import asked_for
@@ -27,7 +27,12 @@ LIVE_SHAPE = {"plugins", "dropout", "capacity_factor", "load_balancing_weight",
 """Options of the model that change no tensor, so a resume may change them."""
 
 FIXED = (
-    {leaf for section in MODEL_SECTIONS.values() for leaf in section.model_fields}
+    {
+        leaf
+        for section in SECTIONS.values()
+        if section.describes_model
+        for leaf in section.model_fields
+    }
     - LIVE_SHAPE
 ) | {"seed", "init_from", "freeze", "expert_id", "default_goal",
      "loss_on", "long_conversations", "eval_fraction", "tokenizer",

@@ -1,28 +1,25 @@
-"""Shape of the network: what does not go together, and what is unusual."""
+"""The shape of the network: what does not go together, and what is unusual."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from lumina.config.refusing import divisor_below, multiple, refuse
-
-if TYPE_CHECKING:
-    from lumina.config.config import Config
+from lumina.config.rules.refusing import divisor_below, multiple, refuse
+from lumina.config.rules.rule import Rule
+from lumina.config.settings import Settings
 
 
-def check_shape(config: Config) -> None:
+def check(settings: Settings) -> None:
     """Refuse widths, heads and rotations that make no network.
 
     Raises:
         LuminaError: E002.
     """
-    _check_heads(config)
-    _check_latent(config)
-    _check_rope(config)
+    _check_heads(settings)
+    _check_latent(settings)
+    _check_rope(settings)
 
 
-def _check_heads(config: Config) -> None:
-    model = config.model
+def _check_heads(settings: Settings) -> None:
+    model = settings.model
     if model.head_dim is None and model.hidden_size % model.num_heads:
         lower = divisor_below(model.hidden_size, model.num_heads)
         refuse(
@@ -46,22 +43,22 @@ def _check_heads(config: Config) -> None:
         )
 
 
-def _check_latent(config: Config) -> None:
-    model = config.model
+def _check_latent(settings: Settings) -> None:
+    model = settings.model
     parts = ("mla_q_rank", "mla_rope_dim", "mla_value_dim")
     if not model.mla_kv_rank:
         for leaf in parts:
-            if config.get(leaf):
+            if settings.get(leaf):
                 refuse(
-                    f"{leaf} {config.get(leaf)} does nothing: mla_kv_rank is 0",
+                    f"{leaf} {settings.get(leaf)} does nothing: mla_kv_rank is 0",
                     f"set mla_kv_rank, or leave {leaf} out",
                 )
         return
     for leaf, plain in (("qk_norm", "none"), ("attention_bias", False)):
-        if config.get(leaf) != plain:
+        if settings.get(leaf) != plain:
             refuse(
-                f"{leaf} {config.get(leaf)} and mla_kv_rank {model.mla_kv_rank} do not "
-                "go together: latent attention has norms of its own and no biases",
+                f"{leaf} {settings.get(leaf)} and mla_kv_rank {model.mla_kv_rank} do "
+                "not go together: latent attention has norms of its own and no biases",
                 f"leave {leaf} out",
             )
     if model.num_kv_heads not in (None, model.num_heads):
@@ -83,8 +80,8 @@ def _check_latent(config: Config) -> None:
         )
 
 
-def _check_rope(config: Config) -> None:
-    model = config.model
+def _check_rope(settings: Settings) -> None:
+    model = settings.model
     if model.rope_factor != 1.0 and model.rope_scaling == "none":
         refuse(
             f"rope_factor {model.rope_factor:g} does nothing: rope_scaling is none",
@@ -96,9 +93,9 @@ def _check_rope(config: Config) -> None:
         "rope_high_freq_factor": ("llama3",),
     }
     for leaf, scalings in readers.items():
-        if config.get(leaf) is not None and model.rope_scaling not in scalings:
+        if settings.get(leaf) is not None and model.rope_scaling not in scalings:
             refuse(
-                f"{leaf} {config.get(leaf)} does nothing: rope_scaling is "
+                f"{leaf} {settings.get(leaf)} does nothing: rope_scaling is "
                 f"{model.rope_scaling}",
                 f"choose rope_scaling {' or '.join(scalings)}, or leave {leaf} out",
             )
@@ -112,35 +109,38 @@ def _check_rope(config: Config) -> None:
         )
 
 
-def shape_advice(config: Config) -> list[str]:
+def advice(settings: Settings) -> list[str]:
     """Advice on unusual values."""
-    model, advice = config.model, []
+    model, found = settings.model, []
     # Their length and vocabulary are given.
-    puzzles = config.hrm.use_hrm and config.hrm.hrm_mode == "puzzle"
+    puzzles = settings.hrm.use_hrm and settings.hrm.hrm_mode == "puzzle"
     if model.seq_length & (model.seq_length - 1) and not puzzles:
-        advice.append(
+        found.append(
             f"seq_length {model.seq_length} is not a power of two; kernels prefer one"
         )
     if model.vocab_size is not None and model.vocab_size % 64 and not puzzles:
-        advice.append(
+        found.append(
             f"vocab_size {model.vocab_size} is not a multiple of 64; it is padded to "
             f"{-(-model.vocab_size // 64) * 64} in memory"
         )
     head_dim = model.head_dim or model.hidden_size // model.num_heads
     if head_dim % 8 or head_dim > 256:
-        advice.append(
+        found.append(
             f"heads of width {head_dim}: fast attention wants a multiple of 8, "
             "at most 256"
         )
     if model.window_size and model.window_size >= model.seq_length:
-        advice.append(
+        found.append(
             f"window_size {model.window_size} covers the whole row of "
             f"{model.seq_length}: attention is full"
         )
     if model.rope_scaling != "none" and model.rope_factor == 1.0:
-        advice.append(
+        found.append(
             f"rope_scaling {model.rope_scaling} with rope_factor 1 changes nothing"
         )
     if model.dropout > 0.3:
-        advice.append(f"dropout {model.dropout:g} is above the usual 0 to 0.3")
-    return advice
+        found.append(f"dropout {model.dropout:g} is above the usual 0 to 0.3")
+    return found
+
+
+RULE = Rule(check=check, advice=advice)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from lumina.config.embedding import EMBEDDING_OPTIONS
 from lumina.config.leaves import field
-from lumina.config.refusing import refuse
-
-if TYPE_CHECKING:
-    from lumina.config.config import Config
+from lumina.config.rules.embedding import EMBEDDING_OPTIONS
+from lumina.config.rules.refusing import refuse
+from lumina.config.rules.rule import Rule
+from lumina.config.settings import Settings
 
 # What a reasoner has not; set to anything else, it would do nothing.
 _NOT_IN_A_REASONER = (
@@ -27,17 +24,17 @@ _REASONER_ONLY = (
 )  # fmt: skip
 
 
-def check_reasoner(config: Config) -> None:
+def check(settings: Settings) -> None:
     """Refuse what a reasoner has not, and votes without voters.
 
     Raises:
         LuminaError: E002.
     """
-    if not config.hrm.use_hrm:
+    if not settings.hrm.use_hrm:
         return
-    puzzles = config.hrm.hrm_mode == "puzzle"
+    puzzles = settings.hrm.hrm_mode == "puzzle"
     for leaf in _NOT_IN_A_REASONER + (_NOT_WITH_PUZZLES if puzzles else ()):
-        value = config.get(leaf)
+        value = settings.get(leaf)
         if value != field(leaf).default:
             kind = "model that solves puzzles" if puzzles else "reasoner"
             more = ", or use --hrm-mode language_model" if puzzles else ""
@@ -46,11 +43,11 @@ def check_reasoner(config: Config) -> None:
                 f"leave {leaf} out, or use_hrm"
                 + (more if leaf in _NOT_WITH_PUZZLES else ""),
             )
-    _check_arc(config)
+    _check_arc(settings)
 
 
-def _check_arc(config: Config) -> None:
-    hrm = config.hrm
+def _check_arc(settings: Settings) -> None:
+    hrm = settings.hrm
     if hrm.puzzle == "arc" and hrm.puzzle_votes > hrm.puzzle_augmentations + 1:
         refuse(
             f"puzzle_votes {hrm.puzzle_votes} is more than the forms of a task: it and "
@@ -59,22 +56,25 @@ def _check_arc(config: Config) -> None:
         )
 
 
-def idle_reasoner(config: Config) -> dict[str, str]:
+def without_effect(settings: Settings) -> dict[str, str]:
     """Options without effect, and why."""
-    hrm = config.hrm
+    hrm = settings.hrm
     if not hrm.use_hrm:
         return dict.fromkeys(_REASONER_ONLY, "use_hrm is off")
     other = ("num_layers", "intermediate_size")
-    idle = dict.fromkeys(other, "use_hrm has h_layers, l_layers and expansion")
-    idle["init_std"] = "a reasoner's weights begin as wide as their inputs ask"
+    unused = dict.fromkeys(other, "use_hrm has h_layers, l_layers and expansion")
+    unused["init_std"] = "a reasoner's weights begin as wide as their inputs ask"
     if hrm.halt_max_steps == 1:
-        idle["halt_exploration"] = "halt_max_steps 1 leaves nothing to explore"
+        unused["halt_exploration"] = "halt_max_steps 1 leaves nothing to explore"
     if hrm.hrm_mode == "language_model":
         only = [leaf for leaf in _REASONER_ONLY if leaf.startswith("puzzle")]
-        idle |= dict.fromkeys(only, "hrm_mode language_model has no puzzles")
+        unused |= dict.fromkeys(only, "hrm_mode language_model has no puzzles")
     elif hrm.puzzle != "arc":
         many = ("puzzle_augmentations", "puzzle_votes")
-        idle |= dict.fromkeys(many, "puzzle is sudoku, one form each")
+        unused |= dict.fromkeys(many, "puzzle is sudoku, one form each")
     if hrm.hrm_variant == "trm":
-        idle["h_layers"] = "hrm_variant trm has one module, of l_layers"
-    return idle
+        unused["h_layers"] = "hrm_variant trm has one module, of l_layers"
+    return unused
+
+
+RULE = Rule(check=check, without_effect=without_effect)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from lumina.config.refusing import refuse
+from lumina.config.rules.refusing import refuse
+from lumina.config.rules.rule import Rule
+from lumina.config.settings import Settings
 from lumina.errors import LuminaError
-
-if TYPE_CHECKING:
-    from lumina.config.config import Config
 
 CHOOSING = (
     "block_type", "attention_type", "feedforward_type", "backbone", "objective",
@@ -22,35 +19,35 @@ _INSIDE = {
 """Part -> what is inside it, and so its own business."""
 
 
-def chosen(config: Config) -> list[str]:
+def chosen(settings: Settings) -> list[str]:
     """Options that choose another part than Lumina's own."""
-    return [leaf for leaf in CHOOSING if set(_names(config, leaf)) - {"standard"}]
+    return [leaf for leaf in CHOOSING if set(_names(settings, leaf)) - {"standard"}]
 
 
-def check_parts(config: Config) -> None:
+def check(settings: Settings) -> None:
     """Refuse parts beside what they replace, and options that are none.
 
     Raises:
         LuminaError: E002 or E005.
     """
-    parts = chosen(config)
+    parts = chosen(settings)
     for leaf in parts:
         for other in ("use_hrm", "use_mod", "use_mor"):
-            if config.get(other):
+            if settings.get(other):
                 refuse(
-                    f"{leaf} {' '.join(_names(config, leaf))} and {other} do not go "
+                    f"{leaf} {' '.join(_names(settings, leaf))} and {other} do not go "
                     "together: that model's parts are its own",
                     f"leave out {leaf}, or {other}",
                 )
         for inner in _INSIDE.get(leaf, ()):
-            if inner in parts or (inner == "use_moe" and config.get(inner)):
+            if inner in parts or (inner == "use_moe" and settings.get(inner)):
                 refuse(
                     f"{leaf} and {inner} do not go together: what is inside a "
                     f"{leaf.removesuffix('_type')} is its own business",
                     f"leave out {leaf}, or {inner}",
                 )
     given: set[str] = set()
-    for text in config.get("part_options"):
+    for text in settings.get("part_options"):
         key, equals, _ = text.partition("=")
         if key in given:
             refuse(f"part_options sets {key} twice", "keep one of the two")
@@ -63,15 +60,18 @@ def check_parts(config: Config) -> None:
             )
 
 
-def idle_parts(config: Config) -> dict[str, str]:
+def without_effect(settings: Settings) -> dict[str, str]:
     """Options without effect, and why."""
-    if chosen(config):
+    if chosen(settings):
         return {}
     return {"plugins": "no option chooses a part that it registers"}
 
 
-def _names(config: Config, leaf: str) -> tuple[str, ...]:
-    value = config.get(leaf)
+def _names(settings: Settings, leaf: str) -> tuple[str, ...]:
+    value = settings.get(leaf)
     if isinstance(value, str):
         return (value,)
     return tuple(value or ())
+
+
+RULE = Rule(check=check, without_effect=without_effect)

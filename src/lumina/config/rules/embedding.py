@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from lumina.config.refusing import refuse
-
-if TYPE_CHECKING:
-    from lumina.config.config import Config
+from lumina.config.rules.refusing import refuse
+from lumina.config.rules.rule import Rule
+from lumina.config.settings import Settings
 
 EMBEDDING_OPTIONS = ("pos_encodings", "scale_embeddings", "use_stable_embedding")
 """What is done with token vectors before the first block."""
 
 
-def check_embedding(config: Config) -> None:
+def check(settings: Settings) -> None:
     """Refuse options of the embedding that contradict each other.
 
     Raises:
         LuminaError: E002.
     """
-    model, kind = config.model, config.model.pos_encodings
+    model, kind = settings.model, settings.model.pos_encodings
     if model.scale_embeddings and model.use_stable_embedding:
         refuse(
             "scale_embeddings and use_stable_embedding do not go together: one "
@@ -27,12 +24,12 @@ def check_embedding(config: Config) -> None:
             "size) whatever they are",
             "leave one of the two out",
         )
-    if config.parts.backbone not in (None, "standard"):
+    if settings.parts.backbone not in (None, "standard"):
         for leaf in EMBEDDING_OPTIONS:
-            if config.get(leaf) not in (False, "rope"):
+            if settings.get(leaf) not in (False, "rope"):
                 refuse(
-                    f"backbone {config.parts.backbone} and {leaf} do not go together: "
-                    "a registered backbone embeds tokens itself",
+                    f"backbone {settings.parts.backbone} and {leaf} do not go "
+                    "together: a registered backbone embeds tokens itself",
                     f"leave {leaf} out, or backbone",
                 )
     if kind == "rope":
@@ -57,9 +54,9 @@ def check_embedding(config: Config) -> None:
         )
 
 
-def embedding_advice(config: Config) -> list[str]:
+def advice(settings: Settings) -> list[str]:
     """Advice on unusual values."""
-    model = config.model
+    model = settings.model
     normed = model.scale_embeddings or model.use_stable_embedding
     if model.pos_encodings != "sinusoidal" or normed or model.init_std > 0.2:
         return []
@@ -70,7 +67,10 @@ def embedding_advice(config: Config) -> list[str]:
     ]
 
 
-def idle_embedding(config: Config) -> dict[str, str]:
+def without_effect(settings: Settings) -> dict[str, str]:
     """Options without effect, and why."""
-    kind = config.model.pos_encodings
+    kind = settings.model.pos_encodings
     return {} if kind == "rope" else {"rope_theta": f"pos_encodings is {kind}"}
+
+
+RULE = Rule(check=check, advice=advice, without_effect=without_effect)

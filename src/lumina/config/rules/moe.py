@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lumina.config.leaves import field
-from lumina.config.provenance import SUGGESTED
-from lumina.config.refusing import refuse
-
-if TYPE_CHECKING:
-    from lumina.config.config import Config
+from lumina.config.rules.refusing import refuse
+from lumina.config.rules.rule import Rule
+from lumina.config.settings import Settings
 
 _MOE_ONLY = (
     "num_experts", "moe_top_k", "moe_pattern", "moe_intermediate_size",
@@ -21,15 +17,15 @@ _MOE_ONLY = (
 )  # fmt: skip
 
 
-def check_moe(config: Config) -> None:
+def check(settings: Settings) -> None:
     """Refuse experts, groups and capacities that contradict each other.
 
     Raises:
         LuminaError: E002.
     """
-    moe = config.moe
-    _check_groups(config)
-    _check_overflow(config)
+    moe = settings.moe
+    _check_groups(settings)
+    _check_overflow(settings)
     if moe.use_moe and moe.num_experts and moe.moe_top_k > moe.num_experts:
         refuse(
             f"moe_top_k {moe.moe_top_k} is more than num_experts {moe.num_experts}",
@@ -37,16 +33,16 @@ def check_moe(config: Config) -> None:
         )
 
 
-def _check_overflow(config: Config) -> None:
+def _check_overflow(settings: Settings) -> None:
     """A strategy says how tokens are dispatched, and may say the capacity."""
-    overflow = config.moe.overflow
+    overflow = settings.moe.overflow
     if overflow == "none":
         return
     says = {"tight": "capacity", "loose": "dropless", "adaptive": "capacity"}[overflow]
     fixed = ("capacity_factor",) if overflow != "adaptive" else ()
     for leaf in ("moe_dispatch", *fixed):
-        value = config.get(leaf)
-        chosen = config.provenance[leaf].kind not in SUGGESTED
+        value = settings.get(leaf)
+        chosen = settings.is_chosen(leaf)
         if chosen and value != field(leaf).default and value != says:
             refuse(
                 f"{leaf} {value} and overflow {overflow} contradict each other",
@@ -54,8 +50,8 @@ def _check_overflow(config: Config) -> None:
             )
 
 
-def _check_groups(config: Config) -> None:
-    moe = config.moe
+def _check_groups(settings: Settings) -> None:
+    moe = settings.moe
     if moe.moe_top_groups > moe.moe_groups:
         refuse(
             f"moe_top_groups {moe.moe_top_groups} is more than moe_groups "
@@ -79,50 +75,53 @@ def _check_groups(config: Config) -> None:
         )
 
 
-def moe_advice(config: Config) -> list[str]:
+def advice(settings: Settings) -> list[str]:
     """Advice on unusual values."""
-    moe = config.moe
-    advice: list[str] = []
+    moe = settings.moe
+    found: list[str] = []
     if not moe.use_moe:
-        return advice
+        return found
     if moe.num_experts is not None and not 4 <= moe.num_experts <= 256:
-        advice.append(f"num_experts {moe.num_experts} is outside the usual 4 to 256")
+        found.append(f"num_experts {moe.num_experts} is outside the usual 4 to 256")
     factor = moe.capacity_factor
     drops = moe.moe_dispatch == "capacity" or moe.overflow == "adaptive"
     if drops and factor and not 1.0 <= factor <= 2.8:
-        advice.append(f"capacity_factor {factor:g} is outside the usual 1 to 2.8")
+        found.append(f"capacity_factor {factor:g} is outside the usual 1 to 2.8")
     if not 0.5 <= moe.routing_temperature <= 2:
-        advice.append(
+        found.append(
             f"routing_temperature {moe.routing_temperature:g} is outside the usual "
             "0.5 to 2"
         )
     if moe.expert_dropout > 0.2:
-        advice.append(f"expert_dropout {moe.expert_dropout:g} is above the usual 0.2")
+        found.append(f"expert_dropout {moe.expert_dropout:g} is above the usual 0.2")
     if moe.moe_top_k == 1 and moe.moe_normalise_top_k:
-        advice.append(
+        found.append(
             "moe_top_k 1 with moe_normalise_top_k: the one chosen expert always weighs "
             "1, so the router learns nothing from the loss; switch the latter off"
         )
     weight = moe.load_balancing_weight
     if weight is None:
-        return advice
+        return found
     if weight > 0.05:
-        advice.append(
+        found.append(
             f"load_balancing_weight {weight:g} is above the usual 0.005 to 0.05"
         )
     elif weight < 0.005 and moe.moe_bias_update_rate == 0:
-        advice.append(
+        found.append(
             f"load_balancing_weight {weight:g} with no balancing bias: tokens may all "
             "go to a few experts"
         )
-    return advice
+    return found
 
 
-def idle_moe(config: Config) -> dict[str, str]:
+def without_effect(settings: Settings) -> dict[str, str]:
     """Options without effect, and why."""
-    moe = config.moe
+    moe = settings.moe
     if not moe.use_moe:
         return dict.fromkeys(_MOE_ONLY, "use_moe is off")
     if moe.moe_dispatch == "dropless" and moe.overflow == "none":
         return {"capacity_factor": "moe_dispatch is dropless"}
     return {}
+
+
+RULE = Rule(check=check, advice=advice, without_effect=without_effect)

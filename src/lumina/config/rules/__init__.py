@@ -1,0 +1,36 @@
+"""The rules of the configuration, a file for each subject and a line for each below."""
+
+from __future__ import annotations
+
+from lumina.config.rules import (
+    embedding,
+    hrm,
+    mod,
+    moe,
+    mor,
+    named_expert,
+    parts,
+    run,
+    shape,
+    tasks,
+    training,
+)
+from lumina.config.rules.rule import Rule
+
+ALWAYS: tuple[Rule, ...] = (run.RULE,)
+"""Rules that hold even for options that are laid over those of a run to resume."""
+
+RULES: tuple[Rule, ...] = (
+    *ALWAYS,
+    shape.RULE,
+    embedding.RULE,
+    moe.RULE,
+    hrm.RULE,
+    mod.RULE,
+    mor.RULE,
+    parts.RULE,
+    tasks.RULE,
+    named_expert.RULE,
+    training.RULE,
+)
+"""Every rule, in the order in which refusals and advice appear."""

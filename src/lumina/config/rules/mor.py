@@ -1,0 +1,57 @@
+"""Mixture of Recursions: which options do not go together, and which do nothing."""
+
+from __future__ import annotations
+
+from lumina.config.rules.refusing import refuse
+from lumina.config.rules.rule import Rule
+from lumina.config.settings import Settings
+
+
+def check(settings: Settings) -> None:
+    """Refuse recursions that leave no block to repeat, and routings that exclude.
+
+    Raises:
+        LuminaError: E002.
+    """
+    if settings.mor.use_mor and settings.model.num_layers < 3:
+        refuse(
+            f"use_mor shares the blocks between the first and the last, and num_layers "
+            f"{settings.model.num_layers} leaves none",
+            "use --num-layers 3 or more",
+        )
+    if not settings.mor.use_mor:
+        return
+    if settings.mor.mor_routing == "token_choice" and settings.mor.mor_mode == "static":
+        refuse(
+            "mor_mode static lets every token go all the way, and mor_routing "
+            "token_choice lets each choose how far",
+            "leave one of the two out",
+        )
+    if settings.mor.mor_kv_sharing and settings.mod.use_mod:
+        refuse(
+            "mor_kv_sharing and use_mod do not go together: a Mixture-of-Depths layer "
+            "makes keys of some tokens only, and others would ask for them",
+            "leave one of the two out",
+        )
+
+
+def without_effect(settings: Settings) -> dict[str, str]:
+    """Options of Mixture of Recursions without effect, and why."""
+    mor = settings.mor
+    leaves = [leaf for leaf in type(mor).model_fields if leaf != "use_mor"]
+    if not mor.use_mor:
+        return dict.fromkeys(leaves, "use_mor is off")
+    leaves.remove("mor_recursions")
+    if mor.mor_recursions == 1:
+        return dict.fromkeys(leaves, "one recursion is the plain transformer")
+    if mor.mor_routing == "token_choice":
+        why = "mor_routing token_choice has losses of its own"
+        return {"mor_router_loss_weight": why}
+    chosen = ("mor_capacity_factor", "mor_balance_weight", "mor_z_loss_weight")
+    unused = dict.fromkeys(chosen, "mor_routing is expert_choice")
+    if mor.mor_mode == "static":
+        unused["mor_router_loss_weight"] = "mor_mode static lets every token through"
+    return unused
+
+
+RULE = Rule(check=check, without_effect=without_effect)

@@ -1,0 +1,46 @@
+"""The run's folder, its data and its start: what contradicts, what does nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lumina.config.rules.refusing import refuse
+from lumina.config.rules.rule import Rule
+from lumina.config.settings import Settings
+from lumina.errors import LuminaError
+
+
+def check(settings: Settings) -> None:
+    """Refuse a name that is no folder's, and two ways to start at once.
+
+    Raises:
+        LuminaError: E005 for the name, E002 for the two ways.
+    """
+    name = settings.run.experiment_name
+    if name is not None and (not name.strip(". ") or Path(name).name != name):
+        raise LuminaError(
+            "E005",
+            f"experiment_name cannot be {name!r}",
+            "it names one folder below runs/; use run_dir for a path",
+        )
+    if settings.run.resume and settings.train.init_from:
+        refuse(
+            "resume and init_from are both set",
+            "resume goes on with a run; init_from starts a new one from its weights",
+        )
+
+
+def without_effect(settings: Settings) -> dict[str, str]:
+    """Options of data and of the run's folder without effect, and why."""
+    unused: dict[str, str] = {}
+    if settings.data.eval_data:
+        unused["eval_fraction"] = "eval_data is given"
+    name, folder = settings.run.experiment_name, settings.run.run_dir
+    if name is not None and folder is not None and Path(folder).name != name:
+        unused["experiment_name"] = "run_dir is set"
+    if settings.data.tokenizer is not None:
+        unused["tokenizer_vocab_size"] = "a tokenizer is given"
+    return unused
+
+
+RULE = Rule(check=check, without_effect=without_effect)

@@ -1,0 +1,43 @@
+"""The sections of a configuration: a file for each here, and a line for each below."""
+
+from __future__ import annotations
+
+import typing
+
+from lumina.config.sections.data import DataSection
+from lumina.config.sections.hrm import HrmSection
+from lumina.config.sections.mod import ModSection
+from lumina.config.sections.model import ModelSection
+from lumina.config.sections.moe import MoeSection
+from lumina.config.sections.mor import MorSection
+from lumina.config.sections.parts import PartsSection
+from lumina.config.sections.run import RunSection
+from lumina.config.sections.section import Section
+from lumina.config.sections.system import SystemSection
+from lumina.config.sections.train import TrainSection
+
+
+class Sections:
+    """Every section, in the order of a configuration file: name -> class."""
+
+    __slots__ = ()
+
+    model: ModelSection
+    moe: MoeSection
+    hrm: HrmSection
+    mod: ModSection
+    mor: MorSection
+    parts: PartsSection
+    data: DataSection
+    train: TrainSection
+    run: RunSection
+    system: SystemSection
+
+
+SECTIONS: dict[str, type[Section]] = typing.get_type_hints(Sections)
+"""Section name -> class."""
+
+LEAVES: dict[str, str] = {
+    leaf: name for name, section in SECTIONS.items() for leaf in section.model_fields
+}
+"""Leaf name -> section name."""

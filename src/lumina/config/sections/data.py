@@ -1,0 +1,61 @@
+"""Options of the data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lumina.config.sections.section import Section
+
+
+class DataSection(Section):
+    """What is read, and how it becomes tokens."""
+
+    train_data: tuple[str, ...] = Field(
+        (), description="files, folders or globs (.txt, .jsonl) to train on"
+    )
+    eval_data: tuple[str, ...] = Field(
+        (), description="held-out files; default: split off the training data"
+    )
+    eval_fraction: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of the documents split off; default: 15% of fewer than "
+        "5,000, 10% of up to 50,000, 5% of more",
+    )
+    tokenizer: str | None = Field(
+        None, description="a tokenizer.json or its folder; default: train byte BPE"
+    )
+    tokenizer_vocab_size: int | None = Field(
+        None,
+        ge=260,
+        description="size of a tokenizer trained on the data; default: 2,048 to 50,304 "
+        "by its bytes, at most vocab_size",
+    )
+    loss_on: Literal["assistant", "all"] = Field(
+        "assistant", description="which turns of a conversation bear loss"
+    )
+    long_conversations: Literal["split", "truncate", "drop", "cut"] = Field(
+        "split",
+        description="a conversation longer than a row: split it into pieces that each "
+        "have the question, truncate it, drop it, or cut it where the row ends and go "
+        "on without the question, as earlier versions did",
+    )
+    data_errors: Literal["skip", "fatal"] = Field(
+        "fatal", description="a bad record: skip it and say so, or stop"
+    )
+    max_record_bytes: int = Field(
+        8 * 2**20, ge=1024, description="a longer line or record is a bad record"
+    )
+    tasks: tuple[str, ...] = Field(
+        (), description="tasks in place of train_data, each NAME=PATH; a head for each"
+    )
+    task_eval_data: tuple[str, ...] = Field(
+        (), description="held-out files of tasks, NAME=PATH; default: split off"
+    )
+    task_sampling_strategy: Literal["proportional", "round_robin"] = Field(
+        "proportional",
+        description="whose rows come: as many as a task has, or turn by turn",
+    )

@@ -1,0 +1,50 @@
+"""Options of how a run uses the machine."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lumina.config.sections.section import Section
+
+
+class SystemSection(Section):
+    """How it runs on this machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to run")
+    nproc: int | None = Field(
+        None,
+        ge=1,
+        description="processes to start on this machine (else torchrun); default: 1",
+    )
+    parallel: Literal["auto", "none", "ddp", "fsdp2"] = Field(
+        "auto", description="how several processes share the work"
+    )
+    precision: Literal[
+        "auto", "fp32", "tf32", "bf16", "fp16", "mixed_bf16", "mixed_fp16"
+    ] = Field("auto", description="compute type; master weights stay float32")
+    gradient_checkpointing: Literal["none", "full", "selective"] | None = Field(
+        None,
+        description="recompute activations; default: no more than memory needs",
+    )
+    compile: bool | None = Field(
+        None, description="compile blocks; default: on CUDA with a compiler"
+    )
+    attention: Literal["auto", "flash3", "flash2", "sdpa", "reference"] = Field(
+        "auto",
+        description="who computes attention; a flash kernel that cannot be had gives "
+        "way to the next, with a warning",
+    )
+    loss_chunk_bytes: int | None = Field(
+        None,
+        ge=2**16,
+        description="most bytes of logits held at a time; default: 256 MiB, or 1 GiB "
+        "on a GPU with room for it",
+    )
+    deterministic: bool = Field(
+        False, description="bit-identical repeats, at the cost of speed"
+    )
+    num_workers: int | None = Field(
+        None, ge=0, description="threads that tokenise; default: the cores"
+    )

@@ -1,0 +1,123 @@
+"""Options of training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lumina.config.sections.section import Section
+
+
+class TrainSection(Section):
+    """How the weights are fitted."""
+
+    init_from: str | None = Field(
+        None,
+        description="a run, checkpoint or exported folder to take weights from; rate, "
+        "batch, length and schedule are then those of a fine-tuning of a model of that "
+        "size, whatever the preset, unless you name them; for a "
+        "reasoner of text also a language model to take tokenizer and vectors from",
+    )
+    freeze: tuple[str, ...] = Field(
+        (), description="parameters (glob patterns) that do not train"
+    )
+    expert_id: str | None = Field(
+        None, description="train this one expert, added to a frozen --init-from model"
+    )
+    expert_registry: str = Field(
+        "experts", description="folder of the registry that named experts are kept in"
+    )
+    default_goal: str | None = Field(
+        None, description="goal the trained expert serves; routing leans towards it"
+    )
+    steps: int | None = Field(
+        None, ge=1, description="optimizer steps; default: those of the epochs"
+    )
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        description="passes over the data; the smaller limit holds; default: 3 where "
+        "steps are not named",
+    )
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="sequences per device and forward; default: the largest power of "
+        "two that divides a step and fits into memory",
+    )
+    grad_accum: int | None = Field(
+        None,
+        ge=1,
+        description="forwards per device and step; default: as many as a step needs",
+    )
+    global_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="sequences per step over all devices; default: about 32",
+    )
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate")
+    auto_adjust_lr: bool = Field(
+        True, description="lower a dense model's usual rate for routed experts"
+    )
+    min_lr: float | None = Field(
+        None, ge=0, description="final learning rate; default: a tenth of the peak"
+    )
+    lr_scheduler: Literal["constant", "linear", "cosine", "wsd"] = Field(
+        "cosine", description="shape of the learning rate after warm-up"
+    )
+    warmup_steps: int | None = Field(
+        None,
+        ge=0,
+        description="steps of linear warm-up; wins over the ratio, its default",
+    )
+    warmup_ratio: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of the run spent on warm-up; default: 0.1 of fewer than "
+        "10,000 steps, 0.05 of up to 100,000, 0.02 of more",
+    )
+    decay_ratio: float = Field(
+        0.2, gt=0, le=1, description="share of the run that decays (wsd)"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="decoupled, on matrices only")
+    optimizer: Literal["adamw", "adam_atan2"] = Field(
+        "adamw", description="AdamW, or Adam with atan2 in place of the division"
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay rate")
+    beta2: float = Field(0.95, ge=0, lt=1, description="Adam's second decay rate")
+    eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="clip the global gradient norm; 0: do not clip"
+    )
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="moving average of weights for evaluation; 0: off"
+    )
+    seed: int = Field(
+        42,
+        ge=0,
+        le=2**63 - 1,
+        description="seed of weights, data order and dropout",
+    )
+    eval_every_n_batches: int | None = Field(
+        None,
+        ge=0,
+        description="steps between evaluations; 0: only at the end; default: a tenth "
+        "of the run, at least 50",
+    )
+    eval_batches: int | None = Field(
+        None, ge=1, description="batches in an evaluation; default: all, at most 50"
+    )
+    early_stopping_patience: int = Field(
+        0, ge=0, description="evaluations without improvement before stopping; 0: off"
+    )
+    task_weights: tuple[float, ...] = Field(
+        (), description="weights of the tasks' losses; default: every token counts once"
+    )
+    task_balancing: Literal["none", "dwa"] = Field(
+        "none", description="dwa: more weight for tasks whose loss falls more slowly"
+    )
+    task_balancing_window: int = Field(
+        50, ge=1, description="steps whose mean loss task_balancing compares"
+    )

@@ -1,0 +1,50 @@
+"""How options write the data of several tasks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from lumina.errors import LuminaError
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def paths_by_task(entries: Iterable[str], leaf: str) -> dict[str, tuple[str, ...]]:
+    """Each task's paths, tasks in the order of their first mention.
+
+    Args:
+        entries: `NAME=PATH`; a name may come several times.
+        leaf: the option, for errors.
+
+    Raises:
+        LuminaError: E005 for an entry that is no such pair.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for entry in entries:
+        name, equals, path = entry.partition("=")
+        if not (equals and path.strip() and _NAME.fullmatch(name)):
+            raise LuminaError(
+                "E005",
+                f"{leaf} cannot be {entry!r}",
+                "write NAME=PATH; a name has letters, digits, - and _, and begins "
+                "with a letter",
+            )
+        found[name] = (*found.get(name, ()), path)
+    return found
+
+
+_ALONE = {
+    "train_data": "every task names its own data",
+    "eval_data": "name held-out files with task_eval_data",
+    "tie_embeddings": "every task has a head of its own",
+    "use_hrm": "a reasoner has one task",
+    "objective": "every task has a head and a cross entropy",
+    "expert_id": "an expert trains on one task",
+}
+"""Options that do not go together with tasks, and why."""
+
+TASK_OPTIONS = (
+    "task_eval_data", "task_sampling_strategy", "task_weights", "task_balancing",
+    "task_balancing_window",
+)  # fmt: skip
