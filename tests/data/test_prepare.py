@@ -17,9 +17,11 @@ from tokenizers import models, pre_tokenizers
 from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data import documents, tokenise
-from lumina.data import prepare as module
 from lumina.data.prepare import Prepared, prepare
 from lumina.data.stream import BatchStream, Cursor
+from lumina.data.text_files import TextFiles
+from lumina.data.tokenizer import Tokenizer
+from lumina.data.tokenizer_training import vocabulary_size
 from lumina.errors import LuminaError
 
 
@@ -184,28 +186,25 @@ def test_the_tokenizer_never_saw_what_is_held_out(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    original = module.Tokenizer.train
+    original = Tokenizer.train
 
     def watch(texts: Any, size: int) -> Any:
         kept = list(texts)
         seen.extend(kept)
         return original(kept, size)
 
-    monkeypatch.setattr(module.Tokenizer, "train", watch)
+    monkeypatch.setattr(Tokenizer, "train", watch)
     train, held_out = contents(prepare(new_config(corpus)))
     strip = "<|endoftext|>"
     assert sorted(seen) == sorted(t.replace(strip, "") for t in train)
     assert not set(seen) & {t.replace(strip, "") for t in held_out}
 
 
-def test_a_large_corpus_is_sampled_evenly(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SAMPLE_BYTES", 1000)
-    preparation = module._Preparation(new_config(corpus), None, None, None)
-    sample = list(preparation.sample(module.SAMPLE_BYTES))
+def test_a_large_corpus_is_sampled_evenly(corpus: Path) -> None:
+    files = TextFiles(new_config(corpus))
+    sample = list(files.sample(1000))
     assert 700 < sum(len(t.encode()) for t in sample) < 1300
-    assert sample == list(preparation.sample(module.SAMPLE_BYTES))
+    assert sample == list(files.sample(1000))
     parts = {text.split("of part ")[1][0] for text in sample}
     assert parts == {"0", "1"}
 
@@ -301,8 +300,7 @@ def test_a_damaged_store_is_made_again(corpus: Path, cache_folder: Path) -> None
 def test_the_vocabulary_follows_the_data_unless_asked_for(corpus: Path) -> None:
     def size(**options: Any) -> int:
         config = new_config(corpus, tokenizer_vocab_size=None, **options)
-        preparation = module._Preparation(config, None, None, None)
-        return module._vocab_size(config, preparation.files)
+        return vocabulary_size(config, TextFiles(config).files)
 
     assert size() == 2048
     assert size(vocab_size=1024) == 1024

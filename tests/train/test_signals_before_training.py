@@ -40,33 +40,33 @@ def _dawdle_in_a_library(marker: Path) -> None:
 def _hold_up(stage: str, marker: Path) -> None:
     """In the process of a command: it comes to a stage and never gets over it."""
     from lumina.assemble.ranks import Ranks
-    from lumina.data import prepare
-    from lumina.train import outset, preparation
+    from lumina.data import store_building, text_files
+    from lumina.train import preparation, start
 
     def slow(*_, **__):
         _dawdle(marker)
 
     if stage == "scan":
-        prepare.scan = slow
+        text_files.scan = slow
     elif stage == "tokenizer":
         # In a generator that the library of tokenizers runs.
-        whole = prepare._Preparation.sample
+        whole = text_files.TextFiles.sample
 
         def sample(self, most):
             for text in whole(self, most):
                 yield text
                 _dawdle(marker)
 
-        prepare._Preparation.sample = sample
+        text_files.TextFiles.sample = sample
     elif stage == "tokens":
-        prepare.encode_documents = slow
+        store_building.encode_documents = slow
     elif stage == "resume":
         preparation.prepare = slow
     elif stage == "model":
-        outset.assemble = slow
+        start.assemble = slow
     elif stage == "library":
         signals.STUCK_SECONDS = 0.5
-        outset.assemble = lambda *_, **__: _dawdle_in_a_library(marker)
+        start.assemble = lambda *_, **__: _dawdle_in_a_library(marker)
     elif stage == "barrier":
         whole_barrier = Ranks.barrier
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from lumina.config.provenance import Source
 from lumina.config.task_paths import paths_by_task
+from lumina.data.data_events import OnEvent
 from lumina.data.long_conversations import joined_counts
 from lumina.data.prepare import (
-    OnEvent,
     Prepared,
     fit_rows,
     prepare,
-    shared_tokenizer,
 )
 from lumina.data.split import Progress
 from lumina.data.store import TokenStore
 from lumina.data.tokenizer import Tokenizer
+from lumina.data.tokenizer_training import shared_tokenizer
 
 if TYPE_CHECKING:
     from lumina.config import Config

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from lumina.data.chat_format import ChatFormat
 from lumina.data.chat_markers import (
@@ -31,17 +30,16 @@ from lumina.data.long_conversations import LaidOut
 from lumina.data.records import Message
 from lumina.data.template_files import Templates
 from lumina.data.text_stream import TextStream
-from lumina.data.tokenizer_backend import add_specials, specials, without_prefix
+from lumina.data.tokenizer_backend import (
+    add_specials,
+    no_text,
+    specials,
+    trained_backend,
+    without_prefix,
+)
 from lumina.data.tokenizer_files import read_declared, token_named, tokenizer_file
 from lumina.data.tokenizer_writing import hf_config, with_begin
 from lumina.errors import LuminaError
-
-# GPT-4's way to cut text into words, with numbers cut into at most two digits:
-# small vocabularies have no room for a thousand numbers.
-_WORDS = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
 
 
 class Tokenizer:
@@ -102,22 +100,7 @@ class Tokenizer:
             vocab_size: the most tokens, with 256 bytes and the special tokens; fewer
                 when the sample has no more pairs that occur twice.
         """
-        backend = tokenizers.Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        backend.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=2,
-            special_tokens=list(SPECIALS),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        backend.train_from_iterator(texts, trainer)
+        backend = trained_backend(texts, vocab_size, SPECIALS)
         kept = {"pad_token": END_OF_TEXT}
         return cls(backend, bos=END_OF_TEXT, eos=END_OF_TEXT, kept=kept)
 
@@ -313,7 +296,7 @@ class Tokenizer:
         try:
             ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
         except TypeError:
-            raise _no_text(text) from None
+            raise no_text(text) from None
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -429,18 +412,3 @@ class Tokenizer:
     def stream(self, prompt: Sequence[int] = ()) -> TextStream:
         """A decoder for ids that arrive one at a time, after those of `prompt`."""
         return TextStream(self, prompt)
-
-
-def _no_text(value: object) -> LuminaError:
-    """Why the backend takes it for no text."""
-    if isinstance(value, str):
-        return LuminaError(
-            "E103",
-            "the text holds half a surrogate pair, which is not Unicode",
-            "decode its bytes as UTF-8, and JSON's escaped characters as whole pairs",
-        )
-    return LuminaError(
-        "E005",
-        f"{type(value).__name__} is given where a text is expected",
-        "give a str",
-    )

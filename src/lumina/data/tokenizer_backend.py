@@ -1,13 +1,29 @@
-"""Changes to a tokenizer of the tokenizers library."""
+"""What is done to a tokenizer of the tokenizers library: training, changes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    pre_tokenizers,
+    trainers,
+)
+
+from lumina.errors import LuminaError
+
+# GPT-4's way to cut text into words, with numbers cut into at most two digits:
+# small vocabularies have no room for a thousand numbers.
+_WORDS = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
 
 
 def without_prefix(
@@ -62,4 +78,46 @@ def add_specials(backend: tokenizers.Tokenizer, names: Sequence[str]) -> None:
     """Make tokens special; those that the vocabulary lacks are added to it."""
     backend.add_special_tokens(
         [AddedToken(name, special=True, normalized=False) for name in names]
+    )
+
+
+def trained_backend(
+    texts: Iterable[str], vocab_size: int, names: Sequence[str]
+) -> tokenizers.Tokenizer:
+    """A byte-level BPE; arguments as those of `Tokenizer.train`.
+
+    Args:
+        names: of the special tokens.
+    """
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(names),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+def no_text(value: object) -> LuminaError:
+    """Why the backend takes it for no text."""
+    if isinstance(value, str):
+        return LuminaError(
+            "E103",
+            "the text holds half a surrogate pair, which is not Unicode",
+            "decode its bytes as UTF-8, and JSON's escaped characters as whole pairs",
+        )
+    return LuminaError(
+        "E005",
+        f"{type(value).__name__} is given where a text is expected",
+        "give a str",
     )

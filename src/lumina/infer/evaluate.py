@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lumina.config import Config
+from lumina.data.data_events import OnEvent
 from lumina.data.files import find_files
-from lumina.data.prepare import OnEvent, Prepared, fit_rows, prepare
+from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.errors import LuminaError
 from lumina.infer.load import (
     Model,

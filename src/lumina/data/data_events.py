@@ -1,0 +1,143 @@
+"""Events about the preparation of data that a user should know of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lumina.data.documents import Skipped
+from lumina.data.files import counted, tell_left_out, tell_repeated
+from lumina.data.long_conversations import long_in_words
+from lumina.data.store import TokenStore
+from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+NO_EVAL = "nothing is held out"
+
+_TOLD = 20  # skipped records that get an event of their own
+
+OnEvent = Callable[..., None]
+"""Called as on_event(kind=, severity=, code=, message=, **data)."""
+
+
+class DataEvents:
+    """Tells what was found and left out; says nothing without an `OnEvent`.
+
+    Args:
+        on_event: is called with each event.
+    """
+
+    def __init__(self, on_event: OnEvent | None) -> None:
+        self._on_event = on_event
+
+    def event(
+        self, kind: str, severity: str, code: str | None, message: str, **data: Any
+    ) -> None:
+        """One event."""
+        if self._on_event is not None:
+            self._on_event(
+                kind=kind, severity=severity, code=code, message=message, **data
+            )
+
+    def damage(self, error: LuminaError) -> None:
+        """A damaged folder of the cache, which is made again."""
+        self.event("data_cache_damaged", "warning", error.code, error.message)
+
+    def cut(self, longest: int, length: int) -> None:
+        """Conversations that are longer than a row and are not divided."""
+        self.event(
+            "data_long_conversations",
+            "warning",
+            None,
+            "conversations longer than a row are cut where it ends, and go on in "
+            "another row without their question (--long-conversations cut); the "
+            f"longest has {longest:,} tokens",
+            mode="cut",
+            longest=longest,
+            row=length,
+        )
+
+    def skipped(self, skipped: list[Skipped]) -> None:
+        """An event for each of the first records that are left out."""
+        for record in skipped[:_TOLD]:
+            where = record.source
+            if record.line is not None:
+                where += f", line {record.line}"
+            self.event(
+                "data_skipped",
+                "warning",
+                record.code,
+                f"{where}: {record.reason}",
+                source=record.source,
+                line=record.line,
+            )
+
+    def prepared(
+        self,
+        config: Config,
+        stats: dict[str, Any],
+        skipped: list[Skipped],
+        evaluation: TokenStore | None,
+    ) -> None:
+        """Events about what a user should know."""
+        self.skipped(skipped)
+        total = stats["skipped"]
+        if total > _TOLD:
+            self.event(
+                "data_skipped",
+                "warning",
+                None,
+                f"{total} bad records were left out in all",
+                count=total,
+                codes=stats["skipped_codes"],
+            )
+        tell_left_out(stats["ignored_files"], self._on_event)
+        tell_repeated(config.data.train_data, self._on_event)
+        if stats["ignored_fields"]:
+            self.event(
+                "data_fields_ignored",
+                "warning",
+                None,
+                "fields of the records that nothing reads: "
+                f"{counted(stats['ignored_fields'])}; what they say is not trained on",
+                counts=stats["ignored_fields"],
+            )
+        if stats["unknown_tokens"]:
+            count = stats["unknown_tokens"]
+            self.event(
+                "data_unknown_characters",
+                "warning",
+                None,
+                f"{count:,} tokens of the data stand for characters that the tokenizer "
+                "has no token for; the model cannot learn them: name another tokenizer "
+                "with --tokenizer, or take such characters out of the data",
+                count=count,
+            )
+        if stats["eval_documents_trained_on"]:
+            count, of = stats["eval_documents_trained_on"], stats["eval_documents"]
+            self.event(
+                "eval_data_trained_on",
+                "warning",
+                None,
+                f"{count:,} of the {of:,} documents of the eval data are in the "
+                "training data, too: their loss says how well they were learned, not "
+                "how the model does on text it has not seen",
+                count=count,
+            )
+        for note in stats["tokenizer_notes"]:
+            self.event("tokenizer", "info", None, note)
+        if evaluation is None:
+            self.event("data_no_eval", "warning", None, NO_EVAL)
+
+    def long(self, long: dict[str, Any]) -> None:
+        """What became of conversations that are longer than a row."""
+        whole = not (long["questions_shortened"] or long["without_system"])
+        self.event(
+            "data_long_conversations",
+            "info" if long["mode"] == "split" and whole else "warning",
+            None,
+            long_in_words(long),
+            **long,
+        )
