@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lumina.config import Config
-from lumina.train import Trainer, overflow
+from lumina.train import Trainer
+from lumina.train import expert_capacity as overflow
 from lumina.train.expert_capacity import AdaptiveCapacity
 from training import final_tensors
 
@@ -123,7 +124,7 @@ def test_ranks_change_together(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     settings(tmp_path, "run").replace(batch_size=2, parallel="ddp").save(file)
     script = (
-        "import sys; from lumina.train import overflow as o; o.WINDOW = 2; "
+        "import sys; from lumina.train import expert_capacity as o; o.WINDOW = 2; "
         "o.FEW, o.TOO_MANY = 2.0, 3.0; from lumina.cli.main import main; "
         f"sys.exit(main(['train', '--config-file', {str(file)!r}]))"
     )

@@ -43,6 +43,29 @@ def experts_in(row):
     return [len(layer) for layer in row["moe.load"]]
 
 
+def past_the_share(row, factor):
+    """What of each layer's load is past an expert's share of `factor`."""
+    return [
+        sum(max(share - factor / len(load), 0) for share in load)
+        for load in row["moe.load"]
+    ]
+
+
+def test_metrics_after_a_live_change_are_reckoned_with_the_new_plan(tiny_config):
+    trainer, run = train(
+        tiny_config,
+        (2, lambda t: t.adjust_capacity_factor(0.5)),
+        moe_dispatch="capacity",
+        capacity_factor=4.0,
+    )
+    found = rows(run)
+    for row, factor in ((found[1], 4.0), (found[3], 0.5), (found[-1], 0.5)):
+        expected = pytest.approx(past_the_share(row, factor), abs=1e-4)
+        assert row["moe.overflow_fraction"] == expected, row["step"]
+    assert max(found[-1]["moe.overflow_fraction"]) > 0
+    assert trainer.plan.spec.moe.capacity_factor == 0.5
+
+
 @pytest.mark.covers(
     "ORC-22: adjust_capacity_factor(x)",
     "ORC-22: adjust_routing_temperature(x)",
@@ -196,10 +219,13 @@ def test_a_run_with_other_experts_resumes_to_the_bit(tiny_config, tmp_path):
     )
     train(stopped, *requests)
     middle = tmp_path / "stopped" / "checkpoints" / "step-00000005"
+    resumed = []
     trainer, run = train(
-        stopped.replace(resume=str(middle)), (6, lambda t: t.prune_expert())
+        stopped.replace(resume=str(middle)),
+        (6, lambda t: resumed.append(t.plan.spec.moe.num_experts)),
+        (6, lambda t: t.prune_expert()),
     )
-    assert trainer.plan.spec.moe.num_experts == 5
+    assert (resumed, trainer.plan.spec.moe.num_experts) == ([5], 4)
     assert trainer.plan.spec.moe.temperature == 1.3
     for name in ("loss", "grad_norm", "moe.load"):
         assert column(run, name)[:7] == column(whole, name)[:7], name

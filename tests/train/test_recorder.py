@@ -32,14 +32,15 @@ def row(tmp_path, monkeypatch, loss=1.5, device_name="NVIDIA H100", **plan):
     now[0] += 5.0  # read late: no part of the step
     [(known, numbers)] = ring.pop(leave=0)
     plan = {"compute_dtype": "bfloat16", "flops_per_token": 1e9} | plan
+    decided = tiny_plan().replace(**plan)
     recorder = Recorder(
         tmp_path,
-        tiny_plan().replace(**plan),
+        decided,
         Console(stream=io.StringIO(), live=False),
         main=False,
         device_name=device_name,
     )
-    return recorder.row(known, numbers)
+    return recorder.row(decided, known, numbers)
 
 
 @pytest.mark.covers(

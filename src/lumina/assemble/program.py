@@ -300,7 +300,14 @@ class Program:
             else:
                 getattr(layer, name).fill_(value)
         changed = replace(moe, **{name: value})  # type: ignore[arg-type]
-        self.plan = self.plan.replace(spec=replace(self.plan.spec, moe=changed))
+        self.replan(self.plan.replace(spec=replace(self.plan.spec, moe=changed)))
+
+    def replan(self, plan: Plan) -> None:
+        """Take the Plan after a live change: the only place where it is replaced.
+
+        Everything else reads the Plan from here, so that nothing keeps an old one.
+        """
+        self.plan = plan
 
     def close(self) -> None:
         """Let go of every tensor, so that another Program has the room."""

@@ -61,6 +61,19 @@ class HeldOut:
     tasks: dict[str, float] = field(default_factory=dict)
 
     @property
+    def metrics(self) -> dict[str, float | None]:
+        """The keys that it adds to the metrics row of its step."""
+        row: dict[str, float | None] = {"eval_loss": self.loss if self.tokens else None}
+        row |= {f"task.{name}.eval_loss": loss for name, loss in self.tasks.items()}
+        shares = {
+            "eval_accuracy": self.accuracy,
+            "eval_exact_accuracy": self.exact,
+            "eval_mean_steps": self.segments,
+        }
+        row |= {key: value for key, value in shares.items() if value is not None}
+        return row | {f"eval_{name}": x for name, x in self.attempts.items()}
+
+    @property
     def perplexity(self) -> float:
         """exp(loss)."""
         return math.exp(min(self.loss, 700.0))

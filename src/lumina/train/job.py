@@ -189,7 +189,7 @@ class Job:
         finish(
             result,
             config,
-            self.plan,
+            loop.plan,
             self.folder.directory,
             loop.recorder,
             self.console,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +37,6 @@ from lumina.train.ring import MetricRing
 from lumina.train.rows import AnyStream
 from lumina.train.signals import StopSignals
 from lumina.train.step import SCALARS, train_step
-from lumina.train.task_metrics import eval_metrics
 from lumina.train.warm_up import capacities_to_compile, warm_up
 
 DIVERGED_AFTER = 50
@@ -127,8 +126,8 @@ class Loop:
             self._make_up_evaluation()
             while self.progress.step < self.plan.steps and not self._agreed_stop:
                 if self._agreed_change:
-                    # Rows under way have the shapes of the Program that made them.
-                    self._record(ring, newest=True)
+                    # Queued metrics first: their shapes belong to the old Program.
+                    self._record_all(ring)
                 if self._agreed_change and self._apply_changes():
                     feed.close()
                     feed = self._feed()
@@ -143,12 +142,16 @@ class Loop:
                 self.progress.tokens += batches.tokens
                 self.progress.cursor = batches.cursor.to_dict()
                 ring.push(self._known(batches, waited), values)
-                self._record(ring, newest=self._boundary())
-                if self._boundary():
+                boundary = self._boundary()
+                for row in self._arrived(ring, newest=boundary):
+                    if boundary and self._eval_due(row["step"]):
+                        row |= self._evaluated(row["step"])
+                    self._write(row)
+                if boundary:
                     self._at_boundary(self.recorder.last_row)
                 if self._agreed_save:
                     self._save_as_asked(ring)
-            self._record(ring, newest=True)
+            self._record_all(ring)
             self._finish()
         finally:
             feed.close()
@@ -226,8 +229,13 @@ class Loop:
             or bool(plan.save_every and step % plan.save_every == 0)
         )
 
-    def _record(self, ring: MetricRing, newest: bool) -> None:
-        """Write the rows that have arrived; wait for the newest only if asked."""
+    def _arrived(self, ring: MetricRing, newest: bool) -> Iterator[dict[str, Any]]:
+        """The rows of the steps whose numbers have come from the device.
+
+        Args:
+            ring: the queue of steps.
+            newest: wait for the newest step's numbers as well.
+        """
         leave = 0 if newest or not ring.cuda else 1
         for known, values in ring.pop(leave):
             if values[SCALARS.index("stop")] > 0:
@@ -236,40 +244,41 @@ class Loop:
                 self._agreed_change = True
             if values[SCALARS.index("save")] > 0:
                 self._agreed_save = True
-            row = self.recorder.row(known, values)
+            row = self.recorder.row(self.plan, known, values)
             self.progress.skipped = self.recorder.skipped
             step = row["step"]
             moe = self.plan.spec.moe
             if moe is not None and moe.overflow == "adaptive":
                 dropped = row["moe.dropped_fraction"]
                 self.overflow.see(step, dropped, moe.capacity_factor)
-            if step == self.progress.step and newest and self._eval_due(step):
-                row |= self._evaluated(step)
-            self.recorder.write(row)
-            if self.recorder.consecutive_skips >= DIVERGED_AFTER:
-                raise LuminaError(
-                    "E301",
-                    f"no finite gradient in {DIVERGED_AFTER} steps up to step {step}",
-                    "lower --learning-rate or raise --warmup-steps, then go on from "
-                    "the last checkpoint with --auto-resume",
-                )
+            yield row
+
+    def _write(self, row: dict[str, Any]) -> None:
+        """Write a finished row, and end a run that no longer learns."""
+        self.recorder.write(row)
+        if self.recorder.consecutive_skips >= DIVERGED_AFTER:
+            raise LuminaError(
+                "E301",
+                f"no finite gradient in {DIVERGED_AFTER} steps up to step "
+                f"{row['step']}",
+                "lower --learning-rate or raise --warmup-steps, then go on from "
+                "the last checkpoint with --auto-resume",
+            )
+
+    def _record_all(self, ring: MetricRing) -> None:
+        """Wait for the rows of all steps so far, and write them."""
+        for row in self._arrived(ring, newest=True):
+            self._write(row)
 
     def _evaluated(self, step: int) -> dict[str, Any]:
-        """What an evaluation adds to the row of its step; nothing once it is to end."""
+        """What an evaluation adds to the row of its step.
+
+        Nothing where the run is being stopped; the evaluation is made up for when the
+        run goes on.
+        """
         outcome = None if self.interrupted else self.evaluate(step)
         self.evaluation_owed = outcome is None
-        if outcome is None:
-            return {}
-        told: dict[str, Any] = {"eval_loss": None}
-        if outcome.tokens:
-            told = {"eval_loss": outcome.loss, **eval_metrics(outcome.tasks)}
-        if outcome.accuracy is not None:
-            told["eval_accuracy"] = outcome.accuracy
-        if outcome.exact is not None:
-            told["eval_exact_accuracy"] = outcome.exact
-        if outcome.segments is not None:
-            told["eval_mean_steps"] = outcome.segments
-        return told | {f"eval_{name}": x for name, x in outcome.attempts.items()}
+        return {} if outcome is None else outcome.metrics
 
     def _make_up_evaluation(self) -> None:
         """Judge the last step before the next one, where a signal had prevented it."""
@@ -307,7 +316,7 @@ class Loop:
         # Best first: killed between the two, the run still knows its best model.
         if improved:
             self.save("best")
-        # Not while gradients are not finite: it would drive out a good one.
+        # Not while gradients are non-finite: retention would delete a good checkpoint.
         whole = not self.recorder.consecutive_skips
         if plan.save_every and step % plan.save_every == 0 and whole:
             self.save("regular")
@@ -319,7 +328,7 @@ class Loop:
 
     def _save_as_asked(self, ring: MetricRing) -> None:
         """The checkpoint that a signal asked for; all ranks are at the same step."""
-        self._record(ring, newest=True)
+        self._record_all(ring)
         # While gradients are not finite, the request waits.
         if self.recorder.consecutive_skips:
             return
@@ -476,7 +485,7 @@ class Loop:
         factor = rule.decided(self.progress.step)
         if factor is None:
             return False
-        self._record(ring, newest=True)
+        self._record_all(ring)
         number = self.program.ranks.share(self.controls.next_id())
         change = Change(number, "capacity_factor", factor, rule.reason, "orchestrator")
         reassembled = self._apply(change)
@@ -486,6 +495,5 @@ class Loop:
     def _reassemble(self, change: Change) -> None:
         """Another Program, as the change wants it."""
         self.program = assembled_again(self.program, self.progress, change)
-        self.recorder.plan = self.program.plan
         if change.name == "mod_capacity":
             set_capacity(self.program, change, self.progress.step)

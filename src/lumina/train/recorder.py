@@ -35,7 +35,7 @@ class Recorder:
 
     Args:
         folder: the run directory.
-        plan: for the shapes of routed metrics and the MFU.
+        plan: gives the kind of arithmetic, for the peak rate.
         console: what a person sees.
         main: whether this process writes.
         device_name: for the peak rate; MFU is null where it is not known.
@@ -52,7 +52,6 @@ class Recorder:
         device_name: str,
         on_row: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.plan = plan
         self.console = console
         self.main = main
         self.on_row = on_row
@@ -66,10 +65,13 @@ class Recorder:
         kind = "tf32" if plan.tf32 else plan.compute_dtype
         self._peak = peak_flops(device_name, kind)
 
-    def row(self, known: dict[str, Any], values: list[float]) -> dict[str, Any]:
+    def row(
+        self, plan: Plan, known: dict[str, Any], values: list[float]
+    ) -> dict[str, Any]:
         """One step's row of metrics.jsonl, from what the device reported.
 
         Args:
+            plan: what the step's Program realised.
             known: step, tokens, epoch, learning_rate, data_wait_seconds,
                 step_seconds, loss_tokens, the labels of all ranks (a step without
                 any has no loss), and step_tokens, which is not written.
@@ -99,25 +101,25 @@ class Recorder:
             "tokens_per_second": rate,
             "step_seconds": seconds,
             "data_wait_seconds": known["data_wait_seconds"],
-            "memory_allocated_bytes": _memory("allocated", self.plan.device),
-            "memory_peak_bytes": _memory("peak", self.plan.device),
-            "mfu": self._mfu(rate),
+            "memory_allocated_bytes": _memory("allocated", plan.device),
+            "memory_peak_bytes": _memory("peak", plan.device),
+            "mfu": self._mfu(plan, rate),
             "time": time.time(),
         }
-        row |= self._routing(values)
-        row |= self._halting(values)
+        row |= self._routing(plan, values)
+        row |= self._halting(plan, values)
         if skipped:
-            self._tell_skipped(known["step"], loss)
+            self._tell_skipped(plan, known["step"], loss)
         if not labelled:
             self._tell_unlabelled(known["step"])
         return row
 
-    def _tell_skipped(self, step: int, loss: float | None) -> None:
+    def _tell_skipped(self, plan: Plan, step: int, loss: float | None) -> None:
         """Tell of a step whose gradients overflowed, and what that changes."""
         finite = loss is not None and math.isfinite(loss)
         found = "the gradients" if finite else "the loss and the gradients"
         change = "the weights did not change"
-        if self.plan.compute_dtype == "float16":
+        if plan.compute_dtype == "float16":
             change += ", and the loss scale was halved"
         self.event(
             "step_skipped",
@@ -189,18 +191,18 @@ class Recorder:
             self.metrics.close()
             self.events.close()
 
-    def _mfu(self, rate: float | None) -> float | None:
+    def _mfu(self, plan: Plan, rate: float | None) -> float | None:
         """Model FLOPs utilisation, by the Plan's count; null for an unknown peak."""
         if rate is None or self._peak is None:
             return None
-        return rate * self.plan.flops_per_token / (self._peak * self.plan.world_size)
+        return rate * plan.flops_per_token / (self._peak * plan.world_size)
 
-    def _halting(self, values: list[float]) -> dict[str, Any]:
-        """Of a reasoner: its halting head, and the puzzles that were let go."""
-        if not self.plan.spec.solves_puzzles:
+    def _halting(self, plan: Plan, values: list[float]) -> dict[str, Any]:
+        """Halting metrics of a puzzle model."""
+        if not plan.spec.solves_puzzles:
             return {}
         told = dict(zip(ACT, values[len(SCALARS) :], strict=True))
-        rows, done = self.plan.global_batch_size, told["halted"]
+        rows, done = plan.global_batch_size, told["halted"]
 
         def mean(name: str) -> float | None:
             return told[name] / done if done else None
@@ -214,9 +216,9 @@ class Recorder:
             "act.q_accuracy": mean("q_accuracy"),
         }
 
-    def _routing(self, values: list[float]) -> dict[str, Any]:
+    def _routing(self, plan: Plan, values: list[float]) -> dict[str, Any]:
         """The further losses, and what the routed layers counted, per layer."""
-        spec = self.plan.spec
+        spec = plan.spec
         terms, shapes = loss_terms(spec), count_shapes(spec)
         losses = values[len(SCALARS) :]
         row: dict[str, Any] = {

@@ -26,8 +26,3 @@ def task_metrics(statistics: Tensor, tasks: TaskSpec) -> dict[str, Any]:
         if tasks.weighted:
             row[f"task.{name}.weight"] = weight
     return row
-
-
-def eval_metrics(losses: dict[str, float]) -> dict[str, Any]:
-    """Each task's held-out loss."""
-    return {f"task.{name}.eval_loss": loss for name, loss in losses.items()}

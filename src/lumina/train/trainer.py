@@ -37,7 +37,8 @@ class Trainer:
         on_step: called on every rank with the trainer and each finished metrics row.
 
     Attributes:
-        plan: what is being done, once `train` has decided it.
+        plan: what the running program realises, and after the run what its last
+            program realised; None before `train` has decided it.
         controls: the way to change a running job, once `train` has begun.
     """
 
@@ -52,9 +53,9 @@ class Trainer:
         self.ranks = Ranks.from_environment()
         self.console = console or Console(rank=self.ranks.rank)
         self.on_step = on_step
-        self.plan: Plan | None = None
         self.controls: Controls | None = None
         self._loop: Loop | None = None
+        self._last_plan: Plan | None = None
 
     def train(self) -> TrainResult:
         """Run to the end, or to a signal.
@@ -70,11 +71,10 @@ class Trainer:
                 if finished is not None:
                     return finished
                 loop = job.build(self._row)
-                self.plan, self.controls = loop.plan, loop.controls
-                self._loop = loop
+                self._loop, self.controls = loop, loop.controls
                 return job.run()
             finally:
-                self._loop = None
+                self._last_plan, self._loop = self.plan, None
                 job.close()
 
     def _check_nproc(self) -> None:
@@ -122,6 +122,11 @@ class Trainer:
         finally:
             self.console.close()
             self.ranks.disconnect()
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the running program realises; see `Trainer`."""
+        return self._last_plan if self._loop is None else self._loop.plan
 
     @property
     def program(self) -> Program | None:
