@@ -171,6 +171,8 @@ class Watch:
         self.tokens = row["tokens"]
         if self.step in self.at:
             self.at[self.step] = held()
+        if self.step == max(self.at):
+            trainer.stop()  # nothing later is looked at
         mod = trainer.plan.spec.mod
         if mod is not None and len(mod.ladder) > 1 and self.step % CHANGE_EVERY == 0:
             turn = self.step // CHANGE_EVERY

@@ -168,6 +168,7 @@ class Runs:
             "device": "cpu",
             "eval_batches": 1,
             "num_workers": 1,
+            "report_samples": 0,
             "seed": 1,
         }
         leaves.pop(self.ignored or "", None)

@@ -46,6 +46,9 @@ def _hold_up(stage: str, marker: Path) -> None:
     def slow(*_, **__):
         _dawdle(marker)
 
+    # The main thread waits for a thread or a library that does not come back.
+    if stage in ("scan", "tokenizer", "library", "barrier"):
+        signals.STUCK_SECONDS = 0.5
     if stage == "scan":
         text_files.scan = slow
     elif stage == "tokenizer":
@@ -65,7 +68,6 @@ def _hold_up(stage: str, marker: Path) -> None:
     elif stage == "model":
         start.assemble = slow
     elif stage == "library":
-        signals.STUCK_SECONDS = 0.5
         start.assemble = lambda *_, **__: _dawdle_in_a_library(marker)
     elif stage == "barrier":
         whole_barrier = Ranks.barrier
