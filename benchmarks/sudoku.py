@@ -51,8 +51,9 @@ from lumina.data.sudoku import (
     read_sudokus,
     solve,
 )
+from lumina.model.build import build_network
 from lumina.model.hrm import Carry
-from lumina.model.network import Network, build_network
+from lumina.model.network import Network
 from lumina.model.spec import HrmSpec, ModelSpec
 from lumina.optim.adamw import Slot
 from lumina.optim.atan2 import AdamATan2

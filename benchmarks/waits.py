@@ -29,7 +29,7 @@ import torch
 from lumina.config import ConfigPresets
 from lumina.data.packing import best_fit
 from lumina.errors import LuminaError
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.model.spec import ModelSpec
 from lumina.observe.console import Console
 from lumina.plan.count import count_parameters

@@ -136,11 +136,12 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
 
     def violation() -> list[float]:
         """Per layer, the largest expert's load over the mean, less one."""
-        from lumina.train.auxiliary import count_shapes, loss_terms, unpack
+        from lumina.model.kinds.table import count_shapes, loss_terms
+        from lumina.train.counts import divide_counts
         from lumina.train.step import SCALARS
 
         values = last["values"][len(SCALARS) + len(loss_terms(spec)) :]
-        counts = dict(unpack(values, count_shapes(spec)))["moe.counts"]
+        counts = dict(divide_counts(values, count_shapes(spec)))["moe.counts"]
         return (counts.amax(1) / counts.mean(1) - 1).tolist()
 
     if moe is not None:

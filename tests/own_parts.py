@@ -84,9 +84,9 @@ class Focal(LanguageModelObjective):
         self.gamma = spec.options_of("focal")["gamma"]
 
     def forward(
-        self, hidden: Tensor, batch: Batch, tied: Tensor | None = None
+        self, output: Output, batch: Batch, tied: Tensor | None = None
     ) -> LossSums:
-        scores = self.logits(hidden, tied).flatten(0, 1)
+        scores = self.logits(output.hidden, tied).flatten(0, 1)
         labels = batch.labels.flatten()
         loss = F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="none")
         focal = (1 - torch.exp(-loss)) ** self.gamma * loss
@@ -101,10 +101,10 @@ class ZLoss(LanguageModelObjective):
     """Cross entropy, and the squared normaliser beside it (arXiv:2204.02311)."""
 
     def forward(
-        self, hidden: Tensor, batch: Batch, tied: Tensor | None = None
+        self, output: Output, batch: Batch, tied: Tensor | None = None
     ) -> LossSums:
-        losses = super().forward(hidden, batch, tied)
-        z = self.logits(hidden, tied).logsumexp(-1) ** 2
+        losses = super().forward(output, batch, tied)
+        z = self.logits(output.hidden, tied).logsumexp(-1) ** 2
         losses.terms["z_loss.z"] = z[batch.labels != IGNORE].sum()
         return losses
 

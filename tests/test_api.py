@@ -16,7 +16,7 @@ from lumina.batch import IGNORE, Batch
 from lumina.cli.main import main
 from lumina.data.tokenizer import Tokenizer
 from lumina.infer.generate import generate
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.model.spec import HrmSpec, ModSpec, MoeSpec, MorSpec, TaskSpec
 from lumina.state.huggingface import export_folder
 from networks import tiny_spec

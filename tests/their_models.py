@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lumina.batch import Batch
+from lumina.model.build import build_network
 from lumina.model.logical import logical_parts
-from lumina.model.network import build_network
 from lumina.state.huggingface.formats import FORMATS
 from lumina.state.huggingface.names import entries
 from networks import shifted

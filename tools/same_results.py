@@ -11,8 +11,8 @@ the last checkpoint. What differs between two versions is told case by case.
 `record` keeps what it has in OUT.json and goes on there when it is called again. KNOWN
 lists keys that were renamed, removed, added or corrected on purpose, each with its
 reason: {"rows": {"old": {"new": "name or null", "why": "..."}}, "tensors": {...}}; keys
-may hold * and ?. `between` makes a checkout of each commit, and uses this Python's
-packages for both.
+may hold * and ?, and "cases" limits an entry to the cases that match it. `between`
+makes a checkout of each commit, and uses this Python's packages for both.
 """
 
 from __future__ import annotations
@@ -302,6 +302,11 @@ def _unlike(
     where: str, old: dict[str, Any], new: dict[str, Any], known: dict[str, Any]
 ) -> Iterator[str]:
     """Keys of `old` and `new` that differ without being known to."""
+    known = {
+        key: entry
+        for key, entry in known.items()
+        if fnmatch.fnmatch(where, entry.get("cases", "*"))
+    }
     renamed = {}
     for key, value in old.items():
         entry = next((e for k, e in known.items() if fnmatch.fnmatch(key, k)), None)

@@ -23,7 +23,7 @@ def executed_flops_per_token(spec: Any, rows: int = 2) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     from lumina.batch import Batch
-    from lumina.model.network import build_network
+    from lumina.model.build import build_network
 
     network = build_network(spec, attention="varlen", device="cuda").train()
     network.to(torch.bfloat16)

@@ -45,7 +45,7 @@ def decoding(spec: Any, steps: int, data: Any, times: int = 3) -> dict[str, Any]
     """
     import torch
 
-    from lumina.model.network import build_network
+    from lumina.model.build import build_network
 
     program, _ = trained(spec, steps, 0, data)
     network = build_network(spec, device="cuda", seed=None).to(torch.bfloat16)

@@ -10,7 +10,7 @@ import torch
 
 from lumina.assemble import initial_values
 from lumina.assemble.initial_values import InitialValues
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from networks import tiny_spec
 
 

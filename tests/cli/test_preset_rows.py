@@ -24,7 +24,7 @@ def values_of(name, capsys):
 def built(name):
     """Parameters of the network that the preset builds, without memory for them."""
     from lumina.config import Config
-    from lumina.model.network import build_network
+    from lumina.model.build import build_network
     from lumina.plan.shape import resolve_spec
 
     network = build_network(resolve_spec(Config(preset=name)), device="meta")

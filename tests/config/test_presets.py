@@ -175,7 +175,7 @@ def test_counts_agree_with_the_documented_arithmetic() -> None:
 
 @pytest.mark.parametrize("name", ["debug", "b6_quality", "b200", "b300", "l2:b300"])
 def test_meta_model_holds_what_is_counted(name: str) -> None:
-    from lumina.model.network import build_network
+    from lumina.model.build import build_network
 
     spec = resolve_spec(ConfigPresets.get(name))
     network = build_network(spec, device="meta")
@@ -234,7 +234,7 @@ SPARSE = [
 @pytest.mark.covers("MOD-34")
 @pytest.mark.parametrize("name", SPARSE)
 def test_every_sparse_preset_has_a_dense_variant(name: str) -> None:
-    from lumina.model.network import build_network
+    from lumina.model.build import build_network
 
     sparse = ConfigPresets.get(name)
     spec = resolve_spec(sparse.replace(use_moe=False, use_mod=False))

@@ -31,7 +31,7 @@ from lumina.infer.export import export_for_inference
 from lumina.infer.sampling import Sampling
 from lumina.infer.text import complete
 from lumina.measure.text_bits import text_bits
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from networks import tiny_spec
 from tiny_runs import Runs
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from lumina.assemble.logical import split_fused
+from lumina.model.build import build_network
 from lumina.model.logical import logical_parts, tensor_info
-from lumina.model.network import Network, build_network
+from lumina.model.network import Network
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.checkpoint import CheckpointStore
 from lumina.state.state import State

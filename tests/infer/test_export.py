@@ -17,7 +17,7 @@ from lumina.infer.graph import Graph, past_shapes
 from lumina.infer.graph_files import open_graph, run_in_pieces, write_graph
 from lumina.infer.int8 import Int8Linear
 from lumina.infer.load import filled_network
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec, TaskSpec
 from lumina.state.huggingface import export_folder, import_folder, int8
 from lumina.state.weights import open_weights

@@ -7,8 +7,8 @@ import torch
 
 from lumina.batch import Batch
 from lumina.infer.goals import lean_towards
+from lumina.model.build import build_network
 from lumina.model.moe import routed_layers
-from lumina.model.network import build_network
 from lumina.model.spec import MoeSpec
 from lumina.state.expert_registry import Registry
 from networks import random_ids, tiny_spec

@@ -10,7 +10,8 @@ import torch
 
 from lumina.data.tokenizer import Tokenizer
 from lumina.measure.text_bits import text_bits
-from lumina.model.network import Network, build_network
+from lumina.model.build import build_network
+from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 
 TEXTS = ["the owl and the fox", "a hen", "", "the barn on the hill by the lake " * 9]

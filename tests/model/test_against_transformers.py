@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lumina.batch import Batch
+from lumina.model.build import build_network
 from lumina.model.logical import logical_parts
-from lumina.model.network import build_network
 from lumina.model.spec import MoeSpec
 from networks import random_ids, shifted, tiny_spec
 

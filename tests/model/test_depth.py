@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lumina.batch import Batch
 from lumina.infer.cache import KVCache
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.model.spec import ModSpec, MoeSpec, MorSpec
 from networks import packed_batch, random_ids, shifted, tiny_spec
 
@@ -362,7 +362,7 @@ def test_each_capacity_is_compiled_once_and_whole():
         batch = packed_batch([[10, 8], [24]], 24, seed=step)
         losses = []
         for network in (plain, compiled):
-            network.backbone.mod_capacity = capacity
+            network.backbone.capacity = capacity
             sums, aux = network(batch)
             (sums.loss_sum + aux["mod.predictor_loss"]).backward()
             losses.append(sums.loss_sum)

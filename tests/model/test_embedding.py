@@ -14,8 +14,8 @@ from lumina.batch import Batch
 from lumina.errors import LuminaError
 from lumina.infer.generate import Decoding, new_cache
 from lumina.infer.sampling import Sampling
+from lumina.model.build import build_network
 from lumina.model.logical import tensor_info
-from lumina.model.network import build_network
 from lumina.plan.count import count_parameters
 from networks import packed_batch, random_ids, shifted, tiny_spec
 

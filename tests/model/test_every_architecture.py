@@ -20,10 +20,11 @@ from lumina.batch import Batch
 from lumina.infer.cache import KVCache
 from lumina.infer.generate import Decoding
 from lumina.infer.sampling import Sampling
+from lumina.model.build import build_network
 from lumina.model.interface import LossSums
-from lumina.model.network import Network, build_network
+from lumina.model.kinds.table import loss_terms
+from lumina.model.network import Network
 from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec
-from lumina.train.auxiliary import loss_terms
 from networks import packed_batch, random_ids, shifted, tiny_spec
 
 VOCABULARY, LENGTH = 100, 24

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lumina.batch import IGNORE, Batch
+from lumina.model.build import build_network
 from lumina.model.hrm import Carry, HierarchicalReasoner
-from lumina.model.network import Network, build_network
+from lumina.model.kinds.puzzle import COLUMNS, HALTING, STATISTICS
+from lumina.model.network import Network
 from lumina.model.spec import HrmSpec, ModelSpec
 
 WIDTH, HEADS, LENGTH, VOCABULARY = 32, 2, 9, 7
@@ -241,7 +243,8 @@ def test_a_row_halts_when_the_head_says_so_or_at_the_limit() -> None:
         carry = losses.carry
         halted.append(carry.halted.all().item())
         if carry.halted.all():
-            assert aux["act.steps"] / aux["act.halted"] == 4
+            counted = dict(zip(COLUMNS, aux[STATISTICS].tolist(), strict=True))
+            assert counted["steps"] / counted["halted"] == 4
     assert halted == [False, False, False, True, False]
 
 
@@ -292,7 +295,7 @@ def test_the_one_network_variant_halts_on_the_sign_and_runs_no_second_forward() 
     say(network, halt=0.1, go_on=9.0)
     losses, aux = network(make_batch())
     assert losses.carry.halted.all()
-    assert "act.continue_loss" not in aux
+    assert aux[STATISTICS][COLUMNS.index("continue_loss")] == 0
     assert len(calls) == 2 * 3
     say(network, halt=-0.1, go_on=-9.0)
     assert not network(make_batch())[0].carry.halted.any()
@@ -326,7 +329,7 @@ def test_a_puzzle_is_exact_when_every_labelled_cell_is_right() -> None:
         empty = replace(batch, labels=torch.full_like(labels, IGNORE))
         losses, aux = network(empty)
         assert losses.weight_sum == losses.loss_sum == losses.terms["exact"] == 0
-        assert aux["act.halt_loss"] == 0
+        assert aux[HALTING] == 0
 
 
 def test_other_rows_never_matter() -> None:
@@ -352,7 +355,7 @@ def test_blocks_compile_once_with_gradient_and_once_without() -> None:
     for seed in range(3):
         batch = make_batch(seed=seed, rows=8)
         losses, aux = network(batch, carry)
-        (losses.loss_sum + aux["act.halt_loss"]).backward()
+        (losses.loss_sum + aux[HALTING]).backward()
         told, _ = plain(batch, expected)
         carry, expected = losses.carry, told.carry
         torch.testing.assert_close(losses.loss_sum, told.loss_sum)
@@ -375,8 +378,7 @@ def test_it_learns_and_knows_when_it_is_right() -> None:
     for step in range(80):
         losses, aux = network(task(step, 16), carry)
         carry = losses.carry
-        halting = aux["act.halt_loss"] + aux["act.continue_loss"]
-        ((losses.loss_sum + 0.5 * halting) / 16).backward()
+        ((losses.loss_sum + 0.5 * aux[HALTING]) / 16).backward()
         optimizer.step()
         optimizer.zero_grad()
     unseen = task(999, 64)

@@ -15,7 +15,8 @@ from lumina.batch import IGNORE, Batch
 from lumina.infer.cache import KVCache
 from lumina.infer.generate import Decoding
 from lumina.infer.sampling import Sampling
-from lumina.model.network import Network, build_network
+from lumina.model.build import build_network
+from lumina.model.network import Network
 from lumina.model.spec import HrmSpec
 from networks import packed_batch, random_ids, shifted, tiny_spec
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lumina.model.build import build_network
 from lumina.model.logical import logical_parts, tensor_info
-from lumina.model.network import build_network
 from lumina.model.spec import MoeSpec, TaskSpec
 from networks import random_ids, tiny_spec
 

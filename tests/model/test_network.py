@@ -10,7 +10,8 @@ import torch
 import lumina
 from lumina.batch import Batch
 from lumina.infer.cache import KVCache
-from lumina.model.network import Network, build_network
+from lumina.model.build import build_network
+from lumina.model.network import Network
 from lumina.model.spec import MoeSpec
 from networks import packed_batch, random_ids, shifted, tiny_spec
 

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from lumina.batch import Batch
-from lumina.model.network import Network, build_network
+from lumina.model.build import build_network
+from lumina.model.network import Network
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.huggingface.formats import FORMATS
 from lumina.state.huggingface.names import entries

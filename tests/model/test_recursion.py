@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lumina.batch import Batch
 from lumina.infer.cache import KVCache
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.model.spec import ModSpec, MoeSpec, MorSpec
 from lumina.ops.attention.reference import attention
 from networks import packed_batch, random_ids, shifted, tiny_spec

@@ -15,9 +15,9 @@ import lumina
 from lumina.batch import Batch
 from lumina.config import Config
 from lumina.errors import LuminaError
+from lumina.model.build import build_network
 from lumina.model.layers import Embedding, FeedForward, Linear, RMSNorm
 from lumina.model.logical import tensor_info
-from lumina.model.network import build_network
 from lumina.model.registry import load_plugins
 from lumina.model.spec import ModelSpec, PartsSpec
 from lumina.plan.model_options import model_leaves

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lumina.batch import IGNORE, Batch
 from lumina.errors import LuminaError
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.model.spec import ModSpec, MoeSpec
 from lumina.ops.attention.dispatch import Pattern
 from lumina.ops.attention.masks import causal_mask

@@ -67,7 +67,7 @@ def weights(runs: Runs) -> None:
 
 
 def _initial(run: Run) -> Any:
-    from lumina.model.network import build_network
+    from lumina.model.build import build_network
     from lumina.model.spec import ModelSpec
     from lumina.state.reader import latest_good, open_checkpoint
 

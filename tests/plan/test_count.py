@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lumina.config import Config, ConfigPresets
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.plan.count import count_parameters, count_trainable, parameter_shapes
 from lumina.plan.shape import resolve_spec
 

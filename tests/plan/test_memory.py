@@ -15,7 +15,7 @@ from lumina.assemble.assemble import assemble
 from lumina.assemble.checkpointing import checkpoint_blocks
 from lumina.batch import Batch
 from lumina.config import Config
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.plan.count import count_parameters
 from lumina.plan.memory import COMPONENTS, Layout, estimate, state_bytes
 from lumina.plan.shape import resolve_spec

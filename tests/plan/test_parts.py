@@ -14,7 +14,7 @@ import lumina
 from lumina.batch import Batch
 from lumina.config import Config
 from lumina.errors import LuminaError
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.model.registry import load_plugins
 from lumina.model.spec import ModelSpec
 from lumina.plan.count import count_parameters, count_trainable

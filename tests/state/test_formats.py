@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lumina.batch import Batch
 from lumina.errors import LuminaError
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.model.spec import HrmSpec, MoeSpec
 from lumina.state.huggingface import export_folder, import_folder
 from lumina.state.huggingface.configuration import spec_of

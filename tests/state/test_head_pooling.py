@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lumina.errors import LuminaError
+from lumina.model.build import build_network
 from lumina.model.logical import logical_parts
-from lumina.model.network import build_network
 from lumina.model.spec import MoeSpec
 from lumina.state.head_pooling import pool_key_value_heads
 from networks import random_ids, tiny_spec

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from lumina.errors import LuminaError
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.huggingface import export_folder, import_folder
 from lumina.state.huggingface.export import _opened

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.huggingface import export_folder, import_folder
 from lumina.state.huggingface.export import _opened

@@ -143,8 +143,8 @@ def test_what_cannot_be_done_is_refused(state, edit, code):
 
 def test_all_but_the_routed_experts_freeze_whatever_else_a_model_has():
     import lumina
+    from lumina.model.build import build_network
     from lumina.model.logical import tensor_info
-    from lumina.model.network import build_network
     from lumina.plan.shape import resolve_spec
     from lumina.state.experts import base_patterns
 

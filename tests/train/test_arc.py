@@ -12,7 +12,7 @@ import torch
 from lumina.cli.main import main
 from lumina.config import Config
 from lumina.errors import LuminaError
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.plan.count import count_parameters, count_trainable, count_vectors
 from lumina.plan.memory import Layout, estimate
 from lumina.plan.shape import resolve_spec

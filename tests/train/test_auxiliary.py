@@ -10,9 +10,9 @@ import torch
 from lumina.assemble.assemble import assemble
 from lumina.config import Config
 from lumina.data.stream import Cursor
+from lumina.model.kinds.table import loss_terms
 from lumina.model.spec import HrmSpec, ModSpec, MoeSpec, MorSpec
 from lumina.plan.shape import resolve_spec
-from lumina.train.auxiliary import loss_terms
 from lumina.train.step import SCALARS, train_step
 from programs import conversations, stream_of, tiny_plan
 

@@ -16,7 +16,7 @@ from lumina.cli.main import main
 from lumina.config import Config
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import Trainer
 from tiny_runs import story

@@ -20,7 +20,7 @@ from lumina.cli.main import main
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.infer.load import load
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.plan.count import count_parameters
 from lumina.plan.flops import flops_per_token
 from lumina.plan.shape import resolve_spec

@@ -11,7 +11,7 @@ import torch
 
 from lumina.cli.main import main
 from lumina.config import Config
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from lumina.plan.count import count_parameters
 from lumina.plan.flops import flops_per_token
 from lumina.plan.shape import resolve_spec

@@ -180,8 +180,9 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
     if program.average is not None:
         _restore_average(program, source, reader("ema"))
         program.average.updates.fill_(meta.extra.get("average_updates", 0))
-    if program.task_weights is not None and "task_weights" in meta.extra:
-        program.task_weights.load(meta.extra["task_weights"])
+    for name, memory in program.memories.items():
+        if name in meta.extra:
+            memory.load(meta.extra[name])
     if "loss_scale" in meta.extra:
         program.loss_scale.load(meta.extra["loss_scale"])
     _restore_live(program, meta)
@@ -339,8 +340,8 @@ def _scalars(program: Program) -> dict[str, Any]:
             "mod_capacity": program.live.mod_capacity,
         },
     }
-    if program.task_weights is not None:
-        values["task_weights"] = program.task_weights.state()
+    for name, memory in program.memories.items():
+        values[name] = memory.state()
     if program.average is not None:
         values["average_updates"] = int(program.average.updates.item())
     return values

@@ -7,10 +7,12 @@ second one, which cuts the graph at attention, and stops compiling after a few g
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
+from lumina.model.kinds.table import kinds_of
 from lumina.model.spec import ModelSpec
 
 GRAPHS_OF_A_LENGTH = 16
@@ -19,17 +21,17 @@ GRAPHS_OF_A_LENGTH = 16
 
 def compile_blocks(backbone: Any, spec: ModelSpec) -> None:
     """Compile the blocks of a backbone in place, and what a recursion does between."""
-    passes = spec.mor.recursions if spec.mor is not None else 1
-    ladder = len(spec.mod.ladder) if spec.mod is not None else 1
     settings = torch._dynamo.config
-    most = GRAPHS_OF_A_LENGTH * passes * ladder
+    graphs = math.prod(kind.graphs(spec) for kind in kinds_of(spec))
+    most = GRAPHS_OF_A_LENGTH * graphs
     settings.recompile_limit = max(settings.recompile_limit, most)
     settings.accumulated_recompile_limit = max(
         settings.accumulated_recompile_limit, 8 * most
     )
-    if passes == 1:
+    recursion = getattr(backbone, "recursion", None)
+    if recursion is None:
         for block in backbone.blocks:
             block.compile()
         return
-    for module in (*backbone.blocks, *backbone.recursion.steps):
+    for module in (*backbone.blocks, *recursion.steps):
         module.compile(dynamic=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lumina.config import Config
-from lumina.model.network import DEFAULT_LOSS_CHUNK_BYTES, Network, build_network
+from lumina.model.build import DEFAULT_LOSS_CHUNK_BYTES, build_network
+from lumina.model.network import Network
 from lumina.model.registry import load_plugins
 from lumina.plan.kernels import kernel_family
 from lumina.plan.shape import resolve_spec

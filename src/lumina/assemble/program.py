@@ -26,10 +26,13 @@ from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
+from lumina.model.build import build_network
 from lumina.model.carry_protocol import Carry
+from lumina.model.kinds.kind import Memory
+from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
 from lumina.model.logical import Parts, logical_parts, tensor_info
 from lumina.model.moe import routed_layers
-from lumina.model.network import Network, build_network
+from lumina.model.network import Network
 from lumina.model.tensors import TensorInfo
 from lumina.ops.attention import flash3
 from lumina.optim.adamw import AdamW, Slot, local
@@ -37,7 +40,6 @@ from lumina.optim.atan2 import AdamATan2
 from lumina.optim.average import WeightAverage
 from lumina.optim.gate import LossScale
 from lumina.optim.sign_sgd import SignSGD
-from lumina.optim.task_weights import TaskWeights
 from lumina.plan.kernels import kernel_family
 from lumina.plan.plan import Plan
 
@@ -80,7 +82,10 @@ class Program:
         optimizer: moments and masters of the trained parameters.
         average: moving average of the weights, or None.
         vectors: optimizer of the vectors of puzzles, where there are any that train.
-        task_weights: of the tasks' losses; None where every token counts the same.
+        kinds: the kinds that the model is of.
+        terms: its further losses.
+        counts: keys of the auxiliary sums that only count, with their shapes.
+        memories: what kinds remember from step to step, by their `memory_key`.
         carries: a recurrent model's, for each forward of a step; None at first.
         loss_scale: for float16.
         live: the scalars that may change between steps.
@@ -99,6 +104,9 @@ class Program:
         self.device = ranks.device(plan.device)
         self.compute_dtype = DTYPES[plan.compute_dtype]
         self.network = build(plan)
+        self.kinds = kinds_of(plan.spec)
+        self.terms = loss_terms(plan.spec)
+        self.counts = count_shapes(plan.spec)
         self.parts: dict[str, Parts] = logical_parts(self.network)
         self.info = tensor_info(self.network)
         freeze(self.network, self.parts, plan.freeze)
@@ -119,9 +127,10 @@ class Program:
         self.average: WeightAverage | None = None
         self.vectors: SignSGD | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
-        self.task_weights: TaskWeights | None = None
-        if plan.spec.tasks is not None and plan.spec.tasks.weighted:
-            self.task_weights = TaskWeights(plan.spec.tasks, self.device)
+        self.memories: dict[str, Memory] = {}
+        for kind in self.kinds:
+            if (memory := kind.memory(plan.spec, self.device)) is not None:
+                self.memories[kind.memory_key] = memory
         self.loss_scale = LossScale(
             enabled=self.compute_dtype == torch.float16, device=self.device
         )
@@ -253,10 +262,9 @@ class Program:
         )
 
     def _partly_frozen(self, name: str) -> bool:
-        """Whether only some experts of this parameter train; the rest keeps still."""
-        moe = self.plan.spec.moe
-        alone = moe is not None and moe.trained > 0
-        return alone and self.info_of(name).role in ("expert", "router")
+        """Whether only a part of this parameter trains."""
+        roles = (kind.partly_frozen(self.plan.spec) for kind in self.kinds)
+        return any(self.info_of(name).role in some for some in roles)
 
     def info_of(self, name: str) -> TensorInfo:
         """Role and axes of a parameter; fused parts share theirs."""

@@ -11,8 +11,9 @@ from lumina.assemble.logical import join_fused, logical_names
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.int8 import SmallLayers
+from lumina.model.build import build_network
 from lumina.model.logical import logical_parts
-from lumina.model.network import Network, build_network
+from lumina.model.network import Network
 from lumina.state.heads import one_task
 from lumina.state.reader import OnEvent
 from lumina.state.weights import Weights, Which, open_weights

@@ -17,7 +17,7 @@ from lumina.batch import Batch
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.data.stream import eval_batches
-from lumina.model.objective.multi_task import TASK_STATISTICS
+from lumina.model.kinds.tasks import STATISTICS as TASK_STATISTICS
 
 Score = Callable[[NDArray[np.uint8], NDArray[np.float32]], dict[str, float]]
 """From the answers [R, S] and halting logits [R] of all rows to shares."""

@@ -86,16 +86,3 @@ def _head_norm(spec: ModelSpec, heads: int) -> nn.Module | None:
     if spec.qk_norm == "l2":
         return HeadScale(heads, spec.norm_eps)
     return None
-
-
-def build_attention(spec: ModelSpec, layer_index: int) -> nn.Module:
-    """The attention of a block: grouped queries, through a latent, or registered."""
-    if spec.parts is not None and (name := spec.parts.at("attention", layer_index)):
-        from lumina.model.parts import build_part
-
-        return build_part(spec, "attention", name, layer_index)
-    if spec.mla_kv_rank:
-        from lumina.model.latent_attention import LatentAttention
-
-        return LatentAttention(spec, layer_index)
-    return Attention(spec, layer_index)

@@ -7,9 +7,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina.model.attention import build_attention
 from lumina.model.context import BlockContext
-from lumina.model.layers import FeedForward, RMSNorm
+from lumina.model.kinds.kind import Branches
+from lumina.model.layers import RMSNorm
 from lumina.model.spec import ModelSpec
 
 
@@ -18,16 +18,23 @@ class Block(nn.Module):
 
     A pure function of its tensors: it keeps nothing, so it may be recomputed,
     compiled and sharded from outside.
+
+    Args:
+        spec: the resolved shape.
+        branches: its attention and its feed-forward.
+
+    Attributes:
+        routed: the feed-forward takes the valid tokens too and returns auxiliary sums.
     """
 
-    def __init__(self, spec: ModelSpec, layer_index: int) -> None:
+    def __init__(self, spec: ModelSpec, branches: Branches) -> None:
         super().__init__()
         self.dropout = spec.dropout
-        self.routed = spec.moe is not None and layer_index in spec.moe.layers
+        self.routed: bool = getattr(branches.feedforward, "routed", False)
         self.attention_norm = RMSNorm(spec.hidden_size, spec.norm_eps)
-        self.attention = build_attention(spec, layer_index)
+        self.attention = branches.attention
         self.feedforward_norm = RMSNorm(spec.hidden_size, spec.norm_eps)
-        self.feedforward = _feedforward(spec, layer_index, self.routed)
+        self.feedforward = branches.feedforward
 
     def forward(
         self, x_bsd: Tensor, context: BlockContext
@@ -66,16 +73,3 @@ class Block(nn.Module):
         if not self.dropout:
             return branch_bsd
         return F.dropout(branch_bsd, self.dropout, self.training)
-
-
-def _feedforward(spec: ModelSpec, layer_index: int, routed: bool) -> nn.Module:
-    """The dense, the routed or a registered feed-forward."""
-    if spec.parts is not None and (name := spec.parts.at("feedforward", layer_index)):
-        from lumina.model.parts import build_part
-
-        return build_part(spec, "feedforward", name, layer_index)
-    if not routed:
-        return FeedForward(spec)
-    from lumina.model.moe import MoeFeedForward
-
-    return MoeFeedForward(spec, layer_index)

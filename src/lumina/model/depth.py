@@ -22,6 +22,8 @@ from torch.nn import functional as F
 from lumina.batch import IGNORE
 from lumina.model.block import Block
 from lumina.model.context import BlockContext
+from lumina.model.kinds.kind import Branches
+from lumina.model.kinds.mod import STATISTICS
 from lumina.model.moe import Router
 from lumina.model.spec import ModelSpec
 from lumina.model.subset_context import narrow
@@ -35,11 +37,6 @@ from lumina.ops.depth.selection import (
     top_places,
     wanted_first,
 )
-
-STATISTICS = ("selected", "score", "threshold", "predicted", "tokens", "rows")
-"""What a layer counts, as `mod.statistics` [6]: tokens chosen, the sum of their scores,
-the sum over rows of the lowest chosen score, the tokens of which the predictor was
-right, and what to divide by."""
 
 
 class Choice(NamedTuple):
@@ -166,8 +163,8 @@ class DepthRouter(nn.Module):
 class DepthBlock(Block):
     """A block, or its feed-forward, that only some tokens of each row go through."""
 
-    def __init__(self, spec: ModelSpec, layer_index: int) -> None:
-        super().__init__(spec, layer_index)
+    def __init__(self, spec: ModelSpec, layer_index: int, branches: Branches) -> None:
+        super().__init__(spec, branches)
         assert spec.mod is not None
         self.scope = spec.mod.scope
         self.layer_index = layer_index

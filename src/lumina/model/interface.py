@@ -40,6 +40,7 @@ class LossSums:
         carry: recurrent state for the next step, where the model has one.
         trained_sum: [] float32, what is minimised, where that is not the cross entropy
             that `loss_sum` reports; a sum over the same positions.
+        aux: the auxiliary sums of the backbone and of the objective, see `Output.aux`.
     """
 
     loss_sum: Tensor
@@ -47,6 +48,7 @@ class LossSums:
     terms: dict[str, Tensor] = field(default_factory=dict)
     carry: Any = None
     trained_sum: Tensor | None = None
+    aux: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

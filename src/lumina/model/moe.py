@@ -108,6 +108,7 @@ class MoeFeedForward(nn.Module):
     does not depend on the rest of the batch.
     """
 
+    routed = True
     load: Tensor
     selection_bias: Tensor | None
     temperature: Tensor

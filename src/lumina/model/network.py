@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
@@ -12,20 +13,12 @@ from lumina.batch import IGNORE, Batch
 from lumina.errors import LuminaError
 from lumina.model.cache_protocol import Cache
 from lumina.model.initial import initial_value
-from lumina.model.interface import LossSums, Scores
-from lumina.model.objective.language_model import LanguageModelObjective
-from lumina.model.objective.multi_task import (
-    TASK_STATISTICS,
-    MultiTaskObjective,
-    task_statistics,
-)
+from lumina.model.interface import LossSums, Output, Scores
+from lumina.model.kinds.kind import Kind
 from lumina.model.spec import ModelSpec
-from lumina.model.transformer import Transformer
 
 if TYPE_CHECKING:
     from lumina.data.tokenizer import Tokenizer
-
-DEFAULT_LOSS_CHUNK_BYTES = 256 * 2**20
 
 
 class Network(nn.Module):
@@ -33,8 +26,10 @@ class Network(nn.Module):
 
     Args:
         spec: the resolved shape.
-        attention: attention backend.
-        loss_chunk_bytes: most bytes of float32 logits held at a time.
+        kinds: the kinds that the model is of.
+        backbone: `backbone(batch, carry=None, cache=None)` gives an `Output`.
+        objective: `objective(output, batch, tied)` gives `LossSums`, and
+            `objective.logits(hidden, tied)` scores; see `lumina.model.objective`.
 
     Attributes:
         tokenizer: the one it was trained with, where `lumina.load` made the network.
@@ -45,31 +40,15 @@ class Network(nn.Module):
     def __init__(
         self,
         spec: ModelSpec,
-        attention: str = "sdpa",
-        loss_chunk_bytes: int = DEFAULT_LOSS_CHUNK_BYTES,
+        kinds: Sequence[Kind],
+        backbone: nn.Module,
+        objective: nn.Module,
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone: Any
-        self.objective: Any
-        if spec.solves_puzzles:
-            from lumina.model.hrm import HierarchicalReasoner
-            from lumina.model.objective.puzzle import PuzzleObjective
-
-            self.backbone = HierarchicalReasoner(spec, attention)
-            self.objective = PuzzleObjective(spec)
-        elif spec.hrm is not None:
-            from lumina.model.hrm_language import LanguageReasoner
-            from lumina.model.objective.halting_language import HaltingLanguageObjective
-
-            self.backbone = LanguageReasoner(spec, attention)
-            self.objective = HaltingLanguageObjective(spec, loss_chunk_bytes)
-        else:
-            self.backbone = _backbone(spec, attention)
-            kind = LanguageModelObjective if spec.tasks is None else MultiTaskObjective
-            self.objective = _registered_objective(spec, loss_chunk_bytes) or kind(
-                spec, loss_chunk_bytes
-            )
+        self.kinds = tuple(kinds)
+        self.backbone: Any = backbone
+        self.objective: Any = objective
 
     @property
     def recurrent(self) -> bool:
@@ -125,7 +104,8 @@ class Network(nn.Module):
                 of this model, and where no task, or none of this model's, is named.
         """
         if isinstance(batch, Batch):
-            return self._sums(self.backbone(batch, carry), batch)
+            losses = self._losses(self.backbone(batch, carry), batch)
+            return losses, losses.aux
         if batch is not None and input_ids is not None:
             raise LuminaError("E005", "input_ids are given twice", "give them once")
         ids = batch if input_ids is None else input_ids
@@ -173,54 +153,39 @@ class Network(nn.Module):
             )
         if labels is not None:
             self._check_range("labels", labels, labels[labels != IGNORE])
-        if labels is not None and not self.spec.solves_puzzles:
+        if labels is not None and getattr(self.objective, "predicts_next", True):
             last = torch.full_like(labels[:, :1], IGNORE)
             labels = torch.cat([labels[:, 1:], last], dim=1)
-        head = self._head(task_id)
         batch = Batch.from_rows(input_ids, labels)
         output = self.backbone(batch, None)
-        logits: Tensor = self.objective.logits(output.hidden, head)
+        logits = self._logits(output.hidden, task_id)
         if labels is None:
             return Scores(logits)
-        if self.spec.tasks is not None:
-            rows = [0] * len(self.spec.tasks.names)
-            rows[self.objective.place(task_id)] = len(input_ids)
-            batch = replace(batch, task_rows=tuple(rows))
-        losses, _ = self._sums(output, batch)
+        if task_id is not None:
+            batch = self.objective.of_task(batch, task_id)
+        losses = self._losses(output, batch)
         return Scores(logits, losses.loss_sum / losses.weight_sum)
 
-    def _head(self, task_id: int | str | None) -> Any:
-        """What the objective's `logits` wants to know beside the hidden states."""
-        if self.spec.tasks is not None:
-            return task_id
-        if task_id is not None:
+    def _logits(self, hidden: Tensor, task_id: int | str | None) -> Tensor:
+        """Scores by the only head, or by that of a task."""
+        if task_id is None:
+            return self.objective.logits(hidden, self._tied)  # type: ignore[no-any-return]
+        if not hasattr(self.objective, "of_task"):
             raise LuminaError(
                 "E005",
                 f"there is no task {task_id!r}: the model has one head",
                 "leave the task out",
             )
-        return self._tied
+        return self.objective.logits(hidden, self._tied, task_id)  # type: ignore[no-any-return]
 
-    def _sums(self, output: Any, batch: Batch) -> tuple[LossSums, dict[str, Tensor]]:
-        """Loss sums and auxiliary sums of what the backbone made of a batch."""
-        if self.spec.solves_puzzles:
-            return self.objective(output)  # type: ignore[no-any-return]
-        if self.spec.hrm is not None:
-            return self.objective.sums(output, batch, self._tied)  # type: ignore[no-any-return]
-        losses: LossSums = self.objective(output.hidden, batch, self._tied)
+    def _losses(self, output: Output, batch: Batch) -> LossSums:
+        """Loss sums, with all auxiliary sums, of what the backbone made of a batch."""
+        losses: LossSums = self.objective(output, batch, self._tied)
         losses.carry = output.carry
-        aux = output.aux
-        if "mod.chosen" in aux:
-            from lumina.model.depth import split_losses
-
-            aux = split_losses(aux, losses.terms.get("each"), batch.labels)
-        if self.spec.tasks is not None:
-            aux = aux | {TASK_STATISTICS: task_statistics(losses)}
-        if self.spec.parts is not None:
-            from lumina.model.parts import whole_reports
-
-            return losses, whole_reports(self.spec, aux, losses.terms)
-        return losses, aux
+        losses.aux = output.aux | losses.aux
+        for kind in self.kinds:
+            kind.settle(self.spec, losses, batch)
+        return losses
 
     def logits(
         self,
@@ -244,7 +209,6 @@ class Network(nn.Module):
             LuminaError: E005 where no task, or none of this model's, is named; E002
                 past the last of learned positions.
         """
-        head = self._head(task_id)
         batch = Batch.from_rows(input_ids)
         if cache is not None:
             batch = replace(batch, position_ids=cache.positions(input_ids))
@@ -255,7 +219,7 @@ class Network(nn.Module):
         hidden = self.backbone(batch, cache=cache).hidden
         if last_only:
             hidden = hidden[:, -1:]
-        return self.objective.logits(hidden, head)  # type: ignore[no-any-return]
+        return self._logits(hidden, task_id)
 
     def initial_value(self, name: str, seed: int) -> Tensor:
         """What parameter or persistent buffer `name` starts as: float32, CPU, whole."""
@@ -285,50 +249,3 @@ class Network(nn.Module):
         """
         for name, buffer in self.named_buffers():
             buffer.copy_(self.initial_value(name, seed=0))
-
-
-def _backbone(spec: ModelSpec, attention: str) -> nn.Module:
-    """The transformer, or a registered backbone."""
-    if spec.parts is None or not spec.parts.backbone:
-        return Transformer(spec, attention)
-    from lumina.model.parts import build_part
-
-    return build_part(spec, "backbone", spec.parts.backbone, attention)
-
-
-def _registered_objective(spec: ModelSpec, loss_chunk_bytes: int) -> nn.Module | None:
-    """The objective that the shape names, if it names one."""
-    if spec.parts is None or not spec.parts.objective:
-        return None
-    from lumina.model.parts import build_part
-
-    return build_part(spec, "objective", spec.parts.objective, loss_chunk_bytes)
-
-
-def build_network(
-    spec: ModelSpec,
-    *,
-    attention: str = "sdpa",
-    loss_chunk_bytes: int = DEFAULT_LOSS_CHUNK_BYTES,
-    device: torch.device | str | None = None,
-    seed: int | None = 0,
-) -> Network:
-    """A network with initial weights.
-
-    Args:
-        spec: the resolved shape.
-        attention: attention backend.
-        loss_chunk_bytes: most bytes of float32 logits held at a time.
-        device: where it lives, the CPU when absent; on "meta" it has shapes only.
-        seed: of the initial weights; None leaves them unset, to be loaded.
-    """
-    with torch.device("meta"):
-        network = Network(spec, attention, loss_chunk_bytes)
-    device = torch.device(device if device is not None else "cpu")
-    if device.type == "meta":
-        return network
-    network.to_empty(device=device)
-    if seed is not None:
-        return network.initialise(seed)
-    network.reset_buffers()  # some are in no file
-    return network

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from lumina.errors import LuminaError
 from lumina.model.block import Block
 from lumina.model.context import BlockContext
 from lumina.model.initial import generator_of
-from lumina.model.registry import Part, held_part
+from lumina.model.registry import Part, held_part, used_parts
 from lumina.model.spec import ModelSpec
 from lumina.model.tensors import TensorInfo
 
@@ -114,17 +113,6 @@ class WholeBlock(nn.Module):
         return _split(self.inner(x_bsd, context), x_bsd)
 
 
-def parted_block(spec: ModelSpec, layer_index: int) -> nn.Module:
-    """The block of a layer of a model with registered parts."""
-    assert spec.parts is not None
-    if name := spec.parts.at("block", layer_index):
-        return WholeBlock(spec, layer_index, name)
-    inner = ("attention", "feedforward")
-    if any(spec.parts.at(kind, layer_index) for kind in inner):
-        return PartedBlock(spec, layer_index)
-    return Block(spec, layer_index)
-
-
 def _split(returned: Any, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """What a part returned, with or without reports, in the type of what it was given.
 
@@ -142,35 +130,17 @@ def _split(returned: Any, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     return y if y.dtype == given.dtype else y.to(given.dtype), told
 
 
-def used_parts(spec: ModelSpec) -> dict[Part, int]:
-    """The registered parts of a model, and in how many layers each is."""
-    if spec.parts is None:
-        return {}
-    return {
-        held_part(kind, name, spec.parts.plugins): layers
-        for (kind, name), layers in spec.parts.used().items()
-    }
-
-
-def reported(spec: ModelSpec) -> Iterator[tuple[Part, str, float, int]]:
-    """What the parts report: (part, key, weight in the loss, layers)."""
-    for part, layers in used_parts(spec).items():
-        for key, weight in part.reports.items():
-            if isinstance(weight, str):
-                weight = spec.options_of(part.name)[weight]
-            yield part, key, float(weight), layers
-
-
 def collect_reports(
     spec: ModelSpec, layers: list[dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """The sums that attention, feed-forward and blocks report, over all layers.
+    """The sums and counts of attention, feed-forward and blocks, over all layers.
 
     Raises:
-        LuminaError: E005 for a part that reports other keys than it declares.
+        LuminaError: E005 for a part that returns other keys or shapes than it declares.
     """
     found: dict[str, Tensor] = {}
-    declared = {key for _, key, _, _ in reported(spec)}
+    parts = used_parts(spec)
+    declared = {key for part in parts for key in (*part.reports, *part.counts)}
     for key in {key for one in layers for key in one}:
         if key not in declared and not key.startswith("moe."):
             raise LuminaError(
@@ -178,18 +148,41 @@ def collect_reports(
                 f"a registered part returns {key!r} and does not declare it",
                 f"name it where it is registered: reports={{{key!r}: 0.0}}",
             )
-    for part, key, _, count in reported(spec):
+    for part, count in parts.items():
         if part.kind in ("backbone", "objective"):
             continue
-        values = [one[key] for one in layers if key in one]
-        if len(values) != count:
+        for key in (*part.reports, *part.counts):
+            values = [one[key].float() for one in layers if key in one]
+            if len(values) != count:
+                raise _not_returned(
+                    part, key, "return (output, {key: sum over the valid tokens})"
+                )
+            if key in part.counts:
+                found[key] = torch.stack(_of_shape(part, key, values)).sum(0)
+            else:
+                found[key] = torch.stack(values).sum()
+    return found
+
+
+def _of_shape(part: Part, key: str, values: list[Tensor]) -> list[Tensor]:
+    """The counts of some layers, each of the declared shape."""
+    for value in values:
+        if tuple(value.shape) != part.counts[key]:
             raise LuminaError(
                 "E005",
-                f"the {part.kind} {part.name} declares {key!r} and does not return it",
-                "return (output, {key: sum over the tokens that are not padding})",
+                f"the {part.kind} {part.name} returns {key!r} of shape "
+                f"{tuple(value.shape)}, and declares {part.counts[key]}",
+                "make the two agree: counts={key: shape} where it is registered",
             )
-        found[key] = torch.stack([value.float() for value in values]).sum()
-    return found
+    return values
+
+
+def _not_returned(part: Part, key: str, hint: str) -> LuminaError:
+    return LuminaError(
+        "E005",
+        f"the {part.kind} {part.name} declares {key!r} and does not return it",
+        hint,
+    )
 
 
 def owner(network: nn.Module, name: str) -> tuple[Part, str] | None:
@@ -287,16 +280,15 @@ def whole_reports(
         LuminaError: E005 for a part that does not return what it declares.
     """
     found = dict(aux)
-    for part, key, _, _ in reported(spec):
+    for part in used_parts(spec):
         if part.kind not in ("backbone", "objective"):
             continue
         source = aux if part.kind == "backbone" else terms
-        if key not in source:
-            where = "Output.aux" if part.kind == "backbone" else "LossSums.terms"
-            raise LuminaError(
-                "E005",
-                f"the {part.kind} {part.name} declares {key!r} and does not return it",
-                f"put the sum over tokens into {where}",
-            )
-        found[key] = source[key]
+        for key in (*part.reports, *part.counts):
+            if key not in source:
+                where = "Output.aux" if part.kind == "backbone" else "LossSums.terms"
+                raise _not_returned(part, key, f"put the sum over tokens into {where}")
+            found[key] = source[key]
+            if key in part.counts:
+                _of_shape(part, key, [source[key]])
     return found

@@ -135,6 +135,20 @@ class Recursion(nn.Module):
         """All that is worth compiling here."""
         return self.scores, self.top, self.gather, self.change, self.put
 
+    def through(
+        self, blocks: Sequence[nn.Module], x_bsd: Tensor, context: BlockContext
+    ) -> tuple[Tensor, list[Aux], Aux]:
+        """Through all blocks: the first and the last once, those between again.
+
+        Returns:
+            As `forward`, with the sums of the first and the last block too.
+        """
+        first, *shared, last = blocks
+        x_bsd, before = first(x_bsd, context)
+        x_bsd, sums, own = self(shared, x_bsd, context)
+        x_bsd, after = last(x_bsd, context)
+        return x_bsd, [before, *sums, after], own
+
     def forward(
         self, blocks: Sequence[nn.Module], x_bsd: Tensor, context: BlockContext
     ) -> tuple[Tensor, list[Aux], Aux]:

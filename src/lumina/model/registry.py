@@ -17,13 +17,14 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
+from lumina.model.spec import ModelSpec
 
 STANDARD = "standard"
 """The name of Lumina's own part of every kind."""
@@ -54,6 +55,8 @@ class Part:
             0 only reports.
         tensors: ending of a parameter's name -> (role, axes) where the default, matrix
             or norm by the number of dimensions, is wrong.
+        counts: key of `aux` -> shape of what it counts in a step, float32 without
+            gradient; layers, micro-batches and ranks add up.
     """
 
     kind: str
@@ -63,9 +66,15 @@ class Part:
     options: Mapping[str, Any] = field(default_factory=dict)
     reports: Mapping[str, float | str] = field(default_factory=dict)
     tensors: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def hook(self, name: str) -> Callable[..., Any] | None:
-        """A static method that the class may have: extra_flops, kept_bytes, initial."""
+        """A static method that the class may have.
+
+        `extra_flops`, `kept_bytes` and `initial` describe its cost and first values;
+        `after(network, counted, skip)` changes the network after a step, and
+        `metrics(spec, counted)` gives keys of a metrics row.
+        """
         return getattr(self.cls, name, None)
 
 
@@ -77,7 +86,7 @@ def register_attention(name: str, **says: Any) -> Callable[[C], C]:
     """Register `cls(spec, layer_index)`: `forward(x [B, S, D], context)`.
 
     It returns [B, S, D], or that and a dict of what `reports` names. Keywords of all
-    these decorators: `options`, `reports`, `tensors`; see `Part`.
+    these decorators: `options`, `reports`, `counts`, `tensors`; see `Part`.
     """
     return _register("attention", name, **says)
 
@@ -101,7 +110,7 @@ def register_backbone(name: str, **says: Any) -> Callable[[C], C]:
 
 
 def register_objective(name: str, **says: Any) -> Callable[[C], C]:
-    """Register `cls(spec, loss_chunk_bytes)`: `forward(hidden, batch, tied)`.
+    """Register `cls(spec, loss_chunk_bytes)`: `forward(output, batch, tied)`.
 
     It returns `LossSums`, and has `logits(hidden, tied)`.
     """
@@ -115,6 +124,7 @@ def _register(
     options: Mapping[str, Any] | None = None,
     reports: Mapping[str, float | str] | None = None,
     tensors: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
+    counts: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Callable[[C], C]:
     """A decorator; the arguments are described at `Part`."""
 
@@ -127,6 +137,7 @@ def _register(
             dict(options or {}),
             dict(reports or {}),
             dict(tensors or {}),
+            {key: tuple(shape) for key, shape in (counts or {}).items()},
         )
         _check(part)
         _PARTS[name] = part
@@ -161,6 +172,13 @@ def _check(part: Part) -> None:
             f"{name!r} already names the {taken.kind} of {taken.source}",
             "names are one for all kinds: choose another",
         )
+    for key in part.counts:
+        if not key.startswith(f"{name}.") or key in part.reports:
+            raise LuminaError(
+                "E005",
+                f"the {part.kind} {name} cannot count {key!r}",
+                f"keys begin with '{name}.', and none is among the reports too",
+            )
     for key, weight in part.reports.items():
         if not key.startswith(f"{name}.") or (
             isinstance(weight, str) and weight not in part.options
@@ -289,3 +307,22 @@ def _run_file(path: Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+
+
+def used_parts(spec: ModelSpec) -> dict[Part, int]:
+    """The registered parts of a model, and in how many layers each is."""
+    if spec.parts is None:
+        return {}
+    return {
+        held_part(kind, name, spec.parts.plugins): layers
+        for (kind, name), layers in spec.parts.used().items()
+    }
+
+
+def reported(spec: ModelSpec) -> Iterator[tuple[Part, str, float, int]]:
+    """What the parts report: (part, key, weight in the loss, layers)."""
+    for part, layers in used_parts(spec).items():
+        for key, weight in part.reports.items():
+            if isinstance(weight, str):
+                weight = spec.options_of(part.name)[weight]
+            yield part, key, float(weight), layers

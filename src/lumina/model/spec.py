@@ -98,6 +98,11 @@ class HrmSpec:
     mode: str = "puzzle"
 
     @property
+    def learns_continue(self) -> bool:
+        """Whether the halting head also learns what going on is worth."""
+        return self.variant == "hrm" and self.halt_max_steps > 1
+
+    @property
     def words(self) -> str:
         """How it reasons, in a few words."""
         layers = f"one module of {self.l_layers} layers"

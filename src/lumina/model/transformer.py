@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 
 from lumina.batch import Batch
 from lumina.errors import LuminaError
-from lumina.model.block import Block
 from lumina.model.cache_protocol import Cache
 from lumina.model.context import BlockContext, Tokens
 from lumina.model.interface import Output
+from lumina.model.kinds.kind import Kind
 from lumina.model.layers import Embedding, LayerNorm, RMSNorm
 from lumina.model.positions import LearnedPositions, sinusoids
 from lumina.model.spec import ModelSpec
@@ -29,18 +30,28 @@ class Transformer(nn.Module):
 
     Args:
         spec: the resolved shape.
+        kinds: the kinds that the model is of.
+        blocks: its blocks, in order.
+        recursion: what passes tokens through the blocks, where not once through each.
         attention: "sdpa", "varlen" or "reference".
 
     Attributes:
         compute_dtype: the type of activations, set where the embedding comes out; every
             later module casts its weights to it.
-        mod_capacity: share of tokens the Mixture-of-Depths blocks take in training.
+        capacity: share of the tokens that blocks take in training, where they choose.
         routing: see `BlockContext.routing`.
     """
 
     recurrent = False
 
-    def __init__(self, spec: ModelSpec, attention: str = "sdpa") -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        kinds: Sequence[Kind],
+        blocks: Sequence[nn.Module],
+        recursion: Recursion | None = None,
+        attention: str = "sdpa",
+    ) -> None:
         super().__init__()
         if attention not in BACKENDS:
             raise LuminaError(
@@ -49,6 +60,8 @@ class Transformer(nn.Module):
                 f"choose one of {', '.join(BACKENDS)}",
             )
         self.spec = spec
+        self.kinds = tuple(kinds)
+        self.needs = frozenset[str]().union(*(kind.context for kind in kinds))
         self.attention = attention
         self.compute_dtype = torch.float32
         self.embedding = Embedding(spec.padded_vocab_size, spec.hidden_size)
@@ -60,14 +73,10 @@ class Transformer(nn.Module):
             self.position_embedding = LearnedPositions(
                 spec.seq_length, spec.hidden_size
             )
-        self.blocks = nn.ModuleList(_block(spec, i) for i in range(spec.num_layers))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = RMSNorm(spec.hidden_size, spec.norm_eps)
-        self.recursion: Recursion | None = None
-        if spec.mor is not None and spec.mor.recursions > 1:
-            from lumina.model.recursion import build_recursion
-
-            self.recursion = build_recursion(spec)
-        self.mod_capacity = spec.mod.capacity if spec.mod is not None else 1.0
+        self.recursion = recursion
+        self.capacity = min((kind.capacity(spec) for kind in kinds), default=1.0)
         self.routing = ""
 
     def forward(
@@ -82,16 +91,8 @@ class Transformer(nn.Module):
         """
         context = self._context(batch, cache)
         x_bsd = self._embed(batch, cache)
-        layers: list[dict[str, Tensor]] = []
-        own: dict[str, Tensor] = {}
-        blocks = list(self.blocks)
-        while blocks:
-            if self.recursion is not None and len(blocks) == len(self.blocks) - 1:
-                x_bsd, sums, own = self.recursion(blocks[:-1], x_bsd, context)
-                layers += sums
-                blocks = blocks[-1:]
-            x_bsd, aux = blocks.pop(0)(x_bsd, context)
-            layers.append(aux)
+        through = once if self.recursion is None else self.recursion.through
+        x_bsd, layers, own = through(list(self.blocks), x_bsd, context)
         return Output(self.norm(x_bsd), self._collect(layers) | own, carry)
 
     def _embed(self, batch: Batch, cache: Cache | None) -> Tensor:
@@ -111,12 +112,11 @@ class Transformer(nn.Module):
         return x_bsd.to(self.compute_dtype)
 
     def _collect(self, layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The sums of all layers together."""
-        if self.spec.parts is None:
-            return _collect(layers)
-        from lumina.model.parts import collect_reports
-
-        return _collect(layers) | collect_reports(self.spec, layers)
+        """The sums of all layers together; nothing for a dense model."""
+        aux: dict[str, Tensor] = {}
+        for kind in self.kinds:
+            aux |= kind.collect(self.spec, layers)
+        return aux
 
     def _context(self, batch: Batch, cache: Cache | None) -> BlockContext:
         """Rotary tables and the attention pattern, made once for all blocks."""
@@ -155,10 +155,10 @@ class Transformer(nn.Module):
             pattern,
             batch.document_ids >= 0,
             cache,
-            tokens=self._tokens(batch) if spec.mod or spec.mor else None,
-            capacity=repr(self.mod_capacity),
+            tokens=self._tokens(batch) if "tokens" in self.needs else None,
+            capacity=repr(self.capacity),
             routing=self.routing,
-            starts=batch.position_ids == 0 if spec.parts else None,
+            starts=batch.position_ids == 0 if "starts" in self.needs else None,
         )
 
     def _tokens(self, batch: Batch) -> Tokens:
@@ -178,30 +178,16 @@ class Transformer(nn.Module):
         )
 
 
-def _block(spec: ModelSpec, layer_index: int) -> nn.Module:
-    """The block of a layer: every token's, one that chooses, or registered parts."""
-    if spec.parts is not None:
-        from lumina.model.parts import parted_block
+def once(
+    blocks: Iterable[nn.Module], x_bsd: Tensor, context: BlockContext
+) -> tuple[Tensor, list[dict[str, Tensor]], dict[str, Tensor]]:
+    """Through every block, one after the other.
 
-        return parted_block(spec, layer_index)
-    if spec.mod is None or layer_index not in spec.mod.layers:
-        return Block(spec, layer_index)
-    from lumina.model.depth import DepthBlock
-
-    return DepthBlock(spec, layer_index)
-
-
-def _collect(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The sums of all routed layers together; nothing for a dense model."""
-    aux: dict[str, Tensor] = {}
-    experts = [one for one in layers if "moe.counts" in one]
-    if experts:
-        from lumina.model.moe import collect_aux
-
-        aux |= collect_aux(experts)
-    depths = [one for one in layers if "mod.statistics" in one]
-    if depths:
-        from lumina.model.depth import collect_depth_aux
-
-        aux |= collect_depth_aux(depths)
-    return aux
+    Returns:
+        [B, S, D]; the sums of every block; and the sums that belong to none.
+    """
+    layers = []
+    for block in blocks:
+        x_bsd, aux = block(x_bsd, context)
+        layers.append(aux)
+    return x_bsd, layers, {}

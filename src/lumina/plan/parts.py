@@ -30,7 +30,7 @@ def built_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 @lru_cache(maxsize=16)
 def _built_shapes(spec: ModelSpec, classes: tuple[type, ...]) -> dict[str, Any]:
     """Kept for a shape and the classes that its names stand for now."""
-    from lumina.model.network import build_network
+    from lumina.model.build import build_network
 
     network = build_network(spec, device="meta")
     return {name: tuple(p.shape) for name, p in network.named_parameters()}
@@ -44,8 +44,8 @@ def names_in_files(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
 
 @lru_cache(maxsize=16)
 def _names_in_files(spec: ModelSpec, classes: tuple[type, ...]) -> dict[str, Any]:
+    from lumina.model.build import build_network
     from lumina.model.logical import logical_parts
-    from lumina.model.network import build_network
 
     network = build_network(spec, device="meta")
     fused = logical_parts(network)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lumina.model.spec import ModelSpec
+from lumina.plan.flops import flops_per_token
 
 NOTHING_HELD_OUT = "there is no evaluation data"
 """The reason of `eval_every` where nothing is evaluated."""
@@ -104,6 +105,15 @@ class Plan:
         values["freeze"] = tuple(values["freeze"])
         values["warnings"] = tuple(values["warnings"])
         return Plan(**values)
+
+    def flops_saved_by(self, kind: str) -> float:
+        """Percentage of a token's operations that one kind of the model saves.
+
+        Args:
+            kind: a field of `ModelSpec` that a model without it has as None.
+        """
+        without = ModelSpec.from_dict(self.spec.to_dict() | {kind: None})
+        return 100 * (1 - flops_per_token(self.spec) / flops_per_token(without))
 
     def replace(self, **changes: Any) -> Plan:
         """A new Plan with some fields changed."""

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from lumina.durable import write_error
 from lumina.errors import LuminaError
+from lumina.model.build import build_network
 from lumina.model.logical import tensor_info
-from lumina.model.network import build_network
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.readable import require_readable
 from lumina.state.state import State

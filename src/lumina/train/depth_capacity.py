@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from lumina.assemble.program import Program
 from lumina.errors import LuminaError
+from lumina.model.kinds.mod import capacity_at
 from lumina.model.spec import ModSpec
 from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
-from lumina.train.auxiliary import capacity_now
 from lumina.train.controls import Change
 
 
@@ -28,7 +28,7 @@ def set_capacity(program: Program, change: Change, step: int) -> None:
         LuminaError: E002 where no block chooses among tokens.
     """
     _depth(program.plan)
-    change.old = capacity_now(program, step)
+    change.old = capacity_at(program, step)
     program.live.mod_capacity = float(change.value)
 
 

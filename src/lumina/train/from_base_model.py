@@ -11,8 +11,8 @@ from torch import Tensor
 from lumina.assemble.logical import logical_names, split_fused
 from lumina.config import Config, Source
 from lumina.errors import LuminaError
+from lumina.model.build import build_network
 from lumina.model.logical import logical_parts
-from lumina.model.network import build_network
 from lumina.plan.plan import Plan
 from lumina.state.base_model import EMBEDDING, BaseModel
 from lumina.state.weights import Weights

@@ -10,24 +10,14 @@ from typing import Any
 
 import torch
 
-from lumina.model.objective.multi_task import TASK_STATISTICS
-from lumina.model.objective.puzzle import ACT
+from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
 from lumina.observe.console import Console
 from lumina.plan.hardware import peak_flops
 from lumina.plan.plan import Plan
 from lumina.state.events import EventLog, Severity
 from lumina.state.metrics import MetricsLog
-from lumina.train.auxiliary import count_shapes, loss_terms, unpack
-from lumina.train.halting_metrics import halting_metrics
-from lumina.train.routing_metrics import (
-    chosen_depth_metrics,
-    depth_metrics,
-    expert_metrics,
-    recursion_metrics,
-    split_loss_metrics,
-)
+from lumina.train.counts import divide_counts
 from lumina.train.step import SCALARS
-from lumina.train.task_metrics import task_metrics
 
 
 class Recorder:
@@ -106,8 +96,7 @@ class Recorder:
             "mfu": self._mfu(plan, rate),
             "time": time.time(),
         }
-        row |= self._routing(plan, values)
-        row |= self._halting(plan, values)
+        row |= self._of_kinds(plan, values)
         if skipped:
             self._tell_skipped(plan, known["step"], loss)
         if not labelled:
@@ -197,51 +186,18 @@ class Recorder:
             return None
         return rate * plan.flops_per_token / (self._peak * plan.world_size)
 
-    def _halting(self, plan: Plan, values: list[float]) -> dict[str, Any]:
-        """Halting metrics of a puzzle model."""
-        if not plan.spec.solves_puzzles:
-            return {}
-        told = dict(zip(ACT, values[len(SCALARS) :], strict=True))
-        rows, done = plan.global_batch_size, told["halted"]
-
-        def mean(name: str) -> float | None:
-            return told[name] / done if done else None
-
-        return {
-            "act.halt_loss": told["halt_loss"] / rows,
-            "act.continue_loss": told["continue_loss"] / rows,
-            "act.halted_share": done / rows,
-            "act.mean_steps": mean("steps"),
-            "act.exact_accuracy": mean("exact"),
-            "act.q_accuracy": mean("q_accuracy"),
-        }
-
-    def _routing(self, plan: Plan, values: list[float]) -> dict[str, Any]:
-        """The further losses, and what the routed layers counted, per layer."""
+    def _of_kinds(self, plan: Plan, values: list[float]) -> dict[str, Any]:
+        """The further losses, and what the kinds of the model make of their counts."""
         spec = plan.spec
-        terms, shapes = loss_terms(spec), count_shapes(spec)
-        losses = values[len(SCALARS) :]
+        terms = loss_terms(spec)
+        rest = values[len(SCALARS) :]
         row: dict[str, Any] = {
-            term.key: value for term, value in zip(terms, losses, strict=False)
+            term.key: value for term, value in zip(terms, rest, strict=False)
         }
-        counted = dict(unpack(torch.tensor(losses[len(terms) :]), shapes))
-        if "moe.counts" in counted:
-            assert spec.moe is not None
-            row |= expert_metrics(
-                counted["moe.counts"], counted["moe.dropped"], spec.moe.capacity_factor
-            )
-        if "mod.statistics" in counted:
-            row |= depth_metrics(counted["mod.statistics"], spec)
-        if "mod.losses" in counted:
-            row |= split_loss_metrics(counted["mod.losses"])
-        if "act.statistics" in counted:
-            row |= halting_metrics(counted["act.statistics"])
-        if "mor.statistics" in counted:
-            assert spec.mor is not None
-            told = chosen_depth_metrics if spec.mor.by_token else recursion_metrics
-            row |= told(counted["mor.statistics"])
-        if spec.tasks is not None:
-            row |= task_metrics(counted[TASK_STATISTICS], spec.tasks)
+        flat = torch.tensor(rest[len(terms) :])
+        counted = dict(divide_counts(flat, count_shapes(spec)))
+        for kind in kinds_of(spec):
+            row |= kind.metrics(plan, counted)
         return row
 
 

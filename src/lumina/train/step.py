@@ -10,19 +10,11 @@ from torch import Tensor
 
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
-from lumina.model.moe import apply_router_updates
-from lumina.model.objective.multi_task import TASK_STATISTICS
-from lumina.model.objective.puzzle import IDENTIFIERS, VECTORS, halting_terms
+from lumina.model.interface import LossSums
+from lumina.model.objective.puzzle import IDENTIFIERS, VECTORS
 from lumina.optim.gate import Verdict, judge
 from lumina.optim.schedule import learning_rate_at
-from lumina.train.auxiliary import (
-    capacity_now,
-    count_shapes,
-    loss_terms,
-    main_loss,
-    pack,
-    unpack,
-)
+from lumina.train.counts import divide_counts, flatten_counts
 
 SCALARS = (
     "loss",
@@ -58,19 +50,17 @@ def train_step(
         save: whether this rank was asked for a checkpoint, likewise.
 
     Returns:
-        float32 on the device: `SCALARS`, the further losses (`loss_terms`), then what
-        the model counted (`count_shapes`; of puzzles, `halting_terms`), summed over
-        ranks.
+        float32 on the device: `SCALARS`, the further losses (`Program.terms`), then
+        what the model counted (`Program.counts`), summed over ranks.
     """
     plan, live, ranks = program.plan, program.live, program.ranks
-    shapes = count_shapes(plan.spec)
     live.learning_rate.fill_(learning_rate_at(plan, step) * live.learning_rate_scale)
     torch.manual_seed(_dropout_seed(plan.seed, step, ranks.rank))
-    if plan.spec.mod is not None:
-        program.network.backbone.mod_capacity = capacity_now(program, step)
-    # Wrappers average gradients over ranks; the objective is a sum.
+    for kind in program.kinds:
+        kind.before(program, step)
+    # DDP and FSDP average gradients over ranks; our loss is a sum.
     factor = program.loss_scale.value * ranks.world_size
-    sums = torch.zeros(len(SCALARS) + len(loss_terms(plan.spec)), device=program.device)
+    sums = torch.zeros(len(SCALARS) + len(program.terms), device=program.device)
     counts: Tensor | None = None
 
     last = len(batches.micro_batches) - 1
@@ -89,11 +79,11 @@ def train_step(
     # These two every rank already has in full.
     metrics[1] = verdict.norm
     metrics[2] = verdict.skip
-    found = dict(unpack(metrics[len(sums) :], shapes))
-    if program.task_weights is not None:
-        found[TASK_STATISTICS][:, 2] = program.task_weights.now
-    if learns:
-        _feed_back(program, found, verdict.skip)
+    found = dict(divide_counts(metrics[len(sums) :], program.counts))
+    for kind in program.kinds:
+        kind.note(program, found)
+        if learns:
+            kind.after(program, found, verdict.skip)
     return metrics
 
 
@@ -111,24 +101,33 @@ def _losses(
     Returns:
         Its part of what is minimised, and what it counts, if anything.
     """
-    spec = program.plan.spec
     batch = batches.micro_batches[index].to(program.device)
     held = (program.carries[index],) if program.network.recurrent else ()
     losses, aux = program.model(batch, *held)
     program.carries[index] = losses.carry
     sums[0] += losses.loss_sum.detach() / max(batches.loss_tokens, 1)
-    total = main_loss(losses, batches, program.task_weights)
-    counted = pack(aux, count_shapes(spec))
-    if spec.solves_puzzles:
-        halting, counted = halting_terms(aux)
-        total = total + halting / max(batches.loss_tokens, 1)
-    for place, term in enumerate(loss_terms(spec), start=len(SCALARS)):
-        mean = aux[term.key] * term.per_token(batches)
+    total = _main_loss(program, losses, batches)
+    for place, term in enumerate(program.terms, start=len(SCALARS)):
+        mean = aux[term.key] * term.per_token(batches.tokens, batches.loss_tokens)
         total = total + term.weight * mean
         sums[place] += mean.detach()
     if program.vectors is not None:
         program.vectors.use(aux[IDENTIFIERS], aux[VECTORS])
-    return total, counted
+    return total, flatten_counts(aux, program.counts)
+
+
+def _main_loss(program: Program, losses: LossSums, batches: StepBatches) -> Tensor:
+    """A micro-batch's part of the loss beside the further terms.
+
+    The mean over the step's tokens, unless the kind of the model weighs them otherwise.
+    """
+    for kind in program.kinds:
+        found = kind.loss(program, losses, batches.task_loss_tokens)
+        if found is not None:
+            return found
+    trained = losses.trained_sum
+    trained = losses.loss_sum if trained is None else trained
+    return trained / max(batches.loss_tokens, 1)
 
 
 def _update(program: Program) -> Verdict:
@@ -178,17 +177,6 @@ def _judged(program: Program) -> Verdict:
         max_norm=program.live.max_grad_norm,
         sharded=program.sharded,
     )
-
-
-def _feed_back(program: Program, counted: dict[str, Tensor], skip: Tensor) -> None:
-    """What the counts of a step, summed over ranks, change for the next one."""
-    mor = program.plan.spec.mor
-    if "moe.counts" in counted:
-        apply_router_updates(program.network, counted["moe.counts"])
-    if mor is not None and mor.recursions > 1 and mor.by_token:
-        program.network.backbone.recursion.take_load(counted["mor.statistics"])
-    if program.task_weights is not None:
-        program.task_weights.update(counted[TASK_STATISTICS][:, :2], skip)
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

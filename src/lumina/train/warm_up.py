@@ -8,7 +8,7 @@ import torch
 
 from lumina.assemble.program import Program
 from lumina.batch import Batch
-from lumina.train.auxiliary import loss_terms
+from lumina.model.kinds.table import loss_terms
 
 
 def capacities_to_compile(program: Program) -> tuple[float, ...]:
@@ -33,7 +33,7 @@ def warm_up(program: Program, batch: Batch, tell: Callable[[str], None]) -> None
     backbone = program.network.backbone
     mod = program.plan.spec.mod
     assert mod is not None
-    before, capacities = backbone.mod_capacity, capacities_to_compile(program)
+    before, capacities = backbone.capacity, capacities_to_compile(program)
     batch = batch.to(program.device)
     cuda = [program.device] if program.device.type == "cuda" else []
     with torch.random.fork_rng(cuda):
@@ -42,11 +42,11 @@ def warm_up(program: Program, batch: Batch, tell: Callable[[str], None]) -> None
                 f"compiling for {capacity:.4g} of the tokens "
                 f"({number} of {len(capacities)} capacities)"
             )
-            backbone.mod_capacity = capacity
+            backbone.capacity = capacity
             _once(program, batch)
             if not mod.learned:  # there the position and the capacity decide
                 _evaluate(program, batch)
-    backbone.mod_capacity = before
+    backbone.capacity = before
 
 
 def _once(program: Program, batch: Batch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lumina.batch import IGNORE
-from lumina.model.network import build_network
+from lumina.model.build import build_network
 from networks import packed_batch, tiny_spec
 
 

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from lumina.batch import IGNORE
 from lumina.errors import LuminaError
-from lumina.model.network import build_network
-from lumina.model.objective.multi_task import LOSSES, TASK_STATISTICS, TOKENS
+from lumina.model.build import build_network
+from lumina.model.kinds.tasks import STATISTICS as TASK_STATISTICS
+from lumina.model.objective.multi_task import LOSSES, TOKENS
 from lumina.model.spec import TaskSpec
 from networks import packed_batch, random_ids, tiny_spec
 

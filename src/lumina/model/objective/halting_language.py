@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lumina.batch import IGNORE, Batch
 from lumina.model.hrm_language import HaltingOutput
-from lumina.model.interface import LossSums
+from lumina.model.interface import LossSums, Output
 from lumina.model.objective.language_model import LanguageModelObjective
 from lumina.model.spec import ModelSpec
 from lumina.ops.cross_entropy.chunked import cross_entropy
@@ -46,11 +46,11 @@ class HaltingLanguageObjective(LanguageModelObjective):
     def __init__(self, spec: ModelSpec, loss_chunk_bytes: int) -> None:
         super().__init__(spec, loss_chunk_bytes)
         assert spec.hrm is not None
-        self.learns_continue = spec.hrm.variant == "hrm" and spec.hrm.halt_max_steps > 1
+        self.learns_continue = spec.hrm.learns_continue
 
-    def sums(
-        self, thoughts: HaltingOutput, batch: Batch, tied: Tensor | None = None
-    ) -> tuple[LossSums, dict[str, Tensor]]:
+    def forward(
+        self, output: Output, batch: Batch, tied: Tensor | None = None
+    ) -> LossSums:
         """Loss sums of a batch, and the sums that ride along (in training).
 
         `loss_sum` is the cross entropy of every token where it halted, which is what
@@ -58,25 +58,27 @@ class HaltingLanguageObjective(LanguageModelObjective):
         so every token counts the same, however long it was thought about.
 
         Returns:
-            Sums, and `act.halt_loss` and `act.continue_loss` (the hrm variant), means
-            over a token's segments summed over tokens, differentiable;
-            `act.statistics` [M, 4], without gradient, see `STATISTICS`. In evaluation
+            Sums; `aux` has `act.halt_loss` and, for the hrm variant,
+            `act.continue_loss`, means over a token's segments summed over tokens,
+            differentiable; `act.statistics` [M, 4], without gradient, see
+            `STATISTICS`. In evaluation
             `terms` has "segments", the weighted sum of what tokens took.
         """
-        if thoughts.states is None:
-            losses: LossSums = self(thoughts.hidden, batch, tied)
-            losses.terms["segments"] = _spent(thoughts.spent, batch)
-            return losses, {}
+        assert isinstance(output, HaltingOutput)
+        if output.states is None:
+            losses = super().forward(output, batch, tied)
+            losses.terms["segments"] = _spent(output.spent, batch)
+            return losses
         labels_t = batch.labels.reshape(-1)
         valid_t = labels_t != IGNORE
         weight_t = valid_t.float()
         if batch.loss_weights is not None:
             weight_t = weight_t * batch.loss_weights.reshape(-1)
-        segments = len(thoughts.states)
-        active_mt = thoughts.active.flatten(1) & valid_t
+        segments = len(output.states)
+        active_mt = output.active.flatten(1) & valid_t
         spent_t = active_mt.sum(0).clamp(min=1)
         found = cross_entropy(
-            thoughts.states.flatten(0, 2),
+            output.states.flatten(0, 2),
             self._weight(tied),
             labels_t.repeat(segments),
             (active_mt * (weight_t / spent_t)).flatten(),
@@ -93,19 +95,17 @@ class HaltingLanguageObjective(LanguageModelObjective):
             active_mt,
             spent_t,
             right_mt,
-            thoughts.q_halt.flatten(1),
-            thoughts.q_continue.flatten(1),
+            output.q_halt.flatten(1),
+            output.q_continue.flatten(1),
         )
         aux = {"act.halt_loss": _halt_loss(told), "act.statistics": _counted(told)}
         if self.learns_continue:
             aux["act.continue_loss"] = _continue_loss(told)
-        return (
-            LossSums(
-                found.loss + (final - found.loss).detach(),
-                weight_t.sum(),
-                {"correct": (right_t * valid_t).sum()},
-            ),
-            aux,
+        return LossSums(
+            found.loss + (final - found.loss).detach(),
+            weight_t.sum(),
+            {"correct": (right_t * valid_t).sum()},
+            aux=aux,
         )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina.batch import IGNORE, Batch
-from lumina.model.interface import LossSums
+from lumina.model.interface import LossSums, Output
 from lumina.model.layers import Linear
 from lumina.model.spec import ModelSpec
 from lumina.ops.cross_entropy.chunked import cross_entropy
@@ -23,6 +23,8 @@ class LanguageModelObjective(nn.Module):
             the embedding's weight is handed to every call.
         loss_chunk_bytes: most bytes of float32 logits held at a time.
     """
+
+    predicts_next = True
 
     def __init__(self, spec: ModelSpec, loss_chunk_bytes: int) -> None:
         super().__init__()
@@ -42,12 +44,12 @@ class LanguageModelObjective(nn.Module):
         return tied
 
     def forward(
-        self, hidden: Tensor, batch: Batch, tied: Tensor | None = None
+        self, output: Output, batch: Batch, tied: Tensor | None = None
     ) -> LossSums:
         """Cross entropy sums of a batch.
 
         Args:
-            hidden: [B, S, D].
+            output: of the backbone; its hidden states are [B, S, D].
             batch: its labels and loss weights.
             tied: the embedding's weight, for tied models.
 
@@ -59,7 +61,7 @@ class LanguageModelObjective(nn.Module):
         labels_t = batch.labels.reshape(-1)
         weights_t = None if weights is None else weights.reshape(-1)
         sums = cross_entropy(
-            hidden.flatten(0, 1),
+            output.hidden.flatten(0, 1),
             self._weight(tied),
             labels_t,
             weights_t,

@@ -6,23 +6,21 @@ so a head is multiplied with its own rows only and nothing is read back to find 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina.batch import IGNORE, Batch
 from lumina.errors import LuminaError
-from lumina.model.interface import LossSums
+from lumina.model.interface import LossSums, Output
 from lumina.model.layers import Linear
 from lumina.model.spec import ModelSpec
 from lumina.ops.cross_entropy.chunked import cross_entropy
 
 LOSSES, TOKENS = "task.losses", "task.tokens"
 """Terms of the loss sums: cross entropy and counted tokens of each task, [tasks]."""
-
-TASK_STATISTICS = "task.statistics"
-"""What rides along for metrics: both, and room for the weight that a step gives the
-task, [tasks, 3], without gradient."""
 
 
 class MultiTaskObjective(nn.Module):
@@ -50,15 +48,15 @@ class MultiTaskObjective(nn.Module):
         """The heads' matrices, each [padded vocabulary, D]."""
         return [head.get_parameter("weight") for head in self.heads]
 
-    def forward(self, hidden: Tensor, batch: Batch, tied: None = None) -> LossSums:
+    def forward(self, output: Output, batch: Batch, tied: None = None) -> LossSums:
         """Cross entropy sums of a batch, over all tasks and for each.
 
         Args:
-            hidden: [B, S, D].
+            output: of the backbone; its hidden states are [B, S, D].
             batch: its labels, loss weights and `task_rows`.
             tied: accepted as other objectives do; there is no such weight.
         """
-        rows = batch.task_rows
+        hidden, rows = output.hidden, batch.task_rows
         if rows is None or len(rows) != len(self.heads) or sum(rows) != len(hidden):
             raise ValueError(f"task_rows {rows} of {len(hidden)} rows")
         length = hidden.shape[1]
@@ -99,11 +97,14 @@ class MultiTaskObjective(nn.Module):
             },
         )
 
-    def logits(self, hidden: Tensor, task_id: int | str | None) -> Tensor:
+    def logits(
+        self, hidden: Tensor, tied: None = None, task_id: int | str | None = None
+    ) -> Tensor:
         """Scores of the next token by one task's head.
 
         Args:
             hidden: [B, S, D].
+            tied: accepted as other objectives do; there is no such weight.
             task_id: the task's name, or its number.
 
         Returns:
@@ -114,6 +115,12 @@ class MultiTaskObjective(nn.Module):
         """
         weight = self._weights()[self.place(task_id)]
         return F.linear(hidden, weight.to(hidden.dtype))[..., : self.vocab_size].float()
+
+    def of_task(self, batch: Batch, task_id: int | str | None) -> Batch:
+        """The batch with all of its rows under one task; errors as `logits`."""
+        rows = [0] * len(self.names)
+        rows[self.place(task_id)] = len(batch.input_ids)
+        return replace(batch, task_rows=tuple(rows))
 
     def place(self, task_id: int | str | None) -> int:
         """Which head a task's name or number means; errors as `logits`."""

@@ -6,18 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina.batch import IGNORE
+from lumina.batch import IGNORE, Batch
 from lumina.model.hrm import PuzzleOutput
-from lumina.model.interface import LossSums
+from lumina.model.interface import LossSums, Output
+from lumina.model.kinds.puzzle import HALTING, STATISTICS
 from lumina.model.layers import Linear
 from lumina.model.spec import ModelSpec
 from lumina.ops.cross_entropy.stablemax import stablemax_cross_entropy
-
-HALTING_WEIGHT = 0.5
-"""Of the two halting losses beside the cross entropy."""
-
-ACT = ("halt_loss", "continue_loss", "halted", "steps", "exact", "q_accuracy")
-"""What a training step reports as `act.*`, in this order, as sums over rows."""
 
 VECTORS, IDENTIFIERS = "puzzle.vectors", "puzzle.identifiers"
 """Of `aux`: the vectors that the rows of a forward used, and whose they are."""
@@ -30,6 +25,8 @@ class PuzzleObjective(nn.Module):
     positions it has. Rows without a label do not count.
     """
 
+    predicts_next = False
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         assert spec.hrm is not None
@@ -37,21 +34,25 @@ class PuzzleObjective(nn.Module):
         self.vocab_size = spec.vocab_size
         self.head = Linear(spec.hidden_size, spec.padded_vocab_size)
 
-    def forward(self, thought: PuzzleOutput) -> tuple[LossSums, dict[str, Tensor]]:
-        """Loss sums over rows, and the sums that ride along.
+    def forward(self, output: Output, batch: Batch, tied: None = None) -> LossSums:
+        """Loss sums over rows.
+
+        Args:
+            output: a `PuzzleOutput`; the puzzles that it is about bring their labels.
+            batch: accepted as other objectives do: rows under way are older than it.
+            tied: accepted as other objectives do; the head is never tied.
 
         Returns:
             `terms` has "correct" (share of right positions, summed over rows) and
             "exact" (puzzles that are right everywhere); in evaluation also, of every
-            row, the "answers" [B, S] and "q_halt" [B]. The other sums:
-            `act.halt_loss` and `act.continue_loss`, differentiable; and, over rows that
-            halted in this step, `act.halted` (their number), `act.steps` (segments
-            spent), `act.exact` and `act.q_accuracy` (the halting head knew whether the
-            puzzle was solved), without gradient. In training also `VECTORS` [B, D]
-            and `IDENTIFIERS` [B], what the rows' puzzles are known by.
+            row, the "answers" [B, S] and "q_halt" [B]. `aux` has `HALTING`, the sum of
+            both halting losses, differentiable, and in training `STATISTICS`, without
+            gradient; and `VECTORS` [B, D] and `IDENTIFIERS` [B], the vectors that
+            the rows' puzzles are known by, and their numbers.
         """
-        logits_bsv = self.logits(thought.hidden)
-        labels = thought.labels
+        assert isinstance(output, PuzzleOutput)
+        logits_bsv = self.logits(output.hidden)
+        labels = output.labels
         counted_bs = labels != IGNORE
         count_b = counted_bs.sum(-1)
         valid_b = count_b > 0
@@ -60,24 +61,24 @@ class PuzzleObjective(nn.Module):
             right_bs = counted_bs & (logits_bsv.argmax(-1) == labels)
             exact_b = valid_b & (right_bs.sum(-1) == count_b)
         loss_b = (self._cross_entropy(logits_bsv, labels) * share_b[:, None]).sum(-1)
-        aux = {"act.halt_loss": _bce(thought.q_halt, exact_b.float(), valid_b)}
-        if thought.target is not None:
-            aux["act.continue_loss"] = _bce(thought.q_continue, thought.target, valid_b)
-        if thought.carry is not None:
-            aux |= self._finished(thought, exact_b, valid_b)
-        if thought.vectors is not None:
-            aux |= {VECTORS: thought.vectors, IDENTIFIERS: thought.carry.puzzle_ids}
+        halt = _bce(output.q_halt, exact_b.float(), valid_b)
+        go_on = torch.zeros_like(halt)
+        if output.target is not None:
+            go_on = _bce(output.q_continue, output.target, valid_b)
+        aux = {HALTING: halt + go_on}
+        if output.carry is not None:
+            finished = self._finished(output, exact_b, valid_b)
+            aux[STATISTICS] = torch.stack([halt.detach(), go_on.detach(), *finished])
+        if output.vectors is not None:
+            aux |= {VECTORS: output.vectors, IDENTIFIERS: output.carry.puzzle_ids}
         terms = {
             "correct": (right_bs.sum(-1) * share_b).sum(),
             "exact": exact_b.sum().float(),
         }
         if not self.training:
             terms["answers"] = logits_bsv.argmax(-1)
-            terms["q_halt"] = thought.q_halt
-        return (
-            LossSums(loss_b.sum().float(), valid_b.sum().float(), terms, thought.carry),
-            aux,
-        )
+            terms["q_halt"] = output.q_halt
+        return LossSums(loss_b.sum().float(), valid_b.sum().float(), terms, aux=aux)
 
     def logits(self, hidden: Tensor, tied: None = None) -> Tensor:
         """[B, S, D] to [B, S, vocab_size] float32; the head is never tied."""
@@ -94,28 +95,20 @@ class PuzzleObjective(nn.Module):
 
     @torch.no_grad()
     def _finished(
-        self, thought: PuzzleOutput, exact_b: Tensor, valid_b: Tensor
-    ) -> dict[str, Tensor]:
-        """What became of the rows that halted."""
-        done_b = thought.carry.halted & valid_b
-        knew_b = (thought.q_halt >= 0) == exact_b
-        return {
-            "act.halted": done_b.sum().float(),
-            "act.steps": torch.where(done_b, thought.carry.steps, 0).sum().float(),
-            "act.exact": (done_b & exact_b).sum().float(),
-            "act.q_accuracy": (done_b & knew_b).sum().float(),
-        }
+        self, output: PuzzleOutput, exact_b: Tensor, valid_b: Tensor
+    ) -> list[Tensor]:
+        """Of the rows that halted: their number, segments, solved ones, known ones.
 
-
-def halting_terms(aux: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The weighted halting losses, and everything in the order of `ACT` without them.
-
-    Returns:
-        [] differentiable, and [6] float32; what a variant has not counts as 0.
-    """
-    none = torch.zeros((), device=aux["act.halt_loss"].device)
-    values = [aux.get(f"act.{name}", none) for name in ACT]
-    return HALTING_WEIGHT * (values[0] + values[1]), torch.stack(values).detach()
+        Known: the halting head knew whether the puzzle was solved.
+        """
+        done_b = output.carry.halted & valid_b
+        knew_b = (output.q_halt >= 0) == exact_b
+        return [
+            done_b.sum().float(),
+            torch.where(done_b, output.carry.steps, 0).sum().float(),
+            (done_b & exact_b).sum().float(),
+            (done_b & knew_b).sum().float(),
+        ]
 
 
 def _bce(logits_b: Tensor, target_b: Tensor, valid_b: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from lumina.config import Config
 from lumina.data.tokenizer import Tokenizer
 from lumina.durable import write_file
 from lumina.errors import LuminaError
+from lumina.model.build import build_network
 from lumina.model.logical import tensor_info
-from lumina.model.network import build_network
 from lumina.model.spec import ModelSpec
 from lumina.plan.count import count_parameters
 from lumina.plan.plan import Plan

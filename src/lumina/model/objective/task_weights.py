@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lumina.model.interface import LossSums
+from lumina.model.objective.multi_task import LOSSES
 from lumina.model.spec import TaskSpec
 
 TEMPERATURE = 2.0
@@ -39,6 +41,19 @@ class TaskWeights:
         self._last = torch.zeros(count, dtype=torch.float64, device=device)
         self._steps = 0
         self.now = self._weights()
+
+    def loss(self, losses: LossSums, loss_tokens: tuple[int, ...]) -> Tensor:
+        """A micro-batch's part of the weighted sum of the tasks' mean losses.
+
+        A task without a token in this step adds nothing.
+
+        Args:
+            losses: of the micro-batch.
+            loss_tokens: counted tokens of each task in the whole step.
+        """
+        parts = zip(losses.terms[LOSSES], loss_tokens, strict=True)
+        means = torch.stack([loss / max(tokens, 1) for loss, tokens in parts])
+        return (self.now * means).sum()
 
     def update(self, statistics: Tensor, skip: Tensor) -> None:
         """Take note of a finished step; nothing is read back.

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from lumina.model.objective.task_weights import TaskWeights
 from lumina.model.spec import TaskSpec
-from lumina.optim.task_weights import TaskWeights
 
 CPU, GO, SKIP = torch.device("cpu"), torch.zeros(()), torch.ones(())
 WINDOW = 3

@@ -1,0 +1,207 @@
+"""The protocol of a kind of model.
+
+A kind is what sets a group of models apart from a plain transformer: routed experts,
+depths that are chosen, recursions, reasoning in segments, several tasks, registered
+parts. Everything that it adds to building, training, reporting and planning is a method
+here whose default adds nothing, so that other files need not name a kind. The kinds are
+listed in `lumina.model.kinds.table`.
+
+No module of this package imports torch when it is imported: the planner reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from lumina.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from lumina.batch import Batch
+    from lumina.model.interface import LossSums
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss beside the main one.
+
+    Attributes:
+        key: in `LossSums.aux`; a sum over tokens and layers.
+        weight: in the total.
+        layers: divides the sum, besides the step's tokens.
+        taught: the sum runs over the tokens that bear loss, not over all of them.
+    """
+
+    key: str
+    weight: float
+    layers: int = 1
+    taught: bool = False
+
+    def per_token(self, tokens: int, loss_tokens: int) -> float:
+        """The factor that makes the sum a mean over the step's tokens and layers."""
+        return 1.0 / (max(loss_tokens if self.taught else tokens, 1) * self.layers)
+
+
+class Branches(NamedTuple):
+    """The two branches of a block."""
+
+    attention: nn.Module
+    feedforward: nn.Module
+
+
+class Memory(Protocol):
+    """What a kind remembers from step to step beside the network's buffers."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON values for a checkpoint."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+
+
+class Running(Protocol):
+    """The part of a `Program` that kinds read and change between steps."""
+
+    @property
+    def network(self) -> Any:
+        """The bare network."""
+
+    @property
+    def plan(self) -> Any:
+        """The plan that the program realises."""
+
+    @property
+    def live(self) -> Any:
+        """The values that may change between steps."""
+
+    @property
+    def memories(self) -> Mapping[str, Any]:
+        """`memory_key` of a kind -> its `Memory`."""
+
+
+class Kind:
+    """One kind of model. Every method below describes a model of this kind.
+
+    Attributes:
+        name: the field of `ModelSpec` that holds the settings of this kind.
+        memory_key: the key of a checkpoint's `extra` that holds the state of `memory`.
+        context: the parts of `BlockContext` that only its blocks read: "tokens" or
+            "starts".
+    """
+
+    name: str = ""
+    memory_key: str = ""
+    context: frozenset[str] = frozenset()
+
+    def applies(self, spec: ModelSpec) -> bool:
+        """Whether a model is of this kind."""
+        return getattr(spec, self.name) is not None
+
+    # Building. The first kind that returns a module decides; None leaves it to others.
+
+    def attention(self, spec: ModelSpec, layer: int) -> nn.Module | None:
+        """The attention of a layer."""
+        return None
+
+    def feedforward(self, spec: ModelSpec, layer: int) -> nn.Module | None:
+        """The feed-forward of a layer."""
+        return None
+
+    def block(
+        self, spec: ModelSpec, layer: int, branches: Callable[[], Branches]
+    ) -> nn.Module | None:
+        """The block of a layer; `branches` makes its attention and feed-forward."""
+        return None
+
+    def recursion(self, spec: ModelSpec) -> nn.Module | None:
+        """What passes tokens through the blocks, where not once through each."""
+        return None
+
+    def backbone(self, spec: ModelSpec, attention: str) -> nn.Module | None:
+        """A backbone in place of the transformer."""
+        return None
+
+    def objective(self, spec: ModelSpec, loss_chunk_bytes: int) -> nn.Module | None:
+        """An objective in place of that of a language model."""
+        return None
+
+    def capacity(self, spec: ModelSpec) -> float:
+        """The share of the tokens that its blocks take, where they choose."""
+        return 1.0
+
+    def graphs(self, spec: ModelSpec) -> int:
+        """How many compiled versions of a block a run may need, as a factor."""
+        return 1
+
+    # A forward pass.
+
+    def collect(
+        self, spec: ModelSpec, layers: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The backbone's auxiliary sums, from those that its blocks returned."""
+        return {}
+
+    def settle(self, spec: ModelSpec, losses: LossSums, batch: Batch) -> None:
+        """Complete `losses.aux` once the losses of a batch are known."""
+
+    # A training step.
+
+    def terms(self, spec: ModelSpec) -> Iterable[Term]:
+        """The further losses."""
+        return ()
+
+    def counts(self, spec: ModelSpec) -> Mapping[str, Shape]:
+        """Keys of `LossSums.aux` that only count, with their shapes."""
+        return {}
+
+    def memory(self, spec: ModelSpec, device: torch.device) -> Memory | None:
+        """What must be remembered from step to step, freshly made."""
+        return None
+
+    def before(self, running: Running, step: int) -> None:
+        """Prepare a step; `step` steps are complete."""
+
+    def loss(
+        self, running: Running, losses: LossSums, task_loss_tokens: tuple[int, ...]
+    ) -> Tensor | None:
+        """A micro-batch's part of the main loss, where it is not the tokens' mean.
+
+        Args:
+            running: the program.
+            losses: of the micro-batch.
+            task_loss_tokens: counted tokens of each task in the whole step.
+        """
+        return None
+
+    def note(self, running: Running, counted: Mapping[str, Tensor]) -> None:
+        """Write into a step's counts what is known only here."""
+
+    def after(
+        self, running: Running, counted: Mapping[str, Tensor], skip: Tensor
+    ) -> None:
+        """Change for the next step what the counts of this one, over all ranks, imply.
+
+        Args:
+            running: the program.
+            counted: by the keys of `counts`.
+            skip: [] 1.0 where the gradients were not finite.
+        """
+
+    def partly_frozen(self, spec: ModelSpec) -> frozenset[str]:
+        """Roles whose tensors train in part: weight decay would move the rest."""
+        return frozenset()
+
+    def metrics(self, plan: Any, counted: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the counts of a step say, as keys of a metrics row.
+
+        Args:
+            plan: the plan that the step ran under.
+            counted: by the keys of `counts`, over all ranks, on the CPU.
+        """
+        return {}

@@ -1,0 +1,141 @@
+"""Mixture of Depths: blocks that take only a share of the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lumina.model.kinds.kind import Branches, Kind, Running, Shape, Term
+from lumina.model.spec import ModelSpec, ModSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lumina.batch import Batch
+    from lumina.model.interface import LossSums
+
+STATISTICS = ("selected", "score", "threshold", "predicted", "tokens", "rows")
+"""The columns of `mod.statistics` [L, 6]: tokens chosen, the sum of their scores, the
+sum over rows of the lowest chosen score, the tokens that the predictor judged rightly,
+and the tokens and rows to divide by."""
+
+
+class Depths(Kind):
+    """Blocks that some tokens pass by."""
+
+    name = "mod"
+    context = frozenset({"tokens"})
+
+    def block(
+        self, spec: ModelSpec, layer: int, branches: Callable[[], Branches]
+    ) -> nn.Module | None:
+        """A block with a depth router."""
+        if layer not in _mod(spec).layers:
+            return None
+        from lumina.model.depth import DepthBlock
+
+        return DepthBlock(spec, layer, branches())
+
+    def capacity(self, spec: ModelSpec) -> float:
+        """As planned; a schedule and a control change it in a run."""
+        return _mod(spec).capacity
+
+    def graphs(self, spec: ModelSpec) -> int:
+        """One for each capacity that a run may change to."""
+        return len(_mod(spec).ladder)
+
+    def collect(
+        self, spec: ModelSpec, layers: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Losses add up, statistics are stacked by layer."""
+        from lumina.model.depth import collect_depth_aux
+
+        depths = [aux for aux in layers if "mod.statistics" in aux]
+        return collect_depth_aux(depths) if depths else {}
+
+    def settle(self, spec: ModelSpec, losses: LossSums, batch: Batch) -> None:
+        """The losses of chosen and of skipped tokens."""
+        if "mod.chosen" in losses.aux:
+            from lumina.model.depth import split_losses
+
+            each = losses.terms.get("each")
+            losses.aux = split_losses(losses.aux, each, batch.labels)
+
+    def terms(self, spec: ModelSpec) -> Iterable[Term]:
+        """The causal predictor's loss."""
+        mod = _mod(spec)
+        if mod.predicted:
+            yield Term("mod.predictor_loss", mod.predictor_weight, len(mod.layers))
+
+    def counts(self, spec: ModelSpec) -> Mapping[str, Shape]:
+        """`STATISTICS` of each layer; the split losses where tokens are chosen."""
+        mod = _mod(spec)
+        shapes: dict[str, Shape] = {"mod.statistics": (len(mod.layers), 6)}
+        return shapes | ({"mod.losses": (4,)} if mod.mode == "dynamic" else {})
+
+    def before(self, running: Running, step: int) -> None:
+        """Set the share of tokens that the step takes."""
+        running.network.backbone.capacity = capacity_at(running, step)
+
+    def metrics(self, plan: Any, counted: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Shares, scores and the predictor by layer, and the losses of both sides.
+
+        `mod.compute_savings` is the percentage of tokens that passed the layers by;
+        `mod.flops_reduction` the percentage of a dense model's operations that this
+        saves.
+        """
+        mod = _mod(plan.spec)
+        if mod.mode == "static":
+            return {}
+        columns = counted["mod.statistics"].unbind(1)
+        found = dict(zip(STATISTICS, columns, strict=True))
+        tokens = found["tokens"].clamp(min=1)
+        ratio = found["selected"] / tokens
+        row: dict[str, Any] = {
+            "mod.selected_ratio": ratio.tolist(),
+            "mod.compute_savings": 100 * (1 - ratio.mean().item()),
+            "mod.flops_reduction": plan.flops_saved_by(self.name),
+        }
+        if mod.learned:
+            score = found["score"] / found["selected"].clamp(min=1)
+            threshold = found["threshold"] / found["rows"].clamp(min=1)
+            row["mod.router_score"] = score.tolist()
+            row["mod.threshold"] = threshold.tolist()
+            row["mod.predictor_accuracy"] = (found["predicted"] / tokens).tolist()
+        return row | _split_losses(counted["mod.losses"])
+
+
+def capacity_at(running: Running, step: int) -> float:
+    """The share of tokens that blocks take after `step` steps.
+
+    The value that a control set, else the part of the schedule that the step is in.
+    """
+    plan, live = running.plan, running.live
+    mod = _mod(plan.spec)
+    if live.mod_capacity is not None:
+        return float(live.mod_capacity)
+    if not mod.schedule:
+        return mod.capacity
+    length: int = max(plan.steps + plan.schedule_offset, 1)
+    part: int = (step + plan.schedule_offset) * len(mod.schedule) // length
+    return mod.schedule[min(part, len(mod.schedule) - 1)]
+
+
+def _split_losses(sums: Tensor) -> dict[str, Any]:
+    """Mean loss of the tokens that were chosen, and of those that were not.
+
+    Every token counts on both sides, by the share of the layers that chose it.
+
+    Args:
+        sums: [4], see `lumina.model.depth.split_losses`.
+    """
+    chosen, chosen_share, skipped, skipped_share = sums.tolist()
+    return {
+        "mod.selected_token_loss": chosen / chosen_share if chosen_share else None,
+        "mod.skipped_token_loss": skipped / skipped_share if skipped_share else None,
+    }
+
+
+def _mod(spec: ModelSpec) -> ModSpec:
+    assert spec.mod is not None
+    return spec.mod

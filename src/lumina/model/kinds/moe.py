@@ -1,0 +1,86 @@
+"""Mixture of Experts: routed feed-forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lumina.model.kinds.kind import Kind, Running, Shape, Term
+from lumina.model.spec import ModelSpec, MoeSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+COUNTS, DROPPED = "moe.counts", "moe.dropped"
+
+
+class Experts(Kind):
+    """Layers whose tokens go to a few of many experts."""
+
+    name = "moe"
+
+    def feedforward(self, spec: ModelSpec, layer: int) -> nn.Module | None:
+        """The experts of a routed layer."""
+        if layer not in _moe(spec).layers:
+            return None
+        from lumina.model.moe import MoeFeedForward
+
+        return MoeFeedForward(spec, layer)
+
+    def collect(
+        self, spec: ModelSpec, layers: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Losses add up, counts are stacked by layer."""
+        from lumina.model.moe import collect_aux
+
+        return collect_aux([aux for aux in layers if COUNTS in aux])
+
+    def terms(self, spec: ModelSpec) -> Iterable[Term]:
+        """The balance of the experts' loads, and the size of the router's logits."""
+        moe = _moe(spec)
+        yield Term("moe.balance_loss", moe.balance_weight, len(moe.layers))
+        yield Term("moe.z_loss", moe.z_loss_weight, len(moe.layers))
+
+    def counts(self, spec: ModelSpec) -> Mapping[str, Shape]:
+        """Assignments of each expert, and those that found no place, by layer."""
+        moe = _moe(spec)
+        layers = len(moe.layers)
+        return {COUNTS: (layers, moe.num_experts), DROPPED: (layers,)}
+
+    def after(
+        self, running: Running, counted: Mapping[str, Tensor], skip: Tensor
+    ) -> None:
+        """The routers' loads, and the biases that balance without a loss."""
+        from lumina.model.moe import apply_router_updates
+
+        apply_router_updates(running.network, counted[COUNTS])
+
+    def partly_frozen(self, spec: ModelSpec) -> frozenset[str]:
+        """Experts and routers, while one expert trains alone."""
+        return frozenset({"expert", "router"} if _moe(spec).trained else ())
+
+    def metrics(self, plan: Any, counted: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Load, entropy, drops, and the part of a load beyond an expert's capacity.
+
+        Each is a list with one value for each routed layer.
+        """
+        counts, dropped = counted[COUNTS], counted[DROPPED]
+        experts = counts.shape[1]
+        assigned = counts.sum(1, keepdim=True).clamp(min=1)
+        share = counts / assigned
+        entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
+        factor = _moe(plan.spec).capacity_factor
+        past = (share - factor / experts).clamp(min=0).sum(1)
+        return {
+            "moe.overflow_fraction": past.tolist(),
+            "moe.load": [[round(x, 6) for x in row] for row in share.tolist()],
+            "moe.max_violation": (share.max(1).values * experts - 1).tolist(),
+            "moe.load_entropy": entropy.tolist(),
+            "moe.dead_experts": (counts == 0).sum(1).tolist(),
+            "moe.dropped_fraction": (dropped / assigned.squeeze(1)).tolist(),
+        }
+
+
+def _moe(spec: ModelSpec) -> MoeSpec:
+    assert spec.moe is not None
+    return spec.moe

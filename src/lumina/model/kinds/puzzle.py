@@ -1,0 +1,65 @@
+"""Hierarchical reasoning over whole puzzles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lumina.model.kinds.kind import Kind, Shape, Term
+from lumina.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+HALTING, STATISTICS = "act.halting_loss", "act.puzzle_statistics"
+HALTING_WEIGHT = 0.5
+"""Of the halting losses beside the cross entropy."""
+
+COLUMNS = ("halt_loss", "continue_loss", "halted", "steps", "exact", "q_accuracy")
+"""Of `STATISTICS` [6], sums over rows; all but the first two over those that halted."""
+
+
+class PuzzleReasoner(Kind):
+    """Rows are puzzles, solved in segments until a halting head ends them."""
+
+    name = "hrm"
+
+    def applies(self, spec: ModelSpec) -> bool:
+        """Whether rows are puzzles."""
+        return spec.solves_puzzles
+
+    def backbone(self, spec: ModelSpec, attention: str) -> nn.Module | None:
+        """The two modules and the halting head."""
+        from lumina.model.hrm import HierarchicalReasoner
+
+        return HierarchicalReasoner(spec, attention)
+
+    def objective(self, spec: ModelSpec, loss_chunk_bytes: int) -> nn.Module | None:
+        """Solutions, and the halting losses."""
+        from lumina.model.objective.puzzle import PuzzleObjective
+
+        return PuzzleObjective(spec)
+
+    def terms(self, spec: ModelSpec) -> Iterable[Term]:
+        """The halting losses together, over the rows that have a label."""
+        yield Term(HALTING, HALTING_WEIGHT, taught=True)
+
+    def counts(self, spec: ModelSpec) -> Mapping[str, Shape]:
+        """`STATISTICS`."""
+        return {STATISTICS: (len(COLUMNS),)}
+
+    def metrics(self, plan: Any, counted: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The halting losses, and the results of the puzzles that ended."""
+        sums = dict(zip(COLUMNS, counted[STATISTICS].tolist(), strict=True))
+        rows, done = plan.global_batch_size, sums["halted"]
+        row: dict[str, Any] = {"act.halt_loss": sums["halt_loss"] / rows}
+        if plan.spec.hrm.learns_continue:
+            row["act.continue_loss"] = sums["continue_loss"] / rows
+        row["act.halted_share"] = done / rows
+        for key, column in (
+            ("act.mean_steps", "steps"),
+            ("act.exact_accuracy", "exact"),
+            ("act.q_accuracy", "q_accuracy"),
+        ):
+            row[key] = sums[column] / done if done else None
+        return row
