@@ -7,7 +7,7 @@ import torch
 
 from lumina.batch import Batch
 from lumina.model.build import build_network
-from lumina.model.logical import logical_parts
+from lumina.model.logical import fused_pieces
 from lumina.state.huggingface.formats import FORMATS
 from lumina.state.huggingface.names import entries
 from networks import shifted
@@ -178,24 +178,24 @@ def theirs_of(case, **changes):
 def network_of(spec, tensors):
     """Our network of imported tensors; all of them must be wanted."""
     network, tensors = build_network(spec, seed=None), dict(tensors)
-    parts = logical_parts(network)
+    pieces = fused_pieces(network)
     with torch.no_grad():
         for name, target in network.state_dict().items():
-            names = parts[name].names if name in parts else (name,)
-            dim = parts[name].dim if name in parts else 0
+            names = pieces[name].names if name in pieces else (name,)
+            dim = pieces[name].dim if name in pieces else 0
             target.copy_(torch.cat([tensors.pop(one) for one in names], dim=dim))
     assert not tensors, f"left over: {list(tensors)}"
     return network.eval()
 
 
 def logical_gradients(network):
-    parts, found = logical_parts(network), {}
+    pieces, found = fused_pieces(network), {}
     for name, parameter in network.named_parameters():
-        names = parts[name].names if name in parts else (name,)
-        pieces = [parameter.grad]
-        if name in parts:
-            pieces = parameter.grad.split(list(parts[name].sizes), parts[name].dim)
-        found |= dict(zip(names, pieces, strict=True))
+        names = pieces[name].names if name in pieces else (name,)
+        split = [parameter.grad]
+        if name in pieces:
+            split = parameter.grad.split(list(pieces[name].sizes), pieces[name].dim)
+        found |= dict(zip(names, split, strict=True))
     return found
 
 

@@ -6,7 +6,7 @@ import torch
 
 from lumina.assemble.logical import split_fused
 from lumina.model.build import build_network
-from lumina.model.logical import logical_parts, tensor_info
+from lumina.model.logical import fused_pieces, tensor_info
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.checkpoint import CheckpointStore
@@ -107,7 +107,7 @@ def write_run(folder, networks: dict[int, Network], tokenizer, *, best=None, ema
 
 def logical(network: Network) -> dict[str, torch.Tensor]:
     """The tensors of a network under the names they have in files."""
-    parts = logical_parts(network)
+    parts = fused_pieces(network)
     found = {}
     for name, tensor in network.state_dict().items():
         found |= split_fused(name, tensor, parts)

@@ -219,9 +219,9 @@ def test_8_bits_come_back_small_and_compute_what_wide_ones_would(kind, tmp_path)
     _, tensors = import_folder(tmp_path / "small")
     wide = build_network(spec).eval()
     from lumina.assemble.logical import join_fused
-    from lumina.model.logical import logical_parts
+    from lumina.model.logical import fused_pieces
 
-    parts = logical_parts(wide)
+    parts = fused_pieces(wide)
     with torch.no_grad():
         for name, tensor in wide.state_dict(keep_vars=True).items():
             tensor.copy_(join_fused(name, parts, tensors.__getitem__))

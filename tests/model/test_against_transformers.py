@@ -7,7 +7,7 @@ import torch
 
 from lumina.batch import Batch
 from lumina.model.build import build_network
-from lumina.model.logical import logical_parts
+from lumina.model.logical import fused_pieces
 from lumina.model.spec import MoeSpec
 from networks import random_ids, shifted, tiny_spec
 
@@ -87,11 +87,11 @@ def their_tensor(logical, theirs):
     return found
 
 
-def whole(name, parts, theirs, rows):
+def whole(name, pieces, theirs, rows):
     """Our parameter `name` put together from their tensors, padded to our rows."""
     names, dim = (name,), 0
-    if name in parts:
-        names, dim = parts[name].names, parts[name].dim
+    if name in pieces:
+        names, dim = pieces[name].names, pieces[name].dim
     value = torch.cat([their_tensor(one, theirs) for one in names], dim)
     if name.endswith(("embedding.weight", "head.weight")):
         padding = value.new_zeros(rows - value.shape[0], value.shape[1])
@@ -103,10 +103,10 @@ def pair(spec, **extra):
     """Our network and theirs, with the same weights."""
     theirs = theirs_for(spec, **extra)
     ours = build_network(spec, attention="sdpa").eval()
-    parts, tensors = logical_parts(ours), dict(theirs.named_parameters())
+    pieces, tensors = fused_pieces(ours), dict(theirs.named_parameters())
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
-            parameter.copy_(whole(name, parts, tensors, spec.padded_vocab_size))
+            parameter.copy_(whole(name, pieces, tensors, spec.padded_vocab_size))
     return ours, theirs
 
 
@@ -126,12 +126,12 @@ def check(spec, **extra):
     assert sums.weight_sum == count
     (sums.loss_sum / count).backward()
     loss.backward()
-    parts = logical_parts(ours)
+    pieces = fused_pieces(ours)
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(
             parameter.grad,
-            whole(name, parts, gradients, spec.padded_vocab_size),
+            whole(name, pieces, gradients, spec.padded_vocab_size),
             rtol=1e-5,
             atol=1e-5,
             msg=lambda text, name=name: f"{name}: {text}",

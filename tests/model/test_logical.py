@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lumina.model.build import build_network
-from lumina.model.logical import logical_parts, tensor_info
+from lumina.model.logical import fused_pieces, tensor_info
 from lumina.model.spec import MoeSpec, TaskSpec
 from networks import random_ids, tiny_spec
 
@@ -33,12 +33,12 @@ SPECS = {
 
 
 def logical_tensors(network):
-    parts, found = logical_parts(network), {}
+    pieces, found = fused_pieces(network), {}
     for name, tensor in network.state_dict().items():
-        if name not in parts:
+        if name not in pieces:
             found[name] = tensor
             continue
-        part = parts[name]
+        part = pieces[name]
         pieces = tensor.split(part.sizes, part.dim)
         found |= dict(zip(part.names, pieces, strict=True))
     return found
@@ -48,10 +48,10 @@ def logical_tensors(network):
 def test_round_trip_through_logical_tensors(kind):
     network = build_network(SPECS[kind], seed=1)
     other = build_network(SPECS[kind], seed=2)
-    tensors, parts = logical_tensors(network), logical_parts(other)
+    tensors, pieces = logical_tensors(network), fused_pieces(other)
     joined = {
-        name: torch.cat([tensors[n] for n in parts[name].names], parts[name].dim)
-        if name in parts
+        name: torch.cat([tensors[n] for n in pieces[name].names], pieces[name].dim)
+        if name in pieces
         else tensors[name]
         for name in other.state_dict()
     }

@@ -9,7 +9,7 @@ import torch
 
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
-from lumina.model.logical import logical_parts
+from lumina.model.logical import fused_pieces
 from lumina.model.spec import MoeSpec
 from lumina.state.head_pooling import pool_key_value_heads
 from networks import random_ids, tiny_spec
@@ -25,23 +25,23 @@ SPECS = {
 
 
 def tensors_of(network):
-    parts, found = logical_parts(network), {}
+    pieces, found = fused_pieces(network), {}
     for name, tensor in network.state_dict().items():
-        names, pieces = (name,), [tensor]
-        if name in parts:
-            names = parts[name].names
-            pieces = tensor.split(list(parts[name].sizes), parts[name].dim)
-        found |= dict(zip(names, pieces, strict=True))
+        names, split = (name,), [tensor]
+        if name in pieces:
+            names = pieces[name].names
+            split = tensor.split(list(pieces[name].sizes), pieces[name].dim)
+        found |= dict(zip(names, split, strict=True))
     return found
 
 
 def filled(spec, tensors):
     network = build_network(spec, seed=None)
-    parts = logical_parts(network)
+    pieces = fused_pieces(network)
     with torch.no_grad():
         for name, target in network.state_dict().items():
-            names = parts[name].names if name in parts else (name,)
-            dim = parts[name].dim if name in parts else 0
+            names = pieces[name].names if name in pieces else (name,)
+            dim = pieces[name].dim if name in pieces else 0
             target.copy_(torch.cat([tensors[one] for one in names], dim))
     return network.eval()
 

@@ -43,10 +43,10 @@ def ids(rows=2, length=20):
 
 def load(spec, tensors):
     """A network with imported tensors."""
-    from lumina.model.logical import logical_parts
+    from lumina.model.logical import fused_pieces
 
     network = build_network(spec, seed=None)
-    parts = logical_parts(network)
+    parts = fused_pieces(network)
     with torch.no_grad():
         for name, target in network.state_dict().items():
             names = parts[name].names if name in parts else (name,)

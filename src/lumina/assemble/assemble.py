@@ -21,7 +21,7 @@ from lumina.assemble.logical import (
 from lumina.assemble.program import Program, build, freeze
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
-from lumina.model.logical import Parts, logical_parts
+from lumina.model.logical import FusedPieces, fused_pieces
 from lumina.optim.adamw import local
 from lumina.plan.plan import Plan
 from lumina.state.state import State
@@ -113,7 +113,7 @@ def assemble(
     """
     program = Program(plan, ranks or Ranks(), fresh=source is None)
     if source is not None:
-        _check_names(program.network, program.parts, source)
+        _check_names(program.network, program.pieces, source)
     program.materialise(source.tensor if source is not None else None)
     if source is not None and meta is not None:
         _restore_optimizer(program, source, meta)
@@ -127,18 +127,20 @@ def check_fits(plan: Plan, source: Source | None) -> None:
         LuminaError: E303 for missing or surplus tensors, E005 for `freeze`.
     """
     network = build(plan)
-    parts = logical_parts(network)
-    freeze(network, parts, plan.freeze)
+    pieces = fused_pieces(network)
+    freeze(network, pieces, plan.freeze)
     if source is not None:
-        _check_names(network, parts, source)
+        _check_names(network, pieces, source)
 
 
-def _check_names(network: nn.Module, parts: dict[str, Parts], source: Source) -> None:
+def _check_names(
+    network: nn.Module, pieces: dict[str, FusedPieces], source: Source
+) -> None:
     """Every tensor of the model is in the source and nothing is left over."""
     expected = {
         logical
         for name in network.state_dict()
-        for logical in logical_names(name, parts)
+        for logical in logical_names(name, pieces)
     }
     found = set(source.names())
     if expected != found:
@@ -170,7 +172,7 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
 
     for slot in program.optimizer.slots:
         for kind in MOMENTS:
-            value = join_fused(slot.name, program.parts, reader(kind))
+            value = join_fused(slot.name, program.pieces, reader(kind))
             fill(getattr(slot, kind), slot.parameter.detach(), value)
     program.optimizer.steps.fill_(meta.extra["optimizer_steps"])
     restore_carry(
@@ -226,10 +228,10 @@ def _restore_average(
     for slot, average in zip(
         program.optimizer.slots, program.average.averages, strict=True
     ):
-        names = logical_names(slot.name, program.parts)
+        names = logical_names(slot.name, program.pieces)
         if not held.issuperset(names):
             continue
-        value = join_fused(slot.name, program.parts, read)
+        value = join_fused(slot.name, program.pieces, read)
         fill(average, slot.parameter.detach(), value)
 
 
@@ -283,7 +285,7 @@ def _tensors(
     def keep(into: dict[str, Tensor], name: str, part: Tensor, like: Tensor) -> None:
         full = whole(part, like)
         if everything or owner.get(name, 0) == ranks.rank:
-            for logical, piece in split_fused(name, full, program.parts).items():
+            for logical, piece in split_fused(name, full, program.pieces).items():
                 into[logical] = _snapshot(piece)
 
     for name, parameter in parameters.items():

@@ -8,35 +8,35 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 from torch import Tensor
 
-from lumina.model.logical import Parts
+from lumina.model.logical import FusedPieces
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
 def split_fused(
-    name: str, tensor: Tensor, parts: dict[str, Parts]
+    name: str, tensor: Tensor, pieces: dict[str, FusedPieces]
 ) -> dict[str, Tensor]:
     """The logical tensors that the (whole) parameter `name` is made of."""
-    if name not in parts:
+    if name not in pieces:
         return {name: tensor}
-    spec = parts[name]
-    pieces = tensor.split(list(spec.sizes), dim=spec.dim)
-    return dict(zip(spec.names, pieces, strict=True))
+    spec = pieces[name]
+    split = tensor.split(list(spec.sizes), dim=spec.dim)
+    return dict(zip(spec.names, split, strict=True))
 
 
-def logical_names(name: str, parts: dict[str, Parts]) -> tuple[str, ...]:
+def logical_names(name: str, pieces: dict[str, FusedPieces]) -> tuple[str, ...]:
     """The logical names that the parameter `name` holds."""
-    return tuple(parts[name].names) if name in parts else (name,)
+    return tuple(pieces[name].names) if name in pieces else (name,)
 
 
 def join_fused(
-    name: str, parts: dict[str, Parts], read: Callable[[str], Tensor]
+    name: str, pieces: dict[str, FusedPieces], read: Callable[[str], Tensor]
 ) -> Tensor:
     """The whole parameter `name`, from its logical tensors."""
-    if name not in parts:
+    if name not in pieces:
         return read(name)
-    spec = parts[name]
+    spec = pieces[name]
     return torch.cat([read(piece) for piece in spec.names], dim=spec.dim)
 
 

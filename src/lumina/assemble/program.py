@@ -30,7 +30,7 @@ from lumina.model.build import build_network
 from lumina.model.carry_protocol import Carry
 from lumina.model.kinds.kind import Memory
 from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
-from lumina.model.logical import Parts, logical_parts, tensor_info
+from lumina.model.logical import FusedPieces, fused_pieces, tensor_info
 from lumina.model.moe import routed_layers
 from lumina.model.network import Network
 from lumina.model.tensors import TensorInfo
@@ -78,7 +78,7 @@ class Program:
         device: where it runs.
         network: the bare network (parameters may be sharded).
         model: what to call: the network inside its wrapper.
-        parts: fused parameter -> its logical tensors.
+        pieces: fused parameter -> its logical tensors.
         optimizer: moments and masters of the trained parameters.
         average: moving average of the weights, or None.
         vectors: optimizer of the vectors of puzzles, where there are any that train.
@@ -107,9 +107,9 @@ class Program:
         self.kinds = kinds_of(plan.spec)
         self.terms = loss_terms(plan.spec)
         self.counts = count_shapes(plan.spec)
-        self.parts: dict[str, Parts] = logical_parts(self.network)
+        self.pieces: dict[str, FusedPieces] = fused_pieces(self.network)
         self.info = tensor_info(self.network)
-        freeze(self.network, self.parts, plan.freeze)
+        freeze(self.network, self.pieces, plan.freeze)
         table = puzzle_table(self.network)
         self._vectors_train = table is not None and table.requires_grad
         if table is not None:
@@ -191,7 +191,7 @@ class Program:
                 assert self._initial is not None
                 value = self._initial.take(name)
             else:
-                value = join_fused(name, self.parts, read)
+                value = join_fused(name, self.pieces, read)
             if tuple(value.shape) != tuple(tensor.shape):
                 raise LuminaError(
                     "E303",
@@ -267,8 +267,8 @@ class Program:
         return any(self.info_of(name).role in some for some in roles)
 
     def info_of(self, name: str) -> TensorInfo:
-        """Role and axes of a parameter; fused parts share theirs."""
-        return self.info[logical_names(name, self.parts)[0]]
+        """Role and axes of a parameter; fused pieces share theirs."""
+        return self.info[logical_names(name, self.pieces)[0]]
 
     def gradient_sync(self, last: bool) -> AbstractContextManager[None]:
         """Around a forward and backward: only the step's last one talks to ranks."""
@@ -364,12 +364,12 @@ def _gather_into(slot: Slot) -> Callable[[Tensor], None]:
 
 
 def freeze(
-    network: nn.Module, parts: dict[str, Parts], patterns: tuple[str, ...]
+    network: nn.Module, pieces: dict[str, FusedPieces], patterns: tuple[str, ...]
 ) -> None:
     """Stop the parameters whose logical names match a pattern from training."""
     unmatched = set(patterns)
     for name, parameter in network.named_parameters():
-        names = logical_names(name, parts)
+        names = logical_names(name, pieces)
         hits = {n: {p for p in patterns if _matches(n, p)} for n in names}
         unmatched -= set().union(*hits.values())
         frozen = [n for n in names if hits[n]]

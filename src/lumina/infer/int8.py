@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lumina.assemble.logical import join_fused, logical_names
 from lumina.model.layers import Linear
-from lumina.model.logical import Parts
+from lumina.model.logical import FusedPieces
 from lumina.model.moe import MoeFeedForward, routed_layers
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
@@ -64,19 +64,21 @@ class SmallLayers:
     Args:
         network: whose layers are replaced.
         source: its weights; nothing is replaced unless they are `Int8Weights`.
-        parts: the fused parameters of the network, as it was.
+        pieces: the fused parameters of the network, as it was.
 
     Attributes:
         scales: name of a scale in the network -> of the tensor it is the scale of.
     """
 
-    def __init__(self, network: Network, source: Any, parts: dict[str, Parts]) -> None:
+    def __init__(
+        self, network: Network, source: Any, pieces: dict[str, FusedPieces]
+    ) -> None:
         self._network = network
-        self._parts = parts
+        self._pieces = pieces
         self._int8 = source.int8 if isinstance(source, Int8Weights) else {}
         self.scales: dict[str, str] = {}
         for name, _ in list(network.named_parameters()):
-            if self._int8.keys() >= set(logical_names(name, parts)):
+            if self._int8.keys() >= set(logical_names(name, pieces)):
                 self._replace(name)
         self._values = set(self.scales.values())
 
@@ -105,8 +107,8 @@ class SmallLayers:
     def value(self, name: str) -> Tensor | None:
         """What an 8-bit tensor or a scale is to hold; None for the others."""
         if name in self._values:
-            return join_fused(name, self._parts, lambda one: self._int8[one].values)
+            return join_fused(name, self._pieces, lambda one: self._int8[one].values)
         if name in self.scales:
             whose = self.scales[name]
-            return join_fused(whose, self._parts, lambda one: self._int8[one].scale)
+            return join_fused(whose, self._pieces, lambda one: self._int8[one].scale)
         return None

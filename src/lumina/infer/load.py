@@ -12,7 +12,7 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.int8 import SmallLayers
 from lumina.model.build import build_network
-from lumina.model.logical import logical_parts
+from lumina.model.logical import fused_pieces
 from lumina.model.network import Network
 from lumina.state.heads import one_task
 from lumina.state.reader import OnEvent
@@ -173,8 +173,8 @@ def filled_network(
 ) -> Network:
     """The network on its device; parameters in `dtype`, buffers as they are."""
     network = build_network(weights.spec, device="meta")
-    parts = logical_parts(network)
-    small = SmallLayers(network, weights.source, parts)
+    pieces = fused_pieces(network)
+    small = SmallLayers(network, weights.source, pieces)
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
     network.to_empty(device=device)
@@ -184,11 +184,11 @@ def filled_network(
     small.reset_buffers()
     tensors = network.state_dict(keep_vars=True)
     named = [name for name in tensors if name not in small.scales]
-    _check_names({n for name in named for n in logical_names(name, parts)}, weights)
+    _check_names({n for name in named for n in logical_names(name, pieces)}, weights)
     for name, tensor in tensors.items():
         value = small.value(name)
         if value is None:
-            value = join_fused(name, parts, weights.source.tensor)
+            value = join_fused(name, pieces, weights.source.tensor)
         if value.shape != tensor.shape:
             raise LuminaError(
                 "E303",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parts:
+class FusedPieces:
     """How a fused parameter divides into logical tensors.
 
     Attributes:
@@ -32,7 +32,7 @@ class Parts:
     sizes: tuple[int, ...]
 
 
-def logical_parts(network: Network) -> dict[str, Parts]:
+def fused_pieces(network: Network) -> dict[str, FusedPieces]:
     """The fused parameters of a network; all others are logical as they are."""
     spec = network.spec
     found = {}
@@ -43,7 +43,7 @@ def logical_parts(network: Network) -> dict[str, Parts]:
         if stem.endswith(".attention.qkv"):  # its weight, and its bias if it has one
             stem = stem.removesuffix(".qkv")
             sizes = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
-            found[name] = Parts(
+            found[name] = FusedPieces(
                 0,
                 tuple(f"{stem}.{part}.{leaf}" for part in "qkv"),
                 tuple(heads * spec.head_dim for heads in sizes),
@@ -52,16 +52,16 @@ def logical_parts(network: Network) -> dict[str, Parts]:
             stem = stem.removesuffix(".gate_up")
             half = parameter.shape[0] // 2
             names = (f"{stem}.gate.weight", f"{stem}.up.weight")
-            found[name] = Parts(0, names, (half, half))
+            found[name] = FusedPieces(0, names, (half, half))
         elif leaf == "gate_up":
             half = parameter.shape[1] // 2
-            found[name] = Parts(1, (f"{stem}.gate", f"{stem}.up"), (half, half))
+            found[name] = FusedPieces(1, (f"{stem}.gate", f"{stem}.up"), (half, half))
     return found
 
 
 def tensor_info(network: Network) -> dict[str, TensorInfo]:
     """Role and axes of every logical parameter and persistent buffer."""
-    parts = logical_parts(network)
+    pieces = fused_pieces(network)
     found: dict[str, TensorInfo] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
         owner = _owner(network, name)
@@ -70,7 +70,7 @@ def tensor_info(network: Network) -> dict[str, TensorInfo]:
 
             found[name] = part_info(*owner, tensor)
             continue
-        for logical in parts[name].names if name in parts else (name,):
+        for logical in pieces[name].names if name in pieces else (name,):
             found[logical] = _info(logical, network.spec)
     return found
 

@@ -45,10 +45,10 @@ def names_in_files(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
 @lru_cache(maxsize=16)
 def _names_in_files(spec: ModelSpec, classes: tuple[type, ...]) -> dict[str, Any]:
     from lumina.model.build import build_network
-    from lumina.model.logical import logical_parts
+    from lumina.model.logical import fused_pieces
 
     network = build_network(spec, device="meta")
-    fused = logical_parts(network)
+    fused = fused_pieces(network)
     return {
         name: fused[name].names if name in fused else (name,)
         for name, _ in network.named_parameters()

@@ -12,7 +12,7 @@ from lumina.assemble.logical import logical_names, split_fused
 from lumina.config import Config, Source
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
-from lumina.model.logical import logical_parts
+from lumina.model.logical import fused_pieces
 from lumina.plan.plan import Plan
 from lumina.state.base_model import EMBEDDING, BaseModel
 from lumina.state.weights import Weights
@@ -79,15 +79,15 @@ class InitialWeights:
         self._network = build_network(plan.spec, device="meta")
         self._seed = plan.seed
         self._first_rows = first_rows
-        parts = logical_parts(self._network)
+        pieces = fused_pieces(self._network)
         self._owner = {
             logical: name
             for name in self._network.state_dict()
-            for logical in logical_names(name, parts)
+            for logical in logical_names(name, pieces)
         }
         self._split = lru_cache(maxsize=1)(
             lambda name: split_fused(
-                name, self._network.initial_value(name, self._seed), parts
+                name, self._network.initial_value(name, self._seed), pieces
             )
         )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lumina.durable import free_bytes, write_file
 from lumina.errors import LuminaError
-from lumina.model.logical import logical_parts
+from lumina.model.logical import fused_pieces
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 from lumina.state.huggingface import int8
@@ -135,11 +135,11 @@ def _opened(source: Network | State | tuple[ModelSpec, Read]) -> tuple[ModelSpec
     if isinstance(source, State):
         return ModelSpec.from_dict(source.spec), source.tensors.__getitem__
     tensors: dict[str, Tensor] = {}
-    parts = logical_parts(source)
+    pieces = fused_pieces(source)
     for name, tensor in source.state_dict().items():
-        if name in parts:
-            pieces = tensor.split(list(parts[name].sizes), dim=parts[name].dim)
-            tensors |= dict(zip(parts[name].names, pieces, strict=True))
+        if name in pieces:
+            split = tensor.split(list(pieces[name].sizes), dim=pieces[name].dim)
+            tensors |= dict(zip(pieces[name].names, split, strict=True))
         else:
             tensors[name] = tensor
     return source.spec, tensors.__getitem__
