@@ -39,8 +39,8 @@ def logical_tensors(network):
             found[name] = tensor
             continue
         part = pieces[name]
-        pieces = tensor.split(part.sizes, part.dim)
-        found |= dict(zip(part.names, pieces, strict=True))
+        split = tensor.split(part.sizes, part.dim)
+        found |= dict(zip(part.names, split, strict=True))
     return found
 
 
