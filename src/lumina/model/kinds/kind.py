@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+LISTED_LAYERS = 8
+"""So many layers are listed by their numbers; more are only counted."""
+
 
 @dataclass(frozen=True)
 class Term:
@@ -102,6 +105,10 @@ class Kind:
     def applies(self, spec: ModelSpec) -> bool:
         """Whether a model is of this kind."""
         return getattr(spec, self.name) is not None
+
+    def words(self, spec: ModelSpec) -> list[str]:
+        """What it is, in phrases that stand alone, for the plan and the banner."""
+        return []
 
     # Building. The first kind that returns a module decides; None leaves it to others.
 
@@ -205,3 +212,12 @@ class Kind:
             counted: by the keys of `counts`, over all ranks, on the CPU.
         """
         return {}
+
+
+def in_layers(layers: tuple[int, ...], num_layers: int) -> str:
+    """Which layers, in a few words: all of them, or their numbers, or how many."""
+    if len(layers) == num_layers:
+        return "every layer"
+    if len(layers) <= LISTED_LAYERS:
+        return f"layer{'s' * (len(layers) > 1)} {' '.join(map(str, layers))}"
+    return f"{len(layers)} of {num_layers} layers"

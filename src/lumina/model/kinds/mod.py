@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lumina.model.kinds.kind import Branches, Kind, Running, Shape, Term
+from lumina.model.kinds.kind import Branches, Kind, Running, Shape, Term, in_layers
 from lumina.model.spec import ModelSpec, ModSpec
 
 if TYPE_CHECKING:
@@ -25,6 +25,15 @@ class Depths(Kind):
 
     name = "mod"
     context = frozenset({"tokens"})
+
+    def words(self, spec: ModelSpec) -> list[str]:
+        """Where tokens are chosen, and how."""
+        mod = _mod(spec)
+        return [
+            f"{mod.capacity:.4g} of the tokens go through "
+            f"{in_layers(mod.layers, spec.num_layers)} "
+            f"({mod.scope}, {mod.routing}, {mod.mode})"
+        ]
 
     def block(
         self, spec: ModelSpec, layer: int, branches: Callable[[], Branches]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lumina.model.kinds.kind import Kind, Running, Shape, Term
+from lumina.model.kinds.kind import Kind, Running, Shape, Term, in_layers
 from lumina.model.spec import ModelSpec, MoeSpec
 
 if TYPE_CHECKING:
@@ -18,6 +18,22 @@ class Experts(Kind):
     """Layers whose tokens go to a few of many experts."""
 
     name = "moe"
+
+    def words(self, spec: ModelSpec) -> list[str]:
+        """The experts and how tokens reach them."""
+        moe = _moe(spec)
+        text = (
+            f"{moe.num_experts} experts of {moe.intermediate_size} in "
+            f"{in_layers(moe.layers, spec.num_layers)}, {moe.top_k} for each token, "
+            f"{moe.dispatch}"
+        )
+        if moe.overflow != "none":
+            text += f" ({moe.overflow}, factor {moe.capacity_factor:g})"
+        if moe.shared_experts:
+            text += f", {moe.shared_experts} shared"
+        if moe.trained:
+            text += f", of which {moe.names[-1]} alone trains"
+        return [text]
 
     def feedforward(self, spec: ModelSpec, layer: int) -> nn.Module | None:
         """The experts of a routed layer."""

@@ -20,6 +20,17 @@ class Recursions(Kind):
     name = "mor"
     context = frozenset({"tokens"})
 
+    def words(self, spec: ModelSpec) -> list[str]:
+        """Which layers are passed again, and how."""
+        mor = _mor(spec)
+        how = "token choice" if mor.by_token else mor.mode
+        if mor.kv_sharing:
+            how += ", keys of the first pass"
+        return [
+            f"layers 1 to {spec.num_layers - 2} are passed up to {mor.recursions} "
+            f"times ({how})"
+        ]
+
     def recursion(self, spec: ModelSpec) -> nn.Module | None:
         """What passes tokens through the blocks again; nothing for a single pass."""
         if _mor(spec).recursions < 2:

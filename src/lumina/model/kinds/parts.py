@@ -26,6 +26,10 @@ class Parts(Kind):
     name = "parts"
     context = frozenset({"starts"})
 
+    def words(self, spec: ModelSpec) -> list[str]:
+        """Each part and where it stands."""
+        return [f"registered: {text}" for text in _parts(spec).words()]
+
     def attention(self, spec: ModelSpec, layer: int) -> nn.Module | None:
         """The registered attention of a layer."""
         return _of_layer(spec, "attention", layer)

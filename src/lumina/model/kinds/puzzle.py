@@ -24,6 +24,10 @@ class PuzzleReasoner(Kind):
 
     name = "hrm"
 
+    def words(self, spec: ModelSpec) -> list[str]:
+        """The modules and the segments."""
+        return [reasoning(spec, "whole puzzles")]
+
     def applies(self, spec: ModelSpec) -> bool:
         """Whether rows are puzzles."""
         return spec.solves_puzzles
@@ -63,3 +67,21 @@ class PuzzleReasoner(Kind):
         ):
             row[key] = sums[column] / done if done else None
         return row
+
+
+def reasoning(spec: ModelSpec, on: str) -> str:
+    """How a reasoner reasons, in a few words.
+
+    Args:
+        spec: its shape.
+        on: what a segment works on.
+    """
+    hrm = spec.hrm
+    assert hrm is not None
+    layers = f"one module of {hrm.l_layers} layers"
+    if hrm.variant != "trm":
+        layers = f"{hrm.l_layers} low-level and {hrm.h_layers} high-level layers"
+    return (
+        f"{hrm.variant}: {layers}, {hrm.h_cycles} x ({hrm.l_cycles} + 1) updates a "
+        f"segment, at most {hrm.halt_max_steps} segments on {on}"
+    )

@@ -28,6 +28,11 @@ def kinds_of(spec: ModelSpec) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if kind.applies(spec))
 
 
+def words(spec: ModelSpec) -> list[str]:
+    """What sets a model apart from a plain transformer, in phrases."""
+    return [text for kind in kinds_of(spec) for text in kind.words(spec)]
+
+
 def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
     """The further losses of a model."""
     return tuple(term for kind in kinds_of(spec) for term in kind.terms(spec))

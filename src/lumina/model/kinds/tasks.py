@@ -25,6 +25,10 @@ class Tasks(Kind):
     name = "tasks"
     memory_key = "task_weights"
 
+    def words(self, spec: ModelSpec) -> list[str]:
+        """The tasks."""
+        return [f"a head each for the tasks {', '.join(_tasks(spec).names)}"]
+
     def objective(self, spec: ModelSpec, loss_chunk_bytes: int) -> nn.Module | None:
         """A head for each task."""
         from lumina.model.objective.multi_task import MultiTaskObjective

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lumina.model.kinds.kind import Kind, Shape, Term
-from lumina.model.kinds.puzzle import HALTING_WEIGHT
+from lumina.model.kinds.puzzle import HALTING_WEIGHT, reasoning
 from lumina.model.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ class TextReasoner(Kind):
     """A causal language model that thinks about tokens in segments."""
 
     name = "hrm"
+
+    def words(self, spec: ModelSpec) -> list[str]:
+        """The modules and the segments."""
+        return [reasoning(spec, "each token, causally")]
 
     def applies(self, spec: ModelSpec) -> bool:
         """Whether it reasons, and about text."""

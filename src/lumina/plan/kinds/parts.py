@@ -10,12 +10,31 @@ from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
 from lumina.model.registry import OPTION_OF, STANDARD, Part, chosen_part
 from lumina.model.spec import ModelSpec, PartsSpec
+from lumina.plan.kinds.kind import Known, Planned
 
 if TYPE_CHECKING:
     from lumina.config import Config
 
 LAYERED = ("block", "attention", "feedforward")
 """Kinds of parts that each layer has its own of."""
+
+
+class Parts(Planned):
+    """Registered parts in place of Lumina's own."""
+
+    field = "parts"
+
+    def chosen(self, config: Config) -> bool:
+        """Always: the options say which parts, if any."""
+        return True
+
+    def resolve(self, config: Config, spec: ModelSpec, known: Known) -> ModelSpec:
+        """The shape with the registered parts that the options choose."""
+        return with_parts(config, spec)
+
+    def options(self, spec: ModelSpec) -> dict[str, Any]:
+        """The options that choose them."""
+        return part_leaves(spec.to_dict()["parts"])
 
 
 def with_parts(config: Config, spec: ModelSpec) -> ModelSpec:
