@@ -18,8 +18,7 @@ from pathlib import Path
 GROUPS = {
     "numerics": ("ops", "model", "optim"),
     "controls": (
-        "train/controls.py",
-        "train/apply_change.py",
+        "train/controls",
         "train/resume_plan.py",
         "train/shape_from_weights.py",
         "train/signals.py",

@@ -11,8 +11,7 @@ from lumina import Config, Trainer
 from lumina.assemble.assemble import Progress, assemble
 from lumina.errors import LuminaError
 from lumina.state.reader import latest_good, open_checkpoint
-from lumina.train import apply_change as applying
-from lumina.train.controls import Change
+from lumina.train.controls import Change, apply_change, control_named
 from programs import tiny_plan
 from training import column, events, in_processes, rows
 
@@ -185,9 +184,10 @@ def test_the_program_before_is_gone_when_the_next_is_assembled(monkeypatch):
         left.extend(ref for ref in (network, *moments) if ref() is not None)
         return assemble(*words, **named)
 
-    monkeypatch.setattr(applying, "assemble", assembled)
+    monkeypatch.setattr(apply_change, "assemble", assembled)
     change = Change(1, "gradient_checkpointing", "full", "a test", "user")
-    after = applying.assembled_again(before, Progress(), change)
+    control = control_named(change.name)
+    after = apply_change.assembled_again(before, Progress(), control, change)
     assert not left and after.plan.gradient_checkpointing == "full"
 
 

@@ -12,7 +12,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
@@ -31,7 +31,6 @@ from lumina.model.carry_protocol import Carry
 from lumina.model.kinds.kind import Memory
 from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
 from lumina.model.logical import FusedPieces, fused_pieces, tensor_info
-from lumina.model.moe import routed_layers
 from lumina.model.network import Network
 from lumina.model.tensors import TensorInfo
 from lumina.ops.attention import flash3
@@ -291,24 +290,6 @@ class Program:
 
             # The root keeps its weights gathered for a backward that does not come.
             free_gathered(self.network)
-
-    def set_routing(self, name: str, value: float) -> None:
-        """Change a scalar that all routed layers read, and the Plan's shape with it.
-
-        Args:
-            name: "temperature", "jitter", "expert_dropout" or "capacity_factor", which
-                can be at most what the Program was assembled with.
-        """
-        moe = self.plan.spec.moe
-        assert moe is not None
-        for layer in routed_layers(self.network):
-            if name == "capacity_factor":
-                share = value / layer.spec.capacity_factor
-                layer.capacity_share.fill_(share)
-            else:
-                getattr(layer, name).fill_(value)
-        changed = replace(moe, **{name: value})  # type: ignore[arg-type]
-        self.replan(self.plan.replace(spec=replace(self.plan.spec, moe=changed)))
 
     def replan(self, plan: Plan) -> None:
         """Take the Plan after a live change: the only place where it is replaced.

@@ -27,11 +27,9 @@ from lumina.optim.schedule import learning_rate_at
 from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore, Kind
-from lumina.train.apply_change import assembled_again, set_live
-from lumina.train.controls import LIVE, Change, Controls
-from lumina.train.depth_capacity import off_ladder, set_capacity
+from lumina.train.controls import Change, Controls
+from lumina.train.controls.apply_change import program_for, set_in
 from lumina.train.expert_capacity import AdaptiveCapacity
-from lumina.train.experts import outgrows
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.rows import AnyStream
@@ -454,15 +452,10 @@ class Loop:
     def _apply(self, change: Change) -> bool:
         """Apply one change and journal it; whether the program was assembled again."""
         change.step = self.progress.step
-        reassembled = False
+        before = self.program
         try:
-            larger = outgrows(self.program, change)
-            larger = larger or off_ladder(self.program, change)
-            if change.name in LIVE and not larger:
-                set_live(self.program, self.controls, self.progress.step, change)
-            else:
-                self._reassemble(change)
-                reassembled = True
+            self.program = program_for(before, self.progress, self.controls, change)
+            set_in(self.program, self.progress.step, self.controls, change)
             change.outcome = "applied"
         except LuminaError as error:
             change.outcome = f"refused: {error.code} {error.message}"
@@ -475,7 +468,7 @@ class Loop:
             f"{change.outcome}",
             **change.to_dict(),  # its step among them
         )
-        return reassembled
+        return self.program is not before
 
     def _adapt(self, ring: MetricRing) -> bool:
         """Change capacity where its rule decided so, on every rank at this step."""
@@ -491,9 +484,3 @@ class Loop:
         reassembled = self._apply(change)
         self._ring.clock.restart()
         return reassembled
-
-    def _reassemble(self, change: Change) -> None:
-        """Another Program, as the change wants it."""
-        self.program = assembled_again(self.program, self.progress, change)
-        if change.name == "mod_capacity":
-            set_capacity(self.program, change, self.progress.step)

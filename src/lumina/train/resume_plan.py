@@ -1,4 +1,4 @@
-"""The Plan of a run that goes on: today's, with what the run has become."""
+"""The Plan of a resumed run: made anew, plus the changes its controls made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
 from lumina.state.reader import CheckpointReader
 from lumina.state.state import State
-from lumina.train.controls import LAYOUT, ROUTING, Change, edited
+from lumina.train.controls import Controls, control_named, known_controls
 
 
 def as_left(
@@ -30,31 +30,25 @@ def as_left(
         config: the settings.
         reader: the checkpoint to go on from.
         changes: options that were given another value now.
-        events: where a change that can no longer be made is told.
+        events: receives a change that can no longer be made.
     """
     meta = reader.meta
-    plan = _with_routing(_as_begun(plan, config, meta, changes), meta, changes)
+    plan = _as_begun(plan, config, meta, changes)
     spec = replace(as_begun(plan.spec, meta.spec), context=meta.spec.get("context", 0))
     if spec != plan.spec:
         plan = with_spec(plan, spec)
-    last: dict[str, Change] = {}
-    for entry in meta.journal:
-        change = Change(**entry)
-        if change.name in LAYOUT and change.outcome in ("applied", "undone"):
-            last[change.name] = change
-    for name, change in last.items():
-        settings = {"micro_batch_size": {"batch_size", "grad_accum"}}
-        if settings.get(name, {name}) & set(changes):
-            continue
+    standing = Controls(meta.journal).standing()
+    for name in known_controls():
         try:
-            plan = edited(plan, change)
+            last = standing.get(name)
+            plan = control_named(name).as_left(plan, meta, last, changes)
         except LuminaError as error:
             events.append(
                 {
                     "kind": "control_dropped",
                     "severity": "warning",
                     "code": error.code,
-                    "message": f"{name} {change.value}: {error.message}",
+                    "message": f"{name} {last and last.value}: {error.message}",
                 }
             )
     return plan
@@ -85,20 +79,3 @@ def _as_begun(
             gradient_checkpointing=before["gradient_checkpointing"],
         )
     return plan
-
-
-def _with_routing(plan: Plan, meta: State, changes: Collection[str]) -> Plan:
-    """The checkpoint's experts and routing, where nothing newer was asked for."""
-    held, moe = meta.spec.get("moe"), plan.spec.moe
-    if held is None or moe is None:
-        return plan
-    kept = {
-        field: held[field]
-        for leaf, field in ROUTING.items()
-        if leaf not in changes and field in held
-    }
-    kept["num_experts"] = held["num_experts"]
-    changed = replace(moe, **kept)
-    if changed == moe:
-        return plan
-    return with_spec(plan, replace(plan.spec, moe=changed))

@@ -17,6 +17,7 @@ from lumina.state.checkpoint import CheckpointStore
 from lumina.state.metrics import read_metrics
 from lumina.state.reader import CheckpointReader
 from lumina.train.controls import Controls
+from lumina.train.controls.apply_change import set_again
 from lumina.train.expert_capacity import AdaptiveCapacity
 from lumina.train.loop import Best
 from lumina.train.preparation import Preparation
@@ -66,6 +67,8 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     meta = reader.meta
     check_data(prepared, meta.extra)
     program = assemble(prepared.plan, reader, ranks=prepared.ranks, meta=meta)
+    controls = Controls(meta.journal)
+    set_again(program, controls)
     progress = Progress(
         step=meta.step,
         tokens=meta.counters["tokens"],
@@ -93,7 +96,7 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     reader.close()
     rule = AdaptiveCapacity(**meta.extra.get("overflow", {}))
     owed = meta.extra.get("evaluation_owed", False)
-    return Outset(program, progress, best, Controls(meta.journal), rule, owed)
+    return Outset(program, progress, best, controls, rule, owed)
 
 
 def encoding_of(tokenizer: Tokenizer | None) -> dict[str, str]:

@@ -16,7 +16,8 @@ from lumina.plan.environment import Environment
 from lumina.plan.plan import Plan
 from lumina.state.surgery import NOISE
 from lumina.train.aliases import with_aliases
-from lumina.train.controls import Controls, routed
+from lumina.train.controls import Controls
+from lumina.train.controls.experts import routed
 from lumina.train.job import Job
 from lumina.train.loop import Loop
 from lumina.train.preparation import Preparation

@@ -1,0 +1,71 @@
+"""Controls of how a step is carried out: they change memory and speed, no result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lumina.assemble.program import Program
+from lumina.errors import LuminaError
+from lumina.plan.plan import Plan
+from lumina.train.controls.control import Control
+from lumina.train.controls.table import register_control
+
+
+class _Layout(Control):
+    """A field of the Plan, for which another Program is assembled."""
+
+    def now(self, program: Program, step: int) -> Any:
+        """The Plan's field."""
+        return getattr(program.plan, self.name)
+
+    def fits(self, program: Program, value: Any) -> bool:
+        """Never: modules and buffers are built for the value."""
+        return False
+
+
+@register_control
+class MicroBatchSize(_Layout):
+    """Sequences of a device and forward; the global batch stays."""
+
+    name = "micro_batch_size"
+    allowed = "sequences of a forward are a whole number from 1"
+    settings = ("batch_size", "grad_accum")
+
+    def makes_sense(self, value: Any) -> bool:
+        """Whether it is a whole number from 1 on."""
+        return isinstance(value, int) and value >= 1
+
+    def edit(self, plan: Plan, value: Any) -> Plan:
+        """The Plan with another split of the global batch.
+
+        Raises:
+            LuminaError: E002 when the ranks cannot share the global batch like that.
+        """
+        per_forward = value * plan.world_size
+        if plan.global_batch_size % per_forward:
+            raise LuminaError(
+                "E002",
+                f"the global batch of {plan.global_batch_size} is not a multiple of "
+                f"{value} sequences on {plan.world_size} devices",
+                "choose a divisor of the global batch per device",
+            )
+        return plan.replace(
+            micro_batch_size=value, grad_accum=plan.global_batch_size // per_forward
+        )
+
+
+@register_control
+class GradientCheckpointing(_Layout):
+    """Which activations are computed again in the backward pass."""
+
+    name = "gradient_checkpointing"
+    allowed = "it is none, full or selective"
+    settings = ("gradient_checkpointing",)
+
+    def makes_sense(self, value: Any) -> bool:
+        """Whether it is one of the three words."""
+        return value in ("none", "full", "selective")
+
+    def edit(self, plan: Plan, value: Any) -> Plan:
+        """The Plan with another kind of checkpointing."""
+        return plan.replace(gradient_checkpointing=value)

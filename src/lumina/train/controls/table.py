@@ -1,0 +1,55 @@
+"""The table of controls: name -> declaration."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from lumina.config.leaves import nearest
+from lumina.errors import LuminaError
+from lumina.train.controls.control import Control
+
+_CONTROLS: dict[str, Control] = {}
+
+C = TypeVar("C", bound=type[Control])
+
+
+def register_control(cls: C) -> C:
+    """Enter a control in the table: a decorator of a subclass of `Control`.
+
+    Raises:
+        LuminaError: E005 for a name that another class has.
+    """
+    held = _CONTROLS.get(cls.name)
+    if held is not None and type(held).__qualname__ != cls.__qualname__:
+        raise LuminaError(
+            "E005",
+            f"{cls.name!r} already names the control {type(held).__qualname__} of "
+            f"{type(held).__module__}",
+            "choose another name",
+        )
+    _CONTROLS[cls.name] = cls()
+    return cls
+
+
+def known_controls() -> tuple[str, ...]:
+    """The names of all controls, in the order in which they were registered."""
+    return tuple(_CONTROLS)
+
+
+def control_named(name: str) -> Control:
+    """The control of that name.
+
+    Raises:
+        LuminaError: E004 when there is none.
+    """
+    control = _CONTROLS.get(name)
+    if control is None:
+        close = nearest(name, _CONTROLS)
+        meant = f"did you mean {close!r}? " if close else ""
+        raise LuminaError(
+            "E004",
+            f"there is no control named {name}",
+            f"{meant}controls are {', '.join(_CONTROLS)}; one of your own is in a file "
+            "named with --plugins",
+        )
+    return control
