@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from lumina.config import Config
+    from training import Trainings
 
 # Before anything imports torch: one arithmetic thread to a test process, so that tests
 # side by side do not fight over cores; and nothing may reach for a network.
@@ -101,3 +102,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if torch.cuda.device_count() < needed:
         pytest.skip(f"needs {needed} CUDA device(s)")
+
+
+@pytest.fixture(scope="module")
+def trainings(
+    tmp_path_factory: pytest.TempPathFactory, lumina_cache: Path, tiny_corpus: Path
+) -> Trainings:
+    """Runs of this module in processes of their own, on the tiny corpus."""
+    from training import Trainings
+
+    return Trainings(tmp_path_factory.mktemp("runs"), tiny_corpus)

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lumina.batch import IGNORE, Batch
+from lumina.model.aux_keys import HALTING, PUZZLE_COLUMNS, PUZZLE_STATISTICS
 from lumina.model.build import build_network
 from lumina.model.hrm import Carry, HierarchicalReasoner
-from lumina.model.kinds.puzzle import COLUMNS, HALTING, STATISTICS
 from lumina.model.network import Network
 from lumina.model.spec import HrmSpec, ModelSpec
 
@@ -243,7 +243,9 @@ def test_a_row_halts_when_the_head_says_so_or_at_the_limit() -> None:
         carry = losses.carry
         halted.append(carry.halted.all().item())
         if carry.halted.all():
-            counted = dict(zip(COLUMNS, aux[STATISTICS].tolist(), strict=True))
+            counted = dict(
+                zip(PUZZLE_COLUMNS, aux[PUZZLE_STATISTICS].tolist(), strict=True)
+            )
             assert counted["steps"] / counted["halted"] == 4
     assert halted == [False, False, False, True, False]
 
@@ -295,7 +297,7 @@ def test_the_one_network_variant_halts_on_the_sign_and_runs_no_second_forward() 
     say(network, halt=0.1, go_on=9.0)
     losses, aux = network(make_batch())
     assert losses.carry.halted.all()
-    assert aux[STATISTICS][COLUMNS.index("continue_loss")] == 0
+    assert aux[PUZZLE_STATISTICS][PUZZLE_COLUMNS.index("continue_loss")] == 0
     assert len(calls) == 2 * 3
     say(network, halt=-0.1, go_on=-9.0)
     assert not network(make_batch())[0].carry.halted.any()

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina.batch import IGNORE
+from lumina.model.aux_keys import DEPTH_COLUMNS
 from lumina.model.block import Block
 from lumina.model.context import BlockContext
 from lumina.model.kinds.kind import Branches
-from lumina.model.kinds.mod import STATISTICS
 from lumina.model.moe import Router
 from lumina.model.spec import ModelSpec
 from lumina.model.subset_context import narrow
@@ -125,7 +125,7 @@ class DepthRouter(nn.Module):
     def statistics(
         self, choice: Choice, places: Places, logits_bs: Tensor, context: BlockContext
     ) -> dict[str, Tensor]:
-        """The predictor's loss and `STATISTICS`, over the tokens of a forward pass.
+        """The predictor's loss and `DEPTH_COLUMNS`, over the tokens of a forward pass.
 
         Also `mod.chosen` [B, S] bool, unless this is a deeper recursion.
         """
@@ -238,7 +238,7 @@ def _nothing(x_bsd: Tensor) -> dict[str, Tensor]:
     """The sums of a layer that chose nobody: every key is there in every mode."""
     return {
         "mod.predictor_loss": torch.zeros((), device=x_bsd.device),
-        "mod.statistics": torch.zeros(len(STATISTICS), device=x_bsd.device),
+        "mod.statistics": torch.zeros(len(DEPTH_COLUMNS), device=x_bsd.device),
     }
 
 

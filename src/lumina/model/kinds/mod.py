@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lumina.model.aux_keys import DEPTH_COLUMNS
 from lumina.model.kinds.kind import Branches, Kind, Running, Shape, Term, in_layers
 from lumina.model.spec import ModelSpec, ModSpec
 
@@ -13,11 +14,6 @@ if TYPE_CHECKING:
 
     from lumina.batch import Batch
     from lumina.model.interface import LossSums
-
-STATISTICS = ("selected", "score", "threshold", "predicted", "tokens", "rows")
-"""The columns of `mod.statistics` [L, 6]: tokens chosen, the sum of their scores, the
-sum over rows of the lowest chosen score, the tokens that the predictor judged rightly,
-and the tokens and rows to divide by."""
 
 
 class Depths(Kind):
@@ -77,9 +73,11 @@ class Depths(Kind):
             yield Term("mod.predictor_loss", mod.predictor_weight, len(mod.layers))
 
     def counts(self, spec: ModelSpec) -> Mapping[str, Shape]:
-        """`STATISTICS` of each layer; the split losses where tokens are chosen."""
+        """`DEPTH_COLUMNS` of each layer; the split losses where tokens are chosen."""
         mod = _mod(spec)
-        shapes: dict[str, Shape] = {"mod.statistics": (len(mod.layers), 6)}
+        shapes: dict[str, Shape] = {
+            "mod.statistics": (len(mod.layers), len(DEPTH_COLUMNS))
+        }
         return shapes | ({"mod.losses": (4,)} if mod.mode == "dynamic" else {})
 
     def before(self, running: Running, step: int) -> None:
@@ -97,7 +95,7 @@ class Depths(Kind):
         if mod.mode == "static":
             return {}
         columns = counted["mod.statistics"].unbind(1)
-        found = dict(zip(STATISTICS, columns, strict=True))
+        found = dict(zip(DEPTH_COLUMNS, columns, strict=True))
         tokens = found["tokens"].clamp(min=1)
         ratio = found["selected"] / tokens
         row: dict[str, Any] = {

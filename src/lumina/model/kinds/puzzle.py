@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lumina.model.aux_keys import HALTING, PUZZLE_COLUMNS, PUZZLE_STATISTICS
 from lumina.model.kinds.kind import Kind, Shape, Term
 from lumina.model.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-HALTING, STATISTICS = "act.halting_loss", "act.puzzle_statistics"
 HALTING_WEIGHT = 0.5
 """Of the halting losses beside the cross entropy."""
-
-COLUMNS = ("halt_loss", "continue_loss", "halted", "steps", "exact", "q_accuracy")
-"""Of `STATISTICS` [6], sums over rows; all but the first two over those that halted."""
 
 
 class PuzzleReasoner(Kind):
@@ -49,12 +46,14 @@ class PuzzleReasoner(Kind):
         yield Term(HALTING, HALTING_WEIGHT, taught=True)
 
     def counts(self, spec: ModelSpec) -> Mapping[str, Shape]:
-        """`STATISTICS`."""
-        return {STATISTICS: (len(COLUMNS),)}
+        """`PUZZLE_STATISTICS`."""
+        return {PUZZLE_STATISTICS: (len(PUZZLE_COLUMNS),)}
 
     def metrics(self, plan: Any, counted: Mapping[str, Tensor]) -> dict[str, Any]:
         """The halting losses, and the results of the puzzles that ended."""
-        sums = dict(zip(COLUMNS, counted[STATISTICS].tolist(), strict=True))
+        sums = dict(
+            zip(PUZZLE_COLUMNS, counted[PUZZLE_STATISTICS].tolist(), strict=True)
+        )
         rows, done = plan.global_batch_size, sums["halted"]
         row: dict[str, Any] = {"act.halt_loss": sums["halt_loss"] / rows}
         if plan.spec.hrm.learns_continue:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina.batch import IGNORE, Batch
+from lumina.model.aux_keys import HALTING, PUZZLE_STATISTICS
 from lumina.model.hrm import PuzzleOutput
 from lumina.model.interface import LossSums, Output
-from lumina.model.kinds.puzzle import HALTING, STATISTICS
 from lumina.model.layers import Linear
 from lumina.model.spec import ModelSpec
 from lumina.ops.cross_entropy.stablemax import stablemax_cross_entropy
@@ -46,9 +46,9 @@ class PuzzleObjective(nn.Module):
             `terms` has "correct" (share of right positions, summed over rows) and
             "exact" (puzzles that are right everywhere); in evaluation also, of every
             row, the "answers" [B, S] and "q_halt" [B]. `aux` has `HALTING`, the sum of
-            both halting losses, differentiable, and in training `STATISTICS`, without
-            gradient; and `VECTORS` [B, D] and `IDENTIFIERS` [B], the vectors that
-            the rows' puzzles are known by, and their numbers.
+            both halting losses, differentiable, and in training `PUZZLE_STATISTICS`,
+            without gradient; and `VECTORS` [B, D] and `IDENTIFIERS` [B], the vectors
+            that the rows' puzzles are known by, and their numbers.
         """
         assert isinstance(output, PuzzleOutput)
         logits_bsv = self.logits(output.hidden)
@@ -68,7 +68,9 @@ class PuzzleObjective(nn.Module):
         aux = {HALTING: halt + go_on}
         if output.carry is not None:
             finished = self._finished(output, exact_b, valid_b)
-            aux[STATISTICS] = torch.stack([halt.detach(), go_on.detach(), *finished])
+            aux[PUZZLE_STATISTICS] = torch.stack(
+                [halt.detach(), go_on.detach(), *finished]
+            )
         if output.vectors is not None:
             aux |= {VECTORS: output.vectors, IDENTIFIERS: output.carry.puzzle_ids}
         terms = {
