@@ -35,7 +35,7 @@ _CONTEXT.set_forkserver_preload(
         "lumina.train",
         "torch.distributed.fsdp",
         "torch._dynamo",
-        "lumina.assemble.sharding",
+        "lumina.parallel.sharding",
         "lumina.cli.parsing",
         "lumina.ops.moe.segments",
         "numpy.random",

@@ -23,6 +23,7 @@ _PUBLIC = {
     "register_block": "lumina.model.registry",
     "register_feedforward": "lumina.model.registry",
     "register_objective": "lumina.model.registry",
+    "register_parallel": "lumina.parallel.table",
 }
 
 __all__ = list(_PUBLIC)

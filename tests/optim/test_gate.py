@@ -14,7 +14,7 @@ def judged(gradients, max_norm=1.0, scale=1.0):
         gradients,
         loss_scale=torch.tensor(scale),
         max_norm=torch.tensor(max_norm),
-        sharded=False,
+        over=None,
     )
 
 

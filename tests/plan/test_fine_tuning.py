@@ -14,7 +14,7 @@ from machines import plan_for
 
 def tuned(config: Config, rows: int | None = 100_000, ranks: int = 1) -> Config:
     spec = resolve_spec(config)
-    return fine_tuning(config, spec, rows_per_epoch=rows, world_size=ranks)
+    return fine_tuning(config, spec, rows_per_epoch=rows, data_ranks=ranks)
 
 
 def debug(**flags: object) -> Config:

@@ -217,9 +217,9 @@ def test_the_bytes_of_a_parameter_by_layout() -> None:
     assert each(compute_dtype="bfloat16") == 16
     assert each(compute_dtype="bfloat16", grad_accum=4) == 18
     assert each(ema=True) == 20
-    ddp = states(compute_dtype="bfloat16", parallel="ddp", world_size=4)
+    ddp = states(compute_dtype="bfloat16", parallel="ddp", data_ranks=4)
     assert ddp["master_weights"] == ddp["gradients"] == 4 * total
-    fsdp = states(compute_dtype="bfloat16", parallel="fsdp2", world_size=4)
+    fsdp = states(compute_dtype="bfloat16", parallel="fsdp2", data_ranks=4)
     assert fsdp["gradients"] == total
     assert fsdp["optimizer"] == 2 * total
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from lumina.assemble.program import Program
+from lumina.parallel.mesh import RankGroup
 
 CARRY = "carry"
 """The slot of a State that holds it: name -> [global batch, ...], row by row."""
@@ -21,17 +21,15 @@ def whole_carry(program: Program) -> dict[str, Tensor]:
     if not held:
         return {}
     mine = {name: torch.cat([c[name] for c in held]) for name in held[0]}
-    if program.ranks.world_size == 1:
-        return mine
-    return {name: _gathered(tensor, program) for name, tensor in mine.items()}
+    return {name: _gathered(tensor, program.mesh.data) for name, tensor in mine.items()}
 
 
-def _gathered(tensor: Tensor, program: Program) -> Tensor:
+def _gathered(tensor: Tensor, ranks: RankGroup) -> Tensor:
     """The ranks' rows one after the other."""
+    if ranks.size == 1:
+        return tensor
     sent = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
-    parts = [torch.empty_like(sent) for _ in range(program.ranks.world_size)]
-    dist.all_gather(parts, sent.contiguous())
-    return torch.cat(parts).to(tensor.dtype)
+    return ranks.stack(sent).flatten(0, 1).to(tensor.dtype)
 
 
 def restore_carry(program: Program, held: dict[str, Tensor]) -> None:
@@ -43,7 +41,7 @@ def restore_carry(program: Program, held: dict[str, Tensor]) -> None:
         return
     plan = program.plan
     rows = plan.micro_batch_size * plan.grad_accum
-    first = program.ranks.rank * rows
+    first = program.mesh.data.rank * rows
     mine = {n: _padded(t[first : first + rows], rows) for n, t in held.items()}
     known = max(0, min(rows, len(next(iter(held.values()))) - first))
     added = torch.arange(rows, device=program.device) >= known

@@ -1,6 +1,7 @@
 """`Program = assemble(plan, state)`: the realisation of a Plan, and back to a State.
 
-The one wrap order: activation checkpointing -> compile each block -> DDP or FSDP2.
+The one wrap order: transforms of the blocks (activation checkpointing first) -> compile
+each block -> the wrapper of the way of being parallel.
 Nothing is changed inside a Program once it stands, except what is declared live (the
 learning rate, the clip, the weight decay); everything else is: capture, edit, assemble
 again.
@@ -9,7 +10,6 @@ again.
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from lumina.assemble.checkpointing import checkpoint_blocks
+from lumina.assemble.block_transforms import transform_blocks
 from lumina.assemble.compiling import compile_blocks
 from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names
@@ -39,6 +38,8 @@ from lumina.optim.atan2 import AdamATan2
 from lumina.optim.average import WeightAverage
 from lumina.optim.gate import LossScale
 from lumina.optim.sign_sgd import SignSGD
+from lumina.parallel.table import chosen_way
+from lumina.parallel.way import Place
 from lumina.plan.kernels import kernel_family
 from lumina.plan.plan import Plan
 
@@ -74,6 +75,8 @@ class Program:
     Attributes:
         plan: what it realises.
         ranks: this process's place.
+        mesh: the ranks by dimension.
+        way: how they share the work.
         device: where it runs.
         network: the bare network (parameters may be sharded).
         model: what to call: the network inside its wrapper.
@@ -100,6 +103,7 @@ class Program:
         """
         self.plan = plan
         self.ranks = ranks
+        self.mesh = ranks.mesh(plan.mesh_sizes)
         self.device = ranks.device(plan.device)
         self.compute_dtype = DTYPES[plan.compute_dtype]
         self.network = build(plan)
@@ -113,6 +117,11 @@ class Program:
         self._vectors_train = table is not None and table.requires_grad
         if table is not None:
             table.requires_grad_(False)
+        # A step reads and writes a few vectors of puzzles: they stay whole.
+        whole = frozenset() if table is None else frozenset({table})
+        self.way = chosen_way(plan.parallel)(
+            Place(self.network, self.mesh, self.device, self.compute_dtype, whole)
+        )
         self._initial: InitialValues | None = None
         if fresh:
             self._initial = InitialValues(
@@ -121,7 +130,8 @@ class Program:
                 plan.seed,
                 processes=ranks.local_size,
             )
-        self.model = self._wrap()
+        self.model: nn.Module
+        self._wrap()
         self.optimizer: AdamW
         self.average: WeightAverage | None = None
         self.vectors: SignSGD | None = None
@@ -144,32 +154,25 @@ class Program:
     @property
     def sharded(self) -> bool:
         """Whether each rank holds a part of every parameter."""
-        return self.plan.parallel == "fsdp2"
+        return self.way.sharded
 
     @property
     def masters_apart(self) -> bool:
         """Whether the network's weights are half-precision copies of the masters."""
-        return self.plan.parallel == "none" and self.compute_dtype != torch.float32
+        return self.way.masters_apart and self.compute_dtype != torch.float32
 
-    def _wrap(self) -> nn.Module:
-        """Checkpointing, then compile, then the parallel wrapper."""
+    def _wrap(self) -> None:
+        """Block transforms, then compile, then the parallel wrapper."""
         plan, network = self.plan, self.network
         backbone = network.backbone
         backbone.compute_dtype = self.compute_dtype
         if hasattr(backbone, "skips_halted"):
-            backbone.skips_halted = not plan.compile and plan.parallel != "fsdp2"
-        checkpoint_blocks(backbone.blocks, plan.gradient_checkpointing)
+            backbone.skips_halted = not plan.compile and not self.sharded
+        transform_blocks(backbone.blocks, plan)
         if plan.compile:
             compile_blocks(backbone, plan.spec)
-        if plan.parallel == "fsdp2":
-            from lumina.assemble.sharding import shard
-
-            # Vectors of puzzles stay whole: a step reads and writes a few of them.
-            table = puzzle_table(network)
-            whole = set() if table is None else {table}
-            shard(network, self.compute_dtype, plan, whole)
+        self.way.wrap()
         network.to_empty(device=self.device)
-        return network
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         """What has a value in a State: parameters and persistent buffers."""
@@ -202,8 +205,7 @@ class Program:
         self._initial = None
         self._make_optimizer()
         self._make_vectors()
-        if self.plan.parallel == "ddp":
-            self.model = _replicated(network, self.device)
+        self.model = self.way.settle()
 
     def _make_optimizer(self) -> None:
         """Masters, moments, and where gradients gather."""
@@ -257,7 +259,7 @@ class Program:
             table.data,
             rate=self.plan.puzzle_lr / self.plan.learning_rate,
             weight_decay=self.plan.puzzle_weight_decay,
-            world_size=self.ranks.world_size,
+            world_size=self.mesh.tokens.size,
         )
 
     def _partly_frozen(self, name: str) -> bool:
@@ -271,13 +273,7 @@ class Program:
 
     def gradient_sync(self, last: bool) -> AbstractContextManager[None]:
         """Around a forward and backward: only the step's last one talks to ranks."""
-        if isinstance(self.model, DistributedDataParallel):
-            return nullcontext() if last else self.model.no_sync()
-        if self.sharded:
-            from lumina.assemble.sharding import synchronise_gradients
-
-            synchronise_gradients(self.network, last)
-        return nullcontext()
+        return self.way.sync(last)
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -285,11 +281,7 @@ class Program:
         average = self.average
         with average.applied() if average is not None else nullcontext():
             yield
-        if self.sharded:
-            from lumina.assemble.sharding import free_gathered
-
-            # The root keeps its weights gathered for a backward that does not come.
-            free_gathered(self.network)
+        self.way.after_evaluation()
 
     def replan(self, plan: Plan) -> None:
         """Take the Plan after a live change: the only place where it is replaced.
@@ -305,6 +297,7 @@ class Program:
         self._hooks.clear()
         self.optimizer.slots.clear()
         self.average = None
+        del self.way
         self.model = self.network = nn.Module()  # type: ignore[assignment]
         if self.plan.compile:
             # Code compiled for this Program would count against the next one's limit.
@@ -377,19 +370,6 @@ def freeze(
 def _matches(name: str, pattern: str) -> bool:
     """Glob match on the whole name, or on it without its first part."""
     return fnmatch(name, pattern) or fnmatch(name.split(".", 1)[-1], pattern)
-
-
-def _replicated(network: Network, device: torch.device) -> nn.Module:
-    """DDP: whole weights on every rank, gradients averaged."""
-    with warnings.catch_warnings():
-        # torch 2.13 renames the last option; 2.11 has only this name.
-        warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(
-            network,
-            device_ids=[device] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            broadcast_buffers=False,
-        )
 
 
 def puzzle_table(network: Network) -> nn.Parameter | None:

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lumina.errors import LuminaError
+from lumina.parallel.mesh import Mesh
+from lumina.parallel.sizes import Sizes
 
 START_TIMEOUT = timedelta(minutes=30)
 """Ranks wait this long for each other: the first one may be tokenising the data."""
@@ -21,6 +23,8 @@ _LEFT: list[dist.ProcessGroup | None] = []
 interpreter's lock. Were it the last to do so, the group's end would wait for a thread
 that may just be waiting for that lock, to let go of a tensor: for ever."""
 
+_MESHES: dict[tuple[Ranks, Sizes], Mesh] = {}
+"""Meshes of the present process group: programs that follow one another share them."""
 
 _LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher sets beside WORLD_SIZE when it starts more than one process."""
@@ -102,7 +106,15 @@ class Ranks:
         """Leave the process group."""
         if dist.is_available() and dist.is_initialized():
             _LEFT.append(dist.group.WORLD)
+            _MESHES.clear()
             dist.destroy_process_group()
+
+    def mesh(self, sizes: Sizes) -> Mesh:
+        """The ranks by dimension; every process must ask for the same at one time."""
+        assert sizes.total == self.world_size, f"{sizes} of {self.world_size} processes"
+        if (self, sizes) not in _MESHES:
+            _MESHES[self, sizes] = Mesh(sizes, self.rank)
+        return _MESHES[self, sizes]
 
     def barrier(self) -> None:
         """Wait for every process."""

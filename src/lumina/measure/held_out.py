@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lumina.assemble.ranks import Ranks
 from lumina.batch import Batch
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.data.stream import eval_batches
 from lumina.model.kinds.tasks import STATISTICS as TASK_STATISTICS
+from lumina.parallel.mesh import Mesh, RankGroup
 
 Score = Callable[[NDArray[np.uint8], NDArray[np.float32]], dict[str, float]]
 """From the answers [R, S] and halting logits [R] of all rows to shares."""
@@ -84,11 +83,11 @@ class HeldOut:
 
 
 def _judged(
-    score: Score, answers: list[tuple[Tensor, Tensor]], ranks: Ranks
+    score: Score, answers: list[tuple[Tensor, Tensor]], data: RankGroup
 ) -> dict[str, float]:
     """What a judge says of all ranks' answers, put in the order of the rows."""
     whole = [
-        ranks.stack(torch.stack(part)).transpose(0, 1).flatten(0, 2).cpu().numpy()
+        data.stack(torch.stack(part)).transpose(0, 1).flatten(0, 2).cpu().numpy()
         for part in zip(*answers, strict=True)
     ]
     return score(*whole)
@@ -100,8 +99,9 @@ def held_out_loss(
     batches: Iterable[Batch],
     *,
     device: torch.device,
-    ranks: Ranks | None = None,
+    mesh: Mesh | None = None,
     score: Score | None = None,
+    tasks: Sequence[str] = (),
     stop: Callable[[], bool] | None = None,
 ) -> HeldOut:
     """Mean loss of `model` over `batches`, in evaluation mode.
@@ -111,17 +111,19 @@ def held_out_loss(
         batches: this rank's share, as many as every other rank's, because sharded
             models meet in every forward; see `lumina.data.stream.eval_batches`.
         device: where the model is.
-        ranks: this process's place.
+        mesh: the ranks that share the batches; by default one process alone.
         score: judges the answers to puzzles, in the order of the rows; ranks took
             turns with the batches.
-        stop: asked between batches whether to leave. Ranks agree on the answer, so
+        tasks: names of the tasks of a model of several.
+        stop: called between batches: whether to leave. Ranks agree on the answer, so
             that none of them waits in a forward for one that has left.
 
     Raises:
         EvaluationStoppedError: `stop` said so on any rank.
     """
-    ranks = ranks or Ranks()
-    ask_every = 1 if ranks.world_size == 1 else _ASK_EVERY
+    mesh = mesh or Mesh()
+    everyone = mesh.everyone
+    ask_every = 1 if everyone.size == 1 else _ASK_EVERY
     answers: list[tuple[Tensor, Tensor]] = []
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     by_task: Tensor | None = None
@@ -130,7 +132,7 @@ def held_out_loss(
     model.eval()
     try:
         for number, batch in enumerate(batches):
-            if stop is not None and number % ask_every == 0 and ranks.any_(stop()):
+            if stop is not None and number % ask_every == 0 and everyone.any_(stop()):
                 raise EvaluationStoppedError
             losses, aux = model(batch.to(device))
             told = aux.get(TASK_STATISTICS)
@@ -151,7 +153,7 @@ def held_out_loss(
                 answers.append((given, losses.terms["q_halt"].float()))
     finally:
         model.train(was_training)
-    ranks.sum_(sums)
+    mesh.tokens.sum_(sums)
     loss, tokens, correct, exact, segments = sums.tolist()
     return HeldOut(
         loss=loss / tokens if tokens else float("nan"),
@@ -159,20 +161,13 @@ def held_out_loss(
         accuracy=correct / tokens if tokens and judged else None,
         exact=exact / tokens if tokens and puzzles else None,
         segments=segments / tokens if tokens and segments else None,
-        attempts={} if score is None else _judged(score, answers, ranks),
-        tasks=_by_name(model, by_task, ranks),
+        attempts={} if score is None else _judged(score, answers, mesh.data),
+        tasks={} if by_task is None else _by_name(tasks, mesh.tokens.sum_(by_task)),
     )
 
 
-def _by_name(
-    model: nn.Module, statistics: Tensor | None, ranks: Ranks
-) -> dict[str, float]:
-    """Each task's mean loss over all ranks."""
-    if statistics is None:
-        return {}
-    ranks.sum_(statistics)
-    network: Any = getattr(model, "module", model)  # what replicates it wraps it
-    names = network.spec.tasks.names
+def _by_name(names: Sequence[str], statistics: Tensor) -> dict[str, float]:
+    """Each task's mean loss, from the sums over all ranks."""
     return {
         name: loss / tokens
         for name, (loss, tokens, _) in zip(names, statistics.tolist(), strict=True)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from lumina.assemble.ranks import Ranks
 from lumina.batch import Batch
 from lumina.measure.held_out import held_out_loss
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
+from lumina.parallel.mesh import Mesh
 
 
 def routing_modes(spec: ModelSpec) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def compare_modes(
     batches: Callable[[], Iterable[Batch]],
     *,
     device: torch.device,
-    ranks: Ranks,
+    mesh: Mesh,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, float]:
     """Held-out loss by mode; see `held_out_loss`. Top-k looks into the future.
@@ -54,7 +54,7 @@ def compare_modes(
         for mode in routing_modes(network.spec):
             network.backbone.routing = mode
             outcome = held_out_loss(
-                model, batches(), device=device, ranks=ranks, stop=stop
+                model, batches(), device=device, mesh=mesh, stop=stop
             )
             losses[mode] = outcome.loss
     finally:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from lumina.parallel.mesh import RankGroup
 
 GROWTH_INTERVAL = 2000
 """Clean steps after which the fp16 loss scale doubles."""
@@ -32,7 +33,7 @@ def judge(
     *,
     loss_scale: Tensor,
     max_norm: Tensor,
-    sharded: bool,
+    over: RankGroup | None = None,
 ) -> Verdict:
     """Norm, clip coefficient and finiteness of a step's gradients, without a sync.
 
@@ -40,12 +41,13 @@ def judge(
         gradients: this rank's local gradients.
         loss_scale: [] float32 the loss was multiplied by.
         max_norm: [] float32; 0 or less means do not clip.
-        sharded: whether each rank holds a part of every gradient.
+        over: the ranks that each hold a part of every gradient; None where every rank
+            holds all of it.
     """
     norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float32)
     square = torch.stack([n.to(loss_scale.device) for n in norms]).square().sum()
-    if sharded:
-        dist.all_reduce(square)
+    if over is not None:
+        over.sum_(square)
     norm = square.sqrt() / loss_scale
     finite = torch.isfinite(norm)
     clip = torch.where(max_norm > 0, (max_norm / (norm + 1e-6)).clamp(max=1.0), 1.0)

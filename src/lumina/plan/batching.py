@@ -1,6 +1,6 @@
 """Sequences per forward, forwards per step, sequences per step: one equation.
 
-global_batch_size = batch_size * grad_accum * world_size. What was asked for holds; a
+global_batch_size = batch_size * grad_accum * data_ranks. What was asked for holds; a
 preset's global batch is kept when it can be, and gives way when it cannot.
 """
 
@@ -48,7 +48,7 @@ class Batching:
     warning: str = ""
 
 
-def resolve_batching(config: Config, world_size: int) -> Batching:
+def resolve_batching(config: Config, data_ranks: int) -> Batching:
     """Solve the equation for what was left open.
 
     Raises:
@@ -58,17 +58,17 @@ def resolve_batching(config: Config, world_size: int) -> Batching:
     train = config.train
     batch, accum, whole = train.batch_size, train.grad_accum, train.global_batch_size
     whole_is_asked = asked_for(config, "global_batch_size")
-    per_forward = (batch or 1) * (accum or 1) * world_size
+    per_forward = (batch or 1) * (accum or 1) * data_ranks
     if batch is not None and accum is not None:
-        return _both_given(config, batch, accum, world_size)
+        return _both_given(config, batch, accum, data_ranks)
     why = source_of(config, "global_batch_size")
     if whole is None and batch is not None:
-        whole, why = per_forward, _named(batch, accum, world_size)
+        whole, why = per_forward, _named(batch, accum, data_ranks)
     elif whole is None:
         whole, why = _default_global(per_forward)
     warning = ""
     if whole % per_forward:
-        named = _named(batch, accum, world_size)
+        named = _named(batch, accum, data_ranks)
         nearest = max(1, whole // per_forward) * per_forward
         gives_way = (batch is not None or accum is not None) and not whole_is_asked
         if not gives_way:
@@ -77,22 +77,22 @@ def resolve_batching(config: Config, world_size: int) -> Batching:
                 "E002",
                 f"global_batch_size {whole} ({why}) does not divide into {named}",
                 f"use --global-batch-size {options}, or another number of "
-                f"{'processes' if per_forward == world_size else 'sequences'}",
+                f"{'processes' if per_forward == data_ranks else 'sequences'}",
             )
         warning = (
             f"a step has {nearest} sequences, not the {whole} of {why}: {named} was "
             "asked for"
         )
         whole, why = nearest, f"the multiple of {named} nearest to {why}'s {whole}"
-    share = whole // world_size
+    share = whole // data_ranks
     choices, why_split = _choices(config, share, batch, accum)
     return Batching(whole, choices, why, why_split, warning)
 
 
-def _both_given(config: Config, batch: int, accum: int, world_size: int) -> Batching:
-    product = batch * accum * world_size
+def _both_given(config: Config, batch: int, accum: int, data_ranks: int) -> Batching:
+    product = batch * accum * data_ranks
     whole = config.train.global_batch_size
-    why = f"batch_size {batch} x grad_accum {accum} x {_processes(world_size)}"
+    why = f"batch_size {batch} x grad_accum {accum} x {_processes(data_ranks)}"
     warning = ""
     if whole is not None and whole != product:
         if asked_for(config, "global_batch_size"):
@@ -136,17 +136,17 @@ def _powers_of_two(share: int) -> Iterator[int]:
         size *= 2
 
 
-def _named(batch: int | None, accum: int | None, world_size: int) -> str:
+def _named(batch: int | None, accum: int | None, data_ranks: int) -> str:
     parts = [
         f"batch_size {batch}" if batch is not None else "",
         f"grad_accum {accum}" if accum is not None else "",
-        _processes(world_size),
+        _processes(data_ranks),
     ]
     return " x ".join(filter(None, parts))
 
 
-def _processes(world_size: int) -> str:
-    return f"{world_size} process" + ("es" if world_size != 1 else "")
+def _processes(data_ranks: int) -> str:
+    return f"{data_ranks} process" + ("es" if data_ranks != 1 else "")
 
 
 def _around(whole: int, unit: int) -> str:

@@ -41,7 +41,7 @@ LEAST_STEPS = 100
 
 
 def fine_tuning(
-    config: Config, spec: ModelSpec, *, rows_per_epoch: int | None, world_size: int
+    config: Config, spec: ModelSpec, *, rows_per_epoch: int | None, data_ranks: int
 ) -> Config:
     """The settings, with those of a fine-tuning where nobody chose any.
 
@@ -49,7 +49,7 @@ def fine_tuning(
         config: the settings; `seq_length` is decided already.
         spec: the model that is tuned.
         rows_per_epoch: rows in one pass; None where the data is not known.
-        world_size: processes, which share a step's rows evenly.
+        data_ranks: ranks that share the rows of a step evenly.
     """
     active = count_parameters(spec).active
     decided: dict[str, tuple[object, str]] = {}
@@ -62,7 +62,7 @@ def fine_tuning(
     if not asked_for(config, "steps") and not asked_for(config, "epochs"):
         decided["epochs"] = EPOCHS, "three passes, as Alpaca has them"
     if not asked_for(config, "global_batch_size"):
-        decided["global_batch_size"] = _batch(config, spec, rows_per_epoch, world_size)
+        decided["global_batch_size"] = _batch(config, spec, rows_per_epoch, data_ranks)
     if not asked_for(config, "warmup_steps") and not asked_for(config, "warmup_ratio"):
         decided["warmup_ratio"] = WARMUP, "fine-tuning: as in Alpaca and Tulu 2"
     if not asked_for(config, "lr_scheduler"):
@@ -81,7 +81,7 @@ def rate_for(parameters: int) -> float:
 
 
 def _batch(
-    config: Config, spec: ModelSpec, rows_per_epoch: int | None, world_size: int
+    config: Config, spec: ModelSpec, rows_per_epoch: int | None, data_ranks: int
 ) -> tuple[int, str]:
     """(rows of a step, why)."""
     rows = _power_below(STEP_TOKENS // spec.seq_length)
@@ -94,9 +94,9 @@ def _batch(
             why = f"fine-tuning: {rows_per_epoch:,} rows in {LEAST_STEPS} steps or more"
         elif rows_per_epoch < rows:
             rows, why = _power_below(rows_per_epoch), "fine-tuning: no more than a pass"
-    if world_size > 1:
-        rows = world_size * _power_below(rows // world_size)
-        why += f", shared by {world_size} processes"
+    if data_ranks > 1:
+        rows = data_ranks * _power_below(rows // data_ranks)
+        why += f", shared by {data_ranks} processes"
     return rows, why
 
 

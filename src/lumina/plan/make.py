@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from lumina.errors import LuminaError
 from lumina.features import check, check_plan
 from lumina.model.spec import ModelSpec
+from lumina.parallel.sizes import Sizes
+from lumina.parallel.table import chosen_way, preferred_ways
+from lumina.parallel.way import Conditions
 from lumina.plan.batching import Batching, Split, resolve_batching
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
@@ -21,6 +24,7 @@ from lumina.plan.memory_text import gibibytes, listed
 from lumina.plan.plan import Plan
 from lumina.plan.precision import choose_precision
 from lumina.plan.shape import resolve_spec
+from lumina.plan.sharing import ways_to_share, why_shared
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -73,7 +77,7 @@ def make_plan(
         environment: what there is (`probe`).
         tokenizer_vocab_size: tokens the tokenizer knows; None before there is one.
         rows_per_epoch: rows of `seq_length` in one pass; None where not known.
-        world_size: processes.
+        world_size: processes that train together.
         eval_rows: rows held out; 0 for none, None where not known.
         num_puzzles: puzzle identifiers, for a model of puzzles.
         done: what a run that is resumed has trained; None for a new run.
@@ -135,7 +139,7 @@ def _decide_layout(
 
     The first of `_layouts` that fits is taken.
     """
-    batching = resolve_batching(config, decisions.values["world_size"])
+    batching = resolve_batching(config, _sizes(decisions).data)
     if batching.warning:
         decisions.warn(batching.warning)
     layouts = _layouts(config, machine, spec, decisions, batching)
@@ -166,7 +170,7 @@ def smallest_layout_fits(
     _decide_precision(config, machine, decisions)
     _decide_attention(config, machine, spec, decisions)
     _decide_compile(config, machine, decisions)
-    batching = resolve_batching(config, world_size)
+    batching = resolve_batching(config, _sizes(decisions).data)
     room = int(machine.memory_bytes * MEMORY_SHARE)
     return any(
         estimate(spec, layout)["bound"] <= room
@@ -183,14 +187,14 @@ def _layouts(
 ) -> list[Layout]:
     """What may be done, in the order tried.
 
-    ddp before fsdp2, no checkpointing before selective before full, large forwards
-    before small ones.
+    Whole weights before sharded ones, no checkpointing before selective before full,
+    large forwards before small ones.
     """
-    world_size = decisions.values["world_size"]
+    sizes = _sizes(decisions)
     base = Layout(
         micro_batch_size=1,
         compute_dtype=decisions.values["compute_dtype"],
-        world_size=world_size,
+        data_ranks=sizes.data,
         loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
         ema=config.train.ema_decay > 0,
         trainable=_trainable(config, spec),
@@ -198,7 +202,14 @@ def _layouts(
         device=machine.device,
         compile=decisions.values["compile"],
     )
-    modes = _parallel_modes(config, world_size, decisions)
+    conditions = Conditions(
+        spec,
+        sizes,
+        machine.device,
+        decisions.values["compute_dtype"],
+        decisions.values["compile"],
+    )
+    modes = [way.name for way in ways_to_share(config, conditions, decisions)]
     asked = config.system.gradient_checkpointing
     checkpointing = [asked] if asked else ["none", "selective", "full"]
     tried = [
@@ -217,6 +228,11 @@ def _layouts(
         )
         for parallel, mode, split in tried
     ]
+
+
+def _sizes(decisions: Decisions) -> Sizes:
+    """Ranks along each dimension of the mesh."""
+    return Sizes.of(decisions.values["world_size"])
 
 
 def _trainable(config: Config, spec: ModelSpec) -> int:
@@ -257,23 +273,6 @@ def _decide_loss_chunk(
     return size
 
 
-def _parallel_modes(config: Config, world_size: int, decisions: Decisions) -> list[str]:
-    """Ways to share the work, in the order they are tried."""
-    asked = config.system.parallel
-    if world_size == 1:
-        if asked in ("ddp", "fsdp2"):
-            decisions.warn(f"parallel {asked} has one process: nothing is shared")
-        return ["none"]
-    if asked == "none":
-        raise LuminaError(
-            "E002",
-            f"parallel none with {world_size} processes would train "
-            f"{world_size} models",
-            "use --parallel auto, or one process",
-        )
-    return ["ddp", "fsdp2"] if asked == "auto" else [asked]
-
-
 def _record_layout(
     config: Config,
     decisions: Decisions,
@@ -282,16 +281,8 @@ def _record_layout(
     machine: Environment,
 ) -> None:
     room = f"{MEMORY_SHARE:.0%} of {gibibytes(machine.memory_bytes)}"
-    parallel = layout.parallel
-    if layout.world_size == 1:
-        why = "one process"
-    elif config.system.parallel != "auto":
-        why = source_of(config, "parallel")
-    elif parallel == "ddp":
-        why = f"a whole model fits into {room} on every device"
-    else:
-        why = f"a whole model on every device does not fit into {room}"
-    decisions.decide("parallel", parallel, why)
+    way = chosen_way(layout.parallel)
+    decisions.decide("parallel", way.name, why_shared(config, way, room))
     mode = layout.gradient_checkpointing
     if config.system.gradient_checkpointing:
         why = source_of(config, "gradient_checkpointing")
@@ -328,7 +319,7 @@ def _too_large(spec: ModelSpec, machine: Environment, layout: Layout) -> LuminaE
         hints.append(
             f"--batch-size 1 --gradient-checkpointing full needs {gibibytes(smallest)}"
         )
-    elif layout.parallel != "fsdp2" or layout.world_size > 1:
+    elif not chosen_way(layout.parallel).sharded or layout.data_ranks > 1:
         hints += _sharded_hint(spec, smaller, machine)
     if not hints:
         hints.append("use a smaller preset, or a shorter --seq-length")
@@ -337,14 +328,15 @@ def _too_large(spec: ModelSpec, machine: Environment, layout: Layout) -> LuminaE
 
 def _sharded_hint(spec: ModelSpec, layout: Layout, machine: Environment) -> list[str]:
     """The fewest such devices that would hold the model, if some power of two does."""
+    sharding = next(way.name for way in preferred_ways() if way.sharded)
     for ranks in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
-        sharded = replace(layout, parallel="fsdp2", world_size=ranks)
+        sharded = replace(layout, parallel=sharding, data_ranks=ranks)
         need = estimate(spec, sharded)["bound"]
-        if ranks > layout.world_size and need <= machine.memory_bytes:
+        if ranks > layout.data_ranks and need <= machine.memory_bytes:
             return [
-                f"{ranks} such devices with --parallel fsdp2, --batch-size 1 and "
-                f"--gradient-checkpointing full need {gibibytes(need)} each; or use a "
-                "smaller preset"
+                f"{ranks} such devices with --parallel {sharding}, --batch-size 1 "
+                f"and --gradient-checkpointing full need {gibibytes(need)} each; or "
+                "use a smaller preset"
             ]
     return []
 
@@ -384,7 +376,7 @@ def with_spec(plan: Plan, spec: ModelSpec) -> Plan:
         grad_accum=plan.grad_accum,
         gradient_checkpointing=plan.gradient_checkpointing,
         parallel=plan.parallel,
-        world_size=plan.world_size,
+        data_ranks=plan.data_parallel,
         loss_chunk_bytes=plan.loss_chunk_bytes,
         ema=plan.ema_decay > 0,
         trainable=count_trainable(spec, plan.freeze),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lumina.model.spec import HrmSpec, ModelSpec
+from lumina.parallel.table import chosen_way
 from lumina.plan.activations import (
     BYTES,
     Forward,
@@ -72,6 +73,8 @@ class Layout:
     """How a step is laid out, as far as its memory depends on it.
 
     Attributes:
+        parallel: how the ranks share the work, as of `lumina.parallel.table`.
+        data_ranks: ranks among which rows, and sharded weights, are divided.
         trainable: parameters that train; None for all.
         compile: whether the blocks are compiled; changes what is expected only.
     """
@@ -81,7 +84,7 @@ class Layout:
     grad_accum: int = 1
     gradient_checkpointing: str = "none"
     parallel: str = "none"
-    world_size: int = 1
+    data_ranks: int = 1
     loss_chunk_bytes: int = 256 * 2**20
     ema: bool = False
     trainable: int | None = None
@@ -192,20 +195,21 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     float32: 4 + 4 + 8 bytes a parameter. 16-bit on one device: weights 2, float32
     master weights 4, gradients 2 (4 when they accumulate), moments 8. 16-bit over
     several: float32 parameters 4, gradients 4, moments 8, and casts of 2 that live
-    from forward to backward. fsdp2 divides all but the casts over the ranks. Vectors of
+    from forward to backward. Where weights are sharded, all but the casts is divided
+    over the ranks. Vectors of
     puzzles are float32, whole on every rank, and there is nothing beside them.
     """
     vectors = count_vectors(spec)
     total = count_parameters(spec).total - vectors
     trainable = total if layout.trainable is None else layout.trainable
     half = BYTES[layout.compute_dtype] == 2
-    alone = layout.parallel == "none"
-    ranks = layout.world_size if layout.parallel == "fsdp2" else 1
-    narrow_gradients = half and alone and layout.grad_accum == 1
+    way = chosen_way(layout.parallel)
+    ranks = layout.data_ranks if way.sharded else 1
+    narrow_gradients = half and way.masters_apart and layout.grad_accum == 1
     routers = _router_parameters(spec) if trainable == total else 0
     if not half:
         weights, master = 4 * total / ranks, 0.0
-    elif alone:
+    elif way.masters_apart:
         # What is frozen stays float32, and so do routers: neither has a copy.
         copied = trainable - routers
         weights, master = 4.0 * total - 2 * copied, 4.0 * copied
@@ -238,7 +242,7 @@ def _cast_bytes(spec: ModelSpec, layout: Layout) -> int:
     Under DDP autograd keeps every cast for the backward pass, except where blocks are
     recomputed. Under FSDP2 the gathered weights are counted as communication.
     """
-    if layout.parallel == "fsdp2":
+    if chosen_way(layout.parallel).sharded:
         return 0
     blocks = [_block_parameters(spec, i) for i in range(spec.num_layers)]
     cast = max(blocks) if layout.gradient_checkpointing == "full" else sum(blocks)
@@ -255,14 +259,13 @@ def _block_parameters(spec: ModelSpec, layer: int) -> int:
 
 
 def _communication_bytes(spec: ModelSpec, layout: Layout) -> int:
-    """Gathered weights and gradients on their way (fsdp2): two blocks and the root."""
-    if layout.parallel != "fsdp2":
-        return 0
+    """Weights and gradients that are being exchanged, as the way of sharing says."""
     largest = max(_block_parameters(spec, i) for i in range(spec.num_layers))
     tables = 1 if spec.tie_embeddings else 1 + _heads(spec)
     root = tables * spec.padded_vocab_size * spec.hidden_size
-    gathered = BYTES[layout.compute_dtype] * (2 * largest + root)
-    return gathered + 4 * max(largest, root)
+    return chosen_way(layout.parallel).communication_bytes(
+        largest, root, BYTES[layout.compute_dtype]
+    )
 
 
 def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lumina.model.spec import ModelSpec
+from lumina.parallel.sizes import Sizes
 from lumina.plan.flops import flops_per_token
 
 NOTHING_HELD_OUT = "there is no evaluation data"
@@ -21,11 +22,12 @@ class Plan:
         device: "cpu" or "cuda".
         compute_dtype: "float32", "bfloat16" or "float16".
         tf32: whether float32 products may use TF32.
-        parallel: "none", "ddp" or "fsdp2".
-        world_size: processes.
-        micro_batch_size: sequences per device and forward.
-        grad_accum: forwards per device and step.
-        global_batch_size: micro_batch_size * grad_accum * world_size.
+        parallel: how several processes share the work: "none" for one process, or the
+            name of another way that `lumina.parallel.table` knows.
+        world_size: processes that train together.
+        micro_batch_size: sequences per data rank and forward.
+        grad_accum: forwards per data rank and step.
+        global_batch_size: micro_batch_size * grad_accum * data_parallel.
         steps: optimizer steps of the whole run.
         epochs: passes over the data where they are the limit that holds, else None.
         warmup_steps: steps of linear warm-up.
@@ -92,6 +94,16 @@ class Plan:
     memory: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def mesh_sizes(self) -> Sizes:
+        """Ranks along each dimension of the mesh."""
+        return Sizes.of(self.world_size)
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks among which the rows of a step are divided."""
+        return self.mesh_sizes.data
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

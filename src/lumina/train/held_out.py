@@ -18,7 +18,7 @@ def held_out_batches(
     held_out: TokenStore | PuzzleStore | ArcTests | TaskStores, program: Program
 ) -> Iterator[Batch]:
     """This rank's share of the held-out batches, the same rows on any split."""
-    plan, ranks = program.plan, program.ranks
+    plan, data = program.plan, program.mesh.data
     size = plan.micro_batch_size
     rows = plan.eval_batches * plan.global_batch_size
     if isinstance(held_out, PuzzleStore | ArcTests):
@@ -26,8 +26,8 @@ def held_out_batches(
             held_out,
             size,
             max(rows // size, 1),
-            rank=ranks.rank,
-            world_size=ranks.world_size,
+            rank=data.rank,
+            world_size=data.size,
         )
     if isinstance(held_out, TaskStores):
         assert plan.spec.tasks is not None
@@ -37,14 +37,14 @@ def held_out_batches(
             plan.spec.seq_length,
             size,
             max(rows // size, 1),
-            rank=ranks.rank,
-            world_size=ranks.world_size,
+            rank=data.rank,
+            world_size=data.size,
         )
     return eval_batches(
         held_out,
         plan.spec.seq_length,
         size,
         max(rows // size, 1),
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        rank=data.rank,
+        world_size=data.size,
     )

@@ -158,8 +158,8 @@ class Loop:
         return Prefetcher(
             self.stream,
             Cursor.from_dict(self.progress.cursor),
-            rank=self.program.ranks.rank,
-            world_size=self.program.ranks.world_size,
+            rank=self.program.mesh.data.rank,
+            world_size=self.program.mesh.data.size,
             micro_batch_size=self.plan.micro_batch_size,
             pin=self.program.device.type == "cuda",
         )
@@ -359,8 +359,11 @@ class Loop:
                 self.program.model,
                 self.eval_batches(self.program),
                 device=self.program.device,
-                ranks=self.program.ranks,
+                mesh=self.program.mesh,
                 score=self.score,
+                tasks=()
+                if (spec := self.plan.spec).tasks is None
+                else spec.tasks.names,
                 stop=self._stop_asked,
             )
         if outcome is None:
@@ -421,7 +424,7 @@ class Loop:
                 program.model,
                 lambda: batches(program),
                 device=program.device,
-                ranks=program.ranks,
+                mesh=program.mesh,
                 stop=self._stop_asked,
             )
         if not losses:

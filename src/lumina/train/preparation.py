@@ -22,6 +22,7 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
+from lumina.parallel.sizes import Sizes
 from lumina.plan.decisions import asked_for
 from lumina.plan.duration import Done
 from lumina.plan.environment import Environment, probe
@@ -30,6 +31,7 @@ from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
 from lumina.plan.row_length import with_row_length
 from lumina.plan.shape import resolve_spec
+from lumina.plan.sharing import check_name
 from lumina.state.base_model import BaseModel, open_base_model
 from lumina.state.heads import with_heads
 from lumina.state.manifest import MANIFEST_NAME
@@ -109,6 +111,7 @@ class Preparation:
         Args:
             planning: do without data where none is named.
         """
+        check_name(self.config)
         self.environment = probe(self.config)
         self._planning = planning
         self._check_devices()
@@ -308,7 +311,7 @@ class Preparation:
             self.config,
             resolve_spec(self.config, known),
             rows_per_epoch=rows.per_epoch if rows else None,
-            world_size=world_size,
+            data_ranks=Sizes.of(world_size).data,
         )
 
     def _fit_rows(self) -> None:

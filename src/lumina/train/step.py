@@ -53,13 +53,13 @@ def train_step(
         float32 on the device: `SCALARS`, the further losses (`Program.terms`), then
         what the model counted (`Program.counts`), summed over ranks.
     """
-    plan, live, ranks = program.plan, program.live, program.ranks
+    plan, live, mesh = program.plan, program.live, program.mesh
     live.learning_rate.fill_(learning_rate_at(plan, step) * live.learning_rate_scale)
-    torch.manual_seed(_dropout_seed(plan.seed, step, ranks.rank))
+    torch.manual_seed(_dropout_seed(plan.seed, step, mesh.tokens.rank))
     for kind in program.kinds:
         kind.before(program, step)
-    # DDP and FSDP average gradients over ranks; our loss is a sum.
-    factor = program.loss_scale.value * ranks.world_size
+    # Ways of being parallel average gradients; our loss is a sum, so scale it.
+    factor = program.loss_scale.value * mesh.tokens.size
     sums = torch.zeros(len(SCALARS) + len(program.terms), device=program.device)
     counts: Tensor | None = None
 
@@ -75,7 +75,8 @@ def train_step(
     verdict = _update(program) if learns else _pass_over(program)
     sums[3], sums[4], sums[5] = float(stop), float(request), float(save)
     metrics = sums if counts is None else torch.cat([sums, counts])
-    ranks.sum_(metrics)
+    mesh.tokens.sum_(metrics)
+    mesh.copies.sum_(metrics[3:6])  # a request may have reached any process
     # These two every rank already has in full.
     metrics[1] = verdict.norm
     metrics[2] = verdict.skip
@@ -175,7 +176,7 @@ def _judged(program: Program) -> Verdict:
         [g for s in program.optimizer.slots if (g := s.gradient()) is not None],
         loss_scale=program.loss_scale.value,
         max_norm=program.live.max_grad_norm,
-        sharded=program.sharded,
+        over=program.mesh.tokens if program.sharded else None,
     )
 
 

@@ -51,7 +51,8 @@ def warm_up(program: Program, batch: Batch, tell: Callable[[str], None]) -> None
 
 def _once(program: Program, batch: Batch) -> None:
     """Gradients, and no more of them."""
-    # Ranks have nothing to say to each other, but a sharded gradient is made by talk.
+    # A sharded gradient comes into being when it is reduced; otherwise ranks need not
+    # communicate.
     with program.gradient_sync(last=program.sharded):
         losses, aux = program.model(batch)
         terms = [aux[term.key] for term in loss_terms(program.plan.spec)]

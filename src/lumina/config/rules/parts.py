@@ -62,9 +62,9 @@ def check(settings: Settings) -> None:
 
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options without effect, and why."""
-    if chosen(settings):
+    if chosen(settings) or not settings.is_default("parallel"):
         return {}
-    return {"plugins": "no option chooses a part that it registers"}
+    return {"plugins": "no option chooses anything that it registers"}
 
 
 def _names(settings: Settings, leaf: str) -> tuple[str, ...]:

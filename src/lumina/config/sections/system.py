@@ -18,8 +18,10 @@ class SystemSection(Section):
         ge=1,
         description="processes to start on this machine (else torchrun); default: 1",
     )
-    parallel: Literal["auto", "none", "ddp", "fsdp2"] = Field(
-        "auto", description="how several processes share the work"
+    parallel: str = Field(
+        "auto",
+        description="how several processes share the work: auto, none, ddp, fsdp2, or "
+        "one that a plug-in registers",
     )
     precision: Literal[
         "auto", "fp32", "tf32", "bf16", "fp16", "mixed_bf16", "mixed_fp16"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     FSDPModule,
     MixedPrecisionPolicy,
@@ -15,13 +15,10 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from lumina.model.network import Network
-from lumina.plan.plan import Plan
+from lumina.parallel.way import Place
 
 
-def shard(
-    network: Network, dtype: torch.dtype, plan: Plan, whole: set[nn.Parameter]
-) -> None:
+def shard(place: Place) -> None:
     """Shard in place: each block its own unit; embedding, norm and head the root's.
 
     A unit is gathered in one type, so a router's weight is rounded to the compute type
@@ -29,12 +26,10 @@ def shard(
     in two.
 
     Args:
-        network: on the meta device.
-        dtype: of the gathered weights.
-        plan: names the device and the number of ranks.
-        whole: parameters that stay whole on every rank.
+        place: the network, on the meta device, and the ranks that share it.
     """
-    mesh = init_device_mesh(plan.device, (plan.world_size,))
+    network, dtype = place.network, place.compute_dtype
+    mesh = _device_mesh(place)
     policy = MixedPrecisionPolicy(
         param_dtype=None if dtype == torch.float32 else dtype,
         reduce_dtype=torch.float32,
@@ -42,8 +37,16 @@ def shard(
     )
     for block in network.backbone.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(network, mesh=mesh, mp_policy=policy, ignored_params=whole)
+    fully_shard(network, mesh=mesh, mp_policy=policy, ignored_params=set(place.whole))
     register_fsdp_forward_method(network, "logits")
+
+
+def _device_mesh(place: Place) -> DeviceMesh:
+    """The ranks over which parameters are divided, as FSDP2 takes them."""
+    ranks, device = place.mesh.tokens, place.device.type
+    if ranks.group is None:
+        return init_device_mesh(device, (ranks.size,))
+    return DeviceMesh.from_group(ranks.group, device)
 
 
 def synchronise_gradients(network: nn.Module, wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""How several processes train one model: the mesh of ranks, and the ways to share."""

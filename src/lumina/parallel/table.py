@@ -1,0 +1,114 @@
+"""The table of ways of being parallel, by the name that `--parallel` takes.
+
+Lumina's own are the files in `lumina.parallel.ways`; a plug-in adds its own with
+`register_parallel`. No module here imports torch: the planner reads the table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from lumina.config.leaves import nearest
+from lumina.errors import LuminaError
+from lumina.parallel import ways
+from lumina.parallel.way import Way
+
+AUTO = "auto"
+"""The value of `--parallel` that leaves the choice to the planner."""
+
+C = TypeVar("C", bound=type[Way])
+
+_WAYS: dict[str, type[Way]] = {}
+
+
+def register_parallel(name: str) -> Callable[[C], C]:
+    """A decorator that makes a class, a `Way`, the meaning of `--parallel NAME`.
+
+    Raises:
+        LuminaError: E005 for a name that is taken or is none, or another class.
+    """
+
+    def decorate(cls: C) -> C:
+        if not isinstance(cls, type) or not issubclass(cls, Way):
+            raise LuminaError(
+                "E005",
+                f"@register_parallel({name!r}) stands over {cls!r}",
+                "put it over a class that derives from lumina.parallel.way.Way",
+            )
+        if not name.isidentifier() or name == AUTO:
+            raise LuminaError(
+                "E005",
+                f"a way of being parallel cannot be called {name!r}",
+                f"use letters, digits and _, and not {AUTO}",
+            )
+        if not cls.__module__.startswith(f"{ways.__name__}."):
+            _load_own()
+        taken = _WAYS.get(name)
+        if taken is not None and _source(taken) != _source(cls):
+            raise LuminaError(
+                "E005",
+                f"{name!r} already names the way of being parallel of {_source(taken)}",
+                "choose another name",
+            )
+        cls.name = name
+        _WAYS[name] = cls
+        return cls
+
+    return decorate
+
+
+def known_ways() -> tuple[str, ...]:
+    """The names that `chosen_way` finds."""
+    _load_own()
+    return tuple(sorted(_WAYS))
+
+
+def chosen_way(name: str) -> type[Way]:
+    """The way of being parallel that an option names.
+
+    Raises:
+        LuminaError: E005, with those that there are.
+    """
+    _load_own()
+    if name in _WAYS:
+        return _WAYS[name]
+    known = (AUTO, *known_ways())
+    close = nearest(name, known)
+    meant = f"did you mean {close!r}? " if close else ""
+    raise LuminaError(
+        "E005",
+        f"parallel {name}: there is no such way to share the work",
+        f"{meant}there are {', '.join(known)}; another one is a class under "
+        f"@lumina.register_parallel({name!r}) in a file named with --plugins",
+    )
+
+
+def alone() -> type[Way]:
+    """The way of a single process."""
+    _load_own()
+    return next(way for way in _WAYS.values() if not way.several)
+
+
+def preferred_ways() -> tuple[type[Way], ...]:
+    """What `auto` tries for several processes, in order."""
+    _load_own()
+    tried = [way for way in _WAYS.values() if way.preference is not None]
+    return tuple(sorted(tried, key=lambda way: (way.preference, way.name)))
+
+
+def _source(cls: type) -> str:
+    """The file a class stands in."""
+    return str(Path(inspect.getfile(cls)).resolve())
+
+
+@cache
+def _load_own() -> None:
+    """Import the files of `lumina.parallel.ways`, which register themselves."""
+    for module in pkgutil.iter_modules(ways.__path__):
+        importlib.import_module(f"{ways.__name__}.{module.name}")

@@ -1,0 +1,127 @@
+"""What a way of being parallel is to a plan and to a program."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from lumina.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from lumina.model.network import Network
+    from lumina.parallel.mesh import Mesh
+    from lumina.parallel.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is decided about a run before its way of being parallel is chosen.
+
+    Attributes:
+        spec: the model's shape.
+        sizes: ranks along each dimension of the mesh.
+        device: "cpu" or "cuda".
+        compute_dtype: "float32", "bfloat16" or "float16".
+        compile: whether blocks are compiled.
+    """
+
+    spec: ModelSpec
+    sizes: Sizes
+    device: str
+    compute_dtype: str
+    compile: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a way works on in this process.
+
+    Attributes:
+        network: the bare network; its values come after `Way.wrap`.
+        mesh: the ranks by dimension.
+        device: where this process computes.
+        compute_dtype: type of the products.
+        whole: parameters that stay whole on every rank and take part in no exchange.
+    """
+
+    network: Network
+    mesh: Mesh
+    device: torch.device
+    compute_dtype: torch.dtype
+    whole: frozenset[nn.Parameter] = field(default_factory=frozenset)
+
+
+class Way:
+    """How several processes train one model: what a registered class derives from.
+
+    The class says what the planner needs; an object is made for each program. A program
+    transforms and compiles the blocks, calls `wrap`, gives every weight its value, and
+    calls `settle`. After the last backward of a step, the gradient of every parameter
+    is the mean over `mesh.tokens`.
+
+    Attributes:
+        name: what `--parallel` calls it; set by `register_parallel`.
+        preference: place among the ways that `--parallel auto` tries, the lowest
+            first; None: it is used only where it is named.
+        several: whether it is for more than one process.
+        sharded: whether each rank holds a part of every parameter as a DTensor, so that
+            ranks communicate in every forward pass.
+        masters_apart: whether the network's weights are half-precision copies of
+            float32 masters, where the compute type is half precision. Otherwise
+            parameters are float32, and modules cast them.
+    """
+
+    name: ClassVar[str]
+    preference: ClassVar[int | None] = None
+    several: ClassVar[bool] = True
+    sharded: ClassVar[bool] = False
+    masters_apart: ClassVar[bool] = False
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    # Planning.
+
+    @classmethod
+    def refuses(cls, conditions: Conditions) -> str | None:
+        """Why it cannot be used in a run: the end of a sentence that begins with it.
+
+        None where it can.
+        """
+        return None
+
+    @classmethod
+    def communication_bytes(cls, block: int, root: int, element: int) -> int:
+        """Memory on each device for weights and gradients that are being exchanged.
+
+        Args:
+            block: parameters of the largest block.
+            root: parameters of the embedding and the heads.
+            element: bytes of a number in the compute type.
+        """
+        return 0
+
+    # Training.
+
+    def wrap(self) -> None:
+        """Change the network in place; it is on the meta device, without values."""
+
+    def settle(self) -> nn.Module:
+        """The module to call, now that every weight has its value."""
+        return self.place.network
+
+    def sync(self, last: bool) -> AbstractContextManager[None]:
+        """Around the forward and backward of a micro-batch.
+
+        Args:
+            last: whether it is the last of its step, after which gradients are
+                complete on every rank.
+        """
+        return nullcontext()
+
+    def after_evaluation(self) -> None:
+        """Tidy up after forward passes without a backward."""

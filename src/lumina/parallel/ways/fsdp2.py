@@ -1,0 +1,44 @@
+"""FSDP2: weights, gradients and moments are divided over the ranks."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from lumina.parallel.table import register_parallel
+from lumina.parallel.way import Way
+
+
+@register_parallel("fsdp2")
+class Sharded(Way):
+    """Each rank holds a part of every parameter and gathers a block to compute it.
+
+    `lumina.parallel.sharding` is imported by a run that shards only: FSDP2 and DTensor
+    take seconds to load.
+    """
+
+    preference = 2
+    sharded = True
+
+    @classmethod
+    def communication_bytes(cls, block: int, root: int, element: int) -> int:
+        """Two gathered blocks and the root, and the gradients of one on their way."""
+        return element * (2 * block + root) + 4 * max(block, root)
+
+    def wrap(self) -> None:
+        """Shard in place."""
+        from lumina.parallel.sharding import shard
+
+        shard(self.place)
+
+    def sync(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are reduced in the last backward, and add up locally before."""
+        from lumina.parallel.sharding import synchronise_gradients
+
+        synchronise_gradients(self.place.network, last)
+        return nullcontext()
+
+    def after_evaluation(self) -> None:
+        """Free the root's weights, kept gathered for a backward that does not come."""
+        from lumina.parallel.sharding import free_gathered
+
+        free_gathered(self.place.network)
