@@ -24,7 +24,7 @@ help:
 	@echo "make mutants      make each listed mistake in a copy: do its tests notice?"
 	@echo "make steady       the quick tests twenty times, half of them under load"
 	@echo "make lint         ruff, mypy, the import contract, the ledger's marks"
-	@echo "make format       let ruff rewrite       make ledger       docs/ledger.md: what tests show"
+	@echo "make format       let ruff rewrite       make ledger       docs/internal/ledger.md: what tests show"
 	@echo "make clean        remove caches and build leftovers (never ./runs)"
 
 setup: $(READY)

@@ -1,6 +1,6 @@
-"""Writes docs/ledger.md: for every row of the specification, what shows it working.
+"""Writes docs/internal/ledger.md: for every row of the specification, what shows it working.
 
-Sources: the rows (docs/spec_rows.tsv) and their clauses (docs/spec_clauses.toml), the
+Sources: the rows (docs/internal/spec_rows.tsv) and their clauses (docs/internal/spec_clauses.toml), the
 `@pytest.mark.covers(...)` marks as pytest collects them and the outcomes of the marked
 tests (both recorded by tests/ledger_plugin.py), and committed measurements
 (benchmarks/results/*.json with a "covers" list).
@@ -328,15 +328,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="look at the marks only")
     arguments = parser.parse_args(argv)
     root = arguments.root.resolve()
-    rows_path = root / "docs" / "spec_rows.tsv"
+    rows_path = root / "docs/internal/spec_rows.tsv"
     specification = root.parent / "shared" / "spec"
     if not arguments.check and (specification / "features.md").exists():
         write_rows(rows_path, read_specification(specification))
-    rows = read_rows(rows_path, read_clauses(root / "docs" / "spec_clauses.toml"))
+    rows = read_rows(rows_path, read_clauses(root / "docs/internal/spec_clauses.toml"))
     evidence = gather(root, rows)
     if arguments.check:
         return 0
-    (root / "docs" / "ledger.md").write_text(render(rows, evidence))
+    (root / "docs/internal/ledger.md").write_text(render(rows, evidence))
     print(summary(rows, evidence))
     failing = [r.id for r in rows if status(r, evidence.get(r.id, [])) == "failing"]
     if failing:

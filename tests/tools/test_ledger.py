@@ -55,19 +55,19 @@ def test_other(): pass
 def project(tmp_path: Path) -> Path:
     """A small project with eight rows, tests on three of them, one measurement."""
     root = tmp_path / "project"
-    for folder in ("tests", "docs", "benchmarks/results"):
+    for folder in ("tests", "docs/internal", "benchmarks/results"):
         (root / folder).mkdir(parents=True)
     (root / "pytest.ini").write_text(
         "[pytest]\nmarkers =\n    covers(*rows): rows\ntestpaths = tests\n"
     )
     (root / "tests/conftest.py").write_text('pytest_plugins = ["ledger_plugin"]\n')
     (root / "tests/test_things.py").write_text(TESTS)
-    (root / "docs/spec_rows.tsv").write_text(
+    (root / "docs/internal/spec_rows.tsv").write_text(
         "AAA-01\tadds\t\nAAA-02\tdivides\t\nAAA-03\tflies\t\n"
         "AAA-04\tmeasured\t\nAAA-05\tmade by hand or by machine\t\n"
         "AAA-06\tfast and small\t\nBBB-01\tlater\tdeferred\nBBB-02\tsoon\t\n"
     )
-    (root / "docs/spec_clauses.toml").write_text(
+    (root / "docs/internal/spec_clauses.toml").write_text(
         'AAA-05 = ["by hand", "by machine"]\nAAA-06 = ["fast", "small"]\n'
     )
     (root / "benchmarks/results/speed.json").write_text(
@@ -105,7 +105,7 @@ def write_ledger(root: Path) -> tuple[subprocess.CompletedProcess[str], dict[str
 
 def page_of(root: Path) -> dict[str, tuple[str, str]]:
     """Row -> (status, what shows it) in the page that was written."""
-    page = root / "docs/ledger.md"
+    page = root / "docs/internal/ledger.md"
     lines = page.read_text().splitlines() if page.exists() else []
     cells = [[cell.strip() for cell in line.split("|")] for line in lines]
     return {
@@ -131,7 +131,7 @@ def test_each_row_has_the_status_its_tests_earned(project: Path) -> None:
         "BBB-01": "deferred",
         "BBB-02": "open",
     }
-    page = (project / "docs/ledger.md").read_text()
+    page = (project / "docs/internal/ledger.md").read_text()
     assert "tests/test_things.py::test_works" in page
     assert "a card, 2030-01-02" in page
 
@@ -284,7 +284,7 @@ def test_a_measurement_names_a_clause_too(project: Path) -> None:
 def test_a_wrong_table_of_clauses_is_refused(
     project: Path, table: str, complaint: str
 ) -> None:
-    (project / "docs/spec_clauses.toml").write_text(table)
+    (project / "docs/internal/spec_clauses.toml").write_text(table)
     done = run_tool(project, "--check")
     assert done.returncode != 0
     assert complaint in done.stderr
@@ -293,13 +293,13 @@ def test_a_wrong_table_of_clauses_is_refused(
 def test_looking_at_the_marks_alone_writes_no_page(project: Path) -> None:
     done = run_tool(project, "--check")
     assert (done.returncode, done.stdout) == (0, "")
-    assert not (project / "docs/ledger.md").exists()
+    assert not (project / "docs/internal/ledger.md").exists()
 
 
 def test_no_page_is_written_of_wrong_marks(project: Path) -> None:
     (project / "tests/test_things.py").write_text(TESTS.replace("AAA-03", "AAA-30"))
     assert run_tool(project).returncode != 0
-    assert not (project / "docs/ledger.md").exists()
+    assert not (project / "docs/internal/ledger.md").exists()
 
 
 def test_every_mark_of_ours_names_a_row_and_a_clause_there_is(
@@ -311,8 +311,8 @@ def test_every_mark_of_ours_names_a_row_and_a_clause_there_is(
     tool = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "ledger_tool", tool)
     spec.loader.exec_module(tool)
-    clauses = tool.read_clauses(ROOT / "docs" / "spec_clauses.toml")
-    rows = tool.read_rows(ROOT / "docs" / "spec_rows.tsv", clauses)
+    clauses = tool.read_clauses(ROOT / "docs/internal/spec_clauses.toml")
+    rows = tool.read_rows(ROOT / "docs/internal/spec_rows.tsv", clauses)
     marks = {item.nodeid: marks_of(item) for item in request.session.items}
     assert tool.problems(marks, rows) == []
 
@@ -332,7 +332,7 @@ def specification(shared_data: Path) -> dict[str, str]:
 def test_the_committed_rows_are_those_of_the_specification(
     specification: dict[str, str],
 ) -> None:
-    rows = (ROOT / "docs" / "spec_rows.tsv").read_text().splitlines()
+    rows = (ROOT / "docs/internal/spec_rows.tsv").read_text().splitlines()
     assert len(rows) == 448
     assert [row.split("\t")[0] for row in rows] == list(specification)
 
@@ -340,7 +340,7 @@ def test_the_committed_rows_are_those_of_the_specification(
 def test_clauses_are_made_of_the_words_of_their_row(
     specification: dict[str, str],
 ) -> None:
-    table = tomllib.loads((ROOT / "docs" / "spec_clauses.toml").read_text())
+    table = tomllib.loads((ROOT / "docs/internal/spec_clauses.toml").read_text())
 
     def words(text: str) -> set[str]:
         return set(re.findall(r"[a-z0-9.%]+[a-z0-9%]|[a-z0-9]", text.lower()))
