@@ -80,7 +80,8 @@ def test_the_documented_size_and_use_are_those_of_the_tables(capsys):
 def test_the_memory_shown_is_the_estimate_for_training(capsys):
     from lumina.cli.text import size
     from lumina.config import Config
-    from lumina.plan.memory import Layout, estimate
+    from lumina.plan.costs.cost import Layout
+    from lumina.plan.memory import estimate
     from lumina.plan.shape import resolve_spec
 
     layout = Layout(1, compute_dtype="bfloat16", gradient_checkpointing="full")

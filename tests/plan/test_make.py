@@ -7,7 +7,8 @@ import pytest
 
 from lumina.config import Config, ConfigPresets
 from lumina.errors import LuminaError
-from lumina.plan.memory import Layout, estimate
+from lumina.plan.costs.cost import Layout
+from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
 from lumina.plan.shape import resolve_spec
 from machines import cpu, gpu, plan_for

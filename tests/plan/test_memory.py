@@ -16,8 +16,10 @@ from lumina.assemble.checkpointing import checkpoint_blocks
 from lumina.batch import Batch
 from lumina.config import Config
 from lumina.model.build import build_network
+from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.state import state_bytes
 from lumina.plan.count import count_parameters
-from lumina.plan.memory import COMPONENTS, Layout, estimate, state_bytes
+from lumina.plan.memory import COMPONENTS, estimate
 from lumina.plan.shape import resolve_spec
 from machines import plan_for
 

@@ -13,8 +13,9 @@ from lumina.cli.main import main
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
+from lumina.plan.costs.cost import Layout
 from lumina.plan.count import count_parameters, count_trainable, count_vectors
-from lumina.plan.memory import Layout, estimate
+from lumina.plan.memory import estimate
 from lumina.plan.shape import resolve_spec
 from lumina.train import Trainer
 from tiny_arc import task, write

@@ -10,8 +10,9 @@ from lumina.cli.text import count, size, table
 from lumina.config import Config
 from lumina.config.presets import ALIASES, PRESETS, Preset, find_preset
 from lumina.config.provenance import show
+from lumina.plan.costs.cost import Layout
 from lumina.plan.count import Counts, count_parameters
-from lumina.plan.memory import Layout, estimate
+from lumina.plan.memory import estimate
 from lumina.plan.memory_text import components
 from lumina.plan.shape import resolve_spec
 

@@ -12,6 +12,7 @@ from lumina.parallel.sizes import Sizes
 from lumina.parallel.table import chosen_way, preferred_ways
 from lumina.parallel.way import Conditions
 from lumina.plan.batching import Batching, Split, resolve_batching
+from lumina.plan.costs.cost import Layout
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.duration import Done, decide_length, decide_rhythm, decide_schedule
@@ -19,7 +20,7 @@ from lumina.plan.environment import Environment, no_cuda
 from lumina.plan.flops import flops_per_token
 from lumina.plan.kernels import choose_attention, kernel_family
 from lumina.plan.learning_rate import learning_rate
-from lumina.plan.memory import Layout, estimate
+from lumina.plan.memory import estimate
 from lumina.plan.memory_text import gibibytes, listed
 from lumina.plan.plan import Plan
 from lumina.plan.precision import choose_precision

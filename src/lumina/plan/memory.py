@@ -10,30 +10,14 @@ what would be kept. Both leave out the CUDA context and the allocator's fragment
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Hashable, Mapping
 
-from lumina.model.spec import HrmSpec, ModelSpec
+from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
-from lumina.plan.activations import (
-    BYTES,
-    Forward,
-    Kept,
-    further_passes,
-    kept_by_block,
-    kept_outside,
-    working_bytes,
-)
-from lumina.plan.count import (
-    block_shapes,
-    count_parameters,
-    count_vectors,
-    is_routed,
-    parameter_shapes,
-)
-from lumina.plan.flops import reasoning_blocks
-from lumina.plan.parts import parts_of
+from lumina.plan.activations import kept_by_block, kept_outside, working_bytes
+from lumina.plan.costs.cost import BYTES, Forward, Kept, Layout
+from lumina.plan.costs.state import block_parameters, state_bytes
+from lumina.plan.costs.table import costs_of
 
 COMPONENTS = (
     "weights",
@@ -68,31 +52,6 @@ COMPILED_SHARE = 0.86
 0.79 to 0.87 in five models (`benchmarks/memory.py`)."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a step is laid out, as far as its memory depends on it.
-
-    Attributes:
-        parallel: how the ranks share the work, as of `lumina.parallel.table`.
-        data_ranks: ranks among which rows, and sharded weights, are divided.
-        trainable: parameters that train; None for all.
-        compile: whether the blocks are compiled; changes what is expected only.
-    """
-
-    micro_batch_size: int
-    compute_dtype: str = "float32"
-    grad_accum: int = 1
-    gradient_checkpointing: str = "none"
-    parallel: str = "none"
-    data_ranks: int = 1
-    loss_chunk_bytes: int = 256 * 2**20
-    ema: bool = False
-    trainable: int | None = None
-    attention: str = "varlen"
-    device: str = "cuda"
-    compile: bool = False
-
-
 def estimate(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     """Bytes on one device: by component, `bound` (their sum) and `expected`."""
     parts = _components(spec, layout)
@@ -107,10 +66,10 @@ def estimate(spec: ModelSpec, layout: Layout) -> dict[str, int]:
 
 def _components(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     """All components but the overhead, in any order."""
-    if spec.solves_puzzles and spec.hrm is not None:
-        return _recurrent(spec, spec.hrm, layout)
-    if spec.hrm is not None:
-        return _halting(spec, spec.hrm, layout)
+    for cost in costs_of(spec):
+        found = cost.components(spec, layout, _components)
+        if found is not None:
+            return found
     return {
         **state_bytes(spec, layout),
         **_activation_bytes(spec, layout),
@@ -147,121 +106,11 @@ def _expected(parts: Mapping[str, int], layout: Layout) -> int:
     return stays + _beside(layout, stays)
 
 
-def _recurrent(spec: ModelSpec, hrm: HrmSpec, layout: Layout) -> dict[str, int]:
-    """A reasoner: the blocks whose updates carry gradient, and the carry.
-
-    They are counted as blocks of a transformer, whose norms keep a little more. The
-    carry is there twice, before and after the step, for every forward of the step.
-    """
-    one = hrm.variant == "trm"
-    kept = hrm.l_layers * (hrm.l_cycles + 1) if one else spec.num_layers
-    length = spec.seq_length + 1
-    unrolled = replace(spec, hrm=None, num_layers=kept, seq_length=length)
-    parts = _components(unrolled, layout) | state_bytes(spec, layout)
-    rows = layout.micro_batch_size * layout.grad_accum
-    state = rows * length * spec.hidden_size * BYTES[layout.compute_dtype]
-    labels = 2 * 8 * rows * length
-    parts["activations"] += 2 * (2 * state + labels)
-    # Cross entropy in float64: the scores, their logarithms and their gradients.
-    parts["logits"] += 8 * 8 * layout.micro_batch_size * length * spec.vocab_size
-    return parts
-
-
-def _halting(spec: ModelSpec, hrm: HrmSpec, layout: Layout) -> dict[str, int]:
-    """A causal reasoner: the blocks of every segment whose updates carry gradient.
-
-    Beside them the keys and values of every application of a block, the state after
-    every segment (and a float32 copy for the halting head), and as many hidden states
-    for the head as there are segments.
-    """
-    applications, learned = reasoning_blocks(spec, hrm)
-    segments = hrm.halt_max_steps
-    unrolled = replace(spec, hrm=None, num_layers=learned * segments)
-    parts = _components(unrolled, layout) | state_bytes(spec, layout)
-    tokens = layout.micro_batch_size * spec.seq_length
-    element = BYTES[layout.compute_dtype]
-    # Those of the segment before live until each has been made anew.
-    keys = 2 * (applications + 1) * spec.num_kv_heads * spec.head_dim
-    state = spec.hidden_size * (2 * element + (4 if element == 2 else 0))
-    parts["activations"] += tokens * (keys * element + segments * (state + 32))
-    hidden = 2 * segments * spec.hidden_size * element
-    parts["logits"] += tokens * hidden
-    return parts
-
-
-def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
-    """What stays between steps: weights, gradients, moments, averages.
-
-    float32: 4 + 4 + 8 bytes a parameter. 16-bit on one device: weights 2, float32
-    master weights 4, gradients 2 (4 when they accumulate), moments 8. 16-bit over
-    several: float32 parameters 4, gradients 4, moments 8, and casts of 2 that live
-    from forward to backward. Where weights are sharded, all but the casts is divided
-    over the ranks. Vectors of
-    puzzles are float32, whole on every rank, and there is nothing beside them.
-    """
-    vectors = count_vectors(spec)
-    total = count_parameters(spec).total - vectors
-    trainable = total if layout.trainable is None else layout.trainable
-    half = BYTES[layout.compute_dtype] == 2
-    way = chosen_way(layout.parallel)
-    ranks = layout.data_ranks if way.sharded else 1
-    narrow_gradients = half and way.masters_apart and layout.grad_accum == 1
-    routers = _router_parameters(spec) if trainable == total else 0
-    if not half:
-        weights, master = 4 * total / ranks, 0.0
-    elif way.masters_apart:
-        # What is frozen stays float32, and so do routers: neither has a copy.
-        copied = trainable - routers
-        weights, master = 4.0 * total - 2 * copied, 4.0 * copied
-    else:
-        weights, master = float(_cast_bytes(spec, layout)), 4 * total / ranks
-    return {
-        "weights": math.ceil(weights) + 4 * vectors,
-        "master_weights": math.ceil(master),
-        "gradients": math.ceil(
-            (2 * (trainable + routers) if narrow_gradients else 4 * trainable) / ranks
-        ),
-        "optimizer": math.ceil(8 * trainable / ranks),
-        "ema": math.ceil(4 * trainable / ranks) if layout.ema else 0,
-    }
-
-
-def _heads(spec: ModelSpec) -> int:
-    """Linear heads: one, or one for each task."""
-    return 1 if spec.tasks is None else len(spec.tasks.names)
-
-
-def _router_parameters(spec: ModelSpec) -> int:
-    """Parameters of all routers, which stay float32."""
-    return count_parameters(spec).router
-
-
-def _cast_bytes(spec: ModelSpec, layout: Layout) -> int:
-    """16-bit casts of float32 matrices that are alive at once.
-
-    Under DDP autograd keeps every cast for the backward pass, except where blocks are
-    recomputed. Under FSDP2 the gathered weights are counted as communication.
-    """
-    if chosen_way(layout.parallel).sharded:
-        return 0
-    blocks = [_block_parameters(spec, i) for i in range(spec.num_layers)]
-    cast = max(blocks) if layout.gradient_checkpointing == "full" else sum(blocks)
-    return 2 * (cast + spec.padded_vocab_size * spec.hidden_size)
-
-
-def _block_parameters(spec: ModelSpec, layer: int) -> int:
-    if spec.parts is not None:
-        own = f"backbone.blocks.{layer}."
-        built = parameter_shapes(spec).items()
-        return sum(math.prod(shape) for name, shape in built if name.startswith(own))
-    shapes = block_shapes(spec, is_routed(spec, layer))
-    return sum(math.prod(shape) for shape in shapes.values())
-
-
 def _communication_bytes(spec: ModelSpec, layout: Layout) -> int:
     """Weights and gradients that are being exchanged, as the way of sharing says."""
-    largest = max(_block_parameters(spec, i) for i in range(spec.num_layers))
-    tables = 1 if spec.tie_embeddings else 1 + _heads(spec)
+    largest = max(block_parameters(spec, i) for i in range(spec.num_layers))
+    heads = max((cost.heads(spec) for cost in costs_of(spec)), default=1)
+    tables = 1 if spec.tie_embeddings else 1 + heads
     root = tables * spec.padded_vocab_size * spec.hidden_size
     return chosen_way(layout.parallel).communication_bytes(
         largest, root, BYTES[layout.compute_dtype]
@@ -279,18 +128,19 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     mode = layout.gradient_checkpointing
     kept = Kept(kept_outside(spec, forward))
     recomputed = 0
-    # Blocks of one kind are alike, so one of each is measured.
-    kinds: dict[tuple[Any, ...], list[int]] = {}
+    # Many blocks are alike: one of each group stands for all of it.
+    costs = costs_of(spec)
+    groups: dict[Hashable, list[int]] = {}
     for layer in range(spec.num_layers):
-        chosen = spec.mod is not None and layer in spec.mod.layers
-        parts = tuple(parts_of(spec, layer).items())
-        kinds.setdefault((is_routed(spec, layer), chosen, parts), []).append(layer)
-    for layers in kinds.values():
+        alike = tuple(cost.alike(spec, layer) for cost in costs)
+        groups.setdefault(alike, []).append(layer)
+    for layers in groups.values():
         one = kept_by_block(spec, forward, layers[0], mode)
         whole = kept_by_block(spec, forward, layers[0], "none")
         kept += Kept(one.dense * len(layers), one.routed * len(layers))
         recomputed = max(recomputed, whole.total - one.total)
-    kept += further_passes(spec, forward, mode)
+    for cost in costs:
+        kept += cost.kept_beside(spec, forward, mode, kept_by_block)
     working = working_bytes(spec, forward) + recomputed
     logits, transient = _logit_bytes(spec, layout)
     return {
@@ -319,9 +169,10 @@ def _logit_bytes(spec: ModelSpec, layout: Layout) -> tuple[int, int]:
         chunk += chunk // 2
     elif layout.device == "cuda":
         chunk *= 2  # the kernel writes the gradient beside the logits
-    head = spec.padded_vocab_size * spec.hidden_size * 4 * _heads(spec)
-    hidden = tokens * spec.hidden_size * element
-    if spec.tasks is not None:  # the gradients of the tasks' rows, then put together
-        hidden *= 2
+    costs = costs_of(spec)
+    heads = max((cost.heads(spec) for cost in costs), default=1)
+    copies = max((cost.hidden_copies(spec) for cost in costs), default=1)
+    head = spec.padded_vocab_size * spec.hidden_size * 4 * heads
+    hidden = tokens * spec.hidden_size * element * copies
     transient = chunk + head + hidden
     return transient + hidden + head, transient

@@ -1,0 +1,1 @@
+"""What a model costs: operations and bytes, with a file for each kind of model."""

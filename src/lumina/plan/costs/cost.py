@@ -1,0 +1,202 @@
+"""The protocol of what one kind of model costs, and the figures that it speaks in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lumina.model.spec import ModelSpec
+from lumina.plan.count import Counts
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes of one block, or of several.
+
+    Attributes:
+        dense: everything but the experts' buffers.
+        routed: the experts' buffers: rows of tokens, copied once for each choice.
+    """
+
+    dense: int = 0
+    routed: int = 0
+
+    def __add__(self, other: Kept) -> Kept:
+        return Kept(self.dense + other.dense, self.routed + other.routed)
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.dense + self.routed
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass, as far as its memory depends on it.
+
+    Attributes:
+        attention: the backend; without "varlen" packed rows need masks.
+        cuda: kernels are CUDA's: one normalises, keeping its input and output, where
+            the CPU keeps two float32 copies; dropout keeps bits, not values.
+    """
+
+    rows: int
+    compute_dtype: str = "float32"
+    attention: str = "varlen"
+    cuda: bool = True
+
+    @property
+    def element(self) -> int:
+        """Bytes of a value in the compute type."""
+        return BYTES[self.compute_dtype]
+
+    def norm(self, width: int) -> int:
+        """Bytes a norm of `width` values keeps for a token."""
+        copies = self.element if self.cuda else 8
+        return width * (copies + self.element) + 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a step is laid out, as far as its memory depends on it.
+
+    Attributes:
+        parallel: how the ranks share the work, as of `lumina.parallel.table`.
+        data_ranks: ranks among which rows, and sharded weights, are divided.
+        trainable: parameters that train; None for all.
+        compile: whether the blocks are compiled; changes what is expected only.
+    """
+
+    micro_batch_size: int
+    compute_dtype: str = "float32"
+    grad_accum: int = 1
+    gradient_checkpointing: str = "none"
+    parallel: str = "none"
+    data_ranks: int = 1
+    loss_chunk_bytes: int = 256 * 2**20
+    ema: bool = False
+    trainable: int | None = None
+    attention: str = "varlen"
+    device: str = "cuda"
+    compile: bool = False
+
+
+class Share(NamedTuple):
+    """The share of the tokens that go through the two branches of a block."""
+
+    attention: float = 1.0
+    feedforward: float = 1.0
+
+
+KeptBy = Callable[[ModelSpec, Forward, int, str], Kept]
+"""What a block keeps: of a shape, in a forward pass, a layer, under a mode."""
+
+Components = Callable[[ModelSpec, Layout], dict[str, int]]
+"""The components of a step's memory, but for the overhead."""
+
+
+class Cost:
+    """What models of one kind cost beyond plain transformers, or in their place.
+
+    Attributes:
+        field: of `ModelSpec`, which holds what this kind adds.
+    """
+
+    field: str = ""
+
+    def applies(self, spec: ModelSpec) -> bool:
+        """Whether a model is of this kind."""
+        return getattr(spec, self.field) is not None
+
+    # Operations.
+
+    def flops(self, spec: ModelSpec, counts: Counts) -> float | None:
+        """All operations of a token, where they are counted in another way."""
+        return None
+
+    def further_flops(self, spec: ModelSpec) -> float:
+        """Operations of a token that no parameter has a part in."""
+        return 0.0
+
+    def attending(self, spec: ModelSpec) -> int:
+        """Layers that look at all earlier tokens with Lumina's attention."""
+        return spec.num_layers
+
+    def share(self, spec: ModelSpec, layer: int) -> Share | None:
+        """The tokens of a block, where it does not take all."""
+        return None
+
+    def repeats(self, spec: ModelSpec) -> list[float]:
+        """Tokens in each further pass of the inner blocks, over all of a row."""
+        return []
+
+    def repeats_keys(self, spec: ModelSpec) -> bool:
+        """Whether further passes make keys of their own."""
+        return True
+
+    def used(self, spec: ModelSpec, name: str) -> tuple[int, int]:
+        """(part, whole) of a block's parameter that one token uses."""
+        return 1, 1
+
+    # Bytes.
+
+    def components(
+        self, spec: ModelSpec, layout: Layout, plain: Components
+    ) -> dict[str, int] | None:
+        """The components of a step's memory, where blocks alone do not give them.
+
+        Args:
+            spec: the shape.
+            layout: of the step.
+            plain: the components of another shape.
+        """
+        return None
+
+    def kept(
+        self, spec: ModelSpec, forward: Forward, layer: int, mode: str, plain: KeptBy
+    ) -> Kept | None:
+        """What a block keeps, where this kind changes the whole block.
+
+        Args:
+            spec: the shape.
+            forward: the forward pass.
+            layer: of the block.
+            mode: of checkpointing.
+            plain: what a block of another shape keeps.
+        """
+        return None
+
+    def kept_by_feedforward(
+        self, spec: ModelSpec, forward: Forward, layer: int, mode: str
+    ) -> Kept | None:
+        """What a feed-forward keeps, where it is of this kind."""
+        return None
+
+    def kept_beside(
+        self, spec: ModelSpec, forward: Forward, mode: str, plain: KeptBy
+    ) -> Kept:
+        """What is kept beside one pass through every block; arguments as `kept`."""
+        return Kept()
+
+    def working_values(self, spec: ModelSpec, tokens: int) -> int:
+        """Values of the widest gradient while a feed-forward of this kind goes back."""
+        return 0
+
+    def working(self, spec: ModelSpec, forward: Forward) -> int:
+        """Bytes of gradients while a block of this kind goes back."""
+        return 0
+
+    def heads(self, spec: ModelSpec) -> int:
+        """Linear heads."""
+        return 1
+
+    def hidden_copies(self, spec: ModelSpec) -> int:
+        """Gradients of all hidden states that the loss holds at once."""
+        return 1
+
+    def alike(self, spec: ModelSpec, layer: int) -> Hashable:
+        """Blocks for which this is equal keep equally much."""
+        return None

@@ -1,0 +1,81 @@
+"""What stays between steps: weights, gradients, moments, averages."""
+
+from __future__ import annotations
+
+import math
+
+from lumina.model.spec import ModelSpec
+from lumina.parallel.table import chosen_way
+from lumina.plan.costs.cost import BYTES, Layout
+from lumina.plan.count import (
+    block_shapes,
+    count_parameters,
+    count_vectors,
+    is_routed,
+    parameter_shapes,
+)
+
+
+def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
+    """What stays between steps: weights, gradients, moments, averages.
+
+    float32: 4 + 4 + 8 bytes a parameter. 16-bit on one device: weights 2, float32
+    master weights 4, gradients 2 (4 when they accumulate), moments 8. 16-bit over
+    several: float32 parameters 4, gradients 4, moments 8, and casts of 2 that live
+    from forward to backward. Where weights are sharded, all but the casts is divided
+    over the ranks. Vectors of puzzles are float32, whole on every rank, and there is
+    nothing beside them.
+    """
+    vectors = count_vectors(spec)
+    total = count_parameters(spec).total - vectors
+    trainable = total if layout.trainable is None else layout.trainable
+    half = BYTES[layout.compute_dtype] == 2
+    way = chosen_way(layout.parallel)
+    ranks = layout.data_ranks if way.sharded else 1
+    narrow_gradients = half and way.masters_apart and layout.grad_accum == 1
+    routers = _router_parameters(spec) if trainable == total else 0
+    if not half:
+        weights, master = 4 * total / ranks, 0.0
+    elif way.masters_apart:
+        # What is frozen stays float32, and so do routers: neither has a copy.
+        copied = trainable - routers
+        weights, master = 4.0 * total - 2 * copied, 4.0 * copied
+    else:
+        weights, master = float(_cast_bytes(spec, layout)), 4 * total / ranks
+    return {
+        "weights": math.ceil(weights) + 4 * vectors,
+        "master_weights": math.ceil(master),
+        "gradients": math.ceil(
+            (2 * (trainable + routers) if narrow_gradients else 4 * trainable) / ranks
+        ),
+        "optimizer": math.ceil(8 * trainable / ranks),
+        "ema": math.ceil(4 * trainable / ranks) if layout.ema else 0,
+    }
+
+
+def _router_parameters(spec: ModelSpec) -> int:
+    """Parameters of all routers, which stay float32."""
+    return count_parameters(spec).router
+
+
+def _cast_bytes(spec: ModelSpec, layout: Layout) -> int:
+    """16-bit casts of float32 matrices that are alive at once.
+
+    Under DDP autograd keeps every cast for the backward pass, except where blocks are
+    recomputed. Under FSDP2 the gathered weights are counted as communication.
+    """
+    if chosen_way(layout.parallel).sharded:
+        return 0
+    blocks = [block_parameters(spec, i) for i in range(spec.num_layers)]
+    cast = max(blocks) if layout.gradient_checkpointing == "full" else sum(blocks)
+    return 2 * (cast + spec.padded_vocab_size * spec.hidden_size)
+
+
+def block_parameters(spec: ModelSpec, layer: int) -> int:
+    """Parameters of one block."""
+    if spec.parts is not None:
+        own = f"backbone.blocks.{layer}."
+        built = parameter_shapes(spec).items()
+        return sum(math.prod(shape) for name, shape in built if name.startswith(own))
+    shapes = block_shapes(spec, is_routed(spec, layer))
+    return sum(math.prod(shape) for shape in shapes.values())
