@@ -90,8 +90,8 @@ def take_steps(program, stream, count, progress=None):
     for _ in range(count):
         batches = stream.step(
             Cursor.from_dict(progress.cursor),
-            rank=program.ranks.rank,
-            world_size=program.ranks.world_size,
+            rank=program.mesh.data.rank,
+            world_size=program.mesh.data.size,
             micro_batch_size=program.plan.micro_batch_size,
         )
         metrics = train_step(program, batches, progress.step)

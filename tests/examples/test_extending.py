@@ -12,6 +12,7 @@ import torch
 import lumina
 from lumina.cli.main import main
 from tiny_runs import Runs
+from training import column, train_on_two_ranks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 FILES = {
@@ -29,7 +30,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 
 def test_the_page_has_its_files() -> None:
-    assert list(FILES) == ["relu.py", "ema.py", "smoothing.py"]
+    assert list(FILES) == ["relu.py", "ema.py", "smoothing.py", "by_hand.py"]
 
 
 def test_the_first_commands(runs: Runs, tmp_path: Path) -> None:
@@ -74,3 +75,23 @@ def test_an_objective(runs: Runs) -> None:
     norms = [run.rows[0]["grad_norm"] for run in (plain, none, some)]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
     assert norms[2] != pytest.approx(norms[0], rel=1e-3)
+
+
+def test_a_way_of_being_parallel(runs: Runs) -> None:
+    """Two processes, started as shown, train what one process trains."""
+    shown = re.search(r"```\n(lumina train --plugins by_hand.*?)```", PAGE, re.DOTALL)
+    assert shown is not None
+    words = shlex.split(shown[1].replace("\\\n", ""))[3:]
+    plugin, options = words[0], words[1 : words.index("--train-data")]
+    assert options == ["--parallel", "by_hand", "--nproc", "2", "--no-use-moe"]
+    alone = runs.train(use_moe=False, batch_size=1)
+    config = runs.config(
+        use_moe=False,
+        batch_size=1,
+        plugins=(str(runs.folder / plugin),),
+        parallel="by_hand",
+        run_dir=str(alone.folder.with_name("by-hand")),
+    )
+    train_on_two_ranks(config)
+    losses = column(Path(config.run.run_dir), "loss")
+    assert losses == pytest.approx(alone.column("loss"), rel=1e-5)

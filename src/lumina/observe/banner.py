@@ -103,7 +103,7 @@ def _batch(plan: Plan) -> str:
         f"{plan.global_batch_size} sequences, up to {tokens:,} tokens a step = "
         f"{plan.micro_batch_size} a forward x {plan.grad_accum} "
         f"{_plural('forward', plan.grad_accum)} x "
-        f"{plan.world_size} {_plural('rank', plan.world_size)}"
+        f"{plan.data_parallel} {_plural('rank', plan.data_parallel)}"
         f"{_because(plan, 'micro_batch_size')}"
     )
 

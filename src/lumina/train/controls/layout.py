@@ -41,12 +41,12 @@ class MicroBatchSize(_Layout):
         Raises:
             LuminaError: E002 when the ranks cannot share the global batch like that.
         """
-        per_forward = value * plan.world_size
+        per_forward = value * plan.data_parallel
         if plan.global_batch_size % per_forward:
             raise LuminaError(
                 "E002",
                 f"the global batch of {plan.global_batch_size} is not a multiple of "
-                f"{value} sequences on {plan.world_size} devices",
+                f"{value} sequences on {plan.data_parallel} devices",
                 "choose a divisor of the global batch per device",
             )
         return plan.replace(
