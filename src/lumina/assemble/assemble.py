@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lumina.assemble.carry import CARRY, restore_carry, whole_carry
+from lumina.assemble.freezing import freeze
 from lumina.assemble.logical import (
     fill,
     join_fused,
@@ -18,7 +19,7 @@ from lumina.assemble.logical import (
     split_fused,
     whole,
 )
-from lumina.assemble.program import Program, build, freeze
+from lumina.assemble.program import Program, build
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
 from lumina.model.logical import FusedPieces, fused_pieces

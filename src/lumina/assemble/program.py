@@ -12,15 +12,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lumina.assemble.adjustable import Adjustable
 from lumina.assemble.block_transforms import transform_blocks
 from lumina.assemble.compiling import compile_blocks
+from lumina.assemble.freezing import freeze
 from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.ranks import Ranks
@@ -48,25 +48,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-@dataclass
-class Adjustable:
-    """Device scalars a step reads: what changes without assembling again.
-
-    Attributes:
-        learning_rate: [] float32.
-        max_grad_norm: [] float32; 0: no clipping.
-        weight_decay: a plain float, handed to the kernel at each step.
-        learning_rate_scale: factor on the schedule.
-        mod_capacity: share of tokens of Mixture-of-Depths blocks; None: as planned.
-    """
-
-    learning_rate: Tensor
-    max_grad_norm: Tensor
-    weight_decay: float
-    learning_rate_scale: float = 1.0
-    mod_capacity: float | None = None
 
 
 class Program:
@@ -335,41 +316,6 @@ def _gather_into(slot: Slot) -> Callable[[Tensor], None]:
         parameter.grad = None
 
     return gather
-
-
-def freeze(
-    network: nn.Module, pieces: dict[str, FusedPieces], patterns: tuple[str, ...]
-) -> None:
-    """Stop the parameters whose logical names match a pattern from training."""
-    unmatched = set(patterns)
-    for name, parameter in network.named_parameters():
-        names = logical_names(name, pieces)
-        hits = {n: {p for p in patterns if _matches(n, p)} for n in names}
-        unmatched -= set().union(*hits.values())
-        frozen = [n for n in names if hits[n]]
-        if frozen and len(frozen) < len(names):
-            rest = ", ".join(n for n in names if not hits[n])
-            raise LuminaError(
-                "E005",
-                f"--freeze matches {', '.join(frozen)} but not {rest}, which share "
-                "one matrix in memory",
-                "freeze all of them or none",
-            )
-        if frozen:
-            parameter.requires_grad_(False)
-    if unmatched:
-        known = sorted({n.split(".")[0] for n, _ in network.named_parameters()})
-        raise LuminaError(
-            "E005",
-            f"--freeze {' '.join(sorted(unmatched))} matches no parameter",
-            f"names begin with {' or '.join(known)}; patterns are globs, as "
-            "'backbone.embedding.*' or 'blocks.0.*'",
-        )
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Glob match on the whole name, or on it without its first part."""
-    return fnmatch(name, pattern) or fnmatch(name.split(".", 1)[-1], pattern)
 
 
 def puzzle_table(network: Network) -> nn.Parameter | None:
