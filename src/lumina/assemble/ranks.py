@@ -1,4 +1,4 @@
-"""Which process this is, among how many, and how they talk."""
+"""The place of this process among those that train together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from lumina.errors import LuminaError
 from lumina.parallel.mesh import Mesh
@@ -19,12 +18,16 @@ START_TIMEOUT = timedelta(minutes=30)
 """Ranks wait this long for each other: the first one may be tokenising the data."""
 
 _LEFT: list[dist.ProcessGroup | None] = []
-"""The process group that was left last. DDP lets go of its group while it holds the
-interpreter's lock. Were it the last to do so, the group's end would wait for a thread
-that may just be waiting for that lock, to let go of a tensor: for ever."""
+"""The process group that was left last, held until the next one is joined.
+
+DDP drops its reference to a group while it holds the interpreter's lock. If that were
+the last reference, the end of the group would wait for a thread that may itself be
+waiting for the lock, in order to free a tensor: for ever."""
 
 _MESHES: dict[tuple[Ranks, Sizes], Mesh] = {}
-"""Meshes of the present process group: programs that follow one another share them."""
+"""Meshes of the present process group, shared by programs that follow one another.
+
+They too are held until the next group is joined, because DDP uses their groups."""
 
 _LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher sets beside WORLD_SIZE when it starts more than one process."""
@@ -48,12 +51,12 @@ class Ranks:
 
     @staticmethod
     def from_environment() -> Ranks:
-        """As torchrun (or `--nproc`) set it; a single process without.
+        """The place that torchrun or `--nproc` set; without them, a single process.
 
         Raises:
             LuminaError: E002 for variables that no launcher sets so, such as a
-                WORLD_SIZE that is left from another program. Ranks that are not
-                there would be waited for without end.
+                WORLD_SIZE that is left from another program. The run would wait for
+                ranks that do not exist.
         """
         world = _number("WORLD_SIZE", 1)
         rank = _number("RANK", 0)
@@ -92,6 +95,7 @@ class Ranks:
         if self.world_size == 1 or dist.is_initialized():
             return
         _LEFT.clear()
+        _MESHES.clear()
         if kind == "cuda":
             torch.cuda.set_device(self.local_rank)
             dist.init_process_group(
@@ -106,7 +110,6 @@ class Ranks:
         """Leave the process group."""
         if dist.is_available() and dist.is_initialized():
             _LEFT.append(dist.group.WORLD)
-            _MESHES.clear()
             dist.destroy_process_group()
 
     def mesh(self, sizes: Sizes) -> Mesh:
@@ -122,15 +125,6 @@ class Ranks:
             # On a CPU tensor, so that it also orders ranks whose GPUs are idle.
             dist.all_reduce(torch.zeros(1))
 
-    def any_(self, flag: bool) -> bool:
-        """Whether it holds on any rank; the same answer on all of them."""
-        if self.world_size == 1:
-            return flag
-        # On a CPU tensor, so that the host does not wait for its GPU.
-        held = torch.tensor([float(flag)])
-        dist.all_reduce(held)
-        return held.item() > 0
-
     def share(self, value: Any) -> Any:
         """Rank 0's value, on every rank (a small picklable object)."""
         if self.world_size == 1:
@@ -138,20 +132,6 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
-
-    def stack(self, tensor: Tensor) -> Tensor:
-        """[world size, ...]: every rank's tensor, all of one shape."""
-        if self.world_size == 1:
-            return tensor[None]
-        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.stack(parts)
-
-    def sum_(self, tensor: Tensor) -> Tensor:
-        """Add over ranks, in place; the host does not wait on a GPU."""
-        if self.world_size > 1:
-            dist.all_reduce(tensor)
-        return tensor
 
 
 def _number(name: str, default: int) -> int:

@@ -146,7 +146,7 @@ def _device(plan: Plan, environment: Any) -> str:
         memory = getattr(environment, "host_memory_bytes", memory)
         text += f", {getattr(environment, 'cores', UNKNOWN)} cores"
     text += f", {size(memory)} memory"
-    if plan.world_size > 1 or plan.parallel != "none":
+    if plan.world_size > 1:
         text += f"; {plan.world_size} ranks with {plan.parallel}"
         text += _because(plan, "parallel")
     peaks = getattr(environment, "peak_flops", None) or {}
