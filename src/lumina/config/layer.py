@@ -33,7 +33,7 @@ class Layer:
         self.spelling: dict[str, str] = {}
 
     def put(self, name: str, value: object) -> None:
-        """Take one option as somebody wrote it.
+        """Take one option as it was written.
 
         Raises:
             LuminaError: E002 for an option given under two spellings, E004 for one that

@@ -17,7 +17,7 @@ Kind = Literal[
 ]
 
 SUGGESTED = frozenset({"default", "preset", "decided"})
-"""Kinds of source that are nobody's wish for this run. "decided" values are worked out
+"""Kinds of source that are not wishes for this run. "decided" values are worked out
 for the run from its model and its data, and recorded with their reason."""
 
 

@@ -158,7 +158,7 @@ class LanguageReasoner(nn.Module):
             goes_on = active[..., None]
             z_h = torch.where(goes_on, new_h, z_h.detach())
             z_l = torch.where(goes_on, new_l, z_l.detach())
-            # Of halted tokens too: what going on would have been worth.
+            # Score halted tokens too: the continue loss needs their value.
             q_halt, q_continue = self.halting(new_h)
             outcomes.append((new_h, active, q_halt, q_continue))
             active = active & ~self._halted(q_halt, q_continue, segment, least)

@@ -53,7 +53,7 @@ def initial_value(
     if name.endswith(".load"):
         return torch.full(shape, 1.0 / shape[0])
     if name.endswith(".predictor.bias") and spec.mod is not None:
-        # As many are chosen at first as will be.
+        # Start at logit(capacity): as many tokens are chosen as later.
         share = min(max(spec.mod.capacity, 0.01), 0.99)
         return torch.full(shape, math.log(share / (1 - share)))
     if name.endswith((".selection_bias", ".bias")):

@@ -215,7 +215,7 @@ class MoeFeedForward(nn.Module):
                 self.spec.num_experts,
                 self.spec.capacity_factor,
             )
-            # Of a share, as many places are taken as if it had been built with it.
+            # Round as if the layer had been built with the reduced capacity.
             exact = self.spec.capacity_factor * routing.ids_tk.numel()
             exact /= self.spec.num_experts
             place_tk = capacity.assign_places(

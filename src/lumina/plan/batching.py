@@ -35,7 +35,7 @@ class Batching:
     Attributes:
         global_batch_size: sequences of a step over all ranks.
         choices: ways to cut it into forwards, the largest forwards first; several only
-            where nobody fixed them.
+            where they were not fixed.
         why_global: where the global batch came from.
         why_split: where batch_size and grad_accum came from.
         warning: what gave way, or "".

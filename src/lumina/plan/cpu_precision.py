@@ -29,7 +29,7 @@ def bf16_speedup(features: Collection[str], cpu_name: str) -> float | None:
 
     The first call on a machine measures, for about a second, and keeps the result in
     ``LUMINA_CACHE/bf16.json`` under the processor, the version of torch and the number
-    of threads. All later calls, whoever makes them, read it there: so the plan, the
+    of threads. All later calls read it there: so the plan, the
     doctor and the demonstration agree, today and tomorrow.
 
     Args:

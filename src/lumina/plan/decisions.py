@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lumina.config import Config
 
 ASKED = frozenset({"flag", "file", "python", "orchestrator"})
-"""Kinds of source that are somebody's wish for this run; others are suggestions."""
+"""Kinds of source that are wishes for this run; others are suggestions."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Decisions:
 
 
 def asked_for(config: Config, leaf: str) -> bool:
-    """Whether somebody set this option for this run, rather than a preset."""
+    """Whether this option was set for this run, rather than a preset."""
     if config.get(leaf) is None:
         return False
     return _kind(config, leaf) in ASKED

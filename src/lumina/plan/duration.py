@@ -60,7 +60,7 @@ def decide_length(
     left with today's batch, whatever batch the steps before it had. The schedule then
     follows the rows too, so that a change of the batch does not move it.
 
-    A limit somebody set for this run sets a preset's other limit aside. `epochs` of
+    A limit that was set for this run sets a preset's other limit aside. `epochs` of
     the Plan is a number only where it is the limit that holds.
 
     Raises:

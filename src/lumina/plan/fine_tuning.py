@@ -1,4 +1,4 @@
-"""How a fine-tuning is trained, where nobody said it.
+"""How a fine-tuning is trained, where no option says it.
 
 A preset's rate, batch and warm-up are for random weights: taken to trained ones, they
 undo what these have learned. Here the recipe follows Alpaca (tatsu-lab/stanford_alpaca:
@@ -43,7 +43,7 @@ LEAST_STEPS = 100
 def fine_tuning(
     config: Config, spec: ModelSpec, *, rows_per_epoch: int | None, data_ranks: int
 ) -> Config:
-    """The settings, with those of a fine-tuning where nobody chose any.
+    """The settings, with those of a fine-tuning where none were chosen.
 
     Args:
         config: the settings; `seq_length` is decided already.

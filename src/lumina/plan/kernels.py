@@ -30,7 +30,7 @@ class Choice:
     Attributes:
         backend: "flash3", "flash2", "sdpa" or "reference".
         reason: why.
-        warning: what was asked for and cannot be had, with the reason; or "".
+        warning: what was asked for and is not available, with the reason; or "".
     """
 
     backend: str

@@ -1,4 +1,4 @@
-"""How long the rows of a fine-tuning are, where nobody said it.
+"""How long the rows of a fine-tuning are, where no option says it.
 
 A pretrained model's largest position count says what it can read, not what the data
 needs: rows of 131,072 for turns of 300 tokens would cost memory and time in every
@@ -31,7 +31,7 @@ SHORTEST = 256
 """Shorter rows save next to nothing in attention, and cut more documents."""
 
 LONGEST = 8192
-"""Rows of Tulu 2. Longer ones are for whoever names them: most long documents, such as
+"""Rows of Tulu 2. Longer ones must be named: most long documents, such as
 books, are cut in any case."""
 
 UNKNOWN = 2048
@@ -50,7 +50,7 @@ def with_row_length(
     """The settings with a `seq_length` by the data, the model and the memory.
 
     Args:
-        config: the settings; nobody chose their `seq_length`.
+        config: the settings, without a chosen `seq_length`.
         environment: the machine that trains.
         model: what is tuned; its `seq_length` is the most it can read.
         documents: tokens of every document; None where they are not known.

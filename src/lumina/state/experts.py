@@ -185,7 +185,7 @@ def base_patterns(spec: ModelSpec) -> tuple[str, ...]:
         if one.role == "expert" or name.endswith(".feedforward.router.weight")
     ]
     frozen = [n for n, one in info.items() if one.role != "buffer" and n not in trained]
-    # One pattern for a tensor that many blocks have, where it means nothing else.
+    # One wildcard for all blocks, unless it also matches a trained tensor.
     patterns = {}
     for name in frozen:
         wide = re.sub(r"\.\d+\.", ".*.", name)

@@ -195,7 +195,7 @@ def _edited(state: State, weights: Edit, moments: Edit, change: int) -> State:
     return State(
         tensors=edited(state.tensors, weights),
         optimizer={
-            # The average is of weights, and stays beside them without noise.
+            # The EMA copies the expert without noise.
             slot: edited(held, moments)
             for slot, held in state.optimizer.items()
         },

@@ -58,7 +58,7 @@ def with_expert(config: Config, weights: Weights) -> tuple[Config, Weights]:
         )
     settled: dict[str, Any] = {"freeze": frozen}
     if spec.moe is not None and config.moe.num_experts == spec.moe.num_experts:
-        # Whoever names the base's number means the base, not one expert fewer.
+        # If num_experts repeats the base's count, train one more.
         settled["num_experts"] = spec.moe.num_experts + 1
     origin = Source("file", f"expert_id {name}")
     return config.override(settled, origin), weights

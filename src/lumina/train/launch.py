@@ -83,9 +83,9 @@ _SYSTEM = ctypes.CDLL(None)
 
 
 def _before_rank() -> None:
-    """In the process of a rank, before its program.
+    """Prepare the process of a rank before its program starts.
 
-    SIGUSR1 ends a process that does not know it; a rank ignores it until it does.
+    SIGUSR1 ends a process without a handler, so it is ignored until there is one.
     """
     signal.signal(SAVING, signal.SIG_IGN)
     die_with_parent()

@@ -50,8 +50,8 @@ def warm_up(program: Program, batch: Batch, tell: Callable[[str], None]) -> None
 
 
 def _once(program: Program, batch: Batch) -> None:
-    """Gradients, and no more of them."""
-    # A sharded gradient comes into being when it is reduced; otherwise ranks need not
+    """One forward and backward pass, whose gradients are dropped."""
+    # FSDP forms gradients only when it reduces them; otherwise ranks need not
     # communicate.
     with program.gradient_sync(last=program.sharded):
         losses, aux = program.model(batch)

@@ -33,7 +33,7 @@ class ModSection(Section):
         "block", description="what the other tokens pass by"
     )
     mod_routing_strategy: Literal["learned", "fixed", "random"] = Field(
-        "learned", description="who decides: a router, the position, or chance"
+        "learned", description="what decides: a router, the position, or chance"
     )
     mod_mode: Literal["dynamic", "static"] = Field(
         "dynamic", description="top-k tokens, or all tokens softly weighted (dense)"

@@ -35,8 +35,8 @@ class SystemSection(Section):
     )
     attention: Literal["auto", "flash3", "flash2", "sdpa", "reference"] = Field(
         "auto",
-        description="who computes attention; a flash kernel that cannot be had gives "
-        "way to the next, with a warning",
+        description="which kernel computes attention; a flash kernel that is not "
+        "available gives way to the next, with a warning",
     )
     loss_chunk_bytes: int | None = Field(
         None,

@@ -68,7 +68,7 @@ def _kept_by_choice(
     elif mod.scope == "feedforward":
         inner = plain(every, forward, layer, mode)
     chosen = forward.rows * count
-    # What comes back, and for a packed row the mask of the chosen ones.
+    # The scattered output and, for packed rows, the mask.
     mask = {"varlen": 0, "sdpa": forward.element, "reference": 1}[forward.attention]
     back = chosen * (width * forward.element + 8 * spec.head_dim + mask * count)
     router = tokens * 40 + chosen * 24

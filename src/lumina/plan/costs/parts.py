@@ -57,7 +57,7 @@ class Parts(Cost):
 def _kept_with_parts(
     spec: ModelSpec, forward: Forward, layer: int, plain: KeptBy
 ) -> Kept:
-    """A block with registered parts, of which all is kept: what a mode saves is theirs.
+    """A block with registered parts, of which all is kept under every mode.
 
     Their share is measured; it takes the place of that of Lumina's own.
     """
