@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lumina.batch import Batch
 from lumina.errors import LuminaError
+from lumina.model.kinds.table import kinds_of
 from lumina.model.moe import MoeFeedForward
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
@@ -23,34 +24,8 @@ from lumina.ops.moe.grouped import swiglu
 
 def require_graph(spec: ModelSpec) -> None:
     """Refuse (E002) a model that has no graph of this kind, naming the option."""
-    reasons = {
-        "mod": (
-            spec.mod is not None,
-            "which tokens a Mixture-of-Depths block takes depends on the text, and so "
-            "do the sizes of its tensors (use_mod)",
-        ),
-        "mor": (
-            spec.mor is not None,
-            "which tokens recur depends on the text, and so do the sizes of the "
-            "tensors (use_mor)",
-        ),
-        "hrm": (
-            spec.hrm is not None,
-            "how long it reasons depends on the text (use_hrm)",
-        ),
-        "tasks": (
-            spec.tasks is not None,
-            "a graph has one head and this model has one for each task (--task "
-            "chooses one)",
-        ),
-        "parts": (
-            spec.parts is not None,
-            "it has registered parts of your own, whose state and code a graph "
-            "cannot promise to hold (plugins)",
-        ),
-    }
-    for there, reason in reasons.values():
-        if there:
+    for kind in kinds_of(spec):
+        if reason := kind.no_graph(spec):
             raise LuminaError(
                 "E002",
                 f"the model cannot be written as a graph: {reason}",

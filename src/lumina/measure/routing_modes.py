@@ -14,6 +14,7 @@ from torch import nn
 
 from lumina.batch import Batch
 from lumina.measure.held_out import held_out_loss
+from lumina.model.kinds.table import kinds_of
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 from lumina.parallel.mesh import Mesh
@@ -21,18 +22,16 @@ from lumina.parallel.mesh import Mesh
 
 def routing_modes(spec: ModelSpec) -> tuple[str, ...]:
     """The ways a model can be evaluated, that of `evaluation` first; none if one."""
-    mod, mor = spec.mod, spec.mor
-    if mor is not None and (mor.recursions == 1 or mor.by_token):
-        mor = None  # tokens choose for themselves in one way only
-    recursive = mor is not None
-    if (mod is None or not mod.learned) and not recursive:
+    found = [kind.routing(spec) for kind in kinds_of(spec)]
+    chosen = [routing for routing in found if routing is not None]
+    if not any(routing.learned for routing in chosen):
         return ()
-    modes = {part.mode for part in (mod, mor) if part is not None}
+    modes = {routing.mode for routing in chosen}
     if len(modes) > 1:
         return ()
-    if modes == {"static"}:
-        return ("static", "top_k")
-    return ("predictor", "top_k", "static")
+    return (
+        ("static", "top_k") if modes == {"static"} else ("predictor", "top_k", "static")
+    )
 
 
 def compare_modes(

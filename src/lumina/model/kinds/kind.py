@@ -58,6 +58,18 @@ class Branches(NamedTuple):
     feedforward: nn.Module
 
 
+class Routing(NamedTuple):
+    """How tokens choose their depth.
+
+    Attributes:
+        mode: "static" or "dynamic".
+        learned: whether a router that learns decides.
+    """
+
+    mode: str
+    learned: bool = True
+
+
 class Memory(Protocol):
     """What a kind remembers from step to step beside the network's buffers."""
 
@@ -145,6 +157,14 @@ class Kind:
     def graphs(self, spec: ModelSpec) -> int:
         """How many compiled versions of a block a run may need, as a factor."""
         return 1
+
+    def no_graph(self, spec: ModelSpec) -> str:
+        """Why it cannot be written as one graph of operations; "" where it can."""
+        return ""
+
+    def routing(self, spec: ModelSpec) -> Routing | None:
+        """How tokens choose their depth, where they do."""
+        return None
 
     # A forward pass.
 

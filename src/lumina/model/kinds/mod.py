@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lumina.model.aux_keys import DEPTH_COLUMNS
-from lumina.model.kinds.kind import Branches, Kind, Running, Shape, Term, in_layers
+from lumina.model.kinds.kind import (
+    Branches,
+    Kind,
+    Routing,
+    Running,
+    Shape,
+    Term,
+    in_layers,
+)
 from lumina.model.spec import ModelSpec, ModSpec
 
 if TYPE_CHECKING:
@@ -30,6 +38,17 @@ class Depths(Kind):
             f"{in_layers(mod.layers, spec.num_layers)} "
             f"({mod.scope}, {mod.routing}, {mod.mode})"
         ]
+
+    def no_graph(self, spec: ModelSpec) -> str:
+        """The sizes of its tensors depend on the text."""
+        return (
+            "which tokens a Mixture-of-Depths block takes depends on the text, and so "
+            "do the sizes of its tensors (use_mod)"
+        )
+
+    def routing(self, spec: ModelSpec) -> Routing | None:
+        """As its options say."""
+        return Routing(_mod(spec).mode, _mod(spec).learned)
 
     def block(
         self, spec: ModelSpec, layer: int, branches: Callable[[], Branches]

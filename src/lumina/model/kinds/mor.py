@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lumina.model.kinds.kind import Kind, Running, Shape, Term
+from lumina.model.kinds.kind import Kind, Routing, Running, Shape, Term
 from lumina.model.spec import ModelSpec, MorSpec
 
 if TYPE_CHECKING:
@@ -30,6 +30,18 @@ class Recursions(Kind):
             f"layers 1 to {spec.num_layers - 2} are passed up to {mor.recursions} "
             f"times ({how})"
         ]
+
+    def no_graph(self, spec: ModelSpec) -> str:
+        """The sizes of its tensors depend on the text."""
+        return (
+            "which tokens recur depends on the text, and so do the sizes of the "
+            "tensors (use_mor)"
+        )
+
+    def routing(self, spec: ModelSpec) -> Routing | None:
+        """That of its passes; tokens that choose by themselves do so in one way."""
+        mor = _mor(spec)
+        return None if mor.recursions < 2 or mor.by_token else Routing(mor.mode)
 
     def recursion(self, spec: ModelSpec) -> nn.Module | None:
         """What passes tokens through the blocks again; nothing for a single pass."""

@@ -30,6 +30,13 @@ class Parts(Kind):
         """Each part and where it stands."""
         return [f"registered: {text}" for text in _parts(spec).words()]
 
+    def no_graph(self, spec: ModelSpec) -> str:
+        """Its parts may do anything."""
+        return (
+            "it has registered parts of your own, whose state and code a graph "
+            "cannot promise to hold (plugins)"
+        )
+
     def attention(self, spec: ModelSpec, layer: int) -> nn.Module | None:
         """The registered attention of a layer."""
         return _of_layer(spec, "attention", layer)

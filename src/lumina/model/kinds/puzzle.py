@@ -25,6 +25,10 @@ class PuzzleReasoner(Kind):
         """The modules and the segments."""
         return [reasoning(spec, "whole puzzles")]
 
+    def no_graph(self, spec: ModelSpec) -> str:
+        """The number of its segments depends on the text."""
+        return "how long it reasons depends on the text (use_hrm)"
+
     def applies(self, spec: ModelSpec) -> bool:
         """Whether rows are puzzles."""
         return spec.solves_puzzles

@@ -29,6 +29,13 @@ class Tasks(Kind):
         """The tasks."""
         return [f"a head each for the tasks {', '.join(_tasks(spec).names)}"]
 
+    def no_graph(self, spec: ModelSpec) -> str:
+        """It has several heads."""
+        return (
+            "a graph has one head and this model has one for each task (--task "
+            "chooses one)"
+        )
+
     def objective(self, spec: ModelSpec, loss_chunk_bytes: int) -> nn.Module | None:
         """A head for each task."""
         from lumina.model.objective.multi_task import MultiTaskObjective

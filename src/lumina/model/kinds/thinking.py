@@ -24,6 +24,10 @@ class TextReasoner(Kind):
         """The modules and the segments."""
         return [reasoning(spec, "each token, causally")]
 
+    def no_graph(self, spec: ModelSpec) -> str:
+        """The number of its segments depends on the text."""
+        return "how long it reasons depends on the text (use_hrm)"
+
     def applies(self, spec: ModelSpec) -> bool:
         """Whether it reasons, and about text."""
         return spec.hrm is not None and not spec.solves_puzzles
