@@ -127,7 +127,7 @@ def measure(name: str) -> dict[str, Any]:
     from lumina.assemble.assemble import assemble
     from lumina.assemble.ranks import Ranks
     from lumina.batch import Batch
-    from lumina.data.stream import Cursor, StepBatches
+    from lumina.data.stream import StepBatches
     from lumina.train.step import train_step
 
     plan = plan_of(name)
@@ -147,7 +147,7 @@ def measure(name: str) -> dict[str, Any]:
 
     for step in range(STEPS):
         micro_batches = [micro_batch() for _ in range(plan.grad_accum)]
-        batches = StepBatches(micro_batches, tokens, tokens, Cursor(), 0.0, [])
+        batches = StepBatches(micro_batches, tokens, tokens, {}, 0.0, [])
         train_step(program, batches, step)
     torch.cuda.synchronize()
     free, whole = torch.cuda.mem_get_info()

@@ -53,7 +53,7 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
     """A closure that trains one step with Lumina's own step, and its facts."""
     from lumina.assemble.assemble import assemble
     from lumina.assemble.ranks import Ranks
-    from lumina.data.stream import Cursor, StepBatches
+    from lumina.data.stream import StepBatches
     from lumina.model.spec import ModelSpec, MoeSpec
     from lumina.plan.count import count_parameters
     from lumina.plan.flops import flops_per_token
@@ -114,7 +114,7 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
                            for j in range(accumulate)],
             loss_tokens=MICRO_BATCH * SEQUENCE * accumulate * world,
             tokens=MICRO_BATCH * SEQUENCE * accumulate * world,
-            cursor=Cursor(),
+            cursor={},
             epoch=0.0,
             row_ids=[],
         )

@@ -14,7 +14,7 @@ from lumina.assemble.ranks import Ranks
 from lumina.config import ConfigPresets
 from lumina.data.prepare import prepare
 from lumina.data.store import TokenStore
-from lumina.data.stream import BatchStream, Cursor
+from lumina.data.stream import BatchStream
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.plan.plan import Plan
 from lumina.train.step import train_step
@@ -85,11 +85,11 @@ def tiny_plan(moe: bool = False, **changes) -> Plan:
 
 def take_steps(program, stream, count, progress=None):
     """Train; the loss and gradient norm of each step, and where it got to."""
-    progress = progress or Progress(cursor=Cursor().to_dict())
+    progress = progress or Progress(cursor=dict(stream.start))
     numbers = []
     for _ in range(count):
         batches = stream.step(
-            Cursor.from_dict(progress.cursor),
+            progress.cursor,
             rank=program.mesh.data.rank,
             world_size=program.mesh.data.size,
             micro_batch_size=program.plan.micro_batch_size,
@@ -97,7 +97,7 @@ def take_steps(program, stream, count, progress=None):
         metrics = train_step(program, batches, progress.step)
         numbers.append(metrics[:2].tolist())
         progress.step += 1
-        progress.cursor = batches.cursor.to_dict()
+        progress.cursor = batches.cursor
     return torch.tensor(numbers), progress
 
 

@@ -50,12 +50,12 @@ def step_batches(rows: Any) -> Any:
     import torch
 
     from lumina.batch import Batch
-    from lumina.data.stream import Cursor, StepBatches
+    from lumina.data.stream import StepBatches
 
     ids = torch.as_tensor(rows.astype("int64")).pin_memory()
     batch = Batch.from_rows(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
     tokens = ids.shape[0] * SEQUENCE
-    return StepBatches([batch], tokens, tokens, Cursor(), 0.0, [])
+    return StepBatches([batch], tokens, tokens, {}, 0.0, [])
 
 
 def measure(spec: Any, rows: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _PUBLIC = {
     "register_attention": "lumina.model.registry",
     "register_backbone": "lumina.model.registry",
     "register_block": "lumina.model.registry",
+    "register_data": "lumina.data.kinds",
     "register_feedforward": "lumina.model.registry",
     "register_objective": "lumina.model.registry",
     "register_parallel": "lumina.parallel.table",

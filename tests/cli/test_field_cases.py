@@ -23,7 +23,7 @@ from lumina.batch import IGNORE
 from lumina.cli.main import main
 from lumina.config import Config
 from lumina.data.prepare import prepare
-from lumina.data.stream import BatchStream, Cursor
+from lumina.data.stream import BatchStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError, shell_path
 from tiny_runs import Runs
@@ -186,7 +186,7 @@ def test_the_end_of_a_text_is_learned_where_it_also_pads(
     stream = BatchStream(
         prepared.train, seq_length=64, global_batch_size=4, seed=0, epochs=1
     )
-    step = stream.step(Cursor(), micro_batch_size=4)
+    step = stream.step(stream.start, micro_batch_size=4)
     assert step is not None
     labels = torch.cat([batch.labels.flatten() for batch in step.micro_batches])
     (end,) = prepared.tokenizer.stop_ids

@@ -13,11 +13,12 @@ import torch
 from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data.arc import ArcStore, ArcTests, Forms, prepare_arc
+from lumina.data.arc_data import KIND
 from lumina.data.arc_rows import CELLS, Grids, grid_of
 from lumina.data.arc_tasks import Task, disguise_free, read_tasks, turned, turned_back
-from lumina.data.order import EMPTY
-from lumina.data.puzzles import PuzzleStream, prepare_puzzles
-from lumina.data.stream import Cursor
+from lumina.data.kind import Request
+from lumina.data.order import EMPTY, Cursor
+from lumina.data.puzzles import PuzzleStream
 from lumina.errors import LuminaError
 from tiny_arc import task, write
 
@@ -180,10 +181,10 @@ def test_other_files_and_lengths_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "puzzles.txt"
     file.write_text("1" * 81)
     with pytest.raises(LuminaError, match="json") as caught:
-        prepare_puzzles(config(train_data=(str(file),)))
+        KIND.prepare(Request(config(train_data=(str(file),))))
     assert caught.value.code == "E101"
     with pytest.raises(LuminaError, match="900"):
-        prepare_puzzles(config(train_data=("x",)).replace(seq_length=81))
+        KIND.prepare(Request(config(train_data=("x",)).replace(seq_length=81)))
 
 
 def test_no_test_output_is_trained_on(files: tuple[Path, Path]) -> None:
@@ -302,8 +303,9 @@ def test_the_order_is_a_function_of_seed_and_cursor(files: tuple[Path, Path]) ->
             cursor, rank=rank, world_size=world, micro_batch_size=size
         ).micro_batches
 
-    whole = step(Cursor(2, 8))[0]
-    parts = step(Cursor(2, 8), 0, 2, 2) + step(Cursor(2, 8), 1, 2, 2)
+    late = {"epoch": 2, "row": 8}
+    whole = step(late)[0]
+    parts = step(late, 0, 2, 2) + step(late, 1, 2, 2)
     for name in ("input_ids", "labels", "task_ids", "uniforms"):
         both = torch.cat([getattr(part, name) for part in parts])
         assert torch.equal(both, getattr(whole, name)), name

@@ -11,8 +11,9 @@ import pytest
 
 from lumina import Config, ConfigPresets
 from lumina.data.files import count_left_out, find_files
+from lumina.data.kind import Request
 from lumina.data.prepare import prepare
-from lumina.data.puzzles import prepare_puzzles
+from lumina.data.sudoku_data import KIND
 from lumina.errors import LuminaError
 
 
@@ -131,7 +132,7 @@ def test_files_beside_puzzles_are_told(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text(puzzle + "\n")
     told: list[dict[str, Any]] = []
     config = Config(use_hrm=True, seq_length=81, train_data=(str(tmp_path),))
-    prepare_puzzles(config, lambda **e: told.append(e))
+    KIND.prepare(Request(config, on_event=lambda **e: told.append(e)))
     assert [(e["kind"], e["counts"]) for e in told] == [
         ("data_files_ignored", {".csv": 1})
     ]

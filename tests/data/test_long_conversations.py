@@ -20,7 +20,7 @@ from lumina.data.long_conversations import Long, Piece, divide
 from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.records import Message
-from lumina.data.stream import BatchStream, Cursor
+from lumina.data.stream import BatchStream
 from lumina.data.tasks import fit_task_rows, prepare_tasks
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -379,7 +379,7 @@ def test_the_labels_of_the_batches_are_all_answers(
     stream = BatchStream(
         after.train, seq_length=32, global_batch_size=4, seed=0, epochs=1
     )
-    cursor, labels = Cursor(), []
+    cursor, labels = stream.start, []
     while (step := stream.step(cursor, micro_batch_size=4)) is not None:
         cursor = step.cursor
         [batch] = step.micro_batches

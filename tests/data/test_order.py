@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from lumina.data.order import Cursor, RowOrder, Sequenced, Shuffle, Turns
+from lumina.data.order import RowOrder, Sequenced, Shuffle, Turns
 
 
 def shuffled(rows: int, name: str = "data", seed: int = 3) -> Shuffle:
@@ -20,10 +20,10 @@ def taken(
 ) -> list[tuple[int, int]]:
     """Every row of a run, step by step."""
     order = RowOrder(sequence, global_batch_size=batch, epochs=epochs)
-    cursor, ids = Cursor(), []
+    cursor, ids = order.start, []
     while (step := order.take(cursor)) is not None:
         ids += step.row_ids
-        cursor = Cursor.from_dict(step.cursor.to_dict())
+        cursor = json.loads(json.dumps(step.cursor))
     return ids
 
 

@@ -18,7 +18,7 @@ from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data import documents, tokenise
 from lumina.data.prepare import Prepared, prepare
-from lumina.data.stream import BatchStream, Cursor
+from lumina.data.stream import BatchStream
 from lumina.data.text_files import TextFiles
 from lumina.data.tokenizer import Tokenizer
 from lumina.data.tokenizer_training import vocabulary_size
@@ -140,7 +140,7 @@ def test_loss_on_the_assistant_only_or_on_all(chats: Path) -> None:
         stream = BatchStream(
             prepared.train, seq_length=64, global_batch_size=4, seed=0, epochs=1
         )
-        step = stream.step(Cursor(), micro_batch_size=4)
+        step = stream.step(stream.start, micro_batch_size=4)
         assert step is not None
         labels = step.micro_batches[0].labels.flatten().numpy()
         return prepared.tokenizer.decode(labels[labels != IGNORE].tolist())

@@ -10,9 +10,11 @@ import torch
 
 from lumina.batch import IGNORE
 from lumina.config import Config
-from lumina.data.puzzles import PuzzleStore, PuzzleStream, eval_puzzles, prepare_puzzles
-from lumina.data.stream import Cursor
+from lumina.data.kind import Request
+from lumina.data.kinds import chosen_kind
+from lumina.data.puzzles import PuzzleData, PuzzleStream, eval_puzzles
 from lumina.data.sudoku import DRAWS, augment, invariants, solve
+from lumina.data.sudoku_data import SudokuStore
 from lumina.errors import LuminaError
 
 SOLVED = (
@@ -29,6 +31,13 @@ def config(tmp_path: Path, puzzles: list[str], **leaves: object) -> Config:
     path = tmp_path / "train.txt"
     path.write_text("\n".join(puzzles))
     return Config(use_hrm=True, seq_length=81, train_data=(str(path),), **leaves)  # type: ignore[arg-type]
+
+
+def prepare_puzzles(config: Config) -> PuzzleData:
+    """The puzzles that the settings describe."""
+    data = chosen_kind(config).prepare(Request(config))
+    assert isinstance(data, PuzzleData)
+    return data
 
 
 def changed(puzzle: str, seed: int = 0) -> str:
@@ -75,16 +84,16 @@ def test_a_puzzle_without_one_solution_is_refused(
 
 
 @pytest.fixture
-def store() -> PuzzleStore:
+def store() -> SudokuStore:
     cells = np.array([[int(c) for c in SOLVED]] * 10, dtype=np.uint8) + 1
     inputs = cells.copy()
     inputs[np.arange(10), np.arange(10)] = 1
-    return PuzzleStore(inputs, cells)
+    return SudokuStore(inputs, cells)
 
 
-def test_the_order_is_a_function_of_seed_and_cursor(store: PuzzleStore) -> None:
+def test_the_order_is_a_function_of_seed_and_cursor(store: SudokuStore) -> None:
     def steps(stream: PuzzleStream, count: int, **split: int) -> list:
-        cursor, found = Cursor(), []
+        cursor, found = stream.start, []
         for _ in range(count):
             step = stream.step(cursor, **split)
             assert step is not None
@@ -122,19 +131,19 @@ def test_the_order_is_a_function_of_seed_and_cursor(store: PuzzleStore) -> None:
     )
 
 
-def test_a_puzzle_is_changed_anew_in_every_epoch(store: PuzzleStore) -> None:
+def test_a_puzzle_is_changed_anew_in_every_epoch(store: SudokuStore) -> None:
     stream = PuzzleStream(store, global_batch_size=10, seed=1)
-    first = stream.step(Cursor(0, 0), micro_batch_size=10)
-    second = stream.step(Cursor(1, 0), micro_batch_size=10)
+    first = stream.step({"epoch": 0, "row": 0}, micro_batch_size=10)
+    second = stream.step({"epoch": 1, "row": 0}, micro_batch_size=10)
     assert first is not None and second is not None
     solutions = torch.cat([s.micro_batches[0].labels for s in (first, second)])
     assert len(torch.unique(solutions, dim=0)) == 20
 
 
-def test_the_end_is_filled_up_with_rows_that_do_not_count(store: PuzzleStore) -> None:
+def test_the_end_is_filled_up_with_rows_that_do_not_count(store: SudokuStore) -> None:
     stream = PuzzleStream(store, global_batch_size=4, seed=1, epochs=1)
     assert stream.order.steps == 3
-    last = stream.step(Cursor(0, 8), micro_batch_size=4)
+    last = stream.step({"epoch": 0, "row": 8}, micro_batch_size=4)
     assert last is not None
     labelled = (last.micro_batches[0].labels != IGNORE).any(1)
     assert labelled.tolist() == [True, True, False, False]
@@ -142,7 +151,7 @@ def test_the_end_is_filled_up_with_rows_that_do_not_count(store: PuzzleStore) ->
 
 
 def test_held_out_puzzles_are_the_same_on_any_number_of_ranks(
-    store: PuzzleStore,
+    store: SudokuStore,
 ) -> None:
     alone = torch.cat([b.input_ids for b in eval_puzzles(store, 2, 5)])
     ranks = [list(eval_puzzles(store, 2, 5, rank=r, world_size=2)) for r in range(2)]

@@ -18,7 +18,7 @@ import pytest
 from lumina.data import cache
 from lumina.data.cache import build_once, require_space
 from lumina.data.store import StoreWriter, TokenStore
-from lumina.data.stream import BatchStream, Cursor
+from lumina.data.stream import BatchStream
 from lumina.errors import LuminaError
 
 
@@ -97,7 +97,7 @@ def test_a_mapped_store_is_not_loaded_whole(tmp_path: Path) -> None:
     stream = BatchStream(
         TokenStore.open(tmp_path), seq_length=1024, global_batch_size=4, seed=0
     )
-    cursor = Cursor()
+    cursor = stream.start
     for _ in range(20):
         step = stream.step(cursor, micro_batch_size=4)
         assert step is not None

@@ -128,14 +128,14 @@ def test_clipping_covers_router_and_experts(tiny_config, tmp_path):
     config = tiny_config.replace(steps=1, warmup_steps=0, num_experts=4)
     rows = train(config, tmp_path / "run")
     from lumina.data.prepare import prepare
-    from lumina.data.stream import BatchStream, Cursor
+    from lumina.data.stream import BatchStream
 
     config = config.replace(use_moe=True)
     prepared = prepare(config)
     stream = BatchStream(
         prepared.train, seq_length=32, global_batch_size=4, seed=1, epochs=None
     )
-    step = stream.step(Cursor(), rank=0, world_size=1, micro_batch_size=4)
+    step = stream.step(stream.start, rank=0, world_size=1, micro_batch_size=4)
     config = config.replace(vocab_size=prepared.tokenizer.vocab_size)
     model = lumina.build_model(config)
     sums, aux = model(step.micro_batches[0])

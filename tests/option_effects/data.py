@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from lumina.data.stream import StepBatches
 from lumina.data.tokenizer import Tokenizer
 from option_effects import shows
 from tiny_runs import Program, Runs, same, seen, story, write_conversations
+
+MIXTURE = str(Path(__file__).parents[1] / "seams" / "toy_mixture.py")
 
 
 @pytest.mark.covers(
@@ -154,3 +157,19 @@ def threads(runs: Runs) -> None:
     (alone, own), (pooled, others) = found
     assert own == {threading.current_thread().name} and others == {"lumina-tokens"}
     assert same(alone.tensor("embedding.weight"), pooled.tensor("embedding.weight"))
+
+
+@shows("data_kind")
+def kind(runs: Runs) -> None:
+    """A plug-in's mixture in place of the text; its rows come from two sources."""
+    text, mixed = runs.both("data_kind", None, "toy_mixture", plugins=(MIXTURE,))
+    assert "parts" in mixed.cursor and "parts" not in text.cursor
+    assert mixed.column("loss") != text.column("loss")
+
+
+@shows("data_options")
+def options_of_a_kind(runs: Runs) -> None:
+    mixed = {"plugins": (MIXTURE,), "data_kind": "toy_mixture"}
+    few, many = runs.both("data_options", ("share=0.0",), ("share=1.0",), **mixed)
+    sums = [run.cursor["parts"][1]["rows"] for run in (few, many)]
+    assert sums == [0, 3 * 4]

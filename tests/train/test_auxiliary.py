@@ -9,7 +9,6 @@ import torch
 
 from lumina.assemble.assemble import assemble
 from lumina.config import Config
-from lumina.data.stream import Cursor
 from lumina.model.kinds.table import loss_terms
 from lumina.model.spec import HrmSpec, ModSpec, MoeSpec, MorSpec
 from lumina.plan.shape import resolve_spec
@@ -91,7 +90,7 @@ def gradients(program, loss):
 def test_a_step_minimises_the_terms_that_are_written_here(stream, name):
     changes, weights = ARCHITECTURES[name]
     program = program_of(changes)
-    batches = stream.step(Cursor(), micro_batch_size=8)
+    batches = stream.step(stream.start, micro_batch_size=8)
     assert batches.loss_tokens < batches.tokens
     held = (None,) if program.network.recurrent else ()
     losses, aux = program.model(batches.micro_batches[0], *held)

@@ -13,7 +13,7 @@ import torch
 from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data.prepare import prepare
-from lumina.data.stream import BatchStream, Cursor
+from lumina.data.stream import BatchStream
 from training import MOE, Trainings, events, final_tensors, rows, words
 
 FLAGS = words(
@@ -155,7 +155,7 @@ def ranks_with_labels(data: Path) -> list[str]:
     stream = BatchStream(
         prepare(config).train, seq_length=32, global_batch_size=2, seed=7
     )
-    cursor, found = Cursor(), []
+    cursor, found = stream.start, []
     for _ in range(10):
         shares = [
             stream.step(cursor, rank=rank, world_size=2, micro_batch_size=1)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lumina.data.stream import BatchStream, Cursor
+from lumina.data.stream import BatchStream
 from training import (
     DENSE,
     MOE,
@@ -152,7 +152,7 @@ def tokens_of_an_epoch(trainings):
     )
     store = prepare(config).train
     stream = BatchStream(store, seq_length=64, global_batch_size=16, seed=7, epochs=1)
-    cursor, seen, tokens = Cursor(), [], 0
+    cursor, seen, tokens = stream.start, [], 0
     while (step := stream.step(cursor, micro_batch_size=8)) is not None:
         seen += step.row_ids
         tokens += step.tokens

@@ -10,7 +10,6 @@ import torch
 from lumina.assemble.assemble import Progress, StateSource, assemble, capture
 from lumina.assemble.ranks import Ranks
 from lumina.batch import IGNORE
-from lumina.data.stream import Cursor
 from lumina.train.step import SCALARS, train_step
 from programs import conversations, stream_of, take_steps, tiny_plan
 
@@ -21,7 +20,7 @@ def stream(tmp_path_factory, lumina_cache):
 
 
 def batches_of(stream, plan):
-    return stream.step(Cursor(), micro_batch_size=plan.micro_batch_size)
+    return stream.step(stream.start, micro_batch_size=plan.micro_batch_size)
 
 
 def gradients(program, batches):

@@ -1,14 +1,16 @@
 """The order of rows: a pure function of the seed, the data and how far it was read.
 
-A run is one endless sequence of rows, numbered from 0. A step takes the next
-`global_batch_size` of them, whatever the number of ranks; so a run can stop anywhere
-and go on elsewhere.
+A run is one sequence of rows. A step takes the next `global_batch_size` of them,
+whatever the number of ranks; so a run can stop anywhere and go on elsewhere. Where a
+step begins is a `Cursor`. What it contains is decided by the sequence, and nothing else
+reads it: the loop hands it back, and checkpoints keep it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,22 +23,57 @@ EMPTY = -1
 RowId = tuple[int, int]
 """(epoch, number of the row in the data)."""
 
+Cursor = Mapping[str, Any]
+"""How far a sequence has been read: plain JSON values that only the sequence reads."""
+
 
 @dataclass(frozen=True)
-class Cursor:
-    """How far the data has been read: `row` rows of epoch `epoch` are done."""
+class Taken:
+    """The rows of one step.
 
-    epoch: int = 0
-    row: int = 0
+    Attributes:
+        begin: rows of the run before them.
+        row_ids: names of the rows; fewer than a global batch where the data ends.
+        cursor: where the next step begins.
+        epoch: passes over the data completed after this step, with its fraction; None
+            where the data has no known number of rows.
+        contents: the rows themselves, one for each of `row_ids`, where the sequence
+            reads them as it goes; empty where their names say where they stand.
+    """
 
-    def to_dict(self) -> dict[str, int]:
-        """Plain JSON values."""
-        return {"epoch": self.epoch, "row": self.row}
+    begin: int
+    row_ids: list[RowId]
+    cursor: Cursor
+    epoch: float | None
+    contents: Sequence[Any] = ()
 
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> Cursor:
-        """The inverse of `to_dict`."""
-        return Cursor(int(values["epoch"]), int(values["row"]))
+    def rows(self, size: int) -> NDArray[np.int64]:
+        """[size] row numbers, filled up with `EMPTY`."""
+        rows = np.full(size, EMPTY, dtype=np.int64)
+        rows[: len(self.row_ids)] = [row for _, row in self.row_ids]
+        return rows
+
+
+class Sequenced(Protocol):
+    """A run's sequence of rows; it may be made of other sequences."""
+
+    @property
+    def rows_per_epoch(self) -> int | None:
+        """Rows of one pass over the data; None where that is not known."""
+
+    @property
+    def start(self) -> Cursor:
+        """The cursor before the first row."""
+
+    def rows_before(self, cursor: Cursor) -> int:
+        """How many rows of the run come before a cursor."""
+
+    def take(self, cursor: Cursor, count: int) -> Taken:
+        """The next `count` rows, or fewer at the end of the data.
+
+        A pure function: the same cursor and count always give the same rows, and
+        two calls give the rows of one call for both.
+        """
 
 
 def permutation(
@@ -48,18 +85,44 @@ def permutation(
     return np.random.Generator(np.random.Philox(key=key)).permutation(count)
 
 
-class Sequenced(Protocol):
-    """A run's endless sequence of rows."""
+class Numbered(ABC):
+    """A sequence without end whose rows can be looked up by their number in the run.
+
+    Its cursor says how many epochs are done, and how many rows of the next one.
+    """
 
     @property
+    @abstractmethod
     def rows_per_epoch(self) -> int:
         """Rows of one pass over the data."""
 
+    @abstractmethod
     def row_ids(self, begin: int, end: int) -> list[RowId]:
         """The rows begin .. end - 1 of the run."""
 
+    @property
+    def start(self) -> Cursor:
+        """The first row of the first epoch."""
+        return {"epoch": 0, "row": 0}
 
-class Shuffle:
+    def rows_before(self, cursor: Cursor) -> int:
+        """All rows of the epochs that are done, and some of the next one."""
+        return int(cursor["epoch"]) * self.rows_per_epoch + int(cursor["row"])
+
+    def take(self, cursor: Cursor, count: int) -> Taken:
+        """The next `count` rows; there are always more."""
+        begin = self.rows_before(cursor)
+        end = begin + count
+        epoch, row = divmod(end, self.rows_per_epoch)
+        return Taken(
+            begin=begin,
+            row_ids=self.row_ids(begin, end),
+            cursor={"epoch": epoch, "row": row},
+            epoch=end / self.rows_per_epoch,
+        )
+
+
+class Shuffle(Numbered):
     """Every row once an epoch, each epoch in an order of its own.
 
     Args:
@@ -100,7 +163,7 @@ class Shuffle:
         return self._orders[epoch]
 
 
-class Turns:
+class Turns(Numbered):
     """Several sets of rows, one row of each in turn; each set has epochs of its own.
 
     A pass over the data is over when the largest set was seen once; the others have
@@ -133,36 +196,14 @@ class Turns:
         return [one for one in ids if one is not None]
 
 
-@dataclass(frozen=True)
-class Taken:
-    """The rows of one step.
-
-    Attributes:
-        begin: rows of the run before them.
-        row_ids: the rows; fewer than a global batch where the run ends.
-        cursor: where the next step begins.
-        epoch: passes over the data completed after this step, with its fraction.
-    """
-
-    begin: int
-    row_ids: list[RowId]
-    cursor: Cursor
-    epoch: float
-
-    def rows(self, size: int) -> NDArray[np.int64]:
-        """[size] row numbers, filled up with `EMPTY`."""
-        rows = np.full(size, EMPTY, dtype=np.int64)
-        rows[: len(self.row_ids)] = [row for _, row in self.row_ids]
-        return rows
-
-
 class RowOrder:
     """Cuts a run's sequence of rows into steps.
 
     Args:
         sequence: the rows.
         global_batch_size: rows of a step, over all ranks.
-        epochs: passes over the data, perhaps fractional; None: without end.
+        epochs: passes over the data, perhaps fractional; None: until the data ends.
+            Of data without a known number of rows it has to be None.
     """
 
     def __init__(
@@ -171,28 +212,29 @@ class RowOrder:
         self._sequence = sequence
         self.global_batch_size = global_batch_size
         self.rows_per_epoch = sequence.rows_per_epoch
-        self.total_rows = (
-            None if epochs is None else max(1, round(epochs * self.rows_per_epoch))
-        )
+        self.total_rows = None
+        if epochs is not None and self.rows_per_epoch is not None:
+            self.total_rows = max(1, round(epochs * self.rows_per_epoch))
+
+    @property
+    def start(self) -> Cursor:
+        """Where the first step begins."""
+        return self._sequence.start
 
     @property
     def steps(self) -> int | None:
-        """Steps until the data ends, or None when it does not."""
+        """Steps until the data ends, or None where that is not known."""
         if self.total_rows is None:
             return None
         return -(-self.total_rows // self.global_batch_size)
 
     def take(self, cursor: Cursor) -> Taken | None:
         """The rows of the step that begins at `cursor`; None at the end."""
-        begin = cursor.epoch * self.rows_per_epoch + cursor.row
-        end = begin + self.global_batch_size
+        count = self.global_batch_size
         if self.total_rows is not None:
-            if begin >= self.total_rows:
-                return None
-            end = min(end, self.total_rows)
-        return Taken(
-            begin=begin,
-            row_ids=self._sequence.row_ids(begin, end),
-            cursor=Cursor(*divmod(end, self.rows_per_epoch)),
-            epoch=end / self.rows_per_epoch,
-        )
+            left = self.total_rows - self._sequence.rows_before(cursor)
+            count = min(count, left)
+        if count <= 0:
+            return None
+        taken = self._sequence.take(cursor, count)
+        return taken if taken.row_ids else None

@@ -1,41 +1,22 @@
-"""Puzzles -> rows of one length with their solutions, and steps made of them."""
+"""Puzzles of any kind: rows of one length with their solutions, and steps of them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lumina.batch import IGNORE, Batch
-from lumina.data.arc import FORMATS as ARC_FORMATS
-from lumina.data.arc import ArcStore, ArcTests, prepare_arc
-from lumina.data.cache import build_once, cache_root
-from lumina.data.files import (
-    FORMATS,
-    content_hash,
-    count_left_out,
-    find_files,
-    tell_left_out,
-)
-from lumina.data.order import EMPTY, RowOrder, Shuffle, Taken, permutation
+from lumina.batch import Batch
+from lumina.data.files import count_left_out, tell_left_out
+from lumina.data.kind import Data, Request, Rows, Score, Share
+from lumina.data.order import EMPTY, RowOrder, Shuffle, Taken
 from lumina.data.stream import Read, RowStream
-from lumina.data.sudoku import (
-    CELLS,
-    DRAWS,
-    VOCABULARY,
-    augment,
-    invariants,
-    read_sudokus,
-    solve,
-)
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -46,195 +27,147 @@ EXPLORING = 2
 
 DEFAULT_HELD_OUT = 0.05
 
-SIZES = {"sudoku": (CELLS, "a Sudoku has 81 cells"), "arc": (900, "ARC has 30 x 30")}
-"""Positions of a row by `puzzle`, and why."""
-
-Rows = tuple[Tensor, Tensor, Tensor | None]
+PuzzleRows = tuple[Tensor, Tensor, Tensor | None]
 """Inputs and labels [B, S] and puzzle identifiers [B] or None, all int64."""
 
 
-@dataclass(frozen=True)
-class PuzzleStore:
-    """Sudoku puzzles and solutions.
+class PuzzlesToLearn(Protocol):
+    """Puzzles with solutions, which may be changed into others of the same kind.
 
     Attributes:
-        inputs: [N, 81] uint8 tokens; `labels` alike.
-        fingerprint: of the content.
+        vocab_size: one more than the greatest token.
+        seq_length: positions of a row.
+        draws: uniform numbers that decide how a puzzle is changed.
     """
 
-    inputs: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    @property
+    def vocab_size(self) -> int: ...  # noqa: D102
 
-    vocab_size = VOCABULARY
-    seq_length = CELLS
-    num_puzzles = 1
-    draws = DRAWS
+    @property
+    def seq_length(self) -> int: ...  # noqa: D102
 
-    def __len__(self) -> int:
-        return len(self.inputs)
+    @property
+    def draws(self) -> int: ...  # noqa: D102
+
+    @property
+    def num_puzzles(self) -> int:
+        """Puzzle identifiers."""
 
     @property
     def fingerprint(self) -> str:
         """Names the content."""
-        digest = hashlib.sha256(self.inputs.tobytes())
-        digest.update(self.labels.tobytes())
-        return digest.hexdigest()
 
-    def rows(self, chosen: NDArray[np.int64], uniforms: Tensor) -> Rows:
-        """Puzzles, each changed; `EMPTY` repeats one without labels."""
-        inputs, labels = _tokens(self, chosen)
-        changed = augment(inputs, labels.clamp(min=0), uniforms)
-        return changed[0], torch.where(labels == IGNORE, IGNORE, changed[1]), None
+    def __len__(self) -> int: ...
 
-    @cached_property
-    def _order(self) -> NDArray[np.int64]:
-        return permutation(len(self), 0, 0, self.fingerprint)
-
-    def asked(self, chosen: NDArray[np.int64]) -> Rows:
-        """Puzzles as they are, by their place in a fixed order."""
-        found = self._order[np.maximum(chosen, 0)]
-        return *_tokens(self, np.where(chosen == EMPTY, EMPTY, found)), None
+    def rows(self, chosen: NDArray[np.int64], uniforms: Tensor) -> PuzzleRows:
+        """Puzzles, each changed; `EMPTY` gives a row without labels."""
 
 
-@dataclass(frozen=True)
-class PreparedPuzzles:
-    """Puzzles that are ready to train on; compare `lumina.data.prepare.Prepared`.
+class PuzzlesToJudge(Protocol):
+    """Held-out puzzles, in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def asked(self, chosen: NDArray[np.int64]) -> PuzzleRows:
+        """Puzzles as they are; `EMPTY` gives a row without labels."""
+
+
+class PuzzleData(Data):
+    """Puzzles that are ready to train on.
 
     Attributes:
         train: what is learned from.
         eval: held-out puzzles, or None; none is a changed form of one in `train`.
-        stats: counts, plain JSON values.
     """
 
-    train: PuzzleStore | ArcStore
-    eval: PuzzleStore | ArcTests | None
-    stats: dict[str, Any]
-    tokenizer: None = None
-    skipped: list[Any] = field(default_factory=list)
+    def __init__(
+        self,
+        train: PuzzlesToLearn,
+        evaluation: PuzzlesToJudge | None,
+        stats: Mapping[str, Any],
+        score: Score | None = None,
+    ) -> None:
+        self.train = train
+        self.eval = evaluation
+        self.stats = stats
+        self.score = score
+
+    def rows(self, config: Config) -> Rows:
+        """Puzzles are rows already."""
+        return Rows(
+            vocab_size=self.train.vocab_size,
+            sequence=shuffled_puzzles(self.train, config.train.seed),
+            held_out=len(self.eval) if self.eval else 0,
+            num_puzzles=self.train.num_puzzles,
+        )
+
+    def stream(
+        self,
+        config: Config,
+        rows: Rows,
+        *,
+        global_batch_size: int,
+        epochs: float | None,
+    ) -> PuzzleStream:
+        """Batches of changed puzzles."""
+        return PuzzleStream(
+            self.train,
+            global_batch_size=global_batch_size,
+            seed=config.train.seed,
+            epochs=epochs,
+        )
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether some puzzles are held out."""
+        return self.eval is not None
+
+    def held_out(self, share: Share) -> Iterator[Batch]:
+        """Batches of the held-out puzzles."""
+        assert self.eval is not None
+        return eval_puzzles(
+            self.eval,
+            share.batch_size,
+            share.limit,
+            rank=share.rank,
+            world_size=share.world_size,
+        )
 
 
-def prepare_puzzles(
-    config: Config, on_event: Callable[..., None] | None = None
-) -> PreparedPuzzles:
-    """Read the puzzles and hold some out; see `prepare_arc` for ARC.
+def check_puzzles(
+    request: Request, length: int, why: str, formats: Mapping[str, str]
+) -> None:
+    """Refuse rows of another length than the puzzles', and tell of files not read.
 
     Args:
-        config: names the files and the kind of puzzle.
-        on_event: told of files that are not read; called as that of `prepare`.
+        request: names the files.
+        length: positions of a puzzle.
+        why: the reason of that length.
+        formats: endings of the files that are read.
 
     Raises:
-        LuminaError: E002 for another length of row than the puzzles'; and see
-            `prepare_arc` and `prepare_sudokus`.
+        LuminaError: E002 for another length.
     """
-    kind = config.hrm.puzzle
-    length, why = SIZES[kind]
+    config = request.config
     if config.model.seq_length != length:
         raise LuminaError(
             "E002",
             f"{why}, seq_length is {config.model.seq_length}",
             f"use --seq-length {length}, or for text --hrm-mode language_model",
         )
-    formats = ARC_FORMATS if kind == "arc" else FORMATS
     named = [*config.data.train_data, *config.data.eval_data]
-    tell_left_out(count_left_out(named, formats), on_event, formats)
+    tell_left_out(count_left_out(named, formats), request.on_event, formats)
+
+
+def held_out_share(config: Config) -> float:
+    """The share of the puzzles that is held out where no held-out files are named."""
     share = config.data.eval_fraction
-    share = DEFAULT_HELD_OUT if share is None else share
-    if kind == "arc":
-        found = prepare_arc(
-            config.data.train_data,
-            config.data.eval_data,
-            held_out=share,
-            augmentations=config.hrm.puzzle_augmentations,
-            votes=config.hrm.puzzle_votes,
-        )
-        return PreparedPuzzles(*found)
-    return prepare_sudokus(config, share)
+    return DEFAULT_HELD_OUT if share is None else share
 
 
-def prepare_sudokus(config: Config, share: float) -> PreparedPuzzles:
-    """Read, solve where no solution is given, and hold some out.
-
-    Of puzzles that are changed forms of each other (see `sudoku.augment`) only the
-    first one counts. Solutions are kept under `LUMINA_CACHE`.
-
-    Raises:
-        LuminaError: E101 to E106 for the files, E102 for a puzzle that has no solution
-            or several.
-    """
-    data = config.data
-    boards, solutions = _load(find_files(data.train_data))
-    train = np.ones(len(boards), dtype=bool)
-    evaluation = None
-    if data.eval_data:
-        held, held_solutions = _load(find_files(data.eval_data))
-        evaluation = _store(held, held_solutions)
-        train = ~np.isin(invariants(boards), invariants(held))
-        if not train.any():
-            raise LuminaError(
-                "E105",
-                "every training puzzle is a changed form of one in eval_data",
-                "name other puzzles with --eval-data",
-            )
-    else:
-        count = min(round(share * len(boards)), len(boards) - 1)
-        order = permutation(len(boards), 0, 0, "puzzles held out")[:count]
-        train[order] = False
-        if count:
-            evaluation = _store(boards[~train], solutions[~train])
-    store = _store(boards[train], solutions[train])
-    stats = {
-        "documents": len(store) + (len(evaluation) if evaluation else 0),
-        "conversations": 0,
-        "skipped": 0,
-        "train_tokens": store.inputs.size,
-        "eval_tokens": evaluation.inputs.size if evaluation else 0,
-        "puzzles_left_out": len(train) - int(train.sum()) if data.eval_data else 0,
-    }
-    return PreparedPuzzles(store, evaluation, stats)
-
-
-def _store(boards: NDArray[np.uint8], solutions: NDArray[np.uint8]) -> PuzzleStore:
-    return PuzzleStore(boards + 1, solutions + 1)
-
-
-def _load(files: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Different puzzles of all files, with solutions."""
-    key = hashlib.sha256("".join(content_hash(f) for f in files).encode()).hexdigest()
-
-    def build(folder: Path) -> None:
-        read = [read_sudokus(file) for file in files]
-        boards = np.concatenate([b for b, _ in read])
-        solutions = np.concatenate([s for _, s in read])
-        _, first = np.unique(invariants(boards), return_index=True)
-        chosen = np.sort(first)
-        boards, solutions = boards[chosen], solutions[chosen]
-        for board, solution in zip(boards, solutions, strict=True):
-            if not solution[0]:
-                solution[:] = _only_solution(board)
-        np.save(folder / "puzzles.npy", np.stack([boards, solutions]))
-
-    def load(folder: Path) -> NDArray[np.uint8]:
-        try:
-            found: NDArray[np.uint8] = np.load(folder / "puzzles.npy")
-        except (OSError, ValueError) as error:
-            raise LuminaError(
-                "E101", f"{folder}: damaged: {error}", "remove the folder"
-            ) from None
-        return found
-
-    (boards, solutions), _ = build_once(cache_root() / "puzzles", key[:40], build, load)
-    return boards, solutions
-
-
-def _only_solution(board: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    found = solve(board)
-    if len(found) != 1:
-        how = "no solution" if not found else "several solutions"
-        shown = "".join(map(str, board))
-        raise LuminaError(
-            "E102", f"puzzle {shown} has {how}", "remove it, or give its solution"
-        )
-    return found[0]
+def shuffled_puzzles(store: PuzzlesToLearn, seed: int) -> Shuffle:
+    """Every puzzle once an epoch, each epoch in an order of its own."""
+    return Shuffle(len(store), seed=seed, fingerprint=store.fingerprint)
 
 
 class PuzzleStream(RowStream):
@@ -253,20 +186,19 @@ class PuzzleStream(RowStream):
     """
 
     utilisation = 1.0
-    """Share of positions that hold a token."""
 
     def __init__(
         self,
-        store: PuzzleStore | ArcStore,
+        store: PuzzlesToLearn,
         *,
         global_batch_size: int,
         seed: int,
         epochs: float | None = None,
     ) -> None:
         self.store = store
-        fingerprint = store.fingerprint
+        self.fingerprint = fingerprint = store.fingerprint
         self.order = RowOrder(
-            Shuffle(len(store), seed=seed, fingerprint=fingerprint),
+            shuffled_puzzles(store, seed),
             global_batch_size=global_batch_size,
             epochs=epochs,
         )
@@ -274,7 +206,8 @@ class PuzzleStream(RowStream):
         self._key = int.from_bytes(digest[:16], "little")
         self._drawn = -(-(EXPLORING + store.draws) // 4) * 4  # Philox makes four
 
-    def _read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+    def read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+        """Changed puzzles."""
         batch, size = self._batch(taken), self.order.global_batch_size
         # Losses are sums over puzzles; rows that go on count in every step.
         return Read(
@@ -296,7 +229,7 @@ class PuzzleStream(RowStream):
 
 
 def eval_puzzles(
-    store: PuzzleStore | ArcTests,
+    store: PuzzlesToJudge,
     batch_size: int,
     limit: int,
     *,
@@ -321,19 +254,9 @@ def eval_puzzles(
         yield _batch(store.asked(rows))
 
 
-def _batch(rows: Rows) -> Batch:
+def _batch(rows: PuzzleRows) -> Batch:
     inputs, labels, identifiers = rows
     return replace(Batch.from_rows(inputs, labels), task_ids=identifiers)
-
-
-def _tokens(
-    store: PuzzleStore, rows: NDArray[np.int64]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and labels [B, 81] int64; an empty row repeats a puzzle without labels."""
-    inputs = torch.from_numpy(store.inputs[np.maximum(rows, 0)].astype(np.int64))
-    labels = torch.from_numpy(store.labels[np.maximum(rows, 0)].astype(np.int64))
-    labels[torch.from_numpy(rows == EMPTY)] = IGNORE
-    return inputs, labels
 
 
 def _rows(batch: Batch, rows: slice) -> Batch:

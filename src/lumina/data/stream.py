@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from lumina.batch import Batch
 from lumina.data.batches import BatchMaker
-from lumina.data.order import EMPTY, RowOrder, Shuffle, Taken, permutation
-from lumina.data.order import Cursor as Cursor  # what a step is asked for by
+from lumina.data.order import EMPTY, Cursor, RowOrder, Shuffle, Taken, permutation
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.errors import LuminaError
@@ -36,8 +35,9 @@ class StepBatches:
         loss_tokens: labels that count, over all ranks and micro-batches.
         tokens: positions that are not padding, over all ranks and micro-batches.
         cursor: where the next step begins.
-        epoch: passes over the data completed after this step, with its fraction.
-        row_ids: (epoch, row of the packing) of every row of the global batch.
+        epoch: passes over the data completed after this step, with its fraction; None
+            where the data has no known number of rows.
+        row_ids: names of the rows of the global batch, such as (epoch, row).
         task_loss_tokens: where there are several tasks, `loss_tokens` of each.
     """
 
@@ -45,7 +45,7 @@ class StepBatches:
     loss_tokens: int
     tokens: int
     cursor: Cursor
-    epoch: float
+    epoch: float | None
     row_ids: list[tuple[int, int]]
     task_loss_tokens: tuple[int, ...] = ()
 
@@ -65,14 +65,24 @@ class RowStream(ABC):
 
     Attributes:
         order: which rows come when.
+        fingerprint: names the content of the data, or its source where the content is
+            not known. A run goes on only with data of the same fingerprint.
+        utilisation: share of positions that hold a token; None where not known.
     """
 
     order: RowOrder
+    fingerprint: str
+    utilisation: float | None = None
+
+    @property
+    def start(self) -> Cursor:
+        """Where the first step begins."""
+        return self.order.start
 
     @property
     def rows_without_labels(self) -> tuple[int, int]:
-        """How many rows have no label to learn from, of how many in all."""
-        return 0, self.order.rows_per_epoch
+        """How many rows have no label to learn from, of how many that were counted."""
+        return 0, self.order.rows_per_epoch or 0
 
     def step(
         self,
@@ -91,7 +101,7 @@ class RowStream(ABC):
         taken = self.order.take(cursor)
         if taken is None:
             return None
-        read = self._read(taken, mine)
+        read = self.read(taken, mine)
         return StepBatches(
             micro_batches=read.micro_batches,
             loss_tokens=read.loss_tokens,
@@ -103,7 +113,7 @@ class RowStream(ABC):
         )
 
     @abstractmethod
-    def _read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+    def read(self, taken: Taken, mine: Sequence[slice]) -> Read:
         """The rows `mine` of the global batch, and what the whole of it counts."""
 
 
@@ -132,27 +142,31 @@ class BatchStream(RowStream):
         if not len(self.packing):
             raise LuminaError("E105", "the data has no token to learn", "add data")
         self.order = RowOrder(
-            Shuffle(len(self.packing), seed=seed, fingerprint=store.fingerprint),
+            shuffled(store, seq_length, seed),
             global_batch_size=global_batch_size,
             epochs=epochs,
         )
         self._maker = BatchMaker(store, self.packing)
-
-    @property
-    def utilisation(self) -> float:
-        """Share of positions that hold a token."""
-        return self.packing.utilisation
+        self.fingerprint = store.fingerprint
+        self.utilisation = self.packing.utilisation
 
     @property
     def rows_without_labels(self) -> tuple[int, int]:
         """How many rows have no label to learn from, of how many in all."""
         return self._maker.rows_without_labels, len(self.packing)
 
-    def _read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+    def read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+        """Packed rows of the store."""
         rows = taken.rows(self.order.global_batch_size)
         tokens, loss_tokens = self._maker.count(rows)
         batches = [self._maker.batch(rows[part]) for part in mine]
         return Read(batches, loss_tokens, tokens)
+
+
+def shuffled(store: TokenStore, seq_length: int, seed: int) -> Shuffle:
+    """Every packed row of a store once an epoch, each epoch in an order of its own."""
+    rows = len(pack(store, seq_length))
+    return Shuffle(rows, seed=seed, fingerprint=store.fingerprint)
 
 
 def eval_batches(

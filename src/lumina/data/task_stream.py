@@ -87,16 +87,13 @@ class TaskStream(RowStream):
             for one, packing in zip(store.stores.values(), packings, strict=True)
         ]
         self._first = np.concatenate([[0], np.cumsum([len(p) for p in packings])])
-        # What code is compiled for: the same whoever's rows a batch holds.
+        # Compile-time bounds: equal for every mix of tasks.
         self._most_documents = max(maker.most_documents for maker in self._makers)
         self._longest = max(maker.longest for maker in self._makers)
         self._plain = all(maker.one_document_rows for maker in self._makers)
-
-    @property
-    def utilisation(self) -> float:
-        """Share of positions that hold a token, over all tasks."""
+        self.fingerprint = store.fingerprint
         used = sum(int(maker.row_tokens.sum()) for maker in self._makers)
-        return used / (int(self._first[-1]) * self._makers[0].packing.seq_length)
+        self.utilisation = used / (int(self._first[-1]) * seq_length)
 
     @property
     def rows_without_labels(self) -> tuple[int, int]:
@@ -104,7 +101,8 @@ class TaskStream(RowStream):
         count = sum(maker.rows_without_labels for maker in self._makers)
         return count, int(self._first[-1])
 
-    def _read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+    def read(self, taken: Taken, mine: Sequence[slice]) -> Read:
+        """Packed rows of the tasks' stores."""
         rows = taken.rows(self.order.global_batch_size)
         counts = [
             maker.count(local)

@@ -23,7 +23,7 @@ Score = Callable[[NDArray[np.uint8], NDArray[np.float32]], dict[str, float]]
 
 
 OnRows = Callable[[int, int], None]
-"""Called before every batch: rows done, and rows in all."""
+"""Told before every batch: rows done, and rows in all."""
 
 BATCH_TOKENS = 16384
 """Positions of a forward pass where no batch size is asked for."""
@@ -135,9 +135,9 @@ def held_out_loss(
             if stop is not None and number % ask_every == 0 and everyone.any_(stop()):
                 raise EvaluationStoppedError
             losses, aux = model(batch.to(device))
-            by_row = aux.get(TASK_STATISTICS)
-            if by_row is not None:
-                by_task = by_row.double() if by_task is None else by_task + by_row
+            told = aux.get(TASK_STATISTICS)
+            if told is not None:
+                by_task = told.double() if by_task is None else by_task + told
             sums[0] += losses.loss_sum
             sums[1] += losses.weight_sum
             if "correct" in losses.terms:
@@ -189,7 +189,7 @@ def loss_of_text(
         store: the text.
         length: positions of a row.
         size: rows of a batch; None: as many as `BATCH_TOKENS` allows.
-        on_rows: called before every batch with the rows done, and the rows in all.
+        on_rows: told before every batch: rows done, and rows in all.
     """
     rows = len(pack(store, length))
     size = size or max(BATCH_TOKENS // length, 1)

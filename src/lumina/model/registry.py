@@ -291,7 +291,7 @@ def _failed(plugin: str, error: Exception) -> LuminaError:
     return LuminaError(
         "E005",
         f"the plug-in {plugin} fails: {type(error).__name__}: {error}",
-        "--debug shows where; fix your plug-in",
+        "--debug shows where; the code is yours to mend",
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lumina.plan.plan import Plan
 
 DEFAULT_EPOCHS = 3.0
-"""Passes over the data when neither steps nor epochs are named (TRN-01)."""
+"""Passes over the data when neither steps nor epochs are named."""
 
 EVALUATIONS = 10
 """Evaluations in a run, about."""
@@ -42,7 +42,7 @@ class Done:
 
 
 def warmup_ratio_for(steps: int) -> float:
-    """Share of a run spent on warm-up, by its length (TRN-05)."""
+    """Share of a run spent on warm-up, by its length."""
     if steps < 10_000:
         return 0.1
     return 0.05 if steps <= 100_000 else 0.02
@@ -53,6 +53,7 @@ def decide_length(
     decisions: Decisions,
     rows_per_epoch: int | None,
     done: Done | None = None,
+    data_kind: str | None = None,
 ) -> None:
     """Fix `steps` and `epochs`: the smaller limit holds.
 
@@ -62,6 +63,13 @@ def decide_length(
 
     A limit that was set for this run sets a preset's other limit aside. `epochs` of
     the Plan is a number only where it is the limit that holds.
+
+    Args:
+        config: the settings.
+        decisions: takes what is decided.
+        rows_per_epoch: rows of one pass over the data; None where not known.
+        done: what a run that is resumed has trained.
+        data_kind: the kind of data; None where there is none yet.
 
     Raises:
         LuminaError: E002 when the length depends on data that is not known.
@@ -80,6 +88,14 @@ def decide_length(
     if epochs is not None and rows_per_epoch is not None:
         total = max(1, round(epochs * rows_per_epoch))
         by_epochs = done.steps + math.ceil(max(total - done.rows, 0) / batch)
+    endless = data_kind if rows_per_epoch is None else None
+    if endless and (steps is None or asked_for(config, "epochs")):
+        raise LuminaError(
+            "E002",
+            f"data of kind {endless} has no known number of rows, so that "
+            f"{epochs:g} epochs of it have no length",
+            "name --steps in place of --epochs",
+        )
     if steps is None and by_epochs is None:
         raise LuminaError(
             "E002",
@@ -98,6 +114,8 @@ def decide_length(
     else:
         decisions.decide("steps", steps, source_of(config, "steps"))
         passes = "steps are the limit"
+        if endless:
+            passes = f"data of kind {endless} has no known number of rows: {passes}"
         if rows_per_epoch:
             left = max((steps or 0) - done.steps, 0)
             rows = done.rows + left * batch

@@ -67,6 +67,7 @@ def make_plan(
     eval_rows: int | None = None,
     num_puzzles: int = 1,
     done: Done | None = None,
+    data_kind: str | None = None,
 ) -> Plan:
     """Decide everything about a run before it starts.
 
@@ -77,11 +78,13 @@ def make_plan(
         config: what was asked for.
         environment: what there is (`probe`).
         tokenizer_vocab_size: tokens the tokenizer knows; None before there is one.
-        rows_per_epoch: rows of `seq_length` in one pass; None where not known.
+        rows_per_epoch: rows of `seq_length` in one pass; None where not known. Of data
+            whose `data_kind` is named, that number does not exist.
         world_size: processes that train together.
         eval_rows: rows held out; 0 for none, None where not known.
         num_puzzles: puzzle identifiers, for a model of puzzles.
         done: what a run that is resumed has trained; None for a new run.
+        data_kind: the kind of data; None where there is none yet.
 
     Raises:
         LuminaError: E002 for settings that contradict each other, E003 for what the
@@ -101,7 +104,7 @@ def make_plan(
     _decide_attention(config, machine, spec, decisions)
     _decide_compile(config, machine, decisions)
     _decide_layout(config, machine, spec, decisions)
-    decide_length(config, decisions, rows_per_epoch, done)
+    decide_length(config, decisions, rows_per_epoch, done, data_kind)
     decide_schedule(config, decisions, done)
     decide_rhythm(config, decisions, eval_rows)
     plan = _finish(spec, decisions)

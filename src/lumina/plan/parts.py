@@ -127,11 +127,11 @@ def _measured(
     except LuminaError:
         raise
     except Exception as error:
-        problem = (str(error) or "no message").splitlines()[0]
+        told = (str(error) or "no message").splitlines()[0]
         raise LuminaError(
             "E005",
             f"the memory of the {kind} {name} is not known: it does not run without "
-            f"values ({type(error).__name__}: {problem})",
+            f"values ({type(error).__name__}: {told})",
             "mend it (--debug shows where), or give the class a static method "
             "kept_bytes(spec, tokens, element)",
         ) from error

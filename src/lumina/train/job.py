@@ -9,7 +9,6 @@ from typing import Any
 
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
-from lumina.data.arc import ArcTests
 from lumina.data.long_conversations import long_in_words
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
@@ -142,25 +141,25 @@ class Job:
             outset = begin(prepared, recorder)
         else:
             outset = go_on(prepared, recorder, store)
-        held_out, progress = prepared.prepared.eval, outset.progress
+        data, progress = prepared.data, outset.progress
         self._loop = Loop(
             program=outset.program,
             stream=prepared.stream,
-            eval_batches=None
-            if held_out is None
-            else lambda program: held_out_batches(held_out, program),
+            eval_batches=(lambda program: held_out_batches(data, program))
+            if data.holds_out
+            else None,
             progress=progress,
             recorder=recorder,
             checkpoints=store,
             controls=outset.controls,
             signals=self.signals,
             config=prepared.config.to_dict(),
-            score=held_out.score if isinstance(held_out, ArcTests) else None,
+            score=data.score,
             overflow=outset.overflow,
             best=outset.best,
             saved=progress.step if prepared.reader else -1,
             evaluation_owed=outset.evaluation_owed,
-            encoding=encoding_of(prepared.prepared.tokenizer),
+            encoding=encoding_of(data.tokenizer),
         )
         self.console.start(plan, progress.step)
         return self._loop
@@ -183,7 +182,7 @@ class Job:
 
     def _finish(self, result: TrainResult, loop: Loop) -> None:
         """Mark the run, report it, and say what to do next."""
-        prepared, config = self.prepared.prepared, self.prepared.config
+        data, config = self.prepared.data, self.prepared.config
         # A run that was asked to stop ends at once.
         count = 0 if result.exit_code else config.run.report_samples
         finish(
@@ -194,8 +193,8 @@ class Job:
             loop.recorder,
             self.console,
             time.monotonic() - self.started,
-            conversations=bool(prepared.stats.get("conversations")),
-            samples=sample_texts(loop.program, prepared, count),
+            conversations=bool(data.stats.get("conversations")),
+            samples=sample_texts(loop.program, data, count),
         )
 
     def close(self) -> None:
@@ -219,7 +218,7 @@ class Job:
         if self.ranks.main:
             step = prepared.reader.meta.step if prepared.reader else 0
             folder.write_decisions(
-                prepared.config, self.plan, prepared.prepared.tokenizer, step
+                prepared.config, self.plan, prepared.data.tokenizer, step
             )
 
     def _open_records(
@@ -247,19 +246,30 @@ class Job:
             "run_started",
             "the run begins, or goes on",
             prepared.reader.meta.step if prepared.reader else 0,
-            **origin(prepared.config, prepared.environment, prepared.prepared.stats),
+            **origin(prepared.config, prepared.environment, prepared.data.stats),
         )
         for event in prepared.events:
             recorder.event(**({"step": None} | event))
         return recorder, store
 
     def _banner(self) -> None:
-        stats, stream = self.prepared.prepared.stats, self.prepared.stream
+        prepared = self.prepared
+        stats, stream = prepared.data.stats, prepared.stream
         shown = ("documents", "conversations", "skipped", "train_tokens", "eval_tokens")
-        told = {key: stats.get(key, 0) for key in shown}
+        told: dict[str, Any] = {}
+        if prepared.config.data.data_kind:
+            told["of kind"] = prepared.kind.name
+        if "documents" in stats:
+            told |= {key: stats.get(key, 0) for key in shown}
+        else:  # a plug-in's kind, which counts what it likes
+            told |= stats
+        if stream.order.rows_per_epoch is None:
+            told["rows"] = "unknown"
         if long := stats.get("long_conversations"):
             told["long"] = long_in_words(long)
-        told["packing"] = f"{stream.utilisation:.1%} of positions used"
+        used = stream.utilisation
+        if used is not None:
+            told["packing"] = f"{used:.1%} of positions used"
         self.console.banner(
             self.plan,
             self.prepared.environment,

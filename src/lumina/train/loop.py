@@ -13,7 +13,7 @@ import torch
 from lumina.assemble.assemble import Progress, capture
 from lumina.assemble.program import Program
 from lumina.batch import Batch
-from lumina.data.stream import Cursor, Prefetcher
+from lumina.data.stream import Prefetcher, RowStream
 from lumina.data.tokenise import ENCODING_RULES
 from lumina.errors import LuminaError
 from lumina.measure.held_out import (
@@ -32,7 +32,6 @@ from lumina.train.controls.apply_change import program_for, set_in
 from lumina.train.expert_capacity import AdaptiveCapacity
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
-from lumina.train.rows import AnyStream
 from lumina.train.signals import StopSignals
 from lumina.train.step import SCALARS, train_step
 from lumina.train.warm_up import capacities_to_compile, warm_up
@@ -78,7 +77,7 @@ class Loop:
     """
 
     program: Program
-    stream: AnyStream
+    stream: RowStream
     eval_batches: Callable[[Program], Iterable[Batch]] | None
     progress: Progress
     recorder: Recorder
@@ -138,7 +137,7 @@ class Loop:
                     break
                 values = self._guarded_step(batches)
                 self.progress.tokens += batches.tokens
-                self.progress.cursor = batches.cursor.to_dict()
+                self.progress.cursor = dict(batches.cursor)
                 ring.push(self._known(batches, waited), values)
                 boundary = self._boundary()
                 for row in self._arrived(ring, newest=boundary):
@@ -157,7 +156,7 @@ class Loop:
     def _feed(self) -> Prefetcher:
         return Prefetcher(
             self.stream,
-            Cursor.from_dict(self.progress.cursor),
+            self.progress.cursor,
             rank=self.program.mesh.data.rank,
             world_size=self.program.mesh.data.size,
             micro_batch_size=self.plan.micro_batch_size,
@@ -391,7 +390,7 @@ class Loop:
             "worse_evaluations": self.best.worse,
             "evaluation_owed": self.evaluation_owed,
             "overflow": self.overflow.state(),
-            "data_fingerprint": self.stream.store.fingerprint,
+            "data_fingerprint": self.stream.fingerprint,
             "encoding_rules": ENCODING_RULES,
             "encoding": self.encoding,
         }

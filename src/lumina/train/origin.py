@@ -35,6 +35,7 @@ def origin(
         stats: what was found in the data.
     """
     data = config.data
+    kind = [f"data of kind {data.data_kind}"] if data.data_kind else []
     counts = ("documents", "conversations", "train_tokens", "eval_tokens")
     found = {name: stats[name] for name in FOUND if stats.get(name)}
     return {
@@ -43,7 +44,7 @@ def origin(
         "torch": environment.torch_version,
         "python": platform.python_version(),
         "device": environment.device_name,
-        "data": [*data.train_data, *data.tasks],
+        "data": [*kind, *data.train_data, *data.tasks],
         "counts": {name: stats[name] for name in counts if stats.get(name)},
         "found": found,
     }

@@ -8,16 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
 from lumina.config.task_paths import paths_by_task
-from lumina.data.order import Cursor
-from lumina.data.prepare import Prepared, fit_rows, prepare
-from lumina.data.puzzles import PreparedPuzzles, prepare_puzzles
-from lumina.data.tasks import PreparedTasks, fit_task_rows, prepare_tasks
+from lumina.data.kind import Data, DataKind, Request, Rows
+from lumina.data.kinds import chosen_kind, names_data, options_of
+from lumina.data.stream import RowStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.model.registry import load_plugins
@@ -43,7 +41,6 @@ from lumina.train.expert_training import with_expert
 from lumina.train.from_base_model import borrowed, with_its_tokenizer
 from lumina.train.resume import Resumption, find_resumption
 from lumina.train.resume_plan import as_left
-from lumina.train.rows import AnyPrepared, AnyStream, Rows, rows_of, text_stores
 from lumina.train.shape_from_weights import adopted
 from lumina.train.vocabulary import with_vocabulary
 
@@ -58,14 +55,16 @@ class Preparation:
         weights: what a new run starts from, or None for random ones.
         base: the language model that `weights` borrow from, or None.
         environment: the machine.
-        prepared: the data.
+        kind: the kind of data.
+        data: what is trained on.
         stream: the data as batches.
         plan: what is done.
     """
 
     environment: Environment
-    prepared: AnyPrepared
-    stream: AnyStream
+    kind: DataKind
+    data: Data
+    stream: RowStream
     plan: Plan
 
     def __init__(self, config: Config, ranks: Ranks, console: Console) -> None:
@@ -87,7 +86,7 @@ class Preparation:
 
     @property
     def rows_per_epoch(self) -> int | None:
-        """Rows of one pass over the data, where data was named."""
+        """Rows of one pass over the data, where they are known."""
         return self.stream.order.rows_per_epoch if hasattr(self, "stream") else None
 
     def look_back(self, run: Path | None) -> None:
@@ -133,13 +132,13 @@ class Preparation:
             self.weights = with_heads(weights, names)
             self._length_open = not asked_for(self.config, "seq_length")
             self.config = adopted(self.config, self.weights)
+        self.kind = chosen_kind(self.config)
         tokenizer = self._known_tokenizer()
-        data = self.config.data
-        if not data.train_data and not data.tasks and planning:
+        if planning and not names_data(self.config):
             self.plan = self._plan_without_data(tokenizer)
             return
         try:
-            self.prepared = self._prepare_data()
+            self.data = self._prepare_data()
         except LuminaError as error:
             raise self._from_here(error) from error
         self.plan = self._plan()
@@ -176,43 +175,32 @@ class Preparation:
             assert self.resumption is not None
             self.resumption.reader = open_checkpoint(chosen) if chosen else None
 
-    def _prepare_data(self) -> AnyPrepared:
+    def _prepare_data(self) -> Data:
         """Rank 0 first; the others then open what it made."""
-        hrm = self.config.hrm
-        if hrm.use_hrm and hrm.hrm_mode == "puzzle":
-            return self._prepare_puzzles()
-        tokenizer = None
-        if self.resumption is not None:
-            folder = RunDirectory(self.resumption.run).tokenizer
-            if folder.is_dir():
-                tokenizer = Tokenizer.from_path(folder)
-        make = prepare_tasks if self.config.data.tasks else prepare
-        prepared: Prepared | PreparedTasks | None = None
+        options = options_of(self.kind, self.config.data.data_options)
+        request = Request(self.config, self._own_tokenizer(), options)
         if self.ranks.main:
-            prepared = make(
-                self.config,
-                tokenizer=tokenizer,
+            told = replace(
+                request,
                 on_progress=Progression(self.console),
                 on_event=lambda **event: self.events.append(event),
             )
+            data = self.kind.prepare(told)
         self.ranks.barrier()
-        return prepared or make(self.config, tokenizer=tokenizer)
+        return data if self.ranks.main else self.kind.prepare(request)
 
-    def _prepare_puzzles(self) -> PreparedPuzzles:
-        """Rank 0 first; the others then find the solutions it kept."""
-        prepared = None
-        if self.ranks.main:
-            prepared = prepare_puzzles(
-                self.config, lambda **event: self.events.append(event)
-            )
-        self.ranks.barrier()
-        return prepared or prepare_puzzles(self.config)
+    def _own_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of the run that goes on, if it has one."""
+        if self.resumption is None:
+            return None
+        folder = RunDirectory(self.resumption.run).tokenizer
+        return Tokenizer.from_path(folder) if folder.is_dir() else None
 
-    def _fit_vectors(self, prepared: PreparedPuzzles) -> None:
+    def _fit_vectors(self, rows: Rows) -> None:
         """The weights to start from, with as many vectors as there are puzzles."""
-        if self.weights is None:
+        if self.weights is None or rows.num_puzzles is None:
             return
-        known, found = self.weights.spec.vocab_size, prepared.train.vocab_size
+        known, found = self.weights.spec.vocab_size, rows.vocab_size
         if known != found:
             raise LuminaError(
                 "E002",
@@ -220,14 +208,14 @@ class Preparation:
                 f"these have {found}",
                 "name puzzles of the kind that the weights were trained on",
             )
-        count = prepared.train.num_puzzles
+        count = rows.num_puzzles
         self.weights, told = fitted_vectors(self.weights, count)
         self._note(f"starts from {told}", "weights_taken")
 
     @property
     def has_data(self) -> bool:
         """Whether the Plan is for data, not for a model alone."""
-        return hasattr(self, "prepared")
+        return hasattr(self, "data")
 
     def told(self) -> Plan:
         """The Plan, with what a person who only plans has to know besides."""
@@ -263,8 +251,7 @@ class Preparation:
 
     def _known_tokenizer(self) -> Tokenizer | None:
         """The tokenizer that was named; vocabularies go together from here on."""
-        hrm = self.config.hrm
-        if self.resumption is not None or (hrm.use_hrm and hrm.hrm_mode == "puzzle"):
+        if self.resumption is not None or not self.kind.trains_tokenizer:
             return None
         path = self.config.data.tokenizer
         tokenizer = None if path is None else Tokenizer.from_path(path)
@@ -291,14 +278,14 @@ class Preparation:
             return
         if weights.spec.pos_encodings == "learned":
             return  # the table of positions is as long as a row
-        prepared = getattr(self, "prepared", None)
-        stores = text_stores(prepared) if prepared is not None else None
+        data = self.data if self.has_data else None
+        tokenizer = data.tokenizer if data else None
         self.config = with_row_length(
             self.config,
             self.environment,
             weights.spec,
-            None if stores is None else [np.diff(store.starts) for store in stores],
-            vocab_size=prepared.tokenizer.vocab_size if prepared else None,
+            data.document_lengths() if data else None,
+            vocab_size=tokenizer.vocab_size if tokenizer else None,
             world_size=world_size,
         )
 
@@ -310,56 +297,63 @@ class Preparation:
         self.config = fine_tuning(
             self.config,
             resolve_spec(self.config, known),
-            rows_per_epoch=rows.per_epoch if rows else None,
+            rows_per_epoch=rows.sequence.rows_per_epoch if rows else None,
             data_ranks=Sizes.of(world_size).data,
         )
 
     def _fit_rows(self) -> None:
-        """Long conversations as rows can hold them; rank 0 first, as for the data."""
-        if isinstance(self.prepared, PreparedPuzzles):
-            return
+        """The data as rows can hold it; rank 0 first, as for the preparation."""
         if self.ranks.main:
-            self._fit(
+            self.data = self.data.fit(
+                self.config,
                 on_progress=Progression(self.console),
                 on_event=lambda **event: self.events.append(event),
             )
         self.ranks.barrier()
         if not self.ranks.main:
-            self._fit()
-
-    def _fit(self, **told: Any) -> None:
-        length = self.config.model.seq_length
-        if isinstance(self.prepared, PreparedTasks):
-            self.prepared = fit_task_rows(self.prepared, length, **told)
-        elif isinstance(self.prepared, Prepared):
-            self.prepared = fit_rows(self.prepared, self.config, length, **told)
+            self.data = self.data.fit(self.config)
 
     def _plan(self) -> Plan:
         """The Plan, with what the data says about lengths."""
-        if isinstance(self.prepared, PreparedPuzzles):
-            self._fit_vectors(self.prepared)
         ranks = self._processes()
         self._decide_length(ranks)
         self._fit_rows()
-        rows = rows_of(self.prepared, self.config)
+        rows = self.data.rows(self.config)
+        self._fit_vectors(rows)
         self._fine_tune(rows, ranks)
         plan = make_plan(
             self.config,
             self.environment,
             tokenizer_vocab_size=rows.vocab_size,
-            rows_per_epoch=rows.per_epoch,
+            rows_per_epoch=rows.sequence.rows_per_epoch,
             world_size=ranks,
             eval_rows=rows.held_out,
-            num_puzzles=rows.num_puzzles,
-            done=self._done(rows.per_epoch),
+            num_puzzles=rows.num_puzzles or 1,
+            done=self._done(rows),
+            data_kind=self.kind.name,
         )
-        self.stream = rows.stream(plan)
+        self.stream = self.data.stream(
+            self.config,
+            rows,
+            global_batch_size=plan.global_batch_size,
+            epochs=plan.epochs,
+        )
+        self._tell_unknown_length(rows)
         self._tell_rows_without_labels(plan.spec.seq_length)
         plan = self._with_context(plan)
         if self.reader is None or self.resumption is None:
             return plan
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
+
+    def _tell_unknown_length(self, rows: Rows) -> None:
+        """Say that no pass over the data can be counted."""
+        if rows.sequence.rows_per_epoch is None:
+            self._note(
+                f"data of kind {self.kind.name} has no known number of rows: the run "
+                "ends at its last step, and epochs are not counted",
+                "data_length_unknown",
+            )
 
     def _tell_rows_without_labels(self, seq_length: int) -> None:
         """A row of nothing but a long question takes time and teaches nothing."""
@@ -415,17 +409,16 @@ class Preparation:
                     )
         return error
 
-    def _done(self, rows_per_epoch: int) -> Done | None:
+    def _done(self, rows: Rows) -> Done | None:
         """What the checkpoint has behind it, in steps and in rows."""
         if self.reader is None or self.resumption is None:
             return None
         meta = self.reader.meta
-        cursor = Cursor.from_dict(meta.cursor)
         # A Plan of an earlier version says only the batch it was made for.
         batch = meta.plan.get("schedule_batch") or meta.plan["global_batch_size"]
         if "warmup_steps" in self.resumption.changes:
             batch = None
-        return Done(meta.step, cursor.epoch * rows_per_epoch + cursor.row, batch)
+        return Done(meta.step, rows.sequence.rows_before(meta.cursor), batch)
 
     def _note(
         self, message: str, kind: str = "fresh_start", severity: str = "info"

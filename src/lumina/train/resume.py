@@ -10,6 +10,7 @@ from lumina.config import Config, Source
 from lumina.config.files import read_layer
 from lumina.config.sections import SECTIONS
 from lumina.config.task_paths import paths_by_task
+from lumina.data.kinds import known_kinds
 from lumina.errors import LuminaError, shell_path
 from lumina.model.registry import STANDARD, missing
 from lumina.plan.decisions import asked_for
@@ -36,7 +37,7 @@ FIXED = (
     - LIVE_SHAPE
 ) | {"seed", "init_from", "freeze", "expert_id", "default_goal",
      "loss_on", "long_conversations", "eval_fraction", "tokenizer",
-     "tokenizer_vocab_size", "task_sampling_strategy"}  # fmt: skip
+     "tokenizer_vocab_size", "task_sampling_strategy", "data_kind"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""
 
@@ -243,11 +244,15 @@ def _check_plugins(saved: Config, asked: dict[str, Any], run: Path) -> None:
     """The run's plug-ins are code: they must be named again, or be there already."""
     if "plugins" in asked or not saved.parts.plugins:
         return
+    kind = saved.data.data_kind
     lists = (saved.parts.block_type, saved.parts.attention_type,
              saved.parts.feedforward_type)  # fmt: skip
     single = (saved.parts.backbone, saved.parts.objective)
     names = {n for names in lists for n in names} | {n for n in single if n}
-    if absent := missing(sorted(names - {STANDARD})):
+    absent = missing(sorted(names - {STANDARD}))
+    if kind and kind not in known_kinds():
+        absent.append(kind)
+    if absent:
         raise LuminaError(
             "E002",
             f"{run} was begun with plug-ins, which hold {', '.join(absent)}, and code "

@@ -8,7 +8,6 @@ from typing import Any
 
 from lumina.assemble.assemble import Progress, assemble
 from lumina.assemble.program import Program
-from lumina.data.stream import Cursor
 from lumina.data.tokenise import RULES_SINCE
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -53,7 +52,8 @@ def begin(prepared: Preparation, recorder: Recorder) -> Outset:
     program = assemble(
         prepared.plan, weights.source if weights else None, ranks=prepared.ranks
     )
-    return Outset(program, Progress(cursor=Cursor().to_dict()), Best(), Controls())
+    start = dict(prepared.stream.start)
+    return Outset(program, Progress(cursor=start), Best(), Controls())
 
 
 def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> Outset:
@@ -110,9 +110,9 @@ def encoding_of(tokenizer: Tokenizer | None) -> dict[str, str]:
 
 def check_data(prepared: Preparation, extra: dict[str, Any]) -> None:
     """The position in the data means nothing in other data."""
-    if extra["data_fingerprint"] != prepared.stream.store.fingerprint:
+    if extra["data_fingerprint"] != prepared.stream.fingerprint:
         began = extra.get("encoding_rules", 2)
-        tokenizer = prepared.prepared.tokenizer
+        tokenizer = prepared.data.tokenizer
         if began < 3 and tokenizer is not None and tokenizer.bos_id is None:
             raise LuminaError(
                 "E002",

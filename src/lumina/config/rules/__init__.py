@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lumina.config.rules import (
+    data,
     embedding,
     hrm,
     mod,
@@ -29,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     mod.RULE,
     mor.RULE,
     parts.RULE,
+    data.RULE,
     tasks.RULE,
     named_expert.RULE,
     training.RULE,

@@ -62,7 +62,8 @@ def check(settings: Settings) -> None:
 
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options without effect, and why."""
-    if chosen(settings) or not settings.is_default("parallel"):
+    others = settings.data.data_kind or not settings.is_default("parallel")
+    if chosen(settings) or others:
         return {}
     return {"plugins": "no option chooses anything that it registers"}
 

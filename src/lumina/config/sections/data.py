@@ -15,6 +15,14 @@ class DataSection(Section):
     train_data: tuple[str, ...] = Field(
         (), description="files, folders or globs (.txt, .jsonl) to train on"
     )
+    data_kind: str | None = Field(
+        None,
+        description="text, tasks, sudoku, arc or a kind that a plug-in registers; "
+        "default: what the other options describe",
+    )
+    data_options: tuple[str, ...] = Field(
+        (), description="options of a plug-in's kind of data, each NAME=VALUE"
+    )
     eval_data: tuple[str, ...] = Field(
         (), description="held-out files; default: split off the training data"
     )

@@ -15,7 +15,7 @@ from lumina.model.spec import ModelSpec
 from lumina.ops.cross_entropy.stablemax import stablemax_cross_entropy
 
 VECTORS, IDENTIFIERS = "puzzle.vectors", "puzzle.identifiers"
-"""Of `aux`: the vectors that the rows of a forward used, and their puzzles."""
+"""Of `aux`: the vectors that the rows of a forward used, and whose they are."""
 
 
 class PuzzleObjective(nn.Module):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lumina.config.leaves import nearest
+from lumina.config.option_values import value_like
 from lumina.errors import LuminaError
 from lumina.model.registry import OPTION_OF, STANDARD, Part, chosen_part
 from lumina.model.spec import ModelSpec, PartsSpec
@@ -152,22 +153,7 @@ def _options(given: tuple[str, ...], used: list[Part]) -> dict[str, dict[str, An
                 f"part_options {text}: {name} has no option {option!r}",
                 f"{meant}it has {listed}",
             )
-        found[name][option] = _value(text, value, found[name][option])
-    return found
-
-
-def _value(text: str, written: str, default: Any) -> Any:
-    """An option's value, of the type of its default."""
-    try:
-        value = json.loads(written)
-    except ValueError:
-        value = written
-    if isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if default is not None and type(value) is not type(default):
-        raise LuminaError(
-            "E005",
-            f"part_options {text}: not a value like the default, {default!r}",
-            f"its type is {type(default).__name__}, written as JSON does",
+        found[name][option] = value_like(
+            found[name][option], value, f"part_options {text}"
         )
-    return value
+    return found
