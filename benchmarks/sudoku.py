@@ -55,10 +55,10 @@ from lumina.model.build import build_network
 from lumina.model.hrm import Carry
 from lumina.model.network import Network
 from lumina.model.spec import HrmSpec, ModelSpec
-from lumina.optim.adamw import Slot
-from lumina.optim.atan2 import AdamATan2
 from lumina.optim.average import WeightAverage
-from lumina.optim.sign_sgd import SignSGD
+from lumina.optim.methods.adam_atan2 import AdamATan2
+from lumina.optim.methods.sign_sgd import SignSGD
+from lumina.optim.optimizer import Slot
 
 VARIANTS = {
     "hrm": HrmSpec(),
@@ -160,23 +160,21 @@ class Run:
                 name=name,
                 parameter=p,
                 master=p.detach(),
-                exp_avg=torch.zeros_like(p),
-                exp_avg_sq=torch.zeros_like(p),
                 decay=p.ndim >= 2,
             )
             for name, p in self.network.named_parameters()
             if name != TABLE
         ]
         self.optimizer = AdamATan2(
-            self.slots, beta1=0.9, beta2=0.95, eps=0.0, device=self.device
+            self.slots, {"beta1": 0.9, "beta2": 0.95}, device=self.device
         )
         self.average = WeightAverage(self.slots, args.ema, device=self.device)
-        table = self.network.backbone.puzzle_embedding.weight.data
-        self.vectors = SignSGD(
-            table,
-            rate=args.puzzle_lr / args.lr,
-            weight_decay=args.puzzle_weight_decay,
+        table = self.network.backbone.puzzle_embedding
+        table.touched = []
+        self.table = Slot(
+            TABLE, table.weight, table.weight.data, decay=True, touched=table.touched
         )
+        self.vectors = SignSGD([self.table], {}, device=self.device)
         self.rate = torch.zeros((), device=self.device)
         self.zero = torch.zeros((), device=self.device)
         self.one = torch.ones((), device=self.device)
@@ -222,7 +220,6 @@ class Run:
         rows = self.args.batch
         losses, aux = self.network(self.batch(), self.carry)
         self.carry = losses.carry
-        self.vectors.use(aux["puzzle.identifiers"], aux["puzzle.vectors"])
         halting = aux["act.halt_loss"] + aux.get("act.continue_loss", 0.0)
         ((losses.loss_sum + 0.5 * halting) / rows).backward()
         self.rate.fill_(self.args.lr * min(1.0, (self.step + 1) / self.args.warmup))
@@ -230,8 +227,14 @@ class Run:
             lr=self.rate, weight_decay=self.args.weight_decay,
             divisor=self.one, skip=self.zero,
         )  # fmt: skip
-        self.vectors.step(self.rate, self.vectors.gather())
-        self.optimizer.zero_grad()
+        broken = self.vectors.gather()
+        self.vectors.step(
+            lr=self.rate * (self.args.puzzle_lr / self.args.lr),
+            weight_decay=self.args.puzzle_weight_decay,
+            divisor=self.one, skip=broken,
+        )  # fmt: skip
+        for slot in (*self.slots, self.table):
+            slot.zero_grad()
         self.average.update(self.zero)
         self.step += 1
         values = {"loss": losses.loss_sum.detach()}
@@ -284,10 +287,10 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
         for slot, average in zip(self.slots, self.average.averages, strict=True):
-            for kind in ("master", "exp_avg", "exp_avg_sq"):
-                tensors[f"{kind}/{slot.name}"] = getattr(slot, kind)
+            for kind, tensor in {"master": slot.master, **slot.state}.items():
+                tensors[f"{kind}/{slot.name}"] = tensor
             tensors[f"ema/{slot.name}"] = average
-        tensors["vectors"] = self.vectors.weight
+        tensors["vectors"] = self.table.master
         if self.carry is not None:
             tensors |= {f"carry/{k}": v for k, v in self.carry.tensors().items()}
         tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
@@ -317,10 +320,10 @@ class Run:
             raise SystemExit(f"{folder} holds another run: {facts['settings']}")
         tensors = load_file(path, device=str(self.device))
         for slot, average in zip(self.slots, self.average.averages, strict=True):
-            for kind in ("master", "exp_avg", "exp_avg_sq"):
-                getattr(slot, kind).copy_(tensors[f"{kind}/{slot.name}"])
+            for kind, tensor in {"master": slot.master, **slot.state}.items():
+                tensor.copy_(tensors[f"{kind}/{slot.name}"])
             average.copy_(tensors[f"ema/{slot.name}"])
-        self.vectors.weight.copy_(tensors["vectors"])
+        self.table.master.copy_(tensors["vectors"])
         held = {k[6:]: v for k, v in tensors.items() if k.startswith("carry/")}
         self.carry = Carry(**held) if held else None
         self.step, self.seconds = facts["step"], facts["seconds"]

@@ -28,6 +28,7 @@ for room in (
     "data",
     "tasks",
     "training",
+    "optimizers",
     "running",
     "system",
 ):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lumina.optim.adamw import AdamW, Slot
+from lumina.optim.methods.adamw import AdamW
+from lumina.optim.optimizer import Slot
 
 SHAPES = {"matrix": (6, 4), "norm": (5,), "experts": (2, 3, 4)}
 
@@ -23,8 +24,6 @@ def slots_of(dtype=torch.float32, seed=0):
                 name=name,
                 parameter=parameter,
                 master=parameter.detach() if dtype == torch.float32 else master,
-                exp_avg=torch.zeros(shape),
-                exp_avg_sq=torch.zeros(shape),
                 decay=len(shape) >= 2,
             )
         )
@@ -32,7 +31,8 @@ def slots_of(dtype=torch.float32, seed=0):
 
 
 def optimizer_of(slots):
-    return AdamW(slots, beta1=0.9, beta2=0.95, eps=1e-8, device=torch.device("cpu"))
+    options = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
+    return AdamW(slots, options, device=torch.device("cpu"))
 
 
 def gradients(step, dtype=torch.float32):
@@ -49,7 +49,8 @@ def take(optimizer, grads, lr=1e-2, decay=0.1, divisor=1.0, skip=0.0):
         divisor=torch.tensor(divisor),
         skip=torch.tensor(skip),
     )
-    optimizer.zero_grad()
+    for slot in optimizer.slots:
+        slot.zero_grad()
 
 
 def torch_optimizer(slots):
@@ -120,14 +121,14 @@ def test_a_skipped_step_changes_nothing(dtype, bad):
     optimizer = optimizer_of(slots)
     take(optimizer, gradients(0))
     kept = [
-        [t.clone() for t in (s.parameter.detach(), s.master, s.exp_avg, s.exp_avg_sq)]
+        [t.clone() for t in (s.parameter.detach(), s.master, *s.state.values())]
         for s in slots
     ]
     grads = gradients(1)
     grads[1][2] = bad
     take(optimizer, grads, skip=1.0)
     for slot, tensors in zip(slots, kept, strict=True):
-        now = (slot.parameter, slot.master, slot.exp_avg, slot.exp_avg_sq)
+        now = (slot.parameter, slot.master, *slot.state.values())
         assert all(torch.equal(a, b) for a, b in zip(now, tensors, strict=True))
     assert optimizer.steps.tolist() == [1.0] * 3
     # And the next good one counts as the second.
@@ -143,7 +144,7 @@ def test_a_skipped_step_changes_nothing(dtype, bad):
 def test_small_chunks_give_the_same_step(monkeypatch):
     whole, pieces = slots_of(torch.bfloat16), slots_of(torch.bfloat16)
     take(optimizer_of(whole), gradients(0, torch.bfloat16))
-    monkeypatch.setattr("lumina.optim.adamw.CHUNK_BYTES", 8)
+    monkeypatch.setattr("lumina.optim.methods.adamw.CHUNK_BYTES", 8)
     take(optimizer_of(pieces), gradients(0, torch.bfloat16))
     for a, b in zip(whole, pieces, strict=True):
         assert torch.equal(a.master, b.master)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lumina.optim.adamw import Slot
 from lumina.optim.average import WeightAverage
+from lumina.optim.optimizer import Slot
 
 TAKEN, SKIPPED = torch.tensor(0.0), torch.tensor(1.0)
 
@@ -21,8 +21,7 @@ def slot_of(values, dtype=torch.float32):
     parameter = nn.Parameter(master.to(dtype))
     if dtype == torch.float32:
         master = parameter.detach()
-    zeros = torch.zeros_like(master)
-    return Slot("w", parameter, master, zeros, zeros.clone(), decay=False)
+    return Slot("w", parameter, master, decay=False)
 
 
 @pytest.mark.covers("TRN-10: exponential moving average of weights")

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lumina.model.puzzle_vectors import PuzzleVectors
-from lumina.optim.sign_sgd import SignSGD
+from lumina.optim.methods.sign_sgd import SignSGD
+from lumina.optim.optimizer import Slot
 
 
 def plain(
@@ -24,15 +25,21 @@ def plain(
 
 def step(
     table: Tensor, ids: list[Tensor], gradients: list[Tensor], skip: float = 0.0
-) -> SignSGD:
-    optimizer = SignSGD(table, rate=10.0, weight_decay=0.5)
+) -> None:
+    """One step at rate 0.1 with decay 0.5, of which each entry is a forward."""
+    slot = Slot("table", torch.nn.Parameter(table, False), table, True, touched=[])
+    optimizer = SignSGD([slot], {}, device=table.device)
     for some, theirs in zip(ids, gradients, strict=True):
         rows = table[some].clone().requires_grad_()
         (rows * theirs).sum().backward()
-        optimizer.use(some, rows)
-    broken = optimizer.gather()
-    optimizer.step(torch.tensor(0.01), torch.maximum(broken, torch.tensor(skip)))
-    return optimizer
+        slot.touched.append((some, rows))
+    broken, one = optimizer.gather(), torch.ones((), device=table.device)
+    optimizer.step(
+        lr=0.1 * one,
+        weight_decay=0.5,
+        divisor=one,
+        skip=torch.maximum(broken, skip * one),
+    )
 
 
 def test_used_vectors_move_and_others_do_not() -> None:
@@ -82,6 +89,18 @@ def test_a_table_gives_leaves_in_training_only() -> None:
     assert not table.eval()(ids).requires_grad
 
 
+def test_a_table_notes_what_forwards_use_where_an_optimizer_trains_it() -> None:
+    table, ids = PuzzleVectors(5, 3), torch.tensor([4, 0, 4])
+    table(ids)
+    assert table.touched is None
+    table.touched = []
+    rows = table(ids)
+    assert len(table.touched) == 1
+    assert table.touched[0][0] is ids and table.touched[0][1] is rows
+    table.eval()(ids)
+    assert len(table.touched) == 1
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_the_gpu_does_the_same_each_time() -> None:
@@ -92,11 +111,7 @@ def test_the_gpu_does_the_same_each_time() -> None:
     found = []
     for _ in range(3):
         table = start.cuda()
-        optimizer = SignSGD(table, rate=10.0, weight_decay=0.5)
-        rows = table[ids.cuda()].clone().requires_grad_()
-        (rows * gradients.cuda()).sum().backward()
-        optimizer.use(ids.cuda(), rows)
-        optimizer.step(torch.tensor(0.01, device="cuda"), optimizer.gather())
+        step(table, [ids.cuda()], [gradients.cuda()])
         found.append(table.cpu())
     assert all(torch.equal(found[0], other) for other in found)
     torch.testing.assert_close(found[0], wanted, rtol=1e-6, atol=1e-7)

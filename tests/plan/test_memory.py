@@ -190,8 +190,7 @@ def test_states_are_counted_to_the_byte(precision: str, accumulate: int) -> None
     for tensor in [
         *program.network.parameters(),
         *(s.master for s in slots),
-        *(s.exp_avg for s in slots),
-        *(s.exp_avg_sq for s in slots),
+        *(tensor for s in slots for tensor in s.state.values()),
         *(s.accumulator for s in slots if s.accumulator is not None),
         *(program.average.averages if program.average else []),
     ]:

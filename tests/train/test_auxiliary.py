@@ -106,7 +106,7 @@ def test_a_step_minimises_the_terms_that_are_written_here(stream, name):
 
     metrics = train_step(program, batches, 0).tolist()
     share = 1 - program.plan.beta1
-    found = {s.name: s.exp_avg / share for s in program.optimizer.slots}
+    found = {s.name: s.state["exp_avg"] / share for s in program.optimizer.slots}
     for parameter, gradient in found.items():
         wanted = sum((term[parameter] for term in terms.values()), main[parameter])
         scale = max(wanted.abs().max().item(), 1e-3)

@@ -27,7 +27,9 @@ def gradients(program, batches):
     """The gradient of a step: the first moment after it, over (1 - beta1)."""
     metrics = train_step(program, batches, 0)
     share = 1 - program.plan.beta1
-    return metrics, {s.name: s.exp_avg / share for s in program.optimizer.slots}
+    return metrics, {
+        s.name: s.state["exp_avg"] / share for s in program.optimizer.slots
+    }
 
 
 @pytest.mark.covers("TRN-19")

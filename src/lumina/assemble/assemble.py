@@ -19,15 +19,21 @@ from lumina.assemble.logical import (
     split_fused,
     whole,
 )
+from lumina.assemble.optimizers import (
+    load_numbers,
+    numbers,
+    restore_state,
+    split_state,
+    states,
+    whole_state,
+)
 from lumina.assemble.program import Program, build
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
 from lumina.model.logical import FusedPieces, fused_pieces
-from lumina.optim.adamw import local
+from lumina.optim.optimizer import local
 from lumina.plan.plan import Plan
 from lumina.state.state import State
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Source(Protocol):
@@ -40,10 +46,10 @@ class Source(Protocol):
         """A weight or buffer, whole, on the CPU."""
 
     def optimizer_names(self, slot: str) -> list[str]:
-        """Logical names that a slot (exp_avg, exp_avg_sq, ema) holds."""
+        """Logical names that a slot (an optimizer's state, ema, carry) holds."""
 
     def optimizer_tensor(self, slot: str, name: str) -> Tensor:
-        """A moment or average, whole, on the CPU."""
+        """A state or average, whole, on the CPU."""
 
 
 @dataclass
@@ -65,7 +71,7 @@ class StateSource:
         return list(self.state.optimizer.get(slot, {}))
 
     def optimizer_tensor(self, slot: str, name: str) -> Tensor:
-        """A moment or average."""
+        """A state or average."""
         return self.state.optimizer[slot][name]
 
 
@@ -101,10 +107,11 @@ def assemble(
 
     Args:
         plan: what to build.
-        source: weights and moments by logical name; None initialises from the seed.
+        source: weights and optimizer states by logical name; None initialises from the
+            seed.
         ranks: this process's place; alone when absent.
         meta: the State's counters, restored into the optimizer; None takes weights
-            only, with fresh moments (`--init-from`).
+            only, with an optimizer that begins anew (`--init-from`).
 
     Returns:
         A Program ready for its next step.
@@ -155,7 +162,7 @@ def _check_names(
 
 
 def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
-    """Moments, counters, average and loss scale."""
+    """The optimizers' states and numbers, the average and the loss scale."""
 
     def reader(kind: str) -> Callable[[str], Tensor]:
         held = set(source.optimizer_names(kind))
@@ -171,11 +178,9 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
 
         return read
 
-    for slot in program.optimizer.slots:
-        for kind in MOMENTS:
-            value = join_fused(slot.name, program.pieces, reader(kind))
-            fill(getattr(slot, kind), slot.parameter.detach(), value)
-    program.optimizer.steps.fill_(meta.extra["optimizer_steps"])
+    for slot, kind, declared in states(program.optimizer):
+        restore_state(slot, kind, declared, reader(kind))
+    load_numbers(program.optimizer, program.plan.optimizer, meta.extra)
     restore_carry(
         program,
         {n: source.optimizer_tensor(CARRY, n) for n in source.optimizer_names(CARRY)},
@@ -227,7 +232,7 @@ def _restore_average(
     assert program.average is not None
     held = set(source.optimizer_names("ema"))
     for slot, average in zip(
-        program.optimizer.slots, program.average.averages, strict=True
+        program.average.slots, program.average.averages, strict=True
     ):
         names = logical_names(slot.name, program.pieces)
         if not held.issuperset(names):
@@ -274,7 +279,7 @@ def capture(
 def _tensors(
     program: Program, everything: bool
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Weights and buffers, and moments, averages and carry, copied to the CPU."""
+    """Weights and buffers; optimizer states, averages and carry; copied to the CPU."""
     ranks = program.ranks
     trained = {slot.name: slot for slot in program.optimizer.slots}
     parameters = dict(program.network.named_parameters())
@@ -293,12 +298,15 @@ def _tensors(
         like = parameter.detach()
         slot = trained.get(name)
         keep(tensors, name, slot.master if slot else local(like), like)
-        if slot is not None:
-            for kind in MOMENTS:
-                keep(moments.setdefault(kind, {}), name, getattr(slot, kind), like)
+    for slot, kind, declared in states(program.optimizer):
+        held = moments.setdefault(kind, {})
+        full = whole_state(slot, kind, declared)
+        if everything or owner[slot.name] == ranks.rank:
+            for logical, piece in split_state(slot, full, declared).items():
+                held[logical] = _snapshot(piece)
     if program.average is not None:
         for slot, average in zip(
-            program.optimizer.slots, program.average.averages, strict=True
+            program.average.slots, program.average.averages, strict=True
         ):
             keep(
                 moments.setdefault("ema", {}),
@@ -334,7 +342,7 @@ def _snapshot(tensor: Tensor) -> Tensor:
 def _scalars(program: Program) -> dict[str, Any]:
     """What the optimizer and the live controls hold beside tensors."""
     values: dict[str, Any] = {
-        "optimizer_steps": program.optimizer.steps[0].item(),
+        **numbers(program.optimizer, program.plan.optimizer),
         "loss_scale": program.loss_scale.state(),
         "live": {
             "max_grad_norm": program.live.max_grad_norm.item(),

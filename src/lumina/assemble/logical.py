@@ -50,19 +50,20 @@ def whole(local: Tensor, like: Tensor) -> Tensor:
 
     Args:
         local: this rank's part (or all of it, if `like` is not sharded).
-        like: the parameter that `local` is laid out like.
+        like: a parameter with the same rows, which are shared out in the same way.
     """
     if not is_sharded(like):
         return local
     from torch.distributed.tensor import DTensor
 
+    shape = torch.Size([like.shape[0], *local.shape[1:]])
     sharded = DTensor.from_local(
         local,
         like.device_mesh,
         like.placements,
         run_check=False,
-        shape=like.shape,
-        stride=like.stride(),
+        shape=shape,
+        stride=torch.empty(shape, device="meta").stride(),
     )
     return sharded.full_tensor()
 

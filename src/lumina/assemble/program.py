@@ -23,6 +23,7 @@ from lumina.assemble.compiling import compile_blocks
 from lumina.assemble.freezing import freeze
 from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names
+from lumina.assemble.optimizers import make_optimizers
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
@@ -33,11 +34,9 @@ from lumina.model.logical import FusedPieces, fused_pieces, tensor_info
 from lumina.model.network import Network
 from lumina.model.tensors import TensorInfo
 from lumina.ops.attention import flash3
-from lumina.optim.adamw import AdamW, Slot, local
-from lumina.optim.atan2 import AdamATan2
 from lumina.optim.average import WeightAverage
 from lumina.optim.gate import LossScale
-from lumina.optim.sign_sgd import SignSGD
+from lumina.optim.optimizer import Optimizers, Slot, local
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Place
 from lumina.plan.kernels import kernel_family
@@ -62,9 +61,10 @@ class Program:
         network: the bare network (parameters may be sharded).
         model: what to call: the network inside its wrapper.
         pieces: fused parameter -> its logical tensors.
-        optimizer: moments and masters of the trained parameters.
+        tables: names of the parameters that are read row by row, each with the module
+            it is in. Wrappers leave them whole, and they get no gradient of their size.
+        optimizer: the optimizers, with the masters of the trained parameters.
         average: moving average of the weights, or None.
-        vectors: optimizer of the vectors of puzzles, where there are any that train.
         kinds: the kinds that the model is of.
         terms: its further losses.
         counts: keys of the auxiliary sums that only count, with their shapes.
@@ -94,12 +94,14 @@ class Program:
         self.pieces: dict[str, FusedPieces] = fused_pieces(self.network)
         self.info = tensor_info(self.network)
         freeze(self.network, self.pieces, plan.freeze)
-        table = puzzle_table(self.network)
-        self._vectors_train = table is not None and table.requires_grad
-        if table is not None:
-            table.requires_grad_(False)
-        # A step reads and writes a few vectors of puzzles: they stay whole.
-        whole = frozenset() if table is None else frozenset({table})
+        self.tables = row_tables(self.network)
+        self.trained = {
+            name for name, p in self.network.named_parameters() if p.requires_grad
+        }
+        for table in self.tables.values():
+            table.weight.requires_grad_(False)
+        # A step reads and writes a few rows of a table, so it stays whole.
+        whole = frozenset(table.weight for table in self.tables.values())
         self.way = chosen_way(plan.parallel)(
             Place(self.network, self.mesh, self.device, self.compute_dtype, whole)
         )
@@ -113,9 +115,8 @@ class Program:
             )
         self.model: nn.Module
         self._wrap()
-        self.optimizer: AdamW
+        self.optimizer: Optimizers
         self.average: WeightAverage | None = None
-        self.vectors: SignSGD | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.memories: dict[str, Memory] = {}
         for kind in self.kinds:
@@ -185,63 +186,54 @@ class Program:
             fill(local(tensor.detach()), tensor.detach(), value)
         self._initial = None
         self._make_optimizer()
-        self._make_vectors()
         self.model = self.way.settle()
 
     def _make_optimizer(self) -> None:
-        """Masters, moments, and where gradients gather."""
+        """Masters, where gradients gather, and the optimizers with their states."""
         accumulate = self.masters_apart and self.plan.grad_accum > 1
         slots = []
         for name, parameter in self.network.named_parameters():
-            if not parameter.requires_grad:
+            if name not in self.trained:
                 continue
             master = local(parameter.detach())
-            apart = self.masters_apart and self.info_of(name).role != "router"
+            table = self.tables.get(name)
+            exact = self.info_of(name).role == "router" or table is not None
+            apart = self.masters_apart and not exact
             if apart:
                 parameter.data = master.to(self.compute_dtype)
             slot = Slot(
                 name=name,
                 parameter=parameter,
                 master=master,
-                exp_avg=torch.zeros_like(master),
-                exp_avg_sq=torch.zeros_like(master),
                 decay=parameter.ndim >= 2 and not self._partly_frozen(name),
+                pieces=self.pieces.get(name),
             )
+            if table is not None:
+                slot.touched = []
             if accumulate and apart:
                 slot.accumulator = torch.zeros_like(master)
                 self._hooks.append(
                     parameter.register_post_accumulate_grad_hook(_gather_into(slot))
                 )
             slots.append(slot)
-        if not slots:
+        if all(slot.touched is not None for slot in slots):
             raise LuminaError(
                 "E002", "every parameter is frozen", "narrow the patterns of --freeze"
             )
-        kind = AdamATan2 if self.plan.optimizer == "adam_atan2" else AdamW
-        self.optimizer = kind(
+        self.optimizer = make_optimizers(
+            self.plan,
             slots,
-            beta1=self.plan.beta1,
-            beta2=self.plan.beta2,
-            eps=self.plan.eps,
+            {slot.name: self.info_of(slot.name).role for slot in slots},
             device=self.device,
+            ranks=self.mesh.tokens,
         )
+        for slot in self.optimizer.slots:
+            if slot.name in self.tables:
+                self.tables[slot.name].touched = slot.touched
         if self.plan.ema_decay > 0:
-            self.average = WeightAverage(slots, self.plan.ema_decay, device=self.device)
-
-    def _make_vectors(self) -> None:
-        """The optimizer of the vectors of puzzles, which keep float32 and no moments.
-
-        Wrappers do not see them as trained: their gradients go another way.
-        """
-        table = puzzle_table(self.network)
-        if table is None or not self._vectors_train or self.plan.puzzle_lr == 0:
-            return
-        self.vectors = SignSGD(
-            table.data,
-            rate=self.plan.puzzle_lr / self.plan.learning_rate,
-            weight_decay=self.plan.puzzle_weight_decay,
-            world_size=self.mesh.tokens.size,
-        )
+            self.average = WeightAverage(
+                self.optimizer.averaged, self.plan.ema_decay, device=self.device
+            )
 
     def _partly_frozen(self, name: str) -> bool:
         """Whether only a part of this parameter trains."""
@@ -276,7 +268,7 @@ class Program:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self.optimizer.slots.clear()
+        self.optimizer.close()
         self.average = None
         del self.way
         self.model = self.network = nn.Module()  # type: ignore[assignment]
@@ -318,7 +310,10 @@ def _gather_into(slot: Slot) -> Callable[[Tensor], None]:
     return gather
 
 
-def puzzle_table(network: Network) -> nn.Parameter | None:
-    """The vectors of puzzles, where a network has them."""
-    vectors = getattr(network.backbone, "puzzle_embedding", None)
-    return None if vectors is None else vectors.weight
+def row_tables(network: nn.Module) -> dict[str, Any]:
+    """Parameters that are read row by row: name -> the module, which has `touched`."""
+    return {
+        f"{name}.weight": module
+        for name, module in network.named_modules()
+        if hasattr(module, "touched")
+    }

@@ -69,7 +69,7 @@ MEANT: dict[str, str] = {
     "saves_per_epoch": "save_every_n_batches counts steps",
     "per_device_eval_batch_size": "evaluation uses batch_size",
     "eval_batch_size": "evaluation uses batch_size",
-    "optim": "optimizer is adamw or adam_atan2",
+    "optim": "optimizer is adamw, adam_atan2 or a registered one",
     "tf32": "precision is tf32",
     "dtype": "precision says what is computed in",
     "torch_dtype": "precision says what is computed in",

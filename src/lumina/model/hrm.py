@@ -71,14 +71,12 @@ class PuzzleOutput(Output):
         labels: [B, S] int64, of the puzzles that `hidden` is about.
         q_halt: [B] float32 logit of halting now being right; `q_continue` of going on.
         target: [B] float32, what `q_continue` should be, or None where not learned.
-        vectors: [B, D] of the rows' puzzles, where they gather a gradient.
     """
 
     labels: Tensor = None  # type: ignore[assignment]
     q_halt: Tensor = None  # type: ignore[assignment]
     q_continue: Tensor = None  # type: ignore[assignment]
     target: Tensor | None = None
-    vectors: Tensor | None = None
 
 
 class HierarchicalReasoner(nn.Module):
@@ -194,7 +192,6 @@ class HierarchicalReasoner(nn.Module):
             q_halt=q_halt,
             q_continue=q_continue,
             target=target,
-            vectors=vectors,
         )
 
     def _all_segments(self, batch: Batch) -> PuzzleOutput:

@@ -71,7 +71,7 @@ def tensor_info(network: Network) -> dict[str, TensorInfo]:
             found[name] = part_info(*owner, tensor)
             continue
         for logical in pieces[name].names if name in pieces else (name,):
-            found[logical] = _info(logical, network.spec)
+            found[logical] = standard_info(logical, network.spec)
     return found
 
 
@@ -86,6 +86,7 @@ def _owner(network: Network, name: str) -> tuple[Part, str] | None:
 
 _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (".position_embedding.weight", "embedding", ("position", "hidden")),
+    (".puzzle_embedding.weight", "puzzle", ("puzzle", "hidden")),
     ("embedding.weight", "embedding", ("vocab", "hidden")),
     (".embedding_norm.bias", "bias", ("hidden",)),
     ("head.weight", "head", ("vocab", "hidden")),
@@ -126,8 +127,8 @@ _BY_ENDING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def _info(name: str, spec: ModelSpec) -> TensorInfo:
-    """Role and axes by the name's ending."""
+def standard_info(name: str, spec: ModelSpec) -> TensorInfo:
+    """Role and axes of a tensor in a model without registered parts, by its name."""
     if name.startswith("objective.heads."):
         return TensorInfo("head", ("vocab", "hidden"))
     if name.endswith(".attention.out.weight"):

@@ -10,7 +10,8 @@ class TensorInfo:
     """What a logical tensor is.
 
     Attributes:
-        role: matrix, embedding, head, norm, bias, expert, router or buffer.
+        role: matrix, embedding, head, norm, bias, expert, router or buffer; puzzle for
+            the table of puzzle vectors.
         axes: the name of each dimension, outermost first.
     """
 

@@ -8,14 +8,13 @@ from typing import Any
 
 from lumina.model.kinds.table import words
 from lumina.observe.quantities import UNKNOWN, count, known, share, size
+from lumina.optim.declared import chosen_optimizer
+from lumina.optim.groups import parse_groups
 from lumina.plan.memory_text import at_most, components
 from lumina.plan.plan import NOTHING_HELD_OUT, Plan
 
 LABEL_WIDTH = 11
 ASKED = ("flag", "file", "python", "orchestrator")
-
-
-OPTIMIZERS = {"adamw": "AdamW", "adam_atan2": "Adam with atan2"}
 
 
 def banner_lines(
@@ -108,6 +107,13 @@ def _batch(plan: Plan) -> str:
     )
 
 
+def _optimizers(plan: Plan) -> str:
+    text = chosen_optimizer(plan.optimizer).words
+    for group in parse_groups(plan.optimizer_groups):
+        text += f", {chosen_optimizer(group.optimizer).words} for {group.pattern}"
+    return text
+
+
 def _plural(noun: str, number: int) -> str:
     return noun if number == 1 else f"{noun}s"
 
@@ -118,9 +124,7 @@ def _schedule(plan: Plan) -> str:
         text += f", to epoch {plan.epochs:g}"
     else:
         text += _because(plan, "epochs")
-    text += (
-        f"{_because(plan, 'steps')}; {OPTIMIZERS[plan.optimizer]}, {plan.lr_scheduler}"
-    )
+    text += f"{_because(plan, 'steps')}; {_optimizers(plan)}, {plan.lr_scheduler}"
     if plan.lr_scheduler == "constant":
         text += f" {plan.learning_rate:g}"
     else:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from lumina.optim.adamw import Slot, local
+from lumina.optim.optimizer import Slot, local
 
 
 class WeightAverage:
@@ -18,7 +18,7 @@ class WeightAverage:
     initial weights do not weigh on short runs (Tarvainen and Valpola 2017).
 
     Args:
-        slots: the trained parameters.
+        slots: the trained parameters that are averaged.
         decay: share of the old average kept by an update.
         device: where the number of updates is counted.
     """

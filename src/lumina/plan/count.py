@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -239,27 +239,38 @@ def count_parameters(spec: ModelSpec) -> Counts:
 def count_trainable(spec: ModelSpec, freeze: Sequence[str]) -> int:
     """Parameters of which no tensor matches a pattern of `freeze`.
 
-    Vectors of puzzles are left out: their optimizer keeps nothing for them.
+    The vectors of puzzles are left out: there is nothing beside them.
 
     A pattern is a glob over the names in files (where fused matrices are separate),
     matched on the whole name or without its first part.
+    """
+    return sum(
+        size for name, _, size in trainable(spec, freeze) if name != PUZZLE_VECTORS
+    )
+
+
+def trainable(
+    spec: ModelSpec, freeze: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, ...], int]]:
+    """Parameters of which no tensor matches a pattern of `freeze`.
+
+    Returns:
+        Its name, the names of the tensors that it is stored as, and its size.
     """
     built: dict[str, tuple[str, ...]] = {}
     if spec.parts is not None:
         from lumina.plan.parts import names_in_files
 
         built = names_in_files(spec)
-    return sum(
-        math.prod(shape)
-        for name, shape in parameter_shapes(spec).items()
-        if name != PUZZLE_VECTORS
-        and not any(
+    for name, shape in parameter_shapes(spec).items():
+        stored = built.get(name) or _names_in_files(name)
+        if not any(
             fnmatchcase(logical, pattern)
             or fnmatchcase(logical.split(".", 1)[-1], pattern)
-            for logical in built.get(name) or _names_in_files(name)
+            for logical in stored
             for pattern in freeze
-        )
-    )
+        ):
+            yield name, stored, math.prod(shape)
 
 
 def count_vectors(spec: ModelSpec) -> int:

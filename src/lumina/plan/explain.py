@@ -168,6 +168,9 @@ def _shown(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "nothing"
+    if isinstance(value, dict):
+        pairs = [(a, b, c) for a, held in value.items() for b, c in held.items()]
+        return " ".join(f"{a}.{b}={c}" for a, b, c in pairs) or "-"
     return "-" if value is None else str(value)
 
 

@@ -22,6 +22,11 @@ from lumina.plan.kernels import choose_attention, kernel_family
 from lumina.plan.learning_rate import learning_rate
 from lumina.plan.memory import estimate
 from lumina.plan.memory_text import gibibytes, listed
+from lumina.plan.optimizers import (
+    bytes_per_parameter,
+    decide_optimizers,
+    fitting_ways,
+)
 from lumina.plan.plan import Plan
 from lumina.plan.precision import choose_precision
 from lumina.plan.shape import resolve_spec
@@ -41,7 +46,6 @@ H200 (Work A): 59,742 tokens/s with the small one, 62,470 with the large, +1.5 G
 # Options that become fields of the Plan as they are: field -> leaf.
 _PASSED_ON = {
     "weight_decay": "weight_decay",
-    "optimizer": "optimizer",
     "beta1": "beta1",
     "beta2": "beta2",
     "eps": "eps",
@@ -101,6 +105,7 @@ def make_plan(
         decisions.decide(field, config.get(leaf), source_of(config, leaf))
     decisions.reasons["seq_length"] = source_of(config, "seq_length")
     decisions.decide("learning_rate", *learning_rate(config, spec))
+    decide_optimizers(config, spec, decisions)
     _decide_attention(config, machine, spec, decisions)
     _decide_compile(config, machine, decisions)
     _decide_layout(config, machine, spec, decisions)
@@ -202,6 +207,12 @@ def _layouts(
         loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
         ema=config.train.ema_decay > 0,
         trainable=_trainable(config, spec),
+        optimizer_bytes=bytes_per_parameter(
+            spec,
+            config.train.optimizer,
+            config.train.optimizer_groups,
+            config.train.freeze,
+        ),
         attention=kernel_family(decisions.values["attention"]),
         device=machine.device,
         compile=decisions.values["compile"],
@@ -213,7 +224,8 @@ def _layouts(
         decisions.values["compute_dtype"],
         decisions.values["compile"],
     )
-    modes = [way.name for way in ways_to_share(config, conditions, decisions)]
+    ways = ways_to_share(config, conditions, decisions)
+    modes = [way.name for way in fitting_ways(config, spec, ways)]
     asked = config.system.gradient_checkpointing
     checkpointing = [asked] if asked else ["none", "selective", "full"]
     tried = [
@@ -384,6 +396,9 @@ def with_spec(plan: Plan, spec: ModelSpec) -> Plan:
         loss_chunk_bytes=plan.loss_chunk_bytes,
         ema=plan.ema_decay > 0,
         trainable=count_trainable(spec, plan.freeze),
+        optimizer_bytes=bytes_per_parameter(
+            spec, plan.optimizer, plan.optimizer_groups, plan.freeze
+        ),
         attention=kernel_family(plan.attention),
         device=plan.device,
         compile=plan.compile,

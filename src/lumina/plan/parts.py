@@ -55,6 +55,21 @@ def _names_in_files(spec: ModelSpec, classes: tuple[type, ...]) -> dict[str, Any
     }
 
 
+def roles(spec: ModelSpec) -> dict[str, str]:
+    """The role of every tensor that is stored."""
+    assert spec.parts is not None
+    return _roles(spec, _classes(spec))
+
+
+@lru_cache(maxsize=16)
+def _roles(spec: ModelSpec, classes: tuple[type, ...]) -> dict[str, str]:
+    from lumina.model.build import build_network
+    from lumina.model.logical import tensor_info
+
+    network = build_network(spec, device="meta")
+    return {name: info.role for name, info in tensor_info(network).items()}
+
+
 def _classes(spec: ModelSpec) -> tuple[type, ...]:
     assert spec.parts is not None
     used = spec.parts.used()

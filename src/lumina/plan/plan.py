@@ -34,6 +34,9 @@ class Plan:
         decay_steps: steps of the final decay (wsd).
         schedule_offset: places by which the schedule is ahead of the steps; not 0
             where the steps before a resume had another number of rows.
+        optimizer: of the tensors that no group names.
+        optimizer_groups: PATTERN=OPTIMIZER, in the order in which they are tried.
+        optimizer_options: optimizer -> its own options and their values.
         schedule_batch: rows of a step by which an asked number of warm-up steps is
             meant: those that the run began with. 0 where no Plan said it yet.
         gradient_checkpointing: "none", "full" or "selective".
@@ -68,6 +71,8 @@ class Plan:
     schedule_batch: int = 0
     weight_decay: float = 0.01
     optimizer: str = "adamw"
+    optimizer_groups: tuple[str, ...] = ()
+    optimizer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -115,6 +120,7 @@ class Plan:
         values = dict(values)
         values["spec"] = ModelSpec.from_dict(values["spec"])
         values["freeze"] = tuple(values["freeze"])
+        values["optimizer_groups"] = tuple(values.get("optimizer_groups", ()))
         values["warnings"] = tuple(values["warnings"])
         return Plan(**values)
 

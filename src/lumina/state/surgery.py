@@ -1,8 +1,9 @@
-"""Experts added to and taken out of a State: weights, moments, buffers, shape.
+"""Experts added to and taken out of a State: weights, optimizer states, buffers, shape.
 
 All routed layers have equally many experts, so an edit changes every one of them. What
 belongs to experts is known by its first axis, whatever its name: router rows, expert
-matrices, loads, biases, and the moments and averages of those that train.
+matrices, loads, biases, the averages of those that train, and each optimizer state that
+is declared to share that axis.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from lumina.errors import LuminaError
+from lumina.optim.declared import chosen_optimizer
+from lumina.optim.groups import optimizer_of, parse_groups
 from lumina.state.state import State
 
 NOISE = 0.01
@@ -32,7 +35,7 @@ def add_expert(
 
     "busiest": a copy of the expert with the highest load, told apart by noise on its
     matrices and router row; the two share that load, and its tokens. "mean": the mean
-    of all experts and of their router rows, with the same noise. Moments and averages
+    of all experts and of their router rows, with the same noise. States and averages
     are copied, or averaged, likewise.
 
     Args:
@@ -69,10 +72,10 @@ def add_expert(
             new = (new.float() + spread * draw).to(tensor.dtype)
         return torch.cat([tensor, new])
 
-    def moments(layer: int, leaf: str, tensor: Tensor) -> Tensor:
+    def states(layer: int, leaf: str, tensor: Tensor) -> Tensor:
         return torch.cat([tensor, grown(tensor, layer)])
 
-    return _edited(state, weights, moments, change=1)
+    return _edited(state, weights, states, change=1)
 
 
 def prune_expert(state: State, chosen: Mapping[int, int] | None = None) -> State:
@@ -95,15 +98,15 @@ def prune_expert(state: State, chosen: Mapping[int, int] | None = None) -> State
     victims = {layer: int(load.argmin()) for layer, load in _loads(state).items()}
     victims |= dict(chosen or {})
 
-    def moments(layer: int, leaf: str, tensor: Tensor) -> Tensor:
+    def states(layer: int, leaf: str, tensor: Tensor) -> Tensor:
         kept = torch.arange(len(tensor)) != victims[layer]
         return tensor[kept].clone()
 
     def weights(layer: int, leaf: str, tensor: Tensor) -> Tensor:
-        rest = moments(layer, leaf, tensor)
+        rest = states(layer, leaf, tensor)
         return rest / rest.sum().clamp(min=1e-12) if leaf == "load" else rest
 
-    return _edited(state, weights, moments, change=-1)
+    return _edited(state, weights, states, change=-1)
 
 
 def check_prunable(moe: Mapping[str, Any], chosen: Mapping[int, int]) -> None:
@@ -177,13 +180,15 @@ def _draw(like: Tensor, seed: int, name: str) -> Tensor:
     return torch.randn(like.shape, generator=generator)
 
 
-def _edited(state: State, weights: Edit, moments: Edit, change: int) -> State:
+def _edited(state: State, weights: Edit, states: Edit, change: int) -> State:
     """The State with every tensor that has an expert axis edited."""
 
-    def edited(held: dict[str, Tensor], edit: Edit) -> dict[str, Tensor]:
+    def edited(
+        held: dict[str, Tensor], edit: Edit, slot: str | None = None
+    ) -> dict[str, Tensor]:
         return {
             name: edit(_layer_of(name), name.rpartition("feedforward.")[2], tensor)
-            if state.info[name].axes[:1] == ("expert",)
+            if _has_experts(state, name, slot)
             else tensor
             for name, tensor in held.items()
         }
@@ -195,10 +200,27 @@ def _edited(state: State, weights: Edit, moments: Edit, change: int) -> State:
     return State(
         tensors=edited(state.tensors, weights),
         optimizer={
-            # The EMA copies the expert without noise.
-            slot: edited(held, moments)
+            # The average is of weights, and stays beside them without noise.
+            slot: edited(held, states, slot)
             for slot, held in state.optimizer.items()
         },
         info=dict(state.info),
         **parts,
     )
+
+
+def _has_experts(state: State, name: str, slot: str | None) -> bool:
+    """Whether a tensor's first axis is that of the experts.
+
+    Args:
+        state: says what its tensors are, and which optimizer trains each.
+        name: of a weight or buffer.
+        slot: for what is kept beside a weight, its place in `State.optimizer`.
+    """
+    info = state.info[name]
+    if slot is None or info.axes[:1] != ("expert",):
+        return info.axes[:1] == ("expert",)
+    groups = parse_groups(state.plan.get("optimizer_groups", ()))
+    optimizer = optimizer_of(name, info.role, state.plan["optimizer"], groups)
+    declared = chosen_optimizer(optimizer).states.get(slot)
+    return declared is None or declared.shares(0, len(info.axes))

@@ -23,9 +23,9 @@ from lumina.measure.held_out import (
     held_out_loss,
 )
 from lumina.measure.routing_modes import compare_modes, routing_modes
-from lumina.optim.schedule import learning_rate_at
 from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
+from lumina.plan.schedule import learning_rate_at
 from lumina.state.checkpoint import CheckpointStore, Kind
 from lumina.train.controls import Change, Controls
 from lumina.train.controls.apply_change import program_for, set_in

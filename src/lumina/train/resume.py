@@ -13,6 +13,8 @@ from lumina.config.task_paths import paths_by_task
 from lumina.data.kinds import known_kinds
 from lumina.errors import LuminaError, shell_path
 from lumina.model.registry import STANDARD, missing
+from lumina.optim.declared import is_known
+from lumina.optim.groups import parse_groups
 from lumina.plan.decisions import asked_for
 from lumina.state.json_lines import read_json_lines
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
@@ -36,6 +38,7 @@ FIXED = (
     }
     - LIVE_SHAPE
 ) | {"seed", "init_from", "freeze", "expert_id", "default_goal",
+     "optimizer", "optimizer_groups",
      "loss_on", "long_conversations", "eval_fraction", "tokenizer",
      "tokenizer_vocab_size", "task_sampling_strategy", "data_kind"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.
@@ -252,6 +255,9 @@ def _check_plugins(saved: Config, asked: dict[str, Any], run: Path) -> None:
     absent = missing(sorted(names - {STANDARD}))
     if kind and kind not in known_kinds():
         absent.append(kind)
+    groups = parse_groups(saved.train.optimizer_groups)
+    optimizers = {saved.train.optimizer, *(group.optimizer for group in groups)}
+    absent += sorted(name for name in optimizers if not is_known(name))
     if absent:
         raise LuminaError(
             "E002",

@@ -63,6 +63,13 @@ def _as_begun(
     out differently on the same machine a day later.
     """
     before = meta.plan
+    if "optimizer_options" not in changes:
+        held = before.get("optimizer_options", {})
+        options = {
+            name: now | held.get(name, {})
+            for name, now in plan.optimizer_options.items()
+        }
+        plan = plan.replace(optimizer_options=options)
     if before["device"] != plan.device:
         return plan
     if config.system.precision == "auto":

@@ -11,9 +11,8 @@ from torch import Tensor
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from lumina.model.interface import LossSums
-from lumina.model.objective.puzzle import IDENTIFIERS, VECTORS
 from lumina.optim.gate import Verdict, judge
-from lumina.optim.schedule import learning_rate_at
+from lumina.plan.schedule import learning_rate_at
 from lumina.train.counts import divide_counts, flatten_counts
 
 SCALARS = (
@@ -112,8 +111,6 @@ def _losses(
         mean = aux[term.key] * term.per_token(batches.tokens, batches.loss_tokens)
         total = total + term.weight * mean
         sums[place] += mean.detach()
-    if program.vectors is not None:
-        program.vectors.use(aux[IDENTIFIERS], aux[VECTORS])
     return total, flatten_counts(aux, program.counts)
 
 
@@ -135,9 +132,6 @@ def _update(program: Program) -> Verdict:
     """Weights, moments and averages from the gradients, unless those are not finite."""
     live = program.live
     verdict = _judged(program)
-    if program.vectors is not None:
-        verdict.skip = torch.maximum(verdict.skip, program.vectors.gather())
-        program.vectors.step(live.learning_rate, verdict.skip)
     program.optimizer.step(
         lr=live.learning_rate,
         weight_decay=live.weight_decay,
@@ -161,8 +155,6 @@ def _pass_over(program: Program) -> Verdict:
     that they could learn from, and decay alone would wear the weights away.
     """
     verdict = _judged(program)
-    if program.vectors is not None:
-        verdict.skip = torch.maximum(verdict.skip, program.vectors.gather())
     for carry in program.carries:
         if carry is not None:
             carry.begin_anew(verdict.skip > 0)
@@ -171,13 +163,17 @@ def _pass_over(program: Program) -> Verdict:
 
 
 def _judged(program: Program) -> Verdict:
-    """What the gate says of the gradients."""
-    return judge(
-        [g for s in program.optimizer.slots if (g := s.gradient()) is not None],
+    """What the gate and the optimizers find in the gradients of the step."""
+    verdict = judge(
+        program.optimizer.gradients(),
         loss_scale=program.loss_scale.value,
         max_norm=program.live.max_grad_norm,
         over=program.mesh.tokens if program.sharded else None,
     )
+    broken = program.optimizer.gather()
+    if broken is not None:
+        verdict.skip = torch.maximum(verdict.skip, broken)
+    return verdict
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

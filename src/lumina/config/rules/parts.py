@@ -62,8 +62,8 @@ def check(settings: Settings) -> None:
 
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options without effect, and why."""
-    others = settings.data.data_kind or not settings.is_default("parallel")
-    if chosen(settings) or others:
+    named = ("parallel", "optimizer", "optimizer_groups", "data_kind")
+    if chosen(settings) or not all(settings.is_default(leaf) for leaf in named):
         return {}
     return {"plugins": "no option chooses anything that it registers"}
 

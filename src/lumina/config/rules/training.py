@@ -69,8 +69,6 @@ def advice(settings: Settings) -> list[str]:
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of training without effect, and why."""
     train, unused = settings.train, dict[str, str]()
-    if train.optimizer == "adam_atan2":
-        unused["eps"] = "optimizer adam_atan2 has none"
     if train.lr_scheduler != "wsd":
         unused["decay_ratio"] = f"lr_scheduler is {train.lr_scheduler}"
     if train.lr_scheduler == "constant":

@@ -82,8 +82,20 @@ class TrainSection(Section):
         0.2, gt=0, le=1, description="share of the run that decays (wsd)"
     )
     weight_decay: float = Field(0.01, ge=0, description="decoupled, on matrices only")
-    optimizer: Literal["adamw", "adam_atan2"] = Field(
-        "adamw", description="AdamW, or Adam with atan2 in place of the division"
+    optimizer: str = Field(
+        "adamw",
+        description="adamw; adam_atan2, Adam with atan2 in place of the division; or "
+        "one that a plug-in registers",
+    )
+    optimizer_groups: tuple[str, ...] = Field(
+        (),
+        description="tensors that another optimizer trains, PATTERN=OPTIMIZER; the "
+        "first pattern that matches holds; role:matrix names a role",
+    )
+    optimizer_options: tuple[str, ...] = Field(
+        (),
+        description="options of an optimizer itself, OPTION=VALUE; for one of several, "
+        "OPTIMIZER.OPTION=VALUE",
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay rate")
     beta2: float = Field(0.95, ge=0, lt=1, description="Adam's second decay rate")

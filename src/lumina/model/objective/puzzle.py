@@ -14,9 +14,6 @@ from lumina.model.layers import Linear
 from lumina.model.spec import ModelSpec
 from lumina.ops.cross_entropy.stablemax import stablemax_cross_entropy
 
-VECTORS, IDENTIFIERS = "puzzle.vectors", "puzzle.identifiers"
-"""Of `aux`: the vectors that the rows of a forward used, and whose they are."""
-
 
 class PuzzleObjective(nn.Module):
     """Linear head, cross entropy averaged within a puzzle, and the halting losses.
@@ -47,8 +44,7 @@ class PuzzleObjective(nn.Module):
             "exact" (puzzles that are right everywhere); in evaluation also, of every
             row, the "answers" [B, S] and "q_halt" [B]. `aux` has `HALTING`, the sum of
             both halting losses, differentiable, and in training `PUZZLE_STATISTICS`,
-            without gradient; and `VECTORS` [B, D] and `IDENTIFIERS` [B], the vectors
-            that the rows' puzzles are known by, and their numbers.
+            without gradient.
         """
         assert isinstance(output, PuzzleOutput)
         logits_bsv = self.logits(output.hidden)
@@ -71,8 +67,6 @@ class PuzzleObjective(nn.Module):
             aux[PUZZLE_STATISTICS] = torch.stack(
                 [halt.detach(), go_on.detach(), *finished]
             )
-        if output.vectors is not None:
-            aux |= {VECTORS: output.vectors, IDENTIFIERS: output.carry.puzzle_ids}
         terms = {
             "correct": (right_bs.sum(-1) * share_b).sum(),
             "exact": exact_b.sum().float(),

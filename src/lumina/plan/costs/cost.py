@@ -67,6 +67,8 @@ class Layout:
         parallel: how the ranks share the work, as of `lumina.parallel.table`.
         data_ranks: ranks among which rows, and sharded weights, are divided.
         trainable: parameters that train; None for all.
+        optimizer_bytes: what the optimizers keep for a parameter that trains, on
+            average; 8 for the two moments of AdamW.
         compile: whether the blocks are compiled; changes what is expected only.
     """
 
@@ -79,6 +81,7 @@ class Layout:
     loss_chunk_bytes: int = 256 * 2**20
     ema: bool = False
     trainable: int | None = None
+    optimizer_bytes: float = 8.0
     attention: str = "varlen"
     device: str = "cuda"
     compile: bool = False

@@ -1,4 +1,4 @@
-"""What stays between steps: weights, gradients, moments, averages."""
+"""What stays between steps: weights, gradients, optimizer states, averages."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lumina.plan.count import (
 
 
 def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
-    """What stays between steps: weights, gradients, moments, averages.
+    """What stays between steps: weights, gradients, optimizer states, averages.
 
-    float32: 4 + 4 + 8 bytes a parameter. 16-bit on one device: weights 2, float32
-    master weights 4, gradients 2 (4 when they accumulate), moments 8. 16-bit over
-    several: float32 parameters 4, gradients 4, moments 8, and casts of 2 that live
-    from forward to backward. Where weights are sharded, all but the casts is divided
-    over the ranks. Vectors of puzzles are float32, whole on every rank, and there is
-    nothing beside them.
+    Bytes for each parameter, beside those of the optimizer. float32: weights 4,
+    gradients 4. 16-bit on one device: weights 2, float32 master weights 4, gradients 2
+    (4 when they accumulate). 16-bit over several: float32 parameters 4, gradients 4,
+    and casts of 2 that live from forward to backward. Where weights are sharded, all
+    but the casts is divided over the ranks. Vectors of puzzles are float32, whole on
+    every rank, and there is nothing beside them.
     """
     vectors = count_vectors(spec)
     total = count_parameters(spec).total - vectors
@@ -48,7 +48,7 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         "gradients": math.ceil(
             (2 * (trainable + routers) if narrow_gradients else 4 * trainable) / ranks
         ),
-        "optimizer": math.ceil(8 * trainable / ranks),
+        "optimizer": math.ceil(layout.optimizer_bytes * trainable / ranks),
         "ema": math.ceil(4 * trainable / ranks) if layout.ema else 0,
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lumina.assemble.program import Program
 from lumina.errors import LuminaError
-from lumina.optim.schedule import learning_rate_at
+from lumina.plan.schedule import learning_rate_at
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control, is_number
 from lumina.train.controls.table import register_control

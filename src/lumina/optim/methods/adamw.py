@@ -1,91 +1,62 @@
-"""Fused AdamW on float32 master weights, with the finite gate and clip folded in.
+"""AdamW on float32 master weights, with the finite gate and clip folded in.
 
-Decoupled weight decay (Loshchilov and Hutter 2019). What is added to torch's own is
-where the masters live, that a step which met a non-finite gradient changes nothing
-without the host ever looking, and on CUDA one pass over memory in place of three.
+Decoupled weight decay (Loshchilov and Hutter 2019). What is added to torch's own: the
+masters may lie apart from the weights; a step that met a non-finite gradient changes
+nothing, without a value being read back to the host; and on CUDA there is one pass over
+memory in place of three.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.adamw import adamw
+
+from lumina.optim.declared import register_optimizer
+from lumina.optim.moments import MOMENTS, TwoMoments
+from lumina.optim.optimizer import Slot, local
+from lumina.parallel.mesh import RankGroup
 
 CHUNK_BYTES = 256 * 2**20
 """Most bytes of float32 gradients made at a time from half-precision ones."""
 
 
-@dataclass
-class Slot:
-    """One trained parameter and what the optimizer keeps for it.
-
-    Attributes:
-        name: the parameter's name in the network.
-        parameter: what the network computes with; maybe sharded, maybe half precision.
-        master: local float32 weights; the parameter's own storage when it is float32.
-        exp_avg: local float32 first moment, the master's shape.
-        exp_avg_sq: local float32 second moment.
-        decay: whether weight decay applies (matrices only).
-        accumulator: local float32 gradient sum, where the parameter's own gradient
-            is half precision and a step has several forwards.
-    """
-
-    name: str
-    parameter: nn.Parameter
-    master: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    decay: bool
-    accumulator: Tensor | None = None
-
-    def gradient(self) -> Tensor | None:
-        """The local gradient of the step, or None if there was none."""
-        if self.accumulator is not None:
-            return self.accumulator
-        gradient = self.parameter.grad
-        return None if gradient is None else local(gradient)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a possibly sharded tensor that lies on this device."""
-    to_local = getattr(tensor, "to_local", None)
-    return tensor if to_local is None else to_local()
-
-
-class AdamW:
-    """The optimizer of a `Program`.
+@register_optimizer(
+    "adamw",
+    words="AdamW",
+    states=MOMENTS,
+    settings={"beta1": "beta1", "beta2": "beta2", "eps": "eps"},
+)
+class AdamW(TwoMoments):
+    """Adam, with weight decay apart from the gradient.
 
     Args:
-        slots: the trained parameters.
-        beta1: decay of the first moment.
-        beta2: decay of the second moment.
-        eps: added to the denominator.
+        slots: the parameters it trains.
+        options: beta1 and beta2, the decay rates of the moments, and eps, which is
+            added to the denominator.
         device: where the step counter lives.
+        ranks: those among which the tokens of a step are divided; None: one alone.
         fused: use the one-pass kernel; default: on CUDA where Triton is there.
     """
 
     def __init__(
         self,
         slots: list[Slot],
+        options: Mapping[str, Any],
         *,
-        beta1: float,
-        beta2: float,
-        eps: float,
         device: torch.device,
+        ranks: RankGroup | None = None,
         fused: bool | None = None,
     ) -> None:
-        self.slots = slots
+        super().__init__(slots, options, device=device, ranks=ranks)
         if fused is None:
             fused = device.type == "cuda" and find_spec("triton") is not None
         self.fused = fused
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
-        # One counter a slot, because the fused kernel adds to each of them; all are
-        # views of one tensor and always equal.
-        self.steps = torch.zeros(max(len(slots), 1), dtype=torch.float32, device=device)
+        self.eps = options["eps"]
         self._counters = list(self.steps.unbind())
 
     def step(
@@ -109,10 +80,7 @@ class AdamW:
         from lumina.ops.adamw.fused import adamw_
 
         self.steps.add_(1.0 - skip)
-        # In float64: 1 - beta ** step cancels in the first steps.
-        step = self.steps[0].double()
-        correction1 = (1.0 - self.beta1**step).float()
-        correction2 = (1.0 - self.beta2**step).float()
+        correction1, correction2 = self.corrections()
         for slot in self.slots:
             gradient = slot.gradient()
             if gradient is None:
@@ -120,8 +88,8 @@ class AdamW:
             adamw_(
                 slot.master,
                 gradient.contiguous(),
-                slot.exp_avg,
-                slot.exp_avg_sq,
+                slot.state["exp_avg"],
+                slot.state["exp_avg_sq"],
                 local(slot.parameter.data),
                 lr=lr,
                 divisor=divisor,
@@ -173,8 +141,8 @@ class AdamW:
         adamw(
             [s.master for s in slots],
             gradients,
-            [s.exp_avg for s in slots],
-            [s.exp_avg_sq for s in slots],
+            [s.state["exp_avg"] for s in slots],
+            [s.state["exp_avg_sq"] for s in slots],
             [],
             [self._counters[i] for i in chunk],
             fused=True,
@@ -194,10 +162,3 @@ class AdamW:
                 torch._foreach_copy_(
                     [local(s.parameter.data) for s in half], [s.master for s in half]
                 )
-
-    def zero_grad(self) -> None:
-        """Forget the gradients of the step."""
-        for slot in self.slots:
-            slot.parameter.grad = None
-            if slot.accumulator is not None:
-                slot.accumulator.zero_()

@@ -9,14 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lumina.optim.adamw import AdamW, local
+from lumina.optim.declared import register_optimizer
+from lumina.optim.moments import MOMENTS, TwoMoments
 
 
-class AdamATan2(AdamW):
-    """The optimizer of the hierarchical reasoning recipe; arguments as `AdamW`.
-
-    `eps` is not used.
-    """
+@register_optimizer(
+    "adam_atan2",
+    words="Adam with atan2",
+    states=MOMENTS,
+    settings={"beta1": "beta1", "beta2": "beta2"},
+)
+class AdamATan2(TwoMoments):
+    """The optimizer of the hierarchical reasoning recipe; arguments as `TwoMoments`."""
 
     @torch.no_grad()
     def step(
@@ -32,11 +36,7 @@ class AdamATan2(AdamW):
         """
         moves = 1.0 - skip
         self.steps.add_(moves)
-        # In float64: 1 - beta ** step cancels in the first steps. A skipped first step
-        # leaves the count at 0, whose correction would divide by 0.
-        step = self.steps[0].double().clamp(min=1.0)
-        correction1 = (1.0 - self.beta1**step).float()
-        correction2 = (1.0 - self.beta2**step).float()
+        correction1, correction2 = self.corrections()
         rate = lr * moves
         for slot in self.slots:
             gradient = slot.gradient()
@@ -44,12 +44,12 @@ class AdamATan2(AdamW):
                 continue
             scaled = gradient.float() / divisor
             scaled = torch.where(skip > 0, 0.0, scaled)
-            slot.exp_avg.lerp_(scaled, (1.0 - self.beta1) * moves)
-            slot.exp_avg_sq.lerp_(scaled.square(), (1.0 - self.beta2) * moves)
-            first = slot.exp_avg / correction1
-            second = (slot.exp_avg_sq / correction2).sqrt()
+            mean, square = slot.state["exp_avg"], slot.state["exp_avg_sq"]
+            mean.lerp_(scaled, (1.0 - self.beta1) * moves)
+            square.lerp_(scaled.square(), (1.0 - self.beta2) * moves)
+            first = mean / correction1
+            second = (square / correction2).sqrt()
             if slot.decay:
                 slot.master.mul_(1.0 - rate * weight_decay)
             slot.master.sub_(rate * torch.atan2(first, second))
-            if slot.parameter.dtype != torch.float32:
-                local(slot.parameter.data).copy_(slot.master)
+            slot.write_back()

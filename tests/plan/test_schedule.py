@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from lumina.optim.schedule import learning_rate_at
+from lumina.plan.schedule import learning_rate_at
 from programs import tiny_plan
 
 

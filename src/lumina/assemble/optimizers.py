@@ -1,0 +1,146 @@
+"""From a Plan's optimizers to objects, and between their states and logical tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lumina.assemble.logical import fill, join_fused, split_fused, whole
+from lumina.optim.declared import StateTensor, chosen_optimizer
+from lumina.optim.groups import optimizer_of, parse_groups
+from lumina.optim.optimizer import Member, Optimizers, Slot
+from lumina.parallel.mesh import RankGroup
+from lumina.plan.optimizers import values_of
+from lumina.plan.plan import Plan
+
+
+def make_optimizers(
+    plan: Plan,
+    slots: list[Slot],
+    roles: Mapping[str, str],
+    *,
+    device: torch.device,
+    ranks: RankGroup,
+) -> Optimizers:
+    """The optimizers of a Plan, each with the slots that its groups give it.
+
+    A slot whose optimizer has a learning rate of 0 is left out: nothing trains it.
+
+    Args:
+        plan: names the optimizers, their groups and options.
+        slots: the parameters that may train, in the network's order.
+        roles: of each slot, by its name.
+        device: where the optimizers' own numbers live.
+        ranks: those among which the tokens of a step are divided.
+    """
+    groups = parse_groups(plan.optimizer_groups)
+    shares: dict[str, list[Slot]] = {plan.optimizer: []}
+    for slot in slots:
+        logical = slot.name if slot.pieces is None else slot.pieces.names[0]
+        name = optimizer_of(logical, roles[slot.name], plan.optimizer, groups)
+        shares.setdefault(name, []).append(slot)
+    members = []
+    for name, share in shares.items():
+        declared = chosen_optimizer(name)
+        values = values_of(plan, declared)
+        rate = values.get("learning_rate")
+        if not share or rate == 0:
+            continue
+        members.append(
+            Member(
+                declared,
+                declared.cls(share, values, device=device, ranks=ranks),
+                rate=None if rate is None else rate / plan.learning_rate,
+                weight_decay=values.get("weight_decay"),
+            )
+        )
+    taken = {slot.name for m in members for slot in m.optimizer.slots}
+    return Optimizers([slot for slot in slots if slot.name in taken], members)
+
+
+def states(optimizers: Optimizers) -> Iterator[tuple[Slot, str, StateTensor]]:
+    """Every state of every slot: the slot, the state's name and its declaration."""
+    for member in optimizers.members.values():
+        for slot in member.optimizer.slots:
+            for name, declared in member.declared.states.items():
+                yield slot, name, declared
+
+
+def whole_state(slot: Slot, name: str, declared: StateTensor) -> Tensor:
+    """A slot's state, unsharded; every rank must call this."""
+    value = slot.state[name]
+    like = slot.parameter.detach()
+    return whole(value, like) if declared.shares(0, like.ndim) else value
+
+
+def split_state(slot: Slot, value: Tensor, declared: StateTensor) -> dict[str, Tensor]:
+    """The whole state of a slot by logical name.
+
+    Along an axis that it does not share with a fused parameter it is not divided: each
+    logical tensor then has a copy.
+    """
+    pieces = slot.pieces
+    if pieces is None:
+        return {slot.name: value}
+    if not declared.shares(pieces.dim, slot.parameter.ndim):
+        return dict.fromkeys(pieces.names, value)
+    return split_fused(slot.name, value, {slot.name: pieces})
+
+
+def restore_state(
+    slot: Slot,
+    name: str,
+    declared: StateTensor,
+    read: Callable[[str], Tensor],
+) -> None:
+    """The inverse of `split_state` and `whole_state`.
+
+    Args:
+        slot: whose state is filled.
+        name: of the state.
+        declared: its declaration.
+        read: logical name -> the whole state, on the CPU.
+    """
+    like, pieces = slot.parameter.detach(), slot.pieces
+    if pieces is None:
+        value = read(slot.name)
+    elif not declared.shares(pieces.dim, like.ndim):
+        value = read(pieces.names[0])
+    else:
+        value = join_fused(slot.name, {slot.name: pieces}, read)
+    target = slot.state[name]
+    if declared.shares(0, like.ndim):
+        fill(target, like, value)
+    else:
+        with torch.no_grad():
+            target.copy_(value)
+
+
+def numbers(optimizers: Optimizers, main: str) -> dict[str, Any]:
+    """What the optimizers hold beside the slots, for a State's `extra`. Synchronises.
+
+    Args:
+        optimizers: those of a Program.
+        main: the one of `--optimizer`. Its numbers stand beside the others of the
+            State, as optimizer_steps; those of groups stand under their names.
+    """
+    found = {
+        name: {key: value.item() for key, value in member.optimizer.scalars().items()}
+        for name, member in optimizers.members.items()
+    }
+    own = {f"optimizer_{key}": value for key, value in found.pop(main, {}).items()}
+    beside = {name: values for name, values in found.items() if values}
+    return own | {"optimizers": beside} if beside else own
+
+
+def load_numbers(optimizers: Optimizers, main: str, extra: Mapping[str, Any]) -> None:
+    """The inverse of `numbers`."""
+    for name, member in optimizers.members.items():
+        held = extra.get("optimizers", {}).get(name, {})
+        if name == main:
+            keys = member.optimizer.scalars()
+            held = {key: extra[f"optimizer_{key}"] for key in keys}
+        member.optimizer.load_scalars(held)

@@ -1,0 +1,234 @@
+"""The table of optimizers: what is known of each before a run, without torch.
+
+An optimizer is a class under a decorator::
+
+    @register_optimizer("momentum", words="SGD with momentum",
+                        states={"velocity": StateTensor()},
+                        options={"momentum": Option(0.9, least=0, below=1)})
+    class Momentum(Optimizer): ...
+
+Lumina's own stand in `lumina.optim.methods`, one file each, and a file is imported when
+its name is first looked up. Others stand in a file that `--plugins` names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from lumina.config.leaves import nearest
+from lumina.errors import LuminaError
+
+DENSE_ROLES = ("matrix", "embedding", "head", "norm", "bias", "expert", "router")
+"""Roles of the tensors that get a gradient of their own size."""
+
+RESERVED = ("ema", "carry")
+"""Names under which a checkpoint holds something else beside the weights."""
+
+C = TypeVar("C", bound=type)
+
+
+@dataclass(frozen=True)
+class StateTensor:
+    """A tensor that an optimizer keeps for each tensor that it trains.
+
+    Attributes:
+        shared: how many leading axes of the weight are also the state's leading axes,
+            as the end of a slice: None for all of them, -1 for all but the last. When
+            a weight is divided, sharded by rows, or loses or gains an expert along a
+            shared axis, so is its state; along any other axis the state is kept whole.
+        bytes_per_parameter: memory of the state for each element of the weight.
+    """
+
+    shared: int | None = None
+    bytes_per_parameter: float = 4.0
+
+    def shares(self, axis: int, dimensions: int) -> bool:
+        """Whether `axis` of a weight of so many dimensions is one of the state."""
+        return axis in range(dimensions)[: self.shared]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option that an optimizer has beside those of every run.
+
+    Attributes:
+        default: its value where nothing else is given; its type is the option's type.
+        least: the smallest value, if there is one.
+        below: the option is smaller than this, if there is such a limit.
+    """
+
+    default: float | int | bool | str
+    least: float | None = None
+    below: float | None = None
+
+    def limits(self, value: object) -> str | None:
+        """The limits in words where the value is beyond them, else None."""
+        if not isinstance(value, (int, float)):
+            return None
+        low = self.least is None or value >= self.least
+        high = self.below is None or value < self.below
+        if low and high:
+            return None
+        said = [] if self.least is None else [f"at least {self.least:g}"]
+        said += [] if self.below is None else [f"below {self.below:g}"]
+        return " and ".join(said)
+
+
+@dataclass(frozen=True, eq=False)
+class Declared:
+    """A registered optimizer.
+
+    Attributes:
+        name: what `--optimizer` and `--optimizer-groups` call it.
+        cls: the class, a `lumina.optim.optimizer.Optimizer`.
+        source: the file it stands in.
+        words: its name as the banner shows it.
+        states: the tensors it keeps for each weight, by name.
+        options: the options it has of its own, by name. An option called
+            `learning_rate` is the optimizer's own peak rate, which follows the shape
+            of the run's schedule; one called `weight_decay` replaces the run's.
+        settings: its option -> the option of every run that gives its value.
+        roles: roles of the tensors that it can train.
+        sharded: whether it can be used where each rank holds only a part of every
+            weight, divided by rows.
+        averaged: whether `--ema-decay` keeps an average of what it trains.
+    """
+
+    name: str
+    cls: type
+    source: str
+    words: str
+    states: Mapping[str, StateTensor] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    roles: tuple[str, ...] = DENSE_ROLES
+    sharded: bool = True
+    averaged: bool = True
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Memory of all states for each element of a weight."""
+        return sum(state.bytes_per_parameter for state in self.states.values())
+
+
+OPTIMIZERS: dict[str, Declared] = {}
+"""Every optimizer whose file has been imported, by name."""
+
+
+def register_optimizer(
+    name: str,
+    *,
+    words: str,
+    states: Mapping[str, StateTensor] | None = None,
+    options: Mapping[str, Option] | None = None,
+    settings: Mapping[str, str] | None = None,
+    roles: tuple[str, ...] = DENSE_ROLES,
+    sharded: bool = True,
+    averaged: bool = True,
+) -> Callable[[C], C]:
+    """A decorator that enters a class into `OPTIMIZERS`; arguments as of `Declared`.
+
+    Raises:
+        LuminaError: E005 for a name that is taken, or a state's that is reserved.
+    """
+
+    def decorate(cls: C) -> C:
+        declared = Declared(
+            name,
+            cls,
+            str(Path(inspect.getfile(cls)).resolve()),
+            words,
+            dict(states or {}),
+            dict(options or {}),
+            dict(settings or {}),
+            roles,
+            sharded,
+            averaged,
+        )
+        _check(declared)
+        OPTIMIZERS[name] = declared
+        return cls
+
+    return decorate
+
+
+def _check(declared: Declared) -> None:
+    """Refuse names that could not be told apart."""
+    name = declared.name
+    if not name.isidentifier():
+        raise LuminaError(
+            "E005",
+            f"an optimizer cannot be called {name!r}",
+            "use letters, digits and _",
+        )
+    taken = OPTIMIZERS.get(name)
+    own = name in _own() and declared.cls.__module__ != f"{_PACKAGE}.{name}"
+    if own or (taken is not None and taken.source != declared.source):
+        place = "Lumina itself" if taken is None else taken.source
+        raise LuminaError(
+            "E005", f"{place} already has an optimizer {name!r}", "choose another name"
+        )
+    for state in declared.states:
+        if state in RESERVED or not state.isidentifier():
+            raise LuminaError(
+                "E005",
+                f"a state of the optimizer {name} cannot be called {state!r}",
+                f"use letters, digits and _, and none of {', '.join(RESERVED)}",
+            )
+    if both := declared.options.keys() & declared.settings.keys():
+        raise LuminaError(
+            "E005",
+            f"the optimizer {name} declares {', '.join(sorted(both))} twice",
+            "an option is its own, or a setting of every run",
+        )
+
+
+_PACKAGE = "lumina.optim.methods"
+
+
+@cache
+def _own() -> frozenset[str]:
+    """Names of the files in `lumina.optim.methods`, which are their optimizers'."""
+    folder = Path(__file__).parent / "methods"
+    return frozenset(module.name for module in pkgutil.iter_modules([str(folder)]))
+
+
+def known_optimizers() -> tuple[str, ...]:
+    """The names that `chosen_optimizer` finds."""
+    return tuple(sorted(_own() | OPTIMIZERS.keys()))
+
+
+def is_known(name: str) -> bool:
+    """Whether an optimizer of that name is there."""
+    return name in OPTIMIZERS or name in _own()
+
+
+def chosen_optimizer(name: str, option: str = "optimizer") -> Declared:
+    """The optimizer of a name.
+
+    Args:
+        name: as a run's options give it.
+        option: the option that gives it, for the error.
+
+    Raises:
+        LuminaError: E005, with those that there are.
+    """
+    if name not in OPTIMIZERS and name in _own():
+        importlib.import_module(f"{_PACKAGE}.{name}")
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    close = nearest(name, known_optimizers())
+    meant = f"did you mean {close!r}? " if close else ""
+    raise LuminaError(
+        "E005",
+        f"{option} {name}: there is no such optimizer",
+        f"{meant}there are {', '.join(known_optimizers())}; another one is a class "
+        f"under @lumina.register_optimizer({name!r}) in a file named with --plugins",
+    )

@@ -1,0 +1,1 @@
+"""Lumina's own optimizers: one file each, named like its optimizer."""

@@ -1,0 +1,234 @@
+"""What an optimizer is to a Program: slots, a step, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lumina.errors import LuminaError
+from lumina.model.logical import FusedPieces
+from lumina.optim.declared import Declared
+from lumina.parallel.mesh import RankGroup
+
+
+@dataclass
+class Slot:
+    """One trained parameter and what its optimizer keeps for it.
+
+    Attributes:
+        name: the parameter's name in the network.
+        parameter: what the network computes with; maybe sharded, maybe half precision.
+        master: local float32 weights; the parameter's own storage when it is float32.
+        decay: whether weight decay applies (matrices only).
+        pieces: how a fused parameter divides into matrices; None where it is one.
+        state: the optimizer's tensors for this parameter, by the names it declares.
+        accumulator: local float32 gradient sum, where the parameter's own gradient
+            is half precision and a step has several forwards.
+        touched: of a table that is read row by row, the rows that the step's forwards
+            used: their numbers [B], and the leaf [B, D] that gathers their gradient.
+            None for a parameter that has a gradient of its own size.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    master: Tensor
+    decay: bool
+    pieces: FusedPieces | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
+    accumulator: Tensor | None = None
+    touched: list[tuple[Tensor, Tensor]] | None = None
+
+    def gradient(self) -> Tensor | None:
+        """The local gradient of the step, or None if there was none."""
+        if self.accumulator is not None:
+            return self.accumulator
+        gradient = self.parameter.grad
+        return None if gradient is None else local(gradient)
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Round the master to the half-precision weights that are made from it."""
+        if self.parameter.dtype != torch.float32:
+            local(self.parameter.data).copy_(self.master)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the step."""
+        self.parameter.grad = None
+        if self.accumulator is not None:
+            self.accumulator.zero_()
+        if self.touched is not None:
+            self.touched.clear()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a possibly sharded tensor that lies on this device."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+class Optimizer:
+    """What a registered class derives from.
+
+    Its constructor fills `state` of every slot with the states that it declared, at
+    their first values; `step` is the only method that every class has to write.
+
+    Args:
+        slots: the parameters it trains.
+        options: value of each option and setting that it declared.
+        device: where its own numbers live.
+        ranks: those among which the tokens of a step are divided; None: one alone.
+    """
+
+    def __init__(
+        self,
+        slots: list[Slot],
+        options: Mapping[str, Any],
+        *,
+        device: torch.device,
+        ranks: RankGroup | None = None,
+    ) -> None:
+        self.slots = slots
+        self.options = options
+        self.device = device
+        self.ranks = ranks
+
+    def gather(self) -> Tensor | None:
+        """Bring together gradients that no wrapper brings together.
+
+        Called once in a step, before `step`, by all ranks.
+
+        Returns:
+            [] float32, 1.0 where one of them is not finite, so that the step may
+            change nothing; None where there are no such gradients.
+        """
+        return None
+
+    def step(
+        self, *, lr: Tensor, weight_decay: float, divisor: Tensor, skip: Tensor
+    ) -> None:
+        """Update every master, and the half-precision weights made from them.
+
+        Nothing is read back to the host.
+
+        Args:
+            lr: [] float32 on the device.
+            weight_decay: decoupled decay of the slots that decay.
+            divisor: [] float32 the gradients are divided by (loss scale / clip).
+            skip: [] float32, 1.0 where nothing may change.
+        """
+        raise NotImplementedError
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Numbers that it keeps beside the slots, [] tensors by name.
+
+        A resumed run gets them back through `load_scalars`.
+        """
+        return {}
+
+    def load_scalars(self, values: Mapping[str, float]) -> None:
+        """The inverse of `scalars`."""
+
+
+@dataclass
+class Member:
+    """One of the optimizers of a Program.
+
+    Attributes:
+        declared: its entry in the table.
+        optimizer: the object.
+        rate: its peak learning rate over the run's; None: the run's own.
+        weight_decay: its own; None: the run's.
+    """
+
+    declared: Declared
+    optimizer: Optimizer
+    rate: float | None = None
+    weight_decay: float | None = None
+
+
+class Optimizers:
+    """All optimizers of a Program, which step together.
+
+    Args:
+        slots: the trained parameters in the network's order.
+        members: the optimizers, each with its share of the slots.
+
+    Raises:
+        LuminaError: E005 for one that keeps other states than it declared.
+    """
+
+    def __init__(self, slots: list[Slot], members: Sequence[Member]) -> None:
+        self.slots = slots
+        self.members = {member.declared.name: member for member in members}
+        for member in members:
+            _check_states(member)
+
+    @property
+    def averaged(self) -> list[Slot]:
+        """The slots that a moving average of the weights covers."""
+        without = {
+            slot.name
+            for member in self.members.values()
+            if not member.declared.averaged
+            for slot in member.optimizer.slots
+        }
+        return [slot for slot in self.slots if slot.name not in without]
+
+    def declared_of(self, slot: Slot) -> Declared:
+        """The entry of the optimizer that trains a slot."""
+        return next(
+            member.declared
+            for member in self.members.values()
+            if any(slot is one for one in member.optimizer.slots)
+        )
+
+    def gradients(self) -> list[Tensor]:
+        """The local gradients of the step, which the gate judges and clips together."""
+        return [g for slot in self.slots if (g := slot.gradient()) is not None]
+
+    def gather(self) -> Tensor | None:
+        """[] float32, 1.0 where gradients of an optimizer's own are not finite."""
+        found = [member.optimizer.gather() for member in self.members.values()]
+        broken = [flag for flag in found if flag is not None]
+        return torch.stack(broken).amax() if broken else None
+
+    def step(
+        self, *, lr: Tensor, weight_decay: float, divisor: Tensor, skip: Tensor
+    ) -> None:
+        """Update every slot; arguments as of `Optimizer.step`, for the whole run."""
+        for member in self.members.values():
+            own = member.weight_decay
+            member.optimizer.step(
+                lr=lr if member.rate is None else lr * member.rate,
+                weight_decay=weight_decay if own is None else own,
+                divisor=divisor,
+                skip=skip,
+            )
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the step."""
+        for slot in self.slots:
+            slot.zero_grad()
+
+    def close(self) -> None:
+        """Let go of every tensor."""
+        self.slots.clear()
+        self.members.clear()
+
+
+def _check_states(member: Member) -> None:
+    declared = member.declared
+    for slot in member.optimizer.slots:
+        if slot.state.keys() != declared.states.keys():
+            raise LuminaError(
+                "E005",
+                f"the optimizer {declared.name} keeps "
+                f"{', '.join(slot.state) or 'nothing'} for {slot.name} and declares "
+                f"{', '.join(declared.states) or 'nothing'}",
+                "its constructor fills the state of every slot with what "
+                "register_optimizer(states=...) names",
+            )

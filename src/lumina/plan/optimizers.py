@@ -1,0 +1,248 @@
+"""The optimizers of a run: which tensors each one trains, with which options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lumina.config.leaves import nearest
+from lumina.config.option_values import value_like
+from lumina.errors import LuminaError
+from lumina.model.logical import standard_info
+from lumina.model.spec import ModelSpec
+from lumina.optim.declared import Declared, chosen_optimizer
+from lumina.optim.groups import Group, optimizer_of, parse_groups
+from lumina.parallel.way import Way
+from lumina.plan.count import PUZZLE_VECTORS, trainable
+from lumina.plan.decisions import Decisions, source_of
+from lumina.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+SETTINGS = ("beta1", "beta2", "eps")
+"""Options of every run that some optimizers read and others do not."""
+
+
+def decide_optimizers(config: Config, spec: ModelSpec, decisions: Decisions) -> None:
+    """Fix the optimizer, its groups, and the options of each.
+
+    Raises:
+        LuminaError: E005 for an optimizer, option or value that there is not, and for
+            a pattern that matches nothing; E002 for a tensor that its optimizer cannot
+            train.
+    """
+    train = config.train
+    used = _used(spec, train.optimizer, train.optimizer_groups, train.freeze)
+    main = chosen_optimizer(train.optimizer)
+    names = dict.fromkeys([main.name, *(declared.name for _, declared, _ in used)])
+    declared = [chosen_optimizer(name) for name in names]
+    cost = f"{main.words}, {main.bytes_per_parameter:g} bytes for each parameter"
+    decisions.decide(
+        "optimizer", main.name, f"{source_of(config, 'optimizer')}: {cost}"
+    )
+    decisions.decide(
+        "optimizer_groups", train.optimizer_groups, _shares(config, used, main)
+    )
+    decisions.decide(
+        "optimizer_options",
+        _options(train.optimizer_options, declared),
+        source_of(config, "optimizer_options"),
+    )
+    read = {leaf for one in declared for leaf in one.settings.values()}
+    for leaf in SETTINGS:
+        unread = leaf not in read and config.is_chosen(leaf)
+        if unread and not config.is_default(leaf):
+            decisions.warn(
+                f"{leaf} is set but has no effect: optimizer {main.name} has none"
+            )
+
+
+def bytes_per_parameter(
+    spec: ModelSpec, optimizer: str, groups: Sequence[str], freeze: Sequence[str]
+) -> float:
+    """What the optimizers keep for each parameter that trains, on average.
+
+    Args:
+        spec: the model's shape.
+        optimizer: of the tensors that no group names.
+        groups: PATTERN=OPTIMIZER.
+        freeze: patterns of parameters that do not train.
+    """
+    kept = size = 0.0
+    for name, declared, count in _used(spec, optimizer, groups, freeze):
+        if name != PUZZLE_VECTORS:
+            kept, size = kept + declared.bytes_per_parameter * count, size + count
+    return kept / size if size else 0.0
+
+
+def fitting_ways(
+    config: Config, spec: ModelSpec, ways: Sequence[type[Way]]
+) -> list[type[Way]]:
+    """Those ways of sharing the work in which every optimizer of a run can be used.
+
+    Raises:
+        LuminaError: E002 where there is none.
+    """
+    train = config.train
+    used = _used(spec, train.optimizer, train.optimizer_groups, train.freeze)
+    whole = sorted({one.name for _, one, _ in used if not one.sharded})
+    left = [way for way in ways if not (way.sharded and whole)]
+    if left:
+        return left
+    raise LuminaError(
+        "E002",
+        f"the optimizer {whole[0]} cannot be used with parallel "
+        f"{' or '.join(way.name for way in ways)}, which divides every weight over "
+        "the processes",
+        "choose another --parallel, or another optimizer",
+    )
+
+
+def values_of(plan: Plan, declared: Declared) -> dict[str, Any]:
+    """The value of every option of an optimizer, and of the settings that it reads."""
+    own = plan.optimizer_options.get(declared.name, {})
+    settings = {
+        option: getattr(plan, leaf) for option, leaf in declared.settings.items()
+    }
+    return (
+        {name: one.default for name, one in declared.options.items()} | own | settings
+    )
+
+
+def _used(
+    spec: ModelSpec, optimizer: str, texts: Sequence[str], freeze: Sequence[str]
+) -> list[tuple[str, Declared, int]]:
+    """Every parameter that trains: its name, its optimizer, and its size."""
+    groups = parse_groups(texts)
+    for group in groups:
+        chosen_optimizer(group.optimizer, "optimizer_groups")
+    role_of = _roles(spec)
+    found, matched = [], set[Group]()
+    for name, stored, count in trainable(spec, freeze):
+        roles = {logical: role_of(logical) for logical in stored}
+        chosen = {
+            logical: optimizer_of(logical, role, optimizer, groups)
+            for logical, role in roles.items()
+        }
+        _check_fused(chosen)
+        declared = chosen_optimizer(chosen[stored[0]])
+        for logical, role in roles.items():
+            _check_role(declared, logical, role)
+            matched.update(g for g in groups if g.matches(logical, role))
+        found.append((name, declared, count))
+    for group in groups:
+        if group not in matched:
+            raise LuminaError(
+                "E005",
+                f"optimizer_groups {group.pattern}={group.optimizer} matches no "
+                "parameter that trains",
+                "patterns are globs, such as '*.feedforward.*', or role:matrix",
+            )
+    return found
+
+
+def _roles(spec: ModelSpec) -> Callable[[str], str]:
+    """A function from the name of a tensor to its role."""
+    if spec.parts is None:
+        return lambda name: standard_info(name, spec).role
+    from lumina.plan.parts import roles
+
+    return roles(spec).__getitem__
+
+
+def _check_fused(chosen: Mapping[str, str]) -> None:
+    """Tensors that share one matrix in memory have one optimizer."""
+    if len(set(chosen.values())) > 1:
+        told = ", ".join(f"{name} by {optimizer}" for name, optimizer in chosen.items())
+        raise LuminaError(
+            "E005",
+            f"optimizer_groups would train {told}, which share one matrix in memory",
+            "let a pattern match all of them or none",
+        )
+
+
+def _check_role(declared: Declared, name: str, role: str) -> None:
+    if role not in declared.roles:
+        raise LuminaError(
+            "E002",
+            f"the optimizer {declared.name} cannot train {name}, whose role is {role}",
+            f"it trains {', '.join(declared.roles)}; name it for those alone with "
+            f"--optimizer-groups role:{declared.roles[0]}={declared.name}",
+        )
+
+
+def _shares(
+    config: Config, used: Sequence[tuple[str, Declared, int]], main: Declared
+) -> str:
+    """What each optimizer trains, in words."""
+    sizes: dict[str, int] = {}
+    for _, declared, count in used:
+        sizes[declared.name] = sizes.get(declared.name, 0) + count
+    whole = sum(sizes.values())
+    told = ", ".join(
+        f"{name} trains {size / whole:.1%} of the parameters"
+        for name, size in sizes.items()
+    )
+    source = source_of(config, "optimizer_groups")
+    return source if sizes.keys() <= {main.name} else f"{source}: {told}"
+
+
+def _options(
+    given: Sequence[str], declared: Sequence[Declared]
+) -> dict[str, dict[str, Any]]:
+    """Each optimizer's own options: the defaults, and over them what was given."""
+    found = {
+        one.name: {name: option.default for name, option in one.options.items()}
+        for one in declared
+        if one.options
+    }
+    for text in given:
+        optimizer, option, written = _parsed(text, declared)
+        where = f"optimizer_options {text}"
+        held = found.get(optimizer.name, {})
+        if option in optimizer.settings:
+            flag = optimizer.settings[option].replace("_", "-")
+            raise LuminaError(
+                "E005",
+                f"{where}: {option} is an option of every run",
+                f"set it with --{flag}",
+            )
+        if option not in held:
+            close = nearest(option, held)
+            meant = f"did you mean {close!r}? " if close else ""
+            raise LuminaError(
+                "E005",
+                f"{where}: the optimizer {optimizer.name} has no option {option!r}",
+                f"{meant}it has {', '.join(held) or 'none'}",
+            )
+        entry = optimizer.options[option]
+        value = value_like(entry.default, written, where)
+        if limits := entry.limits(value):
+            raise LuminaError(
+                "E005", f"{where}: {value!r} is out of range", f"it is {limits}"
+            )
+        held[option] = value
+    return found
+
+
+def _parsed(text: str, declared: Sequence[Declared]) -> tuple[Declared, str, str]:
+    """The optimizer, the option and the value of [OPTIMIZER.]OPTION=VALUE."""
+    key, equals, written = text.partition("=")
+    name, dot, option = key.rpartition(".")
+    if not equals or not option:
+        raise LuminaError(
+            "E005",
+            f"optimizer_options cannot be {text!r}",
+            "write OPTION=VALUE, or OPTIMIZER.OPTION=VALUE for one of several",
+        )
+    if not dot:
+        return declared[0], option, written
+    for one in declared:
+        if one.name == name:
+            return one, option, written
+    raise LuminaError(
+        "E005",
+        f"optimizer_options {text}: {name!r} is no optimizer of this run",
+        f"it uses {', '.join(one.name for one in declared)}",
+    )
