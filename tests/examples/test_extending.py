@@ -11,6 +11,7 @@ import torch
 
 import lumina
 from lumina.cli.main import main
+from lumina.data import kinds
 from tiny_runs import Runs
 from training import column, train_on_two_ranks
 
@@ -30,7 +31,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 
 def test_the_page_has_its_files() -> None:
-    assert list(FILES) == ["relu.py", "ema.py", "smoothing.py", "by_hand.py"]
+    assert list(FILES) == [
+        "relu.py", "ema.py", "smoothing.py", "by_hand.py", "arithmetic.py"
+    ]  # fmt: skip
 
 
 def test_the_first_commands(runs: Runs, tmp_path: Path) -> None:
@@ -95,3 +98,20 @@ def test_a_way_of_being_parallel(runs: Runs) -> None:
     train_on_two_ranks(config)
     losses = column(Path(config.run.run_dir), "loss")
     assert losses == pytest.approx(alone.column("loss"), rel=1e-5)
+
+
+def test_a_source_of_data(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As written, but for a smaller model and fewer steps."""
+    monkeypatch.delitem(kinds._REGISTERED, "arithmetic", raising=False)
+    shown = re.search(r"```\n(lumina train --plugins arithm.*?)```", PAGE, re.DOTALL)
+    assert shown is not None
+    first, second = shown[1].replace("\\\n", "").splitlines()
+    small = shlex.split(
+        "--hidden-size 32 --num-layers 2 --seq-length 32 --global-batch-size 4 "
+        "--device cpu"
+    )
+    words = [*shlex.split(first)[1:], *small]
+    assert main(["2" if word == "200" else word for word in words]) == 0
+    words = shlex.split(second)[1:]
+    assert main(["3" if word == "400" else word for word in words]) == 0
+    assert len(column(Path("runs/sums"), "loss")) == 3
