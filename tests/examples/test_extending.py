@@ -32,7 +32,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 def test_the_page_has_its_files() -> None:
     assert list(FILES) == [
-        "relu.py", "ema.py", "smoothing.py", "by_hand.py", "arithmetic.py"
+        "relu.py", "ema.py", "smoothing.py", "by_hand.py", "arithmetic.py", "tiled.py"
     ]  # fmt: skip
 
 

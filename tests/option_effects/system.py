@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,54 @@ def deterministic(runs: Runs) -> None:
             assert found == [(value, value)]
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+_HALVES = """
+import torch
+from lumina.features import Choice, Feature, register
+
+def build(network, plan):
+    for block in network.backbone.blocks:
+        whole = block.feedforward.forward
+        block.feedforward.forward = lambda x, whole=whole: torch.cat(
+            [whole(half) for half in x.chunk(2, dim=1)], dim=1
+        )
+
+register(
+    Feature(
+        name="NAME",
+        summary="the feed-forward of each half of a row",
+        automatic=lambda plan, machine: Choice(True, "for a test"),
+        build=build,
+    )
+)
+"""
+
+
+@shows("features", "no_features")
+def features(runs: Runs) -> None:
+    """A feature from another file is built into the network, or is not."""
+    name = f"halves_{abs(hash(str(runs.folder)))}"
+    file = runs.folder / "halves.py"
+    file.write_text(_HALVES.replace("NAME", name))
+    found: list[int] = []
+
+    def count(program: Program, batches: StepBatches) -> int:
+        wrapped = [b.feedforward for b in program.network.backbone.blocks]
+        return sum("forward" in vars(feedforward) for feedforward in wrapped)
+
+    from lumina.features import FEATURES
+
+    try:
+        look = seen(count, found)
+        runs.train(look, plugins=(str(file),), no_features=(name,), steps=1)
+        off = FEATURES.pop(name)
+        FEATURES[name] = dataclasses.replace(off, automatic=None)
+        runs.train(look, plugins=(str(file),), features=(name,), steps=1)
+        assert found == [0, 2]
+        message = runs.refused(
+            "E002", plugins=(str(file),), features=(name,), no_features=(name,)
+        )
+        assert name in message
+    finally:
+        del FEATURES[name]

@@ -21,7 +21,7 @@ def small(**options: Any) -> Config:
 @pytest.mark.parametrize("machine", [cpu(), gpu()], ids=["cpu", "gpu"])
 def test_every_decision_has_a_reason(machine: Any) -> None:
     plan = plan_for(Config.resolve(preset="debug"), machine, world_size=2)
-    told = {"spec", "memory", "reasons", "warnings"}
+    told = {"spec", "memory", "features", "reasons", "warnings"}
     for field in fields(Plan):
         if field.name not in told:
             assert plan.reasons.get(field.name), field.name
@@ -72,7 +72,10 @@ def test_compile_on_cuda_with_a_compiler_only() -> None:
     assert plan_for(small(compile=True), cpu(compiler=True)).compile is True
     assert plan_for(small(compile=False), gpu()).compile is False
     without = plan_for(small(), bare)
-    assert (without.compile, without.reasons["compile"]) == (False, "triton missing")
+    assert (without.compile, without.reasons["compile"]) == (
+        False,
+        "needs triton and a C compiler (triton missing)",
+    )
     with pytest.raises(LuminaError, match="triton missing") as caught:
         plan_for(small(compile=True), bare)
     assert caught.value.code == "E003"

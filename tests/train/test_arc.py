@@ -171,9 +171,9 @@ def test_the_plan_counts_vectors_and_keeps_no_moments_for_them() -> None:
     for more in (
         {},
         {"compute_dtype": "bfloat16"},
-        {"parallel": "fsdp2", "world_size": 4},
+        {"parallel": "fsdp2", "data_ranks": 4},
     ):
-        layout = Layout(2, ema=True, **more)
+        layout = Layout(2, features=("ema",), **more)
         many, one = (estimate(given, layout) for given in (spec, few))
         counted = [found["bound"] - found["overhead"] for found in (many, one)]
         assert counted[0] - counted[1] == 4 * 4999 * 512

@@ -1,9 +1,10 @@
-"""Asks every rule: what goes together, what is unusual, what has no effect."""
+"""Asks every rule and every feature what goes together and what has an effect."""
 
 from __future__ import annotations
 
 from lumina.config.rules import ALWAYS, RULES
 from lumina.config.settings import Settings
+from lumina.features import FEATURES, check_exclusions
 
 
 def check_combinations(settings: Settings) -> None:
@@ -18,6 +19,8 @@ def check_combinations(settings: Settings) -> None:
     resumes = settings.run.resume is not None
     for rule in ALWAYS if resumes else RULES:
         rule.check(settings)
+    if not resumes:
+        check_exclusions(FEATURES, settings)
 
 
 def advise(settings: Settings) -> list[str]:

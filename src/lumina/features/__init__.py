@@ -1,21 +1,32 @@
 """Declarations of switchable features; nothing here applies them, or needs torch."""
 
-from lumina.features.feature import (
-    Exclusion,
-    Feature,
+from lumina.features.addresses import resolved
+from lumina.features.checks import (
     active_features,
-    check_features,
+    check_exclusions,
+    check_names,
+    check_needs,
+    conflict,
     requested_features,
 )
-from lumina.features.registry import FEATURES, check, check_plan
+from lumina.features.feature import Choice, Exclusion, Feature, Machine
+from lumina.features.registry import FEATURES
+from lumina.features.table import absent_features, find_feature, register
 
 __all__ = [
     "FEATURES",
+    "Choice",
     "Exclusion",
     "Feature",
+    "Machine",
+    "absent_features",
     "active_features",
-    "check",
-    "check_features",
-    "check_plan",
+    "check_exclusions",
+    "check_names",
+    "check_needs",
+    "conflict",
+    "find_feature",
+    "register",
     "requested_features",
+    "resolved",
 ]

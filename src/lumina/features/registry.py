@@ -1,40 +1,14 @@
-"""Every switchable feature there is; help, validation, plan and docs come from here."""
+"""Loads Lumina's own features: every file in `lumina.features.declared`."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import pkgutil
 
-from lumina.features.feature import (
-    Feature,
-    Machine,
-    active_features,
-    check_features,
-    requested_features,
-)
-from lumina.features.model_features import MODEL_FEATURES
-from lumina.features.system_features import SYSTEM_FEATURES
-from lumina.features.training_features import TRAINING_FEATURES
+from lumina.features import declared
+from lumina.features.table import FEATURES
 
-FEATURES: dict[str, Feature] = {
-    feature.name: feature
-    for feature in (*SYSTEM_FEATURES, *MODEL_FEATURES, *TRAINING_FEATURES)
-}
-"""Feature name -> declaration."""
+for _module in pkgutil.iter_modules(declared.__path__):
+    importlib.import_module(f"{declared.__name__}.{_module.name}")
 
-
-def check(config: Any, machine: Machine) -> None:
-    """Refuse a Config whose features the machine cannot have or that exclude others.
-
-    Raises:
-        LuminaError: E002 or E003, with the fix named.
-    """
-    check_features(FEATURES, requested_features(FEATURES, config), machine)
-
-
-def check_plan(plan: Any, machine: Machine) -> None:
-    """The same for what a Plan decided.
-
-    Raises:
-        LuminaError: E002 or E003, with the fix named.
-    """
-    check_features(FEATURES, active_features(FEATURES, plan), machine)
+__all__ = ["FEATURES"]

@@ -79,7 +79,7 @@ class Part:
 
 
 _PARTS: dict[str, Part] = {}
-_LOADED: set[str] = set()
+_LOADED: dict[str, None] = {}
 
 
 def register_attention(name: str, **says: Any) -> Callable[[C], C]:
@@ -284,7 +284,12 @@ def load_plugins(plugins: Iterable[str]) -> None:
             raise
         except Exception as error:
             raise _failed(plugin, error) from error
-        _LOADED.add(key)
+        _LOADED[key] = None
+
+
+def loaded_plugins() -> tuple[str, ...]:
+    """Files and modules that were loaded as plug-ins, in that order."""
+    return tuple(_LOADED)
 
 
 def _failed(plugin: str, error: Exception) -> LuminaError:

@@ -175,6 +175,9 @@ def _speed(plan: Plan) -> str:
         f"checkpointing {plan.gradient_checkpointing}"
         f"{_because(plan, 'gradient_checkpointing')}",
     ]
+    parts += [
+        f"{name} on ({why})" for name, (on, why) in plan.feature_reasons().items() if on
+    ]
     if plan.deterministic:
         parts.append("deterministic" + _because(plan, "deterministic"))
     return "; ".join(parts)

@@ -277,8 +277,13 @@ def _settings(path: Path) -> dict[str, list[tuple[str, str, str]]]:
 def _plan(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(name, value, reason); those with a reason first."""
     reasons = plan.get("reasons") or {}
-    skipped = ("reasons", "warnings")
-    rows = []
+    skipped = ("reasons", "warnings", "features")
+    switched = "features."
+    rows = [
+        (name, _value(name.removeprefix(switched) in plan["features"]), str(why))
+        for name, why in reasons.items()
+        if name.startswith(switched)
+    ]
     for name, value in plan.items():
         if name in skipped:
             continue

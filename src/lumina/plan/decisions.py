@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+
+from lumina.model.spec import ModelSpec
+from lumina.plan.plan import Plan
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -35,6 +38,26 @@ class Decisions:
     def warn(self, text: str) -> None:
         """Add advice."""
         self.warnings.append(text)
+
+    def draft(self, spec: ModelSpec) -> Plan:
+        """A Plan of what is decided so far; the rest has the fields' defaults."""
+        return Plan(
+            spec=spec,
+            **self.values,
+            reasons=dict(self.reasons),
+            warnings=tuple(self.warnings),
+        )
+
+    def take(self, before: Plan, after: Plan) -> None:
+        """Decide the fields that `after` explains or changes in the draft `before`."""
+        for name in (found.name for found in fields(Plan)):
+            if name in ("reasons", "warnings"):
+                continue
+            value = getattr(after, name)
+            if name in after.reasons or value != getattr(before, name):
+                self.values[name] = value
+        self.reasons |= after.reasons
+        self.warnings = list(after.warnings)
 
 
 def asked_for(config: Config, leaf: str) -> bool:

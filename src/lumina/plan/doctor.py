@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lumina.data.cache import cache_root
-from lumina.features.registry import FEATURES
+from lumina.features import FEATURES
 from lumina.plan.environment import Environment
 from lumina.plan.memory_text import gibibytes
 from lumina.plan.precision import automatic_dtype, unsupported
@@ -141,11 +141,11 @@ def _kernels(environment: Environment) -> list[Row]:
 
 
 def _features(environment: Environment) -> list[Row]:
-    """Only those that cannot be had here; the others need no word."""
+    """Only those that are not available here."""
     rows = [
         Row("features", name, problem, "absent")
         for name, feature in FEATURES.items()
-        if (problem := feature.needs(environment))
+        if (problem := feature.problem(environment))
     ]
     return rows or [Row("features", "all", "can be used here")]
 

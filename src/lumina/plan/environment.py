@@ -45,6 +45,7 @@ class Environment:
         cuda_version: what torch was built for, None without CUDA.
         peak_flops: dense peak by compute type, None where unknown.
         local_processes: processes of this run on this machine.
+        failed_pretests: feature -> why its pretest failed here (`lumina.guard`).
     """
 
     device: str
@@ -66,6 +67,7 @@ class Environment:
     cuda_version: str | None = None
     peak_flops: dict[str, float | None] = field(default_factory=dict)
     local_processes: int = 1
+    failed_pretests: dict[str, str] = field(default_factory=dict)
 
     def on_cpu(self) -> Environment:
         """The same machine without its accelerator."""

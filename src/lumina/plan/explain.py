@@ -20,6 +20,7 @@ _ELSEWHERE = {
     "memory",
     "reasons",
     "warnings",
+    "features",
     "parameters",
     "active_parameters",
     "flops_per_token",
@@ -158,6 +159,8 @@ def _decision_lines(plan: Plan) -> list[str]:
         shown = _shown(getattr(plan, field.name))
         why = plan.reasons.get(field.name, "")
         lines.append(f"{field.name:<24}{shown:<12}{why}".rstrip())
+    for name, (on, why) in plan.feature_reasons().items():
+        lines.append(f"{name:<24}{_shown(on):<12}{why}".rstrip())
     return lines
 
 

@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
-from lumina.features import check, check_plan
 from lumina.model.spec import ModelSpec
 from lumina.parallel.sizes import Sizes
 from lumina.parallel.table import chosen_way, preferred_ways
@@ -17,6 +16,12 @@ from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.duration import Done, decide_length, decide_rhythm, decide_schedule
 from lumina.plan.environment import Environment, no_cuda
+from lumina.plan.feature_choice import (
+    check_features,
+    choose_features,
+    features_with_memory,
+    settle_features,
+)
 from lumina.plan.flops import flops_per_token
 from lumina.plan.kernels import choose_attention, kernel_family
 from lumina.plan.learning_rate import learning_rate
@@ -95,7 +100,7 @@ def make_plan(
             hardware cannot do, E201 or E202 when the run cannot fit.
     """
     machine = _machine(config, environment)
-    check(config, machine)
+    check_features(config, machine)
     spec = resolve_spec(config, tokenizer_vocab_size, num_puzzles)
     decisions = Decisions(warnings=config.warnings())
     _decide_device(config, machine, decisions)
@@ -107,14 +112,24 @@ def make_plan(
     decisions.decide("learning_rate", *learning_rate(config, spec))
     decide_optimizers(config, spec, decisions)
     _decide_attention(config, machine, spec, decisions)
-    _decide_compile(config, machine, decisions)
+    _decide_features(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)
     decide_length(config, decisions, rows_per_epoch, done, data_kind)
     decide_schedule(config, decisions, done)
     decide_rhythm(config, decisions, eval_rows)
     plan = _finish(spec, decisions)
-    check_plan(plan, machine)
-    return plan
+    return _settled(plan, config, machine)
+
+
+def _settled(plan: Plan, config: Config, machine: Environment) -> Plan:
+    """The Plan after the features that give way, whose memory still fits."""
+    settled = settle_features(plan, config, machine)
+    if settled is plan:
+        return plan
+    settled = with_spec(settled, settled.spec)
+    if settled.memory["bound"] > machine.memory_bytes:
+        raise _too_large(settled.spec, machine, _layout_of(settled))
+    return settled
 
 
 def _machine(config: Config, environment: Environment) -> Environment:
@@ -178,7 +193,8 @@ def smallest_layout_fits(
     decisions.decide("world_size", world_size, "")
     _decide_precision(config, machine, decisions)
     _decide_attention(config, machine, spec, decisions)
-    _decide_compile(config, machine, decisions)
+    decisions.decide("ema_decay", config.train.ema_decay, "")
+    _decide_features(config, machine, spec, decisions)
     batching = resolve_batching(config, _sizes(decisions).data)
     room = int(machine.memory_bytes * MEMORY_SHARE)
     return any(
@@ -205,7 +221,6 @@ def _layouts(
         compute_dtype=decisions.values["compute_dtype"],
         data_ranks=sizes.data,
         loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
-        ema=config.train.ema_decay > 0,
         trainable=_trainable(config, spec),
         optimizer_bytes=bytes_per_parameter(
             spec,
@@ -216,6 +231,7 @@ def _layouts(
         attention=kernel_family(decisions.values["attention"]),
         device=machine.device,
         compile=decisions.values["compile"],
+        features=features_with_memory(decisions.draft(spec)),
     )
     conditions = Conditions(
         spec,
@@ -372,21 +388,29 @@ def _decide_attention(
         decisions.warn(choice.warning)
 
 
-def _decide_compile(config: Config, machine: Environment, decisions: Decisions) -> None:
-    asked = config.system.compile
-    if asked is not None:
-        decisions.decide("compile", asked, source_of(config, "compile"))
-    elif machine.device == "cpu":
-        decisions.decide("compile", False, "off on the CPU unless asked for")
-    elif machine.compiler:
-        decisions.decide("compile", True, f"CUDA with {machine.compiler_detail}")
-    else:
-        decisions.decide("compile", False, machine.compiler_detail)
+def _decide_features(
+    config: Config, machine: Environment, spec: ModelSpec, decisions: Decisions
+) -> None:
+    """Those that decide about themselves, by their declarations."""
+    before = decisions.draft(spec)
+    decisions.take(before, choose_features(before, config, machine))
 
 
 def with_spec(plan: Plan, spec: ModelSpec) -> Plan:
     """The Plan for a changed model: counted, and its memory estimated, again."""
-    layout = Layout(
+    counts = count_parameters(spec)
+    plan = plan.replace(spec=spec)
+    return plan.replace(
+        parameters=counts.total,
+        active_parameters=counts.active,
+        flops_per_token=flops_per_token(spec, counts),
+        memory=estimate(spec, _layout_of(plan)),
+    )
+
+
+def _layout_of(plan: Plan) -> Layout:
+    """How a Plan lays out a step, as far as its memory depends on it."""
+    return Layout(
         micro_batch_size=plan.micro_batch_size,
         compute_dtype=plan.compute_dtype,
         grad_accum=plan.grad_accum,
@@ -394,22 +418,14 @@ def with_spec(plan: Plan, spec: ModelSpec) -> Plan:
         parallel=plan.parallel,
         data_ranks=plan.data_parallel,
         loss_chunk_bytes=plan.loss_chunk_bytes,
-        ema=plan.ema_decay > 0,
-        trainable=count_trainable(spec, plan.freeze),
+        trainable=count_trainable(plan.spec, plan.freeze),
         optimizer_bytes=bytes_per_parameter(
-            spec, plan.optimizer, plan.optimizer_groups, plan.freeze
+            plan.spec, plan.optimizer, plan.optimizer_groups, plan.freeze
         ),
         attention=kernel_family(plan.attention),
         device=plan.device,
         compile=plan.compile,
-    )
-    counts = count_parameters(spec)
-    return plan.replace(
-        spec=spec,
-        parameters=counts.total,
-        active_parameters=counts.active,
-        flops_per_token=flops_per_token(spec, counts),
-        memory=estimate(spec, layout),
+        features=features_with_memory(plan),
     )
 
 

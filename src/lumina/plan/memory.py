@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 
+from lumina.features import find_feature
 from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
 from lumina.plan.activations import kept_by_block, kept_outside, working_bytes
@@ -55,13 +56,22 @@ COMPILED_SHARE = 0.86
 def estimate(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     """Bytes on one device: by component, `bound` (their sum) and `expected`."""
     parts = _components(spec, layout)
+    _add_features(parts, spec, layout)
     parts["overhead"] = _overhead(layout, sum(parts.values()))
-    ordered = {name: parts[name] for name in COMPONENTS}
+    ordered = {name: parts.get(name, 0) for name in COMPONENTS}
     return {
         **ordered,
         "bound": sum(ordered.values()),
         "expected": _expected(ordered, layout),
     }
+
+
+def _add_features(parts: dict[str, int], spec: ModelSpec, layout: Layout) -> None:
+    """Add what each feature takes, or takes away, to its component."""
+    for name in layout.features:
+        effect = find_feature(name).memory
+        for component, extra in effect(spec, layout).items() if effect else ():
+            parts[component] = max(0, parts.get(component, 0) + extra)
 
 
 def _components(spec: ModelSpec, layout: Layout) -> dict[str, int]:

@@ -47,7 +47,9 @@ class Plan:
         flops_per_token: forward and backward, by `lumina.plan.flops.CONVENTION`.
         memory: bytes per device by component (`lumina.plan.memory.COMPONENTS`), their
             sum `bound`, and `expected`, the likely peak of a step.
-        reasons: field name -> why it has its value.
+        features: features without an option of their own that the run has.
+        reasons: field name -> why it has its value; features.NAME -> why the run has
+            or does not have that feature.
         warnings: advice that does not stop the run.
     """
 
@@ -96,6 +98,7 @@ class Plan:
     parameters: int = 0
     active_parameters: int = 0
     flops_per_token: float = 0.0
+    features: tuple[str, ...] = ()
     memory: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -121,6 +124,7 @@ class Plan:
         values["spec"] = ModelSpec.from_dict(values["spec"])
         values["freeze"] = tuple(values["freeze"])
         values["optimizer_groups"] = tuple(values.get("optimizer_groups", ()))
+        values["features"] = tuple(values.get("features", ()))
         values["warnings"] = tuple(values["warnings"])
         return Plan(**values)
 
@@ -132,6 +136,15 @@ class Plan:
         """
         without = ModelSpec.from_dict(self.spec.to_dict() | {kind: None})
         return 100 * (1 - flops_per_token(self.spec) / flops_per_token(without))
+
+    def feature_reasons(self) -> dict[str, tuple[bool, str]]:
+        """Feature without an option of its own -> (the run has it, why)."""
+        prefix = "features."
+        return {
+            name: (name in self.features, why)
+            for key, why in self.reasons.items()
+            if (name := key.removeprefix(prefix)) != key
+        }
 
     def replace(self, **changes: Any) -> Plan:
         """A new Plan with some fields changed."""

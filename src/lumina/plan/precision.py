@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
+from lumina.features import FEATURES
 from lumina.plan.environment import Environment
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ _COMPUTE = {
     "mixed_fp16": "float16",
 }
 
-NEEDED_CAPABILITY = {"tf32": (8, 0), "bfloat16": (8, 0), "float16": (5, 3)}
-"""CUDA compute capability from which the hardware has the type."""
+_FEATURES = {"tf32": "tf32", "bfloat16": "bf16", "float16": "fp16"}
+"""What is computed in -> the feature that declares what it needs."""
 
 
 def choose_precision(
@@ -70,31 +71,18 @@ def automatic_dtype(environment: Environment) -> tuple[str, str]:
     if capability is None:
         raise ValueError("a CUDA environment without a compute capability")
     version = f"compute capability {capability[0]}.{capability[1]}"
-    if capability >= NEEDED_CAPABILITY["bfloat16"]:
+    if unsupported("bfloat16", environment) is None:
         return "bfloat16", f"{version} has bfloat16 tensor cores"
-    if capability >= NEEDED_CAPABILITY["float16"]:
+    if unsupported("float16", environment) is None:
         return "float16", f"{version} is below 8.0: float16 with a loss scaler"
     return "float32", f"{version} is below 5.3: no fast 16-bit type"
 
 
 def unsupported(kind: str, environment: Environment) -> str | None:
     """Why the device cannot compute in `kind` (a dtype or "tf32"), or None."""
-    if kind == "float32":
+    if kind not in _FEATURES:
         return None
-    if environment.device == "cpu":
-        # bfloat16 works on any processor, if slowly; the others do not.
-        needs = {"tf32": "8.0", "float16": "5.3"}
-        if kind in needs:
-            return f"needs a CUDA device of capability {needs[kind]}; this is a CPU"
-        return None
-    need = NEEDED_CAPABILITY[kind]
-    have = environment.capability or (0, 0)
-    if have >= need:
-        return None
-    return (
-        f"needs compute capability {need[0]}.{need[1]}; {environment.device_name} "
-        f"has {have[0]}.{have[1]}"
-    )
+    return FEATURES[_FEATURES[kind]].problem(environment)
 
 
 def cpu_bf16_detail(environment: Environment) -> str:

@@ -18,6 +18,7 @@ from lumina.data.kinds import chosen_kind, names_data, options_of
 from lumina.data.stream import RowStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
+from lumina.guard.guarded import guarded
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
 from lumina.parallel.sizes import Sizes
@@ -321,16 +322,20 @@ class Preparation:
         rows = self.data.rows(self.config)
         self._fit_vectors(rows)
         self._fine_tune(rows, ranks)
-        plan = make_plan(
-            self.config,
+        plan, self.environment = guarded(
+            lambda machine: make_plan(
+                self.config,
+                machine,
+                tokenizer_vocab_size=rows.vocab_size,
+                rows_per_epoch=rows.sequence.rows_per_epoch,
+                world_size=ranks,
+                eval_rows=rows.held_out,
+                num_puzzles=rows.num_puzzles or 1,
+                done=self._done(rows),
+                data_kind=self.kind.name,
+            ),
             self.environment,
-            tokenizer_vocab_size=rows.vocab_size,
-            rows_per_epoch=rows.sequence.rows_per_epoch,
-            world_size=ranks,
-            eval_rows=rows.held_out,
-            num_puzzles=rows.num_puzzles or 1,
-            done=self._done(rows),
-            data_kind=self.kind.name,
+            self.ranks,
         )
         self.stream = self.data.stream(
             self.config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lumina.config.sections import SECTIONS
 from lumina.config.task_paths import paths_by_task
 from lumina.data.kinds import known_kinds
 from lumina.errors import LuminaError, shell_path
+from lumina.features import absent_features
 from lumina.model.registry import STANDARD, missing
 from lumina.optim.declared import is_known
 from lumina.optim.groups import parse_groups
@@ -137,6 +139,8 @@ def find_resumption(
             "start it again with --auto-resume, which begins afresh when it must",
         )
     reader = open_checkpoint(checkpoint) if checkpoint is not None else None
+    if reader is not None:
+        _check_features(reader.meta.plan.get("features", ()), merged, run)
     finished = (
         reader is not None
         and not _asks_for_more(changes)
@@ -259,12 +263,22 @@ def _check_plugins(saved: Config, asked: dict[str, Any], run: Path) -> None:
     optimizers = {saved.train.optimizer, *(group.optimizer for group in groups)}
     absent += sorted(name for name in optimizers if not is_known(name))
     if absent:
-        raise LuminaError(
-            "E002",
-            f"{run} was begun with plug-ins, which hold {', '.join(absent)}, and code "
-            "is run only when you name it",
-            f"add --plugins {' '.join(saved.parts.plugins)}",
-        )
+        raise _not_loaded(absent, saved, run)
+
+
+def _check_features(names: Iterable[str], config: Config, run: Path) -> None:
+    """Features that a run trained with are there, also those that chose themselves."""
+    if absent := absent_features(names):
+        raise _not_loaded(absent, config, run)
+
+
+def _not_loaded(absent: list[str], config: Config, run: Path) -> LuminaError:
+    return LuminaError(
+        "E002",
+        f"{run} was begun with plug-ins, which hold {', '.join(absent)}, and code "
+        "is run only when you name it",
+        f"add --plugins {' '.join(config.parts.plugins) or 'FILE'}",
+    )
 
 
 def _task_names(config: Config) -> list[str]:

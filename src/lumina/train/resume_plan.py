@@ -8,6 +8,7 @@ from typing import Any
 
 from lumina.config import Config
 from lumina.errors import LuminaError
+from lumina.features import FEATURES
 from lumina.plan.kinds.parts import as_begun
 from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
@@ -34,11 +35,12 @@ def as_left(
     """
     meta = reader.meta
     plan = _as_begun(plan, config, meta, changes)
+    plan = _without_new_features(plan, config, meta)
     spec = replace(as_begun(plan.spec, meta.spec), context=meta.spec.get("context", 0))
     if spec != plan.spec:
         plan = with_spec(plan, spec)
     standing = Controls(meta.journal).standing()
-    for name in known_controls():
+    for name in dict.fromkeys([*known_controls(), *standing]):
         try:
             last = standing.get(name)
             plan = control_named(name).as_left(plan, meta, last, changes)
@@ -51,6 +53,20 @@ def as_left(
                     "message": f"{name} {last and last.value}: {error.message}",
                 }
             )
+    return plan
+
+
+def _without_new_features(plan: Plan, config: Config, meta: State) -> Plan:
+    """The Plan without features that chose themselves only since the run began."""
+    before = meta.plan.get("features", ())
+    for name in plan.features:
+        feature = FEATURES[name]
+        if name not in before and not feature.is_requested(config):
+            plan = plan.replace(
+                features=tuple(kept for kept in plan.features if kept != name),
+                reasons=plan.reasons | {feature.reason_key: "off when the run began"},
+            )
+            plan = with_spec(plan, plan.spec)
     return plan
 
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from lumina.config.leaves import field
-from lumina.config.rules.embedding import EMBEDDING_OPTIONS
 from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 
-# What a reasoner has not; set to anything else, it would do nothing.
-_NOT_IN_A_REASONER = (
-    "use_moe", "use_mod", "use_mor", "dropout", "window_size", "rope_scaling",
-    "qk_norm", "attention_bias", "mla_kv_rank", *EMBEDDING_OPTIONS,
-)  # fmt: skip
-_NOT_WITH_PUZZLES = (
-    "tie_embeddings", "tokenizer", "tokenizer_vocab_size",
-)  # fmt: skip
+_ONLY_OF_TEXT = ("tokenizer", "tokenizer_vocab_size")
+"""Options that a model of puzzles would not read."""
+
 _REASONER_ONLY = (
     "hrm_mode",
     "hrm_variant", "h_layers", "l_layers", "h_cycles", "l_cycles", "expansion",
@@ -25,7 +18,7 @@ _REASONER_ONLY = (
 
 
 def check(settings: Settings) -> None:
-    """Refuse what a reasoner has not, and votes without voters.
+    """Refuse a tokenizer of puzzles, and more votes than forms of a puzzle.
 
     Raises:
         LuminaError: E002.
@@ -33,15 +26,12 @@ def check(settings: Settings) -> None:
     if not settings.hrm.use_hrm:
         return
     puzzles = settings.hrm.hrm_mode == "puzzle"
-    for leaf in _NOT_IN_A_REASONER + (_NOT_WITH_PUZZLES if puzzles else ()):
-        value = settings.get(leaf)
-        if value != field(leaf).default:
-            kind = "model that solves puzzles" if puzzles else "reasoner"
-            more = ", or use --hrm-mode language_model" if puzzles else ""
+    for leaf in _ONLY_OF_TEXT if puzzles else ():
+        if not settings.is_default(leaf):
             refuse(
-                f"{leaf} {value} does not go with use_hrm: a {kind} has no such thing",
-                f"leave {leaf} out, or use_hrm"
-                + (more if leaf in _NOT_WITH_PUZZLES else ""),
+                f"{leaf} {settings.get(leaf)} does not go together with use_hrm: a "
+                "model that solves puzzles has no such thing",
+                f"leave {leaf} out, or use_hrm, or use --hrm-mode language_model",
             )
     _check_arc(settings)
 

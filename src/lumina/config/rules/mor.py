@@ -27,12 +27,6 @@ def check(settings: Settings) -> None:
             "token_choice lets each choose how far",
             "leave one of the two out",
         )
-    if settings.mor.mor_kv_sharing and settings.mod.use_mod:
-        refuse(
-            "mor_kv_sharing and use_mod do not go together: a Mixture-of-Depths layer "
-            "makes keys of some tokens only, and others would ask for them",
-            "leave one of the two out",
-        )
 
 
 def without_effect(settings: Settings) -> dict[str, str]:

@@ -8,7 +8,7 @@ from lumina.config.settings import Settings
 
 
 def check(settings: Settings) -> None:
-    """Refuse an expert that has no model to be added to, or that groups cannot hold.
+    """Refuse an expert that has no model to be added to.
 
     Raises:
         LuminaError: E002.
@@ -19,11 +19,6 @@ def check(settings: Settings) -> None:
         refuse(
             f"expert_id {settings.train.expert_id} has no model to be added to",
             "name one that was trained with experts: --init-from RUN",
-        )
-    if settings.moe.moe_groups > 1:
-        refuse(
-            "expert_id and moe_groups do not go together: groups are equal",
-            "use a model without groups",
         )
 
 

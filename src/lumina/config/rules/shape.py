@@ -54,13 +54,6 @@ def _check_latent(settings: Settings) -> None:
                     f"set mla_kv_rank, or leave {leaf} out",
                 )
         return
-    for leaf, plain in (("qk_norm", "none"), ("attention_bias", False)):
-        if settings.get(leaf) != plain:
-            refuse(
-                f"{leaf} {settings.get(leaf)} and mla_kv_rank {model.mla_kv_rank} do "
-                "not go together: latent attention has norms of its own and no biases",
-                f"leave {leaf} out",
-            )
     if model.num_kv_heads not in (None, model.num_heads):
         refuse(
             f"num_kv_heads {model.num_kv_heads} and mla_kv_rank {model.mla_kv_rank} do "

@@ -8,15 +8,11 @@ from lumina.config.settings import Settings
 from lumina.config.task_paths import paths_by_task
 from lumina.errors import LuminaError
 
-_ALONE = {
+_OF_ONE_TASK = {
     "train_data": "every task names its own data",
     "eval_data": "name held-out files with task_eval_data",
-    "tie_embeddings": "every task has a head of its own",
-    "use_hrm": "a reasoner has one task",
-    "objective": "every task has a head and a cross entropy",
-    "expert_id": "an expert trains on one task",
 }
-"""Options that do not go together with tasks, and why."""
+"""Options of the data that do not go together with tasks, and why."""
 
 TASK_OPTIONS = (
     "task_eval_data", "task_sampling_strategy", "task_weights", "task_balancing",
@@ -38,13 +34,11 @@ def check(settings: Settings) -> None:
         return
     if len(names) == 1:
         refuse(f"{names[0]} is the only task", "name its data with --train-data")
-    for leaf, why in _ALONE.items():
+    for leaf, why in _OF_ONE_TASK.items():
         if settings.get(leaf):
             refuse(
                 f"{leaf} {settings.get(leaf)} does not go with tasks: {why}",
-                "use --no-tie-embeddings"
-                if leaf == "tie_embeddings"
-                else f"leave {leaf} out, or tasks",
+                f"leave {leaf} out, or tasks",
             )
     if strange := sorted(held_out.keys() - set(names)):
         refuse(

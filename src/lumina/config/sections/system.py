@@ -50,3 +50,9 @@ class SystemSection(Section):
     num_workers: int | None = Field(
         None, ge=0, description="threads that tokenise; default: the cores"
     )
+    features: tuple[str, ...] = Field(
+        (), description="features without an option of their own to train with"
+    )
+    no_features: tuple[str, ...] = Field(
+        (), description="features without an option of their own to leave out"
+    )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lumina.model.spec import ModelSpec
-from lumina.plan.count import Counts
+from lumina.parallel.table import chosen_way
+from lumina.plan.count import Counts, count_parameters, count_vectors
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -70,6 +71,7 @@ class Layout:
         optimizer_bytes: what the optimizers keep for a parameter that trains, on
             average; 8 for the two moments of AdamW.
         compile: whether the blocks are compiled; changes what is expected only.
+        features: features whose declaration says what memory they take or save.
     """
 
     micro_batch_size: int
@@ -79,12 +81,19 @@ class Layout:
     parallel: str = "none"
     data_ranks: int = 1
     loss_chunk_bytes: int = 256 * 2**20
-    ema: bool = False
     trainable: int | None = None
     optimizer_bytes: float = 8.0
     attention: str = "varlen"
     device: str = "cuda"
     compile: bool = False
+    features: tuple[str, ...] = ()
+
+    def trained_here(self, spec: ModelSpec) -> float:
+        """Parameters that train, as many of them as one device holds."""
+        trained = self.trainable
+        if trained is None:
+            trained = count_parameters(spec).total - count_vectors(spec)
+        return trained / (self.data_ranks if chosen_way(self.parallel).sharded else 1)
 
 
 class Share(NamedTuple):

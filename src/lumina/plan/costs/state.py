@@ -1,4 +1,4 @@
-"""What stays between steps: weights, gradients, optimizer states, averages."""
+"""What stays between steps: weights, gradients, optimizer states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lumina.plan.count import (
 
 
 def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
-    """What stays between steps: weights, gradients, optimizer states, averages.
+    """What stays between steps: weights, gradients, optimizer states.
 
     Bytes for each parameter, beside those of the optimizer. float32: weights 4,
     gradients 4. 16-bit on one device: weights 2, float32 master weights 4, gradients 2
@@ -49,7 +49,6 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
             (2 * (trainable + routers) if narrow_gradients else 4 * trainable) / ranks
         ),
         "optimizer": math.ceil(layout.optimizer_bytes * trainable / ranks),
-        "ema": math.ceil(4 * trainable / ranks) if layout.ema else 0,
     }
 
 

@@ -8,6 +8,7 @@ from lumina.assemble.assemble import Progress, StateSource, assemble, capture
 from lumina.assemble.program import Program
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control
+from lumina.train.controls.features import check_restarts
 from lumina.train.controls.journal import Controls
 from lumina.train.controls.table import control_named
 
@@ -64,6 +65,7 @@ def assembled_again(
     started = time.perf_counter()
     ranks = program.ranks
     plan = control.edit(program.plan, change.value)
+    check_restarts(program.plan, plan)
     state = capture(program, progress, everything=True)
     plan, state = control.operate(plan, state, change.value)
     program.close()

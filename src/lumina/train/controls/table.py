@@ -7,6 +7,7 @@ from typing import TypeVar
 from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
 from lumina.train.controls.control import Control
+from lumina.train.controls.features import switch_of
 
 _CONTROLS: dict[str, Control] = {}
 
@@ -37,12 +38,12 @@ def known_controls() -> tuple[str, ...]:
 
 
 def control_named(name: str) -> Control:
-    """The control of that name.
+    """The control of that name; a feature is a control too.
 
     Raises:
         LuminaError: E004 when there is none.
     """
-    control = _CONTROLS.get(name)
+    control = _CONTROLS.get(name) or switch_of(name)
     if control is None:
         close = nearest(name, _CONTROLS)
         meant = f"did you mean {close!r}? " if close else ""

@@ -1,0 +1,61 @@
+"""Kinds of attention, and what is done to queries and keys."""
+
+from __future__ import annotations
+
+from lumina.features.feature import Exclusion, Feature
+from lumina.features.table import register
+
+_OWN_NORMS = "latent attention has norms of its own and no biases"
+
+register(
+    Feature(
+        name="sliding_window",
+        option="window_size",
+        summary="attention looks back a fixed number of tokens",
+        without="--window-size 0",
+        change_cost="restart",
+        requested=lambda c: c.model.window_size > 0,
+        active=lambda p: p.spec.window_size > 0,
+    )
+)
+register(
+    Feature(
+        name="qk_norm",
+        option="qk_norm",
+        summary="normalise queries and keys before their product",
+        without="--qk-norm none",
+        change_cost="restart",
+        requested=lambda c: c.model.qk_norm != "none",
+        active=lambda p: p.spec.qk_norm != "none",
+    )
+)
+register(
+    Feature(
+        name="attention_bias",
+        option="attention_bias",
+        summary="biases on queries, keys and values",
+        without="--no-attention-bias",
+        change_cost="restart",
+        requested=lambda c: c.model.attention_bias,
+        active=lambda p: p.spec.attention_bias,
+    )
+)
+register(
+    Feature(
+        name="latent_attention",
+        option="mla_kv_rank",
+        summary="keys and values from one narrow latent, as DeepSeek-V2",
+        without="--mla-kv-rank 0",
+        change_cost="restart",
+        requested=lambda c: c.model.mla_kv_rank > 0,
+        active=lambda p: p.spec.mla_kv_rank > 0,
+        excludes=(
+            Exclusion("qk_norm", _OWN_NORMS, "leave qk_norm out"),
+            Exclusion("attention_bias", _OWN_NORMS, "leave attention_bias out"),
+            Exclusion(
+                "other_positions",
+                "latent attention keeps channels of its own for rotation",
+            ),
+        ),
+    )
+)

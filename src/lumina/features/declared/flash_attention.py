@@ -1,0 +1,22 @@
+"""Attention by a flash kernel."""
+
+from __future__ import annotations
+
+from lumina.features.feature import Feature
+from lumina.features.table import register
+
+# There are no `needs`: a kernel that is not available gives way to the next best, with
+# a warning, even where it was named (lumina.plan.kernels).
+register(
+    Feature(
+        name="flash_attention",
+        option="attention",
+        summary="attention over packed documents by their boundaries, without a mask",
+        without="--attention sdpa",
+        change_cost="restart",
+        requested=lambda c: c.system.attention in ("flash2", "flash3"),
+        refused=lambda c: c.system.attention in ("sdpa", "reference"),
+        active=lambda p: p.attention in ("flash2", "flash3"),
+        fallback=lambda p, m: p.replace(attention="sdpa"),
+    )
+)

@@ -1,0 +1,75 @@
+"""Registered parts: your own blocks, attentions, feed-forwards, backbone, objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lumina.features.feature import Exclusion, Feature
+from lumina.features.table import register
+
+_OTHER_MODELS = (
+    "hierarchical_reasoning", "mixture_of_depths", "mixture_of_recursions",
+)  # fmt: skip
+_INSIDE = {
+    "backbone": ("block", "attention", "feedforward", "mixture_of_experts"),
+    "block": ("attention", "feedforward"),
+}
+"""Part -> what is inside it."""
+
+_OPTIONS = {
+    "block": "block_type",
+    "attention": "attention_type",
+    "feedforward": "feedforward_type",
+    "backbone": "backbone",
+    "objective": "objective",
+}
+"""Kind of part -> the option that chooses it."""
+
+
+def _chosen(option: str) -> Callable[[Any], bool]:
+    def requested(config: Any) -> bool:
+        value = config.get(option)
+        names = (value,) if isinstance(value, str) else tuple(value or ())
+        return bool(set(names) - {"standard"})
+
+    return requested
+
+
+def _held(kind: str) -> Callable[[Any], bool]:
+    def active(plan: Any) -> bool:
+        parts = plan.spec.parts
+        return parts is not None and any(found == kind for found, _ in parts.used())
+
+    return active
+
+
+def _exclusions(kind: str) -> tuple[Exclusion, ...]:
+    inside = [
+        name if name.startswith("mixture") else f"registered_{name}"
+        for name in _INSIDE.get(kind, ())
+    ]
+    found = [
+        *(Exclusion(n, "that model's parts are its own") for n in _OTHER_MODELS),
+        *(Exclusion(n, f"what is inside a {kind} is its own business") for n in inside),
+    ]
+    if kind == "backbone":
+        why = "a registered backbone embeds tokens itself"
+        embedding = ("other_positions", "scaled_embeddings", "stable_embedding")
+        found += [Exclusion(name, why) for name in embedding]
+    return tuple(found)
+
+
+for _kind, _option in _OPTIONS.items():
+    register(
+        Feature(
+            name=f"registered_{_kind}",
+            option=_option,
+            summary=f"a registered {_kind} in place of Lumina's own",
+            without=f"no --{_option.replace('_', '-')}",
+            change_cost="restart",
+            requested=_chosen(_option),
+            active=_held(_kind),
+            excludes=_exclusions(_kind),
+        )
+    )

@@ -1,0 +1,53 @@
+"""The table of features: Lumina's own and those that plug-ins register."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from lumina.errors import LuminaError
+from lumina.features.feature import Feature
+
+FEATURES: dict[str, Feature] = {}
+"""Feature name -> declaration, in the order of registration."""
+
+
+def register(feature: Feature) -> Feature:
+    """Add a feature to the table. A file of features calls this for each of them.
+
+    Raises:
+        LuminaError: E005 for a name that another declaration has already.
+    """
+    before = FEATURES.get(feature.name)
+    if before is not None and before != feature:
+        raise LuminaError(
+            "E005",
+            f"there are two features named {feature.name!r}",
+            "give yours another name",
+        )
+    FEATURES[feature.name] = feature
+    return feature
+
+
+def find_feature(name: str) -> Feature:
+    """The feature of that name; hyphens count as underscores.
+
+    Raises:
+        LuminaError: E005, naming the nearest feature.
+    """
+    key = name.replace("-", "_")
+    if key in FEATURES:
+        return FEATURES[key]
+    close = difflib.get_close_matches(key, FEATURES, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise LuminaError(
+        "E005",
+        f"{name!r} is not a feature",
+        f"{hint}`lumina features` lists them all; your own is registered in a file "
+        "named with --plugins",
+    )
+
+
+def absent_features(names: Iterable[str]) -> list[str]:
+    """Those names that no feature is registered under."""
+    return [name for name in names if name not in FEATURES]

@@ -1,0 +1,1 @@
+"""Tries features on this machine before a run relies on them."""
