@@ -91,7 +91,7 @@ def take_steps(program, stream, count, progress=None):
         batches = stream.step(
             progress.cursor,
             rank=program.mesh.data.rank,
-            world_size=program.mesh.data.size,
+            data_ranks=program.mesh.data.size,
             micro_batch_size=program.plan.micro_batch_size,
         )
         metrics = train_step(program, batches, progress.step)

@@ -300,7 +300,7 @@ def test_the_order_is_a_function_of_seed_and_cursor(files: tuple[Path, Path]) ->
     def step(cursor: Cursor, rank: int = 0, size: int = 4, world: int = 1) -> Any:
         stream = PuzzleStream(store, global_batch_size=4, seed=1)
         return stream.step(
-            cursor, rank=rank, world_size=world, micro_batch_size=size
+            cursor, rank=rank, data_ranks=world, micro_batch_size=size
         ).micro_batches
 
     late = {"epoch": 2, "row": 8}

@@ -114,7 +114,7 @@ def test_the_order_is_a_function_of_seed_and_cursor(store: SudokuStore) -> None:
     parts = [
         batch
         for rank in range(2)
-        for batch in steps(stream, 2, rank=rank, world_size=2, micro_batch_size=1)[
+        for batch in steps(stream, 2, rank=rank, data_ranks=2, micro_batch_size=1)[
             1
         ].micro_batches
     ]
@@ -154,7 +154,7 @@ def test_held_out_puzzles_are_the_same_on_any_number_of_ranks(
     store: SudokuStore,
 ) -> None:
     alone = torch.cat([b.input_ids for b in eval_puzzles(store, 2, 5)])
-    ranks = [list(eval_puzzles(store, 2, 5, rank=r, world_size=2)) for r in range(2)]
+    ranks = [list(eval_puzzles(store, 2, 5, rank=r, data_ranks=2)) for r in range(2)]
     assert len(ranks[0]) == len(ranks[1])
     shared = torch.cat([
         b.input_ids[(b.labels != IGNORE).any(1)] for rank in ranks for b in rank

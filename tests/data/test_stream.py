@@ -160,7 +160,7 @@ def test_ranks_and_micro_batches_do_not_change_a_step(
 ) -> None:
     whole = steps(new_stream(store))
     shares = [
-        steps(new_stream(store), micro, rank=rank, world_size=world)
+        steps(new_stream(store), micro, rank=rank, data_ranks=world)
         for rank in range(world)
     ]
     for index, step in enumerate(whole):
@@ -176,7 +176,7 @@ def test_ranks_and_micro_batches_do_not_change_a_step(
 
 def test_a_batch_that_cannot_be_divided_is_refused(store: TokenStore) -> None:
     with pytest.raises(LuminaError, match="3 ranks") as caught:
-        new_stream(store).step(START, world_size=3, micro_batch_size=1)
+        new_stream(store).step(START, data_ranks=3, micro_batch_size=1)
     assert caught.value.code == "E005"
 
 
@@ -260,7 +260,7 @@ def test_evaluation_is_fixed_and_shared_fairly(store: TokenStore) -> None:
     assert sum(counted(whole).values()) == sum(max(size - 1, 0) for size in SIZES)
     for limit in (None, 5):
         shares = [
-            list(eval_batches(store, WIDTH, 2, limit, rank=r, world_size=3))
+            list(eval_batches(store, WIDTH, 2, limit, rank=r, data_ranks=3))
             for r in range(3)
         ]
         assert len({len(share) for share in shares}) == 1  # ranks stay in step

@@ -110,7 +110,7 @@ def test_the_rows_of_a_step_are_the_same_on_any_split(
 ) -> None:
     one = stream(store, strategy, epochs=1.5)
     whole = steps(one, micro=8)
-    halves = [steps(one, micro=2, rank=r, world_size=2) for r in range(2)]
+    halves = [steps(one, micro=2, rank=r, data_ranks=2) for r in range(2)]
     resumed = stream(store, strategy, epochs=1.5)
     for index, step in enumerate(whole):
         parts = [half[index] for half in halves]
@@ -158,7 +158,7 @@ def test_held_out_batches_hold_one_task_each(store: TaskStores) -> None:
     )  # all of them
     assert len(list(eval_task_batches(some, names, WIDTH, 4, 1))) == 2
     shared = [
-        list(eval_task_batches(some, names, WIDTH, 4, 1000, rank=r, world_size=2))
+        list(eval_task_batches(some, names, WIDTH, 4, 1000, rank=r, data_ranks=2))
         for r in range(2)
     ]
     assert len(shared[0]) == len(shared[1])

@@ -135,7 +135,7 @@ def test_clipping_covers_router_and_experts(tiny_config, tmp_path):
     stream = BatchStream(
         prepared.train, seq_length=32, global_batch_size=4, seed=1, epochs=None
     )
-    step = stream.step(stream.start, rank=0, world_size=1, micro_batch_size=4)
+    step = stream.step(stream.start, rank=0, data_ranks=1, micro_batch_size=4)
     config = config.replace(vocab_size=prepared.tokenizer.vocab_size)
     model = lumina.build_model(config)
     sums, aux = model(step.micro_batches[0])

@@ -184,7 +184,7 @@ class MixedData(Data):
             share.batch_size,
             share.limit,
             rank=share.rank,
-            world_size=share.world_size,
+            data_ranks=share.data_ranks,
         )
 
 

@@ -158,7 +158,7 @@ def ranks_with_labels(data: Path) -> list[str]:
     cursor, found = stream.start, []
     for _ in range(10):
         shares = [
-            stream.step(cursor, rank=rank, world_size=2, micro_batch_size=1)
+            stream.step(cursor, rank=rank, data_ranks=2, micro_batch_size=1)
             for rank in (0, 1)
         ]
         having = [(s.micro_batches[0].labels != IGNORE).any().item() for s in shares]

@@ -78,15 +78,16 @@ class Share:
         batch_size: rows of a batch.
         limit: the most batches, over all ranks.
         rank: this rank.
-        world_size: the number of ranks. They take turns with the batches, and each gets
-            the same number of them, because sharded models run in step.
+        data_ranks: ranks among which the rows are divided. They take turns with the
+            batches, and each gets the same number of them, because sharded models run
+            in step.
     """
 
     seq_length: int
     batch_size: int
     limit: int
     rank: int = 0
-    world_size: int = 1
+    data_ranks: int = 1
 
 
 class Data(ABC):

@@ -130,7 +130,7 @@ class PuzzleData(Data):
             share.batch_size,
             share.limit,
             rank=share.rank,
-            world_size=share.world_size,
+            data_ranks=share.data_ranks,
         )
 
 
@@ -234,7 +234,7 @@ def eval_puzzles(
     limit: int,
     *,
     rank: int = 0,
-    world_size: int = 1,
+    data_ranks: int = 1,
 ) -> Iterator[Batch]:
     """Held-out puzzles as they are, always the same ones; ranks take turns.
 
@@ -244,7 +244,7 @@ def eval_puzzles(
         limit: the most batches, over all ranks.
     """
     batches = min(-(-len(store) // batch_size), limit)
-    for first in range(0, batches, world_size):
+    for first in range(0, batches, data_ranks):
         rows = np.full(batch_size, EMPTY, dtype=np.int64)
         index = first + rank
         if index < batches:

@@ -89,7 +89,7 @@ class RowStream(ABC):
         cursor: Cursor,
         *,
         rank: int = 0,
-        world_size: int = 1,
+        data_ranks: int = 1,
         micro_batch_size: int,
     ) -> StepBatches | None:
         """The batches of the step that begins at `cursor`; None at the end.
@@ -97,7 +97,7 @@ class RowStream(ABC):
         The last step of a limited run is filled up with empty rows.
         """
         size = self.order.global_batch_size
-        mine = slices_of_rank(size, rank, world_size, micro_batch_size)
+        mine = slices_of_rank(size, rank, data_ranks, micro_batch_size)
         taken = self.order.take(cursor)
         if taken is None:
             return None
@@ -176,7 +176,7 @@ def eval_batches(
     limit: int | None = None,
     *,
     rank: int = 0,
-    world_size: int = 1,
+    data_ranks: int = 1,
 ) -> Iterator[Batch]:
     """The held-out data in batches, always the same ones in the same order.
 
@@ -190,13 +190,13 @@ def eval_batches(
         batch_size: rows of a batch.
         limit: the most batches, over all ranks; None: all.
         rank: whose share to yield.
-        world_size: the number of ranks.
+        data_ranks: ranks among which the rows are divided.
     """
     maker, order = _held_out(store, seq_length)
     batches = -(-len(order) // batch_size)
     if limit is not None:
         batches = min(batches, limit)
-    for first in range(0, batches, world_size):
+    for first in range(0, batches, data_ranks):
         rows = np.full(batch_size, EMPTY, dtype=np.int64)
         index = first + rank
         if index < batches:
@@ -215,21 +215,21 @@ def _held_out(
 
 
 def slices_of_rank(
-    global_batch_size: int, rank: int, world_size: int, micro_batch_size: int
+    global_batch_size: int, rank: int, data_ranks: int, micro_batch_size: int
 ) -> list[slice]:
     """Which rows of a step are each of a rank's micro-batches.
 
     Raises:
         LuminaError: E005 for rows that cannot be divided so.
     """
-    if global_batch_size % (world_size * micro_batch_size):
+    if global_batch_size % (data_ranks * micro_batch_size):
         raise LuminaError(
             "E005",
             f"a global batch of {global_batch_size} rows cannot be divided over "
-            f"{world_size} ranks in micro-batches of {micro_batch_size}",
+            f"{data_ranks} ranks in micro-batches of {micro_batch_size}",
             "choose a multiple of ranks x micro-batch",
         )
-    share = global_batch_size // world_size
+    share = global_batch_size // data_ranks
     begins = range(rank * share, (rank + 1) * share, micro_batch_size)
     return [slice(begin, begin + micro_batch_size) for begin in begins]
 
@@ -238,7 +238,7 @@ class Stream(Protocol):
     """Whatever makes the batches of a step, as `BatchStream` does."""
 
     def step(
-        self, cursor: Cursor, *, rank: int, world_size: int, micro_batch_size: int
+        self, cursor: Cursor, *, rank: int, data_ranks: int, micro_batch_size: int
     ) -> StepBatches | None:
         """The batches of the step that begins at `cursor`; None at the end."""
 
@@ -250,7 +250,7 @@ class Prefetcher:
         stream: where steps come from.
         cursor: the first step's.
         rank: whose share to make.
-        world_size: the number of ranks.
+        data_ranks: ranks among which the rows are divided.
         micro_batch_size: rows of a forward.
         depth: steps made ahead.
         pin: put batches into page-locked memory, for copies to a GPU.
@@ -262,14 +262,14 @@ class Prefetcher:
         cursor: Cursor,
         *,
         rank: int = 0,
-        world_size: int = 1,
+        data_ranks: int = 1,
         micro_batch_size: int,
         depth: int = 2,
         pin: bool = False,
     ) -> None:
         self._arguments = {
             "rank": rank,
-            "world_size": world_size,
+            "data_ranks": data_ranks,
             "micro_batch_size": micro_batch_size,
         }
         self._stream = stream

@@ -173,7 +173,7 @@ def eval_task_batches(
     limit: int,
     *,
     rank: int = 0,
-    world_size: int = 1,
+    data_ranks: int = 1,
 ) -> Iterator[Batch]:
     """Held-out batches, each of one task; arguments as `eval_batches`.
 
@@ -192,7 +192,7 @@ def eval_task_batches(
             batch_size,
             max(1, math.ceil(limit * sizes[name] / max(sum(sizes.values()), 1))),
             rank=rank,
-            world_size=world_size,
+            data_ranks=data_ranks,
         )
         task_rows = tuple(batch_size if t == place else 0 for t in range(len(names)))
         for batch in batches:  # of one kind, whoever's: compiled once

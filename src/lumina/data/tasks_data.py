@@ -79,7 +79,7 @@ class TasksData(Data):
             share.batch_size,
             share.limit,
             rank=share.rank,
-            world_size=share.world_size,
+            data_ranks=share.data_ranks,
         )
 
     def fit(

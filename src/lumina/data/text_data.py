@@ -76,7 +76,7 @@ class TextData(Data):
             share.batch_size,
             share.limit,
             rank=share.rank,
-            world_size=share.world_size,
+            data_ranks=share.data_ranks,
         )
 
     def fit(

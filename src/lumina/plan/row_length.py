@@ -55,7 +55,7 @@ def with_row_length(
         model: what is tuned; its `seq_length` is the most it can read.
         documents: tokens of every document; None where they are not known.
         vocab_size: tokens the tokenizer knows; None without one.
-        world_size: processes.
+        world_size: processes that train together.
     """
     most = model.context_length
     if documents is None:

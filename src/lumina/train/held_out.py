@@ -19,6 +19,6 @@ def held_out_batches(data: Data, program: Program) -> Iterator[Batch]:
             batch_size=plan.micro_batch_size,
             limit=max(rows // plan.micro_batch_size, 1),
             rank=ranks.rank,
-            world_size=ranks.size,
+            data_ranks=ranks.size,
         )
     )

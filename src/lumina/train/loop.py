@@ -158,7 +158,7 @@ class Loop:
             self.stream,
             self.progress.cursor,
             rank=self.program.mesh.data.rank,
-            world_size=self.program.mesh.data.size,
+            data_ranks=self.program.mesh.data.size,
             micro_batch_size=self.plan.micro_batch_size,
             pin=self.program.device.type == "cuda",
         )
