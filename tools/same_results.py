@@ -141,11 +141,24 @@ CASES: dict[str, dict[str, Any]] = {
     "reasoner of text, one module": TEXT_HRM | {"hrm_variant": "trm"},
     "reasoner of puzzles": PUZZLES,
     "reasoner of puzzles, one module": PUZZLES | {"hrm_variant": "trm"},
+    "reasoner of grids": PUZZLES
+    | {
+        "train_data": ["data/grids.json"],
+        "puzzle": "arc",
+        "puzzle_augmentations": 3,
+        "puzzle_votes": 2,
+        "seq_length": 900,
+        "eval_batches": 1,
+        "steps": 6,
+    },
     "several tasks": TASKS,
     "several tasks in turns": TASKS | {"task_sampling_strategy": "round_robin"},
     "several tasks, balanced": TASKS
     | {"task_weights": [0.6, 0.4], "task_balancing": "dwa"},
     "conversations": CHAT,
+    "conversations, loss on all": CHAT | {"loss_on": "all"},
+    "long conversations": CHAT | {"seq_length": 24},
+    "long conversations, cut": CHAT | {"seq_length": 24, "long_conversations": "cut"},
     "adam-atan2": {"optimizer": "adam_atan2"},
     "adam-atan2 and experts": MOE | {"optimizer": "adam_atan2"},
     "average, dropout, wsd": {"ema_decay": 0.9, "dropout": 0.1, "lr_scheduler": "wsd"},
@@ -210,6 +223,17 @@ def write_data(folder: Path) -> None:
         asked = "".join("." if i in blanks else c for i, c in enumerate(solution))
         puzzles.append(f"{asked},{solution}")
     (folder / "puzzles.txt").write_text("\n".join(puzzles))
+
+    def pair() -> dict[str, Any]:
+        rows, columns = draw.randrange(2, 6), draw.randrange(2, 6)
+        grid = [[draw.randrange(6) for _ in range(columns)] for _ in range(rows)]
+        return {"input": grid, "output": [row[::-1] for row in grid]}
+
+    tasks = {
+        f"{n:08x}": {"train": [pair() for _ in range(3)], "test": [pair()]}
+        for n in range(8)
+    }
+    (folder / "grids.json").write_text(json.dumps(tasks))
 
 
 def measure(name: str, ranks: int, source: Path) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def _dawdle_in_a_library(marker: Path) -> None:
 def _hold_up(stage: str, marker: Path) -> None:
     """In the process of a command: it comes to a stage and never gets over it."""
     from lumina.assemble.ranks import Ranks
-    from lumina.data import store_building, text_files
-    from lumina.train import preparation, start
+    from lumina.data import store_building, text_data, text_files
+    from lumina.train import start
 
     def slow(*_, **__):
         _dawdle(marker)
@@ -64,7 +64,7 @@ def _hold_up(stage: str, marker: Path) -> None:
     elif stage == "tokens":
         store_building.encode_documents = slow
     elif stage == "resume":
-        preparation.prepare = slow
+        text_data.prepare = slow
     elif stage == "model":
         start.assemble = slow
     elif stage == "library":

@@ -67,7 +67,7 @@ def test_a_tokenizer_to_be_trained_and_the_vocabulary_go_together(tiny_corpus, c
 def test_chosen_vocabularies_clash_before_the_data_is_read(
     flags, room, large, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("lumina.train.preparation.prepare", None)
+    monkeypatch.setattr("lumina.data.text_data.prepare", None)
     data = words(flags, train_data=tmp_path, tokenizer=large)
     for planning in ([], ["--dry-run"]):
         code, text = lumina(capsys, *data, *planning)

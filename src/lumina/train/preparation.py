@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
 from lumina.config.task_paths import paths_by_task
-from lumina.data.kind import Data, DataKind, Request, Rows
-from lumina.data.kinds import chosen_kind, names_data, options_of
+from lumina.data.kind import Data, DataKind, Rows
+from lumina.data.kinds import chosen_kind, names_data
 from lumina.data.stream import RowStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -38,6 +37,11 @@ from lumina.state.puzzle_vectors import fitted_vectors
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from lumina.state.weights import Weights, open_weights
+from lumina.train.data_preparation import (
+    DataPreparation,
+    explained,
+    rows_in_words,
+)
 from lumina.train.expert_training import with_expert
 from lumina.train.from_base_model import borrowed, with_its_tokenizer
 from lumina.train.resume import Resumption, find_resumption
@@ -134,14 +138,19 @@ class Preparation:
             self._length_open = not asked_for(self.config, "seq_length")
             self.config = adopted(self.config, self.weights)
         self.kind = chosen_kind(self.config)
+        self._source = DataPreparation(
+            self.kind, self.ranks, self.console, self.events.append
+        )
         tokenizer = self._known_tokenizer()
         if planning and not names_data(self.config):
             self.plan = self._plan_without_data(tokenizer)
             return
         try:
-            self.data = self._prepare_data()
+            self.data = self._source.prepare(self.config, self._own_tokenizer())
         except LuminaError as error:
-            raise self._from_here(error) from error
+            if self.resumption is None:
+                raise
+            raise explained(error, self.resumption, self.config) from error
         self.plan = self._plan()
         self._tell_of_attention()
         if self.base is not None:
@@ -175,20 +184,6 @@ class Preparation:
         if chosen != mine:
             assert self.resumption is not None
             self.resumption.reader = open_checkpoint(chosen) if chosen else None
-
-    def _prepare_data(self) -> Data:
-        """Rank 0 first; the others then open what it made."""
-        options = options_of(self.kind, self.config.data.data_options)
-        request = Request(self.config, self._own_tokenizer(), options)
-        if self.ranks.main:
-            told = replace(
-                request,
-                on_progress=Progression(self.console),
-                on_event=lambda **event: self.events.append(event),
-            )
-            data = self.kind.prepare(told)
-        self.ranks.barrier()
-        return data if self.ranks.main else self.kind.prepare(request)
 
     def _own_tokenizer(self) -> Tokenizer | None:
         """The tokenizer of the run that goes on, if it has one."""
@@ -302,23 +297,11 @@ class Preparation:
             data_ranks=Sizes.of(world_size).data,
         )
 
-    def _fit_rows(self) -> None:
-        """The data as rows can hold it; rank 0 first, as for the preparation."""
-        if self.ranks.main:
-            self.data = self.data.fit(
-                self.config,
-                on_progress=Progression(self.console),
-                on_event=lambda **event: self.events.append(event),
-            )
-        self.ranks.barrier()
-        if not self.ranks.main:
-            self.data = self.data.fit(self.config)
-
     def _plan(self) -> Plan:
         """The Plan, with what the data says about lengths."""
         ranks = self._processes()
         self._decide_length(ranks)
-        self._fit_rows()
+        self.data = self._source.fit(self.data, self.config)
         rows = self.data.rows(self.config)
         self._fit_vectors(rows)
         self._fine_tune(rows, ranks)
@@ -343,41 +326,12 @@ class Preparation:
             global_batch_size=plan.global_batch_size,
             epochs=plan.epochs,
         )
-        self._tell_unknown_length(rows)
-        self._tell_rows_without_labels(plan.spec.seq_length)
+        self.events += rows_in_words(self.stream, self.kind, plan.spec.seq_length)
         plan = self._with_context(plan)
         if self.reader is None or self.resumption is None:
             return plan
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
-
-    def _tell_unknown_length(self, rows: Rows) -> None:
-        """Say that no pass over the data can be counted."""
-        if rows.sequence.rows_per_epoch is None:
-            self._note(
-                f"data of kind {self.kind.name} has no known number of rows: the run "
-                "ends at its last step, and epochs are not counted",
-                "data_length_unknown",
-            )
-
-    def _tell_rows_without_labels(self, seq_length: int) -> None:
-        """A row of nothing but a long question takes time and teaches nothing."""
-        count, rows = self.stream.rows_without_labels
-        if not count:
-            return
-        self.events.append(
-            {
-                "kind": "data_rows_without_labels",
-                "severity": "warning",
-                "code": None,
-                "message": f"{count:,} of {rows:,} rows have no label: they hold only "
-                f"turns without loss, such as questions longer than {seq_length:,} "
-                "tokens. Nothing is learned from them, and a step of them has no "
-                "loss; use a larger --seq-length, shorter questions, or --loss-on all",
-                "count": count,
-                "rows": rows,
-            }
-        )
 
     def _with_context(self, plan: Plan) -> Plan:
         """What tuned weights can read stays theirs, however short the rows are."""
@@ -388,31 +342,6 @@ class Preparation:
         if context <= plan.spec.seq_length:
             return plan
         return plan.replace(spec=replace(plan.spec, context=context))
-
-    def _from_here(self, error: LuminaError) -> LuminaError:
-        """Why a resumed run does not find its data, if it was begun elsewhere."""
-        if error.code != "E104" or self.resumption is None:
-            return error
-        data, changes = self.config.data, self.resumption.changes
-        named = {
-            "train_data": data.train_data,
-            "eval_data": data.eval_data,
-            "tasks": [entry.partition("=")[2] for entry in data.tasks],
-            "task_eval_data": [e.partition("=")[2] for e in data.task_eval_data],
-        }
-        for leaf, paths in named.items():
-            for path in () if leaf in changes else paths:
-                if error.message.startswith(f"{path}: ") and not os.path.isabs(path):
-                    option = "--" + leaf.replace("_", "-")
-                    return LuminaError(
-                        "E104",
-                        f"{self.resumption.run} was begun with {leaf} {path}, a path "
-                        "relative to the folder it was begun in; there is nothing at "
-                        f"{os.path.abspath(path)}",
-                        "start from the folder that the run was begun in, or say where "
-                        f"the data is with {option}",
-                    )
-        return error
 
     def _done(self, rows: Rows) -> Done | None:
         """What the checkpoint has behind it, in steps and in rows."""
@@ -432,22 +361,6 @@ class Preparation:
         self.events.append(
             {"kind": kind, "severity": severity, "code": None, "message": message}
         )
-
-
-class Progression:
-    """Shows how far the preparation of the data is, at most once a second."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._shown = time.monotonic()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Told of every block; amounts are bytes."""
-        now = time.monotonic()
-        if now - self._shown >= 1.0 and total:
-            self._shown = now
-            share = min(done / total, 1.0)
-            self._console.message(f"data: {stage} {share:.0%} of {total / 1e6:.1f} MB")
 
 
 def configure_torch(plan: Plan, ranks: Ranks, environment: Environment) -> None:
