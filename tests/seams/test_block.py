@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lumina import Config, Trainer
 from lumina.cli.main import main
+from lumina.model.registry import load_plugins
 from lumina.observe.report import write_report
 from training import (
     Trainings,
     assert_same_run,
     column,
+    events,
+    final_tensors,
     reached,
     rows,
     wait_until,
@@ -64,6 +70,52 @@ def test_counts_of_ranks_add_up(trainings: Trainings, whole: Path) -> None:
     for one, other in zip(rows(both), rows(whole), strict=True):
         assert one["toy.bin_share"] == pytest.approx(other["toy.bin_share"], abs=2e-3)
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+def test_its_control_changes_a_running_job_and_is_taken_back(
+    tiny_config: Config,
+) -> None:
+    def train(name: str, at: dict[int, Callable[[Trainer], None]]) -> list[dict]:
+        def on_step(trainer: Trainer, row: dict[str, Any]) -> None:
+            if row["step"] in at:
+                at[row["step"]](trainer)
+
+        run = str(Path(str(tiny_config.get("run_dir"))).with_name(name))
+        config = tiny_config.replace(plugins=(TOY,), block_type=("toy", "standard"))
+        Trainer(config.replace(run_dir=run), on_step=on_step).train()
+        return rows(Path(run))
+
+    ids: list[int] = []
+
+    def change(trainer: Trainer) -> None:
+        assert trainer.controls is not None
+        ids.append(trainer.controls.request("toy_gain", 3.0, "a test"))
+
+    def undo(trainer: Trainer) -> None:
+        assert trainer.controls is not None
+        trainer.controls.undo(ids[0])
+
+    plain, changed = train("plain", {}), train("changed", {3: change, 6: undo})
+    same = [a["loss"] == b["loss"] for a, b in zip(plain, changed, strict=True)]
+    assert same[:4] == [True] * 4 and not any(same[5:])
+    run = Path(str(tiny_config.get("run_dir"))).with_name("changed")
+    told = [(e["name"], e["old"], e["value"]) for e in events(run, "control")]
+    assert told == [("toy_gain", 1.0, 3.0), ("toy_gain", 3.0, 1.0)]
+    final = final_tensors(run)
+    assert final["backbone.blocks.0.inner.gain"] == 1
+
+
+def test_its_control_is_refused_by_a_model_without_it(tiny_config: Config) -> None:
+    load_plugins((TOY,))
+
+    def on_step(trainer: Trainer, row: dict[str, Any]) -> None:
+        if row["step"] == 2:
+            assert trainer.controls is not None
+            trainer.controls.request("toy_gain", 3.0, "a test")
+
+    Trainer(tiny_config, on_step=on_step).train()
+    (event,) = events(Path(str(tiny_config.get("run_dir"))), "control")
+    assert "no toy block" in event["outcome"]
 
 
 def test_it_shows_in_the_plan_and_in_the_report(whole: Path) -> None:
