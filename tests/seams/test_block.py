@@ -99,7 +99,8 @@ def test_its_control_changes_a_running_job_and_is_taken_back(
     same = [a["loss"] == b["loss"] for a, b in zip(plain, changed, strict=True)]
     assert same[:4] == [True] * 4 and not any(same[5:])
     run = Path(str(tiny_config.get("run_dir"))).with_name("changed")
-    told = [(e["name"], e["old"], e["value"]) for e in events(run, "control")]
+    changes = [e["data"] for e in events(run, "control")]
+    told = [(c["name"], c["old"], c["value"]) for c in changes]
     assert told == [("toy_gain", 1.0, 3.0), ("toy_gain", 3.0, 1.0)]
     final = final_tensors(run)
     assert final["backbone.blocks.0.inner.gain"] == 1
@@ -115,7 +116,7 @@ def test_its_control_is_refused_by_a_model_without_it(tiny_config: Config) -> No
 
     Trainer(tiny_config, on_step=on_step).train()
     (event,) = events(Path(str(tiny_config.get("run_dir"))), "control")
-    assert "no toy block" in event["outcome"]
+    assert "no toy block" in event["message"]
 
 
 def test_it_shows_in_the_plan_and_in_the_report(whole: Path) -> None:
