@@ -21,11 +21,13 @@ _PUBLIC = {
     "register_attention": "lumina.model.registry",
     "register_backbone": "lumina.model.registry",
     "register_block": "lumina.model.registry",
+    "register_control": "lumina.train.controls",
     "register_data": "lumina.data.kinds",
     "register_feedforward": "lumina.model.registry",
     "register_objective": "lumina.model.registry",
     "register_optimizer": "lumina.optim.declared",
     "register_parallel": "lumina.parallel.table",
+    "register_rule": "lumina.train.rules",
 }
 
 __all__ = list(_PUBLIC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -31,30 +32,53 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 
 def test_the_page_has_its_files() -> None:
-    assert list(FILES) == [
-        "relu.py", "ema.py", "smoothing.py", "by_hand.py", "arithmetic.py", "tiled.py"
-    ]  # fmt: skip
+    names = {
+        "relu.py", "ema.py", "smoothing.py", "by_hand.py", "arithmetic.py",
+        "tiled.py",        "average.py", "halving.py",
+    }  # fmt: skip
+    assert names <= FILES.keys()
+
+
+def shown(plugin: str) -> list[list[str]]:
+    """The words of the commands that begin by training with a plug-in."""
+    found = re.search(rf"```\n(lumina train --plugins {plugin}.*?)```", PAGE, re.DOTALL)
+    assert found is not None
+    lines = found[1].replace("\\\n", "").splitlines()
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def write_corpus(runs: Runs, folder: Path) -> None:
+    """The folder that the commands name."""
+    (folder / "corpus").mkdir()
+    (folder / "corpus" / "story.txt").write_text(runs.data.read_text())
+
+
+SMALL = shlex.split(
+    "--hidden-size 32 --num-layers 2 --seq-length 32 --tokenizer-vocab-size 300 "
+    "--global-batch-size 4 --steps 3 --device cpu --eval-batches 1"
+)
 
 
 def test_the_first_commands(runs: Runs, tmp_path: Path) -> None:
     """As written, but for a corpus and a size that a test has."""
-    shown = re.search(r"```\n(lumina train --plugins relu.*?)```", PAGE, re.DOTALL)
-    assert shown is not None
-    commands = [
-        shlex.split(line)[1:] for line in shown[1].replace("\\\n", "").splitlines()
-    ]
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "story.txt").write_text(runs.data.read_text())
-    small = shlex.split(
-        "--hidden-size 32 --num-layers 2 --seq-length 32 --tokenizer-vocab-size 300 "
-        "--global-batch-size 4 --steps 3 --device cpu --eval-batches 1"
-    )
-    assert main([*commands[0], *small]) == 0
+    commands = shown("relu.py")
+    write_corpus(runs, tmp_path)
+    assert main([*commands[0], *SMALL]) == 0
     again = [word if word != "400" else "4" for word in commands[1]]
     assert main(again) == 0
     assert main([*commands[2], "--max-new-tokens", "3", "--device", "cpu"]) == 0
     network, _ = lumina.load("runs/mine", device="cpu")
     assert network.backbone.blocks[0].feedforward.up.weight.shape == (96, 32)
+
+
+def test_the_commands_with_a_rule(runs: Runs, tmp_path: Path) -> None:
+    """A run with the rule, and its continuation with the control pinned."""
+    commands = shown("halving.py")
+    write_corpus(runs, tmp_path)
+    assert main([*commands[0], *SMALL, "--no-use-moe"]) == 0
+    assert main([word if word != "400" else "4" for word in commands[1]]) == 0
+    plan = json.loads((tmp_path / "runs" / "halved" / "plan.json").read_text())
+    assert (plan["rules"], plan["pinned"]) == (["halve_on_plateau"], ["learning_rate"])
 
 
 def test_a_state_in_the_cache(runs: Runs) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lumina.data.stream import StepBatches
+from lumina.train.rules import expert_capacity
 from option_effects import shows
-from tiny_runs import Program, Run, Runs, same, seen
+from tiny_runs import EXPERTS, Program, Run, Runs, same, seen
 
 RATE = {"lr_scheduler": "linear", "learning_rate": 1e-2, "steps": 10}
 
@@ -231,6 +232,26 @@ def evaluation_size(runs: Runs) -> None:
 
 
 @pytest.mark.covers("TRN-20: --early-stopping-patience")
+@shows("pin")
+def pinned(runs: Runs) -> None:
+    """A rule that takes places away every two steps, and may not."""
+    for name, value in (("WINDOW", 2), ("FEW", 2.0), ("TOO_MANY", 3.0)):
+        runs.monkeypatch.setattr(expert_capacity, name, value)
+    adaptive = {"overflow": "adaptive", "steps": 8, **EXPERTS}
+    names = ("learning_rate",), ("capacity_factor", "learning_rate")
+    free, held = (runs.train(pin=pin, **adaptive) for pin in names)
+
+    def told(run: Run) -> list[str]:
+        found = [e["data"] for e in run.events if e["kind"] == "control"]
+        return [data["outcome"] for data in found]
+
+    assert told(free)[:2] == ["applied"] * 2
+    assert told(held) == ["refused: E002 capacity_factor is pinned"]
+    fewer, places = (run.column("moe.overflow_fraction") for run in (free, held))
+    assert fewer[:3] == places[:3] and max(fewer[-1]) > max(places[-1])
+    runs.refused("E004", pin=("learning_rat",))
+
+
 @shows("early_stopping_patience")
 def patience(runs: Runs) -> None:
     """A rate of 1 makes every evaluation worse than the first."""

@@ -14,8 +14,10 @@ import torch
 
 from lumina.config import Config
 from lumina.train import Trainer
-from lumina.train import expert_capacity as overflow
-from lumina.train.expert_capacity import AdaptiveCapacity
+from lumina.train.rules import Proposal, RunningRules
+from lumina.train.rules import expert_capacity as overflow
+from lumina.train.rules.earlier import rules_state
+from lumina.train.rules.expert_capacity import AdaptiveCapacity
 from training import final_tensors
 
 TEXT = "The quick brown fox jumps over the lazy dog; {} times it does.\n"
@@ -43,9 +45,17 @@ def changes(run: Path) -> list[tuple[int, float, float]]:
     return [(step, c["old"], c["value"]) for step, c in found]
 
 
-def seen(rule: AdaptiveCapacity, rate: float, factor: float, first: int = 1) -> None:
+def row(step: int, rate: float) -> dict[str, Any]:
+    return {"step": step, "moe.dropped_fraction": [rate - 0.01, rate + 0.01]}
+
+
+def shown(rules: RunningRules, rate: float, factor: float, first: int = 1) -> None:
     for step in range(first, first + overflow.WINDOW):
-        rule.see(step, [rate - 0.01, rate + 0.01], factor)
+        rules.see(row(step, rate), lambda _: factor)
+
+
+def granted(rules: RunningRules, step: int) -> list[Any]:
+    return [ruling.proposal.value for ruling in rules.due(step)]
 
 
 @pytest.mark.covers("MOD-19: drop rate above 5% raises, below 1% lowers")
@@ -66,19 +76,52 @@ def seen(rule: AdaptiveCapacity, rate: float, factor: float, first: int = 1) -> 
     ],
 )
 def test_the_rule(rate: float, factor: float, then: float | None) -> None:
-    rule = AdaptiveCapacity()
-    seen(rule, rate, factor)
-    assert rule.decided(overflow.WINDOW) is None  # a row may still be on its way
-    assert rule.decided(overflow.WINDOW + 1) == then
-    assert rule.decided(overflow.WINDOW + 2) is None
+    rules = RunningRules([AdaptiveCapacity()])
+    shown(rules, rate, factor)
+    assert granted(rules, overflow.WINDOW) == []  # a row may still be on its way
+    expected = [] if then is None else [then]
+    assert granted(rules, overflow.WINDOW + 1) == expected
+    assert granted(rules, overflow.WINDOW + 2) == []
+
+
+def saved(rules: RunningRules) -> dict[str, Any]:
+    again: dict[str, Any] = json.loads(json.dumps(rules.state()))
+    return again
 
 
 def test_a_decision_outlives_a_checkpoint() -> None:
-    rule = AdaptiveCapacity()
-    seen(rule, 0.2, 1.25)
-    again = AdaptiveCapacity(**json.loads(json.dumps(rule.state())))
-    assert again.decided(overflow.WINDOW + 1) == 1.5625
-    assert "20.0%" in again.reason
+    rules = RunningRules([AdaptiveCapacity()])
+    shown(rules, 0.2, 1.25)
+    again = RunningRules([AdaptiveCapacity()])
+    again.load(saved(rules))
+    (ruling,) = again.due(overflow.WINDOW + 1)
+    assert ruling.proposal.value == 1.5625 and "20.0%" in ruling.proposal.reason
+
+
+def test_a_window_outlives_a_checkpoint() -> None:
+    rules = RunningRules([AdaptiveCapacity()])
+    for step in range(1, overflow.WINDOW):
+        rules.see(row(step, 0.2), lambda _: 1.25)
+    again = RunningRules([AdaptiveCapacity()])
+    again.load(saved(rules))
+    again.see(row(overflow.WINDOW, 0.0), lambda _: 1.25)
+    (ruling,) = again.due(overflow.WINDOW + 1)
+    assert "19.6%" in ruling.proposal.reason
+
+
+def test_an_earlier_checkpoint_goes_on_with_its_window_and_its_decision() -> None:
+    window = {"total": 0.4, "count": 2, "factor": None, "due": 0, "rate": 0.0}
+    rules = RunningRules([AdaptiveCapacity()])
+    rules.load(rules_state({"overflow": window}))
+    assert rules.state()["rules"] == {"expert_capacity": {"total": 0.4, "count": 2}}
+    assert rules.due(10**6) == []
+    decided = window | {"factor": 1.5625, "due": 51, "rate": 0.2}
+    rules.load(rules_state({"overflow": decided}))
+    assert rules.due(50) == []
+    (ruling,) = rules.due(51)
+    reason = "20.0% of assignments were dropped"
+    assert ruling.proposal == Proposal("capacity_factor", 1.5625, reason)
+    assert rules_state({}) == {}
 
 
 @pytest.mark.covers("MOD-19: adaptive")
@@ -124,8 +167,8 @@ def test_ranks_change_together(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     settings(tmp_path, "run").replace(batch_size=2, parallel="ddp").save(file)
     script = (
-        "import sys; from lumina.train import expert_capacity as o; o.WINDOW = 2; "
-        "o.FEW, o.TOO_MANY = 2.0, 3.0; from lumina.cli.main import main; "
+        "import sys; from lumina.train.rules import expert_capacity as o; "
+        "o.WINDOW = 2; o.FEW, o.TOO_MANY = 2.0, 3.0; from lumina.cli.main import main; "
         f"sys.exit(main(['train', '--config-file', {str(file)!r}]))"
     )
     path = tmp_path / "train.py"

@@ -300,9 +300,27 @@ def _failed(plugin: str, error: Exception) -> LuminaError:
     )
 
 
+_FROM_A_FILE = "lumina_plugin_"
+
+
+def _module_of(path: Path) -> str:
+    """The name of the module that a plug-in file becomes."""
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    return f"{_FROM_A_FILE}{path.stem}_{digest}"
+
+
+def comes_with(cls: type, plugins: Iterable[str]) -> bool:
+    """Whether a class is Lumina's or imported, or stands in one of these plug-in files.
+
+    A file that was loaded for an earlier run of this process does not count.
+    """
+    files = (Path(p).expanduser() for p in plugins if p.endswith(".py"))
+    module = cls.__module__
+    return not module.startswith(_FROM_A_FILE) or module in map(_module_of, files)
+
+
 def _run_file(path: Path) -> None:
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    name = f"lumina_plugin_{path.stem}_{digest}"
+    name = _module_of(path)
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)

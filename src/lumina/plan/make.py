@@ -59,6 +59,7 @@ _PASSED_ON = {
     "puzzle_lr": "puzzle_lr",
     "puzzle_weight_decay": "puzzle_weight_decay",
     "freeze": "freeze",
+    "pinned": "pin",
     "seed": "seed",
     "deterministic": "deterministic",
     "save_total_limit": "save_total_limit",

@@ -41,6 +41,8 @@ class Plan:
             meant: those that the run began with. 0 where no Plan said it yet.
         gradient_checkpointing: "none", "full" or "selective".
         attention: "flash3", "flash2", "sdpa" or "reference".
+        pinned: controls that no rule may change.
+        rules: what watches the run and may change it through its controls.
         eval_every: steps between evaluations, 0: only at the end.
         save_every: steps between checkpoints, 0: only at the end.
         parameters: total; `active_parameters` used for one token.
@@ -83,6 +85,8 @@ class Plan:
     puzzle_lr: float = 0.01
     puzzle_weight_decay: float = 0.1
     freeze: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
     seed: int = 42
     gradient_checkpointing: str = "none"
     compile: bool = False
@@ -122,9 +126,8 @@ class Plan:
         """The inverse of `to_dict`."""
         values = dict(values)
         values["spec"] = ModelSpec.from_dict(values["spec"])
-        values["freeze"] = tuple(values["freeze"])
-        values["optimizer_groups"] = tuple(values.get("optimizer_groups", ()))
-        values["features"] = tuple(values.get("features", ()))
+        for name in ("freeze", "optimizer_groups", "features", "pinned", "rules"):
+            values[name] = tuple(values.get(name, ()))
         values["warnings"] = tuple(values["warnings"])
         return Plan(**values)
 

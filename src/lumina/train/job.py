@@ -155,7 +155,7 @@ class Job:
             signals=self.signals,
             config=prepared.config.to_dict(),
             score=data.score,
-            overflow=outset.overflow,
+            rules=outset.rules,
             best=outset.best,
             saved=progress.step if prepared.reader else -1,
             evaluation_owed=outset.evaluation_owed,

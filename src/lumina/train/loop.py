@@ -27,11 +27,11 @@ from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.plan.schedule import learning_rate_at
 from lumina.state.checkpoint import CheckpointStore, Kind
-from lumina.train.controls import Change, Controls
+from lumina.train.controls import Change, Controls, control_named
 from lumina.train.controls.apply_change import program_for, set_in
-from lumina.train.expert_capacity import AdaptiveCapacity
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
+from lumina.train.rules import RunningRules
 from lumina.train.signals import StopSignals
 from lumina.train.step import SCALARS, train_step
 from lumina.train.warm_up import capacities_to_compile, warm_up
@@ -65,7 +65,7 @@ class Loop:
         signals: requests to stop.
         config: the run's settings, written into every State.
         score: judges the answers to held-out puzzles, where loss does not say it.
-        overflow: the rule that adapts expert capacity, where it is asked for.
+        rules: what watches the run and may change it.
         best: the best evaluation so far.
         saved: the step of the newest checkpoint; -1: there is none.
         evaluation_owed: a signal broke off the evaluation of the last step, which is
@@ -86,7 +86,7 @@ class Loop:
     signals: StopSignals
     config: dict[str, Any]
     score: Score | None = None
-    overflow: AdaptiveCapacity = field(default_factory=AdaptiveCapacity)
+    rules: RunningRules = field(default_factory=RunningRules)
     best: Best = field(default_factory=Best)
     saved: int = -1
     evaluation_owed: bool = False
@@ -128,7 +128,7 @@ class Loop:
                 if self._agreed_change and self._apply_changes():
                     feed.close()
                     feed = self._feed()
-                if self._adapt(ring):
+                if self._apply_rulings(ring):
                     feed.close()
                     feed = self._feed()
                 batches, waited = feed.next()
@@ -243,11 +243,7 @@ class Loop:
                 self._agreed_save = True
             row = self.recorder.row(self.plan, known, values)
             self.progress.skipped = self.recorder.skipped
-            step = row["step"]
-            moe = self.plan.spec.moe
-            if moe is not None and moe.overflow == "adaptive":
-                dropped = row["moe.dropped_fraction"]
-                self.overflow.see(step, dropped, moe.capacity_factor)
+            self.rules.see(row, self._value_at(row["step"]))
             yield row
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -275,7 +271,14 @@ class Loop:
         """
         outcome = None if self.interrupted else self.evaluate(step)
         self.evaluation_owed = outcome is None
-        return {} if outcome is None else outcome.metrics
+        if outcome is None:
+            return {}
+        self.rules.see_evaluation(step, outcome.metrics, self._value_at(step))
+        return outcome.metrics
+
+    def _value_at(self, step: int) -> Callable[[str], Any]:
+        """Gives the value of a control, by its name, after `step` steps."""
+        return lambda name: control_named(name).now(self.program, step)
 
     def _make_up_evaluation(self) -> None:
         """Judge the last step before the next one, where a signal had prevented it."""
@@ -389,7 +392,7 @@ class Loop:
             "best_step": self.best.step,
             "worse_evaluations": self.best.worse,
             "evaluation_owed": self.evaluation_owed,
-            "overflow": self.overflow.state(),
+            "rules": self.rules.state(),
             "data_fingerprint": self.stream.fingerprint,
             "encoding_rules": ENCODING_RULES,
             "encoding": self.encoding,
@@ -451,14 +454,23 @@ class Loop:
         self._ring.clock.restart()
         return reassembled
 
-    def _apply(self, change: Change) -> bool:
-        """Apply one change and journal it; whether the program was assembled again."""
+    def _apply(self, change: Change, refusal: str = "", **told: Any) -> bool:
+        """Apply one change and journal it; whether the program was assembled again.
+
+        Args:
+            change: what to apply.
+            refusal: why it is not applied but only journalled; empty for none.
+            told: what the event says besides the change.
+        """
         change.step = self.progress.step
         before = self.program
         try:
-            self.program = program_for(before, self.progress, self.controls, change)
-            set_in(self.program, self.progress.step, self.controls, change)
-            change.outcome = "applied"
+            if refusal:
+                change.outcome = f"refused: {refusal}"
+            else:
+                self.program = program_for(before, self.progress, self.controls, change)
+                set_in(self.program, self.progress.step, self.controls, change)
+                change.outcome = "applied"
         except LuminaError as error:
             change.outcome = f"refused: {error.code} {error.message}"
         self.controls.record(change)
@@ -469,20 +481,38 @@ class Loop:
             f"{change.name}: {change.old} -> {change.value} ({change.reason}): "
             f"{change.outcome}",
             **change.to_dict(),  # its step among them
+            **told,
         )
         return self.program is not before
 
-    def _adapt(self, ring: MetricRing) -> bool:
-        """Change capacity where its rule decided so, on every rank at this step."""
-        rule, moe = self.overflow, self.plan.spec.moe
-        if moe is None or moe.overflow != "adaptive":
-            return False
-        factor = rule.decided(self.progress.step)
-        if factor is None:
+    def _apply_rulings(self, ring: MetricRing) -> bool:
+        """Apply what was granted to a rule, on every rank at this step.
+
+        Returns:
+            Whether the program was assembled again.
+        """
+        rulings = self.rules.due(self.progress.step)
+        if not rulings:
             return False
         self._record_all(ring)
-        number = self.program.ranks.share(self.controls.next_id())
-        change = Change(number, "capacity_factor", factor, rule.reason, "orchestrator")
-        reassembled = self._apply(change)
+        reassembled = False
+        for ruling in rulings:
+            proposal = ruling.proposal
+            number = self.program.ranks.share(self.controls.next_id())
+            change = Change(
+                number,
+                proposal.control,
+                proposal.value,
+                proposal.reason,
+                "orchestrator",
+            )
+            reassembled |= self._apply(
+                change,
+                ruling.refusal,
+                rule=ruling.rule,
+                evidence=dict(proposal.evidence),
+                confidence=proposal.confidence,
+                reversal=proposal.reversal,
+            )
         self._ring.clock.restart()
         return reassembled

@@ -46,6 +46,7 @@ from lumina.train.expert_training import with_expert
 from lumina.train.from_base_model import borrowed, with_its_tokenizer
 from lumina.train.resume import Resumption, find_resumption
 from lumina.train.resume_plan import as_left
+from lumina.train.rules import with_rules
 from lumina.train.shape_from_weights import adopted
 from lumina.train.vocabulary import with_vocabulary
 
@@ -74,6 +75,7 @@ class Preparation:
 
     def __init__(self, config: Config, ranks: Ranks, console: Console) -> None:
         load_plugins(config.parts.plugins)
+        self._plugins = config.parts.plugins
         self.config = config
         self.ranks = ranks
         self.console = console
@@ -143,7 +145,7 @@ class Preparation:
         )
         tokenizer = self._known_tokenizer()
         if planning and not names_data(self.config):
-            self.plan = self._plan_without_data(tokenizer)
+            self.plan = self._with_rules(self._plan_without_data(tokenizer))
             return
         try:
             self.data = self._source.prepare(self.config, self._own_tokenizer())
@@ -151,7 +153,7 @@ class Preparation:
             if self.resumption is None:
                 raise
             raise explained(error, self.resumption, self.config) from error
-        self.plan = self._plan()
+        self.plan = self._with_rules(self._plan())
         self._tell_of_attention()
         if self.base is not None:
             self.weights, told = borrowed(self.plan, self.config, self.base)
@@ -265,6 +267,16 @@ class Preparation:
             tokenizer_vocab_size=tokenizer.vocab_size if tokenizer else None,
             rows_per_epoch=None,
             world_size=ranks,
+        )
+
+    def _with_rules(self, plan: Plan) -> Plan:
+        """The Plan with the rules that watch the run."""
+        held = self.reader.meta.plan.get("rules", ()) if self.reader else ()
+        return with_rules(
+            plan,
+            plugins=self._plugins,
+            held=held,
+            begun_with=self.config.parts.plugins,
         )
 
     def _decide_length(self, world_size: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,9 @@ def as_left(
         reader: the checkpoint to go on from.
         changes: options that were given another value now.
         events: receives a change that can no longer be made.
+
+    Raises:
+        LuminaError: E002 for a change by a control that is not registered.
     """
     meta = reader.meta
     plan = _as_begun(plan, config, meta, changes)
@@ -40,6 +43,7 @@ def as_left(
     if spec != plan.spec:
         plan = with_spec(plan, spec)
     standing = Controls(meta.journal).standing()
+    _check_registered(standing, config)
     for name in dict.fromkeys([*known_controls(), *standing]):
         try:
             last = standing.get(name)
@@ -68,6 +72,23 @@ def _without_new_features(plan: Plan, config: Config, meta: State) -> Plan:
             )
             plan = with_spec(plan, plan.spec)
     return plan
+
+
+def _check_registered(names: Iterable[str], config: Config) -> None:
+    """Refuse to go on without a control that has changed the run.
+
+    Raises:
+        LuminaError: E002, naming the control and the option that loads it.
+    """
+    for name in names:
+        try:
+            control_named(name)
+        except LuminaError as error:
+            raise LuminaError(
+                "E002",
+                f"the run was changed by {name}, a control that no file has registered",
+                f"add --plugins {' '.join(config.parts.plugins) or 'FILE'}",
+            ) from error
 
 
 def _as_begun(

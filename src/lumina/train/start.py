@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lumina.assemble.assemble import Progress, assemble
@@ -17,10 +17,11 @@ from lumina.state.metrics import read_metrics
 from lumina.state.reader import CheckpointReader
 from lumina.train.controls import Controls
 from lumina.train.controls.apply_change import set_again
-from lumina.train.expert_capacity import AdaptiveCapacity
 from lumina.train.loop import Best
 from lumina.train.preparation import Preparation
 from lumina.train.recorder import Recorder
+from lumina.train.rules import RunningRules
+from lumina.train.rules.earlier import rules_state
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Outset:
         progress: steps, tokens and the position in the data.
         best: the best evaluation so far.
         controls: the journal of changes.
-        overflow: the rule that adapts expert capacity.
+        rules: what watches the run and may change it.
         evaluation_owed: a signal broke off the evaluation of the last step.
     """
 
@@ -40,7 +41,7 @@ class Outset:
     progress: Progress
     best: Best
     controls: Controls
-    overflow: AdaptiveCapacity = field(default_factory=AdaptiveCapacity)
+    rules: RunningRules
     evaluation_owed: bool = False
 
 
@@ -53,7 +54,13 @@ def begin(prepared: Preparation, recorder: Recorder) -> Outset:
         prepared.plan, weights.source if weights else None, ranks=prepared.ranks
     )
     start = dict(prepared.stream.start)
-    return Outset(program, Progress(cursor=start), Best(), Controls())
+    return Outset(
+        program,
+        Progress(cursor=start),
+        Best(),
+        Controls(),
+        RunningRules.of(prepared.plan),
+    )
 
 
 def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> Outset:
@@ -94,9 +101,10 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     )
     _tell_resumed(prepared, recorder, reader, progress.step)
     reader.close()
-    rule = AdaptiveCapacity(**meta.extra.get("overflow", {}))
+    rules = RunningRules.of(prepared.plan)
+    rules.load(rules_state(meta.extra))
     owed = meta.extra.get("evaluation_owed", False)
-    return Outset(program, progress, best, controls, rule, owed)
+    return Outset(program, progress, best, controls, rules, owed)
 
 
 def encoding_of(tokenizer: Tokenizer | None) -> dict[str, str]:

@@ -106,6 +106,11 @@ class TrainSection(Section):
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="moving average of weights for evaluation; 0: off"
     )
+    pin: tuple[str, ...] = Field(
+        (),
+        description="controls that no rule may change while the run trains, such as "
+        "learning_rate; requests of yours still change them",
+    )
     seed: int = Field(
         42,
         ge=0,

@@ -1,0 +1,122 @@
+"""The protocol of a rule, what it proposes, and the table of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+from lumina.errors import LuminaError
+from lumina.plan.plan import Plan
+
+Reversal = Literal["undo", "rollback", "never"]
+"""How far a change can be taken back: by the control itself, by going back to a
+checkpoint from before it, or not at all."""
+
+REVERSALS: tuple[Reversal, ...] = ("undo", "rollback", "never")
+"""From the easiest to take back to the hardest."""
+
+Now = Callable[[str], Any]
+"""From a control's name to its value in the step whose row was seen last."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change that a rule proposes.
+
+    Attributes:
+        control: what to change.
+        value: the value to set.
+        reason: why, as a sentence for the journal.
+        evidence: the figures behind it, for the event.
+        confidence: how sure the rule is, from 0 to 1.
+        reversal: how far the change can be taken back, as the rule sees it.
+    """
+
+    control: str
+    value: Any
+    reason: str
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    confidence: float = 1.0
+    reversal: Reversal = "undo"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `Proposal(**values)` is the inverse."""
+        return asdict(self) | {"evidence": dict(self.evidence)}
+
+
+class Rule:
+    """Watches a run and proposes changes. A subclass is one rule.
+
+    Every rank has the same rules, shows them the same rows and so comes to the same
+    proposals: a rule must compute them from what it has seen, and from nothing else,
+    such as a clock or a random number. Rows have no times and no memory figures, which
+    differ between ranks.
+
+    A proposal that is granted takes effect two steps after the row that led to it, when
+    every rank has that row, however late rows arrive. So a resumed run decides what a
+    run that never stopped decides, provided `state` holds all that the rule remembers.
+
+    Attributes:
+        name: how the plan, the events and the checkpoints call it.
+        changes: the controls that it may change.
+        precedence: of two proposals the one of the higher precedence is granted.
+        cooldown: steps after a change by this rule in which it changes nothing, and
+            the control that it changed is not changed by another rule either.
+    """
+
+    name: ClassVar[str]
+    changes: ClassVar[tuple[str, ...]]
+    precedence: ClassVar[int] = 0
+    cooldown: ClassVar[int] = 0
+
+    @classmethod
+    def wanted(cls, plan: Plan) -> str | None:
+        """Why the rule is on in a run of this Plan; None where it is off."""
+        raise NotImplementedError
+
+    def see(self, row: Mapping[str, Any]) -> None:
+        """Take in the metrics of one step."""
+
+    def see_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Take in an evaluation after `step` steps."""
+
+    def propose(self, step: int, now: Now) -> Proposal | None:
+        """What to change, if anything; asked after every row and every evaluation.
+
+        Args:
+            step: of the row or the evaluation.
+            now: gives the present value of a control by its name.
+        """
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rule remembers, as plain JSON values."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+
+
+RULES: dict[str, type[Rule]] = {}
+"""Name -> rule; filled by `register_rule`."""
+
+R = TypeVar("R", bound=type[Rule])
+
+
+def register_rule(cls: R) -> R:
+    """Enter a rule in the table: a decorator of a subclass of `Rule`.
+
+    Raises:
+        LuminaError: E005 for a name that another class has.
+    """
+    held = RULES.get(cls.name)
+    if held is not None and held.__qualname__ != cls.__qualname__:
+        raise LuminaError(
+            "E005",
+            f"{cls.name!r} already names the rule {held.__qualname__} of "
+            f"{held.__module__}",
+            "choose another name",
+        )
+    RULES[cls.name] = cls
+    return cls

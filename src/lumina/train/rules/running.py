@@ -1,0 +1,72 @@
+"""The rules of a running job, with the arbiter between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lumina.plan.plan import Plan
+from lumina.train.rules.arbiter import Arbiter, Ruling
+from lumina.train.rules.rule import RULES, Now, Rule
+
+OF_A_RANK = frozenset({
+    "time", "step_seconds", "data_wait_seconds", "tokens_per_second", "mfu",
+    "memory_allocated_bytes", "memory_peak_bytes",
+})  # fmt: skip
+"""Keys of a metrics row that differ between ranks, so that no rule may see them."""
+
+
+class RunningRules:
+    """The rules of a run: shows them what happens and gives out what was granted.
+
+    Args:
+        rules: those that are on.
+        pinned: the controls that no rule may change.
+    """
+
+    def __init__(self, rules: Iterable[Rule] = (), pinned: Iterable[str] = ()) -> None:
+        self._rules = tuple(rules)
+        self._arbiter = Arbiter(pinned)
+
+    @staticmethod
+    def of(plan: Plan) -> RunningRules:
+        """Those that a Plan has decided on."""
+        return RunningRules((RULES[name]() for name in plan.rules), plan.pinned)
+
+    def see(self, row: Mapping[str, Any], now: Now) -> None:
+        """Show the metrics of a step to every rule, and hear what they propose."""
+        if not self._rules:
+            return
+        shared = {key: row[key] for key in row if key not in OF_A_RANK}
+        for rule in self._rules:
+            rule.see(shared)
+        self._hear(row["step"], now)
+
+    def see_evaluation(self, step: int, metrics: Mapping[str, Any], now: Now) -> None:
+        """Show an evaluation to every rule, and hear what they propose."""
+        for rule in self._rules:
+            rule.see_evaluation(step, metrics)
+        self._hear(step, now)
+
+    def due(self, step: int) -> list[Ruling]:
+        """What takes effect after `step` steps."""
+        return self._arbiter.due(step)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is remembered, as plain JSON values, for a checkpoint."""
+        return {
+            "arbiter": self._arbiter.state(),
+            "rules": {rule.name: rule.state() for rule in self._rules},
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken. A rule that is new begins afresh."""
+        if "arbiter" in state:
+            self._arbiter.load(state["arbiter"])
+        for rule in self._rules:
+            if rule.name in state.get("rules", {}):
+                rule.load(state["rules"][rule.name])
+
+    def _hear(self, step: int, now: Now) -> None:
+        proposed = [(rule, rule.propose(step, now)) for rule in self._rules]
+        self._arbiter.hear(step, [(r, p) for r, p in proposed if p is not None])

@@ -1,0 +1,125 @@
+"""A control in a file outside the package: the one that docs/extending.md shows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lumina import Trainer
+from lumina.errors import LuminaError
+from lumina.state.reader import latest_good, open_checkpoint
+from training import assert_same_run, column, events
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+from lumina import Config, Trainer
+from lumina.state.reader import latest_good
+
+kill_at = int(sys.argv[2])
+
+def on_step(trainer, row):
+    step = row["step"]
+    if step == 2:
+        trainer.controls.request("average_decay", 0.2, "a test")
+    if step == 4:
+        trainer.adjust_batch_size(2)  # another program, in which the value holds too
+    if step == 9:
+        trainer.controls.undo(1)
+    if step == kill_at:
+        while latest_good(Path(sys.argv[3])).name != "step-00000007":
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Trainer(Config.load(sys.argv[1]), on_step=on_step).train()
+"""
+
+
+def settings(config, documented, run):
+    return config.replace(
+        run_dir=str(run), plugins=(str(documented("average.py")),), ema_decay=0.9,
+        steps=14, save_every_n_batches=7, eval_every_n_batches=4, auto_resume=True,
+    )  # fmt: skip
+
+
+def in_a_process(config, folder, kill_at=0):
+    """Train in a process of its own; returns its exit status."""
+    file, script = folder / "config.yaml", folder / "run.py"
+    config.save(file)
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(file), str(kill_at), config.run.run_dir]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, timeout=300).returncode
+
+
+def journal(run):
+    return open_checkpoint(latest_good(run)).meta.journal
+
+
+def test_it_is_applied_undone_and_resumed_to_the_bit(tiny_config, documented, tmp_path):
+    whole = settings(tiny_config, documented, tmp_path / "whole")
+    assert in_a_process(whole, tmp_path) == 0
+    told = [(c["name"], c["old"], c["value"], c["outcome"], c["undoes"])
+            for c in journal(tmp_path / "whole")]  # fmt: skip
+    assert told == [
+        ("average_decay", 0.9, 0.2, "undone", None),
+        ("micro_batch_size", 4, 2, "applied", None),
+        ("average_decay", 0.2, 0.9, "applied", 1),
+    ]
+    killed = settings(tiny_config, documented, tmp_path / "killed")
+    assert in_a_process(killed, tmp_path, kill_at=8) == -signal.SIGKILL
+    assert in_a_process(killed, tmp_path) == 0
+    assert events(tmp_path / "killed", "resumed")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert journal(tmp_path / "killed")[2] == journal(tmp_path / "whole")[2]
+
+    Trainer(settings(tiny_config, documented, tmp_path / "plain")).train()
+    plain, changed = (
+        column(tmp_path / name, "eval_loss") for name in ("plain", "whole")
+    )
+    assert plain[1:] != changed[1:], "the value does nothing"
+    report = (tmp_path / "whole" / "report.html").read_text()
+    assert "average_decay: 0.9 -&gt; 0.2 (a test): applied" in report
+
+
+def test_it_is_refused_by_name(tiny_config, documented, tmp_path):
+    refused = []
+
+    def on_step(trainer, row):
+        if row["step"] == 2:
+            trainer.controls.request("average_decay", 0.2, "a test")
+            for value in (1, -1, "slow", True, float("nan")):
+                with pytest.raises(LuminaError, match="average_decay") as caught:
+                    trainer.controls.request("average_decay", value, "a test")
+                refused.append(caught.value.code)
+            with pytest.raises(LuminaError, match="average_decay_") as caught:
+                trainer.controls.request("average_decay_", 0.2, "a test")
+            refused.append(caught.value.code)
+
+    config = settings(tiny_config, documented, tmp_path / "none")
+    config = config.replace(ema_decay=0.0, steps=5, pin=("average_decay",))
+    trainer = Trainer(config, on_step=on_step)
+    run = trainer.train().run_dir
+    assert refused == ["E005"] * 5 + ["E004"]
+    (entry,) = journal(run)
+    assert entry["outcome"] == "refused: E002 this run keeps no average"
+    assert any("pin average_decay has no effect" in x for x in trainer.plan.warnings)
+
+
+def test_a_run_that_it_changed_does_not_go_on_without_it(
+    tiny_config, documented, tmp_path
+):
+    config = settings(tiny_config, documented, tmp_path / "run")
+    assert in_a_process(config.replace(steps=8), tmp_path) == 0
+    command = [
+        sys.executable, "-m", "lumina", "train", "--resume", str(tmp_path / "run"),
+        "--steps", "9",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    told = done.stdout + done.stderr
+    assert "E002" in told and "average_decay" in told and "--plugins" in told
