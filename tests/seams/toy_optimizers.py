@@ -57,11 +57,21 @@ class Momentum(Optimizer):
 
 
 @lumina.register_optimizer(
+    "toy_whole",
+    words="SGD with momentum, on whole weights",
+    states={"velocity": StateTensor()},
+    options={"momentum": Option(0.9, least=0, below=1)},
+    sharded=False,
+)
+class Whole(Momentum):
+    """As if its step needed all rows of a matrix at once."""
+
+
+@lumina.register_optimizer(
     "toy_rows",
     words="a scale for each row",
-    states={"scale": StateTensor(shared=-1, bytes_per_parameter=0.0)},
+    states={"scale": StateTensor(shared=-1, bytes_per_parameter=0.1)},
     roles=("matrix", "expert"),
-    sharded=False,
 )
 class Rows(Optimizer):
     """Matrices by gradients over each row's largest size so far."""

@@ -171,7 +171,7 @@ def _check(declared: Declared) -> None:
     taken = OPTIMIZERS.get(name)
     own = name in _own() and declared.cls.__module__ != f"{_PACKAGE}.{name}"
     if own or (taken is not None and taken.source != declared.source):
-        place = "Lumina itself" if taken is None else taken.source
+        place = "Lumina itself" if own or taken is None else taken.source
         raise LuminaError(
             "E005", f"{place} already has an optimizer {name!r}", "choose another name"
         )
