@@ -32,8 +32,31 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 
 def test_the_page_has_its_files() -> None:
-        "relu.py", "ema.py", "smoothing.py", "by_hand.py", "average.py", "halving.py",
-        "lion.py", "arithmetic.py", "tiled.py",
+    names = {
+        "relu.py", "ema.py", "smoothing.py", "by_hand.py", "arithmetic.py",
+        "tiled.py", "average.py", "halving.py", "lion.py",
+    }  # fmt: skip
+    assert names <= FILES.keys()
+
+
+def shown(plugin: str) -> list[list[str]]:
+    """The words of the commands that begin by training with a plug-in."""
+    found = re.search(rf"```\n(lumina train --plugins {plugin}.*?)```", PAGE, re.DOTALL)
+    assert found is not None
+    lines = found[1].replace("\\\n", "").splitlines()
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def write_corpus(runs: Runs, folder: Path) -> None:
+    """The folder that the commands name."""
+    (folder / "corpus").mkdir()
+    (folder / "corpus" / "story.txt").write_text(runs.data.read_text())
+
+
+SMALL = shlex.split(
+    "--hidden-size 32 --num-layers 2 --seq-length 32 --tokenizer-vocab-size 300 "
+    "--global-batch-size 4 --steps 3 --device cpu --eval-batches 1"
+)
 
 
 def test_the_first_commands(runs: Runs, tmp_path: Path) -> None:
@@ -120,19 +143,12 @@ def test_a_source_of_data(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_optimizer(runs: Runs, tmp_path: Path) -> None:
     """As written, but for a corpus and a size that a test has."""
-    shown = re.search(r"```\n(lumina train --plugins lion.*?)```", PAGE, re.DOTALL)
-    assert shown is not None
-    begin, again = (
-        shlex.split(line)[1:] for line in shown[1].replace("\\\n", "").splitlines()
-    )
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "story.txt").write_text(runs.data.read_text())
-    small = shlex.split(
-        "--hidden-size 32 --num-layers 2 --seq-length 32 --tokenizer-vocab-size 300 "
-        "--global-batch-size 4 --steps 6 --device cpu --eval-batches 1 "
+    begin, again = shown("lion.py")
+    write_corpus(runs, tmp_path)
+    more = shlex.split(
         "--no-use-moe --precision fp32 --warmup-steps 0 --lr-scheduler constant"
     )
-    assert main([*begin, *small]) == 0
+    assert main([*begin, *SMALL, *more]) == 0
     assert main([word if word != "400" else "12" for word in again]) == 0
     losses = column(Path("runs/lion"), "loss")
     assert len(losses) == 12 and losses[-1] < losses[0]
