@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lumina.cli.main import main
 from lumina.observe.report import write_report
 from training import (
     DENSE,
@@ -18,6 +17,7 @@ from training import (
     column,
     events,
     reached,
+    start,
     wait_until,
     words,
 )
@@ -92,24 +92,34 @@ def test_it_shows_in_the_plan_and_in_the_report(whole: Path) -> None:
     assert "by_hand" in write_report(whole).read_text()
 
 
+def said(trainings: Trainings, arguments: list[str], code: int) -> str:
+    """What a command prints, in a process of its own, where it alone has the toy."""
+    log = trainings.folder / f"command-{len(list(trainings.folder.iterdir()))}.log"
+    running = start(arguments, log)
+    assert running.wait() == code, running.output
+    return " ".join(running.output.split())
+
+
+def test_it_shows_in_the_list_of_features(trainings: Trainings, whole: Path) -> None:
+    options = words("--preset debug --device cpu --vocab-size 300 --nproc 2")
+    shown = ["features", "by_hand", "--json", *BY_HAND, *DENSE, *options]
+    (row,) = json.loads(said(trainings, shown, 0))
+    assert row["name"] == "by_hand" and row["state"] == "on"
+    assert "by hand" in row["summary"]
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
         ([*BY_HAND, *MOE], "parallel by_hand needs a gradient of every parameter"),
         ([*BY_HAND[:3], "by_head", *DENSE], "did you mean 'by_hand'?"),
-        (["--parallel", "fsdp3", *DENSE], "there are auto, "),
+        (["--parallel", "fsdp3", *DENSE], "there are auto, ddp, fsdp2, none"),
     ],
 )
 def test_it_is_refused_by_name(
-    trainings: Trainings,
-    flags: list[str],
-    says: str,
-    capsys: pytest.CaptureFixture[str],
+    trainings: Trainings, whole: Path, flags: list[str], says: str
 ) -> None:
-    command = trainings.command(
-        "refused", *flags, "--batch-size", "1", "--nproc", "2", "--dry-run"
-    )
-    assert main(command) == 2
-    told = " ".join(capsys.readouterr().err.split())
+    planned = words("--batch-size 1 --nproc 2 --dry-run")
+    told = said(trainings, trainings.command("refused", *flags, *planned), 2)
     assert says in told
     assert "--plugins" in told or "one process" in told

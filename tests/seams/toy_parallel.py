@@ -10,6 +10,8 @@ from lumina.parallel.way import Way
 class ByHand(Way):
     """Whole weights on every rank; one exchange for each gradient, after the last."""
 
+    summary = "every process holds the model, gradients are added up by hand"
+
     @classmethod
     def refuses(cls, conditions):
         """Experts: one that no token of a rank chose has no gradient there."""

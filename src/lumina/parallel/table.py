@@ -6,17 +6,14 @@ Lumina's own are the files in `lumina.parallel.ways`; a plug-in adds its own wit
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
-from lumina.parallel import ways
+from lumina.features import Feature, register
 from lumina.parallel.way import Way
 
 AUTO = "auto"
@@ -47,8 +44,6 @@ def register_parallel(name: str) -> Callable[[C], C]:
                 f"a way of being parallel cannot be called {name!r}",
                 f"use letters, digits and _, and not {AUTO}",
             )
-        if not cls.__module__.startswith(f"{ways.__name__}."):
-            _load_own()
         taken = _WAYS.get(name)
         if taken is not None and _source(taken) != _source(cls):
             raise LuminaError(
@@ -57,6 +52,8 @@ def register_parallel(name: str) -> Callable[[C], C]:
                 "choose another name",
             )
         cls.name = name
+        if cls.several and taken is None:
+            register(_feature(cls))
         _WAYS[name] = cls
         return cls
 
@@ -65,7 +62,6 @@ def register_parallel(name: str) -> Callable[[C], C]:
 
 def known_ways() -> tuple[str, ...]:
     """The names that `chosen_way` finds."""
-    _load_own()
     return tuple(sorted(_WAYS))
 
 
@@ -75,7 +71,6 @@ def chosen_way(name: str) -> type[Way]:
     Raises:
         LuminaError: E005, with those that there are.
     """
-    _load_own()
     if name in _WAYS:
         return _WAYS[name]
     known = (AUTO, *known_ways())
@@ -91,13 +86,11 @@ def chosen_way(name: str) -> type[Way]:
 
 def alone() -> type[Way]:
     """The way of a single process."""
-    _load_own()
     return next(way for way in _WAYS.values() if not way.several)
 
 
 def preferred_ways() -> tuple[type[Way], ...]:
     """What `auto` tries for several processes, in order."""
-    _load_own()
     tried = [way for way in _WAYS.values() if way.preference is not None]
     return tuple(sorted(tried, key=lambda way: (way.preference, way.name)))
 
@@ -107,8 +100,19 @@ def _source(cls: type) -> str:
     return str(Path(inspect.getfile(cls)).resolve())
 
 
-@cache
-def _load_own() -> None:
-    """Import the files of `lumina.parallel.ways`, which register themselves."""
-    for module in pkgutil.iter_modules(ways.__path__):
-        importlib.import_module(f"{ways.__name__}.{module.name}")
+def _feature(way: type[Way]) -> Feature:
+    """The entry of a way in the table of features, which `lumina features` shows."""
+    name = way.name
+    return Feature(
+        name=name,
+        option="parallel",
+        summary=way.summary,
+        without=f"--parallel {AUTO}",
+        change_cost="restart",
+        requested=lambda config: config.system.parallel == name,
+        refused=lambda config: config.system.parallel not in (AUTO, name),
+        active=lambda plan: plan.parallel == name,
+        fallback=lambda plan, machine: plan.replace(
+            parallel=next(other.name for other in preferred_ways() if other != way)
+        ),
+    )

@@ -65,6 +65,7 @@ class Way:
 
     Attributes:
         name: what `--parallel` calls it; set by `register_parallel`.
+        summary: what it does, in one line, for `lumina features`.
         preference: place among the ways that `--parallel auto` tries, the lowest
             first; None: it is used only where it is named.
         several: whether it is for more than one process.
@@ -76,6 +77,7 @@ class Way:
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""
     preference: ClassVar[int | None] = None
     several: ClassVar[bool] = True
     sharded: ClassVar[bool] = False

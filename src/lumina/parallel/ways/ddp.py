@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class Replicated(Way):
     """Every rank holds the model; PyTorch's wrapper averages the gradients."""
 
+    summary = "every process holds the model, gradients are averaged"
     preference = 1
     _wrapper: DistributedDataParallel
 

@@ -16,6 +16,7 @@ class Sharded(Way):
     take seconds to load.
     """
 
+    summary = "weights, gradients and moments are divided over the processes"
     preference = 2
     sharded = True
 
