@@ -149,7 +149,6 @@ CASES: dict[str, dict[str, Any]] = {
         "puzzle_votes": 2,
         "seq_length": 900,
         "eval_batches": 1,
-        "steps": 6,
     },
     "several tasks": TASKS,
     "several tasks in turns": TASKS | {"task_sampling_strategy": "round_robin"},

@@ -128,6 +128,8 @@ def test_a_killed_run_goes_on_to_the_bit_and_two_processes_read_every_row_once(
     killed = tmp_path / "killed"
     subprocess.run(["cp", "-r", folder, killed], check=True)
 
+    without = command("--resume", str(folder))
+    assert "hold toy_mixture" in without.communicate()[0] and without.returncode == 2
     alone = ["--plugins", str(MIXTURE), "--resume", str(folder)]
     finished(command(*alone, TOY_ROWS=str(tmp_path / "one")))
     expected = metrics(Path(str(whole.run.run_dir)))

@@ -51,7 +51,7 @@ def build_once(
         build: fills the empty folder that it is given.
         load: opens a finished folder; a LuminaError means it is damaged, and it is
             built anew.
-        on_damage: told of such a damage.
+        on_damage: is called with the error of such a damage.
 
     Returns:
         (what `load` returned, whether it was there already).
@@ -136,7 +136,7 @@ def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _remove_stale(folder: Path, key: str) -> None:
-    """Remove what killed processes left: temporaries whose lock nobody holds."""
+    """Remove what killed processes left: temporaries whose lock is not held."""
     for path in folder.glob(".tmp-*-*"):
         owner = path.name[len(".tmp-") :].rpartition("-")[0]
         if owner == key:  # this process holds that lock

@@ -23,7 +23,7 @@ OnEvent = Callable[..., None]
 
 
 class DataEvents:
-    """Tells what was found and left out; says nothing without an `OnEvent`.
+    """Events about what was found and left out; none without an `OnEvent`.
 
     Args:
         on_event: is called with each event.
@@ -81,7 +81,7 @@ class DataEvents:
         skipped: list[Skipped],
         evaluation: TokenStore | None,
     ) -> None:
-        """Events about what a user should know."""
+        """Events about what was left out, or will not be learned."""
         self.skipped(skipped)
         total = stats["skipped"]
         if total > _TOLD:

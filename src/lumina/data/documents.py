@@ -98,8 +98,8 @@ def read_documents(
         paths: what to read; see `find_files`.
         errors: "fatal" raises at the first bad record, "skip" leaves it out.
         max_record_bytes: a longer line is a bad record (E101).
-        on_skip: told of every record left out.
-        on_unread: told, for every record, of its fields that nothing reads.
+        on_skip: is called with every record left out.
+        on_unread: is called, for every record, with its fields that nothing reads.
 
     Raises:
         LuminaError: E104 and other errors about a named path, always; with "fatal"

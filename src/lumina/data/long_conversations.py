@@ -110,7 +110,7 @@ def joined_counts(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | No
 
 
 def long_in_words(long: Mapping[str, Any]) -> str:
-    """What is told of a run's long conversations.
+    """What became of a run's long conversations, in words.
 
     Args:
         long: the counts of `Long` by name, with "mode" and "row".
@@ -172,7 +172,7 @@ def divide(
         begin: the tokens before every text.
 
     Returns:
-        (pieces, what is told of them).
+        (pieces, counts of what became of them).
     """
     size = len(whole.ids)
     if mode == "drop":

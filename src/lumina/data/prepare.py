@@ -70,7 +70,8 @@ def prepare(
         tokenizer: use this one, whatever the configuration says.
         on_progress: called with (stage, done, total); stages are "scan", "tokenizer"
             and "tokenise", amounts are bytes.
-        on_event: told of skipped records, damage, additions to the vocabulary.
+        on_event: is called with events about skipped records, damage and additions to
+            the vocabulary.
 
     Raises:
         LuminaError: E101 to E106 for the data or the tokenizer, E204 for the disk.
@@ -202,7 +203,7 @@ def fit_rows(
         config: the settings.
         length: positions of a row.
         on_progress: as for `prepare`.
-        on_event: told what became of conversations that are longer.
+        on_event: is called with an event about conversations that are longer.
 
     Raises:
         LuminaError: E105 where nothing to learn is left, E108 where a chat template

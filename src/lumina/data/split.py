@@ -22,10 +22,10 @@ from lumina.data.documents import Document, Skipped, read_documents
 from lumina.errors import LuminaError
 
 SKIPPED_KEPT = 1000
-"""Bad records told one by one; further ones are only counted."""
+"""Bad records listed one by one; further ones are only counted."""
 
 UNREAD_KEPT = 1000
-"""Names of unread fields told one by one."""
+"""Names of unread fields listed one by one."""
 
 OTHER_FIELDS = "(fields of other names)"
 """Where further unread fields are counted."""
@@ -176,14 +176,14 @@ class Split:
 def choose_split(found: Scan, fraction: float | None) -> Split:
     """Hold out a share of the documents (0: none), at least one and never all."""
     count = len(found)
-    nobody = Split(np.zeros(count, dtype=bool))
+    none = Split(np.zeros(count, dtype=bool))
     share = eval_share(count) if fraction is None else fraction
     if share == 0:
-        return nobody
+        return none
     if count == 1:
         if found.conversations or found.bytes < 2:
-            return nobody
-        return Split(nobody.held_out, cut_at=int(found.bytes * (1 - share)))
+            return none
+        return Split(none.held_out, cut_at=int(found.bytes * (1 - share)))
     wanted = min(max(1, round(count * share)), count - 1)
     contents, inverse, copies = np.unique(
         found.hashes, return_inverse=True, return_counts=True

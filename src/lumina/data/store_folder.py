@@ -61,7 +61,7 @@ def stats_of(
     tokenizer: Tokenizer,
     meta: dict[str, Any],
 ) -> dict[str, Any]:
-    """What is told of prepared data."""
+    """Counts and sizes of prepared data, as JSON values."""
     stats: dict[str, Any] = {
         **counts_of(meta),
         "ignored_fields": meta["ignored_fields"],

@@ -189,7 +189,7 @@ def eval_batches(
         seq_length: positions of a row.
         batch_size: rows of a batch.
         limit: the most batches, over all ranks; None: all.
-        rank: whose share to yield.
+        rank: the rank that the share is for.
         data_ranks: ranks among which the rows are divided.
     """
     maker, order = _held_out(store, seq_length)
@@ -249,7 +249,7 @@ class Prefetcher:
     Args:
         stream: where steps come from.
         cursor: the first step's.
-        rank: whose share to make.
+        rank: the rank that the batches are for.
         data_ranks: ranks among which the rows are divided.
         micro_batch_size: rows of a forward.
         depth: steps made ahead.

@@ -195,7 +195,7 @@ def eval_task_batches(
             data_ranks=data_ranks,
         )
         task_rows = tuple(batch_size if t == place else 0 for t in range(len(names)))
-        for batch in batches:  # of one kind, whoever's: compiled once
+        for batch in batches:  # with the same bounds for every task: compiled once
             yield replace(
                 batch,
                 task_rows=task_rows,

@@ -33,7 +33,7 @@ class TasksData(Data):
         self.stats = prepared.stats
 
     def rows(self, config: Config) -> Rows:
-        """Rows of all tasks; a strategy decides whose comes next."""
+        """Rows of all tasks; a strategy decides which task's row comes next."""
         made, length = self.prepared, config.model.seq_length
         held_out = made.eval.stores.values() if made.eval else ()
         return Rows(

@@ -73,7 +73,7 @@ def read_templates(
     Args:
         folder: where `chat_template.jinja` and others may be.
         declared: what `tokenizer_config.json` says.
-        notes: told of a contradiction.
+        notes: takes a sentence about each contradiction.
 
     Raises:
         LuminaError: E101 or E103 for a file that is no template, E106 permission.

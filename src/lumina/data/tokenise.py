@@ -114,8 +114,8 @@ def encode_documents(
         loss_on: which turns of a conversation bear loss.
         threads: how many.
         rows: longer conversations become pieces, each a document of its own.
-        on_skip: told of every conversation that the chat template refuses, which is
-            left out; without it, the first one raises its error.
+        on_skip: is called with every conversation that the chat template refuses, which
+            is left out; without it, the first one raises its error.
     """
     blocks = _blocks(_mark_last(documents))
 
