@@ -1,4 +1,4 @@
-"""A control in a file outside the package: the one that docs/extending.md shows."""
+"""A control in a file outside the package, which docs/extending.md shows too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,9 @@ from lumina import Trainer
 from lumina.errors import LuminaError
 from lumina.state.reader import latest_good, open_checkpoint
 from training import assert_same_run, column, events
+
+TOY = Path(__file__).with_name("toy_control.py")
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
 SCRIPT = """
 import os, signal, sys, time
@@ -39,9 +43,15 @@ Trainer(Config.load(sys.argv[1]), on_step=on_step).train()
 """
 
 
-def settings(config, documented, run):
+def test_the_page_shows_it():
+    assert f"# average.py\n{TOY.read_text().partition(chr(10) * 2)[2]}```" in (
+        PAGE.read_text()
+    )
+
+
+def settings(config, run):
     return config.replace(
-        run_dir=str(run), plugins=(str(documented("average.py")),), ema_decay=0.9,
+        run_dir=str(run), plugins=(str(TOY),), ema_decay=0.9,
         steps=14, save_every_n_batches=7, eval_every_n_batches=4, auto_resume=True,
     )  # fmt: skip
 
@@ -60,8 +70,8 @@ def journal(run):
     return open_checkpoint(latest_good(run)).meta.journal
 
 
-def test_it_is_applied_undone_and_resumed_to_the_bit(tiny_config, documented, tmp_path):
-    whole = settings(tiny_config, documented, tmp_path / "whole")
+def test_it_is_applied_undone_and_resumed_to_the_bit(tiny_config, tmp_path):
+    whole = settings(tiny_config, tmp_path / "whole")
     assert in_a_process(whole, tmp_path) == 0
     told = [(c["name"], c["old"], c["value"], c["outcome"], c["undoes"])
             for c in journal(tmp_path / "whole")]  # fmt: skip
@@ -70,14 +80,14 @@ def test_it_is_applied_undone_and_resumed_to_the_bit(tiny_config, documented, tm
         ("micro_batch_size", 4, 2, "applied", None),
         ("average_decay", 0.2, 0.9, "applied", 1),
     ]
-    killed = settings(tiny_config, documented, tmp_path / "killed")
+    killed = settings(tiny_config, tmp_path / "killed")
     assert in_a_process(killed, tmp_path, kill_at=8) == -signal.SIGKILL
     assert in_a_process(killed, tmp_path) == 0
     assert events(tmp_path / "killed", "resumed")
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     assert journal(tmp_path / "killed")[2] == journal(tmp_path / "whole")[2]
 
-    Trainer(settings(tiny_config, documented, tmp_path / "plain")).train()
+    Trainer(settings(tiny_config, tmp_path / "plain")).train()
     plain, changed = (
         column(tmp_path / name, "eval_loss") for name in ("plain", "whole")
     )
@@ -86,7 +96,7 @@ def test_it_is_applied_undone_and_resumed_to_the_bit(tiny_config, documented, tm
     assert "average_decay: 0.9 -&gt; 0.2 (a test): applied" in report
 
 
-def test_it_is_refused_by_name(tiny_config, documented, tmp_path):
+def test_it_is_refused_by_name(tiny_config, tmp_path):
     refused = []
 
     def on_step(trainer, row):
@@ -100,7 +110,7 @@ def test_it_is_refused_by_name(tiny_config, documented, tmp_path):
                 trainer.controls.request("average_decay_", 0.2, "a test")
             refused.append(caught.value.code)
 
-    config = settings(tiny_config, documented, tmp_path / "none")
+    config = settings(tiny_config, tmp_path / "none")
     config = config.replace(ema_decay=0.0, steps=5, pin=("average_decay",))
     trainer = Trainer(config, on_step=on_step)
     run = trainer.train().run_dir
@@ -110,10 +120,8 @@ def test_it_is_refused_by_name(tiny_config, documented, tmp_path):
     assert any("pin average_decay has no effect" in x for x in trainer.plan.warnings)
 
 
-def test_a_run_that_it_changed_does_not_go_on_without_it(
-    tiny_config, documented, tmp_path
-):
-    config = settings(tiny_config, documented, tmp_path / "run")
+def test_a_run_that_it_changed_does_not_go_on_without_it(tiny_config, tmp_path):
+    config = settings(tiny_config, tmp_path / "run")
     assert in_a_process(config.replace(steps=8), tmp_path) == 0
     command = [
         sys.executable, "-m", "lumina", "train", "--resume", str(tmp_path / "run"),

@@ -1,8 +1,9 @@
-"""A rule in a file outside the package: the one that docs/extending.md shows."""
+"""A rule in a file outside the package, which docs/extending.md shows too."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -30,9 +31,19 @@ FLAGS = [
 ]
 
 
+TOY = Path(__file__).with_name("toy_rule.py")
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+
+
 @pytest.fixture(scope="module")
-def flags(documented):
-    return [*FLAGS, "--plugins", str(documented("halving.py"))]
+def flags():
+    return [*FLAGS, "--plugins", str(TOY)]
+
+
+def test_the_page_shows_it():
+    assert f"# halving.py\n{TOY.read_text().partition(chr(10) * 2)[2]}```" in (
+        PAGE.read_text()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +133,12 @@ def test_it_is_refused_by_name_where_it_can_do_nothing(trainings, flags, whole):
     alone = trainings.start("whole", *FLAGS, "--auto-resume", "--steps", "30")
     assert alone.wait() != 0
     assert "the rule halve_on_plateau" in alone.output
-    assert "--plugins" in alone.output and "halving.py" in alone.output
+    assert "--plugins" in alone.output and TOY.name in alone.output
 
 
-def test_ranks_decide_together(tiny_config, tmp_path, documented):
+def test_ranks_decide_together(tiny_config, tmp_path):
     config = tiny_config.replace(
-        run_dir=str(tmp_path / "two"), plugins=(str(documented("halving.py")),),
+        run_dir=str(tmp_path / "two"), plugins=(str(TOY),),
         batch_size=2, parallel="ddp", lr_scheduler="constant", steps=STEPS,
         learning_rate=RATE,
     )  # fmt: skip

@@ -11,13 +11,13 @@ from lumina.assemble.program import Program
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
 from lumina.errors import LuminaError
+from lumina.model.spec import MoeSpec
 from lumina.observe.console import Console
 from lumina.plan.environment import Environment
 from lumina.plan.plan import Plan
 from lumina.state.surgery import NOISE
 from lumina.train.aliases import with_aliases
-from lumina.train.controls import Controls
-from lumina.train.controls.experts import routed
+from lumina.train.controls import Controls, control_named
 from lumina.train.job import Job
 from lumina.train.loop import Loop
 from lumina.train.preparation import Preparation
@@ -264,7 +264,7 @@ class Trainer:
     def get_expert_statistics(self) -> dict[str, Any]:
         """The newest row, by block: load, entropy, violation, dead experts, drops."""
         loop = self._running()
-        moe, row = routed(loop.plan), loop.recorder.last_row
+        moe, row = self._routed(loop), loop.recorder.last_row
         measures = ("load", "load_entropy", "max_violation", "dead_experts",
                     "dropped_fraction")  # fmt: skip
         if "moe.load" not in row:
@@ -276,7 +276,7 @@ class Trainer:
 
     def _check_expert(self, layer: int, expert: int) -> None:
         """Refuse a block without experts and an expert there is not."""
-        moe = routed(self._running().plan)
+        moe = self._routed(self._running())
         if layer not in moe.layers or not 0 <= expert < moe.num_experts:
             raise LuminaError(
                 "E005",
@@ -284,6 +284,16 @@ class Trainer:
                 f"blocks {', '.join(map(str, moe.layers))} have experts 0 to "
                 f"{moe.num_experts - 1}",
             )
+
+    def _routed(self, loop: Loop) -> MoeSpec:
+        """The routed layers of the running model.
+
+        Raises:
+            LuminaError: E002 when it has none.
+        """
+        control_named("add_expert").check_plan(loop.plan)
+        assert loop.plan.spec.moe is not None
+        return loop.plan.spec.moe
 
     def _request(self, name: str, value: Any, reason: str) -> int:
         return self._running().controls.request(name, value, reason)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lumina.train.rules.arbiter import Ruling
-from lumina.train.rules.expert_capacity import AdaptiveCapacity
 from lumina.train.rules.rule import Proposal
+
+_RULE = "expert_capacity"
+"""The one rule that there was."""
 
 
 def rules_state(extra: dict[str, Any]) -> dict[str, Any]:
@@ -25,9 +27,6 @@ def rules_state(extra: dict[str, Any]) -> dict[str, Any]:
     if held["factor"] is not None:
         reason = f"{held['rate']:.1%} of assignments were dropped"
         proposal = Proposal("capacity_factor", held["factor"], reason)
-        rulings.append(Ruling(AdaptiveCapacity.name, proposal, held["due"]).to_dict())
+        rulings.append(Ruling(_RULE, proposal, held["due"]).to_dict())
     window = {"total": held["total"], "count": held["count"]}
-    return {
-        "arbiter": {"rulings": rulings},
-        "rules": {AdaptiveCapacity.name: window},
-    }
+    return {"arbiter": {"rulings": rulings}, "rules": {_RULE: window}}
