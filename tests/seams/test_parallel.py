@@ -108,6 +108,11 @@ def test_it_shows_in_the_list_of_features(trainings: Trainings, whole: Path) -> 
     assert "by hand" in row["summary"]
 
 
+def test_its_run_goes_on_with_the_file_only(trainings: Trainings, whole: Path) -> None:
+    told = said(trainings, ["train", "--resume", str(whole), "--steps", "9"], 2)
+    assert "by_hand" in told and f"--plugins {TOY}" in told
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

@@ -23,17 +23,17 @@ Score = Callable[[NDArray[np.uint8], NDArray[np.float32]], dict[str, float]]
 
 
 OnRows = Callable[[int, int], None]
-"""Told before every batch: rows done, and rows in all."""
+"""Called before every batch with the rows done, and the rows in all."""
 
 BATCH_TOKENS = 16384
-"""Positions of a forward pass where no batch size is asked for."""
+"""Positions of a forward pass where no batch size is given."""
 
-_ASK_EVERY = 4
-"""Batches between two questions to the other ranks; each is a small exchange."""
+_AGREE_EVERY = 4
+"""Batches after which ranks agree whether to stop; it takes a small exchange."""
 
 
 class EvaluationStoppedError(Exception):
-    """An evaluation was asked to stop; every rank left it at the same batch."""
+    """A request stopped an evaluation; every rank left it at the same batch."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class HeldOut:
         loss: mean cross entropy over counted tokens, in nats.
         tokens: how many were counted.
         accuracy: share whose most likely token was right (of puzzles, the mean share
-            of right positions); None where the objective does not tell.
+            of right positions); None where the objective does not count them.
         exact: share of puzzles that were right everywhere; None for text.
         segments: mean segments of a token, for models that halt by token; else None.
-        attempts: what `score` made of the answers, where there is one.
+        attempts: the shares that `score` computes from the answers, where there is one.
         tasks: mean loss of each task that had tokens, in a model of several.
     """
 
@@ -123,7 +123,7 @@ def held_out_loss(
     """
     mesh = mesh or Mesh()
     everyone = mesh.everyone
-    ask_every = 1 if everyone.size == 1 else _ASK_EVERY
+    agree_every = 1 if everyone.size == 1 else _AGREE_EVERY
     answers: list[tuple[Tensor, Tensor]] = []
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     by_task: Tensor | None = None
@@ -132,12 +132,12 @@ def held_out_loss(
     model.eval()
     try:
         for number, batch in enumerate(batches):
-            if stop is not None and number % ask_every == 0 and everyone.any_(stop()):
+            if stop is not None and number % agree_every == 0 and everyone.any_(stop()):
                 raise EvaluationStoppedError
             losses, aux = model(batch.to(device))
-            told = aux.get(TASK_STATISTICS)
-            if told is not None:
-                by_task = told.double() if by_task is None else by_task + told
+            found = aux.get(TASK_STATISTICS)
+            if found is not None:
+                by_task = found.double() if by_task is None else by_task + found
             sums[0] += losses.loss_sum
             sums[1] += losses.weight_sum
             if "correct" in losses.terms:
@@ -189,7 +189,7 @@ def loss_of_text(
         store: the text.
         length: positions of a row.
         size: rows of a batch; None: as many as `BATCH_TOKENS` allows.
-        on_rows: told before every batch: rows done, and rows in all.
+        on_rows: called before every batch with the rows done, and the rows in all.
     """
     rows = len(pack(store, length))
     size = size or max(BATCH_TOKENS // length, 1)

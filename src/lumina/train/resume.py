@@ -17,6 +17,7 @@ from lumina.features import absent_features
 from lumina.model.registry import STANDARD, missing
 from lumina.optim.declared import is_known
 from lumina.optim.groups import parse_groups
+from lumina.parallel.table import AUTO, known_ways
 from lumina.plan.decisions import asked_for
 from lumina.state.json_lines import read_json_lines
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
@@ -262,6 +263,9 @@ def _check_plugins(saved: Config, asked: dict[str, Any], run: Path) -> None:
     groups = parse_groups(saved.train.optimizer_groups)
     optimizers = {saved.train.optimizer, *(group.optimizer for group in groups)}
     absent += sorted(name for name in optimizers if not is_known(name))
+    way = saved.system.parallel
+    if "parallel" not in asked and way not in (AUTO, *known_ways()):
+        absent.append(way)
     if absent:
         raise _not_loaded(absent, saved, run)
 
