@@ -141,7 +141,7 @@ CASES: dict[str, dict[str, Any]] = {
     "reasoner of text, one module": TEXT_HRM | {"hrm_variant": "trm"},
     "reasoner of puzzles": PUZZLES,
     "reasoner of puzzles, one module": PUZZLES | {"hrm_variant": "trm"},
-    "reasoner of grids": PUZZLES
+    "reasoner of puzzles, grids": PUZZLES
     | {
         "train_data": ["data/grids.json"],
         "puzzle": "arc",

@@ -15,7 +15,7 @@ from lumina.data.tokenizer import Tokenizer
 from option_effects import shows
 from tiny_runs import Program, Runs, same, seen, story, write_conversations
 
-MIXTURE = str(Path(__file__).parents[1] / "seams" / "toy_mixture.py")
+MIXTURE = str(Path(__file__).parents[1] / "seams" / "toy_data_source.py")
 
 
 @pytest.mark.covers(

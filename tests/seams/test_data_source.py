@@ -1,7 +1,7 @@
 """A source of data from outside the package: it trains, is killed, resumes, is told of.
 
 The endless source is the one of docs/extending.md; the mixture stands in
-`toy_mixture.py`.
+`toy_data_source.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lumina.data.kinds import chosen_kind
 from lumina.model.registry import load_plugins
 from tiny_runs import Runs, same
 
-MIXTURE = Path(__file__).parent / "toy_mixture.py"
+MIXTURE = Path(__file__).parent / "toy_data_source.py"
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 TIMES = {"time", "step_seconds", "data_wait_seconds", "tokens_per_second", "mfu"}
 
