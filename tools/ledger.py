@@ -1,8 +1,8 @@
-"""Writes docs/internal/ledger.md: for every row of the specification, what shows it working.
+"""Writes docs/internal/ledger.md: what shows each row of the specification working.
 
-Sources: the rows (docs/internal/spec_rows.tsv) and their clauses (docs/internal/spec_clauses.toml), the
-`@pytest.mark.covers(...)` marks as pytest collects them and the outcomes of the marked
-tests (both recorded by tests/ledger_plugin.py), and committed measurements
+Sources: the rows (spec_rows.tsv beside the page) and their clauses (spec_clauses.toml),
+the `@pytest.mark.covers(...)` marks as pytest collects them and the outcomes of the
+marked tests (both recorded by tests/ledger_plugin.py), and committed measurements
 (benchmarks/results/*.json with a "covers" list).
 
 A mark names a row, or, where the table lists clauses of that row, one clause:

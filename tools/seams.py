@@ -30,7 +30,9 @@ KINDS = {
     "recursions": r"(?i:\.?(use_)?mor|\.?mor_\w+|morspec|mor\..*)",
     "reasoners": r"(?i:\.?(use_)?hrm|\.?hrm_\w+|hrmspec|hrm\..*)",
     "several tasks": r"\.tasks|TaskSpec|\.?task_(weights|balancing|sampling)\w*",
-    "registered parts": r"\.parts|PartsSpec|part_options|(block|attention|feedforward)_type",
+    "registered parts": (
+        r"\.parts|PartsSpec|part_options|(block|attention|feedforward)_type"
+    ),
 }
 """Kind -> what an identifier or a short text is that names it."""
 
@@ -93,7 +95,10 @@ def tables(listed: bool = False) -> str:
         lines.append(f"| {kind} | {len(own)} | {len(other)}{names} |")
     lines += ["", "| One more | Files it needs | Shown by |", "|---|---|---|"]
     for seam, name in SEAMS.items():
-        toys = sorted((ROOT / "tests" / "seams").glob(f"toy_{name}*.py"))
+        folder = ROOT / "tests" / "seams"
+        # A toy is a file beside its test, or a text that the test writes as one.
+        toys = sorted(folder.glob(f"toy_{name}*.py"))
+        toys = toys or sorted(folder.glob(f"test_{name}.py"))
         shown = ", ".join(f"`tests/seams/{toy.name}`" for toy in toys) or "nothing"
         lines.append(f"| {seam} | {len(toys) or 'not known'} | {shown} |")
     return "\n".join(lines)
