@@ -86,7 +86,7 @@ def meaning(name: str, known: Iterable[str] = (*LEAVES, "preset", *SYNONYMS)) ->
 
 
 def understood(name: str, value: object) -> dict[str, object]:
-    """One option as somebody wrote it, under its one key.
+    """One option as it was written, under its one key.
 
     Other trainers have values that mean "not set": max_steps of -1, bf16 and fp16 of
     false. Such an option says nothing, and is left out.

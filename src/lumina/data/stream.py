@@ -317,5 +317,5 @@ class Prefetcher:
                     made.micro_batches[:] = [b.pin_memory() for b in made.micro_batches]
                 self._made.put(made)
             self._made.put(None)
-        except BaseException as error:  # handed to the one who waits
+        except BaseException as error:  # raised again where the batch is awaited
             self._made.put(error)

@@ -160,7 +160,7 @@ def register_optimizer(
 
 
 def _check(declared: Declared) -> None:
-    """Refuse names that could not be told apart."""
+    """Refuse names that are not distinct."""
     name = declared.name
     if not name.isidentifier():
         raise LuminaError(

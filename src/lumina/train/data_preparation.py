@@ -1,4 +1,4 @@
-"""The data of a run: rank 0 prepares it first, and what is told of its rows."""
+"""The data of a run: rank 0 prepares it first, and the events about its rows."""
 
 from __future__ import annotations
 

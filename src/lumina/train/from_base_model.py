@@ -48,9 +48,11 @@ def borrowed(plan: Plan, config: Config, base: BaseModel) -> tuple[Weights, str]
     width = base.embedding.shape[1]
     kept: dict[str, Tensor] = {}
     if not own:
-        told = f"nothing is taken from {base.name}: --tokenizer names another tokenizer"
+        summary = (
+            f"nothing is taken from {base.name}: --tokenizer names another tokenizer"
+        )
     elif width != spec.hidden_size:
-        told = (
+        summary = (
             f"the tokenizer is taken from {base.name}; its token vectors are not: they "
             f"are {width} wide, the model is {spec.hidden_size} wide"
         )
@@ -58,13 +60,13 @@ def borrowed(plan: Plan, config: Config, base: BaseModel) -> tuple[Weights, str]
         vectors = base.embedding[:rows]
         vectors = vectors * (width**-0.5 / vectors.square().mean().sqrt())
         kept[EMBEDDING] = vectors
-        told = (
+        summary = (
             f"the tokenizer and {rows:,} token vectors ({base.what}) are taken from "
             f"{base.name}; nothing else fits"
         )
     source = InitialWeights(plan, kept)
-    weights = Weights(spec, source, base.tokenizer, Path(base.name), told)
-    return weights, told
+    weights = Weights(spec, source, base.tokenizer, Path(base.name), summary)
+    return weights, summary
 
 
 class InitialWeights:

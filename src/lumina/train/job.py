@@ -91,7 +91,7 @@ class Job:
         """Take the run directory and assemble everything the loop needs.
 
         The directory says that the run goes on before it does. A failure in between
-        is therefore recorded there, so that nobody waits for a run that has ended. A
+        is therefore recorded there, so that no rank waits for a run that has ended. A
         new run that is refused leaves no directory.
         """
         try:
@@ -111,7 +111,7 @@ class Job:
         step = reader.meta.step if reader is not None else 0
         recorder = self._recorder
         if self.signals.received is not None:
-            # Of a failure nobody need look into: it was asked to end.
+            # No failure to look into: the process was asked to end.
             self._leave_interruption()
         elif _is_refusal(error) and self.prepared.resumption is None:
             self.folder.withdraw()
@@ -224,7 +224,7 @@ class Job:
     def _open_records(
         self, on_row: Callable[[dict[str, Any]], None]
     ) -> tuple[Recorder, CheckpointStore]:
-        """Rows and events, and the checkpoints; what is known so far is told."""
+        """Rows and events, and the checkpoints; the events so far are recorded."""
         path, plan, ranks = self.folder.directory.path, self.plan, self.ranks
         recorder = self._recorder = Recorder(
             path,
@@ -256,24 +256,24 @@ class Job:
         prepared = self.prepared
         stats, stream = prepared.data.stats, prepared.stream
         shown = ("documents", "conversations", "skipped", "train_tokens", "eval_tokens")
-        told: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
         if prepared.config.data.data_kind:
-            told["of kind"] = prepared.kind.name
+            facts["of kind"] = prepared.kind.name
         if "documents" in stats:
-            told |= {key: stats.get(key, 0) for key in shown}
+            facts |= {key: stats.get(key, 0) for key in shown}
         else:  # a plug-in's kind, which counts what it likes
-            told |= stats
+            facts |= stats
         if stream.order.rows_per_epoch is None:
-            told["rows"] = "unknown"
+            facts["rows"] = "unknown"
         if long := stats.get("long_conversations"):
-            told["long"] = long_in_words(long)
+            facts["long"] = long_in_words(long)
         used = stream.utilisation
         if used is not None:
-            told["packing"] = f"{used:.1%} of positions used"
+            facts["packing"] = f"{used:.1%} of positions used"
         self.console.banner(
             self.plan,
             self.prepared.environment,
-            told,
+            facts,
             self.prepared.config.provenance,
             title=f"Lumina  {self.folder.directory.path}",
         )

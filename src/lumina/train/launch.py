@@ -49,10 +49,10 @@ def launch(arguments: list[str], nproc: int) -> int:
     processes: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        # One rank asks the others for a checkpoint; two that are told at different
+        # One rank asks the others for a checkpoint; two that are signalled at different
         # steps would ask for two.
-        told = processes[:1] if number == SAVING else processes
-        for process in told:
+        receivers = processes[:1] if number == SAVING else processes
+        for process in receivers:
             if process.poll() is None:
                 process.send_signal(number)
 

@@ -200,8 +200,8 @@ class Loop:
         self._warm = self.program
         if not capacities_to_compile(self.program):
             return
-        told = self.recorder.console.message if self.recorder.main else lambda _: None
-        warm_up(self.program, batches.micro_batches[0], told)
+        show = self.recorder.console.message if self.recorder.main else lambda _: None
+        warm_up(self.program, batches.micro_batches[0], show)
         self._ring.clock.restart()
 
     def _known(self, batches: Any, waited: float) -> dict[str, Any]:
@@ -285,10 +285,10 @@ class Loop:
         step = self.progress.step
         if not self.evaluation_owed or not self._eval_due(step):
             return
-        told = self._evaluated(step)
-        if told:
-            self.recorder.amend(step, told)
-            self._at_boundary(told)
+        found = self._evaluated(step)
+        if found:
+            self.recorder.amend(step, found)
+            self._at_boundary(found)
 
     def _stop_asked(self) -> bool:
         """Whether this rank was asked to stop; the ranks have yet to agree."""
@@ -454,13 +454,13 @@ class Loop:
         self._ring.clock.restart()
         return reassembled
 
-    def _apply(self, change: Change, refusal: str = "", **told: Any) -> bool:
+    def _apply(self, change: Change, refusal: str = "", **details: Any) -> bool:
         """Apply one change and journal it; whether the program was assembled again.
 
         Args:
             change: what to apply.
             refusal: why it is not applied but only journalled; empty for none.
-            told: what the event says besides the change.
+            details: what the event says besides the change.
         """
         change.step = self.progress.step
         before = self.program
@@ -481,7 +481,7 @@ class Loop:
             f"{change.name}: {change.old} -> {change.value} ({change.reason}): "
             f"{change.outcome}",
             **change.to_dict(),  # its step among them
-            **told,
+            **details,
         )
         return self.program is not before
 

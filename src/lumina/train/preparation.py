@@ -56,7 +56,7 @@ class Preparation:
 
     Attributes:
         config: the settings; a resumed run's own, with the changes asked for.
-        events: what is to be told once there is a run directory, as keyword arguments.
+        events: to be recorded once there is a run directory, as keyword arguments.
         resumption: the run to go on with, or None for a new one.
         weights: what a new run starts from, or None for random ones.
         base: the language model that `weights` borrow from, or None.
@@ -156,15 +156,15 @@ class Preparation:
         self.plan = self._with_rules(self._plan())
         self._tell_of_attention()
         if self.base is not None:
-            self.weights, told = borrowed(self.plan, self.config, self.base)
-            self._note(told, "base_model")
+            self.weights, summary = borrowed(self.plan, self.config, self.base)
+            self._note(summary, "base_model")
 
     def _tell_of_attention(self) -> None:
         """The attention asked for, if it had to give way."""
         asked, got = self.config.system.attention, self.plan.attention
         if asked not in ("auto", got):
-            told = f"attention {got}: {self.plan.reasons['attention']}"
-            self._note(told, "attention_fallback", "warning")
+            text = f"attention {got}: {self.plan.reasons['attention']}"
+            self._note(text, "attention_fallback", "warning")
 
     def _borrows(self) -> bool:
         """Whether `init_from` names a model of another kind than the one to train."""
@@ -207,25 +207,25 @@ class Preparation:
                 "name puzzles of the kind that the weights were trained on",
             )
         count = rows.num_puzzles
-        self.weights, told = fitted_vectors(self.weights, count)
-        self._note(f"starts from {told}", "weights_taken")
+        self.weights, summary = fitted_vectors(self.weights, count)
+        self._note(f"starts from {summary}", "weights_taken")
 
     @property
     def has_data(self) -> bool:
         """Whether the Plan is for data, not for a model alone."""
         return hasattr(self, "data")
 
-    def told(self) -> Plan:
-        """The Plan, with what a person who only plans has to know besides."""
-        told = []
+    def plan_to_show(self) -> Plan:
+        """The Plan, with the warnings that only planning has."""
+        warnings = []
         if not self.has_data:
-            told.append("this is for a model alone: a run needs --train-data")
+            warnings.append("this is for a model alone: a run needs --train-data")
         if self.resumption is not None and self.resumption.finished:
-            told.append(
+            warnings.append(
                 "the run is finished, and nothing asks for more: nothing is trained; "
                 "name more --steps or --epochs"
             )
-        return self.plan.replace(warnings=(*self.plan.warnings, *told))
+        return self.plan.replace(warnings=(*self.plan.warnings, *warnings))
 
     def _processes(self) -> int:
         """Processes that train; `--dry-run` of several is one process."""
@@ -369,7 +369,7 @@ class Preparation:
     def _note(
         self, message: str, kind: str = "fresh_start", severity: str = "info"
     ) -> None:
-        """What is to be told once there is a run directory."""
+        """The events to be recorded once there is a run directory."""
         self.events.append(
             {"kind": kind, "severity": severity, "code": None, "message": message}
         )

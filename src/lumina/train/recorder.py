@@ -144,11 +144,11 @@ class Recorder:
         if self.on_row is not None:
             self.on_row(row)
 
-    def amend(self, step: int, told: dict[str, Any]) -> None:
+    def amend(self, step: int, found: dict[str, Any]) -> None:
         """Add to the row of the last step what was learned of it later."""
-        if self.last_row.get("step") != step:  # somebody removed the file or the row
+        if self.last_row.get("step") != step:  # the file or the row was removed
             return
-        self.last_row = self.last_row | told
+        self.last_row = self.last_row | found
         if self.metrics is not None:
             self.metrics.amend_last(self.last_row)
         if self.on_row is not None:

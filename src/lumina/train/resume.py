@@ -207,10 +207,12 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
     if config.preset not in (None, DEFAULT_PRESET, saved.preset):
         wrong["preset"] = (saved.preset, config.preset)
     if wrong:
-        told = "; ".join(f"{leaf} {old} -> {new}" for leaf, (old, new) in wrong.items())
+        listed = "; ".join(
+            f"{leaf} {old} -> {new}" for leaf, (old, new) in wrong.items()
+        )
         raise LuminaError(
             "E002",
-            f"{run} was begun with other settings: {told}",
+            f"{run} was begun with other settings: {listed}",
             "leave them out to go on with it; to start another run from its weights, "
             f"use --init-from {run}",
         )

@@ -8,7 +8,7 @@ from lumina.plan.model_options import model_leaves
 from lumina.state.weights import Weights
 
 CHOSEN = ("flag", "file", "python")
-"""Sources of a setting that somebody chose."""
+"""Sources of a setting that was chosen."""
 
 SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
              "rope_scaling", "rope_factor", "rope_original_length",

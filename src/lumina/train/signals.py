@@ -67,7 +67,7 @@ class StopSignals:
         return self
 
     def _watch(self) -> None:
-        """Be told of signals at once, on a thread that only waits for them."""
+        """Receive signals at once, on a thread that only waits for them."""
         reading, writing = self._pipe = os.pipe()
         os.set_blocking(writing, False)
         self._woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -109,7 +109,7 @@ class StopSignals:
         raise SystemExit(self.exit_code)
 
     def _end_if_stuck(self, reading: int) -> None:
-        """Wait for signals before the loop; end the process if nobody answers."""
+        """Wait for signals before the loop; end the process if it does not answer."""
         while said := os.read(reading, 1):
             number = said[0]
             if number not in ENDING or self.looping:

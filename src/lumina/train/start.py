@@ -153,12 +153,12 @@ def _tell_resumed(
 ) -> None:
     assert prepared.resumption is not None
     changes = prepared.resumption.changes
-    told = "; ".join(f"{k}: {old} -> {new}" for k, (old, new) in changes.items())
+    listed = "; ".join(f"{k}: {old} -> {new}" for k, (old, new) in changes.items())
     recorder.event(
         "resumed",
         "info",
         None,
-        f"going on from {reader.path.name}" + (f" with {told}" if told else ""),
+        f"going on from {reader.path.name}" + (f" with {listed}" if listed else ""),
         step=step,
         checkpoint=reader.path.name,
         world_size=prepared.ranks.world_size,

@@ -79,7 +79,7 @@ class Trainer:
                 job.close()
 
     def _check_nproc(self) -> None:
-        """Refuse a number of processes that a launcher or nobody started."""
+        """Refuse a number of processes that are not the ones running."""
         asked, here = self.config.system.nproc, self.ranks.local_size
         if asked is None or asked == here:
             return
@@ -119,7 +119,11 @@ class Trainer:
                 check_fits(prepared.plan, source)
             if reader is not None and prepared.has_data:
                 check_data(prepared, reader.meta.extra)
-            return prepared.told(), prepared.environment, prepared.rows_per_epoch
+            return (
+                prepared.plan_to_show(),
+                prepared.environment,
+                prepared.rows_per_epoch,
+            )
         finally:
             self.console.close()
             self.ranks.disconnect()

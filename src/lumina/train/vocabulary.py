@@ -13,7 +13,7 @@ SMALLEST = 260
 
 
 def with_vocabulary(config: Config, tokenizer: Tokenizer | None) -> Config:
-    """The settings, where what nobody chose gives way to what somebody chose.
+    """The settings, where values that were not chosen give way to those that were.
 
     Args:
         config: the settings.

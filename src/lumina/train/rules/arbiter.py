@@ -53,7 +53,7 @@ class Arbiter:
     when no other change waits to take effect, and when neither its rule nor its control
     is cooling down. Of several the highest precedence wins, then the surest, then the
     name that comes first. A proposal for a pinned control is refused, as is a value
-    that makes no sense; a refusal is told once for each rule and control.
+    that makes no sense; a refusal is recorded once for each rule and control.
 
     Args:
         pinned: the controls that no rule may change.
