@@ -7,7 +7,7 @@ import torch
 
 from lumina.batch import Batch
 from lumina.model.build import build_network
-from lumina.model.logical import fused_pieces
+from lumina.model.declared import fused_pieces
 from lumina.state.huggingface.formats import FORMATS
 from lumina.state.huggingface.names import entries
 from networks import shifted
@@ -178,7 +178,7 @@ def theirs_of(case, **changes):
 def network_of(spec, tensors):
     """Our network of imported tensors; all of them must be wanted."""
     network, tensors = build_network(spec, seed=None), dict(tensors)
-    pieces = fused_pieces(network)
+    pieces = fused_pieces(network.spec)
     with torch.no_grad():
         for name, target in network.state_dict().items():
             names = pieces[name].names if name in pieces else (name,)
@@ -189,7 +189,7 @@ def network_of(spec, tensors):
 
 
 def logical_gradients(network):
-    pieces, found = fused_pieces(network), {}
+    pieces, found = fused_pieces(network.spec), {}
     for name, parameter in network.named_parameters():
         names = pieces[name].names if name in pieces else (name,)
         split = [parameter.grad]

@@ -24,6 +24,7 @@ _PUBLIC = {
     "register_control": "lumina.train.controls",
     "register_data": "lumina.data.kinds",
     "register_feedforward": "lumina.model.registry",
+    "register_kind": "lumina.model.kinds.table",
     "register_objective": "lumina.model.registry",
     "register_optimizer": "lumina.optim.declared",
     "register_parallel": "lumina.parallel.table",

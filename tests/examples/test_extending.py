@@ -13,8 +13,9 @@ import torch
 import lumina
 from lumina.cli.main import main
 from lumina.data import kinds
+from lumina.model.kinds import table
 from tiny_runs import Runs
-from training import column, train_on_two_ranks
+from training import column, final_tensors, train_on_two_ranks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 FILES = {
@@ -35,6 +36,7 @@ def test_the_page_has_its_files() -> None:
     names = {
         "relu.py", "ema.py", "smoothing.py", "by_hand.py", "arithmetic.py",
         "tiled.py", "average.py", "halving.py", "lion.py",
+        "low_rank.py",
     }  # fmt: skip
     assert names <= FILES.keys()
 
@@ -69,6 +71,21 @@ def test_the_first_commands(runs: Runs, tmp_path: Path) -> None:
     assert main([*commands[2], "--max-new-tokens", "3", "--device", "cpu"]) == 0
     network, _ = lumina.load("runs/mine", device="cpu")
     assert network.backbone.blocks[0].feedforward.up.weight.shape == (96, 32)
+
+
+def test_the_commands_with_a_kind_of_model(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the pairs of matrices train, and the run goes on."""
+    monkeypatch.setattr(table, "KINDS", [*table.KINDS])  # it is gone after the test
+    commands = shown("low_rank.py")
+    write_corpus(runs, tmp_path)
+    assert main([*commands[0], *SMALL]) == 0
+    assert main([word if word != "400" else "4" for word in commands[1]]) == 0
+    found = final_tensors(tmp_path / "runs" / "pairs")
+    trained = {name for name in found if name.startswith("exp_avg/")}
+    out = "exp_avg/backbone.blocks.{}.attention.out.{}"
+    assert trained == {out.format(n, leaf) for n in range(2) for leaf in "ab"}
 
 
 def test_the_commands_with_a_rule(runs: Runs, tmp_path: Path) -> None:

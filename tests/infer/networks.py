@@ -6,7 +6,7 @@ import torch
 
 from lumina.assemble.logical import split_fused
 from lumina.model.build import build_network
-from lumina.model.logical import fused_pieces, tensor_info
+from lumina.model.declared import fused_pieces, tensor_info
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.checkpoint import CheckpointStore
@@ -93,7 +93,7 @@ def write_run(folder, networks: dict[int, Network], tokenizer, *, best=None, ema
     for step, network in networks.items():
         state = State(
             tensors=logical(network),
-            info=tensor_info(network),
+            info=tensor_info(network.spec),
             counters={"step": step, "tokens": 0, "skipped": 0},
             spec=network.spec.to_dict(),
         )
@@ -107,8 +107,8 @@ def write_run(folder, networks: dict[int, Network], tokenizer, *, best=None, ema
 
 def logical(network: Network) -> dict[str, torch.Tensor]:
     """The tensors of a network under the names they have in files."""
-    parts = fused_pieces(network)
+    pieces = fused_pieces(network.spec)
     found = {}
     for name, tensor in network.state_dict().items():
-        found |= split_fused(name, tensor, parts)
+        found |= split_fused(name, tensor, pieces)
     return found

@@ -173,7 +173,7 @@ def test_compiled_code_gives_our_logits(tmp_path):
     [
         ("use_mod", {"mod": ModSpec((1,))}),
         ("use_mor", {"mor": MorSpec(), "num_layers": 4}),
-        ("use_hrm", {"hrm": HrmSpec(mode="language_model")}),
+        ("use_hrm", {"hrm": HrmSpec(mode="language_model"), "num_layers": 8}),
         ("task", {"tasks": TaskSpec(("a", "b"))}),
     ],
 )
@@ -219,12 +219,12 @@ def test_8_bits_come_back_small_and_compute_what_wide_ones_would(kind, tmp_path)
     _, tensors = import_folder(tmp_path / "small")
     wide = build_network(spec).eval()
     from lumina.assemble.logical import join_fused
-    from lumina.model.logical import fused_pieces
+    from lumina.model.declared import fused_pieces
 
-    parts = fused_pieces(wide)
+    pieces = fused_pieces(wide.spec)
     with torch.no_grad():
         for name, tensor in wide.state_dict(keep_vars=True).items():
-            tensor.copy_(join_fused(name, parts, tensors.__getitem__))
+            tensor.copy_(join_fused(name, pieces, tensors.__getitem__))
     ids = torch.randint(spec.vocab_size, (2, 9))
     torch.testing.assert_close(held.logits(ids), wide.logits(ids))
     for name, tensor in network.state_dict().items():

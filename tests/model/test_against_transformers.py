@@ -7,7 +7,7 @@ import torch
 
 from lumina.batch import Batch
 from lumina.model.build import build_network
-from lumina.model.logical import fused_pieces
+from lumina.model.declared import fused_pieces
 from lumina.model.spec import MoeSpec
 from networks import random_ids, shifted, tiny_spec
 
@@ -103,7 +103,7 @@ def pair(spec, **extra):
     """Our network and theirs, with the same weights."""
     theirs = theirs_for(spec, **extra)
     ours = build_network(spec, attention="sdpa").eval()
-    pieces, tensors = fused_pieces(ours), dict(theirs.named_parameters())
+    pieces, tensors = fused_pieces(ours.spec), dict(theirs.named_parameters())
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
             parameter.copy_(whole(name, pieces, tensors, spec.padded_vocab_size))
@@ -126,7 +126,7 @@ def check(spec, **extra):
     assert sums.weight_sum == count
     (sums.loss_sum / count).backward()
     loss.backward()
-    pieces = fused_pieces(ours)
+    pieces = fused_pieces(ours.spec)
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(

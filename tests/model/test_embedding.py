@@ -15,7 +15,7 @@ from lumina.errors import LuminaError
 from lumina.infer.generate import Decoding, new_cache
 from lumina.infer.sampling import Sampling
 from lumina.model.build import build_network
-from lumina.model.logical import tensor_info
+from lumina.model.declared import tensor_info
 from lumina.plan.count import count_parameters
 from networks import packed_batch, random_ids, shifted, tiny_spec
 
@@ -297,7 +297,7 @@ def test_learned_positions_are_counted_and_named_as_an_embedding():
         tiny_spec(tie_embeddings=True, pos_encodings=kind)
         for kind in ("rope", "learned")
     )
-    info = tensor_info(build_network(learned))["backbone.position_embedding.weight"]
+    info = tensor_info(learned)["backbone.position_embedding.weight"]
     assert (info.role, info.axes) == ("embedding", ("position", "hidden"))
     more, less = count_parameters(learned), count_parameters(plain)
     assert more.total - less.total == more.embedding - less.embedding == 24 * 32
@@ -318,7 +318,7 @@ def test_a_stable_embedding_starts_bounded_and_normalises():
     with torch.no_grad():
         table.mul_(1000).add_(50)
     torch.testing.assert_close(network.logits(ids), before, rtol=1e-2, atol=1e-2)
-    info = tensor_info(network)
+    info = tensor_info(network.spec)
     assert info["backbone.embedding_norm.weight"].role == "norm"
     assert info["backbone.embedding_norm.bias"].role == "bias"
 

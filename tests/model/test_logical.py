@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lumina.model.build import build_network
-from lumina.model.logical import fused_pieces, tensor_info
+from lumina.model.declared import fused_pieces, tensor_info
 from lumina.model.spec import MoeSpec, TaskSpec
 from networks import random_ids, tiny_spec
 
@@ -33,7 +33,7 @@ SPECS = {
 
 
 def logical_tensors(network):
-    pieces, found = fused_pieces(network), {}
+    pieces, found = fused_pieces(network.spec), {}
     for name, tensor in network.state_dict().items():
         if name not in pieces:
             found[name] = tensor
@@ -48,7 +48,7 @@ def logical_tensors(network):
 def test_round_trip_through_logical_tensors(kind):
     network = build_network(SPECS[kind], seed=1)
     other = build_network(SPECS[kind], seed=2)
-    tensors, pieces = logical_tensors(network), fused_pieces(other)
+    tensors, pieces = logical_tensors(network), fused_pieces(other.spec)
     joined = {
         name: torch.cat([tensors[n] for n in pieces[name].names], pieces[name].dim)
         if name in pieces
@@ -82,7 +82,7 @@ def test_the_pieces_are_what_their_names_say():
 @pytest.mark.parametrize("kind", SPECS)
 def test_every_tensor_has_a_role_and_an_axis_a_dimension(kind):
     network = build_network(SPECS[kind], device="meta")
-    info, tensors = tensor_info(network), logical_tensors(network)
+    info, tensors = tensor_info(network.spec), logical_tensors(network)
     assert set(info) == set(tensors)
     roles = {
         "matrix", "embedding", "head", "norm", "bias", "expert", "router", "buffer",

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 import lumina
 from lumina.batch import Batch
 from lumina.model.build import build_network
-from lumina.model.moe import LIVE_BUFFERS, MoeFeedForward
+from lumina.model.kinds.moe import LIVE_BUFFERS
+from lumina.model.moe import MoeFeedForward
 from lumina.model.spec import MoeSpec
 from lumina.plan.count import count_parameters
 from lumina.plan.shape import resolve_spec

@@ -126,9 +126,9 @@ def test_logits_and_gradients_equal_mixtral(changes):
 def test_every_logical_tensor_has_one_place_on_disk():
     """Per-expert and fused tables name the same logical tensors, each whole."""
     network = build_network(spec_with(), device="meta", seed=None)
-    from lumina.model.logical import tensor_info
+    from lumina.model.declared import tensor_info
 
-    logical = {n for n in tensor_info(network) if not n.endswith(".load")}
+    logical = {n for n in tensor_info(network.spec) if not n.endswith(".load")}
     for fused in (False, True):
         assert {
             entry.logical

@@ -16,8 +16,8 @@ from lumina.batch import Batch
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
+from lumina.model.declared import tensor_info
 from lumina.model.layers import Embedding, FeedForward, Linear, RMSNorm
-from lumina.model.logical import tensor_info
 from lumina.model.registry import load_plugins
 from lumina.model.spec import ModelSpec, PartsSpec
 from lumina.plan.model_options import model_leaves
@@ -147,7 +147,7 @@ def test_a_module_that_is_not_there() -> None:
 def test_roles_and_first_values() -> None:
     """Fused names mean nothing inside a registered part; hooks say what starts how."""
     network = build_network(spec_of(block_type=("standard", "parallel")), seed=3)
-    info = tensor_info(network)
+    info = tensor_info(network.spec)
     assert info["backbone.blocks.1.inner.attention.qkv.weight"].role == "matrix"
     assert info["backbone.blocks.1.inner.norm.weight"].role == "norm"
     assert info["backbone.blocks.1.inner.floor"].role == "buffer"
@@ -157,7 +157,7 @@ def test_roles_and_first_values() -> None:
     assert inner.gate.tolist() == [0.5, 0.5] and inner.floor.item() == 0.25
     assert bool((inner.norm.weight == 1).all())
     other = spec_of(feedforward_type=("relu_squared",))
-    info = tensor_info(build_network(other, device="meta"))
+    info = tensor_info(other)
     assert info["backbone.blocks.0.feedforward.up.weight"].axes == ("ffn", "hidden")
 
 

@@ -5,8 +5,10 @@ import math
 import pytest
 
 from lumina.config import Config, ConfigPresets
+from lumina.errors import LuminaError
 from lumina.model.build import build_network
-from lumina.plan.count import count_parameters, count_trainable, parameter_shapes
+from lumina.model.declared import parameters
+from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.shape import resolve_spec
 
 SMALL = {"vocab_size": 1000, "hidden_size": 96, "num_heads": 6, "num_layers": 3}
@@ -41,7 +43,7 @@ def test_every_parameter_has_the_shape_the_formula_gives(options: dict) -> None:
     spec = resolve_spec(Config(**SMALL, **options))
     network = build_network(spec, device="meta")
     built = {name: tuple(p.shape) for name, p in network.named_parameters()}
-    assert built == parameter_shapes(spec)
+    assert built == {one.name: one.shape for one in parameters(spec)}
     assert count_parameters(spec).total == sum(map(math.prod, built.values()))
 
 
@@ -98,7 +100,6 @@ def test_a_tied_head_is_stored_once_and_multiplies_a_token() -> None:
     [
         (["backbone.embedding.*"], 1024 * 96),
         (["blocks.0.*"], None),
-        (["nothing.like.this"], 0),
         (["blocks.1.attention.[qkv].weight"], 96 * 96 * 3),
     ],
 )
@@ -106,9 +107,17 @@ def test_what_freeze_leaves_to_train(patterns: list[str], frozen: int | None) ->
     spec = resolve_spec(Config(**SMALL))
     counts = count_parameters(spec)
     if frozen is None:
-        frozen = sum(
-            math.prod(shape)
-            for name, shape in parameter_shapes(spec).items()
-            if ".blocks.0." in name
-        )
+        frozen = sum(one.size for one in parameters(spec) if ".blocks.0." in one.name)
     assert count_trainable(spec, patterns) == counts.total - frozen
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("nothing.like.this", "matches no parameter"),
+        ("blocks.1.attention.q.weight", "share one matrix"),
+    ],
+)
+def test_what_freeze_cannot_hold_is_refused(pattern: str, message: str) -> None:
+    with pytest.raises(LuminaError, match=message):
+        count_trainable(resolve_spec(Config(**SMALL)), [pattern])

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from lumina.config import Config
-from lumina.plan.count import count_parameters, parameter_shapes
+from lumina.model.declared import parameters
+from lumina.plan.count import count_parameters
 from lumina.plan.flops import flops_per_token
 from lumina.plan.shape import resolve_spec
 
@@ -74,11 +74,7 @@ def test_narrow_values_of_latent_attention_count_as_narrow() -> None:
 def test_a_share_of_the_tokens_is_a_share_of_the_work() -> None:
     shape = {"vocab_size": 64, "hidden_size": 128, "num_heads": 2, "seq_length": 256}
     dense = resolve_spec(Config(**shape, num_layers=4))
-    layers = 6.0 * sum(
-        math.prod(size)
-        for name, size in parameter_shapes(dense).items()
-        if ".blocks." in name
-    )
+    layers = 6.0 * sum(one.size for one in parameters(dense) if ".blocks." in one.name)
     attention = 6.0 * 4 * 128 * 256
     for capacity in (0.125, 0.5):
         mod = {"use_mod": True, "mod_pattern": "all", "mod_capacity_factor": capacity}

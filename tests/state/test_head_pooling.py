@@ -9,7 +9,7 @@ import torch
 
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
-from lumina.model.logical import fused_pieces
+from lumina.model.declared import fused_pieces
 from lumina.model.spec import MoeSpec
 from lumina.state.head_pooling import pool_key_value_heads
 from networks import random_ids, tiny_spec
@@ -25,7 +25,7 @@ SPECS = {
 
 
 def tensors_of(network):
-    pieces, found = fused_pieces(network), {}
+    pieces, found = fused_pieces(network.spec), {}
     for name, tensor in network.state_dict().items():
         names, split = (name,), [tensor]
         if name in pieces:
@@ -37,7 +37,7 @@ def tensors_of(network):
 
 def filled(spec, tensors):
     network = build_network(spec, seed=None)
-    pieces = fused_pieces(network)
+    pieces = fused_pieces(network.spec)
     with torch.no_grad():
         for name, target in network.state_dict().items():
             names = pieces[name].names if name in pieces else (name,)

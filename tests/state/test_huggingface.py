@@ -43,16 +43,15 @@ def ids(rows=2, length=20):
 
 def load(spec, tensors):
     """A network with imported tensors."""
-    from lumina.model.logical import fused_pieces
+    from lumina.model.declared import fused_pieces
 
     network = build_network(spec, seed=None)
-    parts = fused_pieces(network)
+    pieces = fused_pieces(network.spec)
     with torch.no_grad():
         for name, target in network.state_dict().items():
-            names = parts[name].names if name in parts else (name,)
-            pieces = [tensors.pop(piece) for piece in names]
-            dim = parts[name].dim if name in parts else 0
-            target.copy_(torch.cat(pieces, dim=dim))
+            names = pieces[name].names if name in pieces else (name,)
+            dim = pieces[name].dim if name in pieces else 0
+            target.copy_(torch.cat([tensors.pop(one) for one in names], dim=dim))
     assert not tensors, f"left over: {list(tensors)}"
     return network.eval()
 

@@ -14,7 +14,7 @@ from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
 from lumina.plan.costs.cost import Layout
-from lumina.plan.count import count_parameters, count_trainable, count_vectors
+from lumina.plan.count import count_parameters, count_sparse, count_trainable
 from lumina.plan.memory import estimate
 from lumina.plan.shape import resolve_spec
 from lumina.train import Trainer
@@ -165,7 +165,7 @@ def test_the_plan_counts_vectors_and_keeps_no_moments_for_them() -> None:
     network = build_network(spec, device="meta")
     built = sum(p.numel() for p in network.parameters())
     assert count_parameters(spec).total == built
-    assert count_vectors(spec) == 5000 * 512
+    assert count_sparse(spec) == 5000 * 512
     assert count_trainable(spec, ()) == built - 5000 * 512
     few = resolve_spec(Config.resolve(preset="hrm_arc"), None, num_puzzles=1)
     for more in (

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lumina.assemble.carry import CARRY, restore_carry, whole_carry
-from lumina.assemble.freezing import freeze
 from lumina.assemble.logical import (
     fill,
     join_fused,
@@ -30,7 +29,9 @@ from lumina.assemble.optimizers import (
 from lumina.assemble.program import Program, build
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
-from lumina.model.logical import FusedPieces, fused_pieces
+from lumina.model.declared import tensor_info
+from lumina.model.freezing import frozen_parameters
+from lumina.model.spec import ModelSpec
 from lumina.optim.optimizer import local
 from lumina.plan.plan import Plan
 from lumina.state.state import State
@@ -121,7 +122,7 @@ def assemble(
     """
     program = Program(plan, ranks or Ranks(), fresh=source is None)
     if source is not None:
-        _check_names(program.network, program.pieces, source)
+        _check_names(plan.spec, source)
     program.materialise(source.tensor if source is not None else None)
     if source is not None and meta is not None:
         _restore_optimizer(program, source, meta)
@@ -134,22 +135,15 @@ def check_fits(plan: Plan, source: Source | None) -> None:
     Raises:
         LuminaError: E303 for missing or surplus tensors, E005 for `freeze`.
     """
-    network = build(plan)
-    pieces = fused_pieces(network)
-    freeze(network, pieces, plan.freeze)
+    build(plan)
+    frozen_parameters(plan.spec, plan.freeze)
     if source is not None:
-        _check_names(network, pieces, source)
+        _check_names(plan.spec, source)
 
 
-def _check_names(
-    network: nn.Module, pieces: dict[str, FusedPieces], source: Source
-) -> None:
+def _check_names(spec: ModelSpec, source: Source) -> None:
     """Every tensor of the model is in the source and nothing is left over."""
-    expected = {
-        logical
-        for name in network.state_dict()
-        for logical in logical_names(name, pieces)
-    }
+    expected = set(tensor_info(spec))
     found = set(source.names())
     if expected != found:
         missing, surplus = sorted(expected - found), sorted(found - expected)

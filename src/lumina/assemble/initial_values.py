@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
+from lumina.model.declared import declared
 from lumina.model.initial import initial_value
 from lumina.model.network import Network
 
@@ -36,13 +37,12 @@ class InitialValues:
     def __init__(
         self, network: Network, names: Sequence[str], seed: int, processes: int = 1
     ) -> None:
-        self._network = network
         self._seed = seed
-        shapes = network.state_dict(keep_vars=True)
-        self._waiting = deque((name, tuple(shapes[name].shape)) for name in names)
+        self._declared = declared(network.spec)
+        self._waiting = deque(self._declared[name] for name in names)
         self._drawn: deque[tuple[str, int, Future[Tensor]]] = deque()
         self._pool: ThreadPoolExecutor | None = None
-        if network.spec.parts is None:  # a registered part draws its values itself
+        if all(one.first.name != "made" for one in self._waiting):
             threads = max(1, min(MOST_THREADS, (os.cpu_count() or 1) // processes))
             self._pool = ThreadPoolExecutor(threads, "lumina-initial")
             self._draw_ahead()
@@ -50,7 +50,7 @@ class InitialValues:
     def take(self, name: str) -> Tensor:
         """The value of the next tensor, which has to be `name`: float32, on the CPU."""
         if self._pool is None:
-            return self._network.initial_value(name, self._seed)
+            return initial_value(self._declared[name], self._seed)
         drawn, _, future = self._drawn.popleft()
         assert drawn == name, f"{drawn} comes before {name}"
         self._draw_ahead()
@@ -64,15 +64,10 @@ class InitialValues:
         assert self._pool is not None
         under_way = sum(size for _, size, _ in self._drawn)
         while self._waiting:
-            name, shape = self._waiting[0]
-            size = 4
-            for length in shape:
-                size *= length
+            size = 4 * self._waiting[0].size
             if self._drawn and under_way + size > AHEAD_BYTES:
                 return
-            self._waiting.popleft()
+            one = self._waiting.popleft()
             under_way += size
-            future = self._pool.submit(
-                initial_value, name, shape, self._network.spec, self._seed
-            )
-            self._drawn.append((name, size, future))
+            future = self._pool.submit(initial_value, one, self._seed)
+            self._drawn.append((one.name, size, future))

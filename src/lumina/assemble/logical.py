@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 from torch import Tensor
 
-from lumina.model.logical import FusedPieces
+from lumina.model.tensors import FusedPieces
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

@@ -22,7 +22,6 @@ from lumina.assemble.adjustable import Adjustable
 from lumina.assemble.block_transforms import transform_blocks
 from lumina.assemble.compiling import compile_blocks
 from lumina.assemble.features import build_features
-from lumina.assemble.freezing import freeze
 from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.optimizers import make_optimizers
@@ -30,11 +29,12 @@ from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
 from lumina.model.carry_protocol import Carry
+from lumina.model.declared import declared, fused_pieces, tensor_info
+from lumina.model.freezing import frozen_parameters
 from lumina.model.kinds.kind import Memory
 from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
-from lumina.model.logical import FusedPieces, fused_pieces, tensor_info
 from lumina.model.network import Network
-from lumina.model.tensors import TensorInfo
+from lumina.model.tensors import FusedPieces, TensorInfo
 from lumina.ops.attention import flash3
 from lumina.optim.average import WeightAverage
 from lumina.optim.gate import LossScale
@@ -93,9 +93,10 @@ class Program:
         self.kinds = kinds_of(plan.spec)
         self.terms = loss_terms(plan.spec)
         self.counts = count_shapes(plan.spec)
-        self.pieces: dict[str, FusedPieces] = fused_pieces(self.network)
-        self.info = tensor_info(self.network)
-        freeze(self.network, self.pieces, plan.freeze)
+        self.pieces: dict[str, FusedPieces] = fused_pieces(plan.spec)
+        self.info = tensor_info(plan.spec)
+        for name in frozen_parameters(plan.spec, plan.freeze):
+            self.network.get_parameter(name).requires_grad_(False)
         self.tables = row_tables(self.network)
         self.trained = {
             name for name, p in self.network.named_parameters() if p.requires_grad
@@ -294,12 +295,10 @@ def build(plan: Plan) -> Network:
     )
 
 
-def _persistent_buffers(network: nn.Module) -> list[tuple[str, Tensor]]:
+def _persistent_buffers(network: Network) -> list[tuple[str, Tensor]]:
     """Buffers that belong to the State, by name."""
-    kept = set(network.state_dict(keep_vars=True)) - {
-        name for name, _ in network.named_parameters()
-    }
-    return [(name, b) for name, b in network.named_buffers() if name in kept]
+    tensors = declared(network.spec)
+    return [(name, b) for name, b in network.named_buffers() if tensors[name].saved]
 
 
 def _gather_into(slot: Slot) -> Callable[[Tensor], None]:

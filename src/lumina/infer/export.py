@@ -183,6 +183,7 @@ def _folder_for_transformers(
 ) -> Exported:
     """Safetensors that `AutoModelForCausalLM.from_pretrained` loads."""
     row = choose(weights.spec, wanted.family)
+    weights.check_names()
     tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
     small = None
     facts: dict[str, Any] = {"family": row.name, "dtype": wanted.dtype}

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from lumina.assemble.logical import join_fused, logical_names
 from lumina.model.layers import Linear
-from lumina.model.logical import FusedPieces
 from lumina.model.moe import MoeFeedForward, routed_layers
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
+from lumina.model.tensors import FusedPieces
 from lumina.state.weights import Int8Weights
 
 

@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 
-from lumina.assemble.logical import join_fused, logical_names
+from lumina.assemble.logical import join_fused
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.int8 import SmallLayers
 from lumina.model.build import build_network
-from lumina.model.logical import fused_pieces
+from lumina.model.declared import fused_pieces
 from lumina.model.network import Network
 from lumina.state.heads import one_task
 from lumina.state.reader import OnEvent
@@ -173,7 +173,7 @@ def filled_network(
 ) -> Network:
     """The network on its device; parameters in `dtype`, buffers as they are."""
     network = build_network(weights.spec, device="meta")
-    pieces = fused_pieces(network)
+    pieces = fused_pieces(weights.spec)
     small = SmallLayers(network, weights.source, pieces)
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -183,8 +183,7 @@ def filled_network(
         network.backbone.skips_halted = True
     small.reset_buffers()
     tensors = network.state_dict(keep_vars=True)
-    named = [name for name in tensors if name not in small.scales]
-    _check_names({n for name in named for n in logical_names(name, pieces)}, weights)
+    weights.check_names()
     for name, tensor in tensors.items():
         value = small.value(name)
         if value is None:
@@ -197,16 +196,3 @@ def filled_network(
             )
         tensor.copy_(value)
     return network
-
-
-def _check_names(expected: set[str], weights: Weights) -> None:
-    found = set(weights.source.names())
-    if expected != found:
-        missing = sorted(expected - found)[:3]
-        surplus = sorted(found - expected)[:3]
-        raise LuminaError(
-            "E303",
-            f"the weights of {weights.description} do not fit their own description: "
-            f"missing {missing or 'none'}, not expected {surplus or 'none'}",
-            "use another checkpoint",
-        )

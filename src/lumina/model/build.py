@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from lumina.errors import LuminaError
 from lumina.model.attention import Attention
 from lumina.model.block import Block
+from lumina.model.declared import declared
 from lumina.model.kinds.kind import Branches, Kind
 from lumina.model.kinds.table import kinds_of
 from lumina.model.latent_attention import LatentAttention
@@ -48,6 +50,7 @@ def build_network(
             _first(kinds, lambda kind: kind.objective(spec, loss_chunk_bytes))
             or LanguageModelObjective(spec, loss_chunk_bytes),
         )
+    _check_declared(network)
     device = torch.device(device if device is not None else "cpu")
     if device.type == "meta":
         return network
@@ -56,6 +59,26 @@ def build_network(
         return network.initialise(seed)
     network.reset_buffers()  # some are in no file
     return network
+
+
+def _check_declared(network: Network) -> None:
+    """Refuse a network that has other tensors than its kinds declare.
+
+    Raises:
+        LuminaError: E005.
+    """
+    built = dict(network.named_buffers()) | network.state_dict(keep_vars=True)
+    found = {name: tuple(tensor.shape) for name, tensor in built.items()}
+    expected = {name: one.shape for name, one in declared(network.spec).items()}
+    if found == expected:
+        return
+    wrong = sorted(dict(found.items() ^ expected.items()))[0]
+    raise LuminaError(
+        "E005",
+        f"the tensor {wrong} is {found.get(wrong, 'absent')} in the network and "
+        f"{expected.get(wrong, 'absent')} in the declarations",
+        "the `declare` of a kind of model names every tensor that its modules have",
+    )
 
 
 def _transformer(spec: ModelSpec, kinds: Sequence[Kind], attention: str) -> nn.Module:

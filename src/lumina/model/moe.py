@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lumina.model.initial import initial_value
+from lumina.model.kinds.moe import buffers
 from lumina.model.layers import FeedForward
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.ops.moe import capacity, grouped
@@ -27,14 +29,6 @@ HIDDEN = 1e4
 
 TINY = 1e-20
 """Keeps sums of scores that have all vanished from dividing by zero."""
-
-LIVE_BUFFERS = ("temperature", "jitter", "expert_dropout", "capacity_share")
-"""Scalars of a routed layer that may change between steps; not part of a State."""
-
-
-def live_value(name: str, moe: MoeSpec) -> float:
-    """What a live scalar starts with."""
-    return 1.0 if name == "capacity_share" else float(getattr(moe, name))
 
 
 class _OnlyLast(torch.autograd.Function):
@@ -58,14 +52,6 @@ def only_last(weight: Tensor, rows: int) -> Tensor:
         return weight
     trained: Tensor = _OnlyLast.apply(weight, rows)
     return trained
-
-
-def named_bias(moe: MoeSpec) -> Tensor:
-    """[E] float32: what is added to each expert's logit at first."""
-    bias = torch.zeros(moe.num_experts)
-    if moe.names:
-        bias[-len(moe.names) :] = moe.goal_bias
-    return bias
 
 
 class Routing(NamedTuple):
@@ -126,28 +112,19 @@ class MoeFeedForward(nn.Module):
         self.router = Router(spec.hidden_size, experts)
         self.gate_up = nn.Parameter(torch.empty(experts, 2 * width, spec.hidden_size))
         self.down = nn.Parameter(torch.empty(experts, spec.hidden_size, width))
-        self.register_buffer("load", torch.empty(experts, dtype=torch.float32))
-        bias = None
-        if moe.bias_update_rate > 0:
-            bias = torch.empty(experts, dtype=torch.float32)
-        self.register_buffer("selection_bias", bias)
-        for name in LIVE_BUFFERS:
-            value = torch.empty((), dtype=torch.float32)
-            self.register_buffer(name, value, persistent=False)
-        bias = torch.empty(experts, dtype=torch.float32)
-        self.register_buffer("routing_bias", bias, persistent=False)
+        for buffer in buffers(moe):
+            value = torch.empty(buffer.shape, dtype=torch.float32)
+            self.register_buffer(buffer.name, value, persistent=buffer.saved)
+        if moe.bias_update_rate == 0:
+            self.register_buffer("selection_bias", None)
         self.shared = FeedForward(spec, moe.shared_size) if moe.shared_size else None
         self.reset_buffers()
 
     @torch.no_grad()
     def reset_buffers(self) -> None:
         """An even load, no bias, the rest as specified: how a router starts."""
-        self.routing_bias.copy_(named_bias(self.spec))
-        self.load.fill_(1.0 / self.spec.num_experts)
-        for name in LIVE_BUFFERS:
-            getattr(self, name).fill_(live_value(name, self.spec))
-        if self.selection_bias is not None:
-            self.selection_bias.zero_()
+        for buffer in buffers(self.spec):
+            getattr(self, buffer.name).copy_(initial_value(buffer, seed=0))
 
     def route(self, x_td: Tensor) -> Routing:
         """Choose experts for tokens [T, D]."""

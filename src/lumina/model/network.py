@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lumina.batch import IGNORE, Batch
 from lumina.errors import LuminaError
 from lumina.model.cache_protocol import Cache
+from lumina.model.declared import declared
 from lumina.model.initial import initial_value
 from lumina.model.interface import LossSums, Output, Scores
 from lumina.model.kinds.kind import Kind
@@ -222,16 +223,8 @@ class Network(nn.Module):
         return self._logits(hidden, task_id)
 
     def initial_value(self, name: str, seed: int) -> Tensor:
-        """What parameter or persistent buffer `name` starts as: float32, CPU, whole."""
-        owner, _, leaf = name.rpartition(".")
-        tensor: Tensor = getattr(self.get_submodule(owner), leaf)
-        if self.spec.parts is not None:
-            from lumina.model.parts import registered_value
-
-            value = registered_value(self, name, tensor, seed)
-            if value is not None:
-                return value
-        return initial_value(name, tuple(tensor.shape), self.spec, seed)
+        """What parameter or buffer `name` starts as: float32, CPU, whole."""
+        return initial_value(declared(self.spec)[name], seed)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> Network:

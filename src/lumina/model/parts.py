@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +11,20 @@ from torch import Tensor, nn
 from lumina.errors import LuminaError
 from lumina.model.block import Block
 from lumina.model.context import BlockContext
-from lumina.model.initial import generator_of
+from lumina.model.initial import RULES
+from lumina.model.plain_tensors import into_residual
 from lumina.model.registry import Part, held_part, used_parts
 from lumina.model.spec import ModelSpec
-from lumina.model.tensors import TensorInfo
-
-ROLES = ("matrix", "embedding", "head", "norm", "bias", "expert", "router", "buffer")
+from lumina.model.tensors import (
+    ONES,
+    ROLES,
+    ZEROS,
+    Declared,
+    Rule,
+    Shape,
+    made,
+    normal,
+)
 
 
 def build_part(spec: ModelSpec, kind: str, name: str, *arguments: Any) -> nn.Module:
@@ -185,86 +194,147 @@ def _not_returned(part: Part, key: str, hint: str) -> LuminaError:
     )
 
 
-def owner(network: nn.Module, name: str) -> tuple[Part, str] | None:
-    """The registered part that a parameter or buffer is in, and its name in there."""
-    module, path = network, name.split(".")
-    for depth, step in enumerate(path[:-1], start=1):
-        module = getattr(module, step)
-        part = getattr(type(module), "lumina_part", None)
-        if part is not None:
-            return part, ".".join(path[depth:])
-    return None
+def part_tensors(spec: ModelSpec) -> dict[str, list[Declared]]:
+    """The tensors of the registered parts of a model.
+
+    Each part is built without values, once for each place that it has.
+
+    Returns:
+        Path of the module that a part takes the place of -> what it declares.
+    """
+    parts = spec.parts
+    assert parts is not None
+    found = {}
+    for layer in range(spec.num_layers):
+        block = f"backbone.blocks.{layer}"
+        for kind, path, inner in (
+            ("block", block, f"{block}.inner"),
+            ("attention", f"{block}.attention", f"{block}.attention"),
+            ("feedforward", f"{block}.feedforward", f"{block}.feedforward"),
+        ):
+            if name := parts.at(kind, layer):
+                found[path] = _tensors_of(spec, kind, name, inner, layer)
+    if parts.backbone:
+        name, attention = parts.backbone, "sdpa"
+        found["backbone"] = _tensors_of(spec, "backbone", name, "backbone", attention)
+    if parts.objective:
+        name, chunk = parts.objective, 2**28  # its tensors do not depend on the chunk
+        found["objective"] = _tensors_of(spec, "objective", name, "objective", chunk)
+    return found
 
 
-def part_info(part: Part, name: str, tensor: Tensor) -> TensorInfo:
-    """Role and axes: what the part says, else by the number of dimensions.
+def _tensors_of(
+    spec: ModelSpec, kind: str, name: str, path: str, argument: str | int
+) -> list[Declared]:
+    """What one part declares: its own parameters and buffers, named in the network."""
+    assert spec.parts is not None
+    part = held_part(kind, name, spec.parts.plugins)
+    with torch.device("meta"):
+        module = build_part(spec, kind, name, argument)
+    saved = module.state_dict(keep_vars=True)
+    parameters = {inner for inner, _ in module.named_parameters()}
+    return [
+        _declared(spec, part, inner, tensor, path, inner in parameters, inner in saved)
+        for inner, tensor in (saved | dict(module.named_buffers())).items()
+    ]
+
+
+def _declared(
+    spec: ModelSpec,
+    part: Part,
+    inner: str,
+    tensor: Tensor,
+    path: str,
+    is_parameter: bool,
+    is_saved: bool,
+) -> Declared:
+    """One tensor of a part; `inner` is its name there.
 
     Raises:
-        LuminaError: E005 for a role there is not.
+        LuminaError: E005 for a role there is not, or axes of another number.
     """
+    role, axes = _role_and_axes(part, inner, tensor)
+    name, shape = f"{path}.{inner}", tuple(tensor.shape)
+    usual = _usual_first(name, spec) if isinstance(tensor, nn.Parameter) else None
+    first = made(partial(_first_value, spec, part, inner, usual))
+    if usual is not None and part.hook("initial") is None:
+        first = usual
+    kind = "parameter" if is_parameter else "buffer" if is_saved else "transient"
+    try:
+        return Declared(name, shape, role, axes, first, kind=kind)
+    except ValueError as error:
+        raise LuminaError(
+            "E005",
+            f"{part.name}: {inner} of shape {shape} cannot be {role!r} with axes "
+            f"{axes}",
+            f"roles are {', '.join(ROLES)}; name every dimension",
+        ) from error
+
+
+def _role_and_axes(
+    part: Part, inner: str, tensor: Tensor
+) -> tuple[str, tuple[str, ...]]:
+    """What the part says, else by the number of dimensions."""
     for ending, (role, axes) in part.tensors.items():
-        if name == ending or name.endswith(f".{ending}"):
-            if role not in ROLES or len(axes) != tensor.ndim:
-                raise LuminaError(
-                    "E005",
-                    f"{part.name}: {name} of shape {tuple(tensor.shape)} cannot be "
-                    f"{role!r} with axes {axes}",
-                    f"roles are {', '.join(ROLES)}; name every dimension",
-                )
-            return TensorInfo(role, tuple(axes))
+        if inner == ending or inner.endswith(f".{ending}"):
+            return role, tuple(axes)
     axes = tuple(f"axis_{n}" for n in range(tensor.ndim))
     if not isinstance(tensor, nn.Parameter):
-        return TensorInfo("buffer", axes)
+        return "buffer", axes
     for ending in ("embedding", "head"):  # as Lumina's own are called
-        if name.endswith(f"{ending}.weight"):
-            return TensorInfo(ending, ("vocab", "hidden"))
-    if name.endswith("bias"):
-        return TensorInfo("bias", axes)
-    return TensorInfo("matrix" if tensor.ndim > 1 else "norm", axes)
+        if inner.endswith(f"{ending}.weight"):
+            return ending, ("vocab", "hidden")
+    if inner.endswith("bias"):
+        return "bias", axes
+    return ("matrix" if tensor.ndim > 1 else "norm"), axes
 
 
-def part_value(
-    part: Part,
-    name: str,
-    tensor: Tensor,
+def _usual_first(name: str, spec: ModelSpec) -> Rule:
+    """How a parameter starts whose part says nothing about it: as Lumina's own do."""
+    if name.endswith("norm.weight"):
+        return ONES
+    if name.endswith(".bias"):
+        return ZEROS
+    into = (".attention.out.weight", ".feedforward.down.weight", ".feedforward.down")
+    if name.endswith((*into, ".feedforward.shared.down.weight")):
+        return into_residual(spec)
+    return normal(spec.init_std)
+
+
+def _first_value(
     spec: ModelSpec,
+    part: Part,
+    inner: str,
+    usual: Rule | None,
+    shape: Shape,
     generator: torch.Generator,
-) -> Tensor | None:
-    """What the part's `initial` says a tensor starts as; None: the usual.
+) -> Tensor:
+    """What the part's `initial` says a tensor starts as, else the usual value.
 
     Raises:
         LuminaError: E005 for a buffer without a value, or one of another shape.
     """
-    hook, value = part.hook("initial"), None
-    if hook is not None:
-        value = hook(name, tuple(tensor.shape), spec, generator)
-    if value is None and not isinstance(tensor, nn.Parameter):
+    hook = part.hook("initial")
+    value = None
+    if hook is not None:  # the usual value is drawn from the same numbers
+        value = hook(inner, shape, spec, generator.clone_state())
+    if value is not None and tuple(value.shape) != shape:
         raise LuminaError(
             "E005",
-            f"nothing says what the buffer {name} of {part.name} starts as: networks "
+            f"{part.name}: initial gives {inner} the shape {tuple(value.shape)}, not "
+            f"{shape}",
+            "return a tensor of the shape that is its argument",
+        )
+    if value is not None:
+        return value.float()  # type: ignore[no-any-return]
+    if usual is None:
+        raise LuminaError(
+            "E005",
+            f"nothing says what the buffer {inner} of {part.name} starts as: networks "
             "are made without values, which come afterwards",
             "give the class a static method initial(name, shape, spec, generator)",
         )
-    if value is not None and tuple(value.shape) != tuple(tensor.shape):
-        raise LuminaError(
-            "E005",
-            f"{part.name}: initial gives {name} the shape {tuple(value.shape)}, not "
-            f"{tuple(tensor.shape)}",
-            "return a tensor of the shape that was asked for",
-        )
-    return None if value is None else value.float()
-
-
-def registered_value(
-    network: nn.Module, name: str, tensor: Tensor, seed: int
-) -> Tensor | None:
-    """What a registered part says a tensor starts as; None: the usual value."""
-    found = owner(network, name)
-    if found is None:
-        return None
-    part, inner = found
-    generator = generator_of(seed, name)
-    return part_value(part, inner, tensor, network.spec, generator)  # type: ignore[arg-type]
+    return RULES[usual.name](shape, generator, *usual.arguments)
 
 
 def whole_reports(

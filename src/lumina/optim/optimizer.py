@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lumina.errors import LuminaError
-from lumina.model.logical import FusedPieces
+from lumina.model.tensors import FusedPieces
 from lumina.optim.declared import Declared
 from lumina.parallel.mesh import RankGroup
 

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 from lumina.model.spec import ModelSpec
 from lumina.plan.costs.cost import Share
 from lumina.plan.costs.table import costs_of
-from lumina.plan.count import (
-    Counts,
-    block_shapes,
-    count_parameters,
-    is_routed,
-    latent_shapes,
-)
+from lumina.plan.count import Counts, block_parameters, count_parameters
 
 CONVENTION = (
     "6 x active non-embedding parameters (the head counts) "
@@ -23,6 +17,9 @@ CONVENTION = (
     "reasoner counts every update it executes; a registered part adds what it says"
 )
 """Printed beside every MFU."""
+
+KEYS = ("k", "v", "k_norm", "kv_down", "kv_latent_norm", "kv_up")
+"""Modules and matrices of an attention that only make keys and values."""
 
 
 def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
@@ -50,7 +47,7 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
         attention, feedforward = _block_parameters(spec, one.layer)
         products += (one.attention - one.once) * attention
         if one.shared:
-            products -= one.attention * _key_parameters(spec)
+            products -= one.attention * _key_parameters(spec, one.layer)
         products += (one.feedforward - one.once) * feedforward
         looks += one.attention * one.keys - one.once
     further = sum(cost.further_flops(spec) for cost in costs)
@@ -105,33 +102,21 @@ def passes(spec: ModelSpec) -> list[Pass]:
 def _block_parameters(spec: ModelSpec, layer: int) -> tuple[int, float]:
     """Parameters a token uses in a block: (attention and its norm, the rest)."""
     attention, feedforward = 0, 0.0
-    costs = costs_of(spec)
-    for name, shape in block_shapes(spec, is_routed(spec, layer)).items():
-        size = math.prod(shape)
+    for name, one in block_parameters(spec, layer).items():
         if name.startswith("attention"):
-            attention += size
-            continue
-        used: float = size
-        for cost in costs:
-            part, whole = cost.used(spec, name)
-            used = used * part / whole
-        feedforward += used
+            attention += one.size
+        else:
+            part, parts = one.used
+            feedforward += one.size * part / parts
     return attention, feedforward
 
 
-def _key_parameters(spec: ModelSpec) -> int:
-    """Parameters of a block that only make keys and values."""
-    if not spec.mla_kv_rank:
-        return 2 * spec.num_kv_heads * spec.head_dim * (
-            spec.hidden_size + spec.attention_bias
-        ) + (_key_norm(spec))
-    shapes = latent_shapes(spec)
-    made = ("kv_down.weight", "kv_latent_norm.weight", "kv_up.weight")
-    return sum(math.prod(shapes[name]) for name in made)
-
-
-def _key_norm(spec: ModelSpec) -> int:
-    """Weights that normalise keys."""
-    key = {"rms": spec.head_dim, "l2": spec.num_kv_heads}
-    key["rms_full"] = spec.num_kv_heads * spec.head_dim
-    return key.get(spec.qk_norm, 0)
+def _key_parameters(spec: ModelSpec, layer: int) -> int:
+    """Parameters of a layer's attention that only make keys and values."""
+    found = 0
+    for one in block_parameters(spec, layer).values():
+        for name, (shape, _) in one.logical().items():
+            module, _, leaf = name.removesuffix(".weight").rpartition(".attention.")
+            if module and leaf.removesuffix(".bias") in KEYS:
+                found += math.prod(shape)
+    return found

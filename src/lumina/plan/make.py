@@ -274,16 +274,7 @@ def _trainable(config: Config, spec: ModelSpec) -> int:
     Raises:
         LuminaError: E005 for a pattern that matches nothing, E002 if nothing is left.
     """
-    patterns = config.train.freeze
-    total = count_trainable(spec, ())
-    idle = [p for p in patterns if count_trainable(spec, [p]) == total]
-    if idle:
-        raise LuminaError(
-            "E005",
-            f"freeze {' '.join(idle)} matches no parameter",
-            "patterns are globs, such as 'backbone.embedding.*' or 'blocks.0.*'",
-        )
-    trainable = count_trainable(spec, patterns)
+    trainable = count_trainable(spec, config.train.freeze)
     if trainable == 0:
         raise LuminaError(
             "E002", "every parameter is frozen", "narrow the patterns of --freeze"

@@ -17,7 +17,7 @@ from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
 from lumina.plan.activations import kept_by_block, kept_outside, working_bytes
 from lumina.plan.costs.cost import BYTES, Forward, Kept, Layout
-from lumina.plan.costs.state import block_parameters, state_bytes
+from lumina.plan.costs.state import block_size, state_bytes
 from lumina.plan.costs.table import costs_of
 
 COMPONENTS = (
@@ -118,7 +118,7 @@ def _expected(parts: Mapping[str, int], layout: Layout) -> int:
 
 def _communication_bytes(spec: ModelSpec, layout: Layout) -> int:
     """Weights and gradients that are being exchanged, as the way of sharing says."""
-    largest = max(block_parameters(spec, i) for i in range(spec.num_layers))
+    largest = max(block_size(spec, i) for i in range(spec.num_layers))
     heads = max((cost.heads(spec) for cost in costs_of(spec)), default=1)
     tables = 1 if spec.tie_embeddings else 1 + heads
     root = tables * spec.padded_vocab_size * spec.hidden_size

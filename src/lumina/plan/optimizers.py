@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lumina.config.leaves import nearest
 from lumina.config.option_values import value_like
 from lumina.errors import LuminaError
-from lumina.model.logical import standard_info
+from lumina.model import tensors
 from lumina.model.spec import ModelSpec
 from lumina.optim.declared import Declared, chosen_optimizer
 from lumina.optim.groups import Group, optimizer_of, parse_groups
 from lumina.parallel.way import Way
-from lumina.plan.count import PUZZLE_VECTORS, trainable
+from lumina.plan.count import trainable
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.plan import Plan
 
@@ -35,7 +35,7 @@ def decide_optimizers(config: Config, spec: ModelSpec, decisions: Decisions) -> 
     train = config.train
     used = _used(spec, train.optimizer, train.optimizer_groups, train.freeze)
     main = chosen_optimizer(train.optimizer)
-    names = dict.fromkeys([main.name, *(declared.name for _, declared, _ in used)])
+    names = dict.fromkeys([main.name, *(declared.name for _, declared in used)])
     declared = [chosen_optimizer(name) for name in names]
     cost = f"{main.words}, {main.bytes_per_parameter:g} bytes for each parameter"
     decisions.decide(
@@ -70,9 +70,10 @@ def bytes_per_parameter(
         freeze: patterns of parameters that do not train.
     """
     kept = size = 0.0
-    for name, declared, count in _used(spec, optimizer, groups, freeze):
-        if name != PUZZLE_VECTORS:
-            kept, size = kept + declared.bytes_per_parameter * count, size + count
+    for tensor, declared in _used(spec, optimizer, groups, freeze):
+        if not tensor.sparse:
+            kept += declared.bytes_per_parameter * tensor.size
+            size += tensor.size
     return kept / size if size else 0.0
 
 
@@ -86,7 +87,7 @@ def fitting_ways(
     """
     train = config.train
     used = _used(spec, train.optimizer, train.optimizer_groups, train.freeze)
-    whole = sorted({one.name for _, one, _ in used if not one.sharded})
+    whole = sorted({one.name for _, one in used if not one.sharded})
     left = [way for way in ways if not (way.sharded and whole)]
     if left:
         return left
@@ -112,25 +113,21 @@ def values_of(plan: Plan, declared: Declared) -> dict[str, Any]:
 
 def _used(
     spec: ModelSpec, optimizer: str, texts: Sequence[str], freeze: Sequence[str]
-) -> list[tuple[str, Declared, int]]:
-    """Every parameter that trains: its name, its optimizer, and its size."""
+) -> list[tuple[tensors.Declared, Declared]]:
+    """Every parameter that trains, and its optimizer."""
     groups = parse_groups(texts)
     for group in groups:
         chosen_optimizer(group.optimizer, "optimizer_groups")
-    role_of = _roles(spec)
     found, matched = [], set[Group]()
-    for name, stored, count in trainable(spec, freeze):
-        roles = {logical: role_of(logical) for logical in stored}
-        chosen = {
-            logical: optimizer_of(logical, role, optimizer, groups)
-            for logical, role in roles.items()
-        }
+    for tensor in trainable(spec, freeze):
+        role, names = tensor.role, tensor.logical_names
+        chosen = {name: optimizer_of(name, role, optimizer, groups) for name in names}
         _check_fused(chosen)
-        declared = chosen_optimizer(chosen[stored[0]])
-        for logical, role in roles.items():
-            _check_role(declared, logical, role)
-            matched.update(g for g in groups if g.matches(logical, role))
-        found.append((name, declared, count))
+        declared = chosen_optimizer(chosen[names[0]])
+        for name in names:
+            _check_role(declared, name, role)
+            matched.update(g for g in groups if g.matches(name, role))
+        found.append((tensor, declared))
     for group in groups:
         if group not in matched:
             raise LuminaError(
@@ -140,15 +137,6 @@ def _used(
                 "patterns are globs, such as '*.feedforward.*', or role:matrix",
             )
     return found
-
-
-def _roles(spec: ModelSpec) -> Callable[[str], str]:
-    """A function from the name of a tensor to its role."""
-    if spec.parts is None:
-        return lambda name: standard_info(name, spec).role
-    from lumina.plan.parts import roles
-
-    return roles(spec).__getitem__
 
 
 def _check_fused(chosen: Mapping[str, str]) -> None:
@@ -173,12 +161,12 @@ def _check_role(declared: Declared, name: str, role: str) -> None:
 
 
 def _shares(
-    config: Config, used: Sequence[tuple[str, Declared, int]], main: Declared
+    config: Config, used: Sequence[tuple[tensors.Declared, Declared]], main: Declared
 ) -> str:
     """What each optimizer trains, in words."""
     sizes: dict[str, int] = {}
-    for _, declared, count in used:
-        sizes[declared.name] = sizes.get(declared.name, 0) + count
+    for tensor, declared in used:
+        sizes[declared.name] = sizes.get(declared.name, 0) + tensor.size
     whole = sum(sizes.values())
     told = ", ".join(
         f"{name} trains {size / whole:.1%} of the parameters"

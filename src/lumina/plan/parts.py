@@ -1,8 +1,8 @@
 """What registered parts cost: parameters, operations, memory.
 
-Parameters are those of the network itself, built without values. Operations are the
-products with parameters, and what the part says of the rest. Memory is measured: the
-part runs once without values, and what autograd would keep is added up.
+Operations are the products with parameters, and what the part says of the rest. Memory
+is measured: the part runs once without values, and what autograd would keep is added
+up.
 """
 
 from __future__ import annotations
@@ -19,61 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 INSIDE = ("block", "attention", "feedforward")
-
-
-def built_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter."""
-    assert spec.parts is not None
-    return _built_shapes(spec, _classes(spec))
-
-
-@lru_cache(maxsize=16)
-def _built_shapes(spec: ModelSpec, classes: tuple[type, ...]) -> dict[str, Any]:
-    """Kept for a shape and the classes that its names stand for now."""
-    from lumina.model.build import build_network
-
-    network = build_network(spec, device="meta")
-    return {name: tuple(p.shape) for name, p in network.named_parameters()}
-
-
-def names_in_files(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
-    """The tensors that every parameter is stored as."""
-    assert spec.parts is not None
-    return _names_in_files(spec, _classes(spec))
-
-
-@lru_cache(maxsize=16)
-def _names_in_files(spec: ModelSpec, classes: tuple[type, ...]) -> dict[str, Any]:
-    from lumina.model.build import build_network
-    from lumina.model.logical import fused_pieces
-
-    network = build_network(spec, device="meta")
-    fused = fused_pieces(network)
-    return {
-        name: fused[name].names if name in fused else (name,)
-        for name, _ in network.named_parameters()
-    }
-
-
-def roles(spec: ModelSpec) -> dict[str, str]:
-    """The role of every tensor that is stored."""
-    assert spec.parts is not None
-    return _roles(spec, _classes(spec))
-
-
-@lru_cache(maxsize=16)
-def _roles(spec: ModelSpec, classes: tuple[type, ...]) -> dict[str, str]:
-    from lumina.model.build import build_network
-    from lumina.model.logical import tensor_info
-
-    network = build_network(spec, device="meta")
-    return {name: info.role for name, info in tensor_info(network).items()}
-
-
-def _classes(spec: ModelSpec) -> tuple[type, ...]:
-    assert spec.parts is not None
-    used = spec.parts.used()
-    return tuple(held_part(k, n, spec.parts.plugins).cls for k, n in used)
 
 
 def own_attention(spec: ModelSpec) -> int:

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from lumina.durable import write_error
 from lumina.errors import LuminaError
-from lumina.model.build import build_network
-from lumina.model.logical import tensor_info
+from lumina.model.declared import tensor_info
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.state.readable import require_readable
 from lumina.state.state import State
@@ -75,7 +74,7 @@ def with_new_expert(weights: Weights, seed: int) -> Weights:
     moe = _moe(weights.spec)
     state = State(
         tensors={name: weights.source.tensor(name) for name in weights.source.names()},
-        info=tensor_info(build_network(weights.spec, device="meta")),
+        info=tensor_info(weights.spec),
         spec=weights.spec.to_dict(),
     )
     tensors = add_expert(state, seed=seed).tensors
@@ -178,7 +177,7 @@ def read_expert(path: Path) -> Expert:
 def base_patterns(spec: ModelSpec) -> tuple[str, ...]:
     """Patterns of `freeze` that hold everything but routers and routed experts."""
     _moe(spec)
-    info = tensor_info(build_network(spec, device="meta"))
+    info = tensor_info(spec)
     trained = [
         name
         for name, one in info.items()

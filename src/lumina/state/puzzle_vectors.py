@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lumina.plan.count import PUZZLE_VECTORS
+from lumina.model.kinds.puzzle import VECTORS
 from lumina.state.weights import Weights
 
 
@@ -29,7 +29,7 @@ class Fitted:
     def tensor(self, name: str) -> Tensor:
         """One tensor, whole."""
         held: Tensor = self.source.tensor(name)
-        if name != PUZZLE_VECTORS:
+        if name != VECTORS:
             return held
         table = held.new_zeros((self.count, held.shape[1]))
         common = min(self.count, len(held))

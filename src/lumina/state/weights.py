@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from lumina.errors import LuminaError
+from lumina.model.declared import tensor_info
 from lumina.model.spec import ModelSpec
 from lumina.state.manifest import MANIFEST_NAME
 from lumina.state.reader import (
@@ -71,6 +72,24 @@ class Weights:
                 "has a tokenizer.json; `train` and `import` take --tokenizer",
             )
         return self.tokenizer
+
+    def check_names(self) -> None:
+        """Refuse weights that lack a tensor of their shape or hold another.
+
+        Raises:
+            LuminaError: E303.
+        """
+        expected, found = set(tensor_info(self.spec)), set(self.source.names())
+        if expected == found:
+            return
+        missing = sorted(expected - found)[:3]
+        surplus = sorted(found - expected)[:3]
+        raise LuminaError(
+            "E303",
+            f"the weights of {self.description} do not fit their own description: "
+            f"missing {missing or 'none'}, not expected {surplus or 'none'}",
+            "use another checkpoint; or load the plug-ins that it was trained with",
+        )
 
     def in_memory(self) -> Weights:
         """The same with every tensor read, and the files let go of."""

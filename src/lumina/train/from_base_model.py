@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lumina.assemble.logical import logical_names, split_fused
+from lumina.assemble.logical import split_fused
 from lumina.config import Config, Source
 from lumina.errors import LuminaError
-from lumina.model.build import build_network
-from lumina.model.logical import fused_pieces
+from lumina.model.declared import declared, fused_pieces
+from lumina.model.initial import initial_value
 from lumina.plan.plan import Plan
 from lumina.state.base_model import EMBEDDING, BaseModel
 from lumina.state.weights import Weights
@@ -78,18 +78,17 @@ class InitialWeights:
     """
 
     def __init__(self, plan: Plan, first_rows: dict[str, Tensor]) -> None:
-        self._network = build_network(plan.spec, device="meta")
-        self._seed = plan.seed
         self._first_rows = first_rows
-        pieces = fused_pieces(self._network)
+        pieces, tensors = fused_pieces(plan.spec), declared(plan.spec)
         self._owner = {
-            logical: name
-            for name in self._network.state_dict()
-            for logical in logical_names(name, pieces)
+            logical: one.name
+            for one in tensors.values()
+            if one.saved
+            for logical in one.logical_names
         }
         self._split = lru_cache(maxsize=1)(
             lambda name: split_fused(
-                name, self._network.initial_value(name, self._seed), pieces
+                name, initial_value(tensors[name], plan.seed), pieces
             )
         )
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lumina.model.spec import ModelSpec
+from lumina.model.tensors import Shape, Tensors
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from lumina.batch import Batch
     from lumina.model.interface import LossSums
-
-Shape = tuple[int, ...]
 
 LISTED_LAYERS = 8
 """So many layers are listed by their numbers; more are only counted."""
@@ -121,6 +120,15 @@ class Kind:
     def words(self, spec: ModelSpec) -> list[str]:
         """What it is, in phrases that stand alone, for the plan and the banner."""
         return []
+
+    def declare(self, spec: ModelSpec, tensors: Tensors) -> None:
+        """Add its tensors to `tensors`, and change or remove those of others.
+
+        Args:
+            spec: the resolved shape.
+            tensors: those of a plain transformer, as earlier kinds of the table have
+                changed them. The network has exactly what is left here at the end.
+        """
 
     # Building. The first kind that returns a module decides; None leaves it to others.
 

@@ -11,11 +11,11 @@ from lumina.model.kinds.kind import (
     Kind,
     Routing,
     Running,
-    Shape,
     Term,
     in_layers,
 )
 from lumina.model.spec import ModelSpec, ModSpec
+from lumina.model.tensors import Declared, Rule, Shape, Tensors, add, logit, normal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,6 +49,22 @@ class Depths(Kind):
     def routing(self, spec: ModelSpec) -> Routing | None:
         """As its options say."""
         return Routing(_mod(spec).mode, _mod(spec).learned)
+
+    def declare(self, spec: ModelSpec, tensors: Tensors) -> None:
+        """The router of each chosen block, and the predictor of what it chooses."""
+        mod = _mod(spec)
+        if not mod.learned:
+            return
+        drawn = normal(spec.init_std)
+        # As many tokens are predicted at first as will be chosen.
+        share = logit(min(max(mod.capacity, 0.01), 0.99))
+        for layer in mod.layers:
+            path = f"backbone.blocks.{layer}.depth"
+            add(tensors, _row(f"{path}.router.weight", spec, drawn))
+            if mod.predicted:
+                name = f"{path}.predictor.bias"
+                bias = Declared(name, (1,), "router", ("choice",), share)
+                add(tensors, _row(f"{path}.predictor.weight", spec, drawn), bias)
 
     def block(
         self, spec: ModelSpec, layer: int, branches: Callable[[], Branches]
@@ -160,6 +176,11 @@ def _split_losses(sums: Tensor) -> dict[str, Any]:
         "mod.selected_token_loss": chosen / chosen_share if chosen_share else None,
         "mod.skipped_token_loss": skipped / skipped_share if skipped_share else None,
     }
+
+
+def _row(name: str, spec: ModelSpec, first: Rule) -> Declared:
+    """What gives each token one score."""
+    return Declared(name, (1, spec.hidden_size), "router", ("choice", "hidden"), first)
 
 
 def _mod(spec: ModelSpec) -> ModSpec:

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lumina.model.kinds.kind import Kind, Running, Shape, Term, in_layers
+from lumina.model.kinds.kind import Kind, Running, Term, in_layers
+from lumina.model.plain_tensors import feedforward, into_residual
 from lumina.model.spec import ModelSpec, MoeSpec
+from lumina.model.tensors import (
+    ZEROS,
+    Declared,
+    Piece,
+    Rule,
+    Shape,
+    Tensors,
+    add,
+    constant,
+    last,
+    normal,
+    orthogonal,
+    remove,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 COUNTS, DROPPED = "moe.counts", "moe.dropped"
+
+LIVE_BUFFERS = ("temperature", "jitter", "expert_dropout", "capacity_share")
+"""Scalars of a routed layer that may change between steps; not part of a State."""
 
 
 class Experts(Kind):
@@ -34,6 +52,15 @@ class Experts(Kind):
         if moe.trained:
             text += f", of which {moe.names[-1]} alone trains"
         return [text]
+
+    def declare(self, spec: ModelSpec, tensors: Tensors) -> None:
+        """Routers and experts in place of the feed-forwards of routed layers."""
+        for layer in _moe(spec).layers:
+            path = f"backbone.blocks.{layer}.feedforward"
+            remove(tensors, path)
+            add(tensors, *_experts(spec, path), *buffers(_moe(spec), f"{path}."))
+            if shared := _moe(spec).shared_size:
+                add(tensors, *feedforward(spec, f"{path}.shared", shared))
 
     def feedforward(self, spec: ModelSpec, layer: int) -> nn.Module | None:
         """The experts of a routed layer."""
@@ -95,6 +122,57 @@ class Experts(Kind):
             "moe.dead_experts": (counts == 0).sum(1).tolist(),
             "moe.dropped_fraction": (dropped / assigned.squeeze(1)).tolist(),
         }
+
+
+def _experts(spec: ModelSpec, path: str) -> Iterator[Declared]:
+    """The parameters of a routed layer, without the shared experts."""
+    moe, width = _moe(spec), spec.hidden_size
+    experts, inner = moe.num_experts, moe.intermediate_size
+    used = (moe.top_k, moe.num_experts)
+    std = moe.router_init_std or spec.init_std
+    yield Declared(
+        f"{path}.router.weight",
+        (experts, width),
+        "router",
+        ("expert", "hidden"),
+        orthogonal(std) if moe.router_init == "orthogonal" else normal(std),
+    )
+    yield Declared(
+        f"{path}.gate_up",
+        (experts, 2 * inner, width),
+        "expert",
+        ("expert", "gate_up", "hidden"),
+        normal(spec.init_std),
+        dim=1,
+        pieces=(Piece(f"{path}.gate", inner, "ffn"), Piece(f"{path}.up", inner, "ffn")),
+        used=used,
+    )
+    yield Declared(
+        f"{path}.down",
+        (experts, width, inner),
+        "expert",
+        ("expert", "hidden", "ffn"),
+        into_residual(spec),
+        used=used,
+    )
+
+
+def buffers(moe: MoeSpec, prefix: str = "") -> Iterator[Declared]:
+    """The buffers of a routed layer: an even load, no bias, the rest as specified."""
+
+    def buffer(name: str, first: Rule, kind: str = "transient") -> Declared:
+        shape, axes = ((), ()) if name in LIVE_BUFFERS else (experts, ("expert",))
+        return Declared(f"{prefix}{name}", shape, "buffer", axes, first, kind=kind)
+
+    experts = (moe.num_experts,)
+    yield buffer("load", constant(1.0 / moe.num_experts), "buffer")
+    if moe.bias_update_rate > 0:
+        yield buffer("selection_bias", ZEROS, "buffer")
+    yield buffer("temperature", constant(moe.temperature))
+    yield buffer("jitter", constant(moe.jitter))
+    yield buffer("expert_dropout", constant(moe.expert_dropout))
+    yield buffer("capacity_share", constant(1.0))
+    yield buffer("routing_bias", last(len(moe.names), moe.goal_bias))
 
 
 def _moe(spec: ModelSpec) -> MoeSpec:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lumina.model.kinds.kind import Kind, Routing, Running, Shape, Term
+from lumina.model.kinds.kind import Kind, Routing, Running, Term
 from lumina.model.spec import ModelSpec, MorSpec
+from lumina.model.tensors import Declared, Shape, Tensors, add, constant, normal
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,6 +43,27 @@ class Recursions(Kind):
         """That of its passes; tokens that choose by themselves do so in one way."""
         mor = _mor(spec)
         return None if mor.recursions < 2 or mor.by_token else Routing(mor.mode)
+
+    def declare(self, spec: ModelSpec, tensors: Tensors) -> None:
+        """The router of the passes, and the load of the depths that tokens choose."""
+        mor, path = _mor(spec), "backbone.recursion"
+        if mor.recursions < 2:
+            return
+        shape, axes = (mor.routers, spec.hidden_size), ("recursion", "hidden")
+        name, first = f"{path}.router.weight", normal(spec.init_std)
+        add(tensors, Declared(name, shape, "router", axes, first))
+        if mor.by_token:
+            add(
+                tensors,
+                Declared(
+                    f"{path}.load",
+                    (mor.recursions,),
+                    "buffer",
+                    ("recursion",),
+                    constant(1.0 / mor.recursions),
+                    kind="buffer",
+                ),
+            )
 
     def recursion(self, spec: ModelSpec) -> nn.Module | None:
         """What passes tokens through the blocks again; nothing for a single pass."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lumina.model.kinds.kind import Branches, Kind, Running, Shape, Term
+from lumina.model.kinds.kind import Branches, Kind, Running, Term
 from lumina.model.registry import reported, used_parts
 from lumina.model.spec import ModelSpec, PartsSpec
+from lumina.model.tensors import Shape, Tensors, add, remove
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +37,14 @@ class Parts(Kind):
             "it has registered parts of your own, whose state and code a graph "
             "cannot promise to hold (plugins)"
         )
+
+    def declare(self, spec: ModelSpec, tensors: Tensors) -> None:
+        """The tensors of registered parts in place of Lumina's own."""
+        from lumina.model.parts import part_tensors
+
+        for path, declared in part_tensors(spec).items():
+            remove(tensors, path)
+            add(tensors, *declared)
 
     def attention(self, spec: ModelSpec, layer: int) -> nn.Module | None:
         """The registered attention of a layer."""

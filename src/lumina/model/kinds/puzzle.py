@@ -6,11 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lumina.model.aux_keys import HALTING, PUZZLE_COLUMNS, PUZZLE_STATISTICS
-from lumina.model.kinds.kind import Kind, Shape, Term
+from lumina.model.kinds.kind import Kind, Term
+from lumina.model.kinds.reasoning import declare_reasoner
 from lumina.model.spec import ModelSpec
+from lumina.model.tensors import ZEROS, Declared, Shape, Tensors, add
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+VECTORS = "backbone.puzzle_embedding.weight"
+"""The table of one vector for each puzzle identifier."""
 
 HALTING_WEIGHT = 0.5
 """Of the halting losses beside the cross entropy."""
@@ -32,6 +37,14 @@ class PuzzleReasoner(Kind):
     def applies(self, spec: ModelSpec) -> bool:
         """Whether rows are puzzles."""
         return spec.solves_puzzles
+
+    def declare(self, spec: ModelSpec, tensors: Tensors) -> None:
+        """A reasoner's tensors, and a vector for each puzzle."""
+        assert spec.hrm is not None
+        declare_reasoner(spec, tensors)
+        shape, axes = (spec.hrm.num_puzzles, spec.hidden_size), ("puzzle", "hidden")
+        vectors = Declared(VECTORS, shape, "puzzle", axes, ZEROS, sparse=True)
+        add(tensors, vectors)
 
     def backbone(self, spec: ModelSpec, attention: str) -> nn.Module | None:
         """The two modules and the halting head."""

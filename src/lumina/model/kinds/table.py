@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lumina.model.kinds.kind import Kind, Shape, Term
+from lumina.errors import LuminaError
+from lumina.model.kinds.kind import Kind, Term
 from lumina.model.kinds.mod import Depths
 from lumina.model.kinds.moe import Experts
 from lumina.model.kinds.mor import Recursions
@@ -11,8 +12,9 @@ from lumina.model.kinds.puzzle import PuzzleReasoner
 from lumina.model.kinds.tasks import Tasks
 from lumina.model.kinds.thinking import TextReasoner
 from lumina.model.spec import ModelSpec
+from lumina.model.tensors import Shape
 
-KINDS: tuple[Kind, ...] = (
+KINDS: list[Kind] = [
     Experts(),
     Depths(),
     Recursions(),
@@ -20,7 +22,38 @@ KINDS: tuple[Kind, ...] = (
     Parts(),
     PuzzleReasoner(),
     TextReasoner(),
-)
+]
+
+
+def register_kind(kind: Kind) -> None:
+    """Add a kind of model behind Lumina's own; a file that runs again replaces its own.
+
+    Args:
+        kind: an instance with a name of its own; its `applies` says which shapes are
+            of this kind.
+
+    Raises:
+        LuminaError: E005 for something else, or a name that is taken.
+    """
+    if not isinstance(kind, Kind) or not kind.name.isidentifier():
+        raise LuminaError(
+            "E005",
+            f"{kind!r} is not a kind of model",
+            "derive a class from lumina.model.kinds.kind.Kind, set its name, and "
+            "register an instance",
+        )
+    for place, other in enumerate(KINDS):
+        if other.name != kind.name:
+            continue
+        if type(other).__qualname__ != type(kind).__qualname__:
+            raise LuminaError(
+                "E005",
+                f"{kind.name!r} already names a kind of model",
+                "choose another name",
+            )
+        KINDS[place] = kind
+        return
+    KINDS.append(kind)
 
 
 def kinds_of(spec: ModelSpec) -> tuple[Kind, ...]:

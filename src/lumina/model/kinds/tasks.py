@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lumina.model.kinds.kind import Kind, Memory, Running, Shape
+from lumina.model.kinds.kind import Kind, Memory, Running
+from lumina.model.plain_tensors import head
 from lumina.model.spec import ModelSpec, TaskSpec
+from lumina.model.tensors import Shape, Tensors, add, remove
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,13 @@ class Tasks(Kind):
             "a graph has one head and this model has one for each task (--task "
             "chooses one)"
         )
+
+    def declare(self, spec: ModelSpec, tensors: Tensors) -> None:
+        """A head for each task in place of the only one."""
+        remove(tensors, "objective.head")
+        count = len(_tasks(spec).names)
+        for task in range(count):
+            add(tensors, head(f"objective.heads.{task}", spec, count))
 
     def objective(self, spec: ModelSpec, loss_chunk_bytes: int) -> nn.Module | None:
         """A head for each task."""

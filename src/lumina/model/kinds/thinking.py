@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lumina.model.kinds.kind import Kind, Shape, Term
+from lumina.model.kinds.kind import Kind, Term
 from lumina.model.kinds.puzzle import HALTING_WEIGHT, reasoning
+from lumina.model.kinds.reasoning import declare_reasoner
 from lumina.model.spec import ModelSpec
+from lumina.model.tensors import Shape, Tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,6 +33,10 @@ class TextReasoner(Kind):
     def applies(self, spec: ModelSpec) -> bool:
         """Whether it reasons, and about text."""
         return spec.hrm is not None and not spec.solves_puzzles
+
+    def declare(self, spec: ModelSpec, tensors: Tensors) -> None:
+        """A reasoner's tensors."""
+        declare_reasoner(spec, tensors)
 
     def backbone(self, spec: ModelSpec, attention: str) -> nn.Module | None:
         """The two modules and the halting head."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
-from lumina.plan.count import Counts, count_parameters, count_vectors
+from lumina.plan.count import Counts, count_parameters, count_sparse
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -92,7 +92,7 @@ class Layout:
         """Parameters that train, as many of them as one device holds."""
         trained = self.trainable
         if trained is None:
-            trained = count_parameters(spec).total - count_vectors(spec)
+            trained = count_parameters(spec).total - count_sparse(spec)
         return trained / (self.data_ranks if chosen_way(self.parallel).sharded else 1)
 
 
@@ -148,10 +148,6 @@ class Cost:
     def repeats_keys(self, spec: ModelSpec) -> bool:
         """Whether further passes make keys of their own."""
         return True
-
-    def used(self, spec: ModelSpec, name: str) -> tuple[int, int]:
-        """(part, whole) of a block's parameter that one token uses."""
-        return 1, 1
 
     # Bytes.
 

@@ -14,13 +14,6 @@ class Experts(Cost):
 
     field = "moe"
 
-    def used(self, spec: ModelSpec, name: str) -> tuple[int, int]:
-        """Of the experts' matrices, the chosen ones."""
-        moe = _moe(spec)
-        if name in ("feedforward.gate_up", "feedforward.down"):
-            return moe.top_k, moe.num_experts
-        return 1, 1
-
     def kept_by_feedforward(
         self, spec: ModelSpec, forward: Forward, layer: int, mode: str
     ) -> Kept | None:

@@ -7,13 +7,7 @@ import math
 from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
 from lumina.plan.costs.cost import BYTES, Layout
-from lumina.plan.count import (
-    block_shapes,
-    count_parameters,
-    count_vectors,
-    is_routed,
-    parameter_shapes,
-)
+from lumina.plan.count import block_parameters, count_parameters, count_sparse
 
 
 def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
@@ -26,7 +20,7 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     but the casts is divided over the ranks. Vectors of puzzles are float32, whole on
     every rank, and there is nothing beside them.
     """
-    vectors = count_vectors(spec)
+    vectors = count_sparse(spec)
     total = count_parameters(spec).total - vectors
     trainable = total if layout.trainable is None else layout.trainable
     half = BYTES[layout.compute_dtype] == 2
@@ -65,16 +59,11 @@ def _cast_bytes(spec: ModelSpec, layout: Layout) -> int:
     """
     if chosen_way(layout.parallel).sharded:
         return 0
-    blocks = [block_parameters(spec, i) for i in range(spec.num_layers)]
+    blocks = [block_size(spec, i) for i in range(spec.num_layers)]
     cast = max(blocks) if layout.gradient_checkpointing == "full" else sum(blocks)
     return 2 * (cast + spec.padded_vocab_size * spec.hidden_size)
 
 
-def block_parameters(spec: ModelSpec, layer: int) -> int:
-    """Parameters of one block."""
-    if spec.parts is not None:
-        own = f"backbone.blocks.{layer}."
-        built = parameter_shapes(spec).items()
-        return sum(math.prod(shape) for name, shape in built if name.startswith(own))
-    shapes = block_shapes(spec, is_routed(spec, layer))
-    return sum(math.prod(shape) for shape in shapes.values())
+def block_size(spec: ModelSpec, layer: int) -> int:
+    """Parameters of one block, without those that decide which tokens it takes."""
+    return sum(one.size for one in block_parameters(spec, layer).values())

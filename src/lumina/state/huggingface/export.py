@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lumina.durable import free_bytes, write_file
 from lumina.errors import LuminaError
-from lumina.model.logical import fused_pieces
+from lumina.model.declared import fused_pieces, tensor_info
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 from lumina.state.huggingface import int8
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 5 * 10**9
 """Most bytes of one file; the convention of the hub."""
+
+BALANCE = (".load", ".selection_bias")
+"""Endings of buffers that only balance experts while a model trains."""
 
 DTYPES = {
     "float32": torch.float32,
@@ -103,6 +106,7 @@ def export_folder(
     bos_id = None if tokenizer is None else tokenizer.bos_id
     ends = None if tokenizer is None else tokenizer.eos_token_id
     config = config_of(spec, row, dtype, bos_id, ends)
+    _check_places(spec, row)
     _check_bias(spec, row, read)
     read = _with_bias(spec, read)
     if tokenizer is not None and tokenizer.vocab_size > spec.vocab_size:
@@ -135,7 +139,7 @@ def _opened(source: Network | State | tuple[ModelSpec, Read]) -> tuple[ModelSpec
     if isinstance(source, State):
         return ModelSpec.from_dict(source.spec), source.tensors.__getitem__
     tensors: dict[str, Tensor] = {}
-    pieces = fused_pieces(source)
+    pieces = fused_pieces(source.spec)
     for name, tensor in source.state_dict().items():
         if name in pieces:
             split = tensor.split(list(pieces[name].sizes), dim=pieces[name].dim)
@@ -143,6 +147,20 @@ def _opened(source: Network | State | tuple[ModelSpec, Read]) -> tuple[ModelSpec
         else:
             tensors[name] = tensor
     return source.spec, tensors.__getitem__
+
+
+def _check_places(spec: ModelSpec, row: Format) -> None:
+    """Refuse a model with a tensor that the format has no name for."""
+    placed = {entry.logical for entry in entries(spec, row)}
+    left = [n for n in tensor_info(spec) if n not in placed and not n.endswith(BALANCE)]
+    if left:
+        raise LuminaError(
+            "E002",
+            f"the {row.title} format has no place for {left[0]}"
+            + (f" and {len(left) - 1} other tensors" if len(left) > 1 else ""),
+            "the run's own checkpoints keep every tensor, and generate and chat read "
+            "them",
+        )
 
 
 def _check_bias(spec: ModelSpec, row: Format, read: Read) -> None:

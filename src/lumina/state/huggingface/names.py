@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from lumina.model.declared import logical_shapes
 from lumina.model.spec import ModelSpec, MoeSpec
-from lumina.plan.count import latent_shapes
+from lumina.model.tensors import Shape
 from lumina.state.huggingface.formats import Format
 
 EMBEDDING, HEAD = "backbone.embedding.weight", "objective.head.weight"
@@ -15,6 +16,27 @@ HF_EMBEDDING, HF_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 IGNORED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 """Tables some old folders saved; they follow from the configuration."""
+
+BLOCK = {
+    "attention_norm": "input_layernorm",
+    "feedforward_norm": "post_attention_layernorm",
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
+    "attention.q_down": "self_attn.q_a_proj",
+    "attention.q_latent_norm": "self_attn.q_a_layernorm",
+    "attention.q_up": "self_attn.q_b_proj",
+    "attention.kv_down": "self_attn.kv_a_proj_with_mqa",
+    "attention.kv_latent_norm": "self_attn.kv_a_layernorm",
+    "attention.kv_up": "self_attn.kv_b_proj",
+    "attention.out": "self_attn.o_proj",
+    "feedforward.gate": "mlp.gate_proj",
+    "feedforward.up": "mlp.up_proj",
+    "feedforward.down": "mlp.down_proj",
+}
+"""Modules and matrices of a block -> their names in a layer of a folder, in order."""
 
 _FUSED = re.compile(r"model\.layers\.\d+\.mlp\.experts\.(gate_up|down)_proj")
 
@@ -53,19 +75,17 @@ def entries(spec: ModelSpec, row: Format, *, fused: bool = False) -> Iterator[En
         fused: experts as transformers 5 holds them in memory, in one tensor per layer;
             else one tensor per expert, as all versions write and read.
     """
+    shapes = logical_shapes(spec)
     vocabulary = (spec.vocab_size, spec.hidden_size)
     yield Entry(HF_EMBEDDING, EMBEDDING, vocabulary)
     for layer in range(spec.num_layers):
-        yield from _norms(spec, layer)
-        yield from (_latent if spec.mla_kv_rank else _attention)(spec, layer)
-        if spec.moe is None or layer not in spec.moe.layers:
-            yield from _dense(spec, layer)
-        else:
-            yield from _router(spec, spec.moe, row, layer, fused)
+        yield from _named(shapes, layer, BLOCK)
+        if spec.moe is not None and layer in spec.moe.layers:
+            yield from _router(spec, spec.moe, row, shapes, layer, fused)
             if fused:
-                yield from _experts_fused(spec, spec.moe, layer)
+                yield from _experts_fused(shapes, layer)
             else:
-                yield from _experts(spec, spec.moe, row, layer)
+                yield from _experts(spec.moe, row, shapes, layer)
     yield Entry("model.norm.weight", "backbone.norm.weight", (spec.hidden_size,))
     if not spec.tie_embeddings:
         yield Entry(HF_HEAD, HEAD, vocabulary)
@@ -85,104 +105,72 @@ def count(spec: ModelSpec, *, fused: bool = False) -> int:
     return total
 
 
-def _norms(spec: ModelSpec, layer: int) -> Iterator[Entry]:
-    theirs, ours = f"model.layers.{layer}", f"backbone.blocks.{layer}"
-    for norm, own in (
-        ("input_layernorm", "attention_norm"),
-        ("post_attention_layernorm", "feedforward_norm"),
-    ):
-        shape = (spec.hidden_size,)
-        yield Entry(f"{theirs}.{norm}.weight", f"{ours}.{own}.weight", shape)
+def _named(
+    shapes: Mapping[str, Shape], layer: int, names: Mapping[str, str]
+) -> Iterator[Entry]:
+    """The tensors of a block that a folder only calls something else.
 
-
-def _latent(spec: ModelSpec, layer: int) -> Iterator[Entry]:
-    inner = f"model.layers.{layer}.self_attn"
-    attention = f"backbone.blocks.{layer}.attention"
-    shapes = latent_shapes(spec)
-    names = {
-        "q": "q_proj",
-        "q_down": "q_a_proj",
-        "q_latent_norm": "q_a_layernorm",
-        "q_up": "q_b_proj",
-        "kv_down": "kv_a_proj_with_mqa",
-        "kv_latent_norm": "kv_a_layernorm",
-        "kv_up": "kv_b_proj",
-        "out": "o_proj",
-    }
+    Args:
+        shapes: of all logical tensors.
+        layer: the block's number.
+        names: name of a module or matrix in a block -> its name in a folder's layer.
+    """
     for own, theirs in names.items():
-        if shape := shapes.get(f"{own}.weight"):
-            yield Entry(f"{inner}.{theirs}.weight", f"{attention}.{own}.weight", shape)
-
-
-def _attention(spec: ModelSpec, layer: int) -> Iterator[Entry]:
-    inner = f"model.layers.{layer}.self_attn"
-    attention = f"backbone.blocks.{layer}.attention"
-    d, hd = spec.hidden_size, spec.head_dim
-    queries, keys = spec.num_heads * hd, spec.num_kv_heads * hd
-    for letter, rows in (("q", queries), ("k", keys), ("v", keys)):
-        yield Entry(
-            f"{inner}.{letter}_proj.weight", f"{attention}.{letter}.weight", (rows, d)
-        )
-        if spec.attention_bias:
-            yield Entry(
-                f"{inner}.{letter}_proj.bias", f"{attention}.{letter}.bias", (rows,)
-            )
-    if spec.qk_norm != "none":
-        whole = spec.qk_norm == "rms_full"
-        for letter, rows in (("q", queries), ("k", keys)):
-            name = f"{letter}_norm.weight"
-            yield Entry(
-                f"{inner}.{name}", f"{attention}.{name}", (rows if whole else hd,)
-            )
-    yield Entry(f"{inner}.o_proj.weight", f"{attention}.out.weight", (d, queries))
-
-
-def _dense(spec: ModelSpec, layer: int) -> Iterator[Entry]:
-    theirs, ours = f"model.layers.{layer}.mlp", f"backbone.blocks.{layer}.feedforward"
-    d, width = spec.hidden_size, spec.intermediate_size
-    for part, shape in (("gate", (width, d)), ("up", (width, d)), ("down", (d, width))):
-        yield Entry(f"{theirs}.{part}_proj.weight", f"{ours}.{part}.weight", shape)
+        for leaf in ("weight", "bias"):
+            logical = f"backbone.blocks.{layer}.{own}.{leaf}"
+            if shape := shapes.get(logical):
+                yield Entry(f"model.layers.{layer}.{theirs}.{leaf}", logical, shape)
 
 
 def _router(
-    spec: ModelSpec, moe: MoeSpec, row: Format, layer: int, fused: bool
+    spec: ModelSpec,
+    moe: MoeSpec,
+    row: Format,
+    shapes: Mapping[str, Shape],
+    layer: int,
+    fused: bool,
 ) -> Iterator[Entry]:
     """The router, and what every token of a routed layer goes through."""
     assert row.experts is not None
-    layer_name, ours = f"model.layers.{layer}", f"backbone.blocks.{layer}.feedforward"
-    theirs = f"{layer_name}.{'mlp' if fused else row.experts.module}"
-    d, experts, width = spec.hidden_size, moe.num_experts, moe.shared_size
-    yield Entry(f"{theirs}.gate.weight", f"{ours}.router.weight", (experts, d))
-    if not width:
+    module = "mlp" if fused else row.experts.module
+    yield from _named(shapes, layer, {"feedforward.router": f"{module}.gate"})
+    if not moe.shared_size:
         return
     if row.experts.bias:
-        bias = f"{theirs}.gate.e_score_correction_bias"
-        yield Entry(bias, f"{ours}.selection_bias", (experts,))
-    for part, shape in (("gate", (width, d)), ("up", (width, d)), ("down", (d, width))):
-        name = f"{theirs}.shared_experts.{part}_proj.weight"
-        yield Entry(name, f"{ours}.shared.{part}.weight", shape)
+        yield Entry(
+            f"model.layers.{layer}.{module}.gate.e_score_correction_bias",
+            f"backbone.blocks.{layer}.feedforward.selection_bias",
+            (moe.num_experts,),
+        )
+    shared = {
+        f"feedforward.shared.{part}": f"{module}.shared_experts.{part}_proj"
+        for part in ("gate", "up", "down")
+    }
+    yield from _named(shapes, layer, shared)
 
 
-def _experts(spec: ModelSpec, moe: MoeSpec, row: Format, layer: int) -> Iterator[Entry]:
+def _experts(
+    moe: MoeSpec, row: Format, shapes: Mapping[str, Shape], layer: int
+) -> Iterator[Entry]:
     assert row.experts is not None
     theirs = f"model.layers.{layer}.{row.experts.module}"
     ours = f"backbone.blocks.{layer}.feedforward"
-    d, width, experts = spec.hidden_size, moe.intermediate_size, moe.num_experts
-    parts = (
-        (row.experts.gate, "gate", (width, d)),
-        (row.experts.down, "down", (d, width)),
-        (row.experts.up, "up", (width, d)),
-    )
-    for matrix, part, shape in parts:
-        for expert in range(experts):
+    for matrix, part in (
+        (row.experts.gate, "gate"),
+        (row.experts.down, "down"),
+        (row.experts.up, "up"),
+    ):
+        shape = shapes[f"{ours}.{part}"][1:]
+        for expert in range(moe.num_experts):
             name = f"{theirs}.experts.{expert}.{matrix}.weight"
             yield Entry(name, f"{ours}.{part}", shape, expert=expert)
 
 
-def _experts_fused(spec: ModelSpec, moe: MoeSpec, layer: int) -> Iterator[Entry]:
+def _experts_fused(shapes: Mapping[str, Shape], layer: int) -> Iterator[Entry]:
     theirs, ours = f"model.layers.{layer}.mlp", f"backbone.blocks.{layer}.feedforward"
-    d, width, experts = spec.hidden_size, moe.intermediate_size, moe.num_experts
+    experts, width, d = shapes[f"{ours}.gate"]
     name, shape = f"{theirs}.experts.gate_up_proj", (experts, 2 * width, d)
     yield Entry(name, f"{ours}.gate", shape, rows=(0, width))
     yield Entry(name, f"{ours}.up", shape, rows=(width, 2 * width))
-    yield Entry(f"{theirs}.experts.down_proj", f"{ours}.down", (experts, d, width))
+    down = f"{ours}.down"
+    yield Entry(f"{theirs}.experts.down_proj", down, shapes[down])

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from lumina.errors import LuminaError
+from lumina.model.declared import declared
+from lumina.model.initial import initial_value
 from lumina.model.spec import ModelSpec
 from lumina.state.huggingface.configuration import spec_of
 from lumina.state.huggingface.files import WeightFiles, read_json, some
@@ -174,11 +176,9 @@ def _logical(
             wide = value.dequantised() if isinstance(value, Int8) else value
             value = habits.taken_up(spec, logical, wide)
         yield logical, value
-    if spec.moe is not None:
-        for layer in spec.moe.layers:
-            share = 1.0 / spec.moe.num_experts
-            name = f"backbone.blocks.{layer}.feedforward.load"
-            yield name, torch.full((spec.moe.num_experts,), share)
+    for name, one in declared(spec).items():
+        if one.kind == "buffer" and name not in by_logical:  # no folder holds it
+            yield name, initial_value(one, seed=0)
 
 
 def _drop_tied_head(files: WeightFiles) -> None:

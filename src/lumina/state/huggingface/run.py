@@ -12,8 +12,7 @@ from lumina.config import Config
 from lumina.data.tokenizer import Tokenizer
 from lumina.durable import write_file
 from lumina.errors import LuminaError
-from lumina.model.build import build_network
-from lumina.model.logical import tensor_info
+from lumina.model.declared import tensor_info
 from lumina.model.spec import ModelSpec
 from lumina.plan.count import count_parameters
 from lumina.plan.plan import Plan
@@ -61,7 +60,7 @@ def write_run(
     )
     state = State(
         tensors=tensors,
-        info=tensor_info(build_network(spec, device="meta")),
+        info=tensor_info(spec),
         counters={"step": 0, "tokens": 0, "skipped": 0},
         extra={"best_loss": None, "best_step": 0, "worse_evaluations": 0},
         spec=spec.to_dict(),

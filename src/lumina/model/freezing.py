@@ -1,0 +1,58 @@
+"""Which parameters `freeze` stops from training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from lumina.errors import LuminaError
+from lumina.model.declared import parameters
+from lumina.model.spec import ModelSpec
+
+
+def frozen_parameters(spec: ModelSpec, patterns: Sequence[str]) -> frozenset[str]:
+    """Names of the parameters that match a pattern.
+
+    Args:
+        spec: the resolved shape.
+        patterns: globs over the names in files, where fused matrices are separate,
+            matched on the whole name or on it without its first part.
+
+    Raises:
+        LuminaError: E005 for a pattern that matches nothing, or only some of the
+            matrices that are one in memory.
+    """
+    if not patterns:
+        return frozenset()
+    unmatched, frozen = set(patterns), set()
+    for one in parameters(spec):
+        hits = {
+            name: {pattern for pattern in patterns if _matches(name, pattern)}
+            for name in one.logical_names
+        }
+        unmatched -= set().union(*hits.values())
+        matched = [name for name in hits if hits[name]]
+        if matched and len(matched) < len(hits):
+            rest = ", ".join(name for name in hits if not hits[name])
+            raise LuminaError(
+                "E005",
+                f"freeze matches {', '.join(matched)} but not {rest}, which share one "
+                "matrix in memory",
+                "freeze all of them or none",
+            )
+        if matched:
+            frozen.add(one.name)
+    if unmatched:
+        known = sorted({one.name.split(".")[0] for one in parameters(spec)})
+        raise LuminaError(
+            "E005",
+            f"freeze {' '.join(sorted(unmatched))} matches no parameter",
+            f"names begin with {' or '.join(known)}; patterns are globs, such as "
+            "'backbone.embedding.*' or 'blocks.0.*'",
+        )
+    return frozenset(frozen)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Glob match on the whole name, or on it without its first part."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name.split(".", 1)[-1], pattern)
