@@ -14,6 +14,9 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from lumina.model.network import Network
+from lumina.plan.plan import Plan
+
 _SAVED_NAMES = (
     ("aten", "mm"),
     ("aten", "addmm"),
@@ -53,6 +56,11 @@ def _selective_contexts() -> tuple[Any, Any]:
 
     contexts: tuple[Any, Any] = create_selective_checkpoint_contexts(policy)
     return contexts
+
+
+def recompute(network: Network, plan: Plan) -> None:
+    """What the features of checkpointing do to a network (`Feature.build`)."""
+    checkpoint_blocks(network.backbone.blocks, plan.gradient_checkpointing)
 
 
 def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:

@@ -1,4 +1,4 @@
-"""Features that change the network before it is wrapped."""
+"""Features that change the network before its blocks are compiled and sharded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from lumina.plan.plan import Plan
 def build_features(network: Network, plan: Plan) -> None:
     """Let each feature of a Plan change the network, in the order of registration.
 
+    A change leaves the names of parameters as they are. Features of plug-ins come after
+    Lumina's own, so that what they change inside a block is recomputed with the block.
+
     Args:
-        network: on the meta device; no block is checkpointed or compiled yet.
+        network: on the meta device; no block is compiled yet.
         plan: what is built.
 
     Raises:

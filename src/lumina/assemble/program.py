@@ -1,8 +1,7 @@
 """`Program = assemble(plan, state)`: the realisation of a Plan, and back to a State.
 
-The one wrap order: features that change the network -> transforms of the blocks
-(activation checkpointing first) -> compile each block -> the wrapper of the way of
-being parallel.
+The one wrap order: features that change the network (activation checkpointing among
+them) -> compile each block -> the wrapper of the way of being parallel.
 Nothing is changed inside a Program once it stands, except what is declared live (the
 learning rate, the clip, the weight decay); everything else is: capture, edit, assemble
 again.
@@ -19,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from lumina.assemble.adjustable import Adjustable
-from lumina.assemble.block_transforms import transform_blocks
 from lumina.assemble.compiling import compile_blocks
 from lumina.assemble.features import build_features
 from lumina.assemble.initial_values import InitialValues
@@ -154,7 +152,6 @@ class Program:
         if hasattr(backbone, "skips_halted"):
             backbone.skips_halted = not plan.compile and not self.sharded
         build_features(network, plan)
-        transform_blocks(backbone.blocks, plan)
         if plan.compile:
             compile_blocks(backbone, plan.spec)
         self.way.wrap()

@@ -115,9 +115,9 @@ class Feature:
         memory: bytes to add on one device, or to take away, by component of
             `lumina.plan.memory.COMPONENTS`; takes the model's shape and the layout of
             a step.
-        build: changes the network before its blocks are checkpointed, compiled and
-            sharded, without changing the name of a parameter; takes the network, on
-            the meta device, and the Plan. The function, or its "module:name".
+        build: changes the network before its blocks are compiled and sharded, without
+            changing the name of a parameter; takes the network, on the meta device,
+            and the Plan. The function, or its "module:name".
         pretest: tries the feature on this machine, in a process of its own, and
             returns why it does not work, or None. The function, or its "module:name".
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from lumina.features.feature import Feature
 from lumina.features.table import register
 
+_RECOMPUTE = "lumina.assemble.checkpointing:recompute"
+
 register(
     Feature(
         name="gradient_checkpointing_full",
@@ -16,6 +18,7 @@ register(
         active=lambda p: p.gradient_checkpointing == "full",
         switch_on=lambda p: p.replace(gradient_checkpointing="full"),
         fallback=lambda p, m: p.replace(gradient_checkpointing="none"),
+        build=_RECOMPUTE,
     )
 )
 register(
@@ -29,5 +32,6 @@ register(
         active=lambda p: p.gradient_checkpointing == "selective",
         switch_on=lambda p: p.replace(gradient_checkpointing="selective"),
         fallback=lambda p, m: p.replace(gradient_checkpointing="full"),
+        build=_RECOMPUTE,
     )
 )
