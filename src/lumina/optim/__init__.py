@@ -1,1 +1,1 @@
-"""Optimizer, schedules, the finite gate and weight averaging."""
+"""Optimizers and their table, groups of tensors, the finite gate, weight averaging."""
