@@ -113,6 +113,6 @@ def _feature(way: type[Way]) -> Feature:
         refused=lambda config: config.system.parallel not in (AUTO, name),
         active=lambda plan: plan.parallel == name,
         fallback=lambda plan, machine: plan.replace(
-            parallel=next(other.name for other in preferred_ways() if other != way)
+            parallel=next((w.name for w in preferred_ways() if w != way), name)
         ),
     )
