@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import lumina
 from lumina.batch import Batch
 from lumina.model.build import build_network
-from lumina.model.kinds.moe import LIVE_BUFFERS
+from lumina.model.expert_buffers import LIVE_BUFFERS
 from lumina.model.moe import MoeFeedForward
 from lumina.model.spec import MoeSpec
 from lumina.plan.count import count_parameters

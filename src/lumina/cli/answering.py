@@ -164,11 +164,11 @@ def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
         task=args.task,
         on_event=tell,
     )
-    if network.spec.tasks is not None:
+    if network.tasks:
         raise LuminaError(
             "E005",
             "the model has several tasks and none is named",
-            f"use --task with one of {', '.join(network.spec.tasks.names)}",
+            f"use --task with one of {', '.join(network.tasks)}",
         )
     if args.goal:
         from lumina.infer.goals import lean_towards

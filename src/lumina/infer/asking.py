@@ -157,11 +157,11 @@ def _opened(model: Model, loading: dict[str, Any]) -> tuple[Network, Tokenizer]:
         )
     else:
         network, tokenizer = with_tokenizer(model)
-    if network.spec.tasks is not None:
+    if network.tasks:
         raise LuminaError(
             "E005",
             "the model has several tasks and none is named",
-            f"load it with task= one of {', '.join(network.spec.tasks.names)}",
+            f"load it with task= one of {', '.join(network.tasks)}",
         )
     return network, tokenizer
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lumina.model.expert_buffers import buffers
 from lumina.model.initial import initial_value
-from lumina.model.kinds.moe import buffers
 from lumina.model.layers import FeedForward
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.ops.moe import capacity, grouped

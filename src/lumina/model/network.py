@@ -57,6 +57,11 @@ class Network(nn.Module):
         return bool(getattr(self.backbone, "recurrent", False))
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks that have a head each; none with a single head."""
+        return self.objective.names if hasattr(self.objective, "of_task") else ()
+
+    @property
     def _tied(self) -> Tensor | None:
         """The head's weight where it is the embedding's."""
         return self.backbone.embedding.weight if self.spec.tie_embeddings else None

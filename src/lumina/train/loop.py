@@ -64,7 +64,7 @@ class Loop:
         controls: requested changes.
         signals: requests to stop.
         config: the run's settings, written into every State.
-        score: judges the answers to held-out puzzles, where loss does not say it.
+        score: judges held-out answers, where the loss does not.
         rules: what watches the run and may change it.
         best: the best evaluation so far.
         saved: the step of the newest checkpoint; -1: there is none.
@@ -363,9 +363,7 @@ class Loop:
                 device=self.program.device,
                 mesh=self.program.mesh,
                 score=self.score,
-                tasks=()
-                if (spec := self.plan.spec).tasks is None
-                else spec.tasks.names,
+                tasks=self.program.network.tasks,
                 stop=self._stop_asked,
             )
         if outcome is None:

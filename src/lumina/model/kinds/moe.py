@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lumina.model.expert_buffers import buffers
 from lumina.model.kinds.kind import Kind, Running, Term, in_layers
 from lumina.model.plain_tensors import feedforward, into_residual
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.model.tensors import (
-    ZEROS,
     Declared,
     Piece,
-    Rule,
     Shape,
     Tensors,
     add,
-    constant,
-    last,
     normal,
     orthogonal,
     remove,
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 COUNTS, DROPPED = "moe.counts", "moe.dropped"
-
-LIVE_BUFFERS = ("temperature", "jitter", "expert_dropout", "capacity_share")
-"""Scalars of a routed layer that may change between steps; not part of a State."""
 
 
 class Experts(Kind):
@@ -155,24 +149,6 @@ def _experts(spec: ModelSpec, path: str) -> Iterator[Declared]:
         into_residual(spec),
         used=used,
     )
-
-
-def buffers(moe: MoeSpec, prefix: str = "") -> Iterator[Declared]:
-    """The buffers of a routed layer: an even load, no bias, the rest as specified."""
-
-    def buffer(name: str, first: Rule, kind: str = "transient") -> Declared:
-        shape, axes = ((), ()) if name in LIVE_BUFFERS else (experts, ("expert",))
-        return Declared(f"{prefix}{name}", shape, "buffer", axes, first, kind=kind)
-
-    experts = (moe.num_experts,)
-    yield buffer("load", constant(1.0 / moe.num_experts), "buffer")
-    if moe.bias_update_rate > 0:
-        yield buffer("selection_bias", ZEROS, "buffer")
-    yield buffer("temperature", constant(moe.temperature))
-    yield buffer("jitter", constant(moe.jitter))
-    yield buffer("expert_dropout", constant(moe.expert_dropout))
-    yield buffer("capacity_share", constant(1.0))
-    yield buffer("routing_bias", last(len(moe.names), moe.goal_bias))
 
 
 def _moe(spec: ModelSpec) -> MoeSpec:
