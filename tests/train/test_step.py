@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lumina.assemble.assemble import Progress, StateSource, assemble, capture
-from lumina.assemble.ranks import Ranks
 from lumina.batch import IGNORE
 from lumina.train.step import SCALARS, train_step
 from programs import conversations, stream_of, take_steps, tiny_plan
@@ -159,7 +158,7 @@ def first_loss(stream, step=0, rank=0):
     spec = tiny_plan().spec
     plan = tiny_plan().replace(spec=replace(spec, dropout=0.2))
     program = assemble(plan)
-    program.ranks = Ranks(rank=rank)
+    program.mesh.tokens.rank = rank
     return train_step(program, batches_of(stream, plan), step)[0].item()
 
 
