@@ -22,7 +22,7 @@ GROUPS = {
         "train/resume_plan.py",
         "train/shape_from_weights.py",
         "train/signals.py",
-        "train/expert_capacity.py",
+        "train/rules",
         "train/finish.py",
         "train/loop.py",
         "train/step.py",
