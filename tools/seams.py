@@ -48,6 +48,7 @@ OWN = {
 
 SEAMS = {
     "kind of block": "block",
+    "tensor": "tensors",
     "optimizer": "optimizer",
     "source of data": "data_source",
     "control": "control",

@@ -125,13 +125,6 @@ def _experts(spec: ModelSpec, path: str) -> Iterator[Declared]:
     used = (moe.top_k, moe.num_experts)
     std = moe.router_init_std or spec.init_std
     yield Declared(
-        f"{path}.router.weight",
-        (experts, width),
-        "router",
-        ("expert", "hidden"),
-        orthogonal(std) if moe.router_init == "orthogonal" else normal(std),
-    )
-    yield Declared(
         f"{path}.gate_up",
         (experts, 2 * inner, width),
         "expert",
@@ -148,6 +141,13 @@ def _experts(spec: ModelSpec, path: str) -> Iterator[Declared]:
         ("expert", "hidden", "ffn"),
         into_residual(spec),
         used=used,
+    )
+    yield Declared(
+        f"{path}.router.weight",
+        (experts, width),
+        "router",
+        ("expert", "hidden"),
+        orthogonal(std) if moe.router_init == "orthogonal" else normal(std),
     )
 
 
