@@ -261,7 +261,8 @@ def test_a_model_of_puzzles_is_refused_by_name(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hrm = HrmSpec(mode="puzzle", h_layers=1, l_layers=1, halt_max_steps=2)
-    run = write_run(tmp_path / "run", {3: tiny(11, hrm=hrm)}, tokenizer)
+    shape = tiny(11, hrm=hrm, num_layers=2)
+    run = write_run(tmp_path / "run", {3: shape}, tokenizer)
     assert main(["evaluate", str(run), "--data", str(held_out(tmp_path))]) == 2
     told = capsys.readouterr().err
     assert "E002" in told and "solves puzzles" in told

@@ -41,6 +41,7 @@ def other_value(leaf: str) -> str:
         "mod_capacity_ladder": "0.125", "mod_capacity_schedule": "0.125",
         "tasks": "a=b", "task_eval_data": "a=b", "task_weights": "0.125",
         "h_layers": "3", "l_layers": "3", "part_options": "mine.width=3",
+        "data_options": "size=3", "optimizer_options": "eps=0.5",
     }  # fmt: skip
     if leaf in texts:
         return texts[leaf]

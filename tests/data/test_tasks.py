@@ -228,8 +228,8 @@ def test_one_task_of_conversations_gives_the_model_chat_markers(
         ("E005", "at least 0", {"task_weights": (1.0, -1.0)}),
         ("E005", "not all of them 0", {"task_weights": (0.0, 0.0)}),
         ("E002", "tasks are a, b", {"task_eval_data": ("c=c.txt",)}),
-        ("E002", "leave use_hrm out", {"use_hrm": True}),
-        ("E002", "leave expert_id out", {"expert_id": "x", "init_from": "r"}),
+        ("E002", "leave tasks out, or use_hrm", {"use_hrm": True}),
+        ("E002", "leave tasks out, or expert_id", {"expert_id": "x", "init_from": "r"}),
     ],
 )
 def test_nonsense_is_refused(code: str, told: str, options: dict[str, object]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 
 from option_effects import shows
 from tiny_arc import task, write
@@ -109,19 +112,18 @@ def segments(runs: Runs) -> None:
 @pytest.mark.covers("MOD-13: halting (q) head")
 @shows("halt_exploration")
 def exploration(runs: Runs) -> None:
-    """With a limit of 3 and a head that would halt at once, who explores goes on."""
+    """With a limit of 3 and a head that would halt at once, explorers go on."""
     from lumina.model import initial
+    from lumina.model.kinds.reasoning import HALTING_BIAS
 
-    runs.monkeypatch.setattr(initial, "HALTING_BIAS", 5.0)
-    original = initial._recurrent_value
+    constant = initial.RULES["constant"]
 
-    def biased(name: str, *rest: object) -> object:
-        value = original(name, *rest)  # type: ignore[arg-type]
-        if name.endswith("halting.bias"):
-            value[1] = -5.0
-        return value
+    def biased(shape: Any, generator: Any, value: float) -> Any:
+        if (shape, value) == ((2,), HALTING_BIAS):
+            return torch.tensor([5.0, -5.0])
+        return constant(shape, generator, value)
 
-    runs.monkeypatch.setattr(initial, "_recurrent_value", biased)
+    runs.monkeypatch.setitem(initial.RULES, "constant", biased)
     none, always = pair(runs, "halt_exploration", 0.0, 1.0, halt_max_steps=3)
     assert none.column("act.halted_share") == [1.0, 1.0]
     assert always.column("act.halted_share")[0] == 0.0

@@ -47,9 +47,13 @@ ARCHITECTURES = {
         EXPERTS | {"mor.router_loss": (0.8, 3)},
     ),
     "static recursion": ({"mor": replace(BY_PASS, mode="static")}, {}),
-    "reasoner": ({"hrm": HRM, "num_kv_heads": 4}, HALTING),
+    "reasoner": ({"hrm": HRM, "num_kv_heads": 4, "num_layers": 3}, HALTING),
     "tiny reasoner": (
-        {"hrm": replace(HRM, variant="trm", h_layers=0), "num_kv_heads": 4},
+        {
+            "hrm": replace(HRM, variant="trm", h_layers=0),
+            "num_kv_heads": 4,
+            "num_layers": 2,
+        },
         {"act.halt_loss": (0.5, 1)},
     ),
 }
@@ -63,7 +67,8 @@ def stream(tmp_path_factory, lumina_cache):
 
 
 def program_of(changes):
-    spec = replace(tiny_plan().spec, num_layers=4, init_std=0.3, **changes)
+    shape = {"num_layers": 4, "init_std": 0.3} | changes
+    spec = replace(tiny_plan().spec, **shape)
     program = assemble(tiny_plan().replace(spec=spec))
     for name, buffer in program.network.named_buffers():
         if name.endswith("load"):  # an even one makes the balance losses flat

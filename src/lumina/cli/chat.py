@@ -162,10 +162,10 @@ def _answer(session: ChatSession, text: str, interruption: Interruptible) -> boo
     """Prints one answer as it is made; False when Ctrl-C broke it off."""
     checked_text(text, "a message")
     with interruption:
-        told = False
+        warned = False
         for piece in session.say(text, stopped=lambda: interruption.asked):
-            if not told:
-                told = _tell_dropped(session)
+            if not warned:
+                warned = _tell_dropped(session)
             show(piece, end="")
     print(flush=True)
     if interruption.asked:

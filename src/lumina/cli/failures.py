@@ -44,7 +44,7 @@ def exit_code(error: LuminaError) -> int:
 
 
 def as_lumina_error(error: BaseException) -> LuminaError | None:
-    """The coded form of an exception, or None for one nobody foresaw."""
+    """The coded form of an exception, or None for an unforeseen one."""
     if isinstance(error, LuminaError):
         return error
     coded = _memory(error) or _file(error)

@@ -63,7 +63,7 @@ class _Help(argparse.HelpFormatter):
         groups: Iterable[Any],
         prefix: str | None,
     ) -> str:
-        # A usage line naming eighty options helps nobody.
+        # A usage line with eighty options is of no help.
         shown = [a for a in actions if not a.option_strings]
         text = super()._format_usage(usage, shown, [], prefix).rstrip()
         return f"{text} [options]\n\n"

@@ -12,7 +12,7 @@ _NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2}
 def provide_standard_streams() -> None:
     """Put the null device where a standard stream is closed.
 
-    Python leaves such a stream as None: whoever flushes it fails, and `print` to a
+    Python leaves such a stream as None: flushing it fails, and `print` to a
     missing stderr writes to stdout. The descriptor is taken as well, and processes
     started later inherit it. Otherwise the next file to be opened would get the
     number, and receive what native code writes to that stream.

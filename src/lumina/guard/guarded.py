@@ -8,7 +8,7 @@ from dataclasses import replace
 from lumina.assemble.ranks import Ranks
 from lumina.features import FEATURES, active_features
 from lumina.guard.pretest import run_pretest
-from lumina.model.registry import loaded_plugins
+from lumina.model.registry import plugins_of
 from lumina.plan.environment import Environment
 from lumina.plan.plan import Plan
 
@@ -49,5 +49,8 @@ def guarded(
 
 def _failures(names: Iterable[str], device: str) -> dict[str, str]:
     """Feature -> why its pretest failed, for those that failed."""
-    results = [run_pretest(name, loaded_plugins(), device=device) for name in names]
+    results = [
+        run_pretest(name, plugins_of(FEATURES[name].pretest), device=device)
+        for name in names
+    ]
     return {found.feature: found.problem for found in results if not found.passed}

@@ -127,7 +127,7 @@ class KVCache:
             seen &= query - key < self.window
         if self._padding is not None:
             seen &= key >= self._padding.to(key.device).view(-1, 1, 1)
-        # Who sees nobody (padding, a place not taken) sees the first: never NaN.
+        # A query without a key (padding, an empty slot) sees the first one: never NaN.
         first = torch.arange(key_bt.shape[1], device=key.device) == 0
         seen |= ~seen.any(dim=-1, keepdim=True) & first
         return layer, seen.unsqueeze(1)

@@ -105,8 +105,8 @@ def evaluate(
         loss_on: turns of conversations that bear loss; None: as the run was trained,
             and for other models "assistant".
         data_errors: stop at a bad record, or leave it out.
-        on_event: told of what was skipped and of what should be known of the weights.
-        on_rows: told how far it is.
+        on_event: called for what was skipped and for remarks on the weights.
+        on_rows: called with the progress.
 
     Raises:
         LuminaError: as `lumina.load`; E002 for a model of puzzles; E005 where a task is

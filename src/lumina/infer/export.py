@@ -111,7 +111,7 @@ def export_for_inference(
         which: of a run, the newest good checkpoint or the best evaluated one.
         ema: take the moving average of the weights.
         task: of a model of several tasks, the one to export.
-        on_rows: told how far the measuring of what 8 bits cost is.
+        on_rows: called with the progress of measuring what 8 bits cost.
 
     Raises:
         LuminaError: E002 for what a format cannot hold, by name, for choices that do

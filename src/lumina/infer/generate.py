@@ -1,8 +1,8 @@
 """Autoregressive decoding with a key/value cache, several prompts side by side.
 
 A row gives what it gives alone: prompts of different length are padded at the left,
-nobody sees the padding, every row draws from its own random stream, and routed layers
-keep every token.
+padding is never attended to, every row draws from its own random stream, and routed
+layers keep every token.
 """
 
 from __future__ import annotations

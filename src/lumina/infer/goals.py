@@ -32,7 +32,7 @@ def lean_towards(
         The names of the experts concerned.
 
     Raises:
-        LuminaError: E005 for a goal nobody has, or that no expert of the model serves.
+        LuminaError: E005 for an unknown goal, or that no expert of the model serves.
     """
     linked = registry.goals()
     for goal in goals:

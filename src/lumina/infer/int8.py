@@ -62,7 +62,7 @@ class SmallLayers:
     """The layers of a network on the meta device that hold 8-bit weights, put in place.
 
     Args:
-        network: whose layers are replaced.
+        network: its layers are replaced.
         source: its weights; nothing is replaced unless they are `Int8Weights`.
         pieces: the fused parameters of the network, as it was.
 

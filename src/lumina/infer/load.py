@@ -43,7 +43,7 @@ def load(
         ema: take the moving average of the weights.
         task: of a model of several tasks, take this one's head alone; None keeps all,
             for `logits(..., task_id=...)`.
-        on_event: told of damaged checkpoints that were passed over, and of what was
+        on_event: called for damaged checkpoints that were passed over, and what was
             assumed about the tokenizer.
 
     Raises:

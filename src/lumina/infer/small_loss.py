@@ -60,7 +60,7 @@ def measure_small(
         folder: its 8-bit form.
         tokenizer: of both.
         eval_data: text files; where none is given, the data the run named.
-        on_rows: told of rows done, and of rows in all, of both models.
+        on_rows: called with the rows done, and the rows in all, of both models.
 
     Raises:
         LuminaError: E105 for data without text; as `lumina.data.prepare` for the files.

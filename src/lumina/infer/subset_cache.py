@@ -19,7 +19,7 @@ class ChosenKeys:
 
     Attributes:
         columns: [B, C + 1] int64, the column of each entry, -1 where there is none. The
-            last entry is nobody's: what is not taken is written there.
+            last entry belongs to no place: what is not taken is written there.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -79,7 +79,7 @@ class ChosenKeys:
         if self._most > self.columns.shape[1] - 1:
             if oldest:
                 self._forget(oldest)
-            # The bound counts places, not who took them: read what is really there.
+            # The bound counts places, not taken ones: read what is really there.
             self._most = int(self._counts.max()) + new
         size = self.columns.shape[1] - 1
         if self._most <= size:

@@ -1,4 +1,4 @@
-"""What training asks of a recurrent backbone; which one it is, nobody asks.
+"""What training needs of a recurrent backbone, whichever it is.
 
 A carry belongs to the rows of a forward: row b of one step goes on in row b of the
 next. The rows that the data gives in consecutive steps are unrelated documents (they

@@ -18,7 +18,7 @@ class Tokens:
     Attributes:
         columns: [B, n] int64, places in the row of `length` (of this forward pass).
         positions: [B, n] int64, positions in their documents.
-        documents: [B, n] int64, -1 for padding and for places nobody takes.
+        documents: [B, n] int64, -1 for padding and for places not taken.
         cu_seqlens: [N + 1] int32, document starts in the whole rows.
         length: S, columns of a whole row.
         plain: every row is one document.
@@ -50,7 +50,7 @@ class BlockContext:
         valid: [B, S] bool, False for padding.
         cache: keys and values of earlier tokens, or None.
         tokens: where these tokens stand; only for models that choose among them.
-        taken: [B, n] bool, with a cache and only some tokens: the places somebody has.
+        taken: [B, n] bool, with a cache and only some tokens: the slots in use.
         capacity: share of tokens a Mixture-of-Depths block takes now, in writing: a
             compiled block specialises on a string, but makes a changed number dynamic.
         routing: "" (training: top k; evaluation: predictor), or one of "top_k",

@@ -44,7 +44,7 @@ class Choice(NamedTuple):
 
     Attributes:
         weight_bs: [B, S] float32, how much of the block's change a token gets.
-        chosen_bs: [B, S] bool, who goes through; None: the top k by `score_bs`.
+        chosen_bs: [B, S] bool, tokens that go through; None: the top k by `score_bs`.
         score_bs: [B, S] float32, the order of preference.
     """
 
@@ -81,7 +81,7 @@ class DepthRouter(nn.Module):
         self.spec = spec.mod
         self.layer_index = layer_index
         self.eps = spec.norm_eps
-        self.everyone = spec.mod.ladder == (1.0,)
+        self.takes_all = spec.mod.ladder == (1.0,)
         self.router = Router(spec.hidden_size, 1) if self.spec.learned else None
         self.predictor = Predictor(spec.hidden_size) if self.spec.predicted else None
 
@@ -95,7 +95,7 @@ class DepthRouter(nn.Module):
         if self.predictor is not None:
             logits_bs = self.predictor(x_bsd, self.eps)
         chosen_bs = None
-        if self.mode(context) == "predictor" and not self.everyone:
+        if self.mode(context) == "predictor" and not self.takes_all:
             chosen_bs = logits_bs > 0
         return Choice(weight_bs, chosen_bs, score_bs), logits_bs
 
@@ -193,7 +193,7 @@ class DepthBlock(Block):
     def _narrowed(
         self, context: BlockContext, places: Places, taken_bk: Tensor | None
     ) -> BlockContext:
-        """The context of the chosen tokens; a feed-forward only asks who is real."""
+        """The context of the chosen tokens; a feed-forward needs the valid ones."""
         if self.scope == "block":
             return narrow(context, places, taken_bk)
         valid_bk = context.valid.gather(1, places.index_bk)
@@ -217,7 +217,7 @@ class DepthBlock(Block):
         """Tokens at the places [B, k], and which places are taken (None: all)."""
         length = choice.score_bs.shape[1]
         if choice.chosen_bs is None:
-            share = 1.0 if self.depth.everyone else float(context.capacity)
+            share = 1.0 if self.depth.takes_all else float(context.capacity)
             count = places_for(share, length)
             return top_places(choice.score_bs, context.valid, count), None
         chosen_bs = choice.chosen_bs & context.valid
@@ -228,14 +228,14 @@ class DepthBlock(Block):
             # Fixed shapes, so that nothing waits for the device: all are computed.
             count = length
         else:
-            # Decoding reads every token back anyway: compute only who goes through.
+            # Decoding reads every token back anyway: compute only what goes through.
             count = int(chosen_bs.sum(dim=1).max())
         index_bk = wanted_first(chosen_bs, count)
         return index_bk, chosen_bs.gather(1, index_bk)
 
 
 def _nothing(x_bsd: Tensor) -> dict[str, Tensor]:
-    """The sums of a layer that chose nobody: every key is there in every mode."""
+    """The sums of a layer that chose no token: every key is there in every mode."""
     return {
         "mod.predictor_loss": torch.zeros((), device=x_bsd.device),
         "mod.statistics": torch.zeros(len(DEPTH_COLUMNS), device=x_bsd.device),

@@ -5,8 +5,8 @@ causal attention within documents. Every position has its own two states. A forw
 pass is all segments of a batch, so nothing is carried from one step to the next. After
 each segment the halting head reads every token's own z_H. A token that halted keeps its
 states, and the keys and values that it had in its last segment are what later segments
-of the tokens behind it see: nobody computes it again, so continuing a text with a cache
-is exact, and a new token takes only the segments it needs.
+of the tokens behind it see: it is never computed again, so continuing a text with a
+cache is exact, and a new token takes only the segments it needs.
 
 Shapes: m segments, a block applications of a segment; the rest as in `interface`.
 """
@@ -150,7 +150,7 @@ class LanguageReasoner(nn.Module):
         active = context.valid
         least = self._least(active)
         kept = [self._no_keys(e_bsd)] * self.applications
-        told: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        outcomes: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for segment in range(self.hrm.halt_max_steps):
             new_h, new_l, kept = self._segment(
                 z_h.detach(), z_l.detach(), e_bsd, context, kept, active
@@ -160,9 +160,9 @@ class LanguageReasoner(nn.Module):
             z_l = torch.where(goes_on, new_l, z_l.detach())
             # Score halted tokens too: the continue loss needs their value.
             q_halt, q_continue = self.halting(new_h)
-            told.append((new_h, active, q_halt, q_continue))
+            outcomes.append((new_h, active, q_halt, q_continue))
             active = active & ~self._halted(q_halt, q_continue, segment, least)
-        states, actives, *qs = zip(*told, strict=True)
+        states, actives, *qs = zip(*outcomes, strict=True)
         took = torch.stack(actives)
         return HaltingOutput(
             hidden=z_h,
@@ -176,7 +176,7 @@ class LanguageReasoner(nn.Module):
     def _skipping(
         self, e_bsd: Tensor, context: BlockContext, cache: Cache | None
     ) -> HaltingOutput:
-        """Only who has not halted is computed; perhaps behind the tokens of a cache.
+        """Only tokens that go on are computed, perhaps behind those of a cache.
 
         The cache keeps a layer for each application in each segment that anybody has
         come to: the keys that tokens have from there on.
@@ -230,7 +230,7 @@ class LanguageReasoner(nn.Module):
             e_bsd: the tokens' vectors, added to what the low-level module is given.
             context: rotary tables and pattern.
             kept: keys and values of the segment before, by application.
-            active_bs: tokens whose keys are new; the results of others mean nothing.
+            active_bs: tokens whose keys are new; the other results are meaningless.
 
         Returns:
             The new z_h and z_l, and keys and values for the next segment.
@@ -294,7 +294,7 @@ class LanguageReasoner(nn.Module):
         """Rotary tables and the attention pattern, made once for all blocks.
 
         Args:
-            masked: say who sees whom by a mask, so that tokens may be left out.
+            masked: use a mask for what each token sees, so that tokens may be left out.
         """
         spec, wished = self.spec, self.attention
         inverse, factor = frequencies(

@@ -103,7 +103,7 @@ class Network(nn.Module):
             labels: [B, S] int64, as transformers takes them: the same tokens as
                 `input_ids`, not shifted, and -100 where there is no loss. Of puzzles,
                 the solutions.
-            task_id: in a model of several tasks, whose head: its name or number.
+            task_id: the task of the head, in a model of several: its name or number.
 
         Raises:
             LuminaError: E005 for ids or labels of another shape or that are no tokens
@@ -206,7 +206,7 @@ class Network(nn.Module):
             input_ids: [B, S] int64; with a cache, only the new tokens.
             cache: keys and values of earlier tokens; receives the new ones.
             last_only: only for the last position, which spares a long prompt's logits.
-            task_id: in a model of several tasks, whose head: its name or number.
+            task_id: the task of the head, in a model of several: its name or number.
 
         Returns:
             [B, S, vocab_size] float32, or [B, 1, vocab_size].

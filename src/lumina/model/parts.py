@@ -49,7 +49,7 @@ def build_part(spec: ModelSpec, kind: str, name: str, *arguments: Any) -> nn.Mod
         raise LuminaError(
             "E005",
             f"the {kind} {name} cannot be made: {type(error).__name__}: {error}",
-            "--debug shows where; the code, or its --part-options, are yours to mend",
+            "--debug shows where; fix the code of your plug-in, or its --part-options",
         ) from error
     _check_interface(module, kind, name, tied=spec.tie_embeddings)
     _check_tensors(module, kind, name)
@@ -72,7 +72,7 @@ def _check_interface(module: Any, kind: str, name: str, tied: bool) -> None:
 
 
 def _check_tensors(module: nn.Module, kind: str, name: str) -> None:
-    """Refuse tensors that nobody gives a value: networks are made without any."""
+    """Refuse tensors that would stay without a value: networks are made without any."""
     for inner in module.modules():
         for attribute, value in vars(inner).items():
             if isinstance(value, Tensor):
@@ -94,7 +94,7 @@ class PartedBlock(Block):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[B, S, D] to [B, S, D], and the sums of everything in it."""
         inner_bsd = self.attention_norm(x_bsd)
-        y_bsd, told = _split(self.attention(inner_bsd, context), inner_bsd)
+        y_bsd, sums_of_part = _split(self.attention(inner_bsd, context), inner_bsd)
         x_bsd = x_bsd + self._drop(y_bsd)
         inner_bsd = self.feedforward_norm(x_bsd)
         if hasattr(self.feedforward, "lumina_part"):
@@ -103,7 +103,7 @@ class PartedBlock(Block):
             y_bsd, aux = self.feedforward(inner_bsd, context.valid)
         else:
             y_bsd, aux = self.feedforward(inner_bsd), {}
-        return x_bsd + self._drop(y_bsd), told | aux
+        return x_bsd + self._drop(y_bsd), sums_of_part | aux
 
 
 class WholeBlock(nn.Module):
@@ -128,7 +128,7 @@ def _split(returned: Any, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     Raises:
         LuminaError: E005 for another shape, which adding up might stretch unnoticed.
     """
-    y, told = returned if isinstance(returned, tuple) else (returned, {})
+    y, sums_of_part = returned if isinstance(returned, tuple) else (returned, {})
     if y.shape != given.shape:
         raise LuminaError(
             "E005",
@@ -136,7 +136,7 @@ def _split(returned: Any, given: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             f"{tuple(given.shape)}",
             "return [B, S, D], or a pair of that and its reports",
         )
-    return y if y.dtype == given.dtype else y.to(given.dtype), told
+    return y if y.dtype == given.dtype else y.to(given.dtype), sums_of_part
 
 
 def collect_reports(

@@ -6,9 +6,9 @@ and fewer. A token attends to those as deep as itself, whose keys that pass made
 with shared keys, to every token's of the first pass, which are then the only ones made
 and kept.
 
-Expert choice: those go on whom the router of that recursion scores highest among the
-tokens of the one before, `x + alpha * sigmoid(logit) * blocks(x)`. The first pass has
-no weight, so a single recursion is the plain transformer. In evaluation a token goes on
+Expert choice: the router of a recursion passes on those tokens of the one before that
+it scores highest, `x + alpha * sigmoid(logit) * blocks(x)`. The first pass has no
+weight, so a single recursion is the plain transformer. In evaluation a token goes on
 where its own logit is above zero, which the routers are trained to by a cross entropy
 against the top-k choice.
 
@@ -171,7 +171,7 @@ class Recursion(nn.Module):
         counts = [torch.stack([tokens, tokens])]
         x_bsd = passes.once(x_bsd, context)
         x_bsd = self._deeper(passes, x_bsd, context, length, losses, counts)
-        while len(counts) < self.spec.recursions:  # nobody went further
+        while len(counts) < self.spec.recursions:  # no token went further
             counts.append(torch.zeros_like(counts[0]))
         zero = torch.zeros((), device=x_bsd.device)
         own = {
@@ -237,15 +237,15 @@ class Recursion(nn.Module):
         token_n: Tensor,
         context: BlockContext,
     ) -> tuple[Tensor, Tensor]:
-        """The router's loss against the choice, and (chosen, rightly told) tokens."""
+        """The router's loss against the choice, and (chosen, rightly judged) tokens."""
         chosen_bn = (place_t1 < token_n.numel()).view(logits_bn.shape)
         each_bn = F.binary_cross_entropy_with_logits(
             logits_bn, chosen_bn.float(), reduction="none"
         )
         with torch.no_grad():
             entered = (chosen_bn & context.valid).sum(dtype=torch.float32)
-            told = (((logits_bn > 0) == chosen_bn) & context.valid).sum()
-            count = torch.stack([entered, told.float()])
+            agreed = (((logits_bn > 0) == chosen_bn) & context.valid).sum()
+            count = torch.stack([entered, agreed.float()])
         return (each_bn * context.valid).sum(), count
 
 
@@ -256,7 +256,7 @@ def _changed(x_bnd: Tensor, passed_bnd: Tensor, weight_bn: Tensor) -> Tensor:
 
 
 def _all_who_want(wanted_bn: Tensor, context: BlockContext) -> int:
-    """Places enough for all who want one, in evaluation."""
+    """As many places as tokens want, in evaluation."""
     if context.cache is None:
         # Fixed shapes, so that nothing waits for the device: all are computed.
         return wanted_bn.shape[1]
@@ -267,7 +267,7 @@ class TokenChoice(Recursion):
     """Every token has its depth from one router, before its first pass.
 
     In training a pass has places for its share of a row under an even load, times the
-    capacity factor; who comes later in the row than the last of them stops earlier.
+    capacity factor; a token behind the last of them in the row stops earlier.
     Evaluation has room for all. The balance loss is over the shares of depths of the
     step before, as that of experts (`lumina.model.moe`).
 
@@ -298,7 +298,7 @@ class TokenChoice(Recursion):
         entered = [context.valid.sum(dtype=torch.float32)]
         y_bsd = passes.once(x_bsd, context)
         y_bsd = self._on(passes, y_bsd, context, last_bs, x_bsd.shape[1], entered)
-        while len(entered) < self.spec.recursions:  # nobody went further
+        while len(entered) < self.spec.recursions:  # no token went further
             entered.append(torch.zeros_like(entered[0]))
         weight_bs = self.spec.alpha * share_bsr.gather(2, last_bs[..., None])[..., 0]
         x_bsd = self.change(x_bsd, y_bsd, weight_bs)
@@ -350,7 +350,7 @@ class TokenChoice(Recursion):
     def _sums(
         self, logits_bsr: Tensor, share_bsr: Tensor, last_bs: Tensor, valid_bs: Tensor
     ) -> Aux:
-        """The losses, and as `mor.statistics` [recursions] who chose each depth."""
+        """The losses, and as `mor.statistics` [recursions] the tokens of each depth."""
         z_bs = logits_bsr.logsumexp(dim=-1).square() * valid_bs
         share_r = (share_bsr * valid_bs[..., None]).sum(dim=(0, 1))
         chosen_bsr = F.one_hot(last_bs, self.spec.recursions) * valid_bs[..., None]
@@ -362,6 +362,6 @@ class TokenChoice(Recursion):
 
 
 def build_recursion(spec: ModelSpec) -> Recursion:
-    """What passes tokens through the shared blocks, by who chooses."""
+    """What passes tokens through the shared blocks, for either routing."""
     assert spec.mor is not None
     return (TokenChoice if spec.mor.by_token else Recursion)(spec)

@@ -287,16 +287,28 @@ def load_plugins(plugins: Iterable[str]) -> None:
         _LOADED[key] = None
 
 
-def loaded_plugins() -> tuple[str, ...]:
-    """Files and modules that were loaded as plug-ins, in that order."""
-    return tuple(_LOADED)
+def plugins_of(thing: Any) -> tuple[str, ...]:
+    """The plug-ins to load for a function or a class: the one that it stands in.
+
+    None for Lumina's own; all that were loaded, in that order, where it stands in a
+    module that a plug-in imported.
+    """
+    module: str = thing.__module__
+    if module.startswith("lumina."):
+        return ()
+    own = tuple(
+        plugin
+        for plugin in _LOADED
+        if module == (_module_of(Path(plugin)) if plugin.endswith(".py") else plugin)
+    )
+    return own or tuple(_LOADED)
 
 
 def _failed(plugin: str, error: Exception) -> LuminaError:
     return LuminaError(
         "E005",
         f"the plug-in {plugin} fails: {type(error).__name__}: {error}",
-        "--debug shows where; the code is yours to mend",
+        "--debug shows where; fix your plug-in",
     )
 
 

@@ -38,11 +38,11 @@ def narrow(
 
     Rotary tables keep the original positions. A token sees the chosen ones of its own
     document up to itself, so the rest leave no key behind; with `shared` keys it sees
-    everybody's.
+    the keys of all tokens.
 
     Args:
         context: of the tokens that `places` index; it may be narrowed already.
-        taken_bk: [B, k] bool, the places somebody takes, in each row before the others
+        taken_bk: [B, k] bool, the places that are taken, in each row before the others
             (see `wanted_first`); all when absent.
         shared: keys of another pass, in place of the tokens' own.
     """
@@ -107,7 +107,7 @@ def _pattern(tokens: Tokens) -> Pattern:
 
 
 def _causal(seen: Tensor, query: Tensor, key: Tensor, window: int) -> Tensor:
-    """`seen`, but nobody later and nobody before the window, counted in columns."""
+    """`seen` without later tokens and those before the window, counted in columns."""
     seen = seen & (key <= query)
     return seen & (key > query - window) if window else seen
 
@@ -147,7 +147,7 @@ def _begins(flat_bk: Tensor, edges_n: Tensor) -> Tensor:
 def _across(tokens: Tokens, shared: SharedKeys) -> Pattern:
     """Chosen queries, [B, k], to the keys of every token of the first pass, [B, T].
 
-    Who has no place still sees itself, so no score is of nothing.
+    A token without a place still sees itself, so that every softmax has a key.
     """
     first, whole = shared.first, shared.first.tokens
     assert whole is not None

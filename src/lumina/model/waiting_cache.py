@@ -23,7 +23,7 @@ class WaitingKeys:
 
     Layer `segment * applications + a` of the cache is application `a` of a segment: of
     each token the keys that it has there, its last ones where it has halted. Segments
-    that nobody has come to are not kept: their keys would be those of the last one.
+    that no token has come to are not kept: their keys would be those of the last one.
 
     It is a `LayerCache` itself: blocks give it the keys of the tokens computed.
 
@@ -96,7 +96,7 @@ class WaitingKeys:
         return self.cache.update(layer, keys, values)
 
     def _pattern(self, pattern: Pattern, index_bn: Tensor) -> Pattern:
-        """Who the tokens at `index_bn` see: themselves and what is before them."""
+        """What the tokens at `index_bn` see: themselves and what is before them."""
         new, rows = self.held[0][0].shape[1], index_bn.shape[0]
         mask = pattern.mask
         if mask is None:

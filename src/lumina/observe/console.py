@@ -250,7 +250,7 @@ class Console:
         ]
         if row.get("skipped"):
             shown.append((2, f"skipped {row['skipped']}"))
-        # Figures of a registered part matter more: somebody made it to look at them.
+        # Figures of a registered part come first: they are why it was written.
         for first, more in ((2.1, part_cells(row, self._plan)), (8, _routing(row))):
             for at, (name, value) in enumerate(more):
                 shown.append((first + at / 10, f"{name} {value}"))

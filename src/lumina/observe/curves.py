@@ -171,7 +171,7 @@ def _hints(
     width = (WIDTH - RIGHT - LEFT) / max(len(chosen), 1)
     hints = []
     for x, _ in chosen:
-        told = [f"{name} {label(t[x])}" for name, t in tables if x in t]
-        text = f"step {x:,.0f}: {', '.join(told)}"
+        values_there = [f"{name} {label(t[x])}" for name, t in tables if x in t]
+        text = f"step {x:,.0f}: {', '.join(values_there)}"
         hints.append((x_of(x) - width / 2, width, text))
     return hints

@@ -77,8 +77,8 @@ def _about(kind: str) -> str | None:
 
 def _read(found: Mapping[str, Any]) -> str:
     documents, talks = found.get("documents", 0), found.get("conversations", 0)
-    told = f"{documents:,} {_noun('document', documents)}"
-    return told + (f", {talks:,} of them conversations" if talks else "")
+    phrase = f"{documents:,} {_noun('document', documents)}"
+    return phrase + (f", {talks:,} of them conversations" if talks else "")
 
 
 def _side(found: Mapping[str, Any], side: str) -> str:
@@ -98,13 +98,13 @@ def _skipped(found: Mapping[str, Any]) -> str:
 
 def _bad_records(events: Sequence[Mapping[str, Any]]) -> list[Row]:
     """The first bad records, each with where it stands and what is wrong with it."""
-    told = [
+    phrases = [
         e for e in events
         if e.get("kind") == "data_skipped" and (e.get("data") or {}).get("source")
     ]  # fmt: skip
     return [
         Row(str(event.get("code") or ""), str(event.get("message", "")), warns=True)
-        for event in told[:MOST_RECORDS]
+        for event in phrases[:MOST_RECORDS]
     ]
 
 

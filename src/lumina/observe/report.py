@@ -142,29 +142,29 @@ def _about(
     status: Mapping[str, Any], events: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
     """(name, text): why the run ended, and what it was started with."""
-    told = []
+    facts_shown = []
     reason = (status.get("data") or {}).get("reason")
     if not reason:  # a run that failed says why in its last event of that kind
         failed = [e for e in events if e.get("kind") == "run_failed"]
         last = failed[-1] if failed and status.get("status") == "failed" else {}
         reason = " ".join(filter(None, (last.get("code"), last.get("message"))))
     if reason:
-        told.append(("ended", f"{reason} (step {status.get('step')})"))
+        facts_shown.append(("ended", f"{reason} (step {status.get('step')})"))
     starts = [e for e in events if e.get("kind") == "run_started"]
     for number, start in enumerate(starts):
         name = "command" if number == 0 else f"resumed at step {start.get('step')}"
-        told.append((name, str((start.get("data") or {}).get("command"))))
+        facts_shown.append((name, str((start.get("data") or {}).get("command"))))
     if starts:
         facts = starts[-1].get("data") or {}
         counts = (f"{q.count(n)} {k}" for k, n in (facts.get("counts") or {}).items())
         data = ", ".join(map(str, facts.get("data") or []))
-        told.append(("data", f"{data} ({', '.join(counts).replace('_', ' ')})"))
+        facts_shown.append(("data", f"{data} ({', '.join(counts).replace('_', ' ')})"))
         versions = (f"{name} {facts.get(name)}" for name in ("lumina", "torch"))
-        told.append(
+        facts_shown.append(
             ("software", ", ".join([*versions, f"Python {facts.get('python')}"]))
         )
-        told.append(("device", str(facts.get("device"))))
-    return told
+        facts_shown.append(("device", str(facts.get("device"))))
+    return facts_shown
 
 
 def _figures(
@@ -257,7 +257,7 @@ def _short(value: float) -> str:
 
 
 def _settings(path: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """(option, value, source) of config.yaml: those somebody set, and the others.
+    """(option, value, source) of config.yaml: those that were set, and the others.
 
     The file is ours and its comments are the sources, so its lines are read as they
     are; YAML would lose them.

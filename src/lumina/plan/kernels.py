@@ -78,8 +78,8 @@ def choose_attention(
     return Choice(
         choice.backend,
         f"{asked} was asked for ({source}): {problem}",
-        f"attention {asked} cannot be had here: {problem}; {choice.backend} takes its "
-        "place",
+        f"attention {asked} is not available here: {problem}; {choice.backend} takes "
+        "its place",
     )
 
 

@@ -427,6 +427,7 @@ def _finish(spec: ModelSpec, decisions: Decisions) -> Plan:
     counts = count_parameters(spec)
     decisions.decide("parameters", counts.total, "counted by formula")
     decisions.decide("active_parameters", counts.active, "used by one token")
+    decisions.decide("rules", (), "decided when a run begins")
     decisions.decide(
         "flops_per_token", flops_per_token(spec, counts), "forward and backward"
     )

@@ -87,11 +87,11 @@ def _measured(
     except LuminaError:
         raise
     except Exception as error:
-        told = (str(error) or "no message").splitlines()[0]
+        problem = (str(error) or "no message").splitlines()[0]
         raise LuminaError(
             "E005",
             f"the memory of the {kind} {name} is not known: it does not run without "
-            f"values ({type(error).__name__}: {told})",
+            f"values ({type(error).__name__}: {problem})",
             "mend it (--debug shows where), or give the class a static method "
             "kept_bytes(spec, tokens, element)",
         ) from error

@@ -224,7 +224,7 @@ class CheckpointStore:
             raise self._give_up(writing, error) from error
 
     def _add_kind(self, final: Path, kind: Kind) -> None:
-        """The step is on disk already, or its failure is already told."""
+        """The step is on disk already, or its failure is reported already."""
         if self.rank != 0 or self._last_step is None:
             return
         try:

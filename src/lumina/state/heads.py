@@ -20,7 +20,7 @@ def one_task(weights: Weights, task: str | None) -> Weights:
 
     Args:
         weights: of any model.
-        task: whose head; None leaves a model of one task as it is.
+        task: the task of the head; None leaves a model of one task as it is.
 
     Raises:
         LuminaError: E005 for a task the model has not, or none where it has several.

@@ -45,10 +45,10 @@ def fitted_vectors(weights: Weights, count: int) -> tuple[Weights, str]:
     """The weights for so many puzzle identifiers, and what was taken, in words."""
     assert weights.spec.hrm is not None
     held = weights.spec.hrm.num_puzzles
-    told = f"all weights of {weights.description}"
+    summary = f"all weights of {weights.description}"
     if held != count:
-        told += f", but {min(held, count):,} of {count:,} vectors of puzzles"
+        summary += f", but {min(held, count):,} of {count:,} vectors of puzzles"
         if held < count:
-            told += "; the others start at 0"
+            summary += "; the others start at 0"
     spec = replace(weights.spec, hrm=replace(weights.spec.hrm, num_puzzles=count))
-    return replace(weights, spec=spec, source=Fitted(weights.source, count)), told
+    return replace(weights, spec=spec, source=Fitted(weights.source, count)), summary

@@ -35,7 +35,7 @@ class RunDirectory:
 
     @staticmethod
     def new(preset: str, base: str | os.PathLike[str] = "runs") -> RunDirectory:
-        """Make an empty directory BASE/PRESET-DATE-TIME that nobody else has.
+        """Make an empty directory BASE/PRESET-DATE-TIME for this run alone.
 
         Raises:
             LuminaError: E104 or E106 when it cannot be made, E204 without room.
@@ -123,7 +123,7 @@ class RunDirectory:
         except OSError as error:
             raise write_error(error, self.path) from error
         try:
-            # Again, now that nobody else can begin a run here.
+            # Again, now that no other run can begin here.
             self._refuse_unwanted(resume)
             self.cleared = remove_leftovers(self.checkpoints)
         except OSError as error:
@@ -236,7 +236,7 @@ class RunDirectory:
             )
 
     def _refuse_held(self, lock: int, how: int) -> None:
-        """Lock the open lock file, or say who holds it."""
+        """Lock the open lock file, or name the process that holds it."""
         try:
             fcntl.flock(lock, how | fcntl.LOCK_NB)
         except BlockingIOError:

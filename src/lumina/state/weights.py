@@ -189,7 +189,7 @@ def open_weights(
         which: in a run, the newest good checkpoint or the best evaluated one.
         ema: take the moving average of the weights.
         drop_mtp: of a DeepSeek-V3 folder, leave out the layers for several tokens.
-        on_event: told of damaged checkpoints that were passed over.
+        on_event: called for damaged checkpoints that were passed over.
 
     Raises:
         LuminaError: E104 when nothing is there, E101 when it is none of the three,

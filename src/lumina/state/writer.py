@@ -43,7 +43,7 @@ class Writing:
     """One checkpoint on its way to disk.
 
     Attributes:
-        state: what this rank writes; nobody else may change it.
+        state: what this rank writes; nothing else may change it.
         state_json: the text of state.json, the same on all ranks.
         kind: regular, best or emergency.
         temporary: the folder being written, the same path on all ranks.

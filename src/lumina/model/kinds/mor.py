@@ -90,7 +90,7 @@ class Recursions(Kind):
             yield Term("mor.router_loss", weight, mor.recursions - 1)
 
     def counts(self, spec: ModelSpec) -> Mapping[str, Shape]:
-        """Tokens in each pass, and a second number that depends on who chooses."""
+        """Tokens in each pass, and a second number that depends on the routing."""
         mor = _mor(spec)
         return {STATISTICS: (mor.recursions, 2)} if mor.recursions > 1 else {}
 

@@ -91,16 +91,16 @@ class HaltingLanguageObjective(LanguageModelObjective):
             final = torch.where(weight_t != 0, loss_t * weight_t, 0.0).sum()
             right_mt = found.correct_t.view(segments, -1)
             right_t = right_mt.gather(0, last_1t)[0]
-        told = _Segments(
+        seen = _Segments(
             active_mt,
             spent_t,
             right_mt,
             output.q_halt.flatten(1),
             output.q_continue.flatten(1),
         )
-        aux = {"act.halt_loss": _halt_loss(told), "act.statistics": _counted(told)}
+        aux = {"act.halt_loss": _halt_loss(seen), "act.statistics": _counted(seen)}
         if self.learns_continue:
-            aux["act.continue_loss"] = _continue_loss(told)
+            aux["act.continue_loss"] = _continue_loss(seen)
         return LossSums(
             found.loss + (final - found.loss).detach(),
             weight_t.sum(),
@@ -117,12 +117,12 @@ def _spent(spent_bs: Tensor, batch: Batch) -> Tensor:
     return (spent_bs * counted_bs).sum()
 
 
-def _halt_loss(told: _Segments) -> Tensor:
+def _halt_loss(seen: _Segments) -> Tensor:
     """Whether the most likely token is right now."""
-    return _mean(told.q_halt_mt, told.right_mt, told.active_mt, told.spent_t)
+    return _mean(seen.q_halt_mt, seen.right_mt, seen.active_mt, seen.spent_t)
 
 
-def _continue_loss(told: _Segments) -> Tensor:
+def _continue_loss(seen: _Segments) -> Tensor:
     """What the next segment is worth, whether a token takes it or not.
 
     Where the head would halt after it, the outcome: whether it is right then. The
@@ -130,12 +130,12 @@ def _continue_loss(told: _Segments) -> Tensor:
     then every token halts at once. Elsewhere, what the head says of going on further.
     """
     with torch.no_grad():
-        stops_mt = told.q_halt_mt[1:] > told.q_continue_mt[1:]
+        stops_mt = seen.q_halt_mt[1:] > seen.q_continue_mt[1:]
         stops_mt[-1] = True  # there is nothing to go on to
-        further_mt = torch.sigmoid(told.q_continue_mt[1:])
-        target_mt = torch.where(stops_mt, told.right_mt[1:], further_mt)
-    active_mt = told.active_mt[:-1]
-    return _mean(told.q_continue_mt[:-1], target_mt, active_mt, told.spent_t)
+        further_mt = torch.sigmoid(seen.q_continue_mt[1:])
+        target_mt = torch.where(stops_mt, seen.right_mt[1:], further_mt)
+    active_mt = seen.active_mt[:-1]
+    return _mean(seen.q_continue_mt[:-1], target_mt, active_mt, seen.spent_t)
 
 
 def _mean(
@@ -147,11 +147,11 @@ def _mean(
 
 
 @torch.no_grad()
-def _counted(told: _Segments) -> Tensor:
+def _counted(seen: _Segments) -> Tensor:
     """`STATISTICS`, [M, 4]."""
-    active_mt = told.active_mt
+    active_mt = seen.active_mt
     none_1t = torch.zeros_like(active_mt[:1])
     ended_mt = active_mt & ~torch.cat([active_mt[1:], none_1t])
-    known_mt = active_mt & ((told.q_halt_mt > 0) == (told.right_mt > 0))
-    columns = (active_mt, ended_mt, ended_mt & (told.right_mt > 0), known_mt)
+    known_mt = active_mt & ((seen.q_halt_mt > 0) == (seen.right_mt > 0))
+    columns = (active_mt, ended_mt, ended_mt & (seen.right_mt > 0), known_mt)
     return torch.stack([c.sum(1, dtype=torch.float32) for c in columns], dim=1)

@@ -1,4 +1,4 @@
-"""Which keys a query may see, decided once per forward pass, and who computes it."""
+"""Which keys a query may see, decided once per forward pass, and the kernel for it."""
 
 from __future__ import annotations
 

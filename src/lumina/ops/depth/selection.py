@@ -1,4 +1,4 @@
-"""Fixed shapes: k places in every row, whoever takes them.
+"""Fixed shapes: k places in every row, whichever tokens take them.
 
 Both directions of the move are gathers (see `lumina.ops.moe.permute`), so backward adds
 in a fixed order and no row can touch another.
@@ -17,7 +17,7 @@ from lumina.ops.moe.permute import combine, dispatch
 
 @dataclass(frozen=True)
 class Places:
-    """Who sits where.
+    """Which token has which place.
 
     Attributes:
         index_bk: [B, k] int64, the token at each place, rising along a row.
@@ -53,7 +53,7 @@ def top_places(score_bs: Tensor, valid_bs: Tensor | None, count: int) -> Tensor:
     rows, length = score_bs.shape
     if count >= length:
         return torch.arange(length, device=score_bs.device).expand(rows, -1)
-    # Who is not a number comes last: a comparison with it would leave places empty.
+    # Rank NaN scores last; comparing with NaN would leave slots empty.
     score_bs = score_bs.detach().nan_to_num(nan=-math.inf)
     if valid_bs is not None:
         score_bs = score_bs.masked_fill(~valid_bs, -math.inf)
@@ -68,7 +68,7 @@ def top_places(score_bs: Tensor, valid_bs: Tensor | None, count: int) -> Tensor:
 def wanted_first(wanted_bs: Tensor, count: int) -> Tensor:
     """The first `count` wanted tokens of each row in order, then the others in order.
 
-    Whoever has a place thus has only wanted ones before itself: attention in causal
+    A token with a place thus has only wanted ones before it: attention in causal
     order over the places is that over the wanted tokens.
 
     Args:

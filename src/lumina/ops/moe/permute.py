@@ -76,7 +76,7 @@ class _Combine(torch.autograd.Function):
             ],
             dim=1,
         )
-        # Whoever sits at no place has no assignment: its score reads as zero.
+        # An assignment without a place has no row: its score reads as zero.
         score_n = _rows(scores_tk.reshape(-1, 1), assignment_n, ctx.holes)
         token_n = assignment_n // top_k
         grad_nd = _rows(grad_td, token_n, ctx.holes).float() * score_n

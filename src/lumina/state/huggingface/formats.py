@@ -200,7 +200,7 @@ FORMATS: dict[str, Format] = {
             free=_LATENT,
             constants={
                 "attention_bias": False,
-                # What transformers 4 and other readers want to be told.
+                # What transformers 4 and other readers need.
                 "scoring_func": "sigmoid",
                 "topk_method": "noaux_tc",
                 "moe_layer_freq": 1,

@@ -127,8 +127,10 @@ def _extra_layers(
     config: dict[str, Any], spec: ModelSpec, files: WeightFiles, drop: bool
 ) -> None:
     """DeepSeek-V3's layers after the last, which guess the tokens after the next."""
-    told = [config.get(f"num_{word}_layers") for word in ("nextn_predict", "mtp")]
-    layers = max((n for n in told if type(n) is int), default=0)
+    layer_counts = [
+        config.get(f"num_{word}_layers") for word in ("nextn_predict", "mtp")
+    ]
+    layers = max((n for n in layer_counts if type(n) is int), default=0)
     if config["model_type"] != "deepseek_v3" or layers < 1:
         return
     places = [(name, _LAYER.match(name)) for name in files.where]

@@ -8,7 +8,7 @@ from lumina.assemble.program import Program
 from lumina.errors import LuminaError
 from lumina.features import FEATURES, Feature, active_features, conflict
 from lumina.guard.pretest import run_pretest
-from lumina.model.registry import loaded_plugins
+from lumina.model.registry import plugins_of
 from lumina.plan.environment import probe
 from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
@@ -134,7 +134,7 @@ def _try(feature: Feature) -> None:
     """
     problem = feature.problem(probe())
     if problem is None and feature.pretest is not None:
-        found = run_pretest(feature.name, loaded_plugins())
+        found = run_pretest(feature.name, plugins_of(feature.pretest))
         problem = f"fails its pretest on this machine: {found.problem}"
         if found.passed:
             return
