@@ -17,13 +17,11 @@ from lumina.config.leaves import (
     optional,
     value_type,
 )
-from lumina.config.presets import find_preset
+from lumina.config.presets import DEFAULT_PRESET, find_preset
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS
 from lumina.config.spellings import SYNONYMS
 from lumina.errors import LuminaError
-
-DEFAULT_PRESET = "debug"
 
 
 def add_config_options(

@@ -8,6 +8,9 @@ from lumina.config.leaves import nearest
 from lumina.config.preset_table import L1, ROWS, Row
 from lumina.errors import LuminaError
 
+DEFAULT_PRESET = "debug"
+"""The preset of a run that names neither a preset, a file nor weights."""
+
 
 @dataclass(frozen=True)
 class Preset:

@@ -7,7 +7,6 @@ from typing import Literal
 
 Kind = Literal[
     "preset",
-    "hardware",
     "file",
     "flag",
     "python",
@@ -34,6 +33,16 @@ class Source:
     kind: Kind
     detail: str = ""
     previous: str | None = None
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the value was chosen for this run, by the user or by a rule."""
+        return self.kind not in SUGGESTED
+
+    @property
+    def given(self) -> bool:
+        """Whether the user gave the value: in a flag, a file or Python."""
+        return self.kind in ("flag", "file", "python")
 
     @property
     def label(self) -> str:

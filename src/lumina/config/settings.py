@@ -9,7 +9,7 @@ import yaml
 
 from lumina.config.files import write_yaml
 from lumina.config.leaves import canonical, field
-from lumina.config.provenance import SUGGESTED, Source
+from lumina.config.provenance import Source
 from lumina.config.sections import LEAVES, SECTIONS, Sections
 from lumina.config.sections.section import Section
 
@@ -52,7 +52,7 @@ class Settings(Sections):
 
     def is_chosen(self, leaf: str) -> bool:
         """Whether the value was chosen for this run: not a default or a preset's."""
-        return self.provenance[leaf].kind not in SUGGESTED
+        return self.provenance[leaf].chosen
 
     def is_default(self, leaf: str) -> bool:
         """Whether the value is the default, wherever it came from."""

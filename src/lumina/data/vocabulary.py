@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lumina.config.provenance import SUGGESTED
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def check_room(config: Config, tokens: int, what: str = "the tokenizer knows") -
         LuminaError: E002, saying what would go together.
     """
     room, source = config.model.vocab_size, config.provenance["vocab_size"]
-    if room is None or tokens <= room or source.kind in SUGGESTED:
+    if room is None or tokens <= room or not source.chosen:
         return
     if source.detail.startswith("weights "):
         hint = "leave --tokenizer out: the weights come with their own"

@@ -14,7 +14,6 @@ from lumina.plan.memory_text import at_most, components
 from lumina.plan.plan import NOTHING_HELD_OUT, Plan
 
 LABEL_WIDTH = 11
-ASKED = ("flag", "file", "python", "orchestrator")
 
 
 def banner_lines(
@@ -211,11 +210,13 @@ def _asked(provenance: Mapping[str, Any]) -> str:
     shown: list[str] = []
     inherited: dict[str, int] = {}
     for leaf, source in provenance.items():
-        kind, detail = getattr(source, "kind", ""), getattr(source, "detail", "")
-        if kind in ASKED and detail.startswith("weights "):
+        if not source.chosen:
+            continue
+        detail = source.detail
+        if detail.startswith("weights "):
             # A whole shape came with the weights: one line says it, not forty.
             inherited[detail] = inherited.get(detail, 0) + 1
-        elif kind in ASKED:
+        else:
             shown.append(f"{leaf} ({source})")
     shapes = [f"{count} options of {detail}" for detail, count in inherited.items()]
     return _first([*shapes, *shown], 14)

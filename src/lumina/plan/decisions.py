@@ -12,9 +12,6 @@ from lumina.plan.plan import Plan
 if TYPE_CHECKING:
     from lumina.config import Config
 
-ASKED = frozenset({"flag", "file", "python", "orchestrator"})
-"""Kinds of source that are wishes for this run; others are suggestions."""
-
 
 @dataclass
 class Decisions:
@@ -64,7 +61,8 @@ def asked_for(config: Config, leaf: str) -> bool:
     """Whether this option was set for this run, rather than a preset."""
     if config.get(leaf) is None:
         return False
-    return _kind(config, leaf) in ASKED
+    source = _provenance(config).get(leaf)
+    return source is not None and bool(source.chosen)
 
 
 def source_of(config: Config, leaf: str) -> str:
@@ -75,11 +73,6 @@ def source_of(config: Config, leaf: str) -> str:
     if source.kind in ("default", "decided"):
         return source.detail or "the default"
     return str(getattr(source, "label", source.kind))
-
-
-def _kind(config: Config, leaf: str) -> str:
-    source = _provenance(config).get(leaf)
-    return "default" if source is None else str(source.kind)
 
 
 def _provenance(config: Config) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lumina.config import Config, Source
 from lumina.config.files import read_layer
+from lumina.config.presets import DEFAULT_PRESET
 from lumina.config.sections import SECTIONS
 from lumina.config.task_paths import paths_by_task
 from lumina.data.kinds import known_kinds
@@ -46,8 +47,6 @@ FIXED = (
      "tokenizer_vocab_size", "task_sampling_strategy", "data_kind"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""
-
-DEFAULT_PRESET = "debug"
 
 NOT_INHERITED = {"resume", "auto_resume", "run_dir", "nproc"}
 """Options that say how to start, not what to train."""
@@ -192,7 +191,7 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
     asked = {
         leaf: config.get(leaf)
         for leaf, source in config.provenance.items()
-        if source.kind in ("flag", "file", "python") and leaf not in NOT_INHERITED
+        if source.given and leaf not in NOT_INHERITED
     }
     changes = {
         leaf: (saved.get(leaf), value)

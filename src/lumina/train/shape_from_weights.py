@@ -7,9 +7,6 @@ from lumina.errors import LuminaError
 from lumina.plan.model_options import model_leaves
 from lumina.state.weights import Weights
 
-CHOSEN = ("flag", "file", "python")
-"""Sources of a setting that was chosen."""
-
 SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
              "rope_scaling", "rope_factor", "rope_original_length",
              "rope_low_freq_factor", "rope_high_freq_factor", "h_cycles", "l_cycles",
@@ -34,7 +31,7 @@ def adopted(config: Config, weights: Weights) -> Config:
     chosen = {
         leaf
         for leaf, source in config.provenance.items()
-        if source.kind in CHOSEN and config.get(leaf) is not None
+        if source.given and config.get(leaf) is not None
     }
     shape = {
         leaf: value
