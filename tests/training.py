@@ -157,9 +157,9 @@ def _endless_evaluation(first, evaluating):
 
     The file `evaluating`, with the rank added to its name, tells that one is under way.
     """
-    from lumina.train import held_out
+    from lumina.data import text_data
 
-    batches = held_out.eval_batches
+    batches = text_data.eval_batches
     begun = 0
 
     def endless(*arguments, **options):
@@ -170,7 +170,7 @@ def _endless_evaluation(first, evaluating):
             Path(evaluating + os.environ.get("RANK", "0")).touch()
             yield from batches(*arguments, **options)
 
-    held_out.eval_batches = endless
+    text_data.eval_batches = endless
 
 
 @dataclass
