@@ -99,8 +99,8 @@ def restore_state(
     """The inverse of `split_state` and `whole_state`.
 
     Args:
-        slot: whose state is filled.
-        name: of the state.
+        slot: the slot that gets the state.
+        name: the name of the state.
         declared: its declaration.
         read: logical name -> the whole state, on the CPU.
     """

@@ -32,19 +32,3 @@ def paths_by_task(entries: Iterable[str], leaf: str) -> dict[str, tuple[str, ...
             )
         found[name] = (*found.get(name, ()), path)
     return found
-
-
-_ALONE = {
-    "train_data": "every task names its own data",
-    "eval_data": "name held-out files with task_eval_data",
-    "tie_embeddings": "every task has a head of its own",
-    "use_hrm": "a reasoner has one task",
-    "objective": "every task has a head and a cross entropy",
-    "expert_id": "an expert trains on one task",
-}
-"""Options that do not go together with tasks, and why."""
-
-TASK_OPTIONS = (
-    "task_eval_data", "task_sampling_strategy", "task_weights", "task_balancing",
-    "task_balancing_window",
-)  # fmt: skip

@@ -26,7 +26,7 @@ def declared(spec: ModelSpec) -> Mapping[str, Declared]:
 def _declared(
     spec: ModelSpec, kinds: tuple[Kind, ...], parts: tuple[Part, ...]
 ) -> Mapping[str, Declared]:
-    """Kept for a shape, its kinds, and the parts that its names stand for now."""
+    """The declarations, cached by the shape, its kinds and its registered parts."""
     tensors = plain_transformer(spec)
     for kind in kinds:
         kind.declare(spec, tensors)

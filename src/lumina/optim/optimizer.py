@@ -178,14 +178,6 @@ class Optimizers:
         }
         return [slot for slot in self.slots if slot.name not in without]
 
-    def declared_of(self, slot: Slot) -> Declared:
-        """The entry of the optimizer that trains a slot."""
-        return next(
-            member.declared
-            for member in self.members.values()
-            if any(slot is one for one in member.optimizer.slots)
-        )
-
     def gradients(self) -> list[Tensor]:
         """The local gradients of the step, which the gate judges and clips together."""
         return [g for slot in self.slots if (g := slot.gradient()) is not None]

@@ -65,5 +65,5 @@ class DataSection(Section):
     )
     task_sampling_strategy: Literal["proportional", "round_robin"] = Field(
         "proportional",
-        description="whose rows come: as many as a task has, or turn by turn",
+        description="how tasks share the rows: in proportion to size, or in turns",
     )

@@ -68,8 +68,8 @@ class MoeSection(Section):
     )
     moe_balance_scope: Literal["global", "micro_batch"] = Field(
         "global",
-        description="whose load the balancing loss uses: all of the step before, or "
-        "each forward's own",
+        description="which expert load the balancing loss uses: that of the whole step "
+        "before, or that of each forward",
     )
     router_z_loss_weight: float = Field(
         0.001, ge=0, description="weight of the router z-loss"
