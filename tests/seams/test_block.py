@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import lumina
 from lumina import Config, Trainer
+from lumina.batch import Batch
 from lumina.cli.main import main
 from lumina.model.registry import load_plugins
 from lumina.observe.report import write_report
@@ -158,3 +161,13 @@ def test_a_wrong_declaration_is_named(
     trainings.train(f"wrong-{name}", "--plugins", str(wrong), *flags, code=2)
     told = " ".join(trainings.output(f"wrong-{name}").split())
     assert says.replace("toy", name) in told
+
+
+def test_counts_of_layers_add_up(tiny_config: Config) -> None:
+    load_plugins((TOY,))
+    network = lumina.build_model(
+        tiny_config.replace(block_type=("toy",), vocab_size=64)
+    )
+    ids = torch.arange(40).view(2, 20)
+    _, aux = network(Batch.from_rows(ids, ids))
+    assert aux["toy.bins"].sum() == network.spec.num_layers * ids.numel() == 80

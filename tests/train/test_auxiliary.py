@@ -144,3 +144,12 @@ def test_the_weights_of_models_that_ask_for_none():
     assert both["mod.predictor_loss"][0] == 0.01 and len(both) == 3
     recursion = {"mor.router_loss": (0.001, 1)}
     assert weights(**small, use_mor=True) == recursion
+
+
+def test_a_puzzle_step_minimises_half_of_both_halting_losses():
+    hrm = HrmSpec(mode="puzzle", h_layers=1, l_layers=1)
+    spec = replace(tiny_plan().spec, num_layers=2, hrm=hrm)
+    (term,) = loss_terms(spec)
+    assert (term.key, term.weight, term.layers) == ("act.halting_loss", 0.5, 1)
+    # A mean over the puzzles that have a label, not over all rows.
+    assert term.per_token(tokens=8, loss_tokens=5) == 1 / 5
