@@ -16,7 +16,8 @@ from lumina.cli.streams import provide_standard_streams
 from lumina.errors import LuminaError
 
 # Command -> (module, one line of help), in the order help shows them. A module has
-# `add_arguments(parser)` and `run(args) -> int`. A command is here once it works.
+# `add_arguments(parser)` and `run(args) -> int`, or `GROUP`: a package of sub-commands
+# (`lumina.cli.groups`). A command is here once it works.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("lumina.cli.train", "train a model, or go on training one"),
     "export": ("lumina.cli.export", "write a run's model for other tools"),
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("lumina.cli.generate", "continue texts with a trained model"),
     "evaluate": ("lumina.cli.evaluate", "loss and perplexity on files"),
     "chat": ("lumina.cli.chat", "talk with a trained model"),
+    "data": ("lumina.cli.data", "show data as a run will learn from it"),
     "experts": ("lumina.cli.experts", "named experts: train, attach, detach, goals"),
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
     "config": ("lumina.cli.config", "show settings and where each came from"),
@@ -103,15 +105,24 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"lumina {__version__}")
         return 0
-    module = _command(name)
+    module, summary = _command(name), COMMANDS[name][1]
+    prog = f"lumina {name}"
+    if hasattr(module, "GROUP"):
+        from lumina.cli.groups import chosen
+
+        found = chosen(name, summary, module.GROUP, rest)
+        if found is None:
+            return 0
+        name, module = found
+        rest, prog, summary = rest[1:], f"{prog} {name}", module.SUMMARY
     from lumina.cli.parsing import Parser, parse
 
-    parser = Parser(prog=f"lumina {name}", description=COMMANDS[name][1])
+    parser = Parser(prog=prog, description=summary)
     parser.add_everywhere()
     module.add_arguments(parser)
     args = parse(parser, [*rest, *early])
     # For commands that start themselves again in other processes.
-    args.words = [name, *rest, *early]
+    args.words = [*prog.split()[1:], *rest, *early]
     return int(module.run(args) or 0)
 
 
