@@ -78,11 +78,11 @@ def test_the_documented_size_and_use_are_those_of_the_tables(capsys):
 
 @pytest.mark.covers("PRE-19: estimated memory")
 def test_the_memory_shown_is_the_estimate_for_training(capsys):
-    from lumina.cli.text import size
     from lumina.config import Config
     from lumina.plan.costs.cost import Layout
     from lumina.plan.memory import estimate
     from lumina.plan.shape import resolve_spec
+    from lumina.quantities import byte_size
 
     layout = Layout(1, compute_dtype="bfloat16", gradient_checkpointing="full")
     for name in ("debug", "b1", "l2:b7", "100M", "dense_125m"):
@@ -90,9 +90,10 @@ def test_the_memory_shown_is_the_estimate_for_training(capsys):
         assert values_of(name, capsys)["training_bytes"] == wanted
         assert main(["presets", name]) == 0
         shown = capsys.readouterr().out
-        assert f"training    at most {size(wanted['bound'])} on one device" in shown
+        most = byte_size(wanted["bound"])
+        assert f"training    at most {most} on one device" in shown
         for part, value in wanted.items():
             if part not in ("bound", "expected") and value:
-                assert f"    {part:<16}{size(value)}" in shown, (name, part)
+                assert f"    {part:<16}{byte_size(value)}" in shown, (name, part)
         # Master weights and two moments in float32, and bf16 weights, at least.
         assert wanted["bound"] > 14 * built(name)

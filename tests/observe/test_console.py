@@ -95,11 +95,11 @@ def test_banner_says_what_is_active_and_why_on_one_screen():
     stats = {"documents": 1200, "tokens": 3_400_000, "eval_fraction": 0.15}
     Console(stream=out).banner(PLAN, ENVIRONMENT, stats, provenance)
     text = out.getvalue()
-    assert "1.23M parameters" in text
+    assert "1.235M parameters" in text
     assert "documents 1,200, tokens 3.4M, eval fraction 15.0%" in text
     assert "float32 master weights (the CPU has AMX)" in text
     assert "compile off (no compiler here)" in text
-    assert "no MFU" in text and "2 cores" in text and "16 GiB" in text
+    assert "no MFU" in text and "2 cores" in text and "16.0 GiB" in text
     asked = "learning_rate (flag, overrides file a.yaml: 0.001), seed (file a.yaml)"
     assert asked in " ".join(text.split())
     assert "hidden_size" not in text
@@ -133,7 +133,7 @@ def test_banner_shows_experts_and_a_known_peak():
     text = " ".join(out.getvalue().split())
     assert " in layer 1, 2 for each token, dropless" in text
     assert "900,000 used for one token" in text
-    assert "MFU against 989 TFLOP/s" in text and "64 GiB memory" in text
+    assert "MFU against 989 TFLOP/s" in text and "64.0 GiB memory" in text
 
 
 def test_plain_lines_come_every_log_every_steps():
@@ -152,7 +152,7 @@ def test_plain_lines_come_every_log_every_steps():
     assert "\x1b" not in out.getvalue()
     last = lines[-1]
     assert "loss 5.0000" in last and "learning rate 3.00e-04" in last
-    assert "12.3k tokens/s" in last and "memory 1 GiB" in last and "MFU" not in last
+    assert "12.3k tokens/s" in last and "memory 1.0 GiB" in last and "MFU" not in last
     assert last.endswith("2:50 left")  # 170 steps left at one a second
 
 
@@ -177,7 +177,7 @@ def test_no_line_of_a_step_or_an_event_is_longer_than_100_characters():
     assert all(len(line) <= 100 for line in lines)
     step = lines[1]
     assert step.startswith("step 10/200  ") and step.endswith(" left")
-    for needed in ("loss 5.0000", "tokens/s", "skipped 3", "memory 98 GiB"):
+    for needed in ("loss 5.0000", "tokens/s", "skipped 3", "memory 98.0 GiB"):
         assert needed in step
     assert " ".join(line.strip() for line in lines[2:]).count("of many words") == 9
 
@@ -226,7 +226,7 @@ def test_live_block_shows_the_figures_and_events_above():
     for part in (
         "step 2/200",
         "41.0%",
-        "1 GiB of 2 GiB",
+        "1.0 GiB of 2.0 GiB",
         "balance",
         "skipped",
         "90.02",

@@ -9,8 +9,8 @@ import pytest
 from lumina.cli.main import main
 from lumina.config import Config
 from lumina.plan.count import count_parameters
-from lumina.plan.memory_text import gibibytes
 from lumina.plan.shape import resolve_spec
+from lumina.quantities import byte_size
 from lumina.state.run_directory import RunDirectory
 from machines import gpu, plan_for
 
@@ -34,7 +34,7 @@ def test_dry_run_tells_counts_memory_and_steps_and_trains_nothing(
         assert f"{number:,}" in text
     memory = plan_for(config.replace(device="cpu", precision="fp32")).memory
     for name in ("weights", "optimizer", "activations", "bound", "expected"):
-        assert gibibytes(memory[name]) in text
+        assert byte_size(memory[name]) in text
     assert "steps        37" in text
     assert not list(tmp_path.rglob("*"))
 

@@ -6,8 +6,9 @@ from lumina.config import Config
 from lumina.observe.banner import banner_lines
 from lumina.plan.count import count_parameters
 from lumina.plan.doctor import report
-from lumina.plan.explain import duration, explain
+from lumina.plan.explain import explain
 from lumina.plan.shape import resolve_spec
+from lumina.quantities import duration
 from machines import cpu, gpu, plan_for
 
 

@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the run and say what can be done with it."""
-    from lumina.cli.text import count
     from lumina.config import Config, Source
     from lumina.data.tokenizer import Tokenizer
     from lumina.errors import LuminaError, shell_path
     from lumina.plan.model_options import model_leaves
+    from lumina.quantities import count
     from lumina.state.huggingface.run import write_run
     from lumina.state.huggingface.staging import require_unused
     from lumina.state.weights import open_weights

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from lumina.cli.text import count, size, table
+from lumina.cli.text import table
 from lumina.config import Config
 from lumina.config.presets import ALIASES, PRESETS, Preset, find_preset
 from lumina.config.provenance import show
@@ -15,6 +15,7 @@ from lumina.plan.count import Counts, count_parameters
 from lumina.plan.memory import estimate
 from lumina.plan.memory_text import components
 from lumina.plan.shape import resolve_spec
+from lumina.quantities import byte_size, count
 
 _BF16 = 2
 _HEAD = (
@@ -71,7 +72,7 @@ def _row(preset: Preset) -> list[str]:
         preset.kind,
         count(counts.total),
         count(counts.active),
-        size(_BF16 * counts.total),
+        byte_size(_BF16 * counts.total),
         str(model.hidden_size),
         str(model.num_layers),
         str(model.num_heads),
@@ -121,14 +122,14 @@ def _detail(preset: Preset) -> str:
         lines.append(
             f"  experts     {count(facts['experts'])}, {share:.1%} of them active"
         )
-    lines.append(f"  weights     {size(facts['bf16_bytes'])} in bf16")
+    lines.append(f"  weights     {byte_size(facts['bf16_bytes'])} in bf16")
     memory = facts["training_bytes"]
     lines.append(
-        f"  training    at most {size(memory['bound'])} on one device, one row of "
+        f"  training    at most {byte_size(memory['bound'])} on one device, one row of "
         f"{preset.values['seq_length']} tokens, mixed bf16, full checkpointing:"
     )
     parts = components(memory).items()
-    lines += [f"    {name:<16}{size(value)}" for name, value in parts]
+    lines += [f"    {name:<16}{byte_size(value)}" for name, value in parts]
     if preset.note:
         lines.append(f"  note        {preset.note}")
     if facts["depth"]:

@@ -1,24 +1,8 @@
-"""How commands print numbers and tables."""
+"""How commands print tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-
-
-def count(number: int | float) -> str:
-    """A number of parameters: "951.9K", "12.28B"."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= size:
-            return f"{number / size:.4g}{unit}"
-    return f"{number:g}"
-
-
-def size(number: int | float) -> str:
-    """A number of bytes in decimal units: "1.904 MB", "24.56 GB"."""
-    for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= step:
-            return f"{number / step:.4g} {unit}"
-    return f"{number:g} B"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> str:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lumina.model.kinds.table import words
-from lumina.observe.quantities import UNKNOWN, count, known, share, size
 from lumina.optim.declared import chosen_optimizer
 from lumina.optim.groups import parse_groups
 from lumina.plan.memory_text import at_most, components
 from lumina.plan.plan import NOTHING_HELD_OUT, Plan
+from lumina.quantities import UNKNOWN, byte_size, count, known, share
 
 LABEL_WIDTH = 11
 
@@ -148,7 +148,7 @@ def _device(plan: Plan, environment: Any) -> str:
     if plan.device == "cpu":
         memory = getattr(environment, "host_memory_bytes", memory)
         text += f", {getattr(environment, 'cores', UNKNOWN)} cores"
-    text += f", {size(memory)} memory"
+    text += f", {byte_size(memory)} memory"
     if plan.world_size > 1:
         text += f"; {plan.world_size} ranks with {plan.parallel}"
         text += _because(plan, "parallel")
@@ -188,8 +188,11 @@ def _memory(plan: Plan) -> str:
     parts = sorted(components(plan.memory).items(), key=lambda item: -item[1])
     bound = at_most(plan.memory)
     expected = plan.memory.get("expected", bound)
-    listed = ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in parts[:5])
-    return f"about {size(expected)}, at most {size(bound)}, on each device: {listed}"
+    listed = ", ".join(
+        f"{name.replace('_', ' ')} {byte_size(n)}" for name, n in parts[:5]
+    )
+    bounds = f"about {byte_size(expected)}, at most {byte_size(bound)}"
+    return f"{bounds}, on each device: {listed}"
 
 
 def _keeps(plan: Plan) -> str:

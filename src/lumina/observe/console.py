@@ -24,7 +24,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lumina.observe import quantities as q
+from lumina import quantities as q
 from lumina.observe.banner import banner_lines
 from lumina.observe.reported import part_cells
 from lumina.plan.plan import Plan
@@ -227,8 +227,8 @@ class Console:
     def _memory(self, row: Mapping[str, Any]) -> str:
         used = row.get("memory_peak_bytes", row.get("memory_allocated_bytes"))
         if q.known(used) is None or self._memory_total is None:
-            return q.size(used)
-        return f"{q.size(used)} of {q.size(self._memory_total)}"
+            return q.byte_size(used)
+        return f"{q.byte_size(used)} of {q.byte_size(self._memory_total)}"
 
     def _line(self, row: Mapping[str, Any]) -> str:
         """One step in one line of at most `LINE_WIDTH` characters.
@@ -255,7 +255,7 @@ class Console:
             for at, (name, value) in enumerate(more):
                 shown.append((first + at / 10, f"{name} {value}"))
         if (left := self._seconds_left()) is not None:
-            shown.append((1, f"{q.duration(left)} left"))
+            shown.append((1, f"{q.clock(left)} left"))
         if q.known(row.get("mfu")) is None:
             shown = [one for one in shown if one[0] != 7]
         while sum(len(text) + 2 for _, text in shown) - 2 > LINE_WIDTH:
@@ -274,11 +274,11 @@ class Console:
         bar.add_column(no_wrap=True)
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True)
-        left = q.duration(self._seconds_left())
+        left = q.clock(self._seconds_left())
         bar.add_row(
             f"step {done:,}/{steps:,}",
             ProgressBar(total=max(steps, 1), completed=done),
-            f"{q.duration(now - self._started)} gone, {left} left",
+            f"{q.clock(now - self._started)} gone, {left} left",
         )
         cells = [
             Text.assemble((f"{name} ", "dim"), text) for name, text in self._cells()
@@ -324,7 +324,7 @@ class Console:
             ("ended", str(summary.get("reason", "done"))),
             ("steps", q.count(summary.get("steps", self._row.get("step")))),
             ("tokens", q.count(summary.get("tokens", self._row.get("tokens")))),
-            ("time", q.duration(summary.get("seconds", self._clock() - self._started))),
+            ("time", q.clock(summary.get("seconds", self._clock() - self._started))),
             ("loss", q.decimal(summary.get("final_loss", self._row.get("loss")))),
         ]
         if q.known(best) is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lumina.observe import quantities as q
+from lumina import quantities as q
 
 Row = Mapping[str, Any]
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import jinja2
 
+from lumina import quantities as q
 from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
 from lumina.observe import curves
-from lumina.observe import quantities as q
 from lumina.observe.data_found import data_rows
 from lumina.observe.findings import find
 from lumina.observe.reported import part_keys
@@ -188,7 +188,7 @@ def _figures(
         figures.append(("best held-out loss", q.decimal(best), remark))
     seconds = sum(s for _, s in _series(rows, "step_seconds"))
     if seconds:
-        figures.append(("time in steps", q.duration(seconds), ""))
+        figures.append(("time in steps", q.clock(seconds), ""))
     rates = sorted(rate for _, rate in _series(rows, "tokens_per_second"))
     if rates:
         figures.append(("tokens/s", q.rate(rates[len(rates) // 2]), "median"))
@@ -197,7 +197,7 @@ def _figures(
         figures.append(("MFU", q.share(used[len(used) // 2] if used else None), remark))
     peaks = [peak for _, peak in _series(rows, "memory_peak_bytes")]
     if peaks:
-        figures.append(("peak memory", q.size(max(peaks)), "rank 0"))
+        figures.append(("peak memory", q.byte_size(max(peaks)), "rank 0"))
     if last.get("skipped"):
         figures.append(("skipped steps", q.count(last["skipped"]), "not finite"))
     empty = sum(row.get("loss_tokens") == 0 for row in rows)
@@ -299,7 +299,7 @@ def _plan(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _value(value: Any, is_bytes: bool = False) -> str:
     if is_bytes:
-        return q.size(value)
+        return q.byte_size(value)
     if value is None:
         return q.UNKNOWN
     if isinstance(value, bool):
@@ -326,7 +326,7 @@ def _checkpoints(folder: Path) -> list[tuple[str, str, str, str]]:
             continue
         total = sum(entry.bytes for entry in manifest.files.values())
         rows.append(
-            (path.name, ", ".join(manifest.kinds), q.size(total), " ".join(marks))
+            (path.name, ", ".join(manifest.kinds), q.byte_size(total), " ".join(marks))
         )
     return rows
 

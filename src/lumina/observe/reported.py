@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lumina.observe import quantities as q
+from lumina import quantities as q
 
 if TYPE_CHECKING:
     from lumina.plan.plan import Plan

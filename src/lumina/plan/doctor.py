@@ -11,8 +11,8 @@ from typing import Literal
 from lumina.data.cache import cache_root
 from lumina.features import FEATURES
 from lumina.plan.environment import Environment
-from lumina.plan.memory_text import gibibytes
 from lumina.plan.precision import automatic_dtype, unsupported
+from lumina.quantities import byte_size
 
 REQUIRED = (
     "torch",
@@ -78,7 +78,7 @@ def _hardware(environment: Environment) -> list[Row]:
     rows = [
         Row("hardware", "processor", environment.cpu_name),
         Row("hardware", "cores", str(environment.cores)),
-        Row("hardware", "host memory", gibibytes(environment.host_memory_bytes)),
+        Row("hardware", "host memory", byte_size(environment.host_memory_bytes)),
         Row(
             "hardware",
             "vector units",
@@ -90,7 +90,7 @@ def _hardware(environment: Environment) -> list[Row]:
         count = environment.device_count
         rows += [
             Row("hardware", "GPU", f"{environment.device_name} x {count}"),
-            Row("hardware", "GPU memory", gibibytes(environment.memory_bytes)),
+            Row("hardware", "GPU memory", byte_size(environment.memory_bytes)),
             Row("hardware", "compute capability", capability),
         ]
         for kind, peak in environment.peak_flops.items():
@@ -100,7 +100,7 @@ def _hardware(environment: Environment) -> list[Row]:
         rows.append(Row("hardware", "GPU", "none that torch sees", "absent"))
     cache = cache_root()
     place = next(p for p in (cache, *cache.parents) if p.exists())
-    free = gibibytes(shutil.disk_usage(place).free)
+    free = byte_size(shutil.disk_usage(place).free)
     return [*rows, Row("hardware", "disk free at LUMINA_CACHE", free)]
 
 

@@ -11,8 +11,9 @@ from lumina.model.spec import ModelSpec
 from lumina.plan.count import Counts, count_parameters
 from lumina.plan.environment import Environment
 from lumina.plan.flops import CONVENTION
-from lumina.plan.memory_text import at_most, components, gibibytes
+from lumina.plan.memory_text import at_most, components
 from lumina.plan.plan import Plan
+from lumina.quantities import byte_size, duration
 
 # Fields with a place of their own in the text.
 _ELSEWHERE = {
@@ -97,17 +98,17 @@ def _model_lines(spec: ModelSpec) -> list[str]:
 
 def _memory_lines(plan: Plan, environment: Environment | None) -> list[str]:
     lines = [
-        f"{name.replace('_', ' '):<22}{gibibytes(size):>20}"
+        f"{name.replace('_', ' '):<22}{byte_size(size):>20}"
         for name, size in components(plan.memory).items()
     ]
     bound = at_most(plan.memory)
-    line = f"{'at most':<22}{gibibytes(bound):>20}"
+    line = f"{'at most':<22}{byte_size(bound):>20}"
     if environment is not None:
         have = environment.memory_bytes
-        line += f"  {bound / have:.0%} of {gibibytes(have)}"
+        line += f"  {bound / have:.0%} of {byte_size(have)}"
     lines.append(line)
     if "expected" in plan.memory:
-        lines.append(f"{'expected':<22}{gibibytes(plan.memory['expected']):>20}")
+        lines.append(f"{'expected':<22}{byte_size(plan.memory['expected']):>20}")
     return lines
 
 
@@ -175,15 +176,3 @@ def _shown(value: Any) -> str:
         pairs = [(a, b, c) for a, held in value.items() for b, c in held.items()]
         return " ".join(f"{a}.{b}={c}" for a, b, c in pairs) or "-"
     return "-" if value is None else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Such as "3 h 20 min"."""
-    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    if hours < 2:
-        return f"{minutes:.0f} min"
-    if days < 2:
-        return f"{int(hours)} h {int(minutes) % 60} min"
-    return f"{days:.1f} days"

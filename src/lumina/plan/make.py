@@ -26,7 +26,7 @@ from lumina.plan.flops import flops_per_token
 from lumina.plan.kernels import choose_attention, kernel_family
 from lumina.plan.learning_rate import learning_rate
 from lumina.plan.memory import estimate
-from lumina.plan.memory_text import gibibytes, listed
+from lumina.plan.memory_text import listed
 from lumina.plan.optimizers import (
     bytes_per_parameter,
     decide_optimizers,
@@ -36,6 +36,7 @@ from lumina.plan.plan import Plan
 from lumina.plan.precision import choose_precision
 from lumina.plan.shape import resolve_spec
 from lumina.plan.sharing import ways_to_share, why_shared
+from lumina.quantities import byte_size
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -178,8 +179,8 @@ def _decide_layout(
         if bounds[chosen] > machine.memory_bytes:
             raise _too_large(spec, machine, layouts[chosen])
         decisions.warn(
-            f"the run may take {gibibytes(bounds[chosen])}, which leaves less than a "
-            f"tenth of the {gibibytes(machine.memory_bytes)} there are"
+            f"the run may take {byte_size(bounds[chosen])}, which leaves less than a "
+            f"tenth of the {byte_size(machine.memory_bytes)} there are"
         )
     _record_layout(config, decisions, batching, layouts[chosen], machine)
     decisions.values["memory"] = estimate(spec, layouts[chosen])
@@ -290,7 +291,7 @@ def _decide_loss_chunk(
     if asked is not None:
         size, why = asked, source_of(config, "loss_chunk_bytes")
     elif machine.device == "cuda" and machine.memory_bytes >= ROOMY_BYTES:
-        size, why = LARGE_CHUNK_BYTES, f"{gibibytes(machine.memory_bytes)} of memory"
+        size, why = LARGE_CHUNK_BYTES, f"{byte_size(machine.memory_bytes)} of memory"
     else:
         size, why = SMALL_CHUNK_BYTES, "bounds the logits, at little cost in speed"
     decisions.decide("loss_chunk_bytes", size, why)
@@ -304,7 +305,7 @@ def _record_layout(
     layout: Layout,
     machine: Environment,
 ) -> None:
-    room = f"{MEMORY_SHARE:.0%} of {gibibytes(machine.memory_bytes)}"
+    room = f"{MEMORY_SHARE:.0%} of {byte_size(machine.memory_bytes)}"
     way = chosen_way(layout.parallel)
     decisions.decide("parallel", way.name, why_shared(config, way, room))
     mode = layout.gradient_checkpointing
@@ -329,9 +330,9 @@ def _too_large(spec: ModelSpec, machine: Environment, layout: Layout) -> LuminaE
     """Why the smallest layout does not fit, in numbers, and what would."""
     parts = estimate(spec, layout)
     on_cpu = machine.device == "cpu"
-    have = gibibytes(machine.memory_bytes)
+    have = byte_size(machine.memory_bytes)
     message = (
-        f"the run may take {gibibytes(parts['bound'])} on each device, which has "
+        f"the run may take {byte_size(parts['bound'])} on each device, which has "
         f"{have}: "
         f"{listed(parts)} (micro-batch {layout.micro_batch_size}, checkpointing "
         f"{layout.gradient_checkpointing}, {layout.compute_dtype})"
@@ -341,7 +342,7 @@ def _too_large(spec: ModelSpec, machine: Environment, layout: Layout) -> LuminaE
     smallest = estimate(spec, smaller)["bound"]
     if smallest <= machine.memory_bytes:
         hints.append(
-            f"--batch-size 1 --gradient-checkpointing full needs {gibibytes(smallest)}"
+            f"--batch-size 1 --gradient-checkpointing full needs {byte_size(smallest)}"
         )
     elif not chosen_way(layout.parallel).sharded or layout.data_ranks > 1:
         hints += _sharded_hint(spec, smaller, machine)
@@ -361,7 +362,7 @@ def _sharded_hint(spec: ModelSpec, layout: Layout, machine: Environment) -> list
         if ranks > layout.data_ranks and need <= machine.memory_bytes:
             return [
                 f"{ranks} such devices with --parallel {sharding}, --batch-size 1 "
-                f"and --gradient-checkpointing full need {gibibytes(need)} each; or "
+                f"and --gradient-checkpointing full need {byte_size(need)} each; or "
                 "use a smaller preset"
             ]
     return []

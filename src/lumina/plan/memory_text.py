@@ -1,16 +1,10 @@
-"""Bytes as people read them."""
+"""The parts of an estimate of memory, as people read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-
-def gibibytes(size: int) -> str:
-    """Such as "1.5 GiB", or in MiB or KiB where that reads better."""
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
-        if size >= unit:
-            return f"{size / unit:,.1f} {name}"
-    return f"{size / 2**10:,.1f} KiB"
+from lumina.quantities import byte_size
 
 
 def components(memory: Mapping[str, int]) -> dict[str, int]:
@@ -33,5 +27,5 @@ def listed(parts: Mapping[str, int], most: int = 5) -> str:
         ((size, name) for name, size in components(parts).items()), reverse=True
     )
     return ", ".join(
-        f"{name.replace('_', ' ')} {gibibytes(size)}" for size, name in largest[:most]
+        f"{name.replace('_', ' ')} {byte_size(size)}" for size, name in largest[:most]
     )

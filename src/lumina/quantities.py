@@ -15,30 +15,29 @@ def known(value: object) -> float | None:
 
 
 def count(value: object) -> str:
-    """1234 -> 1,234; 1234567 -> 1.23M."""
+    """1234 -> 1,234; 12345678 -> 12.35M."""
     number = known(value)
     if number is None:
         return UNKNOWN
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if abs(number) >= size:
-            return f"{number / size:.3g}{letter}"
+            return f"{number / size:.4g}{letter}"
     return f"{number:,.0f}"
 
 
-def size(value: object) -> str:
+def byte_size(value: object) -> str:
     """Bytes in binary units: 1536 -> 1.5 KiB."""
     number = known(value)
     if number is None:
         return UNKNOWN
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(number) < 1024:
-            return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
-        number /= 1024
-    return f"{number:,.1f} TiB"
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if abs(number) >= unit:
+            return f"{number / unit:,.1f} {name}"
+    return f"{number:.0f} B"
 
 
-def duration(value: object) -> str:
-    """Seconds: 75 -> 1:15, 90061 -> 1d 1:01:01."""
+def clock(value: object) -> str:
+    """Seconds as a clock shows them: 75 -> 1:15, 90061 -> 1d 1:01:01."""
     number = known(value)
     if number is None or number < 0:
         return UNKNOWN
@@ -48,6 +47,21 @@ def duration(value: object) -> str:
     if days:
         return f"{days}d {hours}:{minutes:02}:{seconds:02}"
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def duration(value: object) -> str:
+    """Seconds in words: 12000 -> 3 h 20 min."""
+    number = known(value)
+    if number is None or number < 0:
+        return UNKNOWN
+    minutes, hours, days = number / 60, number / 3600, number / 86400
+    if minutes < 2:
+        return f"{number:.0f} s"
+    if hours < 2:
+        return f"{minutes:.0f} min"
+    if days < 2:
+        return f"{int(hours)} h {int(minutes) % 60} min"
+    return f"{days:.1f} days"
 
 
 def rate(value: object) -> str:
