@@ -11,15 +11,18 @@ DEMO_FLAGS ?=
 # One arithmetic thread to a test worker: more only fight over the same cores. Compiled
 # modules are kept, also where the environment forbids it: tests start many processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+QUICK := "not thorough and not faults and not slow and not gpu and not multigpu"
+MORE := "(thorough or faults) and not slow and not gpu and not multigpu"
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-faults steady mutants lint format ledger clean
+.PHONY: help setup demo test test-more test-slow test-gpu test-faults steady mutants lint format ledger clean
 
 help:
 	@echo "make setup        .venv with every pinned dependency and lumina itself"
 	@echo "make demo         train, fine-tune and question a small model (minutes, no download of data)"
-	@echo "make test         the quick tests        make test-slow    the long ones"
+	@echo "make test         the quick tests        make test-more    longer runs, kills, damage"
+	@echo "make test-slow    the longest ones"
 	@echo "make test-gpu     tests on CUDA devices  make test-faults  kills and damaged files"
 	@echo "make mutants      make each listed mistake in a copy: do its tests notice?"
 	@echo "make steady       the quick tests twenty times, half of them under load"
@@ -45,7 +48,10 @@ demo: setup
 	$(BIN)/lumina demo $(DEMO_FLAGS)
 
 test: setup
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow and not gpu and not multigpu" $(PYTEST_FLAGS)
+	$(PYTEST) -n $(JOBS) --dist worksteal -m $(QUICK) $(PYTEST_FLAGS)
+
+test-more: setup
+	$(PYTEST) -n $(JOBS) --dist worksteal -m $(MORE) $(PYTEST_FLAGS)
 
 test-slow: setup
 	$(PYTEST) -m "slow and not gpu and not multigpu" $(PYTEST_FLAGS)

@@ -440,6 +440,25 @@ def saving(run: Path):
 INTERRUPT, TERMINATE = signal.SIGINT, signal.SIGTERM
 
 
+def start_process(target: Callable[..., None], *arguments: object):
+    """Call a function of a test in a real process of its own, which may be killed."""
+    environment = {"LUMINA_CACHE": os.environ["LUMINA_CACHE"], "OMP_NUM_THREADS": "1"}
+    process = _CONTEXT.Process(target=_called, args=(environment, target, arguments))
+    process.start()
+    _started.append(process)
+    return process
+
+
+def _called(environment, target, arguments):
+    os.setsid()
+    die_with_parent()
+    os.environ.update(environment)
+    import torch
+
+    torch.set_num_threads(1)
+    target(*arguments)
+
+
 def in_processes(target, count, *arguments, answers):
     """Run target(rank, place, *arguments, queue) in processes; what they put.
 

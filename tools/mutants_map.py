@@ -28,7 +28,7 @@ RECORD = "MUTANTS_RECORD"
 SETUP = "setup"
 """Context of what runs while fixtures are made: it may serve every test of the file."""
 
-QUICK = "not slow and not gpu and not multigpu"
+QUICK = "not thorough and not faults and not slow and not gpu and not multigpu"
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,7 @@ def test_initial_weights_are_the_seeds_whatever_the_plan(store):
     assert not torch.equal(other.tensors[name], first.tensors[name])
 
 
+@pytest.mark.thorough
 @pytest.mark.covers(
     "DST-01: gradient synchronisation", "DST-19: resume on other world size"
 )

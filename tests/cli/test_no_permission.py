@@ -14,6 +14,8 @@ import pytest
 from lumina.cli.main import COMMANDS, _command, main
 from marked_cases import marked
 
+pytestmark = pytest.mark.thorough
+
 NOBODY = 65534
 
 SHAPE = [

@@ -17,6 +17,8 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from training import DENSE, words
 
+pytestmark = pytest.mark.thorough
+
 
 def lumina(folder, *arguments, given: bytes = b"", **environment: str):
     return subprocess.run(

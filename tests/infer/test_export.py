@@ -81,6 +81,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("INF-07: onnx")
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnx_graphs_give_our_logits(kind, tmp_path):
@@ -132,6 +133,7 @@ assert not any(name.startswith("lumina") for name in sys.modules)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("INF-07: torchscript")
 def test_torchscript_runs_where_lumina_is_not_imported(tmp_path):
     folders = []

@@ -4,43 +4,39 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from lumina import Trainer
+from lumina import Config, Trainer
 from lumina.errors import LuminaError
 from lumina.state.reader import latest_good, open_checkpoint
-from training import assert_same_run, column, events
+from training import assert_same_run, column, events, start, start_process
 
 TOY = Path(__file__).with_name("toy_control.py")
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
-SCRIPT = """
-import os, signal, sys, time
-from pathlib import Path
-from lumina import Config, Trainer
-from lumina.state.reader import latest_good
 
-kill_at = int(sys.argv[2])
+def train(file: Path, kill_at: int) -> None:
+    """In a process of its own: change a control, and change it back."""
+    config = Config.load(file)
 
-def on_step(trainer, row):
-    step = row["step"]
-    if step == 2:
-        trainer.controls.request("average_decay", 0.2, "a test")
-    if step == 4:
-        trainer.adjust_batch_size(2)  # another program, in which the value holds too
-    if step == 9:
-        trainer.controls.undo(1)
-    if step == kill_at:
-        while latest_good(Path(sys.argv[3])).name != "step-00000007":
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def on_step(trainer, row):
+        step = row["step"]
+        if step == 2:
+            trainer.controls.request("average_decay", 0.2, "a test")
+        if step == 4:
+            trainer.adjust_batch_size(2)  # another program, in which the value holds
+        if step == 9:
+            trainer.controls.undo(1)
+        if step == kill_at:
+            run = Path(config.run.run_dir)
+            while latest_good(run).name != "step-00000007":
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-Trainer(Config.load(sys.argv[1]), on_step=on_step).train()
-"""
+    Trainer(config, on_step=on_step).train()
 
 
 def test_the_page_shows_it():
@@ -58,12 +54,11 @@ def settings(config, run):
 
 def in_a_process(config, folder, kill_at=0):
     """Train in a process of its own; returns its exit status."""
-    file, script = folder / "config.yaml", folder / "run.py"
+    file = folder / "config.yaml"
     config.save(file)
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(file), str(kill_at), config.run.run_dir]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, timeout=300).returncode
+    process = start_process(train, file, kill_at)
+    process.join()
+    return process.exitcode
 
 
 def journal(run):
@@ -123,11 +118,9 @@ def test_it_is_refused_by_name(tiny_config, tmp_path):
 def test_a_run_that_it_changed_does_not_go_on_without_it(tiny_config, tmp_path):
     config = settings(tiny_config, tmp_path / "run")
     assert in_a_process(config.replace(steps=8), tmp_path) == 0
-    command = [
-        sys.executable, "-m", "lumina", "train", "--resume", str(tmp_path / "run"),
-        "--steps", "9",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0
-    told = done.stdout + done.stderr
+    resumed = start(
+        ["train", "--resume", str(tmp_path / "run"), "--steps", "9"], tmp_path / "log"
+    )
+    assert resumed.wait() == 2
+    told = resumed.output
     assert "E002" in told and "average_decay" in told and "--plugins" in told

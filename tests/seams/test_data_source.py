@@ -7,12 +7,8 @@ The endless source is the one of docs/extending.md; the mixture stands in
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from lumina.data.kind import Request
 from lumina.data.kinds import chosen_kind
 from lumina.model.registry import load_plugins
 from tiny_runs import Runs, same
+from training import Running, start, wait_until
 
 MIXTURE = Path(__file__).parent / "toy_data_source.py"
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
@@ -66,20 +63,12 @@ def options(config: Config) -> list[str]:
     return words
 
 
-def command(*words: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lumina", "train", *words],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def command(log: Path, *words: str, **environment: str) -> Running:
+    return start(["train", *words], log, **environment)
 
 
-def finished(process: subprocess.Popen[str]) -> str:
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    return printed
+def finished(running: Running) -> None:
+    assert running.wait() == 0, running.output
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -114,30 +103,30 @@ def test_a_killed_run_goes_on_to_the_bit_and_two_processes_read_every_row_once(
         "report_samples": 0,
     }
     whole, config = runs.config(**mixed), runs.config(**mixed)
-    finished(command(*options(whole)))
+    log = tmp_path / "log"
+    finished(command(log, *options(whole)))
     folder = Path(str(config.run.run_dir))
 
-    process = command(*options(config), TOY_STOP=str(7 * 4))
+    process = command(log, *options(config), TOY_STOP=str(7 * 4))
     latest = folder / "checkpoints" / "LATEST"
-    deadline = time.monotonic() + 120
-    while not latest.exists() or latest.read_text().strip() < "step-00000004":
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert wait_until(
+        lambda: latest.exists() and latest.read_text().strip() >= "step-00000004",
+        process,
+    )
+    process.kill()
     killed = tmp_path / "killed"
-    subprocess.run(["cp", "-r", folder, killed], check=True)
+    shutil.copytree(folder, killed, symlinks=True)
 
-    without = command("--resume", str(folder))
-    assert "hold toy_mixture" in without.communicate()[0] and without.returncode == 2
+    without = command(tmp_path / "without", "--resume", str(folder))
+    assert without.wait() == 2 and "hold toy_mixture" in without.output
     alone = ["--plugins", str(MIXTURE), "--resume", str(folder)]
-    finished(command(*alone, TOY_ROWS=str(tmp_path / "one")))
+    finished(command(log, *alone, TOY_ROWS=str(tmp_path / "one")))
     expected = metrics(Path(str(whole.run.run_dir)))
     assert metrics(folder) == expected and expected[-1]["epoch"] is None
 
     two = ["--plugins", str(MIXTURE), "--resume", str(killed), "--nproc", "2"]
     two += ["--global-batch-size", "4"]
-    finished(command(*two, TOY_ROWS=str(tmp_path / "two")))
+    finished(command(log, *two, TOY_ROWS=str(tmp_path / "two")))
     first = min(place for place, _ in rows_read(tmp_path / "one"))
     assert first % 4 == 0 and first >= 4 * 4
     by_one, by_two = (

@@ -19,6 +19,7 @@ from lumina import Trainer
 from lumina.cli.main import main
 from lumina.errors import LuminaError
 from lumina.features import FEATURES
+from lumina.guard.__main__ import main as guard
 from tiny_runs import Runs
 from training import (
     Trainings,
@@ -203,16 +204,6 @@ def test_a_running_job_switches_it_and_goes_on_to_the_bit(
     assert_same_run(again, run)
 
 
-def _guard(*arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "lumina.guard", *arguments, "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-    )
-    return done.returncode, json.loads(done.stdout)
-
-
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -233,13 +224,18 @@ def _guard(*arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
     ids=["works", "fails", "raises", "crashes", "hangs"],
 )
 def test_its_pretest_runs_by_name_in_a_process_of_its_own(
-    tmp_path: Path, change: Callable[[str], str], problem: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[str], str],
+    problem: str,
 ) -> None:
     two_cores()
     file = tmp_path / "tiled.py"
     file.write_text(change(TEXT))
-    timeout = "12" if "sleep" in file.read_text() else "100"
-    code, told = _guard("tiled", "--plugins", str(file), "--timeout", timeout)
+    timeout = "2" if "sleep" in file.read_text() else "100"
+    words = ["tiled", "--plugins", str(file), "--timeout", timeout, "--device", "cpu"]
+    code = guard(words)  # what `python -m lumina.guard` calls
+    told = json.loads(capsys.readouterr().out)
     assert (code, told["passed"]) == (int(bool(problem)), not problem)
     assert told["feature"] == "tiled"
     assert problem in told["problem"] and bool(problem) == bool(told["problem"])

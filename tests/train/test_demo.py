@@ -20,6 +20,8 @@ from lumina.train.demo.run import Demo, DemoOptions
 from lumina.train.demo.scores import Scores
 from lumina.train.trainer import TrainResult
 
+pytestmark = pytest.mark.thorough
+
 
 def test_the_quick_demo_goes_from_text_to_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -66,6 +66,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(trainings, whole, model):
     assert_same_run(found, long)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("model", "parallel"),
     [
@@ -347,6 +348,7 @@ def test_only_several_capacities_of_compiled_blocks_need_warming_up():
     assert found(compile=True, mod_capacity_ladder=[0.1], mod_mode="static") == ()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("model", "between"),
     [
@@ -383,6 +385,7 @@ def test_a_recursion_is_compiled_once_for_each_depth(
         assert one == pytest.approx(two, rel=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.covers(
     "PRE-06: ~200M active", "PRE-06: described as 32x MoD", "PRE-06: CPU"
 )

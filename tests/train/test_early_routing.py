@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tiny_runs import Runs
@@ -25,6 +26,7 @@ def unevenness(runs, **options):
     return torch.stack(found).mean(0)
 
 
+@pytest.mark.thorough
 def test_equal_rows_of_some_spread_keep_the_load_even_for_longer(tmp_path, monkeypatch):
     """Nothing balances here. Adam's steps have a size of their own, so small rows are
     soon another router's, and what they then prefer they prefer together."""

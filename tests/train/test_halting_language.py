@@ -67,6 +67,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("MOD-13: ponder behaviour observable in metrics")
 @pytest.mark.parametrize("variant", ["hrm", "trm"])
 def test_it_learns_text_says_it_and_counts_its_thoughts(
@@ -103,6 +104,7 @@ def test_it_learns_text_says_it_and_counts_its_thoughts(
         export_folder(network, tokenizer, tmp_path / "out")
 
 
+@pytest.mark.thorough
 def test_nothing_is_learned_from_random_tokens(text: Path) -> None:
     """It sees nothing of what is to come: held-out loss stays at ln V."""
     spec = resolve_spec(config(text, Path("x")), 64)

@@ -10,6 +10,9 @@ import pytest
 
 from training import DENSE, MOE, Trainings, column, words
 
+pytestmark = pytest.mark.thorough
+
+
 LETTERS = string.ascii_letters + string.digits + "+-"
 """64 characters, each a token of its own in the smallest vocabulary."""
 

@@ -22,6 +22,9 @@ from training import (
     words,
 )
 
+pytestmark = pytest.mark.thorough
+
+
 STEPS = 9
 RHYTHM = words("--save-every-n-batches 3 --eval-every-n-batches 3 --batch-size 2")
 FLAGS = words("--precision fp32 --ema-decay 0.9")

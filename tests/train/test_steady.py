@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.thorough
+
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "steady.py"
 
 
