@@ -27,6 +27,7 @@ for room in (
     "parts",
     "data",
     "tasks",
+    "mixture",
     "training",
     "optimizers",
     "running",

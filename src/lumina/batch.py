@@ -37,6 +37,8 @@ class Batch:
         task_ids: [B] int64 or None; for puzzles, their identifiers.
         task_rows: rows of each task, for a model of several: the rows stand in the
             order of the tasks. Python ints, so that a head knows its rows unasked.
+        source_ids: [B] int64 or None; the number of the source that each row comes
+            from, where a run has several.
         uniforms: [B, N] float32 in [0, 1) or None: random draws that belong to the
             rows, so that what a model draws is the same on any split over ranks.
     """
@@ -51,6 +53,7 @@ class Batch:
     loss_weights: Tensor | None = None
     task_ids: Tensor | None = None
     task_rows: tuple[int, ...] | None = None
+    source_ids: Tensor | None = None
     uniforms: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:

@@ -26,6 +26,7 @@ from lumina.assemble.optimizers import make_optimizers
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
+from lumina.model.by_source import source_shapes
 from lumina.model.carry_protocol import Carry
 from lumina.model.declared import declared, fused_pieces, tensor_info
 from lumina.model.freezing import frozen_parameters
@@ -90,7 +91,7 @@ class Program:
         self.network = build(plan)
         self.kinds = kinds_of(plan.spec)
         self.terms = loss_terms(plan.spec)
-        self.counts = count_shapes(plan.spec)
+        self.counts = count_shapes(plan.spec) | source_shapes(plan.sources)
         self.pieces: dict[str, FusedPieces] = fused_pieces(plan.spec)
         self.info = tensor_info(plan.spec)
         for name in frozen_parameters(plan.spec, plan.freeze):

@@ -52,7 +52,7 @@ PATHS = (
 )  # fmt: skip
 """Options that name files or folders; a ~ at their beginning is the home folder."""
 
-NAMED_PATHS = ("tasks", "task_eval_data")
+NAMED_PATHS = ("tasks", "task_eval_data", "sources", "source_eval_data")
 """Options whose entries are NAME=PATH."""
 
 

@@ -144,6 +144,10 @@ class Data(ABC):
         """The data for rows of the length that was decided; by default, as it is."""
         return self
 
+    def facts(self, config: Config) -> Mapping[str, str]:
+        """Further lines for the banner: what they are about, and the text."""
+        return {}
+
     def document_lengths(self) -> list[NDArray[np.integer[Any]]] | None:
         """Tokens of each document to learn from, in any grouping; None: not known."""
         return None

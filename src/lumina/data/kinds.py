@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from lumina.config.leaves import nearest
 from lumina.config.option_values import value_like
+from lumina.config.source_entries import source_paths
 from lumina.data import arc_data, sudoku_data, tasks_data, text_data
 from lumina.data.kind import Data, DataKind, Gives, Request
+from lumina.data.mixture import mixture_data
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ KINDS: tuple[DataKind, ...] = (
     sudoku_data.KIND,
     arc_data.KIND,
     tasks_data.KIND,
+    mixture_data.KIND,
     text_data.KIND,
 )
 """Lumina's own kinds. The last one applies to all settings."""
@@ -70,7 +73,8 @@ def known_kinds() -> dict[str, DataKind]:
 def names_data(config: Config) -> bool:
     """Whether the settings name any data to train on."""
     data = config.data
-    return bool(data.train_data or data.tasks or data.data_kind)
+    named = data.train_data or data.tasks or data.data_kind
+    return bool(named or source_paths(config))
 
 
 def chosen_kind(config: Config) -> DataKind:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +39,7 @@ class Taken:
             where the data has no known number of rows.
         contents: the rows themselves, one for each of `row_ids`, where the sequence
             reads them as it goes; empty where their names say where they stand.
+        facts: further numbers about the step that the sequence knows, for the metrics.
     """
 
     begin: int
@@ -46,6 +47,7 @@ class Taken:
     cursor: Cursor
     epoch: float | None
     contents: Sequence[Any] = ()
+    facts: Mapping[str, float] = field(default_factory=dict)
 
     def rows(self, size: int) -> NDArray[np.int64]:
         """[size] row numbers, filled up with `EMPTY`."""

@@ -11,8 +11,8 @@ import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -39,6 +39,7 @@ class StepBatches:
             where the data has no known number of rows.
         row_ids: names of the rows of the global batch, such as (epoch, row).
         task_loss_tokens: where there are several tasks, `loss_tokens` of each.
+        facts: further numbers about the step that the data knows, for the metrics.
     """
 
     micro_batches: list[Batch]
@@ -48,6 +49,7 @@ class StepBatches:
     epoch: float | None
     row_ids: list[tuple[int, int]]
     task_loss_tokens: tuple[int, ...] = ()
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class RowStream(ABC):
             epoch=taken.epoch,
             row_ids=taken.row_ids,
             task_loss_tokens=read.task_loss_tokens,
+            facts=taken.facts,
         )
 
     @abstractmethod

@@ -131,12 +131,21 @@ class TaskStream(RowStream):
             if len(local)
         ]
         batch = joined(parts, len(rows) * self._most_documents)
-        return replace(
+        batch = replace(
             batch,
             max_seqlen=max(batch.max_seqlen, self._longest),
             one_document_rows=batch.one_document_rows and self._plain,
-            task_rows=tuple(len(local) for local in locals_),
         )
+        return self.marked(batch, tuple(len(local) for local in locals_))
+
+    def marked(self, batch: Batch, counts: tuple[int, ...]) -> Batch:
+        """The batch with a word on which rows belong to which task.
+
+        Args:
+            batch: its rows stand in the order of the tasks.
+            counts: rows of each task.
+        """
+        return replace(batch, task_rows=counts)
 
 
 def joined(parts: Sequence[Batch], documents: int) -> Batch:

@@ -1,9 +1,10 @@
-"""Data of several tasks -> a token store for each, over one tokenizer."""
+"""Data of several tasks or sources -> a token store for each, over one tokenizer."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ from lumina.data.tokenizer_training import shared_tokenizer
 if TYPE_CHECKING:
     from lumina.config import Config
 
+_NAMES_OF_SETS = (
+    "tasks", "task_eval_data", "sources", "source_eval_data", "source_weights",
+    "source_schedule",
+)  # fmt: skip
+"""Options that name several sets of data; none of them holds for a single one."""
+
 _COUNTS = (
     "documents", "conversations", "skipped", "unknown_tokens",
     "train_documents", "train_tokens", "train_loss_tokens",
@@ -33,7 +40,7 @@ _COUNTS = (
 
 @dataclass(frozen=True)
 class TaskStores:
-    """Tokens of several tasks.
+    """Tokens of several tasks, or of several sources of one mixture.
 
     Attributes:
         stores: by the task's name, in the order of the tasks. Held-out data may lack
@@ -85,17 +92,49 @@ def prepare_tasks(
     Raises:
         LuminaError: as `prepare`.
     """
-    paths = paths_by_task(config.data.tasks, "tasks")
-    held_out = paths_by_task(config.data.task_eval_data, "task_eval_data")
+    return prepare_named(
+        config,
+        paths_by_task(config.data.tasks, "tasks"),
+        paths_by_task(config.data.task_eval_data, "task_eval_data"),
+        "task",
+        tokenizer=tokenizer,
+        on_progress=on_progress,
+        on_event=on_event,
+    )
+
+
+def prepare_named(
+    config: Config,
+    paths: Mapping[str, tuple[str, ...]],
+    held_out: Mapping[str, tuple[str, ...]],
+    word: str,
+    *,
+    tokenizer: Tokenizer | None = None,
+    on_progress: Progress | None = None,
+    on_event: OnEvent | None = None,
+) -> PreparedTasks:
+    """Sets of data with names, each prepared into stores of its own.
+
+    Args:
+        config: the settings of all of them.
+        paths: files of each set, by its name.
+        held_out: files that are held out, of those sets that have some.
+        word: what such a set is called, "task" or "source".
+        tokenizer: as for `prepare`, and so are the other arguments.
+        on_progress: as for `prepare`.
+        on_event: as for `prepare`.
+
+    Raises:
+        LuminaError: as `prepare`.
+    """
     configs = {
         name: config.override(
             {
                 "train_data": given,
                 "eval_data": held_out.get(name, ()),
-                "tasks": (),
-                "task_eval_data": (),
+                **dict.fromkeys(_NAMES_OF_SETS, ()),
             },
-            Source("python", f"task {name}"),
+            Source("python", f"{word} {name}"),
         )
         for name, given in paths.items()
     }

@@ -103,10 +103,10 @@ class TextData(Data):
     def prompts(self, count: int) -> list[list[int]]:
         """Beginnings of held-out documents, or of others where none are held out."""
         store = self.prepared.eval or self.prepared.train
-        return [_beginning(store, index) for index in range(min(count, len(store)))]
+        return [beginning(store, index) for index in range(min(count, len(store)))]
 
 
-def _beginning(store: TokenStore, index: int) -> list[int]:
+def beginning(store: TokenStore, index: int) -> list[int]:
     """The beginning of a document, up to where the model is to go on."""
     start, end = int(store.starts[index]), int(store.starts[index + 1])
     if store.mask is None:

@@ -15,6 +15,7 @@ from lumina.batch import Batch
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.data.stream import eval_batches
+from lumina.model.by_source import mean_losses, source_sums
 from lumina.model.kinds.tasks import STATISTICS as TASK_STATISTICS
 from lumina.parallel.mesh import Mesh, RankGroup
 
@@ -49,6 +50,7 @@ class HeldOut:
         segments: mean segments of a token, for models that halt by token; else None.
         attempts: the shares that `score` computes from the answers, where there is one.
         tasks: mean loss of each task that had tokens, in a model of several.
+        sources: mean loss of each source that had tokens, in a mixture of several.
     """
 
     loss: float
@@ -58,12 +60,14 @@ class HeldOut:
     segments: float | None = None
     attempts: dict[str, float] = field(default_factory=dict)
     tasks: dict[str, float] = field(default_factory=dict)
+    sources: dict[str, float] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, float | None]:
         """The keys that it adds to the metrics row of its step."""
         row: dict[str, float | None] = {"eval_loss": self.loss if self.tokens else None}
         row |= {f"task.{name}.eval_loss": loss for name, loss in self.tasks.items()}
+        row |= {f"source.{n}.eval_loss": loss for n, loss in self.sources.items()}
         shares = {
             "eval_accuracy": self.accuracy,
             "eval_exact_accuracy": self.exact,
@@ -102,6 +106,7 @@ def held_out_loss(
     mesh: Mesh | None = None,
     score: Score | None = None,
     tasks: Sequence[str] = (),
+    sources: Sequence[str] = (),
     stop: Callable[[], bool] | None = None,
 ) -> HeldOut:
     """Mean loss of `model` over `batches`, in evaluation mode.
@@ -115,6 +120,7 @@ def held_out_loss(
         score: judges the answers to puzzles, in the order of the rows; ranks took
             turns with the batches.
         tasks: names of the tasks of a model of several.
+        sources: names of the sources of a mixture; batches say which rows are of which.
         stop: called between batches: whether to leave. Ranks agree on the answer, so
             that none of them waits in a forward for one that has left.
 
@@ -127,6 +133,7 @@ def held_out_loss(
     answers: list[tuple[Tensor, Tensor]] = []
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     by_task: Tensor | None = None
+    by_source: Tensor | None = None
     puzzles = judged = False
     was_training = model.training
     model.eval()
@@ -134,10 +141,14 @@ def held_out_loss(
         for number, batch in enumerate(batches):
             if stop is not None and number % agree_every == 0 and everyone.any_(stop()):
                 raise EvaluationStoppedError
-            losses, aux = model(batch.to(device))
+            moved = batch.to(device)
+            losses, aux = model(moved)
             found = aux.get(TASK_STATISTICS)
             if found is not None:
                 by_task = found.double() if by_task is None else by_task + found
+            if sources:
+                found = source_sums(losses, moved, len(sources)).double()
+                by_source = found if by_source is None else by_source + found
             sums[0] += losses.loss_sum
             sums[1] += losses.weight_sum
             if "correct" in losses.terms:
@@ -163,6 +174,9 @@ def held_out_loss(
         segments=segments / tokens if tokens and segments else None,
         attempts={} if score is None else _judged(score, answers, mesh.data),
         tasks={} if by_task is None else _by_name(tasks, mesh.tokens.sum_(by_task)),
+        sources=mean_losses(
+            sources, None if by_source is None else mesh.tokens.sum_(by_source)
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from lumina import quantities as q
 from lumina.observe.banner import banner_lines
+from lumina.observe.by_source import source_cells
 from lumina.observe.reported import part_cells
 from lumina.plan.plan import Plan
 
@@ -251,7 +252,11 @@ class Console:
         if row.get("skipped"):
             shown.append((2, f"skipped {row['skipped']}"))
         # Figures of a registered part come first: they are why it was written.
-        for first, more in ((2.1, part_cells(row, self._plan)), (8, _routing(row))):
+        for first, more in (
+            (2.1, part_cells(row, self._plan)),
+            (3.1, source_cells(row)),
+            (8, _routing(row)),
+        ):
             for at, (name, value) in enumerate(more):
                 shown.append((first + at / 10, f"{name} {value}"))
         if (left := self._seconds_left()) is not None:
@@ -307,7 +312,7 @@ class Console:
         ]
         if plan is not None:
             cells.append(("ranks", f"{plan.world_size} {plan.parallel}"))
-        cells += _routing(row) + part_cells(row, plan)
+        cells += source_cells(row) + _routing(row) + part_cells(row, plan)
         if row.get("skipped"):
             cells.append(("skipped", q.count(row["skipped"])))
         for name, seen in (("eval ppl", self._eval), ("best ppl", self._best)):

@@ -19,6 +19,7 @@ from lumina import quantities as q
 from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
 from lumina.observe import curves
+from lumina.observe.by_source import source_charts, source_figures
 from lumina.observe.data_found import data_rows
 from lumina.observe.findings import find
 from lumina.observe.reported import part_keys
@@ -186,6 +187,7 @@ def _figures(
         step, best = min(evaluated, key=lambda pair: pair[1])
         remark = f"perplexity {q.perplexity(best)}, step {step:,.0f}"
         figures.append(("best held-out loss", q.decimal(best), remark))
+    figures += source_figures(rows)
     seconds = sum(s for _, s in _series(rows, "step_seconds"))
     if seconds:
         figures.append(("time in steps", q.clock(seconds), ""))
@@ -249,6 +251,7 @@ def _charts(
     memory = [(x, y / 2**20) for x, y in _series(rows, "memory_allocated_bytes")]
     series = [curves.Series("value", memory)]
     drawn.insert(4, curves.draw("Memory in use (MiB)", series, lambda v: f"{v:,.4g}"))
+    drawn[1:1] = source_charts(rows)
     return [chart for chart in drawn if chart is not None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
+from lumina.config.source_entries import source_paths
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.parallel.sizes import Sizes
@@ -110,6 +111,7 @@ def make_plan(
     decisions.decide("world_size", world_size, "processes that were started")
     for field, leaf in _PASSED_ON.items():
         decisions.decide(field, config.get(leaf), source_of(config, leaf))
+    decisions.decide("sources", tuple(source_paths(config)), "as named")
     decisions.reasons["seq_length"] = source_of(config, "seq_length")
     decisions.decide("learning_rate", *learning_rate(config, spec))
     decide_optimizers(config, spec, decisions)

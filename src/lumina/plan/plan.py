@@ -50,6 +50,7 @@ class Plan:
         memory: bytes per device by component (`lumina.plan.memory.COMPONENTS`), their
             sum `bound`, and `expected`, the likely peak of a step.
         features: features without an option of their own that the run has.
+        sources: the sources of a mixture, whose losses are reported one by one.
         reasons: field name -> why it has its value; features.NAME -> why the run has
             or does not have that feature.
         warnings: advice that does not stop the run.
@@ -103,6 +104,7 @@ class Plan:
     active_parameters: int = 0
     flops_per_token: float = 0.0
     features: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     memory: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -126,7 +128,14 @@ class Plan:
         """The inverse of `to_dict`."""
         values = dict(values)
         values["spec"] = ModelSpec.from_dict(values["spec"])
-        for name in ("freeze", "optimizer_groups", "features", "pinned", "rules"):
+        for name in (
+            "freeze",
+            "optimizer_groups",
+            "features",
+            "pinned",
+            "rules",
+            "sources",
+        ):
             values[name] = tuple(values.get(name, ()))
         values["warnings"] = tuple(values["warnings"])
         return Plan(**values)

@@ -136,6 +136,10 @@ def explained(
         "eval_data": data.eval_data,
         "tasks": [entry.partition("=")[2] for entry in data.tasks],
         "task_eval_data": [e.partition("=")[2] for e in data.task_eval_data],
+        "sources": [e.partition("=")[2] for e in config.mixture.sources],
+        "source_eval_data": [
+            e.partition("=")[2] for e in config.mixture.source_eval_data
+        ],
     }
     for leaf, paths in named.items():
         for path in () if leaf in changes else paths:

@@ -263,6 +263,7 @@ class Job:
             facts |= {key: stats.get(key, 0) for key in shown}
         else:  # a plug-in's kind, which counts what it likes
             facts |= stats
+        facts |= prepared.data.facts(prepared.config)
         if stream.order.rows_per_epoch is None:
             facts["rows"] = "unknown"
         if long := stats.get("long_conversations"):

@@ -215,6 +215,7 @@ class Loop:
             "data_wait_seconds": waited,
             "step_tokens": batches.tokens,
             "loss_tokens": batches.loss_tokens,
+            "facts": batches.facts,
         }
 
     def _boundary(self) -> bool:
@@ -364,6 +365,7 @@ class Loop:
                 mesh=self.program.mesh,
                 score=self.score,
                 tasks=self.program.network.tasks,
+                sources=self.plan.sources,
                 stop=self._stop_asked,
             )
         if outcome is None:

@@ -44,7 +44,7 @@ def origin(
         "torch": environment.torch_version,
         "python": platform.python_version(),
         "device": environment.device_name,
-        "data": [*kind, *data.train_data, *data.tasks],
+        "data": [*kind, *data.train_data, *data.tasks, *config.mixture.sources],
         "counts": {name: stats[name] for name in counts if stats.get(name)},
         "found": found,
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lumina.model.by_source import source_metrics, source_shapes
 from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
 from lumina.observe.console import Console
 from lumina.plan.hardware import peak_flops
@@ -64,7 +65,8 @@ class Recorder:
             plan: what the step's Program realised.
             known: step, tokens, epoch, learning_rate, data_wait_seconds,
                 step_seconds, loss_tokens, the labels of all ranks (a step without
-                any has no loss), and step_tokens, which is not written.
+                any has no loss), step_tokens, which is not written, and facts,
+                further keys of the row.
             values: the vector of `train_step`.
         """
         seconds = known["step_seconds"]
@@ -97,6 +99,7 @@ class Recorder:
             "time": time.time(),
         }
         row |= self._of_kinds(plan, values)
+        row |= known.get("facts", {})
         if skipped:
             self._tell_skipped(plan, known["step"], loss)
         if not labelled:
@@ -195,10 +198,11 @@ class Recorder:
             term.key: value for term, value in zip(terms, rest, strict=False)
         }
         flat = torch.tensor(rest[len(terms) :])
-        counted = dict(divide_counts(flat, count_shapes(spec)))
+        shapes = count_shapes(spec) | source_shapes(plan.sources)
+        counted = dict(divide_counts(flat, shapes))
         for kind in kinds_of(spec):
             row |= kind.metrics(plan, counted)
-        return row
+        return row | source_metrics(plan.sources, counted)
 
 
 def _perplexity(loss: float | None) -> float | None:

@@ -11,6 +11,7 @@ from lumina.config import Config, Source
 from lumina.config.files import read_layer
 from lumina.config.presets import DEFAULT_PRESET
 from lumina.config.sections import SECTIONS
+from lumina.config.source_entries import source_paths
 from lumina.config.task_paths import paths_by_task
 from lumina.data.kinds import known_kinds
 from lumina.errors import LuminaError, shell_path
@@ -202,6 +203,8 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
     wrong = {leaf: changes[leaf] for leaf in sorted(FIXED & changes.keys())}
     if "tasks" in changes and _task_names(saved) != _task_names(config):
         wrong["tasks"] = changes["tasks"]  # their files may have moved
+    if "sources" in changes and list(source_paths(saved)) != list(source_paths(config)):
+        wrong["sources"] = changes["sources"]
     # The command fills in its default preset, which therefore says nothing.
     if config.preset not in (None, DEFAULT_PRESET, saved.preset):
         wrong["preset"] = (saved.preset, config.preset)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
+from lumina.model.by_source import SOURCES, source_sums
 from lumina.model.interface import LossSums
 from lumina.optim.gate import Verdict, judge
 from lumina.plan.schedule import learning_rate_at
@@ -111,6 +112,8 @@ def _losses(
         mean = aux[term.key] * term.per_token(batches.tokens, batches.loss_tokens)
         total = total + term.weight * mean
         sums[place] += mean.detach()
+    if plan_sources := program.plan.sources:
+        aux = aux | {SOURCES: source_sums(losses, batch, len(plan_sources))}
     return total, flatten_counts(aux, program.counts)
 
 

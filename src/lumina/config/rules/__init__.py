@@ -6,6 +6,7 @@ from lumina.config.rules import (
     data,
     embedding,
     hrm,
+    mixture,
     mod,
     moe,
     mor,
@@ -32,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     parts.RULE,
     data.RULE,
     tasks.RULE,
+    mixture.RULE,
     named_expert.RULE,
     training.RULE,
 )

@@ -6,6 +6,7 @@ import typing
 
 from lumina.config.sections.data import DataSection
 from lumina.config.sections.hrm import HrmSection
+from lumina.config.sections.mixture import MixtureSection
 from lumina.config.sections.mod import ModSection
 from lumina.config.sections.model import ModelSection
 from lumina.config.sections.moe import MoeSection
@@ -29,6 +30,7 @@ class Sections:
     mor: MorSection
     parts: PartsSection
     data: DataSection
+    mixture: MixtureSection
     train: TrainSection
     run: RunSection
     system: SystemSection

@@ -1,0 +1,1 @@
+"""Several sources of text as one sequence of rows, in shares that hold at any time."""

@@ -1,0 +1,189 @@
+"""Text of several sources as data of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumina.batch import Batch
+from lumina.config.source_entries import (
+    in_words,
+    source_eval_paths,
+    source_paths,
+    weight_points,
+    weights_of,
+)
+from lumina.data.data_events import OnEvent
+from lumina.data.kind import Data, DataKind, Request, Rows, Share
+from lumina.data.mixture.mixture_stream import MixtureStream, eval_source_batches
+from lumina.data.mixture.sequence import Mixture, shares_by_size
+from lumina.data.mixture.shares import ShareSchedule
+from lumina.data.packing import pack
+from lumina.data.split import Progress
+from lumina.data.stream import shuffled
+from lumina.data.tasks import PreparedTasks, fit_task_rows, prepare_named
+from lumina.data.text_data import beginning
+from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+
+class MixtureData(Data):
+    """A set of text for each source, and one vocabulary.
+
+    Args:
+        prepared: the sources' token stores.
+    """
+
+    def __init__(self, prepared: PreparedTasks) -> None:
+        self.prepared = prepared
+        self.tokenizer = prepared.tokenizer
+        self.stats = prepared.stats
+
+    def rows(self, config: Config) -> Rows:
+        """Rows of all sources, in the shares that the settings say."""
+        made, length = self.prepared, config.model.seq_length
+        held_out = made.eval.stores.values() if made.eval else ()
+        parts = {
+            name: shuffled(store, length, config.train.seed)
+            for name, store in made.train.stores.items()
+        }
+        for name, part in parts.items():
+            if not part.rows_per_epoch:
+                raise LuminaError(
+                    "E105", f"the source {name} has no token to learn", "add data"
+                )
+        sizes = [part.rows_per_epoch for part in parts.values()]
+        return Rows(
+            vocab_size=made.tokenizer.vocab_size,
+            sequence=Mixture(parts, share_schedule(config, tuple(parts), sizes)),
+            held_out=sum(len(pack(store, length)) for store in held_out),
+        )
+
+    def stream(
+        self,
+        config: Config,
+        rows: Rows,
+        *,
+        global_batch_size: int,
+        epochs: float | None,
+    ) -> MixtureStream:
+        """Batches whose rows know their source."""
+        assert isinstance(rows.sequence, Mixture)
+        return MixtureStream(
+            self.prepared.train,
+            rows.sequence,
+            seq_length=config.model.seq_length,
+            global_batch_size=global_batch_size,
+            epochs=epochs,
+        )
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether documents of some source are held out."""
+        return self.prepared.eval is not None
+
+    def held_out(self, share: Share) -> Iterator[Batch]:
+        """Held-out batches, each of one source."""
+        assert self.prepared.eval is not None
+        return eval_source_batches(
+            self.prepared.eval,
+            tuple(self.prepared.train.stores),
+            share.seq_length,
+            share.batch_size,
+            share.limit,
+            rank=share.rank,
+            data_ranks=share.data_ranks,
+        )
+
+    def fit(
+        self,
+        config: Config,
+        on_progress: Progress | None = None,
+        on_event: OnEvent | None = None,
+    ) -> MixtureData:
+        """Long conversations of each source as rows can hold them."""
+        return MixtureData(
+            fit_task_rows(
+                self.prepared,
+                config.model.seq_length,
+                on_progress=on_progress,
+                on_event=on_event,
+            )
+        )
+
+    def facts(self, config: Config) -> Mapping[str, str]:
+        """The rows and the share of each source, and how the shares change."""
+        mixture = self.rows(config).sequence
+        assert isinstance(mixture, Mixture)
+        names = mixture.names
+        rows = zip(names, mixture.sizes, strict=True)
+        text = ", ".join(f"{name} {size:,} rows" for name, size in rows)
+        shares = [
+            (f"from step {step:,} on " if step else "") + in_words(names, weights)
+            for step, weights in mixture.schedule.points
+        ]
+        return {"sources": f"{text}; shares {', then '.join(shares)}"}
+
+    def document_lengths(self) -> list[NDArray[np.integer]]:
+        """Tokens of each document, source by source."""
+        return [np.diff(store.starts) for store in self.prepared.train.stores.values()]
+
+    def prompts(self, count: int) -> list[list[int]]:
+        """Beginnings of held-out documents, of all sources in turn."""
+        made = self.prepared
+        stores = (made.eval or made.train).stores.values()
+        found = [
+            [beginning(store, index) for index in range(min(count, len(store)))]
+            for store in stores
+        ]
+        turns = [one for turn in zip_longest(*found) for one in turn if one is not None]
+        return turns[:count]
+
+
+def share_schedule(
+    config: Config, names: tuple[str, ...], sizes: list[int]
+) -> ShareSchedule:
+    """The shares of the sources over the steps of a run.
+
+    Args:
+        config: says them, or how they follow from the sizes.
+        names: the sources.
+        sizes: rows of each.
+    """
+    asked = config.mixture
+    if asked.source_schedule:
+        return ShareSchedule(weight_points(asked.source_schedule, names))
+    if asked.source_weights:
+        weights = weights_of(asked.source_weights, names, "source_weights")
+    else:
+        weights = shares_by_size(sizes, asked.source_temperature or 1.0)
+    return ShareSchedule([(0, weights)])
+
+
+def _prepare(request: Request) -> MixtureData:
+    config = request.config
+    return MixtureData(
+        prepare_named(
+            config,
+            source_paths(config),
+            source_eval_paths(config),
+            "source",
+            tokenizer=request.tokenizer,
+            on_progress=request.on_progress,
+            on_event=request.on_event,
+        )
+    )
+
+
+KIND = DataKind(
+    "mixture",
+    _prepare,
+    applies=lambda settings: bool(source_paths(settings)),
+    trains_tokenizer=True,
+)

@@ -1,0 +1,146 @@
+"""A mixture: a sequence of rows that is made of the sequences of several sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lumina.data.mixture.shares import ShareSchedule, Weights, in_units, next_source
+from lumina.data.order import Cursor, RowId, Sequenced, Taken
+
+
+class Mixture:
+    """Rows of several sources, in shares that hold within one row at any time.
+
+    Rows are numbered through: those of the second source begin where those of the first
+    end. One pass over the mixture is as many rows as all sources have together; each
+    source has epochs of its own, which `Taken.facts` gives.
+
+    The shares hold from the point where they last changed. The cursor holds all that
+    the order depends on: the cursor of every source, the shares that hold and the rows
+    that each source has given since then, and the shares that a control has set.
+
+    Args:
+        parts: the rows of each source, by name.
+        schedule: the shares. Shares that a control sets hold in place of them.
+    """
+
+    def __init__(self, parts: Mapping[str, Sequenced], schedule: ShareSchedule) -> None:
+        self.names = tuple(parts)
+        self._parts = tuple(parts.values())
+        self.schedule = schedule
+        sizes = [_known(name, part) for name, part in parts.items()]
+        self.sizes = sizes
+        self._first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+
+    def in_steps_of(self, rows: int) -> Mixture:
+        """The same mixture, whose schedule counts steps of so many rows."""
+        parts = dict(zip(self.names, self._parts, strict=True))
+        return Mixture(parts, ShareSchedule(self.schedule.points, rows))
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """The rows of all sources."""
+        return sum(self.sizes)
+
+    @property
+    def start(self) -> Cursor:
+        """Before the first row; the shares are those of the schedule."""
+        return {
+            "rows": 0,
+            "step_rows": self.schedule.step_rows,
+            "parts": [dict(part.start) for part in self._parts],
+            "weights": list(self.schedule.at(0)),
+            "since": [0] * len(self._parts),
+            "set": None,
+        }
+
+    def rows_before(self, cursor: Cursor) -> int:
+        """Rows of all sources."""
+        return int(cursor["rows"])
+
+    def weights(self, cursor: Cursor) -> Weights:
+        """The shares of the next row."""
+        if cursor["set"] is not None:
+            return tuple(cursor["set"])
+        return self.schedule.at(cursor["rows"], cursor["step_rows"])
+
+    def with_weights(self, cursor: Cursor, weights: Sequence[float] | None) -> Cursor:
+        """The cursor from which rows come in other shares; None: by the schedule."""
+        return {**cursor, "set": None if weights is None else list(weights)}
+
+    def take(self, cursor: Cursor, count: int) -> Taken:
+        """The next `count` rows of the mixture."""
+        begin, sources = int(cursor["rows"]), []
+        weights, since = tuple(cursor["weights"]), list(cursor["since"])
+        units = in_units(weights)
+        for row in range(begin, begin + count):
+            now = self.weights({**cursor, "rows": row})
+            if now != weights:
+                weights, since, units = now, [0] * len(since), in_units(now)
+            source = next_source(units, since)
+            since[source] += 1
+            sources.append(source)
+        counts = [sources.count(source) for source in range(len(self._parts))]
+        taken = [
+            part.take(place, rows)
+            for part, place, rows in zip(
+                self._parts, cursor["parts"], counts, strict=True
+            )
+        ]
+        waiting = [iter(one.row_ids) for one in taken]
+        ids: list[RowId] = []
+        for source in sources:
+            epoch, row = next(waiting[source])
+            ids.append((epoch, row + self._first[source]))
+        parts = [dict(one.cursor) for one in taken]
+        after = begin + count
+        return Taken(
+            begin=begin,
+            row_ids=ids,
+            cursor={
+                "rows": after,
+                "step_rows": cursor["step_rows"],
+                "parts": parts,
+                "weights": list(weights),
+                "since": since,
+                "set": cursor["set"],
+            },
+            epoch=after / self.rows_per_epoch,
+            facts=self._facts(parts, weights),
+        )
+
+    def _facts(
+        self, parts: Sequence[Mapping[str, Any]], weights: Weights
+    ) -> dict[str, float]:
+        """The epoch of each source, and the share that it has now."""
+        facts: dict[str, float] = {}
+        for name, part, place, size in zip(
+            self.names, self._parts, parts, self.sizes, strict=True
+        ):
+            facts[f"epoch.{name}"] = part.rows_before(place) / size
+        for name, weight in zip(self.names, weights, strict=True):
+            facts[f"source.{name}.weight"] = weight
+        return facts
+
+
+def _known(name: str, part: Sequenced) -> int:
+    rows = part.rows_per_epoch
+    if not rows:
+        raise ValueError(f"the source {name} has {rows} rows")
+    return rows
+
+
+def shares_by_size(sizes: Sequence[int], temperature: float = 1.0) -> Weights:
+    """Shares in proportion to size^(1/temperature) (Conneau et al., arXiv:1911.02116).
+
+    Args:
+        sizes: rows of each source.
+        temperature: 1 is in proportion to the sizes; a larger one makes the shares more
+            equal.
+    """
+    powers = [size ** (1.0 / temperature) for size in sizes]
+    total = sum(powers)
+    return tuple(power / total for power in powers)

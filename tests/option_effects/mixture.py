@@ -1,0 +1,74 @@
+"""Options of a mixture: which rows come from which source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from option_effects import shows
+from tiny_runs import Run, Runs
+
+
+def two_sources(runs: Runs) -> dict[str, Any]:
+    """Options of two sources of different size; their files lie beside the runs."""
+    code = runs.folder / "code.txt"
+    code.write_text("<|endoftext|>".join(f"y = x * {n} + 1\n" for n in range(40)))
+    sources = (f"story={runs.data}", f"code={code}")
+    return {"sources": sources, "train_data": (), "eval_batches": 4, "steps": 4}
+
+
+def rows_of(run: Run) -> tuple[int, ...]:
+    """How many rows each source gave, from the checkpoint."""
+    parts: Any = run.cursor["parts"]
+    sizes = [run.rows[-1][f"epoch.{name}"] for name in ("story", "code")]
+    assert all(size > 0 for size in sizes)
+    return tuple(part["row"] for part in parts)
+
+
+@shows("sources")
+def several(runs: Runs) -> None:
+    run = runs.train(**two_sources(runs))
+    last = run.rows[-1]
+    assert last["source.story.weight"] > 0.8
+    assert last["source.story.loss"] != last["source.code.loss"]
+    assert last["source.story.tokens"] + last["source.code.tokens"] == pytest.approx(1)
+    assert {"source.story.eval_loss", "source.code.eval_loss"} <= last.keys()
+    assert "sources" in run.printed and "shares story" in run.printed
+
+
+@shows("source_eval_data")
+def held_out_files(runs: Runs) -> None:
+    other = runs.folder / "other.txt"
+    other.write_text("Entirely different words, over and over.\n" * 40)
+    split, given = runs.both(
+        "source_eval_data", (), (f"code={other}",), **two_sources(runs)
+    )
+    ends = [run.rows[-1] for run in (split, given)]
+    assert ends[0]["source.code.eval_loss"] != ends[1]["source.code.eval_loss"]
+
+
+@pytest.mark.covers("DAT-11: base_finetuning_ratio")
+@shows("source_weights")
+def shares(runs: Runs) -> None:
+    most, half = runs.both(
+        "source_weights", ("story=3,code=1",), ("0.5",), **two_sources(runs)
+    )
+    assert rows_of(most) == (12, 4) and rows_of(half) == (8, 8)
+
+
+@shows("source_temperature")
+def temperature(runs: Runs) -> None:
+    sized, even = runs.both("source_temperature", None, 100.0, **two_sources(runs))
+    assert rows_of(sized)[1] < 4 and rows_of(even) == (8, 8)
+
+
+@pytest.mark.covers("DAT-12")
+@shows("source_schedule")
+def schedule(runs: Runs) -> None:
+    """The shares change at the steps that the schedule names."""
+    fixed, moved = runs.both(
+        "source_schedule", ("0:0.75",), ("0:0.75", "2:0.25"), **two_sources(runs)
+    )
+    assert rows_of(fixed) == (12, 4) and rows_of(moved) == (8, 8)
+    assert moved.column("source.story.weight") == [0.75, 0.75, 0.25, 0.25]
