@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from lumina.data.chat_format import Chat
+from lumina.data.chat_tools import tools_refused
 from lumina.data.long_conversations import LaidOut, Span
 from lumina.data.records import Message
 from lumina.errors import LuminaError
@@ -46,6 +47,15 @@ class Vocabulary(Protocol):
         """Ids of texts that each stand right behind a special token."""
 
 
+_NAME = "Lumina's own chat format"
+
+
+def _refuse_tools(messages: Sequence[Message]) -> None:
+    error = tools_refused(messages, _NAME)
+    if error is not None:
+        raise error
+
+
 class MarkerFormat:
     """Lumina's own chat format; see `CHAT_TEMPLATE`."""
 
@@ -67,22 +77,32 @@ class MarkerFormat:
         self, conversations: Sequence[Sequence[Message]], *, loss_on: str = "assistant"
     ) -> list[Chat | LuminaError]:
         """(ids, mask) of each conversation."""
-        words = [message["content"] for turns in conversations for message in turns]
-        ids = iter(self._tokenizer.encode_contents(words))
-        return [
-            self._join(
-                [message["role"] for message in turns],
-                [next(ids) for _ in turns],
-                loss_on=loss_on,
-                trained=[message.get("train") for message in turns],
-            )
-            for turns in conversations
+        refused = [tools_refused(turns, _NAME) for turns in conversations]
+        taken = [
+            turns
+            for turns, error in zip(conversations, refused, strict=True)
+            if error is None
         ]
+        words = [message["content"] for turns in taken for message in turns]
+        ids = iter(self._tokenizer.encode_contents(words))
+        done = iter(
+            [
+                self._join(
+                    [message["role"] for message in turns],
+                    [next(ids) for _ in turns],
+                    loss_on=loss_on,
+                    trained=[message.get("train") for message in turns],
+                )
+                for turns in taken
+            ]
+        )
+        return [next(done) if error is None else error for error in refused]
 
     def lay_out(
         self, messages: Sequence[Message], *, loss_on: str = "assistant"
     ) -> LaidOut:
         """`encode` of one conversation, with where its turns stand."""
+        _refuse_tools(messages)
         words = [self._words(message["content"]) for message in messages]
         ids, mask = self._join(
             [message["role"] for message in messages],
@@ -101,6 +121,7 @@ class MarkerFormat:
         self, messages: Sequence[Message], said: Sequence[list[int] | None] = ()
     ) -> list[int]:
         """Ids up to where the assistant is to speak; see `ChatFormat.prompt`."""
+        _refuse_tools(messages)
         known = said or [None] * len(messages)
         words = self._tokenizer.encode_contents([m["content"] for m in messages])
         contents = [w if k is None else k for k, w in zip(known, words, strict=True)]

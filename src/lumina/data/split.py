@@ -18,7 +18,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lumina.data.chat_tools import tools_of
 from lumina.data.documents import Document, Skipped, read_documents
+from lumina.data.records import Message
 from lumina.errors import LuminaError
 
 SKIPPED_KEPT = 1000
@@ -37,7 +39,12 @@ def document_bytes(document: Document) -> int:
     """UTF-8 bytes of what a document says."""
     if document.text is not None:
         return utf8_length(document.text)
-    return sum(utf8_length(m["content"]) for m in document.messages or ())
+    return sum(map(message_bytes, document.messages or ()))
+
+
+def message_bytes(message: Message) -> int:
+    """UTF-8 bytes of a turn's words, and of its calls of tools as JSON."""
+    return utf8_length(message["content"]) + utf8_length(tools_of(message))
 
 
 def utf8_length(text: str) -> int:
@@ -133,6 +140,8 @@ def _parts(document: Document) -> Iterator[bytes]:
         yield document.text.encode()
     for message in document.messages or ():
         yield f"\0{message['role']}\0{message['content']}".encode()
+        if tools := tools_of(message):
+            yield f"\0{tools}".encode()
 
 
 def _empty(files: Sequence[Path], found: Scan) -> LuminaError:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from lumina.data.chat_tools import tools_refused
 from lumina.data.records import Message
 from lumina.data.template_errors import failure
 from lumina.data.template_files import Templates
@@ -63,6 +64,9 @@ class Renderer:
         """The text, with the places of the words; without, if not `needed` and lost."""
         if not messages:
             raise failure("a conversation without a turn", "give it a turn")
+        refused = tools_refused(messages, "the model's chat template")
+        if refused is not None:
+            raise refused
         if "strftime_now" not in self._templates.conversation:
             now = self._training_time  # nothing asks for it
         turns = [(message["role"], message["content"]) for message in messages]

@@ -1,0 +1,156 @@
+"""Records -> texts and conversations, by their form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lumina.data.record_forms.form import Form, Record, all_fields, form_named, forms
+from lumina.data.record_forms.message import BadRecord, Content, kind_of
+from lumina.errors import LuminaError
+
+_SUGGESTED = {("question", "answer"): "question=prompt answer=completion",
+              ("input", "output"): "input=prompt output=completion",
+              ("query", "response"): "query=prompt response=completion",
+              ("prompt", "response"): "response=completion",
+              ("instruction", "response"): "response=output"}  # fmt: skip
+"""Names of fields that mean a question and its answer, and what says so."""
+
+
+class RecordReader:
+    """Reads records of one form, or of the form that each is found to have.
+
+    What a record means depends on the record alone, so that reading can begin anywhere
+    in the data.
+
+    Args:
+        format: the name of the form; None: it is recognised.
+        fields: name of a field in the records -> the field of the form that it is.
+
+    Raises:
+        LuminaError: E005 for a form or a field that there is not.
+    """
+
+    def __init__(
+        self, format: str | None = None, fields: Mapping[str, str] | None = None
+    ) -> None:
+        self.form = None if format is None else form_named(format)
+        self.fields: dict[str, str] = dict(fields or {})
+        known = all_fields() if self.form is None else set(self.form.fields)
+        for name, meant in self.fields.items():
+            if meant not in known:
+                raise LuminaError(
+                    "E005",
+                    f"--field {name}={meant}: "
+                    + ("no form" if self.form is None else f"the form {format}")
+                    + f" has a field {meant!r}",
+                    f"its fields are {', '.join(sorted(known))}",
+                )
+
+    @property
+    def key(self) -> list[Any]:
+        """What decides how records are read, beside themselves; plain JSON."""
+        form = None if self.form is None else self.form.name
+        return [form, sorted(self.fields.items())] if form or self.fields else []
+
+    def parse(self, record: Any) -> Content:
+        """The text, or the conversation, of one record.
+
+        A field that is null counts as absent; other fields that no form reads are
+        ignored, and named by `unread`.
+
+        Raises:
+            BadRecord: E101 not an object, E102 fields or roles, E103 text that is not
+                Unicode, E105 nothing in it.
+        """
+        fields = self._fields_of(record)
+        return self._form_of(fields, record).parse(fields)
+
+    def parts(self, record: Any) -> tuple[Form, dict[str, Content]]:
+        """The form of a record and what is in it; errors as `parse`.
+
+        Unlike `parse` it refuses no form for not being trained on.
+        """
+        fields = self._fields_of(record)
+        form = self._form_of(fields, record)
+        return form, form.parts(fields)
+
+    def unread(self, record: Any) -> list[str]:
+        """Names of the fields of a good record that hold something and are not read.
+
+        Those of turns are named as in "messages[].name", once for every turn.
+        """
+        fields = self._fields_of(record)
+        theirs = {meant: field for field, meant in self.fields.items()}
+        unread = self._form_of(fields, record).unread(fields)
+        return [theirs.get(name, name) for name in unread]
+
+    def form_of(self, record: Any) -> str:
+        """The name of a good record's form."""
+        return self._form_of(self._fields_of(record), record).name
+
+    def _fields_of(self, record: Any) -> Record:
+        """The fields that hold something, under the names that forms know."""
+        if not isinstance(record, dict):
+            raise BadRecord("E101", f"expected a JSON object, found {kind_of(record)}")
+        if not self.fields:
+            return {name: value for name, value in record.items() if value is not None}
+        found: Record = {}
+        for name, value in record.items():
+            if value is None:
+                continue
+            meant: str = self.fields.get(name, name)
+            if meant in found:
+                raise BadRecord(
+                    "E102", f"two fields are {meant!r}: --field gives it another one"
+                )
+            found[meant] = value
+        return found
+
+    def _form_of(self, fields: Record, record: Record) -> Form:
+        if self.form is not None:
+            return self.form
+        for form in forms().values():
+            if form.recognises(fields):
+                return form
+        raise _unknown(fields, record)
+
+
+def _unknown(fields: Record, record: Record) -> BadRecord:
+    """No form fits: its fields, and how to say what they are."""
+    nulls = [name for name, value in record.items() if value is None]
+    names = [*map(repr, fields), *(f"{name!r}, which is null" for name in nulls)]
+    listed = ", ".join(sorted(names)) or "none"
+    reason = f"no field 'text' or 'messages' (fields: {listed[:200]})"
+    for pair, said in _SUGGESTED.items():
+        if all(name in fields for name in pair):
+            form = "alpaca" if "output" in said.partition("=")[2] else "prompt"
+            return BadRecord(
+                "E102",
+                f"{reason}, nor the fields of another form of record",
+                f"say which fields hold the question and the answer: "
+                f"--format {form} --field {said}",
+            )
+    return BadRecord("E102", f"{reason}, nor the fields of another form of record")
+
+
+_DEFAULT = RecordReader()
+parse_record = _DEFAULT.parse
+unread_fields = _DEFAULT.unread
+
+
+def each_field_once(pairs: list[tuple[str, Any]]) -> Record:
+    """A JSON object from its fields, for `json.loads`.
+
+    Raises:
+        BadRecord: E102 a field that is read stands there twice with two values, of
+            which JSON does not say which one holds.
+    """
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        for name, value in pairs:
+            if name in all_fields() and fields[name] != value:
+                raise BadRecord(
+                    "E102", f"the field {name!r} is there twice, with two values"
+                )
+    return fields
