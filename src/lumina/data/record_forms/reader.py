@@ -99,7 +99,7 @@ class RecordReader:
         for name, value in record.items():
             if value is None:
                 continue
-            meant = self.fields[name] if name in self.fields else name
+            meant = str(self.fields.get(name, name))
             if meant in found:
                 raise BadRecord(
                     "E102", f"two fields are {meant!r}: --field gives it another one"
