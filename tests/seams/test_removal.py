@@ -67,6 +67,22 @@ ENTRIES = {
             ("train/controls/__init__.py", "experts, depth)", "experts)"),
         ),
     ),
+    "rule": Entry(
+        ("train/rules/expert_capacity.py",),
+        (
+            (
+                "train/rules/__init__.py",
+                "from lumina.train.rules import expert_capacity\n",
+                "",
+            ),
+            ("train/rules/__init__.py", "OWN = (expert_capacity,)", "OWN = ()"),
+        ),
+    ),
+    "feature": Entry(
+        ("features/declared/average.py",),
+        asks="--features ema",
+        says="'ema' is not a feature",
+    ),
 }
 
 
