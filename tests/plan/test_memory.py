@@ -117,7 +117,7 @@ def measured(options: dict[str, Any], dtype: torch.dtype, mode: str) -> tuple[in
         {"num_kv_heads": 4, "mla_kv_rank": 24},
         {"num_kv_heads": 4, "mla_kv_rank": 24, "mla_q_rank": 40},
         MOE | {"moe_shared_experts": 1},
-        MOE | {"moe_score": "sigmoid", "moe_top_k": 4, "num_layers": 4},
+        MOE | {"moe_score": "sigmoid", "moe_top_k": 4},
         MOE,
         MOE | {"moe_pattern": "interleaved"},
         MOE | {"moe_dispatch": "capacity"},

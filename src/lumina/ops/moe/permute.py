@@ -79,7 +79,8 @@ class _Combine(torch.autograd.Function):
         # An assignment without a place has no row: its score reads as zero.
         score_n = _rows(scores_tk.reshape(-1, 1), assignment_n, ctx.holes)
         token_n = assignment_n // top_k
-        grad_nd = _rows(grad_td, token_n, ctx.holes).float() * score_n
+        # In place: two copies of all rows in float32 would be a step's peak.
+        grad_nd = _rows(grad_td, token_n, ctx.holes).float().mul_(score_n)
         return grad_nd.to(y_nd.dtype), grad_scores, None, None, None
 
 
