@@ -26,6 +26,7 @@ for room in (
     "hrm",
     "parts",
     "data",
+    "loading",
     "tasks",
     "mixture",
     "training",

@@ -62,6 +62,8 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         "rope_low_freq_factor": ["--rope-scaling", "llama3"],
         "rope_high_freq_factor": ["--rope-scaling", "llama3"],
         "min_lr": ["--learning-rate", "0.5"],
+        "dataset_start_offset": ["--linear-dataset"],
+        "iterate": ["--steps", "3"],
         "use_mor": ["--num-layers", "4"],
         "use_hrm": [
             "--no-use-moe",

@@ -20,7 +20,7 @@ from lumina.config.leaves import (
 from lumina.config.presets import DEFAULT_PRESET, find_preset
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS
-from lumina.config.spellings import SYNONYMS
+from lumina.config.spellings import SWITCHES, SYNONYMS
 from lumina.errors import LuminaError
 
 
@@ -130,7 +130,7 @@ def _add_leaf(group: argparse._ArgumentGroup, leaf: str) -> None:
         for flag in flags:
             if flag in _THEIRS:
                 theirs = common | {"dest": _dest(flag), "metavar": _metavar(leaf)}
-                theirs["help"] = f"as in transformers: {plain[0]}"
+                theirs["help"] = _help_of_theirs(flag, plain[0])
                 group.add_argument(flag, **theirs, **_THEIRS[flag])
 
 
@@ -163,9 +163,17 @@ _THEIRS: dict[str, dict[str, Any]] = {
     "--lr-scheduler-type": {},
     "--bf16": {"nargs": "?", "const": "true"},
     "--fp16": {"nargs": "?", "const": "true"},
+    "--force-streaming": {"nargs": "?", "const": "true"},
+    "--force-memory-loading": {"nargs": "?", "const": "true"},
 }
 """Options of another trainer that mean something else under its names: values for "not
 set", a limit that wins over another, a schedule without warm-up."""
+
+
+def _help_of_theirs(flag: str, own: str) -> str:
+    if _dest(flag) in SWITCHES:
+        return f"{own} {SWITCHES[_dest(flag)][1]}"
+    return f"as in transformers: {own}"
 
 
 def _dest(flag: str) -> str:

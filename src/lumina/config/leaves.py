@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS
-from lumina.config.spellings import MEANT, SYNONYMS
+from lumina.config.spellings import MEANT, SWITCHES, SYNONYMS
 from lumina.errors import LuminaError
 
 SWITCHED: dict[str, tuple[str, str]] = {
@@ -48,7 +48,7 @@ ELSEWHERE = dict.fromkeys(
 
 PATHS = (
     "train_data", "eval_data", "tokenizer", "init_from", "plugins", "expert_registry",
-    "run_dir", "resume",
+    "run_dir", "resume", "stop_file",
 )  # fmt: skip
 """Options that name files or folders; a ~ at their beginning is the home folder."""
 
@@ -101,6 +101,8 @@ def understood(name: str, value: object) -> dict[str, object]:
     leaf = canonical(name)
     if key == "max_steps" and str(value).strip() == "-1":
         return {}
+    if key in SWITCHES:
+        return _switched(key, value)
     if key in ("bf16", "fp16"):
         word = str(value).strip().lower()
         if word in ("false", "no", "off"):
@@ -115,6 +117,19 @@ def understood(name: str, value: object) -> dict[str, object]:
             )
         return {leaf: f"mixed_{key}"}
     return {leaf: value}
+
+
+def _switched(key: str, value: object) -> dict[str, object]:
+    """What a switch that stands for a value says, or nothing where it is off."""
+    word = str(value).strip().lower()
+    if word in ("false", "no", "off"):
+        return {}
+    leaf, meant = SWITCHES[key]
+    if word not in ("true", "yes", "on"):
+        raise LuminaError(
+            "E005", f"{key} cannot be {value!r}", f"{key} is true or false; see {leaf}"
+        )
+    return {leaf: meant}
 
 
 def canonical(name: str) -> str:

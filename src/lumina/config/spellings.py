@@ -48,9 +48,18 @@ SYNONYMS: dict[str, str] = {
     "adam_epsilon": "eps",
     "bf16": "precision",
     "fp16": "precision",
+    "force_streaming": "data_loading",
+    "force_memory_loading": "data_loading",
 }
 """Spellings of the earlier designs, of transformers' Trainer and of axolotl, mapped to
 the one key. `leaves.understood` knows which of their values mean something else."""
+
+SWITCHES: dict[str, tuple[str, object]] = {
+    "force_streaming": ("data_loading", "streaming"),
+    "force_memory_loading": ("data_loading", "memory"),
+}
+"""Switches of the earlier designs that stand for one value of an option; switched off,
+they say nothing."""
 
 MEANT: dict[str, str] = {
     "datasets": "train_data names files, folders or globs",
@@ -77,6 +86,11 @@ MEANT: dict[str, str] = {
     "out_dir": "run_dir says where the run goes",
     "run_name": "experiment_name names the run",
     "model_name_or_path": "init_from names the model to start from",
+    "persistent_workers": "the threads of num_workers live as long as the run",
+    "dataloader_persistent_workers": "the threads of num_workers live as long as the "
+    "run",
+    "dataloader_prefetch_factor": "prefetch_factor counts steps made ahead",
+    "dataloader_pin_memory": "pin_memory says so",
     "dataloader_num_workers": "num_workers is the number of threads that tokenise",
     "torch_compile": "compile says whether blocks are compiled",
     "max_length": "seq_length is the length of a sequence",

@@ -165,6 +165,33 @@ class Shuffle(Numbered):
         return self._orders[epoch]
 
 
+class Linear(Numbered):
+    """Every row once an epoch, always in the order in which the rows stand.
+
+    Args:
+        rows: how many there are.
+        first: rows passed over at the start of the run.
+    """
+
+    def __init__(self, rows: int, *, first: int = 0) -> None:
+        self._rows = rows
+        self._first = first
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """All rows."""
+        return self._rows
+
+    @property
+    def start(self) -> Cursor:
+        """The first row that is not passed over."""
+        return {"epoch": 0, "row": self._first}
+
+    def row_ids(self, begin: int, end: int) -> list[RowId]:
+        """The rows begin .. end - 1 of the run."""
+        return [divmod(row, self._rows) for row in range(begin, end)]
+
+
 class Turns(Numbered):
     """Several sets of rows, one row of each in turn; each set has epochs of its own.
 
@@ -222,6 +249,13 @@ class RowOrder:
     def start(self) -> Cursor:
         """Where the first step begins."""
         return self._sequence.start
+
+    def epochs_before(self, cursor: Cursor) -> float | None:
+        """Passes over the data before a cursor; None where they are not known."""
+        if self.rows_per_epoch is not None:
+            return self._sequence.rows_before(cursor) / self.rows_per_epoch
+        counted = getattr(self._sequence, "epochs_before", None)
+        return None if counted is None else float(counted(cursor))
 
     @property
     def steps(self) -> int | None:

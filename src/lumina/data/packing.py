@@ -74,6 +74,34 @@ def pack(store: TokenStore, seq_length: int, window: int = WINDOW) -> Packing:
     )
 
 
+@functools.lru_cache(maxsize=32)
+def pack_in_order(store: TokenStore, seq_length: int) -> Packing:
+    """Pack the documents of a store one after the other; none comes before another.
+
+    A chunk that does not fit into what is left of a row begins the next one.
+    """
+    starts, lengths = cut(store.starts, seq_length)
+    return Packing(
+        starts, lengths.astype(np.int32), next_fit(lengths, seq_length), seq_length
+    )
+
+
+def next_fit(lengths: NDArray[np.integer[Any]], capacity: int) -> Ints:
+    """[R + 1] the first item of every row, where items stay in their order.
+
+    Args:
+        lengths: [C], each from 1 to `capacity`.
+        capacity: room of an empty row.
+    """
+    ends = np.cumsum(lengths, dtype=np.int64)
+    rows, first, before = [0], 0, 0
+    while first < len(ends):
+        first = int(np.searchsorted(ends, before + capacity, side="right"))
+        before = int(ends[first - 1])
+        rows.append(first)
+    return np.array(rows, dtype=np.int64)
+
+
 def cut(document_starts: Ints, seq_length: int) -> tuple[Ints, Ints]:
     """Cut documents into chunks of at most `seq_length` positions.
 

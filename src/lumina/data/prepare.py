@@ -11,6 +11,7 @@ from lumina.data.cache import build_once, cache_root
 from lumina.data.data_events import NO_EVAL, DataEvents, OnEvent
 from lumina.data.documents import Skipped
 from lumina.data.files import count_left_out
+from lumina.data.loading import choose_loading
 from lumina.data.split import Progress
 from lumina.data.store import FORMAT_VERSION, TokenStore
 from lumina.data.store_building import StoreBuilder, refused_conversation
@@ -94,6 +95,14 @@ class _Preparation:
         self.given = tokenizer
         self.told = DataEvents(on_event)
         self.files = TextFiles(config, on_progress)
+        self.loading = choose_loading(config)
+        if self.loading.way == "streaming":
+            raise LuminaError(
+                "E002",
+                "data of this kind is kept in a token store, and data_loading is "
+                f"{self.loading}",
+                "use --data-loading sharded, or memory",
+            )
 
     def fit(self, prepared: Prepared, length: int) -> Prepared:
         """The same documents, with conversations that fit into rows of `length`."""
@@ -102,7 +111,7 @@ class _Preparation:
         folder, meta, cached = self._stores(tokenizer, rows)
         if cached and self.data.data_errors == "fatal":
             _check_refused(meta)
-        train, evaluation = opened_stores(folder)
+        train, evaluation = self._opened(folder)
         stats = prepared.stats | sides_of(train, evaluation) | counts_of(meta)
         skipped = [Skipped(**record) for record in meta["skipped"]]
         if stats["skipped"] > prepared.stats["skipped"]:  # a template takes no piece
@@ -147,6 +156,14 @@ class _Preparation:
         )
         return folder, meta, cached
 
+    def _opened(self, folder: Path) -> tuple[TokenStore, TokenStore | None]:
+        """The stores of a folder, in memory where that is how they are loaded."""
+        stores = opened_stores(folder)
+        for store in stores if self.loading.way == "memory" else ():
+            if store is not None:
+                store.read_into_memory()
+        return stores
+
     def run(self) -> Prepared:
         """Everything, from the files to the stores."""
         began = time.monotonic()
@@ -170,8 +187,9 @@ class _Preparation:
                     tokens=tokenizer.vocab_size - known,
                 )
         skipped = [Skipped(**record) for record in meta["skipped"]]
-        train, evaluation = opened_stores(folder)
+        train, evaluation = self._opened(folder)
         stats = stats_of(train, evaluation, tokenizer, meta)
+        stats["loading"] = str(self.loading)
         stats["ignored_files"] = count_left_out(
             [*self.data.train_data, *self.data.eval_data]
         )

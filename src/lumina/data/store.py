@@ -176,6 +176,12 @@ class TokenStore:
         for name in self.header["files"]:
             _verify_file(self.folder / name, self.header)
 
+    def read_into_memory(self) -> None:
+        """Hold the tokens and the mask in memory in place of mapping the files."""
+        self.tokens = np.array(self.tokens)
+        if self.mask is not None:
+            self.mask = np.array(self.mask)
+
     def document(self, index: int) -> NDArray[np.integer[Any]]:
         """Token ids of one document, with its begin and end tokens."""
         return np.asarray(self.tokens[self.starts[index] : self.starts[index + 1]])

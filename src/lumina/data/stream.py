@@ -20,8 +20,17 @@ from numpy.typing import NDArray
 
 from lumina.batch import Batch
 from lumina.data.batches import BatchMaker
-from lumina.data.order import EMPTY, Cursor, RowOrder, Shuffle, Taken, permutation
-from lumina.data.packing import pack
+from lumina.data.order import (
+    EMPTY,
+    Cursor,
+    Linear,
+    Numbered,
+    RowOrder,
+    Shuffle,
+    Taken,
+    permutation,
+)
+from lumina.data.packing import Packing, pack, pack_in_order
 from lumina.data.store import TokenStore
 from lumina.errors import LuminaError
 
@@ -129,6 +138,7 @@ class BatchStream(RowStream):
         global_batch_size: rows of a step, over all ranks.
         seed: with the epoch and the store's content, decides the order.
         epochs: passes over the data, perhaps fractional; None: without end.
+        in_order: documents stay in their order; None: they are shuffled.
     """
 
     def __init__(
@@ -139,13 +149,14 @@ class BatchStream(RowStream):
         global_batch_size: int,
         seed: int,
         epochs: float | None = None,
+        in_order: InOrder | None = None,
     ) -> None:
         self.store = store
-        self.packing = pack(store, seq_length)
+        self.packing = packed(store, seq_length, in_order)
         if not len(self.packing):
             raise LuminaError("E105", "the data has no token to learn", "add data")
         self.order = RowOrder(
-            shuffled(store, seq_length, seed),
+            sequence_of(store, seq_length, seed, in_order),
             global_batch_size=global_batch_size,
             epochs=epochs,
         )
@@ -170,6 +181,56 @@ def shuffled(store: TokenStore, seq_length: int, seed: int) -> Shuffle:
     """Every packed row of a store once an epoch, each epoch in an order of its own."""
     rows = len(pack(store, seq_length))
     return Shuffle(rows, seed=seed, fingerprint=store.fingerprint)
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """Documents in the order in which they stand.
+
+    Attributes:
+        first: documents passed over at the start of the run.
+    """
+
+    first: int = 0
+
+
+def packed(store: TokenStore, seq_length: int, in_order: InOrder | None) -> Packing:
+    """The rows of a store, numbered."""
+    return (
+        pack(store, seq_length)
+        if in_order is None
+        else pack_in_order(store, seq_length)
+    )
+
+
+def sequence_of(
+    store: TokenStore, seq_length: int, seed: int, in_order: InOrder | None
+) -> Numbered:
+    """Every row of a store once an epoch.
+
+    Args:
+        store: the tokens.
+        seq_length: positions of a row.
+        seed: decides the order of rows that are shuffled.
+        in_order: documents stay in their order; None: rows are shuffled.
+
+    Raises:
+        LuminaError: E005 where all documents would be passed over.
+    """
+    if in_order is None:
+        return shuffled(store, seq_length, seed)
+    rows = pack_in_order(store, seq_length)
+    if in_order.first >= len(store):
+        raise LuminaError(
+            "E005",
+            f"dataset_start_offset {in_order.first:,} passes over all {len(store):,} "
+            "documents to learn from",
+            f"pass over at most {len(store) - 1:,}",
+        )
+    # The first chunk that begins with the document or after it, and its row.
+    chunk = np.searchsorted(rows.starts, store.starts[in_order.first])
+    row = int(np.searchsorted(rows.rows, chunk, side="right")) - 1
+    return Linear(len(rows), first=min(row, len(rows) - 1))
 
 
 def eval_batches(

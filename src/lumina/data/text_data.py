@@ -15,7 +15,7 @@ from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.split import Progress
 from lumina.data.store import TokenStore
-from lumina.data.stream import BatchStream, eval_batches, shuffled
+from lumina.data.stream import BatchStream, InOrder, eval_batches, sequence_of
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -41,7 +41,9 @@ class TextData(Data):
         length, made = config.model.seq_length, self.prepared
         return Rows(
             vocab_size=made.tokenizer.vocab_size,
-            sequence=shuffled(made.train, length, config.train.seed),
+            sequence=sequence_of(
+                made.train, length, config.train.seed, _in_order(config)
+            ),
             held_out=len(pack(made.eval, length)) if made.eval else 0,
         )
 
@@ -60,6 +62,7 @@ class TextData(Data):
             global_batch_size=global_batch_size,
             seed=config.train.seed,
             epochs=epochs,
+            in_order=_in_order(config),
         )
 
     @property
@@ -104,6 +107,12 @@ class TextData(Data):
         """Beginnings of held-out documents, or of others where none are held out."""
         store = self.prepared.eval or self.prepared.train
         return [beginning(store, index) for index in range(min(count, len(store)))]
+
+
+def _in_order(config: Config) -> InOrder | None:
+    """How documents are ordered that are not to be shuffled."""
+    loading = config.loading
+    return InOrder(loading.dataset_start_offset) if loading.linear_dataset else None
 
 
 def beginning(store: TokenStore, index: int) -> list[int]:

@@ -80,6 +80,11 @@ def decide_length(
     elif asked_for(config, "epochs") and not asked_for(config, "steps"):
         steps = None
     why_epochs = source_of(config, "epochs")
+    if config.loading.iterate:
+        epochs = None
+    once = config.loading.iterate is False and rows_per_epoch is not None
+    if once and (epochs is None or epochs > 1):
+        epochs, why_epochs = 1.0, source_of(config, "iterate")
     if steps is None and epochs is None:
         epochs, why_epochs = DEFAULT_EPOCHS, "neither steps nor epochs were named"
     batch = decisions.values["global_batch_size"]

@@ -23,6 +23,7 @@ from lumina.train.resume import Resumption
 
 def outcome(loop: Loop, directory: RunDirectory) -> TrainResult:
     """The result of a loop that has ended without an error."""
+    asked = loop.interrupted and not loop.paused
     return TrainResult(
         run_dir=directory.path,
         final_loss=loop.recorder.last_loss,
@@ -30,7 +31,8 @@ def outcome(loop: Loop, directory: RunDirectory) -> TrainResult:
         steps=loop.progress.step,
         tokens=loop.progress.tokens,
         reason=loop.reason,
-        exit_code=(loop.signals.exit_code or 143) if loop.interrupted else 0,
+        exit_code=(loop.signals.exit_code or 143) if asked else 0,
+        paused=loop.paused,
     )
 
 
@@ -76,7 +78,8 @@ def finish(
         conversations: there were conversations among the training data.
         samples: (prompt, continuation) pairs for the report.
     """
-    status: RunStatus = "interrupted" if result.exit_code else "finished"
+    early = bool(result.exit_code) or result.paused
+    status: RunStatus = "interrupted" if early else "finished"
     recorder.event(
         "run_" + status,
         "warning" if result.exit_code else "info",

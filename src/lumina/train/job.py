@@ -32,6 +32,7 @@ from lumina.train.run_folder import RunFolder
 from lumina.train.samples import sample_texts
 from lumina.train.signals import StopSignals
 from lumina.train.start import begin, encoding_of, go_on
+from lumina.train.stopping import Stops
 
 
 class Job:
@@ -154,6 +155,9 @@ class Job:
             controls=outset.controls,
             signals=self.signals,
             config=prepared.config.to_dict(),
+            stops=Stops.of(
+                prepared.config, prepared.stream.order.epochs_before(progress.cursor)
+            ),
             score=data.score,
             rules=outset.rules,
             best=outset.best,
@@ -266,6 +270,8 @@ class Job:
         facts |= prepared.data.facts(prepared.config)
         if stream.order.rows_per_epoch is None:
             facts["rows"] = "unknown"
+        if loading := stats.get("loading"):
+            facts["loading"] = loading
         if long := stats.get("long_conversations"):
             facts["long"] = long_in_words(long)
         used = stream.utilisation

@@ -34,6 +34,7 @@ from lumina.train.ring import MetricRing
 from lumina.train.rules import RunningRules
 from lumina.train.signals import StopSignals
 from lumina.train.step import SCALARS, train_step
+from lumina.train.stopping import Stops
 from lumina.train.warm_up import capacities_to_compile, warm_up
 
 DIVERGED_AFTER = 50
@@ -64,6 +65,7 @@ class Loop:
         controls: requested changes.
         signals: requests to stop.
         config: the run's settings, written into every State.
+        stops: further ways to end the run.
         score: judges held-out answers, where the loss does not.
         rules: what watches the run and may change it.
         best: the best evaluation so far.
@@ -85,6 +87,7 @@ class Loop:
     controls: Controls
     signals: StopSignals
     config: dict[str, Any]
+    stops: Stops = field(default_factory=Stops)
     score: Score | None = None
     rules: RunningRules = field(default_factory=RunningRules)
     best: Best = field(default_factory=Best)
@@ -97,6 +100,7 @@ class Loop:
     _agreed_stop: bool = False
     _agreed_change: bool = False
     _agreed_save: bool = False
+    _epoch_over: bool = False
     _warm: Program | None = None
     _ring: MetricRing = field(init=False)
 
@@ -139,6 +143,9 @@ class Loop:
                 self.progress.tokens += batches.tokens
                 self.progress.cursor = dict(batches.cursor)
                 ring.push(self._known(batches, waited), values)
+                if self.stops.ends_after(batches.epoch):
+                    self.reason = "the epoch is over (stop_after_epoch)"
+                    self._agreed_stop = self._epoch_over = True
                 boundary = self._boundary()
                 for row in self._arrived(ring, newest=boundary):
                     if boundary and self._eval_due(row["step"]):
@@ -160,7 +167,9 @@ class Loop:
             rank=self.program.mesh.data.rank,
             data_ranks=self.program.mesh.data.size,
             micro_batch_size=self.plan.micro_batch_size,
-            pin=self.program.device.type == "cuda",
+            depth=self.config["prefetch_factor"],
+            pin=self.config["pin_memory"] is not False
+            and self.program.device.type == "cuda",
         )
 
     def _guarded_step(self, batches: Any) -> torch.Tensor:
@@ -293,7 +302,15 @@ class Loop:
 
     def _stop_asked(self) -> bool:
         """Whether this rank was asked to stop; the ranks have yet to agree."""
-        return self.asked_to_stop or self.signals.received is not None
+        ended = self.asked_to_stop or self.signals.received is not None
+        return ended or self.stops.asked
+
+    @property
+    def paused(self) -> bool:
+        """Whether the settings ended the run before its last step."""
+        asked = self.asked_to_stop or self.signals.received is not None
+        by_file = self.interrupted and not asked and self.stops.file_is_there
+        return self._epoch_over or by_file
 
     def ask_to_stop(self) -> None:
         """End after the next step, once all ranks know."""
@@ -411,6 +428,8 @@ class Loop:
         if self.interrupted:
             signal = not self.asked_to_stop or self.signals.received is not None
             self.reason = "stopped by " + ("a signal" if signal else "Trainer.stop")
+            if self.paused:
+                self.reason = f"stopped: {self.stops.reason}"
         if self.saved != self.progress.step:
             self.save("emergency" if self.interrupted else "regular")
         self.checkpoints.wait()

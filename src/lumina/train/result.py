@@ -17,6 +17,7 @@ class TrainResult:
         steps: completed steps.
         tokens: tokens seen.
         reason: "done", or why it stopped.
+        paused: the settings ended it before its last step; it can go on.
         exit_code: 0, or 129, 130 or 143 when a signal stopped it.
     """
 
@@ -27,3 +28,4 @@ class TrainResult:
     tokens: int
     reason: str = "done"
     exit_code: int = 0
+    paused: bool = False

@@ -6,6 +6,7 @@ import typing
 
 from lumina.config.sections.data import DataSection
 from lumina.config.sections.hrm import HrmSection
+from lumina.config.sections.loading import LoadingSection
 from lumina.config.sections.mixture import MixtureSection
 from lumina.config.sections.mod import ModSection
 from lumina.config.sections.model import ModelSection
@@ -31,6 +32,7 @@ class Sections:
     parts: PartsSection
     data: DataSection
     mixture: MixtureSection
+    loading: LoadingSection
     train: TrainSection
     run: RunSection
     system: SystemSection

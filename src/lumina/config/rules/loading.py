@@ -1,0 +1,71 @@
+"""How data is loaded: which options of it go together, and with which data."""
+
+from __future__ import annotations
+
+from lumina.config.rules.refusing import refuse
+from lumina.config.rules.rule import Rule
+from lumina.config.settings import Settings
+from lumina.config.source_entries import source_paths
+
+OF_TEXT = ("data_loading", "linear_dataset", "dataset_start_offset")
+"""Options that only data of text has."""
+
+
+def check(settings: Settings) -> None:
+    """Refuse ways of loading that contradict each other, or that the data has not.
+
+    Raises:
+        LuminaError: E002.
+    """
+    loading = settings.loading
+    if loading.dataset_start_offset and not loading.linear_dataset:
+        refuse(
+            f"dataset_start_offset {loading.dataset_start_offset} counts documents in "
+            "the order of the files, and they are shuffled",
+            "add --linear-dataset, or leave the offset out",
+        )
+    if loading.pin_memory and settings.system.device == "cpu":
+        refuse(
+            "pin_memory is for copies to a GPU, and device is cpu",
+            "leave --pin-memory out, or use another --device",
+        )
+    if loading.iterate and settings.is_chosen("epochs"):
+        refuse(
+            f"iterate goes on until the last step, and epochs are "
+            f"{settings.train.epochs:g}",
+            "keep one of the two; --steps ends a run that iterates",
+        )
+    if loading.iterate and settings.train.steps is None:
+        refuse(
+            "iterate begins the data again and again, so that nothing says how long "
+            "the run and its learning rate's schedule are",
+            "name --steps; --stop-file PATH ends the run earlier, where you create it",
+        )
+    other = _other_data(settings)
+    for leaf in OF_TEXT if other else ():
+        if not settings.is_default(leaf):
+            refuse(
+                f"{leaf} {settings.get(leaf)} is for text, and the data is {other}",
+                f"leave {leaf} out",
+            )
+
+
+def _other_data(settings: Settings) -> str | None:
+    """What the data is where it is not text."""
+    if settings.data.tasks:
+        return "that of several tasks"
+    if source_paths(settings):
+        return "a mixture"
+    if settings.hrm.use_hrm and settings.hrm.hrm_mode != "language_model":
+        return "puzzles"
+    return None
+
+
+def without_effect(settings: Settings) -> dict[str, str]:
+    """Options of loading without effect, and why."""
+    if settings.loading.data_loading != "auto":
+        return {"streaming_threshold_gb": "data_loading is named"}
+    return {}
+
+
+RULE = Rule(check=check, without_effect=without_effect)

@@ -1,0 +1,50 @@
+"""Options of how much data is read at a time, in which order, and how often."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lumina.config.sections.section import Section
+
+
+class LoadingSection(Section):
+    """How data of any size reaches the model."""
+
+    data_loading: Literal["auto", "memory", "sharded", "streaming"] = Field(
+        "auto",
+        description="memory keeps all tokens in memory; sharded maps them from disk; "
+        "streaming tokenises while it trains; default auto: by the size of the files, "
+        "under 500 MB, up to streaming_threshold_gb, and above",
+    )
+    streaming_threshold_gb: float = Field(
+        10.0, gt=0, description="larger data is streamed, unless data_loading is named"
+    )
+    linear_dataset: bool = Field(
+        False, description="documents in the order of the files, never shuffled"
+    )
+    dataset_start_offset: int = Field(
+        0, ge=0, description="documents passed over at the start of a linear run"
+    )
+    iterate: bool | None = Field(
+        None,
+        description="begin the data again and again until the last step; "
+        "--no-iterate: one pass at most; default: as often as steps or epochs need, "
+        "and of streamed data one pass",
+    )
+    stop_after_epoch: bool = Field(
+        False, description="end with a checkpoint when the present epoch is over"
+    )
+    stop_file: str | None = Field(
+        None,
+        description="end with a checkpoint after the step in which this file appears",
+    )
+    prefetch_factor: int = Field(
+        2, ge=1, description="steps of batches that are made ahead of their use"
+    )
+    pin_memory: bool | None = Field(
+        None,
+        description="batches in page-locked memory, for faster copies to a GPU; "
+        "default: where the run is on a GPU",
+    )

@@ -1,0 +1,65 @@
+"""How the text of a run is loaded: held in memory, mapped from disk, or streamed.
+
+`memory` and `sharded` make the same token store and so the same run. Of the first, all
+tokens are read into memory when the run begins; the second leaves them on disk, and the
+pages that a step touches are read as it needs them. `streaming` makes no store.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lumina.data.files import find_files
+
+if TYPE_CHECKING:
+    from lumina.config.settings import Settings
+
+MEMORY_BYTES = 500 * 10**6
+"""Files below this are held in memory: as tokens, which are fewer bytes than text."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How text is loaded.
+
+    Attributes:
+        way: the way itself.
+        why: where it comes from, or the size that decided it.
+    """
+
+    way: Literal["memory", "sharded", "streaming"]
+    why: str
+
+    def __str__(self) -> str:
+        """For the plan and the banner."""
+        return f"{self.way} ({self.why})"
+
+
+def choose_loading(settings: Settings) -> Loading:
+    """How the text that the settings name is loaded.
+
+    Raises:
+        LuminaError: E104 to E106 for paths, where the size of the files decides.
+    """
+    loading = settings.loading
+    if loading.data_loading != "auto":
+        return Loading(loading.data_loading, "asked for")
+    size = sum(os.path.getsize(file) for file in find_files(settings.data.train_data))
+    most = loading.streaming_threshold_gb * 1e9
+    files = f"{in_bytes(size)} of files"
+    if size > most:
+        return Loading("streaming", f"{files}, over {in_bytes(most)}")
+    if size < MEMORY_BYTES:
+        return Loading("memory", f"{files}, under {in_bytes(MEMORY_BYTES)}")
+    return Loading("sharded", f"{files}, up to {in_bytes(most)}")
+
+
+def in_bytes(size: float) -> str:
+    """A size in words, in powers of a thousand as disks count."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.4g} {unit}"
+        size /= 1000
+    return f"{size:.4g} GB"

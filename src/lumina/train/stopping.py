@@ -1,0 +1,86 @@
+"""What ends a run early, besides a signal: a file, the end of an epoch."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import TYPE_CHECKING
+
+from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+LOOK_SECONDS = 0.5
+"""A file on a shared disk is not looked for more often than this."""
+
+
+class Stops:
+    """The ways to end a run that its settings name.
+
+    Args:
+        stop_file: ends the run once it exists; None: no file does.
+        epoch: passes over the data after which the run ends; None: as many as it has.
+    """
+
+    def __init__(
+        self, stop_file: str | None = None, epoch: float | None = None
+    ) -> None:
+        self._file = stop_file
+        self._epoch = epoch
+        self._looked = -math.inf
+        self.found = False
+
+    @classmethod
+    def of(cls, config: Config, epochs: float | None) -> Stops:
+        """Those of the settings.
+
+        Args:
+            config: the settings.
+            epochs: passes over the data so far; None where they are not known.
+
+        Raises:
+            LuminaError: E002 where the file is there already, or epochs are not known.
+        """
+        loading = config.loading
+        if loading.stop_file is not None and os.path.exists(loading.stop_file):
+            raise LuminaError(
+                "E002",
+                f"stop_file {loading.stop_file} is there already, so that the run "
+                "would end after its first step",
+                "remove the file, or name another",
+            )
+        if not loading.stop_after_epoch:
+            return cls(loading.stop_file)
+        if epochs is None:
+            raise LuminaError(
+                "E002",
+                "stop_after_epoch is set, and the data has no epochs",
+                "end the run with --steps or --stop-file",
+            )
+        return cls(loading.stop_file, math.floor(epochs) + 1)
+
+    @property
+    def asked(self) -> bool:
+        """Whether the file has appeared; a process that has seen it remembers it."""
+        now = time.monotonic()
+        if self._file is None or self.found or now - self._looked < LOOK_SECONDS:
+            return self.found
+        self._looked = now
+        self.found = os.path.exists(self._file)
+        return self.found
+
+    def ends_after(self, epochs: float | None) -> bool:
+        """Whether the run ends with a step after which so many passes are done."""
+        return self._epoch is not None and epochs is not None and epochs >= self._epoch
+
+    @property
+    def file_is_there(self) -> bool:
+        """Whether the file exists now."""
+        return self._file is not None and os.path.exists(self._file)
+
+    @property
+    def reason(self) -> str:
+        """Why the run ended where the file was found."""
+        return f"{self._file} was found (stop_file)"
