@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         metavar="PATH",
-        help="a tokenizer.json or its folder; default: the folder's own",
+        help="a tokenizer as `train` takes it; default: the folder's own",
     )
     parser.add_argument(
         "--num-kv-heads",

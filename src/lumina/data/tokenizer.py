@@ -25,7 +25,6 @@ from lumina.data.chat_markers import (
     MarkerFormat,
 )
 from lumina.data.chat_template import TemplateFormat
-from lumina.data.files import no_permission
 from lumina.data.long_conversations import LaidOut
 from lumina.data.records import Message
 from lumina.data.template_files import Templates
@@ -37,7 +36,8 @@ from lumina.data.tokenizer_backend import (
     trained_backend,
     without_prefix,
 )
-from lumina.data.tokenizer_files import read_declared, token_named, tokenizer_file
+from lumina.data.tokenizer_files import read_declared, token_named
+from lumina.data.tokenizer_makes.make import read_stored
 from lumina.data.tokenizer_writing import hf_config, with_begin
 from lumina.errors import LuminaError
 
@@ -106,29 +106,18 @@ class Tokenizer:
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """Load a `tokenizer.json`, or the folder (or run) that holds one.
+        """Load a vocabulary; see `lumina.data.tokenizer_makes`.
+
+        Args:
+            path: a file, the folder (or run) that holds one, or a name.
 
         Raises:
-            LuminaError: E104 no such file, E106 no permission, E101 not a tokenizer.
+            LuminaError: E104 no such file, E106 no permission, E101 not a tokenizer,
+                E107 the hub cannot be reached.
         """
-        file = tokenizer_file(Path(path).expanduser())
-        try:
-            text = file.read_text(encoding="utf-8")
-        except PermissionError:
-            raise no_permission(file) from None
-        except UnicodeDecodeError:
-            raise LuminaError(
-                "E103", f"{file}: not UTF-8", "fetch or make the tokenizer again"
-            ) from None
-        try:
-            backend = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exceptions
-            raise LuminaError(
-                "E101",
-                f"{file}: not a tokenizer: {error}",
-                "give a tokenizer.json as the tokenizers library writes it",
-            ) from None
-        declared = read_declared(backend, file.parent)
+        stored = read_stored(path)
+        backend = stored.backend
+        declared = read_declared(stored)
         found = cls(backend, **vars(declared))
         if not isinstance(found.chat_format, TemplateFormat):
             return found

@@ -11,9 +11,9 @@ from typing import Any
 import tokenizers
 
 from lumina.data.chat_markers import BODY, END_OF_TEXT
-from lumina.data.files import no_permission
 from lumina.data.template_files import DEFAULT, Templates, read_templates
 from lumina.data.tokenizer_backend import add_specials, specials
+from lumina.data.tokenizer_makes.make import Stored
 from lumina.errors import LuminaError
 
 _EOS_NAMES = (
@@ -42,27 +42,6 @@ _WRITTEN_ANEW = (
 )  # fmt: skip
 
 
-def tokenizer_file(path: Path) -> Path:
-    """The tokenizer.json at, in, or in the `tokenizer` folder of, `path`."""
-    choices = [path, path / "tokenizer.json", path / "tokenizer" / "tokenizer.json"]
-    try:
-        for choice in choices:
-            if choice.is_file():
-                return choice
-        exists = path.exists()
-    except PermissionError:
-        raise no_permission(path) from None
-    if exists:
-        raise LuminaError(
-            "E104", f"{path}: no tokenizer.json in this folder", "name its folder"
-        )
-    raise LuminaError(
-        "E104",
-        f"{path}: there is no tokenizer at this path",
-        "give a tokenizer.json or the folder that holds it; names are not downloaded",
-    )
-
-
 @dataclass(frozen=True)
 class Declared:
     """What stands beside a `tokenizer.json`; fields as `Tokenizer` takes them."""
@@ -77,15 +56,15 @@ class Declared:
     generation: dict[str, Any]
 
 
-def read_declared(backend: tokenizers.Tokenizer, folder: Path) -> Declared:
-    """Find the begin and end tokens, the templates and the rest in a folder.
+def read_declared(stored: Stored) -> Declared:
+    """Find the begin and end tokens, the templates and the rest.
 
     Args:
-        backend: the vocabulary; begin and end tokens become special tokens of it.
-        folder: holds the files.
+        stored: the vocabulary; begin and end tokens become special tokens of it.
     """
-    declared = _declared(folder)
-    notes: list[str] = []
+    backend, folder = stored.backend, stored.folder
+    declared = {**stored.said, **_declared(folder)}
+    notes = list(stored.notes)
     ends = list(_end_ids(backend, folder, notes))
     bos = _begin_token(backend, declared, notes)
     before = _before(backend, bos, declared, notes)

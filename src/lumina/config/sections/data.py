@@ -34,7 +34,9 @@ class DataSection(Section):
         "5,000, 10% of up to 50,000, 5% of more",
     )
     tokenizer: str | None = Field(
-        None, description="a tokenizer.json or its folder; default: train byte BPE"
+        None,
+        description="a tokenizer.json, .model, .tiktoken or .gguf file or its folder, "
+        "cl100k_base and the like, or hf:OWNER/NAME; default: train byte BPE",
     )
     tokenizer_vocab_size: int | None = Field(
         None,
