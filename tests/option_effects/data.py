@@ -87,6 +87,24 @@ def taught_turns(runs: Runs) -> None:
     assert 0 < counts["assistant"] < 0.6 and counts["all"] > 0.9
 
 
+@pytest.mark.covers("DAT-14: assistant tokens weighted", "DAT-15")
+@shows("role_weights", "turn_weights")
+def weights_of_turns(runs: Runs) -> None:
+    data = write_conversations(runs.folder / "weighed.jsonl")
+    same_data = {"train_data": (str(data),), "steps": 2}
+    plain = runs.train(**same_data)
+    assert "loss_weight" not in plain.rows[0]
+    by_role = runs.train(**same_data, role_weights=("assistant=1,user=0.1",))
+    by_turn = runs.train(**same_data, turn_weights=(0.5,))
+    first = [run.rows[0] for run in (plain, by_role, by_turn)]
+    assert first[1]["loss_tokens"] > first[0]["loss_tokens"]
+    weighed = first[1].get("loss_weight", 0.0)
+    assert first[0]["loss_tokens"] < weighed < first[1]["loss_tokens"]
+    # One weight for all labels is no weight at all: the mean is by weight.
+    assert first[2].get("loss_weight") == first[2]["loss_tokens"] / 2
+    assert first[2]["loss"] == pytest.approx(first[0]["loss"], rel=0.05)
+
+
 def _taught(program: Program, batches: StepBatches) -> float:
     """The share of tokens that bear loss."""
     batch = batches.micro_batches[0]

@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--loss-on",
-        choices=("assistant", "all"),
-        help="which turns of a conversation count; default: as the run was trained, "
-        "and for an exported folder assistant",
+        metavar="TEXT",
+        help="what of a conversation counts: all, last, or roles joined by commas; "
+        "default: as the run was trained, and for an exported folder assistant",
     )
     data.add_argument(
         "--data-errors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,19 @@ class BatchMaker:
     Args:
         store: the tokens.
         packing: which of them stand in which row.
+        weighted: labels weigh what the store says; False: all of them 1.
     """
 
-    def __init__(self, store: TokenStore, packing: Packing) -> None:
+    def __init__(
+        self, store: TokenStore, packing: Packing, *, weighted: bool = False
+    ) -> None:
         self.store = store
         self.packing = packing
+        self.weighted = weighted
         chunks = np.diff(packing.rows)
         self.row_tokens = _sums(packing.lengths, packing.rows)
         self.row_loss_tokens = self._loss_tokens()
+        self.row_loss_weights = self._loss_weights() if self.weighted else None
         self.rows_without_labels = int((self.row_loss_tokens == 0).sum())
         # Padding counts as one more document of its row.
         padded = self.row_tokens < packing.seq_length
@@ -42,6 +48,12 @@ class BatchMaker:
         """(tokens, tokens that bear loss) of some rows; negative ones are empty."""
         rows = rows[rows >= 0]
         return int(self.row_tokens[rows].sum()), int(self.row_loss_tokens[rows].sum())
+
+    def weight(self, rows: Ints) -> float | None:
+        """What the labels of some rows weigh together; None where each weighs 1."""
+        if self.row_loss_weights is None:
+            return None
+        return float(self.row_loss_weights[rows[rows >= 0]].sum())
 
     def batch(self, rows: Ints) -> Batch:
         """The batch of these rows; a negative number gives an empty row.
@@ -70,6 +82,10 @@ class BatchMaker:
         inputs[target] = self.store.tokens[source]
         taught = self.store.bears_loss(source + 1)
         labels[target[taught]] = self.store.tokens[source[taught] + 1]
+        weights = None
+        if self.weighted:
+            weights = np.zeros(size, dtype=np.float32)
+            weights[target[taught]] = self.store.loss_weights(source[taught] + 1)
         documents[target] = np.repeat(_ranks(row), lengths)
         positions = self._padding_positions(filled)
         positions[target] = position
@@ -85,6 +101,9 @@ class BatchMaker:
             cu_seqlens=torch.from_numpy(edges),
             max_seqlen=width if empty else self.longest,
             one_document_rows=self.one_document_rows and not empty,
+            loss_weights=(
+                None if weights is None else torch.from_numpy(weights.reshape(shape))
+            ),
         )
 
     def _longest(self) -> int:
@@ -122,7 +141,27 @@ class BatchMaker:
         """[R] labels that count, of every row."""
         if self.store.mask is None or not len(self.packing):
             return self.row_tokens
-        counts = np.empty(len(self.packing.lengths), dtype=np.int64)
+        counts = self._by_chunk(self.store.bears_loss, np.int64)
+        return _sums(counts, self.packing.rows)
+
+    def _loss_weights(self) -> NDArray[np.float64]:
+        """[R] what the labels of every row weigh together."""
+
+        def weight(positions: Ints) -> NDArray[np.float64]:
+            found = self.store.loss_weights(positions).astype(np.float64)
+            return np.where(self.store.bears_loss(positions), found, 0.0)
+
+        if not len(self.packing):
+            return np.zeros(0)
+        # A sum for each row by itself: differences of a running sum are not exact.
+        found = self._by_chunk(weight, np.float64)
+        return np.add.reduceat(found, self.packing.rows[:-1])
+
+    def _by_chunk(
+        self, value: Callable[[Ints], NDArray[Any]], dtype: type
+    ) -> NDArray[Any]:
+        """[C] the sum of a value of the labels of every chunk."""
+        counts: NDArray[Any] = np.empty(len(self.packing.lengths), dtype=dtype)
         ends = np.cumsum(self.packing.lengths, dtype=np.int64)
         step = 2**22  # positions looked at together, to bound memory
         edges = np.searchsorted(ends, np.arange(0, ends[-1] + step, step))
@@ -133,9 +172,9 @@ class BatchMaker:
             before = np.cumsum(lengths) - lengths
             position = np.arange(lengths.sum()) - np.repeat(before, lengths)
             source = np.repeat(self.packing.starts[first:last], lengths) + position
-            bears = self.store.bears_loss(source + 1).astype(np.int64)
-            counts[first:last] = np.add.reduceat(bears, before)
-        return _sums(counts, self.packing.rows)
+            found: NDArray[Any] = value(source + 1).astype(dtype)
+            counts[first:last] = np.add.reduceat(found, before)
+        return counts
 
 
 def _sums(values: NDArray[np.integer[Any]], rows: Ints) -> Ints:

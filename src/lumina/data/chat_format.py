@@ -9,8 +9,8 @@ from lumina.data.long_conversations import LaidOut
 from lumina.data.records import Message
 from lumina.errors import LuminaError
 
-Chat = tuple[list[int], list[bool]]
-"""Ids of a conversation, and which of them bear loss."""
+Chat = tuple[list[int], list[float]]
+"""Ids of a conversation, and what each weighs in the loss: False, True or a weight."""
 
 
 class ChatFormat(Protocol):

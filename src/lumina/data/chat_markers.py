@@ -9,6 +9,7 @@ from typing import Protocol
 from lumina.data.chat_format import Chat
 from lumina.data.chat_tools import tools_refused
 from lumina.data.long_conversations import LaidOut, Span
+from lumina.data.loss_rule import loss_of
 from lumina.data.records import Message
 from lumina.errors import LuminaError
 
@@ -91,7 +92,7 @@ class MarkerFormat:
                     [message["role"] for message in turns],
                     [next(ids) for _ in turns],
                     loss_on=loss_on,
-                    trained=[message.get("train") for message in turns],
+                    loss=[loss_of(message, loss_on) for message in turns],
                 )
                 for turns in taken
             ]
@@ -108,7 +109,7 @@ class MarkerFormat:
             [message["role"] for message in messages],
             words,
             loss_on=loss_on,
-            trained=[message.get("train") for message in messages],
+            loss=[loss_of(message, loss_on) for message in messages],
         )
         spans = []
         end = len(self._tokenizer.begin)
@@ -136,23 +137,22 @@ class MarkerFormat:
         contents: Sequence[list[int]],
         *,
         loss_on: str = "assistant",
-        trained: Sequence[bool | None] | None = None,
-    ) -> tuple[list[int], list[bool]]:
+        loss: Sequence[float] | None = None,
+    ) -> Chat:
         """Ids and mask of turns whose contents are ids, of `encode_contents`.
 
         Args:
             roles: of each turn.
             contents: token ids of each turn.
             loss_on: as for `encode`.
-            trained: what a turn itself says of its loss; None leaves it to `loss_on`.
+            loss: what a token of each turn weighs, of `loss_of`; None: of no use.
         """
         end = self._tokenizer.token_id(END_OF_TURN)
         everything = loss_on == "all"
         ids = self._tokenizer.begin
-        mask = [everything] * len(ids)
-        said = trained or [None] * len(roles)
-        for role, content, own in zip(roles, contents, said, strict=True):
+        mask: list[float] = [everything] * len(ids)
+        weights = loss or [False] * len(roles)
+        for role, content, weight in zip(roles, contents, weights, strict=True):
             ids += [self._tokenizer.token_id(MARKERS[role]), *content, end]
-            taught = everything or role == "assistant" if own is None else own
-            mask += [everything and own is not False, *([taught] * (len(content) + 1))]
+            mask += [weight if everything else False, *([weight] * (len(content) + 1))]
         return ids, mask

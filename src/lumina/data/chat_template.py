@@ -124,7 +124,9 @@ class TemplateFormat:
             if useless is not None:  # to find that out may have taken a while
                 rendered.append(useless)
                 continue
-            needed = loss_on != "all" or any("train" in m for m in messages)
+            needed = loss_on != "all" or any(
+                "train" in m or "weight" in m for m in messages
+            )
             try:
                 rendered.append(self._renderer.located(messages, needed=needed))
             except LuminaError as error:

@@ -42,12 +42,12 @@ class LaidOut:
 
     Attributes:
         ids: token ids.
-        mask: which of them bear loss.
+        mask: what each weighs in the loss: False, True or a weight.
         spans: of every turn, in order.
     """
 
     ids: list[int]
-    mask: list[bool]
+    mask: list[float]
     spans: list[Span]
 
 

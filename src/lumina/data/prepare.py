@@ -12,6 +12,7 @@ from lumina.data.data_events import NO_EVAL, DataEvents, OnEvent
 from lumina.data.documents import Skipped
 from lumina.data.files import count_left_out
 from lumina.data.loading import choose_loading
+from lumina.data.loss_rule import loss_rule
 from lumina.data.split import Progress
 from lumina.data.store import FORMAT_VERSION, TokenStore
 from lumina.data.store_building import StoreBuilder, refused_conversation
@@ -143,6 +144,7 @@ class _Preparation:
             FORMAT_VERSION,
             ENCODING_RULES,
             *chat_parts(tokenizer),
+            *loss_rule(self.data).key,
         ]
         if rows is not None:
             parts = ["rows", *parts, rows.length, rows.mode]

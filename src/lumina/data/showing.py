@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lumina.data.documents import Document, read_documents
+from lumina.data.loss_rule import loss_rule
 from lumina.data.text_files import TextFiles
 from lumina.data.tokenise import encode_documents
 from lumina.data.tokenizer import Tokenizer
@@ -63,7 +64,7 @@ def show_document(config: Config, document: Document) -> Shown:
     if document.messages is not None:
         tokenizer = tokenizer.with_chat()
     [encoded] = encode_documents(
-        [(False, document)], tokenizer, loss_on=config.data.loss_on, threads=0
+        [(False, document)], tokenizer, loss_on=loss_rule(config.data), threads=0
     )
     ids = encoded.ids.tolist()
     if document.text is not None:

@@ -61,6 +61,7 @@ class Scan:
         bytes: UTF-8 bytes of all documents.
         conversations: how many documents are conversations.
         marked: how many of these say of a turn whether it bears loss.
+        weighted: how many of these say of a turn how much it weighs in the loss.
         skipped: the first bad records; `skipped_codes` counts all, by code.
         unread: fields of records that nothing reads, with how often each was there.
     """
@@ -69,6 +70,7 @@ class Scan:
     bytes: int = 0
     conversations: int = 0
     marked: int = 0
+    weighted: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     skipped_codes: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
@@ -121,6 +123,7 @@ def scan(
             hashes.append(0)
             found.conversations += document.messages is not None
             found.marked += any("train" in m for m in document.messages or ())
+            found.weighted += any("weight" in m for m in document.messages or ())
         for part in _parts(document):
             digest.update(part)
         found.bytes += document_bytes(document)

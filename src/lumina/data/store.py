@@ -2,7 +2,9 @@
 
 A store is a folder with `tokens.bin` (uint16 or uint32), `documents.bin` (int64, the
 start of every document and the end of the last), `mask.bin` (a bit a token, only where
-some tokens bear no loss) and `store.json`, which carries sizes and checksums.
+some tokens bear no loss) and `store.json`, which carries sizes and checksums. Where
+some labels weigh more or less than 1 in the loss, `weight_starts.bin` (int64) and
+`weights.bin` (float32) say from which token on which weight holds.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ _HEADER = "store.json"
 _TOKENS = "tokens.bin"
 _DOCUMENTS = "documents.bin"
 _MASK = "mask.bin"
+_WEIGHT_STARTS = "weight_starts.bin"
+_WEIGHTS = "weights.bin"
 
 
 class StoreWriter:
@@ -34,14 +38,18 @@ class StoreWriter:
         folder: an existing folder.
         vocab_size: decides how wide a token is.
         masked: whether some tokens bear no loss.
+        weighted: whether some tokens may weigh something else than 1 in the loss.
     """
 
-    def __init__(self, folder: Path, vocab_size: int, masked: bool) -> None:
+    def __init__(
+        self, folder: Path, vocab_size: int, masked: bool, weighted: bool = False
+    ) -> None:
         self.folder = folder
         self.vocab_size = vocab_size
         self.dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
         self.tokens = _HashedFile(folder / _TOKENS)
         self.mask = _HashedFile(folder / _MASK) if masked else None
+        self.weights = _Runs(folder) if weighted else None
         self.ends = [0]
         self.length = 0
         self.bytes = 0
@@ -57,12 +65,14 @@ class StoreWriter:
         text_bytes: int,
         loss_bytes: int,
         last: bool,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         """Append a document or a piece of one.
 
         Args:
             ids: [N] token ids.
             mask: [N], which of them count as labels.
+            weights: [N], what each label weighs; None: all weigh 1.
             text_bytes: UTF-8 bytes of the text.
             loss_bytes: those of them that bear loss.
             last: the document ends here.
@@ -73,6 +83,8 @@ class StoreWriter:
             whole = len(bits) // 8 * 8
             self.mask.write(np.packbits(bits[:whole], bitorder="little").tobytes())
             self._bits = bits[whole:]
+        if self.weights is not None:
+            self.weights.add(self.length, mask, weights)
         self.length += len(ids)
         self.loss_tokens += int(mask.sum())
         self.bytes += text_bytes
@@ -87,6 +99,8 @@ class StoreWriter:
         documents = _HashedFile(self.folder / _DOCUMENTS)
         documents.write(np.array(self.ends, dtype="<i8").tobytes())
         files = [self.tokens, documents, *([self.mask] if self.mask else [])]
+        if self.weights is not None:
+            files += self.weights.files
         header = {
             "format_version": FORMAT_VERSION,
             "dtype": self.dtype.str,
@@ -100,6 +114,31 @@ class StoreWriter:
         }
         header["checksum"] = _checksum(header)
         (self.folder / _HEADER).write_text(json.dumps(header, indent=1) + "\n")
+
+
+class _Runs:
+    """Writes the weights of tokens as runs of equal ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = [_HashedFile(folder / _WEIGHT_STARTS)]
+        self.files.append(_HashedFile(folder / _WEIGHTS))
+        self.last: float | None = None
+
+    def add(
+        self, begin: int, mask: NDArray[np.bool_], weights: NDArray[np.float32] | None
+    ) -> None:
+        """Append tokens; `begin` is the place of the first. Only labels weigh."""
+        weight = np.ones(len(mask), dtype="<f4") if weights is None else weights
+        weight = np.where(mask, weight, np.float32(1)).astype("<f4")
+        if not len(weight):
+            return
+        first = weight[0] if self.last is None else np.float32(self.last)
+        changes = np.diff(weight, prepend=first) != 0
+        changes[0] |= self.last is None
+        starts = np.flatnonzero(changes)
+        self.files[0].write((starts + begin).astype("<i8").tobytes())
+        self.files[1].write(weight[starts].tobytes())
+        self.last = float(weight[-1])
 
 
 class _HashedFile:
@@ -129,6 +168,7 @@ class TokenStore:
         starts: [N + 1] int64, where each document begins; the last is T.
         mask: memory-mapped bits (little end first), or None when every token but a
             document's first bears loss.
+        weighted: whether some labels may weigh something else than 1.
         bytes: UTF-8 bytes of the text.
         loss_tokens: tokens that bear loss, `loss_bytes` the bytes they spell.
         fingerprint: sha256 over the content: equal stores have equal fingerprints.
@@ -145,6 +185,10 @@ class TokenStore:
         self.starts = np.fromfile(folder / _DOCUMENTS, dtype="<i8").astype(np.int64)
         masked = _MASK in header["files"]
         self.mask = _map(folder / _MASK, np.dtype("u1")) if masked else None
+        self.weighted = _WEIGHTS in header["files"]
+        if self.weighted:
+            self._weight_starts = _map(folder / _WEIGHT_STARTS, np.dtype("<i8"))
+            self._weights = _map(folder / _WEIGHTS, np.dtype("<f4"))
         hashes = [header["files"][name]["sha256"] for name in sorted(header["files"])]
         self.fingerprint = hashlib.sha256(":".join(hashes).encode()).hexdigest()
 
@@ -192,6 +236,13 @@ class TokenStore:
             return np.ones(len(positions), dtype=bool)
         bits: NDArray[np.uint8] = self.mask[positions >> 3] >> (positions & 7) & 1
         return bits.astype(bool)
+
+    def loss_weights(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[N] what these tokens weigh in the loss where they are labels."""
+        if not self.weighted:
+            return np.ones(len(positions), dtype=np.float32)
+        run = np.searchsorted(self._weight_starts, positions, side="right") - 1
+        return np.asarray(self._weights[run], dtype=np.float32)
 
     def bits_per_byte(self, mean_loss: float) -> float:
         """Bits a byte of text for a mean loss in nats a token (NaN without text)."""

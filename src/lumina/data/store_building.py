@@ -15,6 +15,7 @@ from lumina.data.cache import require_space
 from lumina.data.documents import Document, Skipped
 from lumina.data.files import most_first
 from lumina.data.long_conversations import Long
+from lumina.data.loss_rule import loss_rule
 from lumina.data.split import Scan
 from lumina.data.store import StoreWriter
 from lumina.data.text_files import TextFiles
@@ -56,6 +57,7 @@ class StoreBuilder:
         self.config = config
         self.data = config.data
         self.files = files
+        self.rule = loss_rule(config.data)
         workers = config.system.num_workers
         self.threads = os.cpu_count() or 1 if workers is None else workers
 
@@ -85,9 +87,12 @@ class StoreBuilder:
         require_space(folder, size // 2 * width + 8 * documents, "the token store")
         marked = any(found.marked for found in scans)
         # Of a divided conversation, what is repeated bears no loss.
-        some = self.data.loss_on == "assistant" or rows is not None
+        some = self.rule.partial or rows is not None
         masked = marked or bool(conversations and some)
-        written = self._write(folder, tokenizer, masked, size, rows)
+        weighted = any(found.weighted for found in scans) or bool(
+            conversations and self.rule.weighted
+        )
+        written = self._write(folder, tokenizer, (masked, weighted), size, rows)
         scans.append(written.refused)
         left_out = written.refused.skipped_codes.total()
         codes = sum((found.skipped_codes for found in scans), start=Counter[str]())
@@ -111,16 +116,24 @@ class StoreBuilder:
         self,
         folder: Path,
         tokenizer: Tokenizer,
-        masked: bool,
+        marks: tuple[bool, bool],
         total: int,
         rows: Rows | None,
     ) -> Written:
-        """Encode everything into the stores `train` and, if there is any, `eval`."""
+        """Encode everything into the stores `train` and, if there is any, `eval`.
+
+        Args:
+            folder: holds them.
+            tokenizer: makes the tokens.
+            marks: whether some tokens bear no loss, and whether some weigh not 1.
+            total: bytes of text.
+            rows: as for `build`.
+        """
         unknown_id, found = tokenizer.unknown_id, Written()
 
         def writer(name: str) -> StoreWriter:
             (folder / name).mkdir()
-            return StoreWriter(folder / name, tokenizer.vocab_size, masked)
+            return StoreWriter(folder / name, tokenizer.vocab_size, *marks)
 
         def documents() -> Iterator[tuple[bool, Document]]:
             yield from self.files.sides()
@@ -134,7 +147,7 @@ class StoreBuilder:
         for item in encode_documents(
             documents(),
             tokenizer,
-            loss_on=self.data.loss_on,
+            loss_on=self.rule,
             threads=self.threads,
             rows=rows,
             on_skip=found.refused.skip if self.data.data_errors == "skip" else None,
@@ -152,6 +165,7 @@ class StoreBuilder:
                 text_bytes=item.text_bytes,
                 loss_bytes=item.loss_bytes,
                 last=item.last,
+                weights=item.weights,
             )
             done += item.text_bytes
             if self.files.on_progress is not None:

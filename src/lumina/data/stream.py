@@ -47,8 +47,11 @@ class StepBatches:
         epoch: passes over the data completed after this step, with its fraction; None
             where the data has no known number of rows.
         row_ids: names of the rows of the global batch, such as (epoch, row).
-        task_loss_tokens: where there are several tasks, `loss_tokens` of each.
+        task_loss_tokens: where there are several tasks, `loss_tokens` of each, or what
+            these weigh.
         facts: further numbers about the step that the data knows, for the metrics.
+        loss_weight: what the labels weigh together, over all ranks and micro-batches;
+            None where each of them weighs 1.
     """
 
     micro_batches: list[Batch]
@@ -57,8 +60,17 @@ class StepBatches:
     cursor: Cursor
     epoch: float | None
     row_ids: list[tuple[int, int]]
-    task_loss_tokens: tuple[int, ...] = ()
+    task_loss_tokens: tuple[float, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
+    loss_weight: float | None = None
+
+    @property
+    def loss_divisor(self) -> float:
+        """What makes a mean of the sum of the losses: the number of labels, or their
+        weight; 1 where there is none."""
+        if not self.loss_tokens:
+            return 1
+        return self.loss_tokens if self.loss_weight is None else self.loss_weight
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,8 @@ class Read:
     micro_batches: list[Batch]
     loss_tokens: int
     tokens: int
-    task_loss_tokens: tuple[int, ...] = ()
+    task_loss_tokens: tuple[float, ...] = ()
+    loss_weight: float | None = None
 
 
 class RowStream(ABC):
@@ -121,7 +134,8 @@ class RowStream(ABC):
             epoch=taken.epoch,
             row_ids=taken.row_ids,
             task_loss_tokens=read.task_loss_tokens,
-            facts=taken.facts,
+            facts={**taken.facts, **_weight_fact(read.loss_weight)},
+            loss_weight=read.loss_weight,
         )
 
     @abstractmethod
@@ -160,7 +174,7 @@ class BatchStream(RowStream):
             global_batch_size=global_batch_size,
             epochs=epochs,
         )
-        self._maker = BatchMaker(store, self.packing)
+        self._maker = BatchMaker(store, self.packing, weighted=store.weighted)
         self.fingerprint = store.fingerprint
         self.utilisation = self.packing.utilisation
 
@@ -174,7 +188,13 @@ class BatchStream(RowStream):
         rows = taken.rows(self.order.global_batch_size)
         tokens, loss_tokens = self._maker.count(rows)
         batches = [self._maker.batch(rows[part]) for part in mine]
-        return Read(batches, loss_tokens, tokens)
+        weight = self._maker.weight(rows)
+        return Read(batches, loss_tokens, tokens, loss_weight=weight)
+
+
+def _weight_fact(weight: float | None) -> dict[str, float]:
+    """What the labels of a step weigh, for the metrics of a weighted run."""
+    return {} if weight is None else {"loss_weight": weight}
 
 
 def shuffled(store: TokenStore, seq_length: int, seed: int) -> Shuffle:
@@ -245,8 +265,10 @@ def eval_batches(
     """The held-out data in batches, always the same ones in the same order.
 
     The order is shuffled once and for all, so that a limited evaluation is a fair
-    sample. Ranks take turns; each gets the same number of batches (an empty one where
-    there is none left), since sharded models run in step.
+    sample. Every label weighs 1, whatever weights training uses: the perplexity is that
+    of the tokens that bear loss, and compares with that of other runs. Ranks take
+    turns; each gets the same number of batches (an empty one where there is none left),
+    since sharded models run in step.
 
     Args:
         store: the held-out tokens.

@@ -82,8 +82,9 @@ class TaskStream(RowStream):
             sequence, global_batch_size=global_batch_size, epochs=epochs
         )
         packings = [pack(one, seq_length) for one in store.stores.values()]
+        weighted = any(one.weighted for one in store.stores.values())
         self._makers = [
-            BatchMaker(one, packing)
+            BatchMaker(one, packing, weighted=weighted)
             for one, packing in zip(store.stores.values(), packings, strict=True)
         ]
         self._first = np.concatenate([[0], np.cumsum([len(p) for p in packings])])
@@ -104,15 +105,19 @@ class TaskStream(RowStream):
     def read(self, taken: Taken, mine: Sequence[slice]) -> Read:
         """Packed rows of the tasks' stores."""
         rows = taken.rows(self.order.global_batch_size)
-        counts = [
-            maker.count(local)
-            for maker, local in zip(self._makers, self._by_task(rows), strict=True)
+        parts = list(zip(self._makers, self._by_task(rows), strict=True))
+        counts = [maker.count(local) for maker, local in parts]
+        weights = [
+            weight
+            for maker, local in parts
+            if (weight := maker.weight(local)) is not None
         ]
         return Read(
             [self._batch(rows[part]) for part in mine],
             loss_tokens=sum(loss_tokens for _, loss_tokens in counts),
             tokens=sum(tokens for tokens, _ in counts),
-            task_loss_tokens=tuple(loss_tokens for _, loss_tokens in counts),
+            task_loss_tokens=tuple(weights or [taught for _, taught in counts]),
+            loss_weight=math.fsum(weights) if weights else None,
         )
 
     def _by_task(self, rows: Ints) -> list[Ints]:
@@ -163,6 +168,7 @@ def joined(parts: Sequence[Batch], documents: int) -> Batch:
     edges = torch.full((documents + 1,), done, dtype=torch.int32)
     found = torch.cat(starts)
     edges[: len(found)] = found
+    weights = [p.loss_weights for p in parts if p.loss_weights is not None]
     return Batch(
         input_ids=torch.cat([p.input_ids for p in parts]),
         labels=torch.cat([p.labels for p in parts]),
@@ -171,6 +177,7 @@ def joined(parts: Sequence[Batch], documents: int) -> Batch:
         cu_seqlens=edges,
         max_seqlen=max(p.max_seqlen for p in parts),
         one_document_rows=all(p.one_document_rows for p in parts),
+        loss_weights=torch.cat(weights) if weights else None,
     )
 
 

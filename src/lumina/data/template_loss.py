@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 
+from lumina.data.loss_rule import loss_of
 from lumina.data.records import Message
 from lumina.data.template_errors import failure
 from lumina.data.template_places import Place, Rendered, lost
@@ -35,8 +36,10 @@ def loss_mask(
     rendered: Rendered,
     tokens: Tokens,
     loss_on: str,
-) -> list[bool]:
-    """[len(tokens.ids)]: whether each token of a conversation bears loss.
+) -> list[float]:
+    """[len(tokens.ids)]: what each token of a conversation weighs in the loss.
+
+    It is False, True or the weight of its turn.
 
     Args:
         vocabulary: knows the special tokens.
@@ -49,21 +52,20 @@ def loss_mask(
         LuminaError: E108 where the words of a turn that bears loss are not found.
     """
     everything = loss_on == "all"
-    mask = [everything] * len(tokens.ids)
+    mask: list[float] = [everything] * len(tokens.ids)
     places = rendered.places or []
     counts = [sum(p.turn == n for p in places) for n in range(len(messages))]
     done = 0  # tokens of the turns before
     for place in places:
         message = messages[place.turn]
         assistant = message["role"] == "assistant"
-        own = message.get("train")
-        taught = (everything or assistant) if own is None else own
-        if everything and taught:
+        taught = loss_of(message, loss_on)
+        if everything and taught is True:
             done = behind_place(vocabulary, tokens, rendered, place)
             continue
         behind = behind_place(vocabulary, tokens, rendered, place)
         if everything:
-            mask[done:behind] = [False] * (behind - done)
+            mask[done:behind] = [taught] * (behind - done)
         elif taught:
             if counts[place.turn] != 1:
                 raise lost(f"it writes turn {place.turn + 1} more than once")
@@ -75,11 +77,10 @@ def loss_mask(
                 )
             begin = place.taught if assistant else place.begin
             first = first_token(tokens, begin)
-            mask[first:behind] = [True] * (behind - first)
+            mask[first:behind] = [taught] * (behind - first)
         done = behind
     for number, message in enumerate(messages):
-        taught = message.get("train", message["role"] == "assistant")
-        if not everything and taught and not counts[number]:
+        if not everything and loss_of(message, loss_on) and not counts[number]:
             raise lost(f"turn {number + 1} has none")
     return mask
 

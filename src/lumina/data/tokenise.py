@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from lumina.data.chat_format import Chat
 from lumina.data.documents import Document, Skipped
 from lumina.data.long_conversations import LaidOut, Long, Mode, divide
+from lumina.data.loss_rule import LossRule, loss_of, mask_and_weights
 from lumina.data.records import Message
-from lumina.data.split import document_bytes, utf8_length
+from lumina.data.split import document_bytes, message_bytes, utf8_length
 from lumina.data.template_errors import UnusableTemplateError
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -49,6 +50,7 @@ class Encoded:
         ids: [N] token ids, the begin token first, if there is one, and the end token
             last where the document begins and ends.
         mask: [N], which of them count as labels.
+        weights: [N] float32, what each label weighs in the loss; None: all weigh 1.
         text_bytes: UTF-8 bytes of the text; `loss_bytes` of what bears loss.
         last: the document ends here.
         conversation: it is one, or a piece of one.
@@ -64,6 +66,7 @@ class Encoded:
     last: bool
     conversation: bool = False
     long: Long | None = None
+    weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def encode_documents(
     documents: Iterable[tuple[bool, Document]],
     tokenizer: Tokenizer,
     *,
-    loss_on: str,
+    loss_on: str | LossRule,
     threads: int,
     rows: Rows | None = None,
     on_skip: Callable[[Skipped], None] | None = None,
@@ -111,16 +114,17 @@ def encode_documents(
     Args:
         documents: what to encode.
         tokenizer: with a chat format, if there are conversations.
-        loss_on: which turns of a conversation bear loss.
+        loss_on: which turns of a conversation bear loss: a rule, or its `loss_on`.
         threads: how many.
         rows: longer conversations become pieces, each a document of its own.
         on_skip: is called with every conversation that the chat template refuses, which
             is left out; without it, the first one raises its error.
     """
     blocks = _blocks(_mark_last(documents))
+    rule = loss_on if isinstance(loss_on, LossRule) else LossRule(loss_on)
 
     def encode(block: list[_Part]) -> list[Encoded | _Refused]:
-        return _encode_block(block, tokenizer, loss_on, rows)
+        return _encode_block(block, tokenizer, rule, rows)
 
     for one in _encoded_blocks(blocks, encode, threads):
         if isinstance(one, Encoded):
@@ -191,12 +195,16 @@ def _blocks(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
 
 
 def _encode_block(
-    block: list[_Part], tokenizer: Tokenizer, loss_on: str, rows: Rows | None
+    block: list[_Part], tokenizer: Tokenizer, rule: LossRule, rows: Rows | None
 ) -> list[Encoded | _Refused]:
     texts: list[str] = []
+    loss_on = rule.base
     conversations = [
-        part.document.messages or () for part in block if part.document.text is None
+        rule.applied(part.document.messages or ())
+        for part in block
+        if part.document.text is None
     ]
+    turns = iter(conversations)
     for part in block:
         document = part.document
         if document.text is not None and not document.continues:
@@ -209,15 +217,17 @@ def _encode_block(
     for part in block:
         document = part.document
         if document.text is None:
-            chat = next(chats)
+            chat, messages = next(chats), next(turns)
             if isinstance(chat, LuminaError):
                 encoded.append(_Refused(document, chat))
                 continue
             if rows is None or len(chat[0]) <= rows.length + 1:
-                encoded.append(_encode_chat(part, chat, loss_on))
+                encoded.append(_encode_chat(part, messages, chat, loss_on))
                 continue
             try:
-                pieces = list(_encode_long(part, chat, tokenizer, loss_on, rows))
+                pieces = list(
+                    _encode_long(part, messages, chat, tokenizer, loss_on, rows)
+                )
             except LuminaError as error:
                 encoded.append(_Refused(document, _not_split(error, rows)))
             else:
@@ -264,17 +274,24 @@ def _encode_text(part: _Part, ids: list[int], tokenizer: Tokenizer) -> Encoded:
     return _encoded(part, ids, mask, loss_bytes)
 
 
-def _encode_chat(part: _Part, chat: Chat, loss_on: str) -> Encoded:
-    ids, taught = chat
-    loss_bytes = _loss_bytes(part.document.messages or (), loss_on)
-    return _encoded(part, ids, np.array(taught, dtype=bool), loss_bytes)
+def _encode_chat(
+    part: _Part, messages: Sequence[Message], chat: Chat, loss_on: str
+) -> Encoded:
+    ids, loss = chat
+    mask, weights = mask_and_weights(loss)
+    loss_bytes = _loss_bytes(messages, loss_on)
+    return _encoded(part, ids, mask, loss_bytes, weights=weights)
 
 
 def _encode_long(
-    part: _Part, chat: Chat, tokenizer: Tokenizer, loss_on: str, rows: Rows
+    part: _Part,
+    messages: Sequence[Message],
+    chat: Chat,
+    tokenizer: Tokenizer,
+    loss_on: str,
+    rows: Rows,
 ) -> Iterator[Encoded]:
     """The pieces of a conversation that is longer than a row."""
-    messages = part.document.messages or ()
     # Only to split it does one have to know where the turns stand.
     whole = (
         tokenizer.lay_out(messages, loss_on=loss_on)
@@ -298,14 +315,16 @@ def _encode_long(
         loss_bytes = min(loss_bytes, _spelled_bytes(tokenizer, taught))
     for number, piece in enumerate(pieces):
         ids = [*piece.context, *whole.ids[piece.begin : piece.end]]
-        mask = [False] * len(piece.context) + whole.mask[piece.begin : piece.end]
+        loss = [*([False] * len(piece.context)), *whole.mask[piece.begin : piece.end]]
+        mask, weights = mask_and_weights(loss)
         yield _encoded(
             part,
             ids,
-            np.array(mask, dtype=bool),
+            mask,
             0 if number else loss_bytes,
             0 if number else text_bytes,
             None if number else told,
+            weights,
         )
     if not pieces:
         nothing = np.zeros(0, dtype=np.uint32)
@@ -322,9 +341,7 @@ def _spelled_bytes(tokenizer: Tokenizer, ids: list[int]) -> int:
 def _loss_bytes(messages: Sequence[Message], loss_on: str) -> int:
     """Bytes of what bears loss in a conversation."""
     return sum(
-        utf8_length(message["content"])
-        for message in messages
-        if message.get("train", loss_on == "all" or message["role"] == "assistant")
+        message_bytes(message) for message in messages if loss_of(message, loss_on)
     )
 
 
@@ -335,6 +352,7 @@ def _encoded(
     loss_bytes: int,
     text_bytes: int | None = None,
     long: Long | None = None,
+    weights: NDArray[np.float32] | None = None,
 ) -> Encoded:
     if not part.document.continues:
         mask[:1] = False  # a document's first token is never a label
@@ -347,4 +365,5 @@ def _encoded(
         part.last,
         part.document.text is None,
         long,
+        weights,
     )

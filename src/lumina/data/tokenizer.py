@@ -364,7 +364,7 @@ class Tokenizer:
 
     def encode_chat(
         self, messages: Sequence[Message], *, loss_on: str = "assistant"
-    ) -> tuple[list[int], list[bool]]:
+    ) -> tuple[list[int], list[float]]:
         """Ids of a conversation, and which of them the model is taught to say.
 
         Args:
@@ -373,7 +373,8 @@ class Tokenizer:
                 "all" teaches everything.
 
         Returns:
-            (ids, mask), of equal length.
+            (ids, mask), of equal length. The mask is False for what bears no loss,
+            True for what does, and the weight of a turn that has one.
         """
         [chat] = self._format.encode([messages], loss_on=loss_on)
         if isinstance(chat, LuminaError):

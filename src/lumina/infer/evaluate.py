@@ -26,8 +26,6 @@ from lumina.measure.held_out import HeldOut, OnRows, loss_of_text
 from lumina.model.network import Network
 from lumina.state.weights import Weights, Which, open_weights
 
-LossOn = Literal["assistant", "all"]
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -80,7 +78,7 @@ def evaluate(
     task: str | None = None,
     seq_length: int | None = None,
     batch_size: int | None = None,
-    loss_on: LossOn | None = None,
+    loss_on: str | None = None,
     data_errors: Literal["fatal", "skip"] = "fatal",
     on_event: OnEvent | None = None,
     on_rows: OnRows | None = None,
@@ -102,8 +100,9 @@ def evaluate(
         task: of a model of several tasks, the one that the files belong to.
         seq_length: positions of a row; None: those the model was trained on.
         batch_size: rows side by side; the result does not depend on it.
-        loss_on: turns of conversations that bear loss; None: as the run was trained,
-            and for other models "assistant".
+        loss_on: what of conversations bears loss, as in a configuration; None: as the
+            run was trained, and for other models "assistant". Weights of the run
+            decide only which tokens bear loss: in the result each counts the same.
         data_errors: stop at a bad record, or leave it out.
         on_event: called for what was skipped and for remarks on the weights.
         on_rows: called with the progress.
@@ -143,7 +142,7 @@ def evaluate(
     config = Config(
         train_data=files,
         eval_fraction=0.0,
-        loss_on=loss_on or settings.get("loss_on", "assistant"),
+        **_loss(loss_on, settings),
         data_errors=data_errors,
         long_conversations=_long_conversations(settings),
         **{k: settings[k] for k in ("max_record_bytes",) if k in settings},
@@ -153,6 +152,14 @@ def evaluate(
     prepared = fit_rows(prepared, config, length, on_event=_without_split(on_event))
     outcome = loss_of_text(network, prepared.train, length, batch_size, on_rows)
     return _evaluation(outcome, prepared, named, length)
+
+
+def _loss(loss_on: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The tokens that bear loss: as named, or as in the run; each counts the same."""
+    if loss_on is not None:
+        return {"loss_on": loss_on}
+    names = ("loss_on", "role_weights", "turn_weights")
+    return {name: settings[name] for name in names if name in settings}
 
 
 def _long_conversations(settings: dict[str, Any]) -> Any:

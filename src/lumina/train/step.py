@@ -38,7 +38,8 @@ def train_step(
     """Forward and backward over the micro-batches, then one update.
 
     The loss is the sum over all ranks' and micro-batches' counted tokens, divided by
-    their number, which the host knows beforehand; so any split gives the same gradient.
+    their number (of weighted ones, by their weight), which the host knows beforehand;
+    so any split gives the same gradient.
     A step without a single label, on any rank, changes nothing that was learned.
 
     Args:
@@ -106,7 +107,7 @@ def _losses(
     held = (program.carries[index],) if program.network.recurrent else ()
     losses, aux = program.model(batch, *held)
     program.carries[index] = losses.carry
-    sums[0] += losses.loss_sum.detach() / max(batches.loss_tokens, 1)
+    sums[0] += losses.loss_sum.detach() / batches.loss_divisor
     total = _main_loss(program, losses, batches)
     for place, term in enumerate(program.terms, start=len(SCALARS)):
         mean = aux[term.key] * term.per_token(batches.tokens, batches.loss_tokens)
@@ -128,7 +129,7 @@ def _main_loss(program: Program, losses: LossSums, batches: StepBatches) -> Tens
             return found
     trained = losses.trained_sum
     trained = losses.loss_sum if trained is None else trained
-    return trained / max(batches.loss_tokens, 1)
+    return trained / batches.loss_divisor
 
 
 def _update(program: Program) -> Verdict:

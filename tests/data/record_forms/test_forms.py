@@ -156,7 +156,7 @@ GOOD: list[tuple[str, dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.covers("DAT-06", "DAT-01: messages", "DAT-02: role mapping")
+@pytest.mark.covers("DAT-06", "DAT-01: messages list of role/content", "DAT-02")
 @pytest.mark.parametrize(("form", "record", "content"), GOOD)
 def test_a_record_is_recognised_and_read(
     form: str, record: dict[str, Any], content: Any

@@ -44,8 +44,22 @@ class DataSection(Section):
         description="size of a tokenizer trained on the data; default: 2,048 to 50,304 "
         "by its bytes, at most vocab_size",
     )
-    loss_on: Literal["assistant", "all"] = Field(
-        "assistant", description="which turns of a conversation bear loss"
+    loss_on: str = Field(
+        "assistant",
+        description="what of a conversation bears loss: the turns of roles, joined by "
+        "commas (assistant,user,system,tool), last (the assistant's last turn) or all "
+        "(everything, marks included)",
+    )
+    role_weights: tuple[str, ...] = Field(
+        (),
+        description="how much the tokens of a role weigh in the loss, each "
+        "ROLE=NUMBER; a role that is named with more than 0 bears loss",
+    )
+    turn_weights: tuple[float, ...] = Field(
+        (),
+        description="how much turns weigh in the loss by their depth: the first number "
+        "up to the user's second turn, the second up to the third, and so on; the last "
+        "number holds for all that follow",
     )
     long_conversations: Literal["split", "truncate", "drop", "cut"] = Field(
         "split",

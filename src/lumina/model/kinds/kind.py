@@ -203,14 +203,15 @@ class Kind:
         """Prepare a step; `step` steps are complete."""
 
     def loss(
-        self, running: Running, losses: LossSums, task_loss_tokens: tuple[int, ...]
+        self, running: Running, losses: LossSums, task_loss_tokens: tuple[float, ...]
     ) -> Tensor | None:
         """A micro-batch's part of the main loss, where it is not the tokens' mean.
 
         Args:
             running: the program.
             losses: of the micro-batch.
-            task_loss_tokens: counted tokens of each task in the whole step.
+            task_loss_tokens: counted tokens of each task in the whole step, or what
+                these weigh.
         """
         return None
 

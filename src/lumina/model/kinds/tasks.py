@@ -70,7 +70,7 @@ class Tasks(Kind):
         return TaskWeights(_tasks(spec), device)
 
     def loss(
-        self, running: Running, losses: LossSums, task_loss_tokens: tuple[int, ...]
+        self, running: Running, losses: LossSums, task_loss_tokens: tuple[float, ...]
     ) -> Tensor | None:
         """The weighted sum of the tasks' means; None where every token counts the same.
 

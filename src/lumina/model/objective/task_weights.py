@@ -42,17 +42,18 @@ class TaskWeights:
         self._steps = 0
         self.now = self._weights()
 
-    def loss(self, losses: LossSums, loss_tokens: tuple[int, ...]) -> Tensor:
+    def loss(self, losses: LossSums, loss_tokens: tuple[float, ...]) -> Tensor:
         """A micro-batch's part of the weighted sum of the tasks' mean losses.
 
         A task without a token in this step adds nothing.
 
         Args:
             losses: of the micro-batch.
-            loss_tokens: counted tokens of each task in the whole step.
+            loss_tokens: counted tokens of each task in the whole step, or what these
+                weigh.
         """
         parts = zip(losses.terms[LOSSES], loss_tokens, strict=True)
-        means = torch.stack([loss / max(tokens, 1) for loss, tokens in parts])
+        means = torch.stack([loss / (tokens or 1) for loss, tokens in parts])
         return (self.now * means).sum()
 
     def update(self, statistics: Tensor, skip: Tensor) -> None:

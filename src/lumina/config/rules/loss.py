@@ -1,0 +1,44 @@
+"""Loss: which turns of a conversation bear it, and how much their tokens weigh."""
+
+from __future__ import annotations
+
+from lumina.config.loss_entries import loss_roles, role_weights
+from lumina.config.rules.refusing import refuse
+from lumina.config.rules.rule import Rule
+from lumina.config.settings import Settings
+from lumina.errors import LuminaError
+
+
+def check(settings: Settings) -> None:
+    """Refuse roles that there are not, and weights that leave nothing to learn.
+
+    Raises:
+        LuminaError: E002 or E005.
+    """
+    data = settings.data
+    roles = loss_roles(data.loss_on)
+    weights = role_weights(data.role_weights)
+    if not any(weights.get(role, 1.0) for role in {*roles, *weights}):
+        refuse(
+            "role_weights gives every role that bears loss the weight 0",
+            "leave a role with a weight above 0",
+        )
+    if any(weight < 0 for weight in data.turn_weights):
+        raise LuminaError(
+            "E005",
+            f"turn_weights is {' '.join(map(str, data.turn_weights))}",
+            "give numbers of 0 or more",
+        )
+    if data.turn_weights and not any(data.turn_weights):
+        refuse("every number of turn_weights is 0", "give one above 0")
+    if data.loss_on == "last" and any(
+        weight for role, weight in weights.items() if role != "assistant"
+    ):
+        refuse(
+            "loss_on last teaches the last answer alone, and role_weights names "
+            "another role",
+            "name the roles with --loss-on, or leave the other role out",
+        )
+
+
+RULE = Rule(check=check)
