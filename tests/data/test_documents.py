@@ -16,6 +16,7 @@ import pytest
 
 from lumina.data import documents
 from lumina.data.documents import Document, Skipped, read_documents
+from lumina.data.readers import text as text_reader
 from lumina.errors import LuminaError
 
 
@@ -120,9 +121,9 @@ def test_formats_are_told_apart_in_folders_and_globs(tmp_path: Path) -> None:
 
 @pytest.mark.covers("CFG-07: format")
 def test_an_unsupported_file_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    error = refused(tmp_path / "a.parquet")
-    assert error.code == "E101" and ".parquet" in error.message
+    (tmp_path / "a.pdf").write_bytes(b"%PDF")
+    error = refused(tmp_path / "a.pdf")
+    assert error.code == "E101" and ".pdf" in error.message
     assert ".jsonl" in error.hint
 
 
@@ -271,7 +272,7 @@ def _check_permissions(folder: Path, become: int) -> None:
 def test_a_long_text_comes_in_pieces_that_join_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "PIECE_BYTES", 100)
+    monkeypatch.setattr(text_reader, "PIECE_BYTES", 100)
     text = "".join(f"line {n}\n" + "\n" * (n % 3) for n in range(100))
     (tmp_path / "a.txt").write_text(text + documents.SEPARATOR + "next")
     found: list[Document] = list(read_documents([tmp_path / "a.txt"]))

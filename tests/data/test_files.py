@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import shlex
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ def folder(tmp_path: Path) -> Path:
     data = tmp_path / "data"
     (data / "deep").mkdir(parents=True)
     (data / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
-    (data / "b.json").write_text("[]")
-    (data / "deep" / "c.json").write_text("[]")
-    (data / "d.jsonl.gz").write_bytes(gzip.compress(b'{"text": "three"}\n'))
-    (data / "e.parquet").write_bytes(b"PAR1")
+    (data / "b.doc").write_text("[]")
+    (data / "deep" / "c.doc").write_text("[]")
+    (data / "d.jsonl.lz4").write_bytes(b"\x04\x22M\x18")
+    (data / "e.pdf").write_bytes(b"%PDF")
     (data / "README.md").write_text("about")
     (data / "LICENSE").write_text("free")
     (data / ".hidden.csv").write_text("")
@@ -37,10 +36,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 COUNTS = {
-    ".json": 2,
+    ".doc": 2,
     "other files": 2,
-    ".jsonl.gz": 1,
-    ".parquet": 1,
+    ".jsonl.lz4": 1,
+    ".pdf": 1,
     "linked folders": 1,
 }
 
@@ -53,7 +52,7 @@ def test_what_a_folder_holds_beside_its_data_is_told_each_time(folder: Path) -> 
         assert prepared.stats["cached"] is cached and len(prepared.train) == 2
         (event,) = (e for e in told if e["kind"] == "data_files_ignored")
         assert event["severity"] == "warning" and event["counts"] == COUNTS
-        assert ".jsonl.gz (1), .parquet (1), linked folders (1)" in event["message"]
+        assert ".jsonl.lz4 (1), .pdf (1), linked folders (1)" in event["message"]
 
 
 def test_files_are_counted_once_and_named_files_leave_nothing_out(folder: Path) -> None:
@@ -66,7 +65,7 @@ def test_folders_that_a_pattern_matches_are_told(folder: Path) -> None:
     (folder / "logs").mkdir()
     (folder / "LICENSE").unlink()
     (folder / "README.md").unlink()
-    for name in ("b.json", "d.jsonl.gz", "e.parquet"):
+    for name in ("b.doc", "d.jsonl.lz4", "e.pdf"):
         (folder / name).unlink()
     assert [file.name for file in find_files([pattern])] == ["a.jsonl"]
     assert count_left_out([pattern]) == {"folders that match a pattern": 1}
@@ -85,7 +84,7 @@ def test_only_files_for_people_are_no_warning(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_data_says_what_it_has(folder: Path) -> None:
-    with pytest.raises(LuminaError, match=r"no data files.*; it has .json \(1\)") as e:
+    with pytest.raises(LuminaError, match=r"no data files.*; it has .doc \(1\)") as e:
         find_files([folder / "deep"])
     assert e.value.code == "E105"
 

@@ -16,8 +16,9 @@ from tokenizers import models, pre_tokenizers
 
 from lumina.batch import IGNORE
 from lumina.config import Config
-from lumina.data import documents, tokenise
+from lumina.data import tokenise
 from lumina.data.prepare import Prepared, prepare
+from lumina.data.readers import text as text_reader
 from lumina.data.stream import BatchStream
 from lumina.data.text_files import TextFiles
 from lumina.data.tokenizer import Tokenizer
@@ -168,7 +169,7 @@ def test_evaluation_data_is_used_as_given(corpus: Path, chats: Path) -> None:
 def test_a_text_of_many_pieces_is_one_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(text_reader, "PIECE_BYTES", 1000)
     monkeypatch.setattr(tokenise, "BLOCK_BYTES", 3000)
     text = "".join(f"Line {n} tells of été {n * n}.\n" for n in range(1000))
     (tmp_path / "a.txt").write_text(text)

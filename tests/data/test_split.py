@@ -97,9 +97,9 @@ def test_a_single_text_is_cut_near_its_end(tmp_path: Path, text: str) -> None:
 def test_a_single_text_in_pieces_is_cut_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lumina.data import documents
+    from lumina.data.readers import text
 
-    monkeypatch.setattr(documents, "PIECE_BYTES", 200)
+    monkeypatch.setattr(text, "PIECE_BYTES", 200)
     text = "".join(f"line {n} é\n" for n in range(500))
     path = tmp_path / "a.txt"
     path.write_text(text)

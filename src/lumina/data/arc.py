@@ -29,11 +29,11 @@ from lumina.data.arc_tasks import (
     read_tasks,
     turned_back,
 )
-from lumina.data.files import find_files
+from lumina.data.files import Suffixes, find_files
 from lumina.data.order import EMPTY, permutation
 from lumina.errors import LuminaError
 
-FORMATS = {".json": "arc"}
+FILES = Suffixes((".json",))
 ATTEMPTS = 2
 """Answers that may be given to a test input."""
 
@@ -299,9 +299,9 @@ def prepare_arc(
     Raises:
         LuminaError: see `read_tasks`; E102 where no test to be asked has an output.
     """
-    tasks = read_tasks(find_files(train_data, FORMATS))
+    tasks = read_tasks(find_files(train_data, FILES))
     if eval_data:
-        asked = read_tasks(find_files(eval_data, FORMATS))
+        asked = read_tasks(find_files(eval_data, FILES))
         twice = {task.content() for task in asked}
         tasks = [task for task in tasks if task.content() not in twice]
     else:

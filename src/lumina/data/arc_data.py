@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lumina.data.arc import FORMATS, prepare_arc
+from lumina.data.arc import FILES, prepare_arc
 from lumina.data.arc_rows import CELLS
 from lumina.data.kind import DataKind, Request
 from lumina.data.puzzles import PuzzleData, check_puzzles, held_out_share
 
 
 def _prepare(request: Request) -> PuzzleData:
-    check_puzzles(request, CELLS, "ARC has 30 x 30", FORMATS)
+    check_puzzles(request, CELLS, "ARC has 30 x 30", FILES)
     config = request.config
     train, evaluation, stats = prepare_arc(
         config.data.train_data,

@@ -1,4 +1,4 @@
-"""Which files a list of paths, folders and globs means, and their formats."""
+"""Which files a list of paths, folders and globs means."""
 
 from __future__ import annotations
 
@@ -9,22 +9,54 @@ import shlex
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from lumina.errors import LuminaError, shell_path
 
-FORMATS: dict[str, str] = {
-    ".txt": "text",
-    ".text": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-}
-"""Suffix -> format. A folder is searched for these, and the rest is counted."""
 
-TEXT_BY_NAME = (".md", ".markdown", ".rst")
-"""Suffixes of text that is read as it stands where a file or a pattern names it. In a
-folder of data such files are mostly about the data, so it is not searched for them."""
+class Wanted(Protocol):
+    """Which files are data."""
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The suffixes that a folder is searched for, as they are listed."""
+
+    @property
+    def by_name(self) -> tuple[str, ...]:
+        """Further suffixes, of files that are read only where a path names them."""
+
+    def in_folder(self, file: Path) -> bool:
+        """Whether the file is data where it is found in a folder."""
+
+    def named(self, file: Path) -> bool:
+        """Whether the file can be read where a path or a pattern names it."""
+
+
+@dataclass(frozen=True)
+class Suffixes:
+    """Files are data by their last suffix.
+
+    Attributes:
+        searched: suffixes that a folder is searched for.
+        by_name: suffixes of files that are read only where they are named.
+    """
+
+    searched: tuple[str, ...]
+    by_name: tuple[str, ...] = ()
+
+    def in_folder(self, file: Path) -> bool:
+        """Whether the file is data where it is found in a folder."""
+        return file.suffix.lower() in self.searched
+
+    def named(self, file: Path) -> bool:
+        """Whether the file can be read where a path or a pattern names it."""
+        return file.suffix.lower() in (*self.searched, *self.by_name)
+
+
+PLAIN = Suffixes((".txt", ".text", ".jsonl", ".ndjson"), (".md", ".markdown", ".rst"))
+"""Files of lines."""
 
 OTHER_FILES = "other files"
 """Files in a folder of data that are there for people, or have no suffix."""
@@ -36,23 +68,8 @@ _FOR_PEOPLE = ("readme", "license", "licence", "copying", "notice", "changelog")
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".z"}
 
 
-def file_format(path: Path, formats: Mapping[str, str] = FORMATS) -> str:
-    """The format of a file, by its suffix (E101 when there is none for it)."""
-    suffix = path.suffix.lower()
-    if suffix in formats:
-        return formats[suffix]
-    by_name = TEXT_BY_NAME if "text" in formats.values() else ()
-    if suffix in by_name:
-        return "text"
-    raise LuminaError(
-        "E101",
-        f"{path}: cannot read this kind of file ({path.suffix or 'no suffix'})",
-        f"give one of {', '.join((*formats, *by_name))}",
-    )
-
-
 def find_files(
-    paths: Iterable[str | os.PathLike[str]], formats: Mapping[str, str] = FORMATS
+    paths: Iterable[str | os.PathLike[str]], wanted: Wanted = PLAIN
 ) -> list[Path]:
     """Every data file that `paths` mean, each once, in a fixed order.
 
@@ -61,7 +78,7 @@ def find_files(
 
     Args:
         paths: what was named.
-        formats: suffixes of data files, with what they are.
+        wanted: which files are data.
 
     Raises:
         LuminaError: E104 nothing at a path, E106 no permission, E101 an unsupported
@@ -69,30 +86,28 @@ def find_files(
     """
     found: dict[str, Path] = {}
     paths = list(paths)
-    for file in _named(paths, formats):
+    for file in _named(paths, wanted):
         found.setdefault(os.path.realpath(file), file)
     if not paths:
         raise LuminaError("E105", "no data was named", "name files with --train-data")
     return list(found.values())
 
 
-def _named(
-    paths: Iterable[str | os.PathLike[str]], formats: Mapping[str, str]
-) -> Iterator[Path]:
+def _named(paths: Iterable[str | os.PathLike[str]], wanted: Wanted) -> Iterator[Path]:
     """Every data file that `paths` mean, as often as they mean it."""
     for path in paths:
-        yield from _expand(os.path.expanduser(os.fspath(path)), formats)
+        yield from _expand(os.path.expanduser(os.fspath(path)), wanted)
 
 
 def tell_repeated(
     paths: Iterable[str | os.PathLike[str]],
     on_event: Callable[..., None] | None,
-    formats: Mapping[str, str] = FORMATS,
+    wanted: Wanted = PLAIN,
 ) -> None:
     """Say which files are named more than once: naming them again changes nothing."""
     if on_event is None:
         return
-    times = Counter(os.path.realpath(file) for file in _named(paths, formats))
+    times = Counter(os.path.realpath(file) for file in _named(paths, wanted))
     counts = most_first(
         {
             os.path.relpath(file).encode(errors="backslashreplace").decode(): count
@@ -112,33 +127,42 @@ def tell_repeated(
         )
 
 
-def _expand(path: str, formats: Mapping[str, str]) -> list[Path]:
+def _expand(path: str, wanted: Wanted) -> list[Path]:
     mode = _mode(path)
     if mode is None:
-        return _matches(path, formats)
+        return _matches(path, wanted)
     if stat.S_ISDIR(mode):
-        files = sorted(_walk(path, formats), key=os.fspath)
+        files = sorted(_walk(path, wanted), key=os.fspath)
         if not files:
-            left_out = count_left_out([path], formats)
+            left_out = count_left_out([path], wanted)
             there = f"; it has {counted(left_out)}" if left_out else ""
             raise LuminaError(
                 "E105",
                 f"{path}: no data files in this folder{there}",
-                f"put {', '.join(formats)} there" + _by_name(path, left_out, formats),
+                f"put {', '.join(wanted.searched)} there"
+                + _by_name(path, left_out, wanted),
             )
         return files
     if not stat.S_ISREG(mode):
-        known = ", ".join(formats)
+        known = ", ".join(wanted.searched)
         raise LuminaError("E101", f"{path}: not a regular file", f"give {known}")
-    file_format(Path(path), formats)
+    _check_named(Path(path), wanted)
     return [Path(path)]
 
 
-def _by_name(
-    folder: str, left_out: Mapping[str, int], formats: Mapping[str, str]
-) -> str:
+def _check_named(file: Path, wanted: Wanted) -> None:
+    """Refuse a file that was named and cannot be read."""
+    if not wanted.named(file):
+        raise LuminaError(
+            "E101",
+            f"{file}: cannot read this kind of file ({file.suffix or 'no suffix'})",
+            f"give one of {', '.join((*wanted.searched, *wanted.by_name))}",
+        )
+
+
+def _by_name(folder: str, left_out: Mapping[str, int], wanted: Wanted) -> str:
     """How the text in a folder is named that it is not searched for."""
-    there = [s for s in TEXT_BY_NAME if s in left_out and "text" in formats.values()]
+    there = [suffix for suffix in wanted.by_name if suffix in left_out]
     if not there:
         return ""
     pattern = os.path.join(folder, "**", f"*{there[0]}")
@@ -155,7 +179,7 @@ def _mode(path: str) -> int | None:
         return None
 
 
-def _matches(pattern: str, formats: Mapping[str, str]) -> list[Path]:
+def _matches(pattern: str, wanted: Wanted) -> list[Path]:
     if not glob.has_magic(pattern):
         remote = "://" in pattern
         raise LuminaError(
@@ -175,12 +199,12 @@ def _matches(pattern: str, formats: Mapping[str, str]) -> list[Path]:
             "E104", f"{pattern}: no file matches this pattern", "check the pattern"
         )
     for file in files:
-        file_format(file, formats)
+        _check_named(file, wanted)
     return files
 
 
 def count_left_out(
-    paths: Iterable[str | os.PathLike[str]], formats: Mapping[str, str] = FORMATS
+    paths: Iterable[str | os.PathLike[str]], wanted: Wanted = PLAIN
 ) -> dict[str, int]:
     """How much in the folders that `paths` mean is no data that can be read.
 
@@ -200,19 +224,23 @@ def count_left_out(
         elif stat.S_ISDIR(mode):
             for files, folders in _levels(path):
                 for file in files:
-                    if file.suffix.lower() not in formats:
-                        kinds[os.path.abspath(file)] = _kind(file)
+                    if not wanted.in_folder(file):
+                        kinds[os.path.abspath(file)] = kind_of(file.name)
                 for folder in folders:
                     if folder.is_symlink():
                         kinds[os.path.abspath(folder)] = LINKED_FOLDERS
     return most_first(Counter(kinds.values()))
 
 
-def _kind(file: Path) -> str:
-    """Under which name a file counts that is not read."""
-    name = file.name.lower()
-    suffixes = file.suffixes
-    if not suffixes or name.startswith(_FOR_PEOPLE):
+def is_for_people(name: str) -> bool:
+    """Whether a file is about the data rather than data, by its name."""
+    return name.lower().startswith(_FOR_PEOPLE)
+
+
+def kind_of(name: str) -> str:
+    """Under which name a file counts that is not read, by its own name."""
+    suffixes = Path(name).suffixes
+    if not suffixes or is_for_people(name):
         return OTHER_FILES
     compressed = len(suffixes) > 1 and suffixes[-1].lower() in _COMPRESSED
     kind = "".join(suffixes[-2:] if compressed else suffixes[-1:]).lower()
@@ -222,7 +250,7 @@ def _kind(file: Path) -> str:
 def tell_left_out(
     counts: Mapping[str, int],
     on_event: Callable[..., None] | None,
-    formats: Mapping[str, str] = FORMATS,
+    wanted: Wanted = PLAIN,
 ) -> None:
     """Say once what `count_left_out` found; a warning where it may be data."""
     if counts and on_event is not None:
@@ -230,18 +258,16 @@ def tell_left_out(
             kind="data_files_ignored",
             severity="warning" if set(counts) - {OTHER_FILES} else "info",
             code=None,
-            message=f"not read: {counted(counts)}; of a folder, {', '.join(formats)} "
-            "files are read: convert or unpack what is to be trained on, and name "
-            f"further folders{_named_texts(counts, formats)}",
+            message=f"not read: {counted(counts)}; of a folder, "
+            f"{', '.join(wanted.searched)} files are read: convert or unpack what is "
+            f"to be trained on, and name further folders{_named_texts(counts, wanted)}",
             counts=dict(counts),
         )
 
 
-def _named_texts(counts: Mapping[str, int], formats: Mapping[str, str]) -> str:
+def _named_texts(counts: Mapping[str, int], wanted: Wanted) -> str:
     """Which of the files left out would be read if they were named."""
-    if "text" not in formats.values():
-        return ""
-    there = [suffix for suffix in TEXT_BY_NAME if suffix in counts]
+    there = [suffix for suffix in wanted.by_name if suffix in counts]
     if not there:
         return ""
     return f"; {' and '.join(there)} files are read where a pattern names them"
@@ -260,9 +286,9 @@ def counted(counts: Mapping[str, int], shown: int = 10) -> str:
     return ", ".join(parts)
 
 
-def _walk(folder: str, formats: Mapping[str, str]) -> Iterator[Path]:
+def _walk(folder: str, wanted: Wanted) -> Iterator[Path]:
     for files, _ in _levels(folder):
-        yield from (path for path in files if path.suffix.lower() in formats)
+        yield from (path for path in files if wanted.in_folder(path))
 
 
 def _levels(folder: str) -> Iterator[tuple[list[Path], list[Path]]]:

@@ -7,11 +7,10 @@ pages that a step touches are read as it needs them. `streaming` makes no store.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lumina.data.files import find_files
+from lumina.data.sources.find import find_sources
 
 if TYPE_CHECKING:
     from lumina.config.settings import Settings
@@ -46,7 +45,7 @@ def choose_loading(settings: Settings) -> Loading:
     loading = settings.loading
     if loading.data_loading != "auto":
         return Loading(loading.data_loading, "asked for")
-    size = sum(os.path.getsize(file) for file in find_files(settings.data.train_data))
+    size = sum(source.size for source in find_sources(settings.data.train_data))
     most = loading.streaming_threshold_gb * 1e9
     files = f"{in_bytes(size)} of files"
     if size > most:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from lumina.data.cache import build_once, cache_root
 from lumina.data.data_events import NO_EVAL, DataEvents, OnEvent
 from lumina.data.documents import Skipped
-from lumina.data.files import count_left_out
 from lumina.data.loading import choose_loading
 from lumina.data.loss_rule import loss_rule
 from lumina.data.split import Progress
@@ -20,6 +19,7 @@ from lumina.data.store_folder import (
     cache_key,
     chat_parts,
     counts_of,
+    left_out,
     load_stores,
     opened_stores,
     sides_of,
@@ -192,8 +192,8 @@ class _Preparation:
         train, evaluation = self._opened(folder)
         stats = stats_of(train, evaluation, tokenizer, meta)
         stats["loading"] = str(self.loading)
-        stats["ignored_files"] = count_left_out(
-            [*self.data.train_data, *self.data.eval_data]
+        stats["ignored_files"] = left_out(
+            [*self.data.train_data, *self.data.eval_data], meta
         )
         stats["cached"] = cached
         stats["seconds"] = time.monotonic() - began

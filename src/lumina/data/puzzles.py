@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lumina.batch import Batch
-from lumina.data.files import count_left_out, tell_left_out
+from lumina.data.files import Wanted, count_left_out, tell_left_out
 from lumina.data.kind import Data, Request, Rows, Score, Share
 from lumina.data.order import EMPTY, RowOrder, Shuffle, Taken
 from lumina.data.stream import Read, RowStream
@@ -134,16 +134,14 @@ class PuzzleData(Data):
         )
 
 
-def check_puzzles(
-    request: Request, length: int, why: str, formats: Mapping[str, str]
-) -> None:
+def check_puzzles(request: Request, length: int, why: str, wanted: Wanted) -> None:
     """Refuse rows of another length than the puzzles', and tell of files not read.
 
     Args:
         request: names the files.
         length: positions of a puzzle.
         why: the reason of that length.
-        formats: endings of the files that are read.
+        wanted: the files that are read.
 
     Raises:
         LuminaError: E002 for another length.
@@ -156,7 +154,7 @@ def check_puzzles(
             f"use --seq-length {length}, or for text --hrm-mode language_model",
         )
     named = [*config.data.train_data, *config.data.eval_data]
-    tell_left_out(count_left_out(named, formats), request.on_event, formats)
+    tell_left_out(count_left_out(named, wanted), request.on_event, wanted)
 
 
 def held_out_share(config: Config) -> float:

@@ -7,20 +7,22 @@ files give the same held-out set, and equal documents never stand on both sides.
 from __future__ import annotations
 
 import hashlib
-import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lumina.data.chat_tools import tools_of
 from lumina.data.documents import Document, Skipped, read_documents
+from lumina.data.files import counted, most_first
 from lumina.data.records import Message
+from lumina.data.sources.entry import Access, Source
+from lumina.data.sources.find import sources_of
 from lumina.errors import LuminaError
 
 SKIPPED_KEPT = 1000
@@ -64,6 +66,7 @@ class Scan:
         weighted: how many of these say of a turn how much it weighs in the loss.
         skipped: the first bad records; `skipped_codes` counts all, by code.
         unread: fields of records that nothing reads, with how often each was there.
+        left_out: members of archives that are no data, by their kind.
     """
 
     hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -74,6 +77,7 @@ class Scan:
     skipped: list[Skipped] = field(default_factory=list)
     skipped_codes: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         """The number of documents."""
@@ -85,6 +89,10 @@ class Scan:
         if len(self.skipped) < SKIPPED_KEPT:
             self.skipped.append(record)
 
+    def pass_over(self, kind: str, name: str) -> None:
+        """Take note of a member of an archive that is not read."""
+        self.left_out[kind] += 1
+
     def leave(self, names: list[str]) -> None:
         """Take note of a record's fields that nothing reads."""
         for name in names:
@@ -94,27 +102,37 @@ class Scan:
 
 
 def scan(
-    files: Sequence[Path],
+    files: Sequence[Path] | Sequence[Source],
     *,
     errors: Literal["skip", "fatal"],
-    max_record_bytes: int,
     on_progress: Progress | None = None,
+    **how: Any,
 ) -> Scan:
     """Read everything once: find bad records, count, and hash every document.
+
+    Args:
+        files: what to read.
+        errors: as for `read_documents`.
+        on_progress: called with ("scan", done, total); amounts are bytes of the files.
+        how: further options of `read_documents`.
 
     Raises:
         LuminaError: as `read_documents`; E105 when no document is left.
     """
     found = Scan()
     hashes = array("Q")
-    total = sum(os.path.getsize(file) for file in files)
+    sources = sources_of(files)
+    total = sum(source.size for source in sources)
+    access, done = Access(), 0
     digest = hashlib.blake2b(digest_size=8)
     for document in read_documents(
-        files,
+        sources,
         errors=errors,
-        max_record_bytes=max_record_bytes,
         on_skip=found.skip,
         on_unread=found.leave,
+        on_left_out=found.pass_over,
+        access=access,
+        **how,
     ):
         if not document.continues:
             if hashes:
@@ -128,9 +146,10 @@ def scan(
             digest.update(part)
         found.bytes += document_bytes(document)
         if on_progress is not None:
-            on_progress("scan", min(found.bytes, total), total)
+            done = max(done, min(access.done(), total))
+            on_progress("scan", done, total)
     if not hashes:
-        raise _empty(files, found)
+        raise _empty([source.name for source in sources], found)
     hashes[-1] = int.from_bytes(digest.digest(), "little")
     found.hashes = np.frombuffer(hashes, dtype=np.uint64)
     if on_progress is not None:
@@ -147,8 +166,8 @@ def _parts(document: Document) -> Iterator[bytes]:
             yield f"\0{tools}".encode()
 
 
-def _empty(files: Sequence[Path], found: Scan) -> LuminaError:
-    names = ", ".join(map(str, files[:3])) + (" ..." if len(files) > 3 else "")
+def _empty(files: Sequence[str], found: Scan) -> LuminaError:
+    names = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
     message = f"{names}: no usable document"
     if found.skipped:
         first = found.skipped[0]
@@ -156,6 +175,8 @@ def _empty(files: Sequence[Path], found: Scan) -> LuminaError:
         count = found.skipped_codes.total()
         message += f"; {count} bad records were skipped, the first: {where}: "
         message += f"{first.code} {first.reason}"
+    if found.left_out:
+        message += f"; not read: {counted(most_first(found.left_out))}"
     return LuminaError("E105", message, "give data with at least one document")
 
 

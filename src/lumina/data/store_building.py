@@ -104,6 +104,7 @@ class StoreBuilder:
             "ignored_fields": most_first(
                 sum((found.unread for found in scans), start=Counter[str]())
             ),
+            "left_out": sum((found.left_out for found in scans), start=Counter[str]()),
             "eval_documents_trained_on": self.files.trained_on(),
             "unknown_tokens": written.unknown,
             "longest_conversation": written.longest,

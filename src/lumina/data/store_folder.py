@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lumina.data.files import count_left_out, most_first
+from lumina.data.sources.members import DATA
 from lumina.data.store import TokenStore
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -53,6 +57,12 @@ def counts_of(meta: dict[str, Any]) -> dict[str, Any]:
         "skipped": meta["skipped_total"],
         "skipped_codes": meta["skipped_codes"],
     }
+
+
+def left_out(paths: Sequence[str], meta: dict[str, Any]) -> dict[str, int]:
+    """What is not read of the folders and archives that are named, by its kind."""
+    in_archives = Counter[str](meta.get("left_out", {}))
+    return most_first(Counter(count_left_out(paths, DATA)) + in_archives)
 
 
 def stats_of(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lumina.batch import IGNORE
 from lumina.data.cache import build_once, cache_root
-from lumina.data.files import FORMATS, content_hash, find_files
+from lumina.data.files import PLAIN, content_hash, find_files
 from lumina.data.kind import DataKind, Request
 from lumina.data.order import EMPTY, permutation
 from lumina.data.puzzles import PuzzleData, PuzzleRows, check_puzzles, held_out_share
@@ -174,7 +174,7 @@ def _tokens(
 
 
 def _prepare(request: Request) -> PuzzleData:
-    check_puzzles(request, CELLS, "a Sudoku has 81 cells", FORMATS)
+    check_puzzles(request, CELLS, "a Sudoku has 81 cells", PLAIN)
     return prepare_sudokus(request.config, held_out_share(request.config))
 
 

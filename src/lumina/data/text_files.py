@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lumina.data.documents import Document, read_documents
-from lumina.data.files import file_format, find_files
-from lumina.data.known_hashes import known_hash
+from lumina.data.reading_options import reading_options
+from lumina.data.sources.entry import Source
+from lumina.data.sources.find import find_sources
 from lumina.data.split import (
     Progress,
     Scan,
@@ -48,17 +48,20 @@ class TextFiles:
     def __init__(self, config: Config, on_progress: Progress | None = None) -> None:
         self.data = config.data
         self.on_progress = on_progress
-        self.files = find_files(self.data.train_data)
-        self.eval_files = find_files(self.data.eval_data) if self.data.eval_data else []
+        self.files = find_sources(self.data.train_data)
+        self.eval_files = (
+            find_sources(self.data.eval_data) if self.data.eval_data else []
+        )
+        self.how = reading_options(self.data)
 
     @cached_property
     def sources(self) -> list[Any]:
         """What the data is: content of the files, and how they are read."""
-        hashes = [
-            [[file_format(file), known_hash(file)] for file in files]
-            for files in (self.files, self.eval_files)
-        ]
-        return [_READING, *hashes, self.data.max_record_bytes, self.data.eval_fraction]
+        sides = (self.files, self.eval_files)
+        hashes = [[file.kind.identity(file) for file in files] for files in sides]
+        parts: list[Any] = [self.data.max_record_bytes, self.data.eval_fraction]
+        parts += self.how.parts([*self.files, *self.eval_files])
+        return [_READING, *hashes, *parts]
 
     @cached_property
     def scanned(self) -> Scan:
@@ -77,12 +80,12 @@ class TextFiles:
             self.scanned, 0.0 if self.eval_files else self.data.eval_fraction
         )
 
-    def _scan(self, files: Sequence[Path]) -> Scan:
+    def _scan(self, files: Sequence[Source]) -> Scan:
         return scan(
             files,
             errors=self.data.data_errors,
-            max_record_bytes=self.data.max_record_bytes,
             on_progress=self.on_progress,
+            **self.how.given(),
         )
 
     def scan_all(self) -> list[Scan]:
@@ -94,12 +97,8 @@ class TextFiles:
         """The documents of the held-out files, if any are named."""
         return self._read(self.eval_files) if self.eval_files else iter(())
 
-    def _read(self, files: Sequence[Path]) -> Iterator[Document]:
-        return read_documents(
-            files,
-            errors=self.data.data_errors,
-            max_record_bytes=self.data.max_record_bytes,
-        )
+    def _read(self, files: Sequence[Source]) -> Iterator[Document]:
+        return read_documents(files, errors=self.data.data_errors, **self.how.given())
 
     def sides(self) -> Iterator[tuple[bool, Document]]:
         """(held out, document) of each document of the files to learn from."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tokenizers
 
 from lumina.data.cache import build_once, cache_root
+from lumina.data.sources.entry import Source
 from lumina.data.split import Progress
 from lumina.data.store_folder import cache_key
 from lumina.data.text_files import TextFiles
@@ -64,11 +63,11 @@ def trained_tokenizer(config: Config, parts: Sequence[TextFiles]) -> Tokenizer:
     return tokenizer
 
 
-def vocabulary_size(config: Config, files: Sequence[Path]) -> int:
+def vocabulary_size(config: Config, files: Sequence[Source]) -> int:
     """As asked for; else by the amount of data, within what the model has."""
     if config.data.tokenizer_vocab_size is not None:
         return config.data.tokenizer_vocab_size
-    total = sum(os.path.getsize(file) for file in files)
+    total = sum(file.size for file in files)
     most = config.model.vocab_size
     size = next(v for limit, v in _VOCABULARIES if limit is None or total <= limit)
     return size if most is None else min(size, most)

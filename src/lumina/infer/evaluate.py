@@ -6,13 +6,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from lumina.config import Config
 from lumina.data.data_events import OnEvent
-from lumina.data.files import find_files
 from lumina.data.prepare import Prepared, fit_rows, prepare
+from lumina.data.sources.find import find_sources
 from lumina.errors import LuminaError
 from lumina.infer.load import (
     Model,
@@ -113,8 +112,8 @@ def evaluate(
             model has no markers for; E105 where nothing bears loss.
     """
     names = [data] if isinstance(data, str | os.PathLike) else list(data)
-    files = [str(Path(name).expanduser()) for name in names]
-    find_files(files)  # missing ones are refused before the model is read
+    files = [os.path.expanduser(name) for name in names]
+    find_sources(files)  # missing ones are refused before the model is read
     if batch_size is not None and batch_size < 1:
         raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
     if isinstance(run, str | os.PathLike):

@@ -13,7 +13,7 @@ class DataSection(Section):
     """What is read, and how it becomes tokens."""
 
     train_data: tuple[str, ...] = Field(
-        (), description="files, folders or globs (.txt, .jsonl) to train on"
+        (), description="files, folders, patterns or archives to train on"
     )
     data_kind: str | None = Field(
         None,
@@ -72,6 +72,23 @@ class DataSection(Section):
     )
     max_record_bytes: int = Field(
         8 * 2**20, ge=1024, description="a longer line or record is a bad record"
+    )
+    max_member_bytes: int = Field(
+        64 * 2**30,
+        ge=1,
+        description="a larger member of an archive is refused, or left out where bad "
+        "records are skipped",
+    )
+    max_unpacked_bytes: int = Field(
+        2**40,
+        ge=1,
+        description="an archive or a compressed file that gives more bytes is refused",
+    )
+    max_unpacking_ratio: float = Field(
+        250.0,
+        gt=1,
+        description="an archive or a compressed file that gives more than so many "
+        "times its size is refused, from 16 MiB on; files made to fill a machine do",
     )
     tasks: tuple[str, ...] = Field(
         (), description="tasks in place of train_data, each NAME=PATH; a head for each"

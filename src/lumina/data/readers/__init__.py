@@ -1,0 +1,1 @@
+"""What the bytes of a file hold: one file for each format."""

@@ -1,0 +1,52 @@
+"""A record a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from lumina.data.readers.lines import lines
+from lumina.data.readers.reader import Reading, RecordsReader, Row
+from lumina.data.records import BadRecord, each_field_once
+
+
+class JsonLines(RecordsReader):
+    """Files with a JSON object on every line; blank lines are nothing."""
+
+    name = "jsonl"
+    suffixes = (".jsonl", ".ndjson")
+
+    def rows(self, reading: Reading) -> Iterator[Row]:
+        """The records; each is numbered by its line."""
+        begin, entry = reading.begin, reading.entry
+        start = begin.hint[0] if begin.hint else 0
+        first = begin.record if begin.hint else 0
+        with entry.open() as handle:
+            for line in lines(reading, handle, start, first + 1):
+                number = line.number - 1
+                # A mark before a record is left from files that were joined.
+                text = line.text.removeprefix("\ufeff")
+                if number < begin.record:
+                    continue
+                hint = (line.start,) if entry.seekable else ()
+                if line.bad is not None:
+                    yield Row(number, line.bad, line.number, hint)
+                elif text.strip():
+                    yield Row(number, _record(text), line.number, hint)
+
+
+def _record(line: str) -> object:
+    try:
+        return json.loads(line, object_pairs_hook=each_field_once)
+    except json.JSONDecodeError as error:
+        reason = f"not JSON: {error.msg} at column {error.colno}"
+        if line.strip() in ("{", "["):
+            reason += " (a .jsonl file has one whole object on every line)"
+        return BadRecord("E101", reason)
+    except (ValueError, RecursionError) as error:
+        return BadRecord("E101", f"not usable JSON: {error}")
+    except BadRecord as bad:
+        return bad
+
+
+READER = JsonLines()

@@ -1,0 +1,169 @@
+"""The contract of a format: an entry's bytes become documents."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lumina.data.records import BadRecord, Message, parse_record, unread_fields
+from lumina.data.skipping import Policy
+from lumina.data.sources.entry import START, Entry, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text or one conversation, and where it came from.
+
+    Attributes:
+        text: the text, or None for a conversation.
+        messages: the turns of a conversation, or None for a text.
+        source: path of the file, or name of the member of an archive.
+        line: its first line, from 1; where there are no lines, its number.
+        continues: this is a further piece of the document before. A long text is
+            handed over in pieces, cut at line ends, so that memory stays bounded.
+        place: where reading begins again with this document.
+    """
+
+    text: str | None
+    messages: tuple[Message, ...] | None
+    source: str
+    line: int
+    continues: bool = False
+    place: Place = START
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How files are read.
+
+    Attributes:
+        max_record_bytes: a longer line or record is a bad record.
+        csv_columns: names of the columns of tables without a row of names.
+        json_field: the field of a .json file that holds the records.
+    """
+
+    max_record_bytes: int = 8 * 2**20
+    csv_columns: tuple[str, ...] = ()
+    json_field: str | None = None
+
+
+@dataclass
+class Reading:
+    """The reading of one entry.
+
+    Attributes:
+        entry: what is read.
+        number: of the entry.
+        policy: for bad records.
+        options: how it is read.
+        read_record: makes a text or a conversation of a record.
+        unread: names of a good record's fields that nothing reads.
+        on_unread: is called with these.
+        begin: reading begins at this record of the entry; those before it are neither
+            given nor reported.
+        used: something was taken from the entry, or said about it.
+    """
+
+    entry: Entry
+    number: int
+    policy: Policy
+    options: ReadOptions = field(default_factory=ReadOptions)
+    read_record: Callable[[Any], str | tuple[Message, ...]] = parse_record
+    unread: Callable[[Any], list[str]] = unread_fields
+    on_unread: Callable[[list[str]], None] | None = None
+    begin: Place = START
+    used: bool = False
+
+    def bad(
+        self,
+        code: str,
+        reason: str,
+        line: int | None = None,
+        *,
+        unit: str = "line",
+        hint: str | None = None,
+    ) -> None:
+        """Raise, or report a bad record and carry on."""
+        self.used = True
+        self.policy.bad(code, self.entry.name, reason, line=line, unit=unit, hint=hint)
+
+
+class Reader(ABC):
+    """A format of files.
+
+    Attributes:
+        name: of the format.
+        suffixes: of its files; folders are searched for them.
+        by_name: further suffixes of its files. A folder is not searched for them: they
+            are read where they are named, and in archives.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    by_name: tuple[str, ...] = ()
+
+    @abstractmethod
+    def read(self, reading: Reading) -> Iterator[Document]:
+        """The documents from `reading.begin` on; bad records go to `reading.bad`."""
+
+    def parts(self, options: ReadOptions) -> list[Any]:
+        """Options that change what documents this format gives, where they are set."""
+        return []
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record of a file.
+
+    Attributes:
+        number: from 0.
+        record: what it says, or why it cannot be used.
+        line: shown in errors.
+        hint: where a file is read on, for `Place`.
+    """
+
+    number: int
+    record: Any
+    line: int
+    hint: tuple[int, ...] = ()
+
+
+class RecordsReader(Reader):
+    """A format whose files hold records.
+
+    Attributes:
+        unit: what `Row.line` counts, in errors.
+    """
+
+    unit = "line"
+
+    @abstractmethod
+    def rows(self, reading: Reading) -> Iterator[Row]:
+        """The records from `reading.begin` on.
+
+        A record that cannot be used is a `Row` with a `BadRecord`.
+        """
+
+    def read(self, reading: Reading) -> Iterator[Document]:
+        """A document for every good record."""
+        name, number = reading.entry.name, reading.number
+        for row in self.rows(reading):
+            try:
+                if isinstance(row.record, BadRecord):
+                    raise row.record
+                content = reading.read_record(row.record)
+            except BadRecord as bad:
+                reading.bad(
+                    bad.code, bad.reason, row.line, unit=self.unit, hint=bad.hint
+                )
+                continue
+            reading.used = True
+            if reading.on_unread is not None:
+                reading.on_unread(reading.unread(row.record))
+            place = Place(number, row.number, row.hint)
+            if isinstance(content, str):
+                yield Document(content, None, name, row.line, place=place)
+            else:
+                yield Document(None, content, name, row.line, place=place)

@@ -1,0 +1,55 @@
+"""How the files of a configuration are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lumina.data.readers.reader import ReadOptions
+from lumina.data.readers.table import known_readers
+from lumina.data.sources.entry import Limits, Source
+
+if TYPE_CHECKING:
+    from lumina.config.sections.data import DataSection
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """What `read_documents` is given.
+
+    Attributes:
+        options: how files are read.
+        limits: bounds on what archives give.
+    """
+
+    options: ReadOptions
+    limits: Limits
+
+    def given(self) -> dict[str, Any]:
+        """The arguments for `read_documents`."""
+        return {"options": self.options, "limits": self.limits}
+
+    def parts(self, sources: Sequence[Source]) -> list[Any]:
+        """What of the options decides which documents the sources give.
+
+        Plain files of lines are not read otherwise by any of them.
+        """
+        formats = known_readers().values()
+        parts = [part for reader in formats for part in reader.parts(self.options)]
+        if any(source.unpacks for source in sources):
+            limits = self.limits
+            parts.append([limits.member_bytes, limits.unpacked_bytes, limits.ratio])
+        return parts
+
+
+def reading_options(data: DataSection) -> ReadingOptions:
+    """The options of a configuration's `data` section."""
+    return ReadingOptions(
+        ReadOptions(max_record_bytes=data.max_record_bytes),
+        Limits(
+            member_bytes=data.max_member_bytes,
+            unpacked_bytes=data.max_unpacked_bytes,
+            ratio=data.max_unpacking_ratio,
+        ),
+    )
