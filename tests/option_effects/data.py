@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lumina.batch import IGNORE
+from lumina.data.sources import guard
 from lumina.data.stream import StepBatches
 from lumina.data.tokenizer import Tokenizer
 from option_effects import shows
@@ -152,6 +155,28 @@ def longest_record(runs: Runs) -> None:
     message = runs.refused("E101", train_data=(str(data),), max_record_bytes=2000)
     assert "line 61" in message and "max_record_bytes" in message
     runs.train(train_data=(str(data),), max_record_bytes=4000, steps=1)
+
+
+@shows("max_member_bytes")
+def largest_member(runs: Runs) -> None:
+    data = runs.folder / "data.zip"
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("a story.txt", story(60))
+    message = runs.refused("E101", train_data=(str(data),), max_member_bytes=1000)
+    assert "data.zip/a story.txt" in message and "limit of 1,000" in message
+    runs.train(train_data=(str(data),), max_member_bytes=10**6, steps=1)
+
+
+@shows("max_unpacked_bytes", "max_unpacking_ratio")
+def most_that_is_unpacked(runs: Runs) -> None:
+    data = runs.folder / "data.txt.gz"
+    data.write_bytes(gzip.compress(story(60).encode()))
+    message = runs.refused("E101", train_data=(str(data),), max_unpacked_bytes=1000)
+    assert "data.txt.gz" in message and "than 1,000 bytes" in message
+    runs.monkeypatch.setattr(guard, "RATIO_FROM", 1000)
+    message = runs.refused("E101", train_data=(str(data),), max_unpacking_ratio=1.5)
+    assert "data.txt.gz" in message and "1.5 times" in message
+    runs.train(train_data=(str(data),), steps=1)
 
 
 @pytest.mark.covers("DAT-25: --num-workers")
