@@ -19,7 +19,7 @@ def test_list_shows_true_counts_and_bytes(capsys: pytest.CaptureFixture[str]) ->
         for line in lines[1 : 1 + len(PRESETS)]
     }
     assert set(rows) == set(PRESETS)
-    assert rows["b7"][1:6] == ["MoE", "12.28B", "1.869B", "24.57", "GB"]
+    assert rows["b7"][1:6] == ["MoE", "12.28B", "1.869B", "22.9", "GiB"]
     assert rows["b300"][2:4] == ["6.276T", "101.1B"]
     assert any(line.startswith("debug_200m*") for line in lines)
     kinds = {name: row[1] for name, row in rows.items()}
