@@ -29,6 +29,7 @@ for room in (
     "loading",
     "tasks",
     "mixture",
+    "stages",
     "training",
     "optimizers",
     "running",

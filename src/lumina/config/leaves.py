@@ -6,13 +6,14 @@ import difflib
 import os
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Literal
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from lumina.config.phase_entries import phase_text
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS
 from lumina.config.spellings import MEANT, SWITCHES, SYNONYMS
@@ -48,7 +49,8 @@ ELSEWHERE = dict.fromkeys(
 
 PATHS = (
     "train_data", "eval_data", "tokenizer", "init_from", "plugins", "expert_registry",
-    "run_dir", "resume", "stop_file",
+    "run_dir", "resume", "stop_file", "base_training_paths", "base_eval_paths",
+    "finetuning_paths", "finetuning_eval_paths",
 )  # fmt: skip
 """Options that name files or folders; a ~ at their beginning is the home folder."""
 
@@ -285,6 +287,10 @@ def _prepare(leaf: str, value: object) -> object:
         value = VALUE_SYNONYMS.get(leaf, {}).get(value, value)
     if value == "auto" and optional(leaf) and kind is not str:
         return None
+    if leaf == "phases" and isinstance(value, (list, tuple)):
+        value = [
+            phase_text(item) if isinstance(item, Mapping) else item for item in value
+        ]
     if is_list(leaf):
         if isinstance(value, str) or hasattr(value, "__fspath__"):
             value = (value,)

@@ -16,14 +16,59 @@ if TYPE_CHECKING:
 _POINT = re.compile(r"(\d+):(.+)")
 
 
+BASE, FINETUNING = "base", "finetuning"
+"""The names of the sources of `base_training_paths` and `finetuning_paths`."""
+
+
 def source_paths(settings: Settings) -> dict[str, tuple[str, ...]]:
     """The paths of each source, sources in the order of their first mention."""
-    return paths_by_task(settings.mixture.sources, "sources")
+    if settings.mixture.sources:
+        return paths_by_task(settings.mixture.sources, "sources")
+    stages = settings.stages
+    return _present(stages.base_training_paths, stages.finetuning_paths)
 
 
 def source_eval_paths(settings: Settings) -> dict[str, tuple[str, ...]]:
     """The held-out paths of the sources that have files of their own for it."""
-    return paths_by_task(settings.mixture.source_eval_data, "source_eval_data")
+    if settings.mixture.source_eval_data:
+        return paths_by_task(settings.mixture.source_eval_data, "source_eval_data")
+    stages = settings.stages
+    return _present(stages.base_eval_paths, stages.finetuning_eval_paths)
+
+
+def _present(
+    base: tuple[str, ...], finetuning: tuple[str, ...]
+) -> dict[str, tuple[str, ...]]:
+    named = {BASE: base, FINETUNING: finetuning}
+    return {name: paths for name, paths in named.items() if paths}
+
+
+def asked_points(
+    settings: Settings, names: Sequence[str]
+) -> tuple[tuple[int, tuple[float, ...]], ...] | None:
+    """The shares that options say, by the steps from which on they hold.
+
+    None where the shares follow from the sizes of the sources.
+    """
+    mixture = settings.mixture
+    if mixture.source_schedule:
+        return weight_points(mixture.source_schedule, names)
+    if mixture.source_weights:
+        return ((0, weights_of(mixture.source_weights, names, "source_weights")),)
+    return None
+
+
+def watched_sources(settings: Settings) -> tuple[str, ...]:
+    """The sources that no row is taken of: their held-out data is only measured."""
+    names = tuple(source_paths(settings))
+    points = asked_points(settings, names)
+    if points is None:
+        return ()
+    return tuple(
+        name
+        for place, name in enumerate(names)
+        if not any(weights[place] for _, weights in points)
+    )
 
 
 def weights_of(

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _NAMES_OF_SETS = (
     "tasks", "task_eval_data", "sources", "source_eval_data", "source_weights",
-    "source_schedule",
+    "source_schedule", "base_training_paths", "base_eval_paths", "finetuning_paths",
+    "finetuning_eval_paths", "phases",
 )  # fmt: skip
 """Options that name several sets of data; none of them holds for a single one."""
 
@@ -133,6 +134,7 @@ def prepare_named(
                 "train_data": given,
                 "eval_data": held_out.get(name, ()),
                 **dict.fromkeys(_NAMES_OF_SETS, ()),
+                "training_mode": None,
             },
             Source("python", f"{word} {name}"),
         )

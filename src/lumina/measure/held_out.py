@@ -15,7 +15,6 @@ from lumina.batch import Batch
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.data.stream import eval_batches
-from lumina.model.by_source import mean_losses, source_sums
 from lumina.model.kinds.tasks import STATISTICS as TASK_STATISTICS
 from lumina.parallel.mesh import Mesh, RankGroup
 
@@ -50,7 +49,8 @@ class HeldOut:
         segments: mean segments of a token, for models that halt by token; else None.
         attempts: the shares that `score` computes from the answers, where there is one.
         tasks: mean loss of each task that had tokens, in a model of several.
-        sources: mean loss of each source that had tokens, in a mixture of several.
+        sources: mean loss of each source that had tokens, in a mixture of several, and
+            its accuracy.
     """
 
     loss: float
@@ -60,14 +60,17 @@ class HeldOut:
     segments: float | None = None
     attempts: dict[str, float] = field(default_factory=dict)
     tasks: dict[str, float] = field(default_factory=dict)
-    sources: dict[str, float] = field(default_factory=dict)
+    sources: dict[str, tuple[float, float | None]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, float | None]:
         """The keys that it adds to the metrics row of its step."""
         row: dict[str, float | None] = {"eval_loss": self.loss if self.tokens else None}
         row |= {f"task.{name}.eval_loss": loss for name, loss in self.tasks.items()}
-        row |= {f"source.{n}.eval_loss": loss for n, loss in self.sources.items()}
+        for name, (loss, accuracy) in self.sources.items():
+            row[f"source.{name}.eval_loss"] = loss
+            if accuracy is not None:
+                row[f"source.{name}.eval_accuracy"] = accuracy
         shares = {
             "eval_accuracy": self.accuracy,
             "eval_exact_accuracy": self.exact,
@@ -107,6 +110,7 @@ def held_out_loss(
     score: Score | None = None,
     tasks: Sequence[str] = (),
     sources: Sequence[str] = (),
+    watched: Sequence[str] = (),
     stop: Callable[[], bool] | None = None,
 ) -> HeldOut:
     """Mean loss of `model` over `batches`, in evaluation mode.
@@ -120,7 +124,8 @@ def held_out_loss(
         score: judges the answers to puzzles, in the order of the rows; ranks took
             turns with the batches.
         tasks: names of the tasks of a model of several.
-        sources: names of the sources of a mixture; batches say which rows are of which.
+        sources: names of the sources of a mixture; each batch is of one of them.
+        watched: sources that do not count in the loss of all.
         stop: called between batches: whether to leave. Ranks agree on the answer, so
             that none of them waits in a forward for one that has left.
 
@@ -131,9 +136,9 @@ def held_out_loss(
     everyone = mesh.everyone
     agree_every = 1 if everyone.size == 1 else _AGREE_EVERY
     answers: list[tuple[Tensor, Tensor]] = []
-    sums = torch.zeros(5, dtype=torch.float64, device=device)
+    # A line of sums for each source, or one line.
+    table = torch.zeros(max(len(sources), 1), 5, dtype=torch.float64, device=device)
     by_task: Tensor | None = None
-    by_source: Tensor | None = None
     puzzles = judged = False
     was_training = model.training
     model.eval()
@@ -141,14 +146,13 @@ def held_out_loss(
         for number, batch in enumerate(batches):
             if stop is not None and number % agree_every == 0 and everyone.any_(stop()):
                 raise EvaluationStoppedError
-            moved = batch.to(device)
-            losses, aux = model(moved)
+            losses, aux = model(batch.to(device))
+            # Read from the batch on the CPU, so that nothing waits for the device.
+            ids = batch.source_ids if sources else None
+            sums = table[0 if ids is None else int(ids[0])]
             found = aux.get(TASK_STATISTICS)
             if found is not None:
                 by_task = found.double() if by_task is None else by_task + found
-            if sources:
-                found = source_sums(losses, moved, len(sources)).double()
-                by_source = found if by_source is None else by_source + found
             sums[0] += losses.loss_sum
             sums[1] += losses.weight_sum
             if "correct" in losses.terms:
@@ -164,8 +168,9 @@ def held_out_loss(
                 answers.append((given, losses.terms["q_halt"].float()))
     finally:
         model.train(was_training)
-    mesh.tokens.sum_(sums)
-    loss, tokens, correct, exact, segments = sums.tolist()
+    mesh.tokens.sum_(table)
+    counted = [n for n, name in enumerate(sources or ("",)) if name not in watched]
+    loss, tokens, correct, exact, segments = table[counted].sum(0).tolist()
     return HeldOut(
         loss=loss / tokens if tokens else float("nan"),
         tokens=round(tokens),
@@ -174,10 +179,21 @@ def held_out_loss(
         segments=segments / tokens if tokens and segments else None,
         attempts={} if score is None else _judged(score, answers, mesh.data),
         tasks={} if by_task is None else _by_name(tasks, mesh.tokens.sum_(by_task)),
-        sources=mean_losses(
-            sources, None if by_source is None else mesh.tokens.sum_(by_source)
-        ),
+        sources=_by_source(sources, table, judged),
     )
+
+
+def _by_source(
+    names: Sequence[str], table: Tensor, judged: bool
+) -> dict[str, tuple[float, float | None]]:
+    """Each source's mean loss and share of right tokens, where it had any token."""
+    return {
+        name: (loss / tokens, correct / tokens if judged else None)
+        for name, (loss, tokens, correct, *_) in zip(
+            names, table.tolist(), strict=False
+        )
+        if tokens
+    }
 
 
 def _by_name(names: Sequence[str], statistics: Tensor) -> dict[str, float]:

@@ -66,14 +66,3 @@ def source_metrics(
         row[f"source.{name}.loss"] = loss / tokens if known else None
         row[f"source.{name}.tokens"] = tokens / total
     return row
-
-
-def mean_losses(names: Sequence[str], statistics: Tensor | None) -> dict[str, float]:
-    """The mean loss of each source that had tokens, from sums over all ranks."""
-    if statistics is None:
-        return {}
-    return {
-        name: loss / tokens
-        for name, (loss, tokens) in zip(names, statistics.tolist(), strict=True)
-        if tokens and not math.isnan(loss)
-    }

@@ -34,11 +34,13 @@ class Done:
         rows: rows of data; the steps may have had another number of them than today.
         batch: rows of a step by which an asked number of warm-up steps is meant;
             None: today's.
+        begin: steps of the phases before, whose rows do not count.
     """
 
     steps: int
     rows: int
     batch: int | None = None
+    begin: int = 0
 
 
 def warmup_ratio_for(steps: int) -> float:
@@ -89,6 +91,8 @@ def decide_length(
         epochs, why_epochs = DEFAULT_EPOCHS, "neither steps nor epochs were named"
     batch = decisions.values["global_batch_size"]
     done = done or Done(0, 0)
+    if steps is not None:
+        steps += done.begin
     by_epochs = None
     if epochs is not None and rows_per_epoch is not None:
         total = max(1, round(epochs * rows_per_epoch))
@@ -110,11 +114,13 @@ def decide_length(
     if by_epochs is not None and (steps is None or by_epochs < steps):
         passes = f"{epochs:g} epochs of {rows_per_epoch:,} rows, {batch} a step"
         offset = math.ceil(done.rows / batch) - done.steps
-        if offset:
+        if offset and done.steps > done.begin:
             passes += f" after step {done.steps:,}"
         decisions.decide("steps", by_epochs, passes)
         decisions.decide("epochs", epochs, why_epochs)
         why = "the steps before had another number of rows" if offset else "no change"
+        if done.begin:
+            why = f"the phase began after step {done.begin:,}"
         decisions.decide("schedule_offset", offset, why)
     else:
         decisions.decide("steps", steps, source_of(config, "steps"))
@@ -122,11 +128,12 @@ def decide_length(
         if endless:
             passes = f"data of kind {endless} has no known number of rows: {passes}"
         if rows_per_epoch:
-            left = max((steps or 0) - done.steps, 0)
+            left = max((steps or 0) - max(done.steps, done.begin), 0)
             rows = done.rows + left * batch
             passes += f": {rows / rows_per_epoch:.3g} passes"
         decisions.decide("epochs", None, passes)
-        decisions.decide("schedule_offset", 0, "steps are the limit")
+        why = f"the phase began after step {done.begin:,}" if done.begin else ""
+        decisions.decide("schedule_offset", -done.begin, why or "steps are the limit")
     if rows_per_epoch is not None and rows_per_epoch < batch:
         decisions.warn(
             f"the data is {rows_per_epoch} row{'s' if rows_per_epoch > 1 else ''}, "
@@ -195,7 +202,10 @@ def _warmup(config: Config, steps: int, scale: float) -> tuple[int, str]:
                 f"use --warmup-steps {max(steps - 1, 0)} or less, or more --steps",
             )
         source = source_of(config, "warmup_steps")
-        return min(round(train.warmup_steps * scale), steps - 1), source
+        most = steps - 1
+        if config.provenance["warmup_steps"].kind == "decided":
+            most, source = steps // 10, f"{source}, at most a tenth of the steps"
+        return min(round(train.warmup_steps * scale), most), source
     if train.warmup_ratio is not None:
         ratio, why = train.warmup_ratio, source_of(config, "warmup_ratio")
     else:
@@ -224,14 +234,19 @@ def _decide_decay(
     decisions.decide("decay_steps", decay, why)
 
 
-def decide_rhythm(config: Config, decisions: Decisions, eval_rows: int | None) -> None:
-    """Fix when the run evaluates, saves and prints.
+def decide_rhythm(
+    config: Config,
+    decisions: Decisions,
+    eval_rows: int | None,
+    done: Done | None = None,
+) -> None:
+    """Fix when the run, or this phase of it, evaluates, saves and prints.
 
     Raises:
         LuminaError: E002 where early stopping has nothing to look at.
     """
     train, run = config.train, config.run
-    steps = decisions.values["steps"]
+    steps = decisions.values["steps"] - (done.begin if done else 0)
     every, why = train.eval_every_n_batches, source_of(config, "eval_every_n_batches")
     if every is None:
         every = max(MIN_EVAL_STEPS, steps // EVALUATIONS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from lumina.config.source_entries import source_paths
+from lumina.config.source_entries import source_paths, watched_sources
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.parallel.sizes import Sizes
@@ -112,6 +112,7 @@ def make_plan(
     for field, leaf in _PASSED_ON.items():
         decisions.decide(field, config.get(leaf), source_of(config, leaf))
     decisions.decide("sources", tuple(source_paths(config)), "as named")
+    decisions.decide("watched", watched_sources(config), "those without a share")
     decisions.reasons["seq_length"] = source_of(config, "seq_length")
     decisions.decide("learning_rate", *learning_rate(config, spec))
     decide_optimizers(config, spec, decisions)
@@ -120,7 +121,7 @@ def make_plan(
     _decide_layout(config, machine, spec, decisions)
     decide_length(config, decisions, rows_per_epoch, done, data_kind)
     decide_schedule(config, decisions, done)
-    decide_rhythm(config, decisions, eval_rows)
+    decide_rhythm(config, decisions, eval_rows, done)
     plan = _finish(spec, decisions)
     return _settled(plan, config, machine)
 
@@ -431,6 +432,8 @@ def _finish(spec: ModelSpec, decisions: Decisions) -> Plan:
     decisions.decide("parameters", counts.total, "counted by formula")
     decisions.decide("active_parameters", counts.active, "used by one token")
     decisions.decide("rules", (), "decided when a run begins")
+    for field, value in (("phases", ()), ("phase", ""), ("phase_begin", 0)):
+        decisions.decide(field, value, "the run has one part")
     decisions.decide(
         "flops_per_token", flops_per_token(spec, counts), "forward and backward"
     )

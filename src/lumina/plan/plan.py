@@ -51,6 +51,11 @@ class Plan:
             sum `bound`, and `expected`, the likely peak of a step.
         features: features without an option of their own that the run has.
         sources: the sources of a mixture, whose losses are reported one by one.
+        watched: those of them that no row is taken of: their held-out data is measured
+            and does not count in the held-out loss.
+        phases: the names of the run's phases, where it has several.
+        phase: the one that this Plan is for; its first step follows `phase_begin`
+            completed steps, and its last step is `steps`.
         reasons: field name -> why it has its value; features.NAME -> why the run has
             or does not have that feature.
         warnings: advice that does not stop the run.
@@ -105,6 +110,10 @@ class Plan:
     flops_per_token: float = 0.0
     features: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    watched: tuple[str, ...] = ()
+    phases: tuple[str, ...] = ()
+    phase: str = ""
+    phase_begin: int = 0
     memory: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -135,6 +144,10 @@ class Plan:
             "pinned",
             "rules",
             "sources",
+            "watched",
+            "phases",
+            "watched",
+            "phases",
         ):
             values[name] = tuple(values.get(name, ()))
         values["warnings"] = tuple(values["warnings"])

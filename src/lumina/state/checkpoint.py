@@ -29,7 +29,7 @@ from lumina.state.writer import Writing, bytes_needed
 
 __all__ = ["CheckpointReader", "CheckpointStore", "latest_good", "open_checkpoint"]
 
-Kind = Literal["regular", "best", "emergency"]
+Kind = Literal["regular", "best", "emergency", "phase"]
 
 
 class CheckpointStore:
@@ -86,7 +86,8 @@ class CheckpointStore:
 
         Args:
             state: with the tensors this rank is to write.
-            kind: "best" also moves BEST; "emergency" is kept until a newer one.
+            kind: "best" also moves BEST; "emergency" is kept until a newer one;
+                "phase", the end of a phase of the run, is kept for good.
             background: return once the copy is made.
             already_snapshot: the tensors are the caller's copies and may be kept.
 

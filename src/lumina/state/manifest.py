@@ -70,7 +70,7 @@ class Manifest:
 
     Attributes:
         step: completed optimizer steps.
-        kinds: every kind it was saved as: regular, best, emergency.
+        kinds: every kind it was saved as: regular, best, emergency, phase.
         created: Unix seconds.
         files: name -> length and digest of every file but the manifest.
         tensors: logical name -> where the parameter or buffer is.

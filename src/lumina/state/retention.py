@@ -21,8 +21,9 @@ def prune(checkpoints: Path, keep: int) -> list[Path]:
     """Delete the checkpoints that nothing asks for any more.
 
     Kept are: what LATEST and BEST name, the newest `keep` regular ones, the newest
-    emergency one, and any whose manifest cannot be read (nothing damaged is counted as
-    kept, nor destroyed). Call it only after LATEST names a verified checkpoint.
+    emergency one, the ends of phases, and any whose manifest cannot be read (nothing
+    damaged is counted as kept, nor destroyed). Call it only after LATEST names a
+    verified checkpoint.
 
     Returns:
         The folders that are gone.
@@ -43,6 +44,7 @@ def prune(checkpoints: Path, keep: int) -> list[Path]:
         read_pointer(checkpoints, "BEST"),
         *regular[-keep:],
         *emergency[-1:],
+        *(path for path, held in kinds.items() if "phase" in held),
     }
     gone = [path for path in (*kinds, *_overtaken(checkpoints)) if path not in stay]
     for path in gone:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lumina.assemble.ranks import Ranks
-from lumina.config import Config
+from lumina.config import Config, Source
+from lumina.config.phase_entries import names_in_words
 from lumina.data.long_conversations import long_in_words
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
@@ -43,11 +44,17 @@ class Job:
         folder: where the run is recorded.
     """
 
-    def __init__(self, config: Config, ranks: Ranks, console: Console) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        console: Console,
+        after_phase: int | None = None,
+    ) -> None:
         self.asked = config
         self.ranks = ranks
         self.console = console
-        self.prepared = Preparation(config, ranks, console)
+        self.prepared = Preparation(config, ranks, console, after_phase)
         self.folder = RunFolder(config, ranks)
         self.signals = StopSignals(ranks.main)
         self.signals.leave_word = self._leave_interruption
@@ -139,7 +146,7 @@ class Job:
         if self.ranks.main:
             self._banner()
         if prepared.reader is None:
-            outset = begin(prepared, recorder)
+            outset = begin(prepared, recorder, store)
         else:
             outset = go_on(prepared, recorder, store)
         data, progress = prepared.data, outset.progress
@@ -154,7 +161,7 @@ class Job:
             checkpoints=store,
             controls=outset.controls,
             signals=self.signals,
-            config=prepared.config.to_dict(),
+            config=prepared.to_save.to_dict(),
             stops=Stops.of(
                 prepared.config, prepared.stream.order.epochs_before(progress.cursor)
             ),
@@ -176,13 +183,30 @@ class Job:
         try:
             loop.run()
             result = outcome(loop, directory)
-            if self.ranks.main:
+            if self.ranks.main and self.next_phase is None:
                 self._finish(result, loop)
         except BaseException as error:
             if self.ranks.main:
                 leave_failure(error, directory, recorder, loop.progress.step)
             raise
         return result
+
+    @property
+    def next_phase(self) -> int | None:
+        """The phase that follows the one that has ended here, if there is one."""
+        loop = self._loop
+        if loop is None or not loop.phase_over:
+            return None
+        plan = loop.plan
+        index = plan.phases.index(plan.phase) + 1
+        return index if index < len(plan.phases) else None
+
+    def to_go_on(self) -> Config:
+        """What is asked for in the next phase: to go on with this run."""
+        again = {"resume": str(self.folder.directory.path), "auto_resume": False}
+        config = self.asked.override(again | {"run_dir": None}, Source("python"))
+        # The first phase has begun with these weights.
+        return config.override({"init_from": None}, Source("default"))
 
     def _finish(self, result: TrainResult, loop: Loop) -> None:
         """Mark the run, report it, and say what to do next."""
@@ -201,8 +225,12 @@ class Job:
             samples=sample_texts(loop.program, data, count),
         )
 
-    def close(self) -> None:
-        """Let go of everything, whatever happened."""
+    def close(self, leave: bool = True) -> None:
+        """Let go of everything, whatever happened.
+
+        Args:
+            leave: the ranks part; False where the next phase follows.
+        """
         self.console.close()
         try:
             if self._store is not None:
@@ -211,7 +239,8 @@ class Job:
             if self._recorder is not None:
                 self._recorder.close()
             self.folder.close()
-            self.ranks.disconnect()
+            if leave:
+                self.ranks.disconnect()
 
     def _open_folder(self) -> None:
         """A new directory or the resumed run's own, with what was decided in it."""
@@ -219,10 +248,13 @@ class Job:
         if prepared.resumption is None:
             folder.take(folder.new(), resume=False)
         prepared.config = folder.named_in(prepared.config)
+        prepared.whole = folder.named_in(prepared.whole)
         if self.ranks.main:
-            step = prepared.reader.meta.step if prepared.reader else 0
             folder.write_decisions(
-                prepared.config, self.plan, prepared.data.tokenizer, step
+                prepared.to_save,
+                self.plan,
+                prepared.data.tokenizer,
+                prepared.first_step,
             )
 
     def _open_records(
@@ -249,7 +281,8 @@ class Job:
         recorder.note(
             "run_started",
             "the run begins, or goes on",
-            prepared.reader.meta.step if prepared.reader else 0,
+            prepared.first_step,
+            **({"phase": self.plan.phase} if self.plan.phase else {}),
             **origin(prepared.config, prepared.environment, prepared.data.stats),
         )
         for event in prepared.events:
@@ -268,6 +301,11 @@ class Job:
         else:  # a plug-in's kind, which counts what it likes
             facts |= stats
         facts |= prepared.data.facts(prepared.config)
+        if prepared.phases:
+            here = f"phase {prepared.place.index + 1} of {len(prepared.phases)}"
+            facts["phases"] = f"{here}, {self.plan.phase}, begins after step " + (
+                f"{self.plan.phase_begin:,}: {names_in_words(prepared.phases)}"
+            )
         if stream.order.rows_per_epoch is None:
             facts["rows"] = "unknown"
         if loading := stats.get("loading"):

@@ -101,6 +101,7 @@ class Loop:
     _agreed_change: bool = False
     _agreed_save: bool = False
     _epoch_over: bool = False
+    _phase_ends: bool = False
     _warm: Program | None = None
     _ring: MetricRing = field(init=False)
 
@@ -312,6 +313,11 @@ class Loop:
         by_file = self.interrupted and not asked and self.stops.file_is_there
         return self._epoch_over or by_file
 
+    @property
+    def phase_over(self) -> bool:
+        """Whether the run has phases and this one came to its end."""
+        return bool(self.plan.phases) and not self.interrupted and not self.paused
+
     def ask_to_stop(self) -> None:
         """End after the next step, once all ranks know."""
         self.asked_to_stop = True
@@ -331,6 +337,10 @@ class Loop:
         """After the row is written: checkpoints, best model, early stopping."""
         step, plan = self.progress.step, self.plan
         improved = self._judge(row.get("eval_loss"))
+        patience = plan.early_stopping_patience
+        if patience and self.best.worse >= patience:
+            self.reason = f"no better evaluation in {patience}"
+            self._agreed_stop = self._phase_ends = True
         # Best first: killed between the two, the run still knows its best model.
         if improved:
             self.save("best")
@@ -338,10 +348,6 @@ class Loop:
         whole = not self.recorder.consecutive_skips
         if plan.save_every and step % plan.save_every == 0 and whole:
             self.save("regular")
-        patience = plan.early_stopping_patience
-        if patience and self.best.worse >= patience:
-            self.reason = f"no better evaluation in {patience}"
-            self._agreed_stop = True
         self._ring.clock.restart()
 
     def _save_as_asked(self, ring: MetricRing) -> None:
@@ -383,6 +389,7 @@ class Loop:
                 score=self.score,
                 tasks=self.program.network.tasks,
                 sources=self.plan.sources,
+                watched=self.plan.watched,
                 stop=self._stop_asked,
             )
         if outcome is None:
@@ -414,6 +421,12 @@ class Loop:
             "encoding_rules": ENCODING_RULES,
             "encoding": self.encoding,
         }
+        if self.plan.phases:
+            self.progress.extra["phase"] = {
+                "index": self.plan.phases.index(self.plan.phase),
+                "begin": self.plan.phase_begin,
+                "done": self._phase_ends or self.progress.step >= self.plan.steps,
+            }
         state = capture(self.program, self.progress, config=self.config)
         self.checkpoints.save(
             state, kind=kind, background=background, already_snapshot=True
@@ -430,7 +443,9 @@ class Loop:
             self.reason = "stopped by " + ("a signal" if signal else "Trainer.stop")
             if self.paused:
                 self.reason = f"stopped: {self.stops.reason}"
-        if self.saved != self.progress.step:
+        if self.phase_over:
+            self.save("phase")
+        elif self.saved != self.progress.step:
             self.save("emergency" if self.interrupted else "regular")
         self.checkpoints.wait()
 

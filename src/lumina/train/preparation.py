@@ -11,6 +11,7 @@ import torch
 
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
+from lumina.config.phase_entries import Phase, names_in_words, phases_of
 from lumina.config.task_paths import paths_by_task
 from lumina.data.kind import Data, DataKind, Rows
 from lumina.data.kinds import chosen_kind, names_data
@@ -44,6 +45,7 @@ from lumina.train.data_preparation import (
 )
 from lumina.train.expert_training import with_expert
 from lumina.train.from_base_model import borrowed, with_its_tokenizer
+from lumina.train.phases import Place, phase_config, place_of, with_mode
 from lumina.train.resume import Resumption, find_resumption
 from lumina.train.resume_plan import as_left
 from lumina.train.rules import with_rules
@@ -55,7 +57,11 @@ class Preparation:
     """Looks at a run's past, the machine, the weights and the data, in this order.
 
     Attributes:
-        config: the settings; a resumed run's own, with the changes asked for.
+        config: the settings; a resumed run's own, with the changes asked for. Where
+            the run has phases, those of the present one.
+        whole: the settings of the run, whatever its phases change.
+        phases: the phases of the run, if it has several.
+        place: which of them this is, and where it begins.
         events: to be recorded once there is a run directory, as keyword arguments.
         resumption: the run to go on with, or None for a new one.
         weights: what a new run starts from, or None for random ones.
@@ -73,7 +79,13 @@ class Preparation:
     stream: RowStream
     plan: Plan
 
-    def __init__(self, config: Config, ranks: Ranks, console: Console) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        console: Console,
+        after_phase: int | None = None,
+    ) -> None:
         load_plugins(config.parts.plugins)
         self._plugins = config.parts.plugins
         self.config = config
@@ -83,6 +95,10 @@ class Preparation:
         self.resumption: Resumption | None = None
         self.weights: Weights | None = None
         self.base: BaseModel | None = None
+        self.whole = config
+        self.phases: tuple[Phase, ...] = ()
+        self.place = Place()
+        self._after_phase = after_phase
         self._length_open = False
         self._planning = False
 
@@ -144,6 +160,7 @@ class Preparation:
             self.kind, self.ranks, self.console, self.events.append
         )
         tokenizer = self._known_tokenizer()
+        self._enter_phase()
         if planning and not names_data(self.config):
             self.plan = self._with_rules(self._plan_without_data(tokenizer))
             return
@@ -158,6 +175,39 @@ class Preparation:
         if self.base is not None:
             self.weights, summary = borrowed(self.plan, self.config, self.base)
             self._note(summary, "base_model")
+
+    def _enter_phase(self) -> None:
+        """Take up the settings of the phase that the run is in, and what they change.
+
+        A phase that begins takes the weights that the phase before has left.
+        """
+        self.whole = self.config
+        self.phases = phases_of(self.config)
+        if not self.phases:
+            self.config = with_mode(self.config)
+            return
+        self.place = place_of(self.phases, self.reader, self._after_phase)
+        self.config = phase_config(self.config, self.place.index)
+        self._length_open = False
+        turn = self.place.turn
+        if turn is not None:
+            assert self.resumption is not None and self.reader is not None
+            self.reader.close()
+            self.resumption.reader = None
+            self.weights = open_weights(str(turn.checkpoint))
+
+    @property
+    def to_save(self) -> Config:
+        """The settings that the run is gone on with: those of all of its phases."""
+        parts = self.phases or self.whole.stages.training_mode
+        return self.whole if parts else self.config
+
+    @property
+    def first_step(self) -> int:
+        """Completed steps where the run goes on."""
+        if self.place.turn is not None:
+            return self.place.turn.step
+        return self.reader.meta.step if self.reader else 0
 
     def _tell_of_attention(self) -> None:
         """The attention asked for, if it had to give way."""
@@ -301,6 +351,8 @@ class Preparation:
         """Settings of a fine-tuning, where a new run starts from a language model."""
         if self.weights is None or self.weights.spec.hrm is not None:
             return
+        if self.phases or self.config.stages.training_mode:
+            return  # they recommend values of their own
         known = rows.vocab_size if rows else None
         self.config = fine_tuning(
             self.config,
@@ -339,11 +391,24 @@ class Preparation:
             epochs=plan.epochs,
         )
         self.events += rows_in_words(self.stream, self.kind, plan.spec.seq_length)
-        plan = self._with_context(plan)
+        plan = self._in_phase(self._with_context(plan))
         if self.reader is None or self.resumption is None:
             return plan
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
+
+    def _in_phase(self, plan: Plan) -> Plan:
+        """The Plan, which says of which phase it is."""
+        if not self.phases:
+            return plan
+        why = names_in_words(self.phases)
+        return plan.replace(
+            phases=tuple(phase.name for phase in self.phases),
+            phase=self.phases[self.place.index].name,
+            phase_begin=self.place.begin,
+            reasons=plan.reasons
+            | {"phases": why, "phase": "where the run is", "phase_begin": "steps done"},
+        )
 
     def _with_context(self, plan: Plan) -> Plan:
         """What tuned weights can read stays theirs, however short the rows are."""
@@ -357,6 +422,9 @@ class Preparation:
 
     def _done(self, rows: Rows) -> Done | None:
         """What the checkpoint has behind it, in steps and in rows."""
+        begin = self.place.begin
+        if self.place.turn is not None:
+            return Done(begin, 0, begin=begin)
         if self.reader is None or self.resumption is None:
             return None
         meta = self.reader.meta
@@ -364,7 +432,8 @@ class Preparation:
         batch = meta.plan.get("schedule_batch") or meta.plan["global_batch_size"]
         if "warmup_steps" in self.resumption.changes:
             batch = None
-        return Done(meta.step, rows.sequence.rows_before(meta.cursor), batch)
+        rows_done = rows.sequence.rows_before(meta.cursor)
+        return Done(meta.step, rows_done, batch, begin)
 
     def _note(
         self, message: str, kind: str = "fresh_start", severity: str = "info"

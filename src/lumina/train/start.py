@@ -45,21 +45,45 @@ class Outset:
     evaluation_owed: bool = False
 
 
-def begin(prepared: Preparation, recorder: Recorder) -> Outset:
-    """A Program with initial weights, or those of `--init-from`."""
-    weights = prepared.weights
+def begin(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> Outset:
+    """A Program with initial weights, `--init-from`'s, or those of the phase before."""
+    weights, turn = prepared.weights, prepared.place.turn
+    step = turn.step if turn else 0
     if recorder.metrics is not None:
-        recorder.metrics.truncate_after(0)
+        recorder.metrics.truncate_after(step)
+    progress = Progress(cursor=dict(prepared.stream.start))
+    controls = Controls()
+    if turn is not None:
+        store.rewind(step)
+        _remember(prepared, recorder)
+        recorder.skipped = progress.skipped = turn.skipped
+        progress.step, progress.tokens = step, turn.tokens
+        controls = Controls(turn.journal)
+        recorder.event(
+            "phase_begins",
+            "info",
+            None,
+            f"the phase {prepared.plan.phase} begins with the weights of "
+            f"{turn.checkpoint.name}; its optimizer and its schedule begin anew",
+            step=step,
+            phase=prepared.plan.phase,
+        )
     program = assemble(
         prepared.plan, weights.source if weights else None, ranks=prepared.ranks
     )
-    start = dict(prepared.stream.start)
-    return Outset(
-        program,
-        Progress(cursor=start),
-        Best(),
-        Controls(),
-        RunningRules.of(prepared.plan),
+    return Outset(program, progress, Best(), controls, RunningRules.of(prepared.plan))
+
+
+def _remember(prepared: Preparation, recorder: Recorder) -> None:
+    """What the recorder knows of the rows that stand in the run's metrics."""
+    if recorder.metrics is not None:
+        rows = read_metrics(recorder.metrics.path.parent)
+        recorder.last_row = rows[-1] if rows else {}
+        losses = (row.get("loss") for row in reversed(rows))
+        recorder.last_loss = next((x for x in losses if x is not None), math.nan)
+        recorder.unlabelled = sum(row.get("loss_tokens") == 0 for row in rows)
+    recorder.last_row, recorder.last_loss = prepared.ranks.share(
+        (recorder.last_row, recorder.last_loss)
     )
 
 
@@ -91,14 +115,7 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     store.rewind(progress.step)
     if recorder.metrics is not None:
         recorder.metrics.truncate_after(progress.step)
-        rows = read_metrics(recorder.metrics.path.parent)
-        recorder.last_row = rows[-1] if rows else {}
-        losses = (row.get("loss") for row in reversed(rows))
-        recorder.last_loss = next((x for x in losses if x is not None), math.nan)
-        recorder.unlabelled = sum(row.get("loss_tokens") == 0 for row in rows)
-    recorder.last_row, recorder.last_loss = prepared.ranks.share(
-        (recorder.last_row, recorder.last_loss)
-    )
+    _remember(prepared, recorder)
     _tell_resumed(prepared, recorder, reader, progress.step)
     reader.close()
     rules = RunningRules.of(prepared.plan)

@@ -66,6 +66,14 @@ class Trainer:
         """
         self._check_nproc()
         job = Job(self.config, self.ranks, self.console)
+        result = self._run(job)
+        while (phase := job.next_phase) is not None:
+            job = Job(job.to_go_on(), self.ranks, self.console, after_phase=phase - 1)
+            result = self._run(job)
+        return result
+
+    def _run(self, job: Job) -> TrainResult:
+        """One phase of a run, or a run that has none."""
         with job.signals:
             try:
                 finished = job.prepare()
@@ -76,7 +84,7 @@ class Trainer:
                 return job.run()
             finally:
                 self._last_plan, self._loop = self.plan, None
-                job.close()
+                job.close(leave=job.next_phase is None)
 
     def _check_nproc(self) -> None:
         """Refuse a number of processes that are not the ones running."""

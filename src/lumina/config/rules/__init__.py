@@ -16,6 +16,7 @@ from lumina.config.rules import (
     parts,
     run,
     shape,
+    stages,
     tasks,
     training,
 )
@@ -38,6 +39,7 @@ RULES: tuple[Rule, ...] = (
     loss.RULE,
     tasks.RULE,
     mixture.RULE,
+    stages.RULE,
     named_expert.RULE,
     training.RULE,
 )

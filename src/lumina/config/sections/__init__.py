@@ -15,6 +15,7 @@ from lumina.config.sections.mor import MorSection
 from lumina.config.sections.parts import PartsSection
 from lumina.config.sections.run import RunSection
 from lumina.config.sections.section import Section
+from lumina.config.sections.stages import StagesSection
 from lumina.config.sections.system import SystemSection
 from lumina.config.sections.train import TrainSection
 
@@ -32,6 +33,7 @@ class Sections:
     parts: PartsSection
     data: DataSection
     mixture: MixtureSection
+    stages: StagesSection
     loading: LoadingSection
     train: TrainSection
     run: RunSection

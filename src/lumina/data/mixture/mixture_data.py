@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from lumina.batch import Batch
 from lumina.config.source_entries import (
+    asked_points,
     in_words,
     source_eval_paths,
     source_paths,
-    weight_points,
-    weights_of,
+    watched_sources,
 )
 from lumina.data.data_events import OnEvent
 from lumina.data.kind import Data, DataKind, Request, Rows, Share
@@ -53,8 +53,9 @@ class MixtureData(Data):
             name: shuffled(store, length, config.train.seed)
             for name, store in made.train.stores.items()
         }
+        watched = watched_sources(config)
         for name, part in parts.items():
-            if not part.rows_per_epoch:
+            if not part.rows_per_epoch and name not in watched:
                 raise LuminaError(
                     "E105", f"the source {name} has no token to learn", "add data"
                 )
@@ -156,14 +157,11 @@ def share_schedule(
         names: the sources.
         sizes: rows of each.
     """
-    asked = config.mixture
-    if asked.source_schedule:
-        return ShareSchedule(weight_points(asked.source_schedule, names))
-    if asked.source_weights:
-        weights = weights_of(asked.source_weights, names, "source_weights")
-    else:
-        weights = shares_by_size(sizes, asked.source_temperature or 1.0)
-    return ShareSchedule([(0, weights)])
+    points = asked_points(config, names)
+    if points is None:
+        temperature = config.mixture.source_temperature or 1.0
+        points = ((0, shares_by_size(sizes, temperature)),)
+    return ShareSchedule(points)
 
 
 def _prepare(request: Request) -> MixtureData:

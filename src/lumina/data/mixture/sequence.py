@@ -15,8 +15,9 @@ class Mixture:
     """Rows of several sources, in shares that hold within one row at any time.
 
     Rows are numbered through: those of the second source begin where those of the first
-    end. One pass over the mixture is as many rows as all sources have together; each
-    source has epochs of its own, which `Taken.facts` gives.
+    end. One pass over the mixture is as many rows as its sources have together, without
+    those that never have a share; each source has epochs of its own, which
+    `Taken.facts` gives.
 
     The shares hold from the point where they last changed. The cursor holds all that
     the order depends on: the cursor of every source, the shares that hold and the rows
@@ -33,6 +34,7 @@ class Mixture:
         self.schedule = schedule
         sizes = [_known(name, part) for name, part in parts.items()]
         self.sizes = sizes
+        self._used = [any(w[n] for _, w in schedule.points) for n in range(len(sizes))]
         self._first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
 
     def in_steps_of(self, rows: int) -> Mixture:
@@ -42,8 +44,9 @@ class Mixture:
 
     @property
     def rows_per_epoch(self) -> int:
-        """The rows of all sources."""
-        return sum(self.sizes)
+        """The rows of all sources that ever have a share."""
+        pairs = zip(self.sizes, self._used, strict=True)
+        return sum(size for size, used in pairs if used)
 
     @property
     def start(self) -> Cursor:
@@ -120,7 +123,7 @@ class Mixture:
         for name, part, place, size in zip(
             self.names, self._parts, parts, self.sizes, strict=True
         ):
-            facts[f"epoch.{name}"] = part.rows_before(place) / size
+            facts[f"epoch.{name}"] = part.rows_before(place) / max(size, 1)
         for name, weight in zip(self.names, weights, strict=True):
             facts[f"source.{name}.weight"] = weight
         return facts
@@ -128,8 +131,8 @@ class Mixture:
 
 def _known(name: str, part: Sequenced) -> int:
     rows = part.rows_per_epoch
-    if not rows:
-        raise ValueError(f"the source {name} has {rows} rows")
+    if rows is None:
+        raise ValueError(f"the source {name} has no known number of rows")
     return rows
 
 

@@ -1,0 +1,199 @@
+"""Phases of a run as options write them, and what a training mode stands for."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.config.settings import Settings
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+PHASE_OPTIONS = frozenset({
+    "training_mode", "base_finetuning_ratio",
+    "source_weights", "source_temperature", "source_schedule",
+    "steps", "epochs", "batch_size", "grad_accum", "global_batch_size",
+    "learning_rate", "auto_adjust_lr", "min_lr", "lr_scheduler", "warmup_steps",
+    "warmup_ratio", "decay_ratio", "weight_decay", "max_grad_norm", "ema_decay",
+    "freeze", "seq_length", "gradient_checkpointing", "eval_every_n_batches",
+    "eval_batches", "early_stopping_patience", "save_every_n_batches",
+})  # fmt: skip
+"""Options that a phase may set. The others hold for the whole run."""
+
+_SEVERAL = ("source_weights", "source_schedule", "freeze")
+"""Options of a phase that may have several values."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a run.
+
+    Attributes:
+        name: unique within the run.
+        options: option -> its value as written, or its values.
+    """
+
+    name: str
+    options: Mapping[str, str | tuple[str, ...]]
+
+    @property
+    def text(self) -> str:
+        """As the option `phases` writes it."""
+        return phase_text({"name": self.name, **self.options})
+
+
+def phase_text(values: Mapping[str, object]) -> str:
+    """A mapping of a YAML file as one text.
+
+    Raises:
+        LuminaError: E005 where it has no name.
+    """
+    if not isinstance(values.get("name"), str):
+        raise LuminaError(
+            "E005", f"phases cannot be {dict(values)!r}", "each phase has a name"
+        )
+    words = []
+    for option, value in values.items():
+        if option == "name":
+            continue
+        for one in value if isinstance(value, list | tuple) else (value,):
+            text = ("yes" if one else "no") if isinstance(one, bool) else str(one)
+            words.append(f"{option}={shlex.quote(text)}")
+    return f"{values['name']}: {' '.join(words)}".rstrip()
+
+
+def parse_phase(text: str) -> Phase:
+    """The inverse of `phase_text`.
+
+    Raises:
+        LuminaError: E005 for what is no such text, E004 for an option that a phase
+            cannot set, E002 for one that is set twice.
+    """
+    from lumina.config.leaves import canonical
+
+    name, colon, rest = text.partition(":")
+    try:
+        words = shlex.split(rest)
+    except ValueError:
+        words, colon = [], ""
+    if not colon or not _NAME.fullmatch(name.strip()):
+        raise LuminaError(
+            "E005",
+            f"phases cannot be {text!r}",
+            "write NAME: OPTION=VALUE ..., with a name of letters, digits, - and _",
+        )
+    options: dict[str, str | tuple[str, ...]] = {}
+    for word in words:
+        option, equals, value = word.partition("=")
+        if not equals:
+            raise LuminaError(
+                "E005", f"phases cannot have {word!r}", "write OPTION=VALUE"
+            )
+        leaf = canonical(option)
+        if leaf not in PHASE_OPTIONS:
+            raise LuminaError(
+                "E004",
+                f"the phase {name.strip()} sets {option}, which holds for a whole run",
+                f"a phase can set {', '.join(sorted(PHASE_OPTIONS))}",
+            )
+        if leaf in _SEVERAL:
+            before = options.get(leaf, ())
+            assert isinstance(before, tuple)
+            options[leaf] = (*before, value)
+        elif leaf in options:
+            raise LuminaError(
+                "E002",
+                f"the phase {name.strip()} sets {option} twice",
+                "keep one of the two",
+            )
+        else:
+            options[leaf] = value
+    return Phase(name.strip(), options)
+
+
+def phases_of(settings: Settings) -> tuple[Phase, ...]:
+    """The phases of a run; none where it has only one part.
+
+    Raises:
+        LuminaError: as `parse_phase`; E002 for two phases of one name.
+    """
+    stages = settings.stages
+    if stages.phases:
+        found = tuple(parse_phase(text) for text in stages.phases)
+    elif stages.training_mode == "hybrid":
+        found = _hybrid(settings)
+    else:
+        return ()
+    names = [phase.name for phase in found]
+    if len(set(names)) < len(names):
+        raise LuminaError(
+            "E002",
+            f"the phases are {', '.join(names)}",
+            "give each a name of its own",
+        )
+    return found
+
+
+def _hybrid(settings: Settings) -> tuple[Phase, ...]:
+    """The base text, then the fine-tuning data."""
+    stages = settings.stages
+    base: dict[str, str | tuple[str, ...]] = {"training_mode": "base_only"}
+    second: dict[str, str | tuple[str, ...]] = {"training_mode": "finetuning_only"}
+    for options, epochs, rate in (
+        (base, stages.base_num_epochs, stages.base_learning_rate),
+        (second, stages.ft_num_epochs, stages.ft_learning_rate),
+    ):
+        if epochs is not None:
+            options["epochs"] = str(epochs)
+        if rate is not None:
+            options["learning_rate"] = str(rate)
+    if stages.phase_transition_warmup_steps is not None:
+        second["warmup_steps"] = str(stages.phase_transition_warmup_steps)
+    return Phase("base", base), Phase("finetuning", second)
+
+
+OF_HYBRID = (
+    "base_num_epochs", "base_learning_rate", "ft_num_epochs", "ft_learning_rate",
+    "phase_transition_warmup_steps",
+)  # fmt: skip
+"""Options of the two phases of hybrid."""
+
+
+def mode_weights(mode: str, ratio: float) -> tuple[float, float]:
+    """The shares of the base text and of the fine-tuning data in a training mode."""
+    if mode == "base_only":
+        return 1.0, 0.0
+    return (0.0, 1.0) if mode == "finetuning_only" else (ratio, 1.0 - ratio)
+
+
+BASE_RATIO = 0.7
+"""The share of base rows where both sources are mixed and no option says it."""
+
+RECOMMENDED: Mapping[str, Mapping[str, float]] = {
+    "base_only": {
+        "epochs": 1.0,
+        "global_batch_size": 32,
+        "seq_length": 2048,
+        "learning_rate": 3e-4,
+        "warmup_ratio": 0.05,
+    },
+    "finetuning_only": {
+        "epochs": 3.0,
+        "global_batch_size": 8,
+        "seq_length": 4096,
+        "learning_rate": 1e-5,
+        "warmup_ratio": 0.1,
+    },
+}
+"""What each training mode recommends where an option is not set."""
+
+
+def names_in_words(phases: Sequence[Phase]) -> str:
+    """The phases and what each of them sets."""
+    return "; then ".join(phase.text for phase in phases)

@@ -1,0 +1,130 @@
+"""Options of training modes and phases: what is trained on when, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from option_effects import shows
+from tiny_runs import Run, Runs, write_conversations
+
+
+def two_parts(runs: Runs) -> dict[str, Any]:
+    """Base text and conversations; two steps of each part of a run."""
+    chat = write_conversations(runs.folder / "chat.jsonl", 60)
+    return {
+        "train_data": (),
+        "base_training_paths": (str(runs.data),),
+        "finetuning_paths": (str(chat),),
+        "eval_batches": 4,
+        "steps": 2,
+    }
+
+
+def hybrid(runs: Runs) -> dict[str, Any]:
+    return two_parts(runs) | {"training_mode": "hybrid", "steps": None}
+
+
+def shares(run: Run) -> list[float]:
+    found: list[float] = run.column("source.base.weight")
+    return found
+
+
+@pytest.mark.covers("DAT-08: Mode base_only", "DAT-09: Mode finetuning_only", "DAT-11")
+@shows("training_mode")
+def modes(runs: Runs) -> None:
+    wanted = {
+        "base_only": [1.0] * 2,
+        "finetuning_only": [0.0] * 2,
+        "hybrid": [1.0] * 2 + [0.0] * 2,
+        "interleaved": [0.7] * 2,
+    }
+    for mode, found in wanted.items():
+        run = runs.train(**two_parts(runs), training_mode=mode)
+        assert shares(run) == found
+        # Both are measured, whatever is trained on.
+        names = ("source.base.eval_loss", "source.finetuning.eval_loss")
+        assert set(names) <= run.rows[-1].keys()
+
+
+@pytest.mark.covers("DAT-07: base_training_paths", "DAT-07: finetuning_paths")
+@shows("base_training_paths", "finetuning_paths")
+def paths(runs: Runs) -> None:
+    other = runs.folder / "other.txt"
+    other.write_text("Entirely different words, over and over.\n" * 40)
+    mixed = two_parts(runs) | {"training_mode": "interleaved"}
+    losses = [
+        runs.train(**mixed | changed).column("loss")
+        for changed in (
+            {},
+            {"base_training_paths": (str(other),)},
+            {"finetuning_paths": (str(other),)},
+        )
+    ]
+    assert losses[0] != losses[1] and losses[0] != losses[2]
+
+
+@pytest.mark.covers("DAT-07: base_eval_paths", "DAT-07: finetuning_eval_paths")
+@shows("base_eval_paths", "finetuning_eval_paths")
+def held_out(runs: Runs) -> None:
+    other = runs.folder / "other.txt"
+    other.write_text("Entirely different words, over and over.\n" * 40)
+    mixed = two_parts(runs) | {"training_mode": "interleaved"}
+    for name in ("base", "finetuning"):
+        split, given = runs.both(f"{name}_eval_paths", (), (str(other),), **mixed)
+        key = f"source.{name}.eval_loss"
+        assert split.rows[-1][key] != given.rows[-1][key]
+
+
+@pytest.mark.covers("DAT-44")
+@shows("phases")
+def phases(runs: Runs) -> None:
+    one, two = runs.both(
+        "phases",
+        (),
+        ("first: steps=2", "second: steps=3 learning_rate=0.0005 seq_length=16"),
+        steps=2,
+    )
+    assert len(one.rows) == 2
+    assert two.column("learning_rate") == [3e-3] * 2 + [5e-4] * 3
+    assert two.rows[-1]["loss_tokens"] <= 4 * 16 < two.rows[0]["loss_tokens"]
+    assert "phase 2 of 2" in two.printed
+
+
+@pytest.mark.covers("DAT-10: base_num_epochs", "DAT-10: ft_num_epochs")
+@shows("base_num_epochs", "ft_num_epochs")
+def lengths(runs: Runs) -> None:
+    """Rows of each part, from its epochs."""
+    run = runs.train(**hybrid(runs), base_num_epochs=0.1, ft_num_epochs=0.5)
+    longer = runs.train(**hybrid(runs), base_num_epochs=0.2, ft_num_epochs=1.0)
+    for share in (1.0, 0.0):
+        counts = [shares(one).count(share) for one in (run, longer)]
+        assert counts[1] == pytest.approx(2 * counts[0], abs=1)
+
+
+@pytest.mark.covers("DAT-10: base_learning_rate", "DAT-10: ft_learning_rate")
+@shows("base_learning_rate", "ft_learning_rate")
+def rates(runs: Runs) -> None:
+    start = hybrid(runs) | {"steps": 1, "learning_rate": None}
+    del start["learning_rate"]
+    run = runs.train(**start, base_learning_rate=2e-3, ft_learning_rate=4e-4)
+    assert run.column("learning_rate") == [2e-3, 4e-4]
+
+
+@pytest.mark.covers("DAT-10: phase_transition_warmup_steps")
+@shows("phase_transition_warmup_steps")
+def transition(runs: Runs) -> None:
+    start = two_parts(runs) | {"training_mode": "hybrid", "steps": 3}
+    none, two = runs.both("phase_transition_warmup_steps", 0, 2, **start)
+    assert none.column("learning_rate") == [3e-3] * 6
+    assert two.column("learning_rate") == [3e-3] * 3 + [1.5e-3, 3e-3, 3e-3]
+
+
+@pytest.mark.covers("DAT-11: base_finetuning_ratio")
+@shows("base_finetuning_ratio")
+def ratio(runs: Runs) -> None:
+    mixed = two_parts(runs) | {"training_mode": "interleaved"}
+    few, many = runs.both("base_finetuning_ratio", 0.25, 0.75, **mixed)
+    assert [part["row"] for part in few.cursor["parts"]] == [2, 6]
+    assert [part["row"] for part in many.cursor["parts"]] == [6, 2]

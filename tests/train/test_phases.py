@@ -1,0 +1,123 @@
+"""Runs in phases: each is the run that --init-from would begin, in one directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lumina.state.reader import open_checkpoint
+from tiny_runs import Runs, same, story, write_conversations
+from training import (
+    DENSE,
+    SHAPE,
+    assert_same_run,
+    checkpoints,
+    events,
+    reached,
+    start,
+    wait_until,
+    words,
+)
+
+MODES = ("base_only", "finetuning_only", "hybrid", "interleaved")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return Runs(tmp_path, monkeypatch)
+
+
+def two(runs: Runs) -> dict[str, Any]:
+    chat = write_conversations(runs.folder / "chat.jsonl", 60)
+    return {
+        "train_data": (),
+        "base_training_paths": (str(runs.data),),
+        "finetuning_paths": (str(chat),),
+        "eval_batches": 2,
+        "steps": None,
+        "learning_rate": 3e-3,
+    }
+
+
+@pytest.mark.covers(
+    "DAT-10: checkpoint at the transition",
+    "DAT-44",
+)
+def test_a_phase_is_the_run_that_init_from_would_begin(runs: Runs) -> None:
+    """Another rate, batch, length of rows and share; the steps are counted on."""
+    options = two(runs)
+    phases = (
+        "base: steps=3 source_weights=base=1,finetuning=0",
+        "mixed: steps=2 learning_rate=0.001 source_weights=0.5 seq_length=16 "
+        "lr_scheduler=linear warmup_steps=1 global_batch_size=8 batch_size=8",
+        "chat: steps=2 source_weights=base=0,finetuning=1",
+    )
+    whole = runs.train(**options, phases=phases)
+    assert [row["step"] for row in whole.rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert whole.checkpoints == [f"step-{n:08}" for n in (3, 5, 7)]
+    before = whole.folder / "checkpoints/step-00000003"
+    alone = runs.train(
+        **options
+        | {
+            "init_from": str(before),
+            "tokenizer": str(whole.folder / "tokenizer"),
+            "tokenizer_vocab_size": None,
+            "steps": 2,
+            "learning_rate": 1e-3,
+            "source_weights": ("0.5",),
+            "seq_length": 16,
+            "lr_scheduler": "linear",
+            "warmup_steps": 1,
+            "global_batch_size": 8,
+            "batch_size": 8,
+        }
+    )
+    for name in ("loss", "learning_rate", "grad_norm", "source.base.loss"):
+        assert [row[name] for row in whole.rows[3:5]] == alone.column(name), name
+    with open_checkpoint(whole.folder / "checkpoints/step-00000005") as reader:
+        for name, value in alone.tensors.items():
+            assert same(reader.tensor(name), value), name
+    begun = [e["data"]["phase"] for e in whole.events if e["kind"] == "phase_begins"]
+    assert begun == ["mixed", "chat"]
+    # What is not trained on is measured, and does not count in the held-out loss.
+    last = whole.rows[-1]
+    assert last["eval_loss"] == pytest.approx(last["source.finetuning.eval_loss"])
+    assert last["source.base.eval_loss"] != last["eval_loss"]
+    assert last["epoch.base"] == 0 and last["source.finetuning.weight"] == 1
+
+
+def begin(folder: Path, name: str, flags: list[str], **environment: str) -> Any:
+    run = folder / name
+    command = ["train", *SHAPE, *DENSE, *flags, "--run-dir", str(run)]
+    return start(command, folder / f"{name}.log", **environment)
+
+
+def data_flags(folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "base.txt").write_text(story(120))
+    write_conversations(folder / "chat.jsonl", 60)
+    return words(
+        f"--base-training-paths {folder}/base.txt "
+        f"--finetuning-paths {folder}/chat.jsonl --precision fp32 --dropout 0.1 "
+        "--steps 4 --save-every-n-batches 3 --warmup-steps 1"
+    )
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_that_is_killed_goes_on_to_the_bit(mode: str, tmp_path: Path) -> None:
+    flags = [*data_flags(tmp_path / "data"), "--training-mode", mode]
+    steps = 8 if mode == "hybrid" else 4
+    # In the first phase, at its very end, and in the second one.
+    for moment in [2, 4, 6][: 3 if mode == "hybrid" else 1]:
+        again = [*flags, "--auto-resume"]
+        running = begin(tmp_path, "killed", again, HOLD_AFTER=f"{moment}")
+        wait_until(reached(tmp_path / "killed", moment), running)
+        running.kill()
+    assert begin(tmp_path, "killed", [*flags, "--auto-resume"]).wait() == 0
+    assert begin(tmp_path, "whole", flags).wait() == 0
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert checkpoints(tmp_path / "whole")[-1] == f"step-{steps:08}"
+    assert not events(tmp_path / "whole", "run_failed")
