@@ -23,6 +23,21 @@ OnEvent = Callable[..., None]
 """Called as on_event(kind=, severity=, code=, message=, **data)."""
 
 
+def skipped_event(record: Skipped) -> dict[str, Any]:
+    """The event about a record that is left out."""
+    where = record.source
+    if record.line is not None:
+        where += f", line {record.line}"
+    return {
+        "kind": "data_skipped",
+        "severity": "warning",
+        "code": record.code,
+        "message": f"{where}: {record.reason}",
+        "source": record.source,
+        "line": record.line,
+    }
+
+
 class DataEvents:
     """Events about what was found and left out; none without an `OnEvent`.
 
@@ -63,17 +78,7 @@ class DataEvents:
     def skipped(self, skipped: list[Skipped]) -> None:
         """An event for each of the first records that are left out."""
         for record in skipped[:_TOLD]:
-            where = record.source
-            if record.line is not None:
-                where += f", line {record.line}"
-            self.event(
-                "data_skipped",
-                "warning",
-                record.code,
-                f"{where}: {record.reason}",
-                source=record.source,
-                line=record.line,
-            )
+            self.event(**skipped_event(record))
 
     def prepared(
         self,

@@ -15,6 +15,7 @@ from lumina.config.source_entries import source_paths
 from lumina.data import arc_data, sudoku_data, tasks_data, text_data
 from lumina.data.kind import Data, DataKind, Gives, Request
 from lumina.data.mixture import mixture_data
+from lumina.data.streaming import streamed_data
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ KINDS: tuple[DataKind, ...] = (
     arc_data.KIND,
     tasks_data.KIND,
     mixture_data.KIND,
+    streamed_data.KIND,
     text_data.KIND,
 )
 """Lumina's own kinds. The last one applies to all settings."""

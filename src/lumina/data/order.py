@@ -40,6 +40,7 @@ class Taken:
         contents: the rows themselves, one for each of `row_ids`, where the sequence
             reads them as it goes; empty where their names say where they stand.
         facts: further numbers about the step that the sequence knows, for the metrics.
+        events: what happened while they were read, as arguments of an event.
     """
 
     begin: int
@@ -48,6 +49,7 @@ class Taken:
     epoch: float | None
     contents: Sequence[Any] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
+    events: Sequence[Mapping[str, Any]] = ()
 
     def rows(self, size: int) -> NDArray[np.int64]:
         """[size] row numbers, filled up with `EMPTY`."""

@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,7 @@ class StepBatches:
         facts: further numbers about the step that the data knows, for the metrics.
         loss_weight: what the labels weigh together, over all ranks and micro-batches;
             None where each of them weighs 1.
+        events: what happened while the rows were read, as arguments of an event.
     """
 
     micro_batches: list[Batch]
@@ -62,6 +63,7 @@ class StepBatches:
     row_ids: list[tuple[int, int]]
     task_loss_tokens: tuple[float, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
+    events: Sequence[Mapping[str, Any]] = ()
     loss_weight: float | None = None
 
     @property
@@ -136,6 +138,7 @@ class RowStream(ABC):
             task_loss_tokens=read.task_loss_tokens,
             facts={**taken.facts, **_weight_fact(read.loss_weight)},
             loss_weight=read.loss_weight,
+            events=taken.events,
         )
 
     @abstractmethod

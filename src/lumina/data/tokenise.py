@@ -136,6 +136,42 @@ def encode_documents(
             on_skip(Skipped(document.source, document.line, error.code, error.message))
 
 
+def encode_parts(
+    parts: Sequence[tuple[Document, bool]],
+    tokenizer: Tokenizer,
+    *,
+    loss_on: str,
+    rows: Rows | None = None,
+    skip: bool = False,
+) -> tuple[list[Encoded], list[Skipped]]:
+    """Encode some documents at once, on the calling thread.
+
+    Args:
+        parts: documents or pieces of them, and whether each document ends there.
+        tokenizer: as for `encode_documents`, and so are `loss_on` and `rows`.
+        loss_on: which turns of a conversation bear loss.
+        rows: longer conversations become pieces, each a document of its own.
+        skip: leave out what the chat template refuses, in place of raising its error.
+
+    Returns:
+        The tokens, and what was left out.
+    """
+    block = [_Part(False, document, last) for document, last in parts]
+    encoded: list[Encoded] = []
+    skipped: list[Skipped] = []
+    for one in _encode_block(block, tokenizer, loss_on, rows):
+        if isinstance(one, Encoded):
+            encoded.append(one)
+        elif not skip or isinstance(one.error, UnusableTemplateError):
+            raise _at(one.document, one.error)
+        else:
+            document, error = one.document, one.error
+            skipped.append(
+                Skipped(document.source, document.line, error.code, error.message)
+            )
+    return encoded, skipped
+
+
 def _encoded_blocks(
     blocks: Iterator[list[_Part]],
     encode: Callable[[list[_Part]], list[Encoded | _Refused]],
@@ -145,7 +181,7 @@ def _encoded_blocks(
         for block in blocks:
             yield from encode(block)
         return
-    with _no_inner_threads(), ThreadPoolExecutor(threads, "lumina-tokens") as pool:
+    with no_inner_threads(), ThreadPoolExecutor(threads, "lumina-tokens") as pool:
         running: deque[Future[list[Encoded | _Refused]]] = deque()
         for block in blocks:
             running.append(pool.submit(encode, block))
@@ -156,7 +192,7 @@ def _encoded_blocks(
 
 
 @contextlib.contextmanager
-def _no_inner_threads() -> Iterator[None]:
+def no_inner_threads() -> Iterator[None]:
     """Keep the library from starting its own threads beside ours."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)

@@ -144,6 +144,8 @@ class Loop:
                 self.progress.tokens += batches.tokens
                 self.progress.cursor = dict(batches.cursor)
                 ring.push(self._known(batches, waited), values)
+                for event in batches.events:
+                    self.recorder.event(**{"step": self.progress.step, **event})
                 if self.stops.ends_after(batches.epoch):
                     self.reason = "the epoch is over (stop_after_epoch)"
                     self._agreed_stop = self._epoch_over = True

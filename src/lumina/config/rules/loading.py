@@ -63,9 +63,12 @@ def _other_data(settings: Settings) -> str | None:
 
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of loading without effect, and why."""
-    if settings.loading.data_loading != "auto":
-        return {"streaming_threshold_gb": "data_loading is named"}
-    return {}
+    loading, unused = settings.loading, {}
+    if loading.data_loading != "auto":
+        unused["streaming_threshold_gb"] = "data_loading is named"
+    if loading.data_loading in ("memory", "sharded"):
+        unused["shuffle_buffer"] = f"data_loading is {loading.data_loading}"
+    return unused
 
 
 RULE = Rule(check=check, without_effect=without_effect)

@@ -21,6 +21,12 @@ class LoadingSection(Section):
     streaming_threshold_gb: float = Field(
         10.0, gt=0, description="larger data is streamed, unless data_loading is named"
     )
+    shuffle_buffer: int = Field(
+        256,
+        ge=1,
+        description="rows that streamed text is packed and shuffled among, about; more "
+        "are a better shuffle, more memory and a later first step",
+    )
     linear_dataset: bool = Field(
         False, description="documents in the order of the files, never shuffled"
     )

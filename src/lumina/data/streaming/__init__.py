@@ -1,0 +1,1 @@
+"""Text that is tokenised while a run trains, in memory that does not grow with it."""

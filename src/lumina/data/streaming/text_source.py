@@ -1,0 +1,170 @@
+"""The text that a configuration names, read as a stream from any place on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lumina.data.documents import Skipped, read_documents
+from lumina.data.files import find_files, most_first
+from lumina.data.order import permutation
+from lumina.data.store_folder import cache_key
+from lumina.data.streaming.held_out import FRACTION, Sides, content_hash
+from lumina.data.streaming.places import Placed, Where
+from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+SAMPLED_BYTES = 2**16
+"""Of each end of a file, what tells its content besides its size."""
+
+SAMPLED_FILES = 1000
+"""Files whose content is looked at; of more, these are spread evenly over all."""
+
+
+class TextSource:
+    """Documents of files, in an order that each pass has for itself.
+
+    Args:
+        config: its sections `data`, `loading` and `train` are read.
+
+    Attributes:
+        files: what is read.
+        bytes: their size.
+        sides: which documents are held out.
+
+    Raises:
+        LuminaError: E104 to E106 for paths.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.data = config.data
+        self.shuffled = not config.loading.linear_dataset
+        self.seed = config.train.seed
+        self.files = find_files(self.data.train_data)
+        self.bytes = sum(os.path.getsize(file) for file in self.files)
+        fraction = self.data.eval_fraction
+        if self.data.eval_data:
+            fraction = 0.0
+        self.sides = Sides(FRACTION if fraction is None else fraction)
+        if self.sides.fraction:
+            self.sides = Sides(self.sides.fraction, self._first_content())
+        self.unread: Counter[str] = Counter()
+        self._new: list[str] = []
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the files: their order, sizes, and both ends of their content.
+
+        To hash all of the content would be to read all of the data before the first
+        step. What changes in the middle of a file and keeps its size is not noticed.
+        """
+        step = -(-len(self.files) // SAMPLED_FILES)
+        parts = [
+            [os.path.getsize(file), _ends(file) if n % step == 0 else ""]
+            for n, file in enumerate(self.files)
+        ]
+        options = [self.data.max_record_bytes, self.sides.fraction]
+        return cache_key("streamed", parts, options)
+
+    def documents(
+        self,
+        number: int | None,
+        begin: Where | None,
+        on_skip: Callable[[Skipped], None] | None = None,
+    ) -> Iterator[Placed]:
+        """The documents of a pass to learn from, from a place in it on."""
+        for held_out, placed in self.all_documents(number, begin, on_skip):
+            if not held_out:
+                yield placed
+
+    def all_documents(
+        self,
+        number: int | None,
+        begin: Where | None = None,
+        on_skip: Callable[[Skipped], None] | None = None,
+    ) -> Iterator[tuple[bool, Placed]]:
+        """(held out, document) of the documents of a pass, from a place in it on.
+
+        Args:
+            number: the pass, from 0; None: in the order of the files, whatever the
+                order of a pass is.
+            begin: the place; None: the start.
+            on_skip: is called with every record that is left out.
+        """
+        return self.sides.of(self._read(self._order(number), begin, on_skip))
+
+    def _order(self, number: int | None) -> list[Path]:
+        """The files in the order of a pass."""
+        if number is None or not self.shuffled:
+            return self.files
+        order = permutation(len(self.files), self.seed, number, "files")
+        return [self.files[index] for index in order]
+
+    def _read(
+        self,
+        files: list[Path],
+        begin: Where | None,
+        on_skip: Callable[[Skipped], None] | None,
+    ) -> Iterator[Placed]:
+        documents = read_documents(
+            files,
+            errors=self.data.data_errors,
+            max_record_bytes=self.data.max_record_bytes,
+            on_skip=on_skip,
+            on_unread=self._leave,
+        )
+        for number, document in enumerate(documents):
+            if begin is None or number >= begin[0]:
+                yield Placed([number], document)
+
+    def _leave(self, names: list[str]) -> None:
+        """Take note of fields that nothing reads."""
+        for name in names:
+            if name not in self.unread:
+                self._new.append(name)
+            self.unread[name] += 1
+
+    def events(self) -> list[dict[str, Any]]:
+        """An event about fields that nothing reads, where there are new ones."""
+        if not self._new:
+            return []
+        found = most_first({name: self.unread[name] for name in self._new})
+        self._new = []
+        return [
+            {
+                "kind": "data_fields_ignored",
+                "severity": "warning",
+                "code": None,
+                "message": "fields of the records that nothing reads: "
+                f"{', '.join(found)}; what they say is not trained on",
+                "fields": list(found),
+            }
+        ]
+
+    def _first_content(self) -> int:
+        """The hash of the first document."""
+        for placed in self._read(self.files, None, None):
+            return content_hash(placed.document)
+        raise LuminaError(
+            "E105",
+            f"{', '.join(map(str, self.data.train_data))}: no usable document",
+            "give data with at least one document",
+        )
+
+
+def _ends(file: Path) -> str:
+    """A hash of both ends of a file; "unreadable" where it may not be read."""
+    try:
+        with open(file, "rb") as handle:
+            found = handle.read(SAMPLED_BYTES)
+            handle.seek(max(os.fstat(handle.fileno()).st_size - SAMPLED_BYTES, 0))
+            found += handle.read(SAMPLED_BYTES)
+    except PermissionError:
+        return "unreadable"
+    return hashlib.sha256(found).hexdigest()

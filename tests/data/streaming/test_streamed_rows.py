@@ -1,0 +1,176 @@
+"""Streamed rows: nothing is lost or doubled, wherever they are cut and resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lumina.data.documents import Document, Skipped
+from lumina.data.order import Cursor, RowOrder
+from lumina.data.streaming import windows
+from lumina.data.streaming.places import Placed, Where
+from lumina.data.streaming.sequence import StreamedRows, StreamOptions
+from lumina.data.streaming.window_rows import gathered
+from lumina.data.streaming.windows import Part
+from lumina.data.tokenise import Encoded
+
+Corpus = list[list[int]]
+"""For each document, the tokens of each of its pieces."""
+
+corpora = st.lists(
+    st.lists(st.integers(0, 12), min_size=1, max_size=4), min_size=1, max_size=12
+).filter(lambda corpus: any(sum(one) > 1 for one in corpus))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "BLOCK_BYTES", 100)
+        yield
+
+
+def documents(corpus: Corpus) -> list[Placed]:
+    """Every token is a number of its own, so that a row tells where it comes from."""
+    made, number = [], 0
+    for document in corpus:
+        for piece, size in enumerate(document):
+            text = " ".join(map(str, range(number, number + size)))
+            number += size
+            part = Document(text, None, "here", 1, continues=piece > 0)
+            made.append(Placed([len(made)], part))
+    return made
+
+
+def encode(parts: list[Part]) -> tuple[list[Encoded], list[Skipped]]:
+    encoded = []
+    for document, last in parts:
+        ids = np.array((document.text or "").split(), dtype=np.uint32)
+        mask = np.ones(len(ids), dtype=bool)
+        if not document.continues:
+            mask[:1] = False
+        encoded.append(Encoded(False, ids, mask, len(ids), len(ids), last))
+    return encoded, []
+
+
+def new_rows(corpus: Corpus, **options: Any) -> StreamedRows:
+    given = documents(corpus)
+
+    def read(
+        number: int, begin: Where | None, on_skip: Callable[[Skipped], None]
+    ) -> Iterator[Placed]:
+        return iter(given[0 if begin is None else begin[0] :])
+
+    start = {"seq_length": 5, "window_bytes": 250, "threads": 0, "seed": 3}
+    return StreamedRows(read, encode, StreamOptions(**(start | options)))
+
+
+def stored(cursor: Cursor) -> Cursor:
+    """As a checkpoint keeps it."""
+    return json.loads(json.dumps(cursor))
+
+
+def rows_of(
+    rows: StreamedRows, cursor: Cursor, counts: list[int]
+) -> tuple[list[list[tuple[int, int]]], Cursor]:
+    """The (input, label) pairs of each of the next rows."""
+    found = []
+    for count in counts:
+        taken = rows.take(cursor, count)
+        for content in taken.contents:
+            tokens, packing = gathered([content], 5)
+            pairs = []
+            for start, length in zip(packing.starts, packing.lengths, strict=True):
+                for place in range(start, start + length):
+                    if tokens.mask[place + 1]:
+                        pair = tokens.tokens[place : place + 2].tolist()
+                        pairs.append((pair[0], pair[1]))
+            found.append(pairs)
+        cursor = stored(taken.cursor)
+    return found, cursor
+
+
+def every_pair(corpus: Corpus) -> list[tuple[int, int]]:
+    pairs, number = [], 0
+    for document in corpus:
+        size = sum(document)
+        pairs += [(n, n + 1) for n in range(number, number + size - 1)]
+        number += size
+    return pairs
+
+
+@pytest.mark.covers("DAT-27: shuffle", "DAT-27: infinite iteration")
+@settings(max_examples=60, deadline=None)
+@given(
+    corpora,
+    st.integers(0, 3),
+    st.sampled_from([60, 250, 10**6]),
+    st.booleans(),
+    st.integers(0, 9),
+    st.lists(st.integers(1, 7), min_size=3, max_size=8),
+)
+def test_nothing_is_lost_or_doubled(
+    corpus: Corpus,
+    threads: int,
+    window_bytes: int,
+    in_order: bool,
+    seed: int,
+    steps: list[int],
+) -> None:
+    options = {"window_bytes": window_bytes, "in_order": in_order, "seed": seed}
+    once = new_rows(corpus, **options)
+    whole, end = rows_of(once, once.start, [10**4])
+    assert end["over"] and end["rows"] == len(whole)
+    assert sorted(pair for row in whole for pair in row) == every_pair(corpus)
+    # As several steps, each in a program of its own, with threads, over two passes.
+    endless, cursor, found = options | {"endless": True}, once.start, []
+    while cursor["pass"] < 2:
+        for count in steps:
+            rows = new_rows(corpus, **endless, threads=threads)
+            some, cursor = rows_of(rows, cursor, [count])
+            found += some
+            rows.close()
+    assert found[: len(whole)] == whole
+    again = found[len(whole) : 2 * len(whole)]
+    assert sorted(pair for row in again for pair in row) == every_pair(corpus)
+
+
+@pytest.mark.covers("DAT-28: linear mode")
+@settings(max_examples=30, deadline=None)
+@given(corpora, st.sampled_from([60, 250]))
+def test_linear_rows_keep_the_order_of_the_documents(
+    corpus: Corpus, window_bytes: int
+) -> None:
+    rows = new_rows(corpus, in_order=True, window_bytes=window_bytes)
+    found, _ = rows_of(rows, rows.start, [10**4])
+    assert [pair for row in found for pair in row] == every_pair(corpus)
+
+
+@pytest.mark.covers("DAT-28: start offset")
+def test_the_offset_counts_documents() -> None:
+    corpus = [[4], [3, 2], [6], [5]]
+    rows = new_rows(corpus, in_order=True, first=2)
+    found, _ = rows_of(rows, rows.start, [10**4])
+    assert [pair for row in found for pair in row] == every_pair(corpus)[3 + 4 :]
+
+
+def test_each_pass_has_an_order_of_its_own() -> None:
+    corpus = [[9]] * 40
+    rows = new_rows(corpus, endless=True, window_bytes=10**6)
+    found, _ = rows_of(rows, rows.start, [160])
+    size = len(found) // 2
+    assert sorted(found[:size]) == sorted(found[size:]) and found[:size] != found[size:]
+
+
+@pytest.mark.covers("DAT-32: disjoint split over workers")
+def test_ranks_divide_the_rows_of_a_step() -> None:
+    rows = new_rows([[9]] * 12, endless=True)
+    order = RowOrder(rows, global_batch_size=4, epochs=None)
+    taken = order.take(order.start)
+    assert taken is not None and len(taken.contents) == 4
+    assert taken.row_ids == [(0, 0), (0, 1), (0, 2), (0, 3)]

@@ -1,0 +1,99 @@
+"""Runs on streamed text: killed, resumed, on other threads and rows of a forward."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lumina import Trainer
+from states import start
+from tiny_runs import Run, Runs, same, write_conversations
+
+STREAM = {
+    "data_loading": "streaming", "iterate": True, "shuffle_buffer": 8,
+    "save_every_n_batches": 3, "steps": 9, "global_batch_size": 32, "batch_size": 32,
+}  # fmt: skip
+"""A window is about eight rows, so that a step takes several."""
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return Runs(tmp_path, monkeypatch)
+
+
+def resumed(runs: Runs, run: Path, **leaves: Any) -> Run:
+    return runs.train(resume=str(run), run_dir=None, **(STREAM | leaves))
+
+
+def _killed(case: tuple[Path, dict[str, Any]]) -> None:
+    """A process that ends itself in the middle of a step, as `kill -9` does."""
+    folder, leaves = case
+
+    def kill(trainer: Trainer, row: dict[str, Any]) -> None:
+        if row["step"] == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    runs = Runs(folder, pytest.MonkeyPatch())
+    Trainer(runs.config(**leaves), on_step=kill).train()
+
+
+@pytest.mark.covers("DAT-32: multi-GB files", "CKP-13: recovery from crash")
+def test_a_killed_run_goes_on_to_the_bit(runs: Runs) -> None:
+    straight = runs.train(**STREAM)
+    assert straight.cursor["pass"] == 1 and straight.cursor["window"] > 1
+    folder = runs.folder / "killed"
+    child = start(_killed, (runs.folder, {**STREAM, "run_dir": str(folder)}))
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    again = resumed(runs, folder, num_workers=3)
+    assert again.cursor == straight.cursor
+    assert again.column("data.documents") == straight.column("data.documents")
+    for name, tensor in straight.tensors.items():
+        assert same(tensor, again.tensors[name]), name
+
+
+def test_without_iterate_the_run_ends_with_the_data(runs: Runs) -> None:
+    run = runs.train(data_loading="streaming", steps=8, global_batch_size=32)
+    assert run.result.reason == "all data used" and run.cursor["over"]
+    again = runs.train(
+        resume=str(run.folder), run_dir=None, steps=16, iterate=True
+    )  # goes on with the next pass
+    assert again.cursor["pass"] > 1
+
+
+def test_conversations_are_streamed_with_the_loss_of_a_store(runs: Runs) -> None:
+    chats = str(write_conversations(runs.folder / "talk.jsonl"))
+    same_data = {"train_data": (chats,), "eval_fraction": 0.0, "global_batch_size": 1}
+    same_data |= {"batch_size": 1, "steps": 10**4, "seq_length": 64}
+    streamed = runs.train(data_loading="streaming", **same_data)
+    stored = runs.train(**(same_data | {"steps": None, "epochs": 1}))
+    taught = [sum(run.column("loss_tokens")) for run in (streamed, stored)]
+    assert taught[0] == taught[1] > 0
+
+
+def test_bad_records_are_counted_while_the_run_goes_on(runs: Runs) -> None:
+    data = runs.folder / "bad.jsonl"
+    lines = [json.dumps({"text": f"The number {n} is here."}) for n in range(400)]
+    lines[30] = "{broken"
+    lines[350] = json.dumps({"text": 5})
+    data.write_text("\n".join(lines))
+    run = runs.train(
+        train_data=(str(data),), data_errors="skip", data_loading="streaming",
+        shuffle_buffer=8, steps=10**4, global_batch_size=32,
+    )  # fmt: skip
+    assert run.rows[-1]["data.skipped"] == 2 and run.cursor["skipped"] == 2
+    found = [e["data"]["line"] for e in run.events if e["kind"] == "data_skipped"]
+    assert {31, 351} == set(found)
+
+
+def test_what_streaming_cannot_do_is_refused(runs: Runs) -> None:
+    stream = {"data_loading": "streaming"}
+    assert "no known number" in runs.refused("E002", **stream, steps=None, epochs=2)
+    assert "tasks" in runs.refused(
+        "E002", **stream, train_data=(), tasks=("a=x.txt", "b=y.txt")
+    )
