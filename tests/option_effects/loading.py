@@ -133,3 +133,11 @@ def threshold(runs: Runs) -> None:
         for most in (10.0, 1e-6)
     ]
     assert ways == ["memory", "streaming"]
+
+
+@shows("shuffle_buffer")
+def rows_shuffled_together(runs: Runs) -> None:
+    stream = {"data_loading": "streaming"}
+    few, many = runs.both("shuffle_buffer", 1, 64, **stream)
+    assert few.cursor["window"] > many.cursor["window"]
+    assert few.column("loss") != many.column("loss")

@@ -142,7 +142,7 @@ def scan(
             found.conversations += document.messages is not None
             found.marked += any("train" in m for m in document.messages or ())
             found.weighted += any("weight" in m for m in document.messages or ())
-        for part in _parts(document):
+        for part in content_parts(document):
             digest.update(part)
         found.bytes += document_bytes(document)
         if on_progress is not None:
@@ -157,7 +157,8 @@ def scan(
     return found
 
 
-def _parts(document: Document) -> Iterator[bytes]:
+def content_parts(document: Document) -> Iterator[bytes]:
+    """What of a document tells it from others."""
     if document.text is not None:
         yield document.text.encode()
     for message in document.messages or ():

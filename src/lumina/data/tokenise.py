@@ -140,7 +140,7 @@ def encode_parts(
     parts: Sequence[tuple[Document, bool]],
     tokenizer: Tokenizer,
     *,
-    loss_on: str,
+    loss_on: LossRule,
     rows: Rows | None = None,
     skip: bool = False,
 ) -> tuple[list[Encoded], list[Skipped]]:

@@ -59,11 +59,12 @@ def test_a_killed_run_goes_on_to_the_bit(runs: Runs) -> None:
 
 def test_without_iterate_the_run_ends_with_the_data(runs: Runs) -> None:
     run = runs.train(data_loading="streaming", steps=8, global_batch_size=32)
+    used = run.cursor["rows"]
     assert run.result.reason == "all data used" and run.cursor["over"]
     again = runs.train(
         resume=str(run.folder), run_dir=None, steps=16, iterate=True
     )  # goes on with the next pass
-    assert again.cursor["pass"] > 1
+    assert again.result.steps == 16 and again.cursor["rows"] == used + 10 * 4
 
 
 def test_conversations_are_streamed_with_the_loss_of_a_store(runs: Runs) -> None:

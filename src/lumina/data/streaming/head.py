@@ -16,6 +16,7 @@ import tokenizers
 
 from lumina.data.cache import build_once, cache_root
 from lumina.data.documents import Document, Skipped
+from lumina.data.loss_rule import loss_rule
 from lumina.data.split import document_bytes
 from lumina.data.store import StoreWriter, TokenStore
 from lumina.data.store_folder import cache_key, chat_parts
@@ -86,6 +87,7 @@ def held_out_store(
     """The held-out documents of the beginning as tokens, kept in the cache."""
     if not head.held_out:
         return None
+    rule = loss_rule(config.data)
     key = cache_key(
         "held out",
         source.fingerprint,
@@ -93,6 +95,7 @@ def held_out_store(
         HELD_OUT_BYTES,
         tokenizer.fingerprint,
         config.data.loss_on,
+        *rule.key,
         ENCODING_RULES,
         *chat_parts(tokenizer),
         *((rows.length, rows.mode) if rows else ()),
@@ -103,7 +106,7 @@ def held_out_store(
         for one in encode_documents(
             ((True, document) for document in head.held_out),
             tokenizer,
-            loss_on=config.data.loss_on,
+            loss_on=rule,
             threads=0,
             rows=rows,
             on_skip=(lambda _: None) if config.data.data_errors == "skip" else None,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lumina.data.documents import Document
+from lumina.data.split import content_parts
 from lumina.data.streaming.places import Placed
 
 FRACTION = 0.05
@@ -21,10 +22,8 @@ FRACTION = 0.05
 def content_hash(document: Document) -> int:
     """64 bits that tell a document by its content; a long text by its first piece."""
     digest = hashlib.blake2b(digest_size=8)
-    if document.text is not None:
-        digest.update(document.text.encode())
-    for message in document.messages or ():
-        digest.update(f"\0{message['role']}\0{message['content']}".encode())
+    for part in content_parts(document):
+        digest.update(part)
     return int.from_bytes(digest.digest(), "little")
 
 

@@ -10,11 +10,14 @@ from lumina.batch import Batch
 from lumina.data.batches import BatchMaker
 from lumina.data.data_events import NO_EVAL, DataEvents
 from lumina.data.documents import Skipped
+from lumina.data.files import count_left_out, tell_left_out, tell_repeated
 from lumina.data.kind import Data, DataKind, Request, Rows, Share
 from lumina.data.loading import choose_loading
+from lumina.data.loss_rule import loss_rule
 from lumina.data.order import RowOrder, Taken
 from lumina.data.packing import pack
 from lumina.data.prepare import prepare
+from lumina.data.sources.members import DATA
 from lumina.data.store import TokenStore
 from lumina.data.stream import Read, RowStream, eval_batches
 from lumina.data.streaming.head import held_out_store, look_at, trained_on_head
@@ -67,7 +70,7 @@ class StreamedBatches(RowStream):
     def read(self, taken: Taken, mine: Sequence[slice]) -> Read:
         """Packed rows of the windows that were taken."""
         tokens, packing = gathered(taken.contents, self.seq_length)
-        maker = BatchMaker(cast(TokenStore, tokens), packing)
+        maker = BatchMaker(cast(TokenStore, tokens), packing, weighted=tokens.weighted)
         # What decides shapes may not differ from step to step: later rows may have
         # more documents, longer ones, or padding.
         most = max(16, maker.most_documents)
@@ -76,7 +79,12 @@ class StreamedBatches(RowStream):
         size = self.order.global_batch_size
         rows = Taken(0, [(0, n) for n in range(len(packing))], {}, None).rows(size)
         counted = maker.count(rows)
-        return Read([maker.batch(rows[part]) for part in mine], counted[1], counted[0])
+        return Read(
+            [maker.batch(rows[part]) for part in mine],
+            loss_tokens=counted[1],
+            tokens=counted[0],
+            loss_weight=maker.weight(rows),
+        )
 
 
 class StreamedData(Data):
@@ -129,7 +137,7 @@ class StreamedData(Data):
 
     def _encoder(self, config: Config) -> Any:
         tokenizer, data = self.tokenizer, config.data
-        fit = rows_to_fit(config)
+        fit, rule = rows_to_fit(config), loss_rule(data)
 
         def encode(parts: list[Part]) -> tuple[list[Encoded], list[Skipped]]:
             if tokenizer.chat_format is None:
@@ -137,7 +145,7 @@ class StreamedData(Data):
             return encode_parts(
                 parts,
                 tokenizer,
-                loss_on=data.loss_on,
+                loss_on=rule,
                 rows=fit,
                 skip=data.data_errors == "skip",
             )
@@ -236,6 +244,9 @@ def _prepare(request: Request) -> StreamedData:
             config, source, head, tokenizer, rows_to_fit(config)
         )
     told.skipped(head.skipped)
+    paths = [*config.data.train_data, *config.data.eval_data]
+    tell_left_out(count_left_out(paths, DATA), request.on_event, DATA)
+    tell_repeated(config.data.train_data, request.on_event, DATA)
     for event in source.events():
         told.event(**event)
     if evaluation is None:

@@ -6,12 +6,13 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumina.data.documents import Skipped, read_documents
-from lumina.data.files import find_files, most_first
 from lumina.data.order import permutation
+from lumina.data.reading_options import reading_options
+from lumina.data.sources.entry import Place, Source
+from lumina.data.sources.find import find_sources
 from lumina.data.store_folder import cache_key
 from lumina.data.streaming.held_out import FRACTION, Sides, content_hash
 from lumina.data.streaming.places import Placed, Where
@@ -46,8 +47,9 @@ class TextSource:
         self.data = config.data
         self.shuffled = not config.loading.linear_dataset
         self.seed = config.train.seed
-        self.files = find_files(self.data.train_data)
-        self.bytes = sum(os.path.getsize(file) for file in self.files)
+        self.how = reading_options(self.data)
+        self.files = find_sources(self.data.train_data)
+        self.bytes = sum(file.size for file in self.files)
         fraction = self.data.eval_fraction
         if self.data.eval_data:
             fraction = 0.0
@@ -55,7 +57,9 @@ class TextSource:
         if self.sides.fraction:
             self.sides = Sides(self.sides.fraction, self._first_content())
         self.unread: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
         self._new: list[str] = []
+        self._new_kinds: list[str] = []
 
     @property
     def fingerprint(self) -> str:
@@ -66,10 +70,11 @@ class TextSource:
         """
         step = -(-len(self.files) // SAMPLED_FILES)
         parts = [
-            [os.path.getsize(file), _ends(file) if n % step == 0 else ""]
+            [file.size, _ends(file) if n % step == 0 else ""]
             for n, file in enumerate(self.files)
         ]
         options = [self.data.max_record_bytes, self.sides.fraction]
+        options += self.how.parts(self.files)
         return cache_key("streamed", parts, options)
 
     def documents(
@@ -99,7 +104,7 @@ class TextSource:
         """
         return self.sides.of(self._read(self._order(number), begin, on_skip))
 
-    def _order(self, number: int | None) -> list[Path]:
+    def _order(self, number: int | None) -> list[Source]:
         """The files in the order of a pass."""
         if number is None or not self.shuffled:
             return self.files
@@ -108,20 +113,22 @@ class TextSource:
 
     def _read(
         self,
-        files: list[Path],
+        files: list[Source],
         begin: Where | None,
         on_skip: Callable[[Skipped], None] | None,
     ) -> Iterator[Placed]:
         documents = read_documents(
             files,
             errors=self.data.data_errors,
-            max_record_bytes=self.data.max_record_bytes,
             on_skip=on_skip,
             on_unread=self._leave,
+            on_left_out=self._pass_over,
+            begin=None if begin is None else Place.of(begin),
+            **self.how.given(),
         )
-        for number, document in enumerate(documents):
-            if begin is None or number >= begin[0]:
-                yield Placed([number], document)
+        for document in documents:
+            entry, record, hint = document.place
+            yield Placed([entry, record, list(hint)], document)
 
     def _leave(self, names: list[str]) -> None:
         """Take note of fields that nothing reads."""
@@ -130,22 +137,29 @@ class TextSource:
                 self._new.append(name)
             self.unread[name] += 1
 
+    def _pass_over(self, kind: str, name: str) -> None:
+        """Take note of a member of an archive that is no data."""
+        if kind not in self.left_out:
+            self._new_kinds.append(kind)
+        self.left_out[kind] += 1
+
     def events(self) -> list[dict[str, Any]]:
-        """An event about fields that nothing reads, where there are new ones."""
-        if not self._new:
-            return []
-        found = most_first({name: self.unread[name] for name in self._new})
-        self._new = []
-        return [
-            {
-                "kind": "data_fields_ignored",
-                "severity": "warning",
-                "code": None,
-                "message": "fields of the records that nothing reads: "
-                f"{', '.join(found)}; what they say is not trained on",
-                "fields": list(found),
-            }
-        ]
+        """Events about fields and members of archives that nothing reads.
+
+        Each name and each kind is told of once.
+        """
+        found = []
+        if self._new:
+            text = "fields of the records that nothing reads: "
+            text += f"{', '.join(self._new)}; what they say is not trained on"
+            found.append(_event("data_fields_ignored", text, fields=self._new))
+        if self._new_kinds:
+            text = (
+                f"members of archives that are not read: {', '.join(self._new_kinds)}"
+            )
+            found.append(_event("data_members_ignored", text, kinds=self._new_kinds))
+        self._new, self._new_kinds = [], []
+        return found
 
     def _first_content(self) -> int:
         """The hash of the first document."""
@@ -158,10 +172,22 @@ class TextSource:
         )
 
 
-def _ends(file: Path) -> str:
+def _event(kind: str, message: str, **data: Any) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "severity": "warning",
+        "code": None,
+        "message": message,
+        **data,
+    }
+
+
+def _ends(source: Source) -> Any:
     """A hash of both ends of a file; "unreadable" where it may not be read."""
+    if source.path is None:
+        return source.kind.identity(source)
     try:
-        with open(file, "rb") as handle:
+        with open(source.path, "rb") as handle:
             found = handle.read(SAMPLED_BYTES)
             handle.seek(max(os.fstat(handle.fileno()).st_size - SAMPLED_BYTES, 0))
             found += handle.read(SAMPLED_BYTES)

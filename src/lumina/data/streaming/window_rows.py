@@ -22,14 +22,27 @@ class Tokens:
     Attributes:
         tokens: [T] ids.
         mask: [T], which of them count as labels.
+        weights: [T], what each label weighs in the loss; None: all weigh 1.
     """
 
     tokens: NDArray[np.uint32]
     mask: NDArray[np.bool_]
+    weights: NDArray[np.float32] | None = None
+
+    @property
+    def weighted(self) -> bool:
+        """Whether some labels may weigh something else than 1."""
+        return self.weights is not None
 
     def bears_loss(self, positions: Ints) -> NDArray[np.bool_]:
         """Which of these tokens count as labels."""
         return np.asarray(self.mask[positions])
+
+    def loss_weights(self, positions: Ints) -> NDArray[np.float32]:
+        """What each of these tokens weighs in the loss."""
+        if self.weights is None:
+            return np.ones(len(positions), dtype=np.float32)
+        return np.asarray(self.weights[positions])
 
 
 @dataclass(frozen=True)
@@ -81,10 +94,21 @@ def rows_of(
         starts = np.append(starts, len(tokens))
     chunk_starts, chunk_lengths = cut(starts, seq_length)
     return WindowRows(
-        Tokens(tokens, mask),
+        Tokens(tokens, mask, _weights(parts, before)),
         _packing(chunk_starts, chunk_lengths, seq_length, in_order),
         int(tokens[-1]) if open_end else None,
     )
+
+
+def _weights(parts: Sequence[Encoded], before: int) -> NDArray[np.float32] | None:
+    """What each token of a window weighs; None where all weigh 1."""
+    if all(one.weights is None for one in parts):
+        return None
+    found = [np.ones(before, dtype=np.float32)]
+    for one in parts:
+        ones = np.ones(len(one.ids), dtype=np.float32)
+        found.append(ones if one.weights is None else one.weights)
+    return np.concatenate(found)
 
 
 def _packing(starts: Ints, lengths: Ints, seq_length: int, in_order: bool) -> Packing:
@@ -123,9 +147,17 @@ def gathered(rows: Sequence[Row], seq_length: int) -> tuple[Tokens, Packing]:
         counts.append(end - first)
     chunk_lengths = np.array(lengths, dtype=np.int32)
     ends = np.cumsum(chunk_lengths + 1, dtype=np.int64)
+    parts = list(zip(sources, pieces, strict=True))
+    weights = None
+    if any(one.weighted for one in sources):
+        every = [np.arange(part.start, part.stop) for _, part in parts]
+        weights = _joined(
+            [one.loss_weights(at) for (one, _), at in zip(parts, every, strict=True)]
+        )
     tokens = Tokens(
-        _joined([one.tokens[part] for one, part in zip(sources, pieces, strict=True)]),
-        _joined([one.mask[part] for one, part in zip(sources, pieces, strict=True)]),
+        _joined([one.tokens[part] for one, part in parts]),
+        _joined([one.mask[part] for one, part in parts]),
+        weights,
     )
     starts = ends - chunk_lengths - 1
     return tokens, Packing(starts, chunk_lengths, np.cumsum(counts), seq_length)
