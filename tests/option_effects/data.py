@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import threading
@@ -155,6 +156,27 @@ def longest_record(runs: Runs) -> None:
     message = runs.refused("E101", train_data=(str(data),), max_record_bytes=2000)
     assert "line 61" in message and "max_record_bytes" in message
     runs.train(train_data=(str(data),), max_record_bytes=4000, steps=1)
+
+
+@shows("csv_columns")
+def columns_of_a_table(runs: Runs) -> None:
+    data = runs.folder / "data.csv"
+    rows = [[f"{n}", text] for n, text in enumerate(story(60).split("<|endoftext|>"))]
+    with data.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert "'0'" in runs.refused("E102", train_data=(str(data),))
+    runs.train(train_data=(str(data),), csv_columns=("number", "text"), steps=1)
+    message = runs.refused("E002", csv_columns=("text",))
+    assert "csv_columns is about .csv" in message
+
+
+@shows("json_field")
+def field_with_the_records(runs: Runs) -> None:
+    data = runs.folder / "data.json"
+    one, two = ([{"text": story(30, first=n)}] * 9 for n in (0, 500))
+    data.write_text(json.dumps({"one": one, "two": two}))
+    assert "(one, two)" in runs.refused("E101", train_data=(str(data),))
+    runs.both("json_field", "one", "two", train_data=(str(data),), steps=2)
 
 
 @shows("max_member_bytes")

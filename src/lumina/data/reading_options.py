@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lumina.data.readers.reader import ReadOptions
 from lumina.data.readers.table import known_readers
 from lumina.data.sources.entry import Limits, Source
+from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
     from lumina.config.sections.data import DataSection
@@ -30,6 +31,25 @@ class ReadingOptions:
         """The arguments for `read_documents`."""
         return {"options": self.options, "limits": self.limits}
 
+    def check(self, sources: Sequence[Source]) -> None:
+        """Refuse options for files of a format that none of the sources can have.
+
+        Raises:
+            LuminaError: E002.
+        """
+        options = self.options
+        for name, given, suffixes in (
+            ("csv_columns", options.csv_columns, (".csv", ".tsv")),
+            ("json_field", options.json_field, (".json",)),
+        ):
+            if given and not any(source.may_hold(suffixes) for source in sources):
+                raise LuminaError(
+                    "E002",
+                    f"{name} is about {' and '.join(suffixes)} files, and the data has "
+                    "none",
+                    f"leave out --{name.replace('_', '-')}",
+                )
+
     def parts(self, sources: Sequence[Source]) -> list[Any]:
         """What of the options decides which documents the sources give.
 
@@ -46,7 +66,11 @@ class ReadingOptions:
 def reading_options(data: DataSection) -> ReadingOptions:
     """The options of a configuration's `data` section."""
     return ReadingOptions(
-        ReadOptions(max_record_bytes=data.max_record_bytes),
+        ReadOptions(
+            max_record_bytes=data.max_record_bytes,
+            csv_columns=data.csv_columns,
+            json_field=data.json_field,
+        ),
         Limits(
             member_bytes=data.max_member_bytes,
             unpacked_bytes=data.max_unpacked_bytes,

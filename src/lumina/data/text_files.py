@@ -53,6 +53,7 @@ class TextFiles:
             find_sources(self.data.eval_data) if self.data.eval_data else []
         )
         self.how = reading_options(self.data)
+        self.how.check([*self.files, *self.eval_files])
 
     @cached_property
     def sources(self) -> list[Any]:

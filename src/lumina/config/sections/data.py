@@ -73,6 +73,15 @@ class DataSection(Section):
     max_record_bytes: int = Field(
         8 * 2**20, ge=1024, description="a longer line or record is a bad record"
     )
+    csv_columns: tuple[str, ...] = Field(
+        (),
+        description="the columns of .csv and .tsv files that have no row of names",
+    )
+    json_field: str | None = Field(
+        None,
+        description="the field of a .json file with the array of records; default: the "
+        "only field with an array of objects",
+    )
     max_member_bytes: int = Field(
         64 * 2**30,
         ge=1,

@@ -83,7 +83,7 @@ def lines(
     offset, number = start, number - 1
     while data := handle.readline(limit + 1):
         number += 1
-        if number == 1 and (wrong := _whole_file(data)) is not None:
+        if number == 1 and (wrong := whole_file(data)) is not None:
             yield Line("", 1, 0, wrong)
             return
         begin, size = offset, len(data)
@@ -119,7 +119,7 @@ def lines(
         yield Line(text, number, begin, bad)
 
 
-def _whole_file(data: bytes) -> BadRecord | None:
+def whole_file(data: bytes) -> BadRecord | None:
     """Why a file whose first line this is cannot be read at all."""
     for mark, name in _OTHER_ENCODINGS:
         if data.startswith(mark):

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lumina.data.readers import jsonl, text
+from lumina.data.readers import arrow, json_array, jsonl, parquet, tables, text
 from lumina.data.readers.reader import Reader
 from lumina.errors import LuminaError
 
-READERS: tuple[Reader, ...] = (text.READER, jsonl.READER)
+READERS: tuple[Reader, ...] = (
+    text.READER,
+    jsonl.READER,
+    json_array.READER,
+    tables.CSV,
+    tables.TSV,
+    parquet.READER,
+    arrow.READER,
+)
 """Lumina's own formats."""
 
 _REGISTERED: dict[str, Reader] = {}

@@ -141,6 +141,10 @@ class Source:
         """Whether more bytes may come out of it than it has on the disk."""
         return self.kind.unpacks(self.name)
 
+    def may_hold(self, suffixes: tuple[str, ...]) -> bool:
+        """Whether there may be a file with one of these suffixes in it."""
+        return self.kind.may_hold(self.name, suffixes)
+
 
 class SourceKind(ABC):
     """One kind of source."""
@@ -155,6 +159,10 @@ class SourceKind(ABC):
 
     def unpacks(self, name: str) -> bool:
         """Whether more bytes may come out of such a source than it has on the disk."""
+        return True
+
+    def may_hold(self, name: str, suffixes: tuple[str, ...]) -> bool:
+        """Whether there may be a file with one of these suffixes in it."""
         return True
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from lumina.data.known_hashes import known_hash
@@ -24,6 +24,12 @@ class Plain(SourceKind):
         """Whether the file is compressed."""
         form = form_of(name)
         return form is not None and bool(form.compression)
+
+    def may_hold(self, name: str, suffixes: tuple[str, ...]) -> bool:
+        """Whether it has one of these suffixes, before that of its compression."""
+        return any(
+            suffix.lower() in suffixes for suffix in PurePath(name).suffixes[-2:]
+        )
 
     def identity(self, source: Source) -> list[str]:
         """A file is known by its format and its bytes."""
