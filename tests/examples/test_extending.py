@@ -35,7 +35,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 def test_the_page_has_its_files() -> None:
     names = {
         "relu.py", "ema.py", "smoothing.py", "by_hand.py", "arithmetic.py",
-        "tiled.py", "average.py", "halving.py", "lion.py",
+        "tiled.py", "average.py", "halving.py", "signum.py",
         "low_rank.py",
     }  # fmt: skip
     assert names <= FILES.keys()
@@ -160,15 +160,17 @@ def test_a_source_of_data(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_optimizer(runs: Runs, tmp_path: Path) -> None:
     """As written, but for a corpus and a size that a test has."""
-    begin, again = shown("lion.py")
+    begin, again = shown("signum.py")
     write_corpus(runs, tmp_path)
     more = shlex.split(
         "--no-use-moe --precision fp32 --warmup-steps 0 --lr-scheduler constant"
     )
     assert main([*begin, *SMALL, *more]) == 0
     assert main([word if word != "400" else "12" for word in again]) == 0
-    losses = column(Path("runs/lion"), "loss")
+    losses = column(Path("runs/signum"), "loss")
     assert len(losses) == 12 and losses[-1] < losses[0]
-    plan = json.loads(Path("runs/lion/plan.json").read_text())
-    assert plan["optimizer_options"] == {"lion": {"learning_rate": 3e-4, "slow": 0.99}}
-    assert "lion trains" in plan["reasons"]["optimizer_groups"]
+    plan = json.loads(Path("runs/signum/plan.json").read_text())
+    assert plan["optimizer_options"] == {
+        "signum": {"learning_rate": 3e-4, "slow": 0.99}
+    }
+    assert "signum trains" in plan["reasons"]["optimizer_groups"]

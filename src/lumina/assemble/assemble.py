@@ -16,7 +16,6 @@ from lumina.assemble.logical import (
     logical_names,
     share_out,
     split_fused,
-    whole,
 )
 from lumina.assemble.optimizers import (
     load_numbers,
@@ -33,6 +32,7 @@ from lumina.model.declared import tensor_info
 from lumina.model.freezing import frozen_parameters
 from lumina.model.spec import ModelSpec
 from lumina.optim.optimizer import local
+from lumina.optim.sharded import whole
 from lumina.plan.plan import Plan
 from lumina.state.state import State
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
 from lumina.model.tensors import FusedPieces
-
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
+from lumina.optim.sharded import is_sharded
 
 
 def split_fused(
@@ -38,34 +35,6 @@ def join_fused(
         return read(name)
     spec = pieces[name]
     return torch.cat([read(piece) for piece in spec.names], dim=spec.dim)
-
-
-def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether it is a DTensor, without loading that module for those that are not."""
-    return hasattr(tensor, "placements")
-
-
-def whole(local: Tensor, like: Tensor) -> Tensor:
-    """The unsharded tensor whose local part is `local`; every rank must call this.
-
-    Args:
-        local: this rank's part (or all of it, if `like` is not sharded).
-        like: a parameter with the same rows, which are shared out in the same way.
-    """
-    if not is_sharded(like):
-        return local
-    from torch.distributed.tensor import DTensor
-
-    shape = torch.Size([like.shape[0], *local.shape[1:]])
-    sharded = DTensor.from_local(
-        local,
-        like.device_mesh,
-        like.placements,
-        run_check=False,
-        shape=shape,
-        stride=torch.empty(shape, device="meta").stride(),
-    )
-    return sharded.full_tensor()
 
 
 def fill(target: Tensor, like: Tensor, value: Tensor) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina.assemble.logical import fill, join_fused, split_fused, whole
+from lumina.assemble.logical import fill, join_fused, split_fused
 from lumina.optim.declared import StateTensor, chosen_optimizer
 from lumina.optim.groups import optimizer_of, parse_groups
 from lumina.optim.optimizer import Member, Optimizers, Slot
+from lumina.optim.sharded import whole
 from lumina.parallel.mesh import RankGroup
 from lumina.plan.optimizers import values_of
 from lumina.plan.plan import Plan
@@ -66,7 +67,8 @@ def states(optimizers: Optimizers) -> Iterator[tuple[Slot, str, StateTensor]]:
     for member in optimizers.members.values():
         for slot in member.optimizer.slots:
             for name, declared in member.declared.states.items():
-                yield slot, name, declared
+                if name in slot.state:
+                    yield slot, name, declared
 
 
 def whole_state(slot: Slot, name: str, declared: StateTensor) -> Tensor:

@@ -107,10 +107,18 @@ def _batch(plan: Plan) -> str:
 
 
 def _optimizers(plan: Plan) -> str:
-    text = chosen_optimizer(plan.optimizer).words
+    main = chosen_optimizer(plan.optimizer)
+    text = main.words
+    if main.rest is not None:
+        rest = chosen_optimizer(main.rest).words
+        text += f" for {' and '.join(map(_plural_role, main.roles))}, {rest} else"
     for group in parse_groups(plan.optimizer_groups):
         text += f", {chosen_optimizer(group.optimizer).words} for {group.pattern}"
     return text
+
+
+def _plural_role(role: str) -> str:
+    return {"matrix": "matrices", "embedding": "embeddings"}.get(role, f"{role}s")
 
 
 def _plural(noun: str, number: int) -> str:

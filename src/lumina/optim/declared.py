@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,11 @@ RESERVED = ("ema", "carry")
 
 C = TypeVar("C", bound=type)
 
+Shape = tuple[int, ...]
+
+ShapeOf = Callable[[Shape, int], Shape | None]
+"""(shape of a weight, how many matrices are fused in it) -> the shape of a state."""
+
 
 @dataclass(frozen=True)
 class StateTensor:
@@ -43,11 +49,29 @@ class StateTensor:
             as the end of a slice: None for all of them, -1 for all but the last. When
             a weight is divided, sharded by rows, or loses or gains an expert along a
             shared axis, so is its state; along any other axis the state is kept whole.
-        bytes_per_parameter: memory of the state for each element of the weight.
+        bytes_per_parameter: memory of the state for each element of the weight, where
+            there is no `shape_of`.
+        shape_of: the shape of the state, where it is not that of the weight. It returns
+            None for a weight that has no such state.
+        element: bytes of one element of a state that has `shape_of`.
     """
 
     shared: int | None = None
     bytes_per_parameter: float = 4.0
+    shape_of: ShapeOf | None = None
+    element: int = 4
+
+    def bytes_for(self, shape: Shape, pieces: int = 1) -> float:
+        """Memory of the state of a weight of that shape.
+
+        Args:
+            shape: of the weight.
+            pieces: how many matrices are fused in it.
+        """
+        if self.shape_of is None:
+            return self.bytes_per_parameter * math.prod(shape)
+        found = self.shape_of(shape, pieces)
+        return 0 if found is None else self.element * math.prod(found)
 
     def shares(self, axis: int, dimensions: int) -> bool:
         """Whether `axis` of a weight of so many dimensions is one of the state."""
@@ -62,16 +86,19 @@ class Option:
         default: its value where nothing else is given; its type is the option's type.
         least: the smallest value, if there is one.
         below: the option is smaller than this, if there is such a limit.
+        choices: the values that a text may have; () for any.
     """
 
     default: float | int | bool | str
     least: float | None = None
     below: float | None = None
+    choices: tuple[str, ...] = ()
 
     def limits(self, value: object) -> str | None:
         """The limits in words where the value is beyond them, else None."""
         if not isinstance(value, (int, float)):
-            return None
+            unknown = self.choices and value not in self.choices
+            return f"one of {', '.join(self.choices)}" if unknown else None
         low = self.least is None or value >= self.least
         high = self.below is None or value < self.below
         if low and high:
@@ -99,6 +126,11 @@ class Declared:
         sharded: whether it can be used where each rank holds only a part of every
             weight, divided by rows.
         averaged: whether `--ema-decay` keeps an average of what it trains.
+        rest: the optimizer of tensors that no group names and whose role this one
+            cannot train, where this one is the optimizer of the run; None: they are
+            refused.
+        advice: what a plan says where no learning rate was chosen, because the usual
+            one is not meant for this optimizer.
     """
 
     name: str
@@ -111,11 +143,18 @@ class Declared:
     roles: tuple[str, ...] = DENSE_ROLES
     sharded: bool = True
     averaged: bool = True
+    rest: str | None = None
+    advice: str | None = None
 
     @property
     def bytes_per_parameter(self) -> float:
-        """Memory of all states for each element of a weight."""
-        return sum(state.bytes_per_parameter for state in self.states.values())
+        """Memory of all states for each element of a large weight."""
+        large = (2**12, 2**12)
+        return self.bytes_for(large) / math.prod(large)
+
+    def bytes_for(self, shape: Shape, pieces: int = 1) -> float:
+        """Memory of all states of a weight; arguments as of `StateTensor`."""
+        return sum(state.bytes_for(shape, pieces) for state in self.states.values())
 
 
 OPTIMIZERS: dict[str, Declared] = {}
@@ -132,6 +171,8 @@ def register_optimizer(
     roles: tuple[str, ...] = DENSE_ROLES,
     sharded: bool = True,
     averaged: bool = True,
+    rest: str | None = None,
+    advice: str | None = None,
 ) -> Callable[[C], C]:
     """A decorator that enters a class into `OPTIMIZERS`; arguments as of `Declared`.
 
@@ -151,6 +192,8 @@ def register_optimizer(
             roles,
             sharded,
             averaged,
+            rest,
+            advice,
         )
         _check(declared)
         OPTIMIZERS[name] = declared

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from lumina.errors import LuminaError
+from lumina.optim.declared import chosen_optimizer
 
 ROLE = "role:"
 """What a pattern begins with that names a role rather than tensors."""
@@ -66,8 +67,15 @@ def optimizer_of(name: str, role: str, optimizer: str, groups: Sequence[Group]) 
         role: as of `TensorInfo`.
         optimizer: of the tensors that no pattern matches.
         groups: those of the options.
+
+    Returns:
+        Of the first group that matches; else `optimizer`, or the one that it names for
+        the roles that it cannot train.
     """
     for group in (*groups, *ALWAYS):
         if group.matches(name, role):
             return group.optimizer
+    main = chosen_optimizer(optimizer)
+    if main.rest is not None and role not in main.roles:
+        return main.rest
     return optimizer

@@ -42,6 +42,11 @@ class Slot:
     accumulator: Tensor | None = None
     touched: list[tuple[Tensor, Tensor]] | None = None
 
+    @property
+    def matrix_names(self) -> tuple[str, ...]:
+        """Names in files of the matrices that the parameter consists of."""
+        return (self.name,) if self.pieces is None else self.pieces.names
+
     def gradient(self) -> Tensor | None:
         """The local gradient of the step, or None if there was none."""
         if self.accumulator is not None:
@@ -215,12 +220,18 @@ class Optimizers:
 def _check_states(member: Member) -> None:
     declared = member.declared
     for slot in member.optimizer.slots:
-        if slot.state.keys() != declared.states.keys():
+        shape, fused = tuple(slot.parameter.shape), len(slot.matrix_names)
+        wanted = {
+            name
+            for name, state in declared.states.items()
+            if state.shape_of is None or state.shape_of(shape, fused) is not None
+        }
+        if slot.state.keys() != wanted:
             raise LuminaError(
                 "E005",
                 f"the optimizer {declared.name} keeps "
                 f"{', '.join(slot.state) or 'nothing'} for {slot.name} and declares "
-                f"{', '.join(declared.states) or 'nothing'}",
+                f"{', '.join(sorted(wanted)) or 'nothing'}",
                 "its constructor fills the state of every slot with what "
                 "register_optimizer(states=...) names",
             )

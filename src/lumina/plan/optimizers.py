@@ -49,6 +49,8 @@ def decide_optimizers(config: Config, spec: ModelSpec, decisions: Decisions) -> 
         _options(train.optimizer_options, declared),
         source_of(config, "optimizer_options"),
     )
+    if main.advice is not None and not config.is_chosen("learning_rate"):
+        decisions.warn(f"learning_rate is not chosen: {main.advice}")
     read = {leaf for one in declared for leaf in one.settings.values()}
     for leaf in SETTINGS:
         unread = leaf not in read and config.is_chosen(leaf)
@@ -72,7 +74,7 @@ def bytes_per_parameter(
     kept = size = 0.0
     for tensor, declared in _used(spec, optimizer, groups, freeze):
         if not tensor.sparse:
-            kept += declared.bytes_per_parameter * tensor.size
+            kept += declared.bytes_for(tensor.shape, max(len(tensor.pieces), 1))
             size += tensor.size
     return kept / size if size else 0.0
 
@@ -173,7 +175,12 @@ def _shares(
         for name, size in sizes.items()
     )
     source = source_of(config, "optimizer_groups")
-    return source if sizes.keys() <= {main.name} else f"{source}: {told}"
+    if sizes.keys() <= {main.name}:
+        return source
+    if main.rest is not None:
+        told += f"; {main.name} trains tensors of the role {' or '.join(main.roles)}"
+        told += f" and {main.rest} the others, where no group says otherwise"
+    return f"{source}: {told}"
 
 
 def _options(

@@ -42,7 +42,8 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         "gradients": math.ceil(
             (2 * (trainable + routers) if narrow_gradients else 4 * trainable) / ranks
         ),
-        "optimizer": math.ceil(layout.optimizer_bytes * trainable / ranks),
+        # Rounded first: the bytes are an average, so their sum has an error.
+        "optimizer": math.ceil(round(layout.optimizer_bytes * trainable / ranks, 3)),
     }
 
 
