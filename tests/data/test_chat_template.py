@@ -11,10 +11,13 @@ import chat_templates
 from chat_templates import (
     CHATML,
     GEMMA,
+    LLAMA2,
     LLAMA3,
+    LLAMA3_TOOLS,
     MISTRAL,
     PHI,
     QWEN3,
+    QWEN_TOOLS,
     SPECIAL,
     TAGGED,
     ZEPHYR,
@@ -40,6 +43,9 @@ TEMPLATES = {
     "gemma": (GEMMA, "4 of [it]<end_of_turn>yes<end_of_turn>", "<end_of_turn>"),
     "zephyr": (ZEPHYR, "  4 of [it]\n</s>yes</s>", "</s>"),
     "phi": (PHI, "  4 of [it]\n<|end|>yes<|end|>", "<|end|>"),
+    "llama2": (LLAMA2, " 4 of [it] </s> yes </s>", "</s>"),
+    "qwen25": (QWEN_TOOLS, "  4 of [it]\n<|im_end|>yes<|im_end|>", "<|im_end|>"),
+    "llama31": (LLAMA3_TOOLS, "4 of [it]<|eot_id|>yes<|eot_id|>", "<|eot_id|>"),
     "tagged": (TAGGED, "  4 of [it]\n<|im_end|>yes<|im_end|>", "<|im_end|>"),
 }
 NO_SYSTEM = ("mistral", "gemma")
@@ -102,9 +108,8 @@ def test_special_text_in_a_turn_stays_text(name: str, tmp_path: Path) -> None:
         assert [i for i in made if i in special] == [i for i in usual if i in special]
         assert attack in mine.decode(made)
     ids, mask = mine.encode_chat(chat)
-    assert mine.decode([i for i, m in zip(ids, mask, strict=True) if m]).endswith(
-        f"y{end}"
-    )
+    said = mine.decode([i for i, m in zip(ids, mask, strict=True) if m])
+    assert said.replace(" ", "").endswith(f"y{end}")
 
 
 def test_turns_that_say_so_bear_no_loss(tmp_path: Path) -> None:
@@ -381,7 +386,8 @@ def test_what_is_trained_continues_what_a_chat_asks_with(
     # Behind the turn before, all is as in the chat; that turn itself may be divided.
     behind = asked[::-1].index(mine.backend.token_to_id(TEMPLATES[name][2]))
     assert ids[last - behind : last] == asked[len(asked) - behind :]
-    assert f"yes{TEMPLATES[name][2]}" in mine.decode(ids[last:])
+    said = mine.decode(ids[last:]).replace(" ", "")
+    assert f"yes{TEMPLATES[name][2]}" in said
     whole = theirs_of(folder).apply_chat_template(chat, return_dict=False)
     assert mine.decode(ids) == mine.decode(whole)
     laid_out = mine.lay_out(chat)

@@ -24,6 +24,9 @@ class ChatFormat(Protocol):
     def fingerprint(self) -> str:
         """Names what decides the ids besides the vocabulary; empty for the markers."""
 
+    def writes(self, field: str) -> bool:
+        """Whether it writes a field of turns besides their words, such as "name"."""
+
     def encode(
         self, conversations: Sequence[Sequence[Message]], *, loss_on: str = "assistant"
     ) -> Sequence[Chat | LuminaError]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from lumina.data.chat_format import Chat
-from lumina.data.chat_tools import tools_refused
+from lumina.data.chat_tools import has_tools
 from lumina.data.long_conversations import LaidOut, Span
 from lumina.data.loss_rule import loss_of
 from lumina.data.records import Message
+from lumina.data.template_errors import failure
 from lumina.errors import LuminaError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -21,6 +25,9 @@ MARKERS: dict[str, str] = {
 }
 END_OF_TURN = "<|end|>"
 SPECIALS = (END_OF_TEXT, *MARKERS.values(), END_OF_TURN)
+TOOL, CALL = "<|tool|>", "<|call|>"
+"""Before the definition of a tool and before what a tool answers; before a call."""
+TOOL_SPECIALS = (TOOL, CALL)
 
 BODY = "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
 
@@ -32,6 +39,31 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
 """What `Tokenizer.encode_chat` does, for programs that read templates."""
+
+_DEFINED = "{%- for tool in tools %}{{- '<|tool|>' + (tool | tojson) }}{%- endfor %}"
+TOOL_BODY = (
+    "{{- '<|' + message['role'] + '|>' + (message['content'] or '') }}"
+    "{%- if tools and loop.first and message['role'] == 'system' %}"
+    f"{_DEFINED}"
+    "{%- endif %}"
+    "{%- for call in message['tool_calls'] or [] %}"
+    "{{- '<|call|>' + (call['function'] | tojson) }}"
+    "{%- endfor %}"
+    "{{- '<|end|>' }}"
+)
+TOOL_TEMPLATE = (
+    "{{- bos_token }}"
+    "{%- if tools and messages[0]['role'] != 'system' %}"
+    "{{- '<|system|>' }}"
+    f"{_DEFINED}"
+    "{{- '<|end|>' }}"
+    "{%- endif %}"
+    "{%- for message in messages %}"
+    f"{TOOL_BODY}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
+)
+"""The same for a vocabulary with `TOOL_SPECIALS`; the same text where no tool is."""
 
 
 class Vocabulary(Protocol):
@@ -48,22 +80,37 @@ class Vocabulary(Protocol):
         """Ids of texts that each stand right behind a special token."""
 
 
-_NAME = "Lumina's own chat format"
+_ROLES = {**MARKERS, "tool": TOOL}
 
 
-def _refuse_tools(messages: Sequence[Message]) -> None:
-    error = tools_refused(messages, _NAME)
-    if error is not None:
-        raise error
+@dataclass(frozen=True)
+class _Turn:
+    """A turn as it is written.
+
+    Attributes:
+        pieces: (marker, text behind it); the first is that of the speaker.
+        loss: what a token of the turn weighs in the loss.
+        message: it is one of the conversation, and not made for the tools alone.
+    """
+
+    pieces: list[tuple[str, str]]
+    loss: float
+    message: bool = True
 
 
 class MarkerFormat:
-    """Lumina's own chat format; see `CHAT_TEMPLATE`."""
+    """Lumina's own chat format; see `CHAT_TEMPLATE` and `TOOL_TEMPLATE`.
+
+    Args:
+        tokenizer: has the markers.
+        tools: it has those of tools, too.
+    """
 
     fingerprint = ""
 
-    def __init__(self, tokenizer: Vocabulary) -> None:
+    def __init__(self, tokenizer: Vocabulary, tools: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._tools = tools
         # A long conversation is laid out in parts, whose turns are the same ones.
         self._words = lru_cache(16)(
             lambda text: self._tokenizer.encode_contents([text])[0]
@@ -74,85 +121,127 @@ class MarkerFormat:
         """The marker at the end of a turn."""
         return frozenset({self._tokenizer.token_id(END_OF_TURN)})
 
+    def writes(self, field: str) -> bool:
+        """No field of a turn but its words and calls."""
+        return False
+
     def encode(
         self, conversations: Sequence[Sequence[Message]], *, loss_on: str = "assistant"
     ) -> list[Chat | LuminaError]:
         """(ids, mask) of each conversation."""
-        refused = [tools_refused(turns, _NAME) for turns in conversations]
-        taken = [
-            turns
-            for turns, error in zip(conversations, refused, strict=True)
-            if error is None
-        ]
-        words = [message["content"] for turns in taken for message in turns]
-        ids = iter(self._tokenizer.encode_contents(words))
-        done = iter(
-            [
-                self._join(
-                    [message["role"] for message in turns],
-                    [next(ids) for _ in turns],
-                    loss_on=loss_on,
-                    loss=[loss_of(message, loss_on) for message in turns],
-                )
-                for turns in taken
-            ]
+        written: list[list[_Turn] | LuminaError] = []
+        for messages in conversations:
+            try:
+                written.append(self._written(messages, loss_on))
+            except LuminaError as error:
+                written.append(error)
+        ids = iter(
+            self._tokenizer.encode_contents(
+                [
+                    text
+                    for turns in written
+                    if not isinstance(turns, LuminaError)
+                    for turn in turns
+                    for _, text in turn.pieces
+                ]
+            )
         )
-        return [next(done) if error is None else error for error in refused]
+        return [
+            turns
+            if isinstance(turns, LuminaError)
+            else self._join(turns, ids, loss_on == "all")
+            for turns in written
+        ]
 
     def lay_out(
         self, messages: Sequence[Message], *, loss_on: str = "assistant"
     ) -> LaidOut:
         """`encode` of one conversation, with where its turns stand."""
-        _refuse_tools(messages)
-        words = [self._words(message["content"]) for message in messages]
+        turns = self._written(messages, loss_on)
+        words = [[self._words(text) for _, text in turn.pieces] for turn in turns]
         ids, mask = self._join(
-            [message["role"] for message in messages],
-            words,
-            loss_on=loss_on,
-            loss=[loss_of(message, loss_on) for message in messages],
+            turns, itertools.chain.from_iterable(words), loss_on == "all"
         )
         spans = []
         end = len(self._tokenizer.begin)
-        for content in words:  # between its marker and the end of its turn
-            spans.append(Span(end + 1, end + len(content) + 2))
-            end = spans[-1].end
+        for turn, pieces in zip(turns, words, strict=True):
+            # Between its marker and the end of its turn.
+            begin, end = end + 1, end + sum(1 + len(one) for one in pieces) + 1
+            if turn.message:
+                spans.append(Span(begin, end))
         return LaidOut(ids, mask, spans)
 
     def prompt(
         self, messages: Sequence[Message], said: Sequence[list[int] | None] = ()
     ) -> list[int]:
         """Ids up to where the assistant is to speak; see `ChatFormat.prompt`."""
-        _refuse_tools(messages)
-        known = said or [None] * len(messages)
-        words = self._tokenizer.encode_contents([m["content"] for m in messages])
-        contents = [w if k is None else k for k, w in zip(known, words, strict=True)]
+        known = iter(said or [None] * len(messages))
+        turns = self._written(messages, "assistant")
+        words = iter(
+            self._tokenizer.encode_contents(
+                [text for turn in turns for _, text in turn.pieces]
+            )
+        )
+        contents = []
+        for turn in turns:
+            made = [next(words) for _ in turn.pieces]
+            given = next(known) if turn.message else None
+            contents += made if given is None else [given, *made[1:]]
         # An empty answer, without the token that would end it.
-        roles = [message["role"] for message in messages]
-        ids, _ = self._join([*roles, "assistant"], [*contents, []])
+        answer = _Turn([(MARKERS["assistant"], "")], False)
+        ids, _ = self._join([*turns, answer], iter([*contents, []]), False)
         return ids[:-1]
 
+    def _written(self, messages: Sequence[Message], loss_on: str) -> list[_Turn]:
+        """The turns of a conversation as markers and texts.
+
+        Raises:
+            LuminaError: E108 for tools that the vocabulary has no markers of.
+        """
+        if has_tools(messages) and not self._tools:
+            raise failure(
+                "the conversation has calls, results or definitions of tools, and the "
+                "tokenizer has no markers of Lumina's chat format for them",
+                "train the model on conversations with tools from its beginning, or "
+                "leave such conversations out",
+            )
+        turns = []
+        for number, message in enumerate(messages):
+            pieces = [(_ROLES[message["role"]], message["content"])]
+            defined = [(TOOL, _json(tool)) for tool in message.get("tools", [])]
+            if defined and (number or message["role"] != "system"):
+                first = [(MARKERS["system"], ""), *defined]
+                turns.append(_Turn(first, loss_on == "all", message=False))
+            else:
+                pieces += defined
+            calls = message.get("tool_calls", [])
+            pieces += [(CALL, _json(call["function"])) for call in calls]
+            turns.append(_Turn(pieces, loss_of(message, loss_on)))
+        return turns
+
     def _join(
-        self,
-        roles: Sequence[str],
-        contents: Sequence[list[int]],
-        *,
-        loss_on: str = "assistant",
-        loss: Sequence[float] | None = None,
+        self, turns: Sequence[_Turn], contents: Iterator[list[int]], everything: bool
     ) -> Chat:
-        """Ids and mask of turns whose contents are ids, of `encode_contents`.
+        """Ids and mask of turns.
 
         Args:
-            roles: of each turn.
-            contents: token ids of each turn.
-            loss_on: as for `encode`.
-            loss: what a token of each turn weighs, of `loss_of`; None: of no use.
+            turns: as `_written` gives them.
+            contents: ids of the text of every piece, of `encode_contents`.
+            everything: what stands between the turns bears loss, too.
         """
         end = self._tokenizer.token_id(END_OF_TURN)
-        everything = loss_on == "all"
         ids = self._tokenizer.begin
         mask: list[float] = [everything] * len(ids)
-        weights = loss or [False] * len(roles)
-        for role, content, weight in zip(roles, contents, weights, strict=True):
-            ids += [self._tokenizer.token_id(MARKERS[role]), *content, end]
-            mask += [weight if everything else False, *([weight] * (len(content) + 1))]
+        for turn in turns:
+            begin = len(ids)
+            for marker, _ in turn.pieces:
+                ids += [self._tokenizer.token_id(marker), *next(contents)]
+            ids.append(end)
+            mask.append(turn.loss if everything else False)
+            mask += [turn.loss] * (len(ids) - begin - 1)
         return ids, mask
+
+
+def _json(value: Any) -> str:
+    """As `tojson` of a template writes it."""
+    return json.dumps(value, ensure_ascii=False)

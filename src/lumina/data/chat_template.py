@@ -84,6 +84,10 @@ class TemplateFormat:
         )
         return frozenset(tokens.ids[end] for end in ends if end is not None)
 
+    def writes(self, field: str) -> bool:
+        """Whether the template writes a field of turns, such as "name"."""
+        return self._renderer.writes(field)
+
     def control_tokens(self) -> list[str]:
         """Added tokens that the template writes, but that text can spell as well.
 

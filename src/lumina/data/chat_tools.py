@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 
 from lumina.data.records import Message
-from lumina.data.template_errors import failure
-from lumina.errors import LuminaError
 
 
 def tools_of(message: Message) -> str:
@@ -19,15 +17,3 @@ def tools_of(message: Message) -> str:
 def has_tools(messages: Sequence[Message]) -> bool:
     """Whether a conversation has calls, results or definitions of tools."""
     return any(m["role"] == "tool" or tools_of(m) for m in messages)
-
-
-def tools_refused(messages: Sequence[Message], format_name: str) -> LuminaError | None:
-    """Why a format that writes no tools refuses a conversation; None if it takes it."""
-    if not has_tools(messages):
-        return None
-    return failure(
-        f"the conversation has calls, results or definitions of tools, and "
-        f"{format_name} does not write them",
-        "use a model whose chat template writes tools, write them into the text of "
-        "the turns, or leave such conversations out",
-    )

@@ -177,7 +177,7 @@ class _Preparation:
             _check_refused(meta)
         if meta["conversations"]:
             known = tokenizer.vocab_size
-            tokenizer = tokenizer.with_chat()
+            tokenizer = tokenizer.with_chat(tools=bool(meta.get("tool_conversations")))
             if tokenizer.vocab_size > known:
                 self.told.event(
                     "chat_markers",

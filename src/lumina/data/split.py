@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lumina.data.chat_tools import tools_of
+from lumina.data.chat_tools import has_tools, tools_of
 from lumina.data.documents import Document, Skipped, read_documents
 from lumina.data.files import counted, most_first
 from lumina.data.records import Message
@@ -64,6 +64,7 @@ class Scan:
         conversations: how many documents are conversations.
         marked: how many of these say of a turn whether it bears loss.
         weighted: how many of these say of a turn how much it weighs in the loss.
+        tools: how many of these have calls, results or definitions of tools.
         skipped: the first bad records; `skipped_codes` counts all, by code.
         unread: fields of records that nothing reads, with how often each was there.
         left_out: members of archives that are no data, by their kind.
@@ -74,6 +75,7 @@ class Scan:
     conversations: int = 0
     marked: int = 0
     weighted: int = 0
+    tools: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     skipped_codes: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
@@ -142,6 +144,7 @@ def scan(
             found.conversations += document.messages is not None
             found.marked += any("train" in m for m in document.messages or ())
             found.weighted += any("weight" in m for m in document.messages or ())
+            found.tools += has_tools(document.messages or ())
         for part in content_parts(document):
             digest.update(part)
         found.bytes += document_bytes(document)

@@ -16,6 +16,7 @@ from lumina.data.documents import Document, Skipped
 from lumina.data.files import most_first
 from lumina.data.long_conversations import Long
 from lumina.data.loss_rule import loss_rule
+from lumina.data.record_forms.turns import NAMES
 from lumina.data.split import Scan
 from lumina.data.store import StoreWriter
 from lumina.data.text_files import TextFiles
@@ -74,7 +75,8 @@ class StoreBuilder:
         scans = self.files.scan_all()
         conversations = sum(found.conversations for found in scans)
         if conversations:
-            tokenizer = tokenizer.with_chat()
+            tools = any(found.tools for found in scans)
+            tokenizer = tokenizer.with_chat(tools=tools)
             check_room(
                 self.config,
                 tokenizer.vocab_size,
@@ -99,11 +101,10 @@ class StoreBuilder:
         meta = {
             "documents": documents - left_out,
             "conversations": conversations - left_out,
+            "tool_conversations": sum(found.tools for found in scans),
             "skipped_total": codes.total(),
             "skipped_codes": dict(codes),
-            "ignored_fields": most_first(
-                sum((found.unread for found in scans), start=Counter[str]())
-            ),
+            "ignored_fields": most_first(_unread(scans, tokenizer)),
             "left_out": sum((found.left_out for found in scans), start=Counter[str]()),
             "eval_documents_trained_on": self.files.trained_on(),
             "unknown_tokens": written.unknown,
@@ -192,3 +193,16 @@ def refused_conversation(record: Skipped, before: str = "") -> LuminaError:
         "give turns that the model was made for, or remove the template from its "
         "folder: then Lumina's own chat markers are used",
     )
+
+
+def _unread(scans: list[Scan], tokenizer: Tokenizer) -> Counter[str]:
+    """Fields that nothing reads, without those that the chat template writes."""
+    unread = sum((found.unread for found in scans), start=Counter[str]())
+    chat_format = tokenizer.chat_format
+    for written in NAMES:
+        ending = f"[].{written}"
+        names = [name for name in unread if name.endswith(ending)]
+        if names and chat_format is not None and chat_format.writes(written):
+            for name in names:
+                del unread[name]
+    return unread

@@ -17,6 +17,8 @@ def end_of_turn(
 ) -> int | None:
     """Which token ends a turn: the special one right behind its words."""
     text = rendered.text
+    if place.closed is not None:
+        return _last_special(vocabulary, tokens, text, place)
     core_end = place.begin + len(text[place.begin : place.end].rstrip())
     following = [p.begin for p in rendered.places or () if p.begin >= place.end]
     limit = min(following, default=len(text))
@@ -27,6 +29,22 @@ def end_of_turn(
             return None
         if vocabulary.is_special(tokens.ids[n], text[begin : tokens.ends[n]]):
             return n
+    return None
+
+
+def _last_special(
+    vocabulary: TemplateVocabulary, tokens: Tokens, text: str, place: Place
+) -> int | None:
+    """The last special token of a turn, if only white space is behind it."""
+    assert place.closed is not None
+    n = bisect.bisect_left(tokens.begins, place.closed) - 1
+    while n >= 0 and tokens.begins[n] >= place.end:
+        piece = text[tokens.begins[n] : tokens.ends[n]]
+        if vocabulary.is_special(tokens.ids[n], piece):
+            return n
+        if piece.strip():
+            return None
+        n -= 1
     return None
 
 
@@ -97,7 +115,14 @@ def behind_place(
     vocabulary: TemplateVocabulary, tokens: Tokens, rendered: Rendered, place: Place
 ) -> int:
     """The number of tokens up to the end of a turn."""
-    stop = max(place.end, place.tagged or 0)
+    stop = max(place.end, place.tagged or 0, len_of_turn(rendered, place))
     last = bisect.bisect_left(tokens.begins, stop)
     end = end_of_turn(vocabulary, tokens, rendered, place)
     return last if end is None else max(last, end + 1)
+
+
+def len_of_turn(rendered: Rendered, place: Place) -> int:
+    """Where the text of a turn with calls of tools ends; 0 for other turns."""
+    if place.closed is None:
+        return 0
+    return len(rendered.text[: place.closed].rstrip())

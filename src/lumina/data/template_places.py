@@ -22,24 +22,34 @@ class Turn:
     Attributes:
         form: the words with a name for every part between marks, the white space
             around all of them left out.
-        parts: what the names stand for.
+        parts: what the names stand for; behind those of the words stand the names of
+            the tools that the turn calls.
         lead: white space before, `trail` behind.
+        calls: how many of the parts are tools.
+        more: the turn's other fields, as in `Said`, with names in place of the tools.
     """
 
     form: str
     parts: tuple[str, ...]
     lead: str
     trail: str
+    calls: int = 0
+    more: str = ""
+
+    @property
+    def said(self) -> int:
+        """How many of the parts are words."""
+        return len(self.parts) - self.calls
 
     @property
     def head(self) -> str:
-        """What stands before the first name."""
-        return self.form.partition(OPEN)[0]
+        """What stands before the first name of the words."""
+        return self.form.partition(OPEN)[0] if self.said else ""
 
     @property
     def tail(self) -> str:
-        """What stands behind the last name."""
-        return self.form.rpartition(CLOSE)[2]
+        """What stands behind the last name of the words."""
+        return self.form.rpartition(CLOSE)[2] if self.said else ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,9 @@ class Place:
         taught: where what the model has to say begins: not behind `begin`.
         tagged: the end of what `{% generation %}` encloses, if it does.
         asked: the text before `taught` is what the model is asked with in a chat.
+        closed: behind the mark of the turn's end, where the turn calls tools: what it
+            ends with is found there, and not right behind the words.
+        words_end: the end of the words alone, where calls of tools stand behind them.
     """
 
     turn: int
@@ -64,6 +77,13 @@ class Place:
     taught: int
     tagged: int | None = None
     asked: bool = False
+    closed: int | None = None
+    words_end: int | None = None
+
+    @property
+    def words(self) -> tuple[int, int]:
+        """Where the words alone begin and end."""
+        return self.begin, self.end if self.words_end is None else self.words_end
 
 
 @dataclass(frozen=True)
@@ -149,6 +169,12 @@ def find_places(turns: Sequence[Turn], bare: Cut, full: Cut, text: str) -> list[
         if following and keys[n + 1][1] > keys[n][1]:
             continue  # another part of the same words
         begin = begins[first] - kept[first][1]
+        words_end = None
+        if turns[keys[n][0]].calls:
+            said = [
+                m for m in range(first, n + 1) if keys[m][1] < turns[keys[m][0]].said
+            ]
+            words_end = ends[said[-1]] + kept[said[-1] + 1][0] if said else begin
         tag = next((r for r in ranges if r[0] <= begins[first] < r[1]), None)
         places.append(
             Place(
@@ -159,6 +185,7 @@ def find_places(turns: Sequence[Turn], bare: Cut, full: Cut, text: str) -> list[
                 end=ends[n] + kept[n + 1][0],
                 taught=tag[0] if tag else begin,
                 tagged=tag[1] if tag else None,
+                words_end=words_end,
             )
         )
         first = n + 1
@@ -170,11 +197,11 @@ def _kept(turns: Sequence[Turn], bare: Cut, full: Cut, n: int) -> tuple[int, int
     tail = trail = head = lead = ""
     if n > 0:
         turn, part = bare.keys[n - 1]
-        if part == len(turns[turn].parts) - 1:
+        if part == turns[turn].said - 1:
             tail, trail = turns[turn].tail, turns[turn].trail
     if n < len(bare.keys):
         turn, part = bare.keys[n]
-        if part == 0:
+        if part == 0 and turns[turn].said:
             head, lead = turns[turn].head, turns[turn].lead
     short, long = bare.texts[n], full.texts[n]
     if not short.startswith(tail):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import jinja2.nodes
@@ -16,6 +17,26 @@ from lumina.errors import LuminaError
 
 MAX_TEMPLATE = 2**18
 """Characters of a template."""
+
+
+class Said(NamedTuple):
+    """A turn as a template gets it.
+
+    Attributes:
+        role: the speaker.
+        words: what is said.
+        more: JSON of the turn's other fields; "" without any. "tools" among them are
+            those of the conversation.
+    """
+
+    role: str
+    words: str
+    more: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """The turn as an object; a template sees no other."""
+        more = json.loads(self.more) if self.more else {}
+        return {"role": self.role, "content": self.words, **more}
 
 
 class TemplateProgram:
@@ -41,13 +62,13 @@ class TemplateProgram:
 
     def render(
         self,
-        messages: Sequence[tuple[str, str]],
+        messages: Sequence[Said],
         now: datetime.datetime,
         *,
         ask: bool = False,
         marks: bool = False,
     ) -> str:
-        """The text of (role, words) turns.
+        """The text of turns.
 
         Args:
             messages: the turns.
@@ -55,15 +76,17 @@ class TemplateProgram:
             ask: with what comes before the assistant's next words.
             marks: with characters around what `{% generation %}` encloses.
         """
-        words = sum(len(text) for _, text in messages)
+        words = sum(len(one.words) + len(one.more) for one in messages)
         limit = MAX_OUTPUT + 4 * words
         self._sandbox.begin(len(messages), words)
         pieces: list[str] = []
         size = 0
         try:
+            turns = [one.fields() for one in messages]
+            tools = [turn.pop("tools", None) for turn in turns]
             for piece in self._compiled.generate(
-                messages=[{"role": r, "content": text} for r, text in messages],
-                tools=None,
+                messages=turns,
+                tools=next((some for some in tools if some), None),
                 documents=None,
                 add_generation_prompt=ask,
                 strftime_now=now.strftime,
@@ -84,14 +107,14 @@ class TemplateProgram:
 
     def _told(
         self,
-        messages: Sequence[tuple[str, str]],
+        messages: Sequence[Said],
         now: datetime.datetime,
         ask: bool,
         error: Exception,
     ) -> LuminaError:
         """The error, with the role that the template does not take, if it is that."""
         said = str(error) or type(error).__name__
-        others = [message for message in messages if message[0] != "system"]
+        others = [message for message in messages if message.role != "system"]
         if 0 < len(others) < len(messages):
             try:
                 self.render(others, now, ask=ask)
@@ -102,7 +125,7 @@ class TemplateProgram:
                     f"the model's chat template takes no system turn: {said}",
                     "leave the system turn out, or put its words into the user's turn",
                 )
-        roles = ", ".join(role for role, _ in messages[:6])
+        roles = ", ".join(message.role for message in messages[:6])
         more = ", ..." if len(messages) > 6 else ""
         return failure(
             f"the model's chat template refuses the turns {roles}{more}: {said}",

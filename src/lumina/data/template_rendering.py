@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import functools
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from lumina.data.chat_tools import tools_refused
+from lumina.data.chat_tools import has_tools
 from lumina.data.records import Message
 from lumina.data.template_errors import failure
 from lumina.data.template_files import Templates
@@ -21,8 +23,9 @@ from lumina.data.template_places import (
     Rendered,
     Turn,
     find_places,
+    lost,
 )
-from lumina.data.template_program import TemplateProgram
+from lumina.data.template_program import Said, TemplateProgram
 from lumina.errors import LuminaError
 
 
@@ -64,23 +67,29 @@ class Renderer:
         """The text, with the places of the words; without, if not `needed` and lost."""
         if not messages:
             raise failure("a conversation without a turn", "give it a turn")
-        refused = tools_refused(messages, "the model's chat template")
-        if refused is not None:
-            raise refused
         if "strftime_now" not in self._templates.conversation:
             now = self._training_time  # nothing asks for it
-        turns = [(message["role"], message["content"]) for message in messages]
+        self._refuse_specials(messages)
+        turns = [_said(message) for message in messages]
         text = self._program.render(turns, now, ask=ask)
+        self._check_tools(turns, text, now, ask)
         try:
             return Rendered(text, self._places(messages, text, now, ask))
         except LuminaError:
-            if needed or any(self._spells_special(m["content"]) for m in messages):
+            if (
+                needed
+                or has_tools(messages)
+                or any(self._spells_special(m["content"]) for m in messages)
+            ):
                 raise
         return Rendered(text, None)
 
     def names_written(self) -> str:
         """What the template writes around a question and an answer, which are names."""
-        names = (("user", f"{OPEN}0.0{CLOSE}"), ("assistant", f"{OPEN}1.0{CLOSE}"))
+        names = (
+            Said("user", f"{OPEN}0.0{CLOSE}"),
+            Said("assistant", f"{OPEN}1.0{CLOSE}"),
+        )
         return "".join(self._skeleton(names, self._training_time, True))
 
     @property
@@ -89,7 +98,7 @@ class Renderer:
         return self._program.looked_for
 
     def _skeleton_of(
-        self, forms: tuple[tuple[str, str], ...], now: datetime.datetime, ask: bool
+        self, forms: tuple[Said, ...], now: datetime.datetime, ask: bool
     ) -> tuple[str, ...]:
         """A rendering of names, cut at the names: text, turn, part, text, ..."""
         return tuple(KEY.split(self._program.render(forms, now, ask=ask, marks=True)))
@@ -101,15 +110,19 @@ class Renderer:
         now: datetime.datetime,
         ask: bool,
     ) -> list[Place]:
-        turns = [self._turn(n, one["content"]) for n, one in enumerate(messages)]
+        turns = [self._turn(n, one) for n, one in enumerate(messages)]
         roles = [message["role"] for message in messages]
-        forms = tuple(zip(roles, (turn.form for turn in turns), strict=True))
+        forms = tuple(
+            Said(role, turn.form, turn.more)
+            for role, turn in zip(roles, turns, strict=True)
+        )
         bare = full = Cut(self._skeleton(forms, now, ask))
         if any(turn.lead or turn.trail for turn in turns):
-            spaced = (turn.lead + turn.form + turn.trail for turn in turns)
-            full = Cut(
-                self._skeleton_of(tuple(zip(roles, spaced, strict=True)), now, ask)
+            spaced = tuple(
+                one._replace(words=turn.lead + turn.form + turn.trail)
+                for one, turn in zip(forms, turns, strict=True)
             )
+            full = Cut(self._skeleton_of(spaced, now, ask))
         places = find_places(turns, bare, full, text)
         for number, turn in enumerate(turns):
             if turn.form and all(place.turn != number for place in places):
@@ -118,8 +131,23 @@ class Renderer:
                     f"{number + 1}, of the {roles[number]}",
                     "leave that turn out, or correct the template",
                 )
+            if turn.calls > sum(
+                key == number and part >= turn.said for key, part in bare.keys
+            ):
+                raise failure(
+                    "the model's chat template leaves out the calls of tools in turn "
+                    f"{number + 1}",
+                    "use a model whose chat template writes tools, or leave such "
+                    "conversations out",
+                )
         if ask:
             return places
+        places = [
+            replace(place, closed=self._closed(messages, place, text, now))
+            if turns[place.turn].calls
+            else place
+            for place in places
+        ]
         taught = []
         for place in places:
             if roles[place.turn] == "assistant" and place.tagged is None:
@@ -134,7 +162,7 @@ class Renderer:
         place: Place,
         turns: Sequence[Turn],
         bare: Cut,
-        forms: tuple[tuple[str, str], ...],
+        forms: tuple[Said, ...],
         now: datetime.datetime,
     ) -> int | None:
         """Where what the model says begins: behind what asks it to speak.
@@ -159,7 +187,79 @@ class Renderer:
             else place.core - len(before) + len(tail)
         )
 
-    def _turn(self, number: int, words: str) -> Turn:
+    def _closed(
+        self,
+        messages: Sequence[Message],
+        place: Place,
+        text: str,
+        now: datetime.datetime,
+    ) -> int:
+        """Where a turn with calls of tools ends: as if nothing came behind it."""
+        turns = [_said(message) for message in messages[: place.turn + 1]]
+        alone = self._program.render(turns, now)
+        if not text.startswith(alone):
+            raise lost(
+                f"what it writes of turn {place.turn + 1} depends on later turns"
+            )
+        return len(alone)
+
+    def _refuse_specials(self, messages: Sequence[Message]) -> None:
+        """Refuse special tokens in calls of tools, which would become what they spell.
+
+        In the words of a turn they stay text.
+        """
+        for number, message in enumerate(messages, 1):
+            more = _more(message)
+            if more and self._spells_special(more):
+                raise failure(
+                    "the calls, names or definitions of tools in turn "
+                    f"{number} spell a special token of the vocabulary",
+                    "change that text, or leave such conversations out",
+                )
+
+    def _check_tools(
+        self, turns: Sequence[Said], text: str, now: datetime.datetime, ask: bool
+    ) -> None:
+        """Refuse a template that leaves out the definitions of tools."""
+        if not turns[0].more or "tools" not in json.loads(turns[0].more):
+            return
+        fields = json.loads(turns[0].more)
+        del fields["tools"]
+        bare = [turns[0]._replace(more=json.dumps(fields)), *turns[1:]]
+        try:
+            same = self._program.render(bare, now, ask=ask) == text
+        except LuminaError:
+            same = False
+        if same:
+            raise failure(
+                "the model's chat template leaves out the definitions of tools",
+                "use a model whose chat template writes tools, or take 'tools' out of "
+                "the records",
+            )
+
+    def writes(self, field: str) -> bool:
+        """Whether the template writes a field of turns, such as "name"."""
+        probe = f"{OPEN}9.9{CLOSE}"
+        call = {"id": "abcdefghi", "type": "function",
+                "function": {"name": "f", "arguments": {}}}  # fmt: skip
+        more = json.dumps({field: probe}, ensure_ascii=False)
+        answer = Said("tool", "1", json.dumps({"name": "f"} | json.loads(more)))
+        asked = Said("user", "a")
+        calling = Said("assistant", "", json.dumps({"tool_calls": [call]}))
+        said = Said("assistant", "b")
+        for turns in (
+            [asked._replace(more=more), said],
+            [asked, calling, answer, said],
+        ):
+            try:
+                if probe in self._program.render(turns, self._training_time):
+                    return True
+            except LuminaError:
+                continue  # it does not take such turns, so it does not write them
+        return False
+
+    def _turn(self, number: int, message: Message) -> Turn:
+        words = message["content"]
         inner = words.strip()
         lead = words[: len(words) - len(words.lstrip())]
         trail = words[len(lead) + len(inner) :]
@@ -184,4 +284,28 @@ class Renderer:
             name = f"{OPEN}{number}.{len(parts)}{CLOSE}"
             form += piece[:at] + name + piece[at + len(core) :]
             parts.append(core)
-        return Turn(form, tuple(parts), lead, trail)
+        more = _more(message)
+        names: list[str] = []
+        if calls := message.get("tool_calls"):
+            named = []
+            for call in calls:
+                name = f"{OPEN}{number}.{len(parts) + len(names)}{CLOSE}"
+                names.append(call["function"]["name"])
+                named.append({**call, "function": {**call["function"], "name": name}})
+            more = _more({**message, "tool_calls": named})
+        return Turn(form, (*parts, *names), lead, trail, len(names), more)
+
+
+_MORE = ("tool_calls", "name", "tool_call_id", "tools")
+
+
+def _more(message: Message) -> str:
+    """The fields of a message besides its role and words, as in `Said`."""
+    found: dict[str, Any] = {key: message[key] for key in _MORE if key in message}  # type: ignore[literal-required]
+    if message.get("no_content"):
+        found["content"] = None
+    return json.dumps(found, ensure_ascii=False) if found else ""
+
+
+def _said(message: Message) -> Said:
+    return Said(message["role"], message["content"], _more(message))

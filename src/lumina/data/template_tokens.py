@@ -190,7 +190,7 @@ class TemplateVocabulary:
     ) -> list[tuple[int, int]]:
         """Characters of words that special tokens were made of."""
         found = []
-        places = sorted((p.begin, p.end) for p in rendered.places or ())
+        places = sorted(p.words for p in rendered.places or ())
         for index, begin, end in zip(
             tokens.ids, tokens.begins, tokens.ends, strict=True
         ):

@@ -22,6 +22,7 @@ from lumina.data.chat_markers import (
     END_OF_TURN,
     MARKERS,
     SPECIALS,
+    TOOL_SPECIALS,
     MarkerFormat,
 )
 from lumina.data.chat_template import TemplateFormat
@@ -169,6 +170,7 @@ class Tokenizer:
             kept=self._kept,
             templates=self.templates,
             markers=self.has_chat,
+            tools=self.has_tools,
         )
 
     @cached_property
@@ -227,7 +229,7 @@ class Tokenizer:
                 self.backend,
                 lambda backend: without_prefix(backend, only_first=True),
             )
-        return MarkerFormat(self) if self.has_markers else None
+        return MarkerFormat(self, self.has_tools) if self.has_markers else None
 
     @property
     def has_chat(self) -> bool:
@@ -242,12 +244,24 @@ class Tokenizer:
         """
         return specials(self.backend).issuperset((*MARKERS.values(), END_OF_TURN))
 
-    def with_chat(self) -> Tokenizer:
-        """This tokenizer, or a larger one with markers when it has no chat format."""
-        if self.has_chat:
+    @cached_property
+    def has_tools(self) -> bool:
+        """Whether the vocabulary holds the markers of tools, as special ones."""
+        return specials(self.backend).issuperset(TOOL_SPECIALS)
+
+    def with_chat(self, tools: bool = False) -> Tokenizer:
+        """This tokenizer, or a larger one with markers when it has no chat format.
+
+        Args:
+            tools: the conversations have tools, so their markers are wanted, too.
+        """
+        if self.templates is not None or (
+            self.has_markers and (self.has_tools or not tools)
+        ):
             return self
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
-        add_specials(backend, (*MARKERS.values(), END_OF_TURN))
+        wanted = (*MARKERS.values(), END_OF_TURN, *(TOOL_SPECIALS if tools else ()))
+        add_specials(backend, wanted)
         grown = backend.get_vocab_size() - self.backend.get_vocab_size()
         notes = [f"added {grown} chat markers to the vocabulary"] if grown else []
         return Tokenizer(

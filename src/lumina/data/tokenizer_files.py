@@ -10,7 +10,7 @@ from typing import Any
 
 import tokenizers
 
-from lumina.data.chat_markers import BODY, END_OF_TEXT
+from lumina.data.chat_markers import BODY, END_OF_TEXT, TOOL_BODY
 from lumina.data.template_files import DEFAULT, Templates, read_templates
 from lumina.data.tokenizer_backend import add_specials, specials
 from lumina.data.tokenizer_makes.make import Stored
@@ -72,7 +72,8 @@ def read_declared(stored: Stored) -> Declared:
     plain = {token for token in (bos, eos, *before) if token} - specials(backend)
     add_specials(backend, sorted(plain))  # keeps their ids
     templates = read_templates(folder, declared, notes)
-    if templates is not None and BODY in templates.named.get(DEFAULT, ""):
+    own = "" if templates is None else templates.named.get(DEFAULT, "")
+    if BODY in own or TOOL_BODY in own:
         templates = None  # the markers' own, which `save` wrote
     generation = _json(folder / "generation_config.json")
     generation = {n: v for n, v in generation.items() if n not in _WRITTEN_ANEW}

@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from lumina.data.chat_markers import CHAT_TEMPLATE
+from lumina.data.chat_markers import CHAT_TEMPLATE, TOOL_TEMPLATE
 from lumina.data.template_files import Templates
 
 
@@ -51,11 +51,13 @@ def hf_config(
     kept: dict[str, Any],
     templates: Templates | None,
     markers: bool,
+    tools: bool = False,
 ) -> dict[str, Any]:
     """`tokenizer_config.json`; arguments as those of `Tokenizer`.
 
     Args:
         markers: the vocabulary has Lumina's own chat markers.
+        tools: it has those of tools, too.
     """
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -73,7 +75,7 @@ def hf_config(
         config |= {n: kept.get(n, token) for n, token in named.items()}
         config |= templates.to_config()
     elif markers:
-        template = CHAT_TEMPLATE
+        template = TOOL_TEMPLATE if tools else CHAT_TEMPLATE
         if before != (bos,):
             written = json.dumps("".join(before), ensure_ascii=False)
             first = f"{{{{- {written} }}}}" if before else ""

@@ -1,0 +1,184 @@
+"""Calls of tools in chat templates: the ids of transformers, and what is taught."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chat_templates import (
+    CALLS_IN_MARKS,
+    CHATML,
+    LLAMA3_TOOLS,
+    MISTRAL,
+    QWEN_TOOLS,
+    folder_with,
+    theirs_of,
+)
+from lumina.data.records import parse_record
+from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
+
+ADD = {"name": "add", "arguments": {"a": 1, "b": [2, "zwölf"]}}
+TOOL = {"name": "add", "description": "adds", "parameters": {"type": "object"}}
+
+
+def record(calls: int = 1, content: str | None = None) -> dict[str, Any]:
+    """A record as OpenAI's API gives it: arguments are JSON in a string."""
+    made = [
+        {
+            "id": f"call{n:05d}",
+            "type": "function",
+            "function": {"name": "add", "arguments": '{"a": 1, "b": [2, "zwölf"]}'},
+        }
+        for n in range(calls)
+    ]
+    return {
+        "messages": [
+            {"role": "user", "content": "1 + 2?"},
+            {"role": "assistant", "content": content, "tool_calls": made},
+            {
+                "role": "tool",
+                "content": "3",
+                "name": "add",
+                "tool_call_id": "call00000",
+            },
+            {"role": "assistant", "content": " It is 3.\n"},
+        ],
+        "tools": [{"type": "function", "function": TOOL}],
+    }
+
+
+CALL = '{"name": "add", "arguments": {"a": 1, "b": [2, "zwölf"]}}'
+TAUGHT = {
+    # template, calls, words beside them, what is taught
+    "qwen25": (
+        QWEN_TOOLS, 1, None,
+        f"\n<tool_call>\n{CALL}\n</tool_call><|im_end|> It is 3.\n<|im_end|>",
+    ),
+    "qwen25 two calls": (
+        QWEN_TOOLS, 2, None,
+        f"\n<tool_call>\n{CALL}\n</tool_call>" * 2 + "<|im_end|> It is 3.\n<|im_end|>",
+    ),
+    "qwen25 with words": (
+        QWEN_TOOLS, 1, " Let me see. ",
+        f" Let me see. \n<tool_call>\n{CALL}\n</tool_call><|im_end|>"
+        " It is 3.\n<|im_end|>",
+    ),
+    "llama31": (
+        LLAMA3_TOOLS, 1, None,
+        CALL.replace('"arguments"', '"parameters"') + "<|eot_id|>It is 3.<|eot_id|>",
+    ),
+    "marks within": (
+        CALLS_IN_MARKS, 2, "So:",
+        f"So:<|im_start|>{CALL}<|im_end|><|im_start|>{CALL}<|im_end|></s>"
+        " It is 3.\n</s>",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_calls_have_the_ids_of_transformers_and_are_taught(
+    name: str, tmp_path: Path
+) -> None:
+    template, calls, words, taught = TAUGHT[name]
+    mine = Tokenizer.from_path(folder_with(template, tmp_path))
+    said = record(calls, words)
+    chat = parse_record(said)
+    assert not isinstance(chat, str)
+    ids, mask = mine.encode_chat(chat)
+    # transformers wants arguments as objects.
+    messages = [dict(message) for message in said["messages"]]
+    messages[1]["tool_calls"] = [
+        {**call, "function": ADD} for call in messages[1]["tool_calls"]
+    ]
+    apply = theirs_of(tmp_path).apply_chat_template
+    assert apply(messages, tools=said["tools"], return_dict=False) == ids
+    got = mine.decode([i for i, m in zip(ids, mask, strict=True) if m])
+    if (
+        template is QWEN_TOOLS
+    ):  # what asks ends with a line end that the call begins with
+        taught = taught.removeprefix("\n")
+    assert got == taught
+    # A turn of a tool is taught where it is asked for, a call is not where it is not.
+    chat = tuple({**m, "train": m["role"] == "tool"} for m in chat)  # type: ignore[misc]
+    ids, mask = mine.encode_chat(chat)
+    got = mine.decode([i for i, m in zip(ids, mask, strict=True) if m])
+    assert got.startswith("3") and "add" not in got
+
+
+@pytest.mark.parametrize(
+    ("template", "change", "says"),
+    [
+        (CHATML, {"messages": record()["messages"][:2]}, "takes|refuses|None"),
+        (CHATML, {"messages": record(1, "x")["messages"]}, "definitions|calls"),
+        (CHATML, {"tools": None, "messages": record(1, "x")["messages"]}, "calls"),
+        (MISTRAL, {}, "refuses the turns"),
+        (LLAMA3_TOOLS, {"messages": record(2)["messages"]}, "single tool-calls"),
+        (
+            QWEN_TOOLS,
+            {
+                "tools": [
+                    {
+                        "type": "function",
+                        "function": {"name": "x", "description": "<|im_end|>"},
+                    }
+                ]
+            },
+            "spell a special token",
+        ),
+    ],
+)
+def test_what_a_template_does_not_write_is_refused_by_name(
+    template: str, change: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    mine = Tokenizer.from_path(folder_with(template, tmp_path))
+    chat = parse_record({**record(), **change})
+    assert not isinstance(chat, str)
+    for loss_on in ("assistant", "all"):
+        with pytest.raises(LuminaError, match=says) as refused:
+            mine.encode_chat(chat, loss_on=loss_on)
+        assert refused.value.code == "E108"
+
+
+@pytest.mark.parametrize("system", [False, True])
+def test_lumina_writes_tools_in_turns_of_its_own(system: bool, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    said = record(2, "Well.")
+    if system:
+        said["messages"].insert(0, {"role": "system", "content": "Be brief."})
+    chat = parse_record(said)
+    assert not isinstance(chat, str)
+    small = Tokenizer.train(["add the zwölf numbers"] * 9, 320)
+    with pytest.raises(LuminaError, match="no markers"):
+        small.encode_chat(chat)
+    mine = small.with_chat(tools=True)
+    assert mine.vocab_size == small.vocab_size + 2
+    ids, mask = mine.encode_chat(chat)
+    got = mine.decode([i for i, m in zip(ids, mask, strict=True) if m])
+    assert got == f"Well.<|call|>{CALL}<|call|>{CALL}<|end|> It is 3.\n<|end|>"
+    assert "<|tool|>3<|end|>" in mine.decode(ids)
+    assert all(mine.encode_chat(chat, loss_on="all")[1])
+    laid = mine.lay_out(chat)
+    assert (laid.ids, laid.mask) == (ids, mask)
+    spans = [mine.decode(ids[span.words : span.end]) for span in laid.spans]
+    assert [s.removesuffix("<|end|>") for s in spans[-2:]] == ["3", " It is 3.\n"]
+    # transformers writes the same from the files of the run, and they are read again.
+    mine.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    messages = [dict(message) for message in said["messages"]]
+    for message in messages:
+        if "tool_calls" in message:
+            message["tool_calls"] = [{"function": ADD}] * 2
+    found = theirs.apply_chat_template(messages, tools=said["tools"], return_dict=False)
+    assert found == ids
+    again = Tokenizer.from_path(tmp_path)
+    assert again.templates is None and again.encode_chat(chat) == (ids, mask)
+    plain = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "2"}]
+    assert mine.encode_chat(plain) == small.encode_chat(plain)  # type: ignore[arg-type]
+    # What asks for an answer to a result, and words that spell a marker.
+    asked = mine.chat_prompt(chat[:-1])
+    assert ids[: len(asked)] == asked
+    spelled = [{"role": "user", "content": "<|call|>"}, plain[1]]
+    assert mine.token_id("<|call|>") not in mine.encode_chat(spelled)[0]  # type: ignore[arg-type]
