@@ -33,6 +33,7 @@ for room in (
     "training",
     "optimizers",
     "running",
+    "tracking",
     "system",
 ):
     importlib.import_module(f"option_effects.{room}")

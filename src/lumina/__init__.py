@@ -29,6 +29,7 @@ _PUBLIC = {
     "register_optimizer": "lumina.optim.declared",
     "register_parallel": "lumina.parallel.table",
     "register_rule": "lumina.train.rules",
+    "register_tracker": "lumina.observe.trackers.declared",
 }
 
 __all__ = list(_PUBLIC)

@@ -42,6 +42,7 @@ def other_value(leaf: str) -> str:
         "mod_capacity_ladder": "0.125", "mod_capacity_schedule": "0.125",
         "tasks": "a=b", "task_eval_data": "a=b", "task_weights": "0.125",
         "sources": "a=b", "source_eval_data": "a=b", "phases": "a: steps=3",
+        "loss_on": "all", "role_weights": "user=0.5",
         "h_layers": "3", "l_layers": "3", "part_options": "mine.width=3",
         "data_options": "size=3", "optimizer_options": "eps=0.5",
     }  # fmt: skip

@@ -50,6 +50,11 @@ SYNONYMS: dict[str, str] = {
     "fp16": "precision",
     "force_streaming": "data_loading",
     "force_memory_loading": "data_loading",
+    "use_tensorboard": "trackers",
+    "use_wandb": "trackers",
+    "wandb_project": "tracker_project",
+    "wandb_run_name": "tracker_run_name",
+    "wandb_name": "tracker_run_name",
 }
 """Spellings of the earlier designs, of transformers' Trainer and of axolotl, mapped to
 the one key. `leaves.understood` knows which of their values mean something else."""
@@ -57,6 +62,8 @@ the one key. `leaves.understood` knows which of their values mean something else
 SWITCHES: dict[str, tuple[str, object]] = {
     "force_streaming": ("data_loading", "streaming"),
     "force_memory_loading": ("data_loading", "memory"),
+    "use_tensorboard": ("trackers", ("tensorboard",)),
+    "use_wandb": ("trackers", ("wandb",)),
 }
 """Switches of the earlier designs that stand for one value of an option; switched off,
 they say nothing."""
@@ -82,6 +89,7 @@ MEANT: dict[str, str] = {
     "tf32": "precision is tf32",
     "dtype": "precision says what is computed in",
     "torch_dtype": "precision says what is computed in",
+    "report_to": "trackers names the services that show the run",
     "logging_dir": "run_dir holds the logs too",
     "out_dir": "run_dir says where the run goes",
     "run_name": "experiment_name names the run",

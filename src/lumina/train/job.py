@@ -13,6 +13,7 @@ from lumina.config.phase_entries import names_in_words
 from lumina.data.long_conversations import long_in_words
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
+from lumina.observe.trackers import Session, Trackers, chosen_tracker
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore
 from lumina.train.finish import (
@@ -237,10 +238,15 @@ class Job:
                 self._store.close(wait=sys.exc_info()[0] is None)
         finally:
             if self._recorder is not None:
-                self._recorder.close()
+                self._recorder.close(self._status())
             self.folder.close()
             if leave:
                 self.ranks.disconnect()
+
+    def _status(self) -> str:
+        """How the run ended, as its directory says; a failure where it says nothing."""
+        found = (self.folder.directory.status() or {}).get("status", "failed")
+        return "failed" if found == "running" else str(found)
 
     def _open_folder(self) -> None:
         """A new directory or the resumed run's own, with what was decided in it."""
@@ -278,6 +284,8 @@ class Job:
             on_event=recorder.event,
         )
         prepared = self.prepared
+        if ranks.main:
+            recorder.trackers = self._open_trackers(recorder)
         recorder.note(
             "run_started",
             "the run begins, or goes on",
@@ -288,6 +296,27 @@ class Job:
         for event in prepared.events:
             recorder.event(**({"step": None} | event))
         return recorder, store
+
+    def _open_trackers(self, recorder: Recorder) -> Trackers | None:
+        """Sessions with the services that show the run, where there are any."""
+        prepared, path = self.prepared, self.folder.directory.path
+        asked = prepared.config.tracking
+        if not asked.trackers:
+            return None
+        session = Session(
+            folder=path,
+            project=asked.tracker_project,
+            name=asked.tracker_run_name or path.resolve().name,
+            settings=prepared.config.to_dict(),
+            step=prepared.reader.meta.step if prepared.reader else 0,
+            options=asked.model_dump(),
+        )
+        return Trackers(
+            [chosen_tracker(name) for name in dict.fromkeys(asked.trackers)],
+            session,
+            every=prepared.config.run.log_every_n_batches,
+            tell=recorder.event,
+        )
 
     def _banner(self) -> None:
         prepared = self.prepared

@@ -21,6 +21,7 @@ from lumina.errors import LuminaError
 from lumina.guard.guarded import guarded
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
+from lumina.observe.trackers import chosen_tracker
 from lumina.parallel.sizes import Sizes
 from lumina.plan.decisions import asked_for
 from lumina.plan.duration import Done
@@ -134,6 +135,8 @@ class Preparation:
             planning: do without data where none is named.
         """
         check_name(self.config)
+        for name in self.config.tracking.trackers:
+            chosen_tracker(name).require()
         self.environment = probe(self.config)
         self._planning = planning
         self._check_devices()

@@ -13,6 +13,7 @@ import torch
 from lumina.model.by_source import source_metrics, source_shapes
 from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
 from lumina.observe.console import Console
+from lumina.observe.trackers import Trackers
 from lumina.plan.hardware import peak_flops
 from lumina.plan.plan import Plan
 from lumina.state.events import EventLog, Severity
@@ -31,6 +32,9 @@ class Recorder:
         main: whether this process writes.
         device_name: for the peak rate; MFU is null where it is not known.
         on_row: called with every finished row.
+
+    Attributes:
+        trackers: services that show the run; None: there are none.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Recorder:
         self.console = console
         self.main = main
         self.on_row = on_row
+        self.trackers: Trackers | None = None
         self.metrics = MetricsLog(folder / "metrics.jsonl") if main else None
         self.events = EventLog(folder / "events.jsonl") if main else None
         self.skipped = 0
@@ -144,8 +149,7 @@ class Recorder:
         if self.metrics is not None:
             self.metrics.append(row)
             self.console.step(row)
-        if self.on_row is not None:
-            self.on_row(row)
+        self._pass_on(row)
 
     def amend(self, step: int, found: dict[str, Any]) -> None:
         """Add to the row of the last step what was learned of it later."""
@@ -154,8 +158,14 @@ class Recorder:
         self.last_row = self.last_row | found
         if self.metrics is not None:
             self.metrics.amend_last(self.last_row)
+        self._pass_on(self.last_row)
+
+    def _pass_on(self, row: dict[str, Any]) -> None:
+        """Give a row to whatever else takes rows."""
+        if self.trackers is not None:
+            self.trackers.row(row)
         if self.on_row is not None:
-            self.on_row(self.last_row)
+            self.on_row(row)
 
     def event(
         self,
@@ -168,17 +178,27 @@ class Recorder:
     ) -> None:
         """Append an event and show it."""
         if self.events is not None:
-            self.console.event(
-                self.events.emit(kind, severity, code, message, step, **data)
-            )
+            event = self.events.emit(kind, severity, code, message, step, **data)
+            self.console.event(event)
+            self._track(event)
 
     def note(self, kind: str, message: str, step: int, **data: Any) -> None:
         """Append an event that is for the record, and not shown."""
         if self.events is not None:
-            self.events.emit(kind, "info", None, message, step, **data)
+            self._track(self.events.emit(kind, "info", None, message, step, **data))
 
-    def close(self) -> None:
-        """Give the files back."""
+    def _track(self, event: dict[str, Any]) -> None:
+        if self.trackers is not None:
+            self.trackers.event(event)
+
+    def close(self, status: str) -> None:
+        """Give the files back, and end the sessions of the trackers.
+
+        Args:
+            status: "finished", "interrupted" or "failed".
+        """
+        if self.trackers is not None:
+            self.trackers.close(status)
         if self.metrics is not None and self.events is not None:
             self.metrics.close()
             self.events.close()

@@ -18,6 +18,7 @@ from lumina.config.rules import (
     shape,
     stages,
     tasks,
+    tracking,
     training,
 )
 from lumina.config.rules.rule import Rule
@@ -42,5 +43,6 @@ RULES: tuple[Rule, ...] = (
     stages.RULE,
     named_expert.RULE,
     training.RULE,
+    tracking.RULE,
 )
 """Every rule, in the order in which refusals and advice appear."""

@@ -17,6 +17,7 @@ from lumina.config.sections.run import RunSection
 from lumina.config.sections.section import Section
 from lumina.config.sections.stages import StagesSection
 from lumina.config.sections.system import SystemSection
+from lumina.config.sections.tracking import TrackingSection
 from lumina.config.sections.train import TrainSection
 
 
@@ -37,6 +38,7 @@ class Sections:
     loading: LoadingSection
     train: TrainSection
     run: RunSection
+    tracking: TrackingSection
     system: SystemSection
 
 

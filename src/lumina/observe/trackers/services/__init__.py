@@ -1,0 +1,1 @@
+"""Lumina's own trackers: one file each, named like its tracker."""
