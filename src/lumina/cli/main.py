@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("lumina.cli.generate", "continue texts with a trained model"),
     "evaluate": ("lumina.cli.evaluate", "loss and perplexity on files"),
     "chat": ("lumina.cli.chat", "talk with a trained model"),
+    "tokenizer": (
+        "lumina.cli.tokenizer",
+        "train, inspect, compare and extend tokenizers",
+    ),
     "data": ("lumina.cli.data", "show data as a run will learn from it"),
     "experts": ("lumina.cli.experts", "named experts: train, attach, detach, goals"),
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import AddedToken
 
 from lumina.data.chat_format import ChatFormat
 from lumina.data.chat_markers import (
@@ -202,7 +203,7 @@ class Tokenizer:
         more = sorted(self.stop_ids - {self.eos_id})
         return [self.eos_id, *more] if more else self.eos_id
 
-    @property
+    @cached_property
     def unknown_id(self) -> int | None:
         """The token of characters that no other token spells; None: there is none."""
         model = json.loads(self.backend.to_str())["model"]
@@ -271,6 +272,43 @@ class Tokenizer:
             before=self._before,
             ends=self._ends,
             notes=[*self.notes, *notes],
+            kept=self._kept,
+            generation=self.generation,
+        )
+
+    def with_tokens(self, tokens: Sequence[str], *, special: bool) -> Tokenizer:
+        """A larger tokenizer that has these tokens, too.
+
+        Args:
+            tokens: they get the next ids, in this order.
+            special: ordinary text never becomes them; else it does wherever it spells
+                them.
+
+        Raises:
+            LuminaError: E005 for no tokens, an empty one, one twice, or one that the
+                vocabulary has.
+        """
+        known = self.backend.get_vocab(with_added_tokens=True)
+        for place, token in enumerate(tokens):
+            if not token or token in known or token in tokens[:place]:
+                raise LuminaError(
+                    "E005",
+                    f"the token {token!r} is empty, named twice, or in the vocabulary",
+                    "name tokens that the vocabulary lacks, each once",
+                )
+        if not tokens:
+            raise LuminaError("E005", "no tokens are named", "name at least one")
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        added = [AddedToken(one, special=special, normalized=False) for one in tokens]
+        (backend.add_special_tokens if special else backend.add_tokens)(added)
+        return Tokenizer(
+            backend,
+            bos=self._bos,
+            eos=self._eos,
+            before=self._before,
+            ends=self._ends,
+            notes=[*self.notes, f"added {len(tokens)} tokens to the vocabulary"],
+            templates=self.templates,
             kept=self._kept,
             generation=self.generation,
         )

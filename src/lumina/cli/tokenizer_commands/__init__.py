@@ -1,0 +1,1 @@
+"""The sub-commands of `lumina tokenizer`, a file each; see `lumina.cli.groups`."""
