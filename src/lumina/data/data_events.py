@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lumina.data.documents import Skipped
 from lumina.data.files import counted, tell_left_out, tell_repeated
 from lumina.data.long_conversations import long_in_words
+from lumina.data.sources.find import named_files
 from lumina.data.sources.members import DATA
 from lumina.data.store import TokenStore
 from lumina.errors import LuminaError
@@ -100,7 +101,7 @@ class DataEvents:
                 codes=stats["skipped_codes"],
             )
         tell_left_out(stats["ignored_files"], self._on_event, DATA)
-        tell_repeated(config.data.train_data, self._on_event, DATA)
+        tell_repeated(named_files(config.data.train_data), self._on_event, DATA)
         if stats["ignored_fields"]:
             self.event(
                 "data_fields_ignored",

@@ -185,9 +185,9 @@ def _matches(pattern: str, wanted: Wanted) -> list[Path]:
         raise LuminaError(
             "E104",
             f"{pattern}: there is nothing at this path",
-            "fetch it first, and name the file: addresses are not read"
+            "fetch it first, and name the file: of addresses, only hf:// is read"
             if remote
-            else "check the spelling; data sets of a hub are fetched first, as files",
+            else "check the spelling; a data set of the Hugging Face hub is named hf://NAME",
         )
     files = [
         Path(match)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lumina.data.readers import arrow, json_array, jsonl, parquet, tables, text
+from lumina.data.readers import arrow, json_array, jsonl, parquet, rows, tables, text
 from lumina.data.readers.reader import Reader
 from lumina.errors import LuminaError
 
@@ -16,6 +16,7 @@ READERS: tuple[Reader, ...] = (
     tables.TSV,
     parquet.READER,
     arrow.READER,
+    rows.READER,
 )
 """Lumina's own formats."""
 

@@ -130,11 +130,8 @@ class Source:
 
     @property
     def size(self) -> int:
-        """Bytes on the disk; 0 where there is no file, or not any more."""
-        try:
-            return self.path.stat().st_size if self.path else 0
-        except OSError:
-            return 0
+        """Its bytes; 0 where they are not known."""
+        return self.kind.size(self)
 
     @property
     def unpacks(self) -> bool:
@@ -156,6 +153,13 @@ class SourceKind(ABC):
     @abstractmethod
     def entries(self, source: Source, access: Access) -> Iterator[Entry]:
         """The entries, in a fixed order."""
+
+    def size(self, source: Source) -> int:
+        """Its bytes, on the disk; 0 where there is no file, or not any more."""
+        try:
+            return source.path.stat().st_size if source.path else 0
+        except OSError:
+            return 0
 
     def unpacks(self, name: str) -> bool:
         """Whether more bytes may come out of such a source than it has on the disk."""

@@ -6,27 +6,44 @@ import os
 from collections.abc import Iterable, Iterator
 
 from lumina.data.files import find_files
-from lumina.data.sources import plain, tar, zipped
+from lumina.data.sources import hub, plain, tar, zipped
 from lumina.data.sources.entry import Access, Entry, Source, SourceKind
 from lumina.data.sources.members import DATA
 from lumina.errors import LuminaError
 
-KINDS: tuple[SourceKind, ...] = (tar.KIND, zipped.KIND, plain.KIND)
+KINDS: tuple[SourceKind, ...] = (hub.KIND, tar.KIND, zipped.KIND, plain.KIND)
 """The kinds of source; the first that a name describes is taken."""
 
 Paths = Iterable[str | os.PathLike[str]]
 
 
 def find_sources(paths: Paths) -> list[Source]:
-    """Every file that `paths` mean, each once, in a fixed order.
+    """Every file and data set that `paths` mean, each once, in a fixed order.
 
     Raises:
         LuminaError: as `find_files`.
     """
-    return [
-        Source(os.fspath(file), _kind(file.name), file)
-        for file in find_files(paths, DATA)
-    ]
+    found: dict[str, Source] = {}
+    given = [os.fspath(path) for path in paths]
+    for path in given:
+        if hub.KIND.describes(path):
+            found.setdefault(path, Source(path, hub.KIND))
+            continue
+        for file in find_files([path], DATA):
+            source = Source(os.fspath(file), _kind(file.name), file)
+            found.setdefault(os.path.realpath(file), source)
+    return list(found.values()) if given else _nothing()
+
+
+def _nothing() -> list[Source]:
+    find_files([], DATA)  # says that no data was named
+    return []
+
+
+def named_files(paths: Paths) -> list[str]:
+    """Those of the paths that name files, folders or patterns."""
+    given = [os.fspath(path) for path in paths]
+    return [path for path in given if not hub.KIND.describes(path)]
 
 
 def _kind(name: str) -> SourceKind:

@@ -17,6 +17,7 @@ from lumina.data.loss_rule import loss_rule
 from lumina.data.order import RowOrder, Taken
 from lumina.data.packing import pack
 from lumina.data.prepare import prepare
+from lumina.data.sources.find import named_files
 from lumina.data.sources.members import DATA
 from lumina.data.store import TokenStore
 from lumina.data.stream import Read, RowStream, eval_batches
@@ -246,7 +247,7 @@ def _prepare(request: Request) -> StreamedData:
     told.skipped(head.skipped)
     paths = [*config.data.train_data, *config.data.eval_data]
     tell_left_out(count_left_out(paths, DATA), request.on_event, DATA)
-    tell_repeated(config.data.train_data, request.on_event, DATA)
+    tell_repeated(named_files(config.data.train_data), request.on_event, DATA)
     for event in source.events():
         told.event(**event)
     if evaluation is None:
