@@ -43,6 +43,7 @@ def other_value(leaf: str) -> str:
         "tasks": "a=b", "task_eval_data": "a=b", "task_weights": "0.125",
         "sources": "a=b", "source_eval_data": "a=b", "phases": "a: steps=3",
         "loss_on": "all", "role_weights": "user=0.5",
+        "base_perplexity_threshold": "9.5", "max_base_ratio": "0.5",
         "h_layers": "3", "l_layers": "3", "part_options": "mine.width=3",
         "data_options": "size=3", "optimizer_options": "eps=0.5",
     }  # fmt: skip

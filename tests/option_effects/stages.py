@@ -128,3 +128,79 @@ def ratio(runs: Runs) -> None:
     few, many = runs.both("base_finetuning_ratio", 0.25, 0.75, **mixed)
     assert [part["row"] for part in few.cursor["parts"]] == [2, 6]
     assert [part["row"] for part in many.cursor["parts"]] == [6, 2]
+
+
+def adaptive(runs: Runs) -> dict[str, Any]:
+    """Shares that may change after every second step."""
+    return two_parts(runs) | {
+        "training_mode": "interleaved",
+        "interleaving_strategy": "adaptive",
+        "adjustment_window": 2,
+        "base_finetuning_ratio": 0.5,
+        "steps": 7,
+    }
+
+
+@pytest.mark.covers("DAT-11: adaptive or fixed", "DAT-12")
+@shows("interleaving_strategy")
+def strategies(runs: Runs) -> None:
+    fixed, moved = runs.both("interleaving_strategy", "fixed", "adaptive", **{
+        name: value for name, value in adaptive(runs).items()
+        if name not in ("interleaving_strategy", "adjustment_window")
+    } | {"adjustment_window": 2})  # fmt: skip
+    assert shares(fixed) == [0.5] * 7
+    # The perplexity is far above its threshold: more base text, two steps later.
+    assert shares(moved) == pytest.approx([0.5] * 4 + [0.55] * 2 + [0.6])
+    scheduled = {"interleaving_strategy": "scheduled", "source_schedule": ("0:0.25",)}
+    mixed = two_parts(runs) | {"training_mode": "interleaved"}
+    assert shares(runs.train(**mixed | scheduled)) == [0.25] * 2
+
+
+@pytest.mark.covers("DAT-11: adjustment_window")
+@shows("adjustment_window")
+def window(runs: Runs) -> None:
+    run = runs.train(**adaptive(runs) | {"adjustment_window": 4})
+    assert shares(run) == pytest.approx([0.5] * 6 + [0.55])
+
+
+@pytest.mark.covers("DAT-11: max_base_ratio", "DAT-11: base_perplexity_threshold")
+@shows("max_base_ratio", "base_perplexity_threshold")
+def upwards(runs: Runs) -> None:
+    bound = runs.train(**adaptive(runs), max_base_ratio=0.52)
+    assert max(shares(bound)) == 0.52
+    content = runs.train(**adaptive(runs), base_perplexity_threshold=1e9)
+    assert shares(content) == [0.5] * 7
+
+
+@pytest.mark.covers("DAT-11: min_base_ratio", "DAT-11: task_accuracy_threshold")
+@shows("min_base_ratio", "task_accuracy_threshold")
+def downwards(runs: Runs) -> None:
+    """Accuracy comes with an evaluation; 1e-9 of it is always enough."""
+    start = adaptive(runs) | {
+        "base_perplexity_threshold": 1e9, "eval_every_n_batches": 2,
+    }  # fmt: skip
+    bound = runs.train(**start, task_accuracy_threshold=1.0, min_base_ratio=0.48)
+    assert min(shares(bound)) == 0.48
+    content = runs.train(**start, task_accuracy_threshold=1e-9)
+    assert shares(content) == [0.5] * 7
+
+
+@pytest.mark.covers("DAT-10: transition detected by convergence")
+@shows("phase_transition", "convergence_window", "convergence_threshold")
+def convergence(runs: Runs) -> None:
+    """With a rate of nearly nothing the loss is level after two windows."""
+
+    def steps(rate: float = 1e-9, **options: Any) -> int:
+        phases = (f"first: steps=12 learning_rate={rate}", "second: steps=1")
+        return len(runs.train(phases=phases, steps=None, **options).rows)
+
+    start: dict[str, Any] = {
+        "phase_transition": "convergence",
+        "convergence_window": 3,
+        "convergence_threshold": 0.5,
+    }
+    assert steps() == 13
+    assert steps(**start) == 6 + 1 + 1
+    assert steps(**start | {"convergence_window": 5}) == 10 + 1 + 1
+    falls = {"rate": 1e-2, "convergence_threshold": 1e-6}
+    assert steps(**start | falls) == 13

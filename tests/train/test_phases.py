@@ -13,7 +13,7 @@ from training import (
     DENSE,
     SHAPE,
     assert_same_run,
-    checkpoints,
+    column,
     events,
     reached,
     start,
@@ -21,7 +21,20 @@ from training import (
     words,
 )
 
-MODES = ("base_only", "finetuning_only", "hybrid", "interleaved")
+ADAPTIVE = words(
+    "--training-mode interleaved --interleaving-strategy adaptive --steps 8 "
+    "--adjustment-window 2 --eval-every-n-batches 3 --base-finetuning-ratio 0.5"
+)
+CONVERGING = words(
+    "--training-mode hybrid --steps 9 --phase-transition convergence "
+    "--convergence-window 2 --convergence-threshold 0.9"
+)
+MODES = {
+    mode: ["--training-mode", mode]
+    for mode in ("base_only", "finetuning_only", "hybrid", "interleaved")
+} | {"adaptive": ADAPTIVE, "converging": CONVERGING}
+MOMENTS = {"hybrid": (2, 4, 6), "adaptive": (5,), "converging": (3, 5, 7)}
+"""Steps after which a run is killed; of the first phase, at its end, of the second."""
 
 
 @pytest.fixture
@@ -106,12 +119,10 @@ def data_flags(folder: Path) -> list[str]:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", list(MODES))
 def test_a_mode_that_is_killed_goes_on_to_the_bit(mode: str, tmp_path: Path) -> None:
-    flags = [*data_flags(tmp_path / "data"), "--training-mode", mode]
-    steps = 8 if mode == "hybrid" else 4
-    # In the first phase, at its very end, and in the second one.
-    for moment in [2, 4, 6][: 3 if mode == "hybrid" else 1]:
+    flags = [*data_flags(tmp_path / "data"), *MODES[mode]]
+    for moment in MOMENTS.get(mode, (2,)):
         again = [*flags, "--auto-resume"]
         running = begin(tmp_path, "killed", again, HOLD_AFTER=f"{moment}")
         wait_until(reached(tmp_path / "killed", moment), running)
@@ -119,5 +130,10 @@ def test_a_mode_that_is_killed_goes_on_to_the_bit(mode: str, tmp_path: Path) -> 
     assert begin(tmp_path, "killed", [*flags, "--auto-resume"]).wait() == 0
     assert begin(tmp_path, "whole", flags).wait() == 0
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
-    assert checkpoints(tmp_path / "whole")[-1] == f"step-{steps:08}"
+    assert column(tmp_path / "killed", "source.base.weight") == column(
+        tmp_path / "whole", "source.base.weight"
+    )
+    changed = [e["data"]["rule"] for e in events(tmp_path / "whole", "control")]
+    rules = {"adaptive": "adaptive_sources", "converging": "phase_convergence"}
+    assert set(changed) == {rules[mode]} if mode in rules else not changed
     assert not events(tmp_path / "whole", "run_failed")

@@ -17,6 +17,8 @@ class Adjustable:
         weight_decay: a plain float, handed to the kernel at each step.
         learning_rate_scale: factor on the schedule.
         mod_capacity: share of tokens of Mixture-of-Depths blocks; None: as planned.
+        source_weights: the share of each source of a mixture; None: as they are set.
+        next_phase: the phase that the run goes on to before its next step.
     """
 
     learning_rate: Tensor
@@ -24,3 +26,5 @@ class Adjustable:
     weight_decay: float
     learning_rate_scale: float = 1.0
     mod_capacity: float | None = None
+    source_weights: dict[str, float] | None = None
+    next_phase: str | None = None

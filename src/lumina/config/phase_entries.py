@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 PHASE_OPTIONS = frozenset({
-    "training_mode", "base_finetuning_ratio",
+    "training_mode", "base_finetuning_ratio", "interleaving_strategy",
+    "min_base_ratio", "max_base_ratio", "adjustment_window",
+    "base_perplexity_threshold", "task_accuracy_threshold",
+    "phase_transition", "convergence_window", "convergence_threshold",
     "source_weights", "source_temperature", "source_schedule",
     "steps", "epochs", "batch_size", "grad_accum", "global_batch_size",
     "learning_rate", "auto_adjust_lr", "min_lr", "lr_scheduler", "warmup_steps",

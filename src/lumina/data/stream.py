@@ -105,6 +105,16 @@ class RowStream(ABC):
         """Where the first step begins."""
         return self.order.start
 
+    def reweighted(self, cursor: Cursor, weights: Mapping[str, float] | None) -> Cursor:
+        """The cursor from which the rows come in other shares.
+
+        Args:
+            cursor: the present one.
+            weights: of each source of a mixture; None: as the settings say. Other data
+                has no shares, and its cursor stays.
+        """
+        return cursor
+
     @property
     def rows_without_labels(self) -> tuple[int, int]:
         """How many rows have no label to learn from, of how many that were counted."""

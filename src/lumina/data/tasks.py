@@ -134,7 +134,7 @@ def prepare_named(
                 "train_data": given,
                 "eval_data": held_out.get(name, ()),
                 **dict.fromkeys(_NAMES_OF_SETS, ()),
-                "training_mode": None,
+                **dict.fromkeys(("training_mode", "interleaving_strategy")),
             },
             Source("python", f"{word} {name}"),
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from lumina.config.source_entries import source_paths, watched_sources
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.parallel.sizes import Sizes
@@ -37,6 +36,7 @@ from lumina.plan.plan import Plan
 from lumina.plan.precision import choose_precision
 from lumina.plan.shape import resolve_spec
 from lumina.plan.sharing import ways_to_share, why_shared
+from lumina.plan.stages import decide_stages
 from lumina.quantities import byte_size
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def make_plan(
     decisions.decide("world_size", world_size, "processes that were started")
     for field, leaf in _PASSED_ON.items():
         decisions.decide(field, config.get(leaf), source_of(config, leaf))
-    decisions.decide("sources", tuple(source_paths(config)), "as named")
-    decisions.decide("watched", watched_sources(config), "those without a share")
+    decide_stages(config, decisions)
     decisions.reasons["seq_length"] = source_of(config, "seq_length")
     decisions.decide("learning_rate", *learning_rate(config, spec))
     decide_optimizers(config, spec, decisions)
@@ -432,8 +431,6 @@ def _finish(spec: ModelSpec, decisions: Decisions) -> Plan:
     decisions.decide("parameters", counts.total, "counted by formula")
     decisions.decide("active_parameters", counts.active, "used by one token")
     decisions.decide("rules", (), "decided when a run begins")
-    for field, value in (("phases", ()), ("phase", ""), ("phase_begin", 0)):
-        decisions.decide(field, value, "the run has one part")
     decisions.decide(
         "flops_per_token", flops_per_token(spec, counts), "forward and backward"
     )

@@ -53,6 +53,8 @@ class Plan:
         sources: the sources of a mixture, whose losses are reported one by one.
         watched: those of them that no row is taken of: their held-out data is measured
             and does not count in the held-out loss.
+        adaptive: window, bounds and thresholds of shares that follow the losses.
+        convergence: window and threshold of phases that end when the loss is level.
         phases: the names of the run's phases, where it has several.
         phase: the one that this Plan is for; its first step follows `phase_begin`
             completed steps, and its last step is `steps`.
@@ -111,6 +113,8 @@ class Plan:
     features: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     watched: tuple[str, ...] = ()
+    adaptive: dict[str, float] = field(default_factory=dict)
+    convergence: dict[str, float] = field(default_factory=dict)
     phases: tuple[str, ...] = ()
     phase: str = ""
     phase_begin: int = 0

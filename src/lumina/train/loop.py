@@ -122,6 +122,7 @@ class Loop:
                 f"nothing left to train: {length_in_words(self.plan)}, and step "
                 f"{self.progress.step} is done; raise --steps or --epochs to train on"
             )
+        self._reordered()
         feed = self._feed()
         self._ring = ring = MetricRing(cuda=self.program.device.type == "cuda")
         try:
@@ -136,6 +137,9 @@ class Loop:
                 if self._apply_rulings(ring):
                     feed.close()
                     feed = self._feed()
+                if self.program.live.next_phase is not None:
+                    self._end_phase()
+                    break
                 batches, waited = feed.next()
                 if batches is None:
                     self.reason = "all data used"
@@ -229,6 +233,14 @@ class Loop:
             "loss_tokens": batches.loss_tokens,
             "facts": batches.facts,
         }
+
+    def _end_phase(self) -> None:
+        """The next phase was asked for: evaluate once more, and end this one."""
+        self._phase_ends, step = True, self.progress.step
+        self.reason = f"the phase {self.program.live.next_phase} was asked for"
+        due = self.eval_batches is not None and not self._eval_due(step)
+        if due and (found := self._evaluated(step)):
+            self.recorder.amend(step, found)
 
     def _boundary(self) -> bool:
         """Whether an evaluation or a checkpoint is due after the current step."""
@@ -519,7 +531,13 @@ class Loop:
             **change.to_dict(),  # its step among them
             **details,
         )
-        return self.program is not before
+        return self._reordered() or self.program is not before
+
+    def _reordered(self) -> bool:
+        """Whether rows come in another order from here on; what was read is let go."""
+        weights, cursor = self.program.live.source_weights, self.progress.cursor
+        self.progress.cursor = dict(self.stream.reweighted(cursor, weights))
+        return self.progress.cursor != dict(cursor)
 
     def _apply_rulings(self, ring: MetricRing) -> bool:
         """Apply what was granted to a rule, on every rank at this step.

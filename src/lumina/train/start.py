@@ -99,6 +99,8 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     check_data(prepared, meta.extra)
     program = assemble(prepared.plan, reader, ranks=prepared.ranks, meta=meta)
     controls = Controls(meta.journal)
+    assert prepared.resumption is not None
+    controls.set_aside(prepared.resumption.changes)
     set_again(program, controls)
     progress = Progress(
         step=meta.step,

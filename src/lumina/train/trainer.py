@@ -179,6 +179,12 @@ class Trainer:
         """Set the clipping threshold from the next step on; 0 clips nothing."""
         return self._request("max_grad_norm", value, reason)
 
+    def adjust_source_weights(
+        self, value: dict[str, float], reason: str = "asked for"
+    ) -> int:
+        """Set the share of the rows that each source of a mixture gives."""
+        return self._request("source_weights", value, reason)
+
     def adjust_batch_size(self, value: int, reason: str = "asked for") -> int:
         """Set sequences per device and forward; the global batch stays."""
         return self._request("micro_batch_size", value, reason)

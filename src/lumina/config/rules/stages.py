@@ -16,6 +16,12 @@ _PATHS = {
 }
 """Options that name the two sources, and the option that names any sources."""
 
+_OF_ADAPTIVE = (
+    "min_base_ratio", "max_base_ratio", "adjustment_window",
+    "base_perplexity_threshold", "task_accuracy_threshold",
+)  # fmt: skip
+"""Options of shares that adapt."""
+
 _SHARES = ("source_weights", "source_temperature", "source_schedule")
 
 
@@ -27,6 +33,7 @@ def check(settings: Settings) -> None:
     """
     _check_paths(settings)
     _check_mode(settings)
+    _check_interleaving(settings)
     phases = phases_of(settings)
     if not phases:
         return
@@ -64,6 +71,27 @@ def check(settings: Settings) -> None:
                 "positions is as long as a row",
                 "use pos_encodings rope, or leave seq_length out of the phase",
             )
+
+
+def _check_interleaving(settings: Settings) -> None:
+    stages = settings.stages
+    if stages.min_base_ratio > stages.max_base_ratio:
+        refuse(
+            f"min_base_ratio {stages.min_base_ratio:g} is above max_base_ratio "
+            f"{stages.max_base_ratio:g}",
+            "the share of base rows moves between the two",
+        )
+    strategy, schedule = stages.interleaving_strategy, settings.mixture.source_schedule
+    if strategy == "scheduled" and not schedule:
+        refuse(
+            "interleaving_strategy is scheduled, and there is no schedule",
+            "name --source-schedule 0:0.8 1000:0.6 5000:0.4",
+        )
+    if strategy in ("fixed", "adaptive") and schedule:
+        refuse(
+            f"interleaving_strategy {strategy} does not go with source_schedule",
+            "keep one of the two",
+        )
 
 
 def _check_paths(settings: Settings) -> None:
@@ -117,14 +145,25 @@ def without_effect(settings: Settings) -> dict[str, str]:
             unused[held_out] = f"there are no {paths}"
     if stages.training_mode != "hybrid":
         unused |= dict.fromkeys(OF_HYBRID, "training_mode is not hybrid")
+    phases = phases_of(settings)
     mixed = stages.training_mode == "interleaved" or any(
         phase.options.get("training_mode") in ("hybrid", "interleaved")
-        for phase in phases_of(settings)
+        for phase in phases
     )
     if not mixed:
         why = "no part of the run mixes the two sources"
-        unused["base_finetuning_ratio"] = why
-    elif settings.mixture.source_schedule:
+        unused["base_finetuning_ratio"] = unused["interleaving_strategy"] = why
+    strategies = {phase.options.get("interleaving_strategy") for phase in phases}
+    if not mixed or "adaptive" not in {stages.interleaving_strategy, *strategies}:
+        why = "no part of the run has the interleaving_strategy adaptive"
+        unused |= dict.fromkeys(_OF_ADAPTIVE, why)
+    transitions = {phase.options.get("phase_transition") for phase in phases}
+    if not phases:
+        unused["phase_transition"] = "the run has no phases"
+    if not phases or "convergence" not in {stages.phase_transition, *transitions}:
+        why = "no phase ends by convergence"
+        unused |= dict.fromkeys(("convergence_window", "convergence_threshold"), why)
+    if mixed and settings.mixture.source_schedule:
         unused["base_finetuning_ratio"] = "source_schedule says the shares"
     return unused
 

@@ -59,6 +59,49 @@ class StagesSection(Section):
         description="warm-up steps of the second phase of hybrid; default: 500, at "
         "most a tenth of the phase",
     )
+    phase_transition: Literal["length", "convergence"] = Field(
+        "length",
+        description="what ends a phase that another follows: its length, or before it "
+        "that the training loss no longer falls",
+    )
+    convergence_window: int = Field(
+        500, ge=2, description="steps whose mean losses phase_transition compares"
+    )
+    convergence_threshold: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="a phase has converged when its loss falls by less than this share "
+        "of it from one window to the next",
+    )
+    interleaving_strategy: Literal["fixed", "scheduled", "adaptive"] | None = Field(
+        None,
+        description="shares of interleaved: fixed, by source_schedule, or adaptive, "
+        "which follows the perplexity of the base text and the accuracy on the other; "
+        "default: scheduled where there is a source_schedule, else fixed",
+    )
+    min_base_ratio: float = Field(
+        0.3, ge=0, le=1, description="least share of base rows of adaptive"
+    )
+    max_base_ratio: float = Field(
+        0.8, ge=0, le=1, description="largest share of base rows of adaptive"
+    )
+    adjustment_window: int = Field(
+        500, ge=1, description="steps between changes of the shares of adaptive"
+    )
+    base_perplexity_threshold: float = Field(
+        15.0,
+        gt=1,
+        description="adaptive takes more base rows while the perplexity of the base "
+        "text is above it",
+    )
+    task_accuracy_threshold: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="adaptive takes fewer base rows while the share of right tokens of "
+        "the other source is below it",
+    )
     base_finetuning_ratio: float | None = Field(
         None,
         ge=0,

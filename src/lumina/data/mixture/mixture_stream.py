@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from lumina.batch import Batch
+from lumina.config.source_entries import normalised
 from lumina.data.mixture.sequence import Mixture
 from lumina.data.order import Cursor
 from lumina.data.task_stream import TaskStream, eval_task_batches
@@ -44,9 +45,12 @@ class MixtureStream(TaskStream):
             epochs=epochs,
         )
 
-    def with_weights(self, cursor: Cursor, weights: tuple[float, ...]) -> Cursor:
-        """The cursor from which the rows come in other shares."""
-        return self.mixture.with_weights(cursor, weights)
+    def reweighted(self, cursor: Cursor, weights: Mapping[str, float] | None) -> Cursor:
+        """The cursor from which the rows come in the shares of these weights."""
+        if weights is None:
+            return self.mixture.with_weights(cursor, None)
+        given = [weights[name] for name in self.mixture.names]
+        return self.mixture.with_weights(cursor, normalised(given, "source_weights"))
 
     def marked(self, batch: Batch, counts: tuple[int, ...]) -> Batch:
         """The batch with the source of each row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from typing import Any
 
 from lumina.errors import LuminaError
@@ -70,6 +71,12 @@ class Controls:
     def standing(self) -> dict[str, Change]:
         """The newest change of every control that holds, by the control's name."""
         return {c.name: c for c in self.changes if c.outcome == "applied"}
+
+    def set_aside(self, chosen: Collection[str]) -> None:
+        """Changes no longer hold whose settings were given another value since."""
+        for change in self.standing().values():
+            if set(control_named(change.name).settings) & set(chosen):
+                change.outcome = "set aside by other settings"
 
     def _ask(
         self,

@@ -4,7 +4,7 @@ A further rule is a subclass of `Rule` under `@register_rule` in a file of its o
 plug-in file, or a name in the list of imports below.
 """
 
-from lumina.train.rules import expert_capacity
+from lumina.train.rules import adaptive_sources, expert_capacity, phase_convergence
 from lumina.train.rules.arbiter import Ruling
 from lumina.train.rules.decide import with_rules
 from lumina.train.rules.rule import RULES, Now, Proposal, Reversal, Rule, register_rule
@@ -22,5 +22,5 @@ __all__ = [
     "with_rules",
 ]
 
-OWN = (expert_capacity,)
+OWN = (expert_capacity, adaptive_sources, phase_convergence)
 """The files of Lumina's own rules; each registers them as it is imported."""

@@ -75,6 +75,11 @@ class Rule:
         """Why the rule is on in a run of this Plan; None where it is off."""
         raise NotImplementedError
 
+    @classmethod
+    def made_for(cls, plan: Plan) -> Rule:
+        """The rule for a run of this Plan, which may hold its settings."""
+        return cls()
+
     def see(self, row: Mapping[str, Any]) -> None:
         """Take in the metrics of one step."""
 

@@ -31,7 +31,8 @@ class RunningRules:
     @staticmethod
     def of(plan: Plan) -> RunningRules:
         """Those that a Plan has decided on."""
-        return RunningRules((RULES[name]() for name in plan.rules), plan.pinned)
+        made = (RULES[name].made_for(plan) for name in plan.rules)
+        return RunningRules(made, plan.pinned)
 
     def see(self, row: Mapping[str, Any], now: Now) -> None:
         """Show the metrics of a step to every rule, and hear what they propose."""
