@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("lumina.cli.config", "show settings and where each came from"),
     "runs": ("lumina.cli.runs", "list the runs below a folder"),
     "features": ("lumina.cli.features", "list what can be switched, and its cost"),
+    "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),
     "doctor": ("lumina.cli.doctor", "show what this machine offers"),
     "demo": ("lumina.cli.demo", "train, fine-tune and question a small model here"),
 }

@@ -301,9 +301,10 @@ def _encode_text(part: _Part, ids: list[int], tokenizer: Tokenizer) -> Encoded:
     if not document.continues:
         if tokenizer.bos_id is None:  # the first token is text without a loss
             loss_bytes -= min(utf8_length(tokenizer.decode(ids[:1])), size)
-        ids = [*tokenizer.begin, *ids]
+        if tokenizer.begin:
+            ids = [*tokenizer.begin, *ids]
     if part.last:
-        ids = [*ids, tokenizer.eos_id]
+        ids.append(tokenizer.eos_id)
     mask = np.ones(len(ids), dtype=bool)
     if not document.continues:
         mask[: len(tokenizer.begin)] = False

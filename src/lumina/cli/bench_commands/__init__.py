@@ -1,0 +1,1 @@
+"""The sub-commands of `lumina bench`, a file for each."""

@@ -1,0 +1,1 @@
+"""Measurements of parts of Lumina: what `lumina bench` runs."""
