@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "experts": ("lumina.cli.experts", "named experts: train, attach, detach, goals"),
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
     "config": ("lumina.cli.config", "show settings and where each came from"),
+    "checkpoints": ("lumina.cli.checkpoints", "list, check, compare checkpoints"),
     "runs": ("lumina.cli.runs", "list the runs below a folder"),
     "features": ("lumina.cli.features", "list what can be switched, and its cost"),
     "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),

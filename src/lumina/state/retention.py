@@ -17,16 +17,12 @@ def write_pointer(checkpoints: Path, name: str, target: Path) -> None:
     write_file(checkpoints / name, f"{target.name}\n".encode())
 
 
-def prune(checkpoints: Path, keep: int) -> list[Path]:
-    """Delete the checkpoints that nothing asks for any more.
+def superseded(checkpoints: Path, keep: int) -> list[Path]:
+    """The checkpoints that newer ones take the place of; nothing is deleted.
 
     Kept are: what LATEST and BEST name, the newest `keep` regular ones, the newest
     emergency one, the ends of phases, and any whose manifest cannot be read (nothing
-    damaged is counted as kept, nor destroyed). Call it only after LATEST names a
-    verified checkpoint.
-
-    Returns:
-        The folders that are gone.
+    damaged is counted as kept, nor destroyed). Without LATEST, all stay.
     """
     latest = read_pointer(checkpoints, "LATEST")
     if latest is None:
@@ -42,11 +38,20 @@ def prune(checkpoints: Path, keep: int) -> list[Path]:
     stay = {
         latest,
         read_pointer(checkpoints, "BEST"),
-        *regular[-keep:],
+        *regular[max(len(regular) - keep, 0) :],
         *emergency[-1:],
         *(path for path, held in kinds.items() if "phase" in held),
     }
-    gone = [path for path in (*kinds, *_overtaken(checkpoints)) if path not in stay]
+    return [path for path in (*kinds, *_overtaken(checkpoints)) if path not in stay]
+
+
+def prune(checkpoints: Path, keep: int) -> list[Path]:
+    """Delete the superseded checkpoints; LATEST must name a verified one.
+
+    Returns:
+        The folders that are gone.
+    """
+    gone = superseded(checkpoints, keep)
     for path in gone:
         _remove(path)
     return gone

@@ -1,0 +1,41 @@
+"""`lumina checkpoints prune`: delete those that are not needed any more."""
+
+from __future__ import annotations
+
+import argparse
+
+SUMMARY = "delete older checkpoints of a run; says which, and needs --yes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("run", help="a run directory that no process trains")
+    parser.add_argument(
+        "--keep",
+        type=int,
+        default=3,
+        metavar="N",
+        help="regular checkpoints that stay beside the newest and the best; default: 3",
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="delete; without it they are only listed"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """List what would go, or delete it."""
+    from lumina.errors import LuminaError
+    from lumina.quantities import byte_size
+    from lumina.state.inspection import pruned
+
+    if args.keep < 0:
+        raise LuminaError("E005", f"--keep {args.keep}", "keep 0 or more")
+    gone, size = pruned(args.run, args.keep, delete=args.yes)
+    if not gone:
+        print("nothing to delete")
+        return 0
+    word = "deleted" if args.yes else "would be deleted"
+    for name in gone:
+        print(f"{name} {word}")
+    print(f"{byte_size(size)} {'freed' if args.yes else 'would be freed; add --yes'}")
+    return 0
