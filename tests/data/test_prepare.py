@@ -17,6 +17,7 @@ from tokenizers import models, pre_tokenizers
 from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data import tokenise
+from lumina.data.data_events import OnEvent
 from lumina.data.prepare import Prepared, prepare
 from lumina.data.readers import text as text_reader
 from lumina.data.stream import BatchStream
@@ -57,6 +58,16 @@ def contents(prepared: Prepared) -> tuple[list[str], list[str]]:
         for s in stores
     )
     return first, second
+
+
+def watch(told: list[dict[str, Any]]) -> OnEvent:
+    """Keeps the events but those of what is always said."""
+
+    def keep(**event: Any) -> None:
+        if event["kind"] not in ("data_forms", "data_example"):
+            told.append(event)
+
+    return keep
 
 
 def conversation(n: int) -> dict[str, Any]:
@@ -227,7 +238,7 @@ def test_a_given_tokenizer_is_used_and_grows_only_for_chat(
         told.clear()
         chat = prepare(
             new_config(chats, tokenizer=str(path)),
-            on_event=lambda **event: told.append(event),
+            on_event=watch(told),
         )
         assert chat.tokenizer.vocab_size == chat.stats["vocab_size"] == 50261
         notes = chat.stats["tokenizer_notes"]
@@ -246,7 +257,7 @@ def test_bad_records_are_counted_and_told_each_time(corpus: Path) -> None:
         told: list[dict[str, Any]] = []
         prepared = prepare(
             new_config(corpus, data_errors="skip"),
-            on_event=lambda told=told, **event: told.append(event),
+            on_event=watch(told),
         )
         assert prepared.stats["cached"] is cached
         assert prepared.stats["skipped_codes"] == {"E101": 1, "E102": 1}
@@ -278,9 +289,7 @@ def test_nothing_left_after_skipping_is_e105(tmp_path: Path) -> None:
 def test_a_single_conversation_is_trained_on_and_said(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(conversation(1)))
     told: list[dict[str, Any]] = []
-    prepared = prepare(
-        new_config(tmp_path / "a.jsonl"), on_event=lambda **e: told.append(e)
-    )
+    prepared = prepare(new_config(tmp_path / "a.jsonl"), on_event=watch(told))
     assert prepared.eval is None and len(prepared.train) == 1
     assert [event["kind"] for event in told] == ["data_no_eval"]
 
@@ -292,7 +301,7 @@ def test_a_damaged_store_is_made_again(corpus: Path, cache_folder: Path) -> None
     data[100] ^= 1
     tokens.write_bytes(data)
     told: list[dict[str, Any]] = []
-    prepared = prepare(new_config(corpus), on_event=lambda **e: told.append(e))
+    prepared = prepare(new_config(corpus), on_event=watch(told))
     assert [event["kind"] for event in told] == ["data_cache_damaged"]
     assert prepared.train.fingerprint == good
     prepared.train.verify()

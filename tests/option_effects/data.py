@@ -116,6 +116,31 @@ def _taught(program: Program, batches: StepBatches) -> float:
     return float(labels)
 
 
+@pytest.mark.covers("DAT-06")
+@shows("format", "field")
+def forms_of_records(runs: Runs) -> None:
+    data = runs.folder / "asked.jsonl"
+    lines = [
+        {"question": f"Where did the fox go on day {n}?", "answer": f"To wood {n}."}
+        | {"text": f"A story of day {n}, which is a long one."}
+        for n in range(40)
+    ]
+    data.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    same_data = {"train_data": (str(data),), "steps": 1}
+    named = ("question=prompt", "answer=completion")
+    text = runs.train(**same_data)
+    asked = runs.train(**same_data, format="prompt", field=named)
+    assert asked.rows[0]["loss_tokens"] < 0.8 * text.rows[0]["loss_tokens"]
+    (event,) = (e for e in asked.events if e["kind"] == "data_forms")
+    assert event["data"]["forms"] == {"prompt": 40}
+    (event,) = (e for e in asked.events if e["kind"] == "data_example")
+    assert "⟦To wood" in event["message"]
+    assert "question" in runs.refused("E102", **same_data, format="prompt")
+    assert "prmpt" in runs.refused("E005", **same_data, format="prmpt")
+    assert "NAME=FIELD" in runs.refused("E005", **same_data, field=("question",))
+    assert "plain text" in runs.refused("E002", steps=1, format="prompt")
+
+
 @shows("long_conversations")
 def conversations_longer_than_a_row(runs: Runs) -> None:
     data = runs.folder / "long.jsonl"

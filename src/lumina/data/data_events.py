@@ -81,6 +81,33 @@ class DataEvents:
         for record in skipped[:_TOLD]:
             self.event(**skipped_event(record))
 
+    def forms(self, forms: list[Any], example: str | None) -> None:
+        """The forms of the records of each source, and one as it is trained on.
+
+        Args:
+            forms: (source, records of each form by its name).
+            example: the first document, with what bears loss in brackets.
+        """
+        for source, found in forms:
+            told = ", ".join(f"{name} ({n:,})" for name, n in found.items())
+            self.event(
+                "data_forms",
+                "info" if len(found) == 1 else "warning",
+                None,
+                f"{source}: records of the form {told}"
+                if len(found) == 1
+                else f"{source}: records of several forms, {told}; --format states one",
+                source=source,
+                forms=found,
+            )
+        if example is not None:
+            self.event(
+                "data_example",
+                "info",
+                None,
+                f"the first document as it is trained on, with loss on ⟦…⟧: {example}",
+            )
+
     def prepared(
         self,
         config: Config,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from lumina.data.readers.reader import Document, Reading, ReadOptions
 from lumina.data.readers.table import reader_of
 from lumina.data.readers.text import SEPARATOR
-from lumina.data.records import Message, parse_record, unread_fields
+from lumina.data.records import Content, Message, RecordReader
 from lumina.data.skipping import Policy, Skipped
 from lumina.data.sources.entry import Access, Damaged, Limits, Place, Source
 from lumina.data.sources.find import find_entries, gone
@@ -41,8 +41,8 @@ def read_documents(
     on_skip: Callable[[Skipped], None] | None = None,
     on_unread: Callable[[list[str]], None] | None = None,
     on_left_out: Callable[[str, str], None] | None = None,
-    read_record: Callable[[Any], str | tuple[Message, ...]] = parse_record,
-    unread: Callable[[Any], list[str]] = unread_fields,
+    read_record: Callable[[Any], str | tuple[Message, ...]] | None = None,
+    records: RecordReader | None = None,
     begin: Place | None = None,
     options: ReadOptions | None = None,
     limits: Limits | None = None,
@@ -59,8 +59,8 @@ def read_documents(
         on_unread: is called, for every record, with its fields that nothing reads.
         on_left_out: is called with (kind, name) of every member of an archive that is
             no data.
-        read_record: makes a text or a conversation of a record.
-        unread: names of a record's fields that nothing reads.
+        read_record: makes a text or a conversation of a record, in place of `records`.
+        records: reads the records; None: by the form that each has.
         begin: the `Document.place` of the document to begin with, in the same data;
             what comes before it is neither given nor reported.
         options: how files are read.
@@ -77,13 +77,16 @@ def read_documents(
     policy = Policy(errors == "fatal", on_skip, on_left_out)
     begin = begin or Place(0, 0)
     access = access or Access()
+    records = records or RecordReader()
     access.limits = limits or Limits()
     access.policy = policy if not begin.entry else Policy(fatal=False)
     for number, entry in enumerate(find_entries(paths, access)):
         if number < begin.entry:
             continue
+        reader = records.of(entry.name)
+        read = reader.read if read_record is None else _unnamed(read_record)
         reading = Reading(
-            entry, number, policy, options, read_record, unread, on_unread
+            entry, number, policy, options, read, reader.unread, on_unread
         )
         if number == begin.entry:
             reading.begin, access.policy = begin, policy
@@ -97,3 +100,10 @@ def read_documents(
             reading.bad("E101", str(damage), hint=damage.hint)
         if not reading.used and not reading.begin.record:
             reading.bad("E105", "nothing in it")
+
+
+def _unnamed(
+    read_record: Callable[[Any], str | tuple[Message, ...]],
+) -> Callable[[Any], tuple[str, Content]]:
+    """A reader of records that does not name their form."""
+    return lambda record: ("", read_record(record))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lumina.data.cache import build_once, cache_root
 from lumina.data.data_events import NO_EVAL, DataEvents, OnEvent
 from lumina.data.documents import Skipped
+from lumina.data.example import example_of
 from lumina.data.loading import choose_loading
 from lumina.data.loss_rule import loss_rule
 from lumina.data.split import Progress
@@ -197,6 +198,8 @@ class _Preparation:
         )
         stats["cached"] = cached
         stats["seconds"] = time.monotonic() - began
+        if forms := meta.get("forms"):
+            self.told.forms(forms, example_of(train, tokenizer))
         self.told.prepared(self.config, stats, skipped, evaluation)
         return Prepared(train, evaluation, tokenizer, stats, skipped)
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lumina.data.readers.reader import ReadOptions
+from lumina.data.known_hashes import known_hash
+from lumina.data.readers.reader import ReadOptions, RecordsReader
 from lumina.data.readers.table import known_readers
+from lumina.data.record_forms.reader import DATASET_INFO, RecordReader, record_reader
 from lumina.data.sources.entry import Limits, Source
 from lumina.errors import LuminaError
 
@@ -22,14 +24,20 @@ class ReadingOptions:
     Attributes:
         options: how files are read.
         limits: bounds on what archives give.
+        records: reads records.
     """
 
     options: ReadOptions
     limits: Limits
+    records: RecordReader
 
     def given(self) -> dict[str, Any]:
         """The arguments for `read_documents`."""
-        return {"options": self.options, "limits": self.limits}
+        return {
+            "options": self.options,
+            "limits": self.limits,
+            "records": self.records,
+        }
 
     def check(self, sources: Sequence[Source]) -> None:
         """Refuse options for files of a format that none of the sources can have.
@@ -38,6 +46,20 @@ class ReadingOptions:
             LuminaError: E002.
         """
         options = self.options
+        records = tuple(
+            suffix
+            for reader in known_readers().values()
+            if isinstance(reader, RecordsReader)
+            for suffix in (*reader.suffixes, *reader.by_name)
+        )
+        if self.records.key and not any(one.may_hold(records) for one in sources):
+            name = "format" if self.records.form else "field"
+            raise LuminaError(
+                "E002",
+                f"{name} is about records, and the data has none: all of it is plain "
+                "text",
+                f"leave out --{name}",
+            )
         for name, given, suffixes in (
             ("csv_columns", options.csv_columns, (".csv", ".tsv")),
             ("json_field", options.json_field, (".json",)),
@@ -60,6 +82,10 @@ class ReadingOptions:
         if any(source.unpacks for source in sources):
             limits = self.limits
             parts.append([limits.member_bytes, limits.unpacked_bytes, limits.ratio])
+        parts += self.records.key
+        for folder in sorted({one.path.parent for one in sources if one.path}):
+            if (folder / DATASET_INFO).is_file():
+                parts.append([DATASET_INFO, known_hash(folder / DATASET_INFO)])
         return parts
 
 
@@ -76,4 +102,5 @@ def reading_options(data: DataSection) -> ReadingOptions:
             unpacked_bytes=data.max_unpacked_bytes,
             ratio=data.max_unpacking_ratio,
         ),
+        record_reader(data),
     )

@@ -10,6 +10,7 @@ from lumina.data.record_forms.reader import (
     RecordReader,
     each_field_once,
     parse_record,
+    record_reader,
     unread_fields,
 )
 from lumina.data.record_forms.turns import read_turns
@@ -23,5 +24,6 @@ __all__ = [
     "each_field_once",
     "parse_record",
     "read_turns",
+    "record_reader",
     "unread_fields",
 ]

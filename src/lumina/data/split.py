@@ -34,6 +34,12 @@ UNREAD_KEPT = 1000
 OTHER_FIELDS = "(fields of other names)"
 """Where further unread fields are counted."""
 
+SOURCES_KEPT = 20
+"""Sources of which the forms of records are counted one by one."""
+
+OTHER_SOURCES = "(further sources)"
+"""Where the forms of records of further sources are counted."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -65,6 +71,7 @@ class Scan:
         marked: how many of these say of a turn whether it bears loss.
         weighted: how many of these say of a turn how much it weighs in the loss.
         tools: how many of these have calls, results or definitions of tools.
+        forms: how many records of each form every source has.
         skipped: the first bad records; `skipped_codes` counts all, by code.
         unread: fields of records that nothing reads, with how often each was there.
         left_out: members of archives that are no data, by their kind.
@@ -76,6 +83,7 @@ class Scan:
     marked: int = 0
     weighted: int = 0
     tools: int = 0
+    forms: dict[str, Counter[str]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     skipped_codes: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
@@ -94,6 +102,13 @@ class Scan:
     def pass_over(self, kind: str, name: str) -> None:
         """Take note of a member of an archive that is not read."""
         self.left_out[kind] += 1
+
+    def recognise(self, document: Document) -> None:
+        """Take note of the form of the record that a document was."""
+        if document.form:
+            known = document.source in self.forms or len(self.forms) < SOURCES_KEPT
+            source = document.source if known else OTHER_SOURCES
+            self.forms.setdefault(source, Counter())[document.form] += 1
 
     def leave(self, names: list[str]) -> None:
         """Take note of a record's fields that nothing reads."""
@@ -145,6 +160,7 @@ def scan(
             found.marked += any("train" in m for m in document.messages or ())
             found.weighted += any("weight" in m for m in document.messages or ())
             found.tools += has_tools(document.messages or ())
+            found.recognise(document)
         for part in content_parts(document):
             digest.update(part)
         found.bytes += document_bytes(document)

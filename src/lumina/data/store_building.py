@@ -102,6 +102,11 @@ class StoreBuilder:
             "documents": documents - left_out,
             "conversations": conversations - left_out,
             "tool_conversations": sum(found.tools for found in scans),
+            "forms": [
+                [source, dict(forms)]
+                for found in scans
+                for source, forms in found.forms.items()
+            ],
             "skipped_total": codes.total(),
             "skipped_codes": dict(codes),
             "ignored_fields": most_first(_unread(scans, tokenizer)),

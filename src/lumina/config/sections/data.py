@@ -44,6 +44,17 @@ class DataSection(Section):
         description="size of a tokenizer trained on the data; default: 2,048 to 50,304 "
         "by its bytes, at most vocab_size",
     )
+    format: str | None = Field(
+        None,
+        description="the form of the records: text, messages, sharegpt, alpaca, "
+        "prompt, oasst, self_instruct and others (`lumina data show` names it); "
+        "default: each record is of the form that its fields have",
+    )
+    field: tuple[str, ...] = Field(
+        (),
+        description="fields of the records under other names, each NAME=FIELD, such as "
+        "question=prompt answer=completion",
+    )
     loss_on: str = Field(
         "assistant",
         description="what of a conversation bears loss: the turns of roles, joined by "

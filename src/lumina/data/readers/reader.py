@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lumina.data.records import BadRecord, Message, parse_record, unread_fields
+from lumina.data.records import (
+    BadRecord,
+    Content,
+    Message,
+    RecordReader,
+    unread_fields,
+)
 from lumina.data.skipping import Policy
 from lumina.data.sources.entry import START, Entry, Place
 
@@ -24,6 +30,7 @@ class Document:
         continues: this is a further piece of the document before. A long text is
             handed over in pieces, cut at line ends, so that memory stays bounded.
         place: where reading begins again with this document.
+        form: of the record that it was; "" for a text that is no record.
     """
 
     text: str | None
@@ -32,6 +39,7 @@ class Document:
     line: int
     continues: bool = False
     place: Place = START
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Reading:
         number: of the entry.
         policy: for bad records.
         options: how it is read.
-        read_record: makes a text or a conversation of a record.
+        read_record: makes a text or a conversation of a record, and names its form.
         unread: names of a good record's fields that nothing reads.
         on_unread: is called with these.
         begin: reading begins at this record of the entry; those before it are neither
@@ -70,7 +78,7 @@ class Reading:
     number: int
     policy: Policy
     options: ReadOptions = field(default_factory=ReadOptions)
-    read_record: Callable[[Any], str | tuple[Message, ...]] = parse_record
+    read_record: Callable[[Any], tuple[str, Content]] = RecordReader().read
     unread: Callable[[Any], list[str]] = unread_fields
     on_unread: Callable[[list[str]], None] | None = None
     begin: Place = START
@@ -153,7 +161,7 @@ class RecordsReader(Reader):
             try:
                 if isinstance(row.record, BadRecord):
                     raise row.record
-                content = reading.read_record(row.record)
+                form, content = reading.read_record(row.record)
             except BadRecord as bad:
                 reading.bad(
                     bad.code, bad.reason, row.line, unit=self.unit, hint=bad.hint
@@ -164,6 +172,6 @@ class RecordsReader(Reader):
                 reading.on_unread(reading.unread(row.record))
             place = Place(number, row.number, row.hint)
             if isinstance(content, str):
-                yield Document(content, None, name, row.line, place=place)
+                yield Document(content, None, name, row.line, place=place, form=form)
             else:
-                yield Document(None, content, name, row.line, place=place)
+                yield Document(None, content, name, row.line, place=place, form=form)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lumina.data.record_forms.form import Form, Record, all_fields, form_named, forms
 from lumina.data.record_forms.message import BadRecord, Content, kind_of
 from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.config.sections.data import DataSection
+
+DATASET_INFO = "dataset_info.json"
+"""The name of a file that describes others; see `dataset_info`."""
 
 _SUGGESTED = {("question", "answer"): "question=prompt answer=completion",
               ("input", "output"): "input=prompt output=completion",
@@ -53,6 +60,31 @@ class RecordReader:
         form = None if self.form is None else self.form.name
         return [form, sorted(self.fields.items())] if form or self.fields else []
 
+    def of(self, source: str) -> RecordReader:
+        """The reader of the records of one source.
+
+        It is this one, unless a dataset_info.json stands beside the file and describes
+        it, and no form or field is stated.
+
+        Args:
+            source: path of the file, or name of the member of an archive.
+
+        Raises:
+            LuminaError: as `described_reader`.
+        """
+        if self.key:
+            return self
+        path = Path(source)
+        beside = path.with_name(DATASET_INFO)
+        try:
+            facts = beside.stat()
+        except (OSError, ValueError):
+            return self
+        from lumina.data.record_forms.dataset_info import described_reader
+
+        stamp = (facts.st_mtime_ns, facts.st_size)
+        return described_reader(beside, stamp).get(path.name, self)
+
     def parse(self, record: Any) -> Content:
         """The text, or the conversation, of one record.
 
@@ -63,8 +95,13 @@ class RecordReader:
             BadRecord: E101 not an object, E102 fields or roles, E103 text that is not
                 Unicode, E105 nothing in it.
         """
+        return self.read(record)[1]
+
+    def read(self, record: Any) -> tuple[str, Content]:
+        """The name of a record's form, and what is in it; errors as `parse`."""
         fields = self._fields_of(record)
-        return self._form_of(fields, record).parse(fields)
+        form = self._form_of(fields, record)
+        return form.name, form.parse(fields)
 
     def parts(self, record: Any) -> tuple[Form, dict[str, Content]]:
         """The form of a record and what is in it; errors as `parse`.
@@ -109,7 +146,14 @@ class RecordReader:
 
     def _form_of(self, fields: Record, record: Record) -> Form:
         if self.form is not None:
-            return self.form
+            if self.form.recognises(fields):
+                return self.form
+            raise BadRecord(
+                "E102",
+                f"not a record of the form {self.form.name!r}, {self.form.about} "
+                f"({_listed(fields, record)})",
+                "name the fields with --field NAME=FIELD, or another --format",
+            )
         for form in forms().values():
             if form.recognises(fields):
                 return form
@@ -118,10 +162,7 @@ class RecordReader:
 
 def _unknown(fields: Record, record: Record) -> BadRecord:
     """No form fits: its fields, and how to say what they are."""
-    nulls = [name for name, value in record.items() if value is None]
-    names = [*map(repr, fields), *(f"{name!r}, which is null" for name in nulls)]
-    listed = ", ".join(sorted(names)) or "none"
-    reason = f"no field 'text' or 'messages' (fields: {listed[:200]})"
+    reason = f"no field 'text' or 'messages' ({_listed(fields, record)})"
     for pair, said in _SUGGESTED.items():
         if all(name in fields for name in pair):
             form = "alpaca" if "output" in said.partition("=")[2] else "prompt"
@@ -132,6 +173,29 @@ def _unknown(fields: Record, record: Record) -> BadRecord:
                 f"--format {form} --field {said}",
             )
     return BadRecord("E102", f"{reason}, nor the fields of another form of record")
+
+
+def _listed(fields: Record, record: Record) -> str:
+    """The fields of a record, in words."""
+    nulls = [name for name, value in record.items() if value is None]
+    names = [*map(repr, fields), *(f"{name!r}, which is null" for name in nulls)]
+    return f"fields: {', '.join(sorted(names))[:200] or 'none'}"
+
+
+def record_reader(data: DataSection) -> RecordReader:
+    """The reader that the settings ask for; errors as `RecordReader`."""
+    fields = {}
+    for text in data.field:
+        name, _, meant = text.rpartition("=")
+        if not name or not meant:
+            raise LuminaError(
+                "E005",
+                f"--field {text} is not NAME=FIELD",
+                "write the name in the records, then the field that it is, such as "
+                "question=prompt",
+            )
+        fields[name] = meant
+    return RecordReader(data.format, fields)
 
 
 _DEFAULT = RecordReader()
