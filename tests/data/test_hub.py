@@ -38,7 +38,6 @@ def refused(address: str) -> LuminaError:
     return caught.value
 
 
-@pytest.mark.covers("DAT-04")
 def test_splits_of_a_data_set_are_streamed_and_begun_anywhere(folder: Path) -> None:
     train = ["text a", "text b", "text c"]
     unread: list[str] = []

@@ -79,7 +79,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.covers("DAT-04", "DAT-06")
+@pytest.mark.covers("DAT-04: CSV", "DAT-04: JSON", "DAT-06")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format_gives_its_records_from_any_place(
     tmp_path: Path, name: str

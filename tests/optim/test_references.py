@@ -138,7 +138,6 @@ def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.T if flipped else x
 
 
-@pytest.mark.covers("TRN-06")
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("scale", ["adamw", "shape"])
 def test_muon_is_the_papers(nesterov: bool, scale: str) -> None:

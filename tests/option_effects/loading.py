@@ -57,7 +57,7 @@ def _first_rows(runs: Runs, **leaves: Any) -> list[int]:
     return [row for step in rows for row in step]
 
 
-@pytest.mark.covers("DAT-29: iterate")
+@pytest.mark.covers("DAT-29: --iterate endless cycles")
 @shows("iterate")
 def iterate(runs: Runs) -> None:
     few = {"train_data": (str(runs.data),), "global_batch_size": 32, "steps": 9}
@@ -67,7 +67,7 @@ def iterate(runs: Runs) -> None:
     assert "epochs" in runs.refused("E002", iterate=True, epochs=2)
 
 
-@pytest.mark.covers("DAT-29: stop after epoch")
+@pytest.mark.covers("DAT-29: --stop-after-epoch")
 @shows("stop_after_epoch")
 def after_the_epoch(runs: Runs) -> None:
     long = {"global_batch_size": 32, "steps": 12}
@@ -80,7 +80,7 @@ def after_the_epoch(runs: Runs) -> None:
     assert again.cursor["epoch"] == 2
 
 
-@pytest.mark.covers("DAT-29: stop file")
+@pytest.mark.covers("DAT-29: --stop-file")
 @shows("stop_file")
 def stop_file(runs: Runs) -> None:
     file = runs.folder / "stop"

@@ -31,7 +31,7 @@ def shares(run: Run) -> list[float]:
     return found
 
 
-@pytest.mark.covers("DAT-08: Mode base_only", "DAT-09: Mode finetuning_only", "DAT-11")
+@pytest.mark.covers("DAT-08: Mode base_only", "DAT-09: Mode finetuning_only")
 @shows("training_mode")
 def modes(runs: Runs) -> None:
     wanted = {
