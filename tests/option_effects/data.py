@@ -173,6 +173,24 @@ def bad_records(runs: Runs) -> None:
     assert event["code"] == "E101" and event["data"]["line"] == 61
 
 
+@pytest.mark.covers("TOK-09: --ascii-only filter")
+@shows("ascii_only")
+def characters_beyond_ascii(runs: Runs) -> None:
+    data = runs.folder / "odd.jsonl"
+    texts = [story(3, first=n) + "Größe 漢" for n in range(40)] + ["漢字"] * 2
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    rest = {"train_data": (str(data),), "eval_fraction": 0.0, "steps": 1}
+    kept, filtered = runs.both("ascii_only", False, True, **rest)
+    [event] = [one for one in filtered.events if one["kind"] == "data_ascii_only"]
+    assert event["data"]["counts"] == {"characters": 3 * 40 + 2 * 2, "texts": 2}
+    assert "124 characters beyond ASCII" in filtered.printed
+    assert not [one for one in kept.events if one["kind"] == "data_ascii_only"]
+    known = Tokenizer.from_path(filtered.folder / "tokenizer")
+    assert kept.column("loss") != filtered.column("loss") and "漢" not in known.decode(
+        range(known.vocab_size)
+    )
+
+
 @shows("max_record_bytes")
 def longest_record(runs: Runs) -> None:
     data = runs.folder / "long.jsonl"

@@ -236,6 +236,23 @@ def test_the_bound_is_the_sum_and_grows_with_length_and_rows() -> None:
     assert estimate(resolve_spec(Config(**SHAPE)), more)["bound"] > parts["bound"]
 
 
+@pytest.mark.covers("TOK-06: memory estimate includes them")
+def test_a_large_vocabulary_costs_its_rows_and_one_chunk_of_logits() -> None:
+    layout = Layout(8, compute_dtype="bfloat16", loss_chunk_bytes=2**26)
+    tokens = 8 * SHAPE["seq_length"]
+    small, large = (
+        resolve_spec(Config(**(SHAPE | {"vocab_size": size, "tie_embeddings": False})))
+        for size in (256, 151_936)
+    )
+    before, after = estimate(small, layout), estimate(large, layout)
+    rows = 2 * (151_936 - 256) * SHAPE["hidden_size"]  # embedding and head
+    for part in ("weights", "master_weights", "gradients", "optimizer"):
+        each = state_bytes(large, layout)[part] / count_parameters(large).total
+        assert after[part] - before[part] == pytest.approx(each * rows)
+    # All logits at once would be float32 numbers for each token and row.
+    assert 2**26 <= after["logits"] < tokens * 151_936 * 4
+
+
 def test_recomputing_more_keeps_less() -> None:
     spec = resolve_spec(Config(**(SHAPE | {"num_layers": 24})))
     modes = ("none", "selective", "full")

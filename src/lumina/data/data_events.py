@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lumina.data.documents import Skipped
@@ -36,6 +36,20 @@ def skipped_event(record: Skipped) -> dict[str, Any]:
         "message": f"{where}: {record.reason}",
         "source": record.source,
         "line": record.line,
+    }
+
+
+def ascii_event(removed: Mapping[str, int]) -> dict[str, Any]:
+    """The event about characters that `ascii_only` took out."""
+    message = f"{removed['characters']:,} characters beyond ASCII were taken out"
+    if removed.get("texts"):
+        message += f", and {removed['texts']:,} texts of such characters were left out"
+    return {
+        "kind": "data_ascii_only",
+        "severity": "warning",
+        "code": None,
+        "message": f"{message} (--ascii-only)",
+        "counts": dict(removed),
     }
 
 
@@ -138,6 +152,8 @@ class DataEvents:
                 f"{counted(stats['ignored_fields'])}; what they say is not trained on",
                 counts=stats["ignored_fields"],
             )
+        if stats["ascii_only"]:
+            self.event(**ascii_event(stats["ascii_only"]))
         if stats["unknown_tokens"]:
             count = stats["unknown_tokens"]
             self.event(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
+from lumina.data.ascii_only import ascii_documents
 from lumina.data.readers.reader import Document, Reading, ReadOptions
 from lumina.data.readers.table import reader_of
 from lumina.data.readers.text import SEPARATOR
@@ -41,6 +43,7 @@ def read_documents(
     on_skip: Callable[[Skipped], None] | None = None,
     on_unread: Callable[[list[str]], None] | None = None,
     on_left_out: Callable[[str, str], None] | None = None,
+    on_removed: Callable[[int, bool], None] | None = None,
     read_record: Callable[[Any], str | tuple[Message, ...]] | None = None,
     records: RecordReader | None = None,
     begin: Place | None = None,
@@ -59,6 +62,8 @@ def read_documents(
         on_unread: is called, for every record, with its fields that nothing reads.
         on_left_out: is called with (kind, name) of every member of an archive that is
             no data.
+        on_removed: is called for every text that `options.ascii_only` changes; see
+            `ascii_documents`.
         read_record: makes a text or a conversation of a record, in place of `records`.
         records: reads the records; None: by the form that each has.
         begin: the `Document.place` of the document to begin with, in the same data;
@@ -73,7 +78,7 @@ def read_documents(
     """
     options = options or ReadOptions()
     if max_record_bytes is not None:
-        options = ReadOptions(max_record_bytes, options.csv_columns, options.json_field)
+        options = replace(options, max_record_bytes=max_record_bytes)
     policy = Policy(errors == "fatal", on_skip, on_left_out)
     begin = begin or Place(0, 0)
     access = access or Access()
@@ -91,7 +96,10 @@ def read_documents(
         if number == begin.entry:
             reading.begin, access.policy = begin, policy
         try:
-            yield from reader_of(entry.format).read(reading)
+            found = reader_of(entry.format).read(reading)
+            if options.ascii_only:
+                found = ascii_documents(found, on_removed)
+            yield from found
         except PermissionError:
             reading.bad("E106", "this user may not read it")
         except FileNotFoundError:

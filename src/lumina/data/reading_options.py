@@ -79,6 +79,8 @@ class ReadingOptions:
         """
         formats = known_readers().values()
         parts = [part for reader in formats for part in reader.parts(self.options)]
+        if self.options.ascii_only:
+            parts.append("ascii only")
         if any(source.unpacks for source in sources):
             limits = self.limits
             parts.append([limits.member_bytes, limits.unpacked_bytes, limits.ratio])
@@ -94,6 +96,7 @@ def reading_options(data: DataSection) -> ReadingOptions:
     return ReadingOptions(
         ReadOptions(
             max_record_bytes=data.max_record_bytes,
+            ascii_only=data.ascii_only,
             csv_columns=data.csv_columns,
             json_field=data.json_field,
         ),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lumina.data.documents import Document, read_documents
 from lumina.data.loss_rule import loss_rule
+from lumina.data.reading_options import reading_options
 from lumina.data.text_files import TextFiles
 from lumina.data.tokenise import encode_documents
 from lumina.data.tokenizer import Tokenizer
@@ -45,7 +46,7 @@ def find_document(config: Config, *, index: int | None, line: int | None) -> Doc
     """
     seen = 0
     for document in read_documents(
-        config.data.train_data, max_record_bytes=config.data.max_record_bytes
+        config.data.train_data, **reading_options(config.data).given()
     ):
         if document.continues:
             continue

@@ -75,6 +75,7 @@ class Scan:
         skipped: the first bad records; `skipped_codes` counts all, by code.
         unread: fields of records that nothing reads, with how often each was there.
         left_out: members of archives that are no data, by their kind.
+        removed: what `ascii_only` took out: characters, and texts left out whole.
     """
 
     hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -88,6 +89,7 @@ class Scan:
     skipped_codes: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    removed: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         """The number of documents."""
@@ -109,6 +111,11 @@ class Scan:
             known = document.source in self.forms or len(self.forms) < SOURCES_KEPT
             source = document.source if known else OTHER_SOURCES
             self.forms.setdefault(source, Counter())[document.form] += 1
+
+    def remove(self, characters: int, whole: bool) -> None:
+        """Take note of a text out of which characters were taken."""
+        self.removed["characters"] += characters
+        self.removed["texts"] += whole
 
     def leave(self, names: list[str]) -> None:
         """Take note of a record's fields that nothing reads."""
@@ -148,6 +155,7 @@ def scan(
         on_skip=found.skip,
         on_unread=found.leave,
         on_left_out=found.pass_over,
+        on_removed=found.remove,
         access=access,
         **how,
     ):

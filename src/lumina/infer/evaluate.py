@@ -144,7 +144,7 @@ def evaluate(
         **_loss(loss_on, settings),
         data_errors=data_errors,
         long_conversations=_long_conversations(settings),
-        **{k: settings[k] for k in ("max_record_bytes",) if k in settings},
+        **{k: settings[k] for k in ("max_record_bytes", "ascii_only") if k in settings},
     )
     prepared = prepare(config, tokenizer=tokenizer, on_event=_without_split(on_event))
     _check_data(prepared, network)

@@ -12,6 +12,7 @@ MOST_RECORDS = 20
 _NAMES = {
     "data_files_ignored": "files not read",
     "data_fields_ignored": "fields not read",
+    "data_ascii_only": "beyond ASCII, taken out",
     "data_unknown_characters": "unknown characters",
     "data_long_conversations": "long conversations",
     "data_rows_without_labels": "rows without a label",

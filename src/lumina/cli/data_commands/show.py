@@ -7,7 +7,7 @@ import argparse
 SUMMARY = "show a record as a run will learn from it"
 
 _OPTIONS = (
-    "tokenizer", "tokenizer_vocab_size", "loss_on", "max_record_bytes",
+    "tokenizer", "tokenizer_vocab_size", "loss_on", "max_record_bytes", "ascii_only",
 )  # fmt: skip
 """Options of a run that decide what is shown."""
 

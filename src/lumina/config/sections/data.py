@@ -81,6 +81,10 @@ class DataSection(Section):
     data_errors: Literal["skip", "fatal"] = Field(
         "fatal", description="a bad record: skip it and say so, or stop"
     )
+    ascii_only: bool = Field(
+        False,
+        description="take characters beyond ASCII out of texts; how many is reported",
+    )
     max_record_bytes: int = Field(
         8 * 2**20, ge=1024, description="a longer line or record is a bad record"
     )

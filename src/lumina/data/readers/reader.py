@@ -50,11 +50,13 @@ class ReadOptions:
         max_record_bytes: a longer line or record is a bad record.
         csv_columns: names of the columns of tables without a row of names.
         json_field: the field of a .json file that holds the records.
+        ascii_only: characters beyond ASCII are taken out.
     """
 
     max_record_bytes: int = 8 * 2**20
     csv_columns: tuple[str, ...] = ()
     json_field: str | None = None
+    ascii_only: bool = False
 
 
 @dataclass

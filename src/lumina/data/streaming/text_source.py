@@ -58,6 +58,8 @@ class TextSource:
             self.sides = Sides(self.sides.fraction, self._first_content())
         self.unread: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
+        self.removed: Counter[str] = Counter()
+        self._told_of_removed = False
         self._new: list[str] = []
         self._new_kinds: list[str] = []
 
@@ -123,6 +125,7 @@ class TextSource:
             on_skip=on_skip,
             on_unread=self._leave,
             on_left_out=self._pass_over,
+            on_removed=self._remove,
             begin=None if begin is None else Place.of(begin),
             **self.how.given(),
         )
@@ -143,6 +146,11 @@ class TextSource:
             self._new_kinds.append(kind)
         self.left_out[kind] += 1
 
+    def _remove(self, characters: int, whole: bool) -> None:
+        """Take note of a text out of which characters were taken."""
+        self.removed["characters"] += characters
+        self.removed["texts"] += whole
+
     def events(self) -> list[dict[str, Any]]:
         """Events about fields and members of archives that nothing reads.
 
@@ -158,6 +166,10 @@ class TextSource:
                 f"members of archives that are not read: {', '.join(self._new_kinds)}"
             )
             found.append(_event("data_members_ignored", text, kinds=self._new_kinds))
+        if self.removed and not self._told_of_removed:
+            text = "characters beyond ASCII are taken out of the data (--ascii-only)"
+            found.append(_event("data_ascii_only", text, counts=dict(self.removed)))
+            self._told_of_removed = True
         self._new, self._new_kinds = [], []
         return found
 
