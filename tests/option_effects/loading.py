@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lumina.data.prepare import prepare
+from lumina.data.shards import Shards
 from lumina.data.store import TokenStore
 from lumina.data.stream import Prefetcher, StepBatches
 from lumina.train.stopping import Stops
@@ -141,3 +144,21 @@ def rows_shuffled_together(runs: Runs) -> None:
     few, many = runs.both("shuffle_buffer", 1, 64, **stream)
     assert few.cursor["window"] > many.cursor["window"]
     assert few.column("loss") != many.column("loss")
+
+
+@pytest.mark.covers("DAT-22: shard size")
+@shows("shard_size_mb")
+def shards_of_the_text(runs: Runs) -> None:
+    sizes: list[int] = []
+    init = Shards.__init__
+
+    def spy(self: Shards, folder: Path, size: int, *rest: Any) -> None:
+        sizes.append(size)
+        init(self, folder, size, *rest)
+
+    runs.monkeypatch.setattr(Shards, "__init__", spy)
+    for size in (0, 3):
+        cache = str(runs.folder / f"cache{size}")
+        runs.monkeypatch.setenv("LUMINA_CACHE", cache)
+        prepare(runs.config(shard_size_mb=size, data_loading="sharded"))
+    assert sizes == [3 * 10**6]

@@ -165,6 +165,7 @@ _THEIRS: dict[str, dict[str, Any]] = {
     "--fp16": {"nargs": "?", "const": "true"},
     "--force-streaming": {"nargs": "?", "const": "true"},
     "--force-memory-loading": {"nargs": "?", "const": "true"},
+    "--disable-sharding": {"nargs": "?", "const": "true"},
 }
 """Options of another trainer that mean something else under its names: values for "not
 set", a limit that wins over another, a schedule without warm-up."""

@@ -50,6 +50,7 @@ SYNONYMS: dict[str, str] = {
     "fp16": "precision",
     "force_streaming": "data_loading",
     "force_memory_loading": "data_loading",
+    "disable_sharding": "shard_size_mb",
     "use_tensorboard": "trackers",
     "use_wandb": "trackers",
     "wandb_project": "tracker_project",
@@ -62,6 +63,7 @@ the one key. `leaves.understood` knows which of their values mean something else
 SWITCHES: dict[str, tuple[str, object]] = {
     "force_streaming": ("data_loading", "streaming"),
     "force_memory_loading": ("data_loading", "memory"),
+    "disable_sharding": ("shard_size_mb", 0),
     "use_tensorboard": ("trackers", ("tensorboard",)),
     "use_wandb": ("trackers", ("wandb",)),
 }

@@ -13,6 +13,7 @@ from lumina.data.documents import Skipped
 from lumina.data.example import example_of
 from lumina.data.loading import choose_loading
 from lumina.data.loss_rule import loss_rule
+from lumina.data.shards import Shards
 from lumina.data.split import Progress
 from lumina.data.store import FORMAT_VERSION, TokenStore
 from lumina.data.store_building import StoreBuilder, refused_conversation
@@ -150,14 +151,23 @@ class _Preparation:
         if rows is not None:
             parts = ["rows", *parts, rows.length, rows.mode]
         builder = StoreBuilder(self.config, self.files)
+        key = cache_key(*parts)
         (folder, meta), cached = build_once(
             cache_root() / "stores",
-            cache_key(*parts),
-            lambda folder: builder.build(folder, tokenizer, rows),
+            key,
+            lambda folder: builder.build(folder, tokenizer, rows, self._shards(key)),
             load_stores,
             on_damage=self.told.damage,
         )
         return folder, meta, cached
+
+    def _shards(self, key: str) -> Shards | None:
+        """The shards of a store, where it is built in shards."""
+        size = self.config.loading.shard_size_mb
+        if self.loading.way != "sharded" or not size:
+            return None
+        folder = cache_root() / "store-shards" / key
+        return Shards(folder, size * 10**6, self.told.damage)
 
     def _opened(self, folder: Path) -> tuple[TokenStore, TokenStore | None]:
         """The stores of a folder, in memory where that is how they are loaded."""

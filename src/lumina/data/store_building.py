@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +17,21 @@ from lumina.data.files import most_first
 from lumina.data.long_conversations import Long
 from lumina.data.loss_rule import loss_rule
 from lumina.data.record_forms.turns import NAMES
+from lumina.data.shards import OnSkip, Shards
 from lumina.data.split import Scan
 from lumina.data.store import StoreWriter
 from lumina.data.text_files import TextFiles
-from lumina.data.tokenise import Rows, encode_documents
+from lumina.data.tokenise import Encoded, Part, Rows, encode_marked, mark_last
 from lumina.data.tokenizer import Tokenizer
 from lumina.data.vocabulary import check_room
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
     from lumina.config import Config
+
+
+_ITEM_BYTES = 32
+"""Of each document in the file of a shard, beside its tokens."""
 
 
 @dataclass
@@ -63,7 +68,11 @@ class StoreBuilder:
         self.threads = os.cpu_count() or 1 if workers is None else workers
 
     def build(
-        self, folder: Path, tokenizer: Tokenizer, rows: Rows | None = None
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        rows: Rows | None = None,
+        shards: Shards | None = None,
     ) -> None:
         """Fill a folder: the stores `train` and perhaps `eval`, and `meta.json`.
 
@@ -71,6 +80,7 @@ class StoreBuilder:
             folder: is empty.
             tokenizer: makes the tokens.
             rows: divides conversations so that they fit into rows; None: leaves them.
+            shards: keep what is done, for another attempt at the same store.
         """
         scans = self.files.scan_all()
         conversations = sum(found.conversations for found in scans)
@@ -86,7 +96,10 @@ class StoreBuilder:
         documents = sum(map(len, scans))
         width = 2 if tokenizer.vocab_size <= 2**16 else 4
         # A token has at least two bytes of text in most languages.
-        require_space(folder, size // 2 * width + 8 * documents, "the token store")
+        needed = size // 2 * width + 8 * documents
+        if shards is not None:
+            needed += size // 2 * 4 + _ITEM_BYTES * documents
+        require_space(folder, needed, "the token store")
         marked = any(found.marked for found in scans)
         # Of a divided conversation, what is repeated bears no loss.
         some = self.rule.partial or rows is not None
@@ -94,7 +107,9 @@ class StoreBuilder:
         weighted = any(found.weighted for found in scans) or bool(
             conversations and self.rule.weighted
         )
-        written = self._write(folder, tokenizer, (masked, weighted), size, rows)
+        written = self._write(folder, tokenizer, (masked, weighted), size, rows, shards)
+        if shards is not None:
+            shards.remove()
         scans.append(written.refused)
         left_out = written.refused.skipped_codes.total()
         codes = sum((found.skipped_codes for found in scans), start=Counter[str]())
@@ -127,6 +142,7 @@ class StoreBuilder:
         marks: tuple[bool, bool],
         total: int,
         rows: Rows | None,
+        shards: Shards | None,
     ) -> Written:
         """Encode everything into the stores `train` and, if there is any, `eval`.
 
@@ -135,7 +151,8 @@ class StoreBuilder:
             tokenizer: makes the tokens.
             marks: whether some tokens bear no loss, and whether some weigh not 1.
             total: bytes of text.
-            rows: as for `build`.
+            rows: as for `build`, and so are `shards`.
+            shards: keep what is done.
         """
         unknown_id, found = tokenizer.unknown_id, Written()
 
@@ -152,14 +169,25 @@ class StoreBuilder:
         named = bool(self.files.eval_files)
         held_out = writer("eval") if named or self.files.split.any else None
         done = 0
-        for item in encode_documents(
-            documents(),
-            tokenizer,
-            loss_on=self.rule,
-            threads=self.threads,
-            rows=rows,
-            on_skip=found.refused.skip if self.data.data_errors == "skip" else None,
-        ):
+
+        def encode(parts: Iterable[Part], on_skip: OnSkip | None) -> Iterator[Encoded]:
+            return encode_marked(
+                parts,
+                tokenizer,
+                loss_on=self.rule,
+                threads=self.threads,
+                rows=rows,
+                on_skip=on_skip,
+            )
+
+        parts = mark_last(documents())
+        on_skip = found.refused.skip if self.data.data_errors == "skip" else None
+        encoded = (
+            encode(parts, on_skip)
+            if shards is None
+            else shards.encoded(parts, encode, on_skip)
+        )
+        for item in encoded:
             if unknown_id is not None:
                 found.unknown += int((item.ids == unknown_id).sum())
             if item.conversation:

@@ -91,7 +91,15 @@ class _Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
+    """A document or a piece of one.
+
+    Attributes:
+        held_out: which side of the split it is on.
+        document: what it says.
+        last: the document ends here.
+    """
+
     held_out: bool
     document: Document
     last: bool
@@ -120,10 +128,30 @@ def encode_documents(
         on_skip: is called with every conversation that the chat template refuses, which
             is left out; without it, the first one raises its error.
     """
-    blocks = _blocks(_mark_last(documents))
+    return encode_marked(
+        mark_last(documents),
+        tokenizer,
+        loss_on=loss_on,
+        threads=threads,
+        rows=rows,
+        on_skip=on_skip,
+    )
+
+
+def encode_marked(
+    parts: Iterable[Part],
+    tokenizer: Tokenizer,
+    *,
+    loss_on: str | LossRule,
+    threads: int,
+    rows: Rows | None = None,
+    on_skip: Callable[[Skipped], None] | None = None,
+) -> Iterator[Encoded]:
+    """`encode_documents` of parts of which it is known where a document ends."""
+    blocks = _blocks(parts)
     rule = loss_on if isinstance(loss_on, LossRule) else LossRule(loss_on)
 
-    def encode(block: list[_Part]) -> list[Encoded | _Refused]:
+    def encode(block: list[Part]) -> list[Encoded | _Refused]:
         return _encode_block(block, tokenizer, rule, rows)
 
     for one in _encoded_blocks(blocks, encode, threads):
@@ -156,7 +184,7 @@ def encode_parts(
     Returns:
         The tokens, and what was left out.
     """
-    block = [_Part(False, document, last) for document, last in parts]
+    block = [Part(False, document, last) for document, last in parts]
     encoded: list[Encoded] = []
     skipped: list[Skipped] = []
     for one in _encode_block(block, tokenizer, loss_on, rows):
@@ -173,8 +201,8 @@ def encode_parts(
 
 
 def _encoded_blocks(
-    blocks: Iterator[list[_Part]],
-    encode: Callable[[list[_Part]], list[Encoded | _Refused]],
+    blocks: Iterator[list[Part]],
+    encode: Callable[[list[Part]], list[Encoded | _Refused]],
     threads: int,
 ) -> Iterator[Encoded | _Refused]:
     if threads == 0:
@@ -206,19 +234,19 @@ def no_inner_threads() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _mark_last(documents: Iterable[tuple[bool, Document]]) -> Iterator[_Part]:
+def mark_last(documents: Iterable[tuple[bool, Document]]) -> Iterator[Part]:
     """Know of each piece whether another one of the same document follows."""
     waiting: tuple[bool, Document] | None = None
     for side, document in documents:
         if waiting is not None:
-            yield _Part(*waiting, last=not document.continues)
+            yield Part(*waiting, last=not document.continues)
         waiting = side, document
     if waiting is not None:
-        yield _Part(*waiting, last=True)
+        yield Part(*waiting, last=True)
 
 
-def _blocks(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-    block: list[_Part] = []
+def _blocks(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    block: list[Part] = []
     size = 0
     for part in parts:
         block.append(part)
@@ -231,7 +259,7 @@ def _blocks(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
 
 
 def _encode_block(
-    block: list[_Part], tokenizer: Tokenizer, rule: LossRule, rows: Rows | None
+    block: list[Part], tokenizer: Tokenizer, rule: LossRule, rows: Rows | None
 ) -> list[Encoded | _Refused]:
     texts: list[str] = []
     loss_on = rule.base
@@ -295,7 +323,7 @@ def _not_split(error: LuminaError, rows: Rows) -> LuminaError:
     )
 
 
-def _encode_text(part: _Part, ids: list[int], tokenizer: Tokenizer) -> Encoded:
+def _encode_text(part: Part, ids: list[int], tokenizer: Tokenizer) -> Encoded:
     document = part.document
     loss_bytes = size = document_bytes(document)
     if not document.continues:
@@ -312,7 +340,7 @@ def _encode_text(part: _Part, ids: list[int], tokenizer: Tokenizer) -> Encoded:
 
 
 def _encode_chat(
-    part: _Part, messages: Sequence[Message], chat: Chat, loss_on: str
+    part: Part, messages: Sequence[Message], chat: Chat, loss_on: str
 ) -> Encoded:
     ids, loss = chat
     mask, weights = mask_and_weights(loss)
@@ -321,7 +349,7 @@ def _encode_chat(
 
 
 def _encode_long(
-    part: _Part,
+    part: Part,
     messages: Sequence[Message],
     chat: Chat,
     tokenizer: Tokenizer,
@@ -383,7 +411,7 @@ def _loss_bytes(messages: Sequence[Message], loss_on: str) -> int:
 
 
 def _encoded(
-    part: _Part,
+    part: Part,
     ids: list[int],
     mask: NDArray[np.bool_],
     loss_bytes: int,

@@ -68,6 +68,8 @@ def without_effect(settings: Settings) -> dict[str, str]:
         unused["streaming_threshold_gb"] = "data_loading is named"
     if loading.data_loading in ("memory", "sharded"):
         unused["shuffle_buffer"] = f"data_loading is {loading.data_loading}"
+    if loading.data_loading in ("memory", "streaming"):
+        unused["shard_size_mb"] = f"data_loading is {loading.data_loading}"
     return unused
 
 

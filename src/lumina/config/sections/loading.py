@@ -21,6 +21,12 @@ class LoadingSection(Section):
     streaming_threshold_gb: float = Field(
         10.0, gt=0, description="larger data is streamed, unless data_loading is named"
     )
+    shard_size_mb: int = Field(
+        256,
+        ge=0,
+        description="text that sharded data tokenises at a time: finished shards are "
+        "kept, so that another start goes on from there; 0: all of it at once",
+    )
     shuffle_buffer: int = Field(
         256,
         ge=1,
