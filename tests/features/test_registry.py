@@ -35,6 +35,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "fsdp2": {"parallel": "fsdp2"},
     "flash_attention": {"attention": "flash2"},
     "deterministic": {"deterministic": True},
+    "preserve_base_knowledge": {"preserve_base_knowledge": True},
     "sliding_window": {"window_size": 64},
     "qk_norm": {"qk_norm": "rms"},
     "attention_bias": {"attention_bias": True},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -204,3 +205,38 @@ def convergence(runs: Runs) -> None:
     assert steps(**start | {"convergence_window": 5}) == 10 + 1 + 1
     falls = {"rate": 1e-2, "convergence_threshold": 1e-6}
     assert steps(**start | falls) == 13
+
+
+def distances(run: Run) -> list[float]:
+    found: list[float] = run.column("base_distance")
+    return found
+
+
+@pytest.mark.covers("DAT-13", "DAT-10: preserve_base_knowledge")
+@shows("preserve_base_knowledge", "preservation_strength")
+def preservation(runs: Runs) -> None:
+    """The second phase stays nearer to where it began, the more the stronger."""
+    start = two_parts(runs) | {"training_mode": "hybrid", "steps": 4}
+    free = runs.train(**start)
+    runs_kept = [
+        runs.train(
+            **start, preserve_base_knowledge=True, preservation_strength=strength
+        )
+        for strength in (0.5, 3.0)
+    ]
+    assert not distances(free)
+    weak, strong = (distances(run)[-1] for run in runs_kept)
+    assert 0 < strong < 0.7 * weak
+    plan = json.loads((runs_kept[0].folder / "plan.json").read_text())
+    assert plan["memory"]["base_weights"] == 4 * plan["parameters"]
+    # The first phase has nothing to keep: both are the same until its end.
+    losses = [run.column("loss") for run in (free, *runs_kept)]
+    assert losses[0][:5] == losses[1][:5] == losses[2][:5]
+    assert losses[0][6:] != losses[1][6:]
+    last = runs_kept[1].rows[-1]
+    for name in ("base", "finetuning"):
+        assert last[f"source.{name}.eval_change"] != 0
+    told = [e for e in free.events if e["kind"] == "held_out_changes"]
+    assert set(told[-1]["data"]["changes"]) == {"base", "finetuning"}
+    text = runs.refused("E002", preserve_base_knowledge=True)
+    assert "begins with random ones" in text

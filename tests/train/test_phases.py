@@ -17,6 +17,7 @@ from training import (
     events,
     reached,
     start,
+    start_ranks,
     wait_until,
     words,
 )
@@ -29,11 +30,16 @@ CONVERGING = words(
     "--training-mode hybrid --steps 9 --phase-transition convergence "
     "--convergence-window 2 --convergence-threshold 0.9"
 )
+PRESERVING = words(
+    "--training-mode hybrid --preserve-base-knowledge --preservation-strength 30 "
+    "--precision bf16 --ema-decay 0.9"
+)
 MODES = {
     mode: ["--training-mode", mode]
     for mode in ("base_only", "finetuning_only", "hybrid", "interleaved")
-} | {"adaptive": ADAPTIVE, "converging": CONVERGING}
-MOMENTS = {"hybrid": (2, 4, 6), "adaptive": (5,), "converging": (3, 5, 7)}
+} | {"adaptive": ADAPTIVE, "converging": CONVERGING, "preserving": PRESERVING}
+MOMENTS = {"hybrid": (2, 4, 6), "adaptive": (5,), "converging": (3, 5, 7),
+           "preserving": (7,)}  # fmt: skip
 """Steps after which a run is killed; of the first phase, at its end, of the second."""
 
 
@@ -137,3 +143,19 @@ def test_a_mode_that_is_killed_goes_on_to_the_bit(mode: str, tmp_path: Path) -> 
     rules = {"adaptive": "adaptive_sources", "converging": "phase_convergence"}
     assert set(changed) == {rules[mode]} if mode in rules else not changed
     assert not events(tmp_path / "whole", "run_failed")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_two_ranks_go_through_the_phases_of_one(way: str, tmp_path: Path) -> None:
+    """Rank 0 alone prepares; both take up the phase from the same checkpoint."""
+    flags = [*data_flags(tmp_path / "data"), *PRESERVING, "--precision", "fp32"]
+    flags += ["--dropout", "0", "--batch-size", "2"]
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    command = ["train", *SHAPE, *DENSE, *flags, "--parallel", way]
+    _place, ranks = start_ranks([*command, "--run-dir", str(shared)], shared)
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    assert begin(tmp_path, "alone", flags).wait() == 0
+    for name in ("loss", "source.base.eval_loss", "base_distance", "learning_rate"):
+        found, wanted = column(shared, name), column(alone, name)
+        assert wanted and found == pytest.approx(wanted, rel=1e-4), name

@@ -31,10 +31,13 @@ from lumina.errors import LuminaError
 from lumina.model.declared import tensor_info
 from lumina.model.freezing import frozen_parameters
 from lumina.model.spec import ModelSpec
-from lumina.optim.optimizer import local
+from lumina.optim.optimizer import Slot, local
 from lumina.optim.sharded import whole
 from lumina.plan.plan import Plan
 from lumina.state.state import State
+
+BASE = "base_weights"
+"""The slot of a State that holds the weights which training stays near."""
 
 
 class Source(Protocol):
@@ -180,8 +183,11 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
         {n: source.optimizer_tensor(CARRY, n) for n in source.optimizer_names(CARRY)},
     )
     if program.average is not None:
-        _restore_average(program, source, reader("ema"))
+        average = program.average
+        _restore_copy(program, source, "ema", average.slots, average.averages)
         program.average.updates.fill_(meta.extra.get("average_updates", 0))
+    if (base := program.base) is not None:
+        _restore_copy(program, source, BASE, base.slots, base.weights)
     for name, memory in program.memories.items():
         if name in meta.extra:
             memory.load(meta.extra[name])
@@ -219,20 +225,26 @@ def _same_depth(program: Program, meta: State) -> bool:
     )
 
 
-def _restore_average(
-    program: Program, source: Source, read: Callable[[str], Tensor]
+def _restore_copy(
+    program: Program,
+    source: Source,
+    kind: str,
+    slots: list[Slot],
+    copies: list[Tensor],
 ) -> None:
-    """The moving average; one that was switched on later starts at the weights."""
-    assert program.average is not None
-    held = set(source.optimizer_names("ema"))
-    for slot, average in zip(
-        program.average.slots, program.average.averages, strict=True
-    ):
+    """A copy of the weights, such as their average.
+
+    One that was switched on later starts at the weights.
+    """
+    held = set(source.optimizer_names(kind))
+    for slot, copy in zip(slots, copies, strict=True):
         names = logical_names(slot.name, program.pieces)
         if not held.issuperset(names):
             continue
-        value = join_fused(slot.name, program.pieces, read)
-        fill(average, slot.parameter.detach(), value)
+        value = join_fused(
+            slot.name, program.pieces, lambda n: source.optimizer_tensor(kind, n)
+        )
+        fill(copy, slot.parameter.detach(), value)
 
 
 def capture(
@@ -298,16 +310,14 @@ def _tensors(
         if everything or owner[slot.name] == ranks.rank:
             for logical, piece in split_state(slot, full, declared).items():
                 held[logical] = _snapshot(piece)
-    if program.average is not None:
-        for slot, average in zip(
-            program.average.slots, program.average.averages, strict=True
-        ):
-            keep(
-                moments.setdefault("ema", {}),
-                slot.name,
-                average,
-                slot.parameter.detach(),
-            )
+    average, base = program.average, program.base
+    copies = {"ema": (average.slots, average.averages)} if average else {}
+    if base is not None:
+        copies[BASE] = base.slots, base.weights
+    for kind, (slots, values) in copies.items():
+        for slot, value in zip(slots, values, strict=True):
+            into = moments.setdefault(kind, {})
+            keep(into, slot.name, value, slot.parameter.detach())
     for name, value in _buffers(program, parameters):
         if everything or ranks.main:
             tensors[name] = _snapshot(value)

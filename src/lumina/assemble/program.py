@@ -35,6 +35,7 @@ from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
 from lumina.model.network import Network
 from lumina.model.tensors import FusedPieces, TensorInfo
 from lumina.ops.attention import flash3
+from lumina.optim.anchor import BaseWeights
 from lumina.optim.average import WeightAverage
 from lumina.optim.gate import LossScale
 from lumina.optim.optimizer import Optimizers, Slot, local
@@ -66,6 +67,7 @@ class Program:
             it is in. Wrappers leave them whole, and they get no gradient of their size.
         optimizer: the optimizers, with the masters of the trained parameters.
         average: moving average of the weights, or None.
+        base: the weights that training stays near, or None.
         kinds: the kinds that the model is of.
         terms: its further losses.
         counts: keys of the auxiliary sums that only count, with their shapes.
@@ -119,6 +121,7 @@ class Program:
         self._wrap()
         self.optimizer: Optimizers
         self.average: WeightAverage | None = None
+        self.base: BaseWeights | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.memories: dict[str, Memory] = {}
         for kind in self.kinds:
@@ -237,6 +240,11 @@ class Program:
                 self.optimizer.averaged, self.plan.ema_decay, device=self.device
             )
 
+        if self.plan.preservation > 0:
+            steps = max(self.plan.steps - self.plan.phase_begin, 1)
+            rate = self.plan.preservation / (steps * self.plan.learning_rate)
+            self.base = BaseWeights(self.optimizer.slots, rate)
+
     def _partly_frozen(self, name: str) -> bool:
         """Whether only a part of this parameter trains."""
         roles = (kind.partly_frozen(self.plan.spec) for kind in self.kinds)
@@ -271,7 +279,7 @@ class Program:
             hook.remove()
         self._hooks.clear()
         self.optimizer.close()
-        self.average = None
+        self.average = self.base = None
         del self.way
         self.model = self.network = nn.Module()  # type: ignore[assignment]
         if self.plan.compile:

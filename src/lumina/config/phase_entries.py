@@ -19,6 +19,7 @@ PHASE_OPTIONS = frozenset({
     "training_mode", "base_finetuning_ratio", "interleaving_strategy",
     "min_base_ratio", "max_base_ratio", "adjustment_window",
     "base_perplexity_threshold", "task_accuracy_threshold",
+    "preserve_base_knowledge", "preservation_strength",
     "phase_transition", "convergence_window", "convergence_threshold",
     "source_weights", "source_temperature", "source_schedule",
     "steps", "epochs", "batch_size", "grad_accum", "global_batch_size",

@@ -42,9 +42,13 @@ def source_figures(
     for name in sources_in(rows[-1:]):
         key = f"source.{name}.eval_loss"
         losses = [row[key] for row in rows if q.known(row.get(key)) is not None]
-        epoch = f"{q.decimal(rows[-1].get(f'epoch.{name}'), 2)} epochs of it"
+        remark = f"{q.decimal(rows[-1].get(f'epoch.{name}'), 2)} epochs of it"
+        changes = [row.get(f"source.{name}.eval_change") for row in rows]
+        known = [change for change in changes if q.known(change) is not None]
+        if known:
+            remark += f", {known[-1]:+.4f} since it began"
         if losses:
-            figures.append((f"held-out loss of {name}", q.decimal(losses[-1]), epoch))
+            figures.append((f"held-out loss of {name}", q.decimal(losses[-1]), remark))
     return figures
 
 

@@ -26,6 +26,7 @@ COMPONENTS = (
     "gradients",
     "optimizer",
     "ema",
+    "base_weights",
     "activations",
     "routed",
     "logits",

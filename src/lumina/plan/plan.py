@@ -53,6 +53,9 @@ class Plan:
         sources: the sources of a mixture, whose losses are reported one by one.
         watched: those of them that no row is taken of: their held-out data is measured
             and does not count in the held-out loss.
+        preservation: how strongly the weights are pulled towards those that training
+            began with: the share of the distance that is taken back over all steps at
+            the peak rate, as a rate of decay. 0: not at all.
         adaptive: window, bounds and thresholds of shares that follow the losses.
         convergence: window and threshold of phases that end when the loss is level.
         phases: the names of the run's phases, where it has several.
@@ -113,6 +116,7 @@ class Plan:
     features: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     watched: tuple[str, ...] = ()
+    preservation: float = 0.0
     adaptive: dict[str, float] = field(default_factory=dict)
     convergence: dict[str, float] = field(default_factory=dict)
     phases: tuple[str, ...] = ()

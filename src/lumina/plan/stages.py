@@ -19,6 +19,10 @@ def decide_stages(config: Config, decisions: Decisions) -> None:
     stages = config.stages
     decisions.decide("sources", tuple(source_paths(config)), "as named")
     decisions.decide("watched", watched_sources(config), "those without a share")
+    kept = stages.preserve_base_knowledge
+    leaf = "preservation_strength" if kept else "preserve_base_knowledge"
+    strength = stages.preservation_strength if kept else 0.0
+    decisions.decide("preservation", strength, source_of(config, leaf))
     adaptive: dict[str, float] = {}
     mixed = stages.training_mode == "interleaved"
     if mixed and stages.interleaving_strategy == "adaptive":

@@ -172,6 +172,10 @@ class Job:
             saved=progress.step if prepared.reader else -1,
             evaluation_owed=outset.evaluation_owed,
             encoding=encoding_of(data.tokenizer),
+            measure_first=bool(plan.sources) and prepared.begins_from_weights,
+            outset=prepared.reader.meta.extra.get("outset", {})
+            if prepared.reader
+            else {},
         )
         self.console.start(plan, progress.step)
         return self._loop

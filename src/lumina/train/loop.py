@@ -73,6 +73,9 @@ class Loop:
         evaluation_owed: a signal broke off the evaluation of the last step, which is
             made up for when the run goes on.
         encoding: what makes ids of texts, by name and fingerprint.
+        measure_first: evaluate before the first step, so that evaluations can say what
+            has changed since.
+        outset: held-out loss of each source before the first step, or of the phase.
         reason: why the loop ended.
         interrupted: a signal, or `Trainer.stop`, ended it.
         asked_to_stop: `Trainer.stop` was called on this rank.
@@ -97,6 +100,8 @@ class Loop:
     reason: str = "done"
     interrupted: bool = False
     asked_to_stop: bool = False
+    measure_first: bool = False
+    outset: dict[str, float] = field(default_factory=dict)
     _agreed_stop: bool = False
     _agreed_change: bool = False
     _agreed_save: bool = False
@@ -127,6 +132,7 @@ class Loop:
         self._ring = ring = MetricRing(cuda=self.program.device.type == "cuda")
         try:
             self._make_up_evaluation()
+            self._measure_outset()
             while self.progress.step < self.plan.steps and not self._agreed_stop:
                 if self._agreed_change:
                     # Queued metrics first: their shapes belong to the old Program.
@@ -299,7 +305,58 @@ class Loop:
         if outcome is None:
             return {}
         self.rules.see_evaluation(step, outcome.metrics, self._value_at(step))
-        return outcome.metrics
+        found: dict[str, Any] = dict(outcome.metrics)
+        for name, (loss, _) in outcome.sources.items():
+            if name in self.outset:
+                found[f"source.{name}.eval_change"] = loss - self.outset[name]
+        if (base := self.program.base) is not None:
+            ranks = self.program.mesh.tokens if self.program.sharded else None
+            found["base_distance"] = base.distance(ranks)
+        return found
+
+    def _measure_outset(self) -> None:
+        """The held-out loss of each source before anything is learned."""
+        if not self.measure_first or self.eval_batches is None:
+            return
+        step = self.progress.step
+        outcome = self.evaluate(step)
+        if outcome is None:
+            return
+        self.outset = {name: loss for name, (loss, _) in outcome.sources.items()}
+        listed = ", ".join(f"{n} {loss:.4f}" for n, loss in self.outset.items())
+        self.recorder.event(
+            "held_out_before",
+            "info",
+            None,
+            f"before the first step the held-out loss is {listed}",
+            step=step,
+            losses=self.outset,
+        )
+
+    def _tell_changes(self) -> None:
+        """How the held-out loss of each source has changed since the first step."""
+        row, ending = self.recorder.last_row, ".eval_change"
+        changes = {
+            key.removeprefix("source.").removesuffix(ending): row[key]
+            for key in row
+            if key.endswith(ending)
+        }
+        if not changes:
+            return
+        where = f"phase {self.plan.phase}" if self.plan.phase else "run"
+        listed = ", ".join(
+            f"{name} {self.outset[name]:.4f} -> {self.outset[name] + change:.4f} "
+            f"({change:+.4f})"
+            for name, change in changes.items()
+        )
+        self.recorder.event(
+            "held_out_changes",
+            "info",
+            None,
+            f"held-out loss since the {where} began: {listed}; a rise is forgetting",
+            step=self.progress.step,
+            changes=changes,
+        )
 
     def _value_at(self, step: int) -> Callable[[str], Any]:
         """Gives the value of a control, by its name, after `step` steps."""
@@ -435,6 +492,8 @@ class Loop:
             "encoding_rules": ENCODING_RULES,
             "encoding": self.encoding,
         }
+        if self.outset:
+            self.progress.extra["outset"] = self.outset
         if self.plan.phases:
             self.progress.extra["phase"] = {
                 "index": self.plan.phases.index(self.plan.phase),
@@ -457,6 +516,8 @@ class Loop:
             self.reason = "stopped by " + ("a signal" if signal else "Trainer.stop")
             if self.paused:
                 self.reason = f"stopped: {self.stops.reason}"
+        if not self.interrupted:
+            self._tell_changes()
         if self.phase_over:
             self.save("phase")
         elif self.saved != self.progress.step:

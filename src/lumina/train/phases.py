@@ -24,6 +24,7 @@ from lumina.config.phase_entries import (
     phases_of,
 )
 from lumina.config.source_entries import in_words, source_paths
+from lumina.errors import LuminaError
 from lumina.plan.decisions import asked_for
 from lumina.state.reader import CheckpointReader
 
@@ -112,6 +113,15 @@ def phase_config(config: Config, index: int) -> Config:
     options |= {"phases": (), "training_mode": None, **phase.options}
     if options["training_mode"] == "hybrid":  # one phase of both
         options["training_mode"] = "interleaved"
+    if index == 0 and not config.train.init_from:
+        if "preserve_base_knowledge" in phase.options:
+            raise LuminaError(
+                "E002",
+                f"the phase {phase.name} is to preserve_base_knowledge, and begins "
+                "with random weights",
+                "set it in a later phase, or name --init-from",
+            )
+        options["preserve_base_knowledge"] = False
     config = config.override(options, Source("flag", f"phase {phase.name}"))
     return with_mode(config, second_of_hybrid=mode == "hybrid" and index == 1)
 

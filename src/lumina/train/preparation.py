@@ -200,6 +200,11 @@ class Preparation:
             self.weights = open_weights(str(turn.checkpoint))
 
     @property
+    def begins_from_weights(self) -> bool:
+        """Whether this run, or phase, begins now, with weights that were trained."""
+        return self.reader is None and self.weights is not None
+
+    @property
     def to_save(self) -> Config:
         """The settings that the run is gone on with: those of all of its phases."""
         parts = self.phases or self.whole.stages.training_mode
@@ -395,10 +400,22 @@ class Preparation:
         )
         self.events += rows_in_words(self.stream, self.kind, plan.spec.seq_length)
         plan = self._in_phase(self._with_context(plan))
+        self._check_preservation(plan)
         if self.reader is None or self.resumption is None:
             return plan
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
+
+    def _check_preservation(self, plan: Plan) -> None:
+        """Refuse to keep the knowledge of random weights."""
+        if plan.preservation and self.weights is None and self.reader is None:
+            raise LuminaError(
+                "E002",
+                "preserve_base_knowledge keeps the weights that training begins with, "
+                "and this run begins with random ones",
+                "name --init-from, or train in phases: it then holds from the second "
+                "one on",
+            )
 
     def _in_phase(self, plan: Plan) -> Plan:
         """The Plan, which says of which phase it is."""

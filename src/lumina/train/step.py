@@ -136,6 +136,8 @@ def _update(program: Program) -> Verdict:
     """Weights, moments and averages from the gradients, unless those are not finite."""
     live = program.live
     verdict = _judged(program)
+    if program.base is not None:
+        program.base.pull(live.learning_rate, verdict.skip)
     program.optimizer.step(
         lr=live.learning_rate,
         weight_decay=live.weight_decay,

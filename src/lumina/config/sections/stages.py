@@ -102,6 +102,17 @@ class StagesSection(Section):
         description="adaptive takes fewer base rows while the share of right tokens of "
         "the other source is below it",
     )
+    preserve_base_knowledge: bool = Field(
+        False,
+        description="pull the trained matrices towards the weights that the run, or "
+        "its phase, began with (decoupled L2-SP)",
+    )
+    preservation_strength: float = Field(
+        1.0,
+        gt=0,
+        description="strength of the pull: a weight that the loss leaves alone keeps "
+        "exp(-strength) of its distance over all steps at the peak rate",
+    )
     base_finetuning_ratio: float | None = Field(
         None,
         ge=0,
