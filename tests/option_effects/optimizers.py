@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from option_effects import shows
-from tiny_runs import Runs
+from tiny_runs import Run, Runs, same
 
 TOYS = str(Path(__file__).parents[1] / "seams" / "toy_optimizers.py")
 
@@ -37,3 +37,38 @@ def options(runs: Runs) -> None:
     assert not one.slot("velocity")[name].equal(two.slot("velocity")[name])
     assert one.rows[1]["loss"] == two.rows[1]["loss"]
     assert one.rows[2]["loss"] != two.rows[2]["loss"]
+
+
+def _equal(one: Run, two: Run, *, but: str = "nothing") -> bool:
+    """Whether all tensors of two runs are equal, but those whose name has `but`."""
+    first, second = one.tensors, two.tensors
+    return all(same(first[n], second[n]) == (but not in n) for n in first)
+
+
+@shows("group_learning_rates")
+def rates(runs: Runs) -> None:
+    """Half the rate everywhere is half the run's; of some, others stay as they are."""
+    whole, halved = runs.both(
+        "group_learning_rates", (), ("*=0.5",), learning_rate=2e-3, steps=2
+    )
+    assert not _equal(whole, halved)
+    assert _equal(runs.train(learning_rate=1e-3, steps=2), halved)
+    one, two = runs.both(
+        "group_learning_rates", (), ("role:embedding=0.1", "*=1"), steps=1
+    )
+    assert _equal(one, two, but="embed")
+    assert "0.1 times the learning rate for" in (two.folder / "plan.json").read_text()
+    assert "rate times role:embedding=0.1" in " ".join(two.printed.split())
+
+
+@shows("group_weight_decays")
+def decays(runs: Runs) -> None:
+    """No decay everywhere is a run without it; of some, others stay as they are."""
+    _, without = runs.both(
+        "group_weight_decays", (), ("*=0",), weight_decay=0.5, steps=2
+    )
+    assert _equal(runs.train(weight_decay=0.0, steps=2), without)
+    one, two = runs.both(
+        "group_weight_decays", (), ("role:embedding=2",), weight_decay=0.5, steps=1
+    )
+    assert _equal(one, two, but="embed")

@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lumina.assemble.logical import fill, join_fused, split_fused
+from lumina.errors import LuminaError
 from lumina.optim.declared import StateTensor, chosen_optimizer
-from lumina.optim.groups import optimizer_of, parse_groups
+from lumina.optim.groups import (
+    factor_of,
+    optimizer_of,
+    parse_factors,
+    parse_groups,
+)
 from lumina.optim.optimizer import Member, Optimizers, Slot
 from lumina.optim.sharded import whole
 from lumina.parallel.mesh import RankGroup
 from lumina.plan.optimizers import values_of
 from lumina.plan.plan import Plan
+
+
+class _Share(NamedTuple):
+    """What the tensors have in common that one object trains.
+
+    Attributes:
+        optimizer: its name.
+        rate: what the learning rate is multiplied by.
+        decay: what the weight decay is multiplied by.
+    """
+
+    optimizer: str
+    rate: float = 1.0
+    decay: float = 1.0
+
+    @property
+    def key(self) -> str:
+        """The name, with the factors where there are any."""
+        if self.rate == 1 and self.decay == 1:
+            return self.optimizer
+        return f"{self.optimizer} rate*{self.rate:g} decay*{self.decay:g}"
 
 
 def make_optimizers(
@@ -38,24 +65,35 @@ def make_optimizers(
         ranks: those among which the tokens of a step are divided.
     """
     groups = parse_groups(plan.optimizer_groups)
-    shares: dict[str, list[Slot]] = {plan.optimizer: []}
+    rates = parse_factors(plan.group_learning_rates, "group_learning_rates")
+    decays = parse_factors(plan.group_weight_decays, "group_weight_decays")
+    shares: dict[_Share, list[Slot]] = {_Share(plan.optimizer): []}
     for slot in slots:
-        logical = slot.name if slot.pieces is None else slot.pieces.names[0]
-        name = optimizer_of(logical, roles[slot.name], plan.optimizer, groups)
-        shares.setdefault(name, []).append(slot)
+        tensor = slot.matrix_names[0], roles[slot.name]
+        share = _Share(
+            optimizer_of(*tensor, plan.optimizer, groups),
+            factor_of(*tensor, rates),
+            factor_of(*tensor, decays),
+        )
+        shares.setdefault(share, []).append(slot)
     members = []
-    for name, share in shares.items():
-        declared = chosen_optimizer(name)
+    for share, trained in shares.items():
+        declared = chosen_optimizer(share.optimizer)
         values = values_of(plan, declared)
         rate = values.get("learning_rate")
-        if not share or rate == 0:
+        if not trained or rate == 0:
             continue
+        factor = None if rate is None else rate / plan.learning_rate
+        if share.rate != 1:
+            factor = (1.0 if factor is None else factor) * share.rate
         members.append(
             Member(
                 declared,
-                declared.cls(share, values, device=device, ranks=ranks),
-                rate=None if rate is None else rate / plan.learning_rate,
+                declared.cls(trained, values, device=device, ranks=ranks),
+                rate=factor,
                 weight_decay=values.get("weight_decay"),
+                decay_factor=share.decay,
+                key=share.key,
             )
         )
     taken = {slot.name for m in members for slot in m.optimizer.slots}
@@ -139,10 +177,28 @@ def numbers(optimizers: Optimizers, main: str) -> dict[str, Any]:
 
 
 def load_numbers(optimizers: Optimizers, main: str, extra: Mapping[str, Any]) -> None:
-    """The inverse of `numbers`."""
-    for name, member in optimizers.members.items():
-        held = extra.get("optimizers", {}).get(name, {})
-        if name == main:
-            keys = member.optimizer.scalars()
-            held = {key: extra[f"optimizer_{key}"] for key in keys}
+    """The inverse of `numbers`.
+
+    Where tensors have other factors of the rate than before, the numbers are those of
+    another object of the same optimizer: all of them count the same steps.
+    """
+    beside = extra.get("optimizers", {})
+    for key, member in optimizers.members.items():
+        name, wanted = member.declared.name, member.optimizer.scalars()
+        own = {
+            one: extra[f"optimizer_{one}"]
+            for one in wanted
+            if f"optimizer_{one}" in extra
+        }
+        held = own if key == main else beside.get(key, {})
+        if wanted and not held:
+            alike = [beside[k] for k in beside if k.split(" ")[0] == name]
+            alike += [own] if name == main else []
+            held = next(iter(alike), {})
+        if missing := wanted.keys() - held.keys():
+            raise LuminaError(
+                "E303",
+                f"the checkpoint holds no {min(missing)} of the optimizer {name}",
+                "use --init-from to start from its weights alone",
+            )
         member.optimizer.load_scalars(held)

@@ -144,6 +144,12 @@ def _schedule(plan: Plan) -> str:
         text += f", gradients clipped at {plan.max_grad_norm:g}"
     if plan.ema_decay:
         text += f", weight average {plan.ema_decay:g}"
+    for what, factors in (
+        ("rate", plan.group_learning_rates),
+        ("decay", plan.group_weight_decays),
+    ):
+        if factors:
+            text += f", {what} times {' '.join(factors)}"
     if plan.freeze:
         text += f", frozen: {' '.join(plan.freeze)}"
     return text

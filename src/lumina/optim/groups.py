@@ -1,7 +1,8 @@
-"""Which optimizer trains which tensor: the first pattern that matches decides."""
+"""Which optimizer trains which tensor, and at which rate: the first pattern decides."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,9 +19,7 @@ class Group:
     """Tensors that share an optimizer.
 
     Attributes:
-        pattern: a glob over names in files (where fused matrices are separate), which
-            is matched on the whole name or without its first part; or `role:` and a
-            role, such as role:matrix.
+        pattern: as of `matches`.
         optimizer: its name.
     """
 
@@ -29,10 +28,40 @@ class Group:
 
     def matches(self, name: str, role: str) -> bool:
         """Whether a tensor is in this group, as far as the pattern goes."""
-        if self.pattern.startswith(ROLE):
-            return role == self.pattern.removeprefix(ROLE)
-        short = name.split(".", 1)[-1]
-        return fnmatchcase(name, self.pattern) or fnmatchcase(short, self.pattern)
+        return matches(self.pattern, name, role)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Tensors whose learning rate, or whose weight decay, is multiplied.
+
+    Attributes:
+        pattern: as of `matches`.
+        value: what it is multiplied by.
+    """
+
+    pattern: str
+    value: float
+
+    def matches(self, name: str, role: str) -> bool:
+        """Whether the factor is that of a tensor, as far as the pattern goes."""
+        return matches(self.pattern, name, role)
+
+
+def matches(pattern: str, name: str, role: str) -> bool:
+    """Whether a pattern names a tensor.
+
+    Args:
+        pattern: a glob over names in files (where fused matrices are separate), which
+            is matched on the whole name or without its first part; or `role:` and a
+            role, such as role:matrix.
+        name: of the tensor in files.
+        role: as of `TensorInfo`.
+    """
+    if pattern.startswith(ROLE):
+        return role == pattern.removeprefix(ROLE)
+    short = name.split(".", 1)[-1]
+    return fnmatchcase(name, pattern) or fnmatchcase(short, pattern)
 
 
 ALWAYS = (Group("role:puzzle", "sign_sgd"),)
@@ -57,6 +86,39 @@ def parse_groups(texts: Sequence[str]) -> tuple[Group, ...]:
             )
         found.append(Group(pattern, optimizer))
     return tuple(found)
+
+
+def parse_factors(texts: Sequence[str], option: str) -> tuple[Factor, ...]:
+    """The factors that PATTERN=FACTOR ... describes.
+
+    Args:
+        texts: as given.
+        option: the option that gives them, for the error.
+
+    Raises:
+        LuminaError: E005 for a text that is none.
+    """
+    found = []
+    for text in texts:
+        pattern, _, written = text.rpartition("=")
+        try:
+            value = float(written)
+        except ValueError:
+            value = math.nan
+        if not (pattern and 0 <= value < math.inf):
+            raise LuminaError(
+                "E005",
+                f"{option} cannot be {text!r}",
+                "write PATTERN=FACTOR with a number from 0, as in role:embedding=0.1 "
+                "or '*.attention.*=2'",
+            )
+        found.append(Factor(pattern, value))
+    return tuple(found)
+
+
+def factor_of(name: str, role: str, factors: Sequence[Factor]) -> float:
+    """What a tensor's rate or decay is multiplied by; 1 where no pattern matches."""
+    return next((one.value for one in factors if one.matches(name, role)), 1.0)
 
 
 def optimizer_of(name: str, role: str, optimizer: str, groups: Sequence[Group]) -> str:

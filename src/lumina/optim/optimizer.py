@@ -147,12 +147,17 @@ class Member:
         optimizer: the object.
         rate: its peak learning rate over the run's; None: the run's own.
         weight_decay: its own; None: the run's.
+        decay_factor: what that weight decay is multiplied by.
+        key: tells it from others of the same name, which train other tensors with other
+            rates or decays.
     """
 
     declared: Declared
     optimizer: Optimizer
     rate: float | None = None
     weight_decay: float | None = None
+    decay_factor: float = 1.0
+    key: str = ""
 
 
 class Optimizers:
@@ -168,7 +173,9 @@ class Optimizers:
 
     def __init__(self, slots: list[Slot], members: Sequence[Member]) -> None:
         self.slots = slots
-        self.members = {member.declared.name: member for member in members}
+        self.members = {
+            member.key or member.declared.name: member for member in members
+        }
         for member in members:
             _check_states(member)
 
@@ -201,7 +208,8 @@ class Optimizers:
             own = member.weight_decay
             member.optimizer.step(
                 lr=lr if member.rate is None else lr * member.rate,
-                weight_decay=weight_decay if own is None else own,
+                weight_decay=(weight_decay if own is None else own)
+                * member.decay_factor,
                 divisor=divisor,
                 skip=skip,
             )

@@ -11,7 +11,14 @@ from lumina.errors import LuminaError
 from lumina.model import tensors
 from lumina.model.spec import ModelSpec
 from lumina.optim.declared import Declared, chosen_optimizer
-from lumina.optim.groups import Group, optimizer_of, parse_groups
+from lumina.optim.groups import (
+    Factor,
+    Group,
+    factor_of,
+    optimizer_of,
+    parse_factors,
+    parse_groups,
+)
 from lumina.parallel.way import Way
 from lumina.plan.count import trainable
 from lumina.plan.decisions import Decisions, source_of
@@ -22,6 +29,13 @@ if TYPE_CHECKING:
 
 SETTINGS = ("beta1", "beta2", "eps")
 """Options of every run that some optimizers read and others do not."""
+
+
+FACTORS = {
+    "group_learning_rates": "learning rate",
+    "group_weight_decays": "weight decay",
+}
+"""Options that multiply something for the tensors that a pattern matches, and what."""
 
 
 def decide_optimizers(config: Config, spec: ModelSpec, decisions: Decisions) -> None:
@@ -49,6 +63,13 @@ def decide_optimizers(config: Config, spec: ModelSpec, decisions: Decisions) -> 
         _options(train.optimizer_options, declared),
         source_of(config, "optimizer_options"),
     )
+    for option, what in FACTORS.items():
+        factors = parse_factors(getattr(train, option), option)
+        why = source_of(config, option)
+        if factors:
+            sizes = _factors(spec, factors, option, train.freeze)
+            why += f": {_factored(sizes, what)}"
+        decisions.decide(option, getattr(train, option), why)
     if main.advice is not None and not config.is_chosen("learning_rate"):
         decisions.warn(f"learning_rate is not chosen: {main.advice}")
     read = {leaf for one in declared for leaf in one.settings.values()}
@@ -181,6 +202,59 @@ def _shares(
         told += f"; {main.name} trains tensors of the role {' or '.join(main.roles)}"
         told += f" and {main.rest} the others, where no group says otherwise"
     return f"{source}: {told}"
+
+
+def _factors(
+    spec: ModelSpec, factors: Sequence[Factor], option: str, freeze: Sequence[str]
+) -> dict[float, int]:
+    """How many parameters each factor is that of.
+
+    Raises:
+        LuminaError: E005 for a pattern that matches nothing, that matches some of the
+            tensors that share one matrix in memory, or for a rate of 0.
+    """
+    sizes: dict[float, int] = {}
+    matched = set[Factor]()
+    for tensor in trainable(spec, freeze):
+        found = {
+            name: factor_of(name, tensor.role, factors) for name in tensor.logical_names
+        }
+        if len(set(found.values())) > 1:
+            told = ", ".join(f"{name} by {value:g}" for name, value in found.items())
+            raise LuminaError(
+                "E005",
+                f"{option} would multiply {told}, which share one matrix in memory",
+                "let a pattern match all of them or none",
+            )
+        for name in found:
+            matched.update(f for f in factors if f.matches(name, tensor.role))
+        factor = found[tensor.logical_names[0]]
+        sizes[factor] = sizes.get(factor, 0) + tensor.size
+    for one in factors:
+        if one not in matched:
+            raise LuminaError(
+                "E005",
+                f"{option} {one.pattern}={one.value:g} matches no parameter that "
+                "trains",
+                "patterns are globs, such as '*.feedforward.*', or role:matrix",
+            )
+        if one.value == 0 and option == "group_learning_rates":
+            raise LuminaError(
+                "E005",
+                f"{option} {one.pattern}=0 would train nothing there",
+                "use --freeze for it, or a factor above 0",
+            )
+    return sizes
+
+
+def _factored(sizes: Mapping[float, int], what: str) -> str:
+    """What is multiplied by what, in words."""
+    whole = sum(sizes.values())
+    return ", ".join(
+        f"{value:g} times the {what} for {size / whole:.1%} of the parameters"
+        for value, size in sizes.items()
+        if value != 1
+    )
 
 
 def _options(

@@ -37,6 +37,8 @@ class Plan:
         optimizer: of the tensors that no group names.
         optimizer_groups: PATTERN=OPTIMIZER, in the order in which they are tried.
         optimizer_options: optimizer -> its own options and their values.
+        group_learning_rates: PATTERN=FACTOR, in the order in which they are tried.
+        group_weight_decays: the same for the weight decay.
         schedule_batch: rows of a step by which an asked number of warm-up steps is
             meant: those that the run began with. 0 where no Plan said it yet.
         gradient_checkpointing: "none", "full" or "selective".
@@ -88,6 +90,8 @@ class Plan:
     optimizer: str = "adamw"
     optimizer_groups: tuple[str, ...] = ()
     optimizer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    group_learning_rates: tuple[str, ...] = ()
+    group_weight_decays: tuple[str, ...] = ()
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -148,6 +152,8 @@ class Plan:
         for name in (
             "freeze",
             "optimizer_groups",
+            "group_learning_rates",
+            "group_weight_decays",
             "features",
             "pinned",
             "rules",

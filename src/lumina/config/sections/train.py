@@ -98,6 +98,16 @@ class TrainSection(Section):
         description="options of an optimizer itself, OPTION=VALUE; for one of several, "
         "OPTIMIZER.OPTION=VALUE",
     )
+    group_learning_rates: tuple[str, ...] = Field(
+        (),
+        description="tensors whose learning rate is multiplied, PATTERN=FACTOR; the "
+        "first pattern that matches holds; role:embedding names a role",
+    )
+    group_weight_decays: tuple[str, ...] = Field(
+        (),
+        description="tensors whose weight decay is multiplied, PATTERN=FACTOR, with 0 "
+        "for none; norms and biases have none anyway",
+    )
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay rate")
     beta2: float = Field(0.95, ge=0, lt=1, description="Adam's second decay rate")
     eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
