@@ -29,6 +29,9 @@ METHODS = {
     "lion": "--learning-rate 3e-4",
     "adafactor": "--optimizer-options scale_by_weights=true --learning-rate 0.05",
     "muon": "",
+    "adamw_bf16": "",
+    "adamw_8bit": "",
+    "adamw_4bit": "",
 }
 QUICK = ("muon",)
 SLOW = [

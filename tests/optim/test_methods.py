@@ -31,6 +31,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "lion": {},
     "adafactor": {"scale_by_weights": True},
     "muon": {},
+    "adamw_bf16": {},
+    "adamw_8bit": {},
+    "adamw_4bit": {},
 }
 EVERY = sorted(METHODS)
 

@@ -54,12 +54,15 @@ class StateTensor:
         shape_of: the shape of the state, where it is not that of the weight. It returns
             None for a weight that has no such state.
         element: bytes of one element of a state that has `shape_of`.
+        coded: whether its values mean something only together with other states, so
+            that a mean of several is none.
     """
 
     shared: int | None = None
     bytes_per_parameter: float = 4.0
     shape_of: ShapeOf | None = None
     element: int = 4
+    coded: bool = False
 
     def bytes_for(self, shape: Shape, pieces: int = 1) -> float:
         """Memory of the state of a weight of that shape.

@@ -38,10 +38,14 @@ class TwoMoments(Optimizer):
         super().__init__(slots, options, device=device, ranks=ranks)
         self.beta1, self.beta2 = options["beta1"], options["beta2"]
         for slot in slots:
-            slot.state = {name: torch.zeros_like(slot.master) for name in MOMENTS}
+            slot.state = self.first_states(slot)
         # One counter a slot, because torch's fused kernel adds to each of them; all
         # are views of one tensor and always equal.
         self.steps = torch.zeros(max(len(slots), 1), dtype=torch.float32, device=device)
+
+    def first_states(self, slot: Slot) -> dict[str, Tensor]:
+        """What a slot's moments are kept as before the first step."""
+        return {name: torch.zeros_like(slot.master) for name in MOMENTS}
 
     def corrections(self) -> tuple[Tensor, Tensor]:
         """What each moment is divided by, because it began at 0: [] float32 each."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lumina.errors import LuminaError
-from lumina.optim.declared import chosen_optimizer
+from lumina.optim.declared import StateTensor, chosen_optimizer
 from lumina.optim.groups import optimizer_of, parse_groups
 from lumina.state.state import State
 
@@ -36,7 +36,7 @@ def add_expert(
     "busiest": a copy of the expert with the highest load, told apart by noise on its
     matrices and router row; the two share that load, and its tokens. "mean": the mean
     of all experts and of their router rows, with the same noise. States and averages
-    are copied, or averaged, likewise.
+    are copied, or averaged, likewise; states of a few bits are always copied.
 
     Args:
         state: with whole tensors; it is not changed.
@@ -75,7 +75,10 @@ def add_expert(
     def states(layer: int, leaf: str, tensor: Tensor) -> Tensor:
         return torch.cat([tensor, grown(tensor, layer)])
 
-    return _edited(state, weights, states, change=1)
+    def codes(layer: int, leaf: str, tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor[models[layer] : models[layer] + 1]])
+
+    return _edited(state, weights, states, codes, change=1)
 
 
 def prune_expert(state: State, chosen: Mapping[int, int] | None = None) -> State:
@@ -106,7 +109,7 @@ def prune_expert(state: State, chosen: Mapping[int, int] | None = None) -> State
         rest = states(layer, leaf, tensor)
         return rest / rest.sum().clamp(min=1e-12) if leaf == "load" else rest
 
-    return _edited(state, weights, states, change=-1)
+    return _edited(state, weights, states, states, change=-1)
 
 
 def check_prunable(moe: Mapping[str, Any], chosen: Mapping[int, int]) -> None:
@@ -180,8 +183,18 @@ def _draw(like: Tensor, seed: int, name: str) -> Tensor:
     return torch.randn(like.shape, generator=generator)
 
 
-def _edited(state: State, weights: Edit, states: Edit, change: int) -> State:
-    """The State with every tensor that has an expert axis edited."""
+def _edited(
+    state: State, weights: Edit, states: Edit, codes: Edit, change: int
+) -> State:
+    """The State with every tensor that has an expert axis edited.
+
+    Args:
+        state: with whole tensors.
+        weights: the edit of weights and buffers.
+        states: that of optimizer states and averages.
+        codes: that of states of which there is no mean.
+        change: how many experts there are more.
+    """
 
     def edited(
         held: dict[str, Tensor], edit: Edit, slot: str | None = None
@@ -201,7 +214,12 @@ def _edited(state: State, weights: Edit, states: Edit, change: int) -> State:
         tensors=edited(state.tensors, weights),
         optimizer={
             # The average is of weights, and stays beside them without noise.
-            slot: edited(held, states, slot)
+            slot: {
+                name: edited(
+                    {name: tensor}, codes if _coded(state, name, slot) else states, slot
+                )[name]
+                for name, tensor in held.items()
+            }
             for slot, held in state.optimizer.items()
         },
         info=dict(state.info),
@@ -220,7 +238,19 @@ def _has_experts(state: State, name: str, slot: str | None) -> bool:
     info = state.info[name]
     if slot is None or info.axes[:1] != ("expert",):
         return info.axes[:1] == ("expert",)
-    groups = parse_groups(state.plan.get("optimizer_groups", ()))
-    optimizer = optimizer_of(name, info.role, state.plan["optimizer"], groups)
-    declared = chosen_optimizer(optimizer).states.get(slot)
+    declared = _declared(state, name, slot)
     return declared is None or declared.shares(0, len(info.axes))
+
+
+def _coded(state: State, name: str, slot: str) -> bool:
+    """Whether what is kept beside a weight has no mean."""
+    declared = _declared(state, name, slot)
+    return declared is not None and declared.coded
+
+
+def _declared(state: State, name: str, slot: str) -> StateTensor | None:
+    """The declaration of an optimizer's state; None for an average of the weight."""
+    groups = parse_groups(state.plan.get("optimizer_groups", ()))
+    role = state.info[name].role
+    optimizer = optimizer_of(name, role, state.plan["optimizer"], groups)
+    return chosen_optimizer(optimizer).states.get(slot)

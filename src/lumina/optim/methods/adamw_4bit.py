@@ -1,0 +1,30 @@
+"""AdamW with 4-bit moments, in blocks of 256.
+
+Li et al., 2023, arXiv:2309.01507: a dynamic exponent for the mean, and evenly spread
+values without 0 for the mean square.
+"""
+
+from __future__ import annotations
+
+from lumina.optim.blocks import Code, dynamic_map, linear_map
+from lumina.optim.coded_moments import ROLES, CodedMoments, coded_states
+from lumina.optim.declared import register_optimizer
+
+CODES = {
+    "exp_avg": Code(dynamic_map(4, signed=True), 4),
+    "exp_avg_sq": Code(linear_map(4), 4),
+}
+
+
+@register_optimizer(
+    "adamw_4bit",
+    words="AdamW with 4-bit moments",
+    states=coded_states(CODES),
+    settings={"beta1": "beta1", "beta2": "beta2", "eps": "eps"},
+    roles=ROLES,
+    rest="adamw",
+)
+class AdamW4Bit(CodedMoments):
+    """AdamW with codes of 4 bits; arguments as of `SmallMoments`."""
+
+    codes = CODES

@@ -1,0 +1,29 @@
+"""AdamW with 8-bit moments, in blocks of 256.
+
+Dettmers et al., 2022, arXiv:2110.02861: codes with a dynamic exponent.
+"""
+
+from __future__ import annotations
+
+from lumina.optim.blocks import Code, dynamic_map
+from lumina.optim.coded_moments import ROLES, CodedMoments, coded_states
+from lumina.optim.declared import register_optimizer
+
+CODES = {
+    "exp_avg": Code(dynamic_map(8, signed=True), 8),
+    "exp_avg_sq": Code(dynamic_map(8, signed=False), 8, never_zero=True),
+}
+
+
+@register_optimizer(
+    "adamw_8bit",
+    words="AdamW with 8-bit moments",
+    states=coded_states(CODES),
+    settings={"beta1": "beta1", "beta2": "beta2", "eps": "eps"},
+    roles=ROLES,
+    rest="adamw",
+)
+class AdamW8Bit(CodedMoments):
+    """AdamW with codes of 8 bits; arguments as of `SmallMoments`."""
+
+    codes = CODES
