@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lumina.assemble.assemble import assemble, capture
+from lumina.cli.main import main
 from lumina.config.layer import Layer
 from lumina.optim.blocks import BLOCK, Code, dynamic_map, linear_map
 from lumina.optim.methods import adamw_4bit, adamw_8bit
@@ -17,6 +18,7 @@ from lumina.optim.rounding import random_bits, rounded
 from lumina.state.surgery import add_expert
 from optimizer_steps import MATRICES, gradients, optimizer, slots_of, take
 from programs import conversations, stream_of, take_steps, tiny_plan
+from training import Trainings
 
 CODES = {
     "8-bit mean": adamw_8bit.CODES["exp_avg"],
@@ -210,7 +212,13 @@ def test_codes_are_never_averaged(name: str, tmp_path: Any) -> None:
 
 
 @pytest.mark.covers("TRN-07: --use-8bit-optimizer")
-def test_the_switch_of_other_trainers_means_the_8_bit_one() -> None:
+def test_the_switch_of_other_trainers_means_the_8_bit_one(
+    trainings: Trainings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = trainings.command("switch", "--use-8bit-optimizer", "--dry-run")
+    assert main(command) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "AdamW with 8-bit moments" in told and "adamw_8bit trains" in told
     layer = Layer()
-    layer.put("use_8bit_optimizer", True)
-    assert layer.leaves == {"optimizer": "adamw_8bit"}
+    layer.put("use_8bit_optimizer", False)
+    assert layer.leaves == {}

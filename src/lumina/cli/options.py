@@ -163,6 +163,7 @@ _THEIRS: dict[str, dict[str, Any]] = {
     "--lr-scheduler-type": {},
     "--bf16": {"nargs": "?", "const": "true"},
     "--fp16": {"nargs": "?", "const": "true"},
+    "--use-8bit-optimizer": {"nargs": "?", "const": "true"},
     "--force-streaming": {"nargs": "?", "const": "true"},
     "--force-memory-loading": {"nargs": "?", "const": "true"},
     "--disable-sharding": {"nargs": "?", "const": "true"},
