@@ -64,7 +64,7 @@ def watch(told: list[dict[str, Any]]) -> OnEvent:
     """Keeps the events but those of what is always said."""
 
     def keep(**event: Any) -> None:
-        if event["kind"] not in ("data_forms", "data_example"):
+        if event["kind"] not in ("data_forms", "data_example", "chat_template"):
             told.append(event)
 
     return keep

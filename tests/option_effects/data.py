@@ -141,6 +141,39 @@ def forms_of_records(runs: Runs) -> None:
     assert "plain text" in runs.refused("E002", steps=1, format="prompt")
 
 
+@pytest.mark.covers("TOK-07: chat template")
+@shows("chat_template")
+def template_of_conversations(runs: Runs) -> None:
+    data = write_conversations(runs.folder / "asked.jsonl")
+    template = runs.folder / "mine.jinja"
+    template.write_text(
+        "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>So: ' + m.content"
+        " + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>So: ' }}{% endif %}"
+    )
+    same_data = {"train_data": (str(data),), "steps": 1}
+    plain = runs.train(**same_data)
+    mine = runs.train(**same_data, chat_template=str(template))
+    shown = {}
+    for run in (plain, mine):
+        tokenizer = Tokenizer.from_path(run.folder / "tokenizer")
+        shown[run.folder] = tokenizer.decode(
+            tokenizer.chat_prompt([{"role": "user", "content": "Where?"}])
+        )
+        (event,) = (e for e in run.events if e["kind"] == "chat_template")
+        assert "begin token stands in the first one once" in event["message"]
+    assert shown[mine.folder].endswith("<|user|>So: Where?<|end|><|assistant|>So: ")
+    assert "So:" not in shown[plain.folder]
+    template.write_text("{{ messages[0].content }}")
+    for choice in ("tokenizer", str(template)):
+        runs.refused("E108", **same_data, chat_template=choice)
+    runs.refused("E104", **same_data, chat_template=str(runs.folder / "none.jinja"))
+    own = runs.train(
+        **same_data, tokenizer=str(mine.folder / "tokenizer"), chat_template="lumina"
+    )
+    assert Tokenizer.from_path(own.folder / "tokenizer").templates is None
+
+
 @shows("long_conversations")
 def conversations_longer_than_a_row(runs: Runs) -> None:
     data = runs.folder / "long.jsonl"

@@ -27,6 +27,7 @@ from lumina.data.store_folder import (
     sides_of,
     stats_of,
 )
+from lumina.data.template_choice import template_in_words, with_template
 from lumina.data.text_files import TextFiles
 from lumina.data.tokenise import ENCODING_RULES, Rows
 from lumina.data.tokenizer import Tokenizer
@@ -210,15 +211,20 @@ class _Preparation:
         stats["seconds"] = time.monotonic() - began
         if forms := meta.get("forms"):
             self.told.forms(forms, example_of(train, tokenizer))
+        if meta["conversations"]:
+            told, odd = template_in_words(tokenizer, train, self.data.chat_template)
+            self.told.event("chat_template", "warning" if odd else "info", None, told)
         self.told.prepared(self.config, stats, skipped, evaluation)
         return Prepared(train, evaluation, tokenizer, stats, skipped)
 
     def _tokenizer(self) -> Tokenizer:
         if self.given is not None:
-            return self.given
-        if self.data.tokenizer is not None:
-            return Tokenizer.from_path(self.data.tokenizer)
-        return trained_tokenizer(self.config, [self.files])
+            found = self.given
+        elif self.data.tokenizer is not None:
+            found = Tokenizer.from_path(self.data.tokenizer)
+        else:
+            found = trained_tokenizer(self.config, [self.files])
+        return with_template(found, self.data.chat_template)
 
 
 def fit_rows(

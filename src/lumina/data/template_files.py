@@ -28,11 +28,13 @@ class Templates:
         variables: the special tokens that they can write, by name.
         day: the date that conversations to train on get where a template writes the
             date, as YYYY-MM-DD: a resumed run must get the same ids on another day.
+        origin: the file that `--chat-template` named; "" for the model's own.
     """
 
     named: dict[str, str]
     variables: dict[str, str] = field(default_factory=dict)
     day: str = ""
+    origin: str = ""
 
     @property
     def conversation(self) -> str:
@@ -59,6 +61,8 @@ class Templates:
         config = {"chat_template": written}
         if any("strftime_now" in text for text in self.named.values()):
             config["lumina_training_day"] = self.day
+        if self.origin:
+            config["lumina_chat_template"] = self.origin
         return config
 
 
@@ -120,7 +124,8 @@ def read_templates(
     day = declared.get("lumina_training_day")
     if not isinstance(day, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", day):
         day = datetime.date.today().isoformat()
-    return Templates(named, variables, day)
+    origin = declared.get("lumina_chat_template")
+    return Templates(named, variables, day, origin if isinstance(origin, str) else "")
 
 
 def _from_json(path: Path) -> dict[str, str]:

@@ -29,7 +29,7 @@ from lumina.data.chat_markers import (
 from lumina.data.chat_template import TemplateFormat
 from lumina.data.long_conversations import LaidOut
 from lumina.data.records import Message
-from lumina.data.template_files import Templates
+from lumina.data.template_files import VARIABLES, Templates
 from lumina.data.text_stream import TextStream
 from lumina.data.tokenizer_backend import (
     add_specials,
@@ -312,6 +312,46 @@ class Tokenizer:
             kept=self._kept,
             generation=self.generation,
         )
+
+    def with_templates(self, templates: Templates | None) -> Tokenizer:
+        """This tokenizer with other chat templates; None: with Lumina's markers, if
+        `with_chat` adds them."""
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+
+        def made() -> Tokenizer:
+            return Tokenizer(
+                backend,
+                bos=self._bos,
+                eos=self._eos,
+                before=self._before,
+                ends=self._ends,
+                notes=self.notes,
+                templates=templates,
+                kept=self._kept,
+                generation=self.generation,
+            )
+
+        found = made()
+        if isinstance(found.chat_format, TemplateFormat):
+            spelled = found.chat_format.control_tokens()
+            if spelled:  # as ordinary tokens they would let a user speak for another
+                add_specials(backend, spelled)
+                found = made()
+        return found
+
+    def named_specials(self) -> dict[str, str]:
+        """The special tokens that a chat template can name, by their names there."""
+        named = {"bos_token": self._bos, "eos_token": self._eos}
+        for name in VARIABLES:
+            token = token_named(self._kept, name)
+            if token is not None:
+                named.setdefault(name, token)
+        return {name: token for name, token in named.items() if token is not None}
+
+    @property
+    def named_begin(self) -> int | None:
+        """The id of the begin token that its files name, wherever it stands."""
+        return None if self._bos is None else self.backend.token_to_id(self._bos)
 
     def token_id(self, token: str) -> int:
         """The id of a token.

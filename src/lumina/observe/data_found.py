@@ -21,6 +21,7 @@ _NAMES = {
     "data_no_eval": "held out",
     "data_cache_damaged": "cache",
     "chat_markers": "chat markers",
+    "chat_template": "chat template",
     "tokenizer": "tokenizer",
 }
 """Kinds of events about data, and what they are called in the report. Others whose kind

@@ -72,6 +72,12 @@ class DataSection(Section):
         "up to the user's second turn, the second up to the third, and so on; the last "
         "number holds for all that follow",
     )
+    chat_template: str | None = Field(
+        None,
+        description="what writes conversations: a file with a Jinja template, "
+        "tokenizer (its own one) or lumina (Lumina's own markers); default: the "
+        "tokenizer's, and Lumina's where it has none",
+    )
     long_conversations: Literal["split", "truncate", "drop", "cut"] = Field(
         "split",
         description="a conversation longer than a row: split it into pieces that each "

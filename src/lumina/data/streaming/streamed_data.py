@@ -26,6 +26,7 @@ from lumina.data.streaming.sequence import StreamedRows, StreamOptions
 from lumina.data.streaming.text_source import TextSource
 from lumina.data.streaming.window_rows import gathered
 from lumina.data.streaming.windows import Part
+from lumina.data.template_choice import with_template
 from lumina.data.text_data import beginning
 from lumina.data.tokenise import Encoded, encode_parts
 from lumina.data.tokenise import Rows as RowsToFit
@@ -223,6 +224,7 @@ def _prepare(request: Request) -> StreamedData:
         tokenizer = Tokenizer.from_path(config.data.tokenizer)
     if tokenizer is None:
         tokenizer = trained_on_head(config, source)
+    tokenizer = with_template(tokenizer, config.data.chat_template)
     if head.conversations:
         tokenizer = tokenizer.with_chat()
         check_room(
