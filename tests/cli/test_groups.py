@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from lumina.cli.groups import members
@@ -35,19 +33,3 @@ def test_wrong_sub_commands_are_coded(
     assert main(words) == 2
     printed = capsys.readouterr().err
     assert printed.startswith(code) and says in printed
-
-
-def test_a_record_is_shown_with_its_loss(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "chat.jsonl"
-    file.write_text(
-        '{"messages": [{"role": "user", "content": "ab"}, '
-        '{"role": "assistant", "content": "cd"}]}\n'
-    )
-    assert main(["data", "show", str(file)]) == 0
-    printed = capsys.readouterr().out
-    assert "<|user|>ab<|end|><|assistant|>⟦cd<|end|>⟧" in printed
-    assert f"{file}, line 1" in printed
-    assert main(["data", "show", str(file), "--index", "7"]) == 2
-    assert capsys.readouterr().err.startswith("E005")

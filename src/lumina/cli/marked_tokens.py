@@ -15,20 +15,23 @@ def colours() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
-def marked(pieces: Sequence[str], mask: Sequence[bool], coloured: bool) -> str:
+def marked(pieces: Sequence[str], weights: Sequence[float], coloured: bool) -> str:
     """The text of tokens, those that bear loss in colour or in brackets.
 
     Args:
         pieces: the text of each token.
-        mask: whether each bears loss.
+        weights: what each weighs in the loss; 0: it bears none. A weight that is not 1
+            is written behind its tokens.
         coloured: in colour; otherwise in brackets ⟦ ⟧.
     """
     opening, closing = (_LOSS, _END) if coloured else ("⟦", "⟧")
     parts = []
-    for bears, group in groupby(zip(pieces, mask, strict=True), key=lambda one: one[1]):
+    runs = groupby(zip(pieces, weights, strict=True), key=lambda one: one[1])
+    for weight, group in runs:
         text = "".join(piece for piece, _ in group)
-        if bears:
-            parts.append(f"{opening}{text}{closing}")
+        if weight:
+            told = "" if weight == 1 else f"×{weight:g}"
+            parts.append(f"{opening}{text}{closing}{told}")
         else:
             parts.append(f"{_PLAIN}{text}{_END}" if coloured else text)
     return "".join(parts)
