@@ -162,3 +162,20 @@ def shards_of_the_text(runs: Runs) -> None:
         runs.monkeypatch.setenv("LUMINA_CACHE", cache)
         prepare(runs.config(shard_size_mb=size, data_loading="sharded"))
     assert sizes == [3 * 10**6]
+
+
+@pytest.mark.covers("DAT-23: dynamic batching")
+@shows("packing")
+def packed_rows(runs: Runs) -> None:
+    """Rows of one document, with the same labels, in batches that are less wide."""
+    widths: list[int] = []
+    look = seen(lambda p, b: b.micro_batches[0].input_ids.shape[1], widths)
+    one = {"epochs": 1, "steps": None, "seq_length": 128, "eval_fraction": 0.0}
+    packed = runs.train(look, packing=True, **one)
+    assert set(widths) == {128}
+    widths.clear()
+    alone = runs.train(look, packing=False, **one)
+    assert set(widths) == {32} and alone.result.steps > packed.result.steps
+    taught = [sum(run.column("loss_tokens")) for run in (packed, alone)]
+    assert taught[0] == taught[1]
+    assert "packed" in runs.refused("E002", packing=False, data_loading="streaming")

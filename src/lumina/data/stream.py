@@ -252,7 +252,15 @@ def sequence_of(
     """
     if in_order is None:
         return shuffled(store, seq_length, seed)
-    rows = pack_in_order(store, seq_length)
+    return linear(store, pack_in_order(store, seq_length), in_order)
+
+
+def linear(store: TokenStore, rows: Packing, in_order: InOrder) -> Linear:
+    """Rows of a store that keep its order, from a document on.
+
+    Raises:
+        LuminaError: E005 where all documents would be passed over.
+    """
     if in_order.first >= len(store):
         raise LuminaError(
             "E005",

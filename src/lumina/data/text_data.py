@@ -11,11 +11,19 @@ from numpy.typing import NDArray
 from lumina.batch import Batch
 from lumina.data.data_events import OnEvent
 from lumina.data.kind import Data, DataKind, Request, Rows, Share
+from lumina.data.order import Numbered
 from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.split import Progress
 from lumina.data.store import TokenStore
-from lumina.data.stream import BatchStream, InOrder, eval_batches, sequence_of
+from lumina.data.stream import (
+    BatchStream,
+    InOrder,
+    RowStream,
+    eval_batches,
+    sequence_of,
+)
+from lumina.data.unpacked import UnpackedStream, unpacked_sequence
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -39,11 +47,14 @@ class TextData(Data):
     def rows(self, config: Config) -> Rows:
         """Packed rows, each once an epoch."""
         length, made = config.model.seq_length, self.prepared
+        seed, in_order = config.train.seed, _in_order(config)
+        if config.loading.packing:
+            sequence = sequence_of(made.train, length, seed, in_order)
+        else:
+            sequence = unpacked_sequence(made.train, length, seed, in_order)
         return Rows(
             vocab_size=made.tokenizer.vocab_size,
-            sequence=sequence_of(
-                made.train, length, config.train.seed, _in_order(config)
-            ),
+            sequence=sequence,
             held_out=len(pack(made.eval, length)) if made.eval else 0,
         )
 
@@ -54,8 +65,17 @@ class TextData(Data):
         *,
         global_batch_size: int,
         epochs: float | None,
-    ) -> BatchStream:
-        """Batches of packed rows."""
+    ) -> RowStream:
+        """Batches of packed rows, or of rows of one document each."""
+        if not config.loading.packing:
+            assert isinstance(rows.sequence, Numbered)
+            return UnpackedStream(
+                self.prepared.train,
+                rows.sequence,
+                seq_length=config.model.seq_length,
+                global_batch_size=global_batch_size,
+                epochs=epochs,
+            )
         return BatchStream(
             self.prepared.train,
             seq_length=config.model.seq_length,

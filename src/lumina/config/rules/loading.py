@@ -7,7 +7,7 @@ from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 from lumina.config.source_entries import source_paths
 
-OF_TEXT = ("data_loading", "linear_dataset", "dataset_start_offset")
+OF_TEXT = ("data_loading", "packing", "linear_dataset", "dataset_start_offset")
 """Options that only data of text has."""
 
 
@@ -40,6 +40,11 @@ def check(settings: Settings) -> None:
             "iterate begins the data again and again, so that nothing says how long "
             "the run and its learning rate's schedule are",
             "name --steps; --stop-file PATH ends the run earlier, where you create it",
+        )
+    if loading.data_loading == "streaming" and not loading.packing:
+        refuse(
+            "streamed text is packed, and packing is off",
+            "use --data-loading sharded, or leave --no-packing out",
         )
     other = _other_data(settings)
     for leaf in OF_TEXT if other else ():

@@ -33,6 +33,12 @@ class LoadingSection(Section):
         description="rows that streamed text is packed and shuffled among, about; more "
         "are a better shuffle, more memory and a later first step",
     )
+    packing: bool = Field(
+        True,
+        description="several documents in a row, which do not see each other; "
+        "--no-packing: each in a row of its own, in batches that are alike in length "
+        "and only as wide as they need",
+    )
     linear_dataset: bool = Field(
         False, description="documents in the order of the files, never shuffled"
     )

@@ -217,6 +217,13 @@ def _refuse_conversations(parts: list[Part]) -> None:
 
 def _prepare(request: Request) -> StreamedData:
     config, told = request.config, DataEvents(request.on_event)
+    if not config.loading.packing:
+        raise LuminaError(
+            "E002",
+            f"data_loading is {choose_loading(config)}; streamed text is packed, and "
+            "packing is off",
+            "use --data-loading sharded, or leave --no-packing out",
+        )
     source = TextSource(config)
     head = look_at(source)
     tokenizer = request.tokenizer
