@@ -36,7 +36,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Policy:
     """What is done about bad records, and about what is left out on purpose.
 
@@ -45,11 +45,13 @@ class Policy:
         on_skip: is called with every bad record that is left out.
         on_left_out: is called with (kind, name) of each member of an archive that is
             not data, or that is never read.
+        said: how often something was reported.
     """
 
     fatal: bool = True
     on_skip: Callable[[Skipped], None] | None = None
     on_left_out: Callable[[str, str], None] | None = None
+    said: int = 0
 
     def bad(
         self,
@@ -66,6 +68,7 @@ class Policy:
         Raises:
             LuminaError: with the code, where bad records are fatal.
         """
+        self.said += 1
         if self.fatal:
             where = source if line is None else f"{source}, {unit} {line}"
             raise LuminaError(code, f"{where}: {reason}", hint or HINTS[code])
@@ -74,5 +77,6 @@ class Policy:
 
     def leave_out(self, kind: str, name: str) -> None:
         """Report something that is not read, whatever the policy."""
+        self.said += 1
         if self.on_left_out is not None:
             self.on_left_out(kind, name)

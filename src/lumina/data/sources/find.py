@@ -68,8 +68,13 @@ def find_entries(
     """
     access = access or Access()
     for source in sources_of(paths):
+        said, any_entry = access.policy.said, False
         try:
-            yield from source.kind.entries(source, access)
+            for entry in source.kind.entries(source, access):
+                any_entry = True
+                yield entry
+            if not any_entry and access.policy.said == said:
+                access.policy.bad("E105", source.name, "nothing in it")
         except PermissionError:
             access.policy.bad("E106", source.name, "this user may not read it")
         except FileNotFoundError:
