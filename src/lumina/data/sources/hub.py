@@ -89,8 +89,8 @@ class Hub(SourceKind):
         return name.startswith(SCHEME)
 
     def may_hold(self, name: str, suffixes: tuple[str, ...]) -> bool:
-        """Never: the `datasets` library has its own readers."""
-        return False
+        """Whether they are those of records: rows are, in files of any format."""
+        return ".jsonl" in suffixes
 
     def size(self, source: Source) -> int:
         """Bytes of the split, where its description says so; 0 where it does not."""
