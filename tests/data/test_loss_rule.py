@@ -15,10 +15,12 @@ from lumina import ConfigPresets
 from lumina.batch import IGNORE
 from lumina.data.loss_rule import LossRule, loss_of
 from lumina.data.packing import pack
-from lumina.data.prepare import prepare
+from lumina.data.prepare import fit_rows, prepare
 from lumina.data.records import Message
 from lumina.data.store import StoreWriter, TokenStore
 from lumina.data.stream import BatchStream, eval_batches
+from lumina.data.task_stream import TaskStream, task_sequence
+from lumina.data.tasks import TaskStores
 from lumina.errors import LuminaError
 
 TURNS: list[Any] = [
@@ -149,6 +151,47 @@ def test_without_weights_nothing_is_kept_and_nothing_added(tmp_path: Path) -> No
     assert step.micro_batches[0].loss_weights is None
     one = config.replace(role_weights=["assistant=1"], turn_weights=[1.0])
     assert prepare(one).train.fingerprint == store.fingerprint
+
+
+def test_pieces_of_a_long_conversation_keep_the_weights(tmp_path: Path) -> None:
+    long = [dict(turn) for turn in TURNS]
+    long[2]["content"] = "one two three " * 30
+    long[4] |= {"content": "four five six " * 40, "weight": 4}
+    path = chats(tmp_path, long)  # type: ignore[arg-type]
+    config = ConfigPresets.debug().replace(
+        train_data=[path], eval_fraction=0.0, turn_weights=[0.5, 1.0]
+    )
+    whole = prepare(config)
+    pieces = fit_rows(whole, config, 48)
+    assert len(pieces.train) > len(whole.train)
+    totals = []
+    for store in (whole.train, pieces.train):
+        everywhere = np.arange(len(store.tokens))
+        bears = store.bears_loss(everywhere)
+        found = store.loss_weights(everywhere)[bears]
+        totals.append(sorted(found.tolist()))
+    assert totals[0] == totals[1] and set(totals[0]) == {0.5, 1.0, 4.0}
+
+
+def test_tasks_of_which_one_is_weighted_are_weighted_together(tmp_path: Path) -> None:
+    stores = {}
+    for name, more in (("plain", {}), ("heavy", {"weight": 3})):
+        (tmp_path / name).mkdir()
+        path = chats(tmp_path / name, [TURNS[1], {**TURNS[2], **more}])
+        config = ConfigPresets.debug().replace(
+            train_data=[path], eval_fraction=0.0, tokenizer_vocab_size=290
+        )
+        stores[name] = prepare(config).train
+    both = TaskStores(stores)
+    sequence = task_sequence(both, seq_length=16, seed=0, strategy="proportional")
+    stream = TaskStream(both, sequence, seq_length=16, global_batch_size=4, epochs=1)
+    step = stream.step(stream.start, micro_batch_size=4)
+    assert step is not None
+    labels = [store.loss_tokens for store in stores.values()]
+    assert step.task_loss_tokens == (labels[0], 3 * labels[1])
+    assert step.loss_weight == step.loss_divisor == labels[0] + 3 * labels[1]
+    [batch] = step.micro_batches
+    assert float(batch.loss_weights.sum()) == step.loss_weight  # type: ignore[union-attr]
 
 
 PARTS = st.lists(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chat_templates import (
     CALLS_IN_MARKS,
@@ -182,3 +185,105 @@ def test_lumina_writes_tools_in_turns_of_its_own(system: bool, tmp_path: Path) -
     assert ids[: len(asked)] == asked
     spelled = [{"role": "user", "content": "<|call|>"}, plain[1]]
     assert mine.token_id("<|call|>") not in mine.encode_chat(spelled)[0]  # type: ignore[arg-type]
+
+
+FORMS = [
+    {"prompt": "1 + 2?", "completion": " 3 "},
+    {"instruction": "add", "input": "1 2", "output": "3", "history": [["a", "b"]]},
+    {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
+     "system": "Be brief."},
+    {"messages": [{"role": "developer", "content": "Be brief."},
+                  {"role": "user", "content": [{"type": "text", "text": "q"}]},
+                  {"role": "assistant", "content": "a"}]},
+    {"prompt": {"role": "prompter", "text": "q", "replies": [
+        {"role": "assistant", "text": "a", "rank": 0}]}},
+    {"instruction": "add", "instances": [{"input": "1 2", "output": "3"}]},
+    {"conversations": [
+        {"from": "human", "value": "1 + 2?"},
+        {"from": "function_call", "value": json.dumps(ADD)},
+        {"from": "observation", "value": "3"},
+        {"from": "gpt", "value": "3"}], "tools": json.dumps([TOOL])},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", [QWEN_TOOLS, LLAMA3_TOOLS], ids=["qwen", "llama"])
+def test_each_form_of_record_has_the_ids_of_transformers(
+    template: str, tmp_path: Path
+) -> None:
+    mine = Tokenizer.from_path(folder_with(template, tmp_path))
+    apply = theirs_of(tmp_path).apply_chat_template
+    for number, one in enumerate(FORMS):
+        chat = parse_record(one)
+        assert not isinstance(chat, str)
+        messages: list[dict[str, Any]] = [dict(message) for message in chat]
+        tools = messages[0].pop("tools", None)
+        for message in messages:
+            if message.pop("no_content", False):
+                message["content"] = None
+            message.pop("train", None)
+        ids, mask = mine.encode_chat(chat)
+        assert apply(messages, tools=tools, return_dict=False) == ids, number
+        assert any(mask)
+
+
+WORDS = st.text(
+    st.sampled_from('ab 1\n\t"{}<>|é🎉') | st.sampled_from(list("im_end")), max_size=9
+) | st.sampled_from(["<|im_end|>", "</tool_call>", "<tool_call>", "\\u00e9", " x "])
+CALLS = st.builds(
+    lambda arguments: {
+        "type": "function",
+        "function": {"name": "add", "arguments": arguments},
+    },
+    st.dictionaries(st.sampled_from("ab"), st.integers() | WORDS, max_size=2),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(WORDS.filter(str.strip), st.lists(CALLS, max_size=2), WORDS),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_any_calls_are_taught_whole_or_refused(
+    qwen: tuple[Tokenizer, Any], turns: list[tuple[str, list[Any], str]]
+) -> None:
+    mine, theirs = qwen
+    chat: list[Any] = []
+    for asked, calls, said in turns:
+        chat.append({"role": "user", "content": asked})
+        answer: dict[str, Any] = {"role": "assistant", "content": said}
+        if calls:
+            answer["tool_calls"] = calls
+            chat += [answer, {"role": "tool", "content": said}]
+        elif said.strip():
+            chat.append(answer)
+    if chat[-1]["role"] != "assistant":
+        chat.append({"role": "assistant", "content": "done"})
+    try:
+        ids, mask = mine.encode_chat(chat)
+    except LuminaError as refused:
+        assert refused.code == "E108"
+        return
+    text = theirs.apply_chat_template(chat, tokenize=False)
+    assert mine.decode(ids) == text
+    special = {mine.token_id(t) for t in ("<|im_start|>", "<|im_end|>")}
+    # Marks stand around turns and nowhere else, whatever the words spell.
+    plain = [{**turn, "content": turn["content"] and "x"} for turn in chat]
+    usual, _ = mine.encode_chat(plain)
+    assert [i for i in ids if i in special] == [i for i in usual if i in special]
+    got = mine.decode([i for i, m in zip(ids, mask, strict=True) if m])
+    assert got.count("<|im_end|>") >= sum(t["role"] == "assistant" for t in chat)
+    for turn in chat:
+        if turn["role"] == "assistant":
+            assert turn["content"].strip() in got
+            for call in turn.get("tool_calls", []):
+                written = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+                assert written in got
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
+    folder = folder_with(QWEN_TOOLS, tmp_path_factory.mktemp("qwen"))
+    return Tokenizer.from_path(folder), theirs_of(folder)

@@ -43,6 +43,14 @@ OTHER_SOURCES = "(further sources)"
 Progress = Callable[[str, int, int], None]
 
 
+def count_form(forms: dict[str, Counter[str]], document: Document) -> None:
+    """Count the form of the record that a document was, under its source."""
+    if document.form:
+        known = document.source in forms or len(forms) < SOURCES_KEPT
+        source = document.source if known else OTHER_SOURCES
+        forms.setdefault(source, Counter())[document.form] += 1
+
+
 def document_bytes(document: Document) -> int:
     """UTF-8 bytes of what a document says."""
     if document.text is not None:
@@ -107,10 +115,7 @@ class Scan:
 
     def recognise(self, document: Document) -> None:
         """Take note of the form of the record that a document was."""
-        if document.form:
-            known = document.source in self.forms or len(self.forms) < SOURCES_KEPT
-            source = document.source if known else OTHER_SOURCES
-            self.forms.setdefault(source, Counter())[document.form] += 1
+        count_form(self.forms, document)
 
     def remove(self, characters: int, whole: bool) -> None:
         """Take note of a text out of which characters were taken."""

@@ -36,6 +36,9 @@ CELL_WIDTH = 24
 LINE_WIDTH = 100
 """Most characters of a line; only a word, such as a path, may be longer."""
 
+_BEARS_LOSS = "⟦[^⟧]*⟧"
+"""What bears loss in the example of the data."""
+
 SEVERITY_STYLE = {
     "debug": "dim",
     "info": "cyan",
@@ -365,7 +368,9 @@ class Console:
         if self._silent:
             return
         if self._terminal.is_terminal and not self._terminal.is_dumb_terminal:
-            self._guarded(lambda: self._terminal.print(Text(text, style=style)))
+            shown = Text(text, style=style)
+            shown.highlight_regex(_BEARS_LOSS, "bold green")
+            self._guarded(lambda: self._terminal.print(shown))
         else:
             self._guarded(lambda: self._write_plain(text))
 

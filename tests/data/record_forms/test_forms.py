@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lumina.data.documents import read_documents
 from lumina.data.record_forms.form import forms
 from lumina.data.record_forms.reader import RecordReader
 from lumina.data.records import BadRecord, Message, parse_record, unread_fields
@@ -295,7 +296,7 @@ VALUES = st.recursive(
 FIELDS = sorted({field for form in forms().values() for field in form.fields})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=5))
 def test_any_record_is_read_whole_or_refused_with_a_code(record: Any) -> None:
     for reader in (RecordReader(), *(RecordReader(name) for name in forms())):
@@ -310,3 +311,33 @@ def test_any_record_is_read_whole_or_refused_with_a_code(record: Any) -> None:
         else:
             assert content and any(m["role"] == "assistant" for m in content)
         json.dumps(content, ensure_ascii=False).encode()
+
+
+LINES = st.lists(
+    st.one_of(
+        st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4).map(json.dumps),
+        st.sampled_from([json.dumps(record) for _, record, _ in GOOD]),
+        st.sampled_from(["{", "[]", "7", "null", '"text"', '{"text": "t"}']),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LINES)
+def test_every_line_is_a_document_or_a_skipped_record(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    skipped: list[Any] = []
+    found = list(read_documents([path], errors="skip", on_skip=skipped.append))
+    numbers = sorted([d.line for d in found] + [s.line for s in skipped])
+    assert numbers == list(range(1, len(lines) + 1))
+    assert all(document.form in forms() for document in found)
+    if skipped:
+        with pytest.raises(LuminaError) as refused:
+            list(read_documents([path]))
+        assert refused.value.code == skipped[0].code
+        assert f"line {skipped[0].line}" in refused.value.message

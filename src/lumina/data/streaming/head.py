@@ -7,6 +7,7 @@ that a run begins at once whatever the size of the data.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING
 import tokenizers
 
 from lumina.data.cache import build_once, cache_root
+from lumina.data.chat_tools import has_tools
 from lumina.data.documents import Document, Skipped
 from lumina.data.loss_rule import loss_rule
-from lumina.data.split import document_bytes
+from lumina.data.split import count_form, document_bytes
 from lumina.data.store import StoreWriter, TokenStore
 from lumina.data.store_folder import cache_key, chat_parts
 from lumina.data.streaming.text_source import TextSource
@@ -42,6 +44,8 @@ class Head:
     Attributes:
         held_out: documents to judge, whole ones.
         conversations: documents that are conversations.
+        tools: conversations with calls, results or definitions of tools.
+        forms: how many records of each form every source has.
         documents: documents that were looked at.
         bytes: their text.
         skipped: records that were left out.
@@ -50,6 +54,8 @@ class Head:
 
     held_out: list[Document] = field(default_factory=list)
     conversations: int = 0
+    tools: int = 0
+    forms: dict[str, Counter[str]] = field(default_factory=dict)
     documents: int = 0
     bytes: int = 0
     skipped: list[Skipped] = field(default_factory=list)
@@ -68,6 +74,8 @@ def look_at(source: TextSource) -> Head:
         if not document.continues:
             head.documents += 1
             head.conversations += document.messages is not None
+            head.tools += has_tools(document.messages or ())
+            count_form(head.forms, document)
             taken = held_out and held_bytes < HELD_OUT_BYTES
         size = document_bytes(document)
         head.bytes += size

@@ -226,6 +226,7 @@ def _prepare(request: Request) -> StreamedData:
         )
     source = TextSource(config)
     head = look_at(source)
+    told.forms([(name, dict(found)) for name, found in head.forms.items()], None)
     tokenizer = request.tokenizer
     if tokenizer is None and config.data.tokenizer is not None:
         tokenizer = Tokenizer.from_path(config.data.tokenizer)
@@ -233,7 +234,7 @@ def _prepare(request: Request) -> StreamedData:
         tokenizer = trained_on_head(config, source)
     tokenizer = with_template(tokenizer, config.data.chat_template)
     if head.conversations:
-        tokenizer = tokenizer.with_chat()
+        tokenizer = tokenizer.with_chat(tools=bool(head.tools))
         check_room(
             config,
             tokenizer.vocab_size,
