@@ -42,6 +42,7 @@ def other_value(leaf: str) -> str:
         "mod_capacity_ladder": "0.125", "mod_capacity_schedule": "0.125",
         "tasks": "a=b", "task_eval_data": "a=b", "task_weights": "0.125",
         "sources": "a=b", "source_eval_data": "a=b", "phases": "a: steps=3",
+        "context_schedule": "0:128",
         "loss_on": "all", "role_weights": "user=0.5",
         "base_perplexity_threshold": "9.5", "max_base_ratio": "0.5",
         "h_layers": "3", "l_layers": "3", "part_options": "mine.width=3",
@@ -60,6 +61,7 @@ LATENT = ["--num-kv-heads", "2", "--mla-kv-rank", "12"]
 def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
     # What some values need beside them.
     beside = {
+        "context_schedule": ["--steps", "9"],
         "rope_factor": ["--rope-scaling", "linear"],
         "rope_original_length": ["--rope-scaling", "yarn"],
         "rope_low_freq_factor": ["--rope-scaling", "llama3"],

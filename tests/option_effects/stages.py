@@ -240,3 +240,38 @@ def preservation(runs: Runs) -> None:
     assert set(told[-1]["data"]["changes"]) == {"base", "finetuning"}
     text = runs.refused("E002", preserve_base_knowledge=True)
     assert "begins with random ones" in text
+
+
+@shows("phase_optimizer")
+def kept_optimizer(runs: Runs) -> None:
+    """The moments go on, or begin at zero; the weights are the same at first."""
+    start = {"phases": ("one: steps=3", "two: steps=2"), "steps": None}
+    anew, kept = runs.both("phase_optimizer", "reset", "keep", **start)
+    assert anew.column("loss")[:4] == kept.column("loss")[:4]
+    assert anew.column("loss")[4] != kept.column("loss")[4]
+    sizes = [
+        sum(float(t.square().sum()) for t in run.slot("exp_avg_sq").values())
+        for run in (anew, kept)
+    ]
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.covers("DAT-43", "DAT-16")
+@shows("context_schedule")
+def growing_rows(runs: Runs) -> None:
+    """Tokens of a step and the learning rate go on as if nothing had happened."""
+    start = {"steps": 6, "lr_scheduler": "cosine", "warmup_steps": 2, "seq_length": 16,
+             "global_batch_size": 8, "batch_size": None}  # fmt: skip
+    still, grown = runs.both("context_schedule", (), ("0:16", "2:32", "4:64"), **start)
+    assert grown.column("learning_rate") == still.column("learning_rate")
+    plan = json.loads((grown.folder / "plan.json").read_text())
+    assert plan["spec"]["seq_length"] == 64 and plan["global_batch_size"] == 2
+    tokens = [row["loss_tokens"] for row in grown.rows]
+    assert all(0.5 * 128 < count <= 128 for count in tokens)
+    assert grown.column("loss")[:2] == still.column("loss")[:2]
+    assert grown.column("loss")[2:] != still.column("loss")[2:]
+    epochs = runs.train(
+        context_schedule=("0e:32", "0.2e:64"), epochs=0.4, steps=None, seq_length=32,
+    )  # fmt: skip
+    begun = [e["data"]["phase"] for e in epochs.events if e["kind"] == "phase_begins"]
+    assert begun == ["context-2"]

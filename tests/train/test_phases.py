@@ -34,12 +34,21 @@ PRESERVING = words(
     "--training-mode hybrid --preserve-base-knowledge --preservation-strength 30 "
     "--precision bf16 --ema-decay 0.9"
 )
+CONTEXT = words(
+    "--training-mode interleaved --steps 8 --context-schedule 0:32 3:64 5:128 "
+    "--ema-decay 0.9"
+)
 MODES = {
     mode: ["--training-mode", mode]
     for mode in ("base_only", "finetuning_only", "hybrid", "interleaved")
-} | {"adaptive": ADAPTIVE, "converging": CONVERGING, "preserving": PRESERVING}
+} | {
+    "adaptive": ADAPTIVE,
+    "converging": CONVERGING,
+    "preserving": PRESERVING,
+    "context": CONTEXT,
+}
 MOMENTS = {"hybrid": (2, 4, 6), "adaptive": (5,), "converging": (3, 5, 7),
-           "preserving": (7,)}  # fmt: skip
+           "preserving": (7,), "context": (3, 4, 6)}  # fmt: skip
 """Steps after which a run is killed; of the first phase, at its end, of the second."""
 
 

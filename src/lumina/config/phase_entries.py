@@ -13,6 +13,7 @@ from lumina.errors import LuminaError
 if TYPE_CHECKING:
     from lumina.config.settings import Settings
 
+_CONTEXT = re.compile(r"([0-9]+(?:[.][0-9]+)?)(e?):([0-9]+)")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 PHASE_OPTIONS = frozenset({
@@ -20,7 +21,8 @@ PHASE_OPTIONS = frozenset({
     "min_base_ratio", "max_base_ratio", "adjustment_window",
     "base_perplexity_threshold", "task_accuracy_threshold",
     "preserve_base_knowledge", "preservation_strength",
-    "phase_transition", "convergence_window", "convergence_threshold",
+    "phase_optimizer", "phase_transition", "convergence_window",
+    "convergence_threshold",
     "source_weights", "source_temperature", "source_schedule",
     "steps", "epochs", "batch_size", "grad_accum", "global_batch_size",
     "learning_rate", "auto_adjust_lr", "min_lr", "lr_scheduler", "warmup_steps",
@@ -132,6 +134,8 @@ def phases_of(settings: Settings) -> tuple[Phase, ...]:
         found = tuple(parse_phase(text) for text in stages.phases)
     elif stages.training_mode == "hybrid":
         found = _hybrid(settings)
+    elif stages.context_schedule:
+        found = _context(settings)
     else:
         return ()
     names = [phase.name for phase in found]
@@ -142,6 +146,57 @@ def phases_of(settings: Settings) -> tuple[Phase, ...]:
             "give each a name of its own",
         )
     return found
+
+
+def context_points(settings: Settings) -> tuple[tuple[float, int], ...]:
+    """(steps or epochs done, positions of a row from there on) of `context_schedule`.
+
+    Raises:
+        LuminaError: E005 for an entry that is none, and for points that do not begin at
+            0 and rise, or mix steps and epochs.
+    """
+    entries = settings.stages.context_schedule
+    points = []
+    for entry in entries:
+        found = _CONTEXT.fullmatch(entry.strip())
+        if not found or int(found[3]) < 1:
+            raise LuminaError(
+                "E005",
+                f"context_schedule cannot be {entry!r}",
+                "write STEP:LENGTH, such as 1000:1024, or EPOCHe:LENGTH",
+            )
+        points.append((float(found[1]), int(found[3])))
+    units = {entry.partition(":")[0].strip().endswith("e") for entry in entries}
+    begins = [begin for begin, _ in points]
+    if begins and (begins[0] != 0 or begins != sorted(set(begins)) or len(units) > 1):
+        raise LuminaError(
+            "E005",
+            f"context_schedule cannot be {' '.join(entries)}",
+            "begin with 0, let the points rise, and give all in steps or all in epochs",
+        )
+    return tuple(points)
+
+
+def _context(settings: Settings) -> tuple[Phase, ...]:
+    """A phase for each length of a row, up to the end of the run."""
+    points = context_points(settings)
+    by_epochs = settings.stages.context_schedule[0].partition(":")[0].endswith("e")
+    leaf = "epochs" if by_epochs else "steps"
+    total = settings.get(leaf)
+    if total is None or total <= points[-1][0]:
+        raise LuminaError(
+            "E002",
+            f"context_schedule ends at {points[-1][0]:g} {leaf}, and the run has "
+            f"{total}",
+            f"name more --{leaf} than the last point of the schedule",
+        )
+    ends = [begin for begin, _ in points[1:]] + [total]
+    found = []
+    for number, ((begin, length), end) in enumerate(zip(points, ends, strict=True)):
+        span = f"{end - begin:g}"
+        options = {leaf: span, "seq_length": str(length), "phase_optimizer": "keep"}
+        found.append(Phase(f"context-{number + 1}", options))
+    return tuple(found)
 
 
 def _hybrid(settings: Settings) -> tuple[Phase, ...]:

@@ -41,6 +41,8 @@ class Plan:
         group_weight_decays: the same for the weight decay.
         schedule_batch: rows of a step by which an asked number of warm-up steps is
             meant: those that the run began with. 0 where no Plan said it yet.
+        schedule_steps: steps that the schedule of the learning rate is made for, where
+            those are not the steps of this Plan alone; else 0.
         gradient_checkpointing: "none", "full" or "selective".
         attention: "flash3", "flash2", "sdpa" or "reference".
         pinned: controls that no rule may change.
@@ -86,6 +88,7 @@ class Plan:
     decay_steps: int = 20
     schedule_offset: int = 0
     schedule_batch: int = 0
+    schedule_steps: int = 0
     weight_decay: float = 0.01
     optimizer: str = "adamw"
     optimizer_groups: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ def learning_rate_at(plan: Plan, step: int) -> float:
         step: completed optimizer steps, from 0.
     """
     step += plan.schedule_offset
-    steps = plan.steps + plan.schedule_offset
+    steps = plan.schedule_steps or plan.steps + plan.schedule_offset
     peak, floor = plan.learning_rate, min(plan.min_lr, plan.learning_rate)
     if step < plan.warmup_steps:
         return peak * (step + 1) / plan.warmup_steps

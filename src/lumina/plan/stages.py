@@ -45,5 +45,6 @@ def decide_stages(config: Config, decisions: Decisions) -> None:
         }
     why = source_of(config, "phase_transition")
     decisions.decide("convergence", convergence, why)
+    decisions.decide("schedule_steps", 0, "the steps of this Plan")
     for field, value in (("phases", ()), ("phase", ""), ("phase_begin", 0)):
         decisions.decide(field, value, "the run has one part")

@@ -9,6 +9,7 @@ does the same as one that is not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,13 @@ from lumina.config.phase_entries import (
     OF_HYBRID,
     RECOMMENDED,
     Phase,
+    context_points,
     mode_weights,
     phases_of,
 )
 from lumina.config.source_entries import in_words, source_paths
 from lumina.errors import LuminaError
+from lumina.plan.batching import DEFAULT_GLOBAL_BATCH
 from lumina.plan.decisions import asked_for
 from lumina.state.reader import CheckpointReader
 
@@ -113,6 +116,8 @@ def phase_config(config: Config, index: int) -> Config:
     options |= {"phases": (), "training_mode": None, **phase.options}
     if options["training_mode"] == "hybrid":  # one phase of both
         options["training_mode"] = "interleaved"
+    if config.stages.context_schedule:
+        options |= {"context_schedule": (), **_same_tokens(config, index)}
     if index == 0 and not config.train.init_from:
         if "preserve_base_knowledge" in phase.options:
             raise LuminaError(
@@ -124,6 +129,36 @@ def phase_config(config: Config, index: int) -> Config:
         options["preserve_base_knowledge"] = False
     config = config.override(options, Source("flag", f"phase {phase.name}"))
     return with_mode(config, second_of_hybrid=mode == "hybrid" and index == 1)
+
+
+def _same_tokens(config: Config, index: int) -> dict[str, object]:
+    """The rows of a step, so that it has as many tokens as with the first length.
+
+    The warm-up is that of the whole run, which the plan of a phase takes over.
+    """
+    lengths = [length for _, length in context_points(config)]
+    rows = config.train.global_batch_size or DEFAULT_GLOBAL_BATCH
+    scaled = max(1, round(rows * lengths[0] / lengths[index]))
+    return {
+        "global_batch_size": scaled,
+        **dict.fromkeys(("batch_size", "grad_accum", "warmup_steps")),
+    }
+
+
+def schedule_steps(config: Config, rows: int | None) -> int | None:
+    """The steps of a run whose rows grow; None for another run.
+
+    Args:
+        config: the settings of the whole run.
+        rows: rows of one pass at the first length.
+    """
+    if not config.stages.context_schedule:
+        return None
+    first = phase_config(config, 0).train
+    if first.epochs is None or first.steps is not None:
+        return config.train.steps
+    batch = first.global_batch_size or 1
+    return max(1, math.ceil((config.train.epochs or 1.0) * (rows or 1) / batch))
 
 
 def with_mode(config: Config, second_of_hybrid: bool = False) -> Config:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lumina.assemble.ranks import Ranks
-from lumina.config import Config
+from lumina.config import Config, Source
 from lumina.config.phase_entries import Phase, names_in_words, phases_of
 from lumina.config.task_paths import paths_by_task
 from lumina.data.kind import Data, DataKind, Rows
@@ -46,7 +46,13 @@ from lumina.train.data_preparation import (
 )
 from lumina.train.expert_training import with_expert
 from lumina.train.from_base_model import borrowed, with_its_tokenizer
-from lumina.train.phases import Place, phase_config, place_of, with_mode
+from lumina.train.phases import (
+    Place,
+    phase_config,
+    place_of,
+    schedule_steps,
+    with_mode,
+)
 from lumina.train.resume import Resumption, find_resumption
 from lumina.train.resume_plan import as_left
 from lumina.train.rules import with_rules
@@ -399,8 +405,9 @@ class Preparation:
             epochs=plan.epochs,
         )
         self.events += rows_in_words(self.stream, self.kind, plan.spec.seq_length)
-        plan = self._in_phase(self._with_context(plan))
+        plan = self._in_phase(self._one_schedule(self._with_context(plan), rows))
         self._check_preservation(plan)
+        self._check_later_phases(rows)
         if self.reader is None or self.resumption is None:
             return plan
         changes = self.resumption.changes
@@ -416,6 +423,58 @@ class Preparation:
                 "name --init-from, or train in phases: it then holds from the second "
                 "one on",
             )
+
+    def _one_schedule(self, plan: Plan, rows: Rows) -> Plan:
+        """The Plan of a phase that only makes rows longer: the rate moves on."""
+        first = rows.sequence.rows_per_epoch
+        if self.whole.stages.context_schedule and self.place.index:
+            first_config = phase_config(self.whole, 0)
+            first = self.data.rows(first_config).sequence.rows_per_epoch
+        steps = schedule_steps(self.whole, first)
+        if steps is None:
+            return plan
+        config = self.whole.override({"context_schedule": ()}, Source("default"))
+        config = config.override({"epochs": None}, Source("default"))
+        config = config.override({"steps": steps}, Source("flag", "context"))
+        of_run = self._draft(with_mode(config), rows)
+        why = f"one schedule over the {steps:,} steps of all lengths of a row"
+        return plan.replace(
+            schedule_steps=steps,
+            schedule_offset=0,
+            warmup_steps=of_run.warmup_steps,
+            decay_steps=of_run.decay_steps,
+            reasons=plan.reasons | {"schedule_steps": why},
+        )
+
+    def _draft(self, config: Config, rows: Rows) -> Plan:
+        """A Plan for these settings, from the machine that was found."""
+        return make_plan(
+            config,
+            self.environment,
+            tokenizer_vocab_size=rows.vocab_size,
+            rows_per_epoch=None,
+            world_size=self._processes(),
+            num_puzzles=rows.num_puzzles or 1,
+        )
+
+    def _check_later_phases(self, rows: Rows) -> None:
+        """Refuse now what a later phase of the run would be refused for.
+
+        Raises:
+            LuminaError: as that phase would, with its name.
+        """
+        for index in range(self.place.index + 1, len(self.phases)):
+            try:
+                config = phase_config(self.whole, index)
+                if config.train.epochs is not None:  # they need its rows
+                    config = config.override({"epochs": None}, Source("default"))
+                    config = config.override({"steps": 10**6}, Source("flag"))
+                self._draft(config, rows)
+            except LuminaError as error:
+                name = self.phases[index].name
+                raise LuminaError(
+                    error.code, f"the phase {name}: {error.message}", error.hint
+                ) from error
 
     def _in_phase(self, plan: Plan) -> Plan:
         """The Plan, which says of which phase it is."""

@@ -14,7 +14,7 @@ from lumina.errors import LuminaError
 from lumina.plan.duration import length_in_words
 from lumina.state.checkpoint import CheckpointStore
 from lumina.state.metrics import read_metrics
-from lumina.state.reader import CheckpointReader
+from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.train.controls import Controls
 from lumina.train.controls.apply_change import set_again
 from lumina.train.loop import Best
@@ -64,14 +64,29 @@ def begin(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
             "info",
             None,
             f"the phase {prepared.plan.phase} begins with the weights of "
-            f"{turn.checkpoint.name}; its optimizer and its schedule begin anew",
+            f"{turn.checkpoint.name}{_begins_anew(prepared)}",
             step=step,
             phase=prepared.plan.phase,
         )
-    program = assemble(
-        prepared.plan, weights.source if weights else None, ranks=prepared.ranks
-    )
+    if turn is not None and prepared.config.stages.phase_optimizer == "keep":
+        with open_checkpoint(turn.checkpoint) as reader:
+            program = assemble(
+                prepared.plan, reader, ranks=prepared.ranks, meta=reader.meta
+            )
+    else:
+        program = assemble(
+            prepared.plan, weights.source if weights else None, ranks=prepared.ranks
+        )
     return Outset(program, progress, Best(), controls, RunningRules.of(prepared.plan))
+
+
+def _begins_anew(prepared: Preparation) -> str:
+    """What of the phase before is not gone on with, in words."""
+    if prepared.plan.schedule_steps:
+        return f" and rows of {prepared.plan.spec.seq_length:,} tokens"
+    if prepared.config.stages.phase_optimizer == "keep":
+        return " and its optimizer's states; its schedule begins anew"
+    return "; its optimizer and its schedule begin anew"
 
 
 def _remember(prepared: Preparation, recorder: Recorder) -> None:

@@ -34,6 +34,8 @@ def check(settings: Settings) -> None:
     _check_paths(settings)
     _check_mode(settings)
     _check_interleaving(settings)
+    if settings.stages.context_schedule:
+        _check_context(settings)
     phases = phases_of(settings)
     if not phases:
         return
@@ -71,6 +73,22 @@ def check(settings: Settings) -> None:
                 "positions is as long as a row",
                 "use pos_encodings rope, or leave seq_length out of the phase",
             )
+
+
+def _check_context(settings: Settings) -> None:
+    stages = settings.stages
+    given = "phases" if stages.phases else f"training_mode {stages.training_mode}"
+    if stages.phases or stages.training_mode == "hybrid":
+        refuse(
+            f"context_schedule and {given} both divide the run",
+            "keep one of the two; a phase may set seq_length and phase_optimizer=keep",
+        )
+    if settings.model.pos_encodings == "learned":
+        refuse(
+            "context_schedule makes rows longer, and the table of learned positions is "
+            "as long as a row",
+            "use pos_encodings rope",
+        )
 
 
 def _check_interleaving(settings: Settings) -> None:
@@ -143,6 +161,10 @@ def without_effect(settings: Settings) -> dict[str, str]:
     ):
         if not settings.get(paths):
             unused[held_out] = f"there are no {paths}"
+    if not phases_of(settings) or stages.context_schedule:
+        unused["phase_optimizer"] = "no phase follows another, or all of them keep it"
+    if stages.context_schedule:
+        unused["seq_length"] = "context_schedule says the length of a row"
     if stages.training_mode != "hybrid":
         unused |= dict.fromkeys(OF_HYBRID, "training_mode is not hybrid")
     phases = phases_of(settings)

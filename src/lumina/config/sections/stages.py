@@ -38,6 +38,17 @@ class StagesSection(Section):
         "...'; in a file also a list of mappings with a name; what a phase does not "
         "set is as in the whole run",
     )
+    phase_optimizer: Literal["reset", "keep"] = Field(
+        "reset",
+        description="what a phase that follows another does with the optimizer's "
+        "states, the average of the weights and what controls set: begin anew, or keep",
+    )
+    context_schedule: tuple[str, ...] = Field(
+        (),
+        description="rows that grow while the run goes on, each STEP:LENGTH or "
+        "EPOCHe:LENGTH, such as 0:512 1000:1024 or 0e:16384 5e:32768; tokens of a step "
+        "stay as many, and the learning rate has one schedule",
+    )
     base_num_epochs: float | None = Field(
         None, gt=0, description="passes of the base phase of hybrid; default: 1"
     )
