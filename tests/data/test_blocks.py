@@ -119,4 +119,4 @@ def test_writing_goes_on_behind_the_last_whole_block(
     assert after == before and "3 blocks" in capsys.readouterr().out
     assert len(list(read_documents([blocks]))) == 95  # what is trained on
     words[-1] = "50"
-    assert main(["data", "blocks", *words]) == 1
+    assert main(["data", "blocks", *words]) == 2

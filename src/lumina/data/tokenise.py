@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -423,7 +424,8 @@ def _encoded(
         mask[:1] = False  # a document's first token is never a label
     return Encoded(
         part.held_out,
-        np.array(ids, dtype=np.uint32),
+        # Three times as fast as numpy reads a list.
+        np.frombuffer(array("I", ids), dtype=np.uint32),
         mask,
         document_bytes(part.document) if text_bytes is None else text_bytes,
         loss_bytes,
