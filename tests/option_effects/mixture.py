@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from option_effects import shows
-from tiny_runs import Run, Runs
+from tiny_runs import Run, Runs, seen
 
 
 def two_sources(runs: Runs) -> dict[str, Any]:
@@ -72,3 +72,46 @@ def schedule(runs: Runs) -> None:
     )
     assert rows_of(fixed) == (12, 4) and rows_of(moved) == (8, 8)
     assert moved.column("source.story.weight") == [0.75, 0.75, 0.25, 0.25]
+
+
+def rows_taken(runs: Runs, **options: Any) -> list[int]:
+    """The numbers of the rows of one epoch, in order."""
+    found: list[Any] = []
+    runs.train(
+        seen(lambda _, batches: [row for _, row in batches.row_ids], found),
+        epochs=2, steps=None, global_batch_size=64, batch_size=64, **options,
+    )  # fmt: skip
+    return [row for step in found for row in step]
+
+
+@pytest.mark.covers("DAT-42", "DAT-16")
+@shows("curriculum", "curriculum_epochs", "curriculum_spread")
+def easy_first(runs: Runs) -> None:
+    lengths = [60 if n % 3 else 5 for n in range(60)]
+    runs.data.write_text("<|endoftext|>".join("word " * n for n in lengths))
+    shuffled = rows_taken(runs)
+    size = len(shuffled) // 2
+    strict = rows_taken(runs, curriculum="length", curriculum_spread=0.0)
+    mixed = rows_taken(runs, curriculum="length", curriculum_spread=1.0)
+    twice = rows_taken(runs, curriculum="length", curriculum_spread=0.0,
+                       curriculum_epochs=2)  # fmt: skip
+    for rows in (shuffled, strict, mixed, twice):
+        assert sorted(rows[:size]) == sorted(rows[size:]) == list(range(size))
+    assert strict[:size] == twice[:size] == twice[size:] != strict[size:]
+    assert len({tuple(rows[:size]) for rows in (shuffled, strict, mixed)}) == 3
+    text = runs.refused("E002", curriculum="length", data_loading="streaming")
+    assert "data_loading streaming is set" in text
+
+
+@pytest.mark.covers("DAT-17", "DAT-18: treatment of rare tokens")
+@shows("sample_by", "sample_power")
+def by_score(runs: Runs) -> None:
+    """Some rows come several times, the more the higher the power."""
+    evenly = rows_taken(runs)
+    rows = len(set(evenly))
+    kinds = [
+        len(set(rows_taken(runs, sample_by="rarity", sample_power=power)))
+        for power in (1.0, 20.0)
+    ]
+    assert rows >= kinds[0] > kinds[1]
+    assert rows_taken(runs, sample_by="rarity") != evenly

@@ -156,14 +156,16 @@ class Shuffle(Numbered):
             begin += len(rows)
         return ids
 
+    def in_epoch(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch, in their order: a pure function of the epoch."""
+        return permutation(self._rows, self._seed, epoch, self._fingerprint)
+
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        """The permutation of an epoch; the two last used are kept."""
+        """The rows of an epoch; those of the two last used are kept."""
         if epoch not in self._orders:
             for old in [e for e in self._orders if abs(e - epoch) > 1]:
                 del self._orders[old]
-            self._orders[epoch] = permutation(
-                self._rows, self._seed, epoch, self._fingerprint
-            )
+            self._orders[epoch] = self.in_epoch(epoch)
         return self._orders[epoch]
 
 

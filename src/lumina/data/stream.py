@@ -166,6 +166,7 @@ class BatchStream(RowStream):
         seed: with the epoch and the store's content, decides the order.
         epochs: passes over the data, perhaps fractional; None: without end.
         in_order: documents stay in their order; None: they are shuffled.
+        sequence: the rows, where neither order is wanted.
     """
 
     def __init__(
@@ -177,13 +178,14 @@ class BatchStream(RowStream):
         seed: int,
         epochs: float | None = None,
         in_order: InOrder | None = None,
+        sequence: Numbered | None = None,
     ) -> None:
         self.store = store
         self.packing = packed(store, seq_length, in_order)
         if not len(self.packing):
             raise LuminaError("E105", "the data has no token to learn", "add data")
         self.order = RowOrder(
-            sequence_of(store, seq_length, seed, in_order),
+            sequence or sequence_of(store, seq_length, seed, in_order),
             global_batch_size=global_batch_size,
             epochs=epochs,
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lumina.batch import Batch
 from lumina.data.data_events import OnEvent
 from lumina.data.kind import Data, DataKind, Request, Rows, Share
+from lumina.data.mixture.row_orders import own_order, row_order
 from lumina.data.order import Numbered
 from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, fit_rows, prepare
@@ -48,7 +49,9 @@ class TextData(Data):
         """Packed rows, each once an epoch."""
         length, made = config.model.seq_length, self.prepared
         seed, in_order = config.train.seed, _in_order(config)
-        if config.loading.packing:
+        if own_order(config):
+            sequence = row_order(config, made.train, length)
+        elif config.loading.packing:
             sequence = sequence_of(made.train, length, seed, in_order)
         else:
             sequence = unpacked_sequence(made.train, length, seed, in_order)
@@ -83,6 +86,7 @@ class TextData(Data):
             seed=config.train.seed,
             epochs=epochs,
             in_order=_in_order(config),
+            sequence=rows.sequence if own_order(config) else None,  # type: ignore[arg-type]
         )
 
     @property

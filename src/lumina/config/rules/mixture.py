@@ -34,6 +34,7 @@ def check(settings: Settings) -> None:
     """
     names = tuple(source_paths(settings))
     held_out = source_eval_paths(settings)
+    _check_orders(settings)
     if not names:
         return
     for leaf, why in _OTHER_DATA.items():
@@ -59,12 +60,46 @@ def check(settings: Settings) -> None:
     weight_points(mixture.source_schedule, names)
 
 
+def _check_orders(settings: Settings) -> None:
+    """Refuse two orders of the rows at once, and an order that the data cannot have."""
+    mixture, loading = settings.mixture, settings.loading
+    if mixture.curriculum and mixture.sample_by:
+        refuse(
+            f"curriculum {mixture.curriculum} and sample_by {mixture.sample_by} are "
+            "two orders of the same rows",
+            "keep one of the two",
+        )
+    for leaf in ("curriculum", "sample_by"):
+        if not settings.get(leaf):
+            continue
+        others = {
+            "linear_dataset": loading.linear_dataset,
+            "no_packing": not loading.packing,
+            "data_loading streaming": loading.data_loading == "streaming",
+            "tasks": bool(settings.data.tasks),
+            "data_kind": settings.data.data_kind is not None,
+            "use_hrm for puzzles": settings.hrm.use_hrm
+            and settings.hrm.hrm_mode != "language_model",
+        }
+        for other, given in others.items():
+            if given:
+                refuse(
+                    f"{leaf} orders the packed rows of a store, and {other} is set",
+                    "leave one of the two out",
+                )
+
+
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of sources without effect, and why."""
     names = source_paths(settings).keys()
-    if not names:
-        return dict.fromkeys(SOURCE_OPTIONS, "there are no sources")
     unused: dict[str, str] = {}
+    if not settings.mixture.curriculum:
+        why = "there is no curriculum"
+        unused |= dict.fromkeys(("curriculum_epochs", "curriculum_spread"), why)
+    if not settings.mixture.sample_by:
+        unused["sample_power"] = "there is no sample_by"
+    if not names:
+        return unused | dict.fromkeys(SOURCE_OPTIONS, "there are no sources")
     if len(names) == 1:
         unused |= dict.fromkeys(_SHARES, "there is only one source")
     if names <= source_eval_paths(settings).keys():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from lumina.config.sections.section import Section
@@ -28,6 +30,31 @@ class MixtureSection(Section):
         gt=0,
         description="shares in proportion to rows^(1/temperature): 1 is proportional, "
         "a larger number makes the sources more equal; default: 1",
+    )
+    curriculum: Literal["length", "rarity", "variety"] | None = Field(
+        None,
+        description="take the rows of the first epochs from easy to hard: by the "
+        "length of their documents, by how rare their tokens are in the data, or by "
+        "how many different tokens they have; default: shuffled",
+    )
+    curriculum_epochs: int = Field(
+        1, ge=1, description="epochs of each source that go from easy to hard"
+    )
+    curriculum_spread: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="how far a curriculum mixes the rows, as a share of all of them; "
+        "0: strictly sorted",
+    )
+    sample_by: Literal["length", "rarity", "variety"] | None = Field(
+        None,
+        description="take rows as often as a score of theirs says, with the scores of "
+        "curriculum; an epoch has as many rows as before, some of them several times",
+    )
+    sample_power: float = Field(
+        1.0,
+        description="rows weigh as score^power; a negative power prefers low scores",
     )
     source_schedule: tuple[str, ...] = Field(
         (),

@@ -20,11 +20,11 @@ from lumina.config.source_entries import (
 from lumina.data.data_events import OnEvent
 from lumina.data.kind import Data, DataKind, Request, Rows, Share
 from lumina.data.mixture.mixture_stream import MixtureStream, eval_source_batches
+from lumina.data.mixture.row_orders import row_order
 from lumina.data.mixture.sequence import Mixture, shares_by_size
 from lumina.data.mixture.shares import ShareSchedule
 from lumina.data.packing import pack
 from lumina.data.split import Progress
-from lumina.data.stream import shuffled
 from lumina.data.tasks import PreparedTasks, fit_task_rows, prepare_named
 from lumina.data.text_data import beginning
 from lumina.errors import LuminaError
@@ -50,7 +50,7 @@ class MixtureData(Data):
         made, length = self.prepared, config.model.seq_length
         held_out = made.eval.stores.values() if made.eval else ()
         parts = {
-            name: shuffled(store, length, config.train.seed)
+            name: row_order(config, store, length)
             for name, store in made.train.stores.items()
         }
         watched = watched_sources(config)
