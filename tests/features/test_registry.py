@@ -36,6 +36,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "flash_attention": {"attention": "flash2"},
     "deterministic": {"deterministic": True},
     "preserve_base_knowledge": {"preserve_base_knowledge": True},
+    "swa": {"swa_start": 0.5},
+    "lookahead": {"lookahead_steps": 5},
     "sliding_window": {"window_size": 64},
     "qk_norm": {"qk_norm": "rms"},
     "attention_bias": {"attention_bias": True},

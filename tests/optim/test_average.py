@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lumina.optim.average import WeightAverage
+from lumina.optim.averages.lookahead import Lookahead
+from lumina.optim.averages.moving import WeightAverage
+from lumina.optim.averages.stochastic import StochasticAverage
 from lumina.optim.optimizer import Slot
 
 TAKEN, SKIPPED = torch.tensor(0.0), torch.tensor(1.0)
@@ -67,3 +69,53 @@ def test_applying_it_gives_the_weights_back(dtype):
         raise RuntimeError
     assert torch.equal(slot.parameter, slot.master.to(dtype))
     assert slot.master.tolist() == [2.0, 3.0]
+
+
+def moved(slot, n):
+    """The masters take a step of their own."""
+    slot.master.mul_(0.9).add_(n)
+
+
+@pytest.mark.covers("TRN-11")
+def test_the_stochastic_average_is_the_mean_of_the_last_steps():
+    """Of the steps that were taken; until they begin, it is the masters."""
+    slot = slot_of([1.0, -2.0])
+    average = StochasticAverage([slot], 4, device=torch.device("cpu"))
+    seen = []
+    for n, skip in enumerate((0, 0, 1, 0, 0, 0, 1, 0, 0)):
+        if not skip:
+            moved(slot, n)
+            seen.append(slot.master.double())
+        before = average.averages[0].clone()
+        average.update(SKIPPED if skip else TAKEN)
+        if skip:
+            assert torch.equal(average.averages[0], before)
+        wanted = seen[-1] if len(seen) <= 4 else torch.stack(seen[4:]).mean(0)
+        torch.testing.assert_close(average.averages[0].double(), wanted)
+    assert len(seen) == 7
+
+
+@pytest.mark.covers("TRN-09")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lookahead_is_the_naive_one(dtype):
+    """Algorithm 1 of arXiv:1907.08610; skipped steps do not count."""
+    slot = slot_of([1.0, -2.0], dtype)
+    average = Lookahead([slot], 3, 0.5, device=torch.device("cpu"))
+    near = {"rtol": 1e-6, "atol": 1e-6}
+    slow, fast, taken = slot.master.double(), slot.master.double(), 0
+    for n, skip in enumerate((0, 0, 1, 0, 1, 0, 0, 0, 0)):
+        if not skip:
+            moved(slot, n)
+            slot.write_back()
+            fast = 0.9 * fast + n
+            taken += 1
+            if taken % 3 == 0:
+                slow = slow + 0.5 * (fast - slow)
+                fast = slow.clone()
+        before = slot.master.clone()
+        average.update(SKIPPED if skip else TAKEN)
+        assert not skip or torch.equal(slot.master, before)
+        torch.testing.assert_close(average.averages[0].double(), slow, **near)
+        torch.testing.assert_close(slot.master.double(), fast, **near)
+        assert torch.equal(slot.parameter.detach(), slot.master.to(dtype))
+    assert taken == 7

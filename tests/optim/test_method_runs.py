@@ -29,6 +29,7 @@ METHODS = {
     "lion": "--learning-rate 3e-4",
     "adafactor": "--optimizer-options scale_by_weights=true --learning-rate 0.05",
     "muon": "",
+    "schedule_free": "",
     "adamw_bf16": "",
     "adamw_8bit": "",
     "adamw_4bit": "",

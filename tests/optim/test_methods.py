@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lion": {},
     "adafactor": {"scale_by_weights": True},
     "muon": {},
+    "schedule_free": {},
     "adamw_bf16": {},
     "adamw_8bit": {},
     "adamw_4bit": {},
@@ -213,6 +214,8 @@ def test_experts_come_and_go_with_their_states(name: str, tmp_path: Any) -> None
         )
         found = capture(again, progress, everything=True).optimizer
         for kind, held in edited.optimizer.items():
+            if kind == "ema":  # made from the weights, to which noise was added
+                continue
             for key, tensor in held.items():
                 assert torch.equal(found[kind][key], tensor), (kind, key)
     for kind, held in state.optimizer.items():

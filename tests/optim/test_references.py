@@ -208,3 +208,58 @@ def test_an_expert_without_a_gradient_does_not_move() -> None:
         found = orthogonalised(torch.zeros(2, 3, 4), polynomial, 5)
         assert torch.equal(found, torch.zeros(2, 3, 4))
     assert orthogonalised(torch.zeros(0, 3, 4), "quintic", 5).shape == (0, 3, 4)
+
+
+RATES = (0.0, 0.01, 0.03, 0.02, 0.02, 0.005)
+
+
+@pytest.mark.covers("TRN-06")
+def test_schedule_free_is_the_papers() -> None:
+    """Algorithm 1 of arXiv:2405.15682, in float64, with a rate that is 0 at first."""
+    slots = slots_of()
+    ours = optimizer("schedule_free", slots)
+    xs = [slot.master.double() for slot in slots]
+    ys, zs, squares = list(xs), list(xs), [0 * x for x in xs]
+    total = largest = 0.0
+    for step, rate in enumerate(RATES):
+        grads = gradients(slots, step)
+        largest = max(largest, rate)
+        total += largest**2
+        c = largest**2 / total if total else 0.0
+        for n, (slot, grad) in enumerate(zip(slots, grads, strict=True)):
+            squares[n] = 0.95 * squares[n] + 0.05 * grad.double() ** 2
+            root = (squares[n] / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8
+            decayed = DECAY * ys[n] if slot.decay else 0.0
+            zs[n] = zs[n] - rate * (grad.double() / root + decayed)
+            xs[n] = (1 - c) * xs[n] + c * zs[n]
+            ys[n] = 0.1 * zs[n] + 0.9 * xs[n]
+        take(ours, grads, lr=rate, decay=DECAY)
+    near = {"rtol": 1e-5, "atol": 2e-6}
+    for n, slot in enumerate(slots):
+        torch.testing.assert_close(slot.master.double(), ys[n], **near)
+        torch.testing.assert_close(slot.state["z"].double(), zs[n], **near)
+        torch.testing.assert_close(ours.evaluated(slot).double(), xs[n], **near)
+
+
+def test_schedule_free_is_the_authors() -> None:
+    """Where their package is installed."""
+    theirs = pytest.importorskip("schedulefree", reason="schedulefree is not installed")
+    slots = slots_of(MATRICES)
+    ours = optimizer("schedule_free", slots)
+    copies = [nn.Parameter(slot.master.clone()) for slot in slots]
+    other = theirs.AdamWScheduleFree(
+        copies, lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=DECAY
+    )
+    other.train()
+    for step in range(STEPS):
+        grads = gradients(slots, step)
+        for copy, grad in zip(copies, grads, strict=True):
+            copy.grad = grad.clone()
+        other.step()
+        take(ours, grads, lr=LR, decay=DECAY)
+    near = {"rtol": 1e-5, "atol": 2e-6}
+    for slot, copy in zip(slots, copies, strict=True):
+        torch.testing.assert_close(slot.master, copy.data, **near)
+    other.eval()
+    for slot, copy in zip(slots, copies, strict=True):
+        torch.testing.assert_close(ours.evaluated(slot), copy.data, **near)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import torch
+from torch import Tensor
+
 from option_effects import shows
 from tiny_runs import Run, Runs, same
 
@@ -72,3 +76,43 @@ def decays(runs: Runs) -> None:
         "group_weight_decays", (), ("role:embedding=2",), weight_decay=0.5, steps=1
     )
     assert _equal(one, two, but="embed")
+
+
+def _averages(run: Run) -> list[Tensor]:
+    return list(run.slot("ema").values())
+
+
+@pytest.mark.covers("TRN-11")
+@shows("swa_start")
+def mean_of_the_last_steps(runs: Runs) -> None:
+    """Training is as it was; evaluation uses the mean, here of the last three steps."""
+    off, on = runs.both("swa_start", 0.0, 0.5, steps=5, learning_rate=0.03)
+    assert off.column("loss") == on.column("loss")
+    assert off.column("eval_loss") != on.column("eval_loss")
+    shorter = [
+        runs.train(steps=n, learning_rate=0.03, save_every_n_batches=1).tensors
+        for n in (3, 4, 5)
+    ]
+    for name, average in on.slot("ema").items():
+        mean = sum(tensors[name] for tensors in shorter) / 3
+        torch.testing.assert_close(average, mean)
+    assert "mean of the weights after 50%" in " ".join(on.printed.split())
+    runs.refused("E002", swa_start=0.5, ema_decay=0.9)
+
+
+@pytest.mark.covers("TRN-09")
+@shows("lookahead_steps")
+def slow_weights(runs: Runs) -> None:
+    """After two steps the weights are half-way back to where they began."""
+    off, on = runs.both("lookahead_steps", 0, 2, steps=2)
+    assert not _equal(off, on) and not off.slot("ema")
+    assert all(map(torch.equal, _averages(on), (on.tensors[n] for n in on.slot("ema"))))
+    runs.refused("E002", lookahead_steps=2, swa_start=0.5)
+
+
+@shows("lookahead_share")
+def as_far_as_the_weights(runs: Runs) -> None:
+    """Slow weights that go all the way to the others change nothing."""
+    half, whole = runs.both("lookahead_share", 0.5, 1.0, steps=3, lookahead_steps=2)
+    plain = runs.train(steps=3)
+    assert _equal(plain, whole) and not _equal(half, whole)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -184,7 +184,8 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
     )
     if program.average is not None:
         average = program.average
-        _restore_copy(program, source, "ema", average.slots, average.averages)
+        if average.averages:  # otherwise made from the states of an optimizer
+            _restore_copy(program, source, "ema", average.slots, average.averages)
         program.average.updates.fill_(meta.extra.get("average_updates", 0))
     if (base := program.base) is not None:
         _restore_copy(program, source, BASE, base.slots, base.weights)
@@ -311,7 +312,9 @@ def _tensors(
             for logical, piece in split_state(slot, full, declared).items():
                 held[logical] = _snapshot(piece)
     average, base = program.average, program.base
-    copies = {"ema": (average.slots, average.averages)} if average else {}
+    copies: dict[str, tuple[list[Slot], Iterable[Tensor]]] = {}
+    if average is not None:
+        copies["ema"] = average.slots, average.values()
     if base is not None:
         copies[BASE] = base.slots, base.weights
     for kind, (slots, values) in copies.items():
@@ -359,4 +362,6 @@ def _scalars(program: Program) -> dict[str, Any]:
         values[name] = memory.state()
     if program.average is not None:
         values["average_updates"] = int(program.average.updates.item())
+        if program.average.default:
+            values["averages_by_default"] = True
     return values

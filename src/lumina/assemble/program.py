@@ -36,7 +36,8 @@ from lumina.model.network import Network
 from lumina.model.tensors import FusedPieces, TensorInfo
 from lumina.ops.attention import flash3
 from lumina.optim.anchor import BaseWeights
-from lumina.optim.average import WeightAverage
+from lumina.optim.averages import evaluation_weights
+from lumina.optim.evaluated import EvaluationWeights
 from lumina.optim.gate import LossScale
 from lumina.optim.optimizer import Optimizers, Slot, local
 from lumina.parallel.table import chosen_way
@@ -66,7 +67,7 @@ class Program:
         tables: names of the parameters that are read row by row, each with the module
             it is in. Wrappers leave them whole, and they get no gradient of their size.
         optimizer: the optimizers, with the masters of the trained parameters.
-        average: moving average of the weights, or None.
+        average: the weights that evaluation uses in place of the masters, or None.
         base: the weights that training stays near, or None.
         kinds: the kinds that the model is of.
         terms: its further losses.
@@ -120,7 +121,7 @@ class Program:
         self.model: nn.Module
         self._wrap()
         self.optimizer: Optimizers
-        self.average: WeightAverage | None = None
+        self.average: EvaluationWeights | None = None
         self.base: BaseWeights | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.memories: dict[str, Memory] = {}
@@ -235,10 +236,7 @@ class Program:
         for slot in self.optimizer.slots:
             if slot.name in self.tables:
                 self.tables[slot.name].touched = slot.touched
-        if self.plan.ema_decay > 0:
-            self.average = WeightAverage(
-                self.optimizer.averaged, self.plan.ema_decay, device=self.device
-            )
+        self.average = evaluation_weights(self.plan, self.optimizer, self.device)
 
         if self.plan.preservation > 0:
             steps = max(self.plan.steps - self.plan.phase_begin, 1)
@@ -260,7 +258,7 @@ class Program:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Around evaluation: the averaged weights, where there are any."""
+        """Around evaluation: the weights that it uses, where they are others."""
         average = self.average
         with average.applied() if average is not None else nullcontext():
             yield

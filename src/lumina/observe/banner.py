@@ -144,6 +144,10 @@ def _schedule(plan: Plan) -> str:
         text += f", gradients clipped at {plan.max_grad_norm:g}"
     if plan.ema_decay:
         text += f", weight average {plan.ema_decay:g}"
+    if plan.swa_start:
+        text += f", mean of the weights after {plan.swa_start:.0%} of the run"
+    if plan.lookahead_steps:
+        text += f", lookahead every {plan.lookahead_steps} steps"
     for what, factors in (
         ("rate", plan.group_learning_rates),
         ("decay", plan.group_weight_decays),

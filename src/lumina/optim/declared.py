@@ -132,6 +132,8 @@ class Declared:
         rest: the optimizer of tensors that no group names and whose role this one
             cannot train, where this one is the optimizer of the run; None: they are
             refused.
+        evaluates: whether evaluation, generation and export use other weights than
+            training does: those of `Optimizer.evaluated`.
         advice: what a plan says where no learning rate was chosen, because the usual
             one is not meant for this optimizer.
     """
@@ -148,6 +150,7 @@ class Declared:
     averaged: bool = True
     rest: str | None = None
     advice: str | None = None
+    evaluates: bool = False
 
     @property
     def bytes_per_parameter(self) -> float:
@@ -176,6 +179,7 @@ def register_optimizer(
     averaged: bool = True,
     rest: str | None = None,
     advice: str | None = None,
+    evaluates: bool = False,
 ) -> Callable[[C], C]:
     """A decorator that enters a class into `OPTIMIZERS`; arguments as of `Declared`.
 
@@ -197,6 +201,7 @@ def register_optimizer(
             averaged,
             rest,
             advice,
+            evaluates,
         )
         _check(declared)
         OPTIMIZERS[name] = declared

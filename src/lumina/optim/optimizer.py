@@ -127,6 +127,14 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    def evaluated(self, slot: Slot) -> Tensor:
+        """The weights that evaluation uses, local float32, where it declares that.
+
+        Args:
+            slot: one of its own.
+        """
+        raise NotImplementedError
+
     def scalars(self) -> dict[str, Tensor]:
         """Numbers that it keeps beside the slots, [] tensors by name.
 

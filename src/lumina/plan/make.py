@@ -58,6 +58,9 @@ _PASSED_ON = {
     "eps": "eps",
     "max_grad_norm": "max_grad_norm",
     "ema_decay": "ema_decay",
+    "swa_start": "swa_start",
+    "lookahead_steps": "lookahead_steps",
+    "lookahead_share": "lookahead_share",
     "puzzle_lr": "puzzle_lr",
     "puzzle_weight_decay": "puzzle_weight_decay",
     "freeze": "freeze",
@@ -197,7 +200,8 @@ def smallest_layout_fits(
     decisions.decide("world_size", world_size, "")
     _decide_precision(config, machine, decisions)
     _decide_attention(config, machine, spec, decisions)
-    decisions.decide("ema_decay", config.train.ema_decay, "")
+    for field in ("ema_decay", "swa_start", "lookahead_steps"):
+        decisions.decide(field, config.get(field), "")
     _decide_features(config, machine, spec, decisions)
     batching = resolve_batching(config, _sizes(decisions).data)
     room = int(machine.memory_bytes * MEMORY_SHARE)

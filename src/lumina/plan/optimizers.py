@@ -51,6 +51,7 @@ def decide_optimizers(config: Config, spec: ModelSpec, decisions: Decisions) -> 
     main = chosen_optimizer(train.optimizer)
     names = dict.fromkeys([main.name, *(declared.name for _, declared in used)])
     declared = [chosen_optimizer(name) for name in names]
+    _check_averages(config, declared)
     cost = f"{main.words}, {main.bytes_per_parameter:g} bytes for each parameter"
     decisions.decide(
         "optimizer", main.name, f"{source_of(config, 'optimizer')}: {cost}"
@@ -171,6 +172,20 @@ def _check_fused(chosen: Mapping[str, str]) -> None:
             f"optimizer_groups would train {told}, which share one matrix in memory",
             "let a pattern match all of them or none",
         )
+
+
+def _check_averages(config: Config, declared: Sequence[Declared]) -> None:
+    """Refuse an average beside an optimizer that evaluates one of its own."""
+    for one in declared:
+        for option in ("ema_decay", "swa_start", "lookahead_steps"):
+            if one.evaluates and config.get(option):
+                raise LuminaError(
+                    "E002",
+                    f"{option} {config.get(option):g} and the optimizer {one.name} "
+                    "both say which weights evaluation uses",
+                    f"leave one of them out: --{option.replace('_', '-')} 0, or "
+                    "another optimizer",
+                )
 
 
 def _check_role(declared: Declared, name: str, role: str) -> None:

@@ -100,6 +100,9 @@ class Plan:
     eps: float = 1e-8
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0
+    swa_start: float = 0.0
+    lookahead_steps: int = 0
+    lookahead_share: float = 0.5
     puzzle_lr: float = 0.01
     puzzle_weight_decay: float = 0.1
     freeze: tuple[str, ...] = ()

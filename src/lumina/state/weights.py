@@ -259,15 +259,16 @@ def _checkpoint(folder: Path, ema: bool) -> Weights:
     reader = open_checkpoint(folder)
     run = folder.resolve().parent.parent
     tokenizer = run / "tokenizer"
+    averaged = ema or bool(reader.meta.extra.get("averages_by_default"))
     return Weights(
         spec=ModelSpec.from_dict(reader.meta.spec),
-        source=_averaged(reader) if ema else reader,
+        source=_averaged(reader) if averaged else reader,
         tokenizer=tokenizer if tokenizer.is_dir() else None,
         path=folder,
         description=f"step {reader.meta.step:,} of {run.name}"
-        + (", averaged weights" if ema else ""),
+        + (", averaged weights" if averaged else ""),
         settings=dict(reader.meta.config),
-        averages_too=not ema and bool(reader.optimizer_names("ema")),
+        averages_too=not averaged and bool(reader.optimizer_names("ema")),
     )
 
 
@@ -278,7 +279,8 @@ def _averaged(reader: CheckpointReader) -> Averaged:
         raise LuminaError(
             "E002",
             f"{reader.path} holds no averaged weights",
-            "leave out --ema; training keeps them with --ema-decay",
+            "leave out --ema; training keeps them with --ema-decay, --swa-start or "
+            "--lookahead-steps",
         )
     return Averaged(reader, held)
 

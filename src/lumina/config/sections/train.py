@@ -86,7 +86,7 @@ class TrainSection(Section):
         "adamw",
         description="adamw; adamw_bf16, adamw_8bit and adamw_4bit, with moments of so "
         "many bits; adam_atan2, Adam with atan2 in place of the division; adafactor; "
-        "lion; muon, with AdamW for what is no matrix; sgd; or one that a "
+        "lion; schedule_free, AdamW that evaluates a mean of its steps; muon, with AdamW for what is no matrix; sgd; or one that a "
         "plug-in registers",
     )
     optimizer_groups: tuple[str, ...] = Field(
@@ -117,6 +117,25 @@ class TrainSection(Section):
     )
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="moving average of weights for evaluation; 0: off"
+    )
+    swa_start: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the run after which evaluation uses the mean of the "
+        "weights of all further steps; 0: off",
+    )
+    lookahead_steps: int = Field(
+        0,
+        ge=0,
+        description="steps after which the weights go back to slow ones that follow "
+        "them, which evaluation uses; 0: off",
+    )
+    lookahead_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="how far the slow weights of lookahead_steps follow",
     )
     pin: tuple[str, ...] = Field(
         (),

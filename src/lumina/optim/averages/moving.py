@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lumina.optim.optimizer import Slot, local
+from lumina.optim.evaluated import Average
+from lumina.optim.optimizer import Slot
 
 
-class WeightAverage:
+class WeightAverage(Average):
     """An average that trails the masters, for evaluation and export.
 
     The decay warms up as min(decay, (1 + n) / (10 + n)) over n updates, so that the
@@ -23,14 +24,20 @@ class WeightAverage:
         device: where the number of updates is counted.
     """
 
+    option = "ema_decay"
+
     def __init__(
-        self, slots: list[Slot], decay: float, *, device: torch.device
+        self, slots: Sequence[Slot], decay: float, *, device: torch.device
     ) -> None:
-        self.slots = slots
+        super().__init__(slots, device=device)
         self.decay = decay
-        # On the device, because only the device knows which steps were skipped.
-        self.updates = torch.zeros((), dtype=torch.float32, device=device)
-        self.averages: list[Tensor] = [slot.master.clone() for slot in slots]
+
+    @classmethod
+    def of(
+        cls, plan: Any, slots: Sequence[Slot], device: torch.device
+    ) -> WeightAverage:
+        """With the decay of the Plan."""
+        return cls(slots, plan.ema_decay, device=device)
 
     @torch.no_grad()
     def update(self, skip: Tensor) -> None:
@@ -46,16 +53,3 @@ class WeightAverage:
         self.updates.add_(taken)
         for average, slot in zip(self.averages, self.slots, strict=True):
             average.lerp_(slot.master, weight)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The network computes with the average inside this context."""
-        weights = [local(slot.parameter.data) for slot in self.slots]
-        kept = [weight.clone() for weight in weights]
-        with torch.no_grad():
-            torch._foreach_copy_(weights, self.averages)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(weights, kept)
