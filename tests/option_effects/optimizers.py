@@ -116,3 +116,38 @@ def as_far_as_the_weights(runs: Runs) -> None:
     half, whole = runs.both("lookahead_share", 0.5, 1.0, steps=3, lookahead_steps=2)
     plain = runs.train(steps=3)
     assert _equal(plain, whole) and not _equal(half, whole)
+
+
+@pytest.mark.covers("TRN-12", "TRN-13", "TRN-14")
+@shows("gradient_steps")
+def steps_on_gradients(runs: Runs) -> None:
+    """Each one changes the run, and with SGD what a matrix becomes in one step."""
+    plain = runs.train(optimizer="sgd", max_grad_norm=0.0, steps=1)
+    for name in ("agc", "centralise", "noise"):
+        run = runs.train(
+            optimizer="sgd", max_grad_norm=0.0, steps=1, gradient_steps=(name,)
+        )
+        assert run.first_loss == plain.first_loss and not _equal(plain, run), name
+        assert f"gradient steps {name}" in " ".join(run.printed.split())
+    # Nothing stands out among the first norms.
+    none, clipped = runs.both("gradient_steps", (), ("zclip",), steps=6)
+    assert _equal(none, clipped)
+    message = runs.refused("E005", gradient_steps=("zclop",))
+    assert "zclop" in message
+    runs.refused("E005", gradient_steps=("agc", "agc"))
+
+
+@shows("gradient_step_options")
+def options_of_steps(runs: Runs) -> None:
+    """A clip that is never reached changes nothing; out of range it is refused."""
+    low, high = runs.both(
+        "gradient_step_options",
+        ("agc.clipping=0.001",),
+        ("agc.clipping=1e6",),
+        gradient_steps=("agc",),
+    )
+    assert not _equal(low, high) and _equal(runs.train(), high)
+    for text in ("agc.clipping=0", "agc.clip=1", "noise.variance=1", "agc.clipping"):
+        assert text in runs.refused(
+            "E005", gradient_steps=("agc",), gradient_step_options=(text,)
+        )

@@ -189,6 +189,12 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
         program.average.updates.fill_(meta.extra.get("average_updates", 0))
     if (base := program.base) is not None:
         _restore_copy(program, source, BASE, base.slots, base.weights)
+    steps = meta.extra.get("gradient_steps", {})
+    for name, step in zip(
+        program.plan.gradient_steps, program.gradient_steps, strict=True
+    ):
+        if name in steps:  # one that was added now begins anew
+            step.load_scalars(steps[name])
     for name, memory in program.memories.items():
         if name in meta.extra:
             memory.load(meta.extra[name])
@@ -360,6 +366,13 @@ def _scalars(program: Program) -> dict[str, Any]:
     }
     for name, memory in program.memories.items():
         values[name] = memory.state()
+    if program.gradient_steps:
+        values["gradient_steps"] = {
+            name: {key: value.item() for key, value in step.scalars().items()}
+            for name, step in zip(
+                program.plan.gradient_steps, program.gradient_steps, strict=True
+            )
+        }
     if program.average is not None:
         values["average_updates"] = int(program.average.updates.item())
         if program.average.default:

@@ -39,6 +39,7 @@ from lumina.optim.anchor import BaseWeights
 from lumina.optim.averages import evaluation_weights
 from lumina.optim.evaluated import EvaluationWeights
 from lumina.optim.gate import LossScale
+from lumina.optim.gradient_step import GradientStep, chosen_gradient_step
 from lumina.optim.optimizer import Optimizers, Slot, local
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Place
@@ -67,6 +68,7 @@ class Program:
         tables: names of the parameters that are read row by row, each with the module
             it is in. Wrappers leave them whole, and they get no gradient of their size.
         optimizer: the optimizers, with the masters of the trained parameters.
+        gradient_steps: small steps on gradients, in the order in which they act.
         average: the weights that evaluation uses in place of the masters, or None.
         base: the weights that training stays near, or None.
         kinds: the kinds that the model is of.
@@ -121,6 +123,7 @@ class Program:
         self.model: nn.Module
         self._wrap()
         self.optimizer: Optimizers
+        self.gradient_steps: list[GradientStep] = []
         self.average: EvaluationWeights | None = None
         self.base: BaseWeights | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
@@ -236,6 +239,17 @@ class Program:
         for slot in self.optimizer.slots:
             if slot.name in self.tables:
                 self.tables[slot.name].touched = slot.touched
+        self.gradient_steps = [
+            step.cls(
+                [slot for slot in self.optimizer.slots if slot.touched is None],
+                {slot.name: self.info_of(slot.name).role for slot in slots},
+                self.plan.gradient_step_options.get(step.name)
+                or {name: one.default for name, one in step.options.items()},
+                device=self.device,
+                seed=self.plan.seed,
+            )
+            for step in map(chosen_gradient_step, self.plan.gradient_steps)
+        ]
         self.average = evaluation_weights(self.plan, self.optimizer, self.device)
 
         if self.plan.preservation > 0:
@@ -277,6 +291,7 @@ class Program:
             hook.remove()
         self._hooks.clear()
         self.optimizer.close()
+        self.gradient_steps.clear()
         self.average = self.base = None
         del self.way
         self.model = self.network = nn.Module()  # type: ignore[assignment]

@@ -144,6 +144,8 @@ def _schedule(plan: Plan) -> str:
         text += f", gradients clipped at {plan.max_grad_norm:g}"
     if plan.ema_decay:
         text += f", weight average {plan.ema_decay:g}"
+    if plan.gradient_steps:
+        text += f", gradient steps {' '.join(plan.gradient_steps)}"
     if plan.swa_start:
         text += f", mean of the weights after {plan.swa_start:.0%} of the run"
     if plan.lookahead_steps:

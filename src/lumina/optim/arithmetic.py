@@ -26,7 +26,8 @@ def with_gradients(
     for slot in slots:
         gradient = slot.gradient()
         if gradient is not None:
-            yield slot, torch.where(skip > 0, 0.0, gradient.float() / divisor)
+            scaled = torch.where(skip > 0, 0.0, gradient.float() / divisor)
+            yield slot, scaled.contiguous()
 
 
 def move_(slot: Slot, update: Tensor, rate: Tensor, weight_decay: float) -> None:

@@ -23,6 +23,7 @@ from lumina.plan.feature_choice import (
     settle_features,
 )
 from lumina.plan.flops import flops_per_token
+from lumina.plan.gradient_steps import decide_gradient_steps
 from lumina.plan.kernels import choose_attention, kernel_family
 from lumina.plan.learning_rate import learning_rate
 from lumina.plan.memory import estimate
@@ -118,6 +119,7 @@ def make_plan(
     decisions.reasons["seq_length"] = source_of(config, "seq_length")
     decisions.decide("learning_rate", *learning_rate(config, spec))
     decide_optimizers(config, spec, decisions)
+    decide_gradient_steps(config, decisions)
     _decide_attention(config, machine, spec, decisions)
     _decide_features(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)

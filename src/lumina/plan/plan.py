@@ -39,6 +39,8 @@ class Plan:
         optimizer_options: optimizer -> its own options and their values.
         group_learning_rates: PATTERN=FACTOR, in the order in which they are tried.
         group_weight_decays: the same for the weight decay.
+        gradient_steps: small steps on gradients, in the order in which they act.
+        gradient_step_options: step -> its options and their values.
         schedule_batch: rows of a step by which an asked number of warm-up steps is
             meant: those that the run began with. 0 where no Plan said it yet.
         schedule_steps: steps that the schedule of the learning rate is made for, where
@@ -99,6 +101,8 @@ class Plan:
     beta2: float = 0.95
     eps: float = 1e-8
     max_grad_norm: float = 1.0
+    gradient_steps: tuple[str, ...] = ()
+    gradient_step_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     ema_decay: float = 0.0
     swa_start: float = 0.0
     lookahead_steps: int = 0
@@ -160,6 +164,7 @@ class Plan:
             "optimizer_groups",
             "group_learning_rates",
             "group_weight_decays",
+            "gradient_steps",
             "features",
             "pinned",
             "rules",

@@ -134,8 +134,14 @@ def _main_loss(program: Program, losses: LossSums, batches: StepBatches) -> Tens
 
 def _update(program: Program) -> Verdict:
     """Weights, moments and averages from the gradients, unless those are not finite."""
-    live = program.live
+    live, scale = program.live, program.loss_scale.value
+    for step in program.gradient_steps:
+        step.before(scale)
     verdict = _judged(program)
+    for step in program.gradient_steps:
+        step.judge(verdict, scale)
+    for step in program.gradient_steps:
+        step.after(verdict)
     if program.base is not None:
         program.base.pull(live.learning_rate, verdict.skip)
     program.optimizer.step(

@@ -73,6 +73,8 @@ def without_effect(settings: Settings) -> dict[str, str]:
         unused["decay_ratio"] = f"lr_scheduler is {train.lr_scheduler}"
     if train.lr_scheduler == "constant":
         unused["min_lr"] = "lr_scheduler is constant"
+    if not train.gradient_steps:
+        unused["gradient_step_options"] = "gradient_steps names none"
     if not train.lookahead_steps:
         unused["lookahead_share"] = "lookahead_steps is 0"
     if train.warmup_steps is not None:

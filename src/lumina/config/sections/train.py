@@ -86,8 +86,8 @@ class TrainSection(Section):
         "adamw",
         description="adamw; adamw_bf16, adamw_8bit and adamw_4bit, with moments of so "
         "many bits; adam_atan2, Adam with atan2 in place of the division; adafactor; "
-        "lion; schedule_free, AdamW that evaluates a mean of its steps; muon, with AdamW for what is no matrix; sgd; or one that a "
-        "plug-in registers",
+        "lion; muon, with AdamW for what is no matrix; schedule_free, AdamW that "
+        "evaluates a mean of its steps; sgd; or one that a plug-in registers",
     )
     optimizer_groups: tuple[str, ...] = Field(
         (),
@@ -114,6 +114,16 @@ class TrainSection(Section):
     eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
     max_grad_norm: float = Field(
         1.0, ge=0, description="clip the global gradient norm; 0: do not clip"
+    )
+    gradient_steps: tuple[str, ...] = Field(
+        (),
+        description="small steps on gradients, in this order: agc, which clips each "
+        "row by the size of the weights; centralise, which takes away the mean of a "
+        "row; noise, which fades; zclip, which clips norms that stand out",
+    )
+    gradient_step_options: tuple[str, ...] = Field(
+        (),
+        description="options of gradient_steps, STEP.OPTION=VALUE",
     )
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="moving average of weights for evaluation; 0: off"

@@ -1,0 +1,1 @@
+"""Small steps on gradients between backward and the optimizer: one file for each."""
