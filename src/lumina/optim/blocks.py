@@ -68,6 +68,11 @@ class Code:
         """The shape of the scales of a tensor."""
         return (*shape[:-1], -(-shape[-1] // BLOCK))
 
+    def prepare(self, device: torch.device) -> None:
+        """Bring the tables to a device now, so that no step waits for it."""
+        _table(self.values, device)
+        _edges(self.values, device)
+
     def decoded(self, codes: Tensor, scales: Tensor, columns: int) -> Tensor:
         """[R, columns] float32 of codes and scales [R, ...]."""
         if self.bits == 4:

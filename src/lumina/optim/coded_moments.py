@@ -51,6 +51,7 @@ class CodedMoments(SmallMoments):
         shape, master = tuple(slot.master.shape), slot.master
         state = {}
         for name, code in self.codes.items():
+            code.prepare(master.device)
             state[f"{name}_codes"] = torch.zeros(
                 code.codes_shape(shape), dtype=torch.uint8, device=master.device
             )
