@@ -28,6 +28,7 @@ _PUBLIC = {
     "register_objective": "lumina.model.registry",
     "register_optimizer": "lumina.optim.declared",
     "register_parallel": "lumina.parallel.table",
+    "register_reader": "lumina.data.readers.registered",
     "register_rule": "lumina.train.rules",
     "register_tracker": "lumina.observe.trackers.declared",
 }

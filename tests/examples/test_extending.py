@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shlex
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ import torch
 import lumina
 from lumina.cli.main import main
 from lumina.data import kinds
+from lumina.data.documents import read_documents
+from lumina.data.readers import table as reader_table
+from lumina.errors import LuminaError
 from lumina.model.kinds import table
 from tiny_runs import Runs
 from training import column, final_tensors, train_on_two_ranks
@@ -36,7 +41,7 @@ def test_the_page_has_its_files() -> None:
     names = {
         "relu.py", "ema.py", "smoothing.py", "by_hand.py", "arithmetic.py",
         "tiled.py", "average.py", "halving.py", "signum.py",
-        "low_rank.py",
+        "low_rank.py", "fasta.py",
     }  # fmt: skip
     assert names <= FILES.keys()
 
@@ -71,6 +76,40 @@ def test_the_first_commands(runs: Runs, tmp_path: Path) -> None:
     assert main([*commands[2], "--max-new-tokens", "3", "--device", "cpu"]) == 0
     network, _ = lumina.load("runs/mine", device="cpu")
     assert network.backbone.blocks[0].feedforward.up.weight.shape == (96, 32)
+
+
+def test_the_commands_with_a_format_of_files(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compressed files and archives of the format are read, too."""
+    monkeypatch.setattr(reader_table, "_REGISTERED", {})
+    (tmp_path / "proteins").mkdir()
+    sequence = "MKTAYIAKQR" * 20
+    data = "".join(f">protein {n}\n{sequence[n:]}\nEND\n" for n in range(40))
+    (tmp_path / "proteins" / "a.fa.gz").write_bytes(gzip.compress(data.encode()))
+    with zipfile.ZipFile(tmp_path / "proteins" / "b.zip", "w") as archive:
+        archive.writestr("c.fasta", data)
+    assert main([*shown("fasta.py")[0], *SMALL]) == 0
+    whole = list(read_documents(["proteins"]))
+    assert [d.text for d in whole[:2]] == [f"{sequence}END", f"{sequence[1:]}END"]
+    assert len(whole) == 80
+    assert list(read_documents(["proteins"], begin=whole[50].place)) == whole[50:]
+    (tmp_path / "d.fa").write_text(">one\nMK1\n>two\nMKT\n")
+    with pytest.raises(LuminaError, match=r"d\.fa, record 1: a sequence"):
+        list(read_documents(["d.fa"]))
+    assert [d.text for d in read_documents(["d.fa"], errors="skip")] == ["MKT"]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffixes"),
+    [("jsonl", (".new",)), ("new", (".csv",)), ("new", (".New",)), ("new", ())],
+)
+def test_a_format_that_is_there_is_refused(
+    name: str, suffixes: tuple[str, ...]
+) -> None:
+    with pytest.raises(LuminaError) as caught:
+        lumina.register_reader(name, suffixes=suffixes)(lambda handle: [])
+    assert caught.value.code == "E005"
 
 
 def test_the_commands_with_a_kind_of_model(

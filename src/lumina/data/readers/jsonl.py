@@ -9,6 +9,8 @@ from lumina.data.readers.lines import lines
 from lumina.data.readers.reader import Reading, RecordsReader, Row
 from lumina.data.records import BadRecord, each_field_once
 
+_DECODER = json.JSONDecoder(object_pairs_hook=each_field_once)
+
 
 class JsonLines(RecordsReader):
     """Files with a JSON object on every line; blank lines are nothing."""
@@ -21,23 +23,24 @@ class JsonLines(RecordsReader):
         begin, entry = reading.begin, reading.entry
         start = begin.hint[0] if begin.hint else 0
         first = begin.record if begin.hint else 0
+        seekable = entry.seekable
         with entry.open() as handle:
-            for line in lines(reading, handle, start, first + 1):
-                number = line.number - 1
-                # A mark before a record is left from files that were joined.
-                text = line.text.removeprefix("\ufeff")
-                if number < begin.record:
+            for line, number, at, bad in lines(reading, handle, start, first + 1):
+                if number <= begin.record:
                     continue
-                hint = (line.start,) if entry.seekable else ()
-                if line.bad is not None:
-                    yield Row(number, line.bad, line.number, hint)
-                elif text.strip():
-                    yield Row(number, _record(text), line.number, hint)
+                hint = (at,) if seekable else ()
+                if bad is not None:
+                    yield Row(number - 1, bad, number, hint)
+                    continue
+                # A mark before a record is left from files that were joined.
+                text = line.removeprefix("\ufeff")
+                if not text.isspace() and text:
+                    yield Row(number - 1, _record(text), number, hint)
 
 
 def _record(line: str) -> object:
     try:
-        return json.loads(line, object_pairs_hook=each_field_once)
+        return _DECODER.decode(line)
     except json.JSONDecodeError as error:
         reason = f"not JSON: {error.msg} at column {error.colno}"
         if line.strip() in ("{", "["):

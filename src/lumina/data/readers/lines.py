@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from lumina.data.readers.reader import Reading
@@ -32,33 +31,10 @@ _OTHER_FILES = (
 """First bytes of files that are no text -> what they are, and the suffix they need."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a file.
-
-    Attributes:
-        text: with its line end; of a bad line what can be shown of it.
-        number: from 1.
-        start: its first byte's place in the file.
-        bad: why it cannot be used; None for a good line.
-    """
-
-    text: str
-    number: int
-    start: int
-    bad: BadRecord | None = None
-
-
-def good_lines(
-    reading: Reading, handle: BinaryIO, start: int = 0, number: int = 1
-) -> Iterator[Line]:
-    """The good lines of an entry; a bad one is reported, and a bad file ends here."""
-    for line in lines(reading, handle, start, number):
-        if line.bad is None:
-            yield line
-        else:
-            bad = line.bad
-            reading.bad(bad.code, bad.reason, line.number, hint=bad.hint)
+Line = tuple[str, int, int, BadRecord | None]
+"""A line of a file: its text with the line end, its number from 1, the place of its
+first byte in the file, and why it cannot be used (None for a good line). Of a bad line
+the text is what can be shown of it. It is a plain tuple: all data is read in lines."""
 
 
 def lines(
@@ -83,16 +59,18 @@ def lines(
     offset, number = start, number - 1
     while data := handle.readline(limit + 1):
         number += 1
-        if number == 1 and (wrong := whole_file(data)) is not None:
-            yield Line("", 1, 0, wrong)
-            return
-        begin, size = offset, len(data)
-        if size > limit and not data.endswith(b"\n"):
-            size += _skip_line(handle)
-        offset += size
-        bad = None
+        begin, size, skipped = offset, len(data), 0
+        if number == 1:
+            if (wrong := whole_file(data)) is not None:
+                yield "", 1, 0, wrong
+                return
+            if data.startswith(codecs.BOM_UTF8):
+                data, skipped = data[3:], 3
         if size > limit:
-            yield Line(
+            if not data.endswith(b"\n"):
+                size += _skip_line(handle)
+            offset += size
+            yield (
                 "\n",
                 number,
                 begin,
@@ -103,12 +81,11 @@ def lines(
                 ),
             )
             continue
-        if (nul := data.find(b"\0")) >= 0:
-            at = begin + nul
+        offset += size
+        bad = None
+        if b"\0" in data:
+            at = begin + skipped + data.index(b"\0")
             bad = BadRecord("E103", f"a NUL byte, which no text has, at byte {at}")
-        skipped = 0
-        if number == 1 and data.startswith(codecs.BOM_UTF8):
-            data, skipped = data[3:], 3
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
@@ -116,7 +93,7 @@ def lines(
             byte = data[error.start]
             bad = bad or BadRecord("E103", f"not UTF-8 at byte {at} (0x{byte:02x})")
             text = data.decode(errors="replace")
-        yield Line(text, number, begin, bad)
+        yield text, number, begin, bad
 
 
 def whole_file(data: bytes) -> BadRecord | None:

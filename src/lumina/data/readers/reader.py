@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lumina.data.records import (
     BadRecord,
@@ -123,8 +123,7 @@ class Reader(ABC):
         return []
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A record of a file.
 
     Attributes:

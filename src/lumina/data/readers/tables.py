@@ -68,18 +68,19 @@ class Tables(RecordsReader):
     ) -> Iterator[Row]:
         names = names or list(reading.options.csv_columns) or None
         for fields, line, bad in self._parsed(reading, source):
-            hint = (line.start, line.number) if reading.entry.seekable else ()
+            _, row_line, start, _ = line
+            hint = (start, row_line) if reading.entry.seekable else ()
             if bad is None and not fields:
                 continue  # a blank line
             if names is None:
                 if bad is None and (bad := _bad_names(fields)) is None:
                     names = fields
                     continue
-                yield Row(number, bad, line.number)
+                yield Row(number, bad, row_line)
                 return
             record = bad or _record(names, fields)
             if number >= reading.begin.record:
-                yield Row(number, record, line.number, hint)
+                yield Row(number, record, row_line, hint)
             number += 1
 
     def _parsed(
@@ -134,15 +135,16 @@ class _Seen:
             csv.Error: the row is over the limit.
         """
         line = next(self.source)
+        text, _, _, bad = line
         self.first = self.first or line
-        self.bad = self.bad or line.bad
-        self.size += len(line.text)
+        self.bad = self.bad or bad
+        self.size += len(text)
         if self.size > self.limit:
             raise csv.Error(
                 f"over the limit of {self.limit:,} (max_record_bytes); a quotation "
                 "mark may not be closed"
             )
-        return line.text
+        return text
 
 
 def _bad_names(names: list[str]) -> BadRecord | None:

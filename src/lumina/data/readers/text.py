@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lumina.data.readers.lines import Line, good_lines
+from lumina.data.readers.lines import Line, lines
 from lumina.data.readers.reader import Document, Reader, Reading
 from lumina.data.sources.entry import Place
 
@@ -47,7 +47,7 @@ class Text(Reader):
                 start, number, started = begin.hint
                 cutter.started = bool(started)
                 cutter.number = begin.record
-            for piece in cutter.pieces(good_lines(reading, handle, start, number)):
+            for piece in cutter.pieces(lines(reading, handle, start, number)):
                 reading.used = True
                 if piece.place.record >= begin.record:
                     yield piece
@@ -57,6 +57,7 @@ class _Cutter:
     """Cuts lines into documents, and long documents into pieces."""
 
     def __init__(self, reading: Reading) -> None:
+        self.reading = reading
         self.entry = reading.entry
         self.entry_number = reading.number
         self.number = 0  # of the next piece
@@ -69,32 +70,40 @@ class _Cutter:
     def pieces(self, lines: Iterator[Line]) -> Iterator[Document]:
         """Yield documents, long ones in pieces."""
         for line in lines:
-            if self._full(line.text):
+            text, number, start, bad = line
+            if bad is not None:
+                self.reading.bad(bad.code, bad.reason, number, hint=bad.hint)
+                continue
+            if self.size >= PIECE_BYTES and self._full(text):
                 yield from self._flush()
-            first, *others = line.text.split(SEPARATOR)
-            self._add(first, line, line.start)
-            for text in others:
+            if SEPARATOR not in text:
+                if not self.parts:
+                    self.line, self.start = number, start
+                self.parts.append(text)
+                self.size += len(text)
+                continue
+            first, *others = text.split(SEPARATOR)
+            self._add(first, number, start)
+            for other in others:
                 yield from self._flush(trim=True)
                 self.started = False
                 # The line end after a separator belongs to it.
-                self._add(text.lstrip("\r\n"), line, None)
+                self._add(other.lstrip("\r\n"), number, None)
         yield from self._flush()
 
-    def _add(self, text: str, line: Line, start: int | None) -> None:
+    def _add(self, text: str, number: int, start: int | None) -> None:
         if not self.parts:
-            self.line, self.start = line.number, start
+            self.line, self.start = number, start
         if text:
             self.parts.append(text)
             self.size += len(text)
 
     def _full(self, next_line: str) -> bool:
-        """Whether to cut before `next_line`.
+        """Whether to cut before `next_line`, where there is enough for a piece.
 
         Between two lines that begin and end with no other white space, no tokenizer
         in use joins across the cut, so the tokens are those of the whole text.
         """
-        if self.size < PIECE_BYTES:
-            return False
         clean = bool(self.parts[-1].strip()) and not next_line[0].isspace()
         return clean or self.size >= 2 * PIECE_BYTES
 

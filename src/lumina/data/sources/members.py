@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lumina.data.files import is_for_people, kind_of
 from lumina.data.readers import table
@@ -58,22 +58,28 @@ def form_of(name: str, searched_only: bool = False) -> Form | None:
         name: of the file, without folders.
         searched_only: only suffixes that a folder is searched for.
     """
-    path = PurePosixPath(name)
-    suffix = path.suffix.lower()
+    stem, suffix = _divided(name)
     compression = suffix if suffix in COMPRESSIONS else ""
     if compression:
-        suffix = PurePosixPath(path.stem).suffix.lower()
+        _, suffix = _divided(stem)
     format_name = table.suffixes(by_name=not searched_only).get(suffix)
     return None if format_name is None else Form(format_name, compression)
 
 
 def tar_compression(name: str) -> str | None:
     """The compression of a tar archive ("": none); None: this is no tar archive."""
-    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
-    for ending in ("".join(suffixes[-2:]), "".join(suffixes[-1:])):
-        if ending in TAR_SUFFIXES:
-            return TAR_SUFFIXES[ending]
-    return None
+    stem, suffix = _divided(name)
+    _, before = _divided(stem)
+    return TAR_SUFFIXES.get(before + suffix, TAR_SUFFIXES.get(suffix))
+
+
+def _divided(name: str) -> tuple[str, str]:
+    """A name without its last suffix, and that suffix in small letters."""
+    stem, point, ending = name.rpartition(".")
+    stem_name = stem.rpartition("/")[2]
+    if not point or not stem_name or not ending or "/" in ending:
+        return name, ""
+    return stem, f".{ending.lower()}"
 
 
 def is_archive(name: str) -> bool:
@@ -123,7 +129,7 @@ def member_form(name: str) -> Form | str:
     put together to be handed on. Only what its name says is about the rest, as README
     and LICENSE do, is left out.
     """
-    parts = PurePosixPath(name.replace("\\", "/")).parts
+    parts = [p for p in name.replace("\\", "/").split("/") if p and p != "."]
     last = parts[-1] if parts else ""
     if not last or any(part.startswith(".") or part == "__MACOSX" for part in parts):
         return HIDDEN
@@ -135,7 +141,7 @@ def member_form(name: str) -> Form | str:
     form = form_of(last)
     if form is not None:
         return form
-    return kind_of(last) if PurePosixPath(last).suffix else Form(None)
+    return kind_of(last) if _divided(last)[1] else Form(None)
 
 
 def shown(name: str) -> str:
