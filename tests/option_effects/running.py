@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lumina.errors import LuminaError
+from lumina.train import loop
 from option_effects import shows
 from tiny_runs import Runs, same
 
@@ -54,6 +58,58 @@ def saving(runs: Runs) -> None:
     )
     assert end.checkpoints == ["step-00000005"]
     assert often.checkpoints == [f"step-0000000{n}" for n in (2, 4, 5)]
+
+
+@pytest.mark.covers("CKP-04: save_every_n_hours")
+@shows("save_every_n_hours")
+def saving_by_the_clock(runs: Runs) -> None:
+    """A clock on which every step takes half an hour."""
+    base = {"steps": 6, "save_every_n_batches": 0, "save_total_limit": 9}
+    plain = runs.train(**base, eval_fraction=0.0)
+    assert plain.checkpoints == ["step-00000006"]
+    seconds = itertools.count(0, 1800)
+    with runs.monkeypatch.context() as patch:
+        patch.setattr(loop, "time", SimpleNamespace(monotonic=seconds.__next__))
+        hourly = runs.train(**base, eval_fraction=0.0, save_every_n_hours=1.0)
+    assert hourly.checkpoints[-1] == "step-00000006"
+    assert 2 <= len(hourly.checkpoints) <= 4, hourly.checkpoints
+    assert hourly.column("loss") == plain.column("loss")
+
+
+@pytest.mark.covers("CKP-04: --backup-dir", "CKP-04: --backup-every-n-hours")
+@shows("backup_dir", "backup_every_n_hours")
+def second_place(runs: Runs) -> None:
+    place = runs.folder / "backups"
+    base = {"steps": 5, "save_every_n_batches": 2, "backup_dir": str(place)}
+    rare = runs.train(**base)  # by default every six hours: the first one only
+    folder = place / rare.folder.name
+    names = [path.name for path in (folder / "checkpoints").glob("step-*")]
+    assert names == ["step-00000002"]
+    often = runs.train(**base, backup_every_n_hours=0.0)
+    folder = place / often.folder.name
+    names = [path.name for path in (folder / "checkpoints").glob("step-*")]
+    assert names == ["step-00000005"]
+
+
+@pytest.mark.covers("CKP-06: --best-metric")
+@shows("best_metric", "best_is")
+def best(runs: Runs) -> None:
+    base = {"steps": 6, "eval_every_n_batches": 1, "save_total_limit": 9}
+    by_loss = runs.train(**base)
+    by_accuracy = runs.train(**base, best_metric="eval_accuracy")
+    worst = runs.train(**base, best_is="highest")
+    for run, key, choose in (
+        (by_loss, "eval_loss", min),
+        (by_accuracy, "eval_accuracy", max),
+        (worst, "eval_loss", max),
+    ):
+        found = {row["step"]: row[key] for row in run.rows}
+        wanted = choose(found, key=found.get)
+        best = (run.folder / "checkpoints" / "BEST").read_text().strip()
+        assert best == f"step-{wanted:08d}", (key, found)
+    with pytest.raises(LuminaError, match="eval_accuracy") as caught:
+        runs.train(**base, best_metric="eval_bleu")
+    assert caught.value.code == "E005"
 
 
 @pytest.mark.covers("CKP-05: --save-total-limit")

@@ -50,7 +50,7 @@ ELSEWHERE = dict.fromkeys(
 PATHS = (
     "train_data", "eval_data", "tokenizer", "init_from", "plugins", "expert_registry",
     "run_dir", "resume", "stop_file", "base_training_paths", "base_eval_paths",
-    "finetuning_paths", "finetuning_eval_paths", "tensorboard_dir",
+    "finetuning_paths", "finetuning_eval_paths", "tensorboard_dir", "backup_dir",
 )  # fmt: skip
 """Options that name files or folders; a ~ at their beginning is the home folder."""
 

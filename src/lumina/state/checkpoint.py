@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from lumina.durable import free_bytes, write_error
 from lumina.errors import LuminaError
 from lumina.state import exact_json
+from lumina.state.backup import Backup
 from lumina.state.manifest import read_manifest
 from lumina.state.reader import (
     CheckpointReader,
@@ -48,6 +49,8 @@ class CheckpointStore:
         world_size: all ranks.
         on_event: called like `EventLog.emit`, from either thread.
         rank_timeout: seconds that ranks wait for each other's files.
+        backup: a second place that rank 0 copies checkpoints to; a failure there is an
+            event, and the run goes on.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class CheckpointStore:
         on_event: OnEvent | None = None,
         *,
         rank_timeout: float = 600.0,
+        backup: Backup | None = None,
     ) -> None:
         self.run_dir = Path(run_dir)
         self.folder = self.run_dir / "checkpoints"
@@ -67,6 +71,7 @@ class CheckpointStore:
         self.world_size = world_size
         self._on_event = on_event
         self._timeout = rank_timeout
+        self._backup = backup
         self._stop = threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: list[Future[None]] = []
@@ -220,9 +225,38 @@ class CheckpointStore:
                     seconds=time.monotonic() - started,
                 )
                 self._prune(writing.state.step)
+                self._back_up(writing.final)
         except Exception as error:
             self._last_step = None
             raise self._give_up(writing, error) from error
+
+    def _back_up(self, final: Path) -> None:
+        """Copy a checkpoint to the second place, where that is due."""
+        if self._backup is None or not self._backup.due:
+            return
+        step = int(final.name.rpartition("-")[2])
+        try:
+            self._backup.copy(final)
+        except (OSError, LuminaError) as error:
+            text = error.message if isinstance(error, LuminaError) else str(error)
+            self._emit(
+                "backup_failed",
+                "warning",
+                "E204",
+                f"{final.name} was not copied to {self._backup.folder}: {text}; the "
+                "run goes on, and the next checkpoint is tried",
+                step,
+                checkpoint=final.name,
+            )
+        else:
+            self._emit(
+                "backup_made",
+                "info",
+                None,
+                f"{final.name} is copied to {self._backup.folder}",
+                step,
+                checkpoint=final.name,
+            )
 
     def _add_kind(self, final: Path, kind: Kind) -> None:
         """The step is on disk already, or its failure is reported already."""

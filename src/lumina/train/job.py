@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lumina.assemble.ranks import Ranks
@@ -15,6 +16,7 @@ from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.observe.trackers import Session, Trackers, chosen_tracker
 from lumina.plan.plan import Plan
+from lumina.state.backup import Backup
 from lumina.state.checkpoint import CheckpointStore
 from lumina.train.finish import (
     already_finished,
@@ -286,6 +288,7 @@ class Job:
             rank=ranks.rank,
             world_size=ranks.world_size,
             on_event=recorder.event,
+            backup=self._backup(),
         )
         prepared = self.prepared
         if ranks.main:
@@ -300,6 +303,14 @@ class Job:
         for event in prepared.events:
             recorder.event(**({"step": None} | event))
         return recorder, store
+
+    def _backup(self) -> Backup | None:
+        """The second place for checkpoints, where one is named."""
+        asked = self.prepared.config.run
+        if asked.backup_dir is None:
+            return None
+        run, folder = self.folder.directory.path, Path(asked.backup_dir)
+        return Backup(run, folder, asked.backup_every_n_hours)
 
     def _open_trackers(self, recorder: Recorder) -> Trackers | None:
         """Sessions with the services that show the run, where there are any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.plan.schedule import learning_rate_at
 from lumina.state.checkpoint import CheckpointStore, Kind
+from lumina.train.best import Best
 from lumina.train.controls import Change, Controls, control_named
 from lumina.train.controls.apply_change import program_for, set_in
 from lumina.train.recorder import Recorder
@@ -39,15 +41,6 @@ from lumina.train.warm_up import capacities_to_compile, warm_up
 
 DIVERGED_AFTER = 50
 """Consecutive steps without a finite gradient that end a run."""
-
-
-@dataclass
-class Best:
-    """The best evaluation so far."""
-
-    loss: float = math.inf
-    step: int | None = None
-    worse: int = 0
 
 
 @dataclass
@@ -108,6 +101,7 @@ class Loop:
     _epoch_over: bool = False
     _phase_ends: bool = False
     _warm: Program | None = None
+    _saved_at: float = field(default_factory=lambda: time.monotonic())
     _ring: MetricRing = field(init=False)
 
     @property
@@ -197,7 +191,7 @@ class Loop:
                 self.progress.step,
                 stop=stop,
                 request=wants,
-                save=self.signals.take_save(),
+                save=self.signals.take_save() or self._save_due(),
             )
         except torch.OutOfMemoryError as error:
             # Memory runs out in forward or backward: the weights are still those of
@@ -407,7 +401,8 @@ class Loop:
     def _at_boundary(self, row: dict[str, Any]) -> None:
         """After the row is written: checkpoints, best model, early stopping."""
         step, plan = self.progress.step, self.plan
-        improved = self._judge(row.get("eval_loss"))
+        named = self.config["best_metric"], self.config["best_is"]
+        improved = self.best.judge(row, step, *named)
         patience = plan.early_stopping_patience
         if patience and self.best.worse >= patience:
             self.reason = f"no better evaluation in {patience}"
@@ -421,6 +416,13 @@ class Loop:
             self.save("regular")
         self._ring.clock.restart()
 
+    def _save_due(self) -> bool:
+        """Whether the hours between checkpoints are over, by the first rank's clock."""
+        hours = self.config["save_every_n_hours"]
+        if hours is None or not self.program.ranks.main:
+            return False
+        return bool(time.monotonic() - self._saved_at >= 3600 * hours)
+
     def _save_as_asked(self, ring: MetricRing) -> None:
         """The checkpoint that a signal asked for; all ranks are at the same step."""
         self._record_all(ring)
@@ -431,17 +433,6 @@ class Loop:
         if self.saved != self.progress.step:
             self.save("regular")
         self._ring.clock.restart()
-
-    def _judge(self, loss: float | None) -> bool:
-        """Note an evaluation; whether it is the best so far."""
-        if loss is None or not math.isfinite(loss):
-            self.best.worse += loss is not None
-            return False
-        if loss < self.best.loss:
-            self.best = Best(loss, self.progress.step)
-            return True
-        self.best.worse += 1
-        return False
 
     def evaluate(self, step: int) -> HeldOut | None:
         """Held-out loss now, with the averaged weights where there are any.
@@ -485,6 +476,7 @@ class Loop:
         self.progress.extra = {
             "best_loss": None if math.isinf(self.best.loss) else self.best.loss,
             "best_step": self.best.step,
+            "best_score": self.best.score,
             "worse_evaluations": self.best.worse,
             "evaluation_owed": self.evaluation_owed,
             "rules": self.rules.state(),
@@ -505,6 +497,7 @@ class Loop:
             state, kind=kind, background=background, already_snapshot=True
         )
         self.saved = self.progress.step
+        self._saved_at = time.monotonic()
 
     def _finish(self) -> None:
         """A last checkpoint, whatever ended the run."""

@@ -15,9 +15,9 @@ from lumina.plan.duration import length_in_words
 from lumina.state.checkpoint import CheckpointStore
 from lumina.state.metrics import read_metrics
 from lumina.state.reader import CheckpointReader, open_checkpoint
+from lumina.train.best import Best
 from lumina.train.controls import Controls
 from lumina.train.controls.apply_change import set_again
-from lumina.train.loop import Best
 from lumina.train.preparation import Preparation
 from lumina.train.recorder import Recorder
 from lumina.train.rules import RunningRules
@@ -127,6 +127,7 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
         math.inf if meta.extra["best_loss"] is None else meta.extra["best_loss"],
         meta.extra["best_step"],
         meta.extra["worse_evaluations"],
+        meta.extra.get("best_score"),
     )
     recorder.skipped = progress.skipped
     store.rewind(progress.step)

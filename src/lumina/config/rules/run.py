@@ -40,6 +40,11 @@ def without_effect(settings: Settings) -> dict[str, str]:
         unused["experiment_name"] = "run_dir is set"
     if settings.data.tokenizer is not None:
         unused["tokenizer_vocab_size"] = "a tokenizer is given"
+    if settings.run.backup_dir is None:
+        unused["backup_every_n_hours"] = "backup_dir is not set"
+    if settings.data.eval_fraction == 0 and not settings.data.eval_data:
+        nothing = "nothing is held out"
+        unused |= {"best_metric": nothing, "best_is": nothing}
     return unused
 
 

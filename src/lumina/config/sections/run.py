@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from lumina.config.sections.section import Section
@@ -25,6 +27,23 @@ class RunSection(Section):
         ge=0,
         description="steps between checkpoints; 0: only at the end; default: a tenth "
         "of the run, at least 100",
+    )
+    save_every_n_hours: float | None = Field(
+        None, gt=0, description="hours between checkpoints, beside those by steps"
+    )
+    backup_dir: str | None = Field(
+        None, description="a second place, such as another disk, for copies: DIR/RUN"
+    )
+    backup_every_n_hours: float = Field(
+        6.0, ge=0, description="hours between copies to backup_dir; 0: every checkpoint"
+    )
+    best_metric: str = Field(
+        "eval_loss",
+        description="what an evaluation reports and best checkpoint and early stopping "
+        "go by, such as eval_perplexity or a source's loss",
+    )
+    best_is: Literal["lowest", "highest"] | None = Field(
+        None, description="default: highest of accuracies, exact shares and scores"
     )
     save_total_limit: int = Field(
         3, ge=1, description="regular checkpoints kept (best and last always are)"

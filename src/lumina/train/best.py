@@ -1,0 +1,74 @@
+"""Which evaluation of a run was the best, by the metric that the settings name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lumina.errors import LuminaError
+
+
+@dataclass
+class Best:
+    """The best evaluation so far.
+
+    Attributes:
+        loss: its held-out loss.
+        step: the step after which it was.
+        worse: evaluations since then.
+        score: what was compared, lower is better; None where it is the loss.
+    """
+
+    loss: float = math.inf
+    step: int | None = None
+    worse: int = 0
+    score: float | None = None
+
+    def judge(
+        self, row: Mapping[str, Any], step: int, metric: str, best_is: str | None
+    ) -> bool:
+        """Take note of an evaluation.
+
+        Args:
+            row: of its step; without a held-out loss there was no evaluation.
+            step: the step.
+            metric: the key of the row that is compared.
+            best_is: "lowest" or "highest"; None: as the metric's name says.
+
+        Returns:
+            Whether it is the best so far.
+
+        Raises:
+            LuminaError: E005 for a metric that the evaluation does not report.
+        """
+        if "eval_loss" not in row:
+            return False
+        if metric not in row:
+            reported = ", ".join(name for name in row if "eval_" in name)
+            raise LuminaError(
+                "E005",
+                f"best_metric {metric}: the evaluations of this run do not report it",
+                f"they report {reported}",
+            )
+        loss, value = row["eval_loss"], row[metric]
+        if loss is None or value is None or not math.isfinite(value):
+            self.worse += value is not None
+            return False
+        plain = metric == "eval_loss" and best_is != "highest"
+        score = -value if _is_highest(metric, best_is) else value
+        before = self.loss if plain else self.score
+        if before is not None and score >= before:
+            self.worse += 1
+            return False
+        self.loss, self.step, self.worse = loss, step, 0
+        self.score = None if plain else score
+        return True
+
+
+def _is_highest(metric: str, best_is: str | None) -> bool:
+    """Whether more of a metric is better."""
+    if best_is is not None:
+        return best_is == "highest"
+    return "loss" not in metric and "steps" not in metric
