@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, lumina_cache) -> Path:
     (data / "talk.jsonl").write_text("\n".join([*lines * 4, "{broken", '{"x": 1}']))
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     (data / "big.jsonl").write_text(pointer)
-    (data / "table.parquet").write_bytes(b"PAR1")
+    (data / "table.avro").write_bytes(b"PAR1")
     tokenizer = foreign_tokenizer("never", folder / "tokenizer")
     config = ConfigPresets.debug().replace(
         train_data=(str(data),),
@@ -84,7 +84,7 @@ def test_every_count_stands_in_the_section_on_data(run: Path) -> None:
     assert not warns
     assert found["bad records left out"] == ("3 (E101 2, E102 1)", True)
     assert found["fields not read"][1] and "mood (8)" in found["fields not read"][0]
-    assert found["files not read"][1] and ".parquet (1)" in found["files not read"][0]
+    assert found["files not read"][1] and ".avro (1)" in found["files not read"][0]
     characters, warns = found["unknown characters"]
     assert warns and re.match(r"\d+ tokens of the data stand for", characters)
     long, warns = found["long conversations"]

@@ -18,7 +18,7 @@ from option_effects import shows
 from tiny_runs import Program, Runs, nothing, seen
 
 
-@pytest.mark.covers("DAT-21", "DAT-22")
+@pytest.mark.covers("DAT-22: force memory loading")
 @shows("data_loading")
 def loading(runs: Runs) -> None:
     """The tokens are mapped from disk, or read into memory; the run is the same."""

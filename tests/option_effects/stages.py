@@ -212,7 +212,11 @@ def distances(run: Run) -> list[float]:
     return found
 
 
-@pytest.mark.covers("DAT-13", "DAT-10: preserve_base_knowledge")
+@pytest.mark.covers(
+    "DAT-13: penalty toward base weights",
+    "DAT-13: forgetting metrics reported",
+    "DAT-10: preserve_base_knowledge",
+)
 @shows("preserve_base_knowledge", "preservation_strength")
 def preservation(runs: Runs) -> None:
     """The second phase stays nearer to where it began, the more the stronger."""
