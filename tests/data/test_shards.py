@@ -91,7 +91,7 @@ def test_a_killed_tokenisation_goes_on(
         child.join()
         assert child.exitcode == -signal.SIGKILL
         done.append(len(list(cache.glob("store-shards/*/*.json"))))
-    assert 0 < done[0] < done[1] < done[2]
+    assert 0 < done[0] <= 2 and done[0] < done[1] < done[2]
     monkeypatch.setenv("LUMINA_CACHE", str(cache))
     again = whole(config_of(corpus))
     assert again.train.fingerprint == straight.train.fingerprint

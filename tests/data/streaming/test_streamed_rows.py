@@ -167,6 +167,20 @@ def test_each_pass_has_an_order_of_its_own() -> None:
     assert sorted(found[:size]) == sorted(found[size:]) and found[:size] != found[size:]
 
 
+def test_windows_are_small_and_each_has_an_order_of_its_own() -> None:
+    corpus = [[6]] * 90
+    rows = new_rows(corpus, window_bytes=800)
+    cursor, orders = rows.start, []
+    while not cursor.get("over"):
+        made = rows._at(cursor)
+        taken = rows.take(cursor, len(made.rows))
+        orders.append([number for _, number in taken.contents])
+        cursor = taken.cursor
+    whole = [tuple(order) for order in orders if len(order) == len(orders[0])]
+    assert len(whole) >= 8 and len(set(whole)) > 6
+    assert all(sorted(order) == list(range(len(order))) for order in orders)
+
+
 @pytest.mark.covers("DAT-32: disjoint split over workers")
 def test_ranks_divide_the_rows_of_a_step() -> None:
     rows = new_rows([[9]] * 12, endless=True)

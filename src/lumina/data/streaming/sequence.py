@@ -200,7 +200,6 @@ class StreamedRows:
             self._encode,
             window_bytes=self._options.window_bytes,
             threads=self._options.threads,
-            begin=now["place"],
             skipped=skipped,
         )
 

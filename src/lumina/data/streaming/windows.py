@@ -29,14 +29,12 @@ class Window:
     """What is packed together.
 
     Attributes:
-        place: of its first part; None: where the pass begins.
         after: of the first part behind it; None: the pass ends with it.
         encoded: its parts as tokens.
         documents: how many begin in it.
         skipped: what was left out while it was read and encoded.
     """
 
-    place: Where | None
     after: Where | None = None
     encoded: list[Encoded] = field(default_factory=list)
     documents: int = 0
@@ -60,26 +58,24 @@ def windows(
     *,
     window_bytes: int,
     threads: int,
-    begin: Where | None,
     skipped: list[Skipped],
 ) -> Iterator[Window]:
     """The windows of what is left of a pass; the same for any number of threads.
 
     Args:
-        documents: those to learn from, from the place `begin` on.
+        documents: those to learn from, from some place on.
         encode: makes tokens of a block.
         window_bytes: a window ends with the part that fills it up to this.
         threads: encode so many blocks at a time; 0: on the calling thread.
-        begin: the place; None: where the pass begins.
         skipped: is filled with what is left out in reading, and is emptied here.
     """
-    window, full = Window(begin), False
+    window, full = Window(), False
     blocks = _blocks(documents, window_bytes, skipped)
     for block, (encoded, refused) in _in_order(blocks, encode, threads):
         if full:
             window.after = block.place
             yield window
-            window = Window(block.place)
+            window = Window()
         window.encoded += encoded
         window.documents += sum(not part.continues for part, _ in block.parts)
         window.skipped += [*block.skipped, *refused]

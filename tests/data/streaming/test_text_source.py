@@ -1,0 +1,100 @@
+"""Streamed documents: their order in each pass, and which of them are held out."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lumina import Config
+from lumina.data.documents import Document
+from lumina.data.streaming.held_out import Sides, content_hash
+from lumina.data.streaming.text_source import TextSource
+
+
+def texts(placed: Any) -> list[str]:
+    return [one.document.text for one in placed]
+
+
+@pytest.fixture(scope="module", params=["folder", "archive"])
+def corpus(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Path:
+    """Six files, as they are or in two archives."""
+    folder: Path = tmp_path_factory.mktemp("corpus")
+    for number in range(6):
+        lines = [json.dumps({"text": f"{number} and {n}"}) for n in range(9)]
+        (folder / f"{number}.jsonl").write_text("\n".join(lines))
+    if request.param == "folder":
+        return folder
+    archives: Path = tmp_path_factory.mktemp("archives")
+    for name, numbers in (("a", (0, 1, 2)), ("b", (3, 4, 5))):
+        with tarfile.open(archives / f"{name}.tar.gz", "w:gz") as archive:
+            for number in numbers:
+                archive.add(folder / f"{number}.jsonl", f"{number}.jsonl")
+    return archives
+
+
+def source_of(corpus: Path, **leaves: Any) -> TextSource:
+    return TextSource(Config(train_data=(str(corpus),), **leaves))
+
+
+@pytest.mark.covers("DAT-27: shuffle", "DAT-05")
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 200), st.booleans())
+def test_reading_goes_on_at_any_place(
+    corpus: Path, number: int, at: int, linear: bool
+) -> None:
+    source = source_of(corpus, linear_dataset=linear, eval_fraction=0.3)
+    whole = list(source.documents(number, None))
+    at %= len(whole)
+    place = json.loads(json.dumps(whole[at].place))
+    again = source_of(corpus, linear_dataset=linear, eval_fraction=0.3)
+    assert texts(again.documents(number, place)) == texts(whole[at:])
+
+
+def test_passes_have_the_same_documents_in_other_orders(corpus: Path) -> None:
+    source = source_of(corpus, eval_fraction=0.0)
+    passes = [texts(source.documents(number, None)) for number in range(6)]
+    assert len({tuple(one) for one in passes}) > 1
+    assert all(sorted(one) == sorted(passes[0]) for one in passes)
+    linear = source_of(corpus, eval_fraction=0.0, linear_dataset=True)
+    in_order = texts(linear.documents(3, None))
+    assert in_order == sorted(in_order) and len(in_order) == 54
+
+
+@pytest.mark.covers("DAT-39")
+def test_a_document_is_held_out_by_its_content(corpus: Path) -> None:
+    source = source_of(corpus, eval_fraction=0.4)
+    sides = [
+        {text for held, one in source.all_documents(number)
+         if held == side for text in [one.document.text]}
+        for number in (0, 1) for side in (False, True)
+    ]  # fmt: skip
+    assert sides[0] == sides[2] and sides[1] == sides[3]
+    assert 8 < len(sides[1]) < 36 and not sides[0] & sides[1]
+
+
+def test_a_single_document_is_learned_from() -> None:
+    only = Document("the only one", None, "here", 1)
+    assert Sides(0.999).holds_out(only)
+    assert not Sides(0.999, content_hash(only)).holds_out(only)
+    assert not Sides(0.0).holds_out(only)
+
+
+def test_the_fingerprint_is_that_of_the_content(corpus: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in corpus.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    before = source_of(corpus).fingerprint
+    assert source_of(copy).fingerprint == before
+    assert source_of(copy, eval_fraction=0.2).fingerprint != before
+    first = min(copy.iterdir())
+    data = bytearray(first.read_bytes())
+    data[-1] ^= 1
+    first.write_bytes(bytes(data))
+    assert source_of(copy).fingerprint != before
