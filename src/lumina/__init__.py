@@ -18,6 +18,8 @@ _PUBLIC = {
     "export_for_inference": "lumina.infer.export",
     "generate": "lumina.infer.asking",
     "load": "lumina.infer.load",
+    "sanitize_dataset": "lumina.data.quality.sanitize",
+    "validate_data_comprehensive": "lumina.data.quality.comprehensive",
     "register_attention": "lumina.model.registry",
     "register_backbone": "lumina.model.registry",
     "register_block": "lumina.model.registry",

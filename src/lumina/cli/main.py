@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "lumina.cli.tokenizer",
         "train, inspect, compare and extend tokenizers",
     ),
-    "data": ("lumina.cli.data", "show data as a run will learn from it"),
+    "data": ("lumina.cli.data", "show, check, clean and prepare data"),
     "experts": ("lumina.cli.experts", "named experts: train, attach, detach, goals"),
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
     "config": ("lumina.cli.config", "show settings and where each came from"),

@@ -1,0 +1,1 @@
+"""How good data is: checks of it, a report, and files without what was found."""

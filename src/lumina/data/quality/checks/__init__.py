@@ -1,0 +1,1 @@
+"""The checks of data, a file each with a class named `CHECK`; see `..check`."""
