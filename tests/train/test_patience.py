@@ -7,7 +7,7 @@ import pytest
 from lumina import Trainer
 from lumina.measure.held_out import HeldOut
 from lumina.state.reader import latest_good, open_checkpoint
-from lumina.train import loop
+from lumina.train import evaluations
 from training import column, events, rows
 
 
@@ -27,7 +27,7 @@ def follow(tiny_config, monkeypatch):
         begin = 0 if resume is None else int(resume[-8:])
         waiting = iter(losses[begin:])
         monkeypatch.setattr(
-            loop, "held_out_loss", lambda *_, **__: HeldOut(next(waiting), 1)
+            evaluations, "held_out_loss", lambda *_, **__: HeldOut(next(waiting), 1)
         )
         return Trainer(config).train().run_dir
 

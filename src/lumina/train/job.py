@@ -18,6 +18,7 @@ from lumina.observe.trackers import Session, Trackers, chosen_tracker
 from lumina.plan.plan import Plan
 from lumina.state.backup import Backup
 from lumina.state.checkpoint import CheckpointStore
+from lumina.train.evaluations import Evaluations
 from lumina.train.finish import (
     already_finished,
     finish,
@@ -156,9 +157,7 @@ class Job:
         self._loop = Loop(
             program=outset.program,
             stream=prepared.stream,
-            eval_batches=(lambda program: held_out_batches(data, program))
-            if data.holds_out
-            else None,
+            evaluations=self._evaluations(outset.evaluation_owed),
             progress=progress,
             recorder=recorder,
             checkpoints=store,
@@ -168,19 +167,29 @@ class Job:
             stops=Stops.of(
                 prepared.config, prepared.stream.order.epochs_before(progress.cursor)
             ),
-            score=data.score,
             rules=outset.rules,
             best=outset.best,
             saved=progress.step if prepared.reader else -1,
-            evaluation_owed=outset.evaluation_owed,
             encoding=encoding_of(data.tokenizer),
-            measure_first=bool(plan.sources) and prepared.begins_from_weights,
-            outset=prepared.reader.meta.extra.get("outset", {})
-            if prepared.reader
-            else {},
         )
         self.console.start(plan, progress.step)
         return self._loop
+
+    def _evaluations(self, owed: bool) -> Evaluations:
+        """What the run does with its held-out data."""
+        prepared, recorder = self.prepared, self._recorder
+        assert recorder is not None
+        data, reader = prepared.data, prepared.reader
+        return Evaluations(
+            (lambda program: held_out_batches(data, program))
+            if data.holds_out
+            else None,
+            recorder,
+            score=data.score,
+            owed=owed,
+            first=bool(self.plan.sources) and prepared.begins_from_weights,
+            outset=reader.meta.extra.get("outset", {}) if reader else {},
+        )
 
     def run(self) -> TrainResult:
         """The loop, and what follows its end."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,17 +12,9 @@ import torch
 
 from lumina.assemble.assemble import Progress, capture
 from lumina.assemble.program import Program
-from lumina.batch import Batch
 from lumina.data.stream import Prefetcher, RowStream
 from lumina.data.tokenise import ENCODING_RULES
 from lumina.errors import LuminaError
-from lumina.measure.held_out import (
-    EvaluationStoppedError,
-    HeldOut,
-    Score,
-    held_out_loss,
-)
-from lumina.measure.routing_modes import compare_modes, routing_modes
 from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.plan.schedule import learning_rate_at
@@ -31,6 +22,7 @@ from lumina.state.checkpoint import CheckpointStore, Kind
 from lumina.train.best import Best
 from lumina.train.controls import Change, Controls, control_named
 from lumina.train.controls.apply_change import program_for, set_in
+from lumina.train.evaluations import Evaluations
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.rules import RunningRules
@@ -50,8 +42,7 @@ class Loop:
     Attributes:
         program: what trains; replaced when a control reassembles it.
         stream: the batches.
-        eval_batches: gives a program's rank its share of the held-out batches; None
-            when nothing is held out.
+        evaluations: what is done with the held-out data.
         progress: where the run is.
         recorder: where numbers go.
         checkpoints: where States go.
@@ -59,16 +50,10 @@ class Loop:
         signals: requests to stop.
         config: the run's settings, written into every State.
         stops: further ways to end the run.
-        score: judges held-out answers, where the loss does not.
         rules: what watches the run and may change it.
         best: the best evaluation so far.
         saved: the step of the newest checkpoint; -1: there is none.
-        evaluation_owed: a signal broke off the evaluation of the last step, which is
-            made up for when the run goes on.
         encoding: what makes ids of texts, by name and fingerprint.
-        measure_first: evaluate before the first step, so that evaluations can say what
-            has changed since.
-        outset: held-out loss of each source before the first step, or of the phase.
         reason: why the loop ended.
         interrupted: a signal, or `Trainer.stop`, ended it.
         asked_to_stop: `Trainer.stop` was called on this rank.
@@ -76,7 +61,7 @@ class Loop:
 
     program: Program
     stream: RowStream
-    eval_batches: Callable[[Program], Iterable[Batch]] | None
+    evaluations: Evaluations
     progress: Progress
     recorder: Recorder
     checkpoints: CheckpointStore
@@ -84,17 +69,13 @@ class Loop:
     signals: StopSignals
     config: dict[str, Any]
     stops: Stops = field(default_factory=Stops)
-    score: Score | None = None
     rules: RunningRules = field(default_factory=RunningRules)
     best: Best = field(default_factory=Best)
     saved: int = -1
-    evaluation_owed: bool = False
     encoding: dict[str, str] = field(default_factory=dict)
     reason: str = "done"
     interrupted: bool = False
     asked_to_stop: bool = False
-    measure_first: bool = False
-    outset: dict[str, float] = field(default_factory=dict)
     _agreed_stop: bool = False
     _agreed_change: bool = False
     _agreed_save: bool = False
@@ -126,7 +107,10 @@ class Loop:
         self._ring = ring = MetricRing(cuda=self.program.device.type == "cuda")
         try:
             self._make_up_evaluation()
-            self._measure_outset()
+            if not self.evaluations.measure_outset(
+                self.program, self.progress.step, self._stop_asked
+            ):
+                self._stop_agreed()
             while self.progress.step < self.plan.steps and not self._agreed_stop:
                 if self._agreed_change:
                     # Queued metrics first: their shapes belong to the old Program.
@@ -155,7 +139,7 @@ class Loop:
                     self._agreed_stop = self._epoch_over = True
                 boundary = self._boundary()
                 for row in self._arrived(ring, newest=boundary):
-                    if boundary and self._eval_due(row["step"]):
+                    if boundary and self.evaluations.due(self.plan, row["step"]):
                         row |= self._evaluated(row["step"])
                     self._write(row)
                 if boundary:
@@ -238,7 +222,8 @@ class Loop:
         """The next phase was asked for: evaluate once more, and end this one."""
         self._phase_ends, step = True, self.progress.step
         self.reason = f"the phase {self.program.live.next_phase} was asked for"
-        due = self.eval_batches is not None and not self._eval_due(step)
+        held_out = self.evaluations.batches is not None
+        due = held_out and not self.evaluations.due(self.plan, step)
         if due and (found := self._evaluated(step)):
             self.recorder.amend(step, found)
 
@@ -294,63 +279,15 @@ class Loop:
         Nothing where the run is being stopped; the evaluation is made up for when the
         run goes on.
         """
-        outcome = None if self.interrupted else self.evaluate(step)
-        self.evaluation_owed = outcome is None
+        outcome = None
+        if not self.interrupted:
+            outcome = self.evaluations.judge(self.program, step, self._stop_asked)
+        self.evaluations.owed = outcome is None
         if outcome is None:
+            self._stop_agreed()
             return {}
         self.rules.see_evaluation(step, outcome.metrics, self._value_at(step))
-        found: dict[str, Any] = dict(outcome.metrics)
-        for name, (loss, _) in outcome.sources.items():
-            if name in self.outset:
-                found[f"source.{name}.eval_change"] = loss - self.outset[name]
-        if (base := self.program.base) is not None:
-            ranks = self.program.mesh.tokens if self.program.sharded else None
-            found["base_distance"] = base.distance(ranks)
-        return found
-
-    def _measure_outset(self) -> None:
-        """The held-out loss of each source before anything is learned."""
-        if not self.measure_first or self.eval_batches is None:
-            return
-        step = self.progress.step
-        outcome = self.evaluate(step)
-        if outcome is None:
-            return
-        self.outset = {name: loss for name, (loss, _) in outcome.sources.items()}
-        listed = ", ".join(f"{n} {loss:.4f}" for n, loss in self.outset.items())
-        self.recorder.event(
-            "held_out_before",
-            "info",
-            None,
-            f"before the first step the held-out loss is {listed}",
-            step=step,
-            losses=self.outset,
-        )
-
-    def _tell_changes(self) -> None:
-        """How the held-out loss of each source has changed since the first step."""
-        row, ending = self.recorder.last_row, ".eval_change"
-        changes = {
-            key.removeprefix("source.").removesuffix(ending): row[key]
-            for key in row
-            if key.endswith(ending)
-        }
-        if not changes:
-            return
-        where = f"phase {self.plan.phase}" if self.plan.phase else "run"
-        listed = ", ".join(
-            f"{name} {self.outset[name]:.4f} -> {self.outset[name] + change:.4f} "
-            f"({change:+.4f})"
-            for name, change in changes.items()
-        )
-        self.recorder.event(
-            "held_out_changes",
-            "info",
-            None,
-            f"held-out loss since the {where} began: {listed}; a rise is forgetting",
-            step=self.progress.step,
-            changes=changes,
-        )
+        return self.evaluations.found(self.program, outcome)
 
     def _value_at(self, step: int) -> Callable[[str], Any]:
         """Gives the value of a control, by its name, after `step` steps."""
@@ -359,7 +296,7 @@ class Loop:
     def _make_up_evaluation(self) -> None:
         """Judge the last step before the next one, where a signal had prevented it."""
         step = self.progress.step
-        if not self.evaluation_owed or not self._eval_due(step):
+        if not self.evaluations.owed or not self.evaluations.due(self.plan, step):
             return
         found = self._evaluated(step)
         if found:
@@ -390,13 +327,6 @@ class Loop:
     def _stop_agreed(self) -> None:
         """Every rank knows that a signal ends the run."""
         self._agreed_stop = self.interrupted = True
-
-    def _eval_due(self, step: int) -> bool:
-        if self.eval_batches is None:
-            return False
-        if step == self.plan.steps:
-            return True
-        return bool(self.plan.eval_every and step % self.plan.eval_every == 0)
 
     def _at_boundary(self, row: dict[str, Any]) -> None:
         """After the row is written: checkpoints, best model, early stopping."""
@@ -434,42 +364,6 @@ class Loop:
             self.save("regular")
         self._ring.clock.restart()
 
-    def evaluate(self, step: int) -> HeldOut | None:
-        """Held-out loss now, with the averaged weights where there are any.
-
-        Returns:
-            None when a signal that ends the run came before the last batch.
-        """
-        assert self.eval_batches is not None
-        outcome = None
-        with self.program.evaluation(), suppress(EvaluationStoppedError):
-            outcome = held_out_loss(
-                self.program.model,
-                self.eval_batches(self.program),
-                device=self.program.device,
-                mesh=self.program.mesh,
-                score=self.score,
-                tasks=self.program.network.tasks,
-                sources=self.plan.sources,
-                watched=self.plan.watched,
-                stop=self._stop_asked,
-            )
-        if outcome is None:
-            self._stop_agreed()
-        elif not outcome.tokens:
-            self.recorder.event(
-                "evaluation_without_labels",
-                "warning",
-                None,
-                "none of the held-out rows that were judged has a label, so there is "
-                "no held-out loss; judge more of them with --eval-batches, or hold out "
-                "other data",
-                step=step,
-            )
-        elif self.program.ranks.main:
-            self.recorder.console.eval(step, outcome.loss, outcome.attempts)
-        return outcome
-
     def save(self, kind: Kind, background: bool = True) -> None:
         """Snapshot now; write behind the next steps."""
         self.progress.journal = self.controls.journal()
@@ -478,14 +372,14 @@ class Loop:
             "best_step": self.best.step,
             "best_score": self.best.score,
             "worse_evaluations": self.best.worse,
-            "evaluation_owed": self.evaluation_owed,
+            "evaluation_owed": self.evaluations.owed,
             "rules": self.rules.state(),
             "data_fingerprint": self.stream.fingerprint,
             "encoding_rules": ENCODING_RULES,
             "encoding": self.encoding,
         }
-        if self.outset:
-            self.progress.extra["outset"] = self.outset
+        if self.evaluations.outset:
+            self.progress.extra["outset"] = self.evaluations.outset
         if self.plan.phases:
             self.progress.extra["phase"] = {
                 "index": self.plan.phases.index(self.plan.phase),
@@ -501,49 +395,23 @@ class Loop:
 
     def _finish(self) -> None:
         """A last checkpoint, whatever ended the run."""
-        modes = self.eval_batches is not None and routing_modes(self.plan.spec)
-        if modes and not self.interrupted:
-            self._compare_modes()
+        step, judged = self.progress.step, self.evaluations
+        if not self.interrupted and not judged.compare_modes(
+            self.program, step, self._stop_asked
+        ):
+            self._stop_agreed()
         if self.interrupted:
             signal = not self.asked_to_stop or self.signals.received is not None
             self.reason = "stopped by " + ("a signal" if signal else "Trainer.stop")
             if self.paused:
                 self.reason = f"stopped: {self.stops.reason}"
         if not self.interrupted:
-            self._tell_changes()
+            judged.tell_changes(self.plan, step)
         if self.phase_over:
             self.save("phase")
         elif self.saved != self.progress.step:
             self.save("emergency" if self.interrupted else "regular")
         self.checkpoints.wait()
-
-    def _compare_modes(self) -> None:
-        """Say what other ways of choosing tokens would make of the trained weights."""
-        program, batches = self.program, self.eval_batches
-        assert batches is not None
-        losses: dict[str, float] = {}
-        with program.evaluation(), suppress(EvaluationStoppedError):
-            losses = compare_modes(
-                program.network,
-                program.model,
-                lambda: batches(program),
-                device=program.device,
-                mesh=program.mesh,
-                stop=self._stop_asked,
-            )
-        if not losses:
-            self._stop_agreed()
-            return
-        listed = ", ".join(f"{mode} {loss:.4f}" for mode, loss in losses.items())
-        self.recorder.event(
-            "routing_modes",
-            "info",
-            None,
-            f"held-out loss by how tokens are chosen: {listed}; they are different "
-            "functions, and generation uses the first",
-            step=self.progress.step,
-            losses=losses,
-        )
 
     def _apply_changes(self) -> bool:
         """Apply what rank 0 asked for; whether the program was assembled again."""
