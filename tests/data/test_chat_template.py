@@ -90,6 +90,37 @@ def test_ids_are_those_of_transformers_and_the_mask_is_exact(
     assert all(mine.encode_chat(chat, loss_on="all")[1])
 
 
+@pytest.mark.covers("DAT-14: assistant tokens weighted")
+@pytest.mark.parametrize("name", ["chatml", "llama3", "tagged"])
+def test_turns_weigh_what_they_say(name: str, tmp_path: Path) -> None:
+    template, _, end = TEMPLATES[name]
+    mine = Tokenizer.from_path(folder_with(template, tmp_path))
+    chat: list[Message] = [
+        {"role": "user", "content": "one", "train": True, "weight": 0.25},
+        {"role": "assistant", "content": "two", "weight": 3.0},
+        {"role": "user", "content": "more"},
+        {"role": "assistant", "content": "four"},
+    ]
+    for loss_on, between in (("assistant", 0.0), ("all", 1.0)):
+        ids, mask = mine.encode_chat(chat, loss_on=loss_on)
+        assert ids == mine.encode_chat([{**m, "train": True} for m in chat])[0]
+        weights = {
+            words: {float(mask[n]) for n in places(mine, ids, words)}
+            for words in ("one", "two", "more", "four")
+        }
+        assert weights == {"one": {0.25}, "two": {3.0}, "more": {between}, "four": {1}}
+        ends = [float(m) for i, m in zip(ids, mask, strict=True)
+                if i == mine.token_id(end)]  # fmt: skip
+        assert ends == [0.25, 3.0, between, 1.0]
+
+
+def places(tokenizer: Tokenizer, ids: list[int], words: str) -> range:
+    """Where the tokens of words stand."""
+    piece = tokenizer.encode_contents([words])[0]
+    [at] = [n for n in range(len(ids)) if ids[n : n + len(piece)] == piece]
+    return range(at, at + len(piece))
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_special_text_in_a_turn_stays_text(name: str, tmp_path: Path) -> None:
     template, _, end = TEMPLATES[name]

@@ -151,6 +151,9 @@ def test_without_weights_nothing_is_kept_and_nothing_added(tmp_path: Path) -> No
     assert step.micro_batches[0].loss_weights is None
     one = config.replace(role_weights=["assistant=1"], turn_weights=[1.0])
     assert prepare(one).train.fingerprint == store.fingerprint
+    # The same file with weights is another store, and the cache knows.
+    heavy = prepare(config.replace(role_weights=["assistant=2"])).train
+    assert heavy.weighted and heavy.fingerprint != store.fingerprint
 
 
 def test_pieces_of_a_long_conversation_keep_the_weights(tmp_path: Path) -> None:

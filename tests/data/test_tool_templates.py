@@ -53,6 +53,7 @@ def record(calls: int = 1, content: str | None = None) -> dict[str, Any]:
     }
 
 
+ANSWER = {"role": "assistant", "content": "3"}
 CALL = '{"name": "add", "arguments": {"a": 1, "b": [2, "zwölf"]}}'
 TAUGHT = {
     # template, calls, words beside them, what is taught
@@ -115,7 +116,7 @@ def test_calls_have_the_ids_of_transformers_and_are_taught(
     ("template", "change", "says"),
     [
         (CHATML, {"messages": record()["messages"][:2]}, "takes|refuses|None"),
-        (CHATML, {"messages": record(1, "x")["messages"]}, "definitions|calls"),
+        (CHATML, {"messages": [*record()["messages"][:1], ANSWER]}, "definitions"),
         (CHATML, {"tools": None, "messages": record(1, "x")["messages"]}, "calls"),
         (MISTRAL, {}, "refuses the turns"),
         (LLAMA3_TOOLS, {"messages": record(2)["messages"]}, "single tool-calls"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import string
 
 import pytest
 import torch
@@ -26,9 +28,10 @@ def stream(tmp_path_factory, lumina_cache):
         answer |= {"weight": [0.25, 1, 3][n % 3]}
         asked = {"role": "user", "content": f"How many hens has farm {n}?"}
         records.append({"messages": [asked, answer]})
-        silent = [{**asked, "content": "x" * 200}, {**answer, "content": "y" * 150}]
-        silent[1]["train"], silent[1]["weight"] = True, 0.001
-        records.append({"messages": silent})
+        # Its first rows have no label.
+        letters = "".join(random.Random(n).choices(string.ascii_letters, k=200))
+        quiet = {**asked, "content": letters, "train": False}
+        records.append({"messages": [quiet, answer]})
     file.write_text("\n".join(map(json.dumps, records)) + "\n")
     config = ConfigPresets.debug().replace(
         train_data=(str(file),), tokenizer_vocab_size=300, eval_fraction=0.0,
@@ -38,7 +41,18 @@ def stream(tmp_path_factory, lumina_cache):
 
 
 def step_of(stream, plan):
-    return stream.step(stream.start, micro_batch_size=plan.micro_batch_size)
+    return stream.step(where(stream), micro_batch_size=plan.micro_batch_size)
+
+
+def where(stream):
+    """The cursor of the first step with a row that has no label."""
+    cursor = stream.start
+    for _ in range(40):
+        step = stream.step(cursor, micro_batch_size=1)
+        if any((b.labels == IGNORE).all() for b in step.micro_batches):
+            return cursor
+        cursor = step.cursor
+    raise AssertionError("every row has a label")
 
 
 def gradients(program, batches):
@@ -54,6 +68,9 @@ def gradients(program, batches):
 def test_a_step_is_the_mean_by_weight_on_any_split(stream, micro_batch_size):
     plan = tiny_plan(micro_batch_size=micro_batch_size)
     batches = step_of(stream, plan)
+    labels = [(b.labels != IGNORE).sum().item() for b in batches.micro_batches]
+    assert sum(labels) == batches.loss_tokens
+    assert (0 in labels) == (micro_batch_size == 1)
     metrics, found = gradients(assemble(plan), batches)
     # Written out: one mean over all rows of the step.
     reference = assemble(plan)
@@ -86,7 +103,7 @@ def test_ranks_that_hold_unequal_weights_make_the_same_step(stream):
     plan = tiny_plan(micro_batch_size=2)
     whole = step_of(stream, plan)
     halves = [
-        stream.step(stream.start, rank=r, data_ranks=2, micro_batch_size=2)
+        stream.step(where(stream), rank=r, data_ranks=2, micro_batch_size=2)
         for r in (0, 1)
     ]
     shares = [

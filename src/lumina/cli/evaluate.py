@@ -40,6 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "default: as the run was trained, and for an exported folder assistant",
     )
     data.add_argument(
+        "--format",
+        metavar="TEXT",
+        help="the form of the records, as of `train`; default: as the run was trained",
+    )
+    data.add_argument(
+        "--field",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=FIELD",
+        help="fields of the records under other names; default: as the run was trained",
+    )
+    data.add_argument(
         "--data-errors",
         choices=("fatal", "skip"),
         default="fatal",
@@ -73,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         seq_length=args.seq_length,
         batch_size=args.batch_size,
         loss_on=args.loss_on,
+        format=args.format,
+        field=args.field,
         data_errors=args.data_errors,
         on_event=tell,
         on_rows=row_progress(),

@@ -25,6 +25,8 @@ from lumina.measure.held_out import HeldOut, OnRows, loss_of_text
 from lumina.model.network import Network
 from lumina.state.weights import Weights, Which, open_weights
 
+_NO_NEWS = ("data_no_eval", "data_forms", "data_example", "chat_template")
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -78,6 +80,8 @@ def evaluate(
     seq_length: int | None = None,
     batch_size: int | None = None,
     loss_on: str | None = None,
+    format: str | None = None,
+    field: Sequence[str] = (),
     data_errors: Literal["fatal", "skip"] = "fatal",
     on_event: OnEvent | None = None,
     on_rows: OnRows | None = None,
@@ -102,6 +106,9 @@ def evaluate(
         loss_on: what of conversations bears loss, as in a configuration; None: as the
             run was trained, and for other models "assistant". Weights of the run
             decide only which tokens bear loss: in the result each counts the same.
+        format: the form of the records, as in a configuration; None: that of the run's
+            data, where one was stated.
+        field: fields under other names, likewise.
         data_errors: stop at a bad record, or leave it out.
         on_event: called for what was skipped and for remarks on the weights.
         on_rows: called with the progress.
@@ -142,6 +149,7 @@ def evaluate(
         train_data=files,
         eval_fraction=0.0,
         **_loss(loss_on, settings),
+        **_form(format, field, settings),
         data_errors=data_errors,
         long_conversations=_long_conversations(settings),
         **{k: settings[k] for k in ("max_record_bytes", "ascii_only") if k in settings},
@@ -159,6 +167,15 @@ def _loss(loss_on: str | None, settings: dict[str, Any]) -> dict[str, Any]:
         return {"loss_on": loss_on}
     names = ("loss_on", "role_weights", "turn_weights")
     return {name: settings[name] for name in names if name in settings}
+
+
+def _form(
+    format: str | None, field: Sequence[str], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The form of the records: as stated, or as it was for the run."""
+    if format is not None or field:
+        return {"format": format, "field": tuple(field)}
+    return {name: settings[name] for name in ("format", "field") if name in settings}
 
 
 def _long_conversations(settings: dict[str, Any]) -> Any:
@@ -202,12 +219,12 @@ def _row_length(network: Network, asked: int | None) -> int:
 
 
 def _without_split(on_event: OnEvent | None) -> OnEvent | None:
-    """Nothing is to be held out of these files: that is no news."""
+    """Nothing is held out of these files, and nothing trained on: that is no news."""
     if on_event is None:
         return None
 
     def told(**event: Any) -> None:
-        if event["kind"] != "data_no_eval":
+        if event["kind"] not in _NO_NEWS:
             on_event(**event)
 
     return told

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lumina import ConfigPresets
 from lumina.data.documents import read_documents
+from lumina.data.prepare import prepare
 from lumina.data.record_forms.form import forms
 from lumina.data.record_forms.reader import RecordReader
 from lumina.data.records import BadRecord, Message, parse_record, unread_fields
@@ -39,6 +42,7 @@ TREE = {
         "replies": [
             {"role": "assistant", "text": "worse", "rank": 1, "replies": []},
             {"role": "assistant", "text": "unranked", "rank": None},
+            {"role": "assistant", "text": "gone", "rank": -1, "deleted": True},
             {
                 "role": "assistant",
                 "text": "best",
@@ -272,7 +276,7 @@ def test_fields_are_read_under_other_names() -> None:
 
 def test_replies_that_are_not_on_the_path_are_counted() -> None:
     unread = unread_fields(TREE)
-    assert unread == ["replies on other paths"] * 4
+    assert unread == ["replies on other paths"] * 5
 
 
 WORDS = st.sampled_from(["a", "b ", "", " \n", "\ud800", "ü€"])
@@ -341,3 +345,16 @@ def test_every_line_is_a_document_or_a_skipped_record(
             list(read_documents([path]))
         assert refused.value.code == skipped[0].code
         assert f"line {skipped[0].line}" in refused.value.message
+
+
+def test_the_same_file_in_another_form_is_other_data(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    record = {"text": "t", "prompt": "q", "completion": "a"}
+    path.write_text((json.dumps(record) + "\n") * 3)
+    config = ConfigPresets.debug().replace(train_data=[str(path)], eval_fraction=0.0)
+    text = prepare(config)
+    asked = prepare(config.replace(format="prompt"))
+    named = ["completion=prompt", "prompt=completion"]
+    other = prepare(config.replace(format="prompt", field=named))
+    assert (text.stats["conversations"], asked.stats["conversations"]) == (0, 3)
+    assert len({one.train.fingerprint for one in (text, asked, other)}) == 3
