@@ -37,6 +37,7 @@ class Real:
         left_out: members of archives that are no data.
         first: how the first document begins.
         slow: reading it takes more than a second.
+        loading: how it is loaded for training.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Real:
     left_out: dict[str, int] = field(default_factory=dict)
     first: str = ""
     slow: bool = False
+    loading: str = "auto"
 
 
 QUESTION = {"field": ("question=prompt", "answer=completion")}
@@ -54,8 +56,19 @@ SOLUTION = {"field": ("canonical_solution=completion",)}
 NO_SUFFIX = "files without a suffix that are not text"
 
 TABLE = [
-    Real("text/classic-books.tar.xz", 109, first="The Wealth of Nations", slow=True),
-    Real("text/peps-rst.tar.xz", 736, first="PEP: 1\nTitle: PEP Purpose"),
+    Real(
+        "text/classic-books.tar.xz",
+        109,
+        first="The Wealth of Nations",
+        slow=True,
+        loading="streaming",
+    ),
+    Real(
+        "text/peps-rst.tar.xz",
+        736,
+        first="PEP: 1\nTitle: PEP Purpose",
+        loading="streaming",
+    ),
     Real(
         "text/udhr.zip",
         308,
@@ -79,7 +92,13 @@ TABLE = [
         {"field": ("canonical_solution=completion",)},
     ),
     Real("eval/mbpp.jsonl", 974, first="Write a function to find the"),
-    Real("eval/hellaswag_val_full.txt.bz2", 1, first="Roof shingle removal", slow=True),
+    Real(
+        "eval/hellaswag_val_full.txt.bz2",
+        1,
+        first="Roof shingle removal",
+        slow=True,
+        loading="streaming",
+    ),
     Real(
         "eval/mmlu/anatomy_*.csv",
         140,
@@ -170,6 +189,7 @@ def test_a_real_file_trains_twenty_steps(
         run_dir=str(tmp_path / "run"),
         steps=20,
         data_errors="skip",
+        data_loading=row.loading,
         tokenizer_vocab_size=300,
         **row.options,
     )

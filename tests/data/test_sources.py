@@ -252,7 +252,14 @@ def test_limits_hold_for_members(tmp_path: Path, monkeypatch: Any) -> None:
         found = Read(path, limits=Limits(member_bytes=4999))
         assert found.texts == ["good"] and len(found.skipped) == 1
         assert len(Read(path, limits=Limits(member_bytes=5000)).texts) == 2
+    path = tmp_path / "d.txt.gz"
+    path.write_bytes(gzip.compress(b"x" * 5000))
+    assert Read(path, limits=Limits(unpacked_bytes=5000)).texts == ["x" * 5000]
+    assert not Read(path, limits=Limits(unpacked_bytes=4999)).texts
     monkeypatch.setattr(guard, "RATIO_FROM", 0)
+    ratio = 5000 / path.stat().st_size
+    assert Read(path, limits=Limits(ratio=1.01 * ratio)).texts
+    assert not Read(path, limits=Limits(ratio=0.99 * ratio)).texts
     inner = pack_tar(tmp_path / "c.tar", {"a.txt.gz": gzip.compress(b"x" * 10**6)})
     assert "a.txt.gz unpacks to more than 250 times" in refused(inner).message
 
@@ -268,7 +275,7 @@ def test_an_archive_that_is_cut_short_gives_what_is_whole(
     }
     path = pack_tar(tmp_path / f"a.tar{compression}", files, compression)
     data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
+    path.write_bytes(data[: len(data) // 2 + 700])  # within a member
     error = refused(path)
     assert error.code == "E101" and "cut short" in error.message
     found = Read(path)
