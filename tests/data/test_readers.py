@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pyarrow import feather, ipc, parquet
 
 from lumina import ConfigPresets
+from lumina.data import libraries
 from lumina.data.documents import ReadOptions, Skipped, read_documents
 from lumina.data.readers import json_values
 from lumina.data.readers.json_values import JsonValues
@@ -266,3 +267,22 @@ def test_options_are_part_of_what_the_data_is(tmp_path: Path) -> None:
         )
     ]  # fmt: skip
     assert len({json.dumps(sources) for sources in found}) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("a.parquet", "pyarrow"), ("a.feather", "pyarrow"), ("a.txt.zst", "zstandard")],
+)
+def test_a_library_that_is_missing_is_named(
+    tmp_path: Path, name: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    (tmp_path / name).write_bytes(b"PAR1")
+    monkeypatch.setattr(libraries.importlib, "import_module", missing)
+    error = refused(tmp_path / name)
+    assert error.code == "E003" and library in error.message
+    assert "luminaai[data]" in error.hint
+    with pytest.raises(LuminaError):  # nothing is left out because of it
+        texts(tmp_path / name, [])

@@ -19,10 +19,13 @@ from typing import Any
 import pytest
 import zstandard
 
+from lumina import ConfigPresets
 from lumina.data.documents import Skipped, read_documents
+from lumina.data.prepare import prepare
 from lumina.data.sources import guard
 from lumina.data.sources.entry import Limits
 from lumina.data.sources.find import find_entries
+from lumina.data.split import scan
 from lumina.errors import LuminaError
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -320,6 +323,7 @@ def test_joined_tars_are_read_on_and_long_names_are_whole(tmp_path: Path) -> Non
     assert {d.source for d in found.documents} == {f"{joined}/{name}"}
 
 
+@pytest.mark.covers("DAT-05: large archives must not hang")
 def test_many_small_members_begin_at_once(tmp_path: Path) -> None:
     """Nothing is listed before it is read: the end of the archive may be missing."""
     path = pack_tar(tmp_path / "a.tar", {f"{n}.txt": "x" * n for n in range(1, 9)})
@@ -350,3 +354,33 @@ def test_every_place_can_be_begun_at(tmp_path: Path, name: str) -> None:
         assert rest.documents == whole.documents[number:]
         assert rest.left_out == whole.left_out or number > 3
         assert len(rest.skipped) <= len(whole.skipped)
+
+
+def test_what_an_archive_leaves_out_is_told_each_time(tmp_path: Path) -> None:
+    files: Files = {"a.txt": "one", "b.jsonl": '{"text": "two"}', "c.png": b"\x89"}
+    path = pack_zip(tmp_path / "a.zip", files)
+    config = ConfigPresets.debug().replace(train_data=[str(path)], eval_fraction=0.0)
+    for cached in (False, True):
+        told: list[dict[str, Any]] = []
+        prepared = prepare(config, on_event=lambda told=told, **e: told.append(e))
+        assert prepared.stats["cached"] is cached and len(prepared.train) == 2
+        (event,) = (e for e in told if e["kind"] == "data_files_ignored")
+        assert event["counts"] == prepared.stats["ignored_files"] == {".png": 1}
+
+
+def test_progress_is_told_in_bytes_of_the_files(tmp_path: Path) -> None:
+    noise = random.Random(0)
+    files: Files = {
+        f"{n}.txt": "".join(noise.choices("abcdefgh ", k=90_000)) for n in range(5)
+    }
+    paths = [
+        pack_tar(tmp_path / "a.tar.gz", files, ".gz"),
+        pack_zip(tmp_path / "b.zip", files),
+    ]
+    told: list[tuple[str, int, int]] = []
+    scan(paths, errors="fatal", on_progress=lambda *now: told.append(now))
+    total = sum(path.stat().st_size for path in paths)
+    done = [now for _, now, _ in told]
+    assert {(stage, of) for stage, _, of in told} == {("scan", total)}
+    assert done == sorted(done) and done[-1] == total
+    assert 0 < done[0] < total / 3 and len(set(done)) > 6
