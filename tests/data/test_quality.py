@@ -20,6 +20,7 @@ from lumina.data.quality.checks.pii import KINDS, without_pii
 from lumina.data.quality.checks.repetition import broken_rule
 from lumina.data.quality.comprehensive import CHECKLIST
 from lumina.data.quality.reports import as_html, as_text
+from lumina.data.quality.storage import storage_advice
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 
@@ -230,7 +231,9 @@ def test_a_report_shows_text_as_text(tmp_path: Path) -> None:
     assert "U+0007" in text
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".txt"])
+@pytest.mark.parametrize(
+    "suffix", [".jsonl", pytest.param(".txt", marks=pytest.mark.slow)]
+)
 @pytest.mark.covers("DAT-35: --fix-errors")
 def test_mended_data_has_no_errors_and_every_change_is_said(
     tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
@@ -433,3 +436,49 @@ def test_real_files_are_validated(
         assert 1 <= report.documents <= most and failed <= errors
     for one in report.results:
         assert one.examples or not one.count
+
+
+@pytest.mark.covers("DAT-46: storage guidance reported")
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(10**6, "under 1 GB"), (2 * 10**9, "1 to 50 GB"), (51 * 10**9, "over 50 GB")],
+)
+def test_where_to_keep_data_is_said_by_its_size(
+    tmp_path: Path, size: int, words: str
+) -> None:
+    path = tmp_path / "data.txt"
+    with open(path, "wb") as handle:
+        handle.truncate(size)  # a hole: it takes no room on the disk
+    assert words in storage_advice([path])
+
+
+def test_the_advice_is_in_every_report(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.jsonl", CLEAN)
+    report = assess([path], Options(), only=["integrity"])
+    assert "under 1 GB" in as_text(report) and "under 1 GB" in as_html(report, "data")
+    assert report.to_dict()["storage"] == storage_advice([path])
+
+
+def test_records_of_other_names_are_sanitised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lumina.cli.main import main
+
+    record = {"question": "jane@example.org?", "answer": "Yes.", "origin": "web"}
+    path = write(tmp_path / "data.jsonl", [record])
+    words = ["data", "sanitize", path, "--output", tmp_path / "out.jsonl"]
+    words += ["--format", "prompt", "--field", "question=prompt", "answer=completion"]
+    assert main([str(word) for word in words]) == 0
+    printed = capsys.readouterr().out
+    assert "changed by pii: 1" in printed and "field origin" in printed
+    assert "[EMAIL]?" in (tmp_path / "out.jsonl").read_text()
+
+
+def test_records_with_two_answers_are_looked_at_and_never_halved(
+    tmp_path: Path,
+) -> None:
+    pair = {"prompt": "a?", "chosen": "Well.", "rejected": "jane@example.org"}
+    path = write(tmp_path / "pairs.jsonl", [pair, CLEAN[0]])
+    assert assess([path], Options()).documents == 2
+    found = lumina.sanitize_dataset(path, tmp_path / "out.jsonl")
+    assert (found["written"], found["left_out"]) == (1, {"integrity": 1})

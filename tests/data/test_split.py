@@ -122,3 +122,37 @@ def test_data_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(LuminaError, match="changed") as caught:
             list(split_documents(read_documents([path]), split))
         assert caught.value.code == "E101"
+
+
+@pytest.mark.covers("DAT-39: stratified so the evaluation part is representative")
+def test_a_stratified_split_takes_the_same_share_of_everything(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    for name, count in (("large", 300), ("small", 40), ("tiny", 20)):
+        lines = []
+        for n in range(count):
+            words = " ".join(f"{generator.random():.4f}" for _ in range(4 ** (n % 4)))
+            turns = [
+                {"role": "user", "content": words},
+                {"role": "assistant", "content": "so"},
+            ]
+            record = {"messages": turns} if n % 2 else {"text": words}
+            lines.append(json.dumps(record) + "\n")
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines + lines[:2]))
+    scanned = scan([tmp_path], errors="fatal", max_record_bytes=10**6)
+    split = choose_split(scanned, 0.25, stratified=True)
+    shares: dict[object, list[bool]] = {}
+    copies: dict[object, set[bool]] = {}
+    read = split_documents(read_documents([tmp_path]), split)
+    for held_out, one in read:
+        size = len(one.text or (one.messages or ({},))[0].get("content", ""))
+        kinds = (one.source, (one.source, one.messages is None), (one.source, size))
+        for kind in kinds:
+            shares.setdefault(kind, []).append(held_out)
+        copies.setdefault((one.text, str(one.messages)), set()).add(held_out)
+    for kind, sides in shares.items():
+        assert abs(sum(sides) - len(sides) / 4) <= 2, kind
+    assert all(len(sides) == 1 for sides in copies.values())
+    assert abs(split.held_out.mean() - 0.25) < 0.01
+    # By the hash alone the small source may get any share.
+    assert choose_split(scanned, 0.25).held_out.tolist() != split.held_out.tolist()
+    assert choose_split(scanned, 0.0, stratified=True).any is False

@@ -56,6 +56,19 @@ def held_out_share(runs: Runs) -> None:
     assert half.result.tokens == pytest.approx(none.result.tokens / 2, rel=0.05)
 
 
+@pytest.mark.covers("DAT-39: stratified so the evaluation part is representative")
+@shows("eval_split")
+def even_split(runs: Runs) -> None:
+    few = runs.folder / "few.txt"
+    few.write_text("<|endoftext|>".join(f"A rare text {n}.\n" for n in range(10)))
+    data = (str(runs.data), str(few))
+    rest = {"train_data": data, "eval_fraction": 0.1, "steps": 1}
+    by_hash, even = runs.both("eval_split", "hash", "stratified", **rest)
+    assert even.column("eval_loss") != by_hash.column("eval_loss")
+    streamed = {"data_loading": "streaming", "eval_split": "stratified"}
+    assert "eval_split" in runs.refused("E002", train_data=data, **streamed)
+
+
 @pytest.mark.covers("TOK-04: local tokenizer.json", "TOK-08: saved with checkpoints")
 @shows("tokenizer")
 def tokenizer(runs: Runs) -> None:

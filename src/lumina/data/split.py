@@ -74,6 +74,8 @@ class Scan:
 
     Attributes:
         hashes: [N] uint64, of the content of every document.
+        strata: [N] uint64, of every document a number that grows with the source in
+            the order of reading, and within one with kind and length; see `_stratum`.
         bytes: UTF-8 bytes of all documents.
         conversations: how many documents are conversations.
         marked: how many of these say of a turn whether it bears loss.
@@ -87,6 +89,7 @@ class Scan:
     """
 
     hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    strata: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     bytes: int = 0
     conversations: int = 0
     marked: int = 0
@@ -149,9 +152,10 @@ def scan(
         LuminaError: as `read_documents`; E105 when no document is left.
     """
     found = Scan()
-    hashes = array("Q")
+    hashes, strata = array("Q"), array("Q")
+    source, number, size = "", 0, 0
     sources = sources_of(files)
-    total = sum(source.size for source in sources)
+    total = sum(one.size for one in sources)
     access, done = Access(), 0
     digest = hashlib.blake2b(digest_size=8)
     for document in read_documents(
@@ -169,6 +173,9 @@ def scan(
                 hashes[-1] = int.from_bytes(digest.digest(), "little")
             digest = hashlib.blake2b(digest_size=8)
             hashes.append(0)
+            number += document.source != source
+            source, size = document.source, 0
+            strata.append(0)
             found.conversations += document.messages is not None
             found.marked += any("train" in m for m in document.messages or ())
             found.weighted += any("weight" in m for m in document.messages or ())
@@ -176,17 +183,25 @@ def scan(
             found.recognise(document)
         for part in content_parts(document):
             digest.update(part)
+        size += document_bytes(document)
+        strata[-1] = _stratum(number, document, size)
         found.bytes += document_bytes(document)
         if on_progress is not None:
             done = max(done, min(access.done(), total))
             on_progress("scan", done, total)
     if not hashes:
-        raise _empty([source.name for source in sources], found)
+        raise _empty([one.name for one in sources], found)
     hashes[-1] = int.from_bytes(digest.digest(), "little")
     found.hashes = np.frombuffer(hashes, dtype=np.uint64)
+    found.strata = np.frombuffer(strata, dtype=np.uint64)
     if on_progress is not None:
         on_progress("scan", total, total)
     return found
+
+
+def _stratum(source: int, document: Document, size: int) -> int:
+    """The number of the source, then the kind of document, then its length in bits."""
+    return source << 8 | (document.messages is not None) << 7 | size.bit_length()
 
 
 def content_parts(document: Document) -> Iterator[bytes]:
@@ -239,8 +254,17 @@ class Split:
         return self.cut_at is not None or bool(self.held_out.any())
 
 
-def choose_split(found: Scan, fraction: float | None) -> Split:
-    """Hold out a share of the documents (0: none), at least one and never all."""
+def choose_split(
+    found: Scan, fraction: float | None, *, stratified: bool = False
+) -> Split:
+    """Hold out a share of the documents (0: none), at least one and never all.
+
+    Args:
+        found: the documents.
+        fraction: the share; None: by their number.
+        stratified: the same share of every source, and within it of texts and
+            conversations of every length, within one document.
+    """
     count = len(found)
     none = Split(np.zeros(count, dtype=bool))
     share = eval_share(count) if fraction is None else fraction
@@ -254,6 +278,11 @@ def choose_split(found: Scan, fraction: float | None) -> Split:
     contents, inverse, copies = np.unique(
         found.hashes, return_inverse=True, return_counts=True
     )
+    if stratified:
+        first = np.unique(found.hashes, return_index=True)[1]
+        chosen = _chosen_evenly(contents, copies, found.strata[first], wanted)
+        if chosen.any() and not chosen.all():
+            return Split(chosen[inverse])
     # Contents in order of their hash, as many as keep within the wanted number.
     chosen = np.cumsum(copies) <= wanted
     # One with many copies may not fit: later ones with fewer still do.
@@ -270,6 +299,28 @@ def choose_split(found: Scan, fraction: float | None) -> Split:
     if not held_out.any():  # every document is the same
         held_out[:wanted] = True
     return Split(held_out)
+
+
+def _chosen_evenly(
+    contents: NDArray[np.uint64],
+    copies: NDArray[np.intp],
+    strata: NDArray[np.uint64],
+    wanted: int,
+) -> NDArray[np.bool_]:
+    """One content in so many, in the order of strata and then of the hashes.
+
+    So every stretch of that order has its share. All copies of a content go together.
+    """
+    count = int(copies.sum())
+    chosen = np.zeros(len(contents), dtype=bool)
+    seen = taken = 0
+    for place in np.lexsort((contents, strata)).tolist():
+        more = int(copies[place])
+        seen += more
+        if (taken + more) * count <= wanted * seen:
+            chosen[place] = True
+            taken += more
+    return chosen
 
 
 def split_documents(

@@ -61,6 +61,8 @@ class TextFiles:
         sides = (self.files, self.eval_files)
         hashes = [[file.kind.identity(file) for file in files] for files in sides]
         parts: list[Any] = [self.data.max_record_bytes, self.data.eval_fraction]
+        if self.data.eval_split != "hash":
+            parts.append(self.data.eval_split)
         parts += self.how.parts([*self.files, *self.eval_files])
         return [_READING, *hashes, *parts]
 
@@ -78,7 +80,9 @@ class TextFiles:
     def split(self) -> Split:
         """Which documents of the files to learn from are held out."""
         return choose_split(
-            self.scanned, 0.0 if self.eval_files else self.data.eval_fraction
+            self.scanned,
+            0.0 if self.eval_files else self.data.eval_fraction,
+            stratified=self.data.eval_split == "stratified",
         )
 
     def _scan(self, files: Sequence[Source]) -> Scan:

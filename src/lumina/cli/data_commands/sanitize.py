@@ -10,6 +10,9 @@ SUMMARY = "write a copy without personal data, given words and copies"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    from lumina.cli.data_commands.validate import READING
+    from lumina.cli.options import add_config_options
+
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="as --train-data of `train` takes them"
     )
@@ -41,10 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-report", action="store_true", help="write no report beside the new file"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_config_options(parser, leaves=READING)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the copy and say what was done."""
+    from lumina.cli.data_commands.validate import settings_of
     from lumina.data.quality.sanitize import sanitize_dataset
 
     found = sanitize_dataset(
@@ -57,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         check_bias=args.check_bias,
         check_factuality=args.check_factuality,
         generate_report=not args.no_report,
+        data=settings_of(args),
     )
     if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
@@ -68,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     for what in ("changed", "left_out"):
         for name, count in found[what].items():
             print(f"{what.replace('_', ' ')} by {name}: {count:,}")
+    for name, count in found["ignored_fields"].items():
+        print(f"the field {name}, which nothing reads, is not in the copy: {count:,}")
     for name, why in found["not_assessed"].items():
         print(f"{name} is not assessed: {why}")
     return 0

@@ -185,7 +185,7 @@ def settings_of(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, write; 1 where there is an error in the data."""
-    from lumina.data.quality.assess import assess, reading
+    from lumina.data.quality.assess import assess, reading_whole
     from lumina.data.quality.check import checks
     from lumina.data.quality.reports import as_text, require_new_folder, write_report
     from lumina.data.quality.writing import require_new, write_mended
@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"\n{', '.join(map(str, written))}")
     if args.fix_errors:
         mending = [make(options) for make in checks().values() if make.mends_errors]
-        fixed = write_mended(files, args.fix_errors, mending, how=reading(data))
+        fixed = write_mended(files, args.fix_errors, mending, how=reading_whole(data))
         if not args.quiet and not args.json:
             print(f"\n{fixed.in_words(args.fix_errors)}")
     return int(report.failed)

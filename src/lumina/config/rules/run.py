@@ -34,7 +34,7 @@ def without_effect(settings: Settings) -> dict[str, str]:
     """Options of data and of the run's folder without effect, and why."""
     unused: dict[str, str] = {}
     if settings.data.eval_data:
-        unused["eval_fraction"] = "eval_data is given"
+        unused["eval_fraction"] = unused["eval_split"] = "eval_data is given"
     name, folder = settings.run.experiment_name, settings.run.run_dir
     if name is not None and folder is not None and Path(folder).name != name:
         unused["experiment_name"] = "run_dir is set"
@@ -44,7 +44,7 @@ def without_effect(settings: Settings) -> dict[str, str]:
         unused["backup_every_n_hours"] = "backup_dir is not set"
     if settings.data.eval_fraction == 0 and not settings.data.eval_data:
         nothing = "nothing is held out"
-        unused |= {"best_metric": nothing, "best_is": nothing}
+        unused |= {"best_metric": nothing, "best_is": nothing, "eval_split": nothing}
     return unused
 
 

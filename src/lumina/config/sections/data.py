@@ -33,6 +33,11 @@ class DataSection(Section):
         description="share of the documents split off; default: 15% of fewer than "
         "5,000, 10% of up to 50,000, 5% of more",
     )
+    eval_split: Literal["hash", "stratified"] = Field(
+        "hash",
+        description="which documents are split off: by their hash, or the same share "
+        "of every source, of texts and conversations, and of every length",
+    )
     tokenizer: str | None = Field(
         None,
         description="a tokenizer.json, .model, .tiktoken or .gguf file or its folder, "

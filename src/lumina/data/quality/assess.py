@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumina.data.documents import read_documents
 from lumina.data.quality.check import Item, Options, Result, checks, contents
+from lumina.data.quality.storage import storage_advice
 from lumina.data.readers.reader import Document
 from lumina.data.reading_options import reading_options
 from lumina.data.record_forms.message import Content
@@ -36,6 +37,7 @@ class Report:
         complete: the data was read to its end.
         results: of each check.
         left_out: files in folders and archives that hold no data, by kind.
+        storage: where data of this size is best kept.
         seconds: the time it took.
     """
 
@@ -45,6 +47,7 @@ class Report:
     complete: bool = True
     results: list[Result] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    storage: str = ""
     seconds: float = 0.0
 
     @property
@@ -65,6 +68,7 @@ class Report:
             "failed": self.failed,
             "sources": dict(self.sources),
             "left_out": dict(self.left_out),
+            "storage": self.storage,
             "results": [result.to_dict() for result in self.results],
         }
 
@@ -110,7 +114,7 @@ def assess(
         LuminaError: E104 to E107 for paths, E105 where there is nothing at all.
     """
     begun = time.monotonic()
-    report = Report()
+    report = Report(storage=storage_advice(paths))
     running = [
         make(options) for name, make in checks().items() if only is None or name in only
     ]
@@ -129,13 +133,18 @@ def assess(
 
 
 def reading(data: DataSection | None) -> dict[str, Any]:
-    """How `read_documents` is to read: records of every form."""
+    """How `read_documents` is to read for a look: records of every form."""
     if data is None:
         return {"records": AnyForm()}
     given = reading_options(data).given()
     known = record_reader(data)
     form = known.form.name if known.form else None
     return {**given, "records": AnyForm(form, known.fields)}
+
+
+def reading_whole(data: DataSection | None) -> dict[str, Any]:
+    """How `read_documents` is to read for a copy: whole records, as `train` does."""
+    return {} if data is None else reading_options(data).given()
 
 
 def _items(

@@ -39,7 +39,7 @@ def as_text(report: Report, *, numbers: bool = False) -> str:
         report: what was found.
         numbers: add the figures and distributions of each check.
     """
-    lines = [summary(report), ""]
+    lines = [summary(report), f"storage: {report.storage}", ""]
     for result in report.results:
         lines.append(f"{result.verdict:<13}{result.title}: {result.message}")
         for example in result.examples:
@@ -76,6 +76,7 @@ def as_html(report: Report, title: str) -> str:
     page: str = environment.from_string(text).render(
         title=title,
         summary=summary(report),
+        storage=report.storage,
         results=[_shown(result) for result in report.results],
         sources=[(name, f"{count:,}") for name, count in sources],
         more_sources=len(report.sources) - len(sources),

@@ -6,11 +6,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lumina.data.quality.assess import read_word_list
+from lumina.data.quality.assess import read_word_list, reading_whole
 from lumina.data.quality.check import Check, Options, Result, checks
 from lumina.data.quality.writing import write_mended
+
+if TYPE_CHECKING:
+    from lumina.config.sections.data import DataSection
 
 LISTS = {"remove_toxic": "toxic", "remove_nsfw": "nsfw"}
 """Option → the name of its list of words."""
@@ -27,6 +30,7 @@ def sanitize_dataset(
     check_bias: bool = False,
     check_factuality: bool = False,
     generate_report: bool = True,
+    data: DataSection | None = None,
 ) -> dict[str, Any]:
     """Write a copy of data without personal data that patterns find, and more.
 
@@ -45,6 +49,7 @@ def sanitize_dataset(
         check_bias: say what is known of bias: it is "not assessed" without a model.
         check_factuality: the same, for facts.
         generate_report: write what was done beside the new file, as JSON.
+        data: how files and records are read; None: as `train` does by default.
 
     Returns:
         What was read, written, changed and left out, by check; for each wish that
@@ -79,7 +84,7 @@ def sanitize_dataset(
             result: Result = checks()[name](options).result()
             refused[f"check_{name}"] = result.message
     target = Path(output).expanduser()
-    written = write_mended(paths, target, mending)
+    written = write_mended(paths, target, mending, how=reading_whole(data))
     found = {**written.to_dict(), "output": str(target), "not_assessed": refused}
     if generate_report:
         report = target.with_name(target.name + ".report.json")

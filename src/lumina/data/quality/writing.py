@@ -36,6 +36,7 @@ class Written:
         written: documents in the new file.
         changed: documents that were changed, by check.
         left_out: documents and records that were left out, by check.
+        ignored_fields: fields of records that nothing reads, which the copy lacks.
         changes: file with every change, a JSON object on each line.
     """
 
@@ -43,6 +44,7 @@ class Written:
     written: int = 0
     changed: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    ignored_fields: Counter[str] = field(default_factory=Counter)
     changes: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,6 +54,7 @@ class Written:
             "read": self.read,
             "written": self.written,
             **counts,
+            "ignored_fields": dict(self.ignored_fields),
             "changes": self.changes,
         }
 
@@ -63,6 +66,11 @@ class Written:
         ]
         for what, counts in (("changed", self.changed), ("left out", self.left_out)):
             lines += [f"{what} by {name}: {n:,}" for name, n in counts.items()]
+        if self.ignored_fields:
+            names = ", ".join(
+                f"{n} {times:,}" for n, times in self.ignored_fields.items()
+            )
+            lines.append(f"fields that nothing reads and the copy lacks: {names}")
         return "\n".join(lines)
 
 
@@ -111,7 +119,11 @@ def write_mended(
                 note(Changed(one.source, one.line, UNREADABLE, what))
 
             documents = read_documents(
-                paths, errors="skip", on_skip=skipped, **(how or {})
+                paths,
+                errors="skip",
+                on_skip=skipped,
+                on_unread=found.ignored_fields.update,
+                **(how or {}),
             )
             writer = (_Records if target.suffix == ".jsonl" else _Texts)(handle)
             writer.write(_mended(documents, mending, found, note))

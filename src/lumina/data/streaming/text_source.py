@@ -53,6 +53,13 @@ class TextSource:
         fraction = self.data.eval_fraction
         if self.data.eval_data:
             fraction = 0.0
+        elif self.data.eval_split != "hash":
+            raise LuminaError(
+                "E002",
+                f"eval_split {self.data.eval_split} needs to know all documents before "
+                "the first step, and streamed data is read as a run trains",
+                "use --data-loading sharded, or leave --eval-split out",
+            )
         self.sides = Sides(FRACTION if fraction is None else fraction)
         if self.sides.fraction:
             self.sides = Sides(self.sides.fraction, self._first_content())
