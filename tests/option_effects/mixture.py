@@ -37,6 +37,7 @@ def several(runs: Runs) -> None:
     assert "sources" in run.printed and "shares story" in run.printed
 
 
+@pytest.mark.thorough
 @shows("source_eval_data")
 def held_out_files(runs: Runs) -> None:
     other = runs.folder / "other.txt"
@@ -57,6 +58,7 @@ def shares(runs: Runs) -> None:
     assert rows_of(most) == (12, 4) and rows_of(half) == (8, 8)
 
 
+@pytest.mark.thorough
 @shows("source_temperature")
 def temperature(runs: Runs) -> None:
     sized, even = runs.both("source_temperature", None, 100.0, **two_sources(runs))
@@ -85,6 +87,7 @@ def rows_taken(runs: Runs, **options: Any) -> list[int]:
 
 
 @pytest.mark.covers("DAT-42", "DAT-16")
+@pytest.mark.thorough
 @shows("curriculum", "curriculum_epochs", "curriculum_spread")
 def easy_first(runs: Runs) -> None:
     lengths = [60 if n % 3 else 5 for n in range(60)]
@@ -104,6 +107,7 @@ def easy_first(runs: Runs) -> None:
 
 
 @pytest.mark.covers("DAT-17", "DAT-18: treatment of rare tokens")
+@pytest.mark.thorough
 @shows("sample_by", "sample_power")
 def by_score(runs: Runs) -> None:
     """Some rows come several times, the more the higher the power."""

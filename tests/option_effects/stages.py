@@ -50,6 +50,7 @@ def modes(runs: Runs) -> None:
 
 
 @pytest.mark.covers("DAT-07: base_training_paths", "DAT-07: finetuning_paths")
+@pytest.mark.thorough
 @shows("base_training_paths", "finetuning_paths")
 def paths(runs: Runs) -> None:
     other = runs.folder / "other.txt"
@@ -67,6 +68,7 @@ def paths(runs: Runs) -> None:
 
 
 @pytest.mark.covers("DAT-07: base_eval_paths", "DAT-07: finetuning_eval_paths")
+@pytest.mark.thorough
 @shows("base_eval_paths", "finetuning_eval_paths")
 def held_out(runs: Runs) -> None:
     other = runs.folder / "other.txt"
@@ -94,6 +96,7 @@ def phases(runs: Runs) -> None:
 
 
 @pytest.mark.covers("DAT-10: base_num_epochs", "DAT-10: ft_num_epochs")
+@pytest.mark.thorough
 @shows("base_num_epochs", "ft_num_epochs")
 def lengths(runs: Runs) -> None:
     """Rows of each part, from its epochs."""
@@ -114,6 +117,7 @@ def rates(runs: Runs) -> None:
 
 
 @pytest.mark.covers("DAT-10: phase_transition_warmup_steps")
+@pytest.mark.thorough
 @shows("phase_transition_warmup_steps")
 def transition(runs: Runs) -> None:
     start = two_parts(runs) | {"training_mode": "hybrid", "steps": 3}
@@ -123,6 +127,7 @@ def transition(runs: Runs) -> None:
 
 
 @pytest.mark.covers("DAT-11: base_finetuning_ratio")
+@pytest.mark.thorough
 @shows("base_finetuning_ratio")
 def ratio(runs: Runs) -> None:
     mixed = two_parts(runs) | {"training_mode": "interleaved"}
@@ -158,6 +163,7 @@ def strategies(runs: Runs) -> None:
 
 
 @pytest.mark.covers("DAT-11: adjustment_window")
+@pytest.mark.thorough
 @shows("adjustment_window")
 def window(runs: Runs) -> None:
     run = runs.train(**adaptive(runs) | {"adjustment_window": 4})
@@ -165,6 +171,7 @@ def window(runs: Runs) -> None:
 
 
 @pytest.mark.covers("DAT-11: max_base_ratio", "DAT-11: base_perplexity_threshold")
+@pytest.mark.thorough
 @shows("max_base_ratio", "base_perplexity_threshold")
 def upwards(runs: Runs) -> None:
     bound = runs.train(**adaptive(runs), max_base_ratio=0.52)
@@ -174,6 +181,7 @@ def upwards(runs: Runs) -> None:
 
 
 @pytest.mark.covers("DAT-11: min_base_ratio", "DAT-11: task_accuracy_threshold")
+@pytest.mark.thorough
 @shows("min_base_ratio", "task_accuracy_threshold")
 def downwards(runs: Runs) -> None:
     """Accuracy comes with an evaluation; 1e-9 of it is always enough."""
@@ -260,7 +268,8 @@ def kept_optimizer(runs: Runs) -> None:
     assert sizes[0] < sizes[1]
 
 
-@pytest.mark.covers("DAT-43", "DAT-16")
+@pytest.mark.covers("DAT-43")
+@pytest.mark.thorough
 @shows("context_schedule")
 def growing_rows(runs: Runs) -> None:
     """Tokens of a step and the learning rate go on as if nothing had happened."""

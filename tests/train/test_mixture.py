@@ -44,6 +44,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     return Runs(tmp_path, monkeypatch)
 
 
+@pytest.mark.faults
 @pytest.mark.covers("DAT-12")
 def test_a_mixture_that_was_killed_goes_on_to_the_bit(tmp_path: Path) -> None:
     """The shares change between the checkpoint that is left and the kill."""
@@ -61,7 +62,7 @@ def test_a_mixture_that_was_killed_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert column(whole, "source.base.weight") == [0.75] * 3 + [0.25] * 3
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.covers("DST-01: gloo")
 def test_two_ranks_take_the_rows_of_one_from_stores_made_once(tmp_path: Path) -> None:
     flags = [*sources(tmp_path / "data"), *SCHEDULE, "--batch-size", "2"]

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from lumina.config import Config
+from lumina.errors import LuminaError
 from lumina.state.reader import open_checkpoint
+from lumina.train.phases import phase_config, with_mode
 from tiny_runs import Runs, same, story, write_conversations
 from training import (
     DENSE,
@@ -69,10 +72,7 @@ def two(runs: Runs) -> dict[str, Any]:
     }
 
 
-@pytest.mark.covers(
-    "DAT-10: checkpoint at the transition",
-    "DAT-44",
-)
+@pytest.mark.covers("DAT-10: checkpoint saved at transition", "DAT-44", "DAT-20")
 def test_a_phase_is_the_run_that_init_from_would_begin(runs: Runs) -> None:
     """Another rate, batch, length of rows and share; the steps are counted on."""
     options = two(runs)
@@ -114,6 +114,56 @@ def test_a_phase_is_the_run_that_init_from_would_begin(runs: Runs) -> None:
     assert last["eval_loss"] == pytest.approx(last["source.finetuning.eval_loss"])
     assert last["source.base.eval_loss"] != last["eval_loss"]
     assert last["epoch.base"] == 0 and last["source.finetuning.weight"] == 1
+
+
+@pytest.mark.covers("DAT-08: recommended", "DAT-09: 3 epochs, batch 8, seq 4096")
+def test_a_mode_recommends_what_is_not_set_and_says_so() -> None:
+    paths = {"base_training_paths": ["b"], "finetuning_paths": ["f"]}
+    first = phase_config(Config(training_mode="hybrid", **paths), 0)
+    second = phase_config(Config(training_mode="hybrid", **paths), 1)
+    leaves = ("epochs", "global_batch_size", "seq_length", "learning_rate")
+    assert [first.get(leaf) for leaf in leaves] == [1, 32, 2048, 3e-4]
+    assert [second.get(leaf) for leaf in leaves] == [3, 8, 4096, 1e-5]
+    assert first.train.warmup_ratio == 0.05 and second.train.warmup_steps == 500
+    alone = with_mode(Config(training_mode="finetuning_only", **paths))
+    assert alone.train.warmup_ratio == 0.1
+    why = alone.provenance["learning_rate"]
+    assert (why.kind, why.detail) == ("decided", "recommended for finetuning_only")
+    # What is set holds, for the run or for a phase; a preset's length of a row too.
+    mine = Config(
+        preset="debug", training_mode="hybrid", ft_learning_rate=2e-4, steps=9, **paths
+    )
+    second = phase_config(mine, 1)
+    assert second.train.learning_rate == 2e-4 and second.train.steps == 9
+    assert second.train.epochs is None or not second.is_chosen("epochs")
+    assert second.model.seq_length == mine.model.seq_length
+    warm = Config(training_mode="hybrid", warmup_steps=7, **paths)
+    assert phase_config(warm, 1).train.warmup_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "text"),
+    [
+        ("E002", {"training_mode": "hybrid"}, "two sources, and there are 0"),
+        ("E005", {"phases": ("no name",)}, "write NAME"),
+        ("E002", {"phases": ("a: steps=1", "a: steps=2")}, "the phases are a, a"),
+        ("E004", {"phases": ("a: hidden_size=8",)}, "holds for a whole run"),
+        ("E005", {"phases": ("a: steps=1", "b: steps=none")}, "steps cannot be"),
+        ("E002", {"phases": ("a: steps=1", "b: steps=2 warmup_steps=3")}, "phase b"),
+        ("E002", {"phases": ("a: source_weights=1 steps=1",)}, "there are no sources"),
+        ("E002", {"phases": ("a: steps=1",), "context_schedule": ("0:16",)}, "divide"),
+        ("E005", {"context_schedule": ("0:16", "2e:32"), "steps": 4}, "all in epochs"),
+        ("E002", {"context_schedule": ("0:16", "9:32"), "steps": 4}, "and the run has"),
+    ],
+)
+def test_phases_that_make_no_sense_are_refused_before_the_first(
+    code: str, options: dict[str, Any], text: str, runs: Runs
+) -> None:
+    with pytest.raises(LuminaError) as caught:
+        runs.train(**options)
+    assert caught.value.code == code
+    assert text in f"{caught.value.message} {caught.value.hint}"
+    assert not list(runs.folder.glob("run-*/checkpoints/step-*"))
 
 
 def begin(folder: Path, name: str, flags: list[str], **environment: str) -> Any:
