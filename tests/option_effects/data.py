@@ -327,3 +327,37 @@ def options_of_a_kind(runs: Runs) -> None:
     few, many = runs.both("data_options", ("share=0.0",), ("share=1.0",), **mixed)
     sums = [run.cursor["parts"][1]["rows"] for run in (few, many)]
     assert sums == [0, 3 * 4]
+
+
+@pytest.mark.covers(
+    "DAT-07: max_conversations_per_dataset", "DAT-07: max_conversations_per_file"
+)
+@shows("max_conversations_per_dataset", "max_conversations_per_file")
+def fewer_conversations(runs: Runs) -> None:
+    """The first of each file, or of all; texts stay, and what is left out is told."""
+    folder = runs.folder / "talks"
+    folder.mkdir()
+    for name in ("a", "b"):
+        write_conversations(folder / f"{name}.jsonl", 30)
+    (folder / "c.txt").write_text(story(20))
+    found = {}
+    for file, dataset in ((None, None), (20, None), (None, 50), (20, 35)):
+        run = runs.train(
+            train_data=(str(folder),), steps=1, eval_fraction=0.0,
+            max_conversations_per_file=file, max_conversations_per_dataset=dataset,
+        )  # fmt: skip
+        told = [e for e in run.events if e["kind"] == "data_conversations_beyond"]
+        (start,) = (e for e in run.events if e["kind"] == "run_started")
+        left_out = told[0]["data"]["counts"] if told else {}
+        found[file, dataset] = (start["data"]["counts"]["conversations"], left_out)
+        assert start["data"]["counts"]["documents"] - found[file, dataset][0] == 20
+    assert found == {
+        (None, None): (60, {}),
+        (20, None): (40, {"file": 20}),
+        (None, 50): (50, {"dataset": 10}),
+        (20, 35): (35, {"file": 10, "dataset": 15}),
+    }
+    text = runs.refused(
+        "E002", max_conversations_per_file=3, data_loading="streaming", steps=1
+    )
+    assert "may go on anywhere" in text

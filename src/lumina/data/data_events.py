@@ -152,6 +152,18 @@ class DataEvents:
                 f"{counted(stats['ignored_fields'])}; what they say is not trained on",
                 counts=stats["ignored_fields"],
             )
+        if beyond := stats["conversations_beyond"]:
+            listed = ", ".join(
+                f"{count:,} beyond --max-conversations-per-{bound}"
+                for bound, count in beyond.items()
+            )
+            self.event(
+                "data_conversations_beyond",
+                "warning",
+                None,
+                f"conversations left out: {listed}",
+                counts=beyond,
+            )
         if stats["ascii_only"]:
             self.event(**ascii_event(stats["ascii_only"]))
         if stats["unknown_tokens"]:

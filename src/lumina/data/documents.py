@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lumina.data.ascii_only import ascii_documents
+from lumina.data.conversation_limits import ConversationLimits, OnBeyond
 from lumina.data.readers.reader import Document, Reading, ReadOptions
 from lumina.data.readers.table import reader_of
 from lumina.data.readers.text import SEPARATOR
@@ -44,6 +45,7 @@ def read_documents(
     on_unread: Callable[[list[str]], None] | None = None,
     on_left_out: Callable[[str, str], None] | None = None,
     on_removed: Callable[[int, bool], None] | None = None,
+    on_beyond: OnBeyond | None = None,
     read_record: Callable[[Any], str | tuple[Message, ...]] | None = None,
     records: RecordReader | None = None,
     begin: Place | None = None,
@@ -64,6 +66,8 @@ def read_documents(
             no data.
         on_removed: is called for every text that `options.ascii_only` changes; see
             `ascii_documents`.
+        on_beyond: is called for every conversation that a bound of `options` leaves
+            out.
         read_record: makes a text or a conversation of a record, in place of `records`.
         records: reads the records; None: by the form that each has.
         begin: the `Document.place` of the document to begin with, in the same data;
@@ -84,6 +88,7 @@ def read_documents(
     access = access or Access()
     records = records or RecordReader()
     access.limits = limits or Limits()
+    most = ConversationLimits(options.most_of_file, options.most_of_dataset, on_beyond)
     access.policy = policy if not begin.entry else Policy(fatal=False)
     for number, entry in enumerate(find_entries(paths, access)):
         if number < begin.entry:
@@ -99,7 +104,7 @@ def read_documents(
             found = reader_of(entry.format).read(reading)
             if options.ascii_only:
                 found = ascii_documents(found, on_removed)
-            yield from found
+            yield from most.of_file(found)
         except PermissionError:
             reading.bad("E106", "this user may not read it")
         except FileNotFoundError:

@@ -81,6 +81,9 @@ class ReadingOptions:
         parts = [part for reader in formats for part in reader.parts(self.options)]
         if self.options.ascii_only:
             parts.append("ascii only")
+        most = (self.options.most_of_file, self.options.most_of_dataset)
+        if most != (None, None):
+            parts.append(["most conversations", *most])
         if any(source.unpacks for source in sources):
             limits = self.limits
             parts.append([limits.member_bytes, limits.unpacked_bytes, limits.ratio])
@@ -99,6 +102,8 @@ def reading_options(data: DataSection) -> ReadingOptions:
             ascii_only=data.ascii_only,
             csv_columns=data.csv_columns,
             json_field=data.json_field,
+            most_of_file=data.max_conversations_per_file,
+            most_of_dataset=data.max_conversations_per_dataset,
         ),
         Limits(
             member_bytes=data.max_member_bytes,

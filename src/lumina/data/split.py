@@ -86,6 +86,7 @@ class Scan:
         unread: fields of records that nothing reads, with how often each was there.
         left_out: members of archives that are no data, by their kind.
         removed: what `ascii_only` took out: characters, and texts left out whole.
+        beyond: conversations that a bound left out, by the bound: file or dataset.
     """
 
     hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -101,6 +102,7 @@ class Scan:
     unread: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     removed: Counter[str] = field(default_factory=Counter)
+    beyond: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         """The number of documents."""
@@ -119,6 +121,10 @@ class Scan:
     def recognise(self, document: Document) -> None:
         """Take note of the form of the record that a document was."""
         count_form(self.forms, document)
+
+    def go_beyond(self, bound: str) -> None:
+        """Take note of a conversation that a bound leaves out."""
+        self.beyond[bound] += 1
 
     def remove(self, characters: int, whole: bool) -> None:
         """Take note of a text out of which characters were taken."""
@@ -165,6 +171,7 @@ def scan(
         on_unread=found.leave,
         on_left_out=found.pass_over,
         on_removed=found.remove,
+        on_beyond=found.go_beyond,
         access=access,
         **how,
     ):

@@ -126,6 +126,7 @@ class StoreBuilder:
             "skipped_codes": dict(codes),
             "ignored_fields": most_first(_unread(scans, tokenizer)),
             "left_out": sum((found.left_out for found in scans), start=Counter[str]()),
+            "beyond": sum((found.beyond for found in scans), start=Counter[str]()),
             "removed": sum((found.removed for found in scans), start=Counter[str]()),
             "eval_documents_trained_on": self.files.trained_on(),
             "unknown_tokens": written.unknown,

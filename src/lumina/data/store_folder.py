@@ -76,6 +76,7 @@ def stats_of(
         **counts_of(meta),
         "ignored_fields": meta["ignored_fields"],
         "ascii_only": meta.get("removed", {}),
+        "conversations_beyond": meta.get("beyond", {}),
         "unknown_tokens": meta["unknown_tokens"],
         "eval_documents_trained_on": meta["eval_documents_trained_on"],
         "longest_conversation": meta["longest_conversation"],

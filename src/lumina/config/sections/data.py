@@ -92,6 +92,15 @@ class DataSection(Section):
     data_errors: Literal["skip", "fatal"] = Field(
         "fatal", description="a bad record: skip it and say so, or stop"
     )
+    max_conversations_per_dataset: int | None = Field(
+        None,
+        ge=1,
+        description="take so many conversations of the files, or of each source, in "
+        "their order; the rest is counted and left out",
+    )
+    max_conversations_per_file: int | None = Field(
+        None, ge=1, description="take so many conversations of each file"
+    )
     ascii_only: bool = Field(
         False,
         description="take characters beyond ASCII out of texts; how many is reported",

@@ -107,6 +107,22 @@ def refuse_own_order(config: Config) -> None:
         )
 
 
+def refuse_counted(config: Config) -> None:
+    """Refuse bounds that have to be counted from the beginning of the data.
+
+    Raises:
+        LuminaError: E002.
+    """
+    for leaf in ("max_conversations_per_dataset", "max_conversations_per_file"):
+        if config.get(leaf) is not None:
+            raise LuminaError(
+                "E002",
+                f"{leaf} counts conversations from the first one on, and text of this "
+                "size is streamed, which may go on anywhere",
+                f"use --data-loading sharded, or leave --{leaf.replace('_', '-')} out",
+            )
+
+
 def row_order(config: Config, store: TokenStore, seq_length: int) -> Numbered:
     """The packed rows of a store in the order that the settings say.
 

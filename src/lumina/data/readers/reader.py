@@ -51,12 +51,16 @@ class ReadOptions:
         csv_columns: names of the columns of tables without a row of names.
         json_field: the field of a .json file that holds the records.
         ascii_only: characters beyond ASCII are taken out.
+        most_of_file: conversations that are taken of a file; None: all.
+        most_of_dataset: conversations that are taken of all files; None: all.
     """
 
     max_record_bytes: int = 8 * 2**20
     csv_columns: tuple[str, ...] = ()
     json_field: str | None = None
     ascii_only: bool = False
+    most_of_file: int | None = None
+    most_of_dataset: int | None = None
 
 
 @dataclass

@@ -14,7 +14,7 @@ from lumina.data.files import count_left_out, tell_left_out, tell_repeated
 from lumina.data.kind import Data, DataKind, Request, Rows, Share
 from lumina.data.loading import choose_loading
 from lumina.data.loss_rule import loss_rule
-from lumina.data.mixture.row_orders import refuse_own_order
+from lumina.data.mixture.row_orders import refuse_counted, refuse_own_order
 from lumina.data.order import RowOrder, Taken
 from lumina.data.packing import pack
 from lumina.data.prepare import prepare
@@ -219,6 +219,7 @@ def _refuse_conversations(parts: list[Part]) -> None:
 def _prepare(request: Request) -> StreamedData:
     config, told = request.config, DataEvents(request.on_event)
     refuse_own_order(config)
+    refuse_counted(config)
     if not config.loading.packing:
         raise LuminaError(
             "E002",
