@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lumina import Trainer
+from lumina.data.tokenizer import Tokenizer
 from states import start
 from tiny_runs import Run, Runs, same, write_conversations
 
@@ -90,6 +91,13 @@ def test_bad_records_are_counted_while_the_run_goes_on(runs: Runs) -> None:
     assert run.rows[-1]["data.skipped"] == 2 and run.cursor["skipped"] == 2
     found = [e["data"]["line"] for e in run.events if e["kind"] == "data_skipped"]
     assert {31, 351} == set(found)
+
+
+def test_conversations_in_a_later_file_are_found_before_the_run(runs: Runs) -> None:
+    chats = str(write_conversations(runs.folder / "talk.jsonl"))
+    run = runs.train(train_data=(str(runs.data), chats), data_loading="streaming")
+    assert Tokenizer.from_path(run.folder / "tokenizer").chat_format is not None
+    assert run.result.steps == 3
 
 
 def test_what_streaming_cannot_do_is_refused(runs: Runs) -> None:

@@ -1,4 +1,4 @@
-"""A look at the beginning of streamed text, before the run: what kind of text it is.
+"""A look at the beginnings of streamed text, before the run: what kind of text it is.
 
 From it come the documents that are judged as held-out data, the markers that
 conversations need, and a tokenizer where none is named. How much is read is bounded, so
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import tokenizers
 
 from lumina.data.cache import build_once, cache_root
-from lumina.data.chat_tools import has_tools
 from lumina.data.documents import Document, Skipped
 from lumina.data.loss_rule import loss_rule
-from lumina.data.split import count_form, document_bytes
+from lumina.data.sources.entry import Source
+from lumina.data.split import document_bytes
 from lumina.data.store import StoreWriter, TokenStore
 from lumina.data.store_folder import cache_key, chat_parts
 from lumina.data.streaming.text_source import TextSource
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 32 * 2**20
 """The most text that is looked at."""
+
+HEAD_FILES = 64
+"""The most files that are looked at."""
 
 HELD_OUT_BYTES = 2 * 2**20
 """The most text that is held out and judged; further documents are only left out."""
@@ -47,9 +50,8 @@ class Head:
         tools: conversations with calls, results or definitions of tools.
         forms: how many records of each form every source has.
         documents: documents that were looked at.
-        bytes: their text.
+        held_out_bytes: text of the documents to judge.
         skipped: records that were left out.
-        whole: all of the data was looked at.
     """
 
     held_out: list[Document] = field(default_factory=list)
@@ -57,32 +59,36 @@ class Head:
     tools: int = 0
     forms: dict[str, Counter[str]] = field(default_factory=dict)
     documents: int = 0
-    bytes: int = 0
+    held_out_bytes: int = 0
     skipped: list[Skipped] = field(default_factory=list)
-    whole: bool = True
 
 
 def look_at(source: TextSource) -> Head:
-    """Read the beginning of the data."""
+    """Read the beginnings of the files, of many files of some that lie far apart."""
     head = Head()
-    held_bytes, taken = 0, False
-    for held_out, placed in source.all_documents(None, None, head.skipped.append):
+    step = -(-len(source.files) // HEAD_FILES)
+    files = source.files[::step]
+    for file in files:
+        _look_at_file(source, file, head, HEAD_BYTES // len(files))
+    return head
+
+
+def _look_at_file(source: TextSource, file: Source, head: Head, most: int) -> None:
+    """Read so much of the beginning of a file."""
+    read, taken = 0, False
+    for held_out, placed in source.documents_of(file, head.skipped.append):
         document = placed.document
-        if head.bytes >= HEAD_BYTES and not document.continues:
-            head.whole = False
-            break
+        if read >= most and not document.continues:
+            return
+        size = document_bytes(document)
+        read += size
         if not document.continues:
             head.documents += 1
             head.conversations += document.messages is not None
-            head.tools += has_tools(document.messages or ())
-            count_form(head.forms, document)
-            taken = held_out and held_bytes < HELD_OUT_BYTES
-        size = document_bytes(document)
-        head.bytes += size
+            taken = held_out and head.held_out_bytes < HELD_OUT_BYTES
         if taken:
-            held_bytes += size
+            head.held_out_bytes += size
             head.held_out.append(document)
-    return head
 
 
 def held_out_store(
@@ -100,6 +106,7 @@ def held_out_store(
         "held out",
         source.fingerprint,
         HEAD_BYTES,
+        HEAD_FILES,
         HELD_OUT_BYTES,
         tokenizer.fingerprint,
         config.data.loss_on,

@@ -12,7 +12,7 @@ from lumina.data.data_events import NO_EVAL, DataEvents
 from lumina.data.documents import Skipped
 from lumina.data.files import count_left_out, tell_left_out, tell_repeated
 from lumina.data.kind import Data, DataKind, Request, Rows, Share
-from lumina.data.loading import choose_loading
+from lumina.data.loading import choose_loading, in_bytes
 from lumina.data.loss_rule import loss_rule
 from lumina.data.mixture.row_orders import refuse_counted, refuse_own_order
 from lumina.data.order import RowOrder, Taken
@@ -209,8 +209,8 @@ def _refuse_conversations(parts: list[Part]) -> None:
             raise LuminaError(
                 "E102",
                 f"{document.source}, line {document.line}: a conversation, and the "
-                "beginning of the streamed data holds none, so that the vocabulary has "
-                "no markers of turns",
+                "beginnings of the streamed files hold none, so that the vocabulary "
+                "has no markers of turns",
                 "use a --tokenizer with a chat template, --data-loading sharded, or "
                 "name a file of conversations first",
             )
@@ -257,25 +257,24 @@ def _prepare(request: Request) -> StreamedData:
         evaluation = held_out_store(
             config, source, head, tokenizer, rows_to_fit(config)
         )
-    told.skipped(head.skipped)
     paths = [*config.data.train_data, *config.data.eval_data]
     tell_left_out(count_left_out(paths, DATA), request.on_event, DATA)
     tell_repeated(named_files(config.data.train_data), request.on_event, DATA)
     for event in source.events():
         told.event(**event)
+    for note in tokenizer.notes:
+        told.event("tokenizer", "info", None, note)
     if evaluation is None:
         told.event("data_no_eval", "warning", None, NO_EVAL)
     stats = {
         "loading": str(choose_loading(config)),
         "files": len(source.files),
-        "file_bytes": source.bytes,
+        "size": in_bytes(source.bytes),
         "conversations": head.conversations,
-        "held_out_share": source.sides.fraction,
+        "held_out": f"{source.sides.fraction:.3g} of all contents",
         "eval_documents": len(evaluation) if evaluation else 0,
         "eval_tokens": len(evaluation.tokens) if evaluation else 0,
         "vocab_size": tokenizer.vocab_size,
-        "tokenizer": tokenizer.fingerprint,
-        "tokenizer_notes": list(tokenizer.notes),
     }
     return StreamedData(source, tokenizer, evaluation, stats)
 

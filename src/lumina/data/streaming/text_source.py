@@ -113,6 +113,12 @@ class TextSource:
         """
         return self.sides.of(self._read(self._order(number), begin, on_skip))
 
+    def documents_of(
+        self, file: Source, on_skip: Callable[[Skipped], None]
+    ) -> Iterator[tuple[bool, Placed]]:
+        """(held out, document) of the documents of one file."""
+        return self.sides.of(self._read([file], None, on_skip))
+
     def _order(self, number: int | None) -> list[Source]:
         """The files in the order of a pass."""
         if number is None or not self.shuffled:
