@@ -19,7 +19,9 @@ from chat_templates import (
     folder_with,
     theirs_of,
 )
+from lumina.config import Config
 from lumina.data.records import parse_record
+from lumina.data.tasks import prepare_tasks
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 
@@ -82,6 +84,7 @@ TAUGHT = {
 }  # fmt: skip
 
 
+@pytest.mark.covers("TOK-07: chat template")
 @pytest.mark.parametrize("name", TAUGHT)
 def test_calls_have_the_ids_of_transformers_and_are_taught(
     name: str, tmp_path: Path
@@ -288,3 +291,21 @@ def test_any_calls_are_taught_whole_or_refused(
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
     folder = folder_with(QWEN_TOOLS, tmp_path_factory.mktemp("qwen"))
     return Tokenizer.from_path(folder), theirs_of(folder)
+
+
+def test_tasks_share_the_vocabulary_of_the_one_with_tools(tmp_path: Path) -> None:
+    plain = {"messages": [record()["messages"][0], ANSWER]}
+    for name, one in (("plain", plain), ("tools", record())):
+        (tmp_path / f"{name}.jsonl").write_text((json.dumps(one) + "\n") * 3)
+    config = Config(
+        tasks=[f"{name}={tmp_path / name}.jsonl" for name in ("plain", "tools")],
+        eval_fraction=0.0,
+        tokenizer_vocab_size=300,
+    )
+    prepared = prepare_tasks(config)
+    mine = prepared.tokenizer
+    assert mine.has_tools and mine.vocab_size > max(
+        int(store.tokens.max()) for store in prepared.train.stores.values()
+    )
+    first = prepared.train.stores["plain"].document(0).tolist()
+    assert first == mine.encode_chat(parse_record(plain))[0]  # type: ignore[arg-type]

@@ -188,14 +188,19 @@ class _Preparation:
             self.files.scan_all()
             _check_refused(meta)
         if meta["conversations"]:
-            known = tokenizer.vocab_size
+            known, before = tokenizer.vocab_size, tokenizer.has_chat
             tokenizer = tokenizer.with_chat(tools=bool(meta.get("tool_conversations")))
             if tokenizer.vocab_size > known:
                 self.told.event(
                     "chat_markers",
                     "warning",
                     None,
-                    "the tokenizer has no chat template: Lumina's own markers were "
+                    (
+                        "the tokenizer has no markers of tools"
+                        if before
+                        else "the tokenizer has no chat template"
+                    )
+                    + ": Lumina's own markers were "
                     f"added ({tokenizer.vocab_size - known} tokens), which an "
                     "imported model has never seen",
                     tokens=tokenizer.vocab_size - known,

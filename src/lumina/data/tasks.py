@@ -187,7 +187,11 @@ def _joined(parts: dict[str, tuple[Config, Prepared]]) -> PreparedTasks:
         train=TaskStores({name: one.train for name, one in made.items()}),
         eval=TaskStores(evaluation) if evaluation else None,
         # Where a task has conversations, its tokenizer is the same with chat markers.
-        tokenizer=max((m.tokenizer for m in made.values()), key=lambda t: t.has_chat),
+        # Where one has tools, their markers stand behind those.
+        tokenizer=max(
+            (m.tokenizer for m in made.values()),
+            key=lambda one: (one.has_chat, one.vocab_size),
+        ),
         stats={
             **stats,
             "skipped_codes": dict(codes),
