@@ -34,9 +34,12 @@ METHODS = {
     "adamw_8bit": "",
     "adamw_4bit": "",
 }
-QUICK = ("muon",)
-SLOW = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+FIRST = "muon"
+"""The one that is not among the longest tests."""
+RUNS = [
+    pytest.param(
+        name, marks=pytest.mark.thorough if name == FIRST else pytest.mark.slow
+    )
     for name in METHODS
 ]
 
@@ -51,7 +54,7 @@ def whole(trainings: Trainings, request: pytest.FixtureRequest) -> Path:
     return trainings.train(f"whole-{request.param}", *flags_of(request.param))
 
 
-@pytest.mark.parametrize("whole", SLOW, indirect=True)
+@pytest.mark.parametrize("whole", RUNS, indirect=True)
 def test_killed_and_resumed_it_is_the_run_that_never_stopped(
     trainings: Trainings, whole: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -76,7 +79,7 @@ def test_killed_and_resumed_it_is_the_run_that_never_stopped(
         pytest.param("ddp", False, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", RUNS)
 def test_two_ranks_train_what_one_rank_trains(
     trainings: Trainings, name: str, parallel: str, experts: bool
 ) -> None:

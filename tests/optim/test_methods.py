@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from lumina.assemble.assemble import StateSource, assemble, capture
+from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.model.declared import declared
 from lumina.optim.declared import chosen_optimizer
 from lumina.optim.groups import optimizer_of
 from lumina.plan.optimizers import bytes_per_parameter
 from lumina.state.surgery import add_expert, prune_expert
+from machines import plan_for
 from optimizer_steps import (
     MATRICES,
     everything,
@@ -124,20 +126,33 @@ def test_a_parameter_without_a_gradient_stays(name: str) -> None:
         assert same == (slot in slots[-2:]), slot.name
 
 
-@pytest.mark.parametrize("moe", [False, True])
-@pytest.mark.parametrize("name", EVERY)
-def test_the_plan_knows_the_bytes_that_are_kept(name: str, moe: bool) -> None:
-    plan = tiny_plan(moe, optimizer=name)
-    program = assemble(plan)
+@pytest.mark.parametrize("use_moe", [False, True])
+@pytest.mark.parametrize("name", ["adamw", *EVERY])
+def test_the_memory_of_a_plan_is_what_is_kept(name: str, use_moe: bool) -> None:
+    """To the byte, of a model whose rows are no multiple of a block."""
+    config = Config(
+        preset="debug", optimizer=name, use_moe=use_moe, hidden_size=72, num_heads=2,
+        num_kv_heads=1, num_layers=2, seq_length=32, tokenizer_vocab_size=300,
+        intermediate_size=300, device="cpu", precision="fp32", batch_size=1,
+    )  # fmt: skip
+    plan = plan_for(config)
     kept = sum(
         tensor.nbytes
-        for slot in program.optimizer.slots
+        for slot in assemble(plan).optimizer.slots
         for tensor in slot.state.values()
     )
-    trained = sum(slot.parameter.numel() for slot in program.optimizer.slots)
-    assert kept == pytest.approx(
-        trained * bytes_per_parameter(plan.spec, name, (), ()), abs=1e-3
-    )
+    assert plan.memory["optimizer"] == kept
+
+
+@pytest.mark.parametrize("name", ["sgd", "lion", "schedule_free"])
+def test_a_rate_that_was_not_chosen_gets_advice(name: str) -> None:
+    def told(**chosen: float) -> bool:
+        plan = plan_for(
+            Config(preset="debug", optimizer=name, vocab_size=300, **chosen)
+        )
+        return any("learning_rate is not chosen" in line for line in plan.warnings)
+
+    assert told() and not told(learning_rate=1e-4)
 
 
 @pytest.mark.parametrize("name", EVERY)
