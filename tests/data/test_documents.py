@@ -282,6 +282,9 @@ def test_a_long_text_comes_in_pieces_that_join_to_it(
     assert found[-1].text == "next"
     lines = text.split("\n")
     assert all(lines[d.line - 1] == (d.text or "").split("\n")[0] for d in found[:-1])
+    for number, document in enumerate(found):
+        rest = read_documents([tmp_path / "a.txt"], begin=document.place)
+        assert list(rest) == found[number:]
 
 
 def test_a_limit_beyond_any_file_is_none(tmp_path: Path) -> None:
