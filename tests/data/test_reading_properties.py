@@ -200,7 +200,7 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(lines=LINES, records=RECORDS, kind=st.sampled_from(["", ".zip", ".tar"]))
 def test_reading_goes_on_exactly_at_every_place(
     lines: str, records: list[Any], kind: str

@@ -67,6 +67,7 @@ TABLE = [
         "text/peps-rst.tar.xz",
         736,
         first="PEP: 1\nTitle: PEP Purpose",
+        slow=True,
         loading="streaming",
     ),
     Real(
@@ -180,7 +181,9 @@ def test_the_declaration_is_read_in_every_script_that_is_utf8(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", [row for row in TABLE if row.documents])
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if row.documents], ids=lambda row: row.path
+)
 def test_a_real_file_trains_twenty_steps(
     shared_data: Path, tmp_path: Path, row: Real
 ) -> None:
