@@ -40,9 +40,16 @@ def test_schedule_free_training_gives_its_mean_away(runs: Runs) -> None:
         torch.testing.assert_close(child.tensors[name], mean, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("option", ["ema_decay", "swa_start", "lookahead_steps"])
-def test_one_thing_says_what_is_evaluated(runs: Runs, option: str) -> None:
-    value = 2 if option == "lookahead_steps" else 0.5
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("ema_decay", 0.5),
+        ("swa_start", 0.5),
+        ("lookahead_steps", 2),
+        ("preserve_base_knowledge", True),
+    ],
+)
+def test_one_thing_says_what_is_evaluated(runs: Runs, option: str, value: Any) -> None:
     message = runs.refused("E002", optimizer="schedule_free", **{option: value})
     assert option in message and "schedule_free" in message
 

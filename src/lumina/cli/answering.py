@@ -81,7 +81,7 @@ def add_weights_options(model: argparse._ArgumentGroup) -> None:
         "--best", action="store_true", help="the best checkpoint, not the newest"
     )
     model.add_argument(
-        "--ema", action="store_true", help="the moving average of the weights"
+        "--ema", action="store_true", help="the averaged weights, where a run kept them"
     )
     model.add_argument(
         "--task", metavar="NAME", help="of a model of several tasks, the one to use"

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task", metavar="NAME", help="of a model of several tasks, the one to export"
     )
     parser.add_argument(
-        "--ema", action="store_true", help="the moving average of the weights"
+        "--ema", action="store_true", help="the averaged weights, where a run kept them"
     )
 
 

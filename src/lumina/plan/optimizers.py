@@ -186,6 +186,13 @@ def _check_averages(config: Config, declared: Sequence[Declared]) -> None:
                     f"leave one of them out: --{option.replace('_', '-')} 0, or "
                     "another optimizer",
                 )
+        if one.evaluates and config.get("preserve_base_knowledge"):
+            raise LuminaError(
+                "E002",
+                "preserve_base_knowledge pulls the weights that train, and the "
+                f"optimizer {one.name} evaluates others, which it would miss",
+                "leave one of them out",
+            )
 
 
 def _check_role(declared: Declared, name: str, role: str) -> None:
