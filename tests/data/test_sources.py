@@ -131,6 +131,16 @@ def test_a_compressed_file_is_read_as_what_is_in_it(
     assert Read(path, errors="fatal").texts == [f"line {n}" for n in range(5000)]
 
 
+def test_a_window_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
+    wide = zstandard.ZstdCompressionParameters(window_log=30, enable_ldm=True)
+    made = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(made.compress(b"some text\n" * 20_000) + made.flush())
+    error = refused(path)
+    assert error.code == "E101" and "128 MiB" in error.message
+    assert "--long" in error.hint
+
+
 @pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESS if suffix])
 def test_a_compressed_file_that_is_cut_short(tmp_path: Path, suffix: str) -> None:
     lines = "".join(f'{{"text": "line {n * n}"}}\n' for n in range(5000)).encode()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 from lumina.data.libraries import needed
+from lumina.data.sources.entry import Damaged
 
 XZ_MEMORY = 2**30
 """The most memory that the dictionary of an .xz file may take."""
@@ -105,6 +106,11 @@ class _ZstdFrame:
         try:
             return cast(bytes, self._frame.decompress(data))
         except needed("zstandard").ZstdError as error:
+            if "too much memory" in str(error):
+                raise Damaged(
+                    "it was compressed with a window of more than 128 MiB",
+                    "compress it anew, without --long or --ultra",
+                ) from None
             raise ValueError(str(error)) from None
 
     @property
