@@ -166,6 +166,17 @@ def test_phases_that_make_no_sense_are_refused_before_the_first(
     assert not list(runs.folder.glob("run-*/checkpoints/step-*"))
 
 
+@pytest.mark.thorough
+def test_a_finished_run_goes_on_with_a_further_phase(runs: Runs) -> None:
+    first = ("one: steps=2", "two: steps=1")
+    run = runs.train(phases=first, steps=None)
+    again: dict[str, Any] = {"steps": None, "run_dir": None, "resume": str(run.folder)}
+    more = runs.train(phases=(*first, "three: steps=2 learning_rate=0.0005"), **again)
+    assert more.column("learning_rate") == [3e-3] * 3 + [5e-4] * 2
+    with pytest.raises(LuminaError, match="begun with other settings"):
+        runs.train(phases=("other: steps=2",), **again)
+
+
 def begin(folder: Path, name: str, flags: list[str], **environment: str) -> Any:
     run = folder / name
     command = ["train", *SHAPE, *DENSE, *flags, "--run-dir", str(run)]

@@ -207,6 +207,10 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
         wrong["tasks"] = changes["tasks"]  # their files may have moved
     if "sources" in changes and list(source_paths(saved)) != list(source_paths(config)):
         wrong["sources"] = changes["sources"]
+    if "phases" in changes:
+        old, new = changes["phases"]
+        if tuple(new[: len(old)]) != tuple(old):
+            wrong["phases"] = changes["phases"]  # further ones may follow, though
     # The command fills in its default preset, which therefore says nothing.
     if config.preset not in (None, DEFAULT_PRESET, saved.preset):
         wrong["preset"] = (saved.preset, config.preset)
@@ -301,4 +305,5 @@ def _asks_for_more(changes: dict[str, tuple[Any, Any]]) -> bool:
         old, new = changes.get(leaf, (None, None))
         if new is not None and (old is None or new > old):
             return True
-    return False
+    before, now = changes.get("phases", ((), ()))
+    return len(now) > len(before)
