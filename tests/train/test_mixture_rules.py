@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lumina.plan.plan import Plan
 from lumina.train import Trainer
 from lumina.train.rules import Proposal, Rule
 from lumina.train.rules.adaptive_sources import AdaptiveSources
+from lumina.train.rules.domain_shift import DomainShift
 from lumina.train.rules.phase_convergence import PhaseConvergence
 from networks import tiny_spec
 from tiny_runs import Runs
@@ -133,6 +135,36 @@ def test_a_phase_converges_when_its_loss_is_level_beyond_the_noise() -> None:
     assert converging(noisy) is None
     # It falls, then it is level.
     assert converging(falling[:12] + [2.0] * 18) == 10 + 12 + 10
+
+
+def shifts(losses: list[float]) -> list[tuple[int, str]]:
+    """What is told of a source with these losses, resumed at every step."""
+    plan = Plan(spec=tiny_spec(), sources=("base", "chat"))
+    assert DomainShift.wanted(plan) and not DomainShift.wanted(Plan(spec=tiny_spec()))
+    rule, told = DomainShift.made_for(plan), []
+    for step, loss in enumerate(losses, start=1):
+        row = {"step": step, "source.base.loss": loss, "source.chat.loss": None}
+        rule.see(row)
+        told += [(note.step, note.evidence["source"]) for note in rule.notes()]
+        state, rule = json.loads(json.dumps(rule.state())), DomainShift.made_for(plan)
+        rule.load(state)
+    return told
+
+
+@pytest.mark.covers("DAT-19: domain-shift detection in base data")
+def test_a_source_whose_text_changes_is_told_of_once() -> None:
+    noise = [0.1 if n % 2 else -0.1 for n in range(100)]
+    level = [3.0 + x for x in noise]
+    risen = [3.6 + x for x in noise]
+    assert shifts([*level, *risen]) == [(150, "base")]
+    assert shifts([*level, *level]) == []
+    assert shifts([*risen, *level]) == []  # it fell
+    slightly = [3.1 + x for x in noise]  # beyond the noise, within 5%
+    assert shifts([*level, *slightly]) == []
+    wild = [3.0 + 20 * x for x in noise]
+    assert shifts([*wild, *[x + 0.5 for x in wild]]) == []  # within the noise
+    again = [4.2 + x for x in noise]
+    assert shifts([*level, *risen, *again]) == [(150, "base"), (250, "base")]
 
 
 def test_shares_can_be_set_by_hand_and_undone(

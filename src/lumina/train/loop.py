@@ -254,6 +254,10 @@ class Loop:
             row = self.recorder.row(self.plan, known, values)
             self.progress.skipped = self.recorder.skipped
             self.rules.see(row, self._value_at(row["step"]))
+            for rule, note in self.rules.notes():
+                self.recorder.event(
+                    rule, "warning", None, note.text, step=note.step, **note.evidence
+                )
             yield row
 
     def _write(self, row: dict[str, Any]) -> None:

@@ -4,7 +4,12 @@ A further rule is a subclass of `Rule` under `@register_rule` in a file of its o
 plug-in file, or a name in the list of imports below.
 """
 
-from lumina.train.rules import adaptive_sources, expert_capacity, phase_convergence
+from lumina.train.rules import (
+    adaptive_sources,
+    domain_shift,
+    expert_capacity,
+    phase_convergence,
+)
 from lumina.train.rules.arbiter import Ruling
 from lumina.train.rules.decide import with_rules
 from lumina.train.rules.rule import RULES, Now, Proposal, Reversal, Rule, register_rule
@@ -22,5 +27,5 @@ __all__ = [
     "with_rules",
 ]
 
-OWN = (expert_capacity, adaptive_sources, phase_convergence)
+OWN = (expert_capacity, adaptive_sources, phase_convergence, domain_shift)
 """The files of Lumina's own rules; each registers them as it is imported."""

@@ -68,7 +68,7 @@ def _check_changes(plan: Plan, rule: type[Rule]) -> None:
             if error.code != "E002":
                 raise
             objections.append(f"{name}: {error.message}")
-    if len(objections) == len(rule.changes):
+    if objections and len(objections) == len(rule.changes):
         raise LuminaError(
             "E002",
             f"the rule {rule.name} can change nothing here ({'; '.join(objections)})",

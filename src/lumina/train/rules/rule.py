@@ -45,6 +45,21 @@ class Proposal:
         return asdict(self) | {"evidence": dict(self.evidence)}
 
 
+@dataclass(frozen=True)
+class Note:
+    """What a rule has found and only tells.
+
+    Attributes:
+        step: of the row that led to it.
+        text: a sentence for the event.
+        evidence: the figures behind it.
+    """
+
+    step: int
+    text: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Rule:
     """Watches a run and proposes changes. A subclass is one rule.
 
@@ -94,6 +109,10 @@ class Rule:
             now: gives the present value of a control by its name.
         """
         raise NotImplementedError
+
+    def notes(self) -> list[Note]:
+        """What was found since the last call and is only to be told, as an event."""
+        return []
 
     def state(self) -> dict[str, Any]:
         """Everything that the rule remembers, as plain JSON values."""

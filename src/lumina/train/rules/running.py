@@ -7,7 +7,7 @@ from typing import Any
 
 from lumina.plan.plan import Plan
 from lumina.train.rules.arbiter import Arbiter, Ruling
-from lumina.train.rules.rule import RULES, Now, Rule
+from lumina.train.rules.rule import RULES, Note, Now, Rule
 
 OF_A_RANK = frozenset({
     "time", "step_seconds", "data_wait_seconds", "tokens_per_second", "mfu",
@@ -48,6 +48,10 @@ class RunningRules:
         for rule in self._rules:
             rule.see_evaluation(step, metrics)
         self._hear(step, now)
+
+    def notes(self) -> list[tuple[str, Note]]:
+        """What rules have found and only tell, each with the name of its rule."""
+        return [(rule.name, note) for rule in self._rules for note in rule.notes()]
 
     def due(self, step: int) -> list[Ruling]:
         """What takes effect after `step` steps."""
