@@ -101,6 +101,7 @@ def stop_file(runs: Runs) -> None:
     assert "already" in runs.refused("E002", stop_file=str(file))
 
 
+@pytest.mark.covers("DAT-25: --prefetch-factor", "DAT-23: batch prefetch")
 @shows("prefetch_factor")
 def steps_ahead(runs: Runs) -> None:
     depths = _prefetchers(runs)
@@ -121,6 +122,7 @@ def _prefetchers(runs: Runs) -> list[int]:
     return found
 
 
+@pytest.mark.covers("DAT-25: --pin-memory")
 @shows("pin_memory")
 def page_locked(runs: Runs) -> None:
     runs.train(pin_memory=False, steps=1)

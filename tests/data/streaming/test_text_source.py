@@ -42,7 +42,7 @@ def source_of(corpus: Path, **leaves: Any) -> TextSource:
     return TextSource(Config(train_data=(str(corpus),), **leaves))
 
 
-@pytest.mark.covers("DAT-27: shuffle", "DAT-05")
+@pytest.mark.covers("DAT-27: shuffle")
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 3), st.integers(0, 200), st.booleans())
 def test_reading_goes_on_at_any_place(
@@ -66,7 +66,6 @@ def test_passes_have_the_same_documents_in_other_orders(corpus: Path) -> None:
     assert in_order == sorted(in_order) and len(in_order) == 54
 
 
-@pytest.mark.covers("DAT-39")
 def test_a_document_is_held_out_by_its_content(corpus: Path) -> None:
     source = source_of(corpus, eval_fraction=0.4)
     sides = [

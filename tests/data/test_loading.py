@@ -1,0 +1,62 @@
+"""How text is loaded follows the size of its files, unless it is asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lumina import Config
+from lumina.data.kinds import chosen_kind
+from lumina.data.loading import choose_loading
+from lumina.errors import LuminaError
+
+
+@pytest.mark.covers("DAT-21")
+@pytest.mark.parametrize(
+    ("size", "way", "why"),
+    [
+        (499 * 10**6, "memory", "499 MB of files, under 500 MB"),
+        (500 * 10**6, "sharded", "500 MB of files, up to 10 GB"),
+        (10**10, "sharded", "10 GB of files, up to 10 GB"),
+        (10**10 + 10**7, "streaming", "10.01 GB of files, over 10 GB"),
+    ],
+)
+def test_size_decides(tmp_path: Path, size: int, way: str, why: str) -> None:
+    file = tmp_path / "data.txt"
+    file.touch()
+    os.truncate(file, size)  # takes no room
+    config = Config(train_data=(str(file),))
+    assert str(choose_loading(config)) == f"{way} ({why})"
+    kind = "streamed" if way == "streaming" else "text"
+    assert chosen_kind(config).name == kind
+    more = config.replace(streaming_threshold_gb=100.0)
+    assert choose_loading(more).way == ("memory" if way == "memory" else "sharded")
+
+
+@pytest.mark.covers(
+    "DAT-22: force streaming",
+    "DAT-22: force memory loading",
+    "DAT-22: disable sharding",
+)
+@pytest.mark.parametrize(
+    ("word", "leaf", "value"),
+    [
+        ("force_streaming", "data_loading", "streaming"),
+        ("force_memory_loading", "data_loading", "memory"),
+        ("disable_sharding", "shard_size_mb", 0),
+    ],
+)
+def test_switches_of_the_earlier_designs(word: str, leaf: str, value: object) -> None:
+    assert Config(**{word: True}).get(leaf) == value
+    assert Config(**{word: "false"}).get(leaf) == Config().get(leaf)
+    with pytest.raises(LuminaError, match="cannot be 'perhaps'"):
+        Config(**{word: "perhaps"})
+
+
+@pytest.mark.covers("DAT-25: --persistent-workers")
+def test_workers_that_persist_are_no_option() -> None:
+    with pytest.raises(LuminaError) as caught:
+        Config(persistent_workers=True)
+    assert "live as long as the run" in caught.value.hint
