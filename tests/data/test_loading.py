@@ -10,6 +10,7 @@ import pytest
 from lumina import Config
 from lumina.data.kinds import chosen_kind
 from lumina.data.loading import choose_loading
+from lumina.data.prepare import prepare
 from lumina.errors import LuminaError
 
 
@@ -53,6 +54,20 @@ def test_switches_of_the_earlier_designs(word: str, leaf: str, value: object) ->
     assert Config(**{word: "false"}).get(leaf) == Config().get(leaf)
     with pytest.raises(LuminaError, match="cannot be 'perhaps'"):
         Config(**{word: "perhaps"})
+
+
+@pytest.mark.covers("DAT-25: cache with measured hit rate", "DAT-23: data caching")
+def test_what_the_cache_gave_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "data.txt"
+    file.write_text("One text.\n<|endoftext|>\nAnother text.\n" * 20)
+    config = Config(train_data=(str(file),), tokenizer_vocab_size=270, num_workers=0)
+    found = [prepare(config).stats["cache"] for _ in range(2)]
+    assert found == ["0 of 2 found", "2 of 2 found"]  # tokenizer and store
+    other = config.replace(eval_fraction=0.5)
+    assert prepare(other).stats["cache"] == "0 of 2 found"
 
 
 @pytest.mark.covers("DAT-25: --persistent-workers")

@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,28 @@ def cache_root() -> Path:
             f"{named}: the home directory that ~ stands for is not known",
             "set LUMINA_CACHE to a folder that this user may write",
         ) from None
+
+
+@dataclass
+class Lookups:
+    """What this process looked for in the cache.
+
+    Attributes:
+        found: what was there already.
+        asked: all of it.
+    """
+
+    found: int = 0
+    asked: int = 0
+
+    def since(self, before: Lookups) -> str:
+        """The share that was found after an earlier count, in words."""
+        found, asked = self.found - before.found, self.asked - before.asked
+        return f"{found} of {asked} found" if asked else "not asked"
+
+
+LOOKUPS = Lookups()
+"""Counts of this process."""
 
 
 def build_once(
@@ -61,12 +84,15 @@ def build_once(
             it cannot be where it is said to be.
     """
     final = folder / key
+    LOOKUPS.asked += 1
     with _coded_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / f"{key}.lock"):
             if final.is_dir():
                 try:
-                    return load(final), True
+                    loaded = load(final)
+                    LOOKUPS.found += 1
+                    return loaded, True
                 except LuminaError as error:
                     if on_damage is not None:
                         on_damage(error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lumina.data.cache import build_once, cache_root
+from lumina.data.cache import LOOKUPS, build_once, cache_root
 from lumina.data.data_events import NO_EVAL, DataEvents, OnEvent
 from lumina.data.documents import Skipped
 from lumina.data.example import example_of
@@ -180,7 +180,7 @@ class _Preparation:
 
     def run(self) -> Prepared:
         """Everything, from the files to the stores."""
-        began = time.monotonic()
+        began, before = time.monotonic(), replace(LOOKUPS)
         tokenizer = self._tokenizer()
         folder, meta, cached = self._stores(tokenizer)
         if cached and meta["skipped_total"] and self.data.data_errors == "fatal":
@@ -213,6 +213,7 @@ class _Preparation:
             [*self.data.train_data, *self.data.eval_data], meta
         )
         stats["cached"] = cached
+        stats["cache"] = LOOKUPS.since(before)
         stats["seconds"] = time.monotonic() - began
         if forms := meta.get("forms"):
             self.told.forms(forms, example_of(train, tokenizer))
