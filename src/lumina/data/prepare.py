@@ -180,7 +180,7 @@ class _Preparation:
 
     def run(self) -> Prepared:
         """Everything, from the files to the stores."""
-        began, before = time.monotonic(), replace(LOOKUPS)
+        began, looked_up = time.monotonic(), replace(LOOKUPS)
         tokenizer = self._tokenizer()
         folder, meta, cached = self._stores(tokenizer)
         if cached and meta["skipped_total"] and self.data.data_errors == "fatal":
@@ -213,7 +213,7 @@ class _Preparation:
             [*self.data.train_data, *self.data.eval_data], meta
         )
         stats["cached"] = cached
-        stats["cache"] = LOOKUPS.since(before)
+        stats["cache"] = LOOKUPS.since(looked_up)
         stats["seconds"] = time.monotonic() - began
         if forms := meta.get("forms"):
             self.told.forms(forms, example_of(train, tokenizer))
