@@ -240,7 +240,7 @@ def test_mended_data_has_no_errors_and_every_change_is_said(
 ) -> None:
     from lumina.cli.main import main
 
-    long = "".join(f"{_prose(n, 9)}\n" for n in range(1500))
+    long = "".join(f"Line {n} of a text that has many.\n" for n in range(3000))
     texts = tmp_path / "texts.txt"
     texts.write_text(long + "<|endoftext|>\nOne more.<|endoftext|>\nOne more.")
     records = [*CLEAN, CLEAN[0], {"text": "a\x07b"}, '{"half', {"text": ""}]
@@ -260,7 +260,7 @@ def test_mended_data_has_no_errors_and_every_change_is_said(
     changes = [json.loads(line) for line in log]
     assert [(one["line"], one["check"]) for one in changes] == [
         (21, "duplicates"), (22, "encoding"), (23, "integrity"), (24, "integrity"),
-        (1503, "duplicates"),
+        (3003, "duplicates"),
     ]  # fmt: skip
     assert main(words) != 1  # neither file is overwritten
     assert "E002" in capsys.readouterr().err
@@ -482,3 +482,21 @@ def test_records_with_two_answers_are_looked_at_and_never_halved(
     assert assess([path], Options()).documents == 2
     found = lumina.sanitize_dataset(path, tmp_path / "out.jsonl")
     assert (found["written"], found["left_out"]) == (1, {"integrity": 1})
+
+
+@pytest.mark.parametrize("at", [0, 2500])
+def test_of_a_long_text_nothing_is_left_from_a_listed_word_on(
+    tmp_path: Path, at: int
+) -> None:
+    lines = [f"Line {n} of a text that has many more of them.\n" for n in range(4000)]
+    lines[at] = "the zymurgist was here\n"
+    path = tmp_path / "data.txt"
+    path.write_text("".join(lines) + "<|endoftext|>Another.")
+    words = tmp_path / "words.txt"
+    words.write_text("zymurgist\n")
+    output = tmp_path / "out.txt"
+    found = lumina.sanitize_dataset(path, output, remove_toxic=str(words))
+    left = output.read_text()
+    assert "zymurgist" not in left and "Another." in left
+    assert lines[3998] not in left and (lines[1] in left) is (at > 0)
+    assert found["left_out"] == {"word_lists": 1}

@@ -55,11 +55,14 @@ class WordLists(Check):
         return self.made(verdict, message, numbers=numbers)  # type: ignore[arg-type]
 
     def mend(self, document: Document) -> Mended | None:
-        """Leave a document with such a word out."""
+        """Leave a document with such a word out; of a long text, from there on."""
         found = self._find("\n".join(contents(document)))
         if found is None:
             return None
-        return Mended(None, f"left out: it has a word of the list {found[0]}")
+        what = (
+            "the rest of a long text is left out" if document.continues else "left out"
+        )
+        return Mended(None, f"{what}: it has a word of the list {found[0]}")
 
 
 CHECK = WordLists
