@@ -195,6 +195,7 @@ def downwards(runs: Runs) -> None:
 
 
 @pytest.mark.covers("DAT-10: transition detected by convergence")
+@pytest.mark.thorough
 @shows("phase_transition", "convergence_window", "convergence_threshold")
 def convergence(runs: Runs) -> None:
     """With a rate of nearly nothing the loss is level after two windows."""
