@@ -137,6 +137,23 @@ def test_of_conversations_only_what_bears_loss_counts(
     assert (changed["tokens"] > found["tokens"]) == (loss_on == "assistant")
 
 
+def test_records_are_read_as_the_run_read_them(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = runs.folder / "asked.jsonl"
+    lines = [{"q": f"Where on day {n}?", "a": f"To wood {n}."} for n in range(30)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    named = ("q=prompt", "a=completion")
+    run = runs.train(
+        train_data=(str(data),), eval_data=(str(data),), eval_batches=1000, steps=1,
+        format="prompt", field=named, seq_length=64,
+    )  # fmt: skip
+    found = evaluated(capsys, run.folder, "--data", data)
+    assert found["loss"] == pytest.approx(eval_loss(run), abs=1e-5)
+    words = ("--data", data, "--format", "text", "--field", "a=text")
+    assert evaluated(capsys, run.folder, *words)["bytes"] > found["bytes"] / 2
+
+
 @pytest.mark.covers("TRN-10: used for evaluation")
 def test_averaged_weights_are_told_of_and_are_what_the_run_evaluates(
     runs: Runs, capsys: pytest.CaptureFixture[str]

@@ -78,6 +78,32 @@ def test_conversations_are_streamed_with_the_loss_of_a_store(runs: Runs) -> None
     assert taught[0] == taught[1] > 0
 
 
+def test_tools_and_weights_are_streamed_as_they_are_stored(runs: Runs) -> None:
+    data = runs.folder / "tools.jsonl"
+    call = {"name": "add", "arguments": {"a": 1}}
+    lines = [
+        [
+            {"role": "user", "content": f"What is {n} and 1?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": f"{n + 1}"},
+            {"role": "assistant", "content": f"It is {n + 1}.", "weight": 0.5},
+        ]
+        for n in range(40)
+    ]
+    data.write_text("".join(json.dumps({"messages": one}) + "\n" for one in lines))
+    same_data = {"train_data": (str(data),), "eval_fraction": 0.0, "seq_length": 64}
+    same_data |= {"global_batch_size": 1, "batch_size": 1, "steps": 10**4}
+    streamed = runs.train(data_loading="streaming", **same_data)
+    stored = runs.train(**(same_data | {"steps": None, "epochs": 1}))
+    for run in (streamed, stored):
+        assert Tokenizer.from_path(run.folder / "tokenizer").has_tools
+    sums = [
+        (sum(run.column("loss_tokens")), sum(run.column("loss_weight")))
+        for run in (streamed, stored)
+    ]
+    assert sums[0] == sums[1] and 0 < sums[0][1] < sums[0][0]
+
+
 def test_bad_records_are_counted_while_the_run_goes_on(runs: Runs) -> None:
     data = runs.folder / "bad.jsonl"
     lines = [json.dumps({"text": f"The number {n} is here."}) for n in range(400)]

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import tokenizers
 
 from lumina.data.cache import build_once, cache_root
+from lumina.data.chat_tools import has_tools
 from lumina.data.documents import Document, Skipped
 from lumina.data.loss_rule import loss_rule
 from lumina.data.sources.entry import Source
-from lumina.data.split import document_bytes
+from lumina.data.split import count_form, document_bytes
 from lumina.data.store import StoreWriter, TokenStore
 from lumina.data.store_folder import cache_key, chat_parts
 from lumina.data.streaming.text_source import TextSource
@@ -85,6 +86,8 @@ def _look_at_file(source: TextSource, file: Source, head: Head, most: int) -> No
         if not document.continues:
             head.documents += 1
             head.conversations += document.messages is not None
+            head.tools += has_tools(document.messages or ())
+            count_form(head.forms, document)
             taken = held_out and head.held_out_bytes < HELD_OUT_BYTES
         if taken:
             head.held_out_bytes += size
