@@ -26,6 +26,7 @@ class Alpaca(Form):
     name = "alpaca"
     about = '{"instruction", "input", "output"}'
     rank = 40
+    marks = ("instruction",)
     fields = ("instruction", "input", "output", "system", "history")
 
     def recognises(self, record: Record) -> bool:

@@ -24,6 +24,7 @@ class Form(ABC):
         rank: forms of lower ranks are looked for first; a record belongs to one form.
         fields: the fields of a record that are read.
         turn_fields: the fields of its turns that are read.
+        marks: a record of this form has at least one of these fields.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Form(ABC):
     rank: int = 50
     fields: tuple[str, ...]
     turn_fields: tuple[str, ...] = ()
+    marks: tuple[str, ...]
 
     @abstractmethod
     def recognises(self, record: Record) -> bool:
@@ -87,6 +89,14 @@ def forms() -> dict[str, Form]:
         )
     ]
     return {form.name: form for form in sorted(found, key=lambda form: form.rank)}
+
+
+@functools.lru_cache(1024)
+def forms_with(fields: tuple[str, ...]) -> tuple[Form, ...]:
+    """The forms that a record with these fields can be of."""
+    return tuple(
+        form for form in forms().values() if any(one in fields for one in form.marks)
+    )
 
 
 @functools.cache

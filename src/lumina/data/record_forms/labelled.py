@@ -16,6 +16,7 @@ class Labelled(UntrainedForm):
     name = "labelled"
     about = '{"prompt", "completion", "label": true}'
     rank = 12
+    marks = LABELS
     fields = (
         "prompt", "completion", "messages", "conversations", "instruction", "input",
         "output", "system", *LABELS,

@@ -34,6 +34,11 @@ class Messages(Form):
     turn_fields = ("role", "content", "from", "value", *LOSS, *CALLS, *NAMES)
 
     @property
+    def marks(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The turns."""
+        return (self.turns,)
+
+    @property
     def fields(self) -> tuple[str, ...]:  # type: ignore[override]
         """The turns and what may stand beside them."""
         return (self.turns, "system", *TOOLS)

@@ -12,6 +12,7 @@ class MTBench(UntrainedForm):
     name = "mt_bench"
     about = '{"question_id", "turns": [...]}'
     rank = 43
+    marks = ("turns",)
     fields = ("question_id", "turns")
     reason = "it has questions only, and no answer to learn"
     advice = (

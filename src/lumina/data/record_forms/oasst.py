@@ -32,6 +32,7 @@ class Oasst(Form):
     name = "oasst"
     about = '{"prompt": {"role", "text", "replies": [...]}}'
     rank = 10
+    marks = ("prompt",)
     fields = ("prompt", "message_tree_id", "tree_state")
 
     def recognises(self, record: Record) -> bool:

@@ -24,6 +24,7 @@ class Preference(UntrainedForm):
     name = "preference"
     about = '{"prompt", "chosen", "rejected"}'
     rank = 11
+    marks = ("chosen",)
     fields = (
         "prompt", "messages", "conversations", "instruction", "input", "system",
         *ANSWERS,

@@ -30,6 +30,7 @@ class PromptCompletion(Form):
     name = "prompt"
     about = '{"prompt", "completion"}'
     rank = 41
+    marks = ("prompt",)
     fields = ("prompt", "completion", "system", *TOOLS)
     turn_fields = ("role", "content", *LOSS, *CALLS, *NAMES)
 

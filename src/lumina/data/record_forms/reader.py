@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lumina.data.record_forms.form import Form, Record, all_fields, form_named, forms
+from lumina.data.record_forms.form import (
+    Form,
+    Record,
+    all_fields,
+    form_named,
+    forms_with,
+)
 from lumina.data.record_forms.message import BadRecord, Content, kind_of
 from lumina.errors import LuminaError
 
@@ -43,6 +49,7 @@ class RecordReader:
     ) -> None:
         self.form = None if format is None else form_named(format)
         self.fields: dict[str, str] = dict(fields or {})
+        self._last: tuple[Any, Record, Form] | None = None
         known = all_fields() if self.form is None else set(self.form.fields)
         for name, meant in self.fields.items():
             if meant not in known:
@@ -99,8 +106,7 @@ class RecordReader:
 
     def read(self, record: Any) -> tuple[str, Content]:
         """The name of a record's form, and what is in it; errors as `parse`."""
-        fields = self._fields_of(record)
-        form = self._form_of(fields, record)
+        fields, form = self._known(record)
         return form.name, form.parse(fields)
 
     def parts(self, record: Any) -> tuple[Form, dict[str, Content]]:
@@ -108,8 +114,7 @@ class RecordReader:
 
         Unlike `parse` it refuses no form for not being trained on.
         """
-        fields = self._fields_of(record)
-        form = self._form_of(fields, record)
+        fields, form = self._known(record)
         return form, form.parts(fields)
 
     def unread(self, record: Any) -> list[str]:
@@ -117,14 +122,23 @@ class RecordReader:
 
         Those of turns are named as in "messages[].name", once for every turn.
         """
-        fields = self._fields_of(record)
+        fields, form = self._known(record)
         theirs = {meant: field for field, meant in self.fields.items()}
-        unread = self._form_of(fields, record).unread(fields)
-        return [theirs.get(name, name) for name in unread]
+        return [theirs.get(name, name) for name in form.unread(fields)]
 
     def form_of(self, record: Any) -> str:
         """The name of a good record's form."""
-        return self._form_of(self._fields_of(record), record).name
+        return self._known(record)[1].name
+
+    def _known(self, record: Any) -> tuple[Record, Form]:
+        """The fields of a record and its form; those of the last one are kept."""
+        last = self._last
+        if last is not None and last[0] is record:
+            return last[1], last[2]
+        fields = self._fields_of(record)
+        form = self._form_of(fields, record)
+        self._last = (record, fields, form)
+        return fields, form
 
     def _fields_of(self, record: Any) -> Record:
         """The fields that hold something, under the names that forms know."""
@@ -154,7 +168,7 @@ class RecordReader:
                 f"({_listed(fields, record)})",
                 "name the fields with --field NAME=FIELD, or another --format",
             )
-        for form in forms().values():
+        for form in forms_with(tuple(fields)):
             if form.recognises(fields):
                 return form
         raise _unknown(fields, record)

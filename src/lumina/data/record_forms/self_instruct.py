@@ -25,6 +25,7 @@ class SelfInstruct(Form):
     name = "self_instruct"
     about = '{"instruction", "instances": [{"input", "output"}, ...]}'
     rank = 42
+    marks = ("instances",)
     fields = ("instruction", "instances")
     turn_fields = ("input", "output")
 

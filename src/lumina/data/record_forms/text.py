@@ -14,6 +14,7 @@ class Text(Form):
     name = "text"
     about = '{"text": ...}'
     rank = 30
+    marks = ("text",)
     fields = ("text",)
 
     def recognises(self, record: Record) -> bool:
