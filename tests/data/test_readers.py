@@ -133,6 +133,11 @@ def test_an_object_holds_the_records_in_its_one_array(tmp_path: Path) -> None:
     assert error.code == "E101" and "(train, test)" in error.message
     assert "--json-field" in error.hint
     assert texts(path, options=ReadOptions(json_field="test")) == TEXTS[3:5]
+    # The same where the object is too large to be held in memory.
+    path.write_text(json.dumps({"train": RECORDS[:60], "test": RECORDS[60:65]}))
+    assert "(train, test)" in refused(path, max_record_bytes=1024).message
+    found = texts(path, options=ReadOptions(1024, json_field="test"))
+    assert found == TEXTS[60:65]
     path.write_text(json.dumps({"a": 1}))
     assert refused(path).code == "E102"
     message = refused(path, options=ReadOptions(json_field="test")).message
@@ -147,6 +152,11 @@ def test_one_record_and_records_in_a_row_are_read(tmp_path: Path) -> None:
     assert document.messages is not None and len(document.messages) == 2
     path.write_text("\n".join(json.dumps(record) for record in RECORDS))
     assert texts(path) == TEXTS
+    skipped: list[Skipped] = []
+    lines = [json.dumps({"text": text}) for text in ("x" * 3000, "one", "x" * 3000)]
+    path.write_text("\n".join([*lines, '{"text": "two"}']))
+    assert texts(path, skipped, max_record_bytes=1024) == ["one", "two"]
+    assert [s.line for s in skipped] == [1, 3]
     path.write_text("3")
     assert refused(path).code == "E101"
 

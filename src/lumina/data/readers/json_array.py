@@ -6,7 +6,7 @@ any size, as long as each of its objects is within the limit of a record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from lumina.data.readers.json_values import JsonValues
@@ -59,9 +59,14 @@ class JsonArrays(RecordsReader):
         """One object that holds the records, or one record after another."""
         field = reading.options.json_field
         first = None if field else values.whole()
-        if first is None:
-            yield from _held(values, field)
-            values.end()
+        if first is None and (field or values.too_long):
+            arrays = yield from _held(values, field)
+            if arrays:
+                values.end()
+                return
+            yield values.over_limit()  # it is a record, and too long for one
+            while values.peek():
+                yield values.value()
         elif not values.peek():
             yield from _unfold(reading, first)
         else:
@@ -101,8 +106,8 @@ def _several(names: list[str]) -> BadRecord:
     )
 
 
-def _held(values: JsonValues, wanted: str | None) -> Iterator[Any]:
-    """The items of the one array that an object holds.
+def _held(values: JsonValues, wanted: str | None) -> Generator[Any, None, list[str]]:
+    """The items of the one array that an object holds; then the array's field.
 
     Args:
         values: stand before the object.
@@ -123,9 +128,11 @@ def _held(values: JsonValues, wanted: str | None) -> Iterator[Any]:
         if values.peek() != "}":
             values.expect(",")
     values.expect("}")
-    if not arrays:
-        what = f"no field {wanted!r} with an array" if wanted else "no array"
-        raise BadRecord("E101", f"this file is an object with {what} in it")
+    if wanted and not arrays:
+        raise BadRecord(
+            "E101", f"this file is an object with no field {wanted!r} with an array"
+        )
+    return arrays
 
 
 READER = JsonArrays()

@@ -114,11 +114,15 @@ class JsonValues:
         found = self.whole()
         if found is None and self.too_long:
             self._pass_over()
-            return BadRecord(
-                "E101",
-                f"the record is over the limit of {self.limit:,} (max_record_bytes)",
-            )
+            return self.over_limit()
         return found
+
+    def over_limit(self) -> BadRecord:
+        """What is wrong with a value that is over the limit."""
+        return BadRecord(
+            "E101",
+            f"the record is over the limit of {self.limit:,} (max_record_bytes)",
+        )
 
     too_long = False
 
@@ -160,13 +164,10 @@ class JsonValues:
 
     def _checked(self, value: Any, end: int) -> Any:
         """The value that ends there, if it is text and within the limit."""
+        if end - self.at > self.limit:
+            self.too_long = True
+            return None
         start, self.at = self.at, end
-        if end - start > self.limit:
-            return BadRecord(
-                "E101",
-                f"the record has {end - start:,} characters, over the limit of "
-                f"{self.limit:,} (max_record_bytes)",
-            )
         if self.no_text and (found := _NO_TEXT.search(self.text, start, end)):
             byte = ord(found[0]) - 0xDC00
             return BadRecord("E103", f"not UTF-8 (0x{byte:02x}) in the record")
