@@ -59,7 +59,7 @@ def test_centralised_rows_have_a_mean_of_0() -> None:
         torch.testing.assert_close(slot.gradient(), wanted)
 
 
-@pytest.mark.covers("TRN-14: by unit norm")
+@pytest.mark.covers("TRN-14")
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
 def test_adaptive_clipping_is_the_papers(scale: float) -> None:
     """Equation 3 of arXiv:2102.06171, whatever the loss is multiplied by."""
@@ -89,7 +89,7 @@ def test_what_is_not_finite_stays_so(name: str, bad: float) -> None:
     assert not slots[0].gradient().isfinite().all()
 
 
-@pytest.mark.covers("TRN-12: annealed")
+@pytest.mark.covers("TRN-12")
 def test_noise_is_normal_and_fades() -> None:
     slots = slots_of(["matrix"])
     step = made("noise", slots, variance=0.3, fading=0.55)

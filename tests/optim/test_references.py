@@ -213,7 +213,6 @@ def test_an_expert_without_a_gradient_does_not_move() -> None:
 RATES = (0.0, 0.01, 0.03, 0.02, 0.02, 0.005)
 
 
-@pytest.mark.covers("TRN-06")
 def test_schedule_free_is_the_papers() -> None:
     """Algorithm 1 of arXiv:2405.15682, in float64, with a rate that is 0 at first."""
     slots = slots_of()
