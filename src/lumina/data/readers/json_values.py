@@ -196,6 +196,11 @@ class JsonValues:
         Raises:
             BadRecord: the file ends before.
         """
+        while self.text[self.at : self.at + 1] not in ("{", "[", '"'):
+            found = _SCALAR.match(self.text, self.at)
+            self.at = found.end() if found else self.at
+            if self.at < len(self.text) or not self._more():
+                return
         depth, within = 0, False
         while True:
             token = (_REST.match if within else _TOKEN.search)(self.text, self.at)
