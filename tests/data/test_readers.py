@@ -19,7 +19,7 @@ from pyarrow import feather, ipc, parquet
 from lumina import ConfigPresets
 from lumina.data import libraries
 from lumina.data.documents import ReadOptions, Skipped, read_documents
-from lumina.data.readers import json_values
+from lumina.data.readers import columnar, json_values
 from lumina.data.readers.json_values import JsonValues
 from lumina.data.records import BadRecord
 from lumina.data.text_files import TextFiles
@@ -296,3 +296,18 @@ def test_a_library_that_is_missing_is_named(
     assert "luminaai[data]" in error.hint
     with pytest.raises(LuminaError):  # nothing is left out because of it
         texts(tmp_path / name, [])
+
+
+def test_a_parquet_member_that_is_too_large_to_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_table(tmp_path / "a.parquet", RECORDS)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.write(path, "a.parquet")
+    size = path.stat().st_size
+    monkeypatch.setattr(columnar, "HELD_BYTES", size)
+    assert texts(tmp_path / "b.zip") == TEXTS
+    monkeypatch.setattr(columnar, "HELD_BYTES", size - 1)
+    error = refused(tmp_path / "b.zip")
+    assert error.code == "E101" and "held in memory" in error.message
+    assert texts(path) == TEXTS  # a file by itself is read in parts
