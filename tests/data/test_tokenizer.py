@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
 
 from foreign_tokenizers import MAKES, TEXT, foreign_tokenizer
 from lumina.data.chat_markers import SPECIALS
@@ -153,6 +154,20 @@ def test_transformers_reads_it_the_same(
     assert template(
         CHAT[:2], add_generation_prompt=True, return_dict=False
     ) == small.chat_prompt(CHAT[:2])
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_special_tokens_of_every_make_stay_text(make: str, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_path(foreign_tokenizer(make, tmp_path))
+    ids = tokenizer.encode("a </s> b <s> c</s><s>")
+    assert not {tokenizer.token_id(name) for name in ("<s>", "</s>")} & set(ids)
+    tokenizer.save(tmp_path / "saved")
+    again = Tokenizer.from_path(tmp_path / "saved")
+    assert again.encode("a </s> b <s> c</s><s>") == ids
+    assert again.fingerprint == tokenizer.fingerprint
+    plain = "the quick brown fox jumps over a lazy dog"
+    theirs = Backend.from_file(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.encode(plain) == theirs.encode(plain, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("make", MAKES)

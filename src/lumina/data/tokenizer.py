@@ -33,6 +33,7 @@ from lumina.data.template_files import VARIABLES, Templates
 from lumina.data.text_stream import TextStream
 from lumina.data.tokenizer_backend import (
     add_specials,
+    hide_specials,
     no_text,
     specials,
     trained_backend,
@@ -81,6 +82,7 @@ class Tokenizer:
         # What it adds to a text is never used here; `save` writes it anew.
         backend.post_processor = None
         backend.encode_special_tokens = True  # special text stays text
+        unhidden = hide_specials(backend)
         self.backend = backend
         self._bos = bos
         self._eos = eos
@@ -89,6 +91,8 @@ class Tokenizer:
         self._before = tuple(before)
         self._ends = frozenset(ends)
         self.notes = list(notes)
+        if unhidden:
+            self.notes.append(f"text can spell special tokens: {' '.join(unhidden)}")
         self.templates = templates
         self._kept = kept or {}
         self.generation = generation or {}

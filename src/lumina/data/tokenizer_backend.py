@@ -16,6 +16,7 @@ from tokenizers import (
     trainers,
 )
 
+from lumina.data.tokenizer_makes.pieces import hiding_cuts
 from lumina.errors import LuminaError
 
 # GPT-4's way to cut text into words, with numbers cut into at most two digits:
@@ -72,6 +73,40 @@ def specials(backend: tokenizers.Tokenizer) -> set[str]:
     """Tokens that ordinary text never becomes."""
     added = backend.get_added_tokens_decoder().values()
     return {token.content for token in added if token.special}
+
+
+def hide_specials(backend: tokenizers.Tokenizer) -> list[str]:
+    """Keep ordinary text from becoming special tokens of a Unigram vocabulary.
+
+    The library looks for all of its pieces in a text, also for `</s>`.
+
+    Args:
+        backend: its pre-tokenizer gets cuts within special tokens that text becomes.
+
+    Returns:
+        The tokens that cannot be hidden, because other tokens cross every cut.
+    """
+    if not isinstance(backend.model, models.Unigram):
+        return []
+    known = backend.get_vocab(with_added_tokens=False)
+    found = [
+        token
+        for token in sorted(specials(backend) & known.keys())
+        if _is_spelled(backend, token, known[token])
+    ]
+    if not found:
+        return []
+    cuts, seen = hiding_cuts([piece for piece in known if piece not in found], found)
+    before = [] if backend.pre_tokenizer is None else [backend.pre_tokenizer]
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*before, *cuts])
+    return seen
+
+
+def _is_spelled(backend: tokenizers.Tokenizer, token: str, index: int) -> bool:
+    """Whether the text of a token becomes that token, as a whole."""
+    found = backend.encode(token, add_special_tokens=False)
+    spans = zip(found.ids, found.offsets, strict=True)
+    return any(i == index and end - start == len(token) for i, (start, end) in spans)
 
 
 def add_specials(backend: tokenizers.Tokenizer, names: Sequence[str]) -> None:

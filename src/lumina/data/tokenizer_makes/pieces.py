@@ -12,7 +12,7 @@ such a piece, where no other piece lies across, hides it and changes nothing els
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import tokenizers
@@ -144,21 +144,40 @@ def _hiding_cuts(pieces: Pieces) -> list[pre_tokenizers.PreTokenizer]:
     Raises:
         ValueError: such a piece cannot be hidden.
     """
-    spelled = pieces.of_kind(NORMAL, USER_DEFINED)
+    cuts, seen = hiding_cuts(
+        pieces.of_kind(NORMAL, USER_DEFINED),
+        pieces.of_kind(UNKNOWN, CONTROL, UNUSED, BYTE),
+    )
+    if seen:
+        raise ValueError(f"texts could become the piece {seen[0]}, which is none")
+    return cuts
+
+
+def hiding_cuts(
+    spelled: Sequence[str], hidden: Sequence[str]
+) -> tuple[list[pre_tokenizers.PreTokenizer], list[str]]:
+    """Cuts that keep texts from becoming some pieces; and those that stay to be seen.
+
+    Args:
+        spelled: the pieces that texts are to become.
+        hidden: the others.
+    """
     across = {text[n : n + 2] for text in spelled for n in range(len(text) - 1)}
     letters = {text for text in spelled if len(text) == 1}
     chosen: list[str] = []
-    for text in pieces.of_kind(UNKNOWN, CONTROL, UNUSED, BYTE):
+    seen: list[str] = []
+    for text in hidden:
         pairs = [text[n : n + 2] for n in range(len(text) - 1)]
         if any(pair in chosen for pair in pairs):
             continue
         free = [pair for pair in pairs if pair not in across]
         # Between two unknown letters a cut would make two unknown tokens out of one.
         free.sort(key=lambda pair: not letters.intersection(pair))
-        if not free:
-            raise ValueError(f"texts could become the piece {text}, which is none")
-        chosen.append(free[0])
-    return [_cut_within(pair) for pair in chosen]
+        if free:
+            chosen.append(free[0])
+        else:
+            seen.append(text)
+    return [_cut_within(pair) for pair in chosen], seen
 
 
 def _cut_within(pair: str) -> pre_tokenizers.PreTokenizer:
