@@ -26,7 +26,7 @@ from lumina.errors import LuminaError
 BLOCK_BYTES = 2**19
 """Text that one thread encodes at a time."""
 
-ENCODING_RULES = 6
+ENCODING_RULES = 7
 """Raised whenever equal documents get other ids: stores of older rules are not read."""
 
 RULES_SINCE = {
@@ -38,6 +38,8 @@ RULES_SINCE = {
     "question; before, they were cut where a row ended (--long-conversations cut)",
     6: "an answer continues the ids that a chat asks with; before, a chat template's "
     "text was encoded as a whole, which some vocabularies read otherwise",
+    7: "text that spells a special token of a Unigram vocabulary stays text; before, "
+    "it became that token",
 }
 """What changed with `ENCODING_RULES`, for runs that were begun with older ones."""
 
