@@ -500,3 +500,18 @@ def test_of_a_long_text_nothing_is_left_from_a_listed_word_on(
     assert "zymurgist" not in left and "Another." in left
     assert lines[3998] not in left and (lines[1] in left) is (at > 0)
     assert found["left_out"] == {"word_lists": 1}
+
+
+def test_roles_that_a_folder_describes_are_known_to_the_checks(tmp_path: Path) -> None:
+    """The names that training reads: all turns are in order, and all records good."""
+    talk = {"chat": [{"who": "me", "said": "two?"}, {"who": "it", "said": "It is 2."}]}
+    write(tmp_path / "talks.jsonl", [talk] * 2)
+    tags = {"role_tag": "who", "content_tag": "said"}
+    tags |= {"user_tag": "me", "assistant_tag": "it"}
+    info = {"file_name": "talks.jsonl", "formatting": "sharegpt", "tags": tags}
+    info["columns"] = {"messages": "chat"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"talks": info}))
+    report = assess([tmp_path], Options())
+    assert report.documents == 2
+    for name in ("structure", "roles"):
+        assert report.result(name).verdict == "passed", report.result(name)

@@ -295,6 +295,7 @@ def test_the_rest_works_without_the_files_of_some_features(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     listed = {line.partition(":")[0] for line in done.stdout.splitlines()}
     absent = {"mixture_of_depths", "mixture_of_recursions", "shared_keys", "dropout",
+              "swa", "lookahead",
               "ema"}  # fmt: skip
     assert not absent & listed
     assert set(FEATURES) - absent <= listed

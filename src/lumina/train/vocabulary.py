@@ -26,8 +26,8 @@ def with_vocabulary(config: Config, tokenizer: Tokenizer | None) -> Config:
     if room is None:
         return config
     if tokenizer is not None:
-        # Conversations may add their markers.
-        known, what = tokenizer.with_chat().vocab_size, "the tokenizer knows"
+        # Conversations may add their markers, and tools theirs.
+        known, what = tokenizer.with_chat(tools=True).vocab_size, "the tokenizer knows"
         certain = tokenizer.vocab_size
     else:
         known = certain = config.data.tokenizer_vocab_size or 0

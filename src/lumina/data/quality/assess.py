@@ -15,6 +15,7 @@ from lumina.data.quality.check import Item, Options, Result, checks, contents
 from lumina.data.quality.storage import storage_advice
 from lumina.data.readers.reader import Document
 from lumina.data.reading_options import reading_options
+from lumina.data.record_forms.form import Form
 from lumina.data.record_forms.message import Content
 from lumina.data.record_forms.reader import RecordReader, record_reader
 from lumina.data.skipping import Skipped
@@ -80,6 +81,8 @@ class AnyForm(RecordReader):
     the record says which that is.
     """
 
+    _described: RecordReader | None = None
+
     def read(self, record: Any) -> tuple[str, Content]:
         """The name of a record's form, and the first thing in it."""
         form, parts = self.parts(record)
@@ -90,7 +93,15 @@ class AnyForm(RecordReader):
         found = super().of(source)
         if found is self:
             return self
-        return AnyForm(found.form.name if found.form else None, found.fields)
+        made = AnyForm(found.form.name if found.form else None, found.fields)
+        made._described = found  # which knows the names of roles, too
+        return made
+
+    def parts(self, record: Any) -> tuple[Form, dict[str, Content]]:
+        """As of `RecordReader`; of a described source as its description says."""
+        if self._described is not None:
+            return self._described.parts(record)
+        return super().parts(record)
 
 
 def assess(
