@@ -42,7 +42,8 @@ def results(folder: Path, *words: str) -> dict[str, Any]:
 
 @pytest.mark.covers("DAT-05: many small files handled", "DAT-21")
 def test_memory_and_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = results(tmp_path, "files", "memory")
+    found = results(tmp_path, "files", "memory", "work")
+    assert found["work"]["tokenizers"] == 1 and found["work"]["stream"] > 0
     assert found["files"]["files"] == 200 and found["files"]["rows"] > 0
     memory = found["memory"]
     assert memory["file_gb"] == pytest.approx(0.004, rel=0.01)
@@ -60,7 +61,7 @@ def test_ways_of_making_tokens_are_compared(tmp_path: Path) -> None:
 
 def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "data", "speed"]) == 2
-    assert "parts are tokens, memory, files" in capsys.readouterr().err
+    assert "parts are tokens, work, memory, files" in capsys.readouterr().err
 
 
 def test_documents_of_a_large_file_differ(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import argparse
 
 SUMMARY = "tokens a second, memory of large data, time to the first step"
 
-PARTS = ("tokens", "memory", "files")
+PARTS = ("tokens", "work", "memory", "files")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="PART",
         help="tokens: tokens a second beside the tokenizers library alone and beside "
-        "datasets.map; memory: of a streamed run on a large file; files: seconds to "
-        "the first step on an archive of small files; default: all",
+        "datasets.map; work: the same by the work of one thread, which other programs "
+        "on the machine hardly change; memory: of a streamed run on a large file; "
+        "files: seconds to the first step on an archive of small files; default: all",
     )
     parser.add_argument(
         "--file", metavar="FILE", help="JSON lines to tokenise; default: invented text"

@@ -21,7 +21,7 @@ from lumina.measure.bench.text import (
     write_archive,
     write_json_lines,
 )
-from lumina.measure.bench.tokens import measure_tokens
+from lumina.measure.bench.tokens import measure_tokens, measure_work
 
 TRAINED_ON = 2000
 """Generated documents that a tokenizer is trained on where none is named."""
@@ -98,12 +98,22 @@ def _tokenizer(amounts: Amounts) -> Tokenizer:
 
 
 def _tokens(folder: Path, tokenizer: Tokenizer, amounts: Amounts, cores: int) -> Any:
+    file = _text(folder, amounts)
+    return measure_tokens(file, tokenizer, cores=cores, rounds=amounts.rounds)
+
+
+def _work(folder: Path, tokenizer: Tokenizer, amounts: Amounts, cores: int) -> Any:
+    return measure_work(_text(folder, amounts), tokenizer, folder)
+
+
+def _text(folder: Path, amounts: Amounts) -> Path:
+    """The JSON lines whose tokens a second are measured."""
     file = folder / "tokens.jsonl"
     if amounts.file is None:
         write_json_lines(file, int(amounts.megabytes * 1e6))
     else:
         _beginning(Path(amounts.file), file, int(amounts.megabytes * 1e6))
-    return measure_tokens(file, tokenizer, cores=cores, rounds=amounts.rounds)
+    return file
 
 
 def _beginning(source: Path, target: Path, size: int) -> None:
@@ -140,6 +150,7 @@ def _files(folder: Path, tokenizer: Tokenizer, amounts: Amounts, cores: int) -> 
 
 PARTS: dict[str, Callable[[Path, Tokenizer, Amounts, int], Any]] = {
     "tokens": _tokens,
+    "work": _work,
     "memory": _memory,
     "files": _files,
 }

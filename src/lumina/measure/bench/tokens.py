@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def measure_tokens(
         For each way its tokens a second (`wall`, `cpu`; medians), and `ratio`, the
         median over the rounds of its speed beside that of the library in the round.
     """
+    # The library makes its threads when it is first used.
+    os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
     texts = [document.text or "" for document in read_documents([file])]
     ways: dict[str, Callable[[], int]] = {
         "tokenizers": lambda: _library(texts, tokenizer),
@@ -73,6 +76,38 @@ def measure_tokens(
     }
 
 
+def measure_work(file: Path, tokenizer: Tokenizer, folder: Path) -> dict[str, float]:
+    """Each way's speed beside the library's, by the work of one thread.
+
+    The ways take turns at every half megabyte, so that what else the machine does
+    weighs on all of them alike; the medians over these turns are compared.
+    """
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    lines = file.read_bytes().splitlines(keepends=True)
+    found: dict[str, list[float]] = {"tokenizers": [], "store": [], "stream": []}
+    for begin in range(0, len(lines), BATCH):
+        part = folder / f"part-{begin}.jsonl"
+        part.write_bytes(b"".join(lines[begin : begin + BATCH]))
+        texts = [document.text or "" for document in read_documents([part])]
+        ways: dict[str, Callable[[], int]] = {
+            "tokenizers": partial(_library, texts, tokenizer, "false"),
+            "store": partial(_store, part, tokenizer, 0),
+            "stream": partial(_stream, part, tokenizer, 0),
+        }
+        # The first of them finds the words of a text in no cache yet.
+        turn = begin // BATCH % len(ways)
+        for name in (*list(ways)[turn:], *list(ways)[:turn]):
+            began = time.thread_time()
+            ways[name]()
+            found[name].append(time.thread_time() - began)
+    return {
+        name: statistics.median(
+            base / took for base, took in zip(found["tokenizers"], times, strict=True)
+        )
+        for name, times in found.items()
+    }
+
+
 def _timed(way: Callable[[], int]) -> tuple[float, float]:
     """Tokens a second of the clock, and of the processors' work."""
     before, began = sum(os.times()[:4]), time.perf_counter()
@@ -81,9 +116,9 @@ def _timed(way: Callable[[], int]) -> tuple[float, float]:
     return tokens / took, tokens / max(sum(os.times()[:4]) - before, 1e-3)
 
 
-def _library(texts: list[str], tokenizer: Tokenizer) -> int:
-    """The library alone: texts that are in memory, its own threads."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+def _library(texts: list[str], tokenizer: Tokenizer, threads: str = "true") -> int:
+    """The library alone: texts that are in memory, its own threads or none."""
+    os.environ["TOKENIZERS_PARALLELISM"] = threads
     tokens = 0
     for begin in range(0, len(texts), BATCH):
         for one in tokenizer.backend.encode_batch_fast(
