@@ -92,7 +92,7 @@ def measure_work(file: Path, tokenizer: Tokenizer, folder: Path) -> dict[str, fl
         ways: dict[str, Callable[[], int]] = {
             "tokenizers": partial(_library, texts, tokenizer, "false"),
             "store": partial(_store, part, tokenizer, 0),
-            "stream": partial(_stream, part, tokenizer, 0),
+            "stream": partial(_all_rows, streamed_rows(part, tokenizer, 0)),
         }
         # The first of them finds the words of a text in no cache yet.
         turn = begin // BATCH % len(ways)
@@ -137,7 +137,11 @@ def _store(file: Path, tokenizer: Tokenizer, cores: int) -> int:
 
 def _stream(file: Path, tokenizer: Tokenizer, cores: int) -> int:
     """Packed rows of a streamed run, with reading."""
-    rows = streamed_rows(file, tokenizer, cores)
+    return _all_rows(streamed_rows(file, tokenizer, cores))
+
+
+def _all_rows(rows: StreamedRows) -> int:
+    """The tokens of all rows of a pass."""
     cursor, tokens = rows.start, 0
     while contents := (taken := rows.take(cursor, 64)).contents:
         cursor = taken.cursor
