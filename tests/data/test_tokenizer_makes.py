@@ -41,12 +41,12 @@ VECTORS = [
     ("llamacpp_vocab/ggml-vocab-llama-spm.gguf", "llama-spm"),
     pytest.param("qwen2", "qwen2", marks=pytest.mark.slow),
 ]
-# Not DeepSeek's: they declare letters such as À as tokens for the bytes of that number.
+# Not StarCoder's, which lacks a byte, nor DeepSeek's: they declare letters such as À as
+# tokens for the bytes of that number.
 BYTE_COMPLETE = [
     "tiktoken/r50k_base.tiktoken",
     "llamacpp_vocab/ggml-vocab-llama-spm.gguf",
     pytest.param("gpt2", marks=pytest.mark.slow),
-    pytest.param("llamacpp_vocab/ggml-vocab-starcoder.gguf", marks=pytest.mark.slow),
     pytest.param("llamacpp_vocab/ggml-vocab-gpt-neox.gguf", marks=pytest.mark.slow),
     pytest.param("mistral/tokenizer.model.v1", marks=pytest.mark.slow),
     pytest.param(
@@ -297,6 +297,14 @@ def test_what_a_gguf_file_says_of_its_tokens_is_kept(shared_data: Path) -> None:
     ids = phi.chat_prompt(chat)  # type: ignore[arg-type]
     assert phi.token_id("<|user|>") in ids and phi.token_id("<|assistant|>") in ids
     assert loaded(folder / "ggml-vocab-gpt-2.gguf").begin == []
+
+
+def test_a_byte_that_a_vocabulary_lacks_is_said(shared_data: Path) -> None:
+    folder = shared_data / "tokenizers" / "llamacpp_vocab"
+    lacking = loaded(folder / "ggml-vocab-starcoder.gguf")
+    assert any("no token for the byte 0xF1" in note for note in lacking.notes)
+    whole = loaded(folder / "ggml-vocab-gpt-2.gguf")
+    assert not any("no token" in note for note in whole.notes)
 
 
 def gguf(**values: object) -> bytes:

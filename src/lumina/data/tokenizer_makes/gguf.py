@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import processors
 
-from lumina.data.tokenizer_makes.byte_bpe import add_tokens, byte_level
+from lumina.data.tokenizer_makes.byte_bpe import add_tokens, byte_letters, byte_level
 from lumina.data.tokenizer_makes.cuts import WHOLE_WORDS, cuts, known_ways, way_of
 from lumina.data.tokenizer_makes.gguf_metadata import read_metadata
 from lumina.data.tokenizer_makes.make import Make, Stored, broken, only_file
@@ -110,7 +110,17 @@ def _byte_level(path: Path, found: dict[str, Any], tokens: list[str]) -> _Made:
         ],
         [t for t, kind in zip(tokens, kinds, strict=True) if kind == USER_DEFINED],
     )
-    return backend, False, (f"the vocabulary of a GGUF file, words cut as {name}",)
+    notes = [f"the vocabulary of a GGUF file, words cut as {name}"]
+    used = {*range(0xF5)} - {0xC0, 0xC1}  # UTF-8 has no others
+    letters = byte_letters()
+    if lacking := [
+        f"0x{byte:02X}" for byte in sorted(used) if letters[byte] not in ids
+    ]:
+        notes.append(
+            f"it has no token for the byte {', '.join(lacking)}: characters with it "
+            "are left out of texts"
+        )
+    return backend, False, tuple(notes)
 
 
 def _kinds(found: dict[str, Any], count: int) -> list[int]:
