@@ -55,7 +55,7 @@ from lumina.model.build import build_network
 from lumina.model.hrm import Carry
 from lumina.model.network import Network
 from lumina.model.spec import HrmSpec, ModelSpec
-from lumina.optim.average import WeightAverage
+from lumina.optim.averages.moving import WeightAverage
 from lumina.optim.methods.adam_atan2 import AdamATan2
 from lumina.optim.methods.sign_sgd import SignSGD
 from lumina.optim.optimizer import Slot
