@@ -43,7 +43,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lumina.batch import Batch
-from lumina.data.puzzles import PuzzleStore
 from lumina.data.sudoku import (
     DRAWS,
     augment,
@@ -51,6 +50,8 @@ from lumina.data.sudoku import (
     read_sudokus,
     solve,
 )
+from lumina.data.sudoku_data import SudokuStore
+from lumina.model.aux_keys import HALTING, PUZZLE_COLUMNS, PUZZLE_STATISTICS
 from lumina.model.build import build_network
 from lumina.model.hrm import Carry
 from lumina.model.network import Network
@@ -200,7 +201,7 @@ class Run:
         for name in TEST_SETS:
             found = load_puzzles(data / f"test-{name}.txt", self.device)
             self.tests[name] = found[0][:limit], found[1][:limit]
-        return PuzzleStore
+        return SudokuStore
 
     def batch(self) -> Batch:
         """The batch of this step: a function of (seed, step), made on the device."""
@@ -220,8 +221,7 @@ class Run:
         rows = self.args.batch
         losses, aux = self.network(self.batch(), self.carry)
         self.carry = losses.carry
-        halting = aux["act.halt_loss"] + aux.get("act.continue_loss", 0.0)
-        ((losses.loss_sum + 0.5 * halting) / rows).backward()
+        ((losses.loss_sum + 0.5 * aux[HALTING]) / rows).backward()
         self.rate.fill_(self.args.lr * min(1.0, (self.step + 1) / self.args.warmup))
         self.optimizer.step(
             lr=self.rate, weight_decay=self.args.weight_decay,
@@ -238,7 +238,8 @@ class Run:
         self.average.update(self.zero)
         self.step += 1
         values = {"loss": losses.loss_sum.detach()}
-        values |= {k.removeprefix("act."): v.detach() for k, v in aux.items()}
+        counted = aux[PUZZLE_STATISTICS].unbind()
+        values |= dict(zip(PUZZLE_COLUMNS, counted, strict=True))
         return torch.stack([values.get(k, self.zero) for k in STATISTICS])
 
     @torch.no_grad()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -151,3 +154,27 @@ def test_an_old_python_is_refused_with_advice(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "needs Python 3.11 or newer" in done.stderr
     assert not (tmp_path / "v").exists()
+
+
+def test_benchmarks_and_tools_import_only_what_there_is() -> None:
+    """Nothing else runs most of them, so a name that moves would be missed."""
+    missing = []
+    files = [*ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("tools/*.py")]
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            if node.module.partition(".")[0] != "lumina":
+                continue
+            try:
+                module = importlib.import_module(node.module)
+            except ModuleNotFoundError as error:
+                if str(error.name).startswith("lumina"):
+                    missing.append(f"{file.name}: {node.module}")
+                continue  # a package of a GPU
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    inner = f"{node.module}.{name.name}"
+                    if importlib.util.find_spec(inner) is None:
+                        missing.append(f"{file.name}: {inner}")
+    assert len(files) > 15 and not missing, missing
