@@ -36,6 +36,22 @@ def test_size_decides(tmp_path: Path, size: int, way: str, why: str) -> None:
     assert choose_loading(more).way == ("memory" if way == "memory" else "sharded")
 
 
+def test_a_source_of_unknown_size_is_not_held_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A data set of the hub that does not say its size may be of any size."""
+    from lumina.data import loading
+    from lumina.data.sources.entry import Source
+    from lumina.data.sources.hub import Hub
+
+    source = Source("hf://books:train", Hub())
+    for size, way in ((0, "sharded"), (10, "memory"), (11 * 10**9, "streaming")):
+        monkeypatch.setattr(Hub, "size", lambda self, source, size=size: size)
+        monkeypatch.setattr(loading, "find_sources", lambda paths: [source])
+        found = choose_loading(Config(train_data=("hf://books:train",)))
+        assert found.way == way, found
+
+
 @pytest.mark.covers(
     "DAT-22: force streaming",
     "DAT-22: force memory loading",

@@ -45,7 +45,11 @@ def choose_loading(settings: Settings) -> Loading:
     loading = settings.loading
     if loading.data_loading != "auto":
         return Loading(loading.data_loading, "asked for")
-    size = sum(source.size for source in find_sources(settings.data.train_data))
+    sizes = {one: one.size for one in find_sources(settings.data.train_data)}
+    for source, known in sizes.items():
+        if not known and source.path is None:
+            return Loading("sharded", f"{source.name} does not say how large it is")
+    size = sum(sizes.values())
     most = loading.streaming_threshold_gb * 1e9
     files = f"{in_bytes(size)} of files"
     if size > most:
