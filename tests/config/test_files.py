@@ -176,6 +176,16 @@ def test_odd_characters_in_a_source_do_not_break_the_file(tmp_path: Path) -> Non
     assert Config.load(tmp_path / "config.yaml") == config
 
 
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029"])
+def test_characters_that_end_a_line_in_yaml_survive_saving(
+    tmp_path: Path, character: str
+) -> None:
+    path = f"a{character}b.txt"
+    config = Config(train_data=(path, character), tokenizer=path)
+    config.save(tmp_path / "config.yaml")
+    assert Config.load(tmp_path / "config.yaml").data == config.data
+
+
 @given(st.data())
 @settings(max_examples=60)
 def test_any_accepted_value_survives_saving(

@@ -8,7 +8,7 @@ import torch
 from lumina import Trainer
 from lumina.batch import IGNORE
 from lumina.measure.held_out import held_out_loss
-from lumina.train import loop
+from lumina.train import evaluations
 from training import column
 
 
@@ -30,7 +30,7 @@ def test_a_run_reports_the_share_of_tokens_it_gets_right(tiny_config, monkeypatc
         shares.append(right / counted)
         return held_out_loss(model, batches, **options)
 
-    monkeypatch.setattr(loop, "held_out_loss", counted_by_hand)
+    monkeypatch.setattr(evaluations, "held_out_loss", counted_by_hand)
     config = tiny_config.replace(steps=40, eval_every_n_batches=20, learning_rate=1e-2)
     run = Trainer(config).train().run_dir
     assert column(run, "eval_accuracy") == pytest.approx(shares)

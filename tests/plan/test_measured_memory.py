@@ -57,4 +57,6 @@ def test_the_recorded_figures_are_those_of_the_planner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("1B compiled", "125M fp32", "experts", "reasoner, text"):
-        assert MEASURED[name]["memory"] == planned(name, monkeypatch)
+        recorded, now = MEASURED[name]["memory"], planned(name, monkeypatch)
+        # What came later is a component of its own, and empty in these runs.
+        assert recorded | {part: 0 for part in now.keys() - recorded} == now

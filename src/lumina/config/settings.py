@@ -126,8 +126,11 @@ def _scalar(value: object) -> str:
         value = list(value)
     if value is None or isinstance(value, bool | int) or value == []:
         return json.dumps(value)  # as YAML writes it, in a hundredth of the time
+    # Three characters end a line in YAML alone: they are written as escapes.
+    written = json.dumps(value, ensure_ascii=False, default=str)
+    ends = any(character in written for character in "\x85\u2028\u2029")
     text = yaml.safe_dump(
-        value, default_flow_style=True, allow_unicode=True, width=float("inf")
+        value, default_flow_style=True, allow_unicode=not ends, width=float("inf")
     )
     return text.removesuffix("\n").removesuffix("\n...").rstrip()
 

@@ -1,4 +1,7 @@
-"""What changes gradients between backward and the optimizers, and its table."""
+"""What changes gradients between backward and the optimizers, and its table.
+
+The planner reads the table, and needs no torch for it.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
 from lumina.optim.declared import Option
-from lumina.optim.gate import Verdict
-from lumina.optim.optimizer import Slot
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lumina.optim.gate import Verdict
+    from lumina.optim.optimizer import Slot
 
 C = TypeVar("C", bound="type[GradientStep]")
 
