@@ -72,6 +72,7 @@ def eval_loss(run: Run) -> float:
     return float(run.column("eval_loss")[-1])
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("EVL-01: held-out loss and perplexity", "MON-01: eval_loss")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_figure_on_held_out_files_is_the_eval_loss_of_the_run(

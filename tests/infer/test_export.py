@@ -146,6 +146,7 @@ def test_torchscript_runs_where_lumina_is_not_imported(tmp_path):
     subprocess.run([sys.executable, "-I", "-c", ALONE, *folders], check=True)
 
 
+@pytest.mark.thorough
 def test_a_program_of_torch_export_gives_our_logits(tmp_path):
     try:
         graph_files.require_tools("torch_export", compiled=False)

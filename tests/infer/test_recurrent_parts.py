@@ -92,6 +92,7 @@ def test_documents_of_a_row_do_not_see_each_other(layers: str) -> None:
     torch.testing.assert_close(together, torch.cat(alone, 1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("MOD-37")
 @pytest.mark.parametrize("block", BLOCKS)
 def test_mamba_and_rwkv_are_hosted(

@@ -40,6 +40,7 @@ def results(folder: Path, *words: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("DAT-05: many small files handled", "DAT-21")
 def test_memory_and_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = results(tmp_path, "files", "memory", "work")

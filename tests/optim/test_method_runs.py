@@ -104,6 +104,7 @@ def test_two_ranks_train_what_one_rank_trains(
         assert gap <= 2e-3 * tensor.double().norm() + 1e-6, key
 
 
+@pytest.mark.thorough
 def test_muon_alone_is_a_sensible_run(trainings: Trainings) -> None:
     """AdamW trains what is no matrix; the plan and the banner say so."""
     run = trainings.train("sensible", *MOE, *TRAINED, *words("--optimizer muon"))

@@ -32,6 +32,7 @@ def four(store):
     return dict(in_processes(of_four, 4, store.folder, answers=4))
 
 
+@pytest.mark.thorough
 def test_each_group_adds_up_its_own(four) -> None:
     """Ranks 0 and 1 are tensor ranks of one another, 0 and 2 are data ranks."""
     for rank, found in four.items():
@@ -45,6 +46,7 @@ def test_each_group_adds_up_its_own(four) -> None:
         assert found["stack"] == [10.0 ** (rank % 2), 10.0 ** (rank % 2 + 2)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_a_step_is_that_of_one_rank(store, four, parallel: str) -> None:
     """Rows are divided over data; tensor ranks do the same work twice."""

@@ -66,6 +66,7 @@ def test_killed_and_resumed_it_is_the_run_that_never_stopped(
     assert column(found, "toy.bin_share") == column(whole, "toy.bin_share")
 
 
+@pytest.mark.thorough
 def test_counts_of_ranks_add_up(trainings: Trainings, whole: Path) -> None:
     both = trainings.train_on_ranks(
         "toy-ranks", *FLAGS, *words("--parallel ddp --batch-size 2")

@@ -75,6 +75,7 @@ def _plan(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "plan.json").read_text()))
 
 
+@pytest.mark.thorough
 def test_it_trains_is_killed_and_goes_on_to_the_bit(
     trainings: Trainings, plugin: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +166,7 @@ def test_it_is_refused_by_name_where_it_cannot_be_used(
     assert "'tiled' is not a feature" in running.output
 
 
+@pytest.mark.thorough
 def test_a_running_job_switches_it_and_goes_on_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin: str, lumina_cache: Path
 ) -> None:
@@ -241,6 +243,7 @@ def test_its_pretest_runs_by_name_in_a_process_of_its_own(
     assert problem in told["problem"] and bool(problem) == bool(told["problem"])
 
 
+@pytest.mark.thorough
 def test_a_run_does_without_what_fails_its_pretest(
     trainings: Trainings, tmp_path: Path
 ) -> None:

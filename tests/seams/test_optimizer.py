@@ -87,6 +87,7 @@ def test_killed_and_resumed_it_is_the_run_that_never_stopped(
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_two_ranks_train_what_one_rank_trains(
     trainings: Trainings, whole: Path, mode: str, parallel: str

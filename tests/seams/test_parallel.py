@@ -46,6 +46,7 @@ def assert_close(found: Path, wanted: Path) -> None:
         assert column(found, name) == column(wanted, name), name
 
 
+@pytest.mark.thorough
 def test_it_is_the_run_of_ddp_and_of_one_rank(
     trainings: Trainings, whole: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_killed_and_resumed_it_is_the_run_that_never_stopped(
     assert [e["data"]["world_size"] for e in events(found, "resumed")] == [2]
 
 
+@pytest.mark.thorough
 def test_it_goes_on_with_another_number_of_ranks(
     trainings: Trainings, whole: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_it_is_refused_by_name_where_it_can_do_nothing(trainings, flags, whole):
     assert "--plugins" in alone.output and TOY.name in alone.output
 
 
+@pytest.mark.thorough
 def test_ranks_decide_together(tiny_config, tmp_path):
     config = tiny_config.replace(
         run_dir=str(tmp_path / "two"), plugins=(str(TOY),),

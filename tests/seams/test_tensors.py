@@ -87,6 +87,7 @@ def test_killed_and_resumed_it_is_the_run_that_never_stopped(
     assert_same_run(trainings.train("killed", *FLAGS, "--auto-resume"), whole)
 
 
+@pytest.mark.thorough
 def test_sharded_they_are_the_same(trainings: Trainings, whole: Path) -> None:
     both = trainings.train_on_ranks(
         "sharded", *FLAGS, *words("--parallel fsdp2 --batch-size 2")

@@ -74,6 +74,7 @@ def whole(reader):
     return state
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_each_rank_writes_its_part_of_one_checkpoint(tmp_path, world_size):
     assert run_ranks(tmp_path, world_size, range(1, 6)) == [0] * world_size
@@ -90,6 +91,7 @@ def test_each_rank_writes_its_part_of_one_checkpoint(tmp_path, world_size):
     assert (tmp_path / "checkpoints" / "BEST").read_text() == "step-00000004\n"
 
 
+@pytest.mark.thorough
 def test_another_number_of_ranks_goes_on(tmp_path):
     assert run_ranks(tmp_path, 2, [1]) == [0, 0]
     assert run_ranks(tmp_path, 1, [1, 2]) == [0]

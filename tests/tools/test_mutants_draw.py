@@ -138,6 +138,7 @@ def test_a_change_takes_lines_along_until_its_text_is_unique():
     ]
 
 
+@pytest.mark.thorough
 def test_drawn_mutants_are_hunted_and_settled(root):
     code, told = call(root, "map")
     assert code == 0 and "2 passed" in told

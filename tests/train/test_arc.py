@@ -139,6 +139,7 @@ def test_the_rate_of_the_vectors_may_change_on_resume(
     assert moved.max() > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"]
 )

@@ -348,6 +348,7 @@ def test_asking_without_a_run_is_refused(tiny_config):
     assert caught.value.code == "E002"
 
 
+@pytest.mark.thorough
 def test_two_ranks_change_together(tiny_config, tmp_path, unchanged):
     from programs import controlled_rank
 

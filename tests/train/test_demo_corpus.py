@@ -88,6 +88,7 @@ def test_documents_are_written_as_json_lines(tmp_path: Path) -> None:
     assert records == [{"text": "one\ntwo"}, {"text": "drei ä"}]
 
 
+@pytest.mark.thorough
 def test_what_copytree_does_is_asked_and_answered(
     library: corpus.Corpus, tmp_path: Path
 ) -> None:

@@ -287,6 +287,7 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "routing", ["learned", pytest.param("fixed", marks=pytest.mark.slow)]
 )

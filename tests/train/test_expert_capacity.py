@@ -124,6 +124,7 @@ def test_an_earlier_checkpoint_goes_on_with_its_window_and_its_decision() -> Non
     assert rules_state({}) == {}
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("MOD-19: adaptive")
 @pytest.mark.parametrize("stop", [4, 5])
 def test_capacity_follows_the_drop_rate_and_so_does_a_resumed_run(

@@ -232,6 +232,7 @@ def test_a_run_with_other_experts_resumes_to_the_bit(tiny_config, tmp_path):
     assert experts_in(rows(run)[-1]) == [4, 4]
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("MOD-24: experts added and pruned during training")
 def test_two_ranks_add_and_prune_together(tiny_config, tmp_path):
     from programs import expert_rank

@@ -165,6 +165,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(
     assert one == two
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"]
 )

@@ -131,6 +131,7 @@ def test_a_resumed_run_without_a_label_keeps_the_last_loss(
     assert status["data"]["final_loss"] == pytest.approx(found[done - 1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_the_loss_is_null_only_where_no_rank_has_a_label(
     on_long_questions, alone: Path, parallel: str

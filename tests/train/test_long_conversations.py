@@ -92,6 +92,7 @@ def test_what_is_lost_is_told(on_long_talks, mode: str) -> None:
         assert f"--long-conversations {mode}" in told(place)
 
 
+@pytest.mark.thorough
 def test_two_ranks_train_on_the_same_pieces(on_long_talks, split: Path) -> None:
     run = on_long_talks.train_on_ranks("ranks")
     assert column(run, "loss") == pytest.approx(column(split, "loss"), rel=1e-4)

@@ -72,6 +72,7 @@ def test_killed_and_resumed_it_is_the_run_that_never_stopped(
         assert told == column(whole, name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("model", "parallel"),
     [

@@ -50,6 +50,7 @@ def test_a_run_goes_on_after_a_stop_as_if_there_was_none(trainings, whole, model
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("model", "parallel"), [("learned", "fsdp2"), ("learned", "ddp")]
 )

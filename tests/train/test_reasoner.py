@@ -99,6 +99,7 @@ def test_forwards_of_a_step_may_be_divided(puzzles: Path, tmp_path: Path) -> Non
         assert torch.equal(first[name], second[name])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"]
 )

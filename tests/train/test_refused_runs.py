@@ -86,6 +86,7 @@ def test_a_run_that_was_there_before_stays(tiny_config, tmp_path, monkeypatch):
     assert set(before) <= set(after)
 
 
+@pytest.mark.thorough
 def test_two_ranks_that_are_refused_leave_nothing(tiny_config, tmp_path):
     changes = {"freeze": HALF, "batch_size": 2, "run_dir": str(tmp_path / "a" / "run")}
     file = tmp_path / "settings.yaml"

@@ -193,6 +193,7 @@ class OfTasks(Trainings):
         return ["train", *SHAPE, *self.flags, *where, *flags]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_two_ranks_are_one_process(
     parallel: str, tmp_path: Path, lumina_cache: Path
