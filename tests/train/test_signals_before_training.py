@@ -62,7 +62,7 @@ def _hold_up(stage: str, marker: Path) -> None:
 
         text_files.TextFiles.sample = sample
     elif stage == "tokens":
-        store_building.encode_documents = slow
+        store_building.encode_marked = slow
     elif stage == "resume":
         text_data.prepare = slow
     elif stage == "model":
