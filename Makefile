@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-JOBS ?= 2
+JOBS ?= 3
 PYTEST_FLAGS ?=
 DEMO_FLAGS ?=
 # One arithmetic thread to a test worker: more only fight over the same cores. Compiled

@@ -232,6 +232,7 @@ def test_two_ranks_and_back_to_one(store, moe, parallel):
     torch.testing.assert_close(last, wanted[8:], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("TRN-22: --compile (torch.compile)")
 @pytest.mark.parametrize("mode", ["none", "full", "selective"])
 def test_checkpointed_blocks_are_compiled(store, monkeypatch, mode):

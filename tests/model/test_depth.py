@@ -346,6 +346,7 @@ def test_splitting_the_rows_gives_the_same_gradient():
         )
 
 
+@pytest.mark.thorough
 def test_each_capacity_is_compiled_once_and_whole():
     """Going back to a capacity compiles nothing, and no graph is cut in two."""
     import torch._dynamo

@@ -346,6 +346,7 @@ def test_other_rows_never_matter() -> None:
     torch.testing.assert_close(network(alone)[0].carry.z_h[0], whole.z_h[2])
 
 
+@pytest.mark.thorough
 def test_blocks_compile_once_with_gradient_and_once_without() -> None:
     """Twelve calls of three blocks a step, training and evaluation: two graphs."""
     from torch._dynamo.utils import counters

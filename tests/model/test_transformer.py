@@ -252,6 +252,7 @@ def test_recomputed_blocks_give_the_same_gradients(batch, dropout):
     torch.testing.assert_close(gradients_of(network, made), kept, rtol=0, atol=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", SPECS)
 def test_blocks_compile_without_a_break(kind):
     network = build_network(tiny_spec(**SPECS[kind]))

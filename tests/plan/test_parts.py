@@ -130,6 +130,7 @@ def test_a_part_that_needs_values_says_what_it_keeps() -> None:
     assert kept_by_part(spec, "feedforward", 0, 256, 4) == 1024
 
 
+@pytest.mark.thorough
 def test_blocks_with_parts_compile_without_a_break() -> None:
     spec = resolve_spec(
         Config(vocab_size=320, hidden_size=32, num_heads=2, num_layers=2, seq_length=32,

@@ -65,6 +65,7 @@ def journal(run):
     return open_checkpoint(latest_good(run)).meta.journal
 
 
+@pytest.mark.thorough
 def test_it_is_applied_undone_and_resumed_to_the_bit(tiny_config, tmp_path):
     whole = settings(tiny_config, tmp_path / "whole")
     assert in_a_process(whole, tmp_path) == 0

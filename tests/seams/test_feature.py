@@ -121,6 +121,7 @@ def test_it_is_built_into_every_block(trainings: Trainings, plugin: str) -> None
     assert list(program.network.state_dict()) == list(plain.network.state_dict())
 
 
+@pytest.mark.thorough
 def test_it_chooses_itself_and_falls_back_with_the_reason(
     trainings: Trainings, plugin: str
 ) -> None:
@@ -281,6 +282,7 @@ def test_lumina_features_lists_it(
         assert rows.keys() == FEATURES.keys()
 
 
+@pytest.mark.thorough
 def test_the_rest_works_without_the_files_of_some_features(tmp_path: Path) -> None:
     """A feature's file is all there is of it: no table names it."""
     package = tmp_path / "lumina"

@@ -69,6 +69,7 @@ def test_a_mutant_that_a_test_notices_is_killed(root):
     assert "1 of 1 killed" in told
 
 
+@pytest.mark.thorough
 def test_a_survivor_fails_the_run(root):
     entry = ENTRY.format(id="S1", old="2 * n", new="3 * n")
     entry += 'tests = ["tests/test_it.py::test_zero"]\n'

@@ -90,6 +90,7 @@ def test_a_rule_is_learned_and_unseen_tests_are_answered(
     assert table.shape == (1 + 4 * 5, 32) and table[0].abs().max() == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", ["hrm", "trm"])
 def test_a_resumed_run_is_the_run_that_never_stopped(
     files: tuple[Path, Path], tmp_path: Path, variant: str

@@ -105,6 +105,7 @@ def test_the_clip_and_the_decay_do_what_their_options_do(tiny_config, tmp_path):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("TRN-19", "ORC-24: adjust_batch_size(n)")
 @pytest.mark.parametrize("moe", [False, True], ids=["dense", "moe"])
 def test_reassembling_controls_change_nothing_but_memory(tiny_config, unchanged, moe):

@@ -207,6 +207,7 @@ def test_the_fewest_experts_stay_and_nothing_is_undone(tiny_config):
     assert [experts_in(row)[0] for row in rows(run)] == [4, 4, 3, 3, 2, 2]
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("MOD-24: experts added and pruned during training")
 def test_a_run_with_other_experts_resumes_to_the_bit(tiny_config, tmp_path):
     requests = (

@@ -302,6 +302,7 @@ def test_dropout_may_differ_from_the_weights_origin(trainings, finished):
     assert len(rows(run)) == 3
 
 
+@pytest.mark.thorough
 def test_a_presets_epochs_do_not_end_a_run_of_named_steps(trainings):
     """Steps were asked for: the data is read as often as they take."""
     run = trainings.train(
