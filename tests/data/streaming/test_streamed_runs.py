@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def _killed(case: tuple[Path, dict[str, Any]]) -> None:
 
     def kill(trainer: Trainer, row: dict[str, Any]) -> None:
         if row["step"] == 5:
+            # The checkpoint of step 3 is written in the background.
+            while not (folder / "killed" / "checkpoints" / "LATEST").exists():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
     runs = Runs(folder, pytest.MonkeyPatch())
