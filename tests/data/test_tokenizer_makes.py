@@ -80,7 +80,7 @@ def loaded(path: Path) -> Tokenizer:
     return Tokenizer.from_path(path)
 
 
-@pytest.mark.covers("TOK-01", "TOK-02", "TOK-03")
+@pytest.mark.covers("TOK-01", "TOK-02", "TOK-03: named external tokenizers")
 @pytest.mark.parametrize(("vocabulary", "vectors"), VECTORS)
 def test_every_vector_of_llama_cpp_is_met(
     shared_data: Path, vocabulary: str, vectors: str
@@ -218,7 +218,7 @@ def test_ids_of_bpe_are_those_of_sentencepiece(
         "mistral_instruct_tokenizer_241114.model.v7",
     ],
 )
-@pytest.mark.covers("TOK-03")
+@pytest.mark.covers("TOK-03: named external tokenizers")
 def test_ids_of_mistral_are_those_of_sentencepiece(
     shared_data: Path, name: str
 ) -> None:
@@ -288,7 +288,7 @@ def test_a_model_of_sentencepiece_is_exported_for_transformers(tmp_path: Path) -
     assert again.eos_id == tokenizer.eos_id == 2
 
 
-@pytest.mark.covers("TOK-03")
+@pytest.mark.covers("TOK-03: named external tokenizers")
 def test_what_a_gguf_file_says_of_its_tokens_is_kept(shared_data: Path) -> None:
     folder = shared_data / "tokenizers" / "llamacpp_vocab"
     phi = loaded(folder / "ggml-vocab-phi-3.gguf")
