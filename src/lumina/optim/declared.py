@@ -13,18 +13,16 @@ its name is first looked up. Others stand in a file that `--plugins` names.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
+from lumina.found_by_name import FoundByName
 
 DENSE_ROLES = ("matrix", "embedding", "head", "norm", "bias", "expert", "router")
 """Roles of the tensors that get a gradient of their own size."""
@@ -163,7 +161,7 @@ class Declared:
         return sum(state.bytes_for(shape, pieces) for state in self.states.values())
 
 
-OPTIMIZERS: dict[str, Declared] = {}
+OPTIMIZERS = FoundByName[Declared]("lumina.optim.methods")
 """Every optimizer whose file has been imported, by name."""
 
 
@@ -220,7 +218,8 @@ def _check(declared: Declared) -> None:
             "use letters, digits and _",
         )
     taken = OPTIMIZERS.get(name)
-    own = name in _own() and declared.cls.__module__ != f"{_PACKAGE}.{name}"
+    package = OPTIMIZERS.package
+    own = name in OPTIMIZERS.own and declared.cls.__module__ != f"{package}.{name}"
     if own or (taken is not None and taken.source != declared.source):
         place = "Lumina itself" if own or taken is None else taken.source
         raise LuminaError(
@@ -241,24 +240,14 @@ def _check(declared: Declared) -> None:
         )
 
 
-_PACKAGE = "lumina.optim.methods"
-
-
-@cache
-def _own() -> frozenset[str]:
-    """Names of the files in `lumina.optim.methods`, which are their optimizers'."""
-    folder = Path(__file__).parent / "methods"
-    return frozenset(module.name for module in pkgutil.iter_modules([str(folder)]))
-
-
 def known_optimizers() -> tuple[str, ...]:
     """The names that `chosen_optimizer` finds."""
-    return tuple(sorted(_own() | OPTIMIZERS.keys()))
+    return OPTIMIZERS.known()
 
 
 def is_known(name: str) -> bool:
     """Whether an optimizer of that name is there."""
-    return name in OPTIMIZERS or name in _own()
+    return name in OPTIMIZERS or name in OPTIMIZERS.own
 
 
 def chosen_optimizer(name: str, option: str = "optimizer") -> Declared:
@@ -271,10 +260,9 @@ def chosen_optimizer(name: str, option: str = "optimizer") -> Declared:
     Raises:
         LuminaError: E005, with those that there are.
     """
-    if name not in OPTIMIZERS and name in _own():
-        importlib.import_module(f"{_PACKAGE}.{name}")
-    if name in OPTIMIZERS:
-        return OPTIMIZERS[name]
+    found = OPTIMIZERS.found(name)
+    if found is not None:
+        return found
     close = nearest(name, known_optimizers())
     meant = f"did you mean {close!r}? " if close else ""
     raise LuminaError(

@@ -5,16 +5,13 @@ The planner reads the table, and needs no torch for it.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
+from lumina.found_by_name import FoundByName
 from lumina.optim.declared import Option
 
 if TYPE_CHECKING:
@@ -115,10 +112,8 @@ class DeclaredStep:
     options: Mapping[str, Option] = field(default_factory=dict)
 
 
-STEPS: dict[str, DeclaredStep] = {}
+STEPS = FoundByName[DeclaredStep]("lumina.optim.gradient_steps")
 """Every step whose file has been imported, by name."""
-
-_PACKAGE = "lumina.optim.gradient_steps"
 
 
 def register_gradient_step(
@@ -133,16 +128,9 @@ def register_gradient_step(
     return decorate
 
 
-@cache
-def _own() -> frozenset[str]:
-    """Names of the files in `lumina.optim.gradient_steps`, which are their steps'."""
-    folder = Path(__file__).parent / "gradient_steps"
-    return frozenset(module.name for module in pkgutil.iter_modules([str(folder)]))
-
-
 def known_gradient_steps() -> tuple[str, ...]:
     """The names that `chosen_gradient_step` finds."""
-    return tuple(sorted(_own() | STEPS.keys()))
+    return STEPS.known()
 
 
 def chosen_gradient_step(name: str) -> DeclaredStep:
@@ -151,10 +139,9 @@ def chosen_gradient_step(name: str) -> DeclaredStep:
     Raises:
         LuminaError: E005, with those that there are.
     """
-    if name not in STEPS and name in _own():
-        importlib.import_module(f"{_PACKAGE}.{name}")
-    if name in STEPS:
-        return STEPS[name]
+    found = STEPS.found(name)
+    if found is not None:
+        return found
     close = nearest(name, known_gradient_steps())
     meant = f"did you mean {close!r}? " if close else ""
     raise LuminaError(

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
+from lumina.found_by_name import FoundByName
 
 T = TypeVar("T", bound=type)
-
-_SERVICES = "lumina.observe.trackers.services"
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Declared:
             )
 
 
-TRACKERS: dict[str, Declared] = {}
+TRACKERS = FoundByName[Declared]("lumina.observe.trackers.services")
 """Every tracker whose file has been imported, by name."""
 
 
@@ -65,7 +60,7 @@ def register_tracker(
 
     def decorate(cls: T) -> T:
         taken = TRACKERS.get(name)
-        own = name in _own() and cls.__module__ != f"{_SERVICES}.{name}"
+        own = name in TRACKERS.own and cls.__module__ != f"{TRACKERS.package}.{name}"
         if own or (taken is not None and taken.cls.__module__ != cls.__module__):
             raise LuminaError(
                 "E005", f"there is a tracker {name!r} already", "choose another name"
@@ -76,15 +71,9 @@ def register_tracker(
     return decorate
 
 
-@cache
-def _own() -> frozenset[str]:
-    folder = Path(__file__).parent / "services"
-    return frozenset(module.name for module in pkgutil.iter_modules([str(folder)]))
-
-
 def known_trackers() -> tuple[str, ...]:
     """The names that `chosen_tracker` finds."""
-    return tuple(sorted(_own() | TRACKERS.keys()))
+    return TRACKERS.known()
 
 
 def chosen_tracker(name: str) -> Declared:
@@ -93,10 +82,9 @@ def chosen_tracker(name: str) -> Declared:
     Raises:
         LuminaError: E005, with those that there are.
     """
-    if name not in TRACKERS and name in _own():
-        importlib.import_module(f"{_SERVICES}.{name}")
-    if name in TRACKERS:
-        return TRACKERS[name]
+    found = TRACKERS.found(name)
+    if found is not None:
+        return found
     close = nearest(name, known_trackers())
     meant = f"did you mean {close!r}? " if close else ""
     raise LuminaError(

@@ -1,0 +1,44 @@
+"""Tables whose own entries are files of a package, each named like its entry.
+
+A file is imported when its entry is first looked up, and registers it then. Entries
+from elsewhere register themselves as their file is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from functools import cached_property
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class FoundByName(dict[str, T]):
+    """The entries whose files have been imported, by name.
+
+    Args:
+        package: whose files hold the table's own entries.
+    """
+
+    def __init__(self, package: str) -> None:
+        super().__init__()
+        self.package = package
+
+    @cached_property
+    def own(self) -> frozenset[str]:
+        """Names of the package's files, which are their entries'."""
+        spec = importlib.util.find_spec(self.package)
+        folders = spec.submodule_search_locations if spec is not None else None
+        return frozenset(module.name for module in pkgutil.iter_modules(folders or []))
+
+    def known(self) -> tuple[str, ...]:
+        """The names that `found` finds."""
+        return tuple(sorted(self.own | self.keys()))
+
+    def found(self, name: str) -> T | None:
+        """The entry of a name, imported where that is needed; None: there is none."""
+        if name not in self and name in self.own:
+            importlib.import_module(f"{self.package}.{name}")
+        return self.get(name)
