@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from lumina.data.quality.check import Item
+from lumina.data.quality.gopher import GopherRules
 
-from lumina.data.quality.check import Check, Item, Options, Result
-
-LEAST_WORDS = 50
 WORD_LENGTHS = (3, 10)
 SYMBOLS, BULLETS, ELLIPSES, WITH_LETTERS = 0.1, 0.9, 0.3, 0.8
 
 
-class ContentQuality(Check):
+class ContentQuality(GopherRules):
     """Length of words, symbols, bullets, unfinished lines, words with letters."""
 
     name = "content"
     title = "content that is not prose (Gopher's rules)"
     rank = 13
+    some = "do not look like prose; nor do tables, code and scripts without spaces"
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        self.rules: Counter[str] = Counter()
+    def broken(self, text: str, words: list[str]) -> str | None:
+        """See `broken_rule`."""
+        return broken_rule(text, words)
 
-    def see(self, item: Item) -> None:
-        """Note a text that breaks a rule."""
-        words = item.text.split()
-        if len(words) < LEAST_WORDS:
-            return
-        self.seen += 1
-        broken = broken_rule(item.text, words)
-        if broken is not None:
-            self.rules[broken.partition(":")[0]] += 1
-            self.note(item, f"{broken}; {item.text}")
+    def none(self, texts: str) -> str:
+        """All of them look like prose."""
+        return f"all {texts} look like prose"
 
-    def result(self) -> Result:
-        """The verdict, with the number for each rule."""
-        if not self.seen:
-            return self.not_assessed(f"no text has {LEAST_WORDS} words")
-        message = (
-            f"{self.count:,} of {self.seen:,} texts of {LEAST_WORDS} words and more do "
-            "not look like prose; nor do tables, code and scripts without spaces"
-            if self.count
-            else f"all {self.seen:,} texts of {LEAST_WORDS} words and more look like "
-            "prose"
-        )
-        numbers = {rule: float(n) for rule, n in self.rules.items()}
-        return self.made("found" if self.count else "passed", message, numbers=numbers)
+    def shown(self, item: Item, broken: str) -> str:
+        """The rule, and how the text begins."""
+        return f"{broken}; {item.text}"
 
 
 def broken_rule(text: str, words: list[str]) -> str | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lumina.data.quality.check import Check, Item, Options, Result
+from lumina.data.quality.gopher import GopherRules
 from lumina.data.quality.words import Numbers, lengths_of, numbers_of, phrases
 
 LINES, PARAGRAPHS = 0.30, 0.30
@@ -18,45 +17,22 @@ MOST_FREQUENT = {2: 0.20, 3: 0.18, 4: 0.16}
 REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 """Words in a row → the largest share of letters in those that occur again."""
 
-LEAST_WORDS = 50
-"""Shorter texts are not judged: Gopher leaves them out."""
 
-
-class Repetition(Check):
+class Repetition(GopherRules):
     """Lines, paragraphs and phrases that a text has again and again."""
 
     name = "repetition"
     title = "repetition within a text (Gopher's rules)"
     rank = 12
+    some = "repeat themselves"
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        self.rules: Counter[str] = Counter()
+    def broken(self, text: str, words: list[str]) -> str | None:
+        """See `broken_rule`."""
+        return broken_rule(text, words)
 
-    def see(self, item: Item) -> None:
-        """Note a text that breaks a rule."""
-        words = item.text.split()
-        if len(words) < LEAST_WORDS:
-            return
-        self.seen += 1
-        broken = broken_rule(item.text, words)
-        if broken is not None:
-            self.rules[broken.partition(":")[0]] += 1
-            self.note(item, broken)
-
-    def result(self) -> Result:
-        """The verdict, with the number for each rule."""
-        if not self.seen:
-            return self.not_assessed(f"no text has {LEAST_WORDS} words")
-        message = (
-            f"{self.count:,} of {self.seen:,} texts of {LEAST_WORDS} words and more "
-            "repeat themselves"
-            if self.count
-            else f"none of {self.seen:,} texts of {LEAST_WORDS} words and more repeats "
-            "itself much"
-        )
-        numbers = {rule: float(n) for rule, n in self.rules.items()}
-        return self.made("found" if self.count else "passed", message, numbers=numbers)
+    def none(self, texts: str) -> str:
+        """None of them repeats itself much."""
+        return f"none of {texts} repeats itself much"
 
 
 def broken_rule(text: str, words: Sequence[str]) -> str | None:
