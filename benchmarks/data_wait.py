@@ -28,7 +28,7 @@ WAYS = ("memory", "sharded", "streaming")
 
 
 def start_benchmark() -> Any:
-    """`benchmarks/start.py`, whose runs and text these are."""
+    """`benchmarks/start.py`: its runs and its text are used here, too."""
     spec = importlib.util.spec_from_file_location("start", HERE / "start.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from lumina.batch import Batch
-from lumina.data.data_events import OnEvent
-from lumina.data.kind import Data, DataKind, Request, Rows, Share
-from lumina.data.packing import pack
-from lumina.data.split import Progress
+from lumina.data.kind import DataKind, Request, Rows, Share
+from lumina.data.named_data import NamedData
 from lumina.data.task_stream import TaskStream, eval_task_batches, task_sequence
-from lumina.data.tasks import PreparedTasks, fit_task_rows, prepare_tasks
+from lumina.data.tasks import prepare_tasks
 
 if TYPE_CHECKING:
     from lumina.config import Config
 
 
-class TasksData(Data):
+class TasksData(NamedData):
     """A set of text for each task.
 
     Args:
         prepared: the tasks' token stores.
     """
 
-    def __init__(self, prepared: PreparedTasks) -> None:
-        self.prepared = prepared
-        self.tokenizer = prepared.tokenizer
-        self.stats = prepared.stats
-
     def rows(self, config: Config) -> Rows:
         """Rows of all tasks; a strategy decides which task's row comes next."""
         made, length = self.prepared, config.model.seq_length
-        held_out = made.eval.stores.values() if made.eval else ()
         return Rows(
             vocab_size=made.tokenizer.vocab_size,
             sequence=task_sequence(
@@ -44,7 +33,7 @@ class TasksData(Data):
                 seed=config.train.seed,
                 strategy=config.data.task_sampling_strategy,
             ),
-            held_out=sum(len(pack(store, length)) for store in held_out),
+            held_out=self.held_out_rows(length),
         )
 
     def stream(
@@ -64,11 +53,6 @@ class TasksData(Data):
             epochs=epochs,
         )
 
-    @property
-    def holds_out(self) -> bool:
-        """Whether documents of some task are held out."""
-        return self.prepared.eval is not None
-
     def held_out(self, share: Share) -> Iterator[Batch]:
         """Held-out batches, each of one task."""
         assert self.prepared.eval is not None
@@ -81,26 +65,6 @@ class TasksData(Data):
             rank=share.rank,
             data_ranks=share.data_ranks,
         )
-
-    def fit(
-        self,
-        config: Config,
-        on_progress: Progress | None = None,
-        on_event: OnEvent | None = None,
-    ) -> TasksData:
-        """Long conversations of each task as rows can hold them."""
-        return TasksData(
-            fit_task_rows(
-                self.prepared,
-                config.model.seq_length,
-                on_progress=on_progress,
-                on_event=on_event,
-            )
-        )
-
-    def document_lengths(self) -> list[NDArray[np.integer[Any]]]:
-        """Tokens of each document, task by task."""
-        return [np.diff(store.starts) for store in self.prepared.train.stores.values()]
 
 
 def _prepare(request: Request) -> TasksData:

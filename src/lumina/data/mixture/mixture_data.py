@@ -6,9 +6,6 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lumina.batch import Batch
 from lumina.config.source_entries import (
     asked_points,
@@ -17,15 +14,13 @@ from lumina.config.source_entries import (
     source_paths,
     watched_sources,
 )
-from lumina.data.data_events import OnEvent
-from lumina.data.kind import Data, DataKind, Request, Rows, Share
+from lumina.data.kind import DataKind, Request, Rows, Share
 from lumina.data.mixture.mixture_stream import MixtureStream, eval_source_batches
 from lumina.data.mixture.row_orders import row_order
 from lumina.data.mixture.sequence import Mixture, shares_by_size
 from lumina.data.mixture.shares import ShareSchedule
-from lumina.data.packing import pack
-from lumina.data.split import Progress
-from lumina.data.tasks import PreparedTasks, fit_task_rows, prepare_named
+from lumina.data.named_data import NamedData
+from lumina.data.tasks import prepare_named
 from lumina.data.text_data import beginning
 from lumina.errors import LuminaError
 
@@ -33,22 +28,16 @@ if TYPE_CHECKING:
     from lumina.config import Config
 
 
-class MixtureData(Data):
+class MixtureData(NamedData):
     """A set of text for each source, and one vocabulary.
 
     Args:
         prepared: the sources' token stores.
     """
 
-    def __init__(self, prepared: PreparedTasks) -> None:
-        self.prepared = prepared
-        self.tokenizer = prepared.tokenizer
-        self.stats = prepared.stats
-
     def rows(self, config: Config) -> Rows:
         """Rows of all sources, in the shares that the settings say."""
         made, length = self.prepared, config.model.seq_length
-        held_out = made.eval.stores.values() if made.eval else ()
         parts = {
             name: row_order(config, store, length)
             for name, store in made.train.stores.items()
@@ -63,7 +52,7 @@ class MixtureData(Data):
         return Rows(
             vocab_size=made.tokenizer.vocab_size,
             sequence=Mixture(parts, share_schedule(config, tuple(parts), sizes)),
-            held_out=sum(len(pack(store, length)) for store in held_out),
+            held_out=self.held_out_rows(length),
         )
 
     def stream(
@@ -84,11 +73,6 @@ class MixtureData(Data):
             epochs=epochs,
         )
 
-    @property
-    def holds_out(self) -> bool:
-        """Whether documents of some source are held out."""
-        return self.prepared.eval is not None
-
     def held_out(self, share: Share) -> Iterator[Batch]:
         """Held-out batches, each of one source."""
         assert self.prepared.eval is not None
@@ -100,22 +84,6 @@ class MixtureData(Data):
             share.limit,
             rank=share.rank,
             data_ranks=share.data_ranks,
-        )
-
-    def fit(
-        self,
-        config: Config,
-        on_progress: Progress | None = None,
-        on_event: OnEvent | None = None,
-    ) -> MixtureData:
-        """Long conversations of each source as rows can hold them."""
-        return MixtureData(
-            fit_task_rows(
-                self.prepared,
-                config.model.seq_length,
-                on_progress=on_progress,
-                on_event=on_event,
-            )
         )
 
     def facts(self, config: Config) -> Mapping[str, str]:
@@ -130,10 +98,6 @@ class MixtureData(Data):
             for step, weights in mixture.schedule.points
         ]
         return {"sources": f"{text}; shares {', then '.join(shares)}"}
-
-    def document_lengths(self) -> list[NDArray[np.integer]]:
-        """Tokens of each document, source by source."""
-        return [np.diff(store.starts) for store in self.prepared.train.stores.values()]
 
     def prompts(self, count: int) -> list[list[int]]:
         """Beginnings of held-out documents, of all sources in turn."""
