@@ -32,6 +32,7 @@ _PUBLIC = {
     "register_parallel": "lumina.parallel.table",
     "register_reader": "lumina.data.readers.registered",
     "register_rule": "lumina.train.rules",
+    "register_schedule": "lumina.plan.schedule_table",
     "register_tracker": "lumina.observe.trackers.declared",
 }
 

@@ -235,7 +235,6 @@ def test_saved_file_is_plain_yaml(tmp_path: Path) -> None:
         ("run_dir: 1:30", "run_dir", "1:30"),
         ("train_data: [on, 007]", "train_data", ("on", "007")),
         ("steps: on", "steps", None),
-        ("lr_scheduler: off", "lr_scheduler", None),
         ("experiment_name: true", "experiment_name", None),
     ],
 )

@@ -66,7 +66,6 @@ def test_values_that_mean_not_set_set_nothing(tmp_path: Path) -> None:
         ("max_steps: -2", "E005", "steps"),
         ("eval_steps: 0.1", "E005", "eval_every_n_batches"),
         ("save_steps: 0.5", "E005", "save_every_n_batches"),
-        ("lr_scheduler_type: polynomial", "E005", "cosine"),
         ("bf16: 7", "E005", "mixed_bf16"),
         ("bf16: true\nfp16: true", "E002", "precision"),
         ("max_steps: 5\nsteps: 6", "E002", "steps"),
@@ -126,5 +125,7 @@ def test_lr_scheduler_type_means_what_it_means_in_transformers(tmp_path: Path) -
         Config(preset="m70_memory", lr_scheduler_type="linear", min_lr=1e-5, steps=100)
     )
     assert told.min_lr == 1e-5
+    power = plan_for(Config(preset="debug", lr_scheduler_type="polynomial", steps=100))
+    assert (power.min_lr, power.lr_scheduler_options) == (1e-7, {"power": 1.0})
     own = plan_for(Config(preset="debug", lr_scheduler="constant", steps=100))
     assert own.warmup_steps == 5  # the preset's share

@@ -137,11 +137,6 @@ def test_shape_advice(leaves: dict[str, object], says: str) -> None:
         (dict(weight_decay=0.5), "weight_decay 0.5"),
         (dict(max_grad_norm=50), "max_grad_norm 50"),
         pytest.param(
-            dict(decay_ratio=0.5),
-            "decay_ratio is set but has no effect",
-            marks=pytest.mark.covers("CFG-05: scheduler"),
-        ),
-        pytest.param(
             dict(num_workers=4096),
             "more than this machine's",
             marks=pytest.mark.covers("CFG-07: workers vs cores"),

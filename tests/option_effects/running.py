@@ -50,6 +50,15 @@ def going_on(runs: Runs) -> None:
     runs.refused("E304", resume=str(runs.folder / "nowhere"), run_dir=None)
 
 
+@shows("branch_from")
+def branching(runs: Runs) -> None:
+    """A run of its own, which goes on from a checkpoint of another one."""
+    begun = runs.train(steps=2)
+    branch = runs.train(branch_from=str(begun.folder), steps=4)
+    assert branch.folder != begun.folder and len(begun.rows) == 2
+    assert branch.column("loss") == runs.train(steps=4).column("loss")
+
+
 @pytest.mark.covers("CKP-04: --save-every-n-batches")
 @shows("save_every_n_batches")
 def saving(runs: Runs) -> None:

@@ -113,9 +113,9 @@ def final_rate(runs: Runs) -> None:
 @pytest.mark.covers("TRN-03: cosine", "TRN-03: linear", "TRN-03: none")
 @shows("lr_scheduler")
 def schedule(runs: Runs) -> None:
-    names = ("constant", "linear", "cosine", "wsd")
-    found = [tuple(rates(runs, lr_scheduler=name)) for name in names]
-    assert len(set(found)) == 4
+    names = ("constant", "linear", "cosine", "wsd", "polynomial", "inverse_sqrt")
+    found = [tuple(rates(runs, lr_scheduler=name)) for name in (*names, "onecycle")]
+    assert len(set(found)) == 7
     assert set(found[0]) == {1e-2}
     straight, *others = (
         len({round(a - b, 9) for a, b in itertools.pairwise(line)})
@@ -135,6 +135,26 @@ def warm_up(runs: Runs) -> None:
     by_ratio = rates(runs, warmup_ratio=0.4, warmup_steps=None, **flat)
     assert by_ratio == by_steps
     assert rates(runs, warmup_ratio=0.0, warmup_steps=None, **flat)[0] == 1e-2
+
+
+@pytest.mark.covers("TRN-04: polynomial decay", "TRN-03: onecycle")
+@shows("lr_scheduler_options")
+def schedule_options(runs: Runs) -> None:
+    power = [
+        rates(runs, lr_scheduler="polynomial", min_lr=0.0, lr_scheduler_options=(text,))
+        for text in ("power=1.0", "power=3.0")
+    ]
+    assert power[0][4] == pytest.approx(1e-2 * 0.5)
+    assert power[1][4] == pytest.approx(1e-2 * 0.5**3)
+
+
+@shows("decay_steps")
+def decay_in_steps(runs: Runs) -> None:
+    at_peak = [
+        rates(runs, lr_scheduler="wsd", decay_steps=steps).count(1e-2)
+        for steps in (3, 7)
+    ]
+    assert at_peak == [7, 3]
 
 
 @shows("decay_ratio")

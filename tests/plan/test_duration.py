@@ -6,9 +6,10 @@ import pytest
 
 from lumina.config import Config
 from lumina.errors import LuminaError
-from lumina.plan.duration import Done, length_in_words, warmup_ratio_for
+from lumina.plan.duration import Done, length_in_words
 from lumina.plan.plan import Plan
 from lumina.plan.schedule import learning_rate_at
+from lumina.plan.schedule_choice import warmup_ratio_for
 from machines import plan_for
 
 

@@ -10,10 +10,11 @@ _BESIDES: dict[str, dict[str, object]] = {
     "linear": {"min_lr": 0.0},
     "cosine": {"min_lr": 0.0},
     "warmup_stable_decay": {"min_lr": 0.0},
+    "polynomial": {"min_lr": 1e-7, "lr_scheduler_options": ("power=1.0",)},
 }
 """What a value of `lr_scheduler_type` means in transformers beside the shape: constant
-has no warm-up, and the others fall to zero. Lumina's own `lr_scheduler` warms up by the
-length of the run and falls to a tenth."""
+has no warm-up, and the others fall to zero, polynomial to 1e-7. Lumina's own
+`lr_scheduler` warms up by the length of the run and falls to a tenth."""
 
 
 class Layer:

@@ -30,6 +30,9 @@ VALUE_SYNONYMS: dict[str, dict[str, str]] = {
         "none": "constant",
         "constant_with_warmup": "constant",
         "warmup_stable_decay": "wsd",
+        "one_cycle": "onecycle",
+        "poly": "polynomial",
+        "inverse_square_root": "inverse_sqrt",
     },
     "attention": {
         "flash": "auto",
@@ -48,8 +51,9 @@ ELSEWHERE = dict.fromkeys(
 
 
 PATHS = (
-    "train_data", "eval_data", "tokenizer", "init_from", "plugins", "expert_registry",
-    "run_dir", "resume", "stop_file", "base_training_paths", "base_eval_paths",
+    "train_data", "eval_data", "tokenizer", "init_from", "branch_from", "plugins",
+    "expert_registry", "run_dir", "resume", "stop_file", "base_training_paths",
+    "base_eval_paths",
     "finetuning_paths", "finetuning_eval_paths", "tensorboard_dir", "backup_dir",
 )  # fmt: skip
 """Options that name files or folders; a ~ at their beginning is the home folder."""

@@ -26,9 +26,10 @@ PHASE_OPTIONS = frozenset({
     "source_weights", "source_temperature", "source_schedule",
     "steps", "epochs", "batch_size", "grad_accum", "global_batch_size",
     "learning_rate", "auto_adjust_lr", "min_lr", "lr_scheduler", "warmup_steps",
-    "warmup_ratio", "decay_ratio", "weight_decay", "max_grad_norm", "ema_decay",
-    "freeze", "seq_length", "gradient_checkpointing", "eval_every_n_batches",
-    "eval_batches", "early_stopping_patience", "save_every_n_batches",
+    "warmup_ratio", "decay_ratio", "decay_steps", "weight_decay", "max_grad_norm",
+    "ema_decay", "freeze", "seq_length", "gradient_checkpointing",
+    "eval_every_n_batches", "eval_batches", "early_stopping_patience",
+    "save_every_n_batches",
 })  # fmt: skip
 """Options that a phase may set. The others hold for the whole run."""
 

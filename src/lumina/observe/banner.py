@@ -11,6 +11,7 @@ from lumina.optim.declared import chosen_optimizer
 from lumina.optim.groups import parse_groups
 from lumina.plan.memory_text import at_most, components
 from lumina.plan.plan import NOTHING_HELD_OUT, Plan
+from lumina.plan.schedule_table import chosen_schedule
 from lumina.quantities import UNKNOWN, byte_size, count, known, share
 
 LABEL_WIDTH = 11
@@ -132,7 +133,7 @@ def _schedule(plan: Plan) -> str:
     else:
         text += _because(plan, "epochs")
     text += f"{_because(plan, 'steps')}; {_optimizers(plan)}, {plan.lr_scheduler}"
-    if plan.lr_scheduler == "constant":
+    if not chosen_schedule(plan.lr_scheduler).falls:
         text += f" {plan.learning_rate:g}"
     else:
         text += f" {plan.learning_rate:g} to {plan.min_lr:g}"

@@ -1,4 +1,4 @@
-"""How long a run is, how its learning rate moves, when it evaluates and saves."""
+"""How long a run is, and when it evaluates and saves."""
 
 from __future__ import annotations
 
@@ -41,13 +41,6 @@ class Done:
     rows: int
     batch: int | None = None
     begin: int = 0
-
-
-def warmup_ratio_for(steps: int) -> float:
-    """Share of a run spent on warm-up, by its length."""
-    if steps < 10_000:
-        return 0.1
-    return 0.05 if steps <= 100_000 else 0.02
 
 
 def decide_length(
@@ -148,90 +141,6 @@ def length_in_words(plan: Plan) -> str:
     if plan.epochs is not None:
         return f"{text}, epoch {plan.epochs:g} ({plan.reasons.get('steps', 'epochs')})"
     return f"{text} ({plan.reasons.get('epochs', 'steps are the limit')})"
-
-
-def decide_schedule(
-    config: Config, decisions: Decisions, done: Done | None = None
-) -> None:
-    """Fix warm-up, decay and the final learning rate.
-
-    Raises:
-        LuminaError: E002 where a warm-up that was asked for fills the whole run.
-    """
-    train = config.train
-    peak, batch = (
-        decisions.values["learning_rate"],
-        decisions.values["global_batch_size"],
-    )
-    length = decisions.values["steps"] + decisions.values["schedule_offset"]
-    meant = (done.batch if done else None) or batch
-    decisions.decide("schedule_batch", meant, "the batch that the run began with")
-    # Where steps are the limit, warm-up is that many steps, whatever their rows.
-    by_rows = decisions.values["epochs"] is not None
-    warmup, why = _warmup(config, length, meant / batch if by_rows else 1.0)
-    decisions.decide("warmup_steps", warmup, why)
-    decisions.decide(
-        "lr_scheduler", train.lr_scheduler, source_of(config, "lr_scheduler")
-    )
-    min_lr, why = train.min_lr, source_of(config, "min_lr")
-    if train.lr_scheduler == "constant":
-        min_lr, why = peak, "a constant schedule never falls"
-    elif min_lr is None:
-        min_lr, why = peak / 10, "a tenth of the peak"
-    decisions.decide("min_lr", min_lr, why)
-    _decide_decay(config, decisions, length, length - warmup)
-
-
-def _warmup(config: Config, steps: int, scale: float) -> tuple[int, str]:
-    """(steps of warm-up, why); never the whole run, so that the peak is reached.
-
-    Args:
-        config: what was asked for.
-        steps: length of the schedule.
-        scale: today's steps for each step that was meant when they were asked for.
-    """
-    train = config.train
-    if train.warmup_steps is not None and (
-        asked_for(config, "warmup_steps") or not asked_for(config, "warmup_ratio")
-    ):
-        whole = round(train.warmup_steps * scale) >= steps
-        if whole and asked_for(config, "warmup_steps"):
-            raise LuminaError(
-                "E002",
-                f"warmup_steps {train.warmup_steps} leave nothing of {steps} steps",
-                f"use --warmup-steps {max(steps - 1, 0)} or less, or more --steps",
-            )
-        source = source_of(config, "warmup_steps")
-        most = steps - 1
-        if config.provenance["warmup_steps"].kind == "decided":
-            most, source = steps // 10, f"{source}, at most a tenth of the steps"
-        return min(round(train.warmup_steps * scale), most), source
-    if train.warmup_ratio is not None:
-        ratio, why = train.warmup_ratio, source_of(config, "warmup_ratio")
-    else:
-        ratio = warmup_ratio_for(steps)
-        why = f"the rule for {steps:,} steps"
-    return min(round(ratio * steps), steps - 1), f"{ratio:g} of the run: {why}"
-
-
-def _decide_decay(
-    config: Config, decisions: Decisions, length: int, after_warmup: int
-) -> None:
-    train = config.train
-    if train.lr_scheduler != "wsd":
-        falls = train.lr_scheduler != "constant"
-        why = f"{train.lr_scheduler} falls from the end of warm-up" if falls else ""
-        decisions.decide(
-            "decay_steps",
-            after_warmup if falls else 0,
-            why or "a constant schedule never falls",
-        )
-        return
-    decay = max(1, round(train.decay_ratio * length))
-    why = f"{train.decay_ratio:g} of the run: {source_of(config, 'decay_ratio')}"
-    if decay > after_warmup:
-        decay, why = max(1, after_warmup), "all that warm-up leaves"
-    decisions.decide("decay_steps", decay, why)
 
 
 def decide_rhythm(

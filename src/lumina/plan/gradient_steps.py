@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lumina.config.leaves import nearest
-from lumina.config.option_values import value_like
 from lumina.errors import LuminaError
 from lumina.optim.gradient_step import DeclaredStep, chosen_gradient_step
 from lumina.plan.decisions import Decisions, source_of
+from lumina.plan.declared_options import read_options
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -44,32 +43,19 @@ def _options(
     given: Sequence[str], steps: Sequence[DeclaredStep]
 ) -> dict[str, dict[str, Any]]:
     """Each step's options: the defaults, and over them what was given."""
-    found = {
-        step.name: {name: option.default for name, option in step.options.items()}
-        for step in steps
-    }
     options = {
         f"{step.name}.{name}": option
         for step in steps
         for name, option in step.options.items()
     }
-    for text in given:
-        key, equals, written = text.partition("=")
-        where = f"gradient_step_options {text}"
-        if not equals or key not in options:
-            close = nearest(key, options)
-            meant = f"did you mean {close!r}? " if close else ""
-            raise LuminaError(
-                "E005",
-                f"{where}: no step of this run has such an option",
-                f"{meant}write STEP.OPTION=VALUE; there are "
-                f"{', '.join(options) or 'none'}",
-            )
-        value = value_like(options[key].default, written, where)
-        if limits := options[key].limits(value):
-            raise LuminaError(
-                "E005", f"{where}: {value!r} is out of range", f"it is {limits}"
-            )
-        step, _, name = key.partition(".")
-        found[step][name] = value
-    return found
+    values = read_options(
+        given,
+        options,
+        "gradient_step_options",
+        "the steps of this run",
+        "STEP.OPTION=VALUE",
+    )
+    return {
+        step.name: {name: values[f"{step.name}.{name}"] for name in step.options}
+        for step in steps
+    }

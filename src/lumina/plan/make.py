@@ -14,7 +14,7 @@ from lumina.plan.batching import Batching, Split, resolve_batching
 from lumina.plan.costs.cost import Layout
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
-from lumina.plan.duration import Done, decide_length, decide_rhythm, decide_schedule
+from lumina.plan.duration import Done, decide_length, decide_rhythm
 from lumina.plan.environment import Environment, no_cuda
 from lumina.plan.feature_choice import (
     check_features,
@@ -35,6 +35,7 @@ from lumina.plan.optimizers import (
 )
 from lumina.plan.plan import Plan
 from lumina.plan.precision import choose_precision
+from lumina.plan.schedule_choice import decide_schedule
 from lumina.plan.shape import resolve_spec
 from lumina.plan.sharing import ways_to_share, why_shared
 from lumina.plan.stages import decide_stages

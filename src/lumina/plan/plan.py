@@ -30,8 +30,10 @@ class Plan:
         global_batch_size: micro_batch_size * grad_accum * data_parallel.
         steps: optimizer steps of the whole run.
         epochs: passes over the data where they are the limit that holds, else None.
-        warmup_steps: steps of linear warm-up.
-        decay_steps: steps of the final decay (wsd).
+        lr_scheduler: the schedule, an entry of `lumina.plan.schedule_table`.
+        lr_scheduler_options: its options and their values.
+        warmup_steps: steps of warm-up.
+        decay_steps: steps in which the rate falls.
         schedule_offset: places by which the schedule is ahead of the steps; not 0
             where the steps before a resume had another number of rows.
         optimizer: of the tensors that no group names.
@@ -86,6 +88,7 @@ class Plan:
     learning_rate: float = 3e-4
     min_lr: float = 3e-5
     lr_scheduler: str = "cosine"
+    lr_scheduler_options: dict[str, Any] = field(default_factory=dict)
     warmup_steps: int = 10
     decay_steps: int = 20
     schedule_offset: int = 0

@@ -21,6 +21,7 @@ from lumina.optim.declared import is_known
 from lumina.optim.groups import parse_groups
 from lumina.parallel.table import AUTO, known_ways
 from lumina.plan.decisions import asked_for
+from lumina.plan.schedule_table import SCHEDULES
 from lumina.state.json_lines import read_json_lines
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
@@ -51,7 +52,7 @@ FIXED = (
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""
 
-NOT_INHERITED = {"resume", "auto_resume", "run_dir", "nproc"}
+NOT_INHERITED = {"resume", "auto_resume", "branch_from", "run_dir", "nproc"}
 """Options that say how to start, not what to train."""
 
 
@@ -90,13 +91,7 @@ def find_run(config: Config) -> Path | None:
     path = Path(folder or "runs") if asked == "latest" else Path(asked)
     if asked == "latest" and not RunDirectory(path).is_run:
         path = _newest_run(path)
-    if not path.exists():
-        raise LuminaError("E304", f"there is no run {path}", "`lumina runs` lists them")
-    run = path.resolve().parent.parent if _is_checkpoint(path) else path
-    if not RunDirectory(run).is_run:
-        raise LuminaError(
-            "E304", f"{path} is neither a run nor a checkpoint", "`lumina runs`"
-        )
+    run, _ = run_of(path)
     if asked != "latest" and folder and Path(folder).resolve() != run.resolve():
         raise LuminaError(
             "E002",
@@ -105,6 +100,22 @@ def find_run(config: Config) -> Path | None:
             f"--init-from {shell_path(asked)} --run-dir {shell_path(folder)}",
         )
     return run
+
+
+def run_of(path: Path) -> tuple[Path, Path | None]:
+    """The run that a path names, and the checkpoint, where it names one.
+
+    Raises:
+        LuminaError: E304 where it is neither.
+    """
+    if not path.exists():
+        raise LuminaError("E304", f"there is no run {path}", "`lumina runs` lists them")
+    run = path.resolve().parent.parent if _is_checkpoint(path) else path
+    if not RunDirectory(run).is_run:
+        raise LuminaError(
+            "E304", f"{path} is neither a run nor a checkpoint", "`lumina runs`"
+        )
+    return run, path if _is_checkpoint(path) else None
 
 
 def find_resumption(
@@ -190,7 +201,7 @@ def _newest_run(folder: Path) -> Path:
 
 def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]]]:
     """The run's settings, and over them what was asked for now."""
-    saved = _saved(run)
+    saved = saved_config(run)
     asked = {
         leaf: config.get(leaf)
         for leaf, source in config.provenance.items()
@@ -236,7 +247,7 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
     return merged, changes
 
 
-def _saved(run: Path) -> Config:
+def saved_config(run: Path) -> Config:
     """The run's settings; of an older one with what it did without being asked."""
     path = RunDirectory(run).config
     saved = Config.load(path)
@@ -273,6 +284,8 @@ def _check_plugins(saved: Config, asked: dict[str, Any], run: Path) -> None:
     groups = parse_groups(saved.train.optimizer_groups)
     optimizers = {saved.train.optimizer, *(group.optimizer for group in groups)}
     absent += sorted(name for name in optimizers if not is_known(name))
+    if SCHEDULES.found(saved.train.lr_scheduler) is None:
+        absent.append(saved.train.lr_scheduler)
     way = saved.system.parallel
     if "parallel" not in asked and way not in (AUTO, *known_ways()):
         absent.append(way)

@@ -17,6 +17,7 @@ from lumina.plan.environment import Environment
 from lumina.plan.plan import Plan
 from lumina.state.surgery import NOISE
 from lumina.train.aliases import with_aliases
+from lumina.train.branch import begun, branch_of
 from lumina.train.controls import Controls, control_named
 from lumina.train.job import Job
 from lumina.train.loop import Loop
@@ -65,8 +66,9 @@ class Trainer:
             LuminaError: whatever stands in the way, with its code.
         """
         self._check_nproc()
-        job = Job(self.config, self.ranks, self.console)
-        result = self._run(job)
+        with begun(self.config, self.ranks) as config:
+            job = Job(config, self.ranks, self.console)
+            result = self._run(job)
         while (phase := job.next_phase) is not None:
             job = Job(job.to_go_on(), self.ranks, self.console, after_phase=phase - 1)
             result = self._run(job)
@@ -117,8 +119,11 @@ class Trainer:
         """
         prepared = Preparation(self.config, self.ranks, self.console)
         try:
-            run = find_run(self.config)
-            RunFolder(self.config, self.ranks).check(run)
+            branch = branch_of(self.config)
+            if branch is not None:
+                prepared = Preparation(branch.config, self.ranks, self.console)
+            run = find_run(self.config) if branch is None else branch.run
+            RunFolder(self.config, self.ranks).check(None if branch else run)
             prepared.look_back(run)
             prepared.decide(planning=True)
             reader, weights = prepared.reader, prepared.weights

@@ -23,6 +23,13 @@ def check(settings: Settings) -> None:
             f"experiment_name cannot be {name!r}",
             "it names one folder below runs/; use run_dir for a path",
         )
+    for leaf in ("resume", "init_from"):
+        if settings.run.branch_from and settings.get(leaf):
+            refuse(
+                f"branch_from and {leaf} are both set",
+                "branch_from begins a run that goes on from another one's checkpoint; "
+                "name one of the two",
+            )
     if settings.run.resume and settings.train.init_from:
         refuse(
             "resume and init_from are both set",

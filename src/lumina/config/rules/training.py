@@ -69,10 +69,8 @@ def advice(settings: Settings) -> list[str]:
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of training without effect, and why."""
     train, unused = settings.train, dict[str, str]()
-    if train.lr_scheduler != "wsd":
-        unused["decay_ratio"] = f"lr_scheduler is {train.lr_scheduler}"
-    if train.lr_scheduler == "constant":
-        unused["min_lr"] = "lr_scheduler is constant"
+    if train.decay_steps is not None:
+        unused["decay_ratio"] = "decay_steps is set"
     if not train.gradient_steps:
         unused["gradient_step_options"] = "gradient_steps names none"
     if not train.lookahead_steps:

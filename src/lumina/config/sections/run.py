@@ -22,6 +22,13 @@ class RunSection(Section):
     auto_resume: bool = Field(
         False, description="go on from the run directory if it holds a checkpoint"
     )
+    branch_from: str | None = Field(
+        None,
+        description="a run or checkpoint that a run of its own goes on from, with "
+        "weights, optimizer and place in the data; the other stays as it is; at a "
+        "constant rate or in the stable phase of wsd the branch decays, over "
+        "decay_steps or to the end of --steps",
+    )
     save_every_n_batches: int | None = Field(
         None,
         ge=0,

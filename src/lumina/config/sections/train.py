@@ -63,23 +63,36 @@ class TrainSection(Section):
     min_lr: float | None = Field(
         None, ge=0, description="final learning rate; default: a tenth of the peak"
     )
-    lr_scheduler: Literal["constant", "linear", "cosine", "wsd"] = Field(
-        "cosine", description="shape of the learning rate after warm-up"
+    lr_scheduler: str = Field(
+        "cosine",
+        description="how the learning rate moves after warm-up: constant (none), "
+        "linear, cosine, wsd (stable, then a decay), polynomial, inverse_sqrt, "
+        "onecycle; or a schedule that a plug-in registers",
+    )
+    lr_scheduler_options: tuple[str, ...] = Field(
+        (),
+        description="options of the schedule itself, OPTION=VALUE, such as power=1.5 "
+        "of polynomial",
     )
     warmup_steps: int | None = Field(
         None,
         ge=0,
-        description="steps of linear warm-up; wins over the ratio, its default",
+        description="steps of warm-up; wins over the ratio, its default",
     )
     warmup_ratio: float | None = Field(
         None,
         ge=0,
         le=1,
         description="share of the run spent on warm-up; default: 0.1 of fewer than "
-        "10,000 steps, 0.05 of up to 100,000, 0.02 of more",
+        "10,000 steps, 0.05 of up to 100,000, 0.02 of more; of onecycle 0.3",
     )
     decay_ratio: float = Field(
         0.2, gt=0, le=1, description="share of the run that decays (wsd)"
+    )
+    decay_steps: int | None = Field(
+        None,
+        ge=1,
+        description="steps that decay (wsd); wins over the ratio, its default",
     )
     weight_decay: float = Field(0.01, ge=0, description="decoupled, on matrices only")
     optimizer: str = Field(
