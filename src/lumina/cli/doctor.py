@@ -14,6 +14,12 @@ from lumina.plan.environment import probe
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument(
+        "--dev-mode",
+        action="store_true",
+        help="also what matters to those who change Lumina: tools, paths, environment "
+        "variables",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -21,6 +27,10 @@ def run(args: argparse.Namespace) -> int:
     """Print what was found; 1 when something that is needed is missing."""
     environment = probe()
     rows = report(environment)
+    if args.dev_mode:
+        from lumina.plan.doctor_development import development
+
+        rows += development()
     if args.json:
         facts = {
             "environment": dataclasses.asdict(environment),

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from lumina.cli.documented_flags import translated
 from lumina.cli.streams import provide_standard_streams
 from lumina.errors import LuminaError
 
@@ -37,7 +38,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("lumina.cli.runs", "list the runs below a folder"),
     "features": ("lumina.cli.features", "list what can be switched, and its cost"),
     "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),
+    "plan": ("lumina.cli.plan", "parameters, memory and time, on any hardware"),
     "doctor": ("lumina.cli.doctor", "show what this machine offers"),
+    "explain": ("lumina.cli.explain", "what an error code means, what helps"),
     "demo": ("lumina.cli.demo", "train, fine-tune and question a small model here"),
 }
 
@@ -102,6 +105,7 @@ def _dispatch(words: list[str]) -> int:
     if not words:
         print(help_text())
         return 2
+    words = translated(words)
     name, rest = words[0], words[1:]
     if name in ("--help", "-h", "help"):
         print(help_text())

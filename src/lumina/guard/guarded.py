@@ -14,7 +14,10 @@ from lumina.plan.plan import Plan
 
 
 def guarded(
-    plan: Callable[[Environment], Plan], environment: Environment, ranks: Ranks
+    plan: Callable[[Environment], Plan],
+    environment: Environment,
+    ranks: Ranks,
+    tries: bool = True,
 ) -> tuple[Plan, Environment]:
     """Plan, try what the Plan relies on, and plan again without what fails.
 
@@ -25,6 +28,8 @@ def guarded(
         plan: makes the Plan for a machine.
         environment: the machine.
         ranks: all of them call this together; rank 0 tries for all.
+        tries: False for a machine that is described and not present: nothing can be
+            tried on it.
 
     Returns:
         The Plan, and the machine with what failed on it.
@@ -37,7 +42,7 @@ def guarded(
             for name in active_features(FEATURES, made)
             if FEATURES[name].pretest is not None and name not in tried
         ]
-        if not untried:
+        if not untried or not tries:
             return made, environment
         tried |= set(untried)
         failed = _failures(untried, made.device) if ranks.main else None

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from lumina.data.cache import cache_root
-from lumina.durable import write_file
-from lumina.errors import LuminaError
+from lumina.plan.measured_once import measured_once
 
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 """Extensions without which bfloat16 products are only emulated."""
@@ -41,35 +37,12 @@ def bf16_speedup(features: Collection[str], cpu_name: str) -> float | None:
     if not set(INSTRUCTIONS) & set(features):
         return None
     key = f"{cpu_name}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    known = _known()
-    if key not in known:
-        known[key] = round(measured_speedup(), 2)
-        # A cache that cannot be written costs a second each time, nothing else.
-        with contextlib.suppress(OSError, LuminaError):
-            cache_root().mkdir(parents=True, exist_ok=True)
-            content = json.dumps(known, indent=1, sort_keys=True) + "\n"
-            write_file(cache_root() / "bf16.json", content.encode())
-    return float(known[key])
+    return measured_once("bf16.json", key, lambda: round(measured_speedup(), 2))
 
 
 def worth(speedup: float | None) -> bool:
     """Whether `precision auto` takes bfloat16."""
     return speedup is not None and speedup >= WORTH
-
-
-def _known() -> dict[str, float]:
-    """What was measured before; a file that is damaged counts as none."""
-    try:
-        found = json.loads((cache_root() / "bf16.json").read_bytes())
-    except (OSError, ValueError, LuminaError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {
-        key: value
-        for key, value in found.items()
-        if isinstance(value, int | float) and math.isfinite(value) and value > 0
-    }
 
 
 def measured_speedup(seconds: float = 0.8) -> float:

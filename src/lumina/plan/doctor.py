@@ -28,6 +28,18 @@ REQUIRED = (
 OPTIONAL = {
     "triton": "kernels and torch.compile on CUDA",
     "transformers": "comparing exported models",
+    "pyarrow": "Parquet and Arrow files",
+    "zstandard": "files compressed as .zst",
+    "datasets": "data sets of the hub (hf://)",
+    "datasketch": "finding near duplicates",
+    "tiktoken": "tokenizers of tiktoken's make",
+    "sentencepiece": "tokenizers of SentencePiece's make",
+    "tensorboard": "--trackers tensorboard",
+    "wandb": "--trackers wandb",
+    "mlflow": "--trackers mlflow",
+    "trackio": "--trackers trackio",
+    "onnx": "lumina export --format onnx",
+    "onnxscript": "lumina export --format onnx",
 }
 """Packages that are used when they are there."""
 
@@ -61,7 +73,7 @@ def report(environment: Environment) -> list[Row]:
 def _software(environment: Environment) -> list[Row]:
     cuda = environment.cuda_version
     return [
-        Row("software", "lumina", _version("luminaai") or "not installed"),
+        Row("software", "lumina", version_of("luminaai") or "not installed"),
         Row("software", "python", platform.python_version()),
         Row("software", "system", f"{platform.system()} {platform.machine()}"),
         Row("software", "torch", environment.torch_version),
@@ -153,17 +165,18 @@ def _features(environment: Environment) -> list[Row]:
 def _packages() -> list[Row]:
     rows = []
     for name in REQUIRED:
-        version = _version(name)
+        version = version_of(name)
         status: Literal["ok", "missing"] = "ok" if version else "missing"
         rows.append(Row("packages", name, version or "not installed", status))
     for name, purpose in OPTIONAL.items():
-        version = _version(name)
+        version = version_of(name)
         text = version or f"not installed; for {purpose}"
         rows.append(Row("optional packages", name, text, "ok" if version else "absent"))
     return rows
 
 
-def _version(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
+    """The version of an installed distribution, or None."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -29,6 +29,12 @@ _ELSEWHERE = {
 UNKNOWN = "unknown"
 
 
+SECTIONS = (
+    "model", "parameters", "memory", "data", "work", "decisions", "warnings"
+)  # fmt: skip
+"""What `explain` tells, in this order."""
+
+
 def explain(
     plan: Plan,
     environment: Environment | None = None,
@@ -36,6 +42,8 @@ def explain(
     rows_per_epoch: int | None = None,
     stats: Mapping[str, Any] | None = None,
     tokens_per_second: float | None = None,
+    time: Sequence[str] = (),
+    sections: Collection[str] = SECTIONS,
 ) -> str:
     """The resolved plan with reasons, parameters, memory, tokens, steps and time.
 
@@ -45,18 +53,30 @@ def explain(
         rows_per_epoch: packed rows of one pass over the data, where known.
         stats: what `lumina.data.prepare` counted, where there is data.
         tokens_per_second: over all devices, as measured on this machine with this
-            plan; without a measurement the time is unknown, never guessed.
+            plan; without a measurement or `time` the time is unknown, never guessed.
+        time: lines of an estimate (`lumina.plan.time_estimate`).
+        sections: what to tell, of `SECTIONS`.
     """
+    told = {
+        "model": ("Model", lambda: _model_lines(plan.spec)),
+        "parameters": (
+            "Parameters",
+            lambda: parameter_lines(count_parameters(plan.spec)),
+        ),
+        "memory": (
+            "Memory of one device, estimated",
+            lambda: _memory_lines(plan, environment),
+        ),
+        "data": ("Data", lambda: _data_lines(plan, rows_per_epoch, stats or {})),
+        "work": ("Work", lambda: _work_lines(plan, tokens_per_second, time)),
+        "decisions": ("Decisions", lambda: _decision_lines(plan)),
+        "warnings": ("Warnings", lambda: [f"- {text}" for text in plan.warnings]),
+    }
     blocks = [
-        ("Model", _model_lines(plan.spec)),
-        ("Parameters", parameter_lines(count_parameters(plan.spec))),
-        ("Memory of one device, estimated", _memory_lines(plan, environment)),
-        ("Data", _data_lines(plan, rows_per_epoch, stats or {})),
-        ("Work", _work_lines(plan, tokens_per_second)),
-        ("Decisions", _decision_lines(plan)),
+        (title, lines())
+        for name, (title, lines) in told.items()
+        if name in sections and (name != "warnings" or plan.warnings)
     ]
-    if plan.warnings:
-        blocks.append(("Warnings", [f"- {text}" for text in plan.warnings]))
     return "\n\n".join(
         "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in blocks
     )
@@ -135,19 +155,23 @@ def _data_lines(
     return lines or [UNKNOWN]
 
 
-def _work_lines(plan: Plan, tokens_per_second: float | None) -> list[str]:
+def _work_lines(
+    plan: Plan, tokens_per_second: float | None, time: Sequence[str]
+) -> list[str]:
     per_step = plan.global_batch_size * plan.spec.seq_length
     tokens = per_step * plan.steps
-    time = UNKNOWN + " until a run of this plan was measured here"
+    unknown = f"time         {UNKNOWN} until a run of this plan was measured here"
+    lines = list(time) or [unknown]
     if tokens_per_second:
-        time = f"{duration(tokens / tokens_per_second)} at {tokens_per_second:,.0f}/s"
+        whole = duration(tokens / tokens_per_second)
+        lines = [f"time         {whole} at {tokens_per_second:,.0f}/s"]
     return [
         f"steps        {plan.steps:,}",
         f"tokens       {tokens:,} at most, {per_step:,} a step (padding included)",
         f"operations   {plan.flops_per_token * tokens:.3g} in all, "
         f"{plan.flops_per_token:.3g} a token",
         f"             {CONVENTION}",
-        f"time         {time}",
+        *lines,
     ]
 
 

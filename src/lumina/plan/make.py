@@ -138,7 +138,7 @@ def _settled(plan: Plan, config: Config, machine: Environment) -> Plan:
         return plan
     settled = with_spec(settled, settled.spec)
     if settled.memory["bound"] > machine.memory_bytes:
-        raise _too_large(settled.spec, machine, _layout_of(settled))
+        raise _too_large(settled.spec, machine, layout_of(settled))
     return settled
 
 
@@ -408,11 +408,11 @@ def with_spec(plan: Plan, spec: ModelSpec) -> Plan:
         parameters=counts.total,
         active_parameters=counts.active,
         flops_per_token=flops_per_token(spec, counts),
-        memory=estimate(spec, _layout_of(plan)),
+        memory=estimate(spec, layout_of(plan)),
     )
 
 
-def _layout_of(plan: Plan) -> Layout:
+def layout_of(plan: Plan) -> Layout:
     """How a Plan lays out a step, as far as its memory depends on it."""
     return Layout(
         micro_batch_size=plan.micro_batch_size,

@@ -108,6 +108,7 @@ class Preparation:
         self._after_phase = after_phase
         self._length_open = False
         self._planning = False
+        self._tries = True
 
     @property
     def reader(self) -> CheckpointReader | None:
@@ -134,16 +135,20 @@ class Preparation:
         if self.resumption.reader is None:
             self._note("the run has no checkpoint yet: it starts afresh")
 
-    def decide(self, planning: bool = False) -> None:
+    def decide(
+        self, planning: bool = False, machine: Environment | None = None
+    ) -> None:
         """Look at machine, weights and data, and make the Plan; trains nothing.
 
         Args:
             planning: do without data where none is named.
+            machine: plan for this one, on which nothing is tried; default: this one.
         """
         check_name(self.config)
         for name in self.config.tracking.trackers:
             chosen_tracker(name).require()
-        self.environment = probe(self.config)
+        self.environment = machine or probe(self.config)
+        self._tries = machine is None
         self._planning = planning
         self._check_devices()
         if self.config.system.deterministic:
@@ -397,6 +402,7 @@ class Preparation:
             ),
             self.environment,
             self.ranks,
+            tries=self._tries,
         )
         self.stream = self.data.stream(
             self.config,

@@ -108,11 +108,17 @@ class Trainer:
             "use `lumina train --nproc N` or torchrun; Python starts one process",
         )
 
-    def explain(self) -> tuple[Plan, Environment, int | None]:
+    def explain(
+        self, machine: Environment | None = None
+    ) -> tuple[Plan, Environment, int | None]:
         """What `train` would do: the plan, the machine, rows of an epoch.
 
         Nothing is trained and no run is begun. Without training data the plan is made
         for the model alone, and says so.
+
+        Args:
+            machine: plan for this one, which need not be present; default: the
+                present one.
 
         Raises:
             LuminaError: whatever would stand in the way of the run.
@@ -125,7 +131,7 @@ class Trainer:
             run = find_run(self.config) if branch is None else branch.run
             RunFolder(self.config, self.ranks).check(None if branch else run)
             prepared.look_back(run)
-            prepared.decide(planning=True)
+            prepared.decide(planning=True, machine=machine)
             reader, weights = prepared.reader, prepared.weights
             source = reader or (weights.source if weights else None)
             if source is not None or prepared.plan.freeze:

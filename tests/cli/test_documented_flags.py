@@ -1,0 +1,80 @@
+"""The documents' flags start the commands that do the same here."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from lumina.cli import doctor
+from lumina.cli.documented_flags import FLAGS, translated
+from lumina.cli.groups import members
+from lumina.cli.main import COMMANDS, main
+from lumina.errors import LuminaError
+from machines import cpu
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_flag_names_a_command_and_options_that_it_has(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *rest = FLAGS[flag]
+    module = importlib.import_module(COMMANDS[name][0])
+    command = [name]
+    if hasattr(module, "GROUP"):
+        assert rest[0] in members(module.GROUP)
+        command.append(rest[0])
+    assert main([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    for word in FLAGS[flag][len(command) :]:
+        assert not word.startswith("--") or word in text
+
+
+CASES = {
+    "--estimate-time --hardware-profile a100-80gb": (
+        "plan --show time --hardware-profile a100-80gb"
+    ),
+    "train --preset debug --estimate_parameters --detailed": (
+        "plan --preset debug --show parameters --detailed"
+    ),
+    "--estimate-parameters --analyze-memory": ("plan --show parameters --show memory"),
+    "doctor --dev-mode": "doctor --dev-mode",
+    "train --steps 3": "train --steps 3",
+    "generate runs/x --prompt -- --estimate-time": (
+        "generate runs/x --prompt -- --estimate-time"
+    ),
+    "--unknown --steps 3": "--unknown --steps 3",
+}
+
+
+@pytest.mark.parametrize(("written", "meant"), CASES.items())
+def test_words_become_those_of_the_command(written: str, meant: str) -> None:
+    assert translated(written.split()) == meant.split()
+
+
+def test_two_commands_at_once_are_refused_by_name() -> None:
+    with pytest.raises(LuminaError, match=r"E002.*--estimate-time.*--check-environ"):
+        translated(["--estimate-time", "--check-environment"])
+
+
+def test_nothing_behind_two_dashes_is_a_flag() -> None:
+    words = ["train", "--", "--estimate-time"]
+    assert translated(words) == words
+
+
+@pytest.mark.covers("DIA-01: --check-environment", "DIA-01: --dev-mode")
+def test_the_environment_is_checked_by_the_documents_flags(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "probe", cpu)
+    assert main(["--check-environment"]) == 0
+    checked = capsys.readouterr().out
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.split("disk free")[0] in checked
+    assert "pyarrow" in checked and "import-linter" not in checked
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    assert main(["--dev-mode"]) == 0
+    more = capsys.readouterr().out
+    assert "import-linter" in more and "commit" in more
+    line = next(line for line in more.splitlines() if "NCCL_DEBUG" in line)
+    assert line.split() == ["NCCL_DEBUG", "INFO"]
