@@ -33,6 +33,8 @@ for room in (
     "training",
     "optimizers",
     "running",
+    "saving",
+    "resuming",
     "tracking",
     "system",
 ):

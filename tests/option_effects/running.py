@@ -21,7 +21,13 @@ def directory(runs: Runs) -> None:
         assert (runs.folder / name / "metrics.jsonl").is_file()
 
 
-@pytest.mark.covers("TRN-01: --experiment-name", "CKP-16: naming by experiment")
+@pytest.mark.covers(
+    "TRN-01: --experiment-name",
+    "CKP-16: naming by experiment",
+    "CKP-09: resume_from_checkpoint",
+    "CKP-09: resume_training",
+    "CKP-09: by experiment name",
+)
 @shows("experiment_name")
 def named(runs: Runs) -> None:
     runs.monkeypatch.chdir(runs.folder)
@@ -32,6 +38,13 @@ def named(runs: Runs) -> None:
     before = sorted((runs.folder / "runs").iterdir())
     runs.refused("E002", run_dir=None, experiment_name="first", steps=1)
     assert sorted((runs.folder / "runs").iterdir()) == before
+    for steps, asked in (
+        (2, {"experiment_name": "first", "resume_training": True}),
+        (3, {"resume_from_checkpoint": "runs/first"}),
+    ):
+        more = runs.train(run_dir=None, steps=steps, **asked)
+        assert more.folder.resolve() == runs.folder / "runs" / "first"
+        assert len(more.rows) == steps
 
 
 @pytest.mark.covers("CKP-09: --resume PATH", "CKP-09: --auto-resume")

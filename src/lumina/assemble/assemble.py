@@ -27,6 +27,7 @@ from lumina.assemble.optimizers import (
 )
 from lumina.assemble.program import Program, build
 from lumina.assemble.ranks import Ranks
+from lumina.assemble.state_parts import BASE, lacks
 from lumina.errors import LuminaError
 from lumina.model.declared import tensor_info
 from lumina.model.freezing import frozen_parameters
@@ -35,9 +36,6 @@ from lumina.optim.optimizer import Slot, local
 from lumina.optim.sharded import whole
 from lumina.plan.plan import Plan
 from lumina.state.state import State
-
-BASE = "base_weights"
-"""The slot of a State that holds the weights which training stays near."""
 
 
 class Source(Protocol):
@@ -175,9 +173,10 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
 
         return read
 
-    for slot, kind, declared in states(program.optimizer):
-        restore_state(slot, kind, declared, reader(kind))
-    load_numbers(program.optimizer, program.plan.optimizer, meta.extra)
+    if not lacks(meta, "optimizer"):
+        for slot, kind, declared in states(program.optimizer):
+            restore_state(slot, kind, declared, reader(kind))
+        load_numbers(program.optimizer, program.plan.optimizer, meta.extra)
     restore_carry(
         program,
         {n: source.optimizer_tensor(CARRY, n) for n in source.optimizer_names(CARRY)},

@@ -111,6 +111,20 @@ def read_layer(path: str | Path) -> Layer:
     return layer
 
 
+def read_value(text: str) -> Any:
+    """One value as a configuration file writes it, such as `0.1`, `no` or `[a, b]`.
+
+    Raises:
+        LuminaError: E005 for text that YAML cannot read.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise LuminaError(
+            "E005", f"the value {text!r} cannot be read", "write it as in a YAML file"
+        ) from error
+
+
 def write_yaml(path: str | Path, text: str) -> None:
     """Write a configuration file, with the failures a person can act on coded."""
     target = Path(at_home(str(path)))

@@ -22,6 +22,7 @@ SYNONYMS: dict[str, str] = {
     "eval_data_path": "eval_data",
     "num_epochs": "epochs",
     "resume_from_checkpoint": "resume",
+    "resume_training": "auto_resume",
     "model": "init_from",
     "base_model": "init_from",
     "log_every_n_steps": "log_every_n_batches",

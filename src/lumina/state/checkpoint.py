@@ -24,7 +24,7 @@ from lumina.state.reader import (
     open_checkpoint,
     step_name,
 )
-from lumina.state.retention import prune, set_aside_after, write_pointer
+from lumina.state.retention import Pruning, prune, set_aside_after, write_pointer
 from lumina.state.state import State
 from lumina.state.writer import Writing, bytes_needed
 
@@ -45,6 +45,7 @@ class CheckpointStore:
     Args:
         run_dir: the run directory, the same for all ranks.
         keep: regular checkpoints that stay.
+        pruning: which of them: the newest, or some of all ages.
         rank: this rank.
         world_size: all ranks.
         on_event: called like `EventLog.emit`, from either thread.
@@ -63,10 +64,12 @@ class CheckpointStore:
         *,
         rank_timeout: float = 600.0,
         backup: Backup | None = None,
+        pruning: Pruning = "newest",
     ) -> None:
         self.run_dir = Path(run_dir)
         self.folder = self.run_dir / "checkpoints"
         self.keep = keep
+        self.pruning = pruning
         self.rank = rank
         self.world_size = world_size
         self._on_event = on_event
@@ -276,7 +279,7 @@ class CheckpointStore:
             write_pointer(self.folder, "BEST", final)
 
     def _prune(self, step: int) -> None:
-        for path in prune(self.folder, self.keep):
+        for path in prune(self.folder, self.keep, self.pruning):
             self._emit(
                 "checkpoint_removed",
                 "info",

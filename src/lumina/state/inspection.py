@@ -21,7 +21,7 @@ from lumina.state.reader import (
     pointed_at,
     step_folders,
 )
-from lumina.state.retention import prune, superseded
+from lumina.state.retention import Pruning, prune, superseded
 from lumina.state.run_directory import RunDirectory
 from lumina.state.tensor_file import write_tensors
 
@@ -206,7 +206,11 @@ def _difference(name: str, first: Tensor, second: Tensor) -> dict[str, Any]:
 
 
 def pruned(
-    run: str | os.PathLike[str], keep: int, *, delete: bool
+    run: str | os.PathLike[str],
+    keep: int,
+    *,
+    delete: bool,
+    pruning: Pruning = "newest",
 ) -> tuple[list[str], int]:
     """The checkpoints that newer ones take the place of, and their bytes.
 
@@ -214,6 +218,7 @@ def pruned(
         run: a run directory.
         keep: regular checkpoints that stay.
         delete: delete them, and not only say which.
+        pruning: which regular ones stay.
 
     Raises:
         LuminaError: E104 for a folder that is no run; E002 for one that is trained.
@@ -224,9 +229,9 @@ def pruned(
     size |= {path: _bytes(path) for path in folder.glob("abandoned-*-step-*")}
     if delete:
         with directory.acquire(resume=True):
-            gone = prune(folder, keep)
+            gone = prune(folder, keep, pruning)
     else:
-        gone = superseded(folder, keep)
+        gone = superseded(folder, keep, pruning)
     return sorted(path.name for path in gone), sum(size[path] for path in gone)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from lumina.durable import sync_folder, write_file
 from lumina.errors import LuminaError
@@ -17,12 +19,16 @@ def write_pointer(checkpoints: Path, name: str, target: Path) -> None:
     write_file(checkpoints / name, f"{target.name}\n".encode())
 
 
-def superseded(checkpoints: Path, keep: int) -> list[Path]:
+Pruning = Literal["newest", "spread"]
+"""Which regular checkpoints stay: the newest, or some of all ages."""
+
+
+def superseded(checkpoints: Path, keep: int, pruning: Pruning = "newest") -> list[Path]:
     """The checkpoints that newer ones take the place of; nothing is deleted.
 
-    Kept are: what LATEST and BEST name, the newest `keep` regular ones, the newest
-    emergency one, the ends of phases, and any whose manifest cannot be read (nothing
-    damaged is counted as kept, nor destroyed). Without LATEST, all stay.
+    Kept are: what LATEST and BEST name, `keep` regular ones, the newest emergency one,
+    the ends of phases, and any whose manifest cannot be read (nothing damaged is
+    counted as kept, nor destroyed). Without LATEST, all stay.
     """
     latest = read_pointer(checkpoints, "LATEST")
     if latest is None:
@@ -38,20 +44,51 @@ def superseded(checkpoints: Path, keep: int) -> list[Path]:
     stay = {
         latest,
         read_pointer(checkpoints, "BEST"),
-        *regular[max(len(regular) - keep, 0) :],
+        *KEPT[pruning](regular, keep),
         *emergency[-1:],
         *(path for path, held in kinds.items() if "phase" in held),
     }
     return [path for path in (*kinds, *_overtaken(checkpoints)) if path not in stay]
 
 
-def prune(checkpoints: Path, keep: int) -> list[Path]:
+def _newest(regular: list[Path], keep: int) -> list[Path]:
+    return regular[max(len(regular) - keep, 0) :]
+
+
+def _spread(regular: list[Path], keep: int) -> list[Path]:
+    """Some of all ages: the newest, the oldest, and others between them.
+
+    One at a time the checkpoint goes that is missed least: where the age of its older
+    neighbour is the smallest multiple of that of its newer one. What stays so gets
+    thinner with age, and going back is possible to about any age.
+    """
+    kept = list(regular)
+    while len(kept) > max(keep, 0):
+        if len(kept) <= 2:
+            kept.pop(0)
+            continue
+        steps = [_step_of(path) for path in kept]
+        # The newest one is of age 1 here, so that it has a multiple.
+        ages = [steps[-1] - step + 1 for step in steps]
+        gaps = [ages[i - 1] / ages[i + 1] for i in range(1, len(kept) - 1)]
+        kept.pop(1 + gaps.index(min(gaps)))
+    return kept
+
+
+KEPT: dict[str, Callable[[list[Path], int], list[Path]]] = {
+    "newest": _newest,
+    "spread": _spread,
+}
+"""Way of pruning -> which of the regular checkpoints, the oldest first, stay."""
+
+
+def prune(checkpoints: Path, keep: int, pruning: Pruning = "newest") -> list[Path]:
     """Delete the superseded checkpoints; LATEST must name a verified one.
 
     Returns:
         The folders that are gone.
     """
-    gone = superseded(checkpoints, keep)
+    gone = superseded(checkpoints, keep, pruning)
     for path in gone:
         _remove(path)
     return gone
@@ -115,12 +152,16 @@ def remove_leftovers(checkpoints: Path) -> list[str]:
 
 def _overtaken(checkpoints: Path) -> list[Path]:
     latest = read_pointer(checkpoints, "LATEST")
-    reached = int(latest.name.rpartition("-")[2]) if latest else -1
+    reached = _step_of(latest) if latest else -1
     return [
         path
         for path in sorted(checkpoints.glob("abandoned-*-step-*"))
-        if int(path.name.rpartition("-")[2]) <= reached
+        if _step_of(path) <= reached
     ]
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
 
 
 def _remove(path: Path) -> None:

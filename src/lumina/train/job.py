@@ -10,6 +10,8 @@ from typing import Any
 
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config, Source
+from lumina.config.leaves import field
+from lumina.config.modifications import MODIFIERS
 from lumina.config.phase_entries import names_in_words
 from lumina.data.long_conversations import long_in_words
 from lumina.errors import LuminaError
@@ -18,6 +20,7 @@ from lumina.observe.trackers import Session, Trackers, chosen_tracker
 from lumina.plan.plan import Plan
 from lumina.state.backup import Backup
 from lumina.state.checkpoint import CheckpointStore
+from lumina.train.edits import write_edits
 from lumina.train.evaluations import Evaluations
 from lumina.train.finish import (
     already_finished,
@@ -221,6 +224,9 @@ class Job:
         """What is asked for in the next phase: to go on with this run."""
         again = {"resume": str(self.folder.directory.path), "auto_resume": False}
         config = self.asked.override(again | {"run_dir": None}, Source("python"))
+        # What changed the run as it was gone on with has been done.
+        done = {leaf: field(leaf).default for leaf in MODIFIERS}
+        config = config.override(done, Source("default"))
         # The first phase has begun with these weights.
         return config.override({"init_from": None}, Source("default"))
 
@@ -277,6 +283,8 @@ class Job:
                 prepared.data.tokenizer,
                 prepared.first_step,
             )
+            if prepared.resumption is not None:
+                write_edits(folder.directory.path, prepared.resumption.edits)
 
     def _open_records(
         self, on_row: Callable[[dict[str, Any]], None]
@@ -291,9 +299,11 @@ class Job:
             device_name=self.prepared.environment.device_name,
             on_row=on_row,
         )
+        asked = self.prepared.config.saving
         store = self._store = CheckpointStore(
             path,
-            keep=plan.save_total_limit,
+            keep=0 if asked.keep_best_only else plan.save_total_limit,
+            pruning=asked.checkpoint_pruning,
             rank=ranks.rank,
             world_size=ranks.world_size,
             on_event=recorder.event,

@@ -12,6 +12,7 @@ import torch
 
 from lumina.assemble.assemble import Progress, capture
 from lumina.assemble.program import Program
+from lumina.assemble.state_parts import as_saved
 from lumina.data.stream import Prefetcher, RowStream
 from lumina.data.tokenise import ENCODING_RULES
 from lumina.errors import LuminaError
@@ -342,7 +343,7 @@ class Loop:
             self.reason = f"no better evaluation in {patience}"
             self._agreed_stop = self._phase_ends = True
         # Best first: killed between the two, the run still knows its best model.
-        if improved:
+        if improved and self.config["track_best_model"]:
             self.save("best")
         # Not while gradients are non-finite: retention would delete a good checkpoint.
         whole = not self.recorder.consecutive_skips
@@ -391,6 +392,7 @@ class Loop:
                 "done": self._phase_ends or self.progress.step >= self.plan.steps,
             }
         state = capture(self.program, self.progress, config=self.config)
+        state = as_saved(state, self.config)
         self.checkpoints.save(
             state, kind=kind, background=background, already_snapshot=True
         )

@@ -44,6 +44,7 @@ from lumina.train.data_preparation import (
     explained,
     rows_in_words,
 )
+from lumina.train.edits import with_schedule_anew
 from lumina.train.expert_training import with_expert
 from lumina.train.from_base_model import borrowed, with_its_tokenizer
 from lumina.train.phases import (
@@ -416,6 +417,7 @@ class Preparation:
         self._check_later_phases(rows)
         if self.reader is None or self.resumption is None:
             return plan
+        plan = with_schedule_anew(plan, self.config, self.resumption.edits)
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lumina.config import Config, Source
 from lumina.config.files import read_layer
+from lumina.config.modifications import MODIFIERS, modifications
 from lumina.config.presets import DEFAULT_PRESET
 from lumina.config.sections import SECTIONS
 from lumina.config.source_entries import source_paths
@@ -25,6 +26,7 @@ from lumina.plan.schedule_table import SCHEDULES
 from lumina.state.json_lines import read_json_lines
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
+from lumina.train.edits import Edit, edits_at
 
 LIVE_SHAPE = {"plugins", "dropout", "capacity_factor", "load_balancing_weight",
               "router_z_loss_weight", "routing_temperature", "router_jitter_noise",
@@ -52,7 +54,14 @@ FIXED = (
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""
 
-NOT_INHERITED = {"resume", "auto_resume", "branch_from", "run_dir", "nproc"}
+NOT_INHERITED = {
+    "resume",
+    "auto_resume",
+    "branch_from",
+    "run_dir",
+    "nproc",
+    *MODIFIERS,
+}
 """Options that say how to start, not what to train."""
 
 
@@ -66,6 +75,7 @@ class Resumption:
         config: the run's settings with the changes asked for now.
         changes: option -> (old, new).
         finished: the run came to its end and nothing asks for more.
+        edits: parts of its State that began anew, or begin anew now.
     """
 
     run: Path
@@ -73,6 +83,7 @@ class Resumption:
     config: Config
     changes: dict[str, tuple[Any, Any]]
     finished: bool
+    edits: tuple[Edit, ...] = ()
 
 
 def find_run(config: Config) -> Path | None:
@@ -160,7 +171,10 @@ def find_resumption(
         and not _asks_for_more(changes)
         and _ended_at(run) == reader.meta.step
     )
-    return Resumption(run, reader, merged, changes, finished)
+    edits: tuple[Edit, ...] = ()
+    if reader is not None:
+        edits = edits_at(run, reader.meta.step, config, note)
+    return Resumption(run, reader, merged, changes, finished, edits)
 
 
 def _refuse_lost(run: Path) -> None:
@@ -206,7 +220,7 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
         leaf: config.get(leaf)
         for leaf, source in config.provenance.items()
         if source.given and leaf not in NOT_INHERITED
-    }
+    } | modifications(config)
     changes = {
         leaf: (saved.get(leaf), value)
         for leaf, value in asked.items()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from lumina.assemble.assemble import Progress, assemble
 from lumina.assemble.program import Program
+from lumina.assemble.state_parts import WITHOUT, missing_in_words
 from lumina.data.tokenise import RULES_SINCE
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -15,9 +17,11 @@ from lumina.plan.duration import length_in_words
 from lumina.state.checkpoint import CheckpointStore
 from lumina.state.metrics import read_metrics
 from lumina.state.reader import CheckpointReader, open_checkpoint
+from lumina.state.state import State
 from lumina.train.best import Best
 from lumina.train.controls import Controls
 from lumina.train.controls.apply_change import set_again
+from lumina.train.edits import Edit, edited
 from lumina.train.preparation import Preparation
 from lumina.train.recorder import Recorder
 from lumina.train.rules import RunningRules
@@ -109,12 +113,11 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
         LuminaError: E002 if the data is other data.
     """
     reader = prepared.reader
-    assert reader is not None
-    meta = reader.meta
+    assert reader is not None and prepared.resumption is not None
+    meta = edited(reader.meta, prepared.resumption.edits)
     check_data(prepared, meta.extra)
     program = assemble(prepared.plan, reader, ranks=prepared.ranks, meta=meta)
     controls = Controls(meta.journal)
-    assert prepared.resumption is not None
     controls.set_aside(prepared.resumption.changes)
     set_again(program, controls)
     progress = Progress(
@@ -135,11 +138,31 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
         recorder.metrics.truncate_after(progress.step)
     _remember(prepared, recorder)
     _tell_resumed(prepared, recorder, reader, progress.step)
+    if missing := missing_in_words(meta):
+        recorder.event(
+            "begins_anew",
+            "info",
+            None,
+            f"{missing}: begin anew after step {progress.step:,}, "
+            + _why_anew(reader.meta, prepared.resumption.edits),
+            step=progress.step,
+            parts=meta.extra[WITHOUT],
+        )
     reader.close()
     rules = RunningRules.of(prepared.plan)
     rules.load(rules_state(meta.extra))
     owed = meta.extra.get("evaluation_owed", False)
     return Outset(program, progress, best, controls, rules, owed)
+
+
+def _why_anew(saved: State, edits: Iterable[Edit]) -> str:
+    """Why parts of the State begin anew, in words."""
+    causes = []
+    if missing_in_words(saved):
+        causes.append("the checkpoint was saved without")
+    if any(edit.step == saved.step for edit in edits):
+        causes.append("a reset was asked for")
+    return " and ".join(causes)
 
 
 def encoding_of(tokenizer: Tokenizer | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Literal
 
 SUMMARY = "delete older checkpoints of a run; says which, and needs --yes"
 
@@ -18,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="regular checkpoints that stay beside the newest and the best; default: 3",
     )
     parser.add_argument(
+        "--spread",
+        action="store_true",
+        help="keep some of all ages in place of the newest",
+    )
+    parser.add_argument(
         "--yes", action="store_true", help="delete; without it they are only listed"
     )
 
@@ -30,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.keep < 0:
         raise LuminaError("E005", f"--keep {args.keep}", "keep 0 or more")
-    gone, size = pruned(args.run, args.keep, delete=args.yes)
+    pruning: Literal["newest", "spread"] = "spread" if args.spread else "newest"
+    gone, size = pruned(args.run, args.keep, delete=args.yes, pruning=pruning)
     if not gone:
         print("nothing to delete")
         return 0

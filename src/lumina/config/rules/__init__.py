@@ -14,7 +14,9 @@ from lumina.config.rules import (
     mor,
     named_expert,
     parts,
+    resuming,
     run,
+    saving,
     shape,
     stages,
     tasks,
@@ -23,7 +25,7 @@ from lumina.config.rules import (
 )
 from lumina.config.rules.rule import Rule
 
-ALWAYS: tuple[Rule, ...] = (run.RULE,)
+ALWAYS: tuple[Rule, ...] = (run.RULE, resuming.RULE)
 """Rules that hold even for options that are laid over those of a run to resume."""
 
 RULES: tuple[Rule, ...] = (
@@ -43,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     stages.RULE,
     named_expert.RULE,
     training.RULE,
+    saving.RULE,
     tracking.RULE,
 )
 """Every rule, in the order in which refusals and advice appear."""

@@ -13,7 +13,9 @@ from lumina.config.sections.model import ModelSection
 from lumina.config.sections.moe import MoeSection
 from lumina.config.sections.mor import MorSection
 from lumina.config.sections.parts import PartsSection
+from lumina.config.sections.resuming import ResumingSection
 from lumina.config.sections.run import RunSection
+from lumina.config.sections.saving import SavingSection
 from lumina.config.sections.section import Section
 from lumina.config.sections.stages import StagesSection
 from lumina.config.sections.system import SystemSection
@@ -38,6 +40,8 @@ class Sections:
     loading: LoadingSection
     train: TrainSection
     run: RunSection
+    saving: SavingSection
+    resuming: ResumingSection
     tracking: TrackingSection
     system: SystemSection
 

@@ -1,0 +1,46 @@
+"""Options of what a checkpoint holds, and of which checkpoints stay."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lumina.config.sections.section import Section
+
+
+class SavingSection(Section):
+    """What a checkpoint holds, and which checkpoints stay."""
+
+    track_best_model: bool = Field(
+        True, description="save a checkpoint at each best evaluation, and name it BEST"
+    )
+    keep_best_only: bool = Field(
+        False,
+        description="keep the best checkpoint and the newest, and no others",
+    )
+    checkpoint_pruning: Literal["newest", "spread"] = Field(
+        "newest",
+        description="which save_total_limit regular checkpoints stay: the newest, or "
+        "some whose ages grow by equal factors",
+    )
+    save_optimizer_states: bool = Field(
+        True,
+        description="without them checkpoints are smaller, and a resume begins the "
+        "optimizer anew",
+    )
+    save_scheduler_states: bool = Field(
+        True,
+        description="what controls made of the learning rate; without it a resume "
+        "follows the planned schedule",
+    )
+    save_training_metrics: bool = Field(
+        True,
+        description="the best evaluation, the patience and the number of skipped "
+        "steps; without them a resume counts anew",
+    )
+    save_adaptive_state: bool = Field(
+        True,
+        description="what the rules that watch the run have seen; without it a resume "
+        "has them watch anew",
+    )
