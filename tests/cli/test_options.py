@@ -12,6 +12,7 @@ from lumina.cli.options import add_config_options, config_from_args, flags_from_
 from lumina.cli.parsing import Parser, parse
 from lumina.config import Config
 from lumina.config.leaves import choices, field, is_list, value_type
+from lumina.config.modifications import MODIFIERS
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES
 from lumina.data.split import eval_share
@@ -47,6 +48,7 @@ def other_value(leaf: str) -> str:
         "base_perplexity_threshold": "9.5", "max_base_ratio": "0.5",
         "h_layers": "3", "l_layers": "3", "part_options": "mine.width=3",
         "data_options": "size=3", "optimizer_options": "eps=0.5",
+        "modify_config": "weight_decay=0.5",
     }  # fmt: skip
     if leaf in texts:
         return texts[leaf]
@@ -70,6 +72,7 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         "dataset_start_offset": ["--linear-dataset"],
         "iterate": ["--steps", "3"],
         "use_mor": ["--num-layers", "4"],
+        **{modifier: ["--resume", "runs/one"] for modifier in MODIFIERS},
         "use_hrm": [
             "--no-use-moe",
             "--no-tie-embeddings",
