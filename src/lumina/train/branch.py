@@ -28,6 +28,7 @@ from lumina.state.metrics import read_metrics
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.state.retention import write_pointer
 from lumina.state.run_directory import RunDirectory
+from lumina.train.edits import read_edits, write_edits
 from lumina.train.resume import find_resumption, run_of, saved_config
 
 STABLE = "wsd"
@@ -211,6 +212,7 @@ def _fill(target: RunDirectory, branch: Branch) -> None:
     shutil.copy2(source.config, target.config)
     if source.tokenizer.is_dir():
         shutil.copytree(source.tokenizer, target.tokenizer)
+    write_edits(target.path, read_edits(source.path))
     kept = target.checkpoints / branch.checkpoint.name
     shutil.copytree(branch.checkpoint, kept, copy_function=_linked)
     write_pointer(target.checkpoints, "LATEST", kept)

@@ -18,13 +18,14 @@ def check(settings: Settings) -> None:
     asked = [leaf for leaf in MODIFIERS if not settings.is_default(leaf)]
     if not asked:
         return
-    if settings.run.resume is None and not settings.run.auto_resume:
+    run = settings.run
+    if run.resume is None and run.branch_from is None and not run.auto_resume:
         refuse(
             f"{asked[0]} changes a run that is gone on with, and this one is new",
-            "name the run with resume or auto_resume, or leave it out",
+            "name the run with resume, auto_resume or branch_from, or leave it out",
         )
     changed = modifications(settings)
-    start = {"resume", "auto_resume", "run_dir", "nproc", *MODIFIERS}
+    start = {"resume", "auto_resume", "branch_from", "run_dir", "nproc", *MODIFIERS}
     for leaf in sorted(start & {canonical(name) for name in changed}):
         refuse(
             f"modify_config cannot set {leaf}",
