@@ -18,8 +18,8 @@ from lumina.config.modifications import RESETS
 from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
 from lumina.plan.decisions import Decisions
-from lumina.plan.schedule_choice import decide_schedule
 from lumina.plan.plan import Plan
+from lumina.plan.schedule_choice import decide_schedule
 from lumina.state import exact_json
 from lumina.state.state import State
 
