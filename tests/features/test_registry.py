@@ -31,6 +31,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},
     "tf32": {"precision": "tf32"},
+    "fp8": {"precision": "mixed_fp8"},
     "ddp": {"parallel": "ddp"},
     "fsdp2": {"parallel": "fsdp2"},
     "flash_attention": {"attention": "flash2"},

@@ -82,8 +82,33 @@ def precision(runs: Runs) -> None:
         losses.append(run.first_loss)
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
     if not torch.cuda.is_available():
-        for value in ("fp16", "tf32"):
+        for value in ("fp16", "tf32", "mixed_fp8", "fp8_e4m3"):
             assert "CPU" in runs.refused("E003", precision=value)
+
+
+@pytest.mark.covers("PRC-05: --amp/--no-amp")
+@shows("amp", "model_dtype")
+def weights_and_products(runs: Runs) -> None:
+    """(type of the weights, type of the products) for each pair of the two options."""
+    types = (torch.float32, torch.bfloat16)
+
+    def look(program: Program, step: StepBatches) -> tuple[torch.dtype, ...]:
+        return program.optimizer.slots[0].parameter.dtype, program.compute_dtype
+
+    for amp, dtype, precision, wanted in (
+        (True, "fp32", "fp32", (types[0], types[0])),
+        (True, "bf16", "fp32", (types[1], types[0])),
+        (False, "fp32", "auto", (types[0], types[0])),
+        (False, "bf16", "auto", (types[1], types[1])),
+    ):
+        found: list[tuple[torch.dtype, ...]] = []
+        kept = {"amp": amp, "model_dtype": dtype, "precision": precision}
+        run = runs.train(seen(look, found), **kept, steps=1)
+        assert found == [wanted], kept
+        written = run.tensor("embedding.weight")
+        assert torch.equal(written, written.bfloat16().float()) == (dtype == "bf16")
+    message = runs.refused("E002", amp=False, precision="bf16")
+    assert "precision bf16" in message and "model_dtype fp32" in message
 
 
 @pytest.mark.covers(

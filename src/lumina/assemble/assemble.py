@@ -310,6 +310,8 @@ def _tensors(
         like = parameter.detach()
         slot = trained.get(name)
         keep(tensors, name, slot.master if slot else local(like), like)
+        if slot is not None:
+            slot.release()
     for slot, kind, declared in states(program.optimizer):
         held = moments.setdefault(kind, {})
         full = whole_state(slot, kind, declared)

@@ -40,6 +40,7 @@ from lumina.optim.averages import evaluation_weights
 from lumina.optim.evaluated import EvaluationWeights
 from lumina.optim.gate import LossScale
 from lumina.optim.gradient_step import GradientStep, chosen_gradient_step
+from lumina.optim.held_weights import HeldSlot
 from lumina.optim.optimizer import Optimizers, Slot, local
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Place
@@ -62,6 +63,8 @@ class Program:
         mesh: the ranks by dimension.
         way: how they share the work.
         device: where it runs.
+        compute_dtype: type of products and activations.
+        weights_dtype: type in which weights are kept and trained.
         network: the bare network (parameters may be sharded).
         model: what to call: the network inside its wrapper.
         pieces: fused parameter -> its logical tensors.
@@ -93,6 +96,7 @@ class Program:
         self.mesh = ranks.mesh(plan.mesh_sizes)
         self.device = ranks.device(plan.device)
         self.compute_dtype = DTYPES[plan.compute_dtype]
+        self.weights_dtype = DTYPES[plan.weights_dtype]
         self.network = build(plan)
         self.kinds = kinds_of(plan.spec)
         self.terms = loss_terms(plan.spec)
@@ -148,9 +152,11 @@ class Program:
         return self.way.sharded
 
     @property
-    def masters_apart(self) -> bool:
-        """Whether the network's weights are half-precision copies of the masters."""
-        return self.way.masters_apart and self.compute_dtype != torch.float32
+    def kept_in(self) -> torch.dtype:
+        """Type of the network's weights between steps, but for routers and tables."""
+        if self.weights_dtype != torch.float32 or not self.way.masters_apart:
+            return self.weights_dtype
+        return self.compute_dtype  # copies of the masters
 
     def _wrap(self) -> None:
         """Block transforms, then compile, then the parallel wrapper."""
@@ -199,18 +205,20 @@ class Program:
 
     def _make_optimizer(self) -> None:
         """Masters, where gradients gather, and the optimizers with their states."""
-        accumulate = self.masters_apart and self.plan.grad_accum > 1
+        narrow = self.kept_in != torch.float32
+        accumulate = narrow and self.plan.grad_accum > 1
+        held = self.weights_dtype != torch.float32
         slots = []
         for name, parameter in self.network.named_parameters():
-            if name not in self.trained:
-                continue
             master = local(parameter.detach())
             table = self.tables.get(name)
             exact = self.info_of(name).role == "router" or table is not None
-            apart = self.masters_apart and not exact
-            if apart:
-                parameter.data = master.to(self.compute_dtype)
-            slot = Slot(
+            apart = narrow and not exact
+            if apart and (held or name in self.trained):
+                parameter.data = master.to(self.kept_in)
+            if name not in self.trained:
+                continue
+            slot = (HeldSlot if held and apart else Slot)(
                 name=name,
                 parameter=parameter,
                 master=master,
@@ -256,6 +264,7 @@ class Program:
             steps = max(self.plan.steps - self.plan.phase_begin, 1)
             rate = self.plan.preservation / (steps * self.plan.learning_rate)
             self.base = BaseWeights(self.optimizer.slots, rate)
+        self.optimizer.release()
 
     def _partly_frozen(self, name: str) -> bool:
         """Whether only a part of this parameter trains."""

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from lumina.features.feature import Machine
 
 Need = Callable[[Machine], str | None]
 
+_WORDS = {"cpu": "a CPU", "mps": "an Apple GPU"}
 
-def capability(major: int, minor: int, *, cpu_too: bool = False) -> Need:
-    """A CUDA device of at least this compute capability; perhaps the CPU as well."""
+
+def capability(major: int, minor: int, *, also: Collection[str] = ()) -> Need:
+    """A CUDA device of at least this compute capability.
+
+    Args:
+        major: of the least capability.
+        minor: likewise.
+        also: other kinds of device that meet the need as well: "cpu", "mps".
+    """
 
     def need(machine: Machine) -> str | None:
         wanted = f"compute capability {major}.{minor}"
         if machine.device != "cuda":
-            return (
-                None if cpu_too else f"needs a CUDA device of {wanted}; this is a CPU"
-            )
+            if machine.device in also:
+                return None
+            kind = _WORDS.get(machine.device, machine.device)
+            return f"needs a CUDA device of {wanted}; this is {kind}"
         have = machine.capability or (0, 0)
         if have >= (major, minor):
             return None

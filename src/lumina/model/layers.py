@@ -6,6 +6,8 @@ or half-precision copies; a cast to the same type is nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +20,13 @@ class Linear(nn.Module):
     """A matrix, `weight` [out, in], and a `bias` [out] or None.
 
     Values come from `initial_value`.
+
+    Attributes:
+        product: what multiplies the input [..., in] by the matrix, in its type, where
+            that is not `torch.nn.functional.linear`.
     """
+
+    product: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__()
@@ -28,7 +36,11 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        weight = self.weight.to(x.dtype)
+        if self.product is None:
+            return F.linear(x, weight, bias)
+        y = self.product(x, weight)
+        return y if bias is None else y + bias
 
 
 class Embedding(nn.Module):

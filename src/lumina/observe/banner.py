@@ -185,7 +185,12 @@ def _precision(plan: Plan) -> str:
     text = plan.compute_dtype
     if plan.tf32:
         text += " with TF32 products"
-    return f"{text}, float32 master weights{_because(plan, 'compute_dtype')}"
+    if plan.fp8:
+        text += ", linear layers of the blocks multiply float8"
+        text += " e4m3" if plan.fp8 == "e4m3" else " (gradients e5m2)"
+    text += f", {plan.weights_dtype} "
+    text += "master weights" if plan.weights_dtype == "float32" else "weights"
+    return text + _because(plan, "compute_dtype")
 
 
 def _speed(plan: Plan) -> str:

@@ -60,6 +60,12 @@ class Slot:
         if self.parameter.dtype != torch.float32:
             local(self.parameter.data).copy_(self.master)
 
+    def settle(self) -> None:
+        """Called after a kernel wrote the master and the weights made from it."""
+
+    def release(self) -> None:
+        """Let go of what was only made to be read."""
+
     def zero_grad(self) -> None:
         """Forget the gradients of the step."""
         self.parameter.grad = None
@@ -226,6 +232,11 @@ class Optimizers:
         """Forget the gradients of the step."""
         for slot in self.slots:
             slot.zero_grad()
+
+    def release(self) -> None:
+        """Let go of what slots made only to be read."""
+        for slot in self.slots:
+            slot.release()
 
     def close(self) -> None:
         """Let go of every tensor."""

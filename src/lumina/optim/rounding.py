@@ -1,4 +1,4 @@
-"""Stochastic rounding to bfloat16 that depends on what is rounded, not on where."""
+"""Stochastic rounding to 16 bits that depends on what is rounded, not on where."""
 
 from __future__ import annotations
 
@@ -52,3 +52,36 @@ def rounded(values: Tensor, bits: Tensor) -> Tensor:
     raw = values.view(torch.int32)
     raised = raw + (bits & 0xFFFF).int()
     return (raised & -0x10000).view(torch.float32).bfloat16()
+
+
+SMALLEST_NORMAL = 2.0**-14
+"""Of float16: below it, all values are as far apart as its smallest."""
+
+
+def rounded_to_float16(values: Tensor, bits: Tensor) -> Tensor:
+    """Float32 values as float16: up or down, so that the mean is the value.
+
+    Args:
+        values: finite float32; beyond the range of float16 they become its largest.
+        bits: integers of the same shape, of which the lowest 13 bits are random.
+    """
+    random = bits & 0x1FFF
+    raised = values.contiguous().view(torch.int32) + random.int()
+    normal = (raised & -0x2000).view(torch.float32)
+    steps = torch.floor(values * 2.0**24 + random / 2.0**13) * 2.0**-24
+    found = torch.where(values.abs() >= SMALLEST_NORMAL, normal, steps)
+    most = torch.finfo(torch.float16).max
+    return found.clamp(-most, most).half()
+
+
+def rounded_to(values: Tensor, bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float32 values in a type of 16 bits, up or down at random.
+
+    Args:
+        values: finite float32.
+        bits: integers of the same shape, of which the lowest 16 bits are random.
+        dtype: torch.bfloat16 or torch.float16.
+    """
+    if dtype == torch.float16:
+        return rounded_to_float16(values, bits)
+    return rounded(values.contiguous(), bits)

@@ -24,9 +24,10 @@ class Conditions:
     Attributes:
         spec: the model's shape.
         sizes: ranks along each dimension of the mesh.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "mps".
         compute_dtype: "float32", "bfloat16" or "float16".
         compile: whether blocks are compiled.
+        weights_dtype: the type in which weights are kept, likewise.
     """
 
     spec: ModelSpec
@@ -34,6 +35,7 @@ class Conditions:
     device: str
     compute_dtype: str
     compile: bool
+    weights_dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,13 @@ class Way:
 
         None where it can.
         """
+        if conditions.device == "mps":
+            return "exchanges nothing between Apple GPUs, which have one process"
+        if conditions.weights_dtype != "float32" and not cls.masters_apart:
+            return (
+                "keeps float32 weights on every rank, not the "
+                f"{conditions.weights_dtype} of model_dtype"
+            )
         return None
 
     @classmethod

@@ -10,8 +10,9 @@ from typing import Literal
 
 from lumina.data.cache import cache_root
 from lumina.features import FEATURES
+from lumina.features.precisions import PRECISIONS
 from lumina.plan.environment import Environment
-from lumina.plan.precision import automatic_dtype, unsupported
+from lumina.plan.precision import automatic_precision, unsupported
 from lumina.quantities import byte_size
 
 REQUIRED = (
@@ -118,20 +119,15 @@ def _hardware(environment: Environment) -> list[Row]:
 
 def _precisions(environment: Environment) -> list[Row]:
     rows = []
-    for option, kind in (
-        ("fp32", "float32"),
-        ("tf32", "tf32"),
-        ("bf16", "bfloat16"),
-        ("fp16", "float16"),
-    ):
-        problem = unsupported(kind, environment)
-        slow = kind == "bfloat16" and not environment.bf16
+    for name, mode in PRECISIONS.items():
+        problem = unsupported(mode, environment)
+        slow = mode.compute == "bfloat16" and not environment.bf16
         fine = "works, not clearly faster than float32" if slow else "works"
         rows.append(
-            Row("precision", option, problem or fine, "absent" if problem else "ok")
+            Row("precision", name, problem or fine, "absent" if problem else "ok")
         )
-    chosen, why = automatic_dtype(environment)
-    return [*rows, Row("precision", "auto", f"{chosen}: {why}")]
+    chosen, why = automatic_precision(environment)
+    return [*rows, Row("precision", "auto", f"{chosen.compute}: {why}")]
 
 
 def _kernels(environment: Environment) -> list[Row]:

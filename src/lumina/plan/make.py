@@ -160,10 +160,10 @@ def _decide_device(config: Config, machine: Environment, decisions: Decisions) -
 def _decide_precision(
     config: Config, machine: Environment, decisions: Decisions
 ) -> None:
-    dtype, tf32, reasons, warnings = choose_precision(config, machine)
-    decisions.decide("compute_dtype", dtype, reasons["compute_dtype"])
-    decisions.decide("tf32", tf32, reasons["tf32"])
-    decisions.warnings += warnings
+    choice = choose_precision(config, machine)
+    for name, value in choice.values.items():
+        decisions.decide(name, value, choice.reasons[name])
+    decisions.warnings += choice.warnings
 
 
 def _decide_layout(
@@ -230,6 +230,7 @@ def _layouts(
     base = Layout(
         micro_batch_size=1,
         compute_dtype=decisions.values["compute_dtype"],
+        weights_dtype=decisions.values["weights_dtype"],
         data_ranks=sizes.data,
         loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
         trainable=_trainable(config, spec),
@@ -250,6 +251,7 @@ def _layouts(
         machine.device,
         decisions.values["compute_dtype"],
         decisions.values["compile"],
+        decisions.values["weights_dtype"],
     )
     ways = ways_to_share(config, conditions, decisions)
     modes = [way.name for way in fitting_ways(config, spec, ways)]
@@ -417,6 +419,7 @@ def layout_of(plan: Plan) -> Layout:
     return Layout(
         micro_batch_size=plan.micro_batch_size,
         compute_dtype=plan.compute_dtype,
+        weights_dtype=plan.weights_dtype,
         grad_accum=plan.grad_accum,
         gradient_checkpointing=plan.gradient_checkpointing,
         parallel=plan.parallel,

@@ -19,9 +19,13 @@ class Plan:
 
     Attributes:
         spec: the model's shape.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "mps".
         compute_dtype: "float32", "bfloat16" or "float16".
         tf32: whether float32 products may use TF32.
+        fp8: "" for none; how the blocks' linear layers multiply float8: "e4m3" or
+            "hybrid" (`lumina.features.precisions`).
+        weights_dtype: the type in which weights are kept and trained. Other than
+            "float32", there are no float32 master weights.
         parallel: how several processes share the work: "none" for one process, or the
             name of another way that `lumina.parallel.table` knows.
         world_size: processes that train together.
@@ -78,6 +82,8 @@ class Plan:
     device: str = "cpu"
     compute_dtype: str = "float32"
     tf32: bool = False
+    fp8: str = ""
+    weights_dtype: str = "float32"
     parallel: str = "none"
     world_size: int = 1
     micro_batch_size: int = 8

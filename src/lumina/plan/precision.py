@@ -2,87 +2,129 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
 from lumina.features import FEATURES
+from lumina.features.precisions import PRECISIONS, TYPES, Precision, asked_precision
+from lumina.plan.device_rules import rule_for
 from lumina.plan.environment import Environment
 
 if TYPE_CHECKING:
     from lumina.config import Config
 
-# What each option computes in. Master weights stay float32 with all of them, so
-# "bf16" and "mixed_bf16" name one thing, as do "fp16" and "mixed_fp16".
-_COMPUTE = {
-    "fp32": "float32",
-    "tf32": "float32",
-    "bf16": "bfloat16",
-    "mixed_bf16": "bfloat16",
-    "fp16": "float16",
-    "mixed_fp16": "float16",
-}
 
-_FEATURES = {"tf32": "tf32", "bfloat16": "bf16", "float16": "fp16"}
-"""What is computed in -> the feature that declares what it needs."""
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """What a run computes in.
+
+    Attributes:
+        values: field of the Plan -> value.
+        reasons: field of the Plan -> why.
+        warnings: advice.
+    """
+
+    values: dict[str, str | bool]
+    reasons: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
 
 
-def choose_precision(
-    config: Config, environment: Environment
-) -> tuple[str, bool, dict[str, str], list[str]]:
-    """(compute dtype, tf32, reasons, warnings).
+def choose_precision(config: Config, environment: Environment) -> PrecisionChoice:
+    """The compute type, TF32, float8 and the type of the weights, with reasons.
 
     Raises:
         LuminaError: E003 when the device cannot do what was asked for.
     """
-    asked = config.system.precision
+    asked = asked_precision(config)
+    weights = TYPES[config.system.model_dtype]
     if asked == "auto":
-        dtype, reason = automatic_dtype(environment)
-        tf32_reason = "precision auto never rounds float32 products"
-        return dtype, False, {"compute_dtype": reason, "tf32": tf32_reason}, []
-    tf32 = asked == "tf32"
-    dtype = _COMPUTE[asked]
-    problem = unsupported("tf32" if tf32 else dtype, environment)
+        mode, reason = automatic_precision(environment)
+        other = "precision auto never rounds float32 products"
+        narrow = "precision auto never takes float8"
+        warnings = []
+    else:
+        mode = PRECISIONS[asked]
+        _check(mode, asked, environment)
+        reason = other = narrow = f"precision {asked} was asked for"
+        if not config.system.amp:
+            reason = f"--no-amp: the type of the weights, {config.system.model_dtype}"
+        warnings = _slow(mode, environment)
+    return PrecisionChoice(
+        values={
+            "compute_dtype": mode.compute,
+            "tf32": mode.tf32,
+            "fp8": mode.fp8,
+            "weights_dtype": weights,
+        },
+        reasons={
+            "compute_dtype": reason,
+            "tf32": other,
+            "fp8": narrow,
+            "weights_dtype": f"model_dtype {config.system.model_dtype}",
+        },
+        warnings=warnings,
+    )
+
+
+def _check(mode: Precision, asked: str, environment: Environment) -> None:
+    """Refuse what no device can do yet, and what this one cannot.
+
+    Raises:
+        LuminaError: E003.
+    """
+    problem = unsupported(mode, environment)
     if problem:
-        fallback, _ = automatic_dtype(environment)
+        fallback, _ = automatic_precision(environment)
         raise LuminaError(
             "E003",
             f"precision {asked}: {problem}",
-            f"use --precision auto (here: {fallback})",
+            f"use --precision auto (here: {fallback.compute})",
         )
-    reasons = {
-        "compute_dtype": f"precision {asked} was asked for",
-        "tf32": f"precision {asked} was asked for",
-    }
-    warnings = []
-    if dtype == "bfloat16" and environment.device == "cpu" and not environment.bf16:
-        warnings.append(
-            "bfloat16 is not clearly faster than float32 on this processor "
-            f"({cpu_bf16_detail(environment)}); --precision fp32 is"
-        )
-    return dtype, tf32, reasons, warnings
 
 
-def automatic_dtype(environment: Environment) -> tuple[str, str]:
-    """(compute dtype, why) for `precision: auto`."""
-    capability = environment.capability
+def _slow(mode: Precision, environment: Environment) -> list[str]:
+    """Advice against a type that the processor only emulates."""
+    if mode.compute != "bfloat16" or environment.device != "cpu" or environment.bf16:
+        return []
+    return [
+        "bfloat16 is not clearly faster than float32 on this processor "
+        f"({cpu_bf16_detail(environment)}); --precision fp32 is"
+    ]
+
+
+def automatic_precision(environment: Environment) -> tuple[Precision, str]:
+    """(what `precision auto` stands for, why), by the table of devices.
+
+    A type that fails its pretest gives way to the next narrower choice.
+    """
     if environment.device == "cpu":
-        dtype = "bfloat16" if environment.bf16 else "float32"
-        return dtype, cpu_bf16_detail(environment)
-    if capability is None:
+        name = "mixed_bf16" if environment.bf16 else "fp32"
+        return PRECISIONS[name], cpu_bf16_detail(environment)
+    if environment.device == "cuda" and environment.capability is None:
         raise ValueError("a CUDA environment without a compute capability")
-    version = f"compute capability {capability[0]}.{capability[1]}"
-    if unsupported("bfloat16", environment) is None:
-        return "bfloat16", f"{version} has bfloat16 tensor cores"
-    if unsupported("float16", environment) is None:
-        return "float16", f"{version} is below 8.0: float16 with a loss scaler"
-    return "float32", f"{version} is below 5.3: no fast 16-bit type"
+    rule = rule_for(environment)
+    why, problem = rule.why, None
+    if environment.capability is not None:
+        version = f"{environment.capability[0]}.{environment.capability[1]}"
+        why = f"compute capability {version} {why}"
+    for name in (rule.automatic, "mixed_fp16", "fp32"):
+        mode = PRECISIONS[name]
+        found = unsupported(mode, environment)
+        if found is None:
+            break
+        problem = problem or found
+    return (
+        mode,
+        why if problem is None else f"{PRECISIONS[rule.automatic].name} {problem}",
+    )
 
 
-def unsupported(kind: str, environment: Environment) -> str | None:
-    """Why the device cannot compute in `kind` (a dtype or "tf32"), or None."""
-    if kind not in _FEATURES:
-        return None
-    return FEATURES[_FEATURES[kind]].problem(environment)
+def unsupported(mode: Precision, environment: Environment) -> str | None:
+    """Why the device cannot compute so, or None."""
+    if mode.missing:
+        return mode.missing
+    return FEATURES[mode.feature].problem(environment) if mode.feature else None
 
 
 def cpu_bf16_detail(environment: Environment) -> str:

@@ -69,6 +69,7 @@ class Job:
         self._recorder: Recorder | None = None
         self._store: CheckpointStore | None = None
         self._loop: Loop | None = None
+        self._restore_torch: Callable[[], None] | None = None
 
     @property
     def plan(self) -> Plan:
@@ -147,7 +148,7 @@ class Job:
 
     def _build(self, on_row: Callable[[dict[str, Any]], None]) -> Loop:
         prepared, plan = self.prepared, self.plan
-        configure_torch(plan, self.ranks, prepared.environment)
+        self._restore_torch = configure_torch(plan, self.ranks, prepared.environment)
         self._open_folder()
         recorder, store = self._open_records(on_row)
         if self.ranks.main:
@@ -261,6 +262,8 @@ class Job:
             if self._recorder is not None:
                 self._recorder.close(self._status())
             self.folder.close()
+            if self._restore_torch is not None:
+                self._restore_torch()
             if leave:
                 self.ranks.disconnect()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -531,13 +532,28 @@ class Preparation:
         )
 
 
-def configure_torch(plan: Plan, ranks: Ranks, environment: Environment) -> None:
-    """Process-wide switches that the Plan decided."""
+def configure_torch(
+    plan: Plan, ranks: Ranks, environment: Environment
+) -> Callable[[], None]:
+    """Process-wide switches that the Plan decided.
+
+    Returns:
+        What sets those of precision and determinism back as they were.
+    """
+    before = torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
     torch.set_float32_matmul_precision("high" if plan.tf32 else "highest")
     # Even switching it off loads torch's compiler.
-    if plan.deterministic != torch.are_deterministic_algorithms_enabled():
+    if plan.deterministic != deterministic:
         torch.use_deterministic_algorithms(plan.deterministic)
     # torchrun sets the number of threads to one, asked or not.
     chosen = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
     if plan.device == "cpu" and not chosen:
         torch.set_num_threads(max(environment.cores // ranks.local_size, 1))
+
+    def restore() -> None:
+        torch.set_float32_matmul_precision(before)
+        if plan.deterministic != deterministic:
+            torch.use_deterministic_algorithms(deterministic)
+
+    return restore

@@ -157,6 +157,7 @@ def _update(program: Program) -> Verdict:
     program.optimizer.zero_grad()
     if program.average is not None:
         program.average.update(verdict.skip)
+    program.optimizer.release()
     return verdict
 
 

@@ -12,7 +12,9 @@ from lumina.config.sections.section import Section
 class SystemSection(Section):
     """How it runs on this machine."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to run")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="where to run; mps is the GPU of an Apple computer"
+    )
     nproc: int | None = Field(
         None,
         ge=1,
@@ -24,8 +26,31 @@ class SystemSection(Section):
         "one that a plug-in registers",
     )
     precision: Literal[
-        "auto", "fp32", "tf32", "bf16", "fp16", "mixed_bf16", "mixed_fp16"
-    ] = Field("auto", description="compute type; master weights stay float32")
+        "auto",
+        "fp32",
+        "tf32",
+        "bf16",
+        "fp16",
+        "mixed_bf16",
+        "mixed_fp16",
+        "mixed_fp8",
+        "fp8_e4m3",
+        "fp8_e5m2",
+        "fp64",
+    ] = Field(
+        "auto",
+        description="what is computed in; what suits each device is shown by "
+        "`lumina doctor --capabilities`",
+    )
+    amp: bool = Field(
+        True,
+        description="mixed precision; --no-amp computes everything in model_dtype",
+    )
+    model_dtype: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="the type in which weights are kept and trained; bf16 and fp16 "
+        "do without float32 master weights, rounding each update up or down at random",
+    )
     gradient_checkpointing: Literal["none", "full", "selective"] | None = Field(
         None,
         description="recompute activations; default: no more than memory needs",

@@ -1,10 +1,24 @@
-"""The types that a run computes in; master weights stay float32 with all of them."""
+"""The types that a run computes in, as far as hardware must have them."""
 
 from __future__ import annotations
 
 from lumina.features.feature import Feature
 from lumina.features.needs import capability
+from lumina.features.precisions import PRECISIONS, asked_precision
 from lumina.features.table import register
+
+
+def _asks(feature: str, config: object) -> bool:
+    """Whether a Config names a precision that needs the feature."""
+    asked = asked_precision(config)
+    return asked != "auto" and PRECISIONS[asked].feature == feature
+
+
+def _refuses(feature: str, config: object) -> bool:
+    """Whether a Config names a precision that does without the feature."""
+    asked = asked_precision(config)
+    return asked != "auto" and PRECISIONS[asked].feature != feature
+
 
 register(
     Feature(
@@ -14,10 +28,10 @@ register(
         summary="compute in bfloat16 over float32 master weights",
         without="--precision auto",
         change_cost="restart",
-        requested=lambda c: c.system.precision in ("bf16", "mixed_bf16"),
-        refused=lambda c: c.system.precision in ("fp32", "tf32", "fp16", "mixed_fp16"),
+        requested=lambda c: _asks("bf16", c),
+        refused=lambda c: _refuses("bf16", c),
         active=lambda p: p.compute_dtype == "bfloat16",
-        needs=capability(8, 0, cpu_too=True),
+        needs=capability(8, 0, also=("cpu",)),
         fallback=lambda p, m: p.replace(compute_dtype="float32"),
     )
 )
@@ -29,10 +43,10 @@ register(
         summary="compute in float16 with a loss scaler over float32 master weights",
         without="--precision auto",
         change_cost="restart",
-        requested=lambda c: c.system.precision in ("fp16", "mixed_fp16"),
-        refused=lambda c: c.system.precision in ("fp32", "tf32", "bf16", "mixed_bf16"),
+        requested=lambda c: _asks("fp16", c),
+        refused=lambda c: _refuses("fp16", c),
         active=lambda p: p.compute_dtype == "float16",
-        needs=capability(5, 3),
+        needs=capability(5, 3, also=("mps",)),
         fallback=lambda p, m: p.replace(compute_dtype="float32"),
     )
 )
@@ -44,10 +58,25 @@ register(
         summary="round float32 products to TF32",
         without="--precision fp32",
         change_cost="restart",
-        requested=lambda c: c.system.precision == "tf32",
+        requested=lambda c: _asks("tf32", c),
         refused=lambda c: c.system.precision not in ("auto", "tf32"),
         active=lambda p: p.tf32,
         needs=capability(8, 0),
         fallback=lambda p, m: p.replace(tf32=False),
+    )
+)
+register(
+    Feature(
+        name="fp8",
+        option="precision",
+        plan_field="fp8",
+        summary="multiply the matrices of the blocks' linear layers in float8",
+        without="--precision mixed_bf16",
+        change_cost="restart",
+        requested=lambda c: _asks("fp8", c),
+        refused=lambda c: c.system.precision != "auto" and not _asks("fp8", c),
+        active=lambda p: bool(p.fp8),
+        needs=capability(9, 0),
+        build="lumina.model.fp8:use_fp8",
     )
 )

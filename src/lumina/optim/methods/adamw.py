@@ -101,6 +101,7 @@ class AdamW(TwoMoments):
                 eps=self.eps,
                 weight_decay=weight_decay if slot.decay else 0.0,
             )
+            slot.settle()
 
     def _step_torch(
         self, lr: Tensor, weight_decay: float, divisor: Tensor, skip: Tensor
@@ -162,3 +163,5 @@ class AdamW(TwoMoments):
                 torch._foreach_copy_(
                     [local(s.parameter.data) for s in half], [s.master for s in half]
                 )
+        for slot in slots:
+            slot.settle()

@@ -65,6 +65,7 @@ class Layout:
     """How a step is laid out, as far as its memory depends on it.
 
     Attributes:
+        weights_dtype: the type in which weights are kept and trained.
         parallel: how the ranks share the work, as of `lumina.parallel.table`.
         data_ranks: ranks among which rows, and sharded weights, are divided.
         trainable: parameters that train; None for all.
@@ -87,6 +88,7 @@ class Layout:
     device: str = "cuda"
     compile: bool = False
     features: tuple[str, ...] = ()
+    weights_dtype: str = "float32"
 
     def trained_here(self, spec: ModelSpec) -> float:
         """Parameters that train, as many of them as one device holds."""

@@ -16,7 +16,9 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     Bytes for each parameter, beside those of the optimizer. float32: weights 4,
     gradients 4. 16-bit on one device: weights 2, float32 master weights 4, gradients 2
     (4 when they accumulate). 16-bit over several: float32 parameters 4, gradients 4,
-    and casts of 2 that live from forward to backward. Where weights are sharded, all
+    and casts of 2 that live from forward to backward. Weights that are kept in 16 bits:
+    weights 2, gradients 2 (4 when they accumulate), and the largest one once in
+    float32, while it is changed. Where weights are sharded, all
     but the casts is divided over the ranks. Vectors of puzzles are float32, whole on
     every rank, and there is nothing beside them.
     """
@@ -26,9 +28,13 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     half = BYTES[layout.compute_dtype] == 2
     way = chosen_way(layout.parallel)
     ranks = layout.data_ranks if way.sharded else 1
-    narrow_gradients = half and way.masters_apart and layout.grad_accum == 1
+    held = layout.weights_dtype != "float32"
+    narrow_gradients = (held or (half and way.masters_apart)) and layout.grad_accum == 1
     routers = _router_parameters(spec) if trainable == total else 0
-    if not half:
+    if held:
+        weights = 2.0 * (total + _router_parameters(spec))
+        master = 4.0 * spec.padded_vocab_size * spec.hidden_size
+    elif not half:
         weights, master = 4 * total / ranks, 0.0
     elif way.masters_apart:
         # What is frozen stays float32, and so do routers: neither has a copy.

@@ -1,0 +1,82 @@
+"""A matrix in float8 with its scale, and the product of two such matrices."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Scaled(NamedTuple):
+    """A matrix in float8.
+
+    Attributes:
+        values: float8 of the shape of the matrix.
+        scale: [] float32, what `values` are multiplied by to be the matrix.
+    """
+
+    values: Tensor
+    scale: Tensor
+
+    @property
+    def mT(self) -> Scaled:
+        """The transposed matrix; no value is moved."""
+        return Scaled(self.values.t(), self.scale)
+
+    def widened(self) -> Tensor:
+        """The matrix in float32."""
+        return self.values.float() * self.scale
+
+
+def scaled(matrix: Tensor, dtype: torch.dtype) -> Scaled:
+    """A matrix in float8, so that its largest value becomes the largest of the type.
+
+    A matrix that holds an infinite value or NaN has a scale that is not finite, so that
+    what is made of it is not finite either, and the step is skipped.
+
+    Args:
+        matrix: [rows, columns] in any floating type.
+        dtype: torch.float8_e4m3fn or torch.float8_e5m2.
+    """
+    most = torch.finfo(dtype).max
+    largest = matrix.abs().amax().float()
+    scale = largest.clamp(min=1e-30) / most
+    values = (matrix.float() / scale).clamp(-most, most).to(dtype)
+    return Scaled(values, scale)
+
+
+def product(a: Scaled, b: Scaled, dtype: torch.dtype, *, quick_sums: bool) -> Tensor:
+    """[N, M]: a [N, K] times b [K, M].
+
+    On CUDA cuBLAS multiplies the 8-bit matrices. Elsewhere they are widened first,
+    which is the reference that the tests compare cuBLAS with.
+
+    Args:
+        a: row by row in memory on CUDA, with K a multiple of 16.
+        b: column by column in memory on CUDA, with M a multiple of 16.
+        dtype: of the result.
+        quick_sums: on CUDA, sum with the few bits that the tensor cores keep rather
+            than in float32, which is faster; for products whose error does not matter
+            as much as a gradient's.
+    """
+    if not a.values.is_cuda:
+        return widened_product(a, b, dtype)
+    return torch._scaled_mm(
+        _along_rows(a.values),
+        _along_rows(b.values.t()).t(),
+        scale_a=a.scale,
+        scale_b=b.scale,
+        out_dtype=dtype,
+        use_fast_accum=quick_sums,
+    )
+
+
+def widened_product(a: Scaled, b: Scaled, dtype: torch.dtype) -> Tensor:
+    """The product of the same 8-bit values in float32: the reference."""
+    return (a.widened() @ b.widened()).to(dtype)
+
+
+def _along_rows(values: Tensor) -> Tensor:
+    """The same values, row by row in memory."""
+    return values if values.stride(-1) == 1 else values.contiguous()

@@ -1,0 +1,103 @@
+"""What a run keeps, multiplies and leaves behind in each precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lumina.features import FEATURES
+from lumina.model.fp8 import fitting_layers
+from tiny_runs import Program, Runs, seen
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return Runs(tmp_path, monkeypatch)
+
+
+def on_this_cpu(runs: Runs, *names: str) -> None:
+    """Let the reference products of a feature stand for the hardware's."""
+    for name in names:
+        able = dataclasses.replace(FEATURES[name], needs=lambda machine: None)
+        runs.monkeypatch.setitem(FEATURES, name, able)
+
+
+@pytest.mark.covers("PRC-03: mixed_fp8", "PRC-03: fp8_e4m3")
+def test_float8_layers_train_near_bfloat16_ones(runs: Runs) -> None:
+    on_this_cpu(runs, "fp8")
+
+    def layers(program: Program, batches: Any) -> list[bool]:
+        fitting = fitting_layers(program.network.backbone.blocks)
+        return [layer.product is not None for layer in fitting]
+
+    losses: dict[str, list[float]] = {}
+    for value in ("mixed_bf16", "mixed_fp8", "fp8_e4m3"):
+        found: list[list[bool]] = []
+        run = runs.train(seen(layers, found), precision=value, steps=2)
+        assert found == [[value != "mixed_bf16"] * 8] * 2
+        losses[value] = run.column("loss")
+        # Weights stay float32 between steps, whatever multiplies them.
+        assert run.tensor("embedding.weight").dtype == torch.float32
+    assert losses["mixed_fp8"] == pytest.approx(losses["mixed_bf16"], rel=0.03)
+    # The first forward is the same; the gradients are not.
+    assert losses["mixed_fp8"][0] == losses["fp8_e4m3"][0] != losses["mixed_bf16"][0]
+    assert losses["mixed_fp8"][1:] != losses["fp8_e4m3"][1:]
+
+
+@pytest.mark.covers("PRC-02: fp64", "PRC-03: fp8_e5m2")
+@pytest.mark.parametrize(
+    ("value", "missing"), [("fp64", "float32"), ("fp8_e5m2", "cuBLAS")]
+)
+def test_what_no_device_can_do_is_refused_by_name(
+    runs: Runs, value: str, missing: str
+) -> None:
+    message = runs.refused("E003", precision=value)
+    assert value in message and missing in message
+
+
+@pytest.mark.covers("KRN-22: TF32")
+def test_switches_of_torch_are_set_for_the_run_alone(runs: Runs) -> None:
+    on_this_cpu(runs, "tf32")
+    before = torch.get_float32_matmul_precision()
+    found: list[str] = []
+    look = seen(lambda p, b: torch.get_float32_matmul_precision(), found)
+    runs.train(look, precision="tf32", steps=1)
+    assert found == ["high"]
+    assert torch.get_float32_matmul_precision() == before == "highest"
+
+
+@pytest.mark.covers("PRC-05: --model-dtype fp32, fp16, bf16")
+@pytest.mark.parametrize("value", ["bf16", "fp16"])
+def test_weights_of_16_bits_have_no_masters_and_resume_to_the_bit(
+    runs: Runs, value: str
+) -> None:
+    """Without gradients that need a scale, float16 can be tried on a CPU too."""
+    on_this_cpu(runs, "fp16")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[value]
+    options: dict[str, Any] = {
+        "model_dtype": value,
+        "amp": False,
+        "precision": "auto",
+        "ema_decay": 0.5,
+    }
+    found: list[set[Any]] = []
+
+    def kept(program: Program, batches: Any) -> set[Any]:
+        slots = program.optimizer.slots
+        held = {slot.parameter.dtype for slot in slots} | {program.compute_dtype}
+        return held | {slot._wide for slot in slots}  # type: ignore[attr-defined]
+
+    whole = runs.train(seen(kept, found), **options, steps=4)
+    assert found == [{dtype, None}] * 4
+    half = runs.train(**options, steps=2)
+    again = runs.train(**options, steps=4, resume=str(half.folder), run_dir=None)
+    for run in (whole, again):
+        for name, tensor in run.tensors.items():
+            assert torch.equal(tensor, tensor.to(dtype).float()), name
+    assert whole.column("loss")[2:] == again.column("loss")[-2:]
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(tensor, again.tensors[name]), name
