@@ -145,7 +145,7 @@ def test_nonsense_names_option_value_and_allowed(leaf: str, value: object) -> No
 def test_allowed_values_in_words() -> None:
     assert allowed("learning_rate") == "a number > 0 and <= 1"
     assert allowed("batch_size") == "a whole number >= 1, or auto"
-    assert allowed("device") == "one of auto, cpu, cuda"
+    assert allowed("device") == "one of auto, cpu, cuda, mps"
     assert allowed("use_moe") == "yes or no"
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +25,9 @@ class Environment:
     """The hardware and software a plan is made for.
 
     Attributes:
-        device: "cpu" or "cuda", where the run will be.
+        device: "cpu", "cuda" or "mps", where the run will be.
         device_name: the chip's own name.
-        device_count: CUDA devices seen, 1 on the CPU.
+        device_count: CUDA devices seen, else 1.
         memory_bytes: memory of one device; on the CPU this process's share of the host.
         host_memory_bytes: host memory, container limits honoured.
         cores: CPU cores this process may use.
@@ -96,10 +97,11 @@ def probe(wanted: Config | str = "auto") -> Environment:
     measure what they are worth.
 
     Args:
-        wanted: "auto", "cpu" or "cuda", or a Config whose `device` says so.
+        wanted: "auto", "cpu", "cuda" or "mps", or a Config whose `device` says so.
+            "auto" is CUDA where there is such a device, else the CPU.
 
     Raises:
-        LuminaError: E003 if "cuda" was asked for and there is none.
+        LuminaError: E003 for a device that is not there.
     """
     import torch
 
@@ -107,7 +109,13 @@ def probe(wanted: Config | str = "auto") -> Environment:
     processes = _local_processes()
     host = host_memory_bytes()
     features = cpu_features()
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    there: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if device in there and not there[device]():
+        raise no_device(device)
+    on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     speedup = bf16_speedup(features, _cpu_name()) if on_cpu else None
     machine = Environment(
         device="cpu",
@@ -127,26 +135,48 @@ def probe(wanted: Config | str = "auto") -> Environment:
         peak_flops=dict.fromkeys(DTYPES),
         local_processes=processes,
     )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise no_cuda()
-    if device == "cpu" or not torch.cuda.is_available():
+    if on_cpu:
         return machine
-    return _with_cuda(machine)
+    return _with_mps(machine) if device == "mps" else _with_cuda(machine)
 
 
-def no_cuda() -> LuminaError:
-    """The refusal of a CUDA device that is not there."""
-    return LuminaError(
-        "E003",
-        "device cuda: this torch sees no CUDA device",
+_MISSING = {
+    "cuda": (
+        "this torch sees no CUDA device",
         "use --device cpu, or install a driver and a CUDA build of torch",
-    )
+    ),
+    "mps": (
+        "this torch sees no GPU of an Apple computer",
+        "use --device cpu, or cuda where there is such a device",
+    ),
+}
+"""Kind of device -> what is missing, and what to do."""
+
+
+def no_device(kind: str) -> LuminaError:
+    """The refusal of a device that is not there."""
+    missing, hint = _MISSING[kind]
+    return LuminaError("E003", f"device {kind}: {missing}", hint)
 
 
 def _local_processes() -> int:
     """Processes of this run on this machine, as the launcher tells."""
     everywhere = os.environ.get("WORLD_SIZE", "1")
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", everywhere)))
+
+
+def _with_mps(machine: Environment) -> Environment:
+    import torch
+
+    return replace(
+        machine,
+        device="mps",
+        device_name=machine.cpu_name,
+        memory_bytes=torch.mps.recommended_max_memory(),
+        bf16=False,
+        compiler=False,
+        compiler_detail="Triton has no code for Apple GPUs",
+    )
 
 
 def _with_cuda(machine: Environment) -> Environment:

@@ -15,7 +15,7 @@ from lumina.plan.costs.cost import Layout
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.duration import Done, decide_length, decide_rhythm
-from lumina.plan.environment import Environment, no_cuda
+from lumina.plan.environment import Environment, no_device
 from lumina.plan.feature_choice import (
     check_features,
     choose_features,
@@ -144,16 +144,19 @@ def _settled(plan: Plan, config: Config, machine: Environment) -> Plan:
 
 def _machine(config: Config, environment: Environment) -> Environment:
     """The environment on the device that was asked for."""
-    if config.system.device == "cuda" and environment.device != "cuda":
-        raise no_cuda()
-    return environment.on_cpu() if config.system.device == "cpu" else environment
+    asked = config.system.device
+    if asked == "cpu":
+        return environment.on_cpu()
+    if asked not in ("auto", environment.device):
+        raise no_device(asked)
+    return environment
 
 
 def _decide_device(config: Config, machine: Environment, decisions: Decisions) -> None:
     why = source_of(config, "device")
     if config.system.device == "auto":
         found = "there is no CUDA device"
-        why = f"found {machine.device_name}" if machine.device == "cuda" else found
+        why = found if machine.device == "cpu" else f"found {machine.device_name}"
     decisions.decide("device", machine.device, why)
 
 
