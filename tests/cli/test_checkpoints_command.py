@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from lumina.cli.main import main
-from lumina.state.manifest import slot_key
-from lumina.state.reader import open_checkpoint
+from lumina.config import Config
+from lumina.observe.console import Console
+from lumina.state.manifest import STATE_NAME, FileEntry, read_manifest, slot_key
+from lumina.state.metrics import read_metrics
+from lumina.state.reader import open_checkpoint, step_folders
 from lumina.state.tensor_file import write_tensors
+from lumina.train import Trainer
 from tiny_runs import Run, Runs
 
 
@@ -34,6 +41,15 @@ def made(tmp_path_factory: pytest.TempPathFactory, lumina_cache: Path) -> Run:
 def run(made: Run, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(made.folder, tmp_path / "run", symlinks=True))
+
+
+def rewrite_state(path: Path, state: object) -> None:
+    """Put another state.json into a checkpoint, and its digest into the manifest."""
+    content = json.dumps(state).encode()
+    (path / STATE_NAME).write_bytes(content)
+    manifest = read_manifest(path)
+    entry = FileEntry(len(content), hashlib.sha256(content).hexdigest())
+    replace(manifest, files=manifest.files | {STATE_NAME: entry}).write(path)
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
@@ -163,3 +179,61 @@ def test_the_weights_or_their_average_become_one_file(run, tmp_path, capsys):
         "all.safetensors", "ema.safetensors",
     ]  # fmt: skip
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.covers("CKP-16: naming by epoch")
+def test_the_epoch_of_each_checkpoint_is_listed(run, made, capsys):
+    found = json.loads(told(capsys, "list", run, "--json"))
+    epochs = {row["step"]: row["epoch"] for row in made.rows}
+    assert [one["epoch"] for one in found] == [epochs[one["step"]] for one in found]
+    assert "epoch" in told(capsys, "list", run).splitlines()[0]
+
+
+@pytest.mark.covers("CKP-11: rollback manual")
+def test_a_run_is_taken_back_and_nothing_is_lost(run, made, capsys):
+    before = {
+        path.relative_to(run): path.read_bytes() for path in run.rglob("*.safetensors")
+    }
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    assert "--yes" in told(capsys, "rollback", run, "3")
+    assert len(step_folders(run / "checkpoints")) == 6
+    shown = told(capsys, "rollback", run, "3", "--yes")
+    assert "steps 4 to 6 with 3 checkpoints" in shown
+    kept = run / "undone" / "1"
+    for path, content in before.items():
+        there = run / path if (run / path).exists() else kept / path
+        assert there.read_bytes() == content
+    assert (run / "metrics.jsonl").read_bytes() == b"".join(lines[:3])
+    assert (kept / "metrics.jsonl").read_bytes() == b"".join(lines[3:])
+    assert (kept / "report.html").exists()
+    assert (run / "checkpoints" / "LATEST").read_text() == "step-00000003\n"
+    assert (run / "checkpoints" / "BEST").read_text() == "step-00000002\n"
+    assert "steps 3 to 3 with 1 checkpoints" in told(capsys, "rollback", run, "best")
+    assert "E304" in told(capsys, "rollback", run, "5", "--yes", code=1)
+
+
+def test_a_run_that_was_taken_back_trains_the_same_steps_again(run, made, capsys):
+    told(capsys, "rollback", run, "previous", "--yes")
+    again = Trainer(
+        Config(resume=str(run)), console=Console(stream=StringIO(), live=False)
+    )
+    again.train()
+    rows = read_metrics(run)
+    assert [row["loss"] for row in rows] == made.column("loss")
+    status = json.loads((run / "status.json").read_text())
+    assert status["status"] == "finished"
+
+
+@pytest.mark.covers("CKP-15: compatibility")
+def test_what_a_checkpoint_can_be_used_for_is_told(run, capsys):
+    path = run / "checkpoints" / "step-00000004"
+    shown = told(capsys, "analyze", path)
+    for words in ("good", "regular", "adamw", "this version's", "can go on      yes"):
+        assert words in shown, shown
+    # A model that this version would build with other tensors.
+    state = json.loads((path / "state.json").read_text())
+    state["plan"]["spec"]["intermediate_size"] += 32
+    rewrite_state(path, state)
+    found = json.loads(told(capsys, "analyze", path, "--json", code=1))[0]
+    assert found["problem"] is None
+    assert found["compatibility"]["resumes"] is not None

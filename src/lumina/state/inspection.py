@@ -36,7 +36,7 @@ def described(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Returns:
         Plain JSON values for each, the oldest first: name, step, kinds, created, bytes,
-        tensors, loss, eval_loss, named_by, and problem (None where its manifest can be
+        tensors, epoch, loss, eval_loss, named_by, and problem (None where its manifest can be
         read; only `examined` reads everything).
 
     Raises:
@@ -50,7 +50,7 @@ def described(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
         one: dict[str, Any] = {"name": path.name, "step": step, "problem": None}
         one["named_by"] = [n for n, target in pointers.items() if target == path.name]
         row = rows.get(step, {})
-        one |= {key: row.get(key) for key in ("loss", "eval_loss")}
+        one |= {key: row.get(key) for key in ("epoch", "loss", "eval_loss")}
         try:
             one |= _of_manifest(read_manifest(path))
         except LuminaError as error:

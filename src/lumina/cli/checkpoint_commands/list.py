@@ -8,7 +8,7 @@ from typing import Any
 
 SUMMARY = "list the checkpoints of a run"
 
-_HEAD = ("checkpoint", "kind", "loss", "eval", "size", "written", "named by")
+_HEAD = ("checkpoint", "kind", "epoch", "loss", "eval", "size", "written", "named by")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         print(f"{args.run} has no checkpoints yet")
         return 0
-    print(table(_HEAD, [_row(one) for one in found], right="loss eval size"))
+    print(table(_HEAD, [_row(one) for one in found], right="epoch loss eval size"))
     return 0
 
 
@@ -39,7 +39,7 @@ def _row(one: dict[str, Any]) -> list[str]:
     from lumina.quantities import byte_size
 
     if one["problem"] is not None:
-        return [one["name"], f"damaged: {one['problem']}", "-", "-", "-", "-", "-"]
+        return [one["name"], f"damaged: {one['problem']}", *["-"] * 6]
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["created"]))
     losses = [
         "-" if one[key] is None else f"{one[key]:.4f}" for key in ("loss", "eval_loss")
@@ -47,6 +47,7 @@ def _row(one: dict[str, Any]) -> list[str]:
     return [
         one["name"],
         ", ".join(one["kinds"]),
+        "-" if one["epoch"] is None else f"{one['epoch']:.4g}",
         *losses,
         byte_size(one["bytes"]),
         written,
