@@ -11,6 +11,7 @@ import yaml
 
 from lumina.config.layer import Layer
 from lumina.config.leaves import at_home, canonical, meaning, nearest
+from lumina.config.migrations import migrated
 from lumina.config.sections import LEAVES, SECTIONS
 from lumina.config.spellings import DICTIONARIES, SYNONYMS
 from lumina.errors import LuminaError
@@ -77,12 +78,14 @@ def read_layer(path: str | Path) -> Layer:
     Returns:
         Leaf (or "preset"; in a saved file "asked" and "decided") -> value as written.
 
+    A file of an earlier version is read as it was meant (`lumina.config.migrations`).
+
     Raises:
-        LuminaError: E101 not YAML or not a mapping, E103 not UTF-8, E104 no such file,
-            E106 a folder or no permission, E004 unknown key, E002 one option given
-            under two spellings.
+        LuminaError: E101 not YAML, not a mapping, or of a newer version, E103 not
+            UTF-8, E104 no such file, E106 a folder or no permission, E004 unknown key,
+            E002 one option given under two spellings.
     """
-    values = _read_mapping(Path(at_home(str(path))))
+    values = migrated(_read_mapping(Path(at_home(str(path)))), str(path))
     layer = Layer(str(path))
     put = layer.put
     for key, value in values.items():

@@ -10,6 +10,7 @@ import yaml
 
 from lumina.config.files import write_yaml
 from lumina.config.leaves import canonical, field
+from lumina.config.migrations import KEY, VERSION
 from lumina.config.provenance import Source
 from lumina.config.sections import LEAVES, SECTIONS, Sections
 from lumina.config.sections.section import Section
@@ -75,7 +76,11 @@ class Settings(Sections):
         were edited. `decided` names those that were worked out for the run, and why.
         """
         asked = tuple(leaf for leaf in self.provenance if self.is_chosen(leaf))
-        lines = [f"preset: {_scalar(self.preset)}", f"asked: {_scalar(asked)}"]
+        lines = [
+            f"{KEY}: {VERSION}",
+            f"preset: {_scalar(self.preset)}",
+            f"asked: {_scalar(asked)}",
+        ]
         decided = {
             leaf: source.detail
             for leaf, source in self.provenance.items()

@@ -36,8 +36,8 @@ def described(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Returns:
         Plain JSON values for each, the oldest first: name, step, kinds, created, bytes,
-        tensors, epoch, loss, eval_loss, named_by, and problem (None where its manifest can be
-        read; only `examined` reads everything).
+        tensors, epoch, loss, eval_loss, named_by, and problem (None where its manifest
+        can be read; only `examined` reads everything).
 
     Raises:
         LuminaError: E104 for a folder that is no run.

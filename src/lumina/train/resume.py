@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lumina.config import Config, Source
-from lumina.config.files import read_layer
 from lumina.config.modifications import MODIFIERS, modifications
 from lumina.config.presets import DEFAULT_PRESET
 from lumina.config.sections import SECTIONS
@@ -263,12 +262,7 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
 
 def saved_config(run: Path) -> Config:
     """The run's settings; of an older one with what it did without being asked."""
-    path = RunDirectory(run).config
-    saved = Config.load(path)
-    if "long_conversations" in read_layer(path).leaves:
-        return saved
-    source = Source("default", "as the version that began the run")
-    return saved.override({"long_conversations": "cut"}, source)
+    return Config.load(RunDirectory(run).config)
 
 
 def _other_limit(saved: Config, asked: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
