@@ -17,6 +17,8 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "--estimate-parameters": ("plan", "--show", "parameters"),
     "--estimate-time": ("plan", "--show", "time"),
     "--analyze-memory": ("plan", "--show", "memory"),
+    "--lr-find": ("lr-range",),
+    "--lr-range-test": ("lr-range",),
 }
 """Flag -> the command, and what is put behind it; a flag that stands for the values
 that follow it is the last of these words itself."""

@@ -39,10 +39,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "features": ("lumina.cli.features", "list what can be switched, and its cost"),
     "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),
     "plan": ("lumina.cli.plan", "parameters, memory and time, on any hardware"),
+    "lr-range": ("lumina.cli.lr_range", "sweep the learning rate, and suggest one"),
     "doctor": ("lumina.cli.doctor", "show what this machine offers"),
     "explain": ("lumina.cli.explain", "what an error code means, what helps"),
     "demo": ("lumina.cli.demo", "train, fine-tune and question a small model here"),
 }
+
+ALSO = {"lr-find": "lr-range", "lr-range-test": "lr-range", "find-lr": "lr-range"}
+"""Other names of commands."""
 
 _EVERYWHERE = ("--debug", "--verbose")
 
@@ -106,7 +110,7 @@ def _dispatch(words: list[str]) -> int:
         print(help_text())
         return 2
     words = translated(words)
-    name, rest = words[0], words[1:]
+    name, rest = ALSO.get(words[0], words[0]), words[1:]
     if name in ("--help", "-h", "help"):
         print(help_text())
         return 0
