@@ -56,7 +56,9 @@ def test_a_sweep_from_a_run_leaves_it_alone(
         data = [] if start == "--resume" else ["--train-data", str(runs.data)]
         more = ["--global-batch-size", "4"] if data else []
         main(["lr-range", start, str(run.folder), *flags, *data, *more])
-        facts = json.loads(capsys.readouterr().out)
+        printed = capsys.readouterr()
+        assert printed.out, printed.err
+        facts = json.loads(printed.out)
         assert facts["losses"][0] < run.first_loss and len(facts["rates"]) == 12
     assert before == {f: f.read_bytes() for f in run.folder.rglob("*") if f.is_file()}
 
