@@ -307,3 +307,15 @@ def test_a_run_folder_stands_for_its_tokenizer(
 ) -> None:
     small.save(tmp_path / "tokenizer")
     assert Tokenizer.from_path(tmp_path).fingerprint == small.fingerprint
+
+
+def test_ids_depend_neither_on_the_cache_of_words_nor_on_texts_beside_it() -> None:
+    words = [f"w{n * n:x}q{n % 7}" for n in range(300)]
+    texts = [" ".join(words[n : n + 9]) for n in range(0, 300, 4)] * 2
+    small = Tokenizer.train(SAMPLE, 320)
+    cold = Backend.from_str(small.backend.to_str())
+    cold.model._resize_cache(0)
+    alone = [cold.encode(text, add_special_tokens=False).ids for text in texts]
+    assert small.encode_batch(texts) == alone
+    assert list(small.encode_each(tuple(texts))) == alone
+    assert small.encode_contents(texts) == alone

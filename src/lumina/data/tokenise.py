@@ -276,7 +276,7 @@ def _encode_block(
         document = part.document
         if document.text is not None and not document.continues:
             texts.append(document.text)
-    wholes = iter(tokenizer.encode_batch(texts))
+    wholes = tokenizer.encode_each(texts)
     chats: Iterator[Chat | LuminaError] = iter(())
     if conversations and tokenizer.chat_format is not None:
         chats = iter(tokenizer.chat_format.encode(conversations, loss_on=loss_on))
@@ -330,16 +330,17 @@ def _encode_text(part: Part, ids: list[int], tokenizer: Tokenizer) -> Encoded:
     document = part.document
     loss_bytes = size = document_bytes(document)
     if not document.continues:
-        if tokenizer.bos_id is None:  # the first token is text without a loss
-            loss_bytes -= min(utf8_length(tokenizer.decode(ids[:1])), size)
-        if tokenizer.begin:
-            ids = [*tokenizer.begin, *ids]
+        begin = tokenizer.begin
+        if begin:
+            ids = [*begin, *ids]
+        elif ids:  # the first token is text without a loss
+            loss_bytes -= min(tokenizer.spelled_bytes(ids[0]), size)
     if part.last:
         ids.append(tokenizer.eos_id)
     mask = np.ones(len(ids), dtype=bool)
     if not document.continues:
-        mask[: len(tokenizer.begin)] = False
-    return _encoded(part, ids, mask, loss_bytes)
+        mask[: len(begin)] = False
+    return _encoded(part, ids, mask, loss_bytes, size)
 
 
 def _encode_chat(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,9 @@ from lumina.data.text_stream import TextStream
 from lumina.data.tokenizer_backend import (
     add_specials,
     hide_specials,
+    ids_of,
     no_text,
+    remember_words,
     specials,
     trained_backend,
     without_prefix,
@@ -83,6 +85,7 @@ class Tokenizer:
         backend.post_processor = None
         backend.encode_special_tokens = True  # special text stays text
         unhidden = hide_specials(backend)
+        remember_words(backend)
         self.backend = backend
         self._bos = bos
         self._eos = eos
@@ -386,10 +389,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of every text; other Python threads run meanwhile."""
-        encodings = self.backend.encode_batch_fast(
-            list(texts), add_special_tokens=False
-        )
-        return [encoding.ids for encoding in encodings]
+        return list(self.encode_each(texts))
+
+    def encode_each(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """`encode_batch`, a few texts at a time: only their ids are held in memory."""
+        return ids_of(self.backend, texts)
 
     def encode_contents(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode_batch` of texts that each stand right behind a special token.
@@ -397,10 +401,7 @@ class Tokenizer:
         A tokenizer may put a space before the beginning of a text only, and these
         are no beginnings.
         """
-        encodings = self._behind_special.encode_batch_fast(
-            list(texts), add_special_tokens=False
-        )
-        return [encoding.ids for encoding in encodings]
+        return list(ids_of(self._behind_special, texts))
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of text that goes on where other text ended.
@@ -440,7 +441,11 @@ class Tokenizer:
     @property
     def begin(self) -> list[int]:
         """What comes before a document: the begin token, or nothing; rarely several."""
-        return [self.token_id(token) for token in self._before]
+        return list(self._begin)
+
+    @cached_property
+    def _begin(self) -> tuple[int, ...]:
+        return tuple(self.token_id(token) for token in self._before)
 
     def without_begin(self, ids: Sequence[int]) -> list[int]:
         """The ids of a text without the tokens that come before every text."""
@@ -452,6 +457,18 @@ class Tokenizer:
         """Text of ids; bytes that are no character become U+FFFD."""
         text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
+
+    def spelled_bytes(self, token: int) -> int:
+        """UTF-8 bytes of the text that one token spells by itself."""
+        known = self._spelled_bytes.get(token)
+        if known is None:
+            known = self._spelled_bytes[token] = len(self.decode([token]).encode())
+        return known
+
+    @cached_property
+    def _spelled_bytes(self) -> dict[int, int]:
+        """What `spelled_bytes` found, of at most every token."""
+        return {}
 
     def decode_after(self, prompt: Sequence[int], ids: Iterable[int]) -> str:
         """What `ids` add to the text of `prompt`; see `TextStream`."""

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from lumina.config import Config
 from lumina.data.documents import read_documents
 from lumina.data.streaming.sequence import StreamedRows
@@ -24,6 +26,9 @@ from lumina.data.streaming.streamed_data import StreamedData
 from lumina.data.streaming.text_source import TextSource
 from lumina.data.tokenise import encode_documents
 from lumina.data.tokenizer import Tokenizer
+
+CACHED = "tokenizers, cache as Lumina's"
+"""The library alone with the larger cache of words that Lumina asks it for."""
 
 BATCH = 256
 """Documents that are given to the tokenizers library at a time."""
@@ -41,14 +46,17 @@ def measure_tokens(
         rounds: how often each way has its turn, after one turn that does not count.
 
     Returns:
-        For each way its tokens a second (`wall`, `cpu`; medians), and `ratio`, the
-        median over the rounds of its speed beside that of the library in the round.
+        For each way its tokens a second (`wall`, `cpu`; medians), and `wall_ratio`
+        and `cpu_ratio`, the medians over the rounds of its speed beside that of the
+        library in the round.
     """
     # The library makes its threads when it is first used.
     os.environ.setdefault("RAYON_NUM_THREADS", str(cores))
     texts = [document.text or "" for document in read_documents([file])]
+    alone = _by_itself(tokenizer)
     ways: dict[str, Callable[[], int]] = {
-        "tokenizers": lambda: _library(texts, tokenizer),
+        "tokenizers": lambda: _library(texts, alone),
+        CACHED: lambda: _library(texts, tokenizer.backend),
         "store": lambda: _store(file, tokenizer, cores),
         "stream": lambda: _stream(file, tokenizer, cores),
     }
@@ -83,14 +91,16 @@ def measure_work(file: Path, tokenizer: Tokenizer, folder: Path) -> dict[str, fl
     weighs on all of them alike; the medians over these turns are compared.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    alone = _by_itself(tokenizer)
     lines = file.read_bytes().splitlines(keepends=True)
-    found: dict[str, list[float]] = {"tokenizers": [], "store": [], "stream": []}
+    found: dict[str, list[float]] = {}
     for begin in range(0, len(lines), BATCH):
         part = folder / f"part-{begin}.jsonl"
         part.write_bytes(b"".join(lines[begin : begin + BATCH]))
         texts = [document.text or "" for document in read_documents([part])]
         ways: dict[str, Callable[[], int]] = {
-            "tokenizers": partial(_library, texts, tokenizer, "false"),
+            "tokenizers": partial(_library, texts, alone, "false"),
+            CACHED: partial(_library, texts, tokenizer.backend, "false"),
             "store": partial(_store, part, tokenizer, 0),
             "stream": partial(_all_rows, streamed_rows(part, tokenizer, 0)),
         }
@@ -99,7 +109,7 @@ def measure_work(file: Path, tokenizer: Tokenizer, folder: Path) -> dict[str, fl
         for name in (*list(ways)[turn:], *list(ways)[:turn]):
             began = time.thread_time()
             ways[name]()
-            found[name].append(time.thread_time() - began)
+            found.setdefault(name, []).append(time.thread_time() - began)
     return {
         name: statistics.median(
             base / took for base, took in zip(found["tokenizers"], times, strict=True)
@@ -116,12 +126,21 @@ def _timed(way: Callable[[], int]) -> tuple[float, float]:
     return tokens / took, tokens / max(sum(os.times()[:4]) - before, 1e-3)
 
 
-def _library(texts: list[str], tokenizer: Tokenizer, threads: str = "true") -> int:
+def _by_itself(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """The vocabulary as the library alone reads it, with the library's own cache."""
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _library(
+    texts: list[str], backend: tokenizers.Tokenizer, threads: str = "true"
+) -> int:
     """The library alone: texts that are in memory, its own threads or none."""
     os.environ["TOKENIZERS_PARALLELISM"] = threads
     tokens = 0
     for begin in range(0, len(texts), BATCH):
-        for one in tokenizer.backend.encode_batch_fast(
+        for one in backend.encode_batch_fast(
             texts[begin : begin + BATCH], add_special_tokens=False
         ):
             tokens += len(one.ids)
@@ -191,7 +210,7 @@ def _mapped(file: Path, tokenizer: Tokenizer, cores: int) -> Callable[[], int] |
         kept = datasets.Dataset.from_dict(columns)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    backend = tokenizer.backend
+    backend = _by_itself(tokenizer)
 
     def ids(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         found = backend.encode_batch_fast(batch["text"], add_special_tokens=False)
