@@ -35,6 +35,7 @@ for room in (
     "running",
     "saving",
     "resuming",
+    "metrics",
     "tracking",
     "system",
 ):

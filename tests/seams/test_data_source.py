@@ -21,12 +21,12 @@ from lumina.data import kinds
 from lumina.data.kind import Request
 from lumina.data.kinds import chosen_kind
 from lumina.model.registry import load_plugins
+from lumina.observe.metric_table import OF_A_RANK
 from tiny_runs import Runs, same
 from training import Running, start, wait_until
 
 MIXTURE = Path(__file__).parent / "toy_data_source.py"
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
-TIMES = {"time", "step_seconds", "data_wait_seconds", "tokens_per_second", "mfu"}
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, without what no two runs have alike."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
-        {key: x for key, x in row.items() if key not in TIMES and "memory" not in key}
+        {key: x for key, x in row.items() if key not in OF_A_RANK}
         for row in map(json.loads, lines)
     ]
 

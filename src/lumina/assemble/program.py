@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from lumina.assemble.adjustable import Adjustable
 from lumina.assemble.compiling import compile_blocks
 from lumina.assemble.features import build_features
+from lumina.assemble.held_bytes import held_bytes
 from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.optimizers import make_optimizers
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
+from lumina.model.accuracy import accuracy_shapes
 from lumina.model.build import build_network
 from lumina.model.by_source import source_shapes
 from lumina.model.carry_protocol import Carry
@@ -81,6 +83,7 @@ class Program:
         carries: a recurrent model's, for each forward of a step; None at first.
         loss_scale: for float16.
         live: the scalars that may change between steps.
+        held: bytes of what it holds, see `held_bytes`.
     """
 
     def __init__(self, plan: Plan, ranks: Ranks, fresh: bool = False) -> None:
@@ -101,6 +104,7 @@ class Program:
         self.kinds = kinds_of(plan.spec)
         self.terms = loss_terms(plan.spec)
         self.counts = count_shapes(plan.spec) | source_shapes(plan.sources)
+        self.counts |= accuracy_shapes(plan.measures)
         self.pieces: dict[str, FusedPieces] = fused_pieces(plan.spec)
         self.info = tensor_info(plan.spec)
         for name in frozen_parameters(plan.spec, plan.freeze):
@@ -265,6 +269,7 @@ class Program:
             rate = self.plan.preservation / (steps * self.plan.learning_rate)
             self.base = BaseWeights(self.optimizer.slots, rate)
         self.optimizer.release()
+        self.held = held_bytes(self)
 
     def _partly_frozen(self, name: str) -> bool:
         """Whether only a part of this parameter trains."""

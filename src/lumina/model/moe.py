@@ -178,7 +178,8 @@ class MoeFeedForward(nn.Module):
 
         Returns:
             [B, S, D] and this layer's sums: `moe.balance_loss` [], `moe.z_loss` []
-            (differentiable), `moe.counts` [E], `moe.dropped` [] (float32, no gradient).
+            (differentiable), `moe.counts` and `moe.probability` [E], `moe.dropped` []
+            and `moe.router` [3] (float32, no gradient).
         """
         rows, length, width = x_bsd.shape
         x_td = x_bsd.reshape(-1, width)
@@ -232,12 +233,26 @@ class MoeFeedForward(nn.Module):
         if self.spec.balance_scope == "micro_batch":
             load_e = counts_e / counts_e.sum().clamp(min=1)
         # One sum over tokens, then over experts: [E] is small and exact in float32.
-        balance = (probs_te.sum(dim=0) * load_e).sum() * self.spec.num_experts
+        probability_e = probs_te.sum(dim=0)
+        balance = (probability_e * load_e).sum() * self.spec.num_experts
         return {
             "moe.balance_loss": balance,
             "moe.z_loss": z_t.sum(),
             "moe.counts": counts_e,
+            "moe.probability": probability_e.detach(),
+            "moe.router": _router_sums(probs_te.detach()),
         }
+
+
+def _router_sums(probs_te: Tensor) -> Tensor:
+    """[3]: the entropy and the highest share summed over tokens, and the tokens.
+
+    Args:
+        probs_te: [T, E] float32, zero for padding.
+    """
+    entropy = -torch.special.xlogy(probs_te, probs_te).sum()
+    tokens = (probs_te.sum(dim=1) > 0).sum(dtype=torch.float32)
+    return torch.stack([entropy, probs_te.amax(dim=1).sum(), tokens])
 
 
 def _in_best_groups(ranking_te: Tensor, moe: MoeSpec) -> Tensor:
@@ -260,7 +275,7 @@ def collect_aux(layers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     if not layers:
         return {}
     sums = ("moe.balance_loss", "moe.z_loss")
-    stacks = ("moe.counts", "moe.dropped")
+    stacks = ("moe.counts", "moe.dropped", "moe.probability", "moe.router")
     aux = {name: torch.stack([one[name] for one in layers]).sum(0) for name in sums}
     aux |= {name: torch.stack([one[name] for one in layers]) for name in stacks}
     return aux

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from lumina.model.spec import ModelSpec
 from lumina.plan.costs.cost import Share
@@ -52,6 +53,22 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
         looks += one.attention * one.keys - one.once
     further = sum(cost.further_flops(spec) for cost in costs)
     return 6.0 * products + 12 * looks * width * attended + further
+
+
+def hardware_flops_per_token(plan: Any) -> float:
+    """`flops_per_token` of a Plan, and what its checkpointing computes again.
+
+    Full checkpointing makes the forward pass of every block twice, a third of its
+    operations; the heads are not made again. (PyTorch stops before the last product of
+    a block; by convention that is counted too.) Selective checkpointing keeps products
+    and attention, which alone count.
+    """
+    total = float(plan.flops_per_token)
+    if plan.gradient_checkpointing != "full":
+        return total
+    heads = max((cost.heads(plan.spec) for cost in costs_of(plan.spec)), default=1)
+    head = 6.0 * heads * int(plan.spec.vocab_size) * int(plan.spec.hidden_size)
+    return total + (total - head) / 3
 
 
 @dataclass(frozen=True)

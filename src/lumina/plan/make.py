@@ -26,6 +26,7 @@ from lumina.plan.flops import flops_per_token
 from lumina.plan.gradient_steps import decide_gradient_steps
 from lumina.plan.kernels import choose_attention, kernel_family
 from lumina.plan.learning_rate import learning_rate
+from lumina.plan.measures import decide_measures
 from lumina.plan.memory import estimate
 from lumina.plan.memory_text import listed
 from lumina.plan.optimizers import (
@@ -116,6 +117,7 @@ def make_plan(
     decisions.decide("world_size", world_size, "processes that were started")
     for field, leaf in _PASSED_ON.items():
         decisions.decide(field, config.get(leaf), source_of(config, leaf))
+    decide_measures(config, decisions)
     decide_stages(config, decisions)
     decisions.reasons["seq_length"] = source_of(config, "seq_length")
     decisions.decide("learning_rate", *learning_rate(config, spec))

@@ -70,6 +70,8 @@ class Plan:
             the peak rate, as a rate of decay. 0: not at all.
         adaptive: window, bounds and thresholds of shares that follow the losses.
         convergence: window and threshold of phases that end when the loss is level.
+        measures: what is measured beside loss, rates and memory, by name -> steps from
+            one such measurement to the next.
         phases: the names of the run's phases, where it has several.
         phase: the one that this Plan is for; its first step follows `phase_begin`
             completed steps, and its last step is `steps`.
@@ -142,6 +144,7 @@ class Plan:
     preservation: float = 0.0
     adaptive: dict[str, float] = field(default_factory=dict)
     convergence: dict[str, float] = field(default_factory=dict)
+    measures: dict[str, int] = field(default_factory=dict)
     phases: tuple[str, ...] = ()
     phase: str = ""
     phase_begin: int = 0

@@ -300,6 +300,7 @@ class Job:
             self.console,
             main=ranks.main,
             device_name=self.prepared.environment.device_name,
+            memory_bytes=self.prepared.environment.memory_bytes,
             on_row=on_row,
         )
         asked = self.prepared.config.saving

@@ -31,6 +31,7 @@ from lumina.train.signals import StopSignals
 from lumina.train.step import SCALARS, train_step
 from lumina.train.stopping import Stops
 from lumina.train.warm_up import capacities_to_compile, warm_up
+from lumina.train.watch import NOTHING, Watch
 
 DIVERGED_AFTER = 50
 """Consecutive steps without a finite gradient that end a run."""
@@ -83,6 +84,7 @@ class Loop:
     _epoch_over: bool = False
     _phase_ends: bool = False
     _warm: Program | None = None
+    _watch: Watch = NOTHING
     _saved_at: float = field(default_factory=lambda: time.monotonic())
     _ring: MetricRing = field(init=False)
 
@@ -170,13 +172,16 @@ class Loop:
         wants = self.controls.waiting and self.program.ranks.main
         try:
             self._warm_up(batches)
+            step = self.progress.step
+            self._watch = Watch.of(self.program, batches, step + 1)
             values = train_step(
                 self.program,
                 batches,
-                self.progress.step,
+                step,
                 stop=stop,
                 request=wants,
                 save=self.signals.take_save() or self._save_due(),
+                watch=self._watch,
             )
         except torch.OutOfMemoryError as error:
             # Memory runs out in forward or backward: the weights are still those of
@@ -217,6 +222,8 @@ class Loop:
             "step_tokens": batches.tokens,
             "loss_tokens": batches.loss_tokens,
             "facts": batches.facts,
+            "watch": self._watch,
+            "held": self.program.held,
         }
 
     def _end_phase(self) -> None:
@@ -253,6 +260,7 @@ class Loop:
             if values[SCALARS.index("save")] > 0:
                 self._agreed_save = True
             row = self.recorder.row(self.plan, known, values)
+            row |= known["watch"].row(values)
             self.progress.skipped = self.recorder.skipped
             self.rules.see(row, self._value_at(row["step"]))
             for rule, note in self.rules.notes():

@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
+from lumina.model.accuracy import accuracy_metrics, accuracy_shapes
 from lumina.model.by_source import source_metrics, source_shapes
 from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
 from lumina.observe.console import Console
 from lumina.observe.trackers import Trackers
-from lumina.plan.hardware import peak_flops
+from lumina.observe.utilisation import Utilisation
 from lumina.plan.plan import Plan
 from lumina.state.events import EventLog, Severity
 from lumina.state.metrics import MetricsLog
 from lumina.train.counts import divide_counts
+from lumina.train.memory_figures import MemoryFigures
+from lumina.train.pace import Pace
 from lumina.train.step import SCALARS
 
 
@@ -31,6 +34,7 @@ class Recorder:
         console: what a person sees.
         main: whether this process writes.
         device_name: for the peak rate; MFU is null where it is not known.
+        memory_bytes: what this process may use of its device; None: not known.
         on_row: called with every finished row.
 
     Attributes:
@@ -45,6 +49,7 @@ class Recorder:
         *,
         main: bool,
         device_name: str,
+        memory_bytes: int | None = None,
         on_row: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.console = console
@@ -56,10 +61,19 @@ class Recorder:
         self.skipped = 0
         self.consecutive_skips = 0
         self.unlabelled = 0  # steps without a label
+        self.clipped = 0  # steps whose gradients were clipped
         self.last_row: dict[str, Any] = {}
         self.last_loss = math.nan  # of the last step that had a label
         kind = "tf32" if plan.tf32 else plan.compute_dtype
-        self._peak = peak_flops(device_name, kind)
+        self._pace = Pace(device_name, kind)
+        self._memory = MemoryFigures(plan.device, memory_bytes)
+        self._utilisation: Utilisation | None = None
+        if main and plan.measures.get("utilisation"):
+            self._utilisation = Utilisation(folder, plan.device)
+            if self._utilisation.missing:
+                self.event(
+                    "utilisation_unknown", "info", None, self._utilisation.missing
+                )
 
     def row(
         self, plan: Plan, known: dict[str, Any], values: list[float]
@@ -70,8 +84,8 @@ class Recorder:
             plan: what the step's Program realised.
             known: step, tokens, epoch, learning_rate, data_wait_seconds,
                 step_seconds, loss_tokens, the labels of all ranks (a step without
-                any has no loss), step_tokens, which is not written, and facts,
-                further keys of the row.
+                any has no loss), step_tokens, which is not written, held, bytes by
+                what holds them, and facts, further keys of the row.
             values: the vector of `train_step`.
         """
         seconds = known["step_seconds"]
@@ -81,7 +95,9 @@ class Recorder:
         labelled = known["loss_tokens"] > 0
         if labelled or skipped:
             self.consecutive_skips = self.consecutive_skips + 1 if skipped else 0
-        rate = known.pop("step_tokens") / seconds if seconds > 0 else None
+        tokens = known["step_tokens"]
+        clip = scalars["clip"] if labelled else None
+        self.clipped += bool(clip is not None and 0 < clip < 1)
         loss = scalars["loss"] if labelled else None
         if loss is not None:
             self.last_loss = loss
@@ -94,15 +110,19 @@ class Recorder:
             "perplexity": _perplexity(loss),
             "learning_rate": known["learning_rate"],
             "grad_norm": scalars["grad_norm"] if labelled else None,
+            "effective_learning_rate": None
+            if clip is None
+            else known["learning_rate"] * clip,
+            "clipped_gradients": self.clipped,
             "skipped": self.skipped,
-            "tokens_per_second": rate,
-            "step_seconds": seconds,
             "data_wait_seconds": known["data_wait_seconds"],
-            "memory_allocated_bytes": _memory("allocated", plan.device),
-            "memory_peak_bytes": _memory("peak", plan.device),
-            "mfu": self._mfu(plan, rate),
             "time": time.time(),
         }
+        row |= self._pace.row(plan, row["step"], seconds, tokens, row["epoch"])
+        row |= self._memory.row(row["step"], known.get("held"))
+        every = plan.measures.get("utilisation")
+        if self._utilisation is not None and every and row["step"] % every == 0:
+            row |= self._utilisation.row()
         row |= self._of_kinds(plan, values)
         row |= known.get("facts", {})
         if skipped:
@@ -203,12 +223,6 @@ class Recorder:
             self.metrics.close()
             self.events.close()
 
-    def _mfu(self, plan: Plan, rate: float | None) -> float | None:
-        """Model FLOPs utilisation, by the Plan's count; null for an unknown peak."""
-        if rate is None or self._peak is None:
-            return None
-        return rate * plan.flops_per_token / (self._peak * plan.world_size)
-
     def _of_kinds(self, plan: Plan, values: list[float]) -> dict[str, Any]:
         """The further losses, and what the kinds of the model make of their counts."""
         spec = plan.spec
@@ -219,9 +233,11 @@ class Recorder:
         }
         flat = torch.tensor(rest[len(terms) :])
         shapes = count_shapes(spec) | source_shapes(plan.sources)
+        shapes |= accuracy_shapes(plan.measures)
         counted = dict(divide_counts(flat, shapes))
         for kind in kinds_of(spec):
             row |= kind.metrics(plan, counted)
+        row |= accuracy_metrics(counted)
         return row | source_metrics(plan.sources, counted)
 
 
@@ -229,18 +245,3 @@ def _perplexity(loss: float | None) -> float | None:
     if loss is None:
         return None
     return math.exp(loss) if loss < 700 else math.inf
-
-
-def _memory(kind: str, device: str) -> int:
-    """Bytes in use by this process's tensors (CUDA) or by the process (CPU)."""
-    if device == "cuda":
-        if kind == "peak":
-            return int(torch.cuda.max_memory_allocated())
-        return int(torch.cuda.memory_allocated())
-    import resource
-
-    import psutil
-
-    if kind == "peak":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return int(psutil.Process().memory_info().rss)

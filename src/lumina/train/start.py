@@ -100,6 +100,7 @@ def _remember(prepared: Preparation, recorder: Recorder) -> None:
         recorder.last_row = rows[-1] if rows else {}
         losses = (row.get("loss") for row in reversed(rows))
         recorder.last_loss = next((x for x in losses if x is not None), math.nan)
+        recorder.clipped = recorder.last_row.get("clipped_gradients", 0)
         recorder.unlabelled = sum(row.get("loss_tokens") == 0 for row in rows)
     recorder.last_row, recorder.last_loss = prepared.ranks.share(
         (recorder.last_row, recorder.last_loss)

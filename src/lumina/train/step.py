@@ -10,11 +10,13 @@ from torch import Tensor
 
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
+from lumina.model.accuracy import ACCURACY, accuracy_sums
 from lumina.model.by_source import SOURCES, source_sums
 from lumina.model.interface import LossSums
 from lumina.optim.gate import Verdict, judge
 from lumina.plan.schedule import learning_rate_at
 from lumina.train.counts import divide_counts, flatten_counts
+from lumina.train.watch import NOTHING, Watch
 
 SCALARS = (
     "loss",
@@ -23,8 +25,13 @@ SCALARS = (
     "stop",
     "request",
     "save",
+    "clip",
 )
-"""The first entries of the vector that `train_step` returns."""
+"""The first entries of the vector that `train_step` returns.
+
+`clip` is what gradients were multiplied by: 1 where they were not clipped, 0 where they
+were not finite.
+"""
 
 
 def train_step(
@@ -34,6 +41,7 @@ def train_step(
     stop: bool = False,
     request: bool = False,
     save: bool = False,
+    watch: Watch = NOTHING,
 ) -> Tensor:
     """Forward and backward over the micro-batches, then one update.
 
@@ -49,6 +57,7 @@ def train_step(
         stop: whether this rank was asked to stop; ranks learn of it with the metrics.
         request: whether this rank holds a requested change, likewise.
         save: whether this rank was asked for a checkpoint, likewise.
+        watch: what looks at the step; it changes nothing.
 
     Returns:
         float32 on the device: `SCALARS`, the further losses (`Program.terms`), then
@@ -65,15 +74,20 @@ def train_step(
     counts: Tensor | None = None
 
     last = len(batches.micro_batches) - 1
+    scale = program.loss_scale.value.clone()
+    watch.mark("begin")
     for index in range(len(batches.micro_batches)):
         with program.gradient_sync(last=index == last):
             total, counted = _losses(program, batches, index, sums)
+            watch.mark("forward")
             (total * factor).backward()
+            watch.mark("backward")
         if counted is not None:
             counts = counted if counts is None else counts + counted
 
     learns = batches.loss_tokens > 0
-    verdict = _update(program) if learns else _pass_over(program)
+    verdict = _update(program, watch) if learns else _pass_over(program)
+    watch.mark("optimizer")
     sums[3], sums[4], sums[5] = float(stop), float(request), float(save)
     metrics = sums if counts is None else torch.cat([sums, counts])
     mesh.tokens.sum_(metrics)
@@ -81,12 +95,13 @@ def train_step(
     # These two every rank already has in full.
     metrics[1] = verdict.norm
     metrics[2] = verdict.skip
+    metrics[6] = (scale / verdict.divisor) * (1 - verdict.skip)
     found = dict(divide_counts(metrics[len(sums) :], program.counts))
     for kind in program.kinds:
         kind.note(program, found)
         if learns:
             kind.after(program, found, verdict.skip)
-    return metrics
+    return watch.beside(metrics)
 
 
 def _losses(
@@ -113,6 +128,8 @@ def _losses(
         mean = aux[term.key] * term.per_token(batches.tokens, batches.loss_tokens)
         total = total + term.weight * mean
         sums[place] += mean.detach()
+    if ACCURACY in program.counts:
+        aux = aux | {ACCURACY: accuracy_sums(losses, batch)}
     if plan_sources := program.plan.sources:
         aux = aux | {SOURCES: source_sums(losses, batch, len(plan_sources))}
     return total, flatten_counts(aux, program.counts)
@@ -132,12 +149,13 @@ def _main_loss(program: Program, losses: LossSums, batches: StepBatches) -> Tens
     return trained / batches.loss_divisor
 
 
-def _update(program: Program) -> Verdict:
+def _update(program: Program, watch: Watch) -> Verdict:
     """Weights, moments and averages from the gradients, unless those are not finite."""
     live, scale = program.live, program.loss_scale.value
     for step in program.gradient_steps:
         step.before(scale)
     verdict = _judged(program)
+    watch.judged(scale)
     for step in program.gradient_steps:
         step.judge(verdict, scale)
     for step in program.gradient_steps:
@@ -150,6 +168,7 @@ def _update(program: Program) -> Verdict:
         divisor=verdict.divisor,
         skip=verdict.skip,
     )
+    watch.updated()
     program.loss_scale.update(verdict.skip)
     for carry in program.carries:
         if carry is not None:  # its states may not be finite: every row begins anew

@@ -7,6 +7,7 @@ import typing
 from lumina.config.sections.data import DataSection
 from lumina.config.sections.hrm import HrmSection
 from lumina.config.sections.loading import LoadingSection
+from lumina.config.sections.metrics import MetricsSection
 from lumina.config.sections.mixture import MixtureSection
 from lumina.config.sections.mod import ModSection
 from lumina.config.sections.model import ModelSection
@@ -42,6 +43,7 @@ class Sections:
     run: RunSection
     saving: SavingSection
     resuming: ResumingSection
+    metrics: MetricsSection
     tracking: TrackingSection
     system: SystemSection
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 COUNTS, DROPPED = "moe.counts", "moe.dropped"
+PROBABILITY, ROUTER = "moe.probability", "moe.router"
+
+COLLAPSED = 0.1
+"""An expert with less than this share of an even load counts as collapsed."""
 
 
 class Experts(Kind):
@@ -79,10 +83,21 @@ class Experts(Kind):
         yield Term("moe.z_loss", moe.z_loss_weight, len(moe.layers))
 
     def counts(self, spec: ModelSpec) -> Mapping[str, Shape]:
-        """Assignments of each expert, and those that found no place, by layer."""
+        """What each routed layer counts.
+
+        Assignments of each expert, those that found no place, the sum of each expert's
+        probability, and of the router: the sums of its entropy and of its highest
+        probability, and the tokens.
+        """
         moe = _moe(spec)
         layers = len(moe.layers)
-        return {COUNTS: (layers, moe.num_experts), DROPPED: (layers,)}
+        by_expert = (layers, moe.num_experts)
+        return {
+            COUNTS: by_expert,
+            DROPPED: (layers,),
+            PROBABILITY: by_expert,
+            ROUTER: (layers, 3),
+        }
 
     def after(
         self, running: Running, counted: Mapping[str, Tensor], skip: Tensor
@@ -97,7 +112,7 @@ class Experts(Kind):
         return frozenset({"expert", "router"} if _moe(spec).trained else ())
 
     def metrics(self, plan: Any, counted: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Load, entropy, drops, and the part of a load beyond an expert's capacity.
+        """How the load spreads, how sure the router is, and what found no place.
 
         Each is a list with one value for each routed layer.
         """
@@ -108,6 +123,13 @@ class Experts(Kind):
         entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
         factor = _moe(plan.spec).capacity_factor
         past = (share - factor / experts).clamp(min=0).sum(1)
+        even = share * experts
+        kept = assigned.squeeze(1) - dropped
+        tokens = counted[ROUTER][:, 2].clamp(min=1)
+        entropy_of_router, surest = (counted[ROUTER][:, :2] / tokens[:, None]).unbind(1)
+        limited = _moe(plan.spec).dispatch == "capacity"
+        places = factor * assigned.squeeze(1)
+        least, most = counts.min(1).values, counts.max(1).values
         return {
             "moe.overflow_fraction": past.tolist(),
             "moe.load": [[round(x, 6) for x in row] for row in share.tolist()],
@@ -115,6 +137,17 @@ class Experts(Kind):
             "moe.load_entropy": entropy.tolist(),
             "moe.dead_experts": (counts == 0).sum(1).tolist(),
             "moe.dropped_fraction": (dropped / assigned.squeeze(1)).tolist(),
+            "moe.load_variance": even.var(1, correction=0).tolist(),
+            "moe.balance_score": (1 - even.std(1, correction=0)).tolist(),
+            "moe.router_entropy": entropy_of_router.tolist(),
+            "moe.router_confidence": surest.tolist(),
+            "moe.experts_per_token": (kept / tokens).tolist(),
+            "moe.capacity_utilization": (kept / places).tolist() if limited else None,
+            "moe.collapsed_experts": (even < COLLAPSED).sum(1).tolist(),
+            "moe.imbalance_ratio": [
+                high / low if low else None
+                for high, low in zip(most.tolist(), least.tolist(), strict=True)
+            ],
         }
 
 

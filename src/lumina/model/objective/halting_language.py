@@ -104,7 +104,10 @@ class HaltingLanguageObjective(LanguageModelObjective):
         return LossSums(
             found.loss + (final - found.loss).detach(),
             weight_t.sum(),
-            {"correct": (right_t * valid_t).sum()},
+            {
+                "correct": (right_t * valid_t).sum(),
+                "right": right_t.view(batch.labels.shape),
+            },
             aux=aux,
         )
 

@@ -55,7 +55,8 @@ class LanguageModelObjective(nn.Module):
 
         Returns:
             Sums; `terms` has "correct", the counted tokens (unweighted) whose label
-            had the highest logit, and "each" [B, S], every token's loss.
+            had the highest logit, "each" [B, S], every token's loss, and "right"
+            [B, S], 1 where a token's label had the highest logit.
         """
         weights = batch.loss_weights
         labels_t = batch.labels.reshape(-1)
@@ -71,7 +72,12 @@ class LanguageModelObjective(nn.Module):
         counted_t = (labels_t != IGNORE).to(torch.float32)
         if weights_t is not None:
             counted_t = counted_t * weights_t
-        terms = {"correct": sums.correct, "each": sums.loss_t.view(batch.labels.shape)}
+        shape = batch.labels.shape
+        terms = {
+            "correct": sums.correct,
+            "each": sums.loss_t.view(shape),
+            "right": sums.correct_t.view(shape),
+        }
         return LossSums(sums.loss, counted_t.sum(), terms)
 
     def logits(self, hidden: Tensor, tied: Tensor | None = None) -> Tensor:

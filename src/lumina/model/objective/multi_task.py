@@ -92,6 +92,9 @@ class MultiTaskObjective(nn.Module):
                 "each": torch.cat([one.loss_t for one in sums]).view(
                     batch.labels.shape
                 ),
+                "right": torch.cat([one.correct_t for one in sums]).view(
+                    batch.labels.shape
+                ),
                 LOSSES: losses,
                 TOKENS: counts,
             },

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lumina.observe.metric_table import OF_A_RANK
 from lumina.plan.plan import Plan
 from lumina.train.rules.arbiter import Arbiter, Ruling
 from lumina.train.rules.rule import RULES, Note, Now, Rule
-
-OF_A_RANK = frozenset({
-    "time", "step_seconds", "data_wait_seconds", "tokens_per_second", "mfu",
-    "memory_allocated_bytes", "memory_peak_bytes",
-})  # fmt: skip
-"""Keys of a metrics row that differ between ranks, so that no rule may see them."""
 
 
 class RunningRules:

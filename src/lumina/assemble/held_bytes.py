@@ -1,0 +1,48 @@
+"""What a Program holds on its device, counted by its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lumina.optim.optimizer import local
+
+if TYPE_CHECKING:
+    from lumina.assemble.program import Program
+
+
+def held_bytes(program: Program) -> dict[str, int]:
+    """Bytes on this rank's device of "model", "optimizer" and "gradient".
+
+    The model is its parameters, its buffers, and masters that are tensors of their own;
+    the optimizer all states, with averages of the weights and the copy that training
+    stays near; the gradient what a backward pass leaves of all trained parameters, and
+    the float32 sums of several.
+    """
+    network, slots = program.network, program.optimizer.slots
+    masters = [slot.master for slot in slots]
+    model = [local(one.detach()) for one in network.parameters()]
+    optimizer = [one for slot in slots for one in slot.state.values()]
+    if program.average is not None:
+        optimizer += getattr(program.average, "averages", [])
+    if program.base is not None:
+        optimizer += program.base.weights
+    accumulated = [slot.accumulator for slot in slots if slot.accumulator is not None]
+    passing = sum(
+        local(slot.parameter.detach()).numel() * slot.parameter.element_size()
+        for slot in slots
+        if slot.touched is None
+    )
+    return {
+        "model": _bytes([*model, *masters, *network.buffers()]),
+        "optimizer": _bytes(optimizer),
+        "gradient": passing + _bytes(accumulated),
+    }
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages of these tensors, each counted once."""
+    storages = {one.untyped_storage().data_ptr(): one for one in tensors}
+    return sum(one.untyped_storage().nbytes() for one in storages.values())

@@ -1,0 +1,21 @@
+"""What is measured beside loss, rates and memory, and in which steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lumina.plan.decisions import Decisions, source_of
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+
+def decide_measures(config: Config, decisions: Decisions) -> None:
+    """Decide `Plan.measures`: the name of a measure -> steps from one to the next."""
+    asked = config.metrics
+    found: dict[str, int] = {}
+    if asked.metrics == "full":
+        found["accuracy"] = 1
+        found["gradient_variance"] = config.run.log_every_n_batches
+        found["utilisation"] = config.run.log_every_n_batches
+    decisions.decide("measures", found, source_of(config, "metrics"))

@@ -1,0 +1,1 @@
+"""Looks at a step: a file for each, named like the measure that asks for it."""

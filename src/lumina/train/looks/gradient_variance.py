@@ -1,0 +1,46 @@
+"""How far the elements of the gradient are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lumina.train.watch import Look, register_look
+
+
+@register_look
+class GradientVariance(Look):
+    """The variance over all elements of the gradient, before it is clipped.
+
+    Tables that are read row by row have no gradient of their size and do not count.
+    """
+
+    name = "gradient_variance"
+
+    def judged(self, scale: Tensor) -> None:
+        """Sum and sum of squares of the elements, each [] float32."""
+        program = self.program
+        gradients = program.optimizer.gradients()
+        norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float32)
+        sums = [one.sum(dtype=torch.float32) for one in gradients]
+        both = torch.stack([torch.stack(sums), torch.stack(norms).square()]).sum(1)
+        if program.sharded:
+            program.mesh.tokens.sum_(both)
+        self._found = both / torch.stack([scale, scale.square()])
+
+    def values(self) -> Tensor | None:
+        """[2]: the two sums."""
+        return self._found
+
+    def row(self, values: Sequence[float]) -> dict[str, Any]:
+        """E[g^2] - E[g]^2."""
+        count = sum(
+            slot.parameter.numel()
+            for slot in self.program.optimizer.slots
+            if slot.touched is None
+        )
+        total, squares = values
+        return {"gradient_variance": squares / count - (total / count) ** 2}

@@ -1,0 +1,29 @@
+"""The tables of docs/metrics.md, from those of `lumina.observe.metric_table`.
+
+python tools/metrics.py            print them
+python tools/metrics.py --write    put them into docs/metrics.md
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lumina.observe.metric_table import as_markdown
+
+PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
+BEGIN, END = "<!-- made by tools/metrics.py -->", "<!-- end of what is made -->"
+
+
+def page() -> str:
+    """The page with the tables as they are now."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{as_markdown()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv[1:]:
+        PAGE.write_text(page(), encoding="utf-8")
+    else:
+        print(as_markdown())
