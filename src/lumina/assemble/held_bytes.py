@@ -22,7 +22,7 @@ def held_bytes(program: Program) -> dict[str, int]:
     the float32 sums of several.
     """
     network, slots = program.network, program.optimizer.slots
-    masters = [slot.master for slot in slots]
+    masters = [slot.master for slot in slots if slot.keeps_master]
     model = [local(one.detach()) for one in network.parameters()]
     optimizer = [one for slot in slots for one in slot.state.values()]
     if program.average is not None:

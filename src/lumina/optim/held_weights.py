@@ -22,6 +22,7 @@ class HeldSlot(Slot):
     step: a resumed run rounds as one that never stopped.
     """
 
+    keeps_master = False
     _wide: Tensor | None = None
 
     @property  # type: ignore[override]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Slot:
         decay: whether weight decay applies (matrices only).
         pieces: how a fused parameter divides into matrices; None where it is one.
         state: the optimizer's tensors for this parameter, by the names it declares.
+        keeps_master: the master stays between steps.
         accumulator: local float32 gradient sum, where the parameter's own gradient
             is half precision and a step has several forwards.
         touched: of a table that is read row by row, the rows that the step's forwards
@@ -40,6 +41,7 @@ class Slot:
     pieces: FusedPieces | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     accumulator: Tensor | None = None
+    keeps_master: ClassVar[bool] = True
     touched: list[tuple[Tensor, Tensor]] | None = None
 
     @property
