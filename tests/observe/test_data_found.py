@@ -13,15 +13,16 @@ from foreign_tokenizers import foreign_tokenizer
 from lumina import Trainer
 from lumina.observe.data_found import Row, data_rows
 from lumina.observe.report import write_report
+from reported_run import section
 
 
 def rows_of(run: Path) -> dict[str, tuple[str, bool]]:
     """The section's lines by name: (text, whether it warns)."""
-    page = (run / "report.html").read_text()
-    section = re.search(r"<h2>Data</h2>(.*?)<h2>", page, re.S)
-    assert section is not None
-    found = re.findall(r'<tr><td>(.*?)</td><td( class="warning")?>(.*?)</td></tr>',
-                       section[1], re.S)  # fmt: skip
+    found = re.findall(
+        r'<tr><th scope="row">(.*?)</th><td( class="warning")?>(.*?)</td></tr>',
+        section(run, "data"),
+        re.S,
+    )
     assert found
     return {
         html.unescape(name): (html.unescape(text), bool(warns))
@@ -94,11 +95,10 @@ def test_every_count_stands_in_the_section_on_data(run: Path) -> None:
 
 
 def test_bad_records_are_named_with_their_place(run: Path) -> None:
-    page = html.unescape((run / "report.html").read_text())
-    section = page[page.index("<h2>Data</h2>") : page.index("<h2>Findings</h2>")]
-    assert "talk.jsonl, line 9: not JSON" in section
-    assert "talk.jsonl, line 10: no field 'text' or 'messages'" in section
-    assert "big.jsonl, line 1: this is a Git LFS pointer" in section
+    shown = html.unescape(section(run, "data"))
+    assert "talk.jsonl, line 9: not JSON" in shown
+    assert "talk.jsonl, line 10: no field 'text' or 'messages'" in shown
+    assert "big.jsonl, line 1: this is a Git LFS pointer" in shown
 
 
 def test_what_was_left_out_does_not_get_lost_behind_many_events(run: Path) -> None:

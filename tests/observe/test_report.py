@@ -1,130 +1,24 @@
+"""report.html: what it tells, and that it stays text, small and alone."""
+
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import math
-import os
-import random
 import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from lumina.config import Config
+from lumina.cli.main import main
 from lumina.errors import LuminaError
-from lumina.model.spec import ModelSpec
-from lumina.observe import curves
-from lumina.observe.findings import find
 from lumina.observe.report import write_report
-from lumina.plan.plan import Plan
-from lumina.state.checkpoint import CheckpointStore
+from lumina.observe.report.write import MOST_BYTES
 from lumina.state.events import EventLog
 from lumina.state.metrics import MetricsLog, read_metrics
 from lumina.state.run_directory import RunDirectory
-from states import make_state
-
-HOSTILE = (
-    "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&{{7*7}}\x00\x1b\ud800"
-)
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Page(HTMLParser):
-    """Every element, its attributes and the text; complains about wrong nesting."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self._open, self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-    def count(self, tag: str) -> int:
-        return sum(name == tag for name, _ in self.elements)
-
-
-def page(path: Path) -> Page:
-    return Page(path.read_text(encoding="utf-8"))
-
-
-def a_row(step: int, steps: int, **more) -> dict:
-    noise = random.Random(step).gauss(0, 0.15)
-    return {
-        "step": step,
-        "tokens": step * 4096,
-        "epoch": step / 300,
-        "loss": 2 + 6 * math.exp(-step / (steps / 5)) + noise,
-        "learning_rate": 1e-3 * (1 + math.cos(math.pi * step / steps)) / 2,
-        "grad_norm": 1 + abs(noise),
-        "skipped": 0,
-        "tokens_per_second": 9000 + 800 * noise,
-        "step_seconds": 0.45,
-        "data_wait_seconds": 0.001,
-        "memory_allocated_bytes": 300 * 2**20,
-        "memory_peak_bytes": 500 * 2**20,
-        "mfu": None,
-        "moe.max_violation": [0.4 + noise, 0.2],
-        "moe.dead_experts": [0, 0],
-        **more,
-    }
-
-
-def a_run(folder: Path, steps: int = 800) -> Path:
-    """Every file a finished run leaves behind."""
-    folder.mkdir(parents=True)
-    metrics = MetricsLog(folder / "metrics.jsonl")
-    for step in range(1, steps + 1):
-        row = a_row(step, steps)
-        if step % (steps // 8) == 0:
-            row["eval_loss"] = 2.1 + 6 * math.exp(-step / (steps / 5))
-        if step == steps // 2:
-            row["grad_norm"] = 400.0
-        if step == steps // 3:
-            row["loss"] = float("nan")
-        metrics.append(row)
-    metrics.close()
-    events = EventLog(folder / "events.jsonl")
-    events.emit("run_started", "info", None, "fresh")
-    events.emit("step_skipped", "warning", "E302", "the gradients were not finite", 7)
-    events.emit("noise", "debug", None, "too small to show")
-    events.close()
-    config = Config.resolve(preset="debug", flags={"steps": steps, "seed": 7})
-    config.save(folder / "config.yaml")
-    spec = ModelSpec(2048, 2048, 128, 2, 2, 1, 64, 384, 256)
-    plan = Plan(
-        spec=spec,
-        steps=steps,
-        parameters=1_300_000,
-        active_parameters=900_000,
-        memory={"weights": 2**22, "total": 2**24},
-        reasons={"compute_dtype": "the CPU has AMX"},
-        warnings=("the text is short",),
-    )
-    (folder / "plan.json").write_text(json.dumps(plan.to_dict()))
-    store = CheckpointStore(folder, keep=3)
-    store.save(make_state(400), background=False)
-    store.save(make_state(800), kind="best", background=False)
-    store.close()
-    RunDirectory(folder).mark("finished", steps)
-    return folder
+from reported_run import HOSTILE, a_run, numbers, page, section
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +41,12 @@ def test_the_report_tells_the_whole_run(run):
         "of 800",
         "best held-out loss",
         "peak of the device not known",
+        "A dense transformer",
         "Loss (nats per token)",
         "Learning rate",
         "Gradient norm before clipping",
         "Tokens per second",
-        "Memory in use",
+        "Memory",
         "Busiest expert",
         "the CPU has AMX",
         "the text is short",
@@ -165,7 +60,7 @@ def test_the_report_tells_the_whole_run(run):
     ):
         assert part in shown.text, part
     assert "too small to show" not in shown.text
-    assert shown.count("figure") == 6
+    assert shown.count("figure") == 8
     assert re.search(r"seed\s*7\s*flag", shown.text)
     assert re.search(r"num_layers\s*2\s*preset debug", shown.text)
 
@@ -192,14 +87,27 @@ def test_the_report_says_what_stands_out_and_what_to_try(tmp_path):
 def test_the_report_needs_nothing_from_outside(run):
     shown = page(write_report(run))
     tags = {tag for tag, _ in shown.elements}
-    assert not tags & {"script", "link", "img", "iframe", "object", "base", "form"}
+    assert not tags & {"link", "img", "iframe", "object", "base", "embed"}
     for _, attributes in shown.elements:
-        assert not {"src", "href", "style", "onload", "onclick"} & attributes.keys()
+        assert not {"src", "style", "action", "onload", "onclick"} & attributes.keys()
+        assert attributes.get("href", "#").startswith("#")
     text = (run / "report.html").read_text()
-    assert "http://" not in text and "https://" not in text and "url(" not in text
+    outside = text.replace('"http://www.w3.org/2000/svg"', "")  # a name, not a place
+    assert "http://" not in outside and "https://" not in outside
+    assert not re.search(r"url\((?!#)|@import|fetch\(|XMLHttp|WebSocket", text)
     assert text.startswith("<!DOCTYPE html>")
-    assert "prefers-color-scheme: dark" in text
     assert len(text) < 400_000
+
+
+def test_only_the_style_and_the_script_of_the_page_are_allowed(run):
+    text = write_report(run).read_text()
+    rules = re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', text)
+    policy = rules[1].replace("&#39;", "'")
+    for tag in ("style", "script"):
+        (code,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.S)
+        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in policy
+    assert policy.startswith("default-src 'none';") and "unsafe" not in policy
 
 
 def test_hostile_strings_stay_text(tmp_path):
@@ -222,6 +130,8 @@ def test_hostile_strings_stay_text(tmp_path):
     shown = page(path)
     known = {tag for tag, _ in calm.elements}
     assert {tag for tag, _ in shown.elements} <= known
+    scripts = sum(tag == "script" for tag, _ in shown.elements)
+    assert scripts == 2, "the numbers and the page's own"
     assert all(not name.startswith("on") for _, a in shown.elements for name in a)
     assert shown.text.count("<script>alert('x')</script>") >= 8
     assert shown.text.count("{{7*7}}") >= 8
@@ -260,50 +170,6 @@ def test_what_cannot_be_written_is_refused_by_code(tmp_path, run):
     assert caught.value.code == "E101"
 
 
-def test_thin_curves_keep_their_spikes_and_ends():
-    points = [(float(x), 0.0) for x in range(10_000)]
-    points[4321] = (4321.0, 9.0)
-    points[7000] = (7000.0, -5.0)
-    kept = curves.thin(points)
-    assert len(kept) <= 602 and kept == sorted(kept)
-    assert (4321.0, 9.0) in kept and (7000.0, -5.0) in kept
-    assert kept[0] == points[0] and kept[-1] == points[-1]
-
-
-def test_coordinates_lie_in_the_picture_and_rise_with_the_value():
-    points = [(1.0, 2.0), (2.0, 8.0), (3.0, 5.0)]
-    chart = curves.draw("x", [curves.Series("a", points)], str)
-    numbers = re.findall(r"(-?[\d.]+),(-?[\d.]+)", chart.lines[0][2])
-    xs, ys = zip(*((float(x), float(y)) for x, y in numbers), strict=True)
-    assert list(xs) == sorted(xs) and min(xs) >= 0 and max(xs) <= curves.WIDTH
-    assert ys[1] < ys[2] < ys[0] and min(ys) >= 0 and max(ys) <= curves.HEIGHT
-    assert "step 2: a 8.0" in [text for _, _, text in chart.hints]
-
-
-@pytest.mark.parametrize(
-    "values", [[3.0], [3.0, 3.0], [0.0, 0.0], [1e-9, 2e-9], [1e9, -1e9], [1e-3, 1e6]]
-)
-def test_any_range_of_values_can_be_drawn(values):
-    points = [(float(x), y) for x, y in enumerate(values, 1)]
-    chart = curves.draw("x", [curves.Series("a", points)], str)
-    assert "nan" not in repr(chart) and "inf" not in repr(chart)
-    assert chart.y_ticks
-
-
-def test_outliers_make_the_axis_logarithmic():
-    points = [(float(x), 1.0) for x in range(1, 50)]
-    points.append((50.0, 1000.0))
-    assert curves.draw("x", [curves.Series("a", points)], str).logarithmic
-    assert curves.draw("x", [curves.Series("a", [])], str) is None
-
-
-def test_a_logarithmic_axis_reaches_beyond_all_values():
-    points = [(float(x), 2.0) for x in range(1, 50)] + [(50.0, 500.0)]
-    chart = curves.draw("x", [curves.Series("a", points)], str)
-    assert chart.logarithmic
-    assert [text for _, text in chart.y_ticks] == ["1.0", "10.0", "100.0", "1000.0"]
-
-
 def test_the_best_evaluation_is_the_one_of_the_lowest_loss(tmp_path):
     with RunDirectory(tmp_path / "run").acquire():
         pass
@@ -314,58 +180,132 @@ def test_the_best_evaluation_is_the_one_of_the_lowest_loss(tmp_path):
     assert re.search(r"best held-out loss ?2\.1250 ?perplexity 8\.37, step 2", text)
 
 
-def findings(changes, steps=100, plan=None):
-    rows = [a_row(step, steps, **changes(step)) for step in range(1, steps + 1)]
-    return " ".join(f.observed for f in find(rows, plan or {"max_grad_norm": 1.0}))
+def test_a_page_can_be_written_again_with_its_samples_and_results(tmp_path, capsys):
+    folder = a_run(tmp_path / "run", steps=40)
+    write_report(folder, samples=[("Once", " more")], results={"score": "0.5"})
+    write_report(folder, results={"score": "0.75"})
+    (folder / "report.html").unlink()
+    assert main(["runs", "report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    assert "<b>Once</b> more" in section(folder, "samples")
+    tiles = section(folder, "figures")
+    assert "<span>score</span><b>0.75</b>" in tiles and "0.5<" not in tiles
+    assert main(["runs", "report", str(tmp_path / "nowhere")]) == 1
+    assert "E104" in capsys.readouterr().err
 
 
-def test_findings_name_what_stands_out_and_nothing_else():
-    assert find([], {}) == []
-    calm = findings(lambda s: {"grad_norm": 0.5})
-    assert calm == ""
-
-    def rising(s):
-        return {
-            "grad_norm": 0.5,
-            "eval_loss": abs(s - 40) / 10 + 2 if s % 10 == 0 else None,
-        }
-
-    assert "best at step 40 (2.0000) and rose to 8.0000" in findings(rising)
-
-    def falling(s):
-        return {"grad_norm": 0.5, "eval_loss": 5 - s / 50 if s % 10 == 0 else None}
-
-    assert "still fell" in findings(falling)
-    assert "100.0% of the second half" in findings(lambda s: {"grad_norm": 3.0})
-    assert "12 of 100 steps" in findings(lambda s: {"grad_norm": 0, "skipped": 12})
-    assert "waiting for data" in findings(
-        lambda s: {"grad_norm": 0, "data_wait_seconds": 0.2}
-    )
-    assert "left 2 experts" in findings(
-        lambda s: {"grad_norm": 0, "moe.dead_experts": [0, 2]}
-    )
+def test_samples_of_several_steps_stand_below_each_other(tmp_path):
+    folder = a_run(tmp_path / "run", steps=40)
+    rows = [(10, " a a a"), (20, " a time"), (40, " upon a time")]
+    lines = [json.dumps({"step": n, "prompt": "Once", "text": t}) for n, t in rows]
+    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    write_report(folder)
+    found = re.findall(r"<h3>step (\d+)</h3>\s*<pre><b>Once</b>(.*?)</pre>",
+                       section(folder, "samples"))  # fmt: skip
+    assert found == [(str(n), text) for n, text in rows[::-1]]
 
 
-@pytest.mark.slow
-def test_a_browser_shows_the_report(run, tmp_path):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium here")
-    picture = tmp_path / "report.png"
-    subprocess.run(
-        [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--screenshot={picture}",
-            "--window-size=1200,1600",
-            write_report(run).resolve().as_uri(),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=280,
-        env={**os.environ, "HOME": str(tmp_path)},
-    )
-    assert picture.stat().st_size > 20_000
+@pytest.mark.covers("MON-18: decisions")
+def test_what_was_changed_while_it_ran_is_told_with_its_reasons(tmp_path):
+    folder = a_run(tmp_path / "run", steps=40)
+    events = EventLog(folder / "events.jsonl")
+    change = {"id": 1, "name": "learning_rate", "old": 1e-3, "value": 5e-4}
+    events.emit(
+        "control", "info", None, "learning_rate: 0.001 -> 0.0005", 20, **change,
+        reason="the loss rises", source="orchestrator", outcome="applied",
+        rule="calm_down", evidence={"slope": 0.25}, confidence=0.875,
+        reversal="it falls for 50 steps",
+    )  # fmt: skip
+    events.emit(
+        "control", "warning", None, "refused", 30, **change, step_=30,
+        reason="try it", source="user", outcome="refused: E005 not here",
+    )  # fmt: skip
+    events.close()
+    write_report(folder)
+    shown = section(folder, "decided")
+    for part in (
+        "rule calm_down",
+        "learning_rate: 0.001 → 0.0005",
+        "the loss rises; evidence: slope 0.25; confidence 0.875; goes back when it "
+        "falls for 50 steps",
+        "<td>applied</td>",
+        '<td class="warning">refused: E005 not here</td>',
+        "the CPU has AMX",
+    ):
+        assert part in shown, part
+    changes = [
+        m for m in numbers(folder / "report.html")["marks"] if m["kind"] == "change"
+    ]
+    assert [mark["step"] for mark in changes] == [20, 30]
+
+
+def test_joints_evaluations_and_checkpoints_are_marked_on_the_curves(tmp_path):
+    folder = a_run(tmp_path / "run", steps=80)
+    events = EventLog(folder / "events.jsonl")
+    events.emit("run_started", "info", None, "goes on", 40, command="lumina train x")
+    events.emit("checkpoint_saved", "info", None, "step-00000050 is written", 50)
+    events.close()
+    found = numbers(write_report(folder))
+    by_kind = {}
+    for mark in found["marks"]:
+        by_kind.setdefault(mark["kind"], []).append(mark["step"])
+    assert by_kind["joint"] == [40] and by_kind["checkpoint"] == [50]
+    assert by_kind["evaluation"] == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert by_kind["warning"] == [7]
+    assert "resumed at step 40" in section(folder, "run")
+    assert len(found["axes"]["step"]) == len(found["axes"]["hours"]) == 80
+    assert found["axes"]["tokens"][-1] == 80 * 4096
+    assert found["axes"]["hours"][-1] == pytest.approx(80 * 0.45 / 3600, rel=1e-4)
+
+
+def test_commands_to_go_on_fit_how_the_run_ended(tmp_path):
+    folder = a_run(tmp_path / "a run", steps=40)
+    write_report(folder)
+    shown = section(folder, "next").replace("&#39;", "'")
+    assert f"<code>lumina train --resume '{folder}' --steps 80</code>" in shown
+    assert f"<code>lumina generate '{folder}' --prompt 'Once'</code>" in shown
+    assert f"<code>lumina export '{folder}' NEW_FOLDER</code>" in shown
+    RunDirectory(folder).mark("interrupted", 40, reason="stopped by a signal")
+    write_report(folder)
+    first = re.search(r"<code>(.*?)</code>", section(folder, "next"))[1]
+    assert first.replace("&#39;", "'") == f"lumina train --resume '{folder}'"
+
+
+def long_run(folder: Path, steps: int) -> Path:
+    folder.mkdir(parents=True)
+    hostile = "<&\"'" * 50
+    with open(folder / "metrics.jsonl", "w") as file:
+        for step in range(1, steps + 1):
+            row = {f"figure.{n}": (step * (n + 3)) % 97 / 7 for n in range(25)}
+            row |= {"step": step, "loss": 900.0 if step == 777 else 3 + step % 5 / 10}
+            file.write(json.dumps(row) + "\n")
+    with open(folder / "events.jsonl", "w") as file:
+        for step in range(1, steps + 1):
+            event = {"step": step, "kind": "x", "severity": "warning"}
+            file.write(json.dumps(event | {"message": hostile * 20}) + "\n")
+    with open(folder / "samples.jsonl", "w") as file:
+        for step in range(1, 200):
+            sample = {"step": step, "prompt": hostile, "text": hostile * 30}
+            file.write(json.dumps(sample) + "\n")
+    return folder
+
+
+def test_a_page_stays_below_a_megabyte_and_keeps_its_spikes(tmp_path):
+    path = write_report(long_run(tmp_path / "run", 1500))
+    assert path.stat().st_size <= MOST_BYTES == 1_000_000
+    assert "shortened" in page(path).text
+    loss = numbers(path)["charts"][0]["lines"][0]
+    assert 900.0 in loss["y"] and max(loss["my"]) < 900
+    assert loss["x"][loss["y"].index(900.0)] == 777
+    assert (loss["x"][0], loss["x"][-1]) == (1, 1500)
+
+
+def test_a_failed_run_says_why_in_its_last_words(tmp_path):
+    folder = a_run(tmp_path / "run", steps=40)
+    events = EventLog(folder / "events.jsonl")
+    events.emit("run_failed", "critical", "E204", "no room to write", 12)
+    events.emit("run_failed", "critical", "E301", "no finite gradient", 40)
+    events.close()
+    RunDirectory(folder).mark("failed", 40)
+    write_report(folder)
+    assert "E301 no finite gradient (step 40)" in section(folder, "run")

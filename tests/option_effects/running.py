@@ -11,6 +11,7 @@ import pytest
 from lumina.errors import LuminaError
 from lumina.train import loop
 from option_effects import shows
+from reported_run import section
 from tiny_runs import Runs, same
 
 
@@ -156,8 +157,7 @@ def lines(runs: Runs) -> None:
 @shows("report_samples")
 def samples(runs: Runs) -> None:
     def shown(folder: Path) -> int:
-        page = (folder / "report.html").read_text()
-        return page.partition("<h2>Samples</h2>")[2].count("<pre>")
+        return section(folder, "samples").count("<pre>")
 
     none, two = runs.both("report_samples", 0, 2, steps=2)
     assert (shown(none.folder), shown(two.folder)) == (0, 2)

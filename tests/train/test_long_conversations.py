@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lumina import evaluate
+from reported_run import section
 from training import (
     DENSE,
     Trainings,
@@ -70,15 +71,12 @@ def test_every_step_has_a_label_and_it_is_told(on_long_talks, split: Path) -> No
     assert sentence in event["message"]
     assert "no answer is lost" in event["message"]
     assert sentence in told(on_long_talks.output("split"))
-    assert sentence in told(section(split))
+    assert sentence in told(on_data(split))
 
 
-def section(run: Path) -> str:
+def on_data(run: Path) -> str:
     """The words of the report's section on data."""
-    page = (run / "report.html").read_text()
-    found = re.search(r"<h2>Data</h2>(.*?)<h2>", page, re.S)
-    assert found is not None
-    return html.unescape(re.sub(r"<[^>]*>", " ", found[1]))
+    return html.unescape(re.sub(r"<[^>]*>", " ", section(run, "data")))
 
 
 @pytest.mark.parametrize("mode", ["truncate", "drop"])
@@ -87,7 +85,7 @@ def test_what_is_lost_is_told(on_long_talks, mode: str) -> None:
     (event,) = events(run, "data_long_conversations")
     lost = event["data"]["tokens_lost"]
     assert event["severity"] == "warning" and lost > 100
-    for place in (event["message"], told(on_long_talks.output(mode)), section(run)):
+    for place in (event["message"], told(on_long_talks.output(mode)), on_data(run)):
         assert f"{lost:,}" in told(place)
         assert f"--long-conversations {mode}" in told(place)
 

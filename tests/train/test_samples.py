@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import lumina
+from reported_run import section
 from training import start
 
 
@@ -41,8 +42,8 @@ def test_samples_go_on_from_held_out_texts_and_repeat_exactly(
     for name in ("one", "two"):
         run = tmp_path / name
         lumina.Trainer(tiny_config.replace(run_dir=str(run), steps=3)).train()
-        samples.append((run / "report.html").read_text().partition("Samples</h2>")[2])
-    first, second = (text.partition("<h2>")[0] for text in samples)
+        samples.append(section(run, "samples"))
+    first, second = samples
     assert first == second
     prompts = re.findall(r"<pre><b>(.*?)</b>", first, re.DOTALL)
     texts = [

@@ -3,8 +3,9 @@
 A group is a module of the table in `lumina.cli.main` that names a package in `GROUP`.
 Each file of that package is a sub-command: it has `SUMMARY` (one line of help),
 `add_arguments(parser)` and `run(args) -> int`. A new file is a new sub-command; nothing
-else has to name it. The files import what is heavy within their functions, because the
-help of a group reads the summary of each.
+else has to name it. Where the module names one of them in `DEFAULT`, that one is meant
+when no sub-command is named. The files import what is heavy within their functions,
+because the help of a group reads the summary of each.
 """
 
 from __future__ import annotations
@@ -38,8 +39,12 @@ def members(package: str) -> dict[str, str]:
 
 
 def chosen(
-    name: str, summary: str, package: str, words: Sequence[str]
-) -> tuple[str, Any] | None:
+    name: str,
+    summary: str,
+    package: str,
+    words: Sequence[str],
+    default: str | None = None,
+) -> tuple[str, Any, list[str]] | None:
     """The sub-command that the words of a group ask for.
 
     Args:
@@ -47,14 +52,18 @@ def chosen(
         summary: the group's line of help.
         package: holds a file for each sub-command.
         words: what stands behind the group's name.
+        default: the sub-command that is meant where the first word is none of them.
 
     Returns:
-        (name, module), or None where the help of the group was asked for and printed.
+        (name, module, the words behind it), or None where the help of the group was
+        asked for and printed.
 
     Raises:
         LuminaError: E005 without a sub-command, E004 for an unknown one.
     """
     known = members(package)
+    if default and (not words or words[0] not in (*known, "--help", "-h", "help")):
+        return default, importlib.import_module(known[default]), list(words)
     if not words:
         raise LuminaError(
             "E005",
@@ -73,7 +82,7 @@ def chosen(
             f"{word!r} is not a command of `lumina {name}`",
             f"{hint}`lumina {name} --help` lists them",
         )
-    return word, importlib.import_module(known[word])
+    return word, importlib.import_module(known[word]), list(words[1:])
 
 
 def _help(name: str, summary: str, known: dict[str, str]) -> str:

@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
     "config": ("lumina.cli.config", "show settings and where each came from"),
     "checkpoints": ("lumina.cli.checkpoints", "list, check, compare checkpoints"),
-    "runs": ("lumina.cli.runs", "list the runs below a folder"),
+    "runs": ("lumina.cli.runs", "list runs, write their reports again"),
     "features": ("lumina.cli.features", "list what can be switched, and its cost"),
     "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),
     "plan": ("lumina.cli.plan", "parameters, memory and time, on any hardware"),
@@ -124,11 +124,12 @@ def _dispatch(words: list[str]) -> int:
     if hasattr(module, "GROUP"):
         from lumina.cli.groups import chosen
 
-        found = chosen(name, summary, module.GROUP, rest)
+        default = getattr(module, "DEFAULT", None)
+        found = chosen(name, summary, module.GROUP, rest, default)
         if found is None:
             return 0
-        name, module = found
-        rest, prog, summary = rest[1:], f"{prog} {name}", module.SUMMARY
+        name, module, rest = found
+        prog, summary = f"{prog} {name}", module.SUMMARY
     from lumina.cli.parsing import Parser, parse
 
     parser = Parser(prog=prog, description=summary)

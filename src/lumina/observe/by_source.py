@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lumina import quantities as q
-from lumina.observe import curves
-
-_STYLES = ("main", "second", "faint")
-"""Styles of the curves, which repeat where there are more sources."""
 
 
 def sources_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names of the sources that any of the rows is about, in their order."""
-    keys = dict.fromkeys(key for row in rows for key in row)
-    ending = ".weight"
+    return names_of("source", dict.fromkeys(key for row in rows for key in row))
+
+
+def names_of(kind: str, keys: Iterable[str]) -> list[str]:
+    """Names that keys such as source.NAME.weight are about, in their order.
+
+    Args:
+        kind: "source" or "task".
+        keys: of a row.
+    """
+    start, ending = f"{kind}.", ".weight"
     return [
-        key.removeprefix("source.").removesuffix(ending)
+        key.removeprefix(start).removesuffix(ending)
         for key in keys
-        if key.startswith("source.") and key.endswith(ending)
+        if key.startswith(start) and key.endswith(ending)
     ]
 
 
@@ -50,36 +55,3 @@ def source_figures(
         if losses:
             figures.append((f"held-out loss of {name}", q.decimal(losses[-1]), remark))
     return figures
-
-
-def source_charts(rows: Sequence[Mapping[str, Any]]) -> list[curves.Chart | None]:
-    """Curves of the sources' losses, and of their shares where these change."""
-    names = sources_in(rows)
-    if not names:
-        return []
-
-    def lines(ending: str) -> list[curves.Series]:
-        found = []
-        for number, name in enumerate(names):
-            key = f"source.{name}.{ending}"
-            points = [
-                (float(row["step"]), value)
-                for row in rows
-                if (value := q.known(row.get(key))) is not None
-            ]
-            if ending == "loss":
-                points = curves.smooth(points)
-            found.append(curves.Series(name, points, _STYLES[number % len(_STYLES)]))
-        return found
-
-    def short(value: float) -> str:
-        return f"{value:.3g}"
-
-    charts = [
-        curves.draw("Loss of each source, smoothed", lines("loss"), short),
-        curves.draw("Held-out loss of each source", lines("eval_loss"), short),
-    ]
-    shares = lines("weight")
-    if any(len({y for _, y in one.points}) > 1 for one in shares):
-        charts.append(curves.draw("Share of each source", shares, q.share))
-    return charts

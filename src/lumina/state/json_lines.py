@@ -7,6 +7,7 @@ import json
 import math
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,26 +81,32 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         LuminaError: E104 when there is no such file, E101 for a broken line that is not
             the last, naming it.
     """
+    return list(iterate_json_lines(path))
+
+
+def iterate_json_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The same one by one, for a file that is larger than its rows may take.
+
+    Raises:
+        LuminaError: as `read_json_lines`, while it is read.
+    """
     path = Path(path)
     try:
-        lines = path.read_bytes().split(b"\n")
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = _parse(line.removesuffix(b"\n"))
+                except ValueError as error:
+                    if not line.endswith(b"\n"):
+                        return  # the last one, cut off
+                    raise LuminaError(
+                        "E101",
+                        f"{path}, line {number} is not a JSON object: {error}",
+                        "mend or delete that line",
+                    ) from error
+                yield row
     except OSError as error:
         raise file_error(error, path) from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line and number == len(lines):
-            continue
-        try:
-            rows.append(_parse(line))
-        except ValueError as error:
-            if number == len(lines):
-                continue
-            raise LuminaError(
-                "E101",
-                f"{path}, line {number} is not a JSON object: {error}",
-                "mend or delete that line",
-            ) from error
-    return rows
 
 
 def file_error(error: OSError, path: Path) -> LuminaError:

@@ -91,6 +91,16 @@ class RunDirectory:
         return self.path / "report.html"
 
     @property
+    def samples(self) -> Path:
+        """samples.jsonl: texts that the model wrote, by step."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def results(self) -> Path:
+        """results.json: further figures by name, such as scores."""
+        return self.path / "results.json"
+
+    @property
     def status_file(self) -> Path:
         """status.json: how far it came, and whether it is finished."""
         return self.path / "status.json"

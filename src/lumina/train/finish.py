@@ -157,6 +157,9 @@ def leave_failure(
             step=step,
         )
     mark_failed(directory, step)
+    # The page tells what happened; what went wrong is told whether or not it fits.
+    with contextlib.suppress(LuminaError):
+        write_report(directory.path)
 
 
 def mark_failed(directory: RunDirectory, step: int) -> None:

@@ -44,10 +44,26 @@ def origin(
         "torch": environment.torch_version,
         "python": platform.python_version(),
         "device": environment.device_name,
+        "hardware": hardware(environment),
         "data": [*kind, *data.train_data, *data.tasks, *config.mixture.sources],
         "counts": {name: stats[name] for name in counts if stats.get(name)},
         "found": found,
     }
+
+
+def hardware(environment: Environment) -> dict[str, Any]:
+    """What the machine has, for a reader who does not know it."""
+    found: dict[str, Any] = {
+        "cores": environment.cores,
+        "host_memory_bytes": environment.host_memory_bytes,
+    }
+    if environment.device == "cuda":
+        found |= {
+            "devices": environment.device_count,
+            "device_memory_bytes": environment.memory_bytes,
+            "cuda": environment.cuda_version,
+        }
+    return found
 
 
 def command(arguments: list[str]) -> str:
