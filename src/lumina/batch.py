@@ -7,13 +7,25 @@ heads, k key/value heads, e experts, c capacity, v vocabulary, t tokens = b*s.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 IGNORE = -100
 """The label of a position that does not count towards the loss."""
+
+
+class BaseOutputs(NamedTuple):
+    """What a frozen model makes of the first rows of a batch.
+
+    Attributes:
+        hidden: [R, S, D] after its final norm.
+        head: [padded vocabulary, D], its head.
+    """
+
+    hidden: Tensor
+    head: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,8 @@ class Batch:
             from, where a run has several.
         uniforms: [B, N] float32 in [0, 1) or None: random draws that belong to the
             rows, so that what a model draws is the same on any split over ranks.
+        base_outputs: what a frozen model makes of the first rows, or None; made on the
+            device, so it is never moved.
     """
 
     input_ids: Tensor
@@ -55,6 +69,17 @@ class Batch:
     task_rows: tuple[int, ...] | None = None
     source_ids: Tensor | None = None
     uniforms: Tensor | None = None
+    base_outputs: BaseOutputs | None = None
+
+    def first(self, rows: int) -> Batch:
+        """The batch of the first `rows` rows."""
+        kept: dict[str, Any] = {
+            f.name: value[:rows]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        kept["cu_seqlens"] = self.cu_seqlens.clamp(max=rows * self.input_ids.shape[1])
+        return replace(self, **kept, task_rows=None, base_outputs=None)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch on `device`."""

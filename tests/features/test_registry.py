@@ -37,6 +37,10 @@ ASKED: dict[str, dict[str, Any]] = {
     "flash_attention": {"attention": "flash2"},
     "deterministic": {"deterministic": True},
     "preserve_base_knowledge": {"preserve_base_knowledge": True},
+    "preserve_base_outputs": {
+        "preserve_base_knowledge": True, "preservation_method": "outputs",
+        "sources": ("base=a.txt", "chat=b.jsonl"),
+    },
     "swa": {"swa_start": 0.5},
     "lookahead": {"lookahead_steps": 5},
     "sliding_window": {"window_size": 64},

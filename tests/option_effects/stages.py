@@ -237,7 +237,7 @@ def preservation(runs: Runs) -> None:
         )
         for strength in (0.5, 3.0)
     ]
-    assert not distances(free)
+    assert not distances(free) and all(map(distances, runs_kept))
     weak, strong = (distances(run)[-1] for run in runs_kept)
     assert 0 < strong < 0.7 * weak
     plan = json.loads((runs_kept[0].folder / "plan.json").read_text())
@@ -253,6 +253,43 @@ def preservation(runs: Runs) -> None:
     assert set(told[-1]["data"]["changes"]) == {"base", "finetuning"}
     text = runs.refused("E002", preserve_base_knowledge=True)
     assert "begins with random ones" in text
+
+
+@pytest.mark.covers(
+    "DAT-13: penalty toward base distribution", "DAT-13: forgetting metrics reported"
+)
+@shows("preservation_method", "preservation_temperature")
+def distillation(runs: Runs) -> None:
+    """Scores on base text stay nearer to those before, and both changes are told of."""
+    base = runs.train(steps=3)
+    start = two_parts(runs) | {
+        "training_mode": "interleaved", "base_finetuning_ratio": 0.25, "steps": 4,
+        "preserve_base_knowledge": True, "init_from": str(base.folder),
+    }  # fmt: skip
+    weights, outputs = runs.both("preservation_method", "weights", "outputs", **start)
+    assert "base_divergence" not in weights.rows[0]
+    assert "base_distance" not in outputs.rows[-1]
+    # The first step has the base model itself before it, and the same loss.
+    assert outputs.first_loss == pytest.approx(weights.first_loss, rel=1e-5)
+    assert outputs.rows[0]["base_divergence"] == pytest.approx(0, abs=1e-5)
+    for name in ("base", "finetuning"):
+        assert outputs.rows[-1][f"source.{name}.eval_change"] != 0
+    strong, hot = (
+        runs.train(**start, preservation_method="outputs", **one)
+        for one in ({"preservation_strength": 100.0}, {"preservation_temperature": 9.0})
+    )
+    ends = [run.column("base_divergence")[-1] for run in (outputs, strong, hot)]
+    assert 0 < ends[1] < 0.5 * ends[0]
+    assert ends[2] < 0.5 * ends[0]  # what is compared is nearly even
+    plan = json.loads((outputs.folder / "plan.json").read_text())
+    assert plan["memory"]["base_weights"] == 4 * plan["parameters"]
+    alone = start | {"training_mode": "finetuning_only", "base_finetuning_ratio": None}
+    text = runs.refused("E002", **alone, preservation_method="outputs")
+    assert "reads rows of base, and the run takes none" in text
+    text = runs.refused(
+        "E002", preserve_base_knowledge=True, preservation_method="outputs"
+    )
+    assert "there are no sources" in text
 
 
 @shows("phase_optimizer")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tiny_runs import Runs, story, write_conversations
 from training import (
@@ -100,6 +101,30 @@ def test_other_shares_at_a_resume_hold_from_there_on(runs: Runs) -> None:
     )
     assert again.column("source.base.weight") == [0.75, 0.75, 0.25, 0.25]
     assert [part["row"] for part in again.cursor["parts"]] == [8, 8]
+
+
+def test_distillation_goes_on_to_the_bit(runs: Runs) -> None:
+    """The frozen copy is that of the first step, from the checkpoint, not from disk."""
+    chat = write_conversations(runs.folder / "chat.jsonl", 60)
+    base = runs.train(steps=2, precision="bf16")
+    start: dict[str, Any] = {
+        "sources": (f"base={runs.data}", f"chat={chat}"),
+        "source_weights": ("0.5",),
+        "train_data": (),
+        "precision": "bf16",
+        "preserve_base_knowledge": True,
+        "preservation_method": "outputs",
+    }
+    first = {"init_from": str(base.folder)}
+    whole = runs.train(**start, **first, steps=4)
+    part = runs.train(**start, **first, steps=2)
+    base.folder.rename(runs.folder / "elsewhere")
+    on = runs.train(**start, steps=4, run_dir=None, resume=str(part.folder))
+    for name in ("loss", "base_divergence", "grad_norm"):
+        assert on.column(name) == whole.column(name)
+    assert on.column("base_divergence")[2] > 0
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(tensor, on.tensors[name]), name
 
 
 @pytest.mark.parametrize(

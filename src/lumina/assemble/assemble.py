@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lumina.assemble.carry import CARRY, restore_carry, whole_carry
+from lumina.assemble.frozen_model import SLOT as FROZEN
 from lumina.assemble.logical import (
     fill,
     join_fused,
@@ -188,6 +189,9 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
         program.average.updates.fill_(meta.extra.get("average_updates", 0))
     if (base := program.base) is not None:
         _restore_copy(program, source, BASE, base.slots, base.weights)
+    if program.frozen is not None:
+        held = frozenset(source.optimizer_names(FROZEN))
+        program.frozen.restore(held, lambda n: source.optimizer_tensor(FROZEN, n))
     steps = meta.extra.get("gradient_steps", {})
     for name, step in zip(
         program.plan.gradient_steps, program.gradient_steps, strict=True
@@ -328,6 +332,9 @@ def _tensors(
         for slot, value in zip(slots, values, strict=True):
             into = moments.setdefault(kind, {})
             keep(into, slot.name, value, slot.parameter.detach())
+    if program.frozen is not None:
+        for name, value in program.frozen.tensors():
+            keep(moments.setdefault(FROZEN, {}), name, value, value)
     for name, value in _buffers(program, parameters):
         if everything or ranks.main:
             tensors[name] = _snapshot(value)

@@ -29,6 +29,8 @@ def held_bytes(program: Program) -> dict[str, int]:
         optimizer += getattr(program.average, "averages", [])
     if program.base is not None:
         optimizer += program.base.weights
+    if program.frozen is not None:
+        optimizer += [tensor for _, tensor in program.frozen.tensors()]
     accumulated = [slot.accumulator for slot in slots if slot.accumulator is not None]
     passing = sum(
         local(slot.parameter.detach()).numel() * slot.parameter.element_size()

@@ -19,21 +19,22 @@ from torch import Tensor, nn
 
 from lumina.assemble.adjustable import Adjustable
 from lumina.assemble.compiling import compile_blocks
+from lumina.assemble.counted import counted_shapes
 from lumina.assemble.features import build_features
+from lumina.assemble.frozen_model import FrozenModel, rows_of_base
 from lumina.assemble.held_bytes import held_bytes
 from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.optimizers import make_optimizers
 from lumina.assemble.ranks import Ranks
+from lumina.batch import Batch
 from lumina.errors import LuminaError
-from lumina.model.accuracy import accuracy_shapes
 from lumina.model.build import build_network
-from lumina.model.by_source import source_shapes
 from lumina.model.carry_protocol import Carry
 from lumina.model.declared import declared, fused_pieces, tensor_info
 from lumina.model.freezing import frozen_parameters
 from lumina.model.kinds.kind import Memory
-from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
+from lumina.model.kinds.table import kinds_of, loss_terms
 from lumina.model.network import Network
 from lumina.model.tensors import FusedPieces, TensorInfo
 from lumina.ops.attention import flash3
@@ -76,6 +77,7 @@ class Program:
         gradient_steps: small steps on gradients, in the order in which they act.
         average: the weights that evaluation uses in place of the masters, or None.
         base: the weights that training stays near, or None.
+        frozen: the model whose scores training stays near, or None.
         kinds: the kinds that the model is of.
         terms: its further losses.
         counts: keys of the auxiliary sums that only count, with their shapes.
@@ -103,8 +105,7 @@ class Program:
         self.network = build(plan)
         self.kinds = kinds_of(plan.spec)
         self.terms = loss_terms(plan.spec)
-        self.counts = count_shapes(plan.spec) | source_shapes(plan.sources)
-        self.counts |= accuracy_shapes(plan.measures)
+        self.counts = counted_shapes(plan)
         self.pieces: dict[str, FusedPieces] = fused_pieces(plan.spec)
         self.info = tensor_info(plan.spec)
         for name in frozen_parameters(plan.spec, plan.freeze):
@@ -134,6 +135,7 @@ class Program:
         self.gradient_steps: list[GradientStep] = []
         self.average: EvaluationWeights | None = None
         self.base: BaseWeights | None = None
+        self.frozen: FrozenModel | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.memories: dict[str, Memory] = {}
         for kind in self.kinds:
@@ -204,6 +206,9 @@ class Program:
                 )
             fill(local(tensor.detach()), tensor.detach(), value)
         self._initial = None
+        if read is not None and self.plan.keeps == "outputs":
+            self.frozen = FrozenModel(self, build(self.plan), self._exact())
+            self.frozen.fill(read)
         self._make_optimizer()
         self.model = self.way.settle()
 
@@ -212,12 +217,11 @@ class Program:
         narrow = self.kept_in != torch.float32
         accumulate = narrow and self.plan.grad_accum > 1
         held = self.weights_dtype != torch.float32
-        slots = []
+        slots, exact = [], self._exact()
         for name, parameter in self.network.named_parameters():
             master = local(parameter.detach())
             table = self.tables.get(name)
-            exact = self.info_of(name).role == "router" or table is not None
-            apart = narrow and not exact
+            apart = narrow and name not in exact
             if apart and (held or name in self.trained):
                 parameter.data = master.to(self.kept_in)
             if name not in self.trained:
@@ -264,12 +268,20 @@ class Program:
         ]
         self.average = evaluation_weights(self.plan, self.optimizer, self.device)
 
-        if self.plan.preservation > 0:
+        if self.plan.keeps == "weights":
             steps = max(self.plan.steps - self.plan.phase_begin, 1)
             rate = self.plan.preservation / (steps * self.plan.learning_rate)
             self.base = BaseWeights(self.optimizer.slots, rate)
         self.optimizer.release()
         self.held = held_bytes(self)
+
+    def _exact(self) -> frozenset[str]:
+        """Parameters that stay float32 whatever the program computes in."""
+        return frozenset(
+            name
+            for name, _ in self.network.named_parameters()
+            if name in self.tables or self.info_of(name).role == "router"
+        )
 
     def _partly_frozen(self, name: str) -> bool:
         """Whether only a part of this parameter trains."""
@@ -279,6 +291,13 @@ class Program:
     def info_of(self, name: str) -> TensorInfo:
         """Role and axes of a parameter; fused pieces share theirs."""
         return self.info[logical_names(name, self.pieces)[0]]
+
+    def ready(self, batch: Batch) -> Batch:
+        """A micro-batch of the host on the device, with all that the model reads."""
+        moved = batch.to(self.device)
+        if self.frozen is None:
+            return moved
+        return self.frozen.beside(moved, rows_of_base(batch))
 
     def gradient_sync(self, last: bool) -> AbstractContextManager[None]:
         """Around a forward and backward: only the step's last one talks to ranks."""
@@ -306,7 +325,7 @@ class Program:
         self._hooks.clear()
         self.optimizer.close()
         self.gradient_steps.clear()
-        self.average = self.base = None
+        self.average = self.base = self.frozen = None
         del self.way
         self.model = self.network = nn.Module()  # type: ignore[assignment]
         if self.plan.compile:

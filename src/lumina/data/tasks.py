@@ -135,6 +135,7 @@ def prepare_named(
                 "eval_data": held_out.get(name, ()),
                 **dict.fromkeys(_NAMES_OF_SETS, ()),
                 **dict.fromkeys(("training_mode", "interleaving_strategy")),
+                "preserve_base_knowledge": False,
             },
             Source("python", f"{word} {name}"),
         )

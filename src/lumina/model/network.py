@@ -66,6 +66,11 @@ class Network(nn.Module):
         """The head's weight where it is the embedding's."""
         return self.backbone.embedding.weight if self.spec.tie_embeddings else None
 
+    @property
+    def output_matrix(self) -> Tensor:
+        """The matrix [padded vocabulary, D] of a language model's only head."""
+        return self.objective.matrix(self._tied)  # type: ignore[no-any-return]
+
     @overload
     def forward(
         self, batch: Batch, carry: Any = None

@@ -159,7 +159,18 @@ def _schedule(plan: Plan) -> str:
             text += f", {what} times {' '.join(factors)}"
     if plan.freeze:
         text += f", frozen: {' '.join(plan.freeze)}"
-    return text
+    return text + _preservation(plan)
+
+
+def _preservation(plan: Plan) -> str:
+    """What of the base model training stays near, and how strongly."""
+    how = f"strength {plan.preservation:g}"
+    if plan.keeps == "weights":
+        return f"; near the base weights ({how})"
+    if plan.keeps == "outputs":
+        how += f", temperature {plan.preservation_temperature:g}"
+        return f"; near the base model's scores on {plan.sources[0]} rows ({how})"
+    return ""
 
 
 def _device(plan: Plan, environment: Any) -> str:

@@ -36,6 +36,11 @@ COMPONENTS = (
 )
 """Every component, in the order of printing; `bound` is their sum."""
 
+STAYS = (
+    "weights", "master_weights", "optimizer", "ema", "base_weights", "communication",
+)  # fmt: skip
+"""Components that are there during the whole step."""
+
 CUDA_WORKSPACES = 64 * 2**20
 """What cuBLAS and the smallest buffers hold beside the tensors counted here; measured
 with models so small that little else is there (`benchmarks/memory.py`)."""
@@ -111,8 +116,7 @@ def _expected(parts: Mapping[str, int], layout: Layout) -> int:
     passing = kept + parts["logits"] + parts["working"]
     gradients = parts["gradients"]
     together = layout.grad_accum > 1
-    states = ("weights", "master_weights", "optimizer", "ema", "communication")
-    stays = sum(parts[name] for name in states)
+    stays = sum(parts[name] for name in STAYS)
     stays += passing + gradients if together else max(passing, gradients)
     return stays + _beside(layout, stays)
 

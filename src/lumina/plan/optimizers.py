@@ -186,7 +186,8 @@ def _check_averages(config: Config, declared: Sequence[Declared]) -> None:
                     f"leave one of them out: --{option.replace('_', '-')} 0, or "
                     "another optimizer",
                 )
-        if one.evaluates and config.get("preserve_base_knowledge"):
+        pulled = config.get("preservation_method") == "weights"
+        if one.evaluates and pulled and config.get("preserve_base_knowledge"):
             raise LuminaError(
                 "E002",
                 "preserve_base_knowledge pulls the weights that train, and the "

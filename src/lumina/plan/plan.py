@@ -67,7 +67,10 @@ class Plan:
             and does not count in the held-out loss.
         preservation: how strongly the weights are pulled towards those that training
             began with: the share of the distance that is taken back over all steps at
-            the peak rate, as a rate of decay. 0: not at all.
+            the peak rate, as a rate of decay; or how much the divergence from the
+            base model's scores weighs. 0: not at all.
+        preservation_method: "weights" or "outputs": what is kept near.
+        preservation_temperature: of the scores that are compared.
         adaptive: window, bounds and thresholds of shares that follow the losses.
         convergence: window and threshold of phases that end when the loss is level.
         measures: what is measured beside loss, rates and memory, by name -> steps from
@@ -142,6 +145,8 @@ class Plan:
     sources: tuple[str, ...] = ()
     watched: tuple[str, ...] = ()
     preservation: float = 0.0
+    preservation_method: str = "weights"
+    preservation_temperature: float = 2.0
     adaptive: dict[str, float] = field(default_factory=dict)
     convergence: dict[str, float] = field(default_factory=dict)
     measures: dict[str, int] = field(default_factory=dict)
@@ -151,6 +156,11 @@ class Plan:
     memory: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def keeps(self) -> str:
+        """What of the base model training stays near: weights, outputs, or nothing."""
+        return self.preservation_method if self.preservation > 0 else ""
 
     @property
     def mesh_sizes(self) -> Sizes:

@@ -423,7 +423,15 @@ class Preparation:
         return as_left(plan, self.config, self.reader, changes, self.events)
 
     def _check_preservation(self, plan: Plan) -> None:
-        """Refuse to keep the knowledge of random weights."""
+        """Refuse to keep the knowledge of random weights, and to read no base text."""
+        if plan.keeps == "outputs" and plan.sources[0] in plan.watched:
+            raise LuminaError(
+                "E002",
+                f"preservation_method outputs reads rows of {plan.sources[0]}, and "
+                f"{'the phase ' + plan.phase if plan.phase else 'the run'} takes none",
+                "give it a share (--training-mode interleaved or --source-weights), or "
+                "use --preservation-method weights",
+            )
         if plan.preservation and self.weights is None and self.reader is None:
             raise LuminaError(
                 "E002",

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from lumina.model.accuracy import accuracy_metrics, accuracy_shapes
-from lumina.model.by_source import source_metrics, source_shapes
-from lumina.model.kinds.table import count_shapes, kinds_of, loss_terms
+from lumina.assemble.counted import counted_metrics, counted_shapes
+from lumina.model.kinds.table import loss_terms
 from lumina.observe.console import Console
 from lumina.observe.trackers import Trackers
 from lumina.observe.utilisation import Utilisation
@@ -225,20 +224,14 @@ class Recorder:
 
     def _of_kinds(self, plan: Plan, values: list[float]) -> dict[str, Any]:
         """The further losses, and what the kinds of the model make of their counts."""
-        spec = plan.spec
-        terms = loss_terms(spec)
+        terms = loss_terms(plan.spec)
         rest = values[len(SCALARS) :]
         row: dict[str, Any] = {
             term.key: value for term, value in zip(terms, rest, strict=False)
         }
         flat = torch.tensor(rest[len(terms) :])
-        shapes = count_shapes(spec) | source_shapes(plan.sources)
-        shapes |= accuracy_shapes(plan.measures)
-        counted = dict(divide_counts(flat, shapes))
-        for kind in kinds_of(spec):
-            row |= kind.metrics(plan, counted)
-        row |= accuracy_metrics(counted)
-        return row | source_metrics(plan.sources, counted)
+        counted = dict(divide_counts(flat, counted_shapes(plan)))
+        return row | counted_metrics(plan, counted)
 
 
 def _perplexity(loss: float | None) -> float | None:

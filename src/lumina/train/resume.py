@@ -49,6 +49,7 @@ FIXED = (
      "format", "field", "chat_template", "loss_on", "role_weights", "turn_weights",
      "long_conversations", "eval_fraction", "eval_split", "tokenizer",
      "tokenizer_vocab_size", "preserve_base_knowledge",
+     "preservation_method",
      "task_sampling_strategy", "data_kind"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""

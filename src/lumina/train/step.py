@@ -118,7 +118,7 @@ def _losses(
     Returns:
         Its part of what is minimised, and what it counts, if anything.
     """
-    batch = batches.micro_batches[index].to(program.device)
+    batch = program.ready(batches.micro_batches[index])
     held = (program.carries[index],) if program.network.recurrent else ()
     losses, aux = program.model(batch, *held)
     program.carries[index] = losses.carry

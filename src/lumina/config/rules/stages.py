@@ -168,9 +168,6 @@ def without_effect(settings: Settings) -> dict[str, str]:
     if stages.training_mode != "hybrid":
         unused |= dict.fromkeys(OF_HYBRID, "training_mode is not hybrid")
     phases = phases_of(settings)
-    kept = {phase.options.get("preserve_base_knowledge") for phase in phases} - {None}
-    if not stages.preserve_base_knowledge and not kept:
-        unused["preservation_strength"] = "preserve_base_knowledge is off"
     mixed = stages.training_mode == "interleaved" or any(
         phase.options.get("training_mode") in ("hybrid", "interleaved")
         for phase in phases

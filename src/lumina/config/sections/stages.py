@@ -115,14 +115,27 @@ class StagesSection(Section):
     )
     preserve_base_knowledge: bool = Field(
         False,
-        description="pull the trained matrices towards the weights that the run, or "
-        "its phase, began with (decoupled L2-SP)",
+        description="keep the model near the one that the run, or its phase, began "
+        "with, as preservation_method says",
+    )
+    preservation_method: Literal["weights", "outputs"] = Field(
+        "weights",
+        description="what preserve_base_knowledge keeps near: weights pulls trained "
+        "matrices back (decoupled L2-SP); outputs adds the divergence from the base "
+        "model's scores on the rows of the first source (distillation)",
     )
     preservation_strength: float = Field(
         1.0,
         gt=0,
-        description="strength of the pull: a weight that the loss leaves alone keeps "
-        "exp(-strength) of its distance over all steps at the peak rate",
+        description="strength of preserve_base_knowledge; weights: a weight that the "
+        "loss leaves alone keeps exp(-strength) of its distance over all steps at the "
+        "peak rate; outputs: what the divergence weighs beside a token's loss",
+    )
+    preservation_temperature: float = Field(
+        2.0,
+        gt=0,
+        description="temperature at which preservation_method outputs compares the two "
+        "models' scores; the divergence is multiplied by its square",
     )
     base_finetuning_ratio: float | None = Field(
         None,

@@ -79,7 +79,7 @@ class HaltingLanguageObjective(LanguageModelObjective):
         spent_t = active_mt.sum(0).clamp(min=1)
         found = cross_entropy(
             output.states.flatten(0, 2),
-            self._weight(tied),
+            self.matrix(tied),
             labels_t.repeat(segments),
             (active_mt * (weight_t / spent_t)).flatten(),
             self.vocab_size,

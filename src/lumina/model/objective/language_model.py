@@ -36,7 +36,7 @@ class LanguageModelObjective(nn.Module):
             else Linear(spec.hidden_size, spec.padded_vocab_size)
         )
 
-    def _weight(self, tied: Tensor | None) -> Tensor:
+    def matrix(self, tied: Tensor | None) -> Tensor:
         """The head's matrix [padded vocabulary, D]."""
         if self.head is not None:
             return self.head.weight
@@ -63,7 +63,7 @@ class LanguageModelObjective(nn.Module):
         weights_t = None if weights is None else weights.reshape(-1)
         sums = cross_entropy(
             output.hidden.flatten(0, 1),
-            self._weight(tied),
+            self.matrix(tied),
             labels_t,
             weights_t,
             self.vocab_size,
@@ -90,5 +90,5 @@ class LanguageModelObjective(nn.Module):
         Returns:
             [B, S, vocab_size] float32.
         """
-        scores = F.linear(hidden, self._weight(tied).to(hidden.dtype))
+        scores = F.linear(hidden, self.matrix(tied).to(hidden.dtype))
         return scores[..., : self.vocab_size].float()

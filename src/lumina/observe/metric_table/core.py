@@ -92,6 +92,14 @@ METRICS = (
         f"{EVALUATED}, with `preserve_base_knowledge`",
     ),
     Metric(
+        "base_divergence",
+        "mean divergence of the scores from those of the base model, on the rows of "
+        "base text",
+        "nats per token",
+        "KL(softmax(base / T) || softmax(scores / T))",
+        "with `preservation_method outputs`; null in a step without such a row",
+    ),
+    Metric(
         "source.NAME.loss", "mean loss of one source of a mixture", "nats per token"
     ),
     Metric("source.NAME.tokens", "share of the loss-bearing tokens from that source"),

@@ -69,8 +69,9 @@ def cross_entropy(
     loss, correct = hidden_td.new_zeros(2, dtype=torch.float32).unbind()
     each_2t = hidden_td.new_empty((2, hidden_td.shape[0]), dtype=torch.float32)
     for rows in chunks(hidden_td.shape[0], weight.shape[0], chunk_bytes):
-        chunk = _forward(hidden_td[rows], weight, labels_t[rows], vocab_size)
-        loss = loss + _weighted(chunk.loss_t, counted_t[rows])
+        logits_cv = matmul_float32(hidden_td[rows], weight.t())
+        chunk = _forward(logits_cv, labels_t[rows], vocab_size)
+        loss = loss + weighted(chunk.loss_t, counted_t[rows])
         correct = correct + (chunk.correct_t * (labels_t[rows] != IGNORE)).sum()
         each_2t[0, rows], each_2t[1, rows] = chunk.loss_t, chunk.correct_t
     return Sums(loss, correct, *each_2t.unbind())
@@ -92,11 +93,8 @@ class _Chunk(NamedTuple):
     labels_c1: Tensor  # [C, 1] with ignored labels replaced by 0
 
 
-def _forward(
-    hidden_cd: Tensor, weight_vd: Tensor, labels_c: Tensor, vocab_size: int
-) -> _Chunk:
+def _forward(logits_cv: Tensor, labels_c: Tensor, vocab_size: int) -> _Chunk:
     """Loss of one chunk; the logits' memory is turned into exponentials in place."""
-    logits_cv = _matmul_float32(hidden_cd, weight_vd.t())
     # Multiplying the padded width keeps the product's shape a multiple of 64.
     logits_cv[:, vocab_size:] = -math.inf
     labels_c1 = labels_c.clamp(min=0).unsqueeze(1)
@@ -109,19 +107,19 @@ def _forward(
     return _Chunk(loss_t, correct_t, exponentials_cv, total_c1, labels_c1)
 
 
-def _weighted(loss_c: Tensor, counted_c: Tensor) -> Tensor:
+def weighted(loss_c: Tensor, counted_c: Tensor) -> Tensor:
     """Sum of weighted losses; an uncounted row is zero even where it is not finite."""
     return torch.where(counted_c != 0, loss_c * counted_c, 0.0).sum()
 
 
-def _matmul_float32(a: Tensor, b: Tensor) -> Tensor:
+def matmul_float32(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in float32. CUDA keeps the float32 sums of half-precision products."""
     if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(a, b, out_dtype=torch.float32)
     return torch.mm(a, b).float()
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b in float32; on CUDA without writing the product by itself."""
     if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
@@ -129,35 +127,44 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += torch.mm(a, b)
 
 
-class _Gradient(NamedTuple):
+class ChunkGradient(NamedTuple):
+    """Loss of the rows of a chunk, and its gradient with respect to their logits."""
+
     loss_c: Tensor  # [C], unweighted
     correct_c: Tensor  # [C] bool, or 0.0 and 1.0
     grad_cv: Tensor  # [C, V] in the compute type
 
 
-def _gradient(
-    hidden_cd: Tensor,
-    weight_vd: Tensor,
+def gradient_of_chunk(
+    logits_cv: Tensor,
     labels_c: Tensor,
     counted_c: Tensor,
     vocab_size: int,
-) -> _Gradient:
-    """Loss of one chunk and its gradient with respect to the logits."""
-    if hidden_cd.is_cuda and _has_triton():
+    dtype: torch.dtype,
+) -> ChunkGradient:
+    """Loss of one chunk and its gradient with respect to the logits.
+
+    Args:
+        logits_cv: [C, padded vocabulary] float32; its memory may be used again.
+        labels_c: [C] int64.
+        counted_c: [C] float32, what each row weighs; 0 where it does not count.
+        vocab_size: logits from here on take no part.
+        dtype: of the gradient.
+    """
+    if logits_cv.is_cuda and _has_triton():
         from lumina.ops.cross_entropy.fused import softmax_gradient
 
-        logits_cv = _matmul_float32(hidden_cd, weight_vd.t())
-        grad_cv = torch.empty_like(logits_cv, dtype=hidden_cd.dtype)
+        grad_cv = torch.empty_like(logits_cv, dtype=dtype)
         loss_c, correct_c = softmax_gradient(
             logits_cv, labels_c, counted_c, vocab_size, grad_cv
         )
-        return _Gradient(loss_c, correct_c, grad_cv)
-    chunk = _forward(hidden_cd, weight_vd, labels_c, vocab_size)
+        return ChunkGradient(loss_c, correct_c, grad_cv)
+    chunk = _forward(logits_cv, labels_c, vocab_size)
     counted_c1 = counted_c.unsqueeze(1)
     # (softmax - one hot) * weight, in the memory of the logits.
     grad_cv = chunk.exponentials_cv.mul_(counted_c1 / chunk.total_c1)
     grad_cv.scatter_add_(1, chunk.labels_c1, -counted_c1)
-    return _Gradient(chunk.loss_t, chunk.correct_t, grad_cv.to(hidden_cd.dtype))
+    return ChunkGradient(chunk.loss_t, chunk.correct_t, grad_cv.to(dtype))
 
 
 def _has_triton() -> bool:
@@ -189,14 +196,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         each = [labels_t.new_empty(labels_t.shape, dtype=torch.float32) for _ in "lc"]
         for rows in chunks(hidden_td.shape[0], weight.shape[0], chunk_bytes):
             hidden_cd, counted_c = hidden_td[rows], counted_t[rows]
-            made = _gradient(hidden_cd, weight, labels_t[rows], counted_c, vocab_size)
-            loss = loss + _weighted(made.loss_c, counted_c)
+            made = gradient_of_chunk(
+                matmul_float32(hidden_cd, weight.t()),
+                labels_t[rows],
+                counted_c,
+                vocab_size,
+                hidden_td.dtype,
+            )
+            loss = loss + weighted(made.loss_c, counted_c)
             correct = correct + (made.correct_c * (labels_t[rows] != IGNORE)).sum()
             each[0][rows], each[1][rows] = made.loss_c, made.correct_c
             if grad_hidden is not None:
                 torch.mm(made.grad_cv, weight, out=grad_hidden[rows])
             if grad_weight is not None:
-                _add_product(grad_weight, made.grad_cv.t(), hidden_cd)
+                add_product(grad_weight, made.grad_cv.t(), hidden_cd)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight_vd.dtype
         ctx.mark_non_differentiable(correct, *each)

@@ -97,6 +97,15 @@ class Layout:
             trained = count_parameters(spec).total - count_sparse(spec)
         return trained / (self.data_ranks if chosen_way(self.parallel).sharded else 1)
 
+    def whole_copy(self, spec: ModelSpec) -> int:
+        """Bytes of all parameters in the compute type, not divided among devices."""
+        return BYTES[self.compute_dtype] * count_parameters(spec).total
+
+    def hidden_states(self, spec: ModelSpec) -> int:
+        """Bytes of a forward pass's last hidden states in the compute type."""
+        positions = self.micro_batch_size * spec.seq_length
+        return BYTES[self.compute_dtype] * positions * spec.hidden_size
+
 
 class Share(NamedTuple):
     """The share of the tokens that go through the two branches of a block."""

@@ -167,6 +167,17 @@ class _Experts(_Routed):
 
     final = "the other experts have learned since"
 
+    def check_plan(self, plan: Plan) -> None:
+        """Refuse a model without experts, and one with a copy that has as many."""
+        super().check_plan(plan)
+        if plan.keeps == "outputs":
+            raise LuminaError(
+                "E002",
+                "the run keeps a frozen copy of the base model (preservation_method "
+                "outputs), which has the experts of the model that trains",
+                "use --preservation-method weights",
+            )
+
     def now(self, program: Program, step: int) -> int:
         """The number of experts of each routed layer."""
         return routed(program.plan).num_experts
