@@ -49,3 +49,18 @@ def test_doctor_fails_when_something_needed_is_missing(
     assert main(["doctor"]) == 1
     line = next(x for x in capsys.readouterr().out.splitlines() if "no-such" in x)
     assert line.split()[-1] == "MISSING"
+
+
+@pytest.mark.covers("DIA-15")
+def test_doctor_shows_what_devices_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    profile = ["--capabilities", "--hardware-profile", "v100"]
+    assert main(["doctor", *profile]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    marked = [line.split("  ")[1].strip() for line in lines if line.startswith("*  ")]
+    assert "Volta" in " ".join(lines) and "mixed_fp16" in marked
+    assert "mixed_bf16" not in marked
+    assert main(["doctor", *profile, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["capabilities"]
+    assert (facts["kind"], facts["automatic"]) == ("Volta", "mixed_fp16")
+    assert main(["doctor", "--hardware-profile", "v100"]) == 2
+    assert "--capabilities" in capsys.readouterr().err

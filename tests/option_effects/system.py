@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,38 @@ def device(runs: Runs) -> None:
     else:
         assert found == ["cpu"]
         assert "CUDA" in runs.refused("E003", device="cuda")
+
+
+@pytest.mark.covers("CFG-17: cuda-ids")
+@shows("cuda_ids")
+def chosen_gpus(runs: Runs) -> None:
+    """They are the only ones that torch sees; where there is none, none is replaced."""
+    runs.monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    runs.monkeypatch.setenv("LUMINA_CUDA_IDS", "")
+    runs.monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert "CUDA" in runs.refused("E003", device="auto", cuda_ids=(2,))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+    assert "device is cpu" in runs.refused("E002", device="cpu", cuda_ids=(0,))
+
+
+@pytest.mark.covers("TRN-34: --strict forbids fallback")
+@shows("strict")
+def strict(runs: Runs) -> None:
+    run = runs.train(attention="flash2", steps=1)
+    assert "flash2 is not available here" in " ".join(run.printed.split())
+    assert "flash2" in runs.refused("E003", attention="flash2", strict=True)
+    assert runs.train(strict=True, steps=1).first_loss == run.first_loss
+
+
+@shows("adapt_to_memory")
+def adapted(runs: Runs) -> None:
+    """On GPUs alone: tests/plan/test_devices.py plans for several sizes."""
+    from machines import gpu, plan_for
+
+    for value, rows in ((False, 4), (True, 2)):
+        config = runs.config(device="auto", global_batch_size=8, adapt_to_memory=value)
+        plan = plan_for(config, gpu("Tesla T4", 14.5, (7, 5)))
+        assert (plan.micro_batch_size, plan.global_batch_size) == (rows, 8)
 
 
 @shows("nproc", "parallel")

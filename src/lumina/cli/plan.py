@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = _with_length(config_from_args(args))
     profile, machine = None, None
-    devices = args.devices or config.system.nproc or 1
+    devices = args.devices or config.system.processes
     if args.hardware_profile is not None:
         name, profile = find_profile(args.hardware_profile)
         machine = profile.machine(probe("cpu"), devices)

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     config = config_from_args(args)
-    nproc = config.system.nproc or 1
+    nproc = config.system.processes
     if nproc > 1 and "WORLD_SIZE" not in os.environ and not args.dry_run:
         from lumina.train.launch import launch
 

@@ -43,3 +43,8 @@ def move_(slot: Slot, update: Tensor, rate: Tensor, weight_decay: float) -> None
         slot.master.mul_(1.0 - rate * weight_decay)
     slot.master.sub_(rate * update)
     slot.write_back()
+
+
+def precise(x: Tensor) -> Tensor:
+    """In float64, for what cancels; in float32 on Apple GPUs, which have no more."""
+    return x.float() if x.device.type == "mps" else x.double()

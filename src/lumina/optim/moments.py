@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lumina.optim.arithmetic import precise
 from lumina.optim.declared import StateTensor
 from lumina.optim.optimizer import Optimizer, Slot
 from lumina.parallel.mesh import RankGroup
@@ -51,7 +52,7 @@ class TwoMoments(Optimizer):
         """What each moment is divided by, because it began at 0: [] float32 each."""
         # In float64: 1 - beta ** step cancels in the first steps. A skipped first step
         # leaves the count at 0, whose correction would divide by 0.
-        step = self.steps[0].double().clamp(min=1.0)
+        step = precise(self.steps[0]).clamp(min=1.0)
         return (1.0 - self.beta1**step).float(), (1.0 - self.beta2**step).float()
 
     def scalars(self) -> dict[str, Tensor]:

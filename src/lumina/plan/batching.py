@@ -7,7 +7,7 @@ preset's global batch is kept when it can be, and gives way when it cannot.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
@@ -87,6 +87,19 @@ def resolve_batching(config: Config, data_ranks: int) -> Batching:
     share = whole // data_ranks
     choices, why_split = _choices(config, share, batch, accum)
     return Batching(whole, choices, why, why_split, warning)
+
+
+def at_most(batching: Batching, size: int | None) -> Batching:
+    """Without the larger forwards, where the size of a forward was left open.
+
+    Args:
+        batching: the ways to cut a step.
+        size: most sequences of a forward; None: any number.
+    """
+    if size is None or len(batching.choices) == 1:
+        return batching
+    kept = tuple(one for one in batching.choices if one.micro_batch_size <= size)
+    return replace(batching, choices=kept)
 
 
 def _both_given(config: Config, batch: int, accum: int, data_ranks: int) -> Batching:

@@ -21,11 +21,13 @@ class Decisions:
         values: field of the Plan -> value.
         reasons: field of the Plan -> why.
         warnings: advice that does not stop the run.
+        fallbacks: what takes the place of something that is not available.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    fallbacks: list[str] = field(default_factory=list)
 
     def decide(self, name: str, value: Any, why: str) -> None:
         """Fix one field of the Plan."""
@@ -36,11 +38,16 @@ class Decisions:
         """Add advice."""
         self.warnings.append(text)
 
+    def fall_back(self, text: str) -> None:
+        """Note that something takes the place of what is not available."""
+        self.fallbacks.append(text)
+
     def draft(self, spec: ModelSpec) -> Plan:
         """A Plan of what is decided so far; the rest has the fields' defaults."""
         return Plan(
             spec=spec,
             **self.values,
+            fallbacks=tuple(self.fallbacks),
             reasons=dict(self.reasons),
             warnings=tuple(self.warnings),
         )
@@ -48,13 +55,14 @@ class Decisions:
     def take(self, before: Plan, after: Plan) -> None:
         """Decide the fields that `after` explains or changes in the draft `before`."""
         for name in (found.name for found in fields(Plan)):
-            if name in ("reasons", "warnings"):
+            if name in ("reasons", "warnings", "fallbacks"):
                 continue
             value = getattr(after, name)
             if name in after.reasons or value != getattr(before, name):
                 self.values[name] = value
         self.reasons |= after.reasons
         self.warnings = list(after.warnings)
+        self.fallbacks = list(after.fallbacks)
 
 
 def asked_for(config: Config, leaf: str) -> bool:

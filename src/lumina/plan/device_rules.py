@@ -24,8 +24,7 @@ class DeviceRule:
         precisions: values of `--precision` that suit it, the best first. The first is
             what `auto` takes.
         why: what the first rests on, after the compute capability.
-        batch_size: sequences of a forward where nothing else decides; None: by memory.
-        workers: threads that read data where nothing else decides; None: the cores.
+        batch_size: most sequences of a forward where none are named; None: by memory.
         notes: what else to know, in one sentence, or "".
     """
 
@@ -35,7 +34,6 @@ class DeviceRule:
     why: str
     capability: tuple[int, int] = (0, 0)
     batch_size: int | None = None
-    workers: int | None = None
     notes: str = ""
 
     @property
@@ -71,7 +69,6 @@ RULES = (
         ("mixed_fp16", "fp32"),
         "float16 with a loss scaler, as on GPUs without bfloat16 tensor cores",
         batch_size=4,
-        workers=0,
         notes="no flash kernels, no torch.compile, one process",
     ),
     DeviceRule(

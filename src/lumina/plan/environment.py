@@ -106,6 +106,8 @@ def probe(wanted: Config | str = "auto") -> Environment:
     import torch
 
     device = wanted if isinstance(wanted, str) else wanted.system.device
+    if not isinstance(wanted, str) and wanted.system.cuda_ids:
+        device = "cuda"
     processes = _local_processes()
     host = host_memory_bytes()
     features = cpu_features()

@@ -100,7 +100,9 @@ def without(plan: Plan, feature: Feature, machine: Machine, why: str) -> Plan:
     """The Plan without a feature that would have been chosen, and the reason told."""
     plan = _because(feature.fallen_back(plan, machine), feature, why)
     told = f"{feature.name} is left out: it {why}"
-    return plan.replace(warnings=(*plan.warnings, told))
+    return plan.replace(
+        warnings=(*plan.warnings, told), fallbacks=(*plan.fallbacks, told)
+    )
 
 
 def _conflict(feature: Feature, plan: Plan) -> str | None:

@@ -10,12 +10,15 @@ from lumina.model.spec import ModelSpec
 from lumina.parallel.sizes import Sizes
 from lumina.parallel.table import chosen_way, preferred_ways
 from lumina.parallel.way import Conditions
-from lumina.plan.batching import Batching, Split, resolve_batching
+from lumina.plan.apple import check_apple
+from lumina.plan.batching import Batching, Split, at_most, resolve_batching
 from lumina.plan.costs.cost import Layout
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
+from lumina.plan.device_rules import rule_for
 from lumina.plan.duration import Done, decide_length, decide_rhythm
 from lumina.plan.environment import Environment, no_device
+from lumina.plan.fallbacks import refuse_fallbacks
 from lumina.plan.feature_choice import (
     check_features,
     choose_features,
@@ -28,6 +31,7 @@ from lumina.plan.kernels import choose_attention, kernel_family
 from lumina.plan.learning_rate import learning_rate
 from lumina.plan.measures import decide_measures
 from lumina.plan.memory import estimate
+from lumina.plan.memory_rules import adapted
 from lumina.plan.memory_text import listed
 from lumina.plan.optimizers import (
     bytes_per_parameter,
@@ -109,7 +113,9 @@ def make_plan(
             hardware cannot do, E201 or E202 when the run cannot fit.
     """
     machine = _machine(config, environment)
+    config = adapted(config, machine)
     check_features(config, machine)
+    check_apple(config, machine)
     spec = resolve_spec(config, tokenizer_vocab_size, num_puzzles)
     decisions = Decisions(warnings=config.warnings())
     _decide_device(config, machine, decisions)
@@ -129,8 +135,10 @@ def make_plan(
     decide_length(config, decisions, rows_per_epoch, done, data_kind)
     decide_schedule(config, decisions, done)
     decide_rhythm(config, decisions, eval_rows, done)
-    plan = _finish(spec, decisions)
-    return _settled(plan, config, machine)
+    plan = _settled(_finish(spec, decisions), config, machine)
+    if config.system.strict:
+        refuse_fallbacks(plan)
+    return plan
 
 
 def _settled(plan: Plan, config: Config, machine: Environment) -> Plan:
@@ -146,7 +154,7 @@ def _settled(plan: Plan, config: Config, machine: Environment) -> Plan:
 
 def _machine(config: Config, environment: Environment) -> Environment:
     """The environment on the device that was asked for."""
-    asked = config.system.device
+    asked = "cuda" if config.system.cuda_ids else config.system.device
     if asked == "cpu":
         return environment.on_cpu()
     if asked not in ("auto", environment.device):
@@ -159,6 +167,8 @@ def _decide_device(config: Config, machine: Environment, decisions: Decisions) -
     if config.system.device == "auto":
         found = "there is no CUDA device"
         why = found if machine.device == "cpu" else f"found {machine.device_name}"
+    if config.system.device == "auto" and machine.device == "cpu":
+        decisions.fall_back(f"the run is on the CPU: {why}")
     decisions.decide("device", machine.device, why)
 
 
@@ -179,6 +189,7 @@ def _decide_layout(
     The first of `_layouts` that fits is taken.
     """
     batching = resolve_batching(config, _sizes(decisions).data)
+    batching = at_most(batching, rule_for(machine).batch_size)
     if batching.warning:
         decisions.warn(batching.warning)
     layouts = _layouts(config, machine, spec, decisions, batching)
@@ -397,6 +408,7 @@ def _decide_attention(
     decisions.decide("attention", choice.backend, choice.reason)
     if choice.warning:
         decisions.warn(choice.warning)
+        decisions.fall_back(choice.warning)
 
 
 def _decide_features(
@@ -455,6 +467,7 @@ def _finish(spec: ModelSpec, decisions: Decisions) -> Plan:
     return Plan(
         spec=spec,
         **decisions.values,
+        fallbacks=tuple(decisions.fallbacks),
         reasons=decisions.reasons,
         warnings=tuple(dict.fromkeys(decisions.warnings)),
     )

@@ -78,6 +78,8 @@ class Plan:
         phases: the names of the run's phases, where it has several.
         phase: the one that this Plan is for; its first step follows `phase_begin`
             completed steps, and its last step is `steps`.
+        fallbacks: what takes the place of a device, kernel or feature that is not
+            available.
         reasons: field name -> why it has its value; features.NAME -> why the run has
             or does not have that feature.
         warnings: advice that does not stop the run.
@@ -154,6 +156,7 @@ class Plan:
     phase: str = ""
     phase_begin: int = 0
     memory: dict[str, int] = field(default_factory=dict)
+    fallbacks: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -195,6 +198,7 @@ class Plan:
             "phases",
             "watched",
             "phases",
+            "fallbacks",
         ):
             values[name] = tuple(values.get(name, ()))
         values["warnings"] = tuple(values["warnings"])

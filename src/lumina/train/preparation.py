@@ -301,14 +301,14 @@ class Preparation:
     def _processes(self) -> int:
         """Processes that train; `--dry-run` of several is one process."""
         if self._planning and self.ranks.world_size == 1:
-            return self.config.system.nproc or 1
+            return self.config.system.processes
         return self.ranks.world_size
 
     def _check_devices(self) -> None:
         """Refuse more processes on this machine than it has GPUs."""
         here = self.ranks.local_size
         if self._planning and self.ranks.world_size == 1:
-            here = self.config.system.nproc or 1
+            here = self.config.system.processes
         on_gpu = self.environment.device == "cuda"
         there = self.environment.device_count
         if on_gpu and self.config.system.device != "cpu" and here > there:

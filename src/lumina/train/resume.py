@@ -60,6 +60,8 @@ NOT_INHERITED = {
     "branch_from",
     "run_dir",
     "nproc",
+    "cuda_ids",
+    "strict",
     *MODIFIERS,
 }
 """Options that say how to start, not what to train."""
@@ -254,7 +256,9 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
         {leaf: new for leaf, (_, new) in changes.items()}, Source("flag", "on resume")
     )
     # How this process was started is not a property of the run.
-    started = {"resume": None, "auto_resume": False, "nproc": config.system.nproc}
+    started = {"resume": None, "auto_resume": False} | {
+        leaf: config.get(leaf) for leaf in ("nproc", "cuda_ids", "strict")
+    }
     merged = merged.override(
         started | {"run_dir": str(run)}, Source("flag", "on resume")
     )

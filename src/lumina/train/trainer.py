@@ -26,6 +26,7 @@ from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
 from lumina.train.start import check_data
+from lumina.train.visible_devices import use_cuda_ids
 
 __all__ = ["TrainResult", "Trainer"]
 
@@ -52,6 +53,7 @@ class Trainer:
         on_step: Callable[[Trainer, dict[str, Any]], None] | None = None,
     ) -> None:
         self.config = config
+        use_cuda_ids(config.system.cuda_ids)
         self.ranks = Ranks.from_environment()
         self.console = console or Console(rank=self.ranks.rank)
         self.on_step = on_step
@@ -90,7 +92,8 @@ class Trainer:
 
     def _check_nproc(self) -> None:
         """Refuse a number of processes that are not the ones running."""
-        asked, here = self.config.system.nproc, self.ranks.local_size
+        system, here = self.config.system, self.ranks.local_size
+        asked = system.nproc or len(system.cuda_ids) or None
         if asked is None or asked == here:
             return
         if "WORLD_SIZE" in os.environ:

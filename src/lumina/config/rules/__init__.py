@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.config.rules import (
     data,
+    devices,
     embedding,
     hrm,
     loading,
@@ -48,6 +49,7 @@ RULES: tuple[Rule, ...] = (
     preservation.RULE,
     named_expert.RULE,
     precision.RULE,
+    devices.RULE,
     training.RULE,
     saving.RULE,
     tracking.RULE,

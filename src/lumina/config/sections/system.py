@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lumina.config.sections.section import Section
 
@@ -14,6 +14,21 @@ class SystemSection(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="where to run; mps is the GPU of an Apple computer"
+    )
+    cuda_ids: tuple[int, ...] = Field(
+        (),
+        description="numbers of the GPUs to use, such as 0,1; more than one starts a "
+        "process for each; default: the first, or as many as nproc",
+    )
+    strict: bool = Field(
+        False,
+        description="refuse to run where a device, kernel or feature would be replaced "
+        "by another because it is not available",
+    )
+    adapt_to_memory: bool = Field(
+        False,
+        description="halve batch_size on GPUs below 16 GiB and double it on those of "
+        "80 GB and more, with as many rows in a step as before",
     )
     nproc: int | None = Field(
         None,
@@ -81,3 +96,15 @@ class SystemSection(Section):
     no_features: tuple[str, ...] = Field(
         (), description="features without an option of their own to leave out"
     )
+
+    @field_validator("cuda_ids", mode="before")
+    @classmethod
+    def _numbers(cls, values: tuple[object, ...]) -> list[object]:
+        """Split text such as 0,1 into its numbers."""
+        words = [str(value).split(",") for value in values]
+        return [int(word) for parts in words for word in parts if word.strip()]
+
+    @property
+    def processes(self) -> int:
+        """How many are to be started on this machine."""
+        return self.nproc or len(self.cuda_ids) or 1

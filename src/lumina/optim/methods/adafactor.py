@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina.optim.arithmetic import move_, with_gradients
+from lumina.optim.arithmetic import move_, precise, with_gradients
 from lumina.optim.declared import Option, Shape, StateTensor, register_optimizer
 from lumina.optim.optimizer import Optimizer, Slot
 from lumina.optim.sharded import is_sharded, rows_here
@@ -96,7 +96,7 @@ class Adafactor(Optimizer):
         """Update every master; arguments as of `Optimizer.step`."""
         moves = 1.0 - skip
         self.steps.add_(moves)
-        count = self.steps.double().clamp(min=1.0)
+        count = precise(self.steps).clamp(min=1.0)
         share = count.pow(-self.options["decay_power"]).float() * moves
 
         def gradients() -> Iterator[tuple[_Matrices, Tensor]]:

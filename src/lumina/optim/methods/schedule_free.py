@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lumina.errors import LuminaError
-from lumina.optim.arithmetic import with_gradients
+from lumina.optim.arithmetic import precise, with_gradients
 from lumina.optim.declared import Option, StateTensor, register_optimizer
 from lumina.optim.optimizer import Optimizer, Slot
 from lumina.parallel.mesh import RankGroup
@@ -77,7 +77,7 @@ class ScheduleFree(Optimizer):
         moves = 1.0 - skip
         rate = lr * moves
         self.steps.add_(moves)
-        count = self.steps.double().clamp(min=1.0)
+        count = precise(self.steps).clamp(min=1.0)
         correction = (1.0 - self.beta2**count).float()
         self.largest_rate.copy_(torch.maximum(self.largest_rate, rate))
         weight = self.largest_rate.pow(self.options["power"]) * moves
