@@ -21,7 +21,7 @@ def small(**options: Any) -> Config:
 @pytest.mark.parametrize("machine", [cpu(), gpu()], ids=["cpu", "gpu"])
 def test_every_decision_has_a_reason(machine: Any) -> None:
     plan = plan_for(Config.resolve(preset="debug"), machine, world_size=2)
-    told = {"spec", "memory", "features", "reasons", "warnings"}
+    told = {"spec", "memory", "features", "reasons", "warnings", "fallbacks"}
     for field in fields(Plan):
         if field.name not in told:
             assert plan.reasons.get(field.name), field.name
