@@ -46,6 +46,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "sliding_window": {"window_size": 64},
     "qk_norm": {"qk_norm": "rms"},
     "attention_bias": {"attention_bias": True},
+    "qk_clip": {"qk_clip": 100.0},
     "rope_scaling": {"rope_scaling": "yarn", "rope_factor": 2.0},
     "other_positions": {"pos_encodings": "learned"},
     "scaled_embeddings": {"scale_embeddings": True},

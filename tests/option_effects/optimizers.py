@@ -151,3 +151,13 @@ def options_of_steps(runs: Runs) -> None:
         assert text in runs.refused(
             "E005", gradient_steps=("agc",), gradient_step_options=(text,)
         )
+
+
+@shows("qk_clip")
+def logits_held_at_a_threshold(runs: Runs) -> None:
+    """Only where it is passed; together with what bounds them anyway it is refused."""
+    high, low = runs.both("qk_clip", 1e6, 0.01, steps=2)
+    assert high.first_loss == low.first_loss and not _equal(high, low)
+    assert _equal(runs.train(steps=2), high)
+    assert "attention logits clipped at 0.01" in " ".join(low.printed.split())
+    assert "qk_norm" in runs.refused("E002", qk_clip=100.0, qk_norm="rms")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lumina.assemble.adjustable import Adjustable
+from lumina.assemble.clipping import clipped_layers
 from lumina.assemble.compiling import compile_blocks
 from lumina.assemble.counted import counted_shapes
 from lumina.assemble.features import build_features
@@ -44,6 +45,7 @@ from lumina.optim.evaluated import EvaluationWeights
 from lumina.optim.gate import LossScale
 from lumina.optim.gradient_step import GradientStep, chosen_gradient_step
 from lumina.optim.held_weights import HeldSlot
+from lumina.optim.logit_clip import LogitClip
 from lumina.optim.optimizer import Optimizers, Slot, local
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Place
@@ -78,6 +80,7 @@ class Program:
         average: the weights that evaluation uses in place of the masters, or None.
         base: the weights that training stays near, or None.
         frozen: the model whose scores training stays near, or None.
+        logit_clip: what keeps attention logits at a threshold, or None.
         kinds: the kinds that the model is of.
         terms: its further losses.
         counts: keys of the auxiliary sums that only count, with their shapes.
@@ -136,6 +139,7 @@ class Program:
         self.average: EvaluationWeights | None = None
         self.base: BaseWeights | None = None
         self.frozen: FrozenModel | None = None
+        self.logit_clip: LogitClip | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.memories: dict[str, Memory] = {}
         for kind in self.kinds:
@@ -267,7 +271,12 @@ class Program:
             for step in map(chosen_gradient_step, self.plan.gradient_steps)
         ]
         self.average = evaluation_weights(self.plan, self.optimizer, self.device)
-
+        if self.plan.qk_clip > 0:
+            self.logit_clip = LogitClip(
+                clipped_layers(self.network, self.optimizer.slots, self.device),
+                self.plan.qk_clip,
+                self.mesh.tokens,
+            )
         if self.plan.keeps == "weights":
             steps = max(self.plan.steps - self.plan.phase_begin, 1)
             rate = self.plan.preservation / (steps * self.plan.learning_rate)
@@ -325,7 +334,7 @@ class Program:
         self._hooks.clear()
         self.optimizer.close()
         self.gradient_steps.clear()
-        self.average = self.base = self.frozen = None
+        self.average = self.base = self.frozen = self.logit_clip = None
         del self.way
         self.model = self.network = nn.Module()  # type: ignore[assignment]
         if self.plan.compile:

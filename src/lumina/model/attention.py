@@ -9,11 +9,18 @@ from lumina.model.context import BlockContext
 from lumina.model.layers import HeadScale, Linear, ProjectionNorm, RMSNorm
 from lumina.model.spec import ModelSpec
 from lumina.ops.attention.dispatch import attend
+from lumina.ops.attention.largest import note_largest
 from lumina.ops.rotary.reference import rotate
 
 
 class Attention(nn.Module):
-    """Queries, keys and values from one matrix, attention, and the way out."""
+    """Queries, keys and values from one matrix, attention, and the way out.
+
+    Attributes:
+        heads: of queries, keys and values.
+        largest_logits: [heads of queries] float32, raised in every forward pass of
+            training to the largest logits seen; None: not measured.
+    """
 
     def __init__(self, spec: ModelSpec, layer_index: int) -> None:
         super().__init__()
@@ -26,6 +33,7 @@ class Attention(nn.Module):
         self.out = Linear(spec.num_heads * spec.head_dim, spec.hidden_size)
         self.q_norm = _head_norm(spec, spec.num_heads)
         self.k_norm = _head_norm(spec, spec.num_kv_heads)
+        self.largest_logits: Tensor | None = None
 
     def project(
         self, x_bsd: Tensor, context: BlockContext
@@ -57,6 +65,8 @@ class Attention(nn.Module):
             k_bskd, v_bskd = k_bkd.transpose(1, 2), v_bkd.transpose(1, 2)
         if context.kept is not None:
             context.kept.extend((k_bskd, v_bskd))
+        if self.largest_logits is not None and self.training:
+            note_largest(q_bshd, k_bskd, pattern, self.largest_logits)
         seen = attend(q_bshd, k_bskd, v_bskd, pattern)
         return self.out(seen.flatten(2))  # type: ignore[no-any-return]
 

@@ -143,6 +143,8 @@ def _schedule(plan: Plan) -> str:
     text += f", betas {plan.beta1:g} {plan.beta2:g}"
     if plan.max_grad_norm:
         text += f", gradients clipped at {plan.max_grad_norm:g}"
+    if plan.qk_clip:
+        text += f", attention logits clipped at {plan.qk_clip:g}"
     if plan.ema_decay:
         text += f", weight average {plan.ema_decay:g}"
     if plan.gradient_steps:

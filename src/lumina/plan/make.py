@@ -64,6 +64,7 @@ _PASSED_ON = {
     "beta2": "beta2",
     "eps": "eps",
     "max_grad_norm": "max_grad_norm",
+    "qk_clip": "qk_clip",
     "ema_decay": "ema_decay",
     "swa_start": "swa_start",
     "lookahead_steps": "lookahead_steps",

@@ -45,6 +45,7 @@ class Plan:
         optimizer_options: optimizer -> its own options and their values.
         group_learning_rates: PATTERN=FACTOR, in the order in which they are tried.
         group_weight_decays: the same for the weight decay.
+        qk_clip: the attention logit above which queries and keys are scaled; 0: none.
         gradient_steps: small steps on gradients, in the order in which they act.
         gradient_step_options: step -> its options and their values.
         schedule_batch: rows of a step by which an asked number of warm-up steps is
@@ -117,6 +118,7 @@ class Plan:
     beta2: float = 0.95
     eps: float = 1e-8
     max_grad_norm: float = 1.0
+    qk_clip: float = 0.0
     gradient_steps: tuple[str, ...] = ()
     gradient_step_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     ema_decay: float = 0.0

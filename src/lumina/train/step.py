@@ -168,6 +168,8 @@ def _update(program: Program, watch: Watch) -> Verdict:
         divisor=verdict.divisor,
         skip=verdict.skip,
     )
+    if program.logit_clip is not None:
+        program.logit_clip.apply(verdict.skip)
     watch.updated()
     program.loss_scale.update(verdict.skip)
     for carry in program.carries:
@@ -191,6 +193,8 @@ def _pass_over(program: Program) -> Verdict:
         if carry is not None:
             carry.begin_anew(verdict.skip > 0)
     program.optimizer.zero_grad()
+    if program.logit_clip is not None:
+        program.logit_clip.forget()
     return verdict
 
 

@@ -128,6 +128,12 @@ class TrainSection(Section):
     max_grad_norm: float = Field(
         1.0, ge=0, description="clip the global gradient norm; 0: do not clip"
     )
+    qk_clip: float = Field(
+        0.0,
+        ge=0,
+        description="after a step, scale queries and keys of the heads whose largest "
+        "attention logit was above this; 100 is usual, with Muon; 0: off",
+    )
     gradient_steps: tuple[str, ...] = Field(
         (),
         description="small steps on gradients, in this order: agc, which clips each "

@@ -5,6 +5,9 @@ from __future__ import annotations
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
 
+SCORES_BYTES = 3 * 2**25
+"""Scores of some queries, the mask over them, and what masks them."""
+
 _OWN_NORMS = "latent attention has norms of its own and no biases"
 
 register(
@@ -56,6 +59,34 @@ register(
                 "other_positions",
                 "latent attention keeps channels of its own for rotation",
             ),
+        ),
+    )
+)
+register(
+    Feature(
+        name="qk_clip",
+        option="qk_clip",
+        summary="scale queries and keys down where attention logits grow too large",
+        without="--qk-clip 0",
+        change_cost="restart",
+        requested=lambda c: c.train.qk_clip > 0,
+        active=lambda p: p.qk_clip > 0,
+        memory=lambda spec, layout: {"working": SCORES_BYTES},
+        excludes=(
+            Exclusion(
+                "qk_norm",
+                "normalised queries and keys bound the logits",
+                "leave one of qk_norm and qk_clip out",
+            ),
+            Exclusion(
+                "latent_attention", "latent attention makes its queries and keys apart"
+            ),
+            Exclusion(
+                "shared_keys",
+                "queries of a later pass meet keys that another layer's weights made",
+                "use --no-mor-kv-sharing, or leave qk_clip out",
+            ),
+            Exclusion("hierarchical_reasoning", "a reasoner has no such thing"),
         ),
     )
 )
