@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lumina.assemble.assemble import assemble
 from lumina.errors import LuminaError
@@ -15,6 +16,9 @@ from lumina.model.attention import Attention
 from lumina.ops.attention import largest
 from lumina.ops.attention.dispatch import Pattern
 from lumina.ops.attention.masks import additive, causal_mask, document_mask
+from lumina.optim.logit_clip import ClippedAttention, LogitClip
+from lumina.optim.optimizer import Slot
+from lumina.parallel.mesh import Mesh
 from programs import conversations, stream_of, take_steps, tiny_plan
 from training import (
     DENSE,
@@ -65,6 +69,22 @@ def test_the_largest_score_of_each_head_is_found(
     expected[1] = 100.0
     largest.note_largest(q, k, pattern, found)
     torch.testing.assert_close(found, expected)
+
+
+def test_queries_and_keys_of_one_head_are_scaled_alike() -> None:
+    """By the root of t / m each, as in the paper; keys of several by the smallest."""
+    rows = torch.ones(2 * (4 + 2 + 2), 3)
+    slot = Slot("qkv", nn.Parameter(rows), rows, True)
+    largest_logits = torch.tensor([16.0, 1.0, 2.0, 4.0])
+    layer = ClippedAttention([slot], 4, 2, 2, largest_logits)
+    LogitClip([layer], 1.0, Mesh().tokens).apply(torch.zeros(()))
+    heads = rows[::2, 0].tolist()
+    assert heads[4:] == [0.25, 0.5, 1.0, 1.0]
+    assert heads[:4] == [0.25, 4.0, 1.0, 0.5]
+    assert rows[::2].equal(rows[1::2]) and layer.largest.eq(-math.inf).all()
+    layer.largest.fill_(16.0)
+    LogitClip([layer], 1.0, Mesh().tokens).apply(torch.ones(()))  # a skipped step
+    assert rows[::2, 0].tolist() == heads
 
 
 def logits_of(program, batch) -> torch.Tensor:
