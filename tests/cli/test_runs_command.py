@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lumina.cli import run_index
 from lumina.cli.main import main
+from lumina.cli.run_commands import remove
 from lumina.config import ConfigPresets
 from lumina.state.metrics import MetricsLog
 from lumina.state.run_directory import RunDirectory
@@ -53,7 +56,9 @@ def test_states_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "killed": "killed",
         "running": "running",
     }
-    assert rows["running"] == {
+    row = rows["running"]
+    assert row.pop("written") > 0 and row.pop("path") == str(tmp_path / "running")
+    assert row == {
         "run": "running",
         "preset": "debug",
         "step": 41,
@@ -61,6 +66,7 @@ def test_states_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "eval": 2.75,
         "checkpoint": "step-00000010",
         "state": "running",
+        "tags": [],
     }
 
 
@@ -90,3 +96,114 @@ def test_no_runs(
     assert "no runs here yet" in capsys.readouterr().out
     assert main(["runs", "nowhere"]) == 1
     assert "E104" in capsys.readouterr().err
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
+    assert main(["runs", *map(str, words)]) == code
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the runs `first` and `second`, and an index of its own."""
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name, steps in (("first", 3), ("second", 5)):
+        run = begun(tmp_path / "runs" / name, steps)
+        run.mark("finished", steps)
+        run.close()
+    return tmp_path / "runs"
+
+
+def test_only_runs_that_changed_are_read_again(two, capsys, monkeypatch):
+    read = []
+    of_files = run_index.of_files
+    monkeypatch.setattr(
+        run_index, "of_files", lambda path: read.append(path.name) or of_files(path)
+    )
+    first = told(capsys, "list", "--json")
+    assert sorted(read) == ["first", "second"]
+    assert told(capsys, "list", "--json") == first and len(read) == 2
+    log = MetricsLog(two / "second" / "metrics.jsonl")
+    log.append({"step": 7, "loss": 1.25})
+    log.close()
+    changed = {one["run"]: one for one in json.loads(told(capsys, "list", "--json"))}
+    assert read[2:] == ["second"] and changed["second"]["loss"] == 1.25
+
+
+def test_the_index_is_made_again_from_the_folders(two, tmp_path, capsys):
+    index = tmp_path / "cache" / "runs.sqlite"
+    before = told(capsys, "list", "--json")
+    for content in (None, b"no database at all" * 99, index.read_bytes()[:5000]):
+        index.unlink()
+        if content is not None:
+            index.write_bytes(content)
+        assert json.loads(told(capsys, "list", "--json")) == json.loads(before)
+    assert told(capsys, "list", "--rebuild", "--json") == before
+    assert len(json.loads(told(capsys, "list", "--all", "--json"))) == 2
+    (two / "first").rename(two.parent / "moved")
+    assert "first" not in told(capsys, "list", "--all")
+    # A folder in the place of the index: every list still answers, and says so.
+    index.unlink()
+    index.mkdir()
+    shown = told(capsys, "list")
+    assert "warning" in shown and "second" in shown
+
+
+def test_tags_are_in_the_folder_of_the_run(two, capsys):
+    assert told(capsys, "tag", "first", "good", "base") == "runs/first: good, base\n"
+    told(capsys, "tag", "first", "good", "--remove", "base")
+    assert json.loads((two / "first" / "tags.json").read_text()) == {"tags": ["good"]}
+    assert "E005" in told(capsys, "tag", "first", "--remove", "base", code=2)
+    found = json.loads(told(capsys, "list", "--tag", "good", "--json"))
+    assert [one["run"] for one in found] == ["first"]
+    (two / "first").rename(two / "renamed")
+    assert "renamed" in told(capsys, "list", "--tag", "good")
+
+
+def test_a_run_is_shown_and_compared(two, capsys):
+    shown = told(capsys, "show", "first")
+    assert "6.9000 -> 2.5000" in shown and "2.7500 after step 4" in shown
+    ConfigPresets.debug().replace(learning_rate=0.5).save(two / "second/config.yaml")
+    found = json.loads(told(capsys, "compare", "first", "second", "--json"))
+    usual = ConfigPresets.debug().train.learning_rate
+    assert found["settings"] == {"learning_rate": [usual, 0.5]}
+    # Step 4 is the last of the first run, and one in the middle of the second.
+    assert found["same_step"] == 4
+    assert found["results"]["loss at same step"] == [2.5, 6.6]
+    assert "learning_rate" in told(capsys, "compare", "first", "second")
+    assert "E304" in told(capsys, "compare", "first", "third", code=1)
+    assert "E005" in told(capsys, "compare", "first", code=2)
+
+
+def test_removing_asks_and_follows_no_link(two, tmp_path, capsys, monkeypatch):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious.txt").write_text("kept")
+    (two / "first" / "link").symlink_to(outside, target_is_directory=True)
+    (two / "alias").symlink_to(two / "second", target_is_directory=True)
+    assert "E002" in told(capsys, "remove", "alias", "--yes", code=2)
+    assert "E005" in told(capsys, "remove", "first", code=2)  # no terminal
+    monkeypatch.setattr(remove, "sys", SimpleNamespace(stdin=Terminal()))
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert "nothing is deleted" in told(capsys, "remove", "first", code=1)
+    assert (two / "first").is_dir()
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    told(capsys, "remove", "first")
+    assert not (two / "first").exists()
+    assert (outside / "precious.txt").read_text() == "kept"
+    with RunDirectory(two / "second").acquire(resume=True):
+        assert "E002" in told(capsys, "remove", "second", "--yes", code=2)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "config.yaml").write_text("mine: 1\n")
+    assert "E002" in told(capsys, "remove", tmp_path / "project", "--yes", code=2)
+    told(capsys, "remove", "second", "--yes")
+    assert [path.name for path in two.iterdir()] == ["alias"]
+
+
+class Terminal:
+    """Standard input of a person."""
+
+    def isatty(self) -> bool:
+        return True

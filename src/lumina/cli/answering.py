@@ -188,7 +188,7 @@ def model_path(args: argparse.Namespace) -> Path:
         )
     if named:
         return Path(named[0])
-    from lumina.cli.run_commands.list import find_runs
+    from lumina.cli.run_files import find_runs
 
     runs = find_runs(Path("runs")) if Path("runs").is_dir() else []
     if not runs:

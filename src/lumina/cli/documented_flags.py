@@ -16,6 +16,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "--dev-mode": ("doctor", "--dev-mode"),
     "--estimate-parameters": ("plan", "--show", "parameters"),
     "--estimate-time": ("plan", "--show", "time"),
+    "--analyze-checkpoints": ("checkpoints", "analyze"),
     "--analyze-memory": ("plan", "--show", "memory"),
     "--lr-find": ("lr-range",),
     "--lr-range-test": ("lr-range",),

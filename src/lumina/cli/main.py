@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
     "config": ("lumina.cli.config", "show settings and where each came from"),
     "checkpoints": ("lumina.cli.checkpoints", "list, check, compare checkpoints"),
-    "runs": ("lumina.cli.runs", "list runs, write their reports again"),
+    "runs": ("lumina.cli.runs", "list, show, compare, tag and remove runs; reports"),
     "features": ("lumina.cli.features", "list what can be switched, and its cost"),
     "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),
     "plan": ("lumina.cli.plan", "parameters, memory and time, on any hardware"),
