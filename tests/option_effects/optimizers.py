@@ -159,5 +159,9 @@ def logits_held_at_a_threshold(runs: Runs) -> None:
     high, low = runs.both("qk_clip", 1e6, 0.01, steps=2)
     assert high.first_loss == low.first_loss and not _equal(high, low)
     assert _equal(runs.train(steps=2), high)
+    first, second = low.rows  # before and after the first clip
+    assert first["largest_attention_logit"] > 1 and first["clipped_heads"] == 4
+    assert second["largest_attention_logit"] < 0.02
+    assert high.rows[0]["clipped_heads"] == 0
     assert "attention logits clipped at 0.01" in " ".join(low.printed.split())
     assert "qk_norm" in runs.refused("E002", qk_clip=100.0, qk_norm="rms")

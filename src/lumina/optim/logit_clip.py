@@ -52,6 +52,10 @@ class LogitClip:
         layers: what is clipped.
         threshold: the largest logit that is left alone; the paper's is 100.
         tokens: ranks among which the tokens of a step are divided.
+
+    Attributes:
+        found: [2] float32 of the last step: the largest logit, minus infinity where
+            there was none, and how many heads were scaled.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class LogitClip:
         self.layers = layers
         self.threshold = threshold
         self.tokens = tokens
+        self.found = torch.zeros(2, device=layers[0].largest.device)
 
     @torch.no_grad()
     def apply(self, skip: Tensor) -> None:
@@ -68,9 +73,9 @@ class LogitClip:
         Args:
             skip: [] float32, 1.0 where the step changed nothing; nothing is clipped.
         """
-        found = torch.stack([layer.largest for layer in self.layers])
-        found = self.tokens.stack(found).amax(0)
-        wanted = self.threshold / found.clamp(min=self.threshold)
+        largest = torch.stack([layer.largest for layer in self.layers])
+        largest = self.tokens.stack(largest).amax(0)
+        wanted = self.threshold / largest.clamp(min=self.threshold)
         wanted = torch.where(skip > 0, torch.ones_like(wanted), wanted)
         for layer, factors in zip(self.layers, wanted, strict=True):
             rows = _factors_of_rows(layer, factors)
@@ -78,10 +83,16 @@ class LogitClip:
                 here = rows[rows_here(slot.parameter)]
                 slot.master.mul_(here.view(-1, *(1,) * (slot.master.ndim - 1)))
                 slot.write_back()
-        self.forget()
+        self._begin_anew()
+        self.found = torch.stack([largest.amax(), (wanted < 1).sum().float()])
 
     def forget(self) -> None:
         """Let go of the logits of a step that changes no weights."""
+        self._begin_anew()
+        self.found = torch.full_like(self.found, -torch.inf)
+
+    def _begin_anew(self) -> None:
+        """Nothing is seen yet of the next step."""
         for layer in self.layers:
             layer.largest.fill_(-torch.inf)
 

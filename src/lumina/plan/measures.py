@@ -18,4 +18,6 @@ def decide_measures(config: Config, decisions: Decisions) -> None:
         found["accuracy"] = 1
         found["gradient_variance"] = config.run.log_every_n_batches
         found["utilisation"] = config.run.log_every_n_batches
+    if config.train.qk_clip:
+        found["logit_clip"] = 1
     decisions.decide("measures", found, source_of(config, "metrics"))

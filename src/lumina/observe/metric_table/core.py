@@ -68,6 +68,20 @@ METRICS = (
         "mean(g^2) - mean(g)^2",
         f"{LOGGED}, with `--metrics full`",
     ),
+    Metric(
+        "largest_attention_logit",
+        "the largest attention logit of any head in the step",
+        "",
+        "max(q k / sqrt(head_dim))",
+        "with `--qk-clip`; null in a step without loss-bearing tokens",
+    ),
+    Metric(
+        "clipped_heads",
+        "heads of queries whose largest logit was above `--qk-clip`",
+        "heads",
+        "",
+        "with `--qk-clip`; null in a step without loss-bearing tokens",
+    ),
     Metric("clipped_gradients", "steps so far whose gradient was clipped", "steps"),
     Metric(
         "skipped",
