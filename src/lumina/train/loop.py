@@ -129,6 +129,8 @@ class Loop:
                     break
                 batches, waited = feed.next()
                 if batches is None:
+                    self._record_all(ring)
+                    self._judge_end_of_data()
                     self.reason = "all data used"
                     break
                 values = self._guarded_step(batches)
@@ -234,6 +236,18 @@ class Loop:
         due = held_out and not self.evaluations.due(self.plan, step)
         if due and (found := self._evaluated(step)):
             self.recorder.amend(step, found)
+
+    def _judge_end_of_data(self) -> None:
+        """The last evaluation, where the data ends before the last step of the plan."""
+        step = self.progress.step
+        trained = self.recorder.last_row.get("step") == step
+        if not trained or self.evaluations.batches is None:
+            return
+        if not self.evaluations.due(self.plan, step) and (
+            found := self._evaluated(step)
+        ):
+            self.recorder.amend(step, found)
+            self._keep_best(self.recorder.last_row)
 
     def _boundary(self) -> bool:
         """Whether an evaluation or a checkpoint is due after the current step."""
@@ -344,20 +358,24 @@ class Loop:
     def _at_boundary(self, row: dict[str, Any]) -> None:
         """After the row is written: checkpoints, best model, early stopping."""
         step, plan = self.progress.step, self.plan
-        named = self.config["best_metric"], self.config["best_is"]
-        improved = self.best.judge(row, step, *named)
-        patience = plan.early_stopping_patience
-        if patience and self.best.worse >= patience:
-            self.reason = f"no better evaluation in {patience}"
-            self._agreed_stop = self._phase_ends = True
         # Best first: killed between the two, the run still knows its best model.
-        if improved and self.config["track_best_model"]:
-            self.save("best")
+        self._keep_best(row)
         # Not while gradients are non-finite: retention would delete a good checkpoint.
         whole = not self.recorder.consecutive_skips
         if plan.save_every and step % plan.save_every == 0 and whole:
             self.save("regular")
         self._ring.clock.restart()
+
+    def _keep_best(self, row: dict[str, Any]) -> None:
+        """Save the best model so far; end a run that has none for too long."""
+        named = self.config["best_metric"], self.config["best_is"]
+        improved = self.best.judge(row, self.progress.step, *named)
+        patience = self.plan.early_stopping_patience
+        if patience and self.best.worse >= patience:
+            self.reason = f"no better evaluation in {patience}"
+            self._agreed_stop = self._phase_ends = True
+        if improved and self.config["track_best_model"]:
+            self.save("best")
 
     def _save_due(self) -> bool:
         """Whether the hours between checkpoints are over, by the first rank's clock."""
