@@ -11,6 +11,7 @@ from lumina.cli.main import main
 from lumina.config import Config
 from lumina.plan.count import count_parameters
 from lumina.plan.shape import resolve_spec
+from tiny_runs import write_conversations
 
 T4 = ["--hardware-profile", "t4", "--preset", "dense_125m"]
 
@@ -86,6 +87,22 @@ def test_a_plan_with_data_knows_its_length(
     assert found["plan"]["device"] == "cuda"
     assert found["plan"]["epochs"] == 2
     assert found["time"]["steps"] == found["plan"]["steps"] < 100
+    once = "once with <|endoftext|>"
+    assert found["begins_and_ends"] == {"texts": f"begin {once}, and end {once}"}
+
+
+@pytest.mark.parametrize("loading", ["memory", "streaming"])
+def test_a_plan_says_how_conversations_begin_and_end(
+    loading: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(write_conversations(tmp_path / "talk.jsonl"))
+    words = ["plan", "--train-data", data, "--preset", "debug", "--steps", "3"]
+    assert main([*words, "--data-loading", loading, "--show", "data"]) == 0
+    printed = capsys.readouterr().out
+    [told] = [x for x in printed.splitlines() if x.startswith("  conversations")]
+    assert "written with Lumina's own markers" in told
+    assert "the begin token stands in the first one once" in told
+    assert "the last token is" in told
 
 
 def test_profiles_are_listed_with_their_sources(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lumina.cli.options import add_config_options, config_from_args
@@ -79,15 +80,18 @@ def run(args: argparse.Namespace) -> int:
         print_to = f"planned for {devices} x {name} ({machine.device_name})"
     if args.devices is not None:
         config = config.replace(nproc=args.devices)
-    plan, environment, rows = Trainer(config).explain(machine)
+    trainer = Trainer(config)
+    plan, environment, rows = trainer.explain(machine)
+    marks = trainer.begins_and_ends
     wanted = "time" in (args.show or PARTS)
     time = _time(args, plan, environment, profile) if wanted else None
     if args.json:
-        print(json.dumps(_facts(args, plan, environment, time), indent=2))
+        facts = _facts(args, plan, environment, time)
+        print(json.dumps({**facts, "begins_and_ends": dict(marks)}, indent=2))
         return 0
     if profile is not None:
         print(f"{print_to}\n")
-    print(_text(args, plan, environment, rows, time))
+    print(_text(args, plan, environment, rows, time, marks))
     return 0
 
 
@@ -145,13 +149,23 @@ def _text(
     machine: Environment,
     rows: int | None,
     time: TimeEstimate | None,
+    marks: Mapping[str, str],
 ) -> str:
     from lumina.plan.explain import explain
 
     wanted = {*(args.show or PARTS), *ALWAYS}
     sections = {"work" if part == "time" else part for part in wanted}
     lines = time.lines() if time else []
-    told = [explain(plan, machine, rows_per_epoch=rows, time=lines, sections=sections)]
+    told = [
+        explain(
+            plan,
+            machine,
+            rows_per_epoch=rows,
+            stats=marks,
+            time=lines,
+            sections=sections,
+        )
+    ]
     if args.detailed and "parameters" in wanted:
         told.append("Tensors\n" + _tensors(plan))
     if args.detailed and "memory" in wanted:

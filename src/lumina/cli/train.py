@@ -39,7 +39,8 @@ def _train(args: argparse.Namespace) -> int:
         from lumina.plan.explain import explain
 
         plan, environment, rows = trainer.explain()
-        print(explain(plan, environment, rows_per_epoch=rows))
+        marks = trainer.begins_and_ends
+        print(explain(plan, environment, rows_per_epoch=rows, stats=marks))
         return 0
     return trainer.train().exit_code
 

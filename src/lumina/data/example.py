@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lumina.data.store import TokenStore
 from lumina.data.tokenizer import Tokenizer
@@ -30,12 +32,25 @@ def example_of(store: TokenStore, tokenizer: Tokenizer) -> str | None:
     size = int(store.starts[1])
     mask = store.bears_loss(np.arange(size))
     mask[:1] = False
+    return example_in_words(store.tokens[:size], mask, tokenizer)
+
+
+def example_in_words(
+    tokens: NDArray[np.integer[Any]], mask: NDArray[np.bool_], tokenizer: Tokenizer
+) -> str:
+    """`example_of` a document of these tokens.
+
+    Args:
+        tokens: [N] ids.
+        mask: [N], which of them bear loss.
+        tokenizer: of the ids.
+    """
     taught = mask.nonzero()[0]
     first = max(int(taught[0]) - TOKENS // 2, 0) if len(taught) else 0
-    last = min(first + TOKENS, size)
-    ids = store.tokens[first:last].tolist()
+    last = min(first + TOKENS, len(tokens))
+    ids = tokens[first:last].tolist()
     text = bracketed(tokenizer, ids, mask[first:last].tolist())
-    told = "... " * bool(first) + text + " ..." * (last < size)
+    told = "... " * bool(first) + text + " ..." * (last < len(tokens))
     shown = " ".join(map(str, ids[:IDS])) + " ..." * (len(ids) > IDS)
     return f"{told} (ids {shown})".replace("\n", "\\n")
 

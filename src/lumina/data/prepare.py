@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lumina.data.cache import LOOKUPS, build_once, cache_root
 from lumina.data.data_events import NO_EVAL, DataEvents, OnEvent
 from lumina.data.documents import Skipped
@@ -27,7 +29,11 @@ from lumina.data.store_folder import (
     sides_of,
     stats_of,
 )
-from lumina.data.template_choice import template_in_words, with_template
+from lumina.data.template_choice import (
+    begins_and_ends,
+    template_in_words,
+    with_template,
+)
 from lumina.data.text_files import TextFiles
 from lumina.data.tokenise import ENCODING_RULES, Rows
 from lumina.data.tokenizer import Tokenizer
@@ -215,10 +221,18 @@ class _Preparation:
         stats["cached"] = cached
         stats["cache"] = LOOKUPS.since(looked_up)
         stats["seconds"] = time.monotonic() - began
+        first = train.document(0) if len(train) else np.zeros(0, np.uint32)
+        stats["begins_and_ends"] = begins_and_ends(
+            tokenizer,
+            first,
+            self.data.chat_template,
+            documents=meta["documents"],
+            conversations=meta["conversations"],
+        )
         if forms := meta.get("forms"):
             self.told.forms(forms, example_of(train, tokenizer))
         if meta["conversations"]:
-            told, odd = template_in_words(tokenizer, train, self.data.chat_template)
+            told, odd = template_in_words(tokenizer, first, self.data.chat_template)
             self.told.event("chat_template", "warning" if odd else "info", None, told)
         self.told.prepared(self.config, stats, skipped, evaluation)
         return Prepared(train, evaluation, tokenizer, stats, skipped)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lumina.data.files import no_permission
-from lumina.data.store import TokenStore
 from lumina.data.template_errors import UnusableTemplateError
 from lumina.data.template_files import DEFAULT, Templates
 from lumina.data.tokenizer import Tokenizer
@@ -86,14 +87,47 @@ def _text(path: Path) -> str:
         ) from None
 
 
+def begins_and_ends(
+    tokenizer: Tokenizer,
+    first: NDArray[np.integer[Any]],
+    choice: str | None,
+    *,
+    documents: int,
+    conversations: int,
+) -> dict[str, str]:
+    """Which tokens begin and end texts and conversations, in words, for the plan.
+
+    Args:
+        tokenizer: makes the tokens.
+        first: [N] ids of the first document; it decides what is said of conversations.
+        choice: as for `with_template`.
+        documents: how many there are; `conversations` of them are conversations.
+    """
+    found = {}
+    if documents > conversations:
+        found["texts"] = text_in_words(tokenizer)
+    if conversations:
+        words, _ = template_in_words(tokenizer, first, choice)
+        found["conversations"] = words.removeprefix("conversations are ")
+    return found
+
+
+def text_in_words(tokenizer: Tokenizer) -> str:
+    """How texts begin and end."""
+    begin = " ".join(tokenizer.decode([one]) for one in tokenizer.begin)
+    end = tokenizer.decode([tokenizer.eos_id])
+    start = f"begin once with {begin}" if begin else "begin without a begin token"
+    return f"{start}, and end once with {end}"
+
+
 def template_in_words(
-    tokenizer: Tokenizer, store: TokenStore, choice: str | None
+    tokenizer: Tokenizer, first: NDArray[np.integer[Any]], choice: str | None
 ) -> tuple[str, bool]:
     """(what writes conversations and how they begin and end, whether it is odd).
 
     Args:
-        tokenizer: of the store.
-        store: its first document is a conversation.
+        tokenizer: made the ids.
+        first: [N] ids of the first document, a conversation.
         choice: as for `with_template`.
     """
     if tokenizer.templates is None:
@@ -102,9 +136,9 @@ def template_in_words(
         told = "conversations are written by the tokenizer's chat template"
     else:
         told = f"conversations are written by the chat template of {choice}"
-    if not len(store):
+    if not len(first):
         return told, False
-    ids = store.document(0)
+    ids = first
     begin, end = tokenizer.named_begin, int(tokenizer.eos_id)
     twice = begin is not None and len(ids) > 1 and (ids[:2] == begin).all()
     count = 0 if begin is None else int((np.asarray(ids) == begin).sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lumina.assemble.assemble import check_fits
@@ -43,6 +43,8 @@ class Trainer:
         plan: what the running program realises, and after the run what its last
             program realised; None before `train` has decided it.
         controls: the way to change a running job, once `train` has begun.
+        begins_and_ends: how texts and conversations of the data begin and end, in
+            words, once `explain` has read the data.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Trainer:
         self.controls: Controls | None = None
         self._loop: Loop | None = None
         self._last_plan: Plan | None = None
+        self.begins_and_ends: Mapping[str, str] = {}
 
     def train(self) -> TrainResult:
         """Run to the end, or to a signal.
@@ -141,6 +144,8 @@ class Trainer:
                 check_fits(prepared.plan, source)
             if reader is not None and prepared.has_data:
                 check_data(prepared, reader.meta.extra)
+            if prepared.has_data:
+                self.begins_and_ends = prepared.data.stats.get("begins_and_ends", {})
             return (
                 prepared.plan_to_show(),
                 prepared.environment,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,11 @@ from hypothesis import strategies as st
 from lumina.data.documents import Document, Skipped
 from lumina.data.order import Cursor, RowOrder
 from lumina.data.streaming import windows
+from lumina.data.streaming.left_out import TOLD, LeftOut
 from lumina.data.streaming.places import Placed, Where
 from lumina.data.streaming.sequence import StreamedRows, StreamOptions
-from lumina.data.streaming.window_rows import gathered
-from lumina.data.streaming.windows import Part
+from lumina.data.streaming.window_rows import WindowRows, gathered
+from lumina.data.streaming.windows import Part, Window
 from lumina.data.tokenise import Encoded
 
 Corpus = list[list[int]]
@@ -61,9 +64,7 @@ def encode(parts: list[Part]) -> tuple[list[Encoded], list[Skipped]]:
 def new_rows(corpus: Corpus, **options: Any) -> StreamedRows:
     given = documents(corpus)
 
-    def read(
-        number: int, begin: Where | None, on_skip: Callable[[Skipped], None]
-    ) -> Iterator[Placed]:
+    def read(number: int, begin: Where | None, left_out: LeftOut) -> Iterator[Placed]:
         return iter(given[0 if begin is None else begin[0] :])
 
     start = {"seq_length": 5, "window_bytes": 250, "threads": 0, "seed": 3}
@@ -188,3 +189,47 @@ def test_ranks_divide_the_rows_of_a_step() -> None:
     taken = order.take(order.start)
     assert taken is not None and len(taken.contents) == 4
     assert taken.row_ids == [(0, 0), (0, 1), (0, 2), (0, 3)]
+
+
+def _alive() -> Counter[str]:
+    """How many objects there are of each kind that a stream makes."""
+    gc.collect()
+    kinds = (Document, Placed, Encoded, Skipped, Window, WindowRows, LeftOut)
+    return Counter(type(one).__name__ for one in gc.get_objects() if type(one) in kinds)
+
+
+@pytest.mark.covers("DAT-21")
+def test_no_more_is_kept_of_a_stream_the_longer_it_is() -> None:
+    threads = 2
+    bad = Skipped("here", 1, "E101", "not JSON")
+
+    def read(number: int, begin: Where | None, left_out: LeftOut) -> Iterator[Placed]:
+        for place in range(begin[0] if begin else 0, 900):
+            for _ in range(30):
+                left_out.skip(bad)
+            yield Placed([place], Document(f"{place} 1 2 3 4 5 6", None, "here", 1))
+
+    options = StreamOptions(seq_length=5, window_bytes=500, threads=threads, seed=3)
+    rows = StreamedRows(read, encode, options)
+    before, cursor, seen = _alive(), rows.start, []
+    for at in (180, 540, 900):
+        while cursor["rows"] < at:
+            cursor = stored(rows.take(cursor, 100).cursor)
+        seen.append(_alive() - before)
+    rows.close()
+    most = 60 * (threads + 3)  # a window has 7 documents
+    assert all(count <= most for some in seen for count in some.values()), seen
+    assert seen[2].total() <= seen[0].total() + 40, seen
+    assert cursor["skipped"] > 900 * TOLD
+
+
+def test_of_records_left_out_the_first_are_named_and_all_are_counted() -> None:
+    one, other = LeftOut(), LeftOut()
+    for number in range(3 * TOLD):
+        (one if number < 5 else other).skip(Skipped("here", number, "E101", "bad"))
+    other.remove(4, False)
+    other.remove(2, True)
+    one.take(other)
+    assert (one.count, one.characters, one.texts) == (3 * TOLD, 6, 1)
+    assert [record.line for record in one.first] == list(range(TOLD))
+    assert other == LeftOut()

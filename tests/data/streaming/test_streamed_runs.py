@@ -66,6 +66,8 @@ def test_without_iterate_the_run_ends_with_the_data(runs: Runs) -> None:
     run = runs.train(data_loading="streaming", steps=8, global_batch_size=32)
     used = run.cursor["rows"]
     assert run.result.reason == "all data used" and run.cursor["over"]
+    judged = [row["step"] for row in run.rows if "eval_loss" in row]
+    assert run.result.steps < 8 and judged[-1] == run.result.steps
     again = runs.train(
         resume=str(run.folder), run_dir=None, steps=16, iterate=True
     )  # goes on with the next pass
@@ -80,6 +82,10 @@ def test_conversations_are_streamed_with_the_loss_of_a_store(runs: Runs) -> None
     stored = runs.train(**(same_data | {"steps": None, "epochs": 1}))
     taught = [sum(run.column("loss_tokens")) for run in (streamed, stored)]
     assert taught[0] == taught[1] > 0
+    told = [{e["kind"]: e["message"] for e in run.events} for run in (streamed, stored)]
+    for kind in ("data_forms", "data_example", "chat_template"):
+        assert told[0][kind] == told[1][kind]
+    assert "⟦" in told[0]["data_example"] and "(ids " in told[0]["data_example"]
 
 
 def test_tools_and_weights_are_streamed_as_they_are_stored(runs: Runs) -> None:

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from lumina import Config
 from lumina.data.documents import Document
 from lumina.data.streaming.held_out import Sides, content_hash
+from lumina.data.streaming.sequence import StreamedRows
+from lumina.data.streaming.streamed_data import StreamedData
 from lumina.data.streaming.text_source import TextSource
+from lumina.data.tokenizer import Tokenizer
 
 
 def texts(placed: Any) -> list[str]:
@@ -98,3 +101,48 @@ def test_the_fingerprint_is_that_of_the_content(corpus: Path, tmp_path: Path) ->
     data[-1] ^= 1
     first.write_bytes(bytes(data))
     assert source_of(copy, eval_fraction=0.0).fingerprint != nothing_held_out
+
+
+@pytest.mark.parametrize("cut", [0, 3])
+def test_characters_taken_out_are_counted_over_the_whole_stream(
+    tmp_path: Path, cut: int
+) -> None:
+    texts = [f"h\xe9 {n} l\xe0" if n % 3 else f"line {n}" for n in range(60)]
+    texts[30] = "\xe9\xe9\xe9"
+    data = tmp_path / "text.jsonl"
+    data.write_text("\n".join(json.dumps({"text": one}) for one in texts))
+    tokenizer = Tokenizer.train(texts, 300)
+
+    def rows() -> StreamedRows:
+        config = Config(
+            train_data=(str(data),), data_loading="streaming", ascii_only=True,
+            eval_fraction=0.0, seq_length=16, shuffle_buffer=1, num_workers=0,
+        )  # fmt: skip
+        found = StreamedData(TextSource(config), tokenizer, None, {}).rows(config)
+        assert isinstance(found.sequence, StreamedRows)
+        return found.sequence
+
+    one = rows()
+    cursor, events = one.start, []
+    while not cursor.get("over"):
+        taken = one.take(cursor, 2)
+        cursor = json.loads(json.dumps(taken.cursor))
+        events += taken.events
+        if cut and cursor["rows"] % cut == 0:  # as a run that resumes there
+            one = rows()
+    removed = {"characters": sum(len(t.encode()) - len(t) for t in texts), "texts": 1}
+    assert cursor["removed"] == removed
+    assert taken.facts["data.removed_characters"] == removed["characters"]
+    last = [e for e in events if e["kind"] == "data_ascii_only"][-1]
+    assert last["counts"] == removed
+
+
+def test_of_fields_with_ever_new_names_so_many_are_kept(tmp_path: Path) -> None:
+    data = tmp_path / "text.jsonl"
+    data.write_text(
+        "\n".join(json.dumps({"text": "a", f"field {n}": 1}) for n in range(1500))
+    )
+    source = source_of(data)
+    list(source.documents(0, None))
+    [event] = source.events()
+    assert len(event["fields"]) == 1000 and not source.events()

@@ -17,12 +17,13 @@ import tokenizers
 
 from lumina.data.cache import build_once, cache_root
 from lumina.data.chat_tools import has_tools
-from lumina.data.documents import Document, Skipped
+from lumina.data.documents import Document
 from lumina.data.loss_rule import loss_rule
 from lumina.data.sources.entry import Source
 from lumina.data.split import count_form, document_bytes
 from lumina.data.store import StoreWriter, TokenStore
 from lumina.data.store_folder import cache_key, chat_parts
+from lumina.data.streaming.left_out import LeftOut
 from lumina.data.streaming.text_source import TextSource
 from lumina.data.tokenise import ENCODING_RULES, Rows, encode_documents
 from lumina.data.tokenizer import Tokenizer
@@ -52,7 +53,7 @@ class Head:
         forms: how many records of each form every source has.
         documents: documents that were looked at.
         held_out_bytes: text of the documents to judge.
-        skipped: records that were left out.
+        first: the first document to learn from, or its first piece, if there is one.
     """
 
     held_out: list[Document] = field(default_factory=list)
@@ -61,7 +62,7 @@ class Head:
     forms: dict[str, Counter[str]] = field(default_factory=dict)
     documents: int = 0
     held_out_bytes: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
+    first: Document | None = None
 
 
 def look_at(source: TextSource) -> Head:
@@ -77,7 +78,7 @@ def look_at(source: TextSource) -> Head:
 def _look_at_file(source: TextSource, file: Source, head: Head, most: int) -> None:
     """Read so much of the beginning of a file."""
     read, taken = 0, False
-    for held_out, placed in source.documents_of(file, head.skipped.append):
+    for held_out, placed in source.documents_of(file, LeftOut()):
         document = placed.document
         if read >= most and not document.continues:
             return
@@ -88,6 +89,8 @@ def _look_at_file(source: TextSource, file: Source, head: Head, most: int) -> No
             head.conversations += document.messages is not None
             head.tools += has_tools(document.messages or ())
             count_form(head.forms, document)
+            if head.first is None and not held_out:
+                head.first = document
             taken = held_out and head.held_out_bytes < HELD_OUT_BYTES
         if taken:
             head.held_out_bytes += size

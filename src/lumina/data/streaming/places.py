@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from lumina.data.documents import Document, Skipped
+from lumina.data.documents import Document
+from lumina.data.streaming.left_out import LeftOut
 
 Where = list[Any]
 """The place of a document as plain JSON; only what reads the documents knows it."""
@@ -18,6 +19,6 @@ class Placed(NamedTuple):
     document: Document
 
 
-ReadFrom = Callable[[int, Where | None, Callable[[Skipped], None]], Iterator[Placed]]
-"""Reads the documents of a pass (its number is given) from a place on; None: all. It
-calls its last argument with every record that is left out."""
+ReadFrom = Callable[[int, Where | None, LeftOut], Iterator[Placed]]
+"""Reads the documents of a pass (its number is given) from a place on; None: all. What
+it leaves out, it counts in its last argument."""

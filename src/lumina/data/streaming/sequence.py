@@ -8,22 +8,22 @@ of rows in a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lumina.data.data_events import skipped_event
-from lumina.data.documents import Skipped
+from lumina.data.data_events import ascii_event, skipped_event
 from lumina.data.order import Cursor, RowId, Taken, permutation
+from lumina.data.streaming.left_out import TOLD, LeftOut
 from lumina.data.streaming.places import Placed, ReadFrom, Where
 from lumina.data.streaming.window_rows import Row, WindowRows, rows_of
 from lumina.data.streaming.windows import Encode, Window, windows
 from lumina.errors import LuminaError
 
-TOLD = 20
-"""Records that were left out and are named one by one; further ones are counted."""
+REMOVED = "removed"
+"""Where a cursor keeps what `ascii_only` took out; absent where it took out nothing."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class StreamedRows:
             now.pop("over", None)  # a run that ended goes on with the next pass
         contents: list[Row] = []
         ids: list[RowId] = []
-        told: list[Skipped] = []
+        told: list[dict[str, Any]] = []
         while len(contents) < count and not now.get("over"):
             made = self._at(now)
             order = self._order(now, len(made.rows))
@@ -121,8 +121,11 @@ class StreamedRows:
             now["rows"] += len(part)
             now["given"] += len(part)
             if now["given"] >= len(made.rows):
-                told += made.window.skipped[: max(TOLD - now["skipped"], 0)]
+                first = made.window.left_out.first[: max(TOLD - now["skipped"], 0)]
+                told += map(skipped_event, first)
                 now = self._behind(now, made)
+                if now["place"] is None and now.get(REMOVED):  # the pass is over
+                    told.append(ascii_event(now[REMOVED]))
         return Taken(
             begin=begin,
             row_ids=ids,
@@ -130,7 +133,7 @@ class StreamedRows:
             epoch=float(now["pass"]),
             contents=contents,
             facts=_facts(now),
-            events=(*map(skipped_event, told), *self._events()),
+            events=(*told, *self._events()),
         )
 
     def _order(self, now: Cursor, rows: int) -> Any:
@@ -151,8 +154,10 @@ class StreamedRows:
             "window": now["window"] + 1,
             "carry": made.rows.carry,
             "documents": now["documents"] + window.documents,
-            "skipped": now["skipped"] + len(window.skipped),
+            "skipped": now["skipped"] + window.left_out.count,
         }
+        if window.left_out.characters:
+            now[REMOVED] = _more(now.get(REMOVED, {}), window.left_out)
         if window.after is not None:
             return now
         if not now["rows"]:
@@ -191,8 +196,8 @@ class StreamedRows:
         return self._ready
 
     def _windows(self, now: Cursor) -> Iterator[Window]:
-        skipped: list[Skipped] = []
-        documents = self._read(now["pass"], now["place"], skipped.append)
+        left_out = LeftOut()
+        documents = self._read(now["pass"], now["place"], left_out)
         if now["skip"]:
             documents = _behind_first(documents, now["skip"])
         return windows(
@@ -200,7 +205,7 @@ class StreamedRows:
             self._encode,
             window_bytes=self._options.window_bytes,
             threads=self._options.threads,
-            skipped=skipped,
+            left_out=left_out,
         )
 
     def close(self) -> None:
@@ -226,6 +231,14 @@ def _behind_first(documents: Iterator[Placed], count: int) -> Iterator[Placed]:
         )
 
 
+def _more(removed: Mapping[str, int], left_out: LeftOut) -> dict[str, int]:
+    """What was taken out of the texts of all windows so far."""
+    return {
+        "characters": removed.get("characters", 0) + left_out.characters,
+        "texts": removed.get("texts", 0) + left_out.texts,
+    }
+
+
 def _plain(place: Where | None) -> str:
     return repr(place)
 
@@ -234,4 +247,6 @@ def _facts(now: Cursor) -> dict[str, float]:
     facts = {"data.documents": float(now["documents"])}
     if now["skipped"]:
         facts["data.skipped"] = float(now["skipped"])
+    for name, count in now.get(REMOVED, {}).items():
+        facts[f"data.removed_{name}"] = float(count)
     return facts

@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lumina.batch import Batch
 from lumina.data.batches import BatchMaker
 from lumina.data.data_events import NO_EVAL, DataEvents
 from lumina.data.documents import Skipped
+from lumina.data.example import example_in_words
 from lumina.data.files import count_left_out, tell_left_out, tell_repeated
 from lumina.data.kind import Data, DataKind, Request, Rows, Share
 from lumina.data.loading import choose_loading, in_bytes
@@ -22,12 +26,21 @@ from lumina.data.sources.find import named_files
 from lumina.data.sources.members import DATA
 from lumina.data.store import TokenStore
 from lumina.data.stream import Read, RowStream, eval_batches
-from lumina.data.streaming.head import held_out_store, look_at, trained_on_head
+from lumina.data.streaming.head import (
+    Head,
+    held_out_store,
+    look_at,
+    trained_on_head,
+)
 from lumina.data.streaming.sequence import StreamedRows, StreamOptions
 from lumina.data.streaming.text_source import TextSource
 from lumina.data.streaming.window_rows import gathered
 from lumina.data.streaming.windows import Part
-from lumina.data.template_choice import with_template
+from lumina.data.template_choice import (
+    begins_and_ends,
+    template_in_words,
+    with_template,
+)
 from lumina.data.text_data import beginning
 from lumina.data.tokenise import Encoded, encode_parts
 from lumina.data.tokenise import Rows as RowsToFit
@@ -229,7 +242,6 @@ def _prepare(request: Request) -> StreamedData:
         )
     source = TextSource(config)
     head = look_at(source)
-    told.forms([(name, dict(found)) for name, found in head.forms.items()], None)
     tokenizer = request.tokenizer
     if tokenizer is None and config.data.tokenizer is not None:
         tokenizer = Tokenizer.from_path(config.data.tokenizer)
@@ -243,6 +255,14 @@ def _prepare(request: Request) -> StreamedData:
             tokenizer.vocab_size,
             "with the markers of conversations the tokenizer knows",
         )
+    ids, mask = _encoded(config, head, tokenizer)
+    forms = [(name, dict(found)) for name, found in head.forms.items()]
+    if forms:
+        example = example_in_words(ids, mask, tokenizer) if len(ids) else None
+        told.forms(forms, example)
+    if head.conversations:
+        text, odd = template_in_words(tokenizer, ids, config.data.chat_template)
+        told.event("chat_template", "warning" if odd else "info", None, text)
     if config.data.eval_data:
         only = config.replace(
             train_data=config.data.eval_data,
@@ -275,8 +295,37 @@ def _prepare(request: Request) -> StreamedData:
         "eval_documents": len(evaluation) if evaluation else 0,
         "eval_tokens": len(evaluation.tokens) if evaluation else 0,
         "vocab_size": tokenizer.vocab_size,
+        "begins_and_ends": begins_and_ends(
+            tokenizer,
+            ids,
+            config.data.chat_template,
+            documents=head.documents,
+            conversations=head.conversations,
+        ),
     }
     return StreamedData(source, tokenizer, evaluation, stats)
+
+
+def _encoded(
+    config: Config, head: Head, tokenizer: Tokenizer
+) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+    """The ids of the first document to learn from, and which of them bear loss.
+
+    They are none where there is no such document at the beginnings of the files, or the
+    chat template refuses it.
+    """
+    encoded: list[Encoded] = []
+    if head.first is not None:
+        encoded, _ = encode_parts(
+            [(head.first, True)],
+            tokenizer,
+            loss_on=loss_rule(config.data),
+            rows=rows_to_fit(config),
+            skip=config.data.data_errors == "skip",
+        )
+    for one in encoded[:1]:
+        return one.ids, one.mask
+    return np.zeros(0, np.uint32), np.zeros(0, bool)
 
 
 def _applies(settings: Settings) -> bool:

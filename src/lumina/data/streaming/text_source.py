@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from lumina.data.documents import Skipped, read_documents
+from lumina.data.documents import read_documents
 from lumina.data.order import permutation
 from lumina.data.reading_options import reading_options
 from lumina.data.sources.entry import Place, Source
 from lumina.data.sources.find import find_sources
+from lumina.data.split import UNREAD_KEPT
 from lumina.data.store_folder import cache_key
 from lumina.data.streaming.held_out import FRACTION, Sides, content_hash
+from lumina.data.streaming.left_out import LeftOut
 from lumina.data.streaming.places import Placed, Where
 from lumina.errors import LuminaError
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 SAMPLED_BYTES = 2**16
 """Of each end of a file, what tells its content besides its size."""
+
+NAME_LENGTH = 80
+"""Characters of the name of a field that are told."""
 
 SAMPLED_FILES = 1000
 """Files whose content is looked at; of more, these are spread evenly over all."""
@@ -44,6 +48,8 @@ class TextSource:
     """
 
     def __init__(self, config: Config) -> None:
+        self._unread, self._kinds = _Names(), _Names()
+        self._removes, self._told_of_removed = False, False
         self.data = config.data
         self.shuffled = not config.loading.linear_dataset
         self.seed = config.train.seed
@@ -63,12 +69,6 @@ class TextSource:
         self.sides = Sides(FRACTION if fraction is None else fraction)
         if self.sides.fraction:
             self.sides = Sides(self.sides.fraction, self._first_content())
-        self.unread: Counter[str] = Counter()
-        self.left_out: Counter[str] = Counter()
-        self.removed: Counter[str] = Counter()
-        self._told_of_removed = False
-        self._new: list[str] = []
-        self._new_kinds: list[str] = []
 
     @property
     def fingerprint(self) -> str:
@@ -90,10 +90,10 @@ class TextSource:
         self,
         number: int | None,
         begin: Where | None,
-        on_skip: Callable[[Skipped], None] | None = None,
+        left_out: LeftOut | None = None,
     ) -> Iterator[Placed]:
         """The documents of a pass to learn from, from a place in it on."""
-        for held_out, placed in self.all_documents(number, begin, on_skip):
+        for held_out, placed in self.all_documents(number, begin, left_out):
             if not held_out:
                 yield placed
 
@@ -101,7 +101,7 @@ class TextSource:
         self,
         number: int | None,
         begin: Where | None = None,
-        on_skip: Callable[[Skipped], None] | None = None,
+        left_out: LeftOut | None = None,
     ) -> Iterator[tuple[bool, Placed]]:
         """(held out, document) of the documents of a pass, from a place in it on.
 
@@ -109,15 +109,15 @@ class TextSource:
             number: the pass, from 0; None: in the order of the files, whatever the
                 order of a pass is.
             begin: the place; None: the start.
-            on_skip: is called with every record that is left out.
+            left_out: counts what is left out.
         """
-        return self.sides.of(self._read(self._order(number), begin, on_skip))
+        return self.sides.of(self._read(self._order(number), begin, left_out))
 
     def documents_of(
-        self, file: Source, on_skip: Callable[[Skipped], None]
+        self, file: Source, left_out: LeftOut
     ) -> Iterator[tuple[bool, Placed]]:
         """(held out, document) of the documents of one file."""
-        return self.sides.of(self._read([file], None, on_skip))
+        return self.sides.of(self._read([file], None, left_out))
 
     def _order(self, number: int | None) -> list[Source]:
         """The files in the order of a pass."""
@@ -130,39 +130,30 @@ class TextSource:
         self,
         files: list[Source],
         begin: Where | None,
-        on_skip: Callable[[Skipped], None] | None,
+        left_out: LeftOut | None,
     ) -> Iterator[Placed]:
+        left_out = LeftOut() if left_out is None else left_out
+        of_document = LeftOut()
+
+        def remove(characters: int, whole: bool) -> None:
+            (left_out if whole else of_document).remove(characters, whole)
+            self._removes = True
+
         documents = read_documents(
             files,
             errors=self.data.data_errors,
-            on_skip=on_skip,
-            on_unread=self._leave,
-            on_left_out=self._pass_over,
-            on_removed=self._remove,
+            on_skip=left_out.skip,
+            on_unread=self._unread.add,
+            on_left_out=lambda kind, name: self._kinds.add([kind]),
+            on_removed=remove,
             begin=None if begin is None else Place.of(begin),
             **self.how.given(),
         )
         for document in documents:
             entry, record, hint = document.place
             yield Placed([entry, record, list(hint)], document)
-
-    def _leave(self, names: list[str]) -> None:
-        """Take note of fields that nothing reads."""
-        for name in names:
-            if name not in self.unread:
-                self._new.append(name)
-            self.unread[name] += 1
-
-    def _pass_over(self, kind: str, name: str) -> None:
-        """Take note of a member of an archive that is no data."""
-        if kind not in self.left_out:
-            self._new_kinds.append(kind)
-        self.left_out[kind] += 1
-
-    def _remove(self, characters: int, whole: bool) -> None:
-        """Take note of a text out of which characters were taken."""
-        self.removed["characters"] += characters
-        self.removed["texts"] += whole
+            # Not before: reading that begins with this document counts it again.
+            left_out.take(of_document)
 
     def events(self) -> list[dict[str, Any]]:
         """Events about fields and members of archives that nothing reads.
@@ -170,20 +161,18 @@ class TextSource:
         Each name and each kind is told of once.
         """
         found = []
-        if self._new:
+        if fields := self._unread.new():
             text = "fields of the records that nothing reads: "
-            text += f"{', '.join(self._new)}; what they say is not trained on"
-            found.append(_event("data_fields_ignored", text, fields=self._new))
-        if self._new_kinds:
-            text = (
-                f"members of archives that are not read: {', '.join(self._new_kinds)}"
-            )
-            found.append(_event("data_members_ignored", text, kinds=self._new_kinds))
-        if self.removed and not self._told_of_removed:
-            text = "characters beyond ASCII are taken out of the data (--ascii-only)"
-            found.append(_event("data_ascii_only", text, counts=dict(self.removed)))
+            text += f"{', '.join(fields)}; what they say is not trained on"
+            found.append(_event("data_fields_ignored", text, fields=fields))
+        if kinds := self._kinds.new():
+            text = f"members of archives that are not read: {', '.join(kinds)}"
+            found.append(_event("data_members_ignored", text, kinds=kinds))
+        if self._removes and not self._told_of_removed:
+            text = "characters beyond ASCII are taken out of the data (--ascii-only); "
+            text += "data.removed_characters of the metrics counts them"
+            found.append(_event("data_ascii_only", text))
             self._told_of_removed = True
-        self._new, self._new_kinds = [], []
         return found
 
     def _first_content(self) -> int:
@@ -195,6 +184,27 @@ class TextSource:
             f"{', '.join(map(str, self.data.train_data))}: no usable document",
             "give data with at least one document",
         )
+
+
+class _Names:
+    """Names that were seen, each to be told of once; of so many at most."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._new: list[str] = []
+
+    def add(self, names: Iterable[str]) -> None:
+        """Names, seen before or not."""
+        for name in names:
+            shown = name[:NAME_LENGTH]
+            if shown not in self._seen and len(self._seen) < UNREAD_KEPT:
+                self._seen.add(shown)
+                self._new.append(shown)
+
+    def new(self) -> list[str]:
+        """Those that were seen first since the last call."""
+        new, self._new = self._new, []
+        return new
 
 
 def _event(kind: str, message: str, **data: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from lumina.data.documents import Document, Skipped
 from lumina.data.split import document_bytes
+from lumina.data.streaming.left_out import LeftOut
 from lumina.data.streaming.places import Placed, Where
 from lumina.data.tokenise import BLOCK_BYTES, Encoded, no_inner_threads
 
@@ -32,13 +33,13 @@ class Window:
         after: of the first part behind it; None: the pass ends with it.
         encoded: its parts as tokens.
         documents: how many begin in it.
-        skipped: what was left out while it was read and encoded.
+        left_out: what was left out while it was read and encoded.
     """
 
     after: Where | None = None
     encoded: list[Encoded] = field(default_factory=list)
     documents: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 @dataclass
@@ -47,7 +48,7 @@ class _Block:
 
     place: Where
     parts: list[Part]
-    skipped: list[Skipped]
+    left_out: LeftOut = field(default_factory=LeftOut)
     ends_window: bool = False
     size: int = 0
 
@@ -58,7 +59,7 @@ def windows(
     *,
     window_bytes: int,
     threads: int,
-    skipped: list[Skipped],
+    left_out: LeftOut,
 ) -> Iterator[Window]:
     """The windows of what is left of a pass; the same for any number of threads.
 
@@ -67,10 +68,10 @@ def windows(
         encode: makes tokens of a block.
         window_bytes: a window ends with the part that fills it up to this.
         threads: encode so many blocks at a time; 0: on the calling thread.
-        skipped: is filled with what is left out in reading, and is emptied here.
+        left_out: counts what is left out in reading, and is emptied here.
     """
     window, full = Window(), False
-    blocks = _blocks(documents, window_bytes, skipped)
+    blocks = _blocks(documents, window_bytes, left_out)
     for block, (encoded, refused) in _in_order(blocks, encode, threads):
         if full:
             window.after = block.place
@@ -78,15 +79,16 @@ def windows(
             window = Window()
         window.encoded += encoded
         window.documents += sum(not part.continues for part, _ in block.parts)
-        window.skipped += [*block.skipped, *refused]
+        window.left_out.take(block.left_out)
+        for record in refused:
+            window.left_out.skip(record)
         full = block.ends_window
-    window.skipped += skipped
-    skipped.clear()
+    window.left_out.take(left_out)
     yield window
 
 
 def _blocks(
-    documents: Iterable[Placed], window_bytes: int, skipped: list[Skipped]
+    documents: Iterable[Placed], window_bytes: int, left_out: LeftOut
 ) -> Iterator[_Block]:
     """Blocks of the documents; the last one of each window says so."""
     block: _Block | None = None
@@ -97,7 +99,7 @@ def _blocks(
         """Put a part into the block; the block, where it is full."""
         nonlocal block, filled
         if block is None:
-            block = _Block(placed.place, [], [])
+            block = _Block(placed.place, [])
         block.parts.append((placed.document, last))
         size = document_bytes(placed.document) + 64  # short ones cost something too
         block.size += size
@@ -107,8 +109,7 @@ def _blocks(
             return None
         full, block = block, None
         filled = 0 if full.ends_window else filled
-        full.skipped += skipped
-        skipped.clear()
+        full.left_out.take(left_out)
         return full
 
     for placed in documents:

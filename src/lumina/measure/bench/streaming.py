@@ -29,8 +29,9 @@ def measure_memory(
         text_bytes: how much of the text is tokenised, half of it in each place.
 
     Returns:
-        The process's memory in MiB when the first quarter is done and at the end, the
-        most it ever had, and the seconds to the first row in the two places.
+        The process's memory in MiB when the first quarter is done, at half, where one
+        stream has gone on, and at the end, where another one has begun; the most it
+        ever had; and the seconds to the first row in the two places.
     """
     size = file.stat().st_size
     begun = time.perf_counter()
@@ -41,22 +42,24 @@ def measure_memory(
     half = text_bytes / 2
     tokens = 0
     while cursor["place"] is None or _offset(cursor) < half:
-        taken = rows.take(cursor, 64)
-        if not taken.contents:
+        cursor, more = _take(rows, cursor)
+        if not more:
             break
-        cursor = taken.cursor
-        tokens += _tokens(taken.contents)
+        tokens += more
         if not quarter and cursor["place"] and _offset(cursor) >= half / 2:
             quarter = resident()
+    middle = resident()
     rows.close()
+    del rows  # a run that resumes there is a process of its own
     there = dict(cursor) | {"place": _far(file, cursor, half)}
     begun = time.perf_counter()
     rows = streamed_rows(file, tokenizer, cores)
     cursor = _first(rows, there)
     resumed = time.perf_counter() - begun
-    while contents := (taken := rows.take(cursor, 64)).contents:
-        cursor = taken.cursor
-        tokens += _tokens(contents)
+    more = 1
+    while more:
+        cursor, more = _take(rows, cursor)
+        tokens += more
     rows.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MiB
     return {
@@ -64,6 +67,7 @@ def measure_memory(
         "tokenised_mb": text_bytes / 1e6,
         "tokens": tokens,
         "memory_at_a_quarter_mib": quarter,
+        "memory_at_half_mib": middle,
         "memory_at_the_end_mib": resident(),
         "peak_memory_mib": peak,
         "seconds_to_first_row": start,
@@ -74,6 +78,12 @@ def measure_memory(
 def _first(rows: StreamedRows, cursor: Cursor) -> Cursor:
     """Take one row, and stand behind it."""
     return rows.take(cursor, 1).cursor
+
+
+def _take(rows: StreamedRows, cursor: Cursor) -> tuple[Cursor, int]:
+    """Take some rows: where they end, and their tokens, 0 where the data has ended."""
+    taken = rows.take(cursor, 64)
+    return taken.cursor, _tokens(taken.contents)
 
 
 def _offset(cursor: Cursor) -> int:
