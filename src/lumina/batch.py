@@ -71,16 +71,6 @@ class Batch:
     uniforms: Tensor | None = None
     base_outputs: BaseOutputs | None = None
 
-    def first(self, rows: int) -> Batch:
-        """The batch of the first `rows` rows."""
-        kept: dict[str, Any] = {
-            f.name: value[:rows]
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        kept["cu_seqlens"] = self.cu_seqlens.clamp(max=rows * self.input_ids.shape[1])
-        return replace(self, **kept, task_rows=None, base_outputs=None)
-
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch on `device`."""
         moved: dict[str, Any] = {
@@ -89,6 +79,25 @@ class Batch:
             if isinstance(value := getattr(self, f.name), Tensor)
         }
         return replace(self, **moved)
+
+    def first(self, rows: int) -> Batch:
+        """Its first rows, as a batch of their own."""
+        tasks, left = self.task_rows, rows
+        if tasks is not None:  # rows stand in the order of their tasks
+            counts = []
+            for count in tasks:
+                counts.append(min(count, left))
+                left -= counts[-1]
+            tasks = tuple(counts)
+        end = rows * self.input_ids.shape[1]
+        cut: dict[str, Any] = {
+            f.name: value[:rows]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        starts = self.cu_seqlens.clamp(max=end)
+        cut |= {"cu_seqlens": starts, "task_rows": tasks, "base_outputs": None}
+        return replace(self, **cut)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for asynchronous copies to a GPU."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from option_effects import shows
-from tiny_runs import Runs
+from tiny_runs import EXPERTS, Run, Runs, same
 
 
 @shows("metrics")
@@ -14,3 +16,64 @@ def kinds(runs: Runs) -> None:
     assert len(full.column("token_accuracy")) == 3
     for name in ("gradient_variance", "cpu_utilization", "disk_free_bytes"):
         assert [row["step"] for row in full.rows if name in row] == [2], name
+
+
+def steps(run: Run, key: str) -> list[int]:
+    return [row["step"] for row in run.rows if key in row]
+
+
+@pytest.mark.covers("MON-09: enable_profiling")
+@shows(
+    "step_times_every",
+    "weight_changes_every",
+    "attention_stats_every",
+    "layer_profile_every",
+)
+def looks(runs: Runs) -> None:
+    """Each in its steps and in no others; none of them changes what is computed."""
+    keys = {
+        "step_times_every": "forward_time",
+        "weight_changes_every": "group.norm.update_ratio",
+        "attention_stats_every": "average_attention_entropy",
+        "layer_profile_every": "layers.bottleneck_score",
+    }
+    base = {"steps": 6, "dropout": 0.1, "max_grad_norm": 0.5, "grad_accum": 2}
+    base |= {"batch_size": 2, "eval_fraction": 0.0}
+    none = runs.train(**base)
+    assert not any(steps(none, key) for key in keys.values())
+    every = {leaf: at for at, leaf in enumerate(keys, 2)}
+    some = runs.train(**base, **every)
+    for leaf, key in keys.items():
+        assert steps(some, key) == list(range(every[leaf], 7, every[leaf]))
+    assert some.column("loss") == none.column("loss")
+    found, plain = some.tensors, none.tensors
+    assert all(same(found[name], plain[name]) for name in plain)
+    profiled = runs.config(enable_profiling=True)
+    assert profiled.metrics.layer_profile_every == 100
+    runs.refused("E002", attention_stats_every=1, use_mod=True)
+
+
+@pytest.mark.covers(
+    "MON-11: --log-expert-usage",
+    "MON-11: --expert-usage-frequency",
+    "MON-11: average probability, token counts, total",
+)
+@shows("log_expert_usage", "expert_usage_frequency")
+def usage(runs: Runs) -> None:
+    def events(run: Run) -> list[dict]:
+        return [event for event in run.events if event["kind"] == "expert_usage"]
+
+    base = {"steps": 4, **EXPERTS}
+    assert not events(runs.train(**base, expert_usage_frequency=2))
+    assert not events(runs.train(**base, log_expert_usage=True))  # every 100 steps
+    run = runs.train(**base, log_expert_usage=True, expert_usage_frequency=2)
+    assert [event["step"] for event in events(run)] == [2, 4]
+    for event in events(run):
+        data, row = event["data"], run.rows[event["step"] - 1]
+        for layer in range(len(data["layers"])):
+            tokens = data["total_tokens"][layer]
+            counts = data["token_counts"][layer]
+            assert sum(counts) == 2 * tokens  # two experts for each
+            load = [count / sum(counts) for count in counts]
+            assert load == pytest.approx(row["moe.load"][layer], abs=1e-5)
+            assert sum(data["average_probability"][layer]) == pytest.approx(1, abs=1e-4)

@@ -54,6 +54,7 @@ SYNONYMS: dict[str, str] = {
     "disable_sharding": "shard_size_mb",
     "use_8bit_optimizer": "optimizer",
     "use_tensorboard": "trackers",
+    "enable_profiling": "layer_profile_every",
     "use_wandb": "trackers",
     "wandb_project": "tracker_project",
     "wandb_run_name": "tracker_run_name",
@@ -68,6 +69,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "disable_sharding": ("shard_size_mb", 0),
     "use_8bit_optimizer": ("optimizer", "adamw_8bit"),
     "use_tensorboard": ("trackers", ("tensorboard",)),
+    "enable_profiling": ("layer_profile_every", 100),
     "use_wandb": ("trackers", ("wandb",)),
 }
 """Switches of the earlier designs that stand for one value of an option; switched off,

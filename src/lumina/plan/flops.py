@@ -55,6 +55,33 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
     return 6.0 * products + 12 * looks * width * attended + further
 
 
+def layer_flops(spec: ModelSpec) -> list[float]:
+    """What each block has of `flops_per_token`; the heads have the rest.
+
+    Operations that a registered part names are not in it.
+    """
+    length = spec.seq_length
+    window = min(spec.window_size or length, length)
+    attended = window - window * window / (2 * length)
+    width = spec.num_heads * (spec.head_dim + spec.value_dim) / 2
+    attending = (cost.attending(spec) for cost in costs_of(spec))
+    share = min(attending, default=spec.num_layers) / spec.num_layers
+    sizes = [_block_parameters(spec, layer) for layer in range(spec.num_layers)]
+    products = [attention + feedforward for attention, feedforward in sizes]
+    looks = [share] * spec.num_layers
+    for one in passes(spec):
+        attention, feedforward = sizes[one.layer]
+        products[one.layer] += (one.attention - one.once) * attention
+        if one.shared:
+            products[one.layer] -= one.attention * _key_parameters(spec, one.layer)
+        products[one.layer] += (one.feedforward - one.once) * feedforward
+        looks[one.layer] += one.attention * one.keys - one.once
+    return [
+        6.0 * size + 12 * seen * width * attended
+        for size, seen in zip(products, looks, strict=True)
+    ]
+
+
 def hardware_flops_per_token(plan: Any) -> float:
     """`flops_per_token` of a Plan, and what its checkpointing computes again.
 

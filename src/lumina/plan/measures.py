@@ -20,4 +20,12 @@ def decide_measures(config: Config, decisions: Decisions) -> None:
         found["utilisation"] = config.run.log_every_n_batches
     if config.train.qk_clip:
         found["logit_clip"] = 1
+    found |= {
+        "step_times": asked.step_times_every,
+        "weight_changes": asked.weight_changes_every,
+        "attention": asked.attention_stats_every,
+        "layer_profile": asked.layer_profile_every,
+        "expert_usage": asked.expert_usage_frequency * asked.log_expert_usage,
+    }
+    found = {name: every for name, every in found.items() if every}
     decisions.decide("measures", found, source_of(config, "metrics"))

@@ -176,6 +176,8 @@ class Loop:
             self._warm_up(batches)
             step = self.progress.step
             self._watch = Watch.of(self.program, batches, step + 1)
+            if self._watch.apart:
+                self._ring.clock.restart()
             values = train_step(
                 self.program,
                 batches,
@@ -274,7 +276,10 @@ class Loop:
             if values[SCALARS.index("save")] > 0:
                 self._agreed_save = True
             row = self.recorder.row(self.plan, known, values)
-            row |= known["watch"].row(values)
+            watch: Watch = known["watch"]
+            row |= watch.row(values)
+            for kind, text, data in watch.findings():
+                self.recorder.note(kind, text, row["step"], **data)
             self.progress.skipped = self.recorder.skipped
             self.rules.see(row, self._value_at(row["step"]))
             for rule, note in self.rules.notes():

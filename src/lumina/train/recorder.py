@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lumina.assemble.counted import counted_metrics, counted_shapes
-from lumina.model.kinds.table import loss_terms
+from lumina.model.kinds.table import kinds_of, loss_terms
 from lumina.observe.console import Console
 from lumina.observe.trackers import Trackers
 from lumina.observe.utilisation import Utilisation
@@ -122,7 +122,7 @@ class Recorder:
         every = plan.measures.get("utilisation")
         if self._utilisation is not None and every and row["step"] % every == 0:
             row |= self._utilisation.row()
-        row |= self._of_kinds(plan, values)
+        row |= self._of_kinds(plan, row["step"], values)
         row |= known.get("facts", {})
         if skipped:
             self._tell_skipped(plan, known["step"], loss)
@@ -222,7 +222,7 @@ class Recorder:
             self.metrics.close()
             self.events.close()
 
-    def _of_kinds(self, plan: Plan, values: list[float]) -> dict[str, Any]:
+    def _of_kinds(self, plan: Plan, step: int, values: list[float]) -> dict[str, Any]:
         """The further losses, and what the kinds of the model make of their counts."""
         terms = loss_terms(plan.spec)
         rest = values[len(SCALARS) :]
@@ -231,6 +231,9 @@ class Recorder:
         }
         flat = torch.tensor(rest[len(terms) :])
         counted = dict(divide_counts(flat, counted_shapes(plan)))
+        for kind in kinds_of(plan.spec):
+            for name, text, data in kind.events(plan, step, counted):
+                self.note(name, text, step, **data)
         return row | counted_metrics(plan, counted)
 
 

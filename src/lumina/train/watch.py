@@ -8,7 +8,7 @@ reads; nothing that it does changes what the step computes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from lumina.data.stream import StepBatches
 
 
+class Finding(NamedTuple):
+    """What a look has to tell, as an event.
+
+    Attributes:
+        kind: of the event.
+        text: a sentence for a person.
+        data: the figures behind it.
+    """
+
+    kind: str
+    text: str
+    data: dict[str, Any]
+
+
 class Look:
     """A look at one step. It is made for the step, and read when the step is done.
 
@@ -29,9 +43,14 @@ class Look:
     Args:
         program: what trains.
         batches: this rank's micro-batches of the step.
+
+    Attributes:
+        apart: its constructor computes something, which the time of the step leaves
+            out.
     """
 
     name: ClassVar[str]
+    apart: ClassVar[bool] = False
 
     def __init__(self, program: Program, batches: StepBatches) -> None:
         self.program = program
@@ -65,6 +84,10 @@ class Look:
             values: those that `values` returned, on the host.
         """
         return {}
+
+    def findings(self) -> list[Finding]:
+        """What is to be an event of the run; asked after `row`."""
+        return []
 
 
 LOOKS = FoundByName[type[Look]]("lumina.train.looks")
@@ -100,6 +123,11 @@ class Watch:
                 due.append(look(program, batches))
         return Watch(due) if due else NOTHING
 
+    @property
+    def apart(self) -> bool:
+        """Whether something was computed beside the step."""
+        return any(look.apart for look in self.looks)
+
     def mark(self, moment: str) -> None:
         """See `Look.mark`."""
         for look in self.looks:
@@ -134,6 +162,10 @@ class Watch:
             row |= look.row(values[begin : begin + length])
             begin += length
         return row
+
+    def findings(self) -> list[Finding]:
+        """See `Look.findings`."""
+        return [one for look in self.looks for one in look.findings()]
 
 
 NOTHING = Watch()

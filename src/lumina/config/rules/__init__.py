@@ -9,6 +9,7 @@ from lumina.config.rules import (
     hrm,
     loading,
     loss,
+    metrics,
     mixture,
     mod,
     moe,
@@ -52,6 +53,7 @@ RULES: tuple[Rule, ...] = (
     devices.RULE,
     training.RULE,
     saving.RULE,
+    metrics.RULE,
     tracking.RULE,
 )
 """Every rule, in the order in which refusals and advice appear."""

@@ -17,3 +17,35 @@ class MetricsSection(Section):
         description="basic: losses, rates and memory; full: also accuracy, the "
         "variance of gradients, and how busy processors, memory and disk are",
     )
+    step_times_every: int = Field(
+        0,
+        ge=0,
+        description="steps from one whose forward, backward and optimizer are timed to "
+        "the next; 0: none",
+    )
+    weight_changes_every: int = Field(
+        0,
+        ge=0,
+        description="steps from one in which gradient norm, weight norm and ratio of "
+        "update to weight are taken of each group of tensors and each layer to the "
+        "next; 0: none. A copy of the weights is held while such a step updates them",
+    )
+    attention_stats_every: int = Field(
+        0,
+        ge=0,
+        description="steps from one before which the heads of attention are judged on "
+        "two rows to the next; 0: none",
+    )
+    layer_profile_every: int = Field(
+        0,
+        ge=0,
+        description="steps from one in which time, memory and operations of each "
+        "layer are measured to the next; 0: none",
+    )
+    log_expert_usage: bool = Field(
+        False,
+        description="an event with the tokens and the mean probability of every expert",
+    )
+    expert_usage_frequency: int = Field(
+        100, ge=1, description="steps from one event of log_expert_usage to the next"
+    )

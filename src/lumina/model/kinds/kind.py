@@ -233,6 +233,18 @@ class Kind:
         """Roles whose tensors train in part: weight decay would move the rest."""
         return frozenset()
 
+    def events(
+        self, plan: Any, step: int, counted: Mapping[str, Tensor]
+    ) -> Iterable[tuple[str, str, dict[str, Any]]]:
+        """Events of a step that the Plan asks for: kind, sentence and figures.
+
+        Args:
+            plan: the plan that the step ran under.
+            step: its number.
+            counted: by the keys of `counts`, over all ranks, on the CPU.
+        """
+        return ()
+
     def metrics(self, plan: Any, counted: Mapping[str, Tensor]) -> dict[str, Any]:
         """What the counts of a step say, as keys of a metrics row.
 

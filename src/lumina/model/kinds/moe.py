@@ -111,6 +111,29 @@ class Experts(Kind):
         """Experts and routers, while one expert trains alone."""
         return frozenset({"expert", "router"} if _moe(spec).trained else ())
 
+    def events(
+        self, plan: Any, step: int, counted: Mapping[str, Tensor]
+    ) -> Iterable[tuple[str, str, dict[str, Any]]]:
+        """Tokens and mean probability of every expert, where the Plan asks for them."""
+        every = plan.measures.get("expert_usage")
+        if not every or step % every:
+            return
+        tokens = counted[ROUTER][:, 2]
+        probability = counted[PROBABILITY] / tokens.clamp(min=1)[:, None]
+        fullest = (counted[COUNTS] / counted[COUNTS].sum(1, keepdim=True)).max().item()
+        yield (
+            "expert_usage",
+            f"the fullest expert has {fullest:.1%} of the assignments of its layer",
+            {
+                "layers": list(_moe(plan.spec).layers),
+                "average_probability": probability.tolist(),
+                "token_counts": [
+                    [int(x) for x in row] for row in counted[COUNTS].tolist()
+                ],
+                "total_tokens": [int(x) for x in tokens.tolist()],
+            },
+        )
+
     def metrics(self, plan: Any, counted: Mapping[str, Tensor]) -> dict[str, Any]:
         """How the load spreads, how sure the router is, and what found no place.
 

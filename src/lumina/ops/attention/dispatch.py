@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +14,23 @@ from lumina.ops.attention.masks import additive, causal_mask, document_mask
 from lumina.ops.attention.reference import attention as reference
 
 BACKENDS = ("varlen", "sdpa", "reference")
+
+_observer: Callable[[Tensor, Tensor], None] | None = None
+
+
+@contextmanager
+def observed(observer: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """Show the queries and keys of every call of `attend`, in uncompiled code.
+
+    Args:
+        observer: is given both before each call, as `attend` is.
+    """
+    global _observer
+    _observer = observer
+    try:
+        yield
+    finally:
+        _observer = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,8 @@ def attend(q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor, pattern: Pattern) -> 
     Returns:
         [B, S, H, head_dim].
     """
+    if _observer is not None:
+        _observer(q_bshd, k_bskd)
     if pattern.backend == "varlen":
         assert pattern.cu_seqlens is not None
         return varlen(
