@@ -217,14 +217,14 @@ def test_what_was_changed_while_it_ran_is_told_with_its_reasons(tmp_path):
         reversal="it falls for 50 steps",
     )  # fmt: skip
     events.emit(
-        "control", "warning", None, "refused", 30, **change, step_=30,
+        "control", "warning", None, "refused", 30, **change,
         reason="try it", source="user", outcome="refused: E005 not here",
     )  # fmt: skip
     events.close()
     write_report(folder)
     shown = section(folder, "decided")
     for part in (
-        "rule calm_down",
+        "<tr><td>20</td><td>rule calm_down</td>",
         "learning_rate: 0.001 → 0.0005",
         "the loss rises; evidence: slope 0.25; confidence 0.875; goes back when it "
         "falls for 50 steps",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from lumina.errors import LuminaError
+from lumina.state.json_lines import read_json_lines
 from lumina.train import loop
 from option_effects import shows
 from reported_run import section
@@ -152,6 +153,20 @@ def lines(runs: Runs) -> None:
 
     every, few = runs.both("log_every_n_batches", 1, 4, steps=8, eval_fraction=0.0)
     assert steps(every.printed) - steps(few.printed) >= 5, few.printed
+
+
+@shows("sample_every_n_batches")
+def samples_on_the_way(runs: Runs) -> None:
+    """Samples are kept as the run goes on, and do not change what it learns."""
+    end, often = runs.both("sample_every_n_batches", 0, 2, steps=5, report_samples=1)
+    steps = [
+        [row["step"] for row in read_json_lines(run.folder / "samples.jsonl")]
+        for run in (end, often)
+    ]
+    assert steps == [[5], [2, 4, 5]]
+    assert section(often.folder, "samples").count("<pre>") == 3
+    assert end.column("loss") == often.column("loss")
+    assert same(end.tensor("embedding.weight"), often.tensor("embedding.weight"))
 
 
 @shows("report_samples")

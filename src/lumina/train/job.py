@@ -37,7 +37,7 @@ from lumina.train.recorder import Recorder
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
-from lumina.train.samples import sample_texts
+from lumina.train.samples import Samples, sample_texts
 from lumina.train.signals import StopSignals
 from lumina.train.start import begin, encoding_of, go_on
 from lumina.train.stopping import Stops
@@ -175,6 +175,12 @@ class Job:
             best=outset.best,
             saved=progress.step if prepared.reader else -1,
             encoding=encoding_of(data.tokenizer),
+            samples=Samples(
+                self.folder.directory,
+                data,
+                prepared.config.run.report_samples,
+                prepared.config.run.sample_every_n_batches,
+            ),
         )
         self.console.start(plan, progress.step)
         return self._loop

@@ -27,6 +27,7 @@ from lumina.train.evaluations import Evaluations
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.rules import RunningRules
+from lumina.train.samples import Samples
 from lumina.train.signals import StopSignals
 from lumina.train.step import SCALARS, train_step
 from lumina.train.stopping import Stops
@@ -52,6 +53,7 @@ class Loop:
         signals: requests to stop.
         config: the run's settings, written into every State.
         stops: further ways to end the run.
+        samples: texts that the model writes on the way; None: it writes none.
         rules: what watches the run and may change it.
         best: the best evaluation so far.
         saved: the step of the newest checkpoint; -1: there is none.
@@ -71,6 +73,7 @@ class Loop:
     signals: StopSignals
     config: dict[str, Any]
     stops: Stops = field(default_factory=Stops)
+    samples: Samples | None = None
     rules: RunningRules = field(default_factory=RunningRules)
     best: Best = field(default_factory=Best)
     saved: int = -1
@@ -258,6 +261,7 @@ class Loop:
             step == plan.steps
             or bool(plan.eval_every and step % plan.eval_every == 0)
             or bool(plan.save_every and step % plan.save_every == 0)
+            or (self.samples is not None and self.samples.due(step))
         )
 
     def _arrived(self, ring: MetricRing, newest: bool) -> Iterator[dict[str, Any]]:
@@ -369,6 +373,8 @@ class Loop:
         whole = not self.recorder.consecutive_skips
         if plan.save_every and step % plan.save_every == 0 and whole:
             self.save("regular")
+        if self.samples is not None and self.samples.due(step):
+            self.samples.take(self.program, step)
         self._ring.clock.restart()
 
     def _keep_best(self, row: dict[str, Any]) -> None:

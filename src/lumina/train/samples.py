@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from lumina.assemble.program import Program
@@ -9,8 +11,37 @@ from lumina.data.kind import Data
 from lumina.infer.generate import context_limit
 from lumina.infer.sampling import sampling_for
 from lumina.infer.text import Answers
+from lumina.state.left_behind import leave_samples
+from lumina.state.run_directory import RunDirectory
 
 NEW_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Continuations that are kept while the run goes on.
+
+    Attributes:
+        directory: of the run, which keeps them in samples.jsonl.
+        data: gives the texts that are continued.
+        count: how many.
+        every: steps between them; 0: none before the end.
+    """
+
+    directory: RunDirectory
+    data: Data
+    count: int
+    every: int
+
+    def due(self, step: int) -> bool:
+        """Whether there are some after a step."""
+        return bool(self.count and self.every and step % self.every == 0)
+
+    def take(self, program: Program, step: int) -> None:
+        """Let the first rank's model write, and keep what it wrote."""
+        if program.ranks.main:
+            texts = sample_texts(program, self.data, self.count)
+            leave_samples(self.directory, step, texts)
 
 
 def sample_texts(program: Program, data: Data, count: int) -> list[tuple[str, str]]:

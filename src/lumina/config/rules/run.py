@@ -52,6 +52,12 @@ def without_effect(settings: Settings) -> dict[str, str]:
     if settings.data.eval_fraction == 0 and not settings.data.eval_data:
         nothing = "nothing is held out"
         unused |= {"best_metric": nothing, "best_is": nothing, "eval_split": nothing}
+    if settings.run.report_samples == 0:
+        unused["sample_every_n_batches"] = "report_samples is 0"
+    elif settings.hrm.use_hrm and settings.hrm.hrm_mode == "puzzle":
+        unused["sample_every_n_batches"] = "puzzles are answered, not continued"
+    elif settings.data.tasks:
+        unused["sample_every_n_batches"] = "several tasks share the model"
     return unused
 
 

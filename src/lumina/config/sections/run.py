@@ -58,6 +58,12 @@ class RunSection(Section):
     report_samples: int = Field(
         3, ge=0, description="held-out texts continued in the run's report; 0: none"
     )
+    sample_every_n_batches: int = Field(
+        0,
+        ge=0,
+        description="steps between samples of text for the report, which shows how "
+        "they change; 0: only at the end",
+    )
     log_every_n_batches: int = Field(
         10, ge=1, description="steps between console lines"
     )

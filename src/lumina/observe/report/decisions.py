@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lumina import quantities as q
 from lumina.observe.report.record import Record, data_of
 
 MOST = 200
@@ -16,10 +17,10 @@ def decisions(record: Record) -> list[dict[str, str]]:
     Each has `step`, `by`, `change`, `why`, `outcome` and `applied` ("yes" or "").
     """
     changes = [e for e in record.events if e.get("kind") == "control"]
-    return [_row(data_of(event)) for event in changes[-MOST:]]
+    return [_row(event.get("step"), data_of(event)) for event in changes[-MOST:]]
 
 
-def _row(data: Mapping[str, Any]) -> dict[str, str]:
+def _row(step: Any, data: Mapping[str, Any]) -> dict[str, str]:
     by = data.get("rule") or data.get("source") or "user"
     confidence = data.get("confidence")
     why = [str(data.get("reason") or "")]
@@ -33,7 +34,7 @@ def _row(data: Mapping[str, Any]) -> dict[str, str]:
         why.append(f"goes back when {data['reversal']}")
     outcome = str(data.get("outcome") or "")
     return {
-        "step": _short(data.get("step")),
+        "step": q.UNKNOWN if step is None else _short(step),
         "by": f"rule {by}" if data.get("rule") else str(by),
         "change": (
             f"{data.get('name')}: {_short(data.get('old'))} → "
