@@ -141,7 +141,8 @@ def test_products_are_measured() -> None:
 def test_every_profile_can_be_planned_for(name: str) -> None:
     profile = PROFILES[name]
     machine = profile.machine(cpu(), devices=2)
-    plan = plan_for(config(batch_size=1, global_batch_size=2), machine)
+    config = Config.resolve(preset="debug", flags={"steps": 5})
+    plan = plan_for(config, machine)
     assert plan.device == machine.device and profile.source
     if machine.device == "cuda":
         assert estimate_time(plan, machine, earlier=[]) is not None
@@ -149,7 +150,6 @@ def test_every_profile_can_be_planned_for(name: str) -> None:
         volta = profile.capability is not None and profile.capability < (8, 0)
         assert (plan.compute_dtype == "bfloat16") is not volta
     elif profile.memory_gib:
-        assert machine.memory_bytes == machine.host_memory_bytes
         assert machine.memory_bytes == int(profile.memory_gib * 2**30)
 
 

@@ -18,6 +18,9 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "--estimate-time": ("plan", "--show", "time"),
     "--analyze-checkpoints": ("checkpoints", "analyze"),
     "--analyze-memory": ("plan", "--show", "memory"),
+    "--validate-data": ("data", "validate", "--validate-data"),
+    "--test-generation": ("generate",),
+    "--analyze-checkpoints": ("checkpoints", "analyze"),
     "--lr-find": ("lr-range",),
     "--lr-range-test": ("lr-range",),
 }

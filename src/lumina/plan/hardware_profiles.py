@@ -21,7 +21,7 @@ class HardwareProfile:
     """One kind of device.
 
     Attributes:
-        device: "cuda" or "cpu".
+        device: "cuda", "mps" or "cpu".
         device_name: as the driver reports it; "" for the processor of this machine.
         memory_gib: of one device, as PyTorch reports it; 0: that of this machine.
         bandwidth: bytes a second between the device and its memory; None: not known.
@@ -59,6 +59,18 @@ class HardwareProfile:
                 host_memory_bytes=size,
                 device_count=devices,
             )
+        if self.device == "mps":
+            return replace(
+                here.on_cpu(),
+                device="mps",
+                device_name=self.device_name,
+                memory_bytes=memory,
+                bf16=False,
+                bf16_speedup=None,
+                compiler=False,
+                compiler_detail="Triton has no code for Apple GPUs",
+                device_count=devices,
+            )
         assert self.capability is not None
         return replace(
             here,
@@ -93,17 +105,20 @@ def _card(
 
 
 def _mac(name: str, gib: float, bandwidth: float) -> HardwareProfile:
-    """A Mac: the processor trains, for there is no Metal backend here."""
+    """A Mac with the smallest memory that it is sold with, in GiB.
+
+    Metal recommends that a program takes two thirds of it, and of larger ones three
+    quarters.
+    """
     return HardwareProfile(
-        "cpu",
+        "mps",
         f"Apple {name}",
-        gib,
+        round(gib * (2 / 3 if gib <= 36 else 3 / 4), 1),
         bandwidth * 1e9,
         None,
         None,
-        f"Apple's technical specifications of the {name}; the memory is the smallest "
-        "that it is sold with",
-        "the processor trains, and Apple states no rate of it",
+        f"Apple's technical specifications of the {name} with {gib} GB",
+        "Apple states no rate of its GPU's products, so that no time is estimated",
     )
 
 

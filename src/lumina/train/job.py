@@ -41,6 +41,7 @@ from lumina.train.samples import Samples, sample_texts
 from lumina.train.signals import StopSignals
 from lumina.train.start import begin, encoding_of, go_on
 from lumina.train.stopping import Stops
+from lumina.train.time_expected import TimeExpected
 
 
 class Job:
@@ -70,6 +71,7 @@ class Job:
         self._store: CheckpointStore | None = None
         self._loop: Loop | None = None
         self._restore_torch: Callable[[], None] | None = None
+        self._expected: TimeExpected | None = None
 
     @property
     def plan(self) -> Plan:
@@ -150,9 +152,15 @@ class Job:
         prepared, plan = self.prepared, self.plan
         self._restore_torch = configure_torch(plan, self.ranks, prepared.environment)
         self._open_folder()
-        recorder, store = self._open_records(on_row)
         if self.ranks.main:
+            self._expected = TimeExpected(
+                plan, prepared.environment, prepared.first_step
+            )
+            on_row = self._expected.counting(on_row)
+        recorder, store = self._open_records(on_row)
+        if self._expected is not None:
             self._banner()
+            self._expected.tell(recorder)
         if prepared.reader is None:
             outset = begin(prepared, recorder, store)
         else:
@@ -209,6 +217,8 @@ class Job:
         try:
             loop.run()
             result = outcome(loop, directory)
+            if self._expected is not None:
+                self._expected.compare(loop.plan, recorder)
             if self.ranks.main and self.next_phase is None:
                 self._finish(result, loop)
         except BaseException as error:
@@ -388,6 +398,8 @@ class Job:
         used = stream.utilisation
         if used is not None:
             facts["packing"] = f"{used:.1%} of positions used"
+        if self._expected is not None:
+            facts["time"] = self._expected.in_words()
         self.console.banner(
             self.plan,
             self.prepared.environment,
