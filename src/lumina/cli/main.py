@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),
     "plan": ("lumina.cli.plan", "parameters, memory and time, on any hardware"),
     "lr-range": ("lumina.cli.lr_range", "sweep the learning rate, and suggest one"),
+    "profile": ("lumina.cli.profile", "where time and memory of a training go"),
     "doctor": ("lumina.cli.doctor", "show what this machine offers"),
     "explain": ("lumina.cli.explain", "what an error code means, what helps"),
     "demo": ("lumina.cli.demo", "train, fine-tune and question a small model here"),
