@@ -16,7 +16,6 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "--dev-mode": ("doctor", "--dev-mode"),
     "--estimate-parameters": ("plan", "--show", "parameters"),
     "--estimate-time": ("plan", "--show", "time"),
-    "--analyze-checkpoints": ("checkpoints", "analyze"),
     "--analyze-memory": ("plan", "--show", "memory"),
     "--profile-training": ("profile", "training"),
     "--profile-data-loading": ("profile", "data"),
