@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "features": ("lumina.cli.features", "list what can be switched, and its cost"),
     "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),
     "plan": ("lumina.cli.plan", "parameters, memory and time, on any hardware"),
+    "sweep": ("lumina.cli.sweep", "train with other values, one after another"),
     "lr-range": ("lumina.cli.lr_range", "sweep the learning rate, and suggest one"),
     "profile": ("lumina.cli.profile", "where time and memory of a training go"),
     "doctor": ("lumina.cli.doctor", "show what this machine offers"),

@@ -85,7 +85,7 @@ def read_layer(path: str | Path) -> Layer:
             UTF-8, E104 no such file, E106 a folder or no permission, E004 unknown key,
             E002 one option given under two spellings.
     """
-    values = migrated(_read_mapping(Path(at_home(str(path)))), str(path))
+    values = migrated(read_mapping(Path(at_home(str(path)))), str(path))
     layer = Layer(str(path))
     put = layer.put
     for key, value in values.items():
@@ -143,7 +143,13 @@ def write_yaml(path: str | Path, text: str) -> None:
         ) from error
 
 
-def _read_mapping(path: Path) -> dict[Any, Any]:
+def read_mapping(path: Path) -> dict[Any, Any]:
+    """What a YAML file holds, read without guesses about words.
+
+    Raises:
+        LuminaError: E101 not YAML or not a mapping, E103 not UTF-8, E104 no such file,
+            E106 a folder or no permission.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lumina.config.metric_order import is_highest
 from lumina.errors import LuminaError
 
 
@@ -57,7 +58,7 @@ class Best:
             self.worse += value is not None
             return False
         plain = metric == "eval_loss" and best_is != "highest"
-        score = -value if _is_highest(metric, best_is) else value
+        score = -value if is_highest(metric, best_is) else value
         before = self.loss if plain else self.score
         if before is not None and score >= before:
             self.worse += 1
@@ -65,10 +66,3 @@ class Best:
         self.loss, self.step, self.worse = loss, step, 0
         self.score = None if plain else score
         return True
-
-
-def _is_highest(metric: str, best_is: str | None) -> bool:
-    """Whether more of a metric is better."""
-    if best_is is not None:
-        return best_is == "highest"
-    return "loss" not in metric and "steps" not in metric

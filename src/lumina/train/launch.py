@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 from types import FrameType
 
 from lumina.assemble.ranks import meeting_place
+from lumina.child_processes import die_with_parent
 from lumina.train.signals import ENDING, SAVING, heeded
 
 GRACE_SECONDS = 30.0
@@ -79,9 +79,6 @@ def launch(arguments: list[str], nproc: int) -> int:
         del store  # not before: the ranks meet there
 
 
-_SYSTEM = ctypes.CDLL(None)
-
-
 def _before_rank() -> None:
     """Prepare the process of a rank before its program starts.
 
@@ -89,15 +86,6 @@ def _before_rank() -> None:
     """
     signal.signal(SAVING, signal.SIG_IGN)
     die_with_parent()
-
-
-def die_with_parent() -> None:
-    """Ask the system to end this process with the one that started it (Linux).
-
-    Otherwise ranks whose launcher was killed would train on and hold the run's lock.
-    """
-    if sys.platform == "linux":
-        _SYSTEM.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _tell_killed(rank: int, number: int) -> None:
