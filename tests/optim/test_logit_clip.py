@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from torch import nn
 from lumina.assemble.assemble import assemble
 from lumina.errors import LuminaError
 from lumina.model.attention import Attention
+from lumina.model.latent_attention import LatentAttention
 from lumina.ops.attention import largest
-from lumina.ops.attention.dispatch import Pattern
+from lumina.ops.attention.dispatch import Pattern, attend
 from lumina.ops.attention.masks import additive, causal_mask, document_mask
 from lumina.optim.logit_clip import ClippedAttention, LogitClip
 from lumina.optim.optimizer import Slot
@@ -71,41 +73,70 @@ def test_the_largest_score_of_each_head_is_found(
     torch.testing.assert_close(found, expected)
 
 
-def test_queries_and_keys_of_one_head_are_scaled_alike() -> None:
-    """By the root of t / m each, as in the paper; keys of several by the smallest."""
-    rows = torch.ones(2 * (4 + 2 + 2), 3)
-    slot = Slot("qkv", nn.Parameter(rows), rows, True)
-    largest_logits = torch.tensor([16.0, 1.0, 2.0, 4.0])
-    layer = ClippedAttention([slot], 4, 2, 2, largest_logits)
-    LogitClip([layer], 1.0, Mesh().tokens).apply(torch.zeros(()))
-    heads = rows[::2, 0].tolist()
-    assert heads[4:] == [0.25, 0.5, 1.0, 1.0]
-    assert heads[:4] == [0.25, 4.0, 1.0, 0.5]
-    assert rows[::2].equal(rows[1::2]) and layer.largest.eq(-math.inf).all()
-    layer.largest.fill_(16.0)
-    LogitClip([layer], 1.0, Mesh().tokens).apply(torch.ones(()))  # a skipped step
-    assert rows[::2, 0].tolist() == heads
+def test_queries_and_keys_are_scaled_as_the_paper_says() -> None:
+    """Keys of several heads by the root of the smallest factor."""
+    factors = torch.tensor([1 / 16, 1.0, 1 / 4, 1.0])
+    spec = tiny_plan().spec
+    rows = Attention(spec, 0).rows_of_logits(factors)["qkv.weight"].view(-1, 8)
+    assert rows[4:, 0].tolist() == [0.25, 0.5, 1.0, 1.0]
+    assert rows[:4, 0].tolist() == [0.25, 4.0, 0.5, 2.0]
+    assert (rows == rows[:, :1]).all()
+    latent = LatentAttention(replace(spec, **LATENT), 0).rows_of_logits(factors)
+    assert latent["q.weight"].view(4, 8)[2].tolist() == [0.5] * 4 + [0.25] * 4
+    assert latent["kv_up.weight"].view(4, 10)[2].tolist() == [0.5] * 4 + [1.0] * 6
+
+
+def test_a_skipped_step_clips_nothing() -> None:
+    weight = nn.Parameter(torch.ones(2, 3))
+    slot = Slot("q", weight, weight.detach(), True)
+    noted = torch.full((2,), 16.0)
+    layer = ClippedAttention({"q": slot}, lambda factors: {"q": factors}, noted)
+    clip = LogitClip([layer], 1.0, Mesh().tokens)
+    clip.apply(torch.ones(()))
+    assert weight.eq(1).all() and noted.eq(-math.inf).all()
+    noted.copy_(torch.tensor([16.0, 0.5]))
+    clip.apply(torch.zeros(()))
+    assert weight[:, 0].tolist() == [1 / 16, 1.0]
+    assert clip.found.tolist() == [16.0, 1.0]
+
+
+LATENT = {"mla_kv_rank": 12, "mla_rope_dim": 4, "mla_value_dim": 6, "num_kv_heads": 4}
 
 
 def logits_of(program, batch) -> torch.Tensor:
-    """[layers, heads]: the largest logits of one forward pass of training."""
+    """[layers, heads]: the largest scores that attention makes in a forward pass."""
     found = []
-    for module in program.network.modules():
-        if isinstance(module, Attention):
-            module.largest_logits = torch.full((module.heads[0],), -math.inf)
-            found.append(module.largest_logits)
-    program.network.train()
-    with torch.no_grad():
+
+    def watched(q, k, v, pattern):
+        k_bshd = k.repeat_interleave(q.shape[2] // k.shape[2], 2)
+        scores = torch.einsum("bshd,bthd->bhst", q, k_bshd) / math.sqrt(q.shape[-1])
+        seen = (
+            pattern.mask == 0
+            if pattern.mask is not None
+            else causal_mask(q.shape[1], q.shape[1], 0, None)
+        )
+        found.append(scores.masked_fill(~seen, -math.inf).amax((0, 2, 3)))
+        return attend(q, k, v, pattern)
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr("lumina.model.attention.attend", watched)
+        patch.setattr("lumina.model.latent_attention.attend", watched)
+        program.network.eval()
         program.model(batch)
+    program.network.train()
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"attention_bias": True}, LATENT, LATENT | {"mla_q_rank": 16}],
+    ids=["plain", "biases", "latent", "latent queries"],
+)
 def test_logits_above_the_threshold_meet_it_and_others_stay(
-    tmp_path: Path, bias: bool
+    tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     """Also those of heads whose keys are shared with a head that is clipped."""
-    spec = replace(tiny_plan().spec, num_layers=1, attention_bias=bias)
+    spec = replace(tiny_plan().spec, num_layers=1, **changes)
     stream = stream_of(conversations(tmp_path))
     batch = (
         stream.step(dict(stream.start), rank=0, data_ranks=1, micro_batch_size=8)
@@ -132,7 +163,8 @@ def test_logits_above_the_threshold_meet_it_and_others_stay(
             moved.append(name)
         if name.endswith("qkv.weight"):  # values stay
             assert parameter[-16:].equal(held[name][-16:])
-    assert moved and all("attention.qkv." in name for name in moved)
+    scaled = (".qkv.", ".q.", ".q_up.", ".kv_up.")
+    assert moved and all(any(part in name for part in scaled) for name in moved)
 
 
 def test_frozen_attention_is_refused() -> None:

@@ -6,6 +6,7 @@ import torch
 
 from lumina.errors import LuminaError
 from lumina.model.attention import Attention
+from lumina.model.latent_attention import LatentAttention
 from lumina.model.network import Network
 from lumina.optim.logit_clip import ClippedAttention
 from lumina.optim.optimizer import Slot
@@ -26,22 +27,25 @@ def clipped_layers(
     """
     by_name = {slot.name: slot for slot in slots}
     layers = []
-    for name, module in network.named_modules():
-        if not isinstance(module, Attention):
+    for path, module in network.named_modules():
+        if not isinstance(module, (Attention, LatentAttention)):
             continue
-        names = [f"{name}.qkv.{part}" for part, _ in module.qkv.named_parameters()]
-        if missing := [n for n in names if n not in by_name]:
+        heads = network.spec.num_heads
+        module.largest_logits = torch.full((heads,), -torch.inf, device=device)
+        names = module.rows_of_logits(torch.ones(heads))
+        missing = [name for name in names if f"{path}.{name}" not in by_name]
+        if missing:
             raise LuminaError(
                 "E002",
-                f"qk_clip scales queries and keys, and {missing[0]} does not train",
+                f"qk_clip scales queries and keys, and {path}.{missing[0]} does not "
+                "train",
                 "leave qk_clip out, or train the attention",
             )
-        heads, groups, _ = module.heads
-        largest = torch.full((heads,), -torch.inf, device=device)
-        module.largest_logits = largest
         layers.append(
             ClippedAttention(
-                [by_name[n] for n in names], heads, groups, module.head_dim, largest
+                {name: by_name[f"{path}.{name}"] for name in names},
+                module.rows_of_logits,
+                module.largest_logits,
             )
         )
     return layers

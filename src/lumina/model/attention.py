@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,6 +51,27 @@ class Attention(nn.Module):
             qk = rotate(qkv[:, :, : -self.heads[2]], context.cos, context.sin)
             q_bshd, k_bskd = qk.split(self.heads[:2], dim=2)
         return q_bshd, k_bskd, v_bskd
+
+    def rows_of_logits(self, factors: Tensor) -> dict[str, Tensor]:
+        """What multiplies the logits of each head of queries by its factor.
+
+        Keys belong to a group of heads: they take the root of the group's smallest
+        factor, and each head of queries takes what its own factor then lacks. So a
+        factor of 1 leaves the logits of a head as they are, also where another one of
+        its group has less. With one head in a group, both take the root.
+
+        Args:
+            factors: [H], above 0 and at most 1.
+
+        Returns:
+            Factors [rows] of parameters, by their names in this module.
+        """
+        by_group = factors.view(self.heads[1], -1)
+        keys = by_group.amin(1).sqrt()
+        queries = (by_group / keys[:, None]).flatten()
+        heads = torch.cat([queries, keys, torch.ones_like(keys)])
+        rows = heads.repeat_interleave(self.head_dim)
+        return {f"qkv.{name}": rows for name, _ in self.qkv.named_parameters()}
 
     def forward(self, x_bsd: Tensor, context: BlockContext) -> Tensor:
         """[B, S, D] to [B, S, D]."""

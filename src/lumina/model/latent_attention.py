@@ -16,6 +16,7 @@ from lumina.model.context import BlockContext
 from lumina.model.layers import Linear, RMSNorm
 from lumina.model.spec import ModelSpec
 from lumina.ops.attention.dispatch import attend
+from lumina.ops.attention.largest import note_largest
 from lumina.ops.rotary.reference import rotate
 
 LATENT_EPS = 1e-6
@@ -27,6 +28,9 @@ class LatentAttention(nn.Module):
 
     Each head is `mla_rope_dim` rotated channels beside plain ones; rotated channels
     are laid out in neighbouring pairs, as DeepSeek's.
+
+    Attributes:
+        largest_logits: as of `Attention`.
     """
 
     def __init__(self, spec: ModelSpec, layer_index: int) -> None:
@@ -47,6 +51,30 @@ class LatentAttention(nn.Module):
         self.kv_latent_norm = RMSNorm(rank, LATENT_EPS)
         self.kv_up = Linear(rank, heads * (self.plain_dim + self.value_dim))
         self.out = Linear(heads * self.value_dim, width)
+        self.largest_logits: Tensor | None = None
+
+    def rows_of_logits(self, factors: Tensor) -> dict[str, Tensor]:
+        """What multiplies the logits of each head by its factor.
+
+        Of plain channels, queries and keys take the root; of rotated ones the queries
+        take all, for their key is shared by the heads (arXiv:2507.20534, section 2.1).
+
+        Args:
+            factors: [H], above 0 and at most 1.
+
+        Returns:
+            Factors [rows] of parameters, by their names in this module.
+        """
+        root, one = factors.sqrt(), torch.ones_like(factors)
+
+        def rows(*parts: tuple[Tensor, int]) -> Tensor:
+            wide = [part[:, None].expand(-1, width) for part, width in parts]
+            return torch.cat(wide, dim=1).flatten()
+
+        queries = rows((root, self.plain_dim), (factors, self.widths[1]))
+        keys = rows((root, self.plain_dim), (one, self.value_dim))
+        name = "q_up.weight" if hasattr(self, "q_up") else "q.weight"
+        return {name: queries, "kv_up.weight": keys}
 
     def forward(self, x_bsd: Tensor, context: BlockContext) -> Tensor:
         """[B, S, D] to [B, S, D]."""
@@ -76,6 +104,8 @@ class LatentAttention(nn.Module):
         v_bshd = F.pad(v_bshd, (0, k_bshd.shape[-1] - self.value_dim))
         if context.kept is not None:
             context.kept.extend((k_bshd, v_bshd))
+        if self.largest_logits is not None and self.training:
+            note_largest(q_bshd, k_bshd, pattern, self.largest_logits)
         return self._out(attend(q_bshd, k_bshd, v_bshd, pattern))
 
     def _out(self, seen_bshd: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ that the same tokens would have met it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,33 +21,25 @@ from lumina.parallel.mesh import RankGroup
 
 @dataclass
 class ClippedAttention:
-    """The projections of one attention layer.
+    """What scales the logits of one attention layer.
 
     Attributes:
-        slots: the fused matrix of queries, keys and values, and its bias if there is
-            one; the first axis is H + 2 K heads of `head_dim` rows.
-        heads: H, of queries.
-        groups: K, of keys.
-        head_dim: rows of a head.
+        slots: the projections of queries and keys, by their names in the layer.
+        rows: from the factors [H] of the logits to those [rows] of each projection.
         largest: [H] float32, the largest logit of each head in the step's forwards.
     """
 
-    slots: list[Slot]
-    heads: int
-    groups: int
-    head_dim: int
+    slots: Mapping[str, Slot]
+    rows: Callable[[Tensor], Mapping[str, Tensor]]
     largest: Tensor
 
 
 class LogitClip:
     """Keeps the largest logit of every head at a threshold.
 
-    A head of queries whose largest logit is m above the threshold t needs its logits
-    scaled by g = t / m. Keys are shared by a group of heads: they take the square root
-    of the group's smallest g, and each head of queries takes what its own g still
-    lacks. So the logits of a head below the threshold stay as they are, also where
-    another one of its group is clipped. With one head in a group, queries and keys
-    take the square root of g each, as in the paper.
+    The logits of a head whose largest one is m, above the threshold t, are scaled by
+    t / m; the layer knows which rows of its weights that means. The logits of other
+    heads stay as they are.
 
     Args:
         layers: what is clipped.
@@ -78,8 +71,8 @@ class LogitClip:
         wanted = self.threshold / largest.clamp(min=self.threshold)
         wanted = torch.where(skip > 0, torch.ones_like(wanted), wanted)
         for layer, factors in zip(self.layers, wanted, strict=True):
-            rows = _factors_of_rows(layer, factors)
-            for slot in layer.slots:
+            for name, rows in layer.rows(factors).items():
+                slot = layer.slots[name]
                 here = rows[rows_here(slot.parameter)]
                 slot.master.mul_(here.view(-1, *(1,) * (slot.master.ndim - 1)))
                 slot.write_back()
@@ -95,12 +88,3 @@ class LogitClip:
         """Nothing is seen yet of the next step."""
         for layer in self.layers:
             layer.largest.fill_(-torch.inf)
-
-
-def _factors_of_rows(layer: ClippedAttention, factors: Tensor) -> Tensor:
-    """[rows of the fused matrix] from the factors [H] of the logits."""
-    by_group = factors.view(layer.groups, -1)
-    keys = by_group.amin(1).sqrt()
-    queries = (by_group / keys[:, None]).flatten()
-    heads = torch.cat([queries, keys, torch.ones_like(keys)])
-    return heads.repeat_interleave(layer.head_dim)

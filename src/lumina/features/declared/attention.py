@@ -79,9 +79,6 @@ register(
                 "leave one of qk_norm and qk_clip out",
             ),
             Exclusion(
-                "latent_attention", "latent attention makes its queries and keys apart"
-            ),
-            Exclusion(
                 "shared_keys",
                 "queries of a later pass meet keys that another layer's weights made",
                 "use --no-mor-kv-sharing, or leave qk_clip out",
