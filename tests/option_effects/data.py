@@ -259,6 +259,18 @@ def columns_of_a_table(runs: Runs) -> None:
     assert "csv_columns is about .csv" in message
 
 
+@shows("encoding")
+def encoding_of_files(runs: Runs) -> None:
+    data = runs.folder / "latin.txt"
+    data.write_text(story(60).replace("the", "thé"), encoding="latin-1")
+    message = runs.refused("E103", train_data=(str(data),))
+    assert "not UTF-8" in message
+    named = {"train_data": (str(data),), "steps": 2}
+    one, two = runs.both("encoding", ("*.txt=latin-1",), ("cp1251",), **named)
+    assert one.column("loss") != two.column("loss")
+    assert "no encoding" in runs.refused("E005", encoding=("latin-9000",))
+
+
 @shows("json_field")
 def field_with_the_records(runs: Runs) -> None:
     data = runs.folder / "data.json"

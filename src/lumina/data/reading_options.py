@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lumina.data.known_hashes import known_hash
+from lumina.data.readers.encodings import fits, parsed
 from lumina.data.readers.reader import ReadOptions, RecordsReader
 from lumina.data.readers.table import known_readers
 from lumina.data.record_forms.reader import DATASET_INFO, RecordReader, record_reader
@@ -63,13 +64,21 @@ class ReadingOptions:
         for name, given, suffixes in (
             ("csv_columns", options.csv_columns, (".csv", ".tsv")),
             ("json_field", options.json_field, (".json",)),
+            ("encoding", options.encodings, _of_bytes()),
         ):
             if given and not any(source.may_hold(suffixes) for source in sources):
                 raise LuminaError(
                     "E002",
-                    f"{name} is about {' and '.join(suffixes)} files, and the data has "
-                    "none",
+                    f"{name} is about {_listed(suffixes)} files, and the data has none",
                     f"leave out --{name.replace('_', '-')}",
+                )
+
+        for pattern, encoding in options.encodings:
+            if not any(one.unpacks or fits(pattern, one.name) for one in sources):
+                raise LuminaError(
+                    "E002",
+                    f"--encoding {pattern}={encoding}: no file has such a name",
+                    "write a pattern that fits the names of the files, or leave it out",
                 )
 
     def parts(self, sources: Sequence[Source]) -> list[Any]:
@@ -79,6 +88,8 @@ class ReadingOptions:
         """
         formats = known_readers().values()
         parts = [part for reader in formats for part in reader.parts(self.options)]
+        if self.options.encodings:
+            parts.append(["encoding", *self.options.encodings])
         if self.options.ascii_only:
             parts.append("ascii only")
         most = (self.options.most_of_file, self.options.most_of_dataset)
@@ -94,6 +105,18 @@ class ReadingOptions:
         return parts
 
 
+def _of_bytes() -> tuple[str, ...]:
+    """Suffixes of the files of which the bytes are decoded here."""
+    formats = [one for one in known_readers().values() if one.decodes]
+    return tuple(s for one in formats for s in (*one.suffixes, *one.by_name))
+
+
+def _listed(suffixes: Sequence[str]) -> str:
+    """The first suffixes, in words."""
+    more = " and other" if len(suffixes) > 6 else ""
+    return " and ".join(suffixes[:2]) + more
+
+
 def reading_options(data: DataSection) -> ReadingOptions:
     """The options of a configuration's `data` section."""
     return ReadingOptions(
@@ -102,6 +125,7 @@ def reading_options(data: DataSection) -> ReadingOptions:
             ascii_only=data.ascii_only,
             csv_columns=data.csv_columns,
             json_field=data.json_field,
+            encodings=parsed(data.encoding),
             most_of_file=data.max_conversations_per_file,
             most_of_dataset=data.max_conversations_per_dataset,
         ),

@@ -11,8 +11,9 @@ HINTS = {
     "E101": "correct or remove it, or leave bad records out with --data-errors skip",
     "E102": 'a record is {"text": ...} or {"messages": [{"role", "content"}, ...]}; '
     "correct it, or leave bad records out with --data-errors skip",
-    "E103": "convert the file to UTF-8 (iconv -f FROM -t UTF-8), or leave bad records "
-    "out with --data-errors skip",
+    "E103": "state the encoding with --encoding, such as latin-1, or convert the file "
+    "to UTF-8 (iconv -f FROM -t UTF-8), or leave bad records out with --data-errors "
+    "skip",
     "E105": "fill or remove it, or leave bad records out with --data-errors skip",
     "E106": "chmod +r it, or leave unreadable files out with --data-errors skip",
 }

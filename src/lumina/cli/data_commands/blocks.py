@@ -6,7 +6,7 @@ import argparse
 
 SUMMARY = "cut data into blocks that are shuffled, or shared out, as wholes"
 
-_OPTIONS = ("data_errors", "max_record_bytes")
+_OPTIONS = ("data_errors", "encoding", "max_record_bytes")
 """Options of a run that decide what is read."""
 
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 SUMMARY = "show a record as a run will learn from it"
 
 _OPTIONS = (
-    "format", "field", "csv_columns", "json_field", "tokenizer", "tokenizer_vocab_size",
-    "chat_template", "loss_on", "role_weights", "turn_weights", "max_record_bytes",
+    "format", "field", "encoding", "csv_columns", "json_field", "tokenizer",
+    "tokenizer_vocab_size", "chat_template", "loss_on", "role_weights", "turn_weights",
+    "max_record_bytes",
 )  # fmt: skip
 """Options of a run that decide what is shown."""
 

@@ -10,7 +10,7 @@ from typing import Any
 SUMMARY = "check data: what is wrong in it, with lines and a report"
 
 READING = (
-    "format", "field", "csv_columns", "json_field", "max_record_bytes",
+    "format", "field", "encoding", "csv_columns", "json_field", "max_record_bytes",
     "max_member_bytes", "max_unpacked_bytes", "max_unpacking_ratio",
 )  # fmt: skip
 """Options of a run that say how files are read."""

@@ -108,6 +108,12 @@ class DataSection(Section):
     max_record_bytes: int = Field(
         8 * 2**20, ge=1024, description="a longer line or record is a bad record"
     )
+    encoding: tuple[str, ...] = Field(
+        (),
+        description="the encoding of files that are not UTF-8, such as latin-1 or "
+        "cp1251; PATTERN=NAME states it for the files whose names fit, such as "
+        "'*-Latin1=latin-1'",
+    )
     csv_columns: tuple[str, ...] = Field(
         (),
         description="the columns of .csv and .tsv files that have no row of names",

@@ -25,6 +25,7 @@ class JsonArrays(RecordsReader):
     name = "json"
     suffixes = (".json",)
     unit = "record"
+    decodes = True
 
     def parts(self, options: ReadOptions) -> list[Any]:
         """The field that holds the records."""
@@ -34,7 +35,9 @@ class JsonArrays(RecordsReader):
         """The records; each is numbered by its place in the file."""
         first = reading.begin.record
         with reading.entry.open() as handle:
-            values = JsonValues(handle, reading.options.max_record_bytes)
+            values = JsonValues(
+                handle, reading.options.max_record_bytes, reading.encoding
+            )
             for number, record in enumerate(self._records(reading, values)):
                 if number >= first:
                     yield Row(number, record, number + 1)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from lumina.data.readers.encodings import UTF_8
 from lumina.data.readers.lines import whole_file
 from lumina.data.records import BadRecord, each_field_once
 
@@ -29,17 +30,19 @@ class JsonValues:
     Args:
         handle: the bytes.
         limit: the most characters of one value.
+        encoding: of the bytes.
     """
 
-    def __init__(self, handle: BinaryIO, limit: int) -> None:
+    def __init__(self, handle: BinaryIO, limit: int, encoding: str = UTF_8) -> None:
         self.handle = handle
+        self.encoding = encoding
         self.limit = limit
-        self.decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self.decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
         self.text = ""
         self.at = 0
         self.begun = False
         self.ended = False
-        self.no_text = False  # a byte of what is read is not UTF-8
+        self.no_text = False  # a byte of what is read is in no character
 
     def _more(self, most: int = _BLOCK) -> bool:
         """Read on; whether there was more."""
@@ -48,7 +51,7 @@ class JsonValues:
         data = self.handle.read(most)
         if not self.begun and data:
             self.begun = True
-            if (wrong := whole_file(data)) is not None:
+            if (wrong := whole_file(data, self.encoding)) is not None:
                 raise wrong
             data = data.removeprefix(codecs.BOM_UTF8)
             if not data:
@@ -170,7 +173,9 @@ class JsonValues:
         start, self.at = self.at, end
         if self.no_text and (found := _NO_TEXT.search(self.text, start, end)):
             byte = ord(found[0]) - 0xDC00
-            return BadRecord("E103", f"not UTF-8 (0x{byte:02x}) in the record")
+            return BadRecord(
+                "E103", f"not {self.encoding.upper()} (0x{byte:02x}) in the record"
+            )
         return value
 
     def _end(self) -> int:

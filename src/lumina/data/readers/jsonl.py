@@ -17,6 +17,7 @@ class JsonLines(RecordsReader):
 
     name = "jsonl"
     suffixes = (".jsonl", ".ndjson")
+    decodes = True
 
     def rows(self, reading: Reading) -> Iterator[Row]:
         """The records; each is numbered by its line."""

@@ -6,6 +6,7 @@ import codecs
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from lumina.data.readers.encodings import UTF_8
 from lumina.data.readers.reader import Reading
 from lumina.data.records import BadRecord
 from lumina.data.sources.entry import Damaged
@@ -48,6 +49,8 @@ def lines(
         start: begin at this byte, which follows a line end; needs a seekable handle.
         number: the line that begins there.
     """
+    encoding = reading.encoding
+    shown = encoding.upper()
     limit = min(reading.options.max_record_bytes, 2**62)  # what can be asked for
     if start:
         handle.seek(start - 1)
@@ -61,7 +64,7 @@ def lines(
         number += 1
         begin, size, skipped = offset, len(data), 0
         if number == 1:
-            if (wrong := whole_file(data)) is not None:
+            if (wrong := whole_file(data, encoding)) is not None:
                 yield "", 1, 0, wrong
                 return
             if data.startswith(codecs.BOM_UTF8):
@@ -87,20 +90,26 @@ def lines(
             at = begin + skipped + data.index(b"\0")
             bad = BadRecord("E103", f"a NUL byte, which no text has, at byte {at}")
         try:
-            text = data.decode()
+            text = data.decode(encoding)
         except UnicodeDecodeError as error:
             at = begin + skipped + error.start
             byte = data[error.start]
-            bad = bad or BadRecord("E103", f"not UTF-8 at byte {at} (0x{byte:02x})")
-            text = data.decode(errors="replace")
+            bad = bad or BadRecord("E103", f"not {shown} at byte {at} (0x{byte:02x})")
+            text = data.decode(encoding, errors="replace")
         yield text, number, begin, bad
 
 
-def whole_file(data: bytes) -> BadRecord | None:
+def whole_file(data: bytes, encoding: str = UTF_8) -> BadRecord | None:
     """Why a file whose first line this is cannot be read at all."""
     for mark, name in _OTHER_ENCODINGS:
         if data.startswith(mark):
-            return BadRecord("E103", f"the file is {name}, not UTF-8")
+            return BadRecord("E103", f"the file is {name}, not {encoding.upper()}")
+    if encoding != UTF_8 and data.startswith(codecs.BOM_UTF8):
+        return BadRecord(
+            "E103",
+            f"the file begins with the mark of UTF-8, and --encoding says {encoding}",
+            "leave the file out of --encoding: PATTERN=NAME states some files only",
+        )
     if data.startswith(_POINTER):
         return BadRecord("E101", "this is a Git LFS pointer; run git lfs pull")
     for mark, what, suffix in _OTHER_FILES:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from lumina.data.readers.encodings import Encodings, encoding_of
 from lumina.data.records import (
     BadRecord,
     Content,
@@ -50,6 +51,7 @@ class ReadOptions:
         max_record_bytes: a longer line or record is a bad record.
         csv_columns: names of the columns of tables without a row of names.
         json_field: the field of a .json file that holds the records.
+        encodings: of files that are not UTF-8.
         ascii_only: characters beyond ASCII are taken out.
         most_of_file: conversations that are taken of a file; None: all.
         most_of_dataset: conversations that are taken of all files; None: all.
@@ -58,6 +60,7 @@ class ReadOptions:
     max_record_bytes: int = 8 * 2**20
     csv_columns: tuple[str, ...] = ()
     json_field: str | None = None
+    encodings: Encodings = ()
     ascii_only: bool = False
     most_of_file: int | None = None
     most_of_dataset: int | None = None
@@ -90,6 +93,11 @@ class Reading:
     begin: Place = START
     used: bool = False
 
+    @property
+    def encoding(self) -> str:
+        """What the bytes of the entry are decoded by."""
+        return encoding_of(self.options.encodings, self.entry.name)
+
     def bad(
         self,
         code: str,
@@ -112,11 +120,13 @@ class Reader(ABC):
         suffixes: of its files; folders are searched for them.
         by_name: further suffixes of its files. A folder is not searched for them: they
             are read where they are named, and in archives.
+        decodes: its files are text, which it decodes by `Reading.encoding`.
     """
 
     name: str
     suffixes: tuple[str, ...]
     by_name: tuple[str, ...] = ()
+    decodes: bool = False
 
     @abstractmethod
     def read(self, reading: Reading) -> Iterator[Document]:

@@ -26,6 +26,8 @@ class Tables(RecordsReader):
         delimiter: divides the fields.
     """
 
+    decodes = True
+
     def __init__(self, name: str, suffix: str, delimiter: str) -> None:
         self.name = name
         self.suffixes = (suffix,)

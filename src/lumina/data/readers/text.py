@@ -36,6 +36,7 @@ class Text(Reader):
     name = "text"
     suffixes = (".txt", ".text")
     by_name = (*PROSE, *SOURCE)
+    decodes = True
 
     def read(self, reading: Reading) -> Iterator[Document]:
         """The pieces from `reading.begin` on."""

@@ -55,6 +55,7 @@ class TextSource:
         self.seed = config.train.seed
         self.how = reading_options(self.data)
         self.files = find_sources(self.data.train_data)
+        self.how.check(self.files)
         self.bytes = sum(file.size for file in self.files)
         fraction = self.data.eval_fraction
         if self.data.eval_data:
