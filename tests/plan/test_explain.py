@@ -90,3 +90,19 @@ def test_the_doctor_reports_every_part(machine: object) -> None:
     if on_gpu and not recent:
         assert "unknown" in rows["hardware", "peak bfloat16"].value
         assert rows["precision", "bf16"].status == "absent"
+
+
+def test_every_kind_of_value_is_shown() -> None:
+    """Those of a mapping under their names, also where mappings are nested."""
+    config = Config.resolve(
+        preset="debug",
+        flags={
+            "optimizer": "sgd",
+            "optimizer_options": ("momentum=0.5",),
+        },
+    )
+    lines = explain(plan_for(config), cpu()).splitlines()
+    measures = next(x for x in lines if x.strip().startswith("measures"))
+    assert "accuracy=1 gradient_variance=10 utilisation=10 the default" in measures
+    options = next(x for x in lines if x.strip().startswith("optimizer_options"))
+    assert "sgd.momentum=0.5" in options

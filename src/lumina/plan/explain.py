@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -177,16 +177,25 @@ def _work_lines(
 
 def _decision_lines(plan: Plan) -> list[str]:
     why = plan.reasons.get("seq_length", "")
-    lines = [f"{'seq_length':<24}{plan.spec.seq_length:<12}{why}".rstrip()]
+    lines = [f"{'seq_length':<23} {plan.spec.seq_length:<11} {why}".rstrip()]
     for field in fields(plan):
         if field.name in _ELSEWHERE:
             continue
         shown = _shown(getattr(plan, field.name))
         why = plan.reasons.get(field.name, "")
-        lines.append(f"{field.name:<24}{shown:<12}{why}".rstrip())
+        lines.append(f"{field.name:<23} {shown:<11} {why}".rstrip())
     for name, (on, why) in plan.feature_reasons().items():
-        lines.append(f"{name:<24}{_shown(on):<12}{why}".rstrip())
+        lines.append(f"{name:<23} {_shown(on):<11} {why}".rstrip())
     return lines
+
+
+def _pairs(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """NAME=VALUE of every value, those of inner mappings as NAME.INNER=VALUE."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _pairs(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}={value}"
 
 
 def _shown(value: Any) -> str:
@@ -197,6 +206,5 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "nothing"
     if isinstance(value, dict):
-        pairs = [(a, b, c) for a, held in value.items() for b, c in held.items()]
-        return " ".join(f"{a}.{b}={c}" for a, b, c in pairs) or "-"
-    return "-" if value is None else str(value)
+        return " ".join(_pairs(value)) or "-"
+    return "-" if value in (None, "") else str(value)
