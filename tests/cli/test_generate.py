@@ -292,3 +292,62 @@ def test_ctrl_c_just_behind_an_answer_does_not_end_the_chat(run, capsys, monkeyp
     said = capsys.readouterr().err
     assert not late and said.count("once more ends") == 1
     assert said.count("cut off") == 2
+
+
+@pytest.mark.covers(
+    "INF-02: --test-generation --test-prompts", "DIA-10: --test-generation"
+)
+def test_the_documents_test_prompts_are_strings_or_files(run, capsys, tmp_path):
+    lines = tmp_path / "prompts.txt"
+    lines.write_text("the lazy\na dog\n")
+    words = ["--test-generation", "--test-prompts", "the quick", str(lines)]
+    words += [run, "--max-new-tokens", "3", "--seed", "1", "--json"]
+    # RUN stands where the prompts would go on, so it is named by --resume.
+    words[words.index(run) : words.index(run) + 1] = ["--resume", run]
+    assert main(words) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["prompt"] for one in found] == ["the quick", "the lazy", "a dog"]
+    assert all(len(one["tokens"]) == 3 for one in found)
+
+
+@pytest.mark.covers("INF-03", "DIA-10: --benchmark-generation")
+def test_the_speed_of_answers_is_measured_by_batch_and_length(run, capsys, tmp_path):
+    out = tmp_path / "speeds.json"
+    words = ["--benchmark-generation", "--batch-sizes", "1,2", "--sequence-lengths"]
+    words += ["8", "40,5000", "--new-tokens", "4", "--rounds", "2", "--resume", run]
+    assert main([*words, "--out", str(out), "--device", "cpu"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(out.read_text())
+    cases = [(one["batch_size"], one["prompt_tokens"]) for one in found["speeds"]]
+    assert cases == [(b, length) for b in (1, 2) for length in (8, 40, 5000)]
+    for one in found["speeds"]:
+        if one["prompt_tokens"] == 5000:
+            assert "4,096" in one["problem"] and one["rate"] == []
+            continue
+        assert len(one["rate"]) == len(one["first_seconds"]) == 2
+        assert one["first"] == pytest.approx(sum(one["first_seconds"]) / 2)
+        prompts = one["batch_size"] * one["prompt_tokens"]
+        assert one["prompt_rate"] == pytest.approx(prompts / one["first"])
+        assert one["memory_bytes"] > 10**7
+    assert "first token" in captured.out and "batch 2, prompt 40" in captured.err
+    slower = json.loads(out.read_text())
+    for one in slower["speeds"]:
+        one["rate"] = [rate / 2 for rate in one["rate"]]
+    other = tmp_path / "slower.json"
+    other.write_text(json.dumps(slower))
+    assert main(["bench", "compare", str(out), str(other)]) == 1
+    assert main(["bench", "compare", str(out), str(out)]) == 0
+    capsys.readouterr()
+
+
+REFUSED_AMOUNTS = [
+    (["--batch-sizes", "1,x"], "E005"),
+    (["--batch-sizes", "0"], "E005"),
+    (["--new-tokens", "1"], "E005"),
+]
+
+
+@pytest.mark.parametrize(("words", "code"), REFUSED_AMOUNTS)
+def test_amounts_that_measure_nothing_are_refused(run, capsys, words, code):
+    assert main(["bench", "generation", run, *words]) == 2
+    assert code in capsys.readouterr().err

@@ -22,6 +22,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "--profile-memory": ("profile", "memory"),
     "--validate-data": ("data", "validate", "--validate-data"),
     "--test-generation": ("generate",),
+    "--benchmark-generation": ("bench", "generation"),
     "--analyze-checkpoints": ("checkpoints", "analyze"),
     "--lr-find": ("lr-range",),
     "--lr-range-test": ("lr-range",),

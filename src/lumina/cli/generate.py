@@ -40,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='one text a line; .jsonl: {"prompt": TEXT} a line; -: standard input',
     )
     parser.add_argument(
+        "--test-prompts", nargs="+", action="extend", default=[], metavar="TEXT|FILE",
+        help="texts to continue, or files of them, as --prompts-file takes them",
+    )  # fmt: skip
+    parser.add_argument(
         "--stream",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -139,11 +143,24 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     prompts = [argument_text(text, "a text of --prompt") for text in args.prompt]
     if args.prompts_file:
         prompts += _read(args.prompts_file)
+    for word in args.test_prompts:
+        text = argument_text(word, "a text of --test-prompts")
+        prompts += _read(word) if _is_file(word) else [text]
     if not prompts:
         raise LuminaError(
-            "E005", "there is nothing to continue", "give --prompt or --prompts-file"
+            "E005",
+            "there is nothing to continue",
+            "give --prompt, --prompts-file or --test-prompts",
         )
     return prompts
+
+
+def _is_file(word: str) -> bool:
+    """Whether a word names a file; a long text is no name that a system can take."""
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _read(name: str) -> list[str]:

@@ -1,0 +1,189 @@
+"""How fast a model answers: time to the first token, tokens a second, memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from lumina.errors import LuminaError
+from lumina.infer.generate import Decoding, context_limit
+from lumina.infer.sampling import Sampling
+from lumina.model.network import Network
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Answers of one batch size to prompts of one length.
+
+    Attributes:
+        batch_size: prompts side by side.
+        prompt_tokens: of each prompt.
+        new_tokens: of each answer.
+        first_seconds: of each round: from the prompts to their first tokens.
+        rate: of each round: tokens a second of all rows together, after the first.
+        memory_bytes: most that the device held, weights included; on the CPU what the
+            process held at the end. None where nothing was measured.
+        problem: why nothing was measured; "" where it was.
+    """
+
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+    first_seconds: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+    memory_bytes: int | None = None
+    problem: str = ""
+
+    @property
+    def first(self) -> float | None:
+        """The median time to the first token."""
+        return statistics.median(self.first_seconds) if self.first_seconds else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The median rate."""
+        return statistics.median(self.rate) if self.rate else None
+
+    @property
+    def prompt_rate(self) -> float | None:
+        """Prompt tokens a second, of all rows together, until the first token."""
+        if not self.first_seconds:
+            return None
+        return (
+            self.batch_size * self.prompt_tokens / statistics.median(self.first_seconds)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {
+            "first": self.first,
+            "tokens_per_second": self.tokens_per_second,
+            "prompt_rate": self.prompt_rate,
+        }
+
+
+def measure_generation(
+    network: Network,
+    batch_sizes: Iterable[int],
+    prompt_lengths: Iterable[int],
+    *,
+    new_tokens: int,
+    rounds: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Speed]:
+    """Measure every batch size with every length, one after the other.
+
+    Prompts are random tokens, and every answer is as long as is asked for. What takes
+    more memory than there is, or more context than the model sees, is reported as such
+    and does not end the measurement.
+
+    Args:
+        network: on the device and in the type to measure.
+        batch_sizes: prompts side by side.
+        prompt_lengths: tokens of each prompt.
+        new_tokens: tokens of each answer, two at least.
+        rounds: how often each is measured, after one round that does not count.
+        stopped: asked between rounds; once true, what was measured is given.
+    """
+    lengths = list(prompt_lengths)
+    for batch_size in batch_sizes:
+        for length in lengths:
+            if stopped():
+                return
+            yield _measured(network, batch_size, length, new_tokens, rounds, stopped)
+
+
+def _measured(
+    network: Network,
+    batch_size: int,
+    length: int,
+    new_tokens: int,
+    rounds: int,
+    stopped: Callable[[], bool],
+) -> Speed:
+    found = Speed(batch_size, length, new_tokens)
+    limit = context_limit(network)
+    if limit and length + new_tokens > limit:
+        return _failed(found, f"the model sees {limit:,} tokens in all")
+    device = next(network.parameters()).device
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        for turn in range(rounds + 1):
+            if stopped() and found.rate:
+                break
+            first, rate = _timed(network, batch_size, length, new_tokens)
+            if turn:
+                found.first_seconds.append(first)
+                found.rate.append(rate)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return _failed(found, "out of memory")
+    return Speed(**(asdict(found) | {"memory_bytes": _memory(device)}))
+
+
+def _failed(found: Speed, why: str) -> Speed:
+    return Speed(found.batch_size, found.prompt_tokens, found.new_tokens, problem=why)
+
+
+def _timed(
+    network: Network, batch_size: int, length: int, new_tokens: int
+) -> tuple[float, float]:
+    """(seconds to the first tokens, tokens a second afterwards).
+
+    The tokens come to the host with every step, so that the clock needs no other
+    waiting for the device.
+    """
+    generator = torch.Generator().manual_seed(length)
+    shape = (batch_size, length)
+    prompts = torch.randint(0, network.spec.vocab_size, shape, generator=generator)
+    began = time.perf_counter()
+    decoding = Decoding(
+        network, prompts.tolist(), Sampling(temperature=0), max_new_tokens=new_tokens
+    )
+    decoding.step()
+    first = time.perf_counter()
+    for _ in decoding:
+        pass
+    seconds = time.perf_counter() - first
+    return first - began, batch_size * (new_tokens - 1) / max(seconds, 1e-9)
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def check_amounts(
+    batch_sizes: Iterable[int],
+    prompt_lengths: Iterable[int],
+    new_tokens: int,
+    rounds: int,
+) -> None:
+    """Refuse amounts that measure nothing.
+
+    Raises:
+        LuminaError: E005.
+    """
+    least = {
+        "batch-sizes": (list(batch_sizes), 1),
+        "sequence-lengths": (list(prompt_lengths), 1),
+        "new-tokens": ([new_tokens], 2),
+        "rounds": ([rounds], 1),
+    }
+    for name, (values, smallest) in least.items():
+        if not values:
+            raise LuminaError("E005", f"{name} names nothing", "such as 1,4,8")
+        if min(values) < smallest:
+            raise LuminaError(
+                "E005", f"{name} has {min(values)}", f"give {smallest} or more"
+            )
