@@ -149,16 +149,20 @@ def test_allowed_values_in_words() -> None:
     assert allowed("use_moe") == "yes or no"
 
 
-@pytest.mark.covers("CFG-03: dictionaries training_params, data_params accepted")
+@pytest.mark.covers(
+    "CFG-03: dictionaries training_params, data_params accepted",
+    "CFG-03: quantization_params accepted",
+)
 def test_the_documents_dictionaries_hold_options(tmp_path: Path) -> None:
     given = Config(
         training_params={"lr": 1e-4, "num_epochs": 2},
         data_params={"dataset_file": "a.txt"},
         checkpoint_params={"save_total_limit": 5},
+        quantization_params={"precision": "fp32"},
         monitoring_params={"log_every_n_steps": 3},
     )
     assert given.train.learning_rate == 1e-4 and given.train.epochs == 2
-    assert given.data.train_data == ("a.txt",)
+    assert given.data.train_data == ("a.txt",) and given.system.precision == "fp32"
     assert given.run.save_total_limit == 5 and given.run.log_every_n_batches == 3
     file = tmp_path / "run.yaml"
     file.write_text("training_params:\n  lr: 0.0001\nsteps: 4\n")
@@ -167,6 +171,7 @@ def test_the_documents_dictionaries_hold_options(tmp_path: Path) -> None:
     for wrong, code in (
         ({"training_params": {"lerning_rate": 1}}, "E004"),
         ({"training_params": 3}, "E005"),
+        ({"quantization_params": {"quantization_bits": 4}}, "E004"),
         ({"training_params": {"lr": 1e-4}, "learning_rate": 1e-3}, "E002"),
     ):
         with pytest.raises(LuminaError) as refused:
@@ -193,3 +198,33 @@ def test_one_path_stands_for_a_list_of_one():
     config = Config(train_data=Path("a.txt"))
     assert config.data.train_data == ("a.txt",)
     assert config.replace(eval_data=Path("b.txt")).data.eval_data == ("b.txt",)
+
+
+@pytest.mark.covers("CFG-03: attribute edit")
+def test_options_of_a_preset_are_set_as_attributes(tmp_path: Path) -> None:
+    config = ConfigPresets.debug()
+    config.lr = 1e-4
+    config.train_data = ["a", "b"]
+    # Neither goes with the preset alone; together they do.
+    config.num_heads = 8
+    config.hidden_size = 256
+    assert config.learning_rate == 1e-4 == config.train.learning_rate
+    assert config.provenance["learning_rate"].kind == "python"
+    config.save(tmp_path / "run.yaml")
+    loaded = Config.load(tmp_path / "run.yaml")
+    assert loaded == config.settled() and loaded.data.train_data == ("a", "b")
+    settled = config.settled()
+    with pytest.raises(AttributeError, match="replace"):
+        settled.learning_rate = 1.0
+    with pytest.raises(LuminaError, match="E005"):
+        config.learning_rate = -1
+    with pytest.raises(AttributeError, match="learning_rate"):
+        config.lerning_rate = 1
+    with pytest.raises(AttributeError, match="section"):
+        config.train = 1
+    config.hidden_size = 100
+    for use in (config.settled, lambda: config.save("x"), lambda: config.replace(lr=1)):
+        with pytest.raises(LuminaError, match="E002"):
+            use()
+    assert ConfigPresets.debug().train.learning_rate != 1e-4
+    assert copy.deepcopy(settled) == settled == pickle.loads(pickle.dumps(settled))

@@ -90,6 +90,14 @@ class Config(Settings):
         """
         return _make(_layered(self, leaves, source))
 
+    def settled(self) -> Config:
+        """These settings, which do not change."""
+        return self
+
+    def _laid_over(self, leaves: Mapping[str, object], source: Source) -> Settings:
+        """The values with some changed, each of which is checked alone."""
+        return _layered(self, _flat(leaves), source)
+
     def warnings(self) -> list[str]:
         """Advice on values outside the guidelines; nothing here stops a run."""
         return advise(self)

@@ -49,6 +49,11 @@ ELSEWHERE = dict.fromkeys(
 )
 """Keys of the documents' example file that are no setting of a run."""
 
+ELSEWHERE |= dict.fromkeys(
+    ("quantization_method", "quantization_bits"),
+    "for a trained model: `lumina export --quantize --bits 8`",
+)
+
 
 PATHS = (
     "train_data", "eval_data", "tokenizer", "init_from", "branch_from", "plugins",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 DICTIONARIES = (
-    "training_params", "data_params", "checkpoint_params", "monitoring_params",
+    "training_params", "data_params", "quantization_params", "checkpoint_params",
+    "monitoring_params",
 )  # fmt: skip
 """Groups of options that the earlier designs write as dictionaries; any option may
 stand in any of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lumina.train.callbacks import Callback, SavedCheckpoint
 from lumina.train.trainer import Trainer, TrainResult
 
-__all__ = ["TrainResult", "Trainer"]
+__all__ = ["Callback", "SavedCheckpoint", "TrainResult", "Trainer"]

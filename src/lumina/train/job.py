@@ -43,6 +43,9 @@ from lumina.train.start import begin, encoding_of, go_on
 from lumina.train.stopping import Stops
 from lumina.train.time_expected import TimeExpected
 
+Taker = Callable[[dict[str, Any]], None]
+"""Takes a row or an event."""
+
 
 class Job:
     """One call of `Trainer.train`, in the order things happen.
@@ -105,15 +108,19 @@ class Job:
             raise
         return None
 
-    def build(self, on_row: Callable[[dict[str, Any]], None]) -> Loop:
+    def build(self, on_row: Taker, on_event: Taker | None = None) -> Loop:
         """Take the run directory and assemble everything the loop needs.
+
+        Args:
+            on_row: called with each finished row.
+            on_event: called with each event, from either thread; the first rank's only.
 
         The directory says that the run goes on before it does. A failure in between
         is therefore recorded there, so that no rank waits for a run that has ended. A
         new run that is refused leaves no directory.
         """
         try:
-            loop = self._build(on_row)
+            loop = self._build(on_row, on_event)
             # From here on the loop sees a signal.
             self.signals.looping = True
             return loop
@@ -148,7 +155,7 @@ class Job:
             step = status.get("step", 0)
             directory.mark("interrupted", step, reason="stopped by a signal")
 
-    def _build(self, on_row: Callable[[dict[str, Any]], None]) -> Loop:
+    def _build(self, on_row: Taker, on_event: Taker | None) -> Loop:
         prepared, plan = self.prepared, self.plan
         self._restore_torch = configure_torch(plan, self.ranks, prepared.environment)
         self._open_folder()
@@ -157,7 +164,7 @@ class Job:
                 plan, prepared.environment, prepared.first_step
             )
             on_row = self._expected.counting(on_row)
-        recorder, store = self._open_records(on_row)
+        recorder, store = self._open_records(on_row, on_event)
         if self._expected is not None:
             self._banner()
             self._expected.tell(recorder)
@@ -306,7 +313,7 @@ class Job:
                 write_edits(folder.directory.path, prepared.resumption.edits)
 
     def _open_records(
-        self, on_row: Callable[[dict[str, Any]], None]
+        self, on_row: Taker, on_event: Taker | None
     ) -> tuple[Recorder, CheckpointStore]:
         """Rows and events, and the checkpoints; the events so far are recorded."""
         path, plan, ranks = self.folder.directory.path, self.plan, self.ranks
@@ -318,6 +325,7 @@ class Job:
             device_name=self.prepared.environment.device_name,
             memory_bytes=self.prepared.environment.memory_bytes,
             on_row=on_row,
+            on_event=on_event,
         )
         asked = self.prepared.config.saving
         store = self._store = CheckpointStore(

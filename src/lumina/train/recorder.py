@@ -35,6 +35,7 @@ class Recorder:
         device_name: for the peak rate; MFU is null where it is not known.
         memory_bytes: what this process may use of its device; None: not known.
         on_row: called with every finished row.
+        on_event: called with every event that is recorded, from any thread.
 
     Attributes:
         trackers: services that show the run; None: there are none.
@@ -50,10 +51,12 @@ class Recorder:
         device_name: str,
         memory_bytes: int | None = None,
         on_row: Callable[[dict[str, Any]], None] | None = None,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.console = console
         self.main = main
         self.on_row = on_row
+        self.on_event = on_event
         self.trackers: Trackers | None = None
         self.metrics = MetricsLog(folder / "metrics.jsonl") if main else None
         self.events = EventLog(folder / "events.jsonl") if main else None
@@ -209,6 +212,8 @@ class Recorder:
     def _track(self, event: dict[str, Any]) -> None:
         if self.trackers is not None:
             self.trackers.event(event)
+        if self.on_event is not None:
+            self.on_event(event)
 
     def close(self, status: str) -> None:
         """Give the files back, and end the sessions of the trackers.

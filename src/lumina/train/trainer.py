@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lumina.assemble.assemble import check_fits
@@ -18,6 +18,7 @@ from lumina.plan.plan import Plan
 from lumina.state.surgery import NOISE
 from lumina.train.aliases import with_aliases
 from lumina.train.branch import begun, branch_of
+from lumina.train.callbacks import Callback, Deliveries
 from lumina.train.controls import Controls, control_named
 from lumina.train.job import Job
 from lumina.train.loop import Loop
@@ -38,6 +39,7 @@ class Trainer:
         config: the settings.
         console: what a person sees; one on standard output when absent.
         on_step: called on every rank with the trainer and each finished metrics row.
+        callbacks: called after it, in their order; see `Callback`.
 
     Attributes:
         plan: what the running program realises, and after the run what its last
@@ -53,12 +55,14 @@ class Trainer:
         *,
         console: Console | None = None,
         on_step: Callable[[Trainer, dict[str, Any]], None] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.config = config
+        self.config = config = config.settled()
         use_cuda_ids(config.system.cuda_ids)
         self.ranks = Ranks.from_environment()
         self.console = console or Console(rank=self.ranks.rank)
         self.on_step = on_step
+        self._deliveries = Deliveries(self, callbacks)
         self.controls: Controls | None = None
         self._loop: Loop | None = None
         self._last_plan: Plan | None = None
@@ -86,12 +90,14 @@ class Trainer:
                 finished = job.prepare()
                 if finished is not None:
                     return finished
-                loop = job.build(self._row)
+                loop = job.build(self._deliveries.row, self._deliveries.event)
+                self._deliveries.begin(job.folder.directory.path)
                 self._loop, self.controls = loop, loop.controls
                 return job.run()
             finally:
                 self._last_plan, self._loop = self.plan, None
                 job.close(leave=job.next_phase is None)
+                self._deliveries.deliver()
 
     def _check_nproc(self) -> None:
         """Refuse a number of processes that are not the ones running."""
@@ -341,7 +347,3 @@ class Trainer:
                 "E002", "no run is under way", "call this from on_step, or a thread"
             )
         return self._loop
-
-    def _row(self, row: dict[str, Any]) -> None:
-        if self.on_step is not None:
-            self.on_step(self, row)
