@@ -71,6 +71,8 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         "min_lr": ["--learning-rate", "0.5"],
         "dataset_start_offset": ["--linear-dataset"],
         "iterate": ["--steps", "3"],
+        "quality_field": ["--curriculum", "quality"],
+        "score_model": ["--sample-by", "loss"],
         "use_mor": ["--num-layers", "4"],
         **{modifier: ["--resume", "runs/one"] for modifier in MODIFIERS},
         "use_hrm": [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 
+from lumina.data.cache import cache_root
 from option_effects import shows
 from tiny_runs import Run, Runs, seen
 
@@ -119,3 +122,73 @@ def by_score(runs: Runs) -> None:
     ]
     assert rows >= kinds[0] > kinds[1]
     assert rows_taken(runs, sample_by="rarity") != evenly
+
+
+@pytest.mark.covers("DAT-17", "DAT-42")
+@pytest.mark.thorough
+@shows("quality_field")
+def by_quality(runs: Runs) -> None:
+    """Records with a high score come last, or more often; a bad score is named."""
+    data = runs.folder / "scored.jsonl"
+    scores = [n % 5 + 1 for n in range(40)]
+
+    def write(first: object) -> None:
+        records = [
+            {
+                "text": " ".join(f"{n * k} day" for k in range(30)),
+                "score": score if n else first,
+            }
+            for n, score in enumerate(scores)
+        ]
+        data.write_text("".join(json.dumps(one) + "\n" for one in records))
+
+    write(scores[0])
+    start = {"train_data": (str(data),), "quality_field": "score", "seq_length": 48,
+             "eval_fraction": 0.0, "shard_size_mb": 1}  # fmt: skip
+    rows = rows_taken(runs, curriculum="quality", curriculum_spread=0.0, **start)
+    assert rows != rows_taken(runs, **start | {"quality_field": None})
+    best = rows_taken(runs, sample_by="quality", sample_power=60.0, **start)
+    assert len(rows) == len(best) > 4 * len(set(best))
+    # The curriculum's first epoch ends with what is sampled: the best.
+    size = len(rows) // 2
+    assert set(rows[size - len(set(best)) : size]) == set(best)
+    text = runs.refused("E002", **start)
+    assert "not" in text and "ordered by their quality" in text
+    assert "quality_field" in runs.refused("E002", sample_by="quality")
+    plain = start | {"train_data": (str(runs.data),)}
+    assert "plain text" in runs.refused("E002", sample_by="quality", **plain)
+    for wrong in (None, "high", True):
+        write(wrong)
+        text = runs.refused("E102", sample_by="quality", **start)
+        assert "scored.jsonl, line 1" in text
+    write(-3)
+    text = runs.refused("E002", sample_by="quality", **start)
+    assert "some are negative, down to -3" in text
+
+
+@pytest.mark.covers("DAT-19: progression of difficulty", "DAT-42")
+@shows("score_model")
+def by_loss(runs: Runs) -> None:
+    """A checkpoint scores every row once; the rows come from its least loss on."""
+    runs.monkeypatch.setenv("LUMINA_CACHE", str(runs.folder / "cache"))
+    base = runs.train(steps=2)
+    start = {"tokenizer": str(base.folder / "tokenizer"), "curriculum_spread": 0.0}
+    scored = {"score_model": str(base.folder), "curriculum": "loss"}
+    rows = rows_taken(runs, **start, **scored)
+    kept = list((cache_root() / "row-losses").glob("*/losses.bin"))
+    assert len(kept) == 1
+    losses = np.fromfile(kept[0], dtype="<f4")
+    size = len(rows) // 2
+    assert rows[:size] == np.argsort(losses, kind="stable").tolist()
+    # The second run reads what is kept, and another model scores anew.
+    before = kept[0].stat().st_mtime_ns
+    hard = runs.train(**start, score_model=str(base.folder), sample_by="loss", steps=1)
+    assert kept[0].stat().st_mtime_ns == before and hard.rows
+    other = runs.train(steps=3)
+    runs.train(**start, **scored | {"score_model": str(other.folder)}, steps=1)
+    assert len(list((cache_root() / "row-losses").glob("*/losses.bin"))) == 2
+    assert "score_model" in runs.refused("E002", curriculum="loss")
+    strange = runs.folder / "strange.txt"
+    strange.write_text("<|endoftext|>".join(f"Ωω ж{n}ф" for n in range(99)))
+    text = runs.refused("E002", **scored, train_data=(str(strange),))
+    assert "another tokenizer" in text

@@ -25,6 +25,7 @@ from lumina.data.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from lumina.config import Config
     from lumina.config.settings import Settings
+    from lumina.data.mixture.measures.table import NamedMeasure
 
 Gives = Literal["text", "tasks", "puzzles"]
 """What a model learns from: text, text of several tasks, or puzzles."""
@@ -98,11 +99,13 @@ class Data(ABC):
         stats: counts and sizes for the banner, the report and `lumina plan`; plain JSON
             values.
         score: judges the answers to held-out rows where the loss does not.
+        measures: measures of rows by name, beside those of `lumina.data.mixture`.
     """
 
     tokenizer: Tokenizer | None = None
     stats: Mapping[str, Any] = {}
     score: Score | None = None
+    measures: Mapping[str, NamedMeasure] = {}
 
     @abstractmethod
     def rows(self, config: Config) -> Rows:

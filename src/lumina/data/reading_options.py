@@ -61,6 +61,13 @@ class ReadingOptions:
                 "text",
                 f"leave out --{name}",
             )
+        if options.quality_field and not all(one.may_hold(records) for one in sources):
+            raise LuminaError(
+                "E002",
+                f"quality_field {options.quality_field} is a field of records, and "
+                "some of the data is plain text, which has no fields",
+                "leave out --quality-field, or give the text as records (.jsonl)",
+            )
         for name, given, suffixes in (
             ("csv_columns", options.csv_columns, (".csv", ".tsv")),
             ("json_field", options.json_field, (".json",)),
@@ -92,6 +99,8 @@ class ReadingOptions:
             parts.append(["encoding", *self.options.encodings])
         if self.options.ascii_only:
             parts.append("ascii only")
+        if self.options.quality_field:
+            parts.append(["quality", self.options.quality_field])
         most = (self.options.most_of_file, self.options.most_of_dataset)
         if most != (None, None):
             parts.append(["most conversations", *most])
@@ -128,6 +137,7 @@ def reading_options(data: DataSection) -> ReadingOptions:
             encodings=parsed(data.encoding),
             most_of_file=data.max_conversations_per_file,
             most_of_dataset=data.max_conversations_per_dataset,
+            quality_field=data.quality_field,
         ),
         Limits(
             member_bytes=data.max_member_bytes,

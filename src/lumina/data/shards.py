@@ -28,7 +28,7 @@ from lumina.data.tokenise import Encoded, Part
 from lumina.errors import LuminaError
 
 _HEAD = struct.Struct("<BIQQ")
-_HELD_OUT, _LAST, _CONVERSATION, _WEIGHTS, _LONG = 1, 2, 4, 8, 16
+_HELD_OUT, _LAST, _CONVERSATION, _WEIGHTS, _LONG, _QUALITY = 1, 2, 4, 8, 16, 32
 
 OnSkip = Callable[[Skipped], None]
 
@@ -192,6 +192,7 @@ def _bytes_of(one: Encoded) -> bytes:
         | _CONVERSATION * one.conversation
         | _WEIGHTS * (one.weights is not None)
         | _LONG * (one.long is not None)
+        | _QUALITY * (one.quality is not None)
     )
     parts = [
         _HEAD.pack(flags, len(one.ids), one.text_bytes, one.loss_bytes),
@@ -203,6 +204,8 @@ def _bytes_of(one: Encoded) -> bytes:
     if one.long is not None:
         text = json.dumps(asdict(one.long)).encode()
         parts += [struct.pack("<I", len(text)), text]
+    if one.quality is not None:
+        parts.append(struct.pack("<d", one.quality))
     return b"".join(parts)
 
 
@@ -212,13 +215,15 @@ def _read(file: BinaryIO) -> Iterator[Encoded]:
         ids = np.frombuffer(file.read(4 * count), dtype="<u4").astype(np.uint32)
         bits = np.frombuffer(file.read(-(-count // 8)), dtype=np.uint8)
         mask = np.unpackbits(bits, count=count, bitorder="little").astype(bool)
-        weights = long = None
+        weights = long = quality = None
         if flags & _WEIGHTS:
             found = np.frombuffer(file.read(4 * count), dtype="<f4")
             weights = found.astype(np.float32)
         if flags & _LONG:
             (size,) = struct.unpack("<I", file.read(4))
             long = Long(**json.loads(file.read(size)))
+        if flags & _QUALITY:
+            (quality,) = struct.unpack("<d", file.read(8))
         yield Encoded(
             bool(flags & _HELD_OUT),
             ids,
@@ -229,4 +234,5 @@ def _read(file: BinaryIO) -> Iterator[Encoded]:
             bool(flags & _CONVERSATION),
             long,
             weights,
+            quality,
         )

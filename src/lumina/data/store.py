@@ -4,7 +4,8 @@ A store is a folder with `tokens.bin` (uint16 or uint32), `documents.bin` (int64
 start of every document and the end of the last), `mask.bin` (a bit a token, only where
 some tokens bear no loss) and `store.json`, which carries sizes and checksums. Where
 some labels weigh more or less than 1 in the loss, `weight_starts.bin` (int64) and
-`weights.bin` (float32) say from which token on which weight holds.
+`weights.bin` (float32) say from which token on which weight holds. Where records have
+scores, `quality.bin` (float32) has that of every document.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _DOCUMENTS = "documents.bin"
 _MASK = "mask.bin"
 _WEIGHT_STARTS = "weight_starts.bin"
 _WEIGHTS = "weights.bin"
+_QUALITY = "quality.bin"
 
 
 class StoreWriter:
@@ -39,10 +41,16 @@ class StoreWriter:
         vocab_size: decides how wide a token is.
         masked: whether some tokens bear no loss.
         weighted: whether some tokens may weigh something else than 1 in the loss.
+        scored: whether documents have scores.
     """
 
     def __init__(
-        self, folder: Path, vocab_size: int, masked: bool, weighted: bool = False
+        self,
+        folder: Path,
+        vocab_size: int,
+        masked: bool,
+        weighted: bool = False,
+        scored: bool = False,
     ) -> None:
         self.folder = folder
         self.vocab_size = vocab_size
@@ -50,6 +58,7 @@ class StoreWriter:
         self.tokens = _HashedFile(folder / _TOKENS)
         self.mask = _HashedFile(folder / _MASK) if masked else None
         self.weights = _Runs(folder) if weighted else None
+        self.quality: list[float] | None = [] if scored else None
         self.ends = [0]
         self.length = 0
         self.bytes = 0
@@ -66,6 +75,7 @@ class StoreWriter:
         loss_bytes: int,
         last: bool,
         weights: NDArray[np.float32] | None = None,
+        quality: float | None = None,
     ) -> None:
         """Append a document or a piece of one.
 
@@ -76,6 +86,7 @@ class StoreWriter:
             text_bytes: UTF-8 bytes of the text.
             loss_bytes: those of them that bear loss.
             last: the document ends here.
+            quality: the score of the document, where documents have scores.
         """
         self.tokens.write(ids.astype(self.dtype).tobytes())
         if self.mask is not None:
@@ -91,6 +102,8 @@ class StoreWriter:
         self.loss_bytes += loss_bytes
         if last:
             self.ends.append(self.length)
+            if self.quality is not None:
+                self.quality.append(math.nan if quality is None else quality)
 
     def close(self) -> None:
         """Finish the files and write the header."""
@@ -101,6 +114,9 @@ class StoreWriter:
         files = [self.tokens, documents, *([self.mask] if self.mask else [])]
         if self.weights is not None:
             files += self.weights.files
+        if self.quality is not None:
+            files.append(_HashedFile(self.folder / _QUALITY))
+            files[-1].write(np.array(self.quality, dtype="<f4").tobytes())
         header = {
             "format_version": FORMAT_VERSION,
             "dtype": self.dtype.str,
@@ -169,6 +185,7 @@ class TokenStore:
         mask: memory-mapped bits (little end first), or None when every token but a
             document's first bears loss.
         weighted: whether some labels may weigh something else than 1.
+        quality: [N] float32, the score of every document; None where they have none.
         bytes: UTF-8 bytes of the text.
         loss_tokens: tokens that bear loss, `loss_bytes` the bytes they spell.
         fingerprint: sha256 over the content: equal stores have equal fingerprints.
@@ -189,6 +206,8 @@ class TokenStore:
         if self.weighted:
             self._weight_starts = _map(folder / _WEIGHT_STARTS, np.dtype("<i8"))
             self._weights = _map(folder / _WEIGHTS, np.dtype("<f4"))
+        scored = _QUALITY in header["files"]
+        self.quality = _map(folder / _QUALITY, np.dtype("<f4")) if scored else None
         hashes = [header["files"][name]["sha256"] for name in sorted(header["files"])]
         self.fingerprint = hashlib.sha256(":".join(hashes).encode()).hexdigest()
 

@@ -159,7 +159,8 @@ class StoreBuilder:
 
         def writer(name: str) -> StoreWriter:
             (folder / name).mkdir()
-            return StoreWriter(folder / name, tokenizer.vocab_size, *marks)
+            scored = self.data.quality_field is not None and name == "train"
+            return StoreWriter(folder / name, tokenizer.vocab_size, *marks, scored)
 
         def documents() -> Iterator[tuple[bool, Document]]:
             yield from self.files.sides()
@@ -203,6 +204,7 @@ class StoreBuilder:
                 loss_bytes=item.loss_bytes,
                 last=item.last,
                 weights=item.weights,
+                quality=item.quality,
             )
             done += item.text_bytes
             if self.files.on_progress is not None:

@@ -50,7 +50,7 @@ class TextData(Data):
         length, made = config.model.seq_length, self.prepared
         seed, in_order = config.train.seed, _in_order(config)
         if own_order(config):
-            sequence = row_order(config, made.train, length)
+            sequence = row_order(config, made.train, length, self.measures)
         elif config.loading.packing:
             sequence = sequence_of(made.train, length, seed, in_order)
         else:

@@ -54,6 +54,7 @@ class Encoded:
             last where the document begins and ends.
         mask: [N], which of them count as labels.
         weights: [N] float32, what each label weighs in the loss; None: all weigh 1.
+        quality: the score of its record; None where records have none.
         text_bytes: UTF-8 bytes of the text; `loss_bytes` of what bears loss.
         last: the document ends here.
         conversation: it is one, or a piece of one.
@@ -70,6 +71,7 @@ class Encoded:
     conversation: bool = False
     long: Long | None = None
     weights: NDArray[np.float32] | None = None
+    quality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -436,4 +438,5 @@ def _encoded(
         part.document.text is None,
         long,
         weights,
+        part.document.quality,
     )

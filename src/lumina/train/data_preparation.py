@@ -10,13 +10,14 @@ from typing import Any
 
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
-from lumina.data.kind import Data, DataKind, Request
+from lumina.data.kind import Data, DataKind, Request, Rows
 from lumina.data.kinds import options_of
 from lumina.data.stream import RowStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.train.resume import Resumption
+from lumina.train.row_losses import row_losses
 
 Event = dict[str, Any]
 """An event of a run, as keyword arguments."""
@@ -73,7 +74,23 @@ class DataPreparation:
                 on_event=lambda **event: self._on_event(event),
             )
         self._ranks.barrier()
-        return data if self._ranks.main else data.fit(config)
+        data = data if self._ranks.main else data.fit(config)
+        on_progress = Progression(self._console) if self._ranks.main else None
+        measure = row_losses(config, data.tokenizer, on_progress)
+        if measure is not None:
+            data.measures = {"loss": measure}
+        return data
+
+    def rows(self, data: Data, config: Config) -> Rows:
+        """The rows of the data; what has to be scored for their order, rank 0 scores.
+
+        Args:
+            data: of `fit`.
+            config: the settings.
+        """
+        rows = data.rows(config) if self._ranks.main else None
+        self._ranks.barrier()
+        return rows or data.rows(config)
 
 
 class Progression:

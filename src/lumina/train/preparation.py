@@ -387,7 +387,7 @@ class Preparation:
         ranks = self._processes()
         self._decide_length(ranks)
         self.data = self._source.fit(self.data, self.config)
-        rows = self.data.rows(self.config)
+        rows = self._source.rows(self.data, self.config)
         self._fit_vectors(rows)
         self._fine_tune(rows, ranks)
         plan, self.environment = guarded(
@@ -412,6 +412,10 @@ class Preparation:
             global_batch_size=plan.global_batch_size,
             epochs=plan.epochs,
         )
+        for measure in self.data.measures.values():
+            self.stream.fingerprint = measure.named(
+                self.stream.fingerprint, plan.spec.seq_length
+            )
         self.events += rows_in_words(self.stream, self.kind, plan.spec.seq_length)
         plan = self._in_phase(self._one_schedule(self._with_context(plan), rows))
         self._check_preservation(plan)

@@ -63,6 +63,24 @@ def test_rows_come_as_often_as_their_weights_say(
             assert math.floor(wanted - 1e-6) <= counts[row] <= math.ceil(wanted + 1e-6)
 
 
+def test_the_quality_of_a_row_is_that_of_its_documents(tmp_path: Path) -> None:
+    """Documents that are cut keep their score in every piece."""
+    writer = StoreWriter(tmp_path, 50, masked=False, scored=True)
+    for size, score in ((5, 2.0), (40, 0.5), (16, 8.0)):
+        ids, taught = np.arange(size), np.ones(size, dtype=bool)
+        writer.add(
+            ids, taught, text_bytes=1, loss_bytes=1, last=True, quality=score
+        )  # fmt: skip
+    writer.close()
+    store = TokenStore.open(tmp_path)
+    packing = pack(store, 16)
+    found = MEASURES["quality"](store, packing)
+    wanted = {0: 2.0, 1: 0.5, 2: 8.0}
+    document = np.searchsorted(store.starts, packing.starts, side="right") - 1
+    assert found.tolist() == [wanted[one] for one in document.tolist()]
+    assert np.bincount(document).tolist() == [1, 3, 1]
+
+
 def test_over_epochs_every_weight_is_met_on_average() -> None:
     weights = np.array([0.2, 0.5, 1.0, 2.3])
     made = Sampled(weights, seed=1, fingerprint="x")

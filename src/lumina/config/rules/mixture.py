@@ -22,6 +22,9 @@ _OTHER_DATA = {
 _SHARES = ("source_weights", "source_temperature", "source_schedule")
 """Options that say the shares of the sources: one of them at most."""
 
+_READ_FROM = {"quality": "quality_field", "loss": "score_model"}
+"""Scores of rows that are read from somewhere, and the option that says where."""
+
 SOURCE_OPTIONS = ("source_eval_data", *_SHARES)
 
 
@@ -69,6 +72,21 @@ def _check_orders(settings: Settings) -> None:
             "two orders of the same rows",
             "keep one of the two",
         )
+    for score, leaf in _READ_FROM.items():
+        used = score in (mixture.curriculum, mixture.sample_by)
+        given, option = settings.get(leaf), f"--{leaf.replace('_', '-')}"
+        if used and not given:
+            refuse(
+                f"the rows are ordered by their {score}, and no {leaf} says it",
+                f"name {option}",
+            )
+        if given and not used:
+            refuse(
+                f"{leaf} {given} is read where rows are ordered by their {score}, and "
+                "they are not",
+                f"add --curriculum {score} or --sample-by {score}, or leave {option} "
+                "out",
+            )
     for leaf in ("curriculum", "sample_by"):
         if not settings.get(leaf):
             continue

@@ -123,6 +123,11 @@ class DataSection(Section):
         description="the field of a .json file with the array of records; default: the "
         "only field with an array of objects",
     )
+    quality_field: str | None = Field(
+        None,
+        description="the field of each record with its score, a number, which "
+        "curriculum quality and sample_by quality read",
+    )
     max_member_bytes: int = Field(
         64 * 2**30,
         ge=1,

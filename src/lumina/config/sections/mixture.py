@@ -31,11 +31,14 @@ class MixtureSection(Section):
         description="shares in proportion to rows^(1/temperature): 1 is proportional, "
         "a larger number makes the sources more equal; default: 1",
     )
-    curriculum: Literal["length", "rarity", "variety"] | None = Field(
-        None,
-        description="take the rows of the first epochs from easy to hard: by the "
-        "length of their documents, by how rare their tokens are in the data, or by "
-        "how many different tokens they have; default: shuffled",
+    curriculum: Literal["length", "rarity", "variety", "quality", "loss"] | None = (
+        Field(
+            None,
+            description="take the rows of the first epochs from easy to hard: by the "
+            "length of their documents, by how rare their tokens are in the data, by "
+            "how many different tokens they have, by quality_field, or by the loss of "
+            "score_model; default: shuffled",
+        )
     )
     curriculum_epochs: int = Field(
         1, ge=1, description="epochs of each source that go from easy to hard"
@@ -47,7 +50,12 @@ class MixtureSection(Section):
         description="how far a curriculum mixes the rows, as a share of all of them; "
         "0: strictly sorted",
     )
-    sample_by: Literal["length", "rarity", "variety"] | None = Field(
+    score_model: str | None = Field(
+        None,
+        description="a run, checkpoint or exported folder whose loss on each row "
+        "curriculum loss and sample_by loss read; every row is scored once and kept",
+    )
+    sample_by: Literal["length", "rarity", "variety", "quality", "loss"] | None = Field(
         None,
         description="take rows as often as a score of theirs says, with the scores of "
         "curriculum; an epoch has as many rows as before, some of them several times",

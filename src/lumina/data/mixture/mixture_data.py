@@ -39,7 +39,7 @@ class MixtureData(NamedData):
         """Rows of all sources, in the shares that the settings say."""
         made, length = self.prepared, config.model.seq_length
         parts = {
-            name: row_order(config, store, length)
+            name: row_order(config, store, length, self.measures)
             for name, store in made.train.stores.items()
         }
         watched = watched_sources(config)

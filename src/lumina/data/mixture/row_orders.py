@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lumina.data.mixture.measures import MEASURES
+from lumina.data.mixture.measures import MEASURES, Measure
 from lumina.data.mixture.measures.table import Floats, of_rows
 from lumina.data.order import Numbered, Shuffle
 from lumina.data.packing import pack
@@ -123,13 +124,22 @@ def refuse_counted(config: Config) -> None:
             )
 
 
-def row_order(config: Config, store: TokenStore, seq_length: int) -> Numbered:
+def row_order(
+    config: Config,
+    store: TokenStore,
+    seq_length: int,
+    measures: Mapping[str, Measure] | None = None,
+) -> Numbered:
     """The packed rows of a store in the order that the settings say.
 
     Args:
         config: names a curriculum or a score, or neither.
         store: the tokens.
         seq_length: positions of a row.
+        measures: further measures by name, such as the loss of a model.
+
+    Raises:
+        LuminaError: E002 for negative scores as weights.
     """
     asked, seed = config.mixture, config.train.seed
     packing = pack(store, seq_length)
@@ -137,7 +147,7 @@ def row_order(config: Config, store: TokenStore, seq_length: int) -> Numbered:
         return shuffled(store, seq_length, seed)
 
     def measured(name: str) -> Floats:
-        return of_rows(MEASURES[name](store, packing), packing)
+        return of_rows((MEASURES | dict(measures or {}))[name](store, packing), packing)
 
     if asked.curriculum is not None:
         return Curriculum(
@@ -148,5 +158,13 @@ def row_order(config: Config, store: TokenStore, seq_length: int) -> Numbered:
             fingerprint=store.fingerprint,
         )
     assert asked.sample_by is not None
-    weights = np.maximum(measured(asked.sample_by), 1e-12) ** asked.sample_power
+    scores = measured(asked.sample_by)
+    if scores.min() < 0:
+        raise LuminaError(
+            "E002",
+            f"sample_by {asked.sample_by} takes a row as often as its score says, and "
+            f"some are negative, down to {scores.min():g}",
+            f"use scores from 0 on, or --curriculum {asked.sample_by}",
+        )
+    weights = np.maximum(scores, 1e-12) ** asked.sample_power
     return Sampled(weights, seed=seed, fingerprint=store.fingerprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Document:
             handed over in pieces, cut at line ends, so that memory stays bounded.
         place: where reading begins again with this document.
         form: of the record that it was; "" for a text that is no record.
+        quality: what a field of the record says of it; None where no field is named.
     """
 
     text: str | None
@@ -41,6 +43,7 @@ class Document:
     continues: bool = False
     place: Place = START
     form: str = ""
+    quality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class ReadOptions:
         ascii_only: characters beyond ASCII are taken out.
         most_of_file: conversations that are taken of a file; None: all.
         most_of_dataset: conversations that are taken of all files; None: all.
+        quality_field: the field of a record that holds its score; None: no field.
     """
 
     max_record_bytes: int = 8 * 2**20
@@ -64,6 +68,7 @@ class ReadOptions:
     ascii_only: bool = False
     most_of_file: int | None = None
     most_of_dataset: int | None = None
+    quality_field: str | None = None
 
 
 @dataclass
@@ -177,6 +182,7 @@ class RecordsReader(Reader):
                 if isinstance(row.record, BadRecord):
                     raise row.record
                 form, content = reading.read_record(row.record)
+                quality = quality_of(row.record, reading.options.quality_field)
             except BadRecord as bad:
                 reading.bad(
                     bad.code, bad.reason, row.line, unit=self.unit, hint=bad.hint
@@ -184,9 +190,41 @@ class RecordsReader(Reader):
                 continue
             reading.used = True
             if reading.on_unread is not None:
-                reading.on_unread(reading.unread(row.record))
+                unread = reading.unread(row.record)
+                scored = reading.options.quality_field
+                reading.on_unread([name for name in unread if name != scored])
             place = Place(number, row.number, row.hint)
-            if isinstance(content, str):
-                yield Document(content, None, name, row.line, place=place, form=form)
-            else:
-                yield Document(None, content, name, row.line, place=place, form=form)
+            text, turns = (
+                (content, None) if isinstance(content, str) else (None, content)
+            )
+            yield Document(
+                text, turns, name, row.line, place=place, form=form, quality=quality
+            )
+
+
+def quality_of(record: Any, name: str | None) -> float | None:
+    """The score of a record, from the field that holds it; None without a name.
+
+    Args:
+        record: what a file holds.
+        name: of the field, whose value is a number, or a text that spells one, as
+            tables have it.
+
+    Raises:
+        BadRecord: E102 where the field is absent or no finite number.
+    """
+    if name is None:
+        return None
+    found = record.get(name) if isinstance(record, dict) else None
+    try:
+        value = math.nan if found is None or isinstance(found, bool) else float(found)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadRecord(
+            "E102",
+            f"the field {name!r} (quality_field) is {found!r}, not a number",
+            "give every record a number there; --data-errors skip leaves out the "
+            "records without one",
+        )
+    return value

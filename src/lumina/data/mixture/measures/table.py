@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,22 @@ Floats = NDArray[np.float64]
 Measure = Callable[[TokenStore, Packing], Floats]
 """From a store and its chunks to a number for each chunk; see `Packing` for what a
 chunk is."""
+
+
+class NamedMeasure(Protocol):
+    """A measure that depends on more than the store, such as the weights of a model."""
+
+    def __call__(self, store: TokenStore, packing: Packing) -> Floats:
+        """A number for each chunk."""
+
+    def named(self, fingerprint: str, seq_length: int) -> str:
+        """The fingerprint of data whose order follows what was measured.
+
+        Args:
+            fingerprint: of the data alone.
+            seq_length: positions of the rows that were measured.
+        """
+
 
 MEASURES: dict[str, Measure] = {}
 """Name -> measure; filled by `register_measure`."""
