@@ -6,16 +6,21 @@ import argparse
 import json
 from typing import Any
 
+from lumina.cli.recipes import show_recipes
 from lumina.cli.text import table
 from lumina.config import Config
 from lumina.config.presets import ALIASES, PRESETS, Preset, find_preset
 from lumina.config.provenance import show
+from lumina.errors import LuminaError
 from lumina.plan.costs.cost import Layout
 from lumina.plan.count import Counts, count_parameters
 from lumina.plan.memory import estimate
 from lumina.plan.memory_text import components
 from lumina.plan.shape import resolve_spec
 from lumina.quantities import byte_size, count
+
+RECIPES = "recipes"
+"""In place of a preset's name: the ready configurations."""
 
 _BF16 = 2
 _HEAD = (
@@ -26,12 +31,25 @@ _HEAD = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("name", nargs="?", help="show this preset in detail")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="show this preset in detail; recipes: ready configurations",
+    )
+    parser.add_argument(
+        "recipe", nargs="?", help="after `recipes`: show the file of this one"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the presets."""
+    if args.name == RECIPES:
+        return show_recipes(args.recipe, args.json)
+    if args.recipe is not None:
+        raise LuminaError(
+            "E005", f"{args.recipe!r} belongs to no option", "name one preset"
+        )
     if args.name is not None:
         preset = find_preset(args.name)
         facts = _facts(preset)
@@ -52,7 +70,7 @@ reasoner (HRM, TRM).
 total: all weights. active: those one token uses. bf16: bytes of all weights at 2 each.
 A bare name that two documents share is the first one's (l1:NAME is the same).
 *: a Mixture of Depths or of Recursions; all its weights count as active.
-`lumina presets NAME` shows one in detail."""
+`lumina presets NAME` shows one in detail, `lumina presets recipes` configurations."""
 
 
 def _counts(preset: Preset) -> tuple[Config, Counts]:
