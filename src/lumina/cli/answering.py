@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from lumina.infer.sampling import Sampling
     from lumina.model.network import Network
 
+INFERENCE_PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "int4")
+"""Values of `--inference-precision`; `lumina.infer.precisions` says what each is."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -102,10 +105,13 @@ def add_device_options(model: argparse._ArgumentGroup) -> None:
         "--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto"
     )
     model.add_argument(
+        "--inference-precision",
         "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        dest="precision",
+        choices=INFERENCE_PRECISIONS,
         default="auto",
-        help="default: bf16 on a GPU that has it, else fp32",
+        help="int8 keeps the large matrices in 8 bits and computes as auto; default: "
+        "auto, which is bf16 on a GPU that has it, else fp32",
     )
 
 
@@ -150,15 +156,14 @@ def tell_sampling(sampling: Sampling, tokenizer: Tokenizer) -> None:
 
 def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
     """The model that the options name; remarks go to stderr."""
-    from lumina.infer.load import find_device, find_dtype, load
+    from lumina.infer.load import load
     from lumina.model.registry import load_plugins
 
     load_plugins(args.plugins)
-    device = find_device(args.device)
     network, tokenizer = load(
         model_path(args),
-        str(device),
-        find_dtype(args.precision, device),
+        args.device,
+        precision=args.precision,
         which="best" if args.best else "latest",
         ema=args.ema,
         task=args.task,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lumina.cli.answering import row_progress
+from lumina.cli.answering import INFERENCE_PRECISIONS, row_progress
 
 if TYPE_CHECKING:
     from lumina.infer.small_loss import SmallLoss
@@ -60,8 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        default="float32",
         help="type of the weights; default: float32, which loses nothing",
+    )
+    parser.add_argument(
+        "--inference-precision",
+        choices=tuple(name for name in INFERENCE_PRECISIONS if name != "auto"),
+        help="another name for both: fp32, bf16 and fp16 for --dtype, int8 for "
+        "--quantize",
     )
     parser.add_argument(
         "--best",
@@ -81,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from lumina.errors import LuminaError
     from lumina.infer.export import export_for_inference
 
+    _take_precision(args)
     if args.bits is not None and not args.quantize:
         raise LuminaError("E002", "--bits says how to --quantize", "give both")
     done = export_for_inference(
@@ -90,14 +96,15 @@ def run(args: argparse.Namespace) -> int:
         quantize=args.quantize,
         bits=args.bits or 8,
         compile=args.compile,
-        dtype=args.dtype,
+        dtype=args.dtype or "float32",
         eval_data=args.eval_data,
         which="best" if args.best else "latest",
         ema=args.ema,
         task=args.task,
         on_rows=row_progress(),
     )
-    kind = f"{args.bits or 8} bits, the rest {args.dtype}" if done.small else args.dtype
+    rest = args.dtype or "float32"
+    kind = f"{args.bits or 8} bits, the rest {rest}" if done.small else rest
     print(
         f"{done.folder}: {done.description} as {done.title}, {kind}, "
         f"{done.bytes / 1e6:,.1f} MB with its tokenizer"
@@ -114,6 +121,33 @@ def run(args: argparse.Namespace) -> int:
             f"AutoModelForCausalLM.from_pretrained('{done.folder}')"
         )
     return 0
+
+
+def _take_precision(args: argparse.Namespace) -> None:
+    """Write `--inference-precision` as the options that it stands for.
+
+    Raises:
+        LuminaError: E002 beside one of them, E003 for what cannot be written.
+    """
+    from lumina.errors import LuminaError
+
+    name = args.inference_precision
+    if name is None:
+        return
+    if args.dtype is not None or args.quantize:
+        raise LuminaError(
+            "E002",
+            f"--inference-precision {name} stands for --dtype or --quantize, which "
+            "are given too",
+            "leave one of them out",
+        )
+    import torch
+
+    from lumina.infer.precisions import find_inference_precision
+
+    dtype, entry = find_inference_precision(name, torch.device("cpu"))
+    args.quantize = entry.bits is not None
+    args.dtype = str(dtype).removeprefix("torch.")
 
 
 def _cost(small: SmallLoss) -> str:

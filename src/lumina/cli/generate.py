@@ -20,6 +20,7 @@ from lumina.cli.answering import (
     show,
     tell_sampling,
 )
+from lumina.cli.comparing import add_comparing_options, check_comparing, compare
 from lumina.cli.streams import output_is_unicode, show_any_character
 from lumina.errors import LuminaError
 
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="one JSON object a line: prompt, text, tokens, reason",
     )
+    add_comparing_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
     sampling_from(args)  # refuse nonsense before the model is read
     if args.batch_size < 1:
         raise LuminaError("E005", f"batch-size is {args.batch_size}", "give 1 or more")
+    check_comparing(args)
+    if args.compare_precisions:
+        return compare(args, prompts, stop)
     network, tokenizer = open_model(args)
     from lumina.infer.text import Answers
 

@@ -91,8 +91,10 @@ def _pooled(
     """The weights with fewer key/value heads, and what that cost."""
     from dataclasses import replace
 
+    import torch
+
     from lumina.data.documents import read_documents
-    from lumina.infer.load import filled_network, find_device, find_dtype
+    from lumina.infer.load import filled_network, find_device
     from lumina.measure.text_bits import text_loss
     from lumina.state.head_pooling import pool_key_value_heads
     from lumina.state.weights import InMemory
@@ -109,7 +111,7 @@ def _pooled(
     device = find_device("auto")
     losses = [
         text_loss(
-            filled_network(one, device, find_dtype("fp32", device)).eval(),
+            filled_network(one, device, torch.float32).eval(),
             tokenizer,
             texts,
             context=min(one.spec.seq_length, 1024),

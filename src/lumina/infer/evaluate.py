@@ -16,8 +16,6 @@ from lumina.errors import LuminaError
 from lumina.infer.load import (
     Model,
     Precision,
-    find_device,
-    find_dtype,
     load_weights,
     with_tokenizer,
 )
@@ -96,7 +94,8 @@ def evaluate(
             returns; a loaded model stays where it is and as it is.
         data: files, folders or globs, as for `train_data`.
         device: "auto" takes a GPU where there is one; or "cpu", "cuda", "cuda:1".
-        precision: "auto" is bf16 on GPUs that have it, else fp32.
+        precision: "auto" is bf16 on GPUs that have it, else fp32; "int8" keeps the
+            large matrices in 8 bits.
         which: of a run, the newest good checkpoint or the best evaluated one.
         ema: the moving average of the weights, which training's own evaluation uses
             where there is one.
@@ -127,9 +126,9 @@ def evaluate(
         weights = open_weights(run, which, ema=ema, on_event=on_event)
         try:
             _check_kind(weights, task)
-            place = find_device(device)
-            dtype = find_dtype(precision, place)
-            network, tokenizer = load_weights(weights, str(place), dtype, task=task)
+            network, tokenizer = load_weights(
+                weights, device, precision=precision, task=task
+            )
         finally:
             weights.close()
         if weights.averages_too and on_event is not None:

@@ -11,6 +11,7 @@ from lumina.assemble.logical import join_fused
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.int8 import SmallLayers
+from lumina.infer.precisions import find_inference_precision, in_precision
 from lumina.model.build import build_network
 from lumina.model.declared import fused_pieces
 from lumina.model.network import Network
@@ -18,7 +19,9 @@ from lumina.state.heads import one_task
 from lumina.state.reader import OnEvent
 from lumina.state.weights import Weights, Which, open_weights
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"]
+"""What a model is used in; `lumina.infer.precisions` says what each is."""
+
 Model = str | os.PathLike[str] | Network | tuple[Network, Tokenizer]
 """A run, a checkpoint or an exported folder; or what `lumina.load` returns of one."""
 
@@ -28,6 +31,7 @@ def load(
     device: str = "auto",
     dtype: torch.dtype | None = None,
     *,
+    precision: Precision | None = None,
     which: Which = "latest",
     ema: bool = False,
     task: str | None = None,
@@ -39,6 +43,8 @@ def load(
         path: a run directory, a checkpoint in it, or an exported (Hugging Face) folder.
         device: "auto" takes a GPU where there is one; or "cpu", "cuda", "cuda:1".
         dtype: of weights and activations; None keeps float32.
+        precision: in place of `dtype`: "auto" is bf16 on GPUs that have it, else fp32;
+            "int8" keeps the large matrices in 8 bits and computes as "auto".
         which: of a run, the newest good checkpoint or the best evaluated one.
         ema: take the moving average of the weights.
         task: of a model of several tasks, take this one's head alone; None keeps all,
@@ -49,8 +55,8 @@ def load(
     Raises:
         LuminaError: E005 no such task, E104 nothing there, E101 not a folder of these
             kinds, E304 a run without (such) a checkpoint, E303 damaged, E002 no
-            average was kept, E003 no such device; E002 also for a model of puzzles,
-            which has no tokenizer (`load_solver`).
+            average was kept, E003 no such device or precision; E002 also for a model
+            of puzzles, which has no tokenizer (`load_solver`).
     """
     weights = open_weights(path, which, ema=ema, on_event=on_event)
     try:
@@ -60,7 +66,9 @@ def load(
                 f"the model in {path} solves puzzles: it answers no prompts",
                 "in Python, lumina.infer.load.load_solver(path).logits(puzzles) does",
             )
-        return load_weights(weights, device, dtype, task=task, on_event=on_event)
+        return load_weights(
+            weights, device, dtype, precision=precision, task=task, on_event=on_event
+        )
     finally:
         weights.close()
 
@@ -70,6 +78,7 @@ def load_weights(
     device: str = "auto",
     dtype: torch.dtype | None = None,
     *,
+    precision: Precision | None = None,
     task: str | None = None,
     on_event: OnEvent | None = None,
 ) -> tuple[Network, Tokenizer]:
@@ -81,6 +90,9 @@ def load_weights(
     if on_event is not None:
         for note in tokenizer.notes:
             on_event("tokenizer", "info", None, note, None)
+    if precision is not None:
+        dtype, entry = find_inference_precision(precision, place)
+        weights = in_precision(weights, entry)
     network = filled_network(weights, place, dtype or torch.float32).eval()
     network.tokenizer = tokenizer
     return network, tokenizer
@@ -140,6 +152,8 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise LuminaError("E003", "there is no mps: no Apple GPU", "use --device cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -153,18 +167,6 @@ def find_device(name: str) -> torch.device:
             "use --device cpu",
         )
     return device
-
-
-def find_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type a precision means; "auto" is bf16 on GPUs that have it, else fp32."""
-    if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
-        return torch.bfloat16 if fast else torch.float32
-    return {
-        "fp32": torch.float32,
-        "bf16": torch.bfloat16,
-        "fp16": torch.float16,
-    }[precision]
 
 
 @torch.no_grad()
