@@ -8,6 +8,7 @@ import pytest
 from lumina.config import Config, ConfigPresets
 from lumina.errors import LuminaError
 from lumina.plan.costs.cost import Layout
+from lumina.plan.count import trainable
 from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
 from lumina.plan.shape import resolve_spec
@@ -160,3 +161,36 @@ def test_advice_of_the_configuration_is_passed_on() -> None:
 def test_the_same_arguments_give_the_same_plan() -> None:
     config = Config.resolve(preset="debug")
     assert plan_for(config) == plan_for(config)
+
+
+@pytest.mark.covers("CFG-10: E203 optimizer memory")
+@pytest.mark.parametrize(("gib", "other"), [(44, "adamw_bf16"), (39, "adamw_8bit")])
+def test_states_that_do_not_fit_name_an_optimizer_whose_states_do(
+    gib: int, other: str
+) -> None:
+    config = Config.resolve(preset="dense_3b")
+    machine = gpu("a card", gib, (8, 0))
+    with pytest.raises(LuminaError) as caught:
+        plan_for(config, machine)
+    assert caught.value.code == "E203"
+    assert "without the states of adamw" in caught.value.message
+    assert f"--optimizer {other}" in caught.value.hint
+    taken = {"optimizer": other, "batch_size": 1, "global_batch_size": 1}
+    plan = plan_for(config.replace(**taken, gradient_checkpointing="full"), machine)
+    assert plan.memory["bound"] <= machine.memory_bytes
+
+
+def test_states_that_every_rank_keeps_whole_are_not_divided() -> None:
+    """Of a matrix, Adafactor keeps a row, which is divided, and a column."""
+    config = small(optimizer="adafactor", parallel="fsdp2", global_batch_size=4)
+    one, four = (plan_for(config, gpu(), world_size=ranks) for ranks in (1, 4))
+    rows = columns = 0
+    for tensor in trainable(one.spec, ()):
+        *_, height, width = (1, *tensor.shape)
+        if len(tensor.shape) == 1:
+            rows += 4 * width
+        else:
+            rows += 4 * height
+            columns += 4 * width * max(len(tensor.pieces), 1)
+    assert one.memory["optimizer"] == rows + columns
+    assert four.memory["optimizer"] == pytest.approx(rows / 4 + columns, abs=1)

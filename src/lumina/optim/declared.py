@@ -160,6 +160,14 @@ class Declared:
         """Memory of all states of a weight; arguments as of `StateTensor`."""
         return sum(state.bytes_for(shape, pieces) for state in self.states.values())
 
+    def whole_bytes_for(self, shape: Shape, pieces: int = 1) -> float:
+        """The part of `bytes_for` that is not divided where a weight's rows are."""
+        return sum(
+            state.bytes_for(shape, pieces)
+            for state in self.states.values()
+            if not state.shares(0, len(shape))
+        )
+
 
 OPTIMIZERS = FoundByName[Declared]("lumina.optim.methods")
 """Every optimizer whose file has been imported, by name."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.parallel.sizes import Sizes
-from lumina.parallel.table import chosen_way, preferred_ways
+from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Conditions
 from lumina.plan.apple import check_apple
 from lumina.plan.batching import Batching, Split, at_most, resolve_batching
@@ -32,7 +32,6 @@ from lumina.plan.learning_rate import learning_rate
 from lumina.plan.measures import decide_measures
 from lumina.plan.memory import estimate
 from lumina.plan.memory_rules import adapted
-from lumina.plan.memory_text import listed
 from lumina.plan.optimizers import (
     bytes_per_parameter,
     decide_optimizers,
@@ -44,6 +43,7 @@ from lumina.plan.schedule_choice import decide_schedule
 from lumina.plan.shape import resolve_spec
 from lumina.plan.sharing import ways_to_share, why_shared
 from lumina.plan.stages import decide_stages
+from lumina.plan.too_large import too_large
 from lumina.quantities import byte_size
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _settled(plan: Plan, config: Config, machine: Environment) -> Plan:
         return plan
     settled = with_spec(settled, settled.spec)
     if settled.memory["bound"] > machine.memory_bytes:
-        raise _too_large(settled.spec, machine, layout_of(settled))
+        raise too_large(settled.spec, machine, layout_of(settled), config)
     return settled
 
 
@@ -202,7 +202,7 @@ def _decide_layout(
     else:
         chosen = bounds.index(min(bounds))
         if bounds[chosen] > machine.memory_bytes:
-            raise _too_large(spec, machine, layouts[chosen])
+            raise too_large(spec, machine, layouts[chosen], config)
         decisions.warn(
             f"the run may take {byte_size(bounds[chosen])}, which leaves less than a "
             f"tenth of the {byte_size(machine.memory_bytes)} there are"
@@ -251,7 +251,7 @@ def _layouts(
         data_ranks=sizes.data,
         loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
         trainable=_trainable(config, spec),
-        optimizer_bytes=bytes_per_parameter(
+        optimizer_states=bytes_per_parameter(
             spec,
             config.train.optimizer,
             config.train.optimizer_groups,
@@ -354,48 +354,6 @@ def _record_layout(
     )
 
 
-def _too_large(spec: ModelSpec, machine: Environment, layout: Layout) -> LuminaError:
-    """Why the smallest layout does not fit, in numbers, and what would."""
-    parts = estimate(spec, layout)
-    on_cpu = machine.device == "cpu"
-    have = byte_size(machine.memory_bytes)
-    message = (
-        f"the run may take {byte_size(parts['bound'])} on each device, which has "
-        f"{have}: "
-        f"{listed(parts)} (micro-batch {layout.micro_batch_size}, checkpointing "
-        f"{layout.gradient_checkpointing}, {layout.compute_dtype})"
-    )
-    hints = []
-    smaller = replace(layout, micro_batch_size=1, gradient_checkpointing="full")
-    smallest = estimate(spec, smaller)["bound"]
-    if smallest <= machine.memory_bytes:
-        hints.append(
-            f"--batch-size 1 --gradient-checkpointing full needs {byte_size(smallest)}"
-        )
-    elif not chosen_way(layout.parallel).sharded or layout.data_ranks > 1:
-        hints += _sharded_hint(spec, smaller, machine)
-    if not hints:
-        hints.append("use a smaller preset, or a shorter --seq-length")
-    return LuminaError("E202" if on_cpu else "E201", message, "; ".join(hints))
-
-
-def _sharded_hint(spec: ModelSpec, layout: Layout, machine: Environment) -> list[str]:
-    """The fewest such devices that would hold the model, if some power of two does."""
-    sharding = next((way.name for way in preferred_ways() if way.sharded), None)
-    if sharding is None:
-        return []
-    for ranks in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
-        sharded = replace(layout, parallel=sharding, data_ranks=ranks)
-        need = estimate(spec, sharded)["bound"]
-        if ranks > layout.data_ranks and need <= machine.memory_bytes:
-            return [
-                f"{ranks} such devices with --parallel {sharding}, --batch-size 1 "
-                f"and --gradient-checkpointing full need {byte_size(need)} each; or "
-                "use a smaller preset"
-            ]
-    return []
-
-
 def _decide_attention(
     config: Config, machine: Environment, spec: ModelSpec, decisions: Decisions
 ) -> None:
@@ -444,7 +402,7 @@ def layout_of(plan: Plan) -> Layout:
         data_ranks=plan.data_parallel,
         loss_chunk_bytes=plan.loss_chunk_bytes,
         trainable=count_trainable(plan.spec, plan.freeze),
-        optimizer_bytes=bytes_per_parameter(
+        optimizer_states=bytes_per_parameter(
             plan.spec, plan.optimizer, plan.optimizer_groups, plan.freeze
         ),
         attention=kernel_family(plan.attention),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lumina.config.leaves import nearest
 from lumina.config.option_values import value_like
@@ -82,10 +82,22 @@ def decide_optimizers(config: Config, spec: ModelSpec, decisions: Decisions) -> 
             )
 
 
+class StateBytes(NamedTuple):
+    """What the optimizers keep for each parameter that trains, on average.
+
+    Attributes:
+        kept: bytes.
+        whole: those of them that every rank keeps where weights are divided by rows.
+    """
+
+    kept: float
+    whole: float
+
+
 def bytes_per_parameter(
     spec: ModelSpec, optimizer: str, groups: Sequence[str], freeze: Sequence[str]
-) -> float:
-    """What the optimizers keep for each parameter that trains, on average.
+) -> StateBytes:
+    """What the optimizers keep for each parameter that trains.
 
     Args:
         spec: the model's shape.
@@ -93,12 +105,14 @@ def bytes_per_parameter(
         groups: PATTERN=OPTIMIZER.
         freeze: patterns of parameters that do not train.
     """
-    kept = size = 0.0
+    kept = whole = size = 0.0
     for tensor, declared in _used(spec, optimizer, groups, freeze):
         if not tensor.sparse:
-            kept += declared.bytes_for(tensor.shape, max(len(tensor.pieces), 1))
+            pieces = max(len(tensor.pieces), 1)
+            kept += declared.bytes_for(tensor.shape, pieces)
+            whole += declared.whole_bytes_for(tensor.shape, pieces)
             size += tensor.size
-    return kept / size if size else 0.0
+    return StateBytes(kept / size, whole / size) if size else StateBytes(0.0, 0.0)
 
 
 def fitting_ways(

@@ -120,7 +120,7 @@ def _fits(preset: Preset, machine: Environment, devices: int) -> bool:
             world_size=devices,
         )
     except LuminaError as error:
-        if error.code in ("E201", "E202"):
+        if error.code in ("E201", "E202", "E203"):
             return False
         raise
     return True

@@ -60,6 +60,10 @@ class Forward:
         return width * (copies + self.element) + 4
 
 
+NO_STATES = (0.0, 0.0)
+"""Of an optimizer that keeps nothing."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a step is laid out, as far as its memory depends on it.
@@ -69,8 +73,9 @@ class Layout:
         parallel: how the ranks share the work, as of `lumina.parallel.table`.
         data_ranks: ranks among which rows, and sharded weights, are divided.
         trainable: parameters that train; None for all.
-        optimizer_bytes: what the optimizers keep for a parameter that trains, on
-            average; 8 for the two moments of AdamW.
+        optimizer_states: what the optimizers keep for a parameter that trains, on
+            average, and the part of it that is never divided over ranks; 8 bytes and
+            none for the two moments of AdamW.
         compile: whether the blocks are compiled; changes what is expected only.
         features: features whose declaration says what memory they take or save.
     """
@@ -83,7 +88,7 @@ class Layout:
     data_ranks: int = 1
     loss_chunk_bytes: int = 256 * 2**20
     trainable: int | None = None
-    optimizer_bytes: float = 8.0
+    optimizer_states: tuple[float, float] = (8.0, 0.0)
     attention: str = "varlen"
     device: str = "cuda"
     compile: bool = False

@@ -19,7 +19,8 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     and casts of 2 that live from forward to backward. Weights that are kept in 16 bits:
     weights 2, gradients 2 (4 when they accumulate), and the largest one once in
     float32, while it is changed. Where weights are sharded, all
-    but the casts is divided over the ranks. Vectors of puzzles are float32, whole on
+    but the casts is divided over the ranks, and of the optimizers' states those that
+    share the rows of the weights. Vectors of puzzles are float32, whole on
     every rank, and there is nothing beside them.
     """
     vectors = count_sparse(spec)
@@ -28,6 +29,8 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     half = BYTES[layout.compute_dtype] == 2
     way = chosen_way(layout.parallel)
     ranks = layout.data_ranks if way.sharded else 1
+    kept, whole = layout.optimizer_states
+    divided = kept - whole
     held = layout.weights_dtype != "float32"
     narrow_gradients = (held or (half and way.masters_apart)) and layout.grad_accum == 1
     routers = _router_parameters(spec) if trainable == total else 0
@@ -49,7 +52,7 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
             (2 * (trainable + routers) if narrow_gradients else 4 * trainable) / ranks
         ),
         # Rounded first: the bytes are an average, so their sum has an error.
-        "optimizer": math.ceil(round(layout.optimizer_bytes * trainable / ranks, 3)),
+        "optimizer": math.ceil(round((divided / ranks + whole) * trainable, 3)),
     }
 
 
