@@ -54,6 +54,18 @@ class RankGroup:
         dist.all_gather(found, tensor.contiguous(), group=self.group)
         return torch.stack(found)
 
+    def exchange(self, tensor: Tensor) -> Tensor:
+        """[size, ...]: what each rank has for this one.
+
+        Args:
+            tensor: [size, ...], what this rank has for each, of one shape on all ranks.
+        """
+        if self.size == 1:
+            return tensor
+        found = torch.empty_like(tensor)
+        dist.all_to_all_single(found, tensor.contiguous(), group=self.group)
+        return found
+
     def any_(self, flag: bool) -> bool:
         """Whether it holds on any rank; the same answer on all of them."""
         if self.size == 1:

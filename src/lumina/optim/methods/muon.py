@@ -4,13 +4,14 @@ https://kellerjordan.github.io/posts/muon/. The update of a matrix is the neares
 with orthogonal rows or columns, found by a few odd polynomials (Newton-Schulz). Each
 matrix is orthogonalised by itself: the pieces of a fused parameter, and every expert of
 a stack. By default an update is scaled to the size that AdamW's updates have (Liu et
-al., 2025, arXiv:2502.16982), so that the rates and decays of AdamW fit.
+al., 2025, arXiv:2502.16982), so that the rates and decays of AdamW fit. Where ranks
+divide matrices by rows, each rank works on its share of the matrices.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,11 +21,12 @@ from lumina.optim.arithmetic import move_, with_gradients
 from lumina.optim.declared import Option, StateTensor, register_optimizer
 from lumina.optim.optimizer import Optimizer, Slot
 from lumina.optim.orthogonal import POLYNOMIALS, orthogonalised
-from lumina.optim.sharded import rows_here, whole
+from lumina.optim.sharded import is_sharded
+from lumina.optim.shared_matrices import made_by_owners
 from lumina.parallel.mesh import RankGroup
 
 BATCH_BYTES = 256 * 2**20
-"""Most bytes of float32 updates that are orthogonalised together."""
+"""Most bytes of float32 updates that a rank orthogonalises together."""
 
 ADAMW_RMS = 0.2
 """Root mean square of the updates of AdamW, as arXiv:2502.16982 measured it."""
@@ -69,7 +71,7 @@ class Muon(Optimizer):
         self.momentum, self.nesterov = options["momentum"], options["nesterov"]
         for slot in slots:
             slot.state = {"momentum": torch.zeros_like(slot.master)}
-        self._batches = list(_batches(slots))
+        self._batches = list(_batches(slots, 1 if ranks is None else ranks.size))
 
     @torch.no_grad()
     def step(
@@ -77,30 +79,42 @@ class Muon(Optimizer):
     ) -> None:
         """Update every master; arguments as of `Optimizer.step`."""
         rate = lr * (1.0 - skip)
-        for batch in self._batches:
+        for number, batch in enumerate(self._batches):
             found = list(self._directions(batch, divisor, skip))
             if not found:
                 continue
             slots = [slot for slot, _ in found]
-            updates = self._orthogonal(
-                torch.stack([direction for _, direction in found]), slots[0]
-            )
+            updates = self._updates(slots, [one for _, one in found], number)
             for slot, update in zip(slots, updates, strict=True):
-                if _is_divided(slot):
-                    update = update[rows_here(slot.parameter)]
                 move_(slot, update, rate, weight_decay)
+
+    def _updates(
+        self, slots: list[Slot], directions: list[Tensor], number: int
+    ) -> Iterable[Tensor]:
+        """The updates of slots that are alike, for the rows that are here.
+
+        Divided matrices are shared out: each rank makes some of them orthogonal.
+        """
+        first = slots[0]
+        if self.ranks is None or not is_sharded(first.parameter) or not _by_rows(first):
+            return self._orthogonal(torch.stack(directions), first)
+        return made_by_owners(
+            directions,
+            first.parameter.shape[0],
+            self.ranks,
+            lambda stacked: self._orthogonal(stacked, first),
+            number % self.ranks.size,
+        )
 
     def _directions(
         self, slots: list[Slot], divisor: Tensor, skip: Tensor
     ) -> Iterator[tuple[Slot, Tensor]]:
-        """Each slot and what is to be made orthogonal, with all rows of a matrix."""
+        """Each slot and what is to be made orthogonal, as far as it is here."""
         share = (1.0 - self.momentum) * (1.0 - skip)
         for slot, gradient in with_gradients(slots, divisor, skip):
             mean = slot.state["momentum"]
             mean.lerp_(gradient, share)
             direction = gradient.lerp(mean, self.momentum) if self.nesterov else mean
-            if _is_divided(slot):
-                direction = whole(direction, slot.parameter.detach())
             yield slot, direction
 
     def _orthogonal(self, stacked: Tensor, slot: Slot) -> Tensor:
@@ -133,22 +147,28 @@ class Muon(Optimizer):
         return found.mul_(scale)
 
 
-def _is_divided(slot: Slot) -> bool:
-    """Whether a rank holds only some rows of a matrix; a stack is divided between."""
+def _by_rows(slot: Slot) -> bool:
+    """Whether ranks divide the rows of a matrix; of a stack each has whole matrices."""
     return slot.parameter.ndim == 2
 
 
-def _batches(slots: list[Slot]) -> Iterator[list[Slot]]:
+def _batches(slots: list[Slot], ranks: int) -> Iterator[list[Slot]]:
     """Slots whose updates are orthogonalised together: alike, and not too many.
 
     Every rank makes the same batches of divided matrices, in the same order.
+
+    Args:
+        slots: in the network's order.
+        ranks: how many share the divided matrices of a batch.
     """
     groups: dict[Any, list[Slot]] = {}
     for slot in slots:
-        like = slot.parameter if _is_divided(slot) else slot.master
+        like = slot.parameter if _by_rows(slot) else slot.master
         cut = None if slot.pieces is None else (slot.pieces.dim, slot.pieces.sizes)
         groups.setdefault((tuple(like.shape), cut), []).append(slot)
     for (shape, _), group in groups.items():
         many = max(1, BATCH_BYTES // max(1, 4 * math.prod(shape)))
+        if _by_rows(group[0]) and is_sharded(group[0].parameter):
+            many *= ranks
         for first in range(0, len(group), many):
             yield group[first : first + many]
