@@ -41,7 +41,7 @@ def planned(name: str) -> tuple[Config, list[Plan]]:
 
 @pytest.mark.covers("PRE-20")
 def test_every_recipe_fits_its_hardware_and_does_what_it_says() -> None:
-    assert recipes().keys() == NAMES.keys()
+    assert recipes().keys() == NAMES
     found = {name: planned(name) for name in NAMES}
     for name, (config, plans) in found.items():
         for plan in plans:
