@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lumina.ops.attention.dispatch import Pattern
-from lumina.ops.attention.largest import note_largest
-from lumina.ops.attention.masks import document_mask
+from lumina.ops.attention.masks import causal_mask, document_mask
+from lumina.ops.largest_scores.note import note_largest
 
 pytestmark = pytest.mark.gpu
 
@@ -30,6 +30,32 @@ def test_packed_documents_in_bfloat16(window: int) -> None:
     found = torch.full((8,), -math.inf, device="cuda")
     note_largest(q, k, Pattern("varlen", None, starts, 512, window), found)
     torch.testing.assert_close(found, scores.amax((0, 2, 3)), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("width", [16, 80, 128, 256])
+@pytest.mark.parametrize(
+    ("queries", "window", "causal"),
+    [(700, 0, True), (700, 65, True), (700, 0, False), (130, 0, True)],
+)
+def test_every_width_of_head(
+    width: int, queries: int, window: int, causal: bool
+) -> None:
+    keys = 700
+    q = torch.randn(2, queries, 6, width, device="cuda").half()
+    k = torch.randn(2, keys, 3, width, device="cuda").half()
+    scores = torch.einsum(
+        "bshd,bthd->bhst", q.float(), k.float().repeat_interleave(2, 2)
+    )
+    mask = torch.ones(1, 1, queries, keys, dtype=torch.bool, device="cuda")
+    if causal:
+        mask = causal_mask(queries, keys, window, "cuda")
+    scores = (scores / math.sqrt(width)).masked_fill(~mask, -math.inf)
+    found = torch.full((6,), -math.inf, device="cuda")
+    found[2] = 1000.0
+    note_largest(q, k, Pattern("sdpa", window=window, causal=causal), found)
+    expected = scores.amax((0, 2, 3))
+    expected[2] = 1000.0
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
 
 
 class Layer(nn.Module):

@@ -12,7 +12,7 @@ from lumina.optim.declared import chosen_optimizer
 from lumina.optim.optimizer import Slot
 from lumina.optim.orthogonal import orthogonalised
 from lumina.optim.rounding import random_bits
-from optimizer_steps import MATRICES, gradients, optimizer, slots_of, take
+from optimizer_steps import MATRICES, SHAPES, gradients, optimizer, slots_of, take
 
 pytestmark = pytest.mark.gpu
 
@@ -64,6 +64,37 @@ def test_steps_on_a_gpu_are_those_on_the_cpu(name: str) -> None:
         gaps = (a.master - b.master.cpu()).abs()
         assert gaps.median() < 1e-5, a.name
         assert (gaps > 1e-3).float().mean() < 0.02, a.name
+
+
+ODD = {"wide": ((33, 600), None), "odd": ((7, 1301), None)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["adamw_bf16", "adamw_8bit", "adamw_4bit"])
+def test_one_kernel_takes_the_step_of_the_reference(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same codes and random bits, for rows of any length; skipped steps too."""
+    monkeypatch.setattr("optimizer_steps.SHAPES", ODD | SHAPES)
+    names = (*ODD, *MATRICES)
+    one, two = (on_gpu(slots_of(names, dtype)) for _ in range(2))
+    plain, fused = cuda_optimizer(name, one), cuda_optimizer(name, two)
+    plain.fused = False
+    assert fused.fused
+    for number in range(5):
+        grads = gradients(one, number)
+        for made in (plain, fused):
+            step(made, grads)
+            step(made, [grad * float("nan") for grad in grads], skip=1.0)
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a.master, b.master, rtol=0, atol=1e-5)
+        assert torch.equal(b.parameter.detach(), b.master.to(dtype)), b.name
+        for state, held in a.state.items():
+            other = b.state[state]
+            if held.dtype == torch.float32:
+                torch.testing.assert_close(held, other)
+            else:
+                assert (held != other).float().mean() < 1e-3, (a.name, state)
 
 
 def test_random_bits_are_the_same_everywhere() -> None:

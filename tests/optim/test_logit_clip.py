@@ -15,9 +15,9 @@ from lumina.assemble.assemble import assemble
 from lumina.errors import LuminaError
 from lumina.model.attention import Attention
 from lumina.model.latent_attention import LatentAttention
-from lumina.ops.attention import largest
 from lumina.ops.attention.dispatch import Pattern, attend
 from lumina.ops.attention.masks import additive, causal_mask, document_mask
+from lumina.ops.largest_scores import note
 from lumina.optim.logit_clip import ClippedAttention, LogitClip
 from lumina.optim.optimizer import Slot
 from lumina.parallel.mesh import Mesh
@@ -61,7 +61,7 @@ def test_the_largest_score_of_each_head_is_found(
     name: str, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pattern, mask = PATTERNS[name]
-    monkeypatch.setattr(largest, "SCORES_BYTES", rows_at_a_time * 3 * 4 * 24 * 4)
+    monkeypatch.setattr(note, "SCORES_BYTES", rows_at_a_time * 3 * 4 * 24 * 4)
     q, k = torch.randn(3, 24, 4, 8), torch.randn(3, 24, 2, 8)
     scores = torch.einsum("bshd,bthd->bhst", q, k.repeat_interleave(2, 2))
     scores = (scores / math.sqrt(8)).masked_fill(~mask, -math.inf)
@@ -69,7 +69,7 @@ def test_the_largest_score_of_each_head_is_found(
     found = torch.full((4,), -math.inf)
     found[1] = 100.0  # of an earlier forward pass
     expected[1] = 100.0
-    largest.note_largest(q, k, pattern, found)
+    note.note_largest(q, k, pattern, found)
     torch.testing.assert_close(found, expected)
 
 

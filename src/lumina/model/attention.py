@@ -10,7 +10,7 @@ from lumina.model.context import BlockContext
 from lumina.model.layers import HeadScale, Linear, ProjectionNorm, RMSNorm
 from lumina.model.spec import ModelSpec
 from lumina.ops.attention.dispatch import attend
-from lumina.ops.attention.largest import note_largest
+from lumina.ops.largest_scores.note import note_largest
 from lumina.ops.rotary.reference import rotate
 
 

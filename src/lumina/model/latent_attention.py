@@ -16,7 +16,7 @@ from lumina.model.context import BlockContext
 from lumina.model.layers import Linear, RMSNorm
 from lumina.model.spec import ModelSpec
 from lumina.ops.attention.dispatch import attend
-from lumina.ops.attention.largest import note_largest
+from lumina.ops.largest_scores.note import note_largest
 from lumina.ops.rotary.reference import rotate
 
 LATENT_EPS = 1e-6

@@ -68,10 +68,12 @@ class Code:
         """The shape of the scales of a tensor."""
         return (*shape[:-1], -(-shape[-1] // BLOCK))
 
-    def prepare(self, device: torch.device) -> None:
-        """Bring the tables to a device now, so that no step waits for it."""
-        _table(self.values, device)
-        _edges(self.values, device)
+    def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """What codes stand for, and where the nearest code changes, on a device.
+
+        The first call brings them there; later steps do not wait for it.
+        """
+        return _table(self.values, device), _edges(self.values, device)
 
     def decoded(self, codes: Tensor, scales: Tensor, columns: int) -> Tensor:
         """[R, columns] float32 of codes and scales [R, ...]."""

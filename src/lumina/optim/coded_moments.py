@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,8 +12,11 @@ from lumina.errors import LuminaError
 from lumina.optim.blocks import Code
 from lumina.optim.declared import StateTensor
 from lumina.optim.moments import MOMENTS
-from lumina.optim.optimizer import Slot
+from lumina.optim.optimizer import Slot, local
 from lumina.optim.small_moments import SmallMoments
+
+if TYPE_CHECKING:
+    from lumina.ops.small_adamw.fused import Rates, StepScalars
 
 ROLES = ("matrix", "embedding", "head", "expert")
 """Roles of tensors whose rows are long. The others are small, and AdamW's."""
@@ -51,7 +55,7 @@ class CodedMoments(SmallMoments):
         shape, master = tuple(slot.master.shape), slot.master
         state = {}
         for name, code in self.codes.items():
-            code.prepare(master.device)
+            code.tables(master.device)
             state[f"{name}_codes"] = torch.zeros(
                 code.codes_shape(shape), dtype=torch.uint8, device=master.device
             )
@@ -82,4 +86,30 @@ class CodedMoments(SmallMoments):
         return (
             codes.view(-1, codes.shape[-1])[rows],
             scales.view(-1, scales.shape[-1])[rows],
+        )
+
+    def step_fused(
+        self, slot: Slot, gradient: Tensor, scalars: StepScalars, rates: Rates
+    ) -> None:
+        """As `SmallMoments.step_fused`, with the same codes."""
+        from lumina.ops.small_adamw.fused import CodedMoment, adamw_coded_
+
+        def moment(name: str) -> CodedMoment:
+            return CodedMoment(
+                slot.state[f"{name}_codes"],
+                slot.state[f"{name}_scales"],
+                *self.codes[name].tables(slot.master.device),
+            )
+
+        square = self.codes["exp_avg_sq"]
+        adamw_coded_(
+            slot.master,
+            gradient,
+            local(slot.parameter.data),
+            moment("exp_avg"),
+            moment("exp_avg_sq"),
+            scalars,
+            rates,
+            bits=square.bits,
+            never_zero=square.never_zero,
         )

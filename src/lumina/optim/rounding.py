@@ -26,6 +26,11 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
+def name_key(name: str) -> int:
+    """32 bits that tell a tensor from others."""
+    return zlib.crc32(name.encode())
+
+
 def random_bits(name: str, step: Tensor, first: int, count: int) -> Tensor:
     """[count] int64: 32 random bits for elements of a tensor, in one step.
 
@@ -38,7 +43,7 @@ def random_bits(name: str, step: Tensor, first: int, count: int) -> Tensor:
         count: how many elements.
     """
     place = torch.arange(first, first + count, device=step.device)
-    key = _mixed((step.long() * _STEP + zlib.crc32(name.encode())) & LOW)
+    key = _mixed((step.long() * _STEP + name_key(name)) & LOW)
     return _mixed(_mixed((place ^ key) & LOW) ^ ((place >> 32) * _HIGH + key & LOW))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from lumina.optim.arithmetic import with_gradients
 from lumina.optim.moments import TwoMoments
 from lumina.optim.optimizer import Slot
 from lumina.parallel.mesh import RankGroup
+
+if TYPE_CHECKING:
+    from lumina.ops.small_adamw.fused import Rates, StepScalars
 
 PART = 2**23
 """Most elements whose moments are float32 at a time."""
@@ -26,6 +30,7 @@ class SmallMoments(TwoMoments):
             added to the denominator.
         device: where the step counter lives.
         ranks: those among which the tokens of a step are divided; None: one alone.
+        fused: use the one-pass kernels; default: on CUDA where Triton is there.
     """
 
     def __init__(
@@ -35,9 +40,13 @@ class SmallMoments(TwoMoments):
         *,
         device: torch.device,
         ranks: RankGroup | None = None,
+        fused: bool | None = None,
     ) -> None:
         super().__init__(slots, options, device=device, ranks=ranks)
         self.eps = options["eps"]
+        if fused is None:
+            fused = device.type == "cuda" and find_spec("triton") is not None
+        self.fused = fused
 
     def load(self, slot: Slot, rows: slice) -> tuple[Tensor, Tensor]:
         """Both moments of some rows of a slot, [R, columns] float32, to be changed."""
@@ -49,6 +58,12 @@ class SmallMoments(TwoMoments):
         """Keep both moments of some rows of a slot, unless the step is skipped."""
         raise NotImplementedError
 
+    def step_fused(
+        self, slot: Slot, gradient: Tensor, scalars: StepScalars, rates: Rates
+    ) -> None:
+        """One kernel for a slot: its moments, its master and its weights."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def step(
         self, *, lr: Tensor, weight_decay: float, divisor: Tensor, skip: Tensor
@@ -57,6 +72,10 @@ class SmallMoments(TwoMoments):
         moves = 1.0 - skip
         self.steps.add_(moves)
         correction1, correction2 = self.corrections()
+        if self.fused:
+            scalars = (lr, divisor, skip, correction1, correction2)
+            self._step_fused(scalars, weight_decay)
+            return
         rate = lr * moves
         for slot, whole in with_gradients(self.slots, divisor, skip):
             if not whole.numel():  # other ranks hold all rows
@@ -76,6 +95,23 @@ class SmallMoments(TwoMoments):
                     master[rows].mul_(1.0 - rate * weight_decay)
                 master[rows].sub_(rate * update)
             slot.write_back()
+
+    def _step_fused(self, scalars: tuple[Tensor, ...], weight_decay: float) -> None:
+        """One kernel a slot, which reads gradients in whatever type they have."""
+        from lumina.ops.small_adamw.fused import Rates, StepScalars
+
+        for slot in self.slots:
+            gradient = slot.gradient()
+            if gradient is None or not gradient.numel():
+                continue
+            decay = weight_decay if slot.decay else 0.0
+            self.step_fused(
+                slot,
+                gradient.contiguous(),
+                StepScalars(*scalars),
+                Rates(self.beta1, self.beta2, self.eps, decay),
+            )
+            slot.settle()
 
 
 def _parts(rows: Tensor) -> Iterator[slice]:

@@ -7,15 +7,20 @@ half of its last bit; rounded up or down at random it follows in the mean (Gupta
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from lumina.optim.declared import StateTensor, register_optimizer
 from lumina.optim.moments import MOMENTS
-from lumina.optim.optimizer import Slot
-from lumina.optim.rounding import random_bits, rounded
+from lumina.optim.optimizer import Slot, local
+from lumina.optim.rounding import name_key, random_bits, rounded
 from lumina.optim.sharded import rows_here
 from lumina.optim.small_moments import SmallMoments
+
+if TYPE_CHECKING:
+    from lumina.ops.small_adamw.fused import Rates, StepScalars
 
 
 @register_optimizer(
@@ -43,9 +48,7 @@ class AdamWBF16(SmallMoments):
         self, slot: Slot, rows: slice, mean: Tensor, square: Tensor, skip: Tensor
     ) -> None:
         """Round both moments; what bfloat16 holds already is not changed."""
-        whole = slot.parameter
-        above = rows_here(whole).start * (whole.numel() // max(1, whole.shape[0]))
-        first = above + rows.start * mean.shape[1]
+        first = _first(slot) + rows.start * mean.shape[1]
         bits = random_bits(slot.name, self.steps[0], first, mean.numel())
         bits = bits.view(mean.shape)
         for name, value, random in (
@@ -53,6 +56,32 @@ class AdamWBF16(SmallMoments):
             ("exp_avg_sq", square, bits >> 16),
         ):
             _rows(slot.state[name])[rows].copy_(rounded(value, random))
+
+    def step_fused(
+        self, slot: Slot, gradient: Tensor, scalars: StepScalars, rates: Rates
+    ) -> None:
+        """As `SmallMoments.step_fused`, with the same random bits."""
+        from lumina.ops.small_adamw.fused import adamw_bf16_
+
+        adamw_bf16_(
+            slot.master,
+            gradient,
+            slot.state["exp_avg"],
+            slot.state["exp_avg_sq"],
+            local(slot.parameter.data),
+            scalars,
+            rates,
+            steps=self.steps[0],
+            name=name_key(slot.name),
+            first=_first(slot),
+        )
+
+
+def _first(slot: Slot) -> int:
+    """The place of a slot's first element in the whole parameter."""
+    whole = slot.parameter
+    begin: int = rows_here(whole).start
+    return begin * (whole.numel() // max(1, whole.shape[0]))
 
 
 def _rows(tensor: Tensor) -> Tensor:

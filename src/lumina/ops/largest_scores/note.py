@@ -1,12 +1,13 @@
 """The largest attention score of every head, without keeping the scores.
 
 Attention kernels do not return it, so the scores are made once more, a few queries at a
-time, and only their maximum is kept.
+time, and only their maximum is kept: on a GPU by a kernel that keeps them on the chip.
 """
 
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -52,6 +53,14 @@ def _note_largest(
     causal: bool,
     largest: Tensor,
 ) -> None:
+    if mask is None and _has_kernel(q_bshd):
+        from lumina.ops.largest_scores.fused import note_largest_, starts_of
+
+        starts = None
+        if cu_seqlens is not None:
+            starts = starts_of(cu_seqlens, *q_bshd.shape[:2])
+        note_largest_(q_bshd, k_bskd, starts, window, causal, largest)
+        return
     batch, queries, heads, width = q_bshd.shape
     keys, groups = k_bskd.shape[1:3]
     q = q_bshd.transpose(1, 2).unflatten(1, (groups, -1))  # [B, K, H / K, S, d]
@@ -82,6 +91,12 @@ def _note_largest(
             scores = scores.masked_fill_(~part, -math.inf)
         found = torch.maximum(found, scores.amax((0, 3, 4)).flatten().float())
     torch.maximum(largest, found / math.sqrt(width), out=largest)
+
+
+def _has_kernel(q_bshd: Tensor) -> bool:
+    """Whether the kernel can read these queries; it sums products of 16 bits."""
+    half = q_bshd.dtype in (torch.bfloat16, torch.float16)
+    return q_bshd.is_cuda and half and find_spec("triton") is not None
 
 
 def _visible(

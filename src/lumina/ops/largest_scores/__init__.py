@@ -1,0 +1,1 @@
+"""The largest attention score of every head: plain, and as a kernel in Triton."""

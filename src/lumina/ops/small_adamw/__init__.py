@@ -1,0 +1,1 @@
+"""AdamW with small moments in one pass over memory, in Triton."""
