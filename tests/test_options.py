@@ -31,6 +31,7 @@ for room in (
     "mixture",
     "stages",
     "training",
+    "transfer",
     "optimizers",
     "running",
     "saving",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
@@ -32,11 +32,18 @@ class InitialValues:
         names: its tensors, in the order in which they are taken.
         seed: decides the values, together with the names.
         processes: of this machine that draw at the same time.
+        factors: what the values of some tensors are multiplied by.
     """
 
     def __init__(
-        self, network: Network, names: Sequence[str], seed: int, processes: int = 1
+        self,
+        network: Network,
+        names: Sequence[str],
+        seed: int,
+        processes: int = 1,
+        factors: Mapping[str, float] | None = None,
     ) -> None:
+        self._factors = dict(factors or {})
         self._seed = seed
         self._declared = declared(network.spec)
         self._waiting = deque(self._declared[name] for name in names)
@@ -49,6 +56,10 @@ class InitialValues:
 
     def take(self, name: str) -> Tensor:
         """The value of the next tensor, which has to be `name`: float32, on the CPU."""
+        value, factor = self._next(name), self._factors.get(name)
+        return value if factor is None else value * factor
+
+    def _next(self, name: str) -> Tensor:
         if self._pool is None:
             return initial_value(self._declared[name], self._seed)
         drawn, _, future = self._drawn.popleft()

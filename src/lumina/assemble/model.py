@@ -8,6 +8,7 @@ from lumina.model.network import Network
 from lumina.model.registry import load_plugins
 from lumina.plan.kernels import kernel_family
 from lumina.plan.shape import resolve_spec
+from lumina.plan.transfer import first_factors, transfer_of
 
 
 def build_model(config: Config) -> Network:
@@ -17,9 +18,13 @@ def build_model(config: Config) -> Network:
     """
     load_plugins(config.get("plugins"))
     backend = config.get("attention")
-    return build_network(
-        resolve_spec(config, None),
+    spec = resolve_spec(config, None)
+    network = build_network(
+        spec,
         attention="sdpa" if backend == "auto" else kernel_family(backend),
         loss_chunk_bytes=config.get("loss_chunk_bytes") or DEFAULT_LOSS_CHUNK_BYTES,
         seed=config.get("seed"),
     )
+    for name, factor in first_factors(transfer_of(config, spec), spec).items():
+        network.get_parameter(name).data.mul_(factor)
+    return network

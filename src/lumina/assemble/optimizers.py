@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lumina.assemble.logical import fill, join_fused, split_fused
 from lumina.errors import LuminaError
+from lumina.model.declared import declared as declared_tensors
 from lumina.optim.declared import StateTensor, chosen_optimizer
 from lumina.optim.groups import (
     factor_of,
@@ -22,6 +23,7 @@ from lumina.optim.sharded import whole
 from lumina.parallel.mesh import RankGroup
 from lumina.plan.optimizers import values_of
 from lumina.plan.plan import Plan
+from lumina.plan.transfer import rate_factor
 
 
 class _Share(NamedTuple):
@@ -70,10 +72,16 @@ def make_optimizers(
     shares: dict[_Share, list[Slot]] = {_Share(plan.optimizer): []}
     for slot in slots:
         tensor = slot.matrix_names[0], roles[slot.name]
+        optimizer = chosen_optimizer(optimizer_of(*tensor, plan.optimizer, groups))
+        carried = 1.0
+        if plan.lr_transfer:
+            options = values_of(plan, optimizer)
+            wide = plan.lr_transfer, declared_tensors(plan.spec)[slot.name]
+            carried = rate_factor(*wide, optimizer, options)
         share = _Share(
-            optimizer_of(*tensor, plan.optimizer, groups),
-            factor_of(*tensor, rates),
-            factor_of(*tensor, decays),
+            optimizer.name,
+            factor_of(*tensor, rates) * carried,
+            factor_of(*tensor, decays) / carried,
         )
         shares.setdefault(share, []).append(slot)
     members = []

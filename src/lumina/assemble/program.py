@@ -51,6 +51,7 @@ from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Place
 from lumina.plan.kernels import kernel_family
 from lumina.plan.plan import Plan
+from lumina.plan.transfer import first_factors
 
 DTYPES = {
     "float32": torch.float32,
@@ -131,6 +132,7 @@ class Program:
                 [name for name, _ in self._tensors()],
                 plan.seed,
                 processes=ranks.local_size,
+                factors=first_factors(plan.lr_transfer, plan.spec),
             )
         self.model: nn.Module
         self._wrap()

@@ -159,6 +159,10 @@ def _schedule(plan: Plan) -> str:
     ):
         if factors:
             text += f", {what} times {' '.join(factors)}"
+    if plan.lr_transfer:
+        wide, deep = plan.lr_transfer["width"], plan.lr_transfer["depth"]
+        text += f", {plan.lr_transfer['mode']} from a base of 1/{wide:g} of the width"
+        text += f" and 1/{deep:g} of the depth" if deep != 1 else ""
     if plan.freeze:
         text += f", frozen: {' '.join(plan.freeze)}"
     return text + _preservation(plan)

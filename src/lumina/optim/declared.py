@@ -34,6 +34,18 @@ C = TypeVar("C", bound=type)
 
 Shape = tuple[int, ...]
 
+Transfer = Callable[[float, Mapping[str, object]], float]
+"""(how many times as wide, options of an optimizer) -> the factor of its rate."""
+
+
+def by_element(width: float, options: Mapping[str, object]) -> float:
+    """Of optimizers whose updates have one size in every element, as Adam's have.
+
+    A product over m times as many inputs then moves m times as far.
+    """
+    return 1.0 / width
+
+
 ShapeOf = Callable[[Shape, int], Shape | None]
 """(shape of a weight, how many matrices are fused in it) -> the shape of a state."""
 
@@ -132,6 +144,8 @@ class Declared:
             refused.
         evaluates: whether evaluation, generation and export use other weights than
             training does: those of `Optimizer.evaluated`.
+        transfer: what the rate of a matrix is multiplied by where its inputs and
+            outputs widen, so that it stays the best one; None: not known.
         advice: what a plan says where no learning rate was chosen, because the usual
             one is not meant for this optimizer.
     """
@@ -149,6 +163,7 @@ class Declared:
     rest: str | None = None
     advice: str | None = None
     evaluates: bool = False
+    transfer: Transfer | None = None
 
     @property
     def bytes_per_parameter(self) -> float:
@@ -186,6 +201,7 @@ def register_optimizer(
     rest: str | None = None,
     advice: str | None = None,
     evaluates: bool = False,
+    transfer: Transfer | None = None,
 ) -> Callable[[C], C]:
     """A decorator that enters a class into `OPTIMIZERS`; arguments as of `Declared`.
 
@@ -208,6 +224,7 @@ def register_optimizer(
             rest,
             advice,
             evaluates,
+            transfer,
         )
         _check(declared)
         OPTIMIZERS[name] = declared

@@ -44,6 +44,7 @@ from lumina.plan.shape import resolve_spec
 from lumina.plan.sharing import ways_to_share, why_shared
 from lumina.plan.stages import decide_stages
 from lumina.plan.too_large import too_large
+from lumina.plan.transfer import decide_transfer
 from lumina.quantities import byte_size
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def make_plan(
     decide_stages(config, decisions)
     decisions.reasons["seq_length"] = source_of(config, "seq_length")
     decisions.decide("learning_rate", *learning_rate(config, spec))
+    decide_transfer(config, spec, decisions)
     decide_optimizers(config, spec, decisions)
     decide_gradient_steps(config, decisions)
     _decide_attention(config, machine, spec, decisions)

@@ -23,6 +23,7 @@ from lumina.parallel.way import Way
 from lumina.plan.count import trainable
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.plan import Plan
+from lumina.plan.transfer import check_optimizers
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -52,6 +53,7 @@ def decide_optimizers(config: Config, spec: ModelSpec, decisions: Decisions) -> 
     names = dict.fromkeys([main.name, *(declared.name for _, declared in used)])
     declared = [chosen_optimizer(name) for name in names]
     _check_averages(config, declared)
+    check_optimizers(decisions, [one for _, one in used])
     cost = f"{main.words}, {main.bytes_per_parameter:g} bytes for each parameter"
     decisions.decide(
         "optimizer", main.name, f"{source_of(config, 'optimizer')}: {cost}"

@@ -46,6 +46,8 @@ class Plan:
         group_learning_rates: PATTERN=FACTOR, in the order in which they are tried.
         group_weight_decays: the same for the weight decay.
         qk_clip: the attention logit above which queries and keys are scaled; 0: none.
+        lr_transfer: "mup" or "completep" as mode, and how many times the width and
+            the depth of the base the model has; nothing where rates do not carry over.
         gradient_steps: small steps on gradients, in the order in which they act.
         gradient_step_options: step -> its options and their values.
         schedule_batch: rows of a step by which an asked number of warm-up steps is
@@ -114,6 +116,7 @@ class Plan:
     optimizer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     group_learning_rates: tuple[str, ...] = ()
     group_weight_decays: tuple[str, ...] = ()
+    lr_transfer: dict[str, Any] = field(default_factory=dict)
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8

@@ -50,7 +50,8 @@ FIXED = (
      "long_conversations", "eval_fraction", "eval_split", "tokenizer",
      "tokenizer_vocab_size", "preserve_base_knowledge",
      "preservation_method",
-     "task_sampling_strategy", "data_kind"}  # fmt: skip
+     "task_sampling_strategy", "data_kind",
+     "lr_transfer", "base_width", "base_depth"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""
 

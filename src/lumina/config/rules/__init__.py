@@ -26,6 +26,7 @@ from lumina.config.rules import (
     tasks,
     tracking,
     training,
+    transfer,
 )
 from lumina.config.rules.rule import Rule
 
@@ -52,6 +53,7 @@ RULES: tuple[Rule, ...] = (
     precision.RULE,
     devices.RULE,
     training.RULE,
+    transfer.RULE,
     saving.RULE,
     metrics.RULE,
     tracking.RULE,

@@ -22,6 +22,7 @@ from lumina.config.sections.stages import StagesSection
 from lumina.config.sections.system import SystemSection
 from lumina.config.sections.tracking import TrackingSection
 from lumina.config.sections.train import TrainSection
+from lumina.config.sections.transfer import TransferSection
 
 
 class Sections:
@@ -40,6 +41,7 @@ class Sections:
     stages: StagesSection
     loading: LoadingSection
     train: TrainSection
+    transfer: TransferSection
     run: RunSection
     saving: SavingSection
     resuming: ResumingSection

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from lumina.optim.arithmetic import move_, precise, with_gradients
-from lumina.optim.declared import Option, Shape, StateTensor, register_optimizer
+from lumina.optim.declared import (
+    Option,
+    Shape,
+    StateTensor,
+    by_element,
+    register_optimizer,
+)
 from lumina.optim.optimizer import Optimizer, Slot
 from lumina.optim.sharded import is_sharded, rows_here
 from lumina.parallel.mesh import RankGroup
@@ -47,6 +53,7 @@ STATES = {
 @register_optimizer(
     "adafactor",
     words="Adafactor",
+    transfer=by_element,
     states=STATES,
     options={
         "decay_power": Option(0.8, least=0),

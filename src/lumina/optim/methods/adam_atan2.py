@@ -9,13 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lumina.optim.declared import register_optimizer
+from lumina.optim.declared import by_element, register_optimizer
 from lumina.optim.moments import MOMENTS, TwoMoments
 
 
 @register_optimizer(
     "adam_atan2",
     words="Adam with atan2",
+    transfer=by_element,
     states=MOMENTS,
     settings={"beta1": "beta1", "beta2": "beta2"},
 )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lumina.optim.declared import register_optimizer
+from lumina.optim.declared import by_element, register_optimizer
 from lumina.optim.moments import MOMENTS, TwoMoments
 from lumina.optim.optimizer import Slot, local
 from lumina.parallel.mesh import RankGroup
@@ -28,6 +28,7 @@ CHUNK_BYTES = 256 * 2**20
 @register_optimizer(
     "adamw",
     words="AdamW",
+    transfer=by_element,
     states=MOMENTS,
     settings={"beta1": "beta1", "beta2": "beta2", "eps": "eps"},
 )

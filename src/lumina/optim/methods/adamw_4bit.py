@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from lumina.optim.blocks import Code, dynamic_map, linear_map
 from lumina.optim.coded_moments import ROLES, CodedMoments, coded_states
-from lumina.optim.declared import register_optimizer
+from lumina.optim.declared import by_element, register_optimizer
 
 CODES = {
     "exp_avg": Code(dynamic_map(4, signed=True), 4),
@@ -19,6 +19,7 @@ CODES = {
 @register_optimizer(
     "adamw_4bit",
     words="AdamW with 4-bit moments",
+    transfer=by_element,
     states=coded_states(CODES),
     settings={"beta1": "beta1", "beta2": "beta2", "eps": "eps"},
     roles=ROLES,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lumina.optim.blocks import Code, dynamic_map
 from lumina.optim.coded_moments import ROLES, CodedMoments, coded_states
-from lumina.optim.declared import register_optimizer
+from lumina.optim.declared import by_element, register_optimizer
 
 CODES = {
     "exp_avg": Code(dynamic_map(8, signed=True), 8),
@@ -18,6 +18,7 @@ CODES = {
 @register_optimizer(
     "adamw_8bit",
     words="AdamW with 8-bit moments",
+    transfer=by_element,
     states=coded_states(CODES),
     settings={"beta1": "beta1", "beta2": "beta2", "eps": "eps"},
     roles=ROLES,

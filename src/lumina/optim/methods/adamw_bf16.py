@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lumina.optim.declared import StateTensor, register_optimizer
+from lumina.optim.declared import StateTensor, by_element, register_optimizer
 from lumina.optim.moments import MOMENTS
 from lumina.optim.optimizer import Slot, local
 from lumina.optim.rounding import name_key, random_bits, rounded
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @register_optimizer(
     "adamw_bf16",
     words="AdamW with bfloat16 moments",
+    transfer=by_element,
     states={name: StateTensor(bytes_per_parameter=2) for name in MOMENTS},
     settings={"beta1": "beta1", "beta2": "beta2", "eps": "eps"},
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lumina.optim.arithmetic import move_, with_gradients
-from lumina.optim.declared import Option, StateTensor, register_optimizer
+from lumina.optim.declared import Option, StateTensor, by_element, register_optimizer
 from lumina.optim.optimizer import Optimizer, Slot
 from lumina.parallel.mesh import RankGroup
 
@@ -17,6 +17,7 @@ from lumina.parallel.mesh import RankGroup
 @register_optimizer(
     "lion",
     words="Lion",
+    transfer=by_element,
     states={"exp_avg": StateTensor()},
     options={
         "beta1": Option(0.9, least=0, below=1),

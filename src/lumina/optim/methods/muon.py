@@ -32,6 +32,11 @@ ADAMW_RMS = 0.2
 """Root mean square of the updates of AdamW, as arXiv:2502.16982 measured it."""
 
 
+def _transfer(width: float, options: Mapping[str, object]) -> float:
+    """An orthogonal update moves the products of a matrix by its own scale alone."""
+    return float(width**-0.5) if options["scale"] == "adamw" else 1.0
+
+
 @register_optimizer(
     "muon",
     words="Muon",
@@ -45,6 +50,7 @@ ADAMW_RMS = 0.2
     },
     roles=("matrix", "expert"),
     rest="adamw",
+    transfer=_transfer,
 )
 class Muon(Optimizer):
     """Matrices by orthogonal updates; everything else belongs to AdamW.

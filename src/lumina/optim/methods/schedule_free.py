@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lumina.errors import LuminaError
 from lumina.optim.arithmetic import precise, with_gradients
-from lumina.optim.declared import Option, StateTensor, register_optimizer
+from lumina.optim.declared import Option, StateTensor, by_element, register_optimizer
 from lumina.optim.optimizer import Optimizer, Slot
 from lumina.parallel.mesh import RankGroup
 
@@ -24,6 +24,7 @@ from lumina.parallel.mesh import RankGroup
 @register_optimizer(
     "schedule_free",
     words="schedule-free AdamW",
+    transfer=by_element,
     states={"z": StateTensor(), "exp_avg_sq": StateTensor()},
     options={"power": Option(2.0, least=0)},
     settings={"beta1": "beta1", "beta2": "beta2", "eps": "eps"},
