@@ -74,6 +74,7 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         "quality_field": ["--curriculum", "quality"],
         "score_model": ["--sample-by", "loss"],
         "use_mor": ["--num-layers", "4"],
+        "lr_transfer": ["--base-width", "64", "--no-tie-embeddings"],
         **{modifier: ["--resume", "runs/one"] for modifier in MODIFIERS},
         "use_hrm": [
             "--no-use-moe",

@@ -40,6 +40,55 @@ def test_chunks_equal_the_whole_with_gradients(rows, weighted):
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.covers("TRN-15")
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_smoothed_labels_are_torchs_with_gradients(rows, weighted, smoothing):
+    """The reference is `torch.nn.functional.cross_entropy(label_smoothing=...)`."""
+    *case, vocab = inputs(weighted=weighted)
+
+    def ours(hidden, weight, labels, weights):
+        sums = chunked.cross_entropy(
+            hidden, weight, labels, weights, vocab, rows * 128 * 4, smoothing
+        )
+        assert not sums.loss.requires_grad
+        plain = reference.cross_entropy(hidden, weight, labels, weights, vocab)
+        torch.testing.assert_close(sums.loss, plain.detach())
+        return sums.trained
+
+    def theirs(hidden, weight, labels, weights):
+        return reference.cross_entropy(
+            hidden, weight, labels, weights, vocab, smoothing
+        )
+
+    got = with_gradients(ours, *case, scale=0.37)
+    expected = with_gradients(theirs, *case, scale=0.37)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    plain = with_gradients(chunked.cross_entropy, *case, vocab, 4096, scale=0.37)
+    assert not torch.allclose(plain[1], got[1], rtol=1e-2)
+
+
+@pytest.mark.covers("TRN-15")
+def test_smoothing_of_half_precision_logits():
+    hidden, weight, labels, _, vocab = inputs(tokens=64)
+    hidden, weight = hidden.bfloat16(), (weight * 0.1).bfloat16()
+
+    def smoothed(function, *chunk):
+        def loss(hidden, weight):
+            found = function(hidden, weight, labels, None, vocab, *chunk, 0.2)
+            return getattr(found, "trained", found)
+
+        return with_gradients(loss, hidden, weight)
+
+    got = smoothed(chunked.cross_entropy, 2**14)
+    expected = smoothed(
+        lambda h, w, *r: reference.cross_entropy(h.float(), w.float(), *r)
+    )
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one.float(), other.float(), rtol=3e-2, atol=3e-2)
+
+
 def test_padded_rows_of_the_head_get_no_gradient():
     _, _, grad_weight = with_gradients(chunked.cross_entropy, *inputs(), 2**12)
     assert grad_weight[:100].abs().sum() > 0
@@ -181,17 +230,27 @@ def test_chunks_are_even_and_cover_every_row_once(tokens, rows):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_cuda_equals_the_reference(dtype):
+def test_cuda_equals_the_reference(dtype, smoothing):
     hidden, weight, labels, weights, vocab = (
         x.cuda() if isinstance(x, torch.Tensor) else x
         for x in inputs(300, 64, 1000, 1024)
     )
     weight[:vocab] *= 0.1
     case = (hidden.to(dtype), weight, labels, weights, vocab)
-    got = with_gradients(chunked.cross_entropy, *case, 64 * 1024 * 4)
+
+    def ours(*arguments):
+        sums = chunked.cross_entropy(*arguments, 64 * 1024 * 4, smoothing)
+        return sums.trained if smoothing else sums.loss
+
+    got = with_gradients(ours, *case)
     exact = with_gradients(
-        reference.cross_entropy, case[0].float(), weight.to(dtype).float(), *case[2:]
+        reference.cross_entropy,
+        case[0].float(),
+        weight.to(dtype).float(),
+        *case[2:],
+        smoothing,
     )
     bound = 1e-5 if dtype == torch.float32 else 1e-2
     for ours, theirs in zip(got, exact, strict=True):

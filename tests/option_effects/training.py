@@ -148,6 +148,16 @@ def schedule_options(runs: Runs) -> None:
     assert power[1][4] == pytest.approx(1e-2 * 0.5**3)
 
 
+@pytest.mark.covers("TRN-15")
+@shows("label_smoothing")
+def smoothed(runs: Runs) -> None:
+    """The head learns another distribution; the reported loss stays plain."""
+    plain, soft = runs.both("label_smoothing", 0.0, 0.3, steps=1)
+    assert soft.rows[0]["loss"] == plain.rows[0]["loss"]
+    assert soft.rows[0]["grad_norm"] != plain.rows[0]["grad_norm"]
+    runs.refused("E002", label_smoothing=0.1, tasks=("a=a.txt",), tie_embeddings=False)
+
+
 @shows("decay_steps")
 def decay_in_steps(runs: Runs) -> None:
     at_peak = [

@@ -350,12 +350,15 @@ class Program:
 def build(plan: Plan) -> Network:
     """The network, on the meta device."""
     flash3.use(plan.attention == "flash3")
-    return build_network(
+    network = build_network(
         plan.spec,
         attention=kernel_family(plan.attention),
         loss_chunk_bytes=plan.loss_chunk_bytes,
         device="meta",
     )
+    if plan.label_smoothing:
+        network.objective.label_smoothing = plan.label_smoothing
+    return network
 
 
 def _persistent_buffers(network: Network) -> list[tuple[str, Tensor]]:

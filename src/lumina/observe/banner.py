@@ -147,6 +147,8 @@ def _schedule(plan: Plan) -> str:
         text += f", attention logits clipped at {plan.qk_clip:g}"
     if plan.ema_decay:
         text += f", weight average {plan.ema_decay:g}"
+    if plan.label_smoothing:
+        text += f", label smoothing {plan.label_smoothing:g}"
     if plan.gradient_steps:
         text += f", gradient steps {' '.join(plan.gradient_steps)}"
     if plan.swa_start:

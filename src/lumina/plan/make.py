@@ -67,6 +67,7 @@ _PASSED_ON = {
     "max_grad_norm": "max_grad_norm",
     "qk_clip": "qk_clip",
     "ema_decay": "ema_decay",
+    "label_smoothing": "label_smoothing",
     "swa_start": "swa_start",
     "lookahead_steps": "lookahead_steps",
     "lookahead_share": "lookahead_share",

@@ -125,6 +125,7 @@ class Plan:
     gradient_steps: tuple[str, ...] = ()
     gradient_step_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     ema_decay: float = 0.0
+    label_smoothing: float = 0.0
     swa_start: float = 0.0
     lookahead_steps: int = 0
     lookahead_share: float = 0.5

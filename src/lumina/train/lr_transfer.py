@@ -27,8 +27,8 @@ from lumina.plan.make import make_plan
 from lumina.train.step import train_step
 
 VOCABULARY = 256
-ORDER = 2
-"""Tokens that decide the odds of the next one in the data."""
+ORDER, KINDS = 2, 8
+"""Tokens that decide the odds of the next one, each by its remainder of `KINDS`."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Chain:
     ) -> None:
         draw = torch.Generator(device).manual_seed(seed + 1)
         odds = torch.Generator().manual_seed(seed)
-        scores = torch.randn(64, 64, VOCABULARY, generator=odds) * 2.5
+        scores = torch.randn(KINDS, KINDS, VOCABULARY, generator=odds) * 2.5
         chances = scores.softmax(-1).to(device)
         whole = steps * rows, length + 1
         tokens = torch.randint(VOCABULARY, whole, generator=draw, device=device)
         for place in range(ORDER, length + 1):
-            now = chances[tokens[:, place - 2] % 64, tokens[:, place - 1] % 64]
+            now = chances[tokens[:, place - 2] % KINDS, tokens[:, place - 1] % KINDS]
             tokens[:, place] = torch.multinomial(now, 1, generator=draw)[:, 0]
         self._steps = tokens.split(rows)
 

@@ -15,6 +15,8 @@ def check(settings: Settings) -> None:
     Raises:
         LuminaError: E002 or E005.
     """
+    if settings.train.label_smoothing:
+        _check_smoothing(settings)
     data = settings.data
     roles = loss_roles(data.loss_on)
     weights = role_weights(data.role_weights)
@@ -38,6 +40,31 @@ def check(settings: Settings) -> None:
             "loss_on last teaches the last answer alone, and role_weights names "
             "another role",
             "name the roles with --loss-on, or leave the other role out",
+        )
+
+
+def _check_smoothing(settings: Settings) -> None:
+    """Smoothed labels are those of the plain language model's loss alone."""
+    others = {
+        "use_hrm": "reasoners have losses of their own",
+        "tasks": "the tasks' losses are balanced by their plain values",
+        "objective": "a registered objective has a loss of its own",
+    }
+    for leaf, why in others.items():
+        value = settings.get(leaf)
+        if value and value != "standard":
+            refuse(
+                f"label_smoothing {settings.train.label_smoothing:g} does not go with "
+                f"{leaf}: {why}",
+                f"leave {leaf} or label_smoothing out",
+            )
+    if settings.stages.preservation_method == "outputs" and settings.get(
+        "preserve_base_knowledge"
+    ):
+        refuse(
+            "label_smoothing does not go with preservation_method outputs, whose loss "
+            "has labels of its own",
+            "use --preservation-method weights, or leave label_smoothing out",
         )
 
 

@@ -147,6 +147,13 @@ class TrainSection(Section):
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="moving average of weights for evaluation; 0: off"
     )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of each label that all tokens have alike, while training; "
+        "the reported losses stay plain; 0: off",
+    )
     swa_start: float = Field(
         0.0,
         ge=0,

@@ -22,12 +22,17 @@ class LanguageModelObjective(nn.Module):
         spec: the resolved shape; with `tie_embeddings` there is no head of its own and
             the embedding's weight is handed to every call.
         loss_chunk_bytes: most bytes of float32 logits held at a time.
+
+    Attributes:
+        label_smoothing: share of a label that all tokens have alike, in training; what
+            is reported stays the plain cross entropy.
     """
 
     predicts_next = True
 
     def __init__(self, spec: ModelSpec, loss_chunk_bytes: int) -> None:
         super().__init__()
+        self.label_smoothing = 0.0
         self.vocab_size = spec.vocab_size
         self.loss_chunk_bytes = loss_chunk_bytes
         self.head = (
@@ -68,6 +73,7 @@ class LanguageModelObjective(nn.Module):
             weights_t,
             self.vocab_size,
             self.loss_chunk_bytes,
+            self.label_smoothing if self.training else 0.0,
         )
         counted_t = (labels_t != IGNORE).to(torch.float32)
         if weights_t is not None:
@@ -78,7 +84,7 @@ class LanguageModelObjective(nn.Module):
             "each": sums.loss_t.view(shape),
             "right": sums.correct_t.view(shape),
         }
-        return LossSums(sums.loss, counted_t.sum(), terms)
+        return LossSums(sums.loss, counted_t.sum(), terms, trained_sum=sums.trained)
 
     def logits(self, hidden: Tensor, tied: Tensor | None = None) -> Tensor:
         """Scores of the next token.

@@ -22,16 +22,20 @@ class Sums(NamedTuple):
     """What comes out, the sums [] float32.
 
     Attributes:
-        loss: weighted cross entropy, summed; carries the gradient.
+        loss: weighted cross entropy, summed; carries the gradient where `trained` is
+            None.
         correct: counted tokens whose label has the highest logit (ties count).
         loss_t: [T] float32, of every token, unweighted, without gradient.
         correct_t: [T] float32, 1 where a token's label has the highest logit.
+        trained: [], the same with smoothed labels; carries the gradient. None without
+            smoothing.
     """
 
     loss: Tensor
     correct: Tensor
     loss_t: Tensor
     correct_t: Tensor
+    trained: Tensor | None = None
 
 
 def cross_entropy(
@@ -41,6 +45,7 @@ def cross_entropy(
     weights_t: Tensor | None,
     vocab_size: int,
     chunk_bytes: int,
+    smoothing: float = 0.0,
 ) -> Sums:
     """The reference's sum, with bounded memory; arguments as there.
 
@@ -55,16 +60,24 @@ def cross_entropy(
         weights_t: [T] float32 or None.
         vocab_size: logits from here on take no part.
         chunk_bytes: most bytes of float32 logits at a time (at least one row).
+        smoothing: share of a label that all tokens have alike; has an effect only where
+            there is a gradient.
     """
     counted_t = (labels_t != IGNORE).float()
     if weights_t is not None:
         counted_t = counted_t * weights_t
     if torch.is_grad_enabled() and (hidden_td.requires_grad or weight_vd.requires_grad):
-        return Sums(
-            *_ChunkedCrossEntropy.apply(
-                hidden_td, weight_vd, labels_t, counted_t, vocab_size, chunk_bytes
-            )
+        found = _ChunkedCrossEntropy.apply(
+            hidden_td,
+            weight_vd,
+            labels_t,
+            counted_t,
+            vocab_size,
+            chunk_bytes,
+            smoothing,
         )
+        trained, plain, correct, *each = found if smoothing else (None, *found)
+        return Sums(plain, correct, each[0], each[1], trained)
     weight = weight_vd.to(hidden_td.dtype)
     loss, correct = hidden_td.new_zeros(2, dtype=torch.float32).unbind()
     each_2t = hidden_td.new_empty((2, hidden_td.shape[0]), dtype=torch.float32)
@@ -167,6 +180,32 @@ def gradient_of_chunk(
     return ChunkGradient(chunk.loss_t, chunk.correct_t, grad_cv.to(dtype))
 
 
+def _smooth(
+    grad_cv: Tensor,
+    hidden_cd: Tensor,
+    weight_vd: Tensor,
+    labels_c: Tensor,
+    counted_c: Tensor,
+    vocab_size: int,
+    smoothing: float,
+) -> Tensor:
+    """Make the gradient of a chunk that of smoothed labels, in place.
+
+    The cross entropy with smoothed labels is the plain one plus smoothing times the
+    margin, the label's logit minus the mean logit. The mean logit is the product with
+    the mean row of the head.
+
+    Returns:
+        [C] float32, the margins.
+    """
+    labels_c = labels_c.clamp(min=0)
+    rows_cd = weight_vd[labels_c].float() - weight_vd[:vocab_size].float().mean(0)
+    share_c1 = (smoothing * counted_c).unsqueeze(1).to(grad_cv.dtype)
+    grad_cv[:, :vocab_size] -= share_c1 / vocab_size
+    grad_cv.scatter_add_(1, labels_c.unsqueeze(1), share_c1)
+    return (hidden_cd.float() * rows_cd).sum(1)
+
+
 def _has_triton() -> bool:
     """Whether the fused kernel can be built."""
     return importlib.util.find_spec("triton") is not None
@@ -184,8 +223,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         counted_t: Tensor,
         vocab_size: int,
         chunk_bytes: int,
+        smoothing: float,
     ) -> tuple[Tensor, ...]:
-        """The fields of `Sums`."""
+        """What is minimised; with smoothing the plain loss; the rest of `Sums`."""
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         weight = weight_vd.to(hidden_td.dtype)
         grad_hidden = torch.empty_like(hidden_td) if wants_hidden else None
@@ -193,6 +233,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             torch.zeros_like(weight_vd, dtype=torch.float32) if wants_weight else None
         )
         loss, correct = hidden_td.new_zeros(2, dtype=torch.float32).unbind()
+        margin = torch.zeros_like(loss)
         each = [labels_t.new_empty(labels_t.shape, dtype=torch.float32) for _ in "lc"]
         for rows in chunks(hidden_td.shape[0], weight.shape[0], chunk_bytes):
             hidden_cd, counted_c = hidden_td[rows], counted_t[rows]
@@ -204,6 +245,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 hidden_td.dtype,
             )
             loss = loss + weighted(made.loss_c, counted_c)
+            if smoothing:
+                place = hidden_cd, weight, labels_t[rows], counted_c
+                margin_c = _smooth(made.grad_cv, *place, vocab_size, smoothing)
+                margin = margin + weighted(margin_c, counted_c)
             correct = correct + (made.correct_c * (labels_t[rows] != IGNORE)).sum()
             each[0][rows], each[1][rows] = made.loss_c, made.correct_c
             if grad_hidden is not None:
@@ -212,6 +257,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 add_product(grad_weight, made.grad_cv.t(), hidden_cd)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight_vd.dtype
+        if smoothing:
+            plain = loss.clone()
+            ctx.mark_non_differentiable(plain, correct, *each)
+            return loss + smoothing * margin, plain, correct, *each
         ctx.mark_non_differentiable(correct, *each)
         return loss, correct, *each
 
@@ -223,4 +272,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_hidden = grad_hidden.mul_(grad_loss)
         if grad_weight is not None:
             grad_weight = grad_weight.mul_(grad_loss).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None, None
