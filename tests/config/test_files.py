@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumina.config import Config, ConfigPresets
-from lumina.config.leaves import choices, is_list, value_type
 from lumina.config.sections import LEAVES
 from lumina.errors import LuminaError
+from option_values import values_of
 
 
 def written(folder: Path, text: str) -> Path:
@@ -156,18 +156,6 @@ def test_anchors_and_merges_work(tmp_path: Path) -> None:
     text = "train: &a {steps: 5}\nrun:\n  <<: {run_dir: x}\n"
     config = Config.load(written(tmp_path, text))
     assert config.train.steps == 5 and config.run.run_dir == "x"
-
-
-def values_of(leaf: str) -> st.SearchStrategy[object]:
-    """Values a leaf may have, by its type; bounds are met by most of them."""
-    kind = value_type(leaf)
-    if choices(leaf):
-        return st.sampled_from(choices(leaf))
-    if is_list(leaf):
-        return st.lists(st.text(), max_size=3)
-    numbers = st.floats(1e-12, 1 - 1e-9) | st.floats(1, 1e9)
-    by_type = {bool: st.booleans(), int: st.integers(0, 2**40), float: numbers}
-    return by_type.get(kind, st.text())
 
 
 def test_odd_characters_in_a_source_do_not_break_the_file(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("lumina.cli.sweep", "train with other values, one after another"),
     "lr-range": ("lumina.cli.lr_range", "sweep the learning rate, and suggest one"),
     "profile": ("lumina.cli.profile", "where time and memory of a training go"),
+    "completion": ("lumina.cli.completion", "complete commands in bash, zsh, fish"),
     "doctor": ("lumina.cli.doctor", "show what this machine offers"),
     "explain": ("lumina.cli.explain", "what an error code means, what helps"),
     "demo": ("lumina.cli.demo", "train, fine-tune and question a small model here"),

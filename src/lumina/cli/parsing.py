@@ -9,6 +9,12 @@ from typing import Any, NoReturn
 
 from lumina.errors import LuminaError
 
+EVERYWHERE = {
+    "--verbose": "say more, such as the cause of an error",
+    "--debug": "show the traceback of an error",
+}
+"""Options of every command, and their help."""
+
 
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations; its complaints are `LuminaError`s.
@@ -22,10 +28,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_everywhere(self) -> None:
         """Add the options that every command has; `main` acts on them."""
-        for flag, text in (
-            ("--verbose", "say more, such as the cause of an error"),
-            ("--debug", "show the traceback of an error"),
-        ):
+        for flag, text in EVERYWHERE.items():
             self.add_argument(flag, action="store_true", help=text)
 
     def error(self, message: str) -> NoReturn:
