@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import fastjsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,8 @@ from option_values import values_of
 @pytest.fixture(scope="module")
 def accepts() -> Any:
     """Whether an editor with the schema takes a mapping."""
+    import fastjsonschema  # a test dependency that only the thorough tests need
+
     validate = fastjsonschema.compile(schema())
 
     def accepted(values: dict[str, Any]) -> bool:
