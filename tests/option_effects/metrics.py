@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import pytest
+import torch
+
+from lumina.assemble.program import Program
 from option_effects import shows
 from tiny_runs import EXPERTS, Run, Runs, same
 
@@ -77,3 +83,28 @@ def usage(runs: Runs) -> None:
             load = [count / sum(counts) for count in counts]
             assert load == pytest.approx(row["moe.load"][layer], abs=1e-5)
             assert sum(data["average_probability"][layer]) == pytest.approx(1, abs=1e-4)
+
+
+@shows("health_checks")
+def health(runs: Runs) -> None:
+    """Gradients that are not finite are told of once."""
+    base = {"steps": 8, "eval_fraction": 0.0}
+
+    @contextmanager
+    def broken(program: Program, _: Any) -> Iterator[None]:
+        """From the first step on no gradient is finite."""
+        with torch.no_grad():
+            program.optimizer.slots[0].parameter.fill_(torch.nan)
+        yield
+
+    def alarms(run: Run) -> list[dict]:
+        return [event for event in run.events if event["kind"] == "training_health"]
+
+    watched = runs.train(broken, health_checks=True, **base)
+    [alarm] = alarms(watched)
+    assert alarm["data"]["check"] == "divergence" and alarm["severity"] == "warning"
+    assert "not finite in 5 steps" in watched.printed
+    scores = watched.column("training_health_score")
+    assert scores[0] == 100 and scores[-1] == 60
+    not_watched = runs.train(broken, health_checks=False, **base)
+    assert not alarms(not_watched) and not not_watched.column("training_health_score")

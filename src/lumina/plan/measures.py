@@ -21,6 +21,7 @@ def decide_measures(config: Config, decisions: Decisions) -> None:
     if config.train.qk_clip:
         found["logit_clip"] = 1
     found |= {
+        "health": int(asked.health_checks),
         "step_times": asked.step_times_every,
         "weight_changes": asked.weight_changes_every,
         "attention": asked.attention_stats_every,

@@ -288,8 +288,9 @@ class Loop:
             self.rules.see(row, self._value_at(row["step"]))
             for rule, note in self.rules.notes():
                 self.recorder.event(
-                    rule, "warning", None, note.text, step=note.step, **note.evidence
+                    rule, note.severity, None, note.text, note.step, **note.evidence
                 )
+            row |= self.rules.metrics()
             yield row
 
     def _write(self, row: dict[str, Any]) -> None:

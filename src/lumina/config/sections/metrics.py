@@ -17,6 +17,11 @@ class MetricsSection(Section):
         description="basic: losses, rates and memory; full: also accuracy, the "
         "variance of gradients, and how busy processors, memory and disk are",
     )
+    health_checks: bool = Field(
+        True,
+        description="watch losses, gradients, routing, memory and speed for trouble; "
+        "events tell of it, and every row has a score of 100 at best",
+    )
     step_times_every: int = Field(
         0,
         ge=0,

@@ -88,6 +88,15 @@ METRICS = (
         "steps so far that changed nothing, for their gradient was not finite",
         "steps",
     ),
+    Metric(
+        "training_health_score",
+        "how healthy the run is: 100, less the penalty of every health check that has "
+        "raised an alarm in the last 50 steps",
+        "",
+        "max(0, 100 - sum(penalties))",
+        "every step, with `health_checks`",
+        of_a_rank=True,
+    ),
     Metric("time", "when the row was written", "Unix seconds", of_a_rank=True),
     Metric(
         "eval_loss", "mean loss on the held-out data", "nats per token", "", EVALUATED

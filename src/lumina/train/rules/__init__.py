@@ -9,6 +9,7 @@ from lumina.train.rules import (
     domain_shift,
     expert_capacity,
     phase_convergence,
+    training_health,
 )
 from lumina.train.rules.arbiter import Ruling
 from lumina.train.rules.decide import with_rules
@@ -27,5 +28,11 @@ __all__ = [
     "with_rules",
 ]
 
-OWN = (expert_capacity, adaptive_sources, phase_convergence, domain_shift)
+OWN = (
+    expert_capacity,
+    adaptive_sources,
+    phase_convergence,
+    domain_shift,
+    training_health,
+)
 """The files of Lumina's own rules; each registers them as it is imported."""

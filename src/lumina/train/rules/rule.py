@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from lumina.errors import LuminaError
 from lumina.plan.plan import Plan
+from lumina.state.events import Severity
 
 Reversal = Literal["undo", "rollback", "never"]
 """How far a change can be taken back: by the control itself, by going back to a
@@ -53,11 +54,13 @@ class Note:
         step: of the row that led to it.
         text: a sentence for the event.
         evidence: the figures behind it.
+        severity: of the event.
     """
 
     step: int
     text: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    severity: Severity = "warning"
 
 
 class Rule:
@@ -66,7 +69,7 @@ class Rule:
     Every rank has the same rules, shows them the same rows and so comes to the same
     proposals: a rule must compute them from what it has seen, and from nothing else,
     such as a clock or a random number. Rows have no times and no memory figures, which
-    differ between ranks.
+    differ between ranks, but for a rule that changes nothing and only tells.
 
     A proposal that is granted takes effect two steps after the row that led to it, when
     every rank has that row, however late rows arrive. So a resumed run decides what a
@@ -113,6 +116,10 @@ class Rule:
     def notes(self) -> list[Note]:
         """What was found since the last call and is only to be told, as an event."""
         return []
+
+    def metrics(self) -> Mapping[str, Any]:
+        """What it adds to the row that it has seen last."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """Everything that the rule remembers, as plain JSON values."""

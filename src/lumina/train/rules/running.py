@@ -35,7 +35,7 @@ class RunningRules:
             return
         shared = {key: row[key] for key in row if key not in OF_A_RANK}
         for rule in self._rules:
-            rule.see(shared)
+            rule.see(shared if rule.changes else row)
         self._hear(row["step"], now)
 
     def see_evaluation(self, step: int, metrics: Mapping[str, Any], now: Now) -> None:
@@ -43,6 +43,10 @@ class RunningRules:
         for rule in self._rules:
             rule.see_evaluation(step, metrics)
         self._hear(step, now)
+
+    def metrics(self) -> dict[str, Any]:
+        """What rules add to the row that they have seen last."""
+        return {key: x for rule in self._rules for key, x in rule.metrics().items()}
 
     def notes(self) -> list[tuple[str, Note]]:
         """What rules have found and only tell, each with the name of its rule."""
