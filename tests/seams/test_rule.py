@@ -80,7 +80,7 @@ def test_it_trains_as_it_says_and_is_told_everywhere(whole):
     assert (data["confidence"], data["reversal"]) == (0.7, "undo")
     assert data["evidence"]["best_loss"] == min(column(whole, "loss")[: step - 1])
     plan = json.loads((whole / "plan.json").read_text())
-    assert plan["rules"] == ["halve_on_plateau"]
+    assert plan["rules"] == ["training_health", "halve_on_plateau"]
     assert "halves the rate when the loss" in plan["reasons"]["rules"]
     report = (whole / "report.html").read_text()
     assert "halve_on_plateau" in report and "the loss has not fallen in 2" in report
