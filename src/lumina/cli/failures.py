@@ -8,6 +8,9 @@ import traceback
 
 from lumina.errors import LuminaError
 
+MORE = ("E2", "E3")
+"""Codes of failures in the middle of work: the message alone is seldom all."""
+
 
 def report(error: BaseException, *, debug: bool, verbose: bool) -> int:
     """Print a failure to stderr and return the exit code.
@@ -33,6 +36,8 @@ def report(error: BaseException, *, debug: bool, verbose: bool) -> int:
             _say("  what to do: run again with --debug for the traceback")
         return 1
     _say(str(coded))
+    if coded.code.startswith(MORE):
+        _say(f"  more: `lumina explain {coded.code}`")
     if verbose:
         _say_causes(error if coded is error else coded)
     return exit_code(coded)

@@ -37,10 +37,20 @@ def _train(args: argparse.Namespace) -> int:
     trainer = Trainer(config)
     if args.dry_run:
         from lumina.plan.explain import explain
+        from lumina.plan.time_estimate import estimate_here
 
         plan, environment, rows = trainer.explain()
         marks = trainer.begins_and_ends
-        print(explain(plan, environment, rows_per_epoch=rows, stats=marks))
+        time = estimate_here(plan, environment)
+        print(
+            explain(
+                plan,
+                environment,
+                rows_per_epoch=rows,
+                stats=marks,
+                time=time.lines() if time else (),
+            )
+        )
         return 0
     return trainer.train().exit_code
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from lumina.assemble.ranks import Ranks
 from lumina.features import FEATURES, active_features
+from lumina.guard.history import remember
 from lumina.guard.pretest import run_pretest
 from lumina.model.registry import plugins_of
 from lumina.plan.environment import Environment
@@ -45,17 +46,21 @@ def guarded(
         if not untried or not tries:
             return made, environment
         tried |= set(untried)
-        failed = _failures(untried, made.device) if ranks.main else None
+        failed = _failures(untried, made.device, environment) if ranks.main else None
         failed = ranks.share(failed)
         environment = replace(
             environment, failed_pretests=environment.failed_pretests | failed
         )
 
 
-def _failures(names: Iterable[str], device: str) -> dict[str, str]:
-    """Feature -> why its pretest failed, for those that failed."""
+def _failures(
+    names: Iterable[str], device: str, machine: Environment
+) -> dict[str, str]:
+    """Feature -> why its pretest failed, for those that failed; all are recorded."""
     results = [
         run_pretest(name, plugins_of(FEATURES[name].pretest), device=device)
         for name in names
     ]
+    for found in results:
+        remember(found, machine.device_name)
     return {found.feature: found.problem for found in results if not found.passed}

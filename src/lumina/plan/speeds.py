@@ -6,19 +6,16 @@ nothing is known of earlier runs.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from lumina.data.cache import cache_root
-from lumina.errors import LuminaError
+from lumina.data.cache_lines import add_line, last_lines
 from lumina.model.kinds.table import kinds_of
 from lumina.plan.plan import Plan
 
-MOST = 1 << 18
-"""Bytes at the end of the file that are read."""
+FILE = "speeds.jsonl"
+"""In the cache."""
 
 ALIKE = 4.0
 """The factor in size up to which a run tells something of another one."""
@@ -93,13 +90,9 @@ def arithmetic_of(plan: Plan) -> str:
 
 
 def remember(speed: Speed) -> None:
-    """Append a run's speed; a cache that cannot be written is no failure of a run."""
-    if not (math.isfinite(speed.rate) and speed.rate > 0):
-        return
-    with contextlib.suppress(OSError, LuminaError):
-        cache_root().mkdir(parents=True, exist_ok=True)
-        with open(cache_root() / "speeds.jsonl", "ab") as file:
-            file.write(json.dumps(asdict(speed)).encode() + b"\n")
+    """Record a run's speed."""
+    if math.isfinite(speed.rate) and speed.rate > 0:
+        add_line(FILE, asdict(speed))
 
 
 def comparable(plan: Plan, device_name: str) -> list[Speed]:
@@ -110,23 +103,18 @@ def comparable(plan: Plan, device_name: str) -> list[Speed]:
 
 
 def _known() -> list[Speed]:
-    """What the file holds; lines that are damaged count as none."""
-    try:
-        with open(cache_root() / "speeds.jsonl", "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - MOST))
-            lines = file.read().split(b"\n")
-    except (OSError, LuminaError):
-        return []
-    return [speed for line in lines if (speed := _read(line)) is not None]
+    """What the file holds; lines that are not of a run count as none."""
+    found = [_read(values) for values in last_lines(FILE)]
+    return [speed for speed in found if speed is not None]
 
 
-def _read(line: bytes) -> Speed | None:
+def _read(values: dict[str, Any]) -> Speed | None:
     """One line; None where it is not one of ours."""
     try:
-        speed = Speed(**json.loads(line))
+        speed = Speed(**values)
         numbers = (speed.flops_per_token, speed.tokens, speed.rate)
         whole = all(math.isfinite(n) and n > 0 for n in numbers)
-    except (ValueError, TypeError):
+    except TypeError:
         return None
     return speed if whole else None
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from lumina.parallel.table import chosen_way
 from lumina.plan.environment import Environment
 from lumina.plan.hardware_profiles import HardwareProfile, profile_of
+from lumina.plan.peak import peak_here
 from lumina.plan.plan import Plan
 from lumina.plan.speeds import Speed, arithmetic_of, comparable
 from lumina.quantities import duration
@@ -180,6 +181,20 @@ def estimate_time(
         why=why,
         parts=parts,
     )
+
+
+def estimate_here(
+    plan: Plan, machine: Environment, steps: int | None = None
+) -> TimeEstimate | None:
+    """How long the steps of a Plan take on the present machine.
+
+    Args:
+        plan: what is done.
+        machine: the present one.
+        steps: steps that are left; default: all of the Plan's.
+    """
+    peak = peak_here(plan, machine)
+    return estimate_time(plan, machine, steps=steps, peak=peak)
 
 
 def _rates(

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lumina.plan.environment import Environment
-from lumina.plan.peak import peak_here
 from lumina.plan.plan import Plan
 from lumina.plan.speeds import remember, speed_of
-from lumina.plan.time_estimate import RECOMPUTED, estimate_time
+from lumina.plan.time_estimate import RECOMPUTED, estimate_here
 from lumina.quantities import duration
 from lumina.train.recorder import Recorder
 
@@ -34,12 +33,8 @@ class TimeExpected:
         self._machine = machine
         self._first = first_step
         self._seconds: list[float] = []
-        self.estimate = estimate_time(
-            plan,
-            machine,
-            steps=max(plan.steps - first_step, 0),
-            peak=peak_here(plan, machine),
-        )
+        left = max(plan.steps - first_step, 0)
+        self.estimate = estimate_here(plan, machine, left)
 
     def in_words(self) -> str:
         """The estimate for the banner."""

@@ -22,8 +22,7 @@ from lumina.data.stream import Prefetcher
 from lumina.data.tokenise import encode_documents
 from lumina.data.tokenizer import Tokenizer
 from lumina.observe.console import Console
-from lumina.plan.peak import peak_here
-from lumina.plan.time_estimate import estimate_time
+from lumina.plan.time_estimate import estimate_here
 from lumina.train.preparation import Preparation
 from lumina.train.profiling.session import prepared_for
 
@@ -138,7 +137,7 @@ def _step(prepared: Preparation, asked: float | None) -> tuple[float, str]:
     if asked is not None:
         return asked, "as asked for"
     plan, machine = prepared.plan, prepared.environment
-    expected = estimate_time(plan, machine, peak=peak_here(plan, machine))
+    expected = estimate_here(plan, machine)
     if expected is None:
         return 0.0, "not known: as fast as batches come"
     return expected.likely, "measured" if expected.measured else "assumed"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lumina.plan.peak import peak_here
-from lumina.plan.time_estimate import TimeEstimate, estimate_time
+from lumina.plan.time_estimate import TimeEstimate, estimate_here
 from lumina.train.profiling.phases import (
     PhaseMarks,
     PhaseRow,
@@ -125,7 +125,7 @@ def profile_training(
     plan = session.plan
     peak = peak_here(plan, session.environment)
     found = TrainingProfile(
-        expected=estimate_time(plan, session.environment, steps=steps, peak=peak),
+        expected=estimate_here(plan, session.environment, steps),
         tokens=plan.global_batch_size * plan.spec.seq_length,
         peak=peak,
     )

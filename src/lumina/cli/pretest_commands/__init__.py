@@ -1,0 +1,1 @@
+"""The sub-commands of `lumina pretests`, a file each; see `lumina.cli.groups`."""
