@@ -25,6 +25,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "--benchmark-generation": ("bench", "generation"),
     "--analyze-checkpoints": ("checkpoints", "analyze"),
     "--lr-find": ("lr-range",),
+    "--suggest": ("suggest",),
     "--lr-range-test": ("lr-range",),
 }
 """Flag -> the command, and what is put behind it; a flag that stands for the values

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),
     "plan": ("lumina.cli.plan", "parameters, memory and time, on any hardware"),
     "sweep": ("lumina.cli.sweep", "train with other values, one after another"),
+    "suggest": ("lumina.cli.suggest", "starting points for rate, batch and passes"),
     "lr-range": ("lumina.cli.lr_range", "sweep the learning rate, and suggest one"),
     "pretests": ("lumina.cli.pretests", "try features here, and what was found"),
     "profile": ("lumina.cli.profile", "where time and memory of a training go"),
