@@ -16,7 +16,7 @@ MORE := "(thorough or faults) and not slow and not gpu and not multigpu"
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-more test-slow test-gpu test-faults steady mutants lint format ledger clean
+.PHONY: help setup docs demo test test-more test-slow test-gpu test-faults steady mutants lint format ledger clean
 
 help:
 	@echo "make setup        .venv with every pinned dependency and lumina itself"
@@ -28,6 +28,7 @@ help:
 	@echo "make steady       the quick tests twenty times, half of them under load"
 	@echo "make lint         ruff, mypy, the import contract, the ledger's marks"
 	@echo "make format       let ruff rewrite       make ledger       docs/internal/ledger.md: what tests show"
+	@echo "make docs         build/site: the documentation, its links checked"
 	@echo "make clean        remove caches and build leftovers (never ./runs)"
 
 setup: $(READY)
@@ -81,6 +82,10 @@ format: setup
 
 ledger: setup
 	$(BIN)/python tools/ledger.py
+
+docs: setup
+	$(PIP) --quiet --no-build-isolation --editable ".[docs]"
+	$(BIN)/python tools/docs.py
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .ledger .steady .mutants

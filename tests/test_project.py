@@ -131,7 +131,8 @@ def test_pages_link_only_to_files_that_exist() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     for page in pages:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            if "://" not in target:
+            # Pages of docs/reference are made, and their links checked, by `make docs`.
+            if "://" not in target and not target.startswith("reference/"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
