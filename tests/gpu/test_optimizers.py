@@ -88,7 +88,7 @@ def test_one_kernel_takes_the_step_of_the_reference(
             step(made, [grad * float("nan") for grad in grads], skip=1.0)
     for a, b in zip(one, two, strict=True):
         # Where the last bit of a sum differs, a code or a rounding at an edge may too.
-        assert ((a.master - b.master).abs() > 1e-5).float().mean() < 1e-3, a.name
+        assert ((a.master - b.master).abs() > 1e-5).float().mean() < 1e-2, a.name
         assert torch.equal(b.parameter.detach(), b.master.to(dtype)), b.name
         for state, held in a.state.items():
             gaps = (held.float() - b.state[state].float()).abs()

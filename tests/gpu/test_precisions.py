@@ -32,8 +32,11 @@ MODES: dict[str, dict[str, Any]] = {
     "fp16 weights": {"amp": False, "model_dtype": "fp16"},
     "fp32 weights": {"amp": False},
 }
-NEAR = {"fp32": 1e-6, "fp32 weights": 1e-6, "tf32": 1e-3}
-"""How near the losses are to those of float32, relatively; else 2%."""
+NEAR = {"fp32": 1e-6, "fp32 weights": 1e-6, "tf32": 1e-3} | {
+    "mixed_fp8": 0.08, "fp8_e4m3": 0.08, "mixed_fp16": 0.25, "fp16 weights": 0.25,
+}  # fmt: skip
+"""How near the losses are to those of float32, relatively; else 2%. The first steps in
+float16 only find the loss scale, so that its losses are a few steps behind."""
 
 
 def losses(
@@ -115,8 +118,8 @@ def test_float8_layers_are_those_of_the_reference(way: str, rows: int) -> None:
     )
     results = []
     for device in ("cpu", "cuda"):
-        a = x.to(device).requires_grad_()
-        b = weight.to(device).requires_grad_()
+        a = x.to(device, copy=True).requires_grad_()
+        b = weight.to(device, copy=True).requires_grad_()
         y = float8.linear(a, b, way)
         y.backward(gradient.to(device))
         assert a.grad is not None and b.grad is not None
