@@ -103,6 +103,36 @@ def test_other_shares_at_a_resume_hold_from_there_on(runs: Runs) -> None:
     assert [part["row"] for part in again.cursor["parts"]] == [8, 8]
 
 
+@pytest.mark.thorough
+@pytest.mark.covers("DAT-22: force streaming")
+def test_streamed_sources_train_and_go_on_to_the_bit(runs: Runs) -> None:
+    chat = write_conversations(runs.folder / "chat.jsonl", 60)
+    start: dict[str, Any] = {
+        "sources": (f"base={runs.data}", f"chat={chat}"),
+        "train_data": (),
+        "data_loading": "streaming",
+    }
+    text = runs.refused("E002", **start)
+    assert "nothing says how many rows" in text
+    start |= {"source_weights": ("0.75",), "eval_batches": 2}
+    whole = runs.train(**start, steps=6)
+    part = runs.train(**start, steps=3)
+    on = runs.train(**start, steps=6, run_dir=None, resume=str(part.folder))
+    for name in ("loss", "source.base.loss", "source.chat.loss", "epoch.chat"):
+        assert on.column(name) == whole.column(name) and None not in on.column(name)
+    assert on.cursor == whole.cursor
+    assert [part["rows"] for part in on.cursor["parts"]] == [18, 6]
+    assert whole.column("source.base.weight") == [0.75] * 6
+    last = whole.rows[-1]
+    assert last["source.base.eval_loss"] != last["source.chat.eval_loss"]
+    assert "sources base" in whole.printed and "streaming" in whole.printed
+    # A source above the threshold is enough.
+    large = runs.train(
+        **start | {"data_loading": "auto", "streaming_threshold_gb": 1e-6}, steps=2
+    )
+    assert large.column("loss") == whole.column("loss")[:2]
+
+
 def test_distillation_goes_on_to_the_bit(runs: Runs) -> None:
     """The frozen copy is that of the first step, from the checkpoint, not from disk."""
     chat = write_conversations(runs.folder / "chat.jsonl", 60)

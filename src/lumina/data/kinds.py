@@ -14,7 +14,7 @@ from lumina.config.option_values import value_like
 from lumina.config.source_entries import source_paths
 from lumina.data import arc_data, sudoku_data, tasks_data, text_data
 from lumina.data.kind import Data, DataKind, Gives, Request
-from lumina.data.mixture import mixture_data
+from lumina.data.mixture import mixture_data, streamed_mixture
 from lumina.data.streaming import streamed_data
 from lumina.errors import LuminaError
 
@@ -25,6 +25,7 @@ KINDS: tuple[DataKind, ...] = (
     sudoku_data.KIND,
     arc_data.KIND,
     tasks_data.KIND,
+    streamed_mixture.KIND,
     mixture_data.KIND,
     streamed_data.KIND,
     text_data.KIND,

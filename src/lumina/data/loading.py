@@ -7,6 +7,7 @@ pages that a step touches are read as it needs them. `streaming` makes no store.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -36,8 +37,12 @@ class Loading:
         return f"{self.way} ({self.why})"
 
 
-def choose_loading(settings: Settings) -> Loading:
+def choose_loading(settings: Settings, paths: Sequence[str] | None = None) -> Loading:
     """How the text that the settings name is loaded.
+
+    Args:
+        settings: say the way, or the size from which on text is streamed.
+        paths: the text; None: `train_data`.
 
     Raises:
         LuminaError: E104 to E106 for paths, where the size of the files decides.
@@ -45,7 +50,7 @@ def choose_loading(settings: Settings) -> Loading:
     loading = settings.loading
     if loading.data_loading != "auto":
         return Loading(loading.data_loading, "asked for")
-    sizes = {one: one.size for one in find_sources(settings.data.train_data)}
+    sizes = {one: one.size for one in find_sources(paths or settings.data.train_data)}
     for source, known in sizes.items():
         if not known and source.path is None:
             return Loading("sharded", f"{source.name} does not say how large it is")

@@ -25,7 +25,7 @@ from lumina.data.tokenizer_training import shared_tokenizer
 if TYPE_CHECKING:
     from lumina.config import Config
 
-_NAMES_OF_SETS = (
+NAMES_OF_SETS = (
     "tasks", "task_eval_data", "sources", "source_eval_data", "source_weights",
     "source_schedule", "base_training_paths", "base_eval_paths", "finetuning_paths",
     "finetuning_eval_paths", "phases",
@@ -133,7 +133,7 @@ def prepare_named(
             {
                 "train_data": given,
                 "eval_data": held_out.get(name, ()),
-                **dict.fromkeys(_NAMES_OF_SETS, ()),
+                **dict.fromkeys(NAMES_OF_SETS, ()),
                 **dict.fromkeys(("training_mode", "interleaving_strategy")),
                 "preserve_base_knowledge": False,
             },

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,6 +150,12 @@ def beginning(store: TokenStore, index: int) -> list[int]:
         end = start + int(taught[0]) if len(taught) else start
     ids: list[int] = store.tokens[start:end].tolist()
     return ids
+
+
+def in_turns(found: Sequence[Sequence[list[int]]]) -> list[list[int]]:
+    """The members of several lists, one of each in turn."""
+    turns = zip_longest(*found)
+    return [one for turn in turns for one in turn if one is not None]
 
 
 def _prepare(request: Request) -> TextData:

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumina.data.documents import Document, Skipped
+from lumina.data.mixture.shares import ShareSchedule
+from lumina.data.mixture.streamed_mixture import StreamedMixture
 from lumina.data.order import Cursor, RowOrder
 from lumina.data.streaming import windows
 from lumina.data.streaming.left_out import TOLD, LeftOut
@@ -141,7 +143,7 @@ def test_nothing_is_lost_or_doubled(
     assert sorted(pair for row in again for pair in row) == every_pair(corpus)
 
 
-@pytest.mark.covers("DAT-28: linear mode")
+@pytest.mark.covers("DAT-28: linear mode", "DAT-27: linear order")
 @settings(max_examples=30, deadline=None)
 @given(corpora, st.sampled_from([60, 250]))
 def test_linear_rows_keep_the_order_of_the_documents(
@@ -233,3 +235,57 @@ def test_of_records_left_out_the_first_are_named_and_all_are_counted() -> None:
     assert (one.count, one.characters, one.texts) == (3 * TOLD, 6, 1)
     assert [record.line for record in one.first] == list(range(TOLD))
     assert other == LeftOut()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(corpora, min_size=2, max_size=3),
+    st.lists(st.floats(0.05, 1.0), min_size=3, max_size=3),
+    st.integers(1, 7),
+    st.integers(0, 30),
+)
+def test_streamed_sources_hold_their_shares_and_go_on_anywhere(
+    corpora: list[Corpus], weights: list[float], step: int, changed_at: int
+) -> None:
+    """Every source gives the rows that it has alone, within one row of its share."""
+    parts = {
+        f"s{n}": (lambda one=one: new_rows(one, endless=True))
+        for n, one in enumerate(corpora)
+    }
+    shares = tuple(w / sum(weights[: len(parts)]) for w in weights[: len(parts)])
+    other = (1.0, *[0.0] * (len(parts) - 1))
+
+    def run(size: int, anew: bool) -> list[tuple[int, tuple[int, ...]]]:
+        def made() -> StreamedMixture:
+            streams = {name: make() for name, make in parts.items()}
+            return StreamedMixture(streams, ShareSchedule(((0, shares),)))
+
+        one = made()
+        cursor, found = stored(one.start), []
+        for end in (changed_at, 40):
+            while (left := end - one.rows_before(cursor)) > 0:
+                taken = one.take(cursor, min(size, left))
+                cursor = stored(taken.cursor)
+                for (_, row), content in zip(
+                    taken.row_ids, taken.contents, strict=True
+                ):
+                    tokens, _ = gathered([content], 5)
+                    found.append((row >> 40, tuple(tokens.tokens.tolist())))
+                one = made() if anew else one
+            cursor = one.with_weights(cursor, other)
+        return found
+
+    found = run(step, anew=True)
+    assert found == run(40, anew=False)
+    counts = [0] * len(parts)
+    for number, (source, _) in enumerate(found[:changed_at], start=1):
+        counts[source] += 1
+        for count, share in zip(counts, shares, strict=True):
+            assert abs(count - number * share) < 1 + 1e-6
+    assert {source for source, _ in found[changed_at:]} <= {0}
+    for source, make in enumerate(parts.values()):
+        mine = [tokens for one, tokens in found if one == source]
+        alone = make()
+        taken = alone.take(alone.start, len(mine)) if mine else None
+        given = [gathered([c], 5)[0].tokens for c in taken.contents] if taken else []
+        assert mine == [tuple(one.tolist()) for one in given]

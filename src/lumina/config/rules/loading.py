@@ -48,6 +48,8 @@ def check(settings: Settings) -> None:
         )
     other = _other_data(settings)
     for leaf in OF_TEXT if other else ():
+        if leaf == "data_loading" and source_paths(settings):
+            continue  # of each source
         if not settings.is_default(leaf):
             refuse(
                 f"{leaf} {settings.get(leaf)} is for text, and the data is {other}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from lumina.batch import Batch
@@ -21,7 +20,7 @@ from lumina.data.mixture.sequence import Mixture, shares_by_size
 from lumina.data.mixture.shares import ShareSchedule
 from lumina.data.named_data import NamedData
 from lumina.data.tasks import prepare_named
-from lumina.data.text_data import beginning
+from lumina.data.text_data import beginning, in_turns
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -107,8 +106,7 @@ class MixtureData(NamedData):
             [beginning(store, index) for index in range(min(count, len(store)))]
             for store in stores
         ]
-        turns = [one for turn in zip_longest(*found) for one in turn if one is not None]
-        return turns[:count]
+        return in_turns(found)[:count]
 
 
 def share_schedule(

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from lumina.batch import Batch
-from lumina.config.source_entries import normalised
 from lumina.data.mixture.sequence import Mixture
 from lumina.data.order import Cursor
 from lumina.data.task_stream import TaskStream, eval_task_batches
@@ -47,10 +46,7 @@ class MixtureStream(TaskStream):
 
     def reweighted(self, cursor: Cursor, weights: Mapping[str, float] | None) -> Cursor:
         """The cursor from which the rows come in the shares of these weights."""
-        if weights is None:
-            return self.mixture.with_weights(cursor, None)
-        given = [weights[name] for name in self.mixture.names]
-        return self.mixture.with_weights(cursor, normalised(given, "source_weights"))
+        return self.mixture.reweighted(cursor, weights)
 
     def marked(self, batch: Batch, counts: tuple[int, ...]) -> Batch:
         """The batch with the source of each row."""

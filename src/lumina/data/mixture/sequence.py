@@ -7,17 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from lumina.config.source_entries import normalised
 from lumina.data.mixture.shares import ShareSchedule, Weights, in_units, next_source
 from lumina.data.order import Cursor, RowId, Sequenced, Taken
 
 
-class Mixture:
-    """Rows of several sources, in shares that hold within one row at any time.
-
-    Rows are numbered through: those of the second source begin where those of the first
-    end. One pass over the mixture is as many rows as its sources have together, without
-    those that never have a share; each source has epochs of its own, which
-    `Taken.facts` gives.
+class MixedRows:
+    """The turns that sources take, in shares that hold within one row at any time.
 
     The shares hold from the point where they last changed. The cursor holds all that
     the order depends on: the cursor of every source, the shares that hold and the rows
@@ -32,21 +28,6 @@ class Mixture:
         self.names = tuple(parts)
         self._parts = tuple(parts.values())
         self.schedule = schedule
-        sizes = [_known(name, part) for name, part in parts.items()]
-        self.sizes = sizes
-        self._used = [any(w[n] for _, w in schedule.points) for n in range(len(sizes))]
-        self._first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-
-    def in_steps_of(self, rows: int) -> Mixture:
-        """The same mixture, whose schedule counts steps of so many rows."""
-        parts = dict(zip(self.names, self._parts, strict=True))
-        return Mixture(parts, ShareSchedule(self.schedule.points, rows))
-
-    @property
-    def rows_per_epoch(self) -> int:
-        """The rows of all sources that ever have a share."""
-        pairs = zip(self.sizes, self._used, strict=True)
-        return sum(size for size, used in pairs if used)
 
     @property
     def start(self) -> Cursor:
@@ -74,8 +55,20 @@ class Mixture:
         """The cursor from which rows come in other shares; None: by the schedule."""
         return {**cursor, "set": None if weights is None else list(weights)}
 
-    def take(self, cursor: Cursor, count: int) -> Taken:
-        """The next `count` rows of the mixture."""
+    def reweighted(self, cursor: Cursor, weights: Mapping[str, float] | None) -> Cursor:
+        """The same for weights by the names of the sources, whatever their sum."""
+        if weights is None:
+            return self.with_weights(cursor, None)
+        given = [weights[name] for name in self.names]
+        return self.with_weights(cursor, normalised(given, "source_weights"))
+
+    def turns(self, cursor: Cursor, count: int) -> tuple[list[int], Weights, list[int]]:
+        """The source of each of the next `count` rows, and what holds behind them.
+
+        Returns:
+            Numbers of sources; the shares that hold, and the rows that each source has
+            given since they do.
+        """
         begin, sources = int(cursor["rows"]), []
         weights, since = tuple(cursor["weights"]), list(cursor["since"])
         units = in_units(weights)
@@ -86,32 +79,88 @@ class Mixture:
             source = next_source(units, since)
             since[source] += 1
             sources.append(source)
-        counts = [sources.count(source) for source in range(len(self._parts))]
-        taken = [
-            part.take(place, rows)
-            for part, place, rows in zip(
-                self._parts, cursor["parts"], counts, strict=True
+        return sources, weights, since
+
+    def taken_of(self, cursor: Cursor, sources: Sequence[int]) -> list[Taken]:
+        """What each source gives for these turns."""
+        return [
+            part.take(place, sources.count(number))
+            for number, (part, place) in enumerate(
+                zip(self._parts, cursor["parts"], strict=True)
             )
         ]
+
+    def after(
+        self,
+        cursor: Cursor,
+        count: int,
+        parts: list[dict[str, Any]],
+        weights: Weights,
+        since: list[int],
+    ) -> dict[str, Any]:
+        """The cursor behind `count` rows; further arguments as `start` names them."""
+        return {
+            "rows": int(cursor["rows"]) + count,
+            "step_rows": cursor["step_rows"],
+            "parts": parts,
+            "weights": list(weights),
+            "since": since,
+            "set": cursor["set"],
+        }
+
+    def shares_now(self, weights: Weights) -> dict[str, float]:
+        """The share of each source, as facts."""
+        pairs = zip(self.names, weights, strict=True)
+        return {f"source.{name}.weight": weight for name, weight in pairs}
+
+
+class Mixture(MixedRows):
+    """Rows of several sources, each of which has a known number of them.
+
+    Rows are numbered through: those of the second source begin where those of the first
+    end. One pass over the mixture is as many rows as its sources have together, without
+    those that never have a share; each source has epochs of its own, which
+    `Taken.facts` gives.
+
+    Args:
+        parts: the rows of each source, by name.
+        schedule: the shares.
+    """
+
+    def __init__(self, parts: Mapping[str, Sequenced], schedule: ShareSchedule) -> None:
+        super().__init__(parts, schedule)
+        sizes = [_known(name, part) for name, part in parts.items()]
+        self.sizes = sizes
+        self._used = [any(w[n] for _, w in schedule.points) for n in range(len(sizes))]
+        self._first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+
+    def in_steps_of(self, rows: int) -> Mixture:
+        """The same mixture, whose schedule counts steps of so many rows."""
+        parts = dict(zip(self.names, self._parts, strict=True))
+        return Mixture(parts, ShareSchedule(self.schedule.points, rows))
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """The rows of all sources that ever have a share."""
+        pairs = zip(self.sizes, self._used, strict=True)
+        return sum(size for size, used in pairs if used)
+
+    def take(self, cursor: Cursor, count: int) -> Taken:
+        """The next `count` rows of the mixture."""
+        begin = int(cursor["rows"])
+        sources, weights, since = self.turns(cursor, count)
+        taken = self.taken_of(cursor, sources)
         waiting = [iter(one.row_ids) for one in taken]
         ids: list[RowId] = []
         for source in sources:
             epoch, row = next(waiting[source])
             ids.append((epoch, row + self._first[source]))
         parts = [dict(one.cursor) for one in taken]
-        after = begin + count
         return Taken(
             begin=begin,
             row_ids=ids,
-            cursor={
-                "rows": after,
-                "step_rows": cursor["step_rows"],
-                "parts": parts,
-                "weights": list(weights),
-                "since": since,
-                "set": cursor["set"],
-            },
-            epoch=after / self.rows_per_epoch,
+            cursor=self.after(cursor, count, parts, weights, since),
+            epoch=(begin + count) / self.rows_per_epoch,
             facts=self._facts(parts, weights),
         )
 
@@ -124,9 +173,7 @@ class Mixture:
             self.names, self._parts, parts, self.sizes, strict=True
         ):
             facts[f"epoch.{name}"] = part.rows_before(place) / max(size, 1)
-        for name, weight in zip(self.names, weights, strict=True):
-            facts[f"source.{name}.weight"] = weight
-        return facts
+        return facts | self.shares_now(weights)
 
 
 def _known(name: str, part: Sequenced) -> int:

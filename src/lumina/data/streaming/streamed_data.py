@@ -19,7 +19,7 @@ from lumina.data.kind import Data, DataKind, Request, Rows, Share
 from lumina.data.loading import choose_loading, in_bytes
 from lumina.data.loss_rule import loss_rule
 from lumina.data.mixture.row_orders import refuse_counted, refuse_own_order
-from lumina.data.order import RowOrder, Taken
+from lumina.data.order import RowOrder, Sequenced, Taken
 from lumina.data.packing import pack
 from lumina.data.prepare import prepare
 from lumina.data.sources.find import named_files
@@ -71,7 +71,7 @@ class StreamedBatches(RowStream):
 
     def __init__(
         self,
-        sequence: StreamedRows,
+        sequence: Sequenced,
         *,
         seq_length: int,
         global_batch_size: int,
@@ -111,7 +111,12 @@ class StreamedData(Data):
         tokenizer: makes ids of them; with a chat format where there are conversations.
         held_out: documents to judge; None: none are held out.
         stats: what is known before the run.
+
+    Attributes:
+        endless: the data begins again where it ends, whatever the settings say.
     """
+
+    endless = False
 
     def __init__(
         self,
@@ -137,7 +142,7 @@ class StreamedData(Data):
             seed=config.train.seed,
             in_order=loading.linear_dataset,
             first=loading.dataset_start_offset,
-            endless=bool(loading.iterate),
+            endless=self.endless or bool(loading.iterate),
             fingerprint=self.source.fingerprint,
         )
         return Rows(
@@ -229,7 +234,16 @@ def _refuse_conversations(parts: list[Part]) -> None:
             )
 
 
-def _prepare(request: Request) -> StreamedData:
+def prepare_streamed(request: Request) -> StreamedData:
+    """Look at the beginnings of the files, and hold some of their documents out.
+
+    Args:
+        request: its settings name the data; its tokenizer is used, where it has one.
+
+    Raises:
+        LuminaError: E002 for options that streamed text cannot have; E101 to E106 for
+            the files.
+    """
     config, told = request.config, DataEvents(request.on_event)
     refuse_own_order(config)
     refuse_counted(config)
@@ -338,4 +352,4 @@ def _applies(settings: Settings) -> bool:
         return False
 
 
-KIND = DataKind("streamed", _prepare, applies=_applies, trains_tokenizer=True)
+KIND = DataKind("streamed", prepare_streamed, applies=_applies, trains_tokenizer=True)
