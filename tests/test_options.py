@@ -37,6 +37,7 @@ for room in (
     "saving",
     "resuming",
     "metrics",
+    "logging",
     "tracking",
     "system",
 ):

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from lumina.errors import LuminaError
+from lumina.state import archives as archives_module
+from lumina.state.archives import archives
 from lumina.state.json_lines import JsonLinesFile
 from lumina.state.metrics import MetricsLog, read_metrics
 from states import start, unprivileged
@@ -162,3 +164,81 @@ def test_kills_lose_no_row_that_was_appended(tmp_path):
         process.join()
         steps = [row["step"] for row in read_metrics(path)]
         assert steps == list(range(1, len(steps) + 1))
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+def steps_in(path):
+    return [row["step"] for row in read_metrics(path)]
+
+
+def filled(path, count=20, limit=60):
+    log = MetricsLog(path, rotate_bytes=limit)
+    for step in range(1, count + 1):
+        log.append({"step": step, "loss": 1.0 / step})
+    return log
+
+
+@pytest.mark.covers("MON-12: verbosity, rotation, archiving")
+def test_rows_that_are_archived_are_read_with_the_others(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = filled(path)
+    assert len(archives(path)) >= 3 and path.stat().st_size <= 60
+    assert steps_in(path) == list(range(1, 21))
+    log.amend_last({"step": 20, "loss": 0.5, "eval_loss": 2.0})
+    assert read_metrics(path)[-1] == {"step": 20, "loss": 0.5, "eval_loss": 2.0}
+    log.close()
+    again = MetricsLog(path, rotate_bytes=60)
+    again.append({"step": 21})
+    again.close()
+    assert steps_in(tmp_path) == list(range(1, 22))
+
+
+@pytest.mark.parametrize("step", [0, 3, 19, 20])
+def test_rows_past_a_step_are_taken_out_of_archives_too(tmp_path, step):
+    path = tmp_path / "metrics.jsonl"
+    log = filled(path)
+    discarded = log.truncate_after(step)
+    assert steps_in(path) == list(range(1, step + 1))
+    assert (discarded is None) == (step == 20)
+    if discarded is not None:
+        assert steps_in(discarded) == list(range(step + 1, 21))
+    log.append({"step": step + 1})
+    log.amend_last({"step": step + 1, "loss": 3.0})
+    log.close()
+    assert steps_in(path) == list(range(1, step + 2))
+
+
+@pytest.mark.parametrize("at", ["archive", "empty", "unlink"])
+def test_no_row_is_lost_or_doubled_where_a_rotation_is_cut_off(
+    tmp_path, monkeypatch, at
+):
+    path = tmp_path / "metrics.jsonl"
+    log = filled(path, count=7)
+
+    def die(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if at == "archive":
+            patch.setattr(archives_module.os, "replace", die)
+        elif at == "empty":
+            patch.setattr(JsonLinesFile, "empty", die)
+        else:
+            patch.setattr(type(path), "unlink", die)
+        with pytest.raises(Killed):
+            if at == "unlink":
+                log.truncate_after(5)
+            for step in range(8, 30):
+                log.append({"step": step, "loss": 1.0})
+    there = steps_in(path)
+    assert there == list(range(1, len(there) + 1))
+    assert len(there) == 5 if at == "unlink" else len(there) >= 7
+    again = MetricsLog(path, rotate_bytes=60)
+    assert steps_in(path) == there
+    for step in range(len(there) + 1, 20):
+        again.append({"step": step, "loss": 1.0})
+    again.close()
+    assert steps_in(path) == list(range(1, 20))

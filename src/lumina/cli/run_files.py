@@ -6,6 +6,7 @@ The classes that write them need torch, and a list should answer at once.
 from __future__ import annotations
 
 import fcntl
+import gzip
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
+from lumina.state.archives import archives
 
 TAGS_NAME = "tags.json"
 """The file of a run that holds the tags that a person gave it."""
@@ -149,6 +151,8 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
             start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
             file.seek(start)
             lines = file.read().split(b"\n")
+        if not start and (older := archives(path)):
+            lines = gzip.decompress(older[-1].read_bytes()).split(b"\n") + lines
     except OSError:
         return []
     rows = []

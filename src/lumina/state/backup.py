@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lumina.durable import free_bytes, sync_folder
 from lumina.errors import LuminaError
+from lumina.state.archives import archives
 from lumina.state.reader import open_checkpoint, step_folders
 from lumina.state.retention import write_pointer
 
@@ -87,7 +88,9 @@ class Backup:
                 shutil.rmtree(path)
 
     def _copy_beside(self) -> None:
-        for name in BESIDE:
+        rows = self.run / "metrics.jsonl"
+        # Archives first: without them the rows that follow would seem to be all.
+        for name in (*(one.name for one in archives(rows)), *BESIDE):
             source = self.run / name
             if source.exists():
                 unfinished = self.folder / f".{name}.tmp"

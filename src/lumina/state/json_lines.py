@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lumina.errors import LuminaError
+from lumina.state.archives import archives
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -56,6 +58,11 @@ class JsonLinesFile:
         """Give the file back; harmless when repeated."""
         self._file.close()
 
+    def empty(self) -> None:
+        """Take every row out, once they are safe elsewhere."""
+        with self._lock:
+            self._file.truncate(0)
+
     def _cut_torn_end(self) -> None:
         content = self.path.read_bytes()
         good = len(content)
@@ -87,12 +94,21 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def iterate_json_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """The same one by one, for a file that is larger than its rows may take.
 
+    What was taken out of the file into archives comes first.
+
     Raises:
         LuminaError: as `read_json_lines`, while it is read.
     """
     path = Path(path)
+    for one in archives(path):
+        yield from rows_of(one)
+    yield from rows_of(path)
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of one file alone, which may be compressed; see `read_json_lines`."""
     try:
-        with open(path, "rb") as file:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     row = _parse(line.removesuffix(b"\n"))

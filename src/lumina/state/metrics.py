@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lumina.state.archives import archive, archived_lines, archives, stale
 from lumina.state.json_lines import (
     JsonLinesFile,
     encode_row,
     file_error,
     read_json_lines,
+    rows_of,
 )
 
 
@@ -18,22 +20,42 @@ class MetricsLog:
     """Writes the rows of a run.
 
     Rows are strict JSON (NaN and the infinities are null) and reach the operating
-    system before `append` returns, so a killed process loses none.
+    system before `append` returns, so a killed process loses none. Every reader of this
+    package reads the archives of a file first (`lumina.state.archives`).
+
+    Args:
+        path: the file.
+        rotate_bytes: a row that would make the file larger than this begins it anew,
+            and the rows before become an archive; 0: the file only grows.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], rotate_bytes: int = 0) -> None:
         self.path = Path(path)
+        self.rotate_bytes = rotate_bytes
         self._file = JsonLinesFile(self.path)
+        for old in stale(self.path):
+            old.unlink()
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row; it must have an integer `step`."""
         if type(row.get("step")) is not int:
             raise ValueError(f"a metrics row needs an integer step, not {row!r}")
+        size = self.path.stat().st_size if self.rotate_bytes else 0
+        if size and size + len(encode_row(row)) + 1 > self.rotate_bytes:
+            self._rotate()
         self._file.append(row)
+
+    def _rotate(self) -> None:
+        """Make an archive of all rows."""
+        try:
+            archive(self.path, self.path.read_bytes())
+            self._file.empty()
+        except OSError as error:
+            raise file_error(error, self.path) from error
 
     def amend_last(self, row: dict[str, Any]) -> None:
         """Put a row in the place of the last one, which is of the same step."""
-        rows = read_json_lines(self.path)
+        rows = list(rows_of(self.path))  # the last one is never in an archive
         if not rows or rows[-1]["step"] != row["step"]:
             raise ValueError(f"the last row is not of step {row['step']}")
         lines = self.path.read_bytes().splitlines(keepends=True)
@@ -51,7 +73,8 @@ class MetricsLog:
             -2, ...), or None when there were none.
         """
         rows = read_json_lines(self.path)
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        lines = archived_lines(self.path)
+        lines += self.path.read_bytes().splitlines(keepends=True)
         pairs = list(zip(rows, lines, strict=True))
         kept = [line for row, line in pairs if row["step"] <= step]
         dropped = [line for row, line in pairs if row["step"] > step]
@@ -61,7 +84,11 @@ class MetricsLog:
             discarded = self._unused_name()
             # The old rows are safe under their new name before they leave this file.
             _write_durably(discarded, b"".join(dropped))
+            # Archived rows are put back: which of them stay is known only here.
+            old = [*archives(self.path), *stale(self.path)]
             self._replace(b"".join(kept))
+            for one in old:
+                one.unlink(missing_ok=True)
         except OSError as error:
             raise file_error(error, self.path) from error
         return discarded

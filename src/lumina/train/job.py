@@ -16,6 +16,7 @@ from lumina.config.phase_entries import names_in_words
 from lumina.data.long_conversations import long_in_words
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
+from lumina.observe.run_log import RunLog
 from lumina.observe.trackers import Session, Trackers, chosen_tracker
 from lumina.plan.plan import Plan
 from lumina.state.backup import Backup
@@ -317,6 +318,7 @@ class Job:
     ) -> tuple[Recorder, CheckpointStore]:
         """Rows and events, and the checkpoints; the events so far are recorded."""
         path, plan, ranks = self.folder.directory.path, self.plan, self.ranks
+        logging = self.prepared.config.logging
         recorder = self._recorder = Recorder(
             path,
             plan,
@@ -324,6 +326,9 @@ class Job:
             main=ranks.main,
             device_name=self.prepared.environment.device_name,
             memory_bytes=self.prepared.environment.memory_bytes,
+            log=self._open_log(),
+            log_level=logging.log_level,
+            rotate_bytes=round((logging.metrics_rotate_mib or 0) * 2**20),
             on_row=on_row,
             on_event=on_event,
         )
@@ -350,6 +355,20 @@ class Job:
         for event in prepared.events:
             recorder.event(**({"step": None} | event))
         return recorder, store
+
+    def _open_log(self) -> RunLog | None:
+        """The log file, where one is named; the first rank's alone."""
+        asked = self.prepared.config.logging
+        if asked.log_file is None or not self.ranks.main:
+            return None
+        return RunLog(
+            asked.log_file,
+            level=asked.log_level,
+            form=asked.log_format,
+            rotate_bytes=round(asked.log_rotate_mib * 2**20),
+            keep=asked.log_keep,
+            every=self.plan.log_every,
+        )
 
     def _backup(self) -> Backup | None:
         """The second place for checkpoints, where one is named."""

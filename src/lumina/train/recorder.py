@@ -13,6 +13,7 @@ import torch
 from lumina.assemble.counted import counted_metrics, counted_shapes
 from lumina.model.kinds.table import kinds_of, loss_terms
 from lumina.observe.console import Console
+from lumina.observe.run_log import RunLog, told
 from lumina.observe.trackers import Trackers
 from lumina.observe.utilisation import Utilisation
 from lumina.plan.plan import Plan
@@ -34,6 +35,9 @@ class Recorder:
         main: whether this process writes.
         device_name: for the peak rate; MFU is null where it is not known.
         memory_bytes: what this process may use of its device; None: not known.
+        log: the log file, which the recorder closes; None: there is none.
+        log_level: the least severe events that the console shows.
+        rotate_bytes: size after which metrics.jsonl begins anew; 0: it only grows.
         on_row: called with every finished row.
         on_event: called with every event that is recorded, from any thread.
 
@@ -50,6 +54,9 @@ class Recorder:
         main: bool,
         device_name: str,
         memory_bytes: int | None = None,
+        log: RunLog | None = None,
+        log_level: str = "INFO",
+        rotate_bytes: int = 0,
         on_row: Callable[[dict[str, Any]], None] | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
@@ -58,7 +65,10 @@ class Recorder:
         self.on_row = on_row
         self.on_event = on_event
         self.trackers: Trackers | None = None
-        self.metrics = MetricsLog(folder / "metrics.jsonl") if main else None
+        self.log = log
+        self.log_level = log_level
+        rows = folder / "metrics.jsonl"
+        self.metrics = MetricsLog(rows, rotate_bytes) if main else None
         self.events = EventLog(folder / "events.jsonl") if main else None
         self.skipped = 0
         self.consecutive_skips = 0
@@ -171,7 +181,25 @@ class Recorder:
         if self.metrics is not None:
             self.metrics.append(row)
             self.console.step(row)
+            self._log_row(row)
         self._pass_on(row)
+
+    def _log_row(self, row: dict[str, Any]) -> None:
+        """Write a row into the log file; say once when that fails."""
+        log = self.log
+        if log is None:
+            return
+        log.row(row)
+        if log.problem:
+            log.close()
+            self.log = None
+            self.event(
+                "log_failed",
+                "warning",
+                None,
+                f"{log.path} gets no more lines: {log.problem}; the run goes on, and "
+                "its own files have everything",
+            )
 
     def amend(self, step: int, found: dict[str, Any]) -> None:
         """Add to the row of the last step what was learned of it later."""
@@ -201,7 +229,8 @@ class Recorder:
         """Append an event and show it."""
         if self.events is not None:
             event = self.events.emit(kind, severity, code, message, step, **data)
-            self.console.event(event)
+            if told(severity, self.log_level):
+                self.console.event(event)
             self._track(event)
 
     def note(self, kind: str, message: str, step: int, **data: Any) -> None:
@@ -210,6 +239,8 @@ class Recorder:
             self._track(self.events.emit(kind, "info", None, message, step, **data))
 
     def _track(self, event: dict[str, Any]) -> None:
+        if self.log is not None:
+            self.log.event(event)
         if self.trackers is not None:
             self.trackers.event(event)
         if self.on_event is not None:
@@ -223,6 +254,8 @@ class Recorder:
         """
         if self.trackers is not None:
             self.trackers.close(status)
+        if self.log is not None:
+            self.log.close()
         if self.metrics is not None and self.events is not None:
             self.metrics.close()
             self.events.close()

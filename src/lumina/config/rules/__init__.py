@@ -8,6 +8,7 @@ from lumina.config.rules import (
     embedding,
     hrm,
     loading,
+    logging,
     loss,
     metrics,
     mixture,
@@ -56,6 +57,7 @@ RULES: tuple[Rule, ...] = (
     transfer.RULE,
     saving.RULE,
     metrics.RULE,
+    logging.RULE,
     tracking.RULE,
 )
 """Every rule, in the order in which refusals and advice appear."""

@@ -7,6 +7,7 @@ import typing
 from lumina.config.sections.data import DataSection
 from lumina.config.sections.hrm import HrmSection
 from lumina.config.sections.loading import LoadingSection
+from lumina.config.sections.logging import LoggingSection
 from lumina.config.sections.metrics import MetricsSection
 from lumina.config.sections.mixture import MixtureSection
 from lumina.config.sections.mod import ModSection
@@ -46,6 +47,7 @@ class Sections:
     saving: SavingSection
     resuming: ResumingSection
     metrics: MetricsSection
+    logging: LoggingSection
     tracking: TrackingSection
     system: SystemSection
 

@@ -1,0 +1,40 @@
+"""Options of logs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lumina.config.sections.section import Section
+
+
+class LoggingSection(Section):
+    """What is logged, how much of it, and when files are begun anew."""
+
+    log_file: str | None = Field(
+        None, description="a file for progress, events and warnings, beside the console"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO",
+        description="the least that console and log_file tell of events; DEBUG also "
+        "writes every step into log_file; events.jsonl has all",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="lines of log_file: text, or a JSON object each"
+    )
+    log_rotate_mib: float = Field(
+        100.0,
+        gt=0,
+        description="MiB after which log_file begins anew; what it held is compressed "
+        "beside it",
+    )
+    log_keep: int = Field(
+        5, ge=1, description="compressed files of log_file that are kept"
+    )
+    metrics_rotate_mib: float | None = Field(
+        None,
+        gt=0,
+        description="MiB after which metrics.jsonl begins anew; what it held is "
+        "compressed beside it, kept, and still read; default: it only grows",
+    )
