@@ -84,6 +84,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     return losses(tmp_path_factory.mktemp("exact"), {"precision": "fp32"})
 
 
+@pytest.mark.covers("TRN-34: CUDA")
 @pytest.mark.parametrize("name", MODES)
 def test_a_run_in_each_precision_learns_what_float32_learns(
     name: str, exact: list[float], tmp_path: Path

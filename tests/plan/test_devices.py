@@ -214,3 +214,13 @@ def test_larger_machines_train_larger_presets(monkeypatch: pytest.MonkeyPatch) -
     assert small.precision == "mixed_fp16" and large.precision == "mixed_bf16"
     assert (small.largest, large.largest) == ("debug", "dense_8b")
     assert 0 < small.parameters < large.parameters
+
+
+def test_a_plan_says_what_would_suit_the_device_better() -> None:
+    for options, told in (
+        ({"precision": "fp32"}, True),
+        ({"precision": "bf16"}, False),
+    ):
+        plan = plan_for(Config(vocab_size=64, **options), CARDS["Ada"])
+        reason = plan.reasons["compute_dtype"]
+        assert ("mixed_bf16, tf32 suits this device better (Ada)" in reason) is told

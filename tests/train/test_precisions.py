@@ -83,6 +83,7 @@ def test_weights_of_16_bits_have_no_masters_and_resume_to_the_bit(
         "amp": False,
         "precision": "auto",
         "ema_decay": 0.5,
+        "batch_size": {"bf16": 2, "fp16": 4}[value],  # 2: gradients accumulate
     }
     found: list[set[Any]] = []
 

@@ -16,7 +16,7 @@ class Machine(Protocol):
 
     @property
     def device(self) -> str:
-        """ "cpu" or "cuda"."""
+        """ "cpu", "cuda" or "mps"."""
 
     @property
     def device_name(self) -> str:

@@ -15,7 +15,9 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("name", help="the feature, as in `lumina features`")
     parser.add_argument("--plugins", nargs="+", default=[], metavar="FILE")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps")
+    )
     parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="SECONDS")
     args = parser.parse_args(words)
     name = args.name.replace("-", "_")

@@ -49,6 +49,7 @@ def choose_precision(config: Config, environment: Environment) -> PrecisionChoic
         reason = other = narrow = f"precision {asked} was asked for"
         if not config.system.amp:
             reason = f"--no-amp: the type of the weights, {config.system.model_dtype}"
+        reason += _better_suited(mode, environment)
         warnings = _slow(mode, environment)
     return PrecisionChoice(
         values={
@@ -65,6 +66,15 @@ def choose_precision(config: Config, environment: Environment) -> PrecisionChoic
         },
         warnings=warnings,
     )
+
+
+def _better_suited(mode: Precision, environment: Environment) -> str:
+    """What the table of devices names for a GPU, where that is something else."""
+    rule = rule_for(environment)
+    suited = {PRECISIONS[name].compute for name in rule.precisions if name != "tf32"}
+    if environment.device == "cpu" or mode.compute in suited:
+        return ""
+    return f"; {', '.join(rule.precisions)} suits this device better ({rule.name})"
 
 
 def _check(mode: Precision, asked: str, environment: Environment) -> None:
