@@ -52,7 +52,7 @@ def test_saved_settings_come_back_with_their_sources(tmp_path: Path) -> None:
     assert Config.load(path).provenance["global_batch_size"].kind == "file"
 
 
-@pytest.mark.covers("CFG-14: synonyms mapped")
+@pytest.mark.covers("CFG-14: synonyms mapped", "CFG-02: keys of the example")
 def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
     flat = """
         vocab_size: 50304
@@ -81,6 +81,12 @@ def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
         train_data_path: data/train.jsonl
         eval-data-path: data/eval.jsonl
         num_workers: 4
+        max_conversations_per_file: 10000
+        max_new_tokens: 512
+        temperature: 0.8
+        top_p: 0.9
+        top_k: 50
+        experiment_name: first
         save_every_n_batches: 1000
         eval_every_n_batches: 500
         save_total_limit: 5
@@ -93,6 +99,10 @@ def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
     assert config.data.train_data == ("data/train.jsonl",)
     assert config.system.gradient_checkpointing == "full"
     assert config.system.attention == "sdpa"
+    assert config.data.max_conversations_per_file == 10000
+    assert (config.answering.max_new_tokens, config.answering.top_k) == (512, 50)
+    assert (config.answering.temperature, config.answering.top_p) == (0.8, 0.9)
+    assert config.run.run_dir == "runs/first"
     sectioned = "model: {hidden-size: 2048}\nmoe:\ntrain:\n  lr: 1e-4\n"
     config = Config.load(written(tmp_path, sectioned))
     assert config.model.hidden_size == 2048 and config.train.learning_rate == 1e-4
@@ -109,7 +119,7 @@ def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
         ("stepps: 5\n", "E004", "'stepps'"),
         ("train: {seq_length: 5}\n", "E004", "'seq_length'"),
         ("trainn: {steps: 5}\n", "E004", "'trainn'"),
-        ("temperature: 0.8\n", "E004", "`lumina generate`"),
+        ("quantization_bits: 4\n", "E004", "`lumina export"),
         ("train: 5\n", "E005", "'train'"),
         ("? [a]\n: b\n", "E101", "line 1"),
         ("asked: 5\n", "E005", "asked"),

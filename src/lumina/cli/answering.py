@@ -50,7 +50,7 @@ def add_answering_options(parser: argparse.ArgumentParser) -> None:
         (("--top-k",), int, "50", "draw from the k likeliest; 0: from all"),
         (("--top-p",), float, "0.9", "draw from the likeliest that reach this share"),
         (("--seed",), int, None, "the same seed gives the same answer"),
-        (("--max-new-tokens", "--max-tokens"), int, 512, "most tokens of an answer"),
+        (("--max-new-tokens", "--max-tokens"), int, "512", "most tokens of an answer"),
     ):
         shown = "" if default is None else f"; default: {default}"
         if isinstance(default, str):
@@ -135,6 +135,19 @@ def sampling_from(
         top_p=args.top_p,
         seed=args.seed,
     )
+
+
+def length_from(args: argparse.Namespace, tokenizer: Tokenizer | None = None) -> int:
+    """Most tokens of an answer.
+
+    Args:
+        args: of the command line.
+        tokenizer: the model's, which knows what its generation_config.json says.
+    """
+    from lumina.infer.sampling import answer_length
+
+    says = {} if tokenizer is None else tokenizer.generation
+    return answer_length(says, args.max_new_tokens)
 
 
 def tell_sampling(sampling: Sampling, tokenizer: Tokenizer) -> None:

@@ -14,6 +14,7 @@ from lumina.cli.answering import (
     add_answering_options,
     argument_text,
     checked_text,
+    length_from,
     open_model,
     sampling_from,
     say,
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         network,
         tokenizer,
         sampling=sampling,
-        max_new_tokens=args.max_new_tokens,
+        max_new_tokens=length_from(args, tokenizer),
         system_prompt=system_prompt,
         stop=stop,
     )

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumina.cli.answering import INFERENCE_PRECISIONS, open_model, sampling_from, show
+from lumina.cli.answering import (
+    INFERENCE_PRECISIONS,
+    length_from,
+    open_model,
+    sampling_from,
+    show,
+)
 from lumina.cli.streams import show_any_character
 from lumina.errors import LuminaError
 
@@ -97,7 +103,7 @@ def compare(
         args.compare_precisions,
         prompts,
         sampling,
-        max_new_tokens=args.max_new_tokens,
+        max_new_tokens=length_from(args),
         stop=stop,
         data=args.perplexity_data,
     )

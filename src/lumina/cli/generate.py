@@ -14,6 +14,7 @@ from lumina.cli.answering import (
     add_answering_options,
     argument_text,
     checked_text,
+    length_from,
     open_model,
     sampling_from,
     say,
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
                 tokenizer,
                 [tokenizer.prompt(text) for text in texts],
                 sampling,
-                max_new_tokens=args.max_new_tokens,
+                max_new_tokens=length_from(args, tokenizer),
                 stop=stop,
                 stopped=lambda: interruption.asked,
             )

@@ -44,15 +44,10 @@ VALUE_SYNONYMS: dict[str, dict[str, str]] = {
 }
 
 ELSEWHERE = dict.fromkeys(
-    ("max_new_tokens", "temperature", "top_p", "top_k"),
-    "an option of `lumina generate` and `lumina chat`, given there",
-)
-"""Keys of the documents' example file that are no setting of a run."""
-
-ELSEWHERE |= dict.fromkeys(
     ("quantization_method", "quantization_bits"),
     "for a trained model: `lumina export --quantize --bits 8`",
 )
+"""Keys of the documents that are no setting of a run."""
 
 
 PATHS = (

@@ -11,7 +11,7 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.chat import check_markers
 from lumina.infer.load import Model, load, with_tokenizer
-from lumina.infer.sampling import Sampling, sampling_for
+from lumina.infer.sampling import Sampling, answer_length, sampling_for
 from lumina.infer.text import Answers
 from lumina.model.network import Network
 
@@ -28,7 +28,7 @@ def generate(
     model: Model,
     prompt: str | Sequence[str],
     *,
-    max_new_tokens: int = 512,
+    max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -42,7 +42,8 @@ def generate(
     Args:
         model: a run, a checkpoint or an exported folder, or what `lumina.load` returns.
         prompt: the text to continue, or a list of them.
-        max_new_tokens: most tokens of an answer.
+        max_new_tokens: most tokens of an answer; None: what the model's
+            generation_config.json says, or 512.
         temperature: 0 always takes the likeliest token. None leaves this, and the
             next two, to the model's generation_config.json; see `sampling_for`.
         top_k: see `Sampling`.
@@ -84,7 +85,7 @@ def chat(
     model: Model,
     messages: str | Sequence[Mapping[str, str]],
     *,
-    max_new_tokens: int = 512,
+    max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -171,7 +172,7 @@ def _answers(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     stop: str | Sequence[str],
 ) -> list[str]:
     """The whole answers to prompts side by side."""
@@ -180,7 +181,7 @@ def _answers(
         tokenizer,
         prompts,
         sampling,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=answer_length(tokenizer.generation, max_new_tokens),
         stop=[stop] if isinstance(stop, str) else stop,
     )
     for _ in answers:

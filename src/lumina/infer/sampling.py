@@ -94,6 +94,31 @@ def sampling_for(
     return Sampling(seed=seed, **{**values, **given})
 
 
+MOST_NEW_TOKENS = 512
+"""Most tokens of an answer where nothing says how many."""
+
+
+def answer_length(says: Mapping[str, Any], given: int | None) -> int:
+    """Most tokens of an answer: the user's number, else the model's, else 512.
+
+    Args:
+        says: generation_config.json; `Tokenizer.generation`.
+        given: what the user gives; None leaves it to the model.
+
+    Raises:
+        LuminaError: E005 for a number of the model's that is none.
+    """
+    if given is not None:
+        return given
+    value = says.get("max_new_tokens")
+    if value is None:
+        return MOST_NEW_TOKENS
+    if type(value) is not int or value < 1:
+        name = "max_new_tokens of the model's generation_config.json"
+        _refuse(name, value, "a whole number from 1 on")
+    return int(value)
+
+
 def decides_sampling(says: Mapping[str, Any]) -> bool:
     """Whether a generation_config.json says how tokens are to be chosen."""
     names = ("do_sample", "temperature", "top_k", "top_p")

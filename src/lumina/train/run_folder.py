@@ -17,6 +17,7 @@ from lumina.plan.plan import Plan
 from lumina.state.events import EventLog
 from lumina.state.exact_json import dumps
 from lumina.state.run_directory import RunDirectory
+from lumina.train.answering import write_answering
 
 
 class RunFolder:
@@ -126,6 +127,8 @@ class RunFolder:
             write_file(self.directory.config, config.to_yaml().encode())
             write_file(self.directory.plan, decided.encode())
             self._save(tokenizer)
+            if tokenizer is not None:
+                write_answering(self.directory.tokenizer, config)
         except OSError as error:
             raise write_error(error, self.directory.path) from error
         self.directory.mark("running", step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lumina.config.rules import (
+    answering,
     data,
     devices,
     embedding,
@@ -56,6 +57,7 @@ RULES: tuple[Rule, ...] = (
     training.RULE,
     transfer.RULE,
     saving.RULE,
+    answering.RULE,
     metrics.RULE,
     logging.RULE,
     tracking.RULE,

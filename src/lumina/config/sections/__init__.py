@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 
+from lumina.config.sections.answering import AnsweringSection
 from lumina.config.sections.data import DataSection
 from lumina.config.sections.hrm import HrmSection
 from lumina.config.sections.loading import LoadingSection
@@ -46,6 +47,7 @@ class Sections:
     run: RunSection
     saving: SavingSection
     resuming: ResumingSection
+    answering: AnsweringSection
     metrics: MetricsSection
     logging: LoggingSection
     tracking: TrackingSection
