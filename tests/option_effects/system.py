@@ -17,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lumina.data.stream import StepBatches
 from lumina.ops.attention import dispatch
+from lumina.plan.plan import Plan
+from lumina.train import batch_search
 from option_effects import shows
 from tiny_runs import Program, Runs, seen
 
@@ -335,3 +337,29 @@ def features(runs: Runs) -> None:
         assert name in message
     finally:
         del FEATURES[name]
+
+
+@pytest.mark.covers("TRN-18: --auto-batch-size")
+@shows("auto_batch_size", "target_memory_usage")
+def measured_batch(runs: Runs) -> None:
+    """Sequences of a forward follow what steps are measured to take."""
+    runs.monkeypatch.setenv("LUMINA_CACHE", str(runs.folder))
+
+    def measure(plan: Plan, plugins: object) -> batch_search.Measured:
+        size = plan.micro_batch_size
+        return batch_search.Measured(size, size * 2**23)
+
+    runs.monkeypatch.setattr(batch_search, "measure", measure)
+
+    def forwards(**leaves: object) -> int:
+        found: list[int] = []
+        shape = {"batch_size": None, "global_batch_size": 64, "steps": 1}
+        look = seen(lambda program, step: len(step.micro_batches), found)
+        runs.train(look, **(shape | leaves))
+        return found[0]
+
+    wide, narrow = (
+        forwards(auto_batch_size=True, target_memory_usage=share)
+        for share in (0.9, 0.002)
+    )
+    assert forwards() == wide == 1 < narrow

@@ -26,6 +26,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "--analyze-checkpoints": ("checkpoints", "analyze"),
     "--lr-find": ("lr-range",),
     "--suggest": ("suggest",),
+    "--optimize": ("optimize",),
     "--lr-range-test": ("lr-range",),
 }
 """Flag -> the command, and what is put behind it; a flag that stands for the values

@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("lumina.cli.plan", "parameters, memory and time, on any hardware"),
     "sweep": ("lumina.cli.sweep", "train with other values, one after another"),
     "suggest": ("lumina.cli.suggest", "starting points for rate, batch and passes"),
+    "optimize": ("lumina.cli.optimize", "the context and the batch that fit here"),
     "lr-range": ("lumina.cli.lr_range", "sweep the learning rate, and suggest one"),
     "pretests": ("lumina.cli.pretests", "try features here, and what was found"),
     "profile": ("lumina.cli.profile", "where time and memory of a training go"),

@@ -31,6 +31,11 @@ def measured_once(name: str, key: str, measure: Callable[[], float]) -> float:
     return float(known[key])
 
 
+def known_number(name: str, key: str) -> float | None:
+    """What `measured_once` would return without measuring; None: nothing is known."""
+    return _known(name).get(key)
+
+
 def _known(name: str) -> dict[str, float]:
     """What was measured before; a file that is damaged counts as none."""
     try:

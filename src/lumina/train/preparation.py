@@ -40,6 +40,7 @@ from lumina.state.puzzle_vectors import fitted_vectors
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from lumina.state.weights import Weights, open_weights
+from lumina.train.batch_search import with_measured_batch
 from lumina.train.data_preparation import (
     DataPreparation,
     explained,
@@ -390,9 +391,10 @@ class Preparation:
         rows = self._source.rows(self.data, self.config)
         self._fit_vectors(rows)
         self._fine_tune(rows, ranks)
-        plan, self.environment = guarded(
-            lambda machine: make_plan(
-                self.config,
+
+        def planned(config: Config, machine: Environment) -> Plan:
+            return make_plan(
+                config,
                 machine,
                 tokenizer_vocab_size=rows.vocab_size,
                 rows_per_epoch=rows.sequence.rows_per_epoch,
@@ -401,7 +403,18 @@ class Preparation:
                 num_puzzles=rows.num_puzzles or 1,
                 done=self._done(rows),
                 data_kind=self.kind.name,
-            ),
+            )
+
+        if self.config.batch_search.auto_batch_size and self.reader is None:
+            self.config = with_measured_batch(
+                self.config,
+                lambda config: planned(config, self.environment),
+                self.environment,
+                self._tell_of_batch,
+                planning=self._planning,
+            )
+        plan, self.environment = guarded(
+            lambda machine: planned(self.config, machine),
             self.environment,
             self.ranks,
             tries=self._tries,
@@ -425,6 +438,12 @@ class Preparation:
         plan = with_schedule_anew(plan, self.config, self.resumption.edits)
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
+
+    def _tell_of_batch(self, text: str) -> None:
+        """Progress of a search for a batch: on the console, and for the record."""
+        if self.ranks.main:
+            self.console.message(text)
+        self._note(text, "batch_size_measured")
 
     def _check_preservation(self, plan: Plan) -> None:
         """Refuse to keep the knowledge of random weights, and to read no base text."""

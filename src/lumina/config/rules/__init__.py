@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.config.rules import (
     answering,
+    batch_search,
     data,
     devices,
     embedding,
@@ -56,6 +57,7 @@ RULES: tuple[Rule, ...] = (
     devices.RULE,
     training.RULE,
     transfer.RULE,
+    batch_search.RULE,
     saving.RULE,
     answering.RULE,
     metrics.RULE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 
 from lumina.config.sections.answering import AnsweringSection
+from lumina.config.sections.batch_search import BatchSearchSection
 from lumina.config.sections.data import DataSection
 from lumina.config.sections.hrm import HrmSection
 from lumina.config.sections.loading import LoadingSection
@@ -44,6 +45,7 @@ class Sections:
     loading: LoadingSection
     train: TrainSection
     transfer: TransferSection
+    batch_search: BatchSearchSection
     run: RunSection
     saving: SavingSection
     resuming: ResumingSection
