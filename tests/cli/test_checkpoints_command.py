@@ -237,3 +237,14 @@ def test_what_a_checkpoint_can_be_used_for_is_told(run, capsys):
     found = json.loads(told(capsys, "analyze", path, "--json", code=1))[0]
     assert found["problem"] is None
     assert found["compatibility"]["resumes"] is not None
+
+
+@pytest.mark.covers("DIA-11")
+def test_the_documents_flag_analyses_checkpoints(run, capsys):
+    newest = run / "checkpoints" / "step-00000006"
+    assert main(["--analyze-checkpoints", str(newest), "--json"]) == 0
+    found = capsys.readouterr().out
+    assert found == told(capsys, "analyze", newest, "--json")
+    assert json.loads(found)[0]["path"] == str(newest)
+    (newest / "manifest.json").write_text("{}")
+    assert main(["--analyze-checkpoints", str(newest)]) == 1

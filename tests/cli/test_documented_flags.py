@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +46,8 @@ CASES = {
         "generate runs/x --prompt -- --estimate-time"
     ),
     "--unknown --steps 3": "--unknown --steps 3",
+    "--preset debug --dry-run": "train --preset debug --dry-run",
+    "train --dry-run --steps 3": "train --dry-run --steps 3",
 }
 
 
@@ -78,3 +82,18 @@ def test_the_environment_is_checked_by_the_documents_flags(
     assert "import-linter" in more and "commit" in more
     line = next(line for line in more.splitlines() if "NCCL_DEBUG" in line)
     assert line.split() == ["NCCL_DEBUG", "INFO"]
+
+
+@pytest.mark.covers("DIA-09")
+def test_data_is_validated_by_the_documents_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "chats.jsonl"
+    good = {"messages": [{"role": "user", "content": "Hi"}]}
+    good["messages"].append({"role": "assistant", "content": "Hello"})
+    file.write_text(json.dumps(good) + "\n" + '{"messages": 7}\n')
+    assert main(["--validate-data", str(file), "--json"]) == 1
+    flagged = json.loads(capsys.readouterr().out)
+    assert main(["data", "validate", str(file), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == flagged
+    assert flagged["documents"] == 1 and flagged["failed"]

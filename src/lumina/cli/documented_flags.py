@@ -14,6 +14,7 @@ from lumina.errors import LuminaError
 FLAGS: dict[str, tuple[str, ...]] = {
     "--check-environment": ("doctor",),
     "--dev-mode": ("doctor", "--dev-mode"),
+    "--dry-run": ("train", "--dry-run"),
     "--estimate-parameters": ("plan", "--show", "parameters"),
     "--estimate-time": ("plan", "--show", "time"),
     "--analyze-memory": ("plan", "--show", "memory"),

@@ -106,7 +106,11 @@ def _on_gpu(
         memory._record_memory_history(enabled=None)
     signs = {"alloc": 1, "free_completed": -1}
     return [
-        (entry["addr"], signs[entry["action"]] * entry["size"], _place(entry["frames"]))
+        (
+            entry["addr"],
+            signs[entry["action"]] * entry["size"],
+            _place(entry.get("frames", ())),
+        )
         for device in snapshot["device_traces"]
         for entry in device
         if entry["action"] in signs

@@ -173,8 +173,8 @@ def _trace_steps(
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if session.on_gpu:
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
-    began = time.perf_counter()
     with torch.profiler.profile(activities=kinds) as profiler:
+        began = time.perf_counter()
         for _ in range(steps):
             if stopped():
                 break
@@ -183,7 +183,7 @@ def _trace_steps(
             session.step(batches, [PhaseSpans])
             found.traced += 1
         session.wait()
-    took = time.perf_counter() - began
+        took = time.perf_counter() - began
     if not found.traced:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
