@@ -111,7 +111,8 @@ def _with_length(config: Config) -> Config:
     from lumina.config import Source
     from lumina.data.kinds import names_data
 
-    if config.train.steps is not None or names_data(config):
+    goes_on = config.run.resume or config.run.auto_resume
+    if config.train.steps is not None or names_data(config) or goes_on:
         return config
     why = Source("decided", "no length and no data are named")
     return config.override({"steps": STEPS}, why)

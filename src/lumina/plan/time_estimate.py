@@ -27,7 +27,7 @@ SAME, ALIKE = 1.15, 1.6
 """How far a step may be from an earlier run of the same size, and of a like one."""
 
 NARROW = 768
-"""Models below this width are held up by the starts of kernels on a GPU."""
+"""Models below this width are held up by what surrounds their products."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,19 @@ GPU = {
     (True, True): (0.18, 0.33, 0.43),
     (True, False): (0.08, 0.20, 0.27),
 }
-CPU = (0.15, 0.4, 0.8)
-"""Over the rate of products that was measured on the processor."""
+CPU = {False: (0.15, 0.4, 0.8), True: (0.1, 0.25, 0.6)}
+"""routed: over the rate of products that was measured on the processor."""
 
 
 def assumed_efficiency(plan: Plan) -> Efficiency:
     """The part of the peak that is assumed where nothing was measured."""
+    routed = plan.spec.moe is not None
     if plan.device == "cpu":
-        return Efficiency(
-            *CPU, "of the rate of large products that was measured on this processor"
-        )
-    low, likely, high = GPU[plan.spec.moe is not None, plan.compile]
-    why = "of the card's peak; one H200 reached 0.25 to 0.52 with 0.2 to 3.6 B"
+        low, likely, high = CPU[routed]
+        why = "of the rate of large products that was measured on this processor"
+    else:
+        low, likely, high = GPU[routed, plan.compile]
+        why = "of the card's peak; one H200 reached 0.25 to 0.52 with 0.2 to 3.6 B"
     if plan.spec.hidden_size < NARROW:
         low, likely = low / 5, likely / 2
         why += f"; a width below {NARROW} reaches less"

@@ -40,21 +40,21 @@ class Stage:
     Attributes:
         name: what is done.
         seconds: how long it took.
-        amount: of what it gave.
+        amount: of what it gave; None where that is not known.
         unit: what the amount is of.
         note: what else there is to know.
     """
 
     name: str
     seconds: float
-    amount: float
+    amount: float | None
     unit: str
     note: str = ""
 
     @property
-    def rate(self) -> float:
+    def rate(self) -> float | None:
         """The amount of a second."""
-        return self.amount / max(self.seconds, 1e-9)
+        return None if self.amount is None else self.amount / max(self.seconds, 1e-9)
 
 
 @dataclass
@@ -223,9 +223,10 @@ def threads_for(workers: int | None) -> int:
 def _preparation(prepared: Preparation, seconds: float) -> Stage:
     """All that came before the first batch, with what the cache had."""
     stats = prepared.data.stats
-    tokens = stats.get("train_tokens", 0)
+    tokens = stats.get("train_tokens")
     note = f"cache: {stats['cache']}" if "cache" in stats else ""
-    return Stage("prepare all of it", seconds, float(tokens or 0), "tokens", note)
+    name = "prepare all of it" if tokens is not None else "prepare the beginning"
+    return Stage(name, seconds, tokens, "tokens", note)
 
 
 def _batches(
