@@ -107,9 +107,16 @@ class Training:
     def save(self, store: Any) -> dict[str, float]:
         """A checkpoint as the loop makes it; seconds of its two parts that block."""
         from lumina.assemble.assemble import Progress, capture
+        from lumina.assemble.host_copies import HostCopies
 
+        if self._cuda and self.program.host_copies is None:
+            self.program.host_copies = HostCopies(self.program.device)
+        copies = self.program.host_copies
         began = time.perf_counter()
-        state = capture(self.program, Progress(step=self.done), config=self.config)
+        store.idle()
+        state = capture(
+            self.program, Progress(step=self.done), config=self.config, copies=copies
+        )
         copied = time.perf_counter()
         store.save(state, already_snapshot=True)
         return {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lumina.assemble.carry import CARRY, restore_carry, whole_carry
 from lumina.assemble.frozen_model import SLOT as FROZEN
+from lumina.assemble.host_copies import HostCopies, Wanted
 from lumina.assemble.logical import (
     fill,
     join_fused,
@@ -36,7 +37,7 @@ from lumina.model.spec import ModelSpec
 from lumina.optim.optimizer import Slot, local
 from lumina.optim.sharded import whole
 from lumina.plan.plan import Plan
-from lumina.state.state import State
+from lumina.state.state import State, nothing
 
 
 class Source(Protocol):
@@ -263,6 +264,7 @@ def capture(
     *,
     config: dict[str, Any] | None = None,
     everything: bool = False,
+    copies: HostCopies | None = None,
 ) -> State:
     """The State of a Program: logical, unsharded, float32, on the CPU, copied.
 
@@ -272,8 +274,17 @@ def capture(
         config: the run's settings, to be written beside it.
         everything: give every tensor to every rank; otherwise each rank gets those it
             is to write, so that the ranks share the work.
+        copies: memory for the tensors that training changes, which are then copied
+            while the next step computes: the State can be read after
+            `State.arrived()`, and holds until the next capture with the same memory.
+            None: everything is copied now.
     """
-    tensors, moments = _tensors(program, everything)
+    if copies is None:
+        tensors, moments = _tensors(program, everything)
+    else:
+        copies.begin()
+        tensors, moments = _tensors(program, everything, copies.take)
+        copies.end()
     return State(
         tensors=tensors,
         optimizer=moments,
@@ -289,13 +300,36 @@ def capture(
         spec=program.plan.spec.to_dict(),
         plan=program.plan.to_dict(),
         config=config or {},
+        arrived=nothing if copies is None else copies.arrived,
     )
 
 
+def wanted_copies(program: Program) -> list[Wanted]:
+    """What `capture` would copy with `HostCopies`, where a rank holds all of it."""
+    found: list[Wanted] = []
+
+    def note(name: str, tensor: Tensor) -> Tensor:
+        found.append((name, tensor.shape, tensor.dtype))
+        return tensor.new_empty(0)
+
+    _tensors(program, everything=False, copied=note)
+    return found
+
+
 def _tensors(
-    program: Program, everything: bool
+    program: Program,
+    everything: bool,
+    copied: Callable[[str, Tensor], Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Weights and buffers; optimizer states, averages and carry; copied to the CPU."""
+    """Weights and buffers; optimizer states, averages and carry; copied to the CPU.
+
+    Args:
+        program: what is captured.
+        everything: as of `capture`.
+        copied: what copies the tensors that only a step's update changes, under their
+            names. Buffers and carries change in a forward and are copied at once.
+    """
+    copied = copied or (lambda name, tensor: _snapshot(tensor))
     ranks = program.ranks
     trained = {slot.name: slot for slot in program.optimizer.slots}
     parameters = dict(program.network.named_parameters())
@@ -304,16 +338,17 @@ def _tensors(
     tensors: dict[str, Tensor] = {}
     moments: dict[str, dict[str, Tensor]] = {}
 
-    def keep(into: dict[str, Tensor], name: str, part: Tensor, like: Tensor) -> None:
+    def keep(kind: str, name: str, part: Tensor, like: Tensor) -> None:
+        into = moments.setdefault(kind, {}) if kind else tensors
         full = whole(part, like)
         if everything or owner.get(name, 0) == ranks.rank:
             for logical, piece in split_fused(name, full, program.pieces).items():
-                into[logical] = _snapshot(piece)
+                into[logical] = copied(f"{kind}/{logical}", piece)
 
     for name, parameter in parameters.items():
         like = parameter.detach()
         slot = trained.get(name)
-        keep(tensors, name, slot.master if slot else local(like), like)
+        keep("", name, slot.master if slot else local(like), like)
         if slot is not None:
             slot.release()
     for slot, kind, declared in states(program.optimizer):
@@ -321,7 +356,7 @@ def _tensors(
         full = whole_state(slot, kind, declared)
         if everything or owner[slot.name] == ranks.rank:
             for logical, piece in split_state(slot, full, declared).items():
-                held[logical] = _snapshot(piece)
+                held[logical] = copied(f"{kind}/{logical}", piece)
     average, base = program.average, program.base
     copies: dict[str, tuple[list[Slot], Iterable[Tensor]]] = {}
     if average is not None:
@@ -330,11 +365,10 @@ def _tensors(
         copies[BASE] = base.slots, base.weights
     for kind, (slots, values) in copies.items():
         for slot, value in zip(slots, values, strict=True):
-            into = moments.setdefault(kind, {})
-            keep(into, slot.name, value, slot.parameter.detach())
+            keep(kind, slot.name, value, slot.parameter.detach())
     if program.frozen is not None:
         for name, value in program.frozen.tensors():
-            keep(moments.setdefault(FROZEN, {}), name, value, value)
+            keep(FROZEN, name, value, value)
     for name, value in _buffers(program, parameters):
         if everything or ranks.main:
             tensors[name] = _snapshot(value)

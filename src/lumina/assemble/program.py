@@ -24,6 +24,7 @@ from lumina.assemble.counted import counted_shapes
 from lumina.assemble.features import build_features
 from lumina.assemble.frozen_model import FrozenModel, rows_of_base
 from lumina.assemble.held_bytes import held_bytes
+from lumina.assemble.host_copies import HostCopies
 from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.optimizers import make_optimizers
@@ -82,6 +83,7 @@ class Program:
         base: the weights that training stays near, or None.
         frozen: the model whose scores training stays near, or None.
         logit_clip: what keeps attention logits at a threshold, or None.
+        host_copies: memory for captures beside the next step, or None.
         kinds: the kinds that the model is of.
         terms: its further losses.
         counts: keys of the auxiliary sums that only count, with their shapes.
@@ -142,6 +144,7 @@ class Program:
         self.base: BaseWeights | None = None
         self.frozen: FrozenModel | None = None
         self.logit_clip: LogitClip | None = None
+        self.host_copies: HostCopies | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.memories: dict[str, Memory] = {}
         for kind in self.kinds:
@@ -318,9 +321,15 @@ class Program:
     def evaluation(self) -> Iterator[None]:
         """Around evaluation: the weights that it uses, where they are others."""
         average = self.average
+        self.before_changes()
         with average.applied() if average is not None else nullcontext():
             yield
         self.way.after_evaluation()
+
+    def before_changes(self) -> None:
+        """Called before weights and states change: a capture may still read them."""
+        if self.host_copies is not None:
+            self.host_copies.before_changes()
 
     def replan(self, plan: Plan) -> None:
         """Take the Plan after a live change: the only place where it is replaced.
@@ -331,6 +340,9 @@ class Program:
 
     def close(self) -> None:
         """Let go of every tensor, so that another Program has the room."""
+        if self.host_copies is not None:
+            self.host_copies.close()
+            self.host_copies = None
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

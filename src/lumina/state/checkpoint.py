@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -109,11 +110,7 @@ class CheckpointStore:
         if kind not in get_args(Kind):
             raise ValueError(f"unknown kind of checkpoint {kind!r}")
         final = self.folder / step_name(state.step)
-        if kind == "emergency":
-            self._settle()
-        if state.step == self._last_step:
-            self._submit(self._add_kind, final, kind)
-        else:
+        if not self.mark(state.step, kind):
             self.wait()
             self._attempts += 1
             writing = self._prepare(state, kind, final, already_snapshot)
@@ -123,11 +120,24 @@ class CheckpointStore:
             self.wait()
         return final
 
+    def mark(self, step: int, kind: Kind) -> bool:
+        """Add a kind to the checkpoint of a step; False where there is none."""
+        if kind == "emergency":
+            self._settle()
+        if step != self._last_step:
+            return False
+        self._submit(self._add_kind, self.folder / step_name(step), kind)
+        return True
+
     def wait(self) -> None:
         """Return when nothing is being written; raises what went wrong."""
         failures = self._settle()
         if failures:
             raise failures[0]
+
+    def idle(self) -> None:
+        """Return when nothing is being written; what went wrong is raised later."""
+        futures.wait(self._under_way)
 
     def latest_good(self) -> Path | None:
         """The newest verified checkpoint; see `lumina.state.reader.latest_good`."""

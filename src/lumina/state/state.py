@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,10 @@ from lumina.model.tensors import TensorInfo
 
 JSON_PARTS = ("counters", "cursor", "journal", "extra", "spec", "plan", "config")
 """The fields of `State` that are plain JSON values."""
+
+
+def nothing() -> None:
+    """There is nothing to wait for."""
 
 
 @dataclass
@@ -29,6 +34,7 @@ class State:
         spec: `ModelSpec.to_dict()`.
         plan: `Plan.to_dict()`.
         config: `Config.to_dict()`.
+        arrived: returns when the tensors can be read; a copy may still be under way.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -41,6 +47,7 @@ class State:
     spec: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    arrived: Callable[[], None] = field(default=nothing, repr=False, compare=False)
 
     @property
     def step(self) -> int:
@@ -58,6 +65,7 @@ class State:
 
     def snapshot(self) -> State:
         """A copy in CPU memory that nothing done to this State can change."""
+        self.arrived()
         return State(
             tensors=_copies(self.tensors),
             optimizer={slot: _copies(held) for slot, held in self.optimizer.items()},

@@ -69,6 +69,7 @@ class Writing:
     def run(self) -> None:
         """Write this rank's part and see the checkpoint published."""
         self.temporary.mkdir(exist_ok=True)
+        self.state.arrived()
         part = self._write_part()
         if self.world_size > 1:
             write_file(_part_path(self.temporary, self.rank), _dump(part))

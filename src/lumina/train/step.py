@@ -160,6 +160,7 @@ def _update(program: Program, watch: Watch) -> Verdict:
         step.judge(verdict, scale)
     for step in program.gradient_steps:
         step.after(verdict)
+    program.before_changes()
     if program.base is not None:
         program.base.pull(live.learning_rate, verdict.skip)
     program.optimizer.step(
