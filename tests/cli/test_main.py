@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from lumina.cli import main as command
+from lumina.cli.command_words import all_commands
+from lumina.cli.documented_flags import FLAGS
 from lumina.cli.main import COMMANDS, main
 from lumina.errors import LuminaError
 
@@ -180,3 +182,17 @@ def test_reader_that_leaves_is_no_failure() -> None:
     )
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
     assert done.returncode in (0, 141) and done.stderr == ""
+
+
+@pytest.mark.covers("CFG-01: all diagnostic and training actions as subcommands")
+def test_every_action_of_the_documents_is_a_command() -> None:
+    known = {command.words: command for command in all_commands()}
+    for flag, meant in FLAGS.items():
+        words = tuple(word for word in meant if not word.startswith("-"))
+        found = next(
+            known[words[:n]] for n in (2, 1) if words[:n] in known and words[:n]
+        )
+        options = [word for word in meant if word.startswith("-")]
+        assert set(options) <= {*found.options, flag}, flag
+    for action in ("train", "generate", "chat", "evaluate", "export", "doctor"):
+        assert (action,) in known

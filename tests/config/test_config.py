@@ -228,3 +228,17 @@ def test_options_of_a_preset_are_set_as_attributes(tmp_path: Path) -> None:
             use()
     assert ConfigPresets.debug().train.learning_rate != 1e-4
     assert copy.deepcopy(settled) == settled == pickle.loads(pickle.dumps(settled))
+
+
+@pytest.mark.parametrize(
+    ("asked", "leaf", "value"),
+    [
+        ({"num_gpus": 2}, "nproc", 2),
+        ({"nproc_per_node": 2}, "nproc", 2),
+        ({"ddp": True}, "parallel", "ddp"),
+        ({"ddp": False}, "parallel", Config().system.parallel),
+        ({"sequence_length": 64}, "seq_length", 64),
+    ],
+)
+def test_the_documents_names_of_processes_and_lengths(asked, leaf, value) -> None:
+    assert Config(**asked).get(leaf) == value

@@ -164,6 +164,7 @@ _THEIRS: dict[str, dict[str, Any]] = {
     "--bf16": {"nargs": "?", "const": "true"},
     "--fp16": {"nargs": "?", "const": "true"},
     "--use-8bit-optimizer": {"nargs": "?", "const": "true"},
+    "--ddp": {"nargs": "?", "const": "true"},
     "--force-streaming": {"nargs": "?", "const": "true"},
     "--force-memory-loading": {"nargs": "?", "const": "true"},
     "--disable-sharding": {"nargs": "?", "const": "true"},
