@@ -15,6 +15,7 @@ def _extra(run: Run) -> dict:
         return reader.meta.extra
 
 
+@pytest.mark.thorough
 @pytest.mark.covers(
     "CKP-02: RNG", "CKP-02: metric history", "CKP-02: orchestrator state"
 )
