@@ -105,3 +105,24 @@ def test_many_lines_have_fewer_points_each():
         for axis in ("x", "y", "mx", "my") if axis in line
     )  # fmt: skip
     assert count <= 1.1 * curves.MOST_NUMBERS
+
+
+def test_figures_that_belong_together_share_a_chart():
+    def row(step):
+        parts = {f"{part}_time": 0.1 * step for part in ("forward", "backward")}
+        ratios = {f"group.{name}.update_ratio": 1e-3 for name in ("matrix", "norm")}
+        heads = {"attention_sparsity": 0.5, "layers.attention_sparsity": [0.25, 0.75]}
+        return {"step": step, **parts, **ratios, **heads, "token_accuracy": step / 9}
+
+    found = drawn([row(1), row(2)])
+    names = {
+        title: [line["name"] for line in chart["lines"]]
+        for title, chart in found.items()
+    }
+    assert names == {
+        "Update over the size of the weights, by kind of tensor": ["matrix", "norm"],
+        "Parts of a step": ["forward", "backward"],
+        "Sparsity of attention": ["mean of layers", "lowest layer", "highest layer"],
+        "token_accuracy": ["value"],
+    }
+    assert "the highest score" in found["token_accuracy"]["about"]

@@ -125,7 +125,11 @@ def test_nothing_overlaps_and_nothing_is_empty(shown, width):
     assert count == len(numbers_of(shown)["charts"]) > 10
     for number in range(count):
         chart = f"#chart-{number}"
-        for part in ("text", ".key", ".title, .note, .key, .readout, .plot, .values"):
+        for part in (
+            "text",
+            ".key",
+            ".title, .note, .key, .readout, .plot, .about, .values",
+        ):
             assert overlaps(boxes(shown, f"{chart} {part}")) == [], (chart, part)
         widths = f"[...document.querySelectorAll('{chart} .curve')].map(box)"
         box = "const box = (one) => one.getBoundingClientRect().width;"

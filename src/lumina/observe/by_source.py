@@ -13,18 +13,19 @@ def sources_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return names_of("source", dict.fromkeys(key for row in rows for key in row))
 
 
-def names_of(kind: str, keys: Iterable[str]) -> list[str]:
+def names_of(kind: str, keys: Iterable[str], ending: str = "weight") -> list[str]:
     """Names that keys such as source.NAME.weight are about, in their order.
 
     Args:
-        kind: "source" or "task".
+        kind: "source", "task" or "group".
         keys: of a row.
+        ending: of the keys that are looked at.
     """
-    start, ending = f"{kind}.", ".weight"
+    start, end = f"{kind}.", f".{ending}"
     return [
-        key.removeprefix(start).removesuffix(ending)
+        key.removeprefix(start).removesuffix(end)
         for key in keys
-        if key.startswith(start) and key.endswith(ending)
+        if key.startswith(start) and key.endswith(end)
     ]
 
 

@@ -35,3 +35,20 @@ def charts(metrics: Metrics, plan: Mapping[str, Any]) -> Iterator[Chart | None]:
             line(metrics, "data_wait_seconds", "waiting for data"),
         ],
     )
+    parts = ("forward_time", "backward_time", "optimizer_time")
+    yield chart(
+        "Parts of a step",
+        "seconds",
+        [
+            line(metrics, key, key.removesuffix("_time"), smoothed=False)
+            for key in parts
+        ],
+    )
+    yield chart(
+        "Share of the machine in use",
+        "share",
+        [
+            line(metrics, f"{key}_utilization", key.replace("_", " "), smoothed=False)
+            for key in ("gpu", "gpu_memory_bandwidth", "cpu", "memory", "host_memory")
+        ],
+    )
