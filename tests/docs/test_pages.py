@@ -25,14 +25,14 @@ from tiny_runs import story
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 RUN = (
-    "first-run",
-    "fine-tune",
-    "pretrain",
-    "python",
-    "run-folder",
-    "report",
-    "hardware",
-)
+    "first-run", "fine-tune", "pretrain", "python", "run-folder", "report", "hardware",
+    "sparse", "adaptive", "practice",
+)  # fmt: skip
+GUIDES = {
+    "adaptive": "adaptive-training guide",
+    "sparse": "sparse-architecture tutorial",
+    "practice": "best-practice guide",
+}
 SKIP = "*Not run by the tests:"
 SMALL = {
     "--global-batch-size": "2", "--batch-size": "2", "--seq-length": "64",
@@ -100,6 +100,7 @@ def parser_of(words: list[str]) -> tuple[Parser, list[str]]:
     return parser, rest
 
 
+@pytest.mark.covers("DOC-01: README")
 def test_every_command_in_the_pages_can_be_typed() -> None:
     seen = 0
     for page, words in words_of_all():
@@ -178,7 +179,15 @@ def a_model(folder: Path) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.covers(f"DOC-01: {GUIDES[page]}"))
+        if page in GUIDES
+        else page
+        for page in RUN
+    ],
+)
 def test_a_page_can_be_followed_from_its_top_to_its_bottom(
     page: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

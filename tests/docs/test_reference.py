@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lumina.cli.main import COMMANDS
 from lumina.config import Config
 from lumina.config.presets import PRESETS
 from lumina.config.sections import LEAVES
@@ -37,12 +38,15 @@ def first_cells(text: str) -> set[str]:
     }  # fmt: skip
 
 
-def test_every_option_preset_feature_and_control_is_there(made):
+@pytest.mark.covers("DOC-01: feature index", "DOC-01: CLI reference")
+def test_every_command_option_preset_feature_and_control_is_there(made):
     flags = {"--" + leaf.replace("_", "-") for leaf in LEAVES}
     assert flags <= first_cells(made["options"])
     assert set(PRESETS) <= {name.rstrip("*") for name in first_cells(made["presets"])}
     assert set(FEATURES) == first_cells(made["features"])
     assert set(known_controls()) == first_cells(made["controls"])
+    for name in COMMANDS:
+        assert f"lumina {name}" in made["commands"]
     for name, text in made.items():
         rows = [line for line in text.splitlines() if line.startswith("|")]
         columns = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
