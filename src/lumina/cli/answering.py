@@ -110,7 +110,7 @@ def add_device_options(model: argparse._ArgumentGroup) -> None:
         dest="precision",
         choices=INFERENCE_PRECISIONS,
         default="auto",
-        help="int8 keeps the large matrices in 8 bits and computes as auto; default: "
+        help="int8 and int4 keep the large matrices so and compute as auto; default: "
         "auto, which is bf16 on a GPU that has it, else fp32",
     )
 

@@ -1,4 +1,4 @@
-"""Networks whose large matrices stay in 8 bits; a layer's are widened as it runs."""
+"""Networks whose large matrices stay in 8 or 4 bits, widened as a layer runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina.assemble.logical import join_fused, logical_names
+from lumina.infer.nf4 import Nf4Experts, Nf4Linear, Nf4Weights
 from lumina.model.layers import Linear
 from lumina.model.moe import MoeFeedForward, routed_layers
 from lumina.model.network import Network
@@ -58,12 +59,20 @@ class Int8Experts(MoeFeedForward):
         )
 
 
+FORMS: dict[type, tuple[str, Any, Any]] = {
+    Int8Weights: ("int8", Int8Linear, Int8Experts),
+    Nf4Weights: ("nf4", Nf4Linear, Nf4Experts),
+}
+"""Weights -> where they hold small matrices, and the layers that use them."""
+
+
 class SmallLayers:
-    """The layers of a network on the meta device that hold 8-bit weights, put in place.
+    """The layers of a network on the meta device that hold small weights, put in place.
 
     Args:
         network: its layers are replaced.
-        source: its weights; nothing is replaced unless they are `Int8Weights`.
+        source: its weights; nothing is replaced unless they are `Int8Weights` or
+            `Nf4Weights`.
         pieces: the fused parameters of the network, as it was.
 
     Attributes:
@@ -75,40 +84,42 @@ class SmallLayers:
     ) -> None:
         self._network = network
         self._pieces = pieces
-        self._int8 = source.int8 if isinstance(source, Int8Weights) else {}
+        held, *layers = FORMS.get(type(source), ("", None, None))
+        self._small: dict[str, Any] = getattr(source, held) if held else {}
+        self._linear, self._experts = layers
         self.scales: dict[str, str] = {}
         for name, _ in list(network.named_parameters()):
-            if self._int8.keys() >= set(logical_names(name, pieces)):
+            if self._small.keys() >= set(logical_names(name, pieces)):
                 self._replace(name)
         self._values = set(self.scales.values())
 
     def _replace(self, name: str) -> None:
-        """Make room for the 8-bit form of a parameter."""
+        """Make room for the small form of a parameter."""
         path, _, leaf = name.rpartition(".")
         owner, _, own = path.rpartition(".")
         module = self._network.get_submodule(path)
         with torch.device("meta"):
             if isinstance(module, Linear):
                 self.scales[f"{path}.scale"] = name
-                setattr(self._network.get_submodule(owner), own, Int8Linear(module))
+                setattr(self._network.get_submodule(owner), own, self._linear(module))
                 return
             self.scales[f"{name}_scale"] = name
             if isinstance(module, MoeFeedForward) and leaf == "gate_up":
-                routed = Int8Experts(self._network.spec, module.layer_index)
+                routed = self._experts(self._network.spec, module.layer_index)
                 setattr(self._network.get_submodule(owner), own, routed)
 
     def reset_buffers(self) -> None:
-        """As the network's, which knows no 8-bit buffers."""
-        if not self._int8:
+        """As the network's, which knows no small buffers."""
+        if not self._small:
             self._network.reset_buffers()
         for layer in routed_layers(self._network):
             layer.reset_buffers()
 
     def value(self, name: str) -> Tensor | None:
-        """What an 8-bit tensor or a scale is to hold; None for the others."""
+        """What a small tensor or a scale is to hold; None for the others."""
         if name in self._values:
-            return join_fused(name, self._pieces, lambda one: self._int8[one].values)
+            return join_fused(name, self._pieces, lambda one: self._small[one].values)
         if name in self.scales:
             whose = self.scales[name]
-            return join_fused(whose, self._pieces, lambda one: self._int8[one].scale)
+            return join_fused(whose, self._pieces, lambda one: self._small[one].scale)
         return None

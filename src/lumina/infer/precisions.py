@@ -8,6 +8,7 @@ import torch
 
 from lumina.assemble.logical import logical_names
 from lumina.errors import LuminaError
+from lumina.infer.nf4 import Nf4Weights, quantised4
 from lumina.model.build import build_network
 from lumina.model.declared import fused_pieces, tensor_info
 from lumina.model.layers import Linear
@@ -17,7 +18,7 @@ from lumina.state.huggingface.int8 import quantised
 from lumina.state.weights import Int8Weights, Weights
 
 MATRICES = ("matrix", "expert")
-"""Roles of the tensors that 8 bits hold: neither embeddings, heads nor routers."""
+"""Roles of the tensors that 8 or 4 bits hold: neither embeddings, heads nor routers."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,11 @@ class InferencePrecision:
             float32.
         bits: of the large matrices, which are widened to `dtype` as a layer runs; None:
             they are of `dtype` too.
-        missing: why it cannot be used, as the end of a sentence; "" where it can.
     """
 
     name: str
     dtype: torch.dtype | None = None
     bits: int | None = None
-    missing: str = ""
 
 
 INFERENCE_PRECISIONS = {
@@ -47,12 +46,7 @@ INFERENCE_PRECISIONS = {
         InferencePrecision("bf16", torch.bfloat16),
         InferencePrecision("fp16", torch.float16),
         InferencePrecision("int8", bits=8),
-        InferencePrecision(
-            "int4",
-            bits=4,
-            missing="4 bits need a method that looks at data (GPTQ) or a kernel of "
-            "bitsandbytes, and neither is built in",
-        ),
+        InferencePrecision("int4", bits=4),
     )
 }
 """Every value by its name."""
@@ -64,7 +58,7 @@ def find_inference_precision(
     """The type to compute in on a device, and the entry of the table.
 
     Raises:
-        LuminaError: E005 for a name that there is not, E003 for what cannot be used.
+        LuminaError: E005 for a name that there is not.
     """
     found = INFERENCE_PRECISIONS.get(name)
     if found is None:
@@ -72,10 +66,6 @@ def find_inference_precision(
             "E005",
             f"inference precision {name!r} does not exist",
             f"choose one of {', '.join(INFERENCE_PRECISIONS)}",
-        )
-    if found.missing:
-        raise LuminaError(
-            "E003", f"inference precision {name}: {found.missing}", "use int8"
         )
     if found.dtype is not None:
         return found.dtype, found
@@ -86,24 +76,25 @@ def find_inference_precision(
 def in_precision(weights: Weights, precision: InferencePrecision) -> Weights:
     """The weights with their large matrices in as many bits as the precision says.
 
-    A matrix has one scale for each of its rows, the largest value of the row over 127,
-    as `lumina export --quantize` stores it. Weights that are stored so already stay.
+    With 8 bits a matrix has one scale for each of its rows, the largest value of the
+    row over 127, as `lumina export --quantize` stores it; with 4 bits it is NF4
+    (`lumina.infer.nf4`). Weights that are stored in 8 bits stay so for 8 bits.
 
     Args:
         weights: of a model; read and let go of where they are rounded.
         precision: an entry of the table.
     """
-    if precision.bits is None or isinstance(weights.source, Int8Weights):
+    bits, source = precision.bits, weights.source
+    if bits is None or (bits == 8 and isinstance(source, Int8Weights)):
         return weights
     rounded = _matrices(weights.spec)
-    int8 = {
-        name: quantised(weights.source.tensor(name), torch.float32) for name in rounded
-    }
     others = {
-        name: weights.source.tensor(name)
-        for name in weights.source.names()
-        if name not in rounded
+        name: source.tensor(name) for name in source.names() if name not in rounded
     }
+    if bits == 4:
+        nf4 = {name: quantised4(source.tensor(name)) for name in rounded}
+        return replace(weights, source=Nf4Weights(others, nf4))
+    int8 = {name: quantised(source.tensor(name), torch.float32) for name in rounded}
     return replace(weights, source=Int8Weights(others, int8))
 
 
