@@ -12,7 +12,8 @@ from lumina.config import Config
 from lumina.observe.console import Console
 from lumina.plan.speeds import comparable
 from lumina.state.metrics import read_metrics
-from lumina.train import Trainer
+from lumina.train import Trainer, time_expected
+from machines import cpu, plan_for
 
 
 @pytest.mark.covers("TRN-35")
@@ -71,3 +72,26 @@ def test_a_run_that_goes_on_estimates_the_steps_that_are_left(
     lines = (Path(run) / "events.jsonl").read_text().splitlines()
     told = [one for one in map(json.loads, lines) if one["kind"] == "time_estimated"]
     assert [one["data"]["expected_steps"] for one in told] == [4, 2]
+
+
+def test_a_row_that_comes_a_second_time_counts_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time_expected, "estimate_here", lambda *given: None)
+    plan = plan_for(Config.resolve(preset="debug", flags={"steps": 9}))
+    expected = time_expected.TimeExpected(plan, cpu(), 3)
+    given: list[int] = []
+    take = expected.counting(lambda row: given.append(row["step"]))
+    for step, seconds in ((4, 1.0), (5, 2.0), (5, 2.0), (6, 4.0)):
+        take({"step": step, "step_seconds": seconds})
+    told: dict[str, object] = {}
+
+    class Told:
+        def event(self, *words: object, **data: object) -> None:
+            told.update(data, message=words[3])
+
+    expected.compare(plan, Told())  # type: ignore[arg-type]
+    assert given == [4, 5, 5, 6]
+    assert (told["steps"], told["seconds"], told["step"]) == (3, 7.0, 6)
+    assert told["message"] == "3 steps took 7 s"
+    assert "unknown" in expected.in_words()
