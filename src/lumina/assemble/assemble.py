@@ -279,6 +279,8 @@ def capture(
             `State.arrived()`, and holds until the next capture with the same memory.
             None: everything is copied now.
     """
+    # Numbers first: read later, they would wait behind the copies of all tensors.
+    scalars = _scalars(program)
     if copies is None:
         tensors, moments = _tensors(program, everything)
     else:
@@ -296,7 +298,7 @@ def capture(
         },
         cursor=dict(progress.cursor),
         journal=list(progress.journal),
-        extra=dict(progress.extra) | _scalars(program),
+        extra=dict(progress.extra) | scalars,
         spec=program.plan.spec.to_dict(),
         plan=program.plan.to_dict(),
         config=config or {},
@@ -337,6 +339,9 @@ def _tensors(
     owner = share_out(sizes, ranks.world_size)
     tensors: dict[str, Tensor] = {}
     moments: dict[str, dict[str, Tensor]] = {}
+    own = everything or ranks.main
+    carry = {name: _snapshot(one) for name, one in whole_carry(program).items() if own}
+    buffers = {n: _snapshot(one) for n, one in _buffers(program, parameters) if own}
 
     def keep(kind: str, name: str, part: Tensor, like: Tensor) -> None:
         into = moments.setdefault(kind, {}) if kind else tensors
@@ -369,12 +374,9 @@ def _tensors(
     if program.frozen is not None:
         for name, value in program.frozen.tensors():
             keep(FROZEN, name, value, value)
-    for name, value in _buffers(program, parameters):
-        if everything or ranks.main:
-            tensors[name] = _snapshot(value)
-    carry = whole_carry(program)
-    if carry and (everything or ranks.main):
-        moments[CARRY] = {name: _snapshot(value) for name, value in carry.items()}
+    tensors |= buffers
+    if carry:
+        moments[CARRY] = carry
     return tensors, moments
 
 
