@@ -9,7 +9,7 @@ import pytest
 
 from lumina import Config
 from lumina.data.kinds import chosen_kind
-from lumina.data.loading import choose_loading
+from lumina.data.loading import choose_loading, encoding_threads
 from lumina.data.prepare import prepare
 from lumina.errors import LuminaError
 
@@ -84,6 +84,27 @@ def test_what_the_cache_gave_is_counted(
     assert found == ["0 of 2 found", "2 of 2 found"]  # tokenizer and store
     other = config.replace(eval_fraction=0.5)
     assert prepare(other).stats["cache"] == "0 of 2 found"
+
+
+@pytest.mark.covers("DAT-25: 0 workers on MPS")
+@pytest.mark.parametrize(
+    ("options", "there", "threads"),
+    [
+        ({"device": "mps"}, True, 0),
+        ({"device": "auto"}, True, 0),
+        ({"device": "auto"}, False, os.cpu_count()),
+        ({"device": "cpu"}, True, os.cpu_count()),
+        ({"device": "mps", "num_workers": 3}, True, 3),
+    ],
+)
+def test_an_apple_gpu_has_no_threads_that_tokenise(
+    options: dict[str, object],
+    there: bool,
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: there)
+    assert encoding_threads(Config(**options)) == threads
 
 
 @pytest.mark.covers("DAT-25: --persistent-workers")

@@ -32,6 +32,7 @@ def test_rows_equal_those_of_the_naive_algorithm(data: st.DataObject) -> None:
     assert sorted(capacity - f for f in filled) == naive_rooms(lengths, capacity)
 
 
+@pytest.mark.covers("DAT-08: document-aware chunking")
 @settings(max_examples=100)
 @given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 9))
 def test_every_position_is_in_exactly_one_chunk(sizes: list[int], width: int) -> None:
@@ -44,6 +45,15 @@ def test_every_position_is_in_exactly_one_chunk(sizes: list[int], width: int) ->
         end - 1 for end, size in zip(document_starts[1:], sizes, strict=True) if size
     }
     assert covered == [p for p in range(document_starts[-1]) if p not in ends]
+    # No chunk reaches into another document, and what fits into a row is not cut.
+    first, last = (
+        np.searchsorted(document_starts, place, side="right")
+        for place in (starts, starts + lengths - 1)
+    )
+    assert (first == last).all()
+    chunks = np.bincount(first - 1, minlength=len(sizes))
+    for size, count in zip(sizes, chunks.tolist(), strict=False):
+        assert count == -(-max(size - 1, 0) // width)
 
 
 @pytest.mark.covers("DAT-40: several sequences per row")

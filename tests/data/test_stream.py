@@ -268,9 +268,15 @@ def test_evaluation_is_fixed_and_shared_fairly(store: TokenStore) -> None:
         assert counted(together) == counted(whole[:limit])
 
 
-def test_the_prefetcher_gives_the_same_steps_then_none(store: TokenStore) -> None:
+@pytest.mark.covers("DAT-26")
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_the_prefetcher_gives_the_same_steps_then_none(
+    store: TokenStore, threads: int
+) -> None:
     expected = steps(new_stream(store, epochs=2))
-    fetcher = Prefetcher(new_stream(store, epochs=2), START, micro_batch_size=4)
+    fetcher = Prefetcher(
+        new_stream(store, epochs=2), START, micro_batch_size=4, threads=threads
+    )
     for step in expected:
         made, waited = fetcher.next()
         assert made is not None and waited >= 0
@@ -281,13 +287,27 @@ def test_the_prefetcher_gives_the_same_steps_then_none(store: TokenStore) -> Non
     fetcher.close()
 
 
-def test_the_prefetcher_hands_on_errors_and_stops(store: TokenStore) -> None:
-    broken = Prefetcher(new_stream(store), START, micro_batch_size=3)
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_prefetcher_hands_on_errors_and_stops(
+    store: TokenStore, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Prefetcher(new_stream(store), START, micro_batch_size=3, threads=threads)
     for _ in range(2):
         with pytest.raises(LuminaError, match="micro-batches of 3"):
             broken.next()
     broken.close()
-    endless = Prefetcher(new_stream(store, epochs=None), START, micro_batch_size=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchStream, "read", lambda *_: 1 / 0)
+        unread = Prefetcher(
+            new_stream(store), START, micro_batch_size=4, threads=threads
+        )
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                unread.next()
+        unread.close()
+    endless = Prefetcher(
+        new_stream(store, epochs=None), START, micro_batch_size=4, threads=threads
+    )
     endless.next()
     endless.close()
     assert endless.next()[0] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lumina.config import Config
 from lumina.data.prepare import prepare
 from lumina.data.shards import Shards
 from lumina.data.store import TokenStore
-from lumina.data.stream import Prefetcher, StepBatches
+from lumina.data.stream import Prefetcher, RowStream, StepBatches
 from lumina.train.stopping import Stops
 from option_effects import shows
 from tiny_runs import Program, Runs, nothing, seen
@@ -108,6 +110,30 @@ def steps_ahead(runs: Runs) -> None:
     for depth in (1, 5):
         runs.train(prefetch_factor=depth, steps=1)
     assert depths == [1, 5]
+
+
+@pytest.mark.covers("DAT-26")
+@pytest.mark.thorough
+@shows("prefetch_threads")
+def threads_ahead(runs: Runs) -> None:
+    """Threads read ahead; the run is the same with any number of them."""
+    names: set[str] = set()
+    made = RowStream.made
+
+    def spy(self: RowStream, *arguments: Any) -> Any:
+        names.add(threading.current_thread().name.partition("_")[0])
+        return made(self, *arguments)
+
+    runs.monkeypatch.setattr(RowStream, "made", spy)
+    losses = []
+    for count, name in ((1, "data"), (0, "MainThread"), (4, "reading")):
+        names.clear()
+        run = runs.train(prefetch_threads=count, steps=4)
+        losses.append(run.column("loss"))
+        assert names == {name if name == "MainThread" else f"lumina-{name}"}
+    assert losses[0] == losses[1] == losses[2]
+    earlier = Config(experimental_prefetch_threads=3, prefetch_buffer_size=8)
+    assert earlier.get("prefetch_threads") == 3 and earlier.get("prefetch_factor") == 8
 
 
 def _prefetchers(runs: Runs) -> list[int]:

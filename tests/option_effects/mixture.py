@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lumina.data.cache import cache_root
 from option_effects import shows
@@ -192,3 +193,43 @@ def by_loss(runs: Runs) -> None:
     strange.write_text("<|endoftext|>".join(f"Ωω ж{n}ф" for n in range(99)))
     text = runs.refused("E002", **scored, train_data=(str(strange),))
     assert "another tokenizer" in text
+
+
+@pytest.mark.covers("DAT-18: vocabulary coverage monitored")
+@pytest.mark.thorough
+@shows("watch_vocabulary")
+def vocabulary(runs: Runs) -> None:
+    """What was seen is counted by source, and goes on where a run is resumed."""
+    ids: list[Any] = []
+    watch = seen(
+        lambda _, batches: [
+            (batch.input_ids[batch.document_ids >= 0], batch.source_ids)
+            for batch in batches.micro_batches
+        ],
+        ids,
+    )
+    start = two_sources(runs) | {"eval_every_n_batches": 2}
+    run = runs.train(watch, **start, watch_vocabulary=True)
+    taken = torch.cat([found for step in ids for found, _ in step])
+    counts = torch.bincount(taken)
+    known = json.loads((run.folder / "plan.json").read_text())["spec"]["vocab_size"]
+    last = run.rows[-1]
+    assert last["vocabulary_seen"] == pytest.approx(int((counts > 0).sum()) / known)
+    rare = (counts > 0) & (counts < 10)
+    assert last["vocabulary_rare"] == pytest.approx(int(rare.sum()) / known)
+    assert run.rows[1]["vocabulary_seen"] < last["vocabulary_seen"]
+    names = ("story", "code")
+    each = [last[f"source.{name}.vocabulary_seen"] for name in names]
+    assert max(each) < last["vocabulary_seen"] <= sum(each)
+    (event,) = (e for e in run.events if e["kind"] == "vocabulary_seen")
+    assert event["data"]["shares"]["vocabulary_seen"] == last["vocabulary_seen"]
+    assert "tokens of the vocabulary" in run.printed
+    part = runs.train(**start | {"steps": 2}, watch_vocabulary=True)
+    on = runs.train(**start, watch_vocabulary=True, run_dir=None,
+                    resume=str(part.folder))  # fmt: skip
+    for key in last:
+        if "vocabulary" in key:
+            assert on.rows[-1][key] == last[key]
+    plain = runs.train(**start)
+    assert plain.column("loss") == run.column("loss")
+    assert not [key for key in plain.rows[-1] if "vocabulary" in key]

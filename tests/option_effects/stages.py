@@ -32,7 +32,11 @@ def shares(run: Run) -> list[float]:
     return found
 
 
-@pytest.mark.covers("DAT-08: Mode base_only", "DAT-09: Mode finetuning_only")
+@pytest.mark.covers(
+    "DAT-08: Mode base_only",
+    "DAT-09: Mode finetuning_only",
+    "DAT-10: sequential base then finetune",
+)
 @shows("training_mode")
 def modes(runs: Runs) -> None:
     wanted = {

@@ -133,6 +133,7 @@ def test_streamed_sources_train_and_go_on_to_the_bit(runs: Runs) -> None:
     assert large.column("loss") == whole.column("loss")[:2]
 
 
+@pytest.mark.thorough
 def test_distillation_goes_on_to_the_bit(runs: Runs) -> None:
     """The frozen copy is that of the first step, from the checkpoint, not from disk."""
     chat = write_conversations(runs.folder / "chat.jsonl", 60)

@@ -30,6 +30,8 @@ from lumina.assemble.optimizers import (
 from lumina.assemble.program import Program, build
 from lumina.assemble.ranks import Ranks
 from lumina.assemble.state_parts import BASE, lacks
+from lumina.assemble.vocabulary_counts import NAME as COUNTS
+from lumina.assemble.vocabulary_counts import SLOT as VOCABULARY
 from lumina.errors import LuminaError
 from lumina.model.declared import tensor_info
 from lumina.model.freezing import frozen_parameters
@@ -193,6 +195,9 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
     if program.frozen is not None:
         held = frozenset(source.optimizer_names(FROZEN))
         program.frozen.restore(held, lambda n: source.optimizer_tensor(FROZEN, n))
+    if program.vocabulary is not None and source.optimizer_names(VOCABULARY):
+        counts = source.optimizer_tensor(VOCABULARY, COUNTS)
+        program.vocabulary.restore(counts, program.mesh.tokens.rank == 0)
     steps = meta.extra.get("gradient_steps", {})
     for name, step in zip(
         program.plan.gradient_steps, program.gradient_steps, strict=True
@@ -371,6 +376,10 @@ def _tensors(
     for kind, (slots, values) in copies.items():
         for slot, value in zip(slots, values, strict=True):
             keep(kind, slot.name, value, slot.parameter.detach())
+    if program.vocabulary is not None:
+        counts = program.vocabulary.whole(program.mesh.tokens)
+        if everything or ranks.main:
+            moments[VOCABULARY] = {COUNTS: _snapshot(counts)}
     if program.frozen is not None:
         for name, value in program.frozen.tensors():
             keep(FROZEN, name, value, value)

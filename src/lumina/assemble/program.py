@@ -29,6 +29,7 @@ from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.optimizers import make_optimizers
 from lumina.assemble.ranks import Ranks
+from lumina.assemble.vocabulary_counts import VocabularyCounts
 from lumina.batch import Batch
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
@@ -82,6 +83,7 @@ class Program:
         average: the weights that evaluation uses in place of the masters, or None.
         base: the weights that training stays near, or None.
         frozen: the model whose scores training stays near, or None.
+        vocabulary: how often each token was seen, where that is watched, or None.
         logit_clip: what keeps attention logits at a threshold, or None.
         host_copies: memory for captures beside the next step, or None.
         kinds: the kinds that the model is of.
@@ -143,6 +145,11 @@ class Program:
         self.average: EvaluationWeights | None = None
         self.base: BaseWeights | None = None
         self.frozen: FrozenModel | None = None
+        self.vocabulary: VocabularyCounts | None = None
+        if plan.watch_vocabulary:
+            self.vocabulary = VocabularyCounts(
+                plan.spec.vocab_size, plan.sources, self.device
+            )
         self.logit_clip: LogitClip | None = None
         self.host_copies: HostCopies | None = None
         self.carries: list[Carry | None] = [None] * plan.grad_accum
@@ -309,6 +316,8 @@ class Program:
     def ready(self, batch: Batch) -> Batch:
         """A micro-batch of the host on the device, with all that the model reads."""
         moved = batch.to(self.device)
+        if self.vocabulary is not None:
+            self.vocabulary.add(moved)
         if self.frozen is None:
             return moved
         return self.frozen.beside(moved, rows_of_base(batch))
@@ -349,6 +358,7 @@ class Program:
         self.optimizer.close()
         self.gradient_steps.clear()
         self.average = self.base = self.frozen = self.logit_clip = None
+        self.vocabulary = None
         del self.way
         self.model = self.network = nn.Module()  # type: ignore[assignment]
         if self.plan.compile:

@@ -34,6 +34,8 @@ SYNONYMS: dict[str, str] = {
     "eval_every_n_steps": "eval_every_n_batches",
     "save_every_n_steps": "save_every_n_batches",
     "max_grad": "max_grad_norm",
+    "experimental_prefetch_threads": "prefetch_threads",
+    "prefetch_buffer_size": "prefetch_factor",
     "moe": "use_moe",
     "use_gradient_checkpointing": "gradient_checkpointing",
     "use_flash_attention": "attention",

@@ -7,6 +7,7 @@ pages that a step touches are read as it needs them. `streaming` makes no store.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -62,6 +63,21 @@ def choose_loading(settings: Settings, paths: Sequence[str] | None = None) -> Lo
     if size < MEMORY_BYTES:
         return Loading("memory", f"{files}, under {in_bytes(MEMORY_BYTES)}")
     return Loading("sharded", f"{files}, up to {in_bytes(most)}")
+
+
+def encoding_threads(settings: Settings) -> int:
+    """Threads that make tokens of text; 0: it is done where the text is read.
+
+    As many as there are cores, or none where the run is on an Apple GPU, unless
+    `num_workers` says otherwise.
+    """
+    import torch
+
+    system = settings.system
+    if system.num_workers is not None:
+        return system.num_workers
+    apple = system.device == "auto" and torch.backends.mps.is_available()
+    return 0 if apple or system.device == "mps" else os.cpu_count() or 1
 
 
 def in_bytes(size: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from lumina.data.cache import require_space
 from lumina.data.documents import Document, Skipped
 from lumina.data.files import most_first
+from lumina.data.loading import encoding_threads
 from lumina.data.long_conversations import Long
 from lumina.data.loss_rule import loss_rule
 from lumina.data.record_forms.turns import NAMES
@@ -64,8 +64,7 @@ class StoreBuilder:
         self.data = config.data
         self.files = files
         self.rule = loss_rule(config.data)
-        workers = config.system.num_workers
-        self.threads = os.cpu_count() or 1 if workers is None else workers
+        self.threads = encoding_threads(config)
 
     def build(
         self,

@@ -12,6 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -135,8 +136,15 @@ class RowStream(ABC):
         size = self.order.global_batch_size
         mine = slices_of_rank(size, rank, data_ranks, micro_batch_size)
         taken = self.order.take(cursor)
-        if taken is None:
-            return None
+        return None if taken is None else self.made(taken, mine)
+
+    def made(self, taken: Taken, mine: Sequence[slice]) -> StepBatches:
+        """The batches of rows that were taken; several threads may call it at once.
+
+        Args:
+            taken: the rows of a step.
+            mine: those of this rank's micro-batches.
+        """
         read = self.read(taken, mine)
         return StepBatches(
             micro_batches=read.micro_batches,
@@ -353,7 +361,10 @@ class Stream(Protocol):
 
 
 class Prefetcher:
-    """Makes the next steps in a background thread.
+    """Makes the next steps in background threads, in their order.
+
+    Which rows a step takes is decided in one thread, step after step. With several
+    threads, the others read the rows of several steps at once.
 
     Args:
         stream: where steps come from.
@@ -362,6 +373,7 @@ class Prefetcher:
         data_ranks: ranks among which the rows are divided.
         micro_batch_size: rows of a forward.
         depth: steps made ahead.
+        threads: that make steps; 0: each is made when it is asked for.
         pin: put batches into page-locked memory, for copies to a GPU.
     """
 
@@ -374,6 +386,7 @@ class Prefetcher:
         data_ranks: int = 1,
         micro_batch_size: int,
         depth: int = 2,
+        threads: int = 1,
         pin: bool = False,
     ) -> None:
         self._arguments = {
@@ -383,20 +396,28 @@ class Prefetcher:
         }
         self._stream = stream
         self._pin = pin
-        self._made: queue.Queue[StepBatches | BaseException | None] = queue.Queue(depth)
+        self._made: queue.Queue[
+            StepBatches | Future[StepBatches] | BaseException | None
+        ] = queue.Queue(depth)
+        self._pool = None
+        if threads > 1:
+            self._pool = ThreadPoolExecutor(threads, "lumina-reading")
+        self._cursor = cursor
         self._stop = threading.Event()
         self._ended: StepBatches | BaseException | None = None
         self._over = False
-        self._thread = threading.Thread(
-            target=self._run, args=(cursor,), name="lumina-data", daemon=True
-        )
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if threads:
+            self._thread = threading.Thread(
+                target=self._run, args=(cursor,), name="lumina-data", daemon=True
+            )
+            self._thread.start()
 
     def next(self) -> tuple[StepBatches | None, float]:
         """(the next step or None at the end, seconds spent waiting for it)."""
         began = time.perf_counter()
         if not self._over:
-            item = self._made.get()
+            item = self._next_item()
             if not isinstance(item, StepBatches):
                 self._over, self._ended = True, item
             else:
@@ -405,26 +426,66 @@ class Prefetcher:
             raise self._ended
         return None, time.perf_counter() - began
 
+    def _next_item(self) -> StepBatches | BaseException | None:
+        """The next step, once it is made, or what ended the making."""
+        if self._thread is None:
+            made = self._stream.step(self._cursor, **self._arguments)
+            if made is not None:
+                self._cursor = made.cursor
+                self._pinned(made)
+            return made
+        item = self._made.get()
+        if not isinstance(item, Future):
+            return item
+        try:
+            return item.result()
+        except BaseException as error:  # raised where the batch is awaited
+            return error
+
     def close(self) -> None:
-        """Stop the thread; what it made ahead is thrown away."""
+        """Stop the threads; what they made ahead is thrown away."""
         self._stop.set()
-        while self._thread.is_alive():
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        while self._thread is not None and self._thread.is_alive():
             try:
                 self._made.get_nowait()
             except queue.Empty:
                 self._thread.join(0.01)
         self._over, self._ended = True, None
 
+    def _pinned(self, made: StepBatches) -> StepBatches:
+        """The step, in page-locked memory where that is asked for."""
+        if self._pin:
+            made.micro_batches[:] = [b.pin_memory() for b in made.micro_batches]
+        return made
+
+    def _started(self, cursor: Cursor) -> tuple[Cursor, Future[StepBatches]] | None:
+        """The cursor behind the next step, and the step that a thread makes now."""
+        assert isinstance(self._stream, RowStream) and self._pool is not None
+        order, stream = self._stream.order, self._stream
+        mine = slices_of_rank(order.global_batch_size, **self._arguments)
+        taken = order.take(cursor)
+        if taken is None:
+            return None
+        making = self._pool.submit(lambda: self._pinned(stream.made(taken, mine)))
+        return taken.cursor, making
+
     def _run(self, cursor: Cursor) -> None:
         try:
             while not self._stop.is_set():
+                if self._pool is not None:
+                    started = self._started(cursor)
+                    if started is None:
+                        break
+                    cursor = started[0]
+                    self._made.put(started[1])
+                    continue
                 made = self._stream.step(cursor, **self._arguments)
                 if made is None:
                     break
                 cursor = made.cursor
-                if self._pin:
-                    made.micro_batches[:] = [b.pin_memory() for b in made.micro_batches]
-                self._made.put(made)
+                self._made.put(self._pinned(made))
             self._made.put(None)
         except BaseException as error:  # raised again where the batch is awaited
             self._made.put(error)

@@ -74,6 +74,7 @@ class Plan:
             base model's scores weighs. 0: not at all.
         preservation_method: "weights" or "outputs": what is kept near.
         preservation_temperature: of the scores that are compared.
+        watch_vocabulary: how often each token is seen is counted.
         adaptive: window, bounds and thresholds of shares that follow the losses.
         convergence: window and threshold of phases that end when the loss is level.
         measures: what is measured beside loss, rates and memory, by name -> steps from
@@ -155,6 +156,7 @@ class Plan:
     preservation: float = 0.0
     preservation_method: str = "weights"
     preservation_temperature: float = 2.0
+    watch_vocabulary: bool = False
     adaptive: dict[str, float] = field(default_factory=dict)
     convergence: dict[str, float] = field(default_factory=dict)
     measures: dict[str, int] = field(default_factory=dict)

@@ -23,7 +23,9 @@ def decide_stages(config: Config, decisions: Decisions) -> None:
     leaf = "preservation_strength" if kept else "preserve_base_knowledge"
     strength = stages.preservation_strength if kept else 0.0
     decisions.decide("preservation", strength, source_of(config, leaf))
-    for leaf in ("preservation_method", "preservation_temperature"):
+    for leaf in (
+        "preservation_method", "preservation_temperature", "watch_vocabulary",
+    ):  # fmt: skip
         decisions.decide(leaf, config.get(leaf), source_of(config, leaf))
     adaptive: dict[str, float] = {}
     mixed = stages.training_mode == "interleaved"

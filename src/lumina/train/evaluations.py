@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lumina.assemble.program import Program
+from lumina.assemble.vocabulary_counts import RARE_BELOW, share_of
 from lumina.batch import Batch
 from lumina.measure.held_out import (
     EvaluationStoppedError,
@@ -100,7 +101,32 @@ class Evaluations:
         if (base := program.base) is not None:
             ranks = program.mesh.tokens if program.sharded else None
             found["base_distance"] = base.distance(ranks)
+        if program.vocabulary is not None:
+            found |= program.vocabulary.metrics(program.mesh.tokens)
         return found
+
+    def tell_vocabulary(self, program: Program, step: int) -> None:
+        """Which share of the vocabulary was seen, where that is watched."""
+        if program.vocabulary is None:
+            return
+        shares = program.vocabulary.metrics(program.mesh.tokens)
+        size = program.plan.spec.vocab_size
+        each = "; ".join(
+            f"{name or 'of all data'} {shares[f'{prefix}vocabulary_seen']:.1%}"
+            f", of which {share_of(shares, prefix):.1%} fewer than {RARE_BELOW} times"
+            for name, prefix in (
+                ("", ""),
+                *((name, f"source.{name}.") for name in program.plan.sources),
+            )
+        )
+        self.recorder.event(
+            "vocabulary_seen",
+            "info",
+            None,
+            f"of the {size:,} tokens of the vocabulary this many were seen: {each}",
+            step=step,
+            **{"tokens": size, "shares": shares},
+        )
 
     def measure_outset(self, program: Program, step: int, stop: Stop) -> bool:
         """The held-out loss of each source before anything is learned.

@@ -170,6 +170,7 @@ class Loop:
             data_ranks=self.program.mesh.data.size,
             micro_batch_size=self.plan.micro_batch_size,
             depth=self.config["prefetch_factor"],
+            threads=self.config["prefetch_threads"],
             pin=self.config["pin_memory"] is not False
             and self.program.device.type == "cuda",
         )
@@ -476,6 +477,7 @@ class Loop:
                 self.reason = f"stopped: {self.stops.reason}"
         if not self.interrupted:
             judged.tell_changes(self.plan, step)
+            judged.tell_vocabulary(self.program, step)
         if self.phase_over:
             self.save("phase")
         elif self.saved != self.progress.step:

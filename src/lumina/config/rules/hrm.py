@@ -6,7 +6,8 @@ from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 
-_ONLY_OF_TEXT = ("tokenizer", "tokenizer_vocab_size", "ascii_only", "eval_split")
+_ONLY_OF_TEXT = ("tokenizer", "tokenizer_vocab_size", "ascii_only", "eval_split",
+                 "watch_vocabulary")  # fmt: skip
 """Options that a model of puzzles would not read."""
 
 _REASONER_ONLY = (

@@ -71,6 +71,8 @@ def _other_data(settings: Settings) -> str | None:
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of loading without effect, and why."""
     loading, unused = settings.loading, {}
+    if not loading.prefetch_threads:
+        unused["prefetch_factor"] = "prefetch_threads is 0"
     if loading.data_loading != "auto":
         unused["streaming_threshold_gb"] = "data_loading is named"
     if loading.data_loading in ("memory", "sharded"):

@@ -128,6 +128,12 @@ class DataSection(Section):
         description="the field of each record with its score, a number, which "
         "curriculum quality and sample_by quality read",
     )
+    watch_vocabulary: bool = Field(
+        False,
+        description="count how often each token of the vocabulary is seen, and report "
+        "at evaluations and at the end which share was seen and which is rare, also "
+        "for each source",
+    )
     max_member_bytes: int = Field(
         64 * 2**30,
         ge=1,

@@ -61,6 +61,13 @@ class LoadingSection(Section):
     prefetch_factor: int = Field(
         2, ge=1, description="steps of batches that are made ahead of their use"
     )
+    prefetch_threads: int = Field(
+        1,
+        ge=0,
+        description="threads that make these batches, in their order: 2 to 4 where the "
+        "tokens are on a local disk, 4 to 8 on a network; 0: each step is made when it "
+        "is needed",
+    )
     pin_memory: bool | None = Field(
         None,
         description="batches in page-locked memory, for faster copies to a GPU; "

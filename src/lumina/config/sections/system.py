@@ -88,7 +88,10 @@ class SystemSection(Section):
         False, description="bit-identical repeats, at the cost of speed"
     )
     num_workers: int | None = Field(
-        None, ge=0, description="threads that tokenise; default: the cores"
+        None,
+        ge=0,
+        description="threads that tokenise; default: as many as "
+        "cores, and 0 where the run is on an Apple GPU",
     )
     features: tuple[str, ...] = Field(
         (), description="features without an option of their own to train with"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +15,7 @@ from lumina.data.documents import Skipped
 from lumina.data.example import example_in_words
 from lumina.data.files import count_left_out, tell_left_out, tell_repeated
 from lumina.data.kind import Data, DataKind, Request, Rows, Share
-from lumina.data.loading import choose_loading, in_bytes
+from lumina.data.loading import choose_loading, encoding_threads, in_bytes
 from lumina.data.loss_rule import loss_rule
 from lumina.data.mixture.row_orders import refuse_counted, refuse_own_order
 from lumina.data.order import RowOrder, Sequenced, Taken
@@ -133,12 +132,11 @@ class StreamedData(Data):
     def rows(self, config: Config) -> Rows:
         """Packed rows; how many there are is not known."""
         length, loading = config.model.seq_length, config.loading
-        workers = config.system.num_workers
         wanted = loading.shuffle_buffer * length * TOKEN_BYTES
         options = StreamOptions(
             seq_length=length,
             window_bytes=max(min(wanted, MOST_WINDOW_BYTES), length * TOKEN_BYTES),
-            threads=os.cpu_count() or 1 if workers is None else workers,
+            threads=encoding_threads(config),
             seed=config.train.seed,
             in_order=loading.linear_dataset,
             first=loading.dataset_start_offset,

@@ -123,6 +123,26 @@ METRICS = (
         "with `preservation_method outputs`; null in a step without such a row",
     ),
     Metric(
+        "vocabulary_seen",
+        "share of the vocabulary that the run has seen so far",
+        when=f"{EVALUATED}, with `watch_vocabulary`",
+    ),
+    Metric(
+        "vocabulary_rare",
+        "share of the vocabulary that was seen, but fewer than 10 times",
+        when=f"{EVALUATED}, with `watch_vocabulary`",
+    ),
+    Metric(
+        "source.NAME.vocabulary_seen",
+        "share of the vocabulary seen in rows of that source",
+        when=f"{EVALUATED}, with `watch_vocabulary`",
+    ),
+    Metric(
+        "source.NAME.vocabulary_rare",
+        "share seen in rows of that source, but fewer than 10 times",
+        when=f"{EVALUATED}, with `watch_vocabulary`",
+    ),
+    Metric(
         "source.NAME.loss", "mean loss of one source of a mixture", "nats per token"
     ),
     Metric("source.NAME.tokens", "share of the loss-bearing tokens from that source"),
