@@ -77,6 +77,7 @@ def test_options_that_pages_name_exist():
 OF_OTHER_COMMANDS = {
     "hardware-profile", "show", "detailed", "output", "message", "prompt", "data",
     "local-dir", "nnodes", "nproc-per-node", "rdzv-backend", "rdzv-endpoint",
+    "tiers", "capabilities", "inference-precision",
 }  # fmt: skip
 
 
