@@ -205,16 +205,25 @@ def test_resumed_run_counts_only_its_own_steps_for_the_eta():
     assert "0:18 left" in out.getvalue().splitlines()[0]
 
 
+@pytest.mark.covers(
+    "MON-07: epoch, step, elapsed",
+    "MON-07: loss, PPL, LR, GradNorm, Tokens/s",
+    "MON-07: batch, beta, workers",
+    "MON-07: GPU used/total, strategy",
+    "MON-07: MoE balance, experts used, routing loss",
+    "MON-07: validation PPL, best PPL and step",
+)
 def test_live_block_shows_the_figures_and_events_above():
     moe = {
         "moe.load": [[0.5, 0.5, 0.0], [0.2, 0.4, 0.4]],
         "moe.balance_loss": 1.25,
+        "training_health_score": 90,
         "moe.dropped_fraction": [0.0, 0.0],
     }
     out = Terminal()
     console = Console(stream=out, live=True, clock=ticking(0.5))
     console.banner(PLAN, SimpleNamespace(memory_bytes=2**31, peak_flops={}))
-    console.start(PLAN, 0)
+    console.start(PLAN, 0, {"workers": "3"})
     console.step(row(1, **moe, mfu=0.41))
     console.eval(1, 4.5)
     console.event(
@@ -238,6 +247,17 @@ def test_live_block_shows_the_figures_and_events_above():
     assert "balance 0.51" in bare and "experts used 5 of 6" in bare
     assert "balance loss 1.250" in bare and "dropped" not in bare
     assert "━" in text
+    for cell in (
+        *("epoch 0.", "loss 5.0000", "ppl 148.41", "lr 3.00e-04", "tok/s 12.3k"),
+        *("ranks 1 none", "eval ppl 90.02 at 1", "best ppl 90.02 at 1"),
+        *("workers 3", "beta 0.9, 0.95", "health 90 of 100", "0:01 gone"),
+    ):
+        assert cell in bare, cell
+    rows = f"{PLAN.global_batch_size} ({PLAN.micro_batch_size} x {PLAN.grad_accum} x 1)"
+    assert f"batch {rows}" in bare
+    sgd = Console(stream=Terminal(), live=True, clock=ticking())
+    sgd.start(PLAN.replace(optimizer="sgd"), 0)
+    assert "beta" not in dict(sgd._cells())
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")  # the cursor is back
 
 
@@ -355,3 +375,26 @@ def test_steps_between_two_drawings_print_nothing(live):
         console.step(row(step))
     assert out.getvalue() == before
     console.close()
+
+
+@pytest.mark.covers("MON-07: shard, cache")
+def test_the_block_of_a_run_tells_how_its_data_is_made(tiny_config, tmp_path):
+    import lumina
+
+    for options, wanted in (
+        ({"data_loading": "memory"}, ("data memory", "cache", "found")),
+        ({"data_loading": "sharded", "shard_size_mb": 7}, ("shard 7 MB",)),
+    ):
+        out = Terminal()
+        config = tiny_config.replace(
+            run_dir=str(tmp_path / options["data_loading"]),
+            steps=1,
+            warmup_steps=0,
+            num_workers=2,
+            report_samples=0,
+            **options,
+        )
+        lumina.Trainer(config, console=Console(stream=out, live=True)).train()
+        bare = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+        for part in ("workers 2", *wanted):
+            assert part in bare, part

@@ -28,6 +28,7 @@ from lumina import quantities as q
 from lumina.observe.banner import banner_lines
 from lumina.observe.by_source import source_cells
 from lumina.observe.reported import part_cells
+from lumina.optim.declared import chosen_optimizer
 from lumina.plan.plan import Plan
 
 REFRESH_SECONDS = 0.2
@@ -100,6 +101,7 @@ class Console:
         self._eval: tuple[int, float] | None = None
         self._best: tuple[int, float] | None = None
         self._memory_total: int | None = None
+        self._facts: dict[str, str] = {}
 
     def _can_be_live(self) -> bool:
         encoding = (getattr(self._stream, "encoding", "") or "").lower()
@@ -127,9 +129,18 @@ class Console:
         )
         self._print("\n".join([*lines, ""]))
 
-    def start(self, plan: Plan, first_step: int) -> None:
-        """The run begins (or goes on) after `first_step` completed steps."""
+    def start(
+        self, plan: Plan, first_step: int, facts: Mapping[str, str] | None = None
+    ) -> None:
+        """The run begins (or goes on) after `first_step` completed steps.
+
+        Args:
+            plan: what was decided.
+            first_step: completed steps.
+            facts: further figures of the live block that stay as they are, by name.
+        """
         self._plan, self._first_step = plan, first_step
+        self._facts = dict(facts or {})
         self._log_every = max(plan.log_every, 1)
         self._started = self._clock()
         self._pace.clear()
@@ -314,7 +325,13 @@ class Console:
             ("tokens", q.count(row.get("tokens"))),
         ]
         if plan is not None:
+            cells.append(("batch", _batch(plan)))
+            if "beta1" in chosen_optimizer(plan.optimizer).settings.values():
+                cells.append(("beta", f"{plan.beta1:g}, {plan.beta2:g}"))
             cells.append(("ranks", f"{plan.world_size} {plan.parallel}"))
+        cells += self._facts.items()
+        if (score := q.known(row.get("training_health_score"))) is not None:
+            cells.append(("health", f"{score:.0f} of 100"))
         cells += source_cells(row) + _routing(row) + part_cells(row, plan)
         if row.get("skipped"):
             cells.append(("skipped", q.count(row["skipped"])))
@@ -414,6 +431,12 @@ def _wrapped(line: str) -> str:
             break_on_hyphens=False,
         )
     )
+
+
+def _batch(plan: Plan) -> str:
+    """Rows of a step, and how they divide: in a forward, forwards, processes."""
+    parts = (plan.micro_batch_size, plan.grad_accum, plan.data_parallel)
+    return f"{plan.global_batch_size} ({' x '.join(map(str, parts))})"
 
 
 def _wait_share(row: Mapping[str, Any]) -> float | None:

@@ -34,6 +34,7 @@ from lumina.train.held_out import held_out_batches
 from lumina.train.loop import Loop
 from lumina.train.origin import origin
 from lumina.train.preparation import Preparation, configure_torch
+from lumina.train.profiling.data import threads_for
 from lumina.train.recorder import Recorder
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
@@ -198,8 +199,22 @@ class Job:
                 prepared.config.run.sample_every_n_batches,
             ),
         )
-        self.console.start(plan, progress.step)
+        self.console.start(plan, progress.step, self._console_facts())
         return self._loop
+
+    def _console_facts(self) -> dict[str, str]:
+        """Figures of the live block that stay as they are."""
+        asked = self.prepared.config
+        facts = {"workers": str(threads_for(asked.system.num_workers))}
+        stats = self.prepared.data.stats
+        if loading := stats.get("loading"):
+            facts["data"] = str(loading).split()[0]
+            if facts["data"] == "sharded":
+                size = asked.loading.shard_size_mb
+                facts["shard"] = f"{size:,} MB" if size else "all at once"
+        if "cache" in stats:
+            facts["cache"] = str(stats["cache"])
+        return facts
 
     def _evaluations(self, owed: bool) -> Evaluations:
         """What the run does with its held-out data."""
