@@ -27,6 +27,7 @@ class PhaseMarks(Look):
     def __init__(self, program: Program, batches: StepBatches) -> None:
         super().__init__(program, batches)
         self._cuda = program.device.type == "cuda"
+        self._mps = program.device.type == "mps"
         self._marks: list[tuple[str, Any]] = []
 
     def mark(self, moment: str) -> None:
@@ -43,6 +44,8 @@ class PhaseMarks(Look):
         return found
 
     def _now(self) -> Any:
+        if self._mps:  # its clock is the host's, once it has come to the end
+            torch.mps.synchronize()
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)

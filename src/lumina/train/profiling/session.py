@@ -126,10 +126,12 @@ class Session:
 
     def wait(self) -> None:
         """Until the device has come to the end of what was launched."""
-        if self.on_gpu:
-            import torch
+        import torch
 
+        if self.on_gpu:
             torch.cuda.synchronize()
+        elif self.plan.device == "mps":
+            torch.mps.synchronize()
 
     def close(self) -> None:
         """Let go of everything."""
