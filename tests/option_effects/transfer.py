@@ -32,4 +32,11 @@ def carried(runs: Runs) -> None:
     assert step() == pytest.approx(1e-3, rel=0.01)
     assert step(**half) == pytest.approx(5e-4, rel=0.01)
     assert step(**deep) == pytest.approx(2.5e-4, rel=0.01)
+    # Rate times decay stays the same share of the weights.
+    rate = {"learning_rate": 1e-3, "steps": 1, "eps": 1e-12}
+    kept, gone = (
+        runs.train(**shape, **rate, **half, weight_decay=decay).tensor(name)
+        for decay in (0.0, 10.0)
+    )
+    assert torch.allclose(kept - gone, 1e-2 * first(**half), atol=1e-6)
     runs.refused("E002", lr_transfer="mup")

@@ -10,7 +10,7 @@ import torch
 
 from lumina.assemble.assemble import assemble
 from lumina.batch import IGNORE
-from lumina.model.spec import ModelSpec, ModSpec, MorSpec
+from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MorSpec
 from lumina.plan.plan import Plan
 from lumina.train.step import SCALARS, train_step
 from programs import conversations, stream_of, tiny_plan
@@ -44,10 +44,26 @@ LOSSES: dict[str, dict[str, Any]] = {
     "router of recursions": {
         "spec": dense(num_layers=3, mor=MorSpec(recursions=2, router_loss_weight=0.5))
     },
+    "halting of a reasoner": {
+        "spec": dense(
+            hrm=HrmSpec(
+                h_layers=1,
+                l_layers=1,
+                h_cycles=1,
+                l_cycles=1,
+                halt_max_steps=2,
+                halt_exploration=0.0,
+                loss="softmax",
+                mode="language_model",
+            )
+        )
+    },
     "weighted tokens": {},
     "weighted tokens, smoothed": {"label_smoothing": 0.2},
 }
 """What is minimised -> the changes of the plan that make it so."""
+
+QUICK = ("shared experts", "weighted tokens, smoothed")
 
 
 def gradients(plan: Plan, stream: Any, weigh: bool) -> tuple[torch.Tensor, Any]:
@@ -69,7 +85,13 @@ def gradients(plan: Plan, stream: Any, weigh: bool) -> tuple[torch.Tensor, Any]:
 
 
 @pytest.mark.covers("TRN-19")
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.thorough])
+        for name in LOSSES
+    ],
+)
 def test_accumulated_gradients_are_those_of_the_large_batch(
     stream: Any, loss: str
 ) -> None:

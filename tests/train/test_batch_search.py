@@ -61,6 +61,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
 OPEN = {"batch_size": None, "grad_accum": None, "global_batch_size": 16}
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("TRN-18: --auto-batch-size", "TRN-19")
 def test_the_step_stays_and_the_answer_is_remembered(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +88,7 @@ def test_the_step_stays_and_the_answer_is_remembered(
     assert json.loads((run.folder / "plan.json").read_text())["micro_batch_size"] == 4
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("TRN-18: --target-memory-usage 0.85")
 def test_a_share_that_nothing_fits_in_is_refused(
     runs: Runs, monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ def test_a_branch_decays_and_the_trunk_goes_on(runs: Runs) -> None:
     assert all(same(whole.tensors[n], t) for n, t in trunk.tensors.items())
 
 
+@pytest.mark.thorough
 def test_lengths_of_a_branch(runs: Runs) -> None:
     trunk = runs.train(steps=4, save_every_n_batches=4)
 
@@ -84,9 +85,16 @@ def test_lengths_of_a_branch(runs: Runs) -> None:
     ("trunk", "branch", "words"),
     [
         ({"lr_scheduler": "cosine"}, {}, "not its peak"),
-        ({}, {"steps": 5, "decay_steps": 3}, "begins before"),
-        ({}, {"hidden_size": 64}, "other settings"),
-        ({}, {"resume": "latest"}, "both set"),
+        pytest.param(
+            {},
+            {"steps": 5, "decay_steps": 3},
+            "begins before",
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            {}, {"hidden_size": 64}, "other settings", marks=pytest.mark.thorough
+        ),
+        pytest.param({}, {"resume": "latest"}, "both set", marks=pytest.mark.thorough),
     ],
 )
 def test_what_cannot_branch_is_refused_and_leaves_nothing(
@@ -102,6 +110,7 @@ def test_what_cannot_branch_is_refused_and_leaves_nothing(
     assert not (runs.folder / "branch").exists()
 
 
+@pytest.mark.thorough
 def test_a_branch_whose_data_is_gone_leaves_nothing(runs: Runs) -> None:
     folder = runs.train(steps=3).folder
     runs.data.rename(runs.folder / "elsewhere.txt")
@@ -114,7 +123,7 @@ def test_a_branch_whose_data_is_gone_leaves_nothing(runs: Runs) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "onecycle",
+        pytest.param("onecycle", marks=pytest.mark.thorough),
         pytest.param("polynomial", marks=pytest.mark.thorough),
         pytest.param("inverse_sqrt", marks=pytest.mark.thorough),
         pytest.param("wsd", marks=pytest.mark.thorough),

@@ -103,6 +103,7 @@ def test_the_table_of_factors() -> None:
         assert first_factor({}, tensor) == rate_factor({}, tensor, adamw, {}) == 1
 
 
+@pytest.mark.thorough
 def test_weights_rates_and_decays_of_a_run(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
