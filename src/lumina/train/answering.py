@@ -29,7 +29,9 @@ def write_answering(tokenizer: Path, config: Config) -> None:
     choice = {"temperature": asked.temperature, "top_k": asked.top_k}
     choice["top_p"] = asked.top_p
     file = tokenizer / _FILE
-    says: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    says: dict[str, Any] = {}
+    if file.exists():  # runs of earlier versions have none
+        says = json.loads(file.read_text(encoding="utf-8"))
     values = dict(says)
     if asked.max_new_tokens is not None:
         values["max_new_tokens"] = asked.max_new_tokens
