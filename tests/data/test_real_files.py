@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import math
 import unicodedata
 import zipfile
 from collections import Counter
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 from lumina import ConfigPresets
+from lumina.cli.main import main
 from lumina.data.documents import read_documents
 from lumina.data.reading_options import reading_options
 from lumina.data.skipping import Skipped
@@ -36,7 +39,9 @@ class Real:
         skipped: bad records by their code.
         left_out: members of archives that are no data.
         first: how the first document begins.
+        failed: checks of the first documents that it fails.
         slow: reading it takes more than a second.
+        quick: it stands for the others among the quick tests.
         loading: how it is loaded for training.
     """
 
@@ -47,7 +52,9 @@ class Real:
     skipped: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     first: str = ""
+    failed: tuple[str, ...] = ()
     slow: bool = False
+    quick: bool = False
     loading: str = "auto"
 
 
@@ -76,9 +83,35 @@ TABLE = [
         skipped={"E103": 8582},
         left_out={".60375": 1, ".normal0117": 1, ".lat0117": 1, NO_SUFFIX: 1},
     ),
-    Real("text/tinyshakespeare.txt", 1, first="First Citizen:\nBefore we proceed"),
+    Real(
+        "text/udhr.zip",
+        322,
+        options={
+            "encoding": (
+                "*-Latin1=latin-1",
+                "*-Latin2=iso8859-2",
+                "*-Cyrillic=cp1251",
+                "*-Greek=iso8859-7",
+            )
+        },
+        skipped={"E103": 1662},
+        left_out={".60375": 1, ".normal0117": 1, ".lat0117": 1, NO_SUFFIX: 1},
+    ),
+    Real(
+        "text/tinyshakespeare.txt",
+        1,
+        first="First Citizen:\nBefore we proceed",
+        quick=True,
+    ),
     Real("chat/gsm8k_train.jsonl", 7473, 7473, QUESTION, first="Natalia sold clips"),
-    Real("chat/gsm8k_test.jsonl", 1319, 1319, QUESTION, first="Janet’s ducks lay"),
+    Real(
+        "chat/gsm8k_test.jsonl",
+        1319,
+        1319,
+        QUESTION,
+        first="Janet’s ducks lay",
+        quick=True,
+    ),
     Real("chat/oasst_en_100_tree.jsonl", 100, 100, first="How can I find the best"),
     Real("chat/fastchat_dummy_conversation.json", 500, 500, first="Who are you?"),
     Real(
@@ -97,6 +130,7 @@ TABLE = [
         "eval/hellaswag_val_full.txt.bz2",
         1,
         first="Roof shingle removal",
+        failed=("encoding",),  # a line has U+FFFD
         slow=True,
         loading="streaming",
     ),
@@ -180,7 +214,39 @@ def test_the_declaration_is_read_in_every_script_that_is_utf8(
     assert scripts > {"LATIN", "ARABIC", "HEBREW", "CYRILLIC", "CJK", "HANGUL"}
 
 
-@pytest.mark.slow
+def heavy(row: Real) -> list[Any]:
+    """Marks of what reads or trains on a file."""
+    return [] if row.quick else [pytest.mark.thorough]
+
+
+@pytest.mark.covers("DAT-06")
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row.path, marks=heavy(row)) for row in TABLE]
+)
+def test_a_real_file_is_validated_and_shown(
+    shared_data: Path, row: Real, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(shared_data / row.path)
+    words = [path]
+    for name, values in row.options.items():
+        words += [f"--{name}", *values]
+    code = main(["data", "validate", *words, "--max-check", "20", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    whole = row.documents or sum(row.skipped.values())
+    assert report["documents"] == min(whole, 20)
+    assert report["failed"] == bool(code)
+    failed = [one["name"] for one in report["results"] if one["verdict"] == "failed"]
+    if not row.skipped:
+        assert tuple(failed) == row.failed
+    tokenizer = str(shared_data / "tokenizers/gpt2/gpt2_tokenizer.json")
+    code = main(["data", "show", *words, "--tokenizer", tokenizer, "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert code == int(not row.documents)
+    assert Path(path).parent.as_posix() in shown["source"]
+    assert row.first in json.dumps(shown, ensure_ascii=False).replace("\\n", "\n")
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "row", [row for row in TABLE if row.documents], ids=lambda row: row.path
 )
@@ -198,3 +264,6 @@ def test_a_real_file_trains_twenty_steps(
     )
     result = Trainer(config).train()
     assert result.steps == 20
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+    assert all(map(math.isfinite, losses)) and losses[-1] < losses[0]

@@ -35,6 +35,7 @@ def shares(run: Run) -> list[float]:
 @pytest.mark.covers(
     "DAT-08: Mode base_only",
     "DAT-09: Mode finetuning_only",
+    "DAT-09: JSONL",
     "DAT-10: sequential base then finetune",
 )
 @shows("training_mode")
