@@ -30,7 +30,8 @@ _WORDS = (
 REMEMBERED_WORDS = 2**15
 """Words whose tokens the library keeps, so that it finds them once. Its own 10,000 are
 too few for books: every eighth word of 20 MB of them is cut anew, and with this number
-every thirty-fifth. The words take about 10 MB, and never more than about 200 MB."""
+every thirty-fifth. Beside its own, the words of books take 8 MB, and the longest
+possible ones 190 MB."""
 
 ENCODED_TOGETHER = 32
 """Texts that are given to the library at once. Of a token it makes much more than an
