@@ -32,11 +32,16 @@ MODES: dict[str, dict[str, Any]] = {
     "fp16 weights": {"amp": False, "model_dtype": "fp16"},
     "fp32 weights": {"amp": False},
 }
-NEAR = {"fp32": 1e-6, "fp32 weights": 1e-6, "tf32": 1e-3} | {
-    "mixed_fp8": 0.08, "fp8_e4m3": 0.08, "mixed_fp16": 0.25, "fp16 weights": 0.25,
-}  # fmt: skip
-"""How near the losses are to those of float32, relatively; else 2%. The first steps in
-float16 only find the loss scale, so that its losses are a few steps behind."""
+NEAR = {
+    "fp32": 1e-3,
+    "fp32 weights": 1e-3,
+    "tf32": 5e-3,
+    "mixed_bf16": 0.02,
+    "mixed_fp16": 0.15,
+    "fp16 weights": 0.15,
+}
+"""How near the losses are to those of float32, relatively; else 5%. The first steps in
+float16 may be skipped, until the loss scale has found its place."""
 
 
 def losses(
@@ -92,11 +97,11 @@ def test_a_run_in_each_precision_learns_what_float32_learns(
     options = MODES[name]
     skip_where_missing(options)
     found = losses(tmp_path, options)
-    assert found == pytest.approx(exact, rel=NEAR.get(name, 0.02))
-    assert found[-1] < found[0] - 0.3
+    assert found == pytest.approx(exact, rel=NEAR.get(name, 0.05))
+    assert found[-1] < found[0] - 0.2
     assert torch.get_float32_matmul_precision() == "highest"
-    # Any other than float32 was at work.
-    assert (found == exact) == name.startswith("fp32")
+    if not name.startswith("fp32"):
+        assert found != exact  # another precision was at work
 
 
 @pytest.mark.parametrize("name", ["mixed_fp8", "fp8_e4m3", "bf16 weights"])
@@ -105,7 +110,7 @@ def test_a_compiled_run_is_near_the_plain_one(name: str, tmp_path: Path) -> None
     skip_where_missing(options)
     plain = losses(tmp_path / "plain", options)
     compiled = losses(tmp_path / "compiled", options, compiled=True)
-    assert compiled == pytest.approx(plain, rel=0.02)
+    assert compiled == pytest.approx(plain, rel=0.05)
 
 
 @pytest.mark.parametrize("rows", [32, 21])
@@ -156,7 +161,7 @@ def test_a_trained_model_is_used_in_each_precision(tmp_path: Path) -> None:
     losses(tmp_path, {"precision": "mixed_bf16"})
     ids = torch.randint(0, 400, (2, 64), device="cuda")
     found, bytes_held = {}, {}
-    for name in ("fp32", "fp16", "bf16", "int8", "auto"):
+    for name in ("fp32", "fp16", "bf16", "int8", "int4", "auto"):
         network, _ = lumina.load(tmp_path / "run", "cuda", precision=name)
         with torch.no_grad():
             found[name] = network.logits(ids).float()
@@ -167,5 +172,7 @@ def test_a_trained_model_is_used_in_each_precision(tmp_path: Path) -> None:
         name: (one - found["fp32"]).abs().mean() / spread for name, one in found.items()
     }
     assert 0 < apart["fp16"] < apart["bf16"] < 0.05 and 0 < apart["int8"] < 0.05
+    assert apart["int8"] < apart["int4"] < 0.5
     assert torch.equal(found["auto"], found["bf16"])
+    assert bytes_held["int4"] < bytes_held["int8"]
     assert bytes_held["int8"] < 0.8 * bytes_held["bf16"] < bytes_held["fp32"]
