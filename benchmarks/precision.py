@@ -8,7 +8,7 @@ memory and the loss after the same number of steps; written as JSON with `--out`
     python benchmarks/precision.py --out benchmarks/results/precision-h200.json
 
 The default shape has 12 layers of 2,048 (0.67 B parameters) and 8,192 tokens a step, so
-that all of it takes less than two minutes on an H200. `--no-compile` leaves compilation
+that all of it takes about a minute on an H200. `--no-compile` leaves compilation
 out.
 """
 
