@@ -36,7 +36,7 @@ def test_shares_of_the_vocabulary_are_those_of_the_tokens_seen() -> None:
     assert found["source.a.vocabulary_seen"] == 2 / 8
     assert found["source.b.vocabulary_seen"] == 1 / 8
     assert found["vocabulary_rare"] == 3 / 8
-    for _ in range(RARE_BELOW // 2):
+    for _ in range(RARE_BELOW - 2 - RARE_BELOW // 2):  # then it was seen 10 times
         counts.add(batch([[1, -1, -1, -1]], [0]))
     found = counts.metrics(ALONE)
     assert found["vocabulary_rare"] == 2 / 8 == found["source.a.vocabulary_rare"] * 2

@@ -214,6 +214,7 @@ def vocabulary(runs: Runs) -> None:
     counts = torch.bincount(taken)
     known = json.loads((run.folder / "plan.json").read_text())["spec"]["vocab_size"]
     last = run.rows[-1]
+    assert "vocabulary_seen" in last
     assert last["vocabulary_seen"] == pytest.approx(int((counts > 0).sum()) / known)
     rare = (counts > 0) & (counts < 10)
     assert last["vocabulary_rare"] == pytest.approx(int(rare.sum()) / known)
