@@ -47,6 +47,8 @@ def schedule_anew(runs: Runs) -> None:
     longer = _go_on(runs, begun, **falling, steps=12)
     rates = longer.column("learning_rate")[8:]
     assert rates == pytest.approx([3.75e-4, 2.5e-4, 1.25e-4, 0.0], abs=1e-12)
+    kinds = [event["kind"] for event in longer.events]
+    assert kinds.count("begins_anew") == 1, "a later resume resets nothing again"
     # Back before the reset, it no longer holds.
     before = runs.train(**(_BASE | falling | {"save_every_n_batches": 2}), steps=4)
     _go_on(runs, before, **falling, steps=6, reset_scheduler=True)

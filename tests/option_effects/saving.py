@@ -33,6 +33,8 @@ def without_states(runs: Runs) -> None:
     whole, small = runs.both("save_optimizer_states", True, False, **_BASE)
     assert whole.tensors.keys() == small.tensors.keys()
     assert _moments(whole) and not _moments(small)
+    assert any(key.startswith("optimizer") for key in _extra(whole))
+    assert not any(key.startswith("optimizer") for key in _extra(small))
     size = [
         sum(f.stat().st_size for f in (r.folder / "checkpoints").rglob("*"))
         for r in (whole, small)
