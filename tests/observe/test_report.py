@@ -41,7 +41,9 @@ def test_the_report_tells_the_whole_run(run):
         "of 800",
         "best held-out loss",
         "peak of the device not known",
-        "A dense transformer",
+        "A dense transformer with 1.3M parameters (900,000 used for a token) trained "
+        "from scratch for 800 steps (3.277M tokens, 2.67 passes) in 6 min of steps",
+        "The best held-out loss is 2.1404 (perplexity 8.50), at step 800.",
         "Loss (nats per token)",
         "Learning rate",
         "Gradient norm before clipping",
@@ -309,3 +311,44 @@ def test_a_failed_run_says_why_in_its_last_words(tmp_path):
     RunDirectory(folder).mark("failed", 40)
     write_report(folder)
     assert "E301 no finite gradient (step 40)" in section(folder, "run")
+
+
+def test_a_run_whose_process_is_gone_was_killed(tmp_path):
+    folder = a_run(tmp_path / "run", steps=40)
+    directory = RunDirectory(folder)
+    directory.mark("running", 30)
+    write_report(folder)
+    assert ">killed<" in (folder / "report.html").read_text()
+    assert "the last row is of step 40" in section(folder, "run")
+    with directory.acquire(resume=True):
+        write_report(folder)
+        assert ">running<" in (folder / "report.html").read_text()
+
+
+def test_the_load_of_each_expert_is_the_mean_of_the_last_steps(tmp_path):
+    folder = a_run(tmp_path / "run", steps=40)
+    rows = [
+        {"step": n, "moe.load": [[x, 1 - x], [0.5, 0.5]]}
+        for n, x in [(1, 0.0), *((n, 0.25) for n in range(2, 101)), (101, 0.75)]
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(text)
+    write_report(folder)
+    shown = section(folder, "routing")
+    assert "over the last 100 steps. The even share is 50.0%" in shown
+    cells = re.findall(r'<td class="s(\d)">([\d.]+)%</td>', shown)
+    # 99 times 0.25 and once 0.75: 25.5%, about half of the even share.
+    assert cells == [("2", "25.5"), ("7", "74.5"), ("4", "50.0"), ("4", "50.0")]
+
+
+def test_warnings_are_kept_before_other_events(tmp_path):
+    folder = a_run(tmp_path / "run", steps=40)
+    events = EventLog(folder / "events.jsonl")
+    for step in range(400):
+        events.emit("ordinary", "info", None, f"number {step}", step)
+    events.close()
+    write_report(folder)
+    shown = section(folder, "events")
+    assert "the gradients were not finite" in shown and "number 399" in shown
+    assert "102 more are in events.jsonl only" in shown
+    assert shown.count("<tr><td") == 300

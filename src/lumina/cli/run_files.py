@@ -5,7 +5,6 @@ The classes that write them need torch, and a list should answer at once.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import json
 import os
@@ -15,6 +14,7 @@ from typing import Any
 from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
 from lumina.state.archives import archives
+from lumina.state.liveness import state_of
 
 TAGS_NAME = "tags.json"
 """The file of a run that holds the tags that a person gave it."""
@@ -102,33 +102,6 @@ def is_run(path: Path) -> bool:
     """Whether a run has begun in a folder."""
     names = ("config.yaml", "metrics.jsonl", "events.jsonl", "checkpoints")
     return any((path / name).exists() for name in names)
-
-
-def state_of(path: Path) -> str:
-    """What the run says of itself, checked against its lock."""
-    if is_locked(path):
-        return "running"
-    try:
-        status = json.loads((path / "status.json").read_text())["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unknown"
-    # It says it is running, but no process holds its lock: it was killed.
-    return "killed" if status == "running" else str(status)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process holds a run."""
-    try:
-        lock = os.open(path / ".lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def _preset(path: Path) -> str | None:

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lumina.cli.run_files import STAMPED, is_run, of_files, state_of
+from lumina.cli.run_files import STAMPED, is_run, of_files
+from lumina.state.liveness import state_of
 
 _VERSION = 1
 """Of what a row holds; an index of another version is made anew."""

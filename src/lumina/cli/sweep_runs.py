@@ -14,10 +14,10 @@ from types import FrameType
 from typing import Any
 
 from lumina.child_processes import die_with_parent
-from lumina.cli.run_files import state_of
 from lumina.cli.sweep_points import Point
 from lumina.config import Config
 from lumina.state.json_lines import read_json_lines
+from lumina.state.liveness import state_of
 
 ENDED = {129: "SIGHUP", 130: "SIGINT", 143: "SIGTERM"}
 """Exit codes of a run that a signal ended; they end the sweep."""

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lumina.cli.run_files import is_locked, one_run
+from lumina.cli.run_files import one_run
 from lumina.cli.run_index import opened
 from lumina.durable import write_error
 from lumina.errors import LuminaError
 from lumina.quantities import byte_size
+from lumina.state.liveness import is_locked
 
 SUMMARY = "delete runs; asks first, or needs --yes"
 

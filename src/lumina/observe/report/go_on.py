@@ -19,8 +19,7 @@ def _commands(record: Record) -> Iterator[tuple[str, str]]:
     spec, plan = record.spec, record.plan
     own = (spec.get("parts") or {}).get("plugins") or ()
     plugins = f" --plugins {shlex.join(map(str, own))}" if own else ""
-    status = record.status.get("status")
-    if status == "finished":
+    if record.state == "finished":
         more = (
             f" --steps {2 * int(plan.get('steps') or 0)}" if plan.get("steps") else ""
         )

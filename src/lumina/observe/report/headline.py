@@ -95,6 +95,9 @@ def ending(record: Record) -> str:
         failed = [e for e in record.events if e.get("kind") == "run_failed"]
         last = failed[-1] if failed else {}
         reason = " ".join(filter(None, (last.get("code"), last.get("message"))))
+    if record.state == "killed":
+        step = record.metrics.last.get("step")
+        return f"its process ended without a word; the last row is of step {step}"
     return f"{reason} (step {record.status.get('step')})" if reason else ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from lumina.errors import LuminaError
 from lumina.observe.report.metrics import Metrics
 from lumina.state.json_lines import iterate_json_lines, read_json_lines
+from lumina.state.liveness import state_of
 from lumina.state.run_directory import RunDirectory
 
 Event = Mapping[str, Any]
@@ -48,6 +49,13 @@ class Record:
     def facts(self) -> Mapping[str, Any]:
         """What the last start recorded of itself."""
         return data_of(self.starts[-1]) if self.starts else {}
+
+    @cached_property
+    def state(self) -> str:
+        """How the run ended, or "running"; "killed" where its process is gone."""
+        said = str(self.status.get("status", "unknown"))
+        # A run that has ended still holds its lock while it writes this page.
+        return state_of(self.run.path) if said == "running" else said
 
     @cached_property
     def spec(self) -> Mapping[str, Any]:

@@ -103,7 +103,7 @@ def content(record: Record, budget: float) -> dict[str, Any]:
     return {
         "name": run.path.resolve().name,
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "status": record.status.get("status", "unknown"),
+        "status": record.state,
         "sentence": sentence(record),
         "facts": facts(record),
         "figures": figures(record),
