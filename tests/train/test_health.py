@@ -187,6 +187,15 @@ def test_a_fault_in_a_recorded_run_is_found_soon(check, fault):
             assert scores[begin + HOLDS :] == [100] * (len(rows) - begin - HOLDS)
 
 
+def test_a_loss_that_settles_higher_is_no_divergence_below_the_threshold():
+    rows = made(6, noise=0.02, tail=0.0)
+    for share, wanted in ((0.15, False), (0.4, True)):
+        higher = [dict(row) for row in rows]
+        for row in higher[300:]:
+            row["loss"] *= 1 + share
+        assert ("divergence" in named(higher)) == wanted, share
+
+
 def test_a_leak_is_told_of_before_the_memory_is_full():
     rows = made(3)
     leaking(rows)

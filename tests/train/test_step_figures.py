@@ -60,14 +60,15 @@ def test_accuracies_are_those_of_the_scores(stream, tmp_path, micro_batch_size):
     program = assemble(plan)
     batches = stream.step(stream.start, micro_batch_size=micro_batch_size)
     tokens = right = documents = whole = 0
-    # Half of the labels are what the model says, so that whole documents are right.
+    # Some documents are right everywhere, the others in every other place.
     changed = []
     for batch in batches.micro_batches:
         with torch.no_grad():
             hidden = program.network.backbone(batch).hidden
             best = program.network._logits(hidden, None).argmax(-1)
+        other_places = torch.arange(best.shape[1]) % 2 == 0
         labels = torch.where(
-            (batch.labels != IGNORE) & (batch.document_ids % 2 == 0),
+            (batch.labels != IGNORE) & ((batch.document_ids % 2 == 0) | other_places),
             best,
             batch.labels,
         )

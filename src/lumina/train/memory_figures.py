@@ -77,7 +77,7 @@ def risk(used: deque[tuple[int, float]]) -> float:
     (first, before), (last, now) = used[0], used[-1]
     # A few steps only show how a run gets going.
     settled = len(used) == used.maxlen
-    slope = max(now - before, 0.0) / (last - first) if settled and last > first else 0.0
+    slope = (now - before) / (last - first) if settled and last > first else 0.0
     nearest = max(now, now + slope * HORIZON)
     return min(max((nearest - SAFE) / (FULL - SAFE), 0.0), 1.0)
 
