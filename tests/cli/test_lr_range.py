@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lumina.cli import lr_range
 from lumina.cli.main import main
 from tiny_runs import Runs
 
@@ -79,3 +80,13 @@ def test_what_is_no_sweep_is_refused(
     assert "no sweep" in capsys.readouterr().err
     assert main(["lr-range", "--preset", "debug", *flags.split()]) in (1, 2)
     assert words in capsys.readouterr().err
+
+
+def test_two_sweeps_of_one_second_have_two_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lr_range.time, "strftime", lambda form: "now")
+    first = lr_range._folder(None)
+    first.mkdir(parents=True)
+    assert [first.name, lr_range._folder(None).name] == ["now", "now-2"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import itertools
 import json
 import math
 import sys
@@ -78,7 +79,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _folder(named: str | None) -> Path:
     """Where the files go; files of an earlier sweep are not written over."""
-    folder = Path(named or Path("lr-range", time.strftime("%Y%m%d-%H%M%S")))
+    if named is None:
+        stem = time.strftime("%Y%m%d-%H%M%S")
+        names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
+        return next(p for name in names if not (p := Path("lr-range", name)).exists())
+    folder = Path(named)
     if there := [name for name in FILES if (folder / name).exists()]:
         raise LuminaError(
             "E002",
