@@ -229,6 +229,7 @@ def test_of_records_left_out_the_first_are_named_and_all_are_counted() -> None:
     one, other = LeftOut(), LeftOut()
     for number in range(3 * TOLD):
         (one if number < 5 else other).skip(Skipped("here", number, "E101", "bad"))
+    assert len(one.first) == 5 and len(other.first) == TOLD
     other.remove(4, False)
     other.remove(2, True)
     one.take(other)
