@@ -4,7 +4,7 @@
 
 Writes report-light.png (the head of the page and its first curves), report-dark.png
 (the same in dark), report-zoomed.png (curves of a part of the run) and
-report-phone.png. Each has 64 colours; together they stay below 600 KB.
+report-phone.png. Each has 256 colours; together they stay below 600 KB.
 """
 
 from __future__ import annotations
@@ -66,12 +66,14 @@ def pictures(shown: Browser, page: Path):
 
 
 def reduced(picture: bytes) -> bytes:
-    """The same with 64 colours, which a page of text does not show."""
+    """The same with 256 colours, which a page of text does not show."""
     from PIL import Image
 
     out = io.BytesIO()
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    image.quantize(64, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    image.quantize(
+        256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+    ).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
