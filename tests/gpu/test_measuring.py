@@ -50,7 +50,7 @@ def test_no_look_but_that_at_attention_waits_for_the_device(stream, moe):
         assert row["gradient_variance"] > 0
 
 
-@pytest.mark.covers("MON-17: utilisation of the GPU")
+@pytest.mark.covers("MON-17: GPU (nvidia-smi dmon equivalent)")
 def test_the_driver_is_asked_how_busy_the_gpu_is(tmp_path):
     pytest.importorskip("pynvml")
     held = torch.ones(2**28, device="cuda")  # 1 GiB

@@ -307,14 +307,14 @@ def most_that_is_unpacked(runs: Runs) -> None:
 @shows("num_workers")
 def threads(runs: Runs) -> None:
     """Who encodes; the tokens are the same."""
-    encode = Tokenizer.encode_batch
+    encode = Tokenizer.encode_each
     names: set[str] = set()
 
     def spy(self: Tokenizer, texts: Any) -> Any:
         names.add(threading.current_thread().name)
         return encode(self, texts)
 
-    runs.monkeypatch.setattr(Tokenizer, "encode_batch", spy)
+    runs.monkeypatch.setattr(Tokenizer, "encode_each", spy)
     found = []
     for workers in (0, 2):
         names.clear()

@@ -333,7 +333,7 @@ def test_the_router_is_judged_by_its_probabilities(stream):
     torch.testing.assert_close(found["moe.probability"][1], probs.sum(0).float())
 
 
-@pytest.mark.covers("MON-17: utilisation of CPU and host memory")
+@pytest.mark.covers("MON-17: utilisation of CPU, host memory")
 def test_the_machine_is_read(tmp_path):
     import psutil
 
