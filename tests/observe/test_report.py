@@ -40,6 +40,7 @@ def test_the_report_tells_the_whole_run(run):
         "finished",
         "of 800",
         "best held-out loss",
+        "mean of the last 15",
         "peak of the device not known",
         "A dense transformer with 1.3M parameters (900,000 used for a token) trained "
         "from scratch for 800 steps (3.277M tokens, 2.67 passes) in 6 min of steps",
@@ -115,7 +116,7 @@ def test_only_the_style_and_the_script_of_the_page_are_allowed(run):
 def test_hostile_strings_stay_text(tmp_path):
     run = a_run(tmp_path / "<b>&run", steps=40)
     events = EventLog(run / "events.jsonl")
-    events.emit(HOSTILE, "error", None, HOSTILE)
+    events.emit(HOSTILE, "error", None, HOSTILE, 20)
     events.close()
     plan = json.loads((run / "plan.json").read_text())
     plan["reasons"]["steps"] = HOSTILE
@@ -134,6 +135,10 @@ def test_hostile_strings_stay_text(tmp_path):
     assert {tag for tag, _ in shown.elements} <= known
     scripts = sum(tag == "script" for tag, _ in shown.elements)
     assert scripts == 2, "the numbers and the page's own"
+    told = [m["text"] for m in numbers(path)["marks"] if m["kind"] == "warning"]
+    assert any("<script>alert('x')</script>" in text for text in told)
+    data = re.search(r'id="numbers">(.*)</script>\n<script>', path.read_text())[1]
+    assert not re.search("[<>&]", data), "nothing in the numbers can end their element"
     assert all(not name.startswith("on") for _, a in shown.elements for name in a)
     assert shown.text.count("<script>alert('x')</script>") >= 8
     assert shown.text.count("{{7*7}}") >= 8
@@ -244,6 +249,8 @@ def test_what_was_changed_while_it_ran_is_told_with_its_reasons(tmp_path):
 def test_joints_evaluations_and_checkpoints_are_marked_on_the_curves(tmp_path):
     folder = a_run(tmp_path / "run", steps=80)
     events = EventLog(folder / "events.jsonl")
+    begun = (folder / "events.jsonl").read_text().replace('"step":null', '"step":0', 1)
+    (folder / "events.jsonl").write_text(begun)
     events.emit("run_started", "info", None, "goes on", 40, command="lumina train x")
     events.emit("checkpoint_saved", "info", None, "step-00000050 is written", 50)
     events.close()
@@ -251,7 +258,8 @@ def test_joints_evaluations_and_checkpoints_are_marked_on_the_curves(tmp_path):
     by_kind = {}
     for mark in found["marks"]:
         by_kind.setdefault(mark["kind"], []).append(mark["step"])
-    assert by_kind["joint"] == [40] and by_kind["checkpoint"] == [50]
+    assert by_kind["joint"] == [40], "the first start is no joint"
+    assert by_kind["checkpoint"] == [50]
     assert by_kind["evaluation"] == [10, 20, 30, 40, 50, 60, 70, 80]
     assert by_kind["warning"] == [7]
     assert "resumed at step 40" in section(folder, "run")
