@@ -40,7 +40,7 @@ def test_the_report_tells_the_whole_run(run):
         "finished",
         "of 800",
         "best held-out loss",
-        "mean of the last 15",
+        "mean of the last 15\n",
         "peak of the device not known",
         "A dense transformer with 1.3M parameters (900,000 used for a token) trained "
         "from scratch for 800 steps (3.277M tokens, 2.67 passes) in 6 min of steps",
