@@ -179,6 +179,8 @@ def test_routed_layers_report_under_fixed_names():
         "moe.z_loss": (),
         "moe.counts": (2, 4),
         "moe.dropped": (2,),
+        "moe.probability": (2, 4),
+        "moe.router": (2, 3),
     }
     assert (aux["moe.counts"].sum(1) == 44 * 2).all()  # the four of padding are not in
     _, nothing = build_network(tiny_spec())(batch)

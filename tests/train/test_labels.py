@@ -57,6 +57,22 @@ def test_a_step_without_labels_has_no_loss(on_long_questions, alone: Path) -> No
     assert "loss —" in on_long_questions.output("alone")
 
 
+def test_every_look_at_a_step_without_labels(on_long_questions, alone: Path) -> None:
+    """None of them ends the run or changes it, and what there is not is null."""
+    looks = ["weight-changes", "step-times", "attention-stats", "layer-profile"]
+    every = [flag for look in looks for flag in (f"--{look}-every", "1")]
+    run = on_long_questions.train(
+        "looked", *every, *words("--log-every-n-batches 1 --qk-clip 1000")
+    )
+    assert [row["loss"] for row in rows(run)] == [row["loss"] for row in rows(alone)]
+    for row in rows(run):
+        learned = row["loss"] is not None
+        assert (row["gradient_variance"] is not None) == learned
+        assert (row["clipped_heads"] is not None) == learned
+        assert any(key.startswith("group.") for key in row) == learned
+        assert row["forward_time"] > 0
+
+
 def unlabelled_steps(run: Path) -> list[int]:
     return [row["step"] for row in rows(run) if row["loss_tokens"] == 0]
 

@@ -74,7 +74,10 @@ def test_without_iterate_the_run_ends_with_the_data(runs: Runs) -> None:
     assert again.result.steps == 16 and again.cursor["rows"] == used + 10 * 4
 
 
-def test_conversations_are_streamed_with_the_loss_of_a_store(runs: Runs) -> None:
+def test_conversations_are_streamed_with_the_loss_of_a_store(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(runs.folder / "own"))  # names this file
     chats = str(write_conversations(runs.folder / "talk.jsonl"))
     same_data = {"train_data": (chats,), "eval_fraction": 0.0, "global_batch_size": 1}
     same_data |= {"batch_size": 1, "steps": 10**4, "seq_length": 64}

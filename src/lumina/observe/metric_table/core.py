@@ -66,7 +66,7 @@ METRICS = (
         "variance over all elements of the gradient, before clipping",
         "",
         "mean(g^2) - mean(g)^2",
-        f"{LOGGED}, with `--metrics full`",
+        f"{LOGGED}, with `--metrics full`; null in a step without loss-bearing tokens",
     ),
     Metric(
         "largest_attention_logit",

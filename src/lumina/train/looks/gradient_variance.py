@@ -19,6 +19,7 @@ class GradientVariance(Look):
     """
 
     name = "gradient_variance"
+    _found: Tensor | None = None
 
     def judged(self, scale: Tensor) -> None:
         """Sum and sum of squares of the elements, each [] float32."""
@@ -32,11 +33,13 @@ class GradientVariance(Look):
         self._found = both / torch.stack([scale, scale.square()])
 
     def values(self) -> Tensor | None:
-        """[2]: the two sums."""
+        """[2]: the two sums; None in a step without labels, which has no gradient."""
         return self._found
 
     def row(self, values: Sequence[float]) -> dict[str, Any]:
         """E[g^2] - E[g]^2."""
+        if not values:
+            return {"gradient_variance": None}
         count = sum(
             slot.parameter.numel()
             for slot in self.program.optimizer.slots

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lumina.optim.optimizer import Slot, local
 from lumina.train.watch import Look, register_look
+
+if TYPE_CHECKING:
+    from lumina.assemble.program import Program
+    from lumina.data.stream import StepBatches
 
 LAYER = re.compile(r"\.blocks\.(\d+)\.")
 
@@ -26,6 +30,10 @@ class WeightChanges(Look):
     """
 
     name = "weight_changes"
+
+    def __init__(self, program: Program, batches: StepBatches) -> None:
+        super().__init__(program, batches)
+        self._squares: list[Tensor] = []
 
     def judged(self, scale: Tensor) -> None:
         """Norms of gradients and weights, and a copy of the weights."""
@@ -48,7 +56,7 @@ class WeightChanges(Look):
 
     def values(self) -> Tensor | None:
         """Squares of the norms of gradient, weights and change of each parameter."""
-        if len(getattr(self, "_squares", [])) < 3:  # a step without labels
+        if len(self._squares) < 3:  # a step without labels
             return None
         found = torch.cat(self._squares)
         if self.program.sharded:
