@@ -239,7 +239,7 @@ def test_what_a_checkpoint_can_be_used_for_is_told(run, capsys):
     assert found["compatibility"]["resumes"] is not None
 
 
-@pytest.mark.covers("DIA-11")
+@pytest.mark.covers("DIA-11", "CKP-15: --analyze-checkpoints")
 def test_the_documents_flag_analyses_checkpoints(run, capsys):
     newest = run / "checkpoints" / "step-00000006"
     assert main(["--analyze-checkpoints", str(newest), "--json"]) == 0

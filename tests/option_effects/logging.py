@@ -14,7 +14,9 @@ from tiny_runs import Runs
 
 
 @pytest.mark.covers(
-    "MON-15: --log-file", "MON-12: log_level DEBUG, INFO, WARNING, ERROR"
+    "MON-15: --log-file",
+    "MON-12: log_level DEBUG, INFO, WARNING, ERROR",
+    "TRN-02: --log-file JSONL",
 )
 @shows("log_file", "log_level", "log_format")
 def log_files(runs: Runs) -> None:

@@ -79,7 +79,12 @@ def two(runs: Runs) -> dict[str, Any]:
     }
 
 
-@pytest.mark.covers("DAT-10: checkpoint saved at transition", "DAT-44", "DAT-20")
+@pytest.mark.covers(
+    "DAT-10: checkpoint saved at transition",
+    "DAT-44",
+    "DAT-20",
+    "TRN-28: multi-phase loops with separate hyperparameters",
+)
 def test_a_phase_is_the_run_that_init_from_would_begin(runs: Runs) -> None:
     """Another rate, batch, length of rows and share; the steps are counted on."""
     options = two(runs)

@@ -62,6 +62,7 @@ def test_a_killed_run_goes_on_to_the_bit(runs: Runs) -> None:
         assert same(tensor, again.tensors[name]), name
 
 
+@pytest.mark.covers("TRN-32: iterate mode")
 def test_without_iterate_the_run_ends_with_the_data(runs: Runs) -> None:
     run = runs.train(data_loading="streaming", steps=8, global_batch_size=32)
     used = run.cursor["rows"]
