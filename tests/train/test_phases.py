@@ -83,7 +83,6 @@ def two(runs: Runs) -> dict[str, Any]:
     "DAT-10: checkpoint saved at transition",
     "DAT-44",
     "DAT-20",
-    "TRN-28: multi-phase loops with separate hyperparameters",
 )
 def test_a_phase_is_the_run_that_init_from_would_begin(runs: Runs) -> None:
     """Another rate, batch, length of rows and share; the steps are counted on."""
@@ -178,6 +177,7 @@ def test_phases_that_make_no_sense_are_refused_before_the_first(
     assert not list(runs.folder.glob("run-*/checkpoints/step-*"))
 
 
+@pytest.mark.covers("TRN-28: multi-phase loops with separate hyperparameters")
 @pytest.mark.thorough
 def test_a_finished_run_goes_on_with_a_further_phase(runs: Runs) -> None:
     first = ("one: steps=2", "two: steps=1")
