@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lumina.ops.triton_there import has_triton
 from lumina.optim.arithmetic import with_gradients
 from lumina.optim.moments import TwoMoments
 from lumina.optim.optimizer import Slot
@@ -45,7 +45,7 @@ class SmallMoments(TwoMoments):
         super().__init__(slots, options, device=device, ranks=ranks)
         self.eps = options["eps"]
         if fused is None:
-            fused = device.type == "cuda" and find_spec("triton") is not None
+            fused = device.type == "cuda" and has_triton()
         self.fused = fused
 
     def load(self, slot: Slot, rows: slice) -> tuple[Tensor, Tensor]:

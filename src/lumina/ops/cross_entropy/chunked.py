@@ -7,7 +7,6 @@ Memory for logits is bounded by `chunk_bytes` however many tokens and words ther
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lumina.ops.cross_entropy.reference import IGNORE
+from lumina.ops.triton_there import has_triton
 
 
 class Sums(NamedTuple):
@@ -164,7 +164,7 @@ def gradient_of_chunk(
         vocab_size: logits from here on take no part.
         dtype: of the gradient.
     """
-    if logits_cv.is_cuda and _has_triton():
+    if logits_cv.is_cuda and has_triton():
         from lumina.ops.cross_entropy.fused import softmax_gradient
 
         grad_cv = torch.empty_like(logits_cv, dtype=dtype)
@@ -204,11 +204,6 @@ def _smooth(
     grad_cv[:, :vocab_size] -= share_c1 / vocab_size
     grad_cv.scatter_add_(1, labels_c.unsqueeze(1), share_c1)
     return (hidden_cd.float() * rows_cd).sum(1)
-
-
-def _has_triton() -> bool:
-    """Whether the fused kernel can be built."""
-    return importlib.util.find_spec("triton") is not None
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -7,12 +7,12 @@ time, and only their maximum is kept: on a GPU by a kernel that keeps them on th
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from lumina.ops.attention.dispatch import Pattern
+from lumina.ops.triton_there import has_triton
 
 SCORES_BYTES = 2**25
 """What the scores of some queries may take at a time."""
@@ -96,7 +96,7 @@ def _note_largest(
 def _has_kernel(q_bshd: Tensor) -> bool:
     """Whether the kernel can read these queries; it sums products of 16 bits."""
     half = q_bshd.dtype in (torch.bfloat16, torch.float16)
-    return q_bshd.is_cuda and half and find_spec("triton") is not None
+    return q_bshd.is_cuda and half and has_triton()
 
 
 def _visible(

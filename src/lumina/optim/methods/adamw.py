@@ -9,13 +9,13 @@ memory in place of three.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from lumina.ops.triton_there import has_triton
 from lumina.optim.declared import by_element, register_optimizer
 from lumina.optim.moments import MOMENTS, TwoMoments
 from lumina.optim.optimizer import Slot, local
@@ -55,7 +55,7 @@ class AdamW(TwoMoments):
     ) -> None:
         super().__init__(slots, options, device=device, ranks=ranks)
         if fused is None:
-            fused = device.type == "cuda" and find_spec("triton") is not None
+            fused = device.type == "cuda" and has_triton()
         self.fused = fused
         self.eps = options["eps"]
         self._counters = list(self.steps.unbind())
