@@ -106,12 +106,9 @@ class Training:
 
     def save(self, store: Any) -> dict[str, float]:
         """A checkpoint as the loop makes it; seconds of its two parts that block."""
-        from lumina.assemble.assemble import Progress, capture
-        from lumina.assemble.host_copies import HostCopies
+        from lumina.assemble.assemble import Progress, capture, memory_for_copies
 
-        if self._cuda and self.program.host_copies is None:
-            self.program.host_copies = HostCopies(self.program.device)
-        copies = self.program.host_copies
+        copies = memory_for_copies(self.program)
         began = time.perf_counter()
         store.idle()
         state = capture(

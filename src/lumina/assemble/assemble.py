@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lumina.assemble.carry import CARRY, restore_carry, whole_carry
 from lumina.assemble.frozen_model import SLOT as FROZEN
-from lumina.assemble.host_copies import HostCopies, Wanted
+from lumina.assemble.host_copies import HostCopies, Wanted, has_room
 from lumina.assemble.logical import (
     fill,
     join_fused,
@@ -321,6 +321,28 @@ def wanted_copies(program: Program) -> list[Wanted]:
 
     _tensors(program, everything=False, copied=note)
     return found
+
+
+def memory_for_copies(program: Program, *, ahead: bool = False) -> HostCopies | None:
+    """Memory for captures beside the next steps; None where there is none.
+
+    It is asked for once: where there is no room, later calls look no more.
+
+    Args:
+        program: what is captured.
+        ahead: find the memory on a thread, before the first save.
+    """
+    if not program.copies_beside_steps:
+        return None
+    if program.host_copies is None:
+        wanted = wanted_copies(program)
+        program.copies_beside_steps = has_room(wanted, program.ranks.local_size)
+        if not program.copies_beside_steps:
+            return None
+        program.host_copies = HostCopies(program.device)
+        if ahead:
+            program.host_copies.prepare(wanted)
+    return program.host_copies
 
 
 def _tensors(

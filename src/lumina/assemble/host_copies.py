@@ -24,13 +24,18 @@ Wanted = tuple[str, torch.Size, torch.dtype]
 """Name, shape and type of a tensor to be copied."""
 
 
-def has_room(wanted: Iterable[Wanted]) -> bool:
-    """Whether the copies of tensors may stay in CPU memory for the whole run."""
+def has_room(wanted: Iterable[Wanted], processes: int) -> bool:
+    """Whether the copies of tensors may stay in CPU memory for the whole run.
+
+    Args:
+        wanted: the tensors.
+        processes: of the run on this machine, each with copies of about that size.
+    """
     import psutil
 
     size = sum(shape.numel() * dtype.itemsize for _, shape, dtype in wanted)
     free = min(int(psutil.virtual_memory().available), host_memory_bytes())
-    return size <= SHARE * free
+    return size * processes <= SHARE * free
 
 
 class HostCopies:

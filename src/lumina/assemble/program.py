@@ -86,6 +86,7 @@ class Program:
         vocabulary: how often each token was seen, where that is watched, or None.
         logit_clip: what keeps attention logits at a threshold, or None.
         host_copies: memory for captures beside the next step, or None.
+        copies_beside_steps: whether captures may have such memory.
         kinds: the kinds that the model is of.
         terms: its further losses.
         counts: keys of the auxiliary sums that only count, with their shapes.
@@ -152,6 +153,7 @@ class Program:
             )
         self.logit_clip: LogitClip | None = None
         self.host_copies: HostCopies | None = None
+        self.copies_beside_steps = self.device.type == "cuda" and not self.sharded
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.memories: dict[str, Memory] = {}
         for kind in self.kinds:

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from lumina.assemble.assemble import Progress, capture, wanted_copies
-from lumina.assemble.host_copies import HostCopies, has_room
+from lumina.assemble.assemble import Progress, capture, memory_for_copies
 from lumina.assemble.program import Program
 from lumina.assemble.state_parts import as_saved
 from lumina.data.stream import Prefetcher, RowStream
@@ -113,7 +112,7 @@ class Loop:
         feed = self._feed()
         self._ring = ring = MetricRing(cuda=self.program.device.type == "cuda")
         if 0 < self.plan.save_every < self.plan.steps - self.progress.step:
-            self._memory_for_copies(ahead=True)
+            memory_for_copies(self.program, ahead=True)
         try:
             self._make_up_evaluation()
             if not self.evaluations.measure_outset(
@@ -411,7 +410,7 @@ class Loop:
             self.save("regular")
         self._ring.clock.restart()
 
-    def save(self, kind: Kind, background: bool = True) -> None:
+    def save(self, kind: Kind) -> None:
         """Snapshot now; write behind the next steps."""
         if self.checkpoints.mark(self.progress.step, kind):
             return
@@ -435,33 +434,14 @@ class Loop:
                 "begin": self.plan.phase_begin,
                 "done": self._phase_ends or self.progress.step >= self.plan.steps,
             }
-        copies = self._memory_for_copies() if background else None
+        copies = memory_for_copies(self.program)
         if copies is not None:
             self.checkpoints.idle()  # what is being written is in the same memory
         state = capture(self.program, self.progress, config=self.config, copies=copies)
         state = as_saved(state, self.config)
-        self.checkpoints.save(
-            state, kind=kind, background=background, already_snapshot=True
-        )
+        self.checkpoints.save(state, kind=kind, already_snapshot=True)
         self.saved = self.progress.step
         self._saved_at = time.monotonic()
-
-    def _memory_for_copies(self, ahead: bool = False) -> HostCopies | None:
-        """Memory for captures beside the next steps; None where there is no room.
-
-        Args:
-            ahead: find it on a thread, before the first save.
-        """
-        program = self.program
-        if program.device.type != "cuda" or program.sharded:
-            return None
-        if program.host_copies is None:
-            wanted = wanted_copies(program)
-            if has_room(wanted):
-                program.host_copies = HostCopies(program.device)
-                if ahead:
-                    program.host_copies.prepare(wanted)
-        return program.host_copies
 
     def _finish(self) -> None:
         """A last checkpoint, whatever ended the run."""
