@@ -32,7 +32,6 @@ from lumina.assemble.assemble import assemble
 from lumina.assemble.counted import counted_shapes
 from lumina.batch import Batch
 from lumina.data.stream import StepBatches
-from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.observe.console import Console
 from lumina.plan.plan import Plan
 from lumina.train.recorder import Recorder
@@ -54,26 +53,6 @@ STEPS = 10
 """Of a turn: each look is due once."""
 
 SMALL = dict(vocab=1024, hidden=128, layers=4, heads=4, kv=2, head_dim=32, ffn=512)
-
-
-def spec_of(shape: dict[str, Any], length: int) -> ModelSpec:
-    """The shape of a work of work_ab.py."""
-    layers = tuple(range(shape["layers"]))
-    moe = None
-    if "experts" in shape:
-        moe = MoeSpec(shape["experts"], shape["top_k"], shape["ffn"], layers=layers)
-    return ModelSpec(
-        vocab_size=shape["vocab"],
-        padded_vocab_size=-(-shape["vocab"] // 64) * 64,
-        hidden_size=shape["hidden"],
-        num_layers=shape["layers"],
-        num_heads=shape["heads"],
-        num_kv_heads=shape["kv"],
-        head_dim=shape["head_dim"],
-        intermediate_size=shape["ffn"],
-        seq_length=length,
-        moe=moe,
-    )
 
 
 class Setting:
@@ -172,7 +151,7 @@ def main() -> None:
     shape = work_ab.SHAPES[arguments.work] if cuda() else SMALL
     rows, length = (work_ab.MICRO_BATCH, work_ab.SEQUENCE) if cuda() else (4, 128)
     plan = Plan(
-        spec=spec_of(shape, length),
+        spec=work_ab.spec_of(shape, length),
         device=device,
         compute_dtype="bfloat16" if cuda() else "float32",
         micro_batch_size=rows,

@@ -49,16 +49,9 @@ VARIANTS = [
 PEAK = 989e12
 
 
-def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str, Any]]:
-    """A closure that trains one step with Lumina's own step, and its facts."""
-    from lumina.assemble.assemble import assemble
-    from lumina.assemble.ranks import Ranks
-    from lumina.data.stream import StepBatches
+def spec_of(shape: dict[str, Any], length: int) -> Any:
+    """A shape of `SHAPES` as Lumina's, for rows of some length."""
     from lumina.model.spec import ModelSpec, MoeSpec
-    from lumina.plan.count import count_parameters
-    from lumina.plan.flops import flops_per_token
-    from lumina.plan.plan import Plan
-    from lumina.train.step import train_step
 
     moe = None
     if "experts" in shape:
@@ -68,7 +61,7 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
             intermediate_size=shape["ffn"],
             layers=tuple(range(shape["layers"])),
         )
-    spec = ModelSpec(
+    return ModelSpec(
         vocab_size=shape["vocab"],
         padded_vocab_size=-(-shape["vocab"] // 64) * 64,
         hidden_size=shape["hidden"],
@@ -77,10 +70,23 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
         num_kv_heads=shape["kv"],
         head_dim=shape["head_dim"],
         intermediate_size=shape["ffn"],
-        seq_length=SEQUENCE,
+        seq_length=length,
         rope_theta=500000.0,
         moe=moe,
     )
+
+
+def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str, Any]]:
+    """A closure that trains one step with Lumina's own step, and its facts."""
+    from lumina.assemble.assemble import assemble
+    from lumina.assemble.ranks import Ranks
+    from lumina.data.stream import StepBatches
+    from lumina.plan.count import count_parameters
+    from lumina.plan.flops import flops_per_token
+    from lumina.plan.plan import Plan
+    from lumina.train.step import train_step
+
+    spec = spec_of(shape, SEQUENCE)
     accumulate = 8 if "accum8" in options else 1
     ranks = Ranks.from_environment()
     ranks.connect("cuda")
@@ -144,7 +150,7 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
         counts = dict(divide_counts(values, count_shapes(spec)))["moe.counts"]
         return (counts.amax(1) / counts.mean(1) - 1).tolist()
 
-    if moe is not None:
+    if spec.moe is not None:
         facts["violation"] = violation
     return step, facts
 

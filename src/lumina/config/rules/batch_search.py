@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lumina.config.rules.refusing import refuse
+from lumina.config.rules.refusing import refuse, set_of
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 
@@ -35,14 +35,12 @@ def check(settings: Settings) -> None:
         "phases": "each phase has a batch of its own",
         "context_schedule": "rows grow",
     }
-    for leaf, why in others.items():
-        value = settings.get(leaf)
-        if value and value != "standard":
-            refuse(
-                f"auto_batch_size measures rows of text of one length, and with {leaf} "
-                f"{why}",
-                "name --batch-size instead",
-            )
+    for leaf, why in set_of(settings, others):
+        refuse(
+            f"auto_batch_size measures rows of text of one length, and with {leaf} "
+            f"{why}",
+            "name --batch-size instead",
+        )
 
 
 def without_effect(settings: Settings) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lumina.config.loss_entries import loss_roles, role_weights
-from lumina.config.rules.refusing import refuse
+from lumina.config.rules.refusing import refuse, set_of
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 from lumina.errors import LuminaError
@@ -50,14 +50,12 @@ def _check_smoothing(settings: Settings) -> None:
         "tasks": "the tasks' losses are balanced by their plain values",
         "objective": "a registered objective has a loss of its own",
     }
-    for leaf, why in others.items():
-        value = settings.get(leaf)
-        if value and value != "standard":
-            refuse(
-                f"label_smoothing {settings.train.label_smoothing:g} does not go with "
-                f"{leaf}: {why}",
-                f"leave {leaf} or label_smoothing out",
-            )
+    for leaf, why in set_of(settings, others):
+        refuse(
+            f"label_smoothing {settings.train.label_smoothing:g} does not go with "
+            f"{leaf}: {why}",
+            f"leave {leaf} or label_smoothing out",
+        )
     if settings.stages.preservation_method == "outputs" and settings.get(
         "preserve_base_knowledge"
     ):

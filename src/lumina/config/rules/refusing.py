@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NoReturn
 
 from lumina.errors import LuminaError
+
+if TYPE_CHECKING:
+    from lumina.config.settings import Settings
 
 
 def refuse(message: str, hint: str) -> NoReturn:
@@ -18,6 +22,19 @@ def refuse(message: str, hint: str) -> NoReturn:
         LuminaError: E002.
     """
     raise LuminaError("E002", message, hint)
+
+
+def set_of(settings: Settings, others: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Which of some options are set to anything but off or "standard".
+
+    Args:
+        settings: of the run.
+        others: option -> why it does not go with another one.
+    """
+    for leaf, why in others.items():
+        value = settings.get(leaf)
+        if value and value != "standard":
+            yield leaf, why
 
 
 def divisor_below(number: int, wanted: int) -> int:
