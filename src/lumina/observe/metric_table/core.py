@@ -30,7 +30,7 @@ METRICS = (
     Metric("perplexity", "the same as a number of choices", "", "exp(loss)"),
     Metric(
         "token_accuracy",
-        "share of the tokens that bear loss whose label had the highest score",
+        "share of the loss-bearing tokens for which the label had the highest score",
         "",
         "right tokens / tokens",
         FULL,
@@ -77,12 +77,12 @@ METRICS = (
     ),
     Metric(
         "clipped_heads",
-        "heads of queries whose largest logit was above `--qk-clip`",
+        "heads of queries with a largest logit above `--qk-clip`",
         "heads",
         "",
         "with `--qk-clip`; null in a step without loss-bearing tokens",
     ),
-    Metric("clipped_gradients", "steps so far whose gradient was clipped", "steps"),
+    Metric("clipped_gradients", "steps so far with a clipped gradient", "steps"),
     Metric(
         "skipped",
         "steps so far that changed nothing, for their gradient was not finite",
@@ -103,7 +103,7 @@ METRICS = (
     ),
     Metric(
         "eval_accuracy",
-        "share of the held-out tokens whose label had the highest score",
+        "share of the held-out tokens for which the label had the highest score",
         when=EVALUATED,
     ),
     Metric(

@@ -67,7 +67,7 @@ METRICS = (
         "time of the steps of one pass over the data",
         "seconds",
         "sum of step_seconds over the pass",
-        "the last step of a pass whose first step this process did too",
+        "the last step of a pass, if this process did its first step too",
         of_a_rank=True,
     ),
     Metric(
