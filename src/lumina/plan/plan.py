@@ -77,6 +77,9 @@ class Plan:
         watch_vocabulary: how often each token is seen is counted.
         adaptive: window, bounds and thresholds of shares that follow the losses.
         convergence: window and threshold of phases that end when the loss is level.
+        experience: outcomes of actions in earlier runs (`lumina.plan.experience`):
+            ANOMALY/CONTEXT/ACTION -> successes and failures; nothing where there are
+            none, or none are asked for.
         measures: what is measured beside loss, rates and memory, by name -> steps from
             one such measurement to the next.
         phases: the names of the run's phases, where it has several.
@@ -159,6 +162,7 @@ class Plan:
     watch_vocabulary: bool = False
     adaptive: dict[str, float] = field(default_factory=dict)
     convergence: dict[str, float] = field(default_factory=dict)
+    experience: dict[str, list[int]] = field(default_factory=dict)
     measures: dict[str, int] = field(default_factory=dict)
     phases: tuple[str, ...] = ()
     phase: str = ""
