@@ -35,6 +35,7 @@ for room in (
     "optimizers",
     "running",
     "saving",
+    "recovery",
     "answering",
     "resuming",
     "metrics",

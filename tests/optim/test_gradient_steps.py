@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from optimizer_steps import gradients, slots_of
 from programs import conversations, reassembled, stream_of, take_steps, tiny_plan
 from training import DENSE, Trainings, column, words
 
-ALL = ("agc", "centralise", "noise", "zclip")
+ALL = ("agc", "centralise", "noise", "zclip", "robust_clip")
 ROLES = {
     "matrix": "matrix",
     "tall": "head",
@@ -152,6 +153,50 @@ def test_zclip_is_the_papers() -> None:
     assert float(step.seen) == 40
 
 
+def by_the_median(
+    norms: list[float], window: int, first: int, threshold: float, patience: int
+) -> list[float]:
+    """What the robust clip makes of norms, written out; None: a step is skipped."""
+    held: list[float] = []
+    made, outside = [], 0
+    for norm in norms:
+        log = math.log(norm) if 0 < norm < math.inf else math.nan
+        middle = statistics.median(held) if held else 0.0
+        away = statistics.median([abs(x - middle) for x in held] or [0.0])
+        reach = threshold * max(1.4826 * away, 0.05)
+        far = len(held) >= first and abs(log - middle) > reach
+        made.append(math.exp(middle + reach) if far and log > middle else norm)
+        if far:
+            outside += 1
+            if outside == patience:
+                held, outside = [], 0
+        elif not math.isnan(log):
+            held, outside = [*held, log][-window:], 0
+    return made
+
+
+def test_robust_clip_goes_by_the_median_of_a_window() -> None:
+    """Spikes, dips, norms that are no numbers, and a level that changes for good."""
+    options = {"window": 9, "first": 4, "threshold": 3.0, "patience": 6}
+    step = made("robust_clip", [], least_deviation=0.05, **options)
+    generator = torch.Generator().manual_seed(0)
+    norms = (1 + 0.1 * torch.randn(60, generator=generator)).tolist()
+    norms[2] = norms[20] = norms[21] = 900.0
+    norms[15], norms[30], norms[31] = 1e-4, math.inf, 0.0
+    norms[40:] = [50 * norm for norm in norms[40:]]
+    wanted = by_the_median(norms, **options)
+    for norm, allowed in zip(norms, wanted, strict=True):
+        skip = float(norm == math.inf)
+        verdict = verdict_of(norm, divisor=4.0, skip=skip)
+        step.judge(verdict, torch.tensor(4.0))
+        expected = 4.0 if skip or norm == 0 else 4.0 * norm / allowed
+        assert float(verdict.divisor) == pytest.approx(expected, rel=1e-4)
+    clipped = [n for n, x in enumerate(norms) if x != wanted[n]]
+    assert {20, 21, 40, 45} <= set(clipped) <= {20, 21, *range(40, 46)}
+    for n in (20, 21):
+        assert wanted[n] < 2.0
+
+
 def test_zclip_leaves_the_stricter_clip() -> None:
     step = made("zclip", [], first=2)
     for norm in (1.0, 1.1):
@@ -167,14 +212,23 @@ def test_all_of_them_go_on_after_a_resume(tmp_path: Path) -> None:
         True,
         max_grad_norm=1.0,
         gradient_steps=ALL,
-        gradient_step_options={"zclip": {"threshold": 1.0, "memory": 0.9, "first": 2}},
+        gradient_step_options={
+            "zclip": {"threshold": 1.0, "memory": 0.9, "first": 2},
+            "robust_clip": {
+                "threshold": 0.5,
+                "window": 4,
+                "first": 2,
+                "least_deviation": 1e-3,
+                "patience": 3,
+            },
+        },
     )
     straight = assemble(plan)
     whole, done = take_steps(straight, stream, 6)
     program = assemble(plan)
     first, progress = take_steps(program, stream, 3)
     program = reassembled(program, progress, plan)
-    assert program.gradient_steps[3].seen == 3
+    assert [program.gradient_steps[n].seen for n in (3, 4)] == [3, 3]
     then, progress = take_steps(program, stream, 3, progress)
     assert torch.equal(torch.cat([first, then]), whole)
     one, two = capture(straight, done), capture(program, progress)
@@ -195,6 +249,7 @@ def test_two_ranks_train_what_one_rank_trains(
         *words("--precision fp32 --steps 6 --gradient-steps"),
         *ALL,
         *words("--gradient-step-options zclip.first=2 zclip.threshold=1"),
+        *words("robust_clip.first=2 robust_clip.threshold=0.5"),
     ]
     alone = trainings.folder / "alone-steps"
     if not alone.exists():

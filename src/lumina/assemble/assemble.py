@@ -443,7 +443,7 @@ def _scalars(program: Program) -> dict[str, Any]:
         values[name] = memory.state()
     if program.gradient_steps:
         values["gradient_steps"] = {
-            name: {key: value.item() for key, value in step.scalars().items()}
+            name: {key: value.tolist() for key, value in step.scalars().items()}
             for name, step in zip(
                 program.plan.gradient_steps, program.gradient_steps, strict=True
             )

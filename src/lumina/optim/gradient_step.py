@@ -86,13 +86,13 @@ class GradientStep:
         """
 
     def scalars(self) -> dict[str, Tensor]:
-        """Numbers that it keeps, [] tensors by name, for the checkpoint."""
+        """Numbers that it keeps, [] or [n] tensors by name, for the checkpoint."""
         return {}
 
-    def load_scalars(self, values: Mapping[str, float]) -> None:
+    def load_scalars(self, values: Mapping[str, float | list[float]]) -> None:
         """The inverse of `scalars`."""
         for name, number in self.scalars().items():
-            number.fill_(values[name])
+            number.copy_(number.new_tensor(values[name]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,9 @@ from lumina.plan.declared_options import read_options
 if TYPE_CHECKING:
     from lumina.config import Config
 
+ROBUST = "robust_clip"
+"""The step that an option of the same name adds behind the others."""
+
 
 def decide_gradient_steps(config: Config, decisions: Decisions) -> None:
     """Fix the steps in their order, and the options of each.
@@ -21,7 +24,9 @@ def decide_gradient_steps(config: Config, decisions: Decisions) -> None:
         LuminaError: E005 for a step, option or value that there is not, or a step that
             is named twice.
     """
-    names = config.train.gradient_steps
+    names, why = config.train.gradient_steps, source_of(config, "gradient_steps")
+    if config.recovery.robust_clip and ROBUST not in names:
+        names, why = (*names, ROBUST), source_of(config, "robust_clip")
     steps = [chosen_gradient_step(name) for name in names]
     if twice := [name for name in names if names.count(name) > 1]:
         raise LuminaError(
@@ -29,7 +34,6 @@ def decide_gradient_steps(config: Config, decisions: Decisions) -> None:
             f"gradient_steps names {twice[0]} twice",
             "name each step once, in the order in which they act",
         )
-    why = source_of(config, "gradient_steps")
     told = "; ".join(step.words for step in steps)
     decisions.decide("gradient_steps", names, f"{why}: {told}" if told else why)
     decisions.decide(

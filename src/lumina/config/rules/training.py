@@ -71,7 +71,7 @@ def without_effect(settings: Settings) -> dict[str, str]:
     train, unused = settings.train, dict[str, str]()
     if train.decay_steps is not None:
         unused["decay_ratio"] = "decay_steps is set"
-    if not train.gradient_steps:
+    if not train.gradient_steps and not settings.recovery.robust_clip:
         unused["gradient_step_options"] = "gradient_steps names none"
     if not train.lookahead_steps:
         unused["lookahead_share"] = "lookahead_steps is 0"

@@ -17,6 +17,7 @@ from lumina.config.sections.model import ModelSection
 from lumina.config.sections.moe import MoeSection
 from lumina.config.sections.mor import MorSection
 from lumina.config.sections.parts import PartsSection
+from lumina.config.sections.recovery import RecoverySection
 from lumina.config.sections.resuming import ResumingSection
 from lumina.config.sections.run import RunSection
 from lumina.config.sections.saving import SavingSection
@@ -49,6 +50,7 @@ class Sections:
     run: RunSection
     saving: SavingSection
     resuming: ResumingSection
+    recovery: RecoverySection
     answering: AnsweringSection
     metrics: MetricsSection
     logging: LoggingSection

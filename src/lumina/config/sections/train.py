@@ -138,7 +138,8 @@ class TrainSection(Section):
         (),
         description="small steps on gradients, in this order: agc, which clips each "
         "row by the size of the weights; centralise, which takes away the mean of a "
-        "row; noise, which fades; zclip, which clips norms that stand out",
+        "row; noise, which fades; robust_clip and zclip, which clip norms that stand "
+        "out",
     )
     gradient_step_options: tuple[str, ...] = Field(
         (),
