@@ -35,9 +35,9 @@ STEPS = 20
 RANKS = (1, 2)
 TIMES = (
     "time", "step_seconds", "data_wait_seconds", "tokens_per_second", "mfu",
-    "memory_*", "*_seconds", "*_per_second", "hfu", "epoch_time", "*_memory",
+    "memory_*", "agreed_*", "*_seconds", "*_per_second", "hfu", "epoch_time",
     "oom_risk_score", "cpu_utilization", "host_memory_utilization", "disk_*", "gpu_*",
-    "*_time",
+    "*_time", "*_memory",
 )  # fmt: skip
 """Keys of a row that no two runs have alike."""
 

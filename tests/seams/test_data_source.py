@@ -21,7 +21,7 @@ from lumina.data import kinds
 from lumina.data.kind import Request
 from lumina.data.kinds import chosen_kind
 from lumina.model.registry import load_plugins
-from lumina.observe.metric_table import OF_A_RANK
+from lumina.observe.metric_table import UNREPEATABLE
 from tiny_runs import Runs, same
 from training import Running, start, wait_until
 
@@ -75,7 +75,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, without what no two runs have alike."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
-        {key: x for key, x in row.items() if key not in OF_A_RANK}
+        {key: x for key, x in row.items() if key not in UNREPEATABLE}
         for row in map(json.loads, lines)
     ]
 

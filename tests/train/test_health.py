@@ -17,8 +17,9 @@ import pytest
 
 from lumina.train.health.check import CHECKS
 from lumina.train.health.checks.machine import line
+from lumina.train.health.watching import HOLDS
 from lumina.train.rules import RunningRules, with_rules
-from lumina.train.rules.training_health import HOLDS, TrainingHealth
+from lumina.train.rules.training_health import TrainingHealth
 from programs import tiny_plan
 
 FILE = Path(__file__).parents[1] / "recorded" / "health.json.xz"
@@ -142,7 +143,8 @@ FAULTS = {
     "divergence": [diverging, not_finite],
     "exploding_gradients": [exploding],
     "vanishing_gradients": [vanishing],
-    "memory": [leaking, full],
+    "memory_leak": [leaking],
+    "memory_pressure": [full],
     "performance": [slower, hungry],
 }
 CLAUSES = {
@@ -150,7 +152,8 @@ CLAUSES = {
     "divergence": "divergence",
     "exploding_gradients": "exploding/vanishing gradients",
     "vanishing_gradients": "exploding/vanishing gradients",
-    "memory": "memory",
+    "memory_leak": "memory",
+    "memory_pressure": "memory",
     "performance": "performance",
 }
 
@@ -199,11 +202,11 @@ def test_a_loss_that_settles_higher_is_no_divergence_below_the_threshold():
 def test_a_leak_is_told_of_before_the_memory_is_full():
     rows = made(3)
     leaking(rows)
-    [first, *_] = [step for step, check in alarms(rows)[0] if check == "memory"]
+    [first, *_] = [step for step, check in alarms(rows)[0] if check == "memory_leak"]
     assert rows[first - 1]["memory_utilization"] < 0.85
     for row in rows:  # as fast, but the run ends before it matters
         row["memory_utilization"] = 0.2 + 0.5 * (row["memory_utilization"] - 0.2)
-    assert "memory" not in named(rows)
+    assert "memory_leak" not in named(rows)
     assert line([1.0, 3.0, 5.0]) == pytest.approx((2.0, 1.0))
     assert line([1.0, 1.0]) == (0.0, 0.0)
 
@@ -252,7 +255,7 @@ def test_a_level_loss_is_stagnation_at_a_high_rate_and_convergence_at_a_low_one(
             for step in range(steps)
         ]
 
-    assert named(level(1e-3)) == {"stagnation"}
+    assert named(level(1e-3)) == {"plateau"}
     found, scores = alarms(level(2e-4))
     assert {check for _, check in found} == {"convergence"} and min(scores) == 100
     assert named(level(1e-3, fall=0.15)) == set()
@@ -276,10 +279,12 @@ def test_checks_go_on_in_the_middle_of_their_windows():
             first.load(state)
         first.see(row | {"step": step})
         notes += [(note.step, note.evidence["check"]) for note in first.notes()]
-        assert first.score == scores[step - 1]
-    assert notes == whole and {"divergence", "memory", "expert_imbalance"} <= named(
-        rows
-    )
+        assert first.watching.score == scores[step - 1]
+    assert notes == whole and {
+        "divergence",
+        "memory_leak",
+        "expert_imbalance",
+    } <= named(rows)
 
 
 @pytest.mark.covers("MON-08: performance")

@@ -74,6 +74,11 @@ def test_two_ranks_give_the_losses_of_one(trainings, alone, model, parallel):
     )
     assert_close(found, alone(model))
     assert len(rows(found)) == STEPS
+    # A mean and no sum: of processes that are about equally large.
+    shares = column(found, "agreed_memory_share")
+    assert shares[0] is None
+    ones = column(found, "memory_utilization")
+    assert shares[1:] == pytest.approx(ones[:-1], rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from lumina.train.counts import divide_counts
 from lumina.train.memory_figures import MemoryFigures, fragmentation, risk
 from lumina.train.pace import Pace
 from lumina.train.recorder import Recorder
-from lumina.train.step import SCALARS, train_step
+from lumina.train.step import SCALARS, Measured, train_step
 from lumina.train.watch import Watch
 from programs import conversations, stream_of, tiny_plan
 
@@ -141,6 +141,18 @@ def test_clipping_is_counted_and_takes_from_the_rate(stream, tmp_path):
     assert row["effective_learning_rate"] == 0 and row["clipped_gradients"] == 0
     row = settled(plan, tmp_path, {"loss_tokens": 0}, values)
     assert row["effective_learning_rate"] is None
+
+
+def test_what_a_process_measured_comes_back_in_its_row(stream, tmp_path):
+    plan = tiny_plan()
+    program = assemble(plan)
+    batches = stream.step(stream.start, micro_batch_size=8)
+    values = train_step(program, batches, 0, measured=Measured(0.25, 1.5)).tolist()
+    row = settled(plan, tmp_path, {}, values)
+    assert row["agreed_memory_share"] == 0.25 and row["agreed_step_seconds"] == 1.5
+    values = train_step(program, batches, 1).tolist()
+    row = settled(plan, tmp_path, {}, values)
+    assert row["agreed_memory_share"] is row["agreed_step_seconds"] is None
 
 
 def test_a_step_that_was_skipped_was_not_clipped(stream):

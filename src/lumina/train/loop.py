@@ -191,6 +191,7 @@ class Loop:
                 stop=stop,
                 request=wants,
                 save=self.signals.take_save() or self._save_due(),
+                measured=self.recorder.measured,
                 watch=self._watch,
             )
         except torch.OutOfMemoryError as error:

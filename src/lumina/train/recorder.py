@@ -22,7 +22,7 @@ from lumina.state.metrics import MetricsLog
 from lumina.train.counts import divide_counts
 from lumina.train.memory_figures import MemoryFigures
 from lumina.train.pace import Pace
-from lumina.train.step import SCALARS
+from lumina.train.step import SCALARS, Measured
 
 
 class Recorder:
@@ -75,6 +75,7 @@ class Recorder:
         self.unlabelled = 0  # steps without a label
         self.clipped = 0  # steps whose gradients were clipped
         self.last_row: dict[str, Any] = {}
+        self.measured = Measured()  # of the newest row
         self.last_loss = math.nan  # of the last step that had a label
         kind = "tf32" if plan.tf32 else plan.compute_dtype
         self._pace = Pace(device_name, kind)
@@ -137,11 +138,21 @@ class Recorder:
             row |= self._utilisation.row()
         row |= self._of_kinds(plan, row["step"], values)
         row |= known.get("facts", {})
+        row |= self._agreed(scalars)
+        self.measured = Measured(row["memory_utilization"] or 0.0, seconds)
         if skipped:
             self._tell_skipped(plan, known["step"], loss)
         if not labelled:
             self._tell_unlabelled(known["step"])
         return row
+
+    @staticmethod
+    def _agreed(scalars: dict[str, float]) -> dict[str, float | None]:
+        """The means over all processes of what each measured of an earlier step."""
+        return {
+            "agreed_memory_share": scalars["memory_share"] or None,
+            "agreed_step_seconds": scalars["seconds"] or None,
+        }
 
     def _tell_skipped(self, plan: Plan, step: int, loss: float | None) -> None:
         """Tell of a step whose gradients overflowed, and what that changes."""

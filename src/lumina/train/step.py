@@ -5,6 +5,8 @@ No value is read back to the host here. Metrics leave as one small device tensor
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -25,13 +27,31 @@ SCALARS = (
     "stop",
     "request",
     "save",
+    "memory_share",
+    "seconds",
     "clip",
 )
 """The first entries of the vector that `train_step` returns.
 
 `clip` is what gradients were multiplied by: 1 where they were not clipped, 0 where they
-were not finite.
+were not finite. `memory_share` and `seconds` are means over all processes.
 """
+
+
+class Measured(NamedTuple):
+    """What a process has measured of its last step; all processes learn the means.
+
+    Attributes:
+        memory_share: of its device's memory in use; 0 where it is not known.
+        seconds: that the step took; 0 before the first step.
+    """
+
+    memory_share: float = 0.0
+    seconds: float = 0.0
+
+
+UNKNOWN = Measured()
+"""Before the first step."""
 
 
 def train_step(
@@ -41,6 +61,7 @@ def train_step(
     stop: bool = False,
     request: bool = False,
     save: bool = False,
+    measured: Measured = UNKNOWN,
     watch: Watch = NOTHING,
 ) -> Tensor:
     """Forward and backward over the micro-batches, then one update.
@@ -57,6 +78,7 @@ def train_step(
         stop: whether this rank was asked to stop; ranks learn of it with the metrics.
         request: whether this rank holds a requested change, likewise.
         save: whether this rank was asked for a checkpoint, likewise.
+        measured: this rank's figures of an earlier step, likewise.
         watch: what looks at the step; it changes nothing.
 
     Returns:
@@ -89,13 +111,14 @@ def train_step(
     verdict = _update(program, watch) if learns else _pass_over(program)
     watch.mark("optimizer")
     sums[3], sums[4], sums[5] = float(stop), float(request), float(save)
+    sums[6], sums[7] = (x / mesh.tokens.size / mesh.copies.size for x in measured)
     metrics = sums if counts is None else torch.cat([sums, counts])
     mesh.tokens.sum_(metrics)
-    mesh.copies.sum_(metrics[3:6])  # a request may have reached any process
+    mesh.copies.sum_(metrics[3:8])  # a request may have reached any process
     # These two every rank already has in full.
     metrics[1] = verdict.norm
     metrics[2] = verdict.skip
-    metrics[6] = (scale / verdict.divisor) * (1 - verdict.skip)
+    metrics[8] = (scale / verdict.divisor) * (1 - verdict.skip)
     found = dict(divide_counts(metrics[len(sums) :], program.counts))
     for kind in program.kinds:
         kind.note(program, found)

@@ -24,6 +24,9 @@ ALIASES: dict[str, str] = {
 OF_A_RANK = frozenset(metric.key for metric in METRICS if metric.of_a_rank)
 """Keys whose values differ between the processes of a run."""
 
+UNREPEATABLE = OF_A_RANK | {metric.key for metric in METRICS if metric.of_a_machine}
+"""Keys whose values differ when a run is repeated."""
+
 
 def described(key: str) -> Metric | None:
     """The entry of a key of a row; that of a pattern only where no other fits."""

@@ -36,6 +36,12 @@ METRICS = (
         of_a_rank=True,
     ),
     Metric(
+        "agreed_memory_share",
+        "mean of `memory_utilization` over all processes, of the newest step that was "
+        "known when this one began; null where it is not known",
+        of_a_machine=True,
+    ),
+    Metric(
         "model_memory",
         "bytes of parameters, buffers and master weights on this process's device",
         "bytes",

@@ -19,6 +19,8 @@ class Metric:
         also: the name under which `Trainer.get_current_metrics` gives it as well.
         of_a_rank: its value differs between the processes of a run, so that no rule
             that changes the run may see it.
+        of_a_machine: it measures the machine, so that it has another value whenever the
+            run is repeated.
     """
 
     key: str
@@ -28,3 +30,4 @@ class Metric:
     when: str = "every step"
     also: tuple[str, ...] = ()
     of_a_rank: bool = False
+    of_a_machine: bool = False

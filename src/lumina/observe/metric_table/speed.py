@@ -20,6 +20,13 @@ METRICS = (
         of_a_rank=True,
     ),
     Metric(
+        "agreed_step_seconds",
+        "mean of `step_seconds` over all processes, of the newest step that was known "
+        "when this one began; null in the first steps of a process",
+        "seconds",
+        of_a_machine=True,
+    ),
+    Metric(
         "data_wait_seconds",
         "how long the step waited for its data",
         "seconds",

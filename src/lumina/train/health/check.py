@@ -19,11 +19,13 @@ class Alarm:
         text: a sentence for a person, with the figures that led to it.
         evidence: the figures.
         severity: of the event.
+        confidence: how sure the check is that something is wrong, from 0 to 1.
     """
 
     text: str
     evidence: Mapping[str, float] = field(default_factory=dict)
     severity: Severity = "warning"
+    confidence: float = 1.0
 
 
 class Check:
@@ -39,12 +41,17 @@ class Check:
         name: what events and the documentation call it.
         penalty: what it takes off the score of 100 while it holds.
         rule: when it is raised, for the documentation.
+        prior: how sure it is where its evidence only just reaches the threshold.
+        of_a_rank: it reads figures that differ between the processes of a run, such as
+            seconds and bytes, so that no rule that changes the run may use it.
         memory: what it remembers.
     """
 
     name: ClassVar[str]
     penalty: ClassVar[int]
     rule: ClassVar[str]
+    prior: ClassVar[float] = 0.8
+    of_a_rank: ClassVar[bool] = False
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -53,6 +60,22 @@ class Check:
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Take in a row of metrics.jsonl, and say whether it is a reason for alarm."""
         raise NotImplementedError
+
+    def see_evaluation(self, step: int, metrics: Mapping[str, Any]) -> Alarm | None:
+        """Take in an evaluation after `step` steps; by default it says nothing."""
+        return None
+
+    def sure(self, excess: float) -> float:
+        """How sure the check is, by how far the evidence goes beyond the threshold.
+
+        Args:
+            excess: evidence divided by its threshold, 1 and more.
+
+        Returns:
+            `prior` at the threshold; the doubt is halved where the evidence is twice
+            as large, and so on.
+        """
+        return 1 - (1 - self.prior) / max(excess, 1.0)
 
     def keep(self, name: str, value: Any, most: int) -> list[Any]:
         """Append to a list of `memory` that holds the last `most` values."""

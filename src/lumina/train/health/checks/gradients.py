@@ -16,6 +16,7 @@ class ExplodingGradients(Check):
 
     name = "exploding_gradients"
     penalty = 20
+    prior = 0.9
     times, in_a_row = 10.0, 3
     rule = (
         "a gradient norm more than 10 times the median of the 50 steps before, in 3 "
@@ -39,6 +40,7 @@ class ExplodingGradients(Check):
                 f"the gradient norm is {norm:.3g} and has been more than "
                 f"{self.times:.0f} times the usual {middle:.3g} for {count} steps",
                 {"norm": norm, "median": middle},
+                confidence=self.sure(norm / (self.times * middle)),
             )
         self.memory["large"] = 0
         self.keep("norms", norm, WINDOW)
@@ -74,4 +76,5 @@ class VanishingGradients(Check):
             f"the median gradient norm of {WINDOW} steps is {now:.3g}, and was "
             f"{first[0]:.3g} at first; the loss is {level:.4f}",
             {"norm": now, "first_norm": first[0], "loss": level},
+            confidence=self.sure(self.share * first[0] / max(now, 1e-30)),
         )

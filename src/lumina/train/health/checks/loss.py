@@ -40,10 +40,12 @@ class LossSpike(Check):
                 self.memory["spikes"] = self.memory.get("spikes", 0) + 1
                 if self.memory["spikes"] > 5:
                     self.memory.clear()
+                least = max(self.deviations * spread, self.share * middle)
                 return Alarm(
                     f"the loss jumped to {loss:.4f}; the median of the {WINDOW} steps "
                     f"before is {middle:.4f}",
                     {"loss": loss, "median": middle, "deviation": spread},
+                    confidence=self.sure(above / least),
                 )
         self.memory["spikes"] = 0
         self.keep("losses", loss, WINDOW)
@@ -74,6 +76,7 @@ class Divergence(Check):
             return Alarm(
                 f"the gradient was not finite in {count} steps in a row",
                 {"steps": count},
+                confidence=self.sure(count / self.skips),
             )
         loss = number(row, "loss")
         if loss is None:
@@ -88,4 +91,5 @@ class Divergence(Check):
         return Alarm(
             f"the median loss of {WINDOW} steps rose from {lowest:.4f} to {now:.4f}",
             {"median": now, "lowest": lowest},
+            confidence=self.sure((now - lowest) / (self.rise * lowest)),
         )

@@ -8,29 +8,51 @@ from typing import Any
 from lumina.quantities import share as in_percent
 from lumina.train.health.check import Alarm, Check, mean, median, number, register_check
 
+FULL = 0.97
+"""Share of the device's memory that is nearly all of it."""
+
 
 @register_check
-class MemoryTrend(Check):
-    """Memory that is nearly full, or will be at the present growth."""
+class MemoryPressure(Check):
+    """Memory that is nearly full."""
 
-    name = "memory"
+    name = "memory_pressure"
     penalty = 15
-    full, horizon, points, stride, straight = 0.97, 1000, 20, 10, 0.9
+    prior = 0.9
+    of_a_rank = True
+    rule = "more than 97% of the device's memory in use"
+
+    def see(self, row: Mapping[str, Any]) -> Alarm | None:
+        """Compare with what there is."""
+        used = number(row, "memory_utilization")
+        if used is None or used <= FULL:
+            return None
+        return Alarm(
+            f"{in_percent(used)} of the device's memory is in use",
+            {"used": used},
+            confidence=self.sure((1 - FULL) / max(1 - used, 1e-3)),
+        )
+
+
+@register_check
+class MemoryLeak(Check):
+    """Memory that will be full at its present growth."""
+
+    name = "memory_leak"
+    penalty = 15
+    of_a_rank = True
+    horizon, points, stride, straight = 1000, 20, 10, 0.9
     rule = (
-        "more than 97% of the device's memory in use, or a line through the means of "
-        "20 times 10 steps (R^2 of 0.9 and more) that reaches 97% within 1000 steps, "
-        "or before the end of the run"
+        "a line through the means of 20 times 10 steps of the share of memory in use "
+        "(R^2 of 0.9 and more) that reaches 97% within 1000 steps, and before the end "
+        "of the run"
     )
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """A mean every ten rows, and a line through the last twenty of them."""
         used = number(row, "memory_utilization")
-        if used is None:
+        if used is None or used > FULL:
             return None
-        if used > self.full:
-            return Alarm(
-                f"{in_percent(used)} of the device's memory is in use", {"used": used}
-            )
         some = self.keep("some", used, self.stride)
         self.memory["seen"] = self.memory.get("seen", 0) + 1
         if self.memory["seen"] % self.stride:
@@ -43,14 +65,15 @@ class MemoryTrend(Check):
         ahead = min(self.horizon, max(left, 0))
         then = means[-1] + slope * ahead / self.stride
         # What rounding moves is no trend.
-        if fit < self.straight or means[-1] - means[0] < 0.005 or then < self.full:
+        if fit < self.straight or means[-1] - means[0] < 0.005 or then < FULL:
             return None
-        steps = (self.full - means[-1]) / slope * self.stride
+        steps = (FULL - means[-1]) / slope * self.stride
         return Alarm(
             f"the memory in use grew from {in_percent(means[0])} to "
             f"{in_percent(means[-1])} of the device in {self.points * self.stride} "
             f"steps and at this rate is full in about {steps:,.0f}",
             {"used": means[-1], "growth_per_step": slope / self.stride, "steps": steps},
+            confidence=fit,
         )
 
 
@@ -70,6 +93,7 @@ class Performance(Check):
 
     name = "performance"
     penalty = 10
+    of_a_rank = True
     slower, waiting, window, first = 1.5, 0.2, 50, 20
     rule = (
         "the median time of 50 steps more than 1.5 times that of the 50 steps after "
@@ -95,6 +119,7 @@ class Performance(Check):
             return Alarm(
                 f"the median step takes {now:.3g} s, and took {before:.3g} s at first",
                 {"seconds": now, "before": before},
+                confidence=self.sure(now / (self.slower * before)),
             )
         part = sum(waits) / max(sum(times), 1e-9)
         if part > self.waiting:
@@ -102,5 +127,6 @@ class Performance(Check):
                 f"steps wait for their data {in_percent(part)} of their time; raise "
                 "--num-workers or --prefetch-factor",
                 {"share": part},
+                confidence=self.sure(part / self.waiting),
             )
         return None

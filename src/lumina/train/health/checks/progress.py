@@ -1,9 +1,10 @@
-"""A loss that no longer falls: stagnation at a high rate, convergence at a low one."""
+"""A loss that no longer falls: a plateau at a high rate, convergence at a low one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lumina.plan.plan import Plan
@@ -63,14 +64,15 @@ class LevelLoss(Check):
         error = math.sqrt(sum(one[1] for one in windows[:2] + windows[-2:])) / 2
         if before - now + error >= LEVEL * before:
             return None
-        return self.alarm(before, now)
+        confidence = self.sure(LEVEL * before / max(before - now + error, 1e-30))
+        return replace(self.alarm(before, now), confidence=confidence)
 
 
 @register_check
-class Stagnation(LevelLoss):
+class Plateau(LevelLoss):
     """A level loss while the learning rate is still high."""
 
-    name = "stagnation"
+    name = "plateau"
     penalty = 15
     rule = (
         "a mean loss that falls by less than 0.3%, a standard error of noise added, "

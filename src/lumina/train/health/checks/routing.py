@@ -48,6 +48,9 @@ class ExpertImbalance(Check):
                     f"layer {layer} have less than a tenth of an even load, and the "
                     f"fullest has {max(even):.1f} times as much",
                     {"layer": layer, "idle": few, "fullest": max(even)},
+                    confidence=self.sure(
+                        max(few / max(self.idle * len(even), 1), max(even) / self.full)
+                    ),
                 )
         return None
 
@@ -85,5 +88,6 @@ class DepthRouting(Check):
                     f"the predictor of layer {layer} is right for {right:.1%} of the "
                     f"tokens, and saying always the same would be for {guess:.1%}",
                     {"layer": layer, "accuracy": right, "guess": guess},
+                    confidence=self.sure((guess - right) / self.margin),
                 )
         return None

@@ -1,0 +1,158 @@
+"""All checks together: what they find in rows and evaluations, the score, the phase."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lumina.plan.plan import Plan
+from lumina.state.events import Severity
+from lumina.train.health.check import CHECKS, Alarm, Check
+from lumina.train.health.checks import gradients, loss, machine, progress, routing
+from lumina.train.health.phases import Phase, Phases
+
+OWN = (loss, gradients, routing, machine, progress)
+"""The files of Lumina's own checks; each registers them as it is imported."""
+
+HOLDS = 50
+"""Steps for which an alarm counts in the score after a check last raised it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """That a check raised an alarm at a step.
+
+    Attributes:
+        anomaly: the name of the check.
+        step: of the row or the evaluation.
+        severity: of the event.
+        confidence: how sure the check is, from 0 to 1.
+        text: a sentence for a person, with the figures that led to it.
+        evidence: the figures.
+        new: the alarm did not hold yet in the step before.
+    """
+
+    anomaly: str
+    step: int
+    severity: Severity
+    confidence: float
+    text: str
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    new: bool = True
+
+
+class Watching:
+    """Shows rows and evaluations to checks, and gathers what they find.
+
+    It is a function of what it has been shown, and of the Plan: two that see the same
+    rows and evaluations in the same order find the same.
+
+    Args:
+        checks: those that watch.
+        plan: of the run.
+
+    Attributes:
+        checks: by name.
+        until: check -> the last step in which its alarm counts in the score.
+        step: of the last row.
+    """
+
+    def __init__(self, checks: Iterable[Check], plan: Plan) -> None:
+        self.checks = {check.name: check for check in checks}
+        self.until: dict[str, int] = {}
+        self.step = 0
+        self._phases = Phases(plan)
+
+    @staticmethod
+    def of(plan: Plan, *, ranks_alike: bool = False) -> Watching:
+        """With all checks there are.
+
+        Args:
+            plan: of the run.
+            ranks_alike: leave out the checks of figures that differ between ranks.
+        """
+        chosen = (
+            check(plan)
+            for check in CHECKS.values()
+            if not (ranks_alike and check.of_a_rank)
+        )
+        return Watching(chosen, plan)
+
+    def see(self, row: Mapping[str, Any]) -> list[Finding]:
+        """Show a row to every check.
+
+        Returns:
+            A finding for every check that raises an alarm, also where its alarm holds
+            already.
+        """
+        step = self.step = int(row["step"])
+        self._phases.see(row)
+        found = ((name, check.see(row)) for name, check in self.checks.items())
+        return self._found(step, found)
+
+    def see_evaluation(self, step: int, metrics: Mapping[str, Any]) -> list[Finding]:
+        """Show an evaluation after `step` steps to every check; see `see`."""
+        found = (
+            (name, check.see_evaluation(step, metrics))
+            for name, check in self.checks.items()
+        )
+        return self._found(step, found)
+
+    def _found(
+        self, step: int, alarms: Iterable[tuple[str, Alarm | None]]
+    ) -> list[Finding]:
+        """The findings of one row or evaluation; notes which alarms hold."""
+        findings = []
+        for name, alarm in alarms:
+            if alarm is None:
+                continue
+            finding = Finding(
+                name,
+                step,
+                alarm.severity,
+                alarm.confidence,
+                alarm.text,
+                dict(alarm.evidence),
+                self.until.get(name, -1) < step,
+            )
+            self.until[name] = step + HOLDS
+            findings.append(finding)
+        return findings
+
+    @property
+    def holding(self) -> list[str]:
+        """The checks that have raised an alarm lately."""
+        return [name for name, until in self.until.items() if until >= self.step]
+
+    @property
+    def score(self) -> int:
+        """100, less the penalty of each check that has raised an alarm lately."""
+        return max(0, 100 - sum(self.checks[name].penalty for name in self.holding))
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the run is in."""
+        return self._phases.now
+
+    def state(self) -> dict[str, Any]:
+        """What the checks remember, which alarms hold, and the phase; plain JSON."""
+        memories = {name: check.memory for name, check in self.checks.items()}
+        return copy.deepcopy(
+            {
+                "memories": memories,
+                "until": self.until,
+                "step": self.step,
+                "phases": self._phases.memory,
+            }
+        )
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on in the middle of all windows. A check that is new begins afresh."""
+        for name, memory in state["memories"].items():
+            if name in self.checks:
+                self.checks[name].memory = copy.deepcopy(memory)
+        self.until = {n: x for n, x in state["until"].items() if n in self.checks}
+        self.step = state.get("step", 0)
+        self._phases.memory = copy.deepcopy(state.get("phases", {}))
