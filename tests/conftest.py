@@ -37,6 +37,8 @@ def lumina_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("lumina-cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUMINA_CACHE", str(folder))
+        # Every run of a test is remembered there; none needs to outlive a power cut.
+        patch.setattr("lumina.state.experience.database.SYNCHRONOUS", "OFF")
         yield folder
 
 

@@ -36,12 +36,12 @@ for room in (
     "running",
     "saving",
     "recovery",
-    "adaptive",
     "answering",
     "resuming",
     "metrics",
     "logging",
     "tracking",
+    "experience",
     "system",
 ):
     importlib.import_module(f"option_effects.{room}")

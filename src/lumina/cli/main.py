@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("lumina.cli.config", "show settings and where each came from"),
     "checkpoints": ("lumina.cli.checkpoints", "list, check, compare checkpoints"),
     "runs": ("lumina.cli.runs", "list, show, compare, tag and remove runs; reports"),
+    "experience": (
+        "lumina.cli.experience",
+        "what is remembered of earlier runs, and what it is worth",
+    ),
     "features": ("lumina.cli.features", "list what can be switched, and its cost"),
     "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),
     "plan": ("lumina.cli.plan", "parameters, memory and time, on any hardware"),

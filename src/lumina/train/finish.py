@@ -14,6 +14,7 @@ from lumina.observe.report import write_report
 from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.state.run_directory import RunDirectory, RunStatus
+from lumina.train.experience import remember
 from lumina.train.expert_training import keep_expert
 from lumina.train.loop import Loop
 from lumina.train.recorder import Recorder
@@ -94,6 +95,7 @@ def finish(
     if reason == "done":
         reason = f"done: {length_in_words(plan)}"
     directory.mark(status, result.steps, final_loss=loss, reason=reason)
+    remember(config, directory, recorder)
     report = write_report(directory.path, samples=samples)
     console.finish(
         {
@@ -143,7 +145,11 @@ def _keep_expert(
 
 
 def leave_failure(
-    error: BaseException, directory: RunDirectory, recorder: Recorder, step: int
+    error: BaseException,
+    config: Config,
+    directory: RunDirectory,
+    recorder: Recorder,
+    step: int,
 ) -> None:
     """Leave word of what went wrong; the error itself goes on to the caller."""
     code = error.code if isinstance(error, LuminaError) else None
@@ -157,6 +163,7 @@ def leave_failure(
             step=step,
         )
     mark_failed(directory, step)
+    remember(config, directory, recorder)
     # The page tells what happened; what went wrong is told whether or not it fits.
     with contextlib.suppress(LuminaError):
         write_report(directory.path)

@@ -145,7 +145,7 @@ class Job:
         elif recorder is None:
             mark_failed(directory, step)
         else:
-            leave_failure(error, directory, recorder, step)
+            leave_failure(error, self.prepared.config, directory, recorder, step)
 
     def _leave_interruption(self) -> None:
         """A run that a signal ended before its first step is not running."""
@@ -246,7 +246,8 @@ class Job:
                 self._finish(result, loop)
         except BaseException as error:
             if self.ranks.main:
-                leave_failure(error, directory, recorder, loop.progress.step)
+                config, step = self.prepared.config, loop.progress.step
+                leave_failure(error, config, directory, recorder, step)
             raise
         return result
 
@@ -366,6 +367,7 @@ class Job:
             prepared.first_step,
             **({"phase": self.plan.phase} if self.plan.phase else {}),
             **origin(prepared.config, prepared.environment, prepared.data.stats),
+            data_fingerprint=prepared.stream.fingerprint,
         )
         for event in prepared.events:
             recorder.event(**({"step": None} | event))

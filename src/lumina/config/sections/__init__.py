@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typing
 
-from lumina.config.sections.adaptive import AdaptiveSection
 from lumina.config.sections.answering import AnsweringSection
 from lumina.config.sections.batch_search import BatchSearchSection
 from lumina.config.sections.data import DataSection
+from lumina.config.sections.experience import ExperienceSection
 from lumina.config.sections.hrm import HrmSection
 from lumina.config.sections.loading import LoadingSection
 from lumina.config.sections.logging import LoggingSection
@@ -53,10 +53,10 @@ class Sections:
     resuming: ResumingSection
     recovery: RecoverySection
     answering: AnsweringSection
-    adaptive: AdaptiveSection
     metrics: MetricsSection
     logging: LoggingSection
     tracking: TrackingSection
+    experience: ExperienceSection
     system: SystemSection
 
 

@@ -4,15 +4,7 @@ A further control is a subclass of `Control` under `@register_control` in a file
 own: a plug-in file, or a line in the list of imports below.
 """
 
-from lumina.train.controls import (
-    depth,
-    experts,
-    layout,
-    mixture,
-    moments,
-    optimizer,
-    phases,
-)
+from lumina.train.controls import depth, experts, layout, mixture, optimizer, phases
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control, is_number
 from lumina.train.controls.journal import Controls
@@ -28,5 +20,5 @@ __all__ = [
     "register_control",
 ]
 
-OWN = (optimizer, layout, experts, depth, mixture, phases, moments)
+OWN = (optimizer, layout, experts, depth, mixture, phases)
 """The files of Lumina's own controls; each registers them as it is imported."""

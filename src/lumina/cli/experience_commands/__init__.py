@@ -1,0 +1,1 @@
+"""The sub-commands of `lumina experience`, a file each."""

@@ -1,0 +1,1 @@
+"""The experience store: what earlier runs were, and what came of their decisions."""

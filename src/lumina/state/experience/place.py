@@ -1,0 +1,26 @@
+"""Where the experience store is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lumina.data.cache import cache_root
+from lumina.state.experience.store import FILE, ExperienceStore
+
+OFF = "off"
+"""Stands for no store at all."""
+
+
+def store_at(setting: str | None) -> ExperienceStore | None:
+    """The store that an option names; None where it is off.
+
+    Args:
+        setting: a file, "off", or None for the one in LUMINA_CACHE.
+
+    Raises:
+        LuminaError: E104 for a user without a home.
+    """
+    if setting == OFF:
+        return None
+    named = Path(setting).expanduser() if setting else cache_root() / FILE
+    return ExperienceStore(named)

@@ -1,1 +1,0 @@
-"""The orchestrator: from findings to decisions, and from those to their outcomes."""
