@@ -36,6 +36,7 @@ for room in (
     "running",
     "saving",
     "recovery",
+    "adaptive",
     "answering",
     "resuming",
     "metrics",

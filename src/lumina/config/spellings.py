@@ -63,6 +63,7 @@ SYNONYMS: dict[str, str] = {
     "use_tensorboard": "trackers",
     "enable_profiling": "layer_profile_every",
     "use_wandb": "trackers",
+    "use_adaptive_training": "adaptive",
     "wandb_project": "tracker_project",
     "wandb_run_name": "tracker_run_name",
     "wandb_name": "tracker_run_name",
@@ -79,6 +80,7 @@ SWITCHES: dict[str, tuple[str, object]] = {
     "use_tensorboard": ("trackers", ("tensorboard",)),
     "enable_profiling": ("layer_profile_every", 100),
     "use_wandb": ("trackers", ("wandb",)),
+    "use_adaptive_training": ("adaptive", "on"),
 }
 """Switches of the earlier designs that stand for one value of an option; switched off,
 they say nothing."""

@@ -230,6 +230,14 @@ class Optimizers:
                 skip=skip,
             )
 
+    def begin_anew(self) -> None:
+        """Give every optimizer its first states, moments and step counts among them."""
+        for member in self.members.values():
+            held = member.optimizer
+            member.optimizer = type(held)(
+                held.slots, held.options, device=held.device, ranks=held.ranks
+            )
+
     def zero_grad(self) -> None:
         """Forget the gradients of the step."""
         for slot in self.slots:

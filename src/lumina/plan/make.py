@@ -37,6 +37,7 @@ from lumina.plan.optimizers import (
     decide_optimizers,
     fitting_ways,
 )
+from lumina.plan.orchestrating import decide_orchestrator
 from lumina.plan.plan import Plan
 from lumina.plan.precision import choose_precision
 from lumina.plan.schedule_choice import decide_schedule
@@ -139,6 +140,7 @@ def make_plan(
     decide_length(config, decisions, rows_per_epoch, done, data_kind)
     decide_schedule(config, decisions, done)
     decide_rhythm(config, decisions, eval_rows, done)
+    decide_orchestrator(config, decisions)
     plan = _settled(_finish(spec, decisions), config, machine)
     if config.system.strict:
         refuse_fallbacks(plan)

@@ -496,6 +496,7 @@ class Loop:
         except LuminaError as error:
             change.outcome = f"refused: {error.code} {error.message}"
         self.controls.record(change)
+        self.rules.changed(change, details.get("rule"))
         self.recorder.event(
             "control",
             "info" if change.outcome == "applied" else "warning",
@@ -533,6 +534,7 @@ class Loop:
                 proposal.value,
                 proposal.reason,
                 "orchestrator",
+                undoes=proposal.undoes,
             )
             reassembled |= self._apply(
                 change,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 
+from lumina.config.sections.adaptive import AdaptiveSection
 from lumina.config.sections.answering import AnsweringSection
 from lumina.config.sections.batch_search import BatchSearchSection
 from lumina.config.sections.data import DataSection
@@ -53,6 +54,7 @@ class Sections:
     resuming: ResumingSection
     recovery: RecoverySection
     answering: AnsweringSection
+    adaptive: AdaptiveSection
     metrics: MetricsSection
     logging: LoggingSection
     tracking: TrackingSection

@@ -4,7 +4,15 @@ A further control is a subclass of `Control` under `@register_control` in a file
 own: a plug-in file, or a line in the list of imports below.
 """
 
-from lumina.train.controls import depth, experts, layout, mixture, optimizer, phases
+from lumina.train.controls import (
+    depth,
+    experts,
+    layout,
+    mixture,
+    moments,
+    optimizer,
+    phases,
+)
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control, is_number
 from lumina.train.controls.journal import Controls
@@ -20,5 +28,5 @@ __all__ = [
     "register_control",
 ]
 
-OWN = (optimizer, layout, experts, depth, mixture, phases)
+OWN = (optimizer, layout, experts, depth, mixture, phases, moments)
 """The files of Lumina's own controls; each registers them as it is imported."""

@@ -8,6 +8,7 @@ from lumina.train.rules import (
     adaptive_sources,
     domain_shift,
     expert_capacity,
+    orchestrator,
     phase_convergence,
     training_health,
 )
@@ -34,5 +35,6 @@ OWN = (
     phase_convergence,
     domain_shift,
     training_health,
+    orchestrator,
 )
 """The files of Lumina's own rules; each registers them as it is imported."""

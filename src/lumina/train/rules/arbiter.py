@@ -114,10 +114,11 @@ class Arbiter:
     def _may(self, rule: Rule, proposal: Proposal, step: int) -> bool:
         """Whether a proposal may be granted."""
         cooling = (f"rule {rule.name}", f"control {proposal.control}")
+        needed = NEEDED[reversal_of(proposal.control, proposal.reversal)]
         return (
             not any(not ruling.refusal for ruling in self._rulings)
             and all(step >= self._cooling.get(key, 0) for key in cooling)
-            and proposal.confidence >= NEEDED[_reversal(proposal)]
+            and proposal.confidence >= needed
         )
 
     def _objection(self, rule: Rule, proposal: Proposal) -> str:
@@ -146,7 +147,12 @@ def _nonsense(proposal: Proposal) -> str:
     return ""
 
 
-def _reversal(proposal: Proposal) -> Reversal:
-    """How far a proposal can be taken back, also by what its control declares."""
-    declared: Reversal = "rollback" if control_named(proposal.control).final else "undo"
-    return max(proposal.reversal, declared, key=REVERSALS.index)
+def reversal_of(control: str, reversal: Reversal) -> Reversal:
+    """How far a change can be taken back, also by what its control declares.
+
+    Args:
+        control: the name of what is changed.
+        reversal: how far whatever proposes the change can take it back.
+    """
+    declared: Reversal = "rollback" if control_named(control).final else "undo"
+    return max(reversal, declared, key=REVERSALS.index)

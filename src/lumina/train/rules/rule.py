@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from lumina.errors import LuminaError
 from lumina.plan.plan import Plan
 from lumina.state.events import Severity
+from lumina.train.controls.change import Change
 
 Reversal = Literal["undo", "rollback", "never"]
 """How far a change can be taken back: by the control itself, by going back to a
@@ -32,6 +33,7 @@ class Proposal:
         evidence: the figures behind it, for the event.
         confidence: how sure the rule is, from 0 to 1.
         reversal: how far the change can be taken back, as the rule sees it.
+        undoes: the id of the change that this one takes back; None for none.
     """
 
     control: str
@@ -40,6 +42,7 @@ class Proposal:
     evidence: Mapping[str, float] = field(default_factory=dict)
     confidence: float = 1.0
     reversal: Reversal = "undo"
+    undoes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `Proposal(**values)` is the inverse."""
@@ -55,12 +58,14 @@ class Note:
         text: a sentence for the event.
         evidence: the figures behind it.
         severity: of the event.
+        kind: of the event; empty for the name of the rule.
     """
 
     step: int
     text: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
     severity: Severity = "warning"
+    kind: str = ""
 
 
 class Rule:
@@ -112,6 +117,14 @@ class Rule:
             now: gives the present value of a control by its name.
         """
         raise NotImplementedError
+
+    def changed(self, change: Change, rule: str | None) -> None:
+        """Learn what became of a change: applied or refused, on every rank alike.
+
+        Args:
+            change: its `outcome`, `old` and `step` are filled in.
+            rule: the name of the rule that proposed it; None for a person's request.
+        """
 
     def notes(self) -> list[Note]:
         """What was found since the last call and is only to be told, as an event."""

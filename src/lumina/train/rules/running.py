@@ -7,6 +7,7 @@ from typing import Any
 
 from lumina.observe.metric_table import OF_A_RANK
 from lumina.plan.plan import Plan
+from lumina.train.controls.change import Change
 from lumina.train.rules.arbiter import Arbiter, Ruling
 from lumina.train.rules.rule import RULES, Note, Now, Rule
 
@@ -49,8 +50,17 @@ class RunningRules:
         return {key: x for rule in self._rules for key, x in rule.metrics().items()}
 
     def notes(self) -> list[tuple[str, Note]]:
-        """What rules have found and only tell, each with the name of its rule."""
-        return [(rule.name, note) for rule in self._rules for note in rule.notes()]
+        """What rules have found and only tell, each with the kind of its event."""
+        return [
+            (note.kind or rule.name, note)
+            for rule in self._rules
+            for note in rule.notes()
+        ]
+
+    def changed(self, change: Change, rule: str | None = None) -> None:
+        """Tell every rule what became of a change, and which rule proposed it."""
+        for each in self._rules:
+            each.changed(change, rule)
 
     def due(self, step: int) -> list[Ruling]:
         """What takes effect after `step` steps."""

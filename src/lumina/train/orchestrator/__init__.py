@@ -1,0 +1,1 @@
+"""The orchestrator: from findings to decisions, and from those to their outcomes."""

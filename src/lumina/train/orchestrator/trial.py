@@ -1,0 +1,103 @@
+"""What came of a decision: the measured loss against the one that was expected."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lumina.train.health.check import median
+from lumina.train.orchestrator.decision import NOTHING, Outcome, Verdict
+from lumina.train.orchestrator.forecast import Forecast
+
+DEVIATIONS = 3.0
+"""Standard errors beyond which a loss is not the one that was expected."""
+
+SHARE = 0.005
+"""Share of the loss below which a difference does not count."""
+
+
+@dataclass
+class Trial:
+    """A decision whose outcome is being measured.
+
+    Attributes:
+        number: of the decision.
+        anomaly: what it is to help against.
+        action: what was done.
+        begin: the first step that is measured.
+        wanted: losses to measure.
+        expected: the curve without the decision; None where there is none.
+        change: the id of the change in the journal; None where nothing was changed.
+        control: what was changed.
+        old: its value before.
+        losses: (step, loss) of the measured steps.
+        broken: measured steps without a finite loss.
+        again: measured steps in which the anomaly was found.
+    """
+
+    number: int
+    anomaly: str
+    action: str
+    begin: int
+    wanted: int
+    expected: dict[str, Any] | None
+    change: int | None = None
+    control: str = ""
+    old: Any = None
+    losses: list[list[float]] = field(default_factory=list)
+    broken: int = 0
+    again: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `Trial(**values)` is the inverse."""
+        return asdict(self)
+
+    def see(self, step: int, loss: float | None) -> None:
+        """Take in the loss of a step; None where it is not finite."""
+        if step < self.begin:
+            return
+        if loss is None:
+            self.broken += 1
+        else:
+            self.losses.append([float(step), loss])
+
+    @property
+    def complete(self) -> bool:
+        """Whether enough steps were measured."""
+        return len(self.losses) + self.broken >= self.wanted
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nothing was done, so that no more is hoped for than healing."""
+        return self.action == NOTHING
+
+    def outcome(self, step: int, interrupted: str = "") -> Outcome:
+        """What the measured steps say.
+
+        Args:
+            step: of the last row.
+            interrupted: why no more steps are measured; empty where all were.
+        """
+        if interrupted or self.expected is None:
+            text = interrupted or "there were too few losses before it to compare with"
+            return Outcome(self.number, step, "unclear", None, None, text)
+        if self.broken > len(self.losses):
+            text = f"{self.broken} of {self.wanted} losses were not finite"
+            return Outcome(self.number, step, "worse", None, None, text)
+        curve = Forecast(**self.expected)
+        measured = median([loss for _, loss in self.losses])
+        steps = [at for at, _ in self.losses]
+        expected = curve.over(steps)
+        margin = max(DEVIATIONS * curve.error(steps), SHARE * expected)
+        verdict: Verdict = "same"
+        if measured > expected + margin:
+            verdict = "worse"
+        elif not self.again and (measured < expected - margin or self.is_nothing):
+            verdict = "better"
+        text = (
+            f"the loss is {measured:.4f} where {expected:.4f} was expected without it "
+            f"(differences above {margin:.4f} count)"
+        )
+        if self.again:
+            text += f"; {self.anomaly} was found again in {self.again} steps"
+        return Outcome(self.number, step, verdict, measured, expected, text)

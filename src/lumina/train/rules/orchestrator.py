@@ -1,0 +1,81 @@
+"""The orchestrator as a rule: it watches the run and acts on what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lumina.plan.plan import Plan
+from lumina.train.controls import Change
+from lumina.train.health.watching import Finding, Watching
+from lumina.train.orchestrator.actions import controls_of_actions
+from lumina.train.orchestrator.policy import Policy
+from lumina.train.rules.rule import Note, Now, Proposal, Rule, register_rule
+
+
+class _OfActions:
+    """The controls of all actions, those of plug-ins among them."""
+
+    def __get__(self, rule: object, cls: type) -> tuple[str, ...]:
+        return controls_of_actions()
+
+
+@register_rule
+class Orchestrator(Rule):
+    """Shows rows and evaluations to the checks, and their findings to the policy.
+
+    Its checks are those that all ranks see alike, apart from those of the rule
+    `training_health`, which tells of every alarm.
+    """
+
+    name = "orchestrator"
+    changes = _OfActions()  # type: ignore[assignment]
+    precedence = 10
+
+    def __init__(self, plan: Plan) -> None:
+        self.watching = Watching.of(plan, ranks_alike=True)
+        self.policy = Policy(plan)
+        self._found: list[Finding] = []
+
+    @classmethod
+    def wanted(cls, plan: Plan) -> str | None:
+        """On where the Plan says so."""
+        if not plan.orchestrator:
+            return None
+        return f"adaptive is {plan.orchestrator['mode']}"
+
+    @classmethod
+    def made_for(cls, plan: Plan) -> Orchestrator:
+        """With the mode and the limits of the Plan."""
+        return cls(plan)
+
+    def see(self, row: Mapping[str, Any]) -> None:
+        """Show a row to every check, and its loss to the policy."""
+        self._found += self.watching.see(row)
+        self.policy.see(row)
+
+    def see_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Show an evaluation to every check."""
+        self._found += self.watching.see_evaluation(step, metrics)
+
+    def propose(self, step: int, now: Now) -> Proposal | None:
+        """What the policy decides about the findings since the last call."""
+        found, self._found = self._found, []
+        return self.policy.decide(step, found, now, self.watching.phase)
+
+    def changed(self, change: Change, rule: str | None) -> None:
+        """Show the policy what became of a change."""
+        self.policy.changed(change, rule)
+
+    def notes(self) -> list[Note]:
+        """Decisions and outcomes."""
+        return self.policy.notes()
+
+    def state(self) -> dict[str, Any]:
+        """The windows of the checks and all that the policy remembers."""
+        return {"watching": self.watching.state(), "policy": self.policy.state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on in the middle of all windows."""
+        self.watching.load(state["watching"])
+        self.policy.load(state["policy"])

@@ -1,0 +1,142 @@
+"""The policy on made rows: ladders, cooldowns, outcomes, and what is undone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from lumina.train.controls import Change
+from lumina.train.health.watching import Finding
+from lumina.train.orchestrator.policy import Policy
+from programs import tiny_plan
+
+COOLDOWN = 5
+
+VALUES = {"learning_rate": 1e-3, "max_grad_norm": 1.0, "optimizer_moments": "kept"}
+
+
+class Made:
+    """A policy with a run around it that is made up.
+
+    Attributes:
+        told: (step, kind, data) of the events.
+        changes: those that were carried out.
+    """
+
+    def __init__(self, mode: str = "on", **plan: Any) -> None:
+        settings = {"mode": mode, "cooldown_steps": COOLDOWN}
+        self.plan = tiny_plan(steps=200, max_grad_norm=1.0, orchestrator=settings)
+        self.plan = self.plan.replace(learning_rate=1e-3, **plan)
+        self.policy = Policy(self.plan)
+        self.values = dict(VALUES)
+        self.told: list[tuple[int, str, dict[str, Any]]] = []
+        self.changes: list[Change] = []
+        self.step = 0
+
+    def run(
+        self,
+        steps: int,
+        loss: Callable[[int], float],
+        *found: str,
+        confidence: float = 0.95,
+        severity: Any = "warning",
+    ) -> Made:
+        """Some steps with these losses, and in each of them these findings."""
+        for _ in range(steps):
+            self.step += 1
+            self.policy.see({"step": self.step, "loss": loss(self.step)})
+            findings = [
+                Finding(name, self.step, severity, confidence, f"{name} was made")
+                for name in found
+            ]
+            proposal = self.policy.decide(
+                self.step, findings, lambda name: self.values[name], "steady"
+            )
+            if proposal is not None:
+                change = Change(
+                    len(self.changes) + 1, proposal.control, proposal.value,
+                    proposal.reason, "orchestrator", undoes=proposal.undoes,
+                    step=self.step, old=self.values[proposal.control],
+                    outcome="applied",
+                )  # fmt: skip
+                self.values[proposal.control] = proposal.value
+                self.changes.append(change)
+                self.policy.changed(change, "orchestrator")
+            for note in self.policy.notes():
+                self.told.append((note.step, note.kind, dict(note.evidence)))
+        return self
+
+    def decided(self) -> list[tuple[int, str]]:
+        found = [(step, d) for step, kind, d in self.told if kind == "decision"]
+        return [(step, data["action"]) for step, data in found]
+
+    def outcomes(self) -> list[tuple[int, str]]:
+        found = [d for _, kind, d in self.told if kind == "decision_outcome"]
+        return [(data["number"], data["verdict"]) for data in found]
+
+
+def falling(step: int) -> float:
+    """A loss that falls more and more slowly, with even noise."""
+    return 2.0 + 3.0 * step**-0.5 + 0.01 * (step % 3 - 1)
+
+
+def test_a_ladder_is_climbed_one_step_in_a_cooldown() -> None:
+    made = Made().run(20, falling).run(40, lambda _: 4.0, "loss_spike")
+    assert made.decided()[:3] == [
+        (21, "nothing"), (23, "tighter_clip"), (33, "reset_moments"),
+    ]  # fmt: skip
+    numbers = [d["number"] for _, kind, d in made.told if kind == "decision"]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_shadow_decides_and_proposes_nothing() -> None:
+    made = Made("shadow").run(20, falling).run(10, lambda _: 4.0, "divergence")
+    assert made.decided()[0] == (21, "lower_rate")
+    assert not made.changes
+
+
+def test_what_is_pinned_or_not_sure_enough_is_passed_over_and_named() -> None:
+    made = Made(pinned=("learning_rate",)).run(20, falling)
+    made.run(1, falling, "divergence", confidence=0.79)
+    ((_, kind, data),) = made.told
+    assert (kind, data["action"]) == ("decision", "nothing")
+    assert "learning_rate is pinned" in data["reason"]
+    assert "confidence 0.79 is below 0.8" in data["reason"]
+
+
+def test_an_anomaly_that_heals_is_left_alone() -> None:
+    made = Made().run(30, falling).run(1, lambda _: 9.0, "loss_spike").run(20, falling)
+    assert made.decided() == [(31, "nothing")]
+    assert made.outcomes() == [(1, "better")]
+
+
+def test_what_made_things_worse_is_undone_and_not_done_again() -> None:
+    made = Made().run(40, falling).run(1, falling, "divergence")
+    made.run(30, lambda step: falling(step) + 0.2)
+    assert made.decided() == [(41, "lower_rate"), (51, "undo")]
+    assert made.outcomes() == [(1, "worse")]
+    assert made.values["learning_rate"] == 1e-3
+    assert made.changes[1].undoes == 1
+    made.run(40, falling).run(1, falling, "divergence")
+    assert made.decided()[-1][1] == "reset_moments", "the rate is not lowered again"
+
+
+def test_a_loss_as_expected_is_kept_and_not_undone() -> None:
+    made = Made().run(40, falling).run(1, falling, "divergence").run(30, falling)
+    assert made.decided() == [(41, "lower_rate")]
+    assert made.outcomes() == [(1, "same")]
+
+
+def test_a_resumed_policy_decides_what_one_that_never_stopped_decides() -> None:
+    def whole(cut: int | None) -> list[Any]:
+        made = Made().run(20, falling)
+        for step in range(30):
+            if step == cut:
+                held = json.loads(json.dumps(made.policy.state()))
+                made.policy = Policy(made.plan)
+                made.policy.load(held)
+            made.run(1, lambda step: falling(step) + 0.5, "oscillation")
+        return made.told
+
+    assert all(whole(cut) == whole(None) for cut in range(0, 30, 7))
