@@ -23,7 +23,7 @@ help:
 	@echo "make demo         train, fine-tune and question a small model (minutes, no download of data)"
 	@echo "make test         the quick tests        make test-more    longer runs, kills, damage"
 	@echo "make test-slow    the longest ones"
-	@echo "make test-gpu     tests on CUDA devices  make test-faults  kills and damaged files"
+	@echo "make test-gpu     tests on CUDA devices  make test-faults  every fault of docs/reliability.md"
 	@echo "make mutants      make each listed mistake in a copy: do its tests notice?"
 	@echo "make steady       the quick tests twenty times, half of them under load"
 	@echo "make lint         ruff, mypy, the import contract, the ledger's marks"
@@ -61,7 +61,7 @@ test-gpu: setup
 	$(PYTEST) -m "gpu or multigpu" $(PYTEST_FLAGS)
 
 test-faults: setup
-	$(PYTEST) -m "faults and not gpu and not multigpu" $(PYTEST_FLAGS)
+	$(PYTEST) -m "(faults or mechanism) and not gpu and not multigpu" $(PYTEST_FLAGS)
 
 mutants: setup
 	$(BIN)/python tools/mutants.py run --jobs $(JOBS)

@@ -17,6 +17,7 @@ from lumina.cli.main import main
 from lumina.data.blocks import Chunk, ChunkTracker, write_blocks
 from lumina.data.documents import read_documents
 from lumina.errors import LuminaError
+from mechanisms import mechanism
 from states import start
 
 
@@ -89,6 +90,13 @@ def kill_and_count(folder: Path, seconds: float, chance: random.Random) -> None:
     assert Counter(map(len, owners.values())) == {1: len(wanted)}
 
 
+@mechanism(
+    "killed among several writers",
+    component="data",
+    failure="SIGKILL of processes that write blocks of data side by side",
+    recovery="resume",
+    expected="no record twice and none lost behind the last whole block",
+)
 @pytest.mark.faults
 @pytest.mark.covers("DAT-30", "DAT-32: disjoint split over workers")
 def test_killed_processes_never_share_a_chunk(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from lumina.data import known_hashes
 from lumina.data.known_hashes import WORTH_KEEPING, known_hash
 from lumina.errors import LuminaError
+from mechanisms import mechanism
 
 
 @pytest.fixture
@@ -90,6 +91,13 @@ def test_a_file_that_just_changed_is_not_trusted(
     assert len(reads) == 2
 
 
+@mechanism(
+    "index of the cache spoilt",
+    component="cache",
+    failure="the records of known hashes hold half a JSON object",
+    recovery="make again",
+    expected="the files are read again, and the hashes are right",
+)
 def test_small_files_lost_records_and_damage(
     reads: list[Path], data: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from lumina.data.text_files import TextFiles
 from lumina.data.tokenizer import Tokenizer
 from lumina.data.tokenizer_training import vocabulary_size
 from lumina.errors import LuminaError
+from mechanisms import mechanism
 
 
 @pytest.fixture(autouse=True)
@@ -294,6 +295,13 @@ def test_a_single_conversation_is_trained_on_and_said(tmp_path: Path) -> None:
     assert [event["kind"] for event in told] == ["data_no_eval"]
 
 
+@mechanism(
+    "token store: bit flipped",
+    component="token store",
+    failure="one bit of tokens.bin in the cache is flipped",
+    recovery="make again",
+    expected="told by an event; the store is the same as before",
+)
 def test_a_damaged_store_is_made_again(corpus: Path, cache_folder: Path) -> None:
     good = prepare(new_config(corpus)).train.fingerprint
     (tokens,) = cache_folder.glob("stores/*/train/tokens.bin")
@@ -335,6 +343,13 @@ prepare(
 """
 
 
+@mechanism(
+    "killed while tokens are made",
+    component="token store",
+    failure="SIGKILL while the tokenizer or the token store is made",
+    recovery="make again",
+    expected="nothing half made is taken for whole; the store is the same",
+)
 @pytest.mark.faults
 @pytest.mark.parametrize("stage", ["tokenizer", "tokenise"])
 def test_a_kill_half_way_leaves_nothing_usable(

@@ -20,6 +20,7 @@ from lumina.data.cache import build_once, require_space
 from lumina.data.store import StoreWriter, TokenStore
 from lumina.data.stream import BatchStream
 from lumina.errors import LuminaError
+from mechanisms import mechanism
 
 
 def write(folder: Path, vocab_size: int = 1000, masked: bool = False) -> Path:
@@ -128,6 +129,14 @@ def test_a_thing_is_built_once_and_rebuilt_when_damaged(tmp_path: Path) -> None:
     assert [error.code for error in told] == ["E101"]
 
 
+@mechanism(
+    "disk full in the cache",
+    component="cache",
+    failure="the system refuses a write (ENOSPC) while an entry is built",
+    recovery="refuse",
+    expected="E204 with the place to change; nothing half made stays",
+    real=False,
+)
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def full(folder: Path) -> None:
         (folder / "number").write_text("1")
@@ -181,6 +190,13 @@ def test_a_cache_that_cannot_be_there(tmp_path: Path) -> None:
     assert caught.value.code == "E104" and "LUMINA_CACHE" in caught.value.hint
 
 
+@mechanism(
+    "cache of another user",
+    component="cache",
+    failure="the cache may not be written by this user",
+    recovery="refuse",
+    expected="E106 with the variable to set",
+)
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
 def test_a_cache_of_another_user(tmp_path: Path) -> None:
     os.seteuid(65534)
@@ -231,6 +247,13 @@ def test_two_processes_at_once_build_it_once(tmp_path: Path) -> None:
     assert printed == ["7 True\n", "building\n7 False\n"]
 
 
+@mechanism(
+    "killed while the cache is written",
+    component="cache",
+    failure="SIGKILL of a process that builds an entry of the cache",
+    recovery="make again",
+    expected="the entry is built again by the next",
+)
 @pytest.mark.faults
 def test_a_kill_while_writing_leaves_nothing_usable(tmp_path: Path) -> None:
     process = worker(tmp_path, "never")

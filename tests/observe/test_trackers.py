@@ -19,6 +19,7 @@ import pytest
 from lumina.config import Config
 from lumina.observe.trackers import declared, feed
 from lumina.observe.trackers.tracker import numbers
+from mechanisms import mechanism
 from tiny_runs import Run, Runs
 
 PLUGIN = """
@@ -92,6 +93,14 @@ def test_a_resumed_run_goes_on_with_the_same_session(runs: Runs) -> None:
     assert opened[-1] == ("open", begun.folder.name, 2, "first")
 
 
+@mechanism(
+    "tracker fails",
+    component="network",
+    failure="a tracker raises at its start, in a row, or at its end",
+    recovery="go on",
+    expected="said once; the run is the same to the bit",
+    real=False,
+)
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -117,6 +126,14 @@ def test_a_tracker_that_fails_is_said_once_and_harms_nothing(
     assert "toy does not show all of this run" in run.printed.replace("\n", " ")
 
 
+@mechanism(
+    "tracker does not answer",
+    component="network",
+    failure="a call of a tracker never returns",
+    recovery="go on",
+    expected="the run ends in time and is the same",
+    real=False,
+)
 def test_a_tracker_that_never_comes_back_does_not_hold_the_run(runs: Runs) -> None:
     runs.monkeypatch.setattr(feed, "PATIENCE", 0.1)
     runs.monkeypatch.setattr(feed, "WAITING", 3)

@@ -12,6 +12,7 @@ from lumina.errors import LuminaError
 from lumina.state import backup
 from lumina.state.backup import Backup
 from lumina.train import Trainer
+from mechanisms import mechanism
 from tiny_runs import Run, Runs, same
 
 
@@ -30,6 +31,13 @@ def trained(runs: Runs, **leaves: object) -> Run:
     return runs.train(**base | leaves)
 
 
+@mechanism(
+    "disk lost",
+    component="disk",
+    failure="the run folder is deleted as a whole",
+    recovery="resume",
+    expected="goes on from the copy in --backup-dir",
+)
 @pytest.mark.covers("CKP-04: --backup-dir")
 def test_a_run_whose_disk_is_lost_goes_on_from_its_backup(runs: Runs, tmp_path: Path):
     place = tmp_path / "elsewhere"
@@ -48,6 +56,13 @@ def test_a_run_whose_disk_is_lost_goes_on_from_its_backup(runs: Runs, tmp_path: 
     assert all(same(more.tensors[n], x) for n, x in whole.tensors.items())
 
 
+@mechanism(
+    "second place fails",
+    component="disk",
+    failure="--backup-dir lies below a file, or its disk has no room",
+    recovery="go on",
+    expected="an event says so; the run and its checkpoints are as without",
+)
 def test_a_place_that_fails_is_said_and_harms_nothing(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

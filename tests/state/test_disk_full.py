@@ -15,6 +15,7 @@ import pytest
 from lumina.errors import LuminaError
 from lumina.state import checkpoint
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
+from mechanisms import mechanism
 from states import Events, assert_state_is, make_state, start, unprivileged
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +27,14 @@ def assert_untouched(run, step=1):
     assert_state_is(open_checkpoint(latest).state(), make_state(step))
 
 
+@mechanism(
+    "too little space is reported",
+    component="disk",
+    failure="the system reports less free space than a checkpoint takes",
+    recovery="refuse",
+    expected="E204 before a byte is written; saving works once there is room",
+    real=False,
+)
 @pytest.mark.faults
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
     events = Events()
@@ -121,6 +130,13 @@ def test_the_system_refusing_more_bytes_in_the_middle_of_a_file(tmp_path):
     assert_untouched(tmp_path)
 
 
+@mechanism(
+    "checkpoint folder not writable",
+    component="disk",
+    failure="permission to write in the folder of checkpoints is taken away",
+    recovery="refuse",
+    expected="E106; the older checkpoints stay",
+)
 @pytest.mark.faults
 def test_no_permission_to_write_is_e106(tmp_path):
     store = CheckpointStore(tmp_path)

@@ -11,6 +11,7 @@ import pytest
 
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from lumina.state.run_directory import RunDirectory
+from mechanisms import mechanism
 from states import Events, assert_state_is, make_state, start
 
 ROWS = 4096  # 400 kB a checkpoint: enough to be killed half-way
@@ -64,6 +65,14 @@ def test_sixty_kills_at_random_moments_lose_nothing(tmp_path):
     kill_and_look(tmp_path / "run", 60, random.Random())
 
 
+@mechanism(
+    "killed between two renames",
+    component="checkpoint",
+    failure="SIGKILL after the older checkpoint of a step was moved away, before the "
+    "newer has its name",
+    recovery="resume",
+    expected="the older one is put back",
+)
 @pytest.mark.faults
 @pytest.mark.parametrize("step", [1, 2])
 def test_killed_between_two_names_of_one_step(tmp_path, step):

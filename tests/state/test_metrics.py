@@ -16,6 +16,7 @@ from lumina.state import archives as archives_module
 from lumina.state.archives import archives
 from lumina.state.json_lines import JsonLinesFile
 from lumina.state.metrics import MetricsLog, read_metrics
+from mechanisms import mechanism
 from states import start, unprivileged
 
 
@@ -125,6 +126,13 @@ def test_no_permission_is_e106(tmp_path):
         MetricsLog(tmp_path / "metrics.jsonl")
 
 
+@mechanism(
+    "quota met in a row",
+    component="record",
+    failure="metrics.jsonl may not grow further (RLIMIT_FSIZE)",
+    recovery="refuse",
+    expected="E204; the file ends in a whole row",
+)
 def test_a_full_disk_is_e204_and_leaves_whole_rows(tmp_path):
     path = tmp_path / "metrics.jsonl"
 
@@ -153,6 +161,13 @@ def append_for_ever(path):
         log.append({"step": step, "loss": 1 / step, "text": "x" * 200})
 
 
+@mechanism(
+    "killed while rows are written",
+    component="record",
+    failure="SIGKILL of a process that writes rows without pause",
+    recovery="resume",
+    expected="no row that was written is lost or torn",
+)
 @pytest.mark.faults
 def test_kills_lose_no_row_that_was_appended(tmp_path):
     path = tmp_path / "metrics.jsonl"
@@ -211,6 +226,15 @@ def test_rows_past_a_step_are_taken_out_of_archives_too(tmp_path, step):
     assert steps_in(path) == list(range(1, step + 2))
 
 
+@mechanism(
+    "rotation cut off",
+    component="record",
+    failure="rows are archived, or an archive taken back, and the process ends between "
+    "two files",
+    recovery="resume",
+    expected="every row once",
+    real=False,
+)
 @pytest.mark.parametrize("at", ["archive", "empty", "unlink"])
 def test_no_row_is_lost_or_doubled_where_a_rotation_is_cut_off(
     tmp_path, monkeypatch, at

@@ -12,6 +12,7 @@ from lumina.errors import LuminaError
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from lumina.state.metrics import MetricsLog, read_metrics
 from lumina.state.run_directory import RunDirectory
+from mechanisms import mechanism
 from states import assert_state_is, make_state, start, unprivileged
 
 
@@ -69,6 +70,14 @@ def hold(path, forks):
         time.sleep(10**6)
 
 
+@mechanism(
+    "lock of a killed process",
+    component="run folder",
+    failure="SIGKILL of the process that holds the lock, also with children that live "
+    "on",
+    recovery="resume",
+    expected="the lock is free",
+)
 @pytest.mark.faults
 @pytest.mark.parametrize("forks", [False, True])
 def test_a_killed_writer_leaves_no_lock(tmp_path, forks):

@@ -13,6 +13,7 @@ from lumina.errors import LuminaError
 from lumina.state import checkpoint, writer
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from lumina.state.run_directory import RunDirectory
+from mechanisms import mechanism
 from states import Events, assert_state_is, make_state, start
 
 PATIENCE = 120.0
@@ -100,6 +101,13 @@ def test_another_number_of_ranks_goes_on(tmp_path):
         assert_state_is(whole(reader), make_state(3))
 
 
+@mechanism(
+    "killed rank in a save",
+    component="rank",
+    failure="SIGKILL of a rank before it has written its part of a checkpoint",
+    recovery="older checkpoint",
+    expected="the other rank gives up at its deadline; nothing is published",
+)
 @pytest.mark.faults
 def test_a_killed_rank_is_noticed_and_nothing_is_published(tmp_path):
     assert run_ranks(tmp_path, 2, [1]) == [0, 0]
@@ -113,6 +121,13 @@ def test_a_killed_rank_is_noticed_and_nothing_is_published(tmp_path):
     assert CheckpointStore(tmp_path).latest_good().name == "step-00000001"
 
 
+@mechanism(
+    "disk of one rank full",
+    component="rank",
+    failure="the files of one rank may not grow (RLIMIT_FSIZE)",
+    recovery="refuse",
+    expected="all ranks learn of it at once (E204); nothing is published",
+)
 @pytest.mark.faults
 @pytest.mark.parametrize("unlucky", [0, 1])
 def test_one_full_disk_is_told_to_all_ranks_at_once(tmp_path, unlucky):

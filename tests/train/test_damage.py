@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from mechanisms import mechanism
 from training import (
     DENSE,
     Trainings,
@@ -95,6 +96,54 @@ DAMAGES = [
 ]
 
 
+@mechanism(
+    "state spoilt",
+    component="checkpoint",
+    failure="state.json of the newest checkpoint, with its journal, has other bytes",
+    recovery="older checkpoint",
+    expected="told by an event (E303); figures as undisturbed",
+    case="with_broken_state",
+)
+@mechanism(
+    "manifest gone",
+    component="checkpoint",
+    failure="the manifest of the newest checkpoint was deleted",
+    recovery="older checkpoint",
+    expected="told by an event (E303); figures as undisturbed",
+    case="without_a_manifest",
+)
+@mechanism(
+    "tensors emptied",
+    component="checkpoint",
+    failure="a file of the newest checkpoint has no bytes",
+    recovery="older checkpoint",
+    expected="told by an event (E303); figures as undisturbed",
+    case="emptied",
+)
+@mechanism(
+    "tensors gone",
+    component="checkpoint",
+    failure="a file of the newest checkpoint was deleted",
+    recovery="older checkpoint",
+    expected="told by an event (E303); figures as undisturbed",
+    case="without_a_file",
+)
+@mechanism(
+    "bit flipped",
+    component="checkpoint",
+    failure="one bit of the tensors of the newest checkpoint is flipped",
+    recovery="older checkpoint",
+    expected="told by an event (E303); figures as undisturbed",
+    case="bit_flipped",
+)
+@mechanism(
+    "tensors cut",
+    component="checkpoint",
+    failure="the largest file of the newest checkpoint is cut in half",
+    recovery="older checkpoint",
+    expected="told by an event (E303); figures as undisturbed",
+    case="truncated",
+)
 @pytest.mark.faults
 @pytest.mark.covers("CKP-07: integrity (hash)", "CKP-13: recovery from crash")
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
@@ -115,6 +164,13 @@ def test_a_damaged_checkpoint_is_passed_over(stopped, whole, damage):
     assert before and (found / "metrics.discarded-1.jsonl").exists()
 
 
+@mechanism(
+    "all checkpoints damaged",
+    component="checkpoint",
+    failure="one bit of every checkpoint is flipped",
+    recovery="refuse",
+    expected="E303; no fresh start, and no file of the run is changed",
+)
 @pytest.mark.faults
 @pytest.mark.parametrize("how", [["--auto-resume"], ["--resume"]], ids=str)
 def test_with_all_of_them_damaged_the_run_is_refused_and_left_alone(stopped, how):
@@ -135,6 +191,13 @@ def test_with_all_of_them_damaged_the_run_is_refused_and_left_alone(stopped, how
     assert events(run, "run_failed")[-1]["code"] == "E303"
 
 
+@mechanism(
+    "damaged checkpoint named",
+    component="checkpoint",
+    failure="the checkpoint that --resume names is cut",
+    recovery="refuse",
+    expected="E303; no other one is taken in its place",
+)
 @pytest.mark.faults
 def test_a_damaged_checkpoint_that_was_asked_for_by_name_is_refused(stopped):
     run = stopped.folder / "run"
@@ -161,6 +224,15 @@ def full_from_the_second():
     CheckpointStore.save = limited
 
 
+@mechanism(
+    "quota met in a save",
+    component="disk",
+    failure="files may not grow past a limit (RLIMIT_FSIZE) while a checkpoint is "
+    "written",
+    recovery="save and end",
+    expected="E204; the older checkpoint stays and is gone on from; figures as "
+    "undisturbed",
+)
 @pytest.mark.faults
 @pytest.mark.covers("CKP-13: atomic writing")
 def test_no_room_for_a_checkpoint_ends_the_run_and_leaves_the_older_one(
@@ -180,6 +252,14 @@ def test_no_room_for_a_checkpoint_ends_the_run_and_leaves_the_older_one(
     assert_same_run(trainings.train("full", *flags), whole)
 
 
+@mechanism(
+    "disk full",
+    component="disk",
+    failure="a small file system (tmpfs) fills up: metrics, events and status have no "
+    "room either",
+    recovery="refuse",
+    expected="E204; what was saved is gone on from elsewhere; figures as undisturbed",
+)
 @pytest.mark.faults
 def test_a_file_system_that_fills_up_during_training(trainings, whole, tmp_path):
     """Metrics, events and status have no room either; what was saved stays."""

@@ -15,6 +15,7 @@ from lumina.errors import LuminaError
 from lumina.features.registry import FEATURES
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train.loop import DIVERGED_AFTER
+from mechanisms import mechanism
 from training import checkpoints, column, events, rows
 
 
@@ -34,6 +35,15 @@ class Once(torch.nn.Module):
         return losses, aux
 
 
+@mechanism(
+    "infinite loss in one step",
+    component="step",
+    failure="the loss of one step is infinite",
+    recovery="leave out",
+    expected="the weights do not change in that step, an event (E302) says so, and the "
+    "run goes on",
+    real=False,
+)
 @pytest.mark.covers("TRN-25: NaN/Inf guard")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_one_bad_step_is_left_out_and_told(tiny_config, precision):
@@ -56,6 +66,14 @@ def test_one_bad_step_is_left_out_and_told(tiny_config, precision):
     assert rows(run)[-1]["step"] == 10
 
 
+@mechanism(
+    "float16 overflow",
+    component="step",
+    failure="gradients overflow under a loss scale that is too large",
+    recovery="leave out",
+    expected="the scale is halved until they fit; steps left out are counted and told",
+    real=False,
+)
 @pytest.mark.covers("CFG-11: E302 gradient overflow", "TRN-26", "PRC-01: fp16")
 def test_gradients_that_overflow_are_told_by_their_code(
     tiny_config, monkeypatch, capfd
@@ -90,6 +108,15 @@ def test_gradients_that_overflow_are_told_by_their_code(
     assert "E302" in "".join(capfd.readouterr())
 
 
+@mechanism(
+    "no finite gradient any more",
+    component="step",
+    failure="an infinite learning rate: gradients stay non-finite",
+    recovery="refuse",
+    expected="E301 after 50 steps; no checkpoint of broken weights replaces the good "
+    "one",
+    real=False,
+)
 @pytest.mark.covers("CFG-11: E301 divergence")
 def test_a_run_that_stays_broken_ends_with_a_code(tiny_config):
     def on_step(trainer, row):

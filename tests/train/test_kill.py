@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from mechanisms import mechanism
 from training import (
     DENSE,
     MOE,
@@ -85,6 +86,14 @@ def kill_and_compare(trainings, whole, variant, kills, seed):
     assert checkpoints(found)[-1] == f"step-{STEPS:08d}"
 
 
+@mechanism(
+    "killed at random",
+    component="process",
+    failure="five SIGKILLs at random moments, among them in saves, of dense and routed "
+    "models",
+    recovery="resume",
+    expected="every row and the last weights as undisturbed",
+)
 @pytest.mark.faults
 @pytest.mark.covers(
     "CKP-13: recovery from crash", "CKP-14", "TRN-31: RNG state restore"
@@ -104,6 +113,13 @@ def test_twenty_kills_change_no_bit(trainings, uninterrupted, variant):
         kill_and_compare(trainings, uninterrupted(variant), variant, kills=5, seed=seed)
 
 
+@mechanism(
+    "killed before the first checkpoint",
+    component="process",
+    failure="SIGKILL after three steps, with nothing saved",
+    recovery="begin again",
+    expected="trained from the first step; figures as undisturbed",
+)
 @pytest.mark.faults
 def test_killed_before_the_first_checkpoint_begins_again(trainings, uninterrupted):
     flags = [*ALWAYS, *VARIANTS["dense-fp32"]]
@@ -116,6 +132,13 @@ def test_killed_before_the_first_checkpoint_begins_again(trainings, uninterrupte
     assert_same_run(found, uninterrupted("dense-fp32"))
 
 
+@mechanism(
+    "killed before the first checkpoint of a fine-tuning",
+    component="process",
+    failure="SIGKILL before anything is saved of a run that began from other weights",
+    recovery="begin again",
+    expected="it begins from those weights again, not from random ones",
+)
 @pytest.mark.faults
 def test_the_weights_of_init_from_survive_a_kill_before_the_first_checkpoint(
     trainings, uninterrupted

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from mechanisms import mechanism
 from tiny_runs import Runs, story, write_conversations
 from training import (
     DENSE,
@@ -45,6 +46,13 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     return Runs(tmp_path, monkeypatch)
 
 
+@mechanism(
+    "killed in a mixture",
+    component="data",
+    failure="SIGKILL of a run on several sources with shares",
+    recovery="resume",
+    expected="the position of every source is kept; figures as undisturbed",
+)
 @pytest.mark.faults
 @pytest.mark.covers("DAT-12")
 def test_a_mixture_that_was_killed_goes_on_to_the_bit(tmp_path: Path) -> None:

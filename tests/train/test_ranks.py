@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from lumina.data.stream import BatchStream
+from mechanisms import mechanism
 from training import (
     DENSE,
     MOE,
@@ -120,6 +121,14 @@ def test_launchers(trainings, alone, launcher, parallel):
     assert said.count("ended      done") == 1
 
 
+@mechanism(
+    "another number of ranks",
+    component="rank",
+    failure="a run of two ranks is ended and goes on with one, then with two again",
+    recovery="resume",
+    expected="losses as with a constant number, within the rounding of another order "
+    "of sums",
+)
 @pytest.mark.faults
 @pytest.mark.covers("CKP-09: --auto-resume", "DST-19: resume on other world size")
 @pytest.mark.parametrize(

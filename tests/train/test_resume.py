@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from marked_cases import marked
+from mechanisms import mechanism
 from training import (
     DENSE,
     Trainings,
@@ -71,6 +72,13 @@ def test_a_run_is_not_trained_over(copied):
     assert contents(run) == before
 
 
+@mechanism(
+    "two processes on one run",
+    component="run folder",
+    failure="a second process is to train in the folder of one that runs",
+    recovery="refuse",
+    expected="E002 names the process; the first one is not disturbed",
+)
 @pytest.mark.faults
 def test_a_second_writer_is_refused(trainings):
     long = [*FLAGS, "--steps", "100000"]
@@ -179,6 +187,13 @@ def test_another_model_is_refused_by_name(copied, flags, named):
     assert {n for n in before if before[n] != after[n]} <= {"events.jsonl"}
 
 
+@mechanism(
+    "other data at a resume",
+    component="data",
+    failure="the files of the data hold other text than when the run was begun",
+    recovery="refuse",
+    expected="E002; the position is not applied to other rows",
+)
 def test_other_data_is_refused(copied, tmp_path):
     run = copied.folder / "run"
     other = tmp_path / "other.txt"
@@ -311,6 +326,14 @@ def test_a_presets_epochs_do_not_end_a_run_of_named_steps(trainings):
     assert rows(run)[-1]["step"] == 60 and column(run, "epoch")[-1] > 20
 
 
+@mechanism(
+    "killed in the first second",
+    component="run folder",
+    failure="SIGKILL as soon as the lock, the settings, the tokenizer or the events "
+    "are there",
+    recovery="begin again",
+    expected="figures as undisturbed",
+)
 @pytest.mark.faults
 def test_settings_are_whole_after_a_kill_at_the_very_start(trainings, finished):
     """Killed at many points of the first second; --auto-resume always goes on."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mechanisms import mechanism
 from training import (
     DENSE,
     INTERRUPT,
@@ -36,6 +37,30 @@ def whole(trainings):
     return trainings.train("whole", *FLAGS)
 
 
+@mechanism(
+    "hang-up",
+    component="process",
+    failure="SIGHUP in a step: the terminal is closed",
+    recovery="save and end",
+    expected="a checkpoint of the next step, exit code 129; resumed as undisturbed",
+    case="sighup",
+)
+@mechanism(
+    "SIGTERM",
+    component="process",
+    failure="SIGTERM in a step, as schedulers send it",
+    recovery="save and end",
+    expected="a checkpoint of the next step, exit code 143; resumed as undisturbed",
+    case="sigterm",
+)
+@mechanism(
+    "Ctrl-C",
+    component="process",
+    failure="SIGINT in a step",
+    recovery="save and end",
+    expected="a checkpoint of the next step, exit code 130; resumed as undisturbed",
+    case="ctrl-c",
+)
 @pytest.mark.faults
 @pytest.mark.covers("CKP-01: emergency", "CKP-09: --auto-resume", "CKP-14")
 @pytest.mark.parametrize(
@@ -60,6 +85,13 @@ def test_a_signal_saves_at_the_next_step(trainings, whole, number, code):
     assert_same_run(trainings.train(name, *FLAGS, "--auto-resume"), whole)
 
 
+@mechanism(
+    "a second Ctrl-C",
+    component="process",
+    failure="SIGINT twice in a step that never ends",
+    recovery="end at once",
+    expected="exit code 130 at once; the last checkpoint stands",
+)
 @pytest.mark.faults
 def test_a_second_ctrl_c_ends_at_once(trainings):
     """In the middle of a step that never ends."""
@@ -109,6 +141,13 @@ def test_sigusr1_saves_and_the_run_goes_on_until_all_ranks_stop(trainings, ranks
     assert [r["step"] for r in rows(one)] == list(range(1, last + 3))
 
 
+@mechanism(
+    "killed rank",
+    component="rank",
+    failure="SIGKILL of one rank of two",
+    recovery="end all ranks",
+    expected="the others are ended, the rank and the signal are named, exit code not 0",
+)
 @pytest.mark.faults
 def test_a_dying_rank_ends_the_others(trainings):
     folder = trainings.folder / "dying"
@@ -124,6 +163,13 @@ def test_a_dying_rank_ends_the_others(trainings):
     assert "rank 1 was ended by signal 9" in output and "--auto-resume" in output
 
 
+@mechanism(
+    "killed launcher",
+    component="launcher",
+    failure="SIGKILL of the process that started the ranks",
+    recovery="end all ranks",
+    expected="no rank outlives it",
+)
 @pytest.mark.faults
 def test_ranks_do_not_outlive_a_killed_launcher(trainings):
     """Not even when they have hardly begun."""

@@ -17,6 +17,7 @@ import pytest
 from lumina.assemble.ranks import meeting_place
 from lumina.state.run_directory import RunDirectory
 from lumina.train import signals
+from mechanisms import mechanism
 from training import DENSE, PATIENCE, Running, Trainings, start, wait_until, words
 
 FLAGS = [*DENSE, *words("--precision fp32 --steps 4")]
@@ -124,6 +125,14 @@ def assert_ended(running: Running, number: int, code: int) -> None:
         assert word not in said, said
 
 
+@mechanism(
+    "ended while data is prepared",
+    component="process",
+    failure="SIGINT or SIGTERM while files are read, or a tokenizer or tokens are made",
+    recovery="end at once",
+    expected="no run directory, nothing half made in the cache; the next start "
+    "succeeds",
+)
 @pytest.mark.faults
 @pytest.mark.parametrize(("number", "code"), SIGNALS[:2], ids=["ctrl-c", "sigterm"])
 @pytest.mark.parametrize("stage", ["scan", "tokenizer", "tokens"])
@@ -136,6 +145,13 @@ def test_a_signal_while_data_is_prepared_begins_no_run(fresh, stage, number, cod
     trainings.train("r", *FLAGS)
 
 
+@mechanism(
+    "ended while libraries are loaded",
+    component="process",
+    failure="SIGINT, SIGTERM or SIGHUP in the first second, of one rank or two",
+    recovery="end at once",
+    expected="the exit code of the signal, no traceback",
+)
 @pytest.mark.faults
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize(("number", "code"), SIGNALS, ids=["c", "sigterm", "sighup"])
@@ -164,6 +180,13 @@ def test_a_signal_while_torch_is_loaded(tmp_path, number, code, ranks):
     assert word in said and "Traceback" not in said
 
 
+@mechanism(
+    "ended while the model is built",
+    component="process",
+    failure="SIGINT, SIGTERM or SIGHUP before the first step",
+    recovery="end at once",
+    expected="status.json says interrupted; --auto-resume trains it",
+)
 @pytest.mark.faults
 @pytest.mark.parametrize(("number", "code"), SIGNALS, ids=["c", "sigterm", "sighup"])
 def test_a_signal_while_the_model_is_built_is_no_running_run(fresh, number, code):
@@ -178,6 +201,13 @@ def test_a_signal_while_the_model_is_built_is_no_running_run(fresh, number, code
     assert RunDirectory(trainings.folder / "r").finished
 
 
+@mechanism(
+    "stuck library",
+    component="process",
+    failure="SIGTERM while native code that blocks signals never returns",
+    recovery="end at once",
+    expected="a thread ends the process with code 143",
+)
 @pytest.mark.faults
 def test_a_library_that_does_not_come_back_holds_no_signal_up(fresh):
     trainings = fresh("library")
@@ -187,6 +217,13 @@ def test_a_library_that_does_not_come_back_holds_no_signal_up(fresh):
     assert status["status"] == "interrupted"
 
 
+@mechanism(
+    "ended while a rank waits for another",
+    component="rank",
+    failure="SIGTERM while rank 1 waits in the communication library for rank 0",
+    recovery="end all ranks",
+    expected="both end with code 143",
+)
 @pytest.mark.faults
 def test_a_rank_that_waits_for_the_data_ends_too(fresh):
     """Rank 1 waits in a library for rank 0, which prepares the data."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lumina.state.reader import latest_good, open_checkpoint
+from mechanisms import mechanism
 from training import (
     DENSE,
     INTERRUPT,
@@ -74,7 +75,6 @@ def whole(trainings):
     return trainings.train("whole", *FLAGS)
 
 
-@pytest.mark.faults
 def extra_of(run):
     """What the last checkpoint holds beside tensors, but for what depends on time."""
     with open_checkpoint(latest_good(run)) as reader:
@@ -84,6 +84,15 @@ def extra_of(run):
     return extra
 
 
+@mechanism(
+    "ended in an evaluation",
+    component="process",
+    failure="SIGINT or SIGTERM while held-out data is evaluated",
+    recovery="save and end",
+    expected="the evaluation is left and made up for by the resume; figures as "
+    "undisturbed",
+)
+@pytest.mark.faults
 @pytest.mark.covers("CKP-14")
 @pytest.mark.parametrize(
     ("number", "code"), [(INTERRUPT, 130), (TERMINATE, 143)], ids=["ctrl-c", "sigterm"]
@@ -113,6 +122,13 @@ def test_the_last_evaluation_is_made_up_for(trainings):
     assert events(run.folder, "run_finished")
 
 
+@mechanism(
+    "one rank is signalled in an evaluation",
+    component="rank",
+    failure="SIGTERM of the second rank alone, in an evaluation",
+    recovery="save and end",
+    expected="both ranks leave it at one place and save",
+)
 @pytest.mark.faults
 def test_ranks_leave_an_evaluation_together(trainings):
     """Only the second rank is told; the first must not wait for it in a forward."""

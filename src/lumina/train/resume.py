@@ -26,6 +26,12 @@ from lumina.state.json_lines import read_json_lines
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from lumina.train.edits import Edit, edits_at
+from lumina.train.record_checks import (
+    require_records,
+    require_settings,
+    require_settings_of_latest,
+    require_whole_settings,
+)
 
 LIVE_SHAPE = {"plugins", "dropout", "capacity_factor", "load_balancing_weight",
               "router_z_loss_weight", "routing_temperature", "router_jitter_noise",
@@ -94,18 +100,19 @@ def find_run(config: Config) -> Path | None:
 
     Raises:
         LuminaError: E304 when `--resume` names nothing to go on with, E002 when it and
-            `--run-dir` name two runs.
+            `--run-dir` name two runs, E303 for a run whose settings are gone.
     """
     asked, folder = config.run.resume, config.run.run_dir
     if asked is None:
-        begun = bool(
-            config.run.auto_resume and folder and RunDirectory(folder).config.is_file()
-        )
-        return Path(folder) if begun and folder else None
+        if not config.run.auto_resume or not folder:
+            return None
+        require_settings(Path(folder))
+        return Path(folder) if RunDirectory(folder).config.is_file() else None
     path = Path(folder or "runs") if asked == "latest" else Path(asked)
     if asked == "latest" and not RunDirectory(path).is_run:
         path = _newest_run(path)
     run, _ = run_of(path)
+    require_settings(run)
     if asked != "latest" and folder and Path(folder).resolve() != run.resolve():
         raise LuminaError(
             "E002",
@@ -144,7 +151,8 @@ def find_resumption(
 
     Raises:
         LuminaError: E304 when `--resume` names a run without a checkpoint, E303 when
-            all of them (or the one named) are damaged, E002 for changes that make it
+            all of them (or the one named) are damaged or the settings are cut, E101
+            for rows or events that cannot be read, E002 for changes that make it
             another run.
     """
 
@@ -152,7 +160,13 @@ def find_resumption(
         keys = ("kind", "severity", "code", "message", "step")
         events.append(dict(zip(keys, event, strict=False)) | data)
 
-    merged, changes = _merge(config, run)
+    try:
+        merged, changes = _merge(config, run)
+    except LuminaError:
+        # Settings that were cut differ from those asked for: that is not the cause.
+        require_settings_of_latest(run)
+        raise
+    require_records(run)
     asked = config.run.resume
     if asked is not None and _is_checkpoint(Path(asked)):
         checkpoint: Path | None = Path(asked)
@@ -168,6 +182,7 @@ def find_resumption(
         )
     reader = open_checkpoint(checkpoint) if checkpoint is not None else None
     if reader is not None:
+        require_whole_settings(run, reader.meta.config)
         _check_features(reader.meta.plan.get("features", ()), merged, run)
     finished = (
         reader is not None

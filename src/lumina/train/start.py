@@ -23,6 +23,7 @@ from lumina.train.controls import Controls
 from lumina.train.controls.apply_change import set_again
 from lumina.train.edits import Edit, edited
 from lumina.train.preparation import Preparation
+from lumina.train.record_checks import gaps_in_words, missing_rows
 from lumina.train.recorder import Recorder
 from lumina.train.rules import RunningRules
 from lumina.train.rules.earlier import rules_state
@@ -97,6 +98,7 @@ def _remember(prepared: Preparation, recorder: Recorder) -> None:
     """What the recorder knows of the rows that stand in the run's metrics."""
     if recorder.metrics is not None:
         rows = read_metrics(recorder.metrics.path.parent)
+        _tell_missing_rows(rows, recorder, prepared.first_step)
         recorder.last_row = rows[-1] if rows else {}
         losses = (row.get("loss") for row in reversed(rows))
         recorder.last_loss = next((x for x in losses if x is not None), math.nan)
@@ -105,6 +107,23 @@ def _remember(prepared: Preparation, recorder: Recorder) -> None:
     recorder.last_row, recorder.last_loss = prepared.ranks.share(
         (recorder.last_row, recorder.last_loss)
     )
+
+
+def _tell_missing_rows(
+    rows: list[dict[str, Any]], recorder: Recorder, step: int
+) -> None:
+    """Rows that are gone cannot be made again; curves and averages lack them."""
+    gaps = missing_rows(rows, step)
+    if gaps:
+        recorder.event(
+            "rows_missing",
+            "warning",
+            None,
+            f"metrics.jsonl has no rows of the steps {gaps_in_words(gaps)}, which were "
+            "trained; the weights are not affected",
+            step=step,
+            gaps=gaps,
+        )
 
 
 def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> Outset:

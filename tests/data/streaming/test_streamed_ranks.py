@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lumina.state.reader import latest_good, open_checkpoint
+from mechanisms import mechanism
 from training import (
     DENSE,
     Trainings,
@@ -70,6 +71,13 @@ def test_two_ranks_read_all_of_the_data_once(
     )
 
 
+@mechanism(
+    "killed on two ranks, resumed on one",
+    component="rank",
+    failure="SIGKILL of two ranks that stream; one goes on",
+    recovery="resume",
+    expected="every row of the data once",
+)
 @pytest.mark.faults
 @pytest.mark.covers("DST-19: resume on other world size")
 def test_killed_on_two_ranks_it_goes_on_with_the_next_row_on_one(

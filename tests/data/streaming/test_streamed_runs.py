@@ -13,6 +13,7 @@ import pytest
 
 from lumina import Trainer
 from lumina.data.tokenizer import Tokenizer
+from mechanisms import mechanism
 from states import start
 from tiny_runs import Run, Runs, same, write_conversations
 
@@ -47,6 +48,13 @@ def _killed(case: tuple[Path, dict[str, Any]]) -> None:
     Trainer(runs.config(**leaves), on_step=kill).train()
 
 
+@mechanism(
+    "killed while it streams",
+    component="data",
+    failure="SIGKILL of a run that reads its data as a stream",
+    recovery="resume",
+    expected="goes on with the next row; figures as undisturbed",
+)
 @pytest.mark.covers("DAT-32: multi-GB files", "CKP-13: recovery from crash")
 def test_a_killed_run_goes_on_to_the_bit(runs: Runs) -> None:
     straight = runs.train(**STREAM)
