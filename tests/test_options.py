@@ -32,6 +32,7 @@ for room in (
     "stages",
     "training",
     "transfer",
+    "memory_ladder",
     "optimizers",
     "running",
     "saving",

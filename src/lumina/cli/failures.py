@@ -7,6 +7,7 @@ import sys
 import traceback
 
 from lumina.errors import LuminaError
+from lumina.memory_shortage import shortage_code, shortage_text
 
 MORE = ("E2", "E3")
 """Codes of failures in the middle of work: the message alone is seldom all."""
@@ -59,24 +60,19 @@ def as_lumina_error(error: BaseException) -> LuminaError | None:
 
 
 def _memory(error: BaseException) -> LuminaError | None:
-    # By name: torch is not imported to print an error that may not be torch's.
-    kind = type(error)
-    is_torch = kind.__module__.split(".")[0] == "torch"
-    if is_torch and kind.__name__ in ("OutOfMemoryError", "CudaError"):
-        if "out of memory" in str(error).lower():
-            return LuminaError(
-                "E201",
-                str(error).splitlines()[0],
-                "lower --batch-size (raise --grad-accum to keep the step), use "
-                "--gradient-checkpointing full, or a smaller preset",
-            )
-        return None
-    # torch's CPU allocator raises a plain RuntimeError.
-    cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    if isinstance(error, MemoryError) or cpu:
+    code = shortage_code(error)
+    if code == "E201":
         return LuminaError(
-            "E202",
-            str(error).splitlines()[0] if str(error) else "the host ran out of memory",
+            code,
+            shortage_text(error),
+            "lower --batch-size (raise --grad-accum to keep the step), use "
+            "--gradient-checkpointing full, or a smaller preset",
+        )
+    if code == "E202":
+        text = str(error)
+        return LuminaError(
+            code,
+            shortage_text(error) if text else "the host ran out of memory",
             "lower --batch-size or --seq-length, or choose a smaller preset",
         )
     return None

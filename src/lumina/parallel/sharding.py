@@ -59,3 +59,10 @@ def free_gathered(network: nn.Module) -> None:
     """Free the weights that the root gathered in a forward without a backward."""
     assert isinstance(network, FSDPModule)
     network.reshard()
+
+
+def free_all_gathered(network: nn.Module) -> None:
+    """Free the weights of every unit that is gathered at this moment."""
+    for unit in network.modules():
+        if isinstance(unit, FSDPModule):
+            unit.reshard()

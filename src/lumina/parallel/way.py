@@ -136,3 +136,6 @@ class Way:
 
     def after_evaluation(self) -> None:
         """Tidy up after forward passes without a backward."""
+
+    def after_failure(self) -> None:
+        """Tidy up after a forward or backward that broke off: before a reassembly."""

@@ -13,6 +13,8 @@ import sys
 import time
 from typing import Any
 
+from lumina.memory_shortage import shortage_code
+
 STEPS = 3
 """The first two take memory that later ones use again; the last one is timed."""
 
@@ -20,11 +22,11 @@ STEPS = 3
 def main() -> int:
     """Print {"peak": bytes, "seconds": of a step}, or {"out_of_memory": true}."""
     asked = json.load(sys.stdin)
-    import torch
-
     try:
         found = _measured(asked)
-    except (torch.cuda.OutOfMemoryError, MemoryError):
+    except Exception as error:
+        if shortage_code(error) is None:
+            raise
         found = {"out_of_memory": True}
     print(json.dumps(found), flush=True)
     return 0

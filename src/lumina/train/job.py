@@ -32,6 +32,7 @@ from lumina.train.finish import (
 )
 from lumina.train.held_out import held_out_batches
 from lumina.train.loop import Loop
+from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.origin import origin
 from lumina.train.preparation import Preparation, configure_torch
 from lumina.train.profiling.data import threads_for
@@ -189,6 +190,12 @@ class Job:
                 prepared.config, prepared.stream.order.epochs_before(progress.cursor)
             ),
             rules=outset.rules,
+            memory=MemoryRecovery.of(
+                prepared.config.memory_ladder,
+                plan,
+                prepared.environment,
+                self.folder.directory.path,
+            ),
             best=outset.best,
             saved=progress.step if prepared.reader else -1,
             encoding=encoding_of(data.tokenizer),

@@ -24,6 +24,7 @@ from lumina.train.best import Best
 from lumina.train.controls import Change, Controls, control_named
 from lumina.train.controls.apply_change import program_for, set_in
 from lumina.train.evaluations import Evaluations
+from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.rules import RunningRules
@@ -55,6 +56,7 @@ class Loop:
         stops: further ways to end the run.
         samples: texts that the model writes on the way; None: it writes none.
         rules: what watches the run and may change it.
+        memory: what is done when memory runs out.
         best: the best evaluation so far.
         saved: the step of the newest checkpoint; -1: there is none.
         encoding: what makes ids of texts, by name and fingerprint.
@@ -75,6 +77,7 @@ class Loop:
     stops: Stops = field(default_factory=Stops)
     samples: Samples | None = None
     rules: RunningRules = field(default_factory=RunningRules)
+    memory: MemoryRecovery = field(default_factory=MemoryRecovery)
     best: Best = field(default_factory=Best)
     saved: int = -1
     encoding: dict[str, str] = field(default_factory=dict)
@@ -84,6 +87,7 @@ class Loop:
     _agreed_stop: bool = False
     _agreed_change: bool = False
     _agreed_save: bool = False
+    _save_asked: bool = False
     _epoch_over: bool = False
     _phase_ends: bool = False
     _warm: Program | None = None
@@ -139,6 +143,10 @@ class Loop:
                     self.reason = "all data used"
                     break
                 values = self._guarded_step(batches)
+                if values is None:  # taken again, with less memory
+                    feed.close()
+                    feed = self._feed()
+                    continue
                 self.progress.tokens += batches.tokens
                 self.progress.cursor = dict(batches.cursor)
                 ring.push(self._known(batches, waited), values)
@@ -174,41 +182,47 @@ class Loop:
             and self.program.device.type == "cuda",
         )
 
-    def _guarded_step(self, batches: Any) -> torch.Tensor:
-        """One step; out of memory becomes a coded error with the State saved."""
+    def _guarded_step(self, batches: Any) -> torch.Tensor | None:
+        """One step; None where it had no room and is to be taken again."""
         stop = self._stop_asked()
         wants = self.controls.waiting and self.program.ranks.main
-        try:
+        asked = self._save_asked or self.signals.take_save() or self._save_due()
+
+        def take() -> torch.Tensor:
             self._warm_up(batches)
             step = self.progress.step
             self._watch = Watch.of(self.program, batches, step + 1)
             if self._watch.apart:
                 self._ring.clock.restart()
-            values = train_step(
+            return train_step(
                 self.program,
                 batches,
                 step,
                 stop=stop,
                 request=wants,
-                save=self.signals.take_save() or self._save_due(),
+                save=asked,
                 measured=self.recorder.measured,
                 watch=self._watch,
+                guard=self.memory.guard,
             )
-        except torch.OutOfMemoryError as error:
-            # Memory runs out in forward or backward: the weights are still those of
-            # the last step. A single process can save them; several cannot agree to.
-            if self.program.ranks.world_size == 1:
-                self.program.optimizer.zero_grad()
-                self.save("emergency")
-            raise LuminaError(
-                "E201",
-                f"no room on the GPU in step {self.progress.step + 1}: "
-                f"{str(error).splitlines()[0]}",
-                f"halve --batch-size (now {self.plan.micro_batch_size}; the global "
-                "batch stays) or use --gradient-checkpointing full, then --auto-resume",
-            ) from error
+
+        values = self.memory.attempt(self, len(batches.micro_batches), take)
+        self._save_asked = asked and values is None
+        if values is None:
+            self._ring.clock.restart()
+            return None
         self.progress.step += 1
+        self.memory.after_step(self.progress.step)
         return values
+
+    def settle(self) -> None:
+        """Let go of a step that broke off, and write the rows of those before it."""
+        self._watch = NOTHING
+        self._record_all(self._ring)
+
+    def apply(self, change: Change) -> None:
+        """Set a control for the step that is taken again."""
+        self._apply(change)
 
     def _warm_up(self, batches: Any) -> None:
         """Compile for every capacity, once for each Program that may change its own."""

@@ -49,6 +49,7 @@ from lumina.train.data_preparation import (
 from lumina.train.edits import with_schedule_anew
 from lumina.train.expert_training import with_expert
 from lumina.train.from_base_model import borrowed, with_its_tokenizer
+from lumina.train.memory_ladder.limits import with_known_limits
 from lumina.train.phases import (
     Place,
     phase_config,
@@ -188,6 +189,14 @@ class Preparation:
                 raise
             raise explained(error, self.resumption, self.config) from error
         self.plan = self._with_rules(self._plan())
+        self.plan = with_known_limits(
+            self.plan,
+            self.environment,
+            self.ranks,
+            asked=self.config.memory_ladder,
+            resumed=self.resumption.run if self.reader and self.resumption else None,
+            tell=self._tell_of_memory,
+        )
         self._tell_of_attention()
         if self.base is not None:
             self.weights, summary = borrowed(self.plan, self.config, self.base)
@@ -438,6 +447,12 @@ class Preparation:
         plan = with_schedule_anew(plan, self.config, self.resumption.edits)
         changes = self.resumption.changes
         return as_left(plan, self.config, self.reader, changes, self.events)
+
+    def _tell_of_memory(self, text: str) -> None:
+        """What earlier runs found out about memory: shown, and kept for the record."""
+        if self.ranks.main:
+            self.console.message(text)
+        self._note(text, "memory_limits")
 
     def _tell_of_batch(self, text: str) -> None:
         """Progress of a search for a batch: on the console, and for the record."""

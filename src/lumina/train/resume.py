@@ -69,6 +69,7 @@ NOT_INHERITED = {
     "nproc",
     "cuda_ids",
     "strict",
+    "forget_memory_limits",
     *MODIFIERS,
 }
 """Options that say how to start, not what to train."""

@@ -18,6 +18,7 @@ from lumina.model.interface import LossSums
 from lumina.optim.gate import Verdict, judge
 from lumina.plan.schedule import learning_rate_at
 from lumina.train.counts import divide_counts, flatten_counts
+from lumina.train.memory_ladder.guard import UNGUARDED, StepGuard
 from lumina.train.watch import NOTHING, Watch
 
 SCALARS = (
@@ -63,6 +64,7 @@ def train_step(
     save: bool = False,
     measured: Measured = UNKNOWN,
     watch: Watch = NOTHING,
+    guard: StepGuard = UNGUARDED,
 ) -> Tensor:
     """Forward and backward over the micro-batches, then one update.
 
@@ -80,6 +82,7 @@ def train_step(
         save: whether this rank was asked for a checkpoint, likewise.
         measured: this rank's figures of an earlier step, likewise.
         watch: what looks at the step; it changes nothing.
+        guard: follows the step, so that it can be taken again when memory runs out.
 
     Returns:
         float32 on the device: `SCALARS`, the further losses (`Program.terms`), then
@@ -99,14 +102,17 @@ def train_step(
     scale = program.loss_scale.value.clone()
     watch.mark("begin")
     for index in range(len(batches.micro_batches)):
+        guard.before_forward(last=index == last)
         with program.gradient_sync(last=index == last):
             total, counted = _losses(program, batches, index, sums)
             watch.mark("forward")
+            guard.before_backward(last=index == last)
             (total * factor).backward()
             watch.mark("backward")
         if counted is not None:
             counts = counted if counts is None else counts + counted
 
+    guard.before_update()
     learns = batches.loss_tokens > 0
     verdict = _update(program, watch) if learns else _pass_over(program)
     watch.mark("optimizer")

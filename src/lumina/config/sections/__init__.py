@@ -12,6 +12,7 @@ from lumina.config.sections.experience import ExperienceSection
 from lumina.config.sections.hrm import HrmSection
 from lumina.config.sections.loading import LoadingSection
 from lumina.config.sections.logging import LoggingSection
+from lumina.config.sections.memory_ladder import MemoryLadderSection
 from lumina.config.sections.metrics import MetricsSection
 from lumina.config.sections.mixture import MixtureSection
 from lumina.config.sections.mod import ModSection
@@ -49,6 +50,7 @@ class Sections:
     train: TrainSection
     transfer: TransferSection
     batch_search: BatchSearchSection
+    memory_ladder: MemoryLadderSection
     run: RunSection
     saving: SavingSection
     resuming: ResumingSection

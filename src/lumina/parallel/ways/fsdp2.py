@@ -43,3 +43,9 @@ class Sharded(Way):
         from lumina.parallel.sharding import free_gathered
 
         free_gathered(self.place.network)
+
+    def after_failure(self) -> None:
+        """Free the weights of every unit that was gathered when a step broke off."""
+        from lumina.parallel.sharding import free_all_gathered
+
+        free_all_gathered(self.place.network)

@@ -1,0 +1,50 @@
+"""Fewer rows in a forward, and more forwards in a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lumina.plan.plan import Plan
+from lumina.train.memory_ladder.rung import Attempt, Rung, register_rung
+
+
+@register_rung
+class MicroBatch(Rung):
+    """Halve the rows of a forward, down to one; the rows of the step stay.
+
+    The loss of a step is a sum over its tokens divided by their number, so that the
+    gradient does not depend on how the rows are divided.
+    """
+
+    name = "micro_batch"
+    place = 20
+    control = "micro_batch_size"
+
+    def next(self, plan: Plan, cleared: bool) -> Attempt | None:
+        """At most half of the rows, and a number that divides the step."""
+        if plan.micro_batch_size == 1:
+            return None
+        size = largest_divisor(plan, plan.micro_batch_size // 2)
+        return Attempt(self.name, described(plan, size), self.control, size)
+
+    def known_to_fit(self, plan: Plan, value: Any) -> Any:
+        """No more rows than that."""
+        if plan.micro_batch_size <= value:
+            return None
+        return largest_divisor(plan, value)
+
+
+def largest_divisor(plan: Plan, most: int) -> int:
+    """The largest forward of at most so many rows that divides a device's rows."""
+    rows = plan.micro_batch_size * plan.grad_accum
+    return next(size for size in range(most, 0, -1) if rows % size == 0)
+
+
+def described(plan: Plan, size: int) -> str:
+    """In words: what a step looks like with forwards of `size` rows."""
+    forwards = plan.micro_batch_size * plan.grad_accum // size
+    return (
+        f"a forward has {size} row{'s' if size > 1 else ''} instead of "
+        f"{plan.micro_batch_size}, and a step {forwards} forwards on each device "
+        f"instead of {plan.grad_accum}"
+    )

@@ -1,0 +1,177 @@
+"""A step without memory is taken again with less: the same losses, told and remembered.
+
+Allocation failures are injected here, by raising what the allocator raises, except
+where a test says that its limit is real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lumina.assemble.program import Program
+from lumina.data.stream import StepBatches
+from lumina.errors import LuminaError
+from lumina.state.reader import latest_good, open_checkpoint
+from lumina.train.memory_ladder import limits
+from lumina.train.memory_ladder.recovery import next_attempt
+from programs import tiny_plan
+from short_of_memory import at_most, short
+from tiny_runs import Around, Run, Runs, seen
+
+STORY = {"steps": 4, "dropout": 0.1, "global_batch_size": 8, "batch_size": 8}
+
+
+@pytest.fixture
+def runs(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Runs:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path_factory.mktemp("cache")))
+    return Runs(tmp_path, monkeypatch)
+
+
+def told(run: Run, kind: str) -> list[dict[str, Any]]:
+    return [event for event in run.events if event["kind"] == kind]
+
+
+@pytest.mark.covers(
+    "TRN-23: catch",
+    "TRN-23: halve batch",
+    "TRN-23: raise accumulation to keep effective batch",
+    "TRN-23: continue",
+)
+def test_losses_are_those_of_a_run_that_began_on_the_rung(runs: Runs) -> None:
+    began = runs.train(**(STORY | {"batch_size": 2}))
+    run = runs.train(short(at_most(2)), **STORY)
+    assert run.column("loss") == began.column("loss")
+    assert run.column("grad_norm") == began.column("grad_norm")
+    for name, tensor in began.tensors.items():
+        assert torch.equal(run.tensors[name], tensor), name
+    found = told(run, "out_of_memory")
+    assert [e["data"]["rung"] for e in found] == ["cache", "micro_batch", "micro_batch"]
+    assert [e["data"]["value"] for e in found] == [None, 4, 2]
+    assert "Injected" in found[0]["message"] and found[0]["code"] == "E201"
+    (fits,) = told(run, "memory_recovered")
+    assert fits["data"]["micro_batch_size"] == 2
+
+
+@pytest.mark.covers("TRN-23: store found settings for later runs")
+def test_the_next_run_and_a_resumed_one_begin_on_the_rung(runs: Runs) -> None:
+    """Until it is forgotten; a damaged file counts as empty."""
+    short_run = runs.train(short(at_most(2), at=1), **(STORY | {"steps": 2}))
+    with open_checkpoint(latest_good(short_run.folder)) as reader:
+        journal = [c for c in reader.meta.journal if c["source"] == "memory_ladder"]
+    assert [(c["name"], c["value"]) for c in journal] == [
+        ("micro_batch_size", 4),
+        ("micro_batch_size", 2),
+    ]
+
+    def sizes(into: list[int]) -> Around:
+        return seen(lambda program, _: program.plan.micro_batch_size, into)
+
+    on = {"run_dir": str(short_run.folder), "auto_resume": True, "steps": 3}
+    Path(limits.cache_root() / limits.FILE).rename(runs.folder / "kept")
+    resumed: list[int] = []
+    runs.train(sizes(resumed), **(STORY | on))
+    assert resumed == [2]  # of the journal alone
+
+    Path(runs.folder / "kept").rename(limits.cache_root() / limits.FILE)
+    found: list[int] = []
+    again = runs.train(sizes(found), **(STORY | {"steps": 1}))
+    assert found == [2] and "micro_batch_size 2 instead of 8" in again.printed
+    assert "an earlier run" in told_plan(again)["reasons"]["micro_batch_size"]
+    runs.train(sizes(found), **(STORY | {"steps": 1, "seq_length": 16}))
+    runs.train(sizes(found), **(STORY | {"steps": 1, "memory_recovery": False}))
+    runs.train(sizes(found), **(STORY | {"steps": 1, "forget_memory_limits": True}))
+    runs.train(sizes(found), **(STORY | {"steps": 1}))
+    assert found == [2, 8, 8, 8, 8]
+
+
+def told_plan(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run.folder / "plan.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"version": 1, "limits": 3}',
+        '{"version": 1, "limits": {"k": {"controls": {"learning_rate": 1}}}}',
+        json.dumps({"version": 1, "limits": {"k": {"controls": {"learning_rate": 1.0},
+                    "run": "r", "text": "t", "proven": True, "time": 1}}}),
+        json.dumps({"version": 1, "limits": {"k": {"controls": {"micro_batch_size": 0},
+                    "run": "r", "text": "t", "proven": True, "time": 1}}}),
+    ],
+)  # fmt: skip
+def test_a_damaged_memory_counts_as_empty(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    (tmp_path / limits.FILE).write_text(content)
+    memory = limits.Limits("k", "run")
+    assert memory.known() is None
+    memory.remember({"micro_batch_size": 2}, "why", proven=True)
+    assert memory.known() == limits.Limit({"micro_batch_size": 2}, "run", "why", True)
+    assert memory.forget() and not memory.forget() and memory.known() is None
+
+
+@pytest.mark.thorough
+@pytest.mark.covers(
+    "TRN-23: down to batch 1, then fail with E201",
+    "TRN-24: emergency checkpoint before OOM",
+    "MEM-26",
+)
+def test_the_ladder_ends_with_what_was_tried(runs: Runs) -> None:
+    """The weights of the step before are saved; the run can be gone on with."""
+    with pytest.raises(LuminaError) as caught:
+        runs.train(short(lambda _: False, at=1, where="backward"), **STORY)
+    text = caught.value.message
+    assert caught.value.code == "E201" and "step 2" in text and "Injected" in text
+    for words in ("cache", "has 4 rows", "2 rows", "1 row ", "selective", "full"):
+        assert words in text, words
+    (run,) = runs.folder.glob("run-*")
+    with open_checkpoint(latest_good(run)) as reader:
+        assert reader.meta.step == 1
+        weights = {name: reader.tensor(name).clone() for name in reader.names()}
+    one = runs.train(**(STORY | {"steps": 1}))
+    assert all(torch.equal(weights[n], t) for n, t in one.tensors.items())
+
+
+def test_without_recovery_and_with_pins(runs: Runs) -> None:
+    never = short(lambda _: False)
+    with pytest.raises(LuminaError, match="--no-memory-recovery"):
+        runs.train(never, **STORY, memory_recovery=False)
+    plan = tiny_plan(pinned=("micro_batch_size",))
+    attempt = next_attempt(plan, cleared=True)
+    assert attempt is not None and attempt.value == "selective"
+
+
+def test_a_failure_while_weights_change_is_not_repeated(runs: Runs) -> None:
+    """Nothing half-changed is saved, and the resumed run begins one rung down."""
+
+    def around(program: Program, batches: StepBatches) -> Any:
+        member = next(iter(program.optimizer.members.values())).optimizer
+        step = member.step
+
+        def fail(**arguments: Any) -> None:
+            step(**arguments)
+            raise torch.OutOfMemoryError("CUDA out of memory. Injected.")
+
+        member.step = fail if program.plan.micro_batch_size == 8 else step
+        return contextlib.nullcontext()
+
+    with pytest.raises(LuminaError, match="weights were being changed"):
+        runs.train(around, **STORY)
+    (run,) = runs.folder.glob("run-*")
+    assert latest_good(run) is None
+    again = {"run_dir": str(run), "auto_resume": True}
+    assert told_plan(runs.train(**(STORY | again)))["micro_batch_size"] == 8 // 2
