@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +21,7 @@ class Adjustable:
         mod_capacity: share of tokens of Mixture-of-Depths blocks; None: as planned.
         source_weights: the share of each source of a mixture; None: as they are set.
         next_phase: the phase that the run goes on to before its next step.
+        rollback: takes the run back before its next step; None where no run trains.
     """
 
     learning_rate: Tensor
@@ -28,3 +31,4 @@ class Adjustable:
     mod_capacity: float | None = None
     source_weights: dict[str, float] | None = None
     next_phase: str | None = None
+    rollback: Callable[[Mapping[str, Any]], None] | None = None

@@ -25,7 +25,13 @@ from lumina.state.reader import (
     open_checkpoint,
     step_name,
 )
-from lumina.state.retention import Pruning, prune, set_aside_after, write_pointer
+from lumina.state.retention import (
+    Pruning,
+    point_at_best,
+    prune,
+    set_aside_after,
+    write_pointer,
+)
 from lumina.state.state import State
 from lumina.state.writer import Writing, bytes_needed
 
@@ -142,6 +148,31 @@ class CheckpointStore:
     def latest_good(self) -> Path | None:
         """The newest verified checkpoint; see `lumina.state.reader.latest_good`."""
         return latest_good(self.run_dir, self._on_event)
+
+    def go_back(self, state: State) -> None:
+        """Save a State in the place of what its step has; the run goes on from there.
+
+        A process that is killed in between leaves a run that goes on from the newest
+        checkpoint, or from this one.
+
+        Args:
+            state: with the tensors this rank is to write, which it may keep.
+
+        Raises:
+            LuminaError: as `save`.
+        """
+        self.wait()
+        self._last_step = None
+        there = self.folder / step_name(state.step)
+        held = read_manifest(there).kinds if there.is_dir() else ()
+        self.save(state, background=False, already_snapshot=True)
+        for kind in held:
+            self._submit(self._add_kind, there, kind)
+        self.wait()
+        self.rewind(state.step)
+        if self.rank == 0:
+            point_at_best(self.folder, state.extra["best_step"])
+        self._last_step = state.step
 
     def rewind(self, step: int) -> None:
         """Tell that the run goes on from `step`: later checkpoints are set aside."""

@@ -19,6 +19,15 @@ def write_pointer(checkpoints: Path, name: str, target: Path) -> None:
     write_file(checkpoints / name, f"{target.name}\n".encode())
 
 
+def point_at_best(checkpoints: Path, step: int | None) -> None:
+    """Let BEST name what was the best then; where that is gone, nothing."""
+    then = dict(step_folders(checkpoints)).get(-1 if step is None else step)
+    if then is not None:
+        write_pointer(checkpoints, "BEST", then)
+    else:
+        (checkpoints / "BEST").unlink(missing_ok=True)
+
+
 Pruning = Literal["newest", "spread"]
 """Which regular checkpoints stay: the newest, or some of all ages."""
 

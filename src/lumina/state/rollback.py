@@ -12,7 +12,7 @@ from lumina.errors import LuminaError
 from lumina.state.events import EventLog
 from lumina.state.metrics import MetricsLog, read_metrics
 from lumina.state.reader import open_checkpoint, read_pointer, step_folders
-from lumina.state.retention import write_pointer
+from lumina.state.retention import point_at_best, write_pointer
 from lumina.state.run_directory import RunDirectory
 
 UNDONE = "undone"
@@ -107,7 +107,7 @@ def roll_back(run: str | os.PathLike[str], to: str) -> Path | None:
 
 
 def _set_aside(directory: RunDirectory, undoing: Undoing, best: int | None) -> Path:
-    kept = _new_folder(directory.path / UNDONE)
+    kept = undone_folder(directory.path)
     for name in _COPIED:
         if (directory.path / name).is_file():
             shutil.copy2(directory.path / name, kept / name)
@@ -120,7 +120,7 @@ def _set_aside(directory: RunDirectory, undoing: Undoing, best: int | None) -> P
         log.close()
         if discarded is not None:
             os.rename(discarded, kept / directory.metrics.name)
-    _point_at_best(directory.checkpoints, best)
+    point_at_best(directory.checkpoints, best)
     for path in undoing.checkpoints:
         (kept / "checkpoints").mkdir(exist_ok=True)
         os.rename(path, kept / "checkpoints" / path.name)
@@ -139,15 +139,6 @@ def _set_aside(directory: RunDirectory, undoing: Undoing, best: int | None) -> P
     return kept
 
 
-def _point_at_best(checkpoints: Path, step: int | None) -> None:
-    """Let BEST name what was the best then; where that is gone, nothing."""
-    then = dict(step_folders(checkpoints)).get(-1 if step is None else step)
-    if then is not None:
-        write_pointer(checkpoints, "BEST", then)
-    else:
-        (checkpoints / "BEST").unlink(missing_ok=True)
-
-
 def _step_meant(checkpoints: Path, folders: dict[int, Path], to: str) -> int | None:
     if to == "best":
         best = read_pointer(checkpoints, "BEST")
@@ -158,7 +149,9 @@ def _step_meant(checkpoints: Path, folders: dict[int, Path], to: str) -> int | N
     return int(text) if text.isdecimal() else None
 
 
-def _new_folder(base: Path) -> Path:
+def undone_folder(run: Path) -> Path:
+    """A new folder below a run for what is taken back."""
+    base = run / UNDONE
     base.mkdir(exist_ok=True)
     number = 1
     while True:

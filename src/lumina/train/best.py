@@ -27,6 +27,26 @@ class Best:
     worse: int = 0
     score: float | None = None
 
+    @staticmethod
+    def of(extra: Mapping[str, Any]) -> Best:
+        """What the `extra` of a State remembers; `remembered` is the inverse."""
+        loss = extra["best_loss"]
+        return Best(
+            math.inf if loss is None else loss,
+            extra["best_step"],
+            extra["worse_evaluations"],
+            extra.get("best_score"),
+        )
+
+    def remembered(self) -> dict[str, Any]:
+        """What a State has to remember of it, as plain JSON values."""
+        return {
+            "best_loss": None if math.isinf(self.loss) else self.loss,
+            "best_step": self.step,
+            "best_score": self.score,
+            "worse_evaluations": self.worse,
+        }
+
     def judge(
         self, row: Mapping[str, Any], step: int, metric: str, best_is: str | None
     ) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,21 +10,24 @@ from typing import Any
 import torch
 
 from lumina.assemble.assemble import Progress, capture, memory_for_copies
+from lumina.assemble.host_copies import HostCopies
 from lumina.assemble.program import Program
 from lumina.assemble.state_parts import as_saved
 from lumina.data.stream import Prefetcher, RowStream
-from lumina.data.tokenise import ENCODING_RULES
 from lumina.errors import LuminaError
 from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.plan.schedule import learning_rate_at
 from lumina.state.checkpoint import CheckpointStore, Kind
+from lumina.state.state import State
 from lumina.train.best import Best
 from lumina.train.controls import Change, Controls, control_named
 from lumina.train.controls.apply_change import program_for, set_in
 from lumina.train.evaluations import Evaluations
 from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.recorder import Recorder
+from lumina.train.recovery.recovery import Recovery
+from lumina.train.remembered import remembered
 from lumina.train.ring import MetricRing
 from lumina.train.rules import RunningRules
 from lumina.train.samples import Samples
@@ -58,6 +60,7 @@ class Loop:
         rules: what watches the run and may change it.
         memory: what is done when memory runs out.
         best: the best evaluation so far.
+        recovery: what takes the run back to an earlier step.
         saved: the step of the newest checkpoint; -1: there is none.
         encoding: what makes ids of texts, by name and fingerprint.
         reason: why the loop ended.
@@ -79,6 +82,7 @@ class Loop:
     rules: RunningRules = field(default_factory=RunningRules)
     memory: MemoryRecovery = field(default_factory=MemoryRecovery)
     best: Best = field(default_factory=Best)
+    recovery: Recovery = field(default_factory=Recovery)
     saved: int = -1
     encoding: dict[str, str] = field(default_factory=dict)
     reason: str = "done"
@@ -133,6 +137,11 @@ class Loop:
                 if self._apply_rulings(ring):
                     feed.close()
                     feed = self._feed()
+                if self.recovery.carry_out(self):
+                    self._reordered()
+                    feed.close()
+                    feed = self._feed()
+                    ring.clock.restart()
                 if self.program.live.next_phase is not None:
                     self._end_phase()
                     break
@@ -429,34 +438,24 @@ class Loop:
         """Snapshot now; write behind the next steps."""
         if self.checkpoints.mark(self.progress.step, kind):
             return
-        self.progress.journal = self.controls.journal()
-        self.progress.extra = {
-            "best_loss": None if math.isinf(self.best.loss) else self.best.loss,
-            "best_step": self.best.step,
-            "best_score": self.best.score,
-            "worse_evaluations": self.best.worse,
-            "evaluation_owed": self.evaluations.owed,
-            "rules": self.rules.state(),
-            "data_fingerprint": self.stream.fingerprint,
-            "encoding_rules": ENCODING_RULES,
-            "encoding": self.encoding,
-        }
-        if self.evaluations.outset:
-            self.progress.extra["outset"] = self.evaluations.outset
-        if self.plan.phases:
-            self.progress.extra["phase"] = {
-                "index": self.plan.phases.index(self.plan.phase),
-                "begin": self.plan.phase_begin,
-                "done": self._phase_ends or self.progress.step >= self.plan.steps,
-            }
         copies = memory_for_copies(self.program)
         if copies is not None:
             self.checkpoints.idle()  # what is being written is in the same memory
-        state = capture(self.program, self.progress, config=self.config, copies=copies)
-        state = as_saved(state, self.config)
+        state = as_saved(self.state(copies), self.config)
         self.checkpoints.save(state, kind=kind, already_snapshot=True)
         self.saved = self.progress.step
         self._saved_at = time.monotonic()
+
+    def state(self, copies: HostCopies | None = None) -> State:
+        """The State of the run; each rank has the tensors that it would write.
+
+        Args:
+            copies: memory for tensors, as of `capture`.
+        """
+        done = self._phase_ends or self.progress.step >= self.plan.steps
+        self.progress.journal = self.controls.journal()
+        self.progress.extra = remembered(self, done)
+        return capture(self.program, self.progress, config=self.config, copies=copies)
 
     def _finish(self) -> None:
         """A last checkpoint, whatever ended the run."""
@@ -500,6 +499,7 @@ class Loop:
         """
         change.step = self.progress.step
         before = self.program
+        self.recovery.attach(self)
         try:
             if refusal:
                 change.outcome = f"refused: {refusal}"

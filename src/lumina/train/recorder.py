@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from lumina.observe.utilisation import Utilisation
 from lumina.plan.plan import Plan
 from lumina.state.events import EventLog, Severity
 from lumina.state.metrics import MetricsLog
+from lumina.state.rollback import undone_folder
 from lumina.train.counts import divide_counts
 from lumina.train.memory_figures import MemoryFigures
 from lumina.train.pace import Pace
@@ -220,6 +222,27 @@ class Recorder:
         if self.metrics is not None:
             self.metrics.amend_last(self.last_row)
         self._pass_on(self.last_row)
+
+    def take_back(self, step: int, skipped: int) -> Path | None:
+        """Let go of the rows past a step that the run was taken back to.
+
+        Args:
+            step: completed steps now.
+            skipped: steps that were skipped until then.
+
+        Returns:
+            The folder below the run that has them; None where there were none, and on
+            other ranks than the first.
+        """
+        self.skipped, self.consecutive_skips = skipped, 0
+        if self.metrics is None:
+            return None
+        discarded = self.metrics.truncate_after(step)
+        if discarded is None:
+            return None
+        kept = undone_folder(self.metrics.path.parent)
+        os.rename(discarded, kept / self.metrics.path.name)
+        return kept
 
     def _pass_on(self, row: dict[str, Any]) -> None:
         """Give a row to whatever else takes rows."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,6 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.plan.duration import length_in_words
 from lumina.state.checkpoint import CheckpointStore
-from lumina.state.metrics import read_metrics
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.state import State
 from lumina.train.best import Best
@@ -23,7 +21,7 @@ from lumina.train.controls import Controls
 from lumina.train.controls.apply_change import set_again
 from lumina.train.edits import Edit, edited
 from lumina.train.preparation import Preparation
-from lumina.train.record_checks import gaps_in_words, missing_rows
+from lumina.train.recalled import recall
 from lumina.train.recorder import Recorder
 from lumina.train.rules import RunningRules
 from lumina.train.rules.earlier import rules_state
@@ -60,7 +58,7 @@ def begin(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     controls = Controls()
     if turn is not None:
         store.rewind(step)
-        _remember(prepared, recorder)
+        recall(recorder, prepared.ranks, prepared.first_step)
         recorder.skipped = progress.skipped = turn.skipped
         progress.step, progress.tokens = step, turn.tokens
         controls = Controls(turn.journal)
@@ -94,38 +92,6 @@ def _begins_anew(prepared: Preparation) -> str:
     return "; its optimizer and its schedule begin anew"
 
 
-def _remember(prepared: Preparation, recorder: Recorder) -> None:
-    """What the recorder knows of the rows that stand in the run's metrics."""
-    if recorder.metrics is not None:
-        rows = read_metrics(recorder.metrics.path.parent)
-        _tell_missing_rows(rows, recorder, prepared.first_step)
-        recorder.last_row = rows[-1] if rows else {}
-        losses = (row.get("loss") for row in reversed(rows))
-        recorder.last_loss = next((x for x in losses if x is not None), math.nan)
-        recorder.clipped = recorder.last_row.get("clipped_gradients", 0)
-        recorder.unlabelled = sum(row.get("loss_tokens") == 0 for row in rows)
-    recorder.last_row, recorder.last_loss = prepared.ranks.share(
-        (recorder.last_row, recorder.last_loss)
-    )
-
-
-def _tell_missing_rows(
-    rows: list[dict[str, Any]], recorder: Recorder, step: int
-) -> None:
-    """Rows that are gone cannot be made again; curves and averages lack them."""
-    gaps = missing_rows(rows, step)
-    if gaps:
-        recorder.event(
-            "rows_missing",
-            "warning",
-            None,
-            f"metrics.jsonl has no rows of the steps {gaps_in_words(gaps)}, which were "
-            "trained; the weights are not affected",
-            step=step,
-            gaps=gaps,
-        )
-
-
 def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> Outset:
     """The Program and the loop's memory, from the checkpoint that was found.
 
@@ -146,17 +112,12 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
         skipped=meta.counters["skipped"],
         cursor=meta.cursor,
     )
-    best = Best(
-        math.inf if meta.extra["best_loss"] is None else meta.extra["best_loss"],
-        meta.extra["best_step"],
-        meta.extra["worse_evaluations"],
-        meta.extra.get("best_score"),
-    )
+    best = Best.of(meta.extra)
     recorder.skipped = progress.skipped
     store.rewind(progress.step)
     if recorder.metrics is not None:
         recorder.metrics.truncate_after(progress.step)
-    _remember(prepared, recorder)
+    recall(recorder, prepared.ranks, prepared.first_step)
     _tell_resumed(prepared, recorder, reader, progress.step)
     if missing := missing_in_words(meta):
         recorder.event(

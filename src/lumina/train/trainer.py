@@ -196,6 +196,34 @@ class Trainer:
         rate = loop.program.live.learning_rate.item() / factor
         return self._request("learning_rate", rate, f"emergency: divided by {factor:g}")
 
+    def rollback_steps(
+        self,
+        num_steps: int,
+        reason: str = "asked for",
+        *,
+        skip_data: bool = True,
+        learning_rate_factor: float = 1.0,
+    ) -> int:
+        """Go back to the best model of the last `num_steps` steps.
+
+        The best is that of the lowest held-out loss among those that were saved or
+        are held in memory. Weights, optimizer, schedule, counters and metrics are
+        those of its step again.
+
+        Args:
+            num_steps: how far back, at most.
+            reason: for the journal.
+            skip_data: pass over the rows that were trained on since then.
+            learning_rate_factor: what the learning rate is multiplied by from there.
+        """
+        value = {
+            "steps": num_steps,
+            "skip_data": skip_data,
+            "learning_rate_factor": learning_rate_factor,
+            "best": True,
+        }
+        return self._request("rollback", value, reason)
+
     def adjust_weight_decay(self, value: float, reason: str = "asked for") -> int:
         """Set the weight decay from the next step on."""
         return self._request("weight_decay", value, reason)

@@ -12,6 +12,7 @@ from lumina.train.controls import (
     moments,
     optimizer,
     phases,
+    rollback,
 )
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control, is_number
@@ -28,5 +29,5 @@ __all__ = [
     "register_control",
 ]
 
-OWN = (optimizer, layout, experts, depth, mixture, phases, moments)
+OWN = (optimizer, layout, experts, depth, mixture, phases, moments, rollback)
 """The files of Lumina's own controls; each registers them as it is imported."""

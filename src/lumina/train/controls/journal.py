@@ -78,6 +78,20 @@ class Controls:
             if set(control_named(change.name).settings) & set(chosen):
                 change.outcome = "set aside by other settings"
 
+    def rewind(self, journal: list[dict[str, Any]], step: int) -> None:
+        """Changes hold as they did at an earlier step; none leaves the journal.
+
+        Args:
+            journal: as it was then.
+            step: that step.
+        """
+        then = {entry["id"]: entry["outcome"] for entry in journal}
+        for change in self.changes:
+            if change.id in then:
+                change.outcome = then[change.id]
+            elif change.outcome == "applied" and change.name != "rollback":
+                change.outcome = f"taken back with the run, to step {step}"
+
     def _ask(
         self,
         name: str,

@@ -97,6 +97,22 @@ class Arbiter:
         self._rulings = [ruling for ruling in self._rulings if ruling.due > step]
         return found
 
+    def rolled_back(self, step: int, since: int) -> None:
+        """The steps count again from `step`: what cools down does so for as long.
+
+        What was granted and has not taken effect is let go of.
+
+        Args:
+            step: completed steps now.
+            since: completed steps before.
+        """
+        self._rulings = []
+        self._cooling = {
+            key: until - (since - step)
+            for key, until in self._cooling.items()
+            if until > since
+        }
+
     def state(self) -> dict[str, Any]:
         """Plain JSON values, for a checkpoint."""
         return {

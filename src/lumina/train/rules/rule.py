@@ -141,6 +141,18 @@ class Rule:
     def load(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
 
+    def rolled_back(self, step: int, then: dict[str, Any] | None) -> None:
+        """The run was taken back to an earlier step, and its steps count again.
+
+        A rule that has to remember what it did overrides this.
+
+        Args:
+            step: completed steps now.
+            then: what `state` was at that step; None where it is not known.
+        """
+        if then is not None:
+            self.load(then)
+
 
 RULES: dict[str, type[Rule]] = {}
 """Name -> rule; filled by `register_rule`."""

@@ -81,6 +81,19 @@ class RunningRules:
             if rule.name in state.get("rules", {}):
                 rule.load(state["rules"][rule.name])
 
+    def rolled_back(self, step: int, since: int, then: dict[str, Any]) -> None:
+        """The run was taken back, and its steps count again.
+
+        Args:
+            step: completed steps now.
+            since: completed steps before.
+            then: what `state` was at `step`.
+        """
+        self._arbiter.rolled_back(step, since)
+        held = then.get("rules", {})
+        for rule in self._rules:
+            rule.rolled_back(step, held.get(rule.name))
+
     def _hear(self, step: int, now: Now) -> None:
         proposed = [(rule, rule.propose(step, now)) for rule in self._rules]
         self._arbiter.hear(step, [(r, p) for r, p in proposed if p is not None])

@@ -1,0 +1,1 @@
+"""Recovery inside a process: snapshots, and going back to one of them."""

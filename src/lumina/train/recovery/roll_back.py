@@ -1,0 +1,116 @@
+"""Taking a run back to an earlier step while it goes on.
+
+Everything of the State is that of the step again, but where the offending rows are
+skipped: then the data goes on behind them. The State that results is the checkpoint of
+the step from then on, so that a process that is killed later goes on from there, as the
+run itself does. Until it is written, the run has not been taken back.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from lumina.assemble.assemble import Source, assemble
+from lumina.assemble.program import Program
+from lumina.assemble.state_parts import as_saved
+from lumina.model.spec import ModelSpec
+from lumina.plan.make import with_spec
+from lumina.state.reader import open_checkpoint
+from lumina.state.rollback import UNDONE
+from lumina.state.state import State
+from lumina.train.best import Best
+from lumina.train.controls.apply_change import set_again
+from lumina.train.recalled import recall
+from lumina.train.recovery.request import Request
+from lumina.train.recovery.run import Run
+from lumina.train.recovery.targets import Target
+from lumina.train.rules.earlier import rules_state
+
+
+def roll_back(run: Run, asked: Request, target: Target) -> State:
+    """Take a run back. All ranks call it together, when the rows so far are written.
+
+    Args:
+        run: under way.
+        asked: how.
+        target: where to.
+
+    Returns:
+        The State that the run goes on from.
+
+    Raises:
+        LuminaError: E303 for a checkpoint that cannot be read, or where the State
+            cannot be written.
+    """
+    assert target.checkpoint is not None
+    with open_checkpoint(target.checkpoint, verify="size") as reader:
+        return _go_on_from(run, asked, reader.meta, reader, "checkpoint")
+
+
+def _go_on_from(
+    run: Run, asked: Request, meta: State, source: Source, kind: str
+) -> State:
+    """The same with the State and its tensors at hand."""
+    progress, since, tokens = run.progress, run.progress.step, run.progress.tokens
+    behind = dict(progress.cursor)
+    extra = copy.deepcopy(meta.extra)
+    run.controls.rewind(meta.journal, meta.step)
+    run.program = _assembled(run, meta, source)
+    set_again(run.program, run.controls)
+    run.program.live.learning_rate_scale *= asked.learning_rate_factor
+    progress.step = meta.step
+    progress.tokens = meta.counters["tokens"]
+    progress.skipped = meta.counters["skipped"]
+    progress.cursor = behind if asked.skip_data else dict(meta.cursor)
+    run.best = Best.of(extra)
+    run.evaluations.owed = extra.get("evaluation_owed", False)
+    run.rules.rolled_back(meta.step, since, rules_state(extra))
+    state = run.state()
+    run.checkpoints.go_back(as_saved(state, run.config))
+    run.saved = meta.step
+    kept = run.recorder.take_back(meta.step, progress.skipped)
+    recall(run.recorder, run.program.ranks, meta.step)
+    _tell(run, asked, since, tokens, kind, kept)
+    return state
+
+
+def _assembled(run: Run, meta: State, source: Source) -> Program:
+    """The Program of the step, laid out as the present one is."""
+    plan, ranks = run.program.plan, run.program.ranks
+    spec = ModelSpec.from_dict(meta.spec)
+    if spec != plan.spec:
+        plan = with_spec(plan, spec)
+    run.program.close()
+    return assemble(plan, source, ranks=ranks, meta=meta)
+
+
+def _tell(
+    run: Run, asked: Request, since: int, tokens: int, kind: str, kept: Path | None
+) -> None:
+    """The event of a rollback."""
+    step, undone = run.progress.step, tokens - run.progress.tokens
+    rows = "are skipped" if asked.skip_data else "are trained on again"
+    text = (
+        f"taken back from step {since:,} to the {kind} of step {step:,}; the rows in "
+        f"between {rows}"
+    )
+    if asked.learning_rate_factor != 1:
+        text += (
+            f", and the learning rate is {asked.learning_rate_factor:g} times it was"
+        )
+    if kept is not None:
+        text += f"; what the metrics said of them is in {UNDONE}/{kept.name}"
+    run.recorder.event(
+        "rolled_back",
+        "warning",
+        None,
+        text,
+        step=step,
+        from_step=since,
+        target=kind,
+        skip_data=asked.skip_data,
+        learning_rate_factor=asked.learning_rate_factor,
+        tokens_undone=undone,
+        kept=None if kept is None else f"{UNDONE}/{kept.name}",
+    )
