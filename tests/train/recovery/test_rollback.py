@@ -133,6 +133,7 @@ def test_what_makes_no_sense_is_refused(value: dict[str, Any], code: str) -> Non
     assert caught.value.code == code and "goes back by at most" in caught.value.hint
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("ORC-26: rollback_steps(num_steps)")
 def test_the_best_model_of_the_last_steps(saving: Config) -> None:
     """By the held-out loss: not the newest, and not the oldest."""
