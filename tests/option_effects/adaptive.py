@@ -31,12 +31,14 @@ def alarm(anomaly: str, *steps: int, confidence: float = 0.95) -> Iterator[None]
                 "it is a test", {"step_seen": row["step"]}, "error", confidence
             )
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(CHECKS, anomaly, raising=False)
-        for name in list(CHECKS):
-            patch.delitem(CHECKS, name)
-        patch.setitem(CHECKS, anomaly, Made)
+    held = dict(CHECKS)
+    CHECKS.clear()
+    CHECKS[anomaly] = Made
+    try:
         yield
+    finally:
+        CHECKS.clear()
+        CHECKS.update(held)  # in their order
 
 
 def decisions(run: Run) -> list[dict[str, Any]]:
@@ -70,3 +72,58 @@ def modes(runs: Runs) -> None:
         "evidence": {"step_seen": 1, "phase": done["evidence"]["phase"]},
     }  # fmt: skip
     assert runs.config(use_adaptive_training=True).adaptive.adaptive == "on"
+
+
+@shows(
+    "adaptive_levels",
+    "adaptive_confidence_undo",
+    "adaptive_confidence_rollback",
+    "adaptive_confidence_final",
+    "adaptive_without",
+    "adaptive_cooldown_steps",
+    "adaptive_cooldown_tokens",
+)
+def limits(runs: Runs) -> None:
+    """What is beyond a limit is not done, and the decision says why."""
+    without = {"adaptive_without": ("reset_moments",)}
+    found = [
+        ({"adaptive_levels": (1, 3)}, "level 2 is not among adaptive_levels"),
+        ({"adaptive_confidence_undo": 0.96} | without, "0.95 is below 0.96"),
+    ]
+    with alarm("divergence", *range(1, 9)):
+        for limit, why in found:
+            run = runs.train(adaptive="on", **limit)
+            assert run.column("learning_rate") == [3e-3] * 3
+            assert decisions(run)[0]["action"] == "nothing"
+            assert why in decisions(run)[0]["reason"]
+        base = {"adaptive": "on", "adaptive_without": ("lower_rate",)}
+        run = runs.train(**base)
+        assert [d["action"] for d in decisions(run)] == ["reset_moments"]
+        run = runs.train(**base, adaptive_confidence_rollback=0.96)
+        assert "0.95 is below 0.96" in decisions(run)[0]["reason"]
+        base = {"adaptive": "shadow", "steps": 8, "eval_fraction": 0.0}
+        for limit, steps in (
+            ({"adaptive_cooldown_steps": 1}, [1, 4, 7]),
+            ({"adaptive_cooldown_steps": 8}, [1, 6]),
+            # Half of them, of an urgent anomaly; a step has about 75 tokens.
+            ({"adaptive_cooldown_steps": 1, "adaptive_cooldown_tokens": 600}, [1, 5]),
+        ):
+            run = runs.train(**base, **limit)
+            assert [d["step"] for d in decisions(run)] == steps
+    with alarm("plateau", 1):
+        run = runs.train(adaptive="on")
+        assert run.column("learning_rate")[2] == pytest.approx(4.5e-3)
+        run = runs.train(adaptive="on", adaptive_confidence_final=0.96)
+        assert run.column("learning_rate") == [3e-3] * 3
+    runs.refused("E004", adaptive="on", adaptive_without=("juggle",))
+    runs.refused("E002", adaptive="on", adaptive_levels=(5,))
+
+
+@shows("health_check_interval")
+def reports(runs: Runs) -> None:
+    every, none = runs.both("health_check_interval", 2, 0, adaptive="shadow", steps=4)
+    kinds = [event["kind"] for event in none.events]
+    assert "health_check" not in kinds
+    told = [e for e in every.events if e["kind"] == "health_check"]
+    assert [event["step"] for event in told] == [2, 4]
+    assert told[0]["data"]["score"] == 100 and told[0]["data"]["decisions"] == 0

@@ -15,12 +15,22 @@ COOLDOWN_SHARE, LEAST_COOLDOWN, MOST_COOLDOWN = 0.05, 5, 100
 
 def decide_orchestrator(config: Config, decisions: Decisions) -> None:
     """Decide `Plan.orchestrator`, which is empty where the orchestrator is off."""
-    mode = config.adaptive.adaptive
+    asked = config.adaptive
     found: dict[str, Any] = {}
-    if mode != "off":
+    if asked.adaptive != "off":
         share = round(COOLDOWN_SHARE * decisions.values["steps"])
+        usual = min(max(share, LEAST_COOLDOWN), MOST_COOLDOWN)
         found = {
-            "mode": mode,
-            "cooldown_steps": min(max(share, LEAST_COOLDOWN), MOST_COOLDOWN),
+            "mode": asked.adaptive,
+            "levels": list(asked.adaptive_levels),
+            "confidence": [
+                asked.adaptive_confidence_undo,
+                asked.adaptive_confidence_rollback,
+                asked.adaptive_confidence_final,
+            ],
+            "cooldown_steps": asked.adaptive_cooldown_steps or usual,
+            "cooldown_tokens": asked.adaptive_cooldown_tokens,
+            "without": list(asked.adaptive_without),
+            "report_every": asked.health_check_interval,
         }
     decisions.decide("orchestrator", found, source_of(config, "adaptive"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lumina.config.rules import (
+    adaptive,
     answering,
     batch_search,
     data,
@@ -62,6 +63,7 @@ RULES: tuple[Rule, ...] = (
     memory_ladder.RULE,
     saving.RULE,
     answering.RULE,
+    adaptive.RULE,
     metrics.RULE,
     logging.RULE,
     tracking.RULE,

@@ -17,3 +17,45 @@ class AdaptiveSection(Section):
         description="off: nothing is decided; shadow: decisions about anomalies are "
         "written to events.jsonl and change nothing; on: they are carried out too",
     )
+    adaptive_levels: tuple[int, ...] = Field(
+        (1, 2, 3, 4),
+        description="levels of actions that --adaptive may take: 1 nudges a setting, "
+        "2 changes the training, 3 goes back, 4 ends the run",
+    )
+    adaptive_confidence_undo: float = Field(
+        0.6, ge=0, le=1, description="least confidence for a change that can be undone"
+    )
+    adaptive_confidence_rollback: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="least confidence for a change that only going back to a "
+        "checkpoint takes back",
+    )
+    adaptive_confidence_final: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="least confidence for a change that nothing takes back, and for a "
+        "higher learning rate",
+    )
+    adaptive_cooldown_steps: int | None = Field(
+        None,
+        ge=1,
+        description="steps after a change in which --adaptive makes no other; default: "
+        "a twentieth of the run, from 5 to 100",
+    )
+    adaptive_cooldown_tokens: int = Field(
+        0,
+        ge=0,
+        description="tokens that have to pass between two changes, besides the steps",
+    )
+    adaptive_without: tuple[str, ...] = Field(
+        (), description="actions that --adaptive does not take, such as reset_moments"
+    )
+    health_check_interval: int = Field(
+        100,
+        ge=0,
+        description="steps from one event with the health, the phase and the decisions "
+        "of an adaptive run to the next; 0: none",
+    )

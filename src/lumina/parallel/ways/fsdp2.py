@@ -46,6 +46,6 @@ class Sharded(Way):
 
     def after_failure(self) -> None:
         """Free the weights of every unit that was gathered when a step broke off."""
-        from lumina.parallel.sharding import forget_step
+        from lumina.parallel.sharding import free_all_gathered
 
-        forget_step(self.place.network)
+        free_all_gathered(self.place.network)

@@ -11,7 +11,14 @@ LADDERS: Mapping[str, tuple[str, ...]] = {
     "oscillation": ("nothing", "lower_rate"),
     "divergence": ("lower_rate", "reset_moments"),
     "nonfinite": ("lower_rate",),
+    "plateau": ("raise_rate",),
+    "slow_learning": ("raise_rate",),
     "attention_logits": ("nothing", "lower_rate"),
 }
 """Anomaly -> names of actions in the order in which they are tried. An anomaly without
 a ladder is only told of. A name that no file has registered is passed over."""
+
+
+def ladder_for(anomaly: str) -> tuple[str, ...]:
+    """The ladder of an anomaly; empty where there is none."""
+    return LADDERS.get(anomaly, ())

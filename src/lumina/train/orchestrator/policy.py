@@ -8,7 +8,6 @@ Everything that is remembered is plain JSON.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,19 +16,17 @@ from lumina.plan.experience import Confidence, confidence
 from lumina.plan.plan import Plan
 from lumina.state.events import Severity
 from lumina.train.controls import Change, control_named
+from lumina.train.health.check import number
 from lumina.train.health.watching import Finding
 from lumina.train.orchestrator.actions import ACTIONS, Action
-from lumina.train.orchestrator.decision import (
-    DECISION,
-    NOTHING,
-    OUTCOME,
-    Decision,
-    Outcome,
-)
+from lumina.train.orchestrator.decision import NOTHING, Decision
+from lumina.train.orchestrator.episodes import Episodes
 from lumina.train.orchestrator.forecast import forecast
-from lumina.train.orchestrator.ladders import LADDERS
+from lumina.train.orchestrator.ladders import ladder_for
+from lumina.train.orchestrator.ledger import Ledger
+from lumina.train.orchestrator.limits import Limits
+from lumina.train.orchestrator.predictions import Predictions
 from lumina.train.orchestrator.trial import Trial
-from lumina.train.rules.arbiter import NEEDED, reversal_of
 from lumina.train.rules.rule import Note, Now, Proposal
 
 WINDOW = 50
@@ -40,11 +37,11 @@ URGENT: tuple[Severity, ...] = ("error", "critical")
 
 GRAVITY: tuple[Severity, ...] = ("debug", "info", "warning", "error", "critical")
 
-CALM = 4
-"""Cooldowns without a finding after which an anomaly is over."""
-
 UNDO = "undo"
 """The action of taking back a change that made things worse."""
+
+ROLLBACK = "rollback"
+"""The control of which a run has only so many changes."""
 
 
 class Policy:
@@ -60,47 +57,49 @@ class Policy:
         plan: of the run.
 
     Attributes:
-        memory: everything that is remembered.
+        memory: what is remembered beside the episodes and the account: the last `step`,
+            its `tokens`, `epoch` and `phase`; the step and the tokens at which
+            something was changed (`acted`); what is `barred`, and why; what was `asked`
+            of the arbiter; the `trial` under way, the change to `undo`, and the latest
+            `losses`.
+        episodes: the anomalies that go on.
+        ledger: the account for metrics and status.
+        predictions: how good the predictions of the loss are.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.settings = plan.orchestrator
+        self.limits = Limits.of(plan)
+        self.episodes = Episodes(self.limits.cooldown_steps)
+        self.ledger = Ledger()
+        self.predictions = Predictions(self.limits.cooldown_steps)
         self.memory: dict[str, Any] = {
-            "number": 0,
             "step": 0,
+            "tokens": 0,
+            "epoch": 0.0,
             "phase": "",
             "acted": None,
-            "episodes": {},
             "barred": {},
             "asked": None,
             "trial": None,
             "undo": None,
             "losses": [],
         }
-        self._notes: list[Note] = []
-
-    @property
-    def cooldown(self) -> int:
-        """Steps after a change in which nothing else is changed."""
-        return int(self.settings["cooldown_steps"])
-
-    @property
-    def settling(self) -> int:
-        """Steps after a change that are not measured."""
-        return max(self.cooldown // 2, 2)
 
     def see(self, row: Mapping[str, Any]) -> None:
         """Take in a row: the window of losses, and the measurement under way."""
-        memory, step, loss = self.memory, int(row["step"]), row["loss"]
+        memory, step = self.memory, int(row["step"])
+        loss = number(row, "loss")
         memory["step"] = step
-        finite = isinstance(loss, int | float) and math.isfinite(loss)
-        if finite:
-            memory["losses"] = [*memory["losses"], [float(step), float(loss)]][-WINDOW:]
+        memory["tokens"] = row.get("tokens") or 0
+        memory["epoch"] = row.get("epoch") or 0.0
+        if loss is not None:
+            memory["losses"] = [*memory["losses"], [float(step), loss]][-WINDOW:]
         if memory["trial"] is not None:
             trial = Trial(**memory["trial"])
-            trial.see(step, float(loss) if finite else None)
+            trial.see(step, loss)
             memory["trial"] = trial.to_dict()
+        self.predictions.see(step, loss)
 
     def decide(
         self, step: int, findings: Sequence[Finding], now: Now, phase: str = ""
@@ -115,9 +114,16 @@ class Policy:
         """
         memory = self.memory
         memory["phase"] = phase
-        self._follow(step, findings)
+        for finding in findings:
+            begun = self.episodes.note(finding.anomaly, step)
+            self.ledger.count("anomalies_detected", int(begun))
+        self.ledger.count("anomalies_resolved", self.episodes.end(step))
+        if self.episodes.held:
+            self.predictions.drop()
+        elif (right := self.predictions.judge(step, memory["losses"])) is not None:
+            self.ledger.predicted(right)
         asked = memory["asked"]
-        if asked is not None and step > asked["decision"]["step"] + 1:
+        if asked is not None and step > asked["step"] + 1:
             memory["asked"] = None  # another rule's change went first
         if memory["asked"] is not None:
             return None
@@ -125,9 +131,8 @@ class Policy:
         if memory["undo"] is not None:
             return self._undo(step)
         for finding in sorted(findings, key=_first):
-            if self._waits(finding):
-                continue
-            return self._climb(finding, now)
+            if ladder_for(finding.anomaly) and not self._waits(finding):
+                return self._climb(finding, now)
         return None
 
     def changed(self, change: Change, rule: str | None) -> None:
@@ -138,101 +143,129 @@ class Policy:
             rule: the rule that it is of; None for a person's request.
         """
         memory, asked = self.memory, self.memory["asked"]
+        if change.outcome == "applied":
+            self.predictions.drop()
         if rule != "orchestrator" or asked is None:
-            trial = memory["trial"]
-            if change.outcome == "applied" and trial is not None:
-                self._end_trial(f"{change.name} was changed by another hand meanwhile")
+            if change.outcome == "applied" and memory["trial"] is not None:
+                self._end_trial(f"{change.name} was changed meanwhile")
             return
         memory["asked"] = None
-        decision = Decision(**asked["decision"])
+        decision = Decision(**asked)
         if change.outcome != "applied":
-            memory["barred"][f"{decision.anomaly}/{decision.action}"] = change.outcome
+            self._bar(decision.anomaly, decision.action, change.outcome)
             return
-        decision = replace(decision, old=change.old, new=change.value)
-        self._record(decision)
+        decision = self.ledger.decided(
+            replace(decision, old=change.old, new=change.value)
+        )
         if decision.action != UNDO:
-            self._acted(decision, change)
+            if memory["trial"] is not None:
+                self._end_trial(f"{decision.action} followed before it was measured")
+            self._act(change.step or decision.step)
+            self._try(decision, change, self.limits.cooldown_steps)
+
+    def rolled_back(self, step: int, then: Mapping[str, Any] | None) -> None:
+        """Steps count again from `step`: windows go back, the account stays.
+
+        Args:
+            step: completed steps that the run went back to.
+            then: the state at that step; None where it is not known.
+        """
+        memory = self.memory
+        kept = [point for point in memory["losses"] if point[0] <= step]
+        memory["losses"] = then["memory"]["losses"] if then else kept
+        memory["step"], memory["trial"], memory["undo"] = step, None, None
+        if memory["acted"] is not None:
+            memory["acted"] = [step, 0]
+        self.episodes.rolled_back(step)
+        self.predictions.drop()
 
     def notes(self) -> list[Note]:
         """The decisions and outcomes since the last call, as events."""
-        found, self._notes = self._notes, []
-        return found
+        return self.ledger.notes()
+
+    def metrics(self) -> dict[str, Any]:
+        """What it adds to the row that it has seen last."""
+        return self.ledger.metrics(self.memory["epoch"])
 
     def state(self) -> dict[str, Any]:
         """What is remembered, as plain JSON values."""
-        return copy.deepcopy(self.memory)
+        return copy.deepcopy(
+            {
+                "memory": self.memory,
+                "episodes": self.episodes.held,
+                "ledger": self.ledger.state(),
+                "prediction": self.predictions.held,
+            }
+        )
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.memory |= copy.deepcopy(dict(state))
+        held = copy.deepcopy(dict(state))
+        self.memory |= held["memory"]
+        self.episodes.held = held["episodes"]
+        self.ledger.load(held["ledger"])
+        self.predictions.held = held["prediction"]
 
-    # Anomalies over time
-
-    def _follow(self, step: int, findings: Sequence[Finding]) -> None:
-        """Begin, continue and end the episodes of anomalies."""
-        episodes = self.memory["episodes"]
-        for finding in findings:
-            new = {"rung": 0, "begun": step, "wait": 0}
-            episodes.setdefault(finding.anomaly, new)["seen"] = step
-        over = CALM * self.cooldown
-        for name in [n for n, e in episodes.items() if step - e["seen"] > over]:
-            del episodes[name]
+    # Decisions
 
     def _waits(self, finding: Finding) -> bool:
         """Whether a finding is only noted for now."""
-        memory = self.memory
-        if finding.anomaly not in LADDERS:
-            return True
+        memory, limits = self.memory, self.limits
         urgent = finding.severity in URGENT
-        if memory["episodes"][finding.anomaly]["wait"] > finding.step:
+        if self.episodes.waits(finding.anomaly, finding.step):
             return True
         if memory["acted"] is not None:
-            pause = self.settling if urgent else self.cooldown
-            if finding.step - memory["acted"] <= pause:
+            step, tokens = memory["acted"]
+            pause, some = limits.cooldown_steps, limits.cooldown_tokens
+            if urgent:
+                pause, some = limits.settling, some // 2
+            if finding.step - step <= pause or memory["tokens"] - tokens < some:
                 return True
         trial = memory["trial"]
         return trial is not None and trial["action"] != NOTHING and not urgent
 
-    # Decisions
-
     def _climb(self, finding: Finding, now: Now) -> Proposal | None:
         """The next action on the ladder of an anomaly that this run can have."""
-        episode = self.memory["episodes"][finding.anomaly]
-        ladder, why = LADDERS[finding.anomaly], []
-        for rung, name in enumerate(ladder[episode["rung"] :], episode["rung"]):
-            action = ACTIONS.get(name)
+        ladder, why = ladder_for(finding.anomaly), []
+        for rung in range(self.episodes.rung(finding.anomaly), len(ladder)):
+            action = ACTIONS.get(ladder[rung])
             if action is None:
                 continue
             if objection := self._objection(finding, action):
-                why.append(f"{name}: {objection}")
+                why.append(f"{action.name}: {objection}")
                 continue
-            if name == NOTHING:
-                episode |= {"rung": rung + 1, "wait": finding.step + self.settling}
+            if action.name == NOTHING:
+                wait = self.limits.settling
+                self.episodes.climb(finding.anomaly, rung + 1, finding.step + wait)
                 self._leave(finding, "it may heal by itself")
                 return None
             proposal = action.proposal(finding, now, self.plan)
             if proposal is None:
-                why.append(f"{name}: it is at its bound")
+                why.append(f"{action.name}: it is at its bound")
                 continue
-            episode |= {"rung": rung + 1, "wait": 0}
+            self.episodes.climb(finding.anomaly, rung + 1)
             return self._ask(finding, action, proposal, now)
-        episode["wait"] = finding.step + CALM * self.cooldown
+        self.episodes.exhaust(finding.anomaly, finding.step)
         self._leave(finding, "; ".join(why) or "every action was tried")
         return None
 
     def _objection(self, finding: Finding, action: Action) -> str:
         """Why an action is not taken against a finding; empty where it can be."""
         barred: str = self.memory["barred"].get(f"{finding.anomaly}/{action.name}", "")
-        objection = barred or action.possible(self.plan)
+        objection = (
+            barred or self.limits.objection(action) or action.possible(self.plan)
+        )
         if objection or not action.control:
             return objection
-        needed = NEEDED[reversal_of(action.control, action.reversal)]
-        sure = self._confidence(finding, action)
+        gone = self.ledger.counts.get("rollbacks_performed", 0)
+        if action.control == ROLLBACK and gone >= self.limits.rollbacks:
+            return f"the run went back {gone} times"
+        needed, sure = self.limits.confidence_for(action), self._sure(finding, action)
         if sure.value < needed:
             return f"confidence {sure.value:.2f} is below {needed:g}; {sure.why}"
         return ""
 
-    def _confidence(self, finding: Finding, action: Action) -> Confidence:
+    def _sure(self, finding: Finding, action: Action) -> Confidence:
         """How sure an action is: as the finding is, moved by what earlier runs say."""
         prior, phase = finding.confidence, self.memory["phase"]
         return confidence(self.plan, prior, finding.anomaly, phase, action.name)
@@ -241,77 +274,66 @@ class Policy:
         self, finding: Finding, action: Action, proposal: Proposal, now: Now
     ) -> Proposal | None:
         """Decide on an action; in shadow mode it is only recorded."""
-        sure = self._confidence(finding, action)
+        sure = self._sure(finding, action)
         proposal = replace(proposal, confidence=sure.value)
-        decision = Decision(
-            number=0,
-            step=finding.step,
-            anomaly=finding.anomaly,
-            action=action.name,
-            level=action.level,
-            mode=self.settings["mode"],
-            confidence=proposal.confidence,
-            reason=proposal.reason,
-            evidence=self._evidence(finding),
+        decision = replace(
+            self._decision(finding, action, sure.value, proposal.reason),
             control=proposal.control,
             old=now(proposal.control),
             new=proposal.value,
         )
         if decision.mode == "shadow":
-            self.memory["acted"] = finding.step
-            self._record(decision)
+            self._act(finding.step)
+            self.ledger.decided(decision)
             return None
-        self.memory["asked"] = {"decision": decision.to_dict()}
+        self.memory["asked"] = decision.to_dict()
         return proposal
 
     def _leave(self, finding: Finding, why: str) -> None:
         """Decide to change nothing, and watch whether the anomaly heals."""
-        decision = Decision(
+        reason = f"nothing is changed ({why}): {finding.text}"
+        action = ACTIONS[NOTHING]
+        decision = self._decision(finding, action, finding.confidence, reason)
+        decision = self.ledger.decided(decision)
+        if self.memory["trial"] is None:
+            self._try(decision, None, self.limits.settling)
+
+    def _decision(
+        self, finding: Finding, action: Action, sure: float, reason: str
+    ) -> Decision:
+        """A decision about a finding that has no number yet and changes no control."""
+        return Decision(
             number=0,
             step=finding.step,
             anomaly=finding.anomaly,
-            action=NOTHING,
-            level=0,
-            mode=self.settings["mode"],
-            confidence=finding.confidence,
-            reason=f"nothing is changed ({why}): {finding.text}",
-            evidence=self._evidence(finding),
+            action=action.name,
+            level=action.level,
+            mode=self.limits.mode,
+            confidence=sure,
+            reason=reason,
+            evidence={**finding.evidence, "phase": self.memory["phase"]},
         )
-        self._record(decision)
-        if self.memory["trial"] is None:
-            self._try(decision, None, self.settling)
 
-    def _evidence(self, finding: Finding) -> dict[str, Any]:
-        """The figures of a finding, and the phase of the training."""
-        return {**finding.evidence, "phase": self.memory["phase"]}
+    def _act(self, step: int) -> None:
+        """Something was changed: a cooldown begins."""
+        self.memory["acted"] = [step, self.memory["tokens"]]
 
-    def _record(self, decision: Decision) -> None:
-        """Number a decision and tell of it."""
-        self.memory["number"] += 1
-        decision = replace(decision, number=self.memory["number"])
-        done = "would " if decision.mode == "shadow" and decision.control else ""
-        text = f"{done}{decision.reason} (confidence {decision.confidence:.2f})"
-        self._tell(DECISION, decision.to_dict(), text, decision.step)
-
-    def _acted(self, decision: Decision, change: Change) -> None:
-        """A change was made: the cooldown and the measurement begin."""
-        if self.memory["trial"] is not None:
-            self._end_trial(f"{decision.action} followed before it was measured")
-        step = change.step or decision.step
-        self.memory["acted"] = step
-        self._try(replace(decision, step=step), change, self.cooldown)
+    def _bar(self, anomaly: str, action: str, why: str) -> None:
+        """An action is not taken again against an anomaly."""
+        self.memory["barred"][f"{anomaly}/{action}"] = why
 
     # Outcomes
 
     def _try(self, decision: Decision, change: Change | None, pause: int) -> None:
-        """Begin to measure what comes of the decision recorded last."""
+        """Begin to measure what comes of a decision."""
         curve = forecast(self.memory["losses"])
+        begun = decision.step if change is None else change.step or decision.step
         self.memory["trial"] = Trial(
-            number=self.memory["number"],
+            number=decision.number,
             anomaly=decision.anomaly,
             action=decision.action,
-            begin=decision.step + pause + 1,
-            wanted=max(self.cooldown, 3),
+            begin=begun + pause + 1,
+            wanted=max(self.limits.cooldown_steps, 3),
             expected=None if curve is None else curve.to_dict(),
             change=None if change is None else change.id,
             control=decision.control,
@@ -328,49 +350,37 @@ class Policy:
             self.memory["trial"] = trial.to_dict()
         if not trial.complete:
             return
-        outcome = trial.outcome(step)
         self.memory["trial"] = None
-        self._tell_outcome(outcome)
-        if outcome.verdict != "worse" or trial.change is None:
-            return
-        self.memory["barred"][f"{trial.anomaly}/{trial.action}"] = (
-            "it made things worse"
-        )
-        if not control_named(trial.control).final:
-            self.memory["undo"] = trial.to_dict() | {"why": outcome.text}
+        outcome = trial.outcome(step)
+        self.ledger.judged(outcome, changed=trial.change is not None)
+        if outcome.verdict == "worse" and trial.change is not None:
+            self._bar(trial.anomaly, trial.action, "it made things worse")
+            if not control_named(trial.control).final:
+                self.memory["undo"] = trial.to_dict() | {"why": outcome.text}
 
     def _undo(self, step: int) -> Proposal | None:
         """Take back the change that was judged to be worse."""
         held, self.memory["undo"] = self.memory["undo"], None
         reason = f"undo {held['action']} of decision {held['number']}: {held['why']}"
-        decision = Decision(
+        self.memory["asked"] = Decision(
             number=0,
             step=step,
             anomaly=held["anomaly"],
             action=UNDO,
             level=ACTIONS[held["action"]].level,
-            mode="on",
+            mode=self.limits.mode,
             confidence=1.0,
             reason=reason,
             control=held["control"],
             new=held["old"],
-        )
-        self.memory["asked"] = {"decision": decision.to_dict()}
+        ).to_dict()
         return Proposal(held["control"], held["old"], reason, undoes=held["change"])
 
     def _end_trial(self, why: str) -> None:
         """Give up measuring a decision."""
         trial, self.memory["trial"] = Trial(**self.memory["trial"]), None
-        self._tell_outcome(trial.outcome(self.memory["step"], why))
-
-    def _tell_outcome(self, outcome: Outcome) -> None:
-        text = f"decision {outcome.number}: {outcome.verdict}, {outcome.text}"
-        self._tell(OUTCOME, outcome.to_dict(), text, outcome.step)
-
-    def _tell(self, kind: str, fields: dict[str, Any], text: str, step: int) -> None:
-        """An event with the fields but the step, which every event has."""
-        data = {key: value for key, value in fields.items() if key != "step"}
-        self._notes.append(Note(step, text, data, "info", kind))
+        outcome = trial.outcome(self.memory["step"], why)
+        self.ledger.judged(outcome, changed=trial.change is not None)
 
 
 def _first(finding: Finding) -> tuple[int, float, str]:

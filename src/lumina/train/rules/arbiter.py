@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,17 @@ from lumina.train.rules.rule import REVERSALS, Proposal, Reversal, Rule
 NEEDED: dict[Reversal, float] = {"undo": 0.6, "rollback": 0.8, "never": 0.9}
 """The least confidence of a proposal that is granted: the harder a change is to take
 back, the surer its rule must be."""
+
+
+def needed_by(confidence: Sequence[float] | None) -> dict[Reversal, float]:
+    """The least confidence by how far a change can be taken back.
+
+    Args:
+        confidence: in the order of `REVERSALS`; None: `NEEDED`.
+    """
+    if confidence is None:
+        return dict(NEEDED)
+    return dict(zip(REVERSALS, confidence, strict=True))
 
 
 @dataclass(frozen=True)
@@ -57,10 +68,16 @@ class Arbiter:
 
     Args:
         pinned: the controls that no rule may change.
+        needed: the least confidence by how far a change can be taken back.
     """
 
-    def __init__(self, pinned: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        pinned: Iterable[str] = (),
+        needed: Mapping[Reversal, float] = NEEDED,
+    ) -> None:
         self._pinned = frozenset(pinned)
+        self._needed = needed
         self._rulings: list[Ruling] = []
         self._cooling: dict[str, int] = {}
         self._told: list[tuple[str, str]] = []
@@ -130,7 +147,7 @@ class Arbiter:
     def _may(self, rule: Rule, proposal: Proposal, step: int) -> bool:
         """Whether a proposal may be granted."""
         cooling = (f"rule {rule.name}", f"control {proposal.control}")
-        needed = NEEDED[reversal_of(proposal.control, proposal.reversal)]
+        needed = self._needed[reversal_of(proposal.control, proposal.reversal)]
         return (
             not any(not ruling.refusal for ruling in self._rulings)
             and all(step >= self._cooling.get(key, 0) for key in cooling)

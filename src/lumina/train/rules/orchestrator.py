@@ -9,6 +9,7 @@ from lumina.plan.plan import Plan
 from lumina.train.controls import Change
 from lumina.train.health.watching import Finding, Watching
 from lumina.train.orchestrator.actions import controls_of_actions
+from lumina.train.orchestrator.limits import Limits
 from lumina.train.orchestrator.policy import Policy
 from lumina.train.rules.rule import Note, Now, Proposal, Rule, register_rule
 
@@ -36,12 +37,18 @@ class Orchestrator(Rule):
         self.watching = Watching.of(plan, ranks_alike=True)
         self.policy = Policy(plan)
         self._found: list[Finding] = []
+        self._notes: list[Note] = []
 
     @classmethod
     def wanted(cls, plan: Plan) -> str | None:
-        """On where the Plan says so."""
+        """On where the Plan says so.
+
+        Raises:
+            LuminaError: E004 for an action that there is not.
+        """
         if not plan.orchestrator:
             return None
+        Limits.of(plan)
         return f"adaptive is {plan.orchestrator['mode']}"
 
     @classmethod
@@ -53,6 +60,9 @@ class Orchestrator(Rule):
         """Show a row to every check, and its loss to the policy."""
         self._found += self.watching.see(row)
         self.policy.see(row)
+        step, every = int(row["step"]), self.policy.limits.report_every
+        if every and step % every == 0:
+            self._notes.append(self._report(step))
 
     def see_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Show an evaluation to every check."""
@@ -67,9 +77,32 @@ class Orchestrator(Rule):
         """Show the policy what became of a change."""
         self.policy.changed(change, rule)
 
+    def rolled_back(self, step: int, then: dict[str, Any] | None) -> None:
+        """Windows go back to a step; the account of decisions stays."""
+        if then is not None:
+            self.watching.load(then["watching"])
+        self.policy.rolled_back(step, None if then is None else then["policy"])
+
     def notes(self) -> list[Note]:
-        """Decisions and outcomes."""
-        return self.policy.notes()
+        """Decisions, outcomes and reports."""
+        found, self._notes = self._notes, []
+        return found + self.policy.notes()
+
+    def metrics(self) -> dict[str, Any]:
+        """The account of decisions."""
+        return self.policy.metrics()
+
+    def _report(self, step: int) -> Note:
+        """The health, the phase and the number of decisions."""
+        score, phase = self.watching.score, self.watching.phase
+        decisions = self.policy.ledger.total
+        holding = self.watching.holding
+        data = {"score": score, "phase": phase, "holding": holding}
+        text = (
+            f"health {score} of 100, {phase}, "
+            f"{', '.join(holding) or 'no anomaly'}; decisions so far: {decisions}"
+        )
+        return Note(step, text, data | {"decisions": decisions}, "info", "health_check")
 
     def state(self) -> dict[str, Any]:
         """The windows of the checks and all that the policy remembers."""

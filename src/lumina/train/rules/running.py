@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lumina.observe.metric_table import OF_A_RANK
 from lumina.plan.plan import Plan
 from lumina.train.controls.change import Change
-from lumina.train.rules.arbiter import Arbiter, Ruling
+from lumina.train.rules.arbiter import Arbiter, Ruling, needed_by
 from lumina.train.rules.rule import RULES, Note, Now, Rule
 
 
@@ -18,17 +18,25 @@ class RunningRules:
     Args:
         rules: those that are on.
         pinned: the controls that no rule may change.
+        confidence: the least confidence of a change, by how far it can be taken back;
+            None: the arbiter's own.
     """
 
-    def __init__(self, rules: Iterable[Rule] = (), pinned: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        rules: Iterable[Rule] = (),
+        pinned: Iterable[str] = (),
+        confidence: Sequence[float] | None = None,
+    ) -> None:
         self._rules = tuple(rules)
-        self._arbiter = Arbiter(pinned)
+        self._arbiter = Arbiter(pinned, needed_by(confidence))
 
     @staticmethod
     def of(plan: Plan) -> RunningRules:
         """Those that a Plan has decided on."""
         made = (RULES[name].made_for(plan) for name in plan.rules)
-        return RunningRules(made, plan.pinned)
+        confidence = plan.orchestrator.get("confidence")
+        return RunningRules(made, plan.pinned, confidence)
 
     def see(self, row: Mapping[str, Any], now: Now) -> None:
         """Show the metrics of a step to every rule, and hear what they propose."""

@@ -1,0 +1,60 @@
+"""Anomalies over time: when one began, how far it was acted on, when it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CALM = 4
+"""Cooldowns without a finding after which an anomaly is over."""
+
+
+class Episodes:
+    """The anomalies that go on.
+
+    Args:
+        cooldown: steps between two changes.
+
+    Attributes:
+        held: anomaly -> the step in which it `begun` and was last `seen`, the next
+            `rung` of its ladder, and the step up to which nothing is decided (`wait`).
+    """
+
+    def __init__(self, cooldown: int) -> None:
+        self.calm = CALM * cooldown
+        self.held: dict[str, dict[str, Any]] = {}
+
+    def note(self, anomaly: str, step: int) -> bool:
+        """An anomaly was found; whether it is one that begins."""
+        begins = anomaly not in self.held
+        new = {"rung": 0, "begun": step, "wait": 0}
+        self.held.setdefault(anomaly, new)["seen"] = step
+        return begins
+
+    def end(self, step: int) -> int:
+        """Forget the anomalies that are over, and count them."""
+        over = [n for n, held in self.held.items() if step - held["seen"] > self.calm]
+        for name in over:
+            del self.held[name]
+        return len(over)
+
+    def waits(self, anomaly: str, step: int) -> bool:
+        """Whether nothing is to be decided about an anomaly yet."""
+        return bool(self.held[anomaly]["wait"] > step)
+
+    def rung(self, anomaly: str) -> int:
+        """The next rung of its ladder."""
+        return int(self.held[anomaly]["rung"])
+
+    def climb(self, anomaly: str, rung: int, wait: int = 0) -> None:
+        """Go up to a rung, and decide nothing before the step `wait`."""
+        self.held[anomaly] |= {"rung": rung, "wait": wait}
+
+    def exhaust(self, anomaly: str, step: int) -> None:
+        """No action is left: wait for long, then begin the ladder again."""
+        self.climb(anomaly, 0, step + self.calm)
+
+    def rolled_back(self, step: int) -> None:
+        """Steps count again from `step`."""
+        for held in self.held.values():
+            for name in ("begun", "seen", "wait"):
+                held[name] = min(held[name], step)
