@@ -37,7 +37,9 @@ def lumina_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("lumina-cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUMINA_CACHE", str(folder))
-        # Every run of a test is remembered there; none needs to outlive a power cut.
+        # No test depends on what the runs of others have left; those about the memory
+        # of runs name a file, which need not outlive a power cut.
+        patch.setenv("LUMINA_EXPERIENCE", "off")
         patch.setattr("lumina.state.experience.database.SYNCHRONOUS", "OFF")
         yield folder
 

@@ -81,6 +81,7 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
             "--no-tie-embeddings",
             "--tokenizer-vocab-size=auto",
         ],
+        "start_from_experience": ["--adaptive", "on"],
         "backbone": ["--no-use-moe"],
         "expert_id": ["--init-from", "base"],
         "tasks": ["--tasks", "c=d", "--no-tie-embeddings"],

@@ -71,6 +71,15 @@ def test_a_run_that_goes_on_takes_its_own_place(held: ExperienceStore) -> None:
     assert len(found.outcomes) == 1
 
 
+def test_what_could_not_be_read_again_is_not_put_in(held: ExperienceStore) -> None:
+    before = held.all()
+    with pytest.raises(ValueError, match="verdict"):
+        held.add((a_record(3), [an_outcome(3, verdict="great")]))
+    with pytest.raises(ValueError, match="status"):
+        held.add((a_record(4), []), (a_record(3, status="lost"), []))
+    assert held.all() == before
+
+
 def test_the_latest_runs_like_one(held: ExperienceStore) -> None:
     held.add((a_record(3, status="failed"), []), (a_record(4, data="ff" * 8), []))
     held.add((a_record(5, kind="moe:1M:adamw"), []), (a_record(6), []))

@@ -17,7 +17,8 @@ def add_store_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--experience",
         metavar="FILE",
-        help="the experience store; default: experience.sqlite in LUMINA_CACHE",
+        help="the experience store; default: LUMINA_EXPERIENCE, or "
+        "experience.sqlite in LUMINA_CACHE",
     )
 
 

@@ -35,6 +35,11 @@ VARIABLES: tuple[Variable, ...] = (
         "~/.cache/lumina",
     ),
     Variable(
+        "LUMINA_EXPERIENCE", "data folders",
+        "the file that remembers runs, or off, where --experience names none; default: "
+        "experience.sqlite in LUMINA_CACHE",
+    ),
+    Variable(
         "HF_HOME", "data folders",
         "where data sets and models of the Hugging Face hub are kept",
         "huggingface_hub",

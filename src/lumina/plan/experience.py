@@ -41,7 +41,7 @@ def run_kind(plan: Plan) -> str:
 
 def context_of(kind: str, phase: str) -> str:
     """The context of a decision: the kind of run, and its phase of training."""
-    return f"{kind}:{phase or ANY}"
+    return f"{kind}:{phase.lower() or ANY}"
 
 
 def key_of(anomaly: str, context: str, action: str) -> str:

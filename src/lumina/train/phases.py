@@ -43,6 +43,7 @@ class Turn:
         checkpoint: the last one of the phase before.
         step: completed steps, `tokens` and `skipped` likewise, of the whole run.
         journal: the changes of the phases before.
+        plan: what was decided for the phase before.
     """
 
     checkpoint: Path
@@ -50,6 +51,7 @@ class Turn:
     tokens: int
     skipped: int
     journal: list[dict[str, Any]] = field(default_factory=list)
+    plan: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,23 @@ def place_of(
         meta.counters["tokens"],
         meta.counters["skipped"],
         [_ended(change, phases[index].name) for change in meta.journal],
+        meta.plan,
     )
     return Place(index + 1, meta.step, turn)
+
+
+def plan_before(
+    place: Place, reader: CheckpointReader | None
+) -> Mapping[str, Any] | None:
+    """The Plan that the run was decided by so far; None for a new run.
+
+    Args:
+        place: where the run is.
+        reader: the checkpoint that it goes on from.
+    """
+    if place.turn is not None:
+        return place.turn.plan
+    return reader.meta.plan if reader is not None else None
 
 
 def _ended(change: dict[str, Any], phase: str) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from lumina.train.data_preparation import (
     rows_in_words,
 )
 from lumina.train.edits import with_schedule_anew
+from lumina.train.experience import start_values, with_experience
 from lumina.train.expert_training import with_expert
 from lumina.train.from_base_model import borrowed, with_its_tokenizer
 from lumina.train.memory_ladder.limits import with_known_limits
@@ -54,6 +55,7 @@ from lumina.train.phases import (
     Place,
     phase_config,
     place_of,
+    plan_before,
     schedule_steps,
     with_mode,
 )
@@ -353,8 +355,9 @@ class Preparation:
     def _with_rules(self, plan: Plan) -> Plan:
         """The Plan with the rules that watch the run."""
         held = self.reader.meta.plan.get("rules", ()) if self.reader else ()
+        begun = plan_before(self.place, self.reader)
         return with_rules(
-            plan,
+            with_experience(plan, self.config, self.ranks, begun, self.events.append),
             plugins=self._plugins,
             held=held,
             begun_with=self.config.parts.plugins,
@@ -422,6 +425,13 @@ class Preparation:
                 self._tell_of_batch,
                 planning=self._planning,
             )
+        self.config = start_values(
+            self.config,
+            lambda config: planned(config, self.environment),
+            self.ranks,
+            self.events.append,
+            new=not (self.resumption or self.weights or self.phases),
+        )
         plan, self.environment = guarded(
             lambda machine: planned(self.config, machine),
             self.environment,

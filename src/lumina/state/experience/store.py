@@ -95,7 +95,15 @@ class ExperienceStore:
             )
 
     def add(self, *runs: tuple[RunRecord, Sequence[OutcomeRecord]]) -> None:
-        """Put runs with their outcomes in, in the place of what was held of them."""
+        """Put runs with their outcomes in, in the place of what was held of them.
+
+        Raises:
+            ValueError: for a value that could not be read again; nothing is put in.
+        """
+        for run, outcomes in runs:
+            RunRecord.checked(run.to_dict())
+            for one in outcomes:
+                OutcomeRecord.checked(one.to_dict())
         with writing(self.path) as database:
             for run, outcomes in runs:
                 _put(database, run, outcomes[-MOST_OF_A_RUN:])
