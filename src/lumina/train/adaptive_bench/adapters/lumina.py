@@ -1,0 +1,147 @@
+"""Lumina's own trainer in the benchmark."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lumina.config import Config
+from lumina.config.sections import LEAVES
+from lumina.measure.adaptive.adapter import Task, Watched
+from lumina.measure.adaptive.log import read_log
+from lumina.measure.adaptive.scenario import Recipe
+from lumina.measure.adaptive.texts import EVALUATED
+from lumina.observe.console import Console
+from lumina.train.adaptive_bench import injector
+from lumina.train.adaptive_bench.adapters import ADAPTERS
+from lumina.train.trainer import Trainer
+
+
+class Lumina:
+    """`lumina train`, in a process that was forked from one that has imported it."""
+
+    name = "lumina"
+
+    def refuses(self, recipe: Recipe, faults: tuple[Mapping[str, Any], ...]) -> str:
+        """A reason where this version has no orchestrator."""
+        if recipe.adaptive != "off" and "adaptive" not in LEAVES:
+            return "this version of Lumina has no --adaptive"
+        if recipe.experience and "experience_dir" not in LEAVES:
+            return "this version of Lumina has no memory of earlier runs"
+        return ""
+
+    def supervised(self, task: Task) -> bool:
+        """Never: the benchmark's own restarts stand for the supervisor's."""
+        return False
+
+    def train(self, task: Task, resume: bool) -> None:
+        """Train to the end in this process."""
+        injection = task.folder / "injection.json"
+        os.environ[injector.INJECTION] = str(injection)
+        given = {
+            "log": str(task.log),
+            "checkpoints": str(self._run(task) / "checkpoints"),
+            "faults": [dict(fault) for fault in task.faults],
+        }
+        injection.write_text(json.dumps(given))
+        config = (
+            Config(resume=str(self._run(task)), plugins=(injector.__name__,))
+            if resume and any((self._run(task) / "checkpoints").glob("step-*"))
+            else Config(**self._options(task))
+        )
+        Trainer(config, console=Console(stream=io.StringIO(), live=False)).train()
+
+    def watched(self, task: Task) -> Watched:
+        """Alarms and decisions, from events.jsonl."""
+        found = Watched()
+        for event in read_log(self._run(task) / "events.jsonl"):
+            data = event.get("data") or {}
+            kind = event.get("kind")
+            if kind == "decision":
+                one = {
+                    "step": event["step"],
+                    "kind": data.get("anomaly", ""),
+                    "action": data.get("action", ""),
+                    "mode": data.get("mode", ""),
+                    "reason": data.get("reason", ""),
+                }
+                found.decisions.append(one)
+            elif "check" in data.get("evidence", {}):
+                name = data["evidence"]["check"]
+                found.decisions.append(
+                    {"step": event["step"], "kind": name, "action": ""}
+                )
+        return found
+
+    def _run(self, task: Task) -> Path:
+        return task.folder / "run"
+
+    def _options(self, task: Task) -> dict[str, Any]:
+        recipe, shape = task.recipe, task.recipe.shape
+        steps: list[str] = ["bench_injector"]
+        steps += ["robust_clip"] * recipe.robust_clip
+        steps += ["bench_skip_step"] * recipe.skip_step
+        options: dict[str, Any] = {
+            "preset": "debug",
+            "vocab_size": 320,
+            "hidden_size": shape.hidden,
+            "num_layers": shape.layers,
+            "num_heads": shape.heads,
+            "qk_norm": "rms" if shape.qk_norm else "none",
+            "init_std": recipe.init_std,
+            "tie_embeddings": False,
+            "use_moe": bool(shape.experts),
+            "seq_length": recipe.length,
+            "batch_size": recipe.rows,
+            "global_batch_size": recipe.rows,
+            "steps": recipe.steps,
+            "learning_rate": recipe.learning_rate,
+            "auto_adjust_lr": False,
+            "min_lr": recipe.learning_rate * recipe.end_share,
+            "warmup_steps": round(recipe.warmup * recipe.steps),
+            "weight_decay": recipe.weight_decay,
+            "beta2": recipe.beta2,
+            "eps": recipe.eps,
+            "max_grad_norm": recipe.clip,
+            "gradient_steps": tuple(steps),
+            "objective": "bench_objective",
+            "plugins": (injector.__name__,),
+            "seed": recipe.seed,
+            "train_data": [str(task.folder / "train.txt")],
+            "eval_data": [str(task.folder / "held-out.txt")],
+            "tokenizer": str(task.folder / "tokenizer.json"),
+            "linear_dataset": True,
+            "eval_every_n_batches": recipe.evaluations,
+            "eval_batches": EVALUATED // recipe.tokens or 1,
+            "save_every_n_batches": recipe.checkpoints,
+            "track_best_model": False,
+            "report_samples": 0,
+            "device": "cpu",
+            "precision": "fp32",
+            "compile": False,
+            "run_dir": str(self._run(task)),
+        }
+        if shape.experts:
+            options |= {
+                "num_experts": shape.experts,
+                "moe_top_k": 2,
+                "moe_intermediate_size": shape.hidden,
+                "load_balancing_weight": recipe.balance,
+            }
+        if recipe.embedding_rate != 1:
+            options["group_learning_rates"] = (
+                f"role:embedding={recipe.embedding_rate:g}",
+            )
+        if recipe.adaptive != "off":
+            options["adaptive"] = recipe.adaptive
+            options["pin"] = recipe.without
+        if recipe.experience:
+            options["experience_dir"] = recipe.experience
+        return options
+
+
+ADAPTERS["lumina"] = Lumina()
