@@ -174,9 +174,8 @@ def recipe(
     )
 
 
-def shortened(whole: Recipe, share: float) -> Recipe:
-    """The same run with a share of the steps."""
-    steps = max(1, round(whole.steps * share))
+def shortened(whole: Recipe, steps: int) -> Recipe:
+    """The same run in so many steps."""
     every = max(1, steps // 8) if whole.checkpoints else 0
     return replace(whole, steps=steps, checkpoints=every)
 

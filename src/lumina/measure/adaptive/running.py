@@ -32,7 +32,7 @@ class Job:
         text: that all pieces are cut from.
         tuned: of the competent arm.
         seconds: most of an attempt.
-        experience: a folder of what earlier runs have taught; "": none.
+        experience: a file of what earlier runs have taught; "": none.
     """
 
     scenario: Scenario
@@ -78,19 +78,20 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
             made(f"{n}", recipe(scenario, arm, factor=factor, found=job.tuned), faults)
             for n, factor in enumerate(arm.best_of)
         ]
-        return {**facts, **min(runs, key=lambda row: _loss_or_worst(row))}
+        best = min(range(len(runs)), key=lambda n: _loss_or_worst(runs[n]))
+        return {**facts, **runs[best]}
     spent: list[dict[str, Any]] = []
     if arm.probes:
-        short = shortened(whole, PROBE)
-        best, factor = math.inf, 1.0
+        short = shortened(whole, max(1, round(whole.steps * PROBE)))
+        lowest, factor = math.inf, 1.0
         for n, one in enumerate(arm.probes):
             rate = min(1.0, whole.learning_rate * one)
             probe = made(f"probe{n}", replace(short, learning_rate=rate), ())
             spent.append(probe)
-            if _loss_or_worst(probe) < best:
-                best, factor = _loss_or_worst(probe), one
+            if _loss_or_worst(probe) < lowest:
+                lowest, factor = _loss_or_worst(probe), one
         rate = min(1.0, whole.learning_rate * factor)
-        rest = shortened(whole, 1 - PROBE * len(arm.probes))
+        rest = shortened(whole, whole.steps - short.steps * len(arm.probes))
         whole = replace(rest, learning_rate=rate)
         faults = faults_of(scenario, arm, whole.steps)
     row = made("run", whole, faults)

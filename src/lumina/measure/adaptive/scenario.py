@@ -40,10 +40,10 @@ class Shape:
 SHAPES: Mapping[str, Shape] = {
     "narrow": Shape(64, 2, 4),
     "wide": Shape(96, 2, 4),
-    "deep": Shape(64, 4, 4),
-    "deeper": Shape(48, 6, 4, qk_norm=True),
+    "deep": Shape(64, 3, 4),
+    "deeper": Shape(48, 4, 4, qk_norm=True),
     "four-experts": Shape(64, 2, 4, experts=4),
-    "eight-experts": Shape(48, 3, 4, experts=8),
+    "eight-experts": Shape(48, 2, 4, experts=8),
 }
 """By name; each has its own tuned rate."""
 
@@ -127,7 +127,7 @@ class Recipe:
         skip_step: steps of which the gradient norm stands out are left out.
         adaptive: "off", "shadow" or "on".
         without: interventions that the orchestrator may not use.
-        experience: a folder with what earlier runs have taught; "": none.
+        experience: a file with what earlier runs have taught; "": none.
     """
 
     shape: Shape

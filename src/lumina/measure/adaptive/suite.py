@@ -195,7 +195,7 @@ class Suite:
         one = self.scenarios("development")[0]
         rates = {**competent, "rates": dict.fromkeys(SHAPES, 1e-3)}
         short = replace(
-            shortened(recipe(one, arm_named("competent"), found=rates), 0.03),
+            shortened(recipe(one, arm_named("competent"), found=rates), 4),
             evaluations=2,
         )
         with tempfile.TemporaryDirectory(prefix="lumina-bench-") as name:

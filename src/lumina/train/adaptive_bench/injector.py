@@ -119,9 +119,9 @@ class Injector(GradientStep):
         """The number of steps that were done."""
         return {"steps": torch.tensor(float(self.injection.step), device=self.device)}
 
-    def load_scalars(self, values: Mapping[str, float]) -> None:
+    def load_scalars(self, values: Mapping[str, float | list[float]]) -> None:
         """Go on counting."""
-        self.injection.step = int(values["steps"])
+        self.injection.step = int(torch.tensor(values["steps"]).item())
 
 
 def _scale_gradients(step: Injector, fault: Mapping[str, Any]) -> None:
@@ -184,20 +184,24 @@ class SkipStep(GradientStep):
         seed: int = 0,
     ) -> None:
         super().__init__(slots, roles, options, device=device, seed=seed)
-        self.norms: list[float] = []
+        self.norms = torch.full((options["window"],), torch.nan)
 
     @torch.no_grad()
     def judge(self, verdict: Verdict, loss_scale: Tensor) -> None:
         """Divide by infinity where the norm stands out; remember it where not."""
         norm = verdict.norm.item()
-        seen = torch.tensor(self.norms[-self.options["window"] :])
+        seen = self.norms[self.norms.isfinite()]
         if len(seen) >= self.options["first"]:
             limit = seen.mean() + self.options["deviations"] * seen.std()
             if norm > limit.item():
                 verdict.divisor = torch.full_like(verdict.divisor, torch.inf)
                 return
         if verdict.skip.item() == 0:
-            self.norms = [*self.norms, norm][-self.options["window"] :]
+            self.norms = torch.cat([self.norms[1:], torch.tensor([norm])])
+
+    def scalars(self) -> dict[str, Tensor]:
+        """The recent norms; nan where there are none yet."""
+        return {"norms": self.norms}
 
 
 @register_objective("bench_objective")

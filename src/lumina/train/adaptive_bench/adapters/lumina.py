@@ -30,8 +30,6 @@ class Lumina:
         """A reason where this version has no orchestrator."""
         if recipe.adaptive != "off" and "adaptive" not in LEAVES:
             return "this version of Lumina has no --adaptive"
-        if recipe.experience and "experience_dir" not in LEAVES:
-            return "this version of Lumina has no memory of earlier runs"
         return ""
 
     def supervised(self, task: Task) -> bool:
@@ -83,7 +81,6 @@ class Lumina:
     def _options(self, task: Task) -> dict[str, Any]:
         recipe, shape = task.recipe, task.recipe.shape
         steps: list[str] = ["bench_injector"]
-        steps += ["robust_clip"] * recipe.robust_clip
         steps += ["bench_skip_step"] * recipe.skip_step
         options: dict[str, Any] = {
             "preset": "debug",
@@ -110,6 +107,8 @@ class Lumina:
             "gradient_steps": tuple(steps),
             "objective": "bench_objective",
             "plugins": (injector.__name__,),
+            "robust_clip": recipe.robust_clip,
+            "experience": recipe.experience or "off",
             "seed": recipe.seed,
             "train_data": [str(task.folder / "train.txt")],
             "eval_data": [str(task.folder / "held-out.txt")],
@@ -139,8 +138,6 @@ class Lumina:
         if recipe.adaptive != "off":
             options["adaptive"] = recipe.adaptive
             options["pin"] = recipe.without
-        if recipe.experience:
-            options["experience_dir"] = recipe.experience
         return options
 
 
