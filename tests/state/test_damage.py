@@ -12,6 +12,7 @@ import pytest
 from lumina.errors import LuminaError
 from lumina.state.checkpoint import CheckpointStore, latest_good, open_checkpoint
 from lumina.state.manifest import _digest_of
+from mechanisms import mechanism
 from states import Events, assert_state_is, make_state
 
 FILES = ("manifest.json", "state.json", "model.safetensors", "optimizer.safetensors")
@@ -78,6 +79,38 @@ def pipe(path):
 DAMAGES = (truncate, flip_bit, append, empty, swap, zero, link, folder, pipe, os.unlink)
 
 
+@mechanism(
+    "link in the place of a file",
+    component="checkpoint",
+    failure="a file of the newest checkpoint is a link to a copy elsewhere",
+    recovery="older checkpoint",
+    expected="E303; nothing outside the checkpoint is read",
+    case="link-model.safetensors",
+)
+@mechanism(
+    "file of another step",
+    component="checkpoint",
+    failure="a file of the newest checkpoint is an intact one of another step",
+    recovery="older checkpoint",
+    expected="E303; weights of one step are never mixed with moments of another",
+    case="swap-model.safetensors",
+)
+@mechanism(
+    "named pipe in the place of a file",
+    component="checkpoint",
+    failure="a file of the newest checkpoint is a pipe, which blocks a reader",
+    recovery="older checkpoint",
+    expected="E303 names the file, and nothing waits for it",
+    case="pipe-model.safetensors",
+)
+@mechanism(
+    "blocks that were never written",
+    component="checkpoint",
+    failure="a file of the newest checkpoint is zeros, as a lost block leaves it",
+    recovery="older checkpoint",
+    expected="E303 names the file; the one before is used",
+    case="zero-model.safetensors",
+)
 @pytest.mark.faults
 @pytest.mark.covers(
     "CKP-07: integrity (hash)", "CKP-07: E303", "CFG-11: E303 checkpoint"

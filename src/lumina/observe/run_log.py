@@ -6,6 +6,7 @@ file is begun anew when it has grown to its limit; what it held is compressed.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
 import os
@@ -164,7 +165,9 @@ class RunLog:
             warnings.showwarning = self._show
         LOGGER.removeHandler(self._handler)
         LOGGER.setLevel(self._before)
-        self._handler.close()
+        # Lines that a full disk has no room for are tried again here.
+        with contextlib.suppress(OSError):
+            self._handler.close()
 
     def _write(self, level: int, text: str, facts: Mapping[str, Any]) -> None:
         LOGGER.log(level, "%s", text, extra={"facts": facts})

@@ -224,7 +224,9 @@ class CheckpointStore:
         return replace(writing, state=state.snapshot())
 
     def _check_space(self, writing: Writing) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        # Later on, a run directory that is gone was moved or deleted: half of one in
+        # its place would hold checkpoints without the settings and rows beside them.
+        self.folder.mkdir(parents=self._attempts == 1, exist_ok=True)
         needed = bytes_needed(writing.state, writing.state_json)
         free = free_bytes(self.folder)
         if needed > free:

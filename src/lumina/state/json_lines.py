@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lumina.durable import write_file
 from lumina.errors import LuminaError
 from lumina.state.archives import archives
 
@@ -21,8 +22,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class JsonLinesFile:
     """Appends rows; each reaches the operating system whole before `append` returns.
 
-    A line that a killed writer left torn at the end is cut off at opening. Safe to use
-    from several threads, not from several processes.
+    A line that a killed writer left torn at the end is cut off at opening. A file that
+    is deleted while it is open is written again with all of its rows, where its folder
+    is still there. Safe to use from several threads, not from several processes.
 
     Raises:
         LuminaError: E106 without permission, E104 when `path` cannot be a file, E204
@@ -35,7 +37,7 @@ class JsonLinesFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: nothing to lose when the process dies.
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
             self._cut_torn_end()
         except OSError as error:
             raise file_error(error, self.path) from error
@@ -44,6 +46,11 @@ class JsonLinesFile:
         """Write one row. NaN and the infinities become null."""
         line = encode_row(row).encode() + b"\n"
         with self._lock:
+            try:
+                if not os.fstat(self._file.fileno()).st_nlink:
+                    self._restore()
+            except OSError as error:
+                raise file_error(error, self.path) from error
             end = self._file.seek(0, os.SEEK_END)
             try:
                 written = 0
@@ -62,6 +69,14 @@ class JsonLinesFile:
         """Take every row out, once they are safe elsewhere."""
         with self._lock:
             self._file.truncate(0)
+
+    def _restore(self) -> None:
+        """Give the deleted file its name back; one that took its place stays."""
+        if not self.path.exists():
+            self._file.seek(0)
+            write_file(self.path, self._file.read())
+        self._file.close()
+        self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
 
     def _cut_torn_end(self) -> None:
         content = self.path.read_bytes()

@@ -11,7 +11,7 @@ from lumina.data.documents import read_documents
 from lumina.data.order import permutation
 from lumina.data.reading_options import reading_options
 from lumina.data.sources.entry import Place, Source
-from lumina.data.sources.find import find_sources
+from lumina.data.sources.find import find_sources, gone
 from lumina.data.split import UNREAD_KEPT
 from lumina.data.store_folder import cache_key
 from lumina.data.streaming.held_out import FRACTION, Sides, content_hash
@@ -56,7 +56,8 @@ class TextSource:
         self.how = reading_options(self.data)
         self.files = find_sources(self.data.train_data)
         self.how.check(self.files)
-        self.bytes = sum(file.size for file in self.files)
+        self._sizes = {file.name: file.size for file in self.files}
+        self.bytes = sum(self._sizes.values())
         fraction = self.data.eval_fraction
         if self.data.eval_data:
             fraction = 0.0
@@ -150,11 +151,36 @@ class TextSource:
             begin=None if begin is None else Place.of(begin),
             **self.how.given(),
         )
+        self._require_unchanged(files)
+        last = None
         for document in documents:
             entry, record, hint = document.place
+            if entry != last:
+                # Of archives the entries are others: then only the ends of a pass tell.
+                self._require_unchanged(files[max(entry - 1, 0) : entry + 1])
+                last = entry
             yield Placed([entry, record, list(hint)], document)
             # Not before: reading that begins with this document counts it again.
             left_out.take(of_document)
+        self._require_unchanged(files)
+
+    def _require_unchanged(self, files: Iterable[Source]) -> None:
+        """Refuse to go on with files that have another size than when reading began.
+
+        Raises:
+            LuminaError: E002; E104 for one that has gone.
+        """
+        for file in files:
+            size, before = file.size, self._sizes[file.name]
+            if before and file.path is not None and not file.path.exists():
+                raise gone(file.name)
+            if size != before:
+                raise LuminaError(
+                    "E002",
+                    f"{file.name} has {size:,} bytes and had {before:,} when the run "
+                    "began: the data must not change while it is streamed",
+                    "restore it, then go on with --auto-resume; or begin another run",
+                )
 
     def events(self) -> list[dict[str, Any]]:
         """Events about fields and members of archives that nothing reads.
