@@ -8,6 +8,7 @@ import resource
 import signal
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -29,8 +30,8 @@ def test_stopped_and_continued(faulty):
     run = faulty.folder / "run"
     assert wait_until(reached(run, 4), running)
     running.send(signal.SIGSTOP)
-    state = f"/proc/{running.process.pid}/stat"
-    assert wait_until(lambda: open(state).read().rsplit(")", 1)[1].split()[0] == "T")
+    stat = Path(f"/proc/{running.process.pid}/stat")
+    assert wait_until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T")
     running.send(signal.SIGTERM)  # waits until the process may go on
     running.send(signal.SIGCONT)
     assert running.wait() == 143, running.output
@@ -65,11 +66,9 @@ def test_out_of_file_descriptors(faulty):
 
 def no_more_memory() -> None:
     """Let the process have no more address space than it has now."""
-    kib = next(
-        line for line in open("/proc/self/status") if line.startswith("VmSize")
-    ).split()[1]
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (int(kib) * 1024, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), hard))
     import lumina.train.loop as loop
 
     step = loop.train_step
