@@ -257,7 +257,12 @@ def _end_all() -> None:
 
 
 def start_ranks(
-    arguments: list[str], name: Path, world_size: int = 2, **environment: str
+    arguments: list[str],
+    name: Path,
+    world_size: int = 2,
+    *,
+    before: Callable[[], None] | None = None,
+    **environment: str,
 ) -> tuple[object, list[Running]]:
     """Start `lumina ARGUMENTS` in several processes, as torchrun does.
 
@@ -270,6 +275,7 @@ def start_ranks(
         start(
             arguments,
             name.with_name(f"{name.name}.{rank}.log"),
+            before=before,
             RANK=str(rank),
             LOCAL_RANK=str(rank),
             WORLD_SIZE=str(world_size),
@@ -330,11 +336,20 @@ class Trainings:
         assert running.wait() == code, running.output
         return self.folder / run
 
-    def ranks(self, run: str, *flags: str, world_size: int = 2, **environment: str):
+    def ranks(
+        self,
+        run: str,
+        *flags: str,
+        world_size: int = 2,
+        before: Callable[[], None] | None = None,
+        **environment: str,
+    ):
         """Begin one in several processes, as torchrun does."""
         command = self.command(run, *flags)
         name = self.folder / run
-        store, running = start_ranks(command, name, world_size, **environment)
+        store, running = start_ranks(
+            command, name, world_size, before=before, **environment
+        )
         self.stores.append(store)
         return running
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lumina.assemble.program import Program
+from lumina.train.loop import Loop
 from option_effects import shows
 from tiny_runs import Runs
 
@@ -45,3 +46,49 @@ def norms_that_stand_out(runs: Runs) -> None:
     assert on.column("grad_norm")[19] == pytest.approx(off.column("grad_norm")[19])
     assert [row["clipped_gradients"] for row in on.rows[18:20]] == [0, 1]
     assert "gradient steps robust_clip" in " ".join(on.printed.split())
+
+
+def _target(runs: Runs, **leaves: Any) -> int | None:
+    """The step that a run of eight goes back to from the seventh; None: it goes on."""
+    write, asked = Loop._write, list[int]()
+
+    def asking(loop: Loop, row: dict[str, Any]) -> None:
+        write(loop, row)
+        if row["step"] == 6 and not asked:
+            value = {"steps": 5, "skip_data": False}
+            asked.append(loop.controls.request("rollback", value, "a test"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_write", asking)
+        run = runs.train(steps=8, save_every_n_batches=50, **leaves)
+    assert run.column("step") == list(range(1, 9))
+    told = [event["step"] for event in run.events if event["kind"] == "rolled_back"]
+    return told[0] if told else None
+
+
+@shows("snapshot_every")
+def snapshots(runs: Runs) -> None:
+    """There is something to go back to, of the steps that the option says."""
+    assert _target(runs, snapshot_every=0) is None
+    assert _target(runs, snapshot_every=4) == 4
+    assert _target(runs, snapshot_every=None) is None
+
+
+@shows("snapshots_kept")
+def number_of_snapshots(runs: Runs) -> None:
+    """With more of them the run can go further back."""
+    found = [
+        _target(runs, snapshot_every=1, snapshots_kept=n, known_good_after=50)
+        for n in (2, 4)
+    ]
+    assert found == [6, 4]
+
+
+@shows("known_good_after")
+def steps_without_an_alarm(runs: Runs) -> None:
+    """The newest snapshot that is known to be good goes before an older one."""
+    found = [
+        _target(runs, snapshot_every=2, snapshots_kept=4, known_good_after=n)
+        for n in (2, 50)
+    ]
+    assert found == [4, 2]

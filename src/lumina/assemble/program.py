@@ -87,6 +87,7 @@ class Program:
         logit_clip: what keeps attention logits at a threshold, or None.
         host_copies: memory for captures beside the next step, or None.
         copies_beside_steps: whether captures may have such memory.
+        captures: memory of other captures that may still be under way.
         kinds: the kinds that the model is of.
         terms: its further losses.
         counts: keys of the auxiliary sums that only count, with their shapes.
@@ -153,6 +154,7 @@ class Program:
             )
         self.logit_clip: LogitClip | None = None
         self.host_copies: HostCopies | None = None
+        self.captures: list[HostCopies] = []
         self.copies_beside_steps = self.device.type == "cuda" and not self.sharded
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.memories: dict[str, Memory] = {}
@@ -341,6 +343,8 @@ class Program:
         """Called before weights and states change: a capture may still read them."""
         if self.host_copies is not None:
             self.host_copies.before_changes()
+        for copies in self.captures:
+            copies.before_changes()
 
     def replan(self, plan: Plan) -> None:
         """Take the Plan after a live change: the only place where it is replaced.

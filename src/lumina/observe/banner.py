@@ -247,10 +247,16 @@ def _keeps(plan: Plan) -> str:
     evaluation = f"evaluation {every(plan.eval_every)}"
     if plan.reasons.get("eval_every") == NOTHING_HELD_OUT:
         evaluation = "no evaluation"
-    return (
+    text = (
         f"{evaluation}, checkpoint {every(plan.save_every)}, "
         f"{plan.save_total_limit} kept"
     )
+    if plan.recovery.get("snapshots"):
+        text += (
+            f"; snapshot {every(plan.recovery['snapshot_every'])}, "
+            f"{plan.recovery['snapshots']} kept{_because(plan, 'recovery')}"
+        )
+    return text
 
 
 def _asked(provenance: Mapping[str, Any]) -> str:

@@ -25,8 +25,13 @@ def decide_gradient_steps(config: Config, decisions: Decisions) -> None:
             is named twice.
     """
     names, why = config.train.gradient_steps, source_of(config, "gradient_steps")
-    if config.recovery.robust_clip and ROBUST not in names:
-        names, why = (*names, ROBUST), source_of(config, "robust_clip")
+    robust, adaptive = config.recovery.robust_clip, config.adaptive.adaptive == "on"
+    if robust is None and adaptive:
+        robust, said = True, "adaptive is on"
+    else:
+        said = source_of(config, "robust_clip")
+    if robust and ROBUST not in names:
+        names, why = (*names, ROBUST), said
     steps = [chosen_gradient_step(name) for name in names]
     if twice := [name for name in names if names.count(name) > 1]:
         raise LuminaError(

@@ -40,6 +40,7 @@ from lumina.plan.optimizers import (
 from lumina.plan.orchestrating import decide_orchestrator
 from lumina.plan.plan import Plan
 from lumina.plan.precision import choose_precision
+from lumina.plan.recovering import decide_recovery
 from lumina.plan.schedule_choice import decide_schedule
 from lumina.plan.shape import resolve_spec
 from lumina.plan.sharing import ways_to_share, why_shared
@@ -141,6 +142,7 @@ def make_plan(
     decide_schedule(config, decisions, done)
     decide_rhythm(config, decisions, eval_rows, done)
     decide_orchestrator(config, decisions)
+    decide_recovery(config, machine, decisions)
     plan = _settled(_finish(spec, decisions), config, machine)
     if config.system.strict:
         refuse_fallbacks(plan)

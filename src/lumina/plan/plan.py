@@ -82,6 +82,8 @@ class Plan:
             none, or none are asked for.
         measures: what is measured beside loss, rates and memory, by name -> steps from
             one such measurement to the next.
+        recovery: snapshots and what makes them good (`lumina.plan.recovering`); empty:
+            there are none.
         orchestrator: mode and limits of what changes the run by itself; empty: off.
         phases: the names of the run's phases, where it has several.
         phase: the one that this Plan is for; its first step follows `phase_begin`
@@ -166,6 +168,7 @@ class Plan:
     experience: dict[str, list[int]] = field(default_factory=dict)
     measures: dict[str, int] = field(default_factory=dict)
     orchestrator: dict[str, Any] = field(default_factory=dict)
+    recovery: dict[str, int] = field(default_factory=dict)
     phases: tuple[str, ...] = ()
     phase: str = ""
     phase_begin: int = 0

@@ -26,6 +26,7 @@ from lumina.state.reader import (
     step_name,
 )
 from lumina.state.retention import (
+    GOOD,
     Pruning,
     point_at_best,
     prune,
@@ -134,6 +135,14 @@ class CheckpointStore:
             return False
         self._submit(self._add_kind, self.folder / step_name(step), kind)
         return True
+
+    def promote(self, step: int) -> None:
+        """The checkpoint of a step, if there is one, is known to be good.
+
+        The newest such one is kept until there is another.
+        """
+        if self.rank == 0:
+            self._submit(self._promote, self.folder / step_name(step))
 
     def wait(self) -> None:
         """Return when nothing is being written; raises what went wrong."""
@@ -313,6 +322,13 @@ class CheckpointStore:
             manifest.write(final)
             self._point(final, kind)
             self._prune(manifest.step)
+        except OSError as error:
+            raise write_error(error, final) from error
+
+    def _promote(self, final: Path) -> None:
+        try:
+            if final.is_dir():
+                read_manifest(final).with_kind(GOOD).write(final)
         except OSError as error:
             raise write_error(error, final) from error
 

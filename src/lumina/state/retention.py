@@ -28,6 +28,9 @@ def point_at_best(checkpoints: Path, step: int | None) -> None:
         (checkpoints / "BEST").unlink(missing_ok=True)
 
 
+GOOD = "good"
+"""The kind of a checkpoint that many steps without an alarm have followed."""
+
 Pruning = Literal["newest", "spread"]
 """Which regular checkpoints stay: the newest, or some of all ages."""
 
@@ -36,8 +39,9 @@ def superseded(checkpoints: Path, keep: int, pruning: Pruning = "newest") -> lis
     """The checkpoints that newer ones take the place of; nothing is deleted.
 
     Kept are: what LATEST and BEST name, `keep` regular ones, the newest emergency one,
-    the ends of phases, and any whose manifest cannot be read (nothing damaged is
-    counted as kept, nor destroyed). Without LATEST, all stay.
+    the newest that is known to be good, the ends of phases, and any whose manifest
+    cannot be read (nothing damaged is counted as kept, nor destroyed). Without LATEST,
+    all stay.
     """
     latest = read_pointer(checkpoints, "LATEST")
     if latest is None:
@@ -50,11 +54,13 @@ def superseded(checkpoints: Path, keep: int, pruning: Pruning = "newest") -> lis
             continue
     regular = [path for path, held in kinds.items() if "regular" in held]
     emergency = [path for path, held in kinds.items() if "emergency" in held]
+    good = [path for path, held in kinds.items() if GOOD in held]
     stay = {
         latest,
         read_pointer(checkpoints, "BEST"),
         *KEPT[pruning](regular, keep),
         *emergency[-1:],
+        *good[-1:],
         *(path for path, held in kinds.items() if "phase" in held),
     }
     return [path for path in (*kinds, *_overtaken(checkpoints)) if path not in stay]

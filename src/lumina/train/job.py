@@ -37,6 +37,7 @@ from lumina.train.origin import origin
 from lumina.train.preparation import Preparation, configure_torch
 from lumina.train.profiling.data import threads_for
 from lumina.train.recorder import Recorder
+from lumina.train.recovery.recovery import Recovery
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
@@ -197,6 +198,7 @@ class Job:
                 self.folder.directory.path,
             ),
             best=outset.best,
+            recovery=Recovery(plan),
             saved=progress.step if prepared.reader else -1,
             encoding=encoding_of(data.tokenizer),
             samples=Samples(

@@ -117,6 +117,7 @@ class Loop:
                 f"{self.progress.step} is done; raise --steps or --epochs to train on"
             )
         self._reordered()
+        self.recovery.begin(self)
         feed = self._feed()
         self._ring = ring = MetricRing(cuda=self.program.device.type == "cuda")
         if 0 < self.plan.save_every < self.plan.steps - self.progress.step:
@@ -177,6 +178,7 @@ class Loop:
             self._finish()
         finally:
             feed.close()
+            self.recovery.close()
 
     def _feed(self) -> Prefetcher:
         return Prefetcher(
@@ -289,6 +291,7 @@ class Loop:
             or bool(plan.eval_every and step % plan.eval_every == 0)
             or bool(plan.save_every and step % plan.save_every == 0)
             or (self.samples is not None and self.samples.due(step))
+            or self.recovery.due(step)
         )
 
     def _arrived(self, ring: MetricRing, newest: bool) -> Iterator[dict[str, Any]]:
@@ -323,6 +326,7 @@ class Loop:
     def _write(self, row: dict[str, Any]) -> None:
         """Write a finished row, and end a run that no longer learns."""
         self.recorder.write(row)
+        self.recovery.see(self, row)
         if self.recorder.consecutive_skips >= DIVERGED_AFTER:
             raise LuminaError(
                 "E301",
@@ -403,6 +407,7 @@ class Loop:
             self.save("regular")
         if self.samples is not None and self.samples.due(step):
             self.samples.take(self.program, step)
+        self.recovery.at_boundary(self)
         self._ring.clock.restart()
 
     def _keep_best(self, row: dict[str, Any]) -> None:

@@ -163,6 +163,37 @@ def test_without_anything_to_go_back_to_the_run_goes_on(saving: Config) -> None:
     assert [row["step"] for row in rows(run)] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("data", ["stream", "mixture"])
+def test_streams_and_mixtures_go_back(
+    tiny_config: Config, tmp_path: Path, data: str, skip: bool
+) -> None:
+    """The same rows come again, or those behind them; a resume goes on as the run."""
+    config = tiny_config.replace(
+        steps=12, save_every_n_batches=4, save_total_limit=9, seed=3
+    )
+    corpus = config.data.train_data[0]
+    if data == "stream":
+        config = config.replace(data_loading="streaming", eval_fraction=0.0)
+    else:
+        other = tmp_path / "other.txt"
+        other.write_text("Nothing is as it was. " * 400)
+        config = config.replace(
+            train_data=(),
+            sources=(f"a={corpus}", f"b={other}"),
+            source_weights=("a=3", "b=1"),
+        )
+    run = rolled_back(config, {"steps": 4, "skip_data": skip})
+    undone = whole_lines(run / "undone" / "1" / "metrics.jsonl")
+    found = rows(run)
+    assert (shown(found[8:10]) == shown(undone)) is not skip
+    whole = shown(found)
+    there = run / "checkpoints" / "step-00000008"
+    Trainer(config.replace(resume=str(there), run_dir=None)).train()
+    assert shown(rows(run)) == whole
+
+
 def damage_and_go_back(value: dict[str, Any], kill: str = "") -> None:
     """In a child: ask to go back after step 9, and be killed at a place of it."""
     from lumina.state.checkpoint import CheckpointStore
@@ -195,6 +226,28 @@ def damage_and_go_back(value: dict[str, Any], kill: str = "") -> None:
         return inner(self, *arguments)
 
     setattr(owner, name, ending)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_ranks_go_back_together(trainings: Trainings, parallel: str) -> None:
+    """To a snapshot of which each holds a part; a resume goes on as they do."""
+    flags = [*FLAGS, *words(f"--batch-size 2 --parallel {parallel} --snapshot-every 3")]
+    value = VALUE | {"steps": 3}
+    running = trainings.ranks(
+        parallel, *flags, before=partial(damage_and_go_back, value)
+    )
+    codes = [rank.wait() for rank in running]
+    assert codes == [0, 0], running[0].output
+    run = trainings.folder / parallel
+    told = events(run, "rolled_back")[0]
+    assert (told["step"], told["data"]["target"]) == (9, "snapshot")
+    whole = shown(rows(run))
+    assert len(whole) == 12
+    there = run / "checkpoints" / "step-00000009"
+    resumed = trainings.ranks(parallel, *flags, "--resume", str(there))
+    assert [rank.wait() for rank in resumed] == [0, 0], resumed[0].output
+    assert shown(rows(run)) == whole
 
 
 FLAGS = [

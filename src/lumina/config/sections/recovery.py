@@ -10,8 +10,26 @@ from lumina.config.sections.section import Section
 class RecoverySection(Section):
     """What keeps a run whole, and what it goes back to when it is not."""
 
-    robust_clip: bool = Field(
-        False,
+    robust_clip: bool | None = Field(
+        None,
         description="clip gradient norms that stand out from the median of the recent "
-        "ones; the same as robust_clip among gradient_steps",
+        "ones, as robust_clip among gradient_steps does; by itself with adaptive on",
+    )
+    snapshot_every: int | None = Field(
+        None,
+        ge=0,
+        description="steps from one snapshot of the whole run in host memory to the "
+        "next, for a rollback to go back to; 0: none. By itself with adaptive on",
+    )
+    snapshots_kept: int = Field(
+        3,
+        ge=2,
+        description="snapshots that are held at a time: the newest ones, and the "
+        "newest that is known to be good",
+    )
+    known_good_after: int | None = Field(
+        None,
+        ge=1,
+        description="steps without an alarm after which a snapshot or a checkpoint is "
+        "known to be good; by itself 100, and fewer in a run of less than 1,000 steps",
     )

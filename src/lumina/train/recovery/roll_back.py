@@ -24,17 +24,19 @@ from lumina.train.controls.apply_change import set_again
 from lumina.train.recalled import recall
 from lumina.train.recovery.request import Request
 from lumina.train.recovery.run import Run
-from lumina.train.recovery.targets import Target
+from lumina.train.recovery.shared_state import source_of
 from lumina.train.rules.earlier import rules_state
 
 
-def roll_back(run: Run, asked: Request, target: Target) -> State:
-    """Take a run back. All ranks call it together, when the rows so far are written.
+def to_checkpoint(run: Run, asked: Request, checkpoint: Path) -> State:
+    """Take a run back to a checkpoint.
+
+    All ranks call it together, when the rows so far are written.
 
     Args:
         run: under way.
         asked: how.
-        target: where to.
+        checkpoint: its folder, which was verified.
 
     Returns:
         The State that the run goes on from.
@@ -43,9 +45,14 @@ def roll_back(run: Run, asked: Request, target: Target) -> State:
         LuminaError: E303 for a checkpoint that cannot be read, or where the State
             cannot be written.
     """
-    assert target.checkpoint is not None
-    with open_checkpoint(target.checkpoint, verify="size") as reader:
+    with open_checkpoint(checkpoint, verify="size") as reader:
         return _go_on_from(run, asked, reader.meta, reader, "checkpoint")
+
+
+def to_snapshot(run: Run, asked: Request, held: State) -> State:
+    """The same, back to a State of which each rank holds some tensors."""
+    source = source_of(held, run.program.ranks)
+    return _go_on_from(run, asked, held, source, "snapshot")
 
 
 def _go_on_from(

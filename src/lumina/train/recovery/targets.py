@@ -11,6 +11,7 @@ from typing import Any
 from lumina.errors import LuminaError
 from lumina.state.manifest import read_manifest
 from lumina.state.reader import step_folders
+from lumina.state.retention import GOOD
 from lumina.train.recovery.request import Request
 
 BEFORE = 10
@@ -40,7 +41,7 @@ def on_disk(checkpoints: Path) -> list[Target]:
             kinds = read_manifest(path).kinds
         except LuminaError:
             continue
-        found.append(Target(step, path, "good" in kinds))
+        found.append(Target(step, path, GOOD in kinds))
     return found
 
 
