@@ -97,14 +97,21 @@ class Trainings:
             print(f"{folder.name}: {loss:.4f} in {seconds:.0f} s", flush=True)
         return float(json.loads(result.read_text())["loss"])
 
+    def options(self, run: Run) -> list[str]:
+        """Those of the model and of the variant."""
+        return [
+            *MODEL.split(),
+            *("--optimizer", run.variant),
+            *EXTRA.get(run.variant, []),
+        ]
+
     def train(self, run: Run, folder: Path) -> tuple[float, float]:
         """Loss and seconds of a new run."""
-        command = [sys.executable, "-m", "lumina", "train", *MODEL.split()]
+        command = [sys.executable, "-m", "lumina", "train", *self.options(run)]
         command += ["--train-data", str(self.data), "--steps", str(self.steps)]
         command += ["--eval-every-n-batches", str(self.steps)]
-        command += ["--optimizer", run.variant, "--learning-rate", repr(run.rate)]
+        command += ["--learning-rate", repr(run.rate)]
         command += ["--seed", str(run.seed), "--run-dir", str(folder)]
-        command += EXTRA.get(run.variant, [])
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(
                 [str(SOURCE), os.environ.get("PYTHONPATH", "")]

@@ -78,16 +78,20 @@ def spec_of(shape: dict[str, Any], length: int) -> Any:
 
 def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str, Any]]:
     """A closure that trains one step with Lumina's own step, and its facts."""
+    import torch
+
     from lumina.assemble.assemble import assemble
     from lumina.assemble.ranks import Ranks
     from lumina.data.stream import StepBatches
     from lumina.plan.count import count_parameters
     from lumina.plan.flops import flops_per_token
     from lumina.plan.plan import Plan
+    from lumina.train.looks.step_times import StepTimes
     from lumina.train.step import train_step
+    from lumina.train.watch import Watch
 
     spec = spec_of(shape, SEQUENCE)
-    accumulate = 8 if "accum8" in options else 1
+    accumulate = accumulated(options)
     ranks = Ranks.from_environment()
     ranks.connect("cuda")
     world = ranks.world_size
@@ -150,9 +154,25 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
         counts = dict(divide_counts(values, count_shapes(spec)))["moe.counts"]
         return (counts.amax(1) / counts.mean(1) - 1).tolist()
 
+    def optimizer_seconds(first: int) -> float:
+        """The optimizer's part of a step: the median of three."""
+        times = []
+        for i in range(first, first + 3):
+            look = StepTimes(program, batches[i % 4])
+            train_step(program, batches[i % 4], i, watch=Watch([look]))
+            torch.cuda.synchronize()
+            times.append(look.row([])["optimizer_time"])
+        return statistics.median(times)
+
+    facts["optimizer_seconds"] = optimizer_seconds
     if spec.moe is not None:
         facts["violation"] = violation
     return step, facts
+
+
+def accumulated(options: set[str]) -> int:
+    """Micro-batches of a step: of the option accum8 eight."""
+    return next((int(o[5:]) for o in options if o.startswith("accum")), 1)
 
 
 def random_batch(vocab: int, seed: int) -> Any:
@@ -293,17 +313,21 @@ def torchtitan_step(
         else:
             apply_compile(model, compiling)
         loss_of = torch.compile(cross_entropy_loss)
+    world, mixed = 1, torch.autocast("cuda", torch.bfloat16)
+    if "fsdp2" in options:  # FSDP2 itself hands the blocks weights in bfloat16
+        world = torchtitan_sharded(model, "experts" in shape)
+        mixed = torch.autocast("cuda", enabled=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     model.train()
-    accumulate = 8 if "accum8" in options else 1
+    accumulate = accumulated(options)
     data = [random_batch(shape["vocab"], i) for i in range(4 * accumulate)]
-    tokens = MICRO_BATCH * SEQUENCE * accumulate
+    tokens = MICRO_BATCH * SEQUENCE * accumulate * world
 
     def step(i: int) -> Any:
         total = None
         for j in range(accumulate):
             batch = data[(i * accumulate + j) % len(data)]
-            with torch.autocast("cuda", torch.bfloat16):
+            with mixed:
                 loss = loss_of(model(batch.input_ids), batch.labels) / tokens
             loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
@@ -314,6 +338,32 @@ def torchtitan_step(
 
     parameters = sum(p.numel() for p in model.parameters())
     return step, {"parameters": parameters, "tokens_per_step": tokens}
+
+
+def torchtitan_sharded(model: Any, routed: bool) -> int:
+    """Shard torchtitan's compiled model in place as it does; the number of ranks."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if routed:
+        from torchtitan.models.llama4.infra.parallelize import apply_fsdp
+    else:
+        from torchtitan.models.llama3.infra.parallelize import apply_fsdp
+
+    if not dist.is_initialized():
+        device = torch.device("cuda", torch.cuda.current_device())
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+    world = dist.get_world_size()
+    mesh = init_device_mesh("cuda", (world,))
+    apply_fsdp(
+        model,
+        mesh,
+        param_dtype=torch.bfloat16,
+        reduce_dtype=torch.float32,
+        pp_enabled=False,
+    )
+    return world
 
 
 def skew_(router_ed: Any) -> None:
@@ -351,6 +401,7 @@ def measure(variant: str, profile: bool) -> dict[str, Any]:
     if options & {"skewed", "balanced"} and make is lumina_step:
         facts["max_violation"] = facts.pop("violation")()
     facts.pop("violation", None)
+    facts.pop("optimizer_seconds", None)
     result = facts | {
         "variant": variant,
         "tokens_per_second": facts["tokens_per_step"] / median,
