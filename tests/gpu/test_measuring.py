@@ -25,7 +25,8 @@ def stream(tmp_path_factory, lumina_cache):
 @pytest.mark.parametrize("moe", [False, True])
 def test_no_look_but_that_at_attention_waits_for_the_device(stream, moe):
     measures = {"accuracy": 1} | dict.fromkeys(ALL, 1)
-    program = assemble(tiny_plan(moe, device="cuda", measures=measures))
+    plan = tiny_plan(moe, device="cuda", measures=measures, compute_dtype="bfloat16")
+    program = assemble(plan)
     ring, rows = MetricRing(cuda=True), []
     batches = stream.step(stream.start, micro_batch_size=8)
     moved = [batch.to("cuda") for batch in batches.micro_batches]

@@ -116,8 +116,9 @@ def train_step(
     learns = batches.loss_tokens > 0
     verdict = _update(program, watch) if learns else _pass_over(program)
     watch.mark("optimizer")
-    sums[3], sums[4], sums[5] = float(stop), float(request), float(save)
-    sums[6], sums[7] = (x / mesh.tokens.size / mesh.copies.size for x in measured)
+    ranks = mesh.tokens.size * mesh.copies.size
+    means = (figure / ranks for figure in measured)
+    _say(sums[3:8], float(stop), float(request), float(save), *means)
     metrics = sums if counts is None else torch.cat([sums, counts])
     mesh.tokens.sum_(metrics)
     mesh.copies.sum_(metrics[3:8])  # a request may have reached any process
@@ -131,6 +132,16 @@ def train_step(
         if learns:
             kind.after(program, found, verdict.skip)
     return watch.beside(metrics)
+
+
+def _say(place: Tensor, *figures: float) -> None:
+    """Write numbers of the host into a vector of the device.
+
+    Assigning a number to an element would wait until the device has done all that is
+    queued; a copy from pinned memory does not.
+    """
+    said = torch.tensor(figures, pin_memory=place.device.type == "cuda")
+    place.copy_(said, non_blocking=True)
 
 
 def _losses(
