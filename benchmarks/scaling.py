@@ -14,14 +14,15 @@ weak    every GPU has the rows that one GPU had: the ideal is N times its tokens
 strong  the 32 rows of a step are divided: 8 / N micro-batches on N GPUs.
 
 `share` is tokens/s over N times those of one GPU with as many micro-batches (weak), or
-with eight (strong). FSDP2 also divides the optimizer, so its ideal is faster than N
-times one GPU: `corrected` compares with a step of one GPU that spends 1/N of its
-optimizer time. `communication` is the time in NCCL kernels in a step, waiting for the
-other ranks included, and `exposed` the part of it in which nothing else ran on the
-device; both are of a profile of two further steps on the first rank, as are
-`computing`, the time in other kernels, and `idle`, in which none ran. Computing takes
-longer beside NCCL, which uses some of the device's multiprocessors and of its
-bandwidth. The peer is torchtitan 0.2.2: FSDP2, compiled, float32 reduction.
+with eight (strong). `zero2` and `fsdp2` also divide the optimizer, so their ideal is
+faster than N times one GPU: `corrected` compares with a step of one GPU that spends 1/N
+of its optimizer time.
+
+Four times are of a profile of two further steps on the first rank: `communication` in
+NCCL kernels, waiting for the other ranks included; `exposed`, the part of it in which
+nothing else ran on the device; `computing` in other kernels; and `idle`, in which none
+ran. Computing takes longer beside NCCL, which uses some of the device's multiprocessors
+and of its bandwidth. The peer is torchtitan 0.2.2: FSDP2, compiled, float32 reduction.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Cell:
 
 def cells(gpus: int) -> list[Cell]:
     """All cells of a number of GPUs."""
-    ways = ("none",) if gpus == 1 else ("ddp", "fsdp2")
+    ways = ("none",) if gpus == 1 else ("ddp", "zero2", "fsdp2")
     counts = sorted({1, MOST_MICRO_BATCHES // gpus, MOST_MICRO_BATCHES})
     found = [
         Cell(work, "lumina", gpus, way, count)
@@ -261,7 +262,7 @@ def shares(
     """Tokens/s over the ideal, and the same beside a divided optimizer."""
     ideal = gpus * one["tokens_per_second"]
     share = row["tokens_per_second"] / ideal
-    if way != "fsdp2" or "optimizer_seconds" not in one:
+    if way == "ddp" or "optimizer_seconds" not in one:
         return share, ""
     step, optimizer = one["step_seconds"], one["optimizer_seconds"]
     faster = step / (step - optimizer * (1 - 1 / gpus))

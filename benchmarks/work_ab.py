@@ -103,7 +103,7 @@ def lumina_step(shape: dict[str, Any], options: set[str]) -> tuple[Any, dict[str
         grad_accum=accumulate,
         global_batch_size=MICRO_BATCH * accumulate * world,
         world_size=world,
-        parallel=next((m for m in ("ddp", "fsdp2") if m in options), "none"),
+        parallel=next((w for w in ("ddp", "zero2", "fsdp2") if w in options), "none"),
         steps=1000,
         warmup_steps=10,
         compile="compile" in options,

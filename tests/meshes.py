@@ -35,7 +35,7 @@ def of_four(rank, place, folder, results):
     found = {n: getattr(mesh, n).sum_(one.clone()).item() for n in groups}
     found["any"] = [mesh.data.any_(rank == r) for r in range(4)]
     found["stack"] = mesh.data.stack(one).flatten().tolist()
-    for parallel in ("ddp", "fsdp2"):
+    for parallel in ("ddp", "zero2", "fsdp2"):
         plan = tiny_plan(world_size=4, parallel=parallel, micro_batch_size=2)
         plan = plan.replace(grad_accum=2)
         program = assemble(plan, ranks=ranks)

@@ -33,6 +33,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "tf32": {"precision": "tf32"},
     "fp8": {"precision": "mixed_fp8"},
     "ddp": {"parallel": "ddp"},
+    "zero2": {"parallel": "zero2"},
     "fsdp2": {"parallel": "fsdp2"},
     "flash_attention": {"attention": "flash2"},
     "deterministic": {"deterministic": True},

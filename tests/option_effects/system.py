@@ -84,8 +84,11 @@ def processes(runs: Runs) -> None:
     assert "nproc" in tested["test_launchers"]
     runs.train(nproc=1, steps=1)
     assert "nproc" in runs.refused("E002", nproc=2)
-    plans = [_plan(runs, parallel=value).parallel for value in ("ddp", "fsdp2", "auto")]
-    assert plans == ["ddp", "fsdp2", "ddp"]
+    plans = [
+        _plan(runs, parallel=value).parallel
+        for value in ("ddp", "zero2", "fsdp2", "auto")
+    ]
+    assert plans == ["ddp", "zero2", "fsdp2", "ddp"]
 
 
 def _plan(runs: Runs, **leaves: Any) -> Any:

@@ -47,7 +47,7 @@ def test_each_group_adds_up_its_own(four) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("parallel", ["ddp", "zero2", "fsdp2"])
 def test_a_step_is_that_of_one_rank(store, four, parallel: str) -> None:
     """Rows are divided over data; tensor ranks do the same work twice."""
     wanted, _ = take_steps(assemble(tiny_plan()), stream_of(store), STEPS)

@@ -32,10 +32,10 @@ def test_processes_that_cannot_be_divided_are_refused(world_size: int) -> None:
 
 
 def test_the_table_has_the_files() -> None:
-    assert set(known_ways()) >= {"none", "ddp", "fsdp2"}
+    assert set(known_ways()) >= {"none", "ddp", "zero2", "fsdp2"}
     assert alone().name == "none"
-    assert [way.name for way in preferred_ways()][:2] == ["ddp", "fsdp2"]
-    assert [way.name for way in preferred_ways() if way.sharded] == ["fsdp2"]
+    assert [way.name for way in preferred_ways()][:3] == ["ddp", "zero2", "fsdp2"]
+    assert [way.name for way in preferred_ways() if way.sharded] == ["zero2", "fsdp2"]
 
 
 @pytest.mark.parametrize("name", ["ddp", "auto", "two words"])
@@ -62,4 +62,6 @@ def test_a_wrong_name_is_refused_with_those_that_there_are() -> None:
         chosen_way("fsdp")
     assert caught.value.code == "E005"
     assert "did you mean 'fsdp2'?" in caught.value.hint
-    assert "auto, " in caught.value.hint and "ddp, fsdp2, none" in caught.value.hint
+    assert (
+        "auto, " in caught.value.hint and "ddp, fsdp2, none, zero2" in caught.value.hint
+    )

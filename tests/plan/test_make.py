@@ -82,11 +82,18 @@ def test_compile_on_cuda_with_a_compiler_only() -> None:
     assert caught.value.code == "E003"
 
 
-def test_ddp_while_a_model_fits_then_fsdp2() -> None:
+def test_the_first_way_with_room_and_no_recomputation_before_less_communication():
+    config = Config.resolve(preset="b7", flags={"seq_length": 4096})
+    plans = [plan_for(config, gpu(gib=gib), world_size=8) for gib in (140, 48, 40)]
+    found = [(plan.parallel, plan.gradient_checkpointing) for plan in plans]
+    assert found == [("zero2", "none"), ("fsdp2", "none"), ("fsdp2", "selective")]
+
+
+def test_ddp_while_a_model_fits_then_shared_weights() -> None:
     config = Config.resolve(preset="l2:b1", flags={"seq_length": 512})
     roomy = plan_for(config, gpu(gib=140), world_size=8)
     tight = plan_for(config, gpu("NVIDIA L40S", 45, (8, 9)), world_size=8)
-    assert (roomy.parallel, tight.parallel) == ("ddp", "fsdp2")
+    assert (roomy.parallel, tight.parallel) == ("ddp", "zero2")
     assert tight.memory["optimizer"] == roomy.memory["optimizer"] // 8
     assert "does not fit" in tight.reasons["parallel"]
     asked = config.replace(parallel="fsdp2")

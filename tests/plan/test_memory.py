@@ -224,6 +224,17 @@ def test_the_bytes_of_a_parameter_by_layout() -> None:
     fsdp = states(compute_dtype="bfloat16", parallel="fsdp2", data_ranks=4)
     assert fsdp["gradients"] == total
     assert fsdp["optimizer"] == 2 * total
+    shared = {
+        way: estimate(
+            spec,
+            Layout(1, compute_dtype="bfloat16", parallel=way, data_ranks=4),
+        )
+        for way in ("zero2", "fsdp2")
+    }
+    assert states(compute_dtype="bfloat16", parallel="zero2", data_ranks=4) == fsdp
+    kept = shared["zero2"]["communication"]
+    assert 2 * total <= kept <= 2 * total + 4 * total
+    assert kept > shared["fsdp2"]["communication"]
 
 
 def test_the_bound_is_the_sum_and_grows_with_length_and_rows() -> None:

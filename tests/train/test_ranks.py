@@ -64,7 +64,7 @@ def assert_close(found, wanted, tolerance=1e-5):
     "DST-14: routing statistics and balance loss synchronised",
 )
 @pytest.mark.parametrize("model", list(MODELS))
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("parallel", ["ddp", "zero2", "fsdp2"])
 def test_two_ranks_give_the_losses_of_one(trainings, alone, model, parallel):
     found = trainings.train_on_ranks(
         f"{parallel}-{model}",

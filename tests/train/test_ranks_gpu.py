@@ -28,7 +28,7 @@ def close(found, wanted, tolerance):
     "DST-01: gradient synchronisation", "DST-14: MoE with DDP", "DST-14: MoE with ZeRO"
 )
 @pytest.mark.parametrize("model", list(MODELS))
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("parallel", ["ddp", "zero2", "fsdp2"])
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2), ("fp16", 2e-2)]
 )

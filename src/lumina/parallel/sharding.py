@@ -18,7 +18,7 @@ from torch.distributed.fsdp import (
 from lumina.parallel.way import Place
 
 
-def shard(place: Place) -> None:
+def shard(place: Place, *, stays_gathered: bool = False) -> None:
     """Shard in place: each block its own unit; embedding, norm and head the root's.
 
     A unit is gathered in one type, so a router's weight is rounded to the compute type
@@ -27,6 +27,8 @@ def shard(place: Place) -> None:
 
     Args:
         place: the network, on the meta device, and the ranks that share it.
+        stays_gathered: the weights of a block stay on every rank from its forward to
+            its backward pass, and are not gathered again between the two.
     """
     network, dtype = place.network, place.compute_dtype
     mesh = _device_mesh(place)
@@ -36,7 +38,12 @@ def shard(place: Place) -> None:
         cast_forward_inputs=False,
     )
     for block in network.backbone.blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(
+            block,
+            mesh=mesh,
+            mp_policy=policy,
+            reshard_after_forward=not stays_gathered,
+        )
     fully_shard(network, mesh=mesh, mp_policy=policy, ignored_params=set(place.whole))
     register_fsdp_forward_method(network, "logits")
 
@@ -55,10 +62,17 @@ def synchronise_gradients(network: nn.Module, wanted: bool) -> None:
     network.set_requires_gradient_sync(wanted)
 
 
-def free_gathered(network: nn.Module) -> None:
-    """Free the weights that the root gathered in a forward without a backward."""
+def keep_gathered(network: nn.Module, wanted: bool) -> None:
+    """Whether weights stay gathered after the next backward pass, for another one."""
     assert isinstance(network, FSDPModule)
-    network.reshard()
+    network.set_reshard_after_backward(not wanted)
+
+
+def free_gathered(network: nn.Module) -> None:
+    """Free the weights that stay gathered after a forward pass without a backward."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def free_all_gathered(network: nn.Module) -> None:

@@ -106,11 +106,14 @@ class Way:
         return None
 
     @classmethod
-    def communication_bytes(cls, block: int, root: int, element: int) -> int:
+    def communication_bytes(
+        cls, block: int, blocks: int, root: int, element: int
+    ) -> int:
         """Memory on each device for weights and gradients that are being exchanged.
 
         Args:
             block: parameters of the largest block.
+            blocks: of all blocks together.
             root: parameters of the embedding and the heads.
             element: bytes of a number in the compute type.
         """

@@ -278,13 +278,18 @@ def _layouts(
         decisions.values["weights_dtype"],
     )
     ways = ways_to_share(config, conditions, decisions)
-    modes = [way.name for way in fitting_ways(config, spec, ways)]
+    fitting = fitting_ways(config, spec, ways)
+    # Where weights are divided, to gather them again costs less than to compute
+    # activations again.
+    alike = [[way.name] for way in fitting if not way.sharded]
+    alike.append([way.name for way in fitting if way.sharded])
     asked = config.system.gradient_checkpointing
     checkpointing = [asked] if asked else ["none", "selective", "full"]
     tried = [
         (parallel, mode, split)
-        for parallel in modes
+        for group in alike
         for mode in checkpointing
+        for parallel in group
         for split in batching.choices
     ]
     return [

@@ -123,12 +123,12 @@ def _expected(parts: Mapping[str, int], layout: Layout) -> int:
 
 def _communication_bytes(spec: ModelSpec, layout: Layout) -> int:
     """Weights and gradients that are being exchanged, as the way of sharing says."""
-    largest = max(block_size(spec, i) for i in range(spec.num_layers))
+    sizes = [block_size(spec, i) for i in range(spec.num_layers)]
     heads = max((cost.heads(spec) for cost in costs_of(spec)), default=1)
     tables = 1 if spec.tie_embeddings else 1 + heads
     root = tables * spec.padded_vocab_size * spec.hidden_size
     return chosen_way(layout.parallel).communication_bytes(
-        largest, root, BYTES[layout.compute_dtype]
+        max(sizes), sum(sizes), root, BYTES[layout.compute_dtype]
     )
 
 

@@ -94,9 +94,11 @@ def _smaller_optimizers(
 
 def _sharded_hint(spec: ModelSpec, layout: Layout, machine: Environment) -> list[str]:
     """The fewest such devices that would hold the model, if some power of two does."""
-    sharding = next((way.name for way in preferred_ways() if way.sharded), None)
-    if sharding is None:
+    # The last of the preferred ones takes least memory.
+    names = [way.name for way in preferred_ways() if way.sharded]
+    if not names:
         return []
+    sharding = names[-1]
     for ranks in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
         sharded = replace(layout, parallel=sharding, data_ranks=ranks)
         need = estimate(spec, sharded)["bound"]

@@ -37,8 +37,8 @@ class SystemSection(Section):
     )
     parallel: str = Field(
         "auto",
-        description="how several processes share the work: auto, none, ddp, fsdp2, or "
-        "one that a plug-in registers",
+        description="how several processes share the work: auto, none, ddp, zero2, "
+        "fsdp2, or one that a plug-in registers",
     )
     precision: Literal[
         "auto",

@@ -17,11 +17,13 @@ class Sharded(Way):
     """
 
     summary = "weights, gradients and moments are divided over the processes"
-    preference = 2
+    preference = 3
     sharded = True
 
     @classmethod
-    def communication_bytes(cls, block: int, root: int, element: int) -> int:
+    def communication_bytes(
+        cls, block: int, blocks: int, root: int, element: int
+    ) -> int:
         """Two gathered blocks and the root, and the gradients of one on their way."""
         return element * (2 * block + root) + 4 * max(block, root)
 
@@ -39,7 +41,7 @@ class Sharded(Way):
         return nullcontext()
 
     def after_evaluation(self) -> None:
-        """Free the root's weights, kept gathered for a backward that does not come."""
+        """Free weights that were kept for a backward pass that does not come."""
         from lumina.parallel.sharding import free_gathered
 
         free_gathered(self.place.network)
