@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lumina.measure.adaptive.suite import Suite
 
 SUMMARY = "a fair benchmark of adaptive training: generate, tune, run, score"
 
@@ -61,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run: the held-out half, which is run once for each arm",
     )  # fmt: skip
     parser.add_argument("--plots", metavar="DIR", help="score: where SVG files go, too")
+    parser.add_argument(
+        "--by-family", action="store_true", help="score: a line for each family, too"
+    )
     parser.add_argument("--json", metavar="FILE", help="score: write the figures, too")
 
 
@@ -115,5 +122,39 @@ def run(args: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def _score(suite: object, args: argparse.Namespace) -> int:
+def _score(suite: Suite, args: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from lumina.errors import LuminaError
+    from lumina.measure.adaptive import page
+    from lumina.measure.adaptive.arms import arm_named
+    from lumina.measure.adaptive.population import sample
+    from lumina.measure.adaptive.scoring import COMPARED, groups, score
+
+    rows = suite.rows(args.half, args.trainer)
+    if COMPARED not in rows:
+        raise LuminaError(
+            "E101",
+            f"the {COMPARED} arm has no results in {args.out}",
+            f"run `lumina bench adaptive run --arm {COMPARED} --half {args.half}`",
+        )
+    scenarios = suite.scenarios(args.half)
+    scores = []
+    for arm, some in rows.items():
+        meant = scenarios if arm_named(arm).every else sample(scenarios)
+        for group, members in groups(meant, families=args.by_family).items():
+            if found := score(arm, group, members, some, rows[COMPARED]):
+                scores.append(found)
+    print(page.table(scores))
+    for arm in rows:
+        if arm_named(arm).settings.get("adaptive") == "on":
+            print(f"\n{arm}\n\n{page.goals_table(scores, arm)}")
+    if args.plots:
+        Path(args.plots).mkdir(parents=True, exist_ok=True)
+        for name, text in page.plots(scenarios, rows).items():
+            (Path(args.plots) / name).write_text(text)
+    if args.json:
+        text = json.dumps(page.as_json(scores), indent=1, allow_nan=False)
+        Path(args.json).write_text(text + "\n")
     return 0

@@ -61,7 +61,13 @@ class Arm:
     learns: bool = False
 
 
-INTERVENTIONS = ("rollback", "learning_rate", "max_grad_norm", "optimizer_moments")
+INTERVENTIONS = (
+    "rollback",
+    "lower_rate",
+    "raise_rate",
+    "tighter_clip",
+    "reset_moments",
+)
 """What an ablation takes from the orchestrator, one at a time."""
 
 ARMS: Mapping[str, Arm] = {

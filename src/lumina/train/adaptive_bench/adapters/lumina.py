@@ -68,11 +68,10 @@ class Lumina:
                     "reason": data.get("reason", ""),
                 }
                 found.decisions.append(one)
-            elif "check" in data.get("evidence", {}):
-                name = data["evidence"]["check"]
-                found.decisions.append(
-                    {"step": event["step"], "kind": name, "action": ""}
-                )
+            elif kind == "step_skipped":
+                found.decisions.append(_alarm(event, "nonfinite"))
+            elif "check" in data:
+                found.decisions.append(_alarm(event, data["check"]))
         return found
 
     def _run(self, task: Task) -> Path:
@@ -137,8 +136,12 @@ class Lumina:
             )
         if recipe.adaptive != "off":
             options["adaptive"] = recipe.adaptive
-            options["pin"] = recipe.without
+            options["adaptive_without"] = recipe.without
         return options
+
+
+def _alarm(event: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    return {"step": event["step"], "kind": kind, "action": ""}
 
 
 ADAPTERS["lumina"] = Lumina()
