@@ -87,7 +87,7 @@ def usage(runs: Runs) -> None:
 
 @shows("health_checks")
 def health(runs: Runs) -> None:
-    """Gradients that are not finite are told of once."""
+    """Gradients that are not finite are told of, and again when they go on."""
     base = {"steps": 8, "eval_fraction": 0.0}
 
     @contextmanager
@@ -101,10 +101,10 @@ def health(runs: Runs) -> None:
         return [event for event in run.events if event["kind"] == "training_health"]
 
     watched = runs.train(broken, health_checks=True, **base)
-    [alarm] = alarms(watched)
-    assert alarm["data"]["check"] == "divergence" and alarm["severity"] == "warning"
-    assert "not finite in 5 steps" in watched.printed
+    found = [(x["data"]["check"], x["severity"], x["step"]) for x in alarms(watched)]
+    assert found == [("nonfinite", "warning", 1), ("nonfinite", "error", 3)]
+    assert "not finite in 3 steps in a row" in watched.printed
     scores = watched.column("training_health_score")
-    assert scores[0] == 100 and scores[-1] == 60
+    assert scores[0] == scores[-1] == 70
     not_watched = runs.train(broken, health_checks=False, **base)
     assert not alarms(not_watched) and not not_watched.column("training_health_score")

@@ -80,7 +80,8 @@ def extra_of(run):
     with open_checkpoint(latest_good(run)) as reader:
         extra = reader.meta.extra
     memories = extra["rules"]["rules"]["training_health"]["memories"]
-    assert memories.pop("performance") and memories.pop("memory")
+    assert memories.pop("performance") and memories.pop("memory_leak")
+    assert memories.pop("data_wait") and memories.pop("resume_discontinuity")
     return extra
 
 

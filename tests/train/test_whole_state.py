@@ -36,7 +36,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path, monkeypatch) -> No
         extra["rules"]["rules"]["training_health"]["memories"] for extra in (one, other)
     )
     # What the other ones have seen is time, which no two runs share.
-    assert len(seen["exploding_gradients"]["norms"]) == 3
+    assert len(seen["exploding_gradients"]["logs"]) == 3
     assert seen["exploding_gradients"] == again["exploding_gradients"]
     assert (one["best_loss"], one["best_step"]) == (
         other["best_loss"],

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lumina.plan.plan import Plan
 from lumina.train.health.check import median, number
+from lumina.train.health.window import NORMAL, error_of_difference
 
 Phase = Literal["INITIALIZATION", "VOLATILE", "CONVERGING", "PLATEAU", "DIVERGING"]
-
-NORMAL = 1.4826
-"""Median deviation to standard deviation, of normally distributed values."""
-
-ERROR_OF_MEDIAN = 1.2533
-"""Standard error of a median, by that of a mean, of normally distributed values."""
 
 RISE, ERRORS = 0.05, 4.0
 """A loss that rises by this share, and by so many standard errors, diverges."""
@@ -89,7 +83,7 @@ def judged(losses: Sequence[float], now: Phase) -> Phase:
     was, level = median(before), median(after)
     deviations = [abs(x - was) for x in before] + [abs(x - level) for x in after]
     noise = NORMAL * median(deviations)
-    error = ERROR_OF_MEDIAN * noise * math.sqrt(2 / half)
+    error = error_of_difference(noise, half, half)
     fall = was - level
     if -fall > max(RISE * was, ERRORS * error):
         return "DIVERGING"

@@ -5,16 +5,43 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from lumina.plan.plan import Plan
 from lumina.state.events import Severity
 from lumina.train.health.check import CHECKS, Alarm, Check
-from lumina.train.health.checks import gradients, loss, machine, progress, routing
+from lumina.train.health.checks import (
+    gradients,
+    held_out,
+    loss,
+    machine,
+    nonfinite,
+    numbers,
+    oscillation,
+    progress,
+    repeated,
+    resume,
+    routing,
+)
 from lumina.train.health.phases import Phase, Phases
 
-OWN = (loss, gradients, routing, machine, progress)
+OWN = (
+    nonfinite,
+    loss,
+    gradients,
+    oscillation,
+    progress,
+    held_out,
+    repeated,
+    routing,
+    numbers,
+    machine,
+    resume,
+)
 """The files of Lumina's own checks; each registers them as it is imported."""
+
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""From the least to the greatest."""
 
 HOLDS = 50
 """Steps for which an alarm counts in the score after a check last raised it."""
@@ -31,7 +58,7 @@ class Finding:
         confidence: how sure the check is, from 0 to 1.
         text: a sentence for a person, with the figures that led to it.
         evidence: the figures.
-        new: the alarm did not hold yet in the step before.
+        new: the alarm did not hold yet in the step before, or was less severe.
     """
 
     anomaly: str
@@ -56,12 +83,14 @@ class Watching:
     Attributes:
         checks: by name.
         until: check -> the last step in which its alarm counts in the score.
+        severity: check -> the greatest severity of the alarm that holds.
         step: of the last row.
     """
 
     def __init__(self, checks: Iterable[Check], plan: Plan) -> None:
         self.checks = {check.name: check for check in checks}
         self.until: dict[str, int] = {}
+        self.severity: dict[str, Severity] = {}
         self.step = 0
         self._phases = Phases(plan)
 
@@ -115,11 +144,20 @@ class Watching:
                 alarm.confidence,
                 alarm.text,
                 dict(alarm.evidence),
-                self.until.get(name, -1) < step,
+                self._is_new(name, alarm, step),
             )
             self.until[name] = step + HOLDS
             findings.append(finding)
         return findings
+
+    def _is_new(self, name: str, alarm: Alarm, step: int) -> bool:
+        """Whether an alarm does not hold yet, or has become more severe."""
+        held = self.severity.get(name, "debug")
+        holds = self.until.get(name, -1) >= step
+        if holds and SEVERITIES.index(alarm.severity) <= SEVERITIES.index(held):
+            return False
+        self.severity[name] = alarm.severity
+        return True
 
     @property
     def holding(self) -> list[str]:
@@ -143,6 +181,7 @@ class Watching:
             {
                 "memories": memories,
                 "until": self.until,
+                "severity": self.severity,
                 "step": self.step,
                 "phases": self._phases.memory,
             }
@@ -154,5 +193,7 @@ class Watching:
             if name in self.checks:
                 self.checks[name].memory = copy.deepcopy(memory)
         self.until = {n: x for n, x in state["until"].items() if n in self.checks}
+        severity = state.get("severity", {})
+        self.severity = {name: severity.get(name, "debug") for name in self.until}
         self.step = state.get("step", 0)
         self._phases.memory = copy.deepcopy(state.get("phases", {}))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from lumina.plan.plan import Plan
 from lumina.quantities import share as in_percent
 from lumina.train.health.check import Alarm, Check, mean, median, number, register_check
+from lumina.train.health.window import line, window_of
 
 FULL = 0.97
 """Share of the device's memory that is nearly all of it."""
@@ -19,12 +21,11 @@ class MemoryPressure(Check):
     name = "memory_pressure"
     penalty = 15
     prior = 0.9
-    of_a_rank = True
-    rule = "more than 97% of the device's memory in use"
+    rule = "more than 97% of the devices' memory in use (`agreed_memory_share`)"
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare with what there is."""
-        used = number(row, "memory_utilization")
+        used = number(row, "agreed_memory_share")
         if used is None or used <= FULL:
             return None
         return Alarm(
@@ -36,21 +37,27 @@ class MemoryPressure(Check):
 
 @register_check
 class MemoryLeak(Check):
-    """Memory that will be full at its present growth."""
+    """Memory that will be full at its present growth.
+
+    The line goes through means of stretches of the run, at most the last 200 steps.
+    """
 
     name = "memory_leak"
     penalty = 15
-    of_a_rank = True
-    horizon, points, stride, straight = 1000, 20, 10, 0.9
+    horizon, points, most, straight, growth = 1000, 20, 10, 0.9, 0.005
     rule = (
-        "a line through the means of 20 times 10 steps of the share of memory in use "
-        "(R^2 of 0.9 and more) that reaches 97% within 1000 steps, and before the end "
-        "of the run"
+        "a line through 20 means of `agreed_memory_share` (each of 10 steps, in short "
+        "runs of fewer; R^2 of 0.9 and more, a growth of more than 0.5% of the "
+        "memory) that reaches 97% within 1000 steps, and before the end of the run"
     )
 
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.stride = min(max(plan.steps // (3 * self.points), 1), self.most)
+
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
-        """A mean every ten rows, and a line through the last twenty of them."""
-        used = number(row, "memory_utilization")
+        """A mean of a stretch, and a line through the last twenty of them."""
+        used = number(row, "agreed_memory_share")
         if used is None or used > FULL:
             return None
         some = self.keep("some", used, self.stride)
@@ -65,7 +72,7 @@ class MemoryLeak(Check):
         ahead = min(self.horizon, max(left, 0))
         then = means[-1] + slope * ahead / self.stride
         # What rounding moves is no trend.
-        if fit < self.straight or means[-1] - means[0] < 0.005 or then < FULL:
+        if fit < self.straight or means[-1] - means[0] < self.growth or then < FULL:
             return None
         steps = (FULL - means[-1]) / slope * self.stride
         return Alarm(
@@ -77,56 +84,89 @@ class MemoryLeak(Check):
         )
 
 
-def line(values: Sequence[float]) -> tuple[float, float]:
-    """Slope for each place, and R^2, of the line of least squares through values."""
-    count = len(values)
-    middle, level = (count - 1) / 2, mean(values)
-    over = sum((at - middle) * (x - level) for at, x in enumerate(values))
-    places = sum((at - middle) ** 2 for at in range(count))
-    total = sum((x - level) ** 2 for x in values)
-    return over / places, (over * over / (places * total) if total > 0 else 0.0)
-
-
 @register_check
 class Performance(Check):
-    """Steps that take longer than they did, or that wait for their data."""
+    """Fewer tokens in a second than the run is used to."""
 
     name = "performance"
     penalty = 10
-    of_a_rank = True
-    slower, waiting, window, first = 1.5, 0.2, 50, 20
+    prior = 0.75
+    slower, first, kept = 2.0, 5, 20
     rule = (
-        "the median time of 50 steps more than 1.5 times that of the 50 steps after "
-        "the first 20, or more than 20% of the time of 50 steps spent waiting for data"
+        "the median time of a token over a window (`agreed_step_seconds`), after the "
+        "first 5 steps, more than twice the median of the windows before, at least "
+        "two of them"
     )
 
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.window = window_of(plan)
+
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
-        """Compare once in a window."""
+        """Compare a window with those before, which a slow one does not enter."""
+        memory = self.memory
+        tokens, seconds = number(row, "tokens"), number(row, "agreed_step_seconds")
+        of_step = (tokens or 0.0) - memory.get("tokens", 0.0)
+        memory["tokens"] = tokens or 0.0
+        seen = memory["seen"] = memory.get("seen", 0) + 1
+        if seconds is None or of_step <= 0 or seen <= self.first:
+            return None
+        times = self.keep("times", seconds / of_step, self.window)
+        if len(times) < self.window:
+            return None
+        memory["times"] = []
+        now = median(times)
+        before: list[float] = memory.setdefault("windows", [])
+        usual = median(before) if before else now
+        if now <= self.slower * usual or len(before) < 2:
+            self.keep("windows", now, self.kept)
+            memory["slow"] = 0
+            return None
+        slow = memory["slow"] = memory.get("slow", 0) + 1
+        if slow > self.kept:  # this is what it is used to now
+            memory["windows"] = []
+        return Alarm(
+            f"{1 / now:,.0f} tokens in a second of {self.window} steps, and "
+            f"{1 / usual:,.0f} are usual",
+            {"now": 1 / now, "usual": 1 / usual},
+            confidence=self.sure(now / (self.slower * usual)),
+        )
+
+
+@register_check
+class DataWait(Check):
+    """Steps that wait for their data."""
+
+    name = "data_wait"
+    penalty = 10
+    of_a_rank = True
+    waiting, first = 0.2, 20
+    rule = (
+        "more than 20% of the time of a window spent waiting for data, after 20 steps"
+    )
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.window = window_of(plan)
+
+    def see(self, row: Mapping[str, Any]) -> Alarm | None:
+        """Add up once in a window."""
         seconds, wait = number(row, "step_seconds"), number(row, "data_wait_seconds")
         if seconds is None or wait is None:
             return None
-        memory = self.memory
-        seen = memory["seen"] = memory.get("seen", 0) + 1
+        seen = self.memory["seen"] = self.memory.get("seen", 0) + 1
         if seen <= self.first:
             return None
         times = self.keep("times", seconds, self.window)
         waits = self.keep("waits", wait, self.window)
         if (seen - self.first) % self.window:
             return None
-        now = median(times)
-        before = memory.setdefault("before", now)
-        if now > self.slower * before:
-            return Alarm(
-                f"the median step takes {now:.3g} s, and took {before:.3g} s at first",
-                {"seconds": now, "before": before},
-                confidence=self.sure(now / (self.slower * before)),
-            )
         part = sum(waits) / max(sum(times), 1e-9)
-        if part > self.waiting:
-            return Alarm(
-                f"steps wait for their data {in_percent(part)} of their time; raise "
-                "--num-workers or --prefetch-factor",
-                {"share": part},
-                confidence=self.sure(part / self.waiting),
-            )
-        return None
+        if part <= self.waiting:
+            return None
+        return Alarm(
+            f"steps wait for their data {in_percent(part)} of their time; raise "
+            "--num-workers or --prefetch-factor",
+            {"share": part},
+            confidence=self.sure(part / self.waiting),
+        )

@@ -1,93 +1,230 @@
-"""Experts that carry too much or nothing, and depths that are predicted badly."""
+"""Experts that carry too much or nothing, and depths that are chosen badly."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from statistics import pstdev
 from typing import Any
 
-from lumina.train.health.check import Alarm, Check, mean, register_check
+from lumina.plan.plan import Plan
+from lumina.quantities import share as in_percent
+from lumina.train.health.check import Alarm, Check, mean, number, register_check
+from lumina.train.health.window import window_of
 
-WINDOW = 50
+TOKENS = 100
+"""Assignments that an even load must give every expert in a window, before anything is
+said of it."""
 
 
-@register_check
-class ExpertImbalance(Check):
-    """A layer whose experts are used very unevenly, over many steps."""
+class ExpertLoads(Check):
+    """Averages the loads of experts over windows, and judges each window.
 
-    name = "expert_imbalance"
-    penalty = 15
-    idle, full = 0.25, 4.0
-    rule = (
-        "over 50 steps, after 100: a quarter or more of a layer's experts with less "
-        "than a tenth of an even load, or one with more than 4 times an even load"
-    )
+    The first window is left out, as routing settles. Alarms follow from two windows in
+    a row.
+    """
+
+    windows = 2
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.window = window_of(plan)
+        self.top_k = plan.spec.moe.top_k if plan.spec.moe else 1
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
-        """Average the loads of a window, one after the other."""
-        loads = row.get("moe.load")
-        memory = self.memory
+        """Add up a window."""
+        loads, memory = row.get("moe.load"), self.memory
         if not loads:
             return None
-        memory["seen"] = memory.get("seen", 0) + 1
-        if memory["seen"] <= WINDOW:  # routing settles
+        seen = memory["seen"] = memory.get("seen", 0) + 1
+        if seen <= self.window:
             return None
         sums = memory.get("sums") or [[0.0] * len(layer) for layer in loads]
+        if [len(one) for one in sums] != [len(one) for one in loads]:  # other experts
+            memory.clear()
+            return None
         memory["sums"] = [
             [a + b for a, b in zip(one, layer, strict=True)]
             for one, layer in zip(sums, loads, strict=True)
         ]
-        if memory["seen"] % WINDOW:
+        tokens = number(row, "loss_tokens") or 0.0
+        memory["tokens"] = memory.get("tokens", 0.0) + tokens * self.top_k
+        if seen % self.window:
             return None
-        found = memory.pop("sums")
-        for layer, total in enumerate(found):
-            even = [share * len(total) / WINDOW for share in total]
-            few = sum(share < 0.1 for share in even)
-            if few >= max(self.idle * len(even), 1) or max(even) > self.full:
-                return Alarm(
-                    f"over {WINDOW} steps {few} of {len(even)} experts of the routed "
-                    f"layer {layer} have less than a tenth of an even load, and the "
-                    f"fullest has {max(even):.1f} times as much",
-                    {"layer": layer, "idle": few, "fullest": max(even)},
-                    confidence=self.sure(
-                        max(few / max(self.idle * len(even), 1), max(even) / self.full)
-                    ),
-                )
-        return None
+        shares = [[x / self.window for x in layer] for layer in memory.pop("sums")]
+        assigned = memory.pop("tokens")
+        before = memory.get("before")
+        memory["before"] = shares
+        if assigned < TOKENS * max(map(len, shares)):
+            return None
+        alarm = self.judged(shares, before)
+        times = memory["times"] = memory.get("times", 0) + 1 if alarm else 0
+        return alarm if times >= self.windows else None
+
+    def judged(
+        self, shares: list[list[float]], before: list[list[float]] | None
+    ) -> Alarm | None:
+        """What is said of a window.
+
+        Args:
+            shares: of each layer, the share of the assignments of each expert.
+            before: of the window before; None: there is none.
+        """
+        raise NotImplementedError
+
+
+def floor_of(experts: int) -> float:
+    """The share below which an expert is hardly used: 1%, or a tenth of an even one."""
+    return min(0.01, 0.1 / experts)
+
+
+@register_check
+class ExpertImbalance(ExpertLoads):
+    """A layer whose experts are used very unevenly."""
+
+    name = "expert_imbalance"
+    penalty = 15
+    prior = 0.85
+    ratio, uneven, deviation, fullest = 10.0, 1.5, 0.3, 4.0
+    rule = (
+        "in two windows in a row, after the first: a layer whose fullest expert has "
+        "more than 10 times the share of its emptiest (an expert without a token "
+        "makes that infinite) and more than 1.5 times an even one, or more than 4 "
+        "times an even one; or whose shares have a standard deviation of more than "
+        "0.3. An even load must give every expert 100 assignments in a window"
+    )
+
+    def judged(
+        self, shares: list[list[float]], before: list[list[float]] | None
+    ) -> Alarm | None:
+        """The layer that is the most uneven."""
+        worst: tuple[float, int] = (0.0, 0)
+        for layer, found in enumerate(shares):
+            even = max(found) * len(found)
+            ratio = max(found) / min(found) if min(found) > 0 else math.inf
+            excess = max(pstdev(found) / self.deviation, even / self.fullest)
+            if even > self.uneven:
+                excess = max(excess, min(ratio / self.ratio, 10.0))
+            worst = max(worst, (excess, layer))
+        excess, layer = worst
+        if excess <= 1:
+            return None
+        most, least = max(shares[layer]), min(shares[layer])
+        return Alarm(
+            f"over {self.window} steps the fullest expert of the routed layer {layer} "
+            f"has {in_percent(most)} of the tokens and the emptiest "
+            f"{in_percent(least)}; even would be {in_percent(1 / len(shares[layer]))}",
+            {"layer": layer, "most": most, "least": least},
+            confidence=self.sure(excess),
+        )
+
+
+@register_check
+class DeadExperts(ExpertLoads):
+    """Experts that hardly a token goes to, and ever fewer."""
+
+    name = "dead_experts"
+    penalty = 15
+    prior = 0.8
+    rule = (
+        "in two windows in a row, after the first: an expert with less than 1% of the "
+        "assignments of its layer (with more than 10 experts, than a tenth of an even "
+        "share) and no more than in the window before; the same least load as for "
+        "`expert_imbalance`"
+    )
+
+    def judged(
+        self, shares: list[list[float]], before: list[list[float]] | None
+    ) -> Alarm | None:
+        """All experts that are dead, or dying."""
+        if before is None:
+            return None
+        dead = [
+            (layer, expert)
+            for layer, found in enumerate(shares)
+            for expert, share in enumerate(found)
+            if share < floor_of(len(found)) and share <= before[layer][expert]
+        ]
+        if not dead:
+            return None
+        layer, expert = dead[0]
+        share, floor = shares[layer][expert], floor_of(len(shares[layer]))
+        return Alarm(
+            f"{len(dead)} of the experts have hardly a token; the first is expert "
+            f"{expert} of the routed layer {layer}, with {in_percent(share)}",
+            {"count": len(dead), "layer": layer, "expert": expert, "share": share},
+            confidence=self.sure(floor / max(share, floor / 10)),
+        )
 
 
 @register_check
 class DepthRouting(Check):
-    """A predictor of chosen tokens that is worse than a guess."""
+    """Depths that are chosen badly: too few tokens, too many, or badly predicted.
+
+    Where the number of chosen tokens is set, their share says nothing: it is judged
+    where a threshold chooses, and so differs from the capacity.
+    """
 
     name = "depth_routing"
     penalty = 10
-    margin = 0.05
+    margin, low, many, own = 0.05, 0.3, 0.8, 0.02
     rule = (
-        "over 50 steps, after 200: a layer's predictor right less often, by 0.05, than "
-        "one that always says the more frequent answer"
+        "over a window, after four: a layer's predictor right less often, by 0.05, "
+        "than one that always says the more frequent answer; or, where the share of "
+        "computed tokens is not the capacity that is set, a share below 0.3 or above "
+        "0.8"
     )
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.window = window_of(plan)
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare accuracy and ratio of the last rows, once in a window."""
-        accuracy, ratio = (
-            row.get("mod.predictor_accuracy"),
-            row.get("mod.selected_ratio"),
-        )
-        if not accuracy or not ratio:
+        ratio = row.get("mod.selected_ratio")
+        if not ratio:
             return None
-        pairs = self.keep("pairs", [accuracy, ratio], WINDOW)
+        right = row.get("mod.predictor_accuracy") or [None] * len(ratio)
+        pairs = self.keep("pairs", [right, ratio], self.window)
         seen = self.memory["seen"] = self.memory.get("seen", 0) + 1
-        if seen < 4 * WINDOW or seen % WINDOW:
+        if seen < 4 * self.window or seen % self.window:
             return None
-        for layer in range(len(accuracy)):
-            right = mean([one[0][layer] for one in pairs])
+        for layer in range(len(ratio)):
             share = mean([one[1][layer] for one in pairs])
-            guess = max(share, 1 - share)
-            if right < guess - self.margin:
-                return Alarm(
-                    f"the predictor of layer {layer} is right for {right:.1%} of the "
-                    f"tokens, and saying always the same would be for {guess:.1%}",
-                    {"layer": layer, "accuracy": right, "guess": guess},
-                    confidence=self.sure((guess - right) / self.margin),
-                )
+            known = [one[0][layer] for one in pairs if one[0][layer] is not None]
+            alarm = self._share(layer, share)
+            if alarm is None and len(known) == len(pairs):
+                alarm = self._predictor(layer, mean(known), share)
+            if alarm is not None:
+                return alarm
         return None
+
+    def _share(self, layer: int, share: float) -> Alarm | None:
+        """Whether a threshold takes too few tokens, or too many."""
+        mod = self.plan.spec.mod
+        if mod is None:
+            return None
+        set_by_plan = (mod.capacity, *mod.ladder, *mod.schedule)
+        if any(abs(share - one) < self.own for one in set_by_plan):
+            return None
+        if self.low <= share <= self.many:
+            return None
+        what = "only" if share < self.low else "as much as"
+        excess = self.low / max(share, 1e-3) if share < self.low else share / self.many
+        return Alarm(
+            f"layer {layer} computes {what} {in_percent(share)} of the tokens",
+            {"layer": layer, "ratio": share},
+            confidence=self.sure(excess),
+        )
+
+    def _predictor(self, layer: int, right: float, share: float) -> Alarm | None:
+        """Whether the predictor is worse than a guess."""
+        guess = max(share, 1 - share)
+        if right >= guess - self.margin:
+            return None
+        return Alarm(
+            f"the predictor of layer {layer} is right for {right:.1%} of the "
+            f"tokens, and saying always the same would be for {guess:.1%}",
+            {"layer": layer, "accuracy": right, "guess": guess},
+            confidence=self.sure((guess - right) / self.margin),
+        )

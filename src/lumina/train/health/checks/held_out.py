@@ -1,0 +1,130 @@
+"""What evaluations say: overfitting, and what was learned and is lost again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lumina.plan.plan import Plan
+from lumina.train.health.check import Alarm, Check, median, number, register_check
+from lumina.train.health.window import level, window_of
+
+
+@register_check
+class Overfitting(Check):
+    """The training loss falls while the held-out loss rises."""
+
+    name = "overfitting"
+    penalty = 15
+    prior = 0.8
+    share, times = 0.01, 2
+    rule = (
+        "two evaluations in a row with a held-out loss more than 1% above the lowest "
+        "so far and not falling, while the mean training loss between evaluations is "
+        "lower than it was before that one"
+    )
+
+    def see(self, row: Mapping[str, Any]) -> Alarm | None:
+        """Add up the training loss between evaluations."""
+        loss = number(row, "loss")
+        if loss is not None:
+            count, total = self.memory.get("sum", [0, 0.0])
+            self.memory["sum"] = [count + 1, total + loss]
+        return None
+
+    def see_evaluation(self, step: int, metrics: Mapping[str, Any]) -> Alarm | None:
+        """Compare with the evaluation that was the best."""
+        found, memory = number(metrics, "eval_loss"), self.memory
+        count, total = memory.pop("sum", [0, 0.0])
+        if found is None or not count:
+            return None
+        trained, last = total / count, memory.get("last", found)
+        memory["last"] = found
+        best, then = memory.get("best", [None, None])
+        if best is None or found < best:
+            memory |= {"best": [found, trained], "times": 0}
+            return None
+        worse = found > (1 + self.share) * best and found >= last and trained < then
+        memory["times"] = memory.get("times", 0) + 1 if worse else 0
+        if memory["times"] < self.times:
+            return None
+        return Alarm(
+            f"the held-out loss rose from {best:.4f} to {found:.4f}, while the "
+            f"training loss fell from {then:.4f} to {trained:.4f}",
+            {"best": best, "held_out": found, "before": then, "trained": trained},
+            confidence=self.sure((found / best - 1) / self.share / 2),
+        )
+
+
+@register_check
+class Forgetting(Check):
+    """An accuracy that drops at once, or a source that is predicted worse than it was.
+
+    The accuracy of the training tokens is compared with a window before, that of
+    evaluations with the best so far, and so is the held-out loss of each source.
+    """
+
+    name = "forgetting"
+    penalty = 20
+    prior = 0.85
+    share, deviations, in_a_row = 0.15, 5.0, 5
+    rule = (
+        "a median token accuracy of 5 steps more than 5 robust standard deviations "
+        "and more than 15% below that of the window before; an evaluation with an "
+        "accuracy more than 15% below its best, or with the held-out loss of a source "
+        "more than 15% above its lowest"
+    )
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.window = window_of(plan)
+
+    def see(self, row: Mapping[str, Any]) -> Alarm | None:
+        """Compare the last steps with the window before."""
+        right, memory = number(row, "token_accuracy"), self.memory
+        if right is None:
+            return None
+        latest = self.keep("latest", right, self.in_a_row + 1)
+        if len(latest) <= self.in_a_row:
+            return None
+        before: list[float] = memory.setdefault("accuracies", [])
+        now = median(latest[1:])
+        if len(before) == self.window:
+            usual = level(before)
+            low = usual.middle - max(
+                self.deviations * usual.spread, self.share * usual.middle
+            )
+            if now < low:
+                memory["times"] = memory.get("times", 0) + 1
+                if memory["times"] > self.window:  # a new level
+                    memory.clear()
+                return self._dropped("token accuracy", usual.middle, now)
+        memory["times"] = 0
+        self.keep("accuracies", latest[0], self.window)
+        return None
+
+    def see_evaluation(self, step: int, metrics: Mapping[str, Any]) -> Alarm | None:
+        """Compare with the best of each figure."""
+        alarm = None
+        best: dict[str, float] = self.memory.setdefault("best", {})
+        for key in sorted(metrics):
+            found = number(metrics, key)
+            if found is None:
+                continue
+            if key.endswith("eval_accuracy"):
+                most = best[key] = max(found, best.get(key, found))
+                if found < (1 - self.share) * most:
+                    alarm = alarm or self._dropped(f"`{key}`", most, found)
+            elif key.startswith("source.") and key.endswith(".eval_loss"):
+                least = best[key] = min(found, best.get(key, found))
+                if found > (1 + self.share) * least:
+                    alarm = alarm or self._dropped(f"`{key}`", least, found)
+        return alarm
+
+    def _dropped(self, what: str, before: float, now: float) -> Alarm:
+        change = abs(now - before) / before
+        return Alarm(
+            f"the {what} went from {before:.4f} to {now:.4f}: what was learned is lost",
+            {"before": before, "now": now},
+            confidence=self.sure(change / self.share),
+        )
