@@ -216,7 +216,7 @@ def test_a_leak_is_told_of_before_the_memory_is_full():
     assert line([1.0, 1.0]) == (0.0, 0.0)
 
 
-@pytest.mark.covers("MON-08: imbalance", "ORC-09", "CON-15")
+@pytest.mark.covers("MON-08: imbalance", "ORC-09")
 def test_uneven_experts_are_told_of():
     rows = recorded()["experts"]
     assert not named(rows)
