@@ -85,9 +85,10 @@ def modes(runs: Runs) -> None:
 )
 def limits(runs: Runs) -> None:
     """What is beyond a limit is not done, and the decision says why."""
-    without = {"adaptive_without": ("reset_moments",)}
+    without = {"adaptive_without": ("reset_moments", "rollback_lower_rate")}
+    without |= {"adaptive_levels": (1, 2, 3)}
     found = [
-        ({"adaptive_levels": (1, 3)}, "level 2 is not among adaptive_levels"),
+        ({"adaptive_levels": (1,)}, "level 2 is not among adaptive_levels"),
         ({"adaptive_confidence_undo": 0.96} | without, "0.95 is below 0.96"),
     ]
     with alarm("divergence", *range(1, 9)):
@@ -96,7 +97,8 @@ def limits(runs: Runs) -> None:
             assert run.column("learning_rate") == [3e-3] * 3
             assert decisions(run)[0]["action"] == "nothing"
             assert why in decisions(run)[0]["reason"]
-        base = {"adaptive": "on", "adaptive_without": ("lower_rate",)}
+        base = {"adaptive": "on", "adaptive_levels": (2,)}
+        base |= {"adaptive_without": ("lower_rate",)}
         run = runs.train(**base)
         assert [d["action"] for d in decisions(run)] == ["reset_moments"]
         run = runs.train(**base, adaptive_confidence_rollback=0.96)
@@ -127,3 +129,20 @@ def reports(runs: Runs) -> None:
     told = [e for e in every.events if e["kind"] == "health_check"]
     assert [event["step"] for event in told] == [2, 4]
     assert told[0]["data"]["score"] == 100 and told[0]["data"]["decisions"] == 0
+
+
+@shows("adaptive_rollbacks")
+def rollbacks(runs: Runs) -> None:
+    """The run goes back as often as it may, and its account outlives that."""
+    base = {"adaptive": "on", "adaptive_levels": (3,), "adaptive_cooldown_steps": 2}
+    base |= {"steps": 10, "save_every_n_batches": 1, "save_total_limit": 9}
+    with alarm("divergence", *range(4, 11)):
+        once, never = runs.both("adaptive_rollbacks", 1, 0, **base)
+    assert [e["kind"] for e in never.events].count("rolled_back") == 0
+    (back,) = [e for e in once.events if e["kind"] == "rolled_back"]
+    assert back["step"] < 5
+    assert once.rows[-1]["rollbacks_performed"] == 1
+    assert [row["step"] for row in once.rows] == list(range(1, 11))
+    assert once.rows[-1]["learning_rate"] == 1.5e-3
+    told = [d["reason"] for d in decisions(once) if d["action"] == "nothing"]
+    assert any("the run went back 1 times" in reason for reason in told)

@@ -21,6 +21,9 @@ class Adjustable:
         mod_capacity: share of tokens of Mixture-of-Depths blocks; None: as planned.
         source_weights: the share of each source of a mixture; None: as they are set.
         next_phase: the phase that the run goes on to before its next step.
+        rewarm: the step at which the rate began to warm up again, the steps that it
+            takes, and the share of the rate that it begins with; None: it does not.
+        ending: why the run ends before its next step; None: it goes on.
         rollback: takes the run back before its next step; None where no run trains.
     """
 
@@ -31,4 +34,21 @@ class Adjustable:
     mod_capacity: float | None = None
     source_weights: dict[str, float] | None = None
     next_phase: str | None = None
+    rewarm: tuple[int, int, float] | None = None
+    ending: Mapping[str, Any] | None = None
     rollback: Callable[[Mapping[str, Any]], None] | None = None
+
+    def warmed(self, step: int) -> float:
+        """The share of the rate that a rate which warms up again has reached.
+
+        Args:
+            step: completed steps.
+        """
+        if self.rewarm is None:
+            return 1.0
+        begin, steps, share = self.rewarm
+        return share + (1.0 - share) * min(max((step - begin) / steps, 0.0), 1.0)
+
+    def rate_scale(self, step: int) -> float:
+        """What the schedule is multiplied by after `step` completed steps."""
+        return self.learning_rate_scale * self.warmed(step)

@@ -35,6 +35,7 @@ def _no_scheduler(state: State) -> State:
     """Without what controls made of the learning rate."""
     live = dict(state.extra.get("live", {}))
     live.pop("learning_rate_scale", None)
+    live.pop("rewarm", None)
     journal = [
         change | {"outcome": "set aside: the schedule began anew"}
         if change["name"] == "learning_rate" and change["outcome"] == "applied"

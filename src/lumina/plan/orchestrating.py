@@ -30,6 +30,7 @@ def decide_orchestrator(config: Config, decisions: Decisions) -> None:
             ],
             "cooldown_steps": asked.adaptive_cooldown_steps or usual,
             "cooldown_tokens": asked.adaptive_cooldown_tokens,
+            "rollbacks": asked.adaptive_rollbacks,
             "without": list(asked.adaptive_without),
             "report_every": asked.health_check_interval,
         }

@@ -23,6 +23,7 @@ from lumina.state.state import State
 from lumina.train.best import Best
 from lumina.train.controls import Change, Controls, control_named
 from lumina.train.controls.apply_change import program_for, set_in
+from lumina.train.controls.ending import reason_of
 from lumina.train.evaluations import Evaluations
 from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.recorder import Recorder
@@ -143,6 +144,13 @@ class Loop:
                     feed.close()
                     feed = self._feed()
                     ring.clock.restart()
+                if self.program.live.ending is not None:
+                    self._record_all(ring)
+                    self._phase_ends = True
+                    self.reason = reason_of(
+                        self.program.live.ending, self.progress.step
+                    )
+                    break
                 if self.program.live.next_phase is not None:
                     self._end_phase()
                     break
@@ -248,12 +256,15 @@ class Loop:
 
     def _known(self, batches: Any, waited: float) -> dict[str, Any]:
         """What the host knows of the step just launched."""
-        rate = learning_rate_at(self.plan, self.progress.step - 1)
+        before = self.progress.step - 1
+        rate = learning_rate_at(self.plan, before) * self.program.live.rate_scale(
+            before
+        )
         return {
             "step": self.progress.step,
             "tokens": self.progress.tokens,
             "epoch": batches.epoch,
-            "learning_rate": rate * self.program.live.learning_rate_scale,
+            "learning_rate": rate,
             "data_wait_seconds": waited,
             "step_tokens": batches.tokens,
             "loss_tokens": batches.loss_tokens,

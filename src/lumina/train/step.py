@@ -89,7 +89,7 @@ def train_step(
         what the model counted (`Program.counts`), summed over ranks.
     """
     plan, live, mesh = program.plan, program.live, program.mesh
-    live.learning_rate.fill_(learning_rate_at(plan, step) * live.learning_rate_scale)
+    live.learning_rate.fill_(learning_rate_at(plan, step) * live.rate_scale(step))
     torch.manual_seed(_dropout_seed(plan.seed, step, mesh.tokens.rank))
     for kind in program.kinds:
         kind.before(program, step)

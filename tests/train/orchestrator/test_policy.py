@@ -13,7 +13,13 @@ from programs import tiny_plan
 
 COOLDOWN = 5
 
-VALUES = {"learning_rate": 1e-3, "max_grad_norm": 1.0, "optimizer_moments": "kept"}
+VALUES: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "max_grad_norm": 1.0,
+    "optimizer_moments": "kept",
+    "rewarm": {"steps": 1, "share": 0.999},
+    "rollback": None,
+}
 
 
 class Made:
@@ -119,7 +125,7 @@ def test_what_made_things_worse_is_undone_and_not_done_again() -> None:
     assert made.values["learning_rate"] == 1e-3
     assert made.changes[1].undoes == 1
     made.run(40, falling).run(1, falling, "divergence")
-    assert made.decided()[-1][1] == "reset_moments", "the rate is not lowered again"
+    assert made.decided()[-1][1] == "rollback_lower_rate", "not what was worse"
 
 
 def test_a_loss_as_expected_is_kept_and_not_undone() -> None:

@@ -50,6 +50,9 @@ class AdaptiveSection(Section):
         ge=0,
         description="tokens that have to pass between two changes, besides the steps",
     )
+    adaptive_rollbacks: int = Field(
+        3, ge=0, description="most times that --adaptive goes back in a run"
+    )
     adaptive_without: tuple[str, ...] = Field(
         (), description="actions that --adaptive does not take, such as reset_moments"
     )

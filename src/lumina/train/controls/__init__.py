@@ -6,12 +6,16 @@ own: a plug-in file, or a line in the list of imports below.
 
 from lumina.train.controls import (
     depth,
+    ending,
+    evaluating,
     experts,
     layout,
     mixture,
     moments,
     optimizer,
     phases,
+    regularisation,
+    rewarm,
     rollback,
 )
 from lumina.train.controls.change import Change
@@ -29,5 +33,18 @@ __all__ = [
     "register_control",
 ]
 
-OWN = (optimizer, layout, experts, depth, mixture, phases, moments, rollback)
+OWN = (
+    optimizer,
+    layout,
+    experts,
+    depth,
+    mixture,
+    phases,
+    moments,
+    rollback,
+    ending,
+    evaluating,
+    regularisation,
+    rewarm,
+)
 """The files of Lumina's own controls; each registers them as it is imported."""

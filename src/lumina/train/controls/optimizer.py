@@ -26,8 +26,7 @@ class LearningRate(Control):
 
     def now(self, program: Program, step: int) -> float:
         """The rate of the next step."""
-        scale = program.live.learning_rate_scale
-        return learning_rate_at(program.plan, step) * scale
+        return learning_rate_at(program.plan, step) * program.live.rate_scale(step)
 
     def apply(
         self, program: Program, change: Change, step: int, undone: Change | None
@@ -38,6 +37,7 @@ class LearningRate(Control):
             LuminaError: E005 where the schedule is at 0, which no factor changes.
         """
         live, scheduled = program.live, learning_rate_at(program.plan, step)
+        scheduled *= live.warmed(step) or 1.0
         change.old_scale = live.learning_rate_scale
         if undone is not None and undone.old_scale is not None:
             live.learning_rate_scale = undone.old_scale

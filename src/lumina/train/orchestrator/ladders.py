@@ -4,16 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_UNSTABLE = (
+    "tighter_clip",
+    "lower_rate",
+    "reset_moments",
+    "rollback",
+    "rollback_lower_rate",
+)
+"""Against a loss or gradients that jump and stay."""
+
 LADDERS: Mapping[str, tuple[str, ...]] = {
     "loss_spike": ("nothing", "tighter_clip", "reset_moments", "lower_rate"),
-    "severe_loss_spike": ("tighter_clip", "reset_moments", "lower_rate"),
-    "exploding_gradients": ("tighter_clip", "reset_moments", "lower_rate"),
-    "oscillation": ("nothing", "lower_rate"),
-    "divergence": ("lower_rate", "reset_moments"),
-    "nonfinite": ("lower_rate",),
-    "plateau": ("raise_rate",),
-    "slow_learning": ("raise_rate",),
+    "severe_loss_spike": ("nothing", *_UNSTABLE),
+    "exploding_gradients": _UNSTABLE,
+    "oscillation": ("nothing", "lower_rate", "rewarm"),
+    "divergence": (
+        "lower_rate",
+        "rollback_lower_rate",
+        "reset_moments",
+        "rollback_lower_rate",
+        "stop_with_diagnosis",
+    ),
+    "nonfinite": (
+        "nothing",
+        "lower_rate",
+        "rollback_lower_rate",
+        "stop_with_diagnosis",
+    ),
     "attention_logits": ("nothing", "lower_rate"),
+    "plateau": ("raise_rate", "add_expert", "less_weight_decay"),
+    "slow_learning": ("raise_rate",),
+    "convergence": ("evaluate_more",),
+    "overfitting": (
+        "evaluate_more",
+        "more_weight_decay",
+        "more_dropout",
+        "stop_early",
+    ),
+    "forgetting": ("nothing", "lower_rate", "rollback_lower_rate"),
+    "expert_imbalance": (
+        "nothing",
+        "more_capacity",
+        "router_jitter",
+        "higher_temperature",
+        "expert_dropout",
+    ),
+    "dead_experts": ("nothing", "router_jitter", "expert_dropout", "prune_expert"),
+    "depth_routing": ("more_depth_capacity", "less_depth_capacity"),
 }
 """Anomaly -> names of actions in the order in which they are tried. An anomaly without
 a ladder is only told of. A name that no file has registered is passed over."""

@@ -160,7 +160,7 @@ class Policy:
         if decision.action != UNDO:
             if memory["trial"] is not None:
                 self._end_trial(f"{decision.action} followed before it was measured")
-            self._act(change.step or decision.step)
+            self._act(memory["step"])
             self._try(decision, change, self.limits.cooldown_steps)
 
     def rolled_back(self, step: int, then: Mapping[str, Any] | None) -> None:
@@ -173,9 +173,16 @@ class Policy:
         memory = self.memory
         kept = [point for point in memory["losses"] if point[0] <= step]
         memory["losses"] = then["memory"]["losses"] if then else kept
-        memory["step"], memory["trial"], memory["undo"] = step, None, None
+        memory["tokens"] = then["memory"]["tokens"] if then else 0
+        memory["step"], memory["undo"] = step, None
         if memory["acted"] is not None:
-            memory["acted"] = [step, 0]
+            self._act(step)
+        trial = memory["trial"]
+        if trial is not None and trial["control"] == ROLLBACK:
+            begin = step + self.limits.cooldown_steps + 1
+            memory["trial"] = trial | {"begin": begin, "losses": [], "broken": 0}
+        elif trial is not None:
+            self._end_trial("the run went back to an earlier step")
         self.episodes.rolled_back(step)
         self.predictions.drop()
 
@@ -241,7 +248,7 @@ class Policy:
                 return None
             proposal = action.proposal(finding, now, self.plan)
             if proposal is None:
-                why.append(f"{action.name}: it is at its bound")
+                why.append(f"{action.name}: at its bound, or of no use here")
                 continue
             self.episodes.climb(finding.anomaly, rung + 1)
             return self._ask(finding, action, proposal, now)
@@ -327,7 +334,7 @@ class Policy:
     def _try(self, decision: Decision, change: Change | None, pause: int) -> None:
         """Begin to measure what comes of a decision."""
         curve = forecast(self.memory["losses"])
-        begun = decision.step if change is None else change.step or decision.step
+        begun = self.memory["step"]
         self.memory["trial"] = Trial(
             number=decision.number,
             anomaly=decision.anomaly,

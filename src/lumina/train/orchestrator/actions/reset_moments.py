@@ -18,5 +18,7 @@ class ResetMoments(Action):
     reversal = "rollback"
 
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
-        """Always the same change."""
-        return self.changed(finding, "reset", "reset the moments of the optimizer")
+        """With a new warm-up of a cooldown, since the first steps know no scale yet."""
+        steps = int(plan.orchestrator["cooldown_steps"])
+        what = "reset the moments of the optimizer"
+        return self.changed(finding, {"rewarm": steps}, what)
