@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from tiny_runs import Around
+
+ERROR = "CUDA out of memory. Injected."
 
 Fits = Callable[[Program], bool]
 
@@ -29,7 +32,7 @@ def short(fits: Fits, at: int = 0, where: str = "forward") -> Around:
             block = program.network.backbone.blocks[-1]
 
             def fail(*_: Any) -> None:
-                raise torch.OutOfMemoryError("CUDA out of memory. Injected.")
+                raise torch.OutOfMemoryError(ERROR)
 
             def fail_later(module: Any, arguments: Any, output: Any) -> None:
                 output[0].register_hook(fail)
@@ -48,3 +51,52 @@ def short(fits: Fits, at: int = 0, where: str = "forward") -> Around:
 
 def at_most(rows: int) -> Fits:
     return lambda program: program.plan.micro_batch_size <= rows
+
+
+def fail_on_ranks(
+    ranks: tuple[int, ...],
+    where: str,
+    rows: int,
+    *,
+    forward: int = 1,
+    step: int = 2,
+) -> None:
+    """In the child: injected failures on some ranks, until a forward has few rows.
+
+    Args:
+        ranks: that fail.
+        where: "forward" (in the last block), "loss" or "backward" (of the last block).
+        rows: of a forward that fits.
+        forward: of the step in which they fail, counted from 1.
+        step: from which on they fail, counted from 1.
+    """
+    from lumina.train import loop
+
+    if int(os.environ["RANK"]) not in ranks:
+        return
+    take, calls = loop.train_step, [0]
+
+    def fail(*_: Any) -> None:
+        calls[0] += 1
+        if calls[0] == forward:
+            raise torch.OutOfMemoryError(ERROR)
+
+    def later(module: Any, arguments: Any, output: Any) -> None:
+        output[0].register_hook(fail)
+
+    def taken(program: Program, batches: StepBatches, done: int, **rest: Any) -> Any:
+        calls[0] = 0
+        network = program.network
+        if done + 1 < step or program.plan.micro_batch_size <= rows:
+            return take(program, batches, done, **rest)
+        if where == "loss":
+            held = network.objective.register_forward_pre_hook(fail)
+        else:
+            hook = fail if where == "forward" else later
+            held = network.backbone.blocks[-1].register_forward_hook(hook)
+        try:
+            return take(program, batches, done, **rest)
+        finally:
+            held.remove()
+
+    loop.train_step = taken

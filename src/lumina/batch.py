@@ -82,22 +82,43 @@ class Batch:
 
     def first(self, rows: int) -> Batch:
         """Its first rows, as a batch of their own."""
-        tasks, left = self.task_rows, rows
+        return self.rows(0, rows)
+
+    def rows(self, begin: int, end: int) -> Batch:
+        """Some of its rows, as a batch of their own."""
+        tasks, done = self.task_rows, 0
         if tasks is not None:  # rows stand in the order of their tasks
             counts = []
             for count in tasks:
-                counts.append(min(count, left))
-                left -= counts[-1]
+                counts.append(max(0, min(done + count, end) - max(done, begin)))
+                done += count
             tasks = tuple(counts)
-        end = rows * self.input_ids.shape[1]
         cut: dict[str, Any] = {
-            f.name: value[:rows]
+            f.name: value[begin:end]
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        starts = self.cu_seqlens.clamp(max=end)
+        length = self.input_ids.shape[1]
+        starts = self.cu_seqlens.clamp(begin * length, end * length) - begin * length
+        before = int((starts == 0).sum()) - 1 if begin else 0
+        if before > 0:  # documents that end before these rows
+            filled = starts[-1:].expand(before)
+            starts = torch.cat([starts[before:], filled])
         cut |= {"cu_seqlens": starts, "task_rows": tasks, "base_outputs": None}
         return replace(self, **cut)
+
+    def parts(self, count: int) -> list[Batch]:
+        """Its rows in at most so many batches of equal size; the last may be smaller.
+
+        Args:
+            count: from 1; 1 gives the batch itself.
+        """
+        rows = len(self.input_ids)
+        if count == 1 or rows < 2:
+            return [self]
+        size = -(-rows // count)
+        begins = range(0, rows, size)
+        return [self.rows(begin, min(begin + size, rows)) for begin in begins]
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for asynchronous copies to a GPU."""

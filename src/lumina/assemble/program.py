@@ -178,6 +178,12 @@ class Program:
         return self.way.sharded
 
     @property
+    def captures_alone(self) -> bool:
+        """Whether no rank waits for another one while its State is captured."""
+        meets = self.sharded or self.network.recurrent or self.vocabulary is not None
+        return self.ranks.world_size == 1 or not meets
+
+    @property
     def kept_in(self) -> torch.dtype:
         """Type of the network's weights between steps, but for routers and tables."""
         if self.weights_dtype != torch.float32 or not self.way.masters_apart:

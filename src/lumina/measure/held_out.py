@@ -15,6 +15,7 @@ from lumina.batch import Batch
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.data.stream import eval_batches
+from lumina.memory_shortage import shortage_code, shortage_text
 from lumina.model.kinds.tasks import STATISTICS as TASK_STATISTICS
 from lumina.parallel.mesh import Mesh, RankGroup
 
@@ -30,6 +31,18 @@ BATCH_TOKENS = 16384
 
 _AGREE_EVERY = 4
 """Batches after which ranks agree whether to stop; it takes a small exchange."""
+
+
+class EvaluationShortError(MemoryError):
+    """An evaluation lacked memory on some rank; every rank left it at the same place.
+
+    Attributes:
+        code: E201 of a device, E202 of the host.
+    """
+
+    def __init__(self, text: str, code: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class EvaluationStoppedError(Exception):
@@ -112,6 +125,8 @@ def held_out_loss(
     sources: Sequence[str] = (),
     watched: Sequence[str] = (),
     stop: Callable[[], bool] | None = None,
+    parts: int = 1,
+    meets: bool = False,
 ) -> HeldOut:
     """Mean loss of `model` over `batches`, in evaluation mode.
 
@@ -128,8 +143,12 @@ def held_out_loss(
         watched: sources that do not count in the loss of all.
         stop: called between batches: whether to leave. Ranks agree on the answer, so
             that none of them waits in a forward for one that has left.
+        parts: a forward takes a batch in so many parts, which need less memory.
+        meets: ranks meet in every forward, so that one that lacks memory there cannot
+            wait for the others.
 
     Raises:
+        EvaluationShortError: a forward lacked memory on any rank.
         EvaluationStoppedError: `stop` said so on any rank.
     """
     mesh = mesh or Mesh()
@@ -140,34 +159,48 @@ def held_out_loss(
     table = torch.zeros(max(len(sources), 1), 5, dtype=torch.float64, device=device)
     by_task: Tensor | None = None
     puzzles = judged = False
+    short: tuple[str, str] | None = None  # why this rank has left out forwards
     was_training = model.training
     model.eval()
     try:
         for number, batch in enumerate(batches):
             if stop is not None and number % agree_every == 0 and everyone.any_(stop()):
                 raise EvaluationStoppedError
-            losses, aux = model(batch.to(device))
             # Read from the batch on the CPU, so that nothing waits for the device.
             ids = batch.source_ids if sources else None
             sums = table[0 if ids is None else int(ids[0])]
-            found = aux.get(TASK_STATISTICS)
-            if found is not None:
-                by_task = found.double() if by_task is None else by_task + found
-            sums[0] += losses.loss_sum
-            sums[1] += losses.weight_sum
-            if "correct" in losses.terms:
-                judged = True
-                sums[2] += losses.terms["correct"]
-            if "exact" in losses.terms:
-                puzzles = True
-                sums[3] += losses.terms["exact"]
-            if "segments" in losses.terms:
-                sums[4] += losses.terms["segments"]
-            if score is not None:
-                given = losses.terms["answers"].to(torch.uint8)
-                answers.append((given, losses.terms["q_halt"].float()))
+            given: list[tuple[Tensor, Tensor]] = []
+            for part in batch.parts(parts) if short is None else ():
+                try:
+                    losses, aux = model(part.to(device))
+                except Exception as error:
+                    code = shortage_code(error)
+                    if code is None or (meets and everyone.size > 1):
+                        raise
+                    short = shortage_text(error), code
+                    break
+                found = aux.get(TASK_STATISTICS)
+                if found is not None:
+                    by_task = found.double() if by_task is None else by_task + found
+                sums[0] += losses.loss_sum
+                sums[1] += losses.weight_sum
+                if "correct" in losses.terms:
+                    judged = True
+                    sums[2] += losses.terms["correct"]
+                if "exact" in losses.terms:
+                    puzzles = True
+                    sums[3] += losses.terms["exact"]
+                if "segments" in losses.terms:
+                    sums[4] += losses.terms["segments"]
+                if score is not None:
+                    answer = losses.terms["answers"].to(torch.uint8)
+                    given.append((answer, losses.terms["q_halt"].float()))
+            if given:
+                answers.append(_rows_of(given))
     finally:
         model.train(was_training)
+    if everyone.any_(short is not None):
+        raise EvaluationShortError(*(short or ("another rank has no memory", "E201")))
     mesh.tokens.sum_(table)
     counted = [n for n, name in enumerate(sources or ("",)) if name not in watched]
     loss, tokens, correct, exact, segments = table[counted].sum(0).tolist()
@@ -181,6 +214,14 @@ def held_out_loss(
         tasks={} if by_task is None else _by_name(tasks, mesh.tokens.sum_(by_task)),
         sources=_by_source(sources, table, judged),
     )
+
+
+def _rows_of(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The answers of a whole batch, from those of its parts."""
+    if len(parts) == 1:
+        return parts[0]
+    answers, halts = zip(*parts, strict=True)
+    return torch.cat(answers), torch.cat(halts)
 
 
 def _by_source(

@@ -75,8 +75,15 @@ def free_gathered(network: nn.Module) -> None:
             module.reshard()
 
 
-def free_all_gathered(network: nn.Module) -> None:
-    """Free the weights of every unit that is gathered at this moment."""
+def forget_step(network: nn.Module) -> None:
+    """Free the weights of every unit, wherever a forward or backward broke off."""
+    reset = getattr(network, "reset_iter_state", None)
+    if reset is not None:  # from torch 2.12 on
+        reset()
+        return
+    # `FSDPModule.reshard` leaves a root as it is while a forward is under way.
     for unit in network.modules():
         if isinstance(unit, FSDPModule):
-            unit.reshard()
+            group = unit._get_fsdp_state()._fsdp_param_group
+            if group is not None:
+                group._to_sharded()

@@ -10,7 +10,9 @@ from typing import Any
 from lumina.assemble.program import Program
 from lumina.assemble.vocabulary_counts import RARE_BELOW, share_of
 from lumina.batch import Batch
+from lumina.errors import LuminaError
 from lumina.measure.held_out import (
+    EvaluationShortError,
     EvaluationStoppedError,
     HeldOut,
     Score,
@@ -18,6 +20,7 @@ from lumina.measure.held_out import (
 )
 from lumina.measure.routing_modes import compare_modes, routing_modes
 from lumina.plan.plan import Plan
+from lumina.train.memory_ladder.beside_steps import empty_cache, unless_short
 from lumina.train.recorder import Recorder
 
 Stop = Callable[[], bool]
@@ -39,6 +42,8 @@ class Evaluations:
             when the run goes on.
         first: judge once before the first step, for what changes from then on.
         outset: held-out loss of each source before the first step, or of the phase.
+        parts: an evaluation takes each batch in so many forwards; more than one once
+            memory was short.
     """
 
     batches: Callable[[Program], Iterable[Batch]] | None
@@ -47,6 +52,7 @@ class Evaluations:
     owed: bool = False
     first: bool = False
     outset: dict[str, float] = field(default_factory=dict)
+    parts: int = 1
 
     def due(self, plan: Plan, step: int) -> bool:
         """Whether there is one after a step."""
@@ -65,17 +71,7 @@ class Evaluations:
         assert self.batches is not None
         outcome = None
         with program.evaluation(), suppress(EvaluationStoppedError):
-            outcome = held_out_loss(
-                program.model,
-                self.batches(program),
-                device=program.device,
-                mesh=program.mesh,
-                score=self.score,
-                tasks=program.network.tasks,
-                sources=program.plan.sources,
-                watched=program.plan.watched,
-                stop=stop,
-            )
+            outcome = self._in_parts(program, step, stop)
         if outcome is None:
             return None
         if not outcome.tokens:
@@ -91,6 +87,54 @@ class Evaluations:
         elif program.ranks.main:
             self.recorder.console.eval(step, outcome.loss, outcome.attempts)
         return outcome
+
+    def _in_parts(self, program: Program, step: int, stop: Stop) -> HeldOut:
+        """Held-out loss now, in forwards that are small enough for the memory.
+
+        Raises:
+            EvaluationStoppedError: a signal that ends the run came.
+            LuminaError: E201 or E202 where not even one row fits.
+        """
+        assert self.batches is not None
+        while True:
+            try:
+                return held_out_loss(
+                    program.model,
+                    self.batches(program),
+                    device=program.device,
+                    mesh=program.mesh,
+                    score=self.score,
+                    tasks=program.network.tasks,
+                    sources=program.plan.sources,
+                    watched=program.plan.watched,
+                    stop=stop,
+                    parts=self.parts,
+                    meets=program.sharded,
+                )
+            except EvaluationShortError as error:
+                code, text = error.code, str(error)
+            self._halve(program.plan, step, code, text)
+
+    def _halve(self, plan: Plan, step: int, code: str, text: str) -> None:
+        """Evaluate in forwards of half the rows from here on."""
+        if self.parts >= plan.micro_batch_size:
+            raise LuminaError(
+                code,
+                f"no room to evaluate one row after step {step}: {text}",
+                "hold out nothing (--eval-fraction 0), or use a smaller preset",
+            )
+        empty_cache()
+        self.parts *= 2
+        rows = -(-plan.micro_batch_size // self.parts)
+        self.recorder.event(
+            "evaluation_in_parts",
+            "warning",
+            code,
+            f"the evaluation after step {step} had no room ({text}): it is done again "
+            f"with {rows} row{'s' if rows > 1 else ''} in a forward",
+            step=step,
+            rows=rows,
+        )
 
     def found(self, program: Program, outcome: HeldOut) -> dict[str, Any]:
         """What an evaluation adds to the row of its step."""
@@ -185,9 +229,10 @@ class Evaluations:
         batches = self.batches
         if batches is None or not routing_modes(program.plan.spec):
             return True
-        losses: dict[str, float] = {}
-        with program.evaluation(), suppress(EvaluationStoppedError):
-            losses = compare_modes(
+        losses: dict[str, float] | None = {}
+
+        def compared() -> dict[str, float]:
+            return compare_modes(
                 program.network,
                 program.model,
                 lambda: batches(program),
@@ -195,6 +240,15 @@ class Evaluations:
                 mesh=program.mesh,
                 stop=stop,
             )
+
+        what = "the comparison of ways to choose tokens is"
+        with program.evaluation(), suppress(EvaluationStoppedError):
+            if program.sharded and program.ranks.world_size > 1:
+                losses = compared()  # ranks meet in it: none can leave it out alone
+            else:
+                losses = unless_short(compared, None, what, self.recorder, step)
+        if losses is None:
+            return True
         if not losses:
             return False
         listed = ", ".join(f"{mode} {loss:.4f}" for mode, loss in losses.items())

@@ -41,7 +41,7 @@ from lumina.train.recovery.recovery import Recovery
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
-from lumina.train.samples import Samples, sample_texts
+from lumina.train.samples import Samples, texts_of
 from lumina.train.signals import StopSignals
 from lumina.train.start import begin, encoding_of, go_on
 from lumina.train.stopping import Stops
@@ -294,7 +294,9 @@ class Job:
             self.console,
             time.monotonic() - self.started,
             conversations=bool(data.stats.get("conversations")),
-            samples=sample_texts(loop.program, data, count),
+            samples=texts_of(
+                loop.program, data, count, loop.recorder, loop.progress.step
+            ),
         )
 
     def close(self, leave: bool = True) -> None:

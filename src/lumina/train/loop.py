@@ -25,6 +25,7 @@ from lumina.train.controls import Change, Controls, control_named
 from lumina.train.controls.apply_change import program_for, set_in
 from lumina.train.controls.ending import reason_of
 from lumina.train.evaluations import Evaluations
+from lumina.train.memory_ladder.beside_steps import once_more
 from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.recorder import Recorder
 from lumina.train.recovery.recovery import Recovery
@@ -417,7 +418,7 @@ class Loop:
         if plan.save_every and step % plan.save_every == 0 and whole:
             self.save("regular")
         if self.samples is not None and self.samples.due(step):
-            self.samples.take(self.program, step)
+            self.samples.take(self.program, step, self.recorder)
         self.recovery.at_boundary(self)
         self._ring.clock.restart()
 
@@ -457,7 +458,10 @@ class Loop:
         copies = memory_for_copies(self.program)
         if copies is not None:
             self.checkpoints.idle()  # what is being written is in the same memory
-        state = as_saved(self.state(copies), self.config)
+        state = once_more(
+            lambda: self.state(copies), self.state, self.program.captures_alone
+        )
+        state = as_saved(state, self.config)
         self.checkpoints.save(state, kind=kind, already_snapshot=True)
         self.saved = self.progress.step
         self._saved_at = time.monotonic()

@@ -13,6 +13,8 @@ from lumina.infer.sampling import sampling_for
 from lumina.infer.text import Answers
 from lumina.state.left_behind import leave_samples
 from lumina.state.run_directory import RunDirectory
+from lumina.train.memory_ladder.beside_steps import unless_short
+from lumina.train.recorder import Recorder
 
 NEW_TOKENS = 32
 
@@ -37,11 +39,24 @@ class Samples:
         """Whether there are some after a step."""
         return bool(self.count and self.every and step % self.every == 0)
 
-    def take(self, program: Program, step: int) -> None:
+    def take(self, program: Program, step: int, recorder: Recorder) -> None:
         """Let the first rank's model write, and keep what it wrote."""
         if program.ranks.main:
-            texts = sample_texts(program, self.data, self.count)
+            texts = texts_of(program, self.data, self.count, recorder, step)
             leave_samples(self.directory, step, texts)
+
+
+def texts_of(
+    program: Program, data: Data, count: int, recorder: Recorder, step: int
+) -> list[tuple[str, str]]:
+    """As `sample_texts`; none, and an event, where there is no room for them."""
+    return unless_short(
+        lambda: sample_texts(program, data, count),
+        [],
+        "continuations by the model are",
+        recorder,
+        step,
+    )
 
 
 def sample_texts(program: Program, data: Data, count: int) -> list[tuple[str, str]]:

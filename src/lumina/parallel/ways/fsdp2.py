@@ -48,6 +48,6 @@ class Sharded(Way):
 
     def after_failure(self) -> None:
         """Free the weights of every unit that was gathered when a step broke off."""
-        from lumina.parallel.sharding import free_all_gathered
+        from lumina.parallel.sharding import forget_step
 
-        free_all_gathered(self.place.network)
+        forget_step(self.place.network)

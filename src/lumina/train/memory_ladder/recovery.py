@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from lumina.plan.plan import Plan
 from lumina.quantities import byte_size
 from lumina.state.checkpoint import Kind
 from lumina.train.controls import Change, Controls, control_named
+from lumina.train.memory_ladder.beside_steps import empty_cache
 from lumina.train.memory_ladder.guard import OthersLackMemoryError, StepGuard
 from lumina.train.memory_ladder.limits import Limits, held_values, key_of
 from lumina.train.memory_ladder.rung import Attempt, rungs
@@ -364,13 +364,6 @@ def _possible(plan: Plan, attempt: Attempt) -> bool:
     except LuminaError:
         return False
     return True
-
-
-def empty_cache() -> None:
-    """Give back what the allocator of the device holds without using it."""
-    gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def _figures(program: Program) -> dict[str, Any]:
