@@ -170,7 +170,8 @@ def held_out_loss(
             ids = batch.source_ids if sources else None
             sums = table[0 if ids is None else int(ids[0])]
             given: list[tuple[Tensor, Tensor]] = []
-            for part in batch.parts(parts) if short is None else ():
+            forwards = [batch] if parts == 1 else batch.parts(parts)
+            for part in forwards if short is None else ():
                 try:
                     losses, aux = model(part.to(device))
                 except Exception as error:
