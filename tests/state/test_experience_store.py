@@ -19,6 +19,7 @@ from lumina.state.experience import database, store
 from lumina.state.experience.exchange import exported, read_export, take_in
 from lumina.state.experience.posterior import counts_for
 from lumina.state.experience.store import Experience, ExperienceStore
+from mechanisms import mechanism
 from remembered import DATA, KIND, a_record, an_outcome, outcomes
 
 
@@ -118,6 +119,13 @@ WRONG = {
 }
 
 
+@mechanism(
+    "poisoned experience",
+    component="experience",
+    failure="values in the store of experience that no run could have written",
+    recovery="refuse",
+    expected="E101 names the field; none of it is used",
+)
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_poisoned_value_is_refused(held: ExperienceStore, wrong: str) -> None:
     statement, word = WRONG[wrong]
@@ -137,6 +145,13 @@ LAYOUTS = {
 }
 
 
+@mechanism(
+    "experience of another layout",
+    component="experience",
+    failure="a trigger, view, table or version that does not belong there",
+    recovery="refuse",
+    expected="E101; nothing is read, and the file is left as it is",
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_another_layout_is_neither_read_nor_written(
     held: ExperienceStore, layout: str
@@ -173,6 +188,13 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+@mechanism(
+    "damaged experience",
+    component="experience",
+    failure="the store is text, cut, scribbled over, a folder or a pipe",
+    recovery="refuse",
+    expected="E101 or E104, and nothing waits for the pipe",
+)
 @pytest.mark.parametrize("damage", [_text, _cut, _scribbled, _folder, _pipe])
 def test_a_damaged_file_is_refused(
     held: ExperienceStore, damage: Callable[[Path], None]
@@ -188,6 +210,13 @@ def test_a_file_too_large_for_a_store_is_refused(
     assert "1000 B" in refused(held).message
 
 
+@mechanism(
+    "experience held by another process",
+    component="experience",
+    failure="another connection holds the store and does not let go",
+    recovery="refuse",
+    expected="waited for a while, then told; afterwards it works again",
+)
 def test_a_store_that_is_held_is_waited_for_and_then_left(
     held: ExperienceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +247,13 @@ def test_several_write_at_once(held: ExperienceStore) -> None:
     assert len(found.outcomes) == 4 + 40
 
 
+@mechanism(
+    "killed while experience is written",
+    component="experience",
+    failure="SIGKILL of a process that writes to the store without pause",
+    recovery="resume",
+    expected="the store is whole, each write there or not",
+)
 @pytest.mark.thorough
 @pytest.mark.faults
 def test_a_process_killed_in_a_write_leaves_what_was_there(

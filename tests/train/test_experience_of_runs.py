@@ -11,6 +11,7 @@ import pytest
 from lumina.plan.experience import run_kind
 from lumina.plan.plan import Plan
 from lumina.state.experience.store import ExperienceStore
+from mechanisms import mechanism
 from option_effects.adaptive import alarm, decisions
 from remembered import a_record, outcomes
 from tiny_runs import Run, Runs
@@ -69,6 +70,13 @@ def test_outcomes_of_earlier_runs_move_a_decision_and_a_resume_keeps_them(
     assert len(told(again)) == 1, "a resume does not look again"
 
 
+@mechanism(
+    "run beside damaged experience",
+    component="experience",
+    failure="a run begins with a store of experience that cannot be trusted",
+    recovery="go on",
+    expected="a warning at its start and one at its end; it trains all the same",
+)
 def test_a_store_that_cannot_be_trusted_costs_one_warning_each_way(runs: Runs) -> None:
     file = runs.folder / "memory.sqlite"
     file.write_text("not a store")

@@ -20,6 +20,7 @@ from lumina.errors import LuminaError
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train.memory_ladder import limits
 from lumina.train.memory_ladder.recovery import next_attempt
+from mechanisms import mechanism
 from programs import tiny_plan
 from short_of_memory import at_most, short
 from tiny_runs import Around, Run, Runs, seen
@@ -41,6 +42,15 @@ def told(run: Run, kind: str) -> list[dict[str, Any]]:
     return [event for event in run.events if event["kind"] == kind]
 
 
+@mechanism(
+    "out of device memory in a step",
+    component="memory",
+    failure="the allocator refuses a step more rows than two",
+    recovery="smaller pieces",
+    expected="the step is taken again with a smaller micro-batch at the same global "
+    "batch; figures as of a run that began so",
+    real=False,
+)
 @pytest.mark.covers(
     "TRN-23: catch",
     "TRN-23: halve batch",
@@ -99,6 +109,13 @@ def told_plan(run: Run) -> dict[str, Any]:
     return found
 
 
+@mechanism(
+    "memory of rungs damaged",
+    component="cache",
+    failure="the file that remembers what fitted is damaged",
+    recovery="leave out",
+    expected="it counts as empty, and is written anew",
+)
 @pytest.mark.parametrize(
     "content",
     [
@@ -124,6 +141,15 @@ def test_a_damaged_memory_counts_as_empty(
     assert memory.forget() and not memory.forget() and memory.known() is None
 
 
+@mechanism(
+    "out of device memory on every rung",
+    component="memory",
+    failure="the allocator refuses every step",
+    recovery="refuse",
+    expected="E201 with all that was tried; the weights of the last whole step are "
+    "saved",
+    real=False,
+)
 @pytest.mark.thorough
 @pytest.mark.covers(
     "TRN-23: down to batch 1, then fail with E201",
@@ -155,6 +181,14 @@ def test_without_recovery_and_with_pins(runs: Runs) -> None:
     assert attempt is not None and attempt.value == "selective"
 
 
+@mechanism(
+    "out of device memory in the optimizer",
+    component="memory",
+    failure="the allocator refuses while weights are changed",
+    recovery="refuse",
+    expected="E201; the step is not repeated on weights that are half changed",
+    real=False,
+)
 def test_a_failure_while_weights_change_is_not_repeated(runs: Runs) -> None:
     """Nothing half-changed is saved, and the resumed run begins one rung down."""
 

@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lumina.durable import write_error
 from lumina.errors import LuminaError
+from lumina.state.finite import not_finite
 from lumina.state.manifest import Manifest, read_manifest
 from lumina.state.metrics import read_metrics
 from lumina.state.reader import (
-    CheckpointReader,
     latest_good,
     open_checkpoint,
     pointed_at,
@@ -124,7 +123,7 @@ def examined(path: Path) -> dict[str, Any]:
                 "parameters": sum(_size(e.shape) for e in manifest.tensors.values()),
                 "slots": list(manifest.optimizer),
                 "bytes": sum(entry.bytes for entry in manifest.files.values()),
-                "problem": _not_finite(reader),
+                "problem": not_finite(reader),
             }
     except LuminaError as error:
         return {"path": str(path), "problem": error.message}
@@ -135,28 +134,6 @@ def _size(shape: tuple[int, ...]) -> int:
     for length in shape:
         size *= length
     return size
-
-
-def _not_finite(reader: CheckpointReader) -> str | None:
-    """Which tensors hold a number that is not finite, in words; None where none does.
-
-    The states of optimizers count: a run that goes on from them would not recover.
-    """
-    broken = [name for name in reader.names() if _is_broken(reader.tensor(name))]
-    broken += [
-        f"{slot} of {name}"
-        for slot in reader.slots()
-        for name in reader.optimizer_names(slot)
-        if _is_broken(reader.optimizer_tensor(slot, name))
-    ]
-    if not broken:
-        return None
-    more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-    return f"not finite: {', '.join(broken[:3])}{more}"
-
-
-def _is_broken(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
 
 
 def compared(first: Path, second: Path) -> dict[str, Any]:

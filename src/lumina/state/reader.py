@@ -216,12 +216,19 @@ def pointed_at(checkpoints: Path, name: str) -> str | None:
 
 
 def latest_good(
-    run_dir: str | os.PathLike[str], on_event: OnEvent | None = None
+    run_dir: str | os.PathLike[str],
+    on_event: OnEvent | None = None,
+    require: Callable[[CheckpointReader], None] | None = None,
 ) -> Path | None:
     """The checkpoint to go on from: what LATEST names, else the highest step.
 
     Each damaged one is skipped with an event (`checkpoint_refused`), and so is one that
     LATEST names and that is not there.
+
+    Args:
+        run_dir: a run directory.
+        on_event: called with each event.
+        require: raises E303 for a whole checkpoint that is not to be taken either.
 
     Returns:
         A verified folder, or None when the run has no checkpoint at all.
@@ -249,7 +256,9 @@ def latest_good(
         )
     for path in candidates:
         try:
-            open_checkpoint(path).close()
+            with open_checkpoint(path) as reader:
+                if require is not None:
+                    require(reader)
         except LuminaError as error:
             if error.code == "E106":
                 raise  # nothing is damaged; an older checkpoint is not what is meant

@@ -22,6 +22,7 @@ from lumina.optim.groups import parse_groups
 from lumina.parallel.table import AUTO, known_ways
 from lumina.plan.decisions import asked_for
 from lumina.plan.schedule_table import SCHEDULES
+from lumina.state.finite import require_finite
 from lumina.state.json_lines import read_json_lines
 from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
 from lumina.state.run_directory import RunDirectory
@@ -171,8 +172,10 @@ def find_resumption(
     asked = config.run.resume
     if asked is not None and _is_checkpoint(Path(asked)):
         checkpoint: Path | None = Path(asked)
+        with open_checkpoint(asked) as named:
+            require_finite(named)
     else:
-        checkpoint = latest_good(run, note)
+        checkpoint = latest_good(run, note, require_finite)
     if checkpoint is None:
         _refuse_lost(run)
     if asked is not None and checkpoint is None:

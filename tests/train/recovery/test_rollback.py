@@ -15,6 +15,7 @@ from lumina import Config, Trainer
 from lumina.errors import LuminaError
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import start
+from mechanisms import mechanism
 from training import (
     DENSE,
     Trainings,
@@ -68,6 +69,15 @@ def test_all_is_as_it_was_at_the_step(saving: Config) -> None:
     assert names == ["rollback"]
 
 
+@mechanism(
+    "data that does harm",
+    component="step",
+    failure="the rows between a checkpoint and now made the run worse",
+    recovery="roll back",
+    expected="weights, moments, schedule and data go back; those rows are skipped, to "
+    "the bit as a run that went on there",
+    real=False,
+)
 def test_the_rows_in_between_are_skipped(
     saving: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -153,6 +163,14 @@ def test_the_best_model_of_the_last_steps(saving: Config) -> None:
     assert found[-1]["eval_loss"] < found[3]["eval_loss"] + 0.1
 
 
+@mechanism(
+    "rollback without a checkpoint",
+    component="step",
+    failure="a rollback where nothing was saved",
+    recovery="go on",
+    expected="refused by an event (E304); the run trains on",
+    real=False,
+)
 @pytest.mark.thorough
 def test_without_anything_to_go_back_to_the_run_goes_on(saving: Config) -> None:
     run = rolled_back(
@@ -258,6 +276,30 @@ FLAGS = [
 VALUE = {"steps": 8, "learning_rate_factor": 0.5}
 
 
+@mechanism(
+    "killed in a rollback before later checkpoints are set aside",
+    component="checkpoint",
+    failure="SIGKILL in a rollback, with the later checkpoints still in place",
+    recovery="resume",
+    expected="the resume ends it; figures as of a rollback that was not killed",
+    case="before later ones are set aside",
+)
+@mechanism(
+    "killed in a rollback before the rows move",
+    component="record",
+    failure="SIGKILL in a rollback, before rows of metrics are taken back",
+    recovery="resume",
+    expected="the resume ends it; figures as of a rollback that was not killed",
+    case="before the rows are moved",
+)
+@mechanism(
+    "killed in a rollback before the checkpoint",
+    component="process",
+    failure="SIGKILL in a rollback, before its checkpoint is named",
+    recovery="resume",
+    expected="as if the rollback had not begun; it can be asked for again",
+    case="before the checkpoint",
+)
 @pytest.mark.thorough
 @pytest.mark.faults
 @pytest.mark.parametrize(
