@@ -12,6 +12,7 @@ _PUBLIC = {
     "Config": "lumina.config",
     "ConfigPresets": "lumina.config",
     "LuminaError": "lumina.errors",
+    "Orchestrator": "lumina.train.adaptive",
     "Trainer": "lumina.train",
     "build_model": "lumina.assemble.model",
     "chat": "lumina.infer.asking",

@@ -27,6 +27,7 @@ from lumina.parallel.table import register_parallel as register_parallel
 from lumina.plan.schedule_table import register_schedule as register_schedule
 from lumina.train import Callback as Callback
 from lumina.train import Trainer as Trainer
+from lumina.train.adaptive import Orchestrator as Orchestrator
 from lumina.train.controls import register_control as register_control
 from lumina.train.rules import register_rule as register_rule
 

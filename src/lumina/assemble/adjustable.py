@@ -24,6 +24,7 @@ class Adjustable:
         rewarm: the step at which the rate began to warm up again, the steps that it
             takes, and the share of the rate that it begins with; None: it does not.
         ending: why the run ends before its next step; None: it goes on.
+        feed_again: what reads the rows is made anew before the next step.
         rollback: takes the run back before its next step; None where no run trains.
     """
 
@@ -36,6 +37,7 @@ class Adjustable:
     next_phase: str | None = None
     rewarm: tuple[int, int, float] | None = None
     ending: Mapping[str, Any] | None = None
+    feed_again: bool = False
     rollback: Callable[[Mapping[str, Any]], None] | None = None
 
     def warmed(self, step: int) -> float:

@@ -67,9 +67,7 @@ def add_expert(
         if leaf == "load":
             new, tensor = _shared_load(tensor, models[layer], how)
         elif leaf != "selection_bias":
-            spread = noise * tensor.float().std()
-            draw = _draw(new, seed, f"{layer}.{leaf}.{len(tensor)}")
-            new = (new.float() + spread * draw).to(tensor.dtype)
+            new = told_apart(new, tensor, noise, seed, f"{layer}.{leaf}.{len(tensor)}")
         return torch.cat([tensor, new])
 
     def states(layer: int, leaf: str, tensor: Tensor) -> Tensor:
@@ -174,6 +172,22 @@ def _shared_load(load: Tensor, model: int, how: str) -> tuple[Tensor, Tensor]:
     halved = load.clone()
     halved[model] /= 2
     return halved[model : model + 1], halved
+
+
+def told_apart(
+    new: Tensor, existing: Tensor, noise: float, seed: int, name: str
+) -> Tensor:
+    """A new expert's tensor with noise on it, which depends on (seed, name) alone.
+
+    Args:
+        new: made from the existing experts.
+        existing: that of all of them, whose spread scales the noise.
+        noise: spread of the noise over that of `existing`.
+        seed: the same on every rank.
+        name: another one for every tensor.
+    """
+    spread = noise * existing.float().std()
+    return (new.float() + spread * _draw(new, seed, name)).to(existing.dtype)
 
 
 def _draw(like: Tensor, seed: int, name: str) -> Tensor:

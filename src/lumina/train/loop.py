@@ -540,7 +540,8 @@ class Loop:
             **change.to_dict(),  # its step among them
             **details,
         )
-        return self._reordered() or self.program is not before
+        again, self.program.live.feed_again = self.program.live.feed_again, False
+        return self._reordered() or self.program is not before or again
 
     def _reordered(self) -> bool:
         """Whether rows come in another order from here on; what was read is let go."""

@@ -46,6 +46,11 @@ METRICS = (
         "the first",
         when=ADAPTIVE,
     ),
+    Metric(
+        "meta_learning_runs",
+        "earlier runs whose outcomes the decisions rest on",
+        when=ADAPTIVE,
+    ),
     Metric("anomalies_detected", "anomalies that began", when=ADAPTIVE),
     Metric("anomalies_resolved", "anomalies that are over", when=ADAPTIVE),
 )

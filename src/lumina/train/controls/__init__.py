@@ -5,6 +5,7 @@ own: a plug-in file, or a line in the list of imports below.
 """
 
 from lumina.train.controls import (
+    dataloader,
     depth,
     ending,
     evaluating,
@@ -46,5 +47,6 @@ OWN = (
     evaluating,
     regularisation,
     rewarm,
+    dataloader,
 )
 """The files of Lumina's own controls; each registers them as it is imported."""

@@ -69,6 +69,9 @@ class Ledger:
             outcome: of a decision.
             changed: whether the decision changed anything.
         """
+        for decision in self.recent:
+            if decision["number"] == outcome.number:
+                decision["outcome"] = outcome.verdict
         better = changed and outcome.verdict == "better"
         self.count("successful_strategies", int(better))
         text = f"decision {outcome.number}: {outcome.verdict}, {outcome.text}"

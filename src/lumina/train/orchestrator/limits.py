@@ -44,6 +44,7 @@ class Limits:
             LuminaError: E004 for an action that there is not.
         """
         held = dict(plan.orchestrator)
+        held.pop("runs", None)
         without = tuple(held.pop("without", ()))
         for name in without:
             if name not in ACTIONS:

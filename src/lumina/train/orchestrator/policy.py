@@ -26,6 +26,7 @@ from lumina.train.orchestrator.ladders import ladder_for
 from lumina.train.orchestrator.ledger import Ledger
 from lumina.train.orchestrator.limits import Limits
 from lumina.train.orchestrator.predictions import Predictions
+from lumina.train.orchestrator.status import earlier_runs
 from lumina.train.orchestrator.trial import Trial
 from lumina.train.rules.rule import Note, Now, Proposal
 
@@ -192,7 +193,8 @@ class Policy:
 
     def metrics(self) -> dict[str, Any]:
         """What it adds to the row that it has seen last."""
-        return self.ledger.metrics(self.memory["epoch"])
+        found = self.ledger.metrics(self.memory["epoch"])
+        return found | {"meta_learning_runs": earlier_runs(self.plan)}
 
     def state(self) -> dict[str, Any]:
         """What is remembered, as plain JSON values."""

@@ -92,6 +92,11 @@ class Orchestrator(Rule):
         """The account of decisions."""
         return self.policy.metrics()
 
+    def status(self) -> dict[str, Any]:
+        """The number of decisions, and the newest ones."""
+        ledger = self.policy.ledger
+        return {"decisions": ledger.total, "recent_decisions": list(ledger.recent)}
+
     def _report(self, step: int) -> Note:
         """The health, the phase and the number of decisions."""
         score, phase = self.watching.score, self.watching.phase

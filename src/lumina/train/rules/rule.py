@@ -134,6 +134,10 @@ class Rule:
         """What it adds to the row that it has seen last."""
         return {}
 
+    def status(self) -> Mapping[str, Any]:
+        """What it says of itself while the run goes on, by names of its own."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """Everything that the rule remembers, as plain JSON values."""
         return {}

@@ -57,6 +57,10 @@ class RunningRules:
         """What rules add to the row that they have seen last."""
         return {key: x for rule in self._rules for key, x in rule.metrics().items()}
 
+    def status(self) -> dict[str, Any]:
+        """What rules say of themselves."""
+        return {key: x for rule in self._rules for key, x in rule.status().items()}
+
     def notes(self) -> list[tuple[str, Note]]:
         """What rules have found and only tell, each with the kind of its event."""
         return [
