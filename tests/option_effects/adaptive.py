@@ -50,6 +50,7 @@ def decisions(run: Run) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.covers("ORC-01: use_adaptive_training")
 @shows("adaptive")
 def modes(runs: Runs) -> None:
     """Shadow decides and changes nothing; on does the same and halves the rate."""
@@ -74,6 +75,11 @@ def modes(runs: Runs) -> None:
     assert runs.config(use_adaptive_training=True).adaptive.adaptive == "on"
 
 
+@pytest.mark.covers(
+    "ORC-43: multi-level decision toggles",
+    "ORC-43: confidence thresholds in configuration",
+    "ORC-39: cooldown",
+)
 @shows(
     "adaptive_levels",
     "adaptive_confidence_undo",
@@ -121,6 +127,7 @@ def limits(runs: Runs) -> None:
     runs.refused("E002", adaptive="on", adaptive_levels=(5,))
 
 
+@pytest.mark.covers("ORC-43: health_check_interval 100")
 @shows("health_check_interval")
 def reports(runs: Runs) -> None:
     every, none = runs.both("health_check_interval", 2, 0, adaptive="shadow", steps=4)
@@ -131,6 +138,10 @@ def reports(runs: Runs) -> None:
     assert told[0]["data"]["score"] == 100 and told[0]["data"]["decisions"] == 0
 
 
+@pytest.mark.covers(
+    "ORC-14: 3 hard: LR cut, rollback",
+    "MON-06: emergency_interventions, rollbacks_performed",
+)
 @shows("adaptive_rollbacks")
 def rollbacks(runs: Runs) -> None:
     """The run goes back as often as it may, and its account outlives that."""
@@ -142,6 +153,7 @@ def rollbacks(runs: Runs) -> None:
     (back,) = [e for e in once.events if e["kind"] == "rolled_back"]
     assert back["step"] < 5
     assert once.rows[-1]["rollbacks_performed"] == 1
+    assert once.rows[-1]["emergency_interventions"] == 1
     assert [row["step"] for row in once.rows] == list(range(1, 11))
     assert once.rows[-1]["learning_rate"] == 1.5e-3
     told = [d["reason"] for d in decisions(once) if d["action"] == "nothing"]

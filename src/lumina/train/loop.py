@@ -258,14 +258,13 @@ class Loop:
     def _known(self, batches: Any, waited: float) -> dict[str, Any]:
         """What the host knows of the step just launched."""
         before = self.progress.step - 1
-        rate = learning_rate_at(self.plan, before) * self.program.live.rate_scale(
-            before
-        )
+        rate = learning_rate_at(self.plan, before)
+        scale = self.program.live.rate_scale(before)
         return {
             "step": self.progress.step,
             "tokens": self.progress.tokens,
             "epoch": batches.epoch,
-            "learning_rate": rate,
+            "learning_rate": rate * scale,
             "data_wait_seconds": waited,
             "step_tokens": batches.tokens,
             "loss_tokens": batches.loss_tokens,

@@ -37,6 +37,9 @@ def proposed(name: str, value: Any, **evidence: float) -> Any:
     return proposal.value
 
 
+@pytest.mark.covers(
+    "ORC-39: bounds", "ORC-34: routing temperature", "ORC-34: expert dropout"
+)
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
@@ -64,6 +67,7 @@ def test_a_value_moves_up_to_its_bound(name: str, steps: list[Any]) -> None:
         assert proposed(name, value) == pytest.approx(then)
 
 
+@pytest.mark.covers("ORC-34: MoD capacity")
 def test_experts_and_depths_move_within_bounds() -> None:
     assert proposed("add_expert", 4) == {"how": "busiest", "noise": 0.01}
     assert proposed("add_expert", 6) is None
@@ -86,6 +90,7 @@ def test_what_is_pinned_is_not_possible(name: str) -> None:
     assert ACTIONS[name].possible(pinned)
 
 
+@pytest.mark.covers("ORC-14: 4 critical")
 def test_a_run_that_nothing_helps_ends_with_a_diagnosis(runs: Runs) -> None:
     with alarm("divergence", 2), pytest.raises(LuminaError) as caught:
         runs.train(adaptive="on", adaptive_levels=(4,), steps=9)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from lumina.train.controls import Change
 from lumina.train.health.watching import Finding
 from lumina.train.orchestrator.policy import Policy
@@ -16,6 +18,7 @@ COOLDOWN = 5
 VALUES: dict[str, Any] = {
     "learning_rate": 1e-3,
     "max_grad_norm": 1.0,
+    "weight_decay": 0.01,
     "optimizer_moments": "kept",
     "rewarm": {"steps": 1, "share": 0.999},
     "rollback": None,
@@ -117,6 +120,7 @@ def test_an_anomaly_that_heals_is_left_alone() -> None:
     assert made.outcomes() == [(1, "better")]
 
 
+@pytest.mark.covers("ORC-39: undo when the outcome is worse")
 def test_what_made_things_worse_is_undone_and_not_done_again() -> None:
     made = Made().run(40, falling).run(1, falling, "divergence")
     made.run(30, lambda step: falling(step) + 0.2)
@@ -146,3 +150,37 @@ def test_a_resumed_policy_decides_what_one_that_never_stopped_decides() -> None:
         return made.told
 
     assert all(whole(cut) == whole(None) for cut in range(0, 30, 7))
+
+
+@pytest.mark.covers("ORC-30")
+def test_the_journal_has_what_was_seen_done_and_came_of_it() -> None:
+    made = Made().run(40, falling).run(1, falling, "divergence").run(30, falling)
+    (step, kind, decision), (later, outcome_kind, outcome) = made.told
+    assert (step, kind) == (41, "decision")
+    assert decision == {
+        "number": 1, "anomaly": "divergence", "action": "lower_rate", "level": 2,
+        "mode": "on", "confidence": 0.95, "control": "learning_rate",
+        "reason": "half the learning rate: divergence was made",
+        "evidence": {"phase": "steady"}, "old": 1e-3, "new": 5e-4,
+    }  # fmt: skip
+    assert (later, outcome_kind) == (51, "decision_outcome")
+    assert outcome["number"] == 1 and outcome["verdict"] == "same"
+    assert outcome["measured"] == pytest.approx(outcome["expected"], rel=0.01)
+    assert made.policy.ledger.recent[0]["outcome"] == "same"
+
+
+@pytest.mark.covers(
+    "MON-06: total_decisions, decisions_per_epoch, decision_confidence",
+    "MON-06: lr_adjustments, architecture_changes",
+    "MON-06: anomalies_detected, anomalies_resolved",
+)
+def test_the_account_counts_decisions_changes_and_anomalies() -> None:
+    made = Made().run(40, falling).run(1, falling, "divergence", confidence=0.9)
+    assert made.policy.metrics()["anomalies_resolved"] == 0
+    made.run(40, falling).run(1, falling, "plateau", confidence=0.7)
+    found = made.policy.metrics()
+    assert found["total_decisions"] == found["decisions_per_epoch"] == 2
+    assert found["decision_confidence"] == 0.7
+    assert (found["lr_adjustments"], found["architecture_changes"]) == (1, 0)
+    assert (found["anomalies_detected"], found["anomalies_resolved"]) == (2, 1)
+    assert found["prediction_accuracy"] > 0.9
