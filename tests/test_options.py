@@ -44,6 +44,7 @@ for room in (
     "logging",
     "tracking",
     "experience",
+    "supervisor",
     "system",
 ):
     importlib.import_module(f"option_effects.{room}")

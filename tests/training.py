@@ -19,8 +19,8 @@ from queue import Empty
 from torch import Tensor
 
 from lumina.assemble.ranks import meeting_place
+from lumina.child_processes import die_with_parent
 from lumina.state.reader import latest_good, open_checkpoint
-from lumina.train.launch import die_with_parent
 
 # A server that has imported everything forks each run: seconds saved at every start,
 # and a real process that can be killed. Whatever else a run imports, it pays for anew.

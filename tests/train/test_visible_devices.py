@@ -9,8 +9,8 @@ import torch
 
 from lumina.cli import train as command
 from lumina.cli.main import main
+from lumina.cli.supervisor import launch
 from lumina.errors import LuminaError
-from lumina.train import launch
 from lumina.train.visible_devices import use_cuda_ids
 
 
@@ -53,7 +53,11 @@ def test_what_cannot_be_chosen_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_two_ids_start_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(launch, "launch", lambda words, n: found.append(n) or 0)
+    monkeypatch.setattr(
+        launch,
+        "launch",
+        lambda words, config, choice: found.append(config.system.processes) or 0,
+    )
     assert command is not None
     assert main(["train", "--cuda-ids", "0,1", "--train-data", "x.txt"]) == 0
     assert found == [2]

@@ -27,7 +27,7 @@ def report(error: BaseException, *, debug: bool, verbose: bool) -> int:
         _say("interrupted")
         return 130
     coded = as_lumina_error(error)
-    if coded is None and _lost_another(error):
+    if coded is None and lost_another(error):
         _say("ended, because another process of this run did: its message says why")
         return 1
     if coded is None:
@@ -78,7 +78,7 @@ def _memory(error: BaseException) -> LuminaError | None:
     return None
 
 
-def _lost_another(error: BaseException) -> bool:
+def lost_another(error: BaseException) -> bool:
     """Whether gloo says that the process at the other end has gone."""
     text = str(error)
     gone = ("closed by peer", "reset by peer", "Broken pipe")

@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug, verbose = "--debug" in words, "--verbose" in words
     try:
-        code = _dispatch(words)
+        code = _dispatch(words, of_shell=argv is None)
         sys.stdout.flush()  # so that a closed pipe is met here, not at exit
         return code
     except BrokenPipeError:
@@ -111,7 +111,7 @@ def help_text() -> str:
     return _USAGE.format(commands="\n".join(lines))
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], of_shell: bool) -> int:
     # --debug and --verbose may stand before the command too.
     early = []
     while words and words[0] in _EVERYWHERE:
@@ -148,6 +148,7 @@ def _dispatch(words: list[str]) -> int:
     args = parse(parser, [*rest, *early])
     # For commands that start themselves again in other processes.
     args.words = [*prog.split()[1:], *rest, *early]
+    args.of_shell = of_shell
     return int(module.run(args) or 0)
 
 

@@ -9,9 +9,23 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from lumina import heartbeat
 from lumina.cli.options import add_config_options, config_from_args
+from lumina.cli.supervisor.choice import BECAUSE, Choice, choose
+from lumina.cli.supervisor.training import (
+    HandOverError,
+    failures_left,
+    hand_over,
+    planned,
+    restarted,
+)
+from lumina.config import Config
+
+if TYPE_CHECKING:
+    from lumina.plan.environment import Environment
+    from lumina.plan.plan import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,31 +40,51 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    config = config_from_args(args)
-    nproc = config.system.processes
-    if nproc > 1 and "WORLD_SIZE" not in os.environ and not args.dry_run:
-        from lumina.train.launch import launch
+    environment = dict(os.environ)
+    heartbeat.begin()
+    config = restarted(config_from_args(args))
+    choice = choose(config, environment, command=args.of_shell)
+    os.environ.pop(BECAUSE, None)
+    ours = heartbeat.watched() or "WORLD_SIZE" in environment or args.dry_run
+    if not ours and (config.system.processes > 1 or choice.on):
+        from lumina.cli.supervisor.launch import launch
 
-        return launch(args.words, nproc)
+        return launch(args.words, config, choice)
+    try:
+        with failures_left():
+            return _train_here(args, config, choice)
+    except HandOverError as handed:
+        hand_over(args.words, handed.why, environment)
+
+
+def _train_here(args: argparse.Namespace, config: Config, choice: Choice) -> int:
+    from lumina.plan.time_estimate import estimate_here
     from lumina.train import Trainer
 
-    trainer = Trainer(config)
+    def before_start(plan: Plan, machine: Environment, first_step: int) -> str:
+        left = max(plan.steps - first_step, 0)
+        time = estimate_here(plan, machine, left)
+        return planned(choice, time.seconds[1] if time else None)
+
+    trainer = Trainer(config, before_start=before_start)
     if args.dry_run:
         from lumina.plan.explain import explain
-        from lumina.plan.time_estimate import estimate_here
 
         plan, environment, rows = trainer.explain()
         marks = trainer.begins_and_ends
         time = estimate_here(plan, environment)
+        lines = time.lines() if time else []
+        supervised = choice.after_planning(time.seconds[1] if time else None)
         print(
             explain(
                 plan,
                 environment,
                 rows_per_epoch=rows,
                 stats=marks,
-                time=time.lines() if time else (),
+                time=lines,
             )
         )
+        print(f"\nSupervised\n  {supervised.in_words()}")
         return 0
     return trainer.train().exit_code
 

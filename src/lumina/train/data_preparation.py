@@ -15,6 +15,7 @@ from lumina.data.kinds import options_of
 from lumina.data.stream import RowStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
+from lumina.heartbeat import still
 from lumina.observe.console import Console
 from lumina.train.resume import Resumption
 from lumina.train.row_losses import row_losses
@@ -102,6 +103,7 @@ class Progression:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Called after every block; amounts are bytes."""
+        still()
         now = time.monotonic()
         if now - self._shown >= 1.0 and total:
             self._shown = now

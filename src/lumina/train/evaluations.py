@@ -11,6 +11,7 @@ from lumina.assemble.program import Program
 from lumina.assemble.vocabulary_counts import RARE_BELOW, share_of
 from lumina.batch import Batch
 from lumina.errors import LuminaError
+from lumina.heartbeat import beat
 from lumina.measure.held_out import (
     EvaluationShortError,
     EvaluationStoppedError,
@@ -69,6 +70,7 @@ class Evaluations:
             None when a signal that ends the run came before the last batch.
         """
         assert self.batches is not None
+        beat("evaluating")
         outcome = None
         with program.evaluation(), suppress(EvaluationStoppedError):
             outcome = self._in_parts(program, step, stop)
@@ -229,6 +231,7 @@ class Evaluations:
         batches = self.batches
         if batches is None or not routing_modes(program.plan.spec):
             return True
+        beat("evaluating")
         losses: dict[str, float] | None = {}
 
         def compared() -> dict[str, float]:

@@ -15,6 +15,7 @@ from lumina.config.modifications import MODIFIERS
 from lumina.config.phase_entries import names_in_words
 from lumina.data.long_conversations import long_in_words
 from lumina.errors import LuminaError
+from lumina.heartbeat import beat
 from lumina.observe.console import Console
 from lumina.observe.run_log import RunLog
 from lumina.observe.trackers import Session, Trackers, chosen_tracker
@@ -38,6 +39,7 @@ from lumina.train.preparation import Preparation, configure_torch
 from lumina.train.profiling.data import threads_for
 from lumina.train.recorder import Recorder
 from lumina.train.recovery.recovery import Recovery
+from lumina.train.restarted import tell_restart
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
@@ -57,6 +59,8 @@ class Job:
     Attributes:
         prepared: what was decided: settings, data, plan.
         folder: where the run is recorded.
+        supervised: whether the run is supervised and why, for the banner; empty: that
+            is not said.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Job:
         self.signals = StopSignals(ranks.main)
         self.signals.leave_word = self._leave_interruption
         self.started = time.monotonic()
+        self.supervised = ""
         self._recorder: Recorder | None = None
         self._store: CheckpointStore | None = None
         self._loop: Loop | None = None
@@ -91,6 +96,7 @@ class Job:
         Returns:
             The result of a run that is already finished, else None.
         """
+        beat("preparing")
         run = find_run(self.asked)
         try:
             if run is not None:
@@ -161,6 +167,7 @@ class Job:
 
     def _build(self, on_row: Taker, on_event: Taker | None) -> Loop:
         prepared, plan = self.prepared, self.plan
+        beat("assembling")
         self._restore_torch = configure_torch(plan, self.ranks, prepared.environment)
         self._open_folder()
         if self.ranks.main:
@@ -177,6 +184,7 @@ class Job:
         else:
             outset = go_on(prepared, recorder, store)
         data, progress = prepared.data, outset.progress
+        tell_restart(recorder, self.folder.directory.path, progress.step)
         self._loop = Loop(
             program=outset.program,
             stream=prepared.stream,
@@ -282,6 +290,7 @@ class Job:
 
     def _finish(self, result: TrainResult, loop: Loop) -> None:
         """Mark the run, report it, and say what to do next."""
+        beat("ending")
         data, config = self.prepared.data, self.prepared.config
         # A run that was asked to stop ends at once.
         count = 0 if result.exit_code else config.run.report_samples
@@ -305,6 +314,7 @@ class Job:
         Args:
             leave: the ranks part; False where the next phase follows.
         """
+        beat("ending")
         self.console.close()
         try:
             if self._store is not None:
@@ -455,6 +465,8 @@ class Job:
             facts["packing"] = f"{used:.1%} of positions used"
         if self._expected is not None:
             facts["time"] = self._expected.in_words()
+        if self.supervised:
+            facts["supervised"] = self.supervised
         self.console.banner(
             self.plan,
             self.prepared.environment,

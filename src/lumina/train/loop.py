@@ -15,6 +15,7 @@ from lumina.assemble.program import Program
 from lumina.assemble.state_parts import as_saved
 from lumina.data.stream import Prefetcher, RowStream
 from lumina.errors import LuminaError
+from lumina.heartbeat import beat, still
 from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.plan.schedule import learning_rate_at
@@ -155,6 +156,7 @@ class Loop:
                 if self.program.live.next_phase is not None:
                     self._end_phase()
                     break
+                beat("waiting for data", self.progress.step)
                 batches, waited = feed.next()
                 if batches is None:
                     self._record_all(ring)
@@ -210,6 +212,7 @@ class Loop:
 
         def take() -> torch.Tensor:
             self._warm_up(batches)
+            beat("step", self.progress.step)
             step = self.progress.step
             self._watch = Watch.of(self.program, batches, step + 1)
             if self._watch.apart:
@@ -251,6 +254,7 @@ class Loop:
         self._warm = self.program
         if not capacities_to_compile(self.program):
             return
+        beat("compiling")
         show = self.recorder.console.message if self.recorder.main else lambda _: None
         warm_up(self.program, batches.micro_batches[0], show)
         self._ring.clock.restart()
@@ -384,6 +388,7 @@ class Loop:
 
     def _stop_asked(self) -> bool:
         """Whether this rank was asked to stop; the ranks have yet to agree."""
+        still()
         ended = self.asked_to_stop or self.signals.received is not None
         return ended or self.stops.asked
 
@@ -454,6 +459,7 @@ class Loop:
         """Snapshot now; write behind the next steps."""
         if self.checkpoints.mark(self.progress.step, kind):
             return
+        beat("saving", self.progress.step)
         copies = memory_for_copies(self.program)
         if copies is not None:
             self.checkpoints.idle()  # what is being written is in the same memory
@@ -495,11 +501,13 @@ class Loop:
             self.save("phase")
         elif self.saved != self.progress.step:
             self.save("emergency" if self.interrupted else "regular")
+        beat("saving", step)
         self.checkpoints.wait()
 
     def _apply_changes(self) -> bool:
         """Apply what rank 0 asked for; whether the program was assembled again."""
         self._agreed_change = False
+        beat("changing the program")
         ranks = self.program.ranks
         requests = ranks.share(self.controls.take() if ranks.main else None)
         reassembled = False
@@ -558,6 +566,7 @@ class Loop:
         if not rulings:
             return False
         self._record_all(ring)
+        beat("changing the program")
         reassembled = False
         for ruling in rulings:
             proposal = ruling.proposal

@@ -11,6 +11,7 @@ from lumina.config import Config, Source
 from lumina.config.modifications import MODIFIERS, modifications
 from lumina.config.presets import DEFAULT_PRESET
 from lumina.config.sections import SECTIONS
+from lumina.config.sections.supervisor import SupervisorSection
 from lumina.config.source_entries import source_paths
 from lumina.config.task_paths import paths_by_task
 from lumina.data.kinds import known_kinds
@@ -71,6 +72,7 @@ NOT_INHERITED = {
     "cuda_ids",
     "strict",
     "forget_memory_limits",
+    *SupervisorSection.model_fields,
     *MODIFIERS,
 }
 """Options that say how to start, not what to train."""
@@ -277,7 +279,8 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
     )
     # How this process was started is not a property of the run.
     started = {"resume": None, "auto_resume": False} | {
-        leaf: config.get(leaf) for leaf in ("nproc", "cuda_ids", "strict")
+        leaf: config.get(leaf)
+        for leaf in ("nproc", "cuda_ids", "strict", *SupervisorSection.model_fields)
     }
     merged = merged.override(
         started | {"run_dir": str(run)}, Source("flag", "on resume")

@@ -13,6 +13,7 @@ from lumina.config import Config, Source
 from lumina.data.tokenizer import Tokenizer
 from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
+from lumina.heartbeat import leave
 from lumina.plan.plan import Plan
 from lumina.state.events import EventLog
 from lumina.state.exact_json import dumps
@@ -84,6 +85,7 @@ class RunFolder:
             self._begun = not self.directory.is_run
             self._will_make(path)
             self._held = self.directory.acquire(resume=resume or auto)
+            leave("run", {"path": str(path.absolute())})
 
     def _will_make(self, path: Path) -> None:
         """Note which folders are missing on the way to `path`, itself among them."""

@@ -8,6 +8,7 @@ import torch
 
 from lumina.assemble.program import Program
 from lumina.data.kind import Data
+from lumina.heartbeat import beat
 from lumina.infer.generate import context_limit
 from lumina.infer.sampling import sampling_for
 from lumina.infer.text import Answers
@@ -41,6 +42,7 @@ class Samples:
 
     def take(self, program: Program, step: int, recorder: Recorder) -> None:
         """Let the first rank's model write, and keep what it wrote."""
+        beat("writing samples")
         if program.ranks.main:
             texts = texts_of(program, self.data, self.count, recorder, step)
             leave_samples(self.directory, step, texts)

@@ -26,6 +26,7 @@ from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
 from lumina.train.start import check_data
+from lumina.train.supervised import check_supervised
 from lumina.train.visible_devices import use_cuda_ids
 
 __all__ = ["TrainResult", "Trainer"]
@@ -39,6 +40,9 @@ class Trainer(Adjusting):
         console: what a person sees; one on standard output when absent.
         on_step: called on every rank with the trainer and each finished metrics row.
         callbacks: called after it, in their order; see `Callback`.
+        before_start: called once with the plan, the machine and the completed steps,
+            before the run begins or goes on; gives a line about the run's supervisor
+            for the banner.
 
     Attributes:
         plan: what the running program realises, and after the run what its last
@@ -55,12 +59,14 @@ class Trainer(Adjusting):
         console: Console | None = None,
         on_step: Callable[[Trainer, dict[str, Any]], None] | None = None,
         callbacks: Sequence[Callback] = (),
+        before_start: Callable[[Plan, Environment, int], str] | None = None,
     ) -> None:
         self.config = config = config.settled()
         use_cuda_ids(config.system.cuda_ids)
         self.ranks = Ranks.from_environment()
         self.console = console or Console(rank=self.ranks.rank)
         self.on_step = on_step
+        self._before_start = before_start
         self._deliveries = Deliveries(self, callbacks)
         self.controls: Controls | None = None
         self._loop: Loop | None = None
@@ -75,6 +81,7 @@ class Trainer(Adjusting):
             LuminaError: whatever stands in the way, with its code.
         """
         self._check_nproc()
+        check_supervised(self.config)
         with begun(self.config, self.ranks) as config:
             job = Job(config, self.ranks, self.console)
             result = self._run(job)
@@ -90,6 +97,11 @@ class Trainer(Adjusting):
                 finished = job.prepare()
                 if finished is not None:
                     return finished
+                if self._before_start is not None:
+                    job.supervised = self._before_start(
+                        job.plan, job.prepared.environment, job.prepared.first_step
+                    )
+                    self._before_start = None
                 loop = job.build(self._deliveries.row, self._deliveries.event)
                 self._deliveries.begin(job.folder.directory.path)
                 self._loop, self.controls = loop, loop.controls

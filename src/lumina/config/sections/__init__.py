@@ -26,6 +26,7 @@ from lumina.config.sections.run import RunSection
 from lumina.config.sections.saving import SavingSection
 from lumina.config.sections.section import Section
 from lumina.config.sections.stages import StagesSection
+from lumina.config.sections.supervisor import SupervisorSection
 from lumina.config.sections.system import SystemSection
 from lumina.config.sections.tracking import TrackingSection
 from lumina.config.sections.train import TrainSection
@@ -61,6 +62,7 @@ class Sections:
     logging: LoggingSection
     tracking: TrackingSection
     experience: ExperienceSection
+    supervisor: SupervisorSection
     system: SystemSection
 
 

@@ -1,0 +1,32 @@
+"""A supervisor is a process, which the command starts and Python does not."""
+
+from __future__ import annotations
+
+import os
+
+from lumina import heartbeat
+from lumina.config import Config
+from lumina.errors import LuminaError
+
+
+def check_supervised(config: Config) -> None:
+    """Refuse a run that is to be supervised, and has no supervisor.
+
+    Raises:
+        LuminaError: E002.
+    """
+    if not config.supervisor.supervise or heartbeat.watched():
+        return
+    if "WORLD_SIZE" in os.environ:
+        raise LuminaError(
+            "E002",
+            "supervise was asked for, and a launcher has started this process "
+            "(WORLD_SIZE): two would restart it",
+            "leave --supervise out; torchrun restarts with --max-restarts, and "
+            "--auto-resume goes on with the run",
+        )
+    raise LuminaError(
+        "E002",
+        "supervise was asked for in Python, which trains in its own process",
+        "use `lumina train --supervise`, or leave it out",
+    )

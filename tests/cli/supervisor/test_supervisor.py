@@ -1,0 +1,275 @@
+"""Real processes that are killed, stopped and signalled under a supervisor.
+
+The programs are not trainings: they leave the signs of one, and start in a moment.
+`tests/train/test_supervised.py` does the same to trainings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from lumina.cli.supervisor.choice import Choice
+from lumina.cli.supervisor.supervisor import Settings, Supervisor
+from training import wait_until
+
+ON, OFF = Choice(True, "asked for"), Choice(False, "switched off")
+
+HEAD = """
+import json, os, signal, sys, time
+from pathlib import Path
+from lumina import heartbeat
+heartbeat.begin()
+here = Path({folder!r})
+told = heartbeat.told("restart")
+heartbeat.leave("run", {{"path": str(here / "run")}})
+attempt = told.get("number", 0)
+(here / f"began-{{attempt}}").write_text(json.dumps(told))
+def steps(first, last):
+    for step in range(first, last):
+        heartbeat.beat("step", step)
+"""
+
+
+class Tried:
+    """A program under a supervisor, and what came of it."""
+
+    def __init__(self, folder: Path, program: str, choice: Choice = ON, **more) -> None:
+        run = folder / "run"
+        run.mkdir(exist_ok=True)
+        (run / "config.yaml").touch()  # so that it is a run, which has events
+        self.folder, self.said = folder, list[str]()
+        script = folder / "program.py"
+        script.write_text(HEAD.format(folder=str(folder)) + program)
+        more = {"restart_delay": 0.0} | more
+        self.supervisor = Supervisor(
+            [sys.executable, str(script)],
+            lambda: [{}],
+            Settings(choice, **more),
+            self.said.append,
+            alone=True,
+        )
+
+    def run(self) -> int:
+        return self.supervisor.run()
+
+    def events(self) -> list[dict]:
+        lines = (self.folder / "run" / "events.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.mark.covers("TRN-37: error recovery with state tracking")
+def test_a_killed_program_is_started_again_and_told_why(tmp_path: Path) -> None:
+    tried = Tried(
+        tmp_path,
+        "steps(0, 8)\nif attempt == 0: os.kill(os.getpid(), signal.SIGKILL)\n",
+    )
+    assert tried.run() == 0
+    told = json.loads((tmp_path / "began-1").read_text())
+    assert (told["number"], told["step"]) == (1, 7)
+    assert told["run"] == str(tmp_path / "run")
+    assert "signal 9 (Killed)" in told["cause"]
+    (event,) = tried.events()
+    assert (event["kind"], event["step"]) == ("process_ended", 7)
+    assert event["data"]["signal"] == signal.SIGKILL
+
+
+def test_restarts_that_come_no_step_further_end_it(tmp_path: Path) -> None:
+    """A new step makes the count begin anew; steps that are repeated do not."""
+    tried = Tried(
+        tmp_path,
+        "steps(0, [5, 4, 9, 9, 7][attempt])\nos.abort()\n",
+        max_restarts=2,
+    )
+    assert tried.run() == 128 + signal.SIGABRT
+    assert sorted(p.name for p in tmp_path.glob("began-*")) == [
+        f"began-{n}" for n in range(5)
+    ]
+    assert tried.events()[-1]["kind"] == "gave_up"
+    assert "2 restarts in a row came no step further" in tried.said[-1]
+
+
+def test_one_that_is_not_supervised_ends_as_it_would_alone(tmp_path: Path) -> None:
+    tried = Tried(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)\n", OFF)
+    assert tried.run() == 128 + signal.SIGSEGV
+    assert not tried.said and not (tmp_path / "began-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "again"),
+    [
+        ({"code": "E204", "message": "no room"}, 1, False),
+        ({"code": "E301", "message": "no finite gradient"}, 1, False),
+        ({"code": "E002", "message": "a wrong option"}, 2, False),
+        ({"code": "E201", "message": "no room on the GPU"}, 1, True),
+        ({"code": None, "type": "RuntimeError", "message": "CUDA error"}, 1, True),
+    ],
+    ids=lambda value: value["code"] or "CUDA" if isinstance(value, dict) else None,
+)
+def test_only_what_may_pass_is_started_again(tmp_path: Path, word, code, again) -> None:
+    tried = Tried(
+        tmp_path,
+        f"word, code = {word!r}, {code}\n"
+        "if attempt: sys.exit(0)\nheartbeat.leave('failure', word)\nsys.exit(code)\n",
+    )
+    assert tried.run() == (0 if again else code)
+    assert (tmp_path / "began-1").exists() == again
+
+
+def test_the_same_error_at_the_same_step_is_not_tried_a_third_time(
+    tmp_path: Path,
+) -> None:
+    tried = Tried(
+        tmp_path,
+        "steps(0, 4)\n"
+        "heartbeat.leave('failure', {'type': 'ValueError', 'message': 'a defect'})\n"
+        "sys.exit(1)\n",
+        max_restarts=9,
+    )
+    assert tried.run() == 1
+    assert not (tmp_path / "began-2").exists()
+    assert "the same error came again" in tried.said[-1]
+
+
+@pytest.mark.parametrize(
+    ("hang", "words"),
+    [
+        pytest.param(
+            "os.kill(os.getpid(), signal.SIGSTOP)",
+            "stopped by SIGSTOP",
+            marks=pytest.mark.faults,
+        ),
+        ("def stuck():\n    time.sleep(99)\nstuck()", "hangs (step): no sign of life"),
+    ],
+    ids=["stopped", "stuck"],
+)
+def test_a_hang_is_named_with_its_stack_then_ended(tmp_path: Path, hang, words) -> None:
+    tried = Tried(tmp_path, f"if attempt: sys.exit(0)\nsteps(0, 9)\n{hang}\n",
+                  hang_timeout=0.3)  # fmt: skip
+    assert tried.run() == 0
+    suspected, ended = tried.events()
+    assert suspected["kind"] == "hang_suspected" and words in suspected["message"]
+    assert ended["kind"] == "process_ended" and words in ended["message"]
+    # One that is stopped can only write its stack once it goes on.
+    stack = ended["data"]["stack"]
+    assert "program.py" in stack and ("stuck" in stack or "SIGSTOP" in words)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.faults),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.faults),
+    ],
+)
+def test_signals_reach_the_program_and_nothing_is_started_again(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    tried = Tried(
+        tmp_path,
+        "heard = []\n"
+        "def hear(number, frame):\n"
+        "    heard.append(number)\n"
+        "    (here / f'heard-{number}').touch()\n"
+        "for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):\n"
+        "    signal.signal(n, hear)\n"
+        "(here / 'ready').touch()\n"
+        "while not heard or heard[-1] == signal.SIGUSR1: time.sleep(0.005)\n"
+        "sys.exit(128 + heard[-1])\n",
+    )
+
+    def send() -> None:
+        wait_until((tmp_path / "ready").exists)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        wait_until((tmp_path / f"heard-{signal.SIGUSR1}").exists)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    threading.Thread(target=send, daemon=True).start()
+    assert tried.run() == code
+    assert signal.getsignal(number) == before
+    assert not (tmp_path / "began-1").exists() and not tried.said
+
+
+def test_a_signal_ends_the_wait_before_a_restart(tmp_path: Path) -> None:
+    tried = Tried(tmp_path, "os.abort()\n", restart_delay=60.0)
+
+    def send() -> None:
+        wait_until(lambda: any("is started again" in line for line in tried.said))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send, daemon=True).start()
+    assert tried.run() == 143
+    assert "the last checkpoint stands" in tried.said[-1]
+
+
+SUPERVISES = """
+import sys
+from lumina.cli.supervisor.choice import Choice
+from lumina.cli.supervisor.supervisor import Settings, Supervisor
+sleeps = "import os, time; print(os.getpid(), flush=True); time.sleep(99)"
+settings = Settings(Choice(True, ""))
+command = [sys.executable, "-c", sleeps]
+supervisor = Supervisor(command, lambda: [{}], settings, print, alone=True)
+sys.exit(supervisor.run())
+"""
+
+
+@pytest.mark.faults
+def test_the_program_ends_with_a_killed_supervisor() -> None:
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISES], stdout=subprocess.PIPE
+    )
+    assert supervisor.stdout is not None
+    child = Path("/proc", supervisor.stdout.readline().decode().strip(), "stat")
+    assert child.exists()
+    supervisor.kill()
+    supervisor.wait()
+
+    def gone() -> bool:
+        try:
+            return child.read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    assert wait_until(gone)
+
+
+@pytest.mark.faults
+def test_ctrl_z_holds_the_program_too(tmp_path: Path) -> None:
+    """What stops the supervisor stops the program, and it does not count as a hang."""
+    script = tmp_path / "supervises.py"
+    script.write_text(SUPERVISES)
+    supervisor = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert supervisor.stdout is not None
+    child = Path("/proc", supervisor.stdout.readline().decode().strip(), "stat")
+
+    def state(path: Path) -> str:
+        return path.read_text().rpartition(")")[2].split()[0]
+
+    own = Path("/proc", str(supervisor.pid), "stat")
+    supervisor.send_signal(signal.SIGTSTP)
+    assert wait_until(lambda: state(own) == state(child) == "T")
+    supervisor.send_signal(signal.SIGCONT)
+    assert wait_until(lambda: state(child) == "S")
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait() == 143
+
+
+def test_a_supervisor_does_without_torch() -> None:
+    """It waits for days beside a training, which needs the memory."""
+    loaded = "import sys, lumina.cli.supervisor.launch; print('torch' in sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "False"

@@ -1,0 +1,229 @@
+"""Trainings that are killed, stopped and damaged under their supervisor go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training import (
+    DENSE,
+    TERMINATE,
+    assert_same_run,
+    events,
+    reached,
+    rows,
+    wait_until,
+    words,
+)
+
+FLAGS = [
+    *DENSE,
+    *words("--precision fp32 --steps 24 --dropout 0.1 --save-every-n-batches 5"),
+]
+SUPERVISED = words("--supervise --restart-delay 0.1")
+
+FAULTS = '''
+"""Something happens to a rank in a step, once."""
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+import lumina.train.loop as loop
+
+take_step, here = loop.train_step, Path(__file__).parent
+RANK = os.environ.get("RANK", "0")
+
+
+def damage():
+    checkpoints = Path(os.environ["RUN"]) / "checkpoints"
+    newest = sorted(checkpoints.glob("step-*"))[-1]
+    file = max(newest.glob("*.safetensors"), key=lambda p: p.stat().st_size)
+    file.chmod(0o644)
+    with open(file, "r+b") as out:
+        out.seek(-8, 2)
+        out.write(bytes(range(8)))
+
+
+def faulty(program, batches, step, **more):
+    for entry in os.environ["FAULTS"].split():
+        at, what, rank = entry.split(":")
+        mark = here / entry.replace(":", "-")
+        if step != int(at) or rank != RANK or mark.exists():
+            continue
+        mark.touch()
+        if what == "damage":
+            damage()
+            what = "SIGKILL"
+        if what == "assert":
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if what == "segfault":
+            ctypes.string_at(0)
+        if what == "sleep":
+            time.sleep(999)
+        os.kill(os.getpid(), getattr(signal, what))
+    return take_step(program, batches, step, **more)
+
+
+loop.train_step = faulty
+'''
+
+
+@pytest.fixture(scope="module")
+def whole(trainings):
+    return trainings.train("whole", *FLAGS)
+
+
+def faulty(trainings, name: str, faults: str, *flags: str, code: int = 0) -> Path:
+    """A run to which these faults happen, each of them STEP:WHAT:RANK."""
+    folder = trainings.folder / f"{name}-faults"
+    folder.mkdir()
+    (folder / "faults.py").write_text(FAULTS)
+    return trainings.train(
+        name,
+        *FLAGS,
+        *SUPERVISED,
+        *flags,
+        "--plugins",
+        str(folder / "faults.py"),
+        code=code,
+        FAULTS=faults,
+        RUN=str(trainings.folder / name),
+    )
+
+
+@pytest.mark.faults
+@pytest.mark.thorough
+@pytest.mark.covers("CKP-13: recovery from crash", "TRN-37: error recovery with state "
+                    "tracking")  # fmt: skip
+def test_a_run_that_crashes_three_times_is_the_run_that_does_not(trainings, whole):
+    """An exception of CUDA, a segmentation fault, and a kill: not a bit differs."""
+    run = faulty(trainings, "crashes", "7:assert:0 13:segfault:0 18:SIGKILL:0")
+    assert_same_run(run, whole)
+    ended, restarted = events(run, "process_ended"), events(run, "restarted")
+    assert [event["step"] for event in ended] == [7, 13, 18]
+    assert "segfault" not in ended[0]["message"]
+    assert "string_at" in ended[1]["data"]["stack"]
+    assert [event["data"]["steps_lost"] for event in restarted] == [2, 3, 3]
+    assert all(event["data"]["seconds_lost"] > 0 for event in restarted)
+    assert "device-side assert" in restarted[0]["message"]
+    assert "restart 3 by the supervisor" in trainings.output("crashes")
+    assert "device-side assert" in (run / "report.html").read_text()
+
+
+@pytest.mark.faults
+@pytest.mark.thorough
+def test_behind_a_damaged_checkpoint_an_older_one_is_taken(trainings, whole):
+    run = faulty(trainings, "damaged", "18:damage:0")
+    assert_same_run(run, whole)
+    (refused,) = events(run, "checkpoint_refused")
+    assert "step-00000015" in refused["message"]
+    (restarted,) = events(run, "restarted")
+    assert (restarted["step"], restarted["data"]["steps_lost"]) == (10, 8)
+
+
+@pytest.mark.faults
+@pytest.mark.thorough
+@pytest.mark.parametrize("what", ["sleep", "SIGSTOP", "SIGKILL"])
+@pytest.mark.covers("DST-19: node failure")
+def test_a_rank_that_hangs_or_dies_is_named_and_the_run_goes_on(trainings, what):
+    """Two gloo ranks, of which one waits in a collective for the other."""
+    ranks = words("--nproc 2 --batch-size 2 --hang-timeout 2")
+    run = faulty(trainings, f"ranks-{what}", f"12:{what}:1", *ranks)
+    assert [row["step"] for row in rows(run)] == list(range(1, 25))
+    (ended,) = events(run, "process_ended")
+    assert ended["data"]["rank"] == 1 and "rank 1" in ended["message"]
+    if what != "SIGKILL":
+        (suspected,) = events(run, "hang_suspected")
+        assert suspected["data"]["ranks"] == [1]
+        assert "faults.py" in ended["data"]["stack"]
+    (restarted,) = events(run, "restarted")
+    # One that was stopped goes on for a moment, to write its stack.
+    assert restarted["data"]["steps_lost"] == 2 or what == "SIGSTOP"
+
+
+@pytest.mark.faults
+@pytest.mark.thorough
+def test_a_signal_ends_a_supervised_run_with_a_checkpoint(trainings):
+    endless = words("--steps 100000")
+    running = trainings.start("asked", *FLAGS, *SUPERVISED, *endless)
+    folder = trainings.folder / "asked"
+    assert wait_until(reached(folder, 3), running)
+    running.send(signal.SIGUSR1)
+    assert wait_until(lambda: events(folder, "checkpoint_saved"), running)
+    running.send(TERMINATE)
+    assert running.wait() == 143, running.output
+    assert events(folder, "run_interrupted") and not events(folder, "restarted")
+    saved = events(folder, "checkpoint_saved")[-1]
+    assert saved["data"]["checkpoint_kind"] == "emergency"
+
+
+@pytest.mark.faults
+@pytest.mark.thorough
+def test_what_would_fail_again_is_not_started_again(trainings):
+    run = "refused"
+    trainings.train(run, *FLAGS, *SUPERVISED, "--train-data", "/nowhere", code=1)
+    said = trainings.output(run)
+    assert "E104" in said and "is not started again" in said
+
+
+@pytest.mark.faults
+@pytest.mark.thorough
+def test_a_long_run_of_the_command_is_supervised_by_itself(trainings):
+    """The command that a shell starts; the process that it started stays the same."""
+    command = trainings.command("long", *FLAGS, *words("--steps 900000000"))
+    log = trainings.folder / "long.log"
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lumina", *command],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+    folder = trainings.folder / "long"
+    try:
+        assert wait_until(lambda: reached(folder, 3)() or process.poll() is not None)
+        text = " ".join(log.read_text().split())
+        assert "supervised yes: about" in text and "more than an hour" in text
+        assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143
+        assert events(folder, "run_interrupted")
+    finally:
+        process.kill()
+
+
+@pytest.mark.faults
+@pytest.mark.thorough
+@pytest.mark.covers("DST-19: node failure")
+def test_torchrun_starts_the_ranks_again_and_the_run_goes_on(trainings):
+    """Its elastic agent, with two processes, of which one is killed."""
+    folder = trainings.folder / "elastic-faults"
+    folder.mkdir()
+    (folder / "faults.py").write_text(FAULTS)
+    command = trainings.command(
+        "elastic", *FLAGS, "--auto-resume", "--batch-size", "2", "--plugins",
+        str(folder / "faults.py"),
+    )  # fmt: skip
+    agent = words("--nproc-per-node 2 --max-restarts 1 --rdzv-backend c10d "
+                  "--rdzv-endpoint localhost:0 --monitor-interval 0.1")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *agent, "-m", "lumina",
+         *command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "FAULTS": "12:SIGKILL:1"},
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = trainings.folder / "elastic"
+    assert [row["step"] for row in rows(run)] == list(range(1, 25))
+    (restarted,) = events(run, "restarted")
+    assert restarted["data"]["by"] == "torchrun" and restarted["step"] == 10
+    assert "no: torchrun" in done.stdout or "no: a launcher" in done.stdout
