@@ -102,9 +102,10 @@ class Ranks:
                 "cpu:gloo,cuda:nccl",
                 timeout=START_TIMEOUT,
                 device_id=self.device(kind),
+                **_store(),
             )
         else:
-            dist.init_process_group("gloo", timeout=START_TIMEOUT)
+            dist.init_process_group("gloo", timeout=START_TIMEOUT, **_store())
 
     def disconnect(self) -> None:
         """Leave the process group."""
@@ -132,6 +133,21 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
+
+
+def _store() -> dict[str, Any]:
+    """Where ranks meet that torchrun has restarted; nothing for others.
+
+    The agent keeps its store from one attempt to the next, and with it the addresses of
+    processes that have ended, which gloo would wait for.
+    """
+    restarts = _number("TORCHELASTIC_RESTART_COUNT", 0)
+    if not restarts:
+        return {}
+    handler = dist.rendezvous("env://", timeout=START_TIMEOUT)  # type: ignore[attr-defined]
+    store, rank, size = next(handler)
+    own = dist.PrefixStore(f"restart-{restarts}", store)  # type: ignore[attr-defined]
+    return {"store": own, "rank": rank, "world_size": size}
 
 
 def _number(name: str, default: int) -> int:

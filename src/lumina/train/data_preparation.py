@@ -12,6 +12,7 @@ from lumina.assemble.ranks import Ranks
 from lumina.config import Config
 from lumina.data.kind import Data, DataKind, Request, Rows
 from lumina.data.kinds import options_of
+from lumina.data.sources.patient import tell_retries
 from lumina.data.stream import RowStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -53,6 +54,7 @@ class DataPreparation:
             config: the settings.
             tokenizer: that of the run that goes on; None: as the settings say.
         """
+        tell_retries(self._on_event)
         options = options_of(self._kind, config.data.data_options)
         request = Request(config, tokenizer, options)
         if self._ranks.main:

@@ -14,6 +14,7 @@ from lumina.config.leaves import field
 from lumina.config.modifications import MODIFIERS
 from lumina.config.phase_entries import names_in_words
 from lumina.data.long_conversations import long_in_words
+from lumina.data.sources.patient import tell_retries
 from lumina.errors import LuminaError
 from lumina.heartbeat import beat
 from lumina.observe.console import Console
@@ -392,6 +393,7 @@ class Job:
         )
         for event in prepared.events:
             recorder.event(**({"step": None} | event))
+        tell_retries(lambda event: recorder.event(**event))
         return recorder, store
 
     def _open_log(self) -> RunLog | None:

@@ -11,6 +11,7 @@ from lumina.data.sources.compression import COMPRESSIONS
 from lumina.data.sources.entry import Access, Entry, Source, SourceKind
 from lumina.data.sources.guard import Guarded, Unpacked, buffered
 from lumina.data.sources.members import Form, form_of
+from lumina.data.sources.patient import patient
 
 
 class Plain(SourceKind):
@@ -42,7 +43,7 @@ class Plain(SourceKind):
         assert form.format is not None
 
         def opened() -> BinaryIO:
-            handle = open(path, "rb")  # noqa: SIM115 (the entry's reader closes it)
+            handle = patient(path)  # the entry's reader closes it
             access.position = handle.tell
             if not form.compression:
                 return handle
