@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("lumina.cli.config", "show settings and where each came from"),
     "checkpoints": ("lumina.cli.checkpoints", "list, check, compare checkpoints"),
     "runs": ("lumina.cli.runs", "list, show, compare, tag and remove runs; reports"),
+    "replay": ("lumina.cli.replay", "decide again what a run decided, and compare"),
     "experience": (
         "lumina.cli.experience",
         "what is remembered of earlier runs, and what it is worth",

@@ -75,7 +75,9 @@ def decisions_made(events: Iterable[Mapping[str, Any]]) -> list[Made]:
     """
     found: list[Made] = []
     place: dict[int, int] = {}  # number -> where it stands in `found`
-    backs: list[tuple[int, int]] = []  # (target, decisions before) of each rollback
+    # (target, decisions before) of each rollback while the run went on: its target's
+    # checkpoint was written anew then.
+    backs: list[tuple[int, int]] = []
     for event in events:
         kind, data = event.get("kind"), event.get("data")
         values = dict(data) if isinstance(data, Mapping) else {}
@@ -88,11 +90,11 @@ def decisions_made(events: Iterable[Mapping[str, Any]]) -> list[Made]:
         elif kind == OUTCOME and values.get("number") in place:
             at = place[values["number"]]
             found[at] = _with_outcome(found[at], values)
-        elif kind == ROLLED_BACK and type(event.get("step")) is int:
+        elif kind == ROLLED_BACK and "from_step" in values:
             backs.append((event["step"], len(found)))
         elif kind == "resumed" and type(event.get("step")) is int:
             step = event["step"]
-            first = max((count for target, count in backs if target < step), default=0)
+            first = max((count for target, count in backs if target <= step), default=0)
             for at in range(first, len(found)):
                 if found[at].step > step:
                     place.pop(found[at].number, None)

@@ -331,12 +331,16 @@ class Loop:
                 self.recorder.note(kind, text, row["step"], **data)
             self.progress.skipped = self.recorder.skipped
             self.rules.see(row, self._value_at(row["step"]))
-            for rule, note in self.rules.notes():
-                self.recorder.event(
-                    rule, note.severity, None, note.text, note.step, **note.evidence
-                )
+            self._tell_notes()
             row |= self.rules.metrics()
             yield row
+
+    def _tell_notes(self) -> None:
+        """The events of what rules have found and decided."""
+        for kind, note in self.rules.notes():
+            self.recorder.event(
+                kind, note.severity, None, note.text, note.step, **note.evidence
+            )
 
     def _write(self, row: dict[str, Any]) -> None:
         """Write a finished row, and end a run that no longer learns."""
@@ -370,6 +374,7 @@ class Loop:
             self._stop_agreed()
             return {}
         self.rules.see_evaluation(step, outcome.metrics, self._value_at(step))
+        self._tell_notes()
         return self.evaluations.found(self.program, outcome)
 
     def _value_at(self, step: int) -> Callable[[str], Any]:

@@ -15,6 +15,7 @@ from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
 from lumina.heartbeat import leave
 from lumina.plan.plan import Plan
+from lumina.state.earlier_plans import keep_plan
 from lumina.state.events import EventLog
 from lumina.state.exact_json import dumps
 from lumina.state.run_directory import RunDirectory
@@ -127,6 +128,8 @@ class RunFolder:
         try:
             # The settings first: with them, a killed run can be gone on with.
             write_file(self.directory.config, config.to_yaml().encode())
+            if plan.orchestrator:
+                keep_plan(self.directory, step, decided)
             write_file(self.directory.plan, decided.encode())
             self._save(tokenizer)
             if tokenizer is not None:

@@ -1,0 +1,1 @@
+"""Deciding again what a run decided, from its files."""
