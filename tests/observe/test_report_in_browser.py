@@ -49,6 +49,10 @@ def folder(tmp_path_factory) -> Path:
         name="learning_rate", old=1e-3, value=5e-4, reason=HOSTILE, source="user",
         outcome="applied",
     )  # fmt: skip
+    events.emit(
+        "decision", "info", None, "decided", 350, number=1, anomaly="loss_spike",
+        action=HOSTILE, level=1, mode="on", confidence=0.9, reason=HOSTILE,
+    )  # fmt: skip
     events.emit(HOSTILE, "error", "E301", HOSTILE, 500)
     events.close()
     samples = [
@@ -267,7 +271,7 @@ def test_everything_works_by_keyboard(shown):
 
 
 def test_marks_can_be_hidden(shown):
-    for kind in ("joint", "change", "warning", "checkpoint", "evaluation"):
+    for kind in ("joint", "change", "decision", "warning", "checkpoint", "evaluation"):
         marked = f"document.querySelectorAll('#chart-0 .mark.{kind}').length"
         assert shown.run(marked) > 0, kind
         shown.run(f"document.querySelector('[data-kind={kind}]').click()")

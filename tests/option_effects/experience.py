@@ -7,9 +7,12 @@ from dataclasses import replace
 
 from lumina.config import Source
 from lumina.observe.console import Console
+from lumina.state.experience.beside import earlier_runs
 from lumina.state.experience.store import ExperienceStore
+from lumina.state.run_directory import RunDirectory
 from lumina.train import Trainer
 from option_effects import shows
+from reported_run import section
 from tiny_runs import Run, Runs
 
 
@@ -26,6 +29,11 @@ def memory(runs: Runs) -> None:
     assert record.options["learning_rate"] == 3e-3
     assert record.machine["micro_batch_size"] == 4
     assert len(record.data) == 16
+    assert not (kept.folder / "earlier_runs.json").exists()
+    beside = runs.train(experience=str(store.path))
+    [earlier] = earlier_runs(RunDirectory(beside.folder))
+    assert earlier == record
+    assert "1 earlier run" in section(beside.folder, "earlier")
 
     store.path.write_text("not a store")
     third = runs.train(experience=str(store.path))

@@ -105,11 +105,16 @@ def test_a_run_that_goes_on_is_remembered_once(runs: Runs) -> None:
     assert (record.steps, record.planned_steps) == (5, 5)
 
 
-@pytest.mark.covers("ORC-18: recovery patterns")
-def test_outcomes_of_a_run_are_remembered(runs: Runs) -> None:
-    file = runs.folder / "memory.sqlite"
+@pytest.mark.covers("ORC-18: recovery patterns", "ORC-31")
+def test_outcomes_of_a_run_are_remembered_and_decisions_are_shown(runs: Runs) -> None:
+    file, log = runs.folder / "memory.sqlite", runs.folder / "run.log"
     with alarm("divergence", 12, confidence=0.95):
-        run = runs.train(adaptive="on", experience=str(file), steps=40)
+        run = runs.train(
+            adaptive="on", experience=str(file), steps=24, log_file=str(log)
+        )
+    line = "half the learning rate: it is a test (confidence 0.95)"
+    assert line in run.printed.replace("\n  ", " ")
+    assert line in log.read_text()
     [made] = [d for d in decisions(run) if d["action"] == "lower_rate"]
     [event] = [
         e for e in run.events

@@ -19,6 +19,7 @@ from tiny_runs import Run, Runs
 ALARMS = (3, 4, 12, 13, 21, 22, 23)
 LONG: dict[str, Any] = {
     "adaptive": "on",
+    "adaptive_levels": (1, 2, 3),
     "steps": 32,
     "eval_every_n_batches": 5,
     "save_every_n_batches": 5,

@@ -1,10 +1,11 @@
-"""`lumina explain`: what an error code means, and what helps in common troubles."""
+"""`lumina explain`: what an error code means, what helps, and what a run decided."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 
 from lumina.cli.text import table
 from lumina.errors import CODES
@@ -17,13 +18,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help="a code, such as E201, or a topic; without one, all are listed",
+        help="a code, such as E201, a topic, or a run; without one, all codes and "
+        "topics are listed",
     )
+    parser.add_argument(
+        "--plugins", nargs="+", default=[], metavar="FILE",
+        help="of a run: plug-ins with the checks and actions that it had",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Explain what was named, or list what can be."""
+    if (paths := _runs(args.names)) is not None:
+        return _explain_runs(paths, args)
     names = args.names or list(explained())
     found = [find_explained(name) for name in names]
     if args.json:
@@ -37,4 +45,33 @@ def run(args: argparse.Namespace) -> int:
         }
         print(table(("code", "what happened"), rows[True]))
         print("\n" + table(("topic", "trouble"), rows[False]))
+    return 0
+
+
+def _runs(names: list[str]) -> list[Path] | None:
+    """The runs that are named; None where codes or topics are."""
+    from lumina.cli.run_files import is_run
+
+    known = {name.lower() for name in explained()}
+    if not names or any(name.strip().lower() in known for name in names):
+        return None
+    found = [
+        next((one for one in (Path(name), Path("runs", name)) if is_run(one)), None)
+        for name in names
+    ]
+    there = [path for path in found if path is not None]
+    return there if len(there) == len(names) else None
+
+
+def _explain_runs(paths: list[Path], args: argparse.Namespace) -> int:
+    from lumina.cli import explain_run
+    from lumina.model.registry import load_plugins
+
+    load_plugins(tuple(args.plugins))
+    found = [explain_run.facts_of(path) for path in paths]
+    if args.json:
+        shown = [{k: v for k, v in one.items() if k != "made"} for one in found]
+        print(json.dumps(shown, indent=2, default=str))
+    else:
+        print("\n\n".join(explain_run.in_words(one) for one in found))
     return 0

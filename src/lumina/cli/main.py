@@ -52,7 +52,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "profile": ("lumina.cli.profile", "where time and memory of a training go"),
     "completion": ("lumina.cli.completion", "complete commands in bash, zsh, fish"),
     "doctor": ("lumina.cli.doctor", "show what this machine offers"),
-    "explain": ("lumina.cli.explain", "what an error code means, what helps"),
+    "explain": (
+        "lumina.cli.explain",
+        "what an error code means, what helps, what a run decided",
+    ),
     "demo": ("lumina.cli.demo", "train, fine-tune and question a small model here"),
 }
 

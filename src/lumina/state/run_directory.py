@@ -101,6 +101,11 @@ class RunDirectory:
         return self.path / "results.json"
 
     @property
+    def earlier_runs(self) -> Path:
+        """earlier_runs.json: the latest runs like it, when it ended."""
+        return self.path / "earlier_runs.json"
+
+    @property
     def status_file(self) -> Path:
         """status.json: how far it came, and whether it is finished."""
         return self.path / "status.json"

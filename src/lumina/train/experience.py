@@ -18,6 +18,7 @@ from lumina.errors import LuminaError
 from lumina.plan.decisions import asked_for
 from lumina.plan.experience import run_kind
 from lumina.plan.plan import Plan
+from lumina.state.experience.beside import leave_earlier_runs, runs_beside
 from lumina.state.experience.of_run import record_of
 from lumina.state.experience.place import store_at
 from lumina.state.experience.posterior import counts_for
@@ -42,8 +43,11 @@ def remember(config: Config, directory: RunDirectory, recorder: Recorder) -> Non
     """
     try:
         store = store_at(config.experience.experience)
-        if store is not None:
-            store.add(record_of(directory))
+        if store is None:
+            return
+        record, outcomes = record_of(directory)
+        leave_earlier_runs(directory, runs_beside(store, record))
+        store.add((record, outcomes))
     except LuminaError as error:
         # On a disk that is full, word of it may not fit either.
         with contextlib.suppress(LuminaError):

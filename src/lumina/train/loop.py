@@ -552,6 +552,7 @@ class Loop:
             **change.to_dict(),  # its step among them
             **details,
         )
+        self._tell_notes()
         again, self.program.live.feed_again = self.program.live.feed_again, False
         return self._reordered() or self.program is not before or again
 

@@ -69,14 +69,18 @@ def _groups() -> list[Any]:
 
 
 def groups(
-    metrics: Metrics, plan: Mapping[str, Any], budget: float = 1.0
+    metrics: Metrics,
+    plan: Mapping[str, Any],
+    budget: float = 1.0,
+    more: Sequence[tuple[str, list[Chart]]] = (),
 ) -> list[Group]:
     """The same, thinned so that all of them together stay within a size.
 
     Args:
         budget: share of `MOST_NUMBERS` that may be used.
+        more: further groups, with figures that the run itself does not have.
     """
-    found = gather(metrics, plan)
+    found = [*gather(metrics, plan), *more]
     lines = sum(len(one.lines) for _, made in found for one in made)
     # A bucket keeps two points and a mean: six numbers.
     room = int(MOST_NUMBERS * budget) // (6 * max(lines, 1))

@@ -7,6 +7,7 @@ from typing import Any
 
 from lumina import quantities as q
 from lumina.observe.report.record import Record, data_of
+from lumina.state.decisions_made import Made, decisions_made
 
 MOST = 200
 
@@ -18,6 +19,41 @@ def decisions(record: Record) -> list[dict[str, str]]:
     """
     changes = [e for e in record.events if e.get("kind") == "control"]
     return [_row(event.get("step"), data_of(event)) for event in changes[-MOST:]]
+
+
+def about_anomalies(record: Record) -> list[tuple[str, ...]]:
+    """The decisions of the orchestrator, by step; the latest `MOST`.
+
+    Each has the step, the phase, what was found, the decision, why, how sure it was,
+    and what came of it.
+    """
+    made = [one for one in decisions_made(record.events) if not one.undone]
+    return [
+        (
+            f"{one.step:,}",
+            one.phase.lower(),
+            one.anomaly,
+            _decision(one),
+            one.reason,
+            f"{one.confidence:.2f}",
+            f"{one.verdict}: {one.text}" if one.verdict else "not measured",
+        )
+        for one in made[-MOST:]
+    ]
+
+
+def in_words(made: Made) -> str:
+    """A decision and its outcome, for the mark on a curve."""
+    sure = f"confidence {made.confidence:.2f}"
+    outcome = made.verdict or "not measured"
+    return f"{outcome}: {_decision(made)} against {made.anomaly} ({sure})"
+
+
+def _decision(made: Made) -> str:
+    shown = made.action
+    if made.control:
+        shown += f": {made.control} {_short(made.old)} → {_short(made.new)}"
+    return f"in shadow: {shown}" if made.mode == "shadow" else shown
 
 
 def _row(step: Any, data: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lumina import quantities as q
+from lumina.observe.report.decisions import in_words
 from lumina.observe.report.record import Event, Record, data_of
+from lumina.state.decisions_made import decisions_made
 
 MOST_OF_A_KIND = 200
 LONGEST_TEXT = 160
@@ -15,6 +17,7 @@ LONGEST_TEXT = 160
 KINDS = {
     "joint": "resumed, or a new phase",
     "change": "a setting changed",
+    "decision": "a decision, and what came of it",
     "warning": "a warning or an error",
     "checkpoint": "checkpoint",
     "evaluation": "evaluation",
@@ -53,6 +56,9 @@ def _all(record: Record) -> Iterator[Mark]:
     yield from _joints(record.starts)
     for event in record.events:
         yield from _of_event(event)
+    for made in decisions_made(record.events):
+        if not made.undone:
+            yield Mark("decision", float(made.step), in_words(made))
     column = record.metrics.column("eval_loss")
     for step, loss in zip(column.steps, column.values, strict=True):
         yield Mark("evaluation", float(step), f"held-out loss {q.decimal(float(loss))}")

@@ -11,6 +11,8 @@ from typing import Any
 
 from lumina.errors import LuminaError
 from lumina.observe.report.metrics import Metrics
+from lumina.state.experience.beside import earlier_runs
+from lumina.state.experience.records import RunRecord
 from lumina.state.json_lines import iterate_json_lines, read_json_lines
 from lumina.state.liveness import state_of
 from lumina.state.run_directory import RunDirectory
@@ -30,6 +32,7 @@ class Record:
         status: status.json.
         samples: of samples.jsonl: `step`, `prompt` and `text` each.
         results: of results.json: further figures by name.
+        earlier: of earlier_runs.json: the latest runs like it.
     """
 
     run: RunDirectory
@@ -39,6 +42,7 @@ class Record:
     status: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
     results: Mapping[str, Any]
+    earlier: Sequence[RunRecord] = ()
 
     @cached_property
     def starts(self) -> list[Event]:
@@ -88,6 +92,7 @@ def read_record(run: RunDirectory) -> Record:
         status=run.status() or {},
         samples=_lines(run.samples),
         results=_object(run.results),
+        earlier=earlier_runs(run),
     )
 
 

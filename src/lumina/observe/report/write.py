@@ -11,7 +11,9 @@ from typing import Any
 from lumina.durable import write_error, write_file
 from lumina.observe.data_found import data_rows
 from lumina.observe.report import curves
-from lumina.observe.report.decisions import decisions
+from lumina.observe.report.decisions import about_anomalies, decisions
+from lumina.observe.report.earlier import charts as charts_beside
+from lumina.observe.report.earlier import comparison
 from lumina.observe.report.findings import find
 from lumina.observe.report.go_on import commands
 from lumina.observe.report.headline import facts, figures, sentence
@@ -97,7 +99,7 @@ def content(record: Record, budget: float) -> dict[str, Any]:
     events, earlier = shown_events(
         record.events, max(int(EVENTS * budget), 10), min(longest, 1000)
     )
-    groups = curves.groups(metrics, plan, budget)
+    groups = curves.groups(metrics, plan, budget, charts_beside(record))
     asked, given = settings(record.settings)
     why, others = choices(plan)
     return {
@@ -117,6 +119,8 @@ def content(record: Record, budget: float) -> dict[str, Any]:
         "samples": sampled(record, longest),
         "loads": expert_loads(record),
         "decisions": decisions(record),
+        "anomalies": _short(about_anomalies(record), longest),
+        "earlier": comparison(record),
         "commands": commands(record),
         "asked": _short(asked, longest),
         "given": _short(given, longest),

@@ -23,6 +23,7 @@ function along(step) {
 const SIGNS = {
   joint: "M0,-4 L4,0 L0,4 L-4,0 Z",
   change: "M-4,-3 L4,-3 L0,4 Z",
+  decision: "M0,-5 L1.5,-1.5 L5,0 L1.5,1.5 L0,5 L-1.5,1.5 L-5,0 L-1.5,-1.5 Z",
   warning: "M-4,4 L4,4 L0,-4 Z",
   checkpoint: "M-3,-3 H3 V3 H-3 Z",
   evaluation: "M-3,0 A3,3 0 1 0 3,0 A3,3 0 1 0 -3,0 Z",

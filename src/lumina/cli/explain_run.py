@@ -1,0 +1,106 @@
+"""What `lumina explain RUN` prints: every decision of a run, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lumina.state.decisions_made import Made
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """The decisions of a run, and those that it would have made in shadow mode.
+
+    Args:
+        path: the run.
+
+    Raises:
+        LuminaError: E104 for a missing file, E101 for a broken one.
+    """
+    from lumina.state.decisions_made import decisions_made
+    from lumina.state.earlier_plans import plans_of
+    from lumina.state.events import read_events
+    from lumina.state.run_directory import RunDirectory
+
+    run = RunDirectory(path)
+    plan = plans_of(run)[-1][1]
+    mode = (plan.get("orchestrator") or {}).get("mode", "off")
+    made = decisions_made(read_events(path))
+    if mode == "off":
+        from lumina.train.replaying.shadow import would_have_decided
+
+        made = would_have_decided(run)
+    return {
+        "run": str(path),
+        "adaptive": mode,
+        "experience": (plan.get("reasons") or {}).get("experience"),
+        "decisions": [{**vars(one), "phase": one.phase} for one in made],
+        "made": made,
+    }
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """The same as text."""
+    made: list[Made] = facts["made"]
+    mode = facts["adaptive"]
+    count = len(made)
+    head = {
+        "off": "adaptive was off: nothing was decided. In shadow mode, "
+        f"{count} decisions would have been recorded for these losses",
+        "shadow": f"adaptive was shadow: {count} decisions were recorded, and none was "
+        "carried out",
+        "on": f"adaptive was on: {count} decisions",
+    }[mode]
+    lines = [f"{facts['run']}: {head}"]
+    if facts["experience"]:
+        lines.append(f"experience: {facts['experience']}")
+    verdicts = [one.verdict for one in made if one.verdict and not one.undone]
+    if verdicts:
+        counted = ", ".join(
+            f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts)
+        )
+        lines.append(f"outcomes: {counted}")
+    for one in made:
+        lines += ["", *_lines(one, mode)]
+    return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """A line that cannot steer the terminal it is printed on."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+
+
+def _lines(made: Made, mode: str) -> list[str]:
+    phase = f" ({made.phase.lower()})" if made.phase else ""
+    lines = [f"step {made.step:,}{phase}: {made.anomaly or 'no anomaly'}"]
+    seen = ", ".join(
+        f"{key} {_value(value)}"
+        for key, value in made.evidence.items()
+        if key != "phase"
+    )
+    if seen:
+        lines.append(f"  seen        {seen}")
+    would = mode != "on" or made.mode == "shadow"
+    what = made.action if made.action != "nothing" else "nothing, on purpose"
+    if made.control:
+        what += f": {made.control} {_value(made.old)} -> {_value(made.new)}"
+    lines.append(f"  {'would do' if would else 'done':<12}{what} (level {made.level})")
+    lines.append(f"  why         {made.reason}")
+    lines.append(f"  how sure    {made.confidence:.2f}")
+    after = "not measured"
+    if made.verdict:
+        after = made.verdict + (f": {made.text}" if made.text else "")
+        if made.outcome_step is not None:
+            after += f" (known in step {made.outcome_step:,})"
+    lines.append(f"  afterwards  {after}")
+    if made.undone:
+        lines.append("  undone      a resume went on from before it")
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "unknown" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

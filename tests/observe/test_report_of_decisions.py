@@ -1,0 +1,135 @@
+"""What the report says of decisions and of earlier runs, and `lumina explain RUN`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lumina.cli.main import main
+from lumina.observe.report import write_report
+from lumina.state.events import EventLog
+from lumina.state.experience.beside import leave_earlier_runs
+from lumina.state.run_directory import RunDirectory
+from remembered import a_record
+from reported_run import HOSTILE, a_run, numbers, page, section
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run with three decisions: one helped, one is undone, one is only shadow."""
+    folder = a_run(tmp_path / "run")
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["orchestrator"] = {"mode": "on", "cooldown_steps": 5}
+    plan["reasons"]["experience"] = "warm: 3 counts from the runs run-7"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    events = EventLog(folder / "events.jsonl")
+    for number, (step, mode) in enumerate(((100, "on"), (300, "on"), (200, "shadow"))):
+        if number == 2:
+            events.emit("resumed", "info", None, "goes on", 150)
+        events.emit(
+            "decision", "info", None, "decided", step, number=number + 1,
+            anomaly="divergence", action="lower_rate", level=2, mode=mode,
+            confidence=0.875, reason=f"half the rate {HOSTILE}",
+            evidence={"median": 3.25, "phase": "CONVERGING"},
+            control="learning_rate", old=1e-3, new=5e-4,
+        )  # fmt: skip
+        events.emit(
+            "decision_outcome", "info", None, "judged", step + 20, number=number + 1,
+            verdict="better", measured=3.0, expected=3.5,
+            text="the loss is 3.0 where 3.5 was expected",
+        )  # fmt: skip
+    events.close()
+    return folder
+
+
+@pytest.mark.covers("ORC-30")
+def test_explain_says_what_was_seen_done_why_how_sure_and_what_followed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(folder)]) == 0
+    said = capsys.readouterr().out
+    for part in (
+        "adaptive was on: 3 decisions",
+        "experience: warm: 3 counts",
+        "outcomes: 2 better",
+        "step 100 (converging): divergence",
+        "seen        median 3.25",
+        "done        lower_rate: learning_rate 0.001 -> 0.0005 (level 2)",
+        "would do    lower_rate",
+        "why         half the rate",
+        "how sure    0.88",
+        "afterwards  better: the loss is 3.0 where 3.5 was expected (known in step 1",
+        "undone      a resume went on from before it",
+    ):
+        assert part in said, part
+    assert main(["explain", str(folder), "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert [one["undone"] for one in found["decisions"]] == [False, True, False]
+
+
+def test_explain_of_a_run_without_says_what_shadow_would_have_decided(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = a_run(tmp_path / "run", steps=160)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows[100:]:
+        row["loss"] = 9.0 + row["step"] / 1000
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(["explain", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "adaptive was off: nothing was decided" in said
+    assert "would do" in said
+    assert "done  " not in said
+
+
+def test_a_topic_is_explained_also_beside_a_run_of_that_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    folder.rename(folder.parent / "E201")
+    assert main(["explain", "E201"]) == 0
+    assert "out of GPU memory" in capsys.readouterr().out
+
+
+@pytest.mark.covers("MON-16: meta-learning report")
+def test_decisions_stand_on_the_curves_and_in_a_table(folder: Path) -> None:
+    path = write_report(folder)
+    marks = [m for m in numbers(path)["marks"] if m["kind"] == "decision"]
+    assert [m["step"] for m in marks] == [100, 200]
+    assert marks[0]["text"].startswith("better: lower_rate: learning_rate 0.001")
+    assert "in shadow: lower_rate" in marks[1]["text"]
+    table = section(folder, "decided")
+    assert table.count("the loss is 3.0 where 3.5 was expected") == 2
+    assert "<script>alert" not in table
+    assert "0.88" in table
+    assert page(path).text.count("a decision, and what came of it") == 1
+
+
+@pytest.mark.covers("MON-16: comparison with historical baselines")
+def test_the_run_beside_the_last_five_like_it(folder: Path) -> None:
+    assert section(write_report(folder).parent, "earlier") == ""
+    earlier = [
+        a_record(
+            number, name=f"early-{number} <b>", eval_loss=2.0 + number / 10,
+            evaluations=[[800 * 4096.0, 2.0], [9e9, 1.0]],
+        )
+        for number in range(5)
+    ]  # fmt: skip
+    leave_earlier_runs(RunDirectory(folder), earlier)
+    path = write_report(folder)
+    shown = section(folder, "earlier")
+    assert "is lower than that of 3 of 5 earlier runs" in shown
+    assert "the median is 2.2000 (2.0000 to 2.4000)" in shown
+    assert "early-4 &lt;b&gt;" in shown
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert f"{2.4 - last['eval_loss']:+.4f}" in shown
+    [chart] = [
+        chart for chart in numbers(path)["charts"]
+        if [line["name"] for line in chart["lines"]][:1] == ["this run"]
+    ]  # fmt: skip
+    assert len(chart["lines"]) == 6
+    # The first point is where this run had seen as many tokens, the last is beyond it.
+    assert chart["lines"][1]["x"] == [800]
