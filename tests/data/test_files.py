@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from lumina import Config, ConfigPresets
-from lumina.data.files import count_left_out, find_files
+from lumina.data.files import SPECIAL_FILES, count_left_out, find_files
 from lumina.data.kind import Request
 from lumina.data.prepare import prepare
 from lumina.data.sudoku_data import KIND
@@ -150,3 +151,11 @@ def test_files_named_again_are_told(tmp_path: Path) -> None:
     (event,) = (e for e in told if e["kind"] == "data_files_repeated")
     assert event["severity"] == "warning" and list(event["counts"].values()) == [4]
     assert "a.jsonl (4)" in event["message"]
+
+
+def test_a_pipe_in_a_folder_is_left_out_and_counted(tmp_path: Path) -> None:
+    """To open it would wait for ever."""
+    (tmp_path / "a.txt").write_text("a")
+    os.mkfifo(tmp_path / "b.txt")
+    assert find_files([tmp_path]) == [tmp_path / "a.txt"]
+    assert count_left_out([tmp_path]) == {SPECIAL_FILES: 1}

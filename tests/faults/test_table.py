@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mechanisms import COMPONENTS, RECOVERIES
 
 ROOT = Path(__file__).parents[2]
@@ -56,3 +58,27 @@ def test_what_is_declared_is_a_test_with_such_a_case():
         text = (ROOT / "tests" / file).read_text()
         for word in re.split(r"[-/]", one.case or ""):
             assert word in text, (one.name, word)
+
+
+@pytest.mark.thorough
+def test_each_declaration_selects_a_test():
+    """As pytest names the cases; and each test in this folder is in the table."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-m",
+        "mechanism",
+    ]
+    command += ["-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    names = [line for line in done.stdout.splitlines() if "::" in line]
+    for one in FOUND:
+        mine = [name for name in names if name.startswith(f"tests/{one.test}")]
+        cases = [name.partition("[")[2] for name in mine]
+        assert mine, one
+        assert one.case is None or any(one.case in case for case in cases), one
+    here = {name.partition("[")[0] for name in names if "tests/faults/" in name}
+    assert here <= {f"tests/{one.test}" for one in FOUND}

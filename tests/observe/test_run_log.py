@@ -74,3 +74,11 @@ def test_a_full_log_does_not_stop_the_run(tiny_config, tmp_path, monkeypatch):
     result = lumina.Trainer(config).train()
     events = (result.run_dir / "events.jsonl").read_text()
     assert result.steps == 2 and events.count("log_failed") == 1
+
+
+def test_a_full_disk_ends_the_log_and_not_the_run():
+    log = RunLog("/dev/full")
+    log.row({"step": 1, "loss": 2.0})
+    assert "No space left" in log.problem
+    log.row({"step": 2, "loss": 1.0})
+    log.close()

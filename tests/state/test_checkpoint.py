@@ -295,3 +295,16 @@ def test_two_tensors_of_one_name_from_two_ranks_and_odd_dtypes_are_errors(store)
     with pytest.raises(LuminaError, match="complex has dtype"):
         store.save(state, background=False)
     assert store.latest_good() is None
+
+
+def test_a_run_directory_that_is_moved_gets_no_half_one_in_its_place(tmp_path):
+    store = CheckpointStore(tmp_path / "run")
+    store.save(make_state(1), background=False)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(LuminaError, match="E104"):
+        store.save(make_state(2))
+    assert not (tmp_path / "run").exists()
+    shutil.rmtree(tmp_path / "moved" / "checkpoints")
+    (tmp_path / "moved").rename(tmp_path / "run")  # back, and its checkpoints gone
+    store.save(make_state(3), background=False)
+    assert store.latest_good() == tmp_path / "run" / "checkpoints" / "step-00000003"

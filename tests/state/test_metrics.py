@@ -266,3 +266,28 @@ def test_no_row_is_lost_or_doubled_where_a_rotation_is_cut_off(
         again.append({"step": step, "loss": 1.0})
     again.close()
     assert steps_in(path) == list(range(1, 20))
+
+
+def test_a_file_that_is_deleted_under_way_is_written_again(log):
+    for step in (1, 2):
+        log.append({"step": step})
+    log.path.unlink()
+    log.append({"step": 3})
+    assert [row["step"] for row in rows_of(log.path)] == [1, 2, 3]
+    # One that somebody put in its place stays, and is gone on with.
+    log.path.unlink()
+    log.path.write_text('{"step":9}\n')
+    log.append({"step": 10})
+    assert [row["step"] for row in rows_of(log.path)] == [9, 10]
+
+
+def test_a_file_whose_folder_is_gone_is_e104(tmp_path):
+    (tmp_path / "run").mkdir()
+    log = MetricsLog(tmp_path / "run" / "metrics.jsonl")
+    log.append({"step": 1})
+    log.path.unlink()
+    log.path.parent.rmdir()
+    with pytest.raises(LuminaError, match="E104"):
+        log.append({"step": 2})
+    assert not log.path.parent.exists()
+    log.close()

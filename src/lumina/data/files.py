@@ -62,6 +62,7 @@ OTHER_FILES = "other files"
 """Files in a folder of data that are there for people, or have no suffix."""
 
 LINKED_FOLDERS = "linked folders"
+SPECIAL_FILES = "pipes, sockets and devices"
 MATCHED_FOLDERS = "folders that match a pattern"
 
 _FOR_PEOPLE = ("readme", "license", "licence", "copying", "notice", "changelog")
@@ -210,8 +211,9 @@ def count_left_out(
 
     Returns:
         Counts by suffix, a compressed file's with the suffix before it
-        (".jsonl.gz"); of `OTHER_FILES`; and of folders that are not opened: those
-        behind a link in a folder, and those that a pattern matches. The highest first.
+        (".jsonl.gz"); of `OTHER_FILES`; of `SPECIAL_FILES`; and of folders that are not
+        opened: those behind a link in a folder, and those that a pattern matches. The
+        highest first.
     """
     kinds: dict[str, str] = {}
     for path in paths:
@@ -224,7 +226,9 @@ def count_left_out(
         elif stat.S_ISDIR(mode):
             for files, folders in _levels(path):
                 for file in files:
-                    if not wanted.in_folder(file):
+                    if wanted.in_folder(file) and _is_special(file):
+                        kinds[os.path.abspath(file)] = SPECIAL_FILES
+                    elif not wanted.in_folder(file):
                         kinds[os.path.abspath(file)] = kind_of(file.name)
                 for folder in folders:
                     if folder.is_symlink():
@@ -288,7 +292,16 @@ def counted(counts: Mapping[str, int], shown: int = 10) -> str:
 
 def _walk(folder: str, wanted: Wanted) -> Iterator[Path]:
     for files, _ in _levels(folder):
-        yield from (path for path in files if wanted.in_folder(path))
+        yield from (p for p in files if wanted.in_folder(p) and not _is_special(p))
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe, a socket or a device: to open it may wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False  # what reads it says what is wrong
+    return not stat.S_ISREG(mode)
 
 
 def _levels(folder: str) -> Iterator[tuple[list[Path], list[Path]]]:

@@ -18,6 +18,7 @@ from lumina.data.streaming.sequence import StreamedRows
 from lumina.data.streaming.streamed_data import StreamedData
 from lumina.data.streaming.text_source import TextSource
 from lumina.data.tokenizer import Tokenizer
+from lumina.errors import LuminaError
 
 
 def texts(placed: Any) -> list[str]:
@@ -146,3 +147,26 @@ def test_of_fields_with_ever_new_names_so_many_are_kept(tmp_path: Path) -> None:
     list(source.documents(0, None))
     [event] = source.events()
     assert len(event["fields"]) == 1000 and not source.events()
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_files_that_change_while_they_are_streamed(tmp_path: Path, number: int) -> None:
+    """Before the file is come to, while it is read, and after."""
+    for moment in ("before", "while", "after"):
+        folder = tmp_path / moment
+        folder.mkdir()
+        for n in range(6):
+            lines = [json.dumps({"text": f"{n} and {k}"}) for k in range(900)]
+            (folder / f"{n}.jsonl").write_text("\n".join(lines))
+        source = source_of(folder, linear_dataset=True, eval_fraction=0.0)
+        documents = source.documents(0, None)
+        until = {"before": 0, "while": 900 * number + 5, "after": 900 * number + 950}
+        for _ in range(until[moment]):
+            next(documents)
+        file = folder / f"{number}.jsonl"
+        file.write_text(file.read_text() + "\n" + json.dumps({"text": "one more"}))
+        with pytest.raises(LuminaError, match=rf"E002.*{number}\.jsonl"):
+            list(documents)
+        file.unlink()
+        with pytest.raises(LuminaError, match=rf"E104.*{number}\.jsonl"):
+            list(source.documents(0, None))
