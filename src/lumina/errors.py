@@ -27,6 +27,8 @@ CODES: dict[str, str] = {
     "E302": "gradient overflow",
     "E303": "damaged checkpoint",
     "E304": "nothing to resume",
+    "E305": "silent corruption",
+    "E306": "device failed its test",
 }
 
 

@@ -7,9 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from lumina.assemble.program import Program
+from lumina.errors import LuminaError
 from lumina.train.loop import Loop
+from lumina.train.recovery import repeat
 from option_effects import shows
 from tiny_runs import Runs
 
@@ -92,3 +96,35 @@ def steps_without_an_alarm(runs: Runs) -> None:
         for n in (2, 50)
     ]
     assert found == [4, 2]
+
+
+@shows("repeat_check_every")
+def gradients_twice(runs: Runs) -> None:
+    """A bit that differs between two computations ends the run in its step."""
+    made: list[int] = []
+    bits = repeat._bits
+
+    def flipped(tensor: Tensor) -> Tensor:
+        made.append(1)
+        return bits(tensor) + (len(made) == 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repeat, "_bits", flipped)
+        with pytest.raises(LuminaError) as caught:
+            runs.train(repeat_check_every=2, deterministic=True)
+    assert caught.value.code == "E305" and "step 2" in caught.value.message
+    runs.refused("E002", repeat_check_every=2)
+
+
+@shows("preflight")
+def test_of_the_device(runs: Runs) -> None:
+    """A product that is wrong is noticed before the run."""
+    multiply = torch.Tensor.__matmul__
+
+    def wrong(left: Tensor, right: Tensor) -> Tensor:
+        found = multiply(left, right)
+        return found if left.dtype == torch.float64 else found + 0.1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "__matmul__", wrong)
+        assert "in float32 is off by" in runs.refused("E306", preflight=True)

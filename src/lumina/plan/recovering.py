@@ -59,6 +59,9 @@ def decide_recovery(config: Config, machine: Environment, decisions: Decisions) 
                 or min(GOOD_AFTER, max(steps // 10, 1)),
             }
             why = f"{why}; {said}"
+    if asked.repeat_check_every:
+        found["repeat_every"] = asked.repeat_check_every
+        why += "; gradients are computed again now and then"
     decisions.decide("recovery", found, why)
 
 

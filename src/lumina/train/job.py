@@ -39,6 +39,7 @@ from lumina.train.origin import origin
 from lumina.train.preparation import Preparation, configure_torch
 from lumina.train.profiling.data import threads_for
 from lumina.train.recorder import Recorder
+from lumina.train.recovery.preflight import tested
 from lumina.train.recovery.recovery import Recovery
 from lumina.train.restarted import tell_restart
 from lumina.train.result import TrainResult
@@ -170,6 +171,8 @@ class Job:
         prepared, plan = self.prepared, self.plan
         beat("assembling")
         self._restore_torch = configure_torch(plan, self.ranks, prepared.environment)
+        if prepared.config.recovery.preflight:
+            prepared.events.append(tested(plan, self.ranks))
         self._open_folder()
         if self.ranks.main:
             self._expected = TimeExpected(

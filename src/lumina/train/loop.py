@@ -141,7 +141,9 @@ class Loop:
                 if self._apply_rulings(ring):
                     feed.close()
                     feed = self._feed()
-                if self.recovery.carry_out(self):
+                if self.recovery.asked:
+                    self._record_all(ring)
+                    self.recovery.carry_out(self)
                     self._reordered()
                     feed.close()
                     feed = self._feed()
@@ -163,6 +165,8 @@ class Loop:
                     self._judge_end_of_data()
                     self.reason = "all data used"
                     break
+                if self.recovery.is_corrupted(self, batches):
+                    continue
                 values = self._guarded_step(batches)
                 if values is None:  # taken again, with less memory
                     feed.close()

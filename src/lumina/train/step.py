@@ -90,7 +90,7 @@ def train_step(
     """
     plan, live, mesh = program.plan, program.live, program.mesh
     live.learning_rate.fill_(learning_rate_at(plan, step) * live.rate_scale(step))
-    torch.manual_seed(_dropout_seed(plan.seed, step, mesh.tokens.rank))
+    torch.manual_seed(dropout_seed(plan.seed, step, mesh.tokens.rank))
     for kind in program.kinds:
         kind.before(program, step)
     # Ways of being parallel average gradients; our loss is a sum, so scale it.
@@ -104,7 +104,7 @@ def train_step(
     for index in range(len(batches.micro_batches)):
         guard.before_forward(last=index == last)
         with program.gradient_sync(last=index == last):
-            total, counted = _losses(program, batches, index, sums)
+            total, counted = losses_of(program, batches, index, sums)
             watch.mark("forward")
             guard.before_backward(last=index == last)
             (total * factor).backward()
@@ -144,7 +144,7 @@ def _say(place: Tensor, *figures: float) -> None:
     place.copy_(said, non_blocking=True)
 
 
-def _losses(
+def losses_of(
     program: Program, batches: StepBatches, index: int, sums: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Forward over one micro-batch.
@@ -253,6 +253,6 @@ def _judged(program: Program) -> Verdict:
     return verdict
 
 
-def _dropout_seed(seed: int, step: int, rank: int) -> int:
+def dropout_seed(seed: int, step: int, rank: int) -> int:
     """Random draws are a function of (seed, step, rank): nothing to save or restore."""
     return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

@@ -33,3 +33,15 @@ class RecoverySection(Section):
         description="steps without an alarm after which a snapshot or a checkpoint is "
         "known to be good; by itself 100, and fewer in a run of less than 1,000 steps",
     )
+    repeat_check_every: int = Field(
+        0,
+        ge=0,
+        description="steps from one check for silent corruption to the next: gradients "
+        "are computed twice and have to be the same to the bit; needs deterministic. "
+        "0: no check",
+    )
+    preflight: bool = Field(
+        False,
+        description="test the device before the run: matrix products, memory, and a "
+        "sum over the processes",
+    )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lumina.data.stream import StepBatches
 from lumina.errors import LuminaError
 from lumina.plan.plan import Plan
 from lumina.state.metrics import read_metrics
 from lumina.state.reader import open_checkpoint
 from lumina.train.recovery.clean_steps import CleanSteps
+from lumina.train.recovery.repeat import ranks_that_differ
 from lumina.train.recovery.request import Request
 from lumina.train.recovery.roll_back import to_checkpoint, to_snapshot
 from lumina.train.recovery.run import Run
@@ -29,6 +31,8 @@ class Recovery:
     def __init__(self, plan: Plan | None = None) -> None:
         kept = plan.recovery if plan is not None else {}
         self._every = kept.get("snapshot_every", 0)
+        self._repeat_every = kept.get("repeat_every", 0)
+        self._corrupted = False
         self._snapshots = Snapshots(kept.get("snapshots", 0))
         self._clean: CleanSteps | None = None
         if plan is not None and self._every:
@@ -72,10 +76,51 @@ class Recovery:
         """Let the control `rollback` reach the run, whose Program may be a new one."""
         run.program.live.rollback = lambda value: self._ask(run, value)
 
-    def carry_out(self, run: Run) -> bool:
-        """Take the run back, where that was asked for; whether it was."""
-        if self._due is None:
+    @property
+    def asked(self) -> bool:
+        """Whether the run is to be taken back before its next step."""
+        return self._due is not None
+
+    def is_corrupted(self, run: Run, batches: StepBatches) -> bool:
+        """Check the device before a step, where that is due; all ranks call it.
+
+        Returns:
+            Whether it computes wrongly, and the run is to be taken back.
+
+        Raises:
+            LuminaError: E305 where it does so for the second time, or where there is
+                nothing that is known to be good.
+        """
+        step, every = run.progress.step, self._repeat_every
+        if not every or (step + 1) % every or not batches.loss_tokens:
             return False
+        wrong = ranks_that_differ(run.program, batches, step)
+        if not wrong:
+            return False
+        text = f"the gradients of step {step + 1:,}, computed twice, differ"
+        if run.plan.world_size > 1:
+            text += f" on rank {', '.join(map(str, wrong))}"
+        run.recorder.event(
+            "silent_corruption", "critical", "E305", text, step=step, ranks=wrong
+        )
+        asked = Request(max(step, 1), skip_data=False)
+        target = None if self._corrupted else self._agreed(run, asked, good=True)
+        if target is None:
+            why = "there is nothing known to be good to go back to"
+            if self._corrupted:
+                why = "it is the second time"
+            raise LuminaError(
+                "E305",
+                f"{text}; {why}",
+                "leave this device out (--cuda-ids), test it with --preflight, and go "
+                "on elsewhere from a checkpoint of before",
+            )
+        self._corrupted, self._due = True, (asked, target)
+        return True
+
+    def carry_out(self, run: Run) -> None:
+        """Take the run back; the rows so far are written."""
+        assert self._due is not None
         (asked, target), self._due = self._due, None
         if target.checkpoint is None:
             held = self._snapshots.state(target.step)
@@ -88,7 +133,6 @@ class Recovery:
             self._clean.rewind(target.step)
             self._clean.watch(target.step)
         self.attach(run)
-        return True
 
     def _ask(self, run: Run, value: Mapping[str, Any]) -> None:
         """Choose where to go back to; all ranks ask together.
@@ -96,9 +140,8 @@ class Recovery:
         Raises:
             LuminaError: E304 where there is nothing to go back to.
         """
-        asked, ranks = Request.of(value), run.program.ranks
-        run.checkpoints.wait()
-        target = ranks.share(self._chosen(run, asked) if ranks.main else None)
+        asked = Request.of(value)
+        target = self._agreed(run, asked)
         if target is None:
             raise LuminaError(
                 "E304",
@@ -108,13 +151,29 @@ class Recovery:
             )
         self._due = asked, target
 
-    def _chosen(self, run: Run, asked: Request) -> Target | None:
+    def _agreed(self, run: Run, asked: Request, good: bool = False) -> Target | None:
+        """The target that rank 0 chooses, on every rank; None where there is none.
+
+        Args:
+            run: under way.
+            asked: how far back.
+            good: only what is known to be good.
+        """
+        ranks = run.program.ranks
+        run.checkpoints.wait()
+        chosen = self._chosen(run, asked, good) if ranks.main else None
+        found: Target | None = ranks.share(chosen)
+        return found
+
+    def _chosen(self, run: Run, asked: Request, good: bool) -> Target | None:
         """The first target that is whole; None where there is none. Rank 0 only."""
         plan, step = run.program.plan, run.progress.step
         targets = self._snapshots.targets() + on_disk(run.checkpoints.folder)
         if plan.phases:
             # The checkpoint at the end of the phase before is of another Plan.
             targets = [one for one in targets if one.step > plan.phase_begin]
+        if good:
+            targets = [one for one in targets if one.good]
         rows = read_metrics(run.checkpoints.run_dir) if asked.best else ()
         for target in in_order(targets, asked, step, rows):
             if target.checkpoint is None:
