@@ -273,7 +273,7 @@ FLAGS = [
     *words("--precision fp32 --steps 12 --save-every-n-batches 4"),
     *words("--save-total-limit 9 --warmup-steps 2"),
 ]
-VALUE = {"steps": 8, "learning_rate_factor": 0.5}
+VALUE = {"steps": 8, "learning_rate_factor": 0.5, "rewarm_steps": 4}
 
 
 @mechanism(

@@ -44,7 +44,7 @@ def test_a_run_goes_back_to_a_snapshot(tiny_config: Config, kind: str) -> None:
         more = {"use_moe": True, "num_experts": 4, "ema_decay": 0.9, "dropout": 0.1}
         more |= {"gradient_steps": ("zclip", "noise", "robust_clip")}
     config = tiny_config.replace(snapshot_every=3, save_total_limit=9, **more)
-    run = go_back(config, at=7, steps=4, skip_data=False)
+    run = go_back(config, at=7, steps=4, skip_data=False, rewarm_steps=0)
     undone = whole_lines(run / "undone" / "1" / "metrics.jsonl")
     assert events(run, "rolled_back")[0]["data"]["target"] == "snapshot"
     assert [row["step"] for row in undone] == [7, 8]

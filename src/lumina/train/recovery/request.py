@@ -18,6 +18,7 @@ class Request:
         skip_data: the rows that were trained on since then are passed over; otherwise
             they are trained on again.
         learning_rate_factor: what the learning rate is multiplied by from there on.
+        rewarm_steps: in so many steps the learning rate warms up again; 0: at once.
         best: go to the best model within the steps, by evaluations where there are
             some; otherwise to the newest that is known to be good.
     """
@@ -25,6 +26,7 @@ class Request:
     steps: int
     skip_data: bool = True
     learning_rate_factor: float = 1.0
+    rewarm_steps: int = 0
     best: bool = False
 
     @staticmethod
@@ -44,6 +46,8 @@ def is_request(value: Any) -> bool:
     return (
         type(asked.steps) is int
         and asked.steps > 0
+        and type(asked.rewarm_steps) is int
+        and asked.rewarm_steps >= 0
         and isinstance(asked.skip_data, bool)
         and isinstance(asked.best, bool)
         and is_number(asked.learning_rate_factor)

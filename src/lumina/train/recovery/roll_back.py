@@ -27,6 +27,9 @@ from lumina.train.recovery.run import Run
 from lumina.train.recovery.shared_state import source_of
 from lumina.train.rules.earlier import rules_state
 
+REWARM_SHARE = 0.1
+"""The share of the learning rate with which it warms up again."""
+
 
 def to_checkpoint(run: Run, asked: Request, checkpoint: Path) -> State:
     """Take a run back to a checkpoint.
@@ -66,6 +69,8 @@ def _go_on_from(
     run.program = _assembled(run, meta, source)
     set_again(run.program, run.controls)
     run.program.live.learning_rate_scale *= asked.learning_rate_factor
+    if asked.rewarm_steps:
+        run.program.live.rewarm = (meta.step, asked.rewarm_steps, REWARM_SHARE)
     progress.step = meta.step
     progress.tokens = meta.counters["tokens"]
     progress.skipped = meta.counters["skipped"]
@@ -106,6 +111,8 @@ def _tell(
         text += (
             f", and the learning rate is {asked.learning_rate_factor:g} times it was"
         )
+    if asked.rewarm_steps:
+        text += f"; it warms up again in {asked.rewarm_steps:,} steps"
     if kept is not None:
         text += f"; what the metrics said of them is in {UNDONE}/{kept.name}"
     run.recorder.event(
