@@ -82,6 +82,7 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
             "--tokenizer-vocab-size=auto",
         ],
         "start_from_experience": ["--adaptive", "on"],
+        "repeat_check_every": ["--deterministic"],
         "backbone": ["--no-use-moe"],
         "expert_id": ["--init-from", "base"],
         "tasks": ["--tasks", "c=d", "--no-tie-embeddings"],
