@@ -118,6 +118,9 @@ def _fork(do: Callable[[Any, Path], dict[str, Any]], job: Any, folder: Path) -> 
     if pid:
         return pid
     die_with_parent()
+    output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT, 0o666)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     try:
         row = json.dumps(do(job, folder), allow_nan=False)
         (folder / "row.tmp").write_text(row)

@@ -71,7 +71,7 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
     ) -> dict[str, Any]:
         task = Task(folder / name, one, tuple(happens))
         write_texts(task.folder, job.text, scenario)
-        return _run(job.adapter, task, job.seconds)
+        return attempted(job.adapter, task, job.seconds)
 
     if arm.best_of:
         runs = [
@@ -114,7 +114,14 @@ def _after(row: dict[str, Any], spent: Sequence[Mapping[str, Any]]) -> dict[str,
     }
 
 
-def _run(adapter: Adapter, task: Task, seconds: float) -> dict[str, Any]:
+def attempted(adapter: Adapter, task: Task, seconds: float) -> dict[str, Any]:
+    """Make one run, in as many attempts as its recipe allows; its part of a row.
+
+    Args:
+        adapter: the trainer.
+        task: its folder has the texts.
+        seconds: most of an attempt.
+    """
     supervised = adapter.supervised(task)
     limit = seconds * (1 + task.recipe.restarts) if supervised else seconds
     attempts: list[dict[str, Any]] = []

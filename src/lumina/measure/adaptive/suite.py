@@ -31,7 +31,7 @@ RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
 WARMUPS = (0.05, 0.15)
 """Shares of warm-up among which it is tuned, one for all shapes."""
 
-TUNED_ON = 2
+TUNED_ON = 1
 """Clean scenarios of each shape that it is tuned on."""
 
 
