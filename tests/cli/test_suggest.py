@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from lumina.cli.main import main
+from lumina.state.experience.store import ExperienceStore
+from remembered import a_record
 
 
 @pytest.mark.covers("TRN-17", "PRE-14")
@@ -45,3 +48,25 @@ def test_the_tables_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for words in ("RTX 3090", "16384", "100000", "1 then 3 then 5", "6e-05", "b30"):
         assert words in text
+
+
+@pytest.mark.covers("ORC-19")
+def test_start_values_of_earlier_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "memory.sqlite"
+    words = ["suggest", "--preset", "debug", "--no-use-moe", "--experience", str(file)]
+    assert main([*words, "--json"]) == 0
+    kind = json.loads(capsys.readouterr().out)["earlier_runs"]["kind"]
+    for number in range(6):
+        rate = (1e-3, 2e-3)[number % 2]
+        options = a_record().options | {"learning_rate": rate}
+        made = a_record(number, kind=kind, options=options, eval_loss=4 - 100 * rate)
+        ExperienceStore(file).add((made, []))
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "--learning-rate 0.002  --warmup-ratio 0.1" in said
+    assert "run-1, run-3, run-5" in said or "run-5, run-3, run-1" in said
+    file.write_text("not a store")
+    assert main(words) == 0
+    assert "no experience store" in capsys.readouterr().out

@@ -127,6 +127,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the pages say one needs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LUMINA_EXPERIENCE")
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "story.txt").write_text(story())
     (tmp_path / "unseen.txt").write_text(story(20, first=500))

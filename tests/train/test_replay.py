@@ -123,6 +123,7 @@ def interrupted(runs: Runs, at: int, **leaves: Any) -> Path:
     return Path(str(config.run.run_dir))
 
 
+@pytest.mark.covers("ORC-41")
 @pytest.mark.parametrize("at", [pytest.param(14, marks=pytest.mark.thorough), 17])
 def test_a_run_that_broke_off_and_went_on(runs: Runs, at: int) -> None:
     folder = interrupted(runs, at)

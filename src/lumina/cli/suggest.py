@@ -12,6 +12,8 @@ from lumina.cli.text import table
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
+    from lumina.config import Config
+    from lumina.model.spec import ModelSpec
     from lumina.plan.guidance import Answer
 
 
@@ -94,7 +96,35 @@ def _facts(args: argparse.Namespace) -> dict[str, Any]:
         "global_batch_size": [max(1, round(one)) for one in sequences],
         "grad_accum": _accumulation(config.train.batch_size or batch, sequences),
         "advice": [text for text in advice if text],
+        "earlier_runs": _of_earlier_runs(config, spec, counts.active),
     }
+
+
+def _of_earlier_runs(config: Config, spec: ModelSpec, active: int) -> dict[str, Any]:
+    """The start values that earlier runs of this kind speak for, and why."""
+    from lumina.plan.experience import run_kind
+    from lumina.plan.plan import Plan
+    from lumina.state.experience.place import store_at
+    from lumina.state.experience.strategies import start_for
+
+    plan = Plan(spec=spec, active_parameters=active, optimizer=config.train.optimizer)
+    kind = run_kind(plan)
+    try:
+        store = store_at(config.experience.experience)
+        held = store.all().runs if store is not None else []
+    except LuminaError as error:
+        return {"kind": kind, "why": f"nothing: {error.message}"}
+    found = start_for(kind, held)
+    values: dict[str, Any] = {"kind": kind, "why": found.why}
+    if (best := found.strategy) is not None:
+        values |= {
+            "learning_rate": best.learning_rate,
+            "warmup_ratio": best.warm_up,
+            "global_batch_size": best.global_batch_size,
+            "confidence": best.confidence,
+            "runs": list(best.runs),
+        }
+    return values
 
 
 def _law(one: Answer) -> dict[str, Any]:
@@ -134,6 +164,14 @@ def _text(facts: dict[str, Any]) -> str:
     if facts["grad_accum"]:
         accumulation = " or ".join(map(str, dict.fromkeys(facts["grad_accum"])))
         lines.append(f"  --grad-accum {accumulation} for these batches on one device")
+    lines += ["", f"by earlier runs of {facts['earlier_runs']['kind']}:"]
+    if "learning_rate" in facts["earlier_runs"]:
+        best = facts["earlier_runs"]
+        lines.append(
+            f"  --learning-rate {best['learning_rate']:g}  --warmup-ratio "
+            f"{best['warmup_ratio']:g}"
+        )
+    lines.append(f"  {facts['earlier_runs']['why']}")
     lines += [f"advice: {text}" for text in facts["advice"]]
     lines += ["", "`lumina lr-range` looks for a rate on your data."]
     return "\n".join(lines)
