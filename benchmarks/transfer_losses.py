@@ -1,13 +1,13 @@
 """Whether a learning rate that was tuned on a narrow model serves a wide one, by loss.
 
 The narrow model trains once at each rate of a grid, a factor of two apart, and so does
-the wide one without a transfer of rates; grids grow until the best rate is at no end.
-Then, from the same seeds:
+the wide one, without and with `--lr-transfer mup`; grids grow until the best rate is at
+no end. Where rates carry over, the narrow model and the wide one with `mup` have the
+same best rate. Then, from the same seeds:
 
     own        the wide model at the best of its own rates: what a full search gives
     taken      the wide model at the narrow model's best rate, as it is
     mup        the same rate with `--lr-transfer mup`
-    completep  the same rate with `--lr-transfer completep`
 
 The differences from `own` over paired seeds, their 95% intervals and verdicts are those
 of `paired_losses.py`, with its margin of 0.01. What is to be shown: `mup` is the same
@@ -46,7 +46,6 @@ COMMON = (
     "adjust-lr"
 )
 MIDDLE = 4e-3
-TRANSFERS = ("mup", "completep")
 
 
 class Widths(Trainings):
@@ -60,11 +59,9 @@ class Widths(Trainings):
             *("--hidden-size", str(width), "--intermediate-size", str(3 * width)),
             *("--num-heads", str(width // HEAD), "--num-kv-heads", str(width // HEAD)),
         ]
-        if run.variant in TRANSFERS:
-            found += ["--lr-transfer", run.variant]
+        if run.variant == "mup":
+            found += ["--lr-transfer", "mup"]
             found += ["--base-width", str(WIDTHS["narrow"])]
-        if run.variant == "completep":
-            found += ["--base-depth", "4"]
         return found
 
 
@@ -97,11 +94,17 @@ def main() -> None:
     )
     # The first run alone makes the tokenizer and the token store that all others read.
     trainings.loss(Run("narrow", MIDDLE, TUNING_SEED))
-    grids = {name: searched(trainings, name, arguments.rates) for name in WIDTHS}
+    grids = {
+        name: searched(trainings, name, arguments.rates)
+        for name in ("narrow", "wide", "mup")
+    }
+    for name, grid in grids.items():
+        losses = " ".join(f"{r:.6g}:{loss:.4f}" for r, loss in sorted(grid.items()))
+        print(f"{name:10} {losses}", flush=True)
     rates = {name: best_rate(grid) for name, grid in grids.items()}
     taken = rates["narrow"]
     variants = {"own": Run("wide", rates["wide"], 0), "taken": Run("wide", taken, 0)}
-    variants |= {name: Run(name, taken, 0) for name in TRANSFERS}
+    variants["mup"] = Run("mup", taken, 0)
     seeds = range(arguments.seeds)
     runs = [
         Run(run.variant, run.rate, seed) for seed in seeds for run in variants.values()
