@@ -40,10 +40,10 @@ WIDTHS = {"narrow": 128, "wide": 1024}
 HEAD = 64
 COMMON = (
     "--preset debug --no-use-moe --no-tie-embeddings --num-layers 4 --seq-length "
-    "256 --batch-size 32 --gradient-accumulation-steps 1 --no-compile --tokenizer- "
-    "vocab-size 4096 --weight-decay 0.1 --lr-scheduler cosine --warmup-ratio 0.1 "
-    "--eval-batches 40 --report-samples 0 --save-every-n-batches 0 --no-auto- "
-    "adjust-lr"
+    "256 --batch-size 32 --gradient-accumulation-steps 1 --no-compile "
+    "--tokenizer-vocab-size 4096 --weight-decay 0.1 --lr-scheduler cosine "
+    "--warmup-ratio 0.1 --eval-batches 40 --report-samples 0 --save-every-n-batches "
+    "0 --no-auto-adjust-lr"
 )
 MIDDLE = 4e-3
 
