@@ -118,7 +118,7 @@ def limits(runs: Runs) -> None:
         ):
             run = runs.train(**base, **limit)
             assert [d["step"] for d in decisions(run)] == steps
-    with alarm("plateau", 1):
+    with alarm("slow_learning", 1):
         run = runs.train(adaptive="on")
         assert run.column("learning_rate")[2] == pytest.approx(4.5e-3)
         run = runs.train(adaptive="on", adaptive_confidence_final=0.96)

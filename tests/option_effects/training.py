@@ -325,3 +325,16 @@ def named_expert(runs: Runs) -> None:
     assert (other / "farm" / "expert.safetensors").is_file()
     shares = [run.rows[0]["moe.load"][0][4] for run in (alone, leaning)]
     assert shares[1] > shares[0] + 0.05
+
+
+@pytest.mark.covers("TRN-20: smart variant with minimum improvement")
+@shows("early_stopping_min_improvement")
+def least_improvement(runs: Runs) -> None:
+    """Small improvements keep the best model and do not clear the patience."""
+    base = {"steps": 8, "eval_every_n_batches": 1, "early_stopping_patience": 3}
+    base |= {"learning_rate": 1e-5}
+    any_, large = runs.both("early_stopping_min_improvement", 0.0, 0.5, **base)
+    losses = any_.column("eval_loss")
+    assert losses == sorted(losses, reverse=True) and any_.result.steps == 8
+    assert large.result.steps == 4 and large.column("eval_loss") == losses[:4]
+    assert large.result.best_eval_loss == losses[3]

@@ -51,6 +51,7 @@ def _no_metrics(state: State) -> State:
         "best_loss": None,
         "best_step": None,
         "best_score": None,
+        "best_mark": None,
         "worse_evaluations": 0,
     }
     counters = state.counters | {"skipped": 0}

@@ -20,12 +20,15 @@ class Best:
         step: the step after which it was.
         worse: evaluations since then.
         score: what was compared, lower is better; None where it is the loss.
+        mark: the value from which an improvement is measured, where only one of a
+            least size clears the patience; else None.
     """
 
     loss: float = math.inf
     step: int | None = None
     worse: int = 0
     score: float | None = None
+    mark: float | None = None
 
     @staticmethod
     def of(extra: Mapping[str, Any]) -> Best:
@@ -36,19 +39,26 @@ class Best:
             extra["best_step"],
             extra["worse_evaluations"],
             extra.get("best_score"),
+            extra.get("best_mark"),
         )
 
     def remembered(self) -> dict[str, Any]:
         """What a State has to remember of it, as plain JSON values."""
-        return {
+        found = {
             "best_loss": None if math.isinf(self.loss) else self.loss,
             "best_step": self.step,
             "best_score": self.score,
             "worse_evaluations": self.worse,
         }
+        return found if self.mark is None else found | {"best_mark": self.mark}
 
     def judge(
-        self, row: Mapping[str, Any], step: int, metric: str, best_is: str | None
+        self,
+        row: Mapping[str, Any],
+        step: int,
+        metric: str,
+        best_is: str | None,
+        least: float = 0.0,
     ) -> bool:
         """Take note of an evaluation.
 
@@ -57,6 +67,8 @@ class Best:
             step: the step.
             metric: the key of the row that is compared.
             best_is: "lowest" or "highest"; None: as the metric's name says.
+            least: the improvement that clears the patience, as a share of the value
+                that last cleared it; 0: any.
 
         Returns:
             Whether it is the best so far.
@@ -83,6 +95,16 @@ class Best:
         if before is not None and score >= before:
             self.worse += 1
             return False
-        self.loss, self.step, self.worse = loss, step, 0
+        self.loss, self.step = loss, step
+        self.worse = 0 if self._clears(score, least) else self.worse + 1
         self.score = None if plain else score
         return True
+
+    def _clears(self, score: float, least: float) -> bool:
+        """Whether a best score is better by enough to clear the patience."""
+        if not least:
+            return True
+        enough = self.mark is None or score <= self.mark - least * abs(self.mark)
+        if enough:
+            self.mark = score
+        return enough

@@ -437,8 +437,9 @@ class Loop:
 
     def _keep_best(self, row: dict[str, Any]) -> None:
         """Save the best model so far; end a run that has none for too long."""
-        named = self.config["best_metric"], self.config["best_is"]
-        improved = self.best.judge(row, self.progress.step, *named)
+        leaves = "best_metric", "best_is", "early_stopping_min_improvement"
+        asked = [self.config[leaf] for leaf in leaves]
+        improved = self.best.judge(row, self.progress.step, *asked)
         patience = self.plan.early_stopping_patience
         if patience and self.best.worse >= patience:
             self.reason = f"no better evaluation in {patience}"

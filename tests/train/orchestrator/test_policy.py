@@ -17,6 +17,7 @@ COOLDOWN = 5
 
 VALUES: dict[str, Any] = {
     "learning_rate": 1e-3,
+    "eval_every": 0,
     "max_grad_norm": 1.0,
     "weight_decay": 0.01,
     "optimizer_moments": "kept",
@@ -177,10 +178,29 @@ def test_the_journal_has_what_was_seen_done_and_came_of_it() -> None:
 def test_the_account_counts_decisions_changes_and_anomalies() -> None:
     made = Made().run(40, falling).run(1, falling, "divergence", confidence=0.9)
     assert made.policy.metrics()["anomalies_resolved"] == 0
-    made.run(40, falling).run(1, falling, "plateau", confidence=0.7)
+    made.run(40, falling).run(1, falling, "convergence", confidence=0.7)
     found = made.policy.metrics()
     assert found["total_decisions"] == found["decisions_per_epoch"] == 2
     assert found["decision_confidence"] == 0.7
     assert (found["lr_adjustments"], found["architecture_changes"]) == (1, 0)
     assert (found["anomalies_detected"], found["anomalies_resolved"]) == (2, 1)
     assert found["prediction_accuracy"] > 0.9
+
+
+@pytest.mark.covers("ORC-11: LR x1.5", "ORC-11: less regularisation")
+def test_what_makes_no_difference_to_a_plateau_is_undone() -> None:
+    """First half the rate, then half as much again, then less decay."""
+
+    def level(step: int) -> float:
+        return 3.0 + 0.01 * (step % 3 - 1)
+
+    made = Made().run(30, level).run(100, level, "plateau", confidence=0.95)
+    assert [action for _, action in made.decided()][:5] == [
+        "try_lower_rate", "undo", "raise_rate", "undo", "less_weight_decay",
+    ]  # fmt: skip
+    assert [change.value for change in made.changes][:4] == [5e-4, 1e-3, 1.5e-3, 1e-3]
+    sure = Made().run(30, level).run(100, level, "plateau", confidence=0.75)
+    assert next(action for _, action in sure.decided()) == "less_weight_decay"
+    doubtful = Made().run(30, level)
+    doubtful.run(60, level, "slow_learning", confidence=0.89)
+    assert next(action for _, action in doubtful.decided()) == "nothing"

@@ -71,6 +71,9 @@ def without_effect(settings: Settings) -> dict[str, str]:
     train, unused = settings.train, dict[str, str]()
     if train.decay_steps is not None:
         unused["decay_ratio"] = "decay_steps is set"
+    if not train.early_stopping_patience:
+        why = "early_stopping_patience is 0"
+        unused["early_stopping_min_improvement"] = why
     if not train.gradient_steps and not settings.recovery.robust_clip:
         unused["gradient_step_options"] = "gradient_steps names none"
     if not train.lookahead_steps:

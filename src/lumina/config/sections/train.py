@@ -197,6 +197,13 @@ class TrainSection(Section):
     early_stopping_patience: int = Field(
         0, ge=0, description="evaluations without improvement before stopping; 0: off"
     )
+    early_stopping_min_improvement: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share by which an evaluation has to be better than the one that "
+        "last cleared the patience to clear it again; 0: by anything",
+    )
     task_weights: tuple[float, ...] = Field(
         (), description="weights of the tasks' losses; default: every token counts once"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 _UNSTABLE = (
     "tighter_clip",
     "lower_rate",
@@ -13,7 +11,7 @@ _UNSTABLE = (
 )
 """Against a loss or gradients that jump and stay."""
 
-LADDERS: Mapping[str, tuple[str, ...]] = {
+LADDERS: dict[str, tuple[str, ...]] = {
     "loss_spike": ("nothing", "tighter_clip", "reset_moments", "lower_rate"),
     "severe_loss_spike": ("nothing", *_UNSTABLE),
     "exploding_gradients": _UNSTABLE,
@@ -32,7 +30,7 @@ LADDERS: Mapping[str, tuple[str, ...]] = {
         "stop_with_diagnosis",
     ),
     "attention_logits": ("nothing", "lower_rate"),
-    "plateau": ("raise_rate", "add_expert", "less_weight_decay"),
+    "plateau": ("try_lower_rate", "raise_rate", "add_expert", "less_weight_decay"),
     "slow_learning": ("raise_rate",),
     "convergence": ("evaluate_more",),
     "overfitting": (
@@ -54,6 +52,10 @@ LADDERS: Mapping[str, tuple[str, ...]] = {
 }
 """Anomaly -> names of actions in the order in which they are tried. An anomaly without
 a ladder is only told of. A name that no file has registered is passed over."""
+
+MUST_HELP = ("plateau", "slow_learning")
+"""Anomalies that do no harm by themselves: a change against one of them is undone not
+only where it made things worse, but also where it made no difference."""
 
 
 def ladder_for(anomaly: str) -> tuple[str, ...]:

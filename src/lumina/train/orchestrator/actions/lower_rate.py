@@ -28,3 +28,16 @@ class LowerRate(Action):
         if lower <= LEAST_SHARE * plan.learning_rate:
             return None
         return self.changed(finding, lower, "half the learning rate")
+
+
+@register_action
+class TryLowerRate(LowerRate):
+    """Half the learning rate where the loss is level, to see whether it falls again.
+
+    A rate that is too high keeps the loss above a floor of noise. It has to be surer
+    than against an instability, since the steps at a lower rate do not come back.
+    """
+
+    name = "try_lower_rate"
+    level = 1
+    reversal = "rollback"
