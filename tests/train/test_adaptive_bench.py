@@ -74,6 +74,16 @@ def test_a_stopped_run_is_a_hang(tmp_path):
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["sigkill", "sigstop"])
+def test_the_supervisor_restarts_runs_of_the_orchestrator(kind, tmp_path):
+    recipe = replace(SHORT, adaptive="on")
+    row = made("lumina", tmp_path, recipe, {"kind": kind, "step": 15, "times": 1})
+    assert (row["status"], row["notes"]["restarts"]) == ("done", 1)
+    assert len(row["attempts"]) == 1
+    assert row["steps"] >= 24 + 3
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["byte", "cut"])
 def test_lumina_goes_back_past_a_damaged_checkpoint(how, tmp_path):
     fault = {"kind": "damaged_checkpoint", "step": 15, "how": how}

@@ -25,7 +25,7 @@ from lumina.measure.adaptive.running import Job, run_job
 from lumina.measure.adaptive.scenario import HALVES, SEED, SHAPES, Scenario
 from lumina.measure.adaptive.texts import source, write_texts
 
-RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
+RATES = (3e-3, 6e-3, 1.2e-2)
 """Peaks among which the competent arm is tuned."""
 
 WARMUPS = (0.05, 0.15)

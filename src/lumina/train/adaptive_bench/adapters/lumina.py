@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lumina.config import Config
 from lumina.config.sections import LEAVES
@@ -18,7 +19,14 @@ from lumina.measure.adaptive.texts import EVALUATED
 from lumina.observe.console import Console
 from lumina.train.adaptive_bench import injector
 from lumina.train.adaptive_bench.adapters import ADAPTERS
+from lumina.train.adaptive_bench.process_faults import PROCESS_FAULTS
 from lumina.train.trainer import Trainer
+
+RESTART_DELAY, HANG_TIMEOUT = 0.5, 5.0
+"""Seconds, for runs of seconds. A hung process is ended after twice the second."""
+
+COUNTED = {"restarted": "restarts", "rolled_back": "rollbacks"}
+"""Kinds of events that are counted, and the names of their numbers."""
 
 
 class Lumina:
@@ -33,8 +41,13 @@ class Lumina:
         return ""
 
     def supervised(self, task: Task) -> bool:
-        """Never: the benchmark's own restarts stand for the supervisor's."""
-        return False
+        """For the orchestrator, where something happens to the process.
+
+        Its restarts are then those of `lumina train --supervise`; without such a fault
+        no supervisor is needed, and the run shares its imports with the others.
+        """
+        kinds = {fault["kind"] for fault in task.faults}
+        return task.recipe.adaptive == "on" and not kinds.isdisjoint(PROCESS_FAULTS)
 
     def train(self, task: Task, resume: bool) -> None:
         """Train to the end in this process."""
@@ -46,6 +59,8 @@ class Lumina:
             "faults": [dict(fault) for fault in task.faults],
         }
         injection.write_text(json.dumps(given))
+        if self.supervised(task):
+            self._become_supervised(task)
         config = (
             Config(resume=str(self._run(task)), plugins=(injector.__name__,))
             if resume and any((self._run(task) / "checkpoints").glob("step-*"))
@@ -68,11 +83,32 @@ class Lumina:
                     "reason": data.get("reason", ""),
                 }
                 found.decisions.append(one)
+            elif kind in COUNTED:
+                found.notes[COUNTED[kind]] = found.notes.get(COUNTED[kind], 0) + 1
             elif kind == "step_skipped":
                 found.decisions.append(_alarm(event, "nonfinite"))
             elif "check" in data:
                 found.decisions.append(_alarm(event, data["check"]))
         return found
+
+    def _become_supervised(self, task: Task) -> NoReturn:
+        """Put `lumina train --supervise` in the place of this process."""
+        file = task.folder / "config.yaml"
+        sections: dict[str, dict[str, Any]] = {}
+        for option, value in self._options(task).items():
+            if option != "preset":
+                sections.setdefault(LEAVES[option], {})[option] = value
+        file.write_text(json.dumps(sections))  # JSON is YAML, too
+        command = [sys.executable, "-m", "lumina", "train", "--preset", "debug"]
+        command += [
+            "--config-file",
+            str(file),
+            "--supervise",
+            "--restart-delay",
+            f"{RESTART_DELAY:g}",
+        ]
+        command += ["--hang-timeout", f"{HANG_TIMEOUT:g}"]
+        os.execv(sys.executable, command)
 
     def _run(self, task: Task) -> Path:
         return task.folder / "run"
