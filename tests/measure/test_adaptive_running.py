@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,8 +53,12 @@ class Toy:
                 loss = 5 - min(1, 100 * task.recipe.learning_rate) * step / 100
                 log.write("eval", step + 1, loss=loss)
 
+    def teach(self, memory, lessons):
+        memory.write_text("\n".join(sorted(lessons)))
+
     def watched(self, task):
-        return Watched()
+        known = task.recipe.experience and Path(task.recipe.experience).read_text()
+        return Watched(notes={"knew": known}, lesson="a lesson")
 
 
 def made(family, arm, tmp_path, seconds=20.0):
@@ -181,6 +186,25 @@ def test_the_held_out_half_is_run_once_and_on_record(tmp_path):
         text = tmp_path / "other.txt"
         text.write_text("Another text. " * 40_000)
         found.generate(text)
+
+
+def test_a_warm_run_knows_all_families_but_its_own(tmp_path):
+    found = suite(tmp_path)
+    scenarios = found.scenarios("development")
+    with pytest.raises(LuminaError, match="lesson"):
+        found._memories(Toy(), scenarios)
+    results = Results(found.results("development", "orchestrator", "toy"))
+    for family in ("clean", "hang", "sigkill"):
+        one = next(s for s in scenarios if s.family == family)
+        results.add({"key": one.id, "lesson": f"of {family}"})
+    memories = found._memories(Toy(), scenarios)
+    assert memories["hang"].read_text() == "of clean\nof sigkill"
+    assert memories["batch"].read_text() == "of clean\nof hang\nof sigkill"
+    one = next(s for s in scenarios if s.family == "batch")
+    job = Job(one, ARMS["competent"], Toy(), TEXT, FOUND, 20.0, memories["batch"])
+    row = run_job(job, tmp_path)
+    assert row["notes"]["knew"].startswith("of clean")
+    assert row["lesson"] == "a lesson"
 
 
 def test_the_lowest_mean_loss_is_chosen():

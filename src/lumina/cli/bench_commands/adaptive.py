@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
     from lumina.cli.profiling import at_least
     from lumina.errors import LuminaError
+    from lumina.measure.adaptive.arms import arm_named
     from lumina.measure.adaptive.suite import Suite
 
     folder = Path(args.out)
@@ -95,6 +96,10 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "score":
         return _score(suite, args)
 
+    if args.what == "run" and not args.arm:
+        raise LuminaError("E005", "run needs an arm", "add --arm competent")
+    arm = arm_named(args.arm or "competent")
+
     from lumina.train.adaptive_bench.adapters import adapter_named
 
     adapter = adapter_named(args.trainer)
@@ -102,14 +107,9 @@ def run(args: argparse.Namespace) -> int:
         to = Path(args.tuned) if args.tuned else folder / "competent.json"
         print(suite.tune(adapter, to, parallel=args.jobs, tell=tell))
         return 0
-    if not args.arm:
-        raise LuminaError("E005", "run needs an arm", "add --arm competent")
-
-    from lumina.measure.adaptive.arms import arm_named
-
     failed = suite.run(
         adapter,
-        arm_named(args.arm),
+        arm,
         args.half,
         parallel=args.jobs,
         tell=tell,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,10 +40,12 @@ class Watched:
         decisions: every alarm and decision: "step", "kind" (of anomaly), "action"
             ("" for an alarm; "nothing" for a decision to do nothing), "reason".
         notes: anything else that helps to understand it.
+        lesson: what a later run may learn of it, as text; "": nothing.
     """
 
     decisions: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    lesson: str = ""
 
 
 class Adapter(Protocol):
@@ -62,6 +64,9 @@ class Adapter(Protocol):
 
         It counts and evaluates through a `Log`, and injects the faults.
         """
+
+    def teach(self, memory: Path, lessons: Sequence[str]) -> None:
+        """Make a memory for `Recipe.experience` of the lessons of earlier runs."""
 
     def watched(self, task: Task) -> Watched:
         """Read what the trainer has recorded of a finished run."""

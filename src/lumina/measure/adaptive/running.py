@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +33,7 @@ class Job:
         text: that all pieces are cut from.
         tuned: of the competent arm.
         seconds: most of an attempt.
-        experience: a file of what earlier runs have taught; "": none.
+        memory: a file of what earlier runs have taught, which is copied; None: none.
     """
 
     scenario: Scenario
@@ -41,7 +42,7 @@ class Job:
     text: str
     tuned: Mapping[str, Any]
     seconds: float = 60.0
-    experience: str = ""
+    memory: Path | None = None
 
 
 def run_job(job: Job, folder: Path) -> dict[str, Any]:
@@ -59,8 +60,9 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
         "trainer": job.adapter.name,
     }
     whole = recipe(scenario, arm, found=job.tuned)
-    if job.experience:
-        whole = replace(whole, experience=job.experience)
+    if job.memory is not None:
+        own = shutil.copy(job.memory, folder / job.memory.name)
+        whole = replace(whole, experience=str(own))
     faults = faults_of(scenario, arm, whole.steps)
     if why := job.adapter.refuses(whole, faults):
         return {**facts, "status": "refused", "why": why}
@@ -186,5 +188,6 @@ def _row(
         "faults": faults,
         "decisions": watched.decisions,
         "notes": watched.notes,
+        **({"lesson": watched.lesson} if watched.lesson else {}),
         "curve": curve,
     }

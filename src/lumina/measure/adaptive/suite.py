@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -175,8 +177,11 @@ class Suite:
         results = Results(self.results(half, arm.name, adapter.name))
         competent = tuned(found) if found else tuned()
         text = self.text()
+        memories = self._memories(adapter, scenarios) if arm.learns else {}
         jobs = {
-            one.id: Job(one, arm, adapter, text, competent, seconds)
+            one.id: Job(
+                one, arm, adapter, text, competent, seconds, memories.get(one.family)
+            )
             for one in scenarios
         }
         if half == "held-out":
@@ -216,6 +221,28 @@ class Suite:
                 if module not in sys.modules and not module.startswith("__"):
                     with suppress(Exception):
                         importlib.import_module(module)
+
+    def _memories(
+        self, adapter: Adapter, scenarios: Sequence[Scenario]
+    ) -> dict[str, Path]:
+        """For each family, a memory of the development runs of all other families."""
+        rows = self.rows("development", adapter.name).get("orchestrator", {})
+        family = {one.id: one.family for one in self.scenarios("development")}
+        lessons = {id_: row["lesson"] for id_, row in rows.items() if "lesson" in row}
+        if not lessons:
+            raise LuminaError(
+                "E101",
+                "no run of the orchestrator on the development half has left a lesson",
+                "run `lumina bench adaptive run --arm orchestrator` first",
+            )
+        folder = Path(tempfile.mkdtemp(prefix="lumina-bench-memory-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        found: dict[str, Path] = {}
+        for name in sorted({one.family for one in scenarios}):
+            found[name] = folder / f"{name}.sqlite"
+            others = [text for id_, text in lessons.items() if family[id_] != name]
+            adapter.teach(found[name], others)
+        return found
 
     def _open_held_out(
         self, arm: Arm, adapter: Adapter, waiting: Any, once: bool

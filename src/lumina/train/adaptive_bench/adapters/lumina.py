@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +17,8 @@ from lumina.measure.adaptive.log import read_log
 from lumina.measure.adaptive.scenario import Recipe
 from lumina.measure.adaptive.texts import EVALUATED
 from lumina.observe.console import Console
+from lumina.state.experience.exchange import exported, read_export, take_in
+from lumina.state.experience.store import ExperienceStore
 from lumina.train.adaptive_bench import injector
 from lumina.train.adaptive_bench.adapters import ADAPTERS
 from lumina.train.adaptive_bench.process_faults import PROCESS_FAULTS
@@ -68,9 +70,21 @@ class Lumina:
         )
         Trainer(config, console=Console(stream=io.StringIO(), live=False)).train()
 
+    def teach(self, memory: Path, lessons: Sequence[str]) -> None:
+        """Fill an experience store with exports of others."""
+        store, file = ExperienceStore(memory), memory.with_suffix(".json")
+        for lesson in lessons:
+            file.write_text(lesson)
+            take_in(store, read_export(file))
+        file.unlink(missing_ok=True)
+
     def watched(self, task: Task) -> Watched:
-        """Alarms and decisions, from events.jsonl."""
+        """Alarms and decisions of events.jsonl, and what a cold run has learned."""
         found = Watched()
+        own = self._memory(task)
+        cold = task.recipe.adaptive == "on" and not task.recipe.experience
+        if cold and own.exists():
+            found.lesson = exported(ExperienceStore(own).all())
         for event in read_log(self._run(task) / "events.jsonl"):
             data = event.get("data") or {}
             kind = event.get("kind")
@@ -110,6 +124,10 @@ class Lumina:
         command += ["--hang-timeout", f"{HANG_TIMEOUT:g}"]
         os.execv(sys.executable, command)
 
+    def _memory(self, task: Task) -> Path:
+        """The experience store of the run: empty at first where it begins cold."""
+        return Path(task.recipe.experience or task.folder / "experience.sqlite")
+
     def _run(self, task: Task) -> Path:
         return task.folder / "run"
 
@@ -143,7 +161,7 @@ class Lumina:
             "objective": "bench_objective",
             "plugins": (injector.__name__,),
             "robust_clip": recipe.robust_clip,
-            "experience": recipe.experience or "off",
+            "experience": str(self._memory(task)) if recipe.adaptive == "on" else "off",
             "seed": recipe.seed,
             "train_data": [str(task.folder / "train.txt")],
             "eval_data": [str(task.folder / "held-out.txt")],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,9 @@ class Transformers:
         last = get_last_checkpoint(str(run)) if resume and run.is_dir() else None
         trainer = _trainer(task, run)
         trainer.train(resume_from_checkpoint=last)
+
+    def teach(self, memory: Path, lessons: Sequence[str]) -> None:
+        """Nothing: the Trainer has no memory."""
 
     def watched(self, task: Task) -> Watched:
         """Nothing: the Trainer decides nothing."""
