@@ -78,6 +78,7 @@ def _never(file, buffer) -> int:
     raise OSError(Failing.number, os.strerror(Failing.number))
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("TRN-36: retry around I/O failures")
 def test_a_run_reads_on_and_says_so(tmp_path: Path, told, monkeypatch) -> None:
     """A compressed file among them is not taken for a damaged one."""

@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -407,11 +407,17 @@ class Prefetcher:
         self._ended: StepBatches | BaseException | None = None
         self._over = False
         self._thread: threading.Thread | None = None
+        self._refused = False  # the system had no room for a further thread
+        self._untold: list[str] = []  # threads that the system refused, in words
         if threads:
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._run, args=(cursor,), name="lumina-data", daemon=True
             )
-            self._thread.start()
+            try:
+                thread.start()
+                self._thread = thread
+            except RuntimeError as error:  # each step is made when it is asked for
+                self._untold.append(f"batches are not made ahead: {error}")
 
     def next(self) -> tuple[StepBatches | None, float]:
         """(the next step or None at the end, seconds spent waiting for it)."""
@@ -421,6 +427,7 @@ class Prefetcher:
             if not isinstance(item, StepBatches):
                 self._over, self._ended = True, item
             else:
+                item = self._with_untold(item)
                 return item, time.perf_counter() - began
         if isinstance(self._ended, BaseException):
             raise self._ended
@@ -454,6 +461,23 @@ class Prefetcher:
                 self._thread.join(0.01)
         self._over, self._ended = True, None
 
+    def _with_untold(self, made: StepBatches) -> StepBatches:
+        """The step, with events about threads that the system refused."""
+        if not self._untold:
+            return made
+        events = list(made.events)
+        while self._untold:
+            events.append(
+                {
+                    "kind": "fewer_reading_threads",
+                    "severity": "warning",
+                    "code": None,
+                    "message": f"{self._untold.pop()}; the data stays the same, and "
+                    "steps may wait for it",
+                }
+            )
+        return replace(made, events=events)
+
     def _pinned(self, made: StepBatches) -> StepBatches:
         """The step, in page-locked memory where that is asked for."""
         if self._pin:
@@ -468,7 +492,20 @@ class Prefetcher:
         taken = order.take(cursor)
         if taken is None:
             return None
-        making = self._pool.submit(lambda: self._pinned(stream.made(taken, mine)))
+
+        def make() -> StepBatches:
+            return self._pinned(stream.made(taken, mine))
+
+        making: Future[StepBatches] = Future()
+        if not self._refused:
+            try:
+                return taken.cursor, self._pool.submit(make)
+            except RuntimeError as error:  # one thread less, for good
+                if self._stop.is_set():
+                    raise
+                self._refused = True
+                self._untold.append(f"batches are made in one thread: {error}")
+        making.set_result(make())
         return taken.cursor, making
 
     def _run(self, cursor: Cursor) -> None:

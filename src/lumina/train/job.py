@@ -111,6 +111,8 @@ class Job:
             if resumption is not None and resumption.finished:
                 return already_finished(resumption, self.console)
             self.prepared.decide()
+            if self.ranks.main:
+                self.prepared.check_room()
         except LuminaError as error:
             self.folder.leave_word(error, self.prepared.events)
             raise

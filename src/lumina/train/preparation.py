@@ -61,6 +61,7 @@ from lumina.train.phases import (
 )
 from lumina.train.resume import Resumption, find_resumption
 from lumina.train.resume_plan import as_left
+from lumina.train.room_on_disk import check_room
 from lumina.train.rules import with_rules
 from lumina.train.shape_from_weights import adopted
 from lumina.train.vocabulary import with_vocabulary
@@ -297,6 +298,10 @@ class Preparation:
     def has_data(self) -> bool:
         """Whether the Plan is for data, not for a model alone."""
         return hasattr(self, "data")
+
+    def check_room(self) -> None:
+        """Refuse a run whose checkpoints would have no room, as `check_room` does."""
+        check_room(self.plan, Path(self.config.run.run_dir or "runs"), self.events)
 
     def plan_to_show(self) -> Plan:
         """The Plan, with the warnings that only planning has."""

@@ -157,6 +157,8 @@ class Trainer(Adjusting):
             RunFolder(self.config, self.ranks).check(None if branch else run)
             prepared.look_back(run)
             prepared.decide(planning=True, machine=machine)
+            if machine is None:
+                prepared.check_room()
             reader, weights = prepared.reader, prepared.weights
             source = reader or (weights.source if weights else None)
             if source is not None or prepared.plan.freeze:

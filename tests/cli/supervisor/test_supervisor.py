@@ -18,6 +18,7 @@ import pytest
 
 from lumina.cli.supervisor.choice import Choice
 from lumina.cli.supervisor.supervisor import Settings, Supervisor
+from lumina.state.liveness import state_of
 from training import wait_until
 
 ON, OFF = Choice(True, "asked for"), Choice(False, "switched off")
@@ -204,11 +205,13 @@ def test_a_signal_ends_the_wait_before_a_restart(tmp_path: Path) -> None:
 
     def send() -> None:
         wait_until(lambda: any("is started again" in line for line in tried.said))
+        wait_until(lambda: state_of(tmp_path / "run") == "restarting")
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=send, daemon=True).start()
     assert tried.run() == 143
     assert "the last checkpoint stands" in tried.said[-1]
+    assert state_of(tmp_path / "run") == "unknown", "nobody will start it again"
 
 
 SUPERVISES = """

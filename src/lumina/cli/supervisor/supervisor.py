@@ -21,22 +21,18 @@ from typing import Any
 
 from lumina import heartbeat
 from lumina.cli.supervisor.choice import Choice
+from lumina.cli.supervisor.hangs import Hangs, furthest, stack_of
 from lumina.cli.supervisor.processes import SAVING, Processes, exit_code
 from lumina.cli.supervisor.restarts import Restarts
-from lumina.cli.supervisor.silence import FLOOR, Silence, Watch, blamed, main_thread
+from lumina.cli.supervisor.silence import FLOOR, Silence, Watch
 from lumina.cli.supervisor.verdict import ENDING_SIGNALS, Verdict, judge
 from lumina.errors import LuminaError
 from lumina.quantities import duration
 from lumina.state.events import EventLog
+from lumina.state.liveness import end_supervision, supervise
 
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 0.5
-STACK_SECONDS = 2.0
-"""How long a process may take to write its stacks."""
-
-STACK_LINES = 30
-HANG_CODE = 1
-"""Exit code of a training that was ended because it hung."""
 
 _OUT_OF_MEMORY = Path("/sys/fs/cgroup/memory.events")
 
@@ -90,6 +86,7 @@ class Supervisor:
         self._restarts = Restarts(settings.max_restarts, settings.restart_delay)
         self._folder = Path(tempfile.mkdtemp(prefix="lumina-signs-"))
         self._run: Path | None = None  # outlives the attempt that said it
+        self._lock: int | None = None
 
     def run(self) -> int:
         """Train until the end, a signal, or a failure that no restart mends.
@@ -123,6 +120,8 @@ class Supervisor:
             self._processes.kill()
             for number, handler in previous.items():
                 signal.signal(number, handler)
+            if self._run is not None and self._lock is not None:
+                end_supervision(self._run, self._lock)
             shutil.rmtree(self._folder, ignore_errors=True)
 
     # -- one attempt -----------------------------------------------------------
@@ -156,17 +155,19 @@ class Supervisor:
             self._processes.codes,
             self._processes.first,
             words,
-            step=self._step(),
+            step=furthest(self._folder, len(ranks)),
             killed_for_memory=_killed_for_memory() > killed,
         )
         if verdict is not None and verdict.signal:
-            stack = self._stack(verdict.rank or 0)
+            stack = stack_of(self._folder, verdict.rank or 0)
             verdict = replace(verdict, details={"stack": stack} if stack else {})
         return verdict
 
     def _until_ended(self) -> Verdict | None:
         """Wait for the processes; a verdict where they hung and were ended."""
         processes, asked = self._processes, [128 + n for n in ENDING_SIGNALS]
+        assert self._watch is not None
+        hangs = Hangs(self._folder, processes, self._watch, alone=self._alone)
         named: Silence | None = None
         looked = time.monotonic()
         while not processes.ended(asked):
@@ -175,33 +176,23 @@ class Supervisor:
             if now - looked < LOOK_SECONDS or self._asked is not None:
                 continue
             looked = now
-            found = self._look(now)
+            found = hangs.look(now)
             if found is None:
                 if named is not None:
                     self._tell("hang_over", "info", "the training goes on")
                 named = None
             elif named is None:
-                named = self._name(found)
+                named = hangs.named(found)
+                self._tell_hang(named, hangs)
             elif found.seconds > found.patience and self._restarting:
-                return self._end_hung(replace(found, ranks=named.ranks))
+                self._note_run(0)
+                return hangs.end(replace(found, ranks=named.ranks))
         return None
 
-    def _look(self, now: float) -> Silence | None:
-        processes = self._processes.processes
-        if any(process.poll() is not None for process in processes):
-            return None  # one has ended: the others follow
-        beats = [heartbeat.last_beat(self._folder, r) for r in range(len(processes))]
-        assert self._watch is not None
-        return self._watch.look(beats, self._processes.states(), now)
-
-    def _name(self, found: Silence) -> Silence:
+    def _tell_hang(self, found: Silence, hangs: Hangs) -> None:
         """Say which rank hangs, and where."""
-        self._write_stacks(found.ranks if found.stopped else ())
-        if not found.stopped and not self._alone:
-            stacks = [self._stack(r) for r in range(len(self._processes.processes))]
-            found = replace(found, ranks=blamed(found.ranks, stacks))
         text = found.in_words(several=not self._alone)
-        stack = self._stack(found.ranks[0])
+        stack = hangs.stack(found.ranks[0])
         self._say(text)
         for line in stack.splitlines()[:8]:
             self._say(f"  {line.strip()}")
@@ -213,49 +204,7 @@ class Supervisor:
             ranks=list(found.ranks),
             seconds=round(found.seconds, 1),
             activity=found.activity,
-            stack=_shortened(stack),
-        )
-        return found
-
-    def _write_stacks(self, stopped: Sequence[int] = ()) -> None:
-        """Have all ranks write their stacks, and give them time for it.
-
-        Args:
-            stopped: ranks that cannot write theirs.
-        """
-        count = len(self._processes.processes)
-        files = [
-            heartbeat.stacks_of(self._folder, rank)
-            for rank in range(count)
-            if rank not in stopped
-        ]
-        sizes = [_size(path) for path in files]
-        self._processes.ask_for_stacks()
-        deadline = time.monotonic() + STACK_SECONDS
-        while time.monotonic() < deadline and any(
-            _size(path) == size for path, size in zip(files, sizes, strict=True)
-        ):
-            time.sleep(POLL_SECONDS)
-
-    def _end_hung(self, found: Silence) -> Verdict:
-        """End processes that hang; a stopped one first writes where it was."""
-        step = self._step()
-        if found.stopped:
-            for rank in found.ranks:
-                self._processes.thaw(rank)
-            self._write_stacks()
-        self._note_run(0)
-        text = found.in_words(several=not self._alone)
-        stack = _shortened(self._stack(found.ranks[0]))
-        self._processes.kill()
-        return Verdict(
-            HANG_CODE,
-            text,
-            True,
-            rank=None if self._alone else found.ranks[0],
-            kind="hang",
-            step=step,
-            details={"stack": stack, "ranks": list(found.ranks)},
+            stack=stack,
         )
 
     # -- between two attempts --------------------------------------------------
@@ -361,20 +310,16 @@ class Supervisor:
     # -- what the processes have left ------------------------------------------
 
     def _note_run(self, rank: int) -> None:
-        if path := self._word(rank, "run").get("path"):
-            self._run = Path(path)
+        path = self._word(rank, "run").get("path")
+        if path is None:
+            return
+        self._run = run = Path(path)
+        # A folder in which no run has begun has to stay empty.
+        if self._lock is None and (run / "config.yaml").is_file():
+            self._lock = supervise(run)
 
     def _word(self, rank: int, name: str) -> dict[str, Any]:
         return heartbeat.read(heartbeat.word_of(self._folder, rank, name))
-
-    def _step(self) -> int:
-        """Completed steps of the run in this attempt; -1: none has begun."""
-        count = len(self._processes.processes)
-        beats = [heartbeat.last_beat(self._folder, rank) for rank in range(count)]
-        return max((beat.step for beat in beats if beat is not None), default=-1)
-
-    def _stack(self, rank: int) -> str:
-        return main_thread(heartbeat.stacks_of(self._folder, rank))
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTSTP:
@@ -411,14 +356,3 @@ def _killed_for_memory() -> int:
         return 0
     counts = dict(line.split() for line in lines if len(line.split()) == 2)
     return int(counts.get("oom_kill", 0))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _shortened(stack: str) -> str:
-    return "\n".join(stack.splitlines()[:STACK_LINES])
