@@ -139,7 +139,7 @@ def reports(runs: Runs) -> None:
 
 
 @pytest.mark.covers(
-    "ORC-14: 3 hard: LR cut, rollback",
+    "ORC-14: 3 hard: rollback",
     "MON-06: emergency_interventions, rollbacks_performed",
 )
 @shows("adaptive_rollbacks")

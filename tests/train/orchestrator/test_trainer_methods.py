@@ -147,7 +147,7 @@ def test_what_is_read_is_the_newest_row_and_a_new_expert_is_the_mean(
     assert trainer._calculate_throughput() == 0.0
 
 
-@pytest.mark.covers("ORC-29", "ORC-01: run_adaptive_training()")
+@pytest.mark.covers("ORC-29", "ORC-01: orchestrator.run_adaptive_training()")
 def test_the_status_names_the_decisions_and_outlives_the_run(runs: Runs) -> None:
     seen: list[dict[str, Any]] = []
 
