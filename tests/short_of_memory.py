@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,5 +100,25 @@ def fail_on_ranks(
             return take(program, batches, done, **rest)
         finally:
             held.remove()
+
+    loop.train_step = taken
+
+
+def limit_data(mib: int) -> None:
+    """In the child: a real limit. In the first two steps, so much more may be taken."""
+    from lumina.train import loop
+
+    take, limited = loop.train_step, [False]
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+
+    def taken(program: Program, batches: StepBatches, done: int, **rest: Any) -> Any:
+        if done == 0 and not limited[0]:
+            limited[0] = True
+            status = Path("/proc/self/status").read_text()
+            used = int(status.split("VmData:")[1].split()[0]) * 1024
+            resource.setrlimit(resource.RLIMIT_DATA, (used + mib * 2**20, most))
+        if done == 2:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        return take(program, batches, done, **rest)
 
     loop.train_step = taken

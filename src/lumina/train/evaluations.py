@@ -21,7 +21,8 @@ from lumina.measure.held_out import (
 )
 from lumina.measure.routing_modes import compare_modes, routing_modes
 from lumina.plan.plan import Plan
-from lumina.train.memory_ladder.beside_steps import empty_cache, unless_short
+from lumina.train.memory_ladder.beside_steps import unless_short
+from lumina.train.memory_ladder.emptying import empty_cache
 from lumina.train.recorder import Recorder
 
 Stop = Callable[[], bool]

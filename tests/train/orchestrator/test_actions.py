@@ -57,6 +57,8 @@ def proposed(name: str, value: Any, **evidence: float) -> Any:
         ("higher_temperature", [1.0, 1.25, 1.5625, 1.953125, 2.0, None]),
         ("expert_dropout", [0.0, 0.05, 0.1, 0.2, None]),
         ("router_jitter", [0.0, 0.01, 0.02, 0.04, 0.08, 0.1, None]),
+        ("recompute_activations", ["none", "selective", "full", None]),
+        ("smaller_micro_batch", [8, 4, 2, 1, None]),
         ("evaluate_more", [50, 25, 12]),
         ("evaluate_more", [1, None]),
         ("evaluate_more", [0, None]),

@@ -11,6 +11,7 @@ from lumina.train.controls import (
     evaluating,
     experts,
     layout,
+    memory,
     mixture,
     moments,
     optimizer,
@@ -37,6 +38,7 @@ __all__ = [
 OWN = (
     optimizer,
     layout,
+    memory,
     experts,
     depth,
     mixture,

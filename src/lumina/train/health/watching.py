@@ -15,6 +15,7 @@ from lumina.train.health.checks import (
     held_out,
     loss,
     machine,
+    memory_risk,
     nonfinite,
     numbers,
     oscillation,
@@ -36,6 +37,7 @@ OWN = (
     routing,
     numbers,
     machine,
+    memory_risk,
     resume,
 )
 """The files of Lumina's own checks; each registers them as it is imported."""

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
 from lumina.memory_shortage import shortage_code, shortage_text
+from lumina.train.memory_ladder.emptying import empty_cache
 from lumina.train.recorder import Recorder
 
 T = TypeVar("T")
-
-
-def empty_cache() -> None:
-    """Give back what the allocator of the device holds without using it."""
-    gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def unless_short(

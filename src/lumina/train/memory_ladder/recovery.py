@@ -20,7 +20,7 @@ from lumina.plan.plan import Plan
 from lumina.quantities import byte_size
 from lumina.state.checkpoint import Kind
 from lumina.train.controls import Change, Controls, control_named
-from lumina.train.memory_ladder.beside_steps import empty_cache
+from lumina.train.memory_ladder.emptying import empty_cache
 from lumina.train.memory_ladder.guard import OthersLackMemoryError, StepGuard
 from lumina.train.memory_ladder.limits import Limits, held_values, key_of
 from lumina.train.memory_ladder.rung import Attempt, rungs

@@ -11,6 +11,15 @@ _UNSTABLE = (
 )
 """Against a loss or gradients that jump and stay."""
 
+_MEMORY = (
+    "clear_cache",
+    "smaller_micro_batch",
+    "smaller_micro_batch",
+    "recompute_activations",
+    "recompute_activations",
+)
+"""Against memory that fills up."""
+
 LADDERS: dict[str, tuple[str, ...]] = {
     "loss_spike": ("nothing", "tighter_clip", "reset_moments", "lower_rate"),
     "severe_loss_spike": ("nothing", *_UNSTABLE),
@@ -48,6 +57,9 @@ LADDERS: dict[str, tuple[str, ...]] = {
         "expert_dropout",
     ),
     "dead_experts": ("nothing", "router_jitter", "expert_dropout", "prune_expert"),
+    "memory_risk": _MEMORY,
+    "memory_leak": _MEMORY,
+    "memory_pressure": _MEMORY,
     "depth_routing": ("more_depth_capacity", "less_depth_capacity"),
 }
 """Anomaly -> names of actions in the order in which they are tried. An anomaly without
