@@ -11,6 +11,7 @@ from lumina.cli.main import main
 from lumina.observe.report import write_report
 from lumina.state.events import EventLog
 from lumina.state.experience.beside import leave_earlier_runs
+from lumina.state.experience.of_run import record_of
 from lumina.state.run_directory import RunDirectory
 from remembered import a_record
 from reported_run import HOSTILE, a_run, numbers, page, section
@@ -67,6 +68,9 @@ def test_explain_says_what_was_seen_done_why_how_sure_and_what_followed(
     assert main(["explain", str(folder), "--json"]) == 0
     [found] = json.loads(capsys.readouterr().out)
     assert [one["undone"] for one in found["decisions"]] == [False, True, False]
+    # What is undone is made again after the resume, and counts once.
+    _, kept = record_of(RunDirectory(folder))
+    assert [one.number for one in kept] == [1, 3]
 
 
 def test_explain_of_a_run_without_says_what_shadow_would_have_decided(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
+
 from lumina.config import Source
 from lumina.observe.console import Console
 from lumina.state.experience.beside import earlier_runs
@@ -16,6 +18,7 @@ from reported_run import section
 from tiny_runs import Run, Runs
 
 
+@pytest.mark.covers("ORC-18: architecture and hardware settings")
 @shows("experience")
 def memory(runs: Runs) -> None:
     """A file that is named holds the run; one that is no store costs a warning."""

@@ -126,7 +126,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     # A file cannot bring functions, views or triggers of its own to life, and Python
     # leaves the loading of extensions off.
     for setting in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0",
-                    "secure_delete = ON", "temp_store = MEMORY",
+                    "temp_store = MEMORY",
                     f"synchronous = {SYNCHRONOUS}"):  # fmt: skip
         database.execute(f"PRAGMA {setting}")
     database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_OF_A_VALUE)
