@@ -13,6 +13,7 @@ import pytest
 
 from lumina.data.sources import patient as module
 from lumina.data.sources.patient import WAITS, patient, tell_retries
+from mechanisms import mechanism
 from tiny_runs import Runs
 
 
@@ -43,6 +44,14 @@ def told(monkeypatch):
     tell_retries(lambda event: None)
 
 
+@mechanism(
+    "reading error that passes",
+    component="data",
+    failure="reads of a file fail for a while (ESTALE), as a network drive does",
+    recovery="go on",
+    expected="read on at the same place, with events; the bytes are right",
+    real=False,
+)
 @pytest.mark.covers("TRN-36: retry around I/O failures")
 def test_a_file_is_read_on_at_the_place_where_it_failed(tmp_path: Path, told) -> None:
     events, waited = told
@@ -57,6 +66,14 @@ def test_a_file_is_read_on_at_the_place_where_it_failed(tmp_path: Path, told) ->
     assert str(path) in events[0]["message"] and "Stale" in events[0]["message"]
 
 
+@mechanism(
+    "reading error that stays",
+    component="data",
+    failure="reads of a file fail each time",
+    recovery="refuse",
+    expected="after some waiting the error stands",
+    real=False,
+)
 def test_what_does_not_pass_stands(tmp_path: Path, told, monkeypatch) -> None:
     events, waited = told
     path = tmp_path / "data.txt"

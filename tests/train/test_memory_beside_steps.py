@@ -14,6 +14,7 @@ from lumina.assemble.assemble import assemble
 from lumina.errors import LuminaError
 from lumina.measure.held_out import held_out_loss
 from lumina.train import loop, samples
+from mechanisms import mechanism
 from programs import conversations, stream_of, tiny_plan
 from short_of_memory import ERROR
 from tiny_runs import Run, Runs
@@ -52,6 +53,14 @@ def told(run: Run, kind: str) -> list[dict[str, Any]]:
     return [event for event in run.events if event["kind"] == kind]
 
 
+@mechanism(
+    "out of device memory in an evaluation",
+    component="memory",
+    failure="the allocator refuses a forward of held-out rows",
+    recovery="smaller pieces",
+    expected="evaluated in smaller parts; losses as before",
+    real=False,
+)
 def test_an_evaluation_is_done_again_in_smaller_forwards(runs: Runs) -> None:
     whole = runs.train(**JUDGED)
     with evaluating(most=1):
@@ -83,6 +92,15 @@ def test_parts_of_a_batch_have_its_losses(tmp_path: Path) -> None:
         assert (part.cu_seqlens[:2] == torch.tensor([0, 0])).sum() == 1
 
 
+@mechanism(
+    "out of device memory in a save",
+    component="memory",
+    failure="the allocator refuses the copies of a checkpoint, and samples of text",
+    recovery="leave out",
+    expected="samples are left out with an event; the checkpoint is made at a second "
+    "try",
+    real=False,
+)
 @pytest.mark.thorough
 def test_samples_are_left_out_and_a_save_is_repeated(
     runs: Runs, monkeypatch: pytest.MonkeyPatch

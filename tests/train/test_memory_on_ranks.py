@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from lumina.assemble.ranks import meeting_place
+from mechanisms import mechanism
 from short_of_memory import fail_on_ranks
 from training import DENSE, column, events, start, words
 
@@ -56,6 +57,14 @@ def began(trainings, request):
     return get
 
 
+@mechanism(
+    "rank out of device memory",
+    component="rank",
+    failure="one rank or both have no room in forward, loss or backward",
+    recovery="smaller pieces",
+    expected="all take the same rung before the next exchange, and none waits for ever",
+    real=False,
+)
 @pytest.mark.parametrize(
     ("parallel", "ranks", "where", "forward", "rows", "step"),
     [
@@ -91,6 +100,14 @@ def test_all_ranks_take_the_rung_together(
     assert losses == (half if step == 1 else pytest.approx(half, rel=1e-5))
 
 
+@mechanism(
+    "rank out of memory inside an exchange",
+    component="rank",
+    failure="one rank has no room while the others wait in a collective",
+    recovery="end all ranks",
+    expected="E201 on all, soon; resumed, the run begins one rung down",
+    real=False,
+)
 @pytest.mark.parametrize(
     ("parallel", "where"), [("ddp", "backward"), ("fsdp2", "forward")]
 )

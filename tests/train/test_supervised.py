@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mechanisms import mechanism
 from training import (
     DENSE,
     TERMINATE,
@@ -98,6 +99,14 @@ def faulty(trainings, name: str, faults: str, *flags: str, code: int = 0) -> Pat
     )
 
 
+@mechanism(
+    "three crashes under the supervisor",
+    component="supervisor",
+    failure="an assertion of CUDA, a segmentation fault and SIGKILL, one after another",
+    recovery="restart",
+    expected="started again each time from the newest checkpoint; figures as "
+    "undisturbed",
+)
 @pytest.mark.faults
 @pytest.mark.thorough
 @pytest.mark.covers("CKP-13: recovery from crash", "TRN-37: error recovery with state "
@@ -117,6 +126,13 @@ def test_a_run_that_crashes_three_times_is_the_run_that_does_not(trainings, whol
     assert "device-side assert" in (run / "report.html").read_text()
 
 
+@mechanism(
+    "crash behind a damaged checkpoint",
+    component="supervisor",
+    failure="the newest checkpoint is damaged and the process ends",
+    recovery="restart",
+    expected="started again from the checkpoint before; figures as undisturbed",
+)
 @pytest.mark.faults
 @pytest.mark.thorough
 def test_behind_a_damaged_checkpoint_an_older_one_is_taken(trainings, whole):
@@ -128,6 +144,30 @@ def test_behind_a_damaged_checkpoint_an_older_one_is_taken(trainings, whole):
     assert (restarted["step"], restarted["data"]["steps_lost"]) == (10, 8)
 
 
+@mechanism(
+    "killed rank under the supervisor",
+    component="rank",
+    failure="SIGKILL of one of two ranks in a step of a supervised run",
+    recovery="restart",
+    expected="the rank is named; both are started again from the newest checkpoint",
+    case="SIGKILL",
+)
+@mechanism(
+    "stopped rank",
+    component="rank",
+    failure="SIGSTOP of one of two ranks, which is never continued",
+    recovery="restart",
+    expected="the rank is named; both are ended and started again",
+    case="SIGSTOP",
+)
+@mechanism(
+    "hung rank",
+    component="rank",
+    failure="one of two ranks sleeps for ever in a step, and the other waits for it",
+    recovery="restart",
+    expected="the rank and its stack are named; both are ended and started again",
+    case="sleep",
+)
 @pytest.mark.faults
 @pytest.mark.thorough
 @pytest.mark.parametrize("what", ["sleep", "SIGSTOP", "SIGKILL"])
@@ -148,6 +188,13 @@ def test_a_rank_that_hangs_or_dies_is_named_and_the_run_goes_on(trainings, what)
     assert restarted["data"]["steps_lost"] == 2 or what == "SIGSTOP"
 
 
+@mechanism(
+    "supervised run is asked to end",
+    component="supervisor",
+    failure="SIGUSR1, then SIGTERM of the supervisor",
+    recovery="save and end",
+    expected="the signals reach the training: a checkpoint each, code 143, no restart",
+)
 @pytest.mark.faults
 @pytest.mark.thorough
 def test_a_signal_ends_a_supervised_run_with_a_checkpoint(trainings):
@@ -164,6 +211,13 @@ def test_a_signal_ends_a_supervised_run_with_a_checkpoint(trainings):
     assert saved["data"]["checkpoint_kind"] == "emergency"
 
 
+@mechanism(
+    "error that a restart does not mend",
+    component="supervisor",
+    failure="a supervised run whose data is not there",
+    recovery="refuse",
+    expected="E104, and it is not started again",
+)
 @pytest.mark.faults
 @pytest.mark.thorough
 def test_what_would_fail_again_is_not_started_again(trainings):
@@ -199,6 +253,13 @@ def test_a_long_run_of_the_command_is_supervised_by_itself(trainings):
         process.kill()
 
 
+@mechanism(
+    "killed rank under torchrun",
+    component="rank",
+    failure="SIGKILL of one of two ranks that torchrun started with restarts",
+    recovery="restart",
+    expected="the ranks meet anew and go on from the newest checkpoint; every row once",
+)
 @pytest.mark.faults
 @pytest.mark.thorough
 @pytest.mark.covers("DST-19: node failure")

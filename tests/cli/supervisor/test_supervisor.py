@@ -19,6 +19,7 @@ import pytest
 from lumina.cli.supervisor.choice import Choice
 from lumina.cli.supervisor.supervisor import Settings, Supervisor
 from lumina.state.liveness import state_of
+from mechanisms import mechanism
 from training import wait_until
 
 ON, OFF = Choice(True, "asked for"), Choice(False, "switched off")
@@ -82,6 +83,13 @@ def test_a_killed_program_is_started_again_and_told_why(tmp_path: Path) -> None:
     assert event["data"]["signal"] == signal.SIGKILL
 
 
+@mechanism(
+    "crash in a loop",
+    component="supervisor",
+    failure="the program crashes again and again and comes no step further",
+    recovery="refuse",
+    expected="it is given up after as many restarts as are allowed",
+)
 def test_restarts_that_come_no_step_further_end_it(tmp_path: Path) -> None:
     """A new step makes the count begin anew; steps that are repeated do not."""
     tried = Tried(
@@ -124,6 +132,13 @@ def test_only_what_may_pass_is_started_again(tmp_path: Path, word, code, again) 
     assert (tmp_path / "began-1").exists() == again
 
 
+@mechanism(
+    "the same error again",
+    component="supervisor",
+    failure="the program ends twice with one error at one step",
+    recovery="refuse",
+    expected="it is not started a third time",
+)
 def test_the_same_error_at_the_same_step_is_not_tried_a_third_time(
     tmp_path: Path,
 ) -> None:
@@ -139,6 +154,14 @@ def test_the_same_error_at_the_same_step_is_not_tried_a_third_time(
     assert "the same error came again" in tried.said[-1]
 
 
+@mechanism(
+    "hung process",
+    component="supervisor",
+    failure="a single process gives no sign of life in a step",
+    recovery="restart",
+    expected="its stack is recorded; it is ended and started again",
+    case="stuck",
+)
 @pytest.mark.parametrize(
     ("hang", "words"),
     [
@@ -200,6 +223,13 @@ def test_signals_reach_the_program_and_nothing_is_started_again(
     assert not (tmp_path / "began-1").exists() and not tried.said
 
 
+@mechanism(
+    "signal between two lives",
+    component="supervisor",
+    failure="a signal while the supervisor waits before a restart",
+    recovery="end at once",
+    expected="it ends, and nothing is started",
+)
 def test_a_signal_ends_the_wait_before_a_restart(tmp_path: Path) -> None:
     tried = Tried(tmp_path, "os.abort()\n", restart_delay=60.0)
 
@@ -226,6 +256,13 @@ sys.exit(supervisor.run())
 """
 
 
+@mechanism(
+    "killed supervisor",
+    component="supervisor",
+    failure="SIGKILL of the supervisor",
+    recovery="end all ranks",
+    expected="the training does not outlive it",
+)
 @pytest.mark.faults
 def test_the_program_ends_with_a_killed_supervisor() -> None:
     supervisor = subprocess.Popen(
@@ -246,6 +283,13 @@ def test_the_program_ends_with_a_killed_supervisor() -> None:
     assert wait_until(gone)
 
 
+@mechanism(
+    "Ctrl-Z of the supervisor",
+    component="supervisor",
+    failure="the supervisor is stopped (SIGTSTP) for longer than a hang takes",
+    recovery="go on",
+    expected="the training stops with it, and that counts for no hang",
+)
 @pytest.mark.faults
 def test_ctrl_z_holds_the_program_too(tmp_path: Path) -> None:
     """What stops the supervisor stops the program, and it does not count as a hang."""

@@ -15,6 +15,7 @@ import torch
 from lumina import Config, Trainer
 from lumina.errors import LuminaError
 from lumina.train.recovery import preflight, repeat
+from mechanisms import mechanism
 from training import DENSE, Trainings, events, rows, words
 
 SHOWN = ("step", "tokens", "loss", "grad_norm", "learning_rate", "epoch", "skipped")
@@ -59,6 +60,14 @@ def test_a_check_changes_nothing_where_the_device_is_whole(
     assert shown(config.replace(repeat_check_every=2)) == plain
 
 
+@mechanism(
+    "wrong computation",
+    component="step",
+    failure="one bit of a result flips: a step computed twice gives other bits",
+    recovery="roll back",
+    expected="E305; back to a state known to be good; figures as of a whole device",
+    real=False,
+)
 @pytest.mark.thorough
 def test_one_flipped_bit_takes_the_run_back(tiny_config: Config) -> None:
     """To what is known to be good, and it goes on as a run on a whole device does."""
@@ -75,6 +84,14 @@ def test_one_flipped_bit_takes_the_run_back(tiny_config: Config) -> None:
     assert [tuple(row.get(key) for key in SHOWN) for row in rows(run)] == plain
 
 
+@mechanism(
+    "wrong computation with nothing good",
+    component="step",
+    failure="a step computed twice gives other bits, and nothing is known to be good",
+    recovery="refuse",
+    expected="E305; the run ends and points to the test of the device",
+    real=False,
+)
 def test_without_anything_good_the_run_ends(tiny_config: Config) -> None:
     config = tiny_config.replace(deterministic=True, repeat_check_every=3)
     with one_bit_flips(1), pytest.raises(LuminaError) as caught:
@@ -83,6 +100,14 @@ def test_without_anything_good_the_run_ends(tiny_config: Config) -> None:
     assert "--preflight" in caught.value.hint
 
 
+@mechanism(
+    "device that fails its test",
+    component="memory",
+    failure="memory or products of the device are wrong in the test before a run",
+    recovery="refuse",
+    expected="E306; no run is begun",
+    real=False,
+)
 @pytest.mark.parametrize(
     ("name", "wrong", "words"),
     [
@@ -133,6 +158,14 @@ def flips_on_rank_1(*, sums: bool = False) -> None:
 FLAGS = [*DENSE, *words("--precision fp32 --steps 6 --warmup-steps 2 --batch-size 2")]
 
 
+@mechanism(
+    "rank that computes wrongly",
+    component="rank",
+    failure="one of two ranks computes other bits than before",
+    recovery="refuse",
+    expected="the rank is named on both",
+    real=False,
+)
 @pytest.mark.thorough
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_the_rank_that_computes_wrongly_is_named(
