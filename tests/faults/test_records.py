@@ -24,6 +24,11 @@ def cut(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def cut_in_a_word(file):
+    text = file.read_text()
+    file.write_text(text[: text.index("  num_layers:") + len("  num_la")])
+
+
 def cut_at_a_line(file):
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[: len(lines) // 2]))
@@ -186,10 +191,10 @@ def test_a_run_goes_on_as_though_nothing_had_happened(faulty, name, damage):
 @mechanism(
     "settings spoilt",
     component="run folder",
-    failure="config.yaml is cut in the middle of a line",
+    failure="config.yaml is cut in the middle of a word",
     recovery="refuse",
     expected="E101 names the line; nothing is changed",
-    case="config.yaml-cut",
+    case="config.yaml-cut_in_a_word",
 )
 @mechanism(
     "settings cut",
@@ -229,7 +234,7 @@ def test_a_run_goes_on_as_though_nothing_had_happened(faulty, name, damage):
     [
         ("metrics.jsonl", spoilt, "E101"),
         ("events.jsonl", spoilt, "E101"),
-        ("config.yaml", cut, "E101"),
+        ("config.yaml", cut_in_a_word, "E101"),
         ("config.yaml", cut_at_a_line, "E303"),
         ("config.yaml", gone, "E303"),
         ("tokenizer/tokenizer.json", cut, "E101"),
