@@ -217,3 +217,5 @@ def test_the_lowest_mean_loss_is_chosen():
     found = chosen_rates(rows)
     assert found["warmup"] == 0.1
     assert found["rates"] == dict.fromkeys(SHAPES, 2.0)
+    with pytest.raises(LuminaError, match="--seconds"):
+        chosen_rates([row | {"status": "failed"} for row in rows])

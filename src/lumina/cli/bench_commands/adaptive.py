@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=float, default=60.0, metavar="X",
-        help="run: most seconds of an attempt (default 60)",
+        help="tune, run: most seconds of an attempt (default 60)",
     )  # fmt: skip
     parser.add_argument(
         "--tuned", metavar="FILE",
@@ -105,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
     adapter = adapter_named(args.trainer)
     if args.what == "tune":
         to = Path(args.tuned) if args.tuned else folder / "competent.json"
-        print(suite.tune(adapter, to, parallel=args.jobs, tell=tell))
+        print(
+            suite.tune(adapter, to, parallel=args.jobs, tell=tell, seconds=args.seconds)
+        )
         return 0
     failed = suite.run(
         adapter,

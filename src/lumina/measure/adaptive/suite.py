@@ -27,14 +27,17 @@ from lumina.measure.adaptive.running import Job, run_job
 from lumina.measure.adaptive.scenario import HALVES, SEED, SHAPES, Scenario
 from lumina.measure.adaptive.texts import source, write_texts
 
-RATES = (3e-3, 6e-3, 1.2e-2)
+RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
 """Peaks among which the competent arm is tuned."""
 
 WARMUPS = (0.05, 0.15)
 """Shares of warm-up among which it is tuned, one for all shapes."""
 
-TUNED_ON = 1
+TUNED_ON = 2
 """Clean scenarios of each shape that it is tuned on."""
+
+FAILED = 10.0
+"""The loss that a failed run counts as when rates are chosen."""
 
 
 class Suite:
@@ -109,7 +112,7 @@ class Suite:
         return found
 
     def tune(
-        self, adapter: Adapter, to: Path, *, parallel: int, tell: Tell
+        self, adapter: Adapter, to: Path, *, parallel: int, tell: Tell, seconds: float
     ) -> dict[str, Any]:
         """Find the competent rates and warm-up on the development half."""
         clean = [one for one in self.scenarios("development") if one.stratum == "clean"]
@@ -120,9 +123,8 @@ class Suite:
                     for warmup in WARMUPS:
                         found = {"rates": {shape: rate}, "warmup": warmup}
                         key = f"{one.id} {shape} {rate:g} {warmup:g}"
-                        jobs[key] = Job(
-                            one, arm_named("competent"), adapter, text, found
-                        )
+                        arm = arm_named("competent")
+                        jobs[key] = Job(one, arm, adapter, text, found, seconds)
         results = Results(self.folder / "results" / f"tune-{adapter.name}.jsonl")
         self.warm(adapter, found)
         if failed := run_all(jobs, run_job, results, parallel=parallel, tell=tell):
@@ -294,11 +296,14 @@ def chosen_rates(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Args:
         rows: of `Suite.tune`; a failed run counts as a loss of 10.
+
+    Raises:
+        LuminaError: E005 where every run of a shape failed.
     """
     losses: dict[tuple[str, str, str], list[float]] = {}
     for row in rows:
         _, shape, rate, warmup = row["key"].split()
-        loss = row["loss"] if row["status"] == "done" else 10.0
+        loss = row["loss"] if row["status"] == "done" else FAILED
         losses.setdefault((warmup, shape, rate), []).append(loss)
     means = {key: sum(some) / len(some) for key, some in losses.items()}
 
@@ -309,6 +314,12 @@ def chosen_rates(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     warmups = sorted({warmup for warmup, _, _ in means})
     warmup = min(warmups, key=lambda w: sum(best(w, s)[0] for s in SHAPES))
+    if any(best(warmup, shape)[0] >= FAILED for shape in SHAPES):
+        raise LuminaError(
+            "E005",
+            "at every rate a run of some shape failed",
+            "look at the rows; on a busy machine give more --seconds",
+        )
     return {
         "warmup": float(warmup),
         "rates": {shape: float(best(warmup, shape)[1]) for shape in SHAPES},
