@@ -24,6 +24,7 @@ from lumina.train.health.checks import (
     resume,
     routing,
 )
+from lumina.train.health.outlook import Outlook
 from lumina.train.health.phases import Phase, Phases
 
 OWN = (
@@ -86,6 +87,8 @@ class Watching:
         checks: by name.
         until: check -> the last step in which its alarm counts in the score.
         severity: check -> the greatest severity of the alarm that holds.
+        last: check -> the step in which it last raised an alarm.
+        outlook: predicts what becomes of the run.
         step: of the last row.
     """
 
@@ -94,6 +97,8 @@ class Watching:
         self.until: dict[str, int] = {}
         self.severity: dict[str, Severity] = {}
         self.step = 0
+        self.last: dict[str, int] = {}
+        self.outlook = Outlook(plan)
         self._phases = Phases(plan)
 
     @staticmethod
@@ -120,11 +125,13 @@ class Watching:
         """
         step = self.step = int(row["step"])
         self._phases.see(row)
+        self.outlook.see(row)
         found = ((name, check.see(row)) for name, check in self.checks.items())
         return self._found(step, found)
 
     def see_evaluation(self, step: int, metrics: Mapping[str, Any]) -> list[Finding]:
         """Show an evaluation after `step` steps to every check; see `see`."""
+        self.outlook.see_evaluation(step, metrics)
         found = (
             (name, check.see_evaluation(step, metrics))
             for name, check in self.checks.items()
@@ -149,6 +156,7 @@ class Watching:
                 self._is_new(name, alarm, step),
             )
             self.until[name] = step + HOLDS
+            self.last[name] = step
             findings.append(finding)
         return findings
 
@@ -186,6 +194,8 @@ class Watching:
                 "severity": self.severity,
                 "step": self.step,
                 "phases": self._phases.memory,
+                "last": self.last,
+                "outlook": self.outlook.memory,
             }
         )
 
@@ -198,4 +208,6 @@ class Watching:
         severity = state.get("severity", {})
         self.severity = {name: severity.get(name, "debug") for name in self.until}
         self.step = state.get("step", 0)
+        self.last = dict(state.get("last", {}))
+        self.outlook.memory = copy.deepcopy(state.get("outlook", {}))
         self._phases.memory = copy.deepcopy(state.get("phases", {}))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from lumina.plan.plan import Plan
+from lumina.train.health.report import ConvergenceReport
 from lumina.train.health.watching import Finding, Watching
 from lumina.train.rules.rule import Note, Now, Proposal, Rule, register_rule
 
@@ -14,8 +15,9 @@ from lumina.train.rules.rule import Note, Now, Proposal, Rule, register_rule
 class TrainingHealth(Rule):
     """Shows every row to the checks; tells of alarms and keeps the score.
 
-    An alarm is told of when it begins, and not again while it holds. The rule changes
-    nothing, and so sees what differs between ranks, too: time and memory.
+    An alarm is told of when it begins, and not again while it holds. After the last
+    step, how the run has converged is put on record. The rule changes nothing, and so
+    sees what differs between ranks, too: time and memory.
     """
 
     name = "training_health"
@@ -38,10 +40,22 @@ class TrainingHealth(Rule):
     def see(self, row: Mapping[str, Any]) -> None:
         """Show a row to every check."""
         self._tell(self.watching.see(row))
+        # The evaluation of the last step is still to come, where there are any.
+        if "last_evaluation" not in self.watching.outlook.memory:
+            self._report(int(row["step"]))
 
     def see_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Show an evaluation to every check."""
         self._tell(self.watching.see_evaluation(step, metrics))
+        self._report(step)
+
+    def _report(self, step: int) -> None:
+        """Keep the convergence report as a note, after the last step."""
+        if step != self.watching.outlook.plan.steps:
+            return
+        report = ConvergenceReport.of(self.watching)
+        text = f"convergence report: {report.text}"
+        self._notes.append(Note(step, text, {"report": report.to_dict()}, "debug"))
 
     def _tell(self, findings: Iterable[Finding]) -> None:
         """Keep a note of each alarm that did not hold before."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lumina.plan.plan import Plan
 from lumina.train.health.check import Alarm, Check, median, number, register_check
-from lumina.train.health.window import level, window_of
+from lumina.train.health.window import error_of_difference, level, window_of
 
 
 @register_check
@@ -67,35 +67,35 @@ class Forgetting(Check):
     name = "forgetting"
     penalty = 20
     prior = 0.85
-    share, deviations, in_a_row, same = 0.15, 5.0, 5, 0.02
+    share, errors, same = 0.15, 5.0, 0.02
     rule = (
-        "a median token accuracy of 5 steps more than 5 robust standard deviations "
-        "and more than 15% below that of the window before; an evaluation with an "
-        "accuracy more than 15% below its best and a held-out loss more than 2% above "
-        "its lowest, or with the held-out loss of a source "
-        "more than 15% above its lowest"
+        "a median token accuracy of a short window (a third of a window, 5 steps and "
+        "more) more than 5 standard errors and more than 15% below that of the window "
+        "before; an evaluation with an accuracy more than 15% below its best and a "
+        "held-out loss more than 2% above its lowest, or with the held-out loss of a "
+        "source more than 15% above its lowest"
     )
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.window = window_of(plan)
+        self.short = max(self.window // 3, 5)
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare the last steps with the window before."""
         right, memory = number(row, "token_accuracy"), self.memory
         if right is None:
             return None
-        latest = self.keep("latest", right, self.in_a_row + 1)
-        if len(latest) <= self.in_a_row:
+        latest = self.keep("latest", right, self.short + 1)
+        if len(latest) <= self.short:
             return None
         before: list[float] = memory.setdefault("accuracies", [])
         now = median(latest[1:])
         if len(before) == self.window:
             usual = level(before)
-            low = usual.middle - max(
-                self.deviations * usual.spread, self.share * usual.middle
-            )
-            if now < low:
+            error = error_of_difference(usual.spread, self.short, self.window)
+            fall = max(self.errors * error, self.share * usual.middle)
+            if now < usual.middle - fall:
                 memory["times"] = memory.get("times", 0) + 1
                 if memory["times"] > self.window:  # a new level
                     memory.clear()

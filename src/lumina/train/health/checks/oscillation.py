@@ -27,7 +27,7 @@ class Oscillation(Check):
     prior = 0.7
     slow, fast, least, growth, crossings = 0.4, 1.6, 0.03, 2.0, 3
     rule = (
-        "in two windows in a row (20 steps and more), a loss that swings about its "
+        "in two windows in a row (12 steps and more), a loss that swings about its "
         "line: neighbours alike or opposed (a ratio of von Neumann under 0.4 or over "
         "1.6), at least 3 crossings of the line, by more than 3% of the loss and "
         "twice as far as in the calmest window after warm-up"
@@ -35,7 +35,7 @@ class Oscillation(Check):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self.window = window_of(plan, least=20)
+        self.window = window_of(plan, least=12)
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Judge a window whenever one is full."""

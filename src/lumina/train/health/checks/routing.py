@@ -73,6 +73,12 @@ class ExpertLoads(Check):
         raise NotImplementedError
 
 
+def _settles(before: list[float], now: list[float]) -> bool:
+    """Whether a layer is clearly more even than in the window before."""
+    emptiest = min(before) > 0 and min(now) > 1.2 * min(before)
+    return emptiest or max(now) < 0.95 * max(before)
+
+
 def floor_of(experts: int) -> float:
     """The share below which an expert is hardly used: 1%, or a tenth of an even one."""
     return min(0.01, 0.1 / experts)
@@ -89,9 +95,11 @@ class ExpertImbalance(ExpertLoads):
     rule = (
         "in two windows in a row, after the first: a layer whose fullest expert has "
         "more than 10 times the share of its emptiest (an expert without a token "
-        "makes that infinite) and more than 1.5 times an even one, or more than 4 "
-        "times an even one; or whose shares have a standard deviation of more than "
-        "0.3. An even load must give every expert 100 assignments in a window"
+        "makes that infinite) and more than 1.5 times an even one, and that does not "
+        "become more even (the emptiest by a fifth, or the fullest by a twentieth, "
+        "from window to window); one whose fullest has more than 4 times an even "
+        "share; or whose shares have a standard deviation of more than 0.3. An even "
+        "load must give every expert 100 assignments in a window"
     )
 
     def judged(
@@ -103,7 +111,8 @@ class ExpertImbalance(ExpertLoads):
             even = max(found) * len(found)
             ratio = max(found) / min(found) if min(found) > 0 else math.inf
             excess = max(pstdev(found) / self.deviation, even / self.fullest)
-            if even > self.uneven:
+            settles = before is None or _settles(before[layer], found)
+            if even > self.uneven and not settles:
                 excess = max(excess, min(ratio / self.ratio, 10.0))
             worst = max(worst, (excess, layer))
         excess, layer = worst
