@@ -13,6 +13,7 @@ import pytest
 
 from lumina.cli.main import COMMANDS, _command, main
 from marked_cases import marked
+from mechanisms import mechanism
 
 pytestmark = pytest.mark.thorough
 
@@ -166,6 +167,30 @@ def tree(folder: Path) -> dict[str, object]:
     }
 
 
+@mechanism(
+    "weights closed to this user",
+    component="checkpoint",
+    failure="the tensors of a checkpoint may not be read",
+    recovery="refuse",
+    expected="E106: not taken for damage, and no older checkpoint in its place",
+    case="weights of a run",
+)
+@mechanism(
+    "place of the run closed",
+    component="run folder",
+    failure="the folder that a run is to be made in may not be written",
+    recovery="refuse",
+    expected="E106 names it; nothing is written",
+    case="run directory",
+)
+@mechanism(
+    "data closed to this user",
+    component="data",
+    failure="a file of data may not be read",
+    recovery="refuse",
+    expected="E106 names the file; nothing is written",
+    case="data",
+)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
     "case",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mechanisms import mechanism
 from training import (
     DENSE,
     assert_same_run,
@@ -65,6 +66,13 @@ def whole(trainings, plugin):
     return trainings.train("adaptive-whole", *DENSE, *FLAGS, "--plugins", plugin)
 
 
+@mechanism(
+    "killed between decisions",
+    component="process",
+    failure="SIGKILL in a measurement of a decision, and again in its cooldown",
+    recovery="resume",
+    expected="decisions, outcomes and all figures as undisturbed",
+)
 def test_a_killed_run_decides_what_one_that_never_stopped_decides(
     trainings, plugin, whole
 ) -> None:
