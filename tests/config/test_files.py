@@ -248,3 +248,14 @@ def test_words_are_read_as_they_are_written(
     assert config.get(leaf) == value and type(config.get(leaf)) is type(value)
     config.save(tmp_path / "again.yaml")
     assert Config.load(tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize(
+    "text", ["adaptive: on", "adaptive:\n  adaptive: on", "use_adaptive_training: yes"]
+)
+def test_an_option_of_the_name_of_its_section_stands_alone_or_in_it(
+    tmp_path: Path, text: str
+) -> None:
+    path = written(tmp_path, f"{text}\nmetrics: basic\n")
+    assert Config.load(path).adaptive.adaptive == "on"
+    assert Config.load(path).metrics.metrics == "basic"

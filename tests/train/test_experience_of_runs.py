@@ -57,6 +57,7 @@ def test_outcomes_of_earlier_runs_move_a_decision_and_a_resume_keeps_them(
     assert "confidence 0.23 is below 0.6" in decisions(warm)[0]["reason"]
     assert "warm: 3 counts from the runs run-7" in told(warm)[0]
     seen = plan_of(warm)["experience"]
+    assert warm.rows[-1]["meta_learning_runs"] == 1
     assert seen[f"divergence/{kind}:{phase.lower()}/lower_rate"] == [0, 10]
 
     ExperienceStore(file).forget_runs([a_record(7).id])

@@ -103,7 +103,7 @@ def read_layer(path: str | Path) -> Layer:
             layer.leaves[name] = value
         elif isinstance(value, Mapping):
             raise _unknown_section(path, name)
-        elif name in SECTIONS and name not in SYNONYMS:
+        elif name in SECTIONS and name not in SYNONYMS and name not in LEAVES:
             raise LuminaError(
                 "E005",
                 f"{path}: the section {name!r} cannot be {value!r}",

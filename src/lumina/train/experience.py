@@ -74,12 +74,13 @@ def with_experience(
         return plan
     if begun is not None and begun.get("orchestrator"):
         why = begun.get("reasons", {}).get("experience", "as the run began")
-        return _with(plan, dict(begun.get("experience", {})), why)
+        runs = begun["orchestrator"].get("runs", 0)
+        return _with(plan, dict(begun.get("experience", {})), why, runs)
     found = ranks.share(_looked_up(plan, config) if ranks.main else None)
     assert found is not None
     for event in found.events:
         tell(event)
-    return _with(plan, found.counts, found.why)
+    return _with(plan, found.counts, found.why, found.runs)
 
 
 def start_values(
@@ -118,15 +119,18 @@ def start_values(
 
 @dataclass(frozen=True)
 class _Found:
-    """What a look into the store gave: counts, where they are from, and events."""
+    """What a look into the store gave: counts, their runs, and events."""
 
     counts: dict[str, list[int]] = field(default_factory=dict)
     why: str = ""
     events: list[dict[str, Any]] = field(default_factory=list)
+    runs: int = 0
 
 
-def _with(plan: Plan, counts: dict[str, list[int]], why: str) -> Plan:
-    return plan.replace(experience=counts, reasons=plan.reasons | {"experience": why})
+def _with(plan: Plan, counts: dict[str, list[int]], why: str, runs: int) -> Plan:
+    reasons = plan.reasons | {"experience": why}
+    orchestrator = plan.orchestrator | ({"runs": runs} if runs else {})
+    return plan.replace(experience=counts, orchestrator=orchestrator, reasons=reasons)
 
 
 def _read(config: Config) -> Experience | None:
@@ -157,7 +161,7 @@ def _looked_up(plan: Plan, config: Config) -> _Found:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     why = f"warm: {len(counts)} counts from the runs {shown}{more}"
     event = _told(why, warm=True, runs=names, ids=ids, counts=counts)
-    return _Found(counts, why, [event])
+    return _Found(counts, why, [event], len(names))
 
 
 def _proposed(

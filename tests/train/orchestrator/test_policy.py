@@ -204,3 +204,19 @@ def test_what_makes_no_difference_to_a_plateau_is_undone() -> None:
     doubtful = Made().run(30, level)
     doubtful.run(60, level, "slow_learning", confidence=0.89)
     assert next(action for _, action in doubtful.decided()) == "nothing"
+
+
+def test_going_back_keeps_the_account_and_begins_the_windows_anew() -> None:
+    """From step 41 to 30: measured after a cooldown of steps that count from there."""
+    made = Made().run(30, falling)
+    then = made.policy.state()
+    made.run(10, falling).run(1, lambda _: 5.0, "divergence", severity="error")
+    made.run(3, lambda _: 5.0, "divergence", severity="error")
+    assert made.decided()[-1] == (44, "rollback_lower_rate")
+    made.policy.rolled_back(30, then)
+    made.step = 30
+    made.run(9, falling, "divergence", severity="warning")
+    assert made.policy.ledger.total == 2, "the cooldown began anew"
+    assert made.policy.metrics()["rollbacks_performed"] == 1
+    made.run(2, falling)
+    assert made.outcomes()[-1][0] == 2, "steps 36 to 40 were measured"
