@@ -60,7 +60,7 @@ def state(step: int) -> State:
     return State(counters={"step": step}, extra={"a": [step]})
 
 
-def test_the_newest_stay_and_the_newest_good_one() -> None:
+def test_one_that_is_good_stays_and_one_that_may_come_to_be() -> None:
     held = Snapshots(3)
 
     class Run:
@@ -73,19 +73,26 @@ def test_the_newest_stay_and_the_newest_good_one() -> None:
         def state(self, copies: Any = None) -> State:
             return state(self.step)
 
-    for step in (10, 20, 30, 40):
+    def steps() -> list[tuple[int, bool]]:
+        return [(target.step, target.good) for target in held.targets()]
+
+    for step in (10, 20, 30, 40, 50):
         held.take(Run(step))  # type: ignore[arg-type]
-        if step == 20:
-            held.promote(20)
-    assert [(t.step, t.good) for t in held.targets()] == [
-        (20, True),
-        (30, False),
-        (40, False),
-    ]
-    held.take(Run(50))  # type: ignore[arg-type]
-    assert [t.step for t in held.targets()] == [20, 40, 50]
-    held.put(state(40), good=True)
-    assert [(t.step, t.good) for t in held.targets()] == [(20, True), (40, True)]
+    assert steps() == [(10, False), (40, False), (50, False)]
+    held.promote(10)
+    for step in (60, 70):
+        held.take(Run(step))  # type: ignore[arg-type]
+    assert steps() == [(10, True), (40, False), (70, False)]
+    held.promote(40)
+    assert steps() == [(40, True), (70, False)]
+    held.put(state(60), good=True)
+    assert steps() == [(40, True), (60, True)]
+    two = Snapshots(2)
+    for step in (10, 20):
+        two.take(Run(step))  # type: ignore[arg-type]
+    two.promote(10)
+    two.take(Run(30))  # type: ignore[arg-type]
+    assert [target.step for target in two.targets()] == [10, 20]
 
 
 def test_what_a_snapshot_remembers_does_not_change_with_the_run() -> None:

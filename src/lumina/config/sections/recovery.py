@@ -24,8 +24,8 @@ class RecoverySection(Section):
     snapshots_kept: int = Field(
         3,
         ge=2,
-        description="snapshots that are held at a time: the newest ones, and the "
-        "newest that is known to be good",
+        description="snapshots that are held at a time: the newest that is known to be "
+        "good, one that may come to be, and the newest ones",
     )
     known_good_after: int | None = Field(
         None,

@@ -26,6 +26,9 @@ HARM = frozenset(
 )
 """Anomalies that may have spoilt the weights of the steps before they were seen."""
 
+RECENT = 2
+"""Steps after an alarm in which there is no snapshot: it might be of what is spoilt."""
+
 GRAVE = ("error", "critical")
 """Severities at which any other anomaly counts too."""
 
@@ -47,6 +50,12 @@ class CleanSteps:
         self._watching = Watching.of(plan, ranks_alike=True)
         self._counts: dict[int, int] = {}
         self._skipped: int | None = None
+        self._since_alarm: int | None = None
+
+    @property
+    def recent_alarm(self) -> bool:
+        """Whether there was an alarm in one of the last `RECENT` steps."""
+        return self._since_alarm is not None and self._since_alarm < RECENT
 
     def watch(self, step: int) -> None:
         """Count from a step on, unless that is done already."""
@@ -56,7 +65,7 @@ class CleanSteps:
         """The run was taken back; it is watched anew, and later steps are forgotten."""
         self._watching = Watching.of(self._plan, ranks_alike=True)
         self._counts = {held: 0 for held in self._counts if held <= step}
-        self._skipped = None
+        self._skipped = self._since_alarm = None
 
     def see(self, row: Mapping[str, Any]) -> list[int]:
         """Take in the row of a step; all ranks see the same rows.
@@ -67,7 +76,10 @@ class CleanSteps:
         row = {key: row[key] for key in row if key not in OF_A_RANK}
         if not self._clean(row):
             self._counts = dict.fromkeys(self._counts, 0)
+            self._since_alarm = 0
             return []
+        if self._since_alarm is not None:
+            self._since_alarm += 1
         for step in self._counts:
             self._counts[step] += step < row["step"]
         good = [step for step, n in self._counts.items() if n >= self._wanted]

@@ -66,8 +66,7 @@ class Recovery:
         self._snapshots.close()
 
     def _take(self, run: Run) -> None:
-        # Not while gradients are not finite: there is nothing to go back to.
-        if self._clean is None or run.recorder.consecutive_skips:
+        if self._clean is None or self._clean.recent_alarm:
             return
         self._snapshots.take(run)
         self._clean.watch(run.progress.step)

@@ -29,7 +29,8 @@ class Snapshot:
 class Snapshots:
     """The snapshots of a run, on one rank; every rank has those of the same steps.
 
-    The newest stay, and so does the newest that is known to be good.
+    The newest that is known to be good stays, the oldest of those that are not yet, so
+    that it comes to be, and of the others the newest.
 
     Args:
         most: how many are held at a time.
@@ -54,8 +55,11 @@ class Snapshots:
         On a GPU the copy is made beside the next step, which waits for it before it
         changes a weight.
         """
-        while len(self._held) >= self._most:
-            self._drop(self._oldest())
+        if len(self._held) >= self._most:
+            missed_least = self._missed_least()
+            if missed_least is None:
+                return
+            self._drop(missed_least)
         copies = None
         if run.program.copies_beside_steps:
             copies = self._free.pop() if self._free else HostCopies(run.program.device)
@@ -76,9 +80,14 @@ class Snapshots:
         self._held[state.step] = Snapshot(mine, copies, good)
 
     def promote(self, step: int) -> None:
-        """The snapshot of a step, if there is one, is known to be good."""
+        """The snapshot of a step, if there is one, is known to be good.
+
+        Older ones are let go of, for it takes their place.
+        """
         if step in self._held:
             self._held[step].good = True
+            for older in [held for held in self._held if held < step]:
+                self._drop(older)
 
     def drop(self, step: int) -> None:
         """Let go of the snapshots of a step and of later ones."""
@@ -91,10 +100,10 @@ class Snapshots:
         while self._free:
             self._free.pop().close()
 
-    def _oldest(self) -> int:
-        """The step of the snapshot that is missed least."""
-        good = max((step for step, one in self._held.items() if one.good), default=None)
-        return min(step for step in self._held if step != good)
+    def _missed_least(self) -> int | None:
+        """The step of the snapshot that gives way to a new one; None: none does."""
+        waiting = sorted(step for step, one in self._held.items() if not one.good)
+        return waiting[1] if len(waiting) > 1 else None
 
     def _drop(self, step: int) -> None:
         copies = self._held.pop(step).copies

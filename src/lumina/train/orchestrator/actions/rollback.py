@@ -9,8 +9,9 @@ from lumina.train.health.watching import Finding
 from lumina.train.orchestrator.actions.action import Action, register_action
 from lumina.train.rules.rule import Now, Proposal
 
-COOLDOWNS = 2
-"""How far back a rollback goes at most, in cooldowns."""
+COOLDOWNS = 10
+"""How far back a rollback goes at most, in cooldowns. The milder actions that come first
+take some, and the snapshot that is gone back to has to lie behind the trouble."""
 
 
 class _GoBack(Action):
@@ -26,7 +27,10 @@ class _GoBack(Action):
     factor: ClassVar[float]
 
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
-        """Some cooldowns back (PaLM, Chowdhery et al. 2022)."""
+        """Some cooldowns back (PaLM, Chowdhery et al. 2022).
+
+        Of what lies within them the newest is taken that is known to be good.
+        """
         steps = COOLDOWNS * int(plan.orchestrator["cooldown_steps"])
         value = {
             "steps": steps, "skip_data": True, "learning_rate_factor": self.factor,
