@@ -10,8 +10,8 @@ from lumina.train.orchestrator.actions.action import Action, register_action
 from lumina.train.rules.rule import Now, Proposal
 
 COOLDOWNS = 10
-"""How far back a rollback goes at most, in cooldowns. The milder actions that come first
-take some, and the snapshot that is gone back to has to lie behind the trouble."""
+"""How far back a rollback goes at most, in cooldowns. The milder actions that come
+first take some, and the snapshot has to be from before the trouble."""
 
 
 class _GoBack(Action):
