@@ -54,11 +54,13 @@ def test_decisions_and_outcomes_are_made_again(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with alarm("divergence", *ALARMS):
-        run = runs.train(**LONG)
-        assert main(["replay", str(run.folder)]) == 0
-    assert "they are those of the record" in capsys.readouterr().out
-    actions = [one.action for one in again(run.folder).again]
-    assert "lower_rate" in actions
+        run = runs.train(**LONG | {"steps": 24})
+        assert main(["replay", str(run.folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["same"]
+    assert len(found["again"]) == len(found["recorded"]) >= 3
+    assert {"lower_rate", "reset_moments"} <= {one["action"] for one in found["again"]}
+    assert any(one["verdict"] for one in found["again"])
 
     changed(run.folder / "events.jsonl", lambda e: e["kind"] == "decision", new=0.25)
     with alarm("divergence", *ALARMS):
