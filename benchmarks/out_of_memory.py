@@ -8,9 +8,10 @@ to a neighbour while the run goes on. With --squatters a process of its own take
 memory of the whole GPU in the middle of some runs, one after the other.
 
 A run that does not take all of its steps is a failure, as is one with a final loss that
-differs from that of the run without a cap by more than 2%. The same scenarios without
-recovery (--naive of them) say what would have happened. The exact upper 95% bound of
-the share of failures is given; below 299 runs without a failure it is above 1%.
+differs from that of the run without a cap by more than 5% (seeds differ by less). The
+same scenarios without recovery (--naive of them) say what would have happened. The
+exact upper 95% bound of the share of failures is given; below 299 runs without a
+failure it is above 1%.
 
     python benchmarks/out_of_memory.py --out oom.json [--count 300] [--seed 11]
         [--naive 40] [--squatters 4] [--workers 8]
@@ -174,7 +175,7 @@ def failed(one: Mapping[str, Any], losses: Mapping[str, float]) -> str:
         return one["error"] or f"{one['steps']} steps"
     wanted = losses[one["model"]]
     # Other seeds give other losses; a run that went wrong is far away.
-    if not math.isfinite(one["loss"]) or abs(one["loss"] / wanted - 1) > 0.02:
+    if not math.isfinite(one["loss"]) or abs(one["loss"] / wanted - 1) > 0.05:
         return f"loss {one['loss']:.4f}, not {wanted:.4f}"
     return ""
 

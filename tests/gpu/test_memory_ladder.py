@@ -83,7 +83,7 @@ def test_a_capped_run_is_one_that_began_on_its_rung(
 
 def test_no_room_at_all_ends_with_a_code(runs: Runs) -> None:
     _, least = taken(runs, batch_size=1, gradient_checkpointing="full")
-    cap(least // 2)
+    cap(7 * least // 10)
     with pytest.raises(LuminaError) as caught:
         runs.train(**WIDE, forget_memory_limits=True)
     assert caught.value.code == "E201"

@@ -253,7 +253,17 @@ class MemoryRecovery:
             name, value = "micro_batch_size", run.plan.micro_batch_size
         reason = f"step {run.progress.step + 1} ran out of memory"
         change = Change(number, name, value, reason, "memory_ladder")
-        run.apply(change)
+        try:
+            run.apply(change)
+        except Exception as error:
+            code = shortage_code(error)
+            if code is None:
+                raise
+            if self.limits is not None and run.program.ranks.main:
+                held = held_values(run.plan) | {name: value}
+                self.limits.remember(held, shortage_text(error), proven=False)
+            said = f"no room to assemble the program again: {shortage_text(error)}"
+            raise LuminaError(code, said, GO_ON) from error
         if change.outcome != "applied":
             self._refused.add(wanted.rung)
 
