@@ -1,9 +1,8 @@
 """Signs of life that a training leaves for the process that started it.
 
 Each rank has a page of memory in a file, which it shares with that process: what it is
-doing and since when. To write there costs a microsecond and no system call. Beside the
-page are small files: what went wrong, where the run is, and the stacks of a process
-that hangs.
+doing and since when. To write there needs no system call. Beside the page are small
+files: what went wrong, where the run is, and the stacks of a process that hangs.
 
 A process that was not started so leaves no signs, and every function does nothing.
 """
@@ -16,7 +15,6 @@ import json
 import mmap
 import os
 import signal
-import statistics
 import struct
 import time
 from collections import deque
@@ -91,7 +89,7 @@ class _Page:
         if activity == "step":
             if self._begun is not None:
                 self._seconds.append(now - self._begun)
-                self._typical = statistics.median(self._seconds)
+                self._typical = sorted(self._seconds)[len(self._seconds) // 2]
             self._begun = now
             if len(self._seconds) < FIRST_STEPS:
                 activity = "first steps"
