@@ -97,6 +97,13 @@ def test_what_stands_out_does_not_enter_the_window():
         row["loss"] *= 2
     steps = {one.step for one in findings(made) if one.anomaly == "severe_loss_spike"}
     assert {303, 306, 315, 318} <= steps and not steps & set(range(307, 315))
+    long = rows(600)
+    for row in long[300:324]:
+        row["loss"] *= 2
+    for row in long[326:331]:  # nine deviations of the steps before the first
+        row["loss"] *= 1.2
+    steps = {one.step for one in findings(long) if one.anomaly == "severe_loss_spike"}
+    assert {329, 330, 331} <= steps
     lost = rows(600)
     for row in lost[300:340]:
         row |= {"loss": float("nan"), "grad_norm": float("inf")}
