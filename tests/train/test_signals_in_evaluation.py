@@ -76,11 +76,13 @@ def whole(trainings):
 
 
 def extra_of(run):
-    """What the last checkpoint holds beside tensors, but for what depends on time."""
+    """What the last checkpoint holds beside tensors, but for times and memory used."""
     with open_checkpoint(latest_good(run)) as reader:
         extra = reader.meta.extra
-    memories = extra["rules"]["rules"]["training_health"]["memories"]
+    health = extra["rules"]["rules"]["training_health"]
+    memories = health["memories"]
     assert memories.pop("performance") and memories.pop("memory_leak")
+    assert memories.pop("memory_risk") and health["outlook"].pop("used")
     assert memories.pop("data_wait") and memories.pop("resume_discontinuity")
     return extra
 
