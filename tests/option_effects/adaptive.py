@@ -142,6 +142,7 @@ def reports(runs: Runs) -> None:
     "ORC-14: 3 hard: rollback",
     "MON-06: emergency_interventions, rollbacks_performed",
 )
+@pytest.mark.thorough
 @shows("adaptive_rollbacks")
 def rollbacks(runs: Runs) -> None:
     """The run goes back as often as it may, and its account outlives that."""

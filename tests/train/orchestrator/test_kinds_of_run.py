@@ -15,6 +15,7 @@ from tiny_runs import Runs
 CUSTOM = {"plugins": (OWN,), "block_type": ("standard", "parallel")}
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("ORC-44")
 @pytest.mark.parametrize("kind", ["custom", "tasks"])
 def test_the_rate_is_halved_whatever_the_model_is(

@@ -98,6 +98,7 @@ def test_groups_and_regularisation_change_alone(runs: Runs) -> None:
     assert run.column("tokens") == plain.column("tokens")
 
 
+@pytest.mark.thorough
 def test_dropout_and_smoothing_are_those_of_their_options_and_outlive_a_resume(
     runs: Runs,
 ) -> None:
