@@ -25,6 +25,11 @@ def count(value: object) -> str:
     return f"{number:,.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """1, run -> 1 run; 2, run -> 2 runs."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def byte_size(value: object) -> str:
     """Bytes in binary units: 1536 -> 1.5 KiB."""
     number = known(value)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lumina.quantities import counted
+
 if TYPE_CHECKING:
     from lumina.state.decisions_made import Made
 
@@ -45,23 +47,22 @@ def in_words(facts: Mapping[str, Any]) -> str:
     """The same as text."""
     made: list[Made] = facts["made"]
     mode = facts["adaptive"]
-    count = len(made)
+    count = counted(len(made), "decision")
     head = {
         "off": "adaptive was off: nothing was decided. In shadow mode, "
-        f"{count} decisions would have been recorded for these losses",
-        "shadow": f"adaptive was shadow: {count} decisions were recorded, and none was "
-        "carried out",
-        "on": f"adaptive was on: {count} decisions",
+        f"{count} would have been recorded for these losses",
+        "shadow": f"adaptive was shadow: {count} recorded, and none was carried out",
+        "on": f"adaptive was on: {count}",
     }[mode]
     lines = [f"{facts['run']}: {head}"]
     if facts["experience"]:
         lines.append(f"experience: {facts['experience']}")
     verdicts = [one.verdict for one in made if one.verdict and not one.undone]
     if verdicts:
-        counted = ", ".join(
+        listed = ", ".join(
             f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts)
         )
-        lines.append(f"outcomes: {counted}")
+        lines.append(f"outcomes: {listed}")
     for one in made:
         lines += ["", *_lines(one, mode)]
     return "\n".join(map(_printable, lines))

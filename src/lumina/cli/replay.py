@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare; the exit code is 1 where they differ."""
     from lumina.cli.run_files import one_run
     from lumina.model.registry import load_plugins
+    from lumina.quantities import counted
     from lumina.state.run_directory import RunDirectory
     from lumina.train.replaying.replay import replay
 
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(values, indent=1, default=str))
         return 1 if found.differences else 0
     judged = sum(bool(one.verdict) for one in found.again)
-    print(f"{path}: {len(found.again)} decisions made again, {judged} with an outcome")
+    made = counted(len(found.again), "decision")
+    print(f"{path}: {made} made again, {judged} with an outcome")
     for one in found.beyond:
         print(f"  decision {one.number}: step {one.step:,} has no row")
     if not found.differences:

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print both tables."""
+    from lumina.quantities import counted
     from lumina.state.experience.strategies import strategies
 
     store = store_of(args)
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(found, indent=1))
         return 0
-    print(f"{store.path}: {len(held.runs)} runs, {len(held.outcomes)} outcomes")
+    runs, outcomes = len(held.runs), len(held.outcomes)
+    print(f"{store.path}: {counted(runs, 'run')}, {counted(outcomes, 'outcome')}")
     if not held.runs:
         return 0
     shown = held.runs if args.all else held.runs[:_SHOWN]
