@@ -12,7 +12,9 @@ from lumina.errors import LuminaError
 from lumina.state.reader import open_checkpoint
 from lumina.state.state import State
 from lumina.train.recovery.clean_steps import CleanSteps
+from lumina.train.recovery.request import Request
 from lumina.train.recovery.snapshots import Snapshots
+from lumina.train.recovery.targets import Target, in_order
 from machines import cpu, plan_for
 from programs import tiny_plan
 from training import checkpoints, events, rows, whole_lines
@@ -164,3 +166,22 @@ def test_snapshots_are_planned_within_host_memory() -> None:
     assert not plan_for(own, small).recovery
     assert "no snapshots" in plan_for(own, small).reasons["recovery"]
     assert not plan_for(own.replace(adaptive="off"), cpu()).recovery
+
+
+def test_what_is_gone_back_to_first() -> None:
+    """The newest good one, a snapshot before a checkpoint; of others the oldest."""
+    there = Path("checkpoint")
+    targets = [
+        Target(10, there, True), Target(20, there, True), Target(20, None, True),
+        Target(30, None), Target(40, there), Target(50, None), Target(2, None, True),
+    ]  # fmt: skip
+    found = in_order(targets, Request(45), 50, ())
+    assert [(one.step, one.checkpoint) for one in found] == [
+        (20, None), (20, there), (10, there), (30, None), (40, there),
+    ]  # fmt: skip
+    rows = [
+        {"step": 30, "loss": 2.0}, {"step": 40, "loss": 1.0},
+        {"step": 10, "loss": 3.0, "eval_loss": 3.0},
+    ]  # fmt: skip
+    best = in_order(targets, Request(45, best=True), 50, rows)
+    assert [one.step for one in best][:3] == [10, 40, 30]
