@@ -8,13 +8,16 @@ from dataclasses import replace
 
 import pytest
 
+from lumina.config import Config
 from lumina.measure.adaptive.adapter import Task
+from lumina.measure.adaptive.arms import ARMS, INTERVENTIONS, faults_of, recipe
 from lumina.measure.adaptive.pool import in_child
 from lumina.measure.adaptive.population import population
 from lumina.measure.adaptive.running import attempted
 from lumina.measure.adaptive.scenario import SHAPES, Recipe
 from lumina.measure.adaptive.texts import synthetic, write_texts
 from lumina.train.adaptive_bench.adapters import adapter_named
+from lumina.train.orchestrator.actions import ACTIONS
 
 TEXT = synthetic(600_000)
 SHORT = Recipe(
@@ -130,6 +133,32 @@ def test_the_orchestrator_runs_in_the_benchmark(tmp_path):
     row = made("lumina", tmp_path, replace(SHORT, adaptive="on", learning_rate=0.5))
     assert row["status"] in ("done", "failed")
     assert row["steps"] >= 1
+
+
+def test_every_arm_can_be_configured_for_every_family(tmp_path):
+    """Options that other parts of Lumina rename would be noticed here."""
+    adapter = adapter_named("lumina")
+    found = {"rates": dict.fromkeys(SHAPES, 0.004), "warmup": 0.1}
+    everything = [*population("development"), *population("held-out")]
+    levels = {(one.family, one.level): one for one in everything}
+    for one in levels.values():
+        for arm in ARMS.values():
+            made_of = recipe(one, arm, found=found)
+            faults = faults_of(one, arm, made_of.steps)
+            assert adapter.refuses(made_of, faults) == ""
+            options = adapter._options(Task(tmp_path, made_of, faults))
+            assert Config(**options).train.steps == made_of.steps
+    assert set(INTERVENTIONS) <= set(ACTIONS)
+
+
+def test_only_faults_of_the_process_need_the_supervisor(tmp_path):
+    adapter = adapter_named("lumina")
+    kill, spoil = {"kind": "sigkill", "step": 1}, {"kind": "flipped_bit", "step": 1}
+    adaptive = replace(SHORT, adaptive="on")
+    asked = [(SHORT, kill), (adaptive, spoil), (adaptive, kill)]
+    assert [
+        adapter.supervised(Task(tmp_path, asks, (fault,))) for asks, fault in asked
+    ] == [False, False, True]
 
 
 def test_what_transformers_lacks_is_refused():
