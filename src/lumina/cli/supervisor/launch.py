@@ -28,14 +28,19 @@ def launch(arguments: list[str], config: Config, choice: Choice) -> int:
     nproc = config.system.processes
     asked = config.supervisor
     places: list[object] = []
-
-    def ranks() -> Sequence[dict[str, str]]:
-        if nproc == 1:
-            return [{}]
+    meet = None
+    if nproc > 1:
+        # Loads torch, which takes seconds: before signals are passed on, one that ends
+        # the run ends it at once.
         from lumina.assemble.ranks import meeting_place
 
+        meet = meeting_place
+
+    def ranks() -> Sequence[dict[str, str]]:
+        if meet is None:
+            return [{}]
         places.clear()
-        store, place = meeting_place()
+        store, place = meet()
         places.append(store)  # the ranks meet there as long as they run
         shared = place | {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc)}
         return [
