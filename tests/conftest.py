@@ -44,6 +44,13 @@ def lumina_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def memory_limits_forgotten(lumina_cache: Path) -> Iterator[None]:
+    """What a test found too large for the memory is no limit to the next test."""
+    yield
+    (lumina_cache / "memory_limits.json").unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of third-party data beside the checkout; skips where there is none."""

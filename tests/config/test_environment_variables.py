@@ -17,7 +17,7 @@ SOURCE = Path(lumina.__file__).parent
 
 
 def read_in_source() -> dict[str, set[str]]:
-    """Constant in capital letters beside `environ` -> the files that have it."""
+    """Constant beside `environ` -> the files that read it."""
     found: dict[str, set[str]] = {}
     for path in SOURCE.rglob("*.py"):
         text = path.read_text()
@@ -25,8 +25,8 @@ def read_in_source() -> dict[str, set[str]]:
             continue
         for node in ast.walk(ast.parse(text)):
             name = None
-            if isinstance(node, ast.Subscript) and "environ" in ast.unparse(node.value):
-                name = node.slice
+            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+                name = node.slice if "environ" in ast.unparse(node.value) else None
             elif isinstance(node, ast.Call) and "environ." in ast.unparse(node.func):
                 name = node.args[0] if node.args else None
             elif isinstance(node, ast.Compare) and "environ" in ast.unparse(node):

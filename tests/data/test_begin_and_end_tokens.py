@@ -479,7 +479,7 @@ def test_a_run_keeps_the_begin_that_it_was_begun_with(
 ) -> None:
     """Versions before began texts with a begin token that was only named."""
     from lumina.data import prepare, tokenizer_files
-    from lumina.train import loop
+    from lumina.train import remembered
 
     folder = write(MAKES["gpt-2"], runs.folder / "theirs")
     leaves = {"tokenizer": str(folder), "tokenizer_vocab_size": None}
@@ -489,7 +489,7 @@ def test_a_run_keeps_the_begin_that_it_was_begun_with(
     with monkeypatch.context() as patch:
         patch.setattr(tokenizer_files, "_before", lambda _, bos, *__: (bos,))
         patch.setattr(prepare, "ENCODING_RULES", 3)
-        patch.setattr(loop, "ENCODING_RULES", 3)
+        patch.setattr(remembered, "ENCODING_RULES", 3)
         runs.train(**begun, steps=2)
         old = Tokenizer.from_path(folder).prompt(TEXT)
     resumed = runs.train(**begun, steps=4)
@@ -526,7 +526,7 @@ def test_a_run_with_another_begin_is_not_gone_on_with(
 ) -> None:
     """Such runs were begun by versions where the end token stood before texts."""
     from lumina.data import prepare, tokenise
-    from lumina.train import loop
+    from lumina.train import remembered
 
     folder = write(MAKES["qwen"], runs.folder / "theirs")
     leaves = {
@@ -537,7 +537,7 @@ def test_a_run_with_another_begin_is_not_gone_on_with(
         patch.setattr(Tokenizer, "begin", property(lambda mine: [mine.eos_id]))
         patch.setattr(tokenise, "ENCODING_RULES", 2)
         patch.setattr(prepare, "ENCODING_RULES", 2)
-        patch.setattr(loop, "ENCODING_RULES", 2)
+        patch.setattr(remembered, "ENCODING_RULES", 2)
         runs.train(**leaves, steps=2)
     with pytest.raises(LuminaError) as caught:
         runs.train(**leaves, steps=4)

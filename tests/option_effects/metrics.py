@@ -98,7 +98,8 @@ def health(runs: Runs) -> None:
         yield
 
     def alarms(run: Run) -> list[dict]:
-        return [event for event in run.events if event["kind"] == "training_health"]
+        found = [event for event in run.events if event["kind"] == "training_health"]
+        return [event for event in found if "check" in event["data"]]
 
     watched = runs.train(broken, health_checks=True, **base)
     found = [(x["data"]["check"], x["severity"], x["step"]) for x in alarms(watched)]

@@ -113,6 +113,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "TORCHELASTIC_RUN_ID", "processes", "set by torchrun, which sets threads too"
     ),
+    Variable(
+        "TORCHELASTIC_RESTART_COUNT",
+        "processes",
+        "set by torchrun: how often it has started the processes again",
+    ),
     Variable("NCCL_DEBUG", "processes", "what NCCL writes, such as INFO", "nccl"),
     Variable("NO_COLOR", "console", "set: no colours"),
 )  # fmt: skip

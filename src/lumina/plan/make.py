@@ -429,6 +429,7 @@ def _finish(spec: ModelSpec, decisions: Decisions) -> Plan:
     decisions.decide("parameters", counts.total, "counted by formula")
     decisions.decide("active_parameters", counts.active, "used by one token")
     decisions.decide("rules", (), "decided when a run begins")
+    decisions.decide("experience", {}, "looked up when a run begins")
     decisions.decide(
         "flops_per_token", flops_per_token(spec, counts), "forward and backward"
     )
