@@ -219,3 +219,19 @@ def test_what_forwards_change_beside_gradients_is_taken_back(runs: Runs) -> None
     assert len(told(run, "out_of_memory")) == 3
     wanted = plain.slot("vocabulary_counts")["counts"]
     assert torch.equal(run.slot("vocabulary_counts")["counts"], wanted)
+
+
+def test_no_room_for_the_model_itself_has_a_code(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Injected: the weights do not fit, so that there is no step to take again."""
+
+    def assemble(*_: Any, **__: Any) -> Program:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    monkeypatch.setattr("lumina.train.start.assemble", assemble)
+    with pytest.raises(LuminaError, match="no room to build the model") as e:
+        runs.train()
+    assert e.value.code == "E201" and "--parallel fsdp2" in e.value.hint
+    [status] = runs.folder.glob("*/status.json")
+    assert json.loads(status.read_text())["status"] == "failed"

@@ -17,6 +17,7 @@ from lumina.data.long_conversations import long_in_words
 from lumina.data.sources.patient import tell_retries
 from lumina.errors import LuminaError
 from lumina.heartbeat import beat
+from lumina.memory_shortage import shortage_code, shortage_text
 from lumina.observe.console import Console
 from lumina.observe.run_log import RunLog
 from lumina.observe.trackers import Session, Trackers, chosen_tracker
@@ -132,6 +133,10 @@ class Job:
         The directory says that the run goes on before it does. A failure in between
         is therefore recorded there, so that no rank waits for a run that has ended. A
         new run that is refused leaves no directory.
+
+        Raises:
+            LuminaError: E201 or E202 where there is no room for the model; what else
+                stands in the way, with its code.
         """
         try:
             loop = self._build(on_row, on_event)
@@ -140,7 +145,14 @@ class Job:
             return loop
         except BaseException as error:
             self._leave_failure(error)
-            raise
+            if (code := shortage_code(error)) is None:
+                raise
+            raise LuminaError(
+                code,
+                f"no room to build the model: {shortage_text(error)}",
+                "use an optimizer with smaller states, a smaller preset, or several "
+                "devices with --parallel fsdp2; `lumina plan` shows what it takes",
+            ) from error
 
     def _leave_failure(self, error: BaseException) -> None:
         """Record in a directory that this process holds why building the run failed."""
