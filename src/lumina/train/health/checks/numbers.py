@@ -81,7 +81,7 @@ class AttentionLogits(Check):
     rule = (
         "a largest attention logit whose median over the last 4 rows that have one is "
         "above 50 and more than 1.5 times that of the 4 such rows before; with "
-        "`--qk-clip` or `--attention-stats-every`"
+        "`--qk-clip`"
     )
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
