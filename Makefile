@@ -61,7 +61,7 @@ test-gpu: setup
 	$(PYTEST) -m "gpu or multigpu" $(PYTEST_FLAGS)
 
 test-faults: setup
-	$(PYTEST) -m "(faults or mechanism) and not gpu and not multigpu" $(PYTEST_FLAGS)
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "(faults or mechanism) and not gpu and not multigpu" $(PYTEST_FLAGS)
 
 mutants: setup
 	$(BIN)/python tools/mutants.py run --jobs $(JOBS)
