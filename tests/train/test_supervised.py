@@ -52,6 +52,17 @@ def damage():
         out.write(bytes(range(8)))
 
 
+def saved(step):
+    """Wait until the checkpoint that is due by a step is the newest one on disk."""
+    newest = f"step-{step // 5 * 5:08}"
+    latest = Path(os.environ["RUN"]) / "checkpoints" / "LATEST"
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if latest.exists() and newest in latest.read_text():
+            return
+        time.sleep(0.02)
+
+
 def faulty(program, batches, step, **more):
     for entry in os.environ["FAULTS"].split():
         at, what, rank = entry.split(":")
@@ -59,6 +70,7 @@ def faulty(program, batches, step, **more):
         if step != int(at) or rank != RANK or mark.exists():
             continue
         mark.touch()
+        saved(step)
         if what == "damage":
             damage()
             what = "SIGKILL"
@@ -182,7 +194,10 @@ def test_a_rank_that_hangs_or_dies_is_named_and_the_run_goes_on(trainings, what)
     if what != "SIGKILL":
         (suspected,) = events(run, "hang_suspected")
         assert suspected["data"]["ranks"] == [1]
-        assert "faults.py" in ended["data"]["stack"]
+        stack = ended["data"]["stack"]
+        # A stopped process goes on, to be asked where it is.
+        assert "most recent call first" in stack
+        assert "faults.py" in stack or what == "SIGSTOP"
     (restarted,) = events(run, "restarted")
     # One that was stopped goes on for a moment, to write its stack.
     assert restarted["data"]["steps_lost"] == 2 or what == "SIGSTOP"
@@ -279,7 +294,12 @@ def test_torchrun_starts_the_ranks_again_and_the_run_goes_on(trainings):
          *command],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "FAULTS": "12:SIGKILL:1"},
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "1",
+            "FAULTS": "12:SIGKILL:1",
+            "RUN": str(trainings.folder / "elastic"),
+        },
         timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
