@@ -155,7 +155,7 @@ class StepGuard:
         ranks = self._program.ranks
         self._failures += 1
         name = f"{_PREFIX}/{self._failures}"
-        with contextlib.suppress(Exception):  # the store has gone, or time is up
+        with contextlib.suppress(RuntimeError):  # the store has gone, or time is up
             store = _store()
             store.set(f"{name}/{ranks.rank}", _exchanged())
             keys = [f"{name}/{rank}" for rank in range(ranks.world_size)]
@@ -167,14 +167,14 @@ class StepGuard:
         """Tell the ranks that wait in an exchange why this one does not come."""
         if self._program is None or self._program.ranks.world_size == 1:
             return
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(RuntimeError):  # the store has gone
             _store().set(f"{_PREFIX}/ended", text)
 
     def word_of_others(self) -> str:
         """Why another rank has ended, where it was for want of memory; else empty."""
         if self._program is None or self._program.ranks.world_size == 1:
             return ""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(RuntimeError):  # the store has gone
             store = _store()
             if store.check([f"{_PREFIX}/ended"]):
                 return str(store.get(f"{_PREFIX}/ended").decode())

@@ -218,7 +218,7 @@ class Policy:
     # Decisions
 
     def _waits(self, finding: Finding) -> bool:
-        """Whether a finding is only noted for now."""
+        """Whether a finding is recorded and leads to no action yet."""
         memory, limits = self.memory, self.limits
         urgent = finding.severity in URGENT
         if self.episodes.waits(finding.anomaly, finding.step):
