@@ -21,7 +21,6 @@ import io
 import json
 import os
 import platform
-import random
 import statistics
 import sys
 import tempfile
@@ -36,6 +35,7 @@ import torch
 from lumina.config import Config
 from lumina.observe.console import Console
 from lumina.train.trainer import Trainer
+from metrics_cost import interval, now, settle
 
 STEPS = 20
 """Of a turn."""
@@ -68,7 +68,7 @@ COMMON = {
 
 
 class Turns:
-    """Whose turn it is, and how long each turn took.
+    """The order in which two runs train, and how long each turn took.
 
     Args:
         order: the names of the runs, turn by turn.
@@ -136,30 +136,11 @@ def train(name: str, config: Config, turns: Turns) -> None:
         turns.fail()
 
 
-def settle() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def now() -> float:
-    """Seconds: of the clock on a GPU, of the process on a CPU."""
-    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
-
-
 def order(blocks: int) -> Iterator[str]:
     """Off, on, on, off, and in every other block the other way round."""
     for block in range(blocks):
         pair = ("off", "on") if block % 2 == 0 else ("on", "off")
         yield from (*pair, *reversed(pair))
-
-
-def interval(ratios: list[float]) -> list[float]:
-    """95% of the medians of resampled blocks."""
-    draw = random.Random(0)
-    medians = sorted(
-        statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(4000)
-    )
-    return [medians[100], medians[-101]]
 
 
 def main() -> None:

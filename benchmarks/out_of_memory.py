@@ -209,7 +209,7 @@ sys.stdin.read()
 
 
 def beside_a_squatter(number: int, place: dict, least: int, whole: int) -> dict:
-    """A run whose GPU another process fills from its second step on."""
+    """A run on a GPU that another process fills from the second step on."""
     sign = str(Path(place["folder"]) / f"squat-{number}")
     leave = int((whole - least) * (0.2 + 0.15 * number))
     squatter = subprocess.Popen(
