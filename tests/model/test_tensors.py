@@ -126,7 +126,7 @@ def test_a_tensor_that_is_not_in_both_is_refused_by_name(
     ("shape", "role", "axes", "says"),
     [
         ((2, 3), "matrix", ("rank",), "axes"),
-        ((2,), "adapter", ("rank",), "roles are"),
+        ((2,), "something", ("rank",), "roles are"),
     ],
 )
 def test_a_declaration_that_contradicts_itself_is_refused(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lumina.model.context import BlockContext
 from lumina.model.layers import HeadScale, Linear, ProjectionNorm, RMSNorm
@@ -97,10 +96,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Queries alone, to the keys and values of another pass."""
         width = self.heads[0] * self.head_dim
-        weight, bias = self.qkv.weight[:width].to(x_bsd.dtype), None
-        if self.qkv.bias is not None:
-            bias = self.qkv.bias[:width].to(x_bsd.dtype)
-        q_bshd = F.linear(x_bsd, weight, bias).unflatten(-1, (-1, self.head_dim))
+        q_bshd = self.qkv(x_bsd, width).unflatten(-1, (-1, self.head_dim))
         if self.q_norm is not None:
             q_bshd = self.q_norm(q_bshd)
         if self.rotary:

@@ -50,6 +50,8 @@ def build_network(
             _first(kinds, lambda kind: kind.objective(spec, loss_chunk_bytes))
             or LanguageModelObjective(spec, loss_chunk_bytes),
         )
+        for kind in kinds:
+            kind.finish(spec, network, declared(spec))
     _check_declared(network)
     device = torch.device(device if device is not None else "cpu")
     if device.type == "meta":

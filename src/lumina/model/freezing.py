@@ -11,7 +11,10 @@ from lumina.model.spec import ModelSpec
 
 
 def frozen_parameters(spec: ModelSpec, patterns: Sequence[str]) -> frozenset[str]:
-    """Names of the parameters that match a pattern.
+    """Names of the parameters that match a pattern; with adapters, all of the base.
+
+    Of a model with adapters the base's parameters train only where a pattern of an
+    adapter's `also` names them.
 
     Args:
         spec: the resolved shape.
@@ -22,9 +25,10 @@ def frozen_parameters(spec: ModelSpec, patterns: Sequence[str]) -> frozenset[str
         LuminaError: E005 for a pattern that matches nothing, or only some of the
             matrices that are one in memory.
     """
+    frozen: set[str] = _base(spec) if spec.adapters else set()
+    unmatched = set(patterns)
     if not patterns:
-        return frozenset()
-    unmatched, frozen = set(patterns), set()
+        return frozenset(frozen)
     for one in parameters(spec):
         hits = {
             name: {pattern for pattern in patterns if _matches(name, pattern)}
@@ -51,6 +55,26 @@ def frozen_parameters(spec: ModelSpec, patterns: Sequence[str]) -> frozenset[str
             "'backbone.embedding.*' or 'blocks.0.*'",
         )
     return frozenset(frozen)
+
+
+def _base(spec: ModelSpec) -> set[str]:
+    """The parameters of the base that no adapter's `also` lets train."""
+    also = [pattern for adapter in spec.adapters for pattern in adapter.also]
+    base = [one for one in parameters(spec) if one.role != "adapter"]
+    frozen = {
+        one.name
+        for one in base
+        if not any(_matches(n, p) for n in one.logical_names for p in also)
+    }
+    for pattern in also:
+        if not any(_matches(n, pattern) for one in base for n in one.logical_names):
+            raise LuminaError(
+                "E005",
+                f"no parameter of the base is named by {pattern}",
+                "name parameters that train beside the adapters as in "
+                "'objective.head.*' or 'backbone.norm.weight'",
+            )
+    return frozen
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -7,6 +7,8 @@ or half-precision copies; a cast to the same type is nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,9 @@ from torch.nn import functional as F
 
 from lumina.model.spec import ModelSpec
 from lumina.ops.norm.fused import rms_norm
+
+if TYPE_CHECKING:
+    from lumina.model.adapters.layer import Adapters
 
 
 class Linear(nn.Module):
@@ -24,6 +29,7 @@ class Linear(nn.Module):
     Attributes:
         product: what multiplies the input [..., in] by the matrix, in its type, where
             that is not `torch.nn.functional.linear`.
+        adapters: what changes the result, or None.
     """
 
     product: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -32,15 +38,40 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.adapters: Adapters | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] to [..., out]."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        weight = self.weight.to(x.dtype)
+    def forward(self, x: Tensor, rows: int | None = None) -> Tensor:
+        """[..., in] to [..., out], or to its first `rows`."""
+        if self.adapters is None:
+            return self.base(x, rows)
+        return self.adapters(x, self, partial(self.base, rows=rows))  # type: ignore[no-any-return]
+
+    def base(self, x: Tensor, rows: int | None = None) -> Tensor:
+        """The same without adapters."""
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if rows is not None:
+            weight, bias = weight[:rows], None if bias is None else bias[:rows]
+        weight = weight.to(x.dtype)
+        bias = None if bias is None else bias.to(x.dtype)
         if self.product is None:
             return F.linear(x, weight, bias)
         y = self.product(x, weight)
         return y if bias is None else y + bias
+
+    def dense(self, matrix: str = "weight") -> Tensor:
+        """The matrix [out, in] without adapters."""
+        return self.weight
+
+    def bias_of(self, matrix: str) -> Tensor | None:
+        """What is added after multiplying by the matrix, [out], or None."""
+        return self.bias
+
+    def matrix(self) -> Tensor:
+        """The matrix [out, in] as its adapters change it; differentiable."""
+        if self.adapters is None:
+            return self.weight
+        return self.adapters.changed(self.dense(), self)
 
 
 class Embedding(nn.Module):

@@ -12,7 +12,7 @@ jitter, expert dropout, capacity) is read from scalars on the device.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from lumina.model.layers import FeedForward
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.ops.moe import capacity, grouped
 from lumina.ops.router.dispatch import router_linear
+
+if TYPE_CHECKING:
+    from lumina.model.adapters.layer import Adapters
 
 HIDDEN = 1e4
 """Taken off the rank of an expert that dropout hides: below every other one."""
@@ -117,6 +120,7 @@ class MoeFeedForward(nn.Module):
             self.register_buffer(buffer.name, value, persistent=buffer.saved)
         if moe.bias_update_rate == 0:
             self.register_buffer("selection_bias", None)
+        self.adapters: Adapters | None = None
         self.shared = FeedForward(spec, moe.shared_size) if moe.shared_size else None
         self.reset_buffers()
 
@@ -166,6 +170,29 @@ class MoeFeedForward(nn.Module):
         gate_up, down = only_last(self.gate_up, trained), only_last(self.down, trained)
         return gate_up.to(dtype), down.to(dtype)
 
+    def dense(self, matrix: str) -> Tensor:
+        """`gate_up` [E, 2M, D] or `down` [E, D, M], without adapters."""
+        whole: Tensor = getattr(self, matrix)
+        return whole
+
+    def bias_of(self, matrix: str) -> None:
+        """Experts add no bias."""
+
+    def _through(
+        self, matrix: str, x: Tensor, weight: Tensor, multiply: grouped.Multiply
+    ) -> Tensor:
+        """The product with the matrices of all experts, and what adapters add."""
+        if self.adapters is None:
+            return multiply(x, weight)
+
+        def cast(rows: Tensor, matrices: Tensor) -> Tensor:
+            return multiply(rows, matrices.to(rows.dtype))
+
+        y: Tensor = self.adapters(
+            x, self, lambda rows: multiply(rows, weight), matrix, cast
+        )
+        return y
+
     def forward(
         self, x_bsd: Tensor, valid_bs: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -208,11 +235,17 @@ class MoeFeedForward(nn.Module):
                 lost_tk = lost_tk & valid_bs.reshape(-1, 1)
             dropped = lost_tk.sum(dtype=torch.float32)
             y_td = capacity.routed_experts(
-                x_td, gate_up, down, place_tk, routing.scores_tk, places
+                x_td,
+                gate_up,
+                down,
+                place_tk,
+                routing.scores_tk,
+                places,
+                self._through,
             )
         else:
             y_td = grouped.routed_experts(
-                x_td, gate_up, down, routing.ids_tk, routing.scores_tk
+                x_td, gate_up, down, routing.ids_tk, routing.scores_tk, self._through
             )
         if self.shared is not None:
             y_td = y_td + self.shared(x_td)

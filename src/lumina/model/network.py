@@ -242,6 +242,8 @@ class Network(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.copy_(self.initial_value(name, seed))
         self.reset_buffers()
+        for kind in self.kinds:
+            kind.initialise(self)
         return self
 
     @torch.no_grad()

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from lumina.model.adapters.settings import AdapterSpec
+
 S = TypeVar("S")
 
 
@@ -271,6 +273,8 @@ class ModelSpec:
         seq_length: positions of a training row.
         context: positions that the weights were trained to read before they were tuned
             on shorter rows; 0 where that is `seq_length`.
+        adapters: small tensors that train beside its matrices, in the order in which
+            they were put there.
     """
 
     vocab_size: int
@@ -309,6 +313,7 @@ class ModelSpec:
     tasks: TaskSpec | None = None
     parts: PartsSpec | None = None
     context: int = 0
+    adapters: tuple[AdapterSpec, ...] = ()
 
     def options_of(self, part: str) -> dict[str, Any]:
         """The options of a registered part."""
@@ -368,7 +373,10 @@ def _rebuilt(cls: type[S], values: Mapping[str, Any]) -> S:
 
 def _typed(hint: Any, value: Any) -> Any:
     """A JSON value as the type that it had: a tuple, a dataclass, or itself."""
-    for wanted in (hint, *get_args(hint)):
+    items = get_args(hint)
+    if get_origin(hint) is tuple and items and is_dataclass(items[0]):
+        return tuple(_typed(items[0], one) for one in value)
+    for wanted in (hint, *items):
         if is_dataclass(wanted) and isinstance(wanted, type) and value is not None:
             return _rebuilt(wanted, value)
     return tuple(value) if get_origin(hint) is tuple else value

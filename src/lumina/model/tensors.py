@@ -16,9 +16,10 @@ Shape = tuple[int, ...]
 
 ROLES = (
     "matrix", "embedding", "head", "norm", "bias", "expert", "router", "buffer",
-    "puzzle",
+    "puzzle", "adapter",
 )  # fmt: skip
-"""Of tensors; puzzle is the role of the table of puzzle vectors."""
+"""Of tensors; puzzle is the role of the table of puzzle vectors, adapter that of the
+small tensors beside a matrix."""
 
 
 @dataclass(frozen=True)

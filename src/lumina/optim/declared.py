@@ -24,7 +24,9 @@ from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
 from lumina.found_by_name import FoundByName
 
-DENSE_ROLES = ("matrix", "embedding", "head", "norm", "bias", "expert", "router")
+DENSE_ROLES = (
+    "matrix", "embedding", "head", "norm", "bias", "expert", "router", "adapter",
+)  # fmt: skip
 """Roles of the tensors that get a gradient of their own size."""
 
 RESERVED = ("ema", "carry")

@@ -27,6 +27,7 @@ class Counts:
         attention: attention projections and their norms.
         feedforward: dense feed-forward layers.
         norms: the blocks' norms and the final one.
+        adapters: small tensors that stand beside matrices.
         active_non_embedding: what multiplies a token: `active` without the input
             table, but with the head, tied or not.
     """
@@ -41,6 +42,7 @@ class Counts:
     attention: int
     feedforward: int
     norms: int
+    adapters: int
     active_non_embedding: int
 
     @property
@@ -69,7 +71,16 @@ def block_parameters(spec: ModelSpec, layer: int) -> dict[str, Declared]:
 def count_parameters(spec: ModelSpec) -> Counts:
     """Count by kind, from the declarations of a model's tensors."""
     groups = dict.fromkeys(
-        ("embedding", "head", "experts", "router", "attention", "feedforward", "norms"),
+        (
+            "embedding",
+            "head",
+            "experts",
+            "router",
+            "attention",
+            "feedforward",
+            "norms",
+            "adapters",
+        ),
         0,
     )
     shared: dict[tuple[str, tuple[int, int]], int] = {}
@@ -116,6 +127,7 @@ def _group(one: Declared) -> str:
         "head": "head",
         "router": "router",
         "expert": "experts",
+        "adapter": "adapters",
     }
     if one.role in by_role:
         return by_role[one.role]

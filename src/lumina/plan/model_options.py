@@ -16,6 +16,7 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
     """
     leaves = spec.to_dict()
     leaves.pop("context")  # stays with the weights, whatever the rows
+    leaves.pop("adapters")
     leaves.pop("vocab_size")
     leaves["vocab_size"] = leaves.pop("padded_vocab_size")
     for kind in PLANNED:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lumina.model.spec import ModelSpec
-from lumina.model.tensors import Shape, Tensors
+from lumina.model.tensors import Declared, Shape, Tensors
 
 if TYPE_CHECKING:
     import torch
@@ -157,6 +157,24 @@ class Kind:
     def objective(self, spec: ModelSpec, loss_chunk_bytes: int) -> nn.Module | None:
         """An objective in place of that of a language model."""
         return None
+
+    def finish(
+        self, spec: ModelSpec, network: nn.Module, tensors: Mapping[str, Declared]
+    ) -> None:
+        """Change the network once all of its modules stand.
+
+        Args:
+            spec: the resolved shape.
+            network: on the meta device.
+            tensors: what it declares.
+        """
+
+    def initialise(self, network: nn.Module) -> None:
+        """Give those tensors a first value that depends on other tensors' values.
+
+        Args:
+            network: whose every other tensor has its first value.
+        """
 
     def capacity(self, spec: ModelSpec) -> float:
         """The share of the tokens that its blocks take, where they choose."""

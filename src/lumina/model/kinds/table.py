@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lumina.errors import LuminaError
+from lumina.model.kinds.adapters import ADAPTED
 from lumina.model.kinds.kind import Kind, Term
 from lumina.model.kinds.mod import Depths
 from lumina.model.kinds.moe import Experts
@@ -57,8 +58,8 @@ def register_kind(kind: Kind) -> None:
 
 
 def kinds_of(spec: ModelSpec) -> tuple[Kind, ...]:
-    """The kinds that a model is of."""
-    return tuple(kind for kind in KINDS if kind.applies(spec))
+    """The kinds that a model is of. Adapters stand on what all others declare."""
+    return tuple(kind for kind in (*KINDS, ADAPTED) if kind.applies(spec))
 
 
 def words(spec: ModelSpec) -> list[str]:

@@ -44,7 +44,7 @@ class LanguageModelObjective(nn.Module):
     def matrix(self, tied: Tensor | None) -> Tensor:
         """The head's matrix [padded vocabulary, D]."""
         if self.head is not None:
-            return self.head.weight
+            return self.head.matrix()
         assert tied is not None, "a tied objective needs the embedding's weight"
         return tied
 

@@ -46,7 +46,7 @@ class MultiTaskObjective(nn.Module):
 
     def _weights(self) -> list[Tensor]:
         """The heads' matrices, each [padded vocabulary, D]."""
-        return [head.get_parameter("weight") for head in self.heads]
+        return [head.matrix() for head in self.heads]  # type: ignore[operator]
 
     def forward(self, output: Output, batch: Batch, tied: None = None) -> LossSums:
         """Cross entropy sums of a batch, over all tasks and for each.

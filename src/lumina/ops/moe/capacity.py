@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from lumina.ops.moe.grouped import swiglu
+from lumina.ops.moe.grouped import Through, alone, swiglu
 from lumina.ops.moe.permute import combine, dispatch
 
 
@@ -68,6 +68,7 @@ def routed_experts(
     place_tk: Tensor,
     scores_tk: Tensor,
     capacity: int,
+    through: Through = alone,
 ) -> Tensor:
     """Tokens through the experts where they have a place; zeros elsewhere.
 
@@ -83,7 +84,12 @@ def routed_experts(
     assignment_n = empty.scatter(0, place_tk.reshape(-1), numbers)[:places]
     x_nd = dispatch(x_td, assignment_n // top_k, place_tk, holes=True)
     x_ecd = x_nd.view(num_experts, capacity, width)
-    hidden_ecm = swiglu(torch.bmm(x_ecd, gate_up.transpose(1, 2)))
-    y_ecd = torch.bmm(hidden_ecm, down.transpose(1, 2))
+    hidden_ecm = swiglu(through("gate_up", x_ecd, gate_up, _multiply))
+    y_ecd = through("down", hidden_ecm, down, _multiply)
     y_nd = y_ecd.reshape(places, width)
     return combine(y_nd, scores_tk, place_tk, assignment_n, holes=True)
+
+
+def _multiply(x_ecd: Tensor, weight: Tensor) -> Tensor:
+    """Each expert's places [E, C, D] by its matrix [M, D]."""
+    return torch.bmm(x_ecd, weight.transpose(1, 2))

@@ -6,6 +6,8 @@ kernel path neither synchronises nor recompiles, whatever the router does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -80,12 +82,34 @@ def sort_by_expert(ids_tk: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Te
     return order_n, place_tk.view(tokens, top_k), offsets_e
 
 
+Multiply = Callable[[Tensor, Tensor], Tensor]
+"""Rows, each by the matrix of its expert: x [..., D] and weights [E, M, D]."""
+
+Through = Callable[[str, Tensor, Tensor, Multiply], Tensor]
+"""What multiplies by `gate_up` or `down`: the name, the rows, the matrices and what
+multiplies by matrices. It may add to the product."""
+
+
+def alone(name: str, x: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
+    """The product with nothing added."""
+    return multiply(x, weight)
+
+
 def routed_experts(
-    x_td: Tensor, gate_up: Tensor, down: Tensor, ids_tk: Tensor, scores_tk: Tensor
+    x_td: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    ids_tk: Tensor,
+    scores_tk: Tensor,
+    through: Through = alone,
 ) -> Tensor:
     """Every token through all its experts; arguments as in `reference`."""
     order_n, place_tk, offsets_e = sort_by_expert(ids_tk, gate_up.shape[0])
     x_nd = dispatch(x_td, order_n // ids_tk.shape[1], place_tk)
-    hidden_nm = swiglu(grouped_linear(x_nd, gate_up, offsets_e))
-    y_nd = grouped_linear(hidden_nm, down, offsets_e)
+
+    def multiply(x: Tensor, weight: Tensor) -> Tensor:
+        return grouped_linear(x, weight, offsets_e)
+
+    hidden_nm = swiglu(through("gate_up", x_nd, gate_up, multiply))
+    y_nd = through("down", hidden_nm, down, multiply)
     return combine(y_nd, scores_tk, place_tk, order_n)

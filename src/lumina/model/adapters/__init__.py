@@ -1,0 +1,1 @@
+"""Adapters: small tensors that train beside the frozen matrices of a model."""

@@ -1,0 +1,1 @@
+"""The methods of adapters, a file each, which is imported when it is looked up."""
