@@ -32,6 +32,32 @@ def refusing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     monkeypatch.setattr(ThreadPoolExecutor, "submit", submitted)
 
 
+def lacking_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that reads ahead has no memory for its own first lines."""
+    bootstrap = threading.Thread._bootstrap
+
+    def begun(thread: threading.Thread) -> None:
+        if thread.name == "lumina-data":
+            raise MemoryError
+        bootstrap(thread)
+
+    monkeypatch.setattr(threading.Thread, "_bootstrap", begun)
+    monkeypatch.setattr("lumina.threads.START_SECONDS", 0.2)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_thread_without_memory_does_not_hang_the_run(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        runs = Runs(tmp_path, monkeypatch)
+        options = {"steps": 2, "eval_fraction": 0.0}
+        whole = runs.train(**options)
+        lacking_memory(monkeypatch)
+        run = runs.train(**options)
+    assert run.column("loss") == whole.column("loss")
+    (event,) = (e for e in run.events if e["kind"] == "fewer_reading_threads")
+    assert "did not begin within 0.2 seconds" in event["message"]
+
+
 @pytest.mark.covers("TRN-36: graceful degradation around worker failures")
 @pytest.mark.parametrize(
     ("after", "said"),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lumina.plan.host_memory import host_memory_bytes
+from lumina.threads import start
 
 SHARE = 0.5
 """Most of the free CPU memory that the copies may take for good."""
@@ -63,7 +64,10 @@ class HostCopies:
         self._getting_ready = threading.Thread(
             target=self._find_memory, args=(list(wanted),), name="host-copies"
         )
-        self._getting_ready.start()
+        try:
+            start(self._getting_ready)
+        except RuntimeError:  # the first save finds the memory
+            self._getting_ready = None
 
     def _find_memory(self, wanted: list[Wanted]) -> None:
         for name, shape, dtype in wanted:

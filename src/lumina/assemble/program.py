@@ -404,9 +404,14 @@ def _persistent_buffers(network: Network) -> list[tuple[str, Tensor]]:
 def _gather_into(slot: Slot) -> Callable[[Tensor], None]:
     """A hook that adds a half-precision gradient to the float32 sum at once."""
 
+    # A parameter keeps its hooks where Python's collector does not look: a hook that
+    # kept the slot, and with it the parameter, would keep all of the run's tensors.
+    accumulator = slot.accumulator
+    assert accumulator is not None
+
     def gather(parameter: Tensor) -> None:
-        assert slot.accumulator is not None and parameter.grad is not None
-        slot.accumulator.add_(parameter.grad)
+        assert parameter.grad is not None
+        accumulator.add_(parameter.grad)
         parameter.grad = None
 
     return gather

@@ -34,6 +34,7 @@ from lumina.data.order import (
 from lumina.data.packing import Packing, pack, pack_in_order
 from lumina.data.store import TokenStore
 from lumina.errors import LuminaError
+from lumina.threads import start
 
 
 @dataclass(frozen=True)
@@ -414,7 +415,7 @@ class Prefetcher:
                 target=self._run, args=(cursor,), name="lumina-data", daemon=True
             )
             try:
-                thread.start()
+                start(thread)
                 self._thread = thread
             except RuntimeError as error:  # each step is made when it is asked for
                 self._untold.append(f"batches are not made ahead: {error}")

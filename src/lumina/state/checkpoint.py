@@ -90,6 +90,10 @@ class CheckpointStore:
         self._attempts = 0
         self._failed: list[Path] = []
 
+    def begin(self) -> None:
+        """Start the thread that writes, while the system has the memory for one."""
+        self._thread.submit(int)
+
     def save(
         self,
         state: State,

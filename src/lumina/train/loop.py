@@ -121,6 +121,7 @@ class Loop:
             )
         self._reordered()
         self.recovery.begin(self)
+        self.checkpoints.begin()
         feed = self._feed()
         self._ring = ring = MetricRing(cuda=self.program.device.type == "cuda")
         if 0 < self.plan.save_every < self.plan.steps - self.progress.step:
@@ -203,7 +204,7 @@ class Loop:
             data_ranks=self.program.mesh.data.size,
             micro_batch_size=self.plan.micro_batch_size,
             depth=self.config["prefetch_factor"],
-            threads=self.config["prefetch_threads"],
+            threads=self.memory.threads(self.config["prefetch_threads"]),
             pin=self.config["pin_memory"] is not False
             and self.program.device.type == "cuda",
         )

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from lumina.threads import start
+
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a run with a checkpoint; its exit code is 128 and the number."""
 
@@ -55,6 +57,7 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
         self._over = threading.Event()
         self._pipe: tuple[int, int] | None = None
+        self._thread: threading.Thread | None = None
         self._woken = -1
 
     def __enter__(self) -> StopSignals:
@@ -72,9 +75,10 @@ class StopSignals:
         os.set_blocking(writing, False)
         self._woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         _WATCHED.add(writing)
-        threading.Thread(
+        self._thread = threading.Thread(
             target=self._end_if_stuck, args=(reading,), name="signals", daemon=True
-        ).start()
+        )
+        start(self._thread)
 
     def __exit__(
         self,
@@ -88,6 +92,10 @@ class StopSignals:
             _WATCHED.discard(self._pipe[1])
             os.close(self._pipe[1])  # the thread reads the end, and ends
             self._pipe = None
+        if self._thread is not None:
+            self._thread.join()  # or it would keep the run's tensors a while longer
+            self._thread = None
+        self.leave_word = None
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

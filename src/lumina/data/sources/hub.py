@@ -9,16 +9,16 @@ import functools
 import os
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from lumina.data.libraries import needed
 from lumina.data.sources.entry import Access, Entry, Source, SourceKind
 from lumina.errors import LuminaError
+from lumina.threads import within
 
 SCHEME = "hf://"
 
@@ -28,7 +28,6 @@ REACH_SECONDS = 8.0
 DESCRIBE_SECONDS = 20.0
 """How long the description of a data set may take once the hub answers."""
 
-_T = TypeVar("_T")
 
 _UNREACHED = (
     "check the network (HTTPS_PROXY, HF_ENDPOINT), or fetch the data set where there "
@@ -211,31 +210,6 @@ def _describe(datasets: Any, address: Address, text: str) -> Described:
 def _splits(builder: Any) -> list[Any]:
     files = builder.config.data_files
     return list(files) if files else list(builder.info.splits or ())
-
-
-def within(seconds: float, work: Callable[[], _T]) -> _T:
-    """What some work gives, if it ends in time.
-
-    Raises:
-        TimeoutError: it did not.
-    """
-    found: list[_T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.append(work())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True, name="lumina-hub")
-    thread.start()
-    thread.join(seconds)
-    if failed:
-        raise failed[0]
-    if not found:
-        raise TimeoutError(f"no answer in {seconds:g} seconds")
-    return found[0]
 
 
 def _reach(text: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from lumina.data.tokenizer_makes.make import Make, Stored, read_stored
 from lumina.errors import LuminaError
+from lumina.threads import within
 
 _MARK = "hf:"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -69,7 +68,7 @@ def _fetch(repository: str, revision: str | None, name: str) -> tuple[Path, str]
         return Path(folder), f"{repository} of the Hugging Face hub, commit {commit}"
 
     try:
-        _within(_DEADLINE, ask)
+        within(_DEADLINE, ask)
         return fetch(from_cache=False)
     except HfHubHTTPError as error:  # the hub was reached, and has no such thing
         raise _unreachable(name, error) from None
@@ -80,25 +79,6 @@ def _fetch(repository: str, revision: str | None, name: str) -> tuple[Path, str]
     except Exception:  # whatever the cache lacks, the hub's answer is the reason
         raise _unreachable(name, reason) from None
     return folder, f"{where}, from its cache: the hub cannot be reached"
-
-
-def _within(seconds: float, work: Callable[[], None]) -> None:
-    """Do `work`, or raise a TimeoutError: the hub's library tries several times."""
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failures:
-        raise failures[0]
-    if thread.is_alive():
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
 
 
 def _unreachable(name: str, error: BaseException) -> LuminaError:

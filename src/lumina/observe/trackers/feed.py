@@ -19,6 +19,7 @@ from typing import Any
 from lumina.durable import write_file
 from lumina.observe.trackers.declared import Declared
 from lumina.observe.trackers.tracker import Session, Tracker, numbers
+from lumina.threads import start
 
 WAITING = 10_000
 """Most rows and events that wait for a service."""
@@ -48,7 +49,10 @@ class _Feed:
             name=f"lumina-{declared.name}",
             daemon=True,
         )
-        self._thread.start()
+        try:
+            start(self._thread)
+        except RuntimeError as error:
+            self.problem = str(error)
 
     def put(self, send: Send) -> None:
         """Queue something, unless the service failed or has no room left."""
@@ -70,6 +74,8 @@ class _Feed:
 
     def join(self, seconds: float) -> None:
         """Wait until all is sent; what then is not sent is lost."""
+        if self._thread.ident is None:  # it never began
+            return
         self._thread.join(max(seconds, 0.0))
         if self._thread.is_alive():
             self.lost += self._waiting.qsize()

@@ -113,6 +113,7 @@ class MemoryRecovery:
     clear_every: int = 0
     guard: StepGuard = field(default_factory=StepGuard)
     _cleared: int | None = None
+    _host_lacked: bool = False
     _tried: list[Attempt] = field(default_factory=list)
     _refused: set[str] = field(default_factory=set)
 
@@ -168,6 +169,13 @@ class MemoryRecovery:
         self._answer(run, shortage, before)
         return None
 
+    def threads(self, wanted: int) -> int:
+        """How many threads may read ahead: none once the host has lacked memory.
+
+        Each takes a stack and the batches that it makes.
+        """
+        return 0 if self._host_lacked else wanted
+
     def after_step(self, step: int) -> None:
         """Empty the cache where that is due; `step` steps are complete."""
         if self.clear_every and step % self.clear_every == 0:
@@ -207,6 +215,7 @@ class MemoryRecovery:
         if wanted is None:
             raise self._ended(run, shortage)
         self._tried.append(wanted)
+        self._host_lacked |= shortage.code == "E202"
         run.settle()
         self._tell(run, shortage, wanted, evidence)
         self._carry_out(run, wanted)

@@ -14,6 +14,7 @@ import torch
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from lumina.plan.plan import Plan
+from lumina.threads import start
 from lumina.train.profiling.allocations import Allocation, tracked
 from lumina.train.profiling.session import Session
 from lumina.train.watch import Look
@@ -244,7 +245,7 @@ class ResidentGauge(Gauge):
                 time.sleep(SAMPLED)
 
         thread = threading.Thread(target=look, name="lumina-memory", daemon=True)
-        thread.start()
+        start(thread)
         try:
             yield
         finally:
