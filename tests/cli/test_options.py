@@ -65,6 +65,8 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
     beside = {
         "context_schedule": ["--steps", "9"],
         "rope_factor": ["--rope-scaling", "linear"],
+        "attention_sinks": ["--window-size", "8"],
+        "attention_dilation": ["--window-size", "8"],
         "rope_original_length": ["--rope-scaling", "yarn"],
         "rope_low_freq_factor": ["--rope-scaling", "llama3"],
         "rope_high_freq_factor": ["--rope-scaling", "llama3"],

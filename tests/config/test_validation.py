@@ -24,6 +24,9 @@ REFUSED = {
     "frequencies the wrong way round": dict(
         rope_low_freq_factor=5, rope_scaling="llama3", rope_factor=2
     ),
+    "sinks without a window": dict(attention_sinks=4),
+    "dilation without a window": dict(attention_dilation=4),
+    "dilation that hides nothing": dict(window_size=8, attention_dilation=1),
     "a latent of queries alone": dict(mla_q_rank=16),
     "a latent and fewer key heads": dict(
         hidden_size=64, num_heads=4, num_kv_heads=2, mla_kv_rank=16

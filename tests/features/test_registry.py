@@ -45,6 +45,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "swa": {"swa_start": 0.5},
     "lookahead": {"lookahead_steps": 5},
     "sliding_window": {"window_size": 64},
+    "attention_beyond_window": {"window_size": 64, "attention_sinks": 4},
+    "blockwise_attention": {"attention": "blockwise"},
     "qk_norm": {"qk_norm": "rms"},
     "attention_bias": {"attention_bias": True},
     "qk_clip": {"qk_clip": 100.0},

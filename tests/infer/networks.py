@@ -43,6 +43,8 @@ SHAPES = {
         "window_size": 6,
     },
     "window": {"window_size": 6},
+    "window and sinks": {"window_size": 4, "attention_sinks": 2},
+    "window and dilation": {"window_size": 3, "attention_dilation": 5},
     "window and groups": {"window_size": 5, "num_kv_heads": 2, "qk_norm": "l2"},
     "yarn": {
         "rope_scaling": "yarn",

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumina.batch import Batch
-from lumina.infer.cache import KVCache
-from lumina.infer.generate import Decoding
+from lumina.infer.generate import Decoding, new_cache
 from lumina.infer.sampling import Sampling
 from lumina.model.build import build_network
 from lumina.model.interface import LossSums
@@ -75,6 +74,9 @@ CHOOSES = {"looks_ahead": True, "idle": ("predictor",)}
 TABLE: dict[str, Architecture] = {
     "dense": Architecture(),
     "window": Architecture({"window_size": 5}),
+    "window, sinks, dilation": Architecture(
+        {"window_size": 3, "attention_sinks": 2, "attention_dilation": 4}
+    ),
     "latent attention": Architecture(
         {"mla_kv_rank": 12, "mla_rope_dim": 4, "mla_value_dim": 6}
     ),
@@ -369,7 +371,7 @@ def test_a_loss_in_chunks_has_the_gradients_of_the_whole(name: str) -> None:
 def test_cached_logits_are_the_uncached_ones(name: str) -> None:
     network = network_of(name).eval()
     ids = random_ids(2, LENGTH)
-    cache = KVCache(2, window=network.spec.window_size)
+    cache = new_cache(network, 2)
     pieces = (7, 2, *([1] * (LENGTH - 9)))
     parts = [network.logits(x, cache=cache) for x in ids.split(pieces, dim=1)]
     torch.testing.assert_close(

@@ -9,23 +9,31 @@ import torch
 
 from lumina.batch import Batch
 from lumina.ops.attention import dispatch, flash3
+from lumina.ops.attention.beyond import NOTHING
 from lumina.ops.attention.dispatch import attend, make_pattern
 from networks import packed_batch
 
 
-def by_hand(q_bshd, k_bskd, v_bskd, document_ids, window):
-    """Attention by loops over rows, heads and queries, in float64."""
+def by_hand(q_bshd, k_bskd, v_bskd, document_ids, window, sinks=0, dilation=0):
+    """Attention by loops over rows, heads and queries, in float64.
+
+    What comes before the window is seen where it is one of the first `sinks` tokens of
+    its document, or where `dilation` divides its distance.
+    """
     rows, length, heads, width = q_bshd.shape
     group = heads // k_bskd.shape[2]
     out = torch.zeros(q_bshd.shape, dtype=torch.float64)
     q, k, v = (x.double() for x in (q_bshd, k_bskd, v_bskd))
     for b in range(rows):
         for i in range(length):
-            first = max(0, i - window + 1) if window else 0
+            own = [j for j in range(i + 1) if document_ids[b, j] == document_ids[b, i]]
             keys = [
                 j
-                for j in range(first, i + 1)
-                if document_ids[b, j] == document_ids[b, i]
+                for j in own
+                if not window
+                or i - j < window
+                or j - own[0] < sinks
+                or (dilation and (i - j) % dilation == 0)
             ]
             for h in range(heads):
                 scores = k[b, keys, h // group] @ q[b, i, h] / math.sqrt(width)
@@ -43,7 +51,7 @@ def qkv(rows, length, kv_heads, device="cpu", dtype=torch.float32, width=8):
     ]
 
 
-def pattern_of(backend, batch, window, dtype=torch.float32):
+def pattern_of(backend, batch, window, dtype=torch.float32, beyond=NOTHING):
     return make_pattern(
         backend,
         batch.document_ids,
@@ -52,6 +60,7 @@ def pattern_of(backend, batch, window, dtype=torch.float32):
         one_document_rows=batch.one_document_rows,
         window=window,
         dtype=dtype,
+        beyond=beyond,
     )
 
 
@@ -77,7 +86,7 @@ BATCHES = {
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("window", [0, 1, 3, 16, 50])
 @pytest.mark.parametrize("kind", BATCHES)
-@pytest.mark.parametrize("backend", ["reference", "sdpa", "varlen"])
+@pytest.mark.parametrize("backend", dispatch.BACKENDS)
 def test_backends_equal_attention_by_hand(backend, kind, window, kv_heads):
     batch = BATCHES[kind]
     q, k, v = qkv(3, 16, kv_heads)

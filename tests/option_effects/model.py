@@ -10,7 +10,7 @@ import torch
 
 import lumina
 from option_effects import shows
-from tiny_runs import Runs
+from tiny_runs import Run, Runs
 
 
 def losses_differ(runs: Runs, leaf: str, *values: object, **beside: object) -> None:
@@ -200,6 +200,42 @@ def window(runs: Runs) -> None:
         with torch.no_grad():
             difference = (network.logits(ids) - network.logits(changed)).abs()
         assert (difference.amax(dim=(0, 2)) > 0).sum() == moved
+
+
+def _moved(run: Run, place: int) -> list[int]:
+    """The tokens of a row whose scores change with the token at a place."""
+    ids = torch.arange(12).unsqueeze(0) + 20
+    changed = ids.clone()
+    changed[0, place] = 100
+    network, _ = lumina.load(run.folder)
+    with torch.no_grad():
+        difference = (network.logits(ids) - network.logits(changed)).abs()
+    return difference.amax(dim=(0, 2)).nonzero().flatten().tolist()
+
+
+_ONE_LAYER = {"num_layers": 1, "steps": 1, "window_size": 3}
+
+
+@shows("attention_sinks")
+def sinks(runs: Runs) -> None:
+    """Through one layer, the first tokens are seen by all later ones."""
+    without, run = runs.both("attention_sinks", 0, 2, **_ONE_LAYER)
+    assert without.first_loss != run.first_loss
+    assert _moved(without, 1) == [1, 2, 3]
+    assert _moved(run, 1) == list(range(1, 12))
+    assert _moved(run, 2) == [2, 3, 4]
+    assert "window_size is 0" in _refusal(runs, attention_sinks=2)
+
+
+@shows("attention_dilation")
+def dilation(runs: Runs) -> None:
+    """Through one layer, a token is seen at every multiple of a distance."""
+    without, run = runs.both("attention_dilation", 0, 4, **_ONE_LAYER)
+    assert without.first_loss != run.first_loss
+    assert _moved(run, 1) == [1, 2, 3, 5, 9]
+    assert "window_size is 0" in _refusal(runs, attention_dilation=4)
+    refused = _refusal(runs, window_size=3, attention_dilation=1)
+    assert "every earlier token" in refused
 
 
 @pytest.mark.covers("MOD-01: option to tie head and embedding")

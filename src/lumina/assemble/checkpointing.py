@@ -23,6 +23,7 @@ _SAVED_NAMES = (
     ("aten", "bmm"),
     ("aten", "_grouped_mm"),
     ("lumina", "rounded_product"),
+    ("lumina", "blockwise_attention"),
     ("aten", "_scaled_dot_product_flash_attention"),
     ("aten", "_scaled_dot_product_flash_attention_for_cpu"),
     ("aten", "_scaled_dot_product_efficient_attention"),

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from lumina.infer.subset_cache import ChosenKeys
+from lumina.ops.attention.beyond import NOTHING, Beyond
+from lumina.ops.attention.masks import in_reach
 
 SMALLEST = 64
 """Columns allocated at first when nothing is said."""
@@ -22,6 +24,7 @@ class KVCache:
     Args:
         rows: B, sequences decoded together.
         window: 0, or the sliding window in tokens; then memory is bounded by it.
+        beyond: what stays visible beyond the window; then all keys are kept.
         padding: [B] int64, columns of padding at the left of each row; default: none.
         capacity: columns to allocate at once; a full cache grows past it by doubling.
     """
@@ -31,13 +34,15 @@ class KVCache:
         rows: int,
         *,
         window: int = 0,
+        beyond: Beyond = NOTHING,
         padding: Tensor | None = None,
         capacity: int = 0,
     ) -> None:
         self.rows = rows
-        self.window = window
+        self.window = 0 if beyond else window
         self.length = 0
-        self._capacity = window or max(capacity, SMALLEST)
+        self._sight = (window, beyond) if beyond else None
+        self._capacity = self.window or max(capacity, SMALLEST)
         self._padding = padding
         self._padded = padding is not None and bool(padding.any())
         self._begin = 0
@@ -72,18 +77,29 @@ class KVCache:
         self._begin, self.length = self.length, self.length + new
         hidden_by_window = 0 < self.window < self.length
         one_sees_all = new == 1 and self._capacity <= self.length
-        if not self._padded and (not hidden_by_window or one_sees_all):
+        plain = not hidden_by_window or one_sees_all
+        if not self._padded and plain and self._sight is None:
             return None
         query_s1 = self._columns(self._begin, new, device).unsqueeze(-1)
         key_t = self._key_columns(new, device)
         seen = key_t <= query_s1
-        if self.window:
+        if self._sight is not None:
+            seen = self._in_sight(query_s1, key_t)
+        elif self.window:
             seen &= query_s1 - key_t < self.window
         if self._padding is None:
             return seen.expand(self.rows, 1, -1, -1)
         real = key_t >= self._padding.to(device).view(-1, 1, 1)
         # A padding query sees itself: a row of nothing but -inf would be NaN.
         return ((seen & real) | (key_t == query_s1)).unsqueeze(1)
+
+    def _in_sight(self, query_s1: Tensor, key_t: Tensor) -> Tensor:
+        """What the window and what stays visible beyond it show, [B or 1, s, T]."""
+        assert self._sight is not None
+        start: Tensor | int = 0
+        if self._padding is not None:  # a row's text begins behind its padding
+            start = self._padding.to(key_t.device).view(-1, 1, 1)
+        return in_reach(query_s1, key_t, start, *self._sight)
 
     def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Adds one layer's new keys and values, [B, K, s, hd]; returns all, T long."""

@@ -71,16 +71,21 @@ def generate(
 def context_limit(network: Network) -> int | None:
     """Most tokens of prompt and answer together; None with a sliding window.
 
-    Learned positions end with the training row, window or not.
+    Learned positions end with the training row, window or not. With sinks or dilation,
+    queries and keys are farther apart than any pair seen in training.
     """
     spec = network.spec
-    endless = spec.window_size and spec.pos_encodings != "learned"
+    window = spec.window_size and not spec.beyond_window
+    endless = window and spec.pos_encodings != "learned"
     return None if endless else spec.context_length
 
 
 def new_cache(network: Network, rows: int = 1, capacity: int = 0) -> KVCache:
     """An empty cache that fits the network's attention."""
-    return KVCache(rows, window=network.spec.window_size, capacity=capacity)
+    spec = network.spec
+    return KVCache(
+        rows, window=spec.window_size, beyond=spec.beyond_window, capacity=capacity
+    )
 
 
 class Decoding:
@@ -193,6 +198,7 @@ class Decoding:
         return KVCache(
             len(self._lengths),
             window=self._network.spec.window_size,
+            beyond=self._network.spec.beyond_window,
             padding=padding.to(self._device) if padding.any() else None,
             capacity=capacity,
         )

@@ -31,6 +31,13 @@ def require_graph(spec: ModelSpec) -> None:
                 f"the model cannot be written as a graph: {reason}",
                 "keep it as the run it is: lumina.load and `lumina generate` read it",
             )
+    if spec.beyond_window:
+        raise LuminaError(
+            "E002",
+            "the model cannot be written as a graph: its attention sees sinks or "
+            "dilated tokens beyond its window",
+            "keep it as the run it is: lumina.load and `lumina generate` read it",
+        )
 
 
 class Graph(nn.Module):

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from lumina.model.adapters.settings import AdapterSpec
+from lumina.ops.attention.beyond import Beyond
 
 S = TypeVar("S")
 
@@ -300,6 +301,8 @@ class ModelSpec:
     mla_rope_dim: int = 0
     mla_value_dim: int = 0
     window_size: int = 0
+    attention_sinks: int = 0
+    attention_dilation: int = 0
     tie_embeddings: bool = False
     dropout: float = 0.0
     init_std: float = 0.02
@@ -339,10 +342,17 @@ class ModelSpec:
         """Width of a head's values."""
         return self.mla_value_dim or self.head_dim
 
+    @property
+    def beyond_window(self) -> Beyond:
+        """What stays visible beyond the sliding window."""
+        return Beyond(self.attention_sinks, self.attention_dilation)
+
     def traits(self) -> list[str]:
         """What sets it apart from a plain rotary transformer, a few words each."""
         found = [
             f"window {self.window_size}" if self.window_size else "",
+            f"{self.attention_sinks} attention sinks" if self.attention_sinks else "",
+            f"dilation {self.attention_dilation}" if self.attention_dilation else "",
             f"QK-norm {self.qk_norm}" if self.qk_norm != "none" else "",
             "attention biases" if self.attention_bias else "",
             f"latent attention of {self.mla_kv_rank}" if self.mla_kv_rank else "",

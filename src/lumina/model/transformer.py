@@ -33,7 +33,7 @@ class Transformer(nn.Module):
         kinds: the kinds that the model is of.
         blocks: its blocks, in order.
         recursion: what passes tokens through the blocks, where not once through each.
-        attention: "sdpa", "varlen" or "reference".
+        attention: an entry of `BACKENDS`.
 
     Attributes:
         compute_dtype: the type of activations, set where the embedding comes out; every
@@ -148,6 +148,7 @@ class Transformer(nn.Module):
                 one_document_rows=batch.one_document_rows,
                 window=spec.window_size,
                 dtype=self.compute_dtype,
+                beyond=spec.beyond_window,
             )
         return BlockContext(
             cos,

@@ -63,7 +63,7 @@ def _products(spec: ModelSpec, forward: Forward) -> int:
 def kept_outside(spec: ModelSpec, forward: Forward) -> int:
     """Kept beside the blocks: the final norm, rotary tables, masks, the batch."""
     tokens = forward.rows * spec.seq_length
-    mask = {"varlen": 0, "sdpa": forward.element, "reference": 1}[forward.attention]
+    mask = forward.mask_bytes
     # The loss has no use for the final norm's output after its own forward pass.
     norm = forward.norm(spec.hidden_size) - spec.hidden_size * forward.element
     tables = 4 * spec.rotary_dim

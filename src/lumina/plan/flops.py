@@ -37,9 +37,7 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
         whole = cost.flops(spec, counts)
         if whole is not None:
             return whole
-    length = spec.seq_length
-    window = min(spec.window_size or length, length)
-    attended = window - window * window / (2 * length)
+    attended = attended_keys(spec)
     width = spec.num_heads * (spec.head_dim + spec.value_dim) / 2
     products = float(counts.active_non_embedding)
     attending = (cost.attending(spec) for cost in costs)
@@ -55,14 +53,25 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
     return 6.0 * products + 12 * looks * width * attended + further
 
 
+def attended_keys(spec: ModelSpec) -> float:
+    """Earlier keys, with its own, that a query of a whole row sees on average."""
+    length, beyond = spec.seq_length, spec.beyond_window
+    window = min(spec.window_size or length, length)
+    attended = window - window * window / (2 * length)
+    hidden = (length - window) ** 2 / (2 * length)
+    if beyond.sinks:
+        attended += min(hidden, beyond.sinks * (length - window) / length)
+    if beyond.dilation:
+        attended += hidden / beyond.dilation
+    return min(attended, length / 2)
+
+
 def layer_flops(spec: ModelSpec) -> list[float]:
     """What each block has of `flops_per_token`; the heads have the rest.
 
     Operations that a registered part names are not in it.
     """
-    length = spec.seq_length
-    window = min(spec.window_size or length, length)
-    attended = window - window * window / (2 * length)
+    attended = attended_keys(spec)
     width = spec.num_heads * (spec.head_dim + spec.value_dim) / 2
     attending = (cost.attending(spec) for cost in costs_of(spec))
     share = min(attending, default=spec.num_layers) / spec.num_layers

@@ -4,6 +4,8 @@ In order of preference: flash3, FlashAttention-3 (Shah et al., 2024, arXiv:2407.
 of the package flash-attn-3, put in the place of torch's own kernel; flash2, the
 FlashAttention-2 (Dao, 2023, arXiv:2307.08691) that torch has built in, over packed
 documents; sdpa, torch's choice of kernel with a mask; reference, plain arithmetic.
+blockwise (`lumina.ops.attention.blockwise`) is taken when it is named, and for long
+rows with a pattern that no flash kernel knows.
 """
 
 from __future__ import annotations
@@ -23,12 +25,18 @@ FLASH3_LENGTH = 1024
 ahead of flash2 from about there. Not measured here."""
 
 
+MASK_LENGTH = 4096
+"""With sinks or dilation, longer rows choose blockwise: a mask of all pairs of tokens
+takes 32 MiB for a row of this length in 16 bits, and four times as much at each
+doubling."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What computes attention.
 
     Attributes:
-        backend: "flash3", "flash2", "sdpa" or "reference".
+        backend: "flash3", "flash2", "sdpa", "blockwise" or "reference".
         reason: why.
         warning: what was asked for and is not available, with the reason; or "".
     """
@@ -67,7 +75,9 @@ def choose_attention(
     problem = newest if asked == "flash3" else flash
     if asked != "auto" and not problem:
         return Choice(asked, source)
-    if flash:
+    if flash and spec.beyond_window and spec.seq_length > MASK_LENGTH:
+        choice = Choice("blockwise", f"{flash}, and a mask would take much memory")
+    elif flash:
         choice = Choice("sdpa", flash)
     elif newest:
         choice = Choice("flash2", f"packed documents without a mask; flash3: {newest}")
@@ -87,6 +97,8 @@ def _flash_problem(machine: Environment, spec: ModelSpec, dtype: str) -> str:
     """Why no flash kernel can be used, or ""."""
     if spec.solves_puzzles:
         return "flash attention here is causal, a reasoner is not"
+    if spec.beyond_window:
+        return "flash attention has no sinks and no dilation"
     if machine.device != "cuda":
         return "flash attention needs CUDA"
     if dtype == "float32":

@@ -55,7 +55,7 @@ class Plan:
         schedule_steps: steps that the schedule of the learning rate is made for, where
             those are not the steps of this Plan alone; else 0.
         gradient_checkpointing: "none", "full" or "selective".
-        attention: "flash3", "flash2", "sdpa" or "reference".
+        attention: "flash3", "flash2", "sdpa", "blockwise" or "reference".
         pinned: controls that no rule may change.
         rules: what watches the run and may change it through its controls.
         eval_every: steps between evaluations, 0: only at the end.

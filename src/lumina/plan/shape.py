@@ -78,6 +78,8 @@ def _transformer(config: Config, known: Known) -> ModelSpec:
         attention_bias=model.attention_bias,
         **_latent(config, head_dim),
         window_size=model.window_size,
+        attention_sinks=model.attention_sinks,
+        attention_dilation=model.attention_dilation,
         tie_embeddings=model.tie_embeddings,
         dropout=model.dropout,
         init_std=model.init_std,

@@ -7,7 +7,8 @@ from lumina.errors import LuminaError
 from lumina.plan.model_options import model_leaves
 from lumina.state.weights import Weights
 
-SHAPELESS = ("seq_length", "dropout", "init_std", "window_size", "rope_theta",
+SHAPELESS = ("seq_length", "dropout", "init_std", "window_size",
+             "attention_sinks", "attention_dilation", "rope_theta",
              "rope_scaling", "rope_factor", "rope_original_length",
              "rope_low_freq_factor", "rope_high_freq_factor", "h_cycles", "l_cycles",
              "halt_max_steps", "halt_exploration", "puzzle_loss",

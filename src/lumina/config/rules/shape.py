@@ -16,6 +16,7 @@ def check(settings: Settings) -> None:
     _check_heads(settings)
     _check_latent(settings)
     _check_rope(settings)
+    _check_beyond_window(settings)
 
 
 def _check_heads(settings: Settings) -> None:
@@ -99,6 +100,23 @@ def _check_rope(settings: Settings) -> None:
             f"rope_low_freq_factor {low:g} is not below rope_high_freq_factor {high:g}",
             "llama3 keeps what turns more often than the high one, and stretches what "
             "turns less often than the low one",
+        )
+
+
+def _check_beyond_window(settings: Settings) -> None:
+    model = settings.model
+    for leaf in ("attention_sinks", "attention_dilation"):
+        value = settings.get(leaf)
+        if value and not model.window_size:
+            refuse(
+                f"{leaf} {value} does nothing: window_size is 0, so that a token sees "
+                "all earlier ones",
+                f"set window_size, or leave {leaf} out",
+            )
+    if model.attention_dilation == 1:
+        refuse(
+            "attention_dilation 1 makes every earlier token visible, as no window does",
+            "leave window_size and attention_dilation out, or use 2 or more",
         )
 
 

@@ -76,6 +76,18 @@ class ModelSection(Section):
     window_size: int = Field(
         0, ge=0, description="sliding attention window in tokens; 0: full attention"
     )
+    attention_sinks: int = Field(
+        0,
+        ge=0,
+        description="with a sliding window: so many first tokens of a document stay "
+        "visible to all of it",
+    )
+    attention_dilation: int = Field(
+        0,
+        ge=0,
+        description="with a sliding window: tokens before it stay visible at every "
+        "multiple of this distance; 0: none",
+    )
     tie_embeddings: bool = Field(False, description="the head is the embedding")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on both residuals")
     init_std: float = Field(0.02, gt=0, description="spread of initial weights")

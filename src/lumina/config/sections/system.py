@@ -73,10 +73,13 @@ class SystemSection(Section):
     compile: bool | None = Field(
         None, description="compile blocks; default: on CUDA with a compiler"
     )
-    attention: Literal["auto", "flash3", "flash2", "sdpa", "reference"] = Field(
-        "auto",
-        description="which kernel computes attention; a flash kernel that is not "
-        "available gives way to the next, with a warning",
+    attention: Literal["auto", "flash3", "flash2", "sdpa", "blockwise", "reference"] = (
+        Field(
+            "auto",
+            description="which kernel computes attention; a flash kernel that is not "
+            "available gives way to the next, with a warning; blockwise needs memory "
+            "that grows with the length, not its square, for any pattern anywhere",
+        )
     )
     loss_chunk_bytes: int | None = Field(
         None,

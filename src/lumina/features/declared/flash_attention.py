@@ -15,7 +15,7 @@ register(
         without="--attention sdpa",
         change_cost="restart",
         requested=lambda c: c.system.attention in ("flash2", "flash3"),
-        refused=lambda c: c.system.attention in ("sdpa", "reference"),
+        refused=lambda c: c.system.attention in ("sdpa", "blockwise", "reference"),
         active=lambda p: p.attention in ("flash2", "flash3"),
         fallback=lambda p, m: p.replace(attention="sdpa"),
     )

@@ -9,11 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lumina.ops.attention.beyond import NOTHING, Beyond
+from lumina.ops.attention.blockwise import blockwise
 from lumina.ops.attention.fused import sdpa, varlen, varlen_fits
-from lumina.ops.attention.masks import additive, causal_mask, document_mask
+from lumina.ops.attention.masks import (
+    additive,
+    causal_mask,
+    document_mask,
+    document_starts,
+)
 from lumina.ops.attention.reference import attention as reference
 
-BACKENDS = ("varlen", "sdpa", "reference")
+BACKENDS = ("varlen", "sdpa", "reference", "blockwise")
 
 _observer: Callable[[Tensor, Tensor], None] | None = None
 
@@ -38,13 +45,16 @@ class Pattern:
     """Which keys each query sees; shared by all layers of a forward pass.
 
     Attributes:
-        backend: "varlen", "sdpa" or "reference", as it will really run.
+        backend: an entry of `BACKENDS`, as it will really run.
         mask: [B or 1, 1, S, T] bool (for SDPA also its `additive` form), or None for
             plain causal order in which the queries are the last S of the T keys, or
             for every key where `causal` is off.
         cu_seqlens: [N + 1] int32 document starts (varlen).
         max_seqlen: at least the longest document (varlen).
-        window: tokens a query sees, itself among them; 0: all (varlen).
+        window: tokens a query sees, itself among them; 0: all (varlen, blockwise).
+        beyond: what stays visible beyond the window (blockwise).
+        starts: [B, S] int64, the column in which the document of each query begins;
+            None: every row is one document (blockwise).
     """
 
     backend: str
@@ -53,6 +63,8 @@ class Pattern:
     max_seqlen: int = 0
     window: int = 0
     causal: bool = True
+    beyond: Beyond = NOTHING
+    starts: Tensor | None = None
 
 
 def make_pattern(
@@ -64,6 +76,7 @@ def make_pattern(
     one_document_rows: bool,
     window: int,
     dtype: torch.dtype,
+    beyond: Beyond = NOTHING,
 ) -> Pattern:
     """Attention within the documents of a batch.
 
@@ -79,18 +92,22 @@ def make_pattern(
         one_document_rows: every row is one document without padding.
         window: tokens a query sees, itself among them; 0: all.
         dtype: of queries, keys and values.
+        beyond: what stays visible beyond the window.
     """
     length, device = document_ids.shape[1], document_ids.device
     if window >= length:
         window = 0
+    if backend == "blockwise":
+        starts = None if one_document_rows else document_starts(document_ids)
+        return Pattern(backend, window=window, beyond=beyond, starts=starts)
     if one_document_rows and not window:
         return Pattern("sdpa" if backend == "varlen" else backend)
-    if backend == "varlen" and varlen_fits(device, dtype):
+    if backend == "varlen" and not beyond and varlen_fits(device, dtype):
         return Pattern("varlen", None, cu_seqlens, max_seqlen, window)
     if one_document_rows:
-        mask = causal_mask(length, length, window, device)
+        mask = causal_mask(length, length, window, device, beyond)
     else:
-        mask = document_mask(document_ids, window)
+        mask = document_mask(document_ids, window, beyond)
     if backend == "reference":
         return Pattern(backend, mask)
     return Pattern("sdpa", additive(mask, dtype))
@@ -118,6 +135,9 @@ def attend(q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor, pattern: Pattern) -> 
             pattern.max_seqlen,
             pattern.window,
         ).view(q_bshd.shape)
+    if pattern.backend == "blockwise":
+        where = pattern.starts, pattern.window, pattern.beyond
+        return blockwise(q_bshd, k_bskd, v_bskd, *where)
     q, k, v = (x.transpose(1, 2) for x in (q_bshd, k_bskd, v_bskd))
     queries, keys = q.shape[2], k.shape[2]
     mask = pattern.mask

@@ -39,7 +39,7 @@ class Forward:
     """One forward pass, as far as its memory depends on it.
 
     Attributes:
-        attention: the backend; without "varlen" packed rows need masks.
+        attention: the backend; "sdpa" and "reference" need masks for packed rows.
         cuda: kernels are CUDA's: one normalises, keeping its input and output, where
             the CPU keeps two float32 copies; dropout keeps bits, not values.
     """
@@ -53,6 +53,11 @@ class Forward:
     def element(self) -> int:
         """Bytes of a value in the compute type."""
         return BYTES[self.compute_dtype]
+
+    @property
+    def mask_bytes(self) -> int:
+        """Bytes of a mask for each pair of a query and a key; 0 without a mask."""
+        return {"sdpa": self.element, "reference": 1}.get(self.attention, 0)
 
     def norm(self, width: int) -> int:
         """Bytes a norm of `width` values keeps for a token."""

@@ -69,7 +69,7 @@ def _kept_by_choice(
         inner = plain(every, forward, layer, mode)
     chosen = forward.rows * count
     # The scattered output and, for packed rows, the mask.
-    mask = {"varlen": 0, "sdpa": forward.element, "reference": 1}[forward.attention]
+    mask = forward.mask_bytes
     back = chosen * (width * forward.element + 8 * spec.head_dim + mask * count)
     router = tokens * 40 + chosen * 24
     if mod.learned:

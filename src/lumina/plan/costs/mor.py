@@ -56,7 +56,7 @@ def _further_passes(
         for layer in range(1, spec.num_layers - 1):
             kept += plain(few, forward, layer, mode)
         chosen = forward.rows * few.seq_length
-        mask = {"varlen": 0, "sdpa": forward.element, "reference": 1}[forward.attention]
+        mask = forward.mask_bytes
         # The router reads every candidate; what passed is kept beside its weight.
         router = before * (12 * spec.hidden_size + 40)
         back = chosen * (4 + 2 * forward.element) * spec.hidden_size

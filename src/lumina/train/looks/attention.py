@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from lumina.ops.attention.beyond import NOTHING, Beyond
 from lumina.ops.attention.dispatch import observed
 from lumina.ops.attention.masks import document_mask
 from lumina.train.watch import Finding, Look, register_look
@@ -54,7 +55,8 @@ class AttentionLook(Look):
     def _look(self, program: Program, batches: StepBatches) -> None:
         batch = batches.micro_batches[0]
         batch = batch.first(min(ROWS, len(batch.input_ids))).to(program.device)
-        seen = visible(batch.document_ids, program.plan.spec.window_size)
+        spec = program.plan.spec
+        seen = visible(batch.document_ids, spec.window_size, spec.beyond_window)
 
         def note(q_bshd: Tensor, k_bskd: Tensor) -> None:
             self._found.append(statistics(q_bshd, k_bskd, seen))
@@ -124,12 +126,15 @@ NAMES = {
 """Field -> key of a row."""
 
 
-def visible(document_ids: Tensor, window: int) -> tuple[Tensor, Tensor]:
+def visible(
+    document_ids: Tensor, window: int, beyond: Beyond = NOTHING
+) -> tuple[Tensor, Tensor]:
     """The queries that are looked at, and what each of them sees.
 
     Args:
         document_ids: [B, S] int64, -1 for padding.
         window: as in `ModelSpec`.
+        beyond: what stays visible beyond the window.
 
     Returns:
         [Q] positions, evenly spread; [B, Q, S] bool, False throughout for queries that
@@ -138,7 +143,7 @@ def visible(document_ids: Tensor, window: int) -> tuple[Tensor, Tensor]:
     length = document_ids.shape[1]
     count = min(QUERIES, length)
     places = torch.linspace(0, length - 1, count, device=document_ids.device).long()
-    mask = document_mask(document_ids, window)[:, 0, places]
+    mask = document_mask(document_ids, window, beyond)[:, 0, places]
     counts = (document_ids[:, places] >= 0) & (mask.sum(-1) > 1)
     return places, mask & counts[..., None]
 
