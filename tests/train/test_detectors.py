@@ -286,3 +286,30 @@ def test_a_resume_that_does_not_go_on_where_the_run_was():
     made[150] |= made[151] | {"agreed_step_seconds": 0.1, "step": 151}
     made[151]["agreed_step_seconds"] = 0.1
     assert "resume_discontinuity" not in named(made)
+
+
+@pytest.mark.parametrize("steps", [60, 600])
+def test_a_rate_that_makes_the_first_weights_worse_is_far_too_high(steps):
+    """Loss and gradient above those of the first step; one of them alone is not it."""
+    made = rows(steps)
+    for row in made[1:20]:
+        row["loss"] = made[0]["loss"] * (1.15 if row["step"] % 4 else 0.9)
+        row["grad_norm"] *= 4
+    found = findings(made)
+    first = next(one for one in found if one.anomaly == "high_rate")
+    assert first.step == 4 and first.severity == "error" and first.confidence > 0.8
+    assert max(one.step for one in found if one.anomaly == "high_rate") < 24
+    for figure in ("loss", "grad_norm"):
+        sound = rows(steps)
+        alone = [
+            row | {figure: good[figure]} for row, good in zip(made, sound, strict=True)
+        ]
+        assert "high_rate" not in named(alone)
+
+
+def test_a_loss_that_once_fell_is_left_to_other_checks():
+    """What comes after that is a spike or a divergence."""
+    made = rows(300)
+    for row in made[200:220]:
+        row |= {"loss": 9.0, "grad_norm": 30.0}
+    assert "high_rate" not in named(made) and "severe_loss_spike" in named(made)

@@ -227,9 +227,10 @@ def _restore_live(program: Program, meta: State) -> None:
         live.mod_capacity = held["mod_capacity"]
     if "learning_rate_scale" in held and stands("learning_rate"):
         live.learning_rate_scale = held["learning_rate_scale"]
-        if "rewarm" in held:
-            begin, steps, share = held["rewarm"]
-            live.rewarm = int(begin), int(steps), float(share)
+        for bend in ("rewarm", "glide"):
+            if bend in held:
+                begin, steps, share = held[bend]
+                setattr(live, bend, (int(begin), int(steps), float(share)))
 
 
 def _same_depth(program: Program, meta: State) -> bool:
@@ -442,8 +443,9 @@ def _scalars(program: Program) -> dict[str, Any]:
             "mod_capacity": program.live.mod_capacity,
         },
     }
-    if program.live.rewarm is not None:
-        values["live"]["rewarm"] = list(program.live.rewarm)
+    for bend in ("rewarm", "glide"):
+        if (held := getattr(program.live, bend)) is not None:
+            values["live"][bend] = list(held)
     for name, memory in program.memories.items():
         values[name] = memory.state()
     if program.gradient_steps:

@@ -36,6 +36,7 @@ def _no_scheduler(state: State) -> State:
     live = dict(state.extra.get("live", {}))
     live.pop("learning_rate_scale", None)
     live.pop("rewarm", None)
+    live.pop("glide", None)
     journal = [
         change | {"outcome": "set aside: the schedule began anew"}
         if change["name"] == "learning_rate" and change["outcome"] == "applied"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lumina.errors import LuminaError
+from lumina.plan.plan import Plan
 from lumina.train.controls import control_named
 from lumina.train.health.watching import Finding
 from lumina.train.orchestrator.actions import ACTIONS
@@ -45,7 +46,13 @@ def proposed(name: str, value: Any, **evidence: float) -> Any:
     [
         ("lower_rate", [1e-3, 5e-4]),
         ("lower_rate", [1.9e-6, None]),
-        ("raise_rate", [1e-3, 1.5e-3, None]),
+        ("raise_rate", [1e-3, 1.4e-3, 1.96e-3, None]),
+        ("cut_rate", [1e-3, 1e-4]),
+        ("cut_rate", [9e-6, None]),
+        ("compute_in_bf16", ["fp16", "bf16", None]),
+        ("compute_in_bf16", ["mixed_fp8", "bf16"]),
+        ("compute_in_bf16", ["fp32", None]),
+        ("compute_in_fp32", ["bf16", "fp32", None]),
         ("tighter_clip", [0.0, 1.0, 0.5, 0.25, 0.125, None]),
         ("more_weight_decay", [0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.2, None]),
         ("more_weight_decay", [0.5, None]),
@@ -92,6 +99,44 @@ def test_what_is_pinned_is_not_possible(name: str) -> None:
     assert ACTIONS[name].possible(pinned)
 
 
+@pytest.mark.covers(
+    "ORC-33: x1.5", "ORC-33: x1.4, x1.6", "ORC-14: 1 soft: LR nudge, capacity"
+)
+@pytest.mark.parametrize(("sure", "factor"), [(0.9, 1.4), (0.95, 1.5), (0.98, 1.6)])
+def test_the_surer_a_finding_the_more_the_rate_is_raised(
+    sure: float, factor: float
+) -> None:
+    finding = Finding("slow_learning", 9, "warning", sure, "it was made")
+    raised = ACTIONS["raise_rate"].proposal(finding, lambda _: 1e-3, PLAN)
+    assert raised is not None and raised.value == pytest.approx(factor * 1e-3)
+    assert ACTIONS["raise_rate"].level == ACTIONS["more_capacity"].level == 1
+
+
+@pytest.mark.covers(
+    "ORC-33: reset",
+    "ORC-33: smooth final reduction",
+    "ORC-14: 2 medium: hyperparameters, experts",
+)
+def test_a_rate_goes_back_to_its_schedule_or_falls_beside_it() -> None:
+    """Only below the schedule, and only where the schedule does not fall by itself."""
+    flat = PLAN.replace(lr_scheduler="constant", warmup_steps=0)
+    finding = Finding("convergence", 60, "info", 0.95, "it was made")
+
+    def value(name: str, present: Any, plan: Plan = flat) -> Any:
+        proposal = ACTIONS[name].proposal(finding, lambda _: present, plan)
+        return None if proposal is None else proposal.value
+
+    assert value("reset_rate", 5e-4) == 1e-3
+    assert value("reset_rate", 1e-3) is None
+    held = {"steps": 1, "share": 1.0}
+    assert value("final_reduction", held) == {"steps": 39, "share": 0.1}
+    assert value("final_reduction", {"steps": 1, "share": 0.7}) is None
+    falling = flat.replace(lr_scheduler="cosine", min_lr=0.0)
+    assert value("final_reduction", held, falling) is None
+    medium = ("reset_rate", "more_dropout", "add_expert", "prune_expert")
+    assert {ACTIONS[name].level for name in medium} == {2}
+
+
 @pytest.mark.covers("ORC-14: 4 critical")
 def test_a_run_that_nothing_helps_ends_with_a_diagnosis(runs: Runs) -> None:
     with alarm("divergence", 2), pytest.raises(LuminaError) as caught:
@@ -114,6 +159,65 @@ def test_a_run_that_gets_no_better_ends_early_and_keeps_its_weights(runs: Runs) 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     return Runs(tmp_path, monkeypatch)
+
+
+@pytest.mark.covers(
+    "ORC-33: smooth final reduction",
+    "ORC-15: convergence in <50 steps: smooth LR reduction",
+)
+def test_the_rate_falls_evenly_to_the_end(runs: Runs) -> None:
+    flat = {"lr_scheduler": "constant", "steps": 7, "warmup_steps": 0}
+    base = {"adaptive": "on", **flat, "save_every_n_batches": 4}
+    with alarm("convergence", 1):
+        whole = runs.train(**base)
+    assert [d["action"] for d in decisions(whole)] == ["final_reduction"]
+    assert whole.column("learning_rate") == pytest.approx(
+        [3e-3 * x for x in (1, 1, 1, 0.82, 0.64, 0.46, 0.28)]
+    )
+
+
+@pytest.mark.covers(
+    "ORC-14: 3 hard: LR/10", "ORC-26: emergency_lr_reduction(factor=10.0)"
+)
+def test_a_rate_that_is_far_too_high_begins_again_with_a_tenth(runs: Runs) -> None:
+    """Back to the start, on the same rows, warming up; or else a tenth at once."""
+    base = {"adaptive": "on", "steps": 7, "adaptive_cooldown_steps": 6}
+    plain = runs.train(steps=7)
+    with alarm("high_rate", 3):
+        back = runs.train(**base)
+        cut = runs.train(**base, adaptive_without=("restart_lower_rate",))
+    (first,) = [d for d in decisions(back) if d["action"] != "nothing"]
+    assert (first["action"], first["level"]) == ("restart_lower_rate", 3)
+    assert back.column("loss")[0] == plain.column("loss")[0], "the same rows"
+    rates = [
+        a / b
+        for a, b in zip(
+            back.column("learning_rate"), plain.column("learning_rate"), strict=True
+        )
+    ]
+    assert rates == pytest.approx([0.01 + 0.015 * n for n in range(7)])
+    (second,) = [d for d in decisions(cut) if d["action"] != "nothing"]
+    assert second["action"] == "cut_rate" and second["new"] == second["old"] / 10
+    assert cut.column("learning_rate")[-1] == pytest.approx(
+        plain.column("learning_rate")[-1] / 10
+    )
+
+
+@pytest.mark.covers(
+    "PRC-18: underflow suggests bf16",
+    "PRC-20: automatic change when instability is found",
+)
+def test_a_run_that_no_lower_rate_helps_computes_in_float32(runs: Runs) -> None:
+    """From the next step on it has the losses of float32, and a resume keeps that."""
+    base = {"precision": "bf16", "steps": 6, "adaptive_without": ("lower_rate",)}
+    narrow = runs.train(precision="bf16", steps=6)
+    with alarm("nonfinite", 1, 2, 3, 4):
+        run = runs.train(**base, adaptive="on", adaptive_cooldown_steps=1)
+    (made,) = [d for d in decisions(run) if d["action"] == "compute_in_fp32"]
+    assert (made["old"], made["new"]) == ("bf16", "fp32")
+    at = made["step"] + 1
+    assert run.column("loss")[:at] == narrow.column("loss")[:at]
+    assert run.column("loss")[at:] != narrow.column("loss")[at:]
 
 
 def test_moments_begin_anew_and_the_rate_warms_up_again(runs: Runs) -> None:

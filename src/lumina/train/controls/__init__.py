@@ -10,12 +10,14 @@ from lumina.train.controls import (
     ending,
     evaluating,
     experts,
+    glide,
     layout,
     memory,
     mixture,
     moments,
     optimizer,
     phases,
+    precision,
     regularisation,
     rewarm,
     rollback,
@@ -38,6 +40,7 @@ __all__ = [
 OWN = (
     optimizer,
     layout,
+    precision,
     memory,
     experts,
     depth,
@@ -49,6 +52,7 @@ OWN = (
     evaluating,
     regularisation,
     rewarm,
+    glide,
     dataloader,
 )
 """The files of Lumina's own controls; each registers them as it is imported."""

@@ -37,7 +37,7 @@ class LearningRate(Control):
             LuminaError: E005 where the schedule is at 0, which no factor changes.
         """
         live, scheduled = program.live, learning_rate_at(program.plan, step)
-        scheduled *= live.warmed(step) or 1.0
+        scheduled *= live.bent(step) or 1.0
         change.old_scale = live.learning_rate_scale
         if undone is not None and undone.old_scale is not None:
             live.learning_rate_scale = undone.old_scale

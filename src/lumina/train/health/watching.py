@@ -13,6 +13,7 @@ from lumina.train.health.check import CHECKS, Alarm, Check
 from lumina.train.health.checks import (
     gradients,
     held_out,
+    high_rate,
     loss,
     machine,
     memory_risk,
@@ -29,6 +30,7 @@ from lumina.train.health.phases import Phase, Phases
 
 OWN = (
     nonfinite,
+    high_rate,
     loss,
     gradients,
     oscillation,

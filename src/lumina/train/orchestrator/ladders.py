@@ -11,6 +11,9 @@ _UNSTABLE = (
 )
 """Against a loss or gradients that jump and stay."""
 
+_PRECISION = ("compute_in_bf16", "compute_in_fp32")
+"""Against numbers that leave the range or the grid of what a run computes in."""
+
 _MEMORY = (
     "clear_cache",
     "smaller_micro_batch",
@@ -21,6 +24,7 @@ _MEMORY = (
 """Against memory that fills up."""
 
 LADDERS: dict[str, tuple[str, ...]] = {
+    "high_rate": ("restart_lower_rate", "cut_rate", "lower_rate"),
     "loss_spike": ("nothing", "tighter_clip", "reset_moments", "lower_rate"),
     "severe_loss_spike": ("nothing", *_UNSTABLE),
     "exploding_gradients": _UNSTABLE,
@@ -29,19 +33,28 @@ LADDERS: dict[str, tuple[str, ...]] = {
         "lower_rate",
         "rollback_lower_rate",
         "reset_moments",
+        *_PRECISION,
         "rollback_lower_rate",
         "stop_with_diagnosis",
     ),
     "nonfinite": (
         "nothing",
         "lower_rate",
+        *_PRECISION,
         "rollback_lower_rate",
         "stop_with_diagnosis",
     ),
     "attention_logits": ("nothing", "lower_rate"),
-    "plateau": ("try_lower_rate", "raise_rate", "add_expert", "less_weight_decay"),
-    "slow_learning": ("raise_rate",),
-    "convergence": ("evaluate_more",),
+    "underflow": _PRECISION,
+    "plateau": (
+        "final_reduction",
+        "try_lower_rate",
+        "raise_rate",
+        "add_expert",
+        "less_weight_decay",
+    ),
+    "slow_learning": ("reset_rate", "raise_rate"),
+    "convergence": ("final_reduction", "evaluate_more"),
     "overfitting": (
         "evaluate_more",
         "more_weight_decay",

@@ -13,7 +13,7 @@ RECENT = 20
 """Decisions that are kept for the status of a run."""
 
 COUNTED: Mapping[str, tuple[str, ...]] = {
-    "lr_adjustments": ("learning_rate", "rewarm"),
+    "lr_adjustments": ("learning_rate", "rewarm", "rate_glide"),
     "architecture_changes": (
         "add_expert", "prune_expert", "capacity_factor", "mod_capacity",
     ),

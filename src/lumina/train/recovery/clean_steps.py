@@ -12,6 +12,7 @@ from lumina.train.health.watching import Finding, Watching
 
 HARM = frozenset(
     {
+        "high_rate",
         "loss_spike",
         "severe_loss_spike",
         "divergence",

@@ -13,6 +13,7 @@ ADVICE = {
     "divergence": "lower --learning-rate or raise --warmup-steps",
     "nonfinite": "lower --learning-rate, or train with --precision fp32",
     "exploding_gradients": "lower --learning-rate or --max-grad-norm",
+    "high_rate": "lower --learning-rate",
 }
 """Anomaly -> what to do about a run that it ended."""
 
