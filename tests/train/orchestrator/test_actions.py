@@ -76,6 +76,18 @@ def test_a_value_moves_up_to_its_bound(name: str, steps: list[Any]) -> None:
         assert proposed(name, value) == pytest.approx(then)
 
 
+@pytest.mark.covers("PRC-18: underflow suggests bf16")
+def test_a_loss_scale_that_finds_no_rest_asks_for_bfloat16() -> None:
+    """Gradients as small as eps are no matter of the precision."""
+    plan = PLAN.replace(compute_dtype="float16")
+    for evidence, wanted in (({"share": 0.3}, "bf16"), ({"eps": 1e-8}, None)):
+        found = Finding("underflow", 1, "warning", 0.9, "it was made", evidence)
+        action = ACTIONS[LADDERS["underflow"][0]]
+        assert not action.possible(plan) and action.possible(PLAN)
+        proposal = action.proposal(found, lambda _: "fp16", plan)
+        assert (None if proposal is None else proposal.value) == wanted
+
+
 @pytest.mark.covers("ORC-34: MoD capacity")
 def test_experts_and_depths_move_within_bounds() -> None:
     assert proposed("add_expert", 4) == {"how": "busiest", "noise": 0.01}
@@ -204,8 +216,8 @@ def test_a_rate_that_is_far_too_high_begins_again_with_a_tenth(runs: Runs) -> No
 
 
 @pytest.mark.covers(
-    "PRC-18: underflow suggests bf16",
-    "PRC-20: automatic change when instability is found",
+    "PRC-18: instability changes quantisation",
+    "PRC-20",
 )
 def test_a_run_that_no_lower_rate_helps_computes_in_float32(runs: Runs) -> None:
     """From the next step on it has the losses of float32, and a resume keeps that."""

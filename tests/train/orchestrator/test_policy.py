@@ -23,6 +23,7 @@ VALUES: dict[str, Any] = {
     "optimizer_moments": "kept",
     "rewarm": {"steps": 1, "share": 0.999},
     "rollback": None,
+    "rate_glide": {"steps": 1, "share": 1.0},
 }
 
 

@@ -77,6 +77,7 @@ register(
         refused=lambda c: c.system.precision != "auto" and not _asks("fp8", c),
         active=lambda p: bool(p.fp8),
         needs=capability(9, 0),
+        fallback=lambda p, m: p.replace(fp8=""),
         build="lumina.model.fp8:use_fp8",
     )
 )
