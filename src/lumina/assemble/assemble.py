@@ -25,6 +25,7 @@ from lumina.assemble.optimizers import (
     restore_state,
     split_state,
     states,
+    still_state,
     whole_state,
 )
 from lumina.assemble.program import Program, build
@@ -320,7 +321,8 @@ def wanted_copies(program: Program) -> list[Wanted]:
     found: list[Wanted] = []
 
     def note(name: str, tensor: Tensor) -> Tensor:
-        found.append((name, tensor.shape, tensor.dtype))
+        if tensor.device.type != "cpu":
+            found.append((name, tensor.shape, tensor.dtype))
         return tensor.new_empty(0)
 
     _tensors(program, everything=False, copied=note)
@@ -387,12 +389,19 @@ def _tensors(
         keep("", name, slot.master if slot else local(like), like)
         if slot is not None:
             slot.release()
+    program.optimizer.settle()
     for slot, kind, declared in states(program.optimizer):
         held = moments.setdefault(kind, {})
-        full = whole_state(slot, kind, declared)
-        if everything or owner[slot.name] == ranks.rank:
+        own_state = everything or owner[slot.name] == ranks.rank
+        still = still_state(slot, kind) if own_state else None
+        full = whole_state(slot, kind, declared) if still is None else still
+        if own_state:
             for logical, piece in split_state(slot, full, declared).items():
-                held[logical] = copied(f"{kind}/{logical}", piece)
+                held[logical] = (
+                    copied(f"{kind}/{logical}", piece)
+                    if still is None
+                    else piece.contiguous()
+                )
     average, base = program.average, program.base
     copies: dict[str, tuple[list[Slot], Iterable[Tensor]]] = {}
     if average is not None:

@@ -96,9 +96,12 @@ class HostCopies:
 
         Args:
             name: tells it from all other tensors of the State.
-            tensor: on the GPU; must not change before `before_changes`.
+            tensor: on the GPU; must not change before `before_changes`. One of the CPU
+                is copied at once.
         """
         tensor = tensor.detach()
+        if tensor.device.type == "cpu":
+            return tensor.clone(memory_format=torch.contiguous_format)
         memory = self._memory_for(name, tensor.shape, tensor.dtype)
         with torch.cuda.stream(self._stream):
             memory.copy_(tensor, non_blocking=True)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lumina.assemble.logical import fill, join_fused, split_fused
+from lumina.data.cache import cache_root
 from lumina.errors import LuminaError
 from lumina.model.declared import declared as declared_tensors
-from lumina.optim.declared import StateTensor, chosen_optimizer
+from lumina.optim.declared import Declared, StateTensor, chosen_optimizer
 from lumina.optim.groups import (
     factor_of,
     optimizer_of,
     parse_factors,
     parse_groups,
 )
-from lumina.optim.optimizer import Member, Optimizers, Slot
-from lumina.optim.sharded import whole
+from lumina.optim.optimizer import Member, Optimizer, Optimizers, Slot
+from lumina.optim.paging.optimizer import Paged
+from lumina.optim.sharded import is_sharded, whole
 from lumina.parallel.mesh import RankGroup
 from lumina.plan.optimizers import values_of
 from lumina.plan.plan import Plan
@@ -97,7 +100,7 @@ def make_optimizers(
         members.append(
             Member(
                 declared,
-                declared.cls(trained, values, device=device, ranks=ranks),
+                _made(plan, declared, trained, values, device=device, ranks=ranks),
                 rate=factor,
                 weight_decay=values.get("weight_decay"),
                 decay_factor=share.decay,
@@ -106,6 +109,30 @@ def make_optimizers(
         )
     taken = {slot.name for m in members for slot in m.optimizer.slots}
     return Optimizers([slot for slot in slots if slot.name in taken], members)
+
+
+def _made(
+    plan: Plan,
+    declared: Declared,
+    slots: list[Slot],
+    values: Mapping[str, Any],
+    *,
+    device: torch.device,
+    ranks: RankGroup,
+) -> Optimizer:
+    """An optimizer whose states live where the Plan says."""
+    if plan.optimizer_states_in == "device" or not declared.states:
+        made: Optimizer = declared.cls(slots, values, device=device, ranks=ranks)
+        return made
+    return Paged(
+        declared,
+        slots,
+        values,
+        device=device,
+        ranks=ranks,
+        place=plan.optimizer_states_in,
+        folder=Path(plan.offload_folder or cache_root() / "offload"),
+    )
 
 
 def states(optimizers: Optimizers) -> Iterator[tuple[Slot, str, StateTensor]]:
@@ -122,6 +149,16 @@ def whole_state(slot: Slot, name: str, declared: StateTensor) -> Tensor:
     value = slot.state[name]
     like = slot.parameter.detach()
     return whole(value, like) if declared.shares(0, like.ndim) else value
+
+
+def still_state(slot: Slot, name: str) -> Tensor | None:
+    """A slot's state in memory that no step changes; None: it has to be copied.
+
+    Of a weight that is divided over ranks, nothing but a copy is whole.
+    """
+    if slot.still is None or is_sharded(slot.parameter):
+        return None
+    return slot.still(slot, name)
 
 
 def split_state(slot: Slot, value: Tensor, declared: StateTensor) -> dict[str, Tensor]:

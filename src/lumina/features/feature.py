@@ -115,6 +115,9 @@ class Feature:
         memory: bytes to add on one device, or to take away, by component of
             `lumina.plan.memory.COMPONENTS`; takes the model's shape and the layout of
             a step.
+        elsewhere: bytes of one process that live beside its device: in host memory
+            ("host") and in files of the offload folder ("disk"); takes what `memory`
+            takes.
         build: changes the network before its blocks are compiled and sharded, without
             changing the name of a parameter; takes the network, on the meta device,
             and the Plan. The function, or its "module:name".
@@ -137,6 +140,7 @@ class Feature:
     switch_on: Callable[[Any], Any] | None = None
     fallback: Callable[[Any, Machine], Any] | None = None
     memory: Callable[[Any, Any], Mapping[str, int]] | None = None
+    elsewhere: Callable[[Any, Any], Mapping[str, int]] | None = None
     build: Callable[[Any, Any], None] | str | None = None
     pretest: Callable[[Machine], str | None] | str | None = None
 

@@ -9,6 +9,7 @@ from typing import Any
 from lumina.model.kinds.table import words
 from lumina.optim.declared import chosen_optimizer
 from lumina.optim.groups import parse_groups
+from lumina.plan.elsewhere import in_words
 from lumina.plan.memory_text import at_most, components
 from lumina.plan.plan import NOTHING_HELD_OUT, Plan
 from lumina.plan.schedule_table import chosen_schedule
@@ -237,7 +238,10 @@ def _memory(plan: Plan) -> str:
         f"{name.replace('_', ' ')} {byte_size(n)}" for name, n in parts[:5]
     )
     bounds = f"about {byte_size(expected)}, at most {byte_size(bound)}"
-    return f"{bounds}, on each device: {listed}"
+    text = f"{bounds}, on each device: {listed}"
+    if beside := in_words(plan.elsewhere):
+        text += f"; beside it {beside}"
+    return text
 
 
 def _keeps(plan: Plan) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -32,6 +32,8 @@ class Slot:
         touched: of a table that is read row by row, the rows that the step's forwards
             used: their numbers [B], and the leaf [B, D] that gathers their gradient.
             None for a parameter that has a gradient of its own size.
+        still: gives a state, by its name, as it is now in memory that no step changes,
+            or None where only a copy can do that; None where no state can be had so.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Slot:
     accumulator: Tensor | None = None
     keeps_master: ClassVar[bool] = True
     touched: list[tuple[Tensor, Tensor]] | None = None
+    still: Callable[[Slot, str], Tensor | None] | None = None
 
     @property
     def matrix_names(self) -> tuple[str, ...]:
@@ -153,6 +156,18 @@ class Optimizer:
     def load_scalars(self, values: Mapping[str, float]) -> None:
         """The inverse of `scalars`."""
 
+    def settle(self) -> None:
+        """Wait until every state can be read and written where it lies."""
+
+    def anew(self) -> Optimizer:
+        """The same optimizer with its first states, in place of this one."""
+        return type(self)(
+            self.slots, self.options, device=self.device, ranks=self.ranks
+        )
+
+    def close(self) -> None:
+        """Let go of what is neither a tensor nor a number."""
+
 
 @dataclass
 class Member:
@@ -233,15 +248,17 @@ class Optimizers:
     def begin_anew(self) -> None:
         """Give every optimizer its first states, moments and step counts among them."""
         for member in self.members.values():
-            held = member.optimizer
-            member.optimizer = type(held)(
-                held.slots, held.options, device=held.device, ranks=held.ranks
-            )
+            member.optimizer = member.optimizer.anew()
 
     def zero_grad(self) -> None:
         """Forget the gradients of the step."""
         for slot in self.slots:
             slot.zero_grad()
+
+    def settle(self) -> None:
+        """Wait until every state can be read and written where it lies."""
+        for member in self.members.values():
+            member.optimizer.settle()
 
     def release(self) -> None:
         """Let go of what slots made only to be read."""
@@ -250,6 +267,8 @@ class Optimizers:
 
     def close(self) -> None:
         """Let go of every tensor."""
+        for member in self.members.values():
+            member.optimizer.close()
         self.slots.clear()
         self.members.clear()
 

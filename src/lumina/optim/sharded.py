@@ -29,7 +29,7 @@ def whole(local: Tensor, like: Tensor) -> Tensor:
 
     shape = torch.Size([like.shape[0], *local.shape[1:]])
     sharded = DTensor.from_local(
-        local,
+        local.to(like.to_local().device),
         like.device_mesh,
         like.placements,
         run_check=False,

@@ -106,7 +106,8 @@ LOWERED_BY = {
     "weights": "a smaller preset; --parallel fsdp2 shares them among GPUs",
     "master_weights": "--parallel fsdp2 shares them among GPUs",
     "gradients": "--freeze trains less; --parallel fsdp2 shares them",
-    "optimizer": "--optimizer adamw_8bit, adamw_4bit, lion or muon; --parallel fsdp2",
+    "optimizer": "--optimizer adamw_8bit, adamw_4bit, lion or muon; "
+    "--optimizer-states-in host or disk; --parallel fsdp2",
     "ema": "--ema-decay 0",
     "base_weights": "--preserve-base-knowledge 0",
     "activations": "--gradient-checkpointing full; a smaller --batch-size; a shorter "

@@ -9,6 +9,7 @@ from typing import Any
 from lumina.model.kinds.table import words
 from lumina.model.spec import ModelSpec
 from lumina.plan.count import Counts, count_parameters
+from lumina.plan.elsewhere import WORDS
 from lumina.plan.environment import Environment
 from lumina.plan.flops import CONVENTION
 from lumina.plan.memory_text import at_most, components
@@ -129,6 +130,10 @@ def _memory_lines(plan: Plan, environment: Environment | None) -> list[str]:
     lines.append(line)
     if "expected" in plan.memory:
         lines.append(f"{'expected':<22}{byte_size(plan.memory['expected']):>20}")
+    lines += [
+        f"{'in ' + place:<22}{byte_size(size):>20}  {WORDS.get(place, place)}"
+        for place, size in plan.elsewhere.items()
+    ]
     return lines
 
 

@@ -17,6 +17,7 @@ from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.device_rules import rule_for
 from lumina.plan.duration import Done, decide_length, decide_rhythm
+from lumina.plan.elsewhere import check_host, decide_offload, elsewhere
 from lumina.plan.environment import Environment, no_device
 from lumina.plan.fallbacks import refuse_fallbacks
 from lumina.plan.feature_choice import (
@@ -135,6 +136,7 @@ def make_plan(
     decide_transfer(config, spec, decisions)
     decide_optimizers(config, spec, decisions)
     decide_gradient_steps(config, decisions)
+    decide_offload(config, decisions)
     _decide_attention(config, machine, spec, decisions)
     _decide_features(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)
@@ -216,6 +218,8 @@ def _decide_layout(
         )
     _record_layout(config, decisions, batching, layouts[chosen], machine)
     decisions.values["memory"] = estimate(spec, layouts[chosen])
+    decisions.values["elsewhere"] = elsewhere(spec, layouts[chosen])
+    check_host(decisions.values["elsewhere"], machine)
 
 
 def smallest_layout_fits(
@@ -229,6 +233,7 @@ def smallest_layout_fits(
     _decide_attention(config, machine, spec, decisions)
     for field in ("ema_decay", "swa_start", "lookahead_steps"):
         decisions.decide(field, config.get(field), "")
+    decide_offload(config, decisions)
     _decide_features(config, machine, spec, decisions)
     batching = resolve_batching(config, _sizes(decisions).data)
     room = int(machine.memory_bytes * MEMORY_SHARE)
@@ -399,6 +404,7 @@ def with_spec(plan: Plan, spec: ModelSpec) -> Plan:
         active_parameters=counts.active,
         flops_per_token=flops_per_token(spec, counts),
         memory=estimate(spec, layout_of(plan)),
+        elsewhere=elsewhere(spec, layout_of(plan)),
     )
 
 

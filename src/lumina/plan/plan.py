@@ -64,6 +64,11 @@ class Plan:
         flops_per_token: forward and backward, by `lumina.plan.flops.CONVENTION`.
         memory: bytes per device by component (`lumina.plan.memory.COMPONENTS`), their
             sum `bound`, and `expected`, the likely peak of a step.
+        elsewhere: bytes of one process in host memory ("host") and in files of the
+            offload folder ("disk"), in place of its device.
+        optimizer_states_in: where the optimizer's states live between steps: an entry
+            of `lumina.optim.paging.home.HOMES`, or "device".
+        offload_folder: for files; "": the one in LUMINA_CACHE.
         features: features without an option of their own that the run has.
         sources: the sources of a mixture, whose losses are reported one by one.
         watched: those of them that no row is taken of: their held-out data is measured
@@ -173,6 +178,9 @@ class Plan:
     phase: str = ""
     phase_begin: int = 0
     memory: dict[str, int] = field(default_factory=dict)
+    elsewhere: dict[str, int] = field(default_factory=dict)
+    optimizer_states_in: str = "device"
+    offload_folder: str = ""
     fallbacks: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

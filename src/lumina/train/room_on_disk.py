@@ -8,6 +8,7 @@ from typing import Any
 from lumina.durable import free_bytes
 from lumina.errors import LuminaError
 from lumina.parallel.table import chosen_way
+from lumina.plan.make import layout_of
 from lumina.plan.plan import Plan
 from lumina.quantities import byte_size
 
@@ -61,4 +62,5 @@ def checkpoint_bytes(plan: Plan) -> tuple[int, int]:
     memory = plan.memory
     ranks = plan.world_size if chosen_way(plan.parallel).sharded else 1
     weights = ranks * max(memory["weights"], memory["master_weights"])
-    return weights, weights + ranks * (memory["optimizer"] + memory["ema"])
+    states = layout_of(plan).states_here(plan.spec)
+    return weights, weights + ranks * (states + memory["ema"])

@@ -19,6 +19,7 @@ from lumina.config.sections.mod import ModSection
 from lumina.config.sections.model import ModelSection
 from lumina.config.sections.moe import MoeSection
 from lumina.config.sections.mor import MorSection
+from lumina.config.sections.offload import OffloadSection
 from lumina.config.sections.parts import PartsSection
 from lumina.config.sections.recovery import RecoverySection
 from lumina.config.sections.resuming import ResumingSection
@@ -52,6 +53,7 @@ class Sections:
     transfer: TransferSection
     batch_search: BatchSearchSection
     memory_ladder: MemoryLadderSection
+    offload: OffloadSection
     run: RunSection
     saving: SavingSection
     resuming: ResumingSection

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lumina.model.declared import parameters
 from lumina.model.spec import ModelSpec
+from lumina.optim.paging.sizes import PAGE_BYTES, WINDOW
 from lumina.parallel.table import chosen_way
 from lumina.plan.count import Counts, count_parameters, count_sparse
 
@@ -106,6 +109,21 @@ class Layout:
         if trained is None:
             trained = count_parameters(spec).total - count_sparse(spec)
         return trained / (self.data_ranks if chosen_way(self.parallel).sharded else 1)
+
+    def states_here(self, spec: ModelSpec) -> int:
+        """Bytes of the optimizers' states of what one device holds."""
+        kept, whole = self.optimizer_states
+        trained = self.trained_here(spec)
+        ranks = self.data_ranks if chosen_way(self.parallel).sharded else 1
+        # Rounded first: the bytes are an average, so their sum has an error.
+        return math.ceil(round(((kept - whole) + whole * ranks) * trained, 3))
+
+    def pages_here(self, spec: ModelSpec) -> int:
+        """Bytes of the pages of states that are on a device at a time."""
+        ranks = self.data_ranks if chosen_way(self.parallel).sharded else 1
+        largest = max(one.size for one in parameters(spec))
+        page = max(PAGE_BYTES, math.ceil(self.optimizer_states[0] * largest / ranks))
+        return WINDOW * page
 
     def whole_copy(self, spec: ModelSpec) -> int:
         """Bytes of all parameters in the compute type, not divided among devices."""

@@ -29,8 +29,6 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     half = BYTES[layout.compute_dtype] == 2
     way = chosen_way(layout.parallel)
     ranks = layout.data_ranks if way.sharded else 1
-    kept, whole = layout.optimizer_states
-    divided = kept - whole
     held = layout.weights_dtype != "float32"
     narrow_gradients = (held or (half and way.masters_apart)) and layout.grad_accum == 1
     routers = _router_parameters(spec) if trainable == total else 0
@@ -51,8 +49,7 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         "gradients": math.ceil(
             (2 * (trainable + routers) if narrow_gradients else 4 * trainable) / ranks
         ),
-        # Rounded first: the bytes are an average, so their sum has an error.
-        "optimizer": math.ceil(round((divided / ranks + whole) * trainable, 3)),
+        "optimizer": layout.states_here(spec),
     }
 
 

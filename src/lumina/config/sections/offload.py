@@ -1,0 +1,27 @@
+"""Options of where the tensors of a run live between their uses."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lumina.config.sections.section import Section
+
+
+class OffloadSection(Section):
+    """What lives in host memory or on disk instead of on the device."""
+
+    optimizer_states_in: Literal["device", "host", "disk"] = Field(
+        "device",
+        description="where the optimizer's states live between steps: on the device, "
+        "in pinned memory of the host, or in files of a fast local disk; a step brings "
+        "them to the device page by page, and weights, losses and checkpoints stay the "
+        "same",
+    )
+    offload_folder: str | None = Field(
+        None,
+        description="folder for what lives on disk while a run trains; it should be on "
+        "a local NVMe disk, and nothing stays in it after the run; default: offload in "
+        "LUMINA_CACHE",
+    )

@@ -1,0 +1,1 @@
+"""Optimizer states that live beside the device and visit it page by page."""

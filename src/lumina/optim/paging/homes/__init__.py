@@ -1,0 +1,1 @@
+"""Where pages live between their uses: one file for each place."""

@@ -1,0 +1,160 @@
+"""An optimizer whose states live in host memory or on disk.
+
+Each page has an optimizer of its own, which is of the same class and has the same
+options: what an optimizer keeps beside its slots (a count of steps) is equal in all of
+them, because every one of them sees every step. So any optimizer can be paged, and
+states, weights and checkpoints are those of a run without pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lumina.optim.declared import Declared
+from lumina.optim.optimizer import Optimizer, Slot
+from lumina.optim.paging import sizes as pages
+from lumina.optim.paging.home import chosen_home
+from lumina.optim.paging.page import Page, paged
+from lumina.optim.paging.sizes import WINDOW
+from lumina.optim.paging.transport import Transport
+from lumina.parallel.mesh import RankGroup
+
+
+class Paged(Optimizer):
+    """Pages of slots, which come to the device one after the other.
+
+    Args:
+        declared: the optimizer of all of them.
+        slots: the parameters it trains.
+        options: as of `Optimizer`.
+        device: where the step is computed.
+        ranks: as of `Optimizer`.
+        place: where states live: an entry of `HOMES`.
+        folder: for files.
+    """
+
+    def __init__(
+        self,
+        declared: Declared,
+        slots: list[Slot],
+        options: Mapping[str, Any],
+        *,
+        device: torch.device,
+        ranks: RankGroup | None,
+        place: str,
+        folder: Path,
+    ) -> None:
+        super().__init__(slots, options, device=device, ranks=ranks)
+        self._again: Callable[[], Paged] = lambda: Paged(
+            declared,
+            slots,
+            options,
+            device=device,
+            ranks=ranks,
+            place=place,
+            folder=folder,
+        )
+        home = chosen_home(place)
+        sizes = [
+            sum(
+                state.bytes_for(tuple(slot.parameter.shape), len(slot.matrix_names))
+                for state in declared.states.values()
+            )
+            for slot in slots
+        ]
+        self.pages: list[Page] = []
+        for group in paged(slots, sizes, pages.PAGE_BYTES):
+            made = declared.cls(group, options, device=device, ranks=ranks)
+            pinned = device.type == "cuda"
+            self.pages.append(Page(made, home, folder, pinned=pinned))
+        self._transport = Transport(device, staged=home.staged)
+        self._written: list[Any] = []
+
+    def gather(self) -> Tensor | None:
+        """[] float32, 1.0 where gradients of a page's own are not finite."""
+        found = [page.optimizer.gather() for page in self.pages]
+        broken = [flag for flag in found if flag is not None]
+        return torch.stack(broken).amax() if broken else None
+
+    def step(
+        self, *, lr: Tensor, weight_decay: float, divisor: Tensor, skip: Tensor
+    ) -> None:
+        """Update every master, page by page; arguments as of `Optimizer.step`."""
+        with_states = [page for page in self.pages if page.size]
+        size = max((page.size for page in with_states), default=0)
+        buffers = self._transport.buffers(size, len(with_states)) if size else []
+        writes: list[Any] = [None] * len(buffers)
+        fetched: dict[int, Any] = {}
+
+        def fetch(number: int) -> None:
+            page, place = with_states[number], number % WINDOW
+            assert page.home is not None
+            after = [one for one in (page.written, writes[place]) if one is not None]
+            fetched[number] = self._transport.fetch(
+                page.home, buffers[place][: page.size], place, after
+            )
+
+        for number in range(min(WINDOW - 1, len(with_states))):
+            fetch(number)
+        number = 0
+        for page in self.pages:
+            update = page.optimizer.step
+            if not page.size:
+                update(lr=lr, weight_decay=weight_decay, divisor=divisor, skip=skip)
+                continue
+            place = number % WINDOW
+            buffer = buffers[place][: page.size]
+            self._transport.arrived(fetched.pop(number))
+            page.move(buffer)
+            update(lr=lr, weight_decay=weight_decay, divisor=divisor, skip=skip)
+            assert page.home is not None
+            page.written = writes[place] = self._transport.store(
+                page.home, buffer, place
+            )
+            page.move(page.home.rest)
+            if number + WINDOW - 1 < len(with_states):
+                fetch(number + WINDOW - 1)
+            number += 1
+
+    def settle(self) -> None:
+        """Wait until every page is at home."""
+        for page in self.pages:
+            page.come_home()
+
+    def evaluated(self, slot: Slot) -> Tensor:
+        """As the page's optimizer computes it, from states on the device."""
+        page = next(one for one in self.pages if slot in one.slots)
+        page.come_home()
+        kept = dict(slot.state)
+        slot.state = {
+            name: value.to(self.device, copy=True) for name, value in kept.items()
+        }
+        try:
+            return page.optimizer.evaluated(slot)
+        finally:
+            slot.state = kept
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Those of the first page, which are those of every page."""
+        return self.pages[0].optimizer.scalars()
+
+    def load_scalars(self, values: Mapping[str, float]) -> None:
+        """The inverse of `scalars`, for every page."""
+        for page in self.pages:
+            page.optimizer.load_scalars(values)
+
+    def anew(self) -> Optimizer:
+        """The same optimizer with its first states."""
+        self.close()
+        return self._again()
+
+    def close(self) -> None:
+        """Let go of the pages, their homes and the threads."""
+        self._transport.close()
+        for page in self.pages:
+            page.close()

@@ -1,0 +1,67 @@
+"""What a run keeps in host memory and on disk in place of its device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lumina.errors import LuminaError
+from lumina.features import find_feature
+from lumina.model.spec import ModelSpec
+from lumina.plan.costs.cost import Layout
+from lumina.plan.decisions import Decisions, source_of
+from lumina.plan.environment import Environment
+from lumina.quantities import byte_size
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+WORDS = {"host": "pinned host memory", "disk": "files of the offload folder"}
+"""Place -> what the bytes there are."""
+
+
+def decide_offload(config: Config, decisions: Decisions) -> None:
+    """Take over where the tensors of a run are to live."""
+    for field in ("optimizer_states_in", "offload_folder"):
+        value = config.get(field) or ""
+        decisions.decide(field, value, source_of(config, field))
+
+
+def elsewhere(spec: ModelSpec, layout: Layout) -> dict[str, int]:
+    """Bytes of one process by place, "host" or "disk"; nothing where there are none."""
+    found: dict[str, int] = {}
+    for name in layout.features:
+        where = find_feature(name).elsewhere
+        for place, size in where(spec, layout).items() if where else ():
+            found[place] = found.get(place, 0) + size
+    return {place: size for place, size in found.items() if size}
+
+
+def check_host(sizes: Mapping[str, int], machine: Environment) -> None:
+    """Refuse what does not fit into the memory of the host.
+
+    Args:
+        sizes: of one process, as of `elsewhere`.
+        machine: what there is.
+
+    Raises:
+        LuminaError: E202.
+    """
+    processes = machine.local_processes
+    wanted, have = sizes.get("host", 0) * processes, machine.host_memory_bytes
+    if wanted > have:
+        raise LuminaError(
+            "E202",
+            f"what lives beside the device takes {byte_size(wanted)} of host memory, "
+            f"which has {byte_size(have)}",
+            "--optimizer-states-in disk needs a local disk with as much room; "
+            "--optimizer adamw_8bit has a quarter of AdamW's states",
+        )
+
+
+def in_words(sizes: Mapping[str, int]) -> str:
+    """The bytes of each place, in words; empty where there are none."""
+    return ", ".join(
+        f"{byte_size(size)} in {WORDS.get(place, place)}"
+        for place, size in sizes.items()
+    )
