@@ -33,6 +33,7 @@ for room in (
     "training",
     "transfer",
     "memory_ladder",
+    "offload",
     "optimizers",
     "running",
     "saving",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,11 +14,11 @@ import torch
 
 from lumina.assemble.assemble import StateSource, assemble, capture
 from lumina.errors import LuminaError
+from lumina.optim.declared import chosen_optimizer
 from lumina.optim.paging import sizes
-from lumina.optim.paging.home import chosen_home
-from lumina.optim.paging.homes import disk as disk_home
+from lumina.optim.paging.home import ALIGNMENT, chosen_home
 from lumina.optim.paging.optimizer import Paged
-from optimizer_steps import MATRICES, SHAPES, gradients, optimizer, slots_of
+from optimizer_steps import MATRICES, SHAPES, gradients, optimizer, slots_of, take
 from programs import conversations, reassembled, stream_of, take_steps, tiny_plan
 
 CPU = torch.device("cpu")
@@ -31,6 +34,17 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(tmp_path_factory: pytest.TempPathFactory):
     return conversations(tmp_path_factory.getbasetemp())
+
+
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """No file may become larger, as on a disk without room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def paged_plan(folder: Path, **changes):
@@ -79,3 +93,99 @@ def test_a_run_with_pages_is_the_run_without_them(small_pages, store, tmp_path) 
         capture(paged, progress, everything=True),
     )
     assert not list((tmp_path / "pages").iterdir())  # files have no names
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "name", ["adamw", "adamw_8bit", "adafactor", "muon", "schedule_free", "sgd"]
+)
+def test_any_optimizer_takes_its_steps_page_by_page(
+    small_pages, tmp_path: Path, place: str, name: str
+) -> None:
+    shapes = MATRICES if name in ("muon", "adamw_8bit") else tuple(SHAPES)
+    plain = optimizer(name, slots_of(shapes))
+    declared = chosen_optimizer(name)
+    slots = slots_of(shapes)
+    paged = Paged(
+        declared, slots, plain.options, device=CPU, ranks=None, place=place,
+        folder=tmp_path,
+    )  # fmt: skip
+    assert len(paged.pages) > 1
+    for step in range(4):
+        for made in (plain, paged):
+            take(made, gradients(made.slots, step), decay=0.1, skip=float(step == 2))
+    paged.settle()
+    for one, other in zip(plain.slots, slots, strict=True):
+        assert one.state.keys() == other.state.keys()
+        assert torch.equal(one.master, other.master), one.name
+        for key, value in one.state.items():
+            assert torch.equal(value, other.state[key]), (one.name, key)
+        if declared.evaluates:
+            assert torch.equal(plain.evaluated(one), paged.evaluated(other))
+    assert [float(n) for n in plain.scalars().values()] == [
+        float(n) for n in paged.scalars().values()
+    ]
+    first = paged.anew()
+    assert all(not n for n in first.scalars().values())
+    first.close()
+
+
+def test_a_step_waits_for_what_the_step_before_writes(small_pages, tmp_path) -> None:
+    """With slow disks, and none of the states in memory."""
+    slots, plain = slots_of(), optimizer("adamw", slots_of())
+    paged = Paged(
+        chosen_optimizer("adamw"), slots, plain.options, device=CPU, ranks=None,
+        place="disk", folder=tmp_path,
+    )  # fmt: skip
+    for page in paged.pages:
+        write, read = page.home.write, page.home.read
+        page.home.write = lambda content, do=write: (time.sleep(0.004), do(content))
+        page.home.read = lambda into, do=read: (do(into), time.sleep(0.002))[0]
+    for step in range(3):
+        for made in (plain, paged):
+            take(made, gradients(made.slots, step))
+    paged.settle()
+    for one, other in zip(plain.slots, slots, strict=True):
+        assert torch.equal(one.master, other.master)
+        assert torch.equal(one.state["exp_avg"], other.state["exp_avg"])
+    paged.close()
+
+
+def test_no_room_on_disk_is_coded_before_the_first_step(tmp_path: Path) -> None:
+    with limited_files(2 * ALIGNMENT), pytest.raises(LuminaError) as caught:
+        chosen_home("disk")(4 * ALIGNMENT, tmp_path, pinned=False)
+    assert caught.value.code == "E204" and "--offload-folder" in str(caught.value)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LuminaError) as caught:
+        chosen_home("disk")(ALIGNMENT, tmp_path / "file", pinned=False)
+    assert caught.value.code == "E104"
+
+
+def test_a_full_disk_costs_a_capture_memory_and_no_page(tmp_path: Path) -> None:
+    home = chosen_home("disk")(4 * ALIGNMENT, tmp_path, pinned=False)
+    home.rest.fill_(7)
+    with limited_files(2 * ALIGNMENT):
+        assert home.still() is None  # the capture copies
+    kept = home.still()
+    content = torch.full_like(home.rest, 8)
+    home.write(content)
+    assert kept.eq(7).all() and home.rest.eq(8).all()
+    kept.fill_(9)  # an edit of what was captured
+    assert home.read(torch.empty_like(content)).eq(8).all()
+    home.close()
+
+
+def test_a_failing_disk_ends_the_step_with_a_code(small_pages, tmp_path) -> None:
+    plain = optimizer("adamw", slots_of())
+    slots = slots_of()
+    paged = Paged(
+        chosen_optimizer("adamw"), slots, plain.options, device=CPU, ranks=None,
+        place="disk", folder=tmp_path,
+    )  # fmt: skip
+    page = paged.pages[0]
+    # The file has become shorter, as when someone else truncates it.
+    os.ftruncate(page.home._file.fileno(), 0)
+    with pytest.raises(LuminaError) as caught:
+        take(paged, gradients(slots, 0))
+    assert caught.value.code == "E303" and "checkpoint" in str(caught.value)
+    paged.close()

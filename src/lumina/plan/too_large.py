@@ -10,6 +10,7 @@ from lumina.model.spec import ModelSpec
 from lumina.optim.declared import known_optimizers
 from lumina.parallel.table import chosen_way, preferred_ways
 from lumina.plan.costs.cost import NO_STATES, Layout
+from lumina.plan.elsewhere import elsewhere
 from lumina.plan.environment import Environment
 from lumina.plan.memory import estimate
 from lumina.plan.memory_text import listed
@@ -53,6 +54,7 @@ def too_large(
         )
     elif _fits(replace(smaller, optimizer_states=NO_STATES), spec, machine):
         others = _smaller_optimizers(spec, smaller, machine, config)
+        others += _states_on_the_host(spec, smaller, machine)
         hints += others or _sharded_hint(spec, smaller, machine)
         return LuminaError(
             "E203",
@@ -88,6 +90,25 @@ def _smaller_optimizers(
             return [
                 f"--optimizer {name}, --batch-size 1 and --gradient-checkpointing "
                 f"full need {need}"
+            ]
+    return []
+
+
+def _states_on_the_host(
+    spec: ModelSpec, layout: Layout, machine: Environment
+) -> list[str]:
+    """States in host memory or on disk, where nothing lives there yet."""
+    names = ("optimizer_states_host", "optimizer_states_disk")
+    if machine.device != "cuda" or set(names) & set(layout.features):
+        return []
+    for place, name in zip(("host", "disk"), names, strict=True):
+        other = replace(layout, features=(*layout.features, name))
+        beside = elsewhere(spec, other).get("host", 0) * machine.local_processes
+        if _fits(other, spec, machine) and beside <= machine.host_memory_bytes:
+            need = byte_size(estimate(spec, other)["bound"])
+            return [
+                f"--optimizer-states-in {place} with --batch-size 1 and "
+                f"--gradient-checkpointing full needs {need}"
             ]
     return []
 

@@ -111,9 +111,8 @@ def _reserved(size: int, folder: Path) -> IO[bytes]:
     """A file without a name, with room for all of its bytes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file: IO[bytes] = tempfile.TemporaryFile(  # noqa: SIM115: the home closes it
-            dir=folder, buffering=0
-        )
+        # Its home closes it.
+        file: IO[bytes] = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
     except OSError as error:
         raise _coded(error, size, folder) from error
     try:

@@ -1,0 +1,34 @@
+"""Where tensors live between steps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from option_effects import shows
+from tiny_runs import Program, Runs, seen
+
+
+@shows("optimizer_states_in", "offload_folder")
+def states(runs: Runs) -> None:
+    folder = runs.folder / "fast disk"
+    found: list[int] = []
+
+    def files(program: Program, _: object) -> int:
+        """Files of the folder that this process has open: they have no names."""
+        held = (
+            os.readlink(one)
+            for one in Path("/proc/self/fd").iterdir()
+            if one.is_symlink() and os.path.lexists(one)
+        )
+        return sum(name.startswith(str(folder)) for name in held)
+
+    plain = runs.train(seen(files, found), steps=2)
+    paged = runs.train(
+        seen(files, found),
+        steps=2,
+        optimizer_states_in="disk",
+        offload_folder=str(folder),
+    )
+    assert found[0] == 0 and found[-1] > 0
+    assert [row["loss"] for row in plain.rows] == [row["loss"] for row in paged.rows]

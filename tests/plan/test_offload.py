@@ -1,0 +1,73 @@
+"""What a plan says of states that live beside the device."""
+
+from __future__ import annotations
+
+import pytest
+
+from lumina.config import Config
+from lumina.config.layer import Layer
+from lumina.errors import LuminaError
+from lumina.model.declared import parameters
+from lumina.observe.banner import banner_lines
+from machines import cpu, gpu, plan_for
+
+GIB = 2**30
+
+
+def large(**changes) -> Config:
+    return Config.resolve(preset="dense_3b").replace(**changes)
+
+
+@pytest.mark.covers("MEM-11: optimizer states in host memory")
+def test_states_in_host_memory_leave_three_pages_on_the_device() -> None:
+    plain = plan_for(large(), gpu(host_memory_bytes=64 * GIB))
+    host = plan_for(large(optimizer_states_in="host"), gpu(host_memory_bytes=64 * GIB))
+    assert plain.elsewhere == {}
+    assert host.elsewhere == {"host": plain.memory["optimizer"]}
+    assert plain.memory["optimizer"] == 8 * plain.parameters
+    page = 8 * max(one.size for one in parameters(plain.spec))
+    assert host.memory["optimizer"] == 3 * page > 3 * 256 * 2**20
+    shown = " ".join(banner_lines(host, gpu(), None, None))
+    assert "beside it" in shown and "pinned host memory" in shown
+    disk = plan_for(large(optimizer_states_in="disk"), gpu(host_memory_bytes=64 * GIB))
+    assert disk.elsewhere == {
+        "disk": plain.memory["optimizer"],
+        "host": 3 * page,
+    }
+
+
+def test_states_that_the_host_has_no_room_for_are_refused() -> None:
+    with pytest.raises(LuminaError) as caught:
+        plan_for(large(optimizer_states_in="host"), gpu(host_memory_bytes=2 * GIB))
+    assert caught.value.code == "E202"
+    assert "--optimizer-states-in disk" in str(caught.value)
+
+
+def test_a_model_too_large_with_its_states_is_told_of_the_host() -> None:
+    taken = {"batch_size": 1, "global_batch_size": 1, "gradient_checkpointing": "full"}
+    card = gpu("a card", 30, (8, 0), host_memory_bytes=64 * GIB)
+    with pytest.raises(LuminaError) as caught:
+        plan_for(large(**taken), card)
+    assert caught.value.code == "E203"
+    assert "--optimizer-states-in host" in caught.value.hint
+    plan = plan_for(large(**taken, optimizer_states_in="host"), card)
+    assert plan.memory["bound"] <= card.memory_bytes
+
+
+def test_on_the_cpu_states_are_in_host_memory_anyway() -> None:
+    with pytest.raises(LuminaError) as caught:
+        plan_for(large(optimizer_states_in="host"), cpu())
+    assert caught.value.code == "E003" and "anyway" in str(caught.value)
+    paged = plan_for(large(optimizer_states_in="disk"), cpu(memory_bytes=96 * GIB))
+    assert set(paged.elsewhere) == {"disk"}
+
+
+@pytest.mark.covers("MEM-11: cpu_offload_optimizer, nvme_path")
+def test_the_names_of_the_documents_mean_these_options() -> None:
+    layer = Layer()
+    layer.put("cpu_offload_optimizer", True)
+    layer.put("nvme_path", "/mnt/nvme")
+    assert layer.leaves == {
+        "optimizer_states_in": "host",
+        "offload_folder": "/mnt/nvme",
+    }
