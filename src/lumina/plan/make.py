@@ -218,8 +218,9 @@ def _decide_layout(
         )
     _record_layout(config, decisions, batching, layouts[chosen], machine)
     decisions.values["memory"] = estimate(spec, layouts[chosen])
-    decisions.values["elsewhere"] = elsewhere(spec, layouts[chosen])
-    check_host(decisions.values["elsewhere"], machine)
+    beside = elsewhere(spec, layouts[chosen])
+    decisions.decide("elsewhere", beside, "counted by the features that keep it there")
+    check_host(beside, machine)
 
 
 def smallest_layout_fits(
