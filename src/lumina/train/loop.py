@@ -22,8 +22,14 @@ from lumina.plan.schedule import learning_rate_at
 from lumina.state.checkpoint import CheckpointStore, Kind
 from lumina.state.state import State
 from lumina.train.best import Best
+from lumina.train.changing import (
+    apply,
+    apply_requests,
+    apply_rulings,
+    reordered,
+    tell_notes,
+)
 from lumina.train.controls import Change, Controls, control_named
-from lumina.train.controls.apply_change import program_for, set_in
 from lumina.train.controls.ending import reason_of
 from lumina.train.evaluations import Evaluations
 from lumina.train.memory_ladder.beside_steps import once_more
@@ -119,7 +125,7 @@ class Loop:
                 f"nothing left to train: {length_in_words(self.plan)}, and step "
                 f"{self.progress.step} is done; raise --steps or --epochs to train on"
             )
-        self._reordered()
+        reordered(self)
         self.recovery.begin(self)
         self.checkpoints.begin()
         feed = self._feed()
@@ -133,19 +139,13 @@ class Loop:
             ):
                 self._stop_agreed()
             while self.progress.step < self.plan.steps and not self._agreed_stop:
-                if self._agreed_change:
-                    # Queued metrics first: their shapes belong to the old Program.
-                    self._record_all(ring)
-                if self._agreed_change and self._apply_changes():
-                    feed.close()
-                    feed = self._feed()
-                if self._apply_rulings(ring):
+                if self._changed(ring):
                     feed.close()
                     feed = self._feed()
                 if self.recovery.asked:
                     self._record_all(ring)
                     self.recovery.carry_out(self)
-                    self._reordered()
+                    reordered(self)
                     feed.close()
                     feed = self._feed()
                     ring.clock.restart()
@@ -250,7 +250,7 @@ class Loop:
 
     def apply(self, change: Change) -> None:
         """Set a control for the step that is taken again."""
-        self._apply(change)
+        apply(self, change)
 
     def _warm_up(self, batches: Any) -> None:
         """Compile for every capacity, once for each Program that may change its own."""
@@ -263,6 +263,25 @@ class Loop:
         show = self.recorder.console.message if self.recorder.main else lambda _: None
         warm_up(self.program, batches.micro_batches[0], show)
         self._ring.clock.restart()
+
+    def _changed(self, ring: MetricRing) -> bool:
+        """Apply what was asked for and what was granted to rules.
+
+        Returns:
+            Whether batches have to be read anew.
+        """
+        again = False
+        if self._agreed_change:
+            # Queued metrics first: their shapes belong to the old Program.
+            self._record_all(ring)
+            self._agreed_change = False
+            again = apply_requests(self)
+            ring.clock.restart()
+        if rulings := self.rules.due(self.progress.step):
+            self._record_all(ring)
+            again |= apply_rulings(self, rulings)
+            ring.clock.restart()
+        return again
 
     def _known(self, batches: Any, waited: float) -> dict[str, Any]:
         """What the host knows of the step just launched."""
@@ -336,16 +355,9 @@ class Loop:
                 self.recorder.note(kind, text, row["step"], **data)
             self.progress.skipped = self.recorder.skipped
             self.rules.see(row, self._value_at(row["step"]))
-            self._tell_notes()
+            tell_notes(self.rules, self.recorder)
             row |= self.rules.metrics()
             yield row
-
-    def _tell_notes(self) -> None:
-        """The events of what rules have found and decided."""
-        for kind, note in self.rules.notes():
-            self.recorder.event(
-                kind, note.severity, None, note.text, note.step, **note.evidence
-            )
 
     def _write(self, row: dict[str, Any]) -> None:
         """Write a finished row, and end a run that no longer learns."""
@@ -379,7 +391,7 @@ class Loop:
             self._stop_agreed()
             return {}
         self.rules.see_evaluation(step, outcome.metrics, self._value_at(step))
-        self._tell_notes()
+        tell_notes(self.rules, self.recorder)
         return self.evaluations.found(self.program, outcome)
 
     def _value_at(self, step: int) -> Callable[[str], Any]:
@@ -514,90 +526,3 @@ class Loop:
             self.save("emergency" if self.interrupted else "regular")
         beat("saving", step)
         self.checkpoints.wait()
-
-    def _apply_changes(self) -> bool:
-        """Apply what rank 0 asked for; whether the program was assembled again."""
-        self._agreed_change = False
-        beat("changing the program")
-        ranks = self.program.ranks
-        requests = ranks.share(self.controls.take() if ranks.main else None)
-        reassembled = False
-        for request in requests:
-            reassembled |= self._apply(Change(**request))
-        self._ring.clock.restart()
-        return reassembled
-
-    def _apply(self, change: Change, refusal: str = "", **details: Any) -> bool:
-        """Apply one change and journal it; whether the program was assembled again.
-
-        Args:
-            change: what to apply.
-            refusal: why it is not applied but only journalled; empty for none.
-            details: what the event says besides the change.
-        """
-        change.step = self.progress.step
-        before = self.program
-        self.recovery.attach(self)
-        try:
-            if refusal:
-                change.outcome = f"refused: {refusal}"
-            else:
-                self.program = program_for(before, self.progress, self.controls, change)
-                set_in(self.program, self.progress.step, self.controls, change)
-                change.outcome = "applied"
-        except LuminaError as error:
-            change.outcome = f"refused: {error.code} {error.message}"
-        self.controls.record(change)
-        self.rules.changed(change, details.get("rule"))
-        self.recorder.event(
-            "control",
-            "info" if change.outcome == "applied" else "warning",
-            None,
-            f"{change.name}: {change.old} -> {change.value} ({change.reason}): "
-            f"{change.outcome}",
-            **change.to_dict(),  # its step among them
-            **details,
-        )
-        self._tell_notes()
-        again, self.program.live.feed_again = self.program.live.feed_again, False
-        return self._reordered() or self.program is not before or again
-
-    def _reordered(self) -> bool:
-        """Whether rows come in another order from here on; what was read is let go."""
-        weights, cursor = self.program.live.source_weights, self.progress.cursor
-        self.progress.cursor = dict(self.stream.reweighted(cursor, weights))
-        return self.progress.cursor != dict(cursor)
-
-    def _apply_rulings(self, ring: MetricRing) -> bool:
-        """Apply what was granted to a rule, on every rank at this step.
-
-        Returns:
-            Whether the program was assembled again.
-        """
-        rulings = self.rules.due(self.progress.step)
-        if not rulings:
-            return False
-        self._record_all(ring)
-        beat("changing the program")
-        reassembled = False
-        for ruling in rulings:
-            proposal = ruling.proposal
-            number = self.program.ranks.share(self.controls.next_id())
-            change = Change(
-                number,
-                proposal.control,
-                proposal.value,
-                proposal.reason,
-                "orchestrator",
-                undoes=proposal.undoes,
-            )
-            reassembled |= self._apply(
-                change,
-                ruling.refusal,
-                rule=ruling.rule,
-                evidence=dict(proposal.evidence),
-                confidence=proposal.confidence,
-                reversal=proposal.reversal,
-            )
-        self._ring.clock.restart()
-        return reassembled
