@@ -15,10 +15,10 @@ from lumina.errors import LuminaError
 from lumina.infer import graph_files
 from lumina.infer.graph import Graph, past_shapes
 from lumina.infer.graph_files import open_graph, run_in_pieces, write_graph
-from lumina.infer.int8 import Int8Linear
 from lumina.infer.load import filled_network
 from lumina.model.build import build_network
 from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec, TaskSpec
+from lumina.model.stored import stored_pieces
 from lumina.state.huggingface import export_folder, import_folder, int8
 from lumina.state.weights import open_weights
 
@@ -191,11 +191,11 @@ def test_the_nearest_of_255_steps_is_stored():
     weight[3] = 0.0
     small = int8.quantised(weight, torch.float32)
     step = weight.abs().amax(1) / 127
-    error = (small.dequantised() - weight).abs().amax(1)
-    assert bool((error <= step * 0.5001).all()) and not small.dequantised()[3].any()
-    words = int8.packed(small.values)
+    error = (small.unpacked() - weight).abs().amax(1)
+    assert bool((error <= step * 0.5001).all()) and not small.unpacked()[3].any()
+    words = int8.packed(small.tensors["values"])
     assert words.shape == (7, 3) and words.dtype == torch.int32
-    assert torch.equal(int8.unpacked(words, 11), small.values)
+    assert torch.equal(int8.unpacked(words, 11), small.tensors["values"])
 
 
 @pytest.mark.parametrize("kind", ["moe", "latent", "llama"])
@@ -217,7 +217,8 @@ def test_8_bits_come_back_small_and_compute_what_wide_ones_would(kind, tmp_path)
         for name, one in (("small", held), ("wide", network))
     }
     assert memory["small"] < 0.4 * memory["wide"], memory
-    assert any(isinstance(module, Int8Linear) for module in held.modules())
+    assert all(one.codec == "int8" for one in stored_pieces(held).values())
+    assert stored_pieces(held)
 
     _, tensors = import_folder(tmp_path / "small")
     wide = build_network(spec).eval()

@@ -13,9 +13,8 @@ import lumina
 from infer.networks import SHAPES, tiny, write_run
 from lumina.cli.main import main
 from lumina.data.tokenizer import Tokenizer
-from lumina.infer.int8 import Int8Experts, Int8Linear
-from lumina.infer.nf4 import CODES, Nf4Experts, quantised4
-from lumina.model.layers import Linear
+from lumina.model.stored import stored_pieces
+from lumina.ops.low_bits.codec import found_codec
 
 IDS = torch.randint(0, 200, (3, 40), generator=torch.Generator().manual_seed(0))
 KEPT_IN = {
@@ -39,7 +38,7 @@ def run(tmp_path_factory: Any, tokenizer: Tokenizer) -> str:
 def logits(path: str, precision: Any) -> torch.Tensor:
     network, _ = lumina.load(path, "cpu", precision=precision)
     kept = network.backbone.blocks[0].attention.qkv
-    if not precision.startswith("int"):
+    if kept.stored is None:
         assert kept.weight.dtype == KEPT_IN[precision]
     assert network.backbone.compute_dtype == KEPT_IN[precision]
     with torch.no_grad():
@@ -70,17 +69,18 @@ def test_8_bits_hold_every_large_matrix(
     path = write_run(tmp_path / "run", {1: full}, tokenizer)
     network, _ = lumina.load(path, "cpu", precision="int8")
     blocks = network.backbone.blocks
-    assert not any(isinstance(module, Linear) for module in blocks.modules())
-    assert any(isinstance(module, Int8Linear) for module in blocks.modules())
-    experts = [m for m in blocks.modules() if isinstance(m, Int8Experts)]
-    assert len(experts) == (2 if shape == "experts" else 0)
+    packed = stored_pieces(network)
+    assert {one.codec for one in packed.values()} == {"int8"}
+    assert len([one for one in packed.values() if len(one.shape) == 3]) == (
+        6 if shape == "experts" else 0
+    )
     whole = sum(p.numel() * 4 for p in full.backbone.blocks.parameters())
     held = [*blocks.parameters(), *blocks.buffers()]
     assert sum(t.numel() * t.element_size() for t in held) < 0.36 * whole
     # Each matrix is the nearest one: half a step of its row, which the scale tells.
-    small, wide = blocks[0].attention.out, full.backbone.blocks[0].attention.out
-    error = (small.weight.float() * small.scale[:, None] - wide.weight).abs()
-    assert (error <= 0.501 * small.scale[:, None]).all()
+    small = packed["backbone.blocks.0.attention.out.weight"]
+    error = (small.unpacked() - full.backbone.blocks[0].attention.out.weight).abs()
+    assert (error <= 0.501 * small.tensors["scale"][:, None]).all()
 
 
 @pytest.mark.covers("PRC-04: int4", "INF-08: int4 (GPTQ/bnb) inference")
@@ -92,49 +92,18 @@ def test_4_bits_hold_every_large_matrix(
     path = write_run(tmp_path / "run", {1: full}, tokenizer)
     network, _ = lumina.load(path, "cpu", precision="int4")
     blocks, wide = network.backbone.blocks, full.backbone.blocks
-    assert not any(isinstance(module, Linear) for module in blocks.modules())
-    experts = [m for m in blocks.modules() if isinstance(m, Nf4Experts)]
-    assert len(experts) == (2 if shape == "experts" else 0)
+    nf4, packed = found_codec("nf4"), stored_pieces(network)
+    assert {one.codec for one in packed.values()} == {"nf4"}
     # What is widened as a layer runs is the matrix of the reference.
     small, exact = blocks[0].attention.out, wide[0].attention.out
     eye = torch.eye(exact.weight.shape[1])
     found = (small(eye) - (0 if small.bias is None else small.bias)).T
-    torch.testing.assert_close(found, quantised4(exact.weight).dequantised())
-    if experts:
-        matrices = zip(
-            experts[0].matrices(torch.float32), ("gate_up", "down"), strict=True
-        )
-        for found, name in matrices:
-            reference = quantised4(getattr(wide[0].feedforward, name)).dequantised()
-            torch.testing.assert_close(found, reference)
-
-
-def test_nf4_takes_the_nearest_code_of_each_block() -> None:
-    """Rows that are no multiple of a block are filled up, and zeros stay zeros."""
-    weight = torch.randn(3, 5, 100, generator=torch.Generator().manual_seed(0))
-    weight[0, 0] = 0.0
-    small = quantised4(weight)
-    assert small.values.shape == (3, 5, 64) and small.scale.shape == (3, 5, 2)
-    codes = torch.tensor(CODES)
-    for block in (slice(0, 64), slice(64, 100)):
-        largest = weight[..., block].abs().amax(-1, keepdim=True)
-        options = largest.unsqueeze(-1) * codes
-        nearest = (weight[..., block].unsqueeze(-1) - options).abs().amin(-1)
-        error = (weight[..., block] - small.dequantised()[..., block]).abs()
-        torch.testing.assert_close(error, nearest, atol=1e-6, rtol=1e-5)
-    assert not small.dequantised()[0, 0].any()
-
-
-@pytest.mark.thorough
-def test_nf4_is_that_of_bitsandbytes() -> None:
-    functional = pytest.importorskip("bitsandbytes.functional")
-    weight = torch.randn(96, 256, generator=torch.Generator().manual_seed(1))
-    packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
-    small = quantised4(weight)
-    assert torch.equal(packed.flatten(), small.values.flatten())
-    assert torch.equal(state.absmax.flatten(), small.scale.flatten())
-    wide = functional.dequantize_4bit(packed, state)
-    assert torch.equal(wide, small.dequantised())
+    torch.testing.assert_close(found, nf4.pack(exact.weight).unpacked())
+    if shape == "experts":
+        routed = blocks[0].feedforward.matrices(torch.float32)
+        for one, name in zip(routed, ("gate_up", "down"), strict=True):
+            reference = nf4.pack(getattr(wide[0].feedforward, name)).unpacked()
+            torch.testing.assert_close(one.wide(torch.float32), reference)
 
 
 def test_an_export_holds_no_4_bits(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lumina.ops.moe import capacity, grouped, reference
+from lumina.ops.moe import capacity, grouped, products, reference
 
 
 def make_case(tokens, experts, top_k, *, d=16, m=24, seed=0, dtype=torch.float32):
@@ -87,7 +87,7 @@ def test_one_expert_of_weight_one_is_a_dense_swiglu():
 
 def test_kernel_path_equals_loop_and_compiles_whole(monkeypatch):
     """One graph: nothing reads a group size on the host."""
-    monkeypatch.setattr(grouped, "kernel_applies", lambda x, w: True)
+    monkeypatch.setattr(products, "kernel_applies", lambda x, w: True)
     x, gate_up, down, ids, scores = make_case(48, 8, 2, dtype=torch.bfloat16)
     ids = torch.where(ids == 3, 4, ids)  # expert 3 stays empty
     ids[:, 1] = torch.where(ids[:, 1] == ids[:, 0], 0, ids[:, 1])
@@ -186,7 +186,7 @@ def test_kernel_on_gpu_equals_loop(skew):
     for c in (fast_case, slow_case):
         for i in (0, 1, 2, 4):
             c[i].requires_grad_()
-    assert grouped.kernel_applies(fast_case[0], fast_case[1])
+    assert products.kernel_applies(fast_case[0], fast_case[1])
     weight = torch.randn(512, 128, device="cuda")
     results = []
     for function, c in (

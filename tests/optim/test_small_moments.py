@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lumina.assemble.assemble import assemble, capture
 from lumina.cli.main import main
 from lumina.config.layer import Layer
-from lumina.optim.blocks import BLOCK, Code, dynamic_map, linear_map
+from lumina.ops.low_bits.dynamic_map import dynamic_map
+from lumina.optim.blocks import BLOCK, Code, linear_map
 from lumina.optim.methods import adamw_4bit, adamw_8bit
 from lumina.optim.optimizer import Slot
 from lumina.optim.rounding import random_bits, rounded

@@ -37,6 +37,7 @@ from lumina.errors import LuminaError
 from lumina.model.declared import tensor_info
 from lumina.model.freezing import frozen_parameters
 from lumina.model.spec import ModelSpec
+from lumina.model.stored import declared_tensors
 from lumina.optim.optimizer import Slot, local
 from lumina.optim.sharded import whole
 from lumina.plan.plan import Plan
@@ -427,7 +428,7 @@ def _tensors(
 def _buffers(
     program: Program, parameters: dict[str, Any]
 ) -> Iterator[tuple[str, Tensor]]:
-    for name, value in program.network.state_dict(keep_vars=True).items():
+    for name, value in declared_tensors(program.network).items():
         if name not in parameters:
             yield name, value
 

@@ -65,7 +65,7 @@ class FrozenModel:
         yield from self.network.named_parameters()
         saved = declared(self.network.spec)
         for name, buffer in self.network.named_buffers():
-            if saved[name].saved:
+            if name in saved and saved[name].saved:
                 yield name, buffer
 
     @torch.no_grad()

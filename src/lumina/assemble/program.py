@@ -398,7 +398,11 @@ def build(plan: Plan) -> Network:
 def _persistent_buffers(network: Network) -> list[tuple[str, Tensor]]:
     """Buffers that belong to the State, by name."""
     tensors = declared(network.spec)
-    return [(name, b) for name, b in network.named_buffers() if tensors[name].saved]
+    return [
+        (name, buffer)
+        for name, buffer in network.named_buffers()
+        if name in tensors and tensors[name].saved
+    ]
 
 
 def _gather_into(slot: Slot) -> Callable[[Tensor], None]:

@@ -146,14 +146,14 @@ def _take_precision(args: argparse.Namespace) -> None:
     from lumina.infer.precisions import find_inference_precision
 
     dtype, entry = find_inference_precision(name, torch.device("cpu"))
-    if entry.bits not in (None, 8):
+    if entry.codec not in (None, "int8"):
         raise LuminaError(
             "E003",
-            f"--inference-precision {name}: no format of a folder holds blocks of "
-            f"{entry.bits} bits here",
-            "use int8; generate, chat and evaluate take int4 of any model",
+            f"--inference-precision {name}: no format of a folder holds {entry.codec} "
+            "here",
+            f"use int8; generate, chat and evaluate take {name} of any model",
         )
-    args.quantize = entry.bits is not None
+    args.quantize = entry.codec is not None
     args.dtype = str(dtype).removeprefix("torch.")
 
 

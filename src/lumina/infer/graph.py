@@ -19,6 +19,7 @@ from lumina.model.kinds.table import kinds_of
 from lumina.model.moe import MoeFeedForward
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
+from lumina.ops.low_bits.product import as_tensor
 from lumina.ops.moe.grouped import swiglu
 
 
@@ -142,7 +143,8 @@ class EveryExpert(nn.Module):
         routing = layer.route(x_td)
         zeros_te = torch.zeros_like(routing.logits_te)
         weight_te = zeros_te.scatter(1, routing.ids_tk, routing.scores_tk)
-        gate_up, down = layer.matrices(x_td.dtype)
+        matrices = layer.matrices(x_td.dtype)
+        gate_up, down = (as_tensor(one, x_td.dtype) for one in matrices)
         experts = gate_up.shape[0]
         both_tn = F.linear(x_td, gate_up.flatten(0, 1))
         hidden_tem = swiglu(both_tn.unflatten(-1, (experts, -1)))

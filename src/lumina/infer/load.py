@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -10,11 +11,12 @@ import torch
 from lumina.assemble.logical import join_fused
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.infer.int8 import SmallLayers
 from lumina.infer.precisions import find_inference_precision, in_precision
 from lumina.model.build import build_network
 from lumina.model.declared import fused_pieces
 from lumina.model.network import Network
+from lumina.model.stored import declared_tensors, storable, store
+from lumina.ops.low_bits.codec import Packed, found_codec
 from lumina.state.heads import one_task
 from lumina.state.reader import OnEvent
 from lumina.state.weights import Weights, Which, open_weights
@@ -176,20 +178,26 @@ def filled_network(
     """The network on its device; parameters in `dtype`, buffers as they are."""
     network = build_network(weights.spec, device="meta")
     pieces = fused_pieces(weights.spec)
-    small = SmallLayers(network, weights.source, pieces)
+    packed: Mapping[str, Packed] = getattr(weights.source, "packed", {})
+    codecs = {
+        name: found_codec(packed[next(iter(logical))].codec)
+        for name, logical in storable(weights.spec, network).items()
+        if packed.keys() >= logical.keys()
+    }
+    stored = store(network, codecs)
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
     network.to_empty(device=device)
     network.backbone.compute_dtype = dtype
     if hasattr(network.backbone, "skips_halted"):
         network.backbone.skips_halted = True
-    small.reset_buffers()
-    tensors = network.state_dict(keep_vars=True)
+    network.reset_buffers()
     weights.check_names()
-    for name, tensor in tensors.items():
-        value = small.value(name)
-        if value is None:
-            value = join_fused(name, pieces, weights.source.tensor)
+    for one in stored.values():
+        for name in one.names:
+            one.fill(name, packed[name])
+    for name, tensor in declared_tensors(network).items():
+        value = join_fused(name, pieces, weights.source.tensor)
         if value.shape != tensor.shape:
             raise LuminaError(
                 "E303",

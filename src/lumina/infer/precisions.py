@@ -6,19 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lumina.assemble.logical import logical_names
 from lumina.errors import LuminaError
-from lumina.infer.nf4 import Nf4Weights, quantised4
 from lumina.model.build import build_network
-from lumina.model.declared import fused_pieces, tensor_info
-from lumina.model.layers import Linear
-from lumina.model.moe import MoeFeedForward
-from lumina.model.spec import ModelSpec
-from lumina.state.huggingface.int8 import quantised
-from lumina.state.weights import Int8Weights, Weights
-
-MATRICES = ("matrix", "expert")
-"""Roles of the tensors that 8 or 4 bits hold: neither embeddings, heads nor routers."""
+from lumina.model.stored import storable
+from lumina.ops.low_bits.codec import Codec, found_codec
+from lumina.state.weights import LowBitWeights, Weights
 
 
 @dataclass(frozen=True)
@@ -29,13 +21,13 @@ class InferencePrecision:
         name: the value of the option.
         dtype: of weights and activations; None: bfloat16 on a GPU that has it, else
             float32.
-        bits: of the large matrices, which are widened to `dtype` as a layer runs; None:
-            they are of `dtype` too.
+        codec: what holds the large matrices in few bits (`lumina.ops.low_bits`), which
+            are widened to `dtype` as a layer runs; None: they are of `dtype` too.
     """
 
     name: str
     dtype: torch.dtype | None = None
-    bits: int | None = None
+    codec: str | None = None
 
 
 INFERENCE_PRECISIONS = {
@@ -45,8 +37,8 @@ INFERENCE_PRECISIONS = {
         InferencePrecision("fp32", torch.float32),
         InferencePrecision("bf16", torch.bfloat16),
         InferencePrecision("fp16", torch.float16),
-        InferencePrecision("int8", bits=8),
-        InferencePrecision("int4", bits=4),
+        InferencePrecision("int8", codec="int8"),
+        InferencePrecision("int4", codec="nf4"),
     )
 }
 """Every value by its name."""
@@ -74,38 +66,33 @@ def find_inference_precision(
 
 
 def in_precision(weights: Weights, precision: InferencePrecision) -> Weights:
-    """The weights with their large matrices in as many bits as the precision says.
+    """The weights with their large matrices in as few bits as the precision says.
 
-    With 8 bits a matrix has one scale for each of its rows, the largest value of the
-    row over 127, as `lumina export --quantize` stores it; with 4 bits it is NF4
-    (`lumina.infer.nf4`). Weights that are stored in 8 bits stay so for 8 bits.
+    Weights that are stored in the same few bits stay as they are.
 
     Args:
         weights: of a model; read and let go of where they are rounded.
         precision: an entry of the table.
     """
-    bits, source = precision.bits, weights.source
-    if bits is None or (bits == 8 and isinstance(source, Int8Weights)):
+    if precision.codec is None:
         return weights
-    rounded = _matrices(weights.spec)
-    others = {
-        name: source.tensor(name) for name in source.names() if name not in rounded
+    return in_few_bits(weights, found_codec(precision.codec))
+
+
+def in_few_bits(weights: Weights, codec: Codec) -> Weights:
+    """The weights with their large matrices held by a codec; arguments as above."""
+    source = weights.source
+    held = getattr(source, "packed", {})
+    network = build_network(weights.spec, device="meta")
+    few = {
+        name for pieces in storable(weights.spec, network).values() for name in pieces
     }
-    if bits == 4:
-        nf4 = {name: quantised4(source.tensor(name)) for name in rounded}
-        return replace(weights, source=Nf4Weights(others, nf4))
-    int8 = {name: quantised(source.tensor(name), torch.float32) for name in rounded}
-    return replace(weights, source=Int8Weights(others, int8))
-
-
-def _matrices(spec: ModelSpec) -> set[str]:
-    """Logical names of the matrices of linear layers and of experts."""
-    network = build_network(spec, device="meta")
-    pieces, info = fused_pieces(spec), tensor_info(spec)
-    found: set[str] = set()
-    for path, module in network.named_modules():
-        if not isinstance(module, Linear | MoeFeedForward):
-            continue
-        for leaf, _ in module.named_parameters(prefix=path, recurse=False):
-            found.update(logical_names(leaf, pieces))
-    return {name for name in found if info[name].role in MATRICES}
+    plain, packed = {}, {}
+    for name in source.names():
+        if name in few and name in held and held[name].codec == codec.name:
+            packed[name] = held[name]
+        elif name in few:
+            packed[name] = codec.pack(source.tensor(name))
+        else:
+            plain[name] = source.tensor(name)
+    return replace(weights, source=LowBitWeights(plain, packed))

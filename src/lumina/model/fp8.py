@@ -33,5 +33,6 @@ def fitting_layers(blocks: nn.Module) -> list[Linear]:
         layer
         for layer in blocks.modules()
         if isinstance(layer, Linear)
+        and layer.stored is None
         and not any(side % MULTIPLE for side in layer.weight.shape)
     ]

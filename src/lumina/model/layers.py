@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class Linear(nn.Module):
         product: what multiplies the input [..., in] by the matrix, in its type, where
             that is not `torch.nn.functional.linear`.
         adapters: what changes the result, or None.
+        stored: the frozen matrix in few bits (`lumina.model.stored`), where it is held
+            so; then `weight` is None.
     """
 
     product: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -38,7 +40,13 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.stored: Any = None
         self.adapters: Adapters | None = None
+
+    def hold(self, leaf: str, stored: nn.Module) -> None:
+        """Take a matrix in few bits in place of the parameter `leaf`, the weight."""
+        self.register_parameter(leaf, None)
+        self.stored = stored
 
     def forward(self, x: Tensor, rows: int | None = None) -> Tensor:
         """[..., in] to [..., out], or to its first `rows`."""
@@ -48,19 +56,24 @@ class Linear(nn.Module):
 
     def base(self, x: Tensor, rows: int | None = None) -> Tensor:
         """The same without adapters."""
-        weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         if rows is not None:
-            weight, bias = weight[:rows], None if bias is None else bias[:rows]
-        weight = weight.to(x.dtype)
+            bias = None if bias is None else bias[:rows]
         bias = None if bias is None else bias.to(x.dtype)
+        if self.stored is not None:
+            y: Tensor = self.stored.multiplied(x, outputs=rows)
+            return y if bias is None else y + bias
+        weight: Tensor = self.weight if rows is None else self.weight[:rows]
+        weight = weight.to(x.dtype)
         if self.product is None:
             return F.linear(x, weight, bias)
-        y = self.product(x, weight)
-        return y if bias is None else y + bias
+        product = self.product(x, weight)
+        return product if bias is None else product + bias
 
     def dense(self, matrix: str = "weight") -> Tensor:
-        """The matrix [out, in] without adapters."""
+        """The matrix [out, in] without adapters; of one in few bits, in float32."""
+        if self.stored is not None:
+            return self.stored.wide(torch.float32)  # type: ignore[no-any-return]
         return self.weight
 
     def bias_of(self, matrix: str) -> Tensor | None:
@@ -70,7 +83,7 @@ class Linear(nn.Module):
     def matrix(self) -> Tensor:
         """The matrix [out, in] as its adapters change it; differentiable."""
         if self.adapters is None:
-            return self.weight
+            return self.dense()
         return self.adapters.changed(self.dense(), self)
 
 

@@ -21,6 +21,7 @@ from lumina.model.expert_buffers import buffers
 from lumina.model.initial import initial_value
 from lumina.model.layers import FeedForward
 from lumina.model.spec import ModelSpec, MoeSpec
+from lumina.ops.low_bits.product import Weight, as_tensor
 from lumina.ops.moe import capacity, grouped
 from lumina.ops.router.dispatch import router_linear
 
@@ -122,6 +123,7 @@ class MoeFeedForward(nn.Module):
             self.register_buffer("selection_bias", None)
         self.adapters: Adapters | None = None
         self.shared = FeedForward(spec, moe.shared_size) if moe.shared_size else None
+        self.stored: dict[str, Any] = {}
         self.reset_buffers()
 
     @torch.no_grad()
@@ -164,14 +166,32 @@ class MoeFeedForward(nn.Module):
             ranking_te = ranking_te - HIDDEN * hidden_te
         return ranking_te.topk(self.spec.top_k, dim=-1).indices
 
-    def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Of all experts in `dtype`: gate and up [E, 2M, D], down [E, D, M]."""
-        trained = self.spec.trained
-        gate_up, down = only_last(self.gate_up, trained), only_last(self.down, trained)
-        return gate_up.to(dtype), down.to(dtype)
+    def hold(self, leaf: str, stored: nn.Module) -> None:
+        """Take matrices in few bits in place of the parameter `leaf`, gate_up or down.
+
+        They are `lumina.model.stored.StoredWeight`; the parameter is then None.
+        """
+        self.register_parameter(leaf, None)
+        self.add_module(f"stored_{leaf}", stored)
+        self.stored[leaf] = stored
+
+    def matrices(self, dtype: torch.dtype) -> tuple[Weight, Weight]:
+        """Of all experts, gate and up [E, 2M, D] and down [E, D, M].
+
+        They are tensors in `dtype`, or matrices in few bits.
+        """
+        gate_up, down = (self._matrix(leaf, dtype) for leaf in ("gate_up", "down"))
+        return gate_up, down
+
+    def _matrix(self, leaf: str, dtype: torch.dtype) -> Weight:
+        if leaf in self.stored:
+            return self.stored[leaf]  # type: ignore[no-any-return]
+        return only_last(getattr(self, leaf), self.spec.trained).to(dtype)
 
     def dense(self, matrix: str) -> Tensor:
         """`gate_up` [E, 2M, D] or `down` [E, D, M], without adapters."""
+        if matrix in self.stored:
+            return as_tensor(self.stored[matrix], torch.float32)
         whole: Tensor = getattr(self, matrix)
         return whole
 
@@ -179,7 +199,7 @@ class MoeFeedForward(nn.Module):
         """Experts add no bias."""
 
     def _through(
-        self, matrix: str, x: Tensor, weight: Tensor, multiply: grouped.Multiply
+        self, matrix: str, x: Tensor, weight: Weight, multiply: grouped.Multiply
     ) -> Tensor:
         """The product with the matrices of all experts, and what adapters add."""
         if self.adapters is None:

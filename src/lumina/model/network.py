@@ -252,5 +252,7 @@ class Network(nn.Module):
 
         Such as the loads of routers; rotary tables are computed in each forward pass.
         """
+        known = declared(self.spec)
         for name, buffer in self.named_buffers():
-            buffer.copy_(self.initial_value(name, seed=0))
+            if name in known:  # matrices in few bits have no declaration of their own
+                buffer.copy_(self.initial_value(name, seed=0))

@@ -6,13 +6,14 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from lumina.errors import LuminaError
 from lumina.model.declared import tensor_info
 from lumina.model.spec import ModelSpec
+from lumina.ops.low_bits.codec import Packed
 from lumina.state.manifest import MANIFEST_NAME
 from lumina.state.reader import (
     CheckpointReader,
@@ -26,9 +27,6 @@ from lumina.state.run_directory import RunDirectory
 
 _OWNED = re.compile(r"([A-Za-z0-9][\w.-]*)/[\w.-]+")
 """OWNER/NAME."""
-
-if TYPE_CHECKING:
-    from lumina.state.huggingface.int8 import Int8
 
 Which = Literal["latest", "best"]
 
@@ -131,24 +129,28 @@ class InMemory:
 
 
 @dataclass(frozen=True)
-class Int8Weights(InMemory):
-    """Tensors in memory of which some are held with 8 bits."""
+class LowBitWeights(InMemory):
+    """Tensors in memory of which some are held in few bits.
 
-    int8: dict[str, Int8]
+    Attributes:
+        packed: those, by their logical names.
+    """
+
+    packed: dict[str, Packed]
 
     def names(self) -> list[str]:
         """Logical names."""
-        return [*self.tensors, *self.int8]
+        return [*self.tensors, *self.packed]
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, whole, widened to float32."""
-        return (
-            self.int8[name].dequantised() if name in self.int8 else super().tensor(name)
-        )
+        if name in self.packed:
+            return self.packed[name].unpacked()
+        return super().tensor(name)
 
     def close(self) -> None:
         """Let go of the memory."""
-        self.int8.clear()
+        self.packed.clear()
         super().close()
 
 
@@ -297,7 +299,7 @@ def _exported(folder: Path, ema: bool, drop_mtp: bool) -> Weights:
     small = {n: v for n, v in tensors.items() if not isinstance(v, Tensor)}
     return Weights(
         spec=spec,
-        source=Int8Weights(plain, small) if small else InMemory(plain),
+        source=LowBitWeights(plain, small) if small else InMemory(plain),
         tokenizer=folder if (folder / "tokenizer.json").is_file() else None,
         path=folder,
         description=folder.name,

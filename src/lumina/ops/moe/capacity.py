@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from lumina.ops.low_bits.product import Weight, multiplied
 from lumina.ops.moe.grouped import Through, alone, swiglu
 from lumina.ops.moe.permute import combine, dispatch
 
@@ -63,8 +64,8 @@ def assign_places(
 
 def routed_experts(
     x_td: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Weight,
+    down: Weight,
     place_tk: Tensor,
     scores_tk: Tensor,
     capacity: int,
@@ -84,12 +85,7 @@ def routed_experts(
     assignment_n = empty.scatter(0, place_tk.reshape(-1), numbers)[:places]
     x_nd = dispatch(x_td, assignment_n // top_k, place_tk, holes=True)
     x_ecd = x_nd.view(num_experts, capacity, width)
-    hidden_ecm = swiglu(through("gate_up", x_ecd, gate_up, _multiply))
-    y_ecd = through("down", hidden_ecm, down, _multiply)
+    hidden_ecm = swiglu(through("gate_up", x_ecd, gate_up, multiplied))
+    y_ecd = through("down", hidden_ecm, down, multiplied)
     y_nd = y_ecd.reshape(places, width)
     return combine(y_nd, scores_tk, place_tk, assignment_n, holes=True)
-
-
-def _multiply(x_ecd: Tensor, weight: Tensor) -> Tensor:
-    """Each expert's places [E, C, D] by its matrix [M, D]."""
-    return torch.bmm(x_ecd, weight.transpose(1, 2))

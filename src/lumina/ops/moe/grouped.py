@@ -12,51 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lumina.ops.low_bits.product import Weight, multiplied
 from lumina.ops.moe.permute import combine, dispatch
-
-
-def kernel_applies(x_nd: Tensor, weight: Tensor) -> bool:
-    """Whether torch's grouped kernel computes this product.
-
-    The rule: bfloat16 on CUDA, with rows of both operands a multiple of 16 bytes. The
-    kernel takes other types only in eager mode, and on the CPU it is itself a loop, so
-    everything else takes `segments_mm`, which reads the group sizes on the host.
-    """
-    return (
-        x_nd.is_cuda
-        and x_nd.dtype == torch.bfloat16
-        and weight.shape[-1] % 8 == 0
-        and weight.shape[-2] % 8 == 0
-    )
-
-
-def kernel_mm(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
-    """torch's grouped matrix product; arguments as in `grouped_linear`."""
-    if hasattr(F, "grouped_mm"):
-        y_nm: Tensor = F.grouped_mm(x_nd, weight.transpose(-2, -1), offs=offsets_e)
-    else:
-        y_nm = torch._grouped_mm(x_nd, weight.transpose(-2, -1), offs=offsets_e)
-    return y_nm
-
-
-def grouped_linear(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
-    """Rows of expert e times `weight[e].T`.
-
-    Args:
-        x_nd: [N, D], sorted by expert; N > 0.
-        weight: [E, M, D].
-        offsets_e: [E] int32, where each expert's rows end.
-
-    Returns:
-        [N, M].
-    """
-    if kernel_applies(x_nd, weight):
-        return kernel_mm(x_nd, weight, offsets_e)
-    # Only here, since this module loads torch's compiler, which takes seconds.
-    from lumina.ops.moe.segments import segments_mm
-
-    y_nm: Tensor = segments_mm(x_nd, weight, offsets_e)
-    return y_nm
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -82,23 +39,23 @@ def sort_by_expert(ids_tk: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Te
     return order_n, place_tk.view(tokens, top_k), offsets_e
 
 
-Multiply = Callable[[Tensor, Tensor], Tensor]
+Multiply = Callable[[Tensor, Weight], Tensor]
 """Rows, each by the matrix of its expert: x [..., D] and weights [E, M, D]."""
 
-Through = Callable[[str, Tensor, Tensor, Multiply], Tensor]
+Through = Callable[[str, Tensor, Weight, Multiply], Tensor]
 """What multiplies by `gate_up` or `down`: the name, the rows, the matrices and what
 multiplies by matrices. It may add to the product."""
 
 
-def alone(name: str, x: Tensor, weight: Tensor, multiply: Multiply) -> Tensor:
+def alone(name: str, x: Tensor, weight: Weight, multiply: Multiply) -> Tensor:
     """The product with nothing added."""
     return multiply(x, weight)
 
 
 def routed_experts(
     x_td: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Weight,
+    down: Weight,
     ids_tk: Tensor,
     scores_tk: Tensor,
     through: Through = alone,
@@ -107,8 +64,8 @@ def routed_experts(
     order_n, place_tk, offsets_e = sort_by_expert(ids_tk, gate_up.shape[0])
     x_nd = dispatch(x_td, order_n // ids_tk.shape[1], place_tk)
 
-    def multiply(x: Tensor, weight: Tensor) -> Tensor:
-        return grouped_linear(x, weight, offsets_e)
+    def multiply(x: Tensor, weight: Weight) -> Tensor:
+        return multiplied(x, weight, offsets_e)
 
     hidden_nm = swiglu(through("gate_up", x_nd, gate_up, multiply))
     y_nd = through("down", hidden_nm, down, multiply)

@@ -6,7 +6,8 @@ values without 0 for the mean square.
 
 from __future__ import annotations
 
-from lumina.optim.blocks import Code, dynamic_map, linear_map
+from lumina.ops.low_bits.dynamic_map import dynamic_map
+from lumina.optim.blocks import Code, linear_map
 from lumina.optim.coded_moments import ROLES, CodedMoments, coded_states
 from lumina.optim.declared import by_element, register_optimizer
 

@@ -5,7 +5,8 @@ Dettmers et al., 2022, arXiv:2110.02861: codes with a dynamic exponent.
 
 from __future__ import annotations
 
-from lumina.optim.blocks import Code, dynamic_map
+from lumina.ops.low_bits.dynamic_map import dynamic_map
+from lumina.optim.blocks import Code
 from lumina.optim.coded_moments import ROLES, CodedMoments, coded_states
 from lumina.optim.declared import by_element, register_optimizer
 

@@ -18,6 +18,7 @@ from lumina.errors import LuminaError
 from lumina.model.declared import fused_pieces, tensor_info
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
+from lumina.model.stored import declared_tensors, stored_pieces
 from lumina.state.huggingface import int8
 from lumina.state.huggingface.configuration import config_of
 from lumina.state.huggingface.formats import Format, choose
@@ -140,13 +141,18 @@ def _opened(source: Network | State | tuple[ModelSpec, Read]) -> tuple[ModelSpec
         return ModelSpec.from_dict(source.spec), source.tensors.__getitem__
     tensors: dict[str, Tensor] = {}
     pieces = fused_pieces(source.spec)
-    for name, tensor in source.state_dict().items():
+    for name, tensor in declared_tensors(source).items():
+        tensor = tensor.detach()
         if name in pieces:
             split = tensor.split(list(pieces[name].sizes), dim=pieces[name].dim)
             tensors |= dict(zip(pieces[name].names, split, strict=True))
         else:
             tensors[name] = tensor
-    return source.spec, tensors.__getitem__
+    packed = stored_pieces(source)
+    return (
+        source.spec,
+        lambda name: packed[name].unpacked() if name in packed else tensors[name],
+    )
 
 
 def _check_places(spec: ModelSpec, row: Format) -> None:

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lumina.errors import LuminaError
-from lumina.state.huggingface.int8 import PACKED, SCALE, SHAPE, Int8, unpacked
+from lumina.ops.low_bits.codec import Packed
+from lumina.state.huggingface.int8 import PACKED, SCALE, SHAPE, unpacked
 from lumina.state.huggingface.names import IGNORED
 from lumina.state.readable import require_readable
 
@@ -78,7 +79,7 @@ class WeightFiles:
             self.where[f"{stem}weight"] = self.where.pop(packed)
             self.scales |= {n: self.where.pop(n) for n in (stem + SCALE, stem + SHAPE)}
 
-    def int8(self, name: str) -> Int8:
+    def int8(self, name: str) -> Packed:
         """A matrix of 8 bits."""
         stem, path = self.packed[name], self.file_of[name]
         try:
@@ -93,7 +94,11 @@ class WeightFiles:
             raise _damaged(path, ValueError(f"{stem}{PACKED} does not fit its shape"))
         if tuple(scale.shape) != (rows, 1) or not whole:
             raise _damaged(path, ValueError(f"{stem}{SCALE} does not fit its matrix"))
-        return Int8(unpacked(words, columns), scale.squeeze(-1))
+        tensors = {
+            "values": unpacked(words, columns),
+            "scale": scale.squeeze(-1).float(),
+        }
+        return Packed("int8", (rows, columns), tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """From the file's header; nothing is read but the shape of 8-bit matrices."""

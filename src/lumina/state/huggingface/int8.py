@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,10 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lumina.errors import LuminaError
+from lumina.ops.low_bits.codec import Packed
+from lumina.ops.low_bits.codecs.int8 import rounded
 from lumina.state.huggingface.names import EMBEDDING, HEAD, Entry
 
 PACKED, SCALE, SHAPE = "weight_packed", "weight_scale", "weight_shape"
-LARGEST = 127
 _OFFSET = 128
 
 _SCHEME = {
@@ -34,34 +34,9 @@ _SCHEME = {
 }
 
 
-@dataclass(frozen=True)
-class Int8:
-    """A matrix, or one for each expert.
-
-    Attributes:
-        values: [..., out, in] int8.
-        scale: [..., out].
-    """
-
-    values: Tensor
-    scale: Tensor
-
-    def dequantised(self) -> Tensor:
-        """[..., out, in] float32."""
-        return self.values.float() * self.scale.float().unsqueeze(-1)
-
-
-def quantised(weight: Tensor, dtype: torch.dtype) -> Int8:
-    """The nearest 8-bit matrix, its scales of `dtype`.
-
-    A scale is the channel's largest value over 127; the values are rounded by the scale
-    as it is stored.
-    """
-    weight = weight.float()
-    scale = weight.abs().amax(dim=-1) / LARGEST
-    scale = torch.where(scale > 0, scale, 1.0).to(dtype)
-    values = (weight / scale.float().unsqueeze(-1)).round().clamp(-LARGEST, LARGEST)
-    return Int8(values.to(torch.int8), scale)
+def quantised(weight: Tensor, dtype: torch.dtype) -> Packed:
+    """The nearest matrix in 8 bits, its scales of `dtype`, in which they are stored."""
+    return Packed("int8", tuple(weight.shape), rounded(weight, dtype))
 
 
 def is_int8(entry: Entry) -> bool:
@@ -75,8 +50,8 @@ def stored(name: str, weight: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
     small = quantised(weight, dtype)
     stem = name.removesuffix("weight")
     return {
-        stem + PACKED: packed(small.values),
-        stem + SCALE: small.scale.unsqueeze(-1),
+        stem + PACKED: packed(small.tensors["values"]),
+        stem + SCALE: small.tensors["scale"].unsqueeze(-1),
         stem + SHAPE: torch.tensor(weight.shape),
     }
 

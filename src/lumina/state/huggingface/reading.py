@@ -21,10 +21,11 @@ from lumina.errors import LuminaError
 from lumina.model.declared import declared
 from lumina.model.initial import initial_value
 from lumina.model.spec import ModelSpec
+from lumina.ops.low_bits.codec import Packed, stacked
 from lumina.state.huggingface.configuration import spec_of
 from lumina.state.huggingface.files import WeightFiles, read_json, some
 from lumina.state.huggingface.formats import Format
-from lumina.state.huggingface.int8 import Int8, is_int8, require_known
+from lumina.state.huggingface.int8 import is_int8, require_known
 from lumina.state.huggingface.latent import Habits, habits_of
 from lumina.state.huggingface.names import (
     EMBEDDING,
@@ -64,14 +65,14 @@ def import_folder(
     """
     spec, tensors = read_folder(folder, drop_mtp=drop_mtp)
     return spec, {
-        name: value.dequantised() if isinstance(value, Int8) else value
+        name: value.unpacked() if isinstance(value, Packed) else value
         for name, value in tensors.items()
     }
 
 
 def read_folder(
     folder: str | os.PathLike[str], *, drop_mtp: bool = False
-) -> tuple[ModelSpec, dict[str, Tensor | Int8]]:
+) -> tuple[ModelSpec, dict[str, Tensor | Packed]]:
     """As `import_folder`, with matrices of 8 bits left as they are.
 
     Raises:
@@ -154,7 +155,7 @@ def _extra_layers(
 
 def _logical(
     spec: ModelSpec, row: Format, files: WeightFiles, habits: Habits
-) -> Iterator[tuple[str, Tensor | Int8]]:
+) -> Iterator[tuple[str, Tensor | Packed]]:
     """Compare all names and shapes, then read."""
     if spec.tie_embeddings:
         _drop_tied_head(files)
@@ -175,7 +176,7 @@ def _logical(
     for logical, group in by_logical.items():
         value = _assembled(spec, group, files)
         if habits != Habits() and ".attention." in logical:
-            wide = value.dequantised() if isinstance(value, Int8) else value
+            wide = value.unpacked() if isinstance(value, Packed) else value
             value = habits.taken_up(spec, logical, wide)
         yield logical, value
     for name, one in declared(spec).items():
@@ -233,7 +234,7 @@ def _check_names(table: list[Entry], row: Format, files: WeightFiles) -> None:
 
 def _assembled(
     spec: ModelSpec, group: list[Entry], files: WeightFiles
-) -> Tensor | Int8:
+) -> Tensor | Packed:
     """One logical tensor from its one or many pieces."""
     first = group[0]
     small = [entry.name in files.packed for entry in group]
@@ -247,10 +248,7 @@ def _assembled(
         pieces = [files.int8(entry.name) for entry in group]
         if first.expert is None:
             return pieces[0]
-        return Int8(
-            torch.stack([piece.values for piece in pieces]),
-            torch.stack([piece.scale for piece in pieces]),
-        )
+        return stacked(pieces)
     if first.expert is not None:
         return torch.stack([files.read(entry.name) for entry in group])
     tensor = files.read(first.name)

@@ -1,0 +1,154 @@
+"""What a codec is: matrices to few bits and back. Plain torch, on any device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lumina.errors import LuminaError
+from lumina.found_by_name import FoundByName
+
+Shape = tuple[int, ...]
+
+Parts = dict[str, tuple[Shape, torch.dtype]]
+"""Shape and type of each tensor that holds a matrix."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A matrix [out, in], or one for each expert [E, out, in], in few bits.
+
+    Attributes:
+        codec: the name of the codec that packed it.
+        shape: of the matrix.
+        tensors: what holds it, by the names of `Codec.parts`.
+    """
+
+    codec: str
+    shape: Shape
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def unpacked(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix in `dtype`."""
+        return found_codec(self.codec).unpack(self, dtype)
+
+
+def stacked(packed: Sequence[Packed]) -> Packed:
+    """Matrices that are alike, such as those of experts, as one with a new first axis.
+
+    Args:
+        packed: one or more, of one codec and shape.
+    """
+    first = packed[0]
+    tensors = {
+        name: torch.stack([one.tensors[name] for one in packed])
+        for name in first.tensors
+    }
+    return Packed(first.codec, (len(packed), *first.shape), tensors)
+
+
+class Codec:
+    """How matrices are held in few bits.
+
+    A matrix is packed row by row: each row has scales of its own, so experts and rows
+    can be taken apart without rounding anything anew.
+
+    Attributes:
+        name: of the table's entry and of its file.
+        bits: of one code.
+        summary: one line for people.
+    """
+
+    name: str
+    bits: int
+    summary: str
+
+    def parts(self, shape: Shape) -> Parts:
+        """The tensors that hold a matrix of this shape."""
+        raise NotImplementedError
+
+    def encode(self, matrix: Tensor) -> dict[str, Tensor]:
+        """The tensors that hold a float32 matrix [..., out, in]."""
+        raise NotImplementedError
+
+    def decode(
+        self, tensors: Mapping[str, Tensor], shape: Shape, dtype: torch.dtype
+    ) -> Tensor:
+        """The inverse of `encode`, in `dtype`."""
+        raise NotImplementedError
+
+    def pack(self, tensor: Tensor) -> Packed:
+        """The matrix that this codec holds nearest to a tensor.
+
+        Args:
+            tensor: [..., out, in], of any floating type.
+
+        Raises:
+            LuminaError: E005 for a tensor of fewer than two dimensions, E303 for values
+                that are not finite: one of them would spoil a whole group.
+        """
+        if tensor.ndim < 2:
+            raise LuminaError(
+                "E005",
+                f"a tensor of shape {list(tensor.shape)} cannot be held as {self.name}",
+                "codecs hold matrices [..., out, in]",
+            )
+        wide = tensor.detach().float()
+        if not bool(torch.isfinite(wide).all()):
+            raise LuminaError(
+                "E303",
+                f"a matrix of shape {list(tensor.shape)} has values that are not "
+                f"finite and cannot be held as {self.name}",
+                "these weights are damaged; start from other ones",
+            )
+        return Packed(self.name, tuple(tensor.shape), self.encode(wide))
+
+    def unpack(self, packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix in `dtype`."""
+        return self.decode(packed.tensors, packed.shape, dtype)
+
+    def bytes_of(self, shape: Shape) -> int:
+        """Bytes of all tensors that hold a matrix of this shape."""
+        return sum(
+            math.prod(one) * dtype.itemsize for one, dtype in self.parts(shape).values()
+        )
+
+    def linear(self, x: Tensor, packed: Packed) -> Tensor:
+        """[..., in] to [..., out] in the type of `x`, by plain operations."""
+        return torch.nn.functional.linear(x, self.unpack(packed, x.dtype))
+
+
+CODECS: FoundByName[Codec] = FoundByName("lumina.ops.low_bits.codecs")
+"""The codecs by name."""
+
+
+def register_codec(cls: Any) -> Any:
+    """A class decorator: an object of the class becomes the entry of its name."""
+    CODECS[cls.name] = cls()
+    return cls
+
+
+def found_codec(name: str) -> Codec:
+    """The codec of a name.
+
+    Raises:
+        LuminaError: E005 where there is none.
+    """
+    codec = CODECS.found(name)
+    if codec is None:
+        raise LuminaError(
+            "E005",
+            f"there is no codec {name!r} of weights in few bits",
+            f"choose one of {', '.join(CODECS.known())}",
+        )
+    return codec
