@@ -32,6 +32,7 @@ for room in (
     "stages",
     "training",
     "transfer",
+    "activations",
     "memory_ladder",
     "offload",
     "optimizers",

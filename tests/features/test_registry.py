@@ -27,6 +27,8 @@ from machines import cpu, gpu, plan_for
 ASKED: dict[str, dict[str, Any]] = {
     "gradient_checkpointing_full": {"gradient_checkpointing": "full"},
     "gradient_checkpointing_selective": {"gradient_checkpointing": "selective"},
+    "gradient_checkpointing_sqrt": {"gradient_checkpointing": "sqrt"},
+    "gradient_checkpointing_budget": {"gradient_checkpointing": "budget"},
     "compile": {"compile": True},
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from live_bytes import LiveBytes
 from lumina.assemble.assemble import assemble
 from lumina.assemble.checkpointing import checkpoint_blocks
 from lumina.batch import Batch
@@ -40,36 +38,6 @@ MOE = {
 }
 ROWS = 8
 CHUNK = 2**19
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the storages made inside that are alive now, and at most."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._alive: dict[int, Any] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in tree_leaves(out):
-            if isinstance(value, torch.Tensor):
-                self.add(value)
-        return out
-
-    def add(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._alive:
-            self._alive[key] = weakref.ref(storage, lambda _: self._drop(key, size))
-            self.now += size
-            self.peak = max(self.peak, self.now)
-
-    def _drop(self, key: int, size: int) -> None:
-        self._alive.pop(key, None)
-        self.now -= size
 
 
 def packed_rows(length: int, vocabulary: int) -> Batch:

@@ -171,6 +171,21 @@ def test_the_ladder_ends_with_what_was_tried(runs: Runs) -> None:
     assert all(torch.equal(weights[n], t) for n, t in one.tensors.items())
 
 
+def test_the_last_rung_keeps_the_inputs_of_segments_only(runs: Runs) -> None:
+    """Where blocks are passed once each; the losses stay."""
+    shape = {"num_layers": 4, "batch_size": 1, "gradient_checkpointing": "full"}
+    shape |= {"steps": 1}
+    fits = short(lambda p: p.plan.gradient_checkpointing == "sqrt")
+    run = runs.train(fits, **(STORY | shape))
+    assert run.column("loss") == runs.train(**(STORY | shape)).column("loss")
+    tried = [e["data"]["rung"] for e in told(run, "out_of_memory")]
+    assert tried == ["cache", "checkpointing_sqrt"]
+    recursions = {"use_mor": True, "mor_recursions": 2}
+    with pytest.raises(LuminaError) as caught:
+        runs.train(short(lambda p: False), **(STORY | shape | recursions))
+    assert "sqrt" not in caught.value.message
+
+
 def test_without_recovery_and_with_pins(runs: Runs) -> None:
     never = short(lambda _: False)
     with pytest.raises(LuminaError, match="--no-memory-recovery"):

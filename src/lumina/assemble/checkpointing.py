@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
     create_selective_checkpoint_contexts,
 )
 
+from lumina.model.context import BlockContext
 from lumina.model.network import Network
+from lumina.model.transformer import Through
+from lumina.plan.checkpointing import kind_of, recomputes, segments
 from lumina.plan.plan import Plan
+
+_OPTIONS: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": True}
 
 _SAVED_NAMES = (
     ("aten", "mm"),
@@ -61,24 +67,58 @@ def _selective_contexts() -> tuple[Any, Any]:
 
 def recompute(network: Network, plan: Plan) -> None:
     """What the features of checkpointing do to a network (`Feature.build`)."""
-    checkpoint_blocks(network.backbone.blocks, plan.gradient_checkpointing)
+    backbone = network.backbone
+    blocks = len(backbone.blocks)
+    checkpoint_each(backbone.blocks, recomputes(plan, blocks))
+    size = kind_of(plan).segment(blocks)
+    if size > 1:
+        backbone.around = (*backbone.around, partial(in_segments, size=size))
 
 
-def checkpoint_blocks(blocks: nn.ModuleList, mode: str) -> None:
-    """Make every block recompute in backward what `mode` does not keep.
+def checkpoint_blocks(blocks: nn.ModuleList, kind: str) -> None:
+    """Make all blocks recompute alike; arguments as of `checkpoint_each`."""
+    checkpoint_each(blocks, (kind,) * len(blocks))
+
+
+def checkpoint_each(blocks: nn.ModuleList, kinds: Sequence[str]) -> None:
+    """Make every block recompute in backward what its kind does not keep.
 
     Args:
         blocks: modules whose `forward` takes and returns tensors.
-        mode: "none", "full" (keep only a block's input) or "selective".
+        kinds: of each block: "none", "full" (keep only its input) or "selective".
     """
-    if mode == "none":
-        return
-    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": True}
-    if mode == "selective":
-        options["context_fn"] = _selective_contexts
-    for block in blocks:
+    for block, kind in zip(blocks, kinds, strict=True):
+        if kind == "none":
+            continue
+        options = dict(_OPTIONS)
+        if kind == "selective":
+            options["context_fn"] = _selective_contexts
         # On the instance: a wrapping module would show in every parameter's name.
         block.forward = _recomputed(block.forward, options)  # type: ignore[method-assign]
+
+
+def in_segments(through: Through, size: int) -> Through:
+    """Blocks in runs of `size`, whose inputs are kept; all else is computed again.
+
+    The backward pass computes a run again, which keeps the inputs of its blocks, and
+    then its blocks one by one (Chen et al., 2016, arXiv:1604.06174, with recomputation
+    inside of a run too). The last run is the first to go back, so it keeps the inputs
+    of its blocks at once.
+    """
+
+    def passed(
+        blocks: Sequence[Callable[..., Any]], x_bsd: Tensor, context: BlockContext
+    ) -> tuple[Tensor, list[dict[str, Tensor]], dict[str, Tensor]]:
+        layers: list[dict[str, Tensor]] = []
+        *before, last = segments(len(blocks), size)
+        for run in before:
+            inner = partial(through, blocks[run.start : run.stop])
+            x_bsd, found, _ = checkpoint(inner, x_bsd, context, **_OPTIONS)
+            layers += found
+        x_bsd, found, own = through(blocks[last.start :], x_bsd, context)
+        return x_bsd, layers + found, own
+
+    return passed
 
 
 def _recomputed(

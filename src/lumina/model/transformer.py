@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from lumina.model.recursion import Recursion
 
 
+Through = Callable[
+    [Sequence[Any], Tensor, BlockContext],
+    tuple[Tensor, list[dict[str, Tensor]], dict[str, Tensor]],
+]
+"""What passes all blocks: as `once`."""
+
+
 class Transformer(nn.Module):
     """A decoder-only transformer without its head.
 
@@ -40,6 +47,8 @@ class Transformer(nn.Module):
             later module casts its weights to it.
         capacity: share of the tokens that blocks take in training, where they choose.
         routing: see `BlockContext.routing`.
+        around: changes to what passes the blocks, each to the one before it; empty
+            unless a feature adds one. Blocks are compiled and sharded inside of it.
     """
 
     recurrent = False
@@ -76,6 +85,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = RMSNorm(spec.hidden_size, spec.norm_eps)
         self.recursion = recursion
+        self.around: tuple[Callable[[Through], Through], ...] = ()
         self.capacity = min((kind.capacity(spec) for kind in kinds), default=1.0)
         self.routing = ""
 
@@ -91,7 +101,9 @@ class Transformer(nn.Module):
         """
         context = self._context(batch, cache)
         x_bsd = self._embed(batch, cache)
-        through = once if self.recursion is None else self.recursion.through
+        through: Through = once if self.recursion is None else self.recursion.through
+        for change in self.around:
+            through = change(through)
         x_bsd, layers, own = through(list(self.blocks), x_bsd, context)
         return Output(self.norm(x_bsd), self._collect(layers) | own, carry)
 
@@ -180,7 +192,7 @@ class Transformer(nn.Module):
 
 
 def once(
-    blocks: Iterable[nn.Module], x_bsd: Tensor, context: BlockContext
+    blocks: Iterable[Callable[..., Any]], x_bsd: Tensor, context: BlockContext
 ) -> tuple[Tensor, list[dict[str, Tensor]], dict[str, Tensor]]:
     """Through every block, one after the other.
 

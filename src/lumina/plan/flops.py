@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lumina.model.spec import ModelSpec
+from lumina.plan.checkpointing import forwards_again
 from lumina.plan.costs.cost import Share
 from lumina.plan.costs.table import costs_of
 from lumina.plan.count import Counts, block_parameters, count_parameters
@@ -100,11 +101,12 @@ def hardware_flops_per_token(plan: Any) -> float:
     and attention, which alone count.
     """
     total = float(plan.flops_per_token)
-    if plan.gradient_checkpointing != "full":
+    forwards = forwards_again(plan, plan.spec.num_layers)
+    if not forwards:
         return total
     heads = max((cost.heads(plan.spec) for cost in costs_of(plan.spec)), default=1)
     head = 6.0 * heads * int(plan.spec.vocab_size) * int(plan.spec.hidden_size)
-    return total + (total - head) / 3
+    return total + (total - head) * forwards / 3
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from lumina.plan.optimizers import (
 from lumina.plan.orchestrating import decide_orchestrator
 from lumina.plan.plan import Plan
 from lumina.plan.precision import choose_precision
+from lumina.plan.recomputing import admitted, ways_to_recompute, why_recomputed
 from lumina.plan.recovering import decide_recovery
 from lumina.plan.schedule_choice import decide_schedule
 from lumina.plan.shape import resolve_spec
@@ -203,6 +204,7 @@ def _decide_layout(
     if batching.warning:
         decisions.warn(batching.warning)
     layouts = _layouts(config, machine, spec, decisions, batching)
+    layouts = admitted(config, machine, spec, layouts)
     room = int(machine.memory_bytes * MEMORY_SHARE)
     bounds = [estimate(spec, layout)["bound"] for layout in layouts]
     fitting = [i for i, bound in enumerate(bounds) if bound <= room]
@@ -216,7 +218,7 @@ def _decide_layout(
             f"the run may take {byte_size(bounds[chosen])}, which leaves less than a "
             f"tenth of the {byte_size(machine.memory_bytes)} there are"
         )
-    _record_layout(config, decisions, batching, layouts[chosen], machine)
+    _record_layout(config, decisions, batching, layouts[chosen], machine, spec)
     decisions.values["memory"] = estimate(spec, layouts[chosen])
     beside = elsewhere(spec, layouts[chosen])
     decisions.decide("elsewhere", beside, "counted by the features that keep it there")
@@ -289,24 +291,23 @@ def _layouts(
     # activations again.
     alike = [[way.name] for way in fitting if not way.sharded]
     alike.append([way.name for way in fitting if way.sharded])
-    asked = config.system.gradient_checkpointing
-    checkpointing = [asked] if asked else ["none", "selective", "full"]
+    checkpointing = ways_to_recompute(config, spec)
     tried = [
-        (parallel, mode, split)
+        (parallel, recomputed, split)
         for group in alike
-        for mode in checkpointing
+        for recomputed in checkpointing
         for parallel in group
         for split in batching.choices
     ]
     return [
         replace(
             base,
+            **recomputed,
             parallel=parallel,
-            gradient_checkpointing=mode,
             micro_batch_size=split.micro_batch_size,
             grad_accum=split.grad_accum,
         )
-        for parallel, mode, split in tried
+        for parallel, recomputed, split in tried
     ]
 
 
@@ -350,17 +351,16 @@ def _record_layout(
     batching: Batching,
     layout: Layout,
     machine: Environment,
+    spec: ModelSpec,
 ) -> None:
     room = f"{MEMORY_SHARE:.0%} of {byte_size(machine.memory_bytes)}"
     way = chosen_way(layout.parallel)
     decisions.decide("parallel", way.name, why_shared(config, way, room))
-    mode = layout.gradient_checkpointing
-    if config.system.gradient_checkpointing:
-        why = source_of(config, "gradient_checkpointing")
-    else:
-        less = {"none": "", "selective": "none", "full": "selective"}[mode]
-        why = f"fits into {room}" + (f", {less} does not" if less else "")
-    decisions.decide("gradient_checkpointing", mode, why)
+    without = replace(layout, gradient_checkpointing="none")
+    taken = estimate(spec, without)["bound"] / machine.memory_bytes
+    why = why_recomputed(config, layout, room, taken)
+    decisions.decide("gradient_checkpointing", layout.gradient_checkpointing, why)
+    decisions.decide("block_checkpointing", layout.block_checkpointing, why)
     split = Split(layout.micro_batch_size, layout.grad_accum)
     why = batching.why_split or (
         f"the largest power of two that divides a rank's share and fits into {room}"
@@ -417,6 +417,7 @@ def layout_of(plan: Plan) -> Layout:
         weights_dtype=plan.weights_dtype,
         grad_accum=plan.grad_accum,
         gradient_checkpointing=plan.gradient_checkpointing,
+        block_checkpointing=plan.block_checkpointing,
         parallel=plan.parallel,
         data_ranks=plan.data_parallel,
         loss_chunk_bytes=plan.loss_chunk_bytes,

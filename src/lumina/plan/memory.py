@@ -16,6 +16,7 @@ from lumina.features import find_feature
 from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
 from lumina.plan.activations import kept_by_block, kept_outside, working_bytes
+from lumina.plan.checkpointing import kind_of, recomputes, segments
 from lumina.plan.costs.cost import BYTES, Forward, Kept, Layout
 from lumina.plan.costs.state import block_size, state_bytes
 from lumina.plan.costs.table import costs_of
@@ -140,21 +141,11 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         attention=layout.attention,
         cuda=layout.device == "cuda",
     )
-    mode = layout.gradient_checkpointing
     kept = Kept(kept_outside(spec, forward))
-    recomputed = 0
-    # Many blocks are alike: one of each group stands for all of it.
-    costs = costs_of(spec)
-    groups: dict[Hashable, list[int]] = {}
-    for layer in range(spec.num_layers):
-        alike = tuple(cost.alike(spec, layer) for cost in costs)
-        groups.setdefault(alike, []).append(layer)
-    for layers in groups.values():
-        one = kept_by_block(spec, forward, layers[0], mode)
-        whole = kept_by_block(spec, forward, layers[0], "none")
-        kept += Kept(one.dense * len(layers), one.routed * len(layers))
-        recomputed = max(recomputed, whole.total - one.total)
-    for cost in costs:
+    of_blocks, recomputed = _kept_by_blocks(spec, layout, forward)
+    kept += of_blocks
+    mode = recomputes(layout, 1)[0]
+    for cost in costs_of(spec):
         kept += cost.kept_beside(spec, forward, mode, kept_by_block)
     working = working_bytes(spec, forward) + recomputed
     logits, transient = _logit_bytes(spec, layout)
@@ -165,6 +156,34 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         # The logits are gone when the blocks go back; their room is used again.
         "working": max(0, working - transient),
     }
+
+
+def _kept_by_blocks(
+    spec: ModelSpec, layout: Layout, forward: Forward
+) -> tuple[Kept, int]:
+    """(what all blocks keep, what is there again while one of them goes back)."""
+    costs = costs_of(spec)
+    kinds = recomputes(layout, spec.num_layers)
+    # Many blocks are alike: one of each group stands for all of it.
+    groups: dict[Hashable, list[int]] = {}
+    for layer, kind in enumerate(kinds):
+        alike = (kind, *(cost.alike(spec, layer) for cost in costs))
+        groups.setdefault(alike, []).append(layer)
+    parts = segments(spec.num_layers, kind_of(layout).segment(spec.num_layers))
+    # Of segments the inputs are kept, and the inputs of the blocks of one of them.
+    share = (len(parts) - 1 + len(parts[0])) / spec.num_layers if len(parts) else 1.0
+    kept, recomputed, after = Kept(), 0, 0
+    for layers in sorted(groups.values(), key=lambda group: -group[-1]):
+        kind = kinds[layers[0]]
+        one = kept_by_block(spec, forward, layers[0], kind)
+        whole = kept_by_block(spec, forward, layers[0], "none")
+        count = len(layers) if len(parts[0]) == 1 else math.ceil(len(layers) * share)
+        kept += Kept(one.dense * count, one.routed * count)
+        # What later blocks kept whole is gone when an earlier one computes again.
+        recomputed = max(recomputed, whole.total - one.total - after)
+        if kind == "none":
+            after += count * one.total
+    return kept, recomputed
 
 
 def _logit_bytes(spec: ModelSpec, layout: Layout) -> tuple[int, int]:

@@ -54,7 +54,8 @@ class Plan:
             meant: those that the run began with. 0 where no Plan said it yet.
         schedule_steps: steps that the schedule of the learning rate is made for, where
             those are not the steps of this Plan alone; else 0.
-        gradient_checkpointing: "none", "full" or "selective".
+        gradient_checkpointing: a kind of `lumina.plan.checkpointing`.
+        block_checkpointing: what each block recomputes, where the kind is "budget".
         attention: "flash3", "flash2", "sdpa", "blockwise" or "reference".
         pinned: controls that no rule may change.
         rules: what watches the run and may change it through its controls.
@@ -148,6 +149,7 @@ class Plan:
     rules: tuple[str, ...] = ()
     seed: int = 42
     gradient_checkpointing: str = "none"
+    block_checkpointing: tuple[str, ...] = ()
     compile: bool = False
     attention: str = "sdpa"
     loss_chunk_bytes: int = 256 * 2**20
@@ -211,6 +213,7 @@ class Plan:
         values["spec"] = ModelSpec.from_dict(values["spec"])
         for name in (
             "freeze",
+            "block_checkpointing",
             "optimizer_groups",
             "group_learning_rates",
             "group_weight_decays",

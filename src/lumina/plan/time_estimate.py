@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lumina.parallel.table import chosen_way
+from lumina.plan.checkpointing import recomputed_share
 from lumina.plan.environment import Environment
 from lumina.plan.hardware_profiles import HardwareProfile, profile_of
 from lumina.plan.peak import peak_here
 from lumina.plan.plan import Plan
 from lumina.plan.speeds import Speed, arithmetic_of, comparable
 from lumina.quantities import duration
-
-RECOMPUTED = {"none": 0.0, "selective": 0.1, "full": 1 / 3}
-"""Operations that checkpointing adds, over those of the step: a forward is a third."""
 
 SAME, ALIKE = 1.15, 1.6
 """How far a step may be from an earlier run of the same size, and of a like one."""
@@ -157,7 +155,7 @@ def estimate_time(
     (slow, likely, quick), measured, why = rates
     tokens = plan.global_batch_size * plan.spec.seq_length / plan.world_size
     work = plan.flops_per_token * tokens
-    again = work * RECOMPUTED[plan.gradient_checkpointing]
+    again = work * recomputed_share(plan, plan.spec.num_layers)
     bandwidth = profile.bandwidth if profile is not None else None
     floor = moved_bytes(plan) / bandwidth if bandwidth else 0.0
     # What was measured on as many ranks has their exchange in it.

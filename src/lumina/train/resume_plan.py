@@ -121,5 +121,6 @@ def _as_begun(
             micro_batch_size=before["micro_batch_size"],
             grad_accum=before["grad_accum"],
             gradient_checkpointing=before["gradient_checkpointing"],
+            block_checkpointing=tuple(before.get("block_checkpointing", ())),
         )
     return plan

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from lumina.plan.checkpointing import recomputed_share
 from lumina.plan.environment import Environment
 from lumina.plan.plan import Plan
 from lumina.plan.speeds import remember, speed_of
-from lumina.plan.time_estimate import RECOMPUTED, estimate_here
+from lumina.plan.time_estimate import estimate_here
 from lumina.quantities import duration
 from lumina.train.recorder import Recorder
 
@@ -120,5 +121,5 @@ class TimeExpected:
 def _work(plan: Plan) -> float:
     """Operations of a step on one device, recomputed ones too."""
     tokens = plan.global_batch_size * plan.spec.seq_length / plan.world_size
-    again = 1 + RECOMPUTED[plan.gradient_checkpointing]
+    again = 1 + recomputed_share(plan, plan.spec.num_layers)
     return plan.flops_per_token * tokens * again

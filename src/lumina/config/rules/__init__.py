@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lumina.config.rules import (
+    activations,
     adaptive,
     answering,
     batch_search,
@@ -44,6 +45,7 @@ ALWAYS: tuple[Rule, ...] = (run.RULE, resuming.RULE)
 RULES: tuple[Rule, ...] = (
     *ALWAYS,
     shape.RULE,
+    activations.RULE,
     embedding.RULE,
     moe.RULE,
     hrm.RULE,

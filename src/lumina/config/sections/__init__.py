@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 
+from lumina.config.sections.activations import ActivationsSection
 from lumina.config.sections.adaptive import AdaptiveSection
 from lumina.config.sections.answering import AnsweringSection
 from lumina.config.sections.batch_search import BatchSearchSection
@@ -52,6 +53,7 @@ class Sections:
     train: TrainSection
     transfer: TransferSection
     batch_search: BatchSearchSection
+    activations: ActivationsSection
     memory_ladder: MemoryLadderSection
     offload: OffloadSection
     run: RunSection

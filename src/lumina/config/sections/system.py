@@ -66,9 +66,17 @@ class SystemSection(Section):
         description="the type in which weights are kept and trained; bf16 and fp16 "
         "do without float32 master weights, rounding each update up or down at random",
     )
-    gradient_checkpointing: Literal["none", "full", "selective"] | None = Field(
+    gradient_checkpointing: (
+        Literal["none", "full", "selective", "sqrt", "budget", "adaptive"] | None
+    ) = Field(
         None,
-        description="recompute activations; default: no more than memory needs",
+        description="which activations are recomputed in the backward pass: none; "
+        "selective, all but products and attention; full, all but the input of each "
+        "block; sqrt, all but the inputs of about as many blocks as the square root "
+        "of their number, with a second recomputation; budget, block by block no more "
+        "than memory needs; adaptive, full where the run would take more than 85% of "
+        "the memory without recomputation, and selective above 70%; default: none, "
+        "selective or full, no more than memory needs",
     )
     compile: bool | None = Field(
         None, description="compile blocks; default: on CUDA with a compiler"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from lumina.features.feature import Feature
+from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
 
 _RECOMPUTE = "lumina.assemble.checkpointing:recompute"
+
+_OTHER_BLOCKS = (
+    Exclusion("mixture_of_recursions", "tokens pass its blocks more than once"),
+    Exclusion("hierarchical_reasoning", "its blocks are passed in cycles"),
+    Exclusion("registered_backbone", "what passes its blocks is not known"),
+)
+"""Models whose blocks are not passed once each, in order."""
 
 register(
     Feature(
@@ -14,7 +21,9 @@ register(
         summary="keep only the input of every block, recompute the rest in backward",
         without="--gradient-checkpointing none",
         requested=lambda c: c.system.gradient_checkpointing == "full",
-        refused=lambda c: c.system.gradient_checkpointing not in (None, "full"),
+        refused=lambda c: (
+            c.system.gradient_checkpointing not in (None, "adaptive", "full")
+        ),
         active=lambda p: p.gradient_checkpointing == "full",
         switch_on=lambda p: p.replace(gradient_checkpointing="full"),
         fallback=lambda p, m: p.replace(gradient_checkpointing="none"),
@@ -28,10 +37,44 @@ register(
         summary="keep matrix products and attention, recompute elementwise work",
         without="--gradient-checkpointing none",
         requested=lambda c: c.system.gradient_checkpointing == "selective",
-        refused=lambda c: c.system.gradient_checkpointing not in (None, "selective"),
+        refused=lambda c: (
+            c.system.gradient_checkpointing not in (None, "adaptive", "selective")
+        ),
         active=lambda p: p.gradient_checkpointing == "selective",
         switch_on=lambda p: p.replace(gradient_checkpointing="selective"),
         fallback=lambda p, m: p.replace(gradient_checkpointing="full"),
+        build=_RECOMPUTE,
+    )
+)
+register(
+    Feature(
+        name="gradient_checkpointing_sqrt",
+        option="gradient_checkpointing",
+        summary="keep the inputs of about as many blocks as the square root of their "
+        "number, recompute the rest in backward, the inputs of blocks too",
+        without="--gradient-checkpointing full",
+        requested=lambda c: c.system.gradient_checkpointing == "sqrt",
+        active=lambda p: p.gradient_checkpointing == "sqrt",
+        switch_on=lambda p: p.replace(gradient_checkpointing="sqrt"),
+        fallback=lambda p, m: p.replace(gradient_checkpointing="full"),
+        excludes=(
+            *_OTHER_BLOCKS,
+            Exclusion("fsdp2", "a block that is computed again gathers its weights"),
+            Exclusion("zero2", "a block that is computed again gathers its weights"),
+        ),
+        build=_RECOMPUTE,
+    )
+)
+register(
+    Feature(
+        name="gradient_checkpointing_budget",
+        option="gradient_checkpointing",
+        summary="recompute in backward no more of each block than memory needs",
+        without="--gradient-checkpointing full",
+        requested=lambda c: c.system.gradient_checkpointing == "budget",
+        active=lambda p: p.gradient_checkpointing == "budget",
+        fallback=lambda p, m: p.replace(gradient_checkpointing="full"),
+        excludes=_OTHER_BLOCKS,
         build=_RECOMPUTE,
     )
 )

@@ -84,6 +84,7 @@ class Layout:
         optimizer_states: what the optimizers keep for a parameter that trains, on
             average, and the part of it that is never divided over ranks; 8 bytes and
             none for the two moments of AdamW.
+        block_checkpointing: what each block recomputes, where that is decided for each.
         compile: whether the blocks are compiled; changes what is expected only.
         features: features whose declaration says what memory they take or save.
     """
@@ -92,6 +93,7 @@ class Layout:
     compute_dtype: str = "float32"
     grad_accum: int = 1
     gradient_checkpointing: str = "none"
+    block_checkpointing: tuple[str, ...] = ()
     parallel: str = "none"
     data_ranks: int = 1
     loss_chunk_bytes: int = 256 * 2**20

@@ -6,6 +6,7 @@ import math
 
 from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
+from lumina.plan.checkpointing import recomputes
 from lumina.plan.costs.cost import BYTES, Layout
 from lumina.plan.count import block_parameters, count_parameters, count_sparse
 
@@ -67,7 +68,9 @@ def _cast_bytes(spec: ModelSpec, layout: Layout) -> int:
     if chosen_way(layout.parallel).sharded:
         return 0
     blocks = [block_size(spec, i) for i in range(spec.num_layers)]
-    cast = max(blocks) if layout.gradient_checkpointing == "full" else sum(blocks)
+    kinds = recomputes(layout, len(blocks))
+    again = [size for size, kind in zip(blocks, kinds, strict=True) if kind == "full"]
+    cast = sum(blocks) - sum(again) + max(again, default=0)
     return 2 * (cast + spec.padded_vocab_size * spec.hidden_size)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.assemble.program import Program
 from lumina.errors import LuminaError
+from lumina.plan.checkpointing import KINDS
 from lumina.plan.plan import Plan
 from lumina.train.controls.control import Control
 from lumina.train.controls.table import register_control
@@ -59,12 +60,12 @@ class GradientCheckpointing(_Layout):
     """Which activations are computed again in the backward pass."""
 
     name = "gradient_checkpointing"
-    allowed = "it is none, full or selective"
+    allowed = "it is none, full, selective or sqrt"
     settings = ("gradient_checkpointing",)
 
     def makes_sense(self, value: Any) -> bool:
-        """Whether it is one of the three words."""
-        return value in ("none", "full", "selective")
+        """Whether it is a kind that needs no decision for single blocks."""
+        return value in KINDS and value != "budget"
 
     def edit(self, plan: Plan, value: Any) -> Plan:
         """The Plan with another kind of checkpointing."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from lumina.plan.checkpointing import stronger
 from lumina.plan.plan import Plan
 from lumina.train.memory_ladder.rung import Attempt, Rung
-
-KINDS = ("none", "selective", "full")
-"""From the most memory to the least."""
 
 
 class Recomputing(Rung):
@@ -23,7 +21,7 @@ class Recomputing(Rung):
 
     def next(self, plan: Plan, cleared: bool) -> Attempt | None:
         """This kind, where fewer activations than now are kept by it."""
-        if KINDS.index(self.kind) <= KINDS.index(plan.gradient_checkpointing):
+        if self.kind not in stronger(plan.gradient_checkpointing):
             return None
         text = f"gradient checkpointing is {self.kind}"
         return Attempt(self.name, text, self.control, self.kind)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from lumina.plan.checkpointing import AUTOMATIC, stronger
 from lumina.plan.plan import Plan
 from lumina.train.health.watching import Finding
-from lumina.train.memory_ladder.recomputing import KINDS
 from lumina.train.memory_ladder.rungs.micro_batch import largest_divisor
 from lumina.train.orchestrator.actions.action import Action, register_action
 from lumina.train.rules.rule import Now, Proposal
@@ -57,8 +57,7 @@ class RecomputeActivations(Action):
 
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
         """From none to selective, from selective to full."""
-        place = KINDS.index(now(self.control)) + 1
-        if place == len(KINDS):
+        kind = next((k for k in stronger(now(self.control)) if k in AUTOMATIC), "")
+        if not kind:
             return None
-        kind = KINDS[place]
         return self.changed(finding, kind, f"gradient checkpointing {kind}")
