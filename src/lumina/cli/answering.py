@@ -89,6 +89,7 @@ def add_weights_options(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--task", metavar="NAME", help="of a model of several tasks, the one to use"
     )
+    add_adapter_option(model)
     model.add_argument(
         "--plugins",
         nargs="+",
@@ -96,6 +97,21 @@ def add_weights_options(model: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="FILE",
         help="your own .py files or modules that the model's registered parts are in",
+    )
+
+
+def add_adapter_option(
+    group: argparse._ActionsContainer, *, required: bool = False
+) -> None:
+    """Declare which adapters are added to the model."""
+    group.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        required=required,
+        metavar="FOLDER",
+        help="an adapter for the model, a folder in PEFT's format; FOLDER=0.5 adds "
+        "half of it; may be given again, and several add up",
     )
 
 
@@ -180,6 +196,7 @@ def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
         which="best" if args.best else "latest",
         ema=args.ema,
         task=args.task,
+        adapters=args.adapter,
         on_event=tell,
     )
     if network.tasks:

@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         which="best" if args.best else "latest",
         ema=args.ema,
         task=args.task,
+        adapters=args.adapter,
         seq_length=args.seq_length,
         batch_size=args.batch_size,
         loss_on=args.loss_on,

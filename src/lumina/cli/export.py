@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lumina.cli.answering import INFERENCE_PRECISIONS, row_progress
+from lumina.cli.answering import INFERENCE_PRECISIONS, add_adapter_option, row_progress
 
 if TYPE_CHECKING:
     from lumina.infer.small_loss import SmallLoss
@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ema", action="store_true", help="the averaged weights, where a run kept them"
     )
+    add_adapter_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         which="best" if args.best else "latest",
         ema=args.ema,
         task=args.task,
+        adapters=args.adapter,
         on_rows=row_progress(),
     )
     rest = args.dtype or "float32"

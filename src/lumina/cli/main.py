@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "data": ("lumina.cli.data", "show, check, clean and prepare data"),
     "experts": ("lumina.cli.experts", "named experts: train, attach, detach, goals"),
+    "adapters": ("lumina.cli.adapters", "list, merge, combine and convert adapters"),
     "presets": ("lumina.cli.presets", "list the presets, or show one in detail"),
     "config": ("lumina.cli.config", "show settings and where each came from"),
     "checkpoints": ("lumina.cli.checkpoints", "list, check, compare checkpoints"),

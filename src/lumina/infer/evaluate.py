@@ -21,6 +21,7 @@ from lumina.infer.load import (
 )
 from lumina.measure.held_out import HeldOut, OnRows, loss_of_text
 from lumina.model.network import Network
+from lumina.state.adapters.named import with_adapters
 from lumina.state.weights import Weights, Which, open_weights
 
 _NO_NEWS = ("data_no_eval", "data_forms", "data_example", "chat_template")
@@ -75,6 +76,7 @@ def evaluate(
     which: Which = "latest",
     ema: bool = False,
     task: str | None = None,
+    adapters: Sequence[str] = (),
     seq_length: int | None = None,
     batch_size: int | None = None,
     loss_on: str | None = None,
@@ -100,6 +102,8 @@ def evaluate(
         ema: the moving average of the weights, which training's own evaluation uses
             where there is one.
         task: of a model of several tasks, the one that the files belong to.
+        adapters: folders of adapters that are added to the model, as `lumina.load`
+            takes them.
         seq_length: positions of a row; None: those the model was trained on.
         batch_size: rows side by side; the result does not depend on it.
         loss_on: what of conversations bears loss, as in a configuration; None: as the
@@ -122,9 +126,16 @@ def evaluate(
     find_sources(files)  # missing ones are refused before the model is read
     if batch_size is not None and batch_size < 1:
         raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
+    if adapters and not isinstance(run, str | os.PathLike):
+        raise LuminaError(
+            "E002",
+            "adapters are added to weights as they are read; this model is loaded",
+            "give the folder of the model, or load it with its adapters",
+        )
     if isinstance(run, str | os.PathLike):
         weights = open_weights(run, which, ema=ema, on_event=on_event)
         try:
+            weights = with_adapters(weights, adapters)
             _check_kind(weights, task)
             network, tokenizer = load_weights(
                 weights, device, precision=precision, task=task

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from lumina.infer.small_loss import SmallLoss, measure_small
 from lumina.measure.held_out import OnRows
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
+from lumina.state.adapters.named import with_adapters
 from lumina.state.heads import one_task
 from lumina.state.huggingface import export_folder
 from lumina.state.huggingface.configuration import config_of
@@ -93,6 +95,7 @@ def export_for_inference(
     which: Which = "latest",
     ema: bool = False,
     task: str | None = None,
+    adapters: Sequence[str] = (),
     on_rows: OnRows | None = None,
 ) -> Exported:
     """Write a run's model, with its tokenizer and configuration, for other tools.
@@ -111,6 +114,8 @@ def export_for_inference(
         which: of a run, the newest good checkpoint or the best evaluated one.
         ema: take the moving average of the weights.
         task: of a model of several tasks, the one to export.
+        adapters: folders of adapters that are merged into the weights first, as
+            `lumina.load` takes them.
         on_rows: called with the progress of measuring what 8 bits cost.
 
     Raises:
@@ -124,7 +129,7 @@ def export_for_inference(
     require_unused(target)
     weights = open_weights(run, which, ema=ema)
     try:
-        weights = one_task(weights, task)
+        weights = one_task(with_adapters(weights, adapters), task)
         if wanted.kind in FILES:
             return _graph_folder(weights, target, wanted)
         return _folder_for_transformers(weights, target, wanted, on_rows)

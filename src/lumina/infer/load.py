@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from lumina.model.declared import fused_pieces
 from lumina.model.network import Network
 from lumina.model.stored import declared_tensors, storable, store
 from lumina.ops.low_bits.codec import Packed, found_codec
+from lumina.state.adapters.named import with_adapters
 from lumina.state.heads import one_task
 from lumina.state.reader import OnEvent
 from lumina.state.weights import Weights, Which, open_weights
@@ -37,6 +38,7 @@ def load(
     which: Which = "latest",
     ema: bool = False,
     task: str | None = None,
+    adapters: Sequence[str] = (),
     on_event: OnEvent | None = None,
 ) -> tuple[Network, Tokenizer]:
     """A trained network in evaluation mode, and its tokenizer.
@@ -51,6 +53,8 @@ def load(
         ema: take the moving average of the weights.
         task: of a model of several tasks, take this one's head alone; None keeps all,
             for `logits(..., task_id=...)`.
+        adapters: folders of adapters in PEFT's format that are merged into the weights
+            in float32, each as it was trained; "FOLDER=0.5" adds half of one.
         on_event: called for damaged checkpoints that were passed over, and what was
             assumed about the tokenizer.
 
@@ -62,6 +66,7 @@ def load(
     """
     weights = open_weights(path, which, ema=ema, on_event=on_event)
     try:
+        weights = with_adapters(weights, adapters)
         if weights.spec.solves_puzzles:
             raise LuminaError(
                 "E002",

@@ -1,0 +1,1 @@
+"""Adapters as files: PEFT's folders read and written, merged into weights."""

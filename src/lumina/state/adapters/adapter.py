@@ -1,0 +1,59 @@
+"""An adapter in memory: what it changes of which weights, whichever file it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What an adapter holds for one logical weight.
+
+    Attributes:
+        tensors: float32, by the names that its method gives them; for a stack of
+            experts, each has a leading axis of the experts.
+        rank: of the change; 0 where the method has none.
+        alpha: the setting from which the method makes the factor of the change.
+    """
+
+    tensors: Mapping[str, Tensor]
+    rank: int = 0
+    alpha: float = 0.0
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A change of a model's weights.
+
+    Attributes:
+        name: by which it is spoken of.
+        method: "lora", "dora", "adalora", "ia3", "loha" or "lokr".
+        pieces: by the logical name of the weight that each changes.
+        rank_stabilised: whether the factor is alpha / sqrt(rank) in place of
+            alpha / rank (Kalajdzievski, 2023, arXiv:2312.03732).
+        dropout: of its input while it trained.
+        options: further settings of its method.
+        replaced: logical weights that it holds whole, in place of the base's.
+        base: the model that it was trained on, as its file names it; None: unknown.
+        base_hash: the digest of that model's weights; None: unknown.
+    """
+
+    name: str
+    method: str
+    pieces: Mapping[str, Piece]
+    rank_stabilised: bool = False
+    dropout: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    replaced: Mapping[str, Tensor] = field(default_factory=dict)
+    base: str | None = None
+    base_hash: str | None = None
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        tensors = [t for piece in self.pieces.values() for t in piece.tensors.values()]
+        return sum(tensor.numel() for tensor in (*tensors, *self.replaced.values()))
