@@ -231,6 +231,7 @@ class Program:
                     "the settings of the model and the checkpoint must agree",
                 )
             fill(local(tensor.detach()), tensor.detach(), value)
+            del value  # before the next one is read
         self._initial = None
         if read is not None and self.plan.keeps == "outputs":
             self.frozen = FrozenModel(self, build(self.plan), self._exact())

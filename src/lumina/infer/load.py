@@ -11,12 +11,12 @@ import torch
 from lumina.assemble.logical import join_fused
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.infer.precisions import find_inference_precision, in_precision
+from lumina.infer.precisions import INFERENCE_PRECISIONS, find_inference_precision
 from lumina.model.build import build_network
 from lumina.model.declared import fused_pieces
 from lumina.model.network import Network
 from lumina.model.stored import declared_tensors, storable, store
-from lumina.ops.low_bits.codec import Packed, found_codec
+from lumina.ops.low_bits.codec import Codec, Packed, found_codec
 from lumina.state.adapters.named import with_adapters
 from lumina.state.heads import one_task
 from lumina.state.reader import OnEvent
@@ -64,7 +64,9 @@ def load(
             average was kept, E003 no such device or precision; E002 also for a model
             of puzzles, which has no tokenizer (`load_solver`).
     """
-    weights = open_weights(path, which, ema=ema, on_event=on_event)
+    entry = INFERENCE_PRECISIONS.get(precision or "")
+    few = entry is not None and entry.codec is not None
+    weights = open_weights(path, which, ema=ema, piecewise=few, on_event=on_event)
     try:
         weights = with_adapters(weights, adapters)
         if weights.spec.solves_puzzles:
@@ -97,10 +99,11 @@ def load_weights(
     if on_event is not None:
         for note in tokenizer.notes:
             on_event("tokenizer", "info", None, note, None)
+    codec = None
     if precision is not None:
         dtype, entry = find_inference_precision(precision, place)
-        weights = in_precision(weights, entry)
-    network = filled_network(weights, place, dtype or torch.float32).eval()
+        codec = None if entry.codec is None else found_codec(entry.codec)
+    network = filled_network(weights, place, dtype or torch.float32, codec).eval()
     network.tokenizer = tokenizer
     return network, tokenizer
 
@@ -178,16 +181,27 @@ def find_device(name: str) -> torch.device:
 
 @torch.no_grad()
 def filled_network(
-    weights: Weights, device: torch.device, dtype: torch.dtype
+    weights: Weights,
+    device: torch.device,
+    dtype: torch.dtype,
+    codec: Codec | None = None,
 ) -> Network:
-    """The network on its device; parameters in `dtype`, buffers as they are."""
+    """The network on its device; parameters in `dtype`, buffers as they are.
+
+    Args:
+        weights: are read one tensor at a time.
+        device: where the network lives.
+        dtype: of weights and activations.
+        codec: holds the matrices of linear layers and experts in few bits. None: those
+            are in few bits that the weights hold so.
+    """
     network = build_network(weights.spec, device="meta")
     pieces = fused_pieces(weights.spec)
     packed: Mapping[str, Packed] = getattr(weights.source, "packed", {})
     codecs = {
-        name: found_codec(packed[next(iter(logical))].codec)
+        name: codec or found_codec(packed[next(iter(logical))].codec)
         for name, logical in storable(weights.spec, network).items()
-        if packed.keys() >= logical.keys()
+        if codec is not None or packed.keys() >= logical.keys()
     }
     stored = store(network, codecs)
     for parameter in network.parameters():
@@ -200,7 +214,10 @@ def filled_network(
     weights.check_names()
     for one in stored.values():
         for name in one.names:
-            one.fill(name, packed[name])
+            held = packed.get(name)
+            if held is None or held.codec != one.codec.name:
+                held = one.codec.pack(weights.source.tensor(name))
+            one.fill(name, held)
     for name, tensor in declared_tensors(network).items():
         value = join_fused(name, pieces, weights.source.tensor)
         if value.shape != tensor.shape:
@@ -210,4 +227,5 @@ def filled_network(
                 "the weights do not fit their own description; use other ones",
             )
         tensor.copy_(value)
+        del value  # before the next one is read
     return network

@@ -1,16 +1,12 @@
-"""The values of `--inference-precision` as one table, and weights in one of them."""
+"""The values of `--inference-precision` as one table."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from lumina.errors import LuminaError
-from lumina.model.build import build_network
-from lumina.model.stored import storable
-from lumina.ops.low_bits.codec import Codec, found_codec
-from lumina.state.weights import LowBitWeights, Weights
 
 
 @dataclass(frozen=True)
@@ -63,36 +59,3 @@ def find_inference_precision(
         return found.dtype, found
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
     return (torch.bfloat16 if fast else torch.float32), found
-
-
-def in_precision(weights: Weights, precision: InferencePrecision) -> Weights:
-    """The weights with their large matrices in as few bits as the precision says.
-
-    Weights that are stored in the same few bits stay as they are.
-
-    Args:
-        weights: of a model; read and let go of where they are rounded.
-        precision: an entry of the table.
-    """
-    if precision.codec is None:
-        return weights
-    return in_few_bits(weights, found_codec(precision.codec))
-
-
-def in_few_bits(weights: Weights, codec: Codec) -> Weights:
-    """The weights with their large matrices held by a codec; arguments as above."""
-    source = weights.source
-    held = getattr(source, "packed", {})
-    network = build_network(weights.spec, device="meta")
-    few = {
-        name for pieces in storable(weights.spec, network).values() for name in pieces
-    }
-    plain, packed = {}, {}
-    for name in source.names():
-        if name in few and name in held and held[name].codec == codec.name:
-            packed[name] = held[name]
-        elif name in few:
-            packed[name] = codec.pack(source.tensor(name))
-        else:
-            plain[name] = source.tensor(name)
-    return replace(weights, source=LowBitWeights(plain, packed))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -155,6 +157,32 @@ class LowBitWeights(InMemory):
 
 
 @dataclass(frozen=True)
+class FolderWeights(InMemory):
+    """Tensors of a folder, each read when it is asked for; `tensors` is empty.
+
+    Attributes:
+        readers: what reads each tensor, by its logical name.
+        files: keeps the files open.
+    """
+
+    readers: Mapping[str, Callable[[], Any]]
+    files: ExitStack
+
+    def names(self) -> list[str]:
+        """Logical names."""
+        return list(self.readers)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, whole, in float32."""
+        value = self.readers[name]()
+        return value.unpacked() if isinstance(value, Packed) else value
+
+    def close(self) -> None:
+        """Close the files."""
+        self.files.close()
+
+
+@dataclass(frozen=True)
 class Averaged:
     """A checkpoint's moving average of its weights, in the shape of its reader."""
 
@@ -182,6 +210,7 @@ def open_weights(
     *,
     ema: bool = False,
     drop_mtp: bool = False,
+    piecewise: bool = False,
     on_event: OnEvent | None = None,
 ) -> Weights:
     """Find and verify the weights at `path`.
@@ -191,6 +220,8 @@ def open_weights(
         which: in a run, the newest good checkpoint or the best evaluated one.
         ema: take the moving average of the weights.
         drop_mtp: of a DeepSeek-V3 folder, leave out the layers for several tokens.
+        piecewise: read a folder's tensors when they are asked for, so that memory never
+            holds them all; a damaged one is then found as it is read.
         on_event: called for damaged checkpoints that were passed over.
 
     Raises:
@@ -210,7 +241,7 @@ def open_weights(
     if RunDirectory(folder).is_run:
         return _checkpoint(_chosen(folder, which, on_event), ema)
     if (folder / "config.json").is_file():
-        return _exported(folder, ema, drop_mtp)
+        return _exported(folder, ema, drop_mtp, piecewise)
     raise LuminaError(
         "E101",
         f"{folder} is neither a run, nor a checkpoint, nor an exported model",
@@ -287,20 +318,36 @@ def _averaged(reader: CheckpointReader) -> Averaged:
     return Averaged(reader, held)
 
 
-def _exported(folder: Path, ema: bool, drop_mtp: bool) -> Weights:
-    from lumina.state.huggingface.reading import read_folder
-
+def _exported(folder: Path, ema: bool, drop_mtp: bool, piecewise: bool) -> Weights:
     if ema:
         raise LuminaError(
             "E002", f"{folder} holds one set of weights", "leave out --ema"
         )
-    spec, tensors = read_folder(folder, drop_mtp=drop_mtp)
-    plain = {n: value for n, value in tensors.items() if isinstance(value, Tensor)}
-    small = {n: v for n, v in tensors.items() if not isinstance(v, Tensor)}
+    opened = _piecewise if piecewise else _at_once
+    spec, source = opened(folder, drop_mtp)
     return Weights(
         spec=spec,
-        source=LowBitWeights(plain, small) if small else InMemory(plain),
+        source=source,
         tokenizer=folder if (folder / "tokenizer.json").is_file() else None,
         path=folder,
         description=folder.name,
     )
+
+
+def _at_once(folder: Path, drop_mtp: bool) -> tuple[ModelSpec, InMemory]:
+    """All tensors of a folder in memory."""
+    from lumina.state.huggingface.reading import read_folder
+
+    spec, tensors = read_folder(folder, drop_mtp=drop_mtp)
+    plain = {n: value for n, value in tensors.items() if isinstance(value, Tensor)}
+    small = {n: v for n, v in tensors.items() if not isinstance(v, Tensor)}
+    return spec, LowBitWeights(plain, small) if small else InMemory(plain)
+
+
+def _piecewise(folder: Path, drop_mtp: bool) -> tuple[ModelSpec, InMemory]:
+    """A folder's tensors, read when they are asked for."""
+    from lumina.state.huggingface.reading import opened_folder
+
+    with ExitStack() as stack:
+        spec, readers = opened_folder(folder, stack, drop_mtp=drop_mtp)
+        return spec, FolderWeights({}, readers, stack.pop_all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,50 @@ def stacked(packed: Sequence[Packed]) -> Packed:
     return Packed(first.codec, (len(packed), *first.shape), tensors)
 
 
+AT_ONCE = 2**18
+"""Numbers that are encoded at a time: working memory is a few times as much."""
+
+
+def by_rows(
+    encode: Callable[[Tensor], dict[str, Tensor]], matrix: Tensor
+) -> dict[str, Tensor]:
+    """What `encode` makes of a matrix, a few rows at a time.
+
+    Args:
+        encode: rows [R, in] to tensors [R, ...].
+        matrix: [..., out, in].
+
+    Returns:
+        Tensors [..., out, ...].
+    """
+    rows = matrix.flatten(0, -2)
+    count = max(1, AT_ONCE // max(1, matrix.shape[-1]))
+    found: dict[str, Tensor] = {}
+    for begin in range(0, rows.shape[0], count):
+        for name, part in encode(rows[begin : begin + count]).items():
+            if name not in found:
+                found[name] = part.new_empty((rows.shape[0], *part.shape[1:]))
+            found[name][begin : begin + count] = part
+    return {
+        name: whole.unflatten(0, matrix.shape[:-1]) for name, whole in found.items()
+    }
+
+
+def finite(matrix: Tensor) -> Tensor:
+    """The matrix itself.
+
+    Raises:
+        LuminaError: E303 for values that are not finite.
+    """
+    if not bool(torch.isfinite(matrix).all()):
+        raise LuminaError(
+            "E303",
+            "a matrix has values that are not finite and cannot be held in few bits",
+            "these weights are damaged; start from other ones",
+        )
+    return matrix
+
+
 class Codec:
     """How matrices are held in few bits.
 
@@ -78,7 +122,15 @@ class Codec:
         raise NotImplementedError
 
     def encode(self, matrix: Tensor) -> dict[str, Tensor]:
-        """The tensors that hold a float32 matrix [..., out, in]."""
+        """The tensors that hold a matrix [..., out, in] of any floating type.
+
+        Raises:
+            LuminaError: E303 for values that are not finite.
+        """
+        return by_rows(lambda rows: self.encode_rows(finite(rows).float()), matrix)
+
+    def encode_rows(self, rows: Tensor) -> dict[str, Tensor]:
+        """The tensors [R, ...] that hold rows [R, in] of float32, each on its own."""
         raise NotImplementedError
 
     def decode(
@@ -103,15 +155,8 @@ class Codec:
                 f"a tensor of shape {list(tensor.shape)} cannot be held as {self.name}",
                 "codecs hold matrices [..., out, in]",
             )
-        wide = tensor.detach().float()
-        if not bool(torch.isfinite(wide).all()):
-            raise LuminaError(
-                "E303",
-                f"a matrix of shape {list(tensor.shape)} has values that are not "
-                f"finite and cannot be held as {self.name}",
-                "these weights are damaged; start from other ones",
-            )
-        return Packed(self.name, tuple(tensor.shape), self.encode(wide))
+        tensor = tensor.detach()
+        return Packed(self.name, tuple(tensor.shape), self.encode(tensor))
 
     def unpack(self, packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
         """The matrix in `dtype`."""

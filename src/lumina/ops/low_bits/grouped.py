@@ -32,9 +32,9 @@ class GroupedIntegers(Codec):
             "zero": ((*shape[:-1], groups), torch.uint8),
         }
 
-    def encode(self, matrix: Tensor) -> dict[str, Tensor]:
+    def encode_rows(self, rows: Tensor) -> dict[str, Tensor]:
         """The nearest steps between each group's least and largest value."""
-        groups = groups_of(matrix)
+        groups = groups_of(rows)
         scale, zero = self.steps(groups)
         codes = self.nearest(groups, scale.unsqueeze(-1), zero.unsqueeze(-1))
         return {

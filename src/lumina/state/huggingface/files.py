@@ -113,13 +113,26 @@ class WeightFiles:
             return "INT8"
         return str(self.where[name].get_slice(name).get_dtype())
 
-    def read(self, name: str) -> Tensor:
-        """The tensor as float32, checked to be finite."""
+    def read(self, name: str, more: int = 0) -> Tensor:
+        """The tensor as float32, checked to be finite.
+
+        Args:
+            name: in the files.
+            more: zero rows at its end, for which it is not copied a second time.
+        """
         try:
-            tensor: Tensor = self.where[name].get_tensor(name).float()
+            tensor: Tensor = self.where[name].get_tensor(name)
+            if more:
+                rows, *others = tensor.shape
+                filled = torch.zeros(rows + more, *others)
+                filled[:rows] = tensor
+                tensor = filled
+            tensor = tensor.float()
         except (SafetensorError, OSError, RuntimeError) as error:
             raise _damaged(self.file_of[name], error) from error
-        if not bool(torch.isfinite(tensor).all()):
+        # Both ends are NaN where any value is; nothing of the tensor's size is made.
+        ends = torch.stack(tensor.aminmax()) if tensor.numel() else tensor
+        if not bool(torch.isfinite(ends).all()):
             raise LuminaError(
                 "E303",
                 f"{self.file_of[name]}: {name} has values that are not finite",

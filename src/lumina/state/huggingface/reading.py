@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ _EMBEDDINGS = tuple(
 """How names of tables of token vectors end: Llama and its kin, GPT-2, GPT-NeoX..."""
 _FLOATS = ("F32", "BF16", "F16")
 
+Read = Callable[[], Tensor | Packed]
+"""Reads a tensor of a folder."""
+
 
 def import_folder(
     folder: str | os.PathLike[str], *, drop_mtp: bool = False
@@ -80,6 +84,25 @@ def read_folder(
             E002 what Lumina's model cannot compute, E102 missing, unknown or misshapen
             tensors, E303 damaged files. Each names the file or tensor.
     """
+    with ExitStack() as stack:
+        spec, readers = opened_folder(folder, stack, drop_mtp=drop_mtp)
+        return spec, {name: read() for name, read in readers.items()}
+
+
+def opened_folder(
+    folder: str | os.PathLike[str], stack: ExitStack, *, drop_mtp: bool = False
+) -> tuple[ModelSpec, dict[str, Read]]:
+    """As `read_folder`, with functions that read each tensor when they are called.
+
+    Args:
+        folder: as of `import_folder`.
+        stack: keeps the files open.
+        drop_mtp: as of `import_folder`.
+
+    Returns:
+        The shape, and logical name -> what reads the tensor. All names and shapes are
+        checked.
+    """
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise LuminaError("E104", f"{path}: there is no such folder", "check the path")
@@ -88,15 +111,14 @@ def read_folder(
     if small is not None:
         require_known(small)
     spec, row = spec_of(config)
-    with ExitStack() as stack:
-        # An index may list a tied head that was saved only as the embedding.
-        tied = (HF_HEAD,) if spec.tie_embeddings else ()
-        files = WeightFiles(path, stack, unneeded=tied)
-        if small is not None:
-            files.join_packed()
-        _extra_layers(config, spec, files, drop_mtp)
-        habits = habits_of(config, spec)
-        return spec, dict(_logical(spec, row, files, habits))
+    # An index may list a tied head that was saved only as the embedding.
+    tied = (HF_HEAD,) if spec.tie_embeddings else ()
+    files = WeightFiles(path, stack, unneeded=tied)
+    if small is not None:
+        files.join_packed()
+    _extra_layers(config, spec, files, drop_mtp)
+    habits = habits_of(config, spec)
+    return spec, dict(_logical(spec, row, files, habits))
 
 
 def read_embedding(folder: str | os.PathLike[str]) -> tuple[str, Tensor]:
@@ -155,8 +177,8 @@ def _extra_layers(
 
 def _logical(
     spec: ModelSpec, row: Format, files: WeightFiles, habits: Habits
-) -> Iterator[tuple[str, Tensor | Packed]]:
-    """Compare all names and shapes, then read."""
+) -> Iterator[tuple[str, Read]]:
+    """Compare all names and shapes; then what reads each tensor."""
     if spec.tie_embeddings:
         _drop_tied_head(files)
     fused = any(is_fused_name(name) for name in files.where)
@@ -174,14 +196,20 @@ def _logical(
     for entry in table:
         by_logical.setdefault(entry.logical, []).append(entry)
     for logical, group in by_logical.items():
-        value = _assembled(spec, group, files)
+        read: Read = partial(_assembled, spec, group, files)
         if habits != Habits() and ".attention." in logical:
-            wide = value.unpacked() if isinstance(value, Packed) else value
-            value = habits.taken_up(spec, logical, wide)
-        yield logical, value
+            read = partial(_taken_up, habits, spec, logical, read)
+        yield logical, read
     for name, one in declared(spec).items():
         if one.kind == "buffer" and name not in by_logical:  # no folder holds it
-            yield name, initial_value(one, seed=0)
+            yield name, partial(initial_value, one, seed=0)
+
+
+def _taken_up(habits: Habits, spec: ModelSpec, logical: str, read: Read) -> Tensor:
+    """A tensor of attention in Lumina's order of channels."""
+    value = read()
+    wide = value.unpacked() if isinstance(value, Packed) else value
+    return habits.taken_up(spec, logical, wide)
 
 
 def _drop_tied_head(files: WeightFiles) -> None:
@@ -251,12 +279,15 @@ def _assembled(
         return stacked(pieces)
     if first.expert is not None:
         return torch.stack([files.read(entry.name) for entry in group])
-    tensor = files.read(first.name)
-    if first.rows is not None:
-        return tensor[:, first.rows[0] : first.rows[1]].contiguous()
     if first.logical in (EMBEDDING, HEAD):
         # The mean token, not zeros: a token added later (a chat marker) starts there,
         # and the first norm would magnify the gradient of a zero vector.
         rest = spec.padded_vocab_size - spec.vocab_size
-        return torch.cat([tensor, tensor.mean(0, keepdim=True).expand(rest, -1)])
+        whole = files.read(first.name, more=rest)
+        if rest:
+            whole[-rest:] = whole[:-rest].mean(0, keepdim=True)
+        return whole
+    tensor = files.read(first.name)
+    if first.rows is not None:
+        return tensor[:, first.rows[0] : first.rows[1]].contiguous()
     return tensor.contiguous()

@@ -30,11 +30,11 @@ class Fp8(Codec):
         """The values and the scales."""
         return {"values": (shape, TYPE), "scale": (shape[:-1], torch.float32)}
 
-    def encode(self, matrix: Tensor) -> dict[str, Tensor]:
+    def encode_rows(self, rows: Tensor) -> dict[str, Tensor]:
         """The nearest float8."""
-        scale = matrix.abs().amax(dim=-1) / LARGEST
+        scale = rows.abs().amax(dim=-1) / LARGEST
         scale = torch.where(scale > 0, scale, 1.0)
-        unit = (matrix / scale.unsqueeze(-1)).clamp(-LARGEST, LARGEST)
+        unit = (rows / scale.unsqueeze(-1)).clamp(-LARGEST, LARGEST)
         return {"values": unit.to(TYPE), "scale": scale}
 
     def decode(

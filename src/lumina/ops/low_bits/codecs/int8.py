@@ -28,9 +28,9 @@ class Int8(Codec):
         """The values and the scales."""
         return {"values": (shape, torch.int8), "scale": (shape[:-1], torch.float32)}
 
-    def encode(self, matrix: Tensor) -> dict[str, Tensor]:
+    def encode_rows(self, rows: Tensor) -> dict[str, Tensor]:
         """The nearest integers."""
-        return rounded(matrix, torch.float32)
+        return rounded(rows, torch.float32)
 
     def decode(
         self, tensors: Mapping[str, Tensor], shape: Shape, dtype: torch.dtype

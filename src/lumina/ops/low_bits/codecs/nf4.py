@@ -43,9 +43,9 @@ class Nf4(Codec):
             "scale": ((*shape[:-1], blocks), torch.float32),
         }
 
-    def encode(self, matrix: Tensor) -> dict[str, Tensor]:
+    def encode_rows(self, rows: Tensor) -> dict[str, Tensor]:
         """The nearest code of each number."""
-        blocks = blocks_of(matrix)
+        blocks = blocks_of(rows)
         scale = blocks.abs().amax(dim=-1)
         return {"values": codes_of(blocks, scale), "scale": scale}
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumina.ops.low_bits.codec import Codec, Parts, Shape, register_codec
-from lumina.ops.low_bits.codecs.nf4 import BLOCK, blocks_of, codes_of, widened
+from lumina.ops.low_bits.codec import Codec, Parts, Shape, found_codec, register_codec
+from lumina.ops.low_bits.codecs.nf4 import BLOCK, widened
 from lumina.ops.low_bits.dynamic_map import dynamic_map
 
 SCALES = 256
@@ -42,9 +42,9 @@ class Nf4Double(Codec):
         }
 
     def encode(self, matrix: Tensor) -> dict[str, Tensor]:
-        """The nearest code of each number; the scale is the exact one, as there."""
-        blocks = blocks_of(matrix)
-        exact = blocks.abs().amax(dim=-1)
+        """The nearest code of each number by the exact scale, as there."""
+        plain = found_codec("nf4").encode(matrix)
+        exact = plain["scale"]
         flat = exact.flatten(-2)
         mean = flat.mean(dim=-1, keepdim=True)
         groups = _groups(flat - mean)
@@ -54,7 +54,7 @@ class Nf4Double(Codec):
         found = torch.bucketize(unit, (table[1:] + table[:-1]) / 2).to(torch.uint8)
         codes = found.flatten(-2)[..., : flat.shape[-1]].unflatten(-1, exact.shape[-2:])
         return {
-            "values": codes_of(blocks, exact),
+            "values": plain["values"],
             "scale": codes.contiguous(),
             "scale_scale": largest,
             "scale_mean": mean,
