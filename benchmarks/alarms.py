@@ -15,6 +15,9 @@ to all detectors:
     python benchmarks/alarms.py [--runs FOLDER] [--first SEED] [--clean 36]
         [--faulted 4] [--output FILE]
 
+What the orchestrator would change in the clean runs, in shadow mode with its defaults,
+is counted, too: an intervention is a decision that names a control.
+
 "Sure" counts alarms with a confidence of 0.6 and more, which is what the mildest action
 of the orchestrator needs.
 """
@@ -78,6 +81,9 @@ def plan_of(run: Run, rows: Rows) -> Any:
         steps=len(rows),
         warmup_steps=run.options.get("warmup_steps", max(len(rows) // 20, 3)),
         learning_rate=max(row["learning_rate"] for row in rows),
+        lr_scheduler=run.options.get("lr_scheduler", "cosine"),
+        eval_every=max(len(rows) // 6, 10),
+        max_grad_norm=run.options.get("max_grad_norm", 1.0),
         parameters=100_000,
     )
 
@@ -92,6 +98,38 @@ def watched(run: Run, rows: Rows) -> list[Any]:
         found += watching.see({k: x for k, x in row.items() if k not in judged})
         if judged:
             found += watching.see_evaluation(row["step"], judged)
+    return found
+
+
+def interventions(run: Run, rows: Rows) -> list[str]:
+    """What the orchestrator would change, in shadow mode."""
+    from lumina.config import Config
+    from lumina.plan.decisions import Decisions
+    from lumina.plan.orchestrating import decide_orchestrator
+    from lumina.train.replaying.stand_in import StandIn
+    from lumina.train.rules.orchestrator import Orchestrator
+
+    decided = Decisions(values={"steps": len(rows)})
+    decide_orchestrator(Config(adaptive="shadow"), decided)
+    plan = plan_of(run, rows).replace(orchestrator=decided.values["orchestrator"])
+    rule, stand_in, found = Orchestrator.made_for(plan), StandIn(plan), []
+    for row in rows:
+        step = row["step"]
+
+        def now(name: str, step: int = step) -> Any:
+            return stand_in.now(name, step)
+
+        judged = {key: x for key, x in row.items() if "eval_" in key}
+        rule.see({k: x for k, x in row.items() if k not in judged})
+        rule.propose(step, now)
+        if judged:
+            rule.see_evaluation(step, judged)
+            rule.propose(step, now)
+        found += [
+            f"{note.evidence['anomaly']}: {note.evidence['action']}"
+            for note in rule.notes()
+            if note.kind == "decision" and note.evidence["control"]
+        ]
     return found
 
 
@@ -207,8 +245,11 @@ def false_alarms(runs: list[tuple[Run, Rows]]) -> dict[str, Any]:
     """Alarms in clean runs, by 1,000 steps."""
     steps, counts, sure, at_fault = 0, Counter[str](), Counter[str](), Counter[str]()
     touched: set[str] = set()
+    changed: dict[str, list[str]] = {}
     for run, rows in runs:
         steps += len(rows)
+        if done := interventions(run, rows):
+            changed[run.name] = done
         for one in watched(run, rows):
             if not one.new or one.anomaly in REMARKS:
                 continue
@@ -228,6 +269,8 @@ def false_alarms(runs: list[tuple[Run, Rows]]) -> dict[str, Any]:
         "by_detector": dict(counts),
         "sure_by_detector": dict(sure),
         "in": sorted(touched),
+        "runs_with_an_intervention": len(changed),
+        "interventions": changed,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -305,6 +306,24 @@ def test_a_rate_that_makes_the_first_weights_worse_is_far_too_high(steps):
             row | {figure: good[figure]} for row, good in zip(made, sound, strict=True)
         ]
         assert "high_rate" not in named(alone)
+
+
+@pytest.mark.parametrize("steps", [160, 600])
+def test_a_level_loss_with_gradients_that_have_gone_is_a_rate_too_high(steps):
+    """Only where the model began from nothing and has learned little."""
+    made = rows(steps, noise=0.01)
+    vocabulary = plan(steps).spec.vocab_size
+    for row in made:
+        row["loss"] *= 1.1 * math.log(vocabulary) / 5.5
+        if row["step"] > 12:
+            row["loss"] = 0.62 * math.log(vocabulary) * (row["loss"] / 2.5) ** 0.02
+            row["grad_norm"] *= 0.15
+    window = min(steps // 6, 50)
+    [first, *_] = [one for one in findings(made) if one.anomaly == "high_rate"]
+    assert first.step == 3 * window and 0.8 < first.confidence < 0.9
+    steep = [row | {"grad_norm": 0.5} for row in made]
+    trained = [row | {"loss": 0.7 * row["loss"]} for row in made]
+    assert not {"high_rate"} & (named(steep) | named(trained) | named(rows(steps)))
 
 
 def test_a_loss_that_once_fell_is_left_to_other_checks():

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from lumina.train.health.check import CHECKS
+from lumina.train.health.checks.routing import ExpertImbalance
 from lumina.train.health.watching import HOLDS
 from lumina.train.health.window import line
 from lumina.train.rules import RunningRules, with_rules
@@ -246,6 +247,27 @@ def test_uneven_experts_are_told_of():
     for row in eight:
         row["moe.load"] = [[0.55] + [0.45 / 7] * 7]
     assert named(eight) == {"expert_imbalance"}
+
+
+def test_uneven_experts_of_a_run_that_learns_are_no_reason_to_change_it():
+    """Sure where the loss is above its lowest, and not where it falls on."""
+
+    def surest(loss):
+        rows = [
+            {
+                "step": step,
+                "loss": loss(step) + 0.01 * (step % 3),
+                "loss_tokens": 512,
+                "moe.load": [[0.5, 0.49, 0.01, 0.0]],
+            }
+            for step in range(1, 301)
+        ]
+        check = ExpertImbalance(tiny_plan(steps=300, moe=True))
+        alarms = [alarm for row in rows if (alarm := check.see(row)) is not None]
+        return max(alarm.confidence for alarm in alarms)
+
+    assert surest(lambda step: 5 * step**-0.2) == 0.55
+    assert surest(lambda step: 3 + step / 100) > 0.9
 
 
 @pytest.mark.covers("MON-08: MoD routing")

@@ -161,8 +161,9 @@ def test_a_run_that_nothing_helps_ends_with_a_diagnosis(runs: Runs) -> None:
 
 
 def test_a_run_that_gets_no_better_ends_early_and_keeps_its_weights(runs: Runs) -> None:
+    base = {"adaptive": "on", "adaptive_without": ("nothing",), "steps": 9}
     with alarm("overfitting", 2):
-        run = runs.train(adaptive="on", adaptive_levels=(4,), steps=9)
+        run = runs.train(**base, adaptive_levels=(4,))
     assert run.result.steps == 3 and run.result.exit_code == 0
     assert "further training does not help" in run.result.reason
     assert run.checkpoints == ["step-00000003"]

@@ -97,6 +97,17 @@ def test_one_that_is_good_stays_and_one_that_may_come_to_be() -> None:
     assert [target.step for target in two.targets()] == [10, 20]
 
 
+def test_the_beginning_stays_until_it_is_let_go_of() -> None:
+    held = Snapshots(3)
+    for step in (0, 10, 20):
+        held.put(state(step))
+    held.promote(10)
+    held.promote(20)
+    assert [target.step for target in held.targets()] == [0, 20]
+    held.forget_begin()
+    assert [target.step for target in held.targets()] == [20]
+
+
 def test_what_a_snapshot_remembers_does_not_change_with_the_run() -> None:
     held, now = Snapshots(2), state(5)
     held.put(now)
@@ -185,3 +196,5 @@ def test_what_is_gone_back_to_first() -> None:
     ]  # fmt: skip
     best = in_order(targets, Request(45, best=True), 50, rows)
     assert [one.step for one in best][:3] == [10, 40, 30]
+    again = in_order(targets, Request(50, earliest=True), 50, rows)
+    assert [one.step for one in again][:2] == [2, 10]

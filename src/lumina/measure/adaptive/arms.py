@@ -62,6 +62,7 @@ class Arm:
 
 
 INTERVENTIONS = (
+    "restart_lower_rate",
     "rollback",
     "lower_rate",
     "raise_rate",

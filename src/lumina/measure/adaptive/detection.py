@@ -16,6 +16,10 @@ WITHIN = 40
 MATTERS = 0.05
 """How far above its twin the competent arm has to end for a setting to be wrong."""
 
+CASE_OF = {"high_rate": "divergence"}
+"""Kinds of alarms that came later -> the kind of the population that each is a case of.
+The scenarios and what they expect stay as they were generated."""
+
 Row = Mapping[str, Any]
 
 
@@ -78,7 +82,8 @@ def detection(
         expected = [
             some
             for some in decisions
-            if some["kind"] in one.expects and some["step"] >= first
+            if CASE_OF.get(some["kind"], some["kind"]) in one.expects
+            and some["step"] >= first
         ]
         result.right += sum(acted(some) for some in expected)
         if one.stratum == "misconfigured":

@@ -21,8 +21,8 @@ class Rollback(Control):
     name = "rollback"
     allowed = (
         '{"steps": 100} goes back by at most 100 steps; "skip_data" (true or false), '
-        '"learning_rate_factor" (above 0, at most 1), "rewarm_steps" (from 0 on) and '
-        '"best" (true or false) may stand beside it'
+        '"learning_rate_factor" (above 0, at most 1), "rewarm_steps" (from 0 on), '
+        '"best" and "earliest" (true or false) may stand beside it'
     )
     final = "what it took back is in the folder `undone` of the run"
     kept_in_state = True

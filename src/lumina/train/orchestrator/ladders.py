@@ -27,7 +27,7 @@ LADDERS: dict[str, tuple[str, ...]] = {
     "high_rate": ("restart_lower_rate", "cut_rate", "lower_rate"),
     "loss_spike": ("nothing", "tighter_clip", "reset_moments", "lower_rate"),
     "severe_loss_spike": ("nothing", *_UNSTABLE),
-    "exploding_gradients": _UNSTABLE,
+    "exploding_gradients": ("nothing", *_UNSTABLE),
     "oscillation": ("nothing", "lower_rate", "rewarm"),
     "divergence": (
         "lower_rate",
@@ -56,6 +56,7 @@ LADDERS: dict[str, tuple[str, ...]] = {
     "slow_learning": ("reset_rate", "raise_rate"),
     "convergence": ("final_reduction", "evaluate_more"),
     "overfitting": (
+        "nothing",
         "evaluate_more",
         "more_weight_decay",
         "more_dropout",
@@ -82,7 +83,15 @@ MUST_HELP = ("plateau", "slow_learning")
 """Anomalies that do no harm by themselves: a change against one of them is undone not
 only where it made things worse, but also where it made no difference."""
 
+LATE = ("final_reduction",)
+"""Actions that do good at the end of the run: no difference at first says nothing."""
+
 
 def ladder_for(anomaly: str) -> tuple[str, ...]:
     """The ladder of an anomaly; empty where there is none."""
     return LADDERS.get(anomaly, ())
+
+
+def must_help(anomaly: str, action: str) -> bool:
+    """Whether a change is undone where it made no difference."""
+    return anomaly in MUST_HELP and action not in LATE

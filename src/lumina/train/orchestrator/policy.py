@@ -22,7 +22,7 @@ from lumina.train.orchestrator.actions import ACTIONS, Action
 from lumina.train.orchestrator.decision import NOTHING, Decision
 from lumina.train.orchestrator.episodes import Episodes
 from lumina.train.orchestrator.forecast import forecast
-from lumina.train.orchestrator.ladders import MUST_HELP, ladder_for
+from lumina.train.orchestrator.ladders import ladder_for, must_help
 from lumina.train.orchestrator.ledger import Ledger
 from lumina.train.orchestrator.limits import Limits
 from lumina.train.orchestrator.predictions import Predictions
@@ -362,7 +362,7 @@ class Policy:
         self.memory["trial"] = None
         outcome = trial.outcome(step)
         self.ledger.judged(outcome, changed=trial.change is not None)
-        useless = outcome.verdict == "same" and trial.anomaly in MUST_HELP
+        useless = outcome.verdict == "same" and must_help(trial.anomaly, trial.action)
         if trial.change is not None and (useless or outcome.verdict == "worse"):
             why = "it made no difference" if useless else "it made things worse"
             self._bar(trial.anomaly, trial.action, why)

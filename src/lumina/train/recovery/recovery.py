@@ -52,6 +52,8 @@ class Recovery:
         """After a step whose row is written: a snapshot, where one is due."""
         if self._clean is not None and run.saved >= 0:
             self._clean.watch(run.saved)
+        if run.progress.step * 2 > run.plan.steps:
+            self._snapshots.forget_begin()
         if self.due(run.progress.step):
             self._take(run)
 

@@ -21,6 +21,7 @@ class Request:
         rewarm_steps: in so many steps the learning rate warms up again; 0: at once.
         best: go to the best model within the steps, by evaluations where there are
             some; otherwise to the newest that is known to be good.
+        earliest: go to the earliest step within the steps, whatever followed it.
     """
 
     steps: int
@@ -28,6 +29,7 @@ class Request:
     learning_rate_factor: float = 1.0
     rewarm_steps: int = 0
     best: bool = False
+    earliest: bool = False
 
     @staticmethod
     def of(value: Mapping[str, Any]) -> Request:
@@ -50,6 +52,7 @@ def is_request(value: Any) -> bool:
         and asked.rewarm_steps >= 0
         and isinstance(asked.skip_data, bool)
         and isinstance(asked.best, bool)
+        and isinstance(asked.earliest, bool)
         and is_number(asked.learning_rate_factor)
         and 0 < asked.learning_rate_factor <= 1
     )

@@ -30,7 +30,8 @@ class Snapshots:
     """The snapshots of a run, on one rank; every rank has those of the same steps.
 
     The newest that is known to be good stays, the oldest of those that are not yet, so
-    that it comes to be, and of the others the newest.
+    that it comes to be, and of the others the newest. Where there is room for three,
+    that of step 0 stays, too, until it is let go of: a run may have to begin again.
 
     Args:
         most: how many are held at a time.
@@ -38,6 +39,7 @@ class Snapshots:
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._keeps_begin = most >= 3
         self._held: dict[int, Snapshot] = {}
         self._free: list[HostCopies] = []
 
@@ -87,7 +89,14 @@ class Snapshots:
         if step in self._held:
             self._held[step].good = True
             for older in [held for held in self._held if held < step]:
-                self._drop(older)
+                if older or not self._keeps_begin:
+                    self._drop(older)
+
+    def forget_begin(self) -> None:
+        """The snapshot of step 0 is one like any other from here on."""
+        self._keeps_begin = False
+        if 0 in self._held and any(one.good for at, one in self._held.items() if at):
+            self._drop(0)
 
     def drop(self, step: int) -> None:
         """Let go of the snapshots of a step and of later ones."""
@@ -102,7 +111,10 @@ class Snapshots:
 
     def _missed_least(self) -> int | None:
         """The step of the snapshot that gives way to a new one; None: none does."""
-        waiting = sorted(step for step, one in self._held.items() if not one.good)
+        kept = 0 if self._keeps_begin else -1
+        waiting = sorted(
+            step for step, one in self._held.items() if not one.good and step > kept
+        )
         return waiting[1] if len(waiting) > 1 else None
 
     def _drop(self, step: int) -> None:

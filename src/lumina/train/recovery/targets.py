@@ -64,6 +64,8 @@ def in_order(
         rows: of the metrics so far, for the best.
     """
     within = [one for one in targets if step - asked.steps <= one.step < step]
+    if asked.earliest:
+        return sorted(within, key=lambda one: (one.step, bool(one.checkpoint)))
     if asked.best:
         score = scores(rows)
         return sorted(

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from lumina.plan.plan import Plan
 from lumina.train.health.check import Alarm, Check, median, number, register_check
-from lumina.train.health.window import window_of
+from lumina.train.health.window import after_warm_up, window_of
 
 LATEST = 3
 """Steps whose medians are judged."""
 
+FIRST = 10
+"""Steps whose gradients are those of weights that have hardly been trained."""
+
+MOST_WINDOWS = 64
+
 
 @register_check
 class HighRate(Check):
-    """The model becomes worse than it was before its first step.
+    """A run whose rate is far too high from its start.
 
-    Other checks compare with a window before, and a run whose rate is far too high has
-    none that is sound: the loss rises in its first steps, then falls slowly from there,
-    to what the frequencies of the tokens alone would give. So this one compares with
-    the first step, whose loss and gradient are those of the weights as they were given.
-    It looks on until the loss has clearly fallen below that.
+    Other checks compare with a window before, and such a run has none that is sound:
+    it soon stays where the frequencies of the tokens alone would bring it. So this one
+    compares with the first steps, and knows two signs. The model becomes worse than it
+    was before its first step. Or the loss is level early, with little learned, while
+    the gradients are a fraction of the first ones: the large steps have driven the
+    weights to a place where activations are saturated and nothing can be learned.
     """
 
     name = "high_rate"
     penalty = 40
     prior = 0.8
     worse, steeper, needed, learned = 0.05, 1.5, 0.4, 0.9
+    gone, level, half, untrained = 0.2, 0.01, 0.5, 0.8
     rule = (
         "by the medians of 3 steps, a loss more than 5% above that of the first step, "
         "a gradient norm more than 1.5 times that of the first step, and a product of "
         "the rise of the loss and that factor of more than 0.4 (a loss 10% higher with "
-        "4 times the norm, or 20% higher with twice the norm); as long as no window's "
-        "median loss was below 90% of the first loss"
+        "4 times the norm, or 20% higher with twice the norm), as long as no window's "
+        "median loss was below 90% of the first loss; or, of a model that is trained "
+        "from nothing, after warm-up and from the third window on: a median loss that "
+        "is above half of the first one and has fallen by less than 1% since the "
+        "window in the middle of the run so far, with a median gradient norm below a "
+        "fifth of that of the first 10 steps"
     )
 
     def __init__(self, plan: Plan) -> None:
@@ -41,24 +53,46 @@ class HighRate(Check):
         self.window = window_of(plan)
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
-        """Compare the last steps with the first."""
+        """Compare the last steps with the first, and windows with each other."""
         memory = self.memory
         loss, norm = number(row, "loss"), number(row, "grad_norm")
         if memory.get("over") or loss is None or norm is None:
             return None
         if "first" not in memory:
             memory["first"] = [loss, norm]
-            return None
-        height, steepness = memory["first"]
         losses = self.keep("losses", loss, self.window)
-        norms = self.keep("norms", norm, LATEST)
-        if len(losses) == self.window and median(losses) < self.learned * height:
-            memory.clear()
-            memory["over"] = True
+        norms = self.keep("norms", norm, self.window)
+        seen = memory["seen"] = memory.get("seen", 0) + 1
+        if seen == FIRST:
+            memory["steep"] = median(norms)
+        alarm = None
+        if not memory.get("better"):
+            full = len(losses) == self.window
+            memory["better"] = full and median(losses) < self.learned * self._first
+            alarm = None if memory["better"] else self._spoilt(losses, norms)
+        if seen % self.window == 0:
+            windows = self.keep(
+                "windows", [median(losses), median(norms)], MOST_WINDOWS
+            )
+            if alarm is None and after_warm_up(self.plan, row["step"]):
+                alarm = self._stuck(windows, seen)
+            low = windows[-1][0] < self.half * self._first
+            if low or len(windows) == MOST_WINDOWS:
+                memory.clear()
+                memory["over"] = True
+        return alarm
+
+    @property
+    def _first(self) -> float:
+        """The loss of the first step."""
+        return float(self.memory["first"][0])
+
+    def _spoilt(self, losses: list[float], norms: list[float]) -> Alarm | None:
+        """Whether the model is worse than it was before its first step."""
+        height, steepness = self.memory["first"]
+        if len(norms) <= LATEST or min(height, steepness) <= 0:
             return None
-        if len(norms) < LATEST or min(height, steepness) <= 0:
-            return None
-        now, steep = median(losses[-LATEST:]), median(norms)
+        now, steep = median(losses[-LATEST:]), median(norms[-LATEST:])
         rise, factor = now / height - 1, steep / steepness
         excess = rise * factor / self.needed
         if rise <= self.worse or factor <= self.steeper or excess <= 1:
@@ -70,4 +104,26 @@ class HighRate(Check):
             {"first": height, "loss": now, "norm": steep, "first_norm": steepness},
             "error",
             self.sure(excess),
+        )
+
+    def _stuck(self, windows: list[list[float]], steps: int) -> Alarm | None:
+        """Whether little was learned, nothing more is, and the gradients have gone."""
+        if len(windows) < 3 or steps < 2 * FIRST:
+            return None
+        known_nothing = math.log(self.plan.spec.vocab_size)
+        if self._first < self.untrained * known_nothing:
+            return None
+        before, (now, norm) = windows[(len(windows) - 1) // 2][0], windows[-1]
+        share = norm / max(self.memory["steep"], 1e-30)
+        falls = now < (1 - self.level) * before or now < self.half * self._first
+        if falls or share >= self.gone:
+            return None
+        return Alarm(
+            f"the loss has come from {self._first:.4f} to {now:.4f} and falls no more "
+            f"(it was {before:.4f} at half of these {steps:,} steps), while the "
+            f"gradient norm is {share:.2g} times that of the first steps: the learning "
+            "rate is far too high",
+            {"first": self._first, "loss": now, "before": before, "share": share},
+            "error",
+            self.sure(self.gone / max(share, 1e-3)),
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import pstdev
 from typing import Any
 
 from lumina.plan.plan import Plan
 from lumina.quantities import share as in_percent
 from lumina.train.health.check import Alarm, Check, mean, number, register_check
-from lumina.train.health.window import window_of
+from lumina.train.health.window import level, window_of
 
 TOKENS = 100
 """Assignments that an even load must give every expert in a window, before anything is
@@ -21,10 +22,12 @@ class ExpertLoads(Check):
     """Averages the loads of experts over windows, and judges each window.
 
     The first window is left out, as routing settles. Alarms follow from two windows in
-    a row.
+    a row. Experts come to be used unevenly in sound runs, too: while the mean loss of
+    the windows goes on falling, an alarm is not sure enough for any action.
     """
 
     windows = 2
+    harmless, errors = 0.55, 2.0
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -49,8 +52,10 @@ class ExpertLoads(Check):
         ]
         tokens = number(row, "loss_tokens") or 0.0
         memory["tokens"] = memory.get("tokens", 0.0) + tokens * self.top_k
+        losses = self.keep("losses", number(row, "loss"), self.window)
         if seen % self.window:
             return None
+        harms = self._harms([loss for loss in losses if loss is not None])
         shares = [[x / self.window for x in layer] for layer in memory.pop("sums")]
         assigned = memory.pop("tokens")
         before = memory.get("before")
@@ -59,7 +64,20 @@ class ExpertLoads(Check):
             return None
         alarm = self.judged(shares, before)
         times = memory["times"] = memory.get("times", 0) + 1 if alarm else 0
-        return alarm if times >= self.windows else None
+        if alarm is None or times < self.windows:
+            return None
+        sure = alarm.confidence if harms else min(alarm.confidence, self.harmless)
+        return replace(alarm, confidence=sure)
+
+    def _harms(self, losses: list[float]) -> bool:
+        """Whether the mean loss of a window is clearly above the lowest so far."""
+        if not losses:
+            return True
+        now = level(losses)
+        error = now.spread / math.sqrt(len(losses))
+        lowest: float = min(self.memory.get("lowest", math.inf), mean(losses))
+        self.memory["lowest"] = lowest
+        return mean(losses) > lowest + self.errors * error
 
     def judged(
         self, shares: list[list[float]], before: list[list[float]] | None
@@ -99,7 +117,9 @@ class ExpertImbalance(ExpertLoads):
         "become more even (the emptiest by a fifth, or the fullest by a twentieth, "
         "from window to window); one whose fullest has more than 4 times an even "
         "share; or whose shares have a standard deviation of more than 0.3. An even "
-        "load must give every expert 100 assignments in a window"
+        "load must give every expert 100 assignments in a window. The confidence is "
+        "0.55 at most while the mean loss of the window is within two standard errors "
+        "of the lowest so far"
     )
 
     def judged(
@@ -138,8 +158,8 @@ class DeadExperts(ExpertLoads):
     rule = (
         "in two windows in a row, after the first: an expert with less than 1% of the "
         "assignments of its layer (with more than 10 experts, than a tenth of an even "
-        "share) and no more than in the window before; the same least load as for "
-        "`expert_imbalance`"
+        "share) and no more than in the window before; the same least load and "
+        "confidence as for `expert_imbalance`"
     )
 
     def judged(

@@ -49,6 +49,7 @@ class RestartLowerRate(Action):
             "skip_data": False,
             "learning_rate_factor": FACTOR,
             "rewarm_steps": int(plan.orchestrator["cooldown_steps"]),
+            "earliest": True,
         }
         what = f"begin again with {FACTOR:g} times the rate"
         return self.changed(finding, value, what)

@@ -11,8 +11,8 @@ from lumina.train.rules.rule import Now, Proposal
 LAST_SHARE = 0.1
 """Share of the present rate that a final reduction ends at."""
 
-ENOUGH = 0.5
-"""Where the schedule ends below this share of the present rate, it falls by itself."""
+HIGH = 0.5
+"""Share of the peak above which a schedule has not fallen, now and at the last step."""
 
 LEAST_STEPS = 2
 
@@ -33,9 +33,8 @@ class FinalReduction(Action):
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
         """Down to a tenth at the last step."""
         left = plan.steps - finding.step - 1  # it begins after the next step
-        present = learning_rate_at(plan, finding.step)
         last = learning_rate_at(plan, max(plan.steps - 1, 0))
-        falls = now(self.control)["share"] < 1 or last < ENOUGH * present
+        falls = now(self.control)["share"] < 1 or last <= HIGH * plan.learning_rate
         if left < LEAST_STEPS or falls:
             return None
         what = f"let the learning rate fall to a tenth over the {left:,} steps left"
