@@ -8,6 +8,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "CacheSettings": "lumina.infer.kv.settings",
     "Callback": "lumina.train",
     "Config": "lumina.config",
     "ConfigPresets": "lumina.config",

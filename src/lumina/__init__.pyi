@@ -14,6 +14,7 @@ from lumina.infer.asking import chat as chat
 from lumina.infer.asking import generate as generate
 from lumina.infer.evaluate import evaluate as evaluate
 from lumina.infer.export import export_for_inference as export_for_inference
+from lumina.infer.kv.settings import CacheSettings as CacheSettings
 from lumina.infer.load import load as load
 from lumina.model.kinds.table import register_kind as register_kind
 from lumina.model.registry import register_attention as register_attention

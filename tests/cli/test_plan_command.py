@@ -128,3 +128,15 @@ def test_what_cannot_be_planned_is_refused(
     assert main(["plan", "--preset", "debug", *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith(code) and says in error
+
+
+@pytest.mark.covers("MEM-19: KV")
+def test_the_plan_says_what_generation_keeps(capsys):
+    shape = ["--hidden-size", "64", "--num-layers", "2", "--num-heads", "4"]
+    shape += ["--num-kv-heads", "2", "--seq-length", "1024", "--vocab-size", "512"]
+    shape += ["--no-use-moe", "--precision", "fp32", "--device", "cpu"]
+    assert main(["plan", *shape, "--show", "generation"]) == 0
+    said = capsys.readouterr().out
+    # 2 layers, a key and a value, 2 heads of 16: 128 numbers a token.
+    assert "512.0 KiB  a row of 1,024 tokens" in said
+    assert "int8" in said and "160.0 KiB" in said  # 16 bytes and a scale

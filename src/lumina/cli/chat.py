@@ -21,6 +21,7 @@ from lumina.cli.answering import (
     show,
     tell_sampling,
 )
+from lumina.cli.cache_options import add_cache_options, cache_settings, tell_cache
 from lumina.cli.streams import read_any_bytes, show_any_character
 from lumina.errors import LuminaError
 
@@ -40,6 +41,7 @@ LOOK_SECONDS = 0.2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_answering_options(parser)
+    add_cache_options(parser)
     parser.add_argument(
         "--system-prompt", default="", metavar="TEXT", help="said before everything"
     )
@@ -66,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
 
     sampling = sampling_from(args, tokenizer)
     tell_sampling(sampling, tokenizer)
+    settings = cache_settings(args)
+    tell_cache(settings, network, 1, network.spec.context_length)
     show_any_character()
     read_any_bytes()
     session = ChatSession(
@@ -75,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         max_new_tokens=length_from(args, tokenizer),
         system_prompt=system_prompt,
         stop=stop,
+        settings=settings,
     )
     if messages:
         return _one_by_one(session, messages)

@@ -13,6 +13,7 @@ from lumina.cli.answering import (
     row_progress,
     tell,
 )
+from lumina.cli.cache_options import add_cache_options, cache_settings
 from lumina.cli.streams import output_is_unicode
 
 if TYPE_CHECKING:
@@ -66,15 +67,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, metavar="N",
         help="rows side by side; changes the memory it takes, not the result",
     )  # fmt: skip
+    add_cache_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the result."""
     from lumina.infer.evaluate import evaluate
+    from lumina.infer.kv.settings import CacheSettings
     from lumina.model.registry import load_plugins
 
     load_plugins(args.plugins)
+    cache = cache_settings(args)
     outcome = evaluate(
         model_path(args),
         args.data,
@@ -90,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         format=args.format,
         field=args.field,
         data_errors=args.data_errors,
+        cache=None if cache == CacheSettings() else cache,
         on_event=tell,
         on_rows=row_progress(),
     )
@@ -123,6 +128,8 @@ def _text(outcome: Evaluation) -> str:
         )
     if outcome.segments is not None:
         lines.append(("segments", f"{outcome.segments:.2f} of a token on average"))
+    if outcome.cache is not None:
+        lines.append(("with this cache", outcome.cache.to_text()))
     if outcome.skipped:
         lines.append(("skipped", f"{outcome.skipped:,} bad records"))
     width = max(len(name) for name, _ in lines)

@@ -21,6 +21,12 @@ from lumina.cli.answering import (
     show,
     tell_sampling,
 )
+from lumina.cli.cache_options import (
+    add_cache_options,
+    cache_settings,
+    tell_cache,
+    tokens_of,
+)
 from lumina.cli.comparing import add_comparing_options, check_comparing, compare
 from lumina.cli.streams import output_is_unicode, show_any_character
 from lumina.errors import LuminaError
@@ -61,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="one JSON object a line: prompt, text, tokens, reason",
     )
+    add_cache_options(parser)
     add_comparing_options(parser)
 
 
@@ -79,10 +86,14 @@ def run(args: argparse.Namespace) -> int:
 
     sampling = sampling_from(args, tokenizer)
     tell_sampling(sampling, tokenizer)
+    settings, length = cache_settings(args), length_from(args, tokenizer)
+    longest = max(len(tokenizer.prompt(text)) for text in prompts)
     show_any_character()
     streams = sys.stdout.isatty() if args.stream is None else args.stream
     streams = streams and not args.json
     size = 1 if streams else args.batch_size
+    rows = min(size, len(prompts))
+    tell_cache(settings, network, rows, tokens_of(network, longest + length))
     started, tokens, full = time.monotonic(), 0, 0
     with Interruptible() as interruption:
         for start in range(0, len(prompts), size):
@@ -94,8 +105,9 @@ def run(args: argparse.Namespace) -> int:
                 tokenizer,
                 [tokenizer.prompt(text) for text in texts],
                 sampling,
-                max_new_tokens=length_from(args, tokenizer),
+                max_new_tokens=length,
                 stop=stop,
+                settings=settings,
                 stopped=lambda: interruption.asked,
             )
             _make(answers, texts[0] if streams else None)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from lumina.plan.plan import Plan
     from lumina.plan.time_estimate import TimeEstimate
 
-PARTS = ("model", "parameters", "memory", "data", "time", "decisions", "warnings")
+PARTS = (
+    "model", "parameters", "memory", "generation", "data", "time", "decisions",
+    "warnings",
+)  # fmt: skip
 ALWAYS = ("warnings",)
 
 STEPS = 1000

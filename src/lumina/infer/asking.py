@@ -10,6 +10,7 @@ from lumina.data.records import BadRecord, read_turns
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.chat import check_markers
+from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.load import Model, load, with_tokenizer
 from lumina.infer.sampling import Sampling, answer_length, sampling_for
 from lumina.infer.text import Answers
@@ -35,6 +36,7 @@ def generate(
     seed: int | None = None,
     stop: str | Sequence[str] = (),
     batch_size: int = 16,
+    cache: CacheSettings | None = None,
     **loading: Any,
 ) -> str | list[str]:
     """Continue a text, or several side by side.
@@ -51,6 +53,7 @@ def generate(
         seed: the same seed gives the same answer.
         stop: a text, or several, before which an answer ends.
         batch_size: texts continued at a time.
+        cache: how keys and values are kept.
         loading: where `model` is a folder, options of `lumina.load` (device, dtype,
             which, ema, task).
 
@@ -77,7 +80,7 @@ def generate(
     made: list[str] = []
     for start in range(0, len(texts), batch_size):
         ids = [tokenizer.prompt(text) for text in texts[start : start + batch_size]]
-        made += _answers(network, tokenizer, ids, sampling, max_new_tokens, stop)
+        made += _answers(network, tokenizer, ids, sampling, max_new_tokens, stop, cache)
     return made if several else made[0]
 
 
@@ -91,6 +94,7 @@ def chat(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
+    cache: CacheSettings | None = None,
     **loading: Any,
 ) -> str:
     """The assistant's answer to a conversation.
@@ -108,6 +112,7 @@ def chat(
         top_p: see `Sampling`.
         seed: the same seed gives the same answer.
         stop: a text, or several, before which the answer ends.
+        cache: how keys and values are kept.
         loading: as for `generate`.
 
     Raises:
@@ -142,7 +147,7 @@ def chat(
     check_markers(tokenizer)
     sampling = sampling_for(tokenizer.generation, **chosen)
     ids = [tokenizer.chat_prompt(turns)]
-    [answer] = _answers(network, tokenizer, ids, sampling, max_new_tokens, stop)
+    [answer] = _answers(network, tokenizer, ids, sampling, max_new_tokens, stop, cache)
     return answer
 
 
@@ -174,6 +179,7 @@ def _answers(
     sampling: Sampling,
     max_new_tokens: int | None,
     stop: str | Sequence[str],
+    cache: CacheSettings | None,
 ) -> list[str]:
     """The whole answers to prompts side by side."""
     answers = Answers(
@@ -183,6 +189,7 @@ def _answers(
         sampling,
         max_new_tokens=answer_length(tokenizer.generation, max_new_tokens),
         stop=[stop] if isinstance(stop, str) else stop,
+        settings=cache,
     )
     for _ in answers:
         pass

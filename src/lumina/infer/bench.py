@@ -12,6 +12,7 @@ import torch
 
 from lumina.errors import LuminaError
 from lumina.infer.generate import Decoding, context_limit
+from lumina.infer.kv.settings import CacheSettings, place_of
 from lumina.infer.sampling import Sampling
 from lumina.model.network import Network
 
@@ -74,6 +75,7 @@ def measure_generation(
     *,
     new_tokens: int,
     rounds: int,
+    settings: CacheSettings | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Speed]:
     """Measure every batch size with every length, one after the other.
@@ -88,6 +90,7 @@ def measure_generation(
         prompt_lengths: tokens of each prompt.
         new_tokens: tokens of each answer, two at least.
         rounds: how often each is measured, after one round that does not count.
+        settings: how keys and values are kept.
         stopped: asked between rounds; once true, what was measured is given.
     """
     lengths = list(prompt_lengths)
@@ -95,7 +98,9 @@ def measure_generation(
         for length in lengths:
             if stopped():
                 return
-            yield _measured(network, batch_size, length, new_tokens, rounds, stopped)
+            yield _measured(
+                network, batch_size, length, new_tokens, rounds, settings, stopped
+            )
 
 
 def _measured(
@@ -104,13 +109,14 @@ def _measured(
     length: int,
     new_tokens: int,
     rounds: int,
+    settings: CacheSettings | None,
     stopped: Callable[[], bool],
 ) -> Speed:
     found = Speed(batch_size, length, new_tokens)
     limit = context_limit(network)
     if limit and length + new_tokens > limit:
         return _failed(found, f"the model sees {limit:,} tokens in all")
-    device = next(network.parameters()).device
+    device = place_of(network)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
@@ -118,7 +124,7 @@ def _measured(
         for turn in range(rounds + 1):
             if stopped() and found.rate:
                 break
-            first, rate = _timed(network, batch_size, length, new_tokens)
+            first, rate = _timed(network, batch_size, length, new_tokens, settings)
             if turn:
                 found.first_seconds.append(first)
                 found.rate.append(rate)
@@ -133,7 +139,11 @@ def _failed(found: Speed, why: str) -> Speed:
 
 
 def _timed(
-    network: Network, batch_size: int, length: int, new_tokens: int
+    network: Network,
+    batch_size: int,
+    length: int,
+    new_tokens: int,
+    settings: CacheSettings | None,
 ) -> tuple[float, float]:
     """(seconds to the first tokens, tokens a second afterwards).
 
@@ -145,7 +155,11 @@ def _timed(
     prompts = torch.randint(0, network.spec.vocab_size, shape, generator=generator)
     began = time.perf_counter()
     decoding = Decoding(
-        network, prompts.tolist(), Sampling(temperature=0), max_new_tokens=new_tokens
+        network,
+        prompts.tolist(),
+        Sampling(temperature=0),
+        max_new_tokens=new_tokens,
+        settings=settings,
     )
     decoding.step()
     first = time.perf_counter()

@@ -7,9 +7,12 @@ a sliding window needs only its last columns, kept in a ring.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
+from lumina.infer.kv.kept import Keeping, Kept, plainly
 from lumina.infer.subset_cache import ChosenKeys
 from lumina.ops.attention.beyond import NOTHING, Beyond
 from lumina.ops.attention.masks import in_reach
@@ -27,6 +30,7 @@ class KVCache:
         beyond: what stays visible beyond the window; then all keys are kept.
         padding: [B] int64, columns of padding at the left of each row; default: none.
         capacity: columns to allocate at once; a full cache grows past it by doubling.
+        keeping: the number format and the place; None: as computed, on the device.
     """
 
     def __init__(
@@ -37,17 +41,19 @@ class KVCache:
         beyond: Beyond = NOTHING,
         padding: Tensor | None = None,
         capacity: int = 0,
+        keeping: Keeping | None = None,
     ) -> None:
         self.rows = rows
+        self._keeping = keeping or plainly()
         self.window = 0 if beyond else window
         self.length = 0
         self._sight = (window, beyond) if beyond else None
-        self._capacity = self.window or max(capacity, SMALLEST)
+        self._capacity = self.window or capacity or SMALLEST
         self._padding = padding
         self._padded = padding is not None and bool(padding.any())
         self._begin = 0
-        self._keys: dict[int, Tensor] = {}
-        self._values: dict[int, Tensor] = {}
+        self._keys: dict[int, Kept] = {}
+        self._values: dict[int, Kept] = {}
         self._chosen: dict[tuple[int, int], ChosenKeys] = {}
         self._states: dict[int, dict[str, Tensor]] = {}
 
@@ -58,6 +64,17 @@ class KVCache:
         states = (t for state in self._states.values() for t in state.values())
         whole += sum(t.nbytes for t in states)
         return whole + sum(layer.nbytes for layer in self._chosen.values())
+
+    def read_prompts(
+        self, prompts: Sequence[Sequence[int]], columns: int, device: torch.device
+    ) -> Iterator[tuple[Tensor, bool]]:
+        """All rows at once, padded at the left with token 0; see `DecodingCache`."""
+        longest = max(map(len, prompts))
+        rows = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        ids = torch.tensor(rows, dtype=torch.long, device=device)[:, self.length :]
+        chunks = ids.split(columns, dim=1)
+        for number, chunk in enumerate(chunks, 1):
+            yield chunk, number == len(chunks)
 
     def positions(self, input_ids: Tensor) -> Tensor:
         """Positions of the coming tokens, [B, s]; padding counts as position 0."""
@@ -104,19 +121,12 @@ class KVCache:
     def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Adds one layer's new keys and values, [B, K, s, hd]; returns all, T long."""
         if layer_index not in self._keys:
-            for held, new in ((self._keys, k), (self._values, v)):
-                shape = (*new.shape[:2], self._capacity, new.shape[3])
-                held[layer_index] = new.new_empty(shape)
+            self._keys[layer_index] = Kept(k, self._capacity, self._keeping)
+            self._values[layer_index] = Kept(v, self._capacity, self._keeping)
+        keys, values = self._keys[layer_index], self._values[layer_index]
         if self.window:
-            return (
-                self._slide(self._keys[layer_index], k),
-                self._slide(self._values[layer_index], v),
-            )
-        self._keys[layer_index] = keys = self._room(self._keys[layer_index])
-        self._values[layer_index] = values = self._room(self._values[layer_index])
-        keys[:, :, self._begin : self.length] = k
-        values[:, :, self._begin : self.length] = v
-        return keys[:, :, : self.length], values[:, :, : self.length]
+            return self._slide(keys, k), self._slide(values, v)
+        return self._append(keys, k), self._append(values, v)
 
     def holds(self, layer_index: int) -> bool:
         """Whether a layer's keys are kept; see the protocol."""
@@ -124,15 +134,15 @@ class KVCache:
 
     def fork(self, layer_index: int, source: int) -> None:
         """Begins a layer with the keys of another; see the protocol."""
-        self._keys[layer_index] = self._keys[source].clone()
-        self._values[layer_index] = self._values[source].clone()
+        self._keys[layer_index] = self._keys[source].copy()
+        self._values[layer_index] = self._values[source].copy()
 
     def choose(
         self, slot: tuple[int, int], columns: Tensor, taken: Tensor
     ) -> tuple[ChosenKeys, Tensor]:
         """For a layer that only some of the new tokens go through; see the protocol."""
         if slot not in self._chosen:
-            self._chosen[slot] = ChosenKeys(self.rows, columns.device)
+            self._chosen[slot] = ChosenKeys(self.rows, columns.device, self._keeping)
         layer = self._chosen[slot]
         query_bn = columns + self._begin
         oldest = max(self._begin + 1 - self.window, 0) if self.window else 0
@@ -178,8 +188,8 @@ class KVCache:
 
     def keep_rows(self, rows: Tensor) -> None:
         """Goes on with these rows only, [R] int64 on the cache's device."""
-        self._keys = {i: t.index_select(0, rows) for i, t in self._keys.items()}
-        self._values = {i: t.index_select(0, rows) for i, t in self._values.items()}
+        for kept in (*self._keys.values(), *self._values.values()):
+            kept.keep_rows(rows)
         for layer in self._chosen.values():
             layer.keep_rows(rows)
         self._states = {
@@ -191,17 +201,16 @@ class KVCache:
             self._padding = self._padding.to(rows.device).index_select(0, rows)
             self._padded = bool(self._padding.any())
 
-    def _room(self, stored: Tensor) -> Tensor:
-        """The same tensor, or a longer copy that holds `length` columns."""
+    def _append(self, kept: Kept, new: Tensor) -> Tensor:
+        """Writes [B, K, s, hd] behind what is there; returns all columns."""
         if self.length > self._capacity:
             self._capacity = max(self.length, 2 * self._capacity)
-        if stored.shape[2] >= self.length:
-            return stored
-        longer = stored.new_empty((*stored.shape[:2], self._capacity, stored.shape[3]))
-        longer[:, :, : self._begin] = stored[:, :, : self._begin]
-        return longer
+        if kept.capacity < self.length:
+            kept.grow(self._capacity, self._begin)
+        kept.write(slice(self._begin, self.length), new)
+        return kept.read(self.length)
 
-    def _slide(self, ring: Tensor, new: Tensor) -> Tensor:
+    def _slide(self, ring: Kept, new: Tensor) -> Tensor:
         """Writes [B, K, s, hd] into a ring; returns the keys the new queries may see.
 
         One new token overwrites the column that just left its window, so the ring is
@@ -209,14 +218,15 @@ class KVCache:
         get the old columns and the new ones side by side.
         """
         count = new.shape[2]
-        old = min(self._begin, self._capacity)
         if count == 1:
-            ring[:, :, self._begin % self._capacity] = new[:, :, 0]
-            return ring[:, :, : min(self.length, self._capacity)]
-        seen = torch.cat([ring[:, :, :old], new], dim=2)
+            at = self._begin % self._capacity
+            ring.write(slice(at, at + 1), new)
+            return ring.read(min(self.length, self._capacity))
+        old = ring.read(min(self._begin, self._capacity))
+        seen = torch.cat([old, ring.rounded(new)], dim=2)
         kept = min(count, self._capacity)
         columns = torch.arange(self.length - kept, self.length, device=new.device)
-        ring[:, :, columns % self._capacity] = new[:, :, count - kept :]
+        ring.write(columns % self._capacity, new[:, :, count - kept :])
         return seen
 
     def _key_columns(self, new: int, device: torch.device) -> Tensor:

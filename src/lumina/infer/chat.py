@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from lumina.data.records import Message
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.infer.cache import KVCache
 from lumina.infer.generate import context_limit, new_cache
+from lumina.infer.kv.decoding_cache import DecodingCache
+from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.sampling import Sampling, sampling_for
 from lumina.infer.text import Answers, Completion
 from lumina.model.network import Network
@@ -31,6 +32,7 @@ class ChatSession:
         max_new_tokens: most tokens of an answer.
         system_prompt: said before everything else, when not empty.
         stop: strings that end an answer, besides the end-of-turn token.
+        settings: how keys and values are kept.
 
     Attributes:
         messages: the conversation, as `role` and `content`, the system prompt left out.
@@ -39,7 +41,8 @@ class ChatSession:
         reused: tokens that the last turn found in the cache.
 
     Raises:
-        LuminaError: E102 when the tokenizer has no chat markers.
+        LuminaError: E102 when the tokenizer has no chat markers; as of
+            `CacheSettings.check`.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class ChatSession:
         max_new_tokens: int = 512,
         system_prompt: str = "",
         stop: Sequence[str] = (),
+        settings: CacheSettings | None = None,
     ) -> None:
         check_markers(tokenizer)
         self.network = network
@@ -58,9 +62,10 @@ class ChatSession:
         self.sampling = sampling or sampling_for(tokenizer.generation)
         self.max_new_tokens = max_new_tokens
         self.stop = tuple(stop)
+        self.settings = settings
         self.system_prompt = system_prompt
         self.last = Completion("", [], "")
-        self._cache: KVCache
+        self._cache: DecodingCache
         self._known: list[int]  # the tokens that the cache holds
         self.reset()
 
@@ -185,7 +190,7 @@ class ChatSession:
         self._known = self._known[:same]
 
     def _forget_cache(self) -> None:
-        self._cache = new_cache(self.network)
+        self._cache = new_cache(self.network, settings=self.settings)
         self._known = []
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from lumina.config import Config
 from lumina.data.data_events import OnEvent
 from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.sources.find import find_sources
+from lumina.data.store import TokenStore
 from lumina.errors import LuminaError
+from lumina.infer.kv.rounding import Rounding, measure_rounding
+from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.load import (
     Model,
     Precision,
@@ -23,6 +26,9 @@ from lumina.measure.held_out import HeldOut, OnRows, loss_of_text
 from lumina.model.network import Network
 from lumina.state.adapters.named import with_adapters
 from lumina.state.weights import Weights, Which, open_weights
+
+ROUNDING_TOKENS = 65_536
+"""Most tokens that are read through a cache to see what it costs."""
 
 _NO_NEWS = ("data_no_eval", "data_forms", "data_example", "chat_template")
 
@@ -45,6 +51,7 @@ class Evaluation:
         row_length: most tokens that the model read at a time.
         segments: mean segments of a token, in a model that halts by token; else None.
         skipped: bad records that were left out.
+        cache: what a cache of other keys and values costs, where one was named.
     """
 
     model: str
@@ -58,6 +65,7 @@ class Evaluation:
     row_length: int
     segments: float | None = None
     skipped: int = 0
+    cache: Rounding | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; None in place of a number that is not finite."""
@@ -83,6 +91,7 @@ def evaluate(
     format: str | None = None,
     field: Sequence[str] = (),
     data_errors: Literal["fatal", "skip"] = "fatal",
+    cache: CacheSettings | None = None,
     on_event: OnEvent | None = None,
     on_rows: OnRows | None = None,
 ) -> Evaluation:
@@ -113,6 +122,8 @@ def evaluate(
             data, where one was stated.
         field: fields under other names, likewise.
         data_errors: stop at a bad record, or leave it out.
+        cache: read the first 65,536 tokens with a cache of this kind too, and compare
+            with a plain one.
         on_event: called for what was skipped and for remarks on the weights.
         on_rows: called with the progress.
 
@@ -155,6 +166,8 @@ def evaluate(
         network, tokenizer = with_tokenizer(run)
         named, settings = "the model given", {}
     length = _row_length(network, seq_length)
+    if cache is not None:
+        cache.check(network)
     config = Config(
         train_data=files,
         eval_fraction=0.0,
@@ -168,7 +181,24 @@ def evaluate(
     _check_data(prepared, network)
     prepared = fit_rows(prepared, config, length, on_event=_without_split(on_event))
     outcome = loss_of_text(network, prepared.train, length, batch_size, on_rows)
-    return _evaluation(outcome, prepared, named, length)
+    rounding = None
+    if cache is not None:
+        rows = _rows_of(prepared.train, length)
+        rounding = measure_rounding(network, rows, cache, on_rows)
+    return replace(_evaluation(outcome, prepared, named, length), cache=rounding)
+
+
+def _rows_of(store: TokenStore, length: int) -> list[list[int]]:
+    """The first documents, cut into rows of two tokens and more."""
+    rows: list[list[int]] = []
+    room = ROUNDING_TOKENS
+    for index in range(len(store)):
+        ids = store.document(index)[:room].tolist()
+        room -= len(ids)
+        rows += [ids[i : i + length] for i in range(0, len(ids) - 1, length)]
+        if not room:
+            break
+    return rows
 
 
 def _loss(loss_on: str | None, settings: dict[str, Any]) -> dict[str, Any]:

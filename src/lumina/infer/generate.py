@@ -16,6 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lumina.errors import LuminaError
 from lumina.infer.cache import KVCache
+from lumina.infer.kv.decoding_cache import DecodingCache
+from lumina.infer.kv.paged_cache import PagedCache
+from lumina.infer.kv.pages import Pool
+from lumina.infer.kv.settings import CacheSettings, place_of
 from lumina.infer.sampling import Sampler, Sampling
 from lumina.model.network import Network
 
@@ -80,11 +84,41 @@ def context_limit(network: Network) -> int | None:
     return None if endless else spec.context_length
 
 
-def new_cache(network: Network, rows: int = 1, capacity: int = 0) -> KVCache:
-    """An empty cache that fits the network's attention."""
-    spec = network.spec
+def new_cache(
+    network: Network,
+    rows: int = 1,
+    capacity: int = 0,
+    *,
+    padding: Tensor | None = None,
+    settings: CacheSettings | None = None,
+) -> DecodingCache:
+    """An empty cache that fits the network's attention.
+
+    Args:
+        network: any `Network`.
+        rows: sequences decoded together.
+        capacity: columns to allocate at once.
+        padding: [rows] int64, columns of padding at the left of each row.
+        settings: how keys and values are kept.
+
+    Raises:
+        LuminaError: as of `CacheSettings.check`.
+    """
+    settings = settings or CacheSettings()
+    settings.check(network)
+    sight = network.spec.window_size, network.spec.beyond_window
+    if settings.paged:
+        room = capacity or context_limit(network)
+        limit = rows * settings.blocks(room) if room else None
+        pool = Pool(settings.keeping(), settings.block, limit)
+        return PagedCache(pool, rows, *sight)
     return KVCache(
-        rows, window=spec.window_size, beyond=spec.beyond_window, capacity=capacity
+        rows,
+        window=sight[0],
+        beyond=sight[1],
+        padding=padding,
+        capacity=capacity,
+        keeping=settings.keeping(),
     )
 
 
@@ -101,6 +135,7 @@ class Decoding:
         max_new_tokens: most tokens of an answer.
         stop_ids: tokens that end an answer; they are not given out.
         cache: for a single prompt, a cache that holds its first tokens already.
+        settings: how keys and values are kept, where `cache` is not given.
 
     Attributes:
         new_ids: the answers so far, by row.
@@ -116,7 +151,8 @@ class Decoding:
         *,
         max_new_tokens: int = 512,
         stop_ids: Collection[int] = (),
-        cache: KVCache | None = None,
+        cache: DecodingCache | None = None,
+        settings: CacheSettings | None = None,
     ) -> None:
         if max_new_tokens < 1:
             raise LuminaError(
@@ -130,13 +166,14 @@ class Decoding:
         self._max_new = max_new_tokens
         self._stop_ids = frozenset(stop_ids)
         self._sampler = Sampler(sampling, len(prompts))
-        self._device = next(network.parameters()).device
+        self._device = place_of(network)
         self.new_ids: list[list[int]] = [[] for _ in prompts]
         self.reasons = [""] * len(prompts)
         self._rows = list(range(len(prompts)))  # still going on, in cache order
-        self._cache = cache or self._fresh_cache()
-        self._feed = self._padded(prompts)[:, self._cache.length :]
-        if prompts and not self._feed.shape[1]:
+        self._cache = cache or self._fresh_cache(settings)
+        self._prompts = list(prompts)  # until they have been read
+        self._feed = torch.empty(0)
+        if prompts and self._cache.length >= max(self._lengths):
             raise ValueError("the cache holds the whole prompt; rewind it by one")
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -189,25 +226,19 @@ class Decoding:
                 "use the tokenizer that the model was trained with",
             )
 
-    def _fresh_cache(self) -> KVCache:
+    def _fresh_cache(self, settings: CacheSettings | None) -> DecodingCache:
         longest = max(self._lengths, default=0)
         capacity = longest + self._max_new
         if self._limit:
             capacity = min(capacity, self._limit)
         padding = torch.tensor([longest - length for length in self._lengths])
-        return KVCache(
+        return new_cache(
+            self._network,
             len(self._lengths),
-            window=self._network.spec.window_size,
-            beyond=self._network.spec.beyond_window,
+            capacity,
             padding=padding.to(self._device) if padding.any() else None,
-            capacity=capacity,
+            settings=settings,
         )
-
-    def _padded(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """[B, longest] int64, padded at the left with token 0."""
-        longest = max(self._lengths, default=0)
-        rows = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        return torch.tensor(rows, dtype=torch.long, device=self._device)
 
     def _drop_ended(self) -> None:
         kept = [i for i, row in enumerate(self._rows) if not self.reasons[row]]
@@ -217,14 +248,28 @@ class Decoding:
         self._rows = [self._rows[i] for i in kept]
         self._sampler.keep(kept)
         self._cache.keep_rows(index)
-        self._feed = self._feed.index_select(0, index)
+        if self._prompts:
+            self._prompts = [self._prompts[i] for i in kept]
+        else:
+            self._feed = self._feed.index_select(0, index)
 
     @torch.inference_mode()
     def _last_logits(self) -> Tensor:
-        """Logits [B, V] after the tokens in `_feed`, which enter the cache."""
+        """Logits [B, V] after the prompts or the tokens in `_feed`, which enter."""
         with evaluating(self._network), sdpa_kernel(KERNELS):
-            for chunk in self._feed.split(PREFILL_COLUMNS, dim=1):
-                logits = self._network.logits(chunk, cache=self._cache, last_only=True)
+            if not self._prompts:
+                return self._logits(self._feed)
+            pieces = self._cache.read_prompts(
+                self._prompts, PREFILL_COLUMNS, self._device
+            )
+            ends = [
+                logits for ids, end in pieces for logits in [self._logits(ids)] if end
+            ]
+            self._prompts = []
+            return torch.cat(ends)
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        logits = self._network.logits(ids, cache=self._cache, last_only=True)
         return logits[:, 0]
 
 

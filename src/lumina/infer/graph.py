@@ -21,6 +21,7 @@ from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 from lumina.ops.low_bits.product import as_tensor
 from lumina.ops.moe.grouped import swiglu
+from lumina.plan.kv_cache import vectors
 
 
 def require_graph(spec: ModelSpec) -> None:
@@ -160,9 +161,7 @@ def past_shapes(spec: ModelSpec) -> list[tuple[str, int, int]]:
 
     Latent attention keeps its latent for keys, and the shared rotated key for values.
     """
-    heads, key, value = spec.num_kv_heads, spec.head_dim, spec.head_dim
-    if spec.mla_kv_rank:
-        heads, key, value = 1, spec.mla_kv_rank, spec.mla_rope_dim
+    heads, key, value = vectors(spec)
     return [
         (f"{layer}.{kind}", heads, width)
         for layer in range(spec.num_layers)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lumina.infer.kv.kept import Keeping, Kept
+
 SMALLEST = 32
 """Entries allocated at first."""
 
@@ -22,13 +24,14 @@ class ChosenKeys:
             last entry belongs to no place: what is not taken is written there.
     """
 
-    def __init__(self, rows: int, device: torch.device) -> None:
+    def __init__(self, rows: int, device: torch.device, keeping: Keeping) -> None:
+        self._keeping = keeping
         self.columns = torch.full((rows, SMALLEST + 1), -1, device=device)
         self._counts = torch.zeros(rows, dtype=torch.int64, device=device)
         self._most = 0
         self._slots = self.columns
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
+        self.keys: Kept | None = None
+        self.values: Kept | None = None
 
     @property
     def nbytes(self) -> int:
@@ -56,7 +59,7 @@ class ChosenKeys:
         """Store [B, K, n, hd] where `admit` made room; returns all, T long."""
         self.keys = self._written(self.keys, k)
         self.values = self._written(self.values, v)
-        return self.keys[:, :, : self._most], self.values[:, :, : self._most]
+        return self.keys.read(self._most), self.values.read(self._most)
 
     def rewind(self, length: int) -> None:
         """Forget every token from column `length` on."""
@@ -70,8 +73,8 @@ class ChosenKeys:
         self.columns = self.columns.index_select(0, rows)
         self._counts = self._counts.index_select(0, rows)
         if self.keys is not None and self.values is not None:
-            self.keys = self.keys.index_select(0, rows)
-            self.values = self.values.index_select(0, rows)
+            self.keys.keep_rows(rows)
+            self.values.keep_rows(rows)
 
     def _grow(self, new: int, oldest: int) -> None:
         """Room for `new` more entries in every row; the trash stays last."""
@@ -97,21 +100,18 @@ class ChosenKeys:
         self.columns = self.columns.masked_fill(~kept, -1).gather(1, order)
         self._counts = kept.sum(dim=1)
         if self.keys is not None and self.values is not None:
-            index = order[:, None, :, None]
-            self.keys, self.values = (
-                held.gather(2, index.expand(*held.shape[:2], -1, held.shape[3]))
-                for held in (self.keys, self.values)
-            )
+            self.keys.reorder(order)
+            self.values.reorder(order)
 
-    def _written(self, stored: Tensor | None, new: Tensor) -> Tensor:
+    def _written(self, kept: Kept | None, new: Tensor) -> Kept:
         size = self.columns.shape[1]
-        shape = (*new.shape[:2], size, new.shape[3])
-        if stored is None:
-            stored = new.new_zeros(shape)
-        elif stored.shape[2] < size:
-            longer = new.new_zeros(shape)
+        if kept is None:
+            kept = Kept(new, size, self._keeping)
+            kept.clear()
+        elif kept.capacity < size:
+            used = kept.capacity
             # The old trash lands at a place that is written before it is seen.
-            longer[:, :, : stored.shape[2]] = stored
-            stored = longer
-        index = self._slots[:, None, :, None].expand(new.shape)
-        return stored.scatter_(2, index, new)
+            kept.grow(size, used)
+            kept.clear(used)
+        kept.scatter(self._slots, new)
+        return kept

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lumina.data.tokenizer import Tokenizer
-from lumina.infer.cache import KVCache
 from lumina.infer.generate import END, Decoding
+from lumina.infer.kv.decoding_cache import DecodingCache
+from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.sampling import Sampling
 from lumina.model.network import Network
 
@@ -72,7 +73,7 @@ class Answers:
         sampling: how tokens are chosen.
         max_new_tokens: most tokens of an answer.
         stop: strings that end an answer, besides the tokenizer's stop tokens.
-        cache: see `Decoding`.
+        cache: see `Decoding`, as `settings`.
         stopped: asked before every token; once true, no more are made.
     """
 
@@ -85,7 +86,8 @@ class Answers:
         *,
         max_new_tokens: int = 512,
         stop: Sequence[str] = (),
-        cache: KVCache | None = None,
+        cache: DecodingCache | None = None,
+        settings: CacheSettings | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._stopped = stopped
@@ -96,6 +98,7 @@ class Answers:
             max_new_tokens=max_new_tokens,
             stop_ids=tokenizer.stop_ids,
             cache=cache,
+            settings=settings,
         )
         self._streams = [tokenizer.stream(prompt) for prompt in prompts]
         self._filters = [UntilStop(stop) for _ in prompts]

@@ -31,7 +31,8 @@ UNKNOWN = "unknown"
 
 
 SECTIONS = (
-    "model", "parameters", "memory", "data", "work", "decisions", "warnings"
+    "model", "parameters", "memory", "generation", "data", "work", "decisions",
+    "warnings",
 )  # fmt: skip
 """What `explain` tells, in this order."""
 
@@ -68,6 +69,10 @@ def explain(
             "Memory of one device, estimated",
             lambda: _memory_lines(plan, environment),
         ),
+        "generation": (
+            "Keys and values in generation, at most",
+            lambda: _generation_lines(plan),
+        ),
         "data": ("Data", lambda: _data_lines(plan, rows_per_epoch, stats or {})),
         "work": ("Work", lambda: _work_lines(plan, tokens_per_second, time)),
         "decisions": ("Decisions", lambda: _decision_lines(plan)),
@@ -76,7 +81,9 @@ def explain(
     blocks = [
         (title, lines())
         for name, (title, lines) in told.items()
-        if name in sections and (name != "warnings" or plan.warnings)
+        if name in sections
+        and (name != "warnings" or plan.warnings)
+        and (name != "generation" or not plan.spec.solves_puzzles)
     ]
     return "\n\n".join(
         "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in blocks
@@ -135,6 +142,15 @@ def _memory_lines(plan: Plan, environment: Environment | None) -> list[str]:
         for place, size in plan.elsewhere.items()
     ]
     return lines
+
+
+def _generation_lines(plan: Plan) -> list[str]:
+    """The cache of one row, in each of its formats."""
+    import torch
+
+    from lumina.plan.kv_cache import lines
+
+    return lines(plan.spec, getattr(torch, plan.compute_dtype))
 
 
 def _data_lines(

@@ -17,6 +17,7 @@ SUMMARY = "how fast a model answers, by batch size and length of the prompt"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     from lumina.cli.answering import add_device_options, add_weights_options
+    from lumina.cli.cache_options import add_cache_options
 
     model = parser.add_argument_group("model")
     add_weights_options(model)
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"{text} (default {number})",
         )
+    add_cache_options(parser)
     parser.add_argument("--out", metavar="FILE", help="write the results as JSON, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -54,12 +56,16 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from lumina.cli.answering import Interruptible, open_model, say
+    from lumina.cli.cache_options import cache_settings, tell_cache, tokens_of
     from lumina.infer.bench import check_amounts, measure_generation
 
     sizes = _numbers("batch-sizes", args.batch_sizes)
     lengths = _numbers("sequence-lengths", args.sequence_lengths)
     check_amounts(sizes, lengths, args.new_tokens, args.rounds)
     network, _ = open_model(args)
+    settings = cache_settings(args)
+    longest = tokens_of(network, max(lengths) + args.new_tokens)
+    tell_cache(settings, network, max(sizes), longest)
     found = []
     with Interruptible() as interruption:
         for speed in measure_generation(
@@ -68,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
             lengths,
             new_tokens=args.new_tokens,
             rounds=args.rounds,
+            settings=settings,
             stopped=lambda: interruption.asked,
         ):
             found.append(speed)

@@ -178,6 +178,10 @@ class Cost:
         """Layers that look at all earlier tokens with Lumina's attention."""
         return spec.num_layers
 
+    def cached_layers(self, spec: ModelSpec) -> int:
+        """Keys and values that a token leaves in generation, at most."""
+        return self.attending(spec)
+
     def share(self, spec: ModelSpec, layer: int) -> Share | None:
         """The tokens of a block, where it does not take all."""
         return None

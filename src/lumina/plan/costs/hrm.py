@@ -23,6 +23,10 @@ class PuzzleReasoner(Cost):
         """Every update that a segment executes."""
         return _of_a_segment(spec, counts)
 
+    def cached_layers(self, spec: ModelSpec) -> int:
+        """None: a puzzle is read as a whole."""
+        return 0
+
     def components(
         self, spec: ModelSpec, layout: Layout, plain: Components
     ) -> dict[str, int] | None:
@@ -42,6 +46,11 @@ class TextReasoner(Cost):
     def flops(self, spec: ModelSpec, counts: Counts) -> float | None:
         """Every update of every segment."""
         return _of_all_segments(spec, counts)
+
+    def cached_layers(self, spec: ModelSpec) -> int:
+        """Those of every application of a block in every segment."""
+        hrm = _hrm(spec)
+        return hrm.halt_max_steps * reasoning_blocks(spec, hrm)[0]
 
     def components(
         self, spec: ModelSpec, layout: Layout, plain: Components

@@ -22,6 +22,12 @@ class Recursions(Cost):
         """Unless they attend to those of the first pass."""
         return not _mor(spec).kv_sharing
 
+    def cached_layers(self, spec: ModelSpec) -> int:
+        """Those of the first pass, and of each further one that makes its own."""
+        mor = _mor(spec)
+        further = 0 if mor.kv_sharing else mor.recursions - 1
+        return spec.num_layers + further * (spec.num_layers - 2)
+
     def kept_beside(
         self, spec: ModelSpec, forward: Forward, mode: str, plain: KeptBy
     ) -> Kept:

@@ -1,0 +1,1 @@
+"""Where and how the keys and values of generation are kept."""

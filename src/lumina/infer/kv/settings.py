@@ -1,0 +1,128 @@
+"""What a user may choose about the cache of keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lumina.errors import LuminaError
+
+BLOCK = 256
+"""Tokens of a block of a paged cache where nothing else is said."""
+
+if TYPE_CHECKING:
+    import torch
+
+    from lumina.infer.kv.kept import Keeping
+    from lumina.model.network import Network
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """How generation keeps the keys and values of the tokens it has seen.
+
+    Attributes:
+        dtype: "auto" as the model computes them; fp32, bf16, fp16; or fp8, int8 and
+            int4, which round (`lumina.ops.kv_formats`).
+        offload: in the host's memory; the device holds one layer's at a time.
+        paged: in blocks that rows take as they grow and share where they begin alike.
+        block: tokens of a block.
+    """
+
+    dtype: str = "auto"
+    offload: bool = False
+    paged: bool = False
+    block: int = BLOCK
+
+    def check(self, network: Network) -> None:
+        """Refuse what cannot act on a network.
+
+        Raises:
+            LuminaError: E005 for a format that there is not; E002 for a model that
+                keeps no keys, and for offloading from a processor.
+        """
+        from lumina.ops.kv_formats.table import find_format
+        from lumina.plan.kv_cache import cached_layers
+
+        find_format(self.dtype)
+        if self.block < 1:
+            raise LuminaError(
+                "E005", f"kv-block-size is {self.block}", "give 1 or more, such as 256"
+            )
+        if self == CacheSettings():
+            return
+        if not cached_layers(network.spec):
+            raise LuminaError(
+                "E002",
+                "the model keeps no keys and values: its registered parts remember a "
+                "state of fixed size",
+                "leave the options of the cache out",
+            )
+        if self.paged:
+            self._check_paged(network)
+        if self.offload and place_of(network).type == "cpu":
+            raise LuminaError(
+                "E002",
+                "the model is on the CPU, so its cache is in the host's memory already",
+                "leave --kv-cache-offload out, or use a GPU",
+            )
+
+    def _check_paged(self, network: Network) -> None:
+        spec = network.spec
+        whys = {
+            "mod": "tokens pass layers by (use_mod)",
+            "mor": "tokens go to depths of their own (use_mor)",
+            "parts": "its registered parts may remember a state beside keys",
+        }
+        for field, why in whys.items():
+            if getattr(spec, field) is not None:
+                raise LuminaError(
+                    "E002",
+                    f"the model takes no paged cache: {why}",
+                    "leave --kv-cache-paged out",
+                )
+
+    def blocks(self, tokens: int) -> int:
+        """Blocks that a row of so many tokens takes."""
+        return -(-tokens // self.block)
+
+    def keeping(self) -> Keeping:
+        """The format and the place."""
+        from lumina.infer.kv.kept import Keeping
+        from lumina.ops.kv_formats.table import find_format
+
+        return Keeping(find_format(self.dtype), self.offload)
+
+    def needed(self, network: Network, rows: int, tokens: int) -> int:
+        """Bytes of the cache for rows of so many tokens, at most."""
+        from lumina.plan.kv_cache import kept_tokens, token_bytes
+
+        dtype = network.backbone.compute_dtype
+        a_token = token_bytes(network.spec, self.dtype, dtype)
+        if self.paged:
+            return rows * self.blocks(tokens) * self.block * a_token
+        return rows * kept_tokens(network.spec, tokens) * a_token
+
+    def words(self, network: Network, rows: int, tokens: int) -> str:
+        """The bytes for rows of so many tokens, beside those of a plain cache."""
+        from lumina.quantities import byte_size, counted
+
+        needed = self.needed(network, rows, tokens)
+        plain = CacheSettings().needed(network, rows, tokens)
+        dtype = str(network.backbone.compute_dtype).removeprefix("torch.")
+        kind = dtype if self.dtype == "auto" else self.dtype
+        place = ", in the host's memory" if self.offload else ""
+        if self.paged:
+            place += f", in blocks of {self.block}"
+        text = (
+            f"keys and values: at most {byte_size(needed)} for {counted(rows, 'row')} "
+            f"of {tokens:,} tokens ({kind}{place})"
+        )
+        if needed != plain:
+            text += f"; {dtype} would need {byte_size(plain)}"
+        return text
+
+
+def place_of(network: Network) -> torch.device:
+    """The device that a network is on."""
+    return next(network.parameters()).device

@@ -1,0 +1,1 @@
+"""The number formats in which a cache keeps keys and values."""

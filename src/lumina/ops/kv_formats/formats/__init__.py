@@ -1,0 +1,1 @@
+"""Lumina's own formats of cached keys and values, one file each."""
