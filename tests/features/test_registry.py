@@ -77,7 +77,12 @@ ASKED: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.1},
     "ema": {"ema_decay": 0.99},
     "freeze": {"freeze": ["backbone.embedding.*"]},
+    "optimizer_states_host": {"optimizer_states_in": "host"},
+    "optimizer_states_disk": {"optimizer_states_in": "disk"},
+    "optimizer_in_backward": {"optimizer_in_backward": True, "max_grad_norm": 0.0},
 }  # fmt: skip
+ALONE = {"optimizer_in_backward"}
+"""Features of runs of one process."""
 BY_OTHERS = {
     "chunked_loss", "init_from", "registered_block", "registered_attention",
     "registered_feedforward", "registered_backbone", "registered_objective",
@@ -110,7 +115,7 @@ def test_a_feature_is_off_then_asked_for_then_in_the_plan(name: str) -> None:
     wanted = config(**ASKED[name])
     assert name in requested_features(FEATURES, wanted)
     assert not feature.is_refused(wanted)
-    plan = plan_for(wanted, machine, world_size=2)
+    plan = plan_for(wanted, machine, world_size=1 if name in ALONE else 2)
     assert name in active_features(FEATURES, plan)
 
 

@@ -32,3 +32,25 @@ def states(runs: Runs) -> None:
     )
     assert found[0] == 0 and found[-1] > 0
     assert [row["loss"] for row in plain.rows] == [row["loss"] for row in paged.rows]
+
+
+@shows("optimizer_in_backward")
+def in_backward(runs: Runs) -> None:
+    found: list[int] = []
+
+    def early(program: Program, _: object) -> int:
+        slots = program.optimizer.slots
+        return sum(slot.parameter.grad is not None for slot in slots)
+
+    def gradients(program: Program, batches: object) -> int:
+        """Gradients that are there when the last one is complete."""
+        weight = program.network.backbone.embedding.weight
+        weight.register_post_accumulate_grad_hook(
+            lambda _: found.append(early(program, batches))
+        )
+        return 0
+
+    flat = {"steps": 1, "max_grad_norm": 0.0}
+    runs.train(seen(gradients, []), **flat)
+    runs.train(seen(gradients, []), **flat, optimizer_in_backward=True)
+    assert found[0] > 1 and found[1] == 0

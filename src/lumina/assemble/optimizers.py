@@ -14,6 +14,7 @@ from lumina.data.cache import cache_root
 from lumina.errors import LuminaError
 from lumina.model.declared import declared as declared_tensors
 from lumina.optim.declared import Declared, StateTensor, chosen_optimizer
+from lumina.optim.early import OneByOne
 from lumina.optim.groups import (
     factor_of,
     optimizer_of,
@@ -120,7 +121,9 @@ def _made(
     device: torch.device,
     ranks: RankGroup,
 ) -> Optimizer:
-    """An optimizer whose states live where the Plan says."""
+    """An optimizer that works when, and whose states live where, the Plan says."""
+    if plan.updates_in_backward and not any(slot.touched is not None for slot in slots):
+        return OneByOne(declared, slots, values, device=device, ranks=ranks)
     if plan.optimizer_states_in == "device" or not declared.states:
         made: Optimizer = declared.cls(slots, values, device=device, ranks=ranks)
         return made

@@ -43,6 +43,7 @@ from lumina.model.tensors import FusedPieces, TensorInfo
 from lumina.ops.attention import flash3
 from lumina.optim.anchor import BaseWeights
 from lumina.optim.averages import evaluation_weights
+from lumina.optim.early import Early
 from lumina.optim.evaluated import EvaluationWeights
 from lumina.optim.gate import LossScale
 from lumina.optim.gradient_step import GradientStep, chosen_gradient_step
@@ -79,6 +80,7 @@ class Program:
         tables: names of the parameters that are read row by row, each with the module
             it is in. Wrappers leave them whole, and they get no gradient of their size.
         optimizer: the optimizers, with the masters of the trained parameters.
+        early: what updates weights in the backward pass, or None.
         gradient_steps: small steps on gradients, in the order in which they act.
         average: the weights that evaluation uses in place of the masters, or None.
         base: the weights that training stays near, or None.
@@ -143,6 +145,7 @@ class Program:
         self.model: nn.Module
         self._wrap()
         self.optimizer: Optimizers
+        self.early: Early | None = None
         self.gradient_steps: list[GradientStep] = []
         self.average: EvaluationWeights | None = None
         self.base: BaseWeights | None = None
@@ -279,6 +282,9 @@ class Program:
             device=self.device,
             ranks=self.mesh.tokens,
         )
+        if self.plan.updates_in_backward:
+            self.early = Early(self.optimizer.members, self.device)
+            self._hooks += self.early.hooks
         for slot in self.optimizer.slots:
             if slot.name in self.tables:
                 self.tables[slot.name].touched = slot.touched
@@ -370,7 +376,7 @@ class Program:
         self._hooks.clear()
         self.optimizer.close()
         self.gradient_steps.clear()
-        self.average = self.base = self.frozen = self.logit_clip = None
+        self.average = self.base = self.frozen = self.logit_clip = self.early = None
         self.vocabulary = None
         del self.way
         self.model = self.network = nn.Module()  # type: ignore[assignment]

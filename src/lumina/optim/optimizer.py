@@ -190,6 +190,15 @@ class Member:
     decay_factor: float = 1.0
     key: str = ""
 
+    def rate_of(self, lr: Tensor) -> Tensor:
+        """Its learning rate where the run's is `lr`."""
+        return lr if self.rate is None else lr * self.rate
+
+    def decay_of(self, weight_decay: float) -> float:
+        """Its weight decay where the run's is `weight_decay`."""
+        own = self.weight_decay
+        return (weight_decay if own is None else own) * self.decay_factor
+
 
 class Optimizers:
     """All optimizers of a Program, which step together.
@@ -236,11 +245,9 @@ class Optimizers:
     ) -> None:
         """Update every slot; arguments as of `Optimizer.step`, for the whole run."""
         for member in self.members.values():
-            own = member.weight_decay
             member.optimizer.step(
-                lr=lr if member.rate is None else lr * member.rate,
-                weight_decay=(weight_decay if own is None else own)
-                * member.decay_factor,
+                lr=member.rate_of(lr),
+                weight_decay=member.decay_of(weight_decay),
                 divisor=divisor,
                 skip=skip,
             )

@@ -28,6 +28,8 @@ class Conditions:
         compute_dtype: "float32", "bfloat16" or "float16".
         compile: whether blocks are compiled.
         weights_dtype: the type in which weights are kept, likewise.
+        optimizer_in_backward: whether a weight changes as soon as its gradient is
+            there, on the rank that has it.
     """
 
     spec: ModelSpec
@@ -36,6 +38,7 @@ class Conditions:
     compute_dtype: str
     compile: bool
     weights_dtype: str = "float32"
+    optimizer_in_backward: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,11 @@ class Way:
         """
         if conditions.device == "mps":
             return "exchanges nothing between Apple GPUs, which have one process"
+        if conditions.optimizer_in_backward and cls.several:
+            return (
+                "exchanges gradients, which optimizer_in_backward uses up before they "
+                "can be exchanged"
+            )
         if conditions.weights_dtype != "float32" and not cls.masters_apart:
             return (
                 "keeps float32 weights on every rank, not the "

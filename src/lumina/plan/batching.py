@@ -102,6 +102,23 @@ def at_most(batching: Batching, size: int | None) -> Batching:
     return replace(batching, choices=kept)
 
 
+def in_one_forward(batching: Batching) -> Batching:
+    """Without the ways to cut a step that have several forwards.
+
+    Raises:
+        LuminaError: E002 where there is no other.
+    """
+    kept = tuple(one for one in batching.choices if one.grad_accum == 1)
+    if not kept:
+        raise LuminaError(
+            "E002",
+            "optimizer_in_backward changes weights in every backward pass, and a step "
+            f"has {batching.choices[0].grad_accum} of them on each device",
+            "use --grad-accum 1, and a --batch-size of all rows of a step",
+        )
+    return replace(batching, choices=kept)
+
+
 def _both_given(config: Config, batch: int, accum: int, data_ranks: int) -> Batching:
     product = batch * accum * data_ranks
     whole = config.train.global_batch_size

@@ -22,8 +22,9 @@ WORDS = {"host": "pinned host memory", "disk": "files of the offload folder"}
 
 def decide_offload(config: Config, decisions: Decisions) -> None:
     """Take over where the tensors of a run are to live."""
-    for field in ("optimizer_states_in", "offload_folder"):
-        value = config.get(field) or ""
+    for field in ("optimizer_states_in", "offload_folder", "optimizer_in_backward"):
+        value = config.get(field)
+        value = "" if value is None else value
         decisions.decide(field, value, source_of(config, field))
 
 

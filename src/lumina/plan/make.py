@@ -11,7 +11,13 @@ from lumina.parallel.sizes import Sizes
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Conditions
 from lumina.plan.apple import check_apple
-from lumina.plan.batching import Batching, Split, at_most, resolve_batching
+from lumina.plan.batching import (
+    Batching,
+    Split,
+    at_most,
+    in_one_forward,
+    resolve_batching,
+)
 from lumina.plan.costs.cost import Layout
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
@@ -201,6 +207,8 @@ def _decide_layout(
     """
     batching = resolve_batching(config, _sizes(decisions).data)
     batching = at_most(batching, rule_for(machine).batch_size)
+    if decisions.values["optimizer_in_backward"]:
+        batching = in_one_forward(batching)
     if batching.warning:
         decisions.warn(batching.warning)
     layouts = _layouts(config, machine, spec, decisions, batching)
@@ -284,6 +292,7 @@ def _layouts(
         decisions.values["compute_dtype"],
         decisions.values["compile"],
         decisions.values["weights_dtype"],
+        decisions.values["optimizer_in_backward"],
     )
     ways = ways_to_share(config, conditions, decisions)
     fitting = fitting_ways(config, spec, ways)

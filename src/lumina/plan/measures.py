@@ -16,7 +16,8 @@ def decide_measures(config: Config, decisions: Decisions) -> None:
     found: dict[str, int] = {}
     if asked.metrics == "full":
         found["accuracy"] = 1
-        found["gradient_variance"] = config.run.log_every_n_batches
+        if not config.offload.optimizer_in_backward:  # which keeps no gradients
+            found["gradient_variance"] = config.run.log_every_n_batches
         found["utilisation"] = config.run.log_every_n_batches
     if config.train.qk_clip:
         found["logit_clip"] = 1

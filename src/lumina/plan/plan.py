@@ -70,6 +70,8 @@ class Plan:
         optimizer_states_in: where the optimizer's states live between steps: an entry
             of `lumina.optim.paging.home.HOMES`, or "device".
         offload_folder: for files; "": the one in LUMINA_CACHE.
+        optimizer_in_backward: a weight changes as soon as its gradient is there, in
+            steps of one forward.
         features: features without an option of their own that the run has.
         sources: the sources of a mixture, whose losses are reported one by one.
         watched: those of them that no row is taken of: their held-out data is measured
@@ -182,6 +184,7 @@ class Plan:
     memory: dict[str, int] = field(default_factory=dict)
     elsewhere: dict[str, int] = field(default_factory=dict)
     optimizer_states_in: str = "device"
+    optimizer_in_backward: bool = False
     offload_folder: str = ""
     fallbacks: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
@@ -191,6 +194,11 @@ class Plan:
     def keeps(self) -> str:
         """What of the base model training stays near: weights, outputs, or nothing."""
         return self.preservation_method if self.preservation > 0 else ""
+
+    @property
+    def updates_in_backward(self) -> bool:
+        """Whether weights change in the backward pass, which a step has one of."""
+        return self.optimizer_in_backward and self.grad_accum == 1
 
     @property
     def mesh_sizes(self) -> Sizes:

@@ -15,6 +15,7 @@ from lumina.data.stream import StepBatches
 from lumina.model.accuracy import ACCURACY, accuracy_sums
 from lumina.model.by_source import SOURCES, source_sums
 from lumina.model.interface import LossSums
+from lumina.optim.early import Early
 from lumina.optim.gate import Verdict, judge
 from lumina.plan.schedule import learning_rate_at
 from lumina.train.counts import divide_counts, flatten_counts
@@ -107,6 +108,8 @@ def train_step(
             total, counted = losses_of(program, batches, index, sums)
             watch.mark("forward")
             guard.before_backward(last=index == last)
+            if program.early is not None and batches.loss_tokens > 0:
+                _update_early(program, program.early, guard)
             (total * factor).backward()
             watch.mark("backward")
         if counted is not None:
@@ -189,6 +192,14 @@ def _main_loss(program: Program, losses: LossSums, batches: StepBatches) -> Tens
     return trained / batches.loss_divisor
 
 
+def _update_early(program: Program, early: Early, guard: StepGuard) -> None:
+    """Let the backward pass that follows change the weights."""
+    guard.before_update()
+    program.before_changes()
+    live = program.live
+    early.arm(lr=live.learning_rate, weight_decay=live.weight_decay)
+
+
 def _update(program: Program, watch: Watch) -> Verdict:
     """Weights, moments and averages from the gradients, unless those are not finite."""
     live, scale = program.live, program.loss_scale.value
@@ -241,12 +252,16 @@ def _pass_over(program: Program) -> Verdict:
 
 def _judged(program: Program) -> Verdict:
     """What the gate and the optimizers find in the gradients of the step."""
-    verdict = judge(
-        program.optimizer.gradients(),
-        loss_scale=program.loss_scale.value,
-        max_norm=program.live.max_grad_norm,
-        over=program.mesh.tokens if program.sharded else None,
-    )
+    gradients = program.optimizer.gradients()
+    if program.early is not None:
+        verdict = program.early.verdict(gradients)
+    else:
+        verdict = judge(
+            gradients,
+            loss_scale=program.loss_scale.value,
+            max_norm=program.live.max_grad_norm,
+            over=program.mesh.tokens if program.sharded else None,
+        )
     broken = program.optimizer.gather()
     if broken is not None:
         verdict.skip = torch.maximum(verdict.skip, broken)

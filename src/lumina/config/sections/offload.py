@@ -19,6 +19,12 @@ class OffloadSection(Section):
         "them to the device page by page, and weights, losses and checkpoints stay the "
         "same",
     )
+    optimizer_in_backward: bool = Field(
+        False,
+        description="change a weight in the backward pass, as soon as its gradient is "
+        "there, and let go of the gradient; for steps of one forward, without clipping "
+        "(max_grad_norm 0)",
+    )
     offload_folder: str | None = Field(
         None,
         description="folder for what lives on disk while a run trains; it should be on "

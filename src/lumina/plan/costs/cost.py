@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lumina.model.declared import parameters
+from lumina.model.declared import in_block, parameters
 from lumina.model.spec import ModelSpec
 from lumina.optim.paging.sizes import PAGE_BYTES, WINDOW
 from lumina.parallel.table import chosen_way
@@ -119,6 +119,36 @@ class Layout:
         ranks = self.data_ranks if chosen_way(self.parallel).sharded else 1
         # Rounded first: the bytes are an average, so their sum has an error.
         return math.ceil(round(((kept - whole) + whole * ranks) * trained, 3))
+
+    def gradients_here(self, spec: ModelSpec) -> int:
+        """Bytes of all gradients on one device.
+
+        Of 16 bits where the weights are copies of masters and nothing accumulates.
+        """
+        way = chosen_way(self.parallel)
+        half, held = BYTES[self.compute_dtype] == 2, self.weights_dtype != "float32"
+        narrow = (held or (half and way.masters_apart)) and self.grad_accum == 1
+        trained = self.trained_here(spec)
+        if not narrow:
+            return math.ceil(4 * trained)
+        total = count_parameters(spec).total - count_sparse(spec)
+        all_train = self.trainable is None or self.trainable == total
+        routers = count_parameters(spec).router if all_train else 0
+        ranks = self.data_ranks if way.sharded else 1
+        return math.ceil(2 * (trained + routers / ranks))
+
+    def gradients_at_a_time(self, spec: ModelSpec) -> int:
+        """Bytes of gradients where each is let go of as soon as it is complete.
+
+        Those of a block, which a compiled block makes together, or of a table.
+        """
+        blocks = (in_block(spec, layer) for layer in range(spec.num_layers))
+        sizes = [
+            sum(one.size for one in block.values() if one.kind == "parameter")
+            for block in blocks
+        ]
+        largest = max(*sizes, *(one.size for one in parameters(spec)))
+        return 4 * largest
 
     def pages_here(self, spec: ModelSpec) -> int:
         """Bytes of the pages of states that are on a device at a time."""

@@ -31,7 +31,6 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     way = chosen_way(layout.parallel)
     ranks = layout.data_ranks if way.sharded else 1
     held = layout.weights_dtype != "float32"
-    narrow_gradients = (held or (half and way.masters_apart)) and layout.grad_accum == 1
     routers = _router_parameters(spec) if trainable == total else 0
     if held:
         weights = 2.0 * (total + _router_parameters(spec))
@@ -47,9 +46,7 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     return {
         "weights": math.ceil(weights) + 4 * vectors,
         "master_weights": math.ceil(master),
-        "gradients": math.ceil(
-            (2 * (trainable + routers) if narrow_gradients else 4 * trainable) / ranks
-        ),
+        "gradients": layout.gradients_here(spec),
         "optimizer": layout.states_here(spec),
     }
 

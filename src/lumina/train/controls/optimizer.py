@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.assemble.program import Program
 from lumina.errors import LuminaError
+from lumina.plan.plan import Plan
 from lumina.plan.schedule import learning_rate_at
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control, is_number
@@ -68,6 +69,16 @@ class MaxGradNorm(_FromZero):
 
     name = "max_grad_norm"
     allowed = "a norm is a number from 0; 0 clips nothing"
+
+    def check_plan(self, plan: Plan) -> None:
+        """Refuse a run whose weights change before all gradients are there."""
+        if plan.updates_in_backward:
+            raise LuminaError(
+                "E002",
+                "weights change in the backward pass, before the norm of all gradients "
+                "is known",
+                "train without --optimizer-in-backward to clip",
+            )
 
     def now(self, program: Program, step: int) -> float:
         """The norm that the next step clips to."""

@@ -1,0 +1,45 @@
+"""Weights that change in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lumina.features.feature import Exclusion, Feature
+from lumina.features.table import register
+
+
+def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
+    """The gradients of one block at most, or of the largest table."""
+    if layout.grad_accum > 1:
+        return {}
+    gradients = layout.gradients_here(spec)
+    return {"gradients": min(layout.gradients_at_a_time(spec), gradients) - gradients}
+
+
+register(
+    Feature(
+        name="optimizer_in_backward",
+        option="optimizer_in_backward",
+        summary="change a weight as soon as its gradient is there, keep no gradients",
+        without="--no-optimizer-in-backward",
+        requested=lambda c: c.offload.optimizer_in_backward,
+        active=lambda p: p.optimizer_in_backward,
+        switch_on=lambda p: p.replace(optimizer_in_backward=True),
+        excludes=(
+            Exclusion(
+                "preserve_base_knowledge",
+                "it pulls weights after the backward pass, before they are updated",
+            ),
+            *(
+                Exclusion(
+                    f"optimizer_states_{place}",
+                    "it updates one weight at a time, and pages of states come after "
+                    "the backward pass",
+                )
+                for place in ("host", "disk")
+            ),
+        ),
+        memory=_memory,
+    )
+)
