@@ -87,6 +87,7 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         "start_from_experience": ["--adaptive", "on"],
         "repeat_check_every": ["--deterministic"],
         "backbone": ["--no-use-moe"],
+        "optimizer_in_backward": ["--max-grad-norm", "0"],
         "expert_id": ["--init-from", "base"],
         "tasks": ["--tasks", "c=d", "--no-tie-embeddings"],
         "moe_groups": ["--num-experts", "8"],
