@@ -16,6 +16,10 @@ IGNORE = -100
 """The label of a position that does not count towards the loss."""
 
 
+_WHOLE_ROWS = ("cu_seqlens", "task_ids", "source_ids", "uniforms")
+"""Tensors of a batch that have no value for each column."""
+
+
 class BaseOutputs(NamedTuple):
     """What a frozen model makes of the first rows of a batch.
 
@@ -106,6 +110,34 @@ class Batch:
             starts = torch.cat([starts[before:], filled])
         cut |= {"cu_seqlens": starts, "task_rows": tasks, "base_outputs": None}
         return replace(self, **cut)
+
+    def columns(self, begin: int, end: int) -> Batch:
+        """Some columns of all its rows, as a batch of their own.
+
+        Attention cannot tell from it where documents begin, which may be earlier.
+
+        Args:
+            begin: the first column.
+            end: behind the last one; columns end with the row.
+        """
+        rows, whole = self.input_ids.shape
+        length = min(end, whole) - begin
+        cut: dict[str, Any] = {
+            f.name: value[:, begin:end]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+            and f.name not in _WHOLE_ROWS
+        }
+        cut["cu_seqlens"] = torch.arange(
+            0, (rows + 1) * length, length, dtype=torch.int32, device=self._device
+        )
+        return replace(
+            self, **cut, max_seqlen=length, one_document_rows=False, base_outputs=None
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return self.input_ids.device
 
     def parts(self, count: int) -> list[Batch]:
         """Its rows in at most so many batches of equal size; the last may be smaller.

@@ -245,7 +245,7 @@ class Program:
     def _make_optimizer(self) -> None:
         """Masters, where gradients gather, and the optimizers with their states."""
         narrow = self.kept_in != torch.float32
-        accumulate = narrow and self.plan.grad_accum > 1
+        accumulate = narrow and (self.plan.grad_accum > 1 or self.plan.chunk_size > 0)
         held = self.weights_dtype != torch.float32
         slots, exact = [], self._exact()
         for name, parameter in self.network.named_parameters():

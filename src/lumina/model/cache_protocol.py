@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from lumina.ops.attention.beyond import Beyond
+    from lumina.ops.attention.dispatch import Pattern
 
 
 class LayerCache(Protocol):
@@ -86,5 +90,19 @@ class Cache(LayerCache, Protocol):
         Returns:
             What the layer's attention is to call `update` of, once, and the mask
             [B, 1, n, T] over the keys that this returns.
+        """
+        ...
+
+
+@runtime_checkable
+class WithPattern(Protocol):
+    """A cache that says what is seen by a whole pattern, in place of a mask."""
+
+    def pattern(self, window: int, beyond: Beyond) -> Pattern:
+        """What the new queries see; called once in a forward pass, before `update`.
+
+        Args:
+            window: as in `ModelSpec`.
+            beyond: what stays visible beyond the window.
         """
         ...

@@ -73,7 +73,7 @@ class Network(nn.Module):
 
     @overload
     def forward(
-        self, batch: Batch, carry: Any = None
+        self, batch: Batch, carry: Any = None, *, cache: Any = None
     ) -> tuple[LossSums, dict[str, Tensor]]: ...
 
     @overload
@@ -94,6 +94,7 @@ class Network(nn.Module):
         input_ids: Tensor | None = None,
         labels: Tensor | None = None,
         task_id: int | str | None = None,
+        cache: Any = None,
     ) -> tuple[LossSums, dict[str, Tensor]] | Scores:
         """Loss sums of a batch, which is how it trains; or the scores of token ids.
 
@@ -109,13 +110,15 @@ class Network(nn.Module):
                 `input_ids`, not shifted, and -100 where there is no loss. Of puzzles,
                 the solutions.
             task_id: the task of the head, in a model of several: its name or number.
+            cache: keys of earlier chunks of the rows that `batch` continues.
 
         Raises:
             LuminaError: E005 for ids or labels of another shape or that are no tokens
                 of this model, and where no task, or none of this model's, is named.
         """
         if isinstance(batch, Batch):
-            losses = self._losses(self.backbone(batch, carry), batch)
+            held = {} if cache is None else {"cache": cache}
+            losses = self._losses(self.backbone(batch, carry, **held), batch)
             return losses, losses.aux
         if batch is not None and input_ids is not None:
             raise LuminaError("E005", "input_ids are given twice", "give them once")

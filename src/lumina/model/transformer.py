@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lumina.batch import Batch
 from lumina.errors import LuminaError
-from lumina.model.cache_protocol import Cache
+from lumina.model.cache_protocol import Cache, WithPattern
 from lumina.model.context import BlockContext, Tokens
 from lumina.model.interface import Output
 from lumina.model.kinds.kind import Kind
@@ -148,7 +148,9 @@ class Transformer(nn.Module):
         if spec.mla_kv_rank:
             factor = 1.0  # latent attention scales whole scores
         cos, sin = tables(batch.position_ids, inverse, factor)
-        if cache is not None:
+        if isinstance(cache, WithPattern):
+            pattern = cache.pattern(spec.window_size, spec.beyond_window)
+        elif cache is not None:
             backend = "reference" if self.attention == "reference" else "sdpa"
             pattern = Pattern(backend, cache.mask(batch.position_ids))
         else:

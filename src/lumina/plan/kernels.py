@@ -52,7 +52,12 @@ def kernel_family(backend: str) -> str:
 
 
 def choose_attention(
-    asked: str, source: str, machine: Environment, spec: ModelSpec, dtype: str
+    asked: str,
+    source: str,
+    machine: Environment,
+    spec: ModelSpec,
+    dtype: str,
+    chunked: bool = False,
 ) -> Choice:
     """The backend asked for, or the best there is.
 
@@ -62,7 +67,10 @@ def choose_attention(
         machine: hardware and packages.
         spec: the model; its heads, rows and whether it is causal.
         dtype: of queries, keys and values.
+        chunked: rows are trained in chunks.
     """
+    if chunked:
+        return Choice("blockwise", "a chunk attends to the keys of earlier chunks")
     if asked not in ("auto", *FLASH):
         return Choice(asked, source)
     flash = _flash_problem(machine, spec, dtype)

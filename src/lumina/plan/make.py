@@ -18,6 +18,7 @@ from lumina.plan.batching import (
     in_one_forward,
     resolve_batching,
 )
+from lumina.plan.chunks import decide_chunks
 from lumina.plan.costs.cost import Layout
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
@@ -145,6 +146,7 @@ def make_plan(
     decide_gradient_steps(config, decisions)
     decide_offload(config, decisions)
     _decide_attention(config, machine, spec, decisions)
+    _decide_chunks(config, environment, spec, decisions)
     _decide_features(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)
     decide_length(config, decisions, rows_per_epoch, done, data_kind)
@@ -242,6 +244,7 @@ def smallest_layout_fits(
     decisions.decide("world_size", world_size, "")
     _decide_precision(config, machine, decisions)
     _decide_attention(config, machine, spec, decisions)
+    _decide_chunks(config, environment, spec, decisions)
     for field in ("ema_decay", "swa_start", "lookahead_steps"):
         decisions.decide(field, config.get(field), "")
     decide_offload(config, decisions)
@@ -283,6 +286,7 @@ def _layouts(
         attention=kernel_family(decisions.values["attention"]),
         device=machine.device,
         compile=decisions.values["compile"],
+        chunk_tokens=decisions.values["chunk_size"],
         features=features_with_memory(decisions.draft(spec)),
     )
     conditions = Conditions(
@@ -390,11 +394,22 @@ def _decide_attention(
         machine,
         spec,
         decisions.values["compute_dtype"],
+        chunked=config.long_rows.use_chunked_training,
     )
     decisions.decide("attention", choice.backend, choice.reason)
     if choice.warning:
         decisions.warn(choice.warning)
         decisions.fall_back(choice.warning)
+
+
+def _decide_chunks(
+    config: Config, environment: Environment, spec: ModelSpec, decisions: Decisions
+) -> None:
+    def fits(trial: Config) -> bool:
+        world_size = decisions.values["world_size"]
+        return smallest_layout_fits(trial, environment, spec, world_size)
+
+    decide_chunks(config, spec, decisions, fits)
 
 
 def _decide_features(
@@ -437,6 +452,7 @@ def layout_of(plan: Plan) -> Layout:
         attention=kernel_family(plan.attention),
         device=plan.device,
         compile=plan.compile,
+        chunk_tokens=plan.chunk_size,
         features=features_with_memory(plan),
     )
 

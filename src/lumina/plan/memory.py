@@ -116,7 +116,7 @@ def _expected(parts: Mapping[str, int], layout: Layout) -> int:
         kept = math.ceil(COMPILED_SHARE * kept)
     passing = kept + parts["logits"] + parts["working"]
     gradients = parts["gradients"]
-    together = layout.grad_accum > 1
+    together = layout.accumulates
     stays = sum(parts[name] for name in STAYS)
     stays += passing + gradients if together else max(passing, gradients)
     return stays + _beside(layout, stays)
@@ -135,6 +135,7 @@ def _communication_bytes(spec: ModelSpec, layout: Layout) -> int:
 
 def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     """What is kept for the backward pass, and what one block needs on its way back."""
+    spec = layout.forward_spec(spec)
     forward = Forward(
         rows=layout.micro_batch_size,
         compute_dtype=layout.compute_dtype,

@@ -57,6 +57,8 @@ class Plan:
         gradient_checkpointing: a kind of `lumina.plan.checkpointing`.
         block_checkpointing: what each block recomputes, where the kind is "budget".
         attention: "flash3", "flash2", "sdpa", "blockwise" or "reference".
+        chunk_size: tokens of the chunks in which rows are trained; 0: rows are whole.
+        chunk_offload: keys and values of the chunks lie in host memory.
         pinned: controls that no rule may change.
         rules: what watches the run and may change it through its controls.
         eval_every: steps between evaluations, 0: only at the end.
@@ -154,6 +156,8 @@ class Plan:
     block_checkpointing: tuple[str, ...] = ()
     compile: bool = False
     attention: str = "sdpa"
+    chunk_size: int = 0
+    chunk_offload: bool = False
     loss_chunk_bytes: int = 256 * 2**20
     deterministic: bool = False
     eval_every: int = 0

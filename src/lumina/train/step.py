@@ -5,6 +5,7 @@ No value is read back to the host here. Metrics leave as one small device tensor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from lumina.model.interface import LossSums
 from lumina.optim.early import Early
 from lumina.optim.gate import Verdict, judge
 from lumina.plan.schedule import learning_rate_at
+from lumina.train.chunks import Pass, passes
 from lumina.train.counts import divide_counts, flatten_counts
 from lumina.train.memory_ladder.guard import UNGUARDED, StepGuard
 from lumina.train.watch import NOTHING, Watch
@@ -103,17 +105,19 @@ def train_step(
     scale = program.loss_scale.value.clone()
     watch.mark("begin")
     for index in range(len(batches.micro_batches)):
-        guard.before_forward(last=index == last)
-        with program.gradient_sync(last=index == last):
-            total, counted = losses_of(program, batches, index, sums)
-            watch.mark("forward")
-            guard.before_backward(last=index == last)
-            if program.early is not None and batches.loss_tokens > 0:
-                _update_early(program, program.early, guard)
-            (total * factor).backward()
-            watch.mark("backward")
-        if counted is not None:
-            counts = counted if counts is None else counts + counted
+        for one in forwards(program, batches, index, step):
+            final = one.last and index == last
+            guard.before_forward(last=final)
+            with program.gradient_sync(last=final):
+                total, counted = losses_of(program, batches, index, sums, one)
+                watch.mark("forward")
+                guard.before_backward(last=final)
+                if program.early is not None and batches.loss_tokens > 0:
+                    _update_early(program, program.early, guard)
+                (total * factor).backward()
+                watch.mark("backward")
+            if counted is not None:
+                counts = counted if counts is None else counts + counted
 
     guard.before_update()
     learns = batches.loss_tokens > 0
@@ -147,23 +151,41 @@ def _say(place: Tensor, *figures: float) -> None:
     place.copy_(said, non_blocking=True)
 
 
-def losses_of(
-    program: Program, batches: StepBatches, index: int, sums: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Forward over one micro-batch.
+def forwards(
+    program: Program, batches: StepBatches, index: int, step: int
+) -> Iterator[Pass]:
+    """The forward passes of a micro-batch: one, or one for each chunk of its rows.
 
     Args:
         program: what to train.
         batches: of the step.
         index: of the micro-batch.
-        sums: the losses so far; this micro-batch's part is added.
+        step: completed optimizer steps.
+    """
+    batch = program.ready(batches.micro_batches[index])
+    seed = dropout_seed(program.plan.seed, step, program.mesh.tokens.rank)
+    yield from passes(program, batch, seed + index)
+
+
+def losses_of(
+    program: Program, batches: StepBatches, index: int, sums: Tensor, one: Pass
+) -> tuple[Tensor, Tensor | None]:
+    """One forward pass over a micro-batch, or over a chunk of it.
+
+    Args:
+        program: what to train.
+        batches: of the step.
+        index: of the micro-batch.
+        sums: the losses so far; this pass's part is added.
+        one: the pass.
 
     Returns:
         Its part of what is minimised, and what it counts, if anything.
     """
-    batch = program.ready(batches.micro_batches[index])
+    batch = one.batch
     held = (program.carries[index],) if program.network.recurrent else ()
-    losses, aux = program.model(batch, *held)
+    named = {} if one.earlier is None else {"cache": one.earlier}
+    losses, aux = program.model(batch, *held, **named)
     program.carries[index] = losses.carry
     sums[0] += losses.loss_sum.detach() / batches.loss_divisor
     total = _main_loss(program, losses, batches)

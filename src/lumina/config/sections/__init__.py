@@ -13,6 +13,7 @@ from lumina.config.sections.experience import ExperienceSection
 from lumina.config.sections.hrm import HrmSection
 from lumina.config.sections.loading import LoadingSection
 from lumina.config.sections.logging import LoggingSection
+from lumina.config.sections.long_rows import LongRowsSection
 from lumina.config.sections.memory_ladder import MemoryLadderSection
 from lumina.config.sections.metrics import MetricsSection
 from lumina.config.sections.mixture import MixtureSection
@@ -56,6 +57,7 @@ class Sections:
     activations: ActivationsSection
     memory_ladder: MemoryLadderSection
     offload: OffloadSection
+    long_rows: LongRowsSection
     run: RunSection
     saving: SavingSection
     resuming: ResumingSection

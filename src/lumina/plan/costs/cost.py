@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lumina.model.declared import in_block, parameters
@@ -86,6 +86,7 @@ class Layout:
             none for the two moments of AdamW.
         block_checkpointing: what each block recomputes, where that is decided for each.
         compile: whether the blocks are compiled; changes what is expected only.
+        chunk_tokens: tokens of the chunks in which rows are trained; 0: rows are whole.
         features: features whose declaration says what memory they take or save.
     """
 
@@ -104,6 +105,18 @@ class Layout:
     compile: bool = False
     features: tuple[str, ...] = ()
     weights_dtype: str = "float32"
+    chunk_tokens: int = 0
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether the gradients of several backward passes add up."""
+        return self.grad_accum > 1 or self.chunk_tokens > 0
+
+    def forward_spec(self, spec: ModelSpec) -> ModelSpec:
+        """The shape, with rows as long as what goes forward with a graph at once."""
+        if not 0 < self.chunk_tokens < spec.seq_length:
+            return spec
+        return replace(spec, seq_length=self.chunk_tokens)
 
     def trained_here(self, spec: ModelSpec) -> float:
         """Parameters that train, as many of them as one device holds."""
@@ -127,7 +140,7 @@ class Layout:
         """
         way = chosen_way(self.parallel)
         half, held = BYTES[self.compute_dtype] == 2, self.weights_dtype != "float32"
-        narrow = (held or (half and way.masters_apart)) and self.grad_accum == 1
+        narrow = (held or (half and way.masters_apart)) and not self.accumulates
         trained = self.trained_here(spec)
         if not narrow:
             return math.ceil(4 * trained)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
-from lumina.train.step import SCALARS, dropout_seed, losses_of
+from lumina.train.step import SCALARS, dropout_seed, forwards, losses_of
 
 
 def ranks_that_differ(program: Program, batches: StepBatches, step: int) -> list[int]:
@@ -55,9 +55,11 @@ def _fingerprints(program: Program, batches: StepBatches, step: int) -> Tensor:
     try:
         for index in range(last + 1):
             # Where ranks hold whole gradients each is compared with its own.
-            with program.gradient_sync(last=index == last and program.sharded):
-                total, _ = losses_of(program, batches, index, sums)
-                (total * program.loss_scale.value).backward()
+            for one in forwards(program, batches, index, step):
+                final = one.last and index == last
+                with program.gradient_sync(last=final and program.sharded):
+                    total, _ = losses_of(program, batches, index, sums, one)
+                    (total * program.loss_scale.value).backward()
         prints = [_bits(one) for one in (sums, *program.optimizer.gradients())]
         return torch.stack(prints)
     finally:
