@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from lumina.assemble.kept.beside import Away, Beside
 from option_effects import shows
 from tiny_runs import Program, Runs, seen
 
@@ -31,3 +35,28 @@ def budget(runs: Runs) -> None:
         losses.add(run.first_loss)
     # Two forwards of four blocks.
     assert taken[0] - taken[1] == 8 and len(losses) == 1
+
+
+@shows("activations_in", "activation_bits")
+def kept(runs: Runs) -> None:
+    """On disk the weights stay as they are; in few bits they are others."""
+    put: list[int] = []
+    plain = Beside.put
+
+    def count(store: Beside, tensor: Tensor) -> Away:
+        put.append(tensor.numel())
+        return plain(store, tensor)
+
+    runs.monkeypatch.setattr(Beside, "put", count)
+    full = {"gradient_checkpointing": "full", "steps": 2}
+    here = runs.train(**full)
+    assert not put
+    away = runs.train(**full, activations_in="disk")
+    assert put and len(set(put)) == 1
+    coded = runs.train(**full, activation_bits=4)
+    for name, tensor in here.tensors.items():
+        assert torch.equal(away.tensors[name], tensor), name
+    assert coded.first_loss == here.first_loss
+    rounded = coded.tensors
+    assert not all(torch.equal(rounded[n], t) for n, t in here.tensors.items())
+    assert "CUDA" in runs.refused("E003", **full, activations_in="host")

@@ -31,13 +31,13 @@ class Checkpointing:
             number of blocks and the decisions that the plan holds for single blocks.
         segment: how many blocks are computed again together; 1: each by itself. The
             input of a segment is kept; those of its blocks only while it goes back.
-        fits_any: whether it suits every kind of model.
+        recomputes: whether it may compute a block again.
     """
 
     name: str
     by_block: Callable[[int, Sequence[str]], tuple[str, ...]]
     segment: Callable[[int], int] = lambda blocks: 1
-    fits_any: bool = True
+    recomputes: bool = True
 
 
 class Decided(Protocol):
@@ -72,11 +72,11 @@ def root_segment(blocks: int) -> int:
 KINDS: dict[str, Checkpointing] = {
     kind.name: kind
     for kind in (
-        Checkpointing("none", _all("none")),
+        Checkpointing("none", _all("none"), recomputes=False),
         Checkpointing("selective", _all("selective")),
-        Checkpointing("budget", _as_decided, fits_any=False),
+        Checkpointing("budget", _as_decided),
         Checkpointing("full", _all("full")),
-        Checkpointing("sqrt", _all("full"), root_segment, fits_any=False),
+        Checkpointing("sqrt", _all("full"), root_segment),
     )
 }
 """Every kind by name, from the most memory to the least."""

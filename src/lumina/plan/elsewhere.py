@@ -22,10 +22,17 @@ WORDS = {"host": "pinned host memory", "disk": "files of the offload folder"}
 
 def decide_offload(config: Config, decisions: Decisions) -> None:
     """Take over where the tensors of a run are to live."""
-    for field in ("optimizer_states_in", "offload_folder", "optimizer_in_backward"):
+    for field in (
+        "optimizer_states_in",
+        "offload_folder",
+        "optimizer_in_backward",
+        "activations_in",
+    ):
         value = config.get(field)
         value = "" if value is None else value
         decisions.decide(field, value, source_of(config, field))
+    bits = int(config.activations.activation_bits or 0)
+    decisions.decide("activation_bits", bits, source_of(config, "activation_bits"))
 
 
 def elsewhere(spec: ModelSpec, layout: Layout) -> dict[str, int]:

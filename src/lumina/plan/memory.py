@@ -18,6 +18,7 @@ from lumina.parallel.table import chosen_way
 from lumina.plan.activations import kept_by_block, kept_outside, working_bytes
 from lumina.plan.checkpointing import kind_of, recomputes, segments
 from lumina.plan.costs.cost import BYTES, Forward, Kept, Layout
+from lumina.plan.costs.kept_bits import AT_A_TIME, CODING, bytes_of_a_number
 from lumina.plan.costs.state import block_size, state_bytes
 from lumina.plan.costs.table import costs_of
 
@@ -148,7 +149,7 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     mode = recomputes(layout, 1)[0]
     for cost in costs_of(spec):
         kept += cost.kept_beside(spec, forward, mode, kept_by_block)
-    working = working_bytes(spec, forward) + recomputed
+    working = working_bytes(spec, forward) + recomputed + _coding_bytes(spec, layout)
     logits, transient = _logit_bytes(spec, layout)
     return {
         "activations": kept.dense,
@@ -176,15 +177,46 @@ def _kept_by_blocks(
     kept, recomputed, after = Kept(), 0, 0
     for layers in sorted(groups.values(), key=lambda group: -group[-1]):
         kind = kinds[layers[0]]
-        one = kept_by_block(spec, forward, layers[0], kind)
         whole = kept_by_block(spec, forward, layers[0], "none")
+        one = _in_bits(
+            spec, layout, kept_by_block(spec, forward, layers[0], kind), kind
+        )
         count = len(layers) if len(parts[0]) == 1 else math.ceil(len(layers) * share)
         kept += Kept(one.dense * count, one.routed * count)
         # What later blocks kept whole is gone when an earlier one computes again.
-        recomputed = max(recomputed, whole.total - one.total - after)
-        if kind == "none":
+        if kind != "none":
+            recomputed = max(recomputed, whole.total - one.total - after)
+        else:
             after += count * one.total
     return kept, recomputed
+
+
+def _in_bits(spec: ModelSpec, layout: Layout, kept: Kept, kind: str) -> Kept:
+    """What a block keeps, where activations are kept in few bits."""
+    bits, element = layout.activation_bits, BYTES[layout.compute_dtype]
+    if not bits:
+        return kept
+    share = bytes_of_a_number(bits) / element
+    if kind != "none":
+        whole = layout.hidden_states(spec)
+        return Kept(kept.dense - whole + math.ceil(whole * share), kept.routed)
+    exact = sum(cost.exact(spec, layout) for cost in costs_of(spec))
+    exact += layout.micro_batch_size * spec.seq_length * (4 * spec.num_heads + 8)
+    if spec.dropout > 0:
+        mask = 1 if layout.device == "cuda" else element
+        exact += 2 * layout.hidden_states(spec) // element * mask
+    exact = min(exact, kept.dense)
+    dense = exact + math.ceil((kept.dense - exact) * share)
+    return Kept(dense, math.ceil(kept.routed * share))
+
+
+def _coding_bytes(spec: ModelSpec, layout: Layout) -> int:
+    """What coding and decoding of one tensor takes beside it."""
+    if not layout.activation_bits:
+        return 0
+    tokens = layout.micro_batch_size * spec.seq_length
+    widest = tokens * max(2 * spec.intermediate_size, 2 * spec.hidden_size)
+    return CODING * min(AT_A_TIME, widest) + 2 * widest * BYTES[layout.compute_dtype]
 
 
 def _logit_bytes(spec: ModelSpec, layout: Layout) -> tuple[int, int]:

@@ -74,6 +74,9 @@ class Plan:
         offload_folder: for files; "": the one in LUMINA_CACHE.
         optimizer_in_backward: a weight changes as soon as its gradient is there, in
             steps of one forward.
+        activations_in: where the inputs of blocks wait for the backward pass: "device",
+            "host" or "disk".
+        activation_bits: of a number of what is kept of the activations; 0: as it is.
         features: features without an option of their own that the run has.
         sources: the sources of a mixture, whose losses are reported one by one.
         watched: those of them that no row is taken of: their held-out data is measured
@@ -190,6 +193,8 @@ class Plan:
     optimizer_states_in: str = "device"
     optimizer_in_backward: bool = False
     offload_folder: str = ""
+    activations_in: str = "device"
+    activation_bits: int = 0
     fallbacks: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

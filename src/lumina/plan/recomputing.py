@@ -38,7 +38,10 @@ def ways_to_recompute(config: Config, spec: ModelSpec) -> list[dict[str, Any]]:
             {"gradient_checkpointing": asked, "block_checkpointing": kinds}
             for kinds in decisions(spec.num_layers)
         ]
-    return [{"gradient_checkpointing": n} for n in ([asked] if asked else AUTOMATIC)]
+    names: tuple[str, ...] = (asked,) if asked else AUTOMATIC
+    if not asked and config.activations.activations_in != "device":
+        names = AUTOMATIC[1:]  # what is kept whole does not leave the device
+    return [{"gradient_checkpointing": name} for name in names]
 
 
 def admitted(

@@ -1,9 +1,23 @@
-"""What is kept of the activations: values that do nothing beside others."""
+"""What is kept of the activations: what does not go together, and what does nothing."""
 
 from __future__ import annotations
 
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
+from lumina.errors import LuminaError
+
+
+def check(settings: Settings) -> None:
+    """Refuse a place for the inputs of blocks that are not computed again."""
+    place = settings.activations.activations_in
+    kind = settings.system.gradient_checkpointing
+    if place != "device" and kind in ("none", "adaptive"):
+        raise LuminaError(
+            "E002",
+            f"activations_in {place} moves the inputs of blocks that are computed "
+            f"again, and gradient_checkpointing {kind} may compute none again",
+            "use --gradient-checkpointing full",
+        )
 
 
 def without_effect(settings: Settings) -> dict[str, str]:
@@ -13,4 +27,4 @@ def without_effect(settings: Settings) -> dict[str, str]:
     return {"activation_budget": "gradient_checkpointing is not budget"}
 
 
-RULE = Rule(without_effect=without_effect)
+RULE = Rule(check=check, without_effect=without_effect)

@@ -48,7 +48,8 @@ def check(settings: Settings) -> None:
 
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of offloading without effect, and why."""
-    if settings.offload.optimizer_states_in == "disk":
+    places = settings.offload.optimizer_states_in, settings.activations.activations_in
+    if "disk" in places:
         return {}
     return {"offload_folder": "nothing lives on disk"}
 

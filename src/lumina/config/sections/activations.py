@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, field_validator
 
 from lumina.config.sections.section import Section
 
@@ -16,3 +18,21 @@ class ActivationsSection(Section):
         description="with gradient_checkpointing budget: most bytes of activations "
         "that are kept for the backward pass; default: what the memory leaves",
     )
+    activations_in: Literal["device", "host", "disk"] = Field(
+        "device",
+        description="where the inputs of blocks that are computed again wait for the "
+        "backward pass: on the device, in pinned memory of the host, or in files of "
+        "offload_folder; losses and gradients stay the same",
+    )
+    activation_bits: Literal["8", "4"] | None = Field(
+        None,
+        description="keep what the backward pass needs of the activations in 8 or 4 "
+        "bits: the inputs of blocks that are computed again, and all that other "
+        "blocks keep; gradients are rounded by it",
+    )
+
+    @field_validator("activation_bits", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        """A number as it is written."""
+        return str(value) if isinstance(value, int) else value

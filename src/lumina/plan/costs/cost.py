@@ -11,6 +11,8 @@ from lumina.model.declared import in_block, parameters
 from lumina.model.spec import ModelSpec
 from lumina.optim.paging.sizes import PAGE_BYTES, WINDOW
 from lumina.parallel.table import chosen_way
+from lumina.plan.checkpointing import kind_of, recomputes, segments
+from lumina.plan.costs.kept_bits import bytes_of_a_number
 from lumina.plan.count import Counts, count_parameters, count_sparse
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -95,6 +97,8 @@ class Layout:
     grad_accum: int = 1
     gradient_checkpointing: str = "none"
     block_checkpointing: tuple[str, ...] = ()
+    activations_in: str = "device"
+    activation_bits: int = 0
     parallel: str = "none"
     data_ranks: int = 1
     loss_chunk_bytes: int = 256 * 2**20
@@ -178,6 +182,26 @@ class Layout:
         """Bytes of a forward pass's last hidden states in the compute type."""
         positions = self.micro_batch_size * spec.seq_length
         return BYTES[self.compute_dtype] * positions * spec.hidden_size
+
+    def block_inputs(self, spec: ModelSpec) -> tuple[int, int]:
+        """(inputs of blocks that are kept for recomputation, bytes of each)."""
+        size = self.hidden_states(spec)
+        if self.activation_bits:
+            number = bytes_of_a_number(self.activation_bits)
+            size = math.ceil(size / BYTES[self.compute_dtype] * number)
+        kinds = recomputes(self, spec.num_layers)
+        runs = segments(spec.num_layers, kind_of(self).segment(spec.num_layers))
+        if len(runs[0]) > 1:
+            return len(runs) - 1 + len(runs[-1]), size
+        return len(kinds) - kinds.count("none"), size
+
+    def inputs_away(self, spec: ModelSpec) -> tuple[int, int]:
+        """(inputs of blocks that wait beside the device, bytes of each).
+
+        The last one stays where it is.
+        """
+        count, size = self.block_inputs(spec)
+        return max(0, count - 1), size
 
 
 class Share(NamedTuple):
@@ -276,6 +300,10 @@ class Cost:
     ) -> Kept:
         """What is kept beside one pass through every block; arguments as `kept`."""
         return Kept()
+
+    def exact(self, spec: ModelSpec, layout: Layout) -> int:
+        """Bytes that a feed-forward keeps as they are, whatever the bits of others."""
+        return 0
 
     def working_values(self, spec: ModelSpec, tokens: int) -> int:
         """Values of the widest gradient while a feed-forward of this kind goes back."""

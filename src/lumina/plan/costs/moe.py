@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable
 
 from lumina.model.spec import ModelSpec, MoeSpec
-from lumina.plan.costs.cost import Cost, Forward, Kept
+from lumina.plan.costs.cost import Cost, Forward, Kept, Layout
 
 
 class Experts(Cost):
@@ -38,6 +38,11 @@ class Experts(Cost):
             # The router keeps the norm's output in float32, and nothing in 16 bits.
             router += tokens * 2 * spec.hidden_size
         return Kept(router, values * element)
+
+    def exact(self, spec: ModelSpec, layout: Layout) -> int:
+        """Scores of the router, in every form."""
+        moe, tokens = _moe(spec), layout.micro_batch_size * spec.seq_length
+        return tokens * (12 * moe.num_experts + 40 * moe.top_k)
 
     def working_values(self, spec: ModelSpec, tokens: int) -> int:
         """The rows of all experts, at the width of one."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from lumina.assemble.program import Program
 from lumina.errors import LuminaError
-from lumina.plan.checkpointing import KINDS
+from lumina.plan.checkpointing import KINDS, kind_of
 from lumina.plan.plan import Plan
 from lumina.train.controls.control import Control
 from lumina.train.controls.table import register_control
@@ -70,3 +70,38 @@ class GradientCheckpointing(_Layout):
     def edit(self, plan: Plan, value: Any) -> Plan:
         """The Plan with another kind of checkpointing."""
         return plan.replace(gradient_checkpointing=value)
+
+
+@register_control
+class ActivationsIn(_Layout):
+    """Where the inputs of blocks that are computed again wait."""
+
+    name = "activations_in"
+    allowed = "it is device, host (beside a CUDA device) or disk"
+    settings = ("activations_in",)
+
+    def makes_sense(self, value: Any) -> bool:
+        """Whether it is one of the three places."""
+        return value in ("device", "host", "disk")
+
+    def edit(self, plan: Plan, value: Any) -> Plan:
+        """The Plan with another place.
+
+        Raises:
+            LuminaError: E002 where no block is computed again, E003 for the host
+                without a CUDA device.
+        """
+        if value != "device" and not kind_of(plan).recomputes:
+            raise LuminaError(
+                "E002",
+                f"gradient checkpointing {plan.gradient_checkpointing} computes no "
+                "block again, so that no input waits",
+                "set gradient_checkpointing full first",
+            )
+        if value == "host" and plan.device != "cuda":
+            raise LuminaError(
+                "E003",
+                f"the memory of the device {plan.device} is the host's",
+                "use disk",
+            )
+        return plan.replace(activations_in=value)

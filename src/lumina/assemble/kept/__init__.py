@@ -1,0 +1,1 @@
+"""How activations are kept between the forward and the backward pass."""
