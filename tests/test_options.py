@@ -25,6 +25,7 @@ for room in (
     "recursion",
     "hrm",
     "parts",
+    "adapters",
     "data",
     "loading",
     "tasks",

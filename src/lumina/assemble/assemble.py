@@ -41,7 +41,9 @@ from lumina.model.stored import declared_tensors
 from lumina.optim.optimizer import Slot, local
 from lumina.optim.sharded import whole
 from lumina.plan.plan import Plan
+from lumina.state.adapter_base import OnBase, open_base
 from lumina.state.state import State, nothing
+from lumina.state.weights import open_weights
 
 
 class Source(Protocol):
@@ -128,11 +130,15 @@ def assemble(
         LuminaError: E303 for missing or surplus tensors and for wrong shapes.
     """
     program = Program(plan, ranks or Ranks(), fresh=source is None)
+    given = source
     if source is not None:
+        source = on_base(plan, source)
         _check_names(plan.spec, source)
     program.materialise(source.tensor if source is not None else None)
     if source is not None and meta is not None:
         _restore_optimizer(program, source, meta)
+    if source is not given and isinstance(source, OnBase):
+        source.base.close()
     return program
 
 
@@ -145,7 +151,19 @@ def check_fits(plan: Plan, source: Source | None) -> None:
     build(plan)
     frozen_parameters(plan.spec, plan.freeze)
     if source is not None:
-        _check_names(plan.spec, source)
+        _check_names(plan.spec, on_base(plan, source))
+
+
+def on_base(plan: Plan, source: Source) -> Source:
+    """The source, with the base beside adapters that were saved alone.
+
+    Raises:
+        LuminaError: E104 or E303 where the base is not there, or is another one.
+    """
+    if not plan.adapter_base or set(source.names()) >= set(tensor_info(plan.spec)):
+        return source
+    base = open_base(plan.adapter_base, open_weights)
+    return OnBase(source, base, plan.adapter_base)
 
 
 def _check_names(spec: ModelSpec, source: Source) -> None:
@@ -369,7 +387,10 @@ def _tensors(
     ranks = program.ranks
     trained = {slot.name: slot for slot in program.optimizer.slots}
     parameters = dict(program.network.named_parameters())
-    sizes = [(name, p.numel()) for name, p in parameters.items()]
+    saved = parameters
+    if program.plan.adapter_base:  # the base stays where it is
+        saved = {n: p for n, p in parameters.items() if n in program.trained}
+    sizes = [(name, p.numel()) for name, p in saved.items()]
     owner = share_out(sizes, ranks.world_size)
     tensors: dict[str, Tensor] = {}
     moments: dict[str, dict[str, Tensor]] = {}
@@ -384,7 +405,7 @@ def _tensors(
             for logical, piece in split_fused(name, full, program.pieces).items():
                 into[logical] = copied(f"{kind}/{logical}", piece)
 
-    for name, parameter in parameters.items():
+    for name, parameter in saved.items():
         like = parameter.detach()
         slot = trained.get(name)
         keep("", name, slot.master if slot else local(like), like)

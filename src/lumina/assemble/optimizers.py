@@ -13,6 +13,7 @@ from lumina.assemble.logical import fill, join_fused, split_fused
 from lumina.data.cache import cache_root
 from lumina.errors import LuminaError
 from lumina.model.declared import declared as declared_tensors
+from lumina.model.kinds.adapters import adapter_rates
 from lumina.optim.declared import Declared, StateTensor, chosen_optimizer
 from lumina.optim.early import OneByOne
 from lumina.optim.groups import (
@@ -73,6 +74,7 @@ def make_optimizers(
     groups = parse_groups(plan.optimizer_groups)
     rates = parse_factors(plan.group_learning_rates, "group_learning_rates")
     decays = parse_factors(plan.group_weight_decays, "group_weight_decays")
+    own_rates = adapter_rates(plan.spec, declared_tensors(plan.spec))
     shares: dict[_Share, list[Slot]] = {_Share(plan.optimizer): []}
     for slot in slots:
         tensor = slot.matrix_names[0], roles[slot.name]
@@ -84,7 +86,7 @@ def make_optimizers(
             carried = rate_factor(*wide, optimizer, options)
         share = _Share(
             optimizer.name,
-            factor_of(*tensor, rates) * carried,
+            factor_of(*tensor, rates) * carried * own_rates.get(slot.name, 1.0),
             factor_of(*tensor, decays) / carried,
         )
         shares.setdefault(share, []).append(slot)

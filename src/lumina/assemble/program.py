@@ -204,7 +204,20 @@ class Program:
         if plan.compile:
             compile_blocks(backbone, plan.spec)
         self.way.wrap()
+        self._narrow_base()
         network.to_empty(device=self.device)
+
+    def _narrow_base(self) -> None:
+        """Before it has memory, give the frozen base of adapters the type it stays in.
+
+        Its checkpoint is elsewhere, so that nothing needs it in float32.
+        """
+        if not self.plan.spec.adapters or self.kept_in == torch.float32:
+            return
+        exact = self._exact() | self.trained
+        for name, parameter in self.network.named_parameters():
+            if name not in exact:
+                parameter.data = parameter.data.to(self.kept_in)
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         """What has a value in a State: parameters and persistent buffers."""
@@ -252,7 +265,7 @@ class Program:
             master = local(parameter.detach())
             table = self.tables.get(name)
             apart = narrow and name not in exact
-            if apart and (held or name in self.trained):
+            if apart and (held or self.plan.spec.adapters or name in self.trained):
                 parameter.data = master.to(self.kept_in)
             if name not in self.trained:
                 continue

@@ -32,6 +32,11 @@ at 70B within a tenth."""
 HIGHEST = 3e-4
 """What the rule gives at one million parameters; smaller models get no more."""
 
+ADAPTERS = 10
+"""Adapters learn best at about ten times the rate of a full fine-tuning, whatever their
+rank (Schulman and Thinking Machines Lab 2025, "LoRA Without Regret"); at 7B that is the
+2e-4 of QLoRA (Dettmers et al. 2023, arXiv:2305.14314)."""
+
 STEP_TOKENS = 2**16
 """Tokens in a step, at most: 128 conversations of some 500 tokens, as Alpaca and Tulu 2
 have. Rows are packed, so a step has fewer of them than of conversations."""
@@ -52,11 +57,17 @@ def fine_tuning(
         data_ranks: ranks that share the rows of a step evenly.
     """
     active = count_parameters(spec).active
+    rate, how = rate_for(active), f"fine-tuning of {_size(active)} parameters"
+    if spec.adapters:
+        rate, how = (
+            ADAPTERS * rate,
+            f"{ADAPTERS} times that of a {how} without adapters",
+        )
     decided: dict[str, tuple[object, str]] = {}
     if not asked_for(config, "learning_rate"):
         decided["learning_rate"] = (
-            rate_for(active),
-            f"fine-tuning of {_size(active)} parameters: {RATE:g} at 7B, as Alpaca and "
+            rate,
+            f"{how}: {RATE:g} at 7B, as Alpaca and "
             f"Tulu 2 have it, times (7B / parameters)^{POWER:g}",
         )
     if not asked_for(config, "steps") and not asked_for(config, "epochs"):

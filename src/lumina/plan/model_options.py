@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lumina.model.spec import ModelSpec
+from lumina.plan.adapters import adapter_options
 from lumina.plan.kinds.table import PLANNED
 
 
@@ -17,11 +18,12 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
     leaves = spec.to_dict()
     leaves.pop("context")  # stays with the weights, whatever the rows
     leaves.pop("adapters")
+    leaves |= adapter_options(spec)
     leaves.pop("vocab_size")
     leaves["vocab_size"] = leaves.pop("padded_vocab_size")
     for kind in PLANNED:
         held = leaves.pop(kind.field)
         if kind.alone and held is not None:
-            return kind.options(spec)
+            return kind.options(spec) | adapter_options(spec)
         leaves |= kind.options(spec)
     return leaves

@@ -48,6 +48,8 @@ class Plan:
         qk_clip: the attention logit above which queries and keys are scaled; 0: none.
         lr_transfer: "mup" or "completep" as mode, and how many times the width and
             the depth of the base the model has; nothing where rates do not carry over.
+        adapter_base: the frozen base of adapters: `path`, `sha256` of its content, and
+            whether its averaged weights are meant; empty without adapters.
         gradient_steps: small steps on gradients, in the order in which they act.
         gradient_step_options: step -> its options and their values.
         schedule_batch: rows of a step by which an asked number of warm-up steps is
@@ -152,6 +154,7 @@ class Plan:
     puzzle_lr: float = 0.01
     puzzle_weight_decay: float = 0.1
     freeze: tuple[str, ...] = ()
+    adapter_base: dict[str, Any] = field(default_factory=dict)
     pinned: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     seed: int = 42

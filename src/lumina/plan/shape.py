@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
+from lumina.plan.adapters import with_adapters
 from lumina.plan.kinds.kind import VOCAB_MULTIPLE, Known, round_up
 from lumina.plan.kinds.table import PLANNED
 
@@ -41,7 +42,7 @@ def resolve_spec(
             spec = kind.resolve(config, spec, known)
             if kind.alone:
                 break
-    return spec
+    return with_adapters(config, spec)
 
 
 def _transformer(config: Config, known: Known) -> ModelSpec:

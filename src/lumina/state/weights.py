@@ -16,6 +16,7 @@ from lumina.errors import LuminaError
 from lumina.model.declared import tensor_info
 from lumina.model.spec import ModelSpec
 from lumina.ops.low_bits.codec import Packed
+from lumina.state.adapter_base import OnBase, open_base
 from lumina.state.manifest import MANIFEST_NAME
 from lumina.state.reader import (
     CheckpointReader,
@@ -47,6 +48,7 @@ class Weights:
         settings: the options of the run that they come from; empty for an exported
             folder.
         averages_too: beside these weights, their moving average was kept.
+        averaged: they are that average.
     """
 
     spec: ModelSpec
@@ -56,6 +58,7 @@ class Weights:
     description: str
     settings: dict[str, Any] = field(default_factory=dict)
     averages_too: bool = False
+    averaged: bool = False
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -293,15 +296,19 @@ def _checkpoint(folder: Path, ema: bool) -> Weights:
     run = folder.resolve().parent.parent
     tokenizer = run / "tokenizer"
     averaged = ema or bool(reader.meta.extra.get("averages_by_default"))
+    whole: Any = reader
+    if reference := reader.meta.plan.get("adapter_base"):
+        whole = OnBase(reader, open_base(reference, open_weights), reference)
     return Weights(
         spec=ModelSpec.from_dict(reader.meta.spec),
-        source=_averaged(reader) if averaged else reader,
+        source=_averaged(whole) if averaged else whole,
         tokenizer=tokenizer if tokenizer.is_dir() else None,
         path=folder,
         description=f"step {reader.meta.step:,} of {run.name}"
         + (", averaged weights" if averaged else ""),
         settings=dict(reader.meta.config),
         averages_too=not averaged and bool(reader.optimizer_names("ema")),
+        averaged=averaged,
     )
 
 

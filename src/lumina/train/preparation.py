@@ -40,6 +40,7 @@ from lumina.state.puzzle_vectors import fitted_vectors
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from lumina.state.weights import Weights, open_weights
+from lumina.train.adapter_training import begun_on, gone_on
 from lumina.train.batch_search import with_measured_batch
 from lumina.train.data_preparation import (
     DataPreparation,
@@ -113,6 +114,7 @@ class Preparation:
         self.phases: tuple[Phase, ...] = ()
         self.place = Place()
         self._after_phase = after_phase
+        self._held: frozenset[str] = frozenset()
         self._length_open = False
         self._planning = False
         self._tries = True
@@ -170,6 +172,7 @@ class Preparation:
             self.config = with_its_tokenizer(self.config, self.base)
         elif self.config.train.init_from and self.reader is None:
             weights = open_weights(self.config.train.init_from)
+            self._held = frozenset(weights.source.names())
             if self.config.train.expert_id is not None:
                 self.config, weights = with_expert(self.config, weights)
             names = tuple(paths_by_task(self.config.data.tasks, "tasks"))
@@ -201,9 +204,19 @@ class Preparation:
             tell=self._tell_of_memory,
         )
         self._tell_of_attention()
+        if self.plan.spec.adapters:
+            self._put_on_base()
         if self.base is not None:
             self.weights, summary = borrowed(self.plan, self.config, self.base)
             self._note(summary, "base_model")
+
+    def _put_on_base(self) -> None:
+        """Name the base of the adapters, and give a new run's their first values."""
+        if self.reader is not None:
+            moved_to = self.config.adapters.peft_base
+            self.plan = gone_on(self.plan, self.reader, moved_to)
+        elif self.weights is not None:
+            self.plan, self.weights = begun_on(self.plan, self.weights, self._held)
 
     def _enter_phase(self) -> None:
         """Take up the settings of the phase that the run is in, and what they change.
@@ -224,6 +237,7 @@ class Preparation:
             self.reader.close()
             self.resumption.reader = None
             self.weights = open_weights(str(turn.checkpoint))
+            self._held = frozenset(self.weights.source.names())
 
     @property
     def begins_from_weights(self) -> bool:

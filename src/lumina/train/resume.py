@@ -41,7 +41,8 @@ LIVE_SHAPE = {"plugins", "dropout", "capacity_factor", "load_balancing_weight",
               "mod_capacity_schedule", "mod_predictor_weight",
               "mor_router_loss_weight", "mor_capacity_factor",
               "mor_balance_weight", "mor_z_loss_weight", "puzzle_lr",
-              "puzzle_weight_decay"}  # fmt: skip
+              "puzzle_weight_decay", "lora_dropout", "lora_plus_ratio",
+              "peft_base"}  # fmt: skip
 """Options of the model that change no tensor, so a resume may change them."""
 
 FIXED = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.config.rules import (
     activations,
+    adapters,
     adaptive,
     answering,
     batch_search,
@@ -61,6 +62,7 @@ RULES: tuple[Rule, ...] = (
     stages.RULE,
     preservation.RULE,
     named_expert.RULE,
+    adapters.RULE,
     precision.RULE,
     devices.RULE,
     training.RULE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 
 from lumina.config.sections.activations import ActivationsSection
+from lumina.config.sections.adapters import AdaptersSection
 from lumina.config.sections.adaptive import AdaptiveSection
 from lumina.config.sections.answering import AnsweringSection
 from lumina.config.sections.batch_search import BatchSearchSection
@@ -47,6 +48,7 @@ class Sections:
     mod: ModSection
     mor: MorSection
     parts: PartsSection
+    adapters: AdaptersSection
     data: DataSection
     mixture: MixtureSection
     stages: StagesSection

@@ -89,4 +89,21 @@ def _declared(adapter: AdapterSpec, site: Site) -> list[Declared]:
     ]
 
 
+def adapter_rates(spec: ModelSpec, tensors: Mapping[str, Declared]) -> dict[str, float]:
+    """What the learning rates of adapters' tensors are multiplied by, where not by 1.
+
+    Args:
+        spec: the resolved shape.
+        tensors: the declarations of its network.
+    """
+    found = {}
+    for adapter, site in placed(spec, tensors):
+        method = chosen_method(adapter.method)
+        for one in _declared(adapter, site):
+            rate = method.rate(one.name.rpartition(".")[2], adapter.options)
+            if rate != 1.0:
+                found[one.name] = rate
+    return found
+
+
 ADAPTED = Adapted()

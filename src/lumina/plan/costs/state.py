@@ -14,6 +14,7 @@ from lumina.plan.count import block_parameters, count_parameters, count_sparse
 def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     """What stays between steps: weights, gradients, optimizer states.
 
+    The frozen base of adapters is in 16 bits where the model computes in them.
     Bytes for each parameter, beside those of the optimizer. float32: weights 4,
     gradients 4. 16-bit on one device: weights 2, float32 master weights 4, gradients 2
     (4 when they accumulate). 16-bit over several: float32 parameters 4, gradients 4,
@@ -40,7 +41,8 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     elif way.masters_apart:
         # What is frozen stays float32, and so do routers: neither has a copy.
         copied = trainable - routers
-        weights, master = 4.0 * total - 2 * copied, 4.0 * copied
+        narrow = total - routers if spec.adapters else copied
+        weights, master = 4.0 * total - 2 * narrow, 4.0 * copied
     else:
         weights, master = float(_cast_bytes(spec, layout)), 4 * total / ranks
     return {
