@@ -89,6 +89,7 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         "backbone": ["--no-use-moe"],
         "optimizer_in_backward": ["--max-grad-norm", "0"],
         "expert_id": ["--init-from", "base"],
+        "use_peft": ["--init-from", "base"],
         "tasks": ["--tasks", "c=d", "--no-tie-embeddings"],
         "moe_groups": ["--num-experts", "8"],
         "moe_top_groups": ["--num-experts", "8", "--moe-groups", "4"],

@@ -61,10 +61,9 @@ def check_room(plan: Plan, folder: Path, events: list[dict[str, Any]]) -> None:
 def checkpoint_bytes(plan: Plan) -> tuple[int, int]:
     """Bytes of the weights in a checkpoint, and of a whole one, estimated."""
     memory = plan.memory
-    if plan.spec.adapters:
-        weights = 4 * count_trainable(plan.spec, plan.freeze)
-        return weights, weights + plan.world_size * memory["optimizer"] + memory["ema"]
     ranks = plan.world_size if chosen_way(plan.parallel).sharded else 1
     weights = ranks * max(memory["weights"], memory["master_weights"])
+    if plan.spec.adapters:  # their base is elsewhere
+        weights = 4 * count_trainable(plan.spec, plan.freeze)
     states = layout_of(plan).states_here(plan.spec)
     return weights, weights + ranks * (states + memory["ema"])

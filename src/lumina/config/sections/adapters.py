@@ -8,7 +8,9 @@ from pydantic import Field
 
 from lumina.config.sections.section import Section
 
-PeftMethod = Literal["lora", "rslora", "lora_plus"]
+PeftMethod = Literal[
+    "lora", "rslora", "lora_plus", "dora", "pissa", "ia3", "loha", "lokr"
+]
 
 
 class AdaptersSection(Section):
