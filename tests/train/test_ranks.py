@@ -176,3 +176,21 @@ def tokens_of_an_epoch(trainings):
         cursor = step.cursor
     assert sorted(seen) == [(0, row) for row in range(stream.order.rows_per_epoch)]
     return tokens
+
+
+@pytest.fixture(scope="module")
+def adapting(trainings, alone):
+    """Options of a run with adapters, and what one process does with them."""
+    base = ["--init-from", str(alone("dense")), "--use-peft", "--lora-dropout", "0"]
+    options = [*base, *FLAGS, *RHYTHM, *words("--steps 4 --global-batch-size 8")]
+    return options, trainings.train("adapted", *DENSE, *options)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "zero2", "fsdp2"])
+def test_two_ranks_train_adapters_as_one_does(trainings, adapting, parallel):
+    options, wanted = adapting
+    found = trainings.train_on_ranks(
+        f"{parallel}-adapted", *DENSE, *options, "--parallel", parallel
+    )
+    for name in ("loss", "grad_norm"):
+        assert column(found, name) == pytest.approx(column(wanted, name), rel=1e-5)

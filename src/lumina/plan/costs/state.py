@@ -41,7 +41,7 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     elif way.masters_apart:
         # What is frozen stays float32, and so do routers: neither has a copy.
         copied = trainable - routers
-        narrow = total - routers if spec.adapters else copied
+        narrow = total - _router_parameters(spec) if spec.adapters else copied
         weights, master = 4.0 * total - 2 * narrow, 4.0 * copied
     else:
         weights, master = float(_cast_bytes(spec, layout)), 4 * total / ranks

@@ -170,6 +170,12 @@ class _Experts(_Routed):
     def check_plan(self, plan: Plan) -> None:
         """Refuse a model without experts, and one with a copy that has as many."""
         super().check_plan(plan)
+        if plan.spec.adapters:
+            raise LuminaError(
+                "E002",
+                "the run trains adapters, and its base has as many experts as it has",
+                "change the experts of the base, and train adapters on the result",
+            )
         if plan.keeps == "outputs":
             raise LuminaError(
                 "E002",
