@@ -34,6 +34,7 @@ def test_outcomes_count_from_the_fifth_on() -> None:
     assert of({EXACT: [5, 0]}) == pytest.approx(9 / 10)
 
 
+@pytest.mark.covers("ORC-18: meta-model")
 def test_less_alike_runs_move_it_less_and_the_most_alike_are_taken() -> None:
     exact, phase, any_run = (of({k: [0, 10]}) for k in (EXACT, OTHER_PHASE, ANY_RUN))
     assert exact == pytest.approx(4 / 15)

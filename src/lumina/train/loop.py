@@ -30,7 +30,7 @@ from lumina.train.changing import (
     tell_notes,
 )
 from lumina.train.controls import Change, Controls, control_named
-from lumina.train.controls.ending import reason_of
+from lumina.train.controls.ending import is_pause, reason_of
 from lumina.train.evaluations import Evaluations
 from lumina.train.memory_ladder.beside_steps import once_more
 from lumina.train.memory_ladder.recovery import MemoryRecovery
@@ -103,6 +103,7 @@ class Loop:
     _save_asked: bool = False
     _epoch_over: bool = False
     _phase_ends: bool = False
+    _to_go_on: bool = False
     _warm: Program | None = None
     _watch: Watch = NOTHING
     _saved_at: float = field(default_factory=lambda: time.monotonic())
@@ -151,10 +152,10 @@ class Loop:
                     ring.clock.restart()
                 if self.program.live.ending is not None:
                     self._record_all(ring)
-                    self._phase_ends = True
-                    self.reason = reason_of(
-                        self.program.live.ending, self.progress.step
-                    )
+                    ending = self.program.live.ending
+                    self.reason = reason_of(ending, self.progress.step)
+                    self._to_go_on = is_pause(ending)
+                    self._phase_ends = not self._to_go_on
                     break
                 if self.program.live.next_phase is not None:
                     self._end_phase()
@@ -416,10 +417,10 @@ class Loop:
 
     @property
     def paused(self) -> bool:
-        """Whether the settings ended the run before its last step."""
+        """Whether the settings, or a rule, ended the run before its last step."""
         asked = self.asked_to_stop or self.signals.received is not None
         by_file = self.interrupted and not asked and self.stops.file_is_there
-        return self._epoch_over or by_file
+        return self._epoch_over or self._to_go_on or by_file
 
     @property
     def phase_over(self) -> bool:

@@ -169,6 +169,21 @@ def test_a_run_that_gets_no_better_ends_early_and_keeps_its_weights(runs: Runs) 
     assert run.checkpoints == ["step-00000003"]
 
 
+@pytest.mark.covers("ORC-42")
+def test_what_is_unsafe_pauses_the_run_until_a_person_goes_on(runs: Runs) -> None:
+    with alarm("safety_violation", 2):
+        run = runs.train(adaptive="on", steps=5)
+        assert run.result.steps == 3 and run.result.exit_code == 0
+        assert run.result.paused
+        assert "a person has to look at it (--resume goes on): it is a test" in (
+            run.result.reason
+        )
+        [decision] = decisions(run)
+        assert (decision["action"], decision["level"]) == ("pause", 4)
+        again = runs.train(adaptive="on", steps=5, run_dir=None, resume=str(run.folder))
+    assert again.column("step")[-1] == 5
+
+
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     return Runs(tmp_path, monkeypatch)

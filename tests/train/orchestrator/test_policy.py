@@ -188,6 +188,27 @@ def test_the_account_counts_decisions_changes_and_anomalies() -> None:
     assert found["prediction_accuracy"] > 0.9
 
 
+@pytest.mark.covers(
+    "ORC-18: recent-decision buffer",
+    "MON-06: meta_learning_runs, successful_strategies, prediction_accuracy",
+)
+def test_the_newest_decisions_are_kept_with_what_came_of_them() -> None:
+    """Twenty of them, over a resume too; a change that helped is a success."""
+    made = Made(experience={}).run(40, falling).run(1, falling, "divergence")
+    made.run(20, lambda step: falling(step) - 0.3)
+    assert made.policy.ledger.recent[-1]["outcome"] == "better"
+    found = made.policy.metrics()
+    assert (found["successful_strategies"], found["meta_learning_runs"]) == (1, 0)
+    assert 0 <= found["prediction_accuracy"] <= 1
+    for _ in range(25):
+        made.run(1, falling, "loss_spike").run(30, falling)
+    numbers = [one["number"] for one in made.policy.ledger.recent]
+    assert len(numbers) == 20 and numbers[-1] == made.policy.ledger.total > 20
+    again = Policy(made.plan)
+    again.load(json.loads(json.dumps(made.policy.state())))
+    assert again.ledger.recent == made.policy.ledger.recent
+
+
 @pytest.mark.covers("ORC-11: LR x1.5", "ORC-11: less regularisation")
 def test_what_makes_no_difference_to_a_plateau_is_undone() -> None:
     """First half the rate, then half as much again, then less decay."""

@@ -15,25 +15,28 @@ from lumina.train.controls.table import register_control
 class StopRun(Control):
     """The end of a run before its next step.
 
-    A run that is done saves its State and reports what it learned; one that has failed
-    ends with E301, and its last checkpoint stays the one from before.
+    A run that is done saves its State and reports what it learned, and one that is
+    paused goes on when it is resumed; one that has failed ends with E301, and its last
+    checkpoint stays the one from before.
     """
 
     name = "stop_run"
-    allowed = 'it is {"reason": TEXT, "failed": true or false, "advice": TEXT}'
+    allowed = (
+        'it is {"reason": TEXT, "failed": true or false, "advice": TEXT}, and maybe '
+        '"paused": true'
+    )
     final = "a run that has ended is resumed"
     kept_in_state = True
 
     def makes_sense(self, value: Any) -> bool:
         """Whether it says why, and whether the run has failed."""
-        if not isinstance(value, dict) or value.keys() != {
-            "reason",
-            "failed",
-            "advice",
-        }:
+        needed = {"reason", "failed", "advice"}
+        if not isinstance(value, dict) or value.keys() - {"paused"} != needed:
             return False
         texts = isinstance(value["reason"], str) and isinstance(value["advice"], str)
-        return texts and isinstance(value["failed"], bool)
+        failed, paused = value["failed"], value.get("paused", False)
+        whole = isinstance(failed, bool) and isinstance(paused, bool)
+        return texts and whole and not (failed and paused)
 
     def now(self, program: Program, step: int) -> None:
         """There is no present value."""
@@ -41,6 +44,15 @@ class StopRun(Control):
     def set(self, program: Program, value: Any) -> None:
         """End the run before its next step."""
         program.live.ending = value
+
+
+def is_pause(ending: Mapping[str, Any]) -> bool:
+    """Whether a run that ends so has steps left to train.
+
+    Args:
+        ending: the value of the control.
+    """
+    return bool(ending.get("paused", False))
 
 
 def reason_of(ending: Mapping[str, Any], step: int) -> str:

@@ -24,6 +24,7 @@ _MEMORY = (
 """Against memory that fills up."""
 
 LADDERS: dict[str, tuple[str, ...]] = {
+    "safety_violation": ("pause",),
     "high_rate": ("restart_lower_rate", "cut_rate", "lower_rate"),
     "loss_spike": ("nothing", "tighter_clip", "reset_moments", "lower_rate"),
     "severe_loss_spike": ("nothing", *_UNSTABLE),
@@ -77,7 +78,8 @@ LADDERS: dict[str, tuple[str, ...]] = {
     "depth_routing": ("more_depth_capacity", "less_depth_capacity"),
 }
 """Anomaly -> names of actions in the order in which they are tried. An anomaly without
-a ladder is only told of. A name that no file has registered is passed over."""
+a ladder is only told of. A name that no file has registered is passed over. No check of
+Lumina's own raises `safety_violation`: it is for those of plug-ins."""
 
 MUST_HELP = ("plateau", "slow_learning")
 """Anomalies that do no harm by themselves: a change against one of them is undone not

@@ -25,9 +25,13 @@ class _Stop(Action):
 
     Attributes:
         failed: it cannot go on; else it is done.
+        paused: it goes on when it is resumed.
         why: in words.
+        what: it does, in words.
     """
 
+    what: ClassVar[str] = "end the run"
+    paused: ClassVar[bool] = False
     level = 4
     control = "stop_run"
     reversal = "never"
@@ -43,7 +47,9 @@ class _Stop(Action):
             "advice": f"{advice}, then go on from the last checkpoint with "
             "--auto-resume" if self.failed else OTHERWISE,
         }  # fmt: skip
-        return self.changed(finding, value, f"end the run, since {self.why}")
+        if self.paused:
+            value["paused"] = True
+        return self.changed(finding, value, f"{self.what}, since {self.why}")
 
 
 @register_action
@@ -62,3 +68,13 @@ class StopEarly(_Stop):
     name = "stop_early"
     failed = False
     why = "further training does not help"
+
+
+@register_action
+class Pause(_Stop):
+    """End a run with its State saved, so that a person decides whether it goes on."""
+
+    name = "pause"
+    failed, paused = False, True
+    what = "pause the run"
+    why = "a person has to look at it (--resume goes on)"
