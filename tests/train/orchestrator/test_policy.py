@@ -228,6 +228,20 @@ def test_what_makes_no_difference_to_a_plateau_is_undone() -> None:
     assert next(action for _, action in doubtful.decided()) == "nothing"
 
 
+def test_what_a_new_beginning_was_worth_shows_at_the_steps_that_it_had_reached() -> (
+    None
+):
+    """Lower at step 41, and until then no lower than the run was."""
+    made = Made().run(40, lambda step: max(falling(step), 3.0))
+    made.run(1, lambda _: 3.0, "high_rate", severity="error")
+    assert made.decided() == [(41, "restart_lower_rate")]
+    made.policy.rolled_back(0, None)
+    made.step = 0
+    made.run(45, lambda step: max(falling(step), 3.0) if step < 42 else 2.5)
+    assert not made.outcomes()
+    assert made.run(2, lambda _: 2.5).outcomes() == [(1, "better")]
+
+
 def test_going_back_keeps_the_account_and_begins_the_windows_anew() -> None:
     """From step 41 to 30: measured after a cooldown of steps that count from there."""
     made = Made().run(30, falling)

@@ -66,6 +66,16 @@ class Limits:
         """Steps after a change that are not measured: half a cooldown."""
         return max(self.cooldown_steps // 2, 2)
 
+    def pause(self, urgent: bool) -> tuple[int, int]:
+        """Steps and tokens after a change in which nothing else is changed.
+
+        Args:
+            urgent: half of them, for what cannot wait.
+        """
+        if urgent:
+            return self.settling, self.cooldown_tokens // 2
+        return self.cooldown_steps, self.cooldown_tokens
+
     def objection(self, action: Action) -> str:
         """Why an action is never taken; empty where it may be."""
         if action.name in self.without:

@@ -175,12 +175,13 @@ class Policy:
         kept = [point for point in memory["losses"] if point[0] <= step]
         memory["losses"] = then["memory"]["losses"] if then else kept
         memory["tokens"] = then["memory"]["tokens"] if then else 0
-        memory["step"], memory["undo"] = step, None
+        since, memory["step"], memory["undo"] = memory["step"], step, None
         if memory["acted"] is not None:
             self._act(step)
         trial = memory["trial"]
         if trial is not None and trial["control"] == ROLLBACK:
-            begin = step + self.limits.cooldown_steps + 1
+            again = since if ACTIONS[trial["action"]].restarts else step
+            begin = max(again, step + self.limits.cooldown_steps) + 1
             memory["trial"] = trial | {"begin": begin, "losses": [], "broken": 0}
         elif trial is not None:
             self._end_trial("the run went back to an earlier step")
@@ -193,8 +194,8 @@ class Policy:
 
     def metrics(self) -> dict[str, Any]:
         """What it adds to the row that it has seen last."""
-        found = self.ledger.metrics(self.memory["epoch"])
-        return found | {"meta_learning_runs": earlier_runs(self.plan)}
+        learned = {"meta_learning_runs": earlier_runs(self.plan)}
+        return self.ledger.metrics(self.memory["epoch"]) | learned
 
     def state(self) -> dict[str, Any]:
         """What is remembered, as plain JSON values."""
@@ -225,9 +226,7 @@ class Policy:
             return True
         if memory["acted"] is not None:
             step, tokens = memory["acted"]
-            pause, some = limits.cooldown_steps, limits.cooldown_tokens
-            if urgent:
-                pause, some = limits.settling, some // 2
+            pause, some = limits.pause(urgent)
             if finding.step - step <= pause or memory["tokens"] - tokens < some:
                 return True
         trial = memory["trial"]

@@ -22,12 +22,15 @@ class Action:
             training, 3 a step back, 4 the end of the run.
         control: what it changes; empty for an action that changes nothing.
         reversal: how far it can be taken back.
+        restarts: the run begins again, so that what comes of it shows at the steps that
+            it had reached.
     """
 
     name: ClassVar[str]
     level: ClassVar[int]
     control: ClassVar[str] = ""
     reversal: ClassVar[Reversal] = "undo"
+    restarts: ClassVar[bool] = False
 
     def possible(self, plan: Plan) -> str:
         """Why a run of this Plan cannot have the action; empty where it can."""

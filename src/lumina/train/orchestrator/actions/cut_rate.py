@@ -41,6 +41,7 @@ class RestartLowerRate(Action):
     level = 3
     control = "rollback"
     reversal = "rollback"
+    restarts = True
 
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
         """All the way back; the rate warms up again in a cooldown."""
