@@ -13,7 +13,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, model: str) -> None:
     """Declare the model, the new run and the adapters."""
     parser.add_argument("model", help=model)
     parser.add_argument("run", help="the new run directory")
-    add_adapter_option(parser, required=True)
+    add_adapter_option(parser)
     parser.add_argument(
         "--best", action="store_true", help="the best checkpoint, not the newest"
     )
@@ -26,7 +26,8 @@ def write_run_changed(
     args: argparse.Namespace, direction: Literal["merge", "unmerge"]
 ) -> int:
     """Write the run, and say what it changed and lost."""
-    from lumina.errors import shell_path
+    from lumina.errors import LuminaError, shell_path
+    from lumina.state.adapters.attached import taken_apart
     from lumina.state.adapters.merged_run import write_changed
     from lumina.state.adapters.named import read_named
     from lumina.state.huggingface.staging import require_unused
@@ -36,7 +37,14 @@ def write_run_changed(
     require_unused(target)  # before gigabytes are read
     weights = open_weights(args.model, "best" if args.best else "latest", ema=args.ema)
     try:
-        adapters = read_named(args.adapter, weights.spec)
+        weights, own = taken_apart(weights)
+        adapters = [*own, *read_named(args.adapter, weights.spec)]
+        if not adapters:
+            raise LuminaError(
+                "E005",
+                f"{args.model} has no adapter and none is named",
+                "use --adapter",
+            )
         cost = write_changed(weights, adapters, target, direction)
     finally:
         weights.close()

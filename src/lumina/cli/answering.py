@@ -100,18 +100,16 @@ def add_weights_options(model: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_adapter_option(
-    group: argparse._ActionsContainer, *, required: bool = False
-) -> None:
+def add_adapter_option(group: argparse._ActionsContainer) -> None:
     """Declare which adapters are added to the model."""
     group.add_argument(
         "--adapter",
         action="append",
         default=[],
-        required=required,
         metavar="FOLDER",
-        help="an adapter for the model, a folder in PEFT's format; FOLDER=0.5 adds "
-        "half of it; may be given again, and several add up",
+        help="an adapter for the model: a folder in PEFT's format, or a run that "
+        "trained one; FOLDER=0.5 adds half of it; may be given again, and several add "
+        "up",
     )
 
 
@@ -183,8 +181,15 @@ def tell_sampling(sampling: Sampling, tokenizer: Tokenizer) -> None:
         say(f"not done here, though generation_config.json asks: {', '.join(left)}")
 
 
-def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
-    """The model that the options name; remarks go to stderr."""
+def open_model(
+    args: argparse.Namespace, *, beside: bool = False
+) -> tuple[Network, Tokenizer]:
+    """The model that the options name; remarks go to stderr.
+
+    Args:
+        args: of the command line.
+        beside: keep adapters beside the weights, where they can be switched.
+    """
     from lumina.infer.load import load
     from lumina.model.registry import load_plugins
 
@@ -197,6 +202,7 @@ def open_model(args: argparse.Namespace) -> tuple[Network, Tokenizer]:
         ema=args.ema,
         task=args.task,
         adapters=args.adapter,
+        beside=beside,
         on_event=tell,
     )
     if network.tasks:

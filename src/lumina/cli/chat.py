@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 COMMANDS = """\
   /reset   forget the conversation
+  /adapter NAME[=FACTOR] ...   answer with these adapters; alone: which there are
   /exit    end (so does Ctrl-D)
   /help    show this
   Ctrl-C   stops an answer; a second one ends"""
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             "E105", "a --message is empty", "write what is to be answered"
         )
     stop = [argument_text(text, "a text of --stop") for text in args.stop]
-    network, tokenizer = open_model(args)
+    network, tokenizer = open_model(args, beside=True)
     from lumina.infer.chat import ChatSession
 
     sampling = sampling_from(args, tokenizer)
@@ -157,11 +158,22 @@ def _command(session: ChatSession, text: str) -> str:
     if word == "/reset":
         session.reset()
         say("(forgotten)")
+    elif word == "/adapter":
+        say(_switched(session, text.split()[1:]))
     elif word == "/help":
         say(COMMANDS)
     else:
         say(f"there is no {word}\n{COMMANDS}")
     return ""
+
+
+def _switched(session: ChatSession, words: list[str]) -> str:
+    """Answer with other adapters from now on; says which act."""
+    from lumina.infer.adapters import adapters_of, in_words, read_factors
+
+    if words:
+        session.switch(read_factors(words))
+    return in_words(adapters_of(session.network))
 
 
 def _answer(session: ChatSession, text: str, interruption: Interruptible) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lumina.data.records import Message
 from lumina.data.tokenizer import Tokenizer
@@ -12,6 +12,7 @@ from lumina.infer.kv.decoding_cache import DecodingCache
 from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.sampling import Sampling, sampling_for
 from lumina.infer.text import Answers, Completion
+from lumina.model.adapters.attach import set_weights
 from lumina.model.network import Network
 
 LEAST_ANSWER = 16
@@ -131,6 +132,20 @@ class ChatSession:
             return
         self._add("assistant", answer.text, self._answer_ids(prompt, answer))
         self._known = [*prompt, *answer.ids][: self._cache.length]
+
+    def switch(self, factors: Mapping[str, float]) -> None:
+        """Answer with other adapters from now on; the conversation stays.
+
+        What was cached with the adapters before is computed anew.
+
+        Args:
+            factors: name of an adapter -> the factor of its change; others do not act.
+
+        Raises:
+            LuminaError: E005 for a name that no adapter of the network has.
+        """
+        set_weights(self.network, factors)
+        self._forget_cache()
 
     def _answer_ids(self, prompt: list[int], answer: Completion) -> list[int]:
         """The tokens as they were decided, unless a stop string cut their text."""

@@ -19,6 +19,7 @@ from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.load import (
     Model,
     Precision,
+    in_few_bits,
     load_weights,
     with_tokenizer,
 )
@@ -146,7 +147,8 @@ def evaluate(
     if isinstance(run, str | os.PathLike):
         weights = open_weights(run, which, ema=ema, on_event=on_event)
         try:
-            weights = with_adapters(weights, adapters)
+            few = in_few_bits(weights, precision, device)
+            weights = with_adapters(weights, adapters, beside=few)
             _check_kind(weights, task)
             network, tokenizer = load_weights(
                 weights, device, precision=precision, task=task

@@ -33,7 +33,9 @@ from lumina.infer.small_loss import SmallLoss, measure_small
 from lumina.measure.held_out import OnRows
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
-from lumina.state.adapters.named import with_adapters
+from lumina.state.adapters.attached import taken_apart
+from lumina.state.adapters.merging import merged
+from lumina.state.adapters.named import read_named
 from lumina.state.heads import one_task
 from lumina.state.huggingface import export_folder
 from lumina.state.huggingface.configuration import config_of
@@ -115,7 +117,7 @@ def export_for_inference(
         ema: take the moving average of the weights.
         task: of a model of several tasks, the one to export.
         adapters: folders of adapters that are merged into the weights first, as
-            `lumina.load` takes them.
+            `lumina.load` takes them; so are those that the run itself trained.
         on_rows: called with the progress of measuring what 8 bits cost.
 
     Raises:
@@ -129,7 +131,9 @@ def export_for_inference(
     require_unused(target)
     weights = open_weights(run, which, ema=ema)
     try:
-        weights = one_task(with_adapters(weights, adapters), task)
+        weights = one_task(weights, task)
+        weights, own = taken_apart(weights)
+        weights = merged(weights, [*own, *read_named(adapters, weights.spec)])
         if wanted.kind in FILES:
             return _graph_folder(weights, target, wanted)
         return _folder_for_transformers(weights, target, wanted, on_rows)

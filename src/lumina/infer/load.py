@@ -39,6 +39,7 @@ def load(
     ema: bool = False,
     task: str | None = None,
     adapters: Sequence[str] = (),
+    beside: bool = False,
     on_event: OnEvent | None = None,
 ) -> tuple[Network, Tokenizer]:
     """A trained network in evaluation mode, and its tokenizer.
@@ -53,8 +54,11 @@ def load(
         ema: take the moving average of the weights.
         task: of a model of several tasks, take this one's head alone; None keeps all,
             for `logits(..., task_id=...)`.
-        adapters: folders of adapters in PEFT's format that are merged into the weights
-            in float32, each as it was trained; "FOLDER=0.5" adds half of one.
+        adapters: folders of adapters in PEFT's format, or runs that trained adapters;
+            "FOLDER=0.5" adds half of one. They are merged into the weights in float32,
+            but stay beside those that are held in few bits.
+        beside: keep adapters beside the weights in any case, so that
+            `lumina.infer.adapters.switch` can switch them.
         on_event: called for damaged checkpoints that were passed over, and what was
             assumed about the tokenizer.
 
@@ -68,7 +72,8 @@ def load(
     few = entry is not None and entry.codec is not None
     weights = open_weights(path, which, ema=ema, piecewise=few, on_event=on_event)
     try:
-        weights = with_adapters(weights, adapters)
+        beside = beside or in_few_bits(weights, precision, device)
+        weights = with_adapters(weights, adapters, beside=beside)
         if weights.spec.solves_puzzles:
             raise LuminaError(
                 "E002",
@@ -80,6 +85,16 @@ def load(
         )
     finally:
         weights.close()
+
+
+def in_few_bits(weights: Weights, precision: str | None, device: str) -> bool:
+    """Whether large matrices are, or will be, held in few bits."""
+    if getattr(weights.source, "packed", {}):
+        return True
+    if precision is None:
+        return False
+    _, entry = find_inference_precision(precision, find_device(device))
+    return entry.codec is not None
 
 
 def load_weights(

@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+PLAIN_LORA = ("lora", "rslora", "lora_plus")
+"""Methods that add a product of two matrices and nothing else."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -31,10 +34,8 @@ class Adapter:
 
     Attributes:
         name: by which it is spoken of.
-        method: "lora", "dora", "adalora", "ia3", "loha" or "lokr".
+        method: a name of `lumina.model.adapters.table.METHODS`.
         pieces: by the logical name of the weight that each changes.
-        rank_stabilised: whether the factor is alpha / sqrt(rank) in place of
-            alpha / rank (Kalajdzievski, 2023, arXiv:2312.03732).
         dropout: of its input while it trained.
         options: further settings of its method.
         replaced: logical weights that it holds whole, in place of the base's.
@@ -45,7 +46,6 @@ class Adapter:
     name: str
     method: str
     pieces: Mapping[str, Piece]
-    rank_stabilised: bool = False
     dropout: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
     replaced: Mapping[str, Tensor] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lumina.errors import LuminaError
 from lumina.model.tensors import Shape
-from lumina.state.adapters.adapter import Piece
+from lumina.state.adapters.adapter import PLAIN_LORA, Piece
 from lumina.state.adapters.peft_type import PeftType
 
 
@@ -31,7 +31,7 @@ def stacked(
     """
     first = next(iter(parts.values()))
     same = {(part.rank, part.alpha, frozenset(part.tensors)) for part in parts.values()}
-    if len(same) > 1 or (len(parts) < experts and method != "lora"):
+    if len(same) > 1 or (len(parts) < experts and method not in PLAIN_LORA):
         raise LuminaError(
             "E002",
             f"the experts of {logical} are changed in different ways",

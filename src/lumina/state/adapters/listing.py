@@ -53,7 +53,7 @@ def _described(folder: Path) -> dict[str, Any]:
         opened = open_adapter(folder)
         config = opened.config
         found |= {
-            "method": opened.method_in_words,
+            "method": opened.method,
             "rank": config.get("init_r") or config.get("r"),
             "alpha": config.get("lora_alpha", config.get("alpha")),
             "base": config.get("base_model_name_or_path"),

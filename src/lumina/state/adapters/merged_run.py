@@ -15,13 +15,13 @@ from lumina.config import Config, Source
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.plan.model_options import model_leaves
-from lumina.state.adapters.adapter import Adapter
+from lumina.state.adapters.adapter import PLAIN_LORA, Adapter
 from lumina.state.adapters.merging import changed_by, in_words
 from lumina.state.huggingface.run import write_run
 from lumina.state.huggingface.staging import require_unused
 from lumina.state.weights import Weights
 
-ADDED_UP = ("lora", "adalora", "loha", "lokr")
+ADDED_UP = (*PLAIN_LORA, "adalora", "loha", "lokr")
 """Methods of which the change does not depend on the weight, so it can be taken out."""
 
 

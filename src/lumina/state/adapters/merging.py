@@ -76,8 +76,8 @@ def changed_by(adapter: Adapter, name: str, base: Tensor) -> Tensor | None:
         return delta(adapter, piece, base.float()[: _rows(piece, base)])
     if adapter.method == "ia3" and name.endswith(".bias"):
         factors = adapter.pieces.get(f"{name.removesuffix('bias')}weight")
-        if factors is not None and factors.tensors["scale"].shape[1] == 1:
-            return base.float() * (factors.tensors["scale"].squeeze(1) - 1)
+        if factors is not None and "factors" in factors.tensors:
+            return base.float() * (factors.tensors["factors"] - 1)
     return None
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lumina.errors import LuminaError
+from lumina.model.declared import logical_shapes
 from lumina.model.spec import ModelSpec
 from lumina.state.adapters.adapter import Adapter
+from lumina.state.adapters.attached import attached, taken_apart
 from lumina.state.adapters.merging import merged
-from lumina.state.adapters.reading import read_adapter
-from lumina.state.weights import Weights
+from lumina.state.adapters.reading import is_adapter_folder, read_adapter
+from lumina.state.weights import Weights, open_weights
 
 
 def folder_and_factor(text: str) -> tuple[Path, float]:
@@ -24,17 +27,23 @@ def folder_and_factor(text: str) -> tuple[Path, float]:
     folder, equals, factor = text.rpartition("=")
     if not equals or whole.exists():
         return whole, 1.0
-    try:
-        number = float(factor)
-    except ValueError:
-        number = math.nan
-    if not folder or not math.isfinite(number):
+    number = factor_of(factor)
+    if not folder or number is None:
         raise LuminaError(
             "E005",
             f"--adapter {text}: {factor!r} is no factor",
             "give a folder, or a folder and a number: --adapter FOLDER=0.5",
         )
     return Path(folder).expanduser(), number
+
+
+def factor_of(text: str) -> float | None:
+    """A finite number, or None for what is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def read_named(texts: Sequence[str], spec: ModelSpec) -> list[tuple[Adapter, float]]:
@@ -51,13 +60,67 @@ def read_named(texts: Sequence[str], spec: ModelSpec) -> list[tuple[Adapter, flo
             f"{max(places, key=places.count)} is named twice",
             "name it once; FOLDER=2 doubles its change",
         )
-    return [(read_adapter(folder, spec), factor) for folder, factor in found]
+    plain = replace(spec, adapters=())
+    return [
+        (one, factor * weight)
+        for folder, factor in found
+        for one, weight in read_any(folder, plain)
+    ]
 
 
-def with_adapters(weights: Weights, texts: Sequence[str]) -> Weights:
-    """The weights with the adapters that a command names merged into them.
+def read_any(folder: Path, spec: ModelSpec) -> list[tuple[Adapter, float]]:
+    """The adapters in a folder of PEFT's format, or in a run that trained some.
+
+    Args:
+        folder: one of the two.
+        spec: the shape of the model that they are to change, without adapters.
+
+    Returns:
+        Each with the factor that its run gave it; 1 for a folder of PEFT's format.
 
     Raises:
-        LuminaError: as `read_named`.
+        LuminaError: as `read_adapter` and `open_weights`; E102 for a run of another
+            shape, E105 for one without adapters.
     """
-    return merged(weights, read_named(texts, weights.spec))
+    if is_adapter_folder(folder) or not folder.is_dir():
+        return [(read_adapter(folder, spec), 1.0)]
+    weights = open_weights(folder)
+    try:
+        plain, found = taken_apart(weights)
+        if not found:
+            raise LuminaError(
+                "E105",
+                f"{folder} has no adapter",
+                "name a folder in PEFT's format, or a run trained with --use-peft",
+            )
+        if logical_shapes(plain.spec) != logical_shapes(spec):
+            raise LuminaError(
+                "E102",
+                f"the adapters of {folder} are for a model of another shape",
+                "use the model that they were trained on",
+            )
+        name = folder.resolve().name
+        return [
+            (replace(one, name=name if len(found) == 1 else one.name), weight)
+            for one, weight in found
+        ]
+    finally:
+        weights.close()
+
+
+def with_adapters(
+    weights: Weights, texts: Sequence[str], *, beside: bool = False
+) -> Weights:
+    """The weights with the adapters that a command names.
+
+    Args:
+        weights: of the model.
+        texts: as `FOLDER` or `FOLDER=FACTOR`.
+        beside: keep them beside the weights, where they can be switched; else they are
+            merged into them.
+
+    Raises:
+        LuminaError: as `read_named`, and for `beside` as `attached`.
+    """
+    adapters = read_named(texts, weights.spec)
+    return attached(weights, adapters) if beside else merged(weights, adapters)

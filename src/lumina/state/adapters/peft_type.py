@@ -55,6 +55,10 @@ class PeftType(ABC):
             LuminaError: E102 where tensors and settings contradict each other.
         """
 
+    def prepared(self, adapter: Adapter) -> Adapter:
+        """The adapter as one of a method that the type has the tensors for."""
+        return adapter
+
     @abstractmethod
     def settings(self, adapter: Adapter) -> dict[str, Any]:
         """`adapter_config.json` for an adapter, beside what every type has.

@@ -62,13 +62,6 @@ class AdapterFolder:
         """The method that the settings mean."""
         return self.type.method(self.config)
 
-    @property
-    def method_in_words(self) -> str:
-        """The method, and whether its factor is the rank-stabilised one."""
-        return (
-            f"{self.method}{', rank-stabilised' * bool(self.config.get('use_rslora'))}"
-        )
-
 
 def is_adapter_folder(folder: str | os.PathLike[str]) -> bool:
     """Whether there is an adapter in PEFT's format."""
@@ -144,7 +137,6 @@ def read_adapter(folder: str | os.PathLike[str], spec: ModelSpec) -> Adapter:
         name=opened.path.resolve().name,
         method=opened.method,
         pieces=pieces,
-        rank_stabilised=bool(config.get("use_rslora")),
         dropout=float(opened.facts.get("dropout", config.get("lora_dropout") or 0.0)),
         options={n: config[n] for n in opened.type.options if n in config},
         replaced=replaced,
@@ -323,7 +315,9 @@ def _exact(tensors: Mapping[str, Tensor], shape: torch.Size, rank: int) -> bool:
         return held["e"] == (held["a"][0], 1)
     if "a" in held and held["a"][-2] != rank:
         return False
-    if "scale" in held and held["scale"] not in ((rows, 1), (1, columns)):
+    if held.get("factors", (rows,)) != (rows,):
+        return False
+    if held.get("factors_in", (columns,)) != (columns,):
         return False
     return held.get("magnitude", (*lead, rows)) == (*lead, rows)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lumina.durable import free_bytes, write_file
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
-from lumina.state.adapters.adapter import Adapter, Piece
+from lumina.state.adapters.adapter import PLAIN_LORA, Adapter, Piece
 from lumina.state.adapters.experts import fused_pair
 from lumina.state.adapters.peft_type import PeftType, type_holding
 from lumina.state.adapters.places import Place, Places, places
@@ -51,6 +51,7 @@ def write_adapter(
             E106 or E204 when it cannot be written.
     """
     kind = type_holding(adapter.method)
+    adapter = kind.prepared(adapter)
     where = places(spec)
     written = _Written(adapter, kind, where)
     written.take_all()
@@ -163,6 +164,10 @@ class _Written:
                 "a_of_embedding": tensors["b"].T,
                 "b_of_embedding": tensors["a"].T,
             }
+        if "factors_in" in tensors:
+            tensors = {"factors": tensors["factors_in"].unsqueeze(0)}
+        elif "factors" in tensors:
+            tensors = {"factors": tensors["factors"].unsqueeze(1)}
         for own, tensor in tensors.items():
             name = f"{PREFIX}{module}.{self._endings[own]}"
             self.tensors[name] = tensor.contiguous()
@@ -171,7 +176,7 @@ class _Written:
             self.parameters.add(module)
         else:
             self.modules.append(module)
-        if "scale" in tensors and tensors["scale"].shape[0] == 1:
+        if "factors_in" in piece.tensors:
             self.feedforward.append(module)
         self._rank[module], self._alpha[module] = piece.rank, piece.alpha
 
@@ -179,7 +184,7 @@ class _Written:
         """The pieces of the experts of one layer, as one or two pairs of matrices."""
         if not mine:
             return
-        if self._adapter.method != "lora":
+        if self._adapter.method not in PLAIN_LORA:
             raise LuminaError(
                 "E002",
                 f"PEFT's format holds experts changed by LoRA, not by "
@@ -193,7 +198,7 @@ class _Written:
             if not held:
                 continue
             a, b, rank, alpha = fused_pair(
-                held, parts, rows[next(iter(held))], self._adapter.rank_stabilised
+                held, parts, rows[next(iter(held))], self._adapter.method == "rslora"
             )
             inner = ".base_layer" if both and leaf == "gate_up_proj" else ""
             self.tensors[f"{PREFIX}{module}{inner}.lora_A.weight"] = a

@@ -18,18 +18,20 @@ class Ia3(PeftType):
 
     name = "IA3"
     methods = ("ia3",)
-    tensors: ClassVar[Mapping[str, str]] = {"ia3_l": "scale"}
+    tensors: ClassVar[Mapping[str, str]] = {"ia3_l": "factors"}
     plain: ClassVar[Mapping[str, tuple[Any, ...]]] = {"fan_in_fan_out": (None, False)}
 
     def piece(
         self, config: Mapping[str, Any], module: str, tensors: dict[str, Tensor]
     ) -> Piece:
-        """`scale` [out, 1], or [1, in] where inputs are scaled."""
-        if set(tensors) != {"scale"} or tensors["scale"].ndim != 2:
+        """`factors` [out], or `factors_in` [in] where inputs are scaled."""
+        factors = tensors.get("factors")
+        if factors is None or factors.ndim != 2 or 1 not in factors.shape:
             raise LuminaError(
                 "E102", f"{module} has no ia3_l", "fetch the folder again"
             )
-        return Piece(tensors)
+        own = "factors" if factors.shape[1] == 1 else "factors_in"
+        return Piece({own: factors.flatten()}, 1, 1.0)
 
     def settings(self, adapter: Adapter) -> dict[str, Any]:
         """As PEFT's IA3Config has them; `feedforward_modules` scale their inputs."""

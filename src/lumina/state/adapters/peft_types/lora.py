@@ -6,13 +6,16 @@ Hu et al., 2021, arXiv:2106.09685; Kalajdzievski, 2023, arXiv:2312.03732; Liu et
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from lumina.errors import LuminaError
-from lumina.state.adapters.adapter import Adapter, Piece
+from lumina.state.adapters.adapter import PLAIN_LORA, Adapter, Piece
 from lumina.state.adapters.peft_type import (
     PeftType,
     alpha_of,
@@ -29,7 +32,7 @@ class Lora(PeftType):
     """A product of two narrow matrices that is added; DoRA also scales the rows."""
 
     name = "LORA"
-    methods = ("lora", "dora")
+    methods = (*PLAIN_LORA, "dora", "pissa")
     tensors: ClassVar[Mapping[str, str]] = {
         "lora_A.weight": "a",
         "lora_B.weight": "b",
@@ -52,8 +55,10 @@ class Lora(PeftType):
     }
 
     def method(self, config: Mapping[str, Any]) -> str:
-        """DoRA is a switch of LORA."""
-        return "dora" if config.get("use_dora") else "lora"
+        """DoRA and the rank-stabilised factor are switches of LORA."""
+        if config.get("use_dora"):
+            return "dora"
+        return "rslora" if config.get("use_rslora") else "lora"
 
     def piece(
         self, config: Mapping[str, Any], module: str, tensors: dict[str, Tensor]
@@ -79,13 +84,30 @@ class Lora(PeftType):
                 f"{', '.join(sorted(wanted))}",
                 "the file does not fit adapter_config.json; fetch the folder again",
             )
-        return Piece(tensors, rank, alpha_of(alpha, "lora_alpha"))
+        factor = alpha_of(alpha, "lora_alpha")
+        if config.get("use_dora") and config.get("use_rslora"):
+            factor *= math.sqrt(rank)  # which makes alpha / rank the factor of both
+        return Piece(tensors, rank, factor)
+
+    def prepared(self, adapter: Adapter) -> Adapter:
+        """PiSSA as LoRA of twice the rank: what it is now, less what it began as."""
+        if adapter.method != "pissa":
+            return adapter
+        pieces = {}
+        for name, piece in adapter.pieces.items():
+            held = piece.tensors
+            tensors = {
+                "a": torch.cat([held["a"], held["a0"]], dim=-2),
+                "b": torch.cat([held["b"], -held["b0"]], dim=-1),
+            }
+            pieces[name] = Piece(tensors, 2 * piece.rank, 2 * piece.alpha)
+        return replace(adapter, method="lora", pieces=pieces)
 
     def settings(self, adapter: Adapter) -> dict[str, Any]:
         """As PEFT's LoraConfig has them."""
         return {
             "use_dora": adapter.method == "dora",
-            "use_rslora": adapter.rank_stabilised,
+            "use_rslora": adapter.method == "rslora",
             "lora_dropout": adapter.dropout,
             "fan_in_fan_out": False,
             "bias": "none",
