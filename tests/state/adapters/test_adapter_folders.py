@@ -45,7 +45,8 @@ def adapter_for(spec, seed=0, rank=3, alpha=6.0, size=0.2, **changes):
     generator = torch.Generator().manual_seed(seed)
     shapes, pieces = logical_shapes(spec), {}
     for leaf in LOGICAL:
-        name = f"backbone.blocks.0.{leaf}.weight"
+        name = f"backbone.blocks.0.{leaf}"
+        name = name if name in shapes else f"{name}.weight"  # experts' have none
         *lead, rows, columns = shapes[name]
         draw = [
             torch.randn(*lead, *shape, generator=generator) * size
@@ -196,6 +197,7 @@ def test_adapters_are_listed_with_what_is_wrong_with_them(folders, tmp_path, cap
         ({"r": 5}, ("E102", "rank 5")),
         ({"r": "3"}, ("E102", "'3'")),
         ({"lora_alpha": None}, ("E102", "lora_alpha")),
+        ({"lora_alpha": float("inf")}, ("E102", "lora_alpha")),
         ({"alpha_pattern": {"(a+)+$": 3}}, ("E102", "(a+)+$")),
         ({"use_dora": True}, ("E102", "magnitude")),
     ],

@@ -24,7 +24,7 @@ from lumina.model.spec import ModelSpec
 from lumina.state.adapters.adapter import Adapter, Piece
 from lumina.state.adapters.deltas import delta
 from lumina.state.adapters.experts import fused_pieces_of, stacked
-from lumina.state.adapters.peft_type import PEFT_TYPES, PeftType
+from lumina.state.adapters.peft_type import PEFT_TYPES, PeftType, alpha_of
 from lumina.state.adapters.places import Place, Places, places
 from lumina.state.huggingface.files import read_json, some
 from lumina.state.huggingface.names import EMBEDDING, HEAD
@@ -133,15 +133,17 @@ def read_adapter(folder: str | os.PathLike[str], spec: ModelSpec) -> Adapter:
         )
     config = opened.config
     base = opened.facts.get("base") or config.get("base_model_name_or_path")
+    dropout = opened.facts.get("dropout", config.get("lora_dropout") or 0.0)
+    digest = opened.facts.get("base_hash")
     return Adapter(
         name=opened.path.resolve().name,
         method=opened.method,
         pieces=pieces,
-        dropout=float(opened.facts.get("dropout", config.get("lora_dropout") or 0.0)),
+        dropout=alpha_of(dropout, "lora_dropout"),
         options={n: config[n] for n in opened.type.options if n in config},
         replaced=replaced,
         base=base if isinstance(base, str) else None,
-        base_hash=opened.facts.get("base_hash"),
+        base_hash=digest if isinstance(digest, str) else None,
     )
 
 
