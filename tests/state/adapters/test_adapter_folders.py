@@ -248,6 +248,27 @@ def test_tensors_that_do_not_fit_the_model_are_refused_by_name(base, folders, tm
         read_adapter(file.parent, spec)
 
 
+def test_ranks_and_alphas_may_differ_by_module(base, folders, tmp_path):
+    spec, pieces = base[1].spec, {}
+    for number, leaf in enumerate(("attention.q", "attention.v", "feedforward.down")):
+        made = adapter_for(spec, number, rank=2 + number // 2, alpha=3.0 + 5 * number)
+        name = f"backbone.blocks.0.{leaf}.weight"
+        pieces[name] = made.pieces[name]
+    adapter = Adapter("made", "lora", pieces)
+    back = read_adapter(write_adapter(adapter, spec, tmp_path / "own"), spec)
+    for name, piece in pieces.items():
+        assert (back.pieces[name].rank, back.pieces[name].alpha) == (
+            piece.rank,
+            piece.alpha,
+        )
+    # As PEFT reads patterns: the end of a path, or a regular expression of all of it.
+    patterns = {"v_proj": 9, r".*\.0\.mlp\.down_proj": 4, "_proj": 1}
+    folder = edited(folders[0], tmp_path, alpha_pattern=patterns)
+    found = read_adapter(folder, spec).pieces
+    alphas = {name.split(".")[-2]: piece.alpha for name, piece in found.items()}
+    assert alphas == {"q": 6, "v": 9, "down": 4}
+
+
 def test_a_tied_table_of_token_vectors_cannot_be_changed(base, tmp_path):
     spec = base[1].spec
     a, b = torch.ones(2, spec.hidden_size), torch.ones(spec.vocab_size, 2)

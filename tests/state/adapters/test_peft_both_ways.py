@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from lumina.infer.load import filled_network
+from lumina.model.declared import logical_shapes
+from lumina.state.adapters.adapter import Adapter, Piece
 from lumina.state.adapters.merging import merged
 from lumina.state.adapters.reading import read_adapter
 from lumina.state.adapters.writing import write_adapter
@@ -172,3 +174,40 @@ def test_an_adapter_goes_from_peft_to_here_and_back_with_equal_logits(case, tmp_
             assert torch.equal(again.pieces[name].tensors[leaf], tensor), (name, leaf)
     kept = json.loads((tmp_path / "written/lumina_adapter.json").read_text())
     assert kept["dropout"] == adapter.dropout
+
+
+@pytest.mark.covers("MOD-38: save adapter alone")
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        ("lora", ("gate", "up", "down")),
+        pytest.param("rslora", ("gate", "up", "down"), marks=pytest.mark.thorough),
+        pytest.param("lora", ("up",), marks=pytest.mark.thorough),
+    ],
+)
+def test_experts_adapted_here_one_matrix_at_a_time_load_in_peft(
+    method, parts, tmp_path
+):
+    base = theirs_of("mixtral").eval()
+    base.save_pretrained(tmp_path / "base")
+    weights = open_weights(tmp_path / "base")
+    generator, pieces = torch.Generator().manual_seed(2), {}
+    shapes, rank = logical_shapes(weights.spec), {"gate": 2, "up": 4, "down": 3}
+    for part in parts:
+        name = f"backbone.blocks.1.feedforward.{part}"
+        experts, rows, columns = shapes[name]
+        a, b = (
+            torch.randn(experts, *shape, generator=generator) * 0.3
+            for shape in ((rank[part], columns), (rows, rank[part]))
+        )
+        pieces[name] = Piece({"a": a, "b": b}, rank[part], 5.0)
+    adapter = Adapter("made", method, pieces)
+    write_adapter(adapter, weights.spec, tmp_path / "adapter")
+    network = filled_network(
+        merged(weights, [(adapter, 1.0)]), torch.device("cpu"), torch.float32
+    ).eval()
+    with torch.no_grad():
+        plain, wanted = base(IDS).logits, network.logits(IDS)[..., :90]
+        got = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        torch.testing.assert_close(got(IDS).logits, wanted, rtol=1e-4, atol=1e-4)
+    assert (plain - wanted).abs().max() > 0.05

@@ -114,34 +114,27 @@ def fused_pair(
 
     Returns:
         `a` [experts * rank, in], `b` [out, rank * experts], the rank, and an alpha
-        under which each part keeps its factor.
-
-    Raises:
-        LuminaError: E002 where the parts differ in alpha / rank.
+        under which the first part keeps its factor; that of the others is in `b`.
     """
     held = {part: pieces[part] for part in parts if part in pieces}
     first = next(iter(held.values()))
-    if len({piece.alpha / piece.rank for piece in held.values()}) > 1:
-        raise LuminaError(
-            "E002",
-            "gate and up projections of experts differ in alpha / rank, and PEFT's "
-            "format holds one for both",
-            "give them the same --lora-r and --lora-alpha",
-        )
+    power = 0.5 if stabilised else 1.0
+    factor = first.alpha / first.rank**power or 1.0
     a = [piece.tensors["a"] for piece in held.values()]
+    b = {
+        part: piece.tensors["b"] * (piece.alpha / piece.rank**power / factor)
+        for part, piece in held.items()
+    }
     if len(held) == len(parts) and all(torch.equal(one, a[0]) for one in a):
-        a, blocks = a[:1], [torch.cat([p.tensors["b"] for p in held.values()], dim=1)]
+        a, blocks = a[:1], [torch.cat(list(b.values()), dim=1)]
     else:
         blocks = []
-        for part, piece in held.items():
-            b = piece.tensors["b"]
-            block = b.new_zeros(b.shape[0], rows * len(parts), b.shape[2])
+        for part, own in b.items():
+            block = own.new_zeros(own.shape[0], rows * len(parts), own.shape[2])
             start = parts.index(part) * rows
-            block[:, start : start + rows] = b
+            block[:, start : start + rows] = own
             blocks.append(block)
     joined = torch.cat(a, dim=1)
     rank = joined.shape[1]
-    b = torch.cat(blocks, dim=2).permute(1, 2, 0)
-    grown = rank / first.rank
-    alpha = first.alpha * (grown**0.5 if stabilised else grown)
-    return joined.flatten(0, 1), b.flatten(1, 2).contiguous(), rank, alpha
+    whole = torch.cat(blocks, dim=2).permute(1, 2, 0).flatten(1, 2)
+    return joined.flatten(0, 1), whole.contiguous(), rank, factor * rank**power
