@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lumina.model.adapters.settings import DEFAULT
 from lumina.state.adapters.adapter import Adapter, Piece
 from lumina.state.adapters.deltas import delta
 from lumina.state.weights import Weights
@@ -105,7 +106,10 @@ def merged(weights: Weights, adapters: Sequence[tuple[Adapter, float]]) -> Weigh
 
 def in_words(adapters: Sequence[tuple[Adapter, float]]) -> str:
     """The names of adapters, each with a factor that is not one."""
-    return " and ".join(
-        one.name if factor == 1 else f"{factor:g} x {one.name}"
+    names = [
+        ("its adapter" if one.name == DEFAULT else one.name, factor)
         for one, factor in adapters
+    ]
+    return " and ".join(
+        name if factor == 1 else f"{factor:g} x {name}" for name, factor in names
     )

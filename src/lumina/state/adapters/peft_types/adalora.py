@@ -39,7 +39,7 @@ class Adalora(PeftType):
             )
         rank = rank_of(config.get("init_r"), "init_r")
         alpha = alpha_of(config.get("lora_alpha"), "lora_alpha")
-        return Piece(tensors, rank, alpha)
+        return Piece(tensors, rank, alpha if alpha > 0 else float(rank))
 
     def settings(self, adapter: Adapter) -> dict[str, Any]:
         """As PEFT's AdaLoraConfig has them."""
