@@ -34,6 +34,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "activation_bits": {"activation_bits": 8},
     "coded_inputs": {"activation_bits": 8, "gradient_checkpointing": "full"},
     "coded_activations": {"activation_bits": 4},
+    "tiled_feedforward": {"feedforward_tile": 64},
     "compile": {"compile": True},
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -60,3 +61,24 @@ def kept(runs: Runs) -> None:
     rounded = coded.tensors
     assert not all(torch.equal(rounded[n], t) for n, t in here.tensors.items())
     assert "CUDA" in runs.refused("E003", **full, activations_in="host")
+
+
+@shows("feedforward_tile")
+def tiles(runs: Runs) -> None:
+    """No product inside of a feed-forward has more tokens than a tile."""
+    widest: dict[int, int] = {}
+    losses = []
+    for size in (0, 24):
+
+        def look(program: Program, _: Any, size: int = size) -> None:
+            def note(module: Any, arguments: Any, output: Tensor) -> None:
+                tokens = output.numel() // output.shape[-1]
+                widest[size] = max(widest.get(size, 0), tokens)
+
+            down = program.network.backbone.blocks[0].feedforward.down
+            down.register_forward_hook(note)
+
+        run = runs.train(seen(look, []), feedforward_tile=size, steps=2)
+        losses.append(run.column("loss"))
+    assert widest[24] == 24 < widest[0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -11,7 +11,7 @@ jitter, expert dropout, capacity) is read from scalars on the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -124,6 +124,7 @@ class MoeFeedForward(nn.Module):
         self.adapters: Adapters | None = None
         self.shared = FeedForward(spec, moe.shared_size) if moe.shared_size else None
         self.stored: dict[str, Any] = {}
+        self.experts: Callable[..., Tensor] = grouped.routed_experts
         self.reset_buffers()
 
     @torch.no_grad()
@@ -264,7 +265,7 @@ class MoeFeedForward(nn.Module):
                 self._through,
             )
         else:
-            y_td = grouped.routed_experts(
+            y_td = self.experts(
                 x_td, gate_up, down, routing.ids_tk, routing.scores_tk, self._through
             )
         if self.shared is not None:

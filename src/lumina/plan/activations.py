@@ -11,6 +11,10 @@ from lumina.plan.costs.block import attention_bytes, feedforward_bytes, open_sco
 from lumina.plan.costs.cost import Forward, Kept
 from lumina.plan.costs.table import costs_of
 
+TILE_VALUES = 7
+"""Inner values of a feed-forward and their gradients, in widths of its inside, that are
+there while a tile is computed again and goes back."""
+
 
 def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> Kept:
     """What one block keeps under a checkpointing mode."""
@@ -77,7 +81,10 @@ def working_bytes(spec: ModelSpec, forward: Forward) -> int:
     """Gradients of activations alive at once while a block's widest layer goes back."""
     tokens, costs = forward.rows * spec.seq_length, costs_of(spec)
     # What was kept is let go as its gradient appears, so little comes on top.
-    wide = [cost.working_values(spec, tokens) for cost in costs]
-    most = max([tokens * spec.intermediate_size, *wide])
+    together = forward.at_once(tokens)
+    wide = [cost.working_values(spec, together) for cost in costs]
+    most = max([together * spec.intermediate_size, *wide])
+    if together < tokens:
+        most *= TILE_VALUES
     own = (most + 2 * tokens * spec.hidden_size) * forward.element
     return max([own, *(cost.working(spec, forward) for cost in costs)])

@@ -27,6 +27,7 @@ def decide_offload(config: Config, decisions: Decisions) -> None:
         "offload_folder",
         "optimizer_in_backward",
         "activations_in",
+        "feedforward_tile",
     ):
         value = config.get(field)
         value = "" if value is None else value

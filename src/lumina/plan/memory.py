@@ -142,6 +142,7 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         compute_dtype=layout.compute_dtype,
         attention=layout.attention,
         cuda=layout.device == "cuda",
+        tile=layout.feedforward_tile,
     )
     kept = Kept(kept_outside(spec, forward))
     of_blocks, recomputed = _kept_by_blocks(spec, layout, forward)

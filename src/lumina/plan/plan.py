@@ -78,6 +78,7 @@ class Plan:
             steps of one forward.
         activations_in: where the inputs of blocks wait for the backward pass: "device",
             "host" or "disk".
+        feedforward_tile: tokens that go through a feed-forward at a time; 0: all.
         activation_bits: of a number of what is kept of the activations; 0: as it is.
         features: features without an option of their own that the run has.
         sources: the sources of a mixture, whose losses are reported one by one.
@@ -198,6 +199,7 @@ class Plan:
     offload_folder: str = ""
     activations_in: str = "device"
     activation_bits: int = 0
+    feedforward_tile: int = 0
     fallbacks: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -41,6 +41,8 @@ def ways_to_recompute(config: Config, spec: ModelSpec) -> list[dict[str, Any]]:
     names: tuple[str, ...] = (asked,) if asked else AUTOMATIC
     if not asked and config.activations.activations_in != "device":
         names = AUTOMATIC[1:]  # what is kept whole does not leave the device
+    if not asked and config.activations.feedforward_tile:
+        names = tuple(name for name in names if name != "selective")
     return [{"gradient_checkpointing": name} for name in names]
 
 

@@ -6,6 +6,9 @@ from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 from lumina.errors import LuminaError
 
+TILELESS = ("selective", "budget", "adaptive")
+"""Kinds of checkpointing that may keep products."""
+
 
 def check(settings: Settings) -> None:
     """Refuse a place for the inputs of blocks that are not computed again."""
@@ -16,6 +19,19 @@ def check(settings: Settings) -> None:
             "E002",
             f"activations_in {place} moves the inputs of blocks that are computed "
             f"again, and gradient_checkpointing {kind} may compute none again",
+            "use --gradient-checkpointing full",
+        )
+    check_tiles(settings)
+
+
+def check_tiles(settings: Settings) -> None:
+    """Refuse tiles beside recomputation that keeps the products of each tile."""
+    kind = settings.system.gradient_checkpointing
+    if settings.activations.feedforward_tile and kind in TILELESS:
+        raise LuminaError(
+            "E002",
+            f"gradient_checkpointing {kind} keeps the products of feed-forwards, and "
+            "feedforward_tile is there to do without them",
             "use --gradient-checkpointing full",
         )
 

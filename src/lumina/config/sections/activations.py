@@ -30,6 +30,13 @@ class ActivationsSection(Section):
         "bits: the inputs of blocks that are computed again, and all that other "
         "blocks keep; gradients are rounded by it",
     )
+    feedforward_tile: int = Field(
+        0,
+        ge=0,
+        description="tokens that go through a feed-forward or the experts at a time in "
+        "forwards of more tokens; the backward pass computes each tile again; 0: all "
+        "of them; about 32,768 for long rows",
+    )
 
     @field_validator("activation_bits", mode="before")
     @classmethod

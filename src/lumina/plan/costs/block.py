@@ -52,6 +52,8 @@ def open_scores(spec: ModelSpec, forward: Forward) -> int:
 def feedforward_bytes(spec: ModelSpec, forward: Forward, mode: str) -> int:
     """Of a dense SwiGLU: its products, or under no checkpointing all it saves."""
     tokens = forward.rows * spec.seq_length
+    if forward.at_once(tokens) < tokens:
+        return 0  # its input is the norm's output, which is kept by the norm
     width = 4 * spec.intermediate_size
     if mode == "selective":
         width = 2 * spec.intermediate_size + spec.hidden_size

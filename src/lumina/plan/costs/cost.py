@@ -47,12 +47,18 @@ class Forward:
         attention: the backend; "sdpa" and "reference" need masks for packed rows.
         cuda: kernels are CUDA's: one normalises, keeping its input and output, where
             the CPU keeps two float32 copies; dropout keeps bits, not values.
+        tile: tokens that go through a feed-forward at a time; 0: all.
     """
 
     rows: int
     compute_dtype: str = "float32"
     attention: str = "varlen"
     cuda: bool = True
+    tile: int = 0
+
+    def at_once(self, tokens: int) -> int:
+        """Those of so many tokens that go through a feed-forward together."""
+        return min(tokens, self.tile) if self.tile else tokens
 
     @property
     def element(self) -> int:
@@ -99,6 +105,7 @@ class Layout:
     block_checkpointing: tuple[str, ...] = ()
     activations_in: str = "device"
     activation_bits: int = 0
+    feedforward_tile: int = 0
     parallel: str = "none"
     data_ranks: int = 1
     loss_chunk_bytes: int = 256 * 2**20
