@@ -17,7 +17,7 @@ from lumina.plan.costs.state import state_bytes
 from lumina.plan.make import layout_of
 from lumina.state.adapter_base import Started
 from lumina.train.controls.experts import AddExpert
-from programs import conversations, stream_of, take_steps, tiny_plan
+from programs import conversations, reassembled, stream_of, take_steps, tiny_plan
 
 ADAPTER = AdapterSpec(rank=4, alpha=16.0, dropout=0.3, targets=("full",))
 
@@ -110,6 +110,32 @@ def test_what_starts_from_the_base_changes_nothing_at_first(base, stream, method
     found, _ = take_steps(program, stream, 8)
     torch.testing.assert_close(found[0, 0], plain[0, 0], rtol=1e-5, atol=1e-5)
     assert found[-1, 0] < found[0, 0] - 0.05
+
+
+@pytest.mark.covers("MOD-38: AdaLoRA")
+def test_ranks_fall_to_those_asked_for_and_a_run_that_goes_on_has_the_same(
+    base, stream
+):
+    """18 triplets of three matrices in two layers become 12, in unequal shares."""
+    targets = ("q_proj", "v_proj", "down_proj")
+    adapter = replace(ADAPTER, method="adalora", rank=3, dropout=0.0, targets=targets)
+    plan = plan_of(adapter=adapter, steps=12)
+
+    def ranks(program):
+        named = dict(program.network.named_parameters())
+        return [int((p != 0).sum()) for n, p in named.items() if n.endswith(".e")]
+
+    program = begun(plan, base())
+    losses, _ = take_steps(program, stream, 12)
+    kept = ranks(program)
+    assert sum(kept) == 12 and losses[-1, 0] < losses[0, 0]
+
+    program = begun(plan, base())
+    _, progress = take_steps(program, stream, 5)
+    assert sum(ranks(program)) > 12
+    again = reassembled(program, progress, plan.replace(gradient_checkpointing="full"))
+    take_steps(again, stream, 7, progress)
+    assert ranks(again) == kept
 
 
 def test_experts_are_not_added_to_a_base_that_is_elsewhere():

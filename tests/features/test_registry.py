@@ -25,6 +25,8 @@ from machines import cpu, gpu, plan_for
 
 # One way to ask for each feature that can be asked for, and where it can be had.
 ASKED: dict[str, dict[str, Any]] = {
+    "adapters": {"use_peft": True, "init_from": "runs/x"},
+    "adalora": {"use_peft": True, "init_from": "runs/x", "peft_method": "adalora"},
     "gradient_checkpointing_full": {"gradient_checkpointing": "full"},
     "gradient_checkpointing_selective": {"gradient_checkpointing": "selective"},
     "gradient_checkpointing_sqrt": {"gradient_checkpointing": "sqrt"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 import torch
 
 from lumina.state.reader import latest_good, open_checkpoint
@@ -21,6 +22,13 @@ def held(run: Run) -> dict[str, torch.Tensor]:
         return {name: reader.tensor(name) for name in reader.names()}
 
 
+FLAGS = (
+    "MOD-38: --use-peft, --peft-method, --lora-r, --lora-alpha, --lora-dropout, "
+    "--lora-target-modules"
+)
+
+
+@pytest.mark.covers(FLAGS)
 @shows(
     "use_peft",
     "peft_method",
@@ -64,6 +72,7 @@ def adapter(runs: Runs) -> None:
     assert not torch.allclose(moment(lora_dropout=0.5), one)
 
 
+@pytest.mark.covers("MOD-38: LoRA+")
 @shows("lora_plus_ratio")
 def faster(runs: Runs) -> None:
     base = runs.train(steps=1)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lumina.model.adapters.settings import DEFAULT, AdapterSpec
+from lumina.model.adapters.table import chosen_method
 from lumina.model.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -17,13 +18,16 @@ def with_adapters(config: Config, spec: ModelSpec) -> ModelSpec:
     asked = config.adapters
     if not asked.use_peft:
         return spec
-    options = {}
+    options: dict[str, Any] = {}
+    rank = chosen_method(asked.peft_method).first_rank(asked.lora_r)
+    if rank != asked.lora_r:
+        options["rank"] = asked.lora_r
     if asked.peft_method == "lora_plus":
         options["ratio"] = asked.lora_plus_ratio
     adapter = AdapterSpec(
         name=DEFAULT,
         method=asked.peft_method,
-        rank=asked.lora_r,
+        rank=rank,
         alpha=asked.lora_alpha,
         dropout=asked.lora_dropout,
         targets=tuple(asked.lora_target_modules),
@@ -41,7 +45,7 @@ def adapter_options(spec: ModelSpec) -> dict[str, Any]:
     found = {
         "use_peft": True,
         "peft_method": first.method,
-        "lora_r": first.rank,
+        "lora_r": first.options.get("rank", first.rank),
         "lora_alpha": first.alpha,
         "lora_dropout": first.dropout,
         "lora_target_modules": first.targets,

@@ -234,6 +234,8 @@ def _update(program: Program, watch: Watch) -> Verdict:
     for step in program.gradient_steps:
         step.after(verdict)
     program.before_changes()
+    for kind in program.kinds:
+        kind.gradients(program, verdict.divisor, verdict.skip)
     if program.base is not None:
         program.base.pull(live.learning_rate, verdict.skip)
     program.optimizer.step(

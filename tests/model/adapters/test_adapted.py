@@ -114,6 +114,7 @@ def test_only_the_adapters_tensors_train_and_those_that_are_named_besides():
         )
 
 
+@pytest.mark.covers("MOD-39: minimal q,v; balanced q,k,v,o; full q,k,v,o,gate,up,down")
 def test_a_preset_stands_on_the_pieces_that_it_names():
     """minimal is query and value, balanced the attention, full the MLP too."""
     pieces_of = {}

@@ -89,15 +89,20 @@ def test_a_method_changes_nothing_at_first_and_then_what_its_dense_change_says(
     found = run(method.change)
     delta = method.delta(tensors, scale, base).detach()
     expected = multiply(x, base + delta)
-    expected = expected if bias is None else expected + bias
+    # IA3 scales activations, and so their bias, as in PEFT.
+    factors = tensors.get("factors", torch.ones(OUTPUTS))
+    if bias is not None:
+        expected = expected + bias * factors.detach()
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
     if method.entering(tensors) is not None:
         return
-    reference = run(lambda asked: Method.change(method, asked))
+    of_bias = 0.0 if bias is None else (factors - 1) * bias
+    reference = run(lambda asked: Method.change(method, asked) + of_bias)
     for one, right in zip(found, reference, strict=True):
         torch.testing.assert_close(one, right, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.covers("MOD-38: IA3", "MOD-38: LoHa", "MOD-38: LoKr")
 @ALL
 def test_every_method_adapts_a_model_with_experts(name: str) -> None:
     spec = tiny_spec(moe=MoeSpec(2, 1, 24, (1,)), attention_bias=True)

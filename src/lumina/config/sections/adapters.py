@@ -9,7 +9,7 @@ from pydantic import Field
 from lumina.config.sections.section import Section
 
 PeftMethod = Literal[
-    "lora", "rslora", "lora_plus", "dora", "pissa", "ia3", "loha", "lokr"
+    "lora", "rslora", "lora_plus", "dora", "pissa", "ia3", "loha", "lokr", "adalora"
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lumina.features.feature import Feature
+from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
 
 register(
@@ -14,5 +14,26 @@ register(
         change_cost="restart",
         requested=lambda c: c.adapters.use_peft,
         active=lambda p: bool(p.spec.adapters),
+    )
+)
+
+_WHY = "the importance of a rank is counted over whole matrices"
+
+register(
+    Feature(
+        name="adalora",
+        option="peft_method",
+        summary="ranks of adapters go where they matter",
+        without="--peft-method lora",
+        change_cost="restart",
+        requested=lambda c: c.adapters.use_peft and c.adapters.peft_method == "adalora",
+        active=lambda p: any(one.method == "adalora" for one in p.spec.adapters),
+        excludes=(
+            Exclusion("fsdp2", _WHY),
+            Exclusion("zero2", _WHY),
+            Exclusion(
+                "optimizer_in_backward", "gradients are gone before they are read"
+            ),
+        ),
     )
 )

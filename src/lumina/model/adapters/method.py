@@ -64,6 +64,36 @@ class Asked:
     bias: Tensor | None
 
 
+class Training:
+    """All tensors of one adapter in a training step, for methods that watch it.
+
+    Args:
+        tensors: path -> the adapter's tensors on one matrix, as the network has them.
+        slots: the trained parameters by name, with `master` and `gradient()`.
+        steps: of the whole run.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        slots: Mapping[str, Any],
+        steps: int,
+    ) -> None:
+        self.tensors = tensors
+        self.steps = steps
+        self._slots = slots
+
+    def master(self, name: str) -> Tensor:
+        """The float32 weights of a tensor."""
+        master: Tensor = self._slots[name].master
+        return master
+
+    def gradient(self, name: str) -> Tensor | None:
+        """Its gradient over all ranks, which may be changed in place."""
+        gradient: Tensor | None = self._slots[name].gradient()
+        return gradient
+
+
 class Method:
     """A way of adapting a matrix. What is written here adds the dense change.
 
@@ -72,14 +102,18 @@ class Method:
         words: in a few words, for the plan.
         needs_base: whether `delta` reads the base matrix.
         starts_from_base: whether `start` makes first values from the base matrix.
-        options: further settings and their usual values.
+        watches: whether `gradients` and `after` are called in each training step.
     """
 
     name = ""
     words = ""
     needs_base = False
     starts_from_base = False
-    options: Mapping[str, Any] = {}
+    watches = False
+
+    def first_rank(self, rank: int) -> int:
+        """The rank to begin with, for the one that was asked for."""
+        return rank
 
     def leaves(
         self, site: Site, rank: int, options: Mapping[str, Any]
@@ -120,6 +154,18 @@ class Method:
             base: the matrix, float32.
         """
         return {}
+
+    def gradients(self, training: Training, divisor: Tensor, skip: Tensor) -> None:
+        """Look at the gradients of a step, before the update; may change them.
+
+        Args:
+            training: the adapter's tensors.
+            divisor: [] what the gradients are divided by for the update.
+            skip: [] 1.0 where they are not finite, and nothing is updated.
+        """
+
+    def after(self, training: Training) -> None:
+        """Change the adapter's tensors after an update."""
 
     def rate(self, leaf: str, options: Mapping[str, Any]) -> float:
         """What the learning rate of one of its tensors is multiplied by."""

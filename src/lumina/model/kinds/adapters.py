@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from lumina.model.adapters.method import Method, Training
 from lumina.model.adapters.settings import AdapterSpec
 from lumina.model.adapters.sites import Site, chosen, own_or
 from lumina.model.adapters.table import chosen_method
-from lumina.model.kinds.kind import Kind
+from lumina.model.kinds.kind import Kind, Running
 from lumina.model.spec import ModelSpec
 from lumina.model.tensors import Declared, Tensors, add
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Adapted(Kind):
@@ -49,6 +50,45 @@ class Adapted(Kind):
         from lumina.model.adapters.attach import start_from_base
 
         start_from_base(network)
+
+    def gradients(self, running: Running, divisor: Tensor, skip: Tensor) -> None:
+        """For methods that look at the gradients of their tensors."""
+        import torch
+
+        with torch.no_grad():
+            for method, training in _watching(running):
+                method.gradients(training, divisor, skip)
+
+    def after(
+        self, running: Running, counted: Mapping[str, Tensor], skip: Tensor
+    ) -> None:
+        """For methods that change their tensors after an update."""
+        import torch
+
+        with torch.no_grad():
+            for method, training in _watching(running):
+                method.after(training)
+
+
+def _watching(running: Running) -> Iterator[tuple[Method, Training]]:
+    """The methods that take part in training, each with an adapter's tensors."""
+    watching = {
+        adapter.name: chosen_method(adapter.method)
+        for adapter in running.plan.spec.adapters
+        if chosen_method(adapter.method).watches
+    }
+    if not watching:
+        return
+    from lumina.model.adapters.attach import pieces
+
+    tensors: dict[str, dict[str, dict[str, Tensor]]] = {name: {} for name in watching}
+    for name, piece, _ in pieces(running.network):
+        if name in watching:
+            path = f"{piece.site.path}.adapters.{name}.{piece.site.piece}"
+            tensors[name][path] = {k: v.data for k, v in piece.tensors.items()}
+    slots = {slot.name: slot for slot in running.optimizer.slots}
+    for name, method in watching.items():
+        yield method, Training(tensors[name], slots, running.plan.steps)
 
 
 def placed(

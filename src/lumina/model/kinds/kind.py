@@ -91,6 +91,10 @@ class Running(Protocol):
         """The plan that the program realises."""
 
     @property
+    def optimizer(self) -> Any:
+        """The optimizers, with the slots of all trained parameters."""
+
+    @property
     def live(self) -> Any:
         """The values that may change between steps."""
 
@@ -232,6 +236,15 @@ class Kind:
                 these weigh.
         """
         return None
+
+    def gradients(self, running: Running, divisor: Tensor, skip: Tensor) -> None:
+        """Look at the gradients of a step, once they are complete; may change them.
+
+        Args:
+            running: the program.
+            divisor: [] what the gradients are divided by for the update.
+            skip: [] 1.0 where they are not finite, and nothing is updated.
+        """
 
     def note(self, running: Running, counted: Mapping[str, Tensor]) -> None:
         """Write into a step's counts what is known only here."""

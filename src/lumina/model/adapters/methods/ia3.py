@@ -51,12 +51,11 @@ class Ia3(Method):
         return None if factors is None or factors.ndim > 1 else factors - 1
 
     def change(self, asked: Asked) -> Tensor:
-        """(factors - 1) of the base's own output; the bias has no factor."""
+        """(factors - 1) of the base's own output, and so of its bias."""
         factors = asked.tensors.get("factors")
         if factors is None or factors.ndim > 1:
             return super().change(asked)
-        of_base = asked.y if asked.bias is None else asked.y - asked.bias.to(asked.y)
-        return (factors - 1).to(asked.y.dtype) * of_base
+        return (factors - 1).to(asked.y.dtype) * asked.y
 
 
 register(Ia3())
