@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("lumina.cli.generate", "continue texts with a trained model"),
     "evaluate": ("lumina.cli.evaluate", "loss and perplexity on files"),
     "chat": ("lumina.cli.chat", "talk with a trained model"),
+    "context": ("lumina.cli.context", "how far back a model reads"),
     "tokenizer": (
         "lumina.cli.tokenizer",
         "train, inspect, compare and extend tokenizers",

@@ -1,0 +1,1 @@
+"""How far back a model reads: hidden facts, and perplexity by position."""
