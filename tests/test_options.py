@@ -9,48 +9,19 @@ a clause of the specification carries its own `covers` mark, which its test take
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
 
+import option_effects
 from lumina.config.sections import LEAVES
 from lumina.errors import LuminaError
 from option_effects import EFFECTS
 from tiny_runs import Runs
 
-for room in (
-    "model",
-    "moe",
-    "depth",
-    "recursion",
-    "hrm",
-    "parts",
-    "adapters",
-    "data",
-    "loading",
-    "tasks",
-    "mixture",
-    "stages",
-    "training",
-    "transfer",
-    "activations",
-    "memory_ladder",
-    "offload",
-    "optimizers",
-    "running",
-    "saving",
-    "recovery",
-    "adaptive",
-    "answering",
-    "resuming",
-    "metrics",
-    "logging",
-    "tracking",
-    "experience",
-    "supervisor",
-    "system",
-):
-    importlib.import_module(f"option_effects.{room}")
+for room in sorted(pkgutil.iter_modules(option_effects.__path__)):
+    importlib.import_module(f"option_effects.{room.name}")
 
 
 def test_every_option_has_an_entry() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 UNKNOWN = "—"
 
@@ -105,3 +106,19 @@ def perplexity(loss: object) -> str:
     if number is None:
         return UNKNOWN
     return f"{math.exp(number):,.2f}" if number < 20 else "> 1e8"
+
+
+def bytes_of(text: str) -> int | None:
+    """The number of bytes that a size such as "8 GB" or "500 MiB" names.
+
+    Sizes of memory are binary whichever way they are written, as cards are sold: 8 GB
+    is 8 GiB. Returns None for a text that is no size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        return None
+    return int(float(found[1]) * _UNITS[(found[2] or "").upper()])
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT]?)i?B)", re.IGNORECASE)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

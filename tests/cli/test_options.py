@@ -38,7 +38,7 @@ def other_value(leaf: str) -> str:
         "vocab_size": "640", "hidden_size": "256", "tokenizer_vocab_size": "300",
         "max_unpacking_ratio": "9.5",
         "max_record_bytes": "4096", "loss_chunk_bytes": "131072", "rope_theta": "5e5",
-        "activation_budget": "4194304",
+        "activation_budget": "4194304", "cap_memory": "8 GB",
         "max_grad_norm": "0.25", "epochs": "2.5", "capacity_factor": "2.5",
         "num_kv_heads": "2", "rope_factor": "4", "rope_high_freq_factor": "8",
         "mod_capacity_ladder": "0.125", "mod_capacity_schedule": "0.125",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +17,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from lumina.config import Config
 from lumina.data.stream import StepBatches
+from lumina.errors import LuminaError
+from lumina.observe.console import Console
 from lumina.ops.attention import dispatch
 from lumina.plan.plan import Plan
-from lumina.train import batch_search
+from lumina.train import Trainer, batch_search
 from option_effects import shows
-from tiny_runs import Program, Runs, seen
+from tiny_runs import Program, Runs, seen, story
 
 RANKS = Path(__file__).parents[1] / "train" / "test_ranks.py"
 
@@ -49,6 +54,38 @@ def chosen_gpus(runs: Runs) -> None:
     assert "CUDA" in runs.refused("E003", device="auto", cuda_ids=(2,))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
     assert "device is cpu" in runs.refused("E002", device="cpu", cuda_ids=(0,))
+
+
+@shows("cap_memory")
+def memory_of_a_smaller_card(runs: Runs) -> None:
+    """Plans of a GPU are in tests/plan/test_context_tiers.py; here there is none."""
+    assert "the run is on the CPU" in runs.refused("E003", cap_memory="8 GB")
+    assert "cannot be 'large'" in runs.refused("E005", cap_memory="large")
+
+
+@shows("tier")
+def tier_of_contexts(runs: Runs) -> None:
+    """Rows have the length of the tier, and a run that goes on keeps it."""
+    runs.data.write_text(story(600))
+    config = runs.config(batch_size=1, global_batch_size=1, steps=1)
+    chosen = {n: config.get(n) for n in config.provenance if config.is_chosen(n)}
+    leaves = {name: value for name, value in chosen.items() if name != "seq_length"}
+    folder = runs.folder / "tiered"
+    asked = leaves | {"run_dir": str(folder), "tier": "1"}
+    assert 4500 < trained(asked)["tokens"] <= 4608
+    again = {"run_dir": str(folder), "auto_resume": True, "steps": 2}
+    assert 9000 < trained(again)["tokens"] <= 2 * 4608
+    with pytest.raises(LuminaError, match="4,608 tokens, those of tier 2 10,240"):
+        trained(again | {"steps": 3, "tier": "2"})
+    assert "seq_length is 32" in runs.refused("E002", tier="1")
+
+
+def trained(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The last row of a run with these settings and no others."""
+    console = Console(stream=io.StringIO(), live=False)
+    result = Trainer(Config(**leaves), console=console).train()
+    lines = (result.run_dir / "metrics.jsonl").read_text().splitlines()
+    return dict(json.loads(lines[-1]))
 
 
 @pytest.mark.covers("TRN-34: --strict forbids fallback")

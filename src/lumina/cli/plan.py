@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hardware-profile",
         metavar="NAME",
-        help="plan for this hardware, which need not be present; list: shows all",
+        help="plan for this hardware, which need not be present, or for any card of a "
+        'size, such as "8 GB"; list: shows all',
     )
     group.add_argument(
         "--devices",
@@ -60,6 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="count on this share of the peak rate, whatever is known or assumed",
     )
+    group.add_argument(
+        "--fit",
+        action="store_true",
+        help="whether it fits, the longest row and the most rows of a forward",
+    )
+    group.add_argument(
+        "--tiers",
+        action="store_true",
+        help="what each tier of context lengths takes, and the highest that fits",
+    )
     group.add_argument("--json", action="store_true", help="print JSON")
     add_config_options(parser)
 
@@ -70,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(_profile_facts(), indent=2) if args.json else _profiles())
         return 0
     _check(args)
+    from lumina.cli.plan_reach import show_reach
     from lumina.plan.environment import probe
     from lumina.plan.hardware_profiles import find_profile
     from lumina.train import Trainer
@@ -83,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         print_to = f"planned for {devices} x {name} ({machine.device_name})"
     if args.devices is not None:
         config = config.replace(nproc=args.devices)
+    if args.fit or args.tiers:
+        return show_reach(args, config, machine)
     trainer = Trainer(config)
     plan, environment, rows = trainer.explain(machine)
     marks = trainer.begins_and_ends

@@ -15,6 +15,7 @@ from lumina.errors import LuminaError
 from lumina.plan.cpu_precision import bf16_speedup, worth
 from lumina.plan.hardware import DTYPES, peak_flops
 from lumina.plan.host_memory import host_memory_bytes, usable_cores
+from lumina.quantities import bytes_of
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -140,6 +141,28 @@ def probe(wanted: Config | str = "auto") -> Environment:
     if on_cpu:
         return machine
     return _with_mps(machine) if device == "mps" else _with_cuda(machine)
+
+
+def capped(machine: Environment, config: Config) -> Environment:
+    """The machine with no more memory on its GPU than `cap_memory` allows.
+
+    Raises:
+        LuminaError: E003 where there is no GPU to limit.
+    """
+    asked = config.system.cap_memory
+    if asked is None:
+        return machine
+    if machine.device != "cuda" or config.system.device in ("cpu", "mps"):
+        raise LuminaError(
+            "E003",
+            "cap_memory limits what is allocated on a CUDA device, and the run is on "
+            f"{'the CPU' if config.system.device != 'mps' else 'mps'}",
+            'leave --cap-memory out; `lumina plan --hardware-profile "8 GB"` plans '
+            "for a card of that size on any machine",
+        )
+    size = bytes_of(asked)
+    assert size is not None  # the configuration has checked it
+    return replace(machine, memory_bytes=min(machine.memory_bytes, size))
 
 
 _MISSING = {

@@ -12,8 +12,13 @@ from dataclasses import dataclass, replace
 from lumina.errors import LuminaError
 from lumina.plan.environment import Environment
 from lumina.plan.hardware import DTYPES, peak_flops
+from lumina.quantities import byte_size, bytes_of
 
 GIB = 2**30
+
+USABLE_SHARE = 0.97
+"""What PyTorch reports of the size that a card is sold by: 0.97 to 0.99 in the table
+below, less only with error correction in the same memory."""
 
 
 @dataclass(frozen=True)
@@ -203,18 +208,32 @@ ALIASES = {
 def find_profile(name: str) -> tuple[str, HardwareProfile]:
     """The name and the profile; capitals and underscores do not matter.
 
+    A size such as "8 GB" stands for any card of it.
+
     Raises:
         LuminaError: E005, naming those there are.
     """
+    size = bytes_of(name)
+    if size is not None:
+        return _card_of(size)
     key = name.strip().lower().replace("_", "-")
     key = ALIASES.get(key, key)
     if key not in PROFILES:
         raise LuminaError(
             "E005",
             f"there is no hardware profile {name!r}",
-            f"one of {', '.join(PROFILES)}",
+            f'a size such as "8 GB", or one of {", ".join(PROFILES)}',
         )
     return key, PROFILES[key]
+
+
+def _card_of(size: int) -> tuple[str, HardwareProfile]:
+    """A card of which only the memory is known."""
+    name = f"a card of {byte_size(size)}"
+    usable = USABLE_SHARE * size / GIB
+    source = "the size alone; its speed is not known"
+    note = "any CUDA card of the Ampere generation or a later one"
+    return name, HardwareProfile("cuda", name, usable, None, None, (8, 0), source, note)
 
 
 def profile_of(device_name: str) -> HardwareProfile | None:

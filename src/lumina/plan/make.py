@@ -239,6 +239,18 @@ def smallest_layout_fits(
     config: Config, environment: Environment, spec: ModelSpec, world_size: int
 ) -> bool:
     """Whether a run of this shape finds room on the machine, at whatever speed."""
+    room = int(_machine(config, environment).memory_bytes * MEMORY_SHARE)
+    return smallest_estimate(config, environment, spec, world_size)["bound"] <= room
+
+
+def smallest_estimate(
+    config: Config, environment: Environment, spec: ModelSpec, world_size: int
+) -> dict[str, int]:
+    """Bytes on one device, laid out so that a step takes the least.
+
+    Returns:
+        As of `lumina.plan.memory.estimate`.
+    """
     machine = _machine(config, environment)
     decisions = Decisions()
     decisions.decide("world_size", world_size, "")
@@ -250,11 +262,9 @@ def smallest_layout_fits(
     decide_offload(config, decisions)
     _decide_features(config, machine, spec, decisions)
     batching = resolve_batching(config, _sizes(decisions).data)
-    room = int(machine.memory_bytes * MEMORY_SHARE)
-    return any(
-        estimate(spec, layout)["bound"] <= room
-        for layout in _layouts(config, machine, spec, decisions, batching)
-    )
+    layouts = _layouts(config, machine, spec, decisions, batching)
+    found = (estimate(spec, layout) for layout in layouts)
+    return min(found, key=lambda parts: parts["bound"])
 
 
 def _layouts(

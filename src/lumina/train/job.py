@@ -35,6 +35,7 @@ from lumina.train.finish import (
 )
 from lumina.train.held_out import held_out_batches
 from lumina.train.loop import Loop
+from lumina.train.memory_cap import MemoryCap
 from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.origin import origin
 from lumina.train.preparation import Preparation, configure_torch
@@ -85,6 +86,7 @@ class Job:
         self._recorder: Recorder | None = None
         self._store: CheckpointStore | None = None
         self._loop: Loop | None = None
+        self._cap: MemoryCap | None = None
         self._restore_torch: Callable[[], None] | None = None
         self._expected: TimeExpected | None = None
 
@@ -138,6 +140,8 @@ class Job:
             LuminaError: E201 or E202 where there is no room for the model; what else
                 stands in the way, with its code.
         """
+        if self.prepared.config.system.cap_memory is not None:
+            self._cap = MemoryCap(self.prepared.environment)
         try:
             loop = self._build(on_row, on_event)
             # From here on the loop sees a signal.
@@ -341,6 +345,8 @@ class Job:
             if self._recorder is not None:
                 self._recorder.close(self._status())
             self.folder.close()
+            if self._cap is not None:
+                self._cap.lift()
             if self._restore_torch is not None:
                 self._restore_torch()
             if leave:

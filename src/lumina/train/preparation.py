@@ -24,9 +24,10 @@ from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
 from lumina.observe.trackers import chosen_tracker
 from lumina.parallel.sizes import Sizes
+from lumina.plan.context_tiers import check_tier, with_tier
 from lumina.plan.decisions import asked_for
 from lumina.plan.duration import Done
-from lumina.plan.environment import Environment, probe
+from lumina.plan.environment import Environment, capped, probe
 from lumina.plan.fine_tuning import fine_tuning
 from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
@@ -156,7 +157,7 @@ class Preparation:
         check_name(self.config)
         for name in self.config.tracking.trackers:
             chosen_tracker(name).require()
-        self.environment = machine or probe(self.config)
+        self.environment = capped(machine or probe(self.config), self.config)
         self._tries = machine is None
         self._planning = planning
         self._check_devices()
@@ -385,6 +386,9 @@ class Preparation:
     def _decide_length(self, world_size: int) -> None:
         """The length of the rows that a language model is tuned on."""
         weights = self.weights
+        if self.config.system.tier != "none":
+            self._decide_tier(world_size)
+            return
         if weights is None or not self._length_open or weights.spec.hrm is not None:
             return
         if weights.spec.pos_encodings == "learned":
@@ -396,6 +400,20 @@ class Preparation:
             self.environment,
             weights.spec,
             data.document_lengths() if data else None,
+            vocab_size=tokenizer.vocab_size if tokenizer else None,
+            world_size=world_size,
+        )
+
+    def _decide_tier(self, world_size: int) -> None:
+        """The length of the rows by the tier of contexts that is asked for."""
+        if self.reader is not None:
+            check_tier(self.config)
+            return
+        tokenizer = self.data.tokenizer if self.has_data else None
+        self.config = with_tier(
+            self.config,
+            self.environment,
+            model=self.weights.spec if self.weights else None,
             vocab_size=tokenizer.vocab_size if tokenizer else None,
             world_size=world_size,
         )

@@ -48,6 +48,7 @@ class Trainer(Adjusting):
         plan: what the running program realises, and after the run what its last
             program realised; None before `train` has decided it.
         controls: the way to change a running job, once `train` has begun.
+        planned: after `explain`: the settings with what weights and data decide.
         begins_and_ends: how texts and conversations of the data begin and end, in
             words, once `explain` has read the data.
     """
@@ -72,6 +73,7 @@ class Trainer(Adjusting):
         self._loop: Loop | None = None
         self._last_plan: Plan | None = None
         self._last_status: Mapping[str, Any] = NO_STATUS
+        self.planned = self.config
         self.begins_and_ends: Mapping[str, str] = {}
 
     def train(self) -> TrainResult:
@@ -165,6 +167,7 @@ class Trainer(Adjusting):
                 check_fits(prepared.plan, source)
             if reader is not None and prepared.has_data:
                 check_data(prepared, reader.meta.extra)
+            self.planned = prepared.config
             if prepared.has_data:
                 self.begins_and_ends = prepared.data.stats.get("begins_and_ends", {})
             return (

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from lumina.config.sections.section import Section
+from lumina.quantities import bytes_of
 
 
 class SystemSection(Section):
@@ -24,6 +25,20 @@ class SystemSection(Section):
         False,
         description="refuse to run where a device, kernel or feature would be replaced "
         "by another because it is not available",
+    )
+    cap_memory: str | None = Field(
+        None,
+        description='use no more memory of each GPU than this, such as "8 GB": plans '
+        "and the allocator behave as on a card of that size (1 GB is 1 GiB here, and "
+        "what CUDA itself takes is outside it)",
+    )
+    tier: Literal[
+        "none", "auto", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"
+    ] = Field(
+        "none",
+        description="length of the rows by a tier of contexts, from 1 (4,608 tokens) "
+        "to 11 (4,718,592), or auto: the highest that fits into memory; shown by "
+        "`lumina plan --tiers`",
     )
     adapt_to_memory: bool = Field(
         False,
@@ -110,6 +125,14 @@ class SystemSection(Section):
     no_features: tuple[str, ...] = Field(
         (), description="features without an option of their own to leave out"
     )
+
+    @field_validator("cap_memory")
+    @classmethod
+    def _size(cls, value: str | None) -> str | None:
+        """Refuse what is no size of memory."""
+        if value is not None and not bytes_of(value):
+            raise ValueError(f"{value!r} is no size of memory, such as 8 GB")
+        return value
 
     @field_validator("cuda_ids", mode="before")
     @classmethod
