@@ -15,7 +15,6 @@ from lumina.errors import LuminaError
 from lumina.model.declared import declared as declared_tensors
 from lumina.model.kinds.adapters import adapter_rates
 from lumina.optim.declared import Declared, StateTensor, chosen_optimizer
-from lumina.optim.early import OneByOne
 from lumina.optim.groups import (
     factor_of,
     optimizer_of,
@@ -25,6 +24,7 @@ from lumina.optim.groups import (
 from lumina.optim.optimizer import Member, Optimizer, Optimizers, Slot
 from lumina.optim.paging.optimizer import Paged
 from lumina.optim.sharded import is_sharded, whole
+from lumina.optim.units import OneByOne
 from lumina.parallel.mesh import RankGroup
 from lumina.plan.optimizers import values_of
 from lumina.plan.plan import Plan
@@ -124,9 +124,10 @@ def _made(
     ranks: RankGroup,
 ) -> Optimizer:
     """An optimizer that works when, and whose states live where, the Plan says."""
-    if plan.updates_in_backward and not any(slot.touched is not None for slot in slots):
-        return OneByOne(declared, slots, values, device=device, ranks=ranks)
-    if plan.optimizer_states_in == "device" or not declared.states:
+    if not declared.states or plan.optimizer_states_in == "device":
+        # Tables of which a step uses a few rows gather their gradients at its end.
+        if plan.updates_in_backward and slots[0].touched is None:
+            return OneByOne(declared, slots, values, device=device, ranks=ranks)
         made: Optimizer = declared.cls(slots, values, device=device, ranks=ranks)
         return made
     return Paged(

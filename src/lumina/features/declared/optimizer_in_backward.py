@@ -31,14 +31,6 @@ register(
                 "preserve_base_knowledge",
                 "it pulls weights after the backward pass, before they are updated",
             ),
-            *(
-                Exclusion(
-                    f"optimizer_states_{place}",
-                    "it updates one weight at a time, and pages of states come after "
-                    "the backward pass",
-                )
-                for place in ("host", "disk")
-            ),
         ),
         memory=_memory,
     )

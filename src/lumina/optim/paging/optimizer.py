@@ -9,6 +9,7 @@ states, weights and checkpoints are those of a run without pages.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from lumina.optim.optimizer import Optimizer, Slot
 from lumina.optim.paging import sizes as pages
 from lumina.optim.paging.home import chosen_home
 from lumina.optim.paging.page import Page, paged
-from lumina.optim.paging.sizes import WINDOW
+from lumina.optim.paging.round import Round
 from lumina.optim.paging.transport import Transport
+from lumina.optim.units import Unit
 from lumina.parallel.mesh import RankGroup
 
 
@@ -73,7 +75,11 @@ class Paged(Optimizer):
             pinned = device.type == "cuda"
             self.pages.append(Page(made, home, folder, pinned=pinned))
         self._transport = Transport(device, staged=home.staged)
-        self._written: list[Any] = []
+        self._units = [
+            Unit(page.slots, partial(self._step_page, page)) for page in self.pages
+        ]
+        self._order = [page for page in self.pages if page.size]
+        self._round: Round | None = None
 
     def gather(self) -> Tensor | None:
         """[] float32, 1.0 where gradients of a page's own are not finite."""
@@ -84,42 +90,32 @@ class Paged(Optimizer):
     def step(
         self, *, lr: Tensor, weight_decay: float, divisor: Tensor, skip: Tensor
     ) -> None:
-        """Update every master, page by page; arguments as of `Optimizer.step`."""
-        with_states = [page for page in self.pages if page.size]
-        size = max((page.size for page in with_states), default=0)
-        buffers = self._transport.buffers(size, len(with_states)) if size else []
-        writes: list[Any] = [None] * len(buffers)
-        fetched: dict[int, Any] = {}
+        """Update every master, page by page; arguments as of `Optimizer.step`.
 
-        def fetch(number: int) -> None:
-            page, place = with_states[number], number % WINDOW
-            assert page.home is not None
-            after = [one for one in (page.written, writes[place]) if one is not None]
-            fetched[number] = self._transport.fetch(
-                page.home, buffers[place][: page.size], place, after
-            )
+        Pages that had their step in the backward pass have no other one.
+        """
+        for unit in self.units():
+            unit.finish(lr=lr, weight_decay=weight_decay, divisor=divisor, skip=skip)
+        # The next step will likely visit them in the order of this one.
+        if self._round is not None:
+            visited = self._round.visited
+            self._order = visited + [
+                page for page in self._order if page not in visited
+            ]
+        self._round = None
 
-        for number in range(min(WINDOW - 1, len(with_states))):
-            fetch(number)
-        number = 0
-        for page in self.pages:
-            update = page.optimizer.step
-            if not page.size:
-                update(lr=lr, weight_decay=weight_decay, divisor=divisor, skip=skip)
-                continue
-            place = number % WINDOW
-            buffer = buffers[place][: page.size]
-            self._transport.arrived(fetched.pop(number))
-            page.move(buffer)
-            update(lr=lr, weight_decay=weight_decay, divisor=divisor, skip=skip)
-            assert page.home is not None
-            page.written = writes[place] = self._transport.store(
-                page.home, buffer, place
-            )
-            page.move(page.home.rest)
-            if number + WINDOW - 1 < len(with_states):
-                fetch(number + WINDOW - 1)
-            number += 1
+    def units(self) -> list[Unit]:
+        """The pages, each of which can be updated by itself."""
+        return self._units
+
+    def _step_page(self, page: Page, **scalars: Any) -> None:
+        """One page: bring its states, update, and take them back."""
+        if not page.size:
+            page.optimizer.step(**scalars)
+            return
+        if self._round is None:
+            self._round = Round(self._transport, self._order)
+        self._round.visit(page, lambda: page.optimizer.step(**scalars))
 
     def settle(self) -> None:
         """Wait until every page is at home."""
