@@ -95,6 +95,51 @@ def test_a_run_with_pages_is_the_run_without_them(small_pages, store, tmp_path) 
     assert not list((tmp_path / "pages").iterdir())  # files have no names
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_masters_of_narrow_weights_live_in_the_pages(
+    small_pages, store, tmp_path, early
+) -> None:
+    stream = stream_of(store)
+    narrow = {"compute_dtype": "bfloat16", "optimizer_in_backward": early}
+    plain = assemble(tiny_plan(**narrow))
+    paged = assemble(paged_plan(tmp_path, **narrow))
+    held = paged.held
+    assert held["optimizer"] == 0 and held["model"] < 0.7 * plain.held["model"]
+    _, reached = take_steps(plain, stream, 3)
+    _, progress = take_steps(paged, stream, 3)
+    there = capture(paged, progress, everything=True)
+    equal(capture(plain, reached, everything=True), there)
+    kept = {name: value.clone() for name, value in there.tensors.items()}
+    take_steps(plain, stream, 1, reached)
+    take_steps(paged, stream, 1, progress)
+    assert all(torch.equal(kept[n], t) for n, t in there.tensors.items())
+    paged.optimizer.begin_anew()
+    plain.optimizer.begin_anew()
+    take_steps(plain, stream, 1, reached)
+    take_steps(paged, stream, 1, progress)
+    equal(
+        capture(plain, reached, everything=True),
+        capture(paged, progress, everything=True),
+    )
+
+
+def test_masters_stay_where_more_than_a_step_reads_them(store, tmp_path) -> None:
+    narrow = {"compute_dtype": "bfloat16", "qk_clip": 0.0}
+    plan = paged_plan(tmp_path, **narrow)
+    assert plan.masters_beside
+    for other in ({"ema_decay": 0.9}, {"qk_clip": 50.0}, {"swa_start": 0.5}):
+        assert not plan.replace(**other).masters_beside
+    averaged = plan.replace(ema_decay=0.9)
+    plain = averaged.replace(optimizer_states_in="device")
+    runs = [assemble(averaged), assemble(plain)]
+    stream = stream_of(store)
+    states = []
+    for program in runs:
+        _, progress = take_steps(program, stream, 2)
+        states.append(capture(program, progress, everything=True))
+    equal(*states)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
     "name", ["adamw", "adamw_8bit", "adafactor", "muon", "schedule_free", "sgd"]

@@ -35,7 +35,10 @@ def forgotten(runs: Runs) -> None:
     assert found == [4]
 
 
-@pytest.mark.covers("TRN-24: periodic cache clearing")
+@pytest.mark.covers(
+    "TRN-24: periodic cache clearing",
+    "MEM-16: memory that no tensor is in given back every N steps",
+)
 @shows("clear_cache_every_n_steps")
 def cleared(runs: Runs) -> None:
     calls: list[str] = []

@@ -23,15 +23,23 @@ def test_states_in_host_memory_leave_three_pages_on_the_device() -> None:
     plain = plan_for(large(), gpu(host_memory_bytes=64 * GIB))
     host = plan_for(large(optimizer_states_in="host"), gpu(host_memory_bytes=64 * GIB))
     assert plain.elsewhere == {}
-    assert host.elsewhere == {"host": plain.memory["optimizer"]}
+    masters = plain.memory["master_weights"]
+    assert host.elsewhere == {"host": plain.memory["optimizer"] + masters}
+    assert host.memory["master_weights"] == 0
+    averaged = plan_for(
+        large(optimizer_states_in="host", ema_decay=0.9),
+        gpu(host_memory_bytes=64 * GIB),
+    )
+    assert averaged.memory["master_weights"] == masters
+    assert averaged.elsewhere == {"host": plain.memory["optimizer"]}
     assert plain.memory["optimizer"] == 8 * plain.parameters
-    page = 8 * max(one.size for one in parameters(plain.spec))
+    page = 12 * max(one.size for one in parameters(plain.spec))
     assert host.memory["optimizer"] == 3 * page > 3 * 256 * 2**20
     shown = " ".join(banner_lines(host, gpu(), None, None))
     assert "beside it" in shown and "pinned host memory" in shown
     disk = plan_for(large(optimizer_states_in="disk"), gpu(host_memory_bytes=64 * GIB))
     assert disk.elsewhere == {
-        "disk": plain.memory["optimizer"],
+        "disk": plain.memory["optimizer"] + masters,
         "host": 3 * page,
     }
 

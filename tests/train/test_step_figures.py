@@ -220,6 +220,7 @@ def test_hardware_utilisation_counts_what_is_computed_again(stream):
 @pytest.mark.covers(
     "MON-03: memory_utilization",
     "MON-03: memory_allocated, memory_peak",
+    "MEM-16: fragmentation metric",
     "MON-03: memory_reserved, memory_fragmentation",
 )
 def test_memory_of_a_gpu(monkeypatch):
@@ -247,7 +248,7 @@ def test_memory_of_a_process_is_its_own():
     assert MemoryFigures("cpu", None).row(1, None)["oom_risk_score"] is None
 
 
-@pytest.mark.covers("MON-03: oom_risk_score")
+@pytest.mark.covers("MON-03: oom_risk_score", "MEM-27: OOM risk score")
 def test_the_risk_rises_with_what_is_used_and_with_its_growth():
     def of(*shares, window=3):
         return risk(deque(enumerate(shares), maxlen=window))

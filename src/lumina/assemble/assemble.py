@@ -39,6 +39,7 @@ from lumina.model.freezing import frozen_parameters
 from lumina.model.spec import ModelSpec
 from lumina.model.stored import declared_tensors
 from lumina.optim.optimizer import Slot, local
+from lumina.optim.paging.page import MASTER
 from lumina.optim.sharded import whole
 from lumina.plan.plan import Plan
 from lumina.state.adapter_base import OnBase, open_base
@@ -398,20 +399,27 @@ def _tensors(
     carry = {name: _snapshot(one) for name, one in whole_carry(program).items() if own}
     buffers = {n: _snapshot(one) for n, one in _buffers(program, parameters) if own}
 
-    def keep(kind: str, name: str, part: Tensor, like: Tensor) -> None:
+    def keep(
+        kind: str, name: str, part: Tensor, like: Tensor, still: Tensor | None = None
+    ) -> None:
         into = moments.setdefault(kind, {}) if kind else tensors
-        full = whole(part, like)
+        full = whole(part, like) if still is None else still
         if everything or owner.get(name, 0) == ranks.rank:
             for logical, piece in split_fused(name, full, program.pieces).items():
-                into[logical] = copied(f"{kind}/{logical}", piece)
+                into[logical] = (
+                    copied(f"{kind}/{logical}", piece)
+                    if still is None
+                    else piece.contiguous()
+                )
 
+    program.optimizer.settle()
     for name, parameter in saved.items():
         like = parameter.detach()
         slot = trained.get(name)
-        keep("", name, slot.master if slot else local(like), like)
+        still = still_state(slot, MASTER) if slot else None
+        keep("", name, slot.master if slot else local(like), like, still)
         if slot is not None:
             slot.release()
-    program.optimizer.settle()
     for slot, kind, declared in states(program.optimizer):
         held = moments.setdefault(kind, {})
         own_state = everything or owner[slot.name] == ranks.rank

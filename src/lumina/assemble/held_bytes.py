@@ -19,12 +19,15 @@ def held_bytes(program: Program) -> dict[str, int]:
     The model is its parameters, its buffers, and masters that are tensors of their own;
     the optimizer all states, with averages of the weights and the copy that training
     stays near; the gradient what a backward pass leaves of all trained parameters, and
-    the float32 sums of several.
+    the float32 sums of several. States and masters that come to the device in pages are
+    not among them.
     """
-    network, slots = program.network, program.optimizer.slots
-    masters = [slot.master for slot in slots if slot.keeps_master]
+    network = program.network
+    slots = program.optimizer.slots
+    here = [slot for slot in slots if slot.still is None]
+    masters = [slot.master for slot in here if slot.keeps_master]
     model = [local(one.detach()) for one in network.parameters()]
-    optimizer = [one for slot in slots for one in slot.state.values()]
+    optimizer = [one for slot in here for one in slot.state.values()]
     if program.average is not None:
         optimizer += getattr(program.average, "averages", [])
     if program.base is not None:
@@ -45,6 +48,6 @@ def held_bytes(program: Program) -> dict[str, int]:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the storages of these tensors, each counted once."""
+    """Bytes of the storages of these tensors on the device, each counted once."""
     storages = {one.untyped_storage().data_ptr(): one for one in tensors}
     return sum(one.untyped_storage().nbytes() for one in storages.values())

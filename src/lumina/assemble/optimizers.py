@@ -138,6 +138,7 @@ def _made(
         ranks=ranks,
         place=plan.optimizer_states_in,
         folder=Path(plan.offload_folder or cache_root() / "offload"),
+        masters=plan.masters_beside,
     )
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lumina.plan.time_estimate import TimeEstimate
 
 PARTS = (
-    "model", "parameters", "memory", "generation", "data", "time", "decisions",
-    "warnings",
+    "model", "parameters", "memory", "storage", "generation", "data", "time",
+    "decisions", "warnings",
 )  # fmt: skip
 ALWAYS = ("warnings",)
 

@@ -30,17 +30,19 @@ class Early:
     """
 
     def __init__(self, members: Mapping[str, Member], device: torch.device) -> None:
-        self.hooks: list[Any] = []
-        for member in members.values():
-            if not isinstance(member.optimizer, InUnits):
-                continue
-            for unit in member.optimizer.units():
-                for slot in unit.slots:
-                    self.hooks.append(
-                        slot.parameter.register_post_accumulate_grad_hook(
-                            lambda _, unit=unit, of=member: self._complete(unit, of)
-                        )
-                    )
+        self._members = [
+            member
+            for member in members.values()
+            if isinstance(member.optimizer, InUnits)
+        ]
+        self._unit_of: dict[str, tuple[Unit, Member]] = {}
+        self.hooks: list[Any] = [
+            slot.parameter.register_post_accumulate_grad_hook(
+                lambda _, name=slot.name: self._complete(name)
+            )
+            for member in self._members
+            for slot in member.optimizer.slots
+        ]
         self._device = device
         self._armed: tuple[Tensor, float] | None = None
         self._squares: list[Tensor] = []
@@ -51,11 +53,20 @@ class Early:
         self._armed = lr, weight_decay
         self._squares = []
         self._there.clear()
+        # Optimizers that begin anew are other objects.
+        self._unit_of = {
+            slot.name: (unit, member)
+            for member in self._members
+            if isinstance(member.optimizer, InUnits)
+            for unit in member.optimizer.units()
+            for slot in unit.slots
+        }
 
-    def _complete(self, unit: Unit, member: Member) -> None:
-        """The gradient of one parameter of a unit is complete."""
+    def _complete(self, name: str) -> None:
+        """The gradient of a parameter is complete."""
         if self._armed is None:
             return
+        unit, member = self._unit_of[name]
         self._there[unit] += 1
         if self._there[unit] < len(unit.slots):
             return

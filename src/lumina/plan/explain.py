@@ -14,6 +14,7 @@ from lumina.plan.environment import Environment
 from lumina.plan.flops import CONVENTION
 from lumina.plan.memory_text import at_most, components
 from lumina.plan.plan import Plan
+from lumina.plan.storage import checkpoints_kept, storage
 from lumina.quantities import byte_size, duration
 
 # Fields with a place of their own in the text.
@@ -31,8 +32,8 @@ UNKNOWN = "unknown"
 
 
 SECTIONS = (
-    "model", "parameters", "memory", "generation", "data", "work", "decisions",
-    "warnings",
+    "model", "parameters", "memory", "storage", "generation", "data", "work",
+    "decisions", "warnings",
 )  # fmt: skip
 """What `explain` tells, in this order."""
 
@@ -69,6 +70,7 @@ def explain(
             "Memory of one device, estimated",
             lambda: _memory_lines(plan, environment),
         ),
+        "storage": ("Disk, estimated", lambda: _storage_lines(plan)),
         "generation": (
             "Keys and values in generation, at most",
             lambda: _generation_lines(plan),
@@ -151,6 +153,15 @@ def _generation_lines(plan: Plan) -> list[str]:
     from lumina.plan.kv_cache import lines
 
     return lines(plan.spec, getattr(torch, plan.compute_dtype))
+
+
+def _storage_lines(plan: Plan) -> list[str]:
+    return [
+        f"{name:<22}{byte_size(size):>20}"
+        + (f"  {checkpoints_kept(plan)} at most" if name == "checkpoints" else "")
+        for name, size in storage(plan).items()
+        if size
+    ]
 
 
 def _data_lines(

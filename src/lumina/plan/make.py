@@ -301,6 +301,7 @@ def _layouts(
         compile=decisions.values["compile"],
         chunk_tokens=decisions.values["chunk_size"],
         features=features_with_memory(decisions.draft(spec)),
+        masters_beside=decisions.draft(spec).masters_beside,
     )
     conditions = Conditions(
         spec,
@@ -470,6 +471,7 @@ def layout_of(plan: Plan) -> Layout:
         compile=plan.compile,
         chunk_tokens=plan.chunk_size,
         features=features_with_memory(plan),
+        masters_beside=plan.masters_beside,
     )
 
 

@@ -210,6 +210,23 @@ class Plan:
         return self.preservation_method if self.preservation > 0 else ""
 
     @property
+    def masters_beside(self) -> bool:
+        """Whether float32 masters live with the states beside the device.
+
+        They do where nothing but the step of an optimizer reads or writes them.
+        """
+        others = (
+            self.ema_decay
+            or self.swa_start
+            or self.lookahead_steps
+            or self.qk_clip
+            or self.gradient_steps
+            or self.keeps == "weights"
+            or "weight_changes" in self.measures
+        )
+        return self.optimizer_states_in != "device" and not others
+
+    @property
     def updates_in_backward(self) -> bool:
         """Whether weights change in the backward pass, which a step has one of."""
         return self.optimizer_in_backward and self.grad_accum == 1

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lumina.data.cache import cache_root
 from lumina.durable import free_bytes
 from lumina.errors import LuminaError
-from lumina.parallel.table import chosen_way
-from lumina.plan.count import count_trainable
-from lumina.plan.make import layout_of
 from lumina.plan.plan import Plan
+from lumina.plan.storage import checkpoint_bytes
 from lumina.quantities import byte_size
 
 SURE = 0.9
@@ -28,10 +27,8 @@ def check_room(plan: Plan, folder: Path, events: list[dict[str, Any]]) -> None:
     Raises:
         LuminaError: E204.
     """
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = free_bytes(there)
+    _check_offload(plan)
+    there, free = _free(folder)
     weights, whole = checkpoint_bytes(plan)
     if free < SURE * weights:
         raise LuminaError(
@@ -58,12 +55,29 @@ def check_room(plan: Plan, folder: Path, events: list[dict[str, Any]]) -> None:
         )
 
 
-def checkpoint_bytes(plan: Plan) -> tuple[int, int]:
-    """Bytes of the weights in a checkpoint, and of a whole one, estimated."""
-    memory = plan.memory
-    ranks = plan.world_size if chosen_way(plan.parallel).sharded else 1
-    weights = ranks * max(memory["weights"], memory["master_weights"])
-    if plan.spec.adapters:  # their base is elsewhere
-        weights = 4 * count_trainable(plan.spec, plan.freeze)
-    states = layout_of(plan).states_here(plan.spec)
-    return weights, weights + ranks * (states + memory["ema"])
+def _check_offload(plan: Plan) -> None:
+    """Refuse files beside the device that find no room.
+
+    Raises:
+        LuminaError: E204.
+    """
+    wanted = plan.elsewhere.get("disk", 0) * plan.world_size
+    if not wanted:
+        return
+    there, free = _free(Path(plan.offload_folder or cache_root()))
+    if free < wanted:
+        raise LuminaError(
+            "E204",
+            f"what lives on disk takes {byte_size(wanted)}, and {there} has "
+            f"{byte_size(free)}",
+            "free some disk space, or name a folder of another disk with "
+            "--offload-folder",
+        )
+
+
+def _free(folder: Path) -> tuple[Path, int]:
+    """The folder, or the nearest one above that is there, and the bytes free in it."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    return there, free_bytes(there)

@@ -10,11 +10,16 @@ from lumina.features.table import register
 
 
 def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
-    """The gradients of one block at most, or of the largest table."""
+    """The gradients of one block at most, or of the largest table.
+
+    Where states come in pages, those of the pages that are not complete as well.
+    """
     if layout.grad_accum > 1:
         return {}
-    gradients = layout.gradients_here(spec)
-    return {"gradients": min(layout.gradients_at_a_time(spec), gradients) - gradients}
+    gradients, there = layout.gradients_here(spec), layout.gradients_at_a_time(spec)
+    if any(name.startswith("optimizer_states_") for name in layout.features):
+        there += layout.pages_here(spec)
+    return {"gradients": min(there, gradients) - gradients}
 
 
 register(

@@ -9,21 +9,28 @@ from lumina.features.feature import Feature, Machine
 from lumina.features.table import register
 
 
+def _beside(spec: Any, layout: Any) -> tuple[int, int]:
+    """Bytes of states and of masters that live beside the device."""
+    masters = layout.masters_here(spec) if layout.masters_beside else 0
+    return layout.states_here(spec), masters
+
+
 def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
     """On the device are only the pages that a step works on."""
-    states = layout.states_here(spec)
-    return {"optimizer": min(states, layout.pages_here(spec)) - states}
+    states, masters = _beside(spec, layout)
+    pages = min(states + masters, layout.pages_here(spec))
+    return {"optimizer": pages - states, "master_weights": -masters}
 
 
 def _on_host(spec: Any, layout: Any) -> Mapping[str, int]:
-    return {"host": layout.states_here(spec)}
+    return {"host": sum(_beside(spec, layout))}
 
 
 def _on_disk(spec: Any, layout: Any) -> Mapping[str, int]:
     """The files, and for a GPU the pinned memory that pages pass through."""
-    states = layout.states_here(spec)
+    whole = sum(_beside(spec, layout))
     staging = 0 if layout.device == "cpu" else layout.pages_here(spec)
-    return {"disk": states, "host": min(states, staging)}
+    return {"disk": whole, "host": min(whole, staging)}
 
 
 def _beside_a_cuda_device(machine: Machine) -> str | None:

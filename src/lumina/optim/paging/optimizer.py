@@ -38,6 +38,7 @@ class Paged(Optimizer):
         ranks: as of `Optimizer`.
         place: where states live: an entry of `HOMES`.
         folder: for files.
+        masters: masters live there as well, where nothing but a step needs them.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Paged(Optimizer):
         ranks: RankGroup | None,
         place: str,
         folder: Path,
+        masters: bool = False,
     ) -> None:
         super().__init__(slots, options, device=device, ranks=ranks)
         self._again: Callable[[], Paged] = lambda: Paged(
@@ -60,6 +62,7 @@ class Paged(Optimizer):
             ranks=ranks,
             place=place,
             folder=folder,
+            masters=masters,
         )
         home = chosen_home(place)
         sizes = [
@@ -67,13 +70,14 @@ class Paged(Optimizer):
                 state.bytes_for(tuple(slot.parameter.shape), len(slot.matrix_names))
                 for state in declared.states.values()
             )
+            + 4 * slot.parameter.numel() * masters
             for slot in slots
         ]
         self.pages: list[Page] = []
         for group in paged(slots, sizes, pages.PAGE_BYTES):
             made = declared.cls(group, options, device=device, ranks=ranks)
             pinned = device.type == "cuda"
-            self.pages.append(Page(made, home, folder, pinned=pinned))
+            self.pages.append(Page(made, home, folder, pinned=pinned, masters=masters))
         self._transport = Transport(device, staged=home.staged)
         self._units = [
             Unit(page.slots, partial(self._step_page, page)) for page in self.pages
@@ -126,14 +130,15 @@ class Paged(Optimizer):
         """As the page's optimizer computes it, from states on the device."""
         page = next(one for one in self.pages if slot in one.slots)
         page.come_home()
-        kept = dict(slot.state)
+        states, master = slot.state, slot.master
         slot.state = {
-            name: value.to(self.device, copy=True) for name, value in kept.items()
+            name: value.to(self.device, copy=True) for name, value in states.items()
         }
+        slot.master = master.to(self.device)
         try:
             return page.optimizer.evaluated(slot)
         finally:
-            slot.state = kept
+            slot.state, slot.master = states, master
 
     def scalars(self) -> dict[str, Tensor]:
         """Those of the first page, which are those of every page."""
@@ -146,6 +151,10 @@ class Paged(Optimizer):
 
     def anew(self) -> Optimizer:
         """The same optimizer with its first states."""
+        self.settle()
+        for slot in self.slots:
+            if slot.keeps_master and slot.parameter.dtype != torch.float32:
+                slot.master = slot.master.to(self.device, copy=True)
         self.close()
         return self._again()
 

@@ -1,4 +1,4 @@
-"""A page: the states of a few slots in one piece of memory."""
+"""A page: the states of a few slots, and maybe masters, in one piece of memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from lumina.optim.optimizer import Optimizer, Slot
 from lumina.optim.paging.home import Home, aligned
+
+MASTER = ""
+"""The name of a slot's master among what a page holds of it."""
 
 BETWEEN = 64
 """Bytes of which the place of a tensor in its page is a multiple."""
@@ -28,6 +31,7 @@ class Page:
         home: the class of the place where they live.
         folder: as of `Home`.
         pinned: as of `Home`.
+        masters: masters that are no weights of the network live in the page, too.
 
     Attributes:
         size: bytes of the page; 0 where the slots have no states.
@@ -35,14 +39,23 @@ class Page:
     """
 
     def __init__(
-        self, optimizer: Optimizer, home: type[Home], folder: Path, *, pinned: bool
+        self,
+        optimizer: Optimizer,
+        home: type[Home],
+        folder: Path,
+        *,
+        pinned: bool,
+        masters: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self.slots = optimizer.slots
         self._places: list[tuple[Slot, str, torch.dtype, torch.Size, int]] = []
         end = 0
         for slot in self.slots:
-            for name, value in slot.state.items():
+            held = dict(slot.state)
+            if masters and slot.keeps_master and slot.parameter.dtype != torch.float32:
+                held[MASTER] = slot.master
+            for name, value in held.items():
                 self._places.append((slot, name, value.dtype, value.shape, end))
                 end += -(-value.nbytes // BETWEEN) * BETWEEN
         self.size = aligned(end)
@@ -54,8 +67,8 @@ class Page:
         for (slot, name, *_), place in zip(
             self._places, self._views(self.home.rest), strict=True
         ):
-            place.copy_(slot.state[name])
-            slot.state[name] = place
+            place.copy_(slot.master if name == MASTER else slot.state[name])
+        self.move(self.home.rest)
         for slot in self.slots:
             slot.still = self._still_state
 
@@ -66,11 +79,14 @@ class Page:
             yield content[begin : begin + size].view(dtype).view(shape)
 
     def move(self, content: Tensor) -> None:
-        """Let the slots' states be parts of other memory with the same content."""
+        """Let what it holds be parts of other memory with the same content."""
         for (slot, name, *_), state in zip(
             self._places, self._views(content), strict=True
         ):
-            slot.state[name] = state
+            if name == MASTER:
+                slot.master = state
+            else:
+                slot.state[name] = state
 
     def come_home(self) -> None:
         """Wait until the page is written; its states are then those of its home.

@@ -96,6 +96,7 @@ class Layout:
         compile: whether the blocks are compiled; changes what is expected only.
         chunk_tokens: tokens of the chunks in which rows are trained; 0: rows are whole.
         features: features whose declaration says what memory they take or save.
+        masters_beside: float32 masters live where the optimizer's states live.
     """
 
     micro_batch_size: int
@@ -117,6 +118,7 @@ class Layout:
     features: tuple[str, ...] = ()
     weights_dtype: str = "float32"
     chunk_tokens: int = 0
+    masters_beside: bool = False
 
     @property
     def accumulates(self) -> bool:
@@ -174,11 +176,25 @@ class Layout:
         largest = max(*sizes, *(one.size for one in parameters(spec)))
         return 4 * largest
 
+    def masters_here(self, spec: ModelSpec) -> int:
+        """Bytes of float32 masters of which a single process has narrower copies."""
+        held = self.weights_dtype != "float32"
+        if held or BYTES[self.compute_dtype] != 2:
+            return 0
+        if not chosen_way(self.parallel).masters_apart:
+            return 0
+        trained = int(self.trained_here(spec))
+        total = count_parameters(spec).total - count_sparse(spec)
+        # Routers have no copies: they are float32.
+        routers = count_parameters(spec).router if trained == total else 0
+        return 4 * (trained - routers)
+
     def pages_here(self, spec: ModelSpec) -> int:
         """Bytes of the pages of states that are on a device at a time."""
         ranks = self.data_ranks if chosen_way(self.parallel).sharded else 1
         largest = max(one.size for one in parameters(spec))
-        page = max(PAGE_BYTES, math.ceil(self.optimizer_states[0] * largest / ranks))
+        kept = self.optimizer_states[0] + 4 * self.masters_beside
+        page = max(PAGE_BYTES, math.ceil(kept * largest / ranks))
         return WINDOW * page
 
     def whole_copy(self, spec: ModelSpec) -> int:
