@@ -17,9 +17,10 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+@pytest.mark.thorough
 @pytest.mark.covers("MEM-28")
 def test_what_a_run_leaves_on_disk_was_in_its_plan(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     plans: list[Plan] = []
 
@@ -44,6 +45,10 @@ def test_what_a_run_leaves_on_disk_was_in_its_plan(
         monkeypatch.setattr(room_on_disk, "free_bytes", lambda path: 1000)
         said = runs.refused("E204", steps=2, optimizer_states_in="disk")
         assert "what lives on disk takes" in said
+
+
+@pytest.mark.covers("MEM-28")
+def test_a_plan_shows_what_goes_to_disk(capsys: pytest.CaptureFixture[str]) -> None:
     words = "plan --preset debug --steps 100 --save-every-n-batches 10 --show storage"
     assert main(words.split()) == 0
     shown = capsys.readouterr().out

@@ -7,6 +7,7 @@ from typing import Any
 from lumina.assemble.program import Program
 from lumina.errors import LuminaError
 from lumina.plan.checkpointing import KINDS, kind_of
+from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
 from lumina.train.controls.control import Control
 from lumina.train.controls.table import register_control
@@ -105,3 +106,30 @@ class ActivationsIn(_Layout):
                 "use disk",
             )
         return plan.replace(activations_in=value)
+
+
+@register_control
+class OptimizerStatesIn(_Layout):
+    """Where the optimizer's states live between steps."""
+
+    name = "optimizer_states_in"
+    allowed = "it is device, host or disk"
+    settings = ("optimizer_states_in",)
+
+    def makes_sense(self, value: Any) -> bool:
+        """Whether it is one of the three words."""
+        return value in ("device", "host", "disk")
+
+    def edit(self, plan: Plan, value: Any) -> Plan:
+        """The Plan with states that live there.
+
+        Raises:
+            LuminaError: E003 for the host's memory, where that is the device's.
+        """
+        if value == "host" and plan.device != "cuda":
+            raise LuminaError(
+                "E003",
+                f"the states of a run on {plan.device} are in host memory already",
+                "choose disk",
+            )
+        return with_spec(plan.replace(optimizer_states_in=value), plan.spec)

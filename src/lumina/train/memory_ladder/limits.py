@@ -37,7 +37,8 @@ IN_KEY = (
     "spec", "device", "compute_dtype", "fp8", "weights_dtype", "parallel", "world_size",
     "optimizer", "optimizer_groups", "optimizer_options", "qk_clip", "gradient_steps",
     "ema_decay", "swa_start", "lookahead_steps", "freeze", "compile", "attention",
-    "loss_chunk_bytes", "features", "preservation_method", "watch_vocabulary",
+    "optimizer_in_backward", "loss_chunk_bytes", "features", "preservation_method",
+    "watch_vocabulary",
 )  # fmt: skip
 """Fields of a Plan that the memory of a step depends on, beside what rungs change."""
 

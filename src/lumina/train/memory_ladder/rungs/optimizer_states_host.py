@@ -1,0 +1,42 @@
+"""The optimizer's states leave the GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lumina.plan.elsewhere import elsewhere
+from lumina.plan.host_memory import host_memory_bytes
+from lumina.plan.make import layout_of
+from lumina.plan.plan import Plan
+from lumina.quantities import byte_size
+from lumina.train.memory_ladder.rung import Attempt, Rung, register_rung
+
+SHARE = 0.7
+"""Part of the host's memory that states may take without being asked for."""
+
+
+@register_rung
+class OptimizerStatesHost(Rung):
+    """Keep the states in host memory, and bring them page by page.
+
+    The states are those of before, so that the step is, too.
+    """
+
+    name = "optimizer_states_host"
+    place = 60
+    control = "optimizer_states_in"
+
+    def next(self, plan: Plan, cleared: bool) -> Attempt | None:
+        """Host memory, where the states are on a GPU and the host has the room."""
+        if plan.device != "cuda" or plan.optimizer_states_in != "device":
+            return None
+        beside = plan.replace(optimizer_states_in="host")
+        size = elsewhere(plan.spec, layout_of(beside)).get("host", 0)
+        if not size or size * plan.world_size > SHARE * host_memory_bytes():
+            return None
+        text = f"{byte_size(size)} of optimizer states live in host memory"
+        return Attempt(self.name, text, self.control, "host")
+
+    def known_to_fit(self, plan: Plan, value: Any) -> Any:
+        """Host memory, where the earlier run needed it."""
+        return None if self.next(plan, cleared=True) is None else value

@@ -1,0 +1,80 @@
+"""States that leave the device while a run trains."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_runs
+from lumina.config import Config
+from lumina.errors import LuminaError
+from lumina.plan.plan import Plan
+from lumina.train import Trainer
+from lumina.train.controls.layout import OptimizerStatesIn
+from lumina.train.memory_ladder.rung import rungs
+from lumina.train.memory_ladder.rungs import optimizer_states_host
+from machines import cpu, gpu, plan_for
+from tiny_runs import Program, Runs, seen
+
+GIB = 2**30
+
+
+def rung() -> Any:
+    return next(one for one in rungs() if one.name == "optimizer_states_host")
+
+
+def plan_on(machine: Any) -> Plan:
+    return plan_for(Config.resolve(preset="dense_3b"), machine)
+
+
+def test_a_gpu_without_room_moves_the_states_to_its_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert rungs()[-1] is rung()  # it costs most time
+    plan = plan_on(gpu())
+    have = [64 * GIB]
+    monkeypatch.setattr(optimizer_states_host, "host_memory_bytes", lambda: have[0])
+    attempt = rung().next(plan, cleared=True)
+    assert (attempt.control, attempt.value) == ("optimizer_states_in", "host")
+    beside = OptimizerStatesIn().edit(plan, attempt.value)
+    assert beside.elsewhere["host"] > 30 * GIB
+    assert beside.memory["bound"] < plan.memory["bound"] - 20 * GIB
+    assert rung().next(beside, cleared=True) is None
+    assert rung().known_to_fit(plan, "host") == "host"
+    have[0] = 40 * GIB
+    assert rung().next(plan, cleared=True) is None
+    assert rung().next(plan_on(cpu(memory_bytes=96 * GIB)), cleared=True) is None
+
+
+@pytest.mark.thorough
+def test_a_run_goes_on_as_before_when_its_states_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs(tmp_path, monkeypatch)
+    places: list[str] = []
+
+    def move(trainer: Any, row: dict[str, Any]) -> None:
+        if row["step"] == 2:
+            trainer.controls.request("optimizer_states_in", "disk", "for a test")
+
+    def place(program: Program, _: object) -> str:
+        return program.plan.optimizer_states_in
+
+    plain = runs.train(steps=6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_runs, "Trainer", partial(Trainer, on_step=move))
+        moved = runs.train(seen(place, places), steps=6)
+    assert places[0] == "device" and places[-1] == "disk"
+    assert [r["loss"] for r in moved.rows] == [r["loss"] for r in plain.rows]
+    for name, value in plain.tensors.items():
+        assert torch.equal(value, moved.tensors[name]), name
+
+
+def test_the_host_is_no_other_place_for_a_run_on_it() -> None:
+    with pytest.raises(LuminaError) as caught:
+        OptimizerStatesIn().edit(plan_on(cpu(memory_bytes=96 * GIB)), "host")
+    assert caught.value.code == "E003"
