@@ -98,6 +98,7 @@ def test_only_the_gradients_of_a_block_are_in_the_plan() -> None:
         ({"grad_accum": 2}, "grad_accum is 2"),
         ({"precision": "fp16"}, "precision fp16"),
         ({"gradient_steps": ("centralise",)}, "gradient_steps"),
+        ({"use_chunked_training": True}, "use_chunked_training"),
         ({"weight_changes_every": 1}, "weight_changes_every"),
         ({"batch_size": 2, "global_batch_size": 8}, "has 4 of them"),
         ({"parallel": "ddp", "world_size": 2}, "exchanges gradients"),

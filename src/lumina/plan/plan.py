@@ -229,7 +229,9 @@ class Plan:
     @property
     def updates_in_backward(self) -> bool:
         """Whether weights change in the backward pass, which a step has one of."""
-        return self.optimizer_in_backward and self.grad_accum == 1
+        return (
+            self.optimizer_in_backward and self.grad_accum == 1 and not self.chunk_size
+        )
 
     @property
     def mesh_sizes(self) -> Sizes:

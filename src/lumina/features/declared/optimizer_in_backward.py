@@ -14,7 +14,7 @@ def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
 
     Where states come in pages, those of the pages that are not complete as well.
     """
-    if layout.grad_accum > 1:
+    if layout.accumulates:
         return {}
     gradients, there = layout.gradients_here(spec), layout.gradients_at_a_time(spec)
     if any(name.startswith("optimizer_states_") for name in layout.features):
