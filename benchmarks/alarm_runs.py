@@ -74,7 +74,7 @@ def _weights_are_damaged(trainer: Any, row: dict[str, Any]) -> None:
 
 
 UP = ("divergence", "severe_loss_spike", "loss_spike", "exploding_gradients")
-UNSTABLE = (*UP, "oscillation", "plateau", "nonfinite")
+UNSTABLE = (*UP, "high_rate", "oscillation", "plateau", "nonfinite")
 
 
 def faulted_runs(count: int, first_seed: int = 0) -> Iterator[Run]:

@@ -149,6 +149,15 @@ def test_a_rate_goes_back_to_its_schedule_or_falls_beside_it() -> None:
     assert {ACTIONS[name].level for name in medium} == {2}
 
 
+@pytest.mark.covers("ORC-15: convergence in <50 steps: more evaluation")
+def test_a_run_that_converges_is_evaluated_more_where_it_may_stop_early() -> None:
+    finding = Finding("convergence", 60, "info", 0.95, "it was made")
+    for patience, wanted in ((0, None), (3, 25)):
+        plan = PLAN.replace(early_stopping_patience=patience)
+        proposal = ACTIONS["evaluate_more"].proposal(finding, lambda _: 50, plan)
+        assert (None if proposal is None else proposal.value) == wanted
+
+
 @pytest.mark.covers("ORC-14: 4 critical")
 def test_a_run_that_nothing_helps_ends_with_a_diagnosis(runs: Runs) -> None:
     with alarm("divergence", 2), pytest.raises(LuminaError) as caught:

@@ -18,6 +18,9 @@ FIRST = 10
 
 MOST_WINDOWS = 64
 
+ABOUT_THE_RATE = ("adam", "lion", "schedule_free", "sign_sgd")
+"""How the names begin of optimizers that change each weight by about the rate."""
+
 
 @register_check
 class HighRate(Check):
@@ -29,13 +32,20 @@ class HighRate(Check):
     was before its first step. Or the loss is level early, with little learned, while
     the gradients are a fraction of the first ones: the large steps have driven the
     weights to a place where activations are saturated and nothing can be learned.
+
+    The loss of a run may be level early for other reasons (a large epsilon or batch,
+    small initial weights), and a lower rate would make those worse. So the second sign
+    counts only where one step is large beside the initial weights: in a layer of width
+    d they contribute std x sqrt(d) to an activation, and a step of a rate r in every
+    weight contributes r x d where it is coherent (Yang et al. 2022, "Tensor Programs
+    V"). Tuned rates of the usual optimizers make that ratio about 1 to 8.
     """
 
     name = "high_rate"
     penalty = 40
     prior = 0.8
     worse, steeper, needed, learned = 0.05, 1.5, 0.4, 0.9
-    gone, level, half, untrained = 0.2, 0.01, 0.5, 0.8
+    gone, level, half, untrained, large = 0.2, 0.01, 0.5, 0.8, 12.0
     rule = (
         "by the medians of 3 steps, a loss more than 5% above that of the first step, "
         "a gradient norm more than 1.5 times that of the first step, and a product of "
@@ -45,7 +55,9 @@ class HighRate(Check):
         "from nothing, after warm-up and from the third window on: a median loss that "
         "is above half of the first one and has fallen by less than 1% since the "
         "window in the middle of the run so far, with a median gradient norm below a "
-        "fifth of that of the first 10 steps"
+        "fifth of that of the first 10 steps, where the highest rate so far times the "
+        "root of the width is more than 12 times the spread of the initial weights "
+        "(optimizers of the kind of Adam)"
     )
 
     def __init__(self, plan: Plan) -> None:
@@ -60,6 +72,8 @@ class HighRate(Check):
             return None
         if "first" not in memory:
             memory["first"] = [loss, norm]
+        rate = row.get("learning_rate") or 0.0
+        memory["peak"] = max(memory.get("peak", 0.0), rate)
         losses = self.keep("losses", loss, self.window)
         norms = self.keep("norms", norm, self.window)
         seen = memory["seen"] = memory.get("seen", 0) + 1
@@ -87,6 +101,14 @@ class HighRate(Check):
         """The loss of the first step."""
         return float(self.memory["first"][0])
 
+    @property
+    def _takes_large_steps(self) -> bool:
+        """Whether a step at the highest rate is large beside the first weights."""
+        spec = self.plan.spec
+        scale = self.memory["peak"] * math.sqrt(spec.hidden_size)
+        large = scale > self.large * spec.init_std
+        return large and self.plan.optimizer.startswith(ABOUT_THE_RATE)
+
     def _spoilt(self, losses: list[float], norms: list[float]) -> Alarm | None:
         """Whether the model is worse than it was before its first step."""
         height, steepness = self.memory["first"]
@@ -108,7 +130,7 @@ class HighRate(Check):
 
     def _stuck(self, windows: list[list[float]], steps: int) -> Alarm | None:
         """Whether little was learned, nothing more is, and the gradients have gone."""
-        if len(windows) < 3 or steps < 2 * FIRST:
+        if len(windows) < 3 or steps < 2 * FIRST or not self._takes_large_steps:
             return None
         known_nothing = math.log(self.plan.spec.vocab_size)
         if self._first < self.untrained * known_nothing:

@@ -13,7 +13,11 @@ LEAST_SHARE = 0.01
 
 @register_action
 class EvaluateMore(Action):
-    """Twice as many evaluations."""
+    """Twice as many evaluations, where something follows from them.
+
+    A run that has converged is in no trouble: only early stopping then has a use for
+    knowing it sooner.
+    """
 
     name = "evaluate_more"
     level = 1
@@ -21,6 +25,8 @@ class EvaluateMore(Action):
 
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
         """Half the steps from one to the next, where there are any on the way."""
+        if finding.anomaly == "convergence" and not plan.early_stopping_patience:
+            return None
         every = int(now(self.control))
         fewer = every // 2
         if fewer < max(LEAST_SHARE * plan.steps, 1):
