@@ -48,6 +48,7 @@ class Environment:
         peak_flops: dense peak by compute type, None where unknown.
         local_processes: processes of this run on this machine.
         failed_pretests: feature -> why its pretest failed here (`lumina.guard`).
+        capped: `memory_bytes` is what may be used of more (`cap_memory`).
     """
 
     device: str
@@ -70,6 +71,7 @@ class Environment:
     peak_flops: dict[str, float | None] = field(default_factory=dict)
     local_processes: int = 1
     failed_pretests: dict[str, str] = field(default_factory=dict)
+    capped: bool = False
 
     def on_cpu(self) -> Environment:
         """The same machine without its accelerator."""
@@ -162,7 +164,7 @@ def capped(machine: Environment, config: Config) -> Environment:
         )
     size = bytes_of(asked)
     assert size is not None  # the configuration has checked it
-    return replace(machine, memory_bytes=min(machine.memory_bytes, size))
+    return replace(machine, memory_bytes=min(machine.memory_bytes, size), capped=True)
 
 
 _MISSING = {

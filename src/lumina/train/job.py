@@ -35,10 +35,9 @@ from lumina.train.finish import (
 )
 from lumina.train.held_out import held_out_batches
 from lumina.train.loop import Loop
-from lumina.train.memory_cap import MemoryCap
 from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.origin import origin
-from lumina.train.preparation import Preparation, configure_torch
+from lumina.train.preparation import Preparation
 from lumina.train.profiling.data import threads_for
 from lumina.train.recorder import Recorder
 from lumina.train.recovery.preflight import tested
@@ -52,6 +51,7 @@ from lumina.train.signals import StopSignals
 from lumina.train.start import begin, encoding_of, go_on
 from lumina.train.stopping import Stops
 from lumina.train.time_expected import TimeExpected
+from lumina.train.torch_settings import configure_torch
 
 Taker = Callable[[dict[str, Any]], None]
 """Takes a row or an event."""
@@ -86,7 +86,6 @@ class Job:
         self._recorder: Recorder | None = None
         self._store: CheckpointStore | None = None
         self._loop: Loop | None = None
-        self._cap: MemoryCap | None = None
         self._restore_torch: Callable[[], None] | None = None
         self._expected: TimeExpected | None = None
 
@@ -140,8 +139,6 @@ class Job:
             LuminaError: E201 or E202 where there is no room for the model; what else
                 stands in the way, with its code.
         """
-        if self.prepared.config.system.cap_memory is not None:
-            self._cap = MemoryCap(self.prepared.environment)
         try:
             loop = self._build(on_row, on_event)
             # From here on the loop sees a signal.
@@ -345,8 +342,6 @@ class Job:
             if self._recorder is not None:
                 self._recorder.close(self._status())
             self.folder.close()
-            if self._cap is not None:
-                self._cap.lift()
             if self._restore_torch is not None:
                 self._restore_torch()
             if leave:

@@ -16,9 +16,10 @@ from lumina.errors import LuminaError
 from lumina.measure.lr_range import Suggestion, diverges, suggest
 from lumina.observe.console import Console
 from lumina.plan.plan import Plan
-from lumina.train.preparation import Preparation, configure_torch
+from lumina.train.preparation import Preparation
 from lumina.train.resume import find_run
 from lumina.train.step import train_step
+from lumina.train.torch_settings import configure_torch
 
 
 @dataclass(frozen=True)

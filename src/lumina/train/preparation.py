@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lumina.assemble.ranks import Ranks
-from lumina.config import Config, Source
-from lumina.config.phase_entries import Phase, names_in_words, phases_of
+from lumina.config import Config
+from lumina.config.phase_entries import Phase, phases_of
 from lumina.config.task_paths import paths_by_task
 from lumina.data.kind import Data, DataKind, Rows
 from lumina.data.kinds import chosen_kind, names_data
@@ -53,12 +50,17 @@ from lumina.train.experience import start_values, with_experience
 from lumina.train.expert_training import with_expert
 from lumina.train.from_base_model import borrowed, with_its_tokenizer
 from lumina.train.memory_ladder.limits import with_known_limits
+from lumina.train.phased_plan import (
+    check_later_phases,
+    check_preservation,
+    in_phase,
+    with_one_schedule,
+)
 from lumina.train.phases import (
     Place,
     phase_config,
     place_of,
     plan_before,
-    schedule_steps,
     with_mode,
 )
 from lumina.train.resume import Resumption, find_resumption
@@ -454,6 +456,16 @@ class Preparation:
                 data_kind=self.kind.name,
             )
 
+        def draft(config: Config) -> Plan:
+            return make_plan(
+                config,
+                self.environment,
+                tokenizer_vocab_size=rows.vocab_size,
+                rows_per_epoch=None,
+                world_size=ranks,
+                num_puzzles=rows.num_puzzles or 1,
+            )
+
         if self.config.batch_search.auto_batch_size and self.reader is None:
             self.config = with_measured_batch(
                 self.config,
@@ -486,9 +498,13 @@ class Preparation:
                 self.stream.fingerprint, plan.spec.seq_length
             )
         self.events += rows_in_words(self.stream, self.kind, plan.spec.seq_length)
-        plan = self._in_phase(self._one_schedule(self._with_context(plan), rows))
-        self._check_preservation(plan)
-        self._check_later_phases(rows)
+        plan = with_one_schedule(
+            self._with_context(plan), self.whole, self.place, self.data, rows, draft
+        )
+        plan = in_phase(plan, self.phases, self.place)
+        trained = self.weights is not None or self.reader is not None
+        check_preservation(plan, begins_trained=trained)
+        check_later_phases(self.whole, self.phases, self.place, draft)
         if self.reader is None or self.resumption is None:
             return plan
         plan = with_schedule_anew(plan, self.config, self.resumption.edits)
@@ -506,90 +522,6 @@ class Preparation:
         if self.ranks.main:
             self.console.message(text)
         self._note(text, "batch_size_measured")
-
-    def _check_preservation(self, plan: Plan) -> None:
-        """Refuse to keep the knowledge of random weights, and to read no base text."""
-        if plan.keeps == "outputs" and plan.sources[0] in plan.watched:
-            raise LuminaError(
-                "E002",
-                f"preservation_method outputs reads rows of {plan.sources[0]}, and "
-                f"{'the phase ' + plan.phase if plan.phase else 'the run'} takes none",
-                "give it a share (--training-mode interleaved or --source-weights), or "
-                "use --preservation-method weights",
-            )
-        if plan.preservation and self.weights is None and self.reader is None:
-            raise LuminaError(
-                "E002",
-                "preserve_base_knowledge keeps the weights that training begins with, "
-                "and this run begins with random ones",
-                "name --init-from, or train in phases: it then holds from the second "
-                "one on",
-            )
-
-    def _one_schedule(self, plan: Plan, rows: Rows) -> Plan:
-        """The Plan of a phase that only makes rows longer: the rate moves on."""
-        first = rows.sequence.rows_per_epoch
-        if self.whole.stages.context_schedule and self.place.index:
-            first_config = phase_config(self.whole, 0)
-            first = self.data.rows(first_config).sequence.rows_per_epoch
-        steps = schedule_steps(self.whole, first)
-        if steps is None:
-            return plan
-        config = self.whole.override({"context_schedule": ()}, Source("default"))
-        config = config.override({"epochs": None}, Source("default"))
-        config = config.override({"steps": steps}, Source("flag", "context"))
-        of_run = self._draft(with_mode(config), rows)
-        why = f"one schedule over the {steps:,} steps of all lengths of a row"
-        return plan.replace(
-            schedule_steps=steps,
-            schedule_offset=0,
-            warmup_steps=of_run.warmup_steps,
-            decay_steps=of_run.decay_steps,
-            reasons=plan.reasons | {"schedule_steps": why},
-        )
-
-    def _draft(self, config: Config, rows: Rows) -> Plan:
-        """A Plan for these settings, from the machine that was found."""
-        return make_plan(
-            config,
-            self.environment,
-            tokenizer_vocab_size=rows.vocab_size,
-            rows_per_epoch=None,
-            world_size=self._processes(),
-            num_puzzles=rows.num_puzzles or 1,
-        )
-
-    def _check_later_phases(self, rows: Rows) -> None:
-        """Refuse now what a later phase of the run would be refused for.
-
-        Raises:
-            LuminaError: as that phase would, with its name.
-        """
-        for index in range(self.place.index + 1, len(self.phases)):
-            try:
-                config = phase_config(self.whole, index)
-                if config.train.epochs is not None:  # they need its rows
-                    config = config.override({"epochs": None}, Source("default"))
-                    config = config.override({"steps": 10**6}, Source("flag"))
-                self._draft(config, rows)
-            except LuminaError as error:
-                name = self.phases[index].name
-                raise LuminaError(
-                    error.code, f"the phase {name}: {error.message}", error.hint
-                ) from error
-
-    def _in_phase(self, plan: Plan) -> Plan:
-        """The Plan, which says of which phase it is."""
-        if not self.phases:
-            return plan
-        why = names_in_words(self.phases)
-        return plan.replace(
-            phases=tuple(phase.name for phase in self.phases),
-            phase=self.phases[self.place.index].name,
-            phase_begin=self.place.begin,
-            reasons=plan.reasons
-            | {"phases": why, "phase": "where the run is", "phase_begin": "steps done"},
-        )
 
     def _with_context(self, plan: Plan) -> Plan:
         """What tuned weights can read stays theirs, however short the rows are."""
@@ -623,30 +555,3 @@ class Preparation:
         self.events.append(
             {"kind": kind, "severity": severity, "code": None, "message": message}
         )
-
-
-def configure_torch(
-    plan: Plan, ranks: Ranks, environment: Environment
-) -> Callable[[], None]:
-    """Process-wide switches that the Plan decided.
-
-    Returns:
-        What sets those of precision and determinism back as they were.
-    """
-    before = torch.get_float32_matmul_precision()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.set_float32_matmul_precision("high" if plan.tf32 else "highest")
-    # Even switching it off loads torch's compiler.
-    if plan.deterministic != deterministic:
-        torch.use_deterministic_algorithms(plan.deterministic)
-    # torchrun sets the number of threads to one, asked or not.
-    chosen = "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
-    if plan.device == "cpu" and not chosen:
-        torch.set_num_threads(max(environment.cores // ranks.local_size, 1))
-
-    def restore() -> None:
-        torch.set_float32_matmul_precision(before)
-        if plan.deterministic != deterministic:
-            torch.use_deterministic_algorithms(deterministic)
-
-    return restore

@@ -18,8 +18,9 @@ from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.plan.environment import Environment
 from lumina.plan.plan import Plan
-from lumina.train.preparation import Preparation, configure_torch
+from lumina.train.preparation import Preparation
 from lumina.train.step import train_step
+from lumina.train.torch_settings import configure_torch
 from lumina.train.watch import Look, Watch
 
 
