@@ -23,9 +23,15 @@ def add_run_arguments(parser: argparse.ArgumentParser, model: str) -> None:
 
 
 def write_run_changed(
-    args: argparse.Namespace, direction: Literal["merge", "unmerge"]
+    args: argparse.Namespace, direction: Literal["merge", "unmerge"], codec: str = ""
 ) -> int:
-    """Write the run, and say what it changed and lost."""
+    """Write the run, and say what it changed and lost.
+
+    Args:
+        args: of the command line.
+        direction: of the change.
+        codec: to whose values the matrices are rounded, or "".
+    """
     from lumina.errors import LuminaError, shell_path
     from lumina.state.adapters.attached import taken_apart
     from lumina.state.adapters.merged_run import write_changed
@@ -45,7 +51,7 @@ def write_run_changed(
                 f"{args.model} has no adapter and none is named",
                 "use --adapter",
             )
-        cost = write_changed(weights, adapters, target, direction)
+        cost = write_changed(weights, adapters, target, direction, codec)
     finally:
         weights.close()
     run = shell_path(target)

@@ -148,7 +148,7 @@ def evaluate(
         weights = open_weights(run, which, ema=ema, on_event=on_event)
         try:
             few = in_few_bits(weights, precision, device)
-            weights = with_adapters(weights, adapters, beside=few)
+            weights = with_adapters(weights, adapters, beside=few, on_event=on_event)
             _check_kind(weights, task)
             network, tokenizer = load_weights(
                 weights, device, precision=precision, task=task

@@ -73,7 +73,7 @@ def load(
     weights = open_weights(path, which, ema=ema, piecewise=few, on_event=on_event)
     try:
         beside = beside or in_few_bits(weights, precision, device)
-        weights = with_adapters(weights, adapters, beside=beside)
+        weights = with_adapters(weights, adapters, beside=beside, on_event=on_event)
         if weights.spec.solves_puzzles:
             raise LuminaError(
                 "E002",

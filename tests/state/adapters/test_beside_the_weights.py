@@ -19,8 +19,10 @@ from lumina.infer.sampling import Sampling
 from lumina.infer.text import Answers
 from lumina.model.adapters.sites import sites
 from lumina.model.adapters.table import chosen_method
-from lumina.model.declared import declared
+from lumina.model.declared import declared, tensor_info
 from lumina.model.spec import MoeSpec
+from lumina.ops.low_bits.codec import found_codec
+from lumina.state.adapter_base import content_of
 from lumina.state.adapters.adapter import Adapter, Piece
 from lumina.state.adapters.attached import attached, taken_apart
 from lumina.state.adapters.merging import merged
@@ -233,3 +235,39 @@ def test_pissa_is_written_as_lora_of_twice_the_rank(tmp_path):
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+@pytest.mark.covers("MOD-38: merge")
+def test_merging_into_few_bits_says_what_it_loses(model, tmp_path, capsys):
+    def merge(folder, *words):
+        command = ("adapters", "merge", model / "base", tmp_path / folder, *words)
+        return told(capsys, *command, "--adapter", f"{model / 'one'}=0.05").out
+
+    assert "nf4" not in merge("wide")
+    said = merge("few", "--requantize", "nf4").splitlines()
+    lost = float(next(x for x in said if "to nf4 lost" in x).split("%")[0].split()[-1])
+    wide, few = (open_weights(tmp_path / name) for name in ("wide", "few"))
+    base, codec = open_weights(model / "base"), found_codec("nf4")
+    errors, sizes = 0.0, 0.0
+    for name in base.source.names():
+        after = wide.source.tensor(name)
+        role = tensor_info(base.spec)[name].role
+        rounded = codec.pack(after).unpacked() if role == "matrix" else after
+        torch.testing.assert_close(few.source.tensor(name), rounded)
+        change = after - base.source.tensor(name)
+        if change.abs().max() > 0:
+            errors += float((rounded - after).square().sum())
+            sizes += float(change.square().sum())
+    assert lost == pytest.approx(100 * (errors / sizes) ** 0.5, rel=0.01) and lost > 50
+
+
+def test_an_adapter_of_other_weights_is_told(model, tmp_path, capsys):
+    spec = open_weights(model / "base").spec
+    own = content_of(model / "base")
+    for digest, words in ((own, ""), ("0" * 64, "trained on other weights")):
+        folder = tmp_path / (digest[:3] or "own")
+        adapter = replace(adapter_for(spec), base_hash=digest, base="the farm")
+        write_adapter(adapter, spec, folder)
+        command = ("generate", model / "base", "--adapter", folder, "--prompt", "the")
+        said = told(capsys, *command, "--max-new-tokens", "1").err
+        assert words in said and ("the farm" in said) == bool(words)

@@ -41,6 +41,7 @@ class Adapter:
         replaced: logical weights that it holds whole, in place of the base's.
         base: the model that it was trained on, as its file names it; None: unknown.
         base_hash: the digest of that model's weights; None: unknown.
+        base_storage: the codec that held the base's matrices in training, or "".
     """
 
     name: str
@@ -51,6 +52,7 @@ class Adapter:
     replaced: Mapping[str, Tensor] = field(default_factory=dict)
     base: str | None = None
     base_hash: str | None = None
+    base_storage: str = ""
 
     @property
     def size(self) -> int:

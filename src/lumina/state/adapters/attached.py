@@ -106,6 +106,8 @@ def taken_apart(weights: Weights) -> tuple[Weights, list[tuple[Adapter, float]]]
     plain = replace(weights.spec, adapters=())
     tensors = list(declared(plain).values())
     reference = getattr(weights.source, "reference", {})
+    plan = weights.source.meta.plan if reference else {}
+    storage = str(plan.get("base_storage") or "")
     found = []
     for one in specs:
         method = chosen_method(one.method)
@@ -134,6 +136,7 @@ def taken_apart(weights: Weights) -> tuple[Weights, list[tuple[Adapter, float]]]
             options=one.options,
             base=reference.get("path"),
             base_hash=reference.get("sha256"),
+            base_storage=storage,
         )
         found.append((adapter, one.weight))
     return replace(weights, spec=plain, source=_Without(weights.source)), found

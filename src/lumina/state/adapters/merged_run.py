@@ -14,6 +14,9 @@ from torch import Tensor
 from lumina.config import Config, Source
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
+from lumina.model.declared import tensor_info
+from lumina.model.stored import ROLES
+from lumina.ops.low_bits.codec import Codec, found_codec
 from lumina.plan.model_options import model_leaves
 from lumina.state.adapters.adapter import PLAIN_LORA, Adapter
 from lumina.state.adapters.merging import changed_by, in_words
@@ -42,33 +45,53 @@ class Cost:
     lost: dict[str, float]
 
     def in_words(self) -> str:
-        """The cost in two lines."""
-        return (
+        """The cost, a line for each figure."""
+        text = (
             f"{self.changed} tensors changed by {self.relative:.3%} of their size\n"
-            f"of that change, rounding the weights to float32 (as the run has them) "
-            f"lost {self.lost['float32']:.2e}; rounding to bfloat16 would lose "
+            f"of that change, rounding the weights to float32 lost "
+            f"{self.lost['float32']:.2e}; rounding to bfloat16 would lose "
             f"{self.lost['bfloat16']:.2e}"
         )
+        for name in self.lost.keys() - {"float32", "bfloat16"}:
+            text += (
+                f"\nrounding the matrices to {name} lost {self.lost[name]:.2%} of it"
+            )
+        return text
 
 
 class _Sums:
-    """Squares, summed over tensors."""
+    """Squares, summed over tensors.
 
-    def __init__(self) -> None:
+    Args:
+        codec: by which the matrices are rounded, or "".
+    """
+
+    def __init__(self, codec: str) -> None:
         self.changed = 0
+        self.codec = codec
         self.of = dict.fromkeys(("weight", "change", "float32", "bfloat16"), 0.0)
+        if codec:
+            self.of[codec] = 0.0
 
-    def add(self, base: Tensor, change: Tensor) -> None:
-        """Count one tensor."""
+    def add(self, base: Tensor, change: Tensor, rounded: Tensor) -> None:
+        """Count one tensor.
+
+        Args:
+            base: before.
+            change: what is added.
+            rounded: what is written.
+        """
         exact = base.double() + change.double()
         self.changed += 1
-        for name, value in (
-            ("weight", base),
-            ("change", change),
-            ("float32", exact - exact.float()),
-            ("bfloat16", exact - exact.bfloat16()),
-        ):
-            self.of[name] += float(value.double().square().sum())
+        values = {
+            "weight": base,
+            "change": change,
+            "float32": exact - exact.float(),
+            "bfloat16": exact - exact.bfloat16(),
+            self.codec: exact - rounded,
+        }
+        for name in self.of:
+            self.of[name] += float(values[name].double().square().sum())
 
     def cost(self) -> Cost:
         """The sums as shares."""
@@ -77,7 +100,7 @@ class _Sums:
         return Cost(
             self.changed,
             root["change"] / (root["weight"] or math.inf),
-            {name: root[name] / change for name in ("float32", "bfloat16")},
+            {n: r / change for n, r in root.items() if n not in ("weight", "change")},
         )
 
 
@@ -86,6 +109,7 @@ def write_changed(
     adapters: Sequence[tuple[Adapter, float]],
     target: Path,
     direction: Literal["merge", "unmerge"] = "merge",
+    codec: str = "",
 ) -> Cost:
     """Write a run with adapters merged in, or taken out; the weights stay as they are.
 
@@ -94,21 +118,26 @@ def write_changed(
         adapters: each with the factor of its change.
         target: the new run directory; appears whole or not at all.
         direction: "unmerge" subtracts, which leaves the rounding of both ways.
+        codec: of `lumina.ops.low_bits`, to whose values every matrix is rounded, also
+            those that no adapter changes; "" leaves them in float32.
 
     Returns:
         What it changed and lost, in float32 against float64.
 
     Raises:
         LuminaError: E002 for a folder in use, and where a change cannot be taken out;
-            E104, E106 or E204 when the run cannot be written.
+            E005 for a codec that is none; E104, E106 or E204 when the run cannot be
+            written.
     """
     require_unused(target)
     if direction == "unmerge":
         _require_removable(adapters)
     sign = 1.0 if direction == "merge" else -1.0
-    sums, tensors = _Sums(), {}
+    sums, tensors = _Sums(codec), {}
+    info = tensor_info(weights.spec)
     for name in weights.source.names():
-        tensors[name] = _changed(weights, adapters, name, sign, sums)
+        few = found_codec(codec) if codec and info[name].role in ROLES else None
+        tensors[name] = _changed(weights, adapters, name, sign, sums, few)
     word = "with" if direction == "merge" else "without"
     origin = f"{weights.description} {word} {in_words(adapters)}"
     leaves = model_leaves(weights.spec)
@@ -125,8 +154,9 @@ def _changed(
     name: str,
     sign: float,
     sums: _Sums,
+    codec: Codec | None,
 ) -> Tensor:
-    """A logical tensor with the changes added, `sign` times."""
+    """A logical tensor with the changes added, `sign` times, and rounded."""
     base: Tensor = weights.source.tensor(name)
     changes = [
         change * (factor * sign)
@@ -134,12 +164,15 @@ def _changed(
         if (change := changed_by(adapter, name, base)) is not None
     ]
     if not changes:
-        return base
+        return base if codec is None else codec.pack(base.float()).unpacked()
     total = torch.zeros_like(base, dtype=torch.float32)
     for change in changes:
         total[: change.shape[0]] += change
-    sums.add(base.float(), total)
-    return base.float() + total
+    after = base.float() + total
+    if codec is not None:
+        after = codec.pack(after).unpacked()
+    sums.add(base.float(), total, after)
+    return after
 
 
 def _require_removable(adapters: Sequence[tuple[Adapter, float]]) -> None:

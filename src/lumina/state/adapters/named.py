@@ -10,10 +10,12 @@ from pathlib import Path
 from lumina.errors import LuminaError
 from lumina.model.declared import logical_shapes
 from lumina.model.spec import ModelSpec
+from lumina.state.adapter_base import content_of
 from lumina.state.adapters.adapter import Adapter
 from lumina.state.adapters.attached import attached, taken_apart
 from lumina.state.adapters.merging import merged
 from lumina.state.adapters.reading import is_adapter_folder, read_adapter
+from lumina.state.reader import OnEvent
 from lumina.state.weights import Weights, open_weights
 
 
@@ -109,7 +111,11 @@ def read_any(folder: Path, spec: ModelSpec) -> list[tuple[Adapter, float]]:
 
 
 def with_adapters(
-    weights: Weights, texts: Sequence[str], *, beside: bool = False
+    weights: Weights,
+    texts: Sequence[str],
+    *,
+    beside: bool = False,
+    on_event: OnEvent | None = None,
 ) -> Weights:
     """The weights with the adapters that a command names.
 
@@ -118,9 +124,35 @@ def with_adapters(
         texts: as `FOLDER` or `FOLDER=FACTOR`.
         beside: keep them beside the weights, where they can be switched; else they are
             merged into them.
+        on_event: called where an adapter was trained on other weights.
 
     Raises:
         LuminaError: as `read_named`, and for `beside` as `attached`.
     """
     adapters = read_named(texts, weights.spec)
+    if on_event is not None:
+        _tell_other_base(weights, adapters, on_event)
     return attached(weights, adapters) if beside else merged(weights, adapters)
+
+
+def _tell_other_base(
+    weights: Weights, adapters: Sequence[tuple[Adapter, float]], on_event: OnEvent
+) -> None:
+    """Say which adapters were trained on other weights than these."""
+    named = [one for one, _ in adapters if one.base_hash is not None]
+    if not named:
+        return
+    own = content_of(weights.path)
+    for one in named:
+        if one.base_hash != own:
+            message = (
+                f"{one.name} was trained on other weights than those of {weights.path}"
+                + (f": {one.base}" if one.base else "")
+            )
+            on_event("adapter_base", "warning", None, message, None)
+        elif one.base_storage:
+            message = (
+                f"{one.name} was trained with its base in {one.base_storage}; on these "
+                "weights as they are in their files, it may do worse"
+            )
+            on_event("adapter_base", "info", None, message, None)

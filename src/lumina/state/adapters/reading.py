@@ -144,6 +144,7 @@ def read_adapter(folder: str | os.PathLike[str], spec: ModelSpec) -> Adapter:
         replaced=replaced,
         base=base if isinstance(base, str) else None,
         base_hash=digest if isinstance(digest, str) else None,
+        base_storage=str(opened.facts.get("base_storage") or ""),
     )
 
 

@@ -73,6 +73,7 @@ def write_adapter(
         "method": adapter.method,
         "base": named_base,
         "base_hash": adapter.base_hash,
+        "base_storage": adapter.base_storage,
         "dropout": adapter.dropout,
         "names": "Lumina's" if where.format is None else where.format.name,
     }
