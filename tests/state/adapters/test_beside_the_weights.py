@@ -75,13 +75,15 @@ def with_all(spec, method, seed=0, rank=3):
 
 
 @pytest.mark.parametrize(
-    "method", ["lora", "rslora", "pissa", "dora", "ia3", "loha", "lokr"]
+    "method",
+    ["lora", "rslora", "pissa", "adalora", "dora", "ia3", "loha", "lokr"],
 )
 @pytest.mark.parametrize("routed", [False, True], ids=["dense", "routed"])
 @pytest.mark.covers("INF-11: attaching adapters at inference", "MOD-38: load")
 def test_beside_the_weights_an_adapter_does_what_it_does_merged(method, routed):
     moe = MoeSpec(4, 2, 24, layers=(1,)) if routed else None
-    weights = held(tiny(vocab_size=256, num_layers=2, moe=moe))
+    biased = method == "ia3"
+    weights = held(tiny(vocab_size=256, num_layers=2, moe=moe, attention_bias=biased))
     adapter = with_all(weights.spec, method)
     factor = 1.0 if method in ("ia3", "dora") else -0.7
     beside = attached(weights, [(adapter, factor)])
@@ -91,6 +93,10 @@ def test_beside_the_weights_an_adapter_does_what_it_does_merged(method, routed):
     plain, apart = taken_apart(beside)
     assert plain.spec == weights.spec and apart[0][1] == factor
     assert set(plain.source.names()) == set(weights.source.names())
+    again = on_network(merged(plain, apart))
+    torch.testing.assert_close(again, once, rtol=1e-4, atol=1e-4)
+    if method == "adalora":  # beside the weights it is the LoRA that it amounts to
+        return
     for name, piece in apart[0][0].pieces.items():
         for leaf, tensor in piece.tensors.items():
             assert torch.equal(tensor, adapter.pieces[name].tensors[leaf]), (name, leaf)
@@ -166,22 +172,14 @@ def test_chat_lists_and_switches_adapters_by_name(model, capsys, monkeypatch):
 
 
 def test_what_has_no_place_beside_the_weights_is_refused_by_name(model):
-    weights = held(tiny(vocab_size=256, attention_bias=True))
+    weights = held(tiny(vocab_size=256))
     table = "backbone.embedding.weight"
     piece = Piece({"a": torch.ones(2, 32), "b": torch.ones(256, 2)}, 2, 2.0)
     whole = {"objective.head.weight": torch.ones(256, 32)}
-    factors = {"factors": torch.ones(32)}
     cases = (
         (Adapter("x", "lora", {table: piece}), table),
         (Adapter("x", "lora", {}, replaced=whole), "objective.head.weight"),
-        (
-            Adapter(
-                "x", "ia3",
-                {"backbone.blocks.0.attention.k.weight": Piece(factors)},
-            ),
-            "bias",
-        ),
-    )  # fmt: skip
+    )
     for adapter, word in cases:
         with pytest.raises(LuminaError, match="can") as caught:
             attached(weights, [(adapter, 1.0)])
@@ -221,6 +219,21 @@ def test_a_run_with_adapters_of_its_own_is_converted_merged_and_exported(
         for folder in (tmp_path / "peft", again)
     )
     assert one == two
+
+
+def test_ranks_that_adalora_dropped_are_not_written(tmp_path):
+    weights = held(tiny(vocab_size=256))
+    adapter = with_all(weights.spec, "adalora", rank=4)
+    for number, piece in enumerate(adapter.pieces.values()):
+        piece.tensors["e"][number % 3 :] = 0.0
+    wanted = on_network(merged(weights, [(adapter, 1.0)]))
+    folder = write_adapter(adapter, weights.spec, tmp_path / "adalora")
+    back = read_adapter(folder, weights.spec)
+    shapes = [piece.tensors["a"].shape[0] for piece in back.pieces.values()]
+    assert back.method == "adalora" and set(shapes) == {0, 1, 2}
+    for one in (merged, attached):
+        got = on_network(one(weights, [(back, 1.0)]))
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_pissa_is_written_as_lora_of_twice_the_rank(tmp_path):

@@ -211,3 +211,32 @@ def test_experts_adapted_here_one_matrix_at_a_time_load_in_peft(
         got = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
         torch.testing.assert_close(got(IDS).logits, wanted, rtol=1e-4, atol=1e-4)
     assert (plain - wanted).abs().max() > 0.05
+
+
+@pytest.mark.thorough
+@pytest.mark.covers("MOD-38: AdaLoRA")
+def test_adalora_loads_in_peft_with_the_ranks_that_training_left(tmp_path):
+    base = theirs_of("llama").eval()
+    base.save_pretrained(tmp_path / "base")
+    weights = open_weights(tmp_path / "base")
+    generator, pieces = torch.Generator().manual_seed(4), {}
+    shapes = logical_shapes(weights.spec)
+    for layer in range(3):
+        name = f"backbone.blocks.{layer}.attention.q.weight"
+        rows, columns = shapes[name]
+        a, b, e = (
+            torch.randn(*shape, generator=generator)
+            for shape in ((4, columns), (rows, 4), (4, 1))
+        )
+        e[layer + 1 :] = 0.0
+        pieces[name] = Piece({"a": a, "b": b, "e": e}, 4, 2.0)
+    adapter = Adapter("made", "adalora", pieces)
+    write_adapter(adapter, weights.spec, tmp_path / "adapter")
+    network = filled_network(
+        merged(weights, [(adapter, 1.0)]), torch.device("cpu"), torch.float32
+    ).eval()
+    with torch.no_grad():
+        plain, wanted = base(IDS).logits, network.logits(IDS)[..., :90]
+        got = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        torch.testing.assert_close(got(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
+    assert (plain - wanted).abs().max() > 0.05

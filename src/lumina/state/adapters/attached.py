@@ -19,8 +19,8 @@ from lumina.model.adapters.settings import AdapterSpec
 from lumina.model.adapters.sites import Site, chosen, own_or, sites
 from lumina.model.adapters.table import chosen_method
 from lumina.model.declared import declared
-from lumina.model.spec import ModelSpec
 from lumina.state.adapters.adapter import Adapter, Piece
+from lumina.state.adapters.as_lora import as_lora
 from lumina.state.adapters.merging import in_words
 from lumina.state.weights import Weights
 
@@ -79,10 +79,13 @@ def attached(weights: Weights, adapters: Sequence[tuple[Adapter, float]]) -> Wei
     taken = {one.name for one in weights.spec.adapters}
     specs: list[AdapterSpec] = []
     tensors: dict[str, Tensor] = {}
-    for adapter, factor in adapters:
+    for named, factor in adapters:
+        # Beside the weights nothing trains: AdaLoRA needs none of what ranks are
+        # chosen by.
+        adapter = as_lora(named) if named.method == "adalora" else named
         name = _free_name(adapter.name, taken)
         taken.add(name)
-        made = _spec_of(adapter, name, factor, there, plain)
+        made = _spec_of(adapter, name, factor, there)
         specs.append(made)
         for logical, piece in adapter.pieces.items():
             tensors |= _tensors(made, there[logical], piece)
@@ -172,14 +175,13 @@ def _spec_of(
     name: str,
     factor: float,
     there: dict[str, Site],
-    spec: ModelSpec,
 ) -> AdapterSpec:
     """The settings under which the network makes room for an adapter.
 
     Raises:
         LuminaError: E002 for what can only be merged.
     """
-    _require_attachable(adapter, there, spec)
+    _require_attachable(adapter, there)
     ranks = Counter(piece.rank for piece in adapter.pieces.values())
     alphas = Counter(piece.alpha for piece in adapter.pieces.values())
     rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
@@ -205,9 +207,7 @@ def _spec_of(
     )
 
 
-def _require_attachable(
-    adapter: Adapter, there: dict[str, Site], spec: ModelSpec
-) -> None:
+def _require_attachable(adapter: Adapter, there: dict[str, Site]) -> None:
     """Refuse what a network has no place for beside its weights."""
     if adapter.replaced:
         raise _only_merged(adapter, f"it holds {next(iter(adapter.replaced))} whole")
@@ -215,9 +215,6 @@ def _require_attachable(
         site = there.get(logical)
         if site is None:
             raise _only_merged(adapter, f"it changes {logical}")
-        biased = f"{logical.removesuffix('weight')}bias" in _biases(spec)
-        if "factors" in piece.tensors and biased:
-            raise _only_merged(adapter, f"it scales the bias of {logical}, too")
         method = chosen_method(adapter.method)
         wanted = {
             leaf.name: leaf.shape
@@ -228,16 +225,6 @@ def _require_attachable(
             raise _only_merged(
                 adapter, f"its tensors on {logical} have shapes {shapes}"
             )
-
-
-def _biases(spec: ModelSpec) -> set[str]:
-    """Logical names of the biases of a model."""
-    return {
-        name
-        for one in declared(spec).values()
-        if one.role == "bias"
-        for name in one.logical_names
-    }
 
 
 def _only_merged(adapter: Adapter, why: str) -> LuminaError:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lumina.errors import LuminaError
 from lumina.model.adapters.table import chosen_method
 from lumina.state.adapters.adapter import PLAIN_LORA, Adapter, Piece
-from lumina.state.adapters.peft_type import type_holding
+from lumina.state.adapters.as_lora import as_lora
 
 
 def combined(
@@ -61,7 +61,7 @@ def _products(adapter: Adapter, factor: float) -> list[tuple[str, Tensor, Tensor
     Raises:
         LuminaError: E002 for an adapter that is more than such products.
     """
-    plain = type_holding(adapter.method).prepared(adapter)
+    plain = as_lora(adapter)
     if plain.method not in PLAIN_LORA or plain.replaced:
         raise LuminaError(
             "E002",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lumina.model.adapters.table import METHODS, chosen_method
+from lumina.model.adapters.table import chosen_method
 from lumina.state.adapters.adapter import Adapter, Piece
 
 
@@ -19,14 +19,6 @@ def delta(adapter: Adapter, piece: Piece, base: Tensor) -> Tensor:
     Returns:
         A tensor of the shape of `base`, float32.
     """
-    if adapter.method == "adalora" and METHODS.found("adalora") is None:
-        return _adalora(piece)
     method = chosen_method(adapter.method)
     scale = method.scale(piece.alpha, piece.rank)
     return method.delta(piece.tensors, scale, base)
-
-
-def _adalora(piece: Piece) -> Tensor:
-    """AdaLoRA, which cannot be trained here: LoRA with a factor for each rank."""
-    held = piece.tensors
-    return held["b"] @ (held["a"] * held["e"]) * (piece.alpha / piece.rank)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from lumina.errors import LuminaError
 from lumina.state.adapters.adapter import Adapter, Piece
+from lumina.state.adapters.as_lora import left_of
 from lumina.state.adapters.peft_type import (
     PeftType,
     alpha_of,
@@ -40,6 +42,11 @@ class Adalora(PeftType):
         rank = rank_of(config.get("init_r"), "init_r")
         alpha = alpha_of(config.get("lora_alpha"), "lora_alpha")
         return Piece(tensors, rank, alpha if alpha > 0 else float(rank))
+
+    def prepared(self, adapter: Adapter) -> Adapter:
+        """With the ranks that are left, and without what only training needs."""
+        pieces = {name: left_of(piece) for name, piece in adapter.pieces.items()}
+        return replace(adapter, pieces=pieces)
 
     def settings(self, adapter: Adapter) -> dict[str, Any]:
         """As PEFT's AdaLoraConfig has them."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from lumina.errors import LuminaError
 from lumina.state.adapters.adapter import PLAIN_LORA, Adapter, Piece
+from lumina.state.adapters.as_lora import as_lora
 from lumina.state.adapters.peft_type import (
     PeftType,
     alpha_of,
@@ -90,18 +89,8 @@ class Lora(PeftType):
         return Piece(tensors, rank, factor)
 
     def prepared(self, adapter: Adapter) -> Adapter:
-        """PiSSA as LoRA of twice the rank: what it is now, less what it began as."""
-        if adapter.method != "pissa":
-            return adapter
-        pieces = {}
-        for name, piece in adapter.pieces.items():
-            held = piece.tensors
-            tensors = {
-                "a": torch.cat([held["a"], held["a0"]], dim=-2),
-                "b": torch.cat([held["b"], -held["b0"]], dim=-1),
-            }
-            pieces[name] = Piece(tensors, 2 * piece.rank, 2 * piece.alpha)
-        return replace(adapter, method="lora", pieces=pieces)
+        """PiSSA as LoRA of twice the rank."""
+        return as_lora(adapter) if adapter.method == "pissa" else adapter
 
     def settings(self, adapter: Adapter) -> dict[str, Any]:
         """As PEFT's LoraConfig has them."""
