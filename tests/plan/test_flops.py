@@ -113,3 +113,15 @@ def test_token_choice_counts_the_places_there_are() -> None:
     assert 0.5 * block < further(**by_token) < 0.75 * block
     by_token["mor_capacity_factor"] = 9.0
     assert further(**by_token) == pytest.approx(block)
+
+
+def test_frozen_weights_under_adapters_have_no_gradient_of_their_own() -> None:
+    """Four operations for each of them, six for each parameter of the adapters."""
+    shape = {"vocab_size": 64, "hidden_size": 64, "seq_length": 32}
+    plain = resolve_spec(Config(**shape))
+    spec = resolve_spec(Config(**shape, use_peft=True, init_from="base", lora_r=4))
+    counts = count_parameters(spec)
+    assert counts.adapters == counts.total - count_parameters(plain).total > 0
+    frozen = count_parameters(plain).active_non_embedding
+    expected = flops_per_token(plain) - 2 * frozen + 6 * counts.adapters
+    assert flops_per_token(spec) == pytest.approx(expected)

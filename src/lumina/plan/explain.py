@@ -108,6 +108,11 @@ def parameter_lines(counts: Counts) -> list[str]:
             f"{'experts':<22}{counts.experts:>20,}  {counts.expert_share:.1%} of all;"
             f" a token uses {counts.active_expert_share:.1%} of them"
         )
+    if counts.adapters:
+        lines.append(
+            f"{'adapters':<22}{counts.adapters:>20,}  "
+            f"{counts.adapters / counts.total:.2%} of all; the rest is frozen"
+        )
     if counts.head == 0:
         lines.append("the head is the embedding")
     return lines

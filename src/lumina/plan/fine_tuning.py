@@ -60,7 +60,7 @@ def fine_tuning(
     rate, how = rate_for(active), f"fine-tuning of {_size(active)} parameters"
     if spec.adapters:
         rate, how = (
-            ADAPTERS * rate,
+            min(1e-3, ADAPTERS * rate),
             f"{ADAPTERS} times that of a {how} without adapters",
         )
     decided: dict[str, tuple[object, str]] = {}

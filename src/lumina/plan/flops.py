@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from lumina.model.declared import parameters
+from lumina.model.freezing import frozen_parameters
 from lumina.model.spec import ModelSpec
 from lumina.plan.checkpointing import forwards_again
 from lumina.plan.costs.cost import Share
@@ -16,7 +18,8 @@ CONVENTION = (
     "6 x active non-embedding parameters (the head counts) "
     "+ 6 x layers x heads x head_dim x sequence for causal attention; a block that "
     "takes a share of the tokens counts that share, and its square in attention; a "
-    "reasoner counts every update it executes; a registered part adds what it says"
+    "reasoner counts every update it executes; a registered part adds what it says; "
+    "frozen weights under adapters count 4 in place of 6"
 )
 """Printed beside every MFU."""
 
@@ -51,7 +54,21 @@ def flops_per_token(spec: ModelSpec, counts: Counts | None = None) -> float:
         products += (one.feedforward - one.once) * feedforward
         looks += one.attention * one.keys - one.once
     further = sum(cost.further_flops(spec) for cost in costs)
-    return 6.0 * products + 12 * looks * width * attended + further
+    each = 6.0 - 2 * frozen_parameters_used(spec) / counts.active_non_embedding
+    return each * products + 12 * looks * width * attended + further
+
+
+def frozen_parameters_used(spec: ModelSpec) -> int:
+    """Parameters under adapters that multiply a token and have no gradient."""
+    if not spec.adapters:
+        return 0
+    frozen = frozen_parameters(spec, ())
+    table = spec.padded_vocab_size * spec.hidden_size if spec.tie_embeddings else 0
+    return table + sum(
+        one.size * one.used[0] // one.used[1]
+        for one in parameters(spec)
+        if one.name in frozen and one.role not in ("embedding", "puzzle")
+    )
 
 
 def attended_keys(spec: ModelSpec) -> float:
@@ -86,8 +103,10 @@ def layer_flops(spec: ModelSpec) -> list[float]:
             products[one.layer] -= one.attention * _key_parameters(spec, one.layer)
         products[one.layer] += (one.feedforward - one.once) * feedforward
         looks[one.layer] += one.attention * one.keys - one.once
+    frozen = frozen_parameters_used(spec) / count_parameters(spec).active_non_embedding
+    each = 6.0 - 2 * frozen
     return [
-        6.0 * size + 12 * seen * width * attended
+        each * size + 12 * seen * width * attended
         for size, seen in zip(products, looks, strict=True)
     ]
 
@@ -106,7 +125,9 @@ def hardware_flops_per_token(plan: Any) -> float:
         return total
     heads = max((cost.heads(plan.spec) for cost in costs_of(plan.spec)), default=1)
     head = 6.0 * heads * int(plan.spec.vocab_size) * int(plan.spec.hidden_size)
-    return total + (total - head) * forwards / 3
+    # A third of what there would be if all weights had gradients.
+    spared = 2.0 * frozen_parameters_used(plan.spec)
+    return total + (total + spared - head) * forwards / 3
 
 
 @dataclass(frozen=True)
