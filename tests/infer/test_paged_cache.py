@@ -127,24 +127,24 @@ def test_prompts_that_begin_alike_share_blocks_and_are_read_once(monkeypatch):
 def test_a_block_that_was_used_again_is_not_found_by_what_it_held():
     network = tiny()
     kept = pool(limit=6)
-    one, other = prompts(3)[2], [9, *prompts(3)[2][1:]]
+    one = prompts(3)[2]
+    other = [(token * 7 + 5) % 61 for token in one]
+    reused = []
 
-    def answer(prompt):
+    def scores(prompt):
         cache = PagedCache(kept)
-        decoding = Decoding(network, [prompt], GREEDY, max_new_tokens=4, cache=cache)
-        list(decoding)
-        for row in cache.active:
-            row.end()
-        return decoding.new_ids[0]
+        pieces = cache.read_prompts([prompt], 99, torch.device("cpu"))
+        for ids, _ in pieces:
+            reused.append(len(prompt) - ids.shape[1])
+            found = logits(network, cache, ids, [ids.shape[1]])
+        cache.active[0].end()
+        return found[0, -1]
 
-    fresh = {}
-    for prompt in (one, other):
-        plain = Decoding(network, [prompt], GREEDY, max_new_tokens=4)
-        list(plain)
-        fresh[tuple(prompt)] = plain.new_ids[0]
     for prompt in (one, one, other, one, other, other, one):
-        assert answer(prompt) == fresh[tuple(prompt)]
+        alone = logits(network, KVCache(1), torch.tensor([prompt]), [17])[0, -1]
+        torch.testing.assert_close(scores(prompt), alone, atol=1e-5, rtol=1e-5)
         assert kept.blocks <= 6 and kept.in_use == 0
+    assert max(reused) == 16
 
 
 def test_writing_into_a_shared_block_copies_it_first():
@@ -162,6 +162,21 @@ def test_writing_into_a_shared_block_copies_it_first():
     assert rest.isfinite().all() and held.in_use == 2 + 2
     again = in_chunks(first, q[:, :, 8:], k[:, :, 8:], v[:, :, 8:], [4])
     torch.testing.assert_close(again, expected(q, k + 1, v - 1, 0)[:, :, 8:])
+
+
+def test_a_known_block_that_is_written_again_is_not_found_any_more():
+    q, k, v = qkv(1, 8)
+    held = pool()
+    cache = PagedCache(held)
+    cache.positions(torch.arange(8)[None])
+    in_chunks(cache, q, k, v, [8])
+    cache.active[0].settle()
+    assert cache.rewind(6)
+    cache.positions(torch.tensor([[50, 51]]))
+    in_chunks(cache, q[:, :, 6:], k[:, :, 6:], v[:, :, 6:], [2])
+    cache.active[0].end()
+    assert PagedCache(held).active[0].begin([*range(9)]) == 4
+    assert PagedCache(held).active[0].begin([*range(6), 50, 51, 8]) == 8
 
 
 def test_a_full_pool_says_so_and_room_is_counted_beforehand():

@@ -16,9 +16,8 @@ KV_FORMATS = ("auto", "fp32", "bf16", "fp16", "fp8", "int8", "int4")
 """Values of `--kv-cache-dtype`; `lumina.ops.kv_formats` has a file for each."""
 
 
-def add_cache_options(parser: argparse.ArgumentParser) -> None:
-    """Declare how keys and values are kept."""
-    group = parser.add_argument_group("cache of keys and values")
+def add_dtype_options(group: argparse._ArgumentGroup) -> None:
+    """Declare the number format and the place of keys and values."""
     group.add_argument(
         "--kv-cache-dtype",
         choices=KV_FORMATS,
@@ -32,6 +31,12 @@ def add_cache_options(parser: argparse.ArgumentParser) -> None:
         help="keep them in the host's memory; the GPU holds one layer's at a time, "
         "which takes less of its memory and more time",
     )
+
+
+def add_cache_options(parser: argparse.ArgumentParser) -> None:
+    """Declare how keys and values are kept."""
+    group = parser.add_argument_group("cache of keys and values")
+    add_dtype_options(group)
     group.add_argument(
         "--kv-cache-paged",
         action="store_true",

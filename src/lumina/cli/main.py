@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("lumina.cli.evaluate", "loss and perplexity on files"),
     "chat": ("lumina.cli.chat", "talk with a trained model"),
     "context": ("lumina.cli.context", "how far back a model reads"),
+    "serve": ("lumina.cli.serve", "answer requests over HTTP, several side by side"),
     "tokenizer": (
         "lumina.cli.tokenizer",
         "train, inspect, compare and extend tokenizers",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
-from lumina.data.records import BadRecord, read_turns
+from lumina.data.records import BadRecord, Message, read_turns
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.chat import check_markers
@@ -126,13 +126,26 @@ def chat(
         "seed": seed,
     }
     sampling_for({}, **chosen)  # refuse nonsense before the model is read
-    asked = messages
+    asked: Any = messages
     if isinstance(asked, str):
         asked = [{"role": "user", "content": asked}]
+    turns = turns_to_answer(list(asked) if isinstance(asked, Sequence) else asked)
+    network, tokenizer = _opened(model, loading)
+    check_markers(tokenizer)
+    sampling = sampling_for(tokenizer.generation, **chosen)
+    ids = [tokenizer.chat_prompt(turns)]
+    [answer] = _answers(network, tokenizer, ids, sampling, max_new_tokens, stop, cache)
+    return answer
+
+
+def turns_to_answer(messages: Any) -> list[Message]:
+    """The turns of a conversation that ends with a question.
+
+    Raises:
+        LuminaError: E102 for what is no conversation, or ends with an answer.
+    """
     try:
-        turns = read_turns(
-            list(asked) if isinstance(asked, Sequence) else asked, "messages"
-        )
+        turns = read_turns(messages, "messages")
     except BadRecord as bad:
         raise LuminaError(
             bad.code, bad.reason, bad.hint or "give turns with role and content"
@@ -143,12 +156,7 @@ def chat(
             f"the last message is the {turns[-1]['role']}'s, so nothing is asked",
             "end with a message of the user",
         )
-    network, tokenizer = _opened(model, loading)
-    check_markers(tokenizer)
-    sampling = sampling_for(tokenizer.generation, **chosen)
-    ids = [tokenizer.chat_prompt(turns)]
-    [answer] = _answers(network, tokenizer, ids, sampling, max_new_tokens, stop, cache)
-    return answer
+    return list(turns)
 
 
 def _opened(model: Model, loading: dict[str, Any]) -> tuple[Network, Tokenizer]:

@@ -220,7 +220,17 @@ class Row:
         return more + bool(inside)
 
     def extend(self, new: int) -> int:
-        """Take the blocks of so many coming tokens; returns where the first comes.
+        """Go on by so many coming tokens; returns where the first one comes.
+
+        Raises:
+            MemoryError: as of `reserve`.
+        """
+        self.reserve(new)
+        begin, self.length = self.length, self.length + new
+        return begin
+
+    def reserve(self, new: int) -> None:
+        """Take the blocks of so many coming tokens.
 
         Raises:
             MemoryError: as of `Pool.take`; the row is as it was then, but for blocks
@@ -239,8 +249,6 @@ class Row:
                 pool.forget(old)  # it is about to hold something else
         while len(self.blocks) * size < self.length + new:
             self.blocks.append(pool.take())
-        begin, self.length = self.length, self.length + new
-        return begin
 
     def settle(self) -> None:
         """Let full blocks of known tokens be found by other rows.

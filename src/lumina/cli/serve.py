@@ -1,0 +1,183 @@
+"""`lumina serve`: answer requests over HTTP, several side by side."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from lumina.cli.answering import (
+    add_device_options,
+    add_weights_options,
+    model_path,
+    open_model,
+    say,
+)
+from lumina.cli.cache_options import add_dtype_options
+from lumina.errors import LuminaError
+from lumina.infer.kv.settings import BLOCK, CacheSettings
+
+if TYPE_CHECKING:
+    from lumina.infer.serving.engine import Engine, Limits
+    from lumina.model.network import Network
+
+KEY = "LUMINA_API_KEY"
+"""The environment variable that holds the key which clients have to send."""
+
+
+SENDING_SECONDS = 10.0
+"""How long clients have to take the last answers when the server ends."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    model = parser.add_argument_group("model")
+    add_weights_options(model)
+    add_device_options(model)
+    parser.set_defaults(goal=[], expert_registry="experts")
+    add_dtype_options(parser.add_argument_group("cache of keys and values"))
+    group = parser.add_argument_group("server")
+    group.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="where to listen; default: 127.0.0.1, which only this machine reaches. "
+        f"Another one needs a key in the environment variable {KEY}",
+    )
+    for flag, default, text in (
+        ("--port", 8000, "port to listen on; 0: a free one"),
+        ("--max-batch-size", 32, "requests answered side by side"),
+        ("--max-sequence-length", 2048, "most tokens of a prompt and its answer"),
+        ("--max-waiting", 256, "requests that may wait; more are refused (503)"),
+    ):
+        group.add_argument(
+            flag, type=int, default=default, metavar="N",
+            help=text + f"; default: {default}",
+        )  # fmt: skip
+    group.add_argument(
+        "--kv-cache-tokens",
+        type=int,
+        metavar="N",
+        help="tokens that the cache has room for, all requests together; default: "
+        "enough for --max-batch-size requests of --max-sequence-length",
+    )
+    group.add_argument(
+        "--kv-block-size", type=int, default=BLOCK, metavar="N",
+        help=f"tokens of a block of the cache; default: {BLOCK}",
+    )  # fmt: skip
+    group.add_argument(
+        "--served-model-name",
+        metavar="NAME",
+        help="what clients call the model; default: the name of its folder",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM; a second one ends at once."""
+    from lumina.infer.serving.engine import Engine, Limits
+    from lumina.infer.serving.web import LOOPBACK, Served, Server
+
+    limits = Limits(
+        rows=args.max_batch_size,
+        tokens=args.max_sequence_length,
+        waiting=args.max_waiting,
+        cache_tokens=args.kv_cache_tokens or 0,
+    )
+    key = os.environ.get(KEY, "")
+    if args.host not in LOOPBACK and not key:
+        raise LuminaError(
+            "E002",
+            f"--host {args.host} lets other machines ask, and there is no key",
+            f"set the environment variable {KEY}, or leave --host out",
+        )
+    if args.kv_cache_tokens is not None and args.kv_cache_tokens < 1:
+        raise LuminaError(
+            "E005", f"kv-cache-tokens is {args.kv_cache_tokens}", "give 1 or more"
+        )
+    if not 0 <= args.port < 65536:
+        raise LuminaError("E005", f"port is {args.port}", "give 0 to 65535")
+    settings = CacheSettings(
+        args.kv_cache_dtype, args.kv_cache_offload, True, args.kv_block_size
+    )
+    path = model_path(args)
+    args.model, args.resume = str(path), None
+    name = args.served_model_name or path.resolve().name
+    network, tokenizer = open_model(args)
+    limits = _within_context(limits, network)
+    engine = Engine(network, limits, settings)
+    try:
+        served = Served(engine, tokenizer, name, key)
+        server = Server((args.host, args.port), served)
+    except OSError as error:
+        raise LuminaError(
+            "E005",
+            f"cannot listen on {args.host}, port {args.port}: {error.strerror}",
+            "choose another --port",
+        ) from None
+    _tell(server.server_address[1], args.host, name, engine, settings, network)
+    _serve(server, engine)
+    return 0
+
+
+def _within_context(limits: Limits, network: Network) -> Limits:
+    """Rows no longer than the model reads."""
+    from dataclasses import replace
+
+    from lumina.cli.cache_options import tokens_of
+
+    return replace(limits, tokens=tokens_of(network, limits.tokens))
+
+
+def _tell(
+    port: int,
+    host: str,
+    name: str,
+    engine: Engine,
+    settings: CacheSettings,
+    network: Network,
+) -> None:
+    """Where it listens, and what its cache may take."""
+    from lumina.plan.kv_cache import token_bytes
+    from lumina.quantities import byte_size
+
+    limits, pool = engine.limits, engine.pool
+    dtype = network.backbone.compute_dtype
+    a_block = pool.block * token_bytes(network.spec, settings.dtype, dtype)
+    say(
+        f"up to {limits.rows:,} requests side by side, {limits.tokens:,} tokens each; "
+        f"keys and values: at most {byte_size((pool.limit or 0) * a_block)} in "
+        f"{pool.limit:,} blocks of {pool.block:,} tokens"
+    )
+    shown = f"[{host}]" if ":" in host else host
+    say(f"{name} is at http://{shown}:{port}/v1 (Ctrl-C ends)")
+
+
+def _serve(server: object, engine: Engine) -> None:
+    """Listen until a signal; then answer what was asked, and end."""
+    from lumina.infer.serving.web import Server
+
+    assert isinstance(server, Server)
+    asked = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {
+        number: signal.signal(number, on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    listening = threading.Thread(target=server.serve_forever, daemon=True)
+    listening.start()
+    try:
+        while not asked.wait(0.5):
+            pass
+        say("ending: what was asked is answered first; Ctrl-C once more ends at once")
+        engine.close()
+        server.finish(SENDING_SECONDS)
+    finally:
+        server.server_close()
+        for number, handler in before.items():
+            signal.signal(number, handler)

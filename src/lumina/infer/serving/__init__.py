@@ -1,0 +1,1 @@
+"""A server that answers several requests side by side, as OpenAI's API forms them."""

@@ -1,0 +1,111 @@
+"""One request for text while the server works on it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lumina.data.tokenizer import Tokenizer
+from lumina.infer.generate import END, FULL
+from lumina.infer.kv.pages import Row
+from lumina.infer.sampling import Sampler, Sampling
+from lumina.infer.text import UntilStop
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why there is no answer.
+
+    Attributes:
+        status: of HTTP.
+        text: what happened.
+        kind: as OpenAI's API names it.
+    """
+
+    status: int
+    text: str
+    kind: str = "server_error"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a request is sent: a piece of its answer, or how it ended.
+
+    Attributes:
+        text: the piece; "" where only the end is told.
+        reason: "stop" or "length" at the end, else "".
+        problem: why there is no answer.
+    """
+
+    text: str = ""
+    reason: str = ""
+    problem: Problem | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether nothing comes after it."""
+        return bool(self.reason) or self.problem is not None
+
+
+@dataclass
+class Request:
+    """A prompt and its answer so far.
+
+    The thread of the engine works on it, and the thread that asked reads `said`.
+
+    Attributes:
+        prompt: token ids.
+        new_ids: the answer's.
+        row: its blocks, while it is read and answered.
+        said: what `Said` there is to send.
+        gone: set once nobody waits for the answer any more.
+    """
+
+    prompt: list[int]
+    sampling: Sampling
+    max_new_tokens: int
+    stop: Sequence[str]
+    tokenizer: Tokenizer
+    new_ids: list[int] = field(default_factory=list)
+    row: Row | None = None
+    said: queue.SimpleQueue[Said] = field(default_factory=queue.SimpleQueue)
+    gone: threading.Event = field(default_factory=threading.Event)
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler(self.sampling, 1)
+        self._stream = self.tokenizer.stream(self.prompt)
+        self._filter = UntilStop(self.stop)
+
+    @property
+    def ids(self) -> list[int]:
+        """The prompt and the answer so far."""
+        return [*self.prompt, *self.new_ids]
+
+    def take(self, token: int) -> None:
+        """Goes on with a token, or ends there."""
+        if token in self.tokenizer.stop_ids:
+            self._end(END)
+            return
+        self.new_ids.append(token)
+        piece = self._filter.push(self._stream.push(token))
+        if piece:
+            self.said.put(Said(piece))
+        if self._filter.stopped:
+            self._end(END)
+        elif len(self.new_ids) >= self.max_new_tokens:
+            self._end(FULL)
+
+    def fail(self, problem: Problem) -> None:
+        """Ends without an answer."""
+        self.ended = True
+        self.said.put(Said(problem=problem))
+
+    def _end(self, reason: str) -> None:
+        self.ended = True
+        rest = ""
+        if not self._filter.stopped:
+            rest = self._filter.push(self._stream.flush()) + self._filter.flush()
+        self.said.put(Said(rest, reason))
