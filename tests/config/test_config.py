@@ -158,10 +158,15 @@ def test_the_documents_dictionaries_hold_options(tmp_path: Path) -> None:
         training_params={"lr": 1e-4, "num_epochs": 2},
         data_params={"dataset_file": "a.txt"},
         checkpoint_params={"save_total_limit": 5},
-        quantization_params={"precision": "fp32"},
+        quantization_params={
+            "precision": "fp32",
+            "quantization_method": "quanto",
+            "quantization_bits": 8,
+        },
         monitoring_params={"log_every_n_steps": 3},
     )
     assert given.train.learning_rate == 1e-4 and given.train.epochs == 2
+    assert given.quantization.quantization_bits == "8"
     assert given.data.train_data == ("a.txt",) and given.system.precision == "fp32"
     assert given.run.save_total_limit == 5 and given.run.log_every_n_batches == 3
     file = tmp_path / "run.yaml"
@@ -171,7 +176,7 @@ def test_the_documents_dictionaries_hold_options(tmp_path: Path) -> None:
     for wrong, code in (
         ({"training_params": {"lerning_rate": 1}}, "E004"),
         ({"training_params": 3}, "E005"),
-        ({"quantization_params": {"quantization_bits": 4}}, "E004"),
+        ({"quantization_params": {"quantization_bits": 3}}, "E005"),
         ({"training_params": {"lr": 1e-4}, "learning_rate": 1e-3}, "E002"),
     ):
         with pytest.raises(LuminaError) as refused:

@@ -119,7 +119,7 @@ def test_the_documents_example_flat_and_sectioned(tmp_path: Path) -> None:
         ("stepps: 5\n", "E004", "'stepps'"),
         ("train: {seq_length: 5}\n", "E004", "'seq_length'"),
         ("trainn: {steps: 5}\n", "E004", "'trainn'"),
-        ("quantization_bits: 4\n", "E004", "`lumina export"),
+        ("quantization_bits: 5\n", "E005", "quantization_bits"),
         ("train: 5\n", "E005", "'train'"),
         ("? [a]\n: b\n", "E101", "line 1"),
         ("asked: 5\n", "E005", "asked"),

@@ -86,7 +86,7 @@ def test_the_others_are_refused_with_what_is_meant(
     assert refused.value.code == code and words in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["lora_bias", "push_to_hub", "flash", "load_in_8bit"])
+@pytest.mark.parametrize("name", ["lora_bias", "push_to_hub", "flash"])
 def test_a_stranger_is_answered_with_no_guess(name: str) -> None:
     with pytest.raises(LuminaError, match="E004") as refused:
         Config(**{name: 1})

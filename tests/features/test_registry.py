@@ -38,6 +38,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "coded_activations": {"activation_bits": 4},
     "tiled_feedforward": {"feedforward_tile": 64},
     "compile": {"compile": True},
+    "base_storage": {"use_peft": True, "init_from": "runs/x", "load_in_4bit": True},
+    "rounded_training": {"quantization_method": "quanto"},
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},
     "tf32": {"precision": "tf32"},

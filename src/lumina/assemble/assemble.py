@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -163,7 +164,8 @@ def on_base(plan: Plan, source: Source) -> Source:
     """
     if not plan.adapter_base or set(source.names()) >= set(tensor_info(plan.spec)):
         return source
-    base = open_base(plan.adapter_base, open_weights)
+    opener = partial(open_weights, piecewise=bool(plan.base_storage))
+    base = open_base(plan.adapter_base, opener)
     return OnBase(source, base, plan.adapter_base)
 
 

@@ -10,7 +10,7 @@ again.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -26,7 +26,7 @@ from lumina.assemble.frozen_model import FrozenModel, rows_of_base
 from lumina.assemble.held_bytes import held_bytes
 from lumina.assemble.host_copies import HostCopies
 from lumina.assemble.initial_values import InitialValues
-from lumina.assemble.logical import fill, join_fused, logical_names
+from lumina.assemble.logical import fill, join_fused, logical_names, split_fused
 from lumina.assemble.optimizers import make_optimizers
 from lumina.assemble.ranks import Ranks
 from lumina.assemble.vocabulary_counts import VocabularyCounts
@@ -39,8 +39,10 @@ from lumina.model.freezing import frozen_parameters
 from lumina.model.kinds.kind import Memory
 from lumina.model.kinds.table import kinds_of, loss_terms
 from lumina.model.network import Network
+from lumina.model.stored import StoredWeight, storable, store
 from lumina.model.tensors import FusedPieces, TensorInfo
 from lumina.ops.attention import flash3
+from lumina.ops.low_bits.codec import found_codec, relative_error
 from lumina.optim.anchor import BaseWeights
 from lumina.optim.averages import evaluation_weights
 from lumina.optim.early import Early
@@ -97,6 +99,9 @@ class Program:
         carries: a recurrent model's, for each forward of a step; None at first.
         loss_scale: for float16.
         live: the scalars that may change between steps.
+        stored: frozen parameters in few bits, by the names of the parameters.
+        storage_error: how far each tensor in few bits is from the weights it is of, as
+            `lumina.ops.low_bits.codec.relative_error` says.
         held: bytes of what it holds, see `held_bytes`.
     """
 
@@ -122,6 +127,8 @@ class Program:
         self.info = tensor_info(plan.spec)
         for name in frozen_parameters(plan.spec, plan.freeze):
             self.network.get_parameter(name).requires_grad_(False)
+        self.stored = self._store_base()
+        self.storage_error: dict[str, float] = {}
         self.tables = row_tables(self.network)
         self.trained = {
             name for name, p in self.network.named_parameters() if p.requires_grad
@@ -193,6 +200,16 @@ class Program:
             return self.weights_dtype
         return self.compute_dtype  # copies of the masters
 
+    def _store_base(self) -> dict[str, StoredWeight]:
+        """Put frozen matrices into few bits, where the Plan says so."""
+        plan, network = self.plan, self.network
+        if not plan.base_storage:
+            return {}
+        frozen = {n for n, p in network.named_parameters() if not p.requires_grad}
+        chosen = frozen & storable(plan.spec, network).keys()
+        codec = found_codec(plan.base_storage)
+        return store(network, dict.fromkeys(sorted(chosen), codec))
+
     def _wrap(self) -> None:
         """Block transforms, then compile, then the parallel wrapper."""
         plan, network = self.plan, self.network
@@ -248,12 +265,26 @@ class Program:
                 )
             fill(local(tensor.detach()), tensor.detach(), value)
             del value  # before the next one is read
+        for name, stored in self.stored.items():
+            for logical, piece in self._values_of(name, stored, read):
+                packed = stored.codec.pack(piece)
+                self.storage_error[logical] = relative_error(piece, packed)
+                stored.fill(logical, packed)
         self._initial = None
         if read is not None and self.plan.keeps == "outputs":
             self.frozen = FrozenModel(self, build(self.plan), self._exact())
             self.frozen.fill(read)
         self._make_optimizer()
         self.model = self.way.settle()
+
+    def _values_of(
+        self, name: str, stored: StoredWeight, read: Callable[[str], Tensor] | None
+    ) -> Iterable[tuple[str, Tensor]]:
+        """The logical tensors of a stored parameter, one at a time."""
+        if read is not None:
+            return ((logical, read(logical)) for logical in stored.names)
+        value = self.network.initial_value(name, self.plan.seed)
+        return split_fused(name, value, self.pieces).items()
 
     def _make_optimizer(self) -> None:
         """Masters, where gradients gather, and the optimizers with their states."""

@@ -43,13 +43,6 @@ VALUE_SYNONYMS: dict[str, dict[str, str]] = {
     },
 }
 
-ELSEWHERE = dict.fromkeys(
-    ("quantization_method", "quantization_bits"),
-    "for a trained model: `lumina export --quantize --bits 8`",
-)
-"""Keys of the documents that are no setting of a run."""
-
-
 PATHS = (
     "train_data", "eval_data", "tokenizer", "init_from", "branch_from", "plugins",
     "expert_registry", "run_dir", "resume", "stop_file", "base_training_paths",
@@ -151,10 +144,6 @@ def canonical(name: str) -> str:
     key = SYNONYMS.get(key, key)
     if key in LEAVES or key == "preset":
         return key
-    if key in ELSEWHERE:
-        raise LuminaError(
-            "E004", f"{name!r} is {ELSEWHERE[key]}", "leave it out of the configuration"
-        )
     raise LuminaError(
         "E004",
         f"{name!r} is not an option",

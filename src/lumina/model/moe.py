@@ -125,6 +125,7 @@ class MoeFeedForward(nn.Module):
         self.shared = FeedForward(spec, moe.shared_size) if moe.shared_size else None
         self.stored: dict[str, Any] = {}
         self.experts: Callable[..., Tensor] = grouped.routed_experts
+        self.rounding: Callable[[Tensor], Tensor] | None = None
         self.reset_buffers()
 
     @torch.no_grad()
@@ -187,7 +188,8 @@ class MoeFeedForward(nn.Module):
     def _matrix(self, leaf: str, dtype: torch.dtype) -> Weight:
         if leaf in self.stored:
             return self.stored[leaf]  # type: ignore[no-any-return]
-        return only_last(getattr(self, leaf), self.spec.trained).to(dtype)
+        weight = only_last(getattr(self, leaf), self.spec.trained).to(dtype)
+        return weight if self.rounding is None else self.rounding(weight)
 
     def dense(self, matrix: str) -> Tensor:
         """`gate_up` [E, 2M, D] or `down` [E, D, M], without adapters."""

@@ -33,6 +33,7 @@ from lumina.plan.feature_choice import (
     features_with_memory,
     settle_features,
 )
+from lumina.plan.few_bits import decide_few_bits
 from lumina.plan.flops import flops_per_token
 from lumina.plan.gradient_steps import decide_gradient_steps
 from lumina.plan.kernels import choose_attention, kernel_family
@@ -145,6 +146,7 @@ def make_plan(
     decide_optimizers(config, spec, decisions)
     decide_gradient_steps(config, decisions)
     decide_offload(config, decisions)
+    decide_few_bits(config, decisions)
     _decide_attention(config, machine, spec, decisions)
     _decide_chunks(config, environment, spec, decisions)
     _decide_features(config, machine, spec, decisions)
@@ -260,6 +262,7 @@ def smallest_estimate(
     for field in ("ema_decay", "swa_start", "lookahead_steps"):
         decisions.decide(field, config.get(field), "")
     decide_offload(config, decisions)
+    decide_few_bits(config, decisions)
     _decide_features(config, machine, spec, decisions)
     batching = resolve_batching(config, _sizes(decisions).data)
     layouts = _layouts(config, machine, spec, decisions, batching)
@@ -287,6 +290,7 @@ def _layouts(
         activations_in=decisions.values["activations_in"],
         activation_bits=decisions.values["activation_bits"],
         feedforward_tile=decisions.values["feedforward_tile"],
+        base_storage=decisions.values["base_storage"],
         data_ranks=sizes.data,
         loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
         trainable=_trainable(config, spec),
@@ -453,6 +457,7 @@ def layout_of(plan: Plan) -> Layout:
         micro_batch_size=plan.micro_batch_size,
         compute_dtype=plan.compute_dtype,
         weights_dtype=plan.weights_dtype,
+        base_storage=plan.base_storage,
         grad_accum=plan.grad_accum,
         gradient_checkpointing=plan.gradient_checkpointing,
         block_checkpointing=plan.block_checkpointing,
@@ -480,6 +485,7 @@ def _finish(spec: ModelSpec, decisions: Decisions) -> Plan:
     decisions.decide("parameters", counts.total, "counted by formula")
     decisions.decide("active_parameters", counts.active, "used by one token")
     decisions.decide("rules", (), "decided when a run begins")
+    decisions.decide("adapter_base", {}, "named when a run with adapters begins")
     decisions.decide("experience", {}, "looked up when a run begins")
     decisions.decide(
         "flops_per_token", flops_per_token(spec, counts), "forward and backward"

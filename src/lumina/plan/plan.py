@@ -48,6 +48,10 @@ class Plan:
         qk_clip: the attention logit above which queries and keys are scaled; 0: none.
         lr_transfer: "mup" or "completep" as mode, and how many times the width and
             the depth of the base the model has; nothing where rates do not carry over.
+        base_storage: the codec (`lumina.ops.low_bits`) that holds the frozen matrices
+            of the base of adapters in few bits; "": none does.
+        rounded_to: the codec that weights are rounded by in each forward pass while
+            they train; "": none.
         adapter_base: the frozen base of adapters: `path`, `sha256` of its content, and
             whether its averaged weights are meant; empty without adapters.
         gradient_steps: small steps on gradients, in the order in which they act.
@@ -155,6 +159,8 @@ class Plan:
     puzzle_lr: float = 0.01
     puzzle_weight_decay: float = 0.1
     freeze: tuple[str, ...] = ()
+    base_storage: str = ""
+    rounded_to: str = ""
     adapter_base: dict[str, Any] = field(default_factory=dict)
     pinned: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()

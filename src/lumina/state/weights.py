@@ -27,6 +27,7 @@ from lumina.state.reader import (
     read_pointer,
 )
 from lumina.state.run_directory import RunDirectory
+from lumina.state.stored_base import StoredBase
 
 _OWNED = re.compile(r"([A-Za-z0-9][\w.-]*)/[\w.-]+")
 """OWNER/NAME."""
@@ -298,7 +299,10 @@ def _checkpoint(folder: Path, ema: bool) -> Weights:
     averaged = ema or bool(reader.meta.extra.get("averages_by_default"))
     whole: Any = reader
     if reference := reader.meta.plan.get("adapter_base"):
-        whole = OnBase(reader, open_base(reference, open_weights), reference)
+        base = open_base(reference, open_weights)
+        if storage := reader.meta.plan.get("base_storage"):
+            base = as_trained_on(base, storage)
+        whole = OnBase(reader, base, reference)
     return Weights(
         spec=ModelSpec.from_dict(reader.meta.spec),
         source=_averaged(whole) if averaged else whole,
@@ -358,3 +362,13 @@ def _piecewise(folder: Path, drop_mtp: bool) -> tuple[ModelSpec, InMemory]:
     with ExitStack() as stack:
         spec, readers = opened_folder(folder, stack, drop_mtp=drop_mtp)
         return spec, FolderWeights({}, readers, stack.pop_all())
+
+
+def as_trained_on(base: Weights, storage: str) -> Weights:
+    """A base with the matrices as adapters were trained on them, in few bits.
+
+    Args:
+        base: as it is in its files.
+        storage: the codec that held its matrices.
+    """
+    return replace(base, source=StoredBase(base.source, base.spec, storage))

@@ -16,6 +16,7 @@ from lumina.data.kinds import chosen_kind, names_data
 from lumina.data.stream import RowStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
+from lumina.features.few_bits import asked_base_storage
 from lumina.guard.guarded import guarded
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
@@ -174,7 +175,10 @@ class Preparation:
             self.base = open_base_model(str(self.config.train.init_from))
             self.config = with_its_tokenizer(self.config, self.base)
         elif self.config.train.init_from and self.reader is None:
-            weights = open_weights(self.config.train.init_from)
+            weights = open_weights(
+                self.config.train.init_from,
+                piecewise=bool(asked_base_storage(self.config)),
+            )
             self._held = frozenset(weights.source.names())
             if self.config.train.expert_id is not None:
                 self.config, weights = with_expert(self.config, weights)

@@ -60,7 +60,8 @@ FIXED = (
      "tokenizer_vocab_size", "preserve_base_knowledge",
      "preservation_method",
      "task_sampling_strategy", "data_kind",
-     "lr_transfer", "base_width", "base_depth"}  # fmt: skip
+     "lr_transfer", "base_width", "base_depth", "load_in_4bit",
+     "load_in_8bit", "quantization_method", "quantization_bits"}  # fmt: skip
 """Options that a resume must leave as they are: another model, or other data.
 The data itself is compared by content, so its files may have moved."""
 

@@ -25,6 +25,7 @@ from lumina.train.recalled import recall
 from lumina.train.recorder import Recorder
 from lumina.train.rules import RunningRules
 from lumina.train.rules.earlier import rules_state
+from lumina.train.told_few_bits import base_in_words
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,15 @@ def begin(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
         program = assemble(
             prepared.plan, weights.source if weights else None, ranks=prepared.ranks
         )
+    _tell_of_base(program, recorder)
     return Outset(program, progress, Best(), controls, RunningRules.of(prepared.plan))
+
+
+def _tell_of_base(program: Program, recorder: Recorder) -> None:
+    """Say how far a base in few bits is from its weights, where there is one."""
+    if (told := base_in_words(program)) is not None:
+        text, figures = told
+        recorder.event("base_in_few_bits", "info", None, text, **figures)
 
 
 def _begins_anew(prepared: Preparation) -> str:
@@ -103,6 +112,7 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     meta = edited(reader.meta, prepared.resumption.edits)
     check_data(prepared, meta.extra)
     program = assemble(prepared.plan, reader, ranks=prepared.ranks, meta=meta)
+    _tell_of_base(program, recorder)
     controls = Controls(meta.journal)
     controls.set_aside(prepared.resumption.changes)
     set_again(program, controls)

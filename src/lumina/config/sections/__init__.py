@@ -24,6 +24,7 @@ from lumina.config.sections.moe import MoeSection
 from lumina.config.sections.mor import MorSection
 from lumina.config.sections.offload import OffloadSection
 from lumina.config.sections.parts import PartsSection
+from lumina.config.sections.quantization import QuantizationSection
 from lumina.config.sections.recovery import RecoverySection
 from lumina.config.sections.resuming import ResumingSection
 from lumina.config.sections.run import RunSection
@@ -49,6 +50,7 @@ class Sections:
     mor: MorSection
     parts: PartsSection
     adapters: AdaptersSection
+    quantization: QuantizationSection
     data: DataSection
     mixture: MixtureSection
     stages: StagesSection

@@ -101,6 +101,21 @@ def finite(matrix: Tensor) -> Tensor:
     return matrix
 
 
+def relative_error(matrix: Tensor, packed: Packed) -> float:
+    """Root mean square of what packing changed, over that of the matrix.
+
+    Args:
+        matrix: as it was packed.
+        packed: what became of it.
+
+    Returns:
+        0 for a matrix of zeros.
+    """
+    apart = packed.unpacked().sub_(matrix).norm()
+    size = matrix.float().norm()
+    return float(apart / size) if size > 0 else 0.0
+
+
 class Codec:
     """How matrices are held in few bits.
 

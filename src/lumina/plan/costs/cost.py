@@ -12,6 +12,7 @@ from lumina.model.spec import ModelSpec
 from lumina.optim.paging.sizes import PAGE_BYTES, WINDOW
 from lumina.parallel.table import chosen_way
 from lumina.plan.checkpointing import kind_of, recomputes, segments
+from lumina.plan.costs.few_bits import stored_base
 from lumina.plan.costs.kept_bits import bytes_of_a_number
 from lumina.plan.count import Counts, count_parameters, count_sparse
 
@@ -89,6 +90,7 @@ class Layout:
         parallel: how the ranks share the work, as of `lumina.parallel.table`.
         data_ranks: ranks among which rows, and sharded weights, are divided.
         trainable: parameters that train; None for all.
+        base_storage: the codec that holds the frozen base of adapters, or "".
         optimizer_states: what the optimizers keep for a parameter that trains, on
             average, and the part of it that is never divided over ranks; 8 bytes and
             none for the two moments of AdamW.
@@ -117,6 +119,7 @@ class Layout:
     compile: bool = False
     features: tuple[str, ...] = ()
     weights_dtype: str = "float32"
+    base_storage: str = ""
     chunk_tokens: int = 0
     masters_beside: bool = False
 
@@ -196,6 +199,26 @@ class Layout:
         kept = self.optimizer_states[0] + 4 * self.masters_beside
         page = max(PAGE_BYTES, math.ceil(kept * largest / ranks))
         return WINDOW * page
+
+    def base_in_few_bits(self, spec: ModelSpec) -> dict[str, int]:
+        """Bytes that a frozen base in few bits adds, and what it takes away.
+
+        Every rank holds it whole. While a product is computed, one matrix is there in
+        the compute type, with what widening it takes: its codes as bytes and as int32,
+        and a table's values before and after they are multiplied by scales.
+        """
+        if not self.base_storage:
+            return {}
+        base = stored_base(spec, self.base_storage)
+        element = BYTES[self.compute_dtype]
+        way = chosen_way(self.parallel)
+        half = element == 2 and way.masters_apart
+        narrow = half or self.weights_dtype != "float32"
+        ranks = self.data_ranks if way.sharded else 1
+        return {
+            "weights": base.few - (2 if narrow else 4) * base.numbers // ranks,
+            "working": base.largest * (5 + 3 * element),
+        }
 
     def whole_copy(self, spec: ModelSpec) -> int:
         """Bytes of all parameters in the compute type, not divided among devices."""

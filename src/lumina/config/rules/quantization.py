@@ -1,0 +1,77 @@
+"""Weights in few bits: what they need, and what does not go together."""
+
+from __future__ import annotations
+
+from lumina.config.rules.refusing import refuse
+from lumina.config.rules.rule import Rule
+from lumina.config.settings import Settings
+from lumina.features.few_bits import BITS, METHODS, asked_few_bits
+
+
+def check(settings: Settings) -> None:
+    """Refuse few bits that there are not, or that nothing would use.
+
+    Raises:
+        LuminaError: E002.
+    """
+    asked = settings.quantization
+    method, bits = asked.quantization_method, int(asked.quantization_bits or 0)
+    if asked.load_in_4bit and asked.load_in_8bit:
+        refuse("load_in_4bit and load_in_8bit are both set", "keep one of the two")
+    loaded = 4 if asked.load_in_4bit else 8 if asked.load_in_8bit else None
+    if loaded is not None and (method not in (None, "bnb") or bits not in (0, loaded)):
+        refuse(
+            f"load_in_{loaded}bit is --quantization-method bnb --quantization-bits "
+            f"{loaded}, and others are named",
+            f"leave out --load-in-{loaded}bit, or the other options",
+        )
+    if method == "gptq":
+        refuse(
+            "quantization_method gptq rounds weights that are trained already: nothing "
+            "trains on them",
+            "`lumina quantize RUN FOLDER` writes them, for generate, chat and "
+            "evaluate; --quantization-method bnb holds the base of adapters in few "
+            "bits",
+        )
+    if method is not None and (method, bits or BITS[method]) not in METHODS:
+        known = [str(b) for m, b in METHODS if m == method]
+        refuse(
+            f"quantization_method {method} has no codes of {bits} bits",
+            f"use --quantization-bits {' or '.join(known)}",
+        )
+    found = asked_few_bits(settings)
+    if found is None:
+        return
+    if found.use == "base" and not settings.adapters.use_peft:
+        refuse(
+            "weights in few bits are frozen, and nothing trains beside them",
+            "add --use-peft, which trains adapters (QLoRA); or round weights as they "
+            "train with --quantization-method quanto",
+        )
+    if found.use == "base" and settings.stages.preserve_base_knowledge:
+        refuse(
+            "preserve_base_knowledge keeps a second copy of the base, and the base is "
+            "in few bits and frozen",
+            "leave out --preserve-base-knowledge",
+        )
+    if found.use == "training" and settings.adapters.use_peft:
+        refuse(
+            "quantization_method quanto trains the weights themselves, and use_peft "
+            "freezes them",
+            "leave out --use-peft, or use --load-in-4bit or --load-in-8bit",
+        )
+
+
+def without_effect(settings: Settings) -> dict[str, str]:
+    """Options of few bits without effect, and why."""
+    asked = settings.quantization
+    if (
+        asked.quantization_method is not None
+        or asked.load_in_4bit
+        or asked.load_in_8bit
+    ):
+        return {}
+    return {"quantization_bits": "quantization_method is not named"}
+
+
+RULE = Rule(check=check, without_effect=without_effect)

@@ -1,0 +1,45 @@
+"""Options of weights in few bits: a frozen base, and training for few bits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from lumina.config.sections.section import Section
+
+QuantizationMethod = Literal["bnb", "int4", "fp8", "quanto", "gptq"]
+
+
+class QuantizationSection(Section):
+    """Weights in few bits."""
+
+    load_in_4bit: bool = Field(
+        False,
+        description="hold the frozen matrices of the base of adapters in 4 bits: NF4 "
+        "with double quantisation (QLoRA); the same as --quantization-method bnb "
+        "--quantization-bits 4",
+    )
+    load_in_8bit: bool = Field(
+        False,
+        description="hold them in 8-bit integers with a scale for each row; the same "
+        "as --quantization-method bnb --quantization-bits 8",
+    )
+    quantization_method: QuantizationMethod | None = Field(
+        None,
+        description="bnb (NF4 or 8-bit integers, the codes of bitsandbytes), int4 "
+        "(groups of 128) and fp8 (e4m3) hold the frozen base of adapters; quanto "
+        "trains all weights so that they do well when they are rounded to 8 or 4 bits; "
+        "gptq rounds trained weights: lumina quantize",
+    )
+    quantization_bits: Literal["8", "4"] | None = Field(
+        None,
+        description="of a code: bnb 8 or 4, quanto 8 or 4; default: 4, and 8 of quanto "
+        "and fp8",
+    )
+
+    @field_validator("quantization_bits", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        """A number is written as one, too."""
+        return str(value) if type(value) is int else value
