@@ -11,6 +11,7 @@ from torch import Tensor
 from live_bytes import LiveBytes
 from lumina.assemble.checkpointing import recompute
 from lumina.config import Config
+from lumina.config.leaves import understood
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
 from lumina.plan.checkpointing import runs_of
@@ -92,6 +93,40 @@ def test_segments_hold_what_the_plan_counts() -> None:
     # 3 segments' inputs and 4 blocks' in place of 16.
     one = 4 * 64 * 64 * 4
     assert found["full"] - found["sqrt"] == (16 - 7) * one
+
+
+@pytest.mark.covers("MEM-02: checkpoint_attention true / checkpoint_mlp false")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dropout": 0.1},
+        pytest.param(
+            {"use_moe": True, "num_experts": 4, "moe_intermediate_size": 32},
+            marks=pytest.mark.thorough,
+        ),
+    ],
+    ids=["dropout", "experts"],
+)
+def test_one_branch_is_recomputed_and_the_other_one_kept(
+    options: dict[str, Any],
+) -> None:
+    """The branch runs twice; gradients and the bytes of the plan hold."""
+    assert understood("checkpoint_mlp", "false") == {}
+    written = understood("checkpoint_attention", "true")
+    assert written == {"gradient_checkpointing": "attention"}
+    options = options | {"num_layers": 2, "batch_size": 4}
+    plain, everything = gradients(planned(**options, gradient_checkpointing="none"))
+    for kind in ("attention", "feedforward"):
+        plan, meter = planned(**options, gradient_checkpointing=kind), LiveBytes()
+        found, kept = gradients(plan, meter)
+        for one, other in zip(plain, found, strict=True):
+            torch.testing.assert_close(one, other)
+        assert kept < everything
+        parts = estimate(plan.spec, layout_of(plan))
+        stays = parts["activations"] + parts["routed"]
+        assert kept - _loss_gradients(plan) == pytest.approx(stays, rel=0.05)
+        names = ("activations", "routed", "logits", "working", "gradients")
+        assert meter.peak <= sum(parts[name] for name in names)
 
 
 def test_budgets_recompute_as_little_as_they_allow() -> None:

@@ -29,6 +29,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "adalora": {"use_peft": True, "init_from": "runs/x", "peft_method": "adalora"},
     "gradient_checkpointing_full": {"gradient_checkpointing": "full"},
     "gradient_checkpointing_selective": {"gradient_checkpointing": "selective"},
+    "gradient_checkpointing_attention": {"gradient_checkpointing": "attention"},
+    "gradient_checkpointing_feedforward": {"gradient_checkpointing": "feedforward"},
     "gradient_checkpointing_sqrt": {"gradient_checkpointing": "sqrt"},
     "gradient_checkpointing_budget": {"gradient_checkpointing": "budget"},
     "activations_host": {"activations_in": "host"},

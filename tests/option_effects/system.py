@@ -197,7 +197,8 @@ def recomputed(runs: Runs) -> None:
     """
     work: dict[str, tuple[int, int]] = {}
     losses = set()
-    for mode in ("none", "selective", "full", "sqrt"):
+    kinds = ("none", "attention", "feedforward", "selective", "full", "sqrt")
+    for mode in kinds:
         flops, calls = FlopCounterMode(display=False), []
 
         @contextlib.contextmanager
@@ -218,6 +219,9 @@ def recomputed(runs: Runs) -> None:
     assert work["none"][1] == 1 and work["selective"][1] == work["full"][1] == 2
     assert work["selective"][0] == work["none"][0] < work["full"][0]
     assert work["full"][0] < work["sqrt"][0] and work["sqrt"][1] == 3
+    # The norm of the feed-forward runs again with its branch.
+    assert work["attention"][1] == 1 and work["feedforward"][1] == 2
+    assert work["none"][0] < work["attention"][0] < work["full"][0]
 
 
 class _Hook:

@@ -23,6 +23,9 @@ from lumina.plan.plan import Plan
 
 _OPTIONS: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": True}
 
+_METHODS = {"attention": "attend", "feedforward": "feed"}
+"""Kind -> the method of a block that is the branch it recomputes."""
+
 _SAVED_NAMES = (
     ("aten", "mm"),
     ("aten", "addmm"),
@@ -85,7 +88,8 @@ def checkpoint_each(blocks: nn.ModuleList, kinds: Sequence[str]) -> None:
 
     Args:
         blocks: modules whose `forward` takes and returns tensors.
-        kinds: of each block: "none", "full" (keep only its input) or "selective".
+        kinds: of each block: "none", "full" (keep only its input), "selective", or the
+            branch that it recomputes.
     """
     for block, kind in zip(blocks, kinds, strict=True):
         if kind == "none":
@@ -93,6 +97,10 @@ def checkpoint_each(blocks: nn.ModuleList, kinds: Sequence[str]) -> None:
         options = dict(_OPTIONS)
         if kind == "selective":
             options["context_fn"] = _selective_contexts
+        if kind in _METHODS:
+            method = _METHODS[kind]
+            setattr(block, method, _recomputed(getattr(block, method), options))
+            continue
         # On the instance: a wrapping module would show in every parameter's name.
         block.forward = _recomputed(block.forward, options)  # type: ignore[method-assign]
 

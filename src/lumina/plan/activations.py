@@ -7,6 +7,7 @@ them against what it really saved.
 from __future__ import annotations
 
 from lumina.model.spec import ModelSpec
+from lumina.plan.checkpointing import BRANCHES
 from lumina.plan.costs.block import attention_bytes, feedforward_bytes, open_scores
 from lumina.plan.costs.cost import Forward, Kept
 from lumina.plan.costs.table import costs_of
@@ -24,6 +25,8 @@ def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> K
         if kept is not None:
             return kept
     tokens = forward.rows * spec.seq_length
+    if mode in BRANCHES:
+        return _other_branch(spec, forward, layer, mode)
     if mode == "full":
         return Kept(tokens * spec.hidden_size * forward.element)
     whole = _products if mode == "selective" else _everything
@@ -32,6 +35,20 @@ def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> K
         if kept is not None:
             return Kept(whole(spec, forward)) + kept
     return Kept(whole(spec, forward) + feedforward_bytes(spec, forward, mode))
+
+
+def _other_branch(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> Kept:
+    """One branch is computed again: its input, and all that the other one keeps."""
+    whole = kept_by_block(spec, forward, layer, "none")
+    tokens = forward.rows * spec.seq_length
+    norm = tokens * forward.norm(spec.hidden_size)
+    given = tokens * spec.hidden_size * forward.element
+    attention = _everything(spec, forward) - norm
+    if spec.dropout > 0:  # the mask of the other branch
+        attention -= given if not forward.cuda else tokens * spec.hidden_size
+    if mode == "attention":
+        return Kept(whole.dense - attention + given, whole.routed)
+    return Kept(attention + given)
 
 
 def _everything(spec: ModelSpec, forward: Forward) -> int:

@@ -17,6 +17,13 @@ KEPT = ("none", "selective", "full")
 """What a block can recompute: nothing; all but products and attention; everything but
 its input. From the most memory to the least."""
 
+BRANCHES = ("attention", "feedforward")
+"""Kinds that recompute one branch of every block and keep all of the other one."""
+
+BRANCH = 0.5
+"""Part of a block's forward pass that one branch is taken for; which of them is larger
+depends on the length of rows."""
+
 SELECTIVE = 0.1
 """Operations that `selective` adds to a block, over those of its step."""
 
@@ -73,6 +80,7 @@ KINDS: dict[str, Checkpointing] = {
     kind.name: kind
     for kind in (
         Checkpointing("none", _all("none"), recomputes=False),
+        *(Checkpointing(name, _all(name)) for name in BRANCHES),
         Checkpointing("selective", _all("selective")),
         Checkpointing("budget", _as_decided),
         Checkpointing("full", _all("full")),
@@ -102,7 +110,8 @@ def segments(blocks: int, size: int) -> list[range]:
 
 def forwards_again(decided: Decided, blocks: int) -> float:
     """Forward passes of all blocks that the backward pass makes once more."""
-    passes = recomputes(decided, blocks).count("full")
+    kinds = recomputes(decided, blocks)
+    passes = kinds.count("full") + BRANCH * sum(kind in BRANCHES for kind in kinds)
     size = kind_of(decided).segment(blocks)
     if size > 1:  # all but the last segment run forwards once more
         passes += blocks - len(segments(blocks, size)[-1])

@@ -82,11 +82,22 @@ class SystemSection(Section):
         "do without float32 master weights, rounding each update up or down at random",
     )
     gradient_checkpointing: (
-        Literal["none", "full", "selective", "sqrt", "budget", "adaptive"] | None
+        Literal[
+            "none",
+            "full",
+            "selective",
+            "sqrt",
+            "attention",
+            "feedforward",
+            "budget",
+            "adaptive",
+        ]
+        | None
     ) = Field(
         None,
         description="which activations are recomputed in the backward pass: none; "
-        "selective, all but products and attention; full, all but the input of each "
+        "selective, all but products and attention; attention or feedforward, all of "
+        "this branch of each block; full, all but the input of each "
         "block; sqrt, all but the inputs of about as many blocks as the square root "
         "of their number, with a second recomputation; budget, block by block no more "
         "than memory needs; adaptive, full where the run would take more than 85% of "

@@ -78,3 +78,30 @@ register(
         build=_RECOMPUTE,
     )
 )
+
+
+def _declare_branch(branch: str, words: str) -> None:
+    register(
+        Feature(
+            name=f"gradient_checkpointing_{branch}",
+            option="gradient_checkpointing",
+            summary=f"recompute the {words} branch of every block, keep the other one",
+            without="--gradient-checkpointing none",
+            requested=lambda c: c.system.gradient_checkpointing == branch,
+            active=lambda p: p.gradient_checkpointing == branch,
+            switch_on=lambda p: p.replace(gradient_checkpointing=branch),
+            fallback=lambda p, m: p.replace(gradient_checkpointing="full"),
+            excludes=(
+                *_OTHER_BLOCKS,
+                Exclusion("mixture_of_depths", "its blocks choose tokens for both"),
+                Exclusion("registered_block", "its branches are not known"),
+                Exclusion("registered_attention", "what it keeps is not known"),
+                Exclusion("registered_feedforward", "what it keeps is not known"),
+            ),
+            build=_RECOMPUTE,
+        )
+    )
+
+
+_declare_branch("attention", "attention")
+_declare_branch("feedforward", "feed-forward")
