@@ -74,6 +74,15 @@ def test_in_half_precision_the_base_has_two_bytes_and_no_more(base, stream, moe)
     assert losses[-1, 0] < losses[0, 0]
 
 
+@pytest.mark.parametrize("method", ["adalora", "pissa"])
+def test_what_a_method_keeps_beside_its_parameters_is_counted(base, method):
+    plan = plan_of(adapter=replace(ADAPTER, method=method))
+    network = begun(plan, base()).network
+    tensors = [*network.parameters(), *network.buffers()]
+    counted = state_bytes(plan.spec, layout_of(plan))
+    assert counted["weights"] == sum(tensor.nbytes for tensor in tensors)
+
+
 @pytest.mark.parametrize("mode", ["full", "selective", "sqrt"])
 def test_dropout_is_the_same_when_blocks_are_computed_again(base, stream, mode):
     plain, _ = take_steps(begun(plan_of(), base()), stream, 4)

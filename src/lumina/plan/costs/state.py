@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from lumina.model.declared import declared
 from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
 from lumina.plan.checkpointing import recomputes
@@ -46,11 +47,20 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     else:
         weights, master = float(_cast_bytes(spec, layout)), 4 * total / ranks
     return {
-        "weights": math.ceil(weights) + 4 * vectors,
+        "weights": math.ceil(weights) + 4 * (vectors + _kept_by_adapters(spec)),
         "master_weights": math.ceil(master),
         "gradients": layout.gradients_here(spec),
         "optimizer": layout.states_here(spec),
     }
+
+
+def _kept_by_adapters(spec: ModelSpec) -> int:
+    """Numbers in the buffers of adapters, which are float32 on every rank."""
+    return sum(
+        one.size
+        for one in (declared(spec).values() if spec.adapters else ())
+        if one.role == "buffer" and ".adapters." in one.name
+    )
 
 
 def _router_parameters(spec: ModelSpec) -> int:
