@@ -17,6 +17,7 @@ from lumina.infer.kv.kept import Keeping
 from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.sampling import Sampling
 from lumina.model.spec import HrmSpec, ModSpec, MorSpec
+from lumina.ops.attention.beyond import Beyond
 from lumina.ops.kv_formats.table import find_format
 from lumina.plan.kv_cache import cached_layers, token_bytes
 
@@ -171,6 +172,9 @@ def test_evaluate_states_what_the_rounding_costs(run, capsys, tmp_path):
     assert 0 < costs["int8"]["kl"] < costs["int4"]["kl"]
     assert costs["int8"]["plain_loss"] == costs["int4"]["plain_loss"]
     assert costs["int8"]["tokens"] > 20 and costs["int8"]["same_choice"] > 0.9
+    window = ["--kv-window", "4", "--kv-sinks", "1"]
+    assert main([*words, "--json", *window]) == 0
+    assert json.loads(capsys.readouterr().out)["cache"]["kl"] > costs["int4"]["kl"]
     assert main([*words, "--kv-cache-dtype", "int4"]) == 0
     assert "with this cache  perplexity" in capsys.readouterr().out
 
@@ -182,3 +186,60 @@ def test_a_model_that_keeps_no_keys_refuses_a_format():
     network.spec = puzzles
     with pytest.raises(LuminaError, match="E002"):
         CacheSettings("int8").check(network)
+
+
+def sinking(q, k, v, window, sinks):
+    """One row, one pass, no cache."""
+    query = torch.arange(q.shape[2])[:, None]
+    key = torch.arange(q.shape[2])
+    seen = (key <= query) & ((query - key < window) | (key < sinks))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+
+@pytest.mark.covers("MEM-13", "INF-04: sliding window")
+@pytest.mark.parametrize("chunks", [[23], [10] + [1] * 13, [2, 1, 9, 1, 10]])
+@pytest.mark.parametrize(("window", "sinks"), [(5, 3), (1, 1), (9, 12), (30, 2)])
+def test_a_window_and_sinks_of_padded_rows_in_bounded_memory(window, sinks, chunks):
+    q, k, v = qkv(3, 23)
+    padding = torch.tensor([0, 4, 9])
+    cache = KVCache(3, window=window, beyond=Beyond(sinks), padding=padding)
+    got = in_chunks(cache, q, k, v, chunks)
+    assert got.isfinite().all()
+    for row, pad in enumerate(padding.tolist()):
+        one = slice(row, row + 1)
+        parts = (q[one, :, pad:], k[one, :, pad:] + 1, v[one, :, pad:] - 1)
+        torch.testing.assert_close(got[one, :, pad:], sinking(*parts, window, sinks))
+    assert cache.nbytes == 3 * 2 * 2 * 2 * 8 * 4 * (window + sinks + 1)
+    cache.keep_rows(torch.tensor([2]))
+    assert cache.nbytes == 2 * 2 * 2 * 8 * 4 * (window + sinks + 1)
+
+
+def test_a_window_in_the_cache_is_that_of_a_model_with_one():
+    """The same weights with a window and sinks of their own see the same."""
+    plain, own = tiny(), tiny(window_size=6, attention_sinks=2)
+    own.load_state_dict(plain.state_dict())
+    ids = torch.randint(0, 61, (1, 40), generator=torch.Generator().manual_seed(1))
+    settings = CacheSettings(window=6, sinks=2)
+    cache = new_cache(plain, settings=settings)
+    found = logits(plain, cache, ids, [9, *[1] * 21, 10])
+    with torch.inference_mode(), evaluating(own):
+        torch.testing.assert_close(found, own.logits(ids), atol=1e-5, rtol=1e-5)
+    assert cache.nbytes == settings.needed(plain, 1, 40)
+    assert "the newest 6 and the first 2" in settings.words(plain, 1, 40)
+    with torch.inference_mode(), evaluating(plain):
+        assert not torch.allclose(found, plain.logits(ids), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings"),
+    [
+        ({}, CacheSettings(sinks=4)),
+        ({}, CacheSettings(paged=True, window=8, sinks=4)),
+        ({"window_size": 6}, CacheSettings(window=4)),
+        (KINDS["reasoner"], CacheSettings(window=4)),
+        (KINDS["depths"], CacheSettings(window=4)),
+    ],
+)
+def test_windows_that_cannot_be_are_refused_by_name(changes, settings):
+    with pytest.raises(LuminaError, match="E002"):
+        new_cache(tiny(**changes), settings=settings)

@@ -38,6 +38,21 @@ def add_cache_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("cache of keys and values")
     add_dtype_options(group)
     group.add_argument(
+        "--kv-window",
+        type=int,
+        default=0,
+        metavar="N",
+        help="let a model that sees all earlier tokens see only the newest N, which "
+        "bounds the cache and changes answers; `lumina evaluate` says by how much",
+    )
+    group.add_argument(
+        "--kv-sinks",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --kv-window, and the first N tokens of each row, such as 4",
+    )
+    group.add_argument(
         "--kv-cache-paged",
         action="store_true",
         help="keep them in blocks that a row takes as it grows and gives back at its "
@@ -63,7 +78,12 @@ def cache_settings(args: argparse.Namespace) -> CacheSettings:
         )
     size = BLOCK if args.kv_block_size is None else args.kv_block_size
     return CacheSettings(
-        args.kv_cache_dtype, args.kv_cache_offload, args.kv_cache_paged, size
+        args.kv_cache_dtype,
+        args.kv_cache_offload,
+        args.kv_cache_paged,
+        size,
+        args.kv_window,
+        args.kv_sinks,
     )
 
 

@@ -27,7 +27,8 @@ class KVCache:
     Args:
         rows: B, sequences decoded together.
         window: 0, or the sliding window in tokens; then memory is bounded by it.
-        beyond: what stays visible beyond the window; then all keys are kept.
+        beyond: what stays visible beyond the window. The sinks of a row are kept apart
+            from its window; with dilation, all keys are kept.
         padding: [B] int64, columns of padding at the left of each row; default: none.
         capacity: columns to allocate at once; a full cache grows past it by doubling.
         keeping: the number format and the place; None: as computed, on the device.
@@ -45,9 +46,13 @@ class KVCache:
     ) -> None:
         self.rows = rows
         self._keeping = keeping or plainly()
-        self.window = 0 if beyond else window
+        self.window = 0 if beyond.dilation else window
         self.length = 0
-        self._sight = (window, beyond) if beyond else None
+        self._sight = (window, beyond) if beyond.dilation else None
+        self._sinks = beyond.sinks if self.window else 0
+        self._sink_slots: Tensor | None = None
+        self._sink_keys: dict[int, Kept] = {}
+        self._sink_values: dict[int, Kept] = {}
         self._capacity = self.window or capacity or SMALLEST
         self._padding = padding
         self._padded = padding is not None and bool(padding.any())
@@ -60,7 +65,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes held for keys and values, and for recurrent layers' states."""
-        whole = sum(t.nbytes for t in (*self._keys.values(), *self._values.values()))
+        whole = sum(kept.nbytes for kept in self._all_kept())
         states = (t for state in self._states.values() for t in state.values())
         whole += sum(t.nbytes for t in states)
         return whole + sum(layer.nbytes for layer in self._chosen.values())
@@ -94,7 +99,8 @@ class KVCache:
         self._begin, self.length = self.length, self.length + new
         hidden_by_window = 0 < self.window < self.length
         one_sees_all = new == 1 and self._capacity <= self.length
-        plain = not hidden_by_window or one_sees_all
+        plain = not self._sinks and (not hidden_by_window or one_sees_all)
+        self._sink_slots = self._slots_of_sinks(device)
         if not self._padded and plain and self._sight is None:
             return None
         query_s1 = self._columns(self._begin, new, device).unsqueeze(-1)
@@ -105,10 +111,42 @@ class KVCache:
         elif self.window:
             seen &= query_s1 - key_t < self.window
         if self._padding is None:
-            return seen.expand(self.rows, 1, -1, -1)
+            return self._and_sinks(seen.expand(self.rows, 1, -1, -1), query_s1)
         real = key_t >= self._padding.to(device).view(-1, 1, 1)
         # A padding query sees itself: a row of nothing but -inf would be NaN.
-        return ((seen & real) | (key_t == query_s1)).unsqueeze(1)
+        seen = (seen & real) | (key_t == query_s1)
+        return self._and_sinks(seen.unsqueeze(1), query_s1)
+
+    def _first_columns(self, device: torch.device) -> Tensor:
+        """The column of each row's first token, [B or 1, 1]."""
+        if self._padding is None:
+            return torch.zeros(1, 1, dtype=torch.int64, device=device)
+        return self._padding.to(device)[:, None]
+
+    def _slots_of_sinks(self, device: torch.device) -> Tensor | None:
+        """Where the new columns go among the sinks, [B, s]; None: nowhere.
+
+        The place behind the sinks takes those that are none.
+        """
+        if not self._sinks:
+            return None
+        columns = self._columns(self._begin, self.length - self._begin, device)
+        place = (columns - self._first_columns(device)).expand(self.rows, -1)
+        taken = (place >= 0) & (place < self._sinks)
+        return torch.where(taken, place, self._sinks) if taken.any() else None
+
+    def _and_sinks(self, seen: Tensor, query_s1: Tensor) -> Tensor:
+        """The mask [B, 1, s, T] behind that of the sinks, where there are any.
+
+        Those that the window still shows are seen there.
+        """
+        if not self._sinks:
+            return seen
+        sink_b1i = self._first_columns(seen.device)[:, None] + self._columns(
+            0, self._sinks, seen.device
+        )
+        left_behind = (query_s1 - sink_b1i >= self.window).unsqueeze(1)
+        return torch.cat([left_behind.expand(*seen.shape[:3], -1), seen], dim=-1)
 
     def _in_sight(self, query_s1: Tensor, key_t: Tensor) -> Tensor:
         """What the window and what stays visible beyond it show, [B or 1, s, T]."""
@@ -124,6 +162,14 @@ class KVCache:
             self._keys[layer_index] = Kept(k, self._capacity, self._keeping)
             self._values[layer_index] = Kept(v, self._capacity, self._keeping)
         keys, values = self._keys[layer_index], self._values[layer_index]
+        if self._sinks:
+            sinks = self._sink_keys, self._sink_values
+            new, rings = (k, v), (keys, values)
+            own = [
+                self._with_sinks(held, layer_index, one, ring)
+                for held, one, ring in zip(sinks, new, rings, strict=True)
+            ]
+            return own[0], own[1]
         if self.window:
             return self._slide(keys, k), self._slide(values, v)
         return self._append(keys, k), self._append(values, v)
@@ -136,6 +182,9 @@ class KVCache:
         """Begins a layer with the keys of another; see the protocol."""
         self._keys[layer_index] = self._keys[source].copy()
         self._values[layer_index] = self._values[source].copy()
+        for held in (self._sink_keys, self._sink_values):
+            if source in held:
+                held[layer_index] = held[source].copy()
 
     def choose(
         self, slot: tuple[int, int], columns: Tensor, taken: Tensor
@@ -188,7 +237,7 @@ class KVCache:
 
     def keep_rows(self, rows: Tensor) -> None:
         """Goes on with these rows only, [R] int64 on the cache's device."""
-        for kept in (*self._keys.values(), *self._values.values()):
+        for kept in self._all_kept():
             kept.keep_rows(rows)
         for layer in self._chosen.values():
             layer.keep_rows(rows)
@@ -200,6 +249,23 @@ class KVCache:
         if self._padding is not None:
             self._padding = self._padding.to(rows.device).index_select(0, rows)
             self._padded = bool(self._padding.any())
+
+    def _all_kept(self) -> list[Kept]:
+        """Every layer's keys, values and sinks."""
+        held = (self._keys, self._values, self._sink_keys, self._sink_values)
+        return [kept for layers in held for kept in layers.values()]
+
+    def _with_sinks(
+        self, held: dict[int, Kept], layer_index: int, new: Tensor, ring: Kept
+    ) -> Tensor:
+        """Writes [B, K, s, hd]; returns the sinks, then what the window shows."""
+        if layer_index not in held:
+            held[layer_index] = Kept(new, self._sinks + 1, self._keeping)
+            held[layer_index].clear()
+        if self._sink_slots is not None:
+            held[layer_index].scatter(self._sink_slots, new)
+        sinks = held[layer_index].read(self._sinks)
+        return torch.cat([sinks, self._slide(ring, new)], dim=2)
 
     def _append(self, kept: Kept, new: Tensor) -> Tensor:
         """Writes [B, K, s, hd] behind what is there; returns all columns."""

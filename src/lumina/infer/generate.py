@@ -106,7 +106,7 @@ def new_cache(
     """
     settings = settings or CacheSettings()
     settings.check(network)
-    sight = network.spec.window_size, network.spec.beyond_window
+    sight = settings.sight(network)
     if settings.paged:
         room = capacity or context_limit(network)
         limit = rows * settings.blocks(room) if room else None

@@ -44,7 +44,11 @@ def token_bytes(spec: ModelSpec, format: str, dtype: torch.dtype) -> int:
 
 def kept_tokens(spec: ModelSpec, tokens: int) -> int:
     """Tokens that a cache has room for, of a row of so many; a window fixes it."""
-    return tokens if spec.beyond_window else spec.window_size or tokens
+    beyond = spec.beyond_window
+    if beyond.dilation or not spec.window_size:
+        return tokens
+    # One place more takes the tokens that are no sinks.
+    return spec.window_size + (beyond.sinks + 1 if beyond.sinks else 0)
 
 
 def lines(spec: ModelSpec, dtype: torch.dtype) -> list[str]:

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
     from lumina.infer.kv.kept import Keeping
     from lumina.model.network import Network
+    from lumina.ops.attention.beyond import Beyond
+
+
+_NO_WINDOW = {
+    "mod": "Mixture of Depths (use_mod)",
+    "mor": "Mixture of Recursions (use_mor)",
+    "hrm": "a reasoner (use_hrm)",
+    "parts": "registered parts",
+}
+"""Kinds of model, by their field of `ModelSpec`, whose cache has no such window."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +37,18 @@ class CacheSettings:
         offload: in the host's memory; the device holds one layer's at a time.
         paged: in blocks that rows take as they grow and share where they begin alike.
         block: tokens of a block.
+        window: of a model that sees all earlier tokens, let it see so many of the
+            newest; 0: all.
+        sinks: and so many of a row's first ones (attention sinks, Xiao et al., 2023,
+            arXiv:2309.17453), with a window.
     """
 
     dtype: str = "auto"
     offload: bool = False
     paged: bool = False
     block: int = BLOCK
+    window: int = 0
+    sinks: int = 0
 
     def check(self, network: Network) -> None:
         """Refuse what cannot act on a network.
@@ -49,6 +65,7 @@ class CacheSettings:
             raise LuminaError(
                 "E005", f"kv-block-size is {self.block}", "give 1 or more, such as 256"
             )
+        self._check_window(network)
         if self == CacheSettings():
             return
         if not cached_layers(network.spec):
@@ -65,6 +82,43 @@ class CacheSettings:
                 "E002",
                 "the model is on the CPU, so its cache is in the host's memory already",
                 "leave --kv-cache-offload out, or use a GPU",
+            )
+
+    def sight(self, network: Network) -> tuple[int, Beyond]:
+        """What a token sees: (the window or 0, what stays visible beyond it)."""
+        from lumina.ops.attention.beyond import Beyond
+
+        if self.window:
+            return self.window, Beyond(self.sinks)
+        return network.spec.window_size, network.spec.beyond_window
+
+    def _check_window(self, network: Network) -> None:
+        if self.window < 0 or self.sinks < 0:
+            raise LuminaError(
+                "E005",
+                f"kv-window is {self.window}, kv-sinks {self.sinks}",
+                "give whole numbers from 0 on",
+            )
+        if self.sinks and not self.window:
+            raise LuminaError(
+                "E002", "--kv-sinks does nothing alone", "add --kv-window 1024"
+            )
+        if self.sinks and self.paged:
+            raise LuminaError(
+                "E002",
+                "a paged cache keeps whole blocks, not sinks apart from a window",
+                "leave --kv-sinks or --kv-cache-paged out",
+            )
+        spec = network.spec
+        kinds = [name for name in _NO_WINDOW if getattr(spec, name) is not None]
+        if self.window and (spec.window_size or kinds):
+            why = "it was trained with a window of its own"
+            if kinds:
+                why = f"there is none for {_NO_WINDOW[kinds[0]]}"
+            raise LuminaError(
+                "E002",
+                f"the model takes no window in the cache: {why}",
+                "leave --kv-window out",
             )
 
     def _check_paged(self, network: Network) -> None:
@@ -101,7 +155,14 @@ class CacheSettings:
         a_token = token_bytes(network.spec, self.dtype, dtype)
         if self.paged:
             return rows * self.blocks(tokens) * self.block * a_token
+        if self.window:
+            return rows * (self.window + self._sink_places) * a_token
         return rows * kept_tokens(network.spec, tokens) * a_token
+
+    @property
+    def _sink_places(self) -> int:
+        """Places for sinks, and one for the tokens that are none."""
+        return self.sinks + 1 if self.sinks else 0
 
     def words(self, network: Network, rows: int, tokens: int) -> str:
         """The bytes for rows of so many tokens, beside those of a plain cache."""
@@ -114,6 +175,9 @@ class CacheSettings:
         place = ", in the host's memory" if self.offload else ""
         if self.paged:
             place += f", in blocks of {self.block}"
+        if self.window:
+            place += f", the newest {self.window:,}"
+            place += f" and the first {self.sinks}" if self.sinks else ""
         text = (
             f"keys and values: at most {byte_size(needed)} for {counted(rows, 'row')} "
             f"of {tokens:,} tokens ({kind}{place})"
