@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lumina.infer.load import filled_network
 from lumina.model.declared import logical_shapes
@@ -240,3 +241,32 @@ def test_adalora_loads_in_peft_with_the_ranks_that_training_left(tmp_path):
         got = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
         torch.testing.assert_close(got(IDS).logits, wanted, rtol=1e-3, atol=1e-3)
     assert (plain - wanted).abs().max() > 0.05
+
+
+def test_an_adapter_of_transformers_4_holds_each_expert_apart(tmp_path):
+    base = theirs_of("mixtral").eval()
+    base.save_pretrained(tmp_path / "base")
+    generator, tensors = torch.Generator().manual_seed(6), {}
+    for layer in range(3):
+        for expert in range(5):
+            for leaf, rows, columns in (
+                ("w1", 48, 32), ("w3", 48, 32), ("w2", 32, 48)
+            ):  # fmt: skip
+                stem = (
+                    f"base_model.model.model.layers.{layer}.block_sparse_moe."
+                    f"experts.{expert}.{leaf}.lora_"
+                )
+                draw = torch.randn(3, columns, generator=generator) * 0.3
+                tensors[f"{stem}A.weight"] = draw
+                draw = torch.randn(rows, 3, generator=generator) * 0.3
+                tensors[f"{stem}B.weight"] = draw
+    folder = tmp_path / "adapter"
+    lora(["w1", "w2", "w3"], r=3, lora_alpha=5).save_pretrained(folder)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    _, adapter, got = ours(tmp_path / "base", folder)
+    assert len(adapter.pieces) == 9
+    with torch.no_grad():
+        plain = base(IDS).logits
+        theirs = peft.PeftModel.from_pretrained(base, folder).eval()(IDS).logits
+    assert (plain - theirs).abs().max() > 0.05
+    torch.testing.assert_close(got, theirs, rtol=1e-4, atol=1e-4)
