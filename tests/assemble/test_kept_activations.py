@@ -25,6 +25,7 @@ from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
 from machines import gpu, plan_for
 from networks import packed_batch
+from tiny_runs import Runs
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 256,
@@ -217,3 +218,26 @@ def test_what_does_not_go_together_is_refused_by_name() -> None:
     full = Config(**bits, compile=True, gradient_checkpointing="full")
     assert plan_for(full, gpu()).compile
     assert not plan_for(Config(**bits), gpu()).compile
+
+
+@pytest.mark.thorough
+def test_a_run_with_everything_together_is_the_plain_one_and_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments, files and tiles; resumed to the bit in the middle."""
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
+    runs = Runs(tmp_path, monkeypatch)
+    shape = {"num_layers": 5, "batch_size": 4, "steps": 4}
+    kept = {"gradient_checkpointing": "sqrt", "activations_in": "disk"}
+    kept |= {"feedforward_tile": 48, "offload_folder": str(tmp_path / "files")}
+    plain = runs.train(**shape)
+    whole = runs.train(**shape, **kept)
+    assert whole.column("loss") == pytest.approx(plain.column("loss"), rel=1e-5)
+    half = runs.train(**(shape | {"steps": 2}), **kept)
+    rest = runs.train(**shape, **kept, run_dir=str(half.folder), auto_resume=True)
+    assert rest.column("loss")[-2:] == whole.column("loss")[-2:]
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(rest.tensors[name], tensor), name
+    chunks = {"use_chunked_training": True, "chunk_size": 16}
+    chunked = runs.train(**shape, **kept, **chunks)
+    assert chunked.column("loss") == pytest.approx(plain.column("loss"), rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
 from machines import gpu, plan_for
 from networks import packed_batch
+from tiny_runs import Runs
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 256,
@@ -158,3 +160,29 @@ def test_what_tiles_do_not_go_with_is_refused_by_name() -> None:
     # Compiling that was not named gives way.
     config = Config(**(SHAPE | {"device": "auto"}), feedforward_tile=64)
     assert not plan_for(config, gpu()).compile
+
+
+@pytest.mark.thorough
+def test_adapters_on_a_base_in_few_bits_train_in_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with their inputs in files: the losses of the whole."""
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
+    runs = Runs(tmp_path, monkeypatch)
+    base = runs.train(steps=1, num_layers=2)
+    shape = {
+        "steps": 3,
+        "num_layers": 2,
+        "batch_size": 4,
+        "init_from": str(base.folder),
+    }
+    shape |= {"use_peft": True, "lora_target_modules": ("full",), "load_in_4bit": True}
+    shape |= {"lora_dropout": 0.0}
+    whole = runs.train(**shape)
+    found = runs.train(**shape, feedforward_tile=40)
+    assert found.column("loss") == pytest.approx(whole.column("loss"), rel=1e-5)
+    kept = {"gradient_checkpointing": "full", "activations_in": "disk"}
+    found = runs.train(**shape, feedforward_tile=40, **kept)
+    assert found.column("loss") == pytest.approx(whole.column("loss"), rel=1e-5)
+    for name, tensor in whole.tensors.items():
+        torch.testing.assert_close(found.tensors[name], tensor, rtol=1e-3, atol=1e-4)
