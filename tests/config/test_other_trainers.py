@@ -37,6 +37,7 @@ def test_names_of_other_trainers_are_options(tmp_path: Path) -> None:
         adam_epsilon: 1e-7
         bf16: true
         fp16: false
+        lora_rank: 8
         """,
     )
     expected = {
@@ -44,7 +45,7 @@ def test_names_of_other_trainers_are_options(tmp_path: Path) -> None:
         "grad_accum": 2, "seq_length": 512, "eval_every_n_batches": 20,
         "save_every_n_batches": 50, "log_every_n_batches": 5,
         "lr_scheduler": "constant", "warmup_steps": 10, "beta1": 0.8, "beta2": 0.9,
-        "eps": 1e-7, "precision": "mixed_bf16",
+        "eps": 1e-7, "precision": "mixed_bf16", "lora_r": 8,
     }  # fmt: skip
     assert {leaf: config.get(leaf) for leaf in expected} == expected
 
@@ -75,6 +76,8 @@ def test_values_that_mean_not_set_set_nothing(tmp_path: Path) -> None:
         ("val_set_size: 0.1", "E004", "eval_fraction"),
         ("eval_strategy: steps", "E004", "eval_every_n_batches"),
         ("n_layer: 4", "E004", "num_layers"),
+        ("adapter: qlora", "E004", "load_in_4bit"),
+        ("finetuning_type: lora", "E004", "use_peft"),
         ("lerning_rate: 1", "E004", "did you mean 'learning_rate'?"),
     ],
 )

@@ -71,6 +71,8 @@ SYNONYMS: dict[str, str] = {
     "wandb_project": "tracker_project",
     "wandb_run_name": "tracker_run_name",
     "wandb_name": "tracker_run_name",
+    "lora_rank": "lora_r",
+    "lora_target": "lora_target_modules",
 }
 """Spellings of the earlier designs, of transformers' Trainer and of axolotl, mapped to
 the one key. `leaves.understood` knows which of their values mean something else."""
@@ -117,6 +119,10 @@ MEANT: dict[str, str] = {
     "logging_dir": "run_dir holds the logs too",
     "out_dir": "run_dir says where the run goes",
     "run_name": "experiment_name names the run",
+    "adapter": "use_peft trains adapters, and load_in_4bit holds their base in 4 bits",
+    "finetuning_type": "use_peft trains adapters; without it all weights train",
+    "quantization_bit": "load_in_4bit or load_in_8bit holds the base in few bits",
+    "lora_target_linear": "lora_target_modules is all-linear",
     "model_name_or_path": "init_from names the model to start from",
     "persistent_workers": "the threads of num_workers live as long as the run",
     "dataloader_persistent_workers": "the threads of num_workers live as long as the "
