@@ -95,3 +95,18 @@ def test_parameters_of_the_base_train_beside_adapters_where_they_are_named(
 def test_adapters_are_refused_where_they_cannot_be(runs: Runs) -> None:
     assert "use_peft" in runs.refused("E002", use_peft=True)
     assert "qk_clip" in runs.refused("E002", qk_clip=30.0, use_peft=True, init_from="x")
+
+
+@pytest.mark.thorough
+def test_loftq_needs_a_base_in_few_bits_and_starts_nearer_to_the_whole_one(
+    runs: Runs,
+) -> None:
+    base = runs.train(steps=6, hidden_size=64)
+    init = {"init_from": str(base.folder), "steps": 1, "hidden_size": 64}
+    peft = {"use_peft": True, "lora_r": 16, "lora_dropout": 0.0}
+    assert "few bits" in runs.refused("E002", peft_method="loftq", **init, **peft)
+    exact = runs.train(**init, **peft).first_loss
+    few = init | peft | {"load_in_4bit": True}
+    plain = abs(runs.train(**few).first_loss - exact)
+    started = abs(runs.train(peft_method="loftq", **few).first_loss - exact)
+    assert started < plain

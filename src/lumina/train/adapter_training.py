@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from lumina.errors import LuminaError
-from lumina.model.adapters.start import FirstValues
+from lumina.model.adapters.start import FirstValues, as_it_is
 from lumina.model.declared import declared, parameters
 from lumina.model.freezing import frozen_parameters
 from lumina.model.kinds.adapters import placed
+from lumina.ops.low_bits.codec import found_codec
 from lumina.plan.plan import Plan
 from lumina.state.adapter_base import Started, content_of, reference_to
 from lumina.state.reader import CheckpointReader
@@ -50,10 +54,19 @@ def begun_on(
         return plan, weights
     tensors = declared(plan.spec)
     first = FirstValues(
-        tensors, placed(plan.spec, tensors), plan.seed, weights.source.tensor
+        tensors,
+        placed(plan.spec, tensors),
+        plan.seed,
+        weights.source.tensor,
+        partial(rounded, plan.base_storage) if plan.base_storage else as_it_is,
     )
     source = Started(weights.source, first, first.names)
     return plan, replace(weights, spec=plan.spec, source=source)
+
+
+def rounded(codec: str, matrix: Tensor) -> Tensor:
+    """What is left of a float32 matrix that is held by a codec."""
+    return found_codec(codec).pack(matrix).unpacked()
 
 
 def gone_on(plan: Plan, reader: CheckpointReader, moved_to: str | None) -> Plan:

@@ -18,6 +18,7 @@ from lumina.model.build import build_network
 from lumina.model.initial import initial_value
 from lumina.model.spec import MoeSpec
 from lumina.model.tensors import Declared
+from lumina.ops.low_bits.codec import found_codec
 from networks import tiny_spec
 
 ALL = pytest.mark.parametrize("name", METHODS.known())
@@ -62,7 +63,7 @@ def test_a_method_changes_nothing_at_first_and_then_what_its_dense_change_says(
     g = torch.Generator().manual_seed(seed)
     base = torch.randn(place.shape, generator=g)
     tensors = values(method, place, seed)
-    tensors |= method.start(tensors, scale, base)
+    tensors |= method.start(tensors, scale, base, base)
     torch.testing.assert_close(
         base + method.delta(tensors, scale, base), base, rtol=0, atol=1e-5
     )
@@ -136,16 +137,26 @@ def test_pissa_trains_the_principal_part_of_the_base() -> None:
     base = torch.randn(OUTPUTS, INPUTS, generator=g)
     method = chosen_method("pissa")
     tensors = values(method, site(), 0)
-    found = method.start(tensors, 2.0, base)
+    found = method.start(tensors, 2.0, base, base)
     left, singular, right = torch.linalg.svd(base, full_matrices=False)
     best = left[:, :RANK] * singular[:RANK] @ right[:RANK]
     torch.testing.assert_close(2.0 * found["b"] @ found["a"], best)
     torch.testing.assert_close(found["a"].norm(dim=1), found["b"].norm(dim=0))
 
 
-def test_a_large_matrix_has_nearly_the_principal_part_of_the_whole_decomposition() -> (
-    None
-):
+def test_loftq_begins_with_the_best_correction_of_four_bits() -> None:
+    g = torch.Generator().manual_seed(0)
+    base = torch.randn(64, 128, generator=g)
+    held = found_codec("nf4").pack(base).unpacked()
+    place = replace(site(), shape=(64, 128))
+    method = chosen_method("loftq")
+    found = method.start(values(method, place, 0), 2.0, base, held)
+    left = base - held - method.delta(found, 2.0, None)
+    lost = torch.linalg.svdvals(base - held)
+    torch.testing.assert_close(left.norm(), lost[RANK:].square().sum().sqrt())
+
+
+def test_the_principal_part_of_a_large_matrix_is_nearly_the_best() -> None:
     g = torch.Generator().manual_seed(0)
     left, right = torch.randn(1100, 20, generator=g), torch.randn(20, 1030, generator=g)
     noise = torch.randn(1100, 1030, generator=g)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lumina.config.rules.refusing import refuse, set_of
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
+from lumina.features.few_bits import asked_base_storage
 
 APART = {
     "expert_id": "a named expert trains alone on a base of its own",
@@ -35,6 +36,12 @@ def check(settings: Settings) -> None:
             "use_peft and hrm_mode puzzle do not go together: a model of puzzles has "
             "a vector for each puzzle, which its base cannot have yet",
             "leave out --use-peft",
+        )
+    if settings.adapters.peft_method == "loftq" and not asked_base_storage(settings):
+        refuse(
+            "peft_method loftq begins with what a base in few bits lacks, and the base "
+            "has all of its bits",
+            "add --load-in-4bit, or use --peft-method lora",
         )
     for leaf, why in set_of(settings, APART):
         refuse(

@@ -8,9 +8,8 @@ from pydantic import Field
 
 from lumina.config.sections.section import Section
 
-PeftMethod = Literal[
-    "lora", "rslora", "lora_plus", "dora", "pissa", "ia3", "loha", "lokr", "adalora"
-]
+PeftMethod = Literal["lora", "rslora", "lora_plus", "dora", "pissa", "loftq", "ia3",
+                     "loha", "lokr", "adalora"]  # fmt: skip
 
 
 class AdaptersSection(Section):

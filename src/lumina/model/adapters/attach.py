@@ -80,6 +80,6 @@ def start_from_base(network: nn.Module) -> None:
         if not piece.method.starts_from_base:
             continue
         base = piece.rows(layer.dense(piece.site.matrix)).float()  # type: ignore[operator]
-        made = piece.method.start(piece.tensors, piece.scale, base)
+        made = piece.method.start(piece.tensors, piece.scale, base, base)
         for name, value in made.items():
             getattr(piece, name).copy_(value)

@@ -145,13 +145,16 @@ class Method:
         """What is added to the factor 1 on the input of the whole matrix, or None."""
         return None
 
-    def start(self, tensors: Tensors, scale: float, base: Tensor) -> dict[str, Tensor]:
+    def start(
+        self, tensors: Tensors, scale: float, base: Tensor, held: Tensor
+    ) -> dict[str, Tensor]:
         """First values that depend on the base matrix, by short name.
 
         Args:
             tensors: with the values that `Leaf.first` gives, float32.
             scale: as of `scale`.
             base: the matrix, float32.
+            held: the matrix as its layer holds it, which may be in few bits; float32.
         """
         return {}
 

@@ -18,6 +18,11 @@ def path_of(adapter: AdapterSpec, site: Site) -> str:
     return f"{site.path}.adapters.{adapter.name}.{site.piece}"
 
 
+def as_it_is(matrix: Tensor) -> Tensor:
+    """The matrix of a layer that holds all of its bits."""
+    return matrix
+
+
 class FirstValues:
     """Makes the first value of each tensor of the adapters, when it is asked for.
 
@@ -26,6 +31,8 @@ class FirstValues:
         placed: each adapter with each matrix that it stands on.
         seed: of the run.
         base: logical name -> a matrix of the base, whole.
+        held: a matrix as its layer will hold it, from the matrix: other numbers where
+            that is in few bits.
     """
 
     def __init__(
@@ -34,11 +41,13 @@ class FirstValues:
         placed: list[tuple[AdapterSpec, Site]],
         seed: int,
         base: Callable[[str], Tensor],
+        held: Callable[[Tensor], Tensor] = as_it_is,
     ) -> None:
         self._declared = declared
         self._placed = {path_of(a, site): (a, site) for a, site in placed}
         self._seed = seed
         self._base = base
+        self._held = held
         self._made: dict[str, Tensor] = {}
 
     @property
@@ -65,6 +74,7 @@ class FirstValues:
                 for leaf in method.leaves(site, rank, adapter.options)
             }
             base = self._base(site.logical).float()
-            own |= method.start(own, method.scale(alpha, rank), base)
+            held = self._held(base)
+            own |= method.start(own, method.scale(alpha, rank), base, held)
             self._made |= {f"{path}.{leaf}": value for leaf, value in own.items()}
         return self._made.pop(name)

@@ -35,9 +35,11 @@ class Dora(Lora):
         magnitude = Leaf("magnitude", shape, axes, ONES)
         return (*super().leaves(site, rank, options), magnitude)
 
-    def start(self, tensors: Tensors, scale: float, base: Tensor) -> dict[str, Tensor]:
-        """The lengths of the base's rows, so that nothing changes at first."""
-        return {"magnitude": torch.linalg.vector_norm(base.float(), dim=-1)}
+    def start(
+        self, tensors: Tensors, scale: float, base: Tensor, held: Tensor
+    ) -> dict[str, Tensor]:
+        """The lengths of the base's rows as held, so that nothing changes at first."""
+        return {"magnitude": torch.linalg.vector_norm(held.float(), dim=-1)}
 
     def delta(self, tensors: Tensors, scale: float, base: Tensor | None) -> Tensor:
         """What brings W to its new rows."""

@@ -38,7 +38,9 @@ class Pissa(Lora):
             *(replace(o, name=f"{o.name}0", first=ZEROS, kind="buffer") for o in own),
         )
 
-    def start(self, tensors: Tensors, scale: float, base: Tensor) -> dict[str, Tensor]:
+    def start(
+        self, tensors: Tensors, scale: float, base: Tensor, held: Tensor
+    ) -> dict[str, Tensor]:
         """The principal part of the base, in equal halves."""
         b, a = principal(base.float() / scale, tensors["a"].shape[-2])
         return {"a": a, "b": b, "a0": a.clone(), "b0": b.clone()}
