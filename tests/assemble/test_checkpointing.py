@@ -15,6 +15,7 @@ from lumina.config.leaves import understood
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
 from lumina.plan.checkpointing import runs_of
+from lumina.plan.detail import choices_of
 from lumina.plan.make import layout_of
 from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
@@ -196,6 +197,12 @@ def test_adaptive_checkpointing_follows_the_share_of_memory() -> None:
         plan = plan_for(config, cpu(memory_bytes=int(bound / share)))
         assert plan.gradient_checkpointing == kind
         assert f"{share:.0%}" in plan.reasons["gradient_checkpointing"]
+
+
+def test_the_list_of_choices_has_the_one_that_was_taken() -> None:
+    for kind in ("sqrt", "budget", "selective"):
+        choices = choices_of(planned(gradient_checkpointing=kind), 2**36)
+        assert [one.gradient_checkpointing for one in choices if one.chosen] == [kind]
 
 
 def test_what_does_not_suit_segments_is_refused_by_name() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from lumina.model.declared import declared
 from lumina.model.spec import ModelSpec
+from lumina.plan.checkpointing import AUTOMATIC
 from lumina.plan.make import MEMORY_SHARE, layout_of
 from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
@@ -88,7 +89,7 @@ def choices_of(plan: Plan, memory_bytes: int) -> list[Choice]:
     rows = plan.micro_batch_size * plan.grad_accum
     sizes = [2**i for i in range(rows.bit_length()) if rows % 2**i == 0]
     found = []
-    for mode in ("none", "selective", "full"):
+    for mode in dict.fromkeys((*AUTOMATIC, plan.gradient_checkpointing)):
         for size in sorted({*sizes, plan.micro_batch_size}, reverse=True):
             other = replace(
                 layout,
