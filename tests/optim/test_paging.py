@@ -234,3 +234,33 @@ def test_a_failing_disk_ends_the_step_with_a_code(small_pages, tmp_path) -> None
         take(paged, gradients(slots, 0))
     assert caught.value.code == "E303" and "checkpoint" in str(caught.value)
     paged.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "adamw_bf16"])
+def test_pages_on_a_gpu(small_pages, store, tmp_path, place, early, optimizer) -> None:
+    """A buffer is never overwritten under a copy: the figures of many steps agree."""
+    stream = stream_of(store)
+    common = {
+        "device": "cuda",
+        "compute_dtype": "bfloat16",
+        "optimizer": optimizer,
+        "optimizer_groups": ("role:norm=adamw",),
+        "optimizer_in_backward": early,
+        "steps": 60,
+    }
+    plain = assemble(tiny_plan(**common))
+    paged = assemble(
+        tiny_plan(**common, optimizer_states_in=place, offload_folder=str(tmp_path))
+    )
+    want, reached = take_steps(plain, stream, 40)
+    got, progress = take_steps(paged, stream, 40)
+    assert torch.equal(want[:, 0], got[:, 0])
+    assert torch.allclose(want[:, 1], got[:, 1], rtol=1e-5)
+    equal(
+        capture(plain, reached, everything=True),
+        capture(paged, progress, everything=True),
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from pathlib import Path
 
 import pytest
 
+from mechanisms import mechanism
 from training import (
     DENSE,
     Trainings,
@@ -30,6 +32,15 @@ def no_large_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
 
 
+def open_files(process: int) -> list[str]:
+    """What a process has open; files without a name are named by their folder."""
+    found = []
+    for one in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
+            found.append(str(one.readlink()))
+    return found
+
+
 def on_disk(folder: Path) -> list[str]:
     return ["--optimizer-states-in", "disk", "--offload-folder", str(folder)]
 
@@ -40,6 +51,13 @@ def whole(trainings: Trainings) -> Path:
     return trainings.train("whole", *FLAGS)
 
 
+@mechanism(
+    "optimizer killed between its pages",
+    component="process",
+    failure="SIGKILL while optimizer states live in files of an offload folder",
+    recovery="resume",
+    expected="nothing stays in the folder; the run goes on as undisturbed",
+)
 @pytest.mark.thorough
 @pytest.mark.covers("MEM-11: optimizer states on disk")
 def test_killed_while_it_pages_it_goes_on_as_the_run_without_pages(
@@ -50,14 +68,20 @@ def test_killed_while_it_pages_it_goes_on_as_the_run_without_pages(
     folder = trainings.folder / "killed"
     assert wait_until(lambda: "step-00000002" in checkpoints(folder), running)
     assert wait_until(reached(folder, 3), running)
-    held = Path(f"/proc/{running.process.pid}/fd")
-    links = [str(one.readlink()) for one in held.iterdir()]
-    assert any(str(tmp_path / "pages") in link for link in links)
+    open_now = open_files(running.process.pid)
+    assert any(str(tmp_path / "pages") in name for name in open_now)
     running.kill()
     assert not list((tmp_path / "pages").iterdir())  # the system has removed them
     assert_same_run(trainings.train("killed", *flags), whole)
 
 
+@mechanism(
+    "offload folder on a full disk",
+    component="disk",
+    failure="no room for the files of optimizer states (RLIMIT_FSIZE)",
+    recovery="resume",
+    expected="E204 before the first step; with room it goes on as undisturbed",
+)
 @pytest.mark.thorough
 def test_a_disk_without_room_is_coded_and_nothing_is_lost(
     trainings: Trainings, whole: Path, tmp_path: Path

@@ -171,6 +171,7 @@ def test_the_ladder_ends_with_what_was_tried(runs: Runs) -> None:
     assert all(torch.equal(weights[n], t) for n, t in one.tensors.items())
 
 
+@pytest.mark.covers("MEM-25: collection on pressure", "MEM-25: alerts")
 def test_the_last_rung_keeps_the_inputs_of_segments_only(runs: Runs) -> None:
     """Where blocks are passed once each; the losses stay."""
     shape = {"num_layers": 4, "batch_size": 1, "gradient_checkpointing": "full"}
