@@ -118,7 +118,6 @@ def test_few_bits_are_refused_where_nothing_would_use_them(runs: Runs) -> None:
     peft = {"use_peft": True, "init_from": "x"}
     both = runs.refused("E002", load_in_4bit=True, load_in_8bit=True, **peft)
     assert "both" in both
-    assert "gptq" in runs.refused("E002", quantization_method="gptq", **peft)
     wrong = {"quantization_method": "fp8", "quantization_bits": 4}
     assert "no codes of 4 bits" in runs.refused("E002", **wrong, **peft)
     assert "others are named" in runs.refused(

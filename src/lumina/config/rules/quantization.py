@@ -25,14 +25,6 @@ def check(settings: Settings) -> None:
             f"{loaded}, and others are named",
             f"leave out --load-in-{loaded}bit, or the other options",
         )
-    if method == "gptq":
-        refuse(
-            "quantization_method gptq rounds weights that are trained already: nothing "
-            "trains on them",
-            "`lumina quantize RUN FOLDER` writes them, for generate, chat and "
-            "evaluate; --quantization-method bnb holds the base of adapters in few "
-            "bits",
-        )
     if method is not None and (method, bits or BITS[method]) not in METHODS:
         known = [str(b) for m, b in METHODS if m == method]
         refuse(

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from lumina.config.sections.section import Section
 
-QuantizationMethod = Literal["bnb", "int4", "fp8", "quanto", "gptq"]
+QuantizationMethod = Literal["bnb", "int4", "fp8", "quanto"]
 
 
 class QuantizationSection(Section):
@@ -29,8 +29,7 @@ class QuantizationSection(Section):
         None,
         description="bnb (NF4 or 8-bit integers, the codes of bitsandbytes), int4 "
         "(groups of 128) and fp8 (e4m3) hold the frozen base of adapters; quanto "
-        "trains all weights so that they do well when they are rounded to 8 or 4 bits; "
-        "gptq rounds trained weights: lumina quantize",
+        "trains all weights so that they do well when they are rounded to 8 or 4 bits",
     )
     quantization_bits: Literal["8", "4"] | None = Field(
         None,
