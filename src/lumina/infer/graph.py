@@ -146,6 +146,9 @@ class EveryExpert(nn.Module):
         weight_te = zeros_te.scatter(1, routing.ids_tk, routing.scores_tk)
         matrices = layer.matrices(x_td.dtype)
         gate_up, down = (as_tensor(one, x_td.dtype) for one in matrices)
+        if layer.adapters is not None:
+            gate_up = layer.adapters.changed(gate_up, layer, "gate_up")
+            down = layer.adapters.changed(down, layer, "down")
         experts = gate_up.shape[0]
         both_tn = F.linear(x_td, gate_up.flatten(0, 1))
         hidden_tem = swiglu(both_tn.unflatten(-1, (experts, -1)))

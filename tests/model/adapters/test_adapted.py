@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lumina.errors import LuminaError
+from lumina.infer.graph import EveryExpert
 from lumina.model.adapters.attach import pieces, set_weights
 from lumina.model.adapters.settings import AdapterSpec
 from lumina.model.build import build_network
@@ -195,6 +196,17 @@ def test_dropout_acts_on_the_adapters_input_in_training_only():
         without = build_network(plain).eval()
         fill(without)
         assert torch.equal(same, without(ids).logits)
+
+
+def test_the_graph_of_a_model_computes_the_adapters_of_its_experts():
+    """The layer that computes every expert gives what the routed layer gives."""
+    _, spec = adapted({"moe": EXPERTS})
+    network = build_network(spec).eval()
+    fill(network)
+    layer = network.backbone.blocks[1].feedforward
+    x = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(EveryExpert(layer)(x)[0], layer(x)[0])
 
 
 def test_the_heads_of_several_tasks_are_adapted_apart():
