@@ -81,7 +81,6 @@ def test_adapters_train_on_a_base_in_4_bits_and_go_on_to_the_bit(runs: Runs) -> 
 @pytest.mark.covers(
     "MEM-10: 4-bit base weights",
     "MEM-10: one memory plan",
-    "MEM-10: 8-bit optimizer state",
 )
 def test_the_plan_counts_the_base_in_few_bits_to_the_byte(runs: Runs) -> None:
     """Beside it, in one plan, optimizer states of 8 bits."""

@@ -125,7 +125,6 @@ def test_what_is_not_finite_is_refused(name: str) -> None:
     assert caught.value.code == "E005"
 
 
-@pytest.mark.covers("PRC-11: higher-precision accumulation")
 @pytest.mark.parametrize("name", ALL)
 def test_products_and_gradients_are_those_of_the_wide_matrix(name: str) -> None:
     """Of a matrix in two pieces, and of experts, grouped and batched."""
