@@ -14,6 +14,7 @@ from lumina.state.adapters.adapter import Adapter, Piece
 from lumina.state.adapters.combining import combined
 from lumina.state.adapters.deltas import delta
 from lumina.state.adapters.reading import read_adapter
+from lumina.state.adapters.writing import write_adapter
 from state.adapters.test_adapter_folders import (  # noqa: F401 (fixtures)
     adapter_for,
     base,
@@ -78,3 +79,13 @@ def test_the_command_writes_one_folder(base, folders, tmp_path, capsys):  # noqa
     printed = told(capsys, *command[:3], tmp_path / "less", *command[4:], two, "--rank",
                    "2").out  # fmt: skip
     assert "the lower rank loses" in printed
+
+
+@pytest.mark.parametrize("method", ["lora_plus", "loftq"])
+def test_methods_that_only_train_otherwise_are_written_as_lora(method, tmp_path):
+    spec = tiny().spec
+    adapter = adapter_for(spec, method=method)
+    back = read_adapter(write_adapter(adapter, spec, tmp_path / "made"), spec)
+    assert back.method == "lora"
+    for name in adapter.pieces:
+        assert torch.equal(change(back, name), change(adapter, name))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-PLAIN_LORA = ("lora", "rslora", "lora_plus")
+PLAIN_LORA = ("lora", "rslora", "lora_plus", "loftq")
 """Methods that add a product of two matrices and nothing else."""
 
 
