@@ -242,7 +242,8 @@ def smallest_layout_fits(
 ) -> bool:
     """Whether a run of this shape finds room on the machine, at whatever speed."""
     room = int(_machine(config, environment).memory_bytes * MEMORY_SHARE)
-    return smallest_estimate(config, environment, spec, world_size)["bound"] <= room
+    least = smallest_estimate(config, environment, spec, world_size)
+    return least["bound"] <= room
 
 
 def smallest_estimate(
