@@ -10,7 +10,6 @@ _NEED_ALL_GRADIENTS = {
     "max_grad_norm": "clips by the norm of all gradients",
     "gradient_steps": "acts on all gradients before a weight changes",
     "robust_clip": "acts on all gradients before a weight changes",
-    "use_chunked_training": "adds up the gradients of the chunks of a row",
     "weight_changes_every": "compares the weights around the update after it",
 }
 """Options that need what `optimizer_in_backward` uses up, and why."""
