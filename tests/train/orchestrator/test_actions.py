@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,10 @@ def test_a_run_that_no_lower_rate_helps_computes_in_float32(runs: Runs) -> None:
     at = made["step"] + 1
     assert run.column("loss")[:at] == narrow.column("loss")[:at]
     assert run.column("loss")[at:] != narrow.column("loss")[at:]
+    more = {"run_dir": None, "resume": str(run.folder), "steps": 7}
+    again = runs.train(**base | more, adaptive="on", adaptive_cooldown_steps=1)
+    plan = json.loads((again.folder / "plan.json").read_text())
+    assert plan["compute_dtype"] == "float32" and again.column("step")[-1] == 7
 
 
 def test_moments_begin_anew_and_the_rate_warms_up_again(runs: Runs) -> None:
