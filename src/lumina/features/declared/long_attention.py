@@ -7,8 +7,8 @@ from typing import Any
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
 
-BLOCKS_BYTES = 4 * 2**26
-"""Float32 values of one pair of blocks: scores, their weights, and both gradients."""
+SCORES_BYTES, COPIES = 2**26, 4
+"""Of one pair of blocks, at most; scores, their weights, and both gradients."""
 
 _CHOOSES = "blocks that choose their tokens attend by masks of their own"
 _REASONS = "a reasoner has attention of its own"
@@ -18,7 +18,8 @@ def _blocks(spec: Any, layout: Any) -> dict[str, int]:
     """A pair of blocks, and a layer's gradients of keys and values in float32."""
     tokens = layout.micro_batch_size * spec.seq_length
     gradients = 4 * tokens * spec.num_kv_heads * (spec.head_dim + spec.value_dim)
-    return {"working": BLOCKS_BYTES + gradients}
+    scores = 4 * tokens * spec.num_heads * spec.seq_length
+    return {"working": COPIES * min(scores, SCORES_BYTES) + gradients}
 
 
 register(
