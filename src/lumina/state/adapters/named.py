@@ -15,6 +15,8 @@ from lumina.state.adapters.adapter import Adapter
 from lumina.state.adapters.attached import attached, taken_apart
 from lumina.state.adapters.merging import merged
 from lumina.state.adapters.reading import is_adapter_folder, read_adapter
+from lumina.state.huggingface.files import read_json
+from lumina.state.huggingface.latent import Habits, habits_of
 from lumina.state.reader import OnEvent
 from lumina.state.weights import Weights, open_weights
 
@@ -130,9 +132,60 @@ def with_adapters(
         LuminaError: as `read_named`, and for `beside` as `attached`.
     """
     adapters = read_named(texts, weights.spec)
+    check_order(weights, [one for one, _ in adapters], on_event)
     if on_event is not None:
         _tell_other_base(weights, adapters, on_event)
     return attached(weights, adapters) if beside else merged(weights, adapters)
+
+
+_REORDERED = (
+    ".attention.q.weight",
+    ".attention.q_up.weight",
+    ".attention.kv_down.weight",
+)
+"""Weights of latent attention that an import may put in another order or scale."""
+
+
+def check_order(
+    weights: Weights, adapters: Sequence[Adapter], on_event: OnEvent | None
+) -> None:
+    """Refuse, or warn of, adapters for another order of channels than the weights'.
+
+    DeepSeek models with `rope_interleave` false, or with YaRN's temperature, are read
+    with the channels of their queries and keys reordered or scaled. An adapter that
+    PEFT trained on such a model fits the weights as they were.
+
+    Raises:
+        LuminaError: E002 where the folder of the weights says that they were.
+    """
+    foreign = [
+        one.name
+        for one in adapters
+        if one.base_hash is None
+        and any(name.endswith(_REORDERED) for name in one.pieces)
+    ]
+    if not weights.spec.mla_kv_rank or not foreign:
+        return
+    config = weights.path / "config.json"
+    if config.is_file():
+        if habits_of(read_json(config), weights.spec) == Habits():
+            return
+        raise LuminaError(
+            "E002",
+            f"{', '.join(foreign)} changes queries or keys of {weights.path}, whose "
+            "channels are reordered or scaled as they are read",
+            "merge the adapter into its model with PEFT and use the merged model",
+        )
+    if on_event is not None:
+        on_event(
+            "adapter_base",
+            "warning",
+            None,
+            f"{', '.join(foreign)} changes queries or keys of latent attention: it is "
+            "wrong here if its model has rope_interleave false or YaRN's temperature "
+            "in its config.json; then merge it with PEFT before the import",
+            None,
+        )
 
 
 def _tell_other_base(
