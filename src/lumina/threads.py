@@ -35,7 +35,12 @@ def start(thread: threading.Thread) -> None:
         RuntimeError: the system has no room for another thread.
     """
     thread._started = _Begun()  # type: ignore[attr-defined]
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        with threading._active_limbo_lock:  # type: ignore[attr-defined]
+            threading._limbo.pop(thread, None)  # type: ignore[attr-defined]
+        raise
 
 
 def within(seconds: float, work: Callable[[], _T]) -> _T:

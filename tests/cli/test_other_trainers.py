@@ -79,7 +79,7 @@ def test_a_wrong_flag_is_answered_with_what_is_meant(
     assert code != 0 and text.startswith("E004") and "eval_every_n_batches" in text
     code, text = shown(capsys, "--lerning-rate", "1")
     assert code != 0 and "did you mean --learning-rate?" in text
-    code, text = shown(capsys, "--lora-r", "8")
+    code, text = shown(capsys, "--lora-bias", "none")
     assert code != 0 and text.startswith("E004") and "did you mean" not in text
 
 

@@ -102,7 +102,6 @@ def test_rows_that_end_give_their_blocks_to_the_others():
     assert held.nbytes <= PAGED.needed(network, 3, 17 + 20)
 
 
-@pytest.mark.covers("MEM-12: prefix sharing")
 def test_prompts_that_begin_alike_share_blocks_and_are_read_once(monkeypatch):
     network = tiny()
     head = prompts(3)[2]  # 17 tokens: four blocks of 4

@@ -38,7 +38,7 @@ def groups(x, size):
     return torch.cat([x, last], -1).unflatten(-1, (-1, size))
 
 
-@pytest.mark.covers("MEM-14: 8 and 4 bits")
+@pytest.mark.covers("MEM-14: and lower")
 @pytest.mark.parametrize("width", [8, 7, 40, 64])
 def test_rounding_stays_within_half_a_step(width):
     x = vectors(width)

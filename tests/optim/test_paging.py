@@ -64,7 +64,7 @@ def equal(one, other) -> None:
             assert torch.equal(value, other.optimizer[slot][name]), (slot, name)
 
 
-@pytest.mark.covers("MEM-11: optimizer states on disk")
+@pytest.mark.covers("MEM-11: NVMe offload of optimizer")
 def test_a_run_with_pages_is_the_run_without_them(small_pages, store, tmp_path) -> None:
     stream = stream_of(store)
     plain, paged = assemble(tiny_plan()), assemble(paged_plan(tmp_path))

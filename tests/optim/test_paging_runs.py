@@ -59,7 +59,7 @@ def whole(trainings: Trainings) -> Path:
     expected="nothing stays in the folder; the run goes on as undisturbed",
 )
 @pytest.mark.thorough
-@pytest.mark.covers("MEM-11: optimizer states on disk")
+@pytest.mark.covers("MEM-11: NVMe offload of optimizer")
 def test_killed_while_it_pages_it_goes_on_as_the_run_without_pages(
     trainings: Trainings, whole: Path, tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ def forgotten(runs: Runs) -> None:
 
 @pytest.mark.covers(
     "TRN-24: periodic cache clearing",
-    "MEM-16: memory that no tensor is in given back every N steps",
+    "MEM-16: defragmentation",
 )
 @shows("clear_cache_every_n_steps")
 def cleared(runs: Runs) -> None:

@@ -18,7 +18,7 @@ def large(**changes) -> Config:
     return Config.resolve(preset="dense_3b").replace(**changes)
 
 
-@pytest.mark.covers("MEM-11: optimizer states in host memory")
+@pytest.mark.covers("MEM-11: CPU offload of optimizer")
 def test_states_in_host_memory_leave_three_pages_on_the_device() -> None:
     plain = plan_for(large(), gpu(host_memory_bytes=64 * GIB))
     host = plan_for(large(optimizer_states_in="host"), gpu(host_memory_bytes=64 * GIB))

@@ -61,7 +61,6 @@ def learned(plan: Any, batch: Any = BATCH) -> tuple[list[float], dict[str, Any],
 
 
 @pytest.mark.covers(
-    "MEM-06: loss and gradients of the whole row",
     "MEM-06: gradient accumulation per chunk",
 )
 @pytest.mark.parametrize("name", SHAPES)
