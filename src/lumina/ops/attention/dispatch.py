@@ -52,7 +52,8 @@ class Pattern:
         cu_seqlens: [N + 1] int32 document starts (varlen).
         max_seqlen: at least the longest document (varlen).
         window: tokens a query sees, itself among them; 0: all (varlen, blockwise).
-        beyond: what stays visible beyond the window (blockwise).
+        beyond: what stays visible beyond the window (blockwise). None: nothing; an
+            object as the default would cut a graph in which patterns are made.
         starts: [B, S] int64, the column in which the document of each query begins;
             None: every row is one document (blockwise).
     """
@@ -63,7 +64,7 @@ class Pattern:
     max_seqlen: int = 0
     window: int = 0
     causal: bool = True
-    beyond: Beyond = NOTHING
+    beyond: Beyond | None = None
     starts: Tensor | None = None
 
 
@@ -136,7 +137,7 @@ def attend(q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor, pattern: Pattern) -> 
             pattern.window,
         ).view(q_bshd.shape)
     if pattern.backend == "blockwise":
-        where = pattern.starts, pattern.window, pattern.beyond
+        where = pattern.starts, pattern.window, pattern.beyond or NOTHING
         return blockwise(q_bshd, k_bskd, v_bskd, *where)
     q, k, v = (x.transpose(1, 2) for x in (q_bshd, k_bskd, v_bskd))
     queries, keys = q.shape[2], k.shape[2]
