@@ -136,8 +136,9 @@ def test_killed_in_an_evaluation(faulty):
         "run", *FLAGS, ENDLESS_FROM="1", EVALUATING=str(mark)
     )
     assert wait_until(Path(f"{mark}0").exists, running)
+    # A checkpoint is written behind the steps that follow it.
+    assert wait_until(lambda: saved(faulty.folder / "run") == [2], running)
     running.kill()
-    assert saved(faulty.folder / "run") == [2]
     faulty.assert_recovered()
 
 
