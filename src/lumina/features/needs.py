@@ -37,6 +37,29 @@ def capability(major: int, minor: int, *, also: Collection[str] = ()) -> Need:
     return need
 
 
+def memory_beside(what: str) -> Need:
+    """A device whose memory is not the host's: a CUDA device.
+
+    Args:
+        what: would be moved into host memory.
+    """
+
+    def need(machine: Machine) -> str | None:
+        if machine.device == "cuda":
+            return None
+        return (
+            f"needs a CUDA device: the memory of {machine.device_name} is the host's, "
+            f"where {what} are anyway"
+        )
+
+    return need
+
+
+def not_apple(machine: Machine) -> str | None:
+    """Anything but an Apple GPU, where it was not tried."""
+    return None if machine.device != "mps" else "was not tried on Apple GPUs"
+
+
 def kernel_compiler(machine: Machine) -> str | None:
     """What torch.compile needs to build kernels."""
     if machine.compiler:

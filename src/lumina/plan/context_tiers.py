@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from lumina.config.provenance import Source
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
-from lumina.plan.decisions import asked_for
 from lumina.plan.environment import Environment
 from lumina.plan.make import MEMORY_SHARE, smallest_estimate
 from lumina.plan.memory import COMPONENTS
+from lumina.plan.reach import TRIED, with_few_rows
 from lumina.plan.shape import resolve_spec
 from lumina.quantities import byte_size
 
@@ -111,10 +111,9 @@ def tier_memories(
         vocab_size: tokens of the tokenizer; None: the settings say it.
         world_size: processes that train together.
     """
-    if not asked_for(config, "global_batch_size"):
-        config = config.override({"global_batch_size": world_size}, _TRIED)
+    config = with_few_rows(config, world_size)
     for tier in CONTEXT_TIERS:
-        trial = config.override({"seq_length": tier.tokens}, _TRIED)
+        trial = config.override({"seq_length": tier.tokens}, TRIED)
         spec = resolve_spec(trial, vocab_size)
         yield TierMemory(
             tier,
@@ -140,9 +139,6 @@ def check_tier(config: Config) -> None:
             f"{tier.tokens:,}",
             "leave --tier out, or begin a new run from its weights with --init-from",
         )
-
-
-_TRIED = Source("decided", "tried by the planner")
 
 
 def with_tier(

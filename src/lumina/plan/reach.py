@@ -24,7 +24,15 @@ LONGEST = 2**23
 MOST_ROWS = 4096
 """No larger forward is looked for."""
 
-_TRIED = Source("decided", "tried by the planner")
+TRIED = Source("decided", "tried by the planner")
+"""Of values that the planner tries out."""
+
+
+def with_few_rows(config: Config, world_size: int) -> Config:
+    """The settings with one row for each process where no batch is named."""
+    if asked_for(config, "global_batch_size"):
+        return config
+    return config.override({"global_batch_size": world_size}, TRIED)
 
 
 def longest_row(
@@ -47,14 +55,13 @@ def longest_row(
         world_size: processes that train together.
         limit: the most that is looked for, such as the positions of a pretrained model.
     """
-    if not asked_for(config, "global_batch_size"):
-        config = config.override({"global_batch_size": world_size}, _TRIED)
+    config = with_few_rows(config, world_size)
     if not asked_for(config, "batch_size"):
-        config = config.override({"batch_size": None}, _TRIED)
+        config = config.override({"batch_size": None}, TRIED)
 
     def fits(units: int) -> bool:
         changed = {"seq_length": units * STEP}
-        return _fits(config.override(changed, _TRIED), machine, vocab_size, world_size)
+        return _fits(config.override(changed, TRIED), machine, vocab_size, world_size)
 
     return _most(fits, limit // STEP) * STEP
 
@@ -73,7 +80,7 @@ def most_rows(
 
     def fits(rows: int) -> bool:
         changed = {"batch_size": rows, "global_batch_size": rows * world_size}
-        return _fits(config.override(changed, _TRIED), machine, vocab_size, world_size)
+        return _fits(config.override(changed, TRIED), machine, vocab_size, world_size)
 
     return _most(fits, MOST_ROWS)
 

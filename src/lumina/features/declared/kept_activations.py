@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lumina.features.feature import Exclusion, Feature, Machine
+from lumina.features.feature import Exclusion, Feature
+from lumina.features.needs import Need, memory_beside, not_apple
 from lumina.features.table import register
 
 _KEEP = "lumina.assemble.kept.hooks:keep"
@@ -36,20 +37,7 @@ def _away(place: str) -> Callable[[Any, Any], Mapping[str, int]]:
     return elsewhere
 
 
-def _beside_a_cuda_device(machine: Machine) -> str | None:
-    if machine.device == "cuda":
-        return None
-    return (
-        f"needs a CUDA device: the memory of {machine.device_name} is the host's, "
-        "where activations are anyway"
-    )
-
-
-def _not_apple(machine: Machine) -> str | None:
-    return None if machine.device != "mps" else "was not tried on Apple GPUs"
-
-
-def _declare(place: str, summary: str, needs: Callable[[Machine], str | None]) -> None:
+def _declare(place: str, summary: str, needs: Need) -> None:
     register(
         Feature(
             name=f"activations_{place}",
@@ -71,10 +59,10 @@ def _declare(place: str, summary: str, needs: Callable[[Machine], str | None]) -
 _declare(
     "host",
     "keep the inputs of blocks that are computed again in pinned host memory",
-    _beside_a_cuda_device,
+    memory_beside("activations"),
 )
 _declare(
-    "disk", "keep the inputs of blocks that are computed again in files", _not_apple
+    "disk", "keep the inputs of blocks that are computed again in files", not_apple
 )
 register(
     Feature(

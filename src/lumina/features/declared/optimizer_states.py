@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lumina.features.feature import Feature, Machine
+from lumina.features.feature import Feature
+from lumina.features.needs import Need, memory_beside, not_apple
 from lumina.features.table import register
 
 
@@ -33,23 +34,10 @@ def _on_disk(spec: Any, layout: Any) -> Mapping[str, int]:
     return {"disk": whole, "host": min(whole, staging)}
 
 
-def _beside_a_cuda_device(machine: Machine) -> str | None:
-    if machine.device == "cuda":
-        return None
-    return (
-        f"needs a CUDA device: the memory of {machine.device_name} is the host's, "
-        "where the states are anyway"
-    )
-
-
-def _not_apple(machine: Machine) -> str | None:
-    return None if machine.device != "mps" else "was not tried on Apple GPUs"
-
-
 def _declare(
     place: str,
     summary: str,
-    needs: Callable[[Machine], str | None],
+    needs: Need,
     elsewhere: Callable[[Any, Any], Mapping[str, int]],
 ) -> None:
     register(
@@ -71,12 +59,12 @@ def _declare(
 _declare(
     "host",
     "keep the optimizer's states in pinned host memory, page them in for a step",
-    _beside_a_cuda_device,
+    memory_beside("the states"),
     _on_host,
 )
 _declare(
     "disk",
     "keep the optimizer's states in files, page them in for a step",
-    _not_apple,
+    not_apple,
     _on_disk,
 )

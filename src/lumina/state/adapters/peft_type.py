@@ -128,6 +128,17 @@ def by_module(
     return config.get(setting)
 
 
+def rank_and_alpha(config: Mapping[str, Any], module: str) -> tuple[int, float]:
+    """The rank and the factor of one module, in the settings of LoHa and LoKr.
+
+    Raises:
+        LuminaError: as `by_module`, `rank_of` and `alpha_of`.
+    """
+    rank = rank_of(by_module(config, "r", "rank_pattern", module), "r")
+    alpha = alpha_of(by_module(config, "alpha", "alpha_pattern", module), "alpha")
+    return rank, alpha
+
+
 def rank_of(value: Any, name: str) -> int:
     """A rank from a file.
 

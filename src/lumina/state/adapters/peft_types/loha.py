@@ -11,9 +11,7 @@ from lumina.errors import LuminaError
 from lumina.state.adapters.adapter import Adapter, Piece
 from lumina.state.adapters.peft_type import (
     PeftType,
-    alpha_of,
-    by_module,
-    rank_of,
+    rank_and_alpha,
     register_peft_type,
 )
 
@@ -36,9 +34,7 @@ class Loha(PeftType):
             raise LuminaError(
                 "E102", f"{module} lacks a matrix of hada_*", "fetch the folder again"
             )
-        rank = rank_of(by_module(config, "r", "rank_pattern", module), "r")
-        alpha = alpha_of(by_module(config, "alpha", "alpha_pattern", module), "alpha")
-        return Piece(tensors, rank, alpha)
+        return Piece(tensors, *rank_and_alpha(config, module))
 
     def settings(self, adapter: Adapter) -> dict[str, Any]:
         """As PEFT's LoHaConfig has them."""

@@ -11,9 +11,7 @@ from lumina.errors import LuminaError
 from lumina.state.adapters.adapter import Adapter, Piece
 from lumina.state.adapters.peft_type import (
     PeftType,
-    alpha_of,
-    by_module,
-    rank_of,
+    rank_and_alpha,
     register_peft_type,
 )
 
@@ -41,9 +39,7 @@ class Lokr(PeftType):
                     f"{module} holds {', '.join(sorted(held)) or 'nothing'} for {one}",
                     "fetch the folder again",
                 )
-        rank = rank_of(by_module(config, "r", "rank_pattern", module), "r")
-        alpha = alpha_of(by_module(config, "alpha", "alpha_pattern", module), "alpha")
-        return Piece(tensors, rank, alpha)
+        return Piece(tensors, *rank_and_alpha(config, module))
 
     def settings(self, adapter: Adapter) -> dict[str, Any]:
         """As PEFT's LoKrConfig has them; the factors follow from what is held."""
