@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
 
 from lumina.assemble.assemble import assemble
 from lumina.assemble.program import Program
@@ -24,13 +27,16 @@ from lumina.train.torch_settings import configure_torch
 from lumina.train.watch import Look, Watch
 
 
-def prepared_for(config: Config, steps: int, console: Console) -> Preparation:
+def prepared_for(
+    config: Config, steps: int, console: Console, *, without_data: bool = False
+) -> Preparation:
     """What a training of these settings would do, with its data; nothing is assembled.
 
     Args:
         config: the settings of the training.
         steps: how many are needed in all.
         console: shows what preparing the data shows.
+        without_data: plan for the model alone, where no data is named.
 
     Raises:
         LuminaError: E002 for several processes, phases or a run to go on with; as
@@ -45,8 +51,18 @@ def prepared_for(config: Config, steps: int, console: Console) -> Preparation:
         console,
     )
     prepared.look_back(None)
-    prepared.decide()
+    prepared.decide(planning=without_data)
     return prepared
+
+
+class Feed(Protocol):
+    """Where the data of the steps comes from."""
+
+    def next(self) -> tuple[StepBatches | None, float]:
+        """The next step's data, None where it ends, and the seconds of waiting."""
+
+    def close(self) -> None:
+        """Let go of everything."""
 
 
 class Session:
@@ -58,34 +74,48 @@ class Session:
         program: what trains.
         prepare_seconds: how long data, weights and the Program took.
         done: steps so far.
+        metrics: what the last step returned.
     """
 
-    def __init__(self, config: Config, steps: int, console: Console) -> None:
+    metrics: Tensor
+
+    def __init__(
+        self,
+        config: Config,
+        steps: int,
+        console: Console,
+        rows: Callable[[Plan], Feed] | None = None,
+    ) -> None:
         """Prepare the data and assemble the Program.
 
         Args:
             config: the settings of the training.
             steps: how many are needed in all.
             console: shows what preparing the data shows.
+            rows: makes the rows to train on, in place of the data.
 
         Raises:
             LuminaError: as `prepared_for`.
         """
         began = time.perf_counter()
-        prepared = prepared_for(config, steps, console)
+        prepared = prepared_for(config, steps, console, without_data=rows is not None)
         ranks = prepared.ranks
         self.plan: Plan = prepared.plan
         self.environment: Environment = prepared.environment
-        self.stream = prepared.stream
         self._restore = configure_torch(self.plan, ranks, self.environment)
         weights = prepared.weights
         source = weights.source if weights else None
         self.program: Program = assemble(self.plan, source, ranks=ranks)
         self.prepare_seconds = time.perf_counter() - began
         self.done = 0
+        self._feed: Feed
+        if rows is not None:
+            self._feed = rows(self.plan)
+            return
+        stream = prepared.stream
         self._feed = Prefetcher(
-            self.stream,
-            self.stream.start,
+            stream,
+            stream.start,
             micro_batch_size=self.plan.micro_batch_size,
             depth=config.loading.prefetch_factor,
             pin=config.loading.pin_memory is not False and self.on_gpu,
@@ -121,7 +151,7 @@ class Session:
             looks: makers of what looks at it, called as `Look` is.
         """
         watch = Watch([look(self.program, batches) for look in looks])
-        train_step(self.program, batches, self.done, watch=watch)
+        self.metrics = train_step(self.program, batches, self.done, watch=watch)
         self.done += 1
         return watch
 

@@ -1,0 +1,1 @@
+"""How fast training is here, alone and beside other trainers."""

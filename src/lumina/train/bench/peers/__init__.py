@@ -1,0 +1,1 @@
+"""Other trainers, a file for each; see `lumina.train.bench.peer`."""
