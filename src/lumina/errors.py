@@ -29,6 +29,8 @@ CODES: dict[str, str] = {
     "E304": "nothing to resume",
     "E305": "silent corruption",
     "E306": "device failed its test",
+    "E307": "results that should be equal differ",
+    "E308": "a process of a measurement ended",
 }
 
 

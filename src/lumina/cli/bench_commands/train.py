@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     at_least("warm-up", args.warm_up, 0)
     at_least("blocks", args.blocks, 1)
     steps = at_least("steps", config.train.steps or 10, 1)
-    found = _against(args, config, steps) if args.against else _alone(
-        args, config, steps
+    found = (
+        _against(args, config, steps) if args.against else _alone(args, config, steps)
     )
     text = json.dumps(found, indent=1)
     if args.out:

@@ -78,9 +78,7 @@ def measure_training(
     }
 
 
-def figures(
-    plan: Plan, machine: Environment, seconds: list[float]
-) -> dict[str, Any]:
+def figures(plan: Plan, machine: Environment, seconds: list[float]) -> dict[str, Any]:
     """What follows from the times of steps."""
     tokens = plan.global_batch_size * plan.spec.seq_length
     each = plan.flops_per_token or flops_per_token(plan.spec)
