@@ -1,0 +1,1 @@
+"""Each op beside its reference: time, error, and the share of what is possible."""

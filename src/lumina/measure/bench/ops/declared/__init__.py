@@ -1,0 +1,1 @@
+"""The ops that `lumina bench ops` measures, a file for each."""
