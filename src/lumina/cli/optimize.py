@@ -9,6 +9,7 @@ import sys
 from lumina.cli.options import add_config_options, config_from_args
 from lumina.cli.text import table
 from lumina.errors import LuminaError
+from lumina.features import lacking
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise LuminaError(
             "E002", "optimize looks for the batch_size, and it is named", "leave it out"
         )
-    own_objective = config.parts.objective not in (None, "standard")
-    if config.hrm.use_hrm or config.data.tasks or own_objective:
+    if lacking(config, "measured_batch"):
         raise LuminaError(
             "E002",
             "optimize measures steps on rows of text, which reasoners, several tasks "

@@ -7,7 +7,11 @@ from lumina.features.checks import (
     check_names,
     check_needs,
     conflict,
+    lacking,
+    named_option,
+    reason_lacking,
     requested_features,
+    shape_lacks,
 )
 from lumina.features.feature import Choice, Exclusion, Feature, Machine
 from lumina.features.registry import FEATURES
@@ -26,7 +30,11 @@ __all__ = [
     "check_needs",
     "conflict",
     "find_feature",
+    "lacking",
+    "named_option",
+    "reason_lacking",
     "register",
     "requested_features",
     "resolved",
+    "shape_lacks",
 ]

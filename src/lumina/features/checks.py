@@ -7,10 +7,41 @@ from typing import Any
 
 from lumina.errors import LuminaError
 from lumina.features.feature import Exclusion, Feature, Machine
-from lumina.features.table import find_feature
+from lumina.features.table import FEATURES, find_feature
 
 _LONGEST_VALUE = 40
 """Letters of an option's value that a refusal still repeats."""
+
+
+def lacking(config: Any, ability: str) -> list[tuple[Feature, str]]:
+    """The kinds of model that a Config asks for and that lack an ability, with why.
+
+    Args:
+        config: what is asked for.
+        ability: a name of `lumina.features.abilities.ABILITIES`.
+    """
+    return [
+        (one, one.lacks[ability])
+        for one in FEATURES.values()
+        if ability in one.lacks and one.is_requested(config)
+    ]
+
+
+def reason_lacking(config: Any, ability: str) -> str | None:
+    """The first of the reasons of `lacking`; None where nothing is lacking."""
+    return next((why for _, why in lacking(config, ability)), None)
+
+
+def shape_lacks(spec: Any, ability: str) -> list[str]:
+    """Why a model of a shape lacks an ability, as the kinds among the features say.
+
+    `lumina.model.kinds.table.why_not` asks the kinds of plug-ins, too.
+    """
+    return [
+        one.lacks[ability]
+        for one in FEATURES.values()
+        if ability in one.lacks and one.of_shape is not None and one.of_shape(spec)
+    ]
 
 
 def requested_features(features: Mapping[str, Feature], config: Any) -> list[str]:
@@ -94,8 +125,8 @@ def _refusal(
     leave = f"leave {_option(one)} out, or {_option(other)}"
     return LuminaError(
         "E002",
-        f"{_named(one, config)} and {_named(other, config)} do not go together: "
-        f"{exclusion.reason}",
+        f"{named_option(one, config)} and {named_option(other, config)} do not go "
+        f"together: {exclusion.reason}",
         exclusion.fix or leave,
     )
 
@@ -104,7 +135,7 @@ def _option(feature: Feature) -> str:
     return feature.option or f"feature {feature.name}"
 
 
-def _named(feature: Feature, config: Any) -> str:
+def named_option(feature: Feature, config: Any) -> str:
     """The option that asks for a feature, with its value where that says more."""
     if feature.option is None:
         return _option(feature)

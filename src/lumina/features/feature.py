@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 ChangeCost = Literal["live", "reassemble", "restart"]
@@ -103,7 +103,10 @@ class Feature:
             default: the option.
         requested: whether a Config names it ("auto" names nothing).
         refused: whether a Config leaves it out by name.
-        active: whether a Plan has it.
+        active: whether a Plan has it; default: what `of_shape` says of its model.
+        of_shape: whether a model's shape has it, for a feature that is a kind of model.
+        lacks: what a model with it cannot do: a name of `lumina.features.abilities`
+            -> why not, as the refusals there say it.
         needs: why a machine cannot have it, or None.
         excludes: features that it does not go together with.
         automatic: what it is where a Config neither names it nor leaves it out; takes
@@ -134,6 +137,8 @@ class Feature:
     requested: Callable[[Any], bool] | None = None
     refused: Callable[[Any], bool] | None = None
     active: Callable[[Any], bool] | None = None
+    of_shape: Callable[[Any], bool] | None = None
+    lacks: Mapping[str, str] = field(default_factory=dict)
     needs: Callable[[Machine], str | None] = runs_anywhere
     excludes: tuple[Exclusion, ...] = ()
     automatic: Callable[[Any, Machine], Choice] | None = None
@@ -170,6 +175,8 @@ class Feature:
         """Whether a Plan has the feature."""
         if self.active is not None:
             return self.active(plan)
+        if self.of_shape is not None:
+            return self.of_shape(plan.spec)
         return self.name in plan.features
 
     def choose(self, plan: Any, machine: Machine) -> Choice:

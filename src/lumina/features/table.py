@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 from lumina.errors import LuminaError
+from lumina.features.abilities import check_abilities
 from lumina.features.feature import Feature
 
 FEATURES: dict[str, Feature] = {}
@@ -16,7 +17,8 @@ def register(feature: Feature) -> Feature:
     """Add a feature to the table. A file of features calls this for each of them.
 
     Raises:
-        LuminaError: E005 for a name that another declaration has already.
+        LuminaError: E005 for a name that another declaration has already, and for one
+            that lacks an ability which there is not.
     """
     before = FEATURES.get(feature.name)
     if before is not None and before != feature:
@@ -25,6 +27,7 @@ def register(feature: Feature) -> Feature:
             f"there are two features named {feature.name!r}",
             "give yours another name",
         )
+    check_abilities(feature.name, feature.lacks)
     FEATURES[feature.name] = feature
     return feature
 

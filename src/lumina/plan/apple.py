@@ -6,23 +6,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
+from lumina.features import lacking
+from lumina.model.kinds.table import kinds_of
+from lumina.model.spec import ModelSpec
 
 if TYPE_CHECKING:
     from lumina.config import Config
     from lumina.plan.environment import Environment
 
 NEEDS_FLOAT64: dict[str, Callable[[Config], bool]] = {
-    "use_hrm": lambda c: c.hrm.use_hrm,
-    "use_mod": lambda c: c.mod.use_mod,
-    "use_mor": lambda c: c.mor.use_mor,
-    "tasks": lambda c: bool(c.data.tasks),
     "preserve_base_knowledge": lambda c: c.get("preserve_base_knowledge") is True,
     "gradient_steps noise": lambda c: "noise" in c.train.gradient_steps,
 }
-"""What computes in float64 -> whether a Config asks for it."""
+"""What computes in float64, beside kinds of model -> whether a Config asks for it."""
 
 
-def check_apple(config: Config, machine: Environment) -> None:
+def check_apple(config: Config, spec: ModelSpec, machine: Environment) -> None:
     """Refuse what needs float64 on an Apple GPU.
 
     Raises:
@@ -30,7 +29,9 @@ def check_apple(config: Config, machine: Environment) -> None:
     """
     if machine.device != "mps":
         return
-    asked = [name for name, applies in NEEDS_FLOAT64.items() if applies(config)]
+    asked = [str(kind.option) for kind, _ in lacking(config, "float32_alone")]
+    asked += [k.name for k in kinds_of(spec) if "float32_alone" in k.lacks]
+    asked += [name for name, applies in NEEDS_FLOAT64.items() if applies(config)]
     if asked:
         raise LuminaError(
             "E003",

@@ -15,6 +15,7 @@ from lumina.features import (
     check_needs,
     conflict,
 )
+from lumina.model.kinds.table import why_not
 from lumina.plan.decisions import source_of
 from lumina.plan.plan import Plan
 
@@ -107,7 +108,10 @@ def without(plan: Plan, feature: Feature, machine: Machine, why: str) -> Plan:
 
 def _conflict(feature: Feature, plan: Plan) -> str | None:
     found = conflict(FEATURES, feature.name, active_features(FEATURES, plan))
-    return f"does not go together with {found[0]}: {found[1]}" if found else None
+    if found:
+        return f"does not go together with {found[0]}: {found[1]}"
+    why = why_not(plan.spec, feature.name)
+    return f"does not go with this kind of model: {why}" if why else None
 
 
 def _because(plan: Plan, feature: Feature, why: str) -> Plan:

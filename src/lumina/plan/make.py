@@ -10,7 +10,7 @@ from lumina.model.spec import ModelSpec
 from lumina.parallel.sizes import Sizes
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Conditions
-from lumina.plan.apple import check_apple
+from lumina.plan.abilities import check_abilities
 from lumina.plan.batching import (
     Batching,
     Split,
@@ -130,8 +130,8 @@ def make_plan(
     machine = _machine(config, environment)
     config = adapted(config, machine)
     check_features(config, machine)
-    check_apple(config, machine)
     spec = resolve_spec(config, tokenizer_vocab_size, num_puzzles)
+    check_abilities(config, spec, machine)
     decisions = Decisions(warnings=config.warnings())
     _decide_device(config, machine, decisions)
     _decide_precision(config, machine, decisions)

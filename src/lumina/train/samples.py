@@ -12,6 +12,7 @@ from lumina.heartbeat import beat
 from lumina.infer.generate import context_limit
 from lumina.infer.sampling import sampling_for
 from lumina.infer.text import Answers
+from lumina.model.kinds.table import why_not
 from lumina.state.left_behind import leave_samples
 from lumina.state.run_directory import RunDirectory
 from lumina.train.memory_ladder.beside_steps import unless_short
@@ -79,7 +80,7 @@ def sample_texts(program: Program, data: Data, count: int) -> list[tuple[str, st
     """
     spec = program.plan.spec
     tokenizer = data.tokenizer
-    if tokenizer is None or spec.tasks is not None or program.sharded:
+    if tokenizer is None or why_not(spec, "samples") or program.sharded:
         return []
     limit = context_limit(program.network) or 2**62
     prompts = [ids for ids in data.prompts(count) if 0 < len(ids) < limit]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lumina.config.rules.refusing import refuse, set_of
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
+from lumina.features import lacking, named_option
 from lumina.features.few_bits import asked_base_storage
 
 APART = {
@@ -31,10 +32,9 @@ def check(settings: Settings) -> None:
             "use_peft trains adapters beside weights, and there are none",
             "name a run, a checkpoint or an exported folder with --init-from",
         )
-    if settings.hrm.use_hrm and settings.hrm.hrm_mode == "puzzle":
+    for kind, why in lacking(settings, "adapters"):
         refuse(
-            "use_peft and hrm_mode puzzle do not go together: a model of puzzles has "
-            "a vector for each puzzle, which its base cannot have yet",
+            f"use_peft and {named_option(kind, settings)} do not go together: {why}",
             "leave out --use-peft",
         )
     if settings.adapters.peft_method == "loftq" and not asked_base_storage(settings):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from lumina.config.rules.rule import Rule
 from lumina.config.sections.answering import AnsweringSection
 from lumina.config.settings import Settings
+from lumina.features import reason_lacking
 
 
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of answers where the model writes no texts."""
-    if settings.hrm.use_hrm and settings.hrm.hrm_mode != "language_model":
-        return dict.fromkeys(AnsweringSection.model_fields, "puzzles are solved")
-    return {}
+    why = reason_lacking(settings, "answers")
+    return dict.fromkeys(AnsweringSection.model_fields, why) if why else {}
 
 
 RULE = Rule(without_effect=without_effect)

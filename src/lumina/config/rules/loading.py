@@ -6,6 +6,7 @@ from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 from lumina.config.source_entries import source_paths
+from lumina.features import reason_lacking
 
 OF_TEXT = ("data_loading", "packing", "linear_dataset", "dataset_start_offset")
 """Options that only data of text has."""
@@ -52,20 +53,15 @@ def check(settings: Settings) -> None:
             continue  # of each source
         if not settings.is_default(leaf):
             refuse(
-                f"{leaf} {settings.get(leaf)} is for text, and the data is {other}",
+                f"{leaf} {settings.get(leaf)} is for text, and {other}",
                 f"leave {leaf} out",
             )
 
 
 def _other_data(settings: Settings) -> str | None:
-    """What the data is where it is not text."""
-    if settings.data.tasks:
-        return "that of several tasks"
-    if source_paths(settings):
-        return "a mixture"
-    if settings.hrm.use_hrm and settings.hrm.hrm_mode != "language_model":
-        return "puzzles"
-    return None
+    """What the data is where it is not text, as a clause."""
+    lacks = reason_lacking(settings, "loading_of_text")
+    return lacks or ("the data is a mixture" if source_paths(settings) else None)
 
 
 def without_effect(settings: Settings) -> dict[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from lumina.config.loss_entries import loss_roles, role_weights
-from lumina.config.rules.refusing import refuse, set_of
+from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 from lumina.errors import LuminaError
+from lumina.features import lacking
 
 
 def check(settings: Settings) -> None:
@@ -45,16 +46,11 @@ def check(settings: Settings) -> None:
 
 def _check_smoothing(settings: Settings) -> None:
     """Smoothed labels are those of the plain language model's loss alone."""
-    others = {
-        "use_hrm": "reasoners have losses of their own",
-        "tasks": "the tasks' losses are balanced by their plain values",
-        "objective": "a registered objective has a loss of its own",
-    }
-    for leaf, why in set_of(settings, others):
+    for kind, why in lacking(settings, "label_smoothing"):
         refuse(
             f"label_smoothing {settings.train.label_smoothing:g} does not go with "
-            f"{leaf}: {why}",
-            f"leave {leaf} or label_smoothing out",
+            f"{kind.option}: {why}",
+            f"leave {kind.option} or label_smoothing out",
         )
     if settings.stages.preservation_method == "outputs" and settings.get(
         "preserve_base_knowledge"

@@ -5,15 +5,13 @@ from __future__ import annotations
 from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
+from lumina.features import lacking
 
-_CHOOSES = "chooses the tokens that its layers attend to"
-
-_OTHERS = {
-    "use_hrm": "reasons in modules of its own",
-    "use_mod": _CHOOSES,
-    "use_mor": _CHOOSES,
+_LOOKS = {
+    "attention_stats_every": "attention_statistics",
+    "layer_profile_every": "layer_profile",
 }
-"""Kinds of model whose layers are not each passed by every token once."""
+"""Options that look at the layers of a model -> what its kinds must not lack."""
 
 
 def check(settings: Settings) -> None:
@@ -23,22 +21,13 @@ def check(settings: Settings) -> None:
         LuminaError: E002.
     """
     asked = settings.metrics
-    kinds = {
-        "use_hrm": settings.hrm.use_hrm,
-        "use_mod": settings.mod.use_mod,
-        "use_mor": settings.mor.use_mor,
-    }
-    for leaf, wanted, those in (
-        ("attention_stats_every", asked.attention_stats_every, tuple(_OTHERS)),
-        ("layer_profile_every", asked.layer_profile_every, ("use_hrm",)),
-    ):
-        for kind in those if wanted else ():
-            if kinds[kind]:
-                refuse(
-                    f"{leaf} looks at layers that every token goes through, and a "
-                    f"model of {kind} {_OTHERS[kind]}",
-                    f"leave {leaf} at 0",
-                )
+    for leaf, ability in _LOOKS.items():
+        for kind, why in lacking(settings, ability) if settings.get(leaf) else ():
+            refuse(
+                f"{leaf} looks at layers that every token goes through, and a model "
+                f"of {kind.option} {why}",
+                f"leave {leaf} at 0",
+            )
     others = [name for name in settings.parts.attention_type if name != "standard"]
     if asked.attention_stats_every and others:
         refuse(
@@ -48,11 +37,9 @@ def check(settings: Settings) -> None:
 
 
 def without_effect(settings: Settings) -> dict[str, str]:
-    """The expert-usage log without experts, and its frequency without it."""
+    """The frequency of an expert-usage log that is off."""
     asked = settings.metrics
     found = {}
-    if asked.log_expert_usage and not settings.moe.use_moe:
-        found["log_expert_usage"] = "use_moe is off"
     if not asked.log_expert_usage:
         found["expert_usage_frequency"] = "log_expert_usage is off"
     return found

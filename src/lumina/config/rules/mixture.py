@@ -11,6 +11,7 @@ from lumina.config.source_entries import (
     weight_points,
     weights_of,
 )
+from lumina.features import lacking
 
 _OTHER_DATA = {
     "train_data": "every source names its own data",
@@ -94,17 +95,15 @@ def _check_orders(settings: Settings) -> None:
             "linear_dataset": loading.linear_dataset,
             "no_packing": not loading.packing,
             "data_loading streaming": loading.data_loading == "streaming",
-            "tasks": bool(settings.data.tasks),
             "data_kind": settings.data.data_kind is not None,
-            "use_hrm for puzzles": settings.hrm.use_hrm
-            and settings.hrm.hrm_mode != "language_model",
         }
-        for other, given in others.items():
-            if given:
-                refuse(
-                    f"{leaf} orders the packed rows of a store, and {other} is set",
-                    "leave one of the two out",
-                )
+        found = [f"{other} is set" for other, given in others.items() if given]
+        found += [why for _, why in lacking(settings, "row_order")]
+        if found:
+            refuse(
+                f"{leaf} orders the packed rows of a store, and {found[0]}",
+                "leave one of the two out",
+            )
 
 
 def without_effect(settings: Settings) -> dict[str, str]:

@@ -118,7 +118,7 @@ def without_effect(settings: Settings) -> dict[str, str]:
     """Options without effect, and why."""
     moe = settings.moe
     if not moe.use_moe:
-        return dict.fromkeys(_MOE_ONLY, "use_moe is off")
+        return dict.fromkeys((*_MOE_ONLY, "log_expert_usage"), "use_moe is off")
     if moe.moe_dispatch == "dropless" and moe.overflow == "none":
         return {"capacity_factor": "moe_dispatch is dropless"}
     return {}

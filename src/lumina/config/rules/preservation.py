@@ -7,6 +7,7 @@ from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 from lumina.config.source_entries import source_paths
+from lumina.features import lacking
 
 
 def check(settings: Settings) -> None:
@@ -25,18 +26,13 @@ def check(settings: Settings) -> None:
             "name --base-training-paths, or --sources, of which the first is the base "
             "text; or use --preservation-method weights",
         )
-    unfit = {
-        "use_hrm": settings.hrm.use_hrm,
-        "objective": settings.parts.objective is not None,
-        "backbone": settings.parts.backbone is not None,
-    }
-    for leaf, given in unfit.items():
-        if given:
-            refuse(
-                f"{what} compares next-token scores of one forward pass, and {leaf} "
-                f"{settings.get(leaf)} makes a model without them",
-                f"use --preservation-method weights, or leave {leaf} out",
-            )
+    for kind, _ in lacking(settings, "base_outputs"):
+        leaf = str(kind.option)
+        refuse(
+            f"{what} compares next-token scores of one forward pass, and {leaf} "
+            f"{settings.get(leaf)} makes a model without them",
+            f"use --preservation-method weights, or leave {leaf} out",
+        )
 
 
 def without_effect(settings: Settings) -> dict[str, str]:

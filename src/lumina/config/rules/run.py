@@ -8,6 +8,7 @@ from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 from lumina.errors import LuminaError
+from lumina.features import reason_lacking
 
 
 def check(settings: Settings) -> None:
@@ -54,10 +55,8 @@ def without_effect(settings: Settings) -> dict[str, str]:
         unused |= {"best_metric": nothing, "best_is": nothing, "eval_split": nothing}
     if settings.run.report_samples == 0:
         unused["sample_every_n_batches"] = "report_samples is 0"
-    elif settings.hrm.use_hrm and settings.hrm.hrm_mode == "puzzle":
-        unused["sample_every_n_batches"] = "puzzles are answered, not continued"
-    elif settings.data.tasks:
-        unused["sample_every_n_batches"] = "several tasks share the model"
+    elif why := reason_lacking(settings, "samples"):
+        unused["sample_every_n_batches"] = why
     return unused
 
 

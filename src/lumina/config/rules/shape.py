@@ -5,6 +5,7 @@ from __future__ import annotations
 from lumina.config.rules.refusing import divisor_below, multiple, refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
+from lumina.features import reason_lacking
 
 
 def check(settings: Settings) -> None:
@@ -123,13 +124,12 @@ def _check_beyond_window(settings: Settings) -> None:
 def advice(settings: Settings) -> list[str]:
     """Advice on unusual values."""
     model, found = settings.model, []
-    # Their length and vocabulary are given.
-    puzzles = settings.hrm.use_hrm and settings.hrm.hrm_mode == "puzzle"
-    if model.seq_length & (model.seq_length - 1) and not puzzles:
+    chosen = reason_lacking(settings, "chosen_length") is None
+    if model.seq_length & (model.seq_length - 1) and chosen:
         found.append(
             f"seq_length {model.seq_length} is not a power of two; kernels prefer one"
         )
-    if model.vocab_size is not None and model.vocab_size % 64 and not puzzles:
+    if model.vocab_size is not None and model.vocab_size % 64 and chosen:
         found.append(
             f"vocab_size {model.vocab_size} is not a multiple of 64; it is padded to "
             f"{-(-model.vocab_size // 64) * 64} in memory"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lumina.config.rules.refusing import refuse, set_of
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
+from lumina.features import lacking
 
 
 def check(settings: Settings) -> None:
@@ -22,8 +23,8 @@ def check(settings: Settings) -> None:
             f"{settings.model.seq_length}",
             "leave one of the two out",
         )
-    others = {
-        "use_hrm": "reasoners read rows as long as their puzzles",
+    kinds = lacking(settings, "context_tier")
+    others = {str(kind.option): why for kind, why in kinds} | {
         "phases": "each phase may have a length of its own",
         "context_schedule": "rows grow by the schedule",
     }

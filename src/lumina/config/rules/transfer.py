@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from lumina.config.rules.refusing import refuse
+from lumina.config.rules.refusing import refuse, set_of
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
+from lumina.features import lacking
 
 UNKNOWN = {
     "tie_embeddings": "the head would need a first value and a rate of its own",
     "scale_embeddings": "it multiplies the embedding by the root of the width",
     "use_stable_embedding": "its first value depends on the width",
     "mla_kv_rank": "latent widths do not follow the width",
-    "use_hrm": "no rule is known for its states",
-    "use_mod": "no rule is known for its routers",
-    "use_mor": "no rule is known for its routers",
-    "tasks": "no rule is known for several heads",
-    "block_type": "a registered part has first values of its own",
-    "attention_type": "a registered part has first values of its own",
-    "feedforward_type": "a registered part has first values of its own",
 }
-"""Options beside which no rate is carried over, and why."""
+"""Options beside which no rate is carried over, and why; kinds of model say it too."""
 
 
 def check(settings: Settings) -> None:
@@ -42,13 +36,12 @@ def check(settings: Settings) -> None:
             "lr_transfer mup carries a rate over width alone, and base_depth is set",
             "use --lr-transfer completep, or leave --base-depth out",
         )
-    for leaf, why in UNKNOWN.items():
-        value = settings.get(leaf)
-        if value and value not in (("standard",), "standard"):
-            refuse(
-                f"lr_transfer {asked.lr_transfer} does not go with {leaf}: {why}",
-                f"leave {leaf} or lr_transfer out",
-            )
+    kinds = {str(kind.option): why for kind, why in lacking(settings, "rate_transfer")}
+    for leaf, why in (dict(set_of(settings, UNKNOWN)) | kinds).items():
+        refuse(
+            f"lr_transfer {asked.lr_transfer} does not go with {leaf}: {why}",
+            f"leave {leaf} or lr_transfer out",
+        )
 
 
 def without_effect(settings: Settings) -> dict[str, str]:

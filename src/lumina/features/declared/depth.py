@@ -13,6 +13,13 @@ register(
         without="--no-use-mod",
         change_cost="restart",
         requested=lambda c: c.mod.use_mod,
-        active=lambda p: p.spec.mod is not None,
+        of_shape=lambda spec: spec.mod is not None,
+        lacks={
+            "attention_statistics": "chooses the tokens that its layers attend to",
+            "cache_window": "there is none for Mixture of Depths (use_mod)",
+            "float32_alone": "computes in float64",
+            "paged_cache": "tokens pass layers by (use_mod)",
+            "rate_transfer": "no rule is known for its routers",
+        },
     )
 )

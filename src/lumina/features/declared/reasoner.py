@@ -26,7 +26,19 @@ register(
         without="--no-use-hrm",
         change_cost="restart",
         requested=lambda c: c.hrm.use_hrm,
-        active=lambda p: p.spec.hrm is not None,
+        of_shape=lambda spec: spec.hrm is not None,
+        lacks={
+            "attention_statistics": "reasons in modules of its own",
+            "base_outputs": "a reasoner thinks in segments",
+            "cache_window": "there is none for a reasoner (use_hrm)",
+            "context_tier": "reasoners read rows as long as their puzzles",
+            "float32_alone": "computes in float64",
+            "label_smoothing": "reasoners have losses of their own",
+            "layer_profile": "reasons in modules of its own",
+            "measured_batch": "a reasoner does not train on rows of text alone",
+            "rate_transfer": "no rule is known for its states",
+            "stretched_positions": "its rotations are not in its attention alone",
+        },
         excludes=tuple(
             Exclusion(name, "a reasoner has no such thing")
             for name in _NOT_IN_A_REASONER
@@ -41,7 +53,17 @@ register(
         without="--hrm-mode language_model",
         change_cost="restart",
         requested=_puzzles,
-        active=lambda p: p.spec.solves_puzzles,
+        of_shape=lambda spec: spec.solves_puzzles,
+        lacks={
+            "adapters": "a model of puzzles has a vector for each puzzle, which its "
+            "base cannot have yet",
+            "answers": "puzzles are solved",
+            "chosen_length": "its puzzles give the length and the vocabulary",
+            "loading_of_text": "the data is puzzles",
+            "long_contexts": "it solves puzzles",
+            "row_order": "use_hrm for puzzles is set",
+            "samples": "puzzles are answered, not continued",
+        },
         excludes=(
             Exclusion(
                 "tied_embeddings",

@@ -13,7 +13,14 @@ register(
         without="--no-use-mor",
         change_cost="restart",
         requested=lambda c: c.mor.use_mor,
-        active=lambda p: p.spec.mor is not None,
+        of_shape=lambda spec: spec.mor is not None,
+        lacks={
+            "attention_statistics": "chooses the tokens that its layers attend to",
+            "cache_window": "there is none for Mixture of Recursions (use_mor)",
+            "float32_alone": "computes in float64",
+            "paged_cache": "tokens go to depths of their own (use_mor)",
+            "rate_transfer": "no rule is known for its routers",
+        },
     )
 )
 register(

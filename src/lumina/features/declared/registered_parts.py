@@ -26,6 +26,27 @@ _OPTIONS = {
 }
 """Kind of part -> the option that chooses it."""
 
+_OF_ALL = {
+    "cache_window": "there is none for registered parts",
+    "paged_cache": "its registered parts may remember a state beside keys",
+}
+"""What a model with a registered part of any kind lacks, and why."""
+
+_OF_A_LAYER = {"rate_transfer": "a registered part has first values of its own"}
+
+_LACKS: dict[str, dict[str, str]] = {
+    "block": _OF_A_LAYER,
+    "attention": _OF_A_LAYER,
+    "feedforward": _OF_A_LAYER,
+    "backbone": {"base_outputs": "a registered backbone embeds tokens itself"},
+    "objective": {
+        "base_outputs": "a registered objective has a loss of its own",
+        "label_smoothing": "a registered objective has a loss of its own",
+        "measured_batch": "a registered objective need not train on rows of text",
+    },
+}
+"""Kind of part -> what else a model with such a part lacks, and why."""
+
 
 def _chosen(option: str) -> Callable[[Any], bool]:
     def requested(config: Any) -> bool:
@@ -37,11 +58,11 @@ def _chosen(option: str) -> Callable[[Any], bool]:
 
 
 def _held(kind: str) -> Callable[[Any], bool]:
-    def active(plan: Any) -> bool:
-        parts = plan.spec.parts
+    def of_shape(spec: Any) -> bool:
+        parts = spec.parts
         return parts is not None and any(found == kind for found, _ in parts.used())
 
-    return active
+    return of_shape
 
 
 def _exclusions(kind: str) -> tuple[Exclusion, ...]:
@@ -69,7 +90,8 @@ for _kind, _option in _OPTIONS.items():
             without=f"no --{_option.replace('_', '-')}",
             change_cost="restart",
             requested=_chosen(_option),
-            active=_held(_kind),
+            of_shape=_held(_kind),
+            lacks=_OF_ALL | _LACKS.get(_kind, {}),
             excludes=_exclusions(_kind),
         )
     )

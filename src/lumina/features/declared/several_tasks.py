@@ -13,7 +13,17 @@ register(
         without="--train-data in place of --tasks",
         change_cost="restart",
         requested=lambda c: bool(c.data.tasks),
-        active=lambda p: p.spec.tasks is not None,
+        of_shape=lambda spec: spec.tasks is not None,
+        lacks={
+            "float32_alone": "computes in float64",
+            "label_smoothing": "the tasks' losses are balanced by their plain values",
+            "loading_of_text": "the data is that of several tasks",
+            "long_contexts": "it has several heads",
+            "measured_batch": "tasks do not train on rows of text alone",
+            "rate_transfer": "no rule is known for several heads",
+            "row_order": "tasks is set",
+            "samples": "several tasks share the model",
+        },
         excludes=(
             Exclusion(
                 "tied_embeddings",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
+from lumina.model.kinds.table import why_not
 
 BLOCK = 256
 """Tokens of a block of a paged cache where nothing else is said."""
@@ -16,15 +17,6 @@ if TYPE_CHECKING:
     from lumina.infer.kv.kept import Keeping
     from lumina.model.network import Network
     from lumina.ops.attention.beyond import Beyond
-
-
-_NO_WINDOW = {
-    "mod": "Mixture of Depths (use_mod)",
-    "mor": "Mixture of Recursions (use_mor)",
-    "hrm": "a reasoner (use_hrm)",
-    "parts": "registered parts",
-}
-"""Kinds of model, by their field of `ModelSpec`, whose cache has no such window."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +102,10 @@ class CacheSettings:
                 "leave --kv-sinks or --kv-cache-paged out",
             )
         spec = network.spec
-        kinds = [name for name in _NO_WINDOW if getattr(spec, name) is not None]
-        if self.window and (spec.window_size or kinds):
+        why = why_not(spec, "cache_window")
+        if why is None and spec.window_size:
             why = "it was trained with a window of its own"
-            if kinds:
-                why = f"there is none for {_NO_WINDOW[kinds[0]]}"
+        if self.window and why:
             raise LuminaError(
                 "E002",
                 f"the model takes no window in the cache: {why}",
@@ -122,19 +113,13 @@ class CacheSettings:
             )
 
     def _check_paged(self, network: Network) -> None:
-        spec = network.spec
-        whys = {
-            "mod": "tokens pass layers by (use_mod)",
-            "mor": "tokens go to depths of their own (use_mor)",
-            "parts": "its registered parts may remember a state beside keys",
-        }
-        for field, why in whys.items():
-            if getattr(spec, field) is not None:
-                raise LuminaError(
-                    "E002",
-                    f"the model takes no paged cache: {why}",
-                    "leave --kv-cache-paged out",
-                )
+        why = why_not(network.spec, "paged_cache")
+        if why:
+            raise LuminaError(
+                "E002",
+                f"the model takes no paged cache: {why}",
+                "leave --kv-cache-paged out",
+            )
 
     def blocks(self, tokens: int) -> int:
         """Blocks that a row of so many tokens takes."""

@@ -15,6 +15,7 @@ from lumina.data.store import TokenStore
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.long_context.needles import Needle, filler, needle
+from lumina.model.kinds.table import why_not
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 
@@ -112,7 +113,7 @@ def stretched(
     Raises:
         LuminaError: E002 for a model that rotates nothing, or not at this place.
     """
-    if spec.pos_encodings != "rope" or spec.hrm is not None:
+    if spec.pos_encodings != "rope" or why_not(spec, "stretched_positions"):
         raise LuminaError(
             "E002",
             "rope_scaling does nothing: this model does not rotate queries and keys "

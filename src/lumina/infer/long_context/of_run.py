@@ -22,6 +22,7 @@ from lumina.infer.long_context.examine import (
     reach,
     stretched,
 )
+from lumina.model.kinds.table import why_not
 from lumina.state.adapters.named import with_adapters
 from lumina.state.weights import Which, open_weights
 
@@ -113,7 +114,7 @@ def context_of(
     try:
         weights = with_adapters(weights, adapters)
         spec = weights.spec
-        if spec.solves_puzzles or spec.tasks is not None:
+        if why_not(spec, "long_contexts"):
             raise LuminaError(
                 "E002",
                 f"{weights.description} does not predict text with one head",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lumina.model.spec import ModelSpec
@@ -111,11 +112,16 @@ class Kind:
         memory_key: the key of a checkpoint's `extra` that holds the state of `memory`.
         context: the parts of `BlockContext` that only its blocks read: "tokens" or
             "starts".
+        lacks: what a model of this kind cannot do: a name of
+            `lumina.features.abilities`, or that of a feature -> why not. Kinds of
+            Lumina that have an option say it where the option is declared
+            (`lumina.features.declared`).
     """
 
     name: str = ""
     memory_key: str = ""
     context: frozenset[str] = frozenset()
+    lacks: Mapping[str, str] = MappingProxyType({})
 
     def applies(self, spec: ModelSpec) -> bool:
         """Whether a model is of this kind."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from lumina.errors import LuminaError
+from lumina.features import FEATURES, shape_lacks
+from lumina.features.abilities import check_abilities
 from lumina.model.kinds.adapters import ADAPTED
 from lumina.model.kinds.kind import Kind, Term
 from lumina.model.kinds.mod import Depths
@@ -34,7 +36,8 @@ def register_kind(kind: Kind) -> None:
             of this kind.
 
     Raises:
-        LuminaError: E005 for something else, or a name that is taken.
+        LuminaError: E005 for something else, for a name that is taken, and for a kind
+            that lacks what nothing asks for.
     """
     if not isinstance(kind, Kind) or not kind.name.isidentifier():
         raise LuminaError(
@@ -43,6 +46,7 @@ def register_kind(kind: Kind) -> None:
             "derive a class from lumina.model.kinds.kind.Kind, set its name, and "
             "register an instance",
         )
+    check_abilities(kind.name, kind.lacks, FEATURES)
     for place, other in enumerate(KINDS):
         if other.name != kind.name:
             continue
@@ -60,6 +64,20 @@ def register_kind(kind: Kind) -> None:
 def kinds_of(spec: ModelSpec) -> tuple[Kind, ...]:
     """The kinds that a model is of. Adapters stand on what all others declare."""
     return tuple(kind for kind in (*KINDS, ADAPTED) if kind.applies(spec))
+
+
+def why_not(spec: ModelSpec, ability: str) -> str | None:
+    """Why a model cannot do something, as a kind that it is of says; None: it can.
+
+    What not every kind of model can do asks this, and refuses with the reason.
+
+    Args:
+        spec: the model's shape.
+        ability: a name of `lumina.features.abilities.ABILITIES`, or of a feature.
+    """
+    found = shape_lacks(spec, ability)
+    found += [one.lacks[ability] for one in kinds_of(spec) if ability in one.lacks]
+    return found[0] if found else None
 
 
 def words(spec: ModelSpec) -> list[str]:

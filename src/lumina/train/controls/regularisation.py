@@ -8,6 +8,7 @@ from typing import Any
 from lumina.assemble.program import Program
 from lumina.errors import LuminaError
 from lumina.model.block import Block
+from lumina.model.kinds.table import why_not
 from lumina.plan.plan import Plan
 from lumina.train.controls.control import Control, is_number
 from lumina.train.controls.table import register_control
@@ -65,7 +66,7 @@ class LabelSmoothing(_Share):
 
     def check_plan(self, plan: Plan) -> None:
         """Refuse a loss that does not go with it."""
-        if plan.keeps == "outputs" or plan.spec.hrm is not None:
+        if plan.keeps == "outputs" or why_not(plan.spec, "label_smoothing"):
             raise LuminaError(
                 "E002",
                 "the loss of this run does not smooth labels",
