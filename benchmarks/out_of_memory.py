@@ -20,7 +20,6 @@ failure it is above 1%.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import math
 import multiprocessing
@@ -95,10 +94,10 @@ def train(asked: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     from lumina import Config, Trainer
+    from lumina.assemble.emptying import empty_cache
     from lumina.observe.console import Console
 
-    gc.collect()
-    torch.cuda.empty_cache()
+    empty_cache()  # workspaces of cuBLAS that the run before has left among it
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.set_per_process_memory_fraction(1.0)
     total = torch.cuda.get_device_properties(0).total_memory

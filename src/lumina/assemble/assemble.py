@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lumina.assemble.beside_tensors import of_remains, scalars
 from lumina.assemble.carry import CARRY, restore_carry, whole_carry
 from lumina.assemble.frozen_model import SLOT as FROZEN
 from lumina.assemble.host_copies import HostCopies, Wanted, has_room
@@ -22,7 +23,6 @@ from lumina.assemble.logical import (
 )
 from lumina.assemble.optimizers import (
     load_numbers,
-    numbers,
     restore_state,
     split_state,
     states,
@@ -311,8 +311,11 @@ def capture(
             `State.arrived()`, and holds until the next capture with the same memory.
             None: everything is copied now.
     """
+    if program.remains is not None:
+        changed = {"journal": list(progress.journal), "extra": dict(progress.extra)}
+        return of_remains(program, config=config or {}, **changed)
     # Numbers first: read later, they would wait behind the copies of all tensors.
-    scalars = _scalars(program)
+    numbers = scalars(program)
     if copies is None:
         tensors, moments = _tensors(program, everything)
     else:
@@ -330,7 +333,7 @@ def capture(
         },
         cursor=dict(progress.cursor),
         journal=list(progress.journal),
-        extra=dict(progress.extra) | scalars,
+        extra=dict(progress.extra) | numbers,
         spec=program.plan.spec.to_dict(),
         plan=program.plan.to_dict(),
         config=config or {},
@@ -470,34 +473,3 @@ def _snapshot(tensor: Tensor) -> Tensor:
     if tensor.device.type == "cpu":
         return tensor.clone(memory_format=torch.contiguous_format)
     return tensor.contiguous().cpu()
-
-
-def _scalars(program: Program) -> dict[str, Any]:
-    """What the optimizer and the live controls hold beside tensors."""
-    values: dict[str, Any] = {
-        **numbers(program.optimizer, program.plan.optimizer),
-        "loss_scale": program.loss_scale.state(),
-        "live": {
-            "max_grad_norm": program.live.max_grad_norm.item(),
-            "weight_decay": program.live.weight_decay,
-            "learning_rate_scale": program.live.learning_rate_scale,
-            "mod_capacity": program.live.mod_capacity,
-        },
-    }
-    for bend in ("rewarm", "glide"):
-        if (held := getattr(program.live, bend)) is not None:
-            values["live"][bend] = list(held)
-    for name, memory in program.memories.items():
-        values[name] = memory.state()
-    if program.gradient_steps:
-        values["gradient_steps"] = {
-            name: {key: value.tolist() for key, value in step.scalars().items()}
-            for name, step in zip(
-                program.plan.gradient_steps, program.gradient_steps, strict=True
-            )
-        }
-    if program.average is not None:
-        values["average_updates"] = int(program.average.updates.item())
-        if program.average.default:
-            values["averages_by_default"] = True
-    return values

@@ -9,7 +9,6 @@ again.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -21,6 +20,7 @@ from lumina.assemble.adjustable import Adjustable
 from lumina.assemble.clipping import clipped_layers
 from lumina.assemble.compiling import compile_blocks
 from lumina.assemble.counted import counted_shapes
+from lumina.assemble.emptying import empty_cache
 from lumina.assemble.features import build_features
 from lumina.assemble.frozen_model import FrozenModel, rows_of_base
 from lumina.assemble.held_bytes import held_bytes
@@ -57,6 +57,7 @@ from lumina.parallel.way import Place
 from lumina.plan.kernels import kernel_family
 from lumina.plan.plan import Plan
 from lumina.plan.transfer import first_factors
+from lumina.state.state import State
 
 DTYPES = {
     "float32": torch.float32,
@@ -92,6 +93,8 @@ class Program:
         host_copies: memory for captures beside the next step, or None.
         copies_beside_steps: whether captures may have such memory.
         captures: memory of other captures that may still be under way.
+        remains: after `close`, the State in host memory that another Program is
+            assembled from; None where nothing goes on from here.
         kinds: the kinds that the model is of.
         terms: its further losses.
         counts: keys of the auxiliary sums that only count, with their shapes.
@@ -165,6 +168,7 @@ class Program:
         self.logit_clip: LogitClip | None = None
         self.host_copies: HostCopies | None = None
         self.captures: list[HostCopies] = []
+        self.remains: State | None = None
         self.copies_beside_steps = self.device.type == "cuda" and not self.sharded
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.memories: dict[str, Memory] = {}
@@ -181,6 +185,7 @@ class Program:
             weight_decay=plan.weight_decay,
         )
         self._hooks: list[Any] = []
+        self._closed = False
 
     @property
     def sharded(self) -> bool:
@@ -190,8 +195,10 @@ class Program:
     @property
     def captures_alone(self) -> bool:
         """Whether no rank waits for another one while its State is captured."""
+        if self.ranks.world_size == 1:
+            return True
         meets = self.sharded or self.network.recurrent or self.vocabulary is not None
-        return self.ranks.world_size == 1 or not meets
+        return not meets
 
     @property
     def kept_in(self) -> torch.dtype:
@@ -412,6 +419,9 @@ class Program:
 
     def close(self) -> None:
         """Let go of every tensor, so that another Program has the room."""
+        if self._closed:
+            return
+        self._closed = True
         if self.host_copies is not None:
             self.host_copies.close()
             self.host_copies = None
@@ -422,14 +432,16 @@ class Program:
         self.gradient_steps.clear()
         self.average = self.base = self.frozen = self.logit_clip = self.early = None
         self.vocabulary = None
+        for held in (self.stored, self.tables, self.memories):
+            held.clear()
+        self.carries = [None] * len(self.carries)
+        self.captures.clear()
         del self.way
         self.model = self.network = nn.Module()  # type: ignore[assignment]
         if self.plan.compile:
             # Code compiled for this Program would count against the next one's limit.
             torch.compiler.reset()
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_cache()
 
 
 def build(plan: Plan) -> Network:

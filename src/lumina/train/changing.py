@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from lumina.errors import LuminaError
 from lumina.heartbeat import beat
 from lumina.train.controls import Change
-from lumina.train.controls.apply_change import program_for, set_in
+from lumina.train.controls.apply_change import program_for, revived, set_in
 from lumina.train.recorder import Recorder
 from lumina.train.recovery.recovery import Recovery
 from lumina.train.recovery.run import Run as RecoverableRun
@@ -90,6 +90,7 @@ def apply(run: Run, change: Change, refusal: str = "", **details: Any) -> bool:
             change.outcome = "applied"
     except LuminaError as error:
         change.outcome = f"refused: {error.code} {error.message}"
+        run.program = revived(before, run.controls)
     run.controls.record(change)
     run.rules.changed(change, details.get("rule"))
     run.recorder.event(

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from lumina.assemble.emptying import empty_cache
 from lumina.assemble.program import Program
 from lumina.assemble.vocabulary_counts import RARE_BELOW, share_of
 from lumina.batch import Batch
@@ -22,7 +23,6 @@ from lumina.measure.held_out import (
 from lumina.measure.routing_modes import compare_modes, routing_modes
 from lumina.plan.plan import Plan
 from lumina.train.memory_ladder.beside_steps import unless_short
-from lumina.train.memory_ladder.emptying import empty_cache
 from lumina.train.recorder import Recorder
 
 Stop = Callable[[], bool]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 
 from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.emptying import empty_cache
 from lumina.assemble.program import Program
+from lumina.memory_shortage import shortage_code
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control
 from lumina.train.controls.features import check_restarts
@@ -56,6 +58,11 @@ def assembled_again(
 ) -> Program:
     """Capture, edit the Plan and the State, assemble. Every rank calls it together.
 
+    Nothing of the old Program is on the device while the new one is built. Where that
+    fails, the State stays with the old one (`Program.remains`): `revived` makes it
+    train again. Where memory ran out, its Plan is that of the change by then, so that a
+    further change can be made of it.
+
     Args:
         program: what trained so far; closed here.
         progress: where the run is.
@@ -66,10 +73,34 @@ def assembled_again(
     ranks = program.ranks
     plan = control.edit(program.plan, change.value)
     check_restarts(program.plan, plan)
-    state = capture(program, progress, everything=True)
-    plan, state = control.operate(plan, state, change.value)
+    held = capture(program, progress, everything=True)
+    plan, state = control.operate(plan, held, change.value)
     program.close()
-    program = assemble(plan, StateSource(state), ranks=ranks, meta=state)
+    program.remains = held
+    try:
+        again = assemble(plan, StateSource(state), ranks=ranks, meta=state)
+    except Exception as error:
+        if shortage_code(error) is not None and state is held:
+            program.replan(plan)
+        raise
+    program.remains = None
     # Use rank 0's time so that all journals agree.
     change.seconds = ranks.share(round(time.perf_counter() - started, 3))
-    return program
+    return again
+
+
+def revived(program: Program, controls: Controls) -> Program:
+    """A Program that trains, after a change that came to nothing.
+
+    Args:
+        program: what trained before; where it was closed, it is assembled again.
+        controls: the journal of the run.
+    """
+    state = program.remains
+    if state is None:
+        return program
+    empty_cache()
+    again = assemble(program.plan, StateSource(state), ranks=program.ranks, meta=state)
+    program.remains = None
+    set_again(again, controls)
+    return again

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lumina.assemble.program import Program
+from lumina.config.rules.activations import TILELESS
 from lumina.errors import LuminaError
+from lumina.features import FEATURES, active_features, conflict
 from lumina.plan.checkpointing import KINDS, kind_of
 from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
@@ -106,6 +108,46 @@ class ActivationsIn(_Layout):
                 "use disk",
             )
         return plan.replace(activations_in=value)
+
+
+@register_control
+class FeedforwardTile(_Layout):
+    """Tokens that go through a feed-forward at a time."""
+
+    name = "feedforward_tile"
+    allowed = "tokens of a tile are a whole number from 1, or 0 for all at once"
+    settings = ("feedforward_tile",)
+
+    def makes_sense(self, value: Any) -> bool:
+        """Whether it is a whole number from 0 on."""
+        return type(value) is int and value >= 0
+
+    def edit(self, plan: Plan, value: Any) -> Plan:
+        """The Plan with tiles of that size; they take the place of compiled blocks.
+
+        Raises:
+            LuminaError: E002 where the model, or what is kept of its activations, does
+                not go together with tiles.
+        """
+        if not value:
+            return plan.replace(feedforward_tile=0)
+        if plan.gradient_checkpointing in TILELESS:
+            raise LuminaError(
+                "E002",
+                f"gradient_checkpointing {plan.gradient_checkpointing} keeps the "
+                "products of feed-forwards, and tiles are there to do without them",
+                "set gradient_checkpointing full first",
+            )
+        plan = plan.replace(feedforward_tile=value, compile=False)
+        found = conflict(FEATURES, "tiled_feedforward", active_features(FEATURES, plan))
+        if found is not None:
+            other, why = found
+            raise LuminaError(
+                "E002",
+                f"tiles and {other} do not go together: {why}",
+                "leave feedforward_tile at 0",
+            )
+        return with_spec(plan, plan.spec)
 
 
 @register_control

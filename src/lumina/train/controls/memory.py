@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumina.assemble.emptying import empty_cache
 from lumina.assemble.program import Program
 from lumina.train.controls.control import Control
 from lumina.train.controls.table import register_control
-from lumina.train.memory_ladder.emptying import empty_cache
 
 
 @register_control

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from lumina.assemble.emptying import empty_cache
 from lumina.memory_shortage import shortage_code, shortage_text
-from lumina.train.memory_ladder.emptying import empty_cache
 from lumina.train.recorder import Recorder
 
 T = TypeVar("T")

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from lumina.assemble.assemble import Progress
+from lumina.assemble.emptying import empty_cache
 from lumina.assemble.program import Program
 from lumina.config.sections.memory_ladder import MemoryLadderSection
 from lumina.errors import LuminaError
 from lumina.memory_shortage import shortage_code, shortage_text
 from lumina.plan.environment import Environment
 from lumina.plan.plan import Plan
-from lumina.quantities import byte_size
 from lumina.state.checkpoint import Kind
 from lumina.train.controls import Change, Controls, control_named
-from lumina.train.memory_ladder.emptying import empty_cache
 from lumina.train.memory_ladder.guard import OthersLackMemoryError, StepGuard
 from lumina.train.memory_ladder.limits import Limits, held_values, key_of
 from lumina.train.memory_ladder.rung import Attempt, rungs
+from lumina.train.memory_ladder.shortage import Before, Shortage, figures
 from lumina.train.recorder import Recorder
 
 QUIET_STEPS = 50
@@ -50,51 +50,6 @@ class Run(Protocol):
 
     def apply(self, change: Change) -> None:
         """Set a control, and journal it."""
-
-
-@dataclass(frozen=True)
-class Before:
-    """What the forwards of a step change beside gradients, as it was before.
-
-    Attributes:
-        carries: what a recurrent model holds for each forward.
-        seen: how often each token was seen, where that is counted.
-    """
-
-    carries: list[Any]
-    seen: Tensor | None
-
-    @staticmethod
-    def of(program: Program) -> Before:
-        """As it is now."""
-        counts = program.vocabulary
-        seen = None if counts is None else counts.counts.clone()
-        return Before(list(program.carries), seen)
-
-    def restore(self, program: Program) -> None:
-        """Drop the gradients of a step that broke off, and what its forwards did."""
-        program.optimizer.zero_grad()
-        program.carries[:] = self.carries
-        if program.vocabulary is not None and self.seen is not None:
-            program.vocabulary.counts.copy_(self.seen)
-        if program.logit_clip is not None:
-            program.logit_clip.forget()
-        program.way.after_failure()
-
-
-@dataclass(frozen=True)
-class Shortage:
-    """That memory ran out.
-
-    Attributes:
-        code: E201 of a device, E202 of the host.
-        text: what was said about it.
-        mine: on this rank; else on another one.
-    """
-
-    code: str
-    text: str
-    mine: bool = True
 
 
 @dataclass
@@ -205,11 +160,19 @@ class MemoryRecovery:
         together = not self.guard.updating and self._together(shortage)
         if not together:
             self._end_broken(run, shortage)
-        evidence = _figures(run.program) | {"text": shortage.text}
+        evidence = figures(run.program) | {"text": shortage.text}
         before.restore(run.program)
         mine = torch.tensor([float(shortage.mine)])
         short = run.program.mesh.everyone.stack(mine).flatten().tolist()
         evidence["ranks"] = [rank for rank, one in enumerate(short) if one]
+        self._go_down(run, shortage, evidence)
+
+    def _go_down(self, run: Run, shortage: Shortage, evidence: dict[str, Any]) -> None:
+        """Take the next rung.
+
+        Raises:
+            LuminaError: there is none.
+        """
         cleared = self._cleared_lately(run.progress.step)
         wanted = next_attempt(run.plan, cleared, self._refused) if self.on else None
         if wanted is None:
@@ -262,19 +225,43 @@ class MemoryRecovery:
             name, value = "micro_batch_size", run.plan.micro_batch_size
         reason = f"step {run.progress.step + 1} ran out of memory"
         change = Change(number, name, value, reason, "memory_ladder")
+        shortage = self._applied(run, change)
+        if change.outcome != "applied":
+            self._refused.add(wanted.rung)
+        if shortage is not None:
+            self._go_down(run, shortage, figures(run.program) | {"text": shortage.text})
+
+    def _applied(self, run: Run, change: Change) -> Shortage | None:
+        """Assemble the program for a rung; returns why there was no room for it.
+
+        The Plan is then that of the rung, and the State waits in host memory, so that
+        the next rung can be taken.
+
+        Raises:
+            LuminaError: there was no room, and nothing to go on with: another process
+                is inside of an exchange, or the State could not be copied.
+        """
         try:
             run.apply(change)
+            return None
         except Exception as error:
             code = shortage_code(error)
             if code is None:
                 raise
-            if self.limits is not None and run.program.ranks.main:
-                held = held_values(run.plan) | {name: value}
-                self.limits.remember(held, shortage_text(error), proven=False)
-            said = f"no room to assemble the program again: {shortage_text(error)}"
-            raise LuminaError(code, said, GO_ON) from error
-        if change.outcome != "applied":
-            self._refused.add(wanted.rung)
+            text = shortage_text(error)
+            alone = run.program.mesh.everyone.size == 1
+            if not alone or run.program.remains is None:
+                if self.limits is not None and run.program.ranks.main:
+                    held = held_values(run.plan) | {change.name: change.value}
+                    self.limits.remember(held, text, proven=False)
+                said = f"no room to assemble the program again: {text}"
+                raise LuminaError(code, said, GO_ON) from error
+        # The frames of what was half assembled are gone here.
+        empty_cache()
+        if getattr(run.plan, change.name) == change.value:
+            change.outcome = "applied"
+        run.controls.record(change)
+        return Shortage(code, f"to assemble the program again: {text}")
 
     def _fitted(self, run: Run) -> None:
         """A step has fitted: what it needed is kept for the next run."""
@@ -304,6 +291,9 @@ class MemoryRecovery:
             if shortage_code(error) is None:
                 raise
             saved = "there was no room to save it either: the last checkpoint stands"
+        if run.program.remains is not None and self.limits is not None:
+            # A process that begins with this layout has not held another one before.
+            self.limits.remember(held_values(plan), shortage.text, proven=False)
         pinned = [one.control for one in rungs() if one.control in plan.pinned]
         if not self.on:
             said = "--no-memory-recovery leaves it at that"
@@ -383,18 +373,3 @@ def _possible(plan: Plan, attempt: Attempt) -> bool:
     except LuminaError:
         return False
     return True
-
-
-def _figures(program: Program) -> dict[str, Any]:
-    """What is known about the device's memory at this moment."""
-    if program.device.type != "cuda":
-        return {}
-    free, total = torch.cuda.mem_get_info(program.device)
-    reserved = torch.cuda.memory_reserved(program.device)
-    return {
-        "total_bytes": total,
-        "free_bytes": free,
-        "reserved_bytes": reserved,
-        "others_bytes": max(total - free - reserved, 0),
-        "held": f"{byte_size(free)} free of {byte_size(total)}",
-    }

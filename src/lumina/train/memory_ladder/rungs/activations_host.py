@@ -9,7 +9,8 @@ from lumina.plan.checkpointing import kind_of
 from lumina.plan.plan import Plan
 from lumina.train.memory_ladder.rung import Attempt, Rung, register_rung
 
-PLACE = "host"
+BESIDE = {"cuda": "host"}
+"""Device -> the place beside it that costs the least time."""
 
 
 @register_rung
@@ -22,14 +23,18 @@ class ActivationsOnHost(Rung):
 
     def next(self, plan: Plan, cleared: bool) -> Attempt | None:
         """On a CUDA device, where blocks are computed again and their inputs stay."""
-        if plan.device != "cuda" or plan.activations_in != "device":
+        place = BESIDE.get(plan.device)
+        if place is None or plan.activations_in != "device":
             return None
         active = active_features(FEATURES, plan)
-        if not kind_of(plan).recomputes or conflict(FEATURES, self.name, active):
+        if not kind_of(plan).recomputes or conflict(
+            FEATURES, f"activations_{place}", active
+        ):
             return None
-        text = "the inputs of blocks wait in the memory of the host"
-        return Attempt(self.name, text, self.control, PLACE)
+        text = f"the inputs of blocks wait beside the device ({place})"
+        return Attempt(self.name, text, self.control, place)
 
     def known_to_fit(self, plan: Plan, value: Any) -> Any:
         """The host, where the earlier run needed it."""
-        return value if value == PLACE and self.next(plan, cleared=True) else None
+        attempt = self.next(plan, cleared=True)
+        return value if attempt is not None and attempt.value == value else None

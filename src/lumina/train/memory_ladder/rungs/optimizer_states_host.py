@@ -11,6 +11,9 @@ from lumina.plan.plan import Plan
 from lumina.quantities import byte_size
 from lumina.train.memory_ladder.rung import Attempt, Rung, register_rung
 
+BESIDE = {"cuda": "host"}
+"""Device -> the place beside it that costs the least time."""
+
 SHARE = 0.7
 """Part of the host's memory that states may take without being asked for."""
 
@@ -28,15 +31,17 @@ class OptimizerStatesHost(Rung):
 
     def next(self, plan: Plan, cleared: bool) -> Attempt | None:
         """Host memory, where the states are on a GPU and the host has the room."""
-        if plan.device != "cuda" or plan.optimizer_states_in != "device":
+        place = BESIDE.get(plan.device)
+        if place is None or plan.optimizer_states_in != "device":
             return None
-        beside = plan.replace(optimizer_states_in="host")
-        size = elsewhere(plan.spec, layout_of(beside)).get("host", 0)
+        beside = plan.replace(optimizer_states_in=place)
+        size = elsewhere(plan.spec, layout_of(beside)).get(place, 0)
         if not size or size * plan.world_size > SHARE * host_memory_bytes():
             return None
-        text = f"{byte_size(size)} of optimizer states live in host memory"
-        return Attempt(self.name, text, self.control, "host")
+        text = f"{byte_size(size)} of optimizer states live beside the device ({place})"
+        return Attempt(self.name, text, self.control, place)
 
     def known_to_fit(self, plan: Plan, value: Any) -> Any:
         """Host memory, where the earlier run needed it."""
-        return None if self.next(plan, cleared=True) is None else value
+        attempt = self.next(plan, cleared=True)
+        return value if attempt is not None and attempt.value == value else None
