@@ -27,6 +27,32 @@ def random_rows(plan: Plan, seed: int, steps: int = DISTINCT) -> Tensor:
     return torch.randint(0, plan.spec.vocab_size, shape, generator=generator)
 
 
+PREDICTABLE = 0.8
+"""Share of the tokens of `patterned_rows` that the one before decides."""
+
+
+def patterned_rows(plan: Plan, seed: int, steps: int = DISTINCT) -> Tensor:
+    """Rows that can be learned from: mostly, a token follows a fixed other one.
+
+    Args:
+        plan: what they are for.
+        seed: decides them; what follows what is the same for all seeds.
+        steps: how many steps' rows.
+
+    Returns:
+        [steps, rows of a step, S + 1] int64 on the CPU.
+    """
+    fixed = torch.Generator().manual_seed(0)
+    follows = torch.randperm(plan.spec.vocab_size, generator=fixed)
+    rows = random_rows(plan, seed, steps)
+    generator = torch.Generator().manual_seed(seed + 1)
+    kept = torch.rand(rows.shape, generator=generator) < PREDICTABLE
+    for place in range(1, rows.shape[-1]):
+        told = follows[rows[..., place - 1]]
+        rows[..., place] = torch.where(kept[..., place], told, rows[..., place])
+    return rows
+
+
 def as_batches(plan: Plan, rows_bs: Tensor, device: str = "cpu") -> StepBatches:
     """The rows [B, S + 1] of one step as the micro-batches of a training."""
     ids, labels = rows_bs[:, :-1].contiguous(), rows_bs[:, 1:].contiguous()

@@ -6,6 +6,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,12 +93,18 @@ def ratio_interval(ratios: Sequence[float]) -> tuple[float, float, float] | None
     if len(ratios) < 2:
         return None
     logs = np.log(np.array(ratios))
-    freedom = len(ratios) - 1
-    factor = _T[freedom - 1] if freedom <= len(_T) else 2.086
-    half = factor * float(logs.std(ddof=1)) / len(ratios) ** 0.5
-    middle = float(logs.mean())
-    low, high = middle - half, middle + half
-    return float(np.exp(middle)), float(np.exp(low)), float(np.exp(high))
+    low, high = mean_interval(logs)
+    return float(np.exp(logs.mean())), float(np.exp(low)), float(np.exp(high))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of the mean of two values or more, by Student's t."""
+    found = np.array(values)
+    freedom = len(found) - 1
+    factor = _T[freedom - 1] if freedom <= len(_T) else _T[-1]
+    half = factor * float(found.std(ddof=1)) / len(found) ** 0.5
+    middle = float(found.mean())
+    return middle - half, middle + half
 
 
 def memory(device: str) -> dict[str, Any]:
@@ -108,9 +115,22 @@ def memory(device: str) -> dict[str, Any]:
             "reserved": int(torch.cuda.max_memory_reserved()),
             "of": "the device",
         }
+    most = _most_resident()
+    return {"allocated": None, "reserved": most, "of": "the process"}
+
+
+def _most_resident() -> int:
+    """Most bytes that this program had in memory.
+
+    Linux counts in `ru_maxrss` what the process that started this one had, too.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     import resource
     import sys
 
     unit = 1 if sys.platform == "darwin" else 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"allocated": None, "reserved": most, "of": "the process"}
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

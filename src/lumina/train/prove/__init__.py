@@ -1,0 +1,1 @@
+"""`lumina prove`: a bundle that says how fast and how exact training is here."""

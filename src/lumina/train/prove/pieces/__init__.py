@@ -1,0 +1,1 @@
+"""The pieces of a bundle, a file for each; see `lumina.train.prove.piece`."""
