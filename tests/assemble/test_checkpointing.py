@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from live_bytes import LiveBytes
 from lumina.assemble.checkpointing import recompute
@@ -128,6 +130,49 @@ def test_one_branch_is_recomputed_and_the_other_one_kept(
         assert kept - _loss_gradients(plan) == pytest.approx(stays, rel=0.05)
         names = ("activations", "routed", "logits", "working", "gradients")
         assert meter.peak <= sum(parts[name] for name in names)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dropout": 0.1},
+        {"use_moe": True, "num_experts": 4, "moe_intermediate_size": 32},
+    ],
+    ids=["dropout", "experts"],
+)
+def test_what_attention_gave_is_kept_beside_the_input(options: dict[str, Any]) -> None:
+    """The same gradients; bytes as planned, one vector a token more than `full`.
+
+    Attention runs once in a block, and once more where it is computed again.
+    """
+    options = options | {"num_layers": 2, "batch_size": 4}
+    plain, _ = gradients(planned(**options, gradient_checkpointing="none"))
+    with _Attentions() as again:
+        _, least = gradients(planned(**options, gradient_checkpointing="full"))
+    plan = planned(**options, gradient_checkpointing="except_attention")
+    with _Attentions() as once:
+        found, kept = gradients(plan)
+    assert (again.forwards, once.forwards) == (4, 2)
+    for one, other in zip(plain, found, strict=True):
+        torch.testing.assert_close(one, other)
+    more = 2 * 4 * 64 * (64 * 4 + 4 * 4)
+    assert kept - least == pytest.approx(more, rel=0.02)
+    parts = estimate(plan.spec, layout_of(plan))
+    full = estimate(plan.spec, replace(layout_of(plan), gradient_checkpointing="full"))
+    assert parts["activations"] - full["activations"] == more
+
+
+class _Attentions(TorchDispatchMode):
+    """Counts the forward passes of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forwards = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        name = func.__name__
+        self.forwards += "attention" in name and "backward" not in name
+        return func(*args, **(kwargs or {}))
 
 
 def test_budgets_recompute_as_little_as_they_allow() -> None:

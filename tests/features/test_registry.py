@@ -31,6 +31,9 @@ ASKED: dict[str, dict[str, Any]] = {
     "gradient_checkpointing_selective": {"gradient_checkpointing": "selective"},
     "gradient_checkpointing_attention": {"gradient_checkpointing": "attention"},
     "gradient_checkpointing_feedforward": {"gradient_checkpointing": "feedforward"},
+    "gradient_checkpointing_except_attention": {
+        "gradient_checkpointing": "except_attention"
+    },
     "gradient_checkpointing_sqrt": {"gradient_checkpointing": "sqrt"},
     "gradient_checkpointing_budget": {"gradient_checkpointing": "budget"},
     "activations_host": {"activations_in": "host"},

@@ -25,6 +25,7 @@ def memory(runs: Runs) -> None:
     store = ExperienceStore(runs.folder / "memory.sqlite")
     kept = runs.train(experience=str(store.path))
     runs.train(experience="off")
+    assert len(store.all().runs) == 1
     [record] = store.all().runs
     assert (record.name, record.status) == (kept.folder.name, "finished")
     assert (record.steps, record.tokens) == (3, kept.rows[-1]["tokens"])

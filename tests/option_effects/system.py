@@ -198,6 +198,7 @@ def recomputed(runs: Runs) -> None:
     work: dict[str, tuple[int, int]] = {}
     losses = set()
     kinds = ("none", "attention", "feedforward", "selective", "full", "sqrt")
+    kinds += ("except_attention",)
     for mode in kinds:
         flops, calls = FlopCounterMode(display=False), []
 
@@ -222,6 +223,8 @@ def recomputed(runs: Runs) -> None:
     # The norm of the feed-forward runs again with its branch.
     assert work["attention"][1] == 1 and work["feedforward"][1] == 2
     assert work["none"][0] < work["attention"][0] < work["full"][0]
+    # Attention itself is not in this count (tests/assemble/test_checkpointing.py).
+    assert work["except_attention"] == work["full"]
 
 
 class _Hook:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import (
 from lumina.model.context import BlockContext
 from lumina.model.network import Network
 from lumina.model.transformer import Through
-from lumina.plan.checkpointing import kind_of, recomputes, segments
+from lumina.plan.checkpointing import EXCEPT, kind_of, recomputes, segments
 from lumina.plan.plan import Plan
 
 _OPTIONS: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": True}
@@ -26,12 +26,14 @@ _OPTIONS: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": True}
 _METHODS = {"attention": "attend", "feedforward": "feed"}
 """Kind -> the method of a block that is the branch it recomputes."""
 
-_SAVED_NAMES = (
+_PRODUCTS = (
     ("aten", "mm"),
     ("aten", "addmm"),
     ("aten", "bmm"),
     ("aten", "_grouped_mm"),
     ("lumina", "rounded_product"),
+)
+_ATTENTION = (
     ("lumina", "blockwise_attention"),
     ("aten", "_scaled_dot_product_flash_attention"),
     ("aten", "_scaled_dot_product_flash_attention_for_cpu"),
@@ -43,21 +45,24 @@ _SAVED_NAMES = (
 part, and recomputes norms, rotations, activations and copies (Korthikanti et al. 2022
 keep everything but attention's inside, which fused attention already recomputes)."""
 
+_SAVED = {"selective": _PRODUCTS + _ATTENTION, EXCEPT: _ATTENTION}
+"""Kind -> the operators whose outputs it keeps."""
 
-def _saved_operators() -> frozenset[Any]:
-    """The operators of `_SAVED_NAMES` that this torch has."""
+
+def _saved_operators(names: Sequence[tuple[str, str]]) -> frozenset[Any]:
+    """Those of the named operators that this torch has."""
     for module in ("torch.nn.attention.varlen", "lumina.ops.moe.segments"):
         importlib.import_module(module)  # registers its operator
     found = []
-    for namespace, name in _SAVED_NAMES:
+    for namespace, name in names:
         packet = getattr(getattr(torch.ops, namespace), name, None)
         if packet is not None:
             found += [getattr(packet, overload) for overload in packet.overloads()]
     return frozenset(found)
 
 
-def _selective_contexts() -> tuple[Any, Any]:
-    saved = _saved_operators()
+def _selective_contexts(kind: str) -> tuple[Any, Any]:
+    saved = _saved_operators(_SAVED[kind])
 
     def policy(ctx: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         if operator in saved:
@@ -88,15 +93,15 @@ def checkpoint_each(blocks: nn.ModuleList, kinds: Sequence[str]) -> None:
 
     Args:
         blocks: modules whose `forward` takes and returns tensors.
-        kinds: of each block: "none", "full" (keep only its input), "selective", or the
-            branch that it recomputes.
+        kinds: of each block: "none", "full" (keep only its input), "selective",
+            "except_attention", or the branch that it recomputes.
     """
     for block, kind in zip(blocks, kinds, strict=True):
         if kind == "none":
             continue
         options = dict(_OPTIONS)
-        if kind == "selective":
-            options["context_fn"] = _selective_contexts
+        if kind in _SAVED:
+            options["context_fn"] = partial(_selective_contexts, kind)
         if kind in _METHODS:
             method = _METHODS[kind]
             setattr(block, method, _recomputed(getattr(block, method), options))

@@ -274,6 +274,7 @@ class Program:
             del value  # before the next one is read
         for name, stored in self.stored.items():
             for logical, piece in self._values_of(name, stored, read):
+                piece = piece.to(self.device)  # which packs it much sooner
                 packed = stored.codec.pack(piece)
                 self.storage_error[logical] = relative_error(piece, packed)
                 stored.fill(logical, packed)

@@ -52,7 +52,29 @@ class Linear(nn.Module):
         """[..., in] to [..., out], or to its first `rows`."""
         if self.adapters is None:
             return self.base(x, rows)
+        if (y := self._at_once(x, rows)) is not None:
+            return y
         return self.adapters(x, self, partial(self.base, rows=rows))  # type: ignore[no-any-return]
+
+    def _at_once(self, x: Tensor, rows: int | None) -> Tensor | None:
+        """The base and narrow pairs beside it in one operator, while training.
+
+        None where the base trains, or an adapter is something else than such pairs.
+        """
+        assert self.adapters is not None
+        stored, weight = self.stored, self.weight
+        trains = stored is None and weight.requires_grad
+        if trains or self.product is not None or not torch.is_grad_enabled():
+            return None
+        outputs = rows or (weight if stored is None else stored).shape[0]
+        if not (pairs := self.adapters.pairs(outputs)):
+            return None
+        # Only here, since operators load torch's compiler, which takes seconds.
+        from lumina.ops.low_bits.adapted import adapted_product
+
+        base = weight[:outputs] if stored is None else stored.first(rows)
+        y = adapted_product(x, base, pairs)
+        return y if self.bias is None else y + self.bias[:outputs].to(y.dtype)
 
     def base(self, x: Tensor, rows: int | None = None) -> Tensor:
         """The same without adapters."""

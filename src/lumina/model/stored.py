@@ -96,9 +96,10 @@ class StoredWeight(nn.Module):
             offsets: of experts.
             outputs: only the first of them; the end of a piece.
         """
-        return product(x, self._first(outputs), offsets)
+        return product(x, self.first(outputs), offsets)
 
-    def _first(self, outputs: int | None) -> list[Packed]:
+    def first(self, outputs: int | None) -> list[Packed]:
+        """The pieces that give the first outputs, or all; their memory is shared."""
         chosen: list[Packed] = []
         for piece in self._pieces.values():
             if outputs is not None and outputs <= sum(p.shape[-2] for p in chosen):

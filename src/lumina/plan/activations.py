@@ -7,8 +7,13 @@ them against what it really saved.
 from __future__ import annotations
 
 from lumina.model.spec import ModelSpec
-from lumina.plan.checkpointing import BRANCHES
-from lumina.plan.costs.block import attention_bytes, feedforward_bytes, open_scores
+from lumina.plan.checkpointing import BRANCHES, EXCEPT
+from lumina.plan.costs.block import (
+    attended_bytes,
+    attention_bytes,
+    feedforward_bytes,
+    open_scores,
+)
 from lumina.plan.costs.cost import Forward, Kept
 from lumina.plan.costs.table import costs_of
 
@@ -27,8 +32,11 @@ def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> K
     tokens = forward.rows * spec.seq_length
     if mode in BRANCHES:
         return _other_branch(spec, forward, layer, mode)
+    given = tokens * spec.hidden_size * forward.element
     if mode == "full":
-        return Kept(tokens * spec.hidden_size * forward.element)
+        return Kept(given)
+    if mode == EXCEPT:
+        return Kept(given + tokens * attended_bytes(spec, forward))
     whole = _products if mode == "selective" else _everything
     for cost in costs:
         kept = cost.kept_by_feedforward(spec, forward, layer, mode)

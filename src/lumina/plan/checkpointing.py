@@ -20,6 +20,10 @@ its input. From the most memory to the least."""
 BRANCHES = ("attention", "feedforward")
 """Kinds that recompute one branch of every block and keep all of the other one."""
 
+EXCEPT = "except_attention"
+"""Computes a block again as `full` does, but keeps what attention gave. In long rows
+attention is most of the work, and its result is as small as the block's input."""
+
 BRANCH = 0.5
 """Part of a block's forward pass that one branch is taken for; which of them is larger
 depends on the length of rows."""
@@ -83,6 +87,7 @@ KINDS: dict[str, Checkpointing] = {
         *(Checkpointing(name, _all(name)) for name in BRANCHES),
         Checkpointing("selective", _all("selective")),
         Checkpointing("budget", _as_decided),
+        Checkpointing(EXCEPT, _all(EXCEPT)),
         Checkpointing("full", _all("full")),
         Checkpointing("sqrt", _all("full"), root_segment),
     )
@@ -111,7 +116,8 @@ def segments(blocks: int, size: int) -> list[range]:
 def forwards_again(decided: Decided, blocks: int) -> float:
     """Forward passes of all blocks that the backward pass makes once more."""
     kinds = recomputes(decided, blocks)
-    passes = kinds.count("full") + BRANCH * sum(kind in BRANCHES for kind in kinds)
+    passes = kinds.count("full") + kinds.count(EXCEPT)
+    passes += BRANCH * sum(kind in BRANCHES for kind in kinds)
     size = kind_of(decided).segment(blocks)
     if size > 1:  # all but the last segment run forwards once more
         passes += blocks - len(segments(blocks, size)[-1])

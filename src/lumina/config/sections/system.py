@@ -86,6 +86,7 @@ class SystemSection(Section):
             "none",
             "full",
             "selective",
+            "except_attention",
             "sqrt",
             "attention",
             "feedforward",
@@ -98,7 +99,8 @@ class SystemSection(Section):
         description="which activations are recomputed in the backward pass: none; "
         "selective, all but products and attention; attention or feedforward, all of "
         "this branch of each block; full, all but the input of each "
-        "block; sqrt, all but the inputs of about as many blocks as the square root "
+        "block; except_attention, the same but what attention gave; sqrt, all but the "
+        "inputs of about as many blocks as the square root "
         "of their number, with a second recomputation; budget, block by block no more "
         "than memory needs; adaptive, full where the run would take more than 85% of "
         "the memory without recomputation, and selective above 70%; default: none, "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
 
+EXCEPT = "except_attention"
+
 _RECOMPUTE = "lumina.assemble.checkpointing:recompute"
 
 _OTHER_BLOCKS = (
@@ -61,6 +63,26 @@ register(
             *_OTHER_BLOCKS,
             Exclusion("fsdp2", "a block that is computed again gathers its weights"),
             Exclusion("zero2", "a block that is computed again gathers its weights"),
+        ),
+        build=_RECOMPUTE,
+    )
+)
+register(
+    Feature(
+        name="gradient_checkpointing_except_attention",
+        option="gradient_checkpointing",
+        summary="keep the input of every block and what its attention gave, recompute "
+        "the rest in backward",
+        without="--gradient-checkpointing none",
+        requested=lambda c: c.system.gradient_checkpointing == EXCEPT,
+        active=lambda p: p.gradient_checkpointing == EXCEPT,
+        switch_on=lambda p: p.replace(gradient_checkpointing=EXCEPT),
+        fallback=lambda p, m: p.replace(gradient_checkpointing="full"),
+        excludes=(
+            *_OTHER_BLOCKS,
+            Exclusion("mixture_of_depths", "its blocks choose tokens for attention"),
+            Exclusion("registered_block", "what it attends with is not known"),
+            Exclusion("registered_attention", "what it keeps is not known"),
         ),
         build=_RECOMPUTE,
     )

@@ -13,6 +13,7 @@ from lumina.model.adapters.method import Asked, Method
 from lumina.model.adapters.settings import AdapterSpec
 from lumina.model.adapters.sites import Site, own_or
 from lumina.model.adapters.table import chosen_method
+from lumina.ops.low_bits.pair import Pair
 
 Product = Callable[[Tensor, Tensor], Tensor]
 """Rows [..., in] times the transpose of a matrix [out, in], or of their expert's."""
@@ -177,6 +178,26 @@ class Adapters(nn.ModuleDict):
             if (more := piece.method.entering(piece.tensors)) is not None:
                 factor = weight * more if factor is None else factor + weight * more
         return x if factor is None else x * (1.0 + factor).to(x.dtype)
+
+    def pairs(self, outputs: int, matrix: str = "weight") -> list[Pair] | None:
+        """All that they add, where it is narrow pairs of matrices and nothing else.
+
+        Args:
+            outputs: only what stands on the first of them.
+            matrix: the name of the layer's matrix.
+
+        Returns:
+            None where an adapter does something else, or drops some of its input.
+        """
+        found = []
+        for weight, piece in self.acting(matrix):
+            factors = piece.method.factors(piece.tensors)
+            if factors is None or (piece.dropout and self.training):
+                return None
+            if piece.site.end <= outputs:
+                scale = weight * piece.scale
+                found.append(Pair(*factors, scale, piece.site.begin))
+        return found
 
     def changed(self, whole: Tensor, base: Base, matrix: str = "weight") -> Tensor:
         """A matrix of the layer with its changes, in its type; differentiable.

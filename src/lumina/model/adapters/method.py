@@ -141,6 +141,13 @@ class Method:
         delta = self.delta(asked.tensors, asked.scale, base)
         return asked.product(asked.x, delta)
 
+    def factors(self, tensors: Tensors) -> tuple[Tensor, Tensor] | None:
+        """(A [rank, in], B [out, rank]) where `delta` is scale * B A, or None.
+
+        Such a change needs no operation of its own (`lumina.ops.low_bits.adapted`).
+        """
+        return None
+
     def entering(self, tensors: Tensors) -> Tensor | None:
         """What is added to the factor 1 on the input of the whole matrix, or None."""
         return None

@@ -154,6 +154,10 @@ class Codec:
         """The inverse of `encode`, in `dtype`."""
         raise NotImplementedError
 
+    def decode_into(self, tensors: Mapping[str, Tensor], out: Tensor) -> None:
+        """`decode` into memory that is there, [..., out, in]."""
+        out.copy_(self.decode(tensors, tuple(out.shape), out.dtype))
+
     def pack(self, tensor: Tensor) -> Packed:
         """The matrix that this codec holds nearest to a tensor.
 

@@ -8,14 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumina.ops.low_bits.codec import Packed
+from lumina.ops.low_bits.codec import Packed, found_codec
 from lumina.ops.moe.products import grouped_linear
 
 
 def wide(pieces: Sequence[Packed], dtype: torch.dtype) -> Tensor:
     """The whole matrix in `dtype`, of its pieces along the outputs."""
-    parts = [piece.unpacked(dtype) for piece in pieces]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+    first = pieces[0]
+    codec = found_codec(first.codec)
+    outputs = [piece.shape[-2] for piece in pieces]
+    device = next(iter(first.tensors.values())).device
+    shape = (*first.shape[:-2], sum(outputs), first.shape[-1])
+    whole = torch.empty(shape, dtype=dtype, device=device)
+    for piece, part in zip(pieces, whole.split(outputs, dim=-2), strict=True):
+        codec.decode_into(piece.tensors, part)
+    return whole
 
 
 def wide_product(x: Tensor, weight: Tensor, offsets: Tensor | None = None) -> Tensor:

@@ -32,6 +32,11 @@ def attention_bytes(spec: ModelSpec, forward: Forward) -> int:
     return values * forward.element + extra
 
 
+def attended_bytes(spec: ModelSpec, forward: Forward) -> int:
+    """Per token: what attention gives, and its statistics."""
+    return spec.num_heads * (spec.head_dim * forward.element + 4)
+
+
 def _latent_bytes(spec: ModelSpec, forward: Forward) -> int:
     """Per token: latents and their norms, queries, keys, wide values, the result."""
     heads = 4 * spec.num_heads * spec.head_dim

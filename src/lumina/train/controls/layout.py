@@ -63,7 +63,9 @@ class GradientCheckpointing(_Layout):
     """Which activations are computed again in the backward pass."""
 
     name = "gradient_checkpointing"
-    allowed = "it is none, attention, feedforward, selective, full or sqrt"
+    allowed = (
+        "it is none, attention, feedforward, selective, except_attention, full or sqrt"
+    )
     settings = ("gradient_checkpointing",)
 
     def makes_sense(self, value: Any) -> bool:

@@ -37,6 +37,14 @@ class Lora(Method):
         """scale * B A."""
         return scale * (tensors["b"].float() @ tensors["a"].float())
 
+    def factors(self, tensors: Tensors) -> tuple[Tensor, Tensor] | None:
+        """Its two matrices; those of experts are left to `change`."""
+        cls = type(self)
+        plain = cls.delta is Lora.delta and cls.change is Lora.change
+        return (
+            (tensors["a"], tensors["b"]) if plain and tensors["a"].ndim == 2 else None
+        )
+
     def change(self, asked: Asked) -> Tensor:
         """B (scale * A x): the dense matrix is never made."""
         inner = asked.product(asked.x, asked.tensors["a"]) * asked.scale

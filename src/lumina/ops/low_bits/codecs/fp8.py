@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lumina.ops.low_bits.codec import Codec, Parts, Shape, register_codec
+from lumina.ops.low_bits.codec import Parts, Shape, register_codec
+from lumina.ops.low_bits.fast import DecodedAtOnce
 
 TYPE = torch.float8_e4m3fn
 """Three bits of mantissa (Micikevicius et al., 2022, arXiv:2209.05433)."""
@@ -16,14 +17,14 @@ LARGEST = torch.finfo(TYPE).max
 
 
 @register_codec
-class Fp8(Codec):
+class Fp8(DecodedAtOnce):
     """w = scale * q, where the largest q of a row is e4m3's largest value, 448.
 
     `values` [..., out, in] is float8_e4m3fn, `scale` [..., out] float32. Small values
     of a row keep three bits of mantissa, where int8 keeps a fixed step.
     """
 
-    name, bits = "fp8", 8
+    name, bits, kernel = "fp8", 8, "rows_into"
     summary = "8-bit floats (e4m3), a float32 scale for each row"
 
     def parts(self, shape: Shape) -> Parts:

@@ -8,20 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumina.ops.low_bits.codec import Codec, Packed, Parts, Shape, register_codec
+from lumina.ops.low_bits.codec import Packed, Parts, Shape, register_codec
+from lumina.ops.low_bits.fast import DecodedAtOnce
 
 LARGEST = 127
 
 
 @register_codec
-class Int8(Codec):
+class Int8(DecodedAtOnce):
     """w = scale * q, with q from -127 to 127 and a scale for each row.
 
     `values` [..., out, in] is int8, `scale` [..., out] float32: the row's largest value
     over 127.
     """
 
-    name, bits = "int8", 8
+    name, bits, kernel = "int8", 8, "rows_into"
     summary = "8-bit integers, a float32 scale for each row"
 
     def parts(self, shape: Shape) -> Parts:

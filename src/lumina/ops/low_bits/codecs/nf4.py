@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumina.ops.low_bits.codec import Codec, Parts, Shape, register_codec
+from lumina.ops.low_bits.codec import Parts, Shape, register_codec
+from lumina.ops.low_bits.fast import DecodedAtOnce
 
 BLOCK = 64
 """Numbers of a row that share a scale."""
@@ -24,7 +25,7 @@ distribution are."""
 
 
 @register_codec
-class Nf4(Codec):
+class Nf4(DecodedAtOnce):
     """Blocks of 64 numbers of a row, each with its largest value as a scale.
 
     `values` [..., out, bytes] holds two codes a byte, the first in the high bits; a row
@@ -32,7 +33,7 @@ class Nf4(Codec):
     scales are those of bitsandbytes where rows are multiples of a block.
     """
 
-    name, bits = "nf4", 4
+    name, bits, kernel = "nf4", 4, "nf4_into"
     summary = "4-bit normal floats in blocks of 64, a float32 scale each (4.5 bits)"
 
     def parts(self, shape: Shape) -> Parts:

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumina.ops.low_bits.codec import Codec, Parts, Shape, found_codec, register_codec
+from lumina.ops.low_bits.codec import Parts, Shape, found_codec, register_codec
 from lumina.ops.low_bits.codecs.nf4 import BLOCK, widened
 from lumina.ops.low_bits.dynamic_map import dynamic_map
+from lumina.ops.low_bits.fast import DecodedAtOnce
 
 SCALES = 256
 """Scales of a matrix, row after row, that share a scale of their own."""
 
 
 @register_codec
-class Nf4Double(Codec):
+class Nf4Double(DecodedAtOnce):
     """NF4, the scales of a matrix less their mean in 8 bits (4.13 bits a number).
 
     `values` as in `Nf4`. `scale` [..., out, blocks] uint8 are codes of the dynamic
@@ -26,7 +27,7 @@ class Nf4Double(Codec):
     those of bitsandbytes (`bnb_4bit_use_double_quant`) where rows are multiples of 64.
     """
 
-    name, bits = "nf4_double", 4
+    name, bits, kernel = "nf4_double", 4, "nf4_into"
     summary = "4-bit normal floats in blocks of 64, 8-bit scales (4.13 bits)"
 
     def parts(self, shape: Shape) -> Parts:
@@ -46,7 +47,8 @@ class Nf4Double(Codec):
         plain = found_codec("nf4").encode(matrix)
         exact = plain["scale"]
         flat = exact.flatten(-2)
-        mean = flat.mean(dim=-1, keepdim=True)
+        # In float64, so that every device finds the same mean.
+        mean = flat.double().mean(dim=-1, keepdim=True).float()
         groups = _groups(flat - mean)
         largest = groups.abs().amax(dim=-1)
         unit = groups / torch.where(largest > 0, largest, 1.0).unsqueeze(-1)
