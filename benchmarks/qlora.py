@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -66,6 +67,7 @@ def config_of(case: dict[str, Any], length: int) -> Any:
         activations_in=case["place"],
         feedforward_tile=case["tile"],
         loss_chunk_bytes=case["chunk"],
+        optimizer="adamw_8bit" if gpu else "adamw",
         compile=case["compile"] and gpu,
         steps=100,
         warmup_steps=0,
@@ -233,10 +235,7 @@ def peer(case: dict[str, Any]) -> dict[str, Any]:
 
     def step(number: int) -> float:
         away = torch.autograd.graph.save_on_cpu(pin_memory=True)
-        with (
-            torch.autocast("cuda", torch.bfloat16),
-            away if case["peer_offload"] else nullcontext(),
-        ):
+        with away if case["peer_offload"] else nullcontext():
             loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -321,10 +320,13 @@ def one(asked: argparse.Namespace, case: dict[str, Any]) -> None:
         return
     command = [sys.executable, __file__, "--case", json.dumps(case)]
     began = time.perf_counter()
+    # What torch recommends where memory is short, for both.
+    settings = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=asked.timeout
-        )
+            command, capture_output=True, text=True, timeout=asked.timeout,
+            env=os.environ | settings,
+        )  # fmt: skip
         said, problem = done.stdout, done.stderr if done.returncode else ""
     except subprocess.TimeoutExpired:
         said, problem = "", f"no end within {asked.timeout:.0f} s"

@@ -64,7 +64,7 @@ class Linear(nn.Module):
         assert self.adapters is not None
         stored, weight = self.stored, self.weight
         trains = stored is None and weight.requires_grad
-        if trains or self.product is not None or not torch.is_grad_enabled():
+        if trains or self.product is not None or not self.training:
             return None
         outputs = rows or (weight if stored is None else stored).shape[0]
         if not (pairs := self.adapters.pairs(outputs)):

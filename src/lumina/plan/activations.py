@@ -63,7 +63,11 @@ def _everything(spec: ModelSpec, forward: Forward) -> int:
     """No checkpointing: a block without its feed-forward."""
     tokens = forward.rows * spec.seq_length
     dense = tokens * attention_bytes(spec, forward)
-    dense += tokens * 2 * forward.norm(spec.hidden_size)
+    # In tiles the norms stand inside; the vectors that they read are kept.
+    norm = forward.norm(spec.hidden_size)
+    if forward.tiled(spec) and not spec.mla_kv_rank:
+        norm = spec.hidden_size * forward.element
+    dense += tokens * 2 * norm
     if forward.attention == "reference":
         dense += open_scores(spec, forward)
     if spec.dropout > 0:

@@ -116,7 +116,7 @@ def segments(blocks: int, size: int) -> list[range]:
 def forwards_again(decided: Decided, blocks: int) -> float:
     """Forward passes of all blocks that the backward pass makes once more."""
     kinds = recomputes(decided, blocks)
-    passes = kinds.count("full") + kinds.count(EXCEPT)
+    passes: float = kinds.count("full") + kinds.count(EXCEPT)
     passes += BRANCH * sum(kind in BRANCHES for kind in kinds)
     size = kind_of(decided).segment(blocks)
     if size > 1:  # all but the last segment run forwards once more

@@ -13,6 +13,9 @@ import math
 from collections.abc import Hashable, Mapping
 
 from lumina.features import find_feature
+from lumina.model.declared import declared
+from lumina.model.freezing import frozen_parameters
+from lumina.model.kinds.adapters import placed
 from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
 from lumina.plan.activations import kept_by_block, kept_outside, working_bytes
@@ -225,9 +228,9 @@ def _logit_bytes(spec: ModelSpec, layout: Layout) -> tuple[int, int]:
 
     Its gradients are made while the logits are there: a chunk of float32 logits (and
     its gradient: in the compute type on CUDA, on the CPU only where that is narrower),
-    the gradient of the hidden states, and the head's gradient summed over chunks in
-    float32 with the chunk that is being added. The hidden states themselves, and what
-    is not a sum, are gone afterwards.
+    the gradient of the hidden states, and the gradient of a head that trains, summed
+    over chunks in float32 with the chunk that is being added. The hidden states
+    themselves, and what is not a sum, are gone afterwards.
     """
     tokens = layout.micro_batch_size * spec.seq_length
     element = BYTES[layout.compute_dtype]
@@ -241,6 +244,19 @@ def _logit_bytes(spec: ModelSpec, layout: Layout) -> tuple[int, int]:
     heads = max((cost.heads(spec) for cost in costs), default=1)
     copies = max((cost.hidden_copies(spec) for cost in costs), default=1)
     head = spec.padded_vocab_size * spec.hidden_size * 4 * heads
+    head *= not _frozen_head(spec)
     hidden = tokens * spec.hidden_size * element * copies
     transient = chunk + head + hidden
     return transient + hidden + head, transient
+
+
+def _frozen_head(spec: ModelSpec) -> bool:
+    """Whether the heads have no gradient, because only adapters on others train."""
+    if not spec.adapters:
+        return False
+    tensors = declared(spec)
+    if any(site.head for _, site in placed(spec, tensors)):
+        return False
+    role = "embedding" if spec.tie_embeddings else "head"
+    heads = {name for name, one in tensors.items() if one.role == role}
+    return heads <= frozen_parameters(spec, ())

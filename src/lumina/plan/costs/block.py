@@ -12,6 +12,8 @@ def attention_bytes(spec: ModelSpec, forward: Forward) -> int:
         return _latent_bytes(spec, forward)
     query = spec.num_heads * spec.head_dim
     key = spec.num_kv_heads * spec.head_dim
+    if forward.tiled(spec):  # queries, keys and values as attention reads them
+        return (2 * query + 2 * key) * forward.element + 4 * spec.num_heads
     values = (query + 2 * key) + (query + key) + query
     as_projected = spec.pos_encodings != "rope" and spec.qk_norm == "none"
     if as_projected:  # queries and keys go in as they come out of their product

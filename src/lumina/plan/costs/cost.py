@@ -61,6 +61,11 @@ class Forward:
         """Those of so many tokens that go through a feed-forward together."""
         return min(tokens, self.tile) if self.tile else tokens
 
+    def tiled(self, spec: ModelSpec) -> bool:
+        """Whether its tokens are more than a tile."""
+        tokens = self.rows * spec.seq_length
+        return self.at_once(tokens) < tokens
+
     @property
     def element(self) -> int:
         """Bytes of a value in the compute type."""
@@ -204,8 +209,9 @@ class Layout:
         """Bytes that a frozen base in few bits adds, and what it takes away.
 
         Every rank holds it whole. While a product is computed, one matrix is there in
-        the compute type, with what widening it takes: its codes as bytes and as int32,
-        and a table's values before and after they are multiplied by scales.
+        the compute type. Without the kernel that widens it on CUDA devices, so is what
+        widening takes: its codes as bytes and as int32, and a table's values before and
+        after they are multiplied by scales.
         """
         if not self.base_storage:
             return {}
@@ -215,9 +221,10 @@ class Layout:
         half = element == 2 and way.masters_apart
         narrow = half or self.weights_dtype != "float32"
         ranks = self.data_ranks if way.sharded else 1
+        beside = 5 + 3 * element
         return {
             "weights": base.few - (2 if narrow else 4) * base.numbers // ranks,
-            "working": base.largest * (5 + 3 * element),
+            "working": base.largest * (element if self.device == "cuda" else beside),
         }
 
     def whole_copy(self, spec: ModelSpec) -> int:

@@ -30,7 +30,9 @@ class Experts(Cost):
                 dense += tokens * (2 * moe.shared_size + spec.hidden_size) * element
             return Kept(dense, rows * width * element)
         if forward.at_once(tokens) < tokens:
-            return Kept(tokens * (12 * moe.num_experts + 40 * moe.top_k))
+            # The norm before it is in no tile.
+            norm = forward.norm(spec.hidden_size) - spec.hidden_size * element
+            return Kept(tokens * (12 * moe.num_experts + 40 * moe.top_k + norm))
         # Gathered rows, gate and up, silu(gate), their product, the result.
         values = rows * (2 * spec.hidden_size + 4 * moe.intermediate_size)
         # Scores, logits and the factor on them.

@@ -47,8 +47,7 @@ class Nf4Double(DecodedAtOnce):
         plain = found_codec("nf4").encode(matrix)
         exact = plain["scale"]
         flat = exact.flatten(-2)
-        # In float64, so that every device finds the same mean.
-        mean = flat.double().mean(dim=-1, keepdim=True).float()
+        mean = flat.mean(dim=-1, keepdim=True)
         groups = _groups(flat - mean)
         largest = groups.abs().amax(dim=-1)
         unit = groups / torch.where(largest > 0, largest, 1.0).unsqueeze(-1)
