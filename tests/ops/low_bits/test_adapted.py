@@ -39,7 +39,6 @@ def written_out(x: Tensor, weight: Tensor, pairs: list[Pair]) -> Tensor:
     return x @ weight.T
 
 
-@pytest.mark.covers("MOD-38")
 @pytest.mark.parametrize("codec", ["", "nf4_double", "int8"])
 @pytest.mark.parametrize("of_x", [True, False])
 def test_it_is_the_product_with_the_changed_matrix(codec: str, of_x: bool) -> None:
