@@ -201,3 +201,25 @@ def check_amounts(
             raise LuminaError(
                 "E005", f"{name} has {min(values)}", f"give {smallest} or more"
             )
+
+
+def decoding_floor(network: Network, rows: int, bandwidth: float) -> float | None:
+    """Tokens a second of so many rows if only the weights were read, once a token.
+
+    The embedding table counts where it is the head, too. None for models of which a
+    token does not read every weight once.
+
+    Args:
+        network: the model.
+        rows: continued side by side.
+        bandwidth: bytes a second of the device.
+    """
+    spec = network.spec
+    kinds = (spec.moe, spec.mod, spec.mor, spec.hrm, spec.parts)
+    if any(kinds):
+        return None
+    read = sum(p.numel() * p.element_size() for p in network.parameters())
+    if not spec.tie_embeddings:
+        table = network.backbone.embedding.weight
+        read -= table.numel() * table.element_size()
+    return rows * bandwidth / read

@@ -15,7 +15,7 @@ SUMMARY = "is a run slower, worse or larger than another? Exit code 1 if it is"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "first", help="a run, its metrics.jsonl, or a file of `lumina bench generation`"
+        "first", help="a run, its metrics.jsonl, or a file of `lumina bench decode`"
     )
     parser.add_argument("second", help="another one, which may be worse")
     for name, default, text in (

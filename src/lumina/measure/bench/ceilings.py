@@ -58,10 +58,15 @@ def measure_ceilings(device: str, dtype: str) -> Ceilings:
         for _ in range(2)
     )
     product = min(times_of(lambda: a @ b, device))
+    return Ceilings(2 * side**3 / product, bandwidth_of(device), dtype, side, size)
+
+
+def bandwidth_of(device: str) -> float:
+    """Bytes a second, read and written together, of a large copy."""
+    size = COPIED.get(device, COPIED["cpu"])
     source = torch.empty(size, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
-    copy = min(times_of(lambda: target.copy_(source), device))
-    return Ceilings(2 * side**3 / product, 2 * size / copy, dtype, side, size)
+    return 2 * size / min(times_of(lambda: target.copy_(source), device))
 
 
 def times_of(

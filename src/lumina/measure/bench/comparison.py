@@ -154,7 +154,7 @@ class Margins:
 def compare_files(
     first: Path, second: Path, margins: Margins, skip: int
 ) -> list[Compared]:
-    """Compare two runs, or two files of `lumina bench generation`.
+    """Compare two runs, or two files of `lumina bench decode`.
 
     Args:
         first: a run, its metrics.jsonl, or a file of results.
@@ -199,7 +199,7 @@ def _kind(path: Path) -> str:
         raise LuminaError(
             "E101",
             f"{path} is no file of results",
-            "name a run, its metrics.jsonl, or what `lumina bench generation --out` "
+            "name a run, its metrics.jsonl, or what `lumina bench decode --out` "
             "has written",
         )
     return str(kind)
@@ -238,7 +238,10 @@ def _of_generation(
     for path in (first, second):
         speeds = json.loads(path.read_bytes())["speeds"]
         keys = ("batch_size", "prompt_tokens", "new_tokens")
-        sides.append({tuple(one[key] for key in keys): one for one in speeds})
+        # Files of before there were several ways of caching have no name for theirs.
+        sides.append(
+            {(*(one[key] for key in keys), one.get("cache", "")): one for one in speeds}
+        )
     both = sorted(sides[0].keys() & sides[1].keys())
 
     def values(key: str) -> tuple[list[float], list[float]]:
