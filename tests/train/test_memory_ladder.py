@@ -204,8 +204,14 @@ def test_without_recovery_and_with_pins(runs: Runs) -> None:
     expected="E201; the step is not repeated on weights that are half changed",
     real=False,
 )
-def test_a_failure_while_weights_change_is_not_repeated(runs: Runs) -> None:
-    """Nothing half-changed is saved, and the resumed run begins one rung down."""
+@pytest.mark.parametrize(("forget", "rows"), [(False, 4), (True, 8)])
+def test_a_failure_while_weights_change_is_not_repeated(
+    runs: Runs, forget: bool, rows: int
+) -> None:
+    """Nothing half-changed is saved, and the resumed run begins one rung down.
+
+    Unless what was found out is to be forgotten.
+    """
 
     def around(program: Program, batches: StepBatches) -> Any:
         member = next(iter(program.optimizer.members.values())).optimizer
@@ -222,8 +228,8 @@ def test_a_failure_while_weights_change_is_not_repeated(runs: Runs) -> None:
         runs.train(around, **STORY)
     (run,) = runs.folder.glob("run-*")
     assert latest_good(run) is None
-    again = {"run_dir": str(run), "auto_resume": True}
-    assert told_plan(runs.train(**(STORY | again)))["micro_batch_size"] == 8 // 2
+    again = {"run_dir": str(run), "auto_resume": True, "forget_memory_limits": forget}
+    assert told_plan(runs.train(**(STORY | again)))["micro_batch_size"] == rows
 
 
 @pytest.mark.thorough

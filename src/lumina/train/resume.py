@@ -282,7 +282,13 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
     # How this process was started is not a property of the run.
     started = {"resume": None, "auto_resume": False} | {
         leaf: config.get(leaf)
-        for leaf in ("nproc", "cuda_ids", "strict", *SupervisorSection.model_fields)
+        for leaf in (
+            "nproc",
+            "cuda_ids",
+            "strict",
+            "forget_memory_limits",
+            *SupervisorSection.model_fields,
+        )
     }
     merged = merged.override(
         started | {"run_dir": str(run)}, Source("flag", "on resume")
