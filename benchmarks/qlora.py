@@ -9,9 +9,10 @@ random weights, its matrices in NF4 with double quantisation; LoRA of rank 32 on
 linear layer; one row of one document a step. For each cap on the memory of the process
 (GiB; what CUDA itself takes is outside), the planner names the longest row whose bound
 fits, in whole multiples of 1,024. That row is trained on for `--steps` steps, each
-timed; `--beyond` trains on a row longer by this share, too, which may run out of
-memory. Every case is a process of its own. A line of JSON holds what was planned,
-allocated, reserved, and the seconds of each step.
+timed. With `--layers` fewer blocks are trained at the length that the whole model has,
+under a cap that is lower by what the others hold. `--beyond` trains on a row longer by
+this share, too, which may run out of memory. Every case is a process of its own. A line
+of JSON holds what was planned, allocated, reserved, and the seconds of each step.
 
 The peer is transformers with peft, bitsandbytes and Liger Kernel: gradient
 checkpointing, 8-bit AdamW, and with `--peer-offload` the inputs of blocks in pinned
@@ -38,7 +39,8 @@ TINY = {
     "vocab_size": 512, "hidden_size": 64, "num_layers": 2, "num_heads": 4,
     "num_kv_heads": 2, "intermediate_size": 192, "rope_theta": 10_000.0,
 }  # fmt: skip
-FIELDS = ("num_layers", "kind", "tile", "place", "chunk", "compile")
+STAYS = ("weights", "master_weights", "gradients", "optimizer")
+"""What a plan counts that grows with the number of blocks and stays."""
 
 
 def config_of(case: dict[str, Any], length: int) -> Any:
@@ -76,13 +78,12 @@ def config_of(case: dict[str, Any], length: int) -> Any:
 
 def plan_of(case: dict[str, Any], length: int) -> Any:
     """The Plan of a row of this length."""
-    from lumina.plan.environment import probe
+    from lumina.plan.environment import capped, probe
     from lumina.plan.make import make_plan
 
     config = config_of(case, length)
-    return make_plan(
-        config, probe(config), tokenizer_vocab_size=None, rows_per_epoch=None
-    )
+    machine = capped(probe(config), config)
+    return make_plan(config, machine, tokenizer_vocab_size=None, rows_per_epoch=None)
 
 
 def longest(case: dict[str, Any]) -> int:
@@ -119,7 +120,13 @@ def ours(case: dict[str, Any]) -> dict[str, Any]:
     from lumina.state.state import State
     from lumina.train.step import train_step
 
-    length = case["length"] or int(longest(case) * (1 + case["beyond"]))
+    whole = case | {"num_layers": (TINY if case["tiny"] else LLAMA)["num_layers"]}
+    length = case["length"] or int(longest(whole) * (1 + case["beyond"]))
+    missing = 0.0
+    if case["num_layers"] < whole["num_layers"]:
+        # The other blocks take their room all the same.
+        full, part = (plan_of(one, length).memory for one in (whole, case))
+        missing = sum(full[name] - part[name] for name in STAYS) / GIB
     known = {"length": length}
     if case["beyond"]:  # what is not admitted is tried all the same
         case = case | {"cap": 4 * case["cap"]}
@@ -160,7 +167,8 @@ def ours(case: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.empty_cache()
         known["held"] = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        limit(case["cap"] if not case["beyond"] else case["cap"] / 4)
+        cap = case["cap"] if not case["beyond"] else case["cap"] / 4
+        limit(cap - missing)
     ids = torch.randint(0, 255, (1, length))
     batch = Batch.from_rows(ids, ids.roll(-1, 1))
 
@@ -222,8 +230,8 @@ def peer(case: dict[str, Any]) -> dict[str, Any]:
         LoraConfig(r=32, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear"),
     ).train()
     for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+        if parameter.requires_grad:  # in float32 they would widen every input
+            parameter.data = parameter.data.bfloat16()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = bnb.optim.AdamW8bit(trained, lr=1e-4)
     torch.cuda.empty_cache()

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lumina.batch import Batch
-from lumina.ops.attention import dispatch, flash3
+from lumina.ops.attention import dispatch, flash3, fused
 from lumina.ops.attention.beyond import NOTHING
 from lumina.ops.attention.dispatch import attend, make_pattern
+from lumina.plan import activations
 from networks import packed_batch
 
 
@@ -170,3 +171,28 @@ def test_flash3_equals_flash2_and_the_reference(kind, window, kv_heads):
         torch.testing.assert_close(
             results[backend], results["reference"], rtol=2e-2, atol=2e-2
         )
+
+
+@pytest.mark.parametrize("keys", [1, 2, 4])
+def test_long_rows_take_their_heads_in_groups(
+    keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same values and gradients, with a fraction of the heads at a time."""
+    shapes = ((2, 4, 33, 16), (2, keys, 33, 16), (2, keys, 33, 16))
+    whole = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
+    upstream = torch.randn(shapes[0], dtype=torch.float64)
+    wanted = fused._causal(*whole)
+    expected = torch.autograd.grad(wanted, whole, upstream)
+    assert fused.groups_of_heads(whole[0].numel(), keys) == 1
+    # A third of the bytes: the next number of groups that divides the heads of keys.
+    monkeypatch.setattr(fused, "AT_ONCE", whole[0].numel() * fused.WORKSPACE // 3 + 1)
+    assert fused.groups_of_heads(whole[0].numel(), keys) == {1: 1, 2: 2, 4: 4}[keys]
+    found = fused._causal(*whole)
+    torch.testing.assert_close(found, wanted)
+    got = torch.autograd.grad(found, whole, upstream)
+    torch.testing.assert_close(got, expected)
+
+
+def test_the_plan_knows_the_workspace_of_attention() -> None:
+    assert activations.SUMS == fused.WORKSPACE
+    assert activations.SUMS_AT_ONCE == fused.AT_ONCE

@@ -267,3 +267,27 @@ def test_the_estimate_bounds_a_step_whose_tokens_choose(
     parts = estimate(spec, layout)
     names = ("activations", "routed", "logits", "working", "gradients")
     assert peak <= sum(parts[name] for name in names) <= 1.35 * peak
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, MOE], ids=["dense", "moe"])
+def test_inputs_that_adapters_drop_some_of_are_counted(
+    options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    """Each adapter keeps an input and a mask of its own."""
+    options = options | {"num_layers": 2, "use_peft": True, "init_from": "none"}
+    options |= {"lora_target_modules": ("full",)}
+    found, counted = [], []
+    for dropped in (0.0, 0.1):
+        asked = options | {"lora_dropout": dropped}
+        found.append(measured(asked, dtype, "none")[0])
+        layout = Layout(
+            micro_batch_size=ROWS,
+            compute_dtype=str(dtype).removeprefix("torch."),
+            attention="sdpa",
+            device="cpu",
+        )
+        parts = estimate(resolve_spec(Config(**(SHAPE | asked))), layout)
+        counted.append(parts["activations"] + parts["routed"])
+    assert found[1] > 1.1 * found[0]
+    assert counted[1] - counted[0] == pytest.approx(found[1] - found[0], rel=0.03)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lumina.model.spec import ModelSpec
 from lumina.plan.checkpointing import BRANCHES, EXCEPT
+from lumina.plan.costs.adapters import dropped_bytes
 from lumina.plan.costs.block import (
     attended_bytes,
     attention_bytes,
@@ -20,6 +21,9 @@ from lumina.plan.costs.table import costs_of
 TILE_VALUES = 7
 """Inner values of a feed-forward and their gradients, in widths of its inside, that are
 there while a tile is computed again and goes back."""
+
+SUMS, SUMS_AT_ONCE = 8, 2**30
+"""As `WORKSPACE` and `AT_ONCE` of `lumina.ops.attention.fused`, which needs torch."""
 
 
 def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> Kept:
@@ -37,6 +41,15 @@ def kept_by_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> K
         return Kept(given)
     if mode == EXCEPT:
         return Kept(given + tokens * attended_bytes(spec, forward))
+    if mode == "none":
+        dropped = dropped_bytes(spec, forward, layer)
+        return _whole_block(spec, forward, layer, mode) + Kept(dropped)
+    return _whole_block(spec, forward, layer, mode)
+
+
+def _whole_block(spec: ModelSpec, forward: Forward, layer: int, mode: str) -> Kept:
+    """What both branches keep, `mode` being "none" or "selective"."""
+    costs = costs_of(spec)
     whole = _products if mode == "selective" else _everything
     for cost in costs:
         kept = cost.kept_by_feedforward(spec, forward, layer, mode)
@@ -116,4 +129,24 @@ def working_bytes(spec: ModelSpec, forward: Forward) -> int:
     if together < tokens:
         most *= TILE_VALUES
     own = (most + 2 * tokens * spec.hidden_size) * forward.element
+    own = max(own, _attention_workspace(spec, forward))
     return max([own, *(cost.working(spec, forward) for cost in costs)])
+
+
+def _attention_workspace(spec: ModelSpec, forward: Forward) -> int:
+    """What goes back through attention on CUDA: gradients, and the kernel's own sums.
+
+    The gradients of queries, keys and values, as the kernel gives them and side by side
+    for their product, and that of the branch's result; the kernel's sums are bounded,
+    since long rows take their heads in groups.
+    """
+    if not forward.cuda or forward.attention == "reference":
+        return 0
+    tokens = forward.rows * spec.seq_length
+    query = spec.num_heads * spec.head_dim
+    key = spec.num_kv_heads * spec.head_dim
+    whole = SUMS * tokens * query
+    # No group has less than one head of keys.
+    sums = min(whole, max(SUMS_AT_ONCE, whole // spec.num_kv_heads))
+    gradients = 2 * (query + 2 * key) + query + spec.hidden_size
+    return sums + tokens * gradients * forward.element

@@ -28,6 +28,14 @@ _BY_SPEED = [
     SDPBackend.MATH,
 ]
 
+WORKSPACE = 8
+"""Bytes for each number of the queries that the kernels' backward passes take beside
+gradients: sums in float32 of queries' gradients, and as much again for keys and values
+that heads of queries share (33 KiB a token with 32 heads of 128 on an H200)."""
+
+AT_ONCE = 2**30
+"""Most bytes of this workspace: longer rows take their heads in groups."""
+
 _cudnn_first = False
 
 
@@ -69,11 +77,8 @@ def sdpa(
         v_bktd = v_bktd.repeat_interleave(group, dim=1)
         group = 1
     shared = bool(group > 1)  # traced sizes are tensors
-    if _cudnn_first and causal and mask is None and q_bhsd.is_cuda and not full:
-        with sdpa_kernel(_BY_SPEED, set_priority=True):
-            return F.scaled_dot_product_attention(
-                q_bhsd, k_bktd, v_bktd, is_causal=True, enable_gqa=shared
-            )
+    if causal and mask is None and q_bhsd.is_cuda and not full:
+        return _causal(q_bhsd, k_bktd, v_bktd)
     return F.scaled_dot_product_attention(
         q_bhsd,
         k_bktd,
@@ -82,6 +87,43 @@ def sdpa(
         is_causal=causal and mask is None,
         enable_gqa=shared,
     )
+
+
+def _causal(q_bhsd: Tensor, k_bhsd: Tensor, v_bhsd: Tensor) -> Tensor:
+    """Causal attention whose backward pass takes no more than `AT_ONCE` beside."""
+    parts = groups_of_heads(q_bhsd.numel(), k_bhsd.shape[1])
+    each = [one.chunk(parts, dim=1) for one in (q_bhsd, k_bhsd, v_bhsd)]
+    found = [_fastest(q, k, v) for q, k, v in zip(*each, strict=True)]
+    return found[0] if parts == 1 else torch.cat(found, dim=1)
+
+
+def groups_of_heads(numbers: int, keys: int) -> int:
+    """In how many groups of equally many heads causal attention is computed.
+
+    Args:
+        numbers: of all queries.
+        keys: heads of keys, which divide the heads of queries.
+    """
+    wanted = min(keys, -(-numbers * WORKSPACE // AT_ONCE))
+    return next(n for n in range(max(wanted, 1), keys + 1) if keys % n == 0)
+
+
+def _fastest(q_bhsd: Tensor, k_bhsd: Tensor, v_bhsd: Tensor) -> Tensor:
+    """Causal attention by the kernel that is ahead on this device."""
+    shared = q_bhsd.shape[1] != k_bhsd.shape[1]
+    if not _cudnn_first:
+        return F.scaled_dot_product_attention(
+            q_bhsd, k_bhsd, v_bhsd, is_causal=True, enable_gqa=shared
+        )
+    # cuDNN takes no views of a larger tensor, such as heads of one product.
+    q, k, v = (
+        one.transpose(1, 2).contiguous().transpose(1, 2)
+        for one in (q_bhsd, k_bhsd, v_bhsd)
+    )
+    with sdpa_kernel(_BY_SPEED, set_priority=True):
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=shared
+        )
 
 
 def varlen(
@@ -111,11 +153,16 @@ def varlen(
     options: dict[str, Any] = {"window_size": (window - 1 if window else -1, 0)}
     if _ASKS_FOR_GQA:
         options["enable_gqa"] = q_thd.shape[1] != k_tkd.shape[1]
-    out = varlen_attn(
-        q_thd, k_tkd, v_tkd, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options
-    )
-    assert isinstance(out, Tensor)
-    return out
+    parts = groups_of_heads(q_thd.numel(), k_tkd.shape[1])
+    found = []
+    each = (one.chunk(parts, dim=1) for one in (q_thd, k_tkd, v_tkd))
+    for q, k, v in zip(*each, strict=True):
+        out = varlen_attn(
+            q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options
+        )
+        assert isinstance(out, Tensor)
+        found.append(out)
+    return found[0] if parts == 1 else torch.cat(found, dim=1)
 
 
 def varlen_fits(device: torch.device, dtype: torch.dtype) -> bool:
