@@ -31,7 +31,8 @@ KINDS = {
     "reasoners": r"(?i:\.?(use_)?hrm|\.?hrm_\w+|hrmspec|hrm\..*)",
     "several tasks": r"\.tasks|TaskSpec|\.?task_(weights|balancing|sampling)\w*",
     "registered parts": (
-        r"\.parts|PartsSpec|part_options|(block|attention|feedforward)_type"
+        r"(spec|config|settings|saved|plan)\.parts|PartsSpec|part_options"
+        r"|(block|attention|feedforward)_type"
     ),
 }
 """Kind -> what an identifier or a short text is that names it."""
@@ -47,6 +48,7 @@ OWN = {
 """Kind -> what the path of a file of its own holds."""
 
 SEAMS = {
+    "kind of model": "kind",
     "kind of block": "block",
     "tensor": "tensors",
     "optimizer": "optimizer",
@@ -60,12 +62,16 @@ SEAMS = {
 
 
 def named(path: Path) -> Iterator[str]:
-    """Identifiers (attributes with a dot) and short texts of a file, no docstrings."""
+    """Identifiers and short texts of a file, no docstrings; `a.b` as `.b` and `a.b`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         match node:
-            case ast.Attribute(attr=name):
+            case ast.Attribute(attr=name, value=owner):
                 yield f".{name}"
+                # With what it belongs to: many things have parts.
+                match owner:
+                    case ast.Attribute(attr=of) | ast.Name(id=of):
+                        yield f"{of}.{name}"
             case ast.Name(id=name) | ast.arg(arg=name):
                 yield name
             case ast.keyword(arg=str(name)) | ast.alias(name=name):

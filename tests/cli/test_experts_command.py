@@ -158,7 +158,7 @@ def test_attached_is_the_trained_model_and_detached_is_the_base(made, tmp_path):
 )
 def test_goals_bias_routing(made, tmp_path, capsys):
     from lumina.batch import Batch
-    from lumina.infer.goals import lean_towards
+    from lumina.infer.expert_goals import lean_towards
     from lumina.state.expert_registry import Registry
 
     where = ("--expert-registry", made / "registry")

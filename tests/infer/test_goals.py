@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lumina.batch import Batch
-from lumina.infer.goals import lean_towards
+from lumina.infer.expert_goals import lean_towards
 from lumina.model.build import build_network
 from lumina.model.moe import routed_layers
 from lumina.model.spec import MoeSpec

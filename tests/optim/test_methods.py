@@ -16,7 +16,7 @@ from lumina.model.declared import declared
 from lumina.optim.declared import chosen_optimizer
 from lumina.optim.groups import optimizer_of
 from lumina.plan.optimizers import bytes_per_parameter
-from lumina.state.surgery import add_expert, prune_expert
+from lumina.state.expert_surgery import add_expert, prune_expert
 from machines import plan_for
 from optimizer_steps import (
     MATRICES,

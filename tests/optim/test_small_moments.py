@@ -16,7 +16,7 @@ from lumina.optim.blocks import BLOCK, Code, linear_map
 from lumina.optim.methods import adamw_4bit, adamw_8bit
 from lumina.optim.optimizer import Slot
 from lumina.optim.rounding import random_bits, rounded
-from lumina.state.surgery import add_expert
+from lumina.state.expert_surgery import add_expert
 from optimizer_steps import MATRICES, gradients, optimizer, slots_of, take
 from programs import conversations, stream_of, take_steps, tiny_plan
 from training import Trainings

@@ -23,8 +23,8 @@ from lumina.optim.declared import (
     register_optimizer,
 )
 from lumina.optim.optimizer import Optimizer
+from lumina.state.expert_surgery import add_expert, prune_expert
 from lumina.state.reader import latest_good, open_checkpoint
-from lumina.state.surgery import add_expert, prune_expert
 from lumina.train import Trainer
 from programs import tiny_plan
 from tiny_runs import Runs

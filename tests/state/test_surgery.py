@@ -11,7 +11,7 @@ import torch
 from lumina.assemble.assemble import Progress, StateSource, assemble, capture
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
-from lumina.state.surgery import add_expert, prune_expert
+from lumina.state.expert_surgery import add_expert, prune_expert
 from programs import tiny_plan
 
 ROUTED = "backbone.blocks.{}.feedforward.{}"

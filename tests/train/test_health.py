@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lumina.train.health.check import CHECKS
-from lumina.train.health.checks.routing import ExpertImbalance
+from lumina.train.health.checks.experts import ExpertImbalance
 from lumina.train.health.watching import HOLDS
 from lumina.train.health.window import line
 from lumina.train.rules import RunningRules, with_rules

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +18,8 @@ class Adjustable:
         max_grad_norm: [] float32; 0: no clipping.
         weight_decay: a plain float, handed to the kernel at each step.
         learning_rate_scale: factor on the schedule.
-        mod_capacity: share of tokens of Mixture-of-Depths blocks; None: as planned.
+        of_kinds: what controls set that only a kind of model reads, by name; without an
+            entry it is as planned.
         source_weights: the share of each source of a mixture; None: as they are set.
         next_phase: the phase that the run goes on to before its next step.
         rewarm: the step at which the rate began to warm up again, the steps that it
@@ -34,7 +35,7 @@ class Adjustable:
     max_grad_norm: Tensor
     weight_decay: float
     learning_rate_scale: float = 1.0
-    mod_capacity: float | None = None
+    of_kinds: dict[str, Any] = field(default_factory=dict)
     source_weights: dict[str, float] | None = None
     next_phase: str | None = None
     rewarm: tuple[int, int, float] | None = None

@@ -37,6 +37,7 @@ from lumina.assemble.vocabulary_counts import SLOT as VOCABULARY
 from lumina.errors import LuminaError
 from lumina.model.declared import tensor_info
 from lumina.model.freezing import frozen_parameters
+from lumina.model.kinds.table import kinds_of
 from lumina.model.spec import ModelSpec
 from lumina.model.stored import declared_tensors
 from lumina.optim.optimizer import Slot, local
@@ -246,26 +247,15 @@ def _restore_live(program: Program, meta: State) -> None:
         live.max_grad_norm.fill_(held["max_grad_norm"])
     if "weight_decay" in held and stands("weight_decay"):
         live.weight_decay = held["weight_decay"]
-    if held.get("mod_capacity") is not None and _same_depth(program, meta):
-        live.mod_capacity = held["mod_capacity"]
+    before = meta.plan.get("spec") or {}
+    for kind in kinds_of(program.plan.spec):
+        kind.restore_live(program, held, before)
     if "learning_rate_scale" in held and stands("learning_rate"):
         live.learning_rate_scale = held["learning_rate_scale"]
         for bend in ("rewarm", "glide"):
             if bend in held:
                 begin, steps, share = held[bend]
                 setattr(live, bend, (int(begin), int(steps), float(share)))
-
-
-def _same_depth(program: Program, meta: State) -> bool:
-    """Whether the Plan's capacities are still those of the State."""
-    mod = program.plan.spec.mod
-    before = (meta.plan.get("spec") or {}).get("mod")
-    return (
-        mod is not None
-        and before is not None
-        and mod.capacity == before["capacity"]
-        and tuple(before["schedule"]) == mod.schedule
-    )
 
 
 def _restore_copy(

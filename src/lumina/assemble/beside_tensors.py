@@ -32,7 +32,7 @@ def scalars(program: Program) -> dict[str, Any]:
             "max_grad_norm": program.live.max_grad_norm.item(),
             "weight_decay": program.live.weight_decay,
             "learning_rate_scale": program.live.learning_rate_scale,
-            "mod_capacity": program.live.mod_capacity,
+            **program.live.of_kinds,
         },
     }
     for bend in ("rewarm", "glide"):

@@ -192,6 +192,7 @@ def open_model(
     """
     from lumina.infer.load import load
     from lumina.model.registry import load_plugins
+    from lumina.state.task_heads import require_one_head
 
     load_plugins(args.plugins)
     network, tokenizer = load(
@@ -205,14 +206,9 @@ def open_model(
         beside=beside,
         on_event=tell,
     )
-    if network.tasks:
-        raise LuminaError(
-            "E005",
-            "the model has several tasks and none is named",
-            f"use --task with one of {', '.join(network.tasks)}",
-        )
+    require_one_head(network)
     if args.goal:
-        from lumina.infer.goals import lean_towards
+        from lumina.infer.expert_goals import lean_towards
         from lumina.state.expert_registry import Registry
 
         names = lean_towards(network, args.goal, Registry(args.expert_registry))

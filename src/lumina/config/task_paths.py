@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from lumina.errors import LuminaError
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def task_names(config: Any) -> tuple[str, ...]:
+    """The tasks of a Config in the order of their first mention; none: it has no tasks.
+
+    Raises:
+        LuminaError: E005 for an entry that is no pair of a name and a path.
+    """
+    return tuple(paths_by_task(config.data.tasks, "tasks"))
 
 
 def paths_by_task(entries: Iterable[str], leaf: str) -> dict[str, tuple[str, ...]]:

@@ -65,6 +65,7 @@ ABILITIES: dict[str, Ability] = {
     "cache_window": Ability("answer with a window of the newest keys in its cache"),
     "chosen_length": Ability("take a length of rows and a vocabulary that are chosen"),
     "context_tier": Ability("train on rows as long as a tier says", _set("tier")),
+    "fine_tuning": Ability("be tuned with a language model's lengths and rates"),
     "float32_alone": Ability("train on a device without float64"),
     "label_smoothing": Ability("train on smoothed labels", _set("label_smoothing")),
     "layer_profile": Ability(

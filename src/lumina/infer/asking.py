@@ -15,6 +15,7 @@ from lumina.infer.load import Model, load, with_tokenizer
 from lumina.infer.sampling import Sampling, answer_length, sampling_for
 from lumina.infer.text import Answers
 from lumina.model.network import Network
+from lumina.state.task_heads import require_one_head
 
 
 @overload
@@ -171,12 +172,7 @@ def _opened(model: Model, loading: dict[str, Any]) -> tuple[Network, Tokenizer]:
         )
     else:
         network, tokenizer = with_tokenizer(model)
-    if network.tasks:
-        raise LuminaError(
-            "E005",
-            "the model has several tasks and none is named",
-            f"load it with task= one of {', '.join(network.tasks)}",
-        )
+    require_one_head(network, "load it with task=")
     return network, tokenizer
 
 

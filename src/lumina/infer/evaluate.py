@@ -26,7 +26,8 @@ from lumina.infer.load import (
 from lumina.measure.held_out import HeldOut, OnRows, loss_of_text
 from lumina.model.network import Network
 from lumina.state.adapters.named import with_adapters
-from lumina.state.weights import Weights, Which, open_weights
+from lumina.state.task_heads import require_text
+from lumina.state.weights import Which, open_weights
 
 ROUNDING_TOKENS = 65_536
 """Most tokens that are read through a cache to see what it costs."""
@@ -149,7 +150,7 @@ def evaluate(
         try:
             few = in_few_bits(weights, precision, device)
             weights = with_adapters(weights, adapters, beside=few, on_event=on_event)
-            _check_kind(weights, task)
+            require_text(weights, task)
             network, tokenizer = load_weights(
                 weights, device, precision=precision, task=task
             )
@@ -223,25 +224,6 @@ def _form(
 def _long_conversations(settings: dict[str, Any]) -> Any:
     """As the run did with them; one of an earlier version cut them."""
     return settings.get("long_conversations", "cut" if settings else "split")
-
-
-def _check_kind(weights: Weights, task: str | None) -> None:
-    """Models of text with one head, or one that is named."""
-    if weights.spec.solves_puzzles:
-        raise LuminaError(
-            "E002",
-            f"{weights.description} solves puzzles: it does not predict text, so there "
-            "are no perplexity and no bits per byte",
-            "the share of held-out puzzles that it solved is eval_exact_accuracy in "
-            "the run's metrics.jsonl; --eval-data of `lumina train` names the puzzles",
-        )
-    tasks = weights.spec.tasks
-    if tasks is not None and task is None:
-        raise LuminaError(
-            "E005",
-            "the model has several tasks and none is named",
-            f"use --task with one of {', '.join(tasks.names)}",
-        )
 
 
 def _row_length(network: Network, asked: int | None) -> int:

@@ -31,16 +31,17 @@ from lumina.infer.graph_files import (
 from lumina.infer.load import filled_network
 from lumina.infer.small_loss import SmallLoss, measure_small
 from lumina.measure.held_out import OnRows
+from lumina.model.kinds.table import kinds_of
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 from lumina.state.adapters.attached import taken_apart
 from lumina.state.adapters.merging import merged
 from lumina.state.adapters.named import read_named
-from lumina.state.heads import one_task
 from lumina.state.huggingface import export_folder
 from lumina.state.huggingface.configuration import config_of
 from lumina.state.huggingface.formats import FORMATS, choose, fits
 from lumina.state.huggingface.staging import require_unused, staged
+from lumina.state.task_heads import one_task
 from lumina.state.weights import Weights, Which, open_weights
 
 KINDS = ("huggingface", *FILES)
@@ -276,8 +277,8 @@ def _generator() -> torch.Generator:
 def _plain_network(weights: Weights) -> Network:
     """In float32 on the CPU; that experts trained alone is nothing to a graph."""
     spec = weights.spec
-    if spec.moe is not None:
-        spec = replace(spec, moe=replace(spec.moe, trained=0))
+    for kind in kinds_of(spec):
+        spec = kind.answering(spec)
     return filled_network(
         replace(weights, spec=spec), torch.device("cpu"), torch.float32
     ).eval()

@@ -18,8 +18,8 @@ from lumina.model.network import Network
 from lumina.model.stored import declared_tensors, storable, store
 from lumina.ops.low_bits.codec import Codec, Packed, found_codec
 from lumina.state.adapters.named import with_adapters
-from lumina.state.heads import one_task
 from lumina.state.reader import OnEvent
+from lumina.state.task_heads import one_task
 from lumina.state.weights import Weights, Which, open_weights
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"]

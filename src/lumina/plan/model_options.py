@@ -24,6 +24,7 @@ def model_leaves(spec: ModelSpec) -> dict[str, Any]:
     for kind in PLANNED:
         held = leaves.pop(kind.field)
         if kind.alone and held is not None:
-            return kind.options(spec) | adapter_options(spec)
+            off = {other.switch: False for other in PLANNED if other.switch}
+            return off | kind.options(spec) | adapter_options(spec)
         leaves |= kind.options(spec)
     return leaves

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from lumina.parallel.table import chosen_way
 from lumina.plan.checkpointing import recomputed_share
+from lumina.plan.costs.table import costs_of
 from lumina.plan.environment import Environment
 from lumina.plan.hardware_profiles import HardwareProfile, profile_of
 from lumina.plan.peak import peak_here
@@ -45,26 +46,26 @@ class Efficiency:
     why: str
 
 
-GPU = {
-    # (routed, compiled): measured on one H200 with models of 0.2 to 3.6 B parameters
+PLAIN = {
+    # (on a GPU, compiled): measured on one H200 with models of 0.2 to 3.6 B parameters
     # (docs/claims.md); the lower ends are wide, because other cards were not measured.
-    (False, True): (0.30, 0.45, 0.55),
-    (False, False): (0.20, 0.38, 0.47),
-    (True, True): (0.18, 0.33, 0.43),
-    (True, False): (0.08, 0.20, 0.27),
+    # On a processor: over the rate of products that was measured on it.
+    (True, True): (0.30, 0.45, 0.55),
+    (True, False): (0.20, 0.38, 0.47),
+    (False, False): (0.15, 0.4, 0.8),
+    (False, True): (0.15, 0.4, 0.8),
 }
-CPU = {False: (0.15, 0.4, 0.8), True: (0.1, 0.25, 0.6)}
-"""routed: over the rate of products that was measured on the processor."""
+"""Low, likely and high efficiency of models whose kinds say nothing of it."""
 
 
 def assumed_efficiency(plan: Plan) -> Efficiency:
     """The part of the peak that is assumed where nothing was measured."""
-    routed = plan.spec.moe is not None
-    if plan.device == "cpu":
-        low, likely, high = CPU[routed]
-        why = "of the rate of large products that was measured on this processor"
-    else:
-        low, likely, high = GPU[routed, plan.compile]
+    on_gpu = plan.device != "cpu"
+    said = (cost.efficiency(on_gpu, plan.compile) for cost in costs_of(plan.spec))
+    found = next((one for one in said if one is not None), None)
+    low, likely, high = found or PLAIN[on_gpu, plan.compile]
+    why = "of the rate of large products that was measured on this processor"
+    if on_gpu:
         why = "of the card's peak; one H200 reached 0.25 to 0.52 with 0.2 to 3.6 B"
     if plan.spec.hidden_size < NARROW:
         low, likely = low / 5, likely / 2

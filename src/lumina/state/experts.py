@@ -22,9 +22,9 @@ from lumina.durable import write_error
 from lumina.errors import LuminaError
 from lumina.model.declared import tensor_info
 from lumina.model.spec import ModelSpec, MoeSpec
+from lumina.state.expert_surgery import add_expert
 from lumina.state.readable import require_readable
 from lumina.state.state import State
-from lumina.state.surgery import add_expert
 from lumina.state.tensor_file import write_tensors
 from lumina.state.weights import InMemory, Weights
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from lumina.config import Config
 from lumina.errors import LuminaError, shell_path
+from lumina.model.kinds.table import kinds_of
 from lumina.observe.console import Console
 from lumina.observe.report import write_report
 from lumina.plan.duration import length_in_words
@@ -121,12 +122,13 @@ def _next_command(result: TrainResult, plan: Plan, conversations: bool) -> str:
     # Puzzles are answered, not prompted.
     if result.exit_code or plan.spec.solves_puzzles:
         return f"lumina train --resume {run}"
-    task = f" --task {plan.spec.tasks.names[0]}" if plan.spec.tasks is not None else ""
-    own = plan.spec.parts.plugins if plan.spec.parts is not None else ()
-    plugins = f" --plugins {shlex.join(own)}" if own else ""
+    needed = [
+        w for kind in kinds_of(plan.spec) for w in kind.loading_options(plan.spec)
+    ]
+    options = f" {shlex.join(needed)}" if needed else ""
     if conversations:
-        return f"lumina chat {run}{task}{plugins}"
-    return f"lumina generate {run}{task}{plugins} --prompt 'Once'"
+        return f"lumina chat {run}{options}"
+    return f"lumina generate {run}{options} --prompt 'Once'"
 
 
 def _keep_expert(

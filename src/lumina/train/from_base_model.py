@@ -13,9 +13,29 @@ from lumina.config import Config, Source
 from lumina.errors import LuminaError
 from lumina.model.declared import declared, fused_pieces
 from lumina.model.initial import initial_value
+from lumina.plan.kinds.table import PLANNED
 from lumina.plan.plan import Plan
 from lumina.state.base_model import EMBEDDING, BaseModel
-from lumina.state.weights import Weights
+from lumina.state.manifest import MANIFEST_NAME
+from lumina.state.run_directory import RunDirectory
+from lumina.state.weights import Weights, open_weights
+
+
+def borrows(config: Config, path: str) -> bool:
+    """Whether the model takes parts of one of another kind that `path` holds.
+
+    Raises:
+        LuminaError: those of `open_weights`.
+    """
+    kinds = [kind for kind in PLANNED if kind.chosen(config) and kind.borrows(config)]
+    if not kinds:
+        return False
+    folder = Path(path).expanduser()
+    if not (folder / MANIFEST_NAME).is_file() and not RunDirectory(folder).is_run:
+        return True
+    weights = open_weights(path)
+    weights.close()
+    return any(kind.unfit(weights.spec) for kind in kinds)
 
 
 def with_its_tokenizer(config: Config, base: BaseModel) -> Config:

@@ -10,7 +10,7 @@ from typing import Any
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
 from lumina.config.phase_entries import Phase, phases_of
-from lumina.config.task_paths import paths_by_task
+from lumina.config.task_paths import task_names
 from lumina.data.kind import Data, DataKind, Rows
 from lumina.data.kinds import chosen_kind, names_data
 from lumina.data.stream import RowStream
@@ -18,6 +18,7 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.features.few_bits import asked_base_storage
 from lumina.guard.guarded import guarded
+from lumina.model.kinds.table import why_not
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
 from lumina.observe.trackers import chosen_tracker
@@ -33,11 +34,10 @@ from lumina.plan.row_length import with_row_length
 from lumina.plan.shape import resolve_spec
 from lumina.plan.sharing import check_name
 from lumina.state.base_model import BaseModel, open_base_model
-from lumina.state.heads import with_heads
-from lumina.state.manifest import MANIFEST_NAME
 from lumina.state.puzzle_vectors import fitted_vectors
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
+from lumina.state.task_heads import with_heads
 from lumina.state.weights import Weights, open_weights
 from lumina.train.adapter_training import begun_on, gone_on
 from lumina.train.batch_search import with_measured_batch
@@ -49,7 +49,7 @@ from lumina.train.data_preparation import (
 from lumina.train.edits import with_schedule_anew
 from lumina.train.experience import start_values, with_experience
 from lumina.train.expert_training import with_expert
-from lumina.train.from_base_model import borrowed, with_its_tokenizer
+from lumina.train.from_base_model import borrowed, borrows, with_its_tokenizer
 from lumina.train.memory_ladder.limits import with_known_limits
 from lumina.train.phased_plan import (
     check_later_phases,
@@ -182,8 +182,7 @@ class Preparation:
             self._held = frozenset(weights.source.names())
             if self.config.train.expert_id is not None:
                 self.config, weights = with_expert(self.config, weights)
-            names = tuple(paths_by_task(self.config.data.tasks, "tasks"))
-            self.weights = with_heads(weights, names)
+            self.weights = with_heads(weights, task_names(self.config))
             self._length_open = not asked_for(self.config, "seq_length")
             self.config = adopted(self.config, self.weights)
         self.kind = chosen_kind(self.config)
@@ -273,16 +272,10 @@ class Preparation:
 
     def _borrows(self) -> bool:
         """Whether `init_from` names a model of another kind than the one to train."""
-        path, hrm = self.config.train.init_from, self.config.hrm
-        text = hrm.use_hrm and hrm.hrm_mode == "language_model"
-        if path is None or self.reader is not None or not text:
+        path = self.config.train.init_from
+        if path is None or self.reader is not None:
             return False
-        folder = Path(path).expanduser()
-        if not (folder / MANIFEST_NAME).is_file() and not RunDirectory(folder).is_run:
-            return True
-        weights = open_weights(path)
-        weights.close()
-        return weights.spec.hrm is None
+        return borrows(self.config, path)
 
     def _agree_on_checkpoint(self) -> None:
         """What rank 0 found holds: it alone may have cleared a half-written one."""
@@ -389,13 +382,20 @@ class Preparation:
             begun_with=self.config.parts.plugins,
         )
 
+    @property
+    def _tuned(self) -> Weights | None:
+        """The weights of a language model that is tuned; None: none is."""
+        if self.weights is None or why_not(self.weights.spec, "fine_tuning"):
+            return None
+        return self.weights
+
     def _decide_length(self, world_size: int) -> None:
         """The length of the rows that a language model is tuned on."""
-        weights = self.weights
+        weights = self._tuned
         if self.config.system.tier != "none":
             self._decide_tier(world_size)
             return
-        if weights is None or not self._length_open or weights.spec.hrm is not None:
+        if weights is None or not self._length_open:
             return
         if weights.spec.pos_encodings == "learned":
             return  # the table of positions is as long as a row
@@ -426,7 +426,7 @@ class Preparation:
 
     def _fine_tune(self, rows: Rows | None, world_size: int) -> None:
         """Settings of a fine-tuning, where a new run starts from a language model."""
-        if self.weights is None or self.weights.spec.hrm is not None:
+        if self._tuned is None:
             return
         if self.phases or self.config.stages.training_mode:
             return  # they recommend values of their own
@@ -529,8 +529,8 @@ class Preparation:
 
     def _with_context(self, plan: Plan) -> Plan:
         """What tuned weights can read stays theirs, however short the rows are."""
-        weights = self.weights
-        if weights is None or weights.spec.hrm is not None:
+        weights = self._tuned
+        if weights is None:
             return plan
         context = weights.spec.context_length
         if context <= plan.spec.seq_length:

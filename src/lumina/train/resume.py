@@ -13,7 +13,7 @@ from lumina.config.presets import DEFAULT_PRESET
 from lumina.config.sections import SECTIONS
 from lumina.config.sections.supervisor import SupervisorSection
 from lumina.config.source_entries import source_paths
-from lumina.config.task_paths import paths_by_task
+from lumina.config.task_paths import task_names
 from lumina.data.kinds import known_kinds
 from lumina.errors import LuminaError, shell_path
 from lumina.features import absent_features
@@ -22,6 +22,7 @@ from lumina.optim.declared import is_known
 from lumina.optim.groups import parse_groups
 from lumina.parallel.table import AUTO, known_ways
 from lumina.plan.decisions import asked_for
+from lumina.plan.kinds.table import LIVE_OPTIONS
 from lumina.plan.schedule_table import SCHEDULES
 from lumina.state.finite import require_finite
 from lumina.state.json_lines import read_json_lines
@@ -35,14 +36,7 @@ from lumina.train.record_checks import (
     require_whole_settings,
 )
 
-LIVE_SHAPE = {"plugins", "dropout", "capacity_factor", "load_balancing_weight",
-              "router_z_loss_weight", "routing_temperature", "router_jitter_noise",
-              "expert_dropout", "mod_capacity_factor", "mod_capacity_ladder",
-              "mod_capacity_schedule", "mod_predictor_weight",
-              "mor_router_loss_weight", "mor_capacity_factor",
-              "mor_balance_weight", "mor_z_loss_weight", "puzzle_lr",
-              "puzzle_weight_decay", "lora_dropout", "lora_plus_ratio",
-              "peft_base"}  # fmt: skip
+LIVE_SHAPE = LIVE_OPTIONS | {"dropout", "lora_dropout", "lora_plus_ratio", "peft_base"}
 """Options of the model that change no tensor, so a resume may change them."""
 
 FIXED = (
@@ -254,7 +248,7 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
     }
     changes |= _other_limit(saved, asked)
     wrong = {leaf: changes[leaf] for leaf in sorted(FIXED & changes.keys())}
-    if "tasks" in changes and _task_names(saved) != _task_names(config):
+    if "tasks" in changes and task_names(saved) != task_names(config):
         wrong["tasks"] = changes["tasks"]  # their files may have moved
     if "sources" in changes and list(source_paths(saved)) != list(source_paths(config)):
         wrong["sources"] = changes["sources"]
@@ -350,10 +344,6 @@ def _not_loaded(absent: list[str], config: Config, run: Path) -> LuminaError:
         "is run only when you name it",
         f"add --plugins {' '.join(config.parts.plugins) or 'FILE'}",
     )
-
-
-def _task_names(config: Config) -> list[str]:
-    return list(paths_by_task(config.data.tasks, "tasks"))
 
 
 def _asks_for_more(changes: dict[str, tuple[Any, Any]]) -> bool:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from lumina.config import Config, Source
 from lumina.errors import LuminaError
+from lumina.plan.kinds.table import PLANNED, SHAPELESS_OPTIONS
 from lumina.plan.model_options import model_leaves
 from lumina.state.weights import Weights
 
 SHAPELESS = ("seq_length", "dropout", "init_std", "window_size",
              "attention_sinks", "attention_dilation", "rope_theta",
              "rope_scaling", "rope_factor", "rope_original_length",
-             "rope_low_freq_factor", "rope_high_freq_factor", "h_cycles", "l_cycles",
-             "halt_max_steps", "halt_exploration", "puzzle_loss",
-             "routing_temperature", "objective", "part_options")  # fmt: skip
+             "rope_low_freq_factor", "rope_high_freq_factor",
+             *SHAPELESS_OPTIONS)  # fmt: skip
 """Options of the model that change no tensor: other weights may get other ones."""
 
 
@@ -23,12 +23,11 @@ def adopted(config: Config, weights: Weights) -> Config:
         LuminaError: E002 for weights of another kind, and for a shape asked for that is
             not theirs; E104 where the weights have no tokenizer and none is named.
     """
-    if config.hrm.use_hrm and weights.spec.hrm is None:
-        raise LuminaError(
-            "E002",
-            f"the weights in {weights.path} are a transformer's, not a reasoner's",
-            "start a reasoner (use_hrm) from a reasoner's weights",
-        )
+    for kind in PLANNED:
+        unfit = kind.unfit(weights.spec) if kind.chosen(config) else None
+        if unfit is not None:
+            why, way_out = unfit
+            raise LuminaError("E002", f"the weights in {weights.path} {why}", way_out)
     chosen = {
         leaf
         for leaf, source in config.provenance.items()

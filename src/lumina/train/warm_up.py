@@ -8,15 +8,16 @@ import torch
 
 from lumina.assemble.program import Program
 from lumina.batch import Batch
-from lumina.model.kinds.table import loss_terms
+from lumina.model.kinds.table import kinds_of, loss_terms
 
 
 def capacities_to_compile(program: Program) -> tuple[float, ...]:
     """The capacities a run may come to, where it may come to several."""
-    mod, plan = program.plan.spec.mod, program.plan
-    if not plan.compile or mod is None or mod.mode == "static":
+    spec = program.plan.spec
+    if not program.plan.compile:
         return ()
-    return mod.ladder if len(mod.ladder) > 1 else ()
+    found = (kind.capacities(spec) for kind in kinds_of(spec))
+    return next((several for several in found if len(several) > 1), ())
 
 
 def warm_up(program: Program, batch: Batch, tell: Callable[[str], None]) -> None:
@@ -31,8 +32,9 @@ def warm_up(program: Program, batch: Batch, tell: Callable[[str], None]) -> None
         tell: shows a line of progress.
     """
     backbone = program.network.backbone
-    mod = program.plan.spec.mod
-    assert mod is not None
+    spec = program.plan.spec
+    routings = [kind.routing(spec) for kind in kinds_of(spec)]
+    learned = all(one.learned for one in routings if one is not None)
     before, capacities = backbone.capacity, capacities_to_compile(program)
     batch = batch.to(program.device)
     cuda = [program.device] if program.device.type == "cuda" else []
@@ -44,7 +46,7 @@ def warm_up(program: Program, batch: Batch, tell: Callable[[str], None]) -> None
             )
             backbone.capacity = capacity
             _once(program, batch)
-            if not mod.learned:  # there the position and the capacity decide
+            if not learned:  # there the position and the capacity decide
                 _evaluate(program, batch)
     backbone.capacity = before
 

@@ -32,6 +32,7 @@ register(
             "base_outputs": "a reasoner thinks in segments",
             "cache_window": "there is none for a reasoner (use_hrm)",
             "context_tier": "reasoners read rows as long as their puzzles",
+            "fine_tuning": "it has no rows of text of a length of its own",
             "float32_alone": "computes in float64",
             "label_smoothing": "reasoners have losses of their own",
             "layer_profile": "reasons in modules of its own",

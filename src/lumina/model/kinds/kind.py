@@ -194,6 +194,18 @@ class Kind:
         """How many compiled versions of a block a run may need, as a factor."""
         return 1
 
+    def capacities(self, spec: ModelSpec) -> tuple[float, ...]:
+        """The shares of the tokens that a run may come to take; none: it is fixed."""
+        return ()
+
+    def answering(self, spec: ModelSpec) -> ModelSpec:
+        """The shape that answers as the trained one does, without what only trains."""
+        return spec
+
+    def loading_options(self, spec: ModelSpec) -> list[str]:
+        """What a command line needs to load such a model, besides its folder."""
+        return []
+
     def no_graph(self, spec: ModelSpec) -> str:
         """Why it cannot be written as one graph of operations; "" where it can."""
         return ""
@@ -250,6 +262,17 @@ class Kind:
             running: the program.
             divisor: [] what the gradients are divided by for the update.
             skip: [] 1.0 where they are not finite, and nothing is updated.
+        """
+
+    def restore_live(
+        self, running: Running, held: Mapping[str, Any], before: Mapping[str, Any]
+    ) -> None:
+        """Set what a control had set in `live.of_kinds`, where it still stands.
+
+        Args:
+            running: the program.
+            held: the live values of the checkpoint.
+            before: the shape in the checkpoint's Plan, as plain values.
         """
 
     def note(self, running: Running, counted: Mapping[str, Tensor]) -> None:

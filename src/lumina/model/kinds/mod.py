@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from lumina.batch import Batch
     from lumina.model.interface import LossSums
 
+CAPACITY = "mod_capacity"
+"""The live value that a control sets: the share of the tokens that blocks take."""
+
 
 class Depths(Kind):
     """Blocks that some tokens pass by."""
@@ -80,6 +83,10 @@ class Depths(Kind):
         """As planned; a schedule and a control change it in a run."""
         return _mod(spec).capacity
 
+    def capacities(self, spec: ModelSpec) -> tuple[float, ...]:
+        """Those that it is compiled for; none where all tokens are computed."""
+        return () if _mod(spec).mode == "static" else _mod(spec).ladder
+
     def graphs(self, spec: ModelSpec) -> int:
         """One for each capacity that a run may change to."""
         return len(_mod(spec).ladder)
@@ -119,6 +126,17 @@ class Depths(Kind):
         """Set the share of tokens that the step takes."""
         running.network.backbone.capacity = capacity_at(running, step)
 
+    def restore_live(
+        self, running: Running, held: Mapping[str, Any], before: Mapping[str, Any]
+    ) -> None:
+        """The share that a control set, unless the options changed since then."""
+        mod, then = _mod(running.plan.spec), before.get("mod")
+        share = held.get(CAPACITY)
+        if share is None or then is None or mod.capacity != then["capacity"]:
+            return
+        if tuple(then["schedule"]) == mod.schedule:
+            running.live.of_kinds[CAPACITY] = share
+
     def metrics(self, plan: Any, counted: Mapping[str, Tensor]) -> dict[str, Any]:
         """Shares, scores and the predictor by layer, and the losses of both sides.
 
@@ -154,8 +172,8 @@ def capacity_at(running: Running, step: int) -> float:
     """
     plan, live = running.plan, running.live
     mod = _mod(plan.spec)
-    if live.mod_capacity is not None:
-        return float(live.mod_capacity)
+    if CAPACITY in live.of_kinds:
+        return float(live.of_kinds[CAPACITY])
     if not mod.schedule:
         return mod.capacity
     length: int = max(plan.steps + plan.schedule_offset, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lumina.model.expert_buffers import buffers
@@ -50,6 +51,10 @@ class Experts(Kind):
         if moe.trained:
             text += f", of which {moe.names[-1]} alone trains"
         return [text]
+
+    def answering(self, spec: ModelSpec) -> ModelSpec:
+        """That experts trained alone is nothing to a model that answers."""
+        return replace(spec, moe=replace(_moe(spec), trained=0))
 
     def declare(self, spec: ModelSpec, tensors: Tensors) -> None:
         """Routers and experts in place of the feed-forwards of routed layers."""

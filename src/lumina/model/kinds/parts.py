@@ -31,6 +31,11 @@ class Parts(Kind):
         """Each part and where it stands."""
         return [f"registered: {text}" for text in _parts(spec).words()]
 
+    def loading_options(self, spec: ModelSpec) -> list[str]:
+        """The plug-ins that its parts come from."""
+        own = _parts(spec).plugins
+        return ["--plugins", *own] if own else []
+
     def no_graph(self, spec: ModelSpec) -> str:
         """Its parts may do anything."""
         return (

@@ -31,6 +31,10 @@ class Tasks(Kind):
         """The tasks."""
         return [f"a head each for the tasks {', '.join(_tasks(spec).names)}"]
 
+    def loading_options(self, spec: ModelSpec) -> list[str]:
+        """The first task, whose head answers."""
+        return ["--task", _tasks(spec).names[0]]
+
     def no_graph(self, spec: ModelSpec) -> str:
         """It has several heads."""
         return (

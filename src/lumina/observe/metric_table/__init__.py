@@ -7,10 +7,30 @@ from __future__ import annotations
 
 import re
 
-from lumina.observe.metric_table import adaptive, core, memory, routing, sampled, speed
+from lumina.observe.metric_table import (
+    adaptive,
+    core,
+    depths,
+    experts,
+    memory,
+    reasoning,
+    recursions,
+    sampled,
+    speed,
+)
 from lumina.observe.metric_table.metric import Metric
 
-SUBJECTS = (core, speed, memory, routing, sampled, adaptive)
+SUBJECTS = (
+    core,
+    speed,
+    memory,
+    experts,
+    depths,
+    recursions,
+    reasoning,
+    sampled,
+    adaptive,
+)
 
 METRICS: tuple[Metric, ...] = tuple(
     metric for subject in SUBJECTS for metric in subject.METRICS

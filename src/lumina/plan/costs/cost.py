@@ -294,6 +294,12 @@ class Cost:
         """Operations of a token that no parameter has a part in."""
         return 0.0
 
+    def efficiency(
+        self, on_gpu: bool, compiled: bool
+    ) -> tuple[float, float, float] | None:
+        """Low, likely and high part of the peak that steps reach, where it is known."""
+        return None
+
     def attending(self, spec: ModelSpec) -> int:
         """Layers that look at all earlier tokens with Lumina's attention."""
         return spec.num_layers

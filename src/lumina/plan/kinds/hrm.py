@@ -19,11 +19,29 @@ class Reasoner(Planned):
     """A model that reasons in segments. Its blocks are its own."""
 
     field = "hrm"
+    switch = "use_hrm"
+    live = ("puzzle_lr", "puzzle_weight_decay")
+    shapeless = (
+        "h_cycles", "l_cycles", "halt_max_steps", "halt_exploration", "puzzle_loss",
+    )  # fmt: skip
     alone = True
 
     def chosen(self, config: Config) -> bool:
         """Whether `use_hrm` is on."""
         return config.hrm.use_hrm
+
+    def borrows(self, config: Config) -> bool:
+        """A reasoner on text takes the embedding and the head of a language model."""
+        return config.hrm.use_hrm and config.hrm.hrm_mode == "language_model"
+
+    def unfit(self, spec: ModelSpec) -> tuple[str, str] | None:
+        """A transformer has no modules that reason."""
+        if spec.hrm is not None:
+            return None
+        return (
+            "are a transformer's, not a reasoner's",
+            "start a reasoner (use_hrm) from a reasoner's weights",
+        )
 
     def resolve(self, config: Config, spec: ModelSpec, known: Known) -> ModelSpec:
         """The shape of a reasoner; that of a transformer gives nothing to it."""
@@ -81,7 +99,6 @@ def _options(spec: ModelSpec, hrm: dict[str, Any]) -> dict[str, Any]:
     return (
         {leaf: getattr(spec, leaf) for leaf in same}
         | {leaf: hrm[leaf] for leaf in alike}
-        | dict.fromkeys(("use_moe", "use_mod", "use_mor"), False)
         | {
             "use_hrm": True,
             "hrm_mode": hrm["mode"],

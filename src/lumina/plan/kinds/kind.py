@@ -35,14 +35,41 @@ class Planned:
     Attributes:
         field: of `ModelSpec`, which holds what this kind adds.
         alone: the kinds further down the table have no part in such a model.
+        switch: the option that switches it on, if one does.
+        live: its options that change no tensor: a run that goes on may change them.
+        shapeless: its options that a run may choose other than the weights that it
+            begins with have them.
     """
 
     field: str = ""
     alone: bool = False
+    switch: str = ""
+    live: tuple[str, ...] = ()
+    shapeless: tuple[str, ...] = ()
 
     def chosen(self, config: Config) -> bool:
         """Whether the options ask for this kind."""
         raise NotImplementedError
+
+    def borrows(self, config: Config) -> bool:
+        """Whether it may begin with parts of a language model that is of no kind."""
+        return False
+
+    def unfit(self, spec: ModelSpec) -> tuple[str, str] | None:
+        """Why it cannot begin with weights, and what to do; None: it can.
+
+        Args:
+            spec: the shape of the weights.
+        """
+        return None
+
+    def rate(self, spec: ModelSpec) -> tuple[float, str] | None:
+        """The factor on a learning rate that was meant for a model without it, and why.
+
+        Args:
+            spec: a shape of this kind.
+        """
+        return None
 
     def resolve(self, config: Config, spec: ModelSpec, known: Known) -> ModelSpec:
         """The shape with what this kind adds.

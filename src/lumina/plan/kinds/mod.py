@@ -17,6 +17,11 @@ class Depths(Planned):
     """Layers that take a share of the tokens."""
 
     field = "mod"
+    switch = "use_mod"
+    live = (
+        "mod_capacity_factor", "mod_capacity_ladder", "mod_capacity_schedule",
+        "mod_predictor_weight",
+    )  # fmt: skip
 
     def chosen(self, config: Config) -> bool:
         """Whether `use_mod` is on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,20 @@ if TYPE_CHECKING:
 GOAL_BIAS = 2.0
 """Added to the logits of experts that serve an active goal: odds of more than seven."""
 
+LOWEST_RATE = 0.5
+"""The most a rate is lowered: attention and embeddings still see every token."""
+
 
 class Experts(Planned):
     """Layers with routed experts."""
 
     field = "moe"
+    switch = "use_moe"
+    live = (
+        "capacity_factor", "load_balancing_weight", "router_z_loss_weight",
+        "routing_temperature", "router_jitter_noise", "expert_dropout",
+    )  # fmt: skip
+    shapeless = ("routing_temperature",)
 
     def chosen(self, config: Config) -> bool:
         """Whether `use_moe` is on."""
@@ -30,6 +40,17 @@ class Experts(Planned):
     def resolve(self, config: Config, spec: ModelSpec, known: Known) -> ModelSpec:
         """The shape with routed layers."""
         return replace(spec, moe=_experts(config, spec))
+
+    def rate(self, spec: ModelSpec) -> tuple[float, str] | None:
+        """An expert sees k of E tokens: its gradients are those of smaller batches.
+
+        They are as noisy as those of a batch smaller by k / E; for Adam the rate then
+        goes with the root of it (Malladi et al., 2022, arXiv:2205.10287).
+        """
+        moe = spec.moe
+        assert moe is not None
+        factor = max(LOWEST_RATE, math.sqrt(moe.top_k / moe.num_experts))
+        return factor, f"an expert sees {moe.top_k} of {moe.num_experts} tokens"
 
     def options(self, spec: ModelSpec) -> dict[str, Any]:
         """The options of the routed layers."""

@@ -16,6 +16,11 @@ class Recursions(Planned):
     """Blocks that are passed several times."""
 
     field = "mor"
+    switch = "use_mor"
+    live = (
+        "mor_router_loss_weight", "mor_capacity_factor", "mor_balance_weight",
+        "mor_z_loss_weight",
+    )  # fmt: skip
 
     def chosen(self, config: Config) -> bool:
         """Whether `use_mor` is on."""

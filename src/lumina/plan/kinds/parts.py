@@ -24,6 +24,8 @@ class Parts(Planned):
     """Registered parts in place of Lumina's own."""
 
     field = "parts"
+    live = ("plugins",)
+    shapeless = ("objective", "part_options")
 
     def chosen(self, config: Config) -> bool:
         """Always: the options say which parts, if any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lumina.model.spec import ModelSpec
 from lumina.plan.kinds.hrm import Reasoner
 from lumina.plan.kinds.kind import Planned
 from lumina.plan.kinds.mod import Depths
@@ -18,3 +19,14 @@ PLANNED: tuple[Planned, ...] = (
     Depths(),
     Recursions(),
 )
+
+LIVE_OPTIONS = frozenset(leaf for kind in PLANNED for leaf in kind.live)
+"""Options of kinds of model that change no tensor."""
+
+SHAPELESS_OPTIONS = tuple(leaf for kind in PLANNED for leaf in kind.shapeless)
+"""Options of kinds of model that other weights may get."""
+
+
+def planned_for(spec: ModelSpec) -> list[Planned]:
+    """The kinds that a shape is of."""
+    return [kind for kind in PLANNED if getattr(spec, kind.field) is not None]

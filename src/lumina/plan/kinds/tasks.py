@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lumina.config.task_paths import paths_by_task
+from lumina.config.task_paths import task_names
 from lumina.model.spec import ModelSpec, TaskSpec
 from lumina.plan.kinds.kind import Known, Planned
 
@@ -27,7 +27,7 @@ class Tasks(Planned):
         return replace(spec, tasks=_tasks(config))
 
     def options(self, spec: ModelSpec) -> dict[str, Any]:
-        """None: tasks come with their data, see `lumina.state.heads`."""
+        """None: tasks come with their data, see `lumina.state.task_heads`."""
         return {}
 
 
@@ -35,7 +35,7 @@ def _tasks(config: Config) -> TaskSpec:
     """The tasks and their weights, together one."""
     weights = config.train.task_weights
     return TaskSpec(
-        names=tuple(paths_by_task(config.data.tasks, "tasks")),
+        names=task_names(config),
         weights=tuple(weight / sum(weights) for weight in weights),
         balancing=config.train.task_balancing,
         balancing_window=config.train.task_balancing_window,

@@ -61,7 +61,7 @@ def places(spec: ModelSpec) -> Places:
     found: dict[str, Place] = {}
     experts: dict[str, dict[str, str]] = {}
     for row in rows:
-        for fused in (False, True) if spec.moe is not None else (False,):
+        for fused in (False, True):  # alike where there are no experts
             found |= _matrices(entries(spec, row, fused=fused), experts)
     written = _matrices(entries(spec, rows[0], fused=True), {})
     return Places(rows[0], found, written, experts)

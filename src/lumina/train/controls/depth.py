@@ -8,7 +8,7 @@ from typing import Any
 
 from lumina.assemble.program import Program
 from lumina.errors import LuminaError
-from lumina.model.kinds.mod import capacity_at
+from lumina.model.kinds.mod import CAPACITY, capacity_at
 from lumina.model.spec import ModSpec
 from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
@@ -26,7 +26,7 @@ class ModCapacity(Control):
     rung and the Program is assembled again.
     """
 
-    name = "mod_capacity"
+    name = CAPACITY
     allowed = "a share is a number above 0, at most 1"
     kept_in_state = True
 
@@ -54,7 +54,7 @@ class ModCapacity(Control):
 
     def set(self, program: Program, value: Any) -> None:
         """Take another share from the next step on."""
-        program.live.mod_capacity = float(value)
+        program.live.of_kinds[CAPACITY] = float(value)
 
     def as_left(
         self, plan: Plan, meta: State, last: Change | None, chosen: Collection[str]

@@ -12,8 +12,8 @@ from lumina.model.moe import routed_layers
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
+from lumina.state.expert_surgery import add_expert, check_prunable, prune_expert
 from lumina.state.state import State
-from lumina.state.surgery import add_expert, check_prunable, prune_expert
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control, is_number
 from lumina.train.controls.table import register_control

@@ -10,8 +10,8 @@ from lumina.plan.plan import Plan
 from lumina.plan.schedule import learning_rate_at
 from lumina.quantities import share as in_percent
 from lumina.train.health.check import mean, number
+from lumina.train.health.checks.experts import floor_of
 from lumina.train.health.checks.gradients import LARGEST
-from lumina.train.health.checks.routing import floor_of
 from lumina.train.health.prediction import Point, Prediction, predict
 from lumina.train.health.sums import Sums
 from lumina.train.health.window import after_warm_up, line, window_of

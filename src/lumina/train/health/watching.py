@@ -11,6 +11,8 @@ from lumina.plan.plan import Plan
 from lumina.state.events import Severity
 from lumina.train.health.check import CHECKS, Alarm, Check
 from lumina.train.health.checks import (
+    depths,
+    experts,
     gradients,
     held_out,
     high_rate,
@@ -23,7 +25,6 @@ from lumina.train.health.checks import (
     progress,
     repeated,
     resume,
-    routing,
 )
 from lumina.train.health.outlook import Outlook
 from lumina.train.health.phases import Phase, Phases
@@ -37,7 +38,8 @@ OWN = (
     progress,
     held_out,
     repeated,
-    routing,
+    experts,
+    depths,
     numbers,
     machine,
     memory_risk,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lumina.plan.plan import Plan
-from lumina.state.surgery import NOISE
+from lumina.state.expert_surgery import NOISE
 from lumina.train.health.watching import Finding
 from lumina.train.orchestrator.actions.action import Action, register_action
 from lumina.train.rules.rule import Now, Proposal

@@ -51,6 +51,47 @@ def one_task(weights: Weights, task: str | None) -> Weights:
     )
 
 
+def require_one_head(network: Any, how: str = "use --task with") -> None:
+    """Refuse a model that answers for several tasks, none of which is named.
+
+    Args:
+        network: with the names of its `tasks`; none: it has one head.
+        how: the way to name one of them, before the words "one of ...".
+
+    Raises:
+        LuminaError: E005.
+    """
+    if network.tasks:
+        raise _none_is_named(network.tasks, how)
+
+
+def require_text(weights: Weights, task: str | None) -> None:
+    """Refuse weights that do not predict text, or for no task in particular.
+
+    Raises:
+        LuminaError: E002 for a model of puzzles, E005 where a task has to be named.
+    """
+    if weights.spec.solves_puzzles:
+        raise LuminaError(
+            "E002",
+            f"{weights.description} solves puzzles: it does not predict text, so there "
+            "are no perplexity and no bits per byte",
+            "the share of held-out puzzles that it solved is eval_exact_accuracy in "
+            "the run's metrics.jsonl; --eval-data of `lumina train` names the puzzles",
+        )
+    tasks = weights.spec.tasks
+    if tasks is not None and task is None:
+        raise _none_is_named(tasks.names, "use --task with")
+
+
+def _none_is_named(tasks: Sequence[str], how: str) -> LuminaError:
+    return LuminaError(
+        "E005",
+        "the model has several tasks and none is named",
+        f"{how} one of {', '.join(tasks)}",
+    )
+
+
 def with_heads(weights: Weights, names: Sequence[str]) -> Weights:
     """The weights to start a model of these tasks from (none: of one task).
 
