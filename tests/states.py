@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 
 import torch
@@ -70,13 +69,6 @@ class Events(list):
 
     def of(self, kind):
         return [event for event in self if event["kind"] == kind]
-
-
-def start(target, *arguments):
-    """A real process running `target`, forked so that it starts at once."""
-    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
-    process.start()
-    return process
 
 
 @contextlib.contextmanager

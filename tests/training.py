@@ -245,6 +245,10 @@ def start(
     return Running(process, log)
 
 
+# Test modules are imported as tests.FOLDER.MODULE, in processes of their own as well.
+if (_ROOT := str(Path(__file__).parents[1])) not in sys.path:
+    sys.path.append(_ROOT)
+
 _started: list[multiprocessing.process.BaseProcess] = []
 
 

@@ -18,7 +18,7 @@ from lumina.data.blocks import Chunk, ChunkTracker, write_blocks
 from lumina.data.documents import read_documents
 from lumina.errors import LuminaError
 from mechanisms import mechanism
-from states import start
+from training import start_process
 
 
 def new_blocks(folder: Path, records: int = 95, of: int = 40) -> Path:
@@ -64,7 +64,7 @@ def kill_and_count(folder: Path, seconds: float, chance: random.Random) -> None:
     """Four processes claim; one after the other is killed and comes back."""
     new_blocks(folder)
     names = ("a", "b", "c", "d")
-    running = {name: start(_claim_all, (folder, name)) for name in names}
+    running = {name: start_process(_claim_all, (folder, name)) for name in names}
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         name = chance.choice(names)
@@ -72,7 +72,7 @@ def kill_and_count(folder: Path, seconds: float, chance: random.Random) -> None:
         if running[name].is_alive():
             os.kill(running[name].pid, signal.SIGKILL)
         running[name].join()
-        running[name] = start(_claim_all, (folder, name))
+        running[name] = start_process(_claim_all, (folder, name))
     for process in running.values():
         process.join()
         assert process.exitcode == 0

@@ -14,7 +14,7 @@ from lumina import Config
 from lumina.data import shards, tokenise
 from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.readers import text
-from states import start
+from training import start_process
 
 
 @pytest.fixture
@@ -33,8 +33,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             turns[1]["weight"] = 1
         lines.append(json.dumps({"messages": turns}))
     (folder / "records.jsonl").write_text("\n".join(lines))
-    monkeypatch.setattr(tokenise, "BLOCK_BYTES", 4000)
-    monkeypatch.setattr(text, "PIECE_BYTES", 4000)
+    small_blocks(monkeypatch)
     monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
     return folder
 
@@ -51,6 +50,11 @@ def whole(config: Config) -> Prepared:
     return fit_rows(prepare(config), config, 64)
 
 
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenise, "BLOCK_BYTES", 4000)
+    monkeypatch.setattr(text, "PIECE_BYTES", 4000)
+
+
 def small_shards(monkeypatch: pytest.MonkeyPatch, size: int = 20_000) -> None:
     init = _INIT
 
@@ -63,10 +67,12 @@ def small_shards(monkeypatch: pytest.MonkeyPatch, size: int = 20_000) -> None:
 _INIT = shards.Shards.__init__
 
 
-def _build(case: tuple[Path, str, int]) -> None:
+def _build(case: tuple[Path, str, int, int]) -> None:
     """A process that is killed when it has encoded so many blocks."""
-    corpus, cache, blocks = case
+    corpus, cache, blocks, shard_bytes = case
     os.environ["LUMINA_CACHE"] = cache
+    small_blocks(pytest.MonkeyPatch())  # for as long as the process lives
+    small_shards(pytest.MonkeyPatch(), shard_bytes)
     encode = tokenise._encode_block
 
     def counted(*arguments: Any) -> Any:
@@ -90,7 +96,7 @@ def test_a_killed_tokenisation_goes_on(
     cache = tmp_path / "other"
     done: list[int] = []
     for blocks in (8, 12, 12):  # at three places, the last ones behind what was kept
-        child = start(_build, (corpus, str(cache), blocks))
+        child = start_process(_build, (corpus, str(cache), blocks, 20_000))
         child.join()
         assert child.exitcode == -signal.SIGKILL
         done.append(len(list(cache.glob("store-shards/*/*.json"))))
@@ -111,7 +117,7 @@ def test_a_damaged_shard_is_made_again(
     straight = prepare(config_of(corpus, shard_size_mb=0))
     small_shards(monkeypatch)
     cache = tmp_path / "other"
-    child = start(_build, (corpus, str(cache), 20))
+    child = start_process(_build, (corpus, str(cache), 20, 20_000))
     child.join()
     (second,) = cache.glob("store-shards/*/000001.bin")
     data = bytearray(second.read_bytes())
@@ -119,7 +125,7 @@ def test_a_damaged_shard_is_made_again(
     second.write_bytes(bytes(data))
     # Killed again behind it, with shards of another size: those behind it do not fit.
     small_shards(monkeypatch, 9_000)
-    child = start(_build, (corpus, str(cache), 5))
+    child = start_process(_build, (corpus, str(cache), 5, 9_000))
     child.join()
     assert child.exitcode == -signal.SIGKILL
     monkeypatch.setenv("LUMINA_CACHE", str(cache))

@@ -20,6 +20,7 @@ from lumina.measure.adaptive.running import Job, run_job
 from lumina.measure.adaptive.scenario import SHAPES
 from lumina.measure.adaptive.suite import Suite, chosen_rates
 from lumina.measure.adaptive.texts import synthetic
+from training import start_process
 
 FOUND = {"rates": dict.fromkeys(SHAPES, 0.004), "warmup": 0.1}
 TEXT = synthetic(600_000)
@@ -108,30 +109,29 @@ def test_what_a_trainer_cannot_do_is_refused_with_its_reason(tmp_path):
     assert (row["status"], row["why"]) == ("refused", "it cannot adapt")
 
 
+def sleep_a_little(job, folder):
+    time.sleep(0.05)
+    return {"number": job}
+
+
+def twelve_jobs(path):
+    jobs = {f"job {n}": n for n in range(12)}
+    return run_all(
+        jobs, sleep_a_little, Results(path), parallel=2, tell=lambda text: None
+    )
+
+
 def test_a_pool_that_was_killed_goes_on(tmp_path):
     path = tmp_path / "rows.jsonl"
-    jobs = {f"job {n}": n for n in range(12)}
-
-    def do(job, folder):
-        (tmp_path / f"{job}-{os.getpid()}").touch()
-        time.sleep(0.05)
-        return {"number": job}
-
-    def go_on():
-        return run_all(jobs, do, Results(path), parallel=2, tell=lambda text: None)
-
-    pid = os.fork()
-    if not pid:
-        go_on()
-        os._exit(0)
+    process = start_process(twelve_jobs, path)
     while len(read_log(path)) < 3:
         time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    process.kill()
+    process.join()
     with path.open("a") as file:
         file.write('{"key": "cut o')
     before = len(read_log(path))
-    assert go_on() == 0
+    assert twelve_jobs(path) == 0
     assert before < 12
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert sorted(row["number"] for row in rows) == list(range(12))

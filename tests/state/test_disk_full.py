@@ -16,7 +16,8 @@ from lumina.errors import LuminaError
 from lumina.state import checkpoint
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from mechanisms import mechanism
-from states import Events, assert_state_is, make_state, start, unprivileged
+from states import Events, assert_state_is, make_state, unprivileged
+from training import start_process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,23 +109,24 @@ def test_a_file_system_that_really_is_full(tmp_path):
     assert done.stdout.split() == ["E204", "E204", "2", "0"]
 
 
+def save_within_100_kb(path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    store = CheckpointStore(path)
+    store.save(make_state(2, rows=10_000))
+    try:
+        store.wait()
+    except LuminaError as error:
+        os._exit(42 if error.code == "E204" else 1)
+    os._exit(2)
+
+
 @pytest.mark.faults
 def test_the_system_refusing_more_bytes_in_the_middle_of_a_file(tmp_path):
     """A real refused write, where no file system may be mounted."""
     store = CheckpointStore(tmp_path)
     store.save(make_state(1), background=False)
 
-    def save_within_100_kb():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        inner = CheckpointStore(tmp_path)
-        inner.save(make_state(2, rows=10_000))
-        try:
-            inner.wait()
-        except LuminaError as error:
-            os._exit(42 if error.code == "E204" else 1)
-        os._exit(2)
-
-    process = start(save_within_100_kb)
+    process = start_process(save_within_100_kb, tmp_path)
     process.join()
     assert process.exitcode == 42
     assert_untouched(tmp_path)

@@ -12,7 +12,8 @@ import pytest
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from mechanisms import mechanism
-from states import Events, assert_state_is, make_state, start
+from states import Events, assert_state_is, make_state
+from training import start_process
 
 ROWS = 4096  # 400 kB a checkpoint: enough to be killed half-way
 
@@ -30,7 +31,7 @@ def save_for_ever(path):
 def kill_and_look(path, rounds, chance):
     reached = 0
     for _ in range(rounds):
-        process = start(save_for_ever, path)
+        process = start_process(save_for_ever, path)
         deadline = time.monotonic() + 120
         before = (path / "checkpoints" / "LATEST").stat().st_ino if reached else None
         while time.monotonic() < deadline:

@@ -17,7 +17,8 @@ from lumina.state.archives import archives
 from lumina.state.json_lines import JsonLinesFile
 from lumina.state.metrics import MetricsLog, read_metrics
 from mechanisms import mechanism
-from states import start, unprivileged
+from states import unprivileged
+from training import start_process
 
 
 def no_token(name):
@@ -126,6 +127,16 @@ def test_no_permission_is_e106(tmp_path):
         MetricsLog(tmp_path / "metrics.jsonl")
 
 
+def write_within_1000_bytes(path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    log = JsonLinesFile(path)
+    try:
+        for step in range(1000):
+            log.append({"step": step, "text": "x" * 50})
+    except LuminaError as error:
+        os._exit(42 if error.code == "E204" else 1)
+
+
 @mechanism(
     "quota met in a row",
     component="record",
@@ -135,17 +146,7 @@ def test_no_permission_is_e106(tmp_path):
 )
 def test_a_full_disk_is_e204_and_leaves_whole_rows(tmp_path):
     path = tmp_path / "metrics.jsonl"
-
-    def write_within_1000_bytes():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        log = JsonLinesFile(path)
-        try:
-            for step in range(1000):
-                log.append({"step": step, "text": "x" * 50})
-        except LuminaError as error:
-            os._exit(42 if error.code == "E204" else 1)
-
-    process = start(write_within_1000_bytes)
+    process = start_process(write_within_1000_bytes, path)
     process.join()
     assert process.exitcode == 42
     steps = [row["step"] for row in rows_of(path)]
@@ -172,7 +173,7 @@ def append_for_ever(path):
 def test_kills_lose_no_row_that_was_appended(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for kills in range(1, 4):
-        process = start(append_for_ever, path)
+        process = start_process(append_for_ever, path)
         while not path.exists() or path.stat().st_size < kills * 20_000:
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)

@@ -13,7 +13,8 @@ from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from lumina.state.metrics import MetricsLog, read_metrics
 from lumina.state.run_directory import RunDirectory
 from mechanisms import mechanism
-from states import assert_state_is, make_state, start, unprivileged
+from states import assert_state_is, make_state, unprivileged
+from training import start_process
 
 
 def begin(path):
@@ -83,7 +84,7 @@ def hold(path, forks):
 def test_a_killed_writer_leaves_no_lock(tmp_path, forks):
     path = tmp_path / "run"
     begin(path).close()
-    process = start(hold, path, forks)
+    process = start_process(hold, path, forks)
     while not (path / "held").exists():
         time.sleep(0.01)
     with pytest.raises(LuminaError, match="E002"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
@@ -14,7 +15,8 @@ from lumina.state import checkpoint, writer
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from mechanisms import mechanism
-from states import Events, assert_state_is, make_state, start
+from states import Events, assert_state_is, make_state
+from training import start_process
 
 PATIENCE = 120.0
 """Seconds that ranks wait for one another; generous for busy cores."""
@@ -55,7 +57,9 @@ def run_rank(run, rank, world_size, steps, fault=None, timeout=PATIENCE):
 
 def run_ranks(run, world_size, steps, **options):
     processes = [
-        start(lambda r=rank: run_rank(run, r, world_size, steps, **options))
+        start_process(
+            functools.partial(run_rank, run, rank, world_size, steps, **options)
+        )
         for rank in range(world_size)
     ]
     for process in processes:
@@ -101,6 +105,11 @@ def test_another_number_of_ranks_goes_on(tmp_path):
         assert_state_is(whole(reader), make_state(3))
 
 
+def die(rank):
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @mechanism(
     "killed rank in a save",
     component="rank",
@@ -111,14 +120,14 @@ def test_another_number_of_ranks_goes_on(tmp_path):
 @pytest.mark.faults
 def test_a_killed_rank_is_noticed_and_nothing_is_published(tmp_path):
     assert run_ranks(tmp_path, 2, [1]) == [0, 0]
-
-    def die(rank):
-        if rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-
     codes = run_ranks(tmp_path, 2, [2], fault=die, timeout=1.0)
     assert codes == [103, -signal.SIGKILL]
     assert CheckpointStore(tmp_path).latest_good().name == "step-00000001"
+
+
+def no_room(unlucky, rank):
+    if rank == unlucky:
+        checkpoint.free_bytes = lambda _: 10
 
 
 @mechanism(
@@ -133,12 +142,9 @@ def test_a_killed_rank_is_noticed_and_nothing_is_published(tmp_path):
 def test_one_full_disk_is_told_to_all_ranks_at_once(tmp_path, unlucky):
     assert run_ranks(tmp_path, 2, [1]) == [0, 0]
 
-    def no_room(rank):
-        if rank == unlucky:
-            checkpoint.free_bytes = lambda _: 10
-
     # A rank that was not told would wait for its deadline and say E303, 103 here.
-    assert run_ranks(tmp_path, 2, [2], fault=no_room) == [4, 4]
+    full = functools.partial(no_room, unlucky)
+    assert run_ranks(tmp_path, 2, [2], fault=full) == [4, 4]
     assert CheckpointStore(tmp_path).latest_good().name == "step-00000001"
     RunDirectory(tmp_path).acquire(resume=True).close()
     assert run_ranks(tmp_path, 2, [2]) == [0, 0]
@@ -146,19 +152,22 @@ def test_one_full_disk_is_told_to_all_ranks_at_once(tmp_path, unlucky):
     assert left == ["LATEST", "step-00000001", "step-00000002"]
 
 
-def test_two_ranks_that_write_one_tensor_are_refused(tmp_path):
-    def save(rank):
-        store = CheckpointStore(tmp_path, 2, rank, 2, rank_timeout=PATIENCE)
-        state = make_state(1)
-        state.tensors = {"same": torch.ones(1)}
-        store.save(state)
-        try:
-            store.close()
-        except LuminaError as error:
-            os._exit(42 if "two ranks wrote" in error.message else 1)
-        os._exit(0)
+def save_the_same_tensor(run, rank):
+    store = CheckpointStore(run, 2, rank, 2, rank_timeout=PATIENCE)
+    state = make_state(1)
+    state.tensors = {"same": torch.ones(1)}
+    store.save(state)
+    try:
+        store.close()
+    except LuminaError as error:
+        os._exit(42 if "two ranks wrote" in error.message else 1)
+    os._exit(0)
 
-    processes = [start(save, rank) for rank in range(2)]
+
+def test_two_ranks_that_write_one_tensor_are_refused(tmp_path):
+    processes = [
+        start_process(save_the_same_tensor, tmp_path, rank) for rank in range(2)
+    ]
     for process in processes:
         process.join(2 * PATIENCE)
     assert [process.exitcode for process in processes] == [42, 42]

@@ -274,7 +274,12 @@ def test_a_signal_to_a_child_is_not_taken_for_ones_own(monkeypatch):
 
 
 def _forked_sleeper() -> int:
-    """A child that heeds signals as it was told before the fork."""
+    """A child that heeds signals as it was told before the fork.
+
+    It has to be forked, since what it inherits is what is tested. That is safe though
+    this process may have threads: the child makes system calls only, and takes no lock
+    that another thread could have held at the fork.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if not child:

@@ -14,8 +14,8 @@ import pytest
 from lumina import Trainer
 from lumina.data.tokenizer import Tokenizer
 from mechanisms import mechanism
-from states import start
 from tiny_runs import Run, Runs, same, write_conversations
+from training import start_process
 
 STREAM = {
     "data_loading": "streaming", "iterate": True, "shuffle_buffer": 8,
@@ -60,7 +60,7 @@ def test_a_killed_run_goes_on_to_the_bit(runs: Runs) -> None:
     straight = runs.train(**STREAM)
     assert straight.cursor["pass"] == 1 and straight.cursor["window"] > 1
     folder = runs.folder / "killed"
-    child = start(_killed, (runs.folder, {**STREAM, "run_dir": str(folder)}))
+    child = start_process(_killed, (runs.folder, {**STREAM, "run_dir": str(folder)}))
     child.join()
     assert child.exitcode == -signal.SIGKILL
     again = resumed(runs, folder, num_workers=3)

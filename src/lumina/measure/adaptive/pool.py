@@ -111,6 +111,10 @@ def run_all(
     return failed
 
 
+# A child of a process with threads could wait for ever for a lock that one of them
+# held. Forks are safe here: the commands that call `run_all` compute nothing before it,
+# since `Suite.warm` makes its trial run in a child and only imports in this process,
+# and a forked run computes only after its last fork.
 def _fork(do: Callable[[Any, Path], dict[str, Any]], job: Any, folder: Path) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
