@@ -140,3 +140,58 @@ def test_the_plan_says_what_generation_keeps(capsys):
     # 2 layers, a key and a value, 2 heads of 16: 128 numbers a token.
     assert "512.0 KiB  a row of 1,024 tokens" in said
     assert "int8" in said and "160.0 KiB" in said  # 16 bytes and a scale
+
+
+SMALL = ["plan", "--preset", "debug", "--seq-length", "64", "--batch-size", "1"]
+
+
+@pytest.mark.covers("MEM-19: validated against measurement")
+def test_a_trace_stands_beside_the_estimate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [*SMALL, "--hardware-profile", "h200", "--trace"]
+    found = facts(capsys, *words)
+    traced = found["traced"]
+    assert set(traced["allocated"]) == {
+        "forward",
+        "backward",
+        "optimizer",
+        "evaluation",
+    }
+    assert max(traced["allocated"].values()) <= found["memory"]["bound"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "A step's memory" in told and "traced     backward" in told
+    assert "optimizer states" in told and "assumed: " in told
+
+
+def test_what_is_not_traced_is_said_and_the_estimate_stays(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["plan", "--preset", "trm_sudoku", "--hardware-profile", "h200", "--trace"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "not traced, because puzzles have batches of their own" in told
+    assert "estimated" in told and "traced     " not in told
+
+
+def test_steps_are_measured_once_and_remembered(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    words = [*SMALL, "--global-batch-size", "1", "--device", "cpu", "--measure"]
+    first = facts(capsys, *words)["measured"]
+    assert first["resident"] > 100e6 and not first["before"]
+    # Another process would measure another number.
+    assert facts(capsys, *words)["measured"] == first | {"before": True}
+    longer = [*words, "--seq-length", "128"]
+    assert not facts(capsys, *longer)["measured"]["before"]
+
+
+def test_hardware_that_is_described_cannot_be_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*SMALL, "--hardware-profile", "h200", "--measure"]) != 0
+    assert "E002" in capsys.readouterr().err

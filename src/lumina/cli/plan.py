@@ -71,6 +71,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="what each tier of context lengths takes, and the highest that fits",
     )
+    group.add_argument(
+        "--trace",
+        action="store_true",
+        help="follow the memory of a step through the model, on tensors that have "
+        "none, and print it beside the estimate; no device is needed",
+    )
+    group.add_argument(
+        "--measure",
+        action="store_true",
+        help="take two steps on the present device and print what they took beside "
+        "the estimate; it is remembered for later plans",
+    )
     group.add_argument("--json", action="store_true", help="print JSON")
     add_config_options(parser)
 
@@ -82,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _check(args)
     from lumina.cli.plan_reach import show_reach
+    from lumina.cli.plan_trace import look
     from lumina.plan.environment import probe
     from lumina.plan.hardware_profiles import find_profile
     from lumina.train import Trainer
@@ -100,15 +113,18 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(config)
     plan, environment, rows = trainer.explain(machine)
     marks = trainer.begins_and_ends
+    looked = look(args, plan, environment, config.parts.plugins)
     wanted = "time" in (args.show or PARTS)
     time = _time(args, plan, environment, profile) if wanted else None
     if args.json:
-        facts = _facts(args, plan, environment, time)
+        facts = _facts(args, plan, environment, time) | looked.facts()
         print(json.dumps({**facts, "begins_and_ends": dict(marks)}, indent=2))
         return 0
     if profile is not None:
         print(f"{print_to}\n")
     print(_text(args, plan, environment, rows, time, marks))
+    if told := looked.text():
+        print(f"\n{told}")
     return 0
 
 

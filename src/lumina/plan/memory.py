@@ -46,6 +46,10 @@ STAYS = (
 )  # fmt: skip
 """Components that are there during the whole step."""
 
+PAGED = frozenset({"optimizer_states_host", "optimizer_states_disk"})
+EARLY = "optimizer_in_backward"
+"""Features that decide when the optimizer's states are on the device."""
+
 CUDA_WORKSPACES = 64 * 2**20
 """What cuBLAS and the smallest buffers hold beside the tensors counted here; measured
 with models so small that little else is there (`benchmarks/memory.py`)."""
@@ -122,7 +126,12 @@ def _expected(parts: Mapping[str, int], layout: Layout) -> int:
     gradients = parts["gradients"]
     together = layout.accumulates
     stays = sum(parts[name] for name in STAYS)
-    stays += passing + gradients if together else max(passing, gradients)
+    step = passing + gradients if together else max(passing, gradients)
+    if PAGED & set(layout.features) and EARLY not in layout.features:
+        # Pages come when the backward pass is over, and only gradients are there.
+        pages = parts["optimizer"]
+        stays, step = stays - pages, max(step, gradients + pages)
+    stays += step
     return stays + _beside(layout, stays)
 
 
@@ -227,27 +236,29 @@ def _logit_bytes(spec: ModelSpec, layout: Layout) -> tuple[int, int]:
     """(what the chunked loss holds at most, the part that is gone afterwards).
 
     Its gradients are made while the logits are there: a chunk of float32 logits (and
-    its gradient: in the compute type on CUDA, on the CPU only where that is narrower),
-    the gradient of the hidden states, and the gradient of a head that trains, summed
-    over chunks in float32 with the chunk that is being added. The hidden states
-    themselves, and what is not a sum, are gone afterwards.
+    its gradient: in the compute type on CUDA, on the CPU only where that is narrower)
+    beside the gradient of the chunk before it, the gradient of the hidden states, and
+    the head's gradient, summed over chunks in float32, where the head trains. Half
+    precision on CUDA adds to that sum in place, all else adds a product of that size.
+    The hidden states themselves, and what is not a sum, are gone afterwards.
     """
     tokens = layout.micro_batch_size * spec.seq_length
     element = BYTES[layout.compute_dtype]
     row = spec.padded_vocab_size * 4
-    chunk = min(max(layout.loss_chunk_bytes, row), tokens * row)
-    if element == 2:
-        chunk += chunk // 2
-    elif layout.device == "cuda":
-        chunk *= 2  # the kernel writes the gradient beside the logits
+    number = math.ceil(tokens / max(1, layout.loss_chunk_bytes // row))
+    logits = math.ceil(tokens / number) * row
+    gradient = logits * element // 4
+    beside = element == 2 or layout.device == "cuda"
+    chunk = logits + gradient * (beside + (number > 1))
     costs = costs_of(spec)
     heads = max((cost.heads(spec) for cost in costs), default=1)
     copies = max((cost.hidden_copies(spec) for cost in costs), default=1)
-    head = spec.padded_vocab_size * spec.hidden_size * 4 * heads
-    head *= not _frozen_head(spec)
+    head = spec.padded_vocab_size * spec.hidden_size * 4 * (not _frozen_head(spec))
+    added = 0 if element == 2 and layout.device == "cuda" else head
     hidden = tokens * spec.hidden_size * element * copies
-    transient = chunk + head + hidden
-    return transient + hidden + head, transient
+    # A chunk's logits are gone when its part of the head's gradient is added.
+    transient = max(chunk, gradient + added) + hidden
+    return transient + hidden + head * heads, transient
 
 
 def _frozen_head(spec: ModelSpec) -> bool:

@@ -14,6 +14,7 @@ register(
         change_cost="restart",
         requested=lambda c: c.adapters.use_peft,
         active=lambda p: bool(p.spec.adapters),
+        memory=lambda spec, layout: layout.beside_the_base(spec),
     )
 )
 

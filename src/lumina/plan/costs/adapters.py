@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from lumina.model.declared import declared
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lumina.model.declared import declared, in_block
 from lumina.model.kinds.adapters import placed
 from lumina.model.spec import ModelSpec
-from lumina.plan.costs.cost import Forward
+
+if TYPE_CHECKING:
+    from lumina.plan.costs.cost import Forward
 
 MASK = 1
 """Bytes of a number in a mask of dropout on CUDA; elsewhere masks have its own type."""
@@ -31,3 +36,30 @@ def dropped_bytes(spec: ModelSpec, forward: Forward, layer: int) -> int:
             rows *= spec.moe.top_k
         values += rows * site.shape[-1]
     return values * each
+
+
+def narrow_bytes(
+    spec: ModelSpec, tokens: int, element: int, kinds: Sequence[str]
+) -> int:
+    """Bytes of the narrow sides of adapters, a row of each for a token.
+
+    A token that is routed has a row for each expert that it goes to. Where a block keeps
+    its input alone, nothing is kept of them.
+
+    Args:
+        spec: the shape.
+        tokens: of a forward pass.
+        element: bytes of a value in the compute type.
+        kinds: of recomputation, of each block.
+    """
+    kept = 0
+    for layer, kind in enumerate(kinds):
+        if kind not in ("none", "selective"):
+            continue
+        for one in in_block(spec, layer).values():
+            if one.role != "adapter" or not one.name.endswith(".a"):
+                continue
+            *experts, rank, _ = one.shape
+            rows = tokens * (spec.moe.top_k if experts and spec.moe else 1)
+            kept += rows * rank * element
+    return kept

@@ -12,6 +12,7 @@ from lumina.model.spec import ModelSpec
 from lumina.optim.paging.sizes import PAGE_BYTES, WINDOW
 from lumina.parallel.table import chosen_way
 from lumina.plan.checkpointing import kind_of, recomputes, segments
+from lumina.plan.costs.adapters import narrow_bytes
 from lumina.plan.costs.few_bits import stored_base
 from lumina.plan.costs.kept_bits import bytes_of_a_number
 from lumina.plan.count import Counts, count_parameters, count_sparse
@@ -226,6 +227,15 @@ class Layout:
             "weights": base.few - (2 if narrow else 4) * base.numbers // ranks,
             "working": base.largest * (element if self.device == "cuda" else beside),
         }
+
+    def beside_the_base(self, spec: ModelSpec) -> dict[str, int]:
+        """Bytes that adapters add to what blocks keep."""
+        forward = self.forward_spec(spec)
+        tokens = self.micro_batch_size * forward.seq_length
+        element = BYTES[self.compute_dtype]
+        kinds = recomputes(self, spec.num_layers)
+        kept = narrow_bytes(spec, tokens, element, kinds)
+        return {"activations": kept}
 
     def whole_copy(self, spec: ModelSpec) -> int:
         """Bytes of all parameters in the compute type, not divided among devices."""

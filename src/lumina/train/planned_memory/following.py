@@ -53,6 +53,7 @@ class Peak:
 
     allocated: int = 0
     reserved: int = 0
+    requested: int = 0
     moment: int = 0
 
 
@@ -186,6 +187,7 @@ class Following(TorchDispatchMode):
         if allocator.most_allocated > now.allocated:
             now.allocated, now.moment = allocator.most_allocated, self._peak_moment
         now.reserved = max(now.reserved, allocator.most_reserved)
+        now.requested = max(now.requested, self.most_requested)
         allocator.forget_peaks()
         self._highest, self._peak_moment = allocator.allocated, self._moment
         self.most_requested = self.requested

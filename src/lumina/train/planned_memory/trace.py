@@ -39,6 +39,7 @@ class Traced:
     Attributes:
         allocated: bytes handed out by the allocator at most, by stage.
         reserved: bytes taken from the device at most, by stage.
+        requested: bytes that tensors asked for at most, by stage, without rounding.
         held: bytes between steps.
         standing: of each stage, what was there at its peak: name -> bytes, the largest
             first.
@@ -50,6 +51,7 @@ class Traced:
 
     allocated: dict[str, int] = field(default_factory=dict)
     reserved: dict[str, int] = field(default_factory=dict)
+    requested: dict[str, int] = field(default_factory=dict)
     held: int = 0
     standing: dict[str, dict[str, int]] = field(default_factory=dict)
     elsewhere: int = 0
@@ -114,8 +116,9 @@ def trace(plan: Plan, *, capability: tuple[int, int] = (9, 0)) -> Traced:
         return Traced(problem=problem)
     try:
         return _traced(plan, capability)
-    except UntraceableError as error:
-        return Traced(problem=str(error))
+    except (UntraceableError, RuntimeError) as error:  # of an operator without shapes
+        lines = str(error).splitlines() or [type(error).__name__]
+        return Traced(problem=f"a step cannot run without memory: {lines[0]}")
 
 
 def _traced(plan: Plan, capability: tuple[int, int]) -> Traced:
@@ -133,9 +136,10 @@ def _traced(plan: Plan, capability: tuple[int, int]) -> Traced:
     ranks = _Described()
     with pretended(ranks.device(plan.device), following):
         program = _NoMemory(followed_plan, ranks)
-        for name, tensor in program.network.named_parameters():
-            following.add(tensor, "weights")
-            del name
+        if hasattr(program.network.backbone, "skips_halted"):
+            program.network.backbone.skips_halted = False  # it reads how many halted
+        for parameter in program.network.parameters():
+            following.add(parameter, "weights")
         for buffer in program.network.buffers():
             following.add(buffer, "buffers")
         where.named(program.network)
@@ -154,6 +158,7 @@ def _traced(plan: Plan, capability: tuple[int, int]) -> Traced:
     found = Traced(
         allocated={s: p.allocated - corrected.get(s, 0) for s, p in peaks.items()},
         reserved={s: p.reserved - corrected.get(s, 0) for s, p in peaks.items()},
+        requested={stage: peak.requested for stage, peak in peaks.items()},
         held=held,
         standing=standing,
         elsewhere=following.elsewhere,
@@ -177,6 +182,8 @@ def _as_followed(plan: Plan) -> tuple[tuple[str, ...], Plan]:
         changed["compile"] = False
     if plan.spec.moe is not None:
         assumed.append("every expert has as many tokens as any other")
+    if plan.spec.hrm is not None:
+        assumed.append("no token halts before the last segment")
     if plan.attention == "flash3":
         assumed.append("flash3 takes what flash2 takes")
         changed["attention"] = "flash2"
@@ -210,7 +217,9 @@ def _inside() -> dict[Any, Any]:
         low_bits.low_bit_product,
         segments.rounded_product,
     )
-    return {one._opoverload: one._init_fn for one in made}
+    adamw = torch.ops.aten._fused_adamw_
+    in_place = {getattr(adamw, name): kernels.nothing for name in adamw.overloads()}
+    return in_place | {one._opoverload: one._init_fn for one in made}
 
 
 def _name_what_stays(program: Program, following: Following) -> None:
