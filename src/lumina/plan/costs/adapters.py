@@ -43,8 +43,8 @@ def narrow_bytes(
 ) -> int:
     """Bytes of the narrow sides of adapters, a row of each for a token.
 
-    A token that is routed has a row for each expert that it goes to. Where a block keeps
-    its input alone, nothing is kept of them.
+    A token that is routed has a row for each expert that it goes to. A block that is
+    computed again from its input keeps none of them.
 
     Args:
         spec: the shape.

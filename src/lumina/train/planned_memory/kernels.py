@@ -107,9 +107,7 @@ def cpu_attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """`scaled_dot_product_attention` with the kernel that a CPU would take."""
-    if enable_gqa:
-        group = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
+    # Heads of keys and values that several heads of queries share are not repeated.
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype)
     found: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
