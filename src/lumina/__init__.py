@@ -14,6 +14,8 @@ _PUBLIC = {
     "ConfigPresets": "lumina.config",
     "LuminaError": "lumina.errors",
     "Orchestrator": "lumina.train.adaptive",
+    "PretestHook": "lumina.guard.safe_optimizations",
+    "SafeOptimizations": "lumina.guard.safe_optimizations",
     "Trainer": "lumina.train",
     "build_model": "lumina.assemble.model",
     "chat": "lumina.infer.asking",

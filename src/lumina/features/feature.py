@@ -126,6 +126,11 @@ class Feature:
             and the Plan. The function, or its "module:name".
         pretest: tries the feature on this machine, in a process of its own, and
             returns why it does not work, or None. The function, or its "module:name".
+        claim: of an optimisation that the guard can judge (`lumina.guard.judge`):
+            "exact" for one that computes what a run without it computes, up to
+            rounding; "fp8" for one that quantises to 8 bits; "" for what is no such
+            thing.
+        faster: whether it claims to be faster; otherwise it saves memory.
     """
 
     name: str
@@ -148,6 +153,8 @@ class Feature:
     elsewhere: Callable[[Any, Any], Mapping[str, int]] | None = None
     build: Callable[[Any, Any], None] | str | None = None
     pretest: Callable[[Machine], str | None] | str | None = None
+    claim: Literal["", "exact", "fp8"] = ""
+    faster: bool = False
 
     @property
     def way_out(self) -> str:

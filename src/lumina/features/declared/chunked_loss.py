@@ -23,5 +23,6 @@ register(
         requested=lambda c: False,
         active=lambda p: p.loss_chunk_bytes < _logit_bytes(p),
         fallback=lambda p, m: p.replace(loss_chunk_bytes=_logit_bytes(p)),
+        claim="exact",
     )
 )

@@ -29,5 +29,7 @@ register(
         automatic=_automatic,
         switch_on=lambda p: p.replace(compile=True),
         fallback=lambda p, m: p.replace(compile=False),
+        claim="exact",
+        faster=True,
     )
 )

@@ -18,5 +18,7 @@ register(
         refused=lambda c: c.system.attention in ("sdpa", "blockwise", "reference"),
         active=lambda p: p.attention in ("flash2", "flash3"),
         fallback=lambda p, m: p.replace(attention="sdpa"),
+        claim="exact",
+        faster=True,
     )
 )

@@ -79,5 +79,7 @@ register(
         needs=capability(9, 0),
         fallback=lambda p, m: p.replace(fp8=""),
         build="lumina.model.fp8:use_fp8",
+        claim="fp8",
+        faster=True,
     )
 )

@@ -25,6 +25,7 @@ register(
         refused=lambda c: c.activations.feedforward_tile == 0,
         active=_active,
         fallback=lambda p, m: p.replace(feedforward_tile=0),
+        claim="exact",
         excludes=(
             Exclusion("compile", "a compiled block computes its feed-forward whole"),
             Exclusion(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+_WIDENED = [False]
+"""Whether products are to be the reference on CUDA, too. Not of one thread alone: the
+backward pass of a CUDA device has a thread of its own."""
 
 
 class Scaled(NamedTuple):
@@ -60,7 +66,7 @@ def product(a: Scaled, b: Scaled, dtype: torch.dtype, *, quick_sums: bool) -> Te
             than in float32, which is faster; for products whose error does not matter
             as much as a gradient's.
     """
-    if not a.values.is_cuda:
+    if not a.values.is_cuda or _WIDENED[0]:
         return widened_product(a, b, dtype)
     return torch._scaled_mm(
         _along_rows(a.values),
@@ -70,6 +76,19 @@ def product(a: Scaled, b: Scaled, dtype: torch.dtype, *, quick_sums: bool) -> Te
         out_dtype=dtype,
         use_fast_accum=quick_sums,
     )
+
+
+@contextlib.contextmanager
+def widened() -> Iterator[None]:
+    """Meanwhile every product is the reference: an emulation of the same quantisation.
+
+    Backward passes have to end inside, too.
+    """
+    before, _WIDENED[0] = _WIDENED[0], True
+    try:
+        yield
+    finally:
+        _WIDENED[0] = before
 
 
 def widened_product(a: Scaled, b: Scaled, dtype: torch.dtype) -> Tensor:
