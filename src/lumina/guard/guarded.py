@@ -8,9 +8,11 @@ from dataclasses import replace
 from lumina.assemble.ranks import Ranks
 from lumina.features import FEATURES, active_features
 from lumina.guard.history import remember
+from lumina.guard.levers import pretest_levers, used
 from lumina.guard.pretest import run_pretest
 from lumina.model.registry import plugins_of
 from lumina.plan.environment import Environment
+from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
 
 
@@ -21,6 +23,8 @@ def guarded(
     tries: bool = True,
 ) -> tuple[Plan, Environment]:
     """Plan, try what the Plan relies on, and plan again without what fails.
+
+    Where the run proves its optimisations, those that are not proven are left out.
 
     A feature that was named and fails is refused by the planning itself (E003); one
     that chose itself falls back, with the reason.
@@ -44,6 +48,8 @@ def guarded(
             if FEATURES[name].pretest is not None and name not in tried
         ]
         if not untried or not tries:
+            if tries and made.safe.get("proves"):
+                made = _proven(made, environment, ranks)
             return made, environment
         tried |= set(untried)
         failed = _failures(untried, made.device, environment) if ranks.main else None
@@ -64,3 +70,36 @@ def _failures(
     for found in results:
         remember(found, machine.device_name)
     return {found.feature: found.problem for found in results if not found.passed}
+
+
+def _proven(plan: Plan, machine: Environment, ranks: Ranks) -> Plan:
+    """The Plan without the optimisations that are not proven here, and why.
+
+    Each is tried in one process with the rows of one: how ranks share the work is not
+    what an optimisation changes.
+    """
+    alone = plan.replace(
+        world_size=1,
+        parallel="none",
+        global_batch_size=plan.micro_batch_size * plan.grad_accum,
+    )
+    found: dict[str, str] = {}
+    if ranks.main:
+        verdicts = pretest_levers(alone, machine, why="before a run")
+        may = used(verdicts)
+        found = {
+            name: one.text
+            if not one.trusted
+            else "another is faster alone than both together"
+            for name, one in verdicts.items()
+            if "+" not in name and name not in may
+        }
+    found = ranks.share(found)
+    for name, why in found.items():
+        feature, text = FEATURES[name], f"left out, since it is not proven: {why}"
+        plan = feature.fallen_back(plan, machine)
+        plan = plan.replace(
+            reasons=plan.reasons | {feature.reason_key: text},
+            warnings=(*plan.warnings, f"{name} is {text}"),
+        )
+    return with_spec(plan, plan.spec) if found else plan

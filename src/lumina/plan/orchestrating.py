@@ -1,10 +1,11 @@
-"""How the orchestrator of a run decides: its mode and its limits."""
+"""How a run changes itself: the mode and the limits of its orchestrator."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from lumina.plan.decisions import Decisions, source_of
+from lumina.plan.safety import decide_safety
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -14,7 +15,7 @@ COOLDOWN_SHARE, LEAST_COOLDOWN, MOST_COOLDOWN = 0.05, 5, 100
 
 
 def decide_orchestrator(config: Config, decisions: Decisions) -> None:
-    """Decide `Plan.orchestrator`, which is empty where the orchestrator is off."""
+    """Decide `Plan.orchestrator`, which is empty where it is off, and `Plan.safe`."""
     asked = config.adaptive
     found: dict[str, Any] = {}
     if asked.adaptive != "off":
@@ -35,3 +36,4 @@ def decide_orchestrator(config: Config, decisions: Decisions) -> None:
             "report_every": asked.health_check_interval,
         }
     decisions.decide("orchestrator", found, source_of(config, "adaptive"))
+    decide_safety(config, decisions)

@@ -105,6 +105,7 @@ class Plan:
         recovery: snapshots and what makes them good (`lumina.plan.recovering`); empty:
             there are none.
         orchestrator: mode and limits of what changes the run by itself; empty: off.
+        safe: how optimisations are watched, and whether they are proven; empty: not.
         phases: the names of the run's phases, where it has several.
         phase: the one that this Plan is for; its first step follows `phase_begin`
             completed steps, and its last step is `steps`.
@@ -194,6 +195,7 @@ class Plan:
     experience: dict[str, list[int]] = field(default_factory=dict)
     measures: dict[str, int] = field(default_factory=dict)
     orchestrator: dict[str, Any] = field(default_factory=dict)
+    safe: dict[str, Any] = field(default_factory=dict)
     recovery: dict[str, int] = field(default_factory=dict)
     phases: tuple[str, ...] = ()
     phase: str = ""

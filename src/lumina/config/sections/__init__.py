@@ -28,6 +28,7 @@ from lumina.config.sections.quantization import QuantizationSection
 from lumina.config.sections.recovery import RecoverySection
 from lumina.config.sections.resuming import ResumingSection
 from lumina.config.sections.run import RunSection
+from lumina.config.sections.safety import SafetySection
 from lumina.config.sections.saving import SavingSection
 from lumina.config.sections.section import Section
 from lumina.config.sections.stages import StagesSection
@@ -68,6 +69,7 @@ class Sections:
     recovery: RecoverySection
     answering: AnsweringSection
     adaptive: AdaptiveSection
+    safety: SafetySection
     metrics: MetricsSection
     logging: LoggingSection
     tracking: TrackingSection

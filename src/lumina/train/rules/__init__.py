@@ -10,6 +10,7 @@ from lumina.train.rules import (
     expert_capacity,
     orchestrator,
     phase_convergence,
+    safe_optimizations,
     training_health,
 )
 from lumina.train.rules.arbiter import Ruling
@@ -36,5 +37,6 @@ OWN = (
     domain_shift,
     training_health,
     orchestrator,
+    safe_optimizations,
 )
 """The files of Lumina's own rules; each registers them as it is imported."""
