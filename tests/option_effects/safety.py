@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from levers_on_trial import TIME_ASIDE, harming, large_loss, lever
 from lumina.guard import guarded as module
 from lumina.guard.judge import Verdict
@@ -41,6 +43,7 @@ def what_is_watched(runs: Runs) -> None:
     assert _switched_off(watch) == 9
 
 
+@pytest.mark.covers("KRN-04: --experimental_safety_window 100")
 @shows("experimental_safety_window")
 def steps_on_trial(runs: Runs) -> None:
     """After a window without trouble the lever is stable and is not blamed."""
@@ -53,6 +56,7 @@ def steps_on_trial(runs: Runs) -> None:
     assert told == ["lever is stable: 5 steps without trouble"]
 
 
+@pytest.mark.covers("KRN-04: --experimental_loss_spike_threshold 2.0")
 @shows("experimental_loss_spike_threshold")
 def how_large_a_loss(runs: Runs) -> None:
     """What is no spike is no trouble."""
@@ -63,6 +67,7 @@ def how_large_a_loss(runs: Runs) -> None:
     assert _switched_off(usual) == 9 and _switched_off(high) is None
 
 
+@pytest.mark.covers("KRN-04: --experimental_throughput_drop_threshold 0.5")
 @shows("experimental_throughput_drop_threshold")
 def how_slow_a_step(runs: Runs) -> None:
     """The share of the usual speed that is trouble; time stands in the rows."""
@@ -83,6 +88,7 @@ def how_slow_a_step(runs: Runs) -> None:
     assert found == [12, None]
 
 
+@pytest.mark.covers("KRN-04: --experimental_skip_pretest")
 @shows("experimental_skip_pretest")
 def what_is_tried_beforehand(runs: Runs) -> None:
     """A lever that is not proven is left out, unless pretests are skipped."""

@@ -69,7 +69,6 @@ def usual(first: int, last: int) -> list[Any]:
     [
         {"loss": 10.1},
         {"seconds": 2.1},
-        {"recompiles": 1},
     ],
 )
 def test_three_troubles_within_the_window_switch_it_off(bad: dict[str, Any]) -> None:

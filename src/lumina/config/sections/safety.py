@@ -17,7 +17,7 @@ class SafetySection(Section):
         description="watch: an optimisation that can be left out while a run trains "
         "is switched off where the run goes wrong just after it was switched on; "
         "prove: each is also tried in a process of its own before the first step, and "
-        "left out where it is not proven right and faster; off: neither",
+        "left out, with a warning, where it is not proven; off: neither",
     )
     experimental_safety_window: int = Field(
         100,

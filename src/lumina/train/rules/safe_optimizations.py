@@ -48,8 +48,8 @@ class SafeOptimizationsRule(Rule):
 
     One is on trial from the step at which it was switched on, for a window of steps;
     after as many steps without trouble it is stable and not blamed any more. Trouble is
-    a loss above a multiple of its moving average, a step of less than a share of the
-    usual throughput, and a graph that is compiled again; three within a window switch
+    a loss above a multiple of its moving average, and a step of less than a share of
+    the usual throughput, such as one that compiles again; three within a window switch
     it off, and so does one gradient or loss that is not finite. Of several on trial
     the one that came last is blamed. Trouble in what is learned takes the run back to
     the newest state that is known to be good, and the rows are trained on again; where
@@ -150,8 +150,6 @@ class SafeOptimizationsRule(Rule):
         if step - began <= SETTLED:
             self.rate = None
             return None
-        if row.get("recompiles"):
-            return "recompile", f"{row['recompiles']} graph(s) were compiled again"
         seconds = row.get("agreed_step_seconds")
         if seconds:
             rate = 1.0 / seconds
