@@ -27,7 +27,7 @@ class SafetySection(Section):
     )
     experimental_loss_spike_threshold: float = Field(
         2.0,
-        gt=1,
+        gt=0,
         description="a loss that is more than so many times its moving average is "
         "trouble",
     )
