@@ -210,7 +210,11 @@ def test_a_pinned_lever_stays_on_and_that_is_said(runs: Runs) -> None:
 
 def test_a_deterministic_run_switches_nothing(runs: Runs) -> None:
     run = runs.train(
-        harming(not_finite, (5,)), features=("lever",), steps=9, deterministic=True
+        harming(not_finite, (5,)),
+        features=("lever",),
+        steps=9,
+        deterministic=True,
+        **TIME_ASIDE,
     )
     assert _controls(run) == []
     plan = json.loads((run.folder / "plan.json").read_text())

@@ -13,7 +13,7 @@ class SafetySection(Section):
     """What is asked of optimisations before and while they are used."""
 
     safe_optimizations: Literal["off", "watch", "prove"] = Field(
-        "watch",
+        "off",
         description="watch: an optimisation that can be left out while a run trains "
         "is switched off where the run goes wrong just after it was switched on; "
         "prove: each is also tried in a process of its own before the first step, and "
