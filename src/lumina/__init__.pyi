@@ -13,6 +13,8 @@ from lumina.errors import LuminaError as LuminaError
 from lumina.infer.asking import chat as chat
 from lumina.infer.asking import generate as generate
 from lumina.infer.evaluate import evaluate as evaluate
+from lumina.guard.safe_optimizations import PretestHook as PretestHook
+from lumina.guard.safe_optimizations import SafeOptimizations as SafeOptimizations
 from lumina.infer.export import export_for_inference as export_for_inference
 from lumina.infer.kv.settings import CacheSettings as CacheSettings
 from lumina.infer.load import load as load
