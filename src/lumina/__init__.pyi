@@ -10,11 +10,11 @@ from lumina.data.quality.comprehensive import (
 from lumina.data.quality.sanitize import sanitize_dataset as sanitize_dataset
 from lumina.data.readers.registered import register_reader as register_reader
 from lumina.errors import LuminaError as LuminaError
+from lumina.guard.safe_optimizations import PretestHook as PretestHook
+from lumina.guard.safe_optimizations import SafeOptimizations as SafeOptimizations
 from lumina.infer.asking import chat as chat
 from lumina.infer.asking import generate as generate
 from lumina.infer.evaluate import evaluate as evaluate
-from lumina.guard.safe_optimizations import PretestHook as PretestHook
-from lumina.guard.safe_optimizations import SafeOptimizations as SafeOptimizations
 from lumina.infer.export import export_for_inference as export_for_inference
 from lumina.infer.kv.settings import CacheSettings as CacheSettings
 from lumina.infer.load import load as load
