@@ -64,8 +64,8 @@ def everything_loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def unprivileged(words: list[str]) -> tuple[int, str]:
     """(exit code, output) of the command by a user who owns nothing here."""
-    # A fork, since the child can import nothing: Python's files may be closed to it. The
-    # command ends before it computes, but in the one test that leaves files out.
+    # A fork, since the child can import nothing: Python's files may be closed to it.
+    # The command ends before it computes, but in the test that leaves files out.
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
