@@ -260,7 +260,7 @@ def test_a_bundle_is_judged_too_and_else_the_fastest_is_used(
     assert used(found) == ("compile",)
 
 
-@pytest.mark.covers("KRN-05", "KRN-06")
+@pytest.mark.covers("KRN-06")
 def test_the_history_can_be_asked_by_size_and_is_summed_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
