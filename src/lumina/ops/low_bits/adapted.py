@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lumina.ops.low_bits.codec import Packed, found_codec
+from lumina.ops.low_bits.operator import listed_pieces
 from lumina.ops.low_bits.pair import Pair
 from lumina.ops.low_bits.wide import wide
 
@@ -150,13 +151,8 @@ def _matrix(held: list[Tensor], codec: str, outputs: list[int], x: Tensor) -> Te
     """The frozen matrix [out, in] in the type of x."""
     if not codec:
         return held[0]
-    names = list(found_codec(codec).parts((outputs[0], x.shape[-1])))
-    pieces = []
-    for number, count in enumerate(outputs):
-        tensors = held[number * len(names) : (number + 1) * len(names)]
-        shape = (count, x.shape[-1])
-        pieces.append(Packed(codec, shape, dict(zip(names, tensors, strict=True))))
-    return wide(pieces, x.dtype)
+    shape = [outputs[0], x.shape[-1]]
+    return wide(listed_pieces(held, codec, shape, outputs), x.dtype)
 
 
 def _places(

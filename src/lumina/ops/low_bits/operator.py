@@ -36,7 +36,7 @@ def low_bit_product(
         outputs: of each piece.
         mirrored: multiply by the matrix, not by its transpose.
     """
-    pieces = _pieces(held, codec, shape, outputs)
+    pieces = listed_pieces(held, codec, shape, outputs)
     if not mirrored and offsets is None and len(shape) == 2:
         found = found_codec(codec)
         return torch.cat([found.linear(x, piece) for piece in pieces], dim=-1)
@@ -46,7 +46,7 @@ def low_bit_product(
     return wide_product(x, weight, offsets).clone()
 
 
-def _pieces(
+def listed_pieces(
     held: list[Tensor], codec: str, shape: list[int], outputs: list[int]
 ) -> list[Packed]:
     """The pieces that `held` lists."""
