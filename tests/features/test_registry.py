@@ -97,6 +97,10 @@ ASKED: dict[str, dict[str, Any]] = {
     "freeze": {"freeze": ["backbone.embedding.*"]},
     "optimizer_states_host": {"optimizer_states_in": "host"},
     "optimizer_states_disk": {"optimizer_states_in": "disk"},
+    "flash_attention_3": {"experimental_fa3": True},
+    "prefetch": {"prefetch_threads": 2},
+    "cudnn_benchmark": {"cudnn_benchmark": True},
+    "static_routing": {"use_mod": True, "static_routing_mode": True},
     "optimizer_in_backward": {"optimizer_in_backward": True, "max_grad_norm": 0.0},
 }  # fmt: skip
 ALONE = {"optimizer_in_backward"}
@@ -127,7 +131,7 @@ def toy(name: str = "toy", **declared: Any) -> Feature:
 
 @pytest.mark.parametrize("name", ASKED)
 def test_a_feature_is_off_then_asked_for_then_in_the_plan(name: str) -> None:
-    machine = gpu()
+    machine = gpu(flash3=True)
     feature = FEATURES[name]
     assert not feature.is_requested(config())
     wanted = config(**ASKED[name])

@@ -91,6 +91,25 @@ def test_a_right_lever_is_trusted_and_wrong_ones_are_not() -> None:
     assert not good and f"the gradient of {matrix} is not finite" in text
 
 
+@pytest.mark.covers("KRN-19")
+@pytest.mark.thorough
+def test_compiled_blocks_are_a_lever_whose_gradients_are_proven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the compiler up to its kernels; the real ones run in tests/gpu."""
+    compiler = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **_: compiler(f, backend="aot_eager")
+    )
+    compiled = PLAN.replace(compile=True)
+    assert "compile" in levers_of(compiled)
+    good, text = _judged(ProgramSubject(compiled))
+    assert good and "slope of the gradients" in text
+    matrix = "backbone.blocks.1.feedforward.down.weight"
+    good, text = _judged(_scaled(ProgramSubject(compiled), matrix, 1.01))
+    assert not good and matrix in text
+
+
 def test_leaks_and_lost_states_of_the_optimizer_are_seen() -> None:
     leaking, losing = Wrong(TILED), Wrong(TILED)
     leaking.kept, leaking.leaks = [], True

@@ -33,6 +33,18 @@ CHOICES = {
     "hopper without it": (gpu(**WITHOUT), {}, "flash2", "not installed"),
     "short rows": (gpu(**WITH_PACKAGE), {"seq_length": 512}, "flash2", "short"),
     "ampere": (gpu(*A100, **WITH_PACKAGE), {}, "flash2", "this is 8.0"),
+    "left out": (
+        gpu(**WITH_PACKAGE),
+        {"experimental_fa3": False},
+        "flash2",
+        "no-experimental",
+    ),
+    "named in short rows": (
+        gpu(**WITH_PACKAGE),
+        {"experimental_fa3": True, "seq_length": 512},
+        "flash3",
+        "Python",
+    ),
     "blackwell": (gpu(*BLACKWELL, **WITH_PACKAGE), {}, "flash2", "this is 10.0"),
     "turing": (gpu(*T4), {}, "sdpa", "capability 8.0"),
     "float32": (gpu(**WITH_PACKAGE), {"precision": "fp32"}, "sdpa", "16-bit"),
@@ -52,6 +64,7 @@ def test_the_best_there_is_by_hardware_package_and_length(case):
     assert words in plan.reasons["attention"]
     assert not any("is not available" in text for text in plan.warnings)
     # The same with flash switched off, and with plain arithmetic.
+    options = {k: v for k, v in options.items() if k != "experimental_fa3"}
     off = plan_for(config(attention=False, **options), machine)
     assert (off.attention, plan_for(config(attention="plain"), machine).attention) == (
         "sdpa",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from typing import Any
 
 from lumina.cli.options import add_config_options, config_from_args
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan a run of these options here, and print what each feature is in it."""
+    from lumina.guard.history import known_failures
     from lumina.model.registry import load_plugins
     from lumina.plan.environment import probe
     from lumina.plan.make import make_plan
@@ -32,6 +34,9 @@ def run(args: argparse.Namespace) -> int:
         config = config.replace(steps=1)  # without data, epochs have no length
     names = list(FEATURES) if args.name is None else [find_feature(args.name).name]
     machine = probe(config)
+    waiting = [name for name, one in FEATURES.items() if not one.tries_first]
+    failed = known_failures(machine.device_name, waiting)
+    machine = replace(machine, failed_pretests=machine.failed_pretests | failed)
     plan = make_plan(
         config,
         machine,
@@ -72,6 +77,7 @@ def _row(
         "change_cost": feature.change_cost,
         "excludes": {other.feature: other.reason for other in feature.excludes},
         "pretest": feature.pretest is not None,
+        "tries_first": feature.tries_first,
     }
 
 
@@ -94,7 +100,10 @@ def _described(row: dict[str, Any]) -> str:
     ]
     lines += [f"  excludes  {name}: {why}" for name, why in row["excludes"].items()]
     if row["pretest"]:
-        lines.append("  pretest   tried on this machine before a run that has it")
+        when = "before a run that has it"
+        if not row["tries_first"]:
+            when = f"by `lumina pretests run {row['name']}`; the newest result holds"
+        lines.append(f"  pretest   tried on this machine {when}")
     return "\n".join(lines)
 
 

@@ -126,6 +126,8 @@ class Feature:
             and the Plan. The function, or its "module:name".
         pretest: tries the feature on this machine, in a process of its own, and
             returns why it does not work, or None. The function, or its "module:name".
+        tries_first: whether the pretest runs before every run that has the feature;
+            otherwise what `lumina pretests run` found last on this machine holds.
         claim: of an optimisation that the guard can judge (`lumina.guard.judge`):
             "exact" for one that computes what a run without it computes, up to
             rounding; "fp8" for one that quantises to 8 bits; "" for what is no such
@@ -153,6 +155,7 @@ class Feature:
     elsewhere: Callable[[Any, Any], Mapping[str, int]] | None = None
     build: Callable[[Any, Any], None] | str | None = None
     pretest: Callable[[Machine], str | None] | str | None = None
+    tries_first: bool = True
     claim: Literal["", "exact", "fp8"] = ""
     faster: bool = False
 

@@ -103,6 +103,14 @@ def asked_precision(config: Any) -> str:
     With `--no-amp` everything is computed in the type of the weights.
     """
     system = config.system
+    if config.kernels.experimental_fp8 and system.precision == "auto":
+        return precision_of_fp8(config)
     if system.amp or system.precision != "auto":
         return str(system.precision)
     return str(system.model_dtype)
+
+
+def precision_of_fp8(config: Any) -> str:
+    """The precision that `--experimental-fp8` and `--fp8-format` stand for."""
+    chosen = config.kernels.fp8_format
+    return f"fp8_{chosen}" if chosen else "mixed_fp8"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lumina.assemble.ranks import Ranks
 from lumina.features import FEATURES, active_features
-from lumina.guard.history import remember
+from lumina.guard.history import known_failures, remember
 from lumina.guard.levers import pretest_levers, used
 from lumina.guard.pretest import run_pretest
 from lumina.model.registry import plugins_of
@@ -39,7 +39,11 @@ def guarded(
     Returns:
         The Plan, and the machine with what failed on it.
     """
-    tried: set[str] = set()
+    tried = {name for name, one in FEATURES.items() if not one.tries_first}
+    if tries:
+        known = known_failures(environment.device_name, tried) if ranks.main else None
+        failed = environment.failed_pretests | ranks.share(known)
+        environment = replace(environment, failed_pretests=failed)
     while True:
         made = plan(environment)
         untried = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from lumina.data.cache_lines import add_line, last_lines
@@ -63,6 +64,20 @@ def history(feature: str | None = None) -> list[Tried]:
         except TypeError:
             continue  # a line of another version
     return [one for one in found if feature in (None, one.feature)]
+
+
+def known_failures(device: str, names: Iterable[str]) -> dict[str, str]:
+    """Feature -> why its newest pretest on a device failed, for those that failed.
+
+    Args:
+        device: its name.
+        names: the features asked about.
+    """
+    wanted, found = set(names), {}
+    for one in history():
+        if one.feature in wanted and one.device == device:
+            found[one.feature] = one.problem if not one.passed else ""
+    return {name: problem for name, problem in found.items() if problem}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lumina.plan.decisions import Decisions, source_of
+
 if TYPE_CHECKING:
+    from lumina.config import Config
     from lumina.model.spec import ModelSpec
     from lumina.plan.environment import Environment
 
@@ -58,6 +61,7 @@ def choose_attention(
     spec: ModelSpec,
     dtype: str,
     chunked: bool = False,
+    newest: bool = True,
 ) -> Choice:
     """The backend asked for, or the best there is.
 
@@ -68,27 +72,30 @@ def choose_attention(
         spec: the model; its heads, rows and whether it is causal.
         dtype: of queries, keys and values.
         chunked: rows are trained in chunks.
+        newest: flash3 may be chosen where nothing is asked for.
     """
     if chunked:
         return Choice("blockwise", "a chunk attends to the keys of earlier chunks")
     if asked not in ("auto", *FLASH):
         return Choice(asked, source)
     flash = _flash_problem(machine, spec, dtype)
-    newest = flash or _flash3_problem(machine)
-    if asked == "auto" and not newest and spec.seq_length < FLASH3_LENGTH:
-        newest = (
+    latest = flash or _flash3_problem(machine)
+    if asked == "auto" and not newest:
+        latest = latest or "left out by --no-experimental-fa3"
+    if asked == "auto" and not latest and spec.seq_length < FLASH3_LENGTH:
+        latest = (
             f"rows of {spec.seq_length} are short for it (--attention flash3 has it "
             "all the same)"
         )
-    problem = newest if asked == "flash3" else flash
+    problem = latest if asked == "flash3" else flash
     if asked != "auto" and not problem:
         return Choice(asked, source)
     if flash and spec.beyond_window and spec.seq_length > MASK_LENGTH:
         choice = Choice("blockwise", f"{flash}, and a mask would take much memory")
     elif flash:
         choice = Choice("sdpa", flash)
-    elif newest:
-        choice = Choice("flash2", f"packed documents without a mask; flash3: {newest}")
+    elif latest:
+        choice = Choice("flash2", f"packed documents without a mask; flash3: {latest}")
     else:
         choice = Choice("flash3", f"packed documents without a mask; {_why3(machine)}")
     if asked == "auto":
@@ -99,6 +106,28 @@ def choose_attention(
         f"attention {asked} is not available here: {problem}; {choice.backend} takes "
         "its place",
     )
+
+
+def decide_attention(
+    config: Config, machine: Environment, spec: ModelSpec, decisions: Decisions
+) -> None:
+    """Decide `Plan.attention` from the options that name a kernel."""
+    asked, leaf = config.system.attention, "attention"
+    if config.kernels.experimental_fa3:
+        asked, leaf = "flash3", "experimental_fa3"
+    choice = choose_attention(
+        asked,
+        source_of(config, leaf),
+        machine,
+        spec,
+        decisions.values["compute_dtype"],
+        chunked=config.long_rows.use_chunked_training,
+        newest=config.kernels.experimental_fa3 is not False,
+    )
+    decisions.decide("attention", choice.backend, choice.reason)
+    if choice.warning:
+        decisions.warn(choice.warning)
+        decisions.fall_back(choice.warning)
 
 
 def _flash_problem(machine: Environment, spec: ModelSpec, dtype: str) -> str:

@@ -36,7 +36,7 @@ from lumina.plan.feature_choice import (
 from lumina.plan.few_bits import decide_few_bits
 from lumina.plan.flops import flops_per_token
 from lumina.plan.gradient_steps import decide_gradient_steps
-from lumina.plan.kernels import choose_attention, kernel_family
+from lumina.plan.kernels import decide_attention, kernel_family
 from lumina.plan.learning_rate import learning_rate
 from lumina.plan.measures import decide_measures
 from lumina.plan.memory import estimate
@@ -55,6 +55,7 @@ from lumina.plan.schedule_choice import decide_schedule
 from lumina.plan.shape import resolve_spec
 from lumina.plan.sharing import ways_to_share, why_shared
 from lumina.plan.stages import decide_stages
+from lumina.plan.step_shapes import decide_step_shapes
 from lumina.plan.too_large import too_large
 from lumina.plan.transfer import decide_transfer
 from lumina.quantities import byte_size
@@ -147,7 +148,8 @@ def make_plan(
     decide_gradient_steps(config, decisions)
     decide_offload(config, decisions)
     decide_few_bits(config, decisions)
-    _decide_attention(config, machine, spec, decisions)
+    decide_attention(config, machine, spec, decisions)
+    decide_step_shapes(config, spec, decisions)
     _decide_chunks(config, environment, spec, decisions)
     _decide_features(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)
@@ -258,7 +260,7 @@ def smallest_estimate(
     decisions = Decisions()
     decisions.decide("world_size", world_size, "")
     _decide_precision(config, machine, decisions)
-    _decide_attention(config, machine, spec, decisions)
+    decide_attention(config, machine, spec, decisions)
     _decide_chunks(config, environment, spec, decisions)
     for field in ("ema_decay", "swa_start", "lookahead_steps"):
         decisions.decide(field, config.get(field), "")
@@ -402,23 +404,6 @@ def _record_layout(
     decisions.decide(
         "global_batch_size", batching.global_batch_size, batching.why_global
     )
-
-
-def _decide_attention(
-    config: Config, machine: Environment, spec: ModelSpec, decisions: Decisions
-) -> None:
-    choice = choose_attention(
-        config.system.attention,
-        source_of(config, "attention"),
-        machine,
-        spec,
-        decisions.values["compute_dtype"],
-        chunked=config.long_rows.use_chunked_training,
-    )
-    decisions.decide("attention", choice.backend, choice.reason)
-    if choice.warning:
-        decisions.warn(choice.warning)
-        decisions.fall_back(choice.warning)
 
 
 def _decide_chunks(

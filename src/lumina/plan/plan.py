@@ -109,6 +109,8 @@ class Plan:
         phases: the names of the run's phases, where it has several.
         phase: the one that this Plan is for; its first step follows `phase_begin`
             completed steps, and its last step is `steps`.
+        prefetch_threads: that make batches ahead of their use; 0: none does.
+        cudnn_benchmark: cuDNN tries its algorithms for every new shape.
         fallbacks: what takes the place of a device, kernel or feature that is not
             available.
         reasons: field name -> why it has its value; features.NAME -> why the run has
@@ -208,6 +210,8 @@ class Plan:
     activations_in: str = "device"
     activation_bits: int = 0
     feedforward_tile: int = 0
+    prefetch_threads: int = 1
+    cudnn_benchmark: bool = False
     fallbacks: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -205,7 +205,7 @@ class Loop:
             data_ranks=self.program.mesh.data.size,
             micro_batch_size=self.plan.micro_batch_size,
             depth=self.config["prefetch_factor"],
-            threads=self.memory.threads(self.config["prefetch_threads"]),
+            threads=self.memory.threads(self.plan.prefetch_threads),
             pin=self.config["pin_memory"] is not False
             and self.program.device.type == "cuda",
         )

@@ -23,6 +23,8 @@ def configure_torch(
     before = torch.get_float32_matmul_precision()
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.set_float32_matmul_precision("high" if plan.tf32 else "highest")
+    tried = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = plan.cudnn_benchmark
     # Even switching it off loads torch's compiler.
     if plan.deterministic != deterministic:
         torch.use_deterministic_algorithms(plan.deterministic)
@@ -38,6 +40,7 @@ def configure_torch(
         if environment.capped:
             _limit_allocator(None)
         torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.benchmark = tried
         if plan.deterministic != deterministic:
             torch.use_deterministic_algorithms(deterministic)
 

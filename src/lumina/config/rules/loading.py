@@ -67,7 +67,7 @@ def _other_data(settings: Settings) -> str | None:
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of loading without effect, and why."""
     loading, unused = settings.loading, {}
-    if not loading.prefetch_threads:
+    if loading.prefetch_threads == 0:
         unused["prefetch_factor"] = "prefetch_threads is 0"
     if loading.data_loading != "auto":
         unused["streaming_threshold_gb"] = "data_loading is named"

@@ -30,10 +30,10 @@ def without_effect(settings: Settings) -> dict[str, str]:
     if not mod.use_mod:
         return dict.fromkeys(leaves, "use_mod is off")
     unused: dict[str, str] = {}
-    if mod.mod_mode == "static":
+    if mod.mod_mode == "static" or settings.routing.static_routing_mode:
         dynamic = [leaf for leaf in leaves if "capacity" in leaf]
         unused |= dict.fromkeys(
-            [*dynamic, "mod_predictor_weight"], "mod_mode static computes every token"
+            [*dynamic, "mod_predictor_weight"], "static routing computes every token"
         )
     if mod.mod_routing_strategy != "learned":
         unused["mod_predictor_weight"] = "there is no router to predict"

@@ -43,8 +43,9 @@ def without_effect(settings: Settings) -> dict[str, str]:
         return {"mor_router_loss_weight": why}
     chosen = ("mor_capacity_factor", "mor_balance_weight", "mor_z_loss_weight")
     unused = dict.fromkeys(chosen, "mor_routing is expert_choice")
-    if mor.mor_mode == "static":
-        unused["mor_router_loss_weight"] = "mor_mode static lets every token through"
+    if mor.mor_mode == "static" or settings.routing.static_routing_mode:
+        why = "static routing lets every token through"
+        unused["mor_router_loss_weight"] = why
     return unused
 
 

@@ -12,6 +12,7 @@ from lumina.config.sections.batch_search import BatchSearchSection
 from lumina.config.sections.data import DataSection
 from lumina.config.sections.experience import ExperienceSection
 from lumina.config.sections.hrm import HrmSection
+from lumina.config.sections.kernels import KernelsSection
 from lumina.config.sections.loading import LoadingSection
 from lumina.config.sections.logging import LoggingSection
 from lumina.config.sections.long_rows import LongRowsSection
@@ -27,6 +28,7 @@ from lumina.config.sections.parts import PartsSection
 from lumina.config.sections.quantization import QuantizationSection
 from lumina.config.sections.recovery import RecoverySection
 from lumina.config.sections.resuming import ResumingSection
+from lumina.config.sections.routing import RoutingSection
 from lumina.config.sections.run import RunSection
 from lumina.config.sections.safety import SafetySection
 from lumina.config.sections.saving import SavingSection
@@ -49,6 +51,7 @@ class Sections:
     hrm: HrmSection
     mod: ModSection
     mor: MorSection
+    routing: RoutingSection
     parts: PartsSection
     adapters: AdaptersSection
     quantization: QuantizationSection
@@ -76,6 +79,7 @@ class Sections:
     experience: ExperienceSection
     supervisor: SupervisorSection
     system: SystemSection
+    kernels: KernelsSection
 
 
 SECTIONS: dict[str, type[Section]] = typing.get_type_hints(Sections)

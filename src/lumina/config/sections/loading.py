@@ -61,12 +61,12 @@ class LoadingSection(Section):
     prefetch_factor: int = Field(
         2, ge=1, description="steps of batches that are made ahead of their use"
     )
-    prefetch_threads: int = Field(
-        1,
+    prefetch_threads: int | None = Field(
+        None,
         ge=0,
         description="threads that make these batches, in their order: 2 to 4 where the "
         "tokens are on a local disk, 4 to 8 on a network; 0: each step is made when it "
-        "is needed",
+        "is needed; default: 1, or 0 where `lumina pretests run prefetch` failed",
     )
     pin_memory: bool | None = Field(
         None,

@@ -14,10 +14,34 @@ register(
         summary="attention over packed documents by their boundaries, without a mask",
         without="--attention sdpa",
         change_cost="restart",
-        requested=lambda c: c.system.attention in ("flash2", "flash3"),
+        requested=lambda c: (
+            c.system.attention in ("flash2", "flash3")
+            or c.kernels.experimental_fa3 is True
+        ),
         refused=lambda c: c.system.attention in ("sdpa", "blockwise", "reference"),
         active=lambda p: p.attention in ("flash2", "flash3"),
         fallback=lambda p, m: p.replace(attention="sdpa"),
+        claim="exact",
+        faster=True,
+    )
+)
+register(
+    Feature(
+        name="flash_attention_3",
+        option="experimental_fa3",
+        plan_field="attention",
+        summary="attention by the kernel of FlashAttention-3, on Hopper",
+        without="--no-experimental-fa3",
+        change_cost="restart",
+        requested=lambda c: (
+            c.kernels.experimental_fa3 is True or c.system.attention == "flash3"
+        ),
+        refused=lambda c: (
+            c.kernels.experimental_fa3 is False
+            or c.system.attention not in ("auto", "flash3")
+        ),
+        active=lambda p: p.attention == "flash3",
+        fallback=lambda p, m: p.replace(attention="flash2"),
         claim="exact",
         faster=True,
     )

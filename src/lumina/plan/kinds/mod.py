@@ -91,7 +91,7 @@ def _depth(config: Config, dense: ModelSpec) -> ModSpec:
         ladder=tuple(sorted({capacity, *schedule, *mod.mod_capacity_ladder})),
         scope=mod.mod_scope,
         routing=mod.mod_routing_strategy,
-        mode=mod.mod_mode,
+        mode="static" if config.routing.static_routing_mode else mod.mod_mode,
         schedule=schedule,
         predictor_weight=mod.mod_predictor_weight,
     )

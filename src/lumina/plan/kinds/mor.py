@@ -43,7 +43,7 @@ def _recursion(config: Config) -> MorSpec:
     usual = 1.0 if mor.mor_routing == "token_choice" else 0.1
     return MorSpec(
         recursions=mor.mor_recursions,
-        mode=mor.mor_mode,
+        mode="static" if config.routing.static_routing_mode else mor.mor_mode,
         alpha=given_or(mor.mor_alpha, usual),
         router_loss_weight=mor.mor_router_loss_weight,
         routing=mor.mor_routing,

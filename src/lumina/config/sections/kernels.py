@@ -1,0 +1,40 @@
+"""Options of optimisations of kernels, under the names of the design documents."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lumina.config.sections.section import Section
+
+
+class KernelsSection(Section):
+    """Which optimised kernels are used; nothing named: what is proven on this device.
+
+    `lumina features` says what each is in a run here, and why.
+    """
+
+    experimental_fa3: bool | None = Field(
+        None,
+        description="FlashAttention-3: asked for as by --attention flash3, which gives "
+        "way with a warning where it is not available; --no-experimental-fa3: never; "
+        "default: on Hopper with its package, for rows that are long enough",
+    )
+    experimental_fp8: bool | None = Field(
+        None,
+        description="linear layers multiply float8, as --precision mixed_fp8; "
+        "--no-experimental-fp8: no precision with float8; default: only where "
+        "precision names it",
+    )
+    fp8_format: Literal["e4m3", "e5m2"] | None = Field(
+        None,
+        description="with --experimental-fp8, the format of all three products, as "
+        "--precision fp8_e4m3 or fp8_e5m2; default: e4m3 forwards, e5m2 for gradients",
+    )
+    cudnn_benchmark: bool | None = Field(
+        None,
+        description="let cuDNN try its algorithms for every new shape and keep the "
+        "fastest; only convolutions ask for it, which parts of your own may have; "
+        "default: off",
+    )

@@ -1,0 +1,58 @@
+"""What decides the shapes of a step beside its rows: reading ahead and routing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lumina.errors import LuminaError
+from lumina.model.spec import ModelSpec
+from lumina.plan.decisions import Decisions, source_of
+
+if TYPE_CHECKING:
+    from lumina.config import Config
+
+ROW_BYTES = 8
+"""torch's grouped product takes rows of so many 16-bit numbers, or multiples."""
+
+
+def decide_step_shapes(config: Config, spec: ModelSpec, decisions: Decisions) -> None:
+    """Decide `Plan.prefetch_threads`, and refuse static routing that cannot be.
+
+    Raises:
+        LuminaError: E002 for static routing of experts whose sizes the host reads.
+    """
+    asked = config.loading.prefetch_threads
+    count = 1 if asked is None else asked
+    why = source_of(config, "prefetch_threads")
+    decisions.decide("prefetch_threads", count, why)
+    if not config.routing.static_routing_mode:
+        return
+    device, dtype = decisions.values["device"], decisions.values["compute_dtype"]
+    problem = host_reads_experts(spec, device, dtype)
+    if problem:
+        raise LuminaError(
+            "E002",
+            f"static_routing_mode: {problem}",
+            "use --moe-dispatch capacity, or --no-static-routing-mode",
+        )
+
+
+def host_reads_experts(spec: ModelSpec, device: str, dtype: str) -> str:
+    """Why the host has to know how many tokens each expert has, or "".
+
+    Args:
+        spec: the model's shape.
+        device: of the run.
+        dtype: that it computes in.
+    """
+    moe = spec.moe
+    if moe is None or moe.dispatch == "capacity":
+        return ""
+    sides = (spec.hidden_size, moe.intermediate_size)
+    if device == "cuda" and dtype == "bfloat16":
+        if not any(side % ROW_BYTES for side in sides):
+            return ""
+        where = f"hidden size and expert width are no multiples of {ROW_BYTES}"
+    else:
+        where = f"{dtype} on {device} has no grouped product on the device"
+    return f"dropless experts are multiplied one by one, by sizes that vary: {where}"
