@@ -213,11 +213,13 @@ def filled_network(
     network = build_network(weights.spec, device="meta")
     pieces = fused_pieces(weights.spec)
     packed: Mapping[str, Packed] = getattr(weights.source, "packed", {})
-    codecs = {
-        name: codec or found_codec(packed[next(iter(logical))].codec)
-        for name, logical in storable(weights.spec, network).items()
-        if codec is not None or packed.keys() >= logical.keys()
-    }
+    codecs = {}
+    for name, logical in storable(weights.spec, network).items():
+        found = {packed[piece].codec if piece in packed else "" for piece in logical}
+        if codec is not None:
+            codecs[name] = codec
+        elif len(found) == 1 and found != {""}:  # of several, one would be rounded anew
+            codecs[name] = found_codec(found.pop())
     stored = store(network, codecs)
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)

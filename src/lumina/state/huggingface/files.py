@@ -6,10 +6,10 @@ Only JSON and safetensors are read, and no file outside the folder's own names.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,16 +17,26 @@ from torch import Tensor
 
 from lumina.errors import LuminaError
 from lumina.ops.low_bits.codec import Packed
-from lumina.state.huggingface.int8 import PACKED, SCALE, SHAPE, unpacked
 from lumina.state.huggingface.names import IGNORED
 from lumina.state.readable import require_readable
+
+if TYPE_CHECKING:
+    from lumina.state.huggingface.quantised.method import HeldMatrix
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 class WeightFiles:
-    """The safetensors files of a folder, open, and which tensor is in which."""
+    """The safetensors files of a folder, open, and which tensor is in which.
+
+    Attributes:
+        where: tensor -> the open file that holds it; a matrix in few bits is listed
+            once, by the name that it had before.
+        held: what reads the matrices in few bits, by those names.
+        part_of: the tensors that such matrices are made of -> the open file.
+        file_of: tensor -> the path of its file.
+    """
 
     def __init__(
         self, folder: Path, stack: ExitStack, unneeded: Collection[str] = ()
@@ -37,8 +47,8 @@ class WeightFiles:
             unneeded: tensors that an index may list although no file holds them.
         """
         self.where: dict[str, Any] = {}
-        self.packed: dict[str, str] = {}
-        self.scales: dict[str, Any] = {}
+        self.held: dict[str, HeldMatrix] = {}
+        self.part_of: dict[str, Any] = {}
         self.file_of: dict[str, Path] = {}
         for path, promised in _listed(folder).items():
             handle = stack.enter_context(_open(path))
@@ -61,57 +71,63 @@ class WeightFiles:
                     "fetch the folder again",
                 )
 
-    def join_packed(self) -> None:
-        """Know matrices of 8 bits by the names they had before."""
-        for packed in [name for name in self.where if name.endswith(f".{PACKED}")]:
-            stem = packed.removesuffix(PACKED)
-            lacking = [
-                stem + part for part in (SCALE, SHAPE) if stem + part not in self.where
-            ]
-            if lacking:
-                raise LuminaError(
-                    "E102",
-                    f"missing: {some(lacking)}",
-                    f"{packed} cannot be read without; fetch the folder again",
-                )
-            self.packed[f"{stem}weight"] = stem
-            self.file_of[f"{stem}weight"] = self.file_of[packed]
-            self.where[f"{stem}weight"] = self.where.pop(packed)
-            self.scales |= {n: self.where.pop(n) for n in (stem + SCALE, stem + SHAPE)}
+    def hold(self, matrices: Iterable[HeldMatrix]) -> None:
+        """Know matrices in few bits by the names they had before.
 
-    def int8(self, name: str) -> Packed:
-        """A matrix of 8 bits."""
-        stem, path = self.packed[name], self.file_of[name]
+        Raises:
+            LuminaError: E303 for parts that do not fit their matrix.
+        """
+        for one in matrices:
+            self.held[one.name] = one
+            part = one.first_part
+            self.file_of[one.name] = self.file_of[part]
+            self.where[one.name] = self.part_of[part]
+            one.check(self)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and type of a tensor as it is stored, from the file's header."""
+        handle = self.part_of.get(name) or self.where[name]
+        found = handle.get_slice(name)
+        return tuple(found.get_shape()), str(found.get_dtype())
+
+    def expect(self, name: str, shape: tuple[int, ...], types: Collection[str]) -> None:
+        """Refuse a stored tensor of another shape or type.
+
+        Raises:
+            LuminaError: E303.
+        """
+        found, dtype = self.header(name)
+        if found != shape or dtype not in types:
+            raise damaged(
+                self.file_of[name],
+                f"{name} is {dtype} of shape {list(found)}, not "
+                f"{' or '.join(types)} of shape {list(shape)}",
+            )
+
+    def stored(self, name: str) -> Tensor:
+        """A tensor as it is stored, of any type.
+
+        Raises:
+            LuminaError: E303 where the file is damaged.
+        """
+        handle = self.part_of.get(name) or self.where[name]
         try:
-            words = self.where[name].get_tensor(stem + PACKED)
-            scale = self.scales[stem + SCALE].get_tensor(stem + SCALE)
+            tensor: Tensor = handle.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise _damaged(path, error) from error
-        rows, columns = self.shape(name)
-        whole = bool(torch.isfinite(scale).all()) and scale.is_floating_point()
-        fitting = tuple(words.shape) == (rows, -(-columns // 4))
-        if words.dtype != torch.int32 or not fitting:
-            raise _damaged(path, ValueError(f"{stem}{PACKED} does not fit its shape"))
-        if tuple(scale.shape) != (rows, 1) or not whole:
-            raise _damaged(path, ValueError(f"{stem}{SCALE} does not fit its matrix"))
-        tensors = {
-            "values": unpacked(words, columns),
-            "scale": scale.squeeze(-1).float(),
-        }
-        return Packed("int8", (rows, columns), tensors)
+            raise damaged(self.file_of[name], error) from error
+        return tensor
+
+    def finite(self, name: str) -> Tensor:
+        """A stored tensor as float32, checked to be finite."""
+        return self._finite(name, self.stored(name).float())
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """From the file's header; nothing is read but the shape of 8-bit matrices."""
-        if name in self.packed:
-            key = self.packed[name] + SHAPE
-            return tuple(int(n) for n in self.scales[key].get_tensor(key).flatten())
-        return tuple(self.where[name].get_slice(name).get_shape())
+        """Of the matrix or tensor, from the files' headers."""
+        return self.held[name].shape if name in self.held else self.header(name)[0]
 
     def dtype(self, name: str) -> str:
         """As the file's header spells it."""
-        if name in self.packed:
-            return "INT8"
-        return str(self.where[name].get_slice(name).get_dtype())
+        return self.header(name)[1]
 
     def read(self, name: str, more: int = 0) -> Tensor:
         """The tensor as float32, checked to be finite.
@@ -120,16 +136,24 @@ class WeightFiles:
             name: in the files.
             more: zero rows at its end, for which it is not copied a second time.
         """
-        try:
-            tensor: Tensor = self.where[name].get_tensor(name)
-            if more:
-                rows, *others = tensor.shape
-                filled = torch.zeros(rows + more, *others)
-                filled[:rows] = tensor
-                tensor = filled
-            tensor = tensor.float()
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise _damaged(self.file_of[name], error) from error
+        if name in self.held:
+            value = self.held[name].read(self)
+            tensor = value.unpacked() if isinstance(value, Packed) else value
+        else:
+            tensor = self.stored(name)
+        if more:
+            rows, *others = tensor.shape
+            filled = torch.zeros(rows + more, *others)
+            filled[:rows] = tensor
+            tensor = filled
+        return self._finite(name, tensor.float())
+
+    def _finite(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor itself.
+
+        Raises:
+            LuminaError: E303 for values that are not finite.
+        """
         # Both ends are NaN where any value is; nothing of the tensor's size is made.
         ends = torch.stack(tensor.aminmax()) if tensor.numel() else tensor
         if not bool(torch.isfinite(ends).all()):
@@ -195,10 +219,11 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> LuminaError:
+def damaged(path: Path, error: object) -> LuminaError:
+    """E303 for a file, and what is wrong with it."""
     return LuminaError(
         "E303", f"{path} is damaged: {error}", "fetch or export the folder again"
     )

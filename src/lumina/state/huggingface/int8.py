@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumina.errors import LuminaError
 from lumina.ops.low_bits.codec import Packed
 from lumina.ops.low_bits.codecs.int8 import rounded
 from lumina.state.huggingface.names import EMBEDDING, HEAD, Entry
@@ -94,29 +93,22 @@ def quantization_config(ignored: list[str]) -> dict[str, Any]:
     }
 
 
-def require_known(entry: Any) -> None:
-    """Refuse (E002) a `quantization_config` other than the one written here."""
-    groups = entry.get("config_groups") if isinstance(entry, Mapping) else None
-    schemes = [
-        group.get("weights") if isinstance(group, Mapping) else None
-        for group in (groups.values() if isinstance(groups, Mapping) else [])
-    ]
-    known = (
-        bool(schemes)
-        and entry.get("quant_method") == "compressed-tensors"
-        and entry.get("format") == "pack-quantized"
-        and not entry.get("kv_cache_scheme")
-        and all(
-            isinstance(scheme, Mapping)
-            and all(scheme.get(key) == value for key, value in _SCHEME.items())
-            for scheme in schemes
-        )
-        and not any(group.get("input_activations") for group in (groups or {}).values())
-    )
-    if not known:
-        raise LuminaError(
-            "E002",
-            "config.json: quantization_config is of a kind Lumina does not read",
-            "weights without it, or of 8 bits per channel (compressed-tensors, "
-            "pack-quantized) can be imported",
-        )
+def differs(entry: Mapping[str, Any]) -> str:
+    """In what a `quantization_config` is not the one written here; "": in nothing."""
+    groups = entry.get("config_groups")
+    if not isinstance(groups, Mapping) or not groups:
+        return "config_groups is missing"
+    if entry.get("format") != "pack-quantized":
+        return f"format is {entry.get('format')!r}"
+    if entry.get("kv_cache_scheme"):
+        return "kv_cache_scheme is set"
+    for name, group in groups.items():
+        scheme = group.get("weights") if isinstance(group, Mapping) else None
+        if not isinstance(scheme, Mapping):
+            return f"{name} has no weights"
+        for key, value in _SCHEME.items():
+            if scheme.get(key) != value:
+                return f"{key} of {name} is {scheme.get(key)!r}"
+        if group.get("input_activations"):
+            return f"input_activations of {name} is set"
+    return ""

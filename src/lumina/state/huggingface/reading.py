@@ -26,7 +26,6 @@ from lumina.ops.low_bits.codec import Packed, stacked
 from lumina.state.huggingface.configuration import spec_of
 from lumina.state.huggingface.files import WeightFiles, read_json, some
 from lumina.state.huggingface.formats import Format
-from lumina.state.huggingface.int8 import is_int8, require_known
 from lumina.state.huggingface.latent import Habits, habits_of
 from lumina.state.huggingface.names import (
     EMBEDDING,
@@ -38,6 +37,7 @@ from lumina.state.huggingface.names import (
     entries,
     is_fused_name,
 )
+from lumina.state.huggingface.quantised.method import found_method
 
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 _EMBEDDINGS = tuple(
@@ -54,7 +54,7 @@ Read = Callable[[], Tensor | Packed]
 def import_folder(
     folder: str | os.PathLike[str], *, drop_mtp: bool = False
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """The shape and weights of a folder; those of 8 bits are widened.
+    """The shape and weights of a folder; those in few bits are widened.
 
     Args:
         folder: holds config.json and model.safetensors, or shards with their index.
@@ -77,7 +77,7 @@ def import_folder(
 def read_folder(
     folder: str | os.PathLike[str], *, drop_mtp: bool = False
 ) -> tuple[ModelSpec, dict[str, Tensor | Packed]]:
-    """As `import_folder`, with matrices of 8 bits left as they are.
+    """As `import_folder`, with matrices in few bits left so where a codec holds them.
 
     Raises:
         LuminaError: E104 files that are not there, E101 pickles and what is not JSON,
@@ -107,15 +107,14 @@ def opened_folder(
     if not path.is_dir():
         raise LuminaError("E104", f"{path}: there is no such folder", "check the path")
     config = read_json(path / "config.json")
-    small = config.pop("quantization_config", None)
-    if small is not None:
-        require_known(small)
+    settings = config.pop("quantization_config", None)
+    method = None if settings is None else found_method(settings)
     spec, row = spec_of(config)
     # An index may list a tied head that was saved only as the embedding.
     tied = (HF_HEAD,) if spec.tie_embeddings else ()
     files = WeightFiles(path, stack, unneeded=tied)
-    if small is not None:
-        files.join_packed()
+    if method is not None:
+        files.hold(method.matrices(settings, files))
     _extra_layers(config, spec, files, drop_mtp)
     habits = habits_of(config, spec)
     return spec, dict(_logical(spec, row, files, habits))
@@ -238,6 +237,7 @@ def _check_names(table: list[Entry], row: Format, files: WeightFiles) -> None:
             "config.json and weights do not belong together, or a shard is missing",
         )
     unknown = sorted(set(files.where) - set(expected))
+    unknown = [name for name in unknown if not _is_empty_bias(name, files)]
     if unknown:
         raise LuminaError(
             "E102",
@@ -252,7 +252,7 @@ def _check_names(table: list[Entry], row: Format, files: WeightFiles) -> None:
                 f"{list(shape)}",
                 "config.json and weights do not belong together",
             )
-        if files.dtype(name) not in _FLOATS and name not in files.packed:
+        if name not in files.held and files.dtype(name) not in _FLOATS:
             raise LuminaError(
                 "E101",
                 f"{name} is stored as {files.dtype(name)}",
@@ -260,23 +260,23 @@ def _check_names(table: list[Entry], row: Format, files: WeightFiles) -> None:
             )
 
 
+def _is_empty_bias(name: str, files: WeightFiles) -> bool:
+    """Whether it is a bias of zeros, which tools put beside matrices in few bits."""
+    stem, _, leaf = name.rpartition(".")
+    if leaf != "bias" or f"{stem}.weight" not in files.held:
+        return False
+    rows = files.shape(f"{stem}.weight")[0]
+    return files.shape(name) == (rows,) and not bool(files.stored(name).any())
+
+
 def _assembled(
     spec: ModelSpec, group: list[Entry], files: WeightFiles
 ) -> Tensor | Packed:
     """One logical tensor from its one or many pieces."""
     first = group[0]
-    small = [entry.name in files.packed for entry in group]
-    if any(small):
-        if not all(small) or not all(map(is_int8, group)) or first.rows is not None:
-            raise LuminaError(
-                "E102",
-                f"{first.name} and what belongs to it are not all of 8 bits",
-                "folders in which whole matrices are can be imported",
-            )
-        pieces = [files.int8(entry.name) for entry in group]
-        if first.expert is None:
-            return pieces[0]
-        return stacked(pieces)
+    kept = _kept(group, files)
+    if kept is not None:
+        return kept
     if first.expert is not None:
         return torch.stack([files.read(entry.name) for entry in group])
     if first.logical in (EMBEDDING, HEAD):
@@ -291,3 +291,28 @@ def _assembled(
     if first.rows is not None:
         return tensor[:, first.rows[0] : first.rows[1]].contiguous()
     return tensor.contiguous()
+
+
+def _kept(group: list[Entry], files: WeightFiles) -> Packed | None:
+    """A logical tensor in the bits that its pieces have in the folder.
+
+    Returns:
+        None where it has to be widened: a table of token vectors or a head, which are
+        filled up with rows, and what no codec holds just so.
+    """
+    first = group[0]
+    if first.logical in (EMBEDDING, HEAD) or first.rows is not None:
+        return None
+    if not all(entry.name in files.held for entry in group):
+        return None
+    pieces = []
+    for entry in group:
+        piece = files.held[entry.name].read(files)
+        if not isinstance(piece, Packed):
+            return None
+        pieces.append(piece)
+    if first.expert is None:
+        return pieces[0]
+    if any(piece.codec != pieces[0].codec for piece in pieces):
+        return None
+    return stacked(pieces)

@@ -1,0 +1,1 @@
+"""What wrote such folders, one file each."""
