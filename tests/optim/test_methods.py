@@ -163,11 +163,11 @@ def test_every_tensor_has_one_optimizer(name: str) -> None:
     program = assemble(plan)
     for member in program.optimizer.members.values():
         for slot in member.optimizer.slots:
-            role = program.info_of(slot.name).role
+            role, dims = program.info_of(slot.name).role, slot.parameter.ndim
             assert role in member.declared.roles
             expected = name if role in main.roles else main.rest
             assert member.declared.name == expected, slot.name
-            assert optimizer_of(slot.name, role, name, ()) == expected
+            assert optimizer_of(slot.name, role, name, (), dims) == expected
     names = {slot.name for slot in program.optimizer.slots}
     assert names == {
         one.name for one in declared(plan.spec).values() if one.kind == "parameter"

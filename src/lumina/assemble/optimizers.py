@@ -78,7 +78,9 @@ def make_optimizers(
     shares: dict[_Share, list[Slot]] = {_Share(plan.optimizer): []}
     for slot in slots:
         tensor = slot.matrix_names[0], roles[slot.name]
-        optimizer = chosen_optimizer(optimizer_of(*tensor, plan.optimizer, groups))
+        optimizer = chosen_optimizer(
+            optimizer_of(*tensor, plan.optimizer, groups, slot.parameter.ndim)
+        )
         carried = 1.0
         if plan.lr_transfer:
             options = values_of(plan, optimizer)

@@ -18,8 +18,9 @@ from lumina.optim.small_moments import SmallMoments
 if TYPE_CHECKING:
     from lumina.ops.small_adamw.fused import Rates, StepScalars
 
-ROLES = ("matrix", "embedding", "head", "expert")
-"""Roles of tensors whose rows are long. The others are small, and AdamW's."""
+ROLES = ("matrix", "embedding", "head", "expert", "adapter")
+"""Roles of the tensors that are in codes, where they are matrices: the bulk of what
+trains. The others, and vectors beside adapters, are small, and AdamW's."""
 
 
 def coded_states(codes: Mapping[str, Code]) -> dict[str, StateTensor]:

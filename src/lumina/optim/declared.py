@@ -29,6 +29,11 @@ DENSE_ROLES = (
 )  # fmt: skip
 """Roles of the tensors that get a gradient of their own size."""
 
+LEAVES = ("embedding", "head", "norm", "bias", "expert", "router")
+"""Roles that an optimizer may leave to its `rest` without naming them. Adapters are not
+among them: they are the bulk of what trains beside a frozen base, so an optimizer
+trains them or says that it does not."""
+
 RESERVED = ("ema", "carry")
 """Names under which a checkpoint holds something else beside the weights."""
 
@@ -141,9 +146,11 @@ class Declared:
         sharded: whether it can be used where each rank holds only a part of every
             weight, divided by rows.
         averaged: whether `--ema-decay` keeps an average of what it trains.
-        rest: the optimizer of tensors that no group names and whose role this one
-            cannot train, where this one is the optimizer of the run; None: they are
-            refused.
+        dimensions: how many a tensor has at least that it can train.
+        rest: the optimizer of tensors that no group names and that this one leaves,
+            where this one is the optimizer of the run; None: they are refused.
+        leaves: the roles that it leaves to `rest`, beside tensors of too few
+            dimensions. A role that is neither trained nor left is refused.
         evaluates: whether evaluation, generation and export use other weights than
             training does: those of `Optimizer.evaluated`.
         transfer: what the rate of a matrix is multiplied by where its inputs and
@@ -166,6 +173,12 @@ class Declared:
     advice: str | None = None
     evaluates: bool = False
     transfer: Transfer | None = None
+    dimensions: int = 0
+    leaves: tuple[str, ...] = LEAVES
+
+    def trains(self, role: str, dimensions: int) -> bool:
+        """Whether it can train a tensor of a role and so many dimensions."""
+        return role in self.roles and dimensions >= self.dimensions
 
     @property
     def bytes_per_parameter(self) -> float:
@@ -204,6 +217,8 @@ def register_optimizer(
     advice: str | None = None,
     evaluates: bool = False,
     transfer: Transfer | None = None,
+    dimensions: int = 0,
+    leaves: tuple[str, ...] = LEAVES,
 ) -> Callable[[C], C]:
     """A decorator that enters a class into `OPTIMIZERS`; arguments as of `Declared`.
 
@@ -227,6 +242,8 @@ def register_optimizer(
             advice,
             evaluates,
             transfer,
+            dimensions,
+            leaves,
         )
         _check(declared)
         OPTIMIZERS[name] = declared

@@ -121,7 +121,9 @@ def factor_of(name: str, role: str, factors: Sequence[Factor]) -> float:
     return next((one.value for one in factors if one.matches(name, role)), 1.0)
 
 
-def optimizer_of(name: str, role: str, optimizer: str, groups: Sequence[Group]) -> str:
+def optimizer_of(
+    name: str, role: str, optimizer: str, groups: Sequence[Group], dimensions: int
+) -> str:
     """The optimizer that trains a tensor.
 
     Args:
@@ -129,15 +131,17 @@ def optimizer_of(name: str, role: str, optimizer: str, groups: Sequence[Group]) 
         role: as of `TensorInfo`.
         optimizer: of the tensors that no pattern matches.
         groups: those of the options.
+        dimensions: of the tensor.
 
     Returns:
         Of the first group that matches; else `optimizer`, or the one that it names for
-        the roles that it cannot train.
+        what it leaves.
     """
     for group in (*groups, *ALWAYS):
         if group.matches(name, role):
             return group.optimizer
     main = chosen_optimizer(optimizer)
-    if main.rest is not None and role not in main.roles:
+    left = role in main.leaves or role in main.roles
+    if main.rest is not None and left and not main.trains(role, dimensions):
         return main.rest
     return optimizer

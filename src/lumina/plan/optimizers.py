@@ -161,11 +161,15 @@ def _used(
     found, matched = [], set[Group]()
     for tensor in trainable(spec, freeze):
         role, names = tensor.role, tensor.logical_names
-        chosen = {name: optimizer_of(name, role, optimizer, groups) for name in names}
+        dimensions = len(tensor.shape)
+        chosen = {
+            name: optimizer_of(name, role, optimizer, groups, dimensions)
+            for name in names
+        }
         _check_fused(chosen)
         declared = chosen_optimizer(chosen[names[0]])
         for name in names:
-            _check_role(declared, name, role)
+            _check_role(declared, name, role, dimensions)
             matched.update(g for g in groups if g.matches(name, role))
         found.append((tensor, declared))
     for group in groups:
@@ -212,14 +216,18 @@ def _check_averages(config: Config, declared: Sequence[Declared]) -> None:
             )
 
 
-def _check_role(declared: Declared, name: str, role: str) -> None:
-    if role not in declared.roles:
-        raise LuminaError(
-            "E002",
-            f"the optimizer {declared.name} cannot train {name}, whose role is {role}",
-            f"it trains {', '.join(declared.roles)}; name it for those alone with "
-            f"--optimizer-groups role:{declared.roles[0]}={declared.name}",
-        )
+def _check_role(declared: Declared, name: str, role: str, dimensions: int) -> None:
+    if declared.trains(role, dimensions):
+        return
+    what = f"whose role is {role}"
+    if role in declared.roles:
+        what = f"which has {dimensions} dimensions and needs {declared.dimensions}"
+    raise LuminaError(
+        "E002",
+        f"the optimizer {declared.name} cannot train {name}, {what}",
+        f"it trains {', '.join(declared.roles)}; give {name} to another optimizer, "
+        f"such as --optimizer-groups role:{role}=adamw",
+    )
 
 
 def _shares(

@@ -265,6 +265,6 @@ def _coded(state: State, name: str, slot: str) -> bool:
 def _declared(state: State, name: str, slot: str) -> StateTensor | None:
     """The declaration of an optimizer's state; None for an average of the weight."""
     groups = parse_groups(state.plan.get("optimizer_groups", ()))
-    role = state.info[name].role
-    optimizer = optimizer_of(name, role, state.plan["optimizer"], groups)
+    info, main = state.info[name], state.plan["optimizer"]
+    optimizer = optimizer_of(name, info.role, main, groups, len(info.axes))
     return chosen_optimizer(optimizer).states.get(slot)

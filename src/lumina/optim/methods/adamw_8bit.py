@@ -23,6 +23,7 @@ CODES = {
     states=coded_states(CODES),
     settings={"beta1": "beta1", "beta2": "beta2", "eps": "eps"},
     roles=ROLES,
+    dimensions=2,
     rest="adamw",
 )
 class AdamW8Bit(CodedMoments):
