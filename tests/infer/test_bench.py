@@ -29,10 +29,10 @@ def test_a_case_without_memory_does_not_end_the_others(
 ) -> None:
     timed = bench._timed
 
-    def short(network: object, batch: int, *others: object) -> object:
-        if batch == 2:
+    def short(case: bench.Case, *others: object) -> object:
+        if case.batch_size == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return timed(network, batch, *others)  # type: ignore[arg-type]
+        return timed(case, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bench, "_timed", short)
     network = tiny(320, seq_length=64)
@@ -63,6 +63,7 @@ def test_a_preset_answers_with_random_weights_by_each_way_of_caching(
     found = json.loads(out.read_text())
     first, second = found["speeds"]
     assert (first["cache"], second["cache"]) == ("auto", "paged+int8")
+    assert first["path"] == second["path"] == "eager"
     floor = 2 * found["bandwidth"]
     rate = first["tokens_per_second"]
     assert 0 < first["share_of_floor"] == rate / first["floor_tokens_per_second"]
@@ -75,6 +76,7 @@ def test_a_preset_answers_with_random_weights_by_each_way_of_caching(
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
+        (["--cuda-graph", "on"], "E002", "the model is on cpu"),
         (["--caches", "tape"], "E005", "'tape' is no way of caching"),
         (["--caches", "int8", "--kv-cache-paged"], "E002", "leave one of them out"),
         (["--inference-precision", "int8"], "E002", "random weights"),

@@ -135,7 +135,7 @@ def test_decoding_uses_the_settings_and_8_bits_choose_the_same_tokens():
         answers[name] = decoding.new_ids
         held = decoding._cache.nbytes
     assert answers["auto"] == answers["fp32"] == answers["int8"]
-    assert held == 4 * 27 * 3 * 2 * 2 * (8 + 4)
+    assert held == 4 * 28 * 3 * 2 * 2 * (8 + 4)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_a_window_in_the_cache_is_that_of_a_model_with_one():
     own.load_state_dict(plain.state_dict())
     ids = torch.randint(0, 61, (1, 40), generator=torch.Generator().manual_seed(1))
     settings = CacheSettings(window=6, sinks=2)
-    cache = new_cache(plain, settings=settings)
+    cache = new_cache(plain, capacity=40, settings=settings)
     found = logits(plain, cache, ids, [9, *[1] * 21, 10])
     with torch.inference_mode(), evaluating(own):
         torch.testing.assert_close(found, own.logits(ids), atol=1e-5, rtol=1e-5)

@@ -22,6 +22,7 @@ from lumina.cli.answering import (
     tell_sampling,
 )
 from lumina.cli.cache_options import add_cache_options, cache_settings, tell_cache
+from lumina.cli.step_options import add_step_options, step_settings
 from lumina.cli.streams import read_any_bytes, show_any_character
 from lumina.errors import LuminaError
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_answering_options(parser)
     add_cache_options(parser)
+    add_step_options(parser)
     parser.add_argument(
         "--system-prompt", default="", metavar="TEXT", help="said before everything"
     )
@@ -81,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         system_prompt=system_prompt,
         stop=stop,
         settings=settings,
+        stepping=step_settings(args),
     )
     if messages:
         return _one_by_one(session, messages)

@@ -28,6 +28,7 @@ from lumina.cli.cache_options import (
     tokens_of,
 )
 from lumina.cli.comparing import add_comparing_options, check_comparing, compare
+from lumina.cli.step_options import add_step_options, step_settings
 from lumina.cli.streams import output_is_unicode, show_any_character
 from lumina.errors import LuminaError
 
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one JSON object a line: prompt, text, tokens, reason",
     )
     add_cache_options(parser)
+    add_step_options(parser)
     add_comparing_options(parser)
 
 
@@ -82,11 +84,13 @@ def run(args: argparse.Namespace) -> int:
     if args.compare_precisions:
         return compare(args, prompts, stop)
     network, tokenizer = open_model(args)
+    from lumina.infer.decoding.workspace import Workspace
     from lumina.infer.text import Answers
 
     sampling = sampling_from(args, tokenizer)
     tell_sampling(sampling, tokenizer)
     settings, length = cache_settings(args), length_from(args, tokenizer)
+    stepping, workspace = step_settings(args), Workspace()
     longest = max(len(tokenizer.prompt(text)) for text in prompts)
     show_any_character()
     streams = sys.stdout.isatty() if args.stream is None else args.stream
@@ -108,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
                 max_new_tokens=length,
                 stop=stop,
                 settings=settings,
+                stepping=stepping,
+                workspace=workspace,
                 stopped=lambda: interruption.asked,
             )
             _make(answers, texts[0] if streams else None)

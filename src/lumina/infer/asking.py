@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 from lumina.data.records import BadRecord, Message, read_turns
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.chat import check_markers
+from lumina.infer.decoding.settings import StepSettings
+from lumina.infer.decoding.workspace import Workspace
 from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.load import Model, load, with_tokenizer
 from lumina.infer.sampling import Sampling, answer_length, sampling_for
 from lumina.infer.text import Answers
 from lumina.model.network import Network
 from lumina.state.task_heads import require_one_head
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How answers are made, whatever is asked; see `Answers`."""
+
+    stop: str | Sequence[str]
+    cache: CacheSettings | None
+    stepping: StepSettings | None
+    workspace: Workspace | None = None
 
 
 @overload
@@ -38,6 +51,7 @@ def generate(
     stop: str | Sequence[str] = (),
     batch_size: int = 16,
     cache: CacheSettings | None = None,
+    stepping: StepSettings | None = None,
     **loading: Any,
 ) -> str | list[str]:
     """Continue a text, or several side by side.
@@ -55,6 +69,7 @@ def generate(
         stop: a text, or several, before which an answer ends.
         batch_size: texts continued at a time.
         cache: how keys and values are kept.
+        stepping: how the step that gives each row a token is run.
         loading: where `model` is a folder, options of `lumina.load` (device, dtype,
             which, ema, task).
 
@@ -79,9 +94,10 @@ def generate(
     network, tokenizer = _opened(model, loading)
     sampling = sampling_for(tokenizer.generation, **chosen)
     made: list[str] = []
+    ways = Ways(stop, cache, stepping, Workspace())
     for start in range(0, len(texts), batch_size):
         ids = [tokenizer.prompt(text) for text in texts[start : start + batch_size]]
-        made += _answers(network, tokenizer, ids, sampling, max_new_tokens, stop, cache)
+        made += _answers(network, tokenizer, ids, sampling, max_new_tokens, ways)
     return made if several else made[0]
 
 
@@ -96,6 +112,7 @@ def chat(
     seed: int | None = None,
     stop: str | Sequence[str] = (),
     cache: CacheSettings | None = None,
+    stepping: StepSettings | None = None,
     **loading: Any,
 ) -> str:
     """The assistant's answer to a conversation.
@@ -114,6 +131,7 @@ def chat(
         seed: the same seed gives the same answer.
         stop: a text, or several, before which the answer ends.
         cache: how keys and values are kept.
+        stepping: as for `generate`.
         loading: as for `generate`.
 
     Raises:
@@ -135,7 +153,8 @@ def chat(
     check_markers(tokenizer)
     sampling = sampling_for(tokenizer.generation, **chosen)
     ids = [tokenizer.chat_prompt(turns)]
-    [answer] = _answers(network, tokenizer, ids, sampling, max_new_tokens, stop, cache)
+    ways = Ways(stop, cache, stepping)
+    [answer] = _answers(network, tokenizer, ids, sampling, max_new_tokens, ways)
     return answer
 
 
@@ -182,8 +201,7 @@ def _answers(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     max_new_tokens: int | None,
-    stop: str | Sequence[str],
-    cache: CacheSettings | None,
+    ways: Ways,
 ) -> list[str]:
     """The whole answers to prompts side by side."""
     answers = Answers(
@@ -192,8 +210,10 @@ def _answers(
         prompts,
         sampling,
         max_new_tokens=answer_length(tokenizer.generation, max_new_tokens),
-        stop=[stop] if isinstance(stop, str) else stop,
-        settings=cache,
+        stop=[ways.stop] if isinstance(ways.stop, str) else ways.stop,
+        settings=ways.cache,
+        stepping=ways.stepping,
+        workspace=ways.workspace,
     )
     for _ in answers:
         pass

@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from lumina.errors import LuminaError
+from lumina.infer.decoding.settings import StepSettings
+from lumina.infer.decoding.workspace import Workspace
 from lumina.infer.generate import Decoding, context_limit
 from lumina.infer.kv.settings import CacheSettings, place_of
 from lumina.infer.sampling import Sampling
@@ -30,6 +32,7 @@ class Speed:
         memory_bytes: most that the device held, weights included; on the CPU what the
             process held at the end. None where nothing was measured.
         problem: why nothing was measured; "" where it was.
+        path: how steps ran; see `Decoding.path`.
     """
 
     batch_size: int
@@ -39,6 +42,7 @@ class Speed:
     rate: list[float] = field(default_factory=list)
     memory_bytes: int | None = None
     problem: str = ""
+    path: str = ""
 
     @property
     def first(self) -> float | None:
@@ -76,6 +80,7 @@ def measure_generation(
     new_tokens: int,
     rounds: int,
     settings: CacheSettings | None = None,
+    stepping: StepSettings | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Speed]:
     """Measure every batch size with every length, one after the other.
@@ -91,6 +96,7 @@ def measure_generation(
         new_tokens: tokens of each answer, two at least.
         rounds: how often each is measured, after one round that does not count.
         settings: how keys and values are kept.
+        stepping: how steps are run.
         stopped: asked between rounds; once true, what was measured is given.
     """
     lengths = list(prompt_lengths)
@@ -99,74 +105,76 @@ def measure_generation(
             if stopped():
                 return
             yield _measured(
-                network, batch_size, length, new_tokens, rounds, settings, stopped
+                Case(network, batch_size, length, new_tokens, settings, stepping),
+                rounds,
+                stopped,
             )
 
 
-def _measured(
-    network: Network,
-    batch_size: int,
-    length: int,
-    new_tokens: int,
-    rounds: int,
-    settings: CacheSettings | None,
-    stopped: Callable[[], bool],
-) -> Speed:
-    found = Speed(batch_size, length, new_tokens)
-    limit = context_limit(network)
-    if limit and length + new_tokens > limit:
-        return _failed(found, f"the model sees {limit:,} tokens in all")
-    device = place_of(network)
+@dataclass(frozen=True)
+class Case:
+    """What is measured: answers of one batch size to prompts of one length."""
+
+    network: Network
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+    settings: CacheSettings | None = None
+    stepping: StepSettings | None = None
+
+
+def _measured(case: Case, rounds: int, stopped: Callable[[], bool]) -> Speed:
+    found = Speed(case.batch_size, case.prompt_tokens, case.new_tokens)
+    limit = context_limit(case.network)
+    if limit and case.prompt_tokens + case.new_tokens > limit:
+        return replace(found, problem=f"the model sees {limit:,} tokens in all")
+    device = place_of(case.network)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
+    workspace, path = Workspace(), ""
     try:
         for turn in range(rounds + 1):
             if stopped() and found.rate:
                 break
-            first, rate = _timed(network, batch_size, length, new_tokens, settings)
+            first, rate, path = _timed(case, workspace)
             if turn:
                 found.first_seconds.append(first)
                 found.rate.append(rate)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        return _failed(found, "out of memory")
-    return Speed(**(asdict(found) | {"memory_bytes": _memory(device)}))
+        fresh = Speed(case.batch_size, case.prompt_tokens, case.new_tokens)
+        return replace(fresh, problem="out of memory")
+    return replace(found, memory_bytes=_memory(device), path=path)
 
 
-def _failed(found: Speed, why: str) -> Speed:
-    return Speed(found.batch_size, found.prompt_tokens, found.new_tokens, problem=why)
+def _timed(case: Case, workspace: Workspace) -> tuple[float, float, str]:
+    """(seconds to the first tokens, tokens a second afterwards, how steps ran).
 
-
-def _timed(
-    network: Network,
-    batch_size: int,
-    length: int,
-    new_tokens: int,
-    settings: CacheSettings | None,
-) -> tuple[float, float]:
-    """(seconds to the first tokens, tokens a second afterwards).
-
-    The tokens come to the host with every step, so that the clock needs no other
-    waiting for the device.
+    The tokens come to the host, so that the clock needs no other waiting for the
+    device. Between the first tokens and the clock's start no step is begun.
     """
-    generator = torch.Generator().manual_seed(length)
-    shape = (batch_size, length)
-    prompts = torch.randint(0, network.spec.vocab_size, shape, generator=generator)
+    generator = torch.Generator().manual_seed(case.prompt_tokens)
+    shape = (case.batch_size, case.prompt_tokens)
+    vocabulary = case.network.spec.vocab_size
+    prompts = torch.randint(0, vocabulary, shape, generator=generator)
     began = time.perf_counter()
     decoding = Decoding(
-        network,
+        case.network,
         prompts.tolist(),
         Sampling(temperature=0),
-        max_new_tokens=new_tokens,
-        settings=settings,
+        max_new_tokens=case.new_tokens,
+        settings=case.settings,
+        stepping=case.stepping,
+        workspace=workspace,
     )
     decoding.step()
     first = time.perf_counter()
     for _ in decoding:
         pass
     seconds = time.perf_counter() - first
-    return first - began, batch_size * (new_tokens - 1) / max(seconds, 1e-9)
+    rate = case.batch_size * (case.new_tokens - 1) / max(seconds, 1e-9)
+    return first - began, rate, decoding.path
 
 
 def _memory(device: torch.device) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from lumina.data.records import Message
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
+from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.generate import context_limit, new_cache
 from lumina.infer.kv.decoding_cache import DecodingCache
 from lumina.infer.kv.settings import CacheSettings
@@ -34,6 +35,7 @@ class ChatSession:
         system_prompt: said before everything else, when not empty.
         stop: strings that end an answer, besides the end-of-turn token.
         settings: how keys and values are kept.
+        stepping: how a step of an answer is run.
 
     Attributes:
         messages: the conversation, as `role` and `content`, the system prompt left out.
@@ -56,6 +58,7 @@ class ChatSession:
         system_prompt: str = "",
         stop: Sequence[str] = (),
         settings: CacheSettings | None = None,
+        stepping: StepSettings | None = None,
     ) -> None:
         check_markers(tokenizer)
         self.network = network
@@ -64,6 +67,7 @@ class ChatSession:
         self.max_new_tokens = max_new_tokens
         self.stop = tuple(stop)
         self.settings = settings
+        self.stepping = stepping
         self.system_prompt = system_prompt
         self.last = Completion("", [], "")
         self._cache: DecodingCache
@@ -107,6 +111,7 @@ class ChatSession:
                 max_new_tokens=self.max_new_tokens,
                 stop=self.stop,
                 cache=self._cache,
+                stepping=self.stepping,
                 stopped=stopped,
             )
             for _, piece in answers:

@@ -9,30 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 
 from lumina.errors import LuminaError
 from lumina.infer.cache import KVCache
+from lumina.infer.decoding.reading import LateTokens
+from lumina.infer.decoding.recording import Runner
+from lumina.infer.decoding.settings import StepSettings
+from lumina.infer.decoding.step import KERNELS, Step
+from lumina.infer.decoding.workspace import Workspace
 from lumina.infer.kv.decoding_cache import DecodingCache
 from lumina.infer.kv.paged_cache import PagedCache
 from lumina.infer.kv.pages import Pool
-from lumina.infer.kv.settings import CacheSettings, place_of
-from lumina.infer.sampling import Sampler, Sampling
+from lumina.infer.kv.settings import CacheSettings, at_once, place_of
+from lumina.infer.kv.static_cache import StaticCache
+from lumina.infer.sampling import Sampler, Sampling, checked
 from lumina.model.network import Network
 
 PREFILL_COLUMNS = 1024
 """Prompt tokens run through the network at a time: bounds the attention mask."""
 
-KERNELS = [
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
-"""Attention kernels of decoding: cuDNN would make a plan for every length of the cache,
-which takes longer than the step."""
+AHEAD = 2
+"""Steps that a recorded step is ahead of the host, which reads tokens that late."""
 
 END = "stop"
 FULL = "length"
@@ -112,13 +114,25 @@ def new_cache(
         limit = rows * settings.blocks(room) if room else None
         pool = Pool(settings.keeping(), settings.block, limit)
         return PagedCache(pool, rows, *sight)
-    return KVCache(
+    if settings.offload:  # grows with the rows: all that there is crosses to the device
+        return KVCache(
+            rows,
+            window=sight[0],
+            beyond=sight[1],
+            padding=padding,
+            capacity=capacity,
+            keeping=settings.keeping(),
+        )
+    return StaticCache(
         rows,
+        place_of(network),
         window=sight[0],
         beyond=sight[1],
         padding=padding,
         capacity=capacity,
         keeping=settings.keeping(),
+        at_once=at_once(sight[0]),
+        positions_below=context_limit(network),
     )
 
 
@@ -126,7 +140,8 @@ class Decoding:
     """One answer for each of several prompts, one token for each row in a step.
 
     Iterating gives, for every step, the (row, token) pairs that it decided. A row whose
-    answer is over leaves the batch, so the rest cost less.
+    answer is over leaves the batch, so the rest cost less; of a recorded step it stays
+    until all are over, since reading the weights is most of a step.
 
     Args:
         network: any `Network`.
@@ -136,6 +151,9 @@ class Decoding:
         stop_ids: tokens that end an answer; they are not given out.
         cache: for a single prompt, a cache that holds its first tokens already.
         settings: how keys and values are kept, where `cache` is not given.
+        stepping: how a step is run.
+        workspace: where a cache, and the step recorded over it, come from and go to
+            once all answers are over.
 
     Attributes:
         new_ids: the answers so far, by row.
@@ -153,6 +171,8 @@ class Decoding:
         stop_ids: Collection[int] = (),
         cache: DecodingCache | None = None,
         settings: CacheSettings | None = None,
+        stepping: StepSettings | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
         if max_new_tokens < 1:
             raise LuminaError(
@@ -165,20 +185,29 @@ class Decoding:
         self._lengths = [len(prompt) for prompt in prompts]
         self._max_new = max_new_tokens
         self._stop_ids = frozenset(stop_ids)
-        self._sampler = Sampler(sampling, len(prompts))
         self._device = place_of(network)
         self.new_ids: list[list[int]] = [[] for _ in prompts]
         self.reasons = [""] * len(prompts)
-        self._rows = list(range(len(prompts)))  # still going on, in cache order
-        self._cache = cache or self._fresh_cache(settings)
+        self._rows = list(range(len(prompts)))  # in the batch, in cache order
+        self._settings, self._workspace = settings, workspace
+        self._cache = cache or self._fresh_cache()
         self._prompts = list(prompts)  # until they have been read
-        self._feed = torch.empty(0)
         if prompts and self._cache.length >= max(self._lengths):
             raise ValueError("the cache holds the whole prompt; rewind it by one")
+        self._runner = self._runner_of(sampling, stepping or StepSettings())
+        self._step = self._runner.step
+        self._late = LateTokens()
+        self._begun = 0  # steps given to the device
+
+    @property
+    def path(self) -> str:
+        """How steps run: "eager" or "cuda graph", and why where it might surprise."""
+        return self._runner.path
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         while any(not self.reasons[row] for row in self._rows):
             yield self.step()
+        self._give_back()
 
     def end(self, row: int, reason: str = END) -> None:
         """Ends a row from outside, as when its text holds a stop string."""
@@ -187,10 +216,14 @@ class Decoding:
     def step(self) -> list[tuple[int, int]]:
         """Decides one token of every row that goes on; gives (row, token) pairs."""
         self._drop_ended()
-        tokens = self._sampler.draw(self._last_logits())
-        self._feed = torch.tensor(tokens, device=self._device).unsqueeze(-1)
+        # The first tokens are given before anything is recorded.
+        ahead = AHEAD if self._runner.records and self._begun else 0
+        while len(self._late) <= ahead and self._begun < self._steps:
+            self._begin_step()
+        tokens = self._late.take()
+        checked([t for row, t in self._in_batch(tokens)])
         given = []
-        for row, token in zip(self._rows, tokens, strict=True):
+        for row, token in self._in_batch(tokens):
             if token in self._stop_ids:
                 self.reasons[row] = END
                 continue
@@ -226,51 +259,95 @@ class Decoding:
                 "use the tokenizer that the model was trained with",
             )
 
-    def _fresh_cache(self, settings: CacheSettings | None) -> DecodingCache:
-        longest = max(self._lengths, default=0)
-        capacity = longest + self._max_new
-        if self._limit:
-            capacity = min(capacity, self._limit)
-        padding = torch.tensor([longest - length for length in self._lengths])
+    @property
+    def _steps(self) -> int:
+        """Most steps that any row can take."""
+        if not self._limit:
+            return self._max_new
+        return min(self._max_new, self._limit - min(self._lengths))
+
+    @property
+    def _columns(self) -> int:
+        """Most columns of the cache."""
+        return max(self._lengths) + self._steps if self._lengths else 1
+
+    def _in_batch(self, tokens: list[int]) -> list[tuple[int, int]]:
+        """(row, token) of the rows that go on."""
+        pairs = zip(self._rows, tokens, strict=True)
+        return [(row, token) for row, token in pairs if not self.reasons[row]]
+
+    def _fresh_cache(self) -> DecodingCache:
+        longest, rows = max(self._lengths, default=0), len(self._lengths)
+        pad = torch.tensor([longest - length for length in self._lengths])
+        padding = pad.to(self._device) if pad.any() else None
+        columns = self._columns
+        if self._workspace is not None:
+            columns = self._workspace.rounded(columns)
+            held = self._workspace.take(self._network, rows, columns, self._settings)
+            if held is not None:
+                held.restart(padding)
+                return held
         return new_cache(
-            self._network,
-            len(self._lengths),
-            capacity,
-            padding=padding.to(self._device) if padding.any() else None,
-            settings=settings,
+            self._network, rows, columns, padding=padding, settings=self._settings
         )
 
+    def _runner_of(self, sampling: Sampling, stepping: StepSettings) -> Runner:
+        """What runs the steps: the one that was recorded over the cache, or another."""
+        cache, rows = self._cache, len(self._lengths)
+        sampler = Sampler(sampling, rows)
+        key = replace(sampling, seed=None), stepping
+        if isinstance(cache, StaticCache):
+            cache.reserve(self._columns)
+            if cache.recorded is not None and cache.recorded[0] == key:
+                runner: Runner = cache.recorded[1]
+                runner.step.restart(sampler)
+                return runner
+        step = Step(self._network, cache, sampler, rows, self._device)
+        runner = Runner(step, stepping, self._device)
+        if isinstance(cache, StaticCache) and runner.records:
+            cache.recorded = key, runner
+        return runner
+
+    def _give_back(self) -> None:
+        """Once all answers are over: the cache is free for the next ones."""
+        if self._workspace is not None and isinstance(self._cache, StaticCache):
+            rows = self._cache.rows
+            self._workspace.give(self._network, rows, self._settings, self._cache)
+            self._workspace = None
+
     def _drop_ended(self) -> None:
+        """Let rows leave whose answer is over, where that costs no new recording."""
         kept = [i for i, row in enumerate(self._rows) if not self.reasons[row]]
-        if len(kept) == len(self._rows):
+        if len(kept) == len(self._rows) or self._runner.records or self._late:
             return
-        index = torch.tensor(kept, device=self._device)
         self._rows = [self._rows[i] for i in kept]
-        self._sampler.keep(kept)
-        self._cache.keep_rows(index)
+        self._step.keep(kept)
         if self._prompts:
             self._prompts = [self._prompts[i] for i in kept]
-        else:
-            self._feed = self._feed.index_select(0, index)
 
     @torch.inference_mode()
-    def _last_logits(self) -> Tensor:
-        """Logits [B, V] after the prompts or the tokens in `_feed`, which enter."""
-        with evaluating(self._network), sdpa_kernel(KERNELS):
-            if not self._prompts:
-                return self._logits(self._feed)
-            pieces = self._cache.read_prompts(
-                self._prompts, PREFILL_COLUMNS, self._device
-            )
-            ends = [
-                logits for ids, end in pieces for logits in [self._logits(ids)] if end
-            ]
-            self._prompts = []
-            return torch.cat(ends)
+    def _begin_step(self) -> None:
+        """Give the device one more step; the first one reads the prompts."""
+        with evaluating(self._network):
+            if self._prompts:
+                self._step.begin(self._after_prompts())
+            else:
+                self._runner.run()
+        self._late.put(self._step.tokens)
+        self._begun += 1
 
-    def _logits(self, ids: Tensor) -> Tensor:
-        logits = self._network.logits(ids, cache=self._cache, last_only=True)
-        return logits[:, 0]
+    def _after_prompts(self) -> Tensor:
+        """Logits [B, V] after the prompts, which enter the cache."""
+        ends = []
+        with sdpa_kernel(KERNELS):
+            for ids, end in self._cache.read_prompts(
+                self._prompts, PREFILL_COLUMNS, self._device
+            ):
+                logits = self._network.logits(ids, cache=self._cache, last_only=True)
+                if end:
+                    ends.append(logits[:, 0])
+        self._prompts = []
+        return torch.cat(ends)
 
 
 @contextmanager

@@ -163,6 +163,11 @@ class Sampler:
         if not self.sampling.greedy:
             self._generators = [self._generators[row] for row in rows]
 
+    def uniforms(self, count: int) -> Tensor:
+        """[count, B] float32: what the next draws of each row are decided by."""
+        drawn = [torch.rand(count, generator=g) for g in self._generators]
+        return torch.stack(drawn, dim=1)
+
     def draw(self, logits_bv: Tensor) -> list[int]:
         """One token id per row.
 
@@ -172,23 +177,54 @@ class Sampler:
         Raises:
             LuminaError: E301 when logits are not finite (the weights are broken).
         """
-        logits_bv = logits_bv.float()
-        if not torch.isfinite(logits_bv.amax(-1)).all():
-            raise LuminaError(
-                "E301",
-                "the model's output is not a finite number",
-                "its weights have diverged; use an earlier checkpoint",
-            )
-        if self.sampling.greedy:
-            picked: list[int] = logits_bv.argmax(-1).tolist()
-            return picked
-        uniform_b = torch.cat([torch.rand(1, generator=g) for g in self._generators])
-        picked = choose(logits_bv, self.sampling, uniform_b.to(logits_bv.device))
-        return picked
+        uniform_b = None
+        if not self.sampling.greedy:
+            uniform_b = self.uniforms(1)[0].to(logits_bv.device)
+        return checked(pick(logits_bv, self.sampling, uniform_b).tolist())
 
 
-def choose(logits_bv: Tensor, sampling: Sampling, uniform_b: Tensor) -> list[int]:
-    """The token at quantile `uniform_b` of each row's filtered distribution.
+NOT_FINITE = -1
+"""Stands for the token of a row whose logits are no numbers."""
+
+
+def pick(logits_bv: Tensor, sampling: Sampling, uniform_b: Tensor | None) -> Tensor:
+    """One token id per row, [B] int64, without asking the device anything.
+
+    Args:
+        logits_bv: [B, V] of any floating type.
+        sampling: how tokens are chosen.
+        uniform_b: [B] in [0, 1); None where nothing is drawn.
+
+    Returns:
+        Token ids, `NOT_FINITE` where logits are not finite.
+    """
+    logits_bv = logits_bv.float()
+    if sampling.greedy or uniform_b is None:
+        best_bv = logits_bv.max(dim=-1)
+        highest_b, picked_b = best_bv.values, best_bv.indices
+    else:
+        highest_b = logits_bv.amax(-1)
+        picked_b = choose(logits_bv, sampling, uniform_b)
+    return torch.where(torch.isfinite(highest_b), picked_b, NOT_FINITE)
+
+
+def checked(tokens: list[int]) -> list[int]:
+    """The tokens of `pick`.
+
+    Raises:
+        LuminaError: E301 when logits were not finite (the weights are broken).
+    """
+    if NOT_FINITE in tokens:
+        raise LuminaError(
+            "E301",
+            "the model's output is not a finite number",
+            "its weights have diverged; use an earlier checkpoint",
+        )
+    return tokens
+
+
+def choose(logits_bv: Tensor, sampling: Sampling, uniform_b: Tensor) -> Tensor:
+    """The token at quantile `uniform_b` of each row's filtered distribution, [B].
 
     Args:
         logits_bv: [B, V] float32.
@@ -200,9 +236,8 @@ def choose(logits_bv: Tensor, sampling: Sampling, uniform_b: Tensor) -> list[int
     target_b1 = uniform_b.unsqueeze(-1) * cumulative_bv[:, -1:]
     rank_b1 = (cumulative_bv <= target_b1).sum(-1, keepdim=True)
     # Rounding may carry the quantile past the last token that may be drawn.
-    rank_b1 = torch.minimum(rank_b1, keep_bv.sum(-1, keepdim=True) - 1)
-    picked: list[int] = ids_bv.gather(-1, rank_b1).squeeze(-1).tolist()
-    return picked
+    rank_b1 = torch.minimum(rank_b1, keep_bv.sum(-1, keepdim=True) - 1).clamp(min=0)
+    return ids_bv.gather(-1, rank_b1).squeeze(-1)
 
 
 def _filtered(logits_bv: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:

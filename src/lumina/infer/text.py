@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lumina.data.tokenizer import Tokenizer
+from lumina.infer.decoding.settings import StepSettings
+from lumina.infer.decoding.workspace import Workspace
 from lumina.infer.generate import END, Decoding
 from lumina.infer.kv.decoding_cache import DecodingCache
 from lumina.infer.kv.settings import CacheSettings
@@ -73,7 +75,7 @@ class Answers:
         sampling: how tokens are chosen.
         max_new_tokens: most tokens of an answer.
         stop: strings that end an answer, besides the tokenizer's stop tokens.
-        cache: see `Decoding`, as `settings`.
+        cache: see `Decoding`, as `settings`, `stepping` and `workspace`.
         stopped: asked before every token; once true, no more are made.
     """
 
@@ -88,6 +90,8 @@ class Answers:
         stop: Sequence[str] = (),
         cache: DecodingCache | None = None,
         settings: CacheSettings | None = None,
+        stepping: StepSettings | None = None,
+        workspace: Workspace | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._stopped = stopped
@@ -99,6 +103,8 @@ class Answers:
             stop_ids=tokenizer.stop_ids,
             cache=cache,
             settings=settings,
+            stepping=stepping,
+            workspace=workspace,
         )
         self._streams = [tokenizer.stream(prompt) for prompt in prompts]
         self._filters = [UntilStop(stop) for _ in prompts]
@@ -129,6 +135,11 @@ class Answers:
             yield row, piece
 
     @property
+    def path(self) -> str:
+        """How steps ran; see `Decoding.path`."""
+        return self._decoding.path
+
+    @property
     def completions(self) -> list[Completion]:
         """What was said, by row; complete once the iteration is over."""
         decoded = self._decoding
@@ -152,6 +163,7 @@ def complete(
 ) -> list[Completion]:
     """Continues texts, `batch_size` side by side; see `Answers`."""
     done: list[Completion] = []
+    workspace = Workspace()
     for start in range(0, len(prompts), batch_size):
         answers = Answers(
             network,
@@ -160,6 +172,7 @@ def complete(
             sampling,
             max_new_tokens=max_new_tokens,
             stop=stop,
+            workspace=workspace,
         )
         for _ in answers:
             pass

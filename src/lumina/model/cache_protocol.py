@@ -94,6 +94,15 @@ class Cache(LayerCache, Protocol):
         ...
 
 
+def shapes_follow_data(cache: Cache | None) -> bool:
+    """Whether a forward pass with a cache may have shapes that tokens decide.
+
+    It then computes only what is needed, and waits for the device to know how much. A
+    cache with `fixed_shapes` forbids it: such a pass can be recorded and run again.
+    """
+    return cache is not None and not getattr(cache, "fixed_shapes", False)
+
+
 @runtime_checkable
 class WithPattern(Protocol):
     """A cache that says what is seen by a whole pattern, in place of a mask."""

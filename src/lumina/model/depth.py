@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from lumina.batch import IGNORE
 from lumina.model.aux_keys import DEPTH_COLUMNS
 from lumina.model.block import Block
+from lumina.model.cache_protocol import shapes_follow_data
 from lumina.model.context import BlockContext
 from lumina.model.kinds.kind import Branches
 from lumina.model.moe import Router
@@ -224,11 +225,11 @@ class DepthBlock(Block):
         if self.depth.mode(context) == "top_k":
             # At most k stand at a position that is chosen; other places stay empty.
             count = places_for(float(context.capacity), length)
-        elif context.cache is None:
+        elif not shapes_follow_data(context.cache):
             # Fixed shapes, so that nothing waits for the device: all are computed.
             count = length
         else:
-            # Decoding reads every token back anyway: compute only what goes through.
+            # A prompt is long: compute only what goes through.
             count = int(chosen_bs.sum(dim=1).max())
         index_bk = wanted_first(chosen_bs, count)
         return index_bk, chosen_bs.gather(1, index_bk)

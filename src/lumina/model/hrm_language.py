@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lumina.batch import Batch
 from lumina.model.attention import Attention
-from lumina.model.cache_protocol import Cache
+from lumina.model.cache_protocol import Cache, shapes_follow_data
 from lumina.model.context import BlockContext
 from lumina.model.interface import Output
 from lumina.model.layers import Embedding
@@ -185,8 +185,11 @@ class LanguageReasoner(nn.Module):
         active = context.valid
         spent = torch.zeros_like(active, dtype=torch.int64)
         keys = WaitingKeys(cache, self.applications, self._no_keys(e_bsd))
+        skips = cache is None or shapes_follow_data(cache)
         for segment in range(self.hrm.halt_max_steps):
-            count = int(active.sum(dim=1).max())
+            count = active.shape[1]
+            if skips:
+                count = int(active.sum(dim=1).max())
             if count == 0:
                 break
             spent = spent + active

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lumina.model.cache_protocol import shapes_follow_data
 from lumina.model.context import BlockContext
 from lumina.model.moe import Router
 from lumina.model.spec import ModelSpec, MorSpec
@@ -257,7 +258,7 @@ def _changed(x_bnd: Tensor, passed_bnd: Tensor, weight_bn: Tensor) -> Tensor:
 
 def _all_who_want(wanted_bn: Tensor, context: BlockContext) -> int:
     """As many places as tokens want, in evaluation."""
-    if context.cache is None:
+    if not shapes_follow_data(context.cache):
         # Fixed shapes, so that nothing waits for the device: all are computed.
         return wanted_bn.shape[1]
     return int(wanted_bn.sum(dim=1).max())

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     from lumina.cli.answering import add_device_options, add_weights_options
     from lumina.cli.cache_options import KV_FORMATS, add_cache_options
+    from lumina.cli.step_options import add_step_options
 
     model = parser.add_argument_group("model")
     add_weights_options(model)
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paged, paged+int8",
     )
     add_cache_options(parser)
+    add_step_options(parser)
     parser.add_argument("--out", metavar="FILE", help="write the results as JSON, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
     from lumina.cli.answering import Interruptible, say
     from lumina.cli.cache_options import cache_settings, tell_cache, tokens_of
+    from lumina.cli.step_options import step_settings
     from lumina.infer.bench import (
         check_amounts,
         decoding_floor,
@@ -105,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
                 new_tokens=args.new_tokens,
                 rounds=args.rounds,
                 settings=settings,
+                stepping=step_settings(args),
                 stopped=lambda: interruption.asked,
             ):
                 found.append(speed)
@@ -236,13 +240,13 @@ def _table(found: list[Speed], facts: list[dict[str, Any]]) -> str:
             rate(speed.tokens_per_second),
             share(row["share_of_floor"]),
             byte_size(speed.memory_bytes),
-            speed.problem,
+            speed.problem or speed.path,
         ]
         for speed, row in zip(found, facts, strict=True)
     ]
     head = (
         "cache", "batch", "prompt", "first token", "prompt/s", "tokens/s", "of-floor",
-        "memory", "",
+        "memory", "step",
     )  # fmt: skip
     text = table(head, rows, right="batch prompt prompt/s tokens/s of-floor memory")
     return (

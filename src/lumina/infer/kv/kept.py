@@ -132,6 +132,20 @@ class Kept:
         """Go on with these rows only, [R] int64."""
         self._change(lambda piece, kept: piece.index_select(0, kept), rows)
 
+    def part(self, rows: slice) -> Kept:
+        """Some of the rows: the same memory, for a pass over them alone."""
+        if rows == slice(None):
+            return self
+        other = copy(self)
+        other._pieces = tuple(piece[rows] for piece in self._pieces)
+        return other
+
+    @property
+    def plain(self) -> Tensor | None:
+        """The vectors where they lie, [B, K, C, width]; None where they are encoded."""
+        whole = len(self._pieces) == 1 and self._pieces[0].dtype == self._dtype
+        return self._pieces[0] if whole and not self._keeping.on_host else None
+
     def copy(self) -> Kept:
         """The same vectors apart from these."""
         other = copy(self)

@@ -11,6 +11,9 @@ from lumina.model.kinds.table import why_not
 BLOCK = 256
 """Tokens of a block of a paged cache where nothing else is said."""
 
+RING_COLUMNS = 1024
+"""Most tokens of a prompt in one pass behind a sliding window."""
+
 if TYPE_CHECKING:
     import torch
 
@@ -140,9 +143,18 @@ class CacheSettings:
         a_token = token_bytes(network.spec, self.dtype, dtype)
         if self.paged:
             return rows * self.blocks(tokens) * self.block * a_token
+        if not self.offload:
+            return rows * self._slots(network, tokens) * a_token
         if self.window:
             return rows * (self.window + self._sink_places) * a_token
         return rows * kept_tokens(network.spec, tokens) * a_token
+
+    def _slots(self, network: Network, tokens: int) -> int:
+        """Slots of a row in `StaticCache`; one more takes what is padding."""
+        window, beyond = self.sight(network)
+        if window and not beyond.dilation:
+            tokens = min(tokens, beyond.sinks + window + at_once(window) - 1)
+        return tokens + 1
 
     @property
     def _sink_places(self) -> int:
@@ -170,6 +182,11 @@ class CacheSettings:
         if needed != plain:
             text += f"; {dtype} would need {byte_size(plain)}"
         return text
+
+
+def at_once(window: int) -> int:
+    """Tokens that a pass behind a sliding window takes at most, in a ring's slots."""
+    return min(RING_COLUMNS, max(window, 64))
 
 
 def place_of(network: Network) -> torch.device:

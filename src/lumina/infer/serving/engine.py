@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from lumina.errors import LuminaError
-from lumina.infer.generate import KERNELS, PREFILL_COLUMNS, evaluating
+from lumina.infer.decoding.step import KERNELS
+from lumina.infer.generate import PREFILL_COLUMNS, evaluating
 from lumina.infer.kv.paged_cache import PagedCache
 from lumina.infer.kv.pages import Pool, Row
 from lumina.infer.kv.settings import CacheSettings, place_of

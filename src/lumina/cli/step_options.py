@@ -1,0 +1,24 @@
+"""Options of the step that gives each row a token, for the commands that generate."""
+
+from __future__ import annotations
+
+import argparse
+
+from lumina.infer.decoding.settings import GRAPHS, StepSettings
+
+
+def add_step_options(parser: argparse.ArgumentParser) -> None:
+    """Declare how a step is run."""
+    group = parser.add_argument_group("step of generation")
+    group.add_argument(
+        "--cuda-graph",
+        choices=GRAPHS,
+        default="auto",
+        help="record a step as a CUDA graph and run it again, one launch for all its "
+        "kernels; default: auto, on a GPU unless the model has to wait for the device",
+    )
+
+
+def step_settings(args: argparse.Namespace) -> StepSettings:
+    """The choice that the options make."""
+    return StepSettings(graph=args.cuda_graph)

@@ -1,0 +1,123 @@
+"""A step recorded as a CUDA graph and run again: one launch for all its kernels."""
+
+from __future__ import annotations
+
+import torch
+
+from lumina.errors import LuminaError
+from lumina.infer.decoding.settings import StepSettings
+from lumina.infer.decoding.step import Step
+from lumina.infer.kv.static_cache import StaticCache
+
+EAGER = "eager"
+RECORDED = "cuda graph"
+
+
+class Runner:
+    """Runs a step, from a recording where there can be one.
+
+    The first step runs as it is, on the stream that records: kernels are built and
+    memory is taken. The second is recorded, and run from then on. A recording reads a
+    bounded span of the cache, so a longer one takes its place when the cache has grown.
+
+    Args:
+        step: what to run.
+        settings: whether to record.
+        device: of the network.
+
+    Attributes:
+        path: how steps run: "eager" or "cuda graph", and why it is eager on CUDA.
+    """
+
+    def __init__(
+        self, step: Step, settings: StepSettings, device: torch.device
+    ) -> None:
+        self.step = step
+        self._settings = settings
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._warm = False
+        why = self._why_not(device)
+        if why and settings.graph == "on":
+            raise _unrecorded(why)
+        on_cuda = device.type == "cuda" and settings.graph != "off"
+        self.path = RECORDED if not why else f"{EAGER} ({why})" if on_cuda else EAGER
+        self.records = not why
+        if self.records:
+            self._stream = torch.cuda.Stream(device)
+            self._pool = torch.cuda.graph_pool_handle()
+
+    def run(self) -> None:
+        """One step of every row."""
+        self.step.refill()
+        if not self.records:
+            self.step.run()
+            return
+        cache = self.step.cache
+        assert isinstance(cache, StaticCache)
+        span = cache.span_for(cache.length + 1)
+        graph = self._graphs.get(span)
+        if graph is None and self._warm and (graph := self._recorded(span)):
+            self._graphs[span] = graph
+        if graph is not None:
+            graph.replay()
+            cache.advance(1)
+            return
+        cache.span = span
+        try:
+            if not self.records:  # recording has failed
+                self.step.run()
+                return
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                self.step.run()
+            torch.cuda.current_stream().wait_stream(self._stream)
+            self._warm = True
+        finally:
+            cache.span = 0
+
+    def _recorded(self, span: int) -> torch.cuda.CUDAGraph | None:
+        """The step over so many slots as a graph; None, and why, where it waits."""
+        cache = self.step.cache
+        assert isinstance(cache, StaticCache)
+        graph = torch.cuda.CUDAGraph()
+        counted = cache.counted
+        cache.span = span
+        try:
+            with torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                stream=self._stream,
+                capture_error_mode="thread_local",
+            ):
+                self.step.run()
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            why = f"the model waits for the device: {str(error).splitlines()[0]}"
+            if self._settings.graph == "on":
+                raise _unrecorded(why) from error
+            self.records, self.path = False, f"{EAGER} ({why})"
+            return None
+        finally:
+            # Recording computes nothing: the columns it counted are not there.
+            cache.counted = counted
+            cache.span = 0
+        return graph
+
+    def _why_not(self, device: torch.device) -> str:
+        """Why nothing is recorded; "" where something is."""
+        if self._settings.graph == "off":
+            return "switched off"
+        if device.type != "cuda":
+            return f"the model is on {device.type}"
+        if not isinstance(self.step.cache, StaticCache):
+            return "the cache has no fixed shape"
+        return ""
+
+
+def _unrecorded(why: str) -> LuminaError:
+    return LuminaError(
+        "E002",
+        f"the step cannot be recorded as a CUDA graph: {why}",
+        "leave --cuda-graph on out",
+    )

@@ -1,0 +1,127 @@
+"""One token for every row: the network, the choice of a token, and back into it.
+
+The chosen token goes into the next step on the device, so the host reads tokens when it
+likes. With a cache of fixed shapes the whole step can be recorded as a CUDA graph
+(`lumina.infer.decoding.recording`) and is the same function elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lumina.infer.kv.decoding_cache import DecodingCache
+from lumina.infer.kv.static_cache import StaticCache
+from lumina.infer.sampling import Sampler, pick
+from lumina.model.moe import routed_layers
+from lumina.model.network import Network
+from lumina.ops.moe import few
+
+KERNELS = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""Attention kernels of decoding: cuDNN would make a plan for every length of the cache,
+which takes longer than the step."""
+
+DRAWN_AT_ONCE = 64
+"""Steps whose random numbers go to the device together."""
+
+
+class Step:
+    """The step, with all that it reads and writes in one place each.
+
+    Args:
+        network: in evaluation mode while `run` is called.
+        cache: holds the rows' prompts.
+        sampler: of the rows.
+        device: of the network.
+
+    Attributes:
+        tokens: [B] int64, those of the last step (see `pick`).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        cache: DecodingCache,
+        sampler: Sampler,
+        rows: int,
+        device: torch.device,
+    ) -> None:
+        self.network, self.cache, self._sampler = network, cache, sampler
+        self._device = device
+        self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._feed = torch.zeros(rows, 1, dtype=torch.int64, device=device)
+        self._drawn = torch.zeros(DRAWN_AT_ONCE, rows, device=device)
+        self._place = torch.zeros(1, dtype=torch.int64, device=device)
+        self._left = 0  # random numbers that no step has used
+
+    def restart(self, sampler: Sampler) -> None:
+        """Other answers, chosen alike, of as many rows."""
+        self._sampler, self._left = sampler, 0
+
+    def begin(self, logits_bv: Tensor) -> None:
+        """Choose the first token of every row, after the prompts."""
+        self.refill()
+        self._choose(logits_bv)
+
+    def refill(self) -> None:
+        """Have a random number for the coming step; to be called before each."""
+        if self._sampler.sampling.greedy:
+            return
+        if not self._left:
+            self._drawn.copy_(self._sampler.uniforms(DRAWN_AT_ONCE))
+            self._place.zero_()
+            self._left = DRAWN_AT_ONCE
+        self._left -= 1
+
+    def run(self) -> None:
+        """The step itself, from the tokens of the last to those of this one."""
+        with sdpa_kernel(KERNELS), fixed_shapes(self.network, self.cache):
+            logits = self.network.logits(self._feed, cache=self.cache, last_only=True)
+        self._choose(logits[:, 0])
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows only (indices into the present ones)."""
+        index = torch.tensor(rows, device=self._device)
+        self._sampler.keep(rows)
+        self.cache.keep_rows(index)
+        self.tokens = self.tokens.index_select(0, index)
+        self._feed = self._feed.index_select(0, index)
+        self._drawn = self._drawn.index_select(1, index)
+
+    def _choose(self, logits_bv: Tensor) -> None:
+        sampling, uniform_b = self._sampler.sampling, None
+        if not sampling.greedy:
+            uniform_b = self._drawn.index_select(0, self._place)[0]
+            self._place += 1
+        self.tokens.copy_(pick(logits_bv, sampling, uniform_b))
+        self._feed.copy_(self.tokens.clamp(min=0)[:, None])
+
+
+@contextmanager
+def fixed_shapes(network: Network, cache: DecodingCache) -> Iterator[None]:
+    """No shape in a pass over this cache depends on what tensors hold.
+
+    Nothing is changed for caches whose own shapes follow the rows.
+    """
+    if not isinstance(cache, StaticCache):
+        yield
+        return
+    layers = list(routed_layers(network))
+    before = [layer.experts for layer in layers]
+    cache.fixed_shapes = True
+    for layer in layers:
+        layer.experts = few.routed_experts
+    try:
+        yield
+    finally:
+        cache.fixed_shapes = False
+        for layer, experts in zip(layers, before, strict=True):
+            layer.experts = experts
