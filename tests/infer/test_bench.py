@@ -76,7 +76,7 @@ def test_a_preset_answers_with_random_weights_by_each_way_of_caching(
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["--cuda-graph", "on"], "E002", "the model is on cpu"),
+        (["--cuda-graph", "on", "--sequence-lengths", "8"], "E002", "on cpu"),
         (["--caches", "tape"], "E005", "'tape' is no way of caching"),
         (["--caches", "int8", "--kv-cache-paged"], "E002", "leave one of them out"),
         (["--inference-precision", "int8"], "E002", "random weights"),
