@@ -8,6 +8,7 @@ import torch
 from lumina.batch import Batch
 from lumina.ops.attention import blockwise as module
 from lumina.ops.attention.beyond import NOTHING, Beyond
+from lumina.ops.attention.block_kernels.table import PLAIN
 from lumina.ops.attention.blockwise import blockwise
 from lumina.ops.attention.dispatch import attend
 from lumina.ops.attention.masks import document_starts
@@ -45,7 +46,7 @@ def test_it_equals_attention_by_hand_and_the_masks(batch):
             by_loops = by_hand(q, k, v, batch.document_ids, window, *extra)
             torch.testing.assert_close(expected, by_loops, rtol=1e-5, atol=1e-5)
         for block in (1, 7, 32):
-            got = blockwise(q, k, v, starts_of(batch), window, beyond, block)
+            got = blockwise(q, k, v, starts_of(batch), window, beyond, block, PLAIN)
             torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
         got = attend(q, k, v, pattern_of("sdpa", batch, window, beyond=beyond))
         torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
@@ -60,7 +61,7 @@ def test_its_gradients_equal_the_references(window, beyond):
         for fast in (False, True):
             inputs = qkv(3, 40, 2)
             if fast:
-                out = blockwise(*inputs, starts_of(batch), window, beyond, 9)
+                out = blockwise(*inputs, starts_of(batch), window, beyond, 9, PLAIN)
             else:
                 out = attend(*inputs, pattern)
             g = torch.Generator().manual_seed(1)
@@ -80,7 +81,8 @@ def test_the_queries_are_the_last_of_the_keys():
 
 
 @pytest.mark.covers("DST-10")
-def test_what_it_keeps_and_makes_grows_with_the_length(monkeypatch):
+@pytest.mark.parametrize("kernel", [PLAIN, "cpu"])
+def test_what_it_keeps_and_makes_grows_with_the_length(monkeypatch, kernel):
     """Backward gets the result and a number for each query; no scores of all pairs."""
     made = []
     real = module._scores
@@ -93,11 +95,12 @@ def test_what_it_keeps_and_makes_grows_with_the_length(monkeypatch):
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, into=saved: into.append(t.numel()) or t, lambda t: t
         ):
-            out = blockwise(q, k, v, None, block=32)
+            out = blockwise(q, k, v, None, block=32, kernel=kernel)
         out.sum().backward()
         kept[length] = sum(saved)
     assert kept[256] == 4 * kept[64]
-    assert max(scores.nbytes for scores in made) <= 2**14
+    assert bool(made) == (kernel == PLAIN)
+    assert max((scores.nbytes for scores in made), default=0) <= 2**14
 
 
 def test_pairs_of_blocks_that_hide_everything_are_left_out():

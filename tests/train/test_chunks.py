@@ -12,8 +12,11 @@ from lumina.assemble.assemble import assemble
 from lumina.config import Config
 from lumina.data.stream import StepBatches
 from lumina.errors import LuminaError
+from lumina.features.declared import chunked_training
 from lumina.model.earlier_keys import EarlierKeys
 from lumina.model.spec import MoeSpec
+from lumina.ops.attention import blockwise
+from lumina.ops.attention.pieces import KEYS
 from lumina.plan.chunks import SHORTEST
 from lumina.train.step import SCALARS, forwards, losses_of
 from machines import cpu, gpu, plan_for
@@ -64,10 +67,14 @@ def learned(plan: Any, batch: Any = BATCH) -> tuple[list[float], dict[str, Any],
     "MEM-06: gradient accumulation per chunk",
 )
 @pytest.mark.parametrize("name", SHAPES)
-def test_chunks_learn_what_the_whole_rows_do(name: str) -> None:
+def test_chunks_learn_what_the_whole_rows_do(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a kernel, which takes such short blocks only here, and by plain arithmetic."""
     losses, gradients, taken = learned(plan_of(name))
     assert taken == 1
-    for size in (16, 21):
+    for size, least in ((16, 0.01), (21, blockwise.FEW_QUERIES)):
+        monkeypatch.setattr(blockwise, "FEW_QUERIES", least)
         mode = "full" if (name, size) == ("dense", 16) else "none"
         changed = {"attention": "blockwise", "gradient_checkpointing": mode}
         got, found, taken = learned(plan_of(name, chunk_size=size, **changed))
@@ -139,7 +146,7 @@ def test_keys_in_host_memory_give_the_same() -> None:
     batch = BATCH
     results = []
     for host in (False, True):
-        held, grads = EarlierKeys(batch, host), []
+        held, grads = EarlierKeys(batch, host, whole=True), []
         new = torch.arange(2.0 * 3 * LENGTH * 2 * 4).reshape(2, 3, 2, LENGTH, 4)
         for begin in (0, 16):
             held.turn(begin, begin + 16, learns=False)
@@ -181,7 +188,9 @@ def test_the_length_of_a_chunk_follows_the_length_of_the_row_and_the_memory() ->
     assert "do not fit" in little.reasons["chunk_size"]
 
 
-def test_the_plan_counts_one_chunk_and_the_keys_of_all() -> None:
+def test_the_plan_counts_one_chunk_and_the_keys_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     whole = plan_for(
         Config(vocab_size=64, steps=1, global_batch_size=1, seq_length=65_536,
                attention="blockwise", gradient_checkpointing="none"),
@@ -196,6 +205,13 @@ def test_the_plan_counts_one_chunk_and_the_keys_of_all() -> None:
     assert difference == keys
     assert offloaded.memory["activations"] < whole.memory["activations"] / 32
     assert chunked.memory["bound"] < whole.memory["bound"]
+    # Keys, values, their gradients and sums; in 16 bits, for each head of queries too.
+    heads = 8 * spec.num_kv_heads + 2 * spec.num_heads
+    piece = 2 * KEYS * heads * spec.head_dim
+    assert chunked_training.PIECE_KEYS == KEYS
+    monkeypatch.setattr(chunked_training, "PIECE_KEYS", 0)
+    without = planned(65_536, chunk_size=1024, **options)
+    assert chunked.memory["working"] - without.memory["working"] == piece
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,21 @@ What is kept for a backward pass is that of one chunk.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import astuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lumina.batch import Batch
-from lumina.ops.attention.beyond import Beyond
+from lumina.ops.attention.beyond import NOTHING, Beyond
+from lumina.ops.attention.block_kernels.table import AUTO
+from lumina.ops.attention.blockwise import (
+    BLOCK,
+    Sight,
+    add_gradients,
+    blockwise_attention,
+)
 from lumina.ops.attention.dispatch import Pattern
 from lumina.ops.attention.masks import document_starts
 
@@ -58,15 +66,19 @@ class EarlierKeys:
         batch: whole rows, on the device that trains.
         host: keys, values and their gradients lie in host memory, where the attention
             reads them block by block.
+        whole: layers make their keys of what is held of all tokens (latent attention).
+            Else attention itself reads what is held and adds gradients to it, and
+            nothing of the length of the row is made beside it.
     """
 
-    def __init__(self, batch: Batch, host: bool = False) -> None:
+    def __init__(self, batch: Batch, host: bool = False, whole: bool = False) -> None:
         self.length = batch.input_ids.shape[1]
-        self._host = host
+        self._host, self._whole, self._layer = host, whole, 0
         self._starts: Tensor | None = None
         if not batch.one_document_rows:
             self._starts = document_starts(batch.document_ids)
         self._held: dict[tuple[int, int], Held] = {}
+        self._sight = Sight(0, NOTHING)
         self.begin = self.end = self.first = 0
         self.learns = False
 
@@ -100,7 +112,11 @@ class EarlierKeys:
         starts = self._starts
         if starts is not None:
             starts = starts[:, self.begin : self.end] - self.first
-        return Pattern("blockwise", window=window, beyond=beyond, starts=starts)
+        self._sight = Sight(window, beyond)
+        earlier = None if self._whole else self._attend
+        return Pattern(
+            "blockwise", window=window, beyond=beyond, starts=starts, earlier=earlier
+        )
 
     def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The keys and values that a layer's queries may see; see `LayerCache`.
@@ -110,9 +126,30 @@ class EarlierKeys:
             k: [B, K, s, head_dim] of this chunk; `v` alike.
 
         Returns:
-            [B, K, T, head_dim], of this chunk and of those before it.
+            [B, K, T, head_dim], of this chunk and of those before it where layers want
+            the whole; else of this chunk, for the `Pattern` to attend with.
         """
+        self._layer = layer_index
+        if not self._whole:
+            return k, v
         return self._extended((layer_index, 0), k), self._extended((layer_index, 1), v)
+
+    def _attend(self, q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor) -> Tensor:
+        """Attention of the layer whose keys were the last to be updated."""
+        new, held = (k_bskd, v_bskd), []
+        for slot, one in enumerate(new):
+            key = self._layer, slot
+            if key not in self._held:
+                self._held[key] = Held(
+                    one.detach().transpose(1, 2), self.length, self._host
+                )
+            held.append(self._held[key])
+        place = Place(self.first, self.begin, self.end, self.learns)
+        starts = self._starts
+        if starts is not None:
+            starts = starts[:, self.begin : self.end] - self.first
+        seen: Tensor = _Attention.apply(q_bshd, *new, held, place, starts, self._sight)  # type: ignore[no-untyped-call]
+        return seen
 
     def _extended(self, slot: tuple[int, int], new: Tensor) -> Tensor:
         if slot not in self._held:
@@ -120,6 +157,68 @@ class EarlierKeys:
         place = self.first, self.begin, self.end
         extended: Tensor = _Extended.apply(new, self._held[slot], *place, self.learns)  # type: ignore[no-untyped-call]
         return extended
+
+
+class Place(NamedTuple):
+    """A chunk of a row.
+
+    Attributes:
+        first: column of the first key that it may see.
+        begin: of its first token.
+        end: behind its last token.
+        learns: its backward pass follows.
+    """
+
+    first: int
+    begin: int
+    end: int
+    learns: bool
+
+
+class _Attention(torch.autograd.Function):
+    """Attention of a chunk to the held keys, its own among them.
+
+    Backward adds gradients to what is held: those of the chunk's own keys are complete
+    there then.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        held: list[Held],
+        place: Place,
+        starts: Tensor | None,
+        sight: Sight,
+    ) -> Tensor:
+        for one, new in zip(held, (k, v), strict=True):
+            # Those of a chunk that learns are there already, but for the last chunk's.
+            if not place.learns or place.end == one.values.shape[1]:
+                own = one.values[:, place.begin : place.end]
+                own.copy_(new, non_blocking=True)
+        ctx.held, ctx.place = held, place
+        ctx.how = sight.window, *astuple(sight.beyond), BLOCK, AUTO
+        seen = [one.values[:, place.first : place.end] for one in held]
+        out: Tensor
+        out, sums = blockwise_attention(q, *seen, starts, *ctx.how)
+        ctx.save_for_backward(q, starts, out, sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        (grad,), (q, starts, out, sums) = grads, ctx.saved_tensors
+        first, begin, end, _ = ctx.place
+        keys, values = (one.values[:, first:end] for one in ctx.held)
+        into = [one.summed()[:, first:end] for one in ctx.held]
+        given = grad, q, keys, values, starts, out, sums
+        grad_q = add_gradients(*given, *ctx.how, *into)
+        own = [
+            one.summed()[:, begin:end].to(q.device, one.values.dtype)
+            for one in ctx.held
+        ]
+        return grad_q, *own, None, None, None, None
 
 
 class _Extended(torch.autograd.Function):

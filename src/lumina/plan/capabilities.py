@@ -59,6 +59,12 @@ KERNELS = (
         capability(8, 0),
         "scaled dot product attention with a mask",
     ),
+    Kernel(
+        "cuDNN attention",
+        "causal attention of whole rows, and of blocks of long ones, 16-bit types",
+        capability(9, 0),
+        "FlashAttention-2",
+    ),
     Kernel("torch.compile", "blocks", kernel_compiler, "eager blocks"),
     Kernel(
         "one-pass AdamW (Triton)",

@@ -43,7 +43,9 @@ def passes(program: Program, batch: Batch, seed: int) -> Iterator[Pass]:
     if not size or size >= length:
         yield Pass(batch)
         return
-    earlier = EarlierKeys(batch, host=program.plan.chunk_offload)
+    plan = program.plan
+    latent = bool(plan.spec.mla_kv_rank)
+    earlier = EarlierKeys(batch, host=plan.chunk_offload, whole=latent)
     chunks = [
         (begin, min(begin + size, length), batch.columns(begin, begin + size))
         for begin in range(0, length, size)

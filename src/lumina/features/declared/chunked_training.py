@@ -11,6 +11,10 @@ _KEYS_ONLY = "a chunk hands on keys and values, and this model has more to hand 
 _WHOLE = "weights are gathered for whole forward passes"
 
 
+PIECE_KEYS = 16_384
+"""As `KEYS` of `lumina.ops.attention.pieces`, which needs torch."""
+
+
 def _active(plan: Any) -> bool:
     return bool(0 < plan.chunk_size < plan.spec.seq_length)
 
@@ -23,6 +27,19 @@ def _handed_on(spec: Any, layout: Any) -> int:
     element = 4 if layout.compute_dtype == "float32" else 2
     tokens = layout.micro_batch_size * spec.seq_length
     return int(spec.num_layers * tokens * width * (element + 4))
+
+
+def _pieces(spec: Any, layout: Any) -> int:
+    """Bytes of a piece of keys and values on CUDA: read, and on their way back.
+
+    A copy of both where they lie in host memory, their gradients, a gradient for each
+    head of queries before those of a group are added, and float32 sums.
+    """
+    if layout.device != "cuda" or layout.compute_dtype == "float32":
+        return 0
+    heads = 2 * 4 * spec.num_kv_heads + 2 * spec.num_heads
+    keys = min(PIECE_KEYS, spec.seq_length)
+    return int(2 * layout.micro_batch_size * keys * heads * spec.head_dim)
 
 
 def _on_the_host(machine: Machine) -> str | None:
@@ -41,7 +58,10 @@ register(
         plan_field="chunk_size",
         requested=lambda c: c.long_rows.use_chunked_training,
         active=_active,
-        memory=lambda spec, layout: {"activations": _handed_on(spec, layout)},
+        memory=lambda spec, layout: {
+            "activations": _handed_on(spec, layout),
+            "working": _pieces(spec, layout),
+        },
         excludes=(
             Exclusion("mixture_of_depths", _KEYS_ONLY),
             Exclusion("mixture_of_recursions", _KEYS_ONLY),

@@ -6,6 +6,10 @@ arXiv:1805.02867; Rabe and Staats, 2021, arXiv:2112.05682). It is the algorithm 
 attention (Liu et al., 2023, arXiv:2310.01889) with one participant. Backward makes the
 scores again from what forward kept: the result and one number for each query and head.
 
+Where a kernel gives the logarithm of that sum with its result (`block_kernels`), it
+computes the blocks, and scores exist nowhere (`merged`). Dilation and very many short
+documents are left to the arithmetic here, which is also what kernels are tested by.
+
 Any pattern that `masks.in_reach` knows needs no mask of all pairs. Pairs of blocks in
 which nothing is visible are left out. Keys and values may lie in host memory while the
 queries are on a GPU: each block is brought over when it is needed, and its gradient
@@ -21,14 +25,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lumina.ops.attention import merged
 from lumina.ops.attention.beyond import NOTHING, Beyond
+from lumina.ops.attention.block_kernels.table import (
+    AUTO,
+    BLOCK_KERNELS,
+    BlockKernel,
+    chosen,
+)
 from lumina.ops.attention.masks import in_reach
+from lumina.ops.attention.pieces import Group, documents_of, groups_of
 
 BLOCK = 4096
 """Keys of a block."""
 
 SCORES_BYTES = 2**26
 """What the float32 scores of one pair of blocks take at most; queries are divided."""
+
+FEW_QUERIES = 64
+"""Where documents or a window are so short that a kernel would have fewer queries than
+this in a call on average, there is none: masks take less time than the calls."""
 
 
 class Sight(NamedTuple):
@@ -65,6 +81,7 @@ def blockwise(
     window: int = 0,
     beyond: Beyond = NOTHING,
     block: int = BLOCK,
+    kernel: str = AUTO,
 ) -> Tensor:
     """Causal attention within documents; the queries are the last S of the T keys.
 
@@ -75,14 +92,24 @@ def blockwise(
             document begins; None: every row is one document.
         window: tokens a query sees, itself among them; 0: all.
         beyond: what stays visible beyond the window.
-        block: keys of a block.
+        block: keys of a block, without a kernel.
+        kernel: an entry of `BLOCK_KERNELS` for patterns without dilation and blocks of
+            at least `FEW_QUERIES`; `PLAIN`: none; `AUTO`: the fastest for the tensors.
 
     Returns:
         [B, S, H, head_dim] in the type of the queries; scores and sums are float32.
     """
     out: Tensor
     out, _ = blockwise_attention(
-        q_bshd, k_btkd, v_btkd, starts_bs, window, beyond.sinks, beyond.dilation, block
+        q_bshd,
+        k_btkd,
+        v_btkd,
+        starts_bs,
+        window,
+        beyond.sinks,
+        beyond.dilation,
+        block,
+        kernel,
     )
     return out
 
@@ -97,9 +124,13 @@ def blockwise_attention(
     sinks: int,
     dilation: int,
     block: int,
+    kernel: str,
 ) -> tuple[Tensor, Tensor]:
     """`blockwise`, and the logarithm of each softmax's sum, [B, H, S] float32."""
     sight = Sight(window, Beyond(sinks, dilation))
+    fast = _by_kernel(kernel, q, k, v, starts, sight)
+    if fast is not None:
+        return merged.forward(fast.kernel, q, k, v, fast.groups)
     rows, queries, heads, _width = q.shape
     groups, shift = k.shape[2], k.shape[1] - queries
     out = torch.empty_like(q)
@@ -134,6 +165,7 @@ def _(
     sinks: int,
     dilation: int,
     block: int,
+    kernel: str,
 ) -> tuple[Tensor, Tensor]:
     rows, queries, heads, _ = q.shape
     return torch.empty_like(q), q.new_empty((rows, heads, queries), dtype=torch.float32)
@@ -152,14 +184,66 @@ def blockwise_attention_backward(
     sinks: int,
     dilation: int,
     block: int,
+    kernel: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values; those of keys add up in float32."""
+    grad_k = torch.zeros(k.shape, dtype=torch.float32, device=k.device)
+    grad_v = torch.zeros(v.shape, dtype=torch.float32, device=v.device)
+    how = window, sinks, dilation, block, kernel
+    grad_q = add_gradients(grad, q, k, v, starts, out, sums, *how, grad_k, grad_v)
+    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@blockwise_attention_backward.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    starts: Tensor | None,
+    out: Tensor,
+    sums: Tensor,
+    window: int,
+    sinks: int,
+    dilation: int,
+    block: int,
+    kernel: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def add_gradients(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    starts: Tensor | None,
+    out: Tensor,
+    sums: Tensor,
+    window: int,
+    sinks: int,
+    dilation: int,
+    block: int,
+    kernel: str,
+    grad_k: Tensor,
+    grad_v: Tensor,
+) -> Tensor:
+    """The gradient of the queries; those of keys and values are added to what is there.
+
+    Args:
+        grad: of the result.
+        q: as in `blockwise_attention`; all up to `kernel` are as there.
+        out: what it gave; `sums` too.
+        grad_k: [B, T, K, head_dim] float32, where the keys are; `grad_v` alike.
+    """
     sight = Sight(window, Beyond(sinks, dilation))
+    fast = _by_kernel(kernel, q, k, v, starts, sight)
+    if fast is not None:
+        into = grad_k, grad_v
+        return merged.backward(fast.kernel, grad, q, k, v, out, sums, fast.groups, into)
     _rows, queries, heads, width = q.shape
     groups, shift, scale = k.shape[2], k.shape[1] - queries, 1 / math.sqrt(width)
     grad_q = torch.empty_like(q)
-    grad_k = torch.zeros(k.shape, dtype=torch.float32, device=k.device)
-    grad_v = torch.zeros(v.shape, dtype=torch.float32, device=v.device)
     for place, pairs in _by_queries(q, k, starts, sight, block):
         q_blk = _queries(q, place, groups)
         grad_blk = _queries(grad, place, groups)
@@ -177,24 +261,7 @@ def blockwise_attention_backward(
             grad_k[:, pair.keys] += key_grad.transpose(1, 2).to(k.device)
             grad_v[:, pair.keys] += value_grad.transpose(1, 2).to(v.device)
         grad_q[:, place] = _whole(found.mul_(scale), heads).to(q.dtype)
-    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
-
-
-@blockwise_attention_backward.register_fake
-def _(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    starts: Tensor | None,
-    out: Tensor,
-    sums: Tensor,
-    window: int,
-    sinks: int,
-    dilation: int,
-    block: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q), k.new_empty(k.shape), v.new_empty(v.shape)
+    return grad_q
 
 
 def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -204,10 +271,37 @@ def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _back(ctx, grad, _):  # type: ignore[no-untyped-def]
     found = blockwise_attention_backward(grad, *ctx.saved_tensors, *ctx.how)
-    return *found, None, None, None, None, None
+    return *found, None, None, None, None, None, None
 
 
 blockwise_attention.register_autograd(_back, setup_context=_keep)
+
+
+class _Fast(NamedTuple):
+    """A kernel, and what it computes."""
+
+    kernel: BlockKernel
+    groups: list[Group]
+
+
+def _by_kernel(
+    name: str, q: Tensor, k: Tensor, v: Tensor, starts: Tensor | None, sight: Sight
+) -> _Fast | None:
+    """What a kernel computes of all that is seen: everything, or None: nothing."""
+    if name == AUTO:
+        name = chosen(q, v.shape[-1], starts is not None)
+    kernel = BLOCK_KERNELS.found(name)
+    if kernel is None or (sight.window and sight.beyond.dilation):
+        return None
+    rows, queries = q.shape[:2]
+    most = (queries if starts is None else rows * queries) // FEW_QUERIES
+    documents = documents_of(starts, queries)
+    if len(documents) > most:
+        return None
+    sinks = sight.beyond.sinks if sight.window else 0
+    shift = k.shape[1] - queries
+    groups = [*groups_of(documents, rows, shift, sight.window, sinks)]
+    return _Fast(kernel, groups) if len(groups) <= most else None
 
 
 def _by_queries(

@@ -56,6 +56,8 @@ class Pattern:
             object as the default would cut a graph in which patterns are made.
         starts: [B, S] int64, the column in which the document of each query begins;
             None: every row is one document (blockwise).
+        earlier: computes attention itself, of queries and new keys to earlier keys,
+            which it holds (blockwise).
     """
 
     backend: str
@@ -66,6 +68,7 @@ class Pattern:
     causal: bool = True
     beyond: Beyond | None = None
     starts: Tensor | None = None
+    earlier: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
 
 def make_pattern(
@@ -126,6 +129,8 @@ def attend(q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor, pattern: Pattern) -> 
     """
     if _observer is not None:
         _observer(q_bshd, k_bskd)
+    if pattern.earlier is not None:
+        return pattern.earlier(q_bshd, k_bskd, v_bskd)
     if pattern.backend == "varlen":
         assert pattern.cu_seqlens is not None
         return varlen(

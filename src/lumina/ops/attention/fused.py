@@ -53,6 +53,11 @@ def prefer_cudnn(wanted: bool) -> None:
     )
 
 
+def cudnn_first() -> bool:
+    """Whether cuDNN computes attention: preferred, and not forbidden by determinism."""
+    return _cudnn_first and not torch.are_deterministic_algorithms_enabled()
+
+
 def sdpa(
     q_bhsd: Tensor, k_bktd: Tensor, v_bktd: Tensor, mask: Tensor | None, causal: bool
 ) -> Tensor:

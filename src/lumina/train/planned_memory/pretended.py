@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
@@ -24,6 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 from lumina.train.planned_memory import kernels
 from lumina.train.planned_memory.following import Following
+
+if TYPE_CHECKING:
+    from lumina.ops.attention.pieces import Document
 
 META = torch.device("meta")
 
@@ -212,6 +215,7 @@ def pretended(device: torch.device, following: Following) -> Iterator[None]:
 
         put(segments, "segments_mm", _even_segments)
         put(blockwise, "_extremes", _halves)
+        put(blockwise, "documents_of", _two_documents)
         put(transport, "ThreadPoolExecutor", _Now)
         if device.type == "cuda":
             _with_kernels(put, stack)
@@ -293,3 +297,14 @@ def _halves(
     first = [half if i * size >= half else 0 for i in range(blocks)]
     last = [half if min((i + 1) * size, length) > half else 0 for i in range(blocks)]
     return first, last
+
+
+def _two_documents(starts: Tensor | None, queries: int) -> list[Document]:
+    """The documents of rows of two halves."""
+    from lumina.ops.attention.pieces import Document
+
+    if starts is None:
+        return [Document(None, 0, queries, 0)]
+    half = max(1, queries // 2)
+    parts = [(0, half, 0), (half, queries, half)]
+    return [Document(row, *part) for row in range(len(starts)) for part in parts]

@@ -1,0 +1,1 @@
+"""Kernels of attention that say what they summed: one file for each, see `table`."""
