@@ -12,6 +12,22 @@ from option_effects import shows
 from tiny_runs import Runs, seen
 
 
+@shows("quantization_eval_batches")
+def compared(runs: Runs) -> None:
+    """So many batches of held-out text are compared before the first step."""
+    shape = {"eval_fraction": 0.3, "eval_batches": 8}
+    base = runs.train(steps=1, **shape)
+    started = {"init_from": str(base.folder), "use_peft": True, "steps": 1, **shape}
+    counts = []
+    for batches in (0, 1, 2):
+        run = runs.train(
+            **started, load_in_8bit=True, quantization_eval_batches=batches
+        )
+        told = [e["data"] for e in run.events if e["kind"] == "cost_of_few_bits"]
+        counts.append(sum(one["tokens"] for one in told))
+    assert not counts[0] and 0 < counts[1] < counts[2]
+
+
 @pytest.mark.covers("PRC-16: --load-in-8bit", "PRC-16: --load-in-4bit")
 @shows("load_in_4bit", "load_in_8bit", "quantization_method", "quantization_bits")
 def base(runs: Runs) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,12 @@ import pytest
 import torch
 
 from lumina.assemble.program import Program
+from lumina.infer.load import filled_network
 from lumina.model.stored import stored_pieces
+from lumina.ops.low_bits.codec import found_codec
 from lumina.state.weights import open_weights
+from lumina.train import start
+from lumina.train.held_out import held_out_batches
 from tiny_runs import EXPERTS, Run, Runs, seen
 
 PEFT = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.2, "hidden_size": 64}
@@ -123,3 +129,97 @@ def test_few_bits_are_refused_where_nothing_would_use_them(runs: Runs) -> None:
         "E002", load_in_8bit=True, quantization_bits=4, **peft
     )
     assert "freezes" in runs.refused("E002", quantization_method="quanto", **peft)
+
+
+def test_every_matrix_has_its_error_in_the_events_and_the_report(runs: Runs) -> None:
+    base = runs.train(hidden_size=64, steps=1)
+    started = PEFT | {"init_from": str(base.folder), "load_in_8bit": True, "steps": 1}
+    run = runs.train(**started)
+    (told,) = [one for one in run.events if one["kind"] == "base_in_few_bits"]
+    errors = told["data"]["errors"]
+    wide, codec = whole(base), found_codec("int8")
+    assert len(errors) == told["data"]["tensors"]
+    for name, error in errors.items():
+        held = codec.pack(wide[name]).unpacked()
+        expected = (held - wide[name]).norm() / wide[name].norm()
+        assert error == pytest.approx(float(expected), rel=1e-4)
+    page = (run.folder / "report.html").read_text()
+    assert all(name in page for name in errors)
+    assert f"{max(errors.values()):.3%}" in page
+    assert not [one for one in run.events if one["kind"] == "cost_of_few_bits"]
+
+
+@pytest.mark.parametrize("moe", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_what_few_bits_cost_is_measured_on_held_out_text(moe: bool, runs: Runs) -> None:
+    """Against two whole models, loaded apart; with adapters that begin beside zero."""
+    shape = {"hidden_size": 64, "eval_fraction": 0.3, "eval_batches": 8}
+    base = runs.train(steps=12, **shape, **(EXPERTS if moe else {}))
+    started = PEFT | shape | {"init_from": str(base.folder), "steps": 1}
+    few = runs.train(
+        **started,
+        load_in_4bit=True,
+        peft_method="loftq",
+        quantization_eval_batches=2,
+    )
+    (told,) = [one for one in few.events if one["kind"] == "cost_of_few_bits"]
+    found = told["data"]
+    assert f"{found['perplexity']:,.5g}" in few.printed
+    assert f"{found['divergence']:.4g} nats" in (few.folder / "report.html").read_text()
+
+    weights = open_weights(base.folder)
+    codec, place = found_codec("nf4_double"), torch.device("cpu")
+    exact, rounded = (
+        filled_network(weights, place, torch.float32, one).eval()
+        for one in (None, codec)
+    )
+    batches: list[Any] = []
+    data_of: list[Any] = []
+
+    def noted(program: Program, _: Any) -> None:
+        data = data_of.pop()
+        batches.extend(islice(held_out_batches(data, program), 2))
+
+    with pytest.MonkeyPatch.context() as patched:
+        original = start.cost_of_few_bits
+
+        def kept(program: Program, data: Any, *more: Any) -> Any:
+            data_of.append(data)
+            return original(program, data, *more)
+
+        patched.setattr(start, "cost_of_few_bits", kept)
+        runs.train(
+            seen(noted, []),
+            **started,
+            load_in_4bit=True,
+            quantization_eval_batches=2,
+        )
+    apart = before = after = 0.0
+    tokens = 0
+    for batch in batches:
+        counted = batch.labels != -100
+        with torch.no_grad():
+            one, other = (
+                network.objective.logits(
+                    network.backbone(batch, None).hidden, network.output_matrix
+                )[counted].log_softmax(-1)
+                for network in (exact, rounded)
+            )
+        labels = batch.labels[counted][:, None]
+        apart += float((one.exp() * (one - other)).sum())
+        before -= float(one.gather(1, labels).sum())
+        after -= float(other.gather(1, labels).sum())
+        tokens += int(counted.sum())
+    assert found["tokens"] == tokens > 100
+    assert found["divergence"] == pytest.approx(apart / tokens, rel=1e-3)
+    assert found["divergence"] > 1e-5
+    expected = math.exp(before / tokens), math.exp(after / tokens)
+    pair = found["perplexity_before"], found["perplexity"]
+    assert pair == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_base_that_cannot_be_compared_is_refused(runs: Runs) -> None:
+    base = runs.train(hidden_size=64, steps=1)
+    started = PEFT | {"init_from": str(base.folder), "load_in_4bit": True}
+    started |= {"eval_fraction": 0.0}
+    said = runs.refused("E002", **started, quantization_eval_batches=1)
+    assert "nothing is held out" in said

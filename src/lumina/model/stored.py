@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from lumina.model.spec import ModelSpec
 from lumina.model.tensors import Shape
 from lumina.ops.low_bits.codec import Codec, Packed
 from lumina.ops.low_bits.product import product
-from lumina.ops.low_bits.wide import wide
+from lumina.ops.low_bits.wide import wide, wide_product
 
 ROLES = ("matrix", "expert")
 """Of the tensors that few bits hold: neither embeddings, heads, routers nor norms."""
@@ -61,6 +62,7 @@ class StoredWeight(nn.Module):
         first, *_ = pieces.values()
         outputs = sum(shape[-2] for shape in pieces.values())
         self.shape: Shape = (*first[:-2], outputs, first[-1])
+        self._exact: Callable[[str], Tensor] | None = None
 
     def packed(self, name: str) -> Packed:
         """What holds a logical tensor, by its name in files; it shares its memory."""
@@ -84,6 +86,10 @@ class StoredWeight(nn.Module):
 
     def wide(self, dtype: torch.dtype) -> Tensor:
         """The whole parameter in `dtype`, of which nothing is kept."""
+        if self._exact is not None:
+            device = next(self.buffers()).device
+            parts = (self._exact(name).to(device, dtype) for name in self.names)
+            return torch.cat(list(parts), dim=-2)
         return wide([piece.packed() for piece in self._pieces.values()], dtype)
 
     def multiplied(
@@ -96,6 +102,10 @@ class StoredWeight(nn.Module):
             offsets: of experts.
             outputs: only the first of them; the end of a piece.
         """
+        if self._exact is not None:
+            whole = self.wide(x.dtype)
+            chosen = whole if outputs is None else whole[..., :outputs, :]
+            return wide_product(x, chosen, offsets)
         return product(x, self.first(outputs), offsets)
 
     def first(self, outputs: int | None) -> list[Packed]:
@@ -107,6 +117,29 @@ class StoredWeight(nn.Module):
             chosen.append(piece.packed())
         assert outputs in (None, sum(one.shape[-2] for one in chosen))
         return chosen
+
+
+@contextmanager
+def as_in_files(
+    stored: Iterable[StoredWeight], read: Callable[[str], Tensor]
+) -> Iterator[None]:
+    """Let stored weights be what they were before they were in few bits.
+
+    Each product reads its matrix anew, so that memory never holds two of them. For
+    uncompiled forward passes in evaluation mode.
+
+    Args:
+        stored: the weights.
+        read: logical name -> the tensor as it is in files.
+    """
+    weights = list(stored)
+    for one in weights:
+        one._exact = read
+    try:
+        yield
+    finally:
+        for one in weights:
+            one._exact = None
 
 
 def piece_of(logical: str) -> str:

@@ -20,6 +20,7 @@ from lumina.train.best import Best
 from lumina.train.controls import Controls
 from lumina.train.controls.apply_change import set_again
 from lumina.train.edits import Edit, edited
+from lumina.train.few_bits_cost import cost_of_few_bits
 from lumina.train.preparation import Preparation
 from lumina.train.recalled import recall
 from lumina.train.recorder import Recorder
@@ -82,6 +83,11 @@ def begin(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
             prepared.plan, weights.source if weights else None, ranks=prepared.ranks
         )
     _tell_of_base(program, recorder)
+    batches = prepared.config.quantization.quantization_eval_batches
+    if turn is None and batches:
+        read = weights.source.tensor if weights else None
+        cost = cost_of_few_bits(program, prepared.data, read, batches)
+        recorder.event("cost_of_few_bits", "info", None, str(cost), **cost.figures)
     return Outset(program, progress, Best(), controls, RunningRules.of(prepared.plan))
 
 

@@ -28,6 +28,7 @@ def base_in_words(program: Program) -> tuple[str, dict[str, Any]] | None:
         "mean_error": mean,
         "largest_error": errors[worst],
         "largest_error_of": worst,
+        "errors": errors,
     }
     text = (
         f"{len(packed)} matrices of the base are in {program.plan.base_storage}, "

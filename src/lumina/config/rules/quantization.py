@@ -5,7 +5,12 @@ from __future__ import annotations
 from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
-from lumina.features.few_bits import BITS, METHODS, asked_few_bits
+from lumina.features.few_bits import (
+    BITS,
+    METHODS,
+    asked_base_storage,
+    asked_few_bits,
+)
 
 
 def check(settings: Settings) -> None:
@@ -57,13 +62,13 @@ def check(settings: Settings) -> None:
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of few bits without effect, and why."""
     asked = settings.quantization
-    if (
-        asked.quantization_method is not None
-        or asked.load_in_4bit
-        or asked.load_in_8bit
-    ):
-        return {}
-    return {"quantization_bits": "quantization_method is not named"}
+    unused = {}
+    loads = asked.load_in_4bit or asked.load_in_8bit
+    if asked.quantization_method is None and not loads:
+        unused["quantization_bits"] = "quantization_method is not named"
+    if not asked_base_storage(settings):
+        unused["quantization_eval_batches"] = "no base is held in few bits"
+    return unused
 
 
 RULE = Rule(check=check, without_effect=without_effect)

@@ -36,6 +36,13 @@ class QuantizationSection(Section):
         description="of a code: bnb 8 or 4, quanto 8 or 4; default: 4, and 8 of quanto "
         "and fp8",
     )
+    quantization_eval_batches: int = Field(
+        0,
+        ge=0,
+        description="before the first step, compare the base in few bits with the base "
+        "in its files on so many held-out batches: divergence of their scores, and "
+        "perplexity of each; 0: do not",
+    )
 
     @field_validator("quantization_bits", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from lumina.observe.report import curves
 from lumina.observe.report.decisions import about_anomalies, decisions
 from lumina.observe.report.earlier import charts as charts_beside
 from lumina.observe.report.earlier import comparison
+from lumina.observe.report.few_bits import few_bits
 from lumina.observe.report.findings import find
 from lumina.observe.report.go_on import commands
 from lumina.observe.report.headline import facts, figures, sentence
@@ -118,6 +119,7 @@ def content(record: Record, budget: float) -> dict[str, Any]:
         "warnings": plan.get("warnings", []),
         "samples": sampled(record, longest),
         "loads": expert_loads(record),
+        "few_bits": few_bits(record, budget),
         "decisions": decisions(record),
         "anomalies": _short(about_anomalies(record), longest),
         "earlier": comparison(record),
