@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from live_bytes import LiveBytes
 from lumina.ops.cross_entropy import chunked
 from lumina.ops.cross_entropy.distilled import (
+    TENSORS,
     Pull,
     distilled_cross_entropy,
     reference,
@@ -71,3 +73,18 @@ def test_a_model_that_says_the_same_is_pulled_nowhere():
     got, hidden.grad = hidden.grad, None
     chunked.cross_entropy(hidden, weight, labels, weights, vocab, 4096).loss.backward()
     torch.testing.assert_close(got, hidden.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_no_more_than_its_tensors_are_held_at_a_time():
+    """`TENSORS`, and a product that only a CPU makes; nothing of the chunk before."""
+    vocab, rows = 4096, 12
+    hidden, weight, labels, _, _, pull = inputs(60, 60, 8, vocab, vocab, weighted=False)
+    hidden.requires_grad_()
+    one = rows * vocab * 4
+    with LiveBytes() as live:
+        for head in (weight, pull.weight_vd):
+            live.add(head)
+        before = live.now
+        how = TENSORS * one, pull
+        distilled_cross_entropy(hidden, weight, labels, None, vocab, *how)
+    assert live.peak - before < 1.05 * (TENSORS + 1) * one

@@ -236,11 +236,11 @@ def _logit_bytes(spec: ModelSpec, layout: Layout) -> tuple[int, int]:
     """(what the chunked loss holds at most, the part that is gone afterwards).
 
     Its gradients are made while the logits are there: a chunk of float32 logits (and
-    its gradient: in the compute type on CUDA, on the CPU only where that is narrower)
-    beside the gradient of the chunk before it, the gradient of the hidden states, and
-    the head's gradient, summed over chunks in float32, where the head trains. Half
-    precision on CUDA adds to that sum in place, all else adds a product of that size.
-    The hidden states themselves, and what is not a sum, are gone afterwards.
+    its gradient: in the compute type on CUDA, on the CPU only where that is narrower),
+    the gradient of the hidden states, and the head's gradient, summed over chunks in
+    float32, where the head trains. Half precision on CUDA adds to that sum in place,
+    all else adds a product of that size. A chunk's are gone when the next one's are
+    made; the hidden states themselves, and what is not a sum, are gone afterwards.
     """
     tokens = layout.micro_batch_size * spec.seq_length
     element = BYTES[layout.compute_dtype]
@@ -249,7 +249,7 @@ def _logit_bytes(spec: ModelSpec, layout: Layout) -> tuple[int, int]:
     logits = math.ceil(tokens / number) * row
     gradient = logits * element // 4
     beside = element == 2 or layout.device == "cuda"
-    chunk = logits + gradient * (beside + (number > 1))
+    chunk = logits + gradient * beside
     costs = costs_of(spec)
     heads = max((cost.heads(spec) for cost in costs), default=1)
     copies = max((cost.hidden_copies(spec) for cost in costs), default=1)

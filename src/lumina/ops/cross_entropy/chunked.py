@@ -87,6 +87,7 @@ def cross_entropy(
         loss = loss + weighted(chunk.loss_t, counted_t[rows])
         correct = correct + (chunk.correct_t * (labels_t[rows] != IGNORE)).sum()
         each_2t[0, rows], each_2t[1, rows] = chunk.loss_t, chunk.correct_t
+        del logits_cv, chunk  # before those of the next one are made
     return Sums(loss, correct, *each_2t.unbind())
 
 
@@ -250,6 +251,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 torch.mm(made.grad_cv, weight, out=grad_hidden[rows])
             if grad_weight is not None:
                 add_product(grad_weight, made.grad_cv.t(), hidden_cd)
+            del made  # before the logits of the next chunk are made
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight_vd.dtype
         if smoothing:

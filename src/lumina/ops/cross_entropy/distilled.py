@@ -206,10 +206,10 @@ class _Distilled(torch.autograd.Function):
             logits_cv = matmul_float32(hidden_cd, weight.t())
             pulled_cv = None
             if rows.start < count:
-                base_cv = matmul_float32(pull.hidden_nd[rows].to(dtype), base.t())
+                hidden = pull.hidden_nd[rows].to(dtype)
                 divergence_c, pulled_cv = _compare(
                     logits_cv[:, :vocab_size],
-                    base_cv[:, :vocab_size],
+                    matmul_float32(hidden, base.t())[:, :vocab_size],
                     counted_c,
                     pull,
                 )
@@ -217,8 +217,10 @@ class _Distilled(torch.autograd.Function):
             made = gradient_of_chunk(
                 logits_cv, labels_t[rows], counted_c, vocab_size, dtype
             )
+            del logits_cv
             if pulled_cv is not None:
                 made.grad_cv[:, :vocab_size] += pulled_cv
+            del pulled_cv
             loss = loss + weighted(made.loss_c, counted_c)
             correct = correct + (made.correct_c * (labels_t[rows] != IGNORE)).sum()
             each[0][rows], each[1][rows] = made.loss_c, made.correct_c
@@ -226,6 +228,7 @@ class _Distilled(torch.autograd.Function):
                 torch.mm(made.grad_cv, weight, out=grad_hidden[rows])
             if grad_weight is not None:
                 add_product(grad_weight, made.grad_cv.t(), hidden_cd)
+            del made  # before the logits of the next chunk are made
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight_vd.dtype
         ctx.mark_non_differentiable(loss, divergence, correct, *each)
