@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import math
 from collections import deque
 from dataclasses import replace
@@ -17,16 +16,15 @@ from lumina.assemble.assemble import assemble
 from lumina.batch import IGNORE
 from lumina.model.accuracy import ACCURACY
 from lumina.model.kinds.moe import Experts
-from lumina.observe.console import Console
 from lumina.observe.utilisation import Utilisation
 from lumina.plan.flops import flops_per_token, hardware_flops_per_token
 from lumina.train.counts import divide_counts
 from lumina.train.memory_figures import MemoryFigures, fragmentation, risk
 from lumina.train.pace import Pace
-from lumina.train.recorder import Recorder
 from lumina.train.step import SCALARS, Measured, train_step
 from lumina.train.watch import Watch
 from programs import conversations, stream_of, tiny_plan
+from step_rows import settled
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +35,6 @@ def stream(tmp_path_factory, lumina_cache):
 def counted(program, values):
     behind = values[len(SCALARS) + len(program.terms) :]
     return dict(divide_counts(behind, program.counts))
-
-
-def settled(plan, recorder_folder, known, values):
-    recorder = Recorder(
-        recorder_folder,
-        plan,
-        Console(stream=io.StringIO(), live=False),
-        main=False,
-        device_name="NVIDIA H100",
-    )
-    base = {"step": 1, "tokens": 10, "epoch": 0.1, "learning_rate": 1e-3}
-    base |= {"data_wait_seconds": 0.0, "step_tokens": 10, "loss_tokens": 10}
-    base |= {"step_seconds": 0.5}
-    return recorder.row(plan, base | known, values)
 
 
 @pytest.mark.covers("MON-01: token_accuracy", "MON-01: sequence_accuracy")
@@ -222,6 +206,7 @@ def test_hardware_utilisation_counts_what_is_computed_again(stream):
     "MON-03: memory_allocated, memory_peak",
     "MEM-16: fragmentation metric",
     "MON-03: memory_reserved, memory_fragmentation",
+    "MON-03: activation_memory",
 )
 def test_memory_of_a_gpu(monkeypatch):
     from lumina.train import memory_figures
