@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from lumina.config import Config
+from lumina.data.stream import StepBatches
 from lumina.observe.console import Console
 from lumina.train import Trainer
 from option_effects import shows
-from tiny_runs import EXPERTS, Run, Runs, same
+from tiny_runs import EXPERTS, Program, Run, Runs, same, seen
 
 
 def routers(run: Run) -> dict[str, torch.Tensor]:
@@ -248,3 +249,32 @@ def balance_scope(runs: Runs) -> None:
 
 def _without(leaf: str) -> dict[str, object]:
     return {name: value for name, value in EXPERTS.items() if name != leaf}
+
+
+@pytest.mark.covers("TRN-08: inactive-expert updates skipped as an option")
+@shows("skip_unused_experts")
+def unused_experts(runs: Runs) -> None:
+    """Of two experts no token reaches one, whose weights then decay, or stay."""
+    shape = {"use_moe": True, "num_experts": 2, "moe_top_k": 1, "num_layers": 1}
+    shape |= {"moe_intermediate_size": 16, "load_balancing_weight": 0.0}
+    shape |= {"weight_decay": 0.5, "moe_normalise_top_k": False, "steps": 4}
+
+    def look(program: Program, batches: StepBatches) -> dict[str, torch.Tensor]:
+        layer = program.network.backbone.blocks[0].feedforward
+        with torch.no_grad():  # the first expert gets every token
+            layer.routing_bias.copy_(torch.tensor([50.0, 0.0]))
+        return {n: getattr(layer, n).detach().clone() for n in ("gate_up", "down")}
+
+    for rests in (False, True):
+        found: list[dict[str, torch.Tensor]] = []
+        run = runs.train(seen(look, found), skip_unused_experts=rests, **shape)
+        assert run.rows[-1]["moe.load"] == [[1.0, 0.0]]
+        for name in ("gate_up", "down"):
+            first, last = found[0][name], found[-1][name]
+            assert not same(first[0], last[0])
+            assert same(first[1], last[1]) == rests
+    beside = shape | {"skip_unused_experts": True}
+    assert "noise" in runs.refused("E002", gradient_steps=("noise",), **beside)
+    clip = {"optimizer_in_backward": True, "max_grad_norm": 0.0}
+    assert "optimizer_in_backward" in runs.refused("E002", **clip, **beside)
+    assert "elsewhere" in runs.refused("E002", optimizer_states_in="host", **beside)

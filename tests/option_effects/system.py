@@ -340,6 +340,40 @@ def deterministic(runs: Runs) -> None:
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.covers("TRN-29")
+@shows("cuda_warm_up")
+def device_warmed_up(runs: Runs) -> None:
+    """Before the clock of the first step begins; here a CPU stands for the GPU."""
+    from lumina.train import loop, warm_up
+    from lumina.train.clock import StepClock
+
+    runs.monkeypatch.setattr(warm_up, "LAZY", ("cpu",))
+    made: list[str] = []
+
+    def noted(owner: Any, name: str, word: str) -> None:
+        function = getattr(owner, name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            result = function(*given, **named)
+            made.append(word)
+            return result
+
+        runs.monkeypatch.setattr(owner, name, call)
+
+    noted(loop, "warm_device", "warm")
+    noted(StepClock, "restart", "restart")
+    noted(StepClock, "step_ended", "timed")
+    losses = []
+    for value in (False, True):
+        made.clear()
+        losses.append(runs.train(cuda_warm_up=value, steps=2).column("loss"))
+        first = made[: made.index("timed")]
+        assert made.count("warm") == value
+        if value:
+            assert first[-2:] == ["warm", "restart"]
+    assert losses[0] == losses[1]
+
+
 _HALVES = """
 import torch
 from lumina.features import Choice, Feature, register

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from lumina.config import Config, ConfigPresets
 from lumina.errors import LuminaError
 from lumina.plan.costs.cost import Layout
 from lumina.plan.count import trainable
+from lumina.plan.hardware_profiles import find_profile
 from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
 from lumina.plan.shape import resolve_spec
@@ -80,6 +81,42 @@ def test_compile_on_cuda_with_a_compiler_only() -> None:
     with pytest.raises(LuminaError, match="triton missing") as caught:
         plan_for(small(compile=True), bare)
     assert caught.value.code == "E003"
+
+
+@pytest.mark.covers("TRN-07: fallback to AdamW reported")
+def test_what_has_no_small_moments_is_adamws_and_the_plan_says_so() -> None:
+    plan = plan_for(small(optimizer="adamw_8bit"))
+    sizes = {"adamw_8bit": 0, "adamw": 0}
+    for tensor in trainable(plan.spec, ()):
+        sizes["adamw" if tensor.role in ("norm", "bias") else "adamw_8bit"] += (
+            tensor.size
+        )
+    for name, size in sizes.items():
+        share = f"{name} trains {size / sum(sizes.values()):.1%} of the parameters"
+        assert size and share in plan.reasons["optimizer_groups"]
+    assert "and adamw the others" in plan.reasons["optimizer_groups"]
+    assert not any("adamw_8bit" in text for text in plan.warnings)
+    frozen = ("backbone.embedding.*", "*.attention.*", "*.feedforward.*", "head*")
+    nothing = plan_for(small(optimizer="adamw_8bit", freeze=frozen))
+    (told,) = [text for text in nothing.warnings if "adamw_8bit" in text]
+    assert "trains nothing of this run: adamw trains all of it" in told
+    assert not any("nothing" in w for w in plan_for(small(freeze=frozen)).warnings)
+
+
+@pytest.mark.covers("TRN-22: off on MPS by default")
+def test_blocks_are_not_compiled_on_an_apple_gpu_unless_that_is_asked_for() -> None:
+    """Also by a torch that can build kernels for it."""
+    apple = find_profile("m2")[1].machine(cpu())
+    assert apple.device == "mps"
+    plan = plan_for(small(), apple)
+    assert (plan.device, plan.compile) == ("mps", False)
+    assert plan.reasons["compile"] == "off on an Apple GPU unless asked for"
+    with pytest.raises(LuminaError, match="Apple GPUs") as caught:
+        plan_for(small(compile=True), apple)
+    assert caught.value.code == "E003"
+    able = replace(apple, compiler=True, compiler_detail="Metal")
+    assert plan_for(small(), able).compile is False
+    assert plan_for(small(compile=True), able).compile is True
 
 
 def test_the_first_way_with_room_and_no_recomputation_before_less_communication():

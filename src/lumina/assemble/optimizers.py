@@ -23,6 +23,7 @@ from lumina.optim.groups import (
 )
 from lumina.optim.optimizer import Member, Optimizer, Optimizers, Slot
 from lumina.optim.paging.optimizer import Paged
+from lumina.optim.resting import RestingExperts
 from lumina.optim.sharded import is_sharded, whole
 from lumina.optim.units import OneByOne
 from lumina.parallel.mesh import RankGroup
@@ -113,7 +114,17 @@ def make_optimizers(
             )
         )
     taken = {slot.name for m in members for slot in m.optimizer.slots}
-    return Optimizers([slot for slot in slots if slot.name in taken], members)
+    made = Optimizers([slot for slot in slots if slot.name in taken], members)
+    if plan.spec.moe is not None and plan.spec.moe.skip_unused:
+        made.around = RestingExperts(
+            [
+                (slot, member.declared.states)
+                for member in members
+                for slot in member.optimizer.slots
+                if roles[slot.name] == "expert"
+            ]
+        )
+    return made
 
 
 def _made(

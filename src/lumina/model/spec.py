@@ -37,6 +37,7 @@ class MoeSpec:
         expert_dropout: chance that an expert is hidden from a token in training.
         router_init: "normal", or "orthogonal" rows of equal length.
         router_init_std: spread of initial routers; None: the model's.
+        skip_unused: an expert that no token of a step reached does not change in it.
         names: of the experts in the last places, where they have names.
         trained: so many last experts train alone, the others do not; 0: all train.
         goal_bias: added to the logits of the named experts.
@@ -64,6 +65,7 @@ class MoeSpec:
     expert_dropout: float = 0.0
     router_init: str = "normal"
     router_init_std: float | None = None
+    skip_unused: bool = False
     names: tuple[str, ...] = ()
     trained: int = 0
     goal_bias: float = 0.0

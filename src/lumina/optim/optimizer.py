@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -200,12 +200,25 @@ class Member:
         return (weight_decay if own is None else own) * self.decay_factor
 
 
+class Around(Protocol):
+    """What happens before and after a step of all optimizers."""
+
+    def before(self) -> Any:
+        """Called when all gradients are there; what it returns `after` gets."""
+
+    def after(self, kept: Any) -> None:
+        """Called when weights and states have changed."""
+
+
 class Optimizers:
     """All optimizers of a Program, which step together.
 
     Args:
         slots: the trained parameters in the network's order.
         members: the optimizers, each with its share of the slots.
+
+    Attributes:
+        around: takes part of the slots out of each step; None: all of them move.
 
     Raises:
         LuminaError: E005 for one that keeps other states than it declared.
@@ -216,6 +229,7 @@ class Optimizers:
         self.members = {
             member.key or member.declared.name: member for member in members
         }
+        self.around: Around | None = None
         for member in members:
             _check_states(member)
 
@@ -244,6 +258,7 @@ class Optimizers:
         self, *, lr: Tensor, weight_decay: float, divisor: Tensor, skip: Tensor
     ) -> None:
         """Update every slot; arguments as of `Optimizer.step`, for the whole run."""
+        kept = None if self.around is None else self.around.before()
         for member in self.members.values():
             member.optimizer.step(
                 lr=member.rate_of(lr),
@@ -251,6 +266,8 @@ class Optimizers:
                 divisor=divisor,
                 skip=skip,
             )
+        if self.around is not None:
+            self.around.after(kept)
 
     def begin_anew(self) -> None:
         """Give every optimizer its first states, moments and step counts among them."""

@@ -73,6 +73,11 @@ def decide_optimizers(config: Config, spec: ModelSpec, decisions: Decisions) -> 
             sizes = _factors(spec, factors, option, train.freeze)
             why += f": {_factored(sizes, what)}"
         decisions.decide(option, getattr(train, option), why)
+    if main.rest is not None and main not in [one for _, one in used]:
+        decisions.warn(
+            f"{main.name} trains nothing of this run: {main.rest} trains all of it, "
+            f"for no tensor that trains is of the role {' or '.join(main.roles)}"
+        )
     if main.advice is not None and not config.is_chosen("learning_rate"):
         decisions.warn(f"learning_rate is not chosen: {main.advice}")
     read = {leaf for one in declared for leaf in one.settings.values()}

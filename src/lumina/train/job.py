@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lumina.assemble.ranks import Ranks
@@ -19,11 +18,10 @@ from lumina.errors import LuminaError
 from lumina.heartbeat import beat
 from lumina.memory_shortage import shortage_code, shortage_text
 from lumina.observe.console import Console
-from lumina.observe.run_log import RunLog
 from lumina.observe.trackers import Session, Trackers, chosen_tracker
 from lumina.plan.plan import Plan
-from lumina.state.backup import Backup
 from lumina.state.checkpoint import CheckpointStore
+from lumina.train.beside_run import backup_of, log_of
 from lumina.train.edits import write_edits
 from lumina.train.evaluations import Evaluations
 from lumina.train.finish import (
@@ -34,6 +32,7 @@ from lumina.train.finish import (
     outcome,
 )
 from lumina.train.held_out import held_out_batches
+from lumina.train.last_save import save_before_crash
 from lumina.train.loop import Loop
 from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.origin import origin
@@ -281,6 +280,7 @@ class Job:
             if self.ranks.main and self.next_phase is None:
                 self._finish(result, loop)
         except BaseException as error:
+            save_before_crash(loop, error)
             if self.ranks.main:
                 config, step = self.prepared.config, loop.progress.step
                 leave_failure(error, config, directory, recorder, step)
@@ -382,7 +382,7 @@ class Job:
             main=ranks.main,
             device_name=self.prepared.environment.device_name,
             memory_bytes=self.prepared.environment.memory_bytes,
-            log=self._open_log(),
+            log=log_of(self.prepared.config, plan.log_every) if ranks.main else None,
             log_level=logging.log_level,
             rotate_bytes=round((logging.metrics_rotate_mib or 0) * 2**20),
             on_row=on_row,
@@ -396,7 +396,7 @@ class Job:
             rank=ranks.rank,
             world_size=ranks.world_size,
             on_event=recorder.event,
-            backup=self._backup(),
+            backup=backup_of(self.prepared.config, path),
         )
         prepared = self.prepared
         if ranks.main:
@@ -413,28 +413,6 @@ class Job:
             recorder.event(**({"step": None} | event))
         tell_retries(lambda event: recorder.event(**event))
         return recorder, store
-
-    def _open_log(self) -> RunLog | None:
-        """The log file, where one is named; the first rank's alone."""
-        asked = self.prepared.config.logging
-        if asked.log_file is None or not self.ranks.main:
-            return None
-        return RunLog(
-            asked.log_file,
-            level=asked.log_level,
-            form=asked.log_format,
-            rotate_bytes=round(asked.log_rotate_mib * 2**20),
-            keep=asked.log_keep,
-            every=self.plan.log_every,
-        )
-
-    def _backup(self) -> Backup | None:
-        """The second place for checkpoints, where one is named."""
-        asked = self.prepared.config.run
-        if asked.backup_dir is None:
-            return None
-        run, folder = self.folder.directory.path, Path(asked.backup_dir)
-        return Backup(run, folder, asked.backup_every_n_hours)
 
     def _open_trackers(self, recorder: Recorder) -> Trackers | None:
         """Sessions with the services that show the run, where there are any."""

@@ -18,7 +18,6 @@ from lumina.errors import LuminaError
 from lumina.heartbeat import beat, still
 from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
-from lumina.plan.schedule import learning_rate_at
 from lumina.state.checkpoint import CheckpointStore, Kind
 from lumina.state.state import State
 from lumina.train.best import Best
@@ -32,6 +31,7 @@ from lumina.train.changing import (
 from lumina.train.controls import Change, Controls, control_named
 from lumina.train.controls.ending import is_pause, reason_of
 from lumina.train.evaluations import Evaluations
+from lumina.train.feeding import feed_of, known_of
 from lumina.train.memory_ladder.beside_steps import once_more
 from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.recorder import Recorder
@@ -43,7 +43,7 @@ from lumina.train.samples import Samples
 from lumina.train.signals import StopSignals
 from lumina.train.step import SCALARS, train_step
 from lumina.train.stopping import Stops
-from lumina.train.warm_up import capacities_to_compile, warm_up
+from lumina.train.warm_up import capacities_to_compile, warm_device, warm_up
 from lumina.train.watch import NOTHING, Watch
 
 DIVERGED_AFTER = 50
@@ -176,7 +176,9 @@ class Loop:
                     continue
                 self.progress.tokens += batches.tokens
                 self.progress.cursor = dict(batches.cursor)
-                ring.push(self._known(batches, waited), values)
+                self.memory.guard.after_update()
+                known = known_of(self.program, self.progress, batches, waited)
+                ring.push(known | {"watch": self._watch}, values)
                 for event in batches.events:
                     self.recorder.event(**{"step": self.progress.step, **event})
                 if self.stops.ends_after(batches.epoch):
@@ -185,7 +187,7 @@ class Loop:
                 boundary = self._boundary()
                 for row in self._arrived(ring, newest=boundary):
                     if boundary and self.evaluations.due(self.plan, row["step"]):
-                        row |= self._evaluated(row["step"])
+                        row |= self._evaluated(row["step"], row)
                     self._write(row)
                 if boundary:
                     self._at_boundary(self.recorder.last_row)
@@ -198,16 +200,8 @@ class Loop:
             self.recovery.close()
 
     def _feed(self) -> Prefetcher:
-        return Prefetcher(
-            self.stream,
-            self.progress.cursor,
-            rank=self.program.mesh.data.rank,
-            data_ranks=self.program.mesh.data.size,
-            micro_batch_size=self.plan.micro_batch_size,
-            depth=self.config["prefetch_factor"],
-            threads=self.memory.threads(self.plan.prefetch_threads),
-            pin=self.config["pin_memory"] is not False
-            and self.program.device.type == "cuda",
+        return feed_of(
+            self.program, self.stream, self.progress, self.config, self.memory
         )
 
     def _guarded_step(self, batches: Any) -> torch.Tensor | None:
@@ -257,7 +251,9 @@ class Loop:
         """Compile for every capacity, once for each Program that may change its own."""
         if self._warm is self.program or not batches.micro_batches:
             return
-        self._warm = self.program
+        first, self._warm = self._warm is None, self.program
+        if first and self.config["cuda_warm_up"] and warm_device(self.program):
+            self._ring.clock.restart()
         if not capacities_to_compile(self.program):
             return
         beat("compiling")
@@ -283,24 +279,6 @@ class Loop:
             again |= apply_rulings(self, rulings)
             ring.clock.restart()
         return again
-
-    def _known(self, batches: Any, waited: float) -> dict[str, Any]:
-        """What the host knows of the step just launched."""
-        before = self.progress.step - 1
-        rate = learning_rate_at(self.plan, before)
-        scale = self.program.live.rate_scale(before)
-        return {
-            "step": self.progress.step,
-            "tokens": self.progress.tokens,
-            "epoch": batches.epoch,
-            "learning_rate": rate * scale,
-            "data_wait_seconds": waited,
-            "step_tokens": batches.tokens,
-            "loss_tokens": batches.loss_tokens,
-            "facts": batches.facts,
-            "watch": self._watch,
-            "held": self.program.held,
-        }
 
     def _end_phase(self) -> None:
         """The next phase was asked for: evaluate once more, and end this one."""
@@ -378,15 +356,23 @@ class Loop:
         for row in self._arrived(ring, newest=True):
             self._write(row)
 
-    def _evaluated(self, step: int) -> dict[str, Any]:
+    def _evaluated(
+        self, step: int, row: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """What an evaluation adds to the row of its step.
 
         Nothing where the run is being stopped; the evaluation is made up for when the
-        run goes on.
+        run goes on. Where it fails, `row` is written without it.
         """
         outcome = None
         if not self.interrupted:
-            outcome = self.evaluations.judge(self.program, step, self._stop_asked)
+            self.evaluations.owed = True
+            try:
+                outcome = self.evaluations.judge(self.program, step, self._stop_asked)
+            except Exception:
+                if row is not None:
+                    self._write(row)
+                raise
         self.evaluations.owed = outcome is None
         if outcome is None:
             self._stop_agreed()

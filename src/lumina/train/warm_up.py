@@ -1,4 +1,7 @@
-"""Compiling for every capacity before the first step, so that none waits later."""
+"""What is done before the first step, so that no step waits for it.
+
+Compiling for every capacity, and loading the libraries of a GPU.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,34 @@ import torch
 from lumina.assemble.program import Program
 from lumina.batch import Batch
 from lumina.model.kinds.table import kinds_of, loss_terms
+
+LAZY = ("cuda",)
+"""Kinds of device whose libraries are loaded when they are first used."""
+
+
+def warm_device(program: Program) -> bool:
+    """Load what the device's first products, sums and draws would have to wait for.
+
+    On CUDA that is a context's kernels, cuBLAS and its workspace. Neither weights nor
+    random streams change.
+
+    Args:
+        program: that will train.
+
+    Returns:
+        Whether there was anything to do.
+    """
+    device = program.device
+    if device.type not in LAZY:
+        return False
+    for dtype in {program.compute_dtype, torch.float32}:
+        x = torch.ones(64, 64, dtype=dtype, device=device, requires_grad=True)
+        weight = torch.ones(64, 64, dtype=dtype, device=device, requires_grad=True)
+        y = torch.nn.functional.linear(x, weight)
+        y.float().softmax(-1).square().sum().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return True
 
 
 def capacities_to_compile(program: Program) -> tuple[float, ...]:

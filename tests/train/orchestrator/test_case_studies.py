@@ -192,5 +192,50 @@ def test_the_second_run(name: str) -> None:
         assert found[0][2:] == (0.5, 0.4)
 
 
+def exploding(row: Row) -> None:
+    if row["step"] > AT:
+        row["grad_norm"] *= 20
+
+
+def swinging(row: Row) -> None:
+    if row["step"] > AT:
+        row["loss"] *= 1.06 if row["step"] % 2 else 0.94
+
+
+def overflowing(row: Row) -> None:
+    if row["step"] > AT:
+        row |= {"loss": float("nan"), "grad_norm": float("nan")}
+        row["skipped"] = row["step"] - AT
+
+
+WATCHED = {
+    "gradient norm": (exploding, "exploding_gradients"),
+    "loss smoothness": (swinging, "oscillation"),
+    "stability": (overflowing, "nonfinite"),
+    "memory": (filling, "memory_leak"),
+}
+
+
+@pytest.mark.covers(
+    "PRC-18: monitors gradient norm, loss smoothness, stability, memory"
+)
+@pytest.mark.parametrize("what", WATCHED)
+def test_what_a_run_in_half_precision_is_watched_for(what: str) -> None:
+    """Each figure alone leads to a change; without it the same run is left alone."""
+    disturb, anomaly = WATCHED[what]
+    half = plan(compute_dtype="bfloat16", micro_batch_size=16, global_batch_size=48)
+    made = rows()
+    assert decided(half, made) == []
+    for row in made:
+        disturb(row)
+    found = decided(half, made)
+    assert found and found[0][0] == anomaly
+    actions = [action for name, action, _, _ in found if name == anomaly]
+    if what == "stability":
+        assert actions[:2] == ["lower_rate", "compute_in_fp32"]
+    if what == "memory":
+        assert actions[:2] == ["clear_cache", "smaller_micro_batch"]
+
+
 def test_a_run_without_trouble_is_left_alone() -> None:
     assert decided(plan(), rows()) == []

@@ -1,4 +1,4 @@
-"""Devices: what contradicts."""
+"""Devices: what contradicts, and what does nothing there."""
 
 from __future__ import annotations
 
@@ -37,4 +37,12 @@ def check(settings: Settings) -> None:
         )
 
 
-RULE = Rule(check=check)
+def without_effect(settings: Settings) -> dict[str, str]:
+    """Options without effect, and why."""
+    device = settings.system.device
+    if device in ("auto", "cuda"):
+        return {}
+    return {"cuda_warm_up": f"device is {device}"}
+
+
+RULE = Rule(check=check, without_effect=without_effect)

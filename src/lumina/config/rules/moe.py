@@ -14,6 +14,7 @@ _MOE_ONLY = (
     "moe_first_dense", "moe_shared_experts", "moe_score", "moe_score_scale",
     "moe_balance_scope", "routing_temperature", "router_jitter_noise",
     "expert_dropout", "router_init", "router_init_std", "auto_adjust_lr",
+    "skip_unused_experts",
 )  # fmt: skip
 
 
@@ -26,6 +27,7 @@ def check(settings: Settings) -> None:
     moe = settings.moe
     _check_groups(settings)
     _check_overflow(settings)
+    _check_unused(settings)
     if moe.use_moe and moe.num_experts and moe.moe_top_k > moe.num_experts:
         refuse(
             f"moe_top_k {moe.moe_top_k} is more than num_experts {moe.num_experts}",
@@ -47,6 +49,28 @@ def _check_overflow(settings: Settings) -> None:
             refuse(
                 f"{leaf} {value} and overflow {overflow} contradict each other",
                 f"leave {leaf} out, or use --overflow none",
+            )
+
+
+def _check_unused(settings: Settings) -> None:
+    """Experts rest only where weights and states are seen beside all gradients."""
+    if not (settings.moe.use_moe and settings.moe.skip_unused_experts):
+        return
+    offload = settings.offload
+    against = {
+        "optimizer_in_backward": offload.optimizer_in_backward
+        and "changes them while gradients are still being made",
+        "optimizer_states_in": offload.optimizer_states_in != "device"
+        and "keeps their states elsewhere",
+        "gradient_steps": "noise" in settings.train.gradient_steps
+        and "adds noise, so that every expert has a gradient",
+    }
+    for leaf, why in against.items():
+        if why:
+            refuse(
+                "skip_unused_experts leaves experts without a gradient as they are, "
+                f"and {leaf} {settings.get(leaf)} {why}",
+                "leave one of the two out",
             )
 
 

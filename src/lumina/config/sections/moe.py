@@ -86,6 +86,11 @@ class MoeSection(Section):
     expert_dropout: float = Field(
         0.0, ge=0, lt=1, description="chance that an expert is hidden from a token"
     )
+    skip_unused_experts: bool = Field(
+        False,
+        description="an expert that no token of a step reached keeps its weights and "
+        "moments in it, which otherwise decay and follow their momentum",
+    )
     router_init: Literal["normal", "orthogonal"] = Field(
         "normal",
         description="initial routers: random, or no expert before another (rows of "

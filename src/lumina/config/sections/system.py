@@ -126,6 +126,11 @@ class SystemSection(Section):
     deterministic: bool = Field(
         False, description="bit-identical repeats, at the cost of speed"
     )
+    cuda_warm_up: bool = Field(
+        True,
+        description="on CUDA, load the libraries of matrix products before the first "
+        "step, which would otherwise be timed with it",
+    )
     num_workers: int | None = Field(
         None,
         ge=0,

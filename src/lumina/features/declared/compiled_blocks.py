@@ -11,8 +11,9 @@ from lumina.features.table import register
 
 def _automatic(plan: Any, machine: Machine) -> Choice:
     """On CUDA, where kernels can be built (`needs`), compiling is worth its time."""
-    if machine.device == "cpu":
-        return Choice(False, "off on the CPU unless asked for")
+    if machine.device != "cuda":
+        where = {"cpu": "the CPU", "mps": "an Apple GPU"}[machine.device]
+        return Choice(False, f"off on {where} unless asked for")
     return Choice(True, f"CUDA with {machine.compiler_detail}")
 
 

@@ -145,6 +145,7 @@ def _experts(config: Config, dense: ModelSpec) -> MoeSpec:
         expert_dropout=moe.expert_dropout,
         router_init=moe.router_init,
         router_init_std=moe.router_init_std,
+        skip_unused=moe.skip_unused_experts,
         **_named(config),
     )
 

@@ -29,7 +29,7 @@ _OPEN_ROUTED = {
     "overflow",
     "dispatch", "capacity_factor", "balance_weight", "balance_scope", "z_loss_weight",
     "bias_update_rate", "jitter", "expert_dropout", "trained",
-    "router_init", "router_init_std",
+    "router_init", "router_init_std", "skip_unused",
     "names",
 }  # fmt: skip
 """The same of routed layers."""

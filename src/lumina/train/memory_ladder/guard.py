@@ -123,6 +123,10 @@ class StepGuard:
         """From here on the step cannot be repeated."""
         self.updating = True
 
+    def after_update(self) -> None:
+        """The weights and all that is kept beside them are those of a whole step."""
+        self.updating = False
+
     def _agree(self) -> None:
         assert self._program is not None
         self._passed += 1

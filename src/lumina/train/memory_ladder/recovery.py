@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,7 @@ class MemoryRecovery:
         except Exception as error:
             shortage = self._shortage(error)
             if shortage is None:
+                self._take_back(program, before)
                 raise
         else:
             self._fitted(run)
@@ -123,6 +125,16 @@ class MemoryRecovery:
         # The frames of the step are gone here, and with them the tensors they held.
         self._answer(run, shortage, before)
         return None
+
+    def _take_back(self, program: Program, before: Before) -> None:
+        """Undo what the forwards of a step did that another error broke off.
+
+        The weights are then those of the step before, and can be saved; not where they
+        were being changed, nor where the device no longer answers.
+        """
+        if not self.guard.updating:
+            with contextlib.suppress(Exception):
+                before.restore(program)
 
     def threads(self, wanted: int) -> int:
         """How many threads may read ahead: none once the host has lacked memory.
