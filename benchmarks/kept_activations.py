@@ -24,11 +24,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from live_bytes import LiveBytes
 from lumina.assemble.features import build_features
 from lumina.batch import Batch
 from lumina.config import Config
 from lumina.errors import LuminaError
+from lumina.measure.live_bytes import LiveBytes
 from lumina.model.build import build_network
 from lumina.plan.environment import probe
 from lumina.plan.make import make_plan

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from live_bytes import LiveBytes
 from lumina.assemble.checkpointing import recompute
 from lumina.config import Config
 from lumina.config.leaves import understood
 from lumina.errors import LuminaError
+from lumina.measure.live_bytes import LiveBytes
 from lumina.model.build import build_network
 from lumina.plan.checkpointing import runs_of
 from lumina.plan.detail import choices_of

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from live_bytes import LiveBytes
 from lumina.assemble.features import build_features
 from lumina.assemble.kept.beside import Beside
 from lumina.assemble.kept.coded import coded, decoded
 from lumina.config import Config
 from lumina.config.provenance import Source
 from lumina.errors import LuminaError
+from lumina.measure.live_bytes import LiveBytes
 from lumina.model.build import build_network
 from lumina.plan.make import layout_of
 from lumina.plan.memory import estimate

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from live_bytes import LiveBytes
 from lumina.assemble.features import build_features
 from lumina.config import Config
 from lumina.errors import LuminaError
+from lumina.measure.live_bytes import LiveBytes
 from lumina.model.build import build_network
 from lumina.ops.tiled import tiled
 from lumina.plan.make import layout_of

@@ -101,6 +101,9 @@ ASKED: dict[str, dict[str, Any]] = {
     "prefetch": {"prefetch_threads": 2},
     "cudnn_benchmark": {"cudnn_benchmark": True},
     "static_routing": {"use_mod": True, "static_routing_mode": True},
+    "adamw_8bit": {"optimizer": "adamw_8bit"},
+    "adamw_4bit": {"optimizer": "adamw_4bit"},
+    "adamw_bf16": {"optimizer": "adamw_bf16"},
     "optimizer_in_backward": {"optimizer_in_backward": True, "max_grad_norm": 0.0},
 }  # fmt: skip
 ALONE = {"optimizer_in_backward"}

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from live_bytes import LiveBytes
 from lumina.assemble.assemble import assemble
 from lumina.assemble.checkpointing import checkpoint_blocks
 from lumina.batch import Batch
 from lumina.config import Config
+from lumina.measure.live_bytes import LiveBytes
 from lumina.model.build import build_network
 from lumina.plan.costs.cost import Layout
 from lumina.plan.costs.state import state_bytes

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from live_bytes import LiveBytes
 from lumina.assemble.program import Program
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
+from lumina.measure.live_bytes import LiveBytes
 from lumina.plan.plan import Plan
 from lumina.train.planned_memory.allocator import CachingAllocator
 from lumina.train.planned_memory.steps import STAGES, random_weights, take_steps

@@ -16,13 +16,18 @@ from lumina.features.checks import (
 from lumina.features.feature import Choice, Exclusion, Feature, Machine
 from lumina.features.registry import FEATURES
 from lumina.features.table import absent_features, find_feature, register
+from lumina.features.trial import ROUNDING, Seen, Tolerance, Trial
 
 __all__ = [
     "FEATURES",
+    "ROUNDING",
     "Choice",
     "Exclusion",
     "Feature",
     "Machine",
+    "Seen",
+    "Tolerance",
+    "Trial",
     "absent_features",
     "active_features",
     "check_exclusions",

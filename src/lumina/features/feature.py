@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from lumina.features.trial import Trial
+
 ChangeCost = Literal["live", "reassemble", "restart"]
 """What it takes to switch a feature while a run trains: a scalar that the next step
 reads; the State captured and assembled again; or another start of the run."""
@@ -133,6 +135,7 @@ class Feature:
             rounding; "fp8" for one that quantises to 8 bits; "" for what is no such
             thing.
         faster: whether it claims to be faster; otherwise it saves memory.
+        trial: how `lumina matrix` tries it beside others; None: it does not.
     """
 
     name: str
@@ -158,6 +161,7 @@ class Feature:
     tries_first: bool = True
     claim: Literal["", "exact", "fp8"] = ""
     faster: bool = False
+    trial: Trial | None = None
 
     @property
     def way_out(self) -> str:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
-from lumina.features import Feature, register
+from lumina.features import Feature, Trial, register
 from lumina.parallel.way import Way
 
 AUTO = "auto"
@@ -115,4 +115,5 @@ def _feature(way: type[Way]) -> Feature:
         fallback=lambda plan, machine: plan.replace(
             parallel=next((w.name for w in preferred_ways() if w != way), name)
         ),
+        trial=Trial({"parallel": name, "batch_size": 2}, ranks=2, figures=("ranks",)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import FROM_BASE, Trial
 
 register(
     Feature(
@@ -15,6 +16,9 @@ register(
         requested=lambda c: c.adapters.use_peft,
         active=lambda p: bool(p.spec.adapters),
         memory=lambda spec, layout: layout.beside_the_base(spec),
+        trial=Trial(
+            {"use_peft": True, "lora_dropout": 0.0}, beside=FROM_BASE, keeps=False
+        ),
     )
 )
 
@@ -35,6 +39,11 @@ register(
             Exclusion(
                 "optimizer_in_backward", "gradients are gone before they are read"
             ),
+        ),
+        trial=Trial(
+            {"peft_method": "adalora"},
+            beside=FROM_BASE | {"use_peft": True, "lora_dropout": 0.0},
+            keeps=False,
         ),
     )
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 SCORES_BYTES = 3 * 2**25
 """Scores of some queries, the mask over them, and what masks them."""
@@ -19,6 +20,7 @@ register(
         change_cost="restart",
         requested=lambda c: c.model.window_size > 0,
         active=lambda p: p.spec.window_size > 0,
+        trial=Trial({"window_size": 16}, keeps=False),
     )
 )
 register(
@@ -30,6 +32,7 @@ register(
         change_cost="restart",
         requested=lambda c: c.model.qk_norm != "none",
         active=lambda p: p.spec.qk_norm != "none",
+        trial=Trial({"qk_norm": "rms"}, keeps=False, tensors=("q_norm.weight",)),
     )
 )
 register(
@@ -41,6 +44,7 @@ register(
         change_cost="restart",
         requested=lambda c: c.model.attention_bias,
         active=lambda p: p.spec.attention_bias,
+        trial=Trial({"attention_bias": True}, keeps=False, tensors=("qkv.bias",)),
     )
 )
 register(
@@ -59,6 +63,11 @@ register(
                 "other_positions",
                 "latent attention keeps channels of its own for rotation",
             ),
+        ),
+        trial=Trial(
+            {"mla_kv_rank": 16, "mla_rope_dim": 8, "num_kv_heads": 2},
+            keeps=False,
+            tensors=("kv_down.weight",),
         ),
     )
 )
@@ -85,5 +94,6 @@ register(
             ),
             Exclusion("hierarchical_reasoning", "a reasoner has no such thing"),
         ),
+        trial=Trial({"qk_clip": 0.05}, keeps=False, columns=("clipped_heads",)),
     )
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
@@ -29,6 +30,11 @@ register(
         requested=lambda c: c.train.ema_decay > 0,
         active=lambda p: p.ema_decay > 0,
         memory=_memory,
+        trial=Trial(
+            {"ema_decay": 0.9},
+            keeps=False,
+            calls=("lumina.optim.averages.moving:WeightAverage.update",),
+        ),
     )
 )
 register(
@@ -42,6 +48,11 @@ register(
         active=lambda p: p.swa_start > 0,
         excludes=(_one_kind("ema"), _one_kind("lookahead")),
         memory=_memory,
+        trial=Trial(
+            {"swa_start": 0.5},
+            keeps=False,
+            calls=("lumina.optim.averages.stochastic:StochasticAverage.update",),
+        ),
     )
 )
 register(
@@ -55,5 +66,10 @@ register(
         active=lambda p: p.lookahead_steps > 0,
         excludes=(_one_kind("ema"),),
         memory=_memory,
+        trial=Trial(
+            {"lookahead_steps": 5},
+            keeps=False,
+            calls=("lumina.optim.averages.lookahead:Lookahead.update",),
+        ),
     )
 )

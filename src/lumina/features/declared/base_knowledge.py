@@ -6,6 +6,7 @@ import math
 
 from lumina.features.feature import Feature
 from lumina.features.table import register
+from lumina.features.trial import FROM_BASE, Trial
 
 WITHOUT = "--no-preserve-base-knowledge"
 
@@ -25,6 +26,12 @@ register(
         memory=lambda spec, layout: {
             "base_weights": math.ceil(4 * layout.trained_here(spec))
         },
+        trial=Trial(
+            {"preserve_base_knowledge": True, "preservation_method": "weights"},
+            beside=FROM_BASE,
+            keeps=False,
+            calls=("lumina.optim.anchor:BaseWeights.pull",),
+        ),
     )
 )
 
@@ -48,5 +55,18 @@ register(
             "activations": layout.hidden_states(spec),
         },
         build="lumina.model.objective.distilled:distil",
+        trial=Trial(
+            {"preserve_base_knowledge": True, "preservation_method": "outputs"},
+            beside={
+                **FROM_BASE,
+                "train_data": None,
+                "base_training_paths": ("{data}",),
+                "finetuning_paths": ("{chat}",),
+                "training_mode": "interleaved",
+                "base_finetuning_ratio": 0.5,
+            },
+            keeps=False,
+            columns=("base_divergence",),
+        ),
     )
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 EXCEPT = "except_attention"
 
@@ -30,6 +31,10 @@ register(
         switch_on=lambda p: p.replace(gradient_checkpointing="full"),
         fallback=lambda p, m: p.replace(gradient_checkpointing="none"),
         build=_RECOMPUTE,
+        trial=Trial(
+            {"gradient_checkpointing": "full"},
+            recomputes=("attention_norm", "feedforward_norm"),
+        ),
     )
 )
 register(
@@ -46,6 +51,10 @@ register(
         switch_on=lambda p: p.replace(gradient_checkpointing="selective"),
         fallback=lambda p, m: p.replace(gradient_checkpointing="full"),
         build=_RECOMPUTE,
+        trial=Trial(
+            {"gradient_checkpointing": "selective"},
+            recomputes=("attention_norm", "feedforward_norm"),
+        ),
     )
 )
 register(
@@ -65,6 +74,10 @@ register(
             Exclusion("zero2", "a block that is computed again gathers its weights"),
         ),
         build=_RECOMPUTE,
+        trial=Trial(
+            {"gradient_checkpointing": "sqrt"},
+            recomputes=("attention_norm", "feedforward_norm"),
+        ),
     )
 )
 register(
@@ -85,6 +98,10 @@ register(
             Exclusion("registered_attention", "what it keeps is not known"),
         ),
         build=_RECOMPUTE,
+        trial=Trial(
+            {"gradient_checkpointing": EXCEPT},
+            recomputes=("attention_norm", "feedforward_norm"),
+        ),
     )
 )
 register(
@@ -98,6 +115,10 @@ register(
         fallback=lambda p, m: p.replace(gradient_checkpointing="full"),
         excludes=_OTHER_BLOCKS,
         build=_RECOMPUTE,
+        trial=Trial(
+            {"gradient_checkpointing": "budget", "activation_budget": 2**20},
+            recomputes=("feedforward_norm",),
+        ),
     )
 )
 
@@ -121,6 +142,9 @@ def _declare_branch(branch: str, words: str) -> None:
                 Exclusion("registered_feedforward", "what it keeps is not known"),
             ),
             build=_RECOMPUTE,
+            trial=Trial(
+                {"gradient_checkpointing": branch}, recomputes=(f"{branch}_norm",)
+            ),
         )
     )
 

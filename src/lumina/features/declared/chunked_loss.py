@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.features.feature import Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _logit_bytes(plan: Any) -> int:
@@ -24,5 +25,9 @@ register(
         active=lambda p: p.loss_chunk_bytes < _logit_bytes(p),
         fallback=lambda p, m: p.replace(loss_chunk_bytes=_logit_bytes(p)),
         claim="exact",
+        trial=Trial(
+            {"loss_chunk_bytes": 2**16},
+            calls=("lumina.ops.cross_entropy.chunked:_forward",),
+        ),
     )
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.features.feature import Exclusion, Feature, Machine
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 _KEYS_ONLY = "a chunk hands on keys and values, and this model has more to hand on"
 _WHOLE = "weights are gathered for whole forward passes"
@@ -90,6 +91,10 @@ register(
             Exclusion("fsdp2", _WHOLE),
             Exclusion("zero2", _WHOLE),
         ),
+        trial=Trial(
+            {"use_chunked_training": True, "chunk_size": 16},
+            recomputes=("attention_norm",),
+        ),
     )
 )
 register(
@@ -109,6 +114,10 @@ register(
                 "keys are made of all latents at once, which are on the device then",
                 "leave chunk_offload out",
             ),
+        ),
+        trial=Trial(
+            {"chunk_offload": True},
+            beside={"use_chunked_training": True, "chunk_size": 16},
         ),
     )
 )

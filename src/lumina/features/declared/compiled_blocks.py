@@ -7,6 +7,7 @@ from typing import Any
 from lumina.features.feature import Choice, Feature, Machine
 from lumina.features.needs import kernel_compiler
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _automatic(plan: Any, machine: Machine) -> Choice:
@@ -32,5 +33,6 @@ register(
         fallback=lambda p, m: p.replace(compile=False),
         claim="exact",
         faster=True,
+        trial=Trial({"compile": True}, figures=("compiled_frames",)),
     )
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 register(
     Feature(
@@ -14,5 +15,6 @@ register(
         change_cost="restart",
         requested=lambda c: c.system.deterministic,
         active=lambda p: p.deterministic,
+        trial=Trial({"deterministic": True}, figures=("deterministic_algorithms",)),
     )
 )

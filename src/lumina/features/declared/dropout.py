@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 register(
     Feature(
@@ -14,5 +15,6 @@ register(
         change_cost="restart",
         requested=lambda c: c.model.dropout > 0,
         active=lambda p: p.spec.dropout > 0,
+        trial=Trial({"dropout": 0.1}, keeps=False),
     )
 )

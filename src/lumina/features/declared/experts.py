@@ -6,6 +6,15 @@ from typing import Any
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
+
+EXPERTS = {
+    "use_moe": True,
+    "num_experts": 4,
+    "moe_top_k": 2,
+    "moe_intermediate_size": 32,
+}
+"""A small mixture that `lumina matrix` tries."""
 
 
 def _routed(config: Any) -> bool:
@@ -29,6 +38,7 @@ register(
         change_cost="restart",
         requested=_routed,
         active=lambda p: p.spec.moe is not None,
+        trial=Trial(EXPERTS, keeps=False, columns=("moe.load",)),
     )
 )
 register(
@@ -40,6 +50,12 @@ register(
         change_cost="restart",
         requested=lambda c: _routed(c) and not _bounded(c),
         active=lambda p: p.spec.moe is not None and p.spec.moe.dispatch == "dropless",
+        trial=Trial(
+            {"moe_dispatch": "dropless"},
+            beside=EXPERTS | {"moe_dispatch": "capacity"},
+            keeps=False,
+            columns=("moe.load",),
+        ),
     )
 )
 register(
@@ -51,6 +67,12 @@ register(
         change_cost="restart",
         requested=lambda c: _routed(c) and _bounded(c),
         active=lambda p: p.spec.moe is not None and p.spec.moe.dispatch == "capacity",
+        trial=Trial(
+            {"moe_dispatch": "capacity", "capacity_factor": 1.0},
+            beside=EXPERTS,
+            keeps=False,
+            columns=("moe.load",),
+        ),
     )
 )
 register(
@@ -62,6 +84,9 @@ register(
         change_cost="restart",
         requested=lambda c: c.moe.moe_groups > 1,
         active=lambda p: p.spec.moe is not None and p.spec.moe.groups > 1,
+        trial=Trial(
+            {"moe_groups": 2, "moe_top_groups": 1}, beside=EXPERTS, keeps=False
+        ),
     )
 )
 register(
@@ -73,6 +98,7 @@ register(
         change_cost="restart",
         requested=lambda c: _routed(c) and c.moe.moe_bias_update_rate > 0,
         active=lambda p: p.spec.moe is not None and p.spec.moe.bias_update_rate > 0,
+        trial=Trial({"moe_bias_update_rate": 0.01}, beside=EXPERTS, keeps=False),
     )
 )
 register(
@@ -84,6 +110,7 @@ register(
         change_cost="restart",
         requested=lambda c: _routed(c) and c.moe.moe_shared_experts > 0,
         active=lambda p: p.spec.moe is not None and p.spec.moe.shared_experts > 0,
+        trial=Trial({"moe_shared_experts": 1}, beside=EXPERTS, keeps=False),
     )
 )
 register(
@@ -95,6 +122,7 @@ register(
         change_cost="live",
         requested=lambda c: _routed(c) and c.moe.expert_dropout > 0,
         active=lambda p: p.spec.moe is not None and p.spec.moe.expert_dropout > 0,
+        trial=Trial({"expert_dropout": 0.2}, beside=EXPERTS, keeps=False),
     )
 )
 register(
@@ -106,6 +134,7 @@ register(
         change_cost="live",
         requested=lambda c: _routed(c) and c.moe.router_jitter_noise > 0,
         active=lambda p: p.spec.moe is not None and p.spec.moe.jitter > 0,
+        trial=Trial({"router_jitter_noise": 0.1}, beside=EXPERTS, keeps=False),
     )
 )
 register(
@@ -121,6 +150,11 @@ register(
             Exclusion(
                 "expert_groups", "groups are equal", "use a model without groups"
             ),
+        ),
+        trial=Trial(
+            {"expert_id": "tried", "expert_registry": "{folder}/registry"},
+            beside=EXPERTS | {"init_from": "{base}"},
+            keeps=False,
         ),
     )
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.few_bits import asked_base_storage, asked_rounding
 from lumina.features.table import register
+from lumina.features.trial import Tolerance, Trial
 
 register(
     Feature(
@@ -24,6 +25,12 @@ register(
             ),
         ),
         memory=lambda spec, layout: layout.base_in_few_bits(spec),
+        trial=Trial(
+            {"load_in_4bit": True},
+            beside={"init_from": "{base}", "use_peft": True, "lora_dropout": 0.0},
+            tolerance=Tolerance(first_loss=0.05, gradients=0.5, learned=0.05),
+            calls=("lumina.model.stored:StoredWeight.multiplied",),
+        ),
     )
 )
 register(
@@ -44,5 +51,10 @@ register(
             ),
         ),
         build="lumina.model.rounded:round_weights",
+        trial=Trial(
+            {"quantization_method": "quanto", "quantization_bits": 8},
+            keeps=False,
+            calls=("lumina.model.rounded:rounded",),
+        ),
     )
 )

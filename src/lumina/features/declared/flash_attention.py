@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 # There are no `needs`: a kernel that is not available gives way to the next best, with
 # a warning, even where it was named (lumina.plan.kernels).
@@ -23,6 +24,7 @@ register(
         fallback=lambda p, m: p.replace(attention="sdpa"),
         claim="exact",
         faster=True,
+        trial=Trial({"attention": "flash2"}, devices=("cuda",)),
     )
 )
 register(

@@ -8,6 +8,7 @@ from typing import Any
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.needs import Need, memory_beside, not_apple
 from lumina.features.table import register
+from lumina.features.trial import Tolerance, Trial
 
 _KEEP = "lumina.assemble.kept.hooks:keep"
 
@@ -19,6 +20,10 @@ _REASONERS = (
     Exclusion("hierarchical_reasoning", "its blocks are passed in cycles"),
     Exclusion("registered_backbone", "what passes its blocks is not known"),
 )
+
+
+CODED = Tolerance(gradients=0.05, learned=0.02)
+"""Of gradients that are computed from activations in 8 bits."""
 
 
 def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
@@ -52,6 +57,11 @@ def _declare(place: str, summary: str, needs: Need) -> None:
             memory=_memory,
             elsewhere=_away(place),
             build=_KEEP,
+            trial=Trial(
+                {"activations_in": place},
+                beside={"gradient_checkpointing": "full"},
+                calls=("lumina.assemble.kept.beside:Beside.put",),
+            ),
         )
     )
 
@@ -75,6 +85,11 @@ register(
         switch_on=lambda p: p.replace(activation_bits=8),
         excludes=_REASONERS,
         build=_KEEP,
+        trial=Trial(
+            {"activation_bits": 8},
+            tolerance=CODED,
+            calls=("lumina.assemble.kept.coded:coded",),
+        ),
     )
 )
 
@@ -110,6 +125,11 @@ register(
             Exclusion("mixture_of_depths", _CHOICES.format("the choice of tokens")),
             Exclusion("mixture_of_recursions", _CHOICES.format("the choice of tokens")),
         ),
+        trial=Trial(
+            {"activation_bits": 8, "gradient_checkpointing": "full"},
+            tolerance=CODED,
+            calls=("lumina.assemble.kept.coded:coded",),
+        ),
     )
 )
 
@@ -130,6 +150,11 @@ register(
             Exclusion("compile", "compiled blocks keep casts of weights as well"),
             Exclusion("fsdp2", "blocks keep gathered weights as well"),
             Exclusion("zero2", "blocks keep gathered weights as well"),
+        ),
+        trial=Trial(
+            {"activation_bits": 8, "gradient_checkpointing": "none"},
+            tolerance=CODED,
+            calls=("lumina.assemble.kept.coded:coded",),
         ),
     )
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 SCORES_BYTES, COPIES = 2**26, 4
 """Of one pair of blocks, at most; scores, their weights, and both gradients."""
@@ -37,6 +38,7 @@ register(
             Exclusion("mixture_of_recursions", _CHOOSES),
             Exclusion("hierarchical_reasoning", _REASONS),
         ),
+        trial=Trial({"attention_sinks": 2}, beside={"window_size": 16}, keeps=False),
     )
 )
 register(
@@ -60,6 +62,10 @@ register(
                 "the largest scores are looked for by a mask, and there is none",
                 "use --attention sdpa, or leave qk_clip out",
             ),
+        ),
+        trial=Trial(
+            {"attention": "blockwise"},
+            calls=("lumina.ops.attention.blockwise:blockwise",),
         ),
     )
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
@@ -38,5 +39,10 @@ register(
             ),
         ),
         memory=_memory,
+        trial=Trial(
+            {"optimizer_in_backward": True},
+            beside={"max_grad_norm": 0.0},
+            calls=("lumina.optim.early:Early._complete",),
+        ),
     )
 )

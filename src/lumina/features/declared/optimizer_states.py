@@ -8,6 +8,7 @@ from typing import Any
 from lumina.features.feature import Feature
 from lumina.features.needs import Need, memory_beside, not_apple
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _beside(spec: Any, layout: Any) -> tuple[int, int]:
@@ -52,6 +53,10 @@ def _declare(
             needs=needs,
             memory=_memory,
             elsewhere=elsewhere,
+            trial=Trial(
+                {"optimizer_states_in": place},
+                calls=("lumina.optim.paging.optimizer:Paged.step",),
+            ),
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 register(
     Feature(
@@ -15,6 +16,7 @@ register(
         requested=lambda c: c.model.rope_scaling != "none",
         active=lambda p: p.spec.rope_scaling != "none",
         excludes=(Exclusion("other_positions", "nothing is rotated"),),
+        trial=Trial({"rope_scaling": "linear", "rope_factor": 2.0}, keeps=False),
     )
 )
 register(
@@ -26,6 +28,11 @@ register(
         change_cost="restart",
         requested=lambda c: c.model.pos_encodings != "rope",
         active=lambda p: p.spec.pos_encodings != "rope",
+        trial=Trial(
+            {"pos_encodings": "learned"},
+            keeps=False,
+            tensors=("position_embedding.weight",),
+        ),
     )
 )
 register(
@@ -44,6 +51,7 @@ register(
                 "sqrt(hidden size) whatever they are",
             ),
         ),
+        trial=Trial({"scale_embeddings": True}, keeps=False),
     )
 )
 register(
@@ -55,6 +63,11 @@ register(
         change_cost="restart",
         requested=lambda c: c.model.use_stable_embedding,
         active=lambda p: p.spec.use_stable_embedding,
+        trial=Trial(
+            {"use_stable_embedding": True},
+            keeps=False,
+            tensors=("embedding_norm.weight",),
+        ),
     )
 )
 register(
@@ -66,5 +79,6 @@ register(
         change_cost="restart",
         requested=lambda c: c.model.tie_embeddings,
         active=lambda p: p.spec.tie_embeddings,
+        trial=Trial({"tie_embeddings": True}, keeps=False),
     )
 )

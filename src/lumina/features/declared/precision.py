@@ -6,6 +6,7 @@ from lumina.features.feature import Feature
 from lumina.features.needs import capability
 from lumina.features.precisions import PRECISIONS, asked_precision
 from lumina.features.table import register
+from lumina.features.trial import Tolerance, Trial
 
 
 def _asks(feature: str, config: object) -> bool:
@@ -33,6 +34,10 @@ register(
         active=lambda p: p.compute_dtype == "bfloat16",
         needs=capability(8, 0, also=("cpu",)),
         fallback=lambda p, m: p.replace(compute_dtype="float32"),
+        trial=Trial(
+            {"precision": "mixed_bf16"},
+            tolerance=Tolerance(first_loss=5e-3, gradients=0.05, learned=0.03),
+        ),
     )
 )
 register(
@@ -48,6 +53,10 @@ register(
         active=lambda p: p.compute_dtype == "float16",
         needs=capability(5, 3, also=("mps",)),
         fallback=lambda p, m: p.replace(compute_dtype="float32"),
+        trial=Trial(
+            {"precision": "mixed_fp16"},
+            tolerance=Tolerance(first_loss=2e-3, gradients=0.02, learned=0.03),
+        ),
     )
 )
 register(
@@ -63,6 +72,10 @@ register(
         active=lambda p: p.tf32,
         needs=capability(8, 0),
         fallback=lambda p, m: p.replace(tf32=False),
+        trial=Trial(
+            {"precision": "tf32"},
+            tolerance=Tolerance(first_loss=2e-3, gradients=0.02, learned=0.02),
+        ),
     )
 )
 register(
@@ -81,5 +94,9 @@ register(
         build="lumina.model.fp8:use_fp8",
         claim="fp8",
         faster=True,
+        trial=Trial(
+            {"precision": "mixed_fp8"},
+            tolerance=Tolerance(first_loss=0.02, gradients=0.2, learned=0.05),
+        ),
     )
 )

@@ -6,12 +6,35 @@ from typing import Any
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 _NOT_IN_A_REASONER = (
     "mixture_of_experts", "mixture_of_depths", "mixture_of_recursions", "dropout",
     "sliding_window", "rope_scaling", "qk_norm", "attention_bias", "latent_attention",
     "other_positions", "scaled_embeddings", "stable_embedding",
 )  # fmt: skip
+
+
+TEXT = {
+    "use_hrm": True,
+    "hrm_mode": "language_model",
+    "h_layers": 1,
+    "l_layers": 1,
+    "halt_max_steps": 2,
+}
+PUZZLES = {
+    "use_hrm": True,
+    "hrm_mode": "puzzle",
+    "h_layers": 1,
+    "l_layers": 1,
+    "expansion": 1.0,
+    "halt_max_steps": 2,
+    "train_data": ("{puzzles}",),
+    "seq_length": 81,
+    "tokenizer_vocab_size": None,
+    "eval_fraction": 0.25,
+}
+"""Small reasoners that `lumina matrix` tries; None: the option is not set."""
 
 
 def _puzzles(config: Any) -> bool:
@@ -44,6 +67,7 @@ register(
             Exclusion(name, "a reasoner has no such thing")
             for name in _NOT_IN_A_REASONER
         ),
+        trial=Trial(TEXT, keeps=False, columns=("act.mean_steps",)),
     )
 )
 register(
@@ -72,5 +96,6 @@ register(
                 "leave tie_embeddings out, or use --hrm-mode language_model",
             ),
         ),
+        trial=Trial(PUZZLES, keeps=False, columns=("act.exact_accuracy",)),
     )
 )

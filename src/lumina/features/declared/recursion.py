@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 register(
     Feature(
@@ -21,6 +22,7 @@ register(
             "paged_cache": "tokens go to depths of their own (use_mor)",
             "rate_transfer": "no rule is known for its routers",
         },
+        trial=Trial({"use_mor": True}, keeps=False, columns=("mor.mean_depth",)),
     )
 )
 register(
@@ -39,5 +41,6 @@ register(
                 "passes would read those of other tokens",
             ),
         ),
+        trial=Trial({"mor_kv_sharing": True}, beside={"use_mor": True}, keeps=False),
     )
 )

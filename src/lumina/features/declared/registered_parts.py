@@ -7,6 +7,7 @@ from typing import Any
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 _OTHER_MODELS = (
     "hierarchical_reasoning", "mixture_of_depths", "mixture_of_recursions",
@@ -25,6 +26,15 @@ _OPTIONS = {
     "objective": "objective",
 }
 """Kind of part -> the option that chooses it."""
+
+_TRIED = {
+    "block": ("tried_block",),
+    "attention": ("tried_attention",),
+    "feedforward": ("tried_feedforward",),
+    "backbone": "tried_backbone",
+    "objective": "tried_objective",
+}
+"""Kind of part -> one that `lumina matrix` registers to try it."""
 
 _OF_ALL = {
     "cache_window": "there is none for registered parts",
@@ -93,5 +103,6 @@ for _kind, _option in _OPTIONS.items():
             of_shape=_held(_kind),
             lacks=_OF_ALL | _LACKS.get(_kind, {}),
             excludes=_exclusions(_kind),
+            trial=Trial({_option: _TRIED[_kind], "plugins": ("{parts}",)}, keeps=False),
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 register(
     Feature(
@@ -35,6 +36,11 @@ register(
                 "registered_objective", "every task has a head and a cross entropy"
             ),
             Exclusion("named_expert", "an expert trains on one task"),
+        ),
+        trial=Trial(
+            {"tasks": ("one={data}", "two={more}"), "train_data": ()},
+            keeps=False,
+            columns=("task.one.loss", "task.two.loss"),
         ),
     )
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Feature
 from lumina.features.table import register
+from lumina.features.trial import FROM_BASE, Trial
 
 register(
     Feature(
@@ -14,6 +15,7 @@ register(
         change_cost="restart",
         requested=lambda c: bool(c.train.freeze),
         active=lambda p: bool(p.freeze),
+        trial=Trial({"freeze": ("*embedding*",)}, keeps=False),
     )
 )
 register(
@@ -25,5 +27,6 @@ register(
         change_cost="restart",
         requested=lambda c: c.train.init_from is not None,
         active=lambda p: False,  # a Plan does not hold where weights came from
+        trial=Trial(FROM_BASE, keeps=False, planned=False),
     )
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _active(plan: Any) -> bool:
@@ -37,5 +38,6 @@ register(
             Exclusion("registered_backbone", "its feed-forwards are not known"),
         ),
         build="lumina.assemble.tiling:tile",
+        trial=Trial({"feedforward_tile": 16}, calls=("lumina.ops.tiled:tiled",)),
     )
 )

@@ -21,6 +21,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        """Run the operator and count what it gives."""
         out = func(*args, **(kwargs or {}))
         for value in tree_leaves(out):
             if isinstance(value, torch.Tensor):
@@ -28,6 +29,7 @@ class LiveBytes(TorchDispatchMode):
         return out
 
     def add(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's storage, until it is let go of."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self._alive:

@@ -1,0 +1,154 @@
+"""How a feature is tried beside others: its switch, what shows it, what it may change.
+
+`lumina matrix` trains a small model with one or several features and compares it with a
+reference. What it needs to know of a feature stands in that feature's own file, in the
+`Trial` of its declaration; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a run with a feature may be from the one without it, as relative errors.
+
+    The bounds of several features add up, because their errors may.
+
+    Attributes:
+        first_loss: of the loss of the first step, with the same weights in both.
+        gradients: of the gradients of the first step, as the norm of the difference
+            over the norm of the reference, all tensors together.
+        learned: of the mean loss of the last steps: what rounding grew to, and what a
+            feature that changes updates is allowed.
+    """
+
+    first_loss: float = 0.0
+    gradients: float = 0.0
+    learned: float = 0.0
+
+    def __add__(self, other: Tolerance) -> Tolerance:
+        return Tolerance(
+            self.first_loss + other.first_loss,
+            self.gradients + other.gradients,
+            self.learned + other.learned,
+        )
+
+
+ROUNDING = Tolerance(first_loss=2e-5, gradients=2e-4, learned=5e-3)
+"""Of float32 sums in another order; every comparison is allowed this much."""
+
+
+FROM_BASE = {"init_from": "{base}"}
+"""What a feature has beside it that changes a model which is trained already."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was observed in a run, for a feature to be found in.
+
+    Attributes:
+        calls: address -> how often the function was called, of those that a `Trial`
+            names.
+        passes: module inside a block, such as "feedforward_norm" -> how often it ran
+            in one step, summed over the blocks; empty where blocks were compiled.
+        columns: the names in the rows of metrics.jsonl.
+        tensors: the names of the model's parameters.
+        figures: further figures of the process, such as "compiled_frames".
+    """
+
+    calls: Mapping[str, int] = field(default_factory=dict)
+    passes: Mapping[str, int] = field(default_factory=dict)
+    columns: frozenset[str] = frozenset()
+    tensors: frozenset[str] = frozenset()
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How `lumina matrix` tries a feature.
+
+    That a run's Plan has the feature is always asked for, and that everything is seen
+    which is declared here to show that it acted.
+
+    Attributes:
+        options: leaves of the configuration that switch it on. A text may hold the
+            places of what the matrix prepares: {data}, {more}, {chat}, {puzzles},
+            {base} (a trained model of the same shape), {parts} (a plug-in), {folder}.
+        beside: leaves that it needs besides; the reference has them as well.
+        keeps: whether it computes what a run without it computes, within `tolerance`.
+            Otherwise it changes the model or the training, and the reference of a cell
+            has it as well.
+        tolerance: beyond `ROUNDING`.
+        calls: addresses of functions, "module:function" or "module:Class.method", that
+            run only where the feature acts, or more often. They are not asked for
+            where blocks are compiled: the compiler may have taken them in.
+        recomputes: modules inside a block that run more often than in the reference.
+        columns: metrics that only a run with the feature writes.
+        tensors: ends of the names of parameters that only such a model has.
+        figures: of the process, which are 0 without the feature.
+        planned: whether a Plan says that it has the feature.
+        ranks: processes that it needs.
+        devices: kinds of device that it needs; empty: any.
+    """
+
+    options: Mapping[str, Any]
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    keeps: bool = True
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    calls: tuple[str, ...] = ()
+    recomputes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    planned: bool = True
+    ranks: int = 1
+    devices: tuple[str, ...] = ()
+
+    @property
+    def leaves(self) -> dict[str, Any]:
+        """Everything that is set where the feature is on."""
+        return {**self.beside, **self.options}
+
+    @property
+    def evident(self) -> bool:
+        """Whether anything beside the Plan would show the feature."""
+        return bool(
+            self.calls
+            or self.recomputes
+            or self.columns
+            or self.tensors
+            or self.figures
+        )
+
+    def missing(self, seen: Seen, reference: Seen) -> str | None:
+        """What a run does not show that would show the feature; None: nothing.
+
+        Args:
+            seen: what was observed in the run.
+            reference: the same of the run that it is compared with, which has the
+                feature only where the feature changes what is computed.
+        """
+        inside = bool(seen.passes)
+        for address in self.calls if inside else ():
+            count = seen.calls.get(address, 0)
+            before = reference.calls.get(address, 0) if self.keeps else 0
+            if count <= before:
+                return f"{address} ran {count} times, without it {before}"
+        for name in self.recomputes if inside and reference.passes else ():
+            count, before = seen.passes.get(name, 0), reference.passes.get(name, 0)
+            if count <= before:
+                return f"{name} ran {count} times in a step, without it {before}"
+        for name in self.columns:
+            if name not in seen.columns:
+                return f"no row has {name}"
+        for end in self.tensors:
+            if not any(name.endswith(end) for name in seen.tensors):
+                return f"no parameter has a name that ends in {end}"
+        for name in self.figures:
+            if not seen.figures.get(name):
+                return f"{name} is 0"
+        return None

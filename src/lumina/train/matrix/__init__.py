@@ -1,0 +1,1 @@
+"""`lumina matrix`: features together in short trainings, compared with a reference."""

@@ -1,0 +1,129 @@
+"""A cell: features and options that one short training has, and its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lumina.config.sections import LEAVES
+from lumina.features import FEATURES, ROUNDING, Tolerance, Trial
+from lumina.train.matrix.setting import PLAIN, RUN, SHAPE_SECTIONS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is tried together.
+
+    Attributes:
+        features: names, in the order of the table.
+        options: further leaves of the configuration; the reference has them as well.
+        name: of a named cell, such as "MTX-01"; empty: its features name it.
+        settles: the question that a named cell answers.
+    """
+
+    features: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    settles: str = ""
+
+    @property
+    def label(self) -> str:
+        """What the cell is called."""
+        return self.name or " + ".join(self.features) or "reference"
+
+    @property
+    def leaves(self) -> dict[str, Any]:
+        """The configuration of its run, with the places of files not filled in."""
+        return _run(self.features, self.options)
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """The same of the run that it is compared with.
+
+        What keeps the numbers is left out; what changes them is on in both.
+        """
+        changing = [name for name in self.features if not trial_of(name).keeps]
+        beside = [trial_of(n).beside for n in self.features if trial_of(n).keeps]
+        leaves = _run(changing, self.options)
+        for needed in beside:
+            leaves |= {k: v for k, v in needed.items() if k not in leaves_of(changing)}
+        return {**leaves, **PLAIN}
+
+    def without(self, name: str) -> dict[str, Any]:
+        """The configuration of its reference without a feature that changes numbers."""
+        rest = tuple(one for one in self.features if one != name)
+        smaller = Cell(rest, {**trial_of(name).beside, **self.options})
+        return smaller.reference
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """How far it may be from its reference."""
+        found = ROUNDING
+        for name in self.features:
+            found += trial_of(name).tolerance if trial_of(name).keeps else Tolerance()
+        return found
+
+    @property
+    def ranks(self) -> int:
+        """Processes that it needs."""
+        return max((trial_of(name).ranks for name in self.features), default=1)
+
+    @property
+    def devices(self) -> set[str]:
+        """Kinds of device that can run it; empty: any."""
+        kinds = [set(trial_of(n).devices) for n in self.features if trial_of(n).devices]
+        return set.intersection(*kinds) if kinds else set()
+
+
+def trial_of(name: str) -> Trial:
+    """How a feature is tried."""
+    trial = FEATURES[name].trial
+    assert trial is not None, name
+    return trial
+
+
+def tried_features() -> list[str]:
+    """The features that say how they are tried, in the order of the table."""
+    import lumina.parallel.ways  # noqa: F401 - its ways register their features
+
+    return [name for name, one in FEATURES.items() if one.trial is not None]
+
+
+def leaves_of(features: Sequence[str]) -> dict[str, Any]:
+    """The options of several features together."""
+    found: dict[str, Any] = {}
+    for name in features:
+        found |= trial_of(name).beside
+    for name in features:
+        found |= trial_of(name).options
+    return found
+
+
+def clash(features: Sequence[str]) -> str | None:
+    """An option to which two of the features give different values, or None.
+
+    What a feature has beside it gives way to what another one switches.
+    """
+    switched: dict[str, Any] = {}
+    beside: dict[str, Any] = {}
+    for name in features:
+        for leaf, value in trial_of(name).options.items():
+            if switched.setdefault(leaf, value) != value:
+                return leaf
+    for name in features:
+        for leaf, value in trial_of(name).beside.items():
+            if leaf not in switched and beside.setdefault(leaf, value) != value:
+                return leaf
+    return None
+
+
+def shape_of(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Those options of a run that say what its model is, beyond the usual one."""
+    return {
+        leaf: value for leaf, value in leaves.items() if LEAVES[leaf] in SHAPE_SECTIONS
+    }
+
+
+def _run(features: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    return {**RUN, **leaves_of(features), **options}

@@ -1,0 +1,223 @@
+"""Runs cells one after another or side by side, and writes each as it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from lumina.config import Config
+from lumina.errors import LuminaError
+from lumina.features import FEATURES
+from lumina.plan.environment import Environment
+from lumina.state.json_lines import JsonLinesFile
+from lumina.train.matrix.cell import Cell, shape_of, trial_of, tried_features
+from lumina.train.matrix.judge import ABSENT, REFUSED, VERIFIED, Verdict, judge
+from lumina.train.matrix.process import Trained, train
+from lumina.train.matrix.record import described, key_of, read_rows, row_of
+from lumina.train.matrix.setting import RUN, placed, write_files
+
+RESULTS = "results.jsonl"
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Matrix:
+    """The cells of one folder on one machine.
+
+    Attributes:
+        folder: results and the work behind them.
+        machine: where they run.
+        versions: of what computes.
+        timeout: seconds of one run.
+        threads: of one process.
+        tell: takes a finished row, how many are done, and how many there are.
+        again: finished cells run again, and their new rows replace the old ones.
+        until: moment of `time.monotonic` after which no cell begins.
+        asked_to_stop: whether no further cell is to begin.
+    """
+
+    folder: Path
+    machine: Environment
+    versions: Mapping[str, str]
+    timeout: float = 300.0
+    threads: int = 1
+    tell: Callable[[Row, int, int], None] = lambda row, done, count: None
+    again: bool = False
+    until: float = float("inf")
+    asked_to_stop: Callable[[], bool] = lambda: False
+    _broken_off: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.described = described(self.machine, self.versions)
+        self.places = write_files(self.folder / "files")
+        self.rows = {row["key"]: row for row in read_rows([self.folder / RESULTS])}
+        self.addresses = sorted(
+            {a for n in tried_features() for a in trial_of(n).calls}
+        )
+        self._file = JsonLinesFile(self.folder / RESULTS)
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._trained: set[str] = set()
+        self._done = 0
+
+    def run(self, cells: Sequence[Cell], jobs: int = 1) -> list[Row]:
+        """Run those that are not there yet; returns the rows of all that are.
+
+        Args:
+            cells: what to try.
+            jobs: how many at a time.
+        """
+        self._done = 0
+        found: dict[str, Row] = {}
+
+        def one(cell: Cell) -> None:
+            key = key_of(cell, self.described)
+            if self.again or key not in self.rows:
+                if self.asked_to_stop() or time.monotonic() > self.until:
+                    return
+                row = self._tried(cell)
+                if self._broken_off.is_set():  # its processes were ended, not its cell
+                    return
+                with self._lock:
+                    self.rows[key] = row
+                    self._file.append(row)
+            with self._lock:
+                self._done += 1
+                found[key] = self.rows[key]
+                self.tell(self.rows[key], self._done, len(cells))
+
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = [pool.submit(one, cell) for cell in cells]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                self._broken_off.set()
+                raise
+        keys = [key_of(cell, self.described) for cell in cells]
+        return [found[key] for key in keys if key in found]
+
+    def _tried(self, cell: Cell) -> Row:
+        began = time.monotonic()
+        verdict = self._verdict(cell)
+        return row_of(cell, verdict, self.described, time.monotonic() - began)
+
+    def _verdict(self, cell: Cell) -> Verdict:
+        absent = self.absent(cell)
+        if absent:
+            return Verdict(ABSENT, absent)
+        refused = refusal(cell)
+        if refused is not None:
+            return Verdict(REFUSED, refused.message, refused.code)
+        reference = self._reference(cell.reference)
+        without = {
+            name: self._reference(cell.without(name))
+            for name in cell.features
+            if not trial_of(name).keeps and self._cheap(cell)
+        }
+        folder = self.folder / "work" / key_of(cell, self.described)
+        run = self._train(cell.leaves, folder, cell.ranks)
+        verdict = judge(cell, run, reference, without)
+        shutil.rmtree(folder, ignore_errors=True)
+        return verdict
+
+    @staticmethod
+    def _cheap(cell: Cell) -> bool:
+        """Whether few references are needed to leave out each feature in turn."""
+        return len(cell.features) <= 2
+
+    def absent(self, cell: Cell) -> str | None:
+        """What a cell needs and this machine has not, or None."""
+        kind = self.machine.device
+        if cell.devices and kind not in cell.devices:
+            wanted = " or ".join(sorted(cell.devices))
+            return f"needs {wanted}; this machine has {kind}"
+        for name in cell.features:
+            problem = FEATURES[name].needs(self.machine)
+            if problem:
+                return f"{name} {problem}"
+        if kind == "cuda" and cell.ranks > self.machine.device_count:
+            return f"needs {cell.ranks} GPUs; there are {self.machine.device_count}"
+        return None
+
+    def _reference(self, leaves: Mapping[str, Any]) -> Trained:
+        """A reference run, which is trained once for all cells that need it."""
+        trained = self._once("references", leaves)
+        shutil.rmtree(trained.folder / "run", ignore_errors=True)
+        return trained
+
+    def _base(self, leaves: Mapping[str, Any]) -> Trained:
+        """A trained model of the same shape, for what changes one."""
+        return self._once("bases", {**RUN, **shape_of(dict(leaves)), "seed": 2})
+
+    def _once(self, kind: str, leaves: Mapping[str, Any]) -> Trained:
+        """A run that is trained once for all that need it, in one process."""
+        asked = {"run": leaves, "machine": self.described}
+        text = json.dumps(asked, sort_keys=True, default=str)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        folder = self.folder / kind / name
+        with self._lock:
+            lock = self._locks.setdefault(name, threading.Lock())
+        with lock:
+            found = folder / "found.json"
+            if found.exists() and (name in self._trained or not self.again):
+                there = Trained(json.loads(found.read_text()), folder)
+                if there.error is None or name in self._trained:
+                    return there
+            self._trained.add(name)
+            return self._train(leaves, folder, 1)
+
+    def _train(self, leaves: Mapping[str, Any], folder: Path, ranks: int) -> Trained:
+        places = dict(self.places)
+        places["folder"] = str(folder)
+        if any("{base}" in str(value) for value in leaves.values()):
+            base = self._base(leaves)
+            if base.error is not None:
+                return base
+            places["base"] = base.found["run"]
+        options = {name: placed(value, places) for name, value in leaves.items()}
+        options["device"] = self.machine.device
+        return train(
+            options,
+            folder,
+            addresses=self.addresses,
+            ranks=ranks,
+            threads=self.threads,
+            timeout=self.timeout,
+            broken_off=self._broken_off.is_set,
+        )
+
+
+def refusal(cell: Cell) -> LuminaError | None:
+    """Why the configuration refuses a cell, before anything is read or built."""
+    leaves = {name: value for name, value in cell.leaves.items() if value is not None}
+    try:
+        Config(**leaves)
+    except LuminaError as error:
+        return error
+    return None
+
+
+def bad_pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The pairs of rows that are not verified, where no verified row has them."""
+    good = {
+        pair
+        for row in rows
+        if row["status"] == VERIFIED
+        for pair in combinations(row["features"], 2)
+    }
+    bad: dict[tuple[str, str], None] = {}
+    for row in rows:
+        if row["status"] != VERIFIED and len(row["features"]) > 2:
+            bad |= dict.fromkeys(combinations(row["features"], 2))
+    return [pair for pair in bad if pair not in good]

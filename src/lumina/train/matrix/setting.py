@@ -1,0 +1,109 @@
+"""The small training that cells are made of, and the files that it needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STEPS = 60
+"""Of a run. The last `LAST` of them tell what was learned."""
+
+LAST = 10
+
+MODEL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_layers": 4,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "seq_length": 64,
+    "tokenizer_vocab_size": 300,
+}
+"""Enough for every feature: four blocks, grouped keys, several documents a row."""
+
+RUN: dict[str, Any] = {
+    **MODEL,
+    "train_data": ("{data}",),
+    "global_batch_size": 4,
+    "batch_size": 4,
+    "steps": STEPS,
+    "warmup_steps": 0,
+    "learning_rate": 3e-3,
+    "lr_scheduler": "constant",
+    "precision": "fp32",
+    "gradient_checkpointing": "none",
+    "compile": False,
+    "loss_chunk_bytes": 2**30,
+    "eval_batches": 2,
+    "num_workers": 1,
+    "report_samples": 0,
+    "log_every_n_batches": 10,
+    "watch_vocabulary": False,
+    "seed": 1,
+}
+"""A cell's run without any feature."""
+
+PLAIN: dict[str, Any] = {"attention": "reference"}
+"""What the reference has besides: attention spelled out, as its definition says."""
+
+SHAPE_SECTIONS = ("model", "moe", "mod", "mor", "hrm", "parts")
+"""Sections whose options say what the model is: a base model has them as well."""
+
+_NAMES, _PLACES = ("cat", "dog", "owl", "fox", "hen"), ("barn", "hill", "lake", "wood")
+
+_SOLVED = (
+    "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
+)
+
+
+def write_files(folder: Path) -> dict[str, str]:
+    """Write what cells read; returns place -> path.
+
+    Args:
+        folder: where the files go; it is made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {
+        "folder": folder,
+        "data": folder / "story.txt",
+        "more": folder / "code.txt",
+        "puzzles": folder / "puzzles.txt",
+        "chat": folder / "chat.jsonl",
+        "parts": Path(__file__).with_name("tried_parts.py"),
+    }
+    stories = (
+        f"The {_NAMES[n % 5]} went to the {_PLACES[n * 3 % 4]} on day {n} and slept.\n"
+        for n in range(400)
+    )
+    places["data"].write_text("<|endoftext|>".join(stories))
+    code = (f"y = x * {n} + {n % 7}\nprint(y)\n" for n in range(200))
+    places["more"].write_text("<|endoftext|>".join(code))
+    chats = (
+        [
+            {"role": "user", "content": f"Where did the {_NAMES[n % 5]} go to?"},
+            {
+                "role": "assistant",
+                "content": f"To the {_PLACES[n * 3 % 4]} on day {n}.",
+            },
+        ]
+        for n in range(200)
+    )
+    records = (json.dumps({"messages": turns}) for turns in chats)
+    places["chat"].write_text("\n".join(records))
+    puzzles = (_SOLVED[:n] + "." * 5 + _SOLVED[n + 5 :] for n in range(60))
+    lines = (f"{puzzle},{_SOLVED}" for puzzle in puzzles)
+    places["puzzles"].write_text("\n".join(lines))
+    return {name: str(path) for name, path in places.items()}
+
+
+def placed(value: Any, places: Mapping[str, str]) -> Any:
+    """A value with the places in its texts filled in."""
+    if isinstance(value, str):
+        for name, path in places.items():
+            value = value.replace("{" + name + "}", path)
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple(placed(one, places) for one in value)
+    return value

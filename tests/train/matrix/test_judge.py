@@ -1,0 +1,131 @@
+"""What is found of a cell, from runs whose numbers are made up."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lumina.state.tensor_file import write_tensors
+from lumina.train.matrix.cell import Cell, trial_of
+from lumina.train.matrix.judge import DIFFERS, FAILED, REFUSED, VERIFIED, judge
+from lumina.train.matrix.process import Trained
+
+FULL = Cell(("gradient_checkpointing_full",))
+WINDOW = Cell(("sliding_window",))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Any:
+    """Makes what a run leaves; the gradients of all have one seed."""
+    count = iter(range(100))
+
+    def make(passes: int = 4, scale: float = 1.0, **changes: Any) -> Trained:
+        folder = tmp_path / str(next(count))
+        folder.mkdir()
+        draw = torch.Generator().manual_seed(1)
+        gradients = {
+            name: scale * torch.randn(3, 4, generator=draw) for name in ("one", "two")
+        }
+        write_tensors(folder / "gradients.safetensors", gradients)
+        found = {
+            "losses": [5.0, *[3.0] * 59], "evaluated": [3.0], "skipped": 0,
+            "step_seconds": [0.5] * 60, "memory": 1000, "held": {"model": 10},
+            "features": [], "calls": {}, "columns": [], "tensors": [], "figures": {},
+            "passes": {"attention_norm": passes, "feedforward_norm": passes},
+        }  # fmt: skip
+        return Trained({**found, **changes}, folder)
+
+    return make
+
+
+def full(made: Any, **changes: Any) -> Trained:
+    run: Trained = made(
+        **{"passes": 8, "features": ["gradient_checkpointing_full"], **changes}
+    )
+    return run
+
+
+def test_equal_numbers_of_a_feature_that_acted_are_verified(made: Any) -> None:
+    found = judge(FULL, full(made), made(), {})
+    assert found.status == VERIFIED and not found.why
+    assert found.live == {"gradient_checkpointing_full": "plan, computed again"}
+    assert found.figures is not None
+    assert found.figures["gradient_error"] == 0 == found.figures["first_loss_error"]
+    assert found.figures["gradient_slope"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scale": 1.01}, "gradients of the first step: 1.00e-02 off"),
+        ({"losses": [5.1, *[3.0] * 59]}, "the first loss: 2.00e-02 off"),
+        ({"losses": [5.0, *[3.0] * 49, *[3.1] * 10]}, "mean loss of the last 10"),
+        ({"losses": [float("nan"), *[3.0] * 59]}, "the first loss"),
+        ({"passes": 4}, "attention_norm ran 4 times in a step, without it 4"),
+        ({"features": []}, "is not in the run's plan"),
+    ],
+)
+def test_what_is_wrong_is_said(made: Any, changes: dict[str, Any], words: str) -> None:
+    found = judge(FULL, full(made, **changes), made(), {})
+    assert found.status == DIFFERS
+    assert words in found.why
+
+
+def test_gradients_of_other_parameters_differ(made: Any) -> None:
+    run = full(made)
+    write_tensors(run.folder / "gradients.safetensors", {"one": torch.ones(2)})
+    found = judge(FULL, run, made(), {})
+    assert found.status == DIFFERS and "gradients" in found.why
+
+
+def test_a_change_of_the_model_has_to_change_something(made: Any) -> None:
+    """Its reference has it, too; the one without it has to be another run."""
+    run = made(features=["sliding_window"])
+    other = made(losses=[5.5, *[3.5] * 59])
+    found = judge(WINDOW, run, made(features=["sliding_window"]), {WINDOW.label: other})
+    assert found.status == VERIFIED
+    found = judge(WINDOW, run, made(), {"sliding_window": made()})
+    assert (found.status, found.why) == (
+        DIFFERS, "sliding_window: the run without it is the same",
+    )  # fmt: skip
+
+
+def test_a_reference_that_has_what_is_tried_shows_nothing(made: Any) -> None:
+    reference = made(features=["gradient_checkpointing_full"])
+    found = judge(FULL, full(made), reference, {})
+    assert found.status == DIFFERS and "the reference has" in found.why
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("E002", REFUSED), ("E301", FAILED), ("", FAILED)]
+)
+def test_errors_keep_their_code(made: Any, code: str, status: str) -> None:
+    told = {"error": {"code": code, "message": "no", "hint": ""}}
+    broken = Trained(told, Path())
+    found = judge(FULL, broken, made(), {})
+    assert (found.status, found.code, found.why) == (status, code, "no")
+    found = judge(FULL, full(made), broken, {})
+    assert found.status == FAILED and "the reference did not train" in found.why
+
+
+def test_bounds_of_several_features_add_up() -> None:
+    alone = [Cell((name,)).tolerance for name in ("bf16", "adamw_8bit")]
+    both = Cell(("bf16", "adamw_8bit")).tolerance
+    own = [trial_of(name).tolerance for name in ("bf16", "adamw_8bit")]
+    assert both.learned == pytest.approx(own[0].learned + alone[1].learned)
+    assert both.gradients == alone[0].gradients
+    assert dataclasses.astuple(WINDOW.tolerance) < dataclasses.astuple(both)
+
+
+def test_the_reference_has_what_changes_numbers_and_nothing_else() -> None:
+    cell = Cell(("sliding_window", "bf16"), {"seed": 5})
+    assert cell.leaves["window_size"] == 16 == cell.reference["window_size"]
+    assert cell.leaves["precision"] == "mixed_bf16"
+    assert cell.reference["precision"] == "fp32"
+    assert cell.reference["attention"] == "reference"
+    assert cell.reference["seed"] == 5
+    assert "window_size" not in cell.without("sliding_window")
