@@ -21,7 +21,7 @@ def matrix(folder: Path, *words: str) -> int:
 
 
 @pytest.mark.covers(
-    "MTX-37: Matrix generated from executed tests",
+    "MTX-37: generated from executed tests",
     "MTX-37: record of hardware, versions, date and result per pair",
 )
 def test_a_cell_is_trained_once_and_its_row_says_how(
@@ -50,7 +50,6 @@ def test_a_cell_is_trained_once_and_its_row_says_how(
     assert (tmp_path / RESULTS).read_bytes() == before
 
 
-@pytest.mark.covers("MTX-37: result per pair")
 def test_a_refused_pair_is_a_row_with_its_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

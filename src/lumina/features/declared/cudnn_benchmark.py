@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.features.feature import Choice, Exclusion, Feature, Machine
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _needs(machine: Machine) -> str | None:
@@ -35,5 +36,6 @@ register(
         excludes=(
             Exclusion("deterministic", "which algorithm is the fastest may differ"),
         ),
+        trial=Trial({"cudnn_benchmark": True}),
     )
 )

@@ -46,5 +46,6 @@ register(
         fallback=lambda p, m: p.replace(attention="flash2"),
         claim="exact",
         faster=True,
+        trial=Trial({"attention": "flash3"}, devices=("cuda",)),
     )
 )

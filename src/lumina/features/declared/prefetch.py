@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.features.feature import Choice, Feature, Machine
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _automatic(plan: Any, machine: Machine) -> Choice:
@@ -28,5 +29,6 @@ register(
         fallback=lambda p, m: p.replace(prefetch_threads=0),
         pretest="lumina.data.prefetch_pretest:problem",
         tries_first=False,
+        trial=Trial({"prefetch_threads": 2}),
     )
 )

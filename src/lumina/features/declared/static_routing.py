@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.features.feature import Feature
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _active(plan: Any) -> bool:
@@ -24,5 +25,8 @@ register(
         change_cost="restart",
         requested=lambda c: c.routing.static_routing_mode,
         active=_active,
+        trial=Trial(
+            {"static_routing_mode": True}, beside={"use_mod": True}, keeps=False
+        ),
     )
 )

@@ -38,6 +38,7 @@ RUN: dict[str, Any] = {
     "loss_chunk_bytes": 2**30,
     "eval_batches": 2,
     "num_workers": 1,
+    "prefetch_threads": 0,
     "report_samples": 0,
     "log_every_n_batches": 10,
     "watch_vocabulary": False,
