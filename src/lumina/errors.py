@@ -31,6 +31,7 @@ CODES: dict[str, str] = {
     "E306": "device failed its test",
     "E307": "results that should be equal differ",
     "E308": "a process of a measurement ended",
+    "E309": "a step that cannot be captured",
 }
 
 

@@ -99,6 +99,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "optimizer_states_disk": {"optimizer_states_in": "disk"},
     "flash_attention_3": {"experimental_fa3": True},
     "prefetch": {"prefetch_threads": 2},
+    "cuda_graphs": {"experimental_cuda_graphs": True},
     "cudnn_benchmark": {"cudnn_benchmark": True},
     "static_routing": {"use_mod": True, "static_routing_mode": True},
     "adamw_8bit": {"optimizer": "adamw_8bit"},
@@ -106,7 +107,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "adamw_bf16": {"optimizer": "adamw_bf16"},
     "optimizer_in_backward": {"optimizer_in_backward": True, "max_grad_norm": 0.0},
 }  # fmt: skip
-ALONE = {"optimizer_in_backward"}
+ALONE = {"optimizer_in_backward", "cuda_graphs"}
 """Features of runs of one process."""
 BY_OTHERS = {
     "chunked_loss", "init_from", "registered_block", "registered_attention",

@@ -7,6 +7,7 @@ import torch
 
 from option_effects import shows
 from option_effects.depth import chosen
+from recorded_steps import Tape, on_the_cpu
 from tiny_runs import Runs, seen
 
 
@@ -83,3 +84,29 @@ def static_routing(runs: Runs) -> None:
                  **recursions)  # fmt: skip
     runs.refused("E002", mod_routing_strategy="fixed", static_routing_mode=True,
                  **depth)  # fmt: skip
+
+
+@pytest.mark.covers(
+    "KRN-10: --experimental_cuda_graphs/--no-experimental_cuda_graphs",
+    "KRN-10: --cuda_graphs_warmup 50",
+)
+@shows("experimental_cuda_graphs", "cuda_graphs_warmup")
+def graphs(runs: Runs) -> None:
+    """A CPU has none; where there are some, they begin after the warm-up."""
+    if not torch.cuda.is_available():
+        assert "CUDA" in runs.refused("E003", experimental_cuda_graphs=True)
+    launched: list[int] = []
+    launch = Tape.launch
+    runs.monkeypatch.setattr(
+        Tape, "launch", lambda tape: (launched.append(1), launch(tape))[1]
+    )
+    losses = []
+    with on_the_cpu(runs.monkeypatch):
+        for on, warm_up, count in ((False, 2, 0), (True, 2, 5), (True, 4, 3)):
+            launched.clear()
+            run = runs.train(
+                experimental_cuda_graphs=on, cuda_graphs_warmup=warm_up, steps=7
+            )
+            losses.append(run.column("loss"))
+            assert len(launched) == count
+    assert losses[0] == losses[1] == losses[2]

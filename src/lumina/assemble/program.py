@@ -106,6 +106,8 @@ class Program:
         stored: frozen parameters in few bits, by the names of the parameters.
         storage_error: how far each tensor in few bits is from the weights it is of, as
             `lumina.ops.low_bits.codec.relative_error` says.
+        captured: recordings of its step (`lumina.train.graphs`), or None.
+        recording: a step is being recorded: nothing may wait or be read.
         held: bytes of what it holds, see `held_bytes`.
     """
 
@@ -185,6 +187,8 @@ class Program:
             max_grad_norm=scalar.clone().fill_(plan.max_grad_norm),
             weight_decay=plan.weight_decay,
         )
+        self.captured: Any = None
+        self.recording = False
         self._hooks: list[Any] = []
         self._closed = False
 
@@ -424,6 +428,9 @@ class Program:
         if self._closed:
             return
         self._closed = True
+        if self.captured is not None:
+            self.captured.close()
+            self.captured = None
         if self.host_copies is not None:
             self.host_copies.close()
             self.host_copies = None

@@ -110,6 +110,7 @@ class Plan:
         phase: the one that this Plan is for; its first step follows `phase_begin`
             completed steps, and its last step is `steps`.
         prefetch_threads: that make batches ahead of their use; 0: none does.
+        cuda_graphs: steps are captured, after `cuda_graphs_warmup` ordinary ones.
         cudnn_benchmark: cuDNN tries its algorithms for every new shape.
         fallbacks: what takes the place of a device, kernel or feature that is not
             available.
@@ -212,6 +213,8 @@ class Plan:
     feedforward_tile: int = 0
     prefetch_threads: int = 1
     cudnn_benchmark: bool = False
+    cuda_graphs: bool = False
+    cuda_graphs_warmup: int = 50
     fallbacks: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

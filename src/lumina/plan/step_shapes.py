@@ -25,15 +25,23 @@ def decide_step_shapes(config: Config, spec: ModelSpec, decisions: Decisions) ->
     count = 1 if asked is None else asked
     why = source_of(config, "prefetch_threads")
     decisions.decide("prefetch_threads", count, why)
-    if not config.routing.static_routing_mode:
+    warm_up = config.kernels.cuda_graphs_warmup
+    why = source_of(config, "cuda_graphs_warmup")
+    decisions.decide("cuda_graphs_warmup", warm_up, why)
+    asking = {
+        "static_routing_mode": config.routing.static_routing_mode,
+        "experimental_cuda_graphs": config.kernels.experimental_cuda_graphs,
+    }
+    asked_by = next((leaf for leaf, on in asking.items() if on), None)
+    if asked_by is None:
         return
     device, dtype = decisions.values["device"], decisions.values["compute_dtype"]
     problem = host_reads_experts(spec, device, dtype)
     if problem:
         raise LuminaError(
             "E002",
-            f"static_routing_mode: {problem}",
-            "use --moe-dispatch capacity, or --no-static-routing-mode",
+            f"{asked_by}: {problem}",
+            f"use --moe-dispatch capacity, or --no-{asked_by.replace('_', '-')}",
         )
 
 

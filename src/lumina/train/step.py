@@ -5,13 +5,15 @@ No value is read back to the host here. Metrics leave as one small device tensor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lumina.assemble.program import Program
+from lumina.batch import Batch
 from lumina.data.stream import StepBatches
 from lumina.model.accuracy import ACCURACY, accuracy_sums
 from lumina.model.by_source import SOURCES, source_sums
@@ -21,6 +23,8 @@ from lumina.optim.gate import Verdict, judge
 from lumina.plan.schedule import learning_rate_at
 from lumina.train.chunks import Pass, passes
 from lumina.train.counts import divide_counts, flatten_counts
+from lumina.train.graphs.captured import CapturedStep, write_figures
+from lumina.train.graphs.numbers import Numbers
 from lumina.train.memory_ladder.guard import UNGUARDED, StepGuard
 from lumina.train.watch import NOTHING, Watch
 
@@ -96,23 +100,124 @@ def train_step(
     torch.manual_seed(dropout_seed(plan.seed, step, mesh.tokens.rank))
     for kind in program.kinds:
         kind.before(program, step)
+    ranks = mesh.tokens.size * mesh.copies.size
+    means = (figure / ranks for figure in measured)
+    figures = (float(stop), float(request), float(save), *means)
+    if plan.cuda_graphs and watch is NOTHING:
+        return _captured(program, batches, step, figures, guard)
+    return _work(
+        program,
+        partial(forwards, program, batches, step=step),
+        len(batches.micro_batches),
+        Numbers.of(program, batches),
+        lambda place: write_figures(place, figures),
+        learns=batches.loss_tokens > 0,
+        watch=watch,
+        guard=guard,
+        changes=program.before_changes,
+    )
+
+
+def _captured(
+    program: Program,
+    batches: StepBatches,
+    step: int,
+    figures: Sequence[float],
+    guard: StepGuard,
+) -> Tensor:
+    """The step as a recording, or as it is where its recording does not hold."""
+    if program.captured is None:
+        program.captured = CapturedStep(program, program.plan.cuda_graphs_warmup)
+    captured: CapturedStep = program.captured
+    learns = batches.loss_tokens > 0
+    live = program.live
+    constants = (
+        learns,
+        live.weight_decay,
+        repr(sorted(live.of_kinds.items())),
+        repr(getattr(program.network.backbone, "capacity", None)),
+    )
+
+    def work(
+        here: Sequence[Batch], numbers: Numbers, say: Callable[[Tensor], None]
+    ) -> Tensor:
+        recording = program.recording
+
+        def forwards_of(index: int) -> Iterator[Pass]:
+            yield Pass(here[index])
+
+        return _work(
+            program,
+            forwards_of,
+            len(here),
+            numbers,
+            say,
+            learns=learns,
+            guard=guard,
+            # A recording cannot wait for copies of what it changes: its launch does.
+            changes=_nothing if recording else program.before_changes,
+        )
+
+    if program.vocabulary is not None:
+        for one in batches.micro_batches:
+            program.vocabulary.add(one)
+    return captured.take(
+        program,
+        batches.micro_batches,
+        Numbers.of(program, batches),
+        figures,
+        constants,
+        work,
+        guard.before_update,
+    )
+
+
+def _nothing() -> None:
+    """What a recording does in place of waiting."""
+
+
+def _work(
+    program: Program,
+    passes_of: Callable[[int], Iterator[Pass]],
+    count: int,
+    numbers: Numbers,
+    say: Callable[[Tensor], None],
+    *,
+    learns: bool,
+    changes: Callable[[], None],
+    watch: Watch = NOTHING,
+    guard: StepGuard = UNGUARDED,
+) -> Tensor:
+    """What a step does on the device, and nothing else.
+
+    Args:
+        program: what to train.
+        passes_of: the forward passes of a micro-batch by its index.
+        count: of the micro-batches.
+        numbers: of the host.
+        say: writes the host's figures into the metrics.
+        learns: whether there is a label to learn from.
+        changes: called before weights and states change.
+        watch: what looks at the step.
+        guard: follows the step.
+    """
+    mesh = program.mesh
     # Ways of being parallel average gradients; our loss is a sum, so scale it.
     factor = program.loss_scale.value * mesh.tokens.size
     sums = torch.zeros(len(SCALARS) + len(program.terms), device=program.device)
     counts: Tensor | None = None
 
-    last = len(batches.micro_batches) - 1
     scale = program.loss_scale.value.clone()
     watch.mark("begin")
-    for index in range(len(batches.micro_batches)):
-        for one in forwards(program, batches, index, step):
-            final = one.last and index == last
+    for index in range(count):
+        for one in passes_of(index):
+            final = one.last and index == count - 1
             guard.before_forward(last=final)
             with program.gradient_sync(last=final):
-                total, counted = losses_of(program, batches, index, sums, one)
+                total, counted = _losses_of(program, numbers, index, sums, one)
                 watch.mark("forward")
                 guard.before_backward(last=final)
-                if program.early is not None and batches.loss_tokens > 0:
+                if program.early is not None and learns:
                     _update_early(program, program.early, guard)
                 (total * factor).backward()
                 watch.mark("backward")
@@ -120,12 +225,9 @@ def train_step(
                 counts = counted if counts is None else counts + counted
 
     guard.before_update()
-    learns = batches.loss_tokens > 0
-    verdict = _update(program, watch) if learns else _pass_over(program)
+    verdict = _update(program, watch, changes) if learns else _pass_over(program)
     watch.mark("optimizer")
-    ranks = mesh.tokens.size * mesh.copies.size
-    means = (figure / ranks for figure in measured)
-    _say(sums[3:8], float(stop), float(request), float(save), *means)
+    say(sums[3:8])
     metrics = sums if counts is None else torch.cat([sums, counts])
     mesh.tokens.sum_(metrics)
     mesh.copies.sum_(metrics[3:8])  # a request may have reached any process
@@ -139,16 +241,6 @@ def train_step(
         if learns:
             kind.after(program, found, verdict.skip)
     return watch.beside(metrics)
-
-
-def _say(place: Tensor, *figures: float) -> None:
-    """Write numbers of the host into a vector of the device.
-
-    Assigning a number to an element would wait until the device has done all that is
-    queued; a copy from pinned memory does not.
-    """
-    said = torch.tensor(figures, pin_memory=place.device.type == "cuda")
-    place.copy_(said, non_blocking=True)
 
 
 def forwards(
@@ -182,15 +274,22 @@ def losses_of(
     Returns:
         Its part of what is minimised, and what it counts, if anything.
     """
+    return _losses_of(program, Numbers.of(program, batches), index, sums, one)
+
+
+def _losses_of(
+    program: Program, numbers: Numbers, index: int, sums: Tensor, one: Pass
+) -> tuple[Tensor, Tensor | None]:
+    """The same with the numbers of the step."""
     batch = one.batch
     held = (program.carries[index],) if program.network.recurrent else ()
     named = {} if one.earlier is None else {"cache": one.earlier}
     losses, aux = program.model(batch, *held, **named)
     program.carries[index] = losses.carry
-    sums[0] += losses.loss_sum.detach() / batches.loss_divisor
-    total = _main_loss(program, losses, batches)
+    sums[0] += numbers.mean(losses.loss_sum.detach())
+    total = _main_loss(program, losses, numbers)
     for place, term in enumerate(program.terms, start=len(SCALARS)):
-        mean = aux[term.key] * term.per_token(batches.tokens, batches.loss_tokens)
+        mean = aux[term.key] * numbers.shares[place - len(SCALARS)]
         total = total + term.weight * mean
         sums[place] += mean.detach()
     if ACCURACY in program.counts:
@@ -200,18 +299,18 @@ def losses_of(
     return total, flatten_counts(aux, program.counts)
 
 
-def _main_loss(program: Program, losses: LossSums, batches: StepBatches) -> Tensor:
+def _main_loss(program: Program, losses: LossSums, numbers: Numbers) -> Tensor:
     """A micro-batch's part of the loss beside the further terms.
 
     The mean over the step's tokens, unless the kind of the model weighs them otherwise.
     """
     for kind in program.kinds:
-        found = kind.loss(program, losses, batches.task_loss_tokens)
+        found = kind.loss(program, losses, numbers.task_loss_tokens)
         if found is not None:
             return found
     trained = losses.trained_sum
     trained = losses.loss_sum if trained is None else trained
-    return trained / batches.loss_divisor
+    return numbers.mean(trained)
 
 
 def _update_early(program: Program, early: Early, guard: StepGuard) -> None:
@@ -222,7 +321,7 @@ def _update_early(program: Program, early: Early, guard: StepGuard) -> None:
     early.arm(lr=live.learning_rate, weight_decay=live.weight_decay)
 
 
-def _update(program: Program, watch: Watch) -> Verdict:
+def _update(program: Program, watch: Watch, changes: Callable[[], None]) -> Verdict:
     """Weights, moments and averages from the gradients, unless those are not finite."""
     live, scale = program.live, program.loss_scale.value
     for step in program.gradient_steps:
@@ -233,7 +332,7 @@ def _update(program: Program, watch: Watch) -> Verdict:
         step.judge(verdict, scale)
     for step in program.gradient_steps:
         step.after(verdict)
-    program.before_changes()
+    changes()
     for kind in program.kinds:
         kind.gradients(program, verdict.divisor, verdict.skip)
     if program.base is not None:

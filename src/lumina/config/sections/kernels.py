@@ -21,6 +21,18 @@ class KernelsSection(Section):
         "way with a warning where it is not available; --no-experimental-fa3: never; "
         "default: on Hopper with its package, for rows that are long enough",
     )
+    experimental_cuda_graphs: bool | None = Field(
+        None,
+        description="capture the step as a CUDA graph and launch it as a whole: "
+        "forward, backward and optimizer; default: off, until its gain is measured "
+        "here (`lumina features cuda_graphs`)",
+    )
+    cuda_graphs_warmup: int = Field(
+        50,
+        ge=2,
+        description="ordinary steps before the first one is captured, in which kernels "
+        "are compiled and chosen",
+    )
     experimental_fp8: bool | None = Field(
         None,
         description="linear layers multiply float8, as --precision mixed_fp8; "

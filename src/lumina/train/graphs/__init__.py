@@ -1,0 +1,1 @@
+"""Training steps captured once and launched as a whole."""
