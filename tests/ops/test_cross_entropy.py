@@ -41,6 +41,17 @@ def test_chunks_equal_the_whole_with_gradients(rows, weighted):
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_log_z_is_the_log_of_the_sum_of_the_exponentials(rows, grad):
+    hidden, weight, labels, weights, vocab = inputs()
+    hidden.requires_grad_(grad)
+    sums = chunked.cross_entropy(hidden, weight, labels, weights, vocab, rows * 128 * 4)
+    expected = torch.logsumexp((hidden @ weight.t())[:, :vocab], 1)
+    assert not sums.log_z_t.requires_grad
+    torch.testing.assert_close(sums.log_z_t, expected.detach())
+
+
 @pytest.mark.covers("TRN-15")
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("rows", [1, 5, 1000])

@@ -57,6 +57,7 @@ def test_the_cross_entropy_and_the_divergence_are_told_apart():
     alone = chunked.cross_entropy(hidden, weight, labels, weights, vocab, 4096)
     torch.testing.assert_close(sums.loss, alone.loss)
     torch.testing.assert_close(sums.loss_t, alone.loss_t)
+    torch.testing.assert_close(sums.log_z_t, alone.log_z_t)
     assert sums.correct == alone.correct
     added = pull.strength * pull.temperature**2 * sums.divergence
     torch.testing.assert_close(sums.trained, alone.loss + added)

@@ -33,6 +33,7 @@ def steps(run: Run, key: str) -> list[int]:
     "step_times_every",
     "weight_changes_every",
     "attention_stats_every",
+    "attention_logits_every",
     "layer_profile_every",
 )
 def looks(runs: Runs) -> None:
@@ -41,6 +42,7 @@ def looks(runs: Runs) -> None:
         "step_times_every": "forward_time",
         "weight_changes_every": "group.norm.update_ratio",
         "attention_stats_every": "average_attention_entropy",
+        "attention_logits_every": "largest_attention_logit",
         "layer_profile_every": "layers.bottleneck_score",
     }
     base = {"steps": 6, "dropout": 0.1, "max_grad_norm": 0.5, "grad_accum": 2}
@@ -57,6 +59,7 @@ def looks(runs: Runs) -> None:
     profiled = runs.config(enable_profiling=True)
     assert profiled.metrics.layer_profile_every == 100
     runs.refused("E002", attention_stats_every=1, use_mod=True)
+    runs.refused("E002", attention_logits_every=1, use_mod=True)
 
 
 @pytest.mark.covers(

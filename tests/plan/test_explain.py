@@ -103,6 +103,6 @@ def test_every_kind_of_value_is_shown() -> None:
     )
     lines = explain(plan_for(config), cpu()).splitlines()
     measures = next(x for x in lines if x.strip().startswith("measures"))
-    assert "accuracy=1 gradient_variance=10 utilisation=10" in measures
+    assert "accuracy=1 log_z=1 gradient_variance=10 gradient_groups=1" in measures
     options = next(x for x in lines if x.strip().startswith("optimizer_options"))
     assert "sgd.momentum=0.5" in options

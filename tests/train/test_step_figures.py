@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lumina.assemble.assemble import assemble
 from lumina.batch import IGNORE
-from lumina.model.accuracy import ACCURACY
 from lumina.model.kinds.moe import Experts
+from lumina.model.token_counts.accuracy import Accuracy
 from lumina.observe.utilisation import Utilisation
 from lumina.plan.flops import flops_per_token, hardware_flops_per_token
 from lumina.train.counts import divide_counts
@@ -66,7 +66,7 @@ def test_accuracies_are_those_of_the_scores(stream, tmp_path, micro_batch_size):
                 whole += bool(len(hits)) and bool(hits.all())
     assert 0 < whole < documents and whole / documents != right / tokens
     values = train_step(program, replace(batches, micro_batches=changed), 0)
-    assert counted(program, values)[ACCURACY].tolist() == [
+    assert counted(program, values)[Accuracy.key].tolist() == [
         tokens, right, documents, whole
     ]  # fmt: skip
     row = settled(plan, tmp_path, {}, values.tolist())
@@ -81,7 +81,7 @@ def test_what_bears_no_loss_is_neither_right_nor_wrong(stream):
     weights = (torch.arange(batch.labels.shape[1]) % 2).float()
     weighted = replace(batch, loss_weights=weights.expand(batch.labels.shape))
     values = train_step(program, replace(batches, micro_batches=[weighted]), 0)
-    found = counted(program, values)[ACCURACY]
+    found = counted(program, values)[Accuracy.key]
     assert found[0] == ((batch.labels != IGNORE) & (weights > 0)).sum()
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lumina.model.accuracy import accuracy_metrics, accuracy_shapes
 from lumina.model.by_source import source_metrics, source_shapes
 from lumina.model.kinds.table import count_shapes, kinds_of
 from lumina.model.objective.distilled import divergence_metrics, divergence_shapes
+from lumina.model.token_count import token_counts
 from lumina.plan.plan import Plan
 
 
@@ -19,7 +19,7 @@ def counted_shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
     return (
         count_shapes(plan.spec)
         | source_shapes(plan.sources)
-        | accuracy_shapes(plan.measures)
+        | {count.key: count.shape for count in token_counts(plan.measures)}
         | divergence_shapes(plan.keeps == "outputs")
     )
 
@@ -29,5 +29,7 @@ def counted_metrics(plan: Plan, counted: Mapping[str, Tensor]) -> dict[str, Any]
     row: dict[str, Any] = {}
     for kind in kinds_of(plan.spec):
         row |= kind.metrics(plan, counted)
-    row |= accuracy_metrics(counted)
+    for count in token_counts(plan.measures):
+        if count.key in counted:
+            row |= count.metrics(counted[count.key])
     return row | source_metrics(plan.sources, counted) | divergence_metrics(counted)

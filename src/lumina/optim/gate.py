@@ -21,11 +21,15 @@ class Verdict:
         norm: [] float32 global gradient norm before clipping, unscaled.
         divisor: [] float32 that gradients are divided by (loss scale / clip).
         skip: [] float32, 1.0 when a gradient was not finite.
+        squares: [n] float32, the square of the norm of this rank's part of each
+            gradient, as it is before unscaling; None where they were never there
+            together.
     """
 
     norm: Tensor
     divisor: Tensor
     skip: Tensor
+    squares: Tensor | None = None
 
 
 def judge(
@@ -45,14 +49,15 @@ def judge(
             holds all of it.
     """
     norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float32)
-    square = torch.stack([n.to(loss_scale.device) for n in norms]).square().sum()
+    squares = torch.stack([n.to(loss_scale.device) for n in norms]).square()
+    square = squares.sum()
     if over is not None:
         over.sum_(square)
     norm = square.sqrt() / loss_scale
     finite = torch.isfinite(norm)
     clip = torch.where(max_norm > 0, (max_norm / (norm + 1e-6)).clamp(max=1.0), 1.0)
     divisor = torch.where(finite, loss_scale / clip, torch.ones_like(norm))
-    return Verdict(norm=norm, divisor=divisor, skip=(~finite).to(torch.float32))
+    return Verdict(norm, divisor, (~finite).to(torch.float32), squares)
 
 
 class LossScale:

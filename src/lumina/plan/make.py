@@ -139,7 +139,6 @@ def make_plan(
     decisions.decide("world_size", world_size, "processes that were started")
     for field, leaf in _PASSED_ON.items():
         decisions.decide(field, config.get(leaf), source_of(config, leaf))
-    decide_measures(config, decisions)
     decide_stages(config, decisions)
     decisions.reasons["seq_length"] = source_of(config, "seq_length")
     decisions.decide("learning_rate", *learning_rate(config, spec))
@@ -154,6 +153,7 @@ def make_plan(
     _decide_features(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)
     decide_length(config, decisions, rows_per_epoch, done, data_kind)
+    decide_measures(config, decisions)
     decide_schedule(config, decisions, done)
     decide_rhythm(config, decisions, eval_rows, done)
     decide_orchestrator(config, decisions)

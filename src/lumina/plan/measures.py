@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lumina.features import lacking
 from lumina.plan.decisions import Decisions, source_of
 
 if TYPE_CHECKING:
     from lumina.config import Config
+
+LOGITS_SHARE, LEAST_LOGITS, MOST_LOGITS = 50, 10, 100
+"""The largest attention logit is looked for so many times in a run, at least and at
+most after so many steps."""
 
 
 def decide_measures(config: Config, decisions: Decisions) -> None:
@@ -16,11 +21,16 @@ def decide_measures(config: Config, decisions: Decisions) -> None:
     found: dict[str, int] = {}
     if asked.metrics == "full":
         found["accuracy"] = 1
+        found["log_z"] = 1
         if not config.offload.optimizer_in_backward:  # which keeps no gradients
             found["gradient_variance"] = config.run.log_every_n_batches
+            found["gradient_groups"] = 1
+            found["update_rms"] = config.run.log_every_n_batches
         found["utilisation"] = config.run.log_every_n_batches
     if config.train.qk_clip:
         found["logit_clip"] = 1
+    else:
+        found["attention_logits"] = _attention_logits(config, decisions.values["steps"])
     found |= {
         "health": int(asked.health_checks),
         "step_times": asked.step_times_every,
@@ -31,3 +41,14 @@ def decide_measures(config: Config, decisions: Decisions) -> None:
     }
     found = {name: every for name, every in found.items() if every}
     decisions.decide("measures", found, source_of(config, "metrics"))
+
+
+def _attention_logits(config: Config, steps: int) -> int:
+    """Steps from one look at the largest attention logit to the next; 0: none."""
+    asked = config.metrics
+    if asked.attention_logits_every is not None:
+        return asked.attention_logits_every
+    others = any(name != "standard" for name in config.parts.attention_type)
+    if asked.metrics != "full" or others or lacking(config, "attention_statistics"):
+        return 0
+    return min(max(steps // LOGITS_SHARE, LEAST_LOGITS), MOST_LOGITS)

@@ -15,9 +15,9 @@ from torch import Tensor
 from lumina.assemble.program import Program
 from lumina.batch import Batch
 from lumina.data.stream import StepBatches
-from lumina.model.accuracy import ACCURACY, accuracy_sums
 from lumina.model.by_source import SOURCES, source_sums
 from lumina.model.interface import LossSums
+from lumina.model.token_count import token_sums
 from lumina.optim.early import Early
 from lumina.optim.gate import Verdict, judge
 from lumina.plan.schedule import learning_rate_at
@@ -292,8 +292,7 @@ def _losses_of(
         mean = aux[term.key] * numbers.shares[place - len(SCALARS)]
         total = total + term.weight * mean
         sums[place] += mean.detach()
-    if ACCURACY in program.counts:
-        aux = aux | {ACCURACY: accuracy_sums(losses, batch)}
+    aux = aux | token_sums(program.plan.measures, losses, batch)
     if plan_sources := program.plan.sources:
         aux = aux | {SOURCES: source_sums(losses, batch, len(plan_sources))}
     return total, flatten_counts(aux, program.counts)
@@ -327,7 +326,7 @@ def _update(program: Program, watch: Watch, changes: Callable[[], None]) -> Verd
     for step in program.gradient_steps:
         step.before(scale)
     verdict = _judged(program)
-    watch.judged(scale)
+    watch.judged(scale, verdict.squares)
     for step in program.gradient_steps:
         step.judge(verdict, scale)
     for step in program.gradient_steps:

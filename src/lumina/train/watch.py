@@ -47,7 +47,13 @@ class Look:
     Attributes:
         apart: its constructor computes something, which the time of the step leaves
             out.
+        squares: [n] float32, the square of the norm of this rank's part of each
+            gradient, in the order of `Optimizers.gradients` and as it is before
+            unscaling. There from `judged` on; None where weights change in the
+            backward pass.
     """
+
+    squares: Tensor | None = None
 
     name: ClassVar[str]
     apart: ClassVar[bool] = False
@@ -133,9 +139,10 @@ class Watch:
         for look in self.looks:
             look.mark(moment)
 
-    def judged(self, scale: Tensor) -> None:
-        """See `Look.judged`."""
+    def judged(self, scale: Tensor, squares: Tensor | None = None) -> None:
+        """See `Look.judged` and `Look.squares`."""
         for look in self.looks:
+            look.squares = squares
             look.judged(scale)
 
     def updated(self) -> None:

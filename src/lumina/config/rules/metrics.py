@@ -9,6 +9,7 @@ from lumina.features import lacking
 
 _LOOKS = {
     "attention_stats_every": "attention_statistics",
+    "attention_logits_every": "attention_statistics",
     "layer_profile_every": "layer_profile",
 }
 """Options that look at the layers of a model -> what its kinds must not lack."""
@@ -20,7 +21,6 @@ def check(settings: Settings) -> None:
     Raises:
         LuminaError: E002.
     """
-    asked = settings.metrics
     for leaf, ability in _LOOKS.items():
         for kind, why in lacking(settings, ability) if settings.get(leaf) else ():
             refuse(
@@ -29,19 +29,24 @@ def check(settings: Settings) -> None:
                 f"leave {leaf} at 0",
             )
     others = [name for name in settings.parts.attention_type if name != "standard"]
-    if asked.attention_stats_every and others:
-        refuse(
-            f"attention_stats_every cannot see into the attention {others[0]}",
-            "leave attention_stats_every at 0",
-        )
+    for leaf in ("attention_stats_every", "attention_logits_every"):
+        if settings.get(leaf) and others:
+            refuse(
+                f"{leaf} cannot see into the attention {others[0]}",
+                f"leave {leaf} at 0",
+            )
 
 
 def without_effect(settings: Settings) -> dict[str, str]:
-    """The frequency of an expert-usage log that is off."""
+    """The frequency of a log that is off, and of what every step has anyway."""
     asked = settings.metrics
     found = {}
     if not asked.log_expert_usage:
         found["expert_usage_frequency"] = "log_expert_usage is off"
+    if settings.train.qk_clip:
+        found["attention_logits_every"] = (
+            "with qk_clip every step has the largest logit"
+        )
     return found
 
 

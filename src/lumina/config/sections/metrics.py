@@ -14,8 +14,9 @@ class MetricsSection(Section):
 
     metrics: Literal["basic", "full"] = Field(
         "full",
-        description="basic: losses, rates and memory; full: also accuracy, the "
-        "variance of gradients, and how busy processors, memory and disk are",
+        description="basic: losses, rates and memory; full: also accuracy, log Z, the "
+        "variance of gradients, gradients and updates by group, the largest attention "
+        "logit, and how busy processors, memory and disk are",
     )
     health_checks: bool = Field(
         True,
@@ -40,6 +41,13 @@ class MetricsSection(Section):
         ge=0,
         description="steps from one before which the heads of attention are judged on "
         "two rows to the next; 0: none",
+    )
+    attention_logits_every: int | None = Field(
+        None,
+        ge=0,
+        description="steps from one before which the largest attention logit of a row "
+        "is looked for to the next; 0: none; default: with --metrics full a fiftieth "
+        "of the run, from 10 to 100. With --qk-clip every step has it",
     )
     layer_profile_every: int = Field(
         0,

@@ -79,6 +79,7 @@ def _distilled(
             "correct": sums.correct,
             "each": sums.loss_t.view(batch.labels.shape),
             "right": sums.correct_t.view(batch.labels.shape),
+            "log_z": sums.log_z_t.view(batch.labels.shape),
         },
         trained_sum=sums.trained,
         aux={DIVERGENCE: torch.stack([sums.divergence, pulled])},

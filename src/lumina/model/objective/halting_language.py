@@ -91,6 +91,7 @@ class HaltingLanguageObjective(LanguageModelObjective):
             final = torch.where(weight_t != 0, loss_t * weight_t, 0.0).sum()
             right_mt = found.correct_t.view(segments, -1)
             right_t = right_mt.gather(0, last_1t)[0]
+            log_z_t = found.log_z_t.view(segments, -1).gather(0, last_1t)[0]
         seen = _Segments(
             active_mt,
             spent_t,
@@ -107,6 +108,7 @@ class HaltingLanguageObjective(LanguageModelObjective):
             {
                 "correct": (right_t * valid_t).sum(),
                 "right": right_t.view(batch.labels.shape),
+                "log_z": log_z_t.view(batch.labels.shape),
             },
             aux=aux,
         )

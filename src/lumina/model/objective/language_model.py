@@ -60,8 +60,9 @@ class LanguageModelObjective(nn.Module):
 
         Returns:
             Sums; `terms` has "correct", the counted tokens (unweighted) whose label
-            had the highest logit, "each" [B, S], every token's loss, and "right"
-            [B, S], 1 where a token's label had the highest logit.
+            had the highest logit, "each" [B, S], every token's loss, "right" [B, S], 1
+            where a token's label had the highest logit, and "log_z" [B, S], the log of
+            the sum of the exponentials of its logits.
         """
         weights = batch.loss_weights
         labels_t = batch.labels.reshape(-1)
@@ -83,6 +84,7 @@ class LanguageModelObjective(nn.Module):
             "correct": sums.correct,
             "each": sums.loss_t.view(shape),
             "right": sums.correct_t.view(shape),
+            "log_z": sums.log_z_t.view(shape),
         }
         return LossSums(sums.loss, counted_t.sum(), terms, trained_sum=sums.trained)
 

@@ -95,6 +95,9 @@ class MultiTaskObjective(nn.Module):
                 "right": torch.cat([one.correct_t for one in sums]).view(
                     batch.labels.shape
                 ),
+                "log_z": torch.cat([one.log_z_t for one in sums]).view(
+                    batch.labels.shape
+                ),
                 LOSSES: losses,
                 TOKENS: counts,
             },

@@ -69,11 +69,39 @@ METRICS = (
         f"{LOGGED}, with `--metrics full`; null in a step without loss-bearing tokens",
     ),
     Metric(
+        "group.NAME.gradient_norm",
+        "norm of the gradient of all tensors of a role "
+        "(embedding, head, matrix, norm, bias, expert, router), before clipping",
+        "",
+        "sqrt(sum(g^2))",
+        f"{FULL}, or every `weight_changes_every` steps; not in a step without "
+        "loss-bearing tokens",
+    ),
+    Metric(
+        "group.NAME.update_rms",
+        "how far the step moves an element of those tensors: root mean square over at "
+        "most 65,536 elements of each, at even distances",
+        "",
+        "sqrt(mean((w_after - w_before)^2))",
+        f"{LOGGED}, with `--metrics full`; not in a step without loss-bearing tokens, "
+        "with `--optimizer-in-backward`, or where masters live beside the device",
+    ),
+    Metric(
+        "log_z",
+        "mean over the loss-bearing tokens of the logarithm of the normaliser of the "
+        "softmax over the vocabulary",
+        "nats",
+        "mean(log(sum(exp(logits))))",
+        f"{FULL}; null where the model makes no such softmax",
+    ),
+    Metric(
         "largest_attention_logit",
-        "the largest attention logit of any head in the step",
+        "the largest attention logit of any head: with `--qk-clip` in the step, "
+        "otherwise in the first row of every process",
         "",
         "max(q k / sqrt(head_dim))",
-        "with `--qk-clip`; null in a step without loss-bearing tokens",
+        "every step with `--qk-clip` (null in one without loss-bearing tokens), "
+        "otherwise every `attention_logits_every` steps",
     ),
     Metric(
         "clipped_heads",

@@ -38,14 +38,6 @@ METRICS = (
         of_a_rank=True,
     ),
     Metric(
-        "group.NAME.gradient_norm",
-        "norm of the gradient of all tensors of a role "
-        "(embedding, head, matrix, norm, bias, expert, router), before clipping",
-        "",
-        "sqrt(sum(g^2))",
-        MOVED,
-    ),
-    Metric(
         "group.NAME.weight_norm",
         "norm of those tensors before the update",
         "",

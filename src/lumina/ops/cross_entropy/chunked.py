@@ -27,6 +27,7 @@ class Sums(NamedTuple):
         correct: counted tokens whose label has the highest logit (ties count).
         loss_t: [T] float32, of every token, unweighted, without gradient.
         correct_t: [T] float32, 1 where a token's label has the highest logit.
+        log_z_t: [T] float32, the log of the sum of the exponentials of its logits.
         trained: [], the same with smoothed labels; carries the gradient. None without
             smoothing.
     """
@@ -35,6 +36,7 @@ class Sums(NamedTuple):
     correct: Tensor
     loss_t: Tensor
     correct_t: Tensor
+    log_z_t: Tensor
     trained: Tensor | None = None
 
 
@@ -77,18 +79,20 @@ def cross_entropy(
             smoothing,
         )
         trained, plain, correct, *each = found if smoothing else (None, *found)
-        return Sums(plain, correct, each[0], each[1], trained)
+        loss_t, correct_t, log_z_t = each
+        return Sums(plain, correct, loss_t, correct_t, log_z_t, trained)
     weight = weight_vd.to(hidden_td.dtype)
     loss, correct = hidden_td.new_zeros(2, dtype=torch.float32).unbind()
-    each_2t = hidden_td.new_empty((2, hidden_td.shape[0]), dtype=torch.float32)
+    each_3t = hidden_td.new_empty((3, hidden_td.shape[0]), dtype=torch.float32)
     for rows in chunks(hidden_td.shape[0], weight.shape[0], chunk_bytes):
         logits_cv = matmul_float32(hidden_td[rows], weight.t())
         chunk = _forward(logits_cv, labels_t[rows], vocab_size)
         loss = loss + weighted(chunk.loss_t, counted_t[rows])
         correct = correct + (chunk.correct_t * (labels_t[rows] != IGNORE)).sum()
-        each_2t[0, rows], each_2t[1, rows] = chunk.loss_t, chunk.correct_t
+        each_3t[0, rows], each_3t[1, rows] = chunk.loss_t, chunk.correct_t
+        each_3t[2, rows] = chunk.log_z_t
         del logits_cv, chunk  # before those of the next one are made
-    return Sums(loss, correct, *each_2t.unbind())
+    return Sums(loss, correct, *each_3t.unbind())
 
 
 def chunks(tokens: int, vocabulary: int, chunk_bytes: int) -> Iterator[slice]:
@@ -102,6 +106,7 @@ def chunks(tokens: int, vocabulary: int, chunk_bytes: int) -> Iterator[slice]:
 class _Chunk(NamedTuple):
     loss_t: Tensor  # [C], unweighted
     correct_t: Tensor  # [C] bool
+    log_z_t: Tensor  # [C] log of the sum of the exponentials of the logits
     exponentials_cv: Tensor  # [C, V] exp(logit - row maximum)
     total_c1: Tensor  # [C, 1] their sum
     labels_c1: Tensor  # [C, 1] with ignored labels replaced by 0
@@ -116,9 +121,11 @@ def _forward(logits_cv: Tensor, labels_c: Tensor, vocab_size: int) -> _Chunk:
     highest_c1 = logits_cv.amax(dim=1, keepdim=True)
     exponentials_cv = logits_cv.sub_(highest_c1).exp_()
     total_c1 = exponentials_cv.sum(dim=1, keepdim=True)
-    loss_t = (total_c1.log() + highest_c1 - target_c1).squeeze(1)
+    log_z_c1 = total_c1.log() + highest_c1
+    loss_t = (log_z_c1 - target_c1).squeeze(1)
     correct_t = (target_c1 == highest_c1).squeeze(1)
-    return _Chunk(loss_t, correct_t, exponentials_cv, total_c1, labels_c1)
+    log_z_t = log_z_c1.squeeze(1)
+    return _Chunk(loss_t, correct_t, log_z_t, exponentials_cv, total_c1, labels_c1)
 
 
 def weighted(loss_c: Tensor, counted_c: Tensor) -> Tensor:
@@ -146,6 +153,7 @@ class ChunkGradient(NamedTuple):
 
     loss_c: Tensor  # [C], unweighted
     correct_c: Tensor  # [C] bool, or 0.0 and 1.0
+    log_z_c: Tensor  # [C]
     grad_cv: Tensor  # [C, V] in the compute type
 
 
@@ -169,16 +177,15 @@ def gradient_of_chunk(
         from lumina.ops.cross_entropy.fused import softmax_gradient
 
         grad_cv = torch.empty_like(logits_cv, dtype=dtype)
-        loss_c, correct_c = softmax_gradient(
-            logits_cv, labels_c, counted_c, vocab_size, grad_cv
-        )
-        return ChunkGradient(loss_c, correct_c, grad_cv)
+        each_c = softmax_gradient(logits_cv, labels_c, counted_c, vocab_size, grad_cv)
+        return ChunkGradient(*each_c, grad_cv)
     chunk = _forward(logits_cv, labels_c, vocab_size)
     counted_c1 = counted_c.unsqueeze(1)
     # (softmax - one hot) * weight, in the memory of the logits.
     grad_cv = chunk.exponentials_cv.mul_(counted_c1 / chunk.total_c1)
     grad_cv.scatter_add_(1, chunk.labels_c1, -counted_c1)
-    return ChunkGradient(chunk.loss_t, chunk.correct_t, grad_cv.to(dtype))
+    each_c = (chunk.loss_t, chunk.correct_t, chunk.log_z_t)
+    return ChunkGradient(*each_c, grad_cv.to(dtype))
 
 
 def _smooth(
@@ -230,7 +237,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         )
         loss, correct = hidden_td.new_zeros(2, dtype=torch.float32).unbind()
         margin = torch.zeros_like(loss)
-        each = [labels_t.new_empty(labels_t.shape, dtype=torch.float32) for _ in "lc"]
+        each = [labels_t.new_empty(labels_t.shape, dtype=torch.float32) for _ in "lcz"]
         for rows in chunks(hidden_td.shape[0], weight.shape[0], chunk_bytes):
             hidden_cd, counted_c = hidden_td[rows], counted_t[rows]
             made = gradient_of_chunk(
@@ -247,6 +254,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 margin = margin + weighted(margin_c, counted_c)
             correct = correct + (made.correct_c * (labels_t[rows] != IGNORE)).sum()
             each[0][rows], each[1][rows] = made.loss_c, made.correct_c
+            each[2][rows] = made.log_z_c
             if grad_hidden is not None:
                 torch.mm(made.grad_cv, weight, out=grad_hidden[rows])
             if grad_weight is not None:

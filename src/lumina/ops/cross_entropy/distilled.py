@@ -59,6 +59,7 @@ class DistilledSums(NamedTuple):
         correct: counted tokens whose label has the highest logit (ties count).
         loss_t: [T] float32, of every token, unweighted.
         correct_t: [T] float32, 1 where a token's label has the highest logit.
+        log_z_t: [T] float32, the log of the sum of the exponentials of its logits.
     """
 
     trained: Tensor
@@ -67,6 +68,7 @@ class DistilledSums(NamedTuple):
     correct: Tensor
     loss_t: Tensor
     correct_t: Tensor
+    log_z_t: Tensor
 
 
 def reference(
@@ -194,7 +196,7 @@ class _Distilled(torch.autograd.Function):
         )
         zeros = hidden_td.new_zeros(3, dtype=torch.float32)
         loss, divergence, correct = zeros.unbind()
-        each = [labels_t.new_empty(labels_t.shape, dtype=torch.float32) for _ in "lc"]
+        each = [labels_t.new_empty(labels_t.shape, dtype=torch.float32) for _ in "lcz"]
         width, total = weight.shape[0], hidden_td.shape[0]
         pulled = list(chunks(count, width, chunk_bytes // TENSORS))
         free = [
@@ -224,6 +226,7 @@ class _Distilled(torch.autograd.Function):
             loss = loss + weighted(made.loss_c, counted_c)
             correct = correct + (made.correct_c * (labels_t[rows] != IGNORE)).sum()
             each[0][rows], each[1][rows] = made.loss_c, made.correct_c
+            each[2][rows] = made.log_z_c
             if grad_hidden is not None:
                 torch.mm(made.grad_cv, weight, out=grad_hidden[rows])
             if grad_weight is not None:

@@ -17,7 +17,7 @@ BLOCK = 4096
 
 @triton.jit
 def _softmax_gradient_kernel(
-    logits_ptr, labels_ptr, counted_ptr, grad_ptr, loss_ptr, correct_ptr,
+    logits_ptr, labels_ptr, counted_ptr, grad_ptr, loss_ptr, correct_ptr, log_z_ptr,
     vocab_size, width, BLOCK: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -34,7 +34,9 @@ def _softmax_gradient_kernel(
         highest = higher
     # An ignored label reads column 0 and counts nothing.
     target = tl.load(logits_ptr + tl.maximum(label, 0))
-    tl.store(loss_ptr + row, tl.log(total) + highest - target)
+    log_z = tl.log(total) + highest
+    tl.store(log_z_ptr + row, log_z)
+    tl.store(loss_ptr + row, log_z - target)
     tl.store(correct_ptr + row, (target == highest).to(tl.float32))
     if GRADIENT:
         grad_ptr += row * width
@@ -57,7 +59,7 @@ def softmax_gradient(
     counted_c: Tensor,
     vocab_size: int,
     grad_cv: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of every row, and (softmax - one hot) * counted.
 
     Args:
@@ -68,7 +70,8 @@ def softmax_gradient(
         grad_cv: [C, V] receives the gradient in its own type; None for the loss alone.
 
     Returns:
-        Unweighted losses [C] and, as 0.0 or 1.0, right guesses [C]; both float32.
+        Each [C] float32: unweighted losses; right guesses, as 0.0 or 1.0; the log of
+        the sum of the exponentials of the logits.
     """
     rows, width = logits_cv.shape
     assert logits_cv.is_contiguous() and logits_cv.dtype == torch.float32
@@ -76,10 +79,10 @@ def softmax_gradient(
         grad_cv.is_contiguous() and grad_cv.shape == (rows, width)
     )
     loss_c = torch.empty(rows, dtype=torch.float32, device=logits_cv.device)
-    correct_c = torch.empty_like(loss_c)
+    correct_c, log_z_c = torch.empty_like(loss_c), torch.empty_like(loss_c)
     _softmax_gradient_kernel[(rows,)](
         logits_cv, labels_c.contiguous(), counted_c.contiguous(),
-        logits_cv if grad_cv is None else grad_cv, loss_c, correct_c,
+        logits_cv if grad_cv is None else grad_cv, loss_c, correct_c, log_z_c,
         vocab_size, width, BLOCK=BLOCK, GRADIENT=grad_cv is not None, num_warps=16,
     )  # fmt: skip
-    return loss_c, correct_c
+    return loss_c, correct_c, log_z_c

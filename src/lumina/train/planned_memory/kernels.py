@@ -195,10 +195,10 @@ def softmax_gradient(
     counted_c: Tensor,
     vocab_size: int,
     grad_cv: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """`lumina.ops.cross_entropy.fused.softmax_gradient`, as far as memory goes."""
     losses = torch.empty_like(labels_c, dtype=torch.float32)
-    return losses, torch.empty_like(losses)
+    return losses, torch.empty_like(losses), torch.empty_like(losses)
 
 
 def nothing(*arguments: Any, **options: Any) -> None:

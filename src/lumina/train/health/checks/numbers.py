@@ -80,8 +80,7 @@ class AttentionLogits(Check):
     large, growth, points = 50.0, 1.5, 8
     rule = (
         "a largest attention logit whose median over the last 4 rows that have one is "
-        "above 50 and more than 1.5 times that of the 4 such rows before; with "
-        "`--qk-clip`"
+        "above 50 and more than 1.5 times that of the 4 such rows before"
     )
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
