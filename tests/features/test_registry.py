@@ -99,6 +99,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "optimizer_states_disk": {"optimizer_states_in": "disk"},
     "flash_attention_3": {"experimental_fa3": True},
     "prefetch": {"prefetch_threads": 2},
+    "fp8_experts": {"use_moe": True, "precision": "mixed_fp8", "fp8_experts": True},
     "cuda_graphs": {"experimental_cuda_graphs": True},
     "cudnn_benchmark": {"cudnn_benchmark": True},
     "static_routing": {"use_mod": True, "static_routing_mode": True},

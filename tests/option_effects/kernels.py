@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
+from lumina.features import FEATURES
 from option_effects import shows
 from option_effects.depth import chosen
 from recorded_steps import Tape, on_the_cpu
@@ -110,3 +113,25 @@ def graphs(runs: Runs) -> None:
             losses.append(run.column("loss"))
             assert len(launched) == count
     assert losses[0] == losses[1] == losses[2]
+
+
+@shows("fp8_scaling", "fp8_experts")
+def scales_of_float8(runs: Runs) -> None:
+    """Losses differ with what is scaled, and with what multiplies float8."""
+    for name in ("fp8", "fp8_experts"):
+        able = dataclasses.replace(FEATURES[name], needs=lambda machine: None)
+        runs.monkeypatch.setitem(FEATURES, name, able)
+    losses = set()
+    for scaling, experts in (("tensor", False), ("rows", False), ("tensor", True)):
+        run = runs.train(
+            precision="mixed_fp8",
+            fp8_scaling=scaling,
+            fp8_experts=experts,
+            use_moe=True,
+            num_experts=4,
+            steps=1,
+        )
+        losses.add(run.first_loss)
+    assert len(losses) == 3
+    message = runs.refused("E002", precision="fp32", use_moe=True, fp8_experts=True)
+    assert "fp8_experts multiplies float8" in message

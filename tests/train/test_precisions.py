@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from lumina.features import FEATURES
-from lumina.model.fp8 import fitting_layers
+from lumina.model.fp8 import fitting_experts, fitting_layers
 from tiny_runs import Program, Runs, seen
 
 
@@ -46,6 +47,57 @@ def test_float8_layers_train_near_bfloat16_ones(runs: Runs) -> None:
     # The first forward is the same; the gradients are not.
     assert losses["mixed_fp8"][0] == losses["fp8_e4m3"][0] != losses["mixed_bf16"][0]
     assert losses["mixed_fp8"][1:] != losses["fp8_e4m3"][1:]
+
+
+@pytest.mark.covers("KRN-17: fallback for unsupported operations")
+def test_experts_and_layers_multiply_float8_where_they_fit(runs: Runs) -> None:
+    """A width that is no multiple of 16 stays as it is, and so do places."""
+    on_this_cpu(runs, "fp8", "fp8_experts")
+    experts = {"use_moe": True, "num_experts": 4, "moe_intermediate_size": 32}
+    found: list[tuple[int, int]] = []
+
+    def counts(program: Program, batches: Any) -> tuple[int, int]:
+        blocks = program.network.backbone.blocks
+        layers = [one for one in fitting_layers(blocks) if one.product is not None]
+        routed = [one for one in fitting_experts(blocks) if "experts" in vars(one)]
+        return len(layers), sum(isinstance(one.experts, partial) for one in routed)
+
+    taken = {}
+    for name, options in {
+        "bfloat16": {"precision": "mixed_bf16"},
+        "layers": {"precision": "mixed_fp8"},
+        "by rows": {"precision": "mixed_fp8", "fp8_scaling": "rows"},
+        "experts": {"precision": "mixed_fp8", "fp8_experts": True},
+    }.items():
+        taken[name] = runs.train(
+            seen(counts, found), steps=2, **(experts | options)
+        ).column("loss")
+    assert found[::2] == [(0, 0), (4, 0), (4, 0), (4, 2)]
+    assert len({tuple(losses) for losses in taken.values()}) == 4
+    for losses in taken.values():
+        assert losses == pytest.approx(taken["bfloat16"], rel=0.03)
+    found.clear()
+    narrow = experts | {"moe_intermediate_size": 24}
+    runs.train(seen(counts, found), steps=1, precision="mixed_fp8", fp8_experts=True,
+               **narrow)  # fmt: skip
+    assert found == [(4, 0)]
+    places = {"moe_dispatch": "capacity", "precision": "mixed_fp8"}
+    runs.refused("E002", fp8_experts=True, **(experts | places))
+    runs.refused("E002", fp8_experts=True, precision="mixed_bf16", **experts)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("scaling", ["tensor", "rows"])
+def test_a_resumed_float8_run_goes_on_to_the_bit(runs: Runs, scaling: str) -> None:
+    """Scales are those of the values at hand: there is no history to lose."""
+    on_this_cpu(runs, "fp8")
+    options: dict[str, Any] = {"precision": "mixed_fp8", "fp8_scaling": scaling}
+    whole = runs.train(steps=4, **options)
+    half = runs.train(steps=2, **options)
+    again = runs.train(**options, steps=4, resume=str(half.folder), run_dir=None)
+    assert again.column("loss")[-2:] == whole.column("loss")[2:]
+    for name, value in whole.tensors.items():
+        assert torch.equal(again.tensors[name], value)
 
 
 @pytest.mark.covers("PRC-02: fp64", "PRC-03: fp8_e5m2")

@@ -1,4 +1,4 @@
-"""Linear layers of the blocks that multiply float8."""
+"""Linear layers and experts that multiply float8."""
 
 from __future__ import annotations
 
@@ -8,23 +8,45 @@ from typing import Any
 from torch import nn
 
 from lumina.model.layers import Linear
+from lumina.model.moe import MoeFeedForward
 from lumina.model.network import Network
 from lumina.ops import float8
 from lumina.ops.float8.linear import MULTIPLE
+from lumina.ops.float8.rows import fits
+from lumina.ops.moe import grouped
+
+SCALINGS = {"tensor": float8.linear, "rows": float8.linear_by_rows}
+"""`Plan.fp8_scaling` -> what multiplies."""
 
 
 def use_fp8(network: Network, plan: Any) -> None:
     """Let every linear layer of the blocks multiply as `Plan.fp8` says.
 
-    Embeddings, heads, routers and the matrices of experts are not linear layers of a
-    block, and stay as they are; so does a layer whose sides are no multiples of 16.
+    Embeddings, heads and routers stay as they are; so does a layer whose sides are no
+    multiples of 16.
 
     Args:
         network: is changed in place.
         plan: its `fp8` is "e4m3" or "hybrid".
     """
+    multiply = SCALINGS[plan.fp8_scaling]
     for layer in fitting_layers(network.backbone.blocks):
-        layer.product = partial(float8.linear, way=plan.fp8)
+        layer.product = partial(multiply, way=plan.fp8)
+
+
+def use_fp8_experts(network: Network, plan: Any) -> None:
+    """Let dropless experts multiply float8 with scales of rows.
+
+    Experts with places, in few bits, with adapters, or whose sides are no multiples of
+    16 stay as they are.
+
+    Args:
+        network: is changed in place.
+        plan: its `fp8` is "e4m3" or "hybrid".
+    """
+    multiply = partial(float8.grouped_linear_by_rows, way=plan.fp8)
+    for layer in fitting_experts(network.backbone.blocks):
+        layer.experts = partial(grouped.routed_experts, product=multiply)
 
 
 def fitting_layers(blocks: nn.Module) -> list[Linear]:
@@ -35,4 +57,18 @@ def fitting_layers(blocks: nn.Module) -> list[Linear]:
         if isinstance(layer, Linear)
         and layer.stored is None
         and not any(side % MULTIPLE for side in layer.weight.shape)
+    ]
+
+
+def fitting_experts(blocks: nn.Module) -> list[MoeFeedForward]:
+    """The routed layers whose experts can multiply float8."""
+    return [
+        layer
+        for layer in blocks.modules()
+        if isinstance(layer, MoeFeedForward)
+        and not layer.stored
+        and layer.adapters is None
+        and layer.spec.dispatch == "dropless"
+        and fits(layer.gate_up)
+        and fits(layer.down)
     ]

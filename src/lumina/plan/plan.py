@@ -24,6 +24,9 @@ class Plan:
         tf32: whether float32 products may use TF32.
         fp8: "" for none; how the blocks' linear layers multiply float8: "e4m3" or
             "hybrid" (`lumina.features.precisions`).
+        fp8_scaling: "tensor", a scale for each matrix; or "rows", one for each row, and
+            weights' gradients from unrounded values.
+        fp8_experts: routed experts multiply float8 too.
         weights_dtype: the type in which weights are kept and trained. Other than
             "float32", there are no float32 master weights.
         parallel: how several processes share the work: "none" for one process, or the
@@ -124,6 +127,8 @@ class Plan:
     compute_dtype: str = "float32"
     tf32: bool = False
     fp8: str = ""
+    fp8_scaling: str = "tensor"
+    fp8_experts: bool = False
     weights_dtype: str = "float32"
     parallel: str = "none"
     world_size: int = 1

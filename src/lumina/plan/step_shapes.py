@@ -25,6 +25,8 @@ def decide_step_shapes(config: Config, spec: ModelSpec, decisions: Decisions) ->
     count = 1 if asked is None else asked
     why = source_of(config, "prefetch_threads")
     decisions.decide("prefetch_threads", count, why)
+    scaling = config.kernels.fp8_scaling
+    decisions.decide("fp8_scaling", scaling, source_of(config, "fp8_scaling"))
     warm_up = config.kernels.cuda_graphs_warmup
     why = source_of(config, "cuda_graphs_warmup")
     decisions.decide("cuda_graphs_warmup", warm_up, why)

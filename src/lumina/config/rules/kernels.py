@@ -41,6 +41,12 @@ def check(settings: Settings) -> None:
             f"experimental_fp8 is precision {meant}, and precision is {precision}",
             "leave one of the two out",
         )
+    asked = asked_precision(settings)
+    if kernels.fp8_experts and (asked == "auto" or not PRECISIONS[asked].fp8):
+        refuse(
+            f"fp8_experts multiplies float8, and precision is {asked}",
+            "use --precision mixed_fp8, or leave fp8_experts out",
+        )
     if wanted8 and not system.amp:
         refuse(
             "--no-amp computes everything in the type of the weights, and "
@@ -51,10 +57,14 @@ def check(settings: Settings) -> None:
 
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of kernels without effect, and why."""
-    if settings.kernels.experimental_fp8:
-        return {}
-    why = f"experimental_fp8 is off, and precision is {asked_precision(settings)}"
-    return {"fp8_format": why}
+    asked = asked_precision(settings)
+    why = f"precision {asked} multiplies no float8"
+    unused = {}
+    if asked == "auto" or not PRECISIONS[asked].fp8:
+        unused = {"fp8_scaling": why, "fp8_experts": why}
+    if not settings.kernels.experimental_fp8:
+        unused["fp8_format"] = "experimental_fp8 is off"
+    return unused
 
 
 RULE = Rule(check=check, without_effect=without_effect)

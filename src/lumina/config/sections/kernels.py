@@ -44,6 +44,17 @@ class KernelsSection(Section):
         description="with --experimental-fp8, the format of all three products, as "
         "--precision fp8_e4m3 or fp8_e5m2; default: e4m3 forwards, e5m2 for gradients",
     )
+    fp8_scaling: Literal["tensor", "rows"] = Field(
+        "tensor",
+        description="of float8 products: a scale for each matrix; or one for each row, "
+        "with the gradients of weights from unrounded values, which is more exact and "
+        "keeps 16 bits of what goes into a layer",
+    )
+    fp8_experts: bool | None = Field(
+        None,
+        description="dropless routed experts multiply float8 too, with a scale for "
+        "each row; default: off; needs a precision with float8",
+    )
     cudnn_benchmark: bool | None = Field(
         None,
         description="let cuDNN try its algorithms for every new shape and keep the "

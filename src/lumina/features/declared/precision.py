@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lumina.features.feature import Feature
+from typing import Any
+
+from lumina.features.feature import Choice, Exclusion, Feature, Machine
 from lumina.features.needs import capability
 from lumina.features.precisions import PRECISIONS, asked_precision
 from lumina.features.table import register
@@ -98,5 +100,34 @@ register(
             {"precision": "mixed_fp8"},
             tolerance=Tolerance(first_loss=0.02, gradients=0.2, learned=0.05),
         ),
+    )
+)
+
+
+def _no_experts(plan: Any, machine: Machine) -> Choice:
+    """Off: what it costs in loss and gives in speed is not measured yet."""
+    return Choice(False, "not measured to be worth it; --fp8-experts has it")
+
+
+register(
+    Feature(
+        name="fp8_experts",
+        option="fp8_experts",
+        summary="dropless routed experts multiply float8, with a scale for each row",
+        without="--no-fp8-experts",
+        requested=lambda c: c.kernels.fp8_experts is True,
+        refused=lambda c: c.kernels.fp8_experts is False,
+        active=lambda p: p.fp8_experts and bool(p.fp8),
+        needs=capability(9, 0),
+        automatic=_no_experts,
+        switch_on=lambda p: p.replace(fp8_experts=True),
+        fallback=lambda p, m: p.replace(fp8_experts=False),
+        excludes=(
+            Exclusion("moe_capacity", "experts with places have no grouped product"),
+            Exclusion("tiled_feedforward", "tiles multiply their experts themselves"),
+        ),
+        build="lumina.model.fp8:use_fp8_experts",
+        claim="fp8",
+        faster=True,
     )
 )

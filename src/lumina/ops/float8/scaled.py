@@ -19,7 +19,8 @@ class Scaled(NamedTuple):
 
     Attributes:
         values: float8 of the shape of the matrix.
-        scale: [] float32, what `values` are multiplied by to be the matrix.
+        scale: float32, what `values` are multiplied by to be the matrix: [] for all of
+            it, [rows, 1] for each row, or [1, columns] for each column.
     """
 
     values: Tensor
@@ -28,7 +29,7 @@ class Scaled(NamedTuple):
     @property
     def mT(self) -> Scaled:
         """The transposed matrix; no value is moved."""
-        return Scaled(self.values.t(), self.scale)
+        return Scaled(self.values.t(), self.scale.t())
 
     def widened(self) -> Tensor:
         """The matrix in float32."""
@@ -52,6 +53,23 @@ def scaled(matrix: Tensor, dtype: torch.dtype) -> Scaled:
     return Scaled(values, scale)
 
 
+def scaled_rows(matrix: Tensor, dtype: torch.dtype) -> Scaled:
+    """A matrix in float8 with a scale for each row: an outlier coarsens its row alone.
+
+    Args:
+        matrix: [..., rows, columns] in any floating type.
+        dtype: torch.float8_e4m3fn or torch.float8_e5m2.
+
+    Returns:
+        Its scale is [..., rows, 1]; a row that is not finite stays so, as in `scaled`.
+    """
+    most = torch.finfo(dtype).max
+    largest = matrix.abs().amax(dim=-1, keepdim=True).float()
+    scale = largest.clamp(min=1e-30) / most
+    values = (matrix.float() / scale).clamp(-most, most).to(dtype)
+    return Scaled(values, scale)
+
+
 def product(a: Scaled, b: Scaled, dtype: torch.dtype, *, quick_sums: bool) -> Tensor:
     """[N, M]: a [N, K] times b [K, M].
 
@@ -59,9 +77,10 @@ def product(a: Scaled, b: Scaled, dtype: torch.dtype, *, quick_sums: bool) -> Te
     which is the reference that the tests compare cuBLAS with.
 
     Args:
-        a: row by row in memory on CUDA, with K a multiple of 16.
-        b: column by column in memory on CUDA, with M a multiple of 16.
-        dtype: of the result.
+        a: row by row in memory on CUDA, with K a multiple of 16; one scale, or [N, 1].
+        b: column by column in memory on CUDA, with M a multiple of 16; one scale where
+            `a` has one, else [1, M].
+        dtype: of the result; with scales of rows and columns bfloat16 on CUDA.
         quick_sums: on CUDA, sum with the few bits that the tensor cores keep rather
             than in float32, which is faster; for products whose error does not matter
             as much as a gradient's.
@@ -71,8 +90,8 @@ def product(a: Scaled, b: Scaled, dtype: torch.dtype, *, quick_sums: bool) -> Te
     return torch._scaled_mm(
         _along_rows(a.values),
         _along_rows(b.values.t()).t(),
-        scale_a=a.scale,
-        scale_b=b.scale,
+        scale_a=a.scale.contiguous(),
+        scale_b=b.scale.contiguous(),
         out_dtype=dtype,
         use_fast_accum=quick_sums,
     )
@@ -99,3 +118,42 @@ def widened_product(a: Scaled, b: Scaled, dtype: torch.dtype) -> Tensor:
 def _along_rows(values: Tensor) -> Tensor:
     """The same values, row by row in memory."""
     return values if values.stride(-1) == 1 else values.contiguous()
+
+
+def grouped_product(
+    a: Scaled, b: Scaled, offsets: Tensor, dtype: torch.dtype, *, quick_sums: bool
+) -> Tensor:
+    """[N, M]: rows of group e times the matrix of group e.
+
+    Args:
+        a: values [N, K] with scales [N, 1], sorted by group.
+        b: values [E, M, K], each matrix row by row in memory, with scales [E, M, 1]:
+            what is multiplied by is its transpose.
+        offsets: [E] int32, where the rows of each group end.
+        dtype: of the result; bfloat16 on CUDA.
+        quick_sums: as of `product`.
+    """
+    if not a.values.is_cuda or _WIDENED[0]:
+        return widened_grouped_product(a, b, offsets, dtype)
+    y: Tensor = torch._scaled_grouped_mm(
+        a.values,
+        b.values.transpose(-2, -1),
+        a.scale.squeeze(-1),
+        b.scale.squeeze(-1),
+        offs=offsets,
+        out_dtype=dtype,
+        use_fast_accum=quick_sums,
+    )
+    return y
+
+
+def widened_grouped_product(
+    a: Scaled, b: Scaled, offsets: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """The product of the same 8-bit values in float32, group by group."""
+    rows, matrices = a.widened(), b.widened()
+    ends = offsets.tolist()
+    y = rows.new_zeros(rows.shape[0], matrices.shape[1])
+    for expert, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        y[begin:end] = rows[begin:end] @ matrices[expert].T
+    return y.to(dtype)

@@ -59,13 +59,18 @@ def routed_experts(
     ids_tk: Tensor,
     scores_tk: Tensor,
     through: Through = alone,
+    product: Callable[[Tensor, Weight, Tensor], Tensor] = multiplied,
 ) -> Tensor:
-    """Every token through all its experts; arguments as in `reference`."""
+    """Every token through all its experts; arguments as in `reference`.
+
+    Args:
+        product: multiplies sorted rows by the experts' matrices, up to the offsets.
+    """
     order_n, place_tk, offsets_e = sort_by_expert(ids_tk, gate_up.shape[0])
     x_nd = dispatch(x_td, order_n // ids_tk.shape[1], place_tk)
 
     def multiply(x: Tensor, weight: Weight) -> Tensor:
-        return multiplied(x, weight, offsets_e)
+        return product(x, weight, offsets_e)
 
     hidden_nm = swiglu(through("gate_up", x_nd, gate_up, multiply))
     y_nd = through("down", hidden_nm, down, multiply)
