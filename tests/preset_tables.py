@@ -30,6 +30,34 @@ L2_WORDS = {
     "l2:b200": ("~200B active, ~1.6T total", "frontier"),
     "l2:b300": ("~300B active, ~2.4T total", "ultra scale"),
 }
+# memory of the weights in bf16, as the first document gives it
+L1_BF16 = {
+    "debug": "~10 MB",
+    "m70_memory": "~280 MB",
+    "m120_speed": "~480 MB",
+    "b1": "~2 GB",
+    "b3_inference": "~6 GB",
+    "b6_quality": "~12 GB",
+    "b7": "~14 GB",
+    "b14": "~28 GB",
+    "b50": "~100 GB",
+    "b100": "~200 GB",
+    "b200": "~400 GB",
+    "b300": "~600 GB",
+}
+# hardware and adaptive notes by the second document
+L2_NOTES = {
+    "l2:debug": ("any", "minimal adaptive features"),
+    "debug_200m": ("T4, MPS, CPU", "adaptive routing, MoD"),
+    "l2:b1": ("3090, M1 Max, A10", "full adaptive features"),
+    "l2:b7": ("A100 40, M2 Ultra, 4090", "meta-learning, expert management"),
+    "l2:b14": ("A100 80, several A10", "recovery, memory"),
+    "b30": ("several A100, H100", "full suite, multi-node"),
+    "l2:b50": ("several H100", "distributed"),
+    "l2:b100": ("large H100 cluster", "cluster-wide"),
+    "l2:b200": ("massive H100 cluster", "meta-learning over nodes"),
+    "l2:b300": ("ultra-large cluster", "global"),
+}
 
 # hidden, layers, heads, kv heads, context, experts
 L1 = {

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lumina.cli.main import main
-from preset_tables import L1, L1_WORDS, L2_WORDS
+from preset_tables import L1, L1_BF16, L1_WORDS, L2_NOTES, L2_WORDS
 
 FIELDS = (
     "hidden_size", "num_layers", "num_heads", "num_kv_heads", "seq_length",
@@ -29,6 +29,15 @@ def built(name):
 
     network = build_network(resolve_spec(Config(preset=name)), device="meta")
     return sum(p.numel() for p in network.parameters())
+
+
+def counted(name):
+    """Parameters by arithmetic, which other tests hold against `built`."""
+    from lumina.config import Config
+    from lumina.plan.count import count_parameters
+    from lumina.plan.shape import resolve_spec
+
+    return count_parameters(resolve_spec(Config(preset=name))).total
 
 
 def check(names, capsys):
@@ -74,6 +83,48 @@ def test_the_documented_size_and_use_are_those_of_the_tables(capsys):
         assert (facts[name]["documented"], facts[name]["use"]) == (documented, use)
         (line,) = (x for x in listed if x.split()[:1] in ([name], [f"{name}*"]))
         assert line.endswith(f" {use}"), name
+
+
+@pytest.mark.covers("PRE-01: BF16 memory")
+def test_the_memory_of_the_weights_stands_beside_the_documented_one(capsys):
+    from lumina.quantities import byte_size
+
+    assert main(["presets"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    for name, documented in L1_BF16.items():
+        true = 2 * counted(name)
+        facts = values_of(name, capsys)
+        assert (facts["bf16_bytes"], facts["documented_bf16"]) == (true, documented)
+        assert main(["presets", name]) == 0
+        line = f"weights     {byte_size(true)} in bf16 (documented: {documented})\n"
+        assert line in capsys.readouterr().out
+        assert byte_size(true) in next(x for x in listed if x.startswith(f"{name} "))
+
+
+@pytest.mark.covers("PRE-02: hardware, adaptive notes")
+def test_documented_hardware_is_named_and_held_against_the_memory_that_is_needed(
+    capsys,
+):
+    from lumina.plan.hardware_profiles import PROFILES
+
+    for name, (hardware, adaptive) in L2_NOTES.items():
+        facts = values_of(name, capsys)
+        assert (facts["hardware"], facts["adaptive"]) == (hardware, adaptive)
+        assert main(["presets", name]) == 0
+        shown = capsys.readouterr().out
+        assert f"hardware    {hardware} (L2)\n" in shown
+        assert f"adaptive    {adaptive} (L2); --adaptive is the same" in shown
+        # Weights, master weights and both moments of AdamW stay: 14 bytes each.
+        states, need = 14 * counted(name), facts["training_bytes"]["bound"]
+        for profile, on in facts["on_hardware"].items():
+            has = int(PROFILES[profile].memory_gib * 2**30)
+            assert on["bytes"] == has and on["fits"] == (need <= has)
+            assert on["filled_by_states"] == pytest.approx(states / has, abs=1.01)
+            (line,) = (x for x in shown.splitlines() if x.split()[:1] == [profile])
+            assert ("holds this training" in line) == on["fits"]
+            assert on["fits"] or f"fill {on['filled_by_states']} of them" in line
+    assert values_of("debug_200m", capsys)["on_hardware"]["t4"]["fits"]
+    assert not values_of("l2:b7", capsys)["on_hardware"]["rtx-4090"]["fits"]
 
 
 @pytest.mark.covers("PRE-19: estimated memory")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from lumina.cli.recipes import show_recipes
@@ -14,7 +16,8 @@ from lumina.config.provenance import show
 from lumina.errors import LuminaError
 from lumina.plan.costs.cost import Layout
 from lumina.plan.count import Counts, count_parameters
-from lumina.plan.memory import estimate
+from lumina.plan.hardware_profiles import GIB, HardwareProfile, find_profile
+from lumina.plan.memory import STAYS, estimate
 from lumina.plan.memory_text import components
 from lumina.plan.shape import resolve_spec
 from lumina.quantities import byte_size, count
@@ -101,9 +104,40 @@ def _row(preset: Preset) -> list[str]:
     ]
 
 
+def _on(profile: HardwareProfile, memory: Mapping[str, int]) -> dict[str, Any]:
+    """Whether one device holds the training, and how many its states alone fill."""
+    has = int(profile.memory_gib * GIB)
+    states = sum(memory[part] for part in STAYS)
+    return {
+        "bytes": has,
+        "fits": memory["bound"] <= has,
+        "filled_by_states": math.ceil(states / has),
+    }
+
+
+def _documented(facts: Mapping[str, Any]) -> list[str]:
+    """What the document says of hardware and adaptive training, and what holds."""
+    lines = []
+    if facts["hardware"]:
+        lines.append(f"  hardware    {facts['hardware']} ({facts['source']})")
+    for name, on in facts["on_hardware"].items():
+        says = "holds this training"
+        if not on["fits"]:
+            says = "too small for it; weights and states alone fill "
+            says += f"{on['filled_by_states']} of them"
+        lines.append(f"    {name:<16}{byte_size(on['bytes'])}: {says}")
+    if facts["adaptive"]:
+        lines.append(
+            f"  adaptive    {facts['adaptive']} ({facts['source']}); --adaptive is the "
+            "same at every size"
+        )
+    return lines
+
+
 def _facts(preset: Preset) -> dict[str, Any]:
     config, counts = _counts(preset)
     layout = Layout(1, compute_dtype="bfloat16", gradient_checkpointing="full")
+    memory = estimate(resolve_spec(config), layout)
     return {
         "name": preset.name,
         "source": preset.source,
@@ -117,7 +151,13 @@ def _facts(preset: Preset) -> dict[str, Any]:
         "active_experts": counts.active_experts,
         "embedding": counts.embedding,
         "bf16_bytes": _BF16 * counts.total,
-        "training_bytes": estimate(resolve_spec(config), layout),
+        "training_bytes": memory,
+        "documented_bf16": preset.bf16,
+        "hardware": preset.hardware,
+        "on_hardware": {
+            name: _on(find_profile(name)[1], memory) for name in preset.profiles
+        },
+        "adaptive": preset.adaptive,
         "depth": _depth(preset),
         "values": preset.values,
     }
@@ -140,7 +180,9 @@ def _detail(preset: Preset) -> str:
         lines.append(
             f"  experts     {count(facts['experts'])}, {share:.1%} of them active"
         )
-    lines.append(f"  weights     {byte_size(facts['bf16_bytes'])} in bf16")
+    bf16 = facts["documented_bf16"]
+    said = f" (documented: {bf16})" if bf16 else ""
+    lines.append(f"  weights     {byte_size(facts['bf16_bytes'])} in bf16{said}")
     memory = facts["training_bytes"]
     lines.append(
         f"  training    at most {byte_size(memory['bound'])} on one device, one row of "
@@ -148,6 +190,7 @@ def _detail(preset: Preset) -> str:
     )
     parts = components(memory).items()
     lines += [f"    {name:<16}{byte_size(value)}" for name, value in parts]
+    lines += _documented(facts)
     if preset.note:
         lines.append(f"  note        {preset.note}")
     if facts["depth"]:

@@ -25,7 +25,11 @@ class Row:
         documented: the size, active or total, the document gives, as it gives it.
         blocks: sparse blocks beside the experts: "mod", "mor".
         width: SwiGLU width where it is not 8/3 hidden rounded up to 128.
-    decay: weight decay.
+        decay: weight decay.
+        bf16: the memory of all weights in bf16, as the document gives it.
+        hardware: what the document names to train it on.
+        profiles: those of that hardware that can be planned for, by their names.
+        adaptive: what the document says of adaptive training at this size.
     """
 
     name: str
@@ -46,6 +50,10 @@ class Row:
     vocabulary: int = 50304
     note: str = ""
     decay: float = 0.01
+    bf16: str = ""
+    hardware: str = ""
+    profiles: tuple[str, ...] = ()
+    adaptive: str = ""
 
 
 # debug's rate is above the document's 5e-4 for small models. In 80 steps on 0.8 MB of
@@ -56,54 +64,87 @@ class Row:
 L1 = (
     Row("debug", "L1", 128, 2, 2, 1, 256, 4, 16, 3e-3, 0.05,
         "500K", "development", vocabulary=2048,
-        note="a vocabulary of 2,048: an embedding of 50,304 alone is 6.4M"),
+        note="a vocabulary of 2,048: an embedding of 50,304 alone is 6.4M",
+        bf16="~10 MB"),
     Row("m70_memory", "L1", 768, 12, 12, 4, 1024, 8, 128, 5e-4, 0.05,
-        "70M", "low memory"),
+        "70M", "low memory",
+        bf16="~280 MB"),
     Row("m120_speed", "L1", 768, 16, 12, 4, 1024, 8, 256, 5e-4, 0.05,
-        "120M", "real time"),
+        "120M", "real time",
+        bf16="~480 MB"),
     Row("b1", "L1", 1024, 12, 16, 4, 2048, 8, 128, 3e-4, 0.05,
-        "1B", "limited resources"),
+        "1B", "limited resources",
+        bf16="~2 GB"),
     Row("b3_inference", "L1", 2560, 24, 20, 10, 2048, 16, 256, 2e-4, 0.1,
-        "3B", "production inference"),
+        "3B", "production inference",
+        bf16="~6 GB"),
     Row("b6_quality", "L1", 3200, 32, 25, 5, 4096, 32, 128, 2e-4, 0.1,
         "6B", "quality generation",
-        note="5 key/value heads: the document's 10 do not divide its 25 heads"),
-    Row("b7", "L1", 2048, 22, 16, 8, 4096, 16, 256, 2e-4, 0.1, "7B", "general"),
+        note="5 key/value heads: the document's 10 do not divide its 25 heads",
+        bf16="~12 GB"),
+    Row("b7", "L1", 2048, 22, 16, 8, 4096, 16, 256, 2e-4, 0.1, "7B", "general",
+        bf16="~14 GB"),
     Row("b14", "L1", 2560, 28, 20, 10, 4096, 32, 256, 2e-4, 0.1,
-        "14B", "advanced"),
+        "14B", "advanced",
+        bf16="~28 GB"),
     Row("b50", "L1", 5120, 40, 40, 10, 128000, 64, 32, 1e-4, 0.15,
-        "50B", "large research"),
+        "50B", "large research",
+        bf16="~100 GB"),
     Row("b100", "L1", 7168, 48, 56, 14, 200000, 96, 32, 6e-5, 0.2,
-        "100B", "frontier"),
+        "100B", "frontier",
+        bf16="~200 GB"),
     Row("b200", "L1", 8192, 56, 64, 16, 1000000, 128, 8, 4e-5, 0.2,
-        "200B", "enterprise"),
+        "200B", "enterprise",
+        bf16="~400 GB"),
     Row("b300", "L1", 9216, 64, 72, 18, 204800, 144, 32, 3e-5, 0.2,
-        "300B", "research"),
+        "300B", "research",
+        bf16="~600 GB"),
 )  # fmt: skip
 
 L2 = (
     Row("l2:debug", "L2", 64, 6, 2, 1, 256, 8, 16, 1e-3, 0.05,
         "~500K active, ~4M total", "development, testing",
-        width=128, vocabulary=2048),
+        width=128, vocabulary=2048,
+        hardware="any",
+        adaptive="minimal adaptive features"),
     Row("debug_200m", "L2", 768, 26, 12, 4, 1024, 0, 128, 5e-4, 0.05,
         "~200M active, ~6B total", "architecture testing", blocks=("mod",),
-        note="the document's 32x Mixture of Depths adds no weights: total is active"),
+        note="the document's 32x Mixture of Depths adds no weights: total is active",
+        hardware="T4, MPS, CPU", profiles=("t4", "m1"),
+        adaptive="adaptive routing, MoD"),
     Row("l2:b1", "L2", 1536, 21, 12, 4, 2048, 8, 256, 3e-4, 0.05,
-        "~1B active, ~8B total", "small experiments"),
+        "~1B active, ~8B total", "small experiments",
+        hardware="3090, M1 Max, A10", profiles=("rtx-3090", "m1-max", "a10"),
+        adaptive="full adaptive features"),
     Row("l2:b7", "L2", 3072, 40, 24, 6, 4096, 8, 256, 2e-4, 0.1,
-        "~7B active, ~56B total", "general"),
+        "~7B active, ~56B total", "general",
+        hardware="A100 40, M2 Ultra, 4090",
+        profiles=("a100-40gb", "m2-ultra", "rtx-4090"),
+        adaptive="meta-learning, expert management"),
     Row("l2:b14", "L2", 4096, 44, 32, 8, 4096, 8, 512, 1e-4, 0.15,
-        "~14B active, ~112B total", "high performance"),
+        "~14B active, ~112B total", "high performance",
+        hardware="A100 80, several A10", profiles=("a100-80gb", "a10"),
+        adaptive="recovery, memory"),
     Row("b30", "L2", 5120, 62, 40, 10, 4096, 8, 512, 1e-4, 0.15,
-        "~30B active, ~240B total", "research"),
+        "~30B active, ~240B total", "research",
+        hardware="several A100, H100", profiles=("a100-80gb", "h100-80gb"),
+        adaptive="full suite, multi-node"),
     Row("l2:b50", "L2", 6144, 72, 48, 12, 4096, 8, 1024, 1e-4, 0.15,
-        "~50B active, ~400B total", "enterprise"),
+        "~50B active, ~400B total", "enterprise",
+        hardware="several H100", profiles=("h100-80gb",),
+        adaptive="distributed"),
     Row("l2:b100", "L2", 8192, 80, 64, 16, 8192, 8, 512, 6e-5, 0.2,
-        "~100B active, ~800B total", "cutting edge"),
+        "~100B active, ~800B total", "cutting edge",
+        hardware="large H100 cluster", profiles=("h100-80gb",),
+        adaptive="cluster-wide"),
     Row("l2:b200", "L2", 10240, 102, 80, 20, 8192, 8, 1024, 4e-5, 0.2,
-        "~200B active, ~1.6T total", "frontier"),
+        "~200B active, ~1.6T total", "frontier",
+        hardware="massive H100 cluster", profiles=("h100-80gb",),
+        adaptive="meta-learning over nodes"),
     Row("l2:b300", "L2", 12288, 108, 96, 24, 8192, 8, 1024, 3e-5, 0.2,
-        "~300B active, ~2.4T total", "ultra scale"),
+        "~300B active, ~2.4T total", "ultra scale",
+        hardware="ultra-large cluster", profiles=("h100-80gb",),
+        adaptive="global"),
 )  # fmt: skip
 
 HYDRA = (

@@ -21,6 +21,10 @@ class Preset:
         documented: the size its document gives; the counted one is often another.
         source: the document: "L1", "L2", "H" or "A"; "D" for the dense sizes.
         note: what differs from the document, and why.
+        bf16: the memory of its weights in bf16 that its document gives; "": none.
+        hardware: what its document names to train it on; "": nothing.
+        profiles: those of that hardware that can be planned for.
+        adaptive: what its document says of adaptive training at this size.
     """
 
     name: str
@@ -29,6 +33,10 @@ class Preset:
     use: str
     source: str
     note: str
+    bf16: str = ""
+    hardware: str = ""
+    profiles: tuple[str, ...] = ()
+    adaptive: str = ""
 
     @property
     def kind(self) -> str:
@@ -65,7 +73,18 @@ def _preset(row: Row) -> Preset:
         values["intermediate_size"] = row.width
     if row.vocabulary < 50304:
         values["tokenizer_vocab_size"] = row.vocabulary
-    return Preset(row.name, values, row.documented, row.use, row.source, row.note)
+    return Preset(
+        row.name,
+        values,
+        row.documented,
+        row.use,
+        row.source,
+        row.note,
+        row.bf16,
+        row.hardware,
+        row.profiles,
+        row.adaptive,
+    )
 
 
 _SUDOKU: dict[str, object] = {

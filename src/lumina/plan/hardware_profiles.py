@@ -163,6 +163,11 @@ PROFILES: dict[str, HardwareProfile] = {
         "NVIDIA GeForce RTX 3090", 23.6, 936, _PCIE4, (8, 6),
         "NVIDIA GA102 architecture white paper; PCIe 4",
     ),
+    "a10": _card(
+        "NVIDIA A10", 22.1, 600, _PCIE4, (8, 6),
+        "NVIDIA A10 data sheet; PCIe 4",
+        "error correction, which is on, takes a sixteenth of its memory",
+    ),
     "l40s": _card(
         "NVIDIA L40S", 44.3, 864, _PCIE4, (8, 9),
         "NVIDIA L40S data sheet; PCIe 4",
