@@ -436,3 +436,22 @@ def test_data_named_from_another_folder_is_said(trainings, tmp_path, monkeypatch
     assert "start from the folder" in output and "--train-data" in output
     lumina(tmp_path, *more, "--train-data", "../begun/corpus")
     assert len(rows(tmp_path / "begun" / "r")) == 2
+
+
+def test_what_was_not_asked_for_is_not_said_to_be(copied):
+    from lumina.train.resume import saved_config
+
+    run = copied.folder / "run"
+
+    def asked():
+        return {k for k, v in saved_config(run).provenance.items() if v.chosen}
+
+    before = asked()
+    shown = lumina(copied.folder, "train", "--resume", run, "--steps", "14")
+    said = " ".join(shown.split("\n  asked for ")[1].split("\n\n")[0].split())
+    assert "steps (flag on resume" in said
+    assert asked() == before | {"steps"}
+    for leaf in ("nproc", "strict", "hang_timeout", "auto_resume"):
+        assert leaf not in said
+    lumina(copied.folder, "train", "--resume", run, "--steps", "15", "--strict")
+    assert asked() == before | {"steps", "strict"}

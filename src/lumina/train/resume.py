@@ -273,21 +273,29 @@ def _merge(config: Config, run: Path) -> tuple[Config, dict[str, tuple[Any, Any]
     merged = saved.override(
         {leaf: new for leaf, (_, new) in changes.items()}, Source("flag", "on resume")
     )
-    # How this process was started is not a property of the run.
-    started = {"resume": None, "auto_resume": False} | {
-        leaf: config.get(leaf)
-        for leaf in (
-            "nproc",
-            "cuda_ids",
-            "strict",
-            "forget_memory_limits",
-            *SupervisorSection.model_fields,
-        )
-    }
-    merged = merged.override(
-        started | {"run_dir": str(run)}, Source("flag", "on resume")
-    )
-    return merged, changes
+    return _started(merged, config, run), changes
+
+
+def _started(merged: Config, config: Config, run: Path) -> Config:
+    """The settings of the run, with how this process was started.
+
+    That is not a property of the run: what is not asked for now is at its default, and
+    is not said to be asked for.
+    """
+    given: dict[str, Any] = {}
+    other: dict[str, Any] = {"resume": None, "auto_resume": False}
+    for leaf in (
+        "nproc",
+        "cuda_ids",
+        "strict",
+        "forget_memory_limits",
+        *SupervisorSection.model_fields,
+    ):
+        (given if config.is_chosen(leaf) else other)[leaf] = config.get(leaf)
+    if Path(merged.get("run_dir") or "") != run:
+        given["run_dir"] = str(run)
+    merged = merged.override(given, Source("flag", "on resume"))
+    return merged.override(other, Source("default"))
 
 
 def saved_config(run: Path) -> Config:
