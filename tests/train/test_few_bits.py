@@ -129,6 +129,15 @@ def test_few_bits_are_refused_where_nothing_would_use_them(runs: Runs) -> None:
         "E002", load_in_8bit=True, quantization_bits=4, **peft
     )
     assert "freezes" in runs.refused("E002", quantization_method="quanto", **peft)
+    bits = {"quantization_method": "bnb", "quantization_bits": 3}
+    assert "no codes of 3 bits" in runs.refused("E002", **bits, **peft)
+
+
+@pytest.mark.covers("PRC-13: inference only", "PRC-10: quantization_method gptq")
+def test_gptq_is_refused_in_training_and_says_where_it_is(runs: Runs) -> None:
+    for bits in (4, 3, 2):
+        asked = {"quantization_method": "gptq", "quantization_bits": bits}
+        assert "nothing trains with it" in runs.refused("E003", **asked)
 
 
 def test_every_matrix_has_its_error_in_the_events_and_the_report(runs: Runs) -> None:

@@ -41,9 +41,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bits",
+        "--quantization-bits",
         type=int,
         metavar="N",
-        help="with --quantize; default and only: 8",
+        help="with --quantize: bits of a number; default and only: 8; of gptq: 4 "
+        "(default), 3, 2 or 8",
+    )
+    parser.add_argument(
+        "--quantization-method",
+        choices=("gptq", "bnb", "quanto"),
+        help="with --quantize: gptq chooses the numbers by what they do to texts, "
+        "which costs less than rounding in the same bits; for bnb and quanto it says "
+        "where they are used",
+    )
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        default=128,
+        metavar="N",
+        help="of gptq: inputs that share a scale, a multiple of 32; -1: all of a row; "
+        "default: 128",
+    )
+    parser.add_argument(
+        "--act-order",
+        action="store_true",
+        help="of gptq: take the inputs of the greatest power first",
+    )
+    parser.add_argument(
+        "--calibration-data",
+        action="append",
+        metavar="PATH",
+        help="of gptq: texts to look at; default: what the run learned from",
+    )
+    parser.add_argument(
+        "--calibration-rows",
+        type=int,
+        default=128,
+        metavar="N",
+        help="of gptq: rows of them, of 2,048 tokens at most; default: 128",
     )
     parser.add_argument(
         "--eval-data",
@@ -90,12 +125,13 @@ def run(args: argparse.Namespace) -> int:
     _take_precision(args)
     if args.bits is not None and not args.quantize:
         raise LuminaError("E002", "--bits says how to --quantize", "give both")
+    bits = args.bits or (4 if args.quantization_method == "gptq" else 8)
     done = export_for_inference(
         args.run,
         args.folder,
         format=args.format_name,
         quantize=args.quantize,
-        bits=args.bits or 8,
+        bits=bits,
         compile=args.compile,
         dtype=args.dtype or "float32",
         eval_data=args.eval_data,
@@ -103,14 +139,21 @@ def run(args: argparse.Namespace) -> int:
         ema=args.ema,
         task=args.task,
         adapters=args.adapter,
+        quantization_method=args.quantization_method,
+        group_size=args.group_size,
+        act_order=args.act_order,
+        calibration_data=args.calibration_data or (),
+        calibration_rows=args.calibration_rows,
         on_rows=row_progress(),
     )
     rest = args.dtype or "float32"
-    kind = f"{args.bits or 8} bits, the rest {rest}" if done.small else rest
+    kind = f"{bits} bits, the rest {rest}" if done.small else rest
     print(
         f"{done.folder}: {done.description} as {done.title}, {kind}, "
         f"{done.bytes / 1e6:,.1f} MB with its tokenizer"
     )
+    if done.looked is not None:
+        print(done.looked)
     if done.small is not None:
         print(_cost(done.small))
     if args.format_name in LOADING:
@@ -160,7 +203,7 @@ def _take_precision(args: argparse.Namespace) -> None:
 
 
 def _cost(small: SmallLoss) -> str:
-    """What 8 bits cost, in a line."""
+    """What few bits cost, in a line."""
     said = (
         f"logits differ by {small.mean:.2g} on average and {small.largest:.2g} at most "
         f"(they spread by {small.spread:.2g}), on {small.measured_on}"

@@ -18,6 +18,7 @@ import torch
 from lumina.data.tokenizer import Tokenizer
 from lumina.durable import free_bytes, sha256_of, write_file
 from lumina.errors import LuminaError
+from lumina.infer.calibrated import OnBlock
 from lumina.infer.graph import Graph, past_shapes, require_graph
 from lumina.infer.graph_files import (
     FILES,
@@ -29,6 +30,7 @@ from lumina.infer.graph_files import (
     write_graph,
 )
 from lumina.infer.load import filled_network
+from lumina.infer.quantising import Looked, Quantising, facts_of, stored_as
 from lumina.infer.small_loss import SmallLoss, measure_small
 from lumina.measure.held_out import OnRows
 from lumina.model.kinds.table import kinds_of
@@ -39,6 +41,7 @@ from lumina.state.adapters.merging import merged
 from lumina.state.adapters.named import read_named
 from lumina.state.huggingface import export_folder
 from lumina.state.huggingface.configuration import config_of
+from lumina.state.huggingface.export import DTYPES
 from lumina.state.huggingface.formats import FORMATS, choose, fits
 from lumina.state.huggingface.staging import require_unused, staged
 from lumina.state.task_heads import one_task
@@ -62,7 +65,8 @@ class Exported:
         bytes: of all files together.
         difference: largest difference of the written graph's logits from the model's;
             None where nothing was run: a folder for transformers, or no onnxruntime.
-        small: what 8 bits cost; None without `quantize`.
+        small: what few bits cost; None without `quantize`.
+        looked: what GPTQ found; None without it.
     """
 
     folder: Path
@@ -71,6 +75,7 @@ class Exported:
     bytes: int
     difference: float | None = None
     small: SmallLoss | None = None
+    looked: Looked | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class _Wanted:
 
     kind: str
     family: str | None
-    bits: int | None
+    few: Quantising | None
     compiled: bool
     dtype: str
     eval_data: list[str] = field(default_factory=list)
@@ -99,7 +104,13 @@ def export_for_inference(
     ema: bool = False,
     task: str | None = None,
     adapters: Sequence[str] = (),
+    quantization_method: str | None = None,
+    group_size: int = 128,
+    act_order: bool = False,
+    calibration_data: Sequence[str] = (),
+    calibration_rows: int = 128,
     on_rows: OnRows | None = None,
+    on_block: OnBlock | None = None,
 ) -> Exported:
     """Write a run's model, with its tokenizer and configuration, for other tools.
 
@@ -109,7 +120,7 @@ def export_for_inference(
         format: "huggingface" (the first family that holds the model), a family such as
             "llama", or a graph: "onnx", "torchscript", "torch_export".
         quantize: store large matrices with `bits` bits; for transformers' folders.
-        bits: 8.
+        bits: 8; of gptq 4, 3, 2 or 8.
         compile: of "torch_export", machine code for this processor.
         dtype: "float32", "bfloat16" or "float16"; graphs are float32.
         eval_data: texts to measure on what 8 bits cost; the run's own held-out text
@@ -119,7 +130,15 @@ def export_for_inference(
         task: of a model of several tasks, the one to export.
         adapters: folders of adapters that are merged into the weights first, as
             `lumina.load` takes them; so are those that the run itself trained.
-        on_rows: called with the progress of measuring what 8 bits cost.
+        quantization_method: None rounds to 8 bits with a scale for each row; "gptq"
+            chooses the codes by looking at text (arXiv:2210.17323).
+        group_size: of gptq, inputs that share a scale; -1: all of a row.
+        act_order: of gptq, take the inputs of the greatest power first.
+        calibration_data: of gptq, texts to look at; what the run learned from where
+            none is named.
+        calibration_rows: of gptq, rows of them.
+        on_rows: called with the progress of measuring what few bits cost.
+        on_block: called with the blocks that gptq has done, and all.
 
     Raises:
         LuminaError: E002 for what a format cannot hold, by name, for choices that do
@@ -127,7 +146,22 @@ def export_for_inference(
             for unknown formats, bits, tasks; E003 when a written graph computes
             something else; E104, E106, E204 and E303 for files.
     """
-    wanted = _wanted(format, bits if quantize else None, compile, dtype, eval_data)
+    few = Quantising(
+        quantization_method,
+        bits,
+        group_size,
+        act_order,
+        tuple(calibration_data),
+        calibration_rows,
+        on_block,
+    )
+    if not quantize and few != Quantising():
+        raise LuminaError(
+            "E002",
+            "options of weights in few bits are given without --quantize",
+            "add it, or leave them out",
+        )
+    wanted = _wanted(format, few if quantize else None, compile, dtype, eval_data)
     target = Path(folder).expanduser()
     require_unused(target)
     weights = open_weights(run, which, ema=ema)
@@ -144,7 +178,7 @@ def export_for_inference(
 
 def _wanted(
     format_name: str,
-    bits: int | None,
+    few: Quantising | None,
     compiled: bool,
     dtype: str,
     eval_data: list[str] | None,
@@ -157,9 +191,9 @@ def _wanted(
             f"choose one of {', '.join((*KINDS, *FORMATS))}",
         )
     graph = format_name in FILES
-    if bits not in (None, 8):
-        raise LuminaError("E005", f"there are no weights of {bits} bits", "choose 8")
-    if bits is not None and graph:
+    if few is not None:
+        few.check()
+    if few is not None and graph:
         raise _apart(f"the {format_name} graph", "quantize", "leave it out, or export")
     if compiled and format_name != "torch_export":
         raise LuminaError(
@@ -171,15 +205,15 @@ def _wanted(
         raise _apart(
             f"the {format_name} graph", f"dtype {dtype}", "use float32, or export"
         )
-    if eval_data and bits is None:
+    if eval_data and few is None:
         raise LuminaError(
             "E002",
             "--eval-data does nothing without --quantize",
-            "it measures what 8 bits cost",
+            "it measures what few bits cost",
         )
     family = format_name if format_name in FORMATS else None
     kind = format_name if family is None else "huggingface"
-    return _Wanted(kind, family, bits, compiled, dtype, eval_data or [])
+    return _Wanted(kind, family, few, compiled, dtype, eval_data or [])
 
 
 def _apart(what: str, option: str, hint: str) -> LuminaError:
@@ -197,6 +231,14 @@ def _folder_for_transformers(
     tokenizer = Tokenizer.from_path(weights.tokenizer_folder)
     small = None
     facts: dict[str, Any] = {"family": row.name, "dtype": wanted.dtype}
+    if wanted.dtype not in DTYPES:
+        raise LuminaError(
+            "E005",
+            f"unknown dtype {wanted.dtype!r}",
+            f"choose one of {', '.join(DTYPES)}",
+        )
+    dtype = DTYPES[wanted.dtype]
+    stored, looked = stored_as(weights, tokenizer, wanted.few, dtype)
     with staged(target) as partial:
         export_folder(
             (weights.spec, weights.source.tensor),
@@ -204,16 +246,21 @@ def _folder_for_transformers(
             partial,
             dtype=wanted.dtype,
             format_name=row.name,
-            bits=wanted.bits,
+            stored=stored,
         )
-        if wanted.bits is not None:
+        if wanted.few is not None:
             small = measure_small(
                 weights, partial, tokenizer, wanted.eval_data, on_rows
             )
-            facts |= {"bits": wanted.bits, "measured": small.to_dict()}
+            facts |= facts_of(wanted.few, looked) | {"measured": small.to_dict()}
         _write_facts(partial, {"format": "huggingface"} | facts, weights)
     return Exported(
-        target, row.title, weights.description, _bytes_in(target), small=small
+        target,
+        row.title,
+        weights.description,
+        _bytes_in(target),
+        small=small,
+        looked=looked,
     )
 
 

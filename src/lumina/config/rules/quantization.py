@@ -5,6 +5,7 @@ from __future__ import annotations
 from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
+from lumina.errors import LuminaError
 from lumina.features.few_bits import (
     BITS,
     METHODS,
@@ -17,7 +18,7 @@ def check(settings: Settings) -> None:
     """Refuse few bits that there are not, or that nothing would use.
 
     Raises:
-        LuminaError: E002.
+        LuminaError: E002; E003 for gptq, which is not for training.
     """
     asked = settings.quantization
     method, bits = asked.quantization_method, int(asked.quantization_bits or 0)
@@ -29,6 +30,15 @@ def check(settings: Settings) -> None:
             f"load_in_{loaded}bit is --quantization-method bnb --quantization-bits "
             f"{loaded}, and others are named",
             f"leave out --load-in-{loaded}bit, or the other options",
+        )
+    if method == "gptq":
+        raise LuminaError(
+            "E003",
+            "quantization_method gptq chooses the codes of a model that is trained, by "
+            "looking at its inputs; nothing trains with it",
+            f"train without it, then `lumina export RUN FOLDER --quantize "
+            f"--quantization-method gptq --quantization-bits {bits or 4}`; adapters "
+            "train beside a base in 4 bits with --load-in-4bit",
         )
     if method is not None and (method, bits or BITS[method]) not in METHODS:
         known = [str(b) for m, b in METHODS if m == method]

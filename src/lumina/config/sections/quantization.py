@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from lumina.config.sections.section import Section
 
-QuantizationMethod = Literal["bnb", "int4", "fp8", "quanto"]
+QuantizationMethod = Literal["bnb", "int4", "fp8", "quanto", "gptq"]
 
 
 class QuantizationSection(Section):
@@ -29,12 +29,13 @@ class QuantizationSection(Section):
         None,
         description="bnb (NF4 or 8-bit integers, the codes of bitsandbytes), int4 "
         "(groups of 128) and fp8 (e4m3) hold the frozen base of adapters; quanto "
-        "trains all weights so that they do well when they are rounded to 8 or 4 bits",
+        "trains all weights so that they do well when they are rounded to 8 or 4 bits; "
+        "gptq is for trained models (lumina export --quantize) and refused in training",
     )
-    quantization_bits: Literal["8", "4"] | None = Field(
+    quantization_bits: Literal["8", "4", "3", "2"] | None = Field(
         None,
-        description="of a code: bnb 8 or 4, quanto 8 or 4; default: 4, and 8 of quanto "
-        "and fp8",
+        description="of a code: bnb 8 or 4, quanto 8 or 4, gptq 4, 3, 2 or 8; default: "
+        "4, and 8 of quanto and fp8",
     )
     quantization_eval_batches: int = Field(
         0,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +17,11 @@ from lumina.model.declared import fused_pieces, tensor_info
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
 from lumina.model.stored import declared_tensors, stored_pieces
-from lumina.state.huggingface import int8
 from lumina.state.huggingface.configuration import config_of
 from lumina.state.huggingface.formats import Format, choose
 from lumina.state.huggingface.names import EMBEDDING, HEAD, Entry, entries
 from lumina.state.huggingface.staging import staged
+from lumina.state.huggingface.written import EightBits, Stored
 from lumina.state.state import State
 from lumina.state.tensor_file import write_tensors
 
@@ -46,26 +44,6 @@ Read = Callable[[str], Tensor]
 """Logical name -> whole tensor."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """How tensors are written: in `dtype`, the large matrices perhaps with 8 bits."""
-
-    dtype: torch.dtype
-    small: bool
-
-    def size(self, entry: Entry) -> int:
-        """Bytes that a tensor takes."""
-        if self.small and int8.is_int8(entry):
-            return int8.stored_bytes(entry.shape, self.dtype.itemsize)
-        return math.prod(entry.shape) * self.dtype.itemsize
-
-    def tensors(self, entry: Entry, whole: Tensor) -> dict[str, Tensor]:
-        """What is written of a tensor."""
-        if self.small and int8.is_int8(entry):
-            return int8.stored(entry.name, whole, self.dtype)
-        return {entry.name: whole.to(self.dtype).contiguous()}
-
-
 def export_folder(
     source: Network | State | tuple[ModelSpec, Read],
     tokenizer: Tokenizer | None,
@@ -74,6 +52,7 @@ def export_folder(
     dtype: str = "float32",
     format_name: str | None = None,
     bits: int | None = None,
+    stored: Stored | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write a folder in the format that holds the model.
@@ -90,6 +69,7 @@ def export_folder(
         format_name: a `model_type` of `FORMATS`; None takes the first that holds it.
         bits: 8 stores large matrices as `lumina.state.huggingface.int8` says, and
             `dtype` is that of the rest; None stores all in `dtype`.
+        stored: how tensors are written, in place of `dtype` and `bits`.
         shard_bytes: a new file starts past this size.
 
     Raises:
@@ -119,11 +99,12 @@ def export_folder(
         )
     target = Path(folder)
     with staged(target) as partial:
-        if bits is not None:
-            ignored = list(_ignored(spec, row))
-            config["quantization_config"] = int8.quantization_config(ignored)
+        if stored is None:
+            stored = (Stored if bits is None else EightBits)(DTYPES[dtype])
+        settings = stored.settings(list(_ignored(spec, row)))
+        if settings is not None:
+            config["quantization_config"] = settings
         _write_json(partial / "config.json", config)
-        stored = Stored(DTYPES[dtype], bits is not None)
         shards = list(_shards(spec, row, stored, shard_bytes))
         _write_weights(partial, shards, read, stored)
         if tokenizer is not None:

@@ -9,7 +9,8 @@ A matrix `X.weight` [out, in] is stored as
 
 w = scale * (q - zero). In the format "gptq" each word of zero points is stored less 1
 in every field, and 1 is added to every field of the whole word again, with its carries,
-as GPTQModel does; "gptq_v2" stores them as they are.
+as GPTQModel does; "gptq_v2" stores them as they are. Codes of 3 bits cross words, and
+tools do not agree on what "gptq" adds to them, so only "gptq_v2" is read with 3 bits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lumina.ops.low_bits.codec import Packed
-from lumina.ops.low_bits.grouped import GROUP, joined
+from lumina.ops.low_bits.grouped import GROUP, joined, separated
 from lumina.state.huggingface.files import WeightFiles, damaged
 from lumina.state.huggingface.quantised.method import (
     HeldMatrix,
@@ -32,8 +33,7 @@ from lumina.state.huggingface.quantised.method import (
 )
 
 _WORD = 32
-_BITS = (2, 4, 8)
-"""Bits of codes that do not cross words."""
+_BITS = (2, 3, 4, 8)
 _FORMATS = {None: True, "": True, "gptq": True, "gptq_v2": False}
 """Format -> whether zero points are stored less 1."""
 
@@ -51,6 +51,11 @@ class _Grouped(HeldMatrix):
         words = files.header(self._parts["qweight"])[0]
         if len(words) != 2:
             raise damaged(files.file_of[self._parts["qweight"]], "qweight is no matrix")
+        if words[0] * _WORD % bits:
+            raise damaged(
+                files.file_of[self._parts["qweight"]],
+                f"{self._parts['qweight']} does not hold whole codes of {bits} bits",
+            )
         self.shape = (words[1], words[0] * _WORD // bits)
         self._group = self.shape[1] if group == -1 else group
 
@@ -58,9 +63,13 @@ class _Grouped(HeldMatrix):
         """As `HeldMatrix.check`."""
         rows, columns = self.shape
         groups = -(-columns // self._group)
-        per_word = _WORD // self._bits
-        files.expect(self._parts["qweight"], (columns // per_word, rows), ("I32",))
-        files.expect(self._parts["qzeros"], (groups, -(-rows // per_word)), ("I32",))
+        words = -(-rows * self._bits // _WORD)
+        if self._bits == 3 and words % 3:
+            raise damaged(
+                files.file_of[self.name], f"{self.name} has zero points cut short"
+            )
+        files.expect(self._parts["qzeros"], (groups, words), ("I32",))
+        files.expect(self.first_part, files.header(self.first_part)[0], ("I32",))
         files.expect(self._parts["scales"], (groups, rows), ("F16", "BF16", "F32"))
         if "g_idx" in self._parts:
             files.expect(self._parts["g_idx"], (columns,), ("I32", "I64"))
@@ -71,7 +80,8 @@ class _Grouped(HeldMatrix):
         codes = _separated(files.stored(self._parts["qweight"]).t(), self._bits)
         words = files.stored(self._parts["qzeros"])
         if self._less_one:
-            words = words.long() + sum(1 << b for b in range(0, _WORD, self._bits))
+            ones = sum(1 << b for b in range(0, _WORD, self._bits))
+            words = (words.long() + ones).to(torch.int32)
         zero = _separated(words, self._bits)[:, :rows].t()
         scale = files.finite(self._parts["scales"]).t()
         group_of = self._groups(files)
@@ -106,10 +116,10 @@ class _Grouped(HeldMatrix):
 
 @register_method
 class Gptq(Method):
-    """Codes of 2, 4 or 8 bits in groups of inputs, in any order (`desc_act`)."""
+    """Codes of 2 to 8 bits in groups of inputs, in any order (`desc_act`)."""
 
     name = "gptq"
-    reads = "2, 4 or 8 bits in the formats gptq and gptq_v2"
+    reads = "2, 4 or 8 bits in the formats gptq and gptq_v2, 3 bits in gptq_v2"
 
     def matrices(
         self, settings: Mapping[str, Any], files: WeightFiles
@@ -129,13 +139,14 @@ class Gptq(Method):
         if settings.get("dynamic"):
             raise not_read("dynamic gives some modules other bits than others")
         less_one = all(_FORMATS[value] for value in named.values())
+        if bits == 3 and less_one:
+            raise not_read("bits is 3 in the format gptq")
         for name in [name for name in files.where if name.endswith(".qweight")]:
             yield _Grouped(name.removesuffix("qweight"), bits, group, less_one, files)
 
 
 def _separated(words: Tensor, bits: int) -> Tensor:
     """[..., n] words as [..., n * 32 / bits] codes uint8, the first in lowest bits."""
-    shifts = torch.arange(0, _WORD, bits)
-    wide = words.unsqueeze(-1) >> shifts.to(words.dtype)
-    codes: Tensor = (wide & (2**bits - 1)).flatten(-2).to(torch.uint8)
-    return codes
+    flat = words.contiguous().flatten().view(torch.uint8)
+    stored = flat.unflatten(0, (*words.shape[:-1], -1))
+    return stored if bits == 8 else separated(stored, bits)
