@@ -11,6 +11,7 @@ from infer.networks import MOE, SHAPES, prompts, tiny
 from lumina.errors import LuminaError
 from lumina.infer import generate as module
 from lumina.infer.cache import KVCache
+from lumina.infer.decoding.program import Program, why_not_plain
 from lumina.infer.decoding.recording import Runner
 from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.decoding.step import Step, fixed_shapes
@@ -23,6 +24,7 @@ from lumina.model.network import Network
 from lumina.model.spec import HrmSpec, ModSpec, MorSpec
 from lumina.ops.attention.beyond import Beyond
 from lumina.ops.moe import few, reference
+from lumina.ops.one_token import reference as one_token_reference
 
 GREEDY = Sampling(temperature=0)
 DRAWN = Sampling(temperature=1.0, top_k=0, top_p=0.95, seed=11)
@@ -123,7 +125,7 @@ def test_logits_are_those_of_whole_rows(architecture: Network) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.covers("INF-09")
+@pytest.mark.covers("INF-10: MoE", "INF-10: MoD")
 def test_no_step_asks_the_device_anything(architecture: Network) -> None:
     """Without data there is nothing to ask: `meta` tensors refuse every question."""
     import copy
@@ -270,3 +272,59 @@ def test_tokens_read_late_are_the_same_ones(
     late = _answers(network, sampling, stops)
     assert late.new_ids == expected.new_ids and late.reasons == expected.reasons
     assert {"stop", "context"} <= set(late.reasons)
+
+
+PLAIN = [
+    "dense",
+    "grouped",
+    "one key head",
+    "biases",
+    "llama3",
+    "window",
+    "window and sinks",
+    "window and dilation",
+    "yarn",
+    "tied",
+    "experts",
+    "experts and window",
+]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_program_in_few_kernels_gives_the_logits_of_the_network(
+    name: str, alone: bool
+) -> None:
+    network = _network(name)
+    assert why_not_plain(network) == ""
+    ids = torch.randint(0, 61, (3, 14), generator=torch.Generator().manual_seed(7))
+    program = Program(network, 3, one_token_reference, alone)
+    found = []
+    for fused in (False, True):
+        cache = StaticCache(
+            3,
+            window=network.spec.window_size,
+            beyond=network.spec.beyond_window,
+            padding=torch.tensor([0, 3, 8]),
+            capacity=20,
+        )
+        parts = []
+        with torch.inference_mode():
+            network.logits(ids[:, :9], cache=cache)
+            for one in ids[:, 9:].split(1, dim=1):
+                with fixed_shapes(network, cache):
+                    if fused:
+                        parts.append(program.logits(one, cache))
+                    else:
+                        parts.append(network.logits(one, cache=cache)[:, 0])
+        found.append(torch.stack(parts))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+
+
+def test_models_of_other_blocks_keep_their_own_kernels() -> None:
+    others = set(ALL) - set(PLAIN) - {"experts with capacity"}
+    assert all(why_not_plain(_network(name)) for name in others)
+    network = tiny()
+    assert Decoding(network, [[1]], GREEDY)._step.kernels == "plain"
+    with pytest.raises(LuminaError, match=r"E002.*need CUDA and Triton"):
+        Decoding(network, [[1]], GREEDY, stepping=StepSettings(kernels="fused"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lumina.infer.decoding.settings import GRAPHS, StepSettings
+from lumina.infer.decoding.settings import GRAPHS, KERNELS, StepSettings
 
 
 def add_step_options(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,16 @@ def add_step_options(parser: argparse.ArgumentParser) -> None:
         help="record a step as a CUDA graph and run it again, one launch for all its "
         "kernels; default: auto, on a GPU unless the model has to wait for the device",
     )
+    group.add_argument(
+        "--step-kernels",
+        choices=KERNELS,
+        default="auto",
+        help="fused: kernels that take a norm, a product and what follows together, on "
+        "a GPU in bf16 or fp16, for models of plain blocks with rotary positions; "
+        "plain: those of training; default: auto, the fused ones where they fit",
+    )
 
 
 def step_settings(args: argparse.Namespace) -> StepSettings:
     """The choice that the options make."""
-    return StepSettings(graph=args.cuda_graph)
+    return StepSettings(graph=args.cuda_graph, kernels=args.step_kernels)

@@ -201,8 +201,9 @@ class Decoding:
 
     @property
     def path(self) -> str:
-        """How steps run: "eager" or "cuda graph", and why where it might surprise."""
-        return self._runner.path
+        """How steps run: "eager" or "cuda graph", by which kernels; why, on CUDA."""
+        kernels = self._step.kernels
+        return self._runner.path + ("" if kernels == "plain" else f", {kernels}")
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         while any(not self.reasons[row] for row in self._rows):
@@ -302,7 +303,7 @@ class Decoding:
                 runner: Runner = cache.recorded[1]
                 runner.step.restart(sampler)
                 return runner
-        step = Step(self._network, cache, sampler, rows, self._device)
+        step = Step(self._network, cache, sampler, rows, self._device, stepping)
         runner = Runner(step, stepping, self._device)
         if isinstance(cache, StaticCache) and runner.records:
             cache.recorded = key, runner

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lumina.batch import IGNORE, Batch
 from lumina.errors import LuminaError
-from lumina.model.cache_protocol import Cache
+from lumina.model.cache_protocol import Cache, shapes_follow_data
 from lumina.model.declared import declared
 from lumina.model.initial import initial_value
 from lumina.model.interface import LossSums, Output, Scores
@@ -227,7 +227,7 @@ class Network(nn.Module):
         if cache is not None:
             batch = replace(batch, position_ids=cache.positions(input_ids))
             table = getattr(self.backbone, "position_embedding", None)
-            if table is not None:
+            if table is not None and shapes_follow_data(cache):
                 columns = cache.length + input_ids.shape[1]
                 table.check(batch.position_ids, columns)
         hidden = self.backbone(batch, cache=cache).hidden

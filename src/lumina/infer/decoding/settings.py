@@ -10,6 +10,10 @@ GRAPHS = ("auto", "on", "off")
 """Values of `--cuda-graph`."""
 
 
+KERNELS = ("auto", "fused", "plain")
+"""Values of `--step-kernels`."""
+
+
 @dataclass(frozen=True)
 class StepSettings:
     """How the step that gives each row one token is run.
@@ -17,11 +21,21 @@ class StepSettings:
     Attributes:
         graph: whether it is recorded as a CUDA graph: "auto" (on CUDA, unless the model
             waits for the device), "on" (refused where it cannot be), "off".
+        kernels: what computes the network: "fused" kernels that take a norm, a product
+            and what follows together (refused for models they do not fit), "plain"
+            ones, or "auto", the fused ones where they fit.
     """
 
     graph: str = "auto"
+    kernels: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.kernels not in KERNELS:
+            raise LuminaError(
+                "E005",
+                f"step-kernels is {self.kernels!r}",
+                f"choose one of {', '.join(KERNELS)}",
+            )
         if self.graph not in GRAPHS:
             raise LuminaError(
                 "E005",

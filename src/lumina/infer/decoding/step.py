@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lumina.errors import LuminaError
+from lumina.infer.decoding.program import Program, why_not
+from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.kv.decoding_cache import DecodingCache
 from lumina.infer.kv.static_cache import StaticCache
 from lumina.infer.sampling import Sampler, pick
@@ -41,8 +44,10 @@ class Step:
         cache: holds the rows' prompts.
         sampler: of the rows.
         device: of the network.
+        settings: how it is run.
 
     Attributes:
+        kernels: which kernels compute the network: "fused", or "plain" and why.
         tokens: [B] int64, those of the last step (see `pick`).
     """
 
@@ -53,6 +58,7 @@ class Step:
         sampler: Sampler,
         rows: int,
         device: torch.device,
+        settings: StepSettings | None = None,
     ) -> None:
         self.network, self.cache, self._sampler = network, cache, sampler
         self._device = device
@@ -61,6 +67,9 @@ class Step:
         self._drawn = torch.zeros(DRAWN_AT_ONCE, rows, device=device)
         self._place = torch.zeros(1, dtype=torch.int64, device=device)
         self._left = 0  # random numbers that no step has used
+        self._program, self.kernels = _program_of(
+            network, cache, rows, settings or StepSettings()
+        )
 
     def restart(self, sampler: Sampler) -> None:
         """Other answers, chosen alike, of as many rows."""
@@ -84,8 +93,15 @@ class Step:
     def run(self) -> None:
         """The step itself, from the tokens of the last to those of this one."""
         with sdpa_kernel(KERNELS), fixed_shapes(self.network, self.cache):
-            logits = self.network.logits(self._feed, cache=self.cache, last_only=True)
-        self._choose(logits[:, 0])
+            self._choose(self._logits())
+
+    def _logits(self) -> Tensor:
+        """Scores [B, V] after the tokens of the step before, which enter the cache."""
+        if self._program is not None:
+            assert isinstance(self.cache, StaticCache)
+            return self._program.logits(self._feed, self.cache)
+        logits = self.network.logits(self._feed, cache=self.cache, last_only=True)
+        return logits[:, 0]
 
     def keep(self, rows: list[int]) -> None:
         """Go on with these rows only (indices into the present ones)."""
@@ -103,6 +119,24 @@ class Step:
             self._place += 1
         self.tokens.copy_(pick(logits_bv, sampling, uniform_b))
         self._feed.copy_(self.tokens.clamp(min=0)[:, None])
+
+
+def _program_of(
+    network: Network, cache: DecodingCache, rows: int, settings: StepSettings
+) -> tuple[Program | None, str]:
+    """The program in few kernels, or None; and which kernels that means."""
+    if settings.kernels == "plain":
+        return None, "plain"
+    if why := why_not(network, cache, rows):
+        if settings.kernels == "fused":
+            raise LuminaError(
+                "E002",
+                f"the fused kernels of a step do not take the model: {why}",
+                "leave --step-kernels fused out",
+            )
+        on_cuda = next(network.parameters()).device.type == "cuda"
+        return None, f"plain ({why})" if on_cuda else "plain"
+    return Program(network, rows), "fused"
 
 
 @contextmanager

@@ -98,9 +98,25 @@ class StaticCache:
         """[B] int64 on the device: the position of the coming token of each row."""
         return self._next
 
-    def layer(self, layer_index: int) -> tuple[Kept, Kept]:
-        """Keys and values of a layer that has been written to."""
-        return self._layers[layer_index]
+    @property
+    def plainly_kept(self) -> bool:
+        """Whether keys and values are held as the model computes them."""
+        return self._keeping == plainly()
+
+    @property
+    def new_slots(self) -> Tensor:
+        """[B, s] int64: where the keys of this pass go."""
+        return self._slot
+
+    def plain(self, layer_index: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values where they lie, [B, K, slots + 1, head_dim].
+
+        None where none are held yet, or in another format than the model's.
+        """
+        if layer_index not in self._layers:
+            return None
+        keys, values = (kept.plain for kept in self._layers[layer_index])
+        return None if keys is None or values is None else (keys, values)
 
     def read_prompts(
         self, prompts: Sequence[Sequence[int]], columns: int, device: torch.device

@@ -1,0 +1,239 @@
+"""The network of a step in few kernels, for models whose blocks are plain.
+
+A layer is six kernels (`lumina.ops.one_token`) instead of some thirty: the norm before
+a product, the gate after it and the residual are part of the product. The weights are
+the network's own; nothing is copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lumina.batch import Batch
+from lumina.infer.kv.static_cache import StaticCache
+from lumina.model.attention import Attention
+from lumina.model.block import Block
+from lumina.model.layers import FeedForward, Linear, RMSNorm
+from lumina.model.moe import MoeFeedForward
+from lumina.model.network import Network
+from lumina.model.objective.language_model import LanguageModelObjective
+from lumina.model.transformer import Transformer
+from lumina.ops.moe import few
+from lumina.ops.norm.fused import rms_norm
+from lumina.ops.one_token import reference
+from lumina.ops.one_token.reference import HeadNorms, Heads, Places
+from lumina.ops.triton_there import has_triton
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOST_ROWS = 64
+"""With more rows a product is no longer the reading of its weights."""
+
+KINDS = (torch.bfloat16, torch.float16)
+"""Types of weights that the kernels take on a GPU."""
+
+
+def why_not(network: Network, cache: Any, rows: int) -> str:
+    """Why a network takes no such program; "" where it does.
+
+    Args:
+        network: on its device, with all that is attached.
+        cache: of the answers.
+        rows: side by side.
+    """
+    place = next(network.parameters())
+    if place.device.type != "cuda" or not has_triton():
+        return "its kernels need CUDA and Triton"
+    if place.dtype not in KINDS:
+        return f"its kernels do not take {str(place.dtype).removeprefix('torch.')}"
+    if rows > MOST_ROWS:
+        return f"it is for {MOST_ROWS} rows at most"
+    if why := why_not_plain(network):
+        return why
+    from lumina.ops.one_token.attention import fits
+
+    block: Any = network.backbone.blocks[0]
+    attention = block.attention
+    if not fits(_heads(attention)):
+        return f"its kernels do not take heads of {attention.head_dim}"
+    if not isinstance(cache, StaticCache) or not cache.plainly_kept:
+        return "keys and values are kept in another format or place"
+    return ""
+
+
+def why_not_plain(network: Network) -> str:
+    """Why the blocks of a network are not those computed here; "" where they are."""
+    backbone, objective = network.backbone, network.objective
+    if type(backbone) is not Transformer or backbone.recursion is not None:
+        return "its tokens do not go once through plain blocks"
+    if backbone.around or type(objective) is not LanguageModelObjective:
+        return "something is added to its blocks or its head"
+    if objective.head is not None and _why_not_linear(objective.head):
+        return _why_not_linear(objective.head)
+    for block in backbone.blocks:
+        if type(block) is not Block:
+            return f"its blocks are {type(block).__name__}"
+        if why := _why_not_attention(block.attention) or _why_not_fed(block):
+            return why
+    return ""
+
+
+def _why_not_attention(attention: Any) -> str:
+    if type(attention) is not Attention:
+        return f"its attention is {type(attention).__name__}"
+    norms = (attention.q_norm, attention.k_norm)
+    if any(norm is not None and type(norm) is not RMSNorm for norm in norms):
+        return f"its queries go through {type(attention.q_norm).__name__}"
+    if not attention.rotary:
+        return "its heads do not turn"
+    return _why_not_linear(attention.qkv) or _why_not_linear(attention.out)
+
+
+def _why_not_fed(block: Any) -> str:
+    fed = block.feedforward
+    if type(fed) is FeedForward:
+        return _why_not_linear(fed.gate_up) or _why_not_linear(fed.down)
+    if type(fed) is not MoeFeedForward:
+        return f"its feed-forward is {type(fed).__name__}"
+    if fed.stored or fed.adapters is not None or fed.rounding is not None:
+        return "its experts are in few bits, or adapted"
+    if fed.shared is not None:
+        both = fed.shared.gate_up, fed.shared.down
+        return _why_not_linear(both[0]) or _why_not_linear(both[1])
+    return ""
+
+
+def _why_not_linear(linear: Linear) -> str:
+    if linear.stored is not None:
+        return "its matrices are in few bits"
+    if linear.adapters is not None or linear.product is not None:
+        return "something is added to its matrices"
+    return ""
+
+
+def _heads(attention: Attention) -> Heads:
+    queries, keys, _ = attention.heads
+    return Heads(queries, keys, attention.head_dim)
+
+
+class Program:
+    """The logits of a step.
+
+    Args:
+        network: that `why_not` has nothing against.
+        rows: side by side.
+        ops: `lumina.ops.one_token.reference`, or None for the kernels.
+        alone: what a row gives must not depend on the others to the last bit.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        rows: int,
+        ops: ModuleType | None = None,
+        alone: bool = False,
+    ) -> None:
+        self._network = network
+        self._alone = alone
+        self._tiled: dict[str, int] = {}
+        self._ops: Any = ops
+        self._attend: Callable[..., Tensor] = reference.attend
+        if ops is None:
+            from lumina.ops.one_token import attention, products
+
+            self._ops, self._attend = products, attention.attend
+            tile = products.ROWS
+            while tile < rows and not alone:
+                tile *= 2
+            self._tiled = {"rows": tile}
+
+    def logits(self, feed_b1: Tensor, cache: StaticCache) -> Tensor:
+        """Scores of the next token, [B, vocabulary] float32.
+
+        Args:
+            feed_b1: [B, 1] int64, the coming token of each row.
+            cache: of earlier tokens, in fixed shapes; receives the new ones.
+        """
+        network, ops = self._network, self._ops
+        backbone, objective = network.backbone, network.objective
+        batch = Batch.from_rows(feed_b1)
+        batch = replace(batch, position_ids=cache.positions(feed_b1))
+        x_bd = backbone._embed(batch, cache)[:, 0].contiguous()
+        context = backbone._context(batch, cache)
+        places = Places(
+            context.cos[:, 0, 0].contiguous(),
+            context.sin[:, 0, 0].contiguous(),
+            cache.new_slots[:, 0].contiguous(),
+            context.pattern.mask[:, 0, 0],
+        )
+        for block in backbone.blocks:
+            x_bd = self._attended(x_bd, block, places, cache)
+            x_bd = self._fed(x_bd, block)
+        matrix = objective.matrix(network._tied).to(x_bd.dtype)
+        norm = backbone.norm
+        scores_bv: Tensor = ops.norm_linear(
+            x_bd, norm.weight, norm.eps, matrix, out=torch.float32, **self._tiled
+        )
+        return scores_bv[:, : network.spec.vocab_size]
+
+    def _attended(
+        self, x_bd: Tensor, block: Any, places: Places, cache: StaticCache
+    ) -> Tensor:
+        """The tokens after a block's attention."""
+        attention, norm, ops = block.attention, block.attention_norm, self._ops
+        qkv = attention.qkv
+        held = cache.plain(attention.layer_index)
+        assert held is not None, "prompts are read before the first step"
+        qkv_bn = ops.norm_linear(
+            x_bd, norm.weight, norm.eps, _of(qkv, x_bd), qkv.bias, **self._tiled
+        )
+        norms = None
+        if attention.q_norm is not None:
+            scales = attention.q_norm.weight, attention.k_norm.weight
+            norms = HeadNorms(*scales, attention.q_norm.eps)
+        seen = self._attend(qkv_bn, _heads(attention), norms, places, *held)
+        return ops.linear_add(seen, _of(attention.out, x_bd), x_bd, **self._tiled)  # type: ignore[no-any-return]
+
+    def _fed(self, x_bd: Tensor, block: Any) -> Tensor:
+        """The tokens after a block's feed-forward."""
+        norm, fed = block.feedforward_norm, block.feedforward
+        if type(fed) is FeedForward:
+            return self._gated(x_bd, norm, fed, x_bd)
+        normal_bd = rms_norm(x_bd, norm.weight, norm.eps)
+        routing = fed.route(normal_bd)
+        gate_up, down = (m.to(x_bd.dtype) for m in (fed.gate_up, fed.down))
+        ids, scores = routing.ids_tk.contiguous(), routing.scores_tk.contiguous()
+        if ids.numel() <= len(gate_up) or self._alone:
+            hidden_bkm = self._ops.experts_swiglu(normal_bd, gate_up, ids)
+            y_bd: Tensor = self._ops.experts_down_add(
+                hidden_bkm, down, ids, scores, x_bd
+            )
+        else:  # nearly every expert is read: once, by all rows together
+            chosen = few.routed_experts(normal_bd, gate_up, down, ids, scores)
+            y_bd = x_bd + chosen
+        if fed.shared is not None:
+            y_bd = self._gated(x_bd, norm, fed.shared, y_bd)
+        return y_bd
+
+    def _gated(
+        self, x_bd: Tensor, norm: RMSNorm, fed: FeedForward, residual_bd: Tensor
+    ) -> Tensor:
+        """What a feed-forward gives of normalised tokens, added to the residual."""
+        hidden_bm = self._ops.norm_swiglu(
+            x_bd, norm.weight, norm.eps, _of(fed.gate_up, x_bd), **self._tiled
+        )
+        return self._ops.linear_add(  # type: ignore[no-any-return]
+            hidden_bm, _of(fed.down, x_bd), residual_bd, **self._tiled
+        )
+
+
+def _of(linear: Linear, x: Tensor) -> Tensor:
+    """A matrix in the type of what it multiplies."""
+    weight: Tensor = linear.weight
+    return weight.to(x.dtype)
