@@ -28,6 +28,17 @@ FLAGS = (
 )
 
 
+@shows("peft_preset")
+def preset(runs: Runs) -> None:
+    base = runs.train(steps=1)
+    started = {"init_from": str(base.folder), "steps": 1, "use_peft": True}
+    ranks = [
+        held(runs.train(peft_preset=name, **started))[f"{PATH}.a"].shape[0]
+        for name in (None, "budget", "efficient")
+    ]
+    assert ranks == [16, 4, 8]
+
+
 @pytest.mark.covers(FLAGS)
 @shows(
     "use_peft",

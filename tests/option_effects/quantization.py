@@ -12,6 +12,21 @@ from option_effects import shows
 from tiny_runs import Runs, seen
 
 
+@shows("quantization_scenario")
+def scenario(runs: Runs) -> None:
+    """A scenario brings its few bits; without one there are none."""
+    trained = runs.train(steps=1)
+    found: list[set[str]] = []
+
+    def codecs(program: Program, _: Any) -> set[str]:
+        return {one.codec for one in stored_pieces(program.network).values()}
+
+    options = {"init_from": str(trained.folder), "steps": 1, "precision": "fp32"}
+    for name in (None, "balanced", "memory_constrained"):
+        runs.train(seen(codecs, found), quantization_scenario=name, **options)
+    assert found == [set(), {"int8"}, {"nf4_double"}]
+
+
 @shows("quantization_eval_batches")
 def compared(runs: Runs) -> None:
     """So many batches of held-out text are compared before the first step."""

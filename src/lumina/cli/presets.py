@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumina.cli.recipes import show_recipes
+from lumina.cli.scenarios import show_scenarios
 from lumina.cli.text import table
 from lumina.config import Config
 from lumina.config.presets import ALIASES, PRESETS, Preset, find_preset
@@ -25,6 +26,9 @@ from lumina.quantities import byte_size, count
 RECIPES = "recipes"
 """In place of a preset's name: the ready configurations."""
 
+SCENARIOS = "scenarios"
+"""In place of a preset's name: uses of weights in few bits."""
+
 _BF16 = 2
 _HEAD = (
     "preset", "kind", "total", "active", "bf16", "hidden", "layers", "heads", "kv",
@@ -37,16 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         nargs="?",
-        help="show this preset in detail; recipes: ready configurations",
+        help="show this preset in detail; recipes: ready configurations; scenarios: "
+        "uses of weights in few bits",
     )
     parser.add_argument(
-        "recipe", nargs="?", help="after `recipes`: show the file of this one"
+        "recipe", nargs="?", help="after `recipes` or `scenarios`: show this one"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the presets."""
+    if args.name == SCENARIOS:
+        return show_scenarios(args.recipe, args.json)
     if args.name == RECIPES:
         return show_recipes(args.recipe, args.json)
     if args.recipe is not None:

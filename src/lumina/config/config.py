@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lumina.config.bundles import opened
 from lumina.config.files import read_layer
 from lumina.config.layer import Layer
 from lumina.config.leaves import canonical, convert
@@ -40,7 +41,7 @@ class Config(Settings):
 
     def _fill(self, settings: Settings) -> None:
         """Take over values that are complete, and check them."""
-        placed = _placed(settings)
+        placed = _placed(opened(settings))
         Settings.__init__(self, placed.preset, placed.sections, placed.provenance)
         check_combinations(self)
 

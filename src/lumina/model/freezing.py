@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from lumina.errors import LuminaError
@@ -75,6 +76,21 @@ def _base(spec: ModelSpec) -> set[str]:
                 "'objective.head.*' or 'backbone.norm.weight'",
             )
     return frozen
+
+
+def without_absent(spec: ModelSpec) -> ModelSpec:
+    """The shape with adapters whose `also` names only parameters that it has.
+
+    For shapes that stand for a part of a model, such as one without its halting head.
+    """
+    names = [n for one in parameters(spec) for n in one.logical_names]
+    adapters = tuple(
+        replace(
+            one, also=tuple(p for p in one.also if any(_matches(n, p) for n in names))
+        )
+        for one in spec.adapters
+    )
+    return replace(spec, adapters=adapters) if spec.adapters else spec
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lumina.model.adapters.settings import DEFAULT, AdapterSpec
 from lumina.model.adapters.table import chosen_method
+from lumina.model.declared import parameters
 from lumina.model.spec import ModelSpec
 
 if TYPE_CHECKING:
     from lumina.config import Config
+
+HEADS = "heads"
+"""Of `peft_also_train`: every head."""
+
+
+def without_word(patterns: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
+    """The patterns with `heads` replaced by the names of a model's heads.
+
+    These are what gives the scores of tokens (of tied models the token vectors) and
+    what decides to halt.
+    """
+    heads = [
+        name
+        for one in parameters(spec)
+        if one.role == "head"
+        or one.name.startswith("backbone.halting")
+        or (spec.tie_embeddings and one.role == "embedding")
+        for name in one.logical_names
+    ]
+    found = [heads if pattern == HEADS else [pattern] for pattern in patterns]
+    return tuple(dict.fromkeys(name for names in found for name in names))
 
 
 def with_adapters(config: Config, spec: ModelSpec) -> ModelSpec:
@@ -31,7 +54,7 @@ def with_adapters(config: Config, spec: ModelSpec) -> ModelSpec:
         alpha=asked.lora_alpha,
         dropout=asked.lora_dropout,
         targets=tuple(asked.lora_target_modules),
-        also=tuple(asked.peft_also_train),
+        also=without_word(asked.peft_also_train, spec),
         options=options,
     )
     return replace(spec, adapters=(adapter,))

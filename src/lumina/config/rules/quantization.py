@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lumina.config.bundles import SCENARIOS
 from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
@@ -30,6 +31,14 @@ def check(settings: Settings) -> None:
             f"load_in_{loaded}bit is --quantization-method bnb --quantization-bits "
             f"{loaded}, and others are named",
             f"leave out --load-in-{loaded}bit, or the other options",
+        )
+    scenario = SCENARIOS.get(asked.quantization_scenario or "")
+    if scenario is not None and scenario.export:
+        raise LuminaError(
+            "E003",
+            f"quantization_scenario {asked.quantization_scenario} is for a trained "
+            f"model: {scenario.use}",
+            f"train first, then {scenario.command}",
         )
     if method == "gptq":
         raise LuminaError(

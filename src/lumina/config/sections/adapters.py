@@ -12,6 +12,9 @@ PeftMethod = Literal["lora", "rslora", "lora_plus", "dora", "pissa", "loftq", "i
                      "loha", "lokr", "adalora"]  # fmt: skip
 
 
+PeftPreset = Literal["budget", "efficient", "balanced", "high_quality", "adaptive"]
+
+
 class AdaptersSection(Section):
     """Adapters: small tensors that train beside a frozen base."""
 
@@ -24,6 +27,13 @@ class AdaptersSection(Section):
     )
     peft_method: PeftMethod = Field(
         "lora", description="how an adapter changes the matrix that it stands on"
+    )
+    peft_preset: PeftPreset | None = Field(
+        None,
+        description="sets rank, alpha, targets and method where they are not named: "
+        "budget (rank 4 on q, v), efficient (8 on attention), balanced (16 on all), "
+        "high_quality (dora of rank 64 on all, and the heads train), adaptive (adalora "
+        "of rank 16 on all)",
     )
     lora_r: int = Field(
         16, ge=1, le=256, description="rank: width of the narrow side of an adapter"
@@ -51,7 +61,8 @@ class AdaptersSection(Section):
     peft_also_train: tuple[str, ...] = Field(
         (),
         description="patterns over names in files: parameters of the base that train "
-        "beside the adapters, such as 'objective.head.*' or '*norm.weight'",
+        "beside the adapters, such as 'objective.head.*' or '*norm.weight'; heads: "
+        "what gives the scores of tokens, and what decides to halt",
     )
     peft_base: str | None = Field(
         None,

@@ -10,6 +10,14 @@ from lumina.config.sections.section import Section
 
 QuantizationMethod = Literal["bnb", "int4", "fp8", "quanto", "gptq"]
 
+QuantizationScenario = Literal[
+    "max_performance",
+    "balanced",
+    "memory_constrained",
+    "inference_quality",
+    "inference_memory",
+]
+
 
 class QuantizationSection(Section):
     """Weights in few bits."""
@@ -36,6 +44,13 @@ class QuantizationSection(Section):
         None,
         description="of a code: bnb 8 or 4, quanto 8 or 4, gptq 4, 3, 2 or 8; default: "
         "4, and 8 of quanto and fp8",
+    )
+    quantization_scenario: QuantizationScenario | None = Field(
+        None,
+        description="sets precision, few bits and learning rate where they are not "
+        "named: max_performance, balanced (8 bits), memory_constrained (4 bits); "
+        "inference_quality and inference_memory are for lumina export; `lumina presets "
+        "scenarios` lists them",
     )
     quantization_eval_batches: int = Field(
         0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lumina.model.freezing import without_absent
 from lumina.model.spec import HrmSpec, ModelSpec
 from lumina.plan.costs.cost import BYTES, Components, Cost, Layout
 from lumina.plan.costs.state import state_bytes
@@ -110,7 +111,9 @@ def _recurrent(spec: ModelSpec, layout: Layout, plain: Components) -> dict[str, 
     one = hrm.variant == "trm"
     kept = hrm.l_layers * (hrm.l_cycles + 1) if one else spec.num_layers
     length = spec.seq_length + 1
-    unrolled = replace(spec, hrm=None, num_layers=kept, seq_length=length)
+    unrolled = without_absent(
+        replace(spec, hrm=None, num_layers=kept, seq_length=length)
+    )
     parts = plain(unrolled, layout) | state_bytes(spec, layout)
     rows = layout.micro_batch_size * layout.grad_accum
     state = rows * length * spec.hidden_size * BYTES[layout.compute_dtype]
@@ -131,7 +134,7 @@ def _halting(spec: ModelSpec, layout: Layout, plain: Components) -> dict[str, in
     hrm = _hrm(spec)
     applications, learned = reasoning_blocks(spec, hrm)
     segments = hrm.halt_max_steps
-    unrolled = replace(spec, hrm=None, num_layers=learned * segments)
+    unrolled = without_absent(replace(spec, hrm=None, num_layers=learned * segments))
     parts = plain(unrolled, layout) | state_bytes(spec, layout)
     tokens = layout.micro_batch_size * spec.seq_length
     element = BYTES[layout.compute_dtype]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable
 from dataclasses import replace
 
+from lumina.model.freezing import without_absent
 from lumina.model.spec import ModelSpec, ModSpec
 from lumina.plan.costs.cost import Cost, Forward, Kept, KeptBy, Share
 
@@ -51,7 +52,7 @@ def _kept_by_choice(
     """A block that only some tokens go through: those, and the choice."""
     mod = _mod(spec)
     tokens, width = forward.rows * spec.seq_length, spec.hidden_size
-    every = replace(spec, mod=None)
+    every = without_absent(replace(spec, mod=None))
     if mod.mode == "static":
         inner = plain(every, forward, layer, mode)
         return inner + Kept(tokens * (4 * width + 8 * width + 16))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from lumina.model.freezing import without_absent
 from lumina.model.spec import ModelSpec, MorSpec
 from lumina.plan.costs.cost import Cost, Forward, Kept, KeptBy
 
@@ -58,7 +59,9 @@ def _further_passes(
             key = spec.num_heads * spec.head_dim
         kept += Kept(before * 2 * key * forward.element * (spec.num_layers - 2))
     for share in recursion_shares(spec):
-        few = replace(spec, mor=None, seq_length=math.ceil(share * spec.seq_length))
+        few = without_absent(
+            replace(spec, mor=None, seq_length=math.ceil(share * spec.seq_length))
+        )
         for layer in range(1, spec.num_layers - 1):
             kept += plain(few, forward, layer, mode)
         chosen = forward.rows * few.seq_length

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable
 from dataclasses import replace
 
+from lumina.model.freezing import without_absent
 from lumina.model.spec import ModelSpec, PartsSpec
 from lumina.plan.costs.block import attention_bytes, open_scores
 from lumina.plan.costs.cost import Cost, Forward, Kept, KeptBy
@@ -66,7 +67,7 @@ def _kept_with_parts(
     theirs = Kept(sum(kept_by_part(spec, k, layer, tokens, element) for k in named))
     if "block" in named:
         return theirs
-    own = replace(spec, parts=None)
+    own = without_absent(replace(spec, parts=None))
     kept = plain(own, forward, layer, "none") + theirs
     if "attention" in named:
         kept += Kept(-tokens * attention_bytes(own, forward))
