@@ -176,7 +176,7 @@ def test_the_documents_dictionaries_hold_options(tmp_path: Path) -> None:
     for wrong, code in (
         ({"training_params": {"lerning_rate": 1}}, "E004"),
         ({"training_params": 3}, "E005"),
-        ({"quantization_params": {"quantization_bits": 3}}, "E005"),
+        ({"quantization_params": {"quantization_bits": 5}}, "E005"),
         ({"training_params": {"lr": 1e-4}, "learning_rate": 1e-3}, "E002"),
     ):
         with pytest.raises(LuminaError) as refused:
