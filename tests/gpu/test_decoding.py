@@ -124,9 +124,8 @@ def test_fused_kernels_give_the_logits_of_plain_ones(name: str, rows: int) -> No
         with torch.inference_mode():
             network.logits(ids[:, :8], cache=cache)
             for one in ids[:, 8:].split(1, dim=1):
-                step._feed.copy_(one)
                 with fixed_shapes(network, cache):
-                    logits.append(step._logits().clone())
+                    logits.append(step._logits(one).clone())
         found.append(torch.stack(logits))
     spread = found[0].std()
     assert (found[0] - found[1]).abs().max() < 0.06 * spread
@@ -142,3 +141,35 @@ def test_a_recorded_step_of_fused_kernels_is_the_same_eagerly(name: str) -> None
         found.append(one.new_ids)
     assert found[0] == found[1]
     assert one.path == "cuda graph, fused"
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_batch_invariant_rows_give_the_bits_they_give_alone(
+    name: str,
+) -> None:
+    network = _half(FUSED[name])
+    torch.manual_seed(3)
+    rows = [torch.randint(0, 61, (n % 11 + 1,)).tolist() for n in range(33)]
+    alone = StepSettings("on", "fused", batch_invariant=True)
+    together = Decoding(network, rows, DRAWN, max_new_tokens=12, stepping=alone)
+    list(together)
+    assert together.path == "cuda graph, fused"
+    for number in (0, 7, 17, 32):
+        one = Decoding(
+            network, [rows[number]], DRAWN, max_new_tokens=12, stepping=alone
+        )
+        list(one)
+        assert one.new_ids == [together.new_ids[number]]
+
+    found = []
+    for some in (list(range(33)), [17]):
+        cache = new_cache(network, len(some), 40, apart=True)
+        sampler = Sampler(GREEDY, len(some))
+        step = Step(network, cache, sampler, len(some), torch.device("cuda"), alone)
+        with torch.inference_mode():
+            for ids, _ in cache.read_prompts([rows[i] for i in some], 64, step.device):
+                network.logits(ids, cache=cache)
+            feed = torch.tensor([[rows[i][0]] for i in some], device="cuda")
+            with fixed_shapes(network, cache):
+                found.append(step._logits(feed))
+    assert torch.equal(found[0][17], found[1][0])

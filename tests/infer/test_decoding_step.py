@@ -75,6 +75,7 @@ def by_growing_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         *,
         padding: torch.Tensor | None = None,
         settings: CacheSettings | None = None,
+        apart: bool = False,
     ) -> KVCache:
         window, beyond = CacheSettings().sight(network)
         return KVCache(rows, window=window, beyond=beyond, padding=padding)

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_answering_options(parser)
     add_cache_options(parser)
-    add_step_options(parser)
+    add_step_options(parser, rows=False)
     parser.add_argument(
         "--system-prompt", default="", metavar="TEXT", help="said before everything"
     )

@@ -7,8 +7,13 @@ import argparse
 from lumina.infer.decoding.settings import GRAPHS, KERNELS, StepSettings
 
 
-def add_step_options(parser: argparse.ArgumentParser) -> None:
-    """Declare how a step is run."""
+def add_step_options(parser: argparse.ArgumentParser, *, rows: bool = True) -> None:
+    """Declare how a step is run.
+
+    Args:
+        parser: of the command.
+        rows: whether several texts may be continued side by side.
+    """
     group = parser.add_argument_group("step of generation")
     group.add_argument(
         "--cuda-graph",
@@ -25,8 +30,17 @@ def add_step_options(parser: argparse.ArgumentParser) -> None:
         "a GPU in bf16 or fp16, for models of plain blocks with rotary positions; "
         "plain: those of training; default: auto, the fused ones where they fit",
     )
+    if rows:
+        group.add_argument(
+            "--batch-invariant",
+            action="store_true",
+            help="a text's answer depends to the last bit on nothing that is continued "
+            "beside it: prompts are read one by one, and products add up in one order; "
+            "slower where the fused kernels do not fit",
+        )
 
 
 def step_settings(args: argparse.Namespace) -> StepSettings:
     """The choice that the options make."""
-    return StepSettings(graph=args.cuda_graph, kernels=args.step_kernels)
+    invariant = getattr(args, "batch_invariant", False)
+    return StepSettings(args.cuda_graph, args.step_kernels, invariant)

@@ -93,6 +93,7 @@ def new_cache(
     *,
     padding: Tensor | None = None,
     settings: CacheSettings | None = None,
+    apart: bool = False,
 ) -> DecodingCache:
     """An empty cache that fits the network's attention.
 
@@ -102,11 +103,20 @@ def new_cache(
         capacity: columns to allocate at once.
         padding: [rows] int64, columns of padding at the left of each row.
         settings: how keys and values are kept.
+        apart: rows are read one by one; see `StaticCache`.
 
     Raises:
-        LuminaError: as of `CacheSettings.check`.
+        LuminaError: as of `CacheSettings.check`; E002 for rows apart in a cache that
+            is not of fixed shape.
     """
     settings = settings or CacheSettings()
+    if apart and (settings.paged or settings.offload):
+        raise LuminaError(
+            "E002",
+            "--batch-invariant reads a cache of fixed shape, not one in blocks or in "
+            "the host's memory",
+            "leave --kv-cache-paged and --kv-cache-offload out",
+        )
     settings.check(network)
     sight = settings.sight(network)
     if settings.paged:
@@ -128,9 +138,10 @@ def new_cache(
         place_of(network),
         window=sight[0],
         beyond=sight[1],
-        padding=padding,
+        padding=None if apart else padding,
         capacity=capacity,
         keeping=settings.keeping(),
+        apart=apart,
         at_once=at_once(sight[0]),
         positions_below=context_limit(network),
     )
@@ -190,11 +201,12 @@ class Decoding:
         self.reasons = [""] * len(prompts)
         self._rows = list(range(len(prompts)))  # in the batch, in cache order
         self._settings, self._workspace = settings, workspace
+        self._stepping = stepping or StepSettings()
         self._cache = cache or self._fresh_cache()
         self._prompts = list(prompts)  # until they have been read
         if prompts and self._cache.length >= max(self._lengths):
             raise ValueError("the cache holds the whole prompt; rewind it by one")
-        self._runner = self._runner_of(sampling, stepping or StepSettings())
+        self._runner = self._runner_of(sampling, self._stepping)
         self._step = self._runner.step
         self._late = LateTokens()
         self._begun = 0  # steps given to the device
@@ -281,15 +293,20 @@ class Decoding:
         longest, rows = max(self._lengths, default=0), len(self._lengths)
         pad = torch.tensor([longest - length for length in self._lengths])
         padding = pad.to(self._device) if pad.any() else None
-        columns = self._columns
+        columns, apart = self._columns, self._stepping.batch_invariant
         if self._workspace is not None:
             columns = self._workspace.rounded(columns)
             held = self._workspace.take(self._network, rows, columns, self._settings)
-            if held is not None:
-                held.restart(padding)
+            if held is not None and held.apart == apart:
+                held.restart(None if apart else padding)
                 return held
         return new_cache(
-            self._network, rows, columns, padding=padding, settings=self._settings
+            self._network,
+            rows,
+            columns,
+            padding=padding,
+            settings=self._settings,
+            apart=apart,
         )
 
     def _runner_of(self, sampling: Sampling, stepping: StepSettings) -> Runner:

@@ -206,9 +206,8 @@ class Program:
         if type(fed) is FeedForward:
             return self._gated(x_bd, norm, fed, x_bd)
         normal_bd = rms_norm(x_bd, norm.weight, norm.eps)
-        routing = fed.route(normal_bd)
+        ids, scores = self._routed(fed, normal_bd)
         gate_up, down = (m.to(x_bd.dtype) for m in (fed.gate_up, fed.down))
-        ids, scores = routing.ids_tk.contiguous(), routing.scores_tk.contiguous()
         if ids.numel() <= len(gate_up) or self._alone:
             hidden_bkm = self._ops.experts_swiglu(normal_bd, gate_up, ids)
             y_bd: Tensor = self._ops.experts_down_add(
@@ -220,6 +219,13 @@ class Program:
         if fed.shared is not None:
             y_bd = self._gated(x_bd, norm, fed.shared, y_bd)
         return y_bd
+
+    def _routed(self, fed: MoeFeedForward, normal_bd: Tensor) -> tuple[Tensor, Tensor]:
+        """Chosen experts [B, k] and their weights, row by row where rows are alone."""
+        parts = normal_bd.split(1 if self._alone else len(normal_bd))
+        found = [fed.route(part) for part in parts]
+        ids = torch.cat([one.ids_tk for one in found])
+        return ids, torch.cat([one.scores_tk for one in found])
 
     def _gated(
         self, x_bd: Tensor, norm: RMSNorm, fed: FeedForward, residual_bd: Tensor

@@ -112,6 +112,8 @@ class Runner:
             return f"the model is on {device.type}"
         if not isinstance(self.step.cache, StaticCache):
             return "the cache has no fixed shape"
+        if self.step.apart:
+            return "rows go one by one, each over its own length"
         return ""
 
 

@@ -24,10 +24,14 @@ class StepSettings:
         kernels: what computes the network: "fused" kernels that take a norm, a product
             and what follows together (refused for models they do not fit), "plain"
             ones, or "auto", the fused ones where they fit.
+        batch_invariant: what a row gives does not depend, to the last bit, on how many
+            others are beside it: prompts are read one by one, and a step runs fused
+            kernels in tiles of one size, or row by row.
     """
 
     graph: str = "auto"
     kernels: str = "auto"
+    batch_invariant: bool = False
 
     def __post_init__(self) -> None:
         if self.kernels not in KERNELS:

@@ -48,6 +48,7 @@ class Step:
 
     Attributes:
         kernels: which kernels compute the network: "fused", or "plain" and why.
+        apart: rows go through the network one after the other.
         tokens: [B] int64, those of the last step (see `pick`).
     """
 
@@ -61,15 +62,16 @@ class Step:
         settings: StepSettings | None = None,
     ) -> None:
         self.network, self.cache, self._sampler = network, cache, sampler
-        self._device = device
+        self.device = device
         self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._feed = torch.zeros(rows, 1, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(DRAWN_AT_ONCE, rows, device=device)
         self._place = torch.zeros(1, dtype=torch.int64, device=device)
         self._left = 0  # random numbers that no step has used
-        self._program, self.kernels = _program_of(
-            network, cache, rows, settings or StepSettings()
-        )
+        settings = settings or StepSettings()
+        self._program, self.kernels = _program_of(network, cache, rows, settings)
+        self._invariant = settings.batch_invariant
+        self.apart = settings.batch_invariant and self._program is None
 
     def restart(self, sampler: Sampler) -> None:
         """Other answers, chosen alike, of as many rows."""
@@ -93,19 +95,28 @@ class Step:
     def run(self) -> None:
         """The step itself, from the tokens of the last to those of this one."""
         with sdpa_kernel(KERNELS), fixed_shapes(self.network, self.cache):
-            self._choose(self._logits())
+            self._choose(self._apart() if self.apart else self._logits(self._feed))
 
-    def _logits(self) -> Tensor:
+    def _logits(self, feed_b1: Tensor) -> Tensor:
         """Scores [B, V] after the tokens of the step before, which enter the cache."""
         if self._program is not None:
             assert isinstance(self.cache, StaticCache)
-            return self._program.logits(self._feed, self.cache)
-        logits = self.network.logits(self._feed, cache=self.cache, last_only=True)
+            return self._program.logits(feed_b1, self.cache)
+        logits = self.network.logits(feed_b1, cache=self.cache, last_only=True)
         return logits[:, 0]
+
+    def _apart(self) -> Tensor:
+        """The same, one row after the other: as if each were alone."""
+        assert isinstance(self.cache, StaticCache)
+        found = []
+        for row in range(len(self._feed)):
+            with self.cache.only(row):
+                found.append(self._logits(self._feed[row : row + 1]))
+        return torch.cat(found)
 
     def keep(self, rows: list[int]) -> None:
         """Go on with these rows only (indices into the present ones)."""
-        index = torch.tensor(rows, device=self._device)
+        index = torch.tensor(rows, device=self.device)
         self._sampler.keep(rows)
         self.cache.keep_rows(index)
         self.tokens = self.tokens.index_select(0, index)
@@ -117,7 +128,13 @@ class Step:
         if not sampling.greedy:
             uniform_b = self._drawn.index_select(0, self._place)[0]
             self._place += 1
-        self.tokens.copy_(pick(logits_bv, sampling, uniform_b))
+        if self._invariant:  # how a row is sorted may depend on how many there are
+            drawn = [None] * len(logits_bv) if uniform_b is None else uniform_b.split(1)
+            pairs = zip(logits_bv.split(1), drawn, strict=True)
+            picked = torch.cat([pick(row, sampling, draw) for row, draw in pairs])
+        else:
+            picked = pick(logits_bv, sampling, uniform_b)
+        self.tokens.copy_(picked)
         self._feed.copy_(self.tokens.clamp(min=0)[:, None])
 
 
@@ -136,7 +153,7 @@ def _program_of(
             )
         on_cuda = next(network.parameters()).device.type == "cuda"
         return None, f"plain ({why})" if on_cuda else "plain"
-    return Program(network, rows), "fused"
+    return Program(network, rows, alone=settings.batch_invariant), "fused"
 
 
 @contextmanager

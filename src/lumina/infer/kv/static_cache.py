@@ -9,6 +9,7 @@ asked nothing, so a step can be recorded as a CUDA graph and run again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ class StaticCache:
         at_once: most columns of a pass behind a ring's window.
         positions_below: steps of fixed shape give out no larger position, such as the
             length of a table of positions: a row whose answer is over stays among them.
+        apart: every row is read by itself, so that what it gives does not depend on
+            the others to the last bit; then there is no padding.
 
     Attributes:
         length: columns seen so far, padding included.
@@ -63,8 +66,11 @@ class StaticCache:
         keeping: Keeping | None = None,
         at_once: int = 64,
         positions_below: int | None = None,
+        apart: bool = False,
     ) -> None:
         self.rows = rows
+        self.apart = apart
+        self._own = [0] * rows  # columns of each row, where they are apart
         self.length = 0
         self.fixed_shapes = False
         self.span = 0
@@ -122,14 +128,42 @@ class StaticCache:
         self, prompts: Sequence[Sequence[int]], columns: int, device: torch.device
     ) -> Iterator[tuple[Tensor, bool]]:
         """All rows at once, padded at the left with token 0; see `DecodingCache`."""
+        if self.apart:
+            yield from self._read_apart(prompts, columns, device)
+            return
         longest = max(map(len, prompts))
         rows = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         ids = torch.tensor(rows, dtype=torch.long, device=device)[:, self.length :]
-        if self._ring:
-            columns = min(columns, self._most - self._sinks - self._sight[0] + 1)
-        chunks = ids.split(columns, dim=1)
+        chunks = ids.split(self._at_once(columns), dim=1)
         for number, chunk in enumerate(chunks, 1):
             yield chunk, number == len(chunks)
+
+    def _read_apart(
+        self, prompts: Sequence[Sequence[int]], columns: int, device: torch.device
+    ) -> Iterator[tuple[Tensor, bool]]:
+        """One row after the other."""
+        for row, prompt in enumerate(prompts):
+            with self.only(row):
+                ids = torch.tensor([list(prompt[self.length :])], device=device)
+                chunks = ids.split(self._at_once(columns), dim=1)
+                for number, chunk in enumerate(chunks, 1):
+                    yield chunk, number == len(chunks)
+
+    @contextmanager
+    def only(self, row: int) -> Iterator[None]:
+        """Passes are of one row alone, of rows that are apart."""
+        self._row, self.length = slice(row, row + 1), self._own[row]
+        try:
+            yield
+        finally:
+            self._own[row] = self.length
+            self._row, self.length = slice(None), max(self._own)
+
+    def _at_once(self, columns: int) -> int:
+        """Columns of a prompt in a pass: a ring has room for so many."""
+        if not self._ring:
+            return columns
+        return min(columns, self._most - self._sinks - self._sight[0] + 1)
 
     def positions(self, input_ids: Tensor) -> Tensor:
         """Positions of the coming tokens, [B, s]; padding counts as position 0."""
@@ -150,8 +184,7 @@ class StaticCache:
         self._pos = self._coming(new)
         self._slot = self._slot_of(self._pos, self.slots)
         self._next[self._row] += new
-        self.length += new
-        self._written = max(self._written, self.length)
+        self.advance(new)
         last_b1 = self._next[self._row, None] - 1
         self._key = self._held(last_b1, self.slots)[:, : self._read]
         for layer in self._chosen.values():
@@ -225,28 +258,32 @@ class StaticCache:
             self._stateful.clear()
             self._written = 0
         self._next -= self.length - length
+        self._own = [max(0, own - (self.length - length)) for own in self._own]
         self.length = length
         return True
 
     def restart(self, padding: Tensor | None) -> None:
         """Begin anew with as many rows, in the same memory; see `padding` above."""
         self.rewind(0)
+        self._own = [0] * self.rows
         self._padding.zero_()
         if padding is not None:
             self._padding.copy_(padding)
         self._next.copy_(-self._padding)
 
     @property
-    def counted(self) -> tuple[int, int]:
-        """What the host has counted: columns, and columns ever written."""
-        return self.length, self._written
+    def counted(self) -> tuple[int, int, list[int]]:
+        """What the host has counted: columns, columns ever written, those of rows."""
+        return self.length, self._written, list(self._own)
 
     @counted.setter
-    def counted(self, value: tuple[int, int]) -> None:
-        self.length, self._written = value
+    def counted(self, value: tuple[int, int, list[int]]) -> None:
+        self.length, self._written, self._own = value
 
     def advance(self, columns: int) -> None:
-        """Count columns that a recorded step has added."""
+        """Count columns that a pass has added."""
+        if self._row == slice(None):
+            self._own = [own + columns for own in self._own]
         self.length += columns
         self._written = max(self._written, self.length)
 
@@ -273,6 +310,7 @@ class StaticCache:
             for layer, state in self._states.items()
         }
         self.rows = len(rows)
+        self._own = [self._own[row] for row in rows.tolist()]
         self._next = self._next.index_select(0, rows)
         self._padding = self._padding.index_select(0, rows)
 
