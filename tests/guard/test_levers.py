@@ -311,7 +311,9 @@ def test_the_history_can_be_asked_by_size_and_is_summed_up(
 
 
 @pytest.mark.thorough
-@pytest.mark.covers("KRN-06")
+@pytest.mark.covers(
+    "KRN-06", "KRN-01: status map such as fa3 DISABLED, blackwell_tuning ENABLED"
+)
 def test_levers_of_a_plan_and_of_a_checkpoint_are_tried_in_processes(
     tmp_path: Path,
 ) -> None:
@@ -321,6 +323,7 @@ def test_levers_of_a_plan_and_of_a_checkpoint_are_tried_in_processes(
     safe = lumina.SafeOptimizations(config)
     assert safe.status()["tiled_feedforward"] == "EXPERIMENTAL"
     assert safe.status()["fp8"] == "N/A"
+    assert safe.status()["flash_attention_3"] == "DISABLED"
     assert safe.pretest()["tiled_feedforward"].trusted
     assert safe.status()["tiled_feedforward"] == "ENABLED"
     with pytest.raises(LuminaError, match="no optimisation that this run"):

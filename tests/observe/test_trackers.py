@@ -21,6 +21,7 @@ from lumina.observe.trackers import declared, feed
 from lumina.observe.trackers.tracker import numbers
 from mechanisms import mechanism
 from tiny_runs import Run, Runs
+from wandb_files import wandb_records
 
 PLUGIN = """
 import threading, time
@@ -201,39 +202,6 @@ def test_tensorboard_reads_what_a_run_and_its_resume_wrote(runs: Runs) -> None:
     )
     assert list((runs.folder / "boards" / elsewhere.folder.name).iterdir())
     assert not (elsewhere.folder / "tensorboard").exists()
-
-
-def wandb_records(folder: Path) -> list[Any]:
-    """What stands in the offline files of a run, as W&B's own messages."""
-    from wandb.proto import wandb_internal_pb2
-
-    found = []
-    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for data in log_entries(file.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            found.append(record)
-    return found
-
-
-def log_entries(data: bytes) -> Iterator[bytes]:
-    """The entries of a log in LevelDB's format, behind W&B's own head of 7 bytes."""
-    assert data[:4] == b":W&B"
-    place, entry = 7, b""
-    while place + 7 <= len(data):
-        left = 2**15 - place % 2**15
-        if left < 7:  # no room for a head: filled up with zeros
-            place += left
-            continue
-        size, kind = (
-            int.from_bytes(data[place + 4 : place + 6], "little"),
-            data[place + 6],
-        )
-        entry += data[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield entry
-            entry = b""
 
 
 @pytest.mark.thorough

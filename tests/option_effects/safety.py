@@ -88,7 +88,10 @@ def how_slow_a_step(runs: Runs) -> None:
     assert found == [12, None]
 
 
-@pytest.mark.covers("KRN-04: --experimental_skip_pretest")
+@pytest.mark.covers(
+    "KRN-04: --experimental_skip_pretest",
+    "KRN-01: pretests each optimisation before training",
+)
 @shows("experimental_skip_pretest")
 def what_is_tried_beforehand(runs: Runs) -> None:
     """A lever that is not proven is left out, unless pretests are skipped."""

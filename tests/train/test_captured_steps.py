@@ -171,6 +171,8 @@ def test_steps_that_are_looked_at_are_taken_as_they_are(
         run = runs.train(**options, **graphs)
     assert run.column("loss") == usual.column("loss")
     assert run.column("eval_loss") == usual.column("eval_loss")
+    groups = [key for key in usual.rows[0] if key.startswith("group.")]
+    assert groups and all(run.column(key) == usual.column(key) for key in groups)
     assert len(launched) == 6  # not the warm-up, and not the step of the look
     for name, value in usual.tensors.items():
         assert torch.equal(run.tensors[name], value)

@@ -119,6 +119,37 @@ def test_a_clean_window_makes_it_stable_and_trouble_begins_it_anew() -> None:
         assert after(rule, *usual(first - 7, first), row(first + 1, loss=20.0)) is None
 
 
+def test_graphs_that_are_compiled_again_and_again_switch_compiling_off() -> None:
+    """Not those of the start, and never another lever."""
+    plan = plan_with("lever", compile=True)
+    rule = SafeOptimizationsRule.made_for(plan)
+    start = [row(step) | {"agreed_compiled_graphs": 4.0} for step in range(1, 6)]
+    again = [row(step) | {"agreed_compiled_graphs": 1.0} for step in (7, 8)]
+    quiet = [row(step) | {"agreed_compiled_graphs": 0.0} for step in range(9, 20)]
+    assert after(rule, *start, *again, *quiet) is None
+    last = row(20) | {"agreed_compiled_graphs": 2.0}
+    proposal = after(rule, last)
+    assert proposal is not None
+    assert (proposal.control, proposal.value) == ("compile", False)
+    assert "2 graphs were compiled again" in proposal.reason
+
+
+def test_a_run_counts_the_graphs_that_are_compiled(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the compiler up to its kernels, whose number of graphs is the same."""
+    import torch
+
+    compiler = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **_: compiler(f, backend="aot_eager")
+    )
+    options: dict[str, Any] = {"steps": 5, "eval_fraction": 0.0}
+    assert not any(runs.train(**options).column("agreed_compiled_graphs"))
+    graphs = runs.train(compile=True, **options).column("agreed_compiled_graphs")
+    assert sum(graphs) >= 1 and graphs[-1] == 0
+
+
 def test_only_what_changed_last_is_blamed() -> None:
     rule = SafeOptimizationsRule(plan_with("lever"))
     after(rule, *usual(1, 30))

@@ -8,8 +8,9 @@ from dataclasses import replace
 from lumina.assemble.ranks import Ranks
 from lumina.features import FEATURES, active_features
 from lumina.guard.history import known_failures, remember
-from lumina.guard.levers import pretest_levers, used
+from lumina.guard.levers import levers_of, pretest_levers, used
 from lumina.guard.pretest import run_pretest
+from lumina.guard.safe_optimizations import PretestHook
 from lumina.model.registry import plugins_of
 from lumina.plan.environment import Environment
 from lumina.plan.make import with_spec
@@ -54,6 +55,8 @@ def guarded(
         if not untried or not tries:
             if tries and made.safe.get("proves"):
                 made = _proven(made, environment, ranks)
+            if tries and made.safe.get("background"):
+                made = _waiting(made, environment, ranks)
             return made, environment
         tried |= set(untried)
         failed = _failures(untried, made.device, environment) if ranks.main else None
@@ -74,6 +77,34 @@ def _failures(
     for found in results:
         remember(found, machine.device_name)
     return {found.feature: found.problem for found in results if not found.passed}
+
+
+def _waiting(plan: Plan, machine: Environment, ranks: Ranks) -> Plan:
+    """The Plan without the levers that wait for their proof, which it lists.
+
+    Those whose newest result holds for this Plan are on or off by it from the start;
+    what a running job cannot switch stays as it was planned.
+    """
+    levers = [
+        name
+        for name in levers_of(plan)
+        if FEATURES[name].change_cost == "reassemble" and FEATURES[name].can_switch_on
+    ]
+    out: dict[str, str] = {}
+    if ranks.main:
+        hook = PretestHook()
+        for name in levers:
+            if why := hook.why(plan, name):
+                out[name] = f"waits for its pretest beside the run: {why}"
+            elif not hook.passed(plan, name):
+                out[name] = "failed its pretest here"
+    out = ranks.share(out)
+    for name, why in out.items():
+        feature = FEATURES[name]
+        plan = feature.fallen_back(plan, machine)
+        plan = plan.replace(reasons=plan.reasons | {feature.reason_key: why})
+    plan = plan.replace(safe=plan.safe | {"waiting": levers})
+    return with_spec(plan, plan.spec) if out else plan
 
 
 def _proven(plan: Plan, machine: Environment, ranks: Ranks) -> Plan:

@@ -22,6 +22,9 @@ NUMERIC = (
     "weights_dtype",
     "tf32",
     "fp8",
+    "fp8_scaling",
+    "fp8_experts",
+    "cuda_graphs",
     "parallel",
     "world_size",
     "micro_batch_size",
@@ -65,6 +68,7 @@ def identity(
         checkpoint: the fingerprint of the weights; "" for initial ones.
     """
     fields = {name: getattr(plan, name) for name in NUMERIC}
+    fields["features"] = sorted(plan.features)  # in whatever order they came on
     found = {
         "lever": lever,
         "model": plan.spec.to_dict(),

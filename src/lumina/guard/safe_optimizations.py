@@ -48,6 +48,12 @@ class PretestHook:
         changes = [difference(x.get("identity", {}), now) for x in of_size]
         return "" if "" in changes else changes[-1]
 
+    def passed(self, plan: Plan, lever: str) -> bool:
+        """Whether the newest result of a lever for models of this size is a pass."""
+        size = pretest_logs.size_name(plan.parameters)
+        found = [x for x in pretest_logs.entries(size) if x.get("lever") == lever]
+        return bool(found) and found[-1].get("status") == "PASS"
+
     def run(
         self,
         plan: Plan,
@@ -55,6 +61,7 @@ class PretestHook:
         *,
         checkpoint: str = "",
         fingerprint: str = "",
+        background: bool = False,
     ) -> dict[str, Verdict]:
         """Try levers of a Plan that changed, take the others from what is known.
 
@@ -63,6 +70,7 @@ class PretestHook:
             levers: their names; None: all that it has.
             checkpoint: a folder with weights; "" for initial ones.
             fingerprint: of these weights.
+            background: give way to other processes.
         """
         names = levers_of(plan) if levers is None else tuple(levers)
         changed = [self.why(plan, name, fingerprint) for name in names]
@@ -73,6 +81,7 @@ class PretestHook:
             checkpoint=checkpoint,
             fingerprint=fingerprint,
             timeout=self.timeout,
+            background=background,
             why="; ".join(dict.fromkeys(filter(None, changed))) or "asked for",
         )
 

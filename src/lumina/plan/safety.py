@@ -26,6 +26,8 @@ def decide_safety(config: Config, decisions: Decisions) -> None:
         proves = asked.safe_optimizations == "prove"
         found = {
             "proves": proves and not asked.experimental_skip_pretest,
+            "background": asked.safe_optimizations == "background",
+            "waiting": [],
             "watches": not config.system.deterministic,
             "window": asked.experimental_safety_window,
             "strikes": STRIKES,

@@ -21,6 +21,7 @@ from lumina.plan.plan import Plan
 from lumina.state.events import EventLog, Severity
 from lumina.state.metrics import MetricsLog
 from lumina.state.rollback import undone_folder
+from lumina.train.compiled_graphs import CompiledGraphs
 from lumina.train.counts import divide_counts
 from lumina.train.memory_figures import MemoryFigures
 from lumina.train.pace import Pace
@@ -80,6 +81,7 @@ class Recorder:
         self.measured = Measured()  # of the newest row
         self.last_loss = math.nan  # of the last step that had a label
         kind = "tf32" if plan.tf32 else plan.compute_dtype
+        self._graphs = CompiledGraphs()
         self._pace = Pace(device_name, kind)
         self._memory = MemoryFigures(plan.device, memory_bytes)
         self._utilisation: Utilisation | None = None
@@ -141,7 +143,8 @@ class Recorder:
         row |= self._of_kinds(plan, row["step"], values)
         row |= known.get("facts", {})
         row |= self._agreed(scalars)
-        self.measured = Measured(row["memory_utilization"] or 0.0, seconds)
+        graphs = self._graphs.since_last()
+        self.measured = Measured(row["memory_utilization"] or 0.0, seconds, graphs)
         if skipped:
             self._tell_skipped(plan, known["step"], loss)
         if not labelled:
@@ -154,6 +157,7 @@ class Recorder:
         return {
             "agreed_memory_share": scalars["memory_share"] or None,
             "agreed_step_seconds": scalars["seconds"] or None,
+            "agreed_compiled_graphs": scalars["compiled_graphs"],
         }
 
     def _tell_skipped(self, plan: Plan, step: int, loss: float | None) -> None:

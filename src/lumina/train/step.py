@@ -37,12 +37,14 @@ SCALARS = (
     "save",
     "memory_share",
     "seconds",
+    "compiled_graphs",
     "clip",
 )
 """The first entries of the vector that `train_step` returns.
 
 `clip` is what gradients were multiplied by: 1 where they were not clipped, 0 where they
-were not finite. `memory_share` and `seconds` are means over all processes.
+were not finite. `memory_share`, `seconds` and
+`compiled_graphs` are means over all processes.
 """
 
 
@@ -52,10 +54,12 @@ class Measured(NamedTuple):
     Attributes:
         memory_share: of its device's memory in use; 0 where it is not known.
         seconds: that the step took; 0 before the first step.
+        compiled_graphs: that torch.compile made in it.
     """
 
     memory_share: float = 0.0
     seconds: float = 0.0
+    compiled_graphs: float = 0.0
 
 
 UNKNOWN = Measured()
@@ -103,8 +107,8 @@ def train_step(
     ranks = mesh.tokens.size * mesh.copies.size
     means = (figure / ranks for figure in measured)
     figures = (float(stop), float(request), float(save), *means)
-    if plan.cuda_graphs and watch is NOTHING:
-        return _captured(program, batches, step, figures, guard)
+    if plan.cuda_graphs and watch.captures:
+        return _captured(program, batches, step, figures, watch, guard)
     return _work(
         program,
         partial(forwards, program, batches, step=step),
@@ -123,6 +127,7 @@ def _captured(
     batches: StepBatches,
     step: int,
     figures: Sequence[float],
+    watch: Watch,
     guard: StepGuard,
 ) -> Tensor:
     """The step as a recording, or as it is where its recording does not hold."""
@@ -136,6 +141,7 @@ def _captured(
         live.weight_decay,
         repr(sorted(live.of_kinds.items())),
         repr(getattr(program.network.backbone, "capacity", None)),
+        tuple(look.name for look in watch.looks),
     )
 
     def work(
@@ -153,6 +159,7 @@ def _captured(
             numbers,
             say,
             learns=learns,
+            watch=watch,
             guard=guard,
             # A recording cannot wait for copies of what it changes: its launch does.
             changes=_nothing if recording else program.before_changes,
@@ -168,6 +175,7 @@ def _captured(
         figures,
         constants,
         work,
+        watch,
         guard.before_update,
     )
 
@@ -227,14 +235,14 @@ def _work(
     guard.before_update()
     verdict = _update(program, watch, changes) if learns else _pass_over(program)
     watch.mark("optimizer")
-    say(sums[3:8])
+    say(sums[3:9])
     metrics = sums if counts is None else torch.cat([sums, counts])
     mesh.tokens.sum_(metrics)
-    mesh.copies.sum_(metrics[3:8])  # a request may have reached any process
+    mesh.copies.sum_(metrics[3:9])  # a request may have reached any process
     # These two every rank already has in full.
     metrics[1] = verdict.norm
     metrics[2] = verdict.skip
-    metrics[8] = (scale / verdict.divisor) * (1 - verdict.skip)
+    metrics[9] = (scale / verdict.divisor) * (1 - verdict.skip)
     found = dict(divide_counts(metrics[len(sums) :], program.counts))
     for kind in program.kinds:
         kind.note(program, found)

@@ -22,6 +22,7 @@ from lumina.train.job import Job
 from lumina.train.loop import Loop
 from lumina.train.orchestrator.status import NO_STATUS
 from lumina.train.preparation import Preparation
+from lumina.train.pretests import BackgroundPretests
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
@@ -68,7 +69,10 @@ class Trainer(Adjusting):
         self.console = console or Console(rank=self.ranks.rank)
         self.on_step = on_step
         self._before_start = before_start
-        self._deliveries = Deliveries(self, callbacks)
+        own = []
+        if config.safety.safe_optimizations == "background":
+            own.append(BackgroundPretests())
+        self._deliveries = Deliveries(self, (*callbacks, *own))
         self.controls: Controls | None = None
         self._loop: Loop | None = None
         self._last_plan: Plan | None = None
@@ -199,6 +203,17 @@ class Trainer(Adjusting):
             LuminaError: E005 when nothing is being trained.
         """
         self._running().ask_to_stop()
+
+    def tell(self, kind: str, text: str, step: int, **data: Any) -> None:
+        """Append an event to the run's record, and show it.
+
+        Args:
+            kind: of the event.
+            text: a sentence for a person.
+            step: completed steps.
+            data: the figures behind it.
+        """
+        self._running().recorder.event(kind, "info", None, text, step, **data)
 
     def _running(self) -> Loop:
         if self._loop is None:

@@ -47,6 +47,8 @@ class Look:
     Attributes:
         apart: its constructor computes something, which the time of the step leaves
             out.
+        captures: all that it does until `row` is device work that is the same in every
+            step, so that a captured step may hold it.
         squares: [n] float32, the square of the norm of this rank's part of each
             gradient, in the order of `Optimizers.gradients` and as it is before
             unscaling. There from `judged` on; None where weights change in the
@@ -57,6 +59,7 @@ class Look:
 
     name: ClassVar[str]
     apart: ClassVar[bool] = False
+    captures: ClassVar[bool] = False
 
     def __init__(self, program: Program, batches: StepBatches) -> None:
         self.program = program
@@ -133,6 +136,16 @@ class Watch:
     def apart(self) -> bool:
         """Whether something was computed beside the step."""
         return any(look.apart for look in self.looks)
+
+    @property
+    def captures(self) -> bool:
+        """Whether a captured step may hold all looks."""
+        return all(look.captures for look in self.looks)
+
+    def adopt(self, other: Watch) -> None:
+        """Read what the looks of a captured step, alike to these, have found."""
+        if self.looks:
+            self.looks, self._lengths = other.looks, other._lengths
 
     def mark(self, moment: str) -> None:
         """See `Look.mark`."""

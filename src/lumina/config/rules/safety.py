@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lumina.config.rules.refusing import refuse
 from lumina.config.rules.rule import Rule
 from lumina.config.sections.safety import SafetySection
 from lumina.config.settings import Settings
@@ -13,9 +14,25 @@ def without_effect(settings: Settings) -> dict[str, str]:
     if mode == "off":
         leaves = [x for x in SafetySection.model_fields if x != "safe_optimizations"]
         return dict.fromkeys(leaves, "safe_optimizations is off")
-    if mode == "watch":
+    if mode != "prove":
         return {"experimental_skip_pretest": "safe_optimizations is not prove"}
     return {}
 
 
-RULE = Rule(without_effect=without_effect)
+def check(settings: Settings) -> None:
+    """Refuse switches while a run trains that has to repeat bit for bit.
+
+    Raises:
+        LuminaError: E002.
+    """
+    if settings.safety.safe_optimizations == "background" and (
+        settings.system.deterministic
+    ):
+        refuse(
+            "safe_optimizations background switches optimisations on when their "
+            "pretests end, and --deterministic repeats bit for bit",
+            "use --safe-optimizations prove, which tries them before the first step",
+        )
+
+
+RULE = Rule(check=check, without_effect=without_effect)

@@ -12,12 +12,14 @@ from lumina.config.sections.section import Section
 class SafetySection(Section):
     """What is asked of optimisations before and while they are used."""
 
-    safe_optimizations: Literal["off", "watch", "prove"] = Field(
+    safe_optimizations: Literal["off", "watch", "prove", "background"] = Field(
         "off",
         description="watch: an optimisation that can be left out while a run trains "
         "is switched off where the run goes wrong just after it was switched on; "
         "prove: each is also tried in a process of its own before the first step, and "
-        "left out, with a warning, where it is not proven; off: neither",
+        "left out, with a warning, where it is not proven; background: the run begins "
+        "without those that are not proven here and switches each on once it is, tries "
+        "them again with every checkpoint, and watches; off: nothing of this",
     )
     experimental_safety_window: int = Field(
         100,

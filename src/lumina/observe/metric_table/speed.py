@@ -27,6 +27,14 @@ METRICS = (
         of_a_machine=True,
     ),
     Metric(
+        "agreed_compiled_graphs",
+        "graphs that torch.compile made in the newest step that was known when this "
+        "one began, mean over all processes; where it is not 0 long after the start, "
+        "blocks are compiled again and again",
+        "graphs",
+        of_a_machine=True,
+    ),
+    Metric(
         "data_wait_seconds",
         "how long the step waited for its data",
         "seconds",

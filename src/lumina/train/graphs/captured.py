@@ -15,6 +15,7 @@ from lumina.batch import Batch
 from lumina.errors import LuminaError
 from lumina.train.graphs.numbers import Numbers, Told
 from lumina.train.graphs.recorder import CudaRecorder, Recorded, Recorder
+from lumina.train.watch import NOTHING, Watch
 
 ALIKE = 2
 """Ordinary steps of the same shapes before they are recorded: kernels are chosen and
@@ -36,6 +37,7 @@ class _Kept:
     batches: list[Batch]
     told: Told
     metrics: Tensor
+    watch: Watch = NOTHING
 
 
 class CapturedStep:
@@ -74,6 +76,7 @@ class CapturedStep:
         figures: Sequence[float],
         constants: Any,
         work: Work,
+        watch: Watch,
         changing: Callable[[], None],
     ) -> Tensor:
         """One step; the result is the caller's.
@@ -85,6 +88,7 @@ class CapturedStep:
             figures: that go into the metrics.
             constants: what the work reads of the host beside them; hashable.
             work: the step.
+            watch: the looks at the step, which the work holds.
             changing: called when the step can no longer be repeated.
         """
         self._forget_what_moved(program)
@@ -97,13 +101,16 @@ class CapturedStep:
                 with self._recorder.aside():
                     here = [batch.to(program.device) for batch in batches]
                     return work(here, numbers, _written(figures))
-            kept = self._kept[key] = self._record(program, batches, numbers, work)
+            kept = self._record(program, batches, numbers, work)
+            kept.watch = watch
+            self._kept[key] = kept
         for held, batch in zip(kept.batches, batches, strict=True):
             _overwrite(held, batch)
         kept.told.write(numbers, figures)
         program.before_changes()
         changing()
         kept.recorded.launch()
+        watch.adopt(kept.watch)
         return kept.metrics.clone()
 
     def _record(
@@ -156,7 +163,7 @@ class CapturedStep:
         self._holds = None
 
 
-FIGURES = 5
+FIGURES = 6
 """Numbers of the host in the metrics of a step (`lumina.train.step.SCALARS`)."""
 
 

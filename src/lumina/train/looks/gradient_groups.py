@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ class GradientGroups(Look):
     """
 
     name = "gradient_groups"
+    captures: ClassVar[bool] = True
     _found: Tensor | None = None
 
     def judged(self, scale: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class UpdateRms(Look):
     """
 
     name = "update_rms"
+    captures: ClassVar[bool] = True
     _found: Tensor | None = None
 
     def judged(self, scale: Tensor) -> None:

@@ -48,12 +48,13 @@ class SafeOptimizationsRule(Rule):
 
     One is on trial from the step at which it was switched on, for a window of steps;
     after as many steps without trouble it is stable and not blamed any more. Trouble is
-    a loss above a multiple of its moving average, and a step of less than a share of
-    the usual throughput, such as one that compiles again; three within a window switch
-    it off, and so does one gradient or loss that is not finite. Of several on trial
-    the one that came last is blamed. Trouble in what is learned takes the run back to
-    the newest state that is known to be good, and the rows are trained on again; where
-    there is none, that is refused and said, and the run goes on as it is.
+    a loss above a multiple of its moving average, a step of less than a share of the
+    usual throughput, and, of compiled blocks, a step in which a graph was compiled
+    again; three within a window switch it off, and so does one gradient or loss that is
+    not finite. Of several on trial the one that came last is blamed. Trouble in what is
+    learned takes the run back to the newest state that is known to be good, and the
+    rows are trained on again; where there is none, that is refused and said, and the
+    run goes on as it is.
 
     Attributes:
         limits: `Plan.safe`.
@@ -89,7 +90,7 @@ class SafeOptimizationsRule(Rule):
     @classmethod
     def wanted(cls, plan: Plan) -> str | None:
         """On where the Plan has an optimisation that can be switched off."""
-        names = watched(plan)
+        names = (*watched(plan), *plan.safe.get("waiting", ()))
         if not names or not plan.safe.get("watches"):
             return None
         return f"{', '.join(names)} can be switched off"
@@ -114,6 +115,8 @@ class SafeOptimizationsRule(Rule):
         if not self.trial:
             return  # nothing changed: it is not for this rule
         name = max(self.trial, key=lambda one: self.trial[one])
+        if kind == "recompile":
+            name = "compile"
         since = step - self.limits["window"]
         self.clean[name] = 0
         recent = [at for at in self.strikes[name] if at > since]
@@ -150,6 +153,9 @@ class SafeOptimizationsRule(Rule):
         if step - began <= SETTLED:
             self.rate = None
             return None
+        graphs = row.get("agreed_compiled_graphs")
+        if graphs and "compile" in self.trial:
+            return "recompile", f"{graphs:g} graphs were compiled again"
         seconds = row.get("agreed_step_seconds")
         if seconds:
             rate = 1.0 / seconds
