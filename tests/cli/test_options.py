@@ -90,6 +90,7 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         "optimizer_in_backward": ["--max-grad-norm", "0"],
         "expert_id": ["--init-from", "base"],
         "use_peft": ["--init-from", "base"],
+        "embedding_in": ["--use-peft", "--init-from=base", "--no-tie-embeddings"],
         "load_in_4bit": ["--use-peft", "--init-from", "base"],
         "load_in_8bit": ["--use-peft", "--init-from", "base"],
         "quantization_method": ["--use-peft", "--init-from", "base"],

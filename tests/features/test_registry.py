@@ -96,6 +96,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "ema": {"ema_decay": 0.99},
     "freeze": {"freeze": ["backbone.embedding.*"]},
     "optimizer_states_host": {"optimizer_states_in": "host"},
+    "embedding_host": {"embedding_in": "host", "use_peft": True, "init_from": "base"},
     "optimizer_states_disk": {"optimizer_states_in": "disk"},
     "flash_attention_3": {"experimental_fa3": True},
     "prefetch": {"prefetch_threads": 2},

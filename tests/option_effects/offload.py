@@ -54,3 +54,13 @@ def in_backward(runs: Runs) -> None:
     runs.train(seen(gradients, []), **flat)
     runs.train(seen(gradients, []), **flat, optimizer_in_backward=True)
     assert found[0] > 1 and found[1] == 0
+
+
+@shows("embedding_in")
+def table(runs: Runs) -> None:
+    """Where the device is the host there is no other place for it."""
+    base = runs.train(steps=1, tie_embeddings=False)
+    peft = {"use_peft": True, "init_from": str(base.folder), "steps": 1}
+    runs.train(**peft)
+    assert "CUDA" in runs.refused("E003", **peft, embedding_in="host")
+    assert "use_peft" in runs.refused("E002", embedding_in="host")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lumina.config import Config
@@ -60,6 +62,36 @@ def test_a_model_too_large_with_its_states_is_told_of_the_host() -> None:
     assert "--optimizer-states-in host" in caught.value.hint
     plan = plan_for(large(**taken, optimizer_states_in="host"), card)
     assert plan.memory["bound"] <= card.memory_bytes
+
+
+def adapted(**changes: Any) -> Any:
+    peft = {"use_peft": True, "init_from": "base", "tie_embeddings": False}
+    return large(**peft, precision="bf16", **changes)
+
+
+def test_a_frozen_embedding_on_the_host_is_counted_there() -> None:
+    plain, host = (
+        plan_for(adapted(embedding_in=place), gpu()) for place in ("device", "host")
+    )
+    table = 2 * host.spec.padded_vocab_size * host.spec.hidden_size
+    assert host.elsewhere == {"host": table} and plain.elsewhere == {}
+    assert plain.memory["weights"] - host.memory["weights"] == table
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"tie_embeddings": True}, "E002", "the head multiplies by the same table"),
+        ({"use_peft": False, "init_from": None}, "E002", "without use_peft it trains"),
+        ({"parallel": "fsdp2"}, "E002", "divides every table"),
+    ],
+)
+def test_an_embedding_that_cannot_leave_is_refused(
+    changes: dict[str, Any], code: str, words: str
+) -> None:
+    with pytest.raises(LuminaError) as caught:
+        plan_for(adapted(embedding_in="host").replace(**changes), gpu())
+    assert caught.value.code == code and words in caught.value.message
 
 
 def test_on_the_cpu_states_are_in_host_memory_anyway() -> None:

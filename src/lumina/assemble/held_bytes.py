@@ -26,7 +26,9 @@ def held_bytes(program: Program) -> dict[str, int]:
     slots = program.optimizer.slots
     here = [slot for slot in slots if slot.still is None]
     masters = [slot.master for slot in here if slot.keeps_master]
-    model = [local(one.detach()) for one in network.parameters()]
+    aside = program.plan.embedding_in == "host"
+    table = network.backbone.embedding.weight if aside else None
+    model = [local(p.detach()) for p in network.parameters() if p is not table]
     optimizer = [one for slot in here for one in slot.state.values()]
     if program.average is not None:
         optimizer += getattr(program.average, "averages", [])

@@ -16,6 +16,7 @@ from lumina.errors import LuminaError
 from lumina.infer.evaluate import evaluate
 from lumina.infer.sampling import Sampling
 from lumina.infer.text import Answers
+from lumina.model.host_table import device_of
 from lumina.model.network import Network
 from lumina.quantities import byte_size
 
@@ -154,7 +155,7 @@ def compare_precisions(
     place = ""
     for name in names:
         network, tokenizer = opened(name)
-        device = next(network.parameters()).device
+        device = device_of(network)
         place = _device_name(device)
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -249,7 +250,7 @@ def _compared(
 @torch.inference_mode()
 def _logits(network: Network, row: list[int]) -> Tensor:
     """[tokens, V] float32 on the CPU."""
-    device = next(network.parameters()).device
+    device = device_of(network)
     ids = torch.tensor([row], device=device)
     return network.logits(ids)[0].float().cpu()
 

@@ -16,6 +16,7 @@ from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.data.stream import eval_batches
 from lumina.memory_shortage import shortage_code, shortage_text
+from lumina.model.host_table import device_of
 from lumina.model.kinds.tasks import STATISTICS as TASK_STATISTICS
 from lumina.parallel.mesh import Mesh, RankGroup
 
@@ -272,5 +273,5 @@ def loss_of_text(
                 on_rows(number * size, rows)
             yield batch
 
-    device = next(network.parameters()).device
+    device = device_of(network)
     return held_out_loss(network, batches(), device=device)

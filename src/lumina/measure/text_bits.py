@@ -10,6 +10,7 @@ import torch
 from lumina.batch import IGNORE, Batch
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
+from lumina.model.host_table import device_of
 from lumina.model.network import Network
 
 
@@ -53,7 +54,7 @@ def text_bits(
         context: most tokens the network reads at a time.
         batch_size: windows side by side.
     """
-    device = network.backbone.embedding.weight.device
+    device = device_of(network)
     windows = [
         window
         for ids in tokenizer.encode_batch(texts)

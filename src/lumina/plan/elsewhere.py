@@ -26,6 +26,7 @@ def decide_offload(config: Config, decisions: Decisions) -> None:
         "optimizer_states_in",
         "offload_folder",
         "optimizer_in_backward",
+        "embedding_in",
         "activations_in",
         "feedforward_tile",
     ):

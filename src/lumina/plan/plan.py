@@ -80,6 +80,7 @@ class Plan:
             offload folder ("disk"), in place of its device.
         optimizer_states_in: where the optimizer's states live between steps: an entry
             of `lumina.optim.paging.home.HOMES`, or "device".
+        embedding_in: where the frozen table of token vectors lies: "device" or "host".
         offload_folder: for files; "": the one in LUMINA_CACHE.
         optimizer_in_backward: a weight changes as soon as its gradient is there, in
             steps of one forward.
@@ -212,6 +213,7 @@ class Plan:
     elsewhere: dict[str, int] = field(default_factory=dict)
     optimizer_states_in: str = "device"
     optimizer_in_backward: bool = False
+    embedding_in: str = "device"
     offload_folder: str = ""
     activations_in: str = "device"
     activation_bits: int = 0

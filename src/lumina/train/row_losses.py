@@ -29,6 +29,7 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.load import load
 from lumina.measure.held_out import BATCH_TOKENS
+from lumina.model.host_table import device_of
 from lumina.state.manifest import MANIFEST_NAME
 from lumina.state.weights import open_weights
 
@@ -165,7 +166,7 @@ class RowLosses:
 @torch.no_grad()
 def mean_losses(network: Network, batch: Batch) -> NDArray[np.float32]:
     """[B] the mean loss of the tokens of each row that bear loss; 0 without any."""
-    batch = batch.to(next(network.parameters()).device)
+    batch = batch.to(device_of(network))
     losses, _ = network(batch)
     each = losses.terms.get("each")
     if each is None:

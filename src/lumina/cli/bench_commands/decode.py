@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from lumina.errors import LuminaError
+from lumina.model.host_table import device_of
 
 if TYPE_CHECKING:
     from lumina.infer.bench import Speed
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     longest = tokens_of(network, max(lengths) + args.new_tokens)
     for settings in ways.values():
         tell_cache(settings, network, max(sizes), longest)
-    bandwidth = bandwidth_of(next(network.parameters()).device.type)
+    bandwidth = bandwidth_of(device_of(network).type)
     found: list[Speed] = []
     rows: list[dict[str, Any]] = []
     with Interruptible() as interruption:

@@ -16,11 +16,19 @@ _NEED_ALL_GRADIENTS = {
 
 
 def check(settings: Settings) -> None:
-    """Refuse what needs all gradients of a step, where they are used up one by one.
+    """Refuse an embedding on the host that trains, and what needs all gradients.
+
+    That is of a step, where they are used up one by one.
 
     Raises:
         LuminaError: E002.
     """
+    if settings.offload.embedding_in == "host" and not settings.adapters.use_peft:
+        refuse(
+            "embedding_in host is for an embedding that does not train, as beside "
+            "adapters, and without use_peft it trains",
+            "add --use-peft, or leave --embedding-in host out",
+        )
     if not settings.offload.optimizer_in_backward:
         return
     for leaf, why in set_of(settings, _NEED_ALL_GRADIENTS):

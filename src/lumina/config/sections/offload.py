@@ -25,6 +25,12 @@ class OffloadSection(Section):
         "there, and let go of the gradient; for steps of one forward, without clipping "
         "(max_grad_norm 0)",
     )
+    embedding_in: Literal["device", "host"] = Field(
+        "device",
+        description="where the frozen table of token vectors lies under adapters: on "
+        "the device, or in pinned memory of the host, from which the rows of a batch "
+        "are copied; losses and gradients stay the same",
+    )
     offload_folder: str | None = Field(
         None,
         description="folder for what lives on disk while a run trains; it should be on "

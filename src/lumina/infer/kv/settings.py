@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
+from lumina.model.host_table import device_of
 from lumina.model.kinds.table import why_not
 
 BLOCK = 256
@@ -191,4 +192,4 @@ def at_once(window: int) -> int:
 
 def place_of(network: Network) -> torch.device:
     """The device that a network is on."""
-    return next(network.parameters()).device
+    return device_of(network)

@@ -15,6 +15,7 @@ from lumina.data.store import TokenStore
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.long_context.needles import Needle, filler, needle
+from lumina.model.host_table import device_of
 from lumina.model.kinds.table import why_not
 from lumina.model.network import Network
 from lumina.model.spec import ModelSpec
@@ -253,7 +254,7 @@ def _needle(
 @torch.no_grad()
 def _hidden(network: Network, ids: list[int]) -> torch.Tensor:
     """[1, S, D] of one text."""
-    device = next(network.parameters()).device
+    device = device_of(network)
     row = torch.tensor([ids], dtype=torch.long, device=device)
     hidden: torch.Tensor = network.backbone(Batch.from_rows(row)).hidden
     return hidden

@@ -206,6 +206,14 @@ class Layout:
         page = max(PAGE_BYTES, math.ceil(kept * largest / ranks))
         return WINDOW * page
 
+    @property
+    def keeps_narrow_weights(self) -> bool:
+        """Whether frozen weights take 16 bits each between steps."""
+        if self.weights_dtype != "float32":
+            return True
+        way = chosen_way(self.parallel)
+        return bool(BYTES[self.compute_dtype] == 2 and way.masters_apart)
+
     def base_in_few_bits(self, spec: ModelSpec) -> dict[str, int]:
         """Bytes that a frozen base in few bits adds, and what it takes away.
 
@@ -219,8 +227,7 @@ class Layout:
         base = stored_base(spec, self.base_storage)
         element = BYTES[self.compute_dtype]
         way = chosen_way(self.parallel)
-        half = element == 2 and way.masters_apart
-        narrow = half or self.weights_dtype != "float32"
+        narrow = self.keeps_narrow_weights
         ranks = self.data_ranks if way.sharded else 1
         beside = 5 + 3 * element
         return {

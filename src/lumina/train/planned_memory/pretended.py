@@ -204,6 +204,7 @@ def pretended(device: torch.device, following: Following) -> Iterator[None]:
         device: the one that is pretended.
         following: of the tensors.
     """
+    from lumina.model import host_table
     from lumina.ops.attention import blockwise
     from lumina.ops.moe import segments
     from lumina.optim.paging import transport
@@ -215,6 +216,7 @@ def pretended(device: torch.device, following: Following) -> Iterator[None]:
 
         put(segments, "segments_mm", _even_segments)
         put(blockwise, "_extremes", _halves)
+        put(host_table, "gathered", _rows_of_table)
         put(blockwise, "documents_of", _two_documents)
         put(transport, "ThreadPoolExecutor", _Now)
         if device.type == "cuda":
@@ -308,3 +310,8 @@ def _two_documents(starts: Tensor | None, queries: int) -> list[Document]:
     half = max(1, queries // 2)
     parts = [(0, half, 0), (half, queries, half)]
     return [Document(row, *part) for row in range(len(starts)) for part in parts]
+
+
+def _rows_of_table(weight_vd: Tensor, ids: Tensor) -> Tensor:
+    """What `host_table.gathered` gives, without reading the tokens."""
+    return ids.new_empty((*ids.shape, weight_vd.shape[1]), dtype=weight_vd.dtype)
