@@ -60,6 +60,7 @@ def base(runs: Runs) -> None:
         {"quantization_method": "bnb", "quantization_bits": 8},
         {"quantization_method": "fp8"},
         {"quantization_method": "int4"},
+        {"quantization_method": "llm_int8"},
     ):
         runs.train(
             seen(codecs, found),
@@ -68,7 +69,7 @@ def base(runs: Runs) -> None:
             steps=1,
             **options,
         )
-    names = ["", "nf4_double", "int8", "nf4_double", "int8", "fp8", "int4"]
+    names = ["", "nf4_double", "int8", "nf4_double", "int8", "fp8", "int4", "llm_int8"]
     assert found == [{name} - {""} for name in names]
     losses = [
         runs.train(steps=1, **options).rows[0]["loss"]

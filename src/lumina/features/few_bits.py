@@ -21,6 +21,7 @@ class FewBits(NamedTuple):
 METHODS = {
     ("bnb", 4): FewBits("base", "nf4_double"),
     ("bnb", 8): FewBits("base", "int8"),
+    ("llm_int8", 8): FewBits("base", "llm_int8"),
     ("int4", 4): FewBits("base", "int4"),
     ("fp8", 8): FewBits("base", "fp8"),
     ("quanto", 8): FewBits("training", "int8"),
@@ -29,7 +30,7 @@ METHODS = {
 """(method, bits) -> what they mean. The codecs of quanto are those that
 `--inference-precision int8` and `int4` use, so that what was trained for is used."""
 
-BITS = {"bnb": 4, "int4": 4, "fp8": 8, "quanto": 8}
+BITS = {"bnb": 4, "llm_int8": 8, "int4": 4, "fp8": 8, "quanto": 8}
 """Bits of a method where none are named."""
 
 

@@ -35,6 +35,7 @@ INFERENCE_PRECISIONS = {
         InferencePrecision("fp16", torch.float16),
         InferencePrecision("int8", codec="int8"),
         InferencePrecision("int4", codec="nf4"),
+        InferencePrecision("llm_int8", codec="llm_int8"),
     )
 }
 """Every value by its name."""

@@ -69,7 +69,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """The result, and the products with all A, [tokens, all ranks]."""
     rows = x.reshape(-1, x.shape[-1])
-    y = rows @ _matrix(held, codec, outputs, x).t()
+    y = _base(rows, held, codec, outputs)
     inner = rows @ torch.cat(a).t()
     for b_or, scale, begin, part in _places(b, scales, begins, inner):
         y[:, begin : begin + b_or.shape[0]].addmm_(part, b_or.t(), alpha=scale)
@@ -145,6 +145,15 @@ def _(
         x.new_empty((inner.shape[1], x.shape[-1])),
         *map(torch.empty_like, b),
     ]
+
+
+def _base(rows: Tensor, held: list[Tensor], codec: str, outputs: list[int]) -> Tensor:
+    """The product of rows [N, in] with the frozen matrix, [N, out]."""
+    found = found_codec(codec) if codec else None
+    if found is None or not found.rounds_inputs:
+        return rows @ _matrix(held, codec, outputs, rows).t()
+    pieces = listed_pieces(held, codec, [outputs[0], rows.shape[-1]], outputs)
+    return torch.cat([found.linear(rows, piece) for piece in pieces], dim=-1)
 
 
 def _matrix(held: list[Tensor], codec: str, outputs: list[int], x: Tensor) -> Tensor:

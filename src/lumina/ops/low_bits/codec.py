@@ -126,11 +126,14 @@ class Codec:
         name: of the table's entry and of its file.
         bits: of one code.
         summary: one line for people.
+        rounds_inputs: its `linear` rounds what it multiplies, so that a product is not
+            that of the wide matrix.
     """
 
     name: str
     bits: int
     summary: str
+    rounds_inputs: bool = False
 
     def parts(self, shape: Shape) -> Parts:
         """The tensors that hold a matrix of this shape."""

@@ -232,7 +232,8 @@ class Layout:
         beside = 5 + 3 * element
         return {
             "weights": base.few - (2 if narrow else 4) * base.numbers // ranks,
-            "working": base.largest * (element if self.device == "cuda" else beside),
+            "working": base.largest * (element if self.device == "cuda" else beside)
+            + base.of_integers(self.micro_batch_size, self.forward_spec(spec)),
         }
 
     def beside_the_base(self, spec: ModelSpec) -> dict[str, int]:
