@@ -69,6 +69,7 @@ def start(runs: Runs) -> None:
     [event] = [e for e in told.events if e["kind"] == "experience_start"]
     assert "--start-from-experience takes it" in event["message"]
     assert all(f"early-{number}" in event["message"] for number in (1, 3, 5))
+    assert "on this data" in event["message"]
 
     def begun(chosen: bool) -> tuple[float, str]:
         config = runs.config(**given, start_from_experience=True, warmup_steps=1)

@@ -112,3 +112,24 @@ def health(runs: Runs) -> None:
     assert scores[0] == scores[-1] == 70
     not_watched = runs.train(broken, health_checks=False, **base)
     assert not alarms(not_watched) and not not_watched.column("training_health_score")
+
+
+@shows("gradient_norm_limit")
+def limit(runs: Runs) -> None:
+    """Norms above the limit are told of, and acted upon, from the third step on."""
+
+    def found(run: Run) -> list[tuple[int, str]]:
+        return [
+            (
+                event["step"],
+                str(event["data"].get("check", event["data"].get("action"))),
+            )
+            for event in run.events
+            if event["kind"] in ("training_health", "decision")
+        ]
+
+    base = {"steps": 4, "adaptive": "shadow", "eval_fraction": 0.0}
+    usual, low = runs.both("gradient_norm_limit", 100.0, 1e-3, **base)
+    assert not any("gradients" in what for _, what in found(usual))
+    assert (3, "exploding_gradients") in found(low) and (3, "nothing") in found(low)
+    runs.refused("E005", gradient_norm_limit=0.0)

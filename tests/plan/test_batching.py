@@ -106,7 +106,7 @@ def test_the_equation_always_holds_or_is_refused(
     assert whole in (None, batching.global_batch_size)
 
 
-@pytest.mark.covers("TRN-19")
+@pytest.mark.covers("TRN-19", "ORC-32: batch tuning per hardware")
 def test_less_memory_gives_smaller_forwards_and_the_same_step() -> None:
     config = ConfigPresets.m70_memory().replace(gradient_checkpointing="none")
     large = plan_for(config, gpu(gib=140))

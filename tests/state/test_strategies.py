@@ -75,3 +75,23 @@ def test_a_run_that_diverged_speaks_against_its_rate() -> None:
     out_of_memory = failed | {"failures": {"run_failed_e201": 1}}
     runs[3:] = [tried(n + 5, 2e-2, None, **out_of_memory) for n in range(3)]
     assert strategies(runs) == []
+
+
+@pytest.mark.covers("ORC-18: dataset strategies")
+def test_runs_on_the_same_data_are_asked_first() -> None:
+    """The rate that is best on other data is the worst on this."""
+    mine = [tried(n, rate, 2 + 100 * rate) for n, rate in enumerate([1e-3, 3e-3] * 4)]
+    others = [
+        tried(20 + n, rate, 4 - 100 * rate, data="ff" * 8)
+        for n, rate in enumerate([1e-3, 3e-3] * 8)
+    ]
+    every = mine + others
+    here = start_for(KIND, every, mine[0].data)
+    assert here.strategy is not None and here.strategy.learning_rate == 1e-3
+    assert here.compared == 8 and f"{KIND} on this data" in here.why
+    for data in ("", "ee" * 8):  # nothing is known of that data
+        start = start_for(KIND, every, data)
+        assert start.strategy is not None and start.strategy.learning_rate == 3e-3
+        assert start.compared == 24 and "this data" not in start.why
+    few = start_for(KIND, mine[:4] + others, mine[0].data)
+    assert few.strategy is not None and few.strategy.learning_rate == 3e-3

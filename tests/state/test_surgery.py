@@ -171,3 +171,33 @@ def test_all_but_the_routed_experts_freeze_whatever_else_a_model_has():
     ]
     assert len(patterns) < 25
     assert all(any(fnmatch(name, p) for name in names) for p in patterns)
+
+
+def logits_of(state, plan, ids):
+    spec = ModelSpec.from_dict(state.spec)
+    program = assemble(plan.replace(spec=spec), StateSource(state), meta=state)
+    with torch.no_grad():
+        return program.network.eval().logits(ids)
+
+
+@pytest.mark.covers("ORC-20: add experts")
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_a_copy_of_an_expert_leaves_what_the_model_computes(state, top_k):
+    """Where a token takes one expert, whichever of two alike ones it takes is the same.
+
+    Net2Net (Chen et al., 2016, arXiv:1511.05641) and sparse upcycling (Komatsuzaki et
+    al., 2023, arXiv:2212.05055) begin with a function that is not changed. A token of
+    two experts may take both copies, in place of the second; and noise is a change.
+    """
+    moe = state.spec["moe"] | {"top_k": top_k}
+    state = replace(state, spec=state.spec | {"moe": moe})
+    plan = tiny_plan(True, ema_decay=0.9)
+    ids = torch.randint(0, 300, (2, 24), generator=torch.Generator().manual_seed(0))
+    before = logits_of(state, plan, ids)
+    alike = logits_of(add_expert(state, noise=0.0), plan, ids)
+    noisy = logits_of(add_expert(state, noise=0.5), plan, ids)
+    if top_k == 1:
+        torch.testing.assert_close(alike, before, rtol=1e-5, atol=1e-5)
+    else:
+        assert not torch.allclose(alike, before, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(noisy, before, rtol=1e-3, atol=1e-3)

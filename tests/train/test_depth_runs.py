@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from lumina.config import Config, ConfigPresets
 from lumina.errors import LuminaError
 from lumina.infer.generate import generate
 from lumina.observe.console import Console
+from lumina.plan.plan import Plan
 from machines import gpu, plan_for
 from training import (
     DENSE,
@@ -117,7 +119,9 @@ def test_a_trained_run_generates_what_it_scores(whole, model):
 
 
 @pytest.mark.covers(
-    "ORC-23: adjust_mod_capacity(x)", "ORC-23: get_mod_statistics() avg_selected_ratio"
+    "ORC-23: adjust_mod_capacity(x)",
+    "ORC-23: get_mod_statistics() avg_selected_ratio",
+    "ORC-23: get_mod_statistics() total_compute_savings",
 )
 def test_capacity_is_adjusted_while_training(tiny_config):
     """Up, down and back, live; the statistics follow."""
@@ -136,6 +140,13 @@ def test_capacity_is_adjusted_while_training(tiny_config):
     run = lumina.Trainer(config, on_step=on_step).train()
     ratios = [one["avg_selected_ratio"] for one in seen]
     assert ratios[3] < ratios[1] / 2 < ratios[1] < ratios[6] == 1.0
+    savings = [one["total_compute_savings"] for one in seen]
+    assert savings[3] > 1.5 * savings[1] > 0 >= savings[6] > -5
+    plan = Plan.from_dict(json.loads((run.run_dir / "plan.json").read_text()))
+    for value, ratio in zip(savings, ratios, strict=True):
+        mod = replace(plan.spec.mod, capacity=ratio)
+        planned = plan.replace(spec=replace(plan.spec, mod=mod))
+        assert value == pytest.approx(planned.flops_saved_by("mod"))
     changes = [e["data"] for e in events(run.run_dir, "control")]
     assert [c["outcome"] for c in changes] == ["applied"] * 2
     assert [(c["old"], c["value"]) for c in changes] == [(0.5, 0.125), (0.125, 1.0)]

@@ -41,6 +41,8 @@ def decide_measures(config: Config, decisions: Decisions) -> None:
     }
     found = {name: every for name, every in found.items() if every}
     decisions.decide("measures", found, source_of(config, "metrics"))
+    why = source_of(config, "gradient_norm_limit")
+    decisions.decide("gradient_norm_limit", asked.gradient_norm_limit, why)
 
 
 def _attention_logits(config: Config, steps: int) -> int:

@@ -106,6 +106,7 @@ class Plan:
             none, or none are asked for.
         measures: what is measured beside loss, rates and memory, by name -> steps from
             one such measurement to the next.
+        gradient_norm_limit: a gradient norm above it explodes, whatever is usual.
         recovery: snapshots and what makes them good (`lumina.plan.recovering`); empty:
             there are none.
         orchestrator: mode and limits of what changes the run by itself; empty: off.
@@ -203,6 +204,7 @@ class Plan:
     convergence: dict[str, float] = field(default_factory=dict)
     experience: dict[str, list[int]] = field(default_factory=dict)
     measures: dict[str, int] = field(default_factory=dict)
+    gradient_norm_limit: float = 100.0
     orchestrator: dict[str, Any] = field(default_factory=dict)
     safe: dict[str, Any] = field(default_factory=dict)
     recovery: dict[str, int] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from lumina.plan.decisions import asked_for
 from lumina.plan.experience import run_kind
 from lumina.plan.plan import Plan
 from lumina.state.experience.beside import leave_earlier_runs, runs_beside
-from lumina.state.experience.of_run import record_of
+from lumina.state.experience.of_run import fingerprint_of, record_of
 from lumina.state.experience.place import store_at
 from lumina.state.experience.posterior import counts_for
 from lumina.state.experience.store import Experience
@@ -90,6 +90,7 @@ def start_values(
     tell: Tell,
     *,
     new: bool,
+    data: str = "",
 ) -> Config:
     """The settings of a new run, with the start values that earlier runs speak for.
 
@@ -102,11 +103,15 @@ def start_values(
         ranks: the first of them reads, and all take what it found.
         tell: takes the event that says what is proposed.
         new: the run begins here, from random weights; another stays as it is.
+        data: names the content of its data; "" where only a run would tell. Runs on
+            the same data are asked first.
     """
     if not new or config.adaptive.adaptive == "off" or config.stages.training_mode:
         return config
     kind = run_kind(planned(config))
-    values, event = ranks.share(_proposed(config, kind) if ranks.main else ({}, None))
+    values, event = ranks.share(
+        _proposed(config, kind, fingerprint_of(data)) if ranks.main else ({}, None)
+    )
     if event is not None:
         tell(event)
     if not config.experience.start_from_experience:
@@ -165,14 +170,14 @@ def _looked_up(plan: Plan, config: Config) -> _Found:
 
 
 def _proposed(
-    config: Config, kind: str
+    config: Config, kind: str, data: str
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Options with the start values of earlier runs, and the event that tells them."""
     try:
         held = _read(config)
     except LuminaError:
         return {}, None  # with_experience tells of it
-    found = start_for(kind, held.runs if held is not None else [])
+    found = start_for(kind, held.runs if held is not None else [], data)
     best = found.strategy
     applies = config.experience.start_from_experience
     if best is None:

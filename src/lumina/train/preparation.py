@@ -484,6 +484,7 @@ class Preparation:
             self.ranks,
             self.events.append,
             new=not (self.resumption or self.weights or self.phases),
+            data=self.data.stats.get("train_fingerprint", ""),
         )
         plan, self.environment = guarded(
             lambda machine: planned(self.config, machine),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from lumina.errors import LuminaError
 from lumina.model.block import Block
 from lumina.observe.console import Console
 from lumina.train import Trainer
-from lumina.train.orchestrator.status import NO_STATUS
+from lumina.train.health.watching import Watching
+from lumina.train.orchestrator.status import NO_STATUS, watched_status
 from option_effects.adaptive import alarm
+from programs import tiny_plan
 from tiny_runs import EXPERTS, Run, Runs
 
 
@@ -168,3 +171,38 @@ def test_the_status_names_the_decisions_and_outlives_the_run(runs: Runs) -> None
     assert decision["type"] == "lower_rate" and decision["confidence"] == 0.95
     assert decision["reasoning"] == "half the learning rate: it is a test"
     assert (decision["step"], decision["old"], decision["new"]) == (1, 3e-3, 1.5e-3)
+    assert last["phase"] == "INITIALIZATION" and last["health_score"] == 90
+    assert "too few steps" in last["predictions"]["loss"]["reason"]
+    assert last["predictions"]["failure"]["overall_risk_score"] == 0
+
+
+@pytest.mark.covers("ORC-29")
+def test_the_status_predicts_and_says_where_it_cannot() -> None:
+    """A loss that levels off, one that rises, and one without enough steps."""
+    plan = tiny_plan(steps=400, warmup_steps=10, learning_rate=1e-3)
+
+    def told(steps: int, loss: Any, norm: Any = lambda step: 1.0) -> dict[str, Any]:
+        draw, watching = random.Random(3), Watching.of(plan)
+        for step in range(1, steps + 1):
+            noisy = loss(step) * (1 + draw.gauss(0, 0.01))
+            watching.see(
+                {"step": step, "loss": noisy, "grad_norm": norm(step),
+                 "learning_rate": 1e-3, "tokens": step}
+            )  # fmt: skip
+        return watched_status(watching)
+
+    def level(step: int) -> float:
+        return 2.0 + 4 * step**-0.5
+
+    assert watched_status(Watching.of(plan))["predictions"] is None
+    early = told(8, level)["predictions"]["loss"]
+    assert early["reason"] and early["interval"] is None
+    late = told(300, level)["predictions"]["loss"]
+    low, high = late["interval"]
+    assert not late["reason"] and low < level(400) < high < low + 0.6
+    assert low < late["expected_final_loss"] < high
+    rising = told(200, lambda step: 2.0 + 0.01 * step)
+    assert rising["predictions"]["loss"]["reason"]
+    assert rising["predictions"]["failure"]["divergence_risk"] >= 0.6
+    near = told(200, level, lambda step: 60.0 + 0.15 * step)["predictions"]["failure"]
+    assert near["gradient_explosion_risk"] == 0.7

@@ -23,6 +23,12 @@ class MetricsSection(Section):
         description="watch losses, gradients, routing, memory and speed for trouble; "
         "events tell of it, and every row has a score of 100 at best",
     )
+    gradient_norm_limit: float = Field(
+        100.0,
+        gt=0,
+        description="a gradient norm before clipping above it is one that explodes, "
+        "whatever is usual in the run; --adaptive acts on that",
+    )
     step_times_every: int = Field(
         0,
         ge=0,

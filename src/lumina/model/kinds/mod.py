@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lumina.model.aux_keys import DEPTH_COLUMNS
@@ -142,7 +143,7 @@ class Depths(Kind):
 
         `mod.compute_savings` is the percentage of tokens that passed the layers by;
         `mod.flops_reduction` the percentage of a dense model's operations that this
-        saves.
+        saves, with the share of the step, which a control may have changed.
         """
         mod = _mod(plan.spec)
         if mod.mode == "static":
@@ -151,10 +152,12 @@ class Depths(Kind):
         found = dict(zip(DEPTH_COLUMNS, columns, strict=True))
         tokens = found["tokens"].clamp(min=1)
         ratio = found["selected"] / tokens
+        mean = ratio.mean().item()
+        taken = replace(plan.spec, mod=replace(mod, capacity=mean, schedule=()))
         row: dict[str, Any] = {
             "mod.selected_ratio": ratio.tolist(),
-            "mod.compute_savings": 100 * (1 - ratio.mean().item()),
-            "mod.flops_reduction": plan.flops_saved_by(self.name),
+            "mod.compute_savings": 100 * (1 - mean),
+            "mod.flops_reduction": plan.replace(spec=taken).flops_saved_by(self.name),
         }
         if mod.learned:
             score = found["score"] / found["selected"].clamp(min=1)

@@ -69,11 +69,13 @@ class Start:
         strategy: which they are.
         kept: why nothing is proposed; empty where something is.
         compared: runs of the kind that were compared.
+        among: which runs were asked, in words.
     """
 
     strategy: Strategy | None
     kept: str = ""
     compared: int = 0
+    among: str = ""
 
     @property
     def why(self) -> str:
@@ -83,7 +85,7 @@ class Start:
         one = self.strategy
         return (
             f"learning rate {one.learning_rate:g} with {one.warm_up:.1%} warm-up did "
-            f"best of {self.compared} compared runs of {one.kind} (confidence "
+            f"best of {self.compared} compared runs of {self.among} (confidence "
             f"{one.confidence:.2f}; {_named(one.runs)})"
         )
 
@@ -118,9 +120,27 @@ def strategies(runs: Iterable[RunRecord]) -> list[Strategy]:
     return made[:MOST]
 
 
-def start_for(kind: str, runs: Iterable[RunRecord]) -> Start:
-    """Start values for a run of a kind; none while too little speaks for any."""
+def start_for(kind: str, runs: Iterable[RunRecord], data: str = "") -> Start:
+    """Start values for a run of a kind; none while too little speaks for any.
+
+    Runs on the same data are asked first. Where too little is known of those, all runs
+    of the kind are.
+
+    Args:
+        kind: of the run.
+        runs: those that are remembered.
+        data: what tells the content of its data, as in the records; "": not known.
+    """
     alike = [run for run in runs if run.kind == kind]
+    same = [run for run in alike if run.data == data] if data else []
+    if same:
+        found = _start(f"{kind} on this data", same)
+        if found.strategy is not None:
+            return found
+    return _start(kind, alike)
+
+
+def _start(kind: str, alike: Iterable[RunRecord]) -> Start:
     found = strategies(alike)
     compared = sum(one.compared for one in found)
     if compared < LEAST_RUNS:
@@ -133,7 +153,7 @@ def start_for(kind: str, runs: Iterable[RunRecord]) -> Start:
     for one in found:
         good = one.compared >= LEAST_OF_STRATEGY and one.confidence >= LEAST_CONFIDENCE
         if good and one.warm_up <= LONGEST_WARM_UP:
-            return Start(one, "", compared)
+            return Start(one, "", compared, kind)
     return Start(
         None, f"no start values stand out among {compared} runs of {kind}", compared
     )

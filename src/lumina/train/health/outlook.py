@@ -11,13 +11,12 @@ from lumina.plan.schedule import learning_rate_at
 from lumina.quantities import share as in_percent
 from lumina.train.health.check import mean, number
 from lumina.train.health.checks.experts import floor_of
-from lumina.train.health.checks.gradients import LARGEST
 from lumina.train.health.prediction import Point, Prediction, predict
 from lumina.train.health.sums import Sums
 from lumina.train.health.window import after_warm_up, line, window_of
 
 NEAR = 0.8
-"""Share of the largest gradient norm from which a rising one is a risk."""
+"""Share of the limit of the gradient norm from which a rising one is a risk."""
 
 CROWDED = 0.85
 """Share of the memory from which growth is a risk."""
@@ -140,12 +139,13 @@ class Outlook:
 
     def _explosion(self) -> tuple[float, str]:
         height, _, sure = self._rising("norms")
+        limit = self.plan.gradient_norm_limit
         norm = math.exp(min(height, 700.0)) if self.memory.get("norms") else 0.0
-        if norm > LARGEST:
-            return 0.95, f"the gradient norm is {norm:.3g}, above {LARGEST:g}"
-        if norm <= NEAR * LARGEST or sure < 3:
+        if norm > limit:
+            return 0.95, f"the gradient norm is {norm:.3g}, above {limit:g}"
+        if norm <= NEAR * limit or sure < 3:
             return 0.0, ""
-        return 0.7, f"the gradient norm rises and is {norm:.3g} of {LARGEST:g}"
+        return 0.7, f"the gradient norm rises and is {norm:.3g} of {limit:g}"
 
     def _memory(self) -> tuple[float, str]:
         used, slope, sure = self._rising("used")

@@ -70,6 +70,7 @@ LADDERS: dict[str, tuple[str, ...]] = {
         "router_jitter",
         "higher_temperature",
         "expert_dropout",
+        "add_expert",
     ),
     "dead_experts": ("nothing", "router_jitter", "expert_dropout", "prune_expert"),
     "memory_risk": _MEMORY,

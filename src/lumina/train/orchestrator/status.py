@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumina.plan.plan import Plan
+from lumina.train.health.watching import Watching
 
 NO_STATUS: Mapping[str, Any] = {
     "adaptive_decisions_made": 0,
     "meta_learning_runs": 0,
     "monitoring_active": False,
     "recent_decisions": [],
+    "phase": None,
+    "health_score": None,
+    "predictions": None,
 }
-"""The status before a run, and of one with no orchestrator."""
+"""The status before a run, and of one that nothing watches."""
 
 
 def adaptive_status(plan: Plan, rules: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,6 +33,32 @@ def adaptive_status(plan: Plan, rules: Mapping[str, Any]) -> dict[str, Any]:
         "meta_learning_runs": earlier_runs(plan),
         "monitoring_active": bool(plan.orchestrator),
         "recent_decisions": [_named(one) for one in decided],
+        **{name: rules.get(name) for name in ("phase", "health_score", "predictions")},
+    }
+
+
+def watched_status(watching: Watching) -> dict[str, Any]:
+    """What checks and predictions say of a run.
+
+    Args:
+        watching: that has seen its rows.
+
+    Returns:
+        `phase`; `health_score`; `predictions` with "loss" (`Prediction.to_dict`, whose
+        `reason` says why where there is no prediction) and "failure"
+        (`Outlook.failure`); None before the first row.
+    """
+    predictions = None
+    if watching.outlook.memory:
+        outlook = watching.outlook
+        predictions = {
+            "loss": outlook.convergence().to_dict(),
+            "failure": outlook.failure(),
+        }
+    return {
+        "phase": watching.phase,
+        "health_score": watching.score,
+        "predictions": predictions,
     }
 
 

@@ -11,6 +11,7 @@ from lumina.train.health.watching import Finding, Watching
 from lumina.train.orchestrator.actions import controls_of_actions
 from lumina.train.orchestrator.limits import Limits
 from lumina.train.orchestrator.policy import Policy
+from lumina.train.orchestrator.status import watched_status
 from lumina.train.rules.rule import Note, Now, Proposal, Rule, register_rule
 
 
@@ -93,9 +94,10 @@ class Orchestrator(Rule):
         return self.policy.metrics()
 
     def status(self) -> dict[str, Any]:
-        """The number of decisions, and the newest ones."""
+        """The number of decisions, the newest ones, and what is to be expected."""
         ledger = self.policy.ledger
-        return {"decisions": ledger.total, "recent_decisions": list(ledger.recent)}
+        decided = {"decisions": ledger.total, "recent_decisions": list(ledger.recent)}
+        return decided | watched_status(self.watching)
 
     def _report(self, step: int) -> Note:
         """The health, the phase and the number of decisions."""

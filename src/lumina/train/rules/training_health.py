@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from lumina.plan.plan import Plan
 from lumina.train.health.report import ConvergenceReport
 from lumina.train.health.watching import Finding, Watching
+from lumina.train.orchestrator.status import watched_status
 from lumina.train.rules.rule import Note, Now, Proposal, Rule, register_rule
 
 
@@ -80,6 +81,10 @@ class TrainingHealth(Rule):
     def metrics(self) -> dict[str, Any]:
         """The score."""
         return {"training_health_score": self.watching.score}
+
+    def status(self) -> dict[str, Any]:
+        """The phase, the score and what is to be expected."""
+        return watched_status(self.watching)
 
     def state(self) -> dict[str, Any]:
         """What the checks remember, and which alarms hold."""

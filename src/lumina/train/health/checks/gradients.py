@@ -10,9 +10,6 @@ from lumina.plan.plan import Plan
 from lumina.train.health.check import Alarm, Check, median, number, register_check
 from lumina.train.health.window import after_warm_up, level, window_of
 
-LARGEST = 100.0
-"""A gradient norm before clipping that is too large in any run."""
-
 LEAST_SPREAD = 0.1
 """Of the logarithm of the norm: the norms of a very even run are not taken as exact."""
 
@@ -31,9 +28,10 @@ class ExplodingGradients(Check):
     deviations, times, in_a_row = 5.0, 3.0, 3
     lone_times, lone_confidence = 30.0, 0.5
     rule = (
-        "a gradient norm before clipping of more than 100, or one more than 5 robust "
-        "standard deviations (of its logarithm) above the median of the window before "
-        "and more than 3 times as large, in 3 steps in a row; with little confidence, "
+        "a gradient norm before clipping of more than `--gradient-norm-limit`, or one "
+        "more than 5 robust standard deviations (of its logarithm) above the median of "
+        "the window before and more than 3 times as large, in 3 steps in a row; with "
+        "little confidence, "
         "one step of more than 30 times that median"
     )
 
@@ -47,7 +45,7 @@ class ExplodingGradients(Check):
         if norm is None or norm <= 0:
             return None
         before: list[float] = memory.get("logs", [])
-        limit, usual = LARGEST, None
+        limit, usual = self.plan.gradient_norm_limit, None
         if len(before) == self.window:
             middle, spread = level(before)
             usual = math.exp(middle)
