@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from lumina.data.stream import StepBatches
 from lumina.errors import LuminaError
 from lumina.features.declared import chunked_training
 from lumina.model.earlier_keys import EarlierKeys
-from lumina.model.spec import MoeSpec
+from lumina.model.registry import load_plugins
+from lumina.model.spec import MoeSpec, PartsSpec
 from lumina.ops.attention import blockwise
 from lumina.ops.attention.pieces import KEYS
 from lumina.plan.chunks import SHORTEST
@@ -53,7 +55,7 @@ def learned(plan: Any, batch: Any = BATCH) -> tuple[list[float], dict[str, Any],
     taken = 0
     for one in forwards(program, step, 0, 3):
         total, _ = losses_of(program, step, 0, sums, one)
-        total.backward()
+        one.backward(total)
         taken += 1
     found = {
         name: parameter.grad
@@ -81,6 +83,42 @@ def test_chunks_learn_what_the_whole_rows_do(
         assert taken == 3
         assert got == pytest.approx(losses, rel=1e-5)
         torch.testing.assert_close(found, gradients, rtol=1e-3, atol=2e-6)
+
+
+def recurrent(block: tuple[str, ...], **changes: Any) -> Any:
+    folder = Path(__file__).parents[1]
+    load_plugins([str(folder / "recurrent_parts.py"), str(folder / "own_parts.py")])
+    options = {"mamba": {"states": 4, "expand": 2, "width": 4}}
+    plan = tiny_plan(global_batch_size=3, micro_batch_size=3)
+    parts = PartsSpec(block=block, options=options)
+    return plan.replace(
+        spec=replace(plan.spec, seq_length=LENGTH, parts=parts), **changes
+    )
+
+
+@pytest.mark.covers("MEM-06: carry of recurrent state")
+@pytest.mark.parametrize("block", ["mamba", "rwkv", "parallel"])
+def test_states_are_carried_with_their_gradients(block: str) -> None:
+    """Between blocks of attention, whole and recomputed, over borders of documents."""
+    names = tuple(block if i != 1 else "" for i in range(tiny_plan().spec.num_layers))
+    losses, gradients, _ = learned(recurrent(names))
+    for size, mode in ((16, "none"), (21, "full")):
+        changed = {"attention": "blockwise", "gradient_checkpointing": mode}
+        got, found, taken = learned(recurrent(names, chunk_size=size, **changed))
+        assert taken == 3
+        assert got == pytest.approx(losses, rel=1e-5)
+        torch.testing.assert_close(found, gradients, rtol=1e-3, atol=2e-6)
+
+
+def test_a_registered_block_that_hands_nothing_on_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = recurrent(("rwkv", "rwkv"), chunk_size=16, attention="blockwise")
+    monkeypatch.setattr(EarlierKeys, "remember", lambda *_, **__: None)
+    with pytest.raises(LuminaError) as caught:
+        learned(plan)
+    assert caught.value.code == "E002"
+    assert "rwkv of layer 0 hands nothing on" in caught.value.message
 
 
 @pytest.mark.thorough

@@ -5,7 +5,8 @@ every chunk but the last goes forward without a graph and leaves its keys and va
 Then the chunks are taken in reverse order, each forward again and backward at once. A
 chunk attends to the keys of all earlier ones and adds their gradients to what is held
 here; when its own turn comes, its keys have received the gradients of all later chunks.
-What is kept for a backward pass is that of one chunk.
+Layers that remember a state hand it on from chunk to chunk (`CarriedStates`). What is
+kept for a backward pass is that of one chunk.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lumina.batch import Batch
+from lumina.model.carried_states import CarriedStates
 from lumina.ops.attention.beyond import NOTHING, Beyond
 from lumina.ops.attention.block_kernels.table import AUTO
 from lumina.ops.attention.blockwise import (
@@ -78,6 +80,7 @@ class EarlierKeys:
         if not batch.one_document_rows:
             self._starts = document_starts(batch.document_ids)
         self._held: dict[tuple[int, int], Held] = {}
+        self._states = CarriedStates()
         self._sight = Sight(0, NOTHING)
         self.begin = self.end = self.first = 0
         self.learns = False
@@ -98,6 +101,24 @@ class EarlierKeys:
                 leaves its keys and values.
         """
         self.begin, self.end, self.learns = begin, end, learns
+        self._states.turn(begin, end, learns)
+
+    def recall(self, layer_index: int) -> dict[str, Tensor]:
+        """A recurrent layer's state after the chunk before; see `LayerCache`."""
+        return self._states.recall(layer_index)
+
+    def remember(self, layer_index: int, **state: Tensor) -> None:
+        """Hand a recurrent layer's state to the next chunk; see `LayerCache`."""
+        self._states.remember(layer_index, state)
+
+    def handed_on(self) -> Tensor | None:
+        """What a chunk's backward pass owes to the states it left; see there."""
+        return self._states.owed()
+
+    @property
+    def layers(self) -> set[int]:
+        """The layers that have handed something on."""
+        return {layer for layer, _ in self._held} | self._states.layers
 
     def pattern(self, window: int, beyond: Beyond) -> Pattern:
         """What the queries of this chunk see.

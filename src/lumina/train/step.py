@@ -227,7 +227,7 @@ def _work(
                 guard.before_backward(last=final)
                 if program.early is not None and learns:
                     _update_early(program, program.early, guard)
-                (total * factor).backward()
+                one.backward(total * factor)
                 watch.mark("backward")
             if counted is not None:
                 counts = counted if counts is None else counts + counted

@@ -8,7 +8,7 @@ from lumina.features.feature import Exclusion, Feature, Machine
 from lumina.features.table import register
 from lumina.features.trial import Trial
 
-_KEYS_ONLY = "a chunk hands on keys and values, and this model has more to hand on"
+_KEYS_ONLY = "a chunk hands on what layers keep, and this model has more to hand on"
 _WHOLE = "weights are gathered for whole forward passes"
 
 
@@ -67,8 +67,6 @@ register(
             Exclusion("mixture_of_depths", _KEYS_ONLY),
             Exclusion("mixture_of_recursions", _KEYS_ONLY),
             Exclusion("hierarchical_reasoning", _KEYS_ONLY),
-            Exclusion("registered_block", _KEYS_ONLY),
-            Exclusion("registered_attention", _KEYS_ONLY),
             Exclusion("registered_backbone", _KEYS_ONLY),
             Exclusion(
                 "moe_capacity",
