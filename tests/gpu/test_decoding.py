@@ -173,3 +173,17 @@ def test_batch_invariant_rows_give_the_bits_they_give_alone(
             with fixed_shapes(network, cache):
                 found.append(step._logits(feed))
     assert torch.equal(found[0][17], found[1][0])
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("name", ["grouped", "experts and window", "depth"])
+def test_recorded_guesses_give_the_answers_of_plain_steps(
+    name: str, sampling: Sampling
+) -> None:
+    network = _network(name).cuda()
+    eager = _answers(network, sampling, EAGER)
+    stop = [eager.new_ids[0][5]]
+    eager = _answers(network, sampling, EAGER, stop)
+    guessed = _answers(network, sampling, StepSettings("on", speculate=4), stop)
+    assert guessed.path.startswith("cuda graph")
+    assert guessed.new_ids == eager.new_ids and guessed.reasons == eager.reasons

@@ -14,6 +14,7 @@ from lumina.infer.cache import KVCache
 from lumina.infer.decoding.program import Program, why_not_plain
 from lumina.infer.decoding.recording import Runner
 from lumina.infer.decoding.settings import StepSettings
+from lumina.infer.decoding.speculation import SpeculativeStep
 from lumina.infer.decoding.step import Step, fixed_shapes
 from lumina.infer.decoding.workspace import Workspace
 from lumina.infer.generate import Decoding, evaluating
@@ -146,6 +147,13 @@ def test_no_step_asks_the_device_anything(architecture: Network) -> None:
             step.refill()
             step.run()
     assert cache.length == 12 and step.tokens.shape == (3,)
+    settings = StepSettings(speculate=2)
+    guessing = SpeculativeStep(
+        shadow, cache, Sampler(DRAWN, 3), 3, device, settings, columns=20
+    )
+    with torch.inference_mode():
+        guessing.run()
+    assert cache.length == 15 and guessing.tokens.shape == (3, 3)
 
 
 def test_a_step_reads_a_longer_span_as_if_it_were_shorter(

@@ -126,6 +126,7 @@ class ChatSession:
             raise
         finally:
             if answers is not None:
+                answers.settle()
                 self._keep(prompt, answers.completions[0])
 
     def _keep(self, prompt: list[int], answer: Completion) -> None:

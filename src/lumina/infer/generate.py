@@ -20,6 +20,7 @@ from lumina.infer.cache import KVCache
 from lumina.infer.decoding.reading import LateTokens
 from lumina.infer.decoding.recording import Runner
 from lumina.infer.decoding.settings import StepSettings
+from lumina.infer.decoding.speculation import SpeculativeStep
 from lumina.infer.decoding.step import KERNELS, Step
 from lumina.infer.decoding.workspace import Workspace
 from lumina.infer.kv.decoding_cache import DecodingCache
@@ -27,7 +28,7 @@ from lumina.infer.kv.paged_cache import PagedCache
 from lumina.infer.kv.pages import Pool
 from lumina.infer.kv.settings import CacheSettings, at_once, place_of
 from lumina.infer.kv.static_cache import StaticCache
-from lumina.infer.sampling import Sampler, Sampling, checked
+from lumina.infer.sampling import NOTHING, Sampler, Sampling, checked
 from lumina.model.network import Network
 
 PREFILL_COLUMNS = 1024
@@ -233,21 +234,43 @@ class Decoding:
         ahead = AHEAD if self._runner.records and self._begun else 0
         while len(self._late) <= ahead and self._begun < self._steps:
             self._begin_step()
-        tokens = self._late.take()
-        checked([t for row, t in self._in_batch(tokens)])
+        places = self._late.take()
+        checked([token for _, token in self._in_batch(places)])
         given = []
-        for row, token in self._in_batch(tokens):
-            if token in self._stop_ids:
-                self.reasons[row] = END
-                continue
-            self.new_ids[row].append(token)
-            given.append((row, token))
-            count = len(self.new_ids[row])
-            if count == self._max_new:
-                self.reasons[row] = FULL
-            elif self._limit and self._lengths[row] + count >= self._limit:
-                self.reasons[row] = CONTEXT
+        for row, token in self._in_batch(places):
+            if not self.reasons[row] and self._takes(row, token):
+                given.append((row, token))
+        if self._stepping.speculate:
+            self._count_columns(len(self._late))
         return given
+
+    def _takes(self, row: int, token: int) -> bool:
+        """Add a token to an answer, and end it where it is over."""
+        if token in self._stop_ids:
+            self.reasons[row] = END
+            return False
+        self.new_ids[row].append(token)
+        count = len(self.new_ids[row])
+        if count == self._max_new:
+            self.reasons[row] = FULL
+        elif self._limit and self._lengths[row] + count >= self._limit:
+            self.reasons[row] = CONTEXT
+        return True
+
+    def settle(self) -> None:
+        """Let the cache count no column that the host does not know to be there."""
+        if self._stepping.speculate and self._begun:
+            self._count_columns(0)
+
+    def _count_columns(self, coming: int) -> None:
+        """Tell the cache how many columns it has: guesses may have been taken back.
+
+        Args:
+            coming: steps that the host has not read.
+        """
+        pairs = zip(self._lengths, self.new_ids, strict=True)
+        read = max(length + len(ids) for length, ids in pairs) - 1
+        self._cache.length = read + coming * self._step.columns
 
     def _check(self, prompt: Sequence[int]) -> None:
         if not prompt:
@@ -281,13 +304,22 @@ class Decoding:
 
     @property
     def _columns(self) -> int:
-        """Most columns of the cache."""
-        return max(self._lengths) + self._steps if self._lengths else 1
+        """Most columns of the cache, guesses and steps ahead of the host included."""
+        if not self._lengths:
+            return 1
+        guesses = self._stepping.speculate
+        beyond = (AHEAD + 1) * (guesses + 1) if guesses else 0
+        return max(self._lengths) + self._steps + beyond
 
-    def _in_batch(self, tokens: list[int]) -> list[tuple[int, int]]:
-        """(row, token) of the rows that go on."""
-        pairs = zip(self._rows, tokens, strict=True)
-        return [(row, token) for row, token in pairs if not self.reasons[row]]
+    def _in_batch(self, places: list[list[int]]) -> list[tuple[int, int]]:
+        """(row, token) of the rows that go on, in the order of their tokens."""
+        pairs = zip(self._rows, places, strict=True)
+        return [
+            (row, token)
+            for row, tokens in pairs
+            for token in tokens
+            if token != NOTHING and not self.reasons[row]
+        ]
 
     def _fresh_cache(self) -> DecodingCache:
         longest, rows = max(self._lengths, default=0), len(self._lengths)
@@ -320,11 +352,28 @@ class Decoding:
                 runner: Runner = cache.recorded[1]
                 runner.step.restart(sampler)
                 return runner
-        step = Step(self._network, cache, sampler, rows, self._device, stepping)
+        step = self._step_of(sampler, stepping)
         runner = Runner(step, stepping, self._device)
         if isinstance(cache, StaticCache) and runner.records:
             cache.recorded = key, runner
         return runner
+
+    def _step_of(self, sampler: Sampler, stepping: StepSettings) -> Step:
+        """A step over the cache."""
+        network, cache = self._network, self._cache
+        rows, device = len(self._lengths), self._device
+        if not stepping.speculate:
+            return Step(network, cache, sampler, rows, device, stepping)
+        if not isinstance(cache, StaticCache):
+            raise LuminaError(
+                "E002",
+                "--speculate takes tokens back, which a cache in blocks or in the "
+                "host's memory does not",
+                "leave --kv-cache-paged and --kv-cache-offload out",
+            )
+        return SpeculativeStep(
+            network, cache, sampler, rows, device, stepping, self._columns
+        )
 
     def _give_back(self) -> None:
         """Once all answers are over: the cache is free for the next ones."""
@@ -348,7 +397,8 @@ class Decoding:
         """Give the device one more step; the first one reads the prompts."""
         with evaluating(self._network):
             if self._prompts:
-                self._step.begin(self._after_prompts())
+                self._step.begin(self._after_prompts(), self._prompts)
+                self._prompts = []
             else:
                 self._runner.run()
         self._late.put(self._step.tokens)
@@ -364,7 +414,6 @@ class Decoding:
                 logits = self._network.logits(ids, cache=self._cache, last_only=True)
                 if end:
                     ends.append(logits[:, 0])
-        self._prompts = []
         return torch.cat(ends)
 
 

@@ -186,6 +186,9 @@ class Sampler:
 NOT_FINITE = -1
 """Stands for the token of a row whose logits are no numbers."""
 
+NOTHING = -2
+"""Stands where a step gave a row fewer tokens than it might have."""
+
 
 def pick(logits_bv: Tensor, sampling: Sampling, uniform_b: Tensor | None) -> Tensor:
     """One token id per row, [B] int64, without asking the device anything.

@@ -134,6 +134,10 @@ class Answers:
             self._texts[row] += piece
             yield row, piece
 
+    def settle(self) -> None:
+        """See `Decoding.settle`."""
+        self._decoding.settle()
+
     @property
     def path(self) -> str:
         """How steps ran; see `Decoding.path`."""

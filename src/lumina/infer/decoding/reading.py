@@ -21,7 +21,7 @@ class LateTokens:
         return len(self._coming)
 
     def put(self, tokens_b: Tensor) -> None:
-        """Begin to copy a step's tokens, [B] int64."""
+        """Begin to copy a step's tokens, [B] or [B, n] int64."""
         if tokens_b.device.type != "cuda":
             self._coming.append((tokens_b.clone(), None))
             return
@@ -31,10 +31,10 @@ class LateTokens:
         event.record()
         self._coming.append((here, event))
 
-    def take(self) -> list[int]:
-        """The tokens of the earliest step."""
+    def take(self) -> list[list[int]]:
+        """The tokens of the earliest step, those of each row."""
         tokens, event = self._coming.popleft()
         if event is not None:
             event.synchronize()
-        found: list[int] = tokens.tolist()
+        found: list[list[int]] = tokens.view(len(tokens), -1).tolist()
         return found

@@ -54,13 +54,13 @@ class Runner:
             return
         cache = self.step.cache
         assert isinstance(cache, StaticCache)
-        span = cache.span_for(cache.length + 1)
+        span = cache.span_for(cache.length + self.step.columns)
         graph = self._graphs.get(span)
         if graph is None and self._warm and (graph := self._recorded(span)):
             self._graphs[span] = graph
         if graph is not None:
             graph.replay()
-            cache.advance(1)
+            cache.advance(self.step.columns)
             return
         cache.span = span
         try:

@@ -14,6 +14,10 @@ KERNELS = ("auto", "fused", "plain")
 """Values of `--step-kernels`."""
 
 
+MOST_GUESSES = 32
+"""Most tokens guessed in a step."""
+
+
 @dataclass(frozen=True)
 class StepSettings:
     """How the step that gives each row one token is run.
@@ -27,11 +31,18 @@ class StepSettings:
         batch_invariant: what a row gives does not depend, to the last bit, on how many
             others are beside it: prompts are read one by one, and a step runs fused
             kernels in tiles of one size, or row by row.
+        speculate: tokens that are guessed behind that of a step, from what the row has
+            said before, and kept as far as they are right; 0: none.
+
+    Raises:
+        LuminaError: E005 for a value out of range; E002 for guesses that would have
+            to be batch-invariant.
     """
 
     graph: str = "auto"
     kernels: str = "auto"
     batch_invariant: bool = False
+    speculate: int = 0
 
     def __post_init__(self) -> None:
         if self.kernels not in KERNELS:
@@ -39,6 +50,19 @@ class StepSettings:
                 "E005",
                 f"step-kernels is {self.kernels!r}",
                 f"choose one of {', '.join(KERNELS)}",
+            )
+        if not 0 <= self.speculate <= MOST_GUESSES:
+            raise LuminaError(
+                "E005",
+                f"speculate is {self.speculate}",
+                f"give a number from 0 (none) to {MOST_GUESSES}",
+            )
+        if self.speculate and self.batch_invariant:
+            raise LuminaError(
+                "E002",
+                "--speculate reads several tokens of a row at a time, which adds up in "
+                "another order than one at a time",
+                "leave --speculate or --batch-invariant out",
             )
         if self.graph not in GRAPHS:
             raise LuminaError(

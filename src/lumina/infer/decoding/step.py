@@ -7,7 +7,7 @@ likes. With a cache of fixed shapes the whole step can be recorded as a CUDA gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -48,6 +48,7 @@ class Step:
 
     Attributes:
         kernels: which kernels compute the network: "fused", or "plain" and why.
+        columns: that a step adds to the cache, at most.
         apart: rows go through the network one after the other.
         tokens: [B] int64, those of the last step (see `pick`).
     """
@@ -63,6 +64,7 @@ class Step:
     ) -> None:
         self.network, self.cache, self._sampler = network, cache, sampler
         self.device = device
+        self.columns = 1
         self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._feed = torch.zeros(rows, 1, dtype=torch.int64, device=device)
         self._drawn = torch.zeros(DRAWN_AT_ONCE, rows, device=device)
@@ -77,8 +79,13 @@ class Step:
         """Other answers, chosen alike, of as many rows."""
         self._sampler, self._left = sampler, 0
 
-    def begin(self, logits_bv: Tensor) -> None:
-        """Choose the first token of every row, after the prompts."""
+    def begin(self, logits_bv: Tensor, prompts: Sequence[Sequence[int]]) -> None:
+        """Choose the first token of every row, after the prompts.
+
+        Args:
+            logits_bv: [B, V], after each prompt.
+            prompts: of the rows.
+        """
         self.refill()
         self._choose(logits_bv)
 
@@ -144,7 +151,8 @@ def _program_of(
     """The program in few kernels, or None; and which kernels that means."""
     if settings.kernels == "plain":
         return None, "plain"
-    if why := why_not(network, cache, rows):
+    why = "they read a token of each row" if settings.speculate else ""
+    if why := why or why_not(network, cache, rows):
         if settings.kernels == "fused":
             raise LuminaError(
                 "E002",

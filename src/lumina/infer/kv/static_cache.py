@@ -257,8 +257,10 @@ class StaticCache:
         if length == 0:
             self._stateful.clear()
             self._written = 0
-        self._next -= self.length - length
-        self._own = [max(0, own - (self.length - length)) for own in self._own]
+        self._own = [min(own, length) for own in self._own]
+        # Rows may have taken back some columns each: count from the left.
+        begun = torch.tensor(self._own if self.apart else [length] * self.rows)
+        self._next.copy_(begun.to(self._next.device) - self._padding)
         self.length = length
         return True
 
@@ -270,6 +272,18 @@ class StaticCache:
         if padding is not None:
             self._padding.copy_(padding)
         self._next.copy_(-self._padding)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a layer keeps a state, which cannot be taken back."""
+        return bool(self._stateful)
+
+    def take_back(self, columns_b: Tensor) -> None:
+        """Forget the last columns of each row, [B] int64, which the host still counts.
+
+        At most as many as the last pass added.
+        """
+        self._next -= columns_b
 
     @property
     def counted(self) -> tuple[int, int, list[int]]:
