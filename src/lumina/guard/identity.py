@@ -38,6 +38,7 @@ NUMERIC = (
     "loss_chunk_bytes",
     "label_smoothing",
     "feedforward_tile",
+    "attention_head_groups",
     "activations_in",
     "activation_bits",
     "deterministic",

@@ -68,6 +68,7 @@ def reference_plan(plan: Plan) -> Plan:
         activations_in="device",
         activation_bits=0,
         feedforward_tile=0,
+        attention_head_groups=1,
     )
 
 

@@ -47,10 +47,10 @@ class Block(nn.Module):
         if context.keep_keys:
             context = replace(context, kept=kept)
         x_bsd = x_bsd + self.attend(x_bsd, context)
-        y_bsd, aux = self.feed(x_bsd, context)
+        x_bsd, aux = self.fed(x_bsd, context)
         if context.keep_keys:
             aux = aux | {"mor.keys": kept[0], "mor.values": kept[1]}
-        return x_bsd + y_bsd, aux
+        return x_bsd, aux
 
     def attend(self, x_bsd: Tensor, context: BlockContext) -> Tensor:
         """The attention branch, [B, S, D]: what it adds to its input."""
@@ -67,6 +67,13 @@ class Block(nn.Module):
         else:
             y_bsd = self.feedforward(inner_bsd)
         return self._drop(y_bsd), aux
+
+    def fed(
+        self, x_bsd: Tensor, context: BlockContext
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B, S, D] and what the feed-forward branch adds to it, and its sums."""
+        y_bsd, aux = self.feed(x_bsd, context)
+        return x_bsd + y_bsd, aux
 
     def _drop(self, branch_bsd: Tensor) -> Tensor:
         """Dropout of a residual branch, in training only."""

@@ -18,7 +18,11 @@ Run = Callable[..., Tensor]
 
 
 def tiled(
-    run: Run, inputs: Sequence[Tensor], weights: Sequence[Tensor], tile: int
+    run: Run,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    tile: int,
+    overwrite: bool = False,
 ) -> Tensor:
     """`run` over tiles of at most `tile` tokens; the whole at once where it is shorter.
 
@@ -31,23 +35,30 @@ def tiled(
         weights: what `run` computes with, given to it after the inputs; leaves of the
             graph may be used by `run` itself instead.
         tile: tokens.
+        overwrite: the gradients of the inputs may take their places; then nothing else
+            may need the inputs in the backward pass.
 
     Returns:
         [T, width].
     """
     if inputs[0].shape[0] <= tile:
         return run(*inputs, *weights)
-    whole: Tensor = _Tiled.apply(run, tile, len(inputs), *inputs, *weights)
+    how = run, tile, len(inputs), overwrite
+    whole: Tensor = _Tiled.apply(how, *inputs, *weights)
     return whole
+
+
+How = tuple[Run, int, int, bool]
+"""The function, the tokens of a tile, the number of inputs, `overwrite`."""
 
 
 class _Tiled(torch.autograd.Function):
     """Tiles without a graph forwards, each with its own backwards."""
 
     @staticmethod
-    def forward(ctx: Any, run: Run, tile: int, count: int, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, how: How, *tensors: Tensor) -> Tensor:
+        run, tile, count, _ = ctx.how = how
         inputs, weights = tensors[:count], tensors[count:]
-        ctx.run, ctx.tile, ctx.count = run, tile, count
         ctx.random = _random_state(inputs[0])
         ctx.save_for_backward(*tensors)
         out: Tensor | None = None
@@ -61,8 +72,13 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> Any:  # type: ignore[override]
-        tensors, count = ctx.saved_tensors, ctx.count
-        wanted = ctx.needs_input_grad[3:]
+        if ctx.how is None:
+            raise RuntimeError(
+                "tiles that were told to overwrite their inputs go back once"
+            )
+        tensors, (run, tile, count, overwrite) = ctx.saved_tensors, ctx.how
+        ctx.how = None if overwrite else ctx.how
+        wanted = ctx.needs_input_grad[1:]
         inputs = tensors[:count]
         # A leaf may be used by `run` itself; of anything else it is given a copy.
         weights = [
@@ -72,17 +88,17 @@ class _Tiled(torch.autograd.Function):
         learned = [i for i, want in enumerate(wanted[count:]) if want]
         sums = {i: torch.zeros_like(weights[i], dtype=torch.float32) for i in learned}
         grads = [
-            torch.empty_like(one) if want else None
+            (one.detach() if overwrite else torch.empty_like(one)) if want else None
             for one, want in zip(inputs, wanted, strict=False)
         ]
         moved = [i for i, grad in enumerate(grads) if grad is not None]
         with _AsBefore(ctx.random, inputs[0]):
-            for rows in _rows(inputs[0].shape[0], ctx.tile):
+            for rows in _rows(inputs[0].shape[0], tile):
                 parts = [one[rows].detach() for one in inputs]
                 for i in moved:
                     parts[i].requires_grad_()
                 with torch.enable_grad():
-                    y = ctx.run(*parts, *weights)
+                    y = run(*parts, *weights)
                 over = [parts[i] for i in moved] + [weights[i] for i in learned]
                 found = torch.autograd.grad(y, over, grad_out[rows], allow_unused=True)
                 for i, grad in zip(moved, found[: len(moved)], strict=True):
@@ -99,7 +115,7 @@ class _Tiled(torch.autograd.Function):
             sums[i].to(one.dtype) if i in sums else None
             for i, one in enumerate(weights)
         ]
-        return None, None, None, *grads, *of_weights
+        return None, *grads, *of_weights
 
 
 def _rows(tokens: int, tile: int) -> list[slice]:

@@ -145,8 +145,19 @@ def _attention_workspace(spec: ModelSpec, forward: Forward) -> int:
     tokens = forward.rows * spec.seq_length
     query = spec.num_heads * spec.head_dim
     key = spec.num_kv_heads * spec.head_dim
-    whole = SUMS * tokens * query
+    element = forward.element
+    tiled = forward.tiled(spec) and not spec.mla_kv_rank
+    parts = forward.groups if tiled else 1
+    whole = SUMS * tokens * query // parts
     # No group has less than one head of keys.
-    sums = min(whole, max(SUMS_AT_ONCE, whole // spec.num_kv_heads))
-    gradients = 2 * (query + 2 * key) + query + spec.hidden_size
-    return sums + tokens * gradients * forward.element
+    sums = min(whole, max(SUMS_AT_ONCE, whole * parts // spec.num_kv_heads))
+    branch = tokens * spec.hidden_size * element
+    if parts > 1:
+        # Copies of what a group's kernel reads, what it gives, and its gradients, which
+        # then take the place of what was read. Before that the way out went back.
+        group = tokens * element * (2 * (query + 2 * key) + 2 * query) // parts + sums
+        own = max(tokens * query * element, group) + branch
+    else:
+        own = sums + tokens * element * (2 * (query + 2 * key) + query) + branch
+    # What the feed-forward read is counted as kept, and holds that gradient by then.
+    return own - branch if tiled else own

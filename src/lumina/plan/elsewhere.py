@@ -20,8 +20,12 @@ WORDS = {"host": "pinned host memory", "disk": "files of the offload folder"}
 """Place -> what the bytes there are."""
 
 
-def decide_offload(config: Config, decisions: Decisions) -> None:
-    """Take over where the tensors of a run are to live."""
+def decide_offload(config: Config, spec: ModelSpec, decisions: Decisions) -> None:
+    """Take over where the tensors of a run are to live, and how many at a time.
+
+    Raises:
+        LuminaError: E002 where heads do not divide into the groups that were asked for.
+    """
     for field in (
         "optimizer_states_in",
         "offload_folder",
@@ -29,10 +33,25 @@ def decide_offload(config: Config, decisions: Decisions) -> None:
         "embedding_in",
         "activations_in",
         "feedforward_tile",
+        "attention_head_groups",
     ):
         value = config.get(field)
         value = "" if value is None else value
         decisions.decide(field, value, source_of(config, field))
+    groups = config.activations.attention_head_groups
+    if spec.mla_kv_rank and groups > 1:
+        raise LuminaError(
+            "E002",
+            "attention_head_groups divides grouped-query attention, and the attention "
+            f"of this model is latent (mla_kv_rank {spec.mla_kv_rank})",
+            "leave --attention-head-groups out",
+        )
+    if spec.num_kv_heads % groups:
+        raise LuminaError(
+            "E002",
+            f"{groups} groups do not divide the {spec.num_kv_heads} heads of keys",
+            f"use --attention-head-groups {spec.num_kv_heads} or a divisor of it",
+        )
     bits = int(config.activations.activation_bits or 0)
     decisions.decide("activation_bits", bits, source_of(config, "activation_bits"))
 

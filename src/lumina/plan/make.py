@@ -145,7 +145,7 @@ def make_plan(
     decide_transfer(config, spec, decisions)
     decide_optimizers(config, spec, decisions)
     decide_gradient_steps(config, decisions)
-    decide_offload(config, decisions)
+    decide_offload(config, spec, decisions)
     decide_few_bits(config, decisions)
     decide_attention(config, machine, spec, decisions)
     decide_step_shapes(config, spec, decisions)
@@ -264,7 +264,7 @@ def smallest_estimate(
     _decide_chunks(config, environment, spec, decisions)
     for field in ("ema_decay", "swa_start", "lookahead_steps"):
         decisions.decide(field, config.get(field), "")
-    decide_offload(config, decisions)
+    decide_offload(config, spec, decisions)
     decide_few_bits(config, decisions)
     _decide_features(config, machine, spec, decisions)
     batching = resolve_batching(config, _sizes(decisions).data)
@@ -293,6 +293,7 @@ def _layouts(
         activations_in=decisions.values["activations_in"],
         activation_bits=decisions.values["activation_bits"],
         feedforward_tile=decisions.values["feedforward_tile"],
+        attention_head_groups=decisions.values["attention_head_groups"],
         base_storage=decisions.values["base_storage"],
         data_ranks=sizes.data,
         loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
@@ -450,6 +451,7 @@ def layout_of(plan: Plan) -> Layout:
         activations_in=plan.activations_in,
         activation_bits=plan.activation_bits,
         feedforward_tile=plan.feedforward_tile,
+        attention_head_groups=plan.attention_head_groups,
         parallel=plan.parallel,
         data_ranks=plan.data_parallel,
         loss_chunk_bytes=plan.loss_chunk_bytes,

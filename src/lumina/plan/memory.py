@@ -155,6 +155,7 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         attention=layout.attention,
         cuda=layout.device == "cuda",
         tile=layout.feedforward_tile,
+        groups=layout.attention_head_groups,
     )
     kept = Kept(kept_outside(spec, forward))
     of_blocks, recomputed = _kept_by_blocks(spec, layout, forward)
@@ -164,6 +165,10 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         kept += cost.kept_beside(spec, forward, mode, kept_by_block)
     working = working_bytes(spec, forward) + recomputed + _coding_bytes(spec, layout)
     logits, transient = _logit_bytes(spec, layout)
+    if forward.tiled(spec) and mode == "full":
+        # By then the last hidden states are gone, and their gradient is the one that
+        # `working` counts for the block's output.
+        transient += 2 * layout.hidden_states(spec)
     return {
         "activations": kept.dense,
         "routed": kept.routed,

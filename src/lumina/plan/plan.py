@@ -87,6 +87,8 @@ class Plan:
         activations_in: where the inputs of blocks wait for the backward pass: "device",
             "host" or "disk".
         feedforward_tile: tokens that go through a feed-forward at a time; 0: all.
+        attention_head_groups: groups of heads that go back through attention one after
+            the other, where tokens are in tiles.
         activation_bits: of a number of what is kept of the activations; 0: as it is.
         features: features without an option of their own that the run has.
         sources: the sources of a mixture, whose losses are reported one by one.
@@ -220,6 +222,7 @@ class Plan:
     activations_in: str = "device"
     activation_bits: int = 0
     feedforward_tile: int = 0
+    attention_head_groups: int = 1
     prefetch_threads: int = 1
     cudnn_benchmark: bool = False
     cuda_graphs: bool = False

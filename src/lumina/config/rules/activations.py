@@ -38,9 +38,12 @@ def check_tiles(settings: Settings) -> None:
 
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of activations without effect, and why."""
-    if settings.system.gradient_checkpointing == "budget":
-        return {}
-    return {"activation_budget": "gradient_checkpointing is not budget"}
+    found = {}
+    if settings.system.gradient_checkpointing != "budget":
+        found["activation_budget"] = "gradient_checkpointing is not budget"
+    if not settings.activations.feedforward_tile:
+        found["attention_head_groups"] = "feedforward_tile is 0"
+    return found
 
 
 RULE = Rule(check=check, without_effect=without_effect)

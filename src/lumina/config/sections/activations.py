@@ -37,6 +37,13 @@ class ActivationsSection(Section):
         "forwards of more tokens; the backward pass computes each tile again; 0: all "
         "of them; about 32,768 for long rows",
     )
+    attention_head_groups: int = Field(
+        1,
+        ge=1,
+        description="beside feedforward_tile: groups of heads that go back through "
+        "attention one after the other, so that the gradients of one group are there "
+        "at a time; divides num_kv_heads; attention is computed once more",
+    )
 
     @field_validator("activation_bits", mode="before")
     @classmethod

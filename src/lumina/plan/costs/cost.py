@@ -50,6 +50,7 @@ class Forward:
         cuda: kernels are CUDA's: one normalises, keeping its input and output, where
             the CPU keeps two float32 copies; dropout keeps bits, not values.
         tile: tokens that go through a feed-forward at a time; 0: all.
+        groups: of heads that go back through attention one after the other.
     """
 
     rows: int
@@ -57,6 +58,7 @@ class Forward:
     attention: str = "varlen"
     cuda: bool = True
     tile: int = 0
+    groups: int = 1
 
     def at_once(self, tokens: int) -> int:
         """Those of so many tokens that go through a feed-forward together."""
@@ -115,6 +117,7 @@ class Layout:
     activations_in: str = "device"
     activation_bits: int = 0
     feedforward_tile: int = 0
+    attention_head_groups: int = 1
     parallel: str = "none"
     data_ranks: int = 1
     loss_chunk_bytes: int = 256 * 2**20
