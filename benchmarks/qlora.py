@@ -68,6 +68,7 @@ def config_of(case: dict[str, Any], length: int) -> Any:
         gradient_checkpointing=case["kind"],
         activations_in=case["place"],
         feedforward_tile=case["tile"],
+        attention_head_groups=case["groups"],
         loss_chunk_bytes=case["chunk"],
         optimizer="adamw_8bit" if gpu else "adamw",
         compile=case["compile"] and gpu,
@@ -290,6 +291,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", default=["except_attention"])
     parser.add_argument("--place", default="host", choices=("device", "host", "disk"))
     parser.add_argument("--tile", type=int, default=0)
+    parser.add_argument("--groups", type=int, default=1)
     parser.add_argument("--chunk", type=int, default=2**28)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--peer", action="store_true")
@@ -310,9 +312,9 @@ def main() -> int:
                 shape = TINY if asked.tiny else LLAMA
                 one(asked, {
                     "cap": cap, "length": length, "kind": kind, "place": asked.place,
-                    "tile": asked.tile, "chunk": asked.chunk, "peer": asked.peer,
-                    "compile": not asked.no_compile, "beyond": asked.beyond,
-                    "steps": asked.steps, "tiny": asked.tiny,
+                    "tile": asked.tile, "groups": asked.groups, "chunk": asked.chunk,
+                    "peer": asked.peer, "compile": not asked.no_compile,
+                    "beyond": asked.beyond, "steps": asked.steps, "tiny": asked.tiny,
                     "peer_offload": asked.peer_offload,
                     "num_layers": asked.layers or shape["num_layers"],
                     "device": "cpu" if asked.tiny else "cuda",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.measure.live_bytes import LiveBytes
 from lumina.model.build import build_network
+from lumina.ops.attention.dispatch import Pattern, attend
+from lumina.ops.attention.in_groups import in_groups
 from lumina.ops.tiled import tiled
 from lumina.plan.make import layout_of
 from lumina.plan.memory import estimate
@@ -53,7 +56,7 @@ def gradients(plan: Plan) -> tuple[list[Tensor], int, int]:
     torch.manual_seed(1)
     meter.now = meter.peak = 0
     with meter:
-        sums, aux = network(packed_batch([[40, 24]] * 4, 64))
+        sums, aux = network(packed_batch([[40, 24]] * plan.micro_batch_size, 64))
         kept = meter.now
         total = sums.loss_sum + sum(aux[k] for k in aux if k.endswith("loss"))
         total.backward()
@@ -93,6 +96,40 @@ def test_tiles_give_the_gradients_of_the_whole(
         assert less - 4 * 64 * tokens == pytest.approx(stays, rel=0.06)
         names = ("activations", "routed", "logits", "working", "gradients")
         assert lower <= sum(parts[name] for name in names)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["full", *(pytest.param(m, marks=MORE) for m in ("none", "except_attention"))],
+)
+def test_groups_of_heads_give_the_gradients_of_all(mode: str) -> None:
+    """And what a step holds at most is less, in an attention that is most of it."""
+    shape = {"num_heads": 8, "num_kv_heads": 4, "head_dim": 64, "hidden_size": 128}
+    shape |= {"gradient_checkpointing": mode, "loss_chunk_bytes": 2**16}
+    shape |= {"intermediate_size": 64, "batch_size": 32, "global_batch_size": 32}
+    plain, _, peak = gradients(planned(**shape, feedforward_tile=32))
+    found, _, lower = gradients(
+        planned(**shape, feedforward_tile=32, attention_head_groups=4)
+    )
+    assert len(found) == len(plain)
+    for one, other in zip(plain, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
+    assert lower < 0.9 * peak
+
+
+def test_heads_in_groups_go_back_once_and_are_all_in_a_group() -> None:
+    x = torch.randn(2, 16, 12, 8, dtype=torch.float64, requires_grad=True)
+    sees = partial(attend, pattern=Pattern("sdpa"))
+    y = in_groups(x * 1, (8, 2, 2), 2, sees)
+    y.square().sum().backward(retain_graph=True)
+    grouped, x.grad = x.grad, None
+    whole = sees(*x.split((8, 2, 2), dim=2))
+    whole.square().sum().backward()
+    torch.testing.assert_close(grouped, x.grad)
+    with pytest.raises(RuntimeError, match="goes back once"):
+        y.sum().backward()
+    with pytest.raises(ValueError, match="do not divide 2 heads"):
+        in_groups(x, (8, 2, 2), 3, sees)
 
 
 @pytest.mark.parametrize("tiles", [1, 7, 64])
@@ -156,6 +193,13 @@ def test_what_tiles_do_not_go_with_is_refused_by_name() -> None:
     ):
         with pytest.raises(LuminaError, match=words) as caught:
             Config(**(SHAPE | options), feedforward_tile=64)
+        assert caught.value.code == "E002"
+    for words, options in (
+        ("3 groups do not divide the 4 heads", {"attention_head_groups": 3}),
+        ("latent", {"attention_head_groups": 2, "mla_kv_rank": 16, "head_dim": 16}),
+    ):
+        with pytest.raises(LuminaError, match=words) as caught:
+            planned(**options, feedforward_tile=64)
         assert caught.value.code == "E002"
     # Compiling that was not named gives way.
     config = Config(**(SHAPE | {"device": "auto"}), feedforward_tile=64)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lumina.assemble.kept.beside import Away, Beside
+from lumina.ops.attention.dispatch import observed
 from option_effects import shows
 from tiny_runs import Program, Runs, seen
 
@@ -82,3 +83,19 @@ def tiles(runs: Runs) -> None:
         losses.append(run.column("loss"))
     assert widest[24] == 24 < widest[0]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@shows("attention_head_groups")
+def head_groups(runs: Runs) -> None:
+    """Attention goes back once for each group, over that group's heads alone."""
+    shape = {"num_heads": 4, "num_kv_heads": 2, "feedforward_tile": 24, "steps": 2}
+    asked: dict[int, set[int]] = {}
+    losses = []
+    for groups in (1, 2):
+        widths = asked.setdefault(groups, set())
+        with observed(lambda query, key, widths=widths: widths.add(query.shape[2])):
+            run = runs.train(**shape, attention_head_groups=groups)
+        losses.append(run.column("loss"))
+    assert asked == {1: {4}, 2: {2}}
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert "divide" in runs.refused("E002", **shape, attention_head_groups=3)
