@@ -37,17 +37,27 @@ NEAR = {
     "fp32 weights": 1e-3,
     "tf32": 5e-3,
     "mixed_bf16": 0.02,
-    "mixed_fp16": 0.15,
-    "fp16 weights": 0.15,
+    "mixed_fp16": 0.1,
+    "fp16 weights": 0.1,
+    "fp8_e4m3": 0.08,
 }
-"""How near the losses are to those of float32, relatively; else 5%. The first steps in
-float16 may be skipped, until the loss scale has found its place."""
+"""How near the losses are to those of float32, relatively; else 5%. Float16 may skip
+steps until the loss scale has found its place, and then other rows meet the same
+weights. Gradients in e4m3 have a narrower range than in e5m2: on an H200 one of ten
+losses is 5.2% away."""
 
 
 def losses(
     folder: Path, options: dict[str, Any], compiled: bool = False
 ) -> list[float]:
     """Of ten steps; the run's folder is `folder / "run"`."""
+    return [loss for loss, _ in losses_and_updates(folder, options, compiled)]
+
+
+def losses_and_updates(
+    folder: Path, options: dict[str, Any], compiled: bool = False
+) -> list[tuple[float, int]]:
+    """The loss of each of ten steps, and how often the weights had changed before."""
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "story.txt"
     data.write_text(story(2000))
@@ -73,8 +83,10 @@ def losses(
         "seed": 1,
     }
     Trainer(Config(**(values | options))).train()
-    rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(row)["loss"] for row in rows]
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    skipped = [0, *(row["skipped"] for row in rows)]
+    return [(row["loss"], i - skipped[i]) for i, row in enumerate(rows)]
 
 
 def skip_where_missing(options: dict[str, Any]) -> None:
@@ -96,8 +108,11 @@ def test_a_run_in_each_precision_learns_what_float32_learns(
 ) -> None:
     options = MODES[name]
     skip_where_missing(options)
-    found = losses(tmp_path, options)
-    assert found == pytest.approx(exact, rel=NEAR.get(name, 0.05))
+    rows = losses_and_updates(tmp_path, options)
+    found = [loss for loss, _ in rows]
+    alike = [exact[updates] for _, updates in rows]
+    assert found == pytest.approx(alike, rel=NEAR.get(name, 0.05))
+    assert rows[-1][1] >= 7
     assert found[-1] < found[0] - 0.2
     assert torch.get_float32_matmul_precision() == "highest"
     if not name.startswith("fp32"):

@@ -126,21 +126,11 @@ def working_bytes(spec: ModelSpec, forward: Forward) -> int:
     together = forward.at_once(tokens)
     wide = [cost.working_values(spec, together) for cost in costs]
     most = max([together * spec.intermediate_size, *wide])
-    gradients = 2
     if together < tokens:
         most *= TILE_VALUES
-        gradients -= _overwrites(spec)
-    own = (most + gradients * tokens * spec.hidden_size) * forward.element
+    own = (most + 2 * tokens * spec.hidden_size) * forward.element
     own = max(own, _attention_workspace(spec, forward))
     return max([own, *(cost.working(spec, forward) for cost in costs)])
-
-
-def _overwrites(spec: ModelSpec) -> bool:
-    """Whether a gradient takes the place of what a tiled feed-forward read.
-
-    So `lumina.assemble.tiling` has it in plain blocks without dropout.
-    """
-    return not spec.dropout and not costs_of(spec)
 
 
 def _attention_workspace(spec: ModelSpec, forward: Forward) -> int:

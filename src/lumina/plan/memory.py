@@ -166,9 +166,7 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     working = working_bytes(spec, forward) + recomputed + _coding_bytes(spec, layout)
     logits, transient = _logit_bytes(spec, layout)
     if forward.tiled(spec) and mode == "full":
-        # By then the last hidden states are gone, and their gradient is the one that
-        # `working` counts for the block's output.
-        transient += 2 * layout.hidden_states(spec)
+        transient += _gone_before_blocks(spec, layout)
     return {
         "activations": kept.dense,
         "routed": kept.routed,
@@ -176,6 +174,17 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         # The logits are gone when the blocks go back; their room is used again.
         "working": max(0, working - transient),
     }
+
+
+def _gone_before_blocks(spec: ModelSpec, layout: Layout) -> int:
+    """Bytes beside the logits that are gone when the first block goes back.
+
+    The last hidden states; their gradient, which `working` counts as that of the
+    block's output; and an input of a block that was still on its way to the host.
+    """
+    count, size = layout.inputs_away(spec)
+    on_its_way = layout.activations_in != "device" and count > 1
+    return 2 * layout.hidden_states(spec) + size * on_its_way
 
 
 def _kept_by_blocks(
