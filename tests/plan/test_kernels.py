@@ -55,6 +55,18 @@ CHOICES = {
 }
 
 
+@pytest.mark.covers("MEM-08")
+@pytest.mark.parametrize("machine", [gpu(**WITHOUT), gpu(*A100, **WITH_PACKAGE)])
+def test_flash_attention_is_automatic_above_512_tokens(machine):
+    """In shorter rows too: it needs no mask of packed documents at any length."""
+    for length in (256, 513, 1024, 2048, 131_072):
+        plan = plan_for(config(seq_length=length, batch_size=1), machine)
+        assert kernel_family(plan.attention) == "varlen", length
+        assert plan.attention == "flash2"
+    named = plan_for(config(seq_length=513, attention="sdpa"), machine)
+    assert named.attention == "sdpa"
+
+
 @pytest.mark.covers("MOD-09: chosen by hardware, package and sequence length")
 @pytest.mark.parametrize("case", CHOICES)
 def test_the_best_there_is_by_hardware_package_and_length(case):

@@ -11,6 +11,7 @@ import torch
 
 from lumina.assemble.assemble import assemble
 from lumina.config import Config
+from lumina.config.layer import Layer
 from lumina.data.stream import StepBatches
 from lumina.errors import LuminaError
 from lumina.features.declared import chunked_training
@@ -250,6 +251,25 @@ def test_the_plan_counts_one_chunk_and_the_keys_of_all(
     monkeypatch.setattr(chunked_training, "PIECE_KEYS", 0)
     without = planned(65_536, chunk_size=1024, **options)
     assert chunked.memory["working"] - without.memory["working"] == piece
+
+
+@pytest.mark.covers("MEM-05")
+def test_keys_that_have_no_room_beside_the_model_lie_in_host_memory() -> None:
+    """Beyond 500,000 tokens here; the flag of the documents says it at any length."""
+    wide = {"hidden_size": 1024, "num_heads": 16, "num_layers": 16}
+    machine = gpu(gib=40, host_memory_bytes=2**39)
+    near = planned(65_536, machine=machine, **wide)
+    far = planned(2**19, machine=machine, **wide)
+    assert not near.chunk_offload and far.chunk_offload
+    assert far.chunk_size == 512
+    assert "524,288 tokens have no room" in far.reasons["chunk_offload"]
+    assert far.memory["bound"] < 40 * 2**30
+    with pytest.raises(LuminaError) as caught:
+        planned(2**19, machine=machine, chunk_offload=False, **wide)
+    assert caught.value.code in ("E201", "E203")
+    layer = Layer()
+    layer.put("cpu_offload", True)
+    assert layer.leaves == {"chunk_offload": True}
 
 
 @pytest.mark.parametrize(

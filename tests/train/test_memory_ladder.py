@@ -56,6 +56,7 @@ def told(run: Run, kind: str) -> list[dict[str, Any]]:
     "TRN-23: halve batch",
     "TRN-23: raise accumulation to keep effective batch",
     "TRN-23: continue",
+    "MEM-25: smaller batch",
 )
 def test_losses_are_those_of_a_run_that_began_on_the_rung(runs: Runs) -> None:
     began = runs.train(**(STORY | {"batch_size": 2}))
@@ -169,6 +170,21 @@ def test_the_ladder_ends_with_what_was_tried(runs: Runs) -> None:
         weights = {name: reader.tensor(name).clone() for name in reader.names()}
     one = runs.train(**(STORY | {"steps": 1}))
     assert all(torch.equal(weights[n], t) for n, t in one.tensors.items())
+
+
+@pytest.mark.thorough
+@pytest.mark.covers("MEM-25: checkpoint before OOM")
+def test_the_last_whole_step_is_saved_before_a_run_without_room_ends(
+    runs: Runs,
+) -> None:
+    with pytest.raises(LuminaError, match="E201"):
+        runs.train(short(lambda _: False, at=2, where="forward"), **STORY)
+    (run,) = runs.folder.glob("run-*")
+    with open_checkpoint(latest_good(run)) as reader:
+        assert reader.meta.step == 2
+        saved = {name: reader.tensor(name).clone() for name in reader.names()}
+    two = runs.train(**(STORY | {"steps": 2}))
+    assert all(torch.equal(saved[name], t) for name, t in two.tensors.items())
 
 
 @pytest.mark.covers("MEM-25: collection on pressure", "MEM-25: alerts")

@@ -24,23 +24,26 @@ Fits = Callable[["Config"], bool]
 
 
 def decide_chunks(
-    config: Config, spec: ModelSpec, decisions: Decisions, fits: Fits
+    config: Config, spec: ModelSpec, device: str, decisions: Decisions, fits: Fits
 ) -> None:
     """The fields `chunk_size` and `chunk_offload` of a Plan.
 
     Args:
         config: what was asked for.
         spec: the model's shape.
+        device: what trains.
         decisions: takes the fields, and advice.
         fits: asked for chunks that no option names.
     """
     section = config.long_rows
-    why = source_of(config, "use_chunked_training")
-    decisions.decide("chunk_offload", section.chunk_offload, why)
     if not section.use_chunked_training:
+        decisions.decide("chunk_offload", bool(section.chunk_offload), "rows are whole")
         decisions.decide("chunk_size", 0, "rows are whole")
         return
     length = spec.seq_length
+    offload, why = _offload(config, spec, device, fits)
+    decisions.decide("chunk_offload", offload, why)
+    config = config.override({"chunk_offload": offload}, Source("decided", why))
     size, why = section.chunk_size, source_of(config, "chunk_size")
     if size is None:
         size, why = _by_length(config, length, fits)
@@ -50,6 +53,30 @@ def decide_chunks(
             f"row of {length:,}"
         )
     decisions.decide("chunk_size", size, why)
+
+
+def _offload(
+    config: Config, spec: ModelSpec, device: str, fits: Fits
+) -> tuple[bool, str]:
+    """Whether keys of chunks lie in host memory, and why.
+
+    Where no option says it, they do on a GPU that has room for the shortest chunk
+    with them there, and none with them on the device.
+    """
+    asked = config.long_rows.chunk_offload
+    if asked is not None:
+        return asked, source_of(config, "chunk_offload")
+    if device != "cuda" or spec.mla_kv_rank:
+        return False, "default"
+    size = min(config.long_rows.chunk_size or SHORTEST, spec.seq_length)
+
+    def room(offload: bool) -> bool:
+        trial = {"chunk_size": size, "chunk_offload": offload}
+        return fits(config.override(trial, Source("decided", "tried")))
+
+    if room(False) or not room(True):
+        return False, "default"
+    return True, f"keys and values of {spec.seq_length:,} tokens have no room beside"
 
 
 def _by_length(config: Config, length: int, fits: Fits) -> tuple[int, str]:

@@ -414,7 +414,7 @@ def _decide_chunks(
         world_size = decisions.values["world_size"]
         return smallest_layout_fits(trial, environment, spec, world_size)
 
-    decide_chunks(config, spec, decisions, fits)
+    decide_chunks(config, spec, environment.device, decisions, fits)
 
 
 def _decide_features(

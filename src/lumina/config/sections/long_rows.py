@@ -23,8 +23,9 @@ class LongRowsSection(Section):
         "4,096 tokens), 2048 (from 32,768), 1024 (from 65,536) or 512 (from 100,000), "
         "and less where memory needs it",
     )
-    chunk_offload: bool = Field(
-        False,
+    chunk_offload: bool | None = Field(
+        None,
         description="keep the keys and values of the chunks, and their gradients, in "
-        "host memory and read them block by block",
+        "host memory and read them block by block; default: where a GPU has no room "
+        "for them",
     )
