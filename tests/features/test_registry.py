@@ -100,6 +100,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "optimizer_states_disk": {"optimizer_states_in": "disk"},
     "flash_attention_3": {"experimental_fa3": True},
     "prefetch": {"prefetch_threads": 2},
+    "fused_kernels": {"triton_kernels": True},
+    "blackwell_tuning": {"experimental_blackwell_tuning": True},
     "fp8_experts": {"use_moe": True, "precision": "mixed_fp8", "fp8_experts": True},
     "cuda_graphs": {"experimental_cuda_graphs": True},
     "cudnn_benchmark": {"cudnn_benchmark": True},
@@ -111,6 +113,7 @@ ASKED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ALONE = {"optimizer_in_backward", "cuda_graphs"}
 """Features of runs of one process."""
+NEWER = {"blackwell_tuning": {"capability": (10, 0)}}
 BY_OTHERS = {
     "chunked_loss", "init_from", "registered_block", "registered_attention",
     "registered_feedforward", "registered_backbone", "registered_objective",
@@ -137,7 +140,7 @@ def toy(name: str = "toy", **declared: Any) -> Feature:
 
 @pytest.mark.parametrize("name", ASKED)
 def test_a_feature_is_off_then_asked_for_then_in_the_plan(name: str) -> None:
-    machine = gpu(flash3=True)
+    machine = gpu(flash3=True, **NEWER.get(name, {}))
     feature = FEATURES[name]
     assert not feature.is_requested(config())
     wanted = config(**ASKED[name])

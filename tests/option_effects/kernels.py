@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
+from lumina.assemble.program import build
+from lumina.config import Config
+from lumina.errors import LuminaError
 from lumina.features import FEATURES
+from lumina.ops.largest_scores import tiles
+from lumina.ops.norms_together import operators
+from machines import gpu, plan_for
 from option_effects import shows
 from option_effects.depth import chosen
 from recorded_steps import Tape, on_the_cpu
@@ -135,3 +142,97 @@ def scales_of_float8(runs: Runs) -> None:
     assert len(losses) == 3
     message = runs.refused("E002", precision="fp32", use_moe=True, fp8_experts=True)
     assert "fp8_experts multiplies float8" in message
+
+
+@pytest.mark.covers(
+    "KRN-14: HYDRA_DISABLE_FUSED_SWIGLU_BWD, ..._RMS_NORM_BWD, ..._QK_NORM_BWD (=1)"
+)
+@shows("triton_kernels")
+def fused(runs: Runs) -> None:
+    """The same losses by other operators, whose gradients a variable leaves out."""
+    if not torch.cuda.is_available():
+        assert "CUDA" in runs.refused("E003", triton_kernels=True)
+    able = dataclasses.replace(FEATURES["fused_kernels"], needs=lambda machine: None)
+    runs.monkeypatch.setitem(FEATURES, "fused_kernels", able)
+    called: dict[str, int] = {}
+    for name in ("_swiglu_backward", "_norms_backward"):
+        call = getattr(operators, name)
+
+        def counted(*given: Any, name: str = name, call: Any = call) -> Any:
+            kind = name if name == "_swiglu_backward" else f"{name} of {len(given[0])}"
+            called[kind] = called.get(kind, 0) + 1
+            return call(*given)
+
+        runs.monkeypatch.setattr(operators, name, counted)
+    options: dict[str, Any] = {"qk_norm": "rms", "steps": 2}
+    plain = runs.train(triton_kernels=False, **options)
+    assert not called
+    run = runs.train(triton_kernels=True, **options)
+    # Two steps of two blocks; one norm before each branch, and the last one.
+    whole = {"_swiglu_backward": 4, "_norms_backward of 1": 10,
+             "_norms_backward of 2": 4}  # fmt: skip
+    assert called == whole
+    assert run.column("loss") == pytest.approx(plain.column("loss"), rel=1e-5)
+    switches = {
+        "SWIGLU": "_swiglu_backward", "RMS_NORM": "_norms_backward of 1",
+        "QK_NORM": "_norms_backward of 2",
+    }  # fmt: skip
+    for name, kind in switches.items():
+        called.clear()
+        variable = f"HYDRA_DISABLE_FUSED_{name}_BWD"
+        runs.monkeypatch.setenv(variable, "1")
+        again = runs.train(triton_kernels=True, **options)
+        runs.monkeypatch.delenv(variable)
+        assert called == {k: v for k, v in whole.items() if k != kind}
+        assert again.column("loss") == pytest.approx(plain.column("loss"), rel=1e-5)
+
+
+@pytest.mark.covers(
+    "KRN-16: --experimental_blackwell_tuning/--no-experimental_blackwell_tuning",
+    "KRN-16: --triton_block_q 128 (default 64)",
+    "KRN-16: --triton_block_kv 64",
+    "KRN-16: --triton_num_warps 8 (4)",
+    "KRN-16: num_stages 3 (2)",
+    "KRN-16: shared-memory limit checked",
+)
+@shows(
+    "experimental_blackwell_tuning",
+    "triton_block_q",
+    "triton_block_kv",
+    "triton_num_warps",
+    "triton_num_stages",
+)
+def tiles_of_kernels(runs: Runs) -> None:
+    """Of GPUs alone; what does not fit on the chip is refused by its size."""
+    assert "10.0" in runs.refused("E003", experimental_blackwell_tuning=True)
+    assert runs.train(experimental_blackwell_tuning=False, steps=1).first_loss > 0
+    for leaf, value in {
+        "triton_block_q": 64, "triton_block_kv": 64, "triton_num_warps": 4,
+        "triton_num_stages": 3,
+    }.items():  # fmt: skip
+        assert leaf in runs.refused("E003", **{leaf: value})
+    hopper, b200 = gpu(), gpu("NVIDIA B200", 180, (10, 0))
+    card = gpu("NVIDIA GeForce RTX 5090", 32, (12, 0))
+    start: dict[str, Any] = {"vocab_size": 64, "steps": 10, "global_batch_size": 8}
+
+    def planned(machine: Any, **options: Any) -> Any:
+        return plan_for(Config(**(start | options)), machine)
+
+    assert planned(b200).attention_tiles == {}
+    tuned = planned(b200, experimental_blackwell_tuning=True, triton_num_warps=4)
+    assert tuned.attention_tiles == {
+        "queries": 128, "keys": 64, "warps": 4, "stages": 3,
+    }  # fmt: skip
+    named = planned(hopper, triton_block_q=256, num_stages=3)
+    assert named.attention_tiles == {"queries": 256, "stages": 3}
+    for machine, room in ((hopper, "227"), (card, "99")):
+        with pytest.raises(LuminaError) as caught:
+            planned(machine, triton_block_kv=512, triton_num_stages=8, head_dim=128)
+        assert caught.value.code == "E003" and f"{room} KiB" in caught.value.message
+    with pytest.raises(LuminaError) as caught:
+        planned(hopper, triton_block_q=100)
+    assert caught.value.code == "E005"
+    program = build(tuned)
+    assert tuned.attention_tiles == tiles.CHOSEN and program is not None
+    build(planned(hopper))
+    assert tiles.CHOSEN == {}

@@ -43,6 +43,7 @@ from lumina.model.stored import StoredWeight, storable, store
 from lumina.model.tensors import FusedPieces, TensorInfo
 from lumina.ops.attention import flash3
 from lumina.ops.attention.fused import prefer_cudnn
+from lumina.ops.largest_scores import tiles
 from lumina.ops.low_bits.codec import found_codec, relative_error
 from lumina.optim.anchor import BaseWeights
 from lumina.optim.averages import evaluation_weights
@@ -456,6 +457,7 @@ class Program:
 def build(plan: Plan) -> Network:
     """The network, on the meta device."""
     flash3.use(plan.attention == "flash3")
+    tiles.use(plan.attention_tiles)
     prefer_cudnn(plan.device == "cuda" and plan.attention != "flash3")
     network = build_network(
         plan.spec,

@@ -83,6 +83,17 @@ VARIABLES: tuple[Variable, ...] = (
         "TRITON_CACHE_DIR", "kernels", "where Triton's kernels are kept", "triton"
     ),
     Variable(
+        "HYDRA_DISABLE_FUSED_SWIGLU_BWD", "kernels",
+        "1: with --triton-kernels, the gradient of SwiGLU is computed by PyTorch",
+    ),
+    Variable(
+        "HYDRA_DISABLE_FUSED_RMS_NORM_BWD", "kernels", "1: the same for RMSNorm"
+    ),
+    Variable(
+        "HYDRA_DISABLE_FUSED_QK_NORM_BWD", "kernels",
+        "1: the same for the norms of queries and keys",
+    ),
+    Variable(
         "CUBLAS_WORKSPACE_CONFIG", "kernels",
         "cuBLAS's working memory; --deterministic sets :4096:8 where it is not set",
     ),

@@ -36,6 +36,7 @@ SYNONYMS: dict[str, str] = {
     "max_grad": "max_grad_norm",
     "experimental_prefetch_threads": "prefetch_threads",
     "prefetch_buffer_size": "prefetch_factor",
+    "num_stages": "triton_num_stages",
     "moe": "use_moe",
     "use_gradient_checkpointing": "gradient_checkpointing",
     "use_flash_attention": "attention",

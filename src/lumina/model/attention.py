@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,7 @@ class Attention(nn.Module):
         self.q_norm = _head_norm(spec, spec.num_heads)
         self.k_norm = _head_norm(spec, spec.num_kv_heads)
         self.largest_logits: Tensor | None = None
+        self.norms_together: Callable[..., tuple[Tensor, ...]] | None = None
 
     def project(
         self, x_bsd: Tensor, context: BlockContext
@@ -42,7 +45,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x_bsd).unflatten(-1, (-1, self.head_dim))
         q_bshd, k_bskd, v_bskd = qkv.split(self.heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            q_bshd, k_bskd = self.q_norm(q_bshd), self.k_norm(k_bskd)
+            q_bshd, k_bskd = self._normed(q_bshd, k_bskd)
             if self.rotary:
                 q_bshd = rotate(q_bshd, context.cos, context.sin)
                 k_bskd = rotate(k_bskd, context.cos, context.sin)
@@ -50,6 +53,16 @@ class Attention(nn.Module):
             qk = rotate(qkv[:, :, : -self.heads[2]], context.cos, context.sin)
             q_bshd, k_bskd = qk.split(self.heads[:2], dim=2)
         return q_bshd, k_bskd, v_bskd
+
+    def _normed(self, q_bshd: Tensor, k_bskd: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys by their norms."""
+        q_norm, k_norm = self.q_norm, self.k_norm
+        assert q_norm is not None and k_norm is not None
+        if self.norms_together is None:
+            return q_norm(q_bshd), k_norm(k_bskd)
+        weights = (q_norm.weight, k_norm.weight)
+        q_bshd, k_bskd = self.norms_together((q_bshd, k_bskd), weights, q_norm.eps)
+        return q_bshd, k_bskd
 
     def rows_of_logits(self, factors: Tensor) -> dict[str, Tensor]:
         """What multiplies the logits of each head of queries by its factor.

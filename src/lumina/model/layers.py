@@ -122,7 +122,13 @@ class Embedding(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation of the last dimension, scaled by channel."""
+    """Root-mean-square normalisation of the last dimension, scaled by channel.
+
+    Attributes:
+        function: what computes it, where that is another kernel.
+    """
+
+    function: Callable[[Tensor, Tensor, float], Tensor] | None = None
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -131,7 +137,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
-        return rms_norm(x, self.weight, self.eps)
+        return (self.function or rms_norm)(x, self.weight, self.eps)
 
 
 class LayerNorm(nn.Module):
@@ -184,7 +190,12 @@ class FeedForward(nn.Module):
 
     Args:
         width: inner width, where it is not `spec.intermediate_size`.
+
+    Attributes:
+        activation: makes the product of [..., 2M], where that is another kernel.
     """
+
+    activation: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, spec: ModelSpec, width: int | None = None) -> None:
         super().__init__()
@@ -194,5 +205,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x_bsd: Tensor) -> Tensor:
         """[B, S, D] to [B, S, D]."""
-        gate, up = self.gate_up(x_bsd).chunk(2, dim=-1)
+        gate_up = self.gate_up(x_bsd)
+        if self.activation is not None:
+            return self.down(self.activation(gate_up))  # type: ignore[no-any-return]
+        gate, up = gate_up.chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]

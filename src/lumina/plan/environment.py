@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from lumina.config import Config
 
 
+PLAIN_BACKWARDS = {
+    "HYDRA_DISABLE_FUSED_SWIGLU_BWD": "swiglu",
+    "HYDRA_DISABLE_FUSED_RMS_NORM_BWD": "rms_norm",
+    "HYDRA_DISABLE_FUSED_QK_NORM_BWD": "qk_norm",
+}
+"""Variable that is 1 -> the fused kernel whose gradient PyTorch computes."""
+
+
 @dataclass(frozen=True)
 class Environment:
     """The hardware and software a plan is made for.
@@ -48,6 +56,8 @@ class Environment:
         peak_flops: dense peak by compute type, None where unknown.
         local_processes: processes of this run on this machine.
         failed_pretests: feature -> why its pretest failed here (`lumina.guard`).
+        plain_backwards: fused kernels whose gradient is to be computed operation by
+            operation: HYDRA_DISABLE_FUSED_NAME_BWD is 1.
         capped: `memory_bytes` is what may be used of more (`cap_memory`).
     """
 
@@ -72,6 +82,7 @@ class Environment:
     local_processes: int = 1
     failed_pretests: dict[str, str] = field(default_factory=dict)
     capped: bool = False
+    plain_backwards: tuple[str, ...] = ()
 
     def on_cpu(self) -> Environment:
         """The same machine without its accelerator."""
@@ -139,6 +150,11 @@ def probe(wanted: Config | str = "auto") -> Environment:
         cuda_version=torch.version.cuda,
         peak_flops=dict.fromkeys(DTYPES),
         local_processes=processes,
+        plain_backwards=tuple(
+            name
+            for variable, name in PLAIN_BACKWARDS.items()
+            if os.environ.get(variable) == "1"
+        ),
     )
     if on_cpu:
         return machine

@@ -56,6 +56,7 @@ from lumina.plan.shape import resolve_spec
 from lumina.plan.sharing import ways_to_share, why_shared
 from lumina.plan.stages import decide_stages
 from lumina.plan.step_shapes import decide_step_shapes
+from lumina.plan.tiles import decide_tiles
 from lumina.plan.too_large import too_large
 from lumina.plan.transfer import decide_transfer
 from lumina.quantities import byte_size
@@ -148,7 +149,8 @@ def make_plan(
     decide_offload(config, spec, decisions)
     decide_few_bits(config, decisions)
     decide_attention(config, machine, spec, decisions)
-    decide_step_shapes(config, spec, decisions)
+    decide_step_shapes(config, machine, spec, decisions)
+    decide_tiles(config, machine, spec, decisions)
     _decide_chunks(config, environment, spec, decisions)
     _decide_features(config, machine, spec, decisions)
     _decide_layout(config, machine, spec, decisions)

@@ -117,6 +117,10 @@ class Plan:
         phase: the one that this Plan is for; its first step follows `phase_begin`
             completed steps, and its last step is `steps`.
         prefetch_threads: that make batches ahead of their use; 0: none does.
+        triton_kernels: SwiGLU and norms are kernels of their own, but for the gradients
+            of those in `plain_backwards`.
+        blackwell_tuning: `attention_tiles` are those for Blackwell but for named ones.
+        attention_tiles: queries, keys, warps and stages of Triton's attention kernel.
         cuda_graphs: steps are captured, after `cuda_graphs_warmup` ordinary ones.
         cudnn_benchmark: cuDNN tries its algorithms for every new shape.
         fallbacks: what takes the place of a device, kernel or feature that is not
@@ -225,6 +229,10 @@ class Plan:
     attention_head_groups: int = 1
     prefetch_threads: int = 1
     cudnn_benchmark: bool = False
+    triton_kernels: bool = False
+    plain_backwards: tuple[str, ...] = ()
+    blackwell_tuning: bool = False
+    attention_tiles: dict[str, int] = field(default_factory=dict)
     cuda_graphs: bool = False
     cuda_graphs_warmup: int = 50
     fallbacks: tuple[str, ...] = ()
@@ -295,6 +303,7 @@ class Plan:
             "watched",
             "phases",
             "fallbacks",
+            "plain_backwards",
         ):
             values[name] = tuple(values.get(name, ()))
         values["warnings"] = tuple(values["warnings"])

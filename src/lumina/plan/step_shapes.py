@@ -10,12 +10,15 @@ from lumina.plan.decisions import Decisions, source_of
 
 if TYPE_CHECKING:
     from lumina.config import Config
+    from lumina.plan.environment import Environment
 
 ROW_BYTES = 8
 """torch's grouped product takes rows of so many 16-bit numbers, or multiples."""
 
 
-def decide_step_shapes(config: Config, spec: ModelSpec, decisions: Decisions) -> None:
+def decide_step_shapes(
+    config: Config, machine: Environment, spec: ModelSpec, decisions: Decisions
+) -> None:
     """Decide `Plan.prefetch_threads`, and refuse static routing that cannot be.
 
     Raises:
@@ -25,6 +28,8 @@ def decide_step_shapes(config: Config, spec: ModelSpec, decisions: Decisions) ->
     count = 1 if asked is None else asked
     why = source_of(config, "prefetch_threads")
     decisions.decide("prefetch_threads", count, why)
+    plain, why = machine.plain_backwards, "HYDRA_DISABLE_FUSED_..._BWD, as they are set"
+    decisions.decide("plain_backwards", plain, why)
     scaling = config.kernels.fp8_scaling
     decisions.decide("fp8_scaling", scaling, source_of(config, "fp8_scaling"))
     warm_up = config.kernels.cuda_graphs_warmup

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lumina.config.sections.section import Section
 
@@ -55,9 +55,46 @@ class KernelsSection(Section):
         description="dropless routed experts multiply float8 too, with a scale for "
         "each row; default: off; needs a precision with float8",
     )
+    triton_kernels: bool | None = Field(
+        None,
+        description="SwiGLU, RMSNorm and norms of queries and keys by one Triton "
+        "kernel each, forwards and backwards; HYDRA_DISABLE_FUSED_SWIGLU_BWD=1, "
+        "..._RMS_NORM_BWD=1 and ..._QK_NORM_BWD=1 leave the kernel of a backward out; "
+        "default: off, until they are measured to be faster",
+    )
+    experimental_blackwell_tuning: bool | None = Field(
+        None,
+        description="tiles for Blackwell in Triton's attention kernel (of --qk-clip "
+        "and the largest attention logit): 128 queries, 64 keys, 8 warps, 3 stages; "
+        "needs such a GPU; default: off, since it was not measured there",
+    )
+    triton_block_q: int | None = Field(
+        None,
+        ge=16,
+        le=512,
+        description="queries of a tile of that kernel, a power of "
+        "two; default: by the width of heads",
+    )
+    triton_block_kv: int | None = Field(
+        None, ge=16, le=512, description="keys of a tile, likewise"
+    )
+    triton_num_warps: int | None = Field(
+        None, ge=1, le=16, description="warps of a block, a power of two; default: 8"
+    )
+    triton_num_stages: int | None = Field(
+        None, ge=1, le=8, description="tiles of keys that are loaded ahead; default: 2"
+    )
     cudnn_benchmark: bool | None = Field(
         None,
         description="let cuDNN try its algorithms for every new shape and keep the "
         "fastest; only convolutions ask for it, which parts of your own may have; "
         "default: off",
     )
+
+    @field_validator("triton_block_q", "triton_block_kv", "triton_num_warps")
+    @classmethod
+    def _power(cls, value: int | None) -> int | None:
+        """Refuse what no Triton kernel can be built for."""
+        if value is not None and value & (value - 1):
+            raise ValueError(f"{value} is no power of two")
+        return value

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lumina.ops.largest_scores import tiles
+
 TILES = ((64, 128, 128), (128, 128, 64), (256, 64, 32))
 """Widest head, and the queries and keys of a tile, which has to fit on the chip."""
 
@@ -83,14 +85,17 @@ def note_largest_(
     keys, groups = k_bskd.shape[1:3]
     assert q_bshd.stride(3) == k_bskd.stride(3) == 1
     filled = max(16, triton.next_power_of_2(width))
-    tile = next((tile[1:] for tile in TILES if filled <= tile[0]), TILES[-1][1:])
+    usual = next((tile[1:] for tile in TILES if filled <= tile[0]), TILES[-1][1:])
+    named = tiles.CHOSEN
+    tile = named.get("queries", usual[0]), named.get("keys", usual[1])
     grid = (triton.cdiv(queries, tile[0]), batch * heads)
     _largest_kernel[grid](
         q_bshd, k_bskd, largest if starts is None else starts, largest,
         *q_bshd.stride()[:3], *k_bskd.stride()[:3],
         queries, keys, heads, heads // groups, window, 1 / math.sqrt(width),
         CAUSAL=causal, WINDOWED=window > 0, PACKED=starts is not None, WIDTH=width,
-        FILLED=filled, QUERIES=tile[0], KEYS=tile[1], num_warps=8, num_stages=2,
+        FILLED=filled, QUERIES=tile[0], KEYS=tile[1],
+        num_warps=named.get("warps", 8), num_stages=named.get("stages", 2),
     )  # fmt: skip
 
 

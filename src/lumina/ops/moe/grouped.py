@@ -60,11 +60,13 @@ def routed_experts(
     scores_tk: Tensor,
     through: Through = alone,
     product: Callable[[Tensor, Weight, Tensor], Tensor] = multiplied,
+    activation: Callable[[Tensor], Tensor] = swiglu,
 ) -> Tensor:
     """Every token through all its experts; arguments as in `reference`.
 
     Args:
         product: multiplies sorted rows by the experts' matrices, up to the offsets.
+        activation: SwiGLU's product of [N, 2M].
     """
     order_n, place_tk, offsets_e = sort_by_expert(ids_tk, gate_up.shape[0])
     x_nd = dispatch(x_td, order_n // ids_tk.shape[1], place_tk)
@@ -72,6 +74,6 @@ def routed_experts(
     def multiply(x: Tensor, weight: Weight) -> Tensor:
         return product(x, weight, offsets_e)
 
-    hidden_nm = swiglu(through("gate_up", x_nd, gate_up, multiply))
+    hidden_nm = activation(through("gate_up", x_nd, gate_up, multiply))
     y_nd = through("down", hidden_nm, down, multiply)
     return combine(y_nd, scores_tk, place_tk, order_n)
