@@ -149,6 +149,8 @@ def test_hydra_size_as_its_users_write_it(
         (["--moe-capacity-factor", "2"], "capacity_factor", 2.0),
         (["--gradient_accumulation_steps", "3"], "grad_accum", 3),
         (["--no-moe"], "use_moe", False),
+        (["--drop-tokens"], "moe_dispatch", "capacity"),
+        (["--no-drop-tokens"], "moe_dispatch", "dropless"),
         (["--gradient-checkpointing"], "gradient_checkpointing", "full"),
         (["--no-gradient-checkpointing"], "gradient_checkpointing", "none"),
         (["--use-flash-attn"], "attention", "auto"),
@@ -160,6 +162,7 @@ def test_hydra_size_as_its_users_write_it(
 )
 @pytest.mark.covers(
     "CFG-14: synonyms mapped",
+    "MOD-18: drop_tokens true/false",
     "MEM-01: --gradient-checkpointing/--no-gradient-checkpointing",
 )
 def test_documented_flags_and_synonyms(

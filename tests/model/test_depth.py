@@ -290,6 +290,27 @@ def test_static_mode_is_another_function_and_costs_the_dense_model():
     assert counted_flops(static) == pytest.approx(counted_flops(dense), rel=0.01)
 
 
+@pytest.mark.covers("MOD-33: soft weighted sum over all tokens")
+@pytest.mark.parametrize("scope", ["block", "feedforward"])
+def test_static_mode_weighs_what_the_block_adds_to_every_token(scope):
+    """x + 2 sigmoid(router) f(x), with f that of the dense block, by hand."""
+    network = depth(layers=(1,), mode="static", scope=scope)
+    dense = same_weights(network, mod=None).backbone.blocks[1]
+    block = network.backbone.blocks[1]
+    seen = {}
+    block.register_forward_hook(
+        lambda module, given, found: seen.update(given=given, found=found[0])
+    )
+    network(packed_batch([[10, 8], [24]], 24))
+    x, context = seen["given"]
+    start = x + dense.attend(x, context) if scope == "feedforward" else x
+    unit = start * torch.rsqrt(start.square().mean(-1, keepdim=True) + 1e-5)
+    weight = 2 * torch.sigmoid(unit @ block.depth.router.weight.T)
+    assert weight.std() > 0.01 and (weight < 2).all()  # every token has its own
+    whole = dense(x, context)[0] - start
+    torch.testing.assert_close(seen["found"], start + weight * whole)
+
+
 @pytest.mark.covers("MOD-31: use_moe and use_mod both true")
 @pytest.mark.parametrize("layers", [(0, 3), (1, 2), (0, 1, 2, 3)])
 def test_experts_and_depths_in_one_model(layers):

@@ -9,7 +9,9 @@ import torch
 
 import lumina
 from lumina.batch import Batch
+from lumina.config import Source
 from lumina.model.moe import routed_layers
+from machines import gpu, plan_for
 
 MOE = {"use_moe": True, "num_experts": 4, "moe_top_k": 2, "vocab_size": 96}
 
@@ -193,3 +195,32 @@ def test_micro_batches_do_not_change_routed_training(tiny_config, tmp_path):
         for key in ("loss", "grad_norm", "moe.balance_loss", "moe.z_loss"):
             assert a[key] == pytest.approx(b[key], rel=1e-4), key
     assert [a["moe.load"] for a in whole] == [b["moe.load"] for b in split]
+
+
+@pytest.mark.covers("MOD-18: default 1.25")
+def test_the_capacity_factor_is_1_25_of_8_experts_and_follows_their_number():
+    """Of models between 35M and 2B parameters, which have 8 experts by default."""
+    factors = {4: 1.1, 8: 1.25, 12: 1.25, 16: 1.5, 64: 1.8, 144: 2.8}
+    for experts, factor in factors.items():
+        config = lumina.Config(
+            use_moe=True, num_experts=experts, moe_dispatch="capacity", vocab_size=64
+        )
+        assert plan_for(config).spec.moe.capacity_factor == factor
+    config = lumina.ConfigPresets.get("m120_speed").replace(
+        use_moe=True, num_experts=None, moe_dispatch="capacity", capacity_factor=None
+    )
+    moe = plan_for(config, gpu()).spec.moe
+    assert (moe.num_experts, moe.capacity_factor) == (8, 1.25)
+
+
+@pytest.mark.covers("MOD-18: drop_tokens true/false")
+def test_the_switch_of_the_documents_drops_or_keeps(tiny_config, tmp_path):
+    few = {"num_experts": 4, "steps": 1, "warmup_steps": 0}
+    dropped = {}
+    for value in (True, False, "on", "no"):
+        config = tiny_config.override({"drop_tokens": value, **few}, Source("python"))
+        config = config.override({"capacity_factor": 0.25}, Source("python"))
+        rows = train(config, tmp_path / str(value))
+        dropped[value] = max(rows[0]["moe.dropped_fraction"])
+    assert dropped[True] == dropped["on"] > 0
+    assert dropped[False] == dropped["no"] == 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 
+from lumina.cli.main import main
 from lumina.plan import guidance
 
 
@@ -96,3 +98,29 @@ def test_the_fits_give_what_their_authors_used() -> None:
     # Their loss without a limit of data, equation 1.1, is a little lower.
     endless = (8.8e13 / 1e8) ** 0.076
     assert endless < guidance.kaplan_loss(1e8, 2e9) < 1.03 * endless
+
+
+@pytest.mark.covers(
+    "MOD-08: suggested: <8K full, 8-32K 2048, >32K 512, 50-100K 256-512"
+)
+@pytest.mark.parametrize(
+    ("length", "window", "said"),
+    [
+        (4096, [0, 0], "--window-size 0 (full attention)"),
+        (8191, [0, 0], "--window-size 0 (full attention)"),
+        (8192, [2048, 2048], "--window-size 2048 for rows of 8,192"),
+        (32768, [2048, 2048], "--window-size 2048"),
+        (32769, [512, 512], "--window-size 512"),
+        (65536, [256, 512], "--window-size 256 to 512"),
+        (131072, [512, 512], "--window-size 512"),
+    ],
+)
+def test_a_window_is_suggested_by_the_length(
+    length: int, window: list[int], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["suggest", "--preset", "debug", "--seq-length", str(length)]
+    asked += ["--device", "cpu"]
+    assert main([*asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["table"]["window_size"] == window
+    assert main(asked) == 0
+    assert said in capsys.readouterr().out

@@ -91,6 +91,7 @@ def _facts(args: argparse.Namespace) -> dict[str, Any]:
             "learning_rate": rate,
             "batch_size": batch,
             "epochs": guidance.epochs_for(tokens) if purpose == "base" else 3,
+            "window_size": list(guidance.window_for(spec.seq_length)),
         },
         "laws": [_law(one) for one in found],
         "global_batch_size": [max(1, round(one)) for one in sequences],
@@ -127,6 +128,13 @@ def _of_earlier_runs(config: Config, spec: ModelSpec, active: int) -> dict[str, 
     return values
 
 
+def _window(least: int, most: int) -> str:
+    """A suggested window in words."""
+    if not most:
+        return "0 (full attention)"
+    return f"{most}" if least == most else f"{least} to {most}"
+
+
 def _law(one: Answer) -> dict[str, Any]:
     return {"source": one.source, **dataclasses.asdict(one)}
 
@@ -145,6 +153,8 @@ def _text(facts: dict[str, Any]) -> str:
         f"by the table, for {facts['purpose']}:",
         f"  --learning-rate {listed['learning_rate']:g}  --epochs {listed['epochs']}"
         + (f"  --batch-size {listed['batch_size']}" if listed["batch_size"] else ""),
+        f"  --window-size {_window(*listed['window_size'])} for rows of "
+        f"{facts['seq_length']:,} tokens, where attention is to be cheaper",
         "",
         "by fits of published runs:",
     ]

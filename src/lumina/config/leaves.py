@@ -22,6 +22,7 @@ from lumina.errors import LuminaError
 SWITCHED: dict[str, tuple[str, str]] = {
     "gradient_checkpointing": ("full", "none"),
     "attention": ("auto", "sdpa"),
+    "moe_dispatch": ("capacity", "dropless"),
 }
 """Choices that the documents write as a switch: what on and off mean."""
 

@@ -20,6 +20,7 @@ SYNONYMS: dict[str, str] = {
     "ddp": "parallel",
     "num_experts_per_tok": "moe_top_k",
     "moe_capacity_factor": "capacity_factor",
+    "drop_tokens": "moe_dispatch",
     "gradient_accumulation_steps": "grad_accum",
     "dataset_file": "train_data",
     "train_data_path": "train_data",

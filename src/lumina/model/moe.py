@@ -22,7 +22,7 @@ from lumina.model.initial import initial_value
 from lumina.model.layers import FeedForward
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.ops.low_bits.product import Weight, as_tensor
-from lumina.ops.moe import capacity, grouped
+from lumina.ops.moe import capacity, grouped, reroute
 from lumina.ops.router.dispatch import router_linear
 
 if TYPE_CHECKING:
@@ -66,12 +66,17 @@ class Routing(NamedTuple):
         probs_te: [T, E] float32, each token's scores as shares of one.
         ids_tk: [T, k] chosen experts, best first.
         scores_tk: [T, k] float32 weights of the chosen experts.
+        next_tj: [T, j] the experts that follow them, best first; none where nothing
+            is sent on.
+        next_scores_tj: [T, j] float32, what their weights would be.
     """
 
     logits_te: Tensor
     probs_te: Tensor
     ids_tk: Tensor
     scores_tk: Tensor
+    next_tj: Tensor
+    next_scores_tj: Tensor
 
 
 class Router(nn.Module):
@@ -148,16 +153,22 @@ class MoeFeedForward(nn.Module):
             probs_te = all_te / all_te.sum(dim=-1, keepdim=True).clamp(min=TINY)
         else:
             all_te = probs_te = tempered_te.softmax(dim=-1)
-        ids_tk = self._choose(all_te.detach())
-        scores_tk = all_te.gather(1, ids_tk)
+        ids_tn = self._choose(all_te.detach())
+        scores_tn = all_te.gather(1, ids_tn)
         if moe.normalise_top_k:
-            scores_tk = scores_tk / scores_tk.sum(dim=-1, keepdim=True).clamp(min=TINY)
+            chosen_tk = scores_tn[:, : moe.top_k]
+            scores_tn = scores_tn / chosen_tk.sum(dim=-1, keepdim=True).clamp(min=TINY)
         if moe.score_scale != 1.0:
-            scores_tk = scores_tk * moe.score_scale
-        return Routing(logits_te, probs_te, ids_tk, scores_tk)
+            scores_tn = scores_tn * moe.score_scale
+        ids_tk, next_tj = ids_tn[:, : moe.top_k], ids_tn[:, moe.top_k :]
+        scores_tk, next_scores_tj = scores_tn[:, : moe.top_k], scores_tn[:, moe.top_k :]
+        return Routing(logits_te, probs_te, ids_tk, scores_tk, next_tj, next_scores_tj)
 
     def _choose(self, ranking_te: Tensor) -> Tensor:
-        """The k best experts [T, k] by rank [T, E], best first."""
+        """The k best experts by rank [T, E], best first: [T, k].
+
+        Where tokens are sent on, in training, as many follow, if there are so many.
+        """
         if self.selection_bias is not None:
             # The bias moves the choice, never the weight of what was chosen.
             ranking_te = ranking_te + self.selection_bias
@@ -166,7 +177,10 @@ class MoeFeedForward(nn.Module):
         if self.training:
             hidden_te = torch.rand_like(ranking_te) < self.expert_dropout
             ranking_te = ranking_te - HIDDEN * hidden_te
-        return ranking_te.topk(self.spec.top_k, dim=-1).indices
+        count = self.spec.top_k
+        if self.training and self.spec.reserve:
+            count = min(2 * count, self.spec.num_experts)
+        return ranking_te.topk(count, dim=-1).indices
 
     def hold(self, leaf: str, stored: nn.Module) -> None:
         """Take matrices in few bits in place of the parameter `leaf`, gate_up or down.
@@ -229,13 +243,14 @@ class MoeFeedForward(nn.Module):
         Returns:
             [B, S, D] and this layer's sums: `moe.balance_loss` [], `moe.z_loss` []
             (differentiable), `moe.counts` and `moe.probability` [E], `moe.dropped` []
-            and `moe.router` [3] (float32, no gradient).
+            and `moe.router` [3] (float32, no gradient); where tokens are sent on also
+            `moe.rerouted` [].
         """
         rows, length, width = x_bsd.shape
         x_td = x_bsd.reshape(-1, width)
         routing = self.route(x_td)
         gate_up, down = self.matrices(x_td.dtype)
-        dropped = torch.zeros((), device=x_td.device)
+        dropped = sent = torch.zeros((), device=x_td.device)
         if self.training and self.spec.dispatch == "capacity":
             places = capacity.expert_capacity(
                 x_td.shape[0],
@@ -246,24 +261,33 @@ class MoeFeedForward(nn.Module):
             # Round as if the layer had been built with the reduced capacity.
             exact = self.spec.capacity_factor * routing.ids_tk.numel()
             exact /= self.spec.num_experts
-            place_tk = capacity.assign_places(
+            reserve = reroute.reserve_of(places, self.spec.reserve)
+            place_tk, column_tk = reroute.assign_with_reserve(
                 routing.ids_tk.view(rows, length, -1),
+                routing.next_tj.view(rows, length, -1),
                 valid_bs,
                 self.spec.num_experts,
                 places,
+                reserve,
                 self.capacity_share * (exact / places),
             )
-            lost_tk = place_tk == self.spec.num_experts * places
+            lost_tk = place_tk == self.spec.num_experts * (places + reserve)
             if valid_bs is not None:
                 lost_tk = lost_tk & valid_bs.reshape(-1, 1)
             dropped = lost_tk.sum(dtype=torch.float32)
+            sent_tk = column_tk != reroute.NOWHERE
+            sent = sent_tk.sum(dtype=torch.float32)
+            scores_tk = routing.scores_tk
+            if routing.next_tj.shape[1]:
+                other_tk = routing.next_scores_tj.gather(1, column_tk.clamp(min=0))
+                scores_tk = torch.where(sent_tk, other_tk, scores_tk)
             y_td = capacity.routed_experts(
                 x_td,
                 gate_up,
                 down,
                 place_tk,
-                routing.scores_tk,
-                places,
+                scores_tk,
+                places + reserve,
                 self._through,
             )
         else:
@@ -274,6 +298,8 @@ class MoeFeedForward(nn.Module):
             y_td = y_td + self.shared(x_td)
         aux = self._sums(routing, valid_bs)
         aux["moe.dropped"] = dropped
+        if self.spec.reserve:
+            aux["moe.rerouted"] = sent
         return y_td.view(rows, length, width), aux
 
     def _sums(self, routing: Routing, valid_bs: Tensor | None) -> dict[str, Tensor]:
@@ -331,7 +357,8 @@ def collect_aux(layers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     if not layers:
         return {}
     sums = ("moe.balance_loss", "moe.z_loss")
-    stacks = ("moe.counts", "moe.dropped", "moe.probability", "moe.router")
+    stacks = ["moe.counts", "moe.dropped", "moe.probability", "moe.router"]
+    stacks += ["moe.rerouted"] * ("moe.rerouted" in layers[0])
     aux = {name: torch.stack([one[name] for one in layers]).sum(0) for name in sums}
     aux |= {name: torch.stack([one[name] for one in layers]) for name in stacks}
     return aux

@@ -23,7 +23,8 @@ class MoeSpec:
         intermediate_size: SwiGLU width of one expert.
         dispatch: "dropless" or "capacity".
         overflow: "adaptive": the capacity factor follows the drop rate while training;
-            "tight" and "loose" say where dispatch and factor come from.
+            "reroute": tokens without a place ask their next best expert; "tight" and
+            "loose" say where dispatch and factor come from.
         score: "softmax" over all experts, or "sigmoid" of each alone (DeepSeek-V3).
         score_scale: factor on the chosen experts' weights.
         groups: equal groups of neighbouring experts, of which a token chooses among
@@ -69,6 +70,11 @@ class MoeSpec:
     names: tuple[str, ...] = ()
     trained: int = 0
     goal_bias: float = 0.0
+
+    @property
+    def reserve(self) -> float:
+        """Places kept for tokens sent on, as a share of an expert's own places."""
+        return 0.25 if self.overflow == "reroute" else 0.0
 
     @property
     def shared_size(self) -> int:

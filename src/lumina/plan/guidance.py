@@ -46,6 +46,18 @@ def batch_for(gib: float, preset: str, purpose: str) -> int | None:
     return None if best is None else int(best[purpose])
 
 
+def window_for(length: int) -> tuple[int, int]:
+    """The least and the most that a sliding window is suggested to have; 0: full.
+
+    It makes attention cheaper, and a layer cannot look further back than it.
+
+    Args:
+        length: tokens of a row.
+    """
+    row = next(row for row in tables()["windows"] if length < row["below"])
+    return int(row["tokens"][0]), int(row["tokens"][-1])
+
+
 def epochs_for(tokens: float) -> int:
     """Passes over so many tokens in which a base model learns from them."""
     rows = [row for row in tables()["epochs"] if "below" in row]

@@ -40,8 +40,14 @@ def _check_overflow(settings: Settings) -> None:
     overflow = settings.moe.overflow
     if overflow == "none":
         return
-    says = {"tight": "capacity", "loose": "dropless", "adaptive": "capacity"}[overflow]
-    fixed = ("capacity_factor",) if overflow != "adaptive" else ()
+    says = "dropless" if overflow == "loose" else "capacity"
+    fixed = ("capacity_factor",) if overflow in ("tight", "loose") else ()
+    if overflow == "reroute" and settings.moe.moe_groups > 1:
+        refuse(
+            "overflow reroute sends a token to its next best expert, which may be in "
+            f"none of its groups (moe_groups {settings.moe.moe_groups})",
+            "leave one of the two out",
+        )
     for leaf in ("moe_dispatch", *fixed):
         value = settings.get(leaf)
         chosen = settings.is_chosen(leaf)
@@ -108,7 +114,7 @@ def advice(settings: Settings) -> list[str]:
     if moe.num_experts is not None and not 4 <= moe.num_experts <= 256:
         found.append(f"num_experts {moe.num_experts} is outside the usual 4 to 256")
     factor = moe.capacity_factor
-    drops = moe.moe_dispatch == "capacity" or moe.overflow == "adaptive"
+    drops = moe.moe_dispatch == "capacity" or moe.overflow in ("adaptive", "reroute")
     if drops and factor and not 1.0 <= factor <= 2.8:
         found.append(f"capacity_factor {factor:g} is outside the usual 1 to 2.8")
     if not 0.5 <= moe.routing_temperature <= 2:

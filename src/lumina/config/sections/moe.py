@@ -52,11 +52,11 @@ class MoeSection(Section):
         description="expert capacity over the even share (capacity only); default: by "
         "number of experts",
     )
-    overflow: Literal["none", "tight", "loose", "adaptive"] = Field(
+    overflow: Literal["none", "tight", "loose", "adaptive", "reroute"] = Field(
         "none",
         description="tokens past an expert's places: tight drops them at factor 1.0, "
-        "loose keeps them (1.5), adaptive follows the drop rate from 1.25; none: as "
-        "moe_dispatch says",
+        "loose keeps them (1.5), adaptive follows the drop rate from 1.25, reroute "
+        "(1.25) sends them on to their next best expert; none: as moe_dispatch says",
     )
     moe_normalise_top_k: bool = Field(
         True, description="the chosen experts' probabilities sum to one"

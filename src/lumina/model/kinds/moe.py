@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 COUNTS, DROPPED = "moe.counts", "moe.dropped"
+REROUTED = "moe.rerouted"
 PROBABILITY, ROUTER = "moe.probability", "moe.router"
 
 COLLAPSED = 0.1
@@ -90,19 +91,21 @@ class Experts(Kind):
     def counts(self, spec: ModelSpec) -> Mapping[str, Shape]:
         """What each routed layer counts.
 
-        Assignments of each expert, those that found no place, the sum of each expert's
+        Assignments of each expert, those that found no place and, where they may ask
+        another expert, those that found one there; the sum of each expert's
         probability, and of the router: the sums of its entropy and of its highest
         probability, and the tokens.
         """
         moe = _moe(spec)
         layers = len(moe.layers)
         by_expert = (layers, moe.num_experts)
+        sent_on = {REROUTED: (layers,)} if moe.reserve else {}
         return {
             COUNTS: by_expert,
             DROPPED: (layers,),
             PROBABILITY: by_expert,
             ROUTER: (layers, 3),
-        }
+        } | sent_on
 
     def after(
         self, running: Running, counted: Mapping[str, Tensor], skip: Tensor
@@ -156,9 +159,13 @@ class Experts(Kind):
         tokens = counted[ROUTER][:, 2].clamp(min=1)
         entropy_of_router, surest = (counted[ROUTER][:, :2] / tokens[:, None]).unbind(1)
         limited = _moe(plan.spec).dispatch == "capacity"
-        places = factor * assigned.squeeze(1)
+        places = factor * (1 + _moe(plan.spec).reserve) * assigned.squeeze(1)
+        sent_on = {}
+        if REROUTED in counted:
+            share_sent = counted[REROUTED] / assigned.squeeze(1)
+            sent_on = {"moe.rerouted_fraction": share_sent.tolist()}
         least, most = counts.min(1).values, counts.max(1).values
-        return {
+        return sent_on | {
             "moe.overflow_fraction": past.tolist(),
             "moe.load": [[round(x, 6) for x in row] for row in share.tolist()],
             "moe.max_violation": (share.max(1).values * experts - 1).tolist(),

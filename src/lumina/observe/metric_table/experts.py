@@ -88,11 +88,20 @@ METRICS = (
         ("dropped_tokens",),
     ),
     Metric(
+        "moe.rerouted_fraction",
+        "share of the assignments that found a place at the token's next best expert, "
+        "by layer",
+        "",
+        "sent on / assigned",
+        "every step, with `--overflow reroute`",
+    ),
+    Metric(
         "moe.capacity_utilization",
         "share of the experts' places that were taken, "
         "by layer; null where places are not limited",
         "",
-        "(assigned - dropped) / (capacity_factor x assigned)",
+        "(assigned - dropped) / (capacity_factor x assigned), with `--overflow "
+        "reroute` over 1.25 times as many",
         ROUTED,
         ("capacity_utilization",),
     ),

@@ -62,6 +62,27 @@ def assign_places(
     return place_n.view(length, top_k, rows).permute(2, 0, 1).reshape(-1, top_k)
 
 
+def ranks_in_order(ids_bsk: Tensor, wants_bsk: Tensor, num_experts: int) -> Tensor:
+    """How many that want the same expert stand before each assignment.
+
+    Args:
+        ids_bsk: [B, S, k] experts.
+        wants_bsk: [B, S, k] bool; others are not counted.
+        num_experts: of the layer.
+
+    Returns:
+        [B * S, k] int64; of no meaning for those that do not want one.
+    """
+    rows, length, top_k = ids_bsk.shape
+    ids_n = ids_bsk.permute(1, 2, 0).reshape(-1)
+    wants_n = wants_bsk.permute(1, 2, 0).reshape(-1)
+    experts = torch.arange(num_experts, device=ids_bsk.device)
+    wants_ne = (ids_n[:, None] == experts) & wants_n[:, None]
+    rank_ne = wants_ne.cumsum(dim=0, dtype=torch.int32) - 1
+    rank_n = rank_ne.gather(1, ids_n[:, None]).squeeze(1).long()
+    return rank_n.view(length, top_k, rows).permute(2, 0, 1).reshape(-1, top_k)
+
+
 def routed_experts(
     x_td: Tensor,
     gate_up: Weight,

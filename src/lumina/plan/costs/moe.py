@@ -73,7 +73,9 @@ def routed_rows(moe: MoeSpec, tokens: int) -> int:
     if moe.dispatch == "dropless":
         return assigned
     share = round(moe.capacity_factor * assigned / moe.num_experts, 6)
-    return moe.num_experts * max(1, min(math.ceil(share), tokens))
+    places = max(1, min(math.ceil(share), tokens))
+    reserve = max(1, round(places * moe.reserve)) if moe.reserve else 0
+    return moe.num_experts * (places + reserve)
 
 
 def _moe(spec: ModelSpec) -> MoeSpec:

@@ -39,6 +39,7 @@ OVERFLOW = {
     "tight": ("capacity", 1.0),
     "loose": ("dropless", 1.5),
     "adaptive": ("capacity", 1.25),
+    "reroute": ("capacity", 1.25),
 }
 """Strategies for tokens past an expert's places: dispatch and (first) factor."""
 
