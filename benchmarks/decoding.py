@@ -171,7 +171,7 @@ def product_of(kind: str, inputs: int, outputs: int, rows: int) -> Any:
     x = torch.randn(rows, inputs, device="cuda").bfloat16()
     scale = torch.ones(inputs, device="cuda").bfloat16()
     residual = torch.randn(rows, outputs, device="cuda").bfloat16()
-    tile_rows = 16 if rows <= 16 else 32
+    tile_rows = rows_of(rows)
 
     def run(weight: torch.Tensor) -> torch.Tensor:
         if kind == "cublas":
@@ -205,36 +205,55 @@ def timed(run: Any, weights: torch.Tensor) -> float:
     return statistics.median(times)
 
 
+def rows_of(rows: int) -> int:
+    """Rows of a tile, as a program for so many rows has them."""
+    return 1 if rows == 1 else 16 if rows <= 16 else 32
+
+
 def divisions(gated: bool, rows: int) -> list[tuple[int, int, int, int]]:
     """Ways to divide a product whose tiles fit on the chip."""
+    both = 2 if gated else 1
+    if rows == 1:
+        return [
+            (out, into, warps, stages)
+            for out in (2, 4, 8, 16)
+            for into in (512, 1024, 2048)
+            for warps in (4, 8)
+            for stages in (1, 3)
+            if 32 <= both * out * into // (warps * 32) <= 96
+        ]
     fit = []
     for out in (16, 32, 64):
-        for into in (128, 256, 512):
+        for into in (128, 256):
             for warps in (4, 8):
                 for stages in (3, 5):
-                    tile_rows = 16 if rows <= 16 else 32
-                    size = ((2 if gated else 1) * out + tile_rows) * into * 2
-                    if size * stages <= 200_000 and 4096 <= out * into <= 8192:
+                    size = (both * out + rows_of(rows)) * into * 2
+                    if size * stages <= 200_000 and 2048 <= out * into <= 8192:
                         fit.append((out, into, warps, stages))
     return fit
 
 
 def tiles(rows: int) -> None:
-    """Every product of Work A by how it is divided, beside cuBLAS and the floor."""
+    """Every product of Work A by how it is divided, beside cuBLAS and the floor.
+
+    The best one is used from then on in this process.
+    """
     from lumina.ops.one_token import products
 
     cases = {
-        "qkv": ("norm", "linear", 2048, 3072),
-        "out": ("add", "linear", 2048, 2048),
-        "gate": ("gate", "swiglu", 2048, 8192),
-        "down": ("add", "linear", 8192, 2048),
-        "head": ("norm", "wide", 2048, 128256),
+        "qkv": ("norm", 2048, 3072),
+        "out": ("add", 2048, 2048),
+        "gate": ("gate", 2048, 8192),
+        "down": ("add", 8192, 2048),
+        "head": ("norm", 2048, 128256),
     }
-    for case, (kind, name, inputs, outputs) in cases.items():
+    for case, (kind, inputs, outputs) in cases.items():
         wide = 2 * outputs if kind == "gate" else outputs
         copies = max(2, 2**28 // (wide * inputs * 2))
         weights = torch.randn(copies, wide, inputs, device="cuda").bfloat16()
-        run, before = product_of(kind, inputs, outputs, rows), products.TILES[name]
+        run = product_of(kind, inputs, outputs, rows)
+        key = kind == "gate", inputs, outputs, rows_of(rows)
+        before = products.tile_of(*key)
         facts: dict[str, Any] = {
             "product": case,
             "rows": rows,
@@ -245,12 +264,14 @@ def tiles(rows: int) -> None:
         }
         found = []
         for tile in divisions(kind == "gate", rows):
-            products.TILES[name] = products.Tile(*tile)
+            products.MEASURED[key] = products.Tile(*tile)
             try:
                 found.append((timed(run, weights), tile))
             except Exception as error:  # such a tile does not fit
                 print(case, tile, str(error)[:90], file=sys.stderr)
-        products.TILES[name] = before
+        best = min(found, default=(0.0, before))[1]
+        products.MEASURED[key] = products.Tile(*best)
+        facts["key"] = key
         facts["best"] = sorted(found)[:5]
         facts["worst"] = max(found, default=None)
         print(json.dumps(facts), flush=True)
@@ -270,12 +291,16 @@ def main() -> None:
     parser.add_argument("--against", action="store_true", help="transformers, too")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--tiles", action="store_true")
+    parser.add_argument(
+        "--apply", action="store_true", help="with --tiles: measure with the best ones"
+    )
     parser.add_argument("--out", help="add the lines to a file, too")
     asked = parser.parse_args()
     if asked.tiles:
         for rows in asked.rows:
             tiles(rows)
-        return
+        if not asked.apply:
+            return
     from lumina.infer.random_network import random_network
     from lumina.measure.bench.ceilings import bandwidth_of
 

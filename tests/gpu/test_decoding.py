@@ -99,7 +99,7 @@ def test_every_kernel_is_its_reference(kind: torch.dtype) -> None:
     torch.manual_seed(1)
     shapes = [(1, 512, 384), (3, 256, 96), (20, 320, 136), (32, 1024, 512)]
     within = 1e-4 if kind == torch.float32 else 0.04
-    assert compare(kind, "cuda", shapes, within) == 40
+    assert compare(kind, "cuda", shapes, within) == 45
 
 
 def _half(changes: dict[str, object]) -> Network:
@@ -108,28 +108,32 @@ def _half(changes: dict[str, object]) -> Network:
     return network
 
 
+def _logits_of(network: Network, ids: torch.Tensor, kernels: str) -> torch.Tensor:
+    """Logits of the last columns, one step each, by these kernels."""
+    rows, device = len(ids), torch.device("cuda")
+    cache = new_cache(network, rows, 40)
+    stepping = StepSettings(kernels=kernels)
+    step = Step(network, cache, Sampler(GREEDY, rows), rows, device, stepping)
+    assert step.kernels == kernels
+    logits = []
+    with torch.inference_mode():
+        network.logits(ids[:, :8], cache=cache)
+        for one in ids[:, 8:].split(1, dim=1):
+            with fixed_shapes(network, cache):
+                logits.append(step._logits(one).clone())
+    return torch.stack(logits)
+
+
 @pytest.mark.parametrize("rows", [1, 5, 33])
 @pytest.mark.parametrize("name", FUSED)
-def test_fused_kernels_give_the_logits_of_plain_ones(name: str, rows: int) -> None:
+def test_fused_kernels_are_as_exact_as_plain_ones(name: str, rows: int) -> None:
     network = _half(FUSED[name])
     ids = torch.randint(0, 61, (rows, 12), device="cuda")
-    found = []
-    for kernels in ("plain", "fused"):
-        device = torch.device("cuda")
-        cache = new_cache(network, rows, 40)
-        stepping = StepSettings(kernels=kernels)
-        step = Step(network, cache, Sampler(GREEDY, rows), rows, device, stepping)
-        assert step.kernels == kernels
-        logits = []
-        with torch.inference_mode():
-            network.logits(ids[:, :8], cache=cache)
-            for one in ids[:, 8:].split(1, dim=1):
-                with fixed_shapes(network, cache):
-                    logits.append(step._logits(one).clone())
-        found.append(torch.stack(logits))
-    spread = found[0].std()
-    assert (found[0] - found[1]).abs().max() < 0.06 * spread
-    assert (found[0] - found[1]).abs().mean() < 0.006 * spread
+    plain, fused = (_logits_of(network, ids, k) for k in ("plain", "fused"))
+    network.float().backbone.compute_dtype = torch.float32
+    exact = _logits_of(network, ids, "plain")
+    errors = [(one - exact).abs().mean() / exact.std() for one in (plain, fused)]
+    assert errors[1] < 1.3 * errors[0] + 1e-3, errors
 
 
 @pytest.mark.parametrize("name", FUSED)

@@ -84,6 +84,12 @@ def compare(kind: torch.dtype, device: str, shapes: object, within: float) -> in
                 got, expected, atol=within, rtol=within, msg=lambda m, n=name: n + m
             )
             count += 1
+            if rows == 1 and function in ("norm_linear", "norm_swiglu", "linear_add"):
+                got = getattr(products, function)(*arguments, rows=1)
+                torch.testing.assert_close(
+                    got, expected, atol=within, rtol=within, msg=lambda m, n=name: n + m
+                )
+                count += 1
     for heads in HEADS:
         for norm in (False, True):
             for window in (0, 60):

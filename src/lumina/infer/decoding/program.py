@@ -151,6 +151,8 @@ class Program:
             tile = products.ROWS
             while tile < rows and not alone:
                 tile *= 2
+            if rows == 1 and not alone:
+                tile = 1
             self._tiled = {"rows": tile}
 
     def logits(self, feed_b1: Tensor, cache: StaticCache) -> Tensor:

@@ -119,23 +119,37 @@ def _split_kernel(
 
 
 @triton.jit
-def _sum_kernel(part_ptr, stat_ptr, y_ptr, splits: tl.constexpr, WIDTH: tl.constexpr):
+def _sum_kernel(
+    part_ptr,
+    stat_ptr,
+    y_ptr,
+    splits: tl.constexpr,
+    FILLED: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     own = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, WIDTH)
     stat, part = stat_ptr + own * splits * 2, part_ptr + own * splits * WIDTH
-    top = tl.full([], float("-inf"), tl.float32)
-    for split in range(splits):
-        top = tl.maximum(top, tl.load(stat + split * 2))
+    every = tl.arange(0, FILLED)
+    tops = tl.load(stat + every * 2, mask=every < splits, other=float("-inf"))
+    top = tl.max(tops, axis=0)
     whole = tl.full([], 0.0, tl.float32)
     total = tl.zeros([WIDTH], tl.float32)
-    for split in range(splits):
-        highest = tl.load(stat + split * 2)
-        there = highest > float("-inf")
-        share = tl.where(there, tl.exp(highest - top), 0.0)
-        whole += share * tl.load(stat + split * 2 + 1)
-        # What nothing was seen of was not written: it may hold anything.
-        found = tl.load(part + split * WIDTH + channel)
-        total += tl.where(there, share * found, 0.0)
+    for begin in range(0, splits, TOGETHER):
+        for step in tl.static_range(TOGETHER):  # loads of several are under way
+            split = begin + step
+            highest = tl.load(
+                stat + split * 2, mask=split < splits, other=float("-inf")
+            )
+            there = highest > float("-inf")
+            share = tl.where(there, tl.exp(highest - top), 0.0)
+            sum_of = tl.load(stat + split * 2 + 1, mask=split < splits, other=0.0)
+            whole += share * sum_of
+            # What nothing was seen of was not written: it may hold anything.
+            inside = (channel < WIDTH) & (split < splits)
+            found = tl.load(part + split * WIDTH + channel, mask=inside, other=0.0)
+            total += tl.where(there, share * found, 0.0)
     tl.store(y_ptr + own * WIDTH + channel, (total / whole).to(y_ptr.dtype.element_ty))
 
 
@@ -170,7 +184,11 @@ def attend(
         NORM=norms is not None, EXACT=qkv_bn.dtype == torch.float32, SPLIT=SPLIT,
         num_warps=4, num_stages=1,
     )  # fmt: skip
-    _sum_kernel[(total,)](part, stat, y, splits, WIDTH=width, num_warps=1)
+    _sum_kernel[(total,)](
+        part, stat, y, splits,
+        FILLED=triton.next_power_of_2(splits), TOGETHER=min(8, splits), WIDTH=width,
+        num_warps=1,
+    )  # fmt: skip
     return y
 
 

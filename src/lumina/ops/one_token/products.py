@@ -3,7 +3,8 @@
 The norm before a product, the gate after it and the residual are part of it, so that a
 layer is six kernels. A row's sums run in one order, over tiles whose size does not
 depend on how many rows there are: with a fixed `rows` of a tile, what a row gives does
-not depend on the others.
+not depend on the others. A single row has kernels of its own without tensor cores, whose
+chains of sums would take as long as the reading (`rows=1`).
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ TILES = {
     "wide": Tile(64, 128, 4, 4),
     "swiglu": Tile(32, 128, 4, 4),
     "experts": Tile(16, 256, 4, 3),
+    "row": Tile(8, 1024, 4, 1),
+    "row, gate": Tile(4, 1024, 4, 1),
 }
-"""Of products to few outputs, to many, with a gate, and by experts."""
+"""Of products to few outputs, to many, with a gate, by experts, and of a single row."""
 
 WIDE = 16384
 """Outputs from which a product is divided as "wide"."""
@@ -112,6 +115,59 @@ def _product_kernel(
 
 
 @triton.jit
+def _row_kernel(
+    x_ptr, scale_ptr, w_ptr, bias_ptr, residual_ptr, y_ptr, eps,
+    inputs: tl.constexpr, outputs: tl.constexpr,
+    NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr,
+    EVEN: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(1)
+    column = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    column_there = column < outputs
+    kind = x_ptr.dtype.element_ty
+    below = tl.zeros([OUTPUTS, INPUTS], tl.float32)
+    above = tl.zeros([OUTPUTS, INPUTS], tl.float32)
+    squares = tl.zeros([INPUTS], tl.float32)
+    w_at = w_ptr + column[:, None].to(tl.int64) * inputs
+    for begin in range(0, inputs, INPUTS):
+        channel = begin + tl.arange(0, INPUTS)
+        there, x_there = column_there[:, None], channel < inputs
+        if not EVEN:
+            there = there & x_there[None, :]
+        w = tl.load(w_at + channel[None, :], mask=there, other=0.0)
+        x = tl.load(x_ptr + row * inputs + channel, mask=x_there, other=0.0)
+        x = x.to(tl.float32)
+        if NORM:
+            squares += x * x
+            scale = tl.load(scale_ptr + channel, mask=x_there, other=0.0)
+            x = (x * scale.to(tl.float32)).to(kind).to(tl.float32)
+        below += w.to(tl.float32) * x[None, :]
+        if GATED:
+            w_up = w_at + outputs * inputs + channel[None, :]
+            w = tl.load(w_up, mask=there, other=0.0)
+            above += w.to(tl.float32) * x[None, :]
+    total = tl.sum(below, axis=1)
+    upper = tl.sum(above, axis=1)
+    if NORM:
+        length = tl.rsqrt(tl.sum(squares, axis=0) / inputs + eps)
+        total *= length
+        upper *= length
+    if BIAS:
+        bias = tl.load(bias_ptr + column, mask=column_there, other=0.0)
+        total += bias.to(tl.float32)
+    if GATED:  # rounded where the plain operations round
+        gate = total.to(kind).to(tl.float32)
+        gate = (gate / (1 + tl.exp(-gate))).to(kind).to(tl.float32)
+        total = gate * upper.to(kind).to(tl.float32)
+    at = row * outputs + column
+    y = total.to(kind)
+    if ADD:
+        residual = tl.load(residual_ptr + at, mask=column_there, other=0.0)
+        y = (y.to(tl.float32) + residual.to(tl.float32)).to(kind)
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=column_there)
+
+
+@triton.jit
 def _chosen_swiglu_kernel(
     x_ptr, w_ptr, ids_ptr, y_ptr, inputs: tl.constexpr, outputs: tl.constexpr,
     CHOSEN: tl.constexpr, EVEN: tl.constexpr,
@@ -177,6 +233,26 @@ def _chosen_down_kernel(
     tl.store(y_ptr + at, y.to(kind), mask=column_there)
 
 
+MEASURED: dict[tuple[bool, int, int, int], Tile] = {}
+"""Tiles that were measured to be best on an H200, by `tile_of`'s arguments."""
+
+
+def tile_of(gated: bool, inputs: int, outputs: int, rows: int) -> Tile:
+    """How a product is divided.
+
+    Args:
+        gated: whether a gate follows.
+        inputs: of the matrix.
+        outputs: of the product.
+        rows: of a tile; 1 for a single row's own kernel.
+    """
+    if (gated, inputs, outputs, rows) in MEASURED:
+        return MEASURED[gated, inputs, outputs, rows]
+    if rows == 1:
+        return TILES["row, gate" if gated else "row"]
+    return TILES["swiglu" if gated else "wide" if outputs >= WIDE else "linear"]
+
+
 def norm_linear(
     x_bd: Tensor,
     scale: Tensor,
@@ -224,8 +300,18 @@ def _product(
     assert x_bd.dtype == weight.dtype
     count, outputs = y.shape
     inputs = x_bd.shape[1]
-    name = "swiglu" if gated else "wide" if outputs >= WIDE else "linear"
-    tile = TILES[name]
+    tile = tile_of(gated, inputs, outputs, rows)
+    if rows == 1:
+        _row_kernel[(triton.cdiv(outputs, tile.outputs), count)](
+            x_bd, x_bd if scale is None else scale, weight,
+            x_bd if bias is None else bias, x_bd if residual is None else residual, y,
+            eps, inputs, outputs,
+            NORM=scale is not None, GATED=gated, ADD=residual is not None,
+            BIAS=bias is not None, EVEN=inputs % tile.inputs == 0,
+            OUTPUTS=tile.outputs, INPUTS=tile.inputs,
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+        return y
     grid = (triton.cdiv(outputs, tile.outputs), triton.cdiv(count, rows))
     _product_kernel[grid](
         x_bd, x_bd if scale is None else scale, weight,
