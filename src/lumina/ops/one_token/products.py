@@ -3,8 +3,8 @@
 The norm before a product, the gate after it and the residual are part of it, so that a
 layer is six kernels. A row's sums run in one order, over tiles whose size does not
 depend on how many rows there are: with a fixed `rows` of a tile, what a row gives does
-not depend on the others. A single row has kernels of its own without tensor cores, whose
-chains of sums would take as long as the reading (`rows=1`).
+not depend on the others. A single row has a kernel of its own without tensor cores,
+whose chains of sums would take as long as the reading (`rows=1`).
 """
 
 from __future__ import annotations
