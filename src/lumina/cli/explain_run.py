@@ -29,7 +29,8 @@ def facts_of(path: Path) -> dict[str, Any]:
     run = RunDirectory(path)
     plan = plans_of(run)[-1][1]
     mode = (plan.get("orchestrator") or {}).get("mode", "off")
-    made = decisions_made(read_events(path))
+    events = read_events(path)
+    made = decisions_made(events)
     if mode == "off":
         from lumina.train.replaying.shadow import would_have_decided
 
@@ -39,6 +40,11 @@ def facts_of(path: Path) -> dict[str, Any]:
         "adaptive": mode,
         "experience": (plan.get("reasons") or {}).get("experience"),
         "decisions": [{**vars(one), "phase": one.phase} for one in made],
+        "without": {
+            event["data"]["number"]: event["message"]
+            for event in events
+            if event.get("kind") == "counterfactual"
+        },
         "made": made,
     }
 
@@ -65,6 +71,8 @@ def in_words(facts: Mapping[str, Any]) -> str:
         lines.append(f"outcomes: {listed}")
     for one in made:
         lines += ["", *_lines(one, mode)]
+        if one.number in facts["without"] and mode == "on" and not one.undone:
+            lines.append(f"  without it  {facts['without'][one.number]}")
     return "\n".join(map(_printable, lines))
 
 

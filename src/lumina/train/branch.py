@@ -166,7 +166,7 @@ def begun(config: Config, ranks: Ranks) -> Iterator[Config]:
         return
     if ranks.world_size > 1:
         ranks.connect(_kind(config))
-    made = str(_make(branch, folder)) if ranks.main else None
+    made = str(make_folder(branch, folder)) if ranks.main else None
     directory = RunDirectory(ranks.share(made))
     try:
         yield branch.config.override(
@@ -185,7 +185,7 @@ def _kind(config: Config) -> str:
     return "cpu" if cpu else "cuda"
 
 
-def _make(branch: Branch, folder: str | None) -> Path:
+def make_folder(branch: Branch, folder: str | None) -> Path:
     """The directory of a run that has come as far as the checkpoint."""
     if folder is None:
         name = f"{branch.run.resolve().name}-{branch.step}"
