@@ -250,8 +250,8 @@ def test_attention_logits_that_are_large_and_grow():
             row["largest_attention_logit"] = first + (last - first) * share
         return named(made)
 
-    assert at(10, 200) == {"attention_logits"}
-    assert at(10, 40) == at(80, 90) == set()
+    assert at(10, 900) == {"attention_logits"}
+    assert at(10, 200) == at(800, 900) == set()
 
 
 @pytest.mark.covers("ORC-08", "ORC-07")

@@ -71,16 +71,18 @@ class Underflow(Check):
 class AttentionLogits(Check):
     """Attention logits that are large and grow: the attention is about to freeze.
 
-    It looks at `largest_attention_logit`, in the rows that have it.
+    It looks at `largest_attention_logit`, in the rows that have it. In 160 clean runs of
+    `lumina bench adaptive` no such median was above 151; in misconfigured ones they
+    reached 28,500.
     """
 
     name = "attention_logits"
     penalty = 10
     prior = 0.7
-    large, growth, points = 50.0, 1.5, 8
+    large, growth, points = 250.0, 1.5, 8
     rule = (
         "a largest attention logit whose median over the last 4 rows that have one is "
-        "above 50 and more than 1.5 times that of the 4 such rows before"
+        "above 250 and more than 1.5 times that of the 4 such rows before"
     )
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
