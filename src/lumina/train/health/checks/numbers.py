@@ -71,8 +71,8 @@ class Underflow(Check):
 class AttentionLogits(Check):
     """Attention logits that are large and grow: the attention is about to freeze.
 
-    It looks at `largest_attention_logit`, in the rows that have it. In 160 clean runs of
-    `lumina bench adaptive` no such median was above 151; in misconfigured ones they
+    It looks at `largest_attention_logit`, in the rows that have it. In 160 clean runs
+    of `lumina bench adaptive` no such median was above 151; in misconfigured ones they
     reached 28,500.
     """
 
