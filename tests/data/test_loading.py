@@ -112,3 +112,40 @@ def test_workers_that_persist_are_no_option() -> None:
     with pytest.raises(LuminaError) as caught:
         Config(persistent_workers=True)
     assert "live as long as the run" in caught.value.hint
+
+
+@pytest.mark.covers("CFG-07: shard size vs memory")
+def test_a_shard_is_held_against_the_memory_of_the_machine() -> None:
+    from lumina.host_memory import host_memory_bytes
+
+    most = host_memory_bytes() // 10**6
+    quiet = {"shard_size_mb": most}, {"shard_size_mb": 0}, {"data_loading": "sharded"}
+    for leaves in quiet:
+        assert not [x for x in Config(**leaves).warnings() if "shard_size_mb" in x]
+    (told,) = Config(shard_size_mb=most + 1).warnings()
+    assert told.startswith(f"shard_size_mb {most + 1} is more than this machine's ")
+    (other,) = Config(shard_size_mb=most + 1, data_loading="streaming").warnings()
+    assert "no effect" in other
+
+
+@pytest.mark.covers("CFG-07: shard size vs memory")
+def test_tokens_are_not_read_into_memory_that_has_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "data.txt"
+    file.write_text("One text.\n<|endoftext|>\nAnother text.\n" * 20)
+    options = dict(train_data=(str(file),), tokenizer_vocab_size=270, num_workers=0)
+    held = prepare(Config(**options))
+    need = sum(store.bytes_in_memory for store in (held.train, held.eval) if store)
+    tokens = sum(len(store.tokens) for store in (held.train, held.eval) if store)
+    assert 2 * tokens <= need <= 2 * tokens + tokens // 8 + 2
+    assert held.train.tokens.base is None  # an array of its own, not the file's
+
+    monkeypatch.setattr("lumina.data.loading.host_memory_bytes", lambda: need)
+    prepare(Config(**options))
+    monkeypatch.setattr("lumina.data.loading.host_memory_bytes", lambda: need - 1)
+    with pytest.raises(LuminaError, match=r"E202.*the tokens of the data take") as told:
+        prepare(Config(**options))
+    assert "--data-loading sharded" in told.value.hint
+    prepare(Config(**options, data_loading="sharded"))

@@ -11,8 +11,8 @@ import torch
 
 from lumina.config import Config
 from lumina.errors import LuminaError
+from lumina.host_memory import cgroup_limit, host_memory_bytes
 from lumina.plan.environment import Environment, probe
-from lumina.plan.host_memory import cgroup_limit, host_memory_bytes
 from machines import gpu
 
 
@@ -85,8 +85,8 @@ def test_a_limit_lowers_the_host_memory(
 ) -> None:
     (tmp_path / "memory.max").write_text("1073741824")
     (tmp_path / "cgroup").write_text("0::/\n")
-    monkeypatch.setattr("lumina.plan.host_memory.CGROUPS", tmp_path)
-    monkeypatch.setattr("lumina.plan.host_memory.MEMBERSHIP", tmp_path / "cgroup")
+    monkeypatch.setattr("lumina.host_memory.CGROUPS", tmp_path)
+    monkeypatch.setattr("lumina.host_memory.MEMBERSHIP", tmp_path / "cgroup")
     assert host_memory_bytes() == 2**30
 
 

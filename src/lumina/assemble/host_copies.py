@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lumina.plan.host_memory import host_memory_bytes
+from lumina.host_memory import host_memory_bytes
 from lumina.threads import start
 
 SHARE = 0.5

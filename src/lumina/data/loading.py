@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lumina.data.sources.find import find_sources
+from lumina.errors import LuminaError
+from lumina.host_memory import host_memory_bytes
+from lumina.quantities import byte_size
 
 if TYPE_CHECKING:
     from lumina.config.settings import Settings
+    from lumina.data.store import TokenStore
 
 MEMORY_BYTES = 500 * 10**6
 """Files below this are held in memory: as tokens, which are fewer bytes than text."""
@@ -63,6 +67,27 @@ def choose_loading(settings: Settings, paths: Sequence[str] | None = None) -> Lo
     if size < MEMORY_BYTES:
         return Loading("memory", f"{files}, under {in_bytes(MEMORY_BYTES)}")
     return Loading("sharded", f"{files}, up to {in_bytes(most)}")
+
+
+def require_memory(stores: Sequence[TokenStore], loading: Loading) -> None:
+    """Refuse to read token stores into memory that has no room for them.
+
+    Args:
+        stores: what would be held.
+        loading: why it would.
+
+    Raises:
+        LuminaError: E202, before anything is read.
+    """
+    need = sum(store.bytes_in_memory for store in stores)
+    have = host_memory_bytes()
+    if need > have:
+        raise LuminaError(
+            "E202",
+            f"the tokens of the data take {byte_size(need)} in memory, on every rank, "
+            f"and this machine has {byte_size(have)}; data_loading is {loading}",
+            "use --data-loading sharded, which leaves them on the disk",
+        )
 
 
 def encoding_threads(settings: Settings) -> int:

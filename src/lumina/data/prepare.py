@@ -13,7 +13,7 @@ from lumina.data.cache import LOOKUPS, build_once, cache_root
 from lumina.data.data_events import NO_EVAL, DataEvents, OnEvent
 from lumina.data.documents import Skipped
 from lumina.data.example import example_of
-from lumina.data.loading import choose_loading
+from lumina.data.loading import choose_loading, require_memory
 from lumina.data.loss_rule import loss_rule
 from lumina.data.shards import Shards
 from lumina.data.split import Progress
@@ -179,8 +179,10 @@ class _Preparation:
     def _opened(self, folder: Path) -> tuple[TokenStore, TokenStore | None]:
         """The stores of a folder, in memory where that is how they are loaded."""
         stores = opened_stores(folder)
-        for store in stores if self.loading.way == "memory" else ():
-            if store is not None:
+        if self.loading.way == "memory":
+            held = [store for store in stores if store is not None]
+            require_memory(held, self.loading)
+            for store in held:
                 store.read_into_memory()
         return stores
 

@@ -239,6 +239,11 @@ class TokenStore:
         for name in self.header["files"]:
             _verify_file(self.folder / name, self.header)
 
+    @property
+    def bytes_in_memory(self) -> int:
+        """What `read_into_memory` takes."""
+        return int(self.tokens.nbytes) + (0 if self.mask is None else self.mask.nbytes)
+
     def read_into_memory(self) -> None:
         """Hold the tokens and the mask in memory in place of mapping the files."""
         self.tokens = np.array(self.tokens)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
+from lumina.host_memory import host_memory_bytes, usable_cores
 from lumina.plan.cpu_precision import bf16_speedup, worth
 from lumina.plan.hardware import DTYPES, peak_flops
-from lumina.plan.host_memory import host_memory_bytes, usable_cores
 from lumina.quantities import bytes_of
 
 if TYPE_CHECKING:

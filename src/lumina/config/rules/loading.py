@@ -7,6 +7,8 @@ from lumina.config.rules.rule import Rule
 from lumina.config.settings import Settings
 from lumina.config.source_entries import source_paths
 from lumina.features import reason_lacking
+from lumina.host_memory import host_memory_bytes
+from lumina.quantities import byte_size
 
 OF_TEXT = ("data_loading", "packing", "linear_dataset", "dataset_start_offset")
 """Options that only data of text has."""
@@ -64,6 +66,18 @@ def _other_data(settings: Settings) -> str | None:
     return lacks or ("the data is a mixture" if source_paths(settings) else None)
 
 
+def advice(settings: Settings) -> list[str]:
+    """Advice where a shard is more text than memory holds at a time."""
+    size, memory = settings.loading.shard_size_mb * 10**6, host_memory_bytes()
+    if settings.loading.data_loading in ("memory", "streaming") or size <= memory:
+        return []
+    return [
+        f"shard_size_mb {settings.loading.shard_size_mb} is more than this machine's "
+        f"{byte_size(memory)} of memory: a run that is killed has a whole shard to "
+        "tokenise again; the default is 256"
+    ]
+
+
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of loading without effect, and why."""
     loading, unused = settings.loading, {}
@@ -78,4 +92,4 @@ def without_effect(settings: Settings) -> dict[str, str]:
     return unused
 
 
-RULE = Rule(check=check, without_effect=without_effect)
+RULE = Rule(check=check, advice=advice, without_effect=without_effect)

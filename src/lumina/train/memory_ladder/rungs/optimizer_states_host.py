@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumina.host_memory import host_memory_bytes
 from lumina.plan.elsewhere import elsewhere
-from lumina.plan.host_memory import host_memory_bytes
 from lumina.plan.make import layout_of
 from lumina.plan.plan import Plan
 from lumina.quantities import byte_size
