@@ -8,11 +8,12 @@ import pytest
 from lumina.config import Config, ConfigPresets
 from lumina.errors import LuminaError
 from lumina.plan.costs.cost import Layout
-from lumina.plan.count import trainable
+from lumina.plan.count import count_parameters, trainable
 from lumina.plan.hardware_profiles import find_profile
 from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
 from lumina.plan.shape import resolve_spec
+from lumina.quantities import count
 from machines import cpu, gpu, plan_for
 
 
@@ -173,6 +174,33 @@ def test_what_cannot_fit_is_refused_with_numbers_and_a_way_out() -> None:
     with pytest.raises(LuminaError) as caught:
         plan_for(config, cpu())
     assert caught.value.code == "E202"
+
+
+@pytest.mark.covers("CFG-06: memory")
+@pytest.mark.parametrize(("gib", "code", "fit"), [(35, "E201", 16), (70, "E203", 32)])
+def test_experts_are_held_against_the_memory(gib: int, code: str, fit: int) -> None:
+    """A message names what they take, and the number that does find room."""
+    config = Config.resolve(preset="b1", flags={"num_experts": 64})
+    machine = gpu("a card", gib, (8, 0))
+    with pytest.raises(LuminaError) as caught:
+        plan_for(config, machine)
+    assert caught.value.code == code
+    counts = count_parameters(resolve_spec(config))
+    said = f"{count(counts.experts)} of its {count(counts.total)} parameters are those"
+    assert f"{said} of 64 experts, of which a token uses 2" in caught.value.message
+    assert f"--num-experts {fit} with --batch-size 1" in caught.value.hint
+    taken = {"batch_size": 1, "global_batch_size": 1, "gradient_checkpointing": "full"}
+    smaller = config.replace(**taken, num_experts=fit)
+    assert plan_for(smaller, machine).memory["bound"] <= machine.memory_bytes
+    with pytest.raises(LuminaError, match="E20"):
+        plan_for(smaller.replace(num_experts=2 * fit), machine)
+    # Those of given weights are given.
+    with pytest.raises(LuminaError) as caught:
+        plan_for(config.replace(init_from="weights"), machine)
+    assert "--num-experts" not in (caught.value.hint or "")
+    with pytest.raises(LuminaError) as caught:
+        plan_for(Config.resolve(preset="dense_8b"), machine)
+    assert "experts" not in caught.value.message + (caught.value.hint or "")
 
 
 @pytest.mark.covers("CFG-05: batch memory")

@@ -12,6 +12,7 @@ from lumina.parallel.table import chosen_way, preferred_ways
 from lumina.plan.costs.cost import NO_STATES, Layout
 from lumina.plan.elsewhere import elsewhere
 from lumina.plan.environment import Environment
+from lumina.plan.experts_too_large import experts_in_words, fewer_experts
 from lumina.plan.memory import estimate
 from lumina.plan.memory_text import listed
 from lumina.plan.optimizers import bytes_per_parameter
@@ -44,6 +45,7 @@ def too_large(
         f"{have}: "
         f"{listed(parts)} (micro-batch {layout.micro_batch_size}, checkpointing "
         f"{layout.gradient_checkpointing}, {layout.compute_dtype})"
+        f"{experts_in_words(spec)}"
     )
     hints = []
     smaller = replace(layout, micro_batch_size=1, gradient_checkpointing="full")
@@ -55,14 +57,17 @@ def too_large(
     elif _fits(replace(smaller, optimizer_states=NO_STATES), spec, machine):
         others = _smaller_optimizers(spec, smaller, machine, config)
         others += _states_on_the_host(spec, smaller, machine)
+        others += _with_fewer_experts(spec, smaller, machine, config)
         hints += others or _sharded_hint(spec, smaller, machine)
         return LuminaError(
             "E203",
             f"{message}; without the states of {config.train.optimizer} it would fit",
             "; ".join([*hints, "or train fewer parameters (--freeze)"]),
         )
-    elif not chosen_way(layout.parallel).sharded or layout.data_ranks > 1:
-        hints += _sharded_hint(spec, smaller, machine)
+    else:
+        hints += _with_fewer_experts(spec, smaller, machine, config)
+        if not chosen_way(layout.parallel).sharded or layout.data_ranks > 1:
+            hints += _sharded_hint(spec, smaller, machine)
     if not hints:
         hints.append("use a smaller preset, or a shorter --seq-length")
     return LuminaError("E202" if on_cpu else "E201", message, "; ".join(hints))
@@ -71,6 +76,15 @@ def too_large(
 def _fits(layout: Layout, spec: ModelSpec, machine: Environment) -> bool:
     """Whether a layout finds room on a device."""
     return estimate(spec, layout)["bound"] <= machine.memory_bytes
+
+
+def _with_fewer_experts(
+    spec: ModelSpec, layout: Layout, machine: Environment, config: Config
+) -> list[str]:
+    """How many experts would fit, where their number is still open."""
+    if config.get("init_from"):
+        return []
+    return fewer_experts(spec, layout, lambda need: need <= machine.memory_bytes)
 
 
 def _smaller_optimizers(

@@ -31,7 +31,7 @@ DESCRIBE_SECONDS = 20.0
 
 _UNREACHED = (
     "check the network (HTTPS_PROXY, HF_ENDPOINT), or fetch the data set where there "
-    "is one (huggingface-cli download --repo-type dataset NAME) and name its files"
+    "is one (hf download --repo-type dataset NAME) and name its files"
 )
 
 
