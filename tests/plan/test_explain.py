@@ -101,8 +101,18 @@ def test_every_kind_of_value_is_shown() -> None:
             "optimizer_options": ("momentum=0.5",),
         },
     )
-    lines = explain(plan_for(config), cpu()).splitlines()
-    measures = next(x for x in lines if x.strip().startswith("measures"))
-    assert "accuracy=1 log_z=1 gradient_variance=10 gradient_groups=1" in measures
+    plan = plan_for(config)
+    told = explain(plan, cpu())
+    lines = told.splitlines()
+    # What nothing decided stands together below what was decided.
+    start = next(i for i, x in enumerate(lines) if x.startswith("  the default: "))
+    together = " ".join(" ".join(lines[start:]).split())
+    assert "measures accuracy=1 log_z=1 gradient_variance=10 " in together
+    places = {"parameters", "active_parameters", "flops_per_token", "memory"}
+    for name, why in plan.reasons.items():
+        if hasattr(plan, name) and name not in places:
+            by_itself = [x for x in lines[:start] if x.split()[:1] == [name]]
+            assert bool(by_itself) == (why != "the default"), name
+            assert by_itself or f" {name} " in together, name
     options = next(x for x in lines if x.strip().startswith("optimizer_options"))
     assert "sgd.momentum=0.5" in options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
+from textwrap import wrap
 from typing import Any
 
 from lumina.model.kinds.table import words
@@ -29,6 +30,8 @@ _ELSEWHERE = {
     "flops_per_token",
 }
 UNKNOWN = "unknown"
+DEFAULT = "the default"
+"""The reason of what nothing decided."""
 
 
 SECTIONS = (
@@ -215,15 +218,22 @@ def _work_lines(
 def _decision_lines(plan: Plan) -> list[str]:
     why = plan.reasons.get("seq_length", "")
     lines = [f"{'seq_length':<23} {plan.spec.seq_length:<11} {why}".rstrip()]
+    at_default: list[str] = []
     for field in fields(plan):
         if field.name in _ELSEWHERE:
             continue
         shown = _shown(getattr(plan, field.name))
         why = plan.reasons.get(field.name, "")
+        if why == DEFAULT:
+            at_default.append(f"{field.name} {shown}")
+            continue
         lines.append(f"{field.name:<23} {shown:<11} {why}".rstrip())
     for name, (on, why) in plan.feature_reasons().items():
         lines.append(f"{name:<23} {_shown(on):<11} {why}".rstrip())
-    return lines
+    # Nothing decided these, so they stand together, below what was decided.
+    return lines + wrap(
+        f"{DEFAULT}: {', '.join(at_default)}", 86, subsequent_indent="  "
+    )
 
 
 def _pairs(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
