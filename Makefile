@@ -16,7 +16,7 @@ MORE := "(thorough or faults) and not slow and not gpu and not multigpu"
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup docs demo test test-more test-slow test-gpu test-faults steady mutants lint format ledger clean
+.PHONY: help setup hooks docs demo test test-more test-slow test-gpu test-faults steady mutants lint format ledger clean
 
 help:
 	@echo "make setup        .venv with every pinned dependency and lumina itself"
@@ -27,6 +27,7 @@ help:
 	@echo "make mutants      make each listed mistake in a copy: do its tests notice?"
 	@echo "make steady       the quick tests twenty times, half of them under load"
 	@echo "make lint         ruff, mypy, the import contract, the ledger's marks"
+	@echo "make hooks        look at the form of staged files before each commit"
 	@echo "make format       let ruff rewrite       make ledger       docs/internal/ledger.md: what tests show"
 	@echo "make docs         build/site: the documentation, its links checked"
 	@echo "make clean        remove caches and build leftovers (never ./runs)"
@@ -75,6 +76,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/ledger.py --check
+
+hooks: setup
+	git config core.hooksPath .githooks
 
 format: setup
 	$(BIN)/ruff check --fix .

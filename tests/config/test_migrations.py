@@ -11,6 +11,7 @@ from lumina.errors import LuminaError
 
 
 @pytest.mark.covers("CKP-08: migration of older configuration formats", "CFG-18")
+@pytest.mark.covers("DOC-05: backward-compatible configuration")
 def test_a_file_of_the_first_version_means_what_it_meant(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     Config(train_data=("a",)).save(file)

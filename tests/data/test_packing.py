@@ -24,6 +24,7 @@ def naive_rooms(lengths: list[int], capacity: int) -> list[int]:
 
 @settings(max_examples=300)
 @given(st.data())
+@pytest.mark.covers("DOC-02: property tests (hypothesis)")
 def test_rows_equal_those_of_the_naive_algorithm(data: st.DataObject) -> None:
     capacity = data.draw(st.integers(1, 40))
     lengths = data.draw(st.lists(st.integers(1, capacity), max_size=80))

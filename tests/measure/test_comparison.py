@@ -45,6 +45,7 @@ def verdicts(
 
 
 @pytest.mark.covers("DIA-12")
+@pytest.mark.covers("DOC-02: performance regression")
 def test_a_slower_worse_or_larger_run_ends_with_exit_code_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,7 +140,7 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     assert caught.value.code == "E003" and device in caught.value.message
 
 
-@pytest.mark.covers("TRN-34: --strict forbids fallback")
+@pytest.mark.covers("TRN-34: --strict forbids fallback", "DOC-05: graceful fallbacks")
 @pytest.mark.parametrize(
     ("options", "machine", "words"),
     [

@@ -102,6 +102,7 @@ def test_two_ranks_train_what_one_rank_trains(
         assert column(found, name) == expected, name
 
 
+@pytest.mark.covers("DOC-05: plug-in style")
 def test_it_shows_in_the_plan_and_in_the_report(whole: Path, mode: str) -> None:
     plan = json.loads((whole / "plan.json").read_text())
     reasons, report = plan["reasons"], write_report(whole).read_text()

@@ -96,6 +96,7 @@ def run(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.covers("DOC-05: plug-in style")
 def test_without_it_everything_else_imports_passes_lint_and_trains(
     name: str, tmp_path: Path, tiny_corpus: Path
 ) -> None:
