@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(PARTS)}; default: all",
     )
     group.add_argument(
+        "--analyze-memory",
+        dest="show",
+        action="append_const",
+        const="memory",
+        help="the same as --show memory: the bytes of each part of a step",
+    )
+    group.add_argument(
         "--detailed",
         action="store_true",
         help="also every tensor, and the memory of other ways to lay out a step",
@@ -72,6 +79,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what each tier of context lengths takes, and the highest that fits",
     )
     group.add_argument(
+        "--claims",
+        action="store_true",
+        help="constants of an earlier estimator of memory beside what is counted",
+    )
+    group.add_argument(
+        "--least",
+        nargs="*",
+        metavar="PRESET",
+        help="the smallest device that trains each preset in several ways",
+    )
+    group.add_argument(
         "--trace",
         action="store_true",
         help="follow the memory of a step through the model, on tensors that have "
@@ -93,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(_profile_facts(), indent=2) if args.json else _profiles())
         return 0
     _check(args)
+    from lumina.cli.plan_claims import show_claims, show_least
     from lumina.cli.plan_reach import show_reach
     from lumina.cli.plan_trace import look
     from lumina.plan.environment import probe
@@ -110,8 +129,14 @@ def run(args: argparse.Namespace) -> int:
         config = config.replace(nproc=args.devices)
     if args.fit or args.tiers:
         return show_reach(args, config, machine)
+    if args.least is not None:
+        show_least(args.least, config, machine, args.json)
+        return 0
     trainer = Trainer(config)
     plan, environment, rows = trainer.explain(machine)
+    if args.claims:
+        show_claims(plan, args.json)
+        return 0
     marks = trainer.begins_and_ends
     looked = look(args, plan, environment, config.parts.plugins)
     wanted = "time" in (args.show or PARTS)
