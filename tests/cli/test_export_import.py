@@ -258,6 +258,23 @@ def test_a_run_becomes_a_graph_with_its_tokenizer_and_configuration(
     torch.testing.assert_close(found, network.logits(ids), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.covers("INF-07: export_for_inference")
+def test_a_call_from_python_writes_what_the_command_writes(run, tmp_path):
+    """Weights, configuration and tokenizer, to the byte; the result says what."""
+    import lumina as package
+
+    done = package.export_for_inference(run, tmp_path / "python", dtype="bfloat16")
+    lumina("export", run, tmp_path / "command", "--dtype", "bfloat16")
+    names = {file.name for file in (tmp_path / "command").iterdir()}
+    assert {"config.json", "tokenizer.json"} <= names
+    assert names == {file.name for file in (tmp_path / "python").iterdir()}
+    for name in names - {"export.json"}:
+        one, two = (tmp_path / side / name for side in ("python", "command"))
+        assert one.read_bytes() == two.read_bytes(), name
+    assert done.folder == tmp_path / "python" and done.bytes > 0
+    assert done.small is None and done.difference is None
+
+
 @pytest.mark.slow
 @pytest.mark.covers(
     "INF-07: export_for_inference",

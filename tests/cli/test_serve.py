@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from infer.networks import tiny, write_run
 from lumina.cli.main import main
@@ -42,8 +43,32 @@ def test_options_that_make_no_sense_are_refused(run, capsys, words, code):
     assert capsys.readouterr().err.startswith(code)
 
 
+@pytest.mark.covers("INF-05: precision fp16")
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_it_computes_in_what_is_asked_for(run, monkeypatch, precision):
+    """What the engine is made of, right before it would listen."""
+    from lumina.infer.serving import web
+
+    found = []
+
+    def listen(address, served):
+        found.append(served.engine._network)
+        raise OSError(98, "in use")
+
+    monkeypatch.setattr(web, "Server", listen)
+    words = ["--inference-precision", precision]
+    assert main(["serve", run, "--device", "cpu", "--port", "0", *words]) == 2
+    wanted = {"fp16": torch.float16, "fp32": torch.float32}[precision]
+    assert found[0].backbone.compute_dtype == wanted
+
+
 @pytest.mark.thorough
-@pytest.mark.covers("INF-05: batch 32", "INF-05: max_sequence_length 2048", "INF-06")
+@pytest.mark.covers(
+    "INF-05: batch 32",
+    "INF-05: max_sequence_length 2048",
+    "INF-05: kv_cache_dtype",
+    "INF-06",
+)
 def test_the_command_serves_and_ends_after_the_last_answer(run):
     """Its answer is that of `lumina generate`, and a signal does not cut it off."""
     words = [sys.executable, "-m", "lumina", "serve", run, "--port", "0"]

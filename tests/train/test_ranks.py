@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -89,6 +90,11 @@ def test_two_ranks_give_the_losses_of_one(trainings, alone, model, parallel):
             "--nproc", "fsdp2", marks=pytest.mark.covers("DST-01: internal spawn")
         ),
         pytest.param(
+            "--world-size",
+            "--ddp",
+            marks=pytest.mark.covers("DST-01: --world-size", "DST-01: --ddp"),
+        ),
+        pytest.param(
             "torchrun",
             "ddp",
             marks=pytest.mark.covers("DST-01: DDP via torchrun (--nproc_per_node)"),
@@ -98,11 +104,12 @@ def test_two_ranks_give_the_losses_of_one(trainings, alone, model, parallel):
 def test_launchers(trainings, alone, launcher, parallel):
     """`lumina train --nproc 2` and plain torchrun are the same run."""
     name = launcher.strip("-")
+    shared = [parallel] if parallel == "--ddp" else ["--parallel", parallel]
     command = trainings.command(
-        name, *DENSE, *FLAGS, *RHYTHM, *words(f"--steps {STEPS} --parallel {parallel}")
+        name, *DENSE, *FLAGS, *RHYTHM, *words(f"--steps {STEPS}"), *shared
     )
-    if launcher == "--nproc":
-        running = start([*command, "--nproc", "2"], trainings.folder / "nproc.log")
+    if launcher != "torchrun":
+        running = start([*command, launcher, "2"], trainings.folder / f"{name}.log")
         assert running.wait() == 0, running.output
         said = running.output
     else:
@@ -119,6 +126,28 @@ def test_launchers(trainings, alone, launcher, parallel):
     assert_close(trainings.folder / name, alone("dense"))
     # One voice, not one a rank.
     assert said.count("ended      done") == 1
+    plan = json.loads((trainings.folder / name / "plan.json").read_text())
+    assert plan["parallel"] == parallel.strip("-") and plan["world_size"] == 2
+
+
+@pytest.mark.covers("DST-14: unused experts handled in reduction")
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_experts_that_a_rank_does_not_use_are_reduced_as_well(trainings, parallel):
+    """Of 48 experts most get no token of a rank, and some none of any rank."""
+    flags = words(
+        "--use-moe --num-experts 48 --moe-top-k 1 --moe-intermediate-size 16 "
+        "--no-moe-normalise-top-k --steps 5 --precision fp32"
+    )
+    name = f"unused-{parallel}"
+    alone = trainings.train(f"{name}-alone", *flags)
+    found = trainings.train_on_ranks(
+        name, *flags, "--batch-size", "2", "--parallel", parallel
+    )
+    dead = [n for row in rows(found) for n in row["moe.dead_experts"]]
+    assert min(dead) > 0
+    assert column(found, "moe.dead_experts") == column(alone, "moe.dead_experts")
+    for key in ("loss", "grad_norm", "moe.balance_loss"):
+        assert column(found, key) == pytest.approx(column(alone, key), rel=1e-4), key
 
 
 @mechanism(

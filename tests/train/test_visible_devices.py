@@ -49,7 +49,7 @@ def test_what_cannot_be_chosen_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.code == "E003"
 
 
-@pytest.mark.covers("CFG-17: cuda-ids")
+@pytest.mark.covers("CFG-17: cuda-ids", "DST-01: --cuda-ids")
 def test_two_ids_start_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
     monkeypatch.delenv("WORLD_SIZE", raising=False)

@@ -17,6 +17,7 @@ SYNONYMS: dict[str, str] = {
     "sequence_length": "seq_length",
     "num_gpus": "nproc",
     "nproc_per_node": "nproc",
+    "world_size": "nproc",
     "ddp": "parallel",
     "num_experts_per_tok": "moe_top_k",
     "moe_capacity_factor": "capacity_factor",

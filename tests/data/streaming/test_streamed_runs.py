@@ -83,6 +83,36 @@ def test_without_iterate_the_run_ends_with_the_data(runs: Runs) -> None:
     assert again.result.steps == 16 and again.cursor["rows"] == used + 10 * 4
 
 
+@pytest.mark.covers("DAT-27: caching")
+def test_a_second_run_takes_tokenizer_and_held_out_tokens_from_the_cache(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made from the beginning of the stream once; other text has others."""
+    from lumina.data.streaming import head
+
+    monkeypatch.setenv("LUMINA_CACHE", str(runs.folder / "own"))
+    made: list[str] = []
+    train, encode = Tokenizer.train, head.encode_documents
+    monkeypatch.setattr(
+        Tokenizer, "train", lambda *a, **n: made.append("tokenizer") or train(*a, **n)
+    )
+    monkeypatch.setattr(
+        head,
+        "encode_documents",
+        lambda *a, **n: made.append("held out") or encode(*a, **n),
+    )
+    asked = {"data_loading": "streaming", "steps": 1, "eval_fraction": 0.2}
+    first = runs.train(**asked)
+    assert sorted(made) == ["held out", "tokenizer"]
+    second = runs.train(**asked)
+    assert sorted(made) == ["held out", "tokenizer"]
+    assert second.column("eval_loss") == first.column("eval_loss")
+    assert second.first_loss == first.first_loss
+    runs.data.write_text(runs.data.read_text() + " More hens, and a lake.")
+    runs.train(**asked)
+    assert sorted(made) == ["held out", "held out", "tokenizer", "tokenizer"]
+
+
 def test_conversations_are_streamed_with_the_loss_of_a_store(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
