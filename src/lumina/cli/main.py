@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("lumina.cli.bench", "measure parts of Lumina on this machine"),
     "prove": ("lumina.cli.prove", "a bundle: how fast and exact training is here"),
     "matrix": ("lumina.cli.matrix", "which features go together, by short trainings"),
+    "recommend": ("lumina.cli.recommend", "settings for a model on some hardware"),
     "plan": ("lumina.cli.plan", "parameters, memory and time, on any hardware"),
     "sweep": ("lumina.cli.sweep", "train with other values, one after another"),
     "suggest": ("lumina.cli.suggest", "starting points for rate, batch and passes"),

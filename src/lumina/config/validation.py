@@ -5,6 +5,7 @@ from __future__ import annotations
 from lumina.config.rules import ALWAYS, RULES
 from lumina.config.settings import Settings
 from lumina.features import FEATURES, check_exclusions
+from lumina.features.measured import known_rows, known_trouble
 
 
 def check_combinations(settings: Settings) -> None:
@@ -26,7 +27,8 @@ def check_combinations(settings: Settings) -> None:
 def advise(settings: Settings) -> list[str]:
     """Advice on unusual values, one sentence each, naming option and value."""
     advice = [text for rule in RULES for text in rule.advice(settings)]
-    return [*advice, *_without_effect(settings)]
+    trouble = known_trouble(settings, known_rows())
+    return [*advice, *_without_effect(settings), *trouble]
 
 
 def _without_effect(settings: Settings) -> list[str]:

@@ -18,12 +18,16 @@ class Cell:
     Attributes:
         features: names, in the order of the table.
         options: further leaves of the configuration; the reference has them as well.
+        switched: leaves of its run alone; the numbers have to stay as they are.
+        needs: what it needs and Lumina or this system has not, in words; or "".
         name: of a named cell, such as "MTX-01"; empty: its features name it.
         settles: the question that a named cell answers.
     """
 
     features: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    switched: dict[str, Any] = field(default_factory=dict)
+    needs: str = ""
     name: str = ""
     settles: str = ""
 
@@ -35,7 +39,7 @@ class Cell:
     @property
     def leaves(self) -> dict[str, Any]:
         """The configuration of its run, with the places of files not filled in."""
-        return _run(self.features, self.options)
+        return {**_run(self.features, self.options), **self.switched}
 
     @property
     def reference(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from lumina.features import find_feature
 from lumina.train.matrix.cell import Cell, tried_features
@@ -18,16 +19,19 @@ def named_cells() -> tuple[Cell, ...]:
     cells = []
     for entry in tomllib.loads(text)["cell"]:
         names = {find_feature(name).name for name in entry.get("features", [])}
-        options = {
-            leaf: tuple(value) if isinstance(value, list) else value
-            for leaf, value in entry.get("options", {}).items()
-        }
         cells.append(
             Cell(
                 features=tuple(name for name in order if name in names),
-                options=options,
+                options=_leaves(entry.get("options", {})),
+                switched=_leaves(entry.get("switched", {})),
+                needs=entry.get("needs", ""),
                 name=entry["name"],
                 settles=entry["settles"],
             )
         )
     return tuple(cells)
+
+
+def _leaves(given: dict[str, Any]) -> dict[str, Any]:
+    """Lists of TOML as the tuples that the configuration holds."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}

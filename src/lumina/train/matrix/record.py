@@ -54,7 +54,7 @@ def row_of(
         "cell": cell.label,
         "named": cell.name,
         "features": list(cell.features),
-        "options": cell.options,
+        "options": cell.options | cell.switched,
         "settles": cell.settles,
         "status": verdict.status,
         "why": verdict.why,

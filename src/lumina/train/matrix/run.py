@@ -138,6 +138,8 @@ class Matrix:
 
     def absent(self, cell: Cell) -> str | None:
         """What a cell needs and this machine has not, or None."""
+        if cell.needs:
+            return f"needs {cell.needs}"
         kind = self.machine.device
         if cell.devices and kind not in cell.devices:
             wanted = " or ".join(sorted(cell.devices))

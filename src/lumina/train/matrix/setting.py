@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def write_files(folder: Path) -> dict[str, str]:
         "folder": folder,
         "data": folder / "story.txt",
         "more": folder / "code.txt",
+        "archive": folder / "story.zip",
         "puzzles": folder / "puzzles.txt",
         "chat": folder / "chat.jsonl",
         "parts": Path(__file__).with_name("tried_parts.py"),
@@ -79,6 +81,8 @@ def write_files(folder: Path) -> dict[str, str]:
         for n in range(400)
     )
     places["data"].write_text("<|endoftext|>".join(stories))
+    with zipfile.ZipFile(places["archive"], "w") as archive:
+        archive.write(places["data"], "story.txt")
     code = (f"y = x * {n} + {n % 7}\nprint(y)\n" for n in range(200))
     places["more"].write_text("<|endoftext|>".join(code))
     chats = (

@@ -1,0 +1,129 @@
+"""`lumina recommend`: settings that fit, and the rows that they rest on."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lumina.cli.main import main
+from lumina.config import Config
+from lumina.errors import LuminaError
+from lumina.train.matrix.recommend import recommend, support
+from machines import gpu
+from tiny_runs import Runs
+
+
+def row(
+    *features: str, status: str = "verified", device: str = "cpu"
+) -> dict[str, Any]:
+    return {
+        "cell": " + ".join(features), "features": list(features), "status": status,
+        "options": {}, "why": "far off", "code": "", "date": "2026-11-30", "key": "k",
+        "hardware": {"device": device, "name": "a chip", "versions": {"torch": "2.13"}},
+    }  # fmt: skip
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main(["recommend", *words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def planned(capsys: pytest.CaptureFixture[str], flags: str, card: str) -> int:
+    """Exit code of `lumina plan` with the recommended flags."""
+    words = flags.removeprefix("lumina train").split()
+    code = main(["plan", *words, "--hardware-profile", card, "--show", "memory"])
+    capsys.readouterr()
+    return code
+
+
+@pytest.mark.covers("MTX-38")
+def test_what_is_recommended_fits_where_the_model_alone_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    words = ("--device", "8 GB", "--model", "b1", "--context", "2048")
+    plain = "lumina train --preset b1 --seq-length 2048"
+    assert planned(capsys, plain, "8 GB") == 1
+    found = {goal: asked(capsys, *words, "--goal", goal) for goal in GOALS}
+    for goal, one in found.items():
+        assert one["planned_bound_bytes"] <= one["memory_bytes"], goal
+        assert one["context"] == 2048
+        assert planned(capsys, one["flags"], "8 GB") == 0, one["flags"]
+    least, fast = found["memory"], found["speed"]
+    assert least["planned_bytes"] < fast["planned_bytes"]
+    assert len(fast["costs"]) < len(least["costs"])
+    assert "optimizer" not in found["exact"]["options"]
+    assert "does not keep every number" in found["exact"]["left_out"]["adamw_8bit"]
+
+
+GOALS = ("speed", "memory", "exact")
+
+
+@pytest.mark.covers("MTX-38")
+def test_it_says_which_rows_it_rests_on_and_what_no_row_supports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    rows = tmp_path / "rows.jsonl"
+    pair = ("tied_embeddings", "mixture_of_experts")
+    rows.write_text(json.dumps(row(*pair)) + "\n")
+    words = ["--device", "8 GB", "--rows", str(rows)]
+    found = asked(capsys, *words)
+    assert pair[0] in found["features"] and pair[1] in found["features"]
+    assert " + ".join(pair) in [one["cell"] for one in found["rows"]]
+    assert list(pair) not in [sorted(one) for one in found["unsupported"]]
+    assert main(["recommend", *words]) == 0
+    told = capsys.readouterr().out
+    assert "verified on a chip, torch 2.13, 2026-11-30; not on cuda" in told
+    assert "no row supports\n  " in told and "\n  flash_attention\n" in told
+    assert main(["recommend", "--rows", str(tmp_path / "none")]) == 2
+
+
+def test_a_setting_that_is_known_to_differ_is_not_used() -> None:
+    config = Config(preset="b1", steps=10, seq_length=2048)
+    machine = gpu(memory_bytes=8 * 2**30)
+    free = recommend(config, machine, "memory", [])
+    names = {lever.feature for lever in free.levers}
+    assert {"adamw_8bit", "gradient_checkpointing_full"} <= names
+    bad = row("adamw_8bit", status="differs")
+    found = recommend(config, machine, "memory", [bad])
+    assert "adamw_8bit" not in {lever.feature for lever in found.levers}
+    assert "matrix found" in found.left_out["adamw_8bit"]
+    pair = row("adamw_8bit", "gradient_checkpointing_full", status="failed")
+    found = recommend(config, machine, "memory", [pair])
+    kept = {lever.feature for lever in found.levers}
+    assert not {"adamw_8bit", "gradient_checkpointing_full"} <= kept
+    # It was mended since.
+    good = row("adamw_8bit", "gradient_checkpointing_full")
+    assert recommend(config, machine, "memory", [pair, good]).levers == free.levers
+
+
+def test_a_model_that_fits_nowhere_is_refused() -> None:
+    with pytest.raises(LuminaError, match="E20"):
+        recommend(Config(preset="b7", steps=10), gpu(memory_bytes=2**30), "speed", [])
+
+
+def test_support_names_every_pair_once() -> None:
+    names = ("a", "b", "c", "d")
+    rows = [row("a", "b", "c"), row("a", "b"), row("c", "d", status="differs")]
+    behind, missing = support(names, rows)
+    assert [one["cell"] for one in behind] == ["a + b + c"]
+    assert missing == (("d",),)  # all its pairs go with it
+    behind, missing = support(names, [*rows, row("d")])
+    assert {pair for pair in missing} == {p for p in combinations(names, 2) if "d" in p}
+
+
+@pytest.mark.thorough
+def test_a_folder_gives_the_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Runs(tmp_path, monkeypatch).train(tie_embeddings=True)
+    found = asked(capsys, "--device", "8 GB", "--model", str(run.folder))
+    assert "tied_embeddings" in found["features"]
+    assert found["flags"].startswith(f"lumina train --init-from {run.folder}")
+    assert found["planned_bytes"] < 2**30
