@@ -16,10 +16,11 @@ from lumina.features.checks import (
 from lumina.features.feature import Choice, Exclusion, Feature, Machine
 from lumina.features.registry import FEATURES
 from lumina.features.table import absent_features, find_feature, register
-from lumina.features.trial import ROUNDING, Seen, Tolerance, Trial
+from lumina.features.trial import REDRAWN, ROUNDING, Seen, Tolerance, Trial
 
 __all__ = [
     "FEATURES",
+    "REDRAWN",
     "ROUNDING",
     "Choice",
     "Exclusion",

@@ -42,6 +42,9 @@ ROUNDING = Tolerance(first_loss=2e-5, gradients=2e-4, learned=5e-3)
 """Of float32 sums in another order; every comparison is allowed this much."""
 
 
+REDRAWN = Tolerance(first_loss=0.05, gradients=0.5, learned=0.05)
+"""Allowed besides where random draws are others than in the reference."""
+
 FROM_BASE = {"init_from": "{base}"}
 """What a feature has beside it that changes a model which is trained already."""
 
@@ -90,6 +93,9 @@ class Trial:
         columns: metrics that only a run with the feature writes.
         tensors: ends of the names of parameters that only such a model has.
         figures: of the process, which are 0 without the feature.
+        draws: whether it draws at random in each forward pass.
+        redraws: whether it divides a forward pass, so that what draws at random draws
+            otherwise than in the reference.
         planned: whether a Plan says that it has the feature.
         ranks: processes that it needs.
         devices: kinds of device that it needs; empty: any.
@@ -104,6 +110,8 @@ class Trial:
     columns: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
+    draws: bool = False
+    redraws: bool = False
     planned: bool = True
     ranks: int = 1
     devices: tuple[str, ...] = ()

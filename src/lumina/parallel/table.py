@@ -115,5 +115,10 @@ def _feature(way: type[Way]) -> Feature:
         fallback=lambda plan, machine: plan.replace(
             parallel=next((w.name for w in preferred_ways() if w != way), name)
         ),
-        trial=Trial({"parallel": name, "batch_size": 2}, ranks=2, figures=("ranks",)),
+        trial=Trial(
+            {"parallel": name, "batch_size": 2},
+            ranks=2,
+            figures=("ranks",),
+            redraws=True,
+        ),
     )

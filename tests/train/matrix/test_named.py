@@ -53,9 +53,7 @@ def shown(*names: str) -> Any:
         shown("MTX-30"), shown("MTX-35 several processes", "MTX-35 experts"),
     ],
 )  # fmt: skip
-def test_a_row_of_the_earlier_design_is_settled_by_a_run(
-    names: tuple[str, ...],
-) -> None:
+def test_a_row_of_the_earlier_design_is_settled(names: tuple[str, ...]) -> None:
     """Its cell, as it is declared now, trained beside its reference and acted."""
     for name in names:
         rows = found(name)

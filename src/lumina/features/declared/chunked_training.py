@@ -92,6 +92,7 @@ register(
         trial=Trial(
             {"use_chunked_training": True, "chunk_size": 16},
             recomputes=("attention_norm",),
+            redraws=True,
         ),
     )
 )

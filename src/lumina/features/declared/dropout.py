@@ -15,6 +15,6 @@ register(
         change_cost="restart",
         requested=lambda c: c.model.dropout > 0,
         active=lambda p: p.spec.dropout > 0,
-        trial=Trial({"dropout": 0.1}, keeps=False),
+        trial=Trial({"dropout": 0.1}, keeps=False, draws=True),
     )
 )

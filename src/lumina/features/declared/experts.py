@@ -122,7 +122,7 @@ register(
         change_cost="live",
         requested=lambda c: _routed(c) and c.moe.expert_dropout > 0,
         active=lambda p: p.spec.moe is not None and p.spec.moe.expert_dropout > 0,
-        trial=Trial({"expert_dropout": 0.2}, beside=EXPERTS, keeps=False),
+        trial=Trial({"expert_dropout": 0.2}, beside=EXPERTS, keeps=False, draws=True),
     )
 )
 register(
@@ -134,7 +134,9 @@ register(
         change_cost="live",
         requested=lambda c: _routed(c) and c.moe.router_jitter_noise > 0,
         active=lambda p: p.spec.moe is not None and p.spec.moe.jitter > 0,
-        trial=Trial({"router_jitter_noise": 0.1}, beside=EXPERTS, keeps=False),
+        trial=Trial(
+            {"router_jitter_noise": 0.1}, beside=EXPERTS, keeps=False, draws=True
+        ),
     )
 )
 register(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lumina.config.sections import LEAVES
-from lumina.features import FEATURES, ROUNDING, Tolerance, Trial
+from lumina.features import FEATURES, REDRAWN, ROUNDING, Tolerance, Trial
 from lumina.train.matrix.setting import PLAIN, RUN, SHAPE_SECTIONS
 
 
@@ -66,6 +66,9 @@ class Cell:
         found = ROUNDING
         for name in self.features:
             found += trial_of(name).tolerance if trial_of(name).keeps else Tolerance()
+        trials = [trial_of(name) for name in self.features]
+        if any(one.draws for one in trials) and any(one.redraws for one in trials):
+            found += REDRAWN
         return found
 
     @property

@@ -67,14 +67,14 @@ def _named(only: Sequence[str]) -> tuple[list[str], set[str]]:
     features = tried_features()
     if not only:
         return features, set()
-    cells = {one.name for one in named_cells()}
+    cells = {one.name.lower(): one.name for one in named_cells()}
     chosen, wanted = [], set()
     for word in only:
         name = word.replace("-", "_")
         if name in features:
             chosen.append(name)
-        elif word.upper() in cells:
-            wanted.add(word.upper())
+        elif word.lower() in cells:
+            wanted.add(cells[word.lower()])
         else:
             close = difflib.get_close_matches(name, [*features, *cells], n=1)
             meant = f"did you mean {close[0]!r}? " if close else ""
