@@ -52,7 +52,7 @@ def test_only_the_smallest_set_is_named() -> None:
     assert not known_trouble(Config(**BOTH), [row(*PAIR, options={"steps": 1})])
 
 
-@pytest.mark.covers("CFG-13: a warning from the matrix")
+@pytest.mark.covers("CFG-13: warning from the matrix")
 def test_the_check_of_a_configuration_warns_from_the_users_own_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

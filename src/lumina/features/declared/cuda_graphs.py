@@ -6,6 +6,7 @@ from typing import Any
 
 from lumina.features.feature import Choice, Exclusion, Feature, Machine
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _needs(machine: Machine) -> str | None:
@@ -56,5 +57,6 @@ register(
             Exclusion("registered_backbone", _PARTS),
             Exclusion("registered_objective", _PARTS),
         ),
+        trial=Trial({"experimental_cuda_graphs": True}),
     )
 )

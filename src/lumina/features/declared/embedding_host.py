@@ -7,6 +7,7 @@ from typing import Any
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.needs import memory_beside
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 _WHOLE = "divides every table over the processes"
 
@@ -38,5 +39,8 @@ register(
         memory=lambda spec, layout: {"weights": -_bytes(spec, layout)},
         elsewhere=lambda spec, layout: {"host": _bytes(spec, layout)},
         build="lumina.model.host_table:keep_table_in_host_memory",
+        trial=Trial(
+            {"embedding_in": "host"}, beside={"freeze": ("backbone.embedding.*",)}
+        ),
     )
 )

@@ -129,5 +129,15 @@ register(
         build="lumina.model.fp8:use_fp8_experts",
         claim="fp8",
         faster=True,
+        trial=Trial(
+            {"fp8_experts": True},
+            beside={
+                "precision": "mixed_fp8",
+                "use_moe": True,
+                "num_experts": 4,
+                "moe_intermediate_size": 32,
+            },
+            tolerance=Tolerance(first_loss=0.02, gradients=0.2, learned=0.05),
+        ),
     )
 )
