@@ -31,8 +31,9 @@ BASE = (
     "--save-every-n-batches 0"
 )
 TUNED = (
-    "--no-use-moe --use-peft --peft-method lora --lora-r 32 --lora-alpha 32 --lora-dropout 0 "
-    "--lora-target-modules full --seq-length 1024 --batch-size 8 --global-batch-size 8 "
+    "--no-use-moe --use-peft --peft-method lora --lora-r 32 --lora-alpha 32 "
+    "--lora-dropout 0 --lora-target-modules full --seq-length 1024 --batch-size 8 "
+    "--global-batch-size 8 "
     "--warmup-steps 10 --eval-batches 40 --report-samples 0 "
     "--save-every-n-batches 0 --no-compile"
 )
