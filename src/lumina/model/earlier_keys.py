@@ -29,6 +29,7 @@ from lumina.ops.attention.blockwise import (
 )
 from lumina.ops.attention.dispatch import Pattern
 from lumina.ops.attention.masks import document_starts
+from lumina.ops.attention.merged import brought
 
 
 class Held:
@@ -236,7 +237,7 @@ class _Attention(torch.autograd.Function):
         given = grad, q, keys, values, starts, out, sums
         grad_q = add_gradients(*given, *ctx.how, *into)
         own = [
-            one.summed()[:, begin:end].to(q.device, one.values.dtype)
+            brought(one.summed()[:, begin:end], q.device).to(one.values.dtype)
             for one in ctx.held
         ]
         return grad_q, *own, None, None, None, None

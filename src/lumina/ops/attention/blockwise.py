@@ -258,8 +258,9 @@ def add_gradients(
             towards = towards.sub_(mean).mul_(weights)
             found += towards @ _keys(k, pair.keys, q.device)
             key_grad = (towards.transpose(-1, -2) @ q_blk).mul_(scale)
-            grad_k[:, pair.keys] += key_grad.transpose(1, 2).to(k.device)
-            grad_v[:, pair.keys] += value_grad.transpose(1, 2).to(v.device)
+            everywhere = slice(None)
+            merged.add_to(grad_k, everywhere, pair.keys, key_grad.transpose(1, 2))
+            merged.add_to(grad_v, everywhere, pair.keys, value_grad.transpose(1, 2))
         grad_q[:, place] = _whole(found.mul_(scale), heads).to(q.dtype)
     return grad_q
 

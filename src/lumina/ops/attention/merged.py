@@ -110,12 +110,12 @@ def backward(
             end = piece.queries.stop - group.queries.start
             found[:, begin:end] += of_q[..., : q.shape[-1]]
             for total, new in zip(into, (of_k, of_v), strict=True):
-                _add(total, group.rows, piece.keys, new[..., : total.shape[-1]])
+                add_to(total, group.rows, piece.keys, new[..., : total.shape[-1]])
         grad_q[group.rows, group.queries] = found.to(q.dtype)
     return grad_q
 
 
-def _add(total: Tensor, rows: slice, keys: slice, new: Tensor) -> None:
+def add_to(total: Tensor, rows: slice, keys: slice, new: Tensor) -> None:
     """Add gradients to their sums; those in host memory are brought over for it.
 
     A row at a time: page-locked memory without gaps is copied in the order of the
@@ -127,6 +127,17 @@ def _add(total: Tensor, rows: slice, keys: slice, new: Tensor) -> None:
     for row, of_row in zip(total[rows, keys], new, strict=True):
         here = row.to(new.device, non_blocking=True)
         row.copy_(here.add_(of_row), non_blocking=True)
+
+
+def brought(x: Tensor, device: torch.device) -> Tensor:
+    """The same values on a device, in their own type, in the order of its work.
+
+    A row at a time, as in `add_to`. A copy that changes the type or gathers rows reads
+    page-locked memory with the CPU, at once, while the device may yet write to it.
+    """
+    if x.device == device:
+        return x
+    return torch.stack([row.to(device, non_blocking=True) for row in x])
 
 
 def _of_piece(
@@ -170,9 +181,7 @@ def _block(
     device: torch.device,
 ) -> Tensor:
     """[B, K, s, width] on `device`, of the tokens at some places of some rows."""
-    part = x_bskd[rows, place]
-    if part.device != device:
-        part = torch.stack([row.to(device, non_blocking=True) for row in part])
+    part = brought(x_bskd[rows, place], device)
     if flip:
         part = part.flip(1)
     if part.shape[-1] < width:
