@@ -133,21 +133,7 @@ class Transformer(nn.Module):
     def _context(self, batch: Batch, cache: Cache | None) -> BlockContext:
         """Rotary tables and the attention pattern, made once for all blocks."""
         spec = self.spec
-        inverse, factor = frequencies(
-            spec.rotary_dim,
-            spec.rope_theta,
-            scaling=spec.rope_scaling,
-            factor=spec.rope_factor,
-            original_length=spec.rope_original_length,
-            low_freq_factor=spec.rope_low_freq_factor,
-            high_freq_factor=spec.rope_high_freq_factor,
-            device=batch.input_ids.device,
-        )
-        if spec.pos_encodings != "rope":
-            inverse = torch.zeros_like(inverse)  # nothing turns, nor in others' parts
-        if spec.mla_kv_rank:
-            factor = 1.0  # latent attention scales whole scores
-        cos, sin = tables(batch.position_ids, inverse, factor)
+        cos, sin = tables(batch.position_ids, *self.frequencies(batch.input_ids.device))
         if isinstance(cache, WithPattern):
             pattern = cache.pattern(spec.window_size, spec.beyond_window)
         elif cache is not None:
@@ -175,6 +161,25 @@ class Transformer(nn.Module):
             routing=self.routing,
             starts=batch.position_ids == 0 if "starts" in self.needs else None,
         )
+
+    def frequencies(self, device: torch.device) -> tuple[Tensor, float]:
+        """What `lumina.ops.rotary.reference.tables` makes rotary tables of."""
+        spec = self.spec
+        inverse, factor = frequencies(
+            spec.rotary_dim,
+            spec.rope_theta,
+            scaling=spec.rope_scaling,
+            factor=spec.rope_factor,
+            original_length=spec.rope_original_length,
+            low_freq_factor=spec.rope_low_freq_factor,
+            high_freq_factor=spec.rope_high_freq_factor,
+            device=device,
+        )
+        if spec.pos_encodings != "rope":
+            inverse = torch.zeros_like(inverse)  # nothing turns, nor in others' parts
+        if spec.mla_kv_rank:
+            factor = 1.0  # latent attention scales whole scores
+        return inverse, factor
 
     def _tokens(self, batch: Batch) -> Tokens:
         """Where every token stands, for blocks that choose among them."""

@@ -7,7 +7,6 @@ the network's own; nothing is copied.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lumina.batch import Batch
+from lumina.infer.kv.settings import place_of
 from lumina.infer.kv.static_cache import StaticCache
 from lumina.model.attention import Attention
 from lumina.model.block import Block
@@ -27,6 +27,7 @@ from lumina.ops.moe import few
 from lumina.ops.norm.fused import rms_norm
 from lumina.ops.one_token import reference
 from lumina.ops.one_token.reference import HeadNorms, Heads, Places
+from lumina.ops.rotary.reference import tables
 from lumina.ops.triton_there import has_triton
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ class Program:
     ) -> None:
         self._network = network
         self._alone = alone
+        self._frequencies = network.backbone.frequencies(place_of(network))
         self._tiled: dict[str, int] = {}
         self._ops: Any = ops
         self._attend: Callable[..., Tensor] = reference.attend
@@ -164,16 +166,15 @@ class Program:
         """
         network, ops = self._network, self._ops
         backbone, objective = network.backbone, network.objective
-        batch = Batch.from_rows(feed_b1)
-        batch = replace(batch, position_ids=cache.positions(feed_b1))
-        x_bd = backbone._embed(batch, cache)[:, 0].contiguous()
-        context = backbone._context(batch, cache)
+        position_b1 = cache.positions(feed_b1)
+        x_bd = backbone._embed(self._batch(feed_b1, position_b1), cache)[:, 0]
+        cos, sin = tables(position_b1, *self._frequencies)
+        seen = cache.mask(position_b1)[:, 0, 0]
+        slot_b = cache.new_slots[:, 0].contiguous()
         places = Places(
-            context.cos[:, 0, 0].contiguous(),
-            context.sin[:, 0, 0].contiguous(),
-            cache.new_slots[:, 0].contiguous(),
-            context.pattern.mask[:, 0, 0],
+            cos[:, 0, 0].contiguous(), sin[:, 0, 0].contiguous(), slot_b, seen
         )
+        x_bd = x_bd.contiguous()
         for block in backbone.blocks:
             x_bd = self._attended(x_bd, block, places, cache)
             x_bd = self._fed(x_bd, block)
@@ -183,6 +184,19 @@ class Program:
             x_bd, norm.weight, norm.eps, matrix, out=torch.float32, **self._tiled
         )
         return scores_bv[:, : network.spec.vocab_size]
+
+    @staticmethod
+    def _batch(feed_b1: Tensor, position_b1: Tensor) -> Batch:
+        """What an embedding reads; nothing reads the rest, which costs no kernel."""
+        return Batch(
+            input_ids=feed_b1,
+            labels=feed_b1,
+            position_ids=position_b1,
+            document_ids=feed_b1,
+            cu_seqlens=feed_b1,
+            max_seqlen=1,
+            one_document_rows=True,
+        )
 
     def _attended(
         self, x_bd: Tensor, block: Any, places: Places, cache: StaticCache

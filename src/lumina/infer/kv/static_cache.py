@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lumina.infer.kv.chosen_slots import ChosenSlots
 from lumina.infer.kv.kept import Keeping, Kept, plainly
 from lumina.ops.attention.beyond import NOTHING, Beyond
 from lumina.ops.attention.masks import in_reach
@@ -105,6 +106,11 @@ class StaticCache:
         return self._next
 
     @property
+    def active(self) -> slice:
+        """The rows of this pass."""
+        return self._row
+
+    @property
     def plainly_kept(self) -> bool:
         """Whether keys and values are held as the model computes them."""
         return self._keeping == plainly()
@@ -186,7 +192,7 @@ class StaticCache:
         self._next[self._row] += new
         self.advance(new)
         last_b1 = self._next[self._row, None] - 1
-        self._key = self._held(last_b1, self.slots)[:, : self._read]
+        self._key = self._held(last_b1, self.slots)[:, : self.span_read]
         for layer in self._chosen.values():
             layer.forget(self._slot)
         return self._seen(self._pos, self._key).unsqueeze(1)
@@ -194,11 +200,11 @@ class StaticCache:
     def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Adds one layer's new keys and values, [B, K, s, hd]; returns all, T long."""
         if layer_index not in self._layers:
-            self._layers[layer_index] = self._room_for(k), self._room_for(v)
+            self._layers[layer_index] = self.room_for(k), self.room_for(v)
         keys, values = (kept.part(self._row) for kept in self._layers[layer_index])
         keys.scatter(self._slot, k)
         values.scatter(self._slot, v)
-        return keys.read(self._read), values.read(self._read)
+        return keys.read(self.span_read), values.read(self.span_read)
 
     def holds(self, layer_index: int) -> bool:
         """Whether a layer's keys are kept; see the protocol."""
@@ -218,9 +224,9 @@ class StaticCache:
         layer = self._chosen[slot]
         query_bn = self._pos.gather(1, columns)
         there_bt = layer.admit(self._slot.gather(1, columns), taken & (query_bn >= 0))
-        seen = self._seen(query_bn, self._key) & there_bt[:, None, : self._read]
+        seen = self._seen(query_bn, self._key) & there_bt[:, None, : self.span_read]
         # A query without a key (an empty place) sees the first one: never NaN.
-        first = torch.arange(self._read, device=seen.device) == 0
+        first = torch.arange(self.span_read, device=seen.device) == 0
         seen |= ~seen.any(dim=-1, keepdim=True) & first
         return layer, seen.unsqueeze(1)
 
@@ -329,7 +335,7 @@ class StaticCache:
         self._padding = self._padding.index_select(0, rows)
 
     @property
-    def _read(self) -> int:
+    def span_read(self) -> int:
         """T: how many slots a pass reads."""
         return min(self.span or self.length, self.slots)
 
@@ -368,7 +374,8 @@ class StaticCache:
         sinks = torch.where(slot <= last_b1, slot, -1)
         return torch.where(slot < self._sinks, sinks, newest)
 
-    def _room_for(self, new: Tensor) -> Kept:
+    def room_for(self, new: Tensor) -> Kept:
+        """Slots for vectors like these, [B, K, s, width]."""
         whole = new.new_empty((self.rows, *new.shape[1:]))
         kept = Kept(whole, self.slots + 1, self._keeping)
         kept.clear()  # slots are read before they are written
@@ -406,47 +413,3 @@ class StaticCache:
         pairs = list(self._layers.values())
         pairs += [one.kept for one in self._chosen.values() if one.kept is not None]
         return [kept for pair in pairs for kept in pair]
-
-
-class ChosenSlots:
-    """One layer's keys, of the tokens that went through it: a `LayerCache`.
-
-    Attributes:
-        there: [B, slots + 1] bool, slots whose token went through.
-        kept: keys and values, once there are any.
-    """
-
-    def __init__(self, cache: StaticCache) -> None:
-        self._cache = cache
-        shape = cache.rows, cache.slots + 1
-        device = cache.next_positions.device
-        self.there = torch.zeros(shape, dtype=torch.bool, device=device)
-        self.kept: tuple[Kept, Kept] | None = None
-        self._slots = torch.empty(0)
-
-    def forget(self, slots_bs: Tensor) -> None:
-        """Nothing is there of new tokens until they go through."""
-        self._mine.scatter_(1, slots_bs, False)
-
-    def admit(self, slots_bn: Tensor, taken_bn: Tensor) -> Tensor:
-        """Note which new tokens go through; returns what is there, [B, slots + 1]."""
-        nowhere = self._cache.slots
-        self._slots = torch.where(taken_bn, slots_bn, nowhere)
-        self._mine.scatter_(1, self._slots, True)
-        self._mine[:, nowhere] = False
-        return self._mine
-
-    def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store [B, K, n, hd] of the tokens admitted; returns all, T long."""
-        cache = self._cache
-        if self.kept is None:
-            self.kept = cache._room_for(k), cache._room_for(v)
-        keys, values = (kept.part(cache._row) for kept in self.kept)
-        keys.scatter(self._slots, k)
-        values.scatter(self._slots, v)
-        return keys.read(cache._read), values.read(cache._read)
-
-    @property
-    def _mine(self) -> Tensor:
-        """`there`, of the rows of this pass."""
-        return self.there[self._cache._row]
