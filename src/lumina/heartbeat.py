@@ -16,6 +16,8 @@ import mmap
 import os
 import signal
 import struct
+import sys
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -115,6 +117,43 @@ class _Page:
         )
 
 
+class _Watchdog(threading.Thread):
+    """Ends its own process where that leaves no sign, for want of another to do it.
+
+    Args:
+        seconds: that a step may take; twice as many end the process.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(name="hang watchdog", daemon=True)
+        self.seconds = seconds
+        self.steps = 0
+        self.sign("starting")
+
+    def sign(self, activity: str) -> None:
+        """The process does this from now on."""
+        self.steps += activity == "step"
+        if activity == "step" and self.steps <= FIRST_STEPS:
+            activity = "first steps"
+        self.limit = 2 * self.seconds
+        if activity != "step":
+            self.limit = max(self.limit, ACTIVITIES[activity][1])
+        self.activity, self.since = activity, time.monotonic()
+
+    def run(self) -> None:
+        while time.monotonic() - self.since <= self.limit:
+            time.sleep(min(0.5, self.seconds / 4))
+        sys.stderr.write(
+            f"this process hangs ({self.activity}): no sign of life for "
+            f"{time.monotonic() - self.since:.1f} s; it ends, so that its launcher "
+            "starts all again\n"
+        )
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+_watchdog: _Watchdog | None = None
 _page: _Page | None = None
 _folder: Path | None = None
 _rank = 0
@@ -145,6 +184,22 @@ def end() -> None:
     _page = _folder = None
 
 
+def end_when_silent(seconds: float) -> None:
+    """End this process where it hangs, because what started it does not see that.
+
+    The elastic agent of torchrun starts ranks again that have ended, and waits for
+    those that hang.
+
+    Args:
+        seconds: that a step may take without a sign; the process ends after twice as
+            many, and in other work after what `ACTIVITIES` says, if that is longer.
+    """
+    global _watchdog
+    if _watchdog is None:
+        _watchdog = _Watchdog(seconds)
+        _watchdog.start()
+
+
 def watched() -> bool:
     """Whether another process looks after this one."""
     return _page is not None
@@ -159,12 +214,16 @@ def beat(activity: str, step: int | None = None) -> None:
     """
     if _page is not None:
         _page.beat(activity, step)
+    if _watchdog is not None:
+        _watchdog.sign(activity)
 
 
 def still() -> None:
     """Say that what the process does goes on."""
     if _page is not None:
         _page.still()
+    if _watchdog is not None:
+        _watchdog.since = time.monotonic()
 
 
 def leave(name: str, values: dict[str, Any]) -> None:

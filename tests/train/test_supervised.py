@@ -268,6 +268,32 @@ def test_a_long_run_of_the_command_is_supervised_by_itself(trainings):
         process.kill()
 
 
+def under_torchrun(trainings, name: str, faults: str, *flags: str):
+    """Two ranks of its elastic agent, which starts them again once."""
+    folder = trainings.folder / f"{name}-faults"
+    folder.mkdir()
+    (folder / "faults.py").write_text(FAULTS)
+    command = trainings.command(
+        name, *FLAGS, "--auto-resume", "--batch-size", "2", *flags, "--plugins",
+        str(folder / "faults.py"),
+    )  # fmt: skip
+    agent = words("--nproc-per-node 2 --max-restarts 1 --rdzv-backend c10d "
+                  "--rdzv-endpoint localhost:0 --monitor-interval 0.1")  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *agent, "-m", "lumina",
+         *command],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "1",
+            "FAULTS": faults,
+            "RUN": str(trainings.folder / name),
+        },
+        timeout=300,
+    )  # fmt: skip
+
+
 @mechanism(
     "killed rank under torchrun",
     component="rank",
@@ -280,31 +306,32 @@ def test_a_long_run_of_the_command_is_supervised_by_itself(trainings):
 @pytest.mark.covers("DST-19: node failure")
 def test_torchrun_starts_the_ranks_again_and_the_run_goes_on(trainings):
     """Its elastic agent, with two processes, of which one is killed."""
-    folder = trainings.folder / "elastic-faults"
-    folder.mkdir()
-    (folder / "faults.py").write_text(FAULTS)
-    command = trainings.command(
-        "elastic", *FLAGS, "--auto-resume", "--batch-size", "2", "--plugins",
-        str(folder / "faults.py"),
-    )  # fmt: skip
-    agent = words("--nproc-per-node 2 --max-restarts 1 --rdzv-backend c10d "
-                  "--rdzv-endpoint localhost:0 --monitor-interval 0.1")  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *agent, "-m", "lumina",
-         *command],
-        capture_output=True,
-        text=True,
-        env=os.environ
-        | {
-            "OMP_NUM_THREADS": "1",
-            "FAULTS": "12:SIGKILL:1",
-            "RUN": str(trainings.folder / "elastic"),
-        },
-        timeout=300,
-    )  # fmt: skip
+    done = under_torchrun(trainings, "elastic", "12:SIGKILL:1")
     assert done.returncode == 0, done.stdout + done.stderr
     run = trainings.folder / "elastic"
     assert [row["step"] for row in rows(run)] == list(range(1, 25))
     (restarted,) = events(run, "restarted")
     assert restarted["data"]["by"] == "torchrun" and restarted["step"] == 10
     assert "no: torchrun" in done.stdout or "no: a launcher" in done.stdout
+
+
+@mechanism(
+    "hang under torchrun",
+    component="rank",
+    failure="one of two ranks that torchrun started with restarts sleeps in a step",
+    recovery="restart",
+    expected="the ranks end themselves with their stacks, and go on from the newest "
+    "checkpoint; every row once",
+)
+@pytest.mark.faults
+@pytest.mark.thorough
+def test_ranks_of_torchrun_that_hang_end_themselves_and_go_on(trainings):
+    """Torchrun sees only ranks that have ended."""
+    done = under_torchrun(trainings, "stuck", "12:sleep:1", "--hang-timeout", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "this process hangs (step): no sign of life for" in done.stderr
+    assert "time.sleep(999)" in done.stderr or "in faulty" in done.stderr
+    run = trainings.folder / "stuck"
+    assert [row["step"] for row in rows(run)] == list(range(1, 25))
+    (restarted,) = events(run, "restarted")
+    assert restarted["data"]["by"] == "torchrun" and restarted["step"] == 10

@@ -43,6 +43,8 @@ def _train(args: argparse.Namespace) -> int:
     environment = dict(os.environ)
     heartbeat.begin()
     config = restarted(config_from_args(args))
+    if "TORCHELASTIC_RUN_ID" in environment and config.supervisor.hang_timeout:
+        heartbeat.end_when_silent(config.supervisor.hang_timeout)
     choice = choose(config, environment, command=args.of_shell)
     os.environ.pop(BECAUSE, None)
     ours = heartbeat.watched() or "WORLD_SIZE" in environment or args.dry_run

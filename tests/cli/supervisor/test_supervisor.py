@@ -244,6 +244,90 @@ def test_a_signal_ends_the_wait_before_a_restart(tmp_path: Path) -> None:
     assert state_of(tmp_path / "run") == "unknown", "nobody will start it again"
 
 
+TYPED = """
+import sys
+from lumina.cli.supervisor.choice import Choice
+from lumina.cli.supervisor.supervisor import Settings, Supervisor
+settings = Settings(Choice(True, ""), restart_delay=float(sys.argv[2]))
+command = [sys.executable, sys.argv[1]]
+def say(line):
+    print(line, flush=True)
+sys.exit(Supervisor(command, lambda: [{}], settings, say, alone=True).run())
+"""
+
+
+def typed(tmp_path: Path, program: str, delay: float = 0.0) -> subprocess.Popen[str]:
+    """A supervisor in a session of its own, as in a terminal."""
+    (tmp_path / "program.py").write_text(HEAD.format(folder=str(tmp_path)) + program)
+    (tmp_path / "run").mkdir()
+    words = ["-c", TYPED, str(tmp_path / "program.py"), str(delay)]
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@mechanism(
+    "second Ctrl-C under the supervisor",
+    component="supervisor",
+    failure="Ctrl-C twice of the whole session, while the training saves for ever",
+    recovery="end at once",
+    expected="the training hears each of them once; the second ends it with code 130",
+)
+@pytest.mark.faults
+def test_a_second_ctrl_c_reaches_the_program_and_ends_all(tmp_path: Path) -> None:
+    """Each is heard once, though the terminal sends it to every process it knows."""
+    process = typed(
+        tmp_path,
+        "heard = []\n"
+        "def hear(number, frame):\n"
+        "    heard.append(number)\n"
+        "    (here / f'heard-{len(heard)}').touch()\n"
+        "    if len(heard) > 1: os._exit(130)\n"
+        "signal.signal(signal.SIGINT, hear)\n"
+        "(here / 'ready').touch()\n"
+        "while True: time.sleep(0.01)\n",
+    )
+    try:
+        assert wait_until((tmp_path / "ready").exists)
+        os.killpg(process.pid, signal.SIGINT)
+        assert wait_until((tmp_path / "heard-1").exists)
+        assert process.poll() is None and not (tmp_path / "heard-2").exists()
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 130
+        assert (tmp_path / "heard-2").exists()
+        assert not (tmp_path / "began-1").exists()
+        assert (
+            process.stdout is not None and "started again" not in process.stdout.read()
+        )
+    finally:
+        process.kill()
+
+
+@mechanism(
+    "Ctrl-C between two lives",
+    component="supervisor",
+    failure="Ctrl-C of the whole session while the supervisor waits before a restart",
+    recovery="end at once",
+    expected="code 130 and one line, no traceback, and nothing is started",
+)
+@pytest.mark.faults
+def test_ctrl_c_ends_the_wait_before_a_restart(tmp_path: Path) -> None:
+    process = typed(tmp_path, "os.abort()\n", delay=200.0)
+    try:
+        assert process.stdout is not None
+        assert "is started again in" in process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 130
+        said = process.stdout.read()
+        assert "ended by SIGINT before the restart" in said and "Traceback" not in said
+        assert not (tmp_path / "began-1").exists()
+    finally:
+        process.kill()
+
+
 SUPERVISES = """
 import sys
 from lumina.cli.supervisor.choice import Choice

@@ -36,5 +36,6 @@ class SupervisorSection(Section):
         description="seconds that a step may take without a sign of life before the "
         "process is reported as hung, with its stack; a supervised one is ended and "
         "started again after twice as long; 0: never; default: 20 times the usual "
-        "step, at least 45",
+        "step, at least 45. Under torchrun, a number given here ends a process that "
+        "hangs after twice as long, so that torchrun starts all again",
     )
