@@ -83,13 +83,14 @@ def run(args: argparse.Namespace) -> int:
     from lumina.train.matrix.cell import Cell
     from lumina.train.matrix.choosing import chosen_cells
     from lumina.train.matrix.judge import DIFFERS, FAILED
-    from lumina.train.matrix.run import Matrix, bad_pairs
+    from lumina.train.matrix.run import Matrix, bad_pairs, missing_here
 
     load_plugins(args.plugins)
     at_least("jobs", args.jobs, 1)
     at_least("threads", args.threads, 1)
     if not any((args.singles, args.pairs, args.triples, args.named)):
         args.singles = args.pairs = not args.only
+    machine = probe(args.device)
     cells = chosen_cells(
         singles=args.singles,
         pairs=args.pairs,
@@ -97,12 +98,12 @@ def run(args: argparse.Namespace) -> int:
         named=args.named,
         only=args.only,
         width=args.width,
+        here=lambda name: missing_here(Cell((name,)), machine) is None,
     )
     if args.list:
         print("\n".join(cell.label for cell in cells))
         return 0
     began = time.monotonic()
-    machine = probe(args.device)
     matrix = Matrix(
         folder=Path(args.folder) if args.folder else cache_root() / "matrix",
         machine=machine,

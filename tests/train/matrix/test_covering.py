@@ -55,4 +55,6 @@ def test_pairs_of_the_table_are_covered_or_refused() -> None:
     for pair in combinations(names, 2):
         assert (pair in covered) + (pair in refused) + (clash(pair) is not None) == 1
     assert ("ema", "swa") in refused
+    fewer = chosen_cells(pairs=True, only=names, width=4, here=lambda n: n != "ema")
+    assert fewer and not any("ema" in cell.features for cell in fewer)
     assert ("adapters", "qk_norm") in covered

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lumina.features import Seen
 from lumina.state.tensor_file import write_tensors
 from lumina.train.matrix.cell import Cell, trial_of
 from lumina.train.matrix.judge import DIFFERS, FAILED, REFUSED, VERIFIED, judge
@@ -73,6 +74,13 @@ def test_what_is_wrong_is_said(made: Any, changes: dict[str, Any], words: str) -
     found = judge(FULL, full(made, **changes), made(), {})
     assert found.status == DIFFERS
     assert words in found.why
+
+
+def test_blocks_of_ones_own_are_computed_again_by_all_their_modules() -> None:
+    once, again = {"norm": 4, "attention": 4}, {"norm": 8, "attention": 8}
+    trial = trial_of("gradient_checkpointing_full")
+    assert trial.missing(Seen(passes=again), Seen(passes=once)) is None
+    assert "ran 8 modules" in str(trial.missing(Seen(passes=once), Seen(passes=once)))
 
 
 def test_gradients_of_other_parameters_differ(made: Any) -> None:

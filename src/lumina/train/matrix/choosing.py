@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from lumina.errors import LuminaError
@@ -21,6 +21,7 @@ def chosen_cells(
     named: bool = False,
     only: Sequence[str] = (),
     width: int = 5,
+    here: Callable[[str], bool] = lambda name: True,
 ) -> list[Cell]:
     """The cells that are asked for, each once, single features first.
 
@@ -32,6 +33,8 @@ def chosen_cells(
         only: names of features and of named cells; the others are left out. Named
             alone, features are tried one by one.
         width: most features of a row.
+        here: whether a feature can be tried on this machine; the others are left out
+            of rows, where they would leave every other one of the row untried.
 
     Raises:
         LuminaError: E005 for a name that nothing has, and for a width below 2, or 3 for
@@ -49,7 +52,8 @@ def chosen_cells(
         found += [Cell((name,)) for name in features]
     for strength, asked in ((2, pairs), (3, triples)):
         if asked:
-            rows, refused = covering(features, goes, strength=strength, width=width)
+            there = [name for name in features if here(name)]
+            rows, refused = covering(there, goes, strength=strength, width=width)
             found += [Cell(row) for row in rows]
             if strength == 2:  # what the configuration refuses is a result, too
                 found += [Cell(pair) for pair in refused if clash(pair) is None]

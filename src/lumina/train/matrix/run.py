@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,12 @@ class Matrix:
     def _tried(self, cell: Cell) -> Row:
         began = time.monotonic()
         verdict = self._verdict(cell)
+        # A row is for others as well: it holds no path of this machine.
+        verdict = replace(verdict, why=verdict.why.replace(str(self.folder), "FOLDER"))
         return row_of(cell, verdict, self.described, time.monotonic() - began)
 
     def _verdict(self, cell: Cell) -> Verdict:
-        absent = self.absent(cell)
+        absent = missing_here(cell, self.machine)
         if absent:
             return Verdict(ABSENT, absent)
         refused = refusal(cell)
@@ -135,22 +137,6 @@ class Matrix:
     def _cheap(cell: Cell) -> bool:
         """Whether few references are needed to leave out each feature in turn."""
         return len(cell.features) <= 2
-
-    def absent(self, cell: Cell) -> str | None:
-        """What a cell needs and this machine has not, or None."""
-        if cell.needs:
-            return f"needs {cell.needs}"
-        kind = self.machine.device
-        if cell.devices and kind not in cell.devices:
-            wanted = " or ".join(sorted(cell.devices))
-            return f"needs {wanted}; this machine has {kind}"
-        for name in cell.features:
-            problem = FEATURES[name].needs(self.machine)
-            if problem:
-                return f"{name} {problem}"
-        if kind == "cuda" and cell.ranks > self.machine.device_count:
-            return f"needs {cell.ranks} GPUs; there are {self.machine.device_count}"
-        return None
 
     def _reference(self, leaves: Mapping[str, Any]) -> Trained:
         """A reference run, which is trained once for all cells that need it."""
@@ -198,6 +184,23 @@ class Matrix:
             timeout=self.timeout,
             broken_off=self._broken_off.is_set,
         )
+
+
+def missing_here(cell: Cell, machine: Environment) -> str | None:
+    """What a cell needs and a machine has not, or None."""
+    if cell.needs:
+        return f"needs {cell.needs}"
+    kind = machine.device
+    if cell.devices and kind not in cell.devices:
+        wanted = " or ".join(sorted(cell.devices))
+        return f"needs {wanted}; this machine has {kind}"
+    for name in cell.features:
+        problem = FEATURES[name].needs(machine)
+        if problem:
+            return f"{name} {problem}"
+    if kind == "cuda" and cell.ranks > machine.device_count:
+        return f"needs {cell.ranks} GPUs; there are {machine.device_count}"
+    return None
 
 
 def refusal(cell: Cell) -> LuminaError | None:

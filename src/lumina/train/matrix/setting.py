@@ -50,7 +50,7 @@ RUN: dict[str, Any] = {
 PLAIN: dict[str, Any] = {"attention": "reference"}
 """What the reference has besides: attention spelled out, as its definition says."""
 
-SHAPE_SECTIONS = ("model", "moe", "mod", "mor", "hrm", "parts")
+SHAPE_SECTIONS = ("model", "moe", "mod", "mor", "hrm", "parts", "routing")
 """Sections whose options say what the model is: a base model has them as well."""
 
 _NAMES, _PLACES = ("cat", "dog", "owl", "fox", "hen"), ("barn", "hill", "lake", "wood")
