@@ -69,6 +69,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "blockwise_attention": {"attention": "blockwise"},
     "qk_norm": {"qk_norm": "rms"},
     "attention_bias": {"attention_bias": True},
+    "block_style": {"block_style": "gpt2", "pos_encodings": "learned",
+                    "tie_embeddings": True},
     "qk_clip": {"qk_clip": 100.0},
     "rope_scaling": {"rope_scaling": "yarn", "rope_factor": 2.0},
     "other_positions": {"pos_encodings": "learned"},

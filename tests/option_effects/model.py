@@ -157,6 +157,21 @@ def query_key_norm(runs: Runs) -> None:
     assert shapes == {"none": [], "rms": [(16,)], "rms_full": [(32,)], "l2": [(2,)]}
 
 
+@shows("block_style", "rotary_share")
+def style(runs: Runs) -> None:
+    """Other blocks have other tensors, and turn a part of each head."""
+    plain = runs.train(steps=1)
+    assert not any("feedforward.up.bias" in name for name in plain.tensors)
+    learned = {"pos_encodings": "learned", "tie_embeddings": True, "steps": 1}
+    gpt2 = runs.train(block_style="gpt2", **learned)
+    assert any("feedforward_norm.bias" in name for name in gpt2.tensors)
+    whole, half = runs.both("rotary_share", 1.0, 0.5, block_style="phi", steps=1)
+    names = whole.tensors.keys()
+    assert "objective.head.bias" in names
+    assert not any("feedforward_norm" in name for name in names)
+    assert whole.first_loss != half.first_loss
+
+
 @shows("attention_bias")
 def biases(runs: Runs) -> None:
     without, having = runs.both("attention_bias", False, True, num_layers=1)

@@ -271,6 +271,26 @@ class PartsSpec:
 
 
 @dataclass(frozen=True)
+class StyleSpec:
+    """Blocks of an older family in place of Lumina's (`lumina.model.kinds.style`).
+
+    Attributes:
+        name: "gpt2": attention, then a GELU layer; "phi": both beside each other behind
+            one norm, rotary positions, and a bias of the head. All linear layers have
+            biases, and norms shift as they scale.
+        rotary_share: share of a head's channels that are rotated.
+    """
+
+    name: str
+    rotary_share: float = 1.0
+
+    @property
+    def parallel(self) -> bool:
+        """Whether both branches of a block read the same norm."""
+        return self.name == "phi"
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Shape of a decoder-only transformer; field meanings as in `ModelSection`.
 
@@ -323,6 +343,7 @@ class ModelSpec:
     mor: MorSpec | None = None
     tasks: TaskSpec | None = None
     parts: PartsSpec | None = None
+    style: StyleSpec | None = None
     context: int = 0
     adapters: tuple[AdapterSpec, ...] = ()
 
@@ -343,6 +364,8 @@ class ModelSpec:
     @property
     def rotary_dim(self) -> int:
         """Channels of a head that are rotated."""
+        if self.style is not None:
+            return round(self.head_dim * self.style.rotary_share) // 2 * 2
         return self.mla_rope_dim or self.head_dim
 
     @property

@@ -58,6 +58,18 @@ class ModelSection(Section):
         description="normalise queries and keys (rms: each head, as Qwen3; rms_full: "
         "all heads together, as OLMoE; l2: scaled)",
     )
+    block_style: Literal["llama", "gpt2", "phi"] = Field(
+        "llama",
+        description="blocks: llama (RMSNorm, SwiGLU); gpt2 and phi (norms that shift, "
+        "GELU, biases everywhere; phi: both branches beside each other), for weights "
+        "of these families",
+    )
+    rotary_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="of block_style phi: share of a head's channels that are rotated",
+    )
     attention_bias: bool = Field(
         False, description="biases on queries, keys and values, as Qwen2"
     )

@@ -12,6 +12,7 @@ from lumina.model.kinds.moe import Experts
 from lumina.model.kinds.mor import Recursions
 from lumina.model.kinds.parts import Parts
 from lumina.model.kinds.puzzle import PuzzleReasoner
+from lumina.model.kinds.style import Styled
 from lumina.model.kinds.tasks import Tasks
 from lumina.model.kinds.thinking import TextReasoner
 from lumina.model.spec import ModelSpec
@@ -23,6 +24,7 @@ KINDS: list[Kind] = [
     Recursions(),
     Tasks(),
     Parts(),
+    Styled(),
     PuzzleReasoner(),
     TextReasoner(),
 ]

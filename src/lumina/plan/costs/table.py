@@ -9,6 +9,7 @@ from lumina.plan.costs.mod import Depths
 from lumina.plan.costs.moe import Experts
 from lumina.plan.costs.mor import Recursions
 from lumina.plan.costs.parts import Parts
+from lumina.plan.costs.style import Styled
 from lumina.plan.costs.tasks import Tasks
 
 COSTS: tuple[Cost, ...] = (
@@ -19,6 +20,7 @@ COSTS: tuple[Cost, ...] = (
     Experts(),
     Recursions(),
     Tasks(),
+    Styled(),
 )
 
 

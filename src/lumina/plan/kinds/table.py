@@ -9,6 +9,7 @@ from lumina.plan.kinds.mod import Depths
 from lumina.plan.kinds.moe import Experts
 from lumina.plan.kinds.mor import Recursions
 from lumina.plan.kinds.parts import Parts
+from lumina.plan.kinds.style import Styled
 from lumina.plan.kinds.tasks import Tasks
 
 PLANNED: tuple[Planned, ...] = (
@@ -16,6 +17,7 @@ PLANNED: tuple[Planned, ...] = (
     Tasks(),
     Experts(),
     Parts(),
+    Styled(),
     Depths(),
     Recursions(),
 )

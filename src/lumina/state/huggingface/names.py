@@ -12,10 +12,15 @@ from lumina.model.tensors import Shape
 from lumina.state.huggingface.formats import Format
 
 EMBEDDING, HEAD = "backbone.embedding.weight", "objective.head.weight"
+HEAD_BIAS = "objective.head.bias"
 HF_EMBEDDING, HF_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
-IGNORED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
-"""Tables some old folders saved; they follow from the configuration."""
+IGNORED = re.compile(
+    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+    r"|(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)"
+)
+"""Tables some old folders saved; they follow from the configuration. GPT-2's are masks
+(the bias of its products is `c_attn.bias`)."""
 
 BLOCK = {
     "attention_norm": "input_layernorm",
@@ -51,7 +56,8 @@ class Entry:
         shape: on disk.
         expert: its index along the logical tensor's first axis, or None for the whole.
         rows: (start, stop) of the tensor on disk that make up `logical`, along axis 1
-            of a fused expert tensor; None for all.
+            of a fused expert tensor and the outputs of others; None for all.
+        transposed: on disk it is [inputs, outputs].
     """
 
     name: str
@@ -59,6 +65,7 @@ class Entry:
     shape: tuple[int, ...]
     expert: int | None = None
     rows: tuple[int, int] | None = None
+    transposed: bool = False
 
 
 def is_fused_name(name: str) -> bool:

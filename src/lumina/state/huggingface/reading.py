@@ -30,6 +30,7 @@ from lumina.state.huggingface.latent import Habits, habits_of
 from lumina.state.huggingface.names import (
     EMBEDDING,
     HEAD,
+    HEAD_BIAS,
     HF_EMBEDDING,
     HF_HEAD,
     Entry,
@@ -37,6 +38,7 @@ from lumina.state.huggingface.names import (
     entries,
     is_fused_name,
 )
+from lumina.state.huggingface.older import OLDER
 from lumina.state.huggingface.quantised.method import found_method
 
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
@@ -109,7 +111,8 @@ def opened_folder(
     config = read_json(path / "config.json")
     settings = config.pop("quantization_config", None)
     method = None if settings is None else found_method(settings)
-    spec, row = spec_of(config)
+    older = OLDER.get(str(config.get("model_type")))
+    spec, row = (older.spec(config), older.row) if older else spec_of(config)
     # An index may list a tied head that was saved only as the embedding.
     tied = (HF_HEAD,) if spec.tie_embeddings else ()
     files = WeightFiles(path, stack, unneeded=tied)
@@ -179,8 +182,9 @@ def _logical(
 ) -> Iterator[tuple[str, Read]]:
     """Compare all names and shapes; then what reads each tensor."""
     if spec.tie_embeddings:
-        _drop_tied_head(files)
+        _drop_tied_head(files, row)
     fused = any(is_fused_name(name) for name in files.where)
+    older = OLDER.get(row.name)
     if count(spec, fused=fused) > 4 * len(files.where) + 64:
         # Absurd sizes in config.json must not make us list millions of names.
         raise LuminaError(
@@ -189,7 +193,8 @@ def _logical(
             f"{len(files.where)}",
             "config.json and weights do not belong together",
         )
-    table = list(entries(spec, row, fused=fused))
+    listed = older.entries(spec, files.where) if older else None
+    table = list(listed or entries(spec, row, fused=fused))
     _check_names(table, row, files)
     by_logical: dict[str, list[Entry]] = {}
     for entry in table:
@@ -211,12 +216,14 @@ def _taken_up(habits: Habits, spec: ModelSpec, logical: str, read: Read) -> Tens
     return habits.taken_up(spec, logical, wide)
 
 
-def _drop_tied_head(files: WeightFiles) -> None:
+def _drop_tied_head(files: WeightFiles, row: Format) -> None:
     """Some folders repeat a tied head; it must then be the embedding."""
-    if HF_HEAD not in files.where or HF_EMBEDDING not in files.where:
+    ends = OLDER[row.name].embedding if row.name in OLDER else HF_EMBEDDING
+    found = [name for name in files.where if name.endswith(ends)]
+    if HF_HEAD not in files.where or len(found) != 1:
         return
-    same = files.shape(HF_HEAD) == files.shape(HF_EMBEDDING) and torch.equal(
-        files.read(HF_HEAD), files.read(HF_EMBEDDING)
+    same = files.shape(HF_HEAD) == files.shape(found[0]) and torch.equal(
+        files.read(HF_HEAD), files.read(found[0])
     )
     if not same:
         raise LuminaError(
@@ -279,7 +286,7 @@ def _assembled(
         return kept
     if first.expert is not None:
         return torch.stack([files.read(entry.name) for entry in group])
-    if first.logical in (EMBEDDING, HEAD):
+    if first.logical in (EMBEDDING, HEAD, HEAD_BIAS):
         # The mean token, not zeros: a token added later (a chat marker) starts there,
         # and the first norm would magnify the gradient of a zero vector.
         rest = spec.padded_vocab_size - spec.vocab_size
@@ -288,8 +295,11 @@ def _assembled(
             whole[-rest:] = whole[:-rest].mean(0, keepdim=True)
         return whole
     tensor = files.read(first.name)
+    if first.transposed:
+        tensor = tensor.t()
     if first.rows is not None:
-        return tensor[:, first.rows[0] : first.rows[1]].contiguous()
+        chosen = slice(*first.rows)
+        tensor = tensor[:, chosen] if tensor.ndim == 3 else tensor[chosen]
     return tensor.contiguous()
 
 
@@ -302,6 +312,8 @@ def _kept(group: list[Entry], files: WeightFiles) -> Packed | None:
     """
     first = group[0]
     if first.logical in (EMBEDDING, HEAD) or first.rows is not None:
+        return None
+    if first.transposed:
         return None
     if not all(entry.name in files.held for entry in group):
         return None
