@@ -12,7 +12,7 @@ _NOT = (
     "mixture_of_experts", "mixture_of_depths", "mixture_of_recursions", "several_tasks",
     "hierarchical_reasoning", "latent_attention", "qk_norm", "qk_clip", "dropout",
     "stable_embedding", "scaled_embeddings", "fp8", "tiled_feedforward",
-    "chunked_training", "preserve_base_outputs", "gradient_checkpointing_selective",
+    "chunked_training", "gradient_checkpointing_selective",
     "gradient_checkpointing_budget", "gradient_checkpointing_except_attention",
     "gradient_checkpointing_attention", "gradient_checkpointing_feedforward",
 )  # fmt: skip
