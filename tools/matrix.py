@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from lumina.features.measured import committed_rows
-from lumina.train.matrix.cell import tried_features
 from lumina.train.matrix.judge import STATUSES
 from lumina.train.matrix.named import named_cells
 from lumina.train.matrix.use_cases import USE_CASES
@@ -172,7 +171,7 @@ def _pairs(rows: list[Any]) -> str:
                     "verified" if row["status"] == "verified" else row["status"]
                 )
     counts = Counter(known.values())
-    names = tried_features()
+    names = {name for row in rows for name in row["features"]}
     every = len(names) * (len(names) - 1) // 2
     shown = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     return (

@@ -7,6 +7,7 @@ from typing import Any
 from lumina.features.feature import Choice, Exclusion, Feature, Machine
 from lumina.features.needs import capability, kernel_compiler
 from lumina.features.table import register
+from lumina.features.trial import Trial
 
 
 def _needs(machine: Machine) -> str | None:
@@ -46,6 +47,7 @@ register(
         build="lumina.model.fused_kernels:use_fused_kernels",
         claim="exact",
         faster=True,
+        trial=Trial({"triton_kernels": True}),
     )
 )
 register(
@@ -62,5 +64,6 @@ register(
         automatic=_untuned,
         switch_on=lambda p: p.replace(blackwell_tuning=True),
         fallback=lambda p, m: p.replace(blackwell_tuning=False),
+        trial=Trial({"experimental_blackwell_tuning": True}),
     )
 )
