@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lumina.cli import doctor
 from lumina.cli.documented_flags import FLAGS, translated
 from lumina.cli.groups import members
 from lumina.cli.main import COMMANDS, main
+from lumina.cli.parsing import Parser
 from lumina.errors import LuminaError
 from machines import cpu
 
@@ -97,3 +99,40 @@ def test_data_is_validated_by_the_documents_flag(
     assert main(["data", "validate", str(file), "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == flagged
     assert flagged["documents"] == 1 and flagged["failed"]
+
+
+def flags_of_all_commands() -> set[str]:
+    """Every flag that some command declares, hyphens for underscores."""
+    found: set[str] = set(FLAGS)
+    for name, (path, *_) in COMMANDS.items():
+        module = importlib.import_module(path)
+        inner = [module]
+        if hasattr(module, "GROUP"):
+            inner = [importlib.import_module(m) for m in members(module.GROUP).values()]
+        for one in inner:
+            parser = Parser(prog=name)
+            parser.add_everywhere()
+            one.add_arguments(parser)
+            found |= {word for a in parser._actions for word in a.option_strings}
+    return {word.replace("_", "-") for word in found}
+
+
+NOT_TAKEN = {
+    "--persistent-workers": "refused with its reason: threads live as long as the run",
+    "--dataset-chunk-size": "DAT-30 is open",
+    "--num-nodes": "DST-13 is open: torchrun starts several machines",
+    "--node-rank": "DST-13",
+    "--master-addr": "DST-13",
+    "--master-port": "DST-13",
+}
+
+
+@pytest.mark.thorough
+def test_flags_that_the_rows_name_are_those_of_some_command() -> None:
+    rows = Path(__file__).parents[2] / "docs" / "internal" / "spec_rows.tsv"
+    text = rows.read_text()
+    named = {
+        flag.replace("_", "-") for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", text)
+    }
+    assert len(named) > 100
+    assert named - flags_of_all_commands() == set(NOT_TAKEN)

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 RUN = (
     "first-run", "fine-tune", "pretrain", "python", "run-folder", "report", "hardware",
-    "sparse", "adaptive", "practice",
+    "sparse", "adaptive", "practice", "checkpoints",
 )  # fmt: skip
 SHOWN = {
     "adaptive": "DOC-01: adaptive-training guide",
@@ -195,11 +195,11 @@ def test_a_page_can_be_followed_from_its_top_to_its_bottom(
 ) -> None:
     if page == "fine-tune":
         a_model(place / "my-model")
-    if page in ("run-folder", "report"):
-        run_command(
-            smaller(["train", "--train-data", "corpus/", "--run-dir", "runs/first"], 1)
-        )
     number = done = 0
+    if page in ("run-folder", "report", "checkpoints"):
+        first = ["train", "--train-data", "corpus/", "--run-dir", "runs/first"]
+        run_command(smaller(first, 1))
+        number = int(page == "checkpoints")  # which goes on with that run
     session = {"__name__": "__main__"}  # blocks of Python go on from those above
     for block in blocks(DOCS / f"{page}.md"):
         if block.skipped:
