@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lumina.assemble.assemble import capture
 from lumina.errors import LuminaError
 from lumina.train.graphs.captured import CapturedStep
 from programs import conversations, reassembled, stream_of, take_steps, tiny_plan
@@ -119,9 +120,8 @@ def test_a_resumed_run_goes_on_to_the_bit(stream: Any) -> None:
     then, progress = take_steps(program, stream, 5, progress)
     assert program.captured.recordings == 1
     assert torch.equal(torch.cat([first, then]), usual)
-    for name, value in program.network.named_parameters():
-        if name in learned:
-            assert torch.equal(value.detach().float().cpu(), learned[name])
+    state = capture(program, progress, everything=True)
+    assert all(torch.equal(state.tensors[n], learned[n]) for n in state.tensors)
     program.close()
 
 

@@ -44,9 +44,10 @@ def use_fp8_experts(network: Network, plan: Any) -> None:
         network: is changed in place.
         plan: its `fp8` is "e4m3" or "hybrid".
     """
-    multiply = partial(float8.grouped_linear_by_rows, way=plan.fp8)
     for layer in fitting_experts(network.backbone.blocks):
-        layer.experts = partial(grouped.routed_experts, product=multiply)
+        layer.experts = partial(
+            grouped.routed_experts, product=float8.grouped_linear_by_rows
+        )
 
 
 def fitting_layers(blocks: nn.Module) -> list[Linear]:

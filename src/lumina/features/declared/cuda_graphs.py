@@ -16,7 +16,11 @@ def _needs(machine: Machine) -> str | None:
 
 def _automatic(plan: Any, machine: Machine) -> Choice:
     """Off: what a graph saves is the launching of kernels, which large ones hide."""
-    return Choice(False, "not measured to be faster; --experimental-cuda-graphs has it")
+    return Choice(
+        False,
+        "1.03x for 124M parameters on an H200, and it holds memory between steps; "
+        "--experimental-cuda-graphs has it",
+    )
 
 
 _HOST = "the host moves data inside the step"
