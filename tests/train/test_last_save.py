@@ -94,7 +94,7 @@ def test_what_belongs_to_no_step_is_not_saved(runs: Runs) -> None:
     """Weights that were being changed, and a step that has its checkpoint."""
     from lumina.optim.optimizer import Optimizers
 
-    folder = broken(runs, Optimizers, "zero_grad", at=3)
+    folder = broken(runs, Optimizers, "zero_grad", at=4)
     assert latest_good(folder).name == "step-00000002"
     assert not told(folder, "emergency_checkpoint")
     assert_same(runs.train(**LONG), resumed(runs, folder))
