@@ -233,8 +233,19 @@ def _chosen_down_kernel(
     tl.store(y_ptr + at, y.to(kind), mask=column_there)
 
 
-MEASURED: dict[tuple[bool, int, int, int], Tile] = {}
-"""Tiles that were measured to be best on an H200, by `tile_of`'s arguments."""
+MEASURED: dict[tuple[bool, int, int, int], Tile] = {
+    (False, 2048, 3072, 1): Tile(4, 1024, 4, 1),
+    (False, 2048, 2048, 1): Tile(2, 2048, 4, 1),
+    (True, 2048, 8192, 1): Tile(4, 1024, 4, 1),
+    (False, 8192, 2048, 1): Tile(8, 1024, 8, 3),
+    (False, 2048, 128256, 1): Tile(4, 2048, 8, 1),
+    (False, 2048, 3072, 32): Tile(32, 256, 4, 3),
+    (False, 2048, 2048, 32): Tile(16, 128, 4, 5),
+    (True, 2048, 8192, 32): Tile(64, 128, 4, 3),
+    (False, 2048, 128256, 32): Tile(64, 128, 4, 3),
+}
+"""Tiles that were measured to be best on an H200, by `tile_of`'s arguments
+(`benchmarks/decoding.py --tiles`)."""
 
 
 def tile_of(gated: bool, inputs: int, outputs: int, rows: int) -> Tile:
