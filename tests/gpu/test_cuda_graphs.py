@@ -172,4 +172,4 @@ def test_a_machine_with_cuda_lists_graphs_as_automatic_and_off() -> None:
     config = Config(vocab_size=64, steps=10, global_batch_size=8)
     plan = plan_for(config, probe("cuda"))
     assert not plan.cuda_graphs
-    assert "--experimental-cuda-graphs" in plan.reasons["experimental_cuda_graphs"]
+    assert "--experimental-cuda-graphs" in plan.reasons["cuda_graphs"]

@@ -31,6 +31,7 @@ register(
     Feature(
         name="cuda_graphs",
         option="experimental_cuda_graphs",
+        plan_field="cuda_graphs",
         summary="capture forward, backward and optimizer as one CUDA graph",
         without="--no-experimental-cuda-graphs",
         requested=lambda c: c.kernels.experimental_cuda_graphs is True,

@@ -54,6 +54,7 @@ register(
     Feature(
         name="blackwell_tuning",
         option="experimental_blackwell_tuning",
+        plan_field="blackwell_tuning",
         summary="tiles for Blackwell: 128 queries, 64 keys, 8 warps, 3 stages",
         without="--no-experimental-blackwell-tuning",
         change_cost="restart",
