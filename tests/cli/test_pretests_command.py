@@ -60,7 +60,8 @@ def test_pretests_are_summed_up_and_their_history_is_kept(
 
     def tried(name: str, plugins: Any, *, device: str) -> Result:
         assert list(plugins) == [plugin]
-        return Result(name, not problems[name], problems[name], 0.5)
+        problem = problems.get(name, "")  # a pretest that comes with Lumina works
+        return Result(name, not problem, problem, 0.5)
 
     monkeypatch.setattr(pretest, "run_pretest", tried)
     words = ["pretests", "run", "--plugins", plugin, "--device", "cpu"]
@@ -75,7 +76,8 @@ def test_pretests_are_summed_up_and_their_history_is_kept(
     assert (found["unsound"]["tries"], found["unsound"]["failures"]) == (2, 1)
     assert found["unsound"]["last"]["passed"]
     assert [one["passed"] for one in shown(capsys, "history", "unsound")] == [0, 1]
-    assert len(shown(capsys, "history")) == 3
+    made = [one["feature"] for one in shown(capsys, "history")]
+    assert [one for one in made if one in problems] == ["sound", "unsound", "unsound"]
     assert len(shown(capsys, "history", "--last", "1")) == 1
     assert main(["pretests", "history"]) == 0
     assert "fails: it gives other numbers" in capsys.readouterr().out

@@ -212,7 +212,7 @@ def test_larger_machines_train_larger_presets(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("lumina.config.presets.PRESETS", some)
     small, large = tier_advice(cpu())
     assert small.precision == "mixed_fp16" and large.precision == "mixed_bf16"
-    assert (small.largest, large.largest) == ("debug", "dense_8b")
+    assert (small.largest, large.largest) == ("b1", "dense_8b")
     assert 0 < small.parameters < large.parameters
 
 

@@ -43,7 +43,7 @@ CHOICES = {
         gpu(**WITH_PACKAGE),
         {"experimental_fa3": True, "seq_length": 512},
         "flash3",
-        "Python",
+        "python",
     ),
     "blackwell": (gpu(*BLACKWELL, **WITH_PACKAGE), {}, "flash2", "this is 10.0"),
     "turing": (gpu(*T4), {}, "sdpa", "capability 8.0"),

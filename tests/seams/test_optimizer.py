@@ -163,7 +163,7 @@ def test_each_tensor_has_the_states_of_its_optimizer(whole: Path) -> None:
             "'toy_momentum' is no optimizer of this run",
             "adamw",
         ),
-        ("--optimizer toy_rows", "whose role is", "role:matrix=toy_rows"),
+        ("--optimizer toy_rows", "whose role is", "role:embedding=adamw"),
         ("--optimizer-groups *.conv.*=adam_atan2", "matches no", "role:matrix"),
         ("--optimizer-groups feedforward", "cannot be 'feedforward'", "OPTIMIZER"),
         (

@@ -250,4 +250,4 @@ def test_the_page_of_formats_has_a_row_for_each():
     rows = [
         line.split("`")[1] for line in page.read_text().splitlines() if "| `" in line
     ]
-    assert rows[1:] == list(FORMATS)
+    assert rows[1 : rows.index("quant_method")] == list(FORMATS)

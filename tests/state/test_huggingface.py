@@ -399,7 +399,7 @@ def test_rotary_tables_of_old_folders_are_ignored(folder):
 
 
 CONFIGS = {
-    "model_type": ("E002", {"model_type": "gpt2"}),
+    "model_type": ("E002", {"model_type": "bloom"}),
     "hidden_act": ("E002", {"hidden_act": "gelu"}),
     "dynamic": ("E002", {"rope_parameters": {"rope_type": "dynamic", "factor": 8.0}}),
     "mscale": (

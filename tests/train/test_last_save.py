@@ -72,7 +72,7 @@ def assert_same(one: Run, two: Run) -> None:
 @pytest.mark.covers("TRN-24: emergency checkpoint before crash")
 def test_the_steps_before_a_broken_one_are_saved(runs: Runs) -> None:
     """It broke in the second forward of step 4: the gradients of the first are gone."""
-    folder = broken(runs, steps, "losses_of", at=8)
+    folder = broken(runs, steps, "_losses_of", at=8)
     assert latest_good(folder).name == "step-00000003"
     (event,) = told(folder, "emergency_checkpoint")
     assert "step 3 was saved" in event and "the tap is broken" in event
@@ -101,7 +101,7 @@ def test_what_belongs_to_no_step_is_not_saved(runs: Runs) -> None:
 
 
 def test_after_a_step_with_a_checkpoint_there_is_nothing_to_save(runs: Runs) -> None:
-    folder = broken(runs, steps, "losses_of", at=5)
+    folder = broken(runs, steps, "_losses_of", at=5)
     assert latest_good(folder).name == "step-00000002"
     assert not told(folder, "emergency_checkpoint")
 
@@ -117,7 +117,7 @@ def test_where_saving_fails_too_the_first_error_is_told(runs: Runs) -> None:
         return save(store, state, kind, **named)
 
     runs.monkeypatch.setattr(CheckpointStore, "save", full)
-    folder = broken(runs, steps, "losses_of", at=8)
+    folder = broken(runs, steps, "_losses_of", at=8)
     assert latest_good(folder).name == "step-00000002"
     (event,) = told(folder, "emergency_checkpoint_failed")
     assert "no room" in event and "E204" in event

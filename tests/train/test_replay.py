@@ -106,8 +106,8 @@ def test_a_run_that_goes_on_longer(runs: Runs) -> None:
     assert {one.step > 16 for one in found.recorded} == {True, False}
 
 
-class _Broken(Exception):
-    pass
+class _Broken(BaseException):
+    """Ends a run as a kill does: no error that is saved for."""
 
 
 def interrupted(runs: Runs, at: int, **leaves: Any) -> Path:

@@ -17,24 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from lumina.cache_root import cache_root as cache_root
 from lumina.errors import LuminaError
 
 T = TypeVar("T")
 
 _SMALLEST_RESERVE = 16 * 2**20
-
-
-def cache_root() -> Path:
-    """`LUMINA_CACHE`, or ``~/.cache/lumina``; E104 for a user without a home."""
-    named = os.environ.get("LUMINA_CACHE") or "~/.cache/lumina"
-    try:
-        return Path(named).expanduser()
-    except RuntimeError:
-        raise LuminaError(
-            "E104",
-            f"{named}: the home directory that ~ stands for is not known",
-            "set LUMINA_CACHE to a folder that this user may write",
-        ) from None
 
 
 @dataclass

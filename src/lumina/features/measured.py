@@ -7,13 +7,14 @@ writes it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lumina.cache_root import cache_root
+from lumina.errors import LuminaError
 from lumina.features.checks import requested_features
 from lumina.features.table import FEATURES
 
@@ -26,10 +27,9 @@ BAD = ("differs", "failed")
 
 def own_file() -> Path | None:
     """Where `lumina matrix` writes by default; None for a user without a home."""
-    named = os.environ.get("LUMINA_CACHE") or "~/.cache/lumina"
     try:
-        return Path(named).expanduser() / "matrix" / "results.jsonl"
-    except RuntimeError:
+        return cache_root() / "matrix" / "results.jsonl"
+    except LuminaError:
         return None
 
 

@@ -36,7 +36,8 @@ def _split_kernel(
     FILLED: tl.constexpr, HALF: tl.constexpr, NORM: tl.constexpr,
     EXACT: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    row = tl.program_id(0).to(tl.int64)
+    head, split = tl.program_id(1), tl.program_id(2)
     splits = tl.num_programs(2)
     WIDTH: tl.constexpr = 2 * HALF
     kind = qkv_ptr.dtype.element_ty

@@ -215,7 +215,7 @@ def _chosen_down_kernel(
     for choice in range(CHOSEN):
         place = row * CHOSEN + choice
         expert = tl.load(ids_ptr + place).to(tl.int64)
-        w_at = w_ptr + (expert * outputs + column[:, None]) * inputs
+        w_at = w_ptr + (expert * outputs + column[:, None].to(tl.int64)) * inputs
         own = tl.zeros([OUTPUTS, INPUTS], tl.float32)
         for begin in range(0, inputs, INPUTS):
             channel = begin + tl.arange(0, INPUTS)

@@ -1,0 +1,21 @@
+"""Where Lumina keeps what it made and may make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lumina.errors import LuminaError
+
+
+def cache_root() -> Path:
+    """`LUMINA_CACHE`, or ``~/.cache/lumina``; E104 for a user without a home."""
+    named = os.environ.get("LUMINA_CACHE") or "~/.cache/lumina"
+    try:
+        return Path(named).expanduser()
+    except RuntimeError:
+        raise LuminaError(
+            "E104",
+            f"{named}: the home directory that ~ stands for is not known",
+            "set LUMINA_CACHE to a folder that this user may write",
+        ) from None
