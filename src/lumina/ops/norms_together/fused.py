@@ -68,7 +68,7 @@ def _forward_kernel(
     q_ptr, k_ptr, q_weight_ptr, k_weight_ptr, q_out_ptr, k_out_ptr, q_scale_ptr,
     k_scale_ptr, q_rows, k_rows, q_programs, width, eps, each, FILLED: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
+    program = tl.program_id(0).to(tl.int64)
     if program < q_programs:
         first = program * each
         last = tl.minimum(first + each, q_rows)
@@ -87,7 +87,7 @@ def _backward_kernel(
     k_scale_ptr, of_q_ptr, of_k_ptr, q_sums_ptr, k_sums_ptr, q_rows, k_rows, q_programs,
     width, each, FILLED: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
+    program = tl.program_id(0).to(tl.int64)
     if program < q_programs:
         first = program * each
         last = tl.minimum(first + each, q_rows)
