@@ -39,10 +39,25 @@ def _plain(cell: Cell) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in both.items()}
 
 
+OPEN = {
+    "MTX-01": "memory and time on a GPU",
+    "MTX-02": "memory and time on a GPU",
+    "MTX-05": "bitsandbytes on CUDA",
+    "MTX-09": "the cost of communication",
+    "MTX-11": "a stage that divides states alone",
+    "MTX-12": "memory and time",
+    "MTX-13": "memory and time",
+    "MTX-28": "why streamed rows are others than those in memory",
+    "MTX-30": "the speed of loading",
+}
+"""What a row asks for beside agreement, which no cell measures."""
+
+
 def shown(*names: str) -> Any:
-    """The case of a row of the specification that its cells settle."""
+    """The case of a row of the specification, marked where its cells settle it."""
     row = names[0].split()[0]
-    return pytest.param(names, id=row, marks=pytest.mark.covers(row))
+    marks = () if row in OPEN else (pytest.mark.covers(row),)
+    return pytest.param(names, id=row, marks=marks)
 
 
 @pytest.mark.parametrize(
