@@ -71,13 +71,18 @@ def assert_same(one: Run, two: Run) -> None:
 )
 @pytest.mark.covers("TRN-24: emergency checkpoint before crash")
 def test_the_steps_before_a_broken_one_are_saved(runs: Runs) -> None:
-    """It broke in the second forward of step 4: the gradients of the first are gone."""
-    folder = broken(runs, steps, "_losses_of", at=8)
+    """It broke in the second forward of step 4: what the first did is gone.
+
+    Its tokens are not counted twice, either.
+    """
+    counted = {"watch_vocabulary": True}
+    folder = broken(runs, steps, "_losses_of", at=8, **counted)
     assert latest_good(folder).name == "step-00000003"
     (event,) = told(folder, "emergency_checkpoint")
     assert "step 3 was saved" in event and "the tap is broken" in event
-    again = resumed(runs, folder)
-    assert_same(runs.train(**LONG), again)
+    again, whole = resumed(runs, folder, **counted), runs.train(**LONG, **counted)
+    assert_same(whole, again)
+    assert again.column("vocabulary_rare") == whole.column("vocabulary_rare")
 
 
 @pytest.mark.covers("TRN-24: emergency checkpoint before crash")
@@ -121,3 +126,15 @@ def test_where_saving_fails_too_the_first_error_is_told(runs: Runs) -> None:
     assert latest_good(folder).name == "step-00000002"
     (event,) = told(folder, "emergency_checkpoint_failed")
     assert "no room" in event and "E204" in event
+
+
+def test_what_a_broken_step_did_and_cannot_be_undone_is_not_saved(runs: Runs) -> None:
+    from lumina.train.memory_ladder.shortage import Before
+
+    def lost(before: Before, program: Any) -> None:
+        raise RuntimeError("the device no longer answers")
+
+    runs.monkeypatch.setattr(Before, "restore", lost)
+    folder = broken(runs, steps, "_losses_of", at=8)
+    assert latest_good(folder).name == "step-00000002"
+    assert not told(folder, "emergency_checkpoint")

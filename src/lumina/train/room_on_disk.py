@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.durable import free_bytes
 from lumina.errors import LuminaError
 from lumina.plan.plan import Plan

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from lumina.batch import IGNORE, Batch
+from lumina.cache_root import cache_root
 from lumina.data.batches import BatchMaker
-from lumina.data.cache import build_once, cache_root
+from lumina.data.cache import build_once
 from lumina.data.known_hashes import known_hash
 from lumina.data.order import EMPTY
 from lumina.data.packing import Packing

@@ -44,7 +44,8 @@ class StepGuard:
     """Follows one step after the other.
 
     Attributes:
-        updating: weights are being changed: the step cannot be repeated.
+        updating: weights are being changed, or what a step did could not be undone:
+            the step cannot be repeated, nor its weights be trusted.
     """
 
     def __init__(self) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from lumina.assemble.ranks import Ranks
+from lumina.cache_root import cache_root
 from lumina.config.sections.memory_ladder import MemoryLadderSection
-from lumina.data.cache import cache_root
 from lumina.durable import write_file
 from lumina.errors import LuminaError
 from lumina.plan.environment import Environment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,9 +131,12 @@ class MemoryRecovery:
         The weights are then those of the step before, and can be saved; not where they
         were being changed, nor where the device no longer answers.
         """
-        if not self.guard.updating:
-            with contextlib.suppress(Exception):
-                before.restore(program)
+        if self.guard.updating:
+            return
+        try:
+            before.restore(program)
+        except Exception:  # the error of the step is the one to tell
+            self.guard.updating = True
 
     def threads(self, wanted: int) -> int:
         """How many threads may read ahead: none once the host has lacked memory.
