@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from work_ab import SHAPES, spec_of
+from work_ab import SHAPES, in_transformers, spec_of
 
 WAYS = {
     "eager": ("off", "plain"),
@@ -87,18 +87,7 @@ def transformers_rate(
     """Tokens a second of transformers' generate, dynamic or static and compiled."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    config = LlamaConfig(
-        vocab_size=shape["vocab"],
-        hidden_size=shape["hidden"],
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        num_key_value_heads=shape["kv"],
-        head_dim=shape["head_dim"],
-        intermediate_size=shape["ffn"],
-        max_position_embeddings=LENGTH,
-        tie_word_embeddings=False,
-        attn_implementation="sdpa",
-    )
+    config = LlamaConfig(**in_transformers(shape, LENGTH))
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     ids = torch.randint(0, shape["vocab"], (rows, asked.prompt), device="cuda")

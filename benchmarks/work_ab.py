@@ -186,6 +186,22 @@ def random_batch(vocab: int, seed: int) -> Any:
     return Batch.from_rows(ids[:, :-1].contiguous(), ids[:, 1:].contiguous()).to("cuda")
 
 
+def in_transformers(shape: dict[str, Any], length: int) -> dict[str, Any]:
+    """A shape in the words of transformers' configurations, for rows of `length`."""
+    return dict(
+        vocab_size=shape["vocab"],
+        hidden_size=shape["hidden"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["kv"],
+        head_dim=shape["head_dim"],
+        intermediate_size=shape["ffn"],
+        max_position_embeddings=length,
+        tie_word_embeddings=False,
+        attn_implementation="sdpa",
+    )
+
+
 def transformers_step(
     shape: dict[str, Any], options: set[str]
 ) -> tuple[Any, dict[str, Any]]:
@@ -197,18 +213,7 @@ def transformers_step(
         OlmoeConfig,
     )
 
-    common = dict(
-        vocab_size=shape["vocab"],
-        hidden_size=shape["hidden"],
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        num_key_value_heads=shape["kv"],
-        head_dim=shape["head_dim"],
-        intermediate_size=shape["ffn"],
-        max_position_embeddings=SEQUENCE,
-        tie_word_embeddings=False,
-        attn_implementation="sdpa",
-    )
+    common = in_transformers(shape, SEQUENCE)
     if "experts" in shape:
         config: Any = OlmoeConfig(
             **common,

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from infer.networks import tiny, write_run
+from lumina.cache_root import cache_root
 from lumina.cli.main import main
-from lumina.data.cache import cache_root
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from training import DENSE, words

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import lumina
+from lumina.cache_root import cache_root
 from lumina.cli.main import main
 from lumina.config.environment_variables import VARIABLES
-from lumina.data.cache import cache_root
 
 SOURCE = Path(lumina.__file__).parent
 

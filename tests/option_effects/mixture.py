@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from option_effects import shows
 from tiny_runs import Run, Runs, seen
 

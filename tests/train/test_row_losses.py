@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.data.tokenizer import Tokenizer

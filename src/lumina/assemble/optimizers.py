@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lumina.assemble.logical import fill, join_fused, split_fused
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.errors import LuminaError
 from lumina.model.declared import declared as declared_tensors
 from lumina.model.kinds.adapters import adapter_rates

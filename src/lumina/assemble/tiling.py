@@ -81,12 +81,12 @@ def _tile_feed(block: Block, size: int) -> None:
         y_bsd = _rows(lambda x: feedforward(norm(x)), owners, size, x_bsd)
         return block._drop(y_bsd), {}
 
-    def fed(x_bsd: Tensor, context: BlockContext) -> Fed:
+    def add_feed(x_bsd: Tensor, context: BlockContext) -> Fed:
         return _rows(lambda x: x + feedforward(norm(x)), owners, size, x_bsd, True), {}
 
     block.feed = feed  # type: ignore[method-assign]
     if not block.dropout:  # dropout draws for all tokens at once
-        block.fed = fed  # type: ignore[method-assign]
+        block.add_feed = add_feed  # type: ignore[method-assign]
 
 
 def _experts(

@@ -74,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
     """Run what is asked for; 1 where a cell differs or failed, 130 where stopped."""
     import time
 
+    from lumina.cache_root import cache_root
     from lumina.cli.answering import Interruptible
     from lumina.cli.profiling import at_least
-    from lumina.data.cache import cache_root
     from lumina.guard.identity import versions
     from lumina.model.registry import load_plugins
     from lumina.plan.environment import probe

@@ -41,7 +41,7 @@ class RunIndex:
     @staticmethod
     def of_user() -> RunIndex:
         """The one in `LUMINA_CACHE`."""
-        from lumina.data.cache import cache_root
+        from lumina.cache_root import cache_root
 
         return RunIndex(cache_root() / "runs.sqlite")
 

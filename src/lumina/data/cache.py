@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from lumina.cache_root import cache_root as cache_root
 from lumina.errors import LuminaError
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.errors import LuminaError
 
 MOST = 1 << 18

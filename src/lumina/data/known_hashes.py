@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.data.files import content_hash
 
 WORTH_KEEPING = 2**20

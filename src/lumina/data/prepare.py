@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lumina.data.cache import LOOKUPS, build_once, cache_root
+from lumina.cache_root import cache_root
+from lumina.data.cache import LOOKUPS, build_once
 from lumina.data.data_events import NO_EVAL, DataEvents, OnEvent
 from lumina.data.documents import Skipped
 from lumina.data.example import example_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.data.data_events import OnEvent
 from lumina.data.kind import Request
 from lumina.data.kinds import chosen_kind, names_data, options_of

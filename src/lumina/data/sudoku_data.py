@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lumina.batch import IGNORE
-from lumina.data.cache import build_once, cache_root
+from lumina.cache_root import cache_root
+from lumina.data.cache import build_once
 from lumina.data.files import PLAIN, content_hash, find_files
 from lumina.data.kind import DataKind, Request
 from lumina.data.order import EMPTY, permutation

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import tokenizers
 
-from lumina.data.cache import build_once, cache_root
+from lumina.cache_root import cache_root
+from lumina.data.cache import build_once
 from lumina.data.sources.entry import Source
 from lumina.data.split import Progress
 from lumina.data.store_folder import cache_key

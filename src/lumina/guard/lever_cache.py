@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.durable import write_file
 from lumina.errors import LuminaError
 from lumina.guard.findings import Findings

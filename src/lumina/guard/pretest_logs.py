@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.durable import write_error, write_file
 from lumina.guard.judge import Verdict
 from lumina.plan.plan import Plan

@@ -47,7 +47,7 @@ class Block(nn.Module):
         if context.keep_keys:
             context = replace(context, kept=kept)
         x_bsd = x_bsd + self.attend(x_bsd, context)
-        x_bsd, aux = self.fed(x_bsd, context)
+        x_bsd, aux = self.add_feed(x_bsd, context)
         if context.keep_keys:
             aux = aux | {"mor.keys": kept[0], "mor.values": kept[1]}
         return x_bsd, aux
@@ -68,7 +68,7 @@ class Block(nn.Module):
             y_bsd = self.feedforward(inner_bsd)
         return self._drop(y_bsd), aux
 
-    def fed(
+    def add_feed(
         self, x_bsd: Tensor, context: BlockContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """[B, S, D] and what the feed-forward branch adds to it, and its sums."""

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Literal
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.features import FEATURES
 from lumina.features.precisions import PRECISIONS
 from lumina.plan.environment import Environment

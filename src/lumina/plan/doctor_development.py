@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import lumina
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.plan.doctor import Row, version_of
 
 TOOLS = (

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.durable import write_file
 from lumina.errors import LuminaError
 

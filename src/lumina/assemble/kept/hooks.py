@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lumina.assemble.kept.beside import Beside
 from lumina.assemble.kept.coded import Coded, coded, decoded
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.model.context import BlockContext
 from lumina.model.network import Network
 from lumina.model.transformer import Through

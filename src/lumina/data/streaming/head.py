@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import tokenizers
 
-from lumina.data.cache import build_once, cache_root
+from lumina.cache_root import cache_root
+from lumina.data.cache import build_once
 from lumina.data.chat_tools import has_tools
 from lumina.data.documents import Document
 from lumina.data.loss_rule import loss_rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lumina.data.cache import cache_root
+from lumina.cache_root import cache_root
 from lumina.state.experience.store import FILE, ExperienceStore
 
 OFF = "off"
