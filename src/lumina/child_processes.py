@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
 import signal
 import sys
 
@@ -10,10 +12,30 @@ _SYSTEM = ctypes.CDLL(None)
 """Loaded before a fork: a child may not load libraries."""
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """Ask the system to end this process with the one that started it (Linux).
 
     Otherwise a child whose parent was killed would train on and hold the run's lock.
+    The system says nothing of a parent that ended before it was asked, so this process
+    ends at once where that has happened.
+
+    Args:
+        parent: the process that started this one, by the number that it read of itself
+            before it did. None where multiprocessing started this one and knows.
+
+    Raises:
+        ValueError: multiprocessing was to know the parent, and does not.
     """
-    if sys.platform == "linux":
-        _SYSTEM.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if sys.platform != "linux":
+        return
+    _SYSTEM.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if parent is not None:
+        orphaned = os.getppid() != parent
+    else:
+        # Its parent for the system is the fork server, which ends with this one.
+        starter = multiprocessing.parent_process()
+        if starter is None:
+            raise ValueError("not started by multiprocessing: name the parent")
+        orphaned = not starter.is_alive()
+    if orphaned:
+        os.kill(os.getpid(), signal.SIGKILL)

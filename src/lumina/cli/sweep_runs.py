@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -126,7 +127,7 @@ class SweepRuns:
                 stderr=subprocess.STDOUT,
                 # A session of its own: the terminal's Ctrl-C reaches it through us.
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=partial(die_with_parent, os.getpid()),
             )
             if self.ended:  # the signal came in between
                 self._child.send_signal(signal.SIGTERM)

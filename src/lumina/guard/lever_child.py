@@ -26,9 +26,9 @@ from lumina.state.reader import open_checkpoint
 
 def main(words: list[str] | None = None) -> int:
     """Measure what the request asks for."""
-    die_with_parent()
     (file,) = sys.argv[1:] if words is None else words
     request = json.loads(Path(file).read_text())
+    die_with_parent(request["parent"])
     load_plugins(request["plugins"])
     found = measured(
         Plan.from_dict(request["plan"]), request["levers"], request["checkpoint"]

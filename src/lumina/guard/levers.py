@@ -150,6 +150,7 @@ def _tried(
             "checkpoint": checkpoint,
             "plugins": list(plugins),
             "answer": str(answer),
+            "parent": os.getpid(),
         }
         request.write_text(json.dumps(values))
         started = time.monotonic()

@@ -6,9 +6,9 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from lumina.child_processes import die_with_parent
@@ -53,7 +53,7 @@ class Processes:
                     command,
                     env=os.environ | own,
                     start_new_session=True,
-                    preexec_fn=_before,
+                    preexec_fn=partial(_before, os.getpid()),
                 )
             )
 
@@ -136,7 +136,7 @@ def _state(pid: int) -> str:
         return ""
 
 
-def _before() -> None:
+def _before(parent: int) -> None:
     """Prepare a process before its program starts.
 
     These signals end a process without a handler, so they are ignored until there is
@@ -144,5 +144,4 @@ def _before() -> None:
     """
     signal.signal(SAVING, signal.SIG_IGN)
     signal.signal(STACKS, signal.SIG_IGN)
-    if sys.platform == "linux":
-        die_with_parent()
+    die_with_parent(parent)

@@ -118,10 +118,11 @@ def run_all(
 def _fork(do: Callable[[Any, Path], dict[str, Any]], job: Any, folder: Path) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
-    die_with_parent()
+    die_with_parent(parent)
     output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT, 0o666)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -148,9 +149,10 @@ def in_child(work: Callable[[], None], seconds: float) -> dict[str, Any]:
     """
     read, write = os.pipe()
     began = time.monotonic()
+    parent = os.getpid()
     pid = os.fork()
     if not pid:
-        die_with_parent()
+        die_with_parent(parent)
         os.close(read)
         try:
             work()

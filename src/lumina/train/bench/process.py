@@ -37,8 +37,9 @@ class ContestantProcess:
         self.name = name
         self.log = folder / f"{name}.log"
         self._log = open(self.log, "w")  # noqa: SIM115
+        words = [str(os.getpid()), str(folder), name]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "lumina.train.bench.serve", str(folder), name],
+            [sys.executable, "-m", "lumina.train.bench.serve", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

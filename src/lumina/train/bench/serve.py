@@ -1,6 +1,6 @@
 """A process of a comparison that stays: one contestant, a turn for each line.
 
-    python -m lumina.train.bench.serve FOLDER CONTESTANT
+    python -m lumina.train.bench.serve PARENT FOLDER CONTESTANT
 
 Commands come as lines of JSON on standard input, answers go to standard output; what
 libraries print goes to standard error. CONTESTANT is `reference`, `lumina` or a peer
@@ -132,10 +132,10 @@ def contestant_of(work: Work, name: str) -> Contestant:
 
 def main(words: list[str]) -> int:
     """Serve until standard input ends."""
-    die_with_parent()
+    parent, folder, name = words
+    die_with_parent(int(parent))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    folder, name = words
     try:
         work = Work.load(Path(folder))
         load_plugins(work.plugins)

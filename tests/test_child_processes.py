@@ -1,0 +1,78 @@
+"""A process does not outlive the one that started it, however early that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lumina.child_processes import die_with_parent
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a service of Linux")
+
+PROGRAM = """
+import multiprocessing, os, sys, time
+from lumina.child_processes import die_with_parent
+
+def child(told, go, parent, named):
+    os.write(told, str(os.getpid()).encode())
+    if go is not None:
+        os.read(go, 1)  # until the parent is ending
+        while os.getppid() == parent:
+            time.sleep(0.001)  # its files are closed before its children are told
+    die_with_parent(parent if named else None)
+    os.write(told, b" lives")
+    time.sleep(600)
+
+told = int(sys.argv[1])
+early, by_name = (word == "True" for word in sys.argv[2:])
+go, held = os.pipe() if early else (None, None)
+me = os.getpid()
+if by_name:
+    if not os.fork():
+        if early:
+            os.close(held)
+        child(told, go, me, True)
+else:
+    def started():
+        if early:
+            os.close(held)
+        child(told, go, me, False)
+    multiprocessing.get_context("fork").Process(target=started).start()
+os.close(told)
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("by_name", [True, False], ids=["fork", "multiprocessing"])
+@pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
+def test_a_child_ends_with_its_parent(early, by_name):
+    """Also with one that was killed before the child could ask the system for it."""
+    read, write = os.pipe()
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(write), str(early), str(by_name)],
+        stdout=subprocess.PIPE,
+        pass_fds=[write],
+    )
+    os.close(write)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"started\n"
+    said = os.read(read, 100)
+    while not early and not said.endswith(b"lives"):
+        said += os.read(read, 100)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    while more := os.read(read, 100):  # to its end: nobody holds the pipe any more
+        said += more
+    assert said.endswith(b"lives") is not early
+    parent.stdout.close()
+    os.close(read)
+
+
+def test_a_process_that_multiprocessing_did_not_start_must_name_its_parent():
+    with pytest.raises(ValueError, match="name the parent"):
+        die_with_parent()
