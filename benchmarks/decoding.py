@@ -3,12 +3,14 @@
     PYTHONPATH=src python benchmarks/decoding.py --work A --rows 1 32 --against
     PYTHONPATH=src python benchmarks/decoding.py --work B --rows 1 4 32
     PYTHONPATH=src python benchmarks/decoding.py --tiles
+    PYTHONPATH=src python benchmarks/decoding.py --work A --products --rows 1 4 8 16 32
 
 Weights are random, drawn on the GPU. A JSON line for each measurement: tokens a second
 of all rows after the first token, the median of the rounds, and its share of the floor
 (the weights a token reads, once, at the rate of a large copy). "dense of B" is a dense
 model of Work B's total size. `--tiles` times the products of both works alone, by how
-they are divided; `--profile` lists the kernels of recorded steps.
+they are divided; `--products` by each way that a step can choose; `--profile` lists
+the kernels of recorded steps.
 """
 
 from __future__ import annotations
@@ -174,6 +176,11 @@ def product_of(kind: str, inputs: int, outputs: int, rows: int) -> Any:
     return run
 
 
+def floor_of(product: Any) -> float:
+    """Microseconds in which a product's matrix could be read."""
+    return product.inputs * product.outputs * 2 / 4.295e6  # type: ignore[no-any-return]
+
+
 def timed(run: Any, weights: torch.Tensor) -> float:
     """Microseconds of a product, over so many weights that none is in the cache."""
     for weight in weights:
@@ -278,6 +285,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", action="store_true", help="transformers, too")
+    parser.add_argument("--products", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--tiles", action="store_true")
     parser.add_argument(
@@ -290,6 +298,7 @@ def main() -> None:
             tiles(rows)
         if not asked.apply:
             return
+    from lumina.infer.decoding.program import measured_products
     from lumina.infer.random_network import random_network
     from lumina.measure.bench.ceilings import bandwidth_of
 
@@ -313,7 +322,13 @@ def main() -> None:
             "device": torch.cuda.get_device_name(),
         }
     )
-    for rows in asked.rows:
+    for rows in asked.rows if asked.products else ():
+        found_ways: dict[Any, dict[str, float]] = {}
+        for (product, way), time_of in measured_products(network, rows).items():
+            found_ways.setdefault(product, {})[way] = time_of
+        for product, times in found_ways.items():
+            tell({**product._asdict(), "floor": floor_of(product), "times": times})
+    for rows in () if asked.products else asked.rows:
         floor = rows * bandwidth / read_by_a_token(network, rows)
         for way in asked.ways:
             found = measured(network, way, rows, asked)

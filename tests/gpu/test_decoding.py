@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from infer.networks import MOE, prompts, tiny
 from infer.test_decoding_step import ALL, DRAWN, GREEDY, _network
+from lumina.infer.decoding.program import Program, measured_products
 from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.decoding.step import Step, fixed_shapes
 from lumina.infer.decoding.workspace import Workspace
 from lumina.infer.generate import Decoding, new_cache
 from lumina.infer.sampling import Sampler, Sampling
 from lumina.model.network import Network
-from ops.one_token_cases import compare
+from lumina.ops.one_token import library, reference
+from ops.one_token_cases import compare, product_cases
 
 pytestmark = pytest.mark.gpu
 
@@ -99,7 +103,39 @@ def test_every_kernel_is_its_reference(kind: torch.dtype) -> None:
     torch.manual_seed(1)
     shapes = [(1, 512, 384), (3, 256, 96), (20, 320, 136), (32, 1024, 512)]
     within = 1e-4 if kind == torch.float32 else 0.04
-    assert compare(kind, "cuda", shapes, within) == 45
+    assert compare(kind, "cuda", shapes, within) == 65
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_the_library_is_the_reference(kind: torch.dtype) -> None:
+    torch.manual_seed(2)
+    for rows, inputs, outputs in [(1, 512, 384), (3, 256, 96), (32, 1024, 512)]:
+        cases = product_cases(rows, inputs, outputs, kind, "cuda")
+        for function, given in cases.values():
+            if not function.startswith("experts"):
+                expected = getattr(reference, function)(*given)
+                got = getattr(library, function)(*given)
+                torch.testing.assert_close(got, expected, atol=0.04, rtol=0.04)
+
+
+def test_products_are_measured_once_and_chosen_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    network = _half(FUSED["grouped"])
+    found = measured_products(network, 8)
+    assert len(found) == 3 * 5 and all(0 < time < 1e4 for time in found.values())
+    assert measured_products(network, 8) == found
+    program = Program(network, 8)
+    ids = torch.randint(0, 61, (8, 9), device="cuda")
+    cache = new_cache(network, 8, 40)
+    with torch.inference_mode():
+        network.logits(ids[:, :8], cache=cache)
+        with fixed_shapes(network, cache):
+            program.logits(ids[:, 8:], cache)
+    for product, way in program.products.chosen.items():
+        times = {name: time for (one, name), time in found.items() if one == product}
+        assert times[way] == min(times.values())
 
 
 def _half(changes: dict[str, object]) -> Network:

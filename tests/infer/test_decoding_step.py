@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from infer.networks import MOE, SHAPES, prompts, tiny
 from lumina.errors import LuminaError
 from lumina.infer import generate as module
 from lumina.infer.cache import KVCache
+from lumina.infer.decoding.product_ways import Products, operations
 from lumina.infer.decoding.program import Program, why_not_plain
 from lumina.infer.decoding.recording import Runner
 from lumina.infer.decoding.settings import StepSettings
@@ -25,6 +27,7 @@ from lumina.model.network import Network
 from lumina.model.spec import HrmSpec, ModSpec, MorSpec
 from lumina.ops.attention.beyond import Beyond
 from lumina.ops.moe import few, reference
+from lumina.ops.one_token import library
 from lumina.ops.one_token import reference as one_token_reference
 
 GREEDY = Sampling(temperature=0)
@@ -299,15 +302,25 @@ PLAIN = [
 ]
 
 
+def _by_turns() -> Products:
+    """Products of which one kind after the other goes another way."""
+    turns = itertools.cycle(["library", "reference", "library"])
+    both = {"reference": one_token_reference, "library": library}
+    ways = {name: operations(module) for name, module in both.items()}
+    return Products(ways, lambda product: next(turns))
+
+
 @pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("way", ["reference", "alone", "library", "by turns"])
 def test_the_program_in_few_kernels_gives_the_logits_of_the_network(
-    name: str, alone: bool
+    name: str, way: str
 ) -> None:
     network = _network(name)
     assert why_not_plain(network) == ""
     ids = torch.randint(0, 61, (3, 14), generator=torch.Generator().manual_seed(7))
-    program = Program(network, 3, one_token_reference, alone)
+    by_library = Products({"": operations(library)}, lambda product: "")
+    ways = {"library": by_library, "by turns": _by_turns()}
+    program = Program(network, 3, one_token_reference, way == "alone", ways.get(way))
     found = []
     for fused in (False, True):
         cache = StaticCache(

@@ -72,7 +72,7 @@ HEADS = (Heads(4, 2, 32), Heads(4, 4, 64), Heads(8, 1, 32))
 
 def compare(kind: torch.dtype, device: str, shapes: object, within: float) -> int:
     """Assert that every kernel gives what its reference gives; returns how many."""
-    from lumina.ops.one_token import attention, products
+    from lumina.ops.one_token import apart, attention, products
 
     count = 0
     for rows, inputs, outputs in shapes:  # type: ignore[attr-defined]
@@ -84,6 +84,12 @@ def compare(kind: torch.dtype, device: str, shapes: object, within: float) -> in
                 got, expected, atol=within, rtol=within, msg=lambda m, n=name: n + m
             )
             count += 1
+            if hasattr(apart, function):
+                got = getattr(apart, function)(*arguments)
+                torch.testing.assert_close(
+                    got, expected, atol=within, rtol=within, msg=lambda m, n=name: n + m
+                )
+                count += 1
             if rows == 1 and function in ("norm_linear", "norm_swiglu", "linear_add"):
                 got = getattr(products, function)(*arguments, rows=1)
                 torch.testing.assert_close(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lumina.errors import LuminaError
+from lumina.infer.decoding.program import measured_products
 from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.decoding.workspace import Workspace
 from lumina.infer.generate import Decoding, context_limit
@@ -134,6 +135,9 @@ def _measured(case: Case, rounds: int, stopped: Callable[[], bool]) -> Speed:
         torch.cuda.reset_peak_memory_stats(device)
     workspace, path = Workspace(), ""
     try:
+        stepping = case.stepping or StepSettings()
+        if stepping.kernels != "plain" and not stepping.batch_invariant:
+            measured_products(case.network, case.batch_size)
         for turn in range(rounds + 1):
             if stopped() and found.rate:
                 break

@@ -203,12 +203,37 @@ def pick(logits_bv: Tensor, sampling: Sampling, uniform_b: Tensor | None) -> Ten
     """
     logits_bv = logits_bv.float()
     if sampling.greedy or uniform_b is None:
-        best_bv = logits_bv.max(dim=-1)
-        highest_b, picked_b = best_bv.values, best_bv.indices
+        highest_b, picked_b = largest(logits_bv)
     else:
         highest_b = logits_bv.amax(-1)
         picked_b = choose(logits_bv, sampling, uniform_b)
     return torch.where(torch.isfinite(highest_b), picked_b, NOT_FINITE)
+
+
+PARTS = 64
+"""Parts of a row whose largest numbers are looked for side by side."""
+
+
+def largest(logits_bv: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest number of each row and the first place where it stands, [B] each.
+
+    A GPU gives a whole row to one block of threads, which takes long for a vocabulary;
+    so a row is divided.
+    """
+    width = logits_bv.shape[-1] // PARTS
+    if not width:
+        best_b = logits_bv.max(dim=-1)
+        return best_b.values, best_b.indices
+    head_bpw = logits_bv[:, : PARTS * width].unflatten(-1, (PARTS, width))
+    tops_bp, places_bp = head_bpw.max(dim=-1)
+    begins_p = torch.arange(PARTS, device=logits_bv.device) * width
+    places_bp = places_bp + begins_p
+    if rest := logits_bv.shape[-1] - PARTS * width:
+        top_b1, place_b1 = logits_bv[:, -rest:].max(dim=-1, keepdim=True)
+        tops_bp = torch.cat([tops_bp, top_b1], dim=-1)
+        places_bp = torch.cat([places_bp, place_b1 + PARTS * width], dim=-1)
+    best_b1 = tops_bp.max(dim=-1, keepdim=True)
+    return best_b1.values[:, 0], places_bp.gather(-1, best_b1.indices)[:, 0]
 
 
 def checked(tokens: list[int]) -> list[int]:

@@ -36,6 +36,11 @@ def known_number(name: str, key: str) -> float | None:
     return _known(name).get(key)
 
 
+def known_numbers(name: str) -> dict[str, float]:
+    """All that `measured_once` has kept in a file, by key."""
+    return _known(name)
+
+
 def _known(name: str) -> dict[str, float]:
     """What was measured before; a file that is damaged counts as none."""
     try:

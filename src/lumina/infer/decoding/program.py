@@ -14,6 +14,18 @@ import torch
 from torch import Tensor
 
 from lumina.batch import Batch
+from lumina.infer.decoding.product_ways import (
+    APART,
+    FUSED,
+    LIBRARY,
+    Operations,
+    Product,
+    Products,
+    by_measurement,
+    measure,
+    microseconds,
+    operations,
+)
 from lumina.infer.kv.settings import place_of
 from lumina.infer.kv.static_cache import StaticCache
 from lumina.model.attention import Attention
@@ -48,14 +60,7 @@ def why_not(network: Network, cache: Any, rows: int) -> str:
         cache: of the answers.
         rows: side by side.
     """
-    place = next(network.parameters())
-    if place.device.type != "cuda" or not has_triton():
-        return "its kernels need CUDA and Triton"
-    if place.dtype not in KINDS:
-        return f"its kernels do not take {str(place.dtype).removeprefix('torch.')}"
-    if rows > MOST_ROWS:
-        return f"it is for {MOST_ROWS} rows at most"
-    if why := why_not_plain(network):
+    if why := why_not_kernels(network, rows) or why_not_plain(network):
         return why
     from lumina.ops.one_token.attention import fits
 
@@ -65,6 +70,18 @@ def why_not(network: Network, cache: Any, rows: int) -> str:
         return f"its kernels do not take heads of {attention.head_dim}"
     if not isinstance(cache, StaticCache) or not cache.plainly_kept:
         return "keys and values are kept in another format or place"
+    return ""
+
+
+def why_not_kernels(network: Network, rows: int) -> str:
+    """Why its device, its type or the rows take no such kernels; "" where they do."""
+    place = next(network.parameters())
+    if place.device.type != "cuda" or not has_triton():
+        return "its kernels need CUDA and Triton"
+    if place.dtype not in KINDS:
+        return f"its kernels do not take {str(place.dtype).removeprefix('torch.')}"
+    if rows > MOST_ROWS:
+        return f"it is for {MOST_ROWS} rows at most"
     return ""
 
 
@@ -118,6 +135,54 @@ def _why_not_linear(linear: Linear) -> str:
     return ""
 
 
+def ways_of(rows: int, alone: bool) -> dict[str, Operations]:
+    """The ways of a step's products on a GPU.
+
+    Args:
+        rows: side by side.
+        alone: what a row gives must not depend on the others to the last bit: then
+            tiles have one size, and the library, which may divide sums by the rows, has
+            no part.
+    """
+    from lumina.ops.one_token import apart, library, products
+
+    tile = products.ROWS
+    while tile < rows and not alone:
+        tile *= 2
+    single = rows == 1 and not alone
+    found = {
+        FUSED: operations(products, rows=1 if single else tile),
+        APART: operations(apart, rows=1 if single else tile),
+    }
+    return found if alone else found | {LIBRARY: operations(library)}
+
+
+def _products_of(network: Network, rows: int, alone: bool) -> Products:
+    ways = ways_of(rows, alone)
+    if alone:  # a choice by the number of rows would let a row depend on the others
+        return Products(ways, lambda product: FUSED)
+    device = torch.cuda.get_device_name(place_of(network))
+    return Products(ways, by_measurement(device, ways))
+
+
+@torch.inference_mode()
+def measured_products(network: Network, rows: int) -> dict[tuple[Product, str], float]:
+    """Take the time of a network's products, by each way, once on this machine.
+
+    Args:
+        network: that `why_not` has nothing against; on a GPU.
+        rows: side by side.
+
+    Returns:
+        Microseconds of every product and way; {} where the step has no such kernels.
+    """
+    place = place_of(network)
+    if why_not_kernels(network, rows) or why_not_plain(network):
+        return {}
+    ways, name = ways_of(rows, alone=False), torch.cuda.get_device_name(place)
+    return measure(network, rows, name, ways, microseconds)
+
+
 def _heads(attention: Attention) -> Heads:
     queries, keys, _ = attention.heads
     return Heads(queries, keys, attention.head_dim)
@@ -131,6 +196,10 @@ class Program:
         rows: side by side.
         ops: `lumina.ops.one_token.reference`, or None for the kernels.
         alone: what a row gives must not depend on the others to the last bit.
+        products: the ways of its products; None: those of `ops`.
+
+    Attributes:
+        products: what computes its products.
     """
 
     def __init__(
@@ -139,23 +208,20 @@ class Program:
         rows: int,
         ops: ModuleType | None = None,
         alone: bool = False,
+        products: Products | None = None,
     ) -> None:
         self._network = network
         self._alone = alone
         self._frequencies = network.backbone.frequencies(place_of(network))
-        self._tiled: dict[str, int] = {}
         self._ops: Any = ops
         self._attend: Callable[..., Tensor] = reference.attend
         if ops is None:
-            from lumina.ops.one_token import attention, products
+            from lumina.ops.one_token import attention
+            from lumina.ops.one_token import products as kernels
 
-            self._ops, self._attend = products, attention.attend
-            tile = products.ROWS
-            while tile < rows and not alone:
-                tile *= 2
-            if rows == 1 and not alone:
-                tile = 1
-            self._tiled = {"rows": tile}
+            self._ops, self._attend = kernels, attention.attend
+            products = products or _products_of(network, rows, alone)
+        self.products: Any = products or self._ops
 
     def logits(self, feed_b1: Tensor, cache: StaticCache) -> Tensor:
         """Scores of the next token, [B, vocabulary] float32.
@@ -164,7 +230,7 @@ class Program:
             feed_b1: [B, 1] int64, the coming token of each row.
             cache: of earlier tokens, in fixed shapes; receives the new ones.
         """
-        network, ops = self._network, self._ops
+        network = self._network
         backbone, objective = network.backbone, network.objective
         position_b1 = cache.positions(feed_b1)
         x_bd = backbone._embed(self._batch(feed_b1, position_b1), cache)[:, 0]
@@ -180,8 +246,8 @@ class Program:
             x_bd = self._fed(x_bd, block)
         matrix = objective.matrix(network._tied).to(x_bd.dtype)
         norm = backbone.norm
-        scores_bv: Tensor = ops.norm_linear(
-            x_bd, norm.weight, norm.eps, matrix, out=torch.float32, **self._tiled
+        scores_bv: Tensor = self.products.norm_linear(
+            x_bd, norm.weight, norm.eps, matrix, out=torch.float32
         )
         return scores_bv[:, : network.spec.vocab_size]
 
@@ -202,19 +268,19 @@ class Program:
         self, x_bd: Tensor, block: Any, places: Places, cache: StaticCache
     ) -> Tensor:
         """The tokens after a block's attention."""
-        attention, norm, ops = block.attention, block.attention_norm, self._ops
+        attention, norm = block.attention, block.attention_norm
         qkv = attention.qkv
         held = cache.plain(attention.layer_index)
         assert held is not None, "prompts are read before the first step"
-        qkv_bn = ops.norm_linear(
-            x_bd, norm.weight, norm.eps, _of(qkv, x_bd), qkv.bias, **self._tiled
+        qkv_bn = self.products.norm_linear(
+            x_bd, norm.weight, norm.eps, _of(qkv, x_bd), qkv.bias
         )
         norms = None
         if attention.q_norm is not None:
             scales = attention.q_norm.weight, attention.k_norm.weight
             norms = HeadNorms(*scales, attention.q_norm.eps)
         seen = self._attend(qkv_bn, _heads(attention), norms, places, *held)
-        return ops.linear_add(seen, _of(attention.out, x_bd), x_bd, **self._tiled)  # type: ignore[no-any-return]
+        return self.products.linear_add(seen, _of(attention.out, x_bd), x_bd)  # type: ignore[no-any-return]
 
     def _fed(self, x_bd: Tensor, block: Any) -> Tensor:
         """The tokens after a block's feed-forward."""
@@ -247,11 +313,11 @@ class Program:
         self, x_bd: Tensor, norm: RMSNorm, fed: FeedForward, residual_bd: Tensor
     ) -> Tensor:
         """What a feed-forward gives of normalised tokens, added to the residual."""
-        hidden_bm = self._ops.norm_swiglu(
-            x_bd, norm.weight, norm.eps, _of(fed.gate_up, x_bd), **self._tiled
+        hidden_bm = self.products.norm_swiglu(
+            x_bd, norm.weight, norm.eps, _of(fed.gate_up, x_bd)
         )
-        return self._ops.linear_add(  # type: ignore[no-any-return]
-            hidden_bm, _of(fed.down, x_bd), residual_bd, **self._tiled
+        return self.products.linear_add(  # type: ignore[no-any-return]
+            hidden_bm, _of(fed.down, x_bd), residual_bd
         )
 
 

@@ -286,6 +286,24 @@ def norm_swiglu(
     return _product(x_bd, gate_up, y, rows, scale=scale, eps=eps, gated=True)
 
 
+def linear(
+    x_bd: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    out: torch.dtype | None = None,
+    rows: int = ROWS,
+) -> Tensor:
+    """A product alone: [B, D] and [N, D] to [B, N]."""
+    y = x_bd.new_empty(len(x_bd), len(weight), dtype=out or x_bd.dtype)
+    return _product(x_bd, weight, y, rows, bias=bias)
+
+
+def swiglu(x_bd: Tensor, gate_up: Tensor, rows: int = ROWS) -> Tensor:
+    """silu(gate x) * up x: [B, D] and [2M, D] to [B, M]."""
+    y = x_bd.new_empty(len(x_bd), len(gate_up) // 2)
+    return _product(x_bd, gate_up, y, rows, gated=True)
+
+
 def linear_add(
     x_bd: Tensor, weight: Tensor, residual_bn: Tensor, rows: int = ROWS
 ) -> Tensor:

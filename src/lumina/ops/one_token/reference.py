@@ -88,7 +88,11 @@ def norm_swiglu(x_bd: Tensor, scale: Tensor, eps: float, gate_up: Tensor) -> Ten
 
 
 def linear_add(x_bd: Tensor, weight: Tensor, residual_bn: Tensor) -> Tensor:
-    """residual + weight x: [B, D] and [N, D] to [B, N]."""
+    """residual + weight x: [B, D] and [N, D] to [B, N].
+
+    What stands in `residual_bn` afterwards is not said: a fast version may use its
+    place.
+    """
     return residual_bn + F.linear(x_bd, weight)
 
 
