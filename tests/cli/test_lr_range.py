@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from lumina.cli import lr_range
 from lumina.cli.main import main
+from stand_ins import stand_in
 from tiny_runs import Runs
 
 
@@ -86,7 +88,7 @@ def test_two_sweeps_of_one_second_have_two_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(lr_range.time, "strftime", lambda form: "now")
+    monkeypatch.setattr(lr_range, "time", stand_in(time, strftime=lambda form: "now"))
     first = lr_range._folder(None)
     first.mkdir(parents=True)
     assert [first.name, lr_range._folder(None).name] == ["now", "now-2"]

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from lumina.data.sources import patient as module
 from lumina.data.sources.patient import WAITS, patient, tell_retries
 from mechanisms import mechanism
+from stand_ins import stand_in
 from tiny_runs import Runs
 
 
@@ -34,8 +36,8 @@ class Failing(io.FileIO):
 def told(monkeypatch):
     """What was told; files fail, and no time passes."""
     events, waited = [], []
-    monkeypatch.setattr(module.io, "FileIO", Failing)
-    monkeypatch.setattr(module.time, "sleep", waited.append)
+    monkeypatch.setattr(module, "io", stand_in(io, FileIO=Failing))
+    monkeypatch.setattr(module, "time", stand_in(time, sleep=waited.append))
     monkeypatch.setattr(Failing, "left", 3)
     monkeypatch.setattr(Failing, "number", errno.ESTALE)
     monkeypatch.setattr(Failing, "reads", 0)

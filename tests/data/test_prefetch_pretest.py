@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from lumina.guard.guarded import guarded
 from lumina.guard.history import remember
 from lumina.guard.pretest import Result, run_pretest
 from machines import cpu, plan_for
+from stand_ins import stand_in
 
 HERE = SimpleNamespace(device="cpu")
 
@@ -65,7 +67,9 @@ def test_threads_that_make_steps_slower_are_found(
         return taken(feed)
 
     monkeypatch.setattr(Prefetcher, "next", next_)
-    monkeypatch.setattr(module.time, "perf_counter", lambda: now["seconds"])
+    monkeypatch.setattr(
+        module, "time", stand_in(time, perf_counter=lambda: now["seconds"])
+    )
     found = module.problem(HERE)
     assert found is not None and "1.30 times as long" in found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from lumina.data.tokenizer import Tokenizer
 from lumina.data.tokenizer_training import vocabulary_size
 from lumina.errors import LuminaError
 from mechanisms import mechanism
+from stand_ins import stand_in
 
 
 @pytest.fixture(autouse=True)
@@ -379,7 +381,7 @@ def test_the_disk_is_checked_before_writing(
     from lumina.data import cache
 
     usage = cache.shutil.disk_usage(corpus)._replace(free=2**20)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(cache, "shutil", stand_in(shutil, disk_usage=lambda _: usage))
     with pytest.raises(LuminaError) as caught:
         prepare(new_config(corpus))
     assert caught.value.code == "E204"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 import json
 import tracemalloc
@@ -24,6 +25,7 @@ from lumina.data.readers.json_values import JsonValues
 from lumina.data.records import BadRecord
 from lumina.data.text_files import TextFiles
 from lumina.errors import LuminaError
+from stand_ins import stand_in
 
 RECORDS = [{"text": f"text {n}\nof 'ä\"\\', {{[" * (n % 3 + 1)} for n in range(700)]
 TEXTS = [record["text"] for record in RECORDS]
@@ -290,7 +292,9 @@ def test_a_library_that_is_missing_is_named(
         raise ImportError(f"No module named {name!r}")
 
     (tmp_path / name).write_bytes(b"PAR1")
-    monkeypatch.setattr(libraries.importlib, "import_module", missing)
+    monkeypatch.setattr(
+        libraries, "importlib", stand_in(importlib, import_module=missing)
+    )
     error = refused(tmp_path / name)
     assert error.code == "E003" and library in error.message
     assert "luminaai[data]" in error.hint

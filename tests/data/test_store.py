@@ -21,6 +21,7 @@ from lumina.data.store import StoreWriter, TokenStore
 from lumina.data.stream import BatchStream
 from lumina.errors import LuminaError
 from mechanisms import mechanism
+from stand_ins import stand_in
 
 
 def write(folder: Path, vocab_size: int = 1000, masked: bool = False) -> Path:
@@ -152,7 +153,7 @@ def test_too_little_space_is_refused_before_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=100 * 2**20)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(cache, "shutil", stand_in(shutil, disk_usage=lambda _: usage))
     require_space(tmp_path, 50 * 2**20, "it")
     with pytest.raises(LuminaError) as caught:
         require_space(tmp_path, 200 * 2**20, "it")

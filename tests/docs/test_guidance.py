@@ -11,7 +11,7 @@ import pytest
 from lumina.config import Config
 from lumina.data.documents import read_documents
 from lumina.errors import CODES, LuminaError
-from lumina.observe.trackers import chosen_tracker
+from lumina.observe.trackers import chosen_tracker, declared
 from lumina.optim.declared import chosen_optimizer
 from lumina.plan.costs.cost import Layout
 from lumina.plan.doctor import OPTIONAL
@@ -90,7 +90,7 @@ def test_what_happens_without_an_optional_package_is_as_stated(
     assert refused.value.code == "E003" and "zstandard" in refused.value.message
     assert "pip install" in refused.value.hint
     tracker = chosen_tracker("tensorboard")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(declared, "installed", lambda name: False)
     with pytest.raises(LuminaError) as refused:
         tracker.require()
     assert "pip install tensorboard" in refused.value.hint

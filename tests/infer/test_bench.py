@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ import torch
 from infer.networks import tiny
 from lumina.cli.main import main
 from lumina.infer import bench
+from stand_ins import stand_in
 
 
 def test_rates_are_of_all_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = itertools.cycle([10.0, 10.5, 12.5])  # prompts, first tokens, the rest
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(
+        bench, "time", stand_in(time, perf_counter=lambda: next(seconds))
+    )
     network = tiny(320, seq_length=64)
     [found] = bench.measure_generation(network, [3], [5], new_tokens=9, rounds=2)
     assert found.first_seconds == [0.5, 0.5] and found.first == 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from lumina.model.spec import HrmSpec, ModelSpec, ModSpec, MoeSpec, MorSpec, Tas
 from lumina.model.stored import stored_pieces
 from lumina.state.huggingface import export_folder, import_folder, int8
 from lumina.state.weights import open_weights
+from stand_ins import stand_in
 
 
 def shape(**fields):
@@ -278,11 +280,13 @@ def test_8_bits_of_another_kind_or_with_a_piece_missing_are_refused(tmp_path):
 
 
 def test_missing_tools_are_named_before_anything_is_read(monkeypatch):
-    monkeypatch.setattr(graph_files.shutil, "which", lambda name: None)
+    monkeypatch.setattr(
+        graph_files, "shutil", stand_in(shutil, which=lambda name: None)
+    )
     with pytest.raises(LuminaError, match=r"C\+\+ compiler") as caught:
         graph_files.require_tools("torch_export", compiled=True)
     assert caught.value.code == "E003"
-    monkeypatch.setattr(graph_files.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(graph_files, "installed", lambda name: False)
     with pytest.raises(LuminaError, match="onnxscript") as caught:
         graph_files.require_tools("onnx", compiled=False)
     assert "luminaai[onnx]" in (caught.value.hint or "")

@@ -13,6 +13,7 @@ from lumina.state import backup
 from lumina.state.backup import Backup
 from lumina.train import Trainer
 from mechanisms import mechanism
+from stand_ins import stand_in
 from tiny_runs import Run, Runs, same
 
 
@@ -98,7 +99,7 @@ def test_the_copy_before_stays_until_the_new_one_is_whole(
         file.write_bytes(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(backup.shutil, "copytree", spoilt)
+        patch.setattr(backup, "shutil", stand_in(shutil, copytree=spoilt))
         with pytest.raises(LuminaError, match="sha256"):
             held.copy(second)
     assert (copies / "LATEST").read_text().strip() == first.name

@@ -17,6 +17,7 @@ from lumina.state.archives import archives
 from lumina.state.json_lines import JsonLinesFile
 from lumina.state.metrics import MetricsLog, read_metrics
 from mechanisms import mechanism
+from stand_ins import stand_in
 from states import unprivileged
 from training import start_process
 
@@ -248,7 +249,7 @@ def test_no_row_is_lost_or_doubled_where_a_rotation_is_cut_off(
 
     with monkeypatch.context() as patch:
         if at == "archive":
-            patch.setattr(archives_module.os, "replace", die)
+            patch.setattr(archives_module, "os", stand_in(os, replace=die))
         elif at == "empty":
             patch.setattr(JsonLinesFile, "empty", die)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from lumina.errors import LuminaError
 from lumina.train import Trainer, batch_search
 from lumina.train.batch_search import Measured, largest
 from programs import tiny_plan
+from stand_ins import stand_in
 from tiny_runs import Runs
 
 
@@ -116,7 +118,7 @@ def test_what_a_child_says(
     child = tmp_path / "python"
     child.write_text(f"#!/bin/sh\ncat > /dev/null\n{script}\n")
     child.chmod(0o755)
-    monkeypatch.setattr(batch_search.sys, "executable", str(child))
+    monkeypatch.setattr(batch_search, "sys", stand_in(sys, executable=str(child)))
     found = batch_search.measure(tiny_plan(), ())
     assert (found.size, found.peak) == (8, peak)
     assert found.tokens_per_second == (4 if peak else 0)

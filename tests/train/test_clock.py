@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
 from lumina.train import clock
 from lumina.train.ring import MetricRing
+from stand_ins import stand_in
 
 
 class Moments:
@@ -23,7 +26,9 @@ def test_rows_read_together_have_the_times_of_their_own_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     moments = Moments()
-    monkeypatch.setattr(clock.time, "perf_counter", moments.perf_counter)
+    monkeypatch.setattr(
+        clock, "time", stand_in(time, perf_counter=moments.perf_counter)
+    )
     ring = MetricRing(cuda=False)
     for length in (0.5, 2.0):
         moments.now += length
@@ -37,7 +42,9 @@ def test_what_came_before_a_restart_is_not_part_of_the_next_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     moments = Moments()
-    monkeypatch.setattr(clock.time, "perf_counter", moments.perf_counter)
+    monkeypatch.setattr(
+        clock, "time", stand_in(time, perf_counter=moments.perf_counter)
+    )
     ring = MetricRing(cuda=False)
     moments.now += 7.0
     ring.clock.restart()

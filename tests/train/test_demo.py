@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from lumina.train.demo.run import Demo, DemoOptions
 from lumina.train.demo.scores import Scores
 from lumina.train.trainer import TrainResult
 from reported_run import numbers
+from stand_ins import stand_in
 
 pytestmark = pytest.mark.thorough
 
@@ -129,7 +131,7 @@ def test_steps_fill_a_share_of_the_time_left_within_bounds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pace, "time", stand_in(time, monotonic=lambda: now[0]))
     budget = Budget(120.0)
     now[0] = 20.0
     assert budget.steps(0.5, 0.125, least=10, most=9999) == 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -24,6 +25,7 @@ from lumina.train.looks.layer_profile import bottleneck_scores
 from lumina.train.step import train_step
 from lumina.train.watch import Watch
 from programs import conversations, stream_of, tiny_plan
+from stand_ins import stand_in
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def looked(stream, name, **changes):
 def test_the_parts_of_a_step_are_timed(stream, monkeypatch):
     """On a clock that goes one second further at every look at it."""
     clock = itertools.count()
-    monkeypatch.setattr(step_times.time, "perf_counter", clock.__next__)
+    monkeypatch.setattr(step_times, "time", stand_in(time, perf_counter=clock.__next__))
     program, _, row, _ = looked(stream, "step_times", micro_batch_size=2)
     assert program.plan.grad_accum == 4
     assert row == {"forward_time": 4, "backward_time": 4, "optimizer_time": 1}
@@ -233,7 +235,7 @@ def test_the_slowest_layer_for_its_work_stands_out():
 @pytest.mark.parametrize("mode", ["none", "full"])
 def test_layers_are_timed_and_their_memory_is_counted(stream, monkeypatch, mode):
     clock = itertools.count()
-    monkeypatch.setattr(step_times.time, "perf_counter", clock.__next__)
+    monkeypatch.setattr(step_times, "time", stand_in(time, perf_counter=clock.__next__))
     program, batches, row, _ = looked(
         stream, "layer_profile", micro_batch_size=4, gradient_checkpointing=mode
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lumina.train.recorder import Recorder
 from lumina.train.ring import MetricRing
 from lumina.train.step import SCALARS
 from programs import tiny_plan
+from stand_ins import stand_in
 
 H100 = 989e12
 """Its dense bf16 operations a second."""
@@ -22,7 +24,7 @@ H100 = 989e12
 def row(tmp_path, monkeypatch, loss=1.5, device_name="NVIDIA H100", **plan):
     """A step of 6,000 tokens that ended a quarter of a second after the one before."""
     now = [100.0]
-    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(clock, "time", stand_in(time, perf_counter=lambda: now[0]))
     ring = MetricRing(cuda=False)
     now[0] += 0.25
     known = {"step": 7, "tokens": 42_000, "epoch": 0.5, "learning_rate": 1e-3}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections import deque
 from dataclasses import replace
@@ -16,6 +15,7 @@ from lumina.assemble.assemble import assemble
 from lumina.batch import IGNORE
 from lumina.model.kinds.moe import Experts
 from lumina.model.token_counts.accuracy import Accuracy
+from lumina.observe import utilisation
 from lumina.observe.utilisation import Utilisation
 from lumina.plan.flops import flops_per_token, hardware_flops_per_token
 from lumina.train.counts import divide_counts
@@ -350,10 +350,7 @@ def test_the_machine_is_read(tmp_path):
 
 
 def test_a_gpu_that_cannot_be_read_is_said(tmp_path, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n: None if n == "pynvml" else find(n)
-    )
+    monkeypatch.setattr(utilisation, "installed", lambda name: name != "pynvml")
     without = Utilisation(tmp_path, "cuda")
     assert "luminaai[gpu]" in without.missing
     assert "gpu_utilization" not in without.row()

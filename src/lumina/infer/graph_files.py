@@ -5,7 +5,6 @@ Number of rows, of new tokens and of earlier tokens are free in all of them.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import logging
 import os
@@ -23,6 +22,7 @@ from torch.export import Dim
 from lumina.errors import LuminaError
 from lumina.infer.graph import Graph, past_shapes, sample_inputs
 from lumina.model.spec import ModelSpec
+from lumina.packages import installed
 
 ONE_FILE_BYTES = 1_500_000_000
 """Larger weights lie beside an ONNX graph: a file of its format holds 2 GB at most."""
@@ -46,7 +46,7 @@ def require_tools(format_name: str, compiled: bool) -> None:
     lacking = [
         name
         for name in ("onnx", "onnxscript")
-        if format_name == "onnx" and importlib.util.find_spec(name) is None
+        if format_name == "onnx" and not installed(name)
     ]
     if lacking:
         raise LuminaError(
@@ -163,7 +163,7 @@ def _quiet() -> Iterator[None]:
 def open_graph(path: Path, spec: ModelSpec, compiled: bool) -> Run | None:
     """The graph in a file, to be run; None where what runs it is not installed."""
     if path.suffix == ".onnx":
-        if importlib.util.find_spec("onnxruntime") is None:
+        if not installed("onnxruntime"):
             return None
         return _onnx_runner(path, spec)
     with _quiet():

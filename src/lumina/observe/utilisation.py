@@ -7,9 +7,10 @@ the driver and never waits for the device's work.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from pathlib import Path
 from typing import Any
+
+from lumina.packages import installed
 
 NO_NVML = (
     "how busy the GPU is stays unknown: it is read by nvidia-ml-py, which "
@@ -37,7 +38,7 @@ class Utilisation:
         psutil.cpu_percent(None)  # the first call only begins the interval
         if device != "cuda":
             return
-        if importlib.util.find_spec("pynvml") is None:
+        if not installed("pynvml"):
             self.missing = NO_NVML
             return
         self._open_gpu()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
 from lumina.host_memory import host_memory_bytes, usable_cores
+from lumina.packages import installed
 from lumina.plan.cpu_precision import bf16_speedup, worth
 from lumina.plan.hardware import DTYPES, peak_flops
 from lumina.quantities import bytes_of
@@ -229,7 +229,7 @@ def _with_cuda(machine: Environment) -> Environment:
 
     index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     card = torch.cuda.get_device_properties(index)
-    triton = importlib.util.find_spec("triton") is not None
+    triton = installed("triton")
     c_compiler = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("clang")
     missing = [
         name

@@ -179,7 +179,7 @@ def test_what_cannot_be_compared_is_refused(
 
 
 def test_liger_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(peers, "installed", lambda name: True)
     peer, _ = chosen_peer("liger")
     with pytest.raises(LuminaError, match="runs on CUDA devices") as caught:
         peer.require(plan_of())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,6 +9,7 @@ from typing import TypeVar
 from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
 from lumina.found_by_name import FoundByName
+from lumina.packages import installed
 
 T = TypeVar("T", bound=type)
 
@@ -36,7 +36,7 @@ class Declared:
         Raises:
             LuminaError: E003, with the command that installs it.
         """
-        if self.module is not None and importlib.util.find_spec(self.module) is None:
+        if self.module is not None and not installed(self.module):
             raise LuminaError(
                 "E003",
                 f"--trackers {self.name} needs the package {self.package}, which is "

@@ -8,11 +8,11 @@ SDPA, forwards and backwards. Nothing in the model changes.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 
 from torch.nn import attention
 
 from lumina.errors import LuminaError
+from lumina.packages import installed
 
 PACKAGE = "flash_attn_interface"
 """The module that flash-attn-3 installs."""
@@ -31,7 +31,7 @@ def found() -> tuple[bool, str]:
     known: list[str] = getattr(attention, "list_flash_attention_impls", list)()
     if NAME not in known:
         return False, "this torch has no place for it"
-    if importlib.util.find_spec(PACKAGE) is None:
+    if not installed(PACKAGE):
         return False, f"the package flash-attn-3 ({PACKAGE}) is not installed"
     try:
         importlib.import_module(PACKAGE)

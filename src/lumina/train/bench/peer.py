@@ -9,7 +9,6 @@ on float32 weights, the gradients clipped.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from lumina.errors import LuminaError
 from lumina.found_by_name import FoundByName
+from lumina.packages import installed
 from lumina.plan.plan import Plan
 
 OPTIONS = ("compile", "checkpointing")
@@ -104,7 +104,7 @@ class Peer:
         Raises:
             LuminaError: E003 or E002.
         """
-        if importlib.util.find_spec(self.module) is None:
+        if not installed(self.module):
             raise LuminaError(
                 "E003",
                 f"{self.name} is not installed",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from lumina.measure.adaptive.texts import (
     SPOILT_ID,
     VOCABULARY,
 )
+from lumina.packages import installed
 from lumina.train.adaptive_bench.adapters import ADAPTERS
 from lumina.train.adaptive_bench.process_faults import PROCESS_FAULTS
 
@@ -38,9 +38,9 @@ class Transformers:
 
     def refuses(self, recipe: Recipe, faults: tuple[Mapping[str, Any], ...]) -> str:
         """A reason for what the Trainer does not have."""
-        if importlib.util.find_spec("transformers") is None:
+        if not installed("transformers"):
             return "transformers is not installed"
-        if importlib.util.find_spec("accelerate") is None:
+        if not installed("accelerate"):
             return "transformers' Trainer needs accelerate, which is not installed"
         if recipe.adaptive != "off":
             return "transformers' Trainer has no orchestrator"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import importlib.util
 import platform
 from typing import Any
 
+from lumina.packages import installed
 from lumina.train.prove.markdown import table
 from lumina.train.prove.piece import Asked, Piece, register_piece
 from lumina.train.prove.sessions import planned
@@ -42,7 +42,7 @@ def _version(package: str) -> str:
 
 def _driver() -> str | None:
     """The version of NVIDIA's driver; None where it is not known."""
-    if importlib.util.find_spec("pynvml") is None:
+    if not installed("pynvml"):
         return None
     import pynvml
 
