@@ -97,7 +97,10 @@ def test_two_ranks_give_the_losses_of_one(trainings, alone, model, parallel):
         pytest.param(
             "torchrun",
             "ddp",
-            marks=pytest.mark.covers("DST-01: DDP via torchrun (--nproc_per_node)"),
+            marks=pytest.mark.covers(
+                "DST-01: DDP via torchrun (--nproc_per_node)",
+                "DST-13: torchrun single node",
+            ),
         ),
     ],
 )

@@ -126,6 +126,12 @@ class Ranks:
             # On a CPU tensor, so that it also orders ranks whose GPUs are idle.
             dist.all_reduce(torch.zeros(1))
 
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Add a tensor of the CPU over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
     def share(self, value: Any) -> Any:
         """Rank 0's value, on every rank (a small picklable object)."""
         if self.world_size == 1:

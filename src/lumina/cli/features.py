@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         machine,
         tokenizer_vocab_size=None,
         rows_per_epoch=None,
-        world_size=config.system.processes,
+        world_size=config.processes,
     )
     machine = machine.on_cpu() if config.system.device == "cpu" else machine
     rows = [_row(FEATURES[name], config, plan, machine) for name in names]

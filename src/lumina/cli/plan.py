@@ -120,13 +120,13 @@ def run(args: argparse.Namespace) -> int:
 
     config = _with_length(config_from_args(args))
     profile, machine = None, None
-    devices = args.devices or config.system.processes
+    devices = args.devices or config.processes
     if args.hardware_profile is not None:
         name, profile = find_profile(args.hardware_profile)
         machine = profile.machine(probe("cpu"), devices)
         print_to = f"planned for {devices} x {name} ({machine.device_name})"
     if args.devices is not None:
-        config = config.replace(nproc=args.devices)
+        config = config.replace(nproc=args.devices, num_nodes=1)
     if args.fit or args.tiers:
         return show_reach(args, config, machine)
     if args.least is not None:

@@ -29,7 +29,7 @@ def show_reach(
     found: dict[str, Any] = {"machine": machine.device_name}
     found["memory_bytes"] = machine.memory_bytes
     text = [f"{machine.device_name}, {byte_size(machine.memory_bytes)}"]
-    world = config.system.processes
+    world = config.processes
     if args.fit:
         facts = _reach(config, settings, machine, vocab_size, world)
         found |= facts
@@ -59,7 +59,7 @@ def _smallest(
     from lumina.train import Trainer
 
     why = Source("flag", "the smallest step")
-    least: dict[str, Any] = {"global_batch_size": config.system.processes}
+    least: dict[str, Any] = {"global_batch_size": config.processes}
     least |= {"batch_size": None, "seq_length": STEP, "tier": "none"}
     if config.model.pos_encodings == "learned":
         del least["seq_length"]

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, NoReturn
 from lumina import heartbeat
 from lumina.cli.options import add_config_options, config_from_args
 from lumina.cli.supervisor.choice import BECAUSE, Choice, choose
+from lumina.cli.supervisor.spawned import spawned
 from lumina.cli.supervisor.training import (
     HandOverError,
     failures_left,
     hand_over,
     planned,
     restarted,
+    tell,
 )
 from lumina.config import Config
 
@@ -42,13 +44,16 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     environment = dict(os.environ)
     heartbeat.begin()
-    config = restarted(config_from_args(args))
+    config = config_from_args(args)
+    if not args.dry_run:
+        config = spawned(config, environment, tell)
+    config = restarted(config)
     if "TORCHELASTIC_RUN_ID" in environment and config.supervisor.hang_timeout:
         heartbeat.end_when_silent(config.supervisor.hang_timeout)
     choice = choose(config, environment, command=args.of_shell)
     os.environ.pop(BECAUSE, None)
     ours = heartbeat.watched() or "WORLD_SIZE" in environment or args.dry_run
-    if not ours and (config.system.processes > 1 or choice.on):
+    if not ours and (config.processes > 1 or choice.on):
         from lumina.cli.supervisor.launch import launch
 
         return launch(args.words, config, choice)

@@ -113,6 +113,18 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "PYTORCH_ALLOC_CONF", "devices", "how torch allocates GPU memory", "torch"
     ),
+    Variable(
+        "AIOS_DDP_SPAWN", "processes",
+        "1: DDP with a process for each GPU, or with --nproc of them",
+    ),
+    Variable(
+        "GLOO_SOCKET_IFNAME", "processes",
+        "the network interface of gloo; with --num-nodes that of --master-addr",
+        "torch",
+    ),
+    Variable(
+        "NCCL_SOCKET_IFNAME", "processes", "the same of NCCL", "nccl",
+    ),
     Variable("WORLD_SIZE", "processes", "how many there are; set by torchrun"),
     Variable("RANK", "processes", "which of them this is; set by torchrun"),
     Variable("LOCAL_RANK", "processes", "which of this machine's; set by torchrun"),

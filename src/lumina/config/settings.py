@@ -45,6 +45,11 @@ class Settings(Sections):
         """Section name -> its values."""
         return {name: getattr(self, name) for name in SECTIONS}
 
+    @property
+    def processes(self) -> int:
+        """How many processes are to train, on all machines together."""
+        return self.system.processes * self.nodes.num_nodes
+
     def get(self, leaf: str) -> Any:
         """The value of an option under any of its spellings."""
         leaf = canonical(leaf)

@@ -122,7 +122,8 @@ def _check(config: Config, lowest: float, highest: float, steps: int) -> None:
             "the run trains in phases, and a sweep is one phase",
             "leave the phases out, and sweep each phase's settings",
         )
-    if Ranks.from_environment().world_size > 1 or (config.system.nproc or 1) > 1:
+    asked = (config.system.nproc or 1) * config.nodes.num_nodes
+    if Ranks.from_environment().world_size > 1 or asked > 1:
         raise LuminaError(
             "E002",
             "a sweep runs as one process",

@@ -64,6 +64,7 @@ from lumina.train.phases import (
     plan_before,
     with_mode,
 )
+from lumina.train.processes import check_shared_storage
 from lumina.train.resume import Resumption, find_resumption
 from lumina.train.resume_plan import as_left
 from lumina.train.room_on_disk import check_room
@@ -170,6 +171,7 @@ class Preparation:
         kind = self.environment.device
         self.ranks.connect("cpu" if self.config.system.device == "cpu" else kind)
         self.environment = self.ranks.share(self.environment)
+        check_shared_storage(self.config, self.ranks)
         self._agree_on_checkpoint()
         if self._borrows():
             self.base = open_base_model(str(self.config.train.init_from))
@@ -332,7 +334,7 @@ class Preparation:
     def _processes(self) -> int:
         """Processes that train; `--dry-run` of several is one process."""
         if self._planning and self.ranks.world_size == 1:
-            return self.config.system.processes
+            return self.config.processes
         return self.ranks.world_size
 
     def _check_devices(self) -> None:

@@ -11,6 +11,7 @@ from lumina.config import Config, Source
 from lumina.config.modifications import MODIFIERS, modifications
 from lumina.config.presets import DEFAULT_PRESET
 from lumina.config.sections import SECTIONS
+from lumina.config.sections.nodes import NodesSection
 from lumina.config.sections.supervisor import SupervisorSection
 from lumina.config.source_entries import source_paths
 from lumina.config.task_paths import task_names
@@ -68,6 +69,7 @@ NOT_INHERITED = {
     "cuda_ids",
     "strict",
     "forget_memory_limits",
+    *NodesSection.model_fields,
     *SupervisorSection.model_fields,
     *MODIFIERS,
 }
@@ -289,6 +291,7 @@ def _started(merged: Config, config: Config, run: Path) -> Config:
         "cuda_ids",
         "strict",
         "forget_memory_limits",
+        *NodesSection.model_fields,
         *SupervisorSection.model_fields,
     ):
         (given if config.is_chosen(leaf) else other)[leaf] = config.get(leaf)

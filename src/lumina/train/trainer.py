@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from lumina.train.loop import Loop
 from lumina.train.orchestrator.status import NO_STATUS
 from lumina.train.preparation import Preparation
 from lumina.train.pretests import BackgroundPretests
+from lumina.train.processes import check_processes
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
@@ -86,7 +86,7 @@ class Trainer(Adjusting):
         Raises:
             LuminaError: whatever stands in the way, with its code.
         """
-        self._check_nproc()
+        check_processes(self.config, self.ranks)
         check_supervised(self.config)
         with begun(self.config, self.ranks) as config:
             job = Job(config, self.ranks, self.console)
@@ -117,27 +117,6 @@ class Trainer(Adjusting):
                 self._last_plan, self._loop = self.plan, None
                 job.close(leave=job.next_phase is None)
                 self._deliveries.deliver()
-
-    def _check_nproc(self) -> None:
-        """Refuse a number of processes that are not the ones running."""
-        system, here = self.config.system, self.ranks.local_size
-        asked = system.nproc or len(system.cuda_ids) or None
-        if asked is None or asked == here:
-            return
-        if "WORLD_SIZE" in os.environ:
-            raise LuminaError(
-                "E002",
-                f"--nproc is {asked}, and the environment says that {here} "
-                f"process{' was' if here == 1 else 'es were'} started on this machine "
-                "(WORLD_SIZE, LOCAL_WORLD_SIZE)",
-                "leave --nproc out under torchrun; without a launcher, unset "
-                "WORLD_SIZE and RANK",
-            )
-        raise LuminaError(
-            "E002",
-            f"nproc {asked} was asked of a single process",
-            "use `lumina train --nproc N` or torchrun; Python starts one process",
-        )
 
     def explain(
         self, machine: Environment | None = None

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from lumina.cli.supervisor import launch, processes
 from lumina.cli.supervisor.choice import Choice
 from lumina.cli.supervisor.supervisor import Settings, Supervisor
+from lumina.config import Config
 from lumina.state.liveness import state_of
 from mechanisms import mechanism
 from training import wait_until
@@ -109,6 +111,90 @@ def test_one_that_is_not_supervised_ends_as_it_would_alone(tmp_path: Path) -> No
     tried = Tried(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)\n", OFF)
     assert tried.run() == 128 + signal.SIGSEGV
     assert not tried.said and not (tmp_path / "began-1").exists()
+
+
+@pytest.mark.covers("DST-19: node failure")
+def test_what_happens_on_another_machine_ends_the_processes_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would wait for its ranks for ever."""
+    monkeypatch.setattr(processes, "FAILED_SECONDS", 0.1)
+    tried = Tried(tmp_path, "steps(0, 8)\ntime.sleep(999)\n", OFF)
+    supervisor = Supervisor(
+        tried.supervisor._command,
+        lambda: [{}, {"RANK": "1"}],
+        Settings(OFF),
+        tried.said.append,
+        alone=False,
+        elsewhere=lambda: "machine 1 ended with exit code 1",
+    )
+    assert supervisor.run() == 1
+    (said,) = tried.said
+    assert said.startswith("machine 1 ended with exit code 1; ")
+
+
+SEVERAL = """
+several = os.environ.get("WORLD_SIZE") == "2"
+if several and os.environ["RANK"] == "1":
+    steps(0, {step})
+    raise SystemExit({code})
+if several:
+    time.sleep(999)
+(here / "words").write_text(" ".join(sys.argv[1:]))
+"""
+
+
+@pytest.mark.covers("DST-01: early failure falls to one GPU unless --strict")
+@pytest.mark.parametrize(
+    ("step", "code", "words", "falls_back"),
+    [
+        (0, 1, ["--nproc", "1"], True),
+        (1, 1, ["--nproc", "1"], True),  # the first step had begun, and no other
+        (3, 1, ["--nproc", "1"], False),  # steps were trained
+        (0, 2, ["--nproc", "1"], False),  # the command is wrong
+        (0, 1, None, False),  # --strict
+    ],
+)
+def test_several_that_fail_before_their_first_step_become_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    code: int,
+    words: list[str] | None,
+    falls_back: bool,
+) -> None:
+    monkeypatch.setattr(processes, "FAILED_SECONDS", 0.1)
+    tried = Tried(tmp_path, SEVERAL.format(step=step, code=code), OFF)
+    ranks = [{"WORLD_SIZE": "2", "RANK": str(rank)} for rank in range(2)]
+    supervisor = Supervisor(
+        tried.supervisor._command,
+        lambda: ranks,
+        Settings(OFF),
+        tried.said.append,
+        alone=False,
+        one_process=words,
+    )
+    assert supervisor.run() == (0 if falls_back else code)
+    told = tmp_path / "words"
+    assert told.exists() is falls_back
+    if not falls_back:
+        return
+    assert told.read_text() == "--nproc 1"
+    (event,) = tried.events()
+    assert event["kind"] == "fell_back_to_one_process"
+    assert event["message"] in tried.said and "--strict" in event["message"]
+    began = json.loads((tmp_path / "began-1").read_text())
+    assert "rank 1 failed" in began["cause"]
+
+
+def test_what_one_process_is_told_in_place_of_several() -> None:
+    def words(**leaves: object) -> list[str] | None:
+        return launch._one_process(Config(**leaves))
+
+    assert words(nproc=4) == ["--nproc", "1"]
+    assert words(cuda_ids=[3, 1]) == ["--nproc", "1", "--cuda-ids", "3"]
+    for leaves in ({"nproc": 4, "strict": True}, {}, {"num_nodes": 2}):
+        assert words(**leaves) is None, leaves
 
 
 @pytest.mark.parametrize(

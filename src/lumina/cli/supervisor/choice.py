@@ -80,6 +80,8 @@ def choose(config: Config, environment: Mapping[str, str], *, command: bool) -> 
     asked = config.supervisor.supervise
     if asked is not None:
         return Choice(asked, "asked for" if asked else "switched off")
+    if config.nodes.num_nodes > 1:
+        return Choice(False, "each machine starts the processes of its own alone")
     if environment.get(BECAUSE):
         return Choice(True, environment[BECAUSE])
     for name, why in _LAUNCHERS.items():

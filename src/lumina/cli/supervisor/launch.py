@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from lumina.cli.supervisor.choice import Choice
 from lumina.cli.supervisor.supervisor import Settings, Supervisor
+from lumina.cli.supervisor.training import tell
 from lumina.config import Config
 
 
@@ -28,8 +30,12 @@ def launch(arguments: list[str], config: Config, choice: Choice) -> int:
     nproc = config.system.processes
     asked = config.supervisor
     places: list[object] = []
-    meet = None
-    if nproc > 1:
+    meet, nodes = None, None
+    if config.nodes.num_nodes > 1:
+        from lumina.assemble.nodes import Nodes
+
+        nodes = Nodes(config.nodes, nproc, tell)
+    elif nproc > 1:
         # Loads torch, which takes seconds: before signals are passed on, one that ends
         # the run ends it at once.
         from lumina.assemble.ranks import meeting_place
@@ -37,6 +43,9 @@ def launch(arguments: list[str], config: Config, choice: Choice) -> int:
         meet = meeting_place
 
     def ranks() -> Sequence[dict[str, str]]:
+        if nodes is not None:
+            own = _own_interface(nodes.interface())
+            return [own | place for place in nodes.environments()]
         if meet is None:
             return [{}]
         places.clear()
@@ -52,11 +61,32 @@ def launch(arguments: list[str], config: Config, choice: Choice) -> int:
         [sys.executable, "-m", "lumina", *arguments],
         ranks,
         Settings(choice, asked.max_restarts, asked.restart_delay, asked.hang_timeout),
-        _say,
-        alone=nproc == 1,
+        tell,
+        alone=config.processes == 1,
+        elsewhere=nodes.elsewhere if nodes is not None else None,
+        one_process=_one_process(config),
     )
-    return supervisor.run()
+    code = supervisor.run()
+    if nodes is not None:
+        nodes.leave(code)
+    return code
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _own_interface(name: str | None) -> dict[str, str]:
+    """What tells gloo and NCCL which network to use, where nobody has told them."""
+    if name is None:
+        return {}
+    variables = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return {key: name for key in variables if not os.environ.get(key)}
+
+
+def _one_process(config: Config) -> list[str] | None:
+    """Words that make one process of several; None where that may not be.
+
+    Args:
+        config: the settings.
+    """
+    if config.system.strict or config.nodes.num_nodes > 1 or config.processes == 1:
+        return None
+    ids = config.system.cuda_ids
+    return ["--nproc", "1", *(["--cuda-ids", str(ids[0])] if ids else [])]

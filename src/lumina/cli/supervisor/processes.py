@@ -93,6 +93,10 @@ class Processes:
             self.kill()
         return all(code is not None for code in codes)
 
+    def leave_soon(self) -> None:
+        """Those that do not end by themselves, as they should now, are killed."""
+        self._deadline = min(self._deadline, time.monotonic() + FAILED_SECONDS)
+
     def kill(self) -> None:
         """End those that still run, and what they have started, at once."""
         for process in self.processes:

@@ -64,6 +64,10 @@ class Supervisor:
         settings: how it is supervised.
         say: takes lines for a person.
         alone: there is one process, which is no rank of several.
+        elsewhere: says why another machine keeps the run from going on; None while it
+            does not.
+        one_process: further words of the command, with which one process trains where
+            several fail before their first step; None: that is then the end.
     """
 
     def __init__(
@@ -74,12 +78,16 @@ class Supervisor:
         say: Callable[[str], None],
         *,
         alone: bool,
+        elsewhere: Callable[[], str | None] | None = None,
+        one_process: Sequence[str] | None = None,
     ) -> None:
         self._command = list(command)
         self._ranks = ranks
         self._settings = settings
         self._say = say
         self._alone = alone
+        self._elsewhere = elsewhere
+        self._one_process = one_process
         self._processes = Processes()
         self._asked: int | None = None
         self._watch: Watch | None = None
@@ -104,6 +112,8 @@ class Supervisor:
                 if verdict is None:
                     return 0
                 wait = self._wait_before_next(verdict, before)
+                if wait is None and self._falls_back(verdict):
+                    wait = 0.0
                 if wait is None:
                     return verdict.code
                 restart = {
@@ -169,6 +179,7 @@ class Supervisor:
         assert self._watch is not None
         hangs = Hangs(self._folder, processes, self._watch, alone=self._alone)
         named: Silence | None = None
+        lost: str | None = None
         looked = time.monotonic()
         while not processes.ended(asked):
             time.sleep(POLL_SECONDS)
@@ -176,6 +187,11 @@ class Supervisor:
             if now - looked < LOOK_SECONDS or self._asked is not None:
                 continue
             looked = now
+            if lost is None and self._elsewhere is not None:
+                lost = self._elsewhere()
+                if lost is not None:
+                    self._say(f"{lost}; the processes of this machine end too")
+                    processes.leave_soon()
             found = hangs.look(now)
             if found is None:
                 if named is not None:
@@ -187,6 +203,8 @@ class Supervisor:
             elif found.seconds > found.patience and self._restarting:
                 self._note_run(0)
                 return hangs.end(replace(found, ranks=named.ranks))
+        if lost is not None and processes.first is not None:
+            return Verdict(1, lost, False, "another machine ended")
         return None
 
     def _tell_hang(self, found: Silence, hangs: Hangs) -> None:
@@ -253,6 +271,27 @@ class Supervisor:
         self._say(text)
         self._tell("process_ended", "error", text, verdict, wait_seconds=wait)
         return wait
+
+    def _falls_back(self, verdict: Verdict) -> bool:
+        """Whether one process goes on in place of several, which is said.
+
+        Only where they failed before a step was trained, by something that is not the
+        settings' or the data's fault: what fails later is no matter of their number.
+        """
+        words, self._one_process = self._one_process, None
+        early = verdict.mends and verdict.step <= 0 and self._asked is None
+        if words is None or not early:
+            return False
+        text = (
+            f"{verdict.cause}, before the first step: one process trains in place of "
+            "several; --strict forbids that"
+        )
+        self._say(text)
+        self._tell("fell_back_to_one_process", "warning", text, verdict)
+        self._command += words
+        self._ranks, self._alone = lambda: [{}], True
+        self._restarts.made += 1
+        return True
 
     def _sleep(self, seconds: float) -> bool:
         """Wait; False when a signal to end came meanwhile."""

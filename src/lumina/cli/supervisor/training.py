@@ -82,6 +82,11 @@ def hand_over(words: list[str], why: str, environment: Mapping[str, str]) -> NoR
     )
 
 
+def tell(text: str) -> None:
+    """A line for a person, beside what a training itself says."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def failures_left() -> Iterator[None]:
     """Leave word of what goes wrong, for the supervisor."""

@@ -23,6 +23,7 @@ from lumina.config.sections.mod import ModSection
 from lumina.config.sections.model import ModelSection
 from lumina.config.sections.moe import MoeSection
 from lumina.config.sections.mor import MorSection
+from lumina.config.sections.nodes import NodesSection
 from lumina.config.sections.offload import OffloadSection
 from lumina.config.sections.parts import PartsSection
 from lumina.config.sections.quantization import QuantizationSection
@@ -78,6 +79,7 @@ class Sections:
     tracking: TrackingSection
     experience: ExperienceSection
     supervisor: SupervisorSection
+    nodes: NodesSection
     system: SystemSection
     kernels: KernelsSection
 

@@ -173,7 +173,8 @@ class Session:
 
 def _check(config: Config) -> None:
     """Refuse what is not one training in this process."""
-    if Ranks.from_environment().world_size > 1 or (config.system.nproc or 1) > 1:
+    asked = (config.system.nproc or 1) * config.nodes.num_nodes
+    if Ranks.from_environment().world_size > 1 or asked > 1:
         raise LuminaError(
             "E002",
             "a profile is made of one process",
