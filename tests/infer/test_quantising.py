@@ -23,6 +23,7 @@ from lumina.infer.quantising import Quantising
 from lumina.infer.small_loss import _held_out
 from lumina.measure.held_out import loss_of_text
 from lumina.model.network import Network
+from lumina.model.spec import StyleSpec
 from lumina.model.stored import storable
 from lumina.ops.gptq.blocked import gptq
 from lumina.ops.gptq.coded import Grid, nearest
@@ -85,12 +86,64 @@ def test_each_block_sees_what_the_coded_blocks_before_it_leave(moe: Any) -> None
             torch.testing.assert_close(network.get_parameter(name), expected.wide())
 
 
-def test_experts_are_coded_for_the_tokens_that_come_to_them() -> None:
+def true_sequential_model(kind: str) -> Network:
+    if kind == "phi":
+        style = StyleSpec("phi", rotary_share=0.5)
+        return tiny(90, num_layers=2, style=style, attention_bias=True).eval()
+    if kind == "latent":
+        latent = {"mla_kv_rank": 32, "mla_q_rank": 32, "mla_rope_dim": 4}
+        return tiny(90, num_layers=2, mla_value_dim=8, **latent).eval()
+    return tiny(90, num_layers=2).eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "leaves"),
+    [
+        ("llama", ("attention.qkv", "attention.out", "feedforward.gate_up",
+                   "feedforward.down")),
+        ("latent", ("attention.q_down", "attention.q_up", "attention.kv_down",
+                    "attention.kv_up", "attention.out", "feedforward.gate_up",
+                    "feedforward.down")),
+        ("phi", ("attention.qkv", "attention.out", "feedforward.up",
+                 "feedforward.down")),
+    ],
+)  # fmt: skip
+def test_in_true_sequential_order_each_matrix_sees_what_those_before_it_leave(
+    kind: str, leaves: tuple[str, ...]
+) -> None:
+    """Written out: one matrix after the other, by a forward pass of the whole model."""
+    network = true_sequential_model(kind)
+    written_out = copy.deepcopy(network)
+    together = copy.deepcopy(network)
+    batches = [rows(seed) for seed in range(2)]
+    grid = Grid(3, 32, symmetric=True)
+    found = calibrated(network, batches, grid, true_sequential=True)
+    calibrated(together, batches, grid)
+    assert len(found.errors) == 2 * len(leaves)
+    for layer in range(2):
+        for leaf in leaves:
+            name = f"backbone.blocks.{layer}.{leaf}.weight"
+            x = inputs_of(written_out, name, batches)
+            weight = written_out.get_parameter(name)
+            expected = gptq(weight, x.T @ x, grid).wide()
+            torch.testing.assert_close(network.get_parameter(name), expected)
+            weight.data.copy_(expected)
+    last = f"backbone.blocks.1.{leaves[-1]}.weight"
+    assert not torch.equal(network.get_parameter(last), together.get_parameter(last))
+
+
+@pytest.mark.parametrize("true_sequential", [False, True])
+def test_experts_are_coded_for_the_tokens_that_come_to_them(
+    true_sequential: bool,
+) -> None:
     network = tiny(90, moe=replace(MOE, layers=(0,)), num_layers=1).eval()
     before = copy.deepcopy(network)
     layer = before.backbone.blocks[0].feedforward
     batches, grid = [rows(seed) for seed in range(2)], Grid(4, 32)
-    calibrated(network, batches, grid)
+    calibrated(network, batches, grid, true_sequential=true_sequential)
+    if true_sequential:  # experts come to see what coded attention leaves
+        mine, coded = (one.backbone.blocks[0].attention for one in (before, network))
+        mine.load_state_dict(coded.state_dict())
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
@@ -102,7 +155,8 @@ def test_experts_are_coded_for_the_tokens_that_come_to_them() -> None:
         for expert in range(MOE.num_experts):
             mine = x[(chosen == expert).any(1)]
             gate_up = gptq(layer.gate_up[expert], mine.T @ mine, grid)
-            whole = mine @ layer.gate_up[expert].T
+            read = gate_up.wide() if true_sequential else layer.gate_up[expert]
+            whole = mine @ read.T
             gate, up = whole.chunk(2, -1)
             inner = torch.nn.functional.silu(gate) * up
             down = gptq(layer.down[expert], inner.T @ inner, grid)
@@ -177,10 +231,16 @@ def test_perplexity_is_below_that_of_rounding_in_the_same_bits(
 
 
 @pytest.mark.covers("PRC-10: quantization_method gptq", "PRC-13: inference only")
-@pytest.mark.parametrize("bits", [8, 4, 3, 2])
-@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize(
+    ("bits", "act_order", "other"),
+    [
+        *((bits, order, False) for bits in (8, 4, 3, 2) for order in (False, True)),
+        (4, False, True),
+        (3, True, True),
+    ],
+)
 def test_what_is_written_is_what_the_codes_stand_for(
-    bits: int, act_order: bool, trained: Run, tmp_path: Path
+    bits: int, act_order: bool, other: bool, trained: Run, tmp_path: Path
 ) -> None:
     """The folder is read back by what reads the folders of other tools."""
     text = tmp_path / "own.txt"
@@ -193,6 +253,8 @@ def test_what_is_written_is_what_the_codes_stand_for(
         bits=bits,
         group_size=-1 if bits == 8 else 32,
         act_order=act_order,
+        symmetric=other,
+        true_sequential=other,
         calibration_data=[str(text)],
         calibration_rows=4,
         dtype="bfloat16",
@@ -201,8 +263,23 @@ def test_what_is_written_is_what_the_codes_stand_for(
     network, tokenizer = load(trained.folder, "cpu")
     batches, said = calibration_rows(weights, tokenizer, [str(text)], 4)
     assert said == "the text given" and len(batches) <= 4
-    grid = Grid(bits, 256 if bits == 8 else 32)
-    found = calibrated(network, batches, grid, act_order=act_order)
+    grid = Grid(bits, 256 if bits == 8 else 32, symmetric=other)
+    found = calibrated(
+        network, batches, grid, act_order=act_order, true_sequential=other
+    )
+    settings = json.loads((tmp_path / "few/config.json").read_text())
+    assert settings["quantization_config"] == {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": -1 if bits == 8 else 32,
+        "desc_act": act_order,
+        "sym": other,
+        "true_sequential": other,
+        "lm_head": False,
+        "damp_percent": 0.01,
+        "checkpoint_format": "gptq_v2" if bits == 3 else "gptq",
+        "pack_dtype": "int32",
+    }
     few = open_weights(tmp_path / "few")
     for name, coded in found.matrices.items():
         torch.testing.assert_close(
@@ -223,6 +300,8 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"method": "gptq", "calibration_rows": 0},
     ),
     "unused": ("E002", "not named", {"act_order": True}),
+    "unused range": ("E002", "not named", {"symmetric": True}),
+    "unused order": ("E002", "not named", {"true_sequential": True}),
 }
 
 

@@ -68,6 +68,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of gptq: take the inputs of the greatest power first",
     )
     parser.add_argument(
+        "--symmetric",
+        action="store_true",
+        help="of gptq: ranges that reach as far below 0 as above it, for programs that "
+        "know no other zero point than the middle code",
+    )
+    parser.add_argument(
+        "--true-sequential",
+        action="store_true",
+        help="of gptq: code the matrices of a block one after the other, each on what "
+        "those before it leave; a block runs once for each of them",
+    )
+    parser.add_argument(
         "--calibration-data",
         action="append",
         metavar="PATH",
@@ -142,6 +154,8 @@ def run(args: argparse.Namespace) -> int:
         quantization_method=args.quantization_method,
         group_size=args.group_size,
         act_order=args.act_order,
+        symmetric=args.symmetric,
+        true_sequential=args.true_sequential,
         calibration_data=args.calibration_data or (),
         calibration_rows=args.calibration_rows,
         on_rows=row_progress(),

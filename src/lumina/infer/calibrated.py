@@ -4,6 +4,10 @@ Each block is run on all calibration rows as it is, its matrices are coded for t
 inputs that they saw, and it is run again with the coded ones, which gives the inputs of
 the next block (Frantar et al., 2022, arXiv:2210.17323). Memory holds one block's
 Hessians, and the hidden states of all rows.
+
+In true sequential order, which the authors added in their code, a block is run once for
+each of its matrices: each is coded for the inputs that the coded ones before it in the
+same block leave. Memory then holds one matrix's Hessian.
 """
 
 from __future__ import annotations
@@ -63,6 +67,7 @@ def calibrated(
     *,
     damping: float = 0.01,
     act_order: bool = False,
+    true_sequential: bool = False,
     on_block: OnBlock | None = None,
 ) -> Calibrated:
     """Code every matrix of the blocks; the network keeps what the codes stand for.
@@ -73,6 +78,9 @@ def calibrated(
         grid: to round to.
         damping: as of `lumina.ops.gptq.blocked.gptq`.
         act_order: as there.
+        true_sequential: code a block's matrices one after the other, each on the inputs
+            that those before it leave once they are coded; as many runs of a block as
+            it has matrices more.
         on_block: called before each block.
 
     Raises:
@@ -99,17 +107,46 @@ def calibrated(
     for number, block in enumerate(blocks):
         if on_block is not None:
             on_block(number, len(blocks))
-        hessians: dict[str, Tensor] = {}
-        with _watched(block, f"backbone.blocks.{number}.", hessians) as current:
-            for x_bsd, context in places:
-                current.append(context.valid)
-                block(x_bsd, context)
-        for name in [n for n in pieces if n.startswith(f"backbone.blocks.{number}.")]:
-            _code(
-                network, name, pieces[name], hessians, found, grid, damping, act_order
-            )
+        prefix = f"backbone.blocks.{number}."
+        left = [name for name in pieces if name.startswith(prefix)]
+        while left:
+            hessians = _hessians(block, prefix, places, left, true_sequential)
+            coded_now = [name for name in left if name in hessians] or left
+            for name in coded_now:
+                _code(
+                    network, name, pieces[name], hessians, found, grid, damping,
+                    act_order,
+                )  # fmt: skip
+            left = [name for name in left if name not in coded_now]
         places = [(block(x_bsd, context)[0], context) for x_bsd, context in places]
     return found
+
+
+def _hessians(
+    block: nn.Module,
+    prefix: str,
+    places: Sequence[tuple[Tensor, BlockContext]],
+    wanted: Sequence[str],
+    one: bool,
+) -> dict[str, Tensor]:
+    """The sums of x x^T of a block's matrices over all rows.
+
+    Args:
+        block: is run on every row.
+        prefix: of the names of its parameters.
+        places: what the block takes, by row.
+        wanted: names of parameters.
+        one: only of the first of them that the block comes to.
+
+    Returns:
+        Parameter -> [..., in, in] float32.
+    """
+    hessians: dict[str, Tensor] = {}
+    with _watched(block, prefix, hessians, wanted, one) as current:
+        for x_bsd, context in places:
+            current.append(context.valid)
+            block(x_bsd, context)
+    return hessians
 
 
 def _entering(network: Network, batch: Batch) -> tuple[Tensor, BlockContext]:
@@ -137,7 +174,11 @@ def _entering(network: Network, batch: Batch) -> tuple[Tensor, BlockContext]:
 
 @contextmanager
 def _watched(
-    block: nn.Module, prefix: str, hessians: dict[str, Tensor]
+    block: nn.Module,
+    prefix: str,
+    hessians: dict[str, Tensor],
+    wanted: Sequence[str],
+    one: bool,
 ) -> Iterator[list[Tensor]]:
     """Add up x x^T of all inputs of a block's matrices.
 
@@ -145,12 +186,19 @@ def _watched(
         block: is run inside of the context.
         prefix: of the names of its parameters.
         hessians: parameter -> [..., in, in] float32.
+        wanted: parameters to look at; others are passed over.
+        one: look at the first that is come to, and at no other.
 
     Yields:
         A list whose last entry says which positions [B, S] of the rows are tokens.
     """
     current: list[Tensor] = []
     hooks, experts = [], []
+
+    def looks_at(name: str) -> bool:
+        if one and hessians:
+            return name in hessians
+        return name in wanted
 
     def add(name: str, sums: Tensor) -> None:
         if name in hessians:
@@ -159,6 +207,8 @@ def _watched(
             hessians[name] = sums
 
     def enters(name: str, _: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if not looks_at(name):
+            return
         x = arguments[0].float() * current[-1].unsqueeze(-1)
         rows = x.reshape(-1, x.shape[-1])
         add(name, rows.T @ rows)
@@ -171,6 +221,8 @@ def _watched(
         tokens = current[-1].reshape(-1)[order // ids.shape[1]]
 
         def noted(leaf: str, rows: Tensor, weight: Any, multiply: Any) -> Tensor:
+            if not looks_at(name + leaf):
+                return through(leaf, rows, weight, multiply)
             begin, each = 0, []
             wide = rows.float() * tokens.unsqueeze(-1)
             for end in offsets.tolist():
@@ -192,8 +244,8 @@ def _watched(
     try:
         yield current
     finally:
-        for one in hooks:
-            one.remove()
+        for hook in hooks:
+            hook.remove()
         for moe, plain in experts:
             moe.experts = plain
 

@@ -107,6 +107,8 @@ def export_for_inference(
     quantization_method: str | None = None,
     group_size: int = 128,
     act_order: bool = False,
+    symmetric: bool = False,
+    true_sequential: bool = False,
     calibration_data: Sequence[str] = (),
     calibration_rows: int = 128,
     on_rows: OnRows | None = None,
@@ -134,6 +136,9 @@ def export_for_inference(
             chooses the codes by looking at text (arXiv:2210.17323).
         group_size: of gptq, inputs that share a scale; -1: all of a row.
         act_order: of gptq, take the inputs of the greatest power first.
+        symmetric: of gptq, ranges that reach as far below 0 as above it.
+        true_sequential: of gptq, code each matrix on what the coded ones before it in
+            its block leave.
         calibration_data: of gptq, texts to look at; what the run learned from where
             none is named.
         calibration_rows: of gptq, rows of them.
@@ -151,6 +156,8 @@ def export_for_inference(
         bits,
         group_size,
         act_order,
+        symmetric,
+        true_sequential,
         tuple(calibration_data),
         calibration_rows,
         on_block,

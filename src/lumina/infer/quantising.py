@@ -41,6 +41,9 @@ class Quantising:
         bits: of a code.
         group_size: of gptq, inputs that share a scale; -1: all of a row.
         act_order: of gptq, take the inputs of the greatest power first.
+        symmetric: of gptq, ranges that reach as far below 0 as above it.
+        true_sequential: of gptq, code each matrix on the inputs that the coded ones
+            before it in its block leave.
         calibration_data: of gptq, text to look at; (): what the run learned from.
         calibration_rows: of gptq, rows of it.
         on_block: called with the blocks that are done, and all.
@@ -50,6 +53,8 @@ class Quantising:
     bits: int = 8
     group_size: int = 128
     act_order: bool = False
+    symmetric: bool = False
+    true_sequential: bool = False
     calibration_data: Sequence[str] = ()
     calibration_rows: int = 128
     on_block: OnBlock | None = field(default=None, compare=False)
@@ -94,8 +99,8 @@ class Quantising:
         if self.method is None and self != plain:
             raise LuminaError(
                 "E002",
-                "group_size, act_order and calibration data are those of gptq, which "
-                "is not named",
+                "group_size, act_order, symmetric, true_sequential and calibration "
+                "data are those of gptq, which is not named",
                 "add --quantization-method gptq, or leave them out",
             )
 
@@ -156,13 +161,14 @@ def stored_as(
     network = filled_network(weights, find_device("auto"), torch.float32).eval()
     # A group of all inputs: wider than any row.
     group = asked.group_size if asked.group_size > 0 else _widest(network)
-    grid = Grid(asked.bits, group)
+    grid = Grid(asked.bits, group, symmetric=asked.symmetric)
     found = calibrated(
         network,
         batches,
         grid,
         damping=DAMPING,
         act_order=asked.act_order,
+        true_sequential=asked.true_sequential,
         on_block=asked.on_block,
     )
     stored = GptqStored(
@@ -172,6 +178,7 @@ def stored_as(
         asked.act_order,
         DAMPING,
         whole_rows=asked.group_size < 0,
+        true_sequential=asked.true_sequential,
     )
     return stored, _looked(found, len(batches), said)
 
@@ -198,7 +205,13 @@ def facts_of(asked: Quantising, looked: Looked | None) -> dict[str, Any]:
     """What `export.json` says of it."""
     facts: dict[str, Any] = {"bits": asked.bits}
     if asked.method is not None:
-        facts |= {"quantization_method": asked.method, "group_size": asked.group_size}
+        facts |= {
+            "quantization_method": asked.method,
+            "group_size": asked.group_size,
+            "act_order": asked.act_order,
+            "symmetric": asked.symmetric,
+            "true_sequential": asked.true_sequential,
+        }
     if looked is not None:
         facts["calibration"] = dict(vars(looked))
     return facts

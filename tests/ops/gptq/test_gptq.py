@@ -31,9 +31,12 @@ def matrix(seed: int, rows: int = 24, width: int = WIDTH) -> Tensor:
 
 @pytest.mark.covers("PRC-13: group-wise", "PRC-10: gptq 4, 3, 2")
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("group", [32, 48, 128, WIDTH])
-def test_blocks_are_the_equations(bits: int, group: int) -> None:
-    grid = Grid(bits, group, torch.float32)
+@pytest.mark.parametrize(
+    ("group", "symmetric"),
+    [(32, False), (48, False), (128, False), (WIDTH, False), (48, True)],
+)
+def test_blocks_are_the_equations(bits: int, group: int, symmetric: bool) -> None:
+    grid = Grid(bits, group, torch.float32, symmetric)
     x, weight = inputs(bits), matrix(group)
     slow = reference.gptq(weight, x.T @ x, grid)
     fast = blocked.gptq(weight, x.T @ x, grid)
@@ -106,6 +109,26 @@ def test_a_zero_point_is_one_at_least_and_zero_is_exact() -> None:
     assert int(found.zero.min()) >= 1
     assert not found.wide()[:, 5].any()
     assert not nearest(torch.zeros(3, 40).double(), grid).wide().any()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_symmetric_range_is_written_out(bits: int) -> None:
+    """One group of numbers, code by code; and one whose numbers are all above 0."""
+    weight = matrix(6, rows=3, width=32)
+    weight[1] = weight[1].abs()
+    weight[2] = 0
+    found = nearest(weight, Grid(bits, 32, torch.float64, symmetric=True))
+    middle = 2 ** (bits - 1)
+    assert found.zero.unique().tolist() == [middle]
+    for row in range(2):
+        numbers = weight[row].tolist()
+        step = 2 * max(abs(x) for x in numbers) / (2**bits - 1)
+        codes = [min(max(round(x / step) + middle, 0), 2**bits - 1) for x in numbers]
+        assert found.codes[row].tolist() == codes
+        wide = found.wide(torch.float64)[row]
+        assert wide.tolist() == pytest.approx([step * (c - middle) for c in codes])
+        assert float((wide - weight[row]).abs().max()) <= step / 2 * (1 + 1e-6)
+    assert not found.wide()[2].any()
 
 
 def test_damping_grows_until_there_is_a_factor() -> None:

@@ -17,11 +17,14 @@ class Grid:
         group: inputs that share a scale and a zero point; the last group may be
             smaller.
         scale_dtype: of the scales as they are stored.
+        symmetric: the range of a group reaches as far below 0 as above it, so that its
+            zero point is the middle code whatever its numbers are.
     """
 
     bits: int
     group: int = 128
     scale_dtype: torch.dtype = torch.float16
+    symmetric: bool = False
 
     @property
     def top(self) -> int:
@@ -32,14 +35,20 @@ class Grid:
         """Scale and zero point [...] of groups [..., inputs], in the type of these.
 
         The range includes 0, which is held exactly. A zero point is 1 at least, since
-        the first format of GPTQ's folders stores it less 1.
+        the first format of GPTQ's folders stores it less 1. A symmetric range has one
+        code more below 0 than above it, so the number that is farthest above 0 is held
+        half a step too near.
         """
         least = numbers.amin(dim=-1).clamp(max=0.0)
         span = numbers.amax(dim=-1).clamp(min=0.0) - least
+        if self.symmetric:
+            span = 2 * numbers.abs().amax(dim=-1)
         scale = span / self.top
         tiny = torch.finfo(self.scale_dtype).tiny
         scale = torch.where(span > 0, scale.clamp(min=tiny), 1.0)
         scale = scale.to(self.scale_dtype).to(numbers.dtype)
+        if self.symmetric:
+            return scale, torch.full_like(scale, (self.top + 1) // 2)
         return scale, (-least / scale).round().clamp(1, self.top)
 
     def codes(self, numbers: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

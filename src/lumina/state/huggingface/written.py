@@ -73,6 +73,8 @@ class GptqStored(Stored):
         act_order: groups are not in the order of inputs.
         damping: as the codes were found with.
         whole_rows: a group is all inputs of a matrix.
+        true_sequential: each matrix was coded on what those before it in its block
+            left.
     """
 
     matrices: Mapping[str, Coded]
@@ -80,6 +82,7 @@ class GptqStored(Stored):
     act_order: bool
     damping: float
     whole_rows: bool = False
+    true_sequential: bool = False
 
     def size(self, entry: Entry) -> int:
         """As `Stored.size`."""
@@ -124,9 +127,9 @@ class GptqStored(Stored):
             "bits": self.grid.bits,
             "group_size": -1 if self.whole_rows else self.grid.group,
             "desc_act": self.act_order,
-            "sym": False,
+            "sym": self.grid.symmetric,
             "lm_head": False,
-            "true_sequential": False,
+            "true_sequential": self.true_sequential,
             "damp_percent": self.damping,
             "checkpoint_format": "gptq_v2" if self.grid.bits == 3 else "gptq",
             "pack_dtype": "int32",
