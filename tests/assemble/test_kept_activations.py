@@ -136,6 +136,19 @@ def test_few_bits_change_the_gradient_by_a_small_part(
     assert peak <= sum(parts[name] for name in names)
 
 
+@pytest.mark.covers("MEM-09: 4x from fp16")
+def test_the_codes_are_a_quarter_of_fp16_and_their_scales_come_on_top() -> None:
+    """The design's 4x counts codes alone; what is stored is 3.56 times less."""
+    x = torch.randn(4, 64, 128, generator=torch.Generator().manual_seed(0)).half()
+    one = coded(x, 4)
+    parts = {name: tensor.nbytes for name, tensor in one.tensors.items()}
+    stored = sum(tensor.untyped_storage().nbytes() for tensor in one.tensors.values())
+    assert x.nbytes == 4 * max(parts.values())
+    assert stored == sum(parts.values()) == x.nbytes * 4.5 / 16
+    back = decoded(one)
+    assert back.dtype == torch.float16 and back.shape == x.shape
+
+
 def test_numbers_that_vanish_or_are_odd_in_number_come_back() -> None:
     torch.manual_seed(0)
     for shape in ((3, 5, 7), (1,), (2, 64), (130, 64)):

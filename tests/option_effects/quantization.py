@@ -43,7 +43,12 @@ def compared(runs: Runs) -> None:
     assert not counts[0] and 0 < counts[1] < counts[2]
 
 
-@pytest.mark.covers("PRC-16: --load-in-8bit", "PRC-16: --load-in-4bit")
+@pytest.mark.covers(
+    "PRC-16: --load-in-8bit",
+    "PRC-16: --load-in-4bit",
+    "PRC-10: quantization_method bnb",
+    "PRC-10: quantization_bits 8, 4",
+)
 @shows("load_in_4bit", "load_in_8bit", "quantization_method", "quantization_bits")
 def base(runs: Runs) -> None:
     trained = runs.train(steps=1)
@@ -77,7 +82,9 @@ def base(runs: Runs) -> None:
             {},
             {"quantization_method": "quanto"},
             {"quantization_method": "quanto", "quantization_bits": 4},
+            {"quantization_method": "quanto_dynamic"},
         )
     ]
-    exact, eight, four = losses
+    exact, eight, four, inputs_too = losses
     assert 0 < abs(eight - exact) < abs(four - exact)
+    assert inputs_too not in (exact, eight)

@@ -26,11 +26,13 @@ METHODS = {
     ("fp8", 8): FewBits("base", "fp8"),
     ("quanto", 8): FewBits("training", "int8"),
     ("quanto", 4): FewBits("training", "nf4"),
+    ("quanto_dynamic", 8): FewBits("training", "llm_int8"),
 }
-"""(method, bits) -> what they mean. The codecs of quanto are those that
-`--inference-precision int8` and `int4` use, so that what was trained for is used."""
+"""(method, bits) -> what they mean. The codecs of quanto and quanto_dynamic are those
+that `--inference-precision int8`, `int4` and `llm_int8` use, so that what was trained
+for is used."""
 
-BITS = {"bnb": 4, "llm_int8": 8, "int4": 4, "fp8": 8, "quanto": 8}
+BITS = {"bnb": 4, "llm_int8": 8, "int4": 4, "fp8": 8, "quanto": 8, "quanto_dynamic": 8}
 """Bits of a method where none are named."""
 
 

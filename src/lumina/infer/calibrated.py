@@ -244,8 +244,8 @@ def _watched(
     try:
         yield current
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
         for moe, plain in experts:
             moe.experts = plain
 

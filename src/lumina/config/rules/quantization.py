@@ -72,7 +72,7 @@ def check(settings: Settings) -> None:
         )
     if found.use == "training" and settings.adapters.use_peft:
         refuse(
-            "quantization_method quanto trains the weights themselves, and use_peft "
+            f"quantization_method {method} trains the weights themselves, and use_peft "
             "freezes them",
             "leave out --use-peft, or use --load-in-4bit or --load-in-8bit",
         )

@@ -8,7 +8,9 @@ from pydantic import Field, field_validator
 
 from lumina.config.sections.section import Section
 
-QuantizationMethod = Literal["bnb", "llm_int8", "int4", "fp8", "quanto", "gptq"]
+QuantizationMethod = Literal[
+    "bnb", "llm_int8", "int4", "fp8", "quanto", "quanto_dynamic", "gptq"
+]
 
 QuantizationScenario = Literal[
     "max_performance",
@@ -39,12 +41,13 @@ class QuantizationSection(Section):
         "(its 8-bit integers, multiplied as such, but for columns of outliers), int4 "
         "(groups of 128) and fp8 (e4m3) hold the frozen base of adapters; quanto "
         "trains all weights so that they do well when they are rounded to 8 or 4 bits; "
+        "quanto_dynamic also rounds what they multiply to 8 bits, as llm_int8 does; "
         "gptq is for trained models (lumina export --quantize) and refused in training",
     )
     quantization_bits: Literal["8", "4", "3", "2"] | None = Field(
         None,
         description="of a code: bnb 8 or 4, quanto 8 or 4, gptq 4, 3, 2 or 8; default: "
-        "4, and 8 of quanto, fp8 and llm_int8",
+        "4, and 8 of quanto, quanto_dynamic, fp8 and llm_int8",
     )
     quantization_scenario: QuantizationScenario | None = Field(
         None,

@@ -39,7 +39,7 @@ register(
         option="quantization_method",
         plan_field="rounded_to",
         summary="weights are rounded to 8 or 4 bits in each forward pass as they train",
-        without="no --quantization-method quanto",
+        without="no --quantization-method quanto or quanto_dynamic",
         change_cost="restart",
         requested=lambda c: bool(asked_rounding(c)),
         active=lambda p: bool(p.rounded_to),
@@ -54,7 +54,7 @@ register(
         trial=Trial(
             {"quantization_method": "quanto", "quantization_bits": 8},
             keeps=False,
-            calls=("lumina.model.rounded:rounded",),
+            calls=("lumina.model.rounded:rounded_product",),
         ),
     )
 )

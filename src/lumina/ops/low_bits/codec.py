@@ -190,6 +190,10 @@ class Codec:
             math.prod(one) * dtype.itemsize for one, dtype in self.parts(shape).values()
         )
 
+    def rounded_inputs(self, x: Tensor) -> Tensor:
+        """The inputs [..., in] that `linear` multiplies, in their own type."""
+        return x
+
     def linear(self, x: Tensor, packed: Packed) -> Tensor:
         """[..., in] to [..., out] in the type of `x`, by plain operations."""
         return torch.nn.functional.linear(x, self.unpack(packed, x.dtype))

@@ -37,6 +37,14 @@ class LlmInt8(Int8):
     summary = "8-bit integers, and inputs in 8 bits but for columns of outliers"
     rounds_inputs = True
 
+    def rounded_inputs(self, x: Tensor) -> Tensor:
+        """As `Codec.rounded_inputs`; waits for nothing, and compiles."""
+        wide = x.float()
+        apart = wide.abs().amax(dim=tuple(range(x.ndim - 1))) >= THRESHOLD
+        step = _step(wide.masked_fill(apart, 0.0))
+        rounded = (wide / step).round() * step
+        return torch.where(apart, x, rounded.to(x.dtype))
+
     def linear(self, x: Tensor, packed: Packed) -> Tensor:
         """[..., in] to [..., out] in the type of `x`, by products of integers."""
         values, scale = packed.tensors["values"], packed.tensors["scale"].float()
@@ -62,14 +70,19 @@ def outlier_columns(rows: Tensor) -> Tensor:
 def _product(rows: Tensor, values: Tensor, scale: Tensor, columns: Tensor) -> Tensor:
     """[N, out] float32: integers without the columns, and the columns."""
     calm = rows.float().index_fill(1, columns, 0.0)
-    step = calm.abs().amax(dim=-1, keepdim=True) / LARGEST
-    step = torch.where(step > 0, step, 1.0)
+    step = _step(calm)
     codes = (calm / step).round().to(torch.int8)
     y = integer_product(codes, values).float() * step * scale
     if len(columns):
         matrix = values[:, columns].to(rows.dtype) * scale.to(rows.dtype).unsqueeze(-1)
         y += F.linear(rows[:, columns], matrix).float()
     return y
+
+
+def _step(rows: Tensor) -> Tensor:
+    """[..., 1] the distance of the integers that rows [..., in] are rounded to."""
+    step = rows.abs().amax(dim=-1, keepdim=True) / LARGEST
+    return torch.where(step > 0, step, 1.0)
 
 
 def integer_product(one: Tensor, other: Tensor) -> Tensor:
