@@ -16,7 +16,13 @@ WITHIN = 40
 MATTERS = 0.05
 """How far above its twin the competent arm has to end for a setting to be wrong."""
 
-CASE_OF = {"high_rate": "divergence"}
+CASE_OF = {
+    "high_rate": "divergence",
+    "low_rate": "slow_learning",
+    "large_epsilon": "slow_learning",
+    "short_second_moment": "divergence",
+    "group_norm_outlier": "exploding_gradients",
+}
 """Kinds of alarms that came later -> the kind of the population that each is a case of.
 The scenarios and what they expect stay as they were generated."""
 

@@ -5,6 +5,7 @@ own: a plug-in file, or a line in the list of imports below.
 """
 
 from lumina.train.controls import (
+    adam,
     dataloader,
     depth,
     ending,
@@ -39,6 +40,7 @@ __all__ = [
 
 OWN = (
     optimizer,
+    adam,
     layout,
     precision,
     memory,

@@ -69,6 +69,13 @@ class Control:
         """
         return plan
 
+    def taken_back(self, plan: Plan, change: Change) -> Plan:
+        """The Plan of a run that went back to before a change of this control.
+
+        By default what was changed stays: a smaller forward fits into memory still.
+        """
+        return plan
+
     def operate(self, plan: Plan, state: State, value: Any) -> tuple[Plan, State]:
         """The Plan and the State of the next Program, where weights change too."""
         return plan, state

@@ -78,19 +78,25 @@ class Controls:
             if set(control_named(change.name).settings) & set(chosen):
                 change.outcome = "set aside by other settings"
 
-    def rewind(self, journal: list[dict[str, Any]], step: int) -> None:
+    def rewind(self, journal: list[dict[str, Any]], step: int) -> list[Change]:
         """Changes hold as they did at an earlier step; none leaves the journal.
 
         Args:
             journal: as it was then.
             step: that step.
+
+        Returns:
+            The changes that were made since and held, the newest first.
         """
+        taken_back: list[Change] = []
         then = {entry["id"]: entry["outcome"] for entry in journal}
         for change in self.changes:
             if change.id in then:
                 change.outcome = then[change.id]
             elif change.outcome == "applied" and change.name != "rollback":
                 change.outcome = f"taken back with the run, to step {step}"
+                taken_back.insert(0, change)
+        return taken_back
 
     def _ask(
         self,

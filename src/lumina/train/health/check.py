@@ -65,6 +65,9 @@ class Check:
         """Take in an evaluation after `step` steps; by default it says nothing."""
         return None
 
+    def changed(self, name: str, value: Any) -> None:
+        """Learn that a control has another value now, which the Plan does not say."""
+
     def sure(self, excess: float) -> float:
         """How sure the check is, by how far the evidence goes beyond the threshold.
 

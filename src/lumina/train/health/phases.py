@@ -11,6 +11,9 @@ from lumina.train.health.window import NORMAL, error_of_difference
 
 Phase = Literal["INITIALIZATION", "VOLATILE", "CONVERGING", "PLATEAU", "DIVERGING"]
 
+BEGINNING: Phase = "INITIALIZATION"
+"""Warm-up, and what follows until the course of the loss can be judged."""
+
 RISE, ERRORS = 0.05, 4.0
 """A loss that rises by this share, and by so many standard errors, diverges."""
 
@@ -48,7 +51,7 @@ class Phases:
     @property
     def now(self) -> Phase:
         """The phase."""
-        found: Phase = self.memory.get("phase", "INITIALIZATION")
+        found: Phase = self.memory.get("phase", BEGINNING)
         return found
 
     def see(self, row: Mapping[str, Any]) -> None:

@@ -17,8 +17,10 @@ from lumina.train.health.checks import (
     gradients,
     held_out,
     high_rate,
+    large_epsilon,
     log_z,
     loss,
+    low_rate,
     machine,
     memory_risk,
     nonfinite,
@@ -27,6 +29,7 @@ from lumina.train.health.checks import (
     progress,
     repeated,
     resume,
+    short_second_moment,
 )
 from lumina.train.health.outlook import Outlook
 from lumina.train.health.phases import Phase, Phases
@@ -34,6 +37,9 @@ from lumina.train.health.phases import Phase, Phases
 OWN = (
     nonfinite,
     high_rate,
+    low_rate,
+    large_epsilon,
+    short_second_moment,
     loss,
     gradients,
     gradient_groups,
@@ -145,6 +151,11 @@ class Watching:
             for name, check in self.checks.items()
         )
         return self._found(step, found)
+
+    def changed(self, name: str, value: Any) -> None:
+        """Show every check that a control has another value now."""
+        for check in self.checks.values():
+            check.changed(name, value)
 
     def _found(
         self, step: int, alarms: Iterable[tuple[str, Alarm | None]]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lumina.train.health.check import mean, median
+from lumina.train.health.phases import BEGINNING
 
 LEAST = 8
 """Losses without which nothing is predicted."""
@@ -65,16 +66,20 @@ class Forecast:
         return asdict(self)
 
 
-def forecast(points: Sequence[Sequence[float]]) -> Forecast | None:
+def forecast(points: Sequence[Sequence[float]], phase: str = "") -> Forecast | None:
     """The line through finite losses.
+
+    Nothing is predicted from the first steps of a run: the loss falls steeply in them
+    and levels off soon, so that a line through them ends far too low.
 
     Args:
         points: (step, loss) in the order of the steps, which begin at 1.
+        phase: of the training.
 
     Returns:
-        None where there are too few.
+        None where there are too few, or in the first phase.
     """
-    if len(points) < LEAST:
+    if len(points) < LEAST or phase == BEGINNING:
         return None
     latest = median([loss for _, loss in points[-LATEST:]])
     if points[0][0] < len(points):

@@ -46,7 +46,12 @@ LADDERS: dict[str, tuple[str, ...]] = {
         "stop_with_diagnosis",
     ),
     "attention_logits": ("nothing", "lower_rate"),
-    "underflow": _PRECISION,
+    "log_z_drift": ("nothing", "more_weight_decay", "lower_rate"),
+    "group_norm_outlier": ("nothing", "nothing", "tighter_clip", "lower_rate"),
+    "underflow": (*_PRECISION, "smaller_epsilon"),
+    "low_rate": ("raise_rate_far", "raise_rate"),
+    "large_epsilon": ("smaller_epsilon",),
+    "short_second_moment": ("longer_second_moment", "lower_rate"),
     "plateau": (
         "final_reduction",
         "try_lower_rate",

@@ -334,7 +334,7 @@ class Policy:
 
     def _try(self, decision: Decision, change: Change | None, pause: int) -> None:
         """Begin to measure what comes of a decision."""
-        curve = forecast(self.memory["losses"])
+        curve = forecast(self.memory["losses"], self.memory["phase"])
         begun = self.memory["step"]
         self.memory["trial"] = Trial(
             number=decision.number,

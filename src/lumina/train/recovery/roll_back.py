@@ -16,10 +16,12 @@ from lumina.assemble.program import Program
 from lumina.assemble.state_parts import as_saved
 from lumina.model.spec import ModelSpec
 from lumina.plan.make import with_spec
+from lumina.plan.plan import Plan
 from lumina.state.reader import open_checkpoint
 from lumina.state.rollback import UNDONE
 from lumina.state.state import State
 from lumina.train.best import Best
+from lumina.train.controls import control_named
 from lumina.train.controls.apply_change import set_again
 from lumina.train.recalled import recall
 from lumina.train.recovery.request import Request
@@ -65,8 +67,10 @@ def _go_on_from(
     progress, since, tokens = run.progress, run.progress.step, run.progress.tokens
     behind = dict(progress.cursor)
     extra = copy.deepcopy(meta.extra)
-    run.controls.rewind(meta.journal, meta.step)
-    run.program = _assembled(run, meta, source)
+    plan = run.program.plan
+    for change in run.controls.rewind(meta.journal, meta.step):
+        plan = control_named(change.name).taken_back(plan, change)
+    run.program = _assembled(run, plan, meta, source)
     set_again(run.program, run.controls)
     run.program.live.learning_rate_scale *= asked.learning_rate_factor
     if asked.rewarm_steps:
@@ -87,9 +91,9 @@ def _go_on_from(
     return state
 
 
-def _assembled(run: Run, meta: State, source: Source) -> Program:
+def _assembled(run: Run, plan: Plan, meta: State, source: Source) -> Program:
     """The Program of the step, laid out as the present one is."""
-    plan, ranks = run.program.plan, run.program.ranks
+    ranks = run.program.ranks
     spec = ModelSpec.from_dict(meta.spec)
     if spec != plan.spec:
         plan = with_spec(plan, spec)

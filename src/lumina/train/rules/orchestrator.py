@@ -75,7 +75,9 @@ class Orchestrator(Rule):
         return self.policy.decide(step, found, now, self.watching.phase)
 
     def changed(self, change: Change, rule: str | None) -> None:
-        """Show the policy what became of a change."""
+        """Show the policy what became of a change, and the checks one that holds."""
+        if change.outcome == "applied":
+            self.watching.changed(change.name, change.value)
         self.policy.changed(change, rule)
 
     def rolled_back(self, step: int, then: dict[str, Any] | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from lumina.plan.plan import Plan
+from lumina.train.controls import Change
 from lumina.train.health.report import ConvergenceReport
 from lumina.train.health.watching import Finding, Watching
 from lumina.train.orchestrator.status import watched_status
@@ -49,6 +50,11 @@ class TrainingHealth(Rule):
         """Show an evaluation to every check."""
         self._tell(self.watching.see_evaluation(step, metrics))
         self._report(step)
+
+    def changed(self, change: Change, rule: str | None) -> None:
+        """Show the checks a change that holds."""
+        if change.outcome == "applied":
+            self.watching.changed(change.name, change.value)
 
     def _report(self, step: int) -> None:
         """Keep the convergence report as a note, after the last step."""

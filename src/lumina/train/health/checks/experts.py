@@ -17,6 +17,10 @@ TOKENS = 100
 """Assignments that an even load must give every expert in a window, before anything is
 said of it."""
 
+PARTS, LEAST = 12, 10
+"""A window of a short run is a twelfth of it, and so many steps at least: an expert
+that dies is found in two of them."""
+
 
 class ExpertLoads(Check):
     """Averages the loads of experts over windows, and judges each window.
@@ -31,7 +35,7 @@ class ExpertLoads(Check):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self.window = window_of(plan)
+        self.window = min(window_of(plan), max(plan.steps // PARTS, LEAST))
         self.top_k = plan.spec.moe.top_k if plan.spec.moe else 1
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
