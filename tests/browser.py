@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from training import PATIENCE
+
 
 def executable() -> str | None:
     """The browser of this machine, if there is one."""
@@ -52,7 +54,7 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._sending, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._hear(60)
+            answer = self._hear(PATIENCE)
             if answer.get("id") == self._next:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']}")
@@ -91,7 +93,7 @@ class Browser:
         self.size(width, height)
         self._events.clear()
         self.call("Page.navigate", url=page.resolve().as_uri())
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while not any(e["method"] == "Page.loadEventFired" for e in self._events):
             self._hear(end - time.monotonic())
 

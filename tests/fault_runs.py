@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -141,22 +140,6 @@ def at_step(step: int, act: Act) -> None:
 def killed_at(step: int) -> Act:
     """For `before`: kill -9 in that step."""
     return partial(at_step, step, die)
-
-
-def children(pid: int) -> list[int]:
-    """Processes that `pid` started."""
-    with contextlib.suppress(OSError):
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        return sorted(int(word) for word in text.split())
-    return []
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs, or is stopped."""
-    with contextlib.suppress(OSError):
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return stat.rsplit(")", 1)[1].split()[0] != "Z"
-    return False
 
 
 def saved(run: Path) -> list[int]:

@@ -53,6 +53,13 @@ def two(trainings):
     return trainings.folder / "two"
 
 
+def die_together(folder, rank):
+    """Only once the other rank is about to: else it could fail for want of this one."""
+    (folder / f"{rank}.dies").touch()
+    wait_until((folder / f"{1 - rank}.dies").exists)
+    die()
+
+
 ENDS = {
     "killed": die,
     "exits": partial(exit_bare, 5),
@@ -115,9 +122,13 @@ def test_killed_on_two_and_resumed_on_one(trainings, two):
     plain = ["--dropout", "0"]  # dropout draws other numbers on other ranks
     whole = started(trainings, "plain", *plain)
     assert [rank.wait() for rank in whole] == [0, 0]
-    act = partial(at_step, 5, die)
-    for rank in started(trainings, "fewer", *plain, of_rank=lambda rank: act):
-        assert rank.wait() == -signal.SIGKILL
+    ranks = started(
+        trainings, "fewer", *plain,
+        of_rank=lambda rank: partial(
+            at_step, 5, partial(die_together, trainings.folder, rank)
+        ),
+    )  # fmt: skip
+    assert [rank.wait() for rank in ranks] == [-signal.SIGKILL] * 2
     run = trainings.train("fewer", *FLAGS, *plain, "--auto-resume")
     assert_sound(run)
     wanted = trainings.folder / "plain"

@@ -20,7 +20,7 @@ from lumina.measure.adaptive.running import Job, run_job
 from lumina.measure.adaptive.scenario import SHAPES
 from lumina.measure.adaptive.suite import Suite, chosen_rates
 from lumina.measure.adaptive.texts import synthetic
-from training import start_process
+from training import start_process, wait_until
 
 FOUND = {"rates": dict.fromkeys(SHAPES, 0.004), "warmup": 0.1}
 TEXT = synthetic(600_000)
@@ -84,10 +84,9 @@ def test_an_arm_without_restarts_stays_dead(tmp_path):
 
 
 def test_a_hang_is_charged_the_whole_limit_without_waiting_for_it(tmp_path):
-    began = time.monotonic()
-    row = made("hang", "competent", tmp_path, seconds=500.0)
-    assert (row["status"], row["why"], row["seconds"]) == ("failed", "hung", 500.0)
-    assert time.monotonic() - began < 400
+    # Longer than a test may take.
+    row = made("hang", "competent", tmp_path, seconds=5e4)
+    assert (row["status"], row["why"], row["seconds"]) == ("failed", "hung", 5e4)
 
 
 def test_a_search_is_charged_for_its_probes(tmp_path):
@@ -109,30 +108,30 @@ def test_what_a_trainer_cannot_do_is_refused_with_its_reason(tmp_path):
     assert (row["status"], row["why"]) == ("refused", "it cannot adapt")
 
 
-def sleep_a_little(job, folder):
-    time.sleep(0.05)
-    return {"number": job}
-
-
 def twelve_jobs(path):
+    """Of which the last end only once there is a file."""
+
+    def do(job, folder):
+        while job > 7 and not path.with_name("go on").exists():
+            time.sleep(0.01)
+        return {"number": job}
+
     jobs = {f"job {n}": n for n in range(12)}
-    return run_all(
-        jobs, sleep_a_little, Results(path), parallel=2, tell=lambda text: None
-    )
+    return run_all(jobs, do, Results(path), parallel=2, tell=lambda text: None)
 
 
 def test_a_pool_that_was_killed_goes_on(tmp_path):
     path = tmp_path / "rows.jsonl"
     process = start_process(twelve_jobs, path)
-    while len(read_log(path)) < 3:
-        time.sleep(0.01)
+    assert wait_until(lambda: len(read_log(path)) >= 3)
     process.kill()
     process.join()
+    path.with_name("go on").touch()
     with path.open("a") as file:
         file.write('{"key": "cut o')
     before = len(read_log(path))
     assert twelve_jobs(path) == 0
-    assert before < 12
+    assert before <= 8
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert sorted(row["number"] for row in rows) == list(range(12))
 

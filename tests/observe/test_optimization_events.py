@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from levers_on_trial import TIME_ASIDE, harming, large_loss, lever
 from tiny_runs import Run, Runs
+from training import wait_until
 from wandb_files import wandb_records
 
 
@@ -56,10 +56,9 @@ def test_tensorboard_shows_troubles_and_switches(runs: Runs) -> None:
 def test_wandb_has_troubles_and_switches_offline(runs: Runs) -> None:
     pytest.importorskip("wandb")
     run = harmed(runs, "wandb")
-    deadline = time.monotonic() + 60
-    while not any(r.HasField("exit") for r in wandb_records(run.folder)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert wait_until(
+        lambda: any(r.HasField("exit") for r in wandb_records(run.folder))
+    )
     rows: list[dict[str, Any]] = [
         {
             "/".join(item.nested_key) or item.key: json.loads(item.value_json)

@@ -20,6 +20,7 @@ from lumina.observe.trackers import declared, feed
 from lumina.observe.trackers.tracker import numbers
 from mechanisms import mechanism
 from tiny_runs import Run, Runs
+from training import wait_until
 from wandb_files import wandb_records
 
 PLUGIN = """
@@ -214,10 +215,9 @@ def test_wandb_reads_what_a_run_and_its_resume_wrote_offline(runs: Runs) -> None
     more = runs.train(**options, steps=4, **place)
     assert not failures(more)
     # Its service, another process, writes on for a moment.
-    deadline = time.monotonic() + 60
-    while sum(r.HasField("exit") for r in wandb_records(first.folder)) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert wait_until(
+        lambda: sum(r.HasField("exit") for r in wandb_records(first.folder)) >= 2
+    )
     records = wandb_records(first.folder)
     began = [record.run for record in records if record.HasField("run")]
     assert {(run.project, run.display_name) for run in began} == {

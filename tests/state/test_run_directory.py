@@ -14,7 +14,7 @@ from lumina.state.metrics import MetricsLog, read_metrics
 from lumina.state.run_directory import RunDirectory
 from mechanisms import mechanism
 from states import assert_state_is, make_state, unprivileged
-from training import start_process
+from training import start_process, wait_until
 
 
 def begin(path):
@@ -64,9 +64,13 @@ def test_a_second_writer_is_refused(tmp_path):
 
 def hold(path, forks):
     with RunDirectory(path).acquire(resume=True):
-        if forks and os.fork() == 0:
-            time.sleep(20)  # a worker that outlives its parent
-            os._exit(0)
+        if forks:
+            reading, writing = os.pipe()
+            if os.fork() == 0:
+                os.write(writing, b"x")
+                time.sleep(20)  # a worker that outlives its parent
+                os._exit(0)
+            os.read(reading, 1)
         (path / "held").touch()
         time.sleep(10**6)
 
@@ -85,8 +89,7 @@ def test_a_killed_writer_leaves_no_lock(tmp_path, forks):
     path = tmp_path / "run"
     begin(path).close()
     process = start_process(hold, path, forks)
-    while not (path / "held").exists():
-        time.sleep(0.01)
+    assert wait_until((path / "held").exists)
     with pytest.raises(LuminaError, match="E002"):
         RunDirectory(path).acquire(resume=True)
     os.kill(process.pid, signal.SIGKILL)

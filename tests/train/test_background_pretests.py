@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from lumina.guard.background import Background
 from lumina.guard.identity import identity
 from lumina.guard.judge import Verdict
 from tiny_runs import Run, Runs
+from training import PATIENCE, wait_until
 
 Found = dict[str, tuple[bool, str]]
 
@@ -78,12 +78,13 @@ def once_saved(program: Any, batches: Any) -> Iterator[None]:
     """From the sixth step on a step waits until the first checkpoint is written."""
     yield
     folder = Path(os.environ["LUMINA_CACHE"]).parent
-    until = time.monotonic() + 20
-    while batches.cursor["row"] >= 24 and time.monotonic() < until:
-        if any("checkpoint_saved" in f.read_text()
-               for f in folder.glob("run-*/events.jsonl")):  # fmt: skip
-            return
-        time.sleep(0.05)
+    if batches.cursor["row"] >= 24:
+        assert wait_until(
+            lambda: any(
+                "checkpoint_saved" in file.read_text()
+                for file in folder.glob("run-*/events.jsonl")
+            )
+        )
 
 
 def trained(runs: Runs, around: Any = None, **options: Any) -> Run:
@@ -173,17 +174,17 @@ def test_a_run_does_not_wait_for_its_pretests(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They end when they end; the run is over before."""
-    done = threading.Event()
+    over, ended = threading.Event(), []
 
     def slow(*rest: Any, **more: Any) -> Any:
-        done.wait(20)
+        over.wait(PATIENCE)
+        ended.append(True)
         return {}
 
     monkeypatch.setattr(module, "pretest_levers", slow)
-    began = time.monotonic()
     run = trained(runs, steps=3)
-    assert run.result.steps == 3 and time.monotonic() - began < 20
-    done.set()
+    assert run.result.steps == 3 and not ended
+    over.set()
 
 
 def test_a_run_that_repeats_bit_for_bit_switches_nothing(runs: Runs) -> None:

@@ -181,9 +181,9 @@ def test_ranks_do_not_outlive_a_killed_launcher(trainings):
 
 
 def children(pid):
-    """Processes that `pid` started."""
+    """Processes that `pid` started, the first one first."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return sorted(int(word) for word in text.split())
+    return [int(word) for word in text.split()]
 
 
 def alive(pid):

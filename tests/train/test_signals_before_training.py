@@ -239,7 +239,8 @@ def test_a_rank_that_waits_for_the_data_ends_too(fresh):
     ]  # fmt: skip
     for running, marker in ranks:
         assert wait_until(marker.exists, running), running.output
-    for running, _ in ranks:
+    # The rank that waits first: it fails as soon as it has lost the one it waits for.
+    for running, _ in reversed(ranks):
         running.send(signal.SIGTERM)
     assert [running.wait() for running, _ in ranks] == [143, 143]
     assert "ended by SIGTERM" in ranks[0][0].output

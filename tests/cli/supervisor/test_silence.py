@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import faulthandler
 from pathlib import Path
 
 import pytest
 
 from lumina import heartbeat
-from lumina.cli.supervisor.silence import Watch, blamed, limits_of, main_thread
+from lumina.cli.supervisor.silence import (
+    Watch,
+    all_written,
+    blamed,
+    limits_of,
+    main_thread,
+)
 from lumina.heartbeat import Beat
 
 WAITING = """Current thread 0x01 (most recent call first):
@@ -86,6 +93,23 @@ def test_the_main_thread_is_the_last_of_the_last_dump(tmp_path: Path) -> None:
     file.write_text(f"{WAITING}\n\n{other}\n\n{STUCK}\n")
     assert main_thread(file) == STUCK
     assert main_thread(tmp_path / "none") == ""
+
+
+def test_stacks_are_waited_for_to_their_last_frame(tmp_path: Path) -> None:
+    """A process that is held up while it writes them has written a part."""
+    file = tmp_path / "stacks"
+    with open(file, "wb") as out:
+        faulthandler.dump_traceback(out, all_threads=True)
+    assert all_written(file, 0)
+    size = file.stat().st_size
+    assert not all_written(file, size), "those of another time"
+    lines = file.read_bytes().splitlines(keepends=True)
+    with open(file, "ab") as out:
+        for line in lines[:-1]:
+            out.write(line)
+            out.flush()
+            assert not all_written(file, size) or b"in <module>" in line
+    assert not all_written(tmp_path / "none", 0)
 
 
 def test_signs_cross_to_another_process(tmp_path: Path, monkeypatch) -> None:

@@ -22,7 +22,7 @@ from lumina.cli.supervisor.supervisor import Settings, Supervisor
 from lumina.config import Config
 from lumina.state.liveness import state_of
 from mechanisms import mechanism
-from training import wait_until
+from training import PATIENCE, wait_until
 
 ON, OFF = Choice(True, "asked for"), Choice(False, "switched off")
 
@@ -382,7 +382,7 @@ def test_a_second_ctrl_c_reaches_the_program_and_ends_all(tmp_path: Path) -> Non
         assert wait_until((tmp_path / "heard-1").exists)
         assert process.poll() is None and not (tmp_path / "heard-2").exists()
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(PATIENCE) == 130
         assert (tmp_path / "heard-2").exists()
         assert not (tmp_path / "began-1").exists()
         assert (
@@ -406,7 +406,7 @@ def test_ctrl_c_ends_the_wait_before_a_restart(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert "is started again in" in process.stdout.readline()
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(PATIENCE) == 130
         said = process.stdout.read()
         assert "ended by SIGINT before the restart" in said and "Traceback" not in said
         assert not (tmp_path / "began-1").exists()

@@ -81,8 +81,9 @@ def test_a_killed_run_decides_what_one_that_never_stopped_decides(
     assert kinds == ["lower_rate", "reset_moments"]
     flags = [*DENSE, *FLAGS, "--plugins", plugin, "--auto-resume"]
     for step in (10, 18):
-        running = trainings.start("adaptive-killed", *flags)
-        wait_until(reached(trainings.folder / "adaptive-killed", step), running)
+        held = {"HOLD_AFTER": str(step)}
+        running = trainings.start("adaptive-killed", *flags, **held)
+        assert wait_until(reached(trainings.folder / "adaptive-killed", step), running)
         running.kill()
     killed = trainings.train("adaptive-killed", *flags)
     assert_same_run(killed, whole)

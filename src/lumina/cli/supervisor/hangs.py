@@ -9,11 +9,17 @@ from pathlib import Path
 
 from lumina import heartbeat
 from lumina.cli.supervisor.processes import Processes
-from lumina.cli.supervisor.silence import Silence, Watch, blamed, main_thread
+from lumina.cli.supervisor.silence import (
+    Silence,
+    Watch,
+    all_written,
+    blamed,
+    main_thread,
+)
 from lumina.cli.supervisor.verdict import Verdict
 
 POLL_SECONDS = 0.05
-STACK_SECONDS = 2.0
+STACK_SECONDS = 5.0
 """How long a process may take to write its stacks."""
 
 STACK_LINES = 30
@@ -91,16 +97,18 @@ class Hangs:
         Args:
             stopped: ranks that cannot write theirs.
         """
-        files = [
-            heartbeat.stacks_of(self._folder, rank)
+        files = {
+            rank: heartbeat.stacks_of(self._folder, rank)
             for rank in range(self._count)
             if rank not in stopped
-        ]
-        sizes = [_size(path) for path in files]
+        }
+        sizes = {rank: _size(path) for rank, path in files.items()}
         self._processes.ask_for_stacks()
         deadline = time.monotonic() + STACK_SECONDS
         while time.monotonic() < deadline and any(
-            _size(path) == size for path, size in zip(files, sizes, strict=True)
+            self._processes.processes[rank].poll() is None
+            and not all_written(path, sizes[rank])
+            for rank, path in files.items()
         ):
             time.sleep(POLL_SECONDS)
 

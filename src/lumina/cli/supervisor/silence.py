@@ -216,6 +216,29 @@ def _lines(stack: str) -> list[str]:
     return [line.strip() for line in stack.splitlines() if line.startswith("  File ")]
 
 
+def all_written(path: Path, begin: int) -> bool:
+    """Whether stacks that `faulthandler` is writing are whole.
+
+    It writes them word by word, a process may be held up in between, and nothing marks
+    their end. What comes last is the outermost frame of the main thread.
+
+    Args:
+        path: the file.
+        begin: where in it they begin, in bytes.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(begin)
+            text = file.read()
+    except OSError:
+        return False
+    return text.endswith(_OUTERMOST)
+
+
+_OUTERMOST = (b" in <module>\n", b" in _run_module_as_main\n", b"\n  ...\n")
+"""How stacks end: with a program, with `python -m`, and behind a hundred frames."""
+
+
 def main_thread(path: Path) -> str:
     """The stack of the main thread in a file that `faulthandler` wrote last.
 
