@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -84,6 +85,7 @@ def _lumina(arguments, environment, log, terminal, before):
     """In the child: the command, with its output in a file or on a terminal."""
     os.setsid()
     die_with_parent()  # the server, which ends with the tests
+    gc.freeze()  # what the server has imported stays, and need not be gone through
     # As a terminal has them: tests that were started with & or nohup ignore some.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -471,6 +473,7 @@ def start_process(target: Callable[..., None], *arguments: object):
 def _called(environment, target, arguments):
     os.setsid()
     die_with_parent()
+    gc.freeze()
     os.environ.update(environment)
     import torch
 
