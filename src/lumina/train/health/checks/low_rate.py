@@ -32,16 +32,18 @@ class LowRate(Check):
 
     A sum that is small says that the run ends before it can have learned much: the rate
     is too low for so few steps, or a batch is so large that it leaves too few. A peak
-    that is far below what any size is trained with says it of runs of any length.
+    that is far below what any size is trained with says it of runs of any length. Where
+    a step is worth much already, more of it does not make up for missing steps, so that
+    what is asked for stays below 4 times the first weights.
     """
 
     name = "low_rate"
     penalty = 20
     prior = 0.9
     at, learned, untrained, shortest = 5, 0.7, 0.8, 40
-    reach, wanted_reach = 60.0, 150.0
+    reach, wanted_reach = 60.0, 180.0
     least, wanted_peak = 0.05, 0.3
-    most = 10.0
+    most, most_peak = 10.0, 4.0
     rule = (
         "once, in the fifth step, of a model that is trained from nothing with an "
         "optimizer of the kind of Adam in 40 steps or more, while the loss is above "
@@ -84,16 +86,17 @@ class LowRate(Check):
         excess = max(self.reach / total, self.least / peak)
         if excess <= 1:
             return None
-        factor = max(
+        wanted = max(
             self.wanted_reach / total if total < self.reach else 1.0,
             self.wanted_peak / peak if peak < self.least else 1.0,
         )
+        factor = max(min(wanted, self.most_peak / peak, self.most), 1.0)
         return Alarm(
             f"a step at the peak of {plan.learning_rate:g} is worth {peak:.2g} of the "
             f"first weights, and all {plan.steps:,} steps {total:.3g}: the learning "
             f"rate is too low for a run of so few steps (the loss is {loss:.4f} after "
             f"{first:.4f})",
-            {"peak": peak, "reach": total, "factor": min(factor, self.most)},
+            {"peak": peak, "reach": total, "factor": factor},
             confidence=self.sure(excess),
         )
 
