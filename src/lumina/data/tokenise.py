@@ -26,7 +26,7 @@ from lumina.errors import LuminaError
 BLOCK_BYTES = 2**19
 """Text that one thread encodes at a time."""
 
-ENCODING_RULES = 7
+ENCODING_RULES = 8
 """Raised whenever equal documents get other ids: stores of older rules are not read."""
 
 RULES_SINCE = {
@@ -40,6 +40,8 @@ RULES_SINCE = {
     "text was encoded as a whole, which some vocabularies read otherwise",
     7: "text that spells a special token of a Unigram vocabulary stays text; before, "
     "it became that token",
+    8: 'a record with the fields of Alpaca or of a prompt and "text" beside them is a '
+    "conversation; before, it was the text (--format text)",
 }
 """What changed with `ENCODING_RULES`, for runs that were begun with older ones."""
 

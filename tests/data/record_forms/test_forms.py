@@ -352,7 +352,7 @@ def test_the_same_file_in_another_form_is_other_data(tmp_path: Path) -> None:
     record = {"text": "t", "prompt": "q", "completion": "a"}
     path.write_text((json.dumps(record) + "\n") * 3)
     config = ConfigPresets.debug().replace(train_data=[str(path)], eval_fraction=0.0)
-    text = prepare(config)
+    text = prepare(config.replace(format="text"))
     asked = prepare(config.replace(format="prompt"))
     named = ["completion=prompt", "prompt=completion"]
     other = prepare(config.replace(format="prompt", field=named))

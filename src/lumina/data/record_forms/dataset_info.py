@@ -3,7 +3,8 @@
 A file that it names by "file_name" is read as it says: the form of the records
 ("formatting", alpaca unless it says otherwise), the names of their fields ("columns"),
 and those of their turns and roles ("tags"). Files that it does not name are read like
-any others, and names of data sets on hubs mean nothing here.
+any others, and names of data sets on hubs mean nothing here. The library `datasets`
+writes a file of the same name, which says nothing of its records' form.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ _ROLES = {
 _MEANT = ("file_name", "formatting", "columns", "tags", "ranking")
 _ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "cloud_file_name", "split")
 """Keys that decide where data comes from, which is a file of the folder here."""
+
+_OF_DATASETS = ("features", "builder_name", "dataset_name", "citation")
+"""Keys of the file that the library `datasets` writes."""
 
 
 class TaggedReader(RecordReader):
@@ -125,6 +129,8 @@ def described_reader(path: Path, stamp: tuple[int, int]) -> dict[str, RecordRead
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(described, dict)
+        if any(name in described for name in _OF_DATASETS):
+            return {}
         sets = {name: dict(one) for name, one in described.items()}
     except (ValueError, TypeError, AssertionError) as error:
         raise LuminaError(

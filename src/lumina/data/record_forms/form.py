@@ -73,8 +73,14 @@ class UntrainedForm(Form):
         """Refuse a good record by name; errors of a bad one come first."""
         self.parts(record)
         raise BadRecord(
-            "E102", f"a record of the form {self.name!r}: {self.reason}", self.advice
+            "E102",
+            f"a record of the form {self.name!r}: {self.reason}",
+            self.advice_for(record),
         )
+
+    def advice_for(self, record: Record) -> str:
+        """What to do about such a record."""
+        return self.advice
 
 
 @functools.cache

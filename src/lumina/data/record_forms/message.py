@@ -12,6 +12,10 @@ ROLES: dict[str, str] = {
     "ai": "assistant",
     "bot": "assistant",
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
     "system": "system",
     "developer": "system",
 }

@@ -12,7 +12,9 @@ from lumina.data.record_forms.turns import (
     conversation,
     refuse_lost,
     turn_keys,
+    turns_in,
     unread_in_turns,
+    with_record_loss,
     with_system,
     with_tools,
 )
@@ -41,7 +43,7 @@ class Messages(Form):
     @property
     def fields(self) -> tuple[str, ...]:  # type: ignore[override]
         """The turns and what may stand beside them."""
-        return (self.turns, "system", *TOOLS)
+        return (self.turns, "system", *TOOLS, *LOSS)
 
     def recognises(self, record: Record) -> bool:
         """It has the list."""
@@ -50,13 +52,14 @@ class Messages(Form):
     def parts(self, record: Record) -> dict[str, Content]:
         """The conversation."""
         refuse_lost(record, "the record")
-        value = record.get(self.turns)
+        value = turns_in(record.get(self.turns), self.turns)
         turns = conversation(value, self.turns, *turn_keys(value, self.keys))
+        turns = with_record_loss(turns, record)
         return {"": with_tools(with_system(turns, record.get("system")), record)}
 
     def unread(self, record: Record) -> list[str]:
         """Fields of the record, and of its turns as "messages[].name"."""
-        turns = record[self.turns]
+        turns = turns_in(record[self.turns], self.turns)
         keys = turn_keys(turns, self.keys)
         return super().unread(record) + unread_in_turns(turns, self.turns, keys)
 

@@ -30,14 +30,21 @@ class Preference(UntrainedForm):
         *ANSWERS,
     )  # fmt: skip
     reason = "no objective learns from pairs of answers yet"
-    advice = (
-        "to learn the chosen answers alone, use --format prompt "
-        "--field chosen=completion; or leave such records out with --data-errors skip"
-    )
+    advice = "leave such records out with --data-errors skip"
 
     def recognises(self, record: Record) -> bool:
         """It has both answers."""
         return all(name in record for name in ANSWERS)
+
+    def advice_for(self, record: Record) -> str:
+        """How the chosen answers of such records are learned from alone."""
+        if "prompt" in record:
+            how = "--format prompt --field chosen=completion"
+        elif isinstance(record["chosen"], list):
+            how = "--format messages --field chosen=messages"
+        else:
+            how = "--format text --field chosen=text"
+        return f"to learn the chosen answers alone, use {how}; or {self.advice}"
 
     def parts(self, record: Record) -> dict[str, Content]:
         """The conversation with each of the answers."""

@@ -13,9 +13,11 @@ from lumina.data.record_forms.turns import (
     NAMES,
     TOOLS,
     read_turns,
+    refuse_lost,
     to_learn_from,
     turn_keys,
     unread_in_turns,
+    with_record_loss,
     with_system,
     with_tools,
 )
@@ -31,7 +33,7 @@ class PromptCompletion(Form):
     about = '{"prompt", "completion"}'
     rank = 41
     marks = ("prompt",)
-    fields = ("prompt", "completion", "system", *TOOLS)
+    fields = ("prompt", "completion", "system", *TOOLS, *LOSS)
     turn_fields = ("role", "content", *LOSS, *CALLS, *NAMES)
 
     def recognises(self, record: Record) -> bool:
@@ -40,7 +42,8 @@ class PromptCompletion(Form):
 
     def parts(self, record: Record) -> dict[str, Content]:
         """The conversation."""
-        return {"": prompt_and("completion", record)}
+        refuse_lost(record, "the record")
+        return {"": with_record_loss(prompt_and("completion", record), record)}
 
     def unread(self, record: Record) -> list[str]:
         """Fields of the record and of turns."""
@@ -61,8 +64,11 @@ def prompt_and(answer: str, record: Record) -> tuple[Message, ...]:
         answer: the field of the answer.
         record: has "prompt" and the answer.
     """
-    before = untaught(turns_of(record.get("prompt"), "prompt", "user"))
+    asked = turns_of(record.get("prompt"), "prompt", "user")
     said = turns_of(record.get(answer), answer, "assistant")
+    if len(said) > len(asked) and said[: len(asked)] == asked:
+        said = said[len(asked) :]  # the answer is the whole conversation
+    before = untaught(asked)
     if any(message["role"] == "system" for message in said):
         raise BadRecord("E102", f"'{answer}' has a turn of the system")
     turns = to_learn_from((*before, *said))

@@ -14,6 +14,7 @@ from lumina.data.record_forms.form import (
     forms_with,
 )
 from lumina.data.record_forms.message import BadRecord, Content, kind_of
+from lumina.data.record_forms.suggesting import suggestion
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
 
 DATASET_INFO = "dataset_info.json"
 """The name of a file that describes others; see `dataset_info`."""
-
-_SUGGESTED = {("question", "answer"): "question=prompt answer=completion",
-              ("input", "output"): "input=prompt output=completion",
-              ("query", "response"): "query=prompt response=completion",
-              ("prompt", "response"): "response=completion",
-              ("instruction", "response"): "response=output"}  # fmt: skip
-"""Names of fields that mean a question and its answer, and what says so."""
 
 
 class RecordReader:
@@ -176,17 +170,12 @@ class RecordReader:
 
 def _unknown(fields: Record, record: Record) -> BadRecord:
     """No form fits: its fields, and how to say what they are."""
-    reason = f"no field 'text' or 'messages' ({_listed(fields, record)})"
-    for pair, said in _SUGGESTED.items():
-        if all(name in fields for name in pair):
-            form = "alpaca" if "output" in said.partition("=")[2] else "prompt"
-            return BadRecord(
-                "E102",
-                f"{reason}, nor the fields of another form of record",
-                f"say which fields hold the question and the answer: "
-                f"--format {form} --field {said}",
-            )
-    return BadRecord("E102", f"{reason}, nor the fields of another form of record")
+    return BadRecord(
+        "E102",
+        f"no field 'text' or 'messages' ({_listed(fields, record)}), nor the fields of "
+        "another form of record",
+        suggestion(fields),
+    )
 
 
 def _listed(fields: Record, record: Record) -> str:

@@ -13,7 +13,7 @@ class Text(Form):
 
     name = "text"
     about = '{"text": ...}'
-    rank = 30
+    rank = 60  # Alpaca's own file has the filled prompt in "text" beside its parts
     marks = ("text",)
     fields = ("text",)
 

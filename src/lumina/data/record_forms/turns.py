@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -22,11 +23,20 @@ from lumina.data.record_forms.tool_calls import (
     tool_definitions,
 )
 
-LOST = ("reasoning_content",)
+LOST = ("reasoning_content", "reasoning", "thinking")
 """Fields whose content no turn can hold: a record with one of them is refused."""
 
-LOSS = ("train", "weight")
+TRAIN = ("train", "training", "trainable", "loss")
+"""Names that trainers give to whether a turn bears loss: true or false."""
+
+WEIGHT = ("weight", "loss_weight")
+"""Names that they give to the weight of its loss."""
+
+LOSS = (*TRAIN, *WEIGHT)
 """Fields of a turn that say how it bears loss."""
+
+UNCLEAR = ("mask", "masked", "loss_mask", "loss_scale", "train_detail")
+"""Fields that speak of the loss, too, but not in one way everywhere: refused."""
 
 CALLS = ("tool_calls", "function_call")
 """Fields of a turn that hold calls of tools."""
@@ -73,8 +83,38 @@ def read_turns(
     system = [m["content"] for m in messages if m["role"] == "system"]
     spoken = [m for m in messages if m["role"] != "system"]
     if system:
-        spoken.insert(0, {"role": "system", "content": "\n\n".join(system)})
+        # One that is empty stays: some templates write their own where there is none.
+        text = "\n\n".join(words for words in system if words.strip())
+        spoken.insert(0, {"role": "system", "content": text})
     return tuple(spoken)
+
+
+def turns_in(value: Any, field: str) -> Any:
+    """The turns of a field, which a table can only hold as a text of JSON.
+
+    Raises:
+        BadRecord: E102 a text that is not JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord(
+            "E102", f"'{field}' is a string, not a list, and not JSON: {error}"
+        ) from None
+
+
+def with_record_loss(
+    turns: tuple[Message, ...], record: dict[str, Any]
+) -> tuple[Message, ...]:
+    """The conversation, whose turns weigh what the whole record weighs, too."""
+    trained, weight = _loss(record, "the record")
+    if trained is False:
+        raise BadRecord("E102", "the record bears no loss: there is nothing to learn")
+    if weight is None:
+        return turns
+    return tuple({**m, "weight": m.get("weight", 1.0) * weight} for m in turns)
 
 
 def conversation(
@@ -104,6 +144,8 @@ def with_system(turns: tuple[Message, ...], system: Any) -> tuple[Message, ...]:
         return turns
     if turns[0]["role"] != "system":
         return ({"role": "system", "content": text}, *turns)
+    if not turns[0]["content"].strip():
+        return ({**turns[0], "content": text}, *turns[1:])
     if turns[0]["content"] != text:
         raise BadRecord(
             "E102", "'system' and the conversation's own system turn are not the same"
@@ -144,6 +186,15 @@ def refuse_lost(fields: dict[str, Any], where: str) -> None:
                 "E102",
                 f"{where} has '{name}', which Lumina cannot train on and would lose; "
                 "write it into the turns' text, or remove the field",
+            )
+    for name in UNCLEAR:
+        if not is_empty(fields.get(name)):
+            raise BadRecord(
+                "E102",
+                f"{where} has '{name}', which says something of its loss that Lumina "
+                "does not know",
+                "say which turns bear loss with 'train': true or false, or with "
+                "'weight', and remove the field",
             )
 
 
@@ -191,7 +242,7 @@ def _of_role(
         raise BadRecord("E102", f"{where} has the unknown role {name!r} ({every})")
     if calls and known != "assistant":
         raise BadRecord("E102", f"{where}, of the {known}, has calls of tools")
-    if not content.strip() and not calls and known != "tool":
+    if not content.strip() and not calls and known not in ("tool", "system"):
         raise BadRecord("E102", f"{where} has an empty '{content_key}'")
     message: Message = {"role": known, "content": content}
     if calls:
@@ -247,21 +298,33 @@ def _loss(turn: dict[str, Any], where: str) -> tuple[bool | None, float | None]:
 
     A weight of 1 says nothing: it is what every turn has that bears loss.
     """
-    train, weight = turn.get("train"), turn.get("weight")
+    train, said = _one_of(TRAIN, turn, where)
+    weight, weighed = _one_of(WEIGHT, turn, where)
     if train is not None and not isinstance(train, bool):
         raise BadRecord(
-            "E102", f"'train' of {where} is {kind_of(train)}, not true/false"
+            "E102", f"'{said}' of {where} is {kind_of(train)}, not true/false"
         )
     if weight is not None and not (
         isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0
     ):
         raise BadRecord(
-            "E102", f"'weight' of {where} is {weight!r}, not a number of 0 or more"
+            "E102", f"'{weighed}' of {where} is {weight!r}, not a number of 0 or more"
         )
     if weight is not None and train is not None and bool(weight) != train:
         raise BadRecord(
-            "E102", f"'weight' and 'train' of {where} contradict each other"
+            "E102", f"'{weighed}' and '{said}' of {where} contradict each other"
         )
     if weight is None or weight == 1:
         return train, None
     return (False, None) if weight == 0 else (train, float(weight))
+
+
+def _one_of(names: Sequence[str], turn: dict[str, Any], where: str) -> tuple[Any, str]:
+    """What one of several names of the same thing holds, and which name it was."""
+    found = [(turn[name], name) for name in names if turn.get(name) is not None]
+    for value, name in found[1:]:
+        if value != found[0][0]:
+            raise BadRecord(
+                "E102", f"'{found[0][1]}' and '{name}' of {where} contradict each other"
+            )
+    return found[0] if found else (None, names[0])
