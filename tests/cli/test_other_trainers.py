@@ -94,3 +94,53 @@ def test_config_is_a_preset_or_a_file(
     assert code == 0 and "preset: b7" in text
     code, text = shown(capsys, "--config", str(tmp_path / "none.yaml"))
     assert code != 0 and text.startswith("E104") and "none.yaml" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("--packing false", "packing: false"),
+        ("--packing=False", "packing: false"),
+        ("--packing True --steps 3", "packing: true"),
+        ("--use_moe false", "use_moe: false"),
+        ("--gradient_checkpointing True", "gradient_checkpointing: full"),
+        ("--gradient_checkpointing false", "gradient_checkpointing: none"),
+        ("--gradient-checkpointing attention", "gradient_checkpointing: attention"),
+        ("--compile False", "compile: false"),
+        ("--max_seq_length 48", "seq_length: 48"),
+    ],
+)
+def test_switches_with_a_truth_value_as_other_trainers_write_them(
+    capsys: pytest.CaptureFixture[str], flags: str, line: str
+) -> None:
+    code, text = shown(capsys, *flags.split())
+    assert code == 0, text
+    assert f"  {line}  # flag" in text
+
+
+def test_a_truth_value_that_belongs_to_no_switch_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for flags in ("--steps 3 true", "--no-packing true", "--packing maybe"):
+        code, text = shown(capsys, *flags.split())
+        assert code == 2 and text.startswith("E005"), flags
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--no_cuda", "device is cpu"),
+        ("--load_best_model_at_end", "--best"),
+        ("--train_on_inputs", "loss_on"),
+        ("--deepspeed", "parallel"),
+        ("--push_to_hub", "lumina export"),
+        ("--eval_iters", "eval_batches"),
+        ("--cutoff_len", "seq_length"),
+    ],
+)
+def test_names_of_other_trainers_are_answered_by_meaning(
+    capsys: pytest.CaptureFixture[str], flag: str, meant: str
+) -> None:
+    code, text = shown(capsys, flag, "1")
+    assert code == 2 and text.startswith("E004")
+    assert meant in text and "did you mean" not in text

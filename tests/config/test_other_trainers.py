@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from lumina.config import Config
+from lumina.config.leaves import LEAVES
+from lumina.config.spellings import MEANT, SYNONYMS
 from lumina.errors import LuminaError
 from machines import plan_for
 
@@ -132,3 +134,15 @@ def test_lr_scheduler_type_means_what_it_means_in_transformers(tmp_path: Path) -
     assert (power.min_lr, power.lr_scheduler_options) == (1e-7, {"power": 1.0})
     own = plan_for(Config(preset="debug", lr_scheduler="constant", steps=100))
     assert own.warmup_steps == 5  # the preset's share
+
+
+def test_what_is_meant_names_options_that_there_are() -> None:
+    """Every answer begins with what is an option, or says why there is none."""
+    none = (
+        "the best checkpoint", "a run is never", "it always trains", "rows are packed",
+        "nothing is sent", "code of strangers", "evaluation uses", "the threads of",
+    )  # fmt: skip
+    for name, answer in MEANT.items():
+        assert name not in LEAVES and name not in SYNONYMS, name
+        if not answer.startswith(none):
+            assert answer.split()[0] in LEAVES, (name, answer)

@@ -97,6 +97,10 @@ def test_what_cannot_be_loaded_is_refused_by_code(run, tmp_path, networks, token
     assert code(tmp_path / "nothing") == "E104"
     (tmp_path / "empty").mkdir()
     assert code(tmp_path / "empty") == "E101"
+    (tmp_path / "empty" / "adapter_config.json").write_text("{}")
+    with pytest.raises(LuminaError, match="is an adapter, without the model") as alone:
+        lumina.load(tmp_path / "empty")
+    assert "--adapter" in alone.value.hint
     file = tmp_path / "file"
     file.write_text("x")
     assert code(file) == "E101"

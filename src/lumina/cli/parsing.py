@@ -79,7 +79,7 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
         LuminaError: E004 unknown option (names the nearest), E005 anything else.
     """
     known = parser.option_strings()
-    ready = _spelled(words, known)
+    ready = list(_switched(_spelled(words, known), known))
     for word in _options(ready):
         if word not in known:
             raise _unknown(parser, word, known)
@@ -122,6 +122,38 @@ def _spelled(words: Sequence[str], known: set[str]) -> list[str]:
         else:
             ready.append(word)
     return ready
+
+
+def _switched(words: Sequence[str], known: set[str]) -> Iterable[str]:
+    """`--x true` and `--x false`, as other trainers write switches: `--x`, `--no-x`."""
+    waiting: str | None = None  # a switch that a truth value may follow
+    for index, word in enumerate(words):
+        if word == "--":
+            if waiting is not None:
+                yield waiting
+            yield from words[index:]
+            return
+        if waiting is not None:
+            switch, waiting = waiting, None
+            if word.lower() in _TRUTHS:
+                yield _TRUTHS[word.lower()] + switch[2:]
+                continue
+            yield switch
+        name, equals, value = word.partition("=")
+        negated = f"--no-{name[2:]}"
+        if not (name.startswith("--") and name in known and negated in known):
+            yield word
+        elif equals and value.lower() in _TRUTHS:
+            yield _TRUTHS[value.lower()] + name[2:]
+        elif equals:
+            yield word
+        else:
+            waiting = name
+    if waiting is not None:
+        yield waiting
+
+
+_TRUTHS = {"true": "--", "false": "--no-"}
 
 
 def _is_number(word: str) -> bool:

@@ -267,7 +267,9 @@ def at_home(path: str) -> str:
 
 _BAD = object()
 
-_SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
+_SWITCH_WORDS = {
+    "yes": True, "on": True, "true": True, "no": False, "off": False, "false": False,
+}  # fmt: skip
 
 
 def _prepare(leaf: str, value: object) -> object:

@@ -185,7 +185,7 @@ def _matches(pattern: str, wanted: Wanted) -> list[Path]:
         remote = "://" in pattern
         raise LuminaError(
             "E104",
-            f"{pattern}: there is nothing at this path",
+            f"{pattern or repr(pattern)}: there is nothing at this path",
             "fetch it first, and name the file: of addresses, only hf:// is read"
             if remote
             else "check the spelling; a data set of the Hugging Face hub is named hf://NAME",

@@ -24,7 +24,13 @@ def check_room(config: Config, tokens: int, what: str = "the tokenizer knows") -
     if source.detail.startswith("weights "):
         hint = "leave --tokenizer out: the weights come with their own"
         if config.data.tokenizer in (None, source.detail.removeprefix("weights ")):
-            hint = "the weights have no rows for them; train on plain text instead"
+            added = what != "the tokenizer knows"
+            hint = "the weights have no rows for them: " + (
+                "train on plain text instead"
+                if added
+                else "take the tokens that were added out of its tokenizer.json, or "
+                "save the model again with rows for them (resize_token_embeddings)"
+            )
     else:
         hint = f"use --vocab-size {-(-tokens // 64) * 64}, or leave it out"
     raise LuminaError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -246,6 +247,12 @@ def open_weights(
         return _checkpoint(_chosen(folder, which, on_event), ema)
     if (folder / "config.json").is_file():
         return _exported(folder, ema, drop_mtp, piecewise)
+    if (folder / "adapter_config.json").is_file():
+        raise LuminaError(
+            "E101",
+            f"{folder} is an adapter, without the model that it belongs to",
+            f"name the model, and --adapter {shlex.quote(str(folder))} beside it",
+        )
     raise LuminaError(
         "E101",
         f"{folder} is neither a run, nor a checkpoint, nor an exported model",

@@ -132,7 +132,10 @@ def run_of(path: Path) -> tuple[Path, Path | None]:
         LuminaError: E304 where it is neither.
     """
     if not path.exists():
-        raise LuminaError("E304", f"there is no run {path}", "`lumina runs` lists them")
+        hint = "`lumina runs` lists them"
+        if str(path).lower() == "true":  # of transformers: the last one of the folder
+            hint = "name the run, or let --auto-resume find the newest"
+        raise LuminaError("E304", f"there is no run {path}", hint)
     run = path.resolve().parent.parent if _is_checkpoint(path) else path
     if not RunDirectory(run).is_run:
         raise LuminaError(
