@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from guard_mutants import (
-    Case,
+from guard_cases import Case
+from guard_mistakes import (
     Hook,
     broken_at,
     columns,
