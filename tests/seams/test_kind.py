@@ -19,10 +19,14 @@ from lumina.errors import LuminaError
 from lumina.features.abilities import ABILITIES
 from lumina.features.feature import Feature
 from lumina.features.table import FEATURES, register
+from lumina.guard.pretest_logs import architecture
+from lumina.guard.programs import ProgramSubject, reference_plan
+from lumina.infer.bench import decoding_floor
 from lumina.infer.kv.settings import CacheSettings
 from lumina.model.kinds.kind import Kind
-from lumina.model.kinds.table import KINDS, register_kind, why_not
+from lumina.model.kinds.table import KINDS, register_kind, titles, why_not
 from lumina.plan.shape import resolve_spec
+from lumina.train.planned_memory.trace import as_followed
 from machines import gpu, plan_for
 from training import Trainings
 
@@ -106,6 +110,32 @@ def test_the_cache_asks_the_model(toy: Any) -> None:
         paged.check(tiny(hidden_size=48, num_heads=4))
     assert caught.value.code == "E002"
     paged.check(tiny())
+
+
+def test_pretests_floors_and_traces_ask_the_model(toy: Any) -> None:
+    """What only some kinds can do is asked of the kind, wherever it is."""
+    plan, other = plan_for(_config(OF_KIND)), plan_for(_config(OTHER))
+    network = tiny(hidden_size=48, num_heads=4)
+    assert decoding_floor(network, rows=1, bandwidth=1e9)
+    assert reference_plan(plan.replace(attention="sdpa")).attention == "reference"
+    slow = toy.Summing()
+    slow.lacks = {
+        "decoding_floor": "a sum reads nothing twice",
+        "plain_attention": "a sum attends to all",
+        "pretests": "a sum goes on with the last step",
+    }
+    slow.assumed, slow.title = "every sum is as long as another", "model of sums"
+    KINDS[-1] = slow
+    assert decoding_floor(network, rows=1, bandwidth=1e9) is None
+    assert reference_plan(plan.replace(attention="sdpa")).attention == "sdpa"
+    with pytest.raises(LuminaError, match="rows hand nothing on") as caught:
+        ProgramSubject(plan)
+    assert caught.value.code == "E002"
+    ProgramSubject(other)
+    assert slow.assumed in as_followed(plan)[0]
+    assert slow.assumed not in as_followed(other)[0]
+    assert architecture(plan) == slow.name and architecture(other) == "dense"
+    assert titles()[slow.name] == "model of sums"
 
 
 def test_what_is_new_asks_by_a_name_of_its_own(toy: Any) -> None:

@@ -65,6 +65,9 @@ ABILITIES: dict[str, Ability] = {
     "cache_window": Ability("answer with a window of the newest keys in its cache"),
     "chosen_length": Ability("take a length of rows and a vocabulary that are chosen"),
     "context_tier": Ability("train on rows as long as a tier says", _set("tier")),
+    "decoding_floor": Ability(
+        "be given a floor of decoding, as every token reads every weight once"
+    ),
     "fine_tuning": Ability("be tuned with a language model's lengths and rates"),
     "float32_alone": Ability("train on a device without float64"),
     "label_smoothing": Ability("train on smoothed labels", _set("label_smoothing")),
@@ -75,6 +78,8 @@ ABILITIES: dict[str, Ability] = {
     "measured_batch": Ability("let batches of rows of text be measured before a run"),
     "long_contexts": Ability("be asked how far back it reads text"),
     "paged_cache": Ability("keep keys and values in blocks that rows share"),
+    "plain_attention": Ability("compute its attention as the definition spells it out"),
+    "pretests": Ability("be compared with its reference step by step, before a run"),
     "rate_transfer": Ability(
         "take over a learning rate from a narrower model", _set("lr_transfer")
     ),

@@ -15,6 +15,7 @@ from typing import Any
 from lumina.cache_root import cache_root
 from lumina.durable import write_error, write_file
 from lumina.guard.judge import Verdict
+from lumina.model.kinds.table import kind_names
 from lumina.plan.plan import Plan
 
 FOLDER = "pretest_logs"
@@ -36,8 +37,7 @@ def size_name(parameters: int) -> str:
 
 def architecture(plan: Plan) -> str:
     """The kind of model, in a word."""
-    kinds = [name for name in ("moe", "mod", "mor", "hrm") if getattr(plan.spec, name)]
-    return "+".join(kinds) or "dense"
+    return "+".join(kind_names(plan.spec)) or "dense"
 
 
 def log(

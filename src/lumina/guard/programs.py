@@ -17,6 +17,7 @@ from lumina.batch import IGNORE, Batch
 from lumina.errors import LuminaError
 from lumina.features import FEATURES
 from lumina.guard.subject import Pass
+from lumina.model.kinds.table import why_not
 from lumina.ops.float8.scaled import widened
 from lumina.plan.environment import Environment
 from lumina.plan.plan import Plan
@@ -54,7 +55,8 @@ def reference_plan(plan: Plan) -> Plan:
 
     Features without an option of their own change the network, and are left out too.
     """
-    attention = plan.attention if plan.spec.hrm is not None else "reference"
+    own = why_not(plan.spec, "plain_attention") is not None
+    attention = plan.attention if own else "reference"
     return plan.replace(
         compute_dtype="float32",
         weights_dtype="float32",
@@ -84,7 +86,7 @@ class ProgramSubject:
     def __init__(
         self, plan: Plan, *, emulated: bool = False, program: Program | None = None
     ) -> None:
-        if plan.spec.hrm is not None or plan.world_size > 1:
+        if why_not(plan.spec, "pretests") is not None or plan.world_size > 1:
             raise LuminaError(
                 "E002",
                 "pretests compare steps of one process whose rows hand nothing on, and "

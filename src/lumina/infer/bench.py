@@ -17,6 +17,7 @@ from lumina.infer.decoding.workspace import Workspace
 from lumina.infer.generate import Decoding, context_limit
 from lumina.infer.kv.settings import CacheSettings, place_of
 from lumina.infer.sampling import Sampling
+from lumina.model.kinds.table import why_not
 from lumina.model.network import Network
 
 
@@ -227,8 +228,7 @@ def decoding_floor(network: Network, rows: int, bandwidth: float) -> float | Non
         bandwidth: bytes a second of the device.
     """
     spec = network.spec
-    kinds = (spec.moe, spec.mod, spec.mor, spec.hrm, spec.parts)
-    if any(kinds):
+    if why_not(spec, "decoding_floor") is not None:
         return None
     read = sum(p.numel() * p.element_size() for p in network.parameters())
     if not spec.tie_embeddings:

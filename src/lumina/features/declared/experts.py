@@ -37,7 +37,8 @@ register(
         without="--no-use-moe",
         change_cost="restart",
         requested=_routed,
-        active=lambda p: p.spec.moe is not None,
+        of_shape=lambda spec: spec.moe is not None,
+        lacks={"decoding_floor": "a token reads the weights of its own experts"},
         trial=Trial(EXPERTS, keeps=False, columns=("moe.load",)),
     )
 )

@@ -109,6 +109,10 @@ class Kind:
 
     Attributes:
         name: the field of `ModelSpec` that holds the settings of this kind.
+        title: what a report calls such a model; "" where it is no kind of its own to a
+            reader.
+        assumed: what a step on random tokens has that a trained one need not have;
+            "" where the two take the same memory.
         memory_key: the key of a checkpoint's `extra` that holds the state of `memory`.
         context: the parts of `BlockContext` that only its blocks read: "tokens" or
             "starts".
@@ -119,6 +123,8 @@ class Kind:
     """
 
     name: str = ""
+    title: str = ""
+    assumed: str = ""
     memory_key: str = ""
     context: frozenset[str] = frozenset()
     lacks: Mapping[str, str] = MappingProxyType({})

@@ -32,6 +32,7 @@ class Depths(Kind):
     """Blocks that some tokens pass by."""
 
     name = "mod"
+    title = "Mixture of Depths"
     context = frozenset({"tokens"})
 
     def words(self, spec: ModelSpec) -> list[str]:

@@ -36,6 +36,8 @@ class Experts(Kind):
     """Layers whose tokens go to a few of many experts."""
 
     name = "moe"
+    title = "Mixture of Experts"
+    assumed = "every expert has as many tokens as any other"
 
     def words(self, spec: ModelSpec) -> list[str]:
         """The experts and how tokens reach them."""

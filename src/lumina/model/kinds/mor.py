@@ -19,6 +19,7 @@ class Recursions(Kind):
     """Blocks that some tokens pass through again."""
 
     name = "mor"
+    title = "Mixture of Recursions"
     context = frozenset({"tokens"})
 
     def words(self, spec: ModelSpec) -> list[str]:

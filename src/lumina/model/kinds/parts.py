@@ -25,6 +25,7 @@ class Parts(Kind):
     """
 
     name = "parts"
+    title = "model with registered parts"
     context = frozenset({"starts"})
 
     def words(self, spec: ModelSpec) -> list[str]:

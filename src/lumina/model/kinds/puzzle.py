@@ -25,6 +25,8 @@ class PuzzleReasoner(Kind):
     """Rows are puzzles, solved in segments until a halting head ends them."""
 
     name = "hrm"
+    title = "hierarchical reasoner"
+    assumed = "no token halts before the last segment"
 
     def words(self, spec: ModelSpec) -> list[str]:
         """The modules and the segments."""

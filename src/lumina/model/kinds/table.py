@@ -87,6 +87,16 @@ def words(spec: ModelSpec) -> list[str]:
     return [text for kind in kinds_of(spec) for text in kind.words(spec)]
 
 
+def kind_names(spec: ModelSpec) -> tuple[str, ...]:
+    """Names of the kinds that a model is of; none: it is a plain transformer."""
+    return tuple(kind.name for kind in kinds_of(spec) if kind.title)
+
+
+def titles() -> dict[str, str]:
+    """Field of a shape that holds a kind's settings -> what reports call the kind."""
+    return {kind.name: kind.title for kind in KINDS if kind.title}
+
+
 def loss_terms(spec: ModelSpec) -> tuple[Term, ...]:
     """The further losses of a model."""
     return tuple(term for kind in kinds_of(spec) for term in kind.terms(spec))

@@ -21,6 +21,8 @@ class TextReasoner(Kind):
     """A causal language model that thinks about tokens in segments."""
 
     name = "hrm"
+    title = "hierarchical reasoner"
+    assumed = "no token halts before the last segment"
 
     def words(self, spec: ModelSpec) -> list[str]:
         """The modules and the segments."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lumina import quantities as q
+from lumina.model.kinds.table import titles
 from lumina.observe.by_source import source_figures
 from lumina.observe.report.metrics import Metrics
 from lumina.observe.report.record import Record, data_of
@@ -52,14 +53,7 @@ def sentence(record: Record) -> str:
 
 def _model(record: Record) -> str:
     plan, spec = record.plan, record.spec
-    kinds = {
-        "moe": "Mixture of Experts",
-        "mod": "Mixture of Depths",
-        "mor": "Mixture of Recursions",
-        "hrm": "hierarchical reasoner",
-        "parts": "model with registered parts",
-    }
-    named = [name for key, name in kinds.items() if spec.get(key)]
+    named = [title for name, title in titles().items() if spec.get(name)]
     kind = " and ".join(named) or ("dense transformer" if spec else "model")
     size = ""
     if plan.get("parameters"):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lumina.assemble.program import Program
 from lumina.assemble.ranks import Ranks
+from lumina.model.kinds.table import kinds_of
 from lumina.plan.memory import COMPILED_SHARE
 from lumina.plan.plan import Plan
 from lumina.train.planned_memory import kernels
@@ -122,7 +123,7 @@ def trace(plan: Plan, *, capability: tuple[int, int] = (9, 0)) -> Traced:
 
 
 def _traced(plan: Plan, capability: tuple[int, int]) -> Traced:
-    assumed, followed_plan = _as_followed(plan)
+    assumed, followed_plan = as_followed(plan)
     cuda = plan.device == "cuda"
     library = LIBRARY_BYTES if capability >= (9, 0) else LIBRARY_BYTES_BEFORE
     where = _Where()
@@ -169,7 +170,7 @@ def _traced(plan: Plan, capability: tuple[int, int]) -> Traced:
     return found
 
 
-def _as_followed(plan: Plan) -> tuple[tuple[str, ...], Plan]:
+def as_followed(plan: Plan) -> tuple[tuple[str, ...], Plan]:
     """What is assumed, and the Plan that is built for the trace."""
     assumed = ["random tokens in rows of two documents each"]
     changed: dict[str, Any] = {"watch_vocabulary": False, "measures": {}}
@@ -180,10 +181,7 @@ def _as_followed(plan: Plan) -> tuple[tuple[str, ...], Plan]:
             "theirs is followed"
         )
         changed["compile"] = False
-    if plan.spec.moe is not None:
-        assumed.append("every expert has as many tokens as any other")
-    if plan.spec.hrm is not None:
-        assumed.append("no token halts before the last segment")
+    assumed += [kind.assumed for kind in kinds_of(plan.spec) if kind.assumed]
     if plan.attention == "flash3":
         assumed.append("flash3 takes what flash2 takes")
         changed["attention"] = "flash2"
