@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             name, type=kind, default=default, metavar="N", help=text + shown
         )
     how.add_argument(
+        "--tokenizers",
+        metavar="FOLDER",
+        help="vocabularies of others, for the cells that train with them; "
+        "`--named --only MTX-26` says which are missing",
+    )
+    how.add_argument(
         "--again", action="store_true", help="run finished cells, too, and replace them"
     )
     how.add_argument(
@@ -111,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         threads=args.threads,
         again=args.again,
+        tokenizers=Path(args.tokenizers) if args.tokenizers else None,
         tell=(lambda *_: None) if args.json else _tell,
     )
     if args.max_minutes is not None:

@@ -76,6 +76,19 @@ def test_what_is_wrong_is_said(made: Any, changes: dict[str, Any], words: str) -
     assert words in found.why
 
 
+@pytest.mark.parametrize(("other", "status"), [("same", VERIFIED), ("no", DIFFERS)])
+def test_processes_have_to_end_alike(made: Any, other: str, status: str) -> None:
+    run = full(made, sent={"collectives": 2.0})
+    for rank, text in enumerate(("same", other)):
+        (run.folder / f"states.{rank}").write_text(text)
+    found = judge(FULL, run, made(), {})
+    assert found.status == status and found.figures is not None
+    assert found.figures["states_agree"] == (status == VERIFIED)
+    assert found.figures["collectives"] == 2
+    words = "the processes ended with different weights or moments"
+    assert (found.why == words) == (status == DIFFERS)
+
+
 def test_blocks_of_ones_own_are_computed_again_by_all_their_modules() -> None:
     once, again = {"norm": 4, "attention": 4}, {"norm": 8, "attention": 8}
     trial = trial_of("gradient_checkpointing_full")

@@ -47,7 +47,10 @@ def run(folder: str, environment: dict[str, str], log: str) -> None:
     asked = json.loads((place / "asked.json").read_text())
     torch.set_num_threads(asked["threads"])
     found = _tried(asked, place)
-    if int(environment.get("RANK", "0")) == 0:
+    rank = int(environment.get("RANK", "0"))
+    if states := found.get("states"):
+        (place / f"states.{rank}").write_text(states)
+    if rank == 0:
         (place / "found.json").write_text(json.dumps(found))
 
 
@@ -91,6 +94,8 @@ def _trained(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
         "skipped": sum(row["skipped"] for row in rows),
         "memory": peak,
         "held": observer.held,
+        "sent": observer.sent,
+        "states": observer.states,
         "features": active_features(FEATURES, plan),
         "calls": dict(observer.calls),
         "passes": dict(observer.passes),

@@ -77,6 +77,8 @@ def judge(
     if absent:
         return Verdict(DIFFERS, "; ".join(absent), figures=figures, live=live)
     problems = _problems(figures, cell.tolerance)
+    if run.states_agree is False:
+        problems.append("the processes ended with different weights or moments")
     status = DIFFERS if problems else VERIFIED
     return Verdict(status, "; ".join(problems), figures=figures, live=live)
 
@@ -108,7 +110,15 @@ def compared(run: Trained, reference: Trained) -> dict[str, float | None]:
         "step_seconds": _step(mine),
         "step_seconds_reference": _step(other),
         "skipped": mine["skipped"],
+        **_shared(run),
     }
+
+
+def _shared(run: Trained) -> dict[str, float | None]:
+    """What several processes sent in a step, and whether they ended alike (1 or 0)."""
+    agree = run.states_agree
+    alike = {} if agree is None else {"states_agree": float(agree)}
+    return {**run.found.get("sent", {}), **alike}
 
 
 def _problems(figures: Mapping[str, float | None], allowed: Tolerance) -> list[str]:

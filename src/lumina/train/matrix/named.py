@@ -33,5 +33,6 @@ def named_cells() -> tuple[Cell, ...]:
 
 
 def _leaves(given: dict[str, Any]) -> dict[str, Any]:
-    """Lists of TOML as the tuples that the configuration holds."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    """Lists of TOML as tuples, and an empty text as None, which leaves one unset."""
+    plain = {k: None if v == "" else v for k, v in given.items()}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}

@@ -16,10 +16,12 @@ from lumina.assemble.held_bytes import held_bytes
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from lumina.measure.live_bytes import LiveBytes
+from lumina.train.matrix.sharing import Collectives, several, states_digest
 from lumina.train.watch import Look, Watch
 
-GRADIENTS_AT, PASSES_AT, MEMORY_AT = 1, 2, 3
-"""Steps, counted from 1, in which gradients, module calls and memory are looked at."""
+GRADIENTS_AT, PASSES_AT, MEMORY_AT, SENT_AT = 1, 2, 3, 4
+"""Steps, counted from 1, in which gradients, module calls, memory, and what several
+processes send each other are looked at."""
 
 
 class Observer:
@@ -36,6 +38,8 @@ class Observer:
         held: bytes of what the program holds beside its steps, as
             `lumina.assemble.held_bytes.held_bytes`.
         deterministic: whether torch was told to use only algorithms that repeat.
+        sent: of several processes, the figures of `Collectives.found`.
+        states: `states_digest` after the last step of several processes.
     """
 
     def __init__(self, addresses: Iterable[str] = ()) -> None:
@@ -47,6 +51,8 @@ class Observer:
         self.optimizers: dict[str, int] = {}
         self.held: dict[str, int] = {}
         self.deterministic = False
+        self.sent: dict[str, float] = {}
+        self.states: str | None = None
         for address in addresses:
             self._count(address)
 
@@ -94,6 +100,7 @@ class _StepLook(Look):
         self.observer, self.step = observer, step
         self._handles: list[Any] = []
         self._live: LiveBytes | None = None
+        self._sent: Collectives | None = None
         network: nn.Module = program.network
         compiled = program.plan.compile
         if step == GRADIENTS_AT:
@@ -103,6 +110,8 @@ class _StepLook(Look):
         if step == MEMORY_AT and not compiled:
             self._live = LiveBytes()
             self._live.__enter__()
+        if step == SENT_AT and several():
+            self._sent = Collectives()
 
     def judged(self, scale: Tensor) -> None:
         """Take the gradients of the whole step, where they are still there."""
@@ -118,6 +127,8 @@ class _StepLook(Look):
     def updated(self) -> None:
         """The step is over for all that is looked at."""
         self.close()
+        if self.step == self.program.plan.steps and several():
+            self.observer.states = states_digest(self.program)
 
     def values(self) -> Tensor | None:
         """Nothing leaves the device; a step without labels ends here, too."""
@@ -132,6 +143,9 @@ class _StepLook(Look):
         if self._live is not None:
             self._live.__exit__(None, None, None)
             self.observer.memory, self._live = self._live.peak, None
+        if self._sent is not None:
+            self._sent.stop()
+            self.observer.sent, self._sent = self._sent.found, None
 
     def _begin(self, program: Program) -> None:
         """Note what the program is made of; its gradients may be used up early."""

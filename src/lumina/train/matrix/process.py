@@ -53,6 +53,15 @@ class Trained:
             figures=found["figures"],
         )
 
+    @property
+    def states_agree(self) -> bool | None:
+        """Whether all processes ended with the same weights and moments, to the bit.
+
+        None for one process, and where each holds a part of them.
+        """
+        digests = [one.read_text() for one in sorted(self.folder.glob("states.*"))]
+        return len(set(digests)) == 1 if len(digests) > 1 else None
+
     def gradients(self) -> dict[str, Any]:
         """Of the first step: parameter -> tensor."""
         from safetensors.torch import load_file

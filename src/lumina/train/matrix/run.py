@@ -20,6 +20,7 @@ from lumina.features import FEATURES
 from lumina.plan.environment import Environment
 from lumina.state.json_lines import JsonLinesFile
 from lumina.train.matrix.cell import Cell, shape_of, trial_of, tried_features
+from lumina.train.matrix.holding import held
 from lumina.train.matrix.judge import ABSENT, REFUSED, VERIFIED, Verdict, judge
 from lumina.train.matrix.process import Trained, train
 from lumina.train.matrix.record import described, key_of, read_rows, row_of
@@ -44,6 +45,7 @@ class Matrix:
         again: finished cells run again, and their new rows replace the old ones.
         until: moment of `time.monotonic` after which no cell begins.
         asked_to_stop: whether no further cell is to begin.
+        tokenizers: folder of the vocabularies of others that cells name, if there is.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class Matrix:
     again: bool = False
     until: float = float("inf")
     asked_to_stop: Callable[[], bool] = lambda: False
+    tokenizers: Path | None = None
     _broken_off: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -76,13 +79,22 @@ class Matrix:
         Args:
             cells: what to try.
             jobs: how many at a time.
+
+        Raises:
+            LuminaError: E002 while another process works in the folder.
         """
+        with held(self.folder):
+            return self._run(cells, jobs)
+
+    def _run(self, cells: Sequence[Cell], jobs: int) -> list[Row]:
         self._done = 0
         found: dict[str, Row] = {}
 
         def one(cell: Cell) -> None:
             key = key_of(cell, self.described)
-            if self.again or key not in self.rows:
+            before = self.rows.get(key)
+            # What was absent costs nothing to look for again.
+            if self.again or before is None or before["status"] == ABSENT:
                 if self.asked_to_stop() or time.monotonic() > self.until:
                     return
                 row = self._tried(cell)
@@ -90,7 +102,8 @@ class Matrix:
                     return
                 with self._lock:
                     self.rows[key] = row
-                    self._file.append(row)
+                    if before is None or _said(row) != _said(before):
+                        self._file.append(row)
             with self._lock:
                 self._done += 1
                 found[key] = self.rows[key]
@@ -115,7 +128,7 @@ class Matrix:
         return row_of(cell, verdict, self.described, time.monotonic() - began)
 
     def _verdict(self, cell: Cell) -> Verdict:
-        absent = missing_here(cell, self.machine)
+        absent = missing_here(cell, self.machine) or self._missing_file(cell)
         if absent:
             return Verdict(ABSENT, absent)
         refused = refusal(cell)
@@ -132,6 +145,16 @@ class Matrix:
         verdict = judge(cell, run, reference, without)
         shutil.rmtree(folder, ignore_errors=True)
         return verdict
+
+    def _missing_file(self, cell: Cell) -> str | None:
+        """The vocabulary that a cell reads and that is not there, or None."""
+        mark = "{tokenizers}/"
+        names = [str(one).removeprefix(mark) for one in cell.leaves.values()
+                 if str(one).startswith(mark)]  # fmt: skip
+        for name in names:
+            if self.tokenizers is None or not (self.tokenizers / name).exists():
+                return f"needs {name} in the folder of --tokenizers"
+        return None
 
     @staticmethod
     def _cheap(cell: Cell) -> bool:
@@ -167,6 +190,8 @@ class Matrix:
 
     def _train(self, leaves: Mapping[str, Any], folder: Path, ranks: int) -> Trained:
         places = dict(self.places)
+        if self.tokenizers is not None:
+            places["tokenizers"] = str(self.tokenizers.resolve())
         places["folder"] = str(folder)
         if any("{base}" in str(value) for value in leaves.values()):
             base = self._base(leaves)
@@ -184,6 +209,11 @@ class Matrix:
             timeout=self.timeout,
             broken_off=self._broken_off.is_set,
         )
+
+
+def _said(row: Row) -> Row:
+    """What a row says of its cell, without when it was found."""
+    return {k: v for k, v in row.items() if k not in ("date", "seconds")}
 
 
 def missing_here(cell: Cell, machine: Environment) -> str | None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import random
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lumina.config.sections import SECTIONS
 
 STEPS = 60
 """Of a run. The last `LAST` of them tell what was learned."""
@@ -50,7 +55,10 @@ RUN: dict[str, Any] = {
 PLAIN: dict[str, Any] = {"attention": "reference"}
 """What the reference has besides: attention spelled out, as its definition says."""
 
-SHAPE_SECTIONS = ("model", "moe", "mod", "mor", "hrm", "parts", "routing")
+SHAPE_SECTIONS = tuple(
+    name for name, one in SECTIONS.items()
+    if one.describes_model and name != "adapters"
+)  # fmt: skip
 """Sections whose options say what the model is: a base model has them as well."""
 
 _NAMES, _PLACES = ("cat", "dog", "owl", "fox", "hen"), ("barn", "hill", "lake", "wood")
@@ -72,17 +80,30 @@ def write_files(folder: Path) -> dict[str, str]:
         "data": folder / "story.txt",
         "more": folder / "code.txt",
         "archive": folder / "story.zip",
+        "tarred": folder / "story.tar.xz",
+        "jsonl": folder / "story.jsonl",
+        "csv": folder / "story.csv",
+        "book": folder / "book.txt",
         "puzzles": folder / "puzzles.txt",
         "chat": folder / "chat.jsonl",
         "parts": Path(__file__).with_name("tried_parts.py"),
     }
-    stories = (
+    stories = [
         f"The {_NAMES[n % 5]} went to the {_PLACES[n * 3 % 4]} on day {n} and slept.\n"
         for n in range(400)
-    )
+    ]
     places["data"].write_text("<|endoftext|>".join(stories))
     with zipfile.ZipFile(places["archive"], "w") as archive:
         archive.write(places["data"], "story.txt")
+    with tarfile.open(places["tarred"], "w:xz") as tar:
+        tar.add(places["data"], "story.txt")
+    # Of a text, line ends before a separator are part of it; a record keeps its own.
+    texts = [one.rstrip("\n") for one in stories[:-1]] + stories[-1:]
+    as_json = "".join(json.dumps({"text": one}) + "\n" for one in texts)
+    places["jsonl"].write_text(as_json)
+    with places["csv"].open("w", newline="") as file:
+        csv.writer(file).writerows([["text"], *([one] for one in texts)])
+    places["book"].write_text("<|endoftext|>".join(_chapters()))
     code = (f"y = x * {n} + {n % 7}\nprint(y)\n" for n in range(200))
     places["more"].write_text("<|endoftext|>".join(code))
     chats = (
@@ -101,6 +122,20 @@ def write_files(folder: Path) -> dict[str, str]:
     lines = (f"{puzzle},{_SOLVED}" for puzzle in puzzles)
     places["puzzles"].write_text("\n".join(lines))
     return {name: str(path) for name, path in places.items()}
+
+
+def _chapters() -> list[str]:
+    """Documents longer than 8,192 tokens; each has names that only it uses."""
+    draw = random.Random(0)
+    chapters = []
+    for _ in range(8):
+        names = ["".join(draw.choices("abcdefghij", k=6)) for _ in range(4)]
+        text = ""
+        while len(text) < 40_000:
+            text += f"Then {draw.choice(names)} met {draw.choice(names)} at the "
+            text += f"{draw.choice(_PLACES)}.\n"
+        chapters.append(text)
+    return chapters
 
 
 def placed(value: Any, places: Mapping[str, str]) -> Any:
