@@ -247,6 +247,49 @@ def test_what_is_no_conversation_is_refused(run, messages, code, said):
     assert caught.value.code == code and said in str(caught.value)
 
 
+@pytest.mark.parametrize("call", [lumina.generate, lumina.chat])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("do_sample", "temperature=0"),
+        ("max_tokens", "max_new_tokens"),
+        ("temprature", "did you mean temperature?"),
+        ("devise", "did you mean device?"),
+        ("wonder", "there are max_new_tokens, temperature"),
+    ],
+)
+def test_options_of_other_libraries_are_answered_by_meaning(run, call, option, said):
+    """Not "load() got an unexpected keyword argument", a call that nobody made."""
+    for model in (run, lumina.load(run)):
+        with pytest.raises(lumina.LuminaError) as refused:
+            call(model, "the", **{option: 1})
+        assert refused.value.code == "E004" and said in refused.value.hint
+
+
+def test_what_a_tokenizer_of_transformers_gives_is_taken_whole():
+    model = build_network(tiny_spec())
+    rows = ids(vocabulary=16)
+    mask = torch.ones_like(rows)
+    whole = model(input_ids=rows, attention_mask=mask).logits
+    assert torch.equal(whole, model(input_ids=rows).logits)
+    mask[1, -3:] = 0
+    with pytest.raises(lumina.LuminaError, match="attention_mask has zeros") as refused:
+        model(input_ids=rows, attention_mask=mask)
+    assert refused.value.code == "E005"
+
+
+def test_types_and_settings_are_refused_by_name(run):
+    assert (
+        lumina.load(run, dtype="bfloat16")[0].backbone.compute_dtype == torch.bfloat16
+    )
+    for wrong in ("int3", "float99", torch.int8):
+        with pytest.raises(lumina.LuminaError, match="E005") as refused:
+            lumina.load(run, dtype=wrong)
+        assert "floating point" in refused.value.message
+    with pytest.raises(lumina.LuminaError, match="E005"):
+        lumina.Trainer({"preset": "debug"})
+
+
 def test_options_of_loading_are_for_folders(run):
     with pytest.raises(lumina.LuminaError, match="ema"):
         lumina.generate(lumina.load(run), "the", ema=True)

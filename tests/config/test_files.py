@@ -139,6 +139,9 @@ def test_refused_files_say_what_and_where(
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.yaml").code == "E104"
     assert refusal(tmp_path).code == "E106"
+    (tmp_path / "config.yaml").touch()  # the folder of a run
+    assert refusal(tmp_path).hint == f"name {tmp_path / 'config.yaml'}"
+    (tmp_path / "config.yaml").unlink()
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"run_dir: caf\xe9\n")
     assert refusal(latin).code == "E103"

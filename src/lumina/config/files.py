@@ -157,8 +157,11 @@ def read_mapping(path: Path) -> dict[Any, Any]:
             "E104", f"there is no file {path}", "check the path of --config-file"
         ) from error
     except IsADirectoryError as error:
+        inside = path / "config.yaml"
         raise LuminaError(
-            "E106", f"{path} is a folder, not a file", "name the YAML file inside it"
+            "E106",
+            f"{path} is a folder, not a file",
+            f"name {inside}" if inside.is_file() else "name the YAML file inside it",
         ) from error
     except PermissionError as error:
         raise LuminaError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +80,8 @@ def generate(
 
     Raises:
         LuminaError: as `lumina.load`; E005 for values out of range, for a prompt that
-            does not fit and for one that is no text, E103 for one that is not Unicode.
+            does not fit and for one that is no text, E103 for one that is not Unicode,
+            E004 for an option that there is not.
     """
     chosen: dict[str, Any] = {
         "temperature": temperature,
@@ -179,8 +182,43 @@ def turns_to_answer(messages: Any) -> list[Message]:
     return list(turns)
 
 
+MEANT = {
+    "do_sample": "temperature=0 always takes the likeliest token",
+    "max_length": "max_new_tokens counts the tokens of the answer alone",
+    "max_tokens": "max_new_tokens is the most tokens of an answer",
+    "max_completion_tokens": "max_new_tokens is the most tokens of an answer",
+    "num_return_sequences": "give the prompt in a list as often as it is to be answered",
+    "n": "give the prompt in a list as often as it is to be answered",
+    "stop_strings": "stop is a text, or several, before which an answer ends",
+    "num_beams": "there is no search by beams",
+    "repetition_penalty": "there is none here",
+    "min_p": "there is none here: top_p and top_k are",
+    "torch_dtype": "dtype is the type of weights and activations",
+    "device_map": "device is where the model is put",
+    "checkpoint": 'which="best" is the best checkpoint; a checkpoint\'s folder is a model',
+    "best": 'which="best" is the best checkpoint',
+}
+"""Names that other libraries have for what is asked: what to say here."""
+
+_OWN = (
+    "max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop", "batch_size",
+    "cache", "stepping",
+)  # fmt: skip
+
+_LOADING = tuple(inspect.signature(load).parameters)[1:]
+
+
 def _opened(model: Model, loading: dict[str, Any]) -> tuple[Network, Tokenizer]:
     """A model that has one head and its tokenizer."""
+    for name in loading:
+        if name not in _LOADING:
+            close = difflib.get_close_matches(name, (*_OWN, *_LOADING), 1, 0.75)
+            meant = MEANT.get(name) or (f"did you mean {close[0]}?" if close else "")
+            raise LuminaError(
+                "E004",
+                f"{name} is not an option",
+                meant or f"there are {', '.join((*_OWN, *_LOADING))}",
+            )
     if isinstance(model, str | os.PathLike):
         network, tokenizer = load(model, **loading)
     elif loading:

@@ -32,7 +32,7 @@ Model = str | os.PathLike[str] | Network | tuple[Network, Tokenizer]
 def load(
     path: str | os.PathLike[str],
     device: str = "auto",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     *,
     precision: Precision | None = None,
     which: Which = "latest",
@@ -47,7 +47,7 @@ def load(
     Args:
         path: a run directory, a checkpoint in it, or an exported (Hugging Face) folder.
         device: "auto" takes a GPU where there is one; or "cpu", "cuda", "cuda:1".
-        dtype: of weights and activations; None keeps float32.
+        dtype: of weights and activations, or its name; None keeps float32.
         precision: in place of `dtype`: "auto" is bf16 on GPUs that have it, else fp32;
             "int8" keeps the large matrices in 8 bits and computes as "auto".
         which: of a run, the newest good checkpoint or the best evaluated one.
@@ -68,6 +68,7 @@ def load(
             average was kept, E003 no such device or precision; E002 also for a model
             of puzzles, which has no tokenizer (`load_solver`).
     """
+    dtype = _dtype(dtype)
     entry = INFERENCE_PRECISIONS.get(precision or "")
     few = entry is not None and entry.codec is not None
     weights = open_weights(path, which, ema=ema, piecewise=few, on_event=on_event)
@@ -85,6 +86,21 @@ def load(
         )
     finally:
         weights.close()
+
+
+def _dtype(given: torch.dtype | str | None) -> torch.dtype | None:
+    """A type of floating point, which may be given by its name."""
+    if given is None or given == "auto":
+        return None
+    found = getattr(torch, given, None) if isinstance(given, str) else given
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise LuminaError(
+            "E005",
+            f"dtype {given!r} is no type of floating point",
+            "give torch.float32, torch.bfloat16 or torch.float16; int8 and int4 are "
+            "a precision",
+        )
+    return found
 
 
 def in_few_bits(weights: Weights, precision: str | None, device: str) -> bool:

@@ -84,6 +84,7 @@ class Network(nn.Module):
         input_ids: Tensor | None = None,
         labels: Tensor | None = None,
         task_id: int | str | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Scores: ...
 
     def forward(
@@ -95,6 +96,7 @@ class Network(nn.Module):
         labels: Tensor | None = None,
         task_id: int | str | None = None,
         cache: Any = None,
+        attention_mask: Tensor | None = None,
     ) -> tuple[LossSums, dict[str, Tensor]] | Scores:
         """Loss sums of a batch, which is how it trains; or the scores of token ids.
 
@@ -111,9 +113,11 @@ class Network(nn.Module):
                 the solutions.
             task_id: the task of the head, in a model of several: its name or number.
             cache: keys of earlier chunks of the rows that `batch` continues.
+            attention_mask: [B, S], as tokenizers of transformers give it beside the
+                ids; all ones, because a row is one text without padding.
 
         Raises:
-            LuminaError: E005 for ids or labels of another shape or that are no tokens
+            LuminaError: E005 for a mask with zeros, for ids or labels of another shape or that are no tokens
                 of this model, and where no task, or none of this model's, is named.
         """
         if isinstance(batch, Batch):
@@ -123,6 +127,12 @@ class Network(nn.Module):
         if batch is not None and input_ids is not None:
             raise LuminaError("E005", "input_ids are given twice", "give them once")
         ids = batch if input_ids is None else input_ids
+        if attention_mask is not None and not bool(attention_mask.all()):
+            raise LuminaError(
+                "E005",
+                "attention_mask has zeros, and rows with padding are not computed here",
+                "give texts of one length, or one at a time",
+            )
         return self._scores(ids, labels, task_id)
 
     def _check_range(self, name: str, whole: Tensor, ids: Tensor) -> None:

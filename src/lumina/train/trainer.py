@@ -63,6 +63,12 @@ class Trainer(Adjusting):
         callbacks: Sequence[Callback] = (),
         before_start: Callable[[Plan, Environment, int], str] | None = None,
     ) -> None:
+        if not isinstance(config, Config):
+            raise LuminaError(
+                "E005",
+                f"a Trainer is given a {type(config).__name__}, not a Config",
+                "make one: lumina.Config(preset=..., train_data=[...], ...)",
+            )
         self.config = config = config.settled()
         use_cuda_ids(config.system.cuda_ids)
         self.ranks = Ranks.from_environment()
