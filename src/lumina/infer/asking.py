@@ -187,15 +187,15 @@ MEANT = {
     "max_length": "max_new_tokens counts the tokens of the answer alone",
     "max_tokens": "max_new_tokens is the most tokens of an answer",
     "max_completion_tokens": "max_new_tokens is the most tokens of an answer",
-    "num_return_sequences": "give the prompt in a list as often as it is to be answered",
-    "n": "give the prompt in a list as often as it is to be answered",
+    "num_return_sequences": "give the prompt in a list, as often as it is asked",
+    "n": "give the prompt in a list, as often as it is asked",
     "stop_strings": "stop is a text, or several, before which an answer ends",
     "num_beams": "there is no search by beams",
     "repetition_penalty": "there is none here",
     "min_p": "there is none here: top_p and top_k are",
     "torch_dtype": "dtype is the type of weights and activations",
     "device_map": "device is where the model is put",
-    "checkpoint": 'which="best" is the best checkpoint; a checkpoint\'s folder is a model',
+    "checkpoint": "the folder of a checkpoint is a model, too",
     "best": 'which="best" is the best checkpoint',
 }
 """Names that other libraries have for what is asked: what to say here."""

@@ -117,8 +117,9 @@ class Network(nn.Module):
                 ids; all ones, because a row is one text without padding.
 
         Raises:
-            LuminaError: E005 for a mask with zeros, for ids or labels of another shape or that are no tokens
-                of this model, and where no task, or none of this model's, is named.
+            LuminaError: E005 for a mask with zeros, for ids or labels of another shape
+                or that are no tokens of this model, and where no task, or none of this
+                model's, is named.
         """
         if isinstance(batch, Batch):
             held = {} if cache is None else {"cache": cache}
