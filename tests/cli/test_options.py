@@ -94,6 +94,7 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         "expert_id": ["--init-from", "base"],
         "use_peft": ["--init-from", "base"],
         "embedding_in": ["--use-peft", "--init-from=base", "--no-tie-embeddings"],
+        "weights_in": ["--use-peft", "--init-from=base"],
         "load_in_4bit": ["--use-peft", "--init-from", "base"],
         "load_in_8bit": ["--use-peft", "--init-from", "base"],
         "quantization_method": ["--use-peft", "--init-from", "base"],

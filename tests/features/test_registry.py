@@ -98,6 +98,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "freeze": {"freeze": ["backbone.embedding.*"]},
     "optimizer_states_host": {"optimizer_states_in": "host"},
     "embedding_host": {"embedding_in": "host", "use_peft": True, "init_from": "base"},
+    "weights_host": {"weights_in": "host", "use_peft": True, "init_from": "base"},
+    "weights_disk": {"weights_in": "disk", "use_peft": True, "init_from": "base"},
     "optimizer_states_disk": {"optimizer_states_in": "disk"},
     "flash_attention_3": {"experimental_fa3": True},
     "prefetch": {"prefetch_threads": 2},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from option_effects import shows
 from tiny_runs import Program, Runs, seen
@@ -64,3 +65,38 @@ def table(runs: Runs) -> None:
     runs.train(**peft)
     assert "CUDA" in runs.refused("E003", **peft, embedding_in="host")
     assert "use_peft" in runs.refused("E002", embedding_in="host")
+
+
+@shows("weights_in", "weights_ahead")
+def streamed_weights(runs: Runs) -> None:
+    """A block's weights are brought ahead of it, here from files."""
+    base = runs.train(steps=1, num_layers=4)
+    peft = {"use_peft": True, "init_from": str(base.folder), "num_layers": 4}
+    plain = runs.train(**peft, steps=2)
+    for ahead in (1, 2):
+        on_their_way: list[int] = []
+
+        def count(program: Program, _: object, into: Any = on_their_way) -> int:
+            streamed = getattr(program.network.backbone, "streamed", None)
+            assert streamed is not None, "the weights are on the device"
+            use = streamed.use
+
+            def used(index: int, towards: int) -> None:
+                use(index, towards)
+                if (index, towards) == (1, 1):
+                    into.append(sum(page.on_its_way for page in streamed.pages))
+
+            streamed.use = used
+            return 0
+
+        beside = runs.train(
+            seen(count, []),
+            **peft,
+            steps=2,
+            weights_in="disk",
+            weights_ahead=ahead,
+        )
+        assert on_their_way[0] == ahead
+        assert beside.column("loss") == plain.column("loss")
+    assert "CUDA" in runs.refused("E003", **peft, weights_in="host")
+    assert "all of them train" in runs.refused("E002", weights_in="disk")

@@ -9,7 +9,7 @@ import pytest
 from lumina.config import Config
 from lumina.config.layer import Layer
 from lumina.errors import LuminaError
-from lumina.model.declared import parameters
+from lumina.model.declared import in_block, parameters
 from lumina.observe.banner import banner_lines
 from machines import cpu, gpu, plan_for
 
@@ -102,12 +102,67 @@ def test_on_the_cpu_states_are_in_host_memory_anyway() -> None:
     assert set(paged.elsewhere) == {"disk"}
 
 
+@pytest.mark.covers("MEM-11: offload of parameters")
+@pytest.mark.parametrize("load_in_4bit", [False, True])
+def test_frozen_blocks_on_the_host_leave_two_of_them_on_the_device(
+    load_in_4bit: bool,
+) -> None:
+    asked = adapted(load_in_4bit=load_in_4bit)
+    plain, host = (
+        plan_for(asked.replace(weights_in=place), gpu(host_memory_bytes=64 * GIB))
+        for place in ("device", "host")
+    )
+    saved = plain.memory["weights"] - host.memory["weights"]
+    whole, layers = host.elsewhere["host"], host.spec.num_layers
+    block = whole // layers
+    assert 0 <= whole - 2 * block - saved < 4096 * layers
+    matrices = sum(
+        one.size
+        for one in in_block(host.spec, 0).values()
+        if one.role == "matrix" and "adapters" not in one.name
+    )
+    share = block / matrices
+    assert 0.51 < share < 0.52 if load_in_4bit else 2.0 <= share < 2.001
+    three = asked.replace(weights_in="host", weights_ahead=2)
+    more = plan_for(three, gpu(host_memory_bytes=64 * GIB))
+    assert more.memory["weights"] - host.memory["weights"] == block
+    disk = plan_for(asked.replace(weights_in="disk"), gpu(host_memory_bytes=64 * GIB))
+    assert disk.elsewhere == {"disk": whole, "host": block}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"use_peft": False, "init_from": None}, "E002", "all of them train"),
+        ({"use_mor": True}, "E002", "passed several times"),
+        ({"parallel": "fsdp2"}, "E002", "divided over the processes"),
+        ({"parallel": "ddp"}, "E002", "several processes"),
+        ({"experimental_cuda_graphs": True}, "E002", "inside the step"),
+    ],
+)
+def test_weights_that_cannot_be_streamed_are_refused(
+    changes: dict[str, Any], code: str, words: str
+) -> None:
+    with pytest.raises(LuminaError) as caught:
+        plan_for(adapted(weights_in="host").replace(**changes), gpu())
+    assert caught.value.code == code and words in caught.value.message
+
+
+def test_weights_that_the_host_has_no_room_for_are_refused() -> None:
+    with pytest.raises(LuminaError) as caught:
+        plan_for(adapted(weights_in="host"), gpu(host_memory_bytes=2 * GIB))
+    assert caught.value.code == "E202" and "--weights-in disk" in caught.value.hint
+
+
 @pytest.mark.covers("MEM-11: cpu_offload_optimizer, nvme_path")
+@pytest.mark.covers("MEM-11: cpu_offload_parameters")
 def test_the_names_of_the_documents_mean_these_options() -> None:
     layer = Layer()
+    layer.put("cpu_offload_parameters", True)
     layer.put("cpu_offload_optimizer", True)
     layer.put("nvme_path", "/mnt/nvme")
     assert layer.leaves == {
+        "weights_in": "host",
         "optimizer_states_in": "host",
         "offload_folder": "/mnt/nvme",
     }

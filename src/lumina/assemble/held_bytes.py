@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from lumina.model.host_table import beside_the_device
 from lumina.optim.optimizer import local
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ def held_bytes(program: Program) -> dict[str, int]:
     slots = program.optimizer.slots
     here = [slot for slot in slots if slot.still is None]
     masters = [slot.master for slot in here if slot.keeps_master]
-    aside = program.plan.embedding_in == "host"
-    table = network.backbone.embedding.weight if aside else None
-    model = [local(p.detach()) for p in network.parameters() if p is not table]
+    aside = {id(tensor) for tensor in beside_the_device(network)}
+    own = [p for p in network.parameters() if id(p) not in aside]
+    model = [local(p.detach()) for p in own]
+    buffers = [one for one in network.buffers() if id(one) not in aside]
     optimizer = [one for slot in here for one in slot.state.values()]
     if program.average is not None:
         optimizer += getattr(program.average, "averages", [])
@@ -43,7 +45,7 @@ def held_bytes(program: Program) -> dict[str, int]:
         if slot.touched is None
     )
     return {
-        "model": _bytes([*model, *masters, *network.buffers()]),
+        "model": _bytes([*model, *masters, *buffers]),
         "optimizer": _bytes(optimizer),
         "gradient": passing + _bytes(accumulated),
     }

@@ -29,6 +29,7 @@ from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names, split_fused
 from lumina.assemble.optimizers import make_optimizers
 from lumina.assemble.ranks import Ranks
+from lumina.assemble.streamed.blocks import close_streamed
 from lumina.assemble.vocabulary_counts import VocabularyCounts
 from lumina.batch import Batch
 from lumina.errors import LuminaError
@@ -439,6 +440,7 @@ class Program:
             hook.remove()
         self._hooks.clear()
         self.optimizer.close()
+        close_streamed(self.network)
         self.gradient_steps.clear()
         self.average = self.base = self.frozen = self.logit_clip = self.early = None
         self.vocabulary = None

@@ -100,11 +100,24 @@ def keep_table_in_host_memory(network: Network, plan: Any) -> None:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network computes: where its parameters are, but for a `HostTable`."""
-    aside = {
-        id(parameter)
-        for module in network.modules()
-        if isinstance(module, HostTable)
-        for parameter in module.parameters()
-    }
+    """Where a network computes: where its parameters are, but for those beside it.
+
+    Those are of a `HostTable`, or of blocks whose weights are streamed.
+    """
+    aside = {id(tensor) for tensor in beside_the_device(network)}
     return next(p.device for p in network.parameters() if id(p) not in aside)
+
+
+def beside_the_device(network: nn.Module) -> list[Tensor]:
+    """The tensors of a network that live in memory of the host or on disk.
+
+    They are those of a `HostTable`, and what a module lists that has `streamed`.
+    """
+    found: list[Tensor] = []
+    for module in network.modules():
+        if isinstance(module, HostTable):
+            found += module.parameters()
+        streamed = getattr(module, "streamed", None)
+        if streamed is not None:
+            found += streamed.tensors()
+    return found

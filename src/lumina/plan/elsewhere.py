@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lumina.errors import LuminaError
 from lumina.features import find_feature
@@ -15,6 +15,7 @@ from lumina.quantities import byte_size
 
 if TYPE_CHECKING:
     from lumina.config import Config
+    from lumina.plan.plan import Plan
 
 WORDS = {"host": "pinned host memory", "disk": "files of the offload folder"}
 """Place -> what the bytes there are."""
@@ -31,6 +32,8 @@ def decide_offload(config: Config, spec: ModelSpec, decisions: Decisions) -> Non
         "offload_folder",
         "optimizer_in_backward",
         "embedding_in",
+        "weights_in",
+        "weights_ahead",
         "activations_in",
         "feedforward_tile",
         "attention_head_groups",
@@ -54,6 +57,15 @@ def decide_offload(config: Config, spec: ModelSpec, decisions: Decisions) -> Non
         )
     bits = int(config.activations.activation_bits or 0)
     decisions.decide("activation_bits", bits, source_of(config, "activation_bits"))
+
+
+def layout_beside(plan: Plan) -> dict[str, Any]:
+    """What a `Layout` has to know of a Plan to count what lives beside the device."""
+    return {
+        "masters_beside": plan.masters_beside,
+        "freeze": plan.freeze,
+        "weights_ahead": plan.weights_ahead,
+    }
 
 
 def elsewhere(spec: ModelSpec, layout: Layout) -> dict[str, int]:
@@ -83,7 +95,8 @@ def check_host(sizes: Mapping[str, int], machine: Environment) -> None:
             "E202",
             f"what lives beside the device takes {byte_size(wanted)} of host memory, "
             f"which has {byte_size(have)}",
-            "--optimizer-states-in disk needs a local disk with as much room; "
+            "--optimizer-states-in disk and --weights-in disk need a local disk with "
+            "as much room; "
             "--optimizer adamw_8bit has a quarter of AdamW's states",
         )
 

@@ -24,7 +24,12 @@ from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.device_rules import rule_for
 from lumina.plan.duration import Done, decide_length, decide_rhythm
-from lumina.plan.elsewhere import check_host, decide_offload, elsewhere
+from lumina.plan.elsewhere import (
+    check_host,
+    decide_offload,
+    elsewhere,
+    layout_beside,
+)
 from lumina.plan.environment import Environment, no_device
 from lumina.plan.fallbacks import refuse_fallbacks
 from lumina.plan.feature_choice import (
@@ -311,7 +316,7 @@ def _layouts(
         compile=decisions.values["compile"],
         chunk_tokens=decisions.values["chunk_size"],
         features=features_with_memory(decisions.draft(spec)),
-        masters_beside=decisions.draft(spec).masters_beside,
+        **layout_beside(decisions.draft(spec)),
     )
     conditions = Conditions(
         spec,
@@ -466,7 +471,7 @@ def layout_of(plan: Plan) -> Layout:
         compile=plan.compile,
         chunk_tokens=plan.chunk_size,
         features=features_with_memory(plan),
-        masters_beside=plan.masters_beside,
+        **layout_beside(plan),
     )
 
 

@@ -81,6 +81,9 @@ class Plan:
         optimizer_states_in: where the optimizer's states live between steps: an entry
             of `lumina.optim.paging.home.HOMES`, or "device".
         embedding_in: where the frozen table of token vectors lies: "device" or "host".
+        weights_in: where the frozen weights of blocks live: an entry of
+            `lumina.optim.paging.home.HOMES`, or "device".
+        weights_ahead: blocks whose weights are on their way while one computes.
         offload_folder: for files; "": the one in LUMINA_CACHE.
         optimizer_in_backward: a weight changes as soon as its gradient is there, in
             steps of one forward.
@@ -222,6 +225,8 @@ class Plan:
     optimizer_states_in: str = "device"
     optimizer_in_backward: bool = False
     embedding_in: str = "device"
+    weights_in: str = "device"
+    weights_ahead: int = 1
     offload_folder: str = ""
     activations_in: str = "device"
     activation_bits: int = 0

@@ -29,6 +29,13 @@ def check(settings: Settings) -> None:
             "adapters, and without use_peft it trains",
             "add --use-peft, or leave --embedding-in host out",
         )
+    frozen = settings.adapters.use_peft or settings.train.freeze
+    if settings.offload.weights_in != "device" and not frozen:
+        refuse(
+            f"weights_in {settings.offload.weights_in} is for weights that do not "
+            "train, and without use_peft or freeze all of them train",
+            "add --use-peft, or leave --weights-in out",
+        )
     if not settings.offload.optimizer_in_backward:
         return
     for leaf, why in set_of(settings, _NEED_ALL_GRADIENTS):
@@ -56,10 +63,17 @@ def check(settings: Settings) -> None:
 
 def without_effect(settings: Settings) -> dict[str, str]:
     """Options of offloading without effect, and why."""
-    places = settings.offload.optimizer_states_in, settings.activations.activations_in
-    if "disk" in places:
-        return {}
-    return {"offload_folder": "nothing lives on disk"}
+    offload, found = settings.offload, {}
+    places = (
+        offload.optimizer_states_in,
+        offload.weights_in,
+        settings.activations.activations_in,
+    )
+    if "disk" not in places:
+        found["offload_folder"] = "nothing lives on disk"
+    if offload.weights_in == "device":
+        found["weights_ahead"] = "weights_in is device"
+    return found
 
 
 RULE = Rule(check=check, without_effect=without_effect)

@@ -31,6 +31,20 @@ class OffloadSection(Section):
         "the device, or in pinned memory of the host, from which the rows of a batch "
         "are copied; losses and gradients stay the same",
     )
+    weights_in: Literal["device", "host", "disk"] = Field(
+        "device",
+        description="where the frozen weights of blocks live: on the device, in pinned "
+        "memory of the host, or in files of a fast local disk; those of a block are "
+        "brought ahead of its use, forwards and backwards, and dropped after it; "
+        "losses and gradients stay the same",
+    )
+    weights_ahead: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="blocks whose weights are on their way to the device while one "
+        "computes, where weights_in is host or disk",
+    )
     offload_folder: str | None = Field(
         None,
         description="folder for what lives on disk while a run trains; it should be on "

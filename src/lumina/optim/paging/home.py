@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lumina.found_by_name import FoundByName
-
-ALIGNMENT = 4096
-"""Bytes of which the size of a page and of its file is a multiple."""
+from lumina.optim.paging.locked import locked
+from lumina.optim.paging.sizes import ALIGNMENT
 
 
 class Home:
@@ -86,5 +85,9 @@ def aligned(size: int) -> int:
 
 
 def memory(size: int, *, pinned: bool) -> Tensor:
-    """[size] uint8 on the CPU; pinned, where a GPU reads and writes it by itself."""
-    return torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
+    """[size] uint8, zeros, on the CPU; pinned, where a GPU is to use it by itself.
+
+    Raises:
+        LuminaError: E202 where the host has no room for so much pinned memory.
+    """
+    return locked(size) if pinned else torch.zeros(size, dtype=torch.uint8)

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from lumina.optim.optimizer import Optimizer, Slot
 from lumina.optim.paging.home import Home, aligned
+from lumina.optim.paging.sizes import BETWEEN
 
 MASTER = ""
 """The name of a slot's master among what a page holds of it."""
-
-BETWEEN = 64
-"""Bytes of which the place of a tensor in its page is a multiple."""
 
 
 class Page:

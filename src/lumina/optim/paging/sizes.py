@@ -8,3 +8,9 @@ however large they are."""
 
 WINDOW = 3
 """Pages on the device at a time: one that is read, one in use, one that is written."""
+
+ALIGNMENT = 4096
+"""Bytes of which the size of a page and of its file is a multiple."""
+
+BETWEEN = 64
+"""Bytes of which the place of a tensor in its page is a multiple."""

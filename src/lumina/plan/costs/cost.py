@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lumina.model.declared import in_block, parameters
 from lumina.model.spec import ModelSpec
@@ -16,6 +16,9 @@ from lumina.plan.costs.adapters import narrow_bytes
 from lumina.plan.costs.few_bits import stored_base
 from lumina.plan.costs.kept_bits import bytes_of_a_number
 from lumina.plan.count import Counts, count_parameters, count_sparse
+
+if TYPE_CHECKING:
+    from lumina.plan.costs.streamed import Streamed
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -107,6 +110,9 @@ class Layout:
         chunk_tokens: tokens of the chunks in which rows are trained; 0: rows are whole.
         features: features whose declaration says what memory they take or save.
         masters_beside: float32 masters live where the optimizer's states live.
+        freeze: patterns of tensors that do not train.
+        weights_ahead: blocks whose weights are on their way while one computes, where
+            they live beside the device.
     """
 
     micro_batch_size: int
@@ -131,6 +137,8 @@ class Layout:
     base_storage: str = ""
     chunk_tokens: int = 0
     masters_beside: bool = False
+    freeze: tuple[str, ...] = ()
+    weights_ahead: int = 1
 
     @property
     def accumulates(self) -> bool:
@@ -208,6 +216,12 @@ class Layout:
         kept = self.optimizer_states[0] + 4 * self.masters_beside
         page = max(PAGE_BYTES, math.ceil(kept * largest / ranks))
         return WINDOW * page
+
+    def streamed(self, spec: ModelSpec) -> Streamed:
+        """What the weights take that come to the device block by block."""
+        from lumina.plan.costs.streamed import streamed_weights  # it asks this file
+
+        return streamed_weights(spec, self)
 
     @property
     def keeps_narrow_weights(self) -> bool:

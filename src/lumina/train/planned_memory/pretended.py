@@ -40,6 +40,8 @@ _READS_VALUES = (
     Tensor.__index__, Tensor.nonzero, torch.nonzero, Tensor.cpu, Tensor.numpy,
 )  # fmt: skip
 
+BYTES = torch.uint8
+
 _TAKE_HOOKS = (Tensor.register_hook, Tensor.register_post_accumulate_grad_hook)
 
 
@@ -249,6 +251,7 @@ def _with_kernels(put: Callable[[Any, str, Any], None], stack: ExitStack) -> Non
     from lumina.ops.cross_entropy import chunked
     from lumina.optim import small_moments
     from lumina.optim.methods import adamw
+    from lumina.optim.paging import home
 
     for module in (chunked, small_moments, adamw):
         put(module, "has_triton", lambda: True)
@@ -264,6 +267,7 @@ def _with_kernels(put: Callable[[Any, str, Any], None], stack: ExitStack) -> Non
         vars(module).update(functions)
         modules[name] = module
     stack.enter_context(mock.patch.dict(sys.modules, modules))
+    put(home, "locked", lambda size: torch.zeros(size, dtype=BYTES, pin_memory=True))
     put(Tensor, "record_stream", lambda *_: None)
     put(torch.cuda, "Stream", _Stream)
     put(torch.cuda, "Event", _Stream)

@@ -97,6 +97,7 @@ def untraceable(plan: Plan) -> str:
         (plan.spec.parts is not None, "registered parts may read values"),
         (plan.preservation_method == "outputs" and plan.preservation > 0,
          "a frozen model computes beside this one"),
+        (plan.weights_in != "device", "weights of blocks come while others compute"),
         (plan.qk_clip > 0, "the largest attention scores are read by a kernel"),
     )  # fmt: skip
     return next((words for applies, words in checks if applies), "")

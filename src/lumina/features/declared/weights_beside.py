@@ -1,0 +1,79 @@
+"""Frozen weights of blocks that live in host memory or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lumina.features.feature import Exclusion, Feature
+from lumina.features.needs import Need, memory_beside, not_apple
+from lumina.features.table import register
+from lumina.features.trial import Trial
+
+_SHARED = "several processes share or compare all weights"
+_AGAIN = "its blocks are passed several times"
+
+
+def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
+    """On the device are the blocks in use and on their way."""
+    streamed = layout.streamed(spec)
+    return {"weights": streamed.here - streamed.weights}
+
+
+def _elsewhere(place: str) -> Callable[[Any, Any], Mapping[str, int]]:
+    def bytes_of(spec: Any, layout: Any) -> Mapping[str, int]:
+        streamed = layout.streamed(spec)
+        found = {place: streamed.whole}
+        if place == "disk" and layout.device != "cpu":
+            found["host"] = streamed.largest  # it passes through the host
+        return found
+
+    return bytes_of
+
+
+def _declare(place: str, summary: str, needs: Need) -> None:
+    register(
+        Feature(
+            name=f"weights_{place}",
+            option="weights_in",
+            summary=summary,
+            without="--weights-in device",
+            change_cost="restart",
+            requested=lambda c: c.offload.weights_in == place,
+            active=lambda p: p.weights_in == place,
+            switch_on=lambda p: p.replace(weights_in=place),
+            needs=needs,
+            excludes=(
+                Exclusion("mixture_of_recursions", _AGAIN),
+                Exclusion("hierarchical_reasoning", _AGAIN),
+                Exclusion("registered_backbone", "what passes its blocks is not known"),
+                Exclusion(
+                    "preserve_base_outputs", "a second model has its own frozen weights"
+                ),
+                Exclusion("cuda_graphs", "the host moves data inside the step"),
+                Exclusion("ddp", _SHARED),
+                Exclusion("zero2", _SHARED),
+                Exclusion("fsdp2", "weights are divided over the processes already"),
+            ),
+            memory=_memory,
+            elsewhere=_elsewhere(place),
+            build="lumina.assemble.streamed.blocks:stream",
+            trial=Trial(
+                {"weights_in": place},
+                beside={"freeze": ("backbone.blocks.*",)},
+                calls=("lumina.assemble.streamed.blocks:StreamedBlocks.use",),
+            ),
+        )
+    )
+
+
+_declare(
+    "host",
+    "frozen weights of blocks in pinned host memory, which come block by block",
+    memory_beside("the weights"),
+)
+_declare(
+    "disk",
+    "frozen weights of blocks in files, which come block by block",
+    not_apple,
+)
