@@ -102,7 +102,7 @@ def test_on_the_cpu_states_are_in_host_memory_anyway() -> None:
     assert set(paged.elsewhere) == {"disk"}
 
 
-@pytest.mark.covers("MEM-11: offload of parameters")
+@pytest.mark.covers("MEM-11: offload of parameters, cpu_offload_parameters")
 @pytest.mark.parametrize("load_in_4bit", [False, True])
 def test_frozen_blocks_on_the_host_leave_two_of_them_on_the_device(
     load_in_4bit: bool,
@@ -155,7 +155,7 @@ def test_weights_that_the_host_has_no_room_for_are_refused() -> None:
 
 
 @pytest.mark.covers("MEM-11: cpu_offload_optimizer, nvme_path")
-@pytest.mark.covers("MEM-11: cpu_offload_parameters")
+@pytest.mark.covers("MEM-11: offload of parameters, cpu_offload_parameters")
 def test_the_names_of_the_documents_mean_these_options() -> None:
     layer = Layer()
     layer.put("cpu_offload_parameters", True)
