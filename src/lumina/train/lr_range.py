@@ -78,7 +78,7 @@ def swept(
             schedule_steps=steps, schedule_offset=-begin, steps=begin + steps
         )
         configure_torch(plan, ranks, prepared.environment)
-        weights = prepared.weights
+        weights = prepared.start.weights
         source = reader or (weights.source if weights else None)
         meta = reader.meta if reader is not None else None
         program = assemble(plan, source, ranks=ranks, meta=meta)

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
 from lumina.config.phase_entries import Phase, phases_of
-from lumina.config.task_paths import task_names
 from lumina.data.kind import Data, DataKind, Rows
 from lumina.data.kinds import chosen_kind, names_data
 from lumina.data.stream import RowStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-from lumina.features.few_bits import asked_base_storage
 from lumina.guard.guarded import guarded
-from lumina.model.kinds.table import why_not
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
 from lumina.observe.trackers import chosen_tracker
-from lumina.parallel.sizes import Sizes
-from lumina.plan.context_tiers import check_tier, with_tier
-from lumina.plan.decisions import asked_for
 from lumina.plan.duration import Done
 from lumina.plan.environment import Environment, capped, probe
-from lumina.plan.fine_tuning import fine_tuning
 from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
-from lumina.plan.row_length import with_row_length
-from lumina.plan.shape import resolve_spec
 from lumina.plan.sharing import check_name
-from lumina.state.base_model import BaseModel, open_base_model
-from lumina.state.puzzle_vectors import fitted_vectors
 from lumina.state.reader import CheckpointReader, open_checkpoint
 from lumina.state.run_directory import RunDirectory
-from lumina.state.task_heads import with_heads
-from lumina.state.weights import Weights, open_weights
-from lumina.train.adapter_training import begun_on, gone_on
 from lumina.train.batch_search import with_measured_batch
 from lumina.train.data_preparation import (
     DataPreparation,
@@ -48,8 +33,6 @@ from lumina.train.data_preparation import (
 )
 from lumina.train.edits import with_schedule_anew
 from lumina.train.experience import start_values, with_experience
-from lumina.train.expert_training import with_expert
-from lumina.train.from_base_model import borrowed, borrows, with_its_tokenizer
 from lumina.train.memory_ladder.limits import with_known_limits
 from lumina.train.phased_plan import (
     check_later_phases,
@@ -69,7 +52,8 @@ from lumina.train.resume import Resumption, find_resumption
 from lumina.train.resume_plan import as_left
 from lumina.train.room_on_disk import check_room
 from lumina.train.rules import with_rules
-from lumina.train.shape_from_weights import adopted
+from lumina.train.starting_weights import StartingWeights
+from lumina.train.tuning_settings import with_length, with_recipe
 from lumina.train.vocabulary import with_vocabulary
 
 
@@ -84,8 +68,7 @@ class Preparation:
         place: which of them this is, and where it begins.
         events: to be recorded once there is a run directory, as keyword arguments.
         resumption: the run to go on with, or None for a new one.
-        weights: what a new run starts from, or None for random ones.
-        base: the language model that `weights` borrow from, or None.
+        start: the weights that a new run, or a phase, begins with.
         environment: the machine.
         kind: the kind of data.
         data: what is trained on.
@@ -113,14 +96,11 @@ class Preparation:
         self.console = console
         self.events: list[dict[str, Any]] = []
         self.resumption: Resumption | None = None
-        self.weights: Weights | None = None
-        self.base: BaseModel | None = None
+        self.start = StartingWeights()
         self.whole = config
         self.phases: tuple[Phase, ...] = ()
         self.place = Place()
         self._after_phase = after_phase
-        self._held: frozenset[str] = frozenset()
-        self._length_open = False
         self._planning = False
         self._tries = True
 
@@ -173,20 +153,8 @@ class Preparation:
         self.environment = self.ranks.share(self.environment)
         check_shared_storage(self.config, self.ranks)
         self._agree_on_checkpoint()
-        if self._borrows():
-            self.base = open_base_model(str(self.config.train.init_from))
-            self.config = with_its_tokenizer(self.config, self.base)
-        elif self.config.train.init_from and self.reader is None:
-            weights = open_weights(
-                self.config.train.init_from,
-                piecewise=bool(asked_base_storage(self.config)),
-            )
-            self._held = frozenset(weights.source.names())
-            if self.config.train.expert_id is not None:
-                self.config, weights = with_expert(self.config, weights)
-            self.weights = with_heads(weights, task_names(self.config))
-            self._length_open = not asked_for(self.config, "seq_length")
-            self.config = adopted(self.config, self.weights)
+        if self.reader is None:
+            self.start, self.config = StartingWeights.opened(self.config)
         self.kind = chosen_kind(self.config)
         self._source = DataPreparation(
             self.kind, self.ranks, self.console, self.events.append
@@ -212,19 +180,11 @@ class Preparation:
             tell=self._tell_of_memory,
         )
         self._tell_of_attention()
-        if self.plan.spec.adapters:
-            self._put_on_base()
-        if self.base is not None:
-            self.weights, summary = borrowed(self.plan, self.config, self.base)
-            self._note(summary, "base_model")
-
-    def _put_on_base(self) -> None:
-        """Name the base of the adapters, and give a new run's their first values."""
-        if self.reader is not None:
-            moved_to = self.config.adapters.peft_base
-            self.plan = gone_on(self.plan, self.reader, moved_to)
-        elif self.weights is not None:
-            self.plan, self.weights = begun_on(self.plan, self.weights, self._held)
+        moved_to = self.config.adapters.peft_base
+        self.plan = self.start.put_on_base(self.plan, self.reader, moved_to)
+        taken = self.start.borrow(self.plan, self.config)
+        if taken is not None:
+            self._note(taken, "base_model")
 
     def _enter_phase(self) -> None:
         """Take up the settings of the phase that the run is in, and what they change.
@@ -238,19 +198,18 @@ class Preparation:
             return
         self.place = place_of(self.phases, self.reader, self._after_phase)
         self.config = phase_config(self.config, self.place.index)
-        self._length_open = False
+        self.start.length_open = False
         turn = self.place.turn
         if turn is not None:
             assert self.resumption is not None and self.reader is not None
             self.reader.close()
             self.resumption.reader = None
-            self.weights = open_weights(str(turn.checkpoint))
-            self._held = frozenset(self.weights.source.names())
+            self.start = StartingWeights.left_by(turn.checkpoint)
 
     @property
     def begins_from_weights(self) -> bool:
         """Whether this run, or phase, begins now, with weights that were trained."""
-        return self.reader is None and self.weights is not None
+        return self.reader is None and self.start.weights is not None
 
     @property
     def to_save(self) -> Config:
@@ -272,13 +231,6 @@ class Preparation:
             text = f"attention {got}: {self.plan.reasons['attention']}"
             self._note(text, "attention_fallback", "warning")
 
-    def _borrows(self) -> bool:
-        """Whether `init_from` names a model of another kind than the one to train."""
-        path = self.config.train.init_from
-        if path is None or self.reader is not None:
-            return False
-        return borrows(self.config, path)
-
     def _agree_on_checkpoint(self) -> None:
         """What rank 0 found holds: it alone may have cleared a half-written one."""
         mine = str(self.reader.path) if self.reader else None
@@ -293,22 +245,6 @@ class Preparation:
             return None
         folder = RunDirectory(self.resumption.run).tokenizer
         return Tokenizer.from_path(folder) if folder.is_dir() else None
-
-    def _fit_vectors(self, rows: Rows) -> None:
-        """The weights to start from, with as many vectors as there are puzzles."""
-        if self.weights is None or rows.num_puzzles is None:
-            return
-        known, found = self.weights.spec.vocab_size, rows.vocab_size
-        if known != found:
-            raise LuminaError(
-                "E002",
-                f"the weights in {self.weights.path} know puzzles of {known} tokens, "
-                f"these have {found}",
-                "name puzzles of the kind that the weights were trained on",
-            )
-        count = rows.num_puzzles
-        self.weights, summary = fitted_vectors(self.weights, count)
-        self._note(f"starts from {summary}", "weights_taken")
 
     @property
     def has_data(self) -> bool:
@@ -384,61 +320,22 @@ class Preparation:
             begun_with=self.config.parts.plugins,
         )
 
-    @property
-    def _tuned(self) -> Weights | None:
-        """The weights of a language model that is tuned; None: none is."""
-        if self.weights is None or why_not(self.weights.spec, "fine_tuning"):
-            return None
-        return self.weights
-
     def _decide_length(self, world_size: int) -> None:
-        """The length of the rows that a language model is tuned on."""
-        weights = self._tuned
-        if self.config.system.tier != "none":
-            self._decide_tier(world_size)
-            return
-        if weights is None or not self._length_open:
-            return
-        if weights.spec.pos_encodings == "learned":
-            return  # the table of positions is as long as a row
-        data = self.data if self.has_data else None
-        tokenizer = data.tokenizer if data else None
-        self.config = with_row_length(
+        """The length of the rows, where it is left to the weights and the data."""
+        self.config = with_length(
             self.config,
             self.environment,
-            weights.spec,
-            data.document_lengths() if data else None,
-            vocab_size=tokenizer.vocab_size if tokenizer else None,
-            world_size=world_size,
-        )
-
-    def _decide_tier(self, world_size: int) -> None:
-        """The length of the rows by the tier of contexts that is asked for."""
-        if self.reader is not None:
-            check_tier(self.config)
-            return
-        tokenizer = self.data.tokenizer if self.has_data else None
-        self.config = with_tier(
-            self.config,
-            self.environment,
-            model=self.weights.spec if self.weights else None,
-            vocab_size=tokenizer.vocab_size if tokenizer else None,
+            self.start,
+            self.data if self.has_data else None,
+            resumed=self.reader is not None,
             world_size=world_size,
         )
 
     def _fine_tune(self, rows: Rows | None, world_size: int) -> None:
         """Settings of a fine-tuning, where a new run starts from a language model."""
-        if self._tuned is None:
-            return
         if self.phases or self.config.stages.training_mode:
             return  # they recommend values of their own
-        known = rows.vocab_size if rows else None
-        self.config = fine_tuning(
-            self.config,
-            resolve_spec(self.config, known),
-            rows_per_epoch=rows.sequence.rows_per_epoch if rows else None,
-            data_ranks=Sizes.of(world_size).data,
-        )
+        self.config = with_recipe(self.config, self.start, rows, world_size)
 
     def _plan(self) -> Plan:
         """The Plan, with what the data says about lengths."""
@@ -446,7 +343,9 @@ class Preparation:
         self._decide_length(ranks)
         self.data = self._source.fit(self.data, self.config)
         rows = self._source.rows(self.data, self.config)
-        self._fit_vectors(rows)
+        fitted = self.start.fit_puzzles(rows)
+        if fitted is not None:
+            self._note(fitted, "weights_taken")
         self._fine_tune(rows, ranks)
 
         def planned(config: Config, machine: Environment) -> Plan:
@@ -485,7 +384,7 @@ class Preparation:
             lambda config: planned(config, self.environment),
             self.ranks,
             self.events.append,
-            new=not (self.resumption or self.weights or self.phases),
+            new=not (self.resumption or self.start.weights or self.phases),
             data=self.data.stats.get("train_fingerprint", ""),
         )
         plan, self.environment = guarded(
@@ -506,10 +405,15 @@ class Preparation:
             )
         self.events += rows_in_words(self.stream, self.kind, plan.spec.seq_length)
         plan = with_one_schedule(
-            self._with_context(plan), self.whole, self.place, self.data, rows, draft
+            self.start.keep_context(plan),
+            self.whole,
+            self.place,
+            self.data,
+            rows,
+            draft,
         )
         plan = in_phase(plan, self.phases, self.place)
-        trained = self.weights is not None or self.reader is not None
+        trained = self.start.weights is not None or self.reader is not None
         check_preservation(plan, begins_trained=trained)
         check_later_phases(self.whole, self.phases, self.place, draft)
         if self.reader is None or self.resumption is None:
@@ -529,16 +433,6 @@ class Preparation:
         if self.ranks.main:
             self.console.message(text)
         self._note(text, "batch_size_measured")
-
-    def _with_context(self, plan: Plan) -> Plan:
-        """What tuned weights can read stays theirs, however short the rows are."""
-        weights = self._tuned
-        if weights is None:
-            return plan
-        context = weights.spec.context_length
-        if context <= plan.spec.seq_length:
-            return plan
-        return plan.replace(spec=replace(plan.spec, context=context))
 
     def _done(self, rows: Rows) -> Done | None:
         """What the checkpoint has behind it, in steps and in rows."""

@@ -52,7 +52,7 @@ class Outset:
 
 def begin(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> Outset:
     """A Program with initial weights, `--init-from`'s, or those of the phase before."""
-    weights, turn = prepared.weights, prepared.place.turn
+    weights, turn = prepared.start.weights, prepared.place.turn
     step = turn.step if turn else 0
     if recorder.metrics is not None:
         recorder.metrics.truncate_after(step)

@@ -150,7 +150,7 @@ class Trainer(Adjusting):
             prepared.decide(planning=True, machine=machine)
             if machine is None:
                 prepared.check_room()
-            reader, weights = prepared.reader, prepared.weights
+            reader, weights = prepared.reader, prepared.start.weights
             source = reader or (weights.source if weights else None)
             if source is not None or prepared.plan.freeze:
                 check_fits(prepared.plan, source)

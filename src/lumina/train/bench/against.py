@@ -116,10 +116,10 @@ def compare_trainers(
             folder or Path(temporary),
             plan,
             tuple(config.parts.plugins),
-            1.0 if prepared.weights else sharpness_of(plan.spec),
+            1.0 if prepared.start.weights else sharpness_of(plan.spec),
         )
-        if prepared.weights:
-            weights = prepared.weights
+        if prepared.start.weights:
+            weights = prepared.start.weights
             export_folder((weights.spec, weights.source.tensor), None, work.model)
         work.save(_rows(prepared, config, random, blocks))
         tell("the reference: first weights, and the losses of the first rows")

@@ -103,7 +103,7 @@ class Session:
         self.plan: Plan = prepared.plan
         self.environment: Environment = prepared.environment
         self._restore = configure_torch(self.plan, ranks, self.environment)
-        weights = prepared.weights
+        weights = prepared.start.weights
         source = weights.source if weights else None
         self.program: Program = assemble(self.plan, source, ranks=ranks)
         self.prepare_seconds = time.perf_counter() - began
