@@ -83,7 +83,7 @@ def test_zeros_constants_and_a_large_value_stay_finite(name):
 
 def test_the_command_line_names_every_format():
     assert set(KV_FORMATS) == set(FORMATS.known())
-    with pytest.raises(LuminaError, match=r"choose one of .*int4"):
+    with pytest.raises(LuminaError, match=r"there are .*int4"):
         find_format("int3")
 
 

@@ -10,13 +10,13 @@ because the help of a group reads the summary of each.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
 from lumina.errors import LuminaError
+from lumina.similar_names import nearest
 
 _USAGE = """\
 usage: lumina {name} COMMAND [options]
@@ -75,8 +75,8 @@ def chosen(
         print(_help(name, summary, known))
         return None
     if word not in known:
-        close = difflib.get_close_matches(word, known, n=1)
-        hint = f"did you mean `lumina {name} {close[0]}`? " if close else ""
+        close = nearest(word, known)
+        hint = f"did you mean `lumina {name} {close}`? " if close else ""
         raise LuminaError(
             "E004",
             f"{word!r} is not a command of `lumina {name}`",

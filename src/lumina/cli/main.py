@@ -15,6 +15,7 @@ from typing import Any
 from lumina.cli.documented_flags import translated
 from lumina.cli.streams import provide_standard_streams
 from lumina.errors import LuminaError
+from lumina.similar_names import nearest
 
 # Command -> (module, one line of help), in the order help shows them. A module has
 # `add_arguments(parser)` and `run(args) -> int`, or `GROUP`: a package of sub-commands
@@ -165,10 +166,8 @@ def _dispatch(words: list[str], of_shell: bool) -> int:
 def _command(name: str) -> Any:
     if name in COMMANDS:
         return importlib.import_module(COMMANDS[name][0])
-    import difflib
-
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean `lumina {close[0]}`? " if close else ""
+    close = nearest(name, COMMANDS)
+    hint = f"did you mean `lumina {close}`? " if close else ""
     kind = "an option before the command" if name.startswith("-") else "a command"
     raise LuminaError(
         "E004", f"{name!r} is not {kind}", f"{hint}`lumina --help` lists the commands"

@@ -6,9 +6,9 @@ import json
 
 from lumina.cli.text import table
 from lumina.config.bundles import SCENARIOS, Scenario
-from lumina.config.leaves import nearest
 from lumina.config.provenance import show
 from lumina.errors import LuminaError
+from lumina.similar_names import did_you_mean
 
 
 def show_scenarios(name: str | None, as_json: bool) -> int:
@@ -21,12 +21,10 @@ def show_scenarios(name: str | None, as_json: bool) -> int:
     if name is not None:
         key = name.strip().lower().replace("-", "_")
         if key not in SCENARIOS:
-            close = nearest(key, SCENARIOS)
             raise LuminaError(
                 "E001",
                 f"there is no scenario {name!r}",
-                (f"did you mean {close!r}? " if close else "")
-                + f"there are {', '.join(SCENARIOS)}",
+                did_you_mean(key, SCENARIOS) + f"there are {', '.join(SCENARIOS)}",
             )
         chosen = {key: SCENARIOS[key]}
     facts = [_facts(key, one) for key, one in chosen.items()]

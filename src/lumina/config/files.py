@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from lumina.config.layer import Layer
-from lumina.config.leaves import at_home, canonical, meaning, nearest
+from lumina.config.leaves import at_home, canonical, meaning
 from lumina.config.migrations import migrated
 from lumina.config.sections import LEAVES, SECTIONS
 from lumina.config.spellings import DICTIONARIES, SYNONYMS
 from lumina.errors import LuminaError
+from lumina.similar_names import did_you_mean
 
 _GUESSED = ("bool", "int", "float", "timestamp")
 
@@ -213,8 +214,7 @@ def _unknown_section(path: str | Path, name: str) -> LuminaError:
             f"{path}: {name!r} is not an option",
             f"{meant}`lumina config explain` lists every option",
         )
-    close = nearest(name, SECTIONS)
-    hint = f"did you mean {close!r}? " if close else ""
+    hint = did_you_mean(name, SECTIONS)
     return LuminaError(
         "E004",
         f"{path}: {name!r} is not a section",

@@ -56,12 +56,6 @@ NAMED_PATHS = ("tasks", "task_eval_data", "sources", "source_eval_data")
 """Options whose entries are NAME=PATH."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, or None if none is alike."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return found[0] if found else None
-
-
 _SPELLED_ALIKE = 0.85
 """How like an option a wrong name must be to be a slip of the fingers."""
 

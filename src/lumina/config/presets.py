@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lumina.config.leaves import nearest
 from lumina.config.preset_table import L1, ROWS, Row
 from lumina.errors import LuminaError
+from lumina.similar_names import nearest
 
 DEFAULT_PRESET = "debug"
 """The preset of a run that names neither a preset, a file nor weights."""

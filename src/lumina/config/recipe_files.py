@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
+from lumina.similar_names import did_you_mean
 
 FOLDER = Path(__file__).with_name("recipes")
 
@@ -53,12 +53,10 @@ def find_recipe(name: str) -> Recipe:
     key = name.strip().lower().replace("-", "_")
     if key in known:
         return known[key]
-    close = nearest(key, known)
     raise LuminaError(
         "E001",
         f"there is no recipe {name!r}",
-        (f"did you mean {close!r}? " if close else "")
-        + "`lumina presets recipes` lists them all",
+        did_you_mean(key, known) + "`lumina presets recipes` lists them all",
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lumina.config.leaves import nearest
 from lumina.config.option_values import value_like
 from lumina.config.source_entries import source_paths
 from lumina.data import arc_data, sudoku_data, tasks_data, text_data
@@ -17,6 +16,7 @@ from lumina.data.kind import Data, DataKind, Gives, Request
 from lumina.data.mixture import mixture_data, streamed_mixture
 from lumina.data.streaming import streamed_data
 from lumina.errors import LuminaError
+from lumina.similar_names import did_you_mean
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -93,8 +93,7 @@ def chosen_kind(config: Config) -> DataKind:
         return described
     kinds = known_kinds()
     if name not in kinds:
-        close = nearest(name, kinds)
-        meant = f"did you mean {close!r}? " if close else ""
+        meant = did_you_mean(name, kinds)
         raise LuminaError(
             "E005",
             f"--data-kind {name}: there is no such kind of data",
@@ -133,8 +132,7 @@ def options_of(kind: DataKind, given: tuple[str, ...]) -> dict[str, Any]:
     for text in given:
         name, _, written = text.partition("=")
         if name not in options:
-            close = nearest(name, options)
-            meant = f"did you mean {close!r}? " if close else ""
+            meant = did_you_mean(name, options)
             raise LuminaError(
                 "E005",
                 f"data_options {text}: data of kind {kind.name} has no option {name!r}",

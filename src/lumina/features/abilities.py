@@ -9,12 +9,12 @@ and the way out are those of the feature that asks, the reason is the kind's.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from lumina.errors import LuminaError
+from lumina.similar_names import did_you_mean
 
 
 def _not_asked(config: Any) -> str:
@@ -121,8 +121,7 @@ def check_abilities(who: str, names: Iterable[str], others: Iterable[str] = ()) 
     for name in names:
         if name in known:
             continue
-        close = difflib.get_close_matches(name, known, n=1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
+        meant = did_you_mean(name, known)
         raise LuminaError(
             "E005",
             f"{who} lacks {name!r}, which nothing asks for",

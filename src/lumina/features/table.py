@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from lumina.errors import LuminaError
 from lumina.features.abilities import check_abilities
 from lumina.features.feature import Feature
+from lumina.similar_names import did_you_mean
 
 FEATURES: dict[str, Feature] = {}
 """Feature name -> declaration, in the order of registration."""
@@ -41,8 +41,7 @@ def find_feature(name: str) -> Feature:
     key = name.replace("-", "_")
     if key in FEATURES:
         return FEATURES[key]
-    close = difflib.get_close_matches(key, FEATURES, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    hint = did_you_mean(key, FEATURES)
     raise LuminaError(
         "E005",
         f"{name!r} is not a feature",

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
+from lumina.similar_names import did_you_mean
 
 STANDARD = "standard"
 """The name of Lumina's own part of every kind."""
@@ -212,8 +212,7 @@ def chosen_part(kind: str, name: str) -> Part:
             f"{name!r} is registered as {part.kind}, not as {kind}",
             f"choose it with --{OPTION_OF[part.kind].replace('_', '-')}",
         )
-    close = nearest(name, [*known(kind), STANDARD])
-    meant = f"did you mean {close!r}? " if close else ""
+    meant = did_you_mean(name, [*known(kind), STANDARD])
     there = ", ".join([STANDARD, *known(kind)])
     raise LuminaError(
         "E005",

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
 from lumina.found_by_name import FoundByName
 
@@ -304,14 +303,9 @@ def chosen_optimizer(name: str, option: str = "optimizer") -> Declared:
     Raises:
         LuminaError: E005, with those that there are.
     """
-    found = OPTIMIZERS.found(name)
-    if found is not None:
-        return found
-    close = nearest(name, known_optimizers())
-    meant = f"did you mean {close!r}? " if close else ""
-    raise LuminaError(
-        "E005",
+    return OPTIMIZERS.chosen(
+        name,
         f"{option} {name}: there is no such optimizer",
-        f"{meant}there are {', '.join(known_optimizers())}; another one is a class "
-        f"under @lumina.register_optimizer({name!r}) in a file named with --plugins",
+        f"another one is a class under @lumina.register_optimizer({name!r}) in a file "
+        "named with --plugins",
     )

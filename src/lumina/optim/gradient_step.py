@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lumina.config.leaves import nearest
-from lumina.errors import LuminaError
 from lumina.found_by_name import FoundByName
 from lumina.optim.declared import Option
 
@@ -119,9 +117,14 @@ STEPS = FoundByName[DeclaredStep]("lumina.optim.gradient_steps")
 def register_gradient_step(
     name: str, *, words: str, options: Mapping[str, Option] | None = None
 ) -> Callable[[C], C]:
-    """A decorator that enters a class into `STEPS`; arguments as of `DeclaredStep`."""
+    """A decorator that enters a class into `STEPS`; arguments as of `DeclaredStep`.
+
+    Raises:
+        LuminaError: E005 for the name of one of Lumina's own steps.
+    """
 
     def decorate(cls: C) -> C:
+        STEPS.refuse_taken(name, cls.__module__, "a step on gradients")
         STEPS[name] = DeclaredStep(name, cls, words, dict(options or {}))
         return cls
 
@@ -139,13 +142,4 @@ def chosen_gradient_step(name: str) -> DeclaredStep:
     Raises:
         LuminaError: E005, with those that there are.
     """
-    found = STEPS.found(name)
-    if found is not None:
-        return found
-    close = nearest(name, known_gradient_steps())
-    meant = f"did you mean {close!r}? " if close else ""
-    raise LuminaError(
-        "E005",
-        f"gradient_steps {name}: there is no such step",
-        f"{meant}there are {', '.join(known_gradient_steps())}",
-    )
+    return STEPS.chosen(name, f"gradient_steps {name}: there is no such step")

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
 from lumina.features import Feature, Trial, register
 from lumina.parallel.way import Way
+from lumina.similar_names import did_you_mean
 
 AUTO = "auto"
 """The value of `--parallel` that leaves the choice to the planner."""
@@ -74,8 +74,7 @@ def chosen_way(name: str) -> type[Way]:
     if name in _WAYS:
         return _WAYS[name]
     known = (AUTO, *known_ways())
-    close = nearest(name, known)
-    meant = f"did you mean {close!r}? " if close else ""
+    meant = did_you_mean(name, known)
     raise LuminaError(
         "E005",
         f"parallel {name}: there is no such way to share the work",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lumina.config.leaves import nearest
 from lumina.config.option_values import value_like
 from lumina.errors import LuminaError
 from lumina.optim.declared import Option
+from lumina.similar_names import did_you_mean
 
 
 def read_options(
@@ -31,8 +31,7 @@ def read_options(
         key, equals, written = text.partition("=")
         where = f"{leaf} {text}"
         if not equals or key not in options:
-            close = nearest(key, options)
-            meant = f"did you mean {close!r}? " if close else ""
+            meant = did_you_mean(key, options)
             raise LuminaError(
                 "E005",
                 f"{where}: there is no such option of {of}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lumina.config.leaves import nearest
 from lumina.config.option_values import value_like
 from lumina.errors import LuminaError
 from lumina.model import tensors
@@ -24,6 +23,7 @@ from lumina.plan.count import trainable
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.plan import Plan
 from lumina.plan.transfer import check_optimizers
+from lumina.similar_names import did_you_mean
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -330,8 +330,7 @@ def _options(
                 f"set it with --{flag}",
             )
         if option not in held:
-            close = nearest(option, held)
-            meant = f"did you mean {close!r}? " if close else ""
+            meant = did_you_mean(option, held)
             raise LuminaError(
                 "E005",
                 f"{where}: the optimizer {optimizer.name} has no option {option!r}",

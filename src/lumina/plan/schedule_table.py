@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lumina.config.leaves import nearest
-from lumina.errors import LuminaError
 from lumina.found_by_name import FoundByName
 from lumina.optim.declared import Option
 
@@ -98,13 +96,7 @@ def register_schedule(
     """
 
     def decorate(rate: Rate) -> Rate:
-        own = name in SCHEDULES.own
-        if own and rate.__module__ != f"{SCHEDULES.package}.{name}":
-            raise LuminaError(
-                "E005",
-                f"Lumina itself already has a schedule {name!r}",
-                "choose another name",
-            )
+        SCHEDULES.refuse_taken(name, rate.__module__, "a schedule")
         SCHEDULES[name] = Schedule(
             name, rate, words, dict(options or {}), falls, stable, warmup_ratio, floor
         )
@@ -124,17 +116,11 @@ def chosen_schedule(name: str) -> Schedule:
     Raises:
         LuminaError: E005, with those that there are.
     """
-    found = SCHEDULES.found(name)
-    if found is not None:
-        return found
-    close = nearest(name, known_schedules())
-    meant = f"did you mean {close!r}? " if close else ""
-    raise LuminaError(
-        "E005",
+    return SCHEDULES.chosen(
+        name,
         f"lr_scheduler {name}: there is no such schedule",
-        f"{meant}there are {', '.join(known_schedules())}; another one is a function "
-        f"under @lumina.register_schedule({name!r}, ...) in a file that --plugins "
-        "names",
+        f"another one is a function under @lumina.register_schedule({name!r}, ...) in "
+        "a file that --plugins names",
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lumina.data.record_forms.message import BadRecord, Content, is_empty
 from lumina.errors import LuminaError
+from lumina.similar_names import did_you_mean
 
 Record = dict[str, Any]
 
@@ -126,10 +127,8 @@ def form_named(name: str) -> Form:
     known = forms()
     if name in known:
         return known[name]
-    from lumina.config.leaves import nearest
 
-    close = nearest(name, known)
-    meant = f"did you mean {close!r}? " if close else ""
+    meant = did_you_mean(name, known)
     raise LuminaError(
         "E005",
         f"--format {name}: there is no such form of record",

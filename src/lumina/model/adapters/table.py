@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lumina.errors import LuminaError
 from lumina.found_by_name import FoundByName
 from lumina.model.adapters.method import Method
 
@@ -21,11 +20,4 @@ def chosen_method(name: str) -> Method:
     Raises:
         LuminaError: E005 for a name that is none.
     """
-    method = METHODS.found(name)
-    if method is None:
-        raise LuminaError(
-            "E005",
-            f"there is no method {name!r} of adapting a model",
-            f"methods are {', '.join(METHODS.known())}",
-        )
-    return method
+    return METHODS.chosen(name, f"there is no method {name!r} of adapting a model")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
 from lumina.found_by_name import FoundByName
 from lumina.packages import installed
@@ -60,8 +59,8 @@ def register_tracker(
 
     def decorate(cls: T) -> T:
         taken = TRACKERS.get(name)
-        own = name in TRACKERS.own and cls.__module__ != f"{TRACKERS.package}.{name}"
-        if own or (taken is not None and taken.cls.__module__ != cls.__module__):
+        TRACKERS.refuse_taken(name, cls.__module__, "a tracker")
+        if taken is not None and taken.cls.__module__ != cls.__module__:
             raise LuminaError(
                 "E005", f"there is a tracker {name!r} already", "choose another name"
             )
@@ -82,14 +81,9 @@ def chosen_tracker(name: str) -> Declared:
     Raises:
         LuminaError: E005, with those that there are.
     """
-    found = TRACKERS.found(name)
-    if found is not None:
-        return found
-    close = nearest(name, known_trackers())
-    meant = f"did you mean {close!r}? " if close else ""
-    raise LuminaError(
-        "E005",
+    return TRACKERS.chosen(
+        name,
         f"--trackers {name}: there is no such tracker",
-        f"{meant}there are {', '.join(known_trackers())}; another one is a class under "
-        f"@lumina.register_tracker({name!r}) in a file named with --plugins",
+        f"another one is a class under @lumina.register_tracker({name!r}) in a file "
+        "named with --plugins",
     )

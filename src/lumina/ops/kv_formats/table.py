@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from lumina.errors import LuminaError
 from lumina.found_by_name import FoundByName
 
 Piece = tuple[int, torch.dtype]
@@ -87,11 +86,4 @@ def find_format(name: str) -> Format:
     Raises:
         LuminaError: E005 for a name that there is not.
     """
-    found = FORMATS.found(name)
-    if found is None:
-        raise LuminaError(
-            "E005",
-            f"kv-cache-dtype {name!r} does not exist",
-            f"choose one of {', '.join(FORMATS.known())}",
-        )
-    return found
+    return FORMATS.chosen(name, f"kv-cache-dtype {name!r} does not exist")

@@ -215,11 +215,4 @@ def found_codec(name: str) -> Codec:
     Raises:
         LuminaError: E005 where there is none.
     """
-    codec = CODECS.found(name)
-    if codec is None:
-        raise LuminaError(
-            "E005",
-            f"there is no codec {name!r} of weights in few bits",
-            f"choose one of {', '.join(CODECS.known())}",
-        )
-    return codec
+    return CODECS.chosen(name, f"there is no codec {name!r} of weights in few bits")

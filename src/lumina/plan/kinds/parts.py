@@ -6,12 +6,12 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lumina.config.leaves import nearest
 from lumina.config.option_values import value_like
 from lumina.errors import LuminaError
 from lumina.model.registry import OPTION_OF, STANDARD, Part, chosen_part
 from lumina.model.spec import ModelSpec, PartsSpec
 from lumina.plan.kinds.kind import Known, Planned
+from lumina.similar_names import did_you_mean
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -147,8 +147,7 @@ def _options(given: tuple[str, ...], used: list[Part]) -> dict[str, dict[str, An
                 f"its registered parts: {names}",
             )
         if option not in found.get(name, {}):
-            close = nearest(option, found.get(name, {}))
-            meant = f"did you mean {close!r}? " if close else ""
+            meant = did_you_mean(option, found.get(name, {}))
             listed = ", ".join(found.get(name, {})) or "none"
             raise LuminaError(
                 "E005",

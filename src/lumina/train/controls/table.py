@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from lumina.config.leaves import nearest
 from lumina.errors import LuminaError
+from lumina.similar_names import did_you_mean
 from lumina.train.controls.control import Control
 from lumina.train.controls.features import switch_of
 
@@ -45,8 +45,7 @@ def control_named(name: str) -> Control:
     """
     control = _CONTROLS.get(name) or switch_of(name)
     if control is None:
-        close = nearest(name, _CONTROLS)
-        meant = f"did you mean {close!r}? " if close else ""
+        meant = did_you_mean(name, _CONTROLS)
         raise LuminaError(
             "E004",
             f"there is no control named {name}",

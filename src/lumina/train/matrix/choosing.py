@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from functools import cache
 
 from lumina.errors import LuminaError
+from lumina.similar_names import did_you_mean
 from lumina.train.matrix.cell import Cell, clash, tried_features
 from lumina.train.matrix.covering import Together, covering
 from lumina.train.matrix.named import named_cells
@@ -80,8 +80,7 @@ def _named(only: Sequence[str]) -> tuple[list[str], set[str]]:
         elif word.lower() in cells:
             wanted.add(cells[word.lower()])
         else:
-            close = difflib.get_close_matches(name, [*features, *cells], n=1)
-            meant = f"did you mean {close[0]!r}? " if close else ""
+            meant = did_you_mean(name, [*features, *cells])
             raise LuminaError(
                 "E005",
                 f"{word!r} is neither a feature that is tried nor a named cell",
