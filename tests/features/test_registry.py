@@ -52,6 +52,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "ddp": {"parallel": "ddp"},
     "zero2": {"parallel": "zero2"},
     "fsdp2": {"parallel": "fsdp2"},
+    "independent": {"parallel": "independent"},
     "flash_attention": {"attention": "flash2"},
     "deterministic": {"deterministic": True},
     "preserve_base_knowledge": {"preserve_base_knowledge": True},

@@ -63,5 +63,6 @@ def test_a_wrong_name_is_refused_with_those_that_there_are() -> None:
     assert caught.value.code == "E005"
     assert "did you mean 'fsdp2'?" in caught.value.hint
     assert (
-        "auto, " in caught.value.hint and "ddp, fsdp2, none, zero2" in caught.value.hint
+        "auto, " in caught.value.hint
+        and "ddp, fsdp2, independent, none, zero2" in caught.value.hint
     )

@@ -120,7 +120,10 @@ def test_its_run_goes_on_with_the_file_only(trainings: Trainings, whole: Path) -
     [
         ([*BY_HAND, *MOE], "parallel by_hand needs a gradient of every parameter"),
         ([*BY_HAND[:3], "by_head", *DENSE], "did you mean 'by_hand'?"),
-        (["--parallel", "fsdp3", *DENSE], "there are auto, ddp, fsdp2, none"),
+        (
+            ["--parallel", "fsdp3", *DENSE],
+            "there are auto, ddp, fsdp2, independent, none",
+        ),
     ],
 )
 def test_it_is_refused_by_name(

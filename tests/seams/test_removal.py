@@ -51,7 +51,9 @@ ENTRIES = {
         says="adam_atan2",
     ),
     "way of being parallel": Entry(
-        ("parallel/ways/fsdp2.py",), asks="--parallel fsdp2", says="fsdp2"
+        ("parallel/ways/independent.py",),
+        asks="--parallel independent",
+        says="independent",
     ),
     "kind of data": Entry(
         ("data/arc_data.py",),
@@ -63,8 +65,8 @@ ENTRIES = {
     "control": Entry(
         ("train/controls/depth.py",),
         (
-            ("train/controls/__init__.py", "import depth, ", "import "),
-            ("train/controls/__init__.py", "experts, depth)", "experts)"),
+            ("train/controls/__init__.py", "    depth,\n    ending,", "    ending,"),
+            ("train/controls/__init__.py", "    depth,\n    mixture,", "    mixture,"),
         ),
     ),
     "rule": Entry(
@@ -72,10 +74,10 @@ ENTRIES = {
         (
             (
                 "train/rules/__init__.py",
-                "from lumina.train.rules import expert_capacity\n",
-                "",
+                "    expert_capacity,\n    orchestrator,",
+                "    orchestrator,",
             ),
-            ("train/rules/__init__.py", "OWN = (expert_capacity,)", "OWN = ()"),
+            ("train/rules/__init__.py", "OWN = (\n    expert_capacity,", "OWN = ("),
         ),
     ),
     "feature": Entry(

@@ -304,6 +304,7 @@ def capture(
     if program.remains is not None:
         changed = {"journal": list(progress.journal), "extra": dict(progress.extra)}
         return of_remains(program, config=config or {}, **changed)
+    program.merge()
     # Numbers first: read later, they would wait behind the copies of all tensors.
     numbers = scalars(program)
     if copies is None:

@@ -205,7 +205,7 @@ class Program:
         if self.ranks.world_size == 1:
             return True
         meets = self.sharded or self.network.recurrent or self.vocabulary is not None
-        return not meets
+        return self.way.synchronised and not meets
 
     @property
     def kept_in(self) -> torch.dtype:
@@ -410,6 +410,34 @@ class Program:
         with average.applied() if average is not None else nullcontext():
             yield
         self.way.after_evaluation()
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Make one model of the copies of all ranks, where each learns by itself.
+
+        Called by all ranks, before the model is judged or saved.
+
+        Raises:
+            LuminaError: E002 where an optimizer keeps what has no mean.
+        """
+        if self.way.synchronised:
+            return
+        self.before_changes()
+        self.optimizer.settle()
+        slots = self.optimizer.slots
+        states = [state for slot in slots for state in slot.state.values()]
+        if any(state.dtype != torch.float32 for state in states):
+            raise LuminaError(
+                "E002",
+                f"parallel {self.plan.parallel} averages what optimizers keep, and "
+                "this one keeps it in fewer bits than float32",
+                "use --optimizer adamw, or --parallel ddp",
+            )
+        averages = [] if self.average is None else list(self.average.values())
+        self.way.merge([*(slot.master for slot in slots), *states, *averages])
+        for slot in slots:
+            slot.write_back()
+            slot.release()
 
     def before_changes(self) -> None:
         """Called before weights and states change: a capture may still read them."""

@@ -165,6 +165,7 @@ _THEIRS: dict[str, dict[str, Any]] = {
     "--fp16": {"nargs": "?", "const": "true"},
     "--use-8bit-optimizer": {"nargs": "?", "const": "true"},
     "--ddp": {"nargs": "?", "const": "true"},
+    "--parallel-independent": {"nargs": "?", "const": "true"},
     "--force-streaming": {"nargs": "?", "const": "true"},
     "--force-memory-loading": {"nargs": "?", "const": "true"},
     "--disable-sharding": {"nargs": "?", "const": "true"},

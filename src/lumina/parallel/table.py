@@ -116,6 +116,7 @@ def _feature(way: type[Way]) -> Feature:
         ),
         trial=Trial(
             {"parallel": name, "batch_size": 2},
+            keeps=way.synchronised,
             ranks=2,
             figures=("ranks",),
             redraws=True,

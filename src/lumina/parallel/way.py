@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -66,7 +67,7 @@ class Way:
     The class says what the planner needs; an object is made for each program. A program
     transforms and compiles the blocks, calls `wrap`, gives every weight its value, and
     calls `settle`. After the last backward of a step, the gradient of every parameter
-    is the mean over `mesh.tokens`.
+    is the mean over `mesh.tokens`, unless ranks are not `synchronised`.
 
     Attributes:
         name: what `--parallel` calls it; set by `register_parallel`.
@@ -79,6 +80,9 @@ class Way:
         masters_apart: whether the network's weights are half-precision copies of
             float32 masters, where the compute type is half precision. Otherwise
             parameters are float32, and modules cast them.
+        synchronised: whether all ranks take the same steps. Otherwise each has weights
+            of its own, its gradients are those of its own rows, and `merge` makes one
+            model of all.
     """
 
     name: ClassVar[str]
@@ -87,6 +91,7 @@ class Way:
     several: ClassVar[bool] = True
     sharded: ClassVar[bool] = False
     masters_apart: ClassVar[bool] = False
+    synchronised: ClassVar[bool] = True
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -144,6 +149,16 @@ class Way:
                 complete on every rank.
         """
         return nullcontext()
+
+    def merge(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Make what ranks learned apart the same on all of them, in place.
+
+        Called by all ranks before weights are judged or saved, where they are not
+        `synchronised`.
+
+        Args:
+            tensors: float32; weights and what optimizers and averages keep.
+        """
 
     def after_evaluation(self) -> None:
         """Tidy up after forward passes without a backward."""

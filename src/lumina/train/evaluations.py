@@ -72,6 +72,7 @@ class Evaluations:
         """
         assert self.batches is not None
         beat("evaluating")
+        program.merge()
         outcome = None
         with program.evaluation(), suppress(EvaluationStoppedError):
             outcome = self._in_parts(program, step, stop)

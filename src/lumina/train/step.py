@@ -239,16 +239,31 @@ def _work(
     metrics = sums if counts is None else torch.cat([sums, counts])
     mesh.tokens.sum_(metrics)
     mesh.copies.sum_(metrics[3:9])  # a request may have reached any process
-    # These two every rank already has in full.
-    metrics[1] = verdict.norm
-    metrics[2] = verdict.skip
-    metrics[9] = (scale / verdict.divisor) * (1 - verdict.skip)
+    # These every rank already has in full, unless it learns by itself.
+    clip = (scale / verdict.divisor) * (1 - verdict.skip)
+    own = torch.stack([verdict.norm, verdict.skip, clip])
+    if not program.way.synchronised:
+        own = _of_copies(mesh.tokens.stack(own))
+    metrics[1], metrics[2], metrics[9] = own[0], own[1], own[2]
     found = dict(divide_counts(metrics[len(sums) :], program.counts))
     for kind in program.kinds:
         kind.note(program, found)
         if learns:
             kind.after(program, found, verdict.skip)
     return watch.beside(metrics)
+
+
+def _of_copies(figures: Tensor) -> Tensor:
+    """[3]: gradient norm, skipped and clip of a step that each rank takes by itself.
+
+    A step counts as passed over where one rank did: what watches the run sees it.
+
+    Args:
+        figures: [R, 3] of each rank.
+    """
+    return torch.stack(
+        [figures[:, 0].mean(), figures[:, 1].amax(), figures[:, 2].mean()]
+    )
 
 
 def forwards(

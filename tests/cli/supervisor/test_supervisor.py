@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from lumina import heartbeat
 from lumina.cli.supervisor import launch, processes
 from lumina.cli.supervisor.choice import Choice
 from lumina.cli.supervisor.supervisor import Settings, Supervisor
+from lumina.cli.supervisor.training import restarted
 from lumina.config import Config
 from lumina.state.liveness import state_of
 from mechanisms import mechanism
@@ -140,19 +142,19 @@ if several and os.environ["RANK"] == "1":
     raise SystemExit({code})
 if several:
     time.sleep(999)
-(here / "words").write_text(" ".join(sys.argv[1:]))
+(here / "alone").touch()
 """
 
 
 @pytest.mark.covers("DST-01: early failure falls to one GPU unless --strict")
 @pytest.mark.parametrize(
-    ("step", "code", "words", "falls_back"),
+    ("step", "code", "may_be_one", "falls_back"),
     [
-        (0, 1, ["--nproc", "1"], True),
-        (1, 1, ["--nproc", "1"], True),  # the first step had begun, and no other
-        (3, 1, ["--nproc", "1"], False),  # steps were trained
-        (0, 2, ["--nproc", "1"], False),  # the command is wrong
-        (0, 1, None, False),  # --strict
+        (0, 1, True, True),
+        (1, 1, True, True),  # the first step had begun, and no other
+        (3, 1, True, False),  # steps were trained
+        (0, 2, True, False),  # the command is wrong
+        (0, 1, False, False),  # --strict
     ],
 )
 def test_several_that_fail_before_their_first_step_become_one(
@@ -160,7 +162,7 @@ def test_several_that_fail_before_their_first_step_become_one(
     monkeypatch: pytest.MonkeyPatch,
     step: int,
     code: int,
-    words: list[str] | None,
+    may_be_one: bool,
     falls_back: bool,
 ) -> None:
     monkeypatch.setattr(processes, "FAILED_SECONDS", 0.1)
@@ -172,29 +174,41 @@ def test_several_that_fail_before_their_first_step_become_one(
         Settings(OFF),
         tried.said.append,
         alone=False,
-        one_process=words,
+        may_be_one=may_be_one,
     )
     assert supervisor.run() == (0 if falls_back else code)
-    told = tmp_path / "words"
-    assert told.exists() is falls_back
+    assert (tmp_path / "alone").exists() is falls_back
     if not falls_back:
         return
-    assert told.read_text() == "--nproc 1"
     (event,) = tried.events()
     assert event["kind"] == "fell_back_to_one_process"
     assert event["message"] in tried.said and "--strict" in event["message"]
     began = json.loads((tmp_path / "began-1").read_text())
-    assert "rank 1 failed" in began["cause"]
+    assert "rank 1 failed" in began["cause"] and began["one_process"]
 
 
-def test_what_one_process_is_told_in_place_of_several() -> None:
-    def words(**leaves: object) -> list[str] | None:
-        return launch._one_process(Config(**leaves))
+def test_when_one_process_may_train_in_place_of_several() -> None:
+    def may_be(**leaves: object) -> bool:
+        return launch._may_be_one(Config(**leaves))
 
-    assert words(nproc=4) == ["--nproc", "1"]
-    assert words(cuda_ids=[3, 1]) == ["--nproc", "1", "--cuda-ids", "3"]
+    assert may_be(nproc=4) and may_be(cuda_ids=[3, 1])
     for leaves in ({"nproc": 4, "strict": True}, {}, {"num_nodes": 2}):
-        assert words(**leaves) is None, leaves
+        assert not may_be(**leaves), leaves
+
+
+def test_one_in_place_of_several_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever spelling the number of processes was asked for with."""
+    heartbeat.write(tmp_path / "restart.json", {"one_process": True, "number": 1})
+    monkeypatch.setenv(heartbeat.FOLDER, str(tmp_path))
+    try:
+        heartbeat.begin()
+        for leaves, ids in (({"num_gpus": 4}, ()), ({"cuda_ids": [3, 1]}, (3,))):
+            system = restarted(Config(**leaves)).system
+            assert (system.processes, system.cuda_ids) == (1, ids)
+    finally:
+        heartbeat.end()
 
 
 @pytest.mark.parametrize(

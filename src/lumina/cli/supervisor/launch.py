@@ -64,7 +64,7 @@ def launch(arguments: list[str], config: Config, choice: Choice) -> int:
         tell,
         alone=config.processes == 1,
         elsewhere=nodes.elsewhere if nodes is not None else None,
-        one_process=_one_process(config),
+        may_be_one=_may_be_one(config),
     )
     code = supervisor.run()
     if nodes is not None:
@@ -80,13 +80,7 @@ def _own_interface(name: str | None) -> dict[str, str]:
     return {key: name for key in variables if not os.environ.get(key)}
 
 
-def _one_process(config: Config) -> list[str] | None:
-    """Words that make one process of several; None where that may not be.
-
-    Args:
-        config: the settings.
-    """
-    if config.system.strict or config.nodes.num_nodes > 1 or config.processes == 1:
-        return None
-    ids = config.system.cuda_ids
-    return ["--nproc", "1", *(["--cuda-ids", str(ids[0])] if ids else [])]
+def _may_be_one(config: Config) -> bool:
+    """Whether one process may train in place of several that could not begin."""
+    several = config.processes > 1 and config.nodes.num_nodes == 1
+    return several and not config.system.strict

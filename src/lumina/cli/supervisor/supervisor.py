@@ -66,8 +66,8 @@ class Supervisor:
         alone: there is one process, which is no rank of several.
         elsewhere: says why another machine keeps the run from going on; None while it
             does not.
-        one_process: further words of the command, with which one process trains where
-            several fail before their first step; None: that is then the end.
+        may_be_one: one process trains in place of several that fail before their first
+            step.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Supervisor:
         *,
         alone: bool,
         elsewhere: Callable[[], str | None] | None = None,
-        one_process: Sequence[str] | None = None,
+        may_be_one: bool = False,
     ) -> None:
         self._command = list(command)
         self._ranks = ranks
@@ -87,7 +87,7 @@ class Supervisor:
         self._say = say
         self._alone = alone
         self._elsewhere = elsewhere
-        self._one_process = one_process
+        self._may_be_one = may_be_one
         self._processes = Processes()
         self._asked: int | None = None
         self._watch: Watch | None = None
@@ -105,6 +105,7 @@ class Supervisor:
         numbers = _heeded()
         previous = {number: signal.signal(number, self._pass_on) for number in numbers}
         before: Verdict | None = None
+        fallen = False
         restart: dict[str, Any] = {}
         try:
             while True:
@@ -113,7 +114,7 @@ class Supervisor:
                     return 0
                 wait = self._wait_before_next(verdict, before)
                 if wait is None and self._falls_back(verdict):
-                    wait = 0.0
+                    wait, fallen = 0.0, True
                 if wait is None:
                     return verdict.code
                 restart = {
@@ -122,6 +123,7 @@ class Supervisor:
                     "step": verdict.step,
                     "time": time.time(),
                     "run": str(self._run) if self._run else None,
+                    "one_process": fallen,
                 }
                 if not self._sleep(wait):
                     return self._ended_while_waiting()
@@ -278,17 +280,16 @@ class Supervisor:
         Only where they failed before a step was trained, by something that is not the
         settings' or the data's fault: what fails later is no matter of their number.
         """
-        words, self._one_process = self._one_process, None
         early = verdict.mends and verdict.step <= 0 and self._asked is None
-        if words is None or not early:
+        if not self._may_be_one or not early:
             return False
+        self._may_be_one = False
         text = (
             f"{verdict.cause}, before the first step: one process trains in place of "
             "several; --strict forbids that"
         )
         self._say(text)
         self._tell("fell_back_to_one_process", "warning", text, verdict)
-        self._command += words
         self._ranks, self._alone = lambda: [{}], True
         self._restarts.made += 1
         return True

@@ -33,7 +33,12 @@ def restarted(config: Config) -> Config:
 
     What changed the run when it was begun, or gone on with, has been done.
     """
-    run = heartbeat.told("restart").get("run")
+    told = heartbeat.told("restart")
+    if told.get("one_process"):
+        first = config.system.cuda_ids[:1]
+        here = {"nproc": 1, "cuda_ids": first}
+        config = config.override(here, Source("flag", "several could not begin"))
+    run = told.get("run")
     if run is None:
         return config
     again = {"run_dir": run, "auto_resume": True, "resume": None, "branch_from": None}
