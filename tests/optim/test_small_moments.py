@@ -143,6 +143,34 @@ def test_a_step_is_adamws_on_moments_that_are_stored(name: str) -> None:
                 assert (gap <= near * y.abs().amax(-1, keepdim=True) + 1e-12).all()
 
 
+@pytest.mark.parametrize("name", ["adamw_8bit", "adamw_4bit"])
+def test_blocks_of_zeros_tiny_numbers_and_small_tensors_take_bounded_steps(
+    name: str,
+) -> None:
+    """A square that a code rounded to 0 beside a mean that is not would be a leap."""
+    weights = [drawn(2, 2 * BLOCK + 5), drawn(1, 3)]
+    slots = [
+        Slot(str(n), p := nn.Parameter(one.clone()), p.detach(), True, None)
+        for n, one in enumerate(weights)
+    ]
+    ours = optimizer(name, slots)
+    wide = torch.full((2, 2 * BLOCK + 5), 1e-6)
+    wide[:, :BLOCK] = 0.0  # a block of zeros, and one number far above its neighbours
+    wide[:, BLOCK] = 1.0
+    narrow = torch.tensor([[0.0, 1e-6, 1.0]])
+    for _ in range(4):
+        take(ours, [wide, narrow], lr=1e-2)
+        for slot in slots:
+            assert torch.isfinite(slot.master).all()
+    moved = [slot.master - one for slot, one in zip(slots, weights, strict=True)]
+    assert not moved[0][:, :BLOCK].any() and moved[1][0, 0] == 0
+    assert max(float(one.abs().max()) for one in moved) <= 4 * 1e-2 * 1.1
+    for large in (moved[0][:, BLOCK], moved[1][0, 2:]):
+        assert (large < -4 * 1e-2 * 0.9).all()
+    # What the last block, shorter than others, and a row of three are by themselves.
+    assert (moved[0][:, 2 * BLOCK :] < 0).all()
+
+
 @pytest.mark.parametrize("name", ["adamw_bf16", "adamw_8bit", "adamw_4bit"])
 def test_small_parts_give_the_same_step(
     name: str, monkeypatch: pytest.MonkeyPatch
