@@ -71,13 +71,16 @@ def test_requests_side_by_side_answer_as_each_alone(network, tokenizer, cache_to
     limits = Limits(rows=4, tokens=40, cache_tokens=cache_tokens)
     engine = Engine(network, limits, PAGED)
     returned = []
-    put_back = engine._put_back
-    engine._put_back = lambda one: (returned.append(one), put_back(one))
+    put_back = engine.batch._put_back
+    engine.batch._put_back = lambda one: (returned.append(one), put_back(one))
     assert all(engine.submit(one) for one in asked)
     ends = [answered(one) for one in asked]
     engine.close()
     assert bool(returned) == bool(cache_tokens)
-    assert engine.pool.in_use == 0 and engine.pool.blocks <= engine.pool.limit
+    assert (
+        engine.batch.seats.pool.in_use == 0
+        and engine.batch.seats.pool.blocks <= engine.batch.seats.pool.limit
+    )
     for request, (text, reason) in zip(asked, ends, strict=True):
         alone = Decoding(
             network, [request.prompt], request.sampling,
@@ -105,13 +108,13 @@ def test_a_request_that_fails_leaves_the_others_alone(network, tokenizer, monkey
     problem = bad.said.get(timeout=PATIENCE).problem
     assert problem is not None and problem.status == 503 and "E201" in problem.text
     engine.close()
-    assert engine.pool.in_use == 0
+    assert engine.batch.seats.pool.in_use == 0
     assert not engine.submit(good)  # closed
 
 
 def test_more_than_may_wait_and_models_without_blocks_are_refused(tokenizer, network):
-    with pytest.raises(LuminaError, match="no paged cache"):
-        Engine(tiny(**KINDS["depths"]), Limits(), PAGED)
+    with pytest.raises(LuminaError, match="leave --kv-cache-tokens"):
+        Engine(tiny(**KINDS["depths"]), Limits(cache_tokens=4096), PAGED)
     with pytest.raises(LuminaError, match="no room for one row"):
         Engine(network, Limits(tokens=40, cache_tokens=36), PAGED)
     engine = Engine(network, Limits(rows=1, tokens=40, waiting=2), PAGED)
@@ -256,9 +259,9 @@ def test_other_sites_missing_keys_and_odd_requests_are_refused(server, tokenizer
 def test_a_client_that_goes_frees_its_place(server, monkeypatch):
     engine = server.served.engine
     hold = threading.Event()
-    inner = engine._advance
+    inner = engine.batch._advance
     monkeypatch.setattr(
-        engine, "_advance", lambda rows: (hold.wait(PATIENCE), inner(rows))
+        engine.batch, "_advance", lambda rows: (hold.wait(PATIENCE), inner(rows))
     )
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1])
     body = json.dumps({"prompt": "the", "max_tokens": 90, "temperature": 0})
@@ -266,9 +269,9 @@ def test_a_client_that_goes_frees_its_place(server, monkeypatch):
         "POST", "/v1/completions", body, {"Content-Type": "application/json"}
     )
     until(lambda: engine.counts["running"] == 1)
-    [request] = engine._running
+    [request] = engine.batch.running
     connection.close()
     until(request.gone.is_set)
     hold.set()
-    until(lambda: engine.counts["running"] == 0 and engine.pool.in_use == 0)
+    until(lambda: engine.counts["running"] == 0 and engine.batch.seats.pool.in_use == 0)
     assert len(request.new_ids) < 80

@@ -67,6 +67,22 @@ def attention_case(
     return qkv, heads, norms, places, some(*held), some(*held)
 
 
+def in_a_pool(case: tuple[object, ...]) -> tuple[object, ...]:
+    """The same attention over a pool in which the rows' slots lie mixed."""
+    qkv, heads, norms, places, keys, values = case
+    assert isinstance(places, Places) and isinstance(keys, Tensor)
+    rows, span = places.seen_bt.shape
+    order = torch.randperm(rows * span + 9, device=keys.device)[: rows * span]
+    columns = order.view(rows, span)
+    held = []
+    for one in (keys, values):
+        assert isinstance(one, Tensor)
+        pool = one.new_zeros(1, one.shape[1], rows * span + 9, one.shape[3])
+        pool[0, :, columns] = one[:, :, :span].transpose(0, 1)
+        held.append(pool)
+    return qkv, heads, norms, places._replace(columns_bt=columns), *held
+
+
 HEADS = (Heads(4, 2, 32), Heads(4, 4, 64), Heads(8, 1, 32))
 
 
@@ -108,6 +124,18 @@ def compare(kind: torch.dtype, device: str, shapes: object, within: float) -> in
                 got = attention.attend(*start, *mine)  # type: ignore[arg-type]
                 expected = reference.attend(*start, *theirs)  # type: ignore[arg-type]
                 torch.testing.assert_close(got, expected, atol=within, rtol=within)
+                torch.testing.assert_close(mine, theirs, atol=within, rtol=within)
+                count += 1
+                case = in_a_pool(case)
+                *start, keys, values = case
+                mine, theirs = (
+                    [keys.clone(), values.clone()]  # type: ignore[attr-defined]
+                    for _ in range(2)
+                )
+                pooled = attention.attend(*start, *mine)  # type: ignore[arg-type]
+                again = reference.attend(*start, *theirs)  # type: ignore[arg-type]
+                torch.testing.assert_close(pooled, got, atol=within, rtol=within)
+                torch.testing.assert_close(again, expected, atol=within, rtol=within)
                 torch.testing.assert_close(mine, theirs, atol=within, rtol=within)
                 count += 1
     return count

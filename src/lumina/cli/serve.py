@@ -16,6 +16,7 @@ from lumina.cli.answering import (
     say,
 )
 from lumina.cli.cache_options import add_dtype_options
+from lumina.cli.step_options import add_step_options, step_settings
 from lumina.errors import LuminaError
 from lumina.infer.kv.settings import BLOCK, CacheSettings
 
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_options(model)
     parser.set_defaults(goal=[], expert_registry="experts")
     add_dtype_options(parser.add_argument_group("cache of keys and values"))
+    add_step_options(parser, guesses=False)
     group = parser.add_argument_group("server")
     group.add_argument(
         "--host",
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.served_model_name or path.resolve().name
     network, tokenizer = open_model(args)
     limits = _within_context(limits, network)
-    engine = Engine(network, limits, settings)
+    engine = Engine(network, limits, settings, step_settings(args))
     try:
         served = Served(engine, tokenizer, name, key)
         server = Server((args.host, args.port), served)
@@ -138,16 +140,22 @@ def _tell(
     network: Network,
 ) -> None:
     """Where it listens, and what its cache may take."""
+    from lumina.infer.kv.paged_seats import PagedSeats
     from lumina.plan.kv_cache import token_bytes
     from lumina.quantities import byte_size
 
-    limits, pool = engine.limits, engine.pool
+    limits, seats = engine.limits, engine.batch.seats
     dtype = network.backbone.compute_dtype
-    a_block = pool.block * token_bytes(network.spec, settings.dtype, dtype)
+    a_token = token_bytes(network.spec, settings.dtype, dtype)
+    if isinstance(seats, PagedSeats):
+        blocks, size = seats.pool.limit or 0, seats.pool.block
+        kept = f"{byte_size(blocks * size * a_token)} in {blocks:,} blocks of {size:,}"
+    else:
+        whole = byte_size(seats.most * seats.slots * a_token)
+        kept = f"{whole} in {seats.most:,} seats of {seats.slots:,}"
     say(
         f"up to {limits.rows:,} requests side by side, {limits.tokens:,} tokens each; "
-        f"keys and values: at most {byte_size((pool.limit or 0) * a_block)} in "
-        f"{pool.limit:,} blocks of {pool.block:,} tokens"
+        f"keys and values: at most {kept} tokens; steps: {engine.batch.step.path}"
     )
     shown = f"[{host}]" if ":" in host else host
     say(f"{name} is at http://{shown}:{port}/v1 (Ctrl-C ends)")

@@ -7,12 +7,15 @@ import argparse
 from lumina.infer.decoding.settings import GRAPHS, KERNELS, StepSettings
 
 
-def add_step_options(parser: argparse.ArgumentParser, *, rows: bool = True) -> None:
+def add_step_options(
+    parser: argparse.ArgumentParser, *, rows: bool = True, guesses: bool = True
+) -> None:
     """Declare how a step is run.
 
     Args:
         parser: of the command.
         rows: whether several texts may be continued side by side.
+        guesses: whether a step may guess tokens ahead.
     """
     group = parser.add_argument_group("step of generation")
     group.add_argument(
@@ -30,15 +33,16 @@ def add_step_options(parser: argparse.ArgumentParser, *, rows: bool = True) -> N
         "a GPU in bf16 or fp16, for models of plain blocks with rotary positions; "
         "plain: those of training; default: auto, the fused ones where they fit",
     )
-    group.add_argument(
-        "--speculate",
-        type=int,
-        default=0,
-        metavar="N",
-        help="guess N tokens in each step from what the text has said before, and keep "
-        "those that the model says itself: the same answers, faster where texts repeat "
-        "themselves; default: 0",
-    )
+    if guesses:
+        group.add_argument(
+            "--speculate",
+            type=int,
+            default=0,
+            metavar="N",
+            help="guess N tokens in each step from what the text has said before, and "
+            "keep those that the model says itself: the same answers, faster where "
+            "texts repeat themselves; default: 0",
+        )
     if rows:
         group.add_argument(
             "--batch-invariant",
@@ -53,4 +57,5 @@ def step_settings(args: argparse.Namespace) -> StepSettings:
     """The choice that the options make."""
     invariant = getattr(args, "batch_invariant", False)
     graph, kernels = args.cuda_graph, args.step_kernels
-    return StepSettings(graph, kernels, invariant, args.speculate)
+    guesses = getattr(args, "speculate", 0)
+    return StepSettings(graph, kernels, invariant, guesses)

@@ -77,6 +77,7 @@ ABILITIES: dict[str, Ability] = {
     "loading_of_text": Ability("load packed text in memory, in shards or streamed"),
     "measured_batch": Ability("let batches of rows of text be measured before a run"),
     "long_contexts": Ability("be asked how far back it reads text"),
+    "rows_apart": Ability("answer requests that begin and end at any time"),
     "paged_cache": Ability("keep keys and values in blocks that rows share"),
     "plain_attention": Ability("compute its attention as the definition spells it out"),
     "pretests": Ability("be compared with its reference step by step, before a run"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -259,7 +259,47 @@ def choose(logits_bv: Tensor, sampling: Sampling, uniform_b: Tensor) -> Tensor:
         sampling: temperature above 0, top-k and top-p.
         uniform_b: [B] in [0, 1).
     """
-    ordered_bv, ids_bv, keep_bv = _filtered(logits_bv, sampling)
+    return choose_each(logits_bv, alike(sampling), uniform_b)
+
+
+class Filters(NamedTuple):
+    """How the tokens of rows are drawn, each its own way.
+
+    Attributes:
+        temperature_b1: [B, 1] float32 above 0, or one number for all.
+        top_k_b1: [B, 1] int64 from 1 on, or one number; not above `most`.
+        top_p_b1: [B, 1] float32, or one number.
+        most: the likeliest tokens that are looked at; 0: all.
+    """
+
+    temperature_b1: Tensor | float
+    top_k_b1: Tensor | int
+    top_p_b1: Tensor | float
+    most: int
+
+
+MOST_RANKED = 1024
+"""Where more tokens may be drawn, all are sorted."""
+
+
+def ranked(top_k: int) -> int:
+    """`Filters.most` for the likeliest `top_k` tokens: a power of two, or 0 for all."""
+    return 1 << (top_k - 1).bit_length() if 0 < top_k <= MOST_RANKED else 0
+
+
+def alike(sampling: Sampling) -> Filters:
+    """The filters of rows whose tokens are all drawn one way."""
+    top_k = sampling.top_k or EVERY
+    return Filters(sampling.temperature, top_k, sampling.top_p, ranked(sampling.top_k))
+
+
+EVERY = 2**62
+"""Stands for a top-k that keeps all tokens."""
+
+
+def choose_each(logits_bv: Tensor, filters: Filters, uniform_b: Tensor) -> Tensor:
+    """As `choose`, each row by its own filters."""
+    ordered_bv, ids_bv, keep_bv = _filtered(logits_bv, filters)
     cumulative_bv = (ordered_bv * keep_bv).cumsum(-1)
     target_b1 = uniform_b.unsqueeze(-1) * cumulative_bv[:, -1:]
     rank_b1 = (cumulative_bv <= target_b1).sum(-1, keepdim=True)
@@ -268,16 +308,19 @@ def choose(logits_bv: Tensor, sampling: Sampling, uniform_b: Tensor) -> Tensor:
     return ids_bv.gather(-1, rank_b1).squeeze(-1)
 
 
-def _filtered(logits_bv: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+def _filtered(logits_bv: Tensor, filters: Filters) -> tuple[Tensor, Tensor, Tensor]:
     """Falling probabilities [B, K], their token ids, and which may be drawn."""
+    temperature_b1, top_k_b1, top_p_b1, most = filters
     # Taking the maximum off first keeps tiny temperatures from overflowing.
-    scaled_bv = (logits_bv - logits_bv.amax(-1, keepdim=True)) / sampling.temperature
-    if 0 < sampling.top_k < scaled_bv.shape[-1]:
-        top = torch.topk(scaled_bv, sampling.top_k, dim=-1)
+    scaled_bv = (logits_bv - logits_bv.amax(-1, keepdim=True)) / temperature_b1
+    if 0 < most < scaled_bv.shape[-1]:
+        top = torch.topk(scaled_bv, most, dim=-1)
         scaled_bv, ids_bv = top.values, top.indices
     else:
         scaled_bv, ids_bv = torch.sort(scaled_bv, dim=-1, descending=True, stable=True)
+    rank_v = torch.arange(scaled_bv.shape[-1], device=scaled_bv.device)
+    scaled_bv = scaled_bv.masked_fill(rank_v >= top_k_b1, -torch.inf)
     ordered_bv = torch.softmax(scaled_bv, dim=-1)
     before_bv = ordered_bv.cumsum(-1) - ordered_bv
-    keep_bv = (before_bv < sampling.top_p) & (ordered_bv > 0)
+    keep_bv = (before_bv < top_p_b1) & (ordered_bv > 0)
     return ordered_bv, ids_bv, keep_bv

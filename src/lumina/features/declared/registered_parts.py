@@ -39,6 +39,7 @@ _TRIED = {
 _OF_ALL = {
     "cache_window": "there is none for registered parts",
     "decoding_floor": "a registered part need not read every weight for a token",
+    "rows_apart": "its registered parts may remember a state of all rows together",
     "paged_cache": "its registered parts may remember a state beside keys",
 }
 """What a model with a registered part of any kind lacks, and why."""

@@ -26,6 +26,7 @@ from lumina.infer.decoding.product_ways import (
     microseconds,
     operations,
 )
+from lumina.infer.kv.paged_seats import PagedSeats
 from lumina.infer.kv.settings import place_of
 from lumina.infer.kv.static_cache import StaticCache
 from lumina.model.attention import Attention
@@ -44,6 +45,9 @@ from lumina.ops.triton_there import has_triton
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+FixedCache = StaticCache | PagedSeats
+"""Caches over which a step has fixed shapes."""
 
 MOST_ROWS = 64
 """With more rows a product is no longer the reading of its weights."""
@@ -68,7 +72,7 @@ def why_not(network: Network, cache: Any, rows: int) -> str:
     attention = block.attention
     if not fits(_heads(attention)):
         return f"its kernels do not take heads of {attention.head_dim}"
-    if not isinstance(cache, StaticCache) or not cache.plainly_kept:
+    if not isinstance(cache, FixedCache) or not cache.plainly_kept:
         return "keys and values are kept in another format or place"
     return ""
 
@@ -223,7 +227,7 @@ class Program:
             products = products or _products_of(network, rows, alone)
         self.products: Any = products or self._ops
 
-    def logits(self, feed_b1: Tensor, cache: StaticCache) -> Tensor:
+    def logits(self, feed_b1: Tensor, cache: FixedCache) -> Tensor:
         """Scores of the next token, [B, vocabulary] float32.
 
         Args:
@@ -238,7 +242,11 @@ class Program:
         seen = cache.mask(position_b1)[:, 0, 0]
         slot_b = cache.new_slots[:, 0].contiguous()
         places = Places(
-            cos[:, 0, 0].contiguous(), sin[:, 0, 0].contiguous(), slot_b, seen
+            cos[:, 0, 0].contiguous(),
+            sin[:, 0, 0].contiguous(),
+            slot_b,
+            seen,
+            cache.columns_read,
         )
         x_bd = x_bd.contiguous()
         for block in backbone.blocks:
@@ -265,7 +273,7 @@ class Program:
         )
 
     def _attended(
-        self, x_bd: Tensor, block: Any, places: Places, cache: StaticCache
+        self, x_bd: Tensor, block: Any, places: Places, cache: FixedCache
     ) -> Tensor:
         """The tokens after a block's attention."""
         attention, norm = block.attention, block.attention_norm

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+
 import torch
 
 from lumina.errors import LuminaError
@@ -115,6 +117,78 @@ class Runner:
         if self.step.apart:
             return "rows go one by one, each over its own length"
         return ""
+
+
+class Recordings:
+    """Graphs of one function, by what its shapes depend on.
+
+    The first call with a key runs the function as it is, so that kernels are built;
+    the second records it, and it is run from the recording from then on.
+
+    Args:
+        device: of what is run.
+        settings: whether to record.
+
+    Attributes:
+        path: how calls run: "eager" or "cuda graph", and why it is eager on CUDA.
+        records: whether there are recordings.
+    """
+
+    def __init__(self, device: torch.device, settings: StepSettings, why: str = ""):
+        if settings.graph == "off":
+            why = "switched off"
+        elif device.type != "cuda":
+            why = f"the model is on {device.type}"
+        if why and settings.graph == "on":
+            raise _unrecorded(why)
+        on_cuda = device.type == "cuda" and settings.graph != "off"
+        self.path = RECORDED if not why else f"{EAGER} ({why})" if on_cuda else EAGER
+        self.records = not why
+        self._settings = settings
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph | None] = {}
+        if self.records:
+            self._stream = torch.cuda.Stream(device)
+            self._pool = torch.cuda.graph_pool_handle()
+
+    def run(self, key: Hashable, work: Callable[[], None]) -> None:
+        """Do the work, which is the same for the same key but for what tensors hold."""
+        if not self.records:
+            work()
+            return
+        if key not in self._graphs:
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                work()
+            torch.cuda.current_stream().wait_stream(self._stream)
+            self._graphs[key] = None
+            return
+        graph = self._graphs[key] or self._recorded(work)
+        if graph is None:
+            work()
+            return
+        self._graphs[key] = graph
+        graph.replay()
+
+    def _recorded(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+        """The work as a graph; None, and why, where it waits for the device."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                stream=self._stream,
+                capture_error_mode="thread_local",
+            ):
+                work()
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            why = f"the model waits for the device: {str(error).splitlines()[0]}"
+            if self._settings.graph == "on":
+                raise _unrecorded(why) from error
+            self.records, self.path = False, f"{EAGER} ({why})"
+            return None
+        return graph
 
 
 def _unrecorded(why: str) -> LuminaError:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lumina.errors import LuminaError
-from lumina.infer.decoding.program import Program, why_not
+from lumina.infer.decoding.program import FixedCache, Program, why_not
 from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.kv.decoding_cache import DecodingCache
 from lumina.infer.kv.static_cache import StaticCache
@@ -71,7 +72,7 @@ class Step:
         self._place = torch.zeros(1, dtype=torch.int64, device=device)
         self._left = 0  # random numbers that no step has used
         settings = settings or StepSettings()
-        self._program, self.kernels = _program_of(network, cache, rows, settings)
+        self._program, self.kernels = program_of(network, cache, rows, settings)
         self._invariant = settings.batch_invariant
         self.apart = settings.batch_invariant and self._program is None
 
@@ -145,8 +146,8 @@ class Step:
         self._feed.copy_(self.tokens.clamp(min=0)[:, None])
 
 
-def _program_of(
-    network: Network, cache: DecodingCache, rows: int, settings: StepSettings
+def program_of(
+    network: Network, cache: Any, rows: int, settings: StepSettings
 ) -> tuple[Program | None, str]:
     """The program in few kernels, or None; and which kernels that means."""
     if settings.kernels == "plain":
@@ -165,12 +166,12 @@ def _program_of(
 
 
 @contextmanager
-def fixed_shapes(network: Network, cache: DecodingCache) -> Iterator[None]:
+def fixed_shapes(network: Network, cache: Any) -> Iterator[None]:
     """No shape in a pass over this cache depends on what tensors hold.
 
     Nothing is changed for caches whose own shapes follow the rows.
     """
-    if not isinstance(cache, StaticCache):
+    if not isinstance(cache, FixedCache):
         yield
         return
     layers = list(routed_layers(network))

@@ -33,12 +33,18 @@ class Pool:
         keeping: the number format and the place.
         block: tokens of a block.
         limit: most blocks; None: as many as are asked for.
+        spare: memory for one block more, behind all others, that no row ever holds.
     """
 
     def __init__(
-        self, keeping: Keeping, block: int = BLOCK, limit: int | None = None
+        self,
+        keeping: Keeping,
+        block: int = BLOCK,
+        limit: int | None = None,
+        spare: bool = False,
     ) -> None:
         self.keeping, self.block, self.limit = keeping, block, limit
+        self.spare = spare
         self._holders: list[int] = []  # rows that hold each block
         self._free: list[int] = []
         self._idle: OrderedDict[int, None] = OrderedDict()  # known, held by no row
@@ -156,6 +162,10 @@ class Pool:
             self._grow(kept)
         return self._layers[index]
 
+    def held(self, index: int) -> tuple[Kept, Kept]:
+        """Keys and values of a layer that has been written to."""
+        return self._layers[index]
+
     def holds(self, index: int) -> bool:
         """Whether a layer has been written to."""
         return index in self._layers
@@ -166,7 +176,7 @@ class Pool:
         self._layers[index] = keys.copy(), values.copy()
 
     def _grow(self, kept: Kept) -> None:
-        kept.grow(self.blocks * self.block, kept.capacity)
+        kept.grow((self.blocks + self.spare) * self.block, kept.capacity)
 
     def _tokens(self, block: int) -> slice:
         return slice(block * self.block, (block + 1) * self.block)

@@ -120,6 +120,11 @@ class StaticCache:
         """[B, s] int64: where the keys of this pass go."""
         return self._slot
 
+    @property
+    def columns_read(self) -> None:
+        """None: rows have slots of their own; see `PagedSeats`."""
+        return None
+
     def plain(self, layer_index: int) -> tuple[Tensor, Tensor] | None:
         """Keys and values where they lie, [B, K, slots + 1, head_dim].
 
@@ -278,6 +283,20 @@ class StaticCache:
         if padding is not None:
             self._padding.copy_(padding)
         self._next.copy_(-self._padding)
+
+    def restart_row(self, row: int) -> None:
+        """Begin one of the rows that are apart anew.
+
+        Its keys are cleared: what was no number would go on to be none where it is
+        weighed with zero.
+        """
+        assert self.apart and not self._stateful
+        for kept in self._all_kept():
+            kept.part(slice(row, row + 1)).clear()
+        self._own[row] = 0
+        self._next[row] = 0
+        for layer in self._chosen.values():
+            layer.there[row] = False
 
     @property
     def remembers(self) -> bool:

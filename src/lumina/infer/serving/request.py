@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 from lumina.data.tokenizer import Tokenizer
 from lumina.infer.generate import END, FULL
-from lumina.infer.kv.pages import Row
 from lumina.infer.sampling import Sampler, Sampling
 from lumina.infer.text import UntilStop
+
+DRAWN_AT_ONCE = 64
+"""Tokens whose random numbers are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Request:
     Attributes:
         prompt: token ids.
         new_ids: the answer's.
-        row: its blocks, while it is read and answered.
+        seat: where it sits, while it is read and answered.
+        begun: tokens of the answer that are in its row, or on their way.
         said: what `Said` there is to send.
         gone: set once nobody waits for the answer any more.
     """
@@ -69,13 +72,15 @@ class Request:
     stop: Sequence[str]
     tokenizer: Tokenizer
     new_ids: list[int] = field(default_factory=list)
-    row: Row | None = None
+    seat: int | None = None
+    begun: int = 0
     said: queue.SimpleQueue[Said] = field(default_factory=queue.SimpleQueue)
     gone: threading.Event = field(default_factory=threading.Event)
     ended: bool = False
 
     def __post_init__(self) -> None:
-        self.sampler = Sampler(self.sampling, 1)
+        self._sampler = Sampler(self.sampling, 1)
+        self._drawn: list[float] = []
         self._stream = self.tokenizer.stream(self.prompt)
         self._filter = UntilStop(self.stop)
 
@@ -83,6 +88,14 @@ class Request:
     def ids(self) -> list[int]:
         """The prompt and the answer so far."""
         return [*self.prompt, *self.new_ids]
+
+    def uniform(self, number: int) -> float:
+        """The random number that decides a token of the answer, in [0, 1)."""
+        if self.sampling.greedy:
+            return 0.0
+        while len(self._drawn) <= number:
+            self._drawn += self._sampler.uniforms(DRAWN_AT_ONCE)[:, 0].tolist()
+        return self._drawn[number]
 
     def take(self, token: int) -> None:
         """Goes on with a token, or ends there."""

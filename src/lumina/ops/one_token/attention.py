@@ -30,11 +30,11 @@ def _turned(first, second, cos, sin, kind: tl.constexpr):
 @triton.jit
 def _split_kernel(
     qkv_ptr, q_scale_ptr, k_scale_ptr, cos_ptr, sin_ptr, slot_ptr, seen_ptr,
-    keys_ptr, values_ptr, part_ptr, stat_ptr,
+    columns_ptr, keys_ptr, values_ptr, part_ptr, stat_ptr,
     span, capacity, seen_row, factor, eps,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, GROUP: tl.constexpr,
     FILLED: tl.constexpr, HALF: tl.constexpr, NORM: tl.constexpr,
-    EXACT: tl.constexpr, SPLIT: tl.constexpr,
+    EXACT: tl.constexpr, POOL: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head, split = tl.program_id(1), tl.program_id(2)
@@ -80,10 +80,18 @@ def _split_kernel(
         q1, q2 = _turned(q1, q2, cos[None, :], sin[None, :], kind)
         k1, k2 = _turned(k1, k2, cos, sin, kind)
         v_new = tl.load(base + (QUERIES + KEYS + head) * WIDTH + tl.arange(0, WIDTH))
-        held = (row.to(tl.int64) * KEYS + head) * capacity * WIDTH
+        if POOL:  # all rows lie in one row of columns
+            held = head.to(tl.int64) * capacity * WIDTH
+            columns_at = columns_ptr + row * span
+            column = tl.load(columns_at + time, mask=time < span, other=0)
+            own_column = tl.load(columns_at + slot)
+        else:
+            held = (row.to(tl.int64) * KEYS + head) * capacity * WIDTH
+            column = time.to(tl.int64)
+            own_column = slot
         # The new key is not read back: this program may be the one that writes it.
         old = seen & (time != slot)
-        k_old = keys_ptr + held + time[None, :].to(tl.int64) * WIDTH + half[:, None]
+        k_old = keys_ptr + held + column[None, :] * WIDTH + half[:, None]
         keys1 = tl.load(k_old, mask=old[None, :], other=0.0)
         keys2 = tl.load(k_old + HALF, mask=old[None, :], other=0.0)
         if EXACT:
@@ -99,7 +107,7 @@ def _split_kernel(
         top = tl.maximum(tl.max(score, axis=1), fresh)
         p = tl.exp(score - top[:, None])
         p_new = tl.exp(fresh - top)
-        v_at = values_ptr + held + time[:, None].to(tl.int64) * WIDTH
+        v_at = values_ptr + held + column[:, None] * WIDTH
         v_old = tl.load(
             v_at + tl.arange(0, WIDTH)[None, :], mask=old[:, None], other=0.0
         )
@@ -113,7 +121,7 @@ def _split_kernel(
         part = part_ptr + (own * splits + split)[:, None] * WIDTH
         tl.store(part + tl.arange(0, WIDTH)[None, :], total, mask=q_there)
         if mine:
-            at = held + slot * WIDTH
+            at = held + own_column * WIDTH
             tl.store(keys_ptr + at + half, k1)
             tl.store(keys_ptr + at + HALF + half, k2)
             tl.store(values_ptr + at + tl.arange(0, WIDTH), v_new)
@@ -172,17 +180,19 @@ def attend(
     part = qkv_bn.new_empty(total, splits, width, dtype=torch.float32)
     stat = qkv_bn.new_empty(total, splits, 2, dtype=torch.float32)
     y = qkv_bn.new_empty(rows, heads.queries * width)
-    cos, sin, slot_b, seen_bt = places
+    cos, sin, slot_b, seen_bt, columns_bt = places
+    assert columns_bt is None or columns_bt.is_contiguous()
     assert cos.is_contiguous() and sin.is_contiguous() and slot_b.is_contiguous()
     scales = (qkv_bn, qkv_bn) if norms is None else (norms.queries, norms.keys)
     _split_kernel[(rows, heads.keys, splits)](
         qkv_bn, *scales, cos, sin, slot_b, seen_bt.view(torch.uint8),
-        keys, values, part, stat,
+        slot_b if columns_bt is None else columns_bt, keys, values, part, stat,
         span, capacity, seen_bt.stride(0), 1 / math.sqrt(width),
         0.0 if norms is None else norms.eps,
         QUERIES=heads.queries, KEYS=heads.keys, GROUP=group,
         FILLED=max(16, triton.next_power_of_2(group)), HALF=width // 2,
-        NORM=norms is not None, EXACT=qkv_bn.dtype == torch.float32, SPLIT=SPLIT,
+        NORM=norms is not None, EXACT=qkv_bn.dtype == torch.float32,
+        POOL=columns_bt is not None, SPLIT=SPLIT,
         num_warps=4, num_stages=1,
     )  # fmt: skip
     _sum_kernel[(total,)](

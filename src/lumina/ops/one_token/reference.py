@@ -49,12 +49,15 @@ class Places(NamedTuple):
         cos: [B, head_dim / 2] float32, as `sin`.
         slot_b: [B] int64, where its key goes.
         seen_bt: [B, T] bool, slots it sees, its own among them.
+        columns_bt: [B, T] int64, which column of a pool that all rows share each slot
+            is; None: every row has its own slots.
     """
 
     cos: Tensor
     sin: Tensor
     slot_b: Tensor
     seen_bt: Tensor
+    columns_bt: Tensor | None = None
 
 
 def norm_linear(
@@ -111,7 +114,8 @@ def attend(
         heads: how they are divided.
         norms: of queries and keys, or None.
         places: of the tokens.
-        keys: [B, K, C, head_dim], written at the tokens' slots, as `values`.
+        keys: [B, K, C, head_dim], written at the tokens' slots, as `values`; of a pool
+            [1, K, C, head_dim].
 
     Returns:
         [B, H head_dim].
@@ -123,11 +127,18 @@ def attend(
         k = rms_norm(k, norms.keys, norms.eps)
     cos, sin = places.cos[:, None, None], places.sin[:, None, None]
     q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    mask = places.seen_bt[:, None, None]
+    columns_bt = places.columns_bt
+    if columns_bt is not None:
+        column_b = columns_bt.gather(1, places.slot_b[:, None])[:, 0]
+        for held, new in ((keys, k), (values, v)):
+            held[0, :, column_b] = new[:, 0].transpose(0, 1)
+        k, v = (held[0, :, columns_bt].transpose(0, 1) for held in (keys, values))
+        return attention(q.transpose(1, 2), k, v, mask).flatten(1)
     for held, new in ((keys, k), (values, v)):
         index = places.slot_b[:, None, None, None].expand_as(new.transpose(1, 2))
         held.scatter_(2, index, new.transpose(1, 2))
     span = places.seen_bt.shape[1]
-    mask = places.seen_bt[:, None, None]
     y = attention(q.transpose(1, 2), keys[:, :, :span], values[:, :, :span], mask)
     return y.flatten(1)
 
