@@ -22,7 +22,6 @@ from torch import Tensor
 from assemble.test_adapters import ADAPTER, begun, plan_of
 from lumina.assemble.assemble import Progress, StateSource, assemble, capture
 from lumina.assemble.program import Program
-from lumina.assemble.streamed import page as pages
 from lumina.assemble.streamed.carrier import Carrier
 from lumina.assemble.streamed.page import WeightPage
 from lumina.data.stream import BatchStream
@@ -93,9 +92,9 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[Away]:
         seen.brought += 1
         return arrival
 
-    def left(self: WeightPage, carrier: Carrier) -> None:
+    def left(self: WeightPage, carrier: Carrier, *, graph: bool) -> None:
         here = self._here
-        leave(self, carrier)
+        leave(self, carrier, graph=graph)
         if here is not None:
             here.fill_(NAN)
 
@@ -320,9 +319,16 @@ def test_tensors_take_a_type_until_they_have_their_place() -> None:
         first.to(torch.float32)
 
 
-def test_pages_hold_what_is_frozen_and_nothing_else() -> None:
-    program = assemble(deep(tiny_plan(), weights_in="host", freeze=("*.0.*",)))
-    first, second, *_ = program.network.backbone.blocks
-    own = [id(p) for module in first.modules() for p in pages._own(module)]
-    assert own == [id(p) for p in first.parameters()]
-    assert [p for module in second.modules() for p in pages._own(module)] == []
+def test_pages_hold_what_is_frozen_and_where_all_trains_all_but_routers() -> None:
+    frozen = assemble(deep(tiny_plan(), weights_in="host", freeze=("*.0.*",)))
+    first, second, *_ = (
+        [id(one) for one in page.tensors()]
+        for page in frozen.network.backbone.streamed.pages
+    )
+    assert first == [id(p) for p in frozen.network.backbone.blocks[0].parameters()]
+    assert second == []
+    plan = deep(tiny_plan(True), weights_in="host", optimizer_states_in="host")
+    backbone = assemble(plan).network.backbone
+    held = {id(one) for one in backbone.streamed.pages[0].tensors()}
+    left = [n for n, p in backbone.blocks[0].named_parameters() if id(p) not in held]
+    assert left == ["feedforward.router.weight"]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lumina.errors import LuminaError
 from lumina.optim.declared import chosen_optimizer
 from lumina.optim.paging import sizes
 from lumina.optim.paging.home import ALIGNMENT, chosen_home
+from lumina.optim.paging.locked import locked
 from lumina.optim.paging.optimizer import Paged
 from optimizer_steps import MATRICES, SHAPES, gradients, optimizer, slots_of, take
 from programs import conversations, reassembled, stream_of, take_steps, tiny_plan
@@ -264,3 +266,37 @@ def test_pages_on_a_gpu(small_pages, store, tmp_path, place, early, optimizer) -
         capture(plain, reached, everything=True),
         capture(paged, progress, everything=True),
     )
+
+
+def test_pinned_memory_that_cannot_be_had_is_coded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than there are addresses, and what CUDA does not lock."""
+    with pytest.raises(LuminaError) as caught:
+        locked(2**60)
+    assert caught.value.code == "E202" and "1.0 EiB" in caught.value.message
+    refusing = SimpleNamespace(cudaHostRegister=lambda *_: 2)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: refusing)
+    with pytest.raises(LuminaError) as caught:
+        locked(ALIGNMENT)
+    assert caught.value.code == "E202" and "error 2" in caught.value.message
+    assert "--weights-in" in caught.value.hint
+
+
+def test_pinned_memory_goes_back_when_nothing_holds_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[tuple[str, int]] = []
+    runtime = SimpleNamespace(
+        cudaHostRegister=lambda at, size, _: calls.append(("lock", at)) or 0,
+        cudaHostUnregister=lambda at: calls.append(("unlock", at)) or 0,
+    )
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    made = locked(3 * ALIGNMENT)
+    place = made.data_ptr()
+    assert made.untyped_storage().nbytes() == 3 * ALIGNMENT and not made.any()
+    view = made[ALIGNMENT:].fill_(7)
+    del made
+    assert calls == [("lock", place)] and view.sum() == 7 * 2 * ALIGNMENT
+    del view
+    assert calls == [("lock", place), ("unlock", place)]

@@ -99,4 +99,4 @@ def streamed_weights(runs: Runs) -> None:
         assert on_their_way[0] == ahead
         assert beside.column("loss") == plain.column("loss")
     assert "CUDA" in runs.refused("E003", **peft, weights_in="host")
-    assert "all of them train" in runs.refused("E002", weights_in="disk")
+    assert "optimizer's states" in runs.refused("E002", weights_in="disk")

@@ -102,6 +102,9 @@ def test_on_the_cpu_states_are_in_host_memory_anyway() -> None:
     assert set(paged.elsewhere) == {"disk"}
 
 
+ALL = {"use_peft": False, "init_from": None, "optimizer_states_in": "host"}
+
+
 @pytest.mark.covers("MEM-11: offload of parameters, cpu_offload_parameters")
 @pytest.mark.parametrize("load_in_4bit", [False, True])
 def test_frozen_blocks_on_the_host_leave_two_of_them_on_the_device(
@@ -133,7 +136,9 @@ def test_frozen_blocks_on_the_host_leave_two_of_them_on_the_device(
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
-        ({"use_peft": False, "init_from": None}, "E002", "all of them train"),
+        ({"use_peft": False, "init_from": None}, "E002", "states beside the device"),
+        (ALL | {"ema_decay": 0.9}, "E002", "ema_decay"),
+        (ALL | {"gradient_steps": ("agc",)}, "E002", "gradient_steps"),
         ({"use_mor": True}, "E002", "passed several times"),
         ({"parallel": "fsdp2"}, "E002", "divided over the processes"),
         ({"parallel": "ddp"}, "E002", "several processes"),
@@ -146,6 +151,38 @@ def test_weights_that_cannot_be_streamed_are_refused(
     with pytest.raises(LuminaError) as caught:
         plan_for(adapted(weights_in="host").replace(**changes), gpu())
     assert caught.value.code == code and words in caught.value.message
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_weights_that_train_leave_with_their_gradients(rows: int) -> None:
+    """Sums of several forwards are float32; two blocks' gradients are on the device."""
+    batch = {"batch_size": 1, "global_batch_size": rows, "max_grad_norm": 0.0}
+    asked = large(optimizer_states_in="host", precision="bf16", **batch)
+    machine = gpu(host_memory_bytes=256 * GIB)
+    plain = plan_for(asked, machine)
+    host = plan_for(asked.replace(weights_in="host"), machine)
+    numbers = [
+        sum(one.size for one in in_block(host.spec, layer).values())
+        for layer in range(host.spec.num_layers)
+    ]
+    element = 2 * rows
+    beside = host.elsewhere["host"] - plain.elsewhere["host"]
+    largest = max(one.size for one in in_block(host.spec, 0).values())
+    wanted = (2 + element) * sum(numbers) + 2 * largest * (rows - 1)
+    assert 0 <= beside - wanted < 4096 * len(numbers)
+    saved = {name: plain.memory[name] - host.memory[name] for name in plain.memory}
+    assert 0 <= 2 * sum(numbers[2:]) - saved["weights"] < 4096 * 2
+    left = element * sum(numbers) - saved["gradients"]
+    assert left == 2 * 2 * max(numbers)
+    assert -saved["optimizer"] == (2 + element) * largest
+    early = asked.replace(weights_in="host", optimizer_in_backward=True)
+    if rows == 1:
+        held = plan_for(early, machine).elsewhere["host"] - plain.elsewhere["host"]
+        assert beside - held == element * sum(numbers)
+    disk = plan_for(asked.replace(weights_in="disk"), machine)
+    assert disk.elsewhere["disk"] == host.elsewhere["host"] - (
+        plain.elsewhere["host"] + element * sum(numbers) + 2 * largest * (rows - 1)
+    )
 
 
 def test_weights_that_the_host_has_no_room_for_are_refused() -> None:

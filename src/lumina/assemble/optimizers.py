@@ -25,6 +25,7 @@ from lumina.optim.optimizer import Member, Optimizer, Optimizers, Slot
 from lumina.optim.paging.optimizer import Paged
 from lumina.optim.resting import RestingExperts
 from lumina.optim.sharded import is_sharded, whole
+from lumina.optim.streamed_slot import StreamedSlot
 from lumina.optim.units import OneByOne
 from lumina.parallel.mesh import RankGroup
 from lumina.plan.optimizers import values_of
@@ -137,7 +138,8 @@ def _made(
     ranks: RankGroup,
 ) -> Optimizer:
     """An optimizer that works when, and whose states live where, the Plan says."""
-    if not declared.states or plan.optimizer_states_in == "device":
+    visits = declared.states or any(isinstance(one, StreamedSlot) for one in slots)
+    if not visits or plan.optimizer_states_in == "device":
         # Tables of which a step uses a few rows gather their gradients at its end.
         if plan.updates_in_backward and slots[0].touched is None:
             return OneByOne(declared, slots, values, device=device, ranks=ranks)

@@ -29,6 +29,7 @@ from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names, split_fused
 from lumina.assemble.optimizers import make_optimizers
 from lumina.assemble.ranks import Ranks
+from lumina.assemble.slots import make_slots
 from lumina.assemble.streamed.blocks import close_streamed
 from lumina.assemble.vocabulary_counts import VocabularyCounts
 from lumina.batch import Batch
@@ -52,9 +53,9 @@ from lumina.optim.early import Early
 from lumina.optim.evaluated import EvaluationWeights
 from lumina.optim.gate import LossScale
 from lumina.optim.gradient_step import GradientStep, chosen_gradient_step
-from lumina.optim.held_weights import HeldSlot
+from lumina.optim.leaving import Leaving
 from lumina.optim.logit_clip import LogitClip
-from lumina.optim.optimizer import Optimizers, Slot, local
+from lumina.optim.optimizer import Optimizers, local
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Place
 from lumina.plan.kernels import kernel_family
@@ -108,6 +109,8 @@ class Program:
         stored: frozen parameters in few bits, by the names of the parameters.
         storage_error: how far each tensor in few bits is from the weights it is of, as
             `lumina.ops.low_bits.codec.relative_error` says.
+        hooks: of its parameters, to be removed when it is closed.
+        leaving: what carries gradients to memory of the host, or None.
         captured: recordings of its step (`lumina.train.graphs`), or None.
         recording: a step is being recorded: nothing may wait or be read.
         held: bytes of what it holds, see `held_bytes`.
@@ -191,7 +194,8 @@ class Program:
         )
         self.captured: Any = None
         self.recording = False
-        self._hooks: list[Any] = []
+        self.hooks: list[Any] = []
+        self.leaving: Leaving | None = None
         self._closed = False
 
     @property
@@ -245,7 +249,7 @@ class Program:
         """
         if not self.plan.spec.adapters or self.kept_in == torch.float32:
             return
-        exact = self._exact() | self.trained
+        exact = self.exact() | self.trained
         for name, parameter in self.network.named_parameters():
             if name not in exact:
                 parameter.data = parameter.data.to(self.kept_in)
@@ -287,7 +291,7 @@ class Program:
                 stored.fill(logical, packed)
         self._initial = None
         if read is not None and self.plan.keeps == "outputs":
-            self.frozen = FrozenModel(self, build(self.plan), self._exact())
+            self.frozen = FrozenModel(self, build(self.plan), self.exact())
             self.frozen.fill(read)
         self._make_optimizer()
         self.model = self.way.settle()
@@ -303,33 +307,7 @@ class Program:
 
     def _make_optimizer(self) -> None:
         """Masters, where gradients gather, and the optimizers with their states."""
-        narrow = self.kept_in != torch.float32
-        accumulate = narrow and (self.plan.grad_accum > 1 or self.plan.chunk_size > 0)
-        held = self.weights_dtype != torch.float32
-        slots, exact = [], self._exact()
-        for name, parameter in self.network.named_parameters():
-            master = local(parameter.detach())
-            table = self.tables.get(name)
-            apart = narrow and name not in exact
-            if apart and (held or self.plan.spec.adapters or name in self.trained):
-                parameter.data = master.to(self.kept_in)
-            if name not in self.trained:
-                continue
-            slot = (HeldSlot if held and apart else Slot)(
-                name=name,
-                parameter=parameter,
-                master=master,
-                decay=parameter.ndim >= 2 and not self._partly_frozen(name),
-                pieces=self.pieces.get(name),
-            )
-            if table is not None:
-                slot.touched = []
-            if accumulate and apart:
-                slot.accumulator = torch.zeros_like(master)
-                self._hooks.append(
-                    parameter.register_post_accumulate_grad_hook(_gather_into(slot))
-                )
-            slots.append(slot)
+        slots = make_slots(self)
         if all(slot.touched is not None for slot in slots):
             raise LuminaError(
                 "E002", "every parameter is frozen", "narrow the patterns of --freeze"
@@ -343,7 +321,7 @@ class Program:
         )
         if self.plan.updates_in_backward:
             self.early = Early(self.optimizer.members, self.device)
-            self._hooks += self.early.hooks
+            self.hooks += self.early.hooks
         for slot in self.optimizer.slots:
             if slot.name in self.tables:
                 self.tables[slot.name].touched = slot.touched
@@ -372,7 +350,7 @@ class Program:
         self.optimizer.release()
         self.held = held_bytes(self)
 
-    def _exact(self) -> frozenset[str]:
+    def exact(self) -> frozenset[str]:
         """Parameters that stay float32 whatever the program computes in."""
         return frozenset(
             name
@@ -380,7 +358,7 @@ class Program:
             if name in self.tables or self.info_of(name).role == "router"
         )
 
-    def _partly_frozen(self, name: str) -> bool:
+    def partly_frozen(self, name: str) -> bool:
         """Whether only a part of this parameter trains."""
         roles = (kind.partly_frozen(self.plan.spec) for kind in self.kinds)
         return any(self.info_of(name).role in some for some in roles)
@@ -464,11 +442,13 @@ class Program:
         if self.host_copies is not None:
             self.host_copies.close()
             self.host_copies = None
-        for hook in self._hooks:
+        for hook in self.hooks:
             hook.remove()
-        self._hooks.clear()
+        self.hooks.clear()
         self.optimizer.close()
         close_streamed(self.network)
+        if self.leaving is not None:
+            self.leaving.close()
         self.gradient_steps.clear()
         self.average = self.base = self.frozen = self.logit_clip = self.early = None
         self.vocabulary = None
@@ -508,22 +488,6 @@ def _persistent_buffers(network: Network) -> list[tuple[str, Tensor]]:
         for name, buffer in network.named_buffers()
         if name in tensors and tensors[name].saved
     ]
-
-
-def _gather_into(slot: Slot) -> Callable[[Tensor], None]:
-    """A hook that adds a half-precision gradient to the float32 sum at once."""
-
-    # A parameter keeps its hooks where Python's collector does not look: a hook that
-    # kept the slot, and with it the parameter, would keep all of the run's tensors.
-    accumulator = slot.accumulator
-    assert accumulator is not None
-
-    def gather(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        accumulator.add_(parameter.grad)
-        parameter.grad = None
-
-    return gather
 
 
 def row_tables(network: nn.Module) -> dict[str, Any]:

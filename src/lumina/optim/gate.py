@@ -48,8 +48,7 @@ def judge(
         over: the ranks that each hold a part of every gradient; None where every rank
             holds all of it.
     """
-    norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float32)
-    squares = torch.stack([n.to(loss_scale.device) for n in norms]).square()
+    squares = torch.stack(_norms(gradients, loss_scale.device)).square()
     square = squares.sum()
     if over is not None:
         over.sum_(square)
@@ -58,6 +57,20 @@ def judge(
     clip = torch.where(max_norm > 0, (max_norm / (norm + 1e-6)).clamp(max=1.0), 1.0)
     divisor = torch.where(finite, loss_scale / clip, torch.ones_like(norm))
     return Verdict(norm, divisor, (~finite).to(torch.float32), squares)
+
+
+def _norms(gradients: list[Tensor], device: torch.device) -> list[Tensor]:
+    """[] float32 each, on the device; those on the host pass it one after the other."""
+    here = [one for one in gradients if one.device == device]
+    found = iter(torch._foreach_norm(here, 2.0, dtype=torch.float32) if here else ())
+    norms = []
+    for one in gradients:
+        if one.device == device:
+            norms.append(next(found))
+        else:
+            passing = one.to(device, non_blocking=True)
+            norms += torch._foreach_norm([passing], 2.0, dtype=torch.float32)
+    return norms
 
 
 class LossScale:

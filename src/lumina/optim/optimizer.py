@@ -71,6 +71,12 @@ class Slot:
     def release(self) -> None:
         """Let go of what was only made to be read."""
 
+    def arrive(self, device: torch.device) -> None:
+        """Bring what a step reads and does not live on the device."""
+
+    def depart(self) -> None:
+        """Take it back."""
+
     def zero_grad(self) -> None:
         """Forget the gradients of the step."""
         self.parameter.grad = None

@@ -81,7 +81,7 @@ class Plan:
         optimizer_states_in: where the optimizer's states live between steps: an entry
             of `lumina.optim.paging.home.HOMES`, or "device".
         embedding_in: where the frozen table of token vectors lies: "device" or "host".
-        weights_in: where the frozen weights of blocks live: an entry of
+        weights_in: where weights of blocks live, all or the frozen ones: an entry of
             `lumina.optim.paging.home.HOMES`, or "device".
         weights_ahead: blocks whose weights are on their way while one computes.
         offload_folder: for files; "": the one in LUMINA_CACHE.

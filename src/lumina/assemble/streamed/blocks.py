@@ -22,9 +22,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from lumina.assemble.streamed.carrier import Carrier
 from lumina.assemble.streamed.page import WeightPage
 from lumina.cache_root import cache_root
+from lumina.errors import LuminaError
 from lumina.model.context import BlockContext
+from lumina.model.declared import declared
 from lumina.model.network import Network
 from lumina.model.transformer import Through
+from lumina.optim.declared import chosen_optimizer
+from lumina.optim.groups import parse_groups
 from lumina.optim.paging.home import chosen_home
 from lumina.plan.plan import Plan
 
@@ -34,12 +38,64 @@ FORWARD, BACK = 1, -1
 def stream(network: Network, plan: Plan) -> None:
     """What the feature of streamed weights does to a network (`Feature.build`)."""
     backbone = network.backbone
+    _check_trained(network, plan)
     folder = Path(plan.offload_folder or cache_root() / "offload")
     home = chosen_home(plan.weights_in)
-    pages = [WeightPage(block, home, folder) for block in backbone.blocks]
+    kept = stay(network, plan)
+    pages = [
+        WeightPage(block, home, folder, partial(_stays, kept, f"backbone.blocks.{i}."))
+        for i, block in enumerate(backbone.blocks)
+    ]
     streamed = StreamedBlocks(pages, plan.weights_ahead, staged=home.staged)
     backbone.streamed = streamed
     backbone.around = (*backbone.around, partial(through_streamed, streamed=streamed))
+
+
+def stay(network: Network, plan: Plan) -> frozenset[str]:
+    """Parameters of blocks that train and stay on the device all the same.
+
+    Where only a part of the model trains, they are what does; where all of it does,
+    they are routers, which are small and float32.
+    """
+    part = bool(plan.spec.adapters or plan.freeze)
+    tensors = declared(network.spec)
+    return frozenset(
+        name
+        for name, one in network.named_parameters()
+        if one.requires_grad and (part or tensors[name].role == "router")
+    )
+
+
+def _check_trained(network: Network, plan: Plan) -> None:
+    """Refuse what cannot be had where all weights train.
+
+    Raises:
+        LuminaError: E002.
+    """
+    if plan.spec.adapters or plan.freeze:
+        return
+    groups = parse_groups(plan.optimizer_groups)
+    used = {plan.optimizer, *(group.optimizer for group in groups)}
+    evaluating = sorted(name for name in used if chosen_optimizer(name).evaluates)
+    in_bits = plan.weights_dtype != "float32"
+    problems = {
+        "the optimizer's states are on the device": plan.optimizer_states_in
+        == "device",
+        "weights are kept in 16 bits without masters": in_bits,
+        f"{', '.join(evaluating)} evaluates other weights": bool(evaluating),
+    }
+    for problem, applies in problems.items():
+        if applies:
+            raise LuminaError(
+                "E002",
+                f"weights_in {plan.weights_in}, where all weights train, cannot be: "
+                f"{problem}",
+                "leave --weights-in out, or train adapters (--use-peft)",
+            )
+
+
+def _stays(kept: frozenset[str], block: str, name: str, _: Tensor) -> bool:
+    return block + name in kept
 
 
 class StreamedBlocks:
@@ -90,17 +146,22 @@ class StreamedBlocks:
                 self.pages[near].bring(self.carrier)
         self.pages[index].arrive(self.carrier)
 
-    def leave(self, index: int) -> None:
-        """The block has no more need of its weights for now."""
+    def leave(self, index: int, *, graph: bool) -> None:
+        """The block has no more need of its weights for now.
+
+        Args:
+            index: of the block.
+            graph: it goes back later, or others do.
+        """
         assert self.carrier is not None
-        self.pages[index].leave(self.carrier)
+        self.pages[index].leave(self.carrier, graph=graph)
 
     def leave_all(self) -> None:
         """No block computes."""
         self.going_back = None
         self._ends = False
         for index in range(len(self.pages)):
-            self.leave(index)
+            self.leave(index, graph=False)
 
     def back(self, index: int) -> None:
         """A block begins to go back."""
@@ -115,7 +176,7 @@ class StreamedBlocks:
     def gone_back(self, index: int) -> None:
         """A block has gone back: the gradient of its input is complete."""
         self.going_back = None
-        self.leave(index)
+        self.leave(index, graph=True)
 
     def hooks(self) -> saved_tensors_hooks:
         """Hooks that keep the places of weights, and leave all else to outer hooks."""
@@ -152,6 +213,28 @@ def close_streamed(network: Any) -> None:
     streamed = getattr(network.backbone, "streamed", None)
     if streamed is not None:
         streamed.close()
+
+
+def homes_of(network: Network) -> dict[str, Callable[[], Tensor]]:
+    """The trained parameters that live beside the device: what gives the home of each.
+
+    Args:
+        network: whose parameters are no others any more.
+    """
+    streamed = getattr(network.backbone, "streamed", None)
+    if streamed is None:
+        return {}
+    pages = {
+        id(tensor): page
+        for page in streamed.pages
+        for tensor in page.tensors()
+        if tensor.requires_grad
+    }
+    return {
+        name: partial(pages[id(one)].home_of, one)
+        for name, one in network.named_parameters()
+        if id(one) in pages
+    }
 
 
 class _Place:
@@ -200,7 +283,7 @@ def _streamed(
             return y_bsd, aux
         finally:
             if not keep and streamed.going_back != index:
-                streamed.leave(index)
+                streamed.leave(index, graph=torch.is_grad_enabled())
 
     return called
 

@@ -1,7 +1,13 @@
-"""The weights of one block in one piece of memory beside the device."""
+"""The weights of one block in one piece of memory beside the device.
+
+While a graph stands that reads them, trained weights that are not on the device are
+nothing but NaN of their shape there: torch gives a parameter another gradient
+accumulator when it comes to another device, and a graph would lose its own.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +22,13 @@ from lumina.optim.paging.sizes import BETWEEN
 
 
 class WeightPage:
-    """A block's frozen tensors: on the device while the block computes, else at home.
+    """A block's weights: on the device while the block computes, else at home.
 
     Args:
-        block: the module; trained parameters in it stay on the device.
+        block: the module.
         home: the class of the place where the tensors live.
         folder: as of `Home`.
+        stays: whether a parameter stays on the device, by its name in the block.
 
     Attributes:
         size: bytes of the page; 0 before it has its place.
@@ -29,8 +36,19 @@ class WeightPage:
             device.
     """
 
-    def __init__(self, block: nn.Module, home: type[Home], folder: Path) -> None:
+    def __init__(
+        self,
+        block: nn.Module,
+        home: type[Home],
+        folder: Path,
+        stays: Callable[[str, nn.Parameter], bool],
+    ) -> None:
         self.block, self.folder = block, folder
+        self._leaves: dict[nn.Module, list[str]] = {}
+        for path, module in block.named_modules():
+            named = module.named_parameters(path, recurse=False)
+            leaves = [name for name, one in named if not stays(name, one)]
+            self._leaves[module] = [name.rpartition(".")[2] for name in leaves]
         self._home_class = home
         self.home: Home | None = None
         self.size = 0
@@ -38,15 +56,32 @@ class WeightPage:
         self._places: list[tuple[Tensor, int]] = []
         self._here: Tensor | None = None
         self._coming: Arrival | None = None
+        self._views_at_home: dict[int, Tensor] = {}
+        self._nowhere = False
         for module in block.modules():
             # On the instance: a module of another class would be no block any more.
-            if any(True for _ in _own(module)):
+            if any(True for _ in self.own(module)):
                 module._apply = _Stays(self, module, module._apply)  # type: ignore[method-assign]
 
     def tensors(self) -> Iterator[Tensor]:
         """What lives at home, in the order of the modules."""
         for module in self.block.modules():
-            yield from _own(module)
+            yield from self.own(module)
+
+    def own(self, module: nn.Module) -> Iterator[Tensor]:
+        """The tensors of a module itself that live beside the device.
+
+        Its parameters that do not stay, and the buffers of matrices in few bits.
+        """
+        for leaf in self._leaves[module]:
+            yield module.get_parameter(leaf)
+        if isinstance(module, StoredWeight):
+            for piece in module.children():
+                yield from piece.buffers(recurse=False)
+
+    def home_of(self, tensor: Tensor) -> Tensor:
+        """Where a tensor of the page lives; itself, where it has no place yet."""
+        return self._views_at_home.get(id(tensor), tensor.detach())
 
     def settle(self, device: torch.device) -> None:
         """Move the tensors from ordinary memory of the host into the page.
@@ -70,7 +105,7 @@ class WeightPage:
         self._places = places
         for (tensor, _), place in zip(places, self._views(self.home.rest), strict=True):
             place.copy_(tensor.data)
-            tensor.data = place
+            tensor.data = self._views_at_home[id(tensor)] = place
 
     def _views(self, content: Tensor) -> Iterator[Tensor]:
         """Each tensor as a part of the page's bytes."""
@@ -123,15 +158,26 @@ class WeightPage:
         self._here, self._coming = carrier.wait(self._coming), None
         self._become(self._here)
 
-    def leave(self, carrier: Carrier) -> None:
-        """Let the tensors be those at home; the memory of the device is free again."""
+    def leave(self, carrier: Carrier, *, graph: bool = False) -> None:
+        """Let the tensors be those at home; the memory of the device is free again.
+
+        Args:
+            carrier: what brought them.
+            graph: a graph stands that reads them.
+        """
         if self._coming is not None:
             # Freed sooner, it could be used while the copy into it is under way.
             carrier.wait(self._coming)
             self._coming = None
-        if self._here is not None:
-            assert self.home is not None
-            self._become(self.home.rest)
+        if self._here is not None or (self._nowhere and not graph):
+            for tensor, _ in self._places:
+                if graph and tensor.requires_grad:
+                    nan = _nan(tensor.dtype, self.device)
+                    tensor.data = nan.expand(tensor.shape)
+                    self._nowhere = True
+                else:
+                    tensor.data = self._views_at_home[id(tensor)]
+            self._nowhere &= graph
             self._here = None
 
     def _become(self, content: Tensor) -> None:
@@ -146,20 +192,7 @@ class WeightPage:
         if self.home is not None:
             self.home.close()
             self.home = None
-            self._places = []
-
-
-def _own(module: nn.Module) -> Iterator[Tensor]:
-    """The tensors of a module itself that live beside the device.
-
-    Its frozen parameters, and the buffers of matrices in few bits.
-    """
-    for parameter in module.parameters(recurse=False):
-        if not parameter.requires_grad:
-            yield parameter
-    if isinstance(module, StoredWeight):
-        for piece in module.children():
-            yield from piece.buffers(recurse=False)
+            self._places, self._views_at_home = [], {}
 
 
 class _Stays:
@@ -174,7 +207,7 @@ class _Stays:
         self.page, self.module, self.apply = page, module, apply
 
     def __call__(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        mine = {id(tensor) for tensor in _own(self.module)}
+        mine = {id(tensor) for tensor in self.page.own(self.module)}
 
         def moved(tensor: Tensor) -> Tensor:
             if id(tensor) not in mine:
@@ -197,3 +230,7 @@ def _at_home(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
         device = "meta" if made.device.type == "meta" else "cpu"
         return torch.empty(tensor.shape, dtype=made.dtype, device=device)
     return tensor if made.dtype == tensor.dtype else tensor.data.to(made.dtype)
+
+
+def _nan(dtype: torch.dtype, device: torch.device | None) -> Tensor:
+    return torch.full((), math.nan, dtype=dtype, device=device)

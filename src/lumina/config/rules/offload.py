@@ -15,6 +15,20 @@ _NEED_ALL_GRADIENTS = {
 """Options that need what `optimizer_in_backward` uses up, and why."""
 
 
+_BETWEEN = "reads or changes all weights between steps"
+_READ_WEIGHTS = {
+    "gradient_steps": "acts on all gradients on the device",
+    "robust_clip": "acts on all gradients on the device",
+    "weight_changes_every": _BETWEEN,
+    "ema_decay": _BETWEEN,
+    "swa_start": _BETWEEN,
+    "lookahead_steps": _BETWEEN,
+    "qk_clip": _BETWEEN,
+    "preserve_base_knowledge": _BETWEEN,
+}
+"""Options that need weights on the device which are streamed while they train."""
+
+
 def check(settings: Settings) -> None:
     """Refuse an embedding on the host that trains, and what needs all gradients.
 
@@ -29,13 +43,7 @@ def check(settings: Settings) -> None:
             "adapters, and without use_peft it trains",
             "add --use-peft, or leave --embedding-in host out",
         )
-    frozen = settings.adapters.use_peft or settings.train.freeze
-    if settings.offload.weights_in != "device" and not frozen:
-        refuse(
-            f"weights_in {settings.offload.weights_in} is for weights that do not "
-            "train, and without use_peft or freeze all of them train",
-            "add --use-peft, or leave --weights-in out",
-        )
+    _check_streamed(settings)
     if not settings.offload.optimizer_in_backward:
         return
     for leaf, why in set_of(settings, _NEED_ALL_GRADIENTS):
@@ -58,6 +66,28 @@ def check(settings: Settings) -> None:
             "optimizer_in_backward changes weights in every backward pass, and "
             f"grad_accum is {settings.train.grad_accum}",
             "use --grad-accum 1",
+        )
+
+
+def _check_streamed(settings: Settings) -> None:
+    """Refuse all that reads or changes weights which are streamed while they train."""
+    offload = settings.offload
+    if offload.weights_in == "device":
+        return
+    if settings.adapters.use_peft or settings.train.freeze:
+        return
+    what = f"weights_in {offload.weights_in}, where all weights train,"
+    if offload.optimizer_states_in == "device":
+        refuse(
+            f"{what} needs the optimizer's states beside the device, too: a step takes "
+            "weights and states to the device page by page",
+            "add --optimizer-states-in host or disk, or train adapters (--use-peft) or "
+            "a part of the weights (--freeze), whose frozen weights alone are streamed",
+        )
+    for leaf, why in set_of(settings, _READ_WEIGHTS):
+        refuse(
+            f"{what} does not go together with {leaf}, which {why}",
+            "leave one of the two out",
         )
 
 

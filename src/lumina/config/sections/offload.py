@@ -33,10 +33,11 @@ class OffloadSection(Section):
     )
     weights_in: Literal["device", "host", "disk"] = Field(
         "device",
-        description="where the frozen weights of blocks live: on the device, in pinned "
-        "memory of the host, or in files of a fast local disk; those of a block are "
-        "brought ahead of its use, forwards and backwards, and dropped after it; "
-        "losses and gradients stay the same",
+        description="where the weights of blocks live, under adapters and freeze the "
+        "frozen ones: on the device, in pinned memory of the host, or in files of a "
+        "fast local disk; those of a block are brought ahead of its use, forwards and "
+        "backwards, and dropped after it; where they train, gradients leave to the "
+        "host; losses and gradients stay the same",
     )
     weights_ahead: int = Field(
         1,

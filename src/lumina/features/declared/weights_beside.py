@@ -1,4 +1,4 @@
-"""Frozen weights of blocks that live in host memory or on disk."""
+"""Weights of blocks that live in host memory or on disk."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ _AGAIN = "its blocks are passed several times"
 
 
 def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
-    """On the device are the blocks in use and on their way."""
-    streamed = layout.streamed(spec)
-    return {"weights": streamed.here - streamed.weights}
+    """On the device are blocks in use and on their way, and gradients that leave."""
+    found = layout.streamed(spec)
+    return {
+        "weights": found.here - found.weights,
+        "gradients": min(0, found.gradients_here - found.gradients),
+        "optimizer": found.step,
+    }
 
 
 def _elsewhere(place: str) -> Callable[[Any, Any], Mapping[str, int]]:
@@ -26,7 +30,9 @@ def _elsewhere(place: str) -> Callable[[Any, Any], Mapping[str, int]]:
         found = {place: streamed.whole}
         if place == "disk" and layout.device != "cpu":
             found["host"] = streamed.largest  # it passes through the host
-        return found
+        # Gradients leave to memory of the host whatever the weights do.
+        beside = streamed.gradients + streamed.staging
+        return found | {"host": found.get("host", 0) + beside} if beside else found
 
     return bytes_of
 
@@ -69,11 +75,11 @@ def _declare(place: str, summary: str, needs: Need) -> None:
 
 _declare(
     "host",
-    "frozen weights of blocks in pinned host memory, which come block by block",
+    "weights of blocks in pinned host memory, which come block by block",
     memory_beside("the weights"),
 )
 _declare(
     "disk",
-    "frozen weights of blocks in files, which come block by block",
+    "weights of blocks in files, which come block by block",
     not_apple,
 )

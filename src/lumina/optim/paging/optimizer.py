@@ -114,12 +114,22 @@ class Paged(Optimizer):
 
     def _step_page(self, page: Page, **scalars: Any) -> None:
         """One page: bring its states, update, and take them back."""
-        if not page.size:
+
+        def work() -> None:
+            for slot in page.slots:
+                slot.arrive(self.device)
             page.optimizer.step(**scalars)
+            for slot in page.slots:
+                slot.depart()
+
+        if not page.size:
+            work()
+            if self.device.type == "cuda":  # nothing else waits for what departs
+                torch.cuda.current_stream(self.device).synchronize()
             return
         if self._round is None:
             self._round = Round(self._transport, self._order)
-        self._round.visit(page, lambda: page.optimizer.step(**scalars))
+        self._round.visit(page, work)
 
     def settle(self) -> None:
         """Wait until every page is at home."""

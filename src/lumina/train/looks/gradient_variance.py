@@ -25,8 +25,11 @@ class GradientVariance(Look):
         """Sum and sum of squares of the elements, each [] float32."""
         program = self.program
         gradients = program.optimizer.gradients()
-        norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float32)
-        sums = [one.sum(dtype=torch.float32) for one in gradients]
+        norms, sums = [], []
+        for one in gradients:  # one after the other, where they are on the host
+            here = one.to(scale.device)
+            norms.append(torch.linalg.vector_norm(here, dtype=torch.float32))
+            sums.append(here.sum(dtype=torch.float32))
         both = torch.stack([torch.stack(sums), torch.stack(norms).square()]).sum(1)
         if program.sharded:
             program.mesh.tokens.sum_(both)
