@@ -274,7 +274,7 @@ def test_pinned_memory_that_cannot_be_had_is_coded(
     """More than there are addresses, and what CUDA does not lock."""
     with pytest.raises(LuminaError) as caught:
         locked(2**60)
-    assert caught.value.code == "E202" and "1.0 EiB" in caught.value.message
+    assert caught.value.code == "E202" and "1,048,576.0 TiB" in caught.value.message
     refusing = SimpleNamespace(cudaHostRegister=lambda *_: 2)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: refusing)
     with pytest.raises(LuminaError) as caught:
