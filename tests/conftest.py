@@ -41,7 +41,11 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(scope="session", autouse=True)
 def lumina_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty cache folder for this session, for child processes too."""
+    from given_speeds import give_speeds, keep_speeds
+
+    give_speeds()
     folder = tmp_path_factory.mktemp("lumina-cache")
+    keep_speeds(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUMINA_CACHE", str(folder))
         # No test depends on what the runs of others have left; those about the memory

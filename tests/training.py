@@ -19,6 +19,7 @@ from queue import Empty
 
 from torch import Tensor
 
+from given_speeds import give_speeds
 from lumina.assemble.ranks import meeting_place
 from lumina.child_processes import die_with_parent
 from lumina.state.reader import latest_good, open_checkpoint
@@ -99,6 +100,7 @@ def _lumina(arguments, environment, log, terminal, before):
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
     os.environ.update(environment)
+    give_speeds()
     sys.argv = ["lumina", *arguments]
     import torch
 
@@ -475,6 +477,7 @@ def _called(environment, target, arguments):
     die_with_parent()
     gc.freeze()
     os.environ.update(environment)
+    give_speeds()
     import torch
 
     torch.set_num_threads(1)

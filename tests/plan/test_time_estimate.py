@@ -10,6 +10,7 @@ from lumina.config import Config
 from lumina.plan import product_rate
 from lumina.plan.hardware_profiles import ALIASES, PROFILES, find_profile
 from lumina.plan.peak import peak_here
+from lumina.plan.product_rate import measured_rate
 from lumina.plan.speeds import Speed, comparable, remember, speed_of
 from lumina.plan.time_estimate import estimate_time, moved_bytes
 from machines import cpu, gpu, plan_for
@@ -134,7 +135,7 @@ def test_a_processors_rate_is_measured_once(
 
 
 def test_products_are_measured() -> None:
-    assert product_rate.measured_rate("float32", seconds=0.0) > 1e8
+    assert measured_rate("float32", seconds=0.0) > 1e8
 
 
 @pytest.mark.parametrize("name", PROFILES)
