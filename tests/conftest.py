@@ -41,9 +41,9 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(scope="session", autouse=True)
 def lumina_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty cache folder for this session, for child processes too."""
-    from given_speeds import give_speeds, keep_speeds
+    from spared import keep_speeds, spare
 
-    give_speeds()
+    spare()
     folder = tmp_path_factory.mktemp("lumina-cache")
     keep_speeds(folder)
     with pytest.MonkeyPatch.context() as patch:

@@ -19,10 +19,10 @@ from queue import Empty
 
 from torch import Tensor
 
-from given_speeds import give_speeds
 from lumina.assemble.ranks import meeting_place
 from lumina.child_processes import die_with_parent
 from lumina.state.reader import latest_good, open_checkpoint
+from spared import spare
 
 # A server that has imported everything forks each run: seconds saved at every start,
 # and a real process that can be killed. Whatever else a run imports, it pays for anew.
@@ -100,7 +100,7 @@ def _lumina(arguments, environment, log, terminal, before):
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
     os.environ.update(environment)
-    give_speeds()
+    spare()
     sys.argv = ["lumina", *arguments]
     import torch
 
@@ -477,7 +477,7 @@ def _called(environment, target, arguments):
     die_with_parent()
     gc.freeze()
     os.environ.update(environment)
-    give_speeds()
+    spare()
     import torch
 
     torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -142,16 +143,25 @@ def test_the_plan_says_what_generation_keeps(capsys):
     assert "int8" in said and "160.0 KiB" in said  # 16 bytes and a scale
 
 
-SMALL = ["plan", "--preset", "debug", "--seq-length", "64", "--batch-size", "1"]
+SMALL = [
+    "plan", "--preset", "debug", "--seq-length", "64", "--batch-size", "1",
+    "--num-layers", "1", "--hidden-size", "32", "--num-experts", "2",
+    "--moe-intermediate-size", "32", "--intermediate-size", "64",
+]  # fmt: skip
 
 
 @pytest.mark.covers("MEM-19: validated against measurement")
 def test_a_trace_stands_beside_the_estimate(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from lumina.train.planned_memory import trace
+
     words = [*SMALL, "--hardware-profile", "h200", "--trace"]
     found = facts(capsys, *words)
     traced = found["traced"]
+    # It takes seconds, and the same one is to be shown.
+    again = trace.Traced(**traced)
+    monkeypatch.setattr(trace, "trace", lambda plan, **_: again)
     assert set(traced["allocated"]) == {
         "forward",
         "backward",
@@ -187,7 +197,9 @@ def test_steps_are_measured_once_and_remembered(
     # Another process would measure another number.
     assert facts(capsys, *words)["measured"] == first | {"before": True}
     longer = [*words, "--seq-length", "128"]
-    assert not facts(capsys, *longer)["measured"]["before"]
+    other = subprocess.CompletedProcess([], 0, stdout='{"resident": 123}\n')
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: other)
+    assert facts(capsys, *longer)["measured"] == first | {"resident": 123}
 
 
 def test_hardware_that_is_described_cannot_be_measured(

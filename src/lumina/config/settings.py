@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,18 @@ def _scalar(value: object) -> str:
         value = list(value)
     if value is None or isinstance(value, bool | int) or value == []:
         return json.dumps(value)  # as YAML writes it, in a hundredth of the time
-    # Three characters end a line in YAML alone: they are written as escapes.
     written = json.dumps(value, ensure_ascii=False, default=str)
+    return _known(written) if isinstance(value, float | str) else _yaml(value, written)
+
+
+@functools.lru_cache(4096)
+def _known(written: str) -> str:
+    """The line of a number or a text, which stands for several options or runs."""
+    return _yaml(json.loads(written), written)
+
+
+def _yaml(value: object, written: str) -> str:
+    # Three characters end a line in YAML alone: they are written as escapes.
     ends = any(character in written for character in "\x85\u2028\u2029")
     text = yaml.safe_dump(
         value, default_flow_style=True, allow_unicode=not ends, width=float("inf")
