@@ -142,7 +142,8 @@ def test_one_run_observes_predicts_adapts_learns_and_remembers(runs: Runs) -> No
     def on_step(trainer: Trainer, row: Mapping[str, Any]) -> None:
         seen.append(trainer.get_adaptive_status())
 
-    with alarm("divergence", 30):
+    # Behind the first phase, in which no loss is predicted.
+    with alarm("divergence", 45):
         config = runs.config(
             steps=60, adaptive="on", adaptive_cooldown_steps=5, experience=str(file),
             eval_fraction=0.0, health_check_interval=20,
@@ -151,8 +152,8 @@ def test_one_run_observes_predicts_adapts_learns_and_remembers(runs: Runs) -> No
     observed = [e["step"] for e in run.events if e["kind"] == "health_check"]
     assert observed == [20, 40, 60]
     decision = decisions(run)[0]
-    assert (decision["step"], decision["action"]) == (30, "lower_rate")
-    assert run.rows[31]["learning_rate"] == run.rows[29]["learning_rate"] / 2
+    assert (decision["step"], decision["action"]) == (45, "lower_rate")
+    assert run.rows[46]["learning_rate"] == run.rows[44]["learning_rate"] / 2
     [outcome] = [e["data"] for e in run.events if e["kind"] == "decision_outcome"]
     assert outcome["expected"] is not None and outcome["measured"] is not None
     [kept] = ExperienceStore(file).all().outcomes
