@@ -19,16 +19,12 @@ ACTIVATIONS = words("--activations-in disk --gradient-checkpointing full")
 
 
 def no_memory_for_pages() -> None:
-    """Let what is on its way to and from the pages find no more address space.
-
-    Others find a little, so that nothing else fails before.
-    """
+    """Let what is on its way to and from the pages find no more address space."""
     from lumina.optim.paging.transport import Transport
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    most = pages * resource.getpagesize() + 2**28
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), hard))
     make = Transport.buffers
 
     def large(transport: Transport, size: int, many: int) -> object:

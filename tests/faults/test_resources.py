@@ -65,14 +65,10 @@ def test_out_of_file_descriptors(faulty):
 
 
 def no_more_memory() -> None:
-    """Let the process have little more address space than it has now.
-
-    A little, so that nothing smaller in another thread fails before the step does.
-    """
+    """Let the process have no more address space than it has now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    most = pages * resource.getpagesize() + 2**28
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), hard))
     import lumina.train.loop as loop
 
     step = loop.train_step
@@ -98,7 +94,8 @@ def no_more_memory() -> None:
 def test_out_of_host_memory(faulty):
     code, said = faulty.ended(before=partial(at_step, 5, no_more_memory))
     assert code and "memory" in said, said
-    assert saved(faulty.folder / "run") == [2, 4]
+    # The last whole step is saved where the allocator has a little left.
+    assert saved(faulty.folder / "run") in ([2, 4], [2, 4, 5])
     faulty.assert_recovered()
 
 
