@@ -72,6 +72,7 @@ def test_every_leaf_is_an_option_in_both_spellings(leaf: str) -> None:
         "rope_original_length": ["--rope-scaling", "yarn"],
         "rope_low_freq_factor": ["--rope-scaling", "llama3"],
         "rope_high_freq_factor": ["--rope-scaling", "llama3"],
+        "node_rank": ["--num-nodes", "5"],
         "min_lr": ["--learning-rate", "0.5"],
         "dataset_start_offset": ["--linear-dataset"],
         "iterate": ["--steps", "3"],

@@ -149,7 +149,7 @@ def test_what_is_saved_is_the_mean_of_the_copies(two) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.covers("DST-02: progress tracked centrally")
+@pytest.mark.covers("DST-02: progress tracked centrally", "DST-16: metrics aggregated")
 def test_metrics_are_of_all_copies(two) -> None:
     """The loss of all rows, the mean of the norms, and the same on each rank."""
     found, alone = two

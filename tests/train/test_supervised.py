@@ -65,6 +65,17 @@ def saved(step):
         time.sleep(0.02)
 
 
+def cut():
+    """Every connection of this process breaks, as where the network does."""
+    import psutil
+    import socket
+
+    for one in psutil.Process().net_connections("tcp"):
+        if one.status == psutil.CONN_ESTABLISHED:
+            with socket.socket(fileno=os.dup(one.fd)) as link:
+                link.shutdown(socket.SHUT_RDWR)
+
+
 def faulty(program, batches, step, **more):
     for entry in os.environ["FAULTS"].split():
         at, what, rank = entry.split(":")
@@ -76,6 +87,9 @@ def faulty(program, batches, step, **more):
         if what == "damage":
             damage()
             what = "SIGKILL"
+        if what == "cut":
+            cut()
+            break
         if what == "assert":
             raise RuntimeError("CUDA error: device-side assert triggered")
         if what == "segfault":
@@ -207,6 +221,32 @@ def test_a_rank_that_hangs_or_dies_is_named_and_the_run_goes_on(trainings, what)
     restarted = events(run, "restarted")[number]
     # One that was stopped goes on for a moment, to write its stack.
     assert restarted["data"]["steps_lost"] == 2 or what == "SIGSTOP"
+
+
+@mechanism(
+    "network interruption",
+    component="rank",
+    failure="the connections of one of two ranks break in a step",
+    recovery="restart",
+    expected="both ranks end with an error, and go on from the newest checkpoint; "
+    "figures as undisturbed",
+)
+@pytest.mark.faults
+@pytest.mark.thorough
+@pytest.mark.covers("DST-19: network interruption")
+def test_a_network_that_breaks_costs_the_steps_since_the_last_checkpoint(trainings):
+    """Both processes live on, and neither can reach the other."""
+    ranks = words("--nproc 2 --batch-size 2 --dropout 0")
+    run = faulty(trainings, "network", "12:cut:1", *ranks)
+    assert [row["step"] for row in rows(run)] == list(range(1, 25))
+    (ended,) = events(run, "process_ended")
+    assert ended["step"] == 12 and ended["data"]["signal"] is None
+    (restarted,) = events(run, "restarted")
+    assert restarted["data"]["steps_lost"] == 2
+    calm = trainings.train_on_ranks(
+        "calm", *FLAGS, *words("--batch-size 2 --dropout 0")
+    )
+    assert_same_run(run, calm)
 
 
 @mechanism(

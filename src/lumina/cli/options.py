@@ -15,12 +15,13 @@ from lumina.config.leaves import (
     field,
     is_list,
     optional,
+    understood,
     value_type,
 )
 from lumina.config.presets import DEFAULT_PRESET, find_preset
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS
-from lumina.config.spellings import SWITCHES, SYNONYMS
+from lumina.config.spellings import SWITCHES, SYNONYMS, VALUES
 from lumina.errors import LuminaError
 
 
@@ -121,7 +122,12 @@ def _add_leaf(group: argparse._ArgumentGroup, leaf: str) -> None:
     if value_type(leaf) is bool:
         group.add_argument(*flags, action=_Switch, **common)
     elif is_list(leaf):
-        group.add_argument(*flags, action=_Extend, nargs="+", metavar="X", **common)
+        bare = [flag for flag in flags if _dest(flag) in SWITCHES]
+        plain = [flag for flag in flags if flag not in bare]
+        group.add_argument(*plain, action=_Extend, nargs="+", metavar="X", **common)
+        for flag in bare:
+            words = {"metavar": "true", "help": f"{plain[0]} {_meant(flag)[0]}"}
+            group.add_argument(flag, action=_Named, nargs="?", **common | words)
     elif leaf in SWITCHED:
         _add_switched(group, leaf, common)
     else:
@@ -161,6 +167,7 @@ _THEIRS: dict[str, dict[str, Any]] = {
     "--max-steps": {},
     "--num-train-epochs": {},
     "--lr-scheduler-type": {},
+    "--zero-stage": {},
     "--bf16": {"nargs": "?", "const": "true"},
     "--fp16": {"nargs": "?", "const": "true"},
     "--use-8bit-optimizer": {"nargs": "?", "const": "true"},
@@ -176,7 +183,9 @@ set", a limit that wins over another, a schedule without warm-up."""
 
 def _help_of_theirs(flag: str, own: str) -> str:
     if _dest(flag) in SWITCHES:
-        return f"{own} {SWITCHES[_dest(flag)][1]}"
+        return f"{own} {_meant(flag)}"
+    if _dest(flag) in VALUES:
+        return f"as DeepSpeed has it: {own} zero2 or fsdp2"
     return f"as in transformers: {own}"
 
 
@@ -238,6 +247,27 @@ class _Extend(argparse.Action):
     ) -> None:
         before = getattr(namespace, self.dest, [])
         setattr(namespace, self.dest, [*before, *values])
+
+
+class _Named(argparse.Action):
+    """A switch that stands for one value of a list: `--use-wandb`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        flag = str(option_string)
+        found = understood(_dest(flag), "true" if values is None else values)
+        before = getattr(namespace, self.dest, [])
+        named = [value for many in found.values() for value in many]  # type: ignore[attr-defined]
+        setattr(namespace, self.dest, [*before, *named])
+
+
+def _meant(flag: str) -> Any:
+    return SWITCHES[_dest(flag)][1]
 
 
 def _spellings(leaf: str) -> list[str]:

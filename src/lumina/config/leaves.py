@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from lumina.config.phase_entries import phase_text
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS
-from lumina.config.spellings import MEANT, SWITCHES, SYNONYMS
+from lumina.config.spellings import MEANT, SWITCHES, SYNONYMS, VALUES
 from lumina.errors import LuminaError
 
 SWITCHED: dict[str, tuple[str, str]] = {
@@ -97,6 +97,16 @@ def understood(name: str, value: object) -> dict[str, object]:
         return {}
     if key in SWITCHES:
         return _switched(key, value)
+    if key in VALUES:
+        word = str(value).strip().lower()
+        if word not in VALUES[key]:
+            raise LuminaError(
+                "E005",
+                f"{key} cannot be {value!r}",
+                f"it is one of {', '.join(VALUES[key])}; see {leaf}",
+            )
+        meant = VALUES[key][word]
+        return {} if meant is None else {leaf: meant}
     if key in ("bf16", "fp16"):
         word = str(value).strip().lower()
         if word in ("false", "no", "off"):

@@ -65,6 +65,7 @@ SYNONYMS: dict[str, str] = {
     "disable_sharding": "shard_size_mb",
     "use_8bit_optimizer": "optimizer",
     "parallel_independent": "parallel",
+    "zero_stage": "parallel",
     "use_tensorboard": "trackers",
     "enable_profiling": "layer_profile_every",
     "checkpoint_attention": "gradient_checkpointing",
@@ -104,7 +105,21 @@ SWITCHES: dict[str, tuple[str, object]] = {
 """Switches of the earlier designs that stand for one value of an option; switched off,
 they say nothing."""
 
+VALUES: dict[str, dict[str, str | None]] = {
+    "zero_stage": {
+        **dict.fromkeys(("none", "0", "zero0", "null"), None),
+        **dict.fromkeys(("1", "zero1", "2", "zero2"), "zero2"),
+        **dict.fromkeys(("3", "zero3"), "fsdp2"),
+    },
+}
+"""Spellings whose values have other names here; None: they say nothing. Stage 2 of
+ZeRO divides what stage 1 does, and gradients besides: the steps are the same."""
+
 MEANT: dict[str, str] = {
+    "dataset_chunk_size": "rows are divided among processes one by one; `lumina data "
+    "blocks` cuts data into blocks, which ChunkTracker gives to processes in chunks",
+    "use_deepspeed": "parallel zero2 or fsdp2 divides states, gradients and weights as "
+    "DeepSpeed's stages 2 and 3 do",
     "datasets": "train_data names files, folders or globs",
     "dataset": "train_data names files, folders or globs",
     "data": "train_data names files, folders or globs",

@@ -91,6 +91,7 @@ def test_a_killed_run_decides_what_one_that_never_stopped_decides(
     assert list(last) == [str(each) for each in decisions(whole)]
 
 
+@pytest.mark.covers("DST-16: Orchestrator decisions synchronised over ranks")
 @pytest.mark.parametrize("way", ["ddp", "fsdp2"])
 def test_two_ranks_decide_and_act_together(trainings, plugin, whole, way) -> None:
     flags = [*DENSE, *FLAGS, "--plugins", plugin, "--batch-size", "2"]
