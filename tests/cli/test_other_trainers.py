@@ -144,3 +144,19 @@ def test_names_of_other_trainers_are_answered_by_meaning(
     code, text = shown(capsys, flag, "1")
     assert code == 2 and text.startswith("E004")
     assert meant in text and "did you mean" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("train corpus/", "--train-data corpus/"),
+        ("generate run Once", "--prompt Once"),
+        ("chat run Hello", "--message Hello"),
+    ],
+)
+def test_a_word_without_its_option_is_told_which_one(
+    capsys: pytest.CaptureFixture[str], words: str, meant: str
+) -> None:
+    assert main(words.split()) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("E005") and f"did you mean {meant}?" in told

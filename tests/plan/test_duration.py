@@ -175,6 +175,6 @@ def test_named_steps_hold_whatever_the_batch() -> None:
 
 def test_the_length_names_the_limit_that_decides() -> None:
     said = length_in_words(resumed(2, Done(17, 51, 3), epochs=1))
-    assert "step 42, epoch 1 (1 epochs of 100 rows, 2 a step after step 17)" in said
+    assert "step 42, epoch 1 (1 epoch of 100 rows, 2 a step after step 17)" in said
     said = length_in_words(resumed(2, Done(0, 0), epochs=3, steps=20))
     assert "step 20 (steps are the limit: 0.4 passes)" in said

@@ -42,6 +42,7 @@ LOOK_SECONDS = 0.2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.set_defaults(bare_words="--message")
     add_answering_options(parser)
     add_cache_options(parser)
     add_step_options(parser, rows=False)

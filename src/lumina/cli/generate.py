@@ -31,6 +31,7 @@ from lumina.cli.comparing import add_comparing_options, check_comparing, compare
 from lumina.cli.step_options import add_step_options, step_settings
 from lumina.cli.streams import output_is_unicode, show_any_character
 from lumina.errors import LuminaError
+from lumina.quantities import counted
 
 if TYPE_CHECKING:
     from lumina.infer.text import Answers, Completion
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.set_defaults(bare_words="--prompt")
     add_answering_options(parser)
     parser.add_argument(
         "--prompt", nargs="+", action="extend", default=[], metavar="TEXT",
@@ -129,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     _tell_cut_off(full, len(prompts), network.spec.context_length)
     seconds = time.monotonic() - started
     rate = tokens / max(seconds, 1e-9)
-    say(f"{tokens:,} tokens in {seconds:.1f} s, {rate:,.1f} a second")
+    say(f"{counted(tokens, 'token')} in {seconds:.1f} s, {rate:,.1f} a second")
     return 130 if interruption.asked else 0
 
 
@@ -197,6 +199,12 @@ def _read(name: str) -> list[str]:
         raise LuminaError(
             "E103", f"{name} is not UTF-8: {error.reason}", "save it as UTF-8"
         ) from None
+    if name.endswith(".json"):
+        raise LuminaError(
+            "E101",
+            f"{name}: prompts are read from texts, one a line, and from .jsonl",
+            'write {"prompt": ...} a line, in a file that ends in .jsonl',
+        )
     lines = [line.rstrip("\r") for line in text.split("\n")]
     if name.endswith(".jsonl"):
         return [

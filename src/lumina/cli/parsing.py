@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -87,10 +88,13 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     if rest:
         if rest[0].startswith("-"):
             raise _unknown(parser, rest[0], known)
+        # The command whose words they are, not the program that has it.
+        bare = getattr(args, "bare_words", None)
+        meant = f"did you mean {bare} {shlex.quote(rest[0])}? " if bare else ""
         raise LuminaError(
             "E005",
             f"{rest[0]!r} belongs to no option",
-            f"`{parser.prog} --help` says what it takes",
+            f"{meant}`{parser.prog} --help` says what it takes",
         )
     return args
 

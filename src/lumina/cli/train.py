@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Every option of a configuration, and `--dry-run`."""
+    parser.set_defaults(bare_words="--train-data")
     add_config_options(parser, dry_run=True)
 
 

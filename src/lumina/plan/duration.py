@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lumina.errors import LuminaError
 from lumina.plan.decisions import Decisions, asked_for, source_of
 from lumina.plan.plan import NOTHING_HELD_OUT
+from lumina.quantities import counted
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -105,7 +106,9 @@ def decide_length(
             "name --steps, or --train-data",
         )
     if by_epochs is not None and (steps is None or by_epochs < steps):
-        passes = f"{epochs:g} epochs of {rows_per_epoch:,} rows, {batch} a step"
+        whole = "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
+        rows = counted(rows_per_epoch, "row")
+        passes = f"{whole} of {rows}, {batch} a step"
         offset = math.ceil(done.rows / batch) - done.steps
         if offset and done.steps > done.begin:
             passes += f" after step {done.steps:,}"

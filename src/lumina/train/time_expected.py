@@ -11,7 +11,7 @@ from lumina.plan.environment import Environment
 from lumina.plan.plan import Plan
 from lumina.plan.speeds import remember, speed_of
 from lumina.plan.time_estimate import estimate_here
-from lumina.quantities import duration
+from lumina.quantities import counted, duration
 from lumina.train.recorder import Recorder
 
 SETTLED = 3
@@ -74,7 +74,7 @@ class TimeExpected:
         if not self._seconds:
             return
         took, steps = sum(self._seconds), len(self._seconds)
-        message = f"{steps:,} steps took {duration(took)}"
+        message = f"{counted(steps, 'step')} took {duration(took)}"
         if self.estimate is not None:
             quick, likely, slow = (
                 steps * one
