@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from pathlib import Path
 
 import pytest
 
 from lumina import Config
+from lumina.cli import parsing
+from lumina.cli.main import main
 from lumina.config.leaves import is_list
 from lumina.config.sections import LEAVES
 from lumina.errors import LuminaError
@@ -83,3 +86,40 @@ def test_the_closing_hint_can_be_copied(
     asked = ["--max-new-tokens", "2", *answer]
     tried = start([*hint(log)[1:3], *asked], tmp_path / "tried", HOME=str(home))
     assert tried.wait() == 0, tried.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "runs show ~/run", "runs list ~/run", "runs report ~/run", "explain ~/run",
+        "checkpoints list ~/run", "checkpoints prune ~/run", "generate ~/run",
+        "export ~/run ~/out", "import ~/run ~/out", "evaluate ~/run --data=~/x",
+        "data blocks ~/x --out=~/out", "experience export ~/out",
+        "generate run --prompts-file=~/x", "replay ~/run", "tokenizer inspect ~/x",
+    ],
+)  # fmt: skip
+def test_every_path_of_every_command_is_expanded(home, monkeypatch, command):
+    """A shell leaves ~ in --option=~/path as it is, and Python leaves it everywhere."""
+    seen: list[argparse.Namespace] = []
+    parse = parsing.parse
+
+    def stop(parser, given):
+        seen.append(parse(parser, given))
+        raise SystemExit(0)
+
+    monkeypatch.setattr(parsing, "parse", stop)
+    assert main(command.split()) == 0
+    values = [v for value in vars(seen[0]).values()
+              for v in (value if isinstance(value, list) else [value])]  # fmt: skip
+    texts = [value for value in values if isinstance(value, str)]
+    assert not [text for text in texts if text.startswith("~")]
+    assert [text for text in texts if text.startswith(str(home))]
+
+
+def test_a_text_may_begin_with_a_tilde(home):
+    parser = parsing.Parser(prog="x")
+    parser.add_argument("--prompt", metavar="TEXT")
+    parser.add_argument("--test", metavar="TEXT|FILE", nargs="+")
+    (home / "there").touch()
+    args = parsing.parse(parser, ["--prompt", "~/x", "--test", "~/x", "~/there"])
+    assert args.prompt == "~/x" and args.test == ["~/x", str(home / "there")]

@@ -440,3 +440,20 @@ def test_eval_documents_that_are_trained_on_are_told(
     held_out.write_text('{"text": "Not seen before."}\n')
     prepare(config, on_event=lambda **event: told.append(event))
     assert "eval_data_trained_on" not in {e["kind"] for e in told}
+
+
+def test_documents_that_are_all_the_same_are_told_to_be_on_both_sides(
+    tmp_path: Path,
+) -> None:
+    """Equal documents are on one side, but for these there is only one."""
+    path = tmp_path / "same.jsonl"
+    told: list[str] = []
+    for line, both in (("same", True), ("other", False)):
+        path.write_text('{"text": "same"}\n' * 4 + f'{{"text": "{line}"}}\n')
+        told.clear()
+        data = prepare(
+            new_config(path, eval_fraction=0.4),
+            on_event=lambda **event: told.append(event["kind"]),
+        )
+        assert data.eval is not None
+        assert ("eval_data_trained_on" in told) == both

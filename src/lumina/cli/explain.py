@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "names",
         nargs="*",
-        metavar="NAME",
+        metavar="NAME|RUN",
         help="a code, such as E201, a topic, or a run; without one, all codes and "
         "topics are listed",
     )

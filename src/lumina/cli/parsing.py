@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from lumina.errors import LuminaError
@@ -96,7 +97,60 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
             f"{rest[0]!r} belongs to no option",
             f"{meant}`{parser.prog} --help` says what it takes",
         )
+    _expand_homes(parser, args)
     return args
+
+
+_PATHS = (
+    "FILE",
+    "FOLDER",
+    "DIR",
+    "PATH",
+    "RUN",
+    "PRESET|FOLDER",
+    "NAME|FILE",
+    "NAME|RUN",
+    "TOKENIZER",
+)
+"""What the values of options and arguments are called that are paths."""
+
+_PATH_NAMES = (
+    "run", "runs", "folder", "file", "files", "model", "checkpoint", "first", "second",
+    "out", "paths", "tokenizer",
+)  # fmt: skip
+"""Names of arguments, without an option before them, that are paths."""
+
+
+def _expand_homes(parser: Parser, args: argparse.Namespace) -> None:
+    """~ at the beginning of every path; a shell leaves it in --option=~/path.
+
+    Raises:
+        LuminaError: E104 where that home is not known.
+    """
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if action.metavar == "TEXT|FILE":
+            wanted = os.path.isfile
+        elif action.metavar in _PATHS or (
+            not action.option_strings and action.dest in _PATH_NAMES
+        ):
+            wanted = bool
+        else:
+            continue
+        if isinstance(value, str):
+            setattr(args, action.dest, _at_home(value, wanted))
+        elif isinstance(value, list):
+            found = [_at_home(v, wanted) if isinstance(v, str) else v for v in value]
+            setattr(args, action.dest, found)
+
+
+def _at_home(path: str, wanted: Callable[[str], bool]) -> str:
+    if not path.startswith("~"):
+        return path
+    from lumina.config.leaves import at_home
+
+    found = at_home(path)
+    return found if wanted(found) else path
 
 
 def _options(words: Sequence[str]) -> Iterable[str]:

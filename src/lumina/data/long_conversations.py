@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumina.data.records import Message
+from lumina.quantities import counted
 
 Mode = Literal["split", "truncate", "drop", "cut"]
 
@@ -123,8 +124,8 @@ def long_in_words(long: Mapping[str, Any]) -> str:
     if long["mode"] == "truncate":
         told += f"cut at the end of the row, {lost:,} of {long['tokens']:,} tokens lost"
         return f"{told}{_empty(long)} (--long-conversations truncate)"
-    told += f"split into {long['pieces']:,} pieces, each with its question; no answer "
-    told += f"is lost{_empty(long)}"
+    told += f"split into {counted(long['pieces'], 'piece')}, each with its question; "
+    told += f"no answer is lost{_empty(long)}"
     if short := long["questions_shortened"]:
         noun = "question" if short == 1 else "questions"
         told += f"; the beginning of {short:,} {noun} is left out, for want of room"
