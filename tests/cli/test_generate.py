@@ -55,6 +55,18 @@ def test_generate_continues_strings_and_files_of_prompts(run, capsys, tmp_path):
         assert alone == answer
     [record] = answers(capsys, run, "--prompts-file", str(records), *options[:4])
     assert record["prompt"] == "two\nlines"
+    records.write_text(
+        '{"prompt": "a", "id": 1}\n{"prompt": "b", "id": 2, "top_k": 3}\n'
+    )
+    capsys.readouterr()
+    assert (
+        main(["generate", str(run), "--prompts-file", str(records), *options[:4]]) == 0
+    )
+    assert "not read: id (2), top_k (1)" in capsys.readouterr().err
+    array = tmp_path / "prompts.json"
+    array.write_text('["a", "b"]')
+    assert main(["generate", str(run), "--prompts-file", str(array)]) == 1
+    assert capsys.readouterr().err.startswith("E101")
 
 
 @pytest.mark.covers("INF-12")

@@ -508,6 +508,17 @@ def test_a_run_tells_of_a_missing_end_token(runs: Runs) -> None:
     assert any("null" in message and "</s>" in message for message in told)
 
 
+@pytest.mark.parametrize("wrong", ["</s>", True, 1.5])
+def test_an_end_token_that_is_no_id_is_told(tmp_path: Path, wrong: object) -> None:
+    foreign_tokenizer("first", tmp_path / "t")
+    config = json.dumps({"eos_token_id": [wrong, None]})
+    (tmp_path / "t" / "config.json").write_text(config)
+    notes = Tokenizer.from_path(tmp_path / "t").notes
+    assert [
+        note for note in notes if f"{wrong!r} of config.json is no token id" in note
+    ]
+
+
 @pytest.mark.parametrize("name", WITHOUT)
 def test_a_prompt_needs_a_token(name: str, tmp_path: Path) -> None:
     mine = loaded(name, tmp_path)

@@ -296,6 +296,13 @@ def test_a_template_of_processors_is_used_where_there_is_no_other(
     assert "chat_template.json" in mine.notes[0]
 
 
+def test_an_empty_template_is_none(tmp_path: Path) -> None:
+    """It would ask the model with nothing at all."""
+    tokenizer = Tokenizer.from_path(folder_with(" \n", tmp_path / "model"))
+    assert tokenizer.templates is None
+    assert any("template is empty" in note for note in tokenizer.notes)
+
+
 @pytest.mark.parametrize(
     ("files", "code"),
     [

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from lumina.config import Config
 from lumina.plan.fine_tuning import rate_for
+from lumina.train.starting_weights import StartingWeights
+from machines import plan_for
 from training import DENSE, start, words
 
 HOW = ("learning_rate", "min_lr", "lr_scheduler", "global_batch_size")
@@ -84,3 +89,24 @@ def test_rows_are_as_long_as_the_data_needs_and_the_context_stays(trainings, tmp
     asked = words("--seq-length 128 --steps 1", init_from=run)
     plan = tune(trainings, trainings.folder / "asked", *asked, data=data)
     assert plan["spec"]["seq_length"] == 128 and plan["spec"]["context"] == 1024
+
+
+def test_rows_beyond_what_a_model_was_made_for_are_told():
+    plan = plan_for(Config(preset="debug", use_moe=False, seq_length=64, steps=2))
+    for context, scaling, told in (
+        (32, "none", True),
+        (32, "linear", False),
+        (64, "none", False),
+        (128, "none", False),
+    ):
+        weights = SimpleNamespace(
+            spec=SimpleNamespace(
+                context_length=context, rope_scaling="none", rope_factor=1.0
+            )
+        )
+        spec = replace(plan.spec, rope_scaling=scaling)
+        kept = StartingWeights.keep_context(
+            SimpleNamespace(tuned=weights), plan.replace(spec=spec)
+        )
+        assert any("longer than the 32" in one for one in kept.warnings) == told
+        assert kept.spec.context_length == max(context, 64)

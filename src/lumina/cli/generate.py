@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,16 +208,23 @@ def _read(name: str) -> list[str]:
         )
     lines = [line.rstrip("\r") for line in text.split("\n")]
     if name.endswith(".jsonl"):
-        return [
-            _field(name, n, line) for n, line in enumerate(lines, 1) if line.strip()
+        unread: Counter[str] = Counter()
+        made = [
+            _field(name, n, line, unread)
+            for n, line in enumerate(lines, 1)
+            if line.strip()
         ]
+        if unread:
+            fields = ", ".join(f"{field} ({n:,})" for field, n in unread.items())
+            say(f"{name}: fields that are not read: {fields}")
+        return made
     found = [line for line in lines if line.strip()]
     if not found:
         raise LuminaError("E105", f"{name} has no prompt in it", "write one a line")
     return found
 
 
-def _field(name: str, number: int, line: str) -> str:
+def _field(name: str, number: int, line: str, unread: Counter[str]) -> str:
     try:
         record = json.loads(line)
     except ValueError as error:
@@ -228,4 +236,5 @@ def _field(name: str, number: int, line: str) -> str:
         raise LuminaError(
             "E102", f'{name} line {number} has no text in "prompt"', "add it"
         )
+    unread.update(field for field in record if field != "prompt")
     return checked_text(prompt, f'"prompt" of {name} line {number}')

@@ -129,6 +129,7 @@ def _expand_homes(parser: Parser, args: argparse.Namespace) -> None:
     """
     for action in parser._actions:
         value = getattr(args, action.dest, None)
+        wanted: Callable[[str], bool]
         if action.metavar == "TEXT|FILE":
             wanted = os.path.isfile
         elif action.metavar in _PATHS or (

@@ -113,6 +113,9 @@ def read_templates(
                 "chat_template.json holds another chat template than the folder's "
                 "other files: it is not used, as in transformers"
             )
+    if not named.get(DEFAULT, "x").strip():
+        notes.append("the chat template is empty: it counts as none")
+        del named[DEFAULT]
     if not named:
         return None
     values = {name: declared.get(name) for name in VARIABLES}

@@ -233,7 +233,12 @@ def _end_ids(
     for file in ("config.json", "generation_config.json"):
         named = _json(folder / file).get("eos_token_id")
         for index in named if isinstance(named, list) else [named]:
-            if not isinstance(index, int):
+            if index is None:
+                continue
+            if not isinstance(index, int) or isinstance(index, bool):
+                notes.append(
+                    f"the end token {index!r} of {file} is no token id: it is left out"
+                )
                 continue
             if index >= 0 and backend.id_to_token(index) is not None:
                 yield index

@@ -107,7 +107,7 @@ def decide_length(
         )
     if by_epochs is not None and (steps is None or by_epochs < steps):
         whole = "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
-        rows = counted(rows_per_epoch, "row")
+        rows = counted(rows_per_epoch or 0, "row")
         passes = f"{whole} of {rows}, {batch} a step"
         offset = math.ceil(done.rows / batch) - done.steps
         if offset and done.steps > done.begin:

@@ -105,8 +105,20 @@ class StartingWeights:
         weights = self.tuned
         if weights is None:
             return plan
-        context = weights.spec.context_length
-        if context <= plan.spec.seq_length:
+        context, length = weights.spec.context_length, plan.spec.seq_length
+        scaled = (weights.spec.rope_scaling, weights.spec.rope_factor) != (
+            plan.spec.rope_scaling,
+            plan.spec.rope_factor,
+        )
+        if context < length and not scaled:
+            warning = (
+                f"rows of {length:,} tokens are longer than the {context:,} that the "
+                "model was made for (max_position_embeddings): its positions beyond "
+                "mean nothing yet; use a --seq-length of at most that, or "
+                "--rope-scaling"
+            )
+            return plan.replace(warnings=(*plan.warnings, warning))
+        if context <= length:
             return plan
         return plan.replace(spec=replace(plan.spec, context=context))
 
