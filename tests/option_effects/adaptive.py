@@ -159,3 +159,15 @@ def rollbacks(runs: Runs) -> None:
     assert once.rows[-1]["learning_rate"] == 1.5e-3
     told = [d["reason"] for d in decisions(once) if d["action"] == "nothing"]
     assert any("the run went back 1 times" in reason for reason in told)
+
+
+@shows("adaptive_branches")
+def branches(runs: Runs) -> None:
+    """The first change is seen from both sides, and the second is made at once."""
+    base = {"adaptive": "on", "adaptive_cooldown_steps": 1, "snapshot_every": 4}
+    with alarm("divergence", 3, 16):
+        one, none = runs.both("adaptive_branches", 1, 0, **base, steps=24)
+    assert not (none.folder / "undone").exists()
+    (back,) = [e for e in one.events if e["kind"] == "rolled_back"]
+    assert back["step"] < 8 and not back["data"]["skip_data"]
+    assert len(decisions(one)) >= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lumina.errors import LuminaError
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.safety import decide_safety
 
@@ -15,7 +16,11 @@ COOLDOWN_SHARE, LEAST_COOLDOWN, MOST_COOLDOWN = 0.05, 5, 100
 
 
 def decide_orchestrator(config: Config, decisions: Decisions) -> None:
-    """Decide `Plan.orchestrator`, which is empty where it is off, and `Plan.safe`."""
+    """Decide `Plan.orchestrator`, which is empty where it is off, and `Plan.safe`.
+
+    Raises:
+        LuminaError: E002 for branches of a run that does not change itself.
+    """
     asked = config.adaptive
     found: dict[str, Any] = {}
     if asked.adaptive != "off":
@@ -35,5 +40,13 @@ def decide_orchestrator(config: Config, decisions: Decisions) -> None:
             "without": list(asked.adaptive_without),
             "report_every": asked.health_check_interval,
         }
+    if asked.adaptive_branches:
+        if asked.adaptive != "on":
+            raise LuminaError(
+                "E002",
+                "adaptive_branches measures changes, and nothing changes the run",
+                "add --adaptive on, or leave --adaptive-branches out",
+            )
+        found["branches"] = asked.adaptive_branches
     decisions.decide("orchestrator", found, source_of(config, "adaptive"))
     decide_safety(config, decisions)

@@ -53,6 +53,12 @@ class AdaptiveSection(Section):
     adaptive_rollbacks: int = Field(
         3, ge=0, description="most times that --adaptive goes back in a run"
     )
+    adaptive_branches: int = Field(
+        0,
+        ge=0,
+        description="so many decisions of --adaptive on are measured: the run goes on "
+        "without the change, then back to a snapshot, and is changed there",
+    )
     adaptive_without: tuple[str, ...] = Field(
         (), description="actions that --adaptive does not take, such as reset_moments"
     )

@@ -22,6 +22,7 @@ from lumina.train.controls import (
     regularisation,
     rewarm,
     rollback,
+    snapshot,
 )
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control, is_number
@@ -50,6 +51,7 @@ OWN = (
     phases,
     moments,
     rollback,
+    snapshot,
     ending,
     evaluating,
     regularisation,

@@ -22,7 +22,7 @@ class Rollback(Control):
     allowed = (
         '{"steps": 100} goes back by at most 100 steps; "skip_data" (true or false), '
         '"learning_rate_factor" (above 0, at most 1), "rewarm_steps" (from 0 on), '
-        '"best" and "earliest" (true or false) may stand beside it'
+        '"best", "earliest" and "marked" (true or false) may stand beside it'
     )
     final = "what it took back is in the folder `undone` of the run"
     kept_in_state = True

@@ -24,6 +24,7 @@ class Limits:
         cooldown_tokens: tokens, likewise.
         rollbacks: most times that the run goes back.
         without: actions that are not taken.
+        branches: decisions that are measured against the run without them.
         report_every: steps from one report of the health to the next; 0: none.
     """
 
@@ -35,6 +36,7 @@ class Limits:
     rollbacks: int = 3
     without: tuple[str, ...] = ()
     report_every: int = 0
+    branches: int = 0
 
     @staticmethod
     def of(plan: Plan) -> Limits:

@@ -18,6 +18,7 @@ from lumina.state.events import Severity
 from lumina.train.controls import Change, control_named
 from lumina.train.health.check import number
 from lumina.train.health.watching import Finding
+from lumina.train.orchestrator import branching
 from lumina.train.orchestrator.actions import ACTIONS, Action
 from lumina.train.orchestrator.decision import NOTHING, Decision
 from lumina.train.orchestrator.episodes import Episodes
@@ -84,6 +85,7 @@ class Policy:
             "asked": None,
             "trial": None,
             "undo": None,
+            "branch": None,
             "losses": [],
         }
 
@@ -100,6 +102,7 @@ class Policy:
             trial = Trial(**memory["trial"])
             trial.see(step, loss)
             memory["trial"] = trial.to_dict()
+        branching.see(memory, step, loss)
         self.predictions.see(step, loss)
 
     def decide(
@@ -128,6 +131,8 @@ class Policy:
             memory["asked"] = None  # another rule's change went first
         if memory["asked"] is not None:
             return None
+        if memory["branch"] is not None:
+            return branching.ask(memory, step)
         self._measure(step, findings)
         if memory["undo"] is not None:
             return self._undo(step)
@@ -152,6 +157,9 @@ class Policy:
             return
         memory["asked"] = None
         decision = Decision(**asked)
+        if branching.heard(memory, decision.action, change, self.limits):
+            return
+        without = branching.over(memory)
         if change.outcome != "applied":
             self._bar(decision.anomaly, decision.action, change.outcome)
             return
@@ -162,7 +170,7 @@ class Policy:
             if memory["trial"] is not None:
                 self._end_trial(f"{decision.action} followed before it was measured")
             self._act(memory["step"])
-            self._try(decision, change, self.limits.cooldown_steps)
+            self._try(decision, change, self.limits.cooldown_steps, without)
 
     def rolled_back(self, step: int, then: Mapping[str, Any] | None) -> None:
         """Steps count again from `step`: windows go back, the account stays.
@@ -179,6 +187,7 @@ class Policy:
         if memory["acted"] is not None:
             self._act(step)
         trial = memory["trial"]
+        branching.rolled_back(memory)
         if trial is not None and trial["control"] == ROLLBACK:
             again = since if ACTIONS[trial["action"]].restarts else step
             begin = max(again, step + self.limits.cooldown_steps) + 1
@@ -294,6 +303,9 @@ class Policy:
             self._act(finding.step)
             self.ledger.decided(decision)
             return None
+        if branching.wanted(decision, self.limits, self.plan, self.ledger.counts):
+            self.ledger.count("branches")
+            return branching.begin(self.memory, decision, proposal)
         self.memory["asked"] = decision.to_dict()
         return proposal
 
@@ -332,7 +344,13 @@ class Policy:
 
     # Outcomes
 
-    def _try(self, decision: Decision, change: Change | None, pause: int) -> None:
+    def _try(
+        self,
+        decision: Decision,
+        change: Change | None,
+        pause: int,
+        without: Sequence[list[float]] = (),
+    ) -> None:
         """Begin to measure what comes of a decision."""
         curve = forecast(self.memory["losses"], self.memory["phase"])
         begun = self.memory["step"]
@@ -346,6 +364,7 @@ class Policy:
             change=None if change is None else change.id,
             control=decision.control,
             old=None if change is None else change.old,
+            without=list(without),
         ).to_dict()
 
     def _measure(self, step: int, findings: Sequence[Finding]) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import stdev
 from typing import Any
 
-from lumina.train.health.check import median
+from lumina.train.health.check import mean, median
 from lumina.train.orchestrator.decision import NOTHING, Outcome, Verdict
 from lumina.train.orchestrator.forecast import Forecast
 
 DEVIATIONS = 3.0
 """Standard errors beyond which a loss is not the one that was expected."""
+
+PAIRS = 3
+"""Losses with and without a change that it takes to compare them."""
 
 SHARE = 0.005
 """Share of the loss below which a difference does not count."""
@@ -33,6 +39,7 @@ class Trial:
         losses: (step, loss) of the measured steps.
         broken: measured steps without a finite loss.
         again: measured steps in which the anomaly was found.
+        without: (step, loss) of a branch of the run in which nothing was changed.
     """
 
     number: int
@@ -47,6 +54,7 @@ class Trial:
     losses: list[list[float]] = field(default_factory=list)
     broken: int = 0
     again: int = 0
+    without: list[list[float]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `Trial(**values)` is the inverse."""
@@ -78,6 +86,9 @@ class Trial:
             step: of the last row.
             interrupted: why no more steps are measured; empty where all were.
         """
+        pairs = [] if interrupted else self._pairs()
+        if len(pairs) >= PAIRS:
+            return self._compared(step, pairs)
         if interrupted or self.expected is None:
             text = interrupted or "there were too few losses before it to compare with"
             return Outcome(self.number, step, "unclear", None, None, text)
@@ -100,4 +111,31 @@ class Trial:
         )
         if self.again:
             text += f"; {self.anomaly} was found again in {self.again} steps"
+        return Outcome(self.number, step, verdict, measured, expected, text)
+
+    def _pairs(self) -> list[tuple[float, float]]:
+        """The losses with the change and without it, of the same rows."""
+        without = {at: loss for at, loss in self.without}
+        return [(loss, without[at]) for at, loss in self.losses if at in without]
+
+    def _compared(self, step: int, pairs: Sequence[tuple[float, float]]) -> Outcome:
+        """What the branch without the change says.
+
+        Two losses of the same rows differ by what the change did and little else, so
+        that the error is that of the mean of their differences.
+        """
+        measured = mean([loss for loss, _ in pairs])
+        expected = mean([loss for _, loss in pairs])
+        apart = [loss - other for loss, other in pairs]
+        spread = stdev(apart)
+        margin = max(DEVIATIONS * spread / math.sqrt(len(pairs)), SHARE * expected)
+        verdict: Verdict = "same"
+        if measured > expected + margin:
+            verdict = "worse"
+        elif measured < expected - margin:
+            verdict = "better"
+        text = (
+            f"the loss is {measured:.4f} where it is {expected:.4f} without it, "
+            f"measured on the same rows (differences above {margin:.4f} count)"
+        )
         return Outcome(self.number, step, verdict, measured, expected, text)

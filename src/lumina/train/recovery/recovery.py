@@ -32,7 +32,7 @@ class Recovery:
         kept = plan.recovery if plan is not None else {}
         self._every = kept.get("snapshot_every", 0)
         self._repeat_every = kept.get("repeat_every", 0)
-        self._corrupted = False
+        self._corrupted = self._marks = False
         self._snapshots = Snapshots(kept.get("snapshots", 0))
         self._clean: CleanSteps | None = None
         if plan is not None and self._every:
@@ -46,7 +46,7 @@ class Recovery:
 
     def due(self, step: int) -> bool:
         """Whether a snapshot is due after a step."""
-        return bool(self._every and step % self._every == 0)
+        return self._marks or bool(self._every and step % self._every == 0)
 
     def at_boundary(self, run: Run) -> None:
         """After a step whose row is written: a snapshot, where one is due."""
@@ -68,14 +68,20 @@ class Recovery:
         self._snapshots.close()
 
     def _take(self, run: Run) -> None:
-        if self._clean is None or self._clean.recent_alarm:
+        if self._clean is None or (self._clean.recent_alarm and not self._marks):
             return
-        self._snapshots.take(run)
-        self._clean.watch(run.progress.step)
+        step, marks, self._marks = run.progress.step, self._marks, False
+        self._snapshots.take(run, marks)
+        self._clean.watch(step)
 
     def attach(self, run: Run) -> None:
         """Let the control `rollback` reach the run, whose Program may be a new one."""
         run.program.live.rollback = lambda value: self._ask(run, value)
+        run.program.live.snapshot = self._mark
+
+    def _mark(self) -> None:
+        """Take a snapshot after the next step, whatever the checks say of it."""
+        self._marks = True
 
     @property
     def asked(self) -> bool:
@@ -169,6 +175,8 @@ class Recovery:
     def _chosen(self, run: Run, asked: Request, good: bool) -> Target | None:
         """The first target that is whole; None where there is none. Rank 0 only."""
         plan, step = run.program.plan, run.progress.step
+        if asked.marked:
+            return self._snapshots.marked
         targets = self._snapshots.targets() + on_disk(run.checkpoints.folder)
         if plan.phases:
             # The checkpoint at the end of the phase before is of another Plan.

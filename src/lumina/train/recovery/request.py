@@ -22,6 +22,7 @@ class Request:
         best: go to the best model within the steps, by evaluations where there are
             some; otherwise to the newest that is known to be good.
         earliest: go to the earliest step within the steps, whatever followed it.
+        marked: go to the snapshot that the control `snapshot` took last, or nowhere.
     """
 
     steps: int
@@ -30,6 +31,7 @@ class Request:
     rewarm_steps: int = 0
     best: bool = False
     earliest: bool = False
+    marked: bool = False
 
     @staticmethod
     def of(value: Mapping[str, Any]) -> Request:
@@ -53,6 +55,7 @@ def is_request(value: Any) -> bool:
         and isinstance(asked.skip_data, bool)
         and isinstance(asked.best, bool)
         and isinstance(asked.earliest, bool)
+        and isinstance(asked.marked, bool)
         and is_number(asked.learning_rate_factor)
         and 0 < asked.learning_rate_factor <= 1
     )

@@ -41,24 +41,38 @@ class Snapshots:
         self._most = most
         self._keeps_begin = most >= 3
         self._held: dict[int, Snapshot] = {}
+        self._marked: int | None = None
         self._free: list[HostCopies] = []
 
     def targets(self) -> list[Target]:
         """What can be gone back to."""
         return [Target(step, None, one.good) for step, one in self._held.items()]
 
+    @property
+    def marked(self) -> Target | None:
+        """The snapshot that stays until the run has gone back to it."""
+        step = self._marked
+        return None if step is None else Target(step, None, self._held[step].good)
+
     def state(self, step: int) -> State:
         """The State of a step of which there is a snapshot."""
         return self._held[step].state
 
-    def take(self, run: Run) -> None:
+    def take(self, run: Run, marked: bool = False) -> None:
         """Take one of the run as it is; all ranks call it together.
 
         On a GPU the copy is made beside the next step, which waits for it before it
         changes a weight.
+
+        Args:
+            run: under way.
+            marked: it stays until the run has gone back to it, in place of an earlier
+                one that was marked.
         """
+        if marked:
+            self._marked = None
         if len(self._held) >= self._most:
-            missed_least = self._missed_least()
+            missed_least = self._missed_least(1 if marked else 2)
             if missed_least is None:
                 return
             self._drop(missed_least)
@@ -67,6 +81,8 @@ class Snapshots:
             copies = self._free.pop() if self._free else HostCopies(run.program.device)
             run.program.captures = [copies]
         self.put(run.state(copies), copies=copies)
+        if marked:
+            self._marked = run.progress.step
 
     def put(
         self, state: State, *, copies: HostCopies | None = None, good: bool = False
@@ -89,7 +105,7 @@ class Snapshots:
         if step in self._held:
             self._held[step].good = True
             for older in [held for held in self._held if held < step]:
-                if older or not self._keeps_begin:
+                if older != self._marked and (older or not self._keeps_begin):
                     self._drop(older)
 
     def forget_begin(self) -> None:
@@ -109,15 +125,23 @@ class Snapshots:
         while self._free:
             self._free.pop().close()
 
-    def _missed_least(self) -> int | None:
-        """The step of the snapshot that gives way to a new one; None: none does."""
+    def _missed_least(self, least: int) -> int | None:
+        """The step of the snapshot that gives way to a new one; None: none does.
+
+        Args:
+            least: snapshots that are not yet good of which one can give way.
+        """
         kept = 0 if self._keeps_begin else -1
         waiting = sorted(
-            step for step, one in self._held.items() if not one.good and step > kept
+            step
+            for step, one in self._held.items()
+            if not one.good and step > kept and step != self._marked
         )
-        return waiting[1] if len(waiting) > 1 else None
+        return waiting[min(len(waiting) - 1, 1)] if len(waiting) >= least else None
 
     def _drop(self, step: int) -> None:
         copies = self._held.pop(step).copies
+        if step == self._marked:
+            self._marked = None
         if copies is not None:
             self._free.append(copies)

@@ -8,6 +8,7 @@ from typing import Any
 from lumina.plan.plan import Plan
 from lumina.train.controls import Change
 from lumina.train.health.watching import Finding, Watching
+from lumina.train.orchestrator import branching
 from lumina.train.orchestrator.actions import controls_of_actions
 from lumina.train.orchestrator.limits import Limits
 from lumina.train.orchestrator.policy import Policy
@@ -16,10 +17,10 @@ from lumina.train.rules.rule import Note, Now, Proposal, Rule, register_rule
 
 
 class _OfActions:
-    """The controls of all actions, those of plug-ins among them."""
+    """The controls of all actions and branches, those of plug-ins among them."""
 
     def __get__(self, rule: object, cls: type) -> tuple[str, ...]:
-        return controls_of_actions()
+        return (*controls_of_actions(), branching.SNAPSHOT)
 
 
 @register_rule
