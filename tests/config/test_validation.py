@@ -168,6 +168,10 @@ def test_training_advice(leaves: dict[str, object], says: str) -> None:
             marks=pytest.mark.covers("CFG-06: balance weight"),
         ),
         (dict(num_experts=4), "num_experts is set but has no effect: use_moe is off"),
+        (
+            dict(static_routing_mode=True, use_moe=False),
+            "static_routing_mode is set but has no effect: the model routes no token",
+        ),
     ],
 )
 def test_expert_advice(leaves: dict[str, object], says: str) -> None:

@@ -22,7 +22,7 @@ import zstandard
 from lumina import ConfigPresets
 from lumina.data.documents import Skipped, read_documents
 from lumina.data.prepare import prepare
-from lumina.data.sources import guard
+from lumina.data.sources import guard, tar, zipped
 from lumina.data.sources.entry import Limits
 from lumina.data.sources.find import find_entries
 from lumina.data.split import scan
@@ -117,6 +117,36 @@ def test_an_archive_gives_its_members_in_order(tmp_path: Path, name: str) -> Non
     assert found.texts == NUMBERS and not found.left_out
     assert found.documents[1].source == f"{path}/deep/er/naïve file ß.jsonl"
     assert Read(tmp_path).texts == NUMBERS  # a folder is searched for archives
+
+
+@pytest.mark.covers("MTX-30: load performance")
+@pytest.mark.parametrize("pack", [pack_tar, pack_zip])
+def test_an_archive_of_many_files_is_passed_over_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Any
+) -> None:
+    """What reading costs grows with its bytes, not with files times bytes."""
+    opened: list[Counting] = []
+
+    class Counting(io.FileIO):
+        passed = 0
+
+        def readinto(self, buffer: Any, /) -> int:
+            count: int = super().readinto(buffer)
+            self.passed += count
+            return count
+
+    def counting(path: Any, mode: str) -> io.BufferedReader:
+        opened.append(Counting(path, mode.replace("b", "")))
+        return io.BufferedReader(opened[-1], 4096)
+
+    for module in (tar, zipped):
+        monkeypatch.setattr(module, "open", counting, raising=False)
+    path = tmp_path / ("a.tar" if pack is pack_tar else "a.zip")
+    pack(path, {f"{n}.txt": f"{n} " + random.randbytes(99).hex() for n in range(2000)})
+    texts = Read(path, errors="fatal").texts
+    assert [int(text.split()[0]) for text in texts] == list(range(2000))
+    (one,) = opened
+    assert one.passed < 1.1 * path.stat().st_size
 
 
 @pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESS if suffix])

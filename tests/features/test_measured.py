@@ -44,6 +44,11 @@ def test_a_later_row_that_is_verified_settles_it() -> None:
         assert not known_trouble(Config(**BOTH), [row(*PAIR, status=status)])
 
 
+def test_a_machine_that_could_not_try_a_pair_does_not_settle_it() -> None:
+    absent = row(*PAIR, status="untested: absent")
+    assert known_trouble(Config(**BOTH), [row(*PAIR), absent])
+
+
 def test_only_the_smallest_set_is_named() -> None:
     alone, pair = row("qk_norm"), row(*PAIR)
     (told,) = known_trouble(Config(**BOTH), [pair, alone])

@@ -87,7 +87,11 @@ def test_two_ranks_give_the_losses_of_one(trainings, alone, model, parallel):
     ("launcher", "parallel"),
     [
         pytest.param(
-            "--nproc", "fsdp2", marks=pytest.mark.covers("DST-01: internal spawn")
+            "--nproc",
+            "fsdp2",
+            marks=pytest.mark.covers(
+                "DST-01: internal spawn", "MTX-07: does spawn exist"
+            ),
         ),
         pytest.param(
             "--world-size",

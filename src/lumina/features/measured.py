@@ -24,6 +24,14 @@ VERIFIED = "verified"
 BAD = ("differs", "failed")
 """Statuses of combinations that are warned of."""
 
+ABSENT = "untested: absent"
+"""The status of what a machine could not try, which says nothing of the others."""
+
+
+def says_something(row: Row) -> bool:
+    """Whether a row tells how features do by themselves, without further options."""
+    return bool(row["features"]) and not row["options"] and row["status"] != ABSENT
+
 
 def own_file() -> Path | None:
     """Where `lumina matrix` writes by default; None for a user without a home."""
@@ -67,7 +75,7 @@ def known_trouble(config: Any, rows: Iterable[Row]) -> list[str]:
     asked = set(requested_features(FEATURES, config))
     found: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        if row["features"] and not row["options"] and asked.issuperset(row["features"]):
+        if says_something(row) and asked.issuperset(row["features"]):
             found[tuple(row["features"])] = row
     bad = {names: row for names, row in found.items() if row["status"] in BAD}
     # A pair with a feature that is bad alone says nothing more.

@@ -107,7 +107,7 @@ def every_pair(corpus: Corpus) -> list[tuple[int, int]]:
     return pairs
 
 
-@pytest.mark.covers("DAT-27: shuffle", "DAT-27: infinite iteration")
+@pytest.mark.covers("DAT-27: shuffle", "DAT-27: infinite iteration", "MTX-28: shuffle")
 @settings(max_examples=60, deadline=None)
 @given(
     corpora,
@@ -143,7 +143,9 @@ def test_nothing_is_lost_or_doubled(
     assert sorted(pair for row in again for pair in row) == every_pair(corpus)
 
 
-@pytest.mark.covers("DAT-28: linear mode", "DAT-27: linear order")
+@pytest.mark.covers(
+    "DAT-28: linear mode", "DAT-27: linear order", "MTX-28: Streaming + linear mode"
+)
 @settings(max_examples=30, deadline=None)
 @given(corpora, st.sampled_from([60, 250]))
 def test_linear_rows_keep_the_order_of_the_documents(
@@ -154,7 +156,7 @@ def test_linear_rows_keep_the_order_of_the_documents(
     assert [pair for row in found for pair in row] == every_pair(corpus)
 
 
-@pytest.mark.covers("DAT-28: start offset")
+@pytest.mark.covers("DAT-28: start offset", "MTX-28: offset resume")
 def test_the_offset_counts_documents() -> None:
     corpus = [[4], [3, 2], [6], [5]]
     rows = new_rows(corpus, in_order=True, first=2)

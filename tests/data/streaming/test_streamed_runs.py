@@ -83,7 +83,7 @@ def test_without_iterate_the_run_ends_with_the_data(runs: Runs) -> None:
     assert again.result.steps == 16 and again.cursor["rows"] == used + 10 * 4
 
 
-@pytest.mark.covers("DAT-27: caching")
+@pytest.mark.covers("DAT-27: caching", "MTX-28: caching")
 def test_a_second_run_takes_tokenizer_and_held_out_tokens_from_the_cache(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

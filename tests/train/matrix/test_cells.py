@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from lumina.cli.main import main
+from lumina.features.measured import committed_rows
+from lumina.train.matrix.holding import held
 from lumina.train.matrix.run import RESULTS
 
 
@@ -18,6 +20,26 @@ def rows(folder: Path) -> dict[str, dict]:
 
 def matrix(folder: Path, *words: str) -> int:
     return main(["matrix", "--folder", str(folder), "--device", "cpu", *words])
+
+
+def assert_performs(row: dict) -> None:
+    """It takes no more memory than when its row was measured that Lumina comes with.
+
+    In shares of the reference's, and of what is counted by tensors, so that it is the
+    same wherever it runs. Time is measured beside it, and told and not compared.
+    """
+    before = [
+        one["figures"]
+        for one in committed_rows()
+        if (one["features"], one["options"]) == (row["features"], row["options"])
+        and (one["status"], one["hardware"]["device"]) == ("verified", "cpu")
+    ]
+    assert before, f"{row['cell']}: take its row with tools/matrix.py --take"
+    now = row["figures"]
+    shares = [one["memory"] / one["memory_reference"] for one in (now, before[-1])]
+    assert shares[0] < 1.05 * shares[1]
+    assert now["held"] <= before[-1]["held"]
+    assert now["step_seconds"] > 0 and now["step_seconds_reference"] > 0
 
 
 @pytest.mark.covers(
@@ -40,6 +62,7 @@ def test_a_cell_is_trained_once_and_its_row_says_how(
     assert figures["memory"] < 0.5 * figures["memory_reference"]
     assert figures["held"] == figures["held_reference"]
     assert figures["learned"] < 0.7 * figures["first_loss"]
+    assert_performs(row)
     assert row["live"] == {"gradient_checkpointing_full": "plan, computed again"}
     assert row["hardware"]["device"] == "cpu"
     assert {"lumina", "torch", "python"} <= row["hardware"]["versions"].keys()
@@ -67,6 +90,26 @@ def test_no_cell_begins_after_the_time(
     assert matrix(tmp_path, *words) == 0
     assert not (tmp_path / RESULTS).read_text()
     assert "2 are left; the same command goes on with them" in capsys.readouterr().out
+
+
+def test_one_process_works_in_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two would remove the runs that the other one compares with."""
+    with held(tmp_path):
+        assert matrix(tmp_path, "--only", "fp8") == 2
+    assert f"another lumina matrix works in {tmp_path}" in capsys.readouterr().err
+    assert matrix(tmp_path, "--only", "fp8") == 0
+
+
+def test_what_was_absent_is_looked_for_again_and_written_once(tmp_path: Path) -> None:
+    words = ("--only", "MTX-26 Qwen", "--tokenizers", str(tmp_path))
+    for given in (words[:2], words[:2], words, words):
+        assert matrix(tmp_path, *given) == 0
+    (row,) = rows(tmp_path).values()
+    assert row["status"] == "untested: absent"
+    assert row["why"] == "needs qwen2 in the folder of --tokenizers"
+    assert len((tmp_path / RESULTS).read_text().splitlines()) == 1
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(
@@ -110,7 +153,9 @@ def test_a_plug_ins_feature_that_lies_is_found_out(tmp_path: Path) -> None:
     assert found["idle"]["why"] == "idle: the run without it is the same"
 
 
-@pytest.mark.covers("MTX-39: interactions (5)", "MTX-39: MoE (3)")
+@pytest.mark.covers(
+    "MTX-39: interactions (5)", "MTX-39: MoE (3)", "MTX-40: Combination tests in CI"
+)
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     "pair",
@@ -127,9 +172,11 @@ def test_pairs_train_as_their_references(pair: tuple[str, str], tmp_path: Path) 
     (row,) = rows(tmp_path).values()
     assert row["status"] == "verified", row["why"]
     assert set(row["live"]) == set(pair) == set(row["features"])
+    if pair == ("gradient_checkpointing_full", "adamw_8bit"):  # as MTX-05
+        assert_performs(row)
 
 
-@pytest.mark.covers("MTX-39: DDP (3)")
+@pytest.mark.covers("MTX-39: DDP (3)", "MTX-40: performance benchmarks")
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     "beside", ["gradient_checkpointing_full", "bf16", "mixture_of_experts"]
@@ -138,3 +185,10 @@ def test_two_ranks_train_as_one(beside: str, tmp_path: Path) -> None:
     assert matrix(tmp_path, "--pairs", "--only", "ddp", beside) == 0
     (row,) = rows(tmp_path).values()
     assert (row["status"], row["ranks"]) == ("verified", 2), row["why"]
+    figures = row["figures"]
+    # Gradients of every parameter cross once, and weights and moments stay alike.
+    assert figures["collectives"] >= 1 and figures["collective_seconds"] > 0
+    assert figures["collective_numbers"] > 0.99 * figures["held"] / 16
+    assert figures["states_agree"] == 1
+    if beside != "mixture_of_experts":  # as MTX-07 and MTX-08
+        assert_performs(row)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from lumina.features import Seen
+from lumina.features.measured import VERIFIED
 from lumina.state.tensor_file import write_tensors
 from lumina.train.matrix.cell import Cell, trial_of
-from lumina.train.matrix.judge import DIFFERS, FAILED, REFUSED, VERIFIED, judge
+from lumina.train.matrix.judge import DIFFERS, FAILED, REFUSED, judge
 from lumina.train.matrix.process import Trained
 
 FULL = Cell(("gradient_checkpointing_full",))

@@ -21,6 +21,12 @@ def check(settings: Settings) -> None:
             f"{mod.mod_routing_strategy} has none",
             "use mod_routing_strategy learned, or mod_mode dynamic",
         )
+    if mod.use_mod and settings.routing.static_routing_mode and not learned:
+        refuse(
+            "static_routing_mode weighs tokens by a router, and mod_routing_strategy "
+            f"{mod.mod_routing_strategy} has none",
+            "use mod_routing_strategy learned, or --no-static-routing-mode",
+        )
 
 
 def without_effect(settings: Settings) -> dict[str, str]:

@@ -27,6 +27,13 @@ def check(settings: Settings) -> None:
             "token_choice lets each choose how far",
             "leave one of the two out",
         )
+    chosen = settings.mor.mor_routing == "token_choice"
+    if chosen and settings.routing.static_routing_mode:
+        refuse(
+            "static_routing_mode lets every token go all the way, and mor_routing "
+            "token_choice lets each choose how far",
+            "use mor_routing expert_choice, or --no-static-routing-mode",
+        )
 
 
 def without_effect(settings: Settings) -> dict[str, str]:

@@ -13,6 +13,7 @@ class ModSection(Section):
     """Mixture of Depths: blocks that only some tokens go through."""
 
     describes_model = True
+    routes_by = "use_mod"
 
     use_mod: bool = Field(False, description="Mixture of Depths")
     mod_capacity_factor: float = Field(

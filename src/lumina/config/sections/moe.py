@@ -13,6 +13,7 @@ class MoeSection(Section):
     """Mixture of Experts: routed layers."""
 
     describes_model = True
+    routes_by = "use_moe"
 
     use_moe: bool = Field(False, description="routed experts in place of the MLP")
     num_experts: int | None = Field(

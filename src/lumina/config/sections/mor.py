@@ -13,6 +13,7 @@ class MorSection(Section):
     """Mixture of Recursions: some tokens pass the middle blocks again."""
 
     describes_model = True
+    routes_by = "use_mor"
 
     use_mor: bool = Field(False, description="Mixture of Recursions")
     mor_recursions: int = Field(

@@ -17,8 +17,10 @@ class Section(BaseModel):
     Attributes:
         describes_model: whether the options say what the model is, so that a resumed
             run keeps them as they are.
+        routes_by: the option that makes a model route tokens; "": none of these does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     describes_model: ClassVar[bool] = False
+    routes_by: ClassVar[str] = ""

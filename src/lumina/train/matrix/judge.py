@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lumina.features import FEATURES, Tolerance
+from lumina.features.measured import ABSENT, VERIFIED
 from lumina.quantities import scientific
 from lumina.train.matrix.cell import Cell, trial_of
 from lumina.train.matrix.process import Trained
 from lumina.train.matrix.setting import LAST
 
-VERIFIED, DIFFERS, REFUSED, FAILED, ABSENT = (
-    "verified", "differs", "refused", "failed", "untested: absent",
-)  # fmt: skip
+DIFFERS, REFUSED, FAILED = "differs", "refused", "failed"
 
 STATUSES = {
     VERIFIED: "trained, every feature was seen to act, and losses and gradients are "

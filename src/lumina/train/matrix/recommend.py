@@ -10,7 +10,7 @@ from typing import Any
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.features import FEATURES, active_features
-from lumina.features.measured import BAD, VERIFIED, Row
+from lumina.features.measured import BAD, VERIFIED, Row, says_something
 from lumina.plan.environment import Environment
 from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
@@ -228,7 +228,7 @@ def _known_bad(features: Sequence[str], rows: Iterable[Row]) -> bool:
     """Whether a row says that some of the features differ or fail together."""
     last: dict[tuple[str, ...], str] = {}
     for row in rows:
-        if row["features"] and not row["options"]:
+        if says_something(row):
             last[tuple(row["features"])] = row["status"]
     names = set(features)
     return any(status in BAD and names.issuperset(one) for one, status in last.items())

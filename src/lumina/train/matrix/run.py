@@ -17,11 +17,12 @@ from typing import Any
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.features import FEATURES
+from lumina.features.measured import ABSENT, VERIFIED
 from lumina.plan.environment import Environment
 from lumina.state.json_lines import JsonLinesFile
 from lumina.train.matrix.cell import Cell, shape_of, trial_of, tried_features
 from lumina.train.matrix.holding import held
-from lumina.train.matrix.judge import ABSENT, REFUSED, VERIFIED, Verdict, judge
+from lumina.train.matrix.judge import REFUSED, Verdict, judge
 from lumina.train.matrix.process import Trained, train
 from lumina.train.matrix.record import described, key_of, read_rows, row_of
 from lumina.train.matrix.setting import RUN, placed, write_files
