@@ -139,12 +139,18 @@ def _hold_after(step, heard):
     """In the child: when `step` is done, the run waits for a signal to end it.
 
     So a test that looks at the run from outside never comes too late, however busy
-    the machine is. With `heard` the next step never ends: that file says that the
-    run has noticed the first signal.
+    the machine is. Nor does it come too early: the row of that step is written once
+    all checkpoints of steps before it are. With `heard` the next step never ends: that
+    file says that the run has noticed the first signal.
     """
     from lumina.train.loop import Loop
 
-    take_step = Loop._guarded_step
+    take_step, write = Loop._guarded_step, Loop._write
+
+    def written(loop, row):
+        if row["step"] == step:
+            loop.checkpoints.idle()
+        write(loop, row)
 
     def held(loop, batches):
         while loop.progress.step == step and (heard or not loop.signals.received):
@@ -153,7 +159,7 @@ def _hold_after(step, heard):
             time.sleep(0.001)
         return take_step(loop, batches)
 
-    Loop._guarded_step = held
+    Loop._guarded_step, Loop._write = held, written
 
 
 def _endless_evaluation(first, evaluating):

@@ -52,7 +52,7 @@ def test_a_killed_run_is_replayed_and_remembered(
 ) -> None:
     store = tmp_path / "memory.sqlite"
     words = flags(plugin, store)
-    running = trainings.start("killed", *words)
+    running = trainings.start("killed", *words, HOLD_AFTER="25")
     run = trainings.folder / "killed"
     assert wait_until(reached(run, 25), running)
     running.kill()

@@ -237,10 +237,11 @@ def test_a_run_directory_that_contradicts_resume_is_refused(copied, tmp_path):
 @pytest.mark.covers("CKP-09: --resume PATH", "CKP-14")
 def test_a_moved_run_goes_on_identically(trainings, finished, tmp_path):
     """Stopped, copied to another place, the first one deleted, and resumed there."""
-    running = trainings.start("moving", *ALL)
+    running = trainings.start("moving", *ALL, HOLD_AFTER="6")
     run = trainings.folder / "moving"
-    assert wait_until(lambda: checkpoints(run), running)
+    assert wait_until(reached(run, 6), running)
     running.kill()
+    assert checkpoints(run) == ["step-00000004"]
     moved = tmp_path / "deep" / "er" / "moved"
     shutil.copytree(run, moved)
     shutil.rmtree(run)
