@@ -44,7 +44,7 @@ def undone(run: Run) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.covers("ORC-30: outcome")
+@pytest.mark.covers("ORC-30")
 def test_the_run_goes_on_without_the_change_first(plain: Run, measured: Run) -> None:
     """The branch is the run to the bit, and so is what comes before it."""
     made = decisions(measured)[0]
