@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
-from infer.networks import tiny, write_run
+from infer.networks import MOE, tiny, write_run
 from lumina.cli.main import main
 from lumina.data.tokenizer import Tokenizer
+from lumina.infer.sampling import Sampling
+from lumina.infer.serving.request import Request
+from lumina.model.moe import routed_layers
 from training import PATIENCE
 
 
@@ -36,6 +41,9 @@ def run(tmp_path_factory) -> str:
         (["--kv-cache-tokens", "300"], "E005"),
         (["--kv-block-size", "0"], "E005"),
         (["--kv-cache-offload"], "E002"),
+        (["--expert-parallel-size", "2"], "E002"),
+        (["--no-use-kv-cache"], "E002"),
+        (["--experts-per-token", "2"], "E002"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(run, capsys, words, code):
@@ -47,19 +55,81 @@ def test_options_that_make_no_sense_are_refused(run, capsys, words, code):
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_it_computes_in_what_is_asked_for(run, monkeypatch, precision):
     """What the engine is made of, right before it would listen."""
+    engine = served(monkeypatch, run, "--inference-precision", precision)
+    wanted = {"fp16": torch.float16, "fp32": torch.float32}[precision]
+    assert engine._network.backbone.compute_dtype == wanted
+
+
+def served(monkeypatch, run, *words):
+    """What would listen: the engine of a command that finds its port taken."""
     from lumina.infer.serving import web
 
     found = []
 
     def listen(address, served):
-        found.append(served.engine._network)
+        found.append(served.engine)
         raise OSError(98, "in use")
 
     monkeypatch.setattr(web, "Server", listen)
-    words = ["--inference-precision", precision]
     assert main(["serve", run, "--device", "cpu", "--port", "0", *words]) == 2
-    wanted = {"fp16": torch.float16, "fp32": torch.float32}[precision]
-    assert found[0].backbone.compute_dtype == wanted
+    return found[0]
+
+
+@pytest.mark.covers("KRN-20", "INF-05: expert_parallel_size 1", "INF-05: use_kv_cache")
+def test_a_recipe_and_files_of_options_serve(run, monkeypatch, tmp_path, capsys):
+    engine = served(monkeypatch, run, "--config-file", "inference_deployment")
+    assert engine._network.backbone.compute_dtype == torch.float16
+    assert (engine.limits.rows, engine.limits.tokens) == (32, 2048)
+    path = tmp_path / "serving.yaml"
+    path.write_text("batch_size: 3\nmax-sequence-length: 99\nbatch_invariant: true\n")
+    words = ["--config-file", str(path), "--max-sequence-length", "44"]
+    engine = served(monkeypatch, run, *words)
+    assert (engine.limits.rows, engine.limits.tokens) == (3, 44)
+    assert engine.batch.step.apart
+    capsys.readouterr()
+    for text, said in {
+        "batch_sise: 3": "E004.*did you mean 'batch_size'",
+        "batch_size: many": "E005.*batch_size is 'many'",
+        "flash_attention: 3": "E005.*give true or false",
+        "kv_cache_dtype: int9": "E005.*int8",
+        "use_kv_cache: false": "E002.*without its cache",
+    }.items():
+        path.write_text(text)
+        words = ["serve", run, "--device", "cpu", "--config-file", str(path)]
+        assert main(words) in (1, 2)
+        assert re.match(f"(?s){said}", capsys.readouterr().err), said
+
+
+@pytest.mark.covers("INF-05: flash attention", "INF-05: top_k 2")
+def test_attention_and_experts_are_as_asked_for(tmp_path, monkeypatch):
+    tokenizer = Tokenizer.train(["the quick brown fox"] * 4, 300)
+    network = tiny(tokenizer.vocab_size, moe=replace(MOE, top_k=1), num_kv_heads=2)
+    run = str(write_run(tmp_path / "run", {7: network}, tokenizer))
+    answers = {}
+    for words in ((), ("--experts-per-token", "2"), ("--no-flash-attention",)):
+        engine = served(monkeypatch, run, "--inference-precision", "fp32", *words)
+        flash, chosen = set(), set()
+        logits, layer = engine._network.logits, next(routed_layers(engine._network))
+
+        def noted(*given, logits=logits, flash=flash, **options):
+            flash.add(torch.backends.cuda.flash_sdp_enabled())
+            return logits(*given, **options)
+
+        def routed(x, route=layer.route, chosen=chosen):
+            found = route(x)
+            chosen.add(found.ids_tk.shape[1])
+            return found
+
+        engine._network.logits, layer.route = noted, routed
+        greedy = Sampling(temperature=0)
+        request = Request(tokenizer.prompt("the quick"), greedy, 6, (), tokenizer)
+        assert engine.submit(request)
+        engine.close()
+        answers[words] = request.new_ids, flash, chosen
+    assert [flash for _, flash, _ in answers.values()] == [{True}, {True}, {False}]
+    assert [chosen for _, _, chosen in answers.values()] == [{1}, {2}, {1}]
+    assert answers[()][0] == answers["--no-flash-attention",][0]
+    assert answers[()][0] != answers["--experts-per-token", "2"][0]
 
 
 @pytest.mark.thorough

@@ -24,6 +24,10 @@ NAMES = {
     "medical_domain",
     "code_generation",
     "continual_three_stages",
+    "rtx_5090_training",
+    "rtx_5090_graphs",
+    "h100_training",
+    "rtx_4090_training",
 }
 
 
@@ -39,7 +43,7 @@ def planned(name: str) -> tuple[Config, list[Plan]]:
     return config, [plan_for(one, machine, **known) for one in settings]
 
 
-@pytest.mark.covers("PRE-20")
+@pytest.mark.covers("PRE-20", "KRN-20")
 def test_every_recipe_fits_its_hardware_and_does_what_it_says() -> None:
     assert recipes().keys() == NAMES
     found = {name: planned(name) for name in NAMES}
@@ -61,6 +65,14 @@ def test_every_recipe_fits_its_hardware_and_does_what_it_says() -> None:
     medical = found["medical_domain"][0]
     assert medical.stages.preserve_base_knowledge and medical.train.init_from is None
     assert found["code_generation"][1][0].spec.seq_length == 4096
+    plans = {name: found[name][1][0] for name in NAMES}
+    blackwell, graphs = plans["rtx_5090_training"], plans["rtx_5090_graphs"]
+    assert blackwell.blackwell_tuning and graphs.blackwell_tuning and graphs.cuda_graphs
+    assert not blackwell.cuda_graphs and blackwell.optimizer == "adamw_8bit"
+    hopper, ada = plans["h100_training"], plans["rtx_4090_training"]
+    assert hopper.spec.seq_length == 8192 and hopper.optimizer == "adamw"
+    assert not hopper.blackwell_tuning and not ada.blackwell_tuning
+    assert ada.memory["bound"] < 24e9 and ada.gradient_checkpointing == "full"
     stages = found["continual_three_stages"][1]
     rates = [plan.learning_rate for plan in stages]
     assert len(stages) == 3 and rates == sorted(rates, reverse=True)

@@ -45,6 +45,12 @@ CHOICES = {
         "flash3",
         "python",
     ),
+    "more than 32K tokens": (
+        gpu(**WITH_PACKAGE),
+        {"seq_length": 65536},
+        "flash3",
+        "Hopper",
+    ),
     "blackwell": (gpu(*BLACKWELL, **WITH_PACKAGE), {}, "flash2", "this is 10.0"),
     "turing": (gpu(*T4), {}, "sdpa", "capability 8.0"),
     "float32": (gpu(**WITH_PACKAGE), {"precision": "fp32"}, "sdpa", "16-bit"),
@@ -67,7 +73,12 @@ def test_flash_attention_is_automatic_above_512_tokens(machine):
     assert named.attention == "sdpa"
 
 
-@pytest.mark.covers("MOD-09: chosen by hardware, package and sequence length")
+@pytest.mark.covers(
+    "MOD-09: chosen by hardware, package and sequence length",
+    "KRN-08: needs package and Hopper+",
+    "KRN-08: missing package, older GPU",
+    "KRN-08: >32K sequences",
+)
 @pytest.mark.parametrize("case", CHOICES)
 def test_the_best_there_is_by_hardware_package_and_length(case):
     machine, options, backend, words = CHOICES[case]

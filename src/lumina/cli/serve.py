@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lumina.cli.answering import (
@@ -16,6 +17,7 @@ from lumina.cli.answering import (
     say,
 )
 from lumina.cli.cache_options import add_dtype_options
+from lumina.cli.option_file import OptionFile
 from lumina.cli.step_options import add_step_options, step_settings
 from lumina.errors import LuminaError
 from lumina.infer.kv.settings import BLOCK, CacheSettings
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
 KEY = "LUMINA_API_KEY"
 """The environment variable that holds the key which clients have to send."""
 
+
+SYNONYMS = {
+    "batch_size": "max_batch_size",
+    "inference_precision": "precision",
+    "top_k": "experts_per_token",
+    "use_flash_attention": "flash_attention",
+}
+"""Names that a file may have for options."""
 
 SENDING_SECONDS = 10.0
 """How long clients have to take the last answers when the server ends."""
@@ -69,6 +79,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"tokens of a block of the cache; default: {BLOCK}",
     )  # fmt: skip
     group.add_argument(
+        "--experts-per-token", type=int, metavar="N",
+        help="experts of a layer that a token goes through, of a mixture of experts; "
+        "default: as it was trained",
+    )  # fmt: skip
+    group.add_argument(
+        "--expert-parallel-size", type=int, default=1, metavar="N",
+        help="devices that a layer's experts are divided over; a server has all on "
+        "one, so only 1 is taken",
+    )  # fmt: skip
+    group.add_argument(
+        "--use-kv-cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the keys and values of what was read; a server always does, so "
+        "--no-use-kv-cache is refused",
+    )
+    group.add_argument(
+        "--flash-attention",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let attention of the plain kernels take the flash kernel where it fits; "
+        "without, the efficient and the plain one",
+    )
+    group.add_argument(
+        "--config-file",
+        metavar="FILE",
+        action=OptionFile,
+        synonyms=SYNONYMS,
+        help="a YAML file of these options, or the recipe inference_deployment "
+        "(docs/serving.md); options that stand after it hold",
+    )
+    group.add_argument(
         "--served-model-name",
         metavar="NAME",
         help="what clients call the model; default: the name of its folder",
@@ -77,6 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; a second one ends at once."""
+    from lumina.infer.experts_at_work import set_experts_per_token
     from lumina.infer.serving.engine import Engine, Limits
     from lumina.infer.serving.web import LOOPBACK, Served, Server
 
@@ -99,6 +142,19 @@ def run(args: argparse.Namespace) -> int:
         )
     if not 0 <= args.port < 65536:
         raise LuminaError("E005", f"port is {args.port}", "give 0 to 65535")
+    if args.expert_parallel_size != 1:
+        raise LuminaError(
+            "E002",
+            f"expert-parallel-size is {args.expert_parallel_size}, and a server "
+            "answers with one device",
+            "leave it out, or give 1",
+        )
+    if not args.use_kv_cache:
+        raise LuminaError(
+            "E002",
+            "without its cache a server would read every row anew for each token",
+            "leave --no-use-kv-cache out",
+        )
     settings = CacheSettings(
         args.kv_cache_dtype, args.kv_cache_offload, True, args.kv_block_size
     )
@@ -106,8 +162,11 @@ def run(args: argparse.Namespace) -> int:
     args.model, args.resume = str(path), None
     name = args.served_model_name or path.resolve().name
     network, tokenizer = open_model(args)
+    if args.experts_per_token is not None:
+        set_experts_per_token(network, args.experts_per_token)
     limits = _within_context(limits, network)
-    engine = Engine(network, limits, settings, step_settings(args))
+    stepping = replace(step_settings(args), flash=args.flash_attention)
+    engine = Engine(network, limits, settings, stepping)
     try:
         served = Served(engine, tokenizer, name, key)
         server = Server((args.host, args.port), served)
@@ -124,8 +183,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _within_context(limits: Limits, network: Network) -> Limits:
     """Rows no longer than the model reads."""
-    from dataclasses import replace
-
     from lumina.cli.cache_options import tokens_of
 
     return replace(limits, tokens=tokens_of(network, limits.tokens))

@@ -21,7 +21,7 @@ from lumina.infer.decoding.reading import LateTokens
 from lumina.infer.decoding.recording import Runner
 from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.decoding.speculation import SpeculativeStep
-from lumina.infer.decoding.step import KERNELS, Step
+from lumina.infer.decoding.step import Step, kernels_of
 from lumina.infer.decoding.workspace import Workspace
 from lumina.infer.kv.decoding_cache import DecodingCache
 from lumina.infer.kv.paged_cache import PagedCache
@@ -407,7 +407,7 @@ class Decoding:
     def _after_prompts(self) -> Tensor:
         """Logits [B, V] after the prompts, which enter the cache."""
         ends = []
-        with sdpa_kernel(KERNELS):
+        with sdpa_kernel(kernels_of(self._stepping)):
             for ids, end in self._cache.read_prompts(
                 self._prompts, PREFILL_COLUMNS, self._device
             ):

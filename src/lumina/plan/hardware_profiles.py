@@ -127,8 +127,8 @@ def _mac(name: str, gib: float, bandwidth: float) -> HardwareProfile:
     )
 
 
-_PCIE4, _PCIE3 = 25, 12
-"""What 16 lanes carry one way in practice; their nominal rates are 32 and 16."""
+_PCIE5, _PCIE4, _PCIE3 = 50, 25, 12
+"""What 16 lanes carry one way in practice; their nominal rates are 64, 32 and 16."""
 
 PROFILES: dict[str, HardwareProfile] = {
     "a100-40gb": _card(
@@ -154,6 +154,10 @@ PROFILES: dict[str, HardwareProfile] = {
     "b200": _card(
         "NVIDIA B200", 178.3, 8000, 900, (10, 0),
         "NVIDIA DGX B200 data sheet, an eighth of the machine; NVLink 5",
+    ),
+    "rtx-5090": _card(
+        "NVIDIA GeForce RTX 5090", 31.3, 1792, _PCIE5, (12, 0),
+        "NVIDIA RTX Blackwell architecture white paper; PCIe 5",
     ),
     "rtx-4090": _card(
         "NVIDIA GeForce RTX 4090", 23.5, 1008, _PCIE4, (8, 9),
@@ -203,6 +207,7 @@ ALIASES = {
     "h100-sxm": "h100-80gb",
     "h200-141gb": "h200",
     "b200-180gb": "b200",
+    "5090": "rtx-5090",
     "4090": "rtx-4090",
     "3090": "rtx-3090",
     "v100": "v100-16gb",

@@ -17,7 +17,7 @@ from torch.nn.attention import sdpa_kernel
 from lumina.infer.decoding.program import FixedCache
 from lumina.infer.decoding.recording import Recordings
 from lumina.infer.decoding.settings import StepSettings
-from lumina.infer.decoding.step import KERNELS, fixed_shapes, program_of
+from lumina.infer.decoding.step import fixed_shapes, kernels_of, program_of
 from lumina.infer.kv.paged_seats import PagedSeats
 from lumina.infer.kv.static_cache import SPAN
 from lumina.infer.kv.static_seats import StaticSeats
@@ -139,7 +139,8 @@ class SeatStep:
     def _logits(self, feed_b1: Tensor) -> Tensor:
         """Scores [B, V] after the tokens of the step before, which enter the cache."""
         seats = self._seats
-        with sdpa_kernel(KERNELS), fixed_shapes(self._network, seats):
+        kernels = kernels_of(self._settings)
+        with sdpa_kernel(kernels), fixed_shapes(self._network, seats):
             if self._programs[seats.most] is None:
                 given = self._network.logits(feed_b1, cache=seats, last_only=True)
                 return given[:, 0]

@@ -31,6 +31,8 @@ class StepSettings:
         batch_invariant: what a row gives does not depend, to the last bit, on how many
             others are beside it: prompts are read one by one, and a step runs fused
             kernels in tiles of one size, or row by row.
+        flash: attention may use the flash kernel where it fits; without, the efficient
+            and the plain one.
         speculate: tokens that are guessed behind that of a step, from what the row has
             said before, and kept as far as they are right; 0: none.
 
@@ -43,6 +45,7 @@ class StepSettings:
     kernels: str = "auto"
     batch_invariant: bool = False
     speculate: int = 0
+    flash: bool = True
 
     def __post_init__(self) -> None:
         if self.kernels not in KERNELS:

@@ -18,7 +18,7 @@ from torch.nn.attention import sdpa_kernel
 from lumina.errors import LuminaError
 from lumina.infer.decoding.drafts import draft
 from lumina.infer.decoding.settings import StepSettings
-from lumina.infer.decoding.step import KERNELS, Step, fixed_shapes
+from lumina.infer.decoding.step import Step, fixed_shapes, kernels_of
 from lumina.infer.kv.static_cache import StaticCache
 from lumina.infer.sampling import NOTHING, Sampler, pick
 from lumina.model.network import Network
@@ -91,7 +91,8 @@ class SpeculativeStep(Step):
         guess_bn = draft(self._history, self._count, self._guesses)
         own_b1 = self._history.gather(1, self._count[:, None] - 1)
         feed = torch.cat([own_b1, guess_bn], dim=1)
-        with sdpa_kernel(KERNELS), fixed_shapes(self.network, self.cache):
+        kernels = kernels_of(self._settings)
+        with sdpa_kernel(kernels), fixed_shapes(self.network, self.cache):
             logits = self.network.logits(feed, cache=self.cache)
         picked = self._picked(logits)
         right_b = (picked[:, :-1] == guess_bn).cumprod(dim=1).sum(dim=1)

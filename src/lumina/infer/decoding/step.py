@@ -33,6 +33,12 @@ KERNELS = [
 """Attention kernels of decoding: cuDNN would make a plan for every length of the cache,
 which takes longer than the step."""
 
+
+def kernels_of(settings: StepSettings) -> list[SDPBackend]:
+    """The attention kernels that a pass may take."""
+    return KERNELS if settings.flash else KERNELS[1:]
+
+
 DRAWN_AT_ONCE = 64
 """Steps whose random numbers go to the device together."""
 
@@ -71,7 +77,7 @@ class Step:
         self._drawn = torch.zeros(DRAWN_AT_ONCE, rows, device=device)
         self._place = torch.zeros(1, dtype=torch.int64, device=device)
         self._left = 0  # random numbers that no step has used
-        settings = settings or StepSettings()
+        self._settings = settings = settings or StepSettings()
         self._program, self.kernels = program_of(network, cache, rows, settings)
         self._invariant = settings.batch_invariant
         self.apart = settings.batch_invariant and self._program is None
@@ -102,7 +108,8 @@ class Step:
 
     def run(self) -> None:
         """The step itself, from the tokens of the last to those of this one."""
-        with sdpa_kernel(KERNELS), fixed_shapes(self.network, self.cache):
+        kernels = kernels_of(self._settings)
+        with sdpa_kernel(kernels), fixed_shapes(self.network, self.cache):
             self._choose(self._apart() if self.apart else self._logits(self._feed))
 
     def _logits(self, feed_b1: Tensor) -> Tensor:

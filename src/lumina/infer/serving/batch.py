@@ -22,7 +22,7 @@ from lumina.errors import LuminaError
 from lumina.infer.decoding.reading import LateTokens
 from lumina.infer.decoding.seat_step import Seats, SeatStep, Turn
 from lumina.infer.decoding.settings import StepSettings
-from lumina.infer.decoding.step import KERNELS
+from lumina.infer.decoding.step import kernels_of
 from lumina.infer.generate import AHEAD, PREFILL_COLUMNS
 from lumina.infer.kv.settings import CacheSettings, place_of
 from lumina.infer.sampling import NOT_FINITE, checked
@@ -81,6 +81,7 @@ class Batch:
         self._network, self.limits = network, limits
         self._device = place_of(network)
         self._invariant = stepping.batch_invariant
+        self._kernels = kernels_of(stepping)
         self.seats: Seats = seats_for(network, limits, settings, self._invariant)
         self.step = SeatStep(network, self.seats, self._device, stepping)
         self.ahead = AHEAD if self.step.recordings.records else 0
@@ -147,7 +148,7 @@ class Batch:
             whole = not seats.in_pieces
             while reading.left:
                 piece = reading.left.popleft()
-                with sdpa_kernel(KERNELS):
+                with sdpa_kernel(self._kernels):
                     logits = self._network.logits(piece, cache=cache, last_only=True)
                 if not whole:
                     break
