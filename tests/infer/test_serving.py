@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 import time
 
@@ -254,6 +255,72 @@ def test_other_sites_missing_keys_and_odd_requests_are_refused(server, tokenizer
     assert ask(keyed, "/v1/completions", body, Authorization="Bearer secret")[0] == 200
     keyed.finish(PATIENCE)
     keyed.server_close()
+
+
+def raw(server, data):
+    """The status line, the JSON and the headers of what a bare request is told."""
+    with socket.create_connection(server.server_address[:2], PATIENCE) as connection:
+        connection.sendall(data)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        return answer.status, json.loads(answer.read()), answer.headers
+
+
+def test_what_clients_of_other_servers_send_is_understood(server, network):
+    """Parts of text, the developer's turns, and options that ask for nothing."""
+    turns = [{"role": "system", "content": "be brief"}]
+    turns += [{"role": "user", "content": "the dog?"}]
+    wanted = chat(network, turns, max_new_tokens=5, temperature=0)
+    parts = [{"type": "text", "text": "the "}, {"type": "text", "text": "dog?"}]
+    said = [{"role": "developer", "content": "be brief", "name": None}]
+    said += [{"role": "user", "content": parts}]
+    body = {"messages": said, "max_completion_tokens": 5, "temperature": 0}
+    body |= {"tool_choice": "none", "parallel_tool_calls": True, "top_k": -1}
+    body |= {"repetition_penalty": 1.0, "metadata": {}, "stop": None, "seed": None}
+    status, answer = ask(server, "/v1/chat/completions?api-version=1", body)
+    assert status == 200
+    assert answer["choices"][0]["message"]["content"] == wanted
+    image = [{"type": "image_url", "image_url": {"url": "http://x"}}]
+    body = body | {"messages": [{"role": "user", "content": image}]}
+    status, answer = ask(server, "/v1/chat/completions/", body)
+    assert status == 400 and "image_url" in answer["error"]["message"]
+    _, answer = ask(server, "/v1/completions", {"prompt": "x", "min_p": 0.1})
+    assert "min_p is not supported" in answer["error"]["message"]
+
+
+def test_every_error_is_an_object_with_its_code(server):
+    models = ask(server, "/v1/models/tiny", method="GET")
+    assert models[0] == 200 and models[1]["id"] == "tiny" and models[1]["created"] > 0
+    long = {"prompt": [1] * 100}
+    cases = [
+        (ask(server, "/v1/models/other", method="GET"), 404, "model_not_found"),
+        (ask(server, "/v1/completions", long), 400, "context_length_exceeded"),
+        (ask(server, "/v1/completions", method="GET"), 405, None),
+        (ask(server, "/nothing", method="GET"), 404, None),
+        (ask(server, "/v1/models", method="DELETE"), 501, None),
+        (raw(server, b"GET / HTTP/9.9\r\n\r\n"), 505, None),
+        (raw(server, b"NONSENSE /\r\n x\r\n\r\n"), 400, None),
+        (raw(server, b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n"), 414, None),
+    ]
+    for (status, answer, *_), expected, code in cases:
+        assert status == expected and answer.keys() == {"error"}
+        assert answer["error"]["message"] and answer["error"]["code"] == code
+        kind = "server_error" if expected == 505 else "invalid_request_error"
+        assert answer["error"]["type"] == kind
+
+
+def test_a_busy_server_says_when_to_ask_again(network, tokenizer):
+    engine = Engine(network, Limits(rows=1, tokens=40, waiting=1), PAGED)
+    server = Server(("127.0.0.1", 0), Served(engine, tokenizer, "tiny"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    body = json.dumps({"prompt": "a", "max_tokens": 2}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    engine.close()
+    status, _, headers = raw(server, head % len(body) + body)
+    assert status == 503 and int(headers["Retry-After"]) > 0
+    server.finish(PATIENCE)
+    server.server_close()
 
 
 def test_a_client_that_goes_frees_its_place(server, monkeypatch):

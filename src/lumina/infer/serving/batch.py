@@ -26,7 +26,7 @@ from lumina.infer.decoding.step import kernels_of
 from lumina.infer.generate import AHEAD, PREFILL_COLUMNS
 from lumina.infer.kv.settings import CacheSettings, place_of
 from lumina.infer.sampling import NOT_FINITE, checked
-from lumina.infer.serving.request import Problem, Request
+from lumina.infer.serving.request import RETRY_SECONDS, Problem, Request
 from lumina.infer.serving.seating import Limits, seats_for
 from lumina.memory_shortage import shortage_code
 from lumina.model.network import Network
@@ -283,7 +283,8 @@ def _no_number() -> Exception:
 def _told(error: Exception) -> Problem:
     """What a client learns of a failure."""
     if code := shortage_code(error):
-        return Problem(503, f"{code}: memory ran out; ask again later, or for less")
+        text = f"{code}: memory ran out; ask again later, or for less"
+        return Problem(503, text, retry=RETRY_SECONDS)
     if isinstance(error, LuminaError):
         return Problem(500, f"{error.code}: {error.message}")
     return Problem(500, f"the model failed: {type(error).__name__}: {error}")

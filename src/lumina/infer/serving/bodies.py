@@ -25,6 +25,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (), "presence_penalty": (0, 0.0), "frequency_penalty": (0, 0.0),
     "logit_bias": ({},), "suffix": ("",), "tools": ([],),
     "response_format": ({"type": "text"},), "store": (False,),
+    "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False),
+    "metadata": ({},), "service_tier": ("auto", "default"), "modalities": (["text"],),
+    "min_p": (0, 0.0), "repetition_penalty": (1, 1.0), "min_tokens": (0,),
+    "ignore_eos": (False,), "skip_special_tokens": (True,),
 }  # fmt: skip
 """Fields that are not followed -> the values, beside null, that ask for nothing."""
 
@@ -39,9 +43,9 @@ class BadRequestError(Exception):
         problem: what the client is told.
     """
 
-    def __init__(self, text: str, status: int = 400) -> None:
+    def __init__(self, text: str, status: int = 400, code: str | None = None) -> None:
         super().__init__(text)
-        self.problem = Problem(status, text, "invalid_request_error")
+        self.problem = Problem(status, text, "invalid_request_error", code)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ def read_body(
     _check_fields(body, chat)
     named = body.get("model")
     if named not in (None, model):
-        raise BadRequestError(f"there is no model {named!r}, only {model!r}", 404)
+        raise BadRequestError(
+            f"there is no model {named!r}, only {model!r}", 404, "model_not_found"
+        )
     try:
         if chat:
             prompts = [_conversation(body, tokenizer)]
@@ -90,7 +96,7 @@ def read_body(
         sampling = sampling_for(
             tokenizer.generation,
             **{
-                name: _number(body, name, whole)
+                name: _all(name, _number(body, name, whole))
                 for name, whole in (
                     ("temperature", False), ("top_p", False), ("top_k", True),
                     ("seed", True),
@@ -135,14 +141,37 @@ def _request(
     if room < 1:
         raise BadRequestError(
             f"the prompt has {len(ids):,} tokens, and the server takes {most_tokens:,} "
-            "with the answer"
+            "with the answer",
+            code="context_length_exceeded",
         )
     return Request(ids, sampling, min(length, room), stop, tokenizer)
 
 
 def _conversation(body: dict[str, Any], tokenizer: Tokenizer) -> list[int]:
     check_markers(tokenizer)
-    return tokenizer.chat_prompt(turns_to_answer(body.get("messages")))
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        messages = [_message(one) for one in messages]
+    return tokenizer.chat_prompt(turns_to_answer(messages))
+
+
+def _message(message: Any) -> Any:
+    """A turn as other programs may form it: text in parts, the system as developer."""
+    if not isinstance(message, dict):
+        return message
+    found = {key: value for key, value in message.items() if value is not None}
+    content = found.get("content")
+    if isinstance(content, list):
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind != "text" or not isinstance(part.get("text"), str):
+                raise BadRequestError(
+                    f"a part of a message is {kind or 'no object'!r}: only text is read"
+                )
+        found["content"] = "".join(part["text"] for part in content)
+    if found.get("role") == "developer":
+        found["role"] = "system"
+    return found
 
 
 def _prompts(body: dict[str, Any], tokenizer: Tokenizer) -> list[list[int]]:
@@ -190,6 +219,11 @@ def _number(body: dict[str, Any], name: str, whole: bool) -> Any:
     if value is not None and type(value) not in kinds:
         raise BadRequestError(f"{name} is not a {'whole ' if whole else ''}number")
     return value
+
+
+def _all(name: str, value: Any) -> Any:
+    """The top-k that other servers write for all tokens, as it is written here."""
+    return 0 if name == "top_k" and value == -1 else value
 
 
 def _stop(body: dict[str, Any]) -> list[str]:

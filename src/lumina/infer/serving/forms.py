@@ -100,4 +100,11 @@ class Form:
 
 def error_object(problem: Problem) -> dict[str, Any]:
     """Why there is no answer."""
-    return {"error": {"message": problem.text, "type": problem.kind, "code": None}}
+    return {
+        "error": {
+            "message": problem.text,
+            "type": problem.kind,
+            "param": None,
+            "code": problem.code,
+        }
+    }

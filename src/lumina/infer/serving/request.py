@@ -12,6 +12,9 @@ from lumina.infer.generate import END, FULL
 from lumina.infer.sampling import Sampler, Sampling
 from lumina.infer.text import UntilStop
 
+RETRY_SECONDS = 2
+"""After which a client may ask a busy server again."""
+
 DRAWN_AT_ONCE = 64
 """Tokens whose random numbers are drawn together."""
 
@@ -24,11 +27,15 @@ class Problem:
         status: of HTTP.
         text: what happened.
         kind: as OpenAI's API names it.
+        code: what programs know it by, where the API has a name for it.
+        retry: seconds after which to ask again; 0: that would not help.
     """
 
     status: int
     text: str
     kind: str = "server_error"
+    code: str | None = None
+    retry: int = 0
 
 
 @dataclass(frozen=True)

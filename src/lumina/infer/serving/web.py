@@ -8,17 +8,20 @@ import queue
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 from lumina.data.tokenizer import Tokenizer
 from lumina.infer.serving.bodies import Asked, BadRequestError, read_body
 from lumina.infer.serving.engine import Engine
 from lumina.infer.serving.forms import Form, error_object
-from lumina.infer.serving.request import Problem, Request, Said
+from lumina.infer.serving.request import RETRY_SECONDS, Problem, Request, Said
 
 MOST_BYTES = 16 * 2**20
 """Of a body."""
@@ -28,6 +31,11 @@ READING_SECONDS = 60.0
 
 LOOK_SECONDS = 0.5
 """How often a wait for the next token looks whether the client is still there."""
+
+BAD = "invalid_request_error"
+"""What OpenAI's API calls a fault of the client."""
+
+ANSWERED = ("/v1/completions", "/v1/chat/completions")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -41,12 +49,14 @@ class Served:
         tokenizer: the model's.
         model: the name that clients see.
         key: what a client must send as its bearer token; "": nothing.
+        began: when it began to serve, in seconds since 1970.
     """
 
     engine: Engine
     tokenizer: Tokenizer
     model: str
     key: str = ""
+    began: int = field(default_factory=lambda: int(time.time()))
 
 
 class Server(ThreadingHTTPServer):
@@ -101,24 +111,37 @@ class Handler(BaseHTTPRequestHandler):
         """The model's name, and how busy the server is."""
         if not self._allowed():
             return
-        served = self.server.served
-        if self.path == "/health":
+        served, route = self.server.served, self._route
+        model = {
+            "id": served.model,
+            "object": "model",
+            "created": served.began,
+            "owned_by": "lumina",
+            "max_model_len": served.engine.limits.tokens,
+        }
+        if route == "/health":
             self._send(200, {"status": "ok", **served.engine.counts})
-        elif self.path == "/v1/models":
-            model = {"id": served.model, "object": "model", "owned_by": "lumina"}
-            limit = {"max_model_len": served.engine.limits.tokens}
-            self._send(200, {"object": "list", "data": [model | limit]})
+        elif route == "/v1/models":
+            self._send(200, {"object": "list", "data": [model]})
+        elif route == f"/v1/models/{served.model}":
+            self._send(200, model)
+        elif route.startswith("/v1/models/"):
+            name = route.removeprefix("/v1/models/")
+            text = f"there is no model {name!r}, only {served.model!r}"
+            self._refuse(Problem(404, text, BAD, "model_not_found"))
+        elif route in ANSWERED:
+            self._refuse(Problem(405, f"{route} is asked with POST", BAD))
         else:
-            self._refuse(Problem(404, f"there is no {self.path}"))
+            self._refuse(Problem(404, f"there is no {route}", BAD))
 
     def do_POST(self) -> None:
         """A text to continue, or a conversation to answer."""
         if not self._allowed():
             return
-        chat = self.path == "/v1/chat/completions"
-        if not chat and self.path != "/v1/completions":
-            self._refuse(Problem(404, f"there is no {self.path}"))
+        if self._route not in ANSWERED:
+            self._refuse(Problem(404, f"there is no {self._route}", BAD))
             return
+        chat = self._route == "/v1/chat/completions"
         served = self.server.served
         try:
             asked = read_body(
@@ -143,10 +166,27 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, asked: Asked) -> None:
         served = self.server.served
         if not all(served.engine.submit(one) for one in asked.requests):
-            self._refuse(Problem(503, "too many requests wait; ask again later"))
+            text = "too many requests wait, or the server ends; ask again later"
+            self._refuse(Problem(503, text, retry=RETRY_SECONDS))
             return
         form = Form(served.model, asked)
         (self._stream if asked.stream else self._whole)(asked, form)
+
+    def send_error(
+        self, code: int, message: str | None = None, explain: str | None = None
+    ) -> None:
+        """What the HTTP itself refuses, in the form of all other errors."""
+        self.close_connection = True
+        self.request_version = self.protocol_version  # or no status would be sent
+        kind = BAD if code < 500 or code == 501 else "server_error"
+        said = message or HTTPStatus(code).phrase
+        self._send(int(code), error_object(Problem(int(code), said, kind)))
+
+    @property
+    def _route(self) -> str:
+        """The path that is asked for, without a query or a slash at its end."""
+        path = unquote(self.path.partition("?")[0])
+        return path.rstrip("/") or "/"
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing: texts of clients belong in no log."""
@@ -161,11 +201,12 @@ class Handler(BaseHTTPRequestHandler):
         host = self.headers.get("Host", "")
         name = host.rpartition(":")[0] if not host.endswith("]") else host
         if self.server.local and (name or host).strip("[]") not in LOOPBACK:
-            self._refuse(Problem(403, f"the host {host!r} is not this machine"))
+            self._refuse(Problem(403, f"the host {host!r} is not this machine", BAD))
             return False
         sent = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if served.key and not hmac.compare_digest(sent.encode(), served.key.encode()):
-            self._refuse(Problem(401, "the API key is missing or wrong"))
+            text = "the API key is missing or wrong"
+            self._refuse(Problem(401, text, BAD, "invalid_api_key"))
             return False
         return True
 
@@ -243,14 +284,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, problem: Problem) -> None:
         self.close_connection = True  # the body may not have been read
-        self._send(problem.status, error_object(problem))
+        self._send(problem.status, error_object(problem), problem.retry)
 
-    def _send(self, status: int, content: dict[str, Any]) -> None:
+    def _send(self, status: int, content: dict[str, Any], retry: int = 0) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
+        if retry:
+            self.send_header("Retry-After", str(retry))
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":  # which has no body in its answer
+            self.wfile.write(body)
