@@ -16,7 +16,7 @@ MORE := "(thorough or faults) and not slow and not gpu and not multigpu"
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks docs demo test test-more test-slow test-gpu test-faults steady mutants lint format ledger clean
+.PHONY: help setup hooks docs demo test test-more test-slow test-gpu test-faults coverage steady mutants lint format ledger clean
 
 help:
 	@echo "make setup        .venv with every pinned dependency and lumina itself"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-slow    the longest ones"
 	@echo "make test-gpu     tests on CUDA devices  make test-faults  every fault of docs/reliability.md"
 	@echo "make mutants      make each listed mistake in a copy: do its tests notice?"
+	@echo "make coverage     which share of the statements the quick tests run (an hour)"
 	@echo "make steady       the quick tests twenty times, half of them under load"
 	@echo "make lint         ruff, mypy, the import contract, the ledger's marks"
 	@echo "make hooks        look at the form of staged files before each commit"
@@ -66,6 +67,10 @@ test-faults: setup
 
 mutants: setup
 	$(BIN)/python tools/mutants.py run --jobs $(JOBS)
+
+coverage: setup
+	$(BIN)/python tools/covered.py run
+	$(BIN)/python tools/covered.py report benchmarks/results/coverage-cpu.json
 
 steady: setup
 	$(BIN)/python tools/steady.py --runs 20 --load 2 --jobs $(JOBS)

@@ -211,7 +211,9 @@ def test_every_room_has_its_floor_its_tests_and_its_place_in_the_page() -> None:
         assert not re.search(rf"from lumina\.({'|'.join(rooms)})\b", text), name
 
 
-@pytest.mark.covers("DOC-04: pyproject, extras (monitoring, development)")
+@pytest.mark.covers(
+    "DOC-04: pyproject, extras (monitoring, development)", "DOC-04: flash"
+)
 def test_the_extras_bring_what_their_names_say() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
 
@@ -222,8 +224,11 @@ def test_the_extras_bring_what_their_names_say() -> None:
             more = inner.fullmatch(entry)
             names = more[1].split(",") if more else []
             found |= {x for each in names for x in brought(each)} if more else {entry}
-        return {re.split(r"[<>=]", entry)[0] for entry in found}
+        return {re.split(r"[<>=;]", entry)[0] for entry in found}
 
+    # What flash3 says that it lacks.
+    (flash,) = brought("flash")
+    assert f"the package {flash} (" in (SRC / "ops/attention/flash3.py").read_text()
     trackers = {path.stem for path in (SRC / "observe/trackers").glob("*.py")}
     assert {"tensorboard", "wandb", "mlflow", "trackio"} <= brought("monitoring")
     assert "nvidia-ml-py" in brought("monitoring") and trackers

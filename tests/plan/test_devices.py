@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lumina.config import Config
+from lumina.config import Config, ConfigPresets
 from lumina.config.presets import PRESETS
 from lumina.errors import LuminaError
 from lumina.plan.capabilities import capabilities, capability_facts
@@ -224,3 +224,16 @@ def test_a_plan_says_what_would_suit_the_device_better() -> None:
         plan = plan_for(Config(vocab_size=64, **options), CARDS["Ada"])
         reason = plan.reasons["compute_dtype"]
         assert ("mixed_bf16, tf32 suits this device better (Ada)" in reason) is told
+
+
+@pytest.mark.covers("PRE-06: T4")
+def test_the_preset_for_routing_fits_a_t4_and_says_why_not_an_apple_gpu() -> None:
+    """Planned for a described card: fp16 with compiled blocks, within its 14.5 GiB."""
+    preset = ConfigPresets.debug_200m()
+    plan = plan_for(preset, CARDS["Turing"])
+    assert (plan.device, plan.compute_dtype) == ("cuda", "float16")
+    assert len(plan.spec.mod.layers) == 13
+    assert plan.micro_batch_size * plan.grad_accum == plan.global_batch_size
+    assert plan.memory["bound"] < 0.9 * CARDS["Turing"].memory_bytes
+    with pytest.raises(LuminaError, match=r"E003.*float64, which Apple GPUs do not"):
+        plan_for(preset.replace(device="mps"), APPLE)
