@@ -3,7 +3,7 @@
     python tools/covered.py run               the quick tests, one folder after another
     python tools/covered.py report FILE.json  what they ran, into a file of results
 
-Tracing makes tests about twice as slow, so that CI does not do it: `make coverage` does,
+Tracing makes tests about twice as slow, so CI does not do it: `make coverage` does,
 at the lowest priority, and its result is committed. Processes that tests start are
 traced too, unless they are killed. Triton's kernels are compiled for a GPU and count as
 statements that nothing runs; what only tests on a GPU or the longer tests run counts so

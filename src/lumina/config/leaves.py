@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from lumina.config.names_elsewhere import NAMES
 from lumina.config.phase_entries import phase_text
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS
@@ -70,8 +71,8 @@ def meaning(name: str, known: Iterable[str] = (*LEAVES, "preset", *SYNONYMS)) ->
         The beginning of a hint; nothing where no option is surely meant.
     """
     key = str(name).strip().replace("-", "_")
-    if key in MEANT:
-        return f"{MEANT[key]}; "
+    if said := MEANT.get(key) or NAMES.get(key):
+        return f"{said}; "
     names = list(known)
     found = difflib.get_close_matches(key, names, n=1, cutoff=_SPELLED_ALIKE)
     if not found and len(key) >= _BEGINNING:
