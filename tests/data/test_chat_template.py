@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import chat_templates
+import lumina
 from chat_templates import (
     CHATML,
     GEMMA,
@@ -360,6 +361,13 @@ def stores(runs: Runs) -> int:
     return len(list((runs.folder / "cache").glob("stores/*/train")))
 
 
+def warned(run: Path) -> list[str]:
+    """The warnings with which a run is opened."""
+    told: list[tuple[str, str]] = []
+    lumina.load(run, on_event=lambda *event: told.append((event[1], event[3])))
+    return [message for severity, message in told if severity == "warning"]
+
+
 def test_a_run_goes_on_with_the_template_that_it_was_begun_with(runs: Runs) -> None:
     folder = folder_with(CHATML, runs.folder / "theirs")
     chats = write_conversations(runs.folder / "chats.jsonl")
@@ -386,7 +394,15 @@ def test_a_run_goes_on_with_the_template_that_it_was_begun_with(runs: Runs) -> N
         runs.train(**begun, steps=3)
     assert caught.value.code == "E002"
     assert "the chat template in this run's folder" in caught.value.message
+    # Who only uses it is told, at every door.
+    said = "the chat template of this run changed since it was trained"
+    assert [word for word in warned(resumed.folder) if said in word]
+    out = lumina.export_for_inference(resumed.folder, runs.folder / "out")
+    assert out.changed is not None and said in out.changed
     change_template(resumed.folder / "tokenizer", CHATML)
+    assert warned(resumed.folder) == []
+    out = lumina.export_for_inference(resumed.folder, runs.folder / "again")
+    assert out.changed is None
     assert len(runs.train(**begun, steps=3).rows) == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from lumina.cli.answering import INFERENCE_PRECISIONS, add_adapter_option, row_progress
@@ -166,6 +167,8 @@ def run(args: argparse.Namespace) -> int:
         f"{done.folder}: {done.description} as {done.title}, {kind}, "
         f"{done.bytes / 1e6:,.1f} MB with its tokenizer"
     )
+    if done.changed is not None:
+        print(f"warning: {done.changed}", file=sys.stderr)
     if done.looked is not None:
         print(done.looked)
     if done.small is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from lumina.data.recorded_encoding import change_in_words
 from lumina.data.tokenizer import Tokenizer
 from lumina.durable import free_bytes, sha256_of, write_file
 from lumina.errors import LuminaError
@@ -67,6 +68,7 @@ class Exported:
             None where nothing was run: a folder for transformers, or no onnxruntime.
         small: what few bits cost; None without `quantize`.
         looked: what GPTQ found; None without it.
+        changed: what became of the run's tokenizer since it trained; None: nothing.
     """
 
     folder: Path
@@ -76,6 +78,7 @@ class Exported:
     difference: float | None = None
     small: SmallLoss | None = None
     looked: Looked | None = None
+    changed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +271,7 @@ def _folder_for_transformers(
         _bytes_in(target),
         small=small,
         looked=looked,
+        changed=change_in_words(weights.encoding, tokenizer),
     )
 
 
@@ -316,7 +320,12 @@ def _graph_folder(weights: Weights, target: Path, wanted: _Wanted) -> Exported:
     if wanted.compiled:
         title += ", compiled for this processor"
     return Exported(
-        target, title, weights.description, _bytes_in(target), difference=difference
+        target,
+        title,
+        weights.description,
+        _bytes_in(target),
+        difference=difference,
+        changed=change_in_words(weights.encoding, tokenizer),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from lumina.assemble.logical import join_fused
+from lumina.data.recorded_encoding import change_in_words
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.precisions import INFERENCE_PRECISIONS, find_inference_precision
@@ -130,6 +131,8 @@ def load_weights(
     if on_event is not None:
         for note in tokenizer.notes:
             on_event("tokenizer", "info", None, note, None)
+        if changed := change_in_words(weights.encoding, tokenizer):
+            on_event("tokenizer", "warning", None, changed, None)
     codec = None
     if precision is not None:
         dtype, entry = find_inference_precision(precision, place)

@@ -51,6 +51,8 @@ class Weights:
             folder.
         averages_too: beside these weights, their moving average was kept.
         averaged: they are that average.
+        encoding: what made the ids that they learned from, as their run recorded it;
+            see `lumina.data.recorded_encoding`.
     """
 
     spec: ModelSpec
@@ -61,6 +63,7 @@ class Weights:
     settings: dict[str, Any] = field(default_factory=dict)
     averages_too: bool = False
     averaged: bool = False
+    encoding: dict[str, str] = field(default_factory=dict)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -320,6 +323,7 @@ def _checkpoint(folder: Path, ema: bool) -> Weights:
         settings=dict(reader.meta.config),
         averages_too=not averaged and bool(reader.optimizer_names("ema")),
         averaged=averaged,
+        encoding=dict(reader.meta.extra.get("encoding") or {}),
     )
 
 

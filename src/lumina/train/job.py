@@ -13,6 +13,7 @@ from lumina.config.leaves import field
 from lumina.config.modifications import MODIFIERS
 from lumina.config.phase_entries import names_in_words
 from lumina.data.long_conversations import long_in_words
+from lumina.data.recorded_encoding import encoding_of
 from lumina.data.sources.patient import tell_retries
 from lumina.errors import LuminaError
 from lumina.heartbeat import beat
@@ -47,7 +48,7 @@ from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
 from lumina.train.samples import Samples, texts_of
 from lumina.train.signals import StopSignals
-from lumina.train.start import begin, encoding_of, go_on
+from lumina.train.start import begin, go_on
 from lumina.train.stopping import Stops
 from lumina.train.time_expected import TimeExpected
 from lumina.train.torch_settings import configure_torch

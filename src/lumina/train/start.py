@@ -9,8 +9,8 @@ from typing import Any
 from lumina.assemble.assemble import Progress, assemble
 from lumina.assemble.program import Program
 from lumina.assemble.state_parts import WITHOUT, missing_in_words
+from lumina.data.recorded_encoding import changed_encoding
 from lumina.data.tokenise import RULES_SINCE
-from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.plan.duration import length_in_words
 from lumina.state.checkpoint import CheckpointStore
@@ -162,15 +162,6 @@ def _why_anew(saved: State, edits: Iterable[Edit]) -> str:
     return " and ".join(causes)
 
 
-def encoding_of(tokenizer: Tokenizer | None) -> dict[str, str]:
-    """What makes ids of texts and conversations, by name and fingerprint."""
-    if tokenizer is None:
-        return {}
-    chat_format = tokenizer.chat_format
-    template = chat_format.fingerprint if chat_format else ""
-    return {"tokenizer": tokenizer.fingerprint, "chat template": template}
-
-
 def check_data(prepared: Preparation, extra: dict[str, Any]) -> None:
     """The position in the data means nothing in other data."""
     if extra["data_fingerprint"] != prepared.stream.fingerprint:
@@ -183,12 +174,7 @@ def check_data(prepared: Preparation, extra: dict[str, Any]) -> None:
                 f"ids: {RULES_SINCE[3]}",
                 "start another run from its weights with --init-from",
             )
-        now = encoding_of(tokenizer)
-        changed = [
-            name
-            for name, fingerprint in extra.get("encoding", {}).items()
-            if now.get(name) != fingerprint
-        ]
+        changed = changed_encoding(extra.get("encoding", {}), tokenizer)
         if changed:
             raise LuminaError(
                 "E002",
