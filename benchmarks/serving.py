@@ -1,95 +1,154 @@
-"""Tokens a second and time to the first token of a running `lumina serve`.
+"""Tokens a second of requests that come at any time, through the server's batch.
 
-    lumina serve RUN --port 8000 &
-    python benchmarks/serving.py --clients 1 8 32 --out serving.json
+    PYTHONPATH=src python benchmarks/serving.py --work A --rows 32 --requests 128
 
-Each client streams one answer after another; all prompts have a common beginning, as a
-system prompt is one, and an end of their own.
+Weights are random, drawn on the GPU; prompts have 16 to `--prompt` tokens, answers 16
+to `--new-tokens`. A JSON line: tokens of answers a second from the first round to the
+last, the steps that were run and how, and the time of a request from its queueing to
+its first token. Beside it `generate`'s batches of as many rows, one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
+import random
 import statistics
+import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 
-def main() -> None:
-    """Measure every number of clients, print, and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--address", default="127.0.0.1:8000")
-    parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--requests", type=int, default=4, help="of each client")
-    parser.add_argument("--shared-words", type=int, default=256)
-    parser.add_argument("--own-words", type=int, default=64)
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    rows = []
-    for clients in args.clients:
-        with ThreadPoolExecutor(clients) as pool:
-            began = time.perf_counter()
-            each = list(pool.map(lambda n: _client(args, n), range(clients)))
-            seconds = time.perf_counter() - began
-        answers = [answer for of_client in each for answer in of_client]
-        tokens = sum(count for _, count in answers)
-        rows.append(
-            {
-                "clients": clients,
-                "answers": len(answers),
-                "tokens_per_second": tokens / seconds,
-                "median_first_seconds": statistics.median(s for s, _ in answers),
-            }
-        )
-        print(json.dumps(rows[-1]), flush=True)
-    if args.out:
-        args.out.write_text(json.dumps({"kind": "serving", "rows": rows}, indent=1))
+sys.path.insert(0, str(Path(__file__).parent))
+from decoding import LENGTH, shape_of
+from work_ab import spec_of
 
 
-def _client(args: argparse.Namespace, number: int) -> list[tuple[float, int]]:
-    """(seconds to the first piece, tokens) of each answer."""
-    shared = " ".join(f"word{i}" for i in range(args.shared_words))
-    found = []
-    for turn in range(args.requests):
-        own = " ".join(f"{number}.{turn}.{i}" for i in range(args.own_words))
-        body = {
-            "prompt": f"{shared} {own}",
-            "max_tokens": args.max_tokens,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        found.append(_answer(args.address, body))
+class Silent:
+    """A tokenizer that says nothing, so that the model alone is timed."""
+
+    stop_ids: frozenset[int] = frozenset()
+
+    def stream(self, prompt: list[int]) -> Any:
+        """Of no text."""
+        return SimpleNamespace(push=lambda token: "", flush=lambda: "")
+
+
+def requests_of(asked: argparse.Namespace, vocabulary: int) -> list[Any]:
+    """The requests, by a fixed seed."""
+    from lumina.infer.sampling import Sampling
+    from lumina.infer.serving.request import Request
+
+    draw, found = random.Random(1), []
+    tokenizer: Any = Silent()
+    how = Sampling(temperature=asked.temperature, seed=1)
+    for _ in range(asked.requests):
+        length = draw.randint(16, asked.prompt)
+        prompt = [draw.randrange(vocabulary) for _ in range(length)]
+        new = draw.randint(16, asked.new_tokens)
+        found.append(Request(prompt, how, new, (), tokenizer))
     return found
 
 
-def _answer(address: str, body: dict[str, Any]) -> tuple[float, int]:
-    connection = http.client.HTTPConnection(address)
-    began, first, tokens = time.perf_counter(), 0.0, 0
-    connection.request(
-        "POST",
-        "/v1/completions",
-        json.dumps(body),
-        {"Content-Type": "application/json"},
-    )
-    answer = connection.getresponse()
-    if answer.status != 200:
-        raise SystemExit(f"{answer.status}: {answer.read().decode()}")
-    for line in answer:
-        if not line.startswith(b"data: {"):
-            continue
-        first = first or time.perf_counter() - began
-        piece = json.loads(line[6:])
-        if "error" in piece:
-            raise SystemExit(piece["error"]["message"])
-        tokens = piece.get("usage", {}).get("completion_tokens", tokens)
-    connection.close()
-    return first, tokens
+def served(network: Any, asked: argparse.Namespace) -> dict[str, Any]:
+    """All requests through one batch, after a round that builds kernels."""
+    from lumina.infer.decoding.program import measured_products
+    from lumina.infer.decoding.settings import StepSettings
+    from lumina.infer.kv.settings import CacheSettings
+    from lumina.infer.serving.batch import Batch
+    from lumina.infer.serving.seating import Limits
+
+    tokens = asked.prompt + asked.new_tokens
+    limits = Limits(asked.rows, tokens, asked.requests)
+    stepping = StepSettings(batch_invariant=asked.batch_invariant)
+    if not asked.batch_invariant:
+        for power in range(asked.rows.bit_length()):
+            measured_products(network, 1 << power)
+    batch = Batch(network, limits, CacheSettings(), stepping)
+    facts: dict[str, Any] = {}
+    for turn in range(2):
+        requests = requests_of(asked, network.spec.vocab_size)
+        batch.waiting.extend(requests)
+        first: dict[int, float] = {}
+        began, rounds = time.perf_counter(), 0
+        while batch.busy:
+            batch.round()
+            rounds += 1
+            for request in requests if turn else ():
+                if request.new_ids and id(request) not in first:
+                    first[id(request)] = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        made = sum(len(request.new_ids) for request in requests)
+        facts = {
+            "rate": made / seconds,
+            "tokens": made,
+            "rounds": rounds,
+            "seconds": seconds,
+            "path": batch.step.path,
+            "graphs": len(batch.step.recordings._graphs),
+            "first_median": statistics.median(first.values()) if first else None,
+        }
+    return facts
+
+
+def in_batches(network: Any, asked: argparse.Namespace) -> dict[str, Any]:
+    """The same requests by `Decoding`, as many at a time, each batch to its end."""
+    from lumina.infer.decoding.workspace import Workspace
+    from lumina.infer.generate import Decoding
+
+    workspace, facts = Workspace(), {}
+    for _ in range(2):
+        requests = requests_of(asked, network.spec.vocab_size)
+        began, made = time.perf_counter(), 0
+        for begin in range(0, len(requests), asked.rows):
+            some = requests[begin : begin + asked.rows]
+            decoding = Decoding(
+                network,
+                [one.prompt for one in some],
+                some[0].sampling,
+                max_new_tokens=max(one.max_new_tokens for one in some),
+                workspace=workspace,
+            )
+            for step in decoding:
+                for row, _ in step:
+                    if len(decoding.new_ids[row]) >= some[row].max_new_tokens:
+                        decoding.end(row, "length")
+            made += sum(one.max_new_tokens for one in some)
+        seconds = time.perf_counter() - began
+        facts = {"rate": made / seconds, "seconds": seconds, "path": decoding.path}
+    return facts
+
+
+def main() -> None:
+    """Measure what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work", choices=("A", "B"), default="A")
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=128)
+    parser.add_argument("--prompt", type=int, default=256)
+    parser.add_argument("--new-tokens", type=int, default=256)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--batch-invariant", action="store_true")
+    parser.add_argument("--out", help="add the lines to a file, too")
+    asked = parser.parse_args()
+    from lumina.infer.random_network import random_network
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    spec = spec_of(shape_of(asked.work), LENGTH)
+    network = random_network(spec, device, "bf16")
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    for way, measure in (("side by side", served), ("in batches", in_batches)):
+        line = json.dumps(
+            {"work": asked.work, "way": way, "device": name, **vars(asked)}
+            | measure(network, asked)
+        )
+        print(line, flush=True)
+        if asked.out:
+            with Path(asked.out).open("a") as file:
+                file.write(line + "\n")
 
 
 if __name__ == "__main__":
