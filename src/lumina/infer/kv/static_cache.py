@@ -287,7 +287,8 @@ class StaticCache:
     def restart_row(self, row: int) -> None:
         """Begin one of the rows that are apart anew.
 
-        Its keys are cleared: what was no number would go on to be none where it is
+        What layers hold of chosen tokens is forgotten as new ones take their places.
+        Keys are cleared: what was no number would go on to be none where it is
         weighed with zero.
         """
         assert self.apart and not self._stateful
@@ -295,8 +296,6 @@ class StaticCache:
             kept.part(slice(row, row + 1)).clear()
         self._own[row] = 0
         self._next[row] = 0
-        for layer in self._chosen.values():
-            layer.there[row] = False
 
     @property
     def remembers(self) -> bool:
