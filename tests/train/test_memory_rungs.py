@@ -19,6 +19,7 @@ from lumina.assemble.assemble import StateSource
 from lumina.config import Config
 from lumina.config.provenance import Source
 from lumina.errors import LuminaError
+from lumina.plan.costs import streamed
 from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import loop
 from lumina.train.controls import apply_change
@@ -27,6 +28,7 @@ from lumina.train.memory_ladder.rungs import (
     activations_host,
     feedforward_tile,
     optimizer_states_host,
+    weights_host,
 )
 from machines import gpu, plan_for
 from mechanisms import mechanism
@@ -90,6 +92,7 @@ def test_a_capped_run_divides_its_feed_forwards(runs: Runs) -> None:
     [
         ("activations_in", "activations_host"),
         ("optimizer_states_in", "optimizer_states_host"),
+        ("weights_in", "weights_host"),
     ],
 )
 def test_a_run_comes_to_what_lives_beside_the_device(
@@ -97,6 +100,8 @@ def test_a_run_comes_to_what_lives_beside_the_device(
 ) -> None:
     """Failures are injected: on a CPU, files are counted as memory."""
     monkeypatch.setattr(feedforward_tile, "PAYS", 2**20)
+    monkeypatch.setitem(weights_host.BESIDE, "cpu", "disk")
+    monkeypatch.setattr(streamed, "PAGE_BYTES", 4096)  # or a page held all weights
     fits = short(lambda p: getattr(p.plan, control) == "disk", at=1)
     plain = runs.train(**DEEP)
     run = runs.train(fits, **DEEP)

@@ -15,8 +15,9 @@ from lumina.errors import LuminaError
 from lumina.plan.plan import Plan
 from lumina.train import Trainer
 from lumina.train.controls.layout import OptimizerStatesIn
+from lumina.train.controls.weights_in import WeightsIn
 from lumina.train.memory_ladder.rung import rungs
-from lumina.train.memory_ladder.rungs import optimizer_states_host
+from lumina.train.memory_ladder.rungs import optimizer_states_host, weights_host
 from machines import cpu, gpu, plan_for
 from tiny_runs import Program, Runs, seen
 
@@ -34,7 +35,7 @@ def plan_on(machine: Any) -> Plan:
 def test_a_gpu_without_room_moves_the_states_to_its_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert rungs()[-1] is rung()  # it costs most time
+    assert [one.name for one in rungs()[-2:]] == [rung().name, "weights_host"]
     plan = plan_on(gpu())
     have = [64 * GIB]
     monkeypatch.setattr(optimizer_states_host, "host_memory_bytes", lambda: have[0])
@@ -48,6 +49,51 @@ def test_a_gpu_without_room_moves_the_states_to_its_host(
     have[0] = 40 * GIB
     assert rung().next(plan, cleared=True) is None
     assert rung().next(plan_on(cpu(memory_bytes=96 * GIB)), cleared=True) is None
+
+
+def test_then_weights_leave_the_gpu_that_do_not_train_or_train_beside_their_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    last = rungs()[-1]  # it costs most time
+    have = [64 * GIB]
+    monkeypatch.setattr(weights_host, "host_memory_bytes", lambda: have[0])
+    peft = {"use_peft": True, "init_from": "base", "precision": "bf16"}
+    base = Config.resolve(preset="dense_3b")
+    plan = plan_for(base.replace(**peft), gpu())
+    attempt = last.next(plan, cleared=True)
+    assert (attempt.control, attempt.value) == ("weights_in", "host")
+    beside = WeightsIn().edit(plan, attempt.value)
+    assert beside.memory["bound"] < plan.memory["bound"] - 4 * GIB
+    assert beside.elsewhere["host"] > 4 * GIB
+    assert last.next(beside, cleared=True) is None
+    assert last.known_to_fit(plan, "host") == "host"
+    have[0] = 4 * GIB
+    assert last.next(plan, cleared=True) is None
+    have[0] = 128 * GIB
+    everything = plan_on(gpu())
+    assert last.next(everything, cleared=True) is None
+    states = OptimizerStatesIn().edit(everything, "host")
+    assert last.next(states, cleared=True).value == "host"
+    averaged = plan_for(base.replace(ema_decay=0.9), gpu())
+    assert last.next(OptimizerStatesIn().edit(averaged, "host"), cleared=True) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "value", "code", "words"),
+    [
+        ({}, "host", "E002", "states are on the device"),
+        ({"use_mor": True}, "host", "E002", "passed several times"),
+        ({"device": "cpu"}, "host", "E003", "in host memory already"),
+    ],
+)
+def test_weights_that_cannot_leave_stay(
+    changes: dict[str, Any], value: str, code: str, words: str
+) -> None:
+    machine = cpu(memory_bytes=96 * GIB) if changes.pop("device", "") else gpu()
+    plan = plan_for(Config.resolve(preset="dense_3b").replace(**changes), machine)
+    with pytest.raises(LuminaError) as caught:
+        WeightsIn().edit(plan, value)
+    assert caught.value.code == code and words in caught.value.message
 
 
 @pytest.mark.thorough

@@ -23,8 +23,17 @@ MODES: dict[str, dict[str, Any]] = {
     "all weights": {},
     "all weights, states in 8 bits": {"optimizer": "adamw_8bit"},
     "all weights, states on the host": {"optimizer_states_in": "host"},
+    "all weights, weights and states on the host": {
+        "optimizer_states_in": "host",
+        "weights_in": "host",
+    },
     "adapters": _ADAPTERS,
     "adapters, base in 4 bits": {**_ADAPTERS, "load_in_4bit": True},
+    "adapters, base in 4 bits on the host": {
+        **_ADAPTERS,
+        "load_in_4bit": True,
+        "weights_in": "host",
+    },
 }
 """Ways of training -> what they set. One row in a step, blocks recomputed."""
 

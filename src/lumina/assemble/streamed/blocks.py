@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from lumina.assemble.streamed.allowed import problem_of
 from lumina.assemble.streamed.carrier import Carrier
 from lumina.assemble.streamed.page import WeightPage
 from lumina.cache_root import cache_root
@@ -27,8 +28,6 @@ from lumina.model.context import BlockContext
 from lumina.model.declared import declared
 from lumina.model.network import Network
 from lumina.model.transformer import Through
-from lumina.optim.declared import chosen_optimizer
-from lumina.optim.groups import parse_groups
 from lumina.optim.paging.home import chosen_home
 from lumina.plan.plan import Plan
 
@@ -36,9 +35,18 @@ FORWARD, BACK = 1, -1
 
 
 def stream(network: Network, plan: Plan) -> None:
-    """What the feature of streamed weights does to a network (`Feature.build`)."""
+    """What the feature of streamed weights does to a network (`Feature.build`).
+
+    Raises:
+        LuminaError: E002 for what needs trained weights on the device.
+    """
     backbone = network.backbone
-    _check_trained(network, plan)
+    if problem := problem_of(plan):
+        raise LuminaError(
+            "E002",
+            f"weights_in {plan.weights_in}, where all weights train: {problem}",
+            "leave --weights-in out, or train adapters (--use-peft)",
+        )
     folder = Path(plan.offload_folder or cache_root() / "offload")
     home = chosen_home(plan.weights_in)
     kept = stay(network, plan)
@@ -64,34 +72,6 @@ def stay(network: Network, plan: Plan) -> frozenset[str]:
         for name, one in network.named_parameters()
         if one.requires_grad and (part or tensors[name].role == "router")
     )
-
-
-def _check_trained(network: Network, plan: Plan) -> None:
-    """Refuse what cannot be had where all weights train.
-
-    Raises:
-        LuminaError: E002.
-    """
-    if plan.spec.adapters or plan.freeze:
-        return
-    groups = parse_groups(plan.optimizer_groups)
-    used = {plan.optimizer, *(group.optimizer for group in groups)}
-    evaluating = sorted(name for name in used if chosen_optimizer(name).evaluates)
-    in_bits = plan.weights_dtype != "float32"
-    problems = {
-        "the optimizer's states are on the device": plan.optimizer_states_in
-        == "device",
-        "weights are kept in 16 bits without masters": in_bits,
-        f"{', '.join(evaluating)} evaluates other weights": bool(evaluating),
-    }
-    for problem, applies in problems.items():
-        if applies:
-            raise LuminaError(
-                "E002",
-                f"weights_in {plan.weights_in}, where all weights train, cannot be: "
-                f"{problem}",
-                "leave --weights-in out, or train adapters (--use-peft)",
-            )
 
 
 def _stays(kept: frozenset[str], block: str, name: str, _: Tensor) -> bool:

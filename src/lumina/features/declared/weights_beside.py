@@ -44,7 +44,6 @@ def _declare(place: str, summary: str, needs: Need) -> None:
             option="weights_in",
             summary=summary,
             without="--weights-in device",
-            change_cost="restart",
             requested=lambda c: c.offload.weights_in == place,
             active=lambda p: p.weights_in == place,
             switch_on=lambda p: p.replace(weights_in=place),

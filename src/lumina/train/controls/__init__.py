@@ -23,6 +23,7 @@ from lumina.train.controls import (
     rewarm,
     rollback,
     snapshot,
+    weights_in,
 )
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control, is_number
@@ -43,6 +44,7 @@ OWN = (
     optimizer,
     adam,
     layout,
+    weights_in,
     precision,
     memory,
     experts,

@@ -15,7 +15,7 @@ from lumina.train.controls.control import Control
 from lumina.train.controls.table import register_control
 
 
-class _Layout(Control):
+class Layout(Control):
     """A field of the Plan, for which another Program is assembled."""
 
     def now(self, program: Program, step: int) -> Any:
@@ -28,7 +28,7 @@ class _Layout(Control):
 
 
 @register_control
-class MicroBatchSize(_Layout):
+class MicroBatchSize(Layout):
     """Sequences of a device and forward; the global batch stays."""
 
     name = "micro_batch_size"
@@ -59,7 +59,7 @@ class MicroBatchSize(_Layout):
 
 
 @register_control
-class GradientCheckpointing(_Layout):
+class GradientCheckpointing(Layout):
     """Which activations are computed again in the backward pass."""
 
     name = "gradient_checkpointing"
@@ -78,7 +78,7 @@ class GradientCheckpointing(_Layout):
 
 
 @register_control
-class ActivationsIn(_Layout):
+class ActivationsIn(Layout):
     """Where the inputs of blocks that are computed again wait."""
 
     name = "activations_in"
@@ -113,7 +113,7 @@ class ActivationsIn(_Layout):
 
 
 @register_control
-class FeedforwardTile(_Layout):
+class FeedforwardTile(Layout):
     """Tokens that go through a feed-forward at a time."""
 
     name = "feedforward_tile"
@@ -153,7 +153,7 @@ class FeedforwardTile(_Layout):
 
 
 @register_control
-class OptimizerStatesIn(_Layout):
+class OptimizerStatesIn(Layout):
     """Where the optimizer's states live between steps."""
 
     name = "optimizer_states_in"
