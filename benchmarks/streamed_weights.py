@@ -8,9 +8,11 @@ The model has the shape of Llama 3 8B (32 blocks, width 4,096, vocabulary 128,25
 fewer blocks of it with `--layers`, and random weights that are made on the device, one
 tensor at a time. `qlora` trains LoRA of rank 32 beside matrices in NF4, `lora` beside
 bfloat16, `all` trains all weights with states (and masters) in host memory; `--early`
-updates in the backward pass, and `--rows` forwards of one row add up. Each case is a
-process of its own, for every place of the weights and every `--ahead`. A line of JSON
-holds what was planned and allocated, the most host memory of the process, the seconds
+updates in the backward pass, and `--rows` forwards of one row add up. With `--beside`
+the embedding and the inputs of blocks wait on the host, too, and tokens go through
+feed-forwards 8,192 at a time. Each case, for every place of the weights and every
+`--ahead`, is a process of its own. A line of JSON holds what was planned and allocated,
+the most host memory of the process, the seconds
 of each step and the losses, which have to be the same for all places.
 """
 
@@ -72,6 +74,9 @@ def plan_of(case: dict[str, Any]) -> Any:
         options |= {"optimizer_in_backward": case["early"]}
     else:
         options |= ADAPTERS | {"load_in_4bit": work == "qlora"}
+    if case["beside"]:
+        options |= {"embedding_in": "host", "activations_in": "host"}
+        options |= {"feedforward_tile": 8192, "loss_chunk_bytes": 2**27}
     config = Config(**shape | options)
     machine = capped(probe(config), config)
     return make_plan(config, machine, tokenizer_vocab_size=None, rows_per_epoch=None)
@@ -171,6 +176,7 @@ def main() -> int:
     parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--cap", type=float, default=0.0)
     parser.add_argument("--early", action="store_true")
+    parser.add_argument("--beside", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--plan-only", action="store_true")
     parser.add_argument("--tiny", action="store_true")
@@ -185,7 +191,7 @@ def main() -> int:
         asked.places = [{"host": "disk"}.get(one, one) for one in asked.places]
     names = (
         "work", "layers", "length", "rows", "steps", "kind", "optimizer", "cap",
-        "early", "compile", "plan_only", "tiny",
+        "early", "beside", "compile", "plan_only", "tiny",
     )  # fmt: skip
     shared = {name: getattr(asked, name) for name in names}
     failed, losses = 0, []

@@ -52,6 +52,33 @@ def test_a_run_with_it_is_the_run_without_it(
     wanted = runs.train(**asked)
     found = runs.train(**asked, weights_in=place)
     assert found.column("loss") == wanted.column("loss")
-    weights = wanted.tensors()
-    for name, tensor in found.tensors().items():
+    weights = wanted.tensors
+    for name, tensor in found.tensors.items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"gradient_checkpointing": "none"},
+        {"gradient_checkpointing": "full", "global_batch_size": 8, "batch_size": 4},
+        {"gradient_checkpointing": "full", "feedforward_tile": 16},
+        {"optimizer_in_backward": True, "max_grad_norm": 0.0},
+        {"gradient_checkpointing": "full", "compile": True},
+    ],
+    ids=lambda beside: " ".join(map(str, beside.values())),
+)
+def test_all_weights_train_as_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: dict[str, Any]
+) -> None:
+    """Tiles read the gradient accumulators of parameters that come and go."""
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
+    runs = Runs(tmp_path, monkeypatch)
+    asked = SHAPE | {"compile": False, "steps": 4, "deterministic": True}
+    asked |= {"precision": "bf16", "optimizer_states_in": "host"} | beside
+    wanted = runs.train(**asked)
+    found = runs.train(**asked, weights_in="host")
+    assert found.column("loss") == wanted.column("loss")
+    weights = wanted.tensors
+    for name, tensor in found.tensors.items():
         assert torch.equal(tensor, weights[name]), name
