@@ -52,7 +52,10 @@ TINY = (
     "--num-heads 4 --seq-length 128 --batch-size 4 --global-batch-size 4 "
     "--tokenizer-vocab-size 512 --warmup-steps 5 --eval-batches 4 --no-compile"
 )
-TINY_TUNED = "--seq-length 128 --batch-size 4 --global-batch-size 4 --eval-batches 4"
+TINY_TUNED = (
+    "--seq-length 128 --batch-size 4 --global-batch-size 4 --eval-batches 4 "
+    "--warmup-steps 2"
+)
 FULL = "--gradient-checkpointing full"
 SAVING = {
     "plain": "",

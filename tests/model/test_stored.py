@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from infer.networks import CAPACITY, MOE, tiny
+from lumina.assemble.checkpointing import checkpoint_blocks
 from lumina.assemble.logical import split_fused
 from lumina.batch import Batch
 from lumina.model.adapters.settings import AdapterSpec
@@ -92,3 +94,47 @@ def test_few_bits_are_no_parameters_and_take_their_room() -> None:
         name, packed = next(iter(stored_pieces(small).items()))
         stored = next(m for m in small.modules() if name in getattr(m, "names", ()))
         stored.fill(name, found_codec("int8").pack(packed.unpacked()))
+
+
+class _Products(TorchDispatchMode):
+    """Counts the products with frozen matrices that go forwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = str(function)
+        mirrored = "low_bit" in name and args[-1]  # the gradient of its input
+        forwards = ("lumina.adapted_product.default", "lumina.low_bit_product.default")
+        self.counted += name in forwards and not mirrored
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["selective", "full"])
+def test_selective_recomputation_keeps_products_with_a_base_in_few_bits(
+    kind: str,
+) -> None:
+    """They are operators of their own; `full` computes each of them once more."""
+    full = tiny(num_layers=2)
+    adapted = build_network(replace(full.spec, adapters=(ADAPTER,)), seed=3)
+    small, _ = held(adapted, "nf4")
+    for name, parameter in small.train().named_parameters():
+        parameter.requires_grad_(".adapters." in name)
+    batch = Batch.from_rows(IDS[:, :-1], IDS[:, 1:])
+    losses, _ = small(batch)
+    losses.loss_sum.backward()
+    expected = {n: p.grad for n, p in small.named_parameters() if p.requires_grad}
+    small.zero_grad(set_to_none=True)
+    checkpoint_blocks(small.backbone.blocks, kind)
+    with _Products() as forward:
+        losses, _ = small(batch)
+    with _Products() as backward:
+        losses.loss_sum.backward()
+    assert forward.counted >= 2 * 4
+    assert backward.counted == (0 if kind == "selective" else forward.counted)
+    for name, parameter in small.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, expected[name])

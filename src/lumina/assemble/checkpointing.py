@@ -32,6 +32,8 @@ _PRODUCTS = (
     ("aten", "bmm"),
     ("aten", "_grouped_mm"),
     ("lumina", "rounded_product"),
+    ("lumina", "adapted_product"),
+    ("lumina", "low_bit_product"),
 )
 _ATTENTION = (
     ("lumina", "blockwise_attention"),
@@ -45,14 +47,21 @@ _ATTENTION = (
 part, and recomputes norms, rotations, activations and copies (Korthikanti et al. 2022
 keep everything but attention's inside, which fused attention already recomputes)."""
 
+_REGISTERING = (
+    "torch.nn.attention.varlen",
+    "lumina.ops.moe.segments",
+    "lumina.ops.low_bits.adapted",
+)
+"""Modules that register some of these operators as they are imported."""
+
 _SAVED = {"selective": _PRODUCTS + _ATTENTION, EXCEPT: _ATTENTION}
 """Kind -> the operators whose outputs it keeps."""
 
 
 def _saved_operators(names: Sequence[tuple[str, str]]) -> frozenset[Any]:
     """Those of the named operators that this torch has."""
-    for module in ("torch.nn.attention.varlen", "lumina.ops.moe.segments"):
-        importlib.import_module(module)  # registers its operator
+    for module in _REGISTERING:
+        importlib.import_module(module)
     found = []
     for namespace, name in names:
         packet = getattr(getattr(torch.ops, namespace), name, None)
