@@ -153,6 +153,18 @@ def test_weights_that_cannot_be_streamed_are_refused(
     assert caught.value.code == code and words in caught.value.message
 
 
+@pytest.mark.parametrize(("host", "place"), [(64, "host"), (2, "disk")])
+def test_a_base_too_large_is_told_of_the_host(host: int, place: str) -> None:
+    card = gpu("a card", 5, (8, 0), host_memory_bytes=host * GIB)
+    taken = {"batch_size": 1, "global_batch_size": 1, "gradient_checkpointing": "full"}
+    with pytest.raises(LuminaError) as caught:
+        plan_for(adapted(**taken), card)
+    assert caught.value.code == "E201"
+    assert f"--weights-in {place}" in caught.value.hint
+    plan = plan_for(adapted(**taken, weights_in=place), card)
+    assert plan.memory["bound"] <= card.memory_bytes
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_weights_that_train_leave_with_their_gradients(rows: int) -> None:
     """Sums of several forwards are float32; two blocks' gradients are on the device."""

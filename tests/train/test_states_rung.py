@@ -16,6 +16,7 @@ from lumina.plan.plan import Plan
 from lumina.train import Trainer
 from lumina.train.controls.layout import OptimizerStatesIn
 from lumina.train.controls.weights_in import WeightsIn
+from lumina.train.memory_ladder import recovery
 from lumina.train.memory_ladder.rung import rungs
 from lumina.train.memory_ladder.rungs import optimizer_states_host, weights_host
 from machines import cpu, gpu, plan_for
@@ -76,6 +77,20 @@ def test_then_weights_leave_the_gpu_that_do_not_train_or_train_beside_their_stat
     assert last.next(states, cleared=True).value == "host"
     averaged = plan_for(base.replace(ema_decay=0.9), gpu())
     assert last.next(OptimizerStatesIn().edit(averaged, "host"), cleared=True) is None
+
+
+@pytest.mark.covers("MEM-16: every 1000 steps")
+def test_unused_memory_goes_back_every_so_many_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    emptied: list[int] = []
+    now = [0]
+    monkeypatch.setattr(recovery, "empty_cache", lambda: emptied.append(now[0]))
+    for every in (1000, 0):
+        ladder = recovery.MemoryRecovery(clear_every=every)
+        for now[0] in range(1, 3001):
+            ladder.after_step(now[0])
+    assert emptied == [1000, 2000, 3000]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def too_large(
             "; ".join([*hints, "or train fewer parameters (--freeze)"]),
         )
     else:
+        hints += _weights_on_the_host(spec, smaller, machine)
         hints += _with_fewer_experts(spec, smaller, machine, config)
         if not chosen_way(layout.parallel).sharded or layout.data_ranks > 1:
             hints += _sharded_hint(spec, smaller, machine)
@@ -122,6 +123,27 @@ def _states_on_the_host(
             need = byte_size(estimate(spec, other)["bound"])
             return [
                 f"--optimizer-states-in {place} with --batch-size 1 and "
+                f"--gradient-checkpointing full needs {need}"
+            ]
+    return []
+
+
+def _weights_on_the_host(
+    spec: ModelSpec, layout: Layout, machine: Environment
+) -> list[str]:
+    """Frozen weights in host memory or on disk, where they are on the device."""
+    names = ("weights_host", "weights_disk")
+    if machine.device != "cuda" or set(names) & set(layout.features):
+        return []
+    if not (spec.adapters or layout.freeze) or chosen_way(layout.parallel).sharded:
+        return []
+    for place, name in zip(("host", "disk"), names, strict=True):
+        other = replace(layout, features=(*layout.features, name))
+        beside = elsewhere(spec, other).get("host", 0) * machine.local_processes
+        if _fits(other, spec, machine) and beside <= machine.host_memory_bytes:
+            need = byte_size(estimate(spec, other)["bound"])
+            return [
+                f"--weights-in {place} with --batch-size 1 and "
                 f"--gradient-checkpointing full needs {need}"
             ]
     return []
