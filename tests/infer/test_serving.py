@@ -15,12 +15,14 @@ from infer.networks import MOE, tiny
 from infer.test_kv_cache import KINDS
 from lumina.errors import LuminaError
 from lumina.infer.asking import chat, generate
+from lumina.infer.decoding.seat_step import SeatStep
 from lumina.infer.generate import Decoding
 from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.sampling import Sampling
 from lumina.infer.serving.engine import Engine, Limits
 from lumina.infer.serving.request import Request
 from lumina.infer.serving.web import Served, Server
+from lumina.model.spec import ModSpec
 from training import PATIENCE
 
 PAGED = CacheSettings(paged=True, block=4)
@@ -91,6 +93,33 @@ def test_requests_side_by_side_answer_as_each_alone(network, tokenizer, cache_to
         assert request.new_ids == alone.new_ids[0]
         assert reason == alone.reasons[0]
         assert text == tokenizer.decode_after(request.prompt, request.new_ids)
+
+
+@pytest.mark.covers("INF-02: batch generation")
+def test_more_texts_than_a_batch_has_make_room_for_each_other(network, monkeypatch):
+    """The answers are those of all side by side, also without a cache in blocks."""
+    texts = ["the quick", "a", "fox and the dog", "lazy", "the", "brown fox"]
+    steps = []
+    inner = SeatStep.run
+    monkeypatch.setattr(
+        SeatStep,
+        "run",
+        lambda self, turns: (steps.append(len(turns)), inner(self, turns)),
+    )
+    for model in (network, tiny(network.spec.vocab_size, mod=ModSpec(layers=(1,)))):
+        model.tokenizer = network.tokenizer
+        for how in ({"temperature": 0}, {"temperature": 1.0, "seed": 5}):
+            together = generate(model, texts, max_new_tokens=9, stop="q", **how)
+            assert not steps
+            assert (
+                generate(model, texts, max_new_tokens=9, stop="q", batch_size=2, **how)
+                == together
+            )
+            assert max(steps) == 2
+            steps.clear()
+    too_long = [*texts, "dog " * 200]
+    with pytest.raises(LuminaError, match="E005"):
+        generate(network, too_long, batch_size=2)
 
 
 def test_a_request_that_fails_leaves_the_others_alone(network, tokenizer, monkeypatch):

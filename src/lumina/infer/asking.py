@@ -69,7 +69,8 @@ def generate(
         top_p: see `Sampling`.
         seed: the same seed gives the same answer.
         stop: a text, or several, before which an answer ends.
-        batch_size: texts continued at a time.
+        batch_size: texts continued at a time; where there are more, one that ends
+            makes room for the next.
         cache: how keys and values are kept.
         stepping: how the step that gives each row a token is run.
         loading: where `model` is a folder, options of `lumina.load` (device, dtype,
@@ -98,8 +99,24 @@ def generate(
     sampling = sampling_for(tokenizer.generation, **chosen)
     made: list[str] = []
     ways = Ways(stop, cache, stepping, Workspace())
-    for start in range(0, len(texts), batch_size):
-        ids = [tokenizer.prompt(text) for text in texts[start : start + batch_size]]
+    prompts = [tokenizer.prompt(text) for text in texts]
+    if len(prompts) > batch_size and cache is None:
+        from lumina.infer.serving.many import answers_of, takes_many
+
+        how = stepping or StepSettings()
+        if takes_many(network, prompts, how):
+            return answers_of(
+                network,
+                tokenizer,
+                prompts,
+                sampling,
+                batch_size,
+                max_new_tokens=answer_length(tokenizer.generation, max_new_tokens),
+                stop=[stop] if isinstance(stop, str) else stop,
+                stepping=how,
+            )
+    for start in range(0, len(prompts), batch_size):
+        ids = prompts[start : start + batch_size]
         made += _answers(network, tokenizer, ids, sampling, max_new_tokens, ways)
     return made if several else made[0]
 

@@ -62,6 +62,7 @@ class PagedSeats:
         self._seats: list[Row | None] = [None] * rows
         self._nowhere = pool.limit  # the block behind all others
         blocks = -(-tokens // pool.block)
+        self._room_for_all = rows * blocks <= pool.limit
         self._table = torch.full((rows, blocks), self._nowhere, device=device)
         self._next = torch.zeros(rows, dtype=torch.int64, device=device)
         self._first = 0
@@ -75,14 +76,16 @@ class PagedSeats:
         Args:
             seat: an empty one.
             ids: tokens that will be read before the first step.
-            spare: blocks that have to stay free besides.
+            spare: blocks that have to stay free besides, where they may run out.
 
         Returns:
             How many of them are in the cache already; None where room is lacking.
         """
         row = Row(self.pool)
         row.begin(ids)
-        wanted = row.needed(len(ids) - row.length) + spare
+        wanted = row.needed(len(ids) - row.length)
+        if not self._room_for_all:
+            wanted += spare
         available = self.pool.available
         if available is not None and wanted > available:
             row.end()
