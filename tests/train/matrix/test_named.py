@@ -43,7 +43,6 @@ OPEN = {
     "MTX-11": "a stage that divides states alone",
     "MTX-12": "memory and time",
     "MTX-13": "memory and time",
-    "MTX-27": "memory of an embedding wider than a block of 8-bit moments",
 }
 """What a row asks for beside agreement, which no cell measures."""
 
