@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import socket
 import threading
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_an_address_that_is_of_no_use_is_refused(
     with pytest.raises(LuminaError, match=r"(?s)E003.*--master-port 0"):
         Nodes(machine(0, port), 2, lambda text: None)
     with pytest.raises(LuminaError, match=r"E005.*no machine's name"):
-        Nodes(machine(0, 0, address="no such machine"), 1, lambda text: None)
+        Nodes(machine(0, 0, address="no..such"), 1, lambda text: None)
     with pytest.raises(LuminaError, match=r"E002.*--node-rank and --master-addr are"):
         Nodes(NodesSection(num_nodes=2), 1, lambda text: None)
     monkeypatch.setattr(rooms, "PATIENCE", 0.0)
@@ -123,8 +124,12 @@ def test_an_address_that_is_of_no_use_is_refused(
     other = Nodes(machine(1, gone), 1, lambda text: None)
     del node  # and with it the store
     assert str(other.elsewhere()).endswith("is not there any more")
-    with pytest.raises(LuminaError, match=r"E003.*does not answer"):
-        Nodes(machine(1, gone), 1, lambda text: None)
+    with (
+        socket.socket() as deaf,  # its port is taken, and nobody listens there
+        pytest.raises(LuminaError, match=r"E003.*does not answer"),
+    ):
+        deaf.bind(("127.0.0.1", 0))
+        Nodes(machine(1, deaf.getsockname()[1]), 1, lambda text: None)
 
 
 def two_machines(trainings: Trainings, name: str, *flags: str) -> list[Running]:

@@ -227,10 +227,11 @@ def _address(host: str, port: int) -> tuple[int, Any]:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise LuminaError(
             "E005",
-            f"master_addr {host!r} is no machine's name or address: {error.strerror}",
+            f"master_addr {host!r} is no machine's name or address: {why}",
             "give the address of the machine with --node-rank 0",
         ) from error
     family, *_, where = next(one for one in found if one[0] in _FAMILY)
