@@ -285,7 +285,18 @@ def test_a_backward_pass_that_broke_off_leaves_nothing_behind(
         take_steps(program, stream, 1)
     monkeypatch.undo()
     program.optimizer.zero_grad()
+    assert any(page.here for page in streamed.pages)
+    before = []
+    use = streamed.use
+    monkeypatch.setattr(
+        streamed,
+        "use",
+        lambda index, towards: (
+            before.append([page.here for page in streamed.pages]) or use(index, towards)
+        ),
+    )
     alike(begun(adapted(), base[False]), program, stream)
+    assert before[0] == [False] * LAYERS
 
 
 @pytest.mark.slow
