@@ -11,6 +11,7 @@ from lumina.measure.adaptive.population import population
 from lumina.measure.adaptive.scenario import BUDGET
 from lumina.measure.adaptive.scoring import (
     KNOWS_NOTHING,
+    MATTER,
     failed,
     groups,
     score,
@@ -193,6 +194,18 @@ def test_strata_and_families_stand_apart():
     assert list(found)[:4] == ["clean", "misconfigured", "fault", "all"]
     assert {one.family for one in found["fault: hang"]} == {"hang"}
     assert len(found["all"]) == 400
+
+
+def test_settings_that_matter_are_a_group_of_their_own():
+    """Those that cost the competent arm 5% of its loss, or the run."""
+    wrong = [one for one in HALF if one.stratum == "misconfigured"]
+    competent = {one.id: row(2.5) for one in HALF}
+    competent[wrong[0].id] = row(2.5 * 1.051)
+    competent[wrong[1].id] = row(2.5 * 1.049)
+    competent[wrong[2].id] = row(2.5) | {"status": "failed"}
+    found = groups(HALF, families=False, competent=competent)
+    assert [one.id for one in found[MATTER]] == [wrong[0].id, wrong[2].id]
+    assert MATTER not in groups(HALF, families=False)
 
 
 def test_the_plots_show_each_arm():

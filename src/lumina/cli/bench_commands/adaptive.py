@@ -145,7 +145,8 @@ def _score(suite: Suite, args: argparse.Namespace) -> int:
     scores = []
     for arm, some in rows.items():
         meant = scenarios if arm_named(arm).every else sample(scenarios)
-        for group, members in groups(meant, families=args.by_family).items():
+        found_groups = groups(meant, families=args.by_family, competent=rows[COMPARED])
+        for group, members in found_groups.items():
             if found := score(arm, group, members, some, rows[COMPARED]):
                 scores.append(found)
     print(page.table(scores))

@@ -93,7 +93,7 @@ def detection(
         ]
         result.right += sum(acted(some) for some in expected)
         if one.stratum == "misconfigured":
-            if not _matters(competent.get(one.id), twins[one.id]):
+            if not matters(competent.get(one.id), twins[one.id]):
                 continue
             result.there += 1
             result.found += bool(expected)
@@ -116,7 +116,13 @@ def detection(
     return result
 
 
-def _matters(row: Row | None, twin: float | None) -> bool:
+def matters(row: Row | None, twin: float | None) -> bool:
+    """Whether a setting is wrong enough to be found.
+
+    Args:
+        row: of the competent arm; None: it has not been run.
+        twin: final loss of the twin.
+    """
     if row is None or twin is None:
         return False
     return bool(row["status"] != "done" or row["loss"] > twin * (1 + MATTERS))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lumina.measure.adaptive.detection import Detection, detection
+from lumina.measure.adaptive.detection import Detection, detection, matters
 from lumina.measure.adaptive.scenario import BUDGET, Scenario
 from lumina.measure.adaptive.statistics import (
     interval,
@@ -235,15 +235,32 @@ RAN = ("done", "failed")
 """States of a run that was made; one that was refused was not."""
 
 
+MATTER = "misconfigured, where it matters"
+"""The group of settings that cost the competent arm 5% of its loss and more."""
+
+
 def groups(
-    scenarios: Iterable[Scenario], *, families: bool
+    scenarios: Iterable[Scenario],
+    *,
+    families: bool,
+    competent: Mapping[str, Row] | None = None,
 ) -> dict[str, list[Scenario]]:
-    """By stratum, then all; with `families` also by stratum and family."""
+    """By stratum, then all; with `families` also by stratum and family.
+
+    With the rows of the competent arm there is a group of the settings that matter.
+    """
     found: dict[str, list[Scenario]] = {}
     everything = list(scenarios)
     for one in everything:
         found.setdefault(one.stratum, []).append(one)
     found["all"] = everything
+    if competent is not None:
+        found[MATTER] = [
+            one
+            for one in everything
+            if one.stratum == "misconfigured"
+            and matters(competent.get(one.id), twin_loss(one, competent))
+        ]
     if families:
         for one in everything:
             if one.stratum != "clean":
