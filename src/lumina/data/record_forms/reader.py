@@ -170,11 +170,12 @@ class RecordReader:
 
 def _unknown(fields: Record, record: Record) -> BadRecord:
     """No form fits: its fields, and how to say what they are."""
+    found = suggestion(fields)
     return BadRecord(
         "E102",
         f"no field 'text' or 'messages' ({_listed(fields, record)}), nor the fields of "
         "another form of record",
-        suggestion(fields),
+        f"{found}, or leave bad records out with --data-errors skip" if found else None,
     )
 
 
