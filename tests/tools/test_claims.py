@@ -48,7 +48,7 @@ def test_the_page_has_raw_results_for_all_that_it_says(tool: ModuleType) -> None
     assert not tool.faults(rows, unused, page)
     assert tool.listed(rows) in page, "python tools/claims.py --write"
     # A row without raw results is an exception.
-    assert sum(bool(row.why_not) for row in rows) <= 19
+    assert sum(bool(row.why_not) for row in rows) < len(rows) / 5
 
 
 def test_where_raw_results_are_looked_for(
