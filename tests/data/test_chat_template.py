@@ -171,7 +171,7 @@ def test_turns_that_say_so_bear_no_loss(tmp_path: Path) -> None:
             "E108",
             "without end",
         ),
-        (" " * 2**19, CHAT, "E108", "524,288 characters"),
+        ("." * 2**19, CHAT, "E108", "524,288 characters"),
         (
             "{% for m in messages %}{{ m.content | upper }}</s>{% endfor %}",
             CHAT,
