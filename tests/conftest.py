@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,22 @@ def memory_limits_forgotten(lumina_cache: Path) -> Iterator[None]:
     """What a test found too large for the memory is no limit to the next test."""
     yield
     (lumina_cache / "memory_limits.json").unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def compiled_code_forgotten() -> Iterator[None]:
+    """No test finds code that another one compiled, nor its count against the limit."""
+
+    def graphs() -> int:
+        dynamo = sys.modules.get("torch._dynamo.utils")
+        return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo else 0
+
+    before = graphs()
+    yield
+    if graphs() != before:
+        import torch
+
+        torch.compiler.reset()
 
 
 @pytest.fixture(scope="session")

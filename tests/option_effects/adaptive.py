@@ -165,6 +165,7 @@ def rollbacks(runs: Runs) -> None:
 def branches(runs: Runs) -> None:
     """The first change is seen from both sides, and the second is made at once."""
     base = {"adaptive": "on", "adaptive_cooldown_steps": 1, "snapshot_every": 4}
+    base |= {"adaptive_levels": (1, 2)}  # it goes back for nothing else
     with alarm("divergence", 3, 16):
         one, none = runs.both("adaptive_branches", 1, 0, **base, steps=24)
     assert not (none.folder / "undone").exists()
