@@ -72,7 +72,7 @@ def plan_of(case: Case, device: str) -> Plan:
 
 
 class Waiting(ProgramSubject):
-    """A subject whose steps take a multiple of their time."""
+    """A subject that makes every step take several times as long."""
 
     factor = 1.0
 

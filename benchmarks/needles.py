@@ -46,7 +46,7 @@ class Stage:
     """A training.
 
     Attributes:
-        words: of a text, about; a word is 2 to 3 tokens.
+        words: about how many a text has; a word is 2 to 3 tokens.
         length: tokens of a row.
         rows: of a step.
         steps: of it.

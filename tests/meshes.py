@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from lumina.assemble.assemble import assemble
-from lumina.assemble.ranks import Ranks
 from lumina.data.store import TokenStore
 from lumina.parallel.sizes import Sizes
 from lumina.plan.plan import Plan
-from programs import stream_of, take_steps, tiny_plan
+from programs import joined, stream_of, take_steps, tiny_plan
 
 SIZES = Sizes(data=2, tensor=2)
 STEPS = 4
@@ -19,15 +16,8 @@ STEPS = 4
 
 def of_four(rank, place, folder, results):
     """In a process of four: the sums of each group, and a few steps."""
-    os.environ |= place | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "4",
-    }
-    torch.set_num_threads(1)
     Plan.mesh_sizes = property(lambda plan: SIZES)
-    ranks = Ranks.from_environment()
-    ranks.connect("cpu")
+    ranks = joined(rank, 4, place)
     mesh = ranks.mesh(SIZES)
     assert ranks.mesh(SIZES) is mesh
     groups = ("data", "sequence", "expert", "tensor", "tokens", "copies", "everyone")

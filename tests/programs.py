@@ -108,16 +108,22 @@ def reassembled(program, progress, plan):
     return assemble(plan, StateSource(state), meta=state)
 
 
-def one_rank(rank, place, store_folder, moe, parallel, results):
-    """In a process of two: train, capture, assemble, train; put what came of it."""
+def joined(rank, count, place):
+    """In a process of several: this one's place among them, connected by gloo."""
     os.environ |= place | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(count),
     }
     torch.set_num_threads(1)
     ranks = Ranks.from_environment()
     ranks.connect("cpu")
+    return ranks
+
+
+def one_rank(rank, place, store_folder, moe, parallel, results):
+    """In a process of two: train, capture, assemble, train; put what came of it."""
+    ranks = joined(rank, 2, place)
     stream = stream_of(TokenStore.open(store_folder))
     plan = tiny_plan(
         moe, world_size=2, parallel=parallel, micro_batch_size=2, ema_decay=0.9

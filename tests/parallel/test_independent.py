@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
 import torch
 
 from lumina.assemble.assemble import Progress, assemble, capture
-from lumina.assemble.ranks import Ranks
 from lumina.config import Config
 from lumina.data.store import TokenStore
 from lumina.errors import LuminaError
@@ -17,7 +15,7 @@ from lumina.parallel.sizes import Sizes
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Conditions
 from lumina.train.step import _of_copies, train_step
-from programs import conversations, stream_of, tiny_plan
+from programs import conversations, joined, stream_of, tiny_plan
 from training import (
     DENSE,
     assert_same_run,
@@ -41,14 +39,7 @@ PLAN = {
 
 def of_two(rank, place, folder, results):
     """In a process of two: what its copy is before and after all become one."""
-    os.environ |= place | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-    }
-    torch.set_num_threads(1)
-    ranks = Ranks.from_environment()
-    ranks.connect("cpu")
+    ranks = joined(rank, 2, place)
     plan = tiny_plan(world_size=2, parallel="independent", **PLAN)
     program = assemble(plan, ranks=ranks)
     rows_of, metrics = trained(program, folder, rank, divide=1)

@@ -113,37 +113,39 @@ def _states_on_the_host(
     spec: ModelSpec, layout: Layout, machine: Environment
 ) -> list[str]:
     """States in host memory or on disk, where nothing lives there yet."""
-    names = ("optimizer_states_host", "optimizer_states_disk")
-    if machine.device != "cuda" or set(names) & set(layout.features):
-        return []
-    for place, name in zip(("host", "disk"), names, strict=True):
-        other = replace(layout, features=(*layout.features, name))
-        beside = elsewhere(spec, other).get("host", 0) * machine.local_processes
-        if _fits(other, spec, machine) and beside <= machine.host_memory_bytes:
-            need = byte_size(estimate(spec, other)["bound"])
-            return [
-                f"--optimizer-states-in {place} with --batch-size 1 and "
-                f"--gradient-checkpointing full needs {need}"
-            ]
-    return []
+    return _beside_the_device(spec, layout, machine, "optimizer_states")
 
 
 def _weights_on_the_host(
     spec: ModelSpec, layout: Layout, machine: Environment
 ) -> list[str]:
     """Frozen weights in host memory or on disk, where they are on the device."""
-    names = ("weights_host", "weights_disk")
-    if machine.device != "cuda" or set(names) & set(layout.features):
-        return []
     if not (spec.adapters or layout.freeze) or chosen_way(layout.parallel).sharded:
         return []
-    for place, name in zip(("host", "disk"), names, strict=True):
+    return _beside_the_device(spec, layout, machine, "weights")
+
+
+def _beside_the_device(
+    spec: ModelSpec, layout: Layout, machine: Environment, what: str
+) -> list[str]:
+    """The nearer of host memory and disk with which a GPU has room; none: neither.
+
+    Args:
+        spec: the model's shape.
+        layout: the smallest that keeps all of it on the device.
+        machine: what there is.
+        what: is kept elsewhere: the beginning of an option's and a feature's names.
+    """
+    places = {place: f"{what}_{place}" for place in ("host", "disk")}
+    if machine.device != "cuda" or set(places.values()) & set(layout.features):
+        return []
+    for place, name in places.items():
         other = replace(layout, features=(*layout.features, name))
         beside = elsewhere(spec, other).get("host", 0) * machine.local_processes
         if _fits(other, spec, machine) and beside <= machine.host_memory_bytes:
             need = byte_size(estimate(spec, other)["bound"])
             return [
-                f"--weights-in {place} with --batch-size 1 and "
+                f"--{what.replace('_', '-')}-in {place} with --batch-size 1 and "
                 f"--gradient-checkpointing full needs {need}"
             ]
     return []

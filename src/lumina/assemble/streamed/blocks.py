@@ -255,10 +255,10 @@ def _streamed(
         try:
             if not torch.is_grad_enabled():
                 return block(x_bsd, *arguments)
-            x_bsd = _Begin.apply(x_bsd, weakref.ref(streamed), index)
+            x_bsd = _Told.apply(x_bsd, weakref.ref(streamed), "gone_back", index)
             with streamed.hooks():
                 y_bsd, aux = block(x_bsd, *arguments)
-            y_bsd = _End.apply(y_bsd, weakref.ref(streamed), index)
+            y_bsd = _Told.apply(y_bsd, weakref.ref(streamed), "back", index)
             keep = last  # it is the first to go back
             return y_bsd, aux
         finally:
@@ -268,33 +268,21 @@ def _streamed(
     return called
 
 
-class _Begin(torch.autograd.Function):
-    """The input of a block: its gradient is complete when the block has gone back."""
+class _Told(torch.autograd.Function):
+    """A tensor as it is; the blocks are told once its gradient is complete.
+
+    That of a block's output is there before the block goes back, that of its input
+    when it has gone back.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, streamed: Any, index: int) -> Tensor:
-        ctx.where = streamed, index
+    def forward(ctx: Any, x: Tensor, streamed: Any, tell: str, index: int) -> Tensor:
+        ctx.where = streamed, tell, index
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        streamed, index = ctx.where
+        streamed, tell, index = ctx.where
         if (found := streamed()) is not None:
-            found.gone_back(index)
-        return gradient, None, None
-
-
-class _End(torch.autograd.Function):
-    """The output of a block: its gradient is there before the block goes back."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, streamed: Any, index: int) -> Tensor:
-        ctx.where = streamed, index
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        streamed, index = ctx.where
-        if (found := streamed()) is not None:
-            found.back(index)
-        return gradient, None, None
+            getattr(found, tell)(index)
+        return gradient, None, None, None

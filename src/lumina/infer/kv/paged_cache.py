@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lumina.errors import LuminaError
 from lumina.infer.kv.pages import Pool, Row
-from lumina.model.cache_protocol import LayerCache
+from lumina.infer.kv.pooled import Pooled
 from lumina.ops.attention.beyond import NOTHING, Beyond
 from lumina.ops.attention.masks import in_reach
 
 
-class PagedCache:
+class PagedCache(Pooled):
     """Keys and values of rows in a pool.
 
     Args:
@@ -37,11 +36,11 @@ class PagedCache:
     def __init__(
         self, pool: Pool, rows: int = 1, window: int = 0, beyond: Beyond = NOTHING
     ) -> None:
-        self.pool, self.window = pool, 0 if beyond else window
+        super().__init__(pool)
+        self.window = 0 if beyond else window
         self._sight = (window, beyond) if beyond else None
         self.active = [Row(pool) for _ in range(rows)]
         self.length = 0
-        self._write = self._read = torch.empty(0)
 
     @property
     def nbytes(self) -> int:
@@ -121,35 +120,6 @@ class PagedCache:
             return None  # the queries are the last of the keys and see all before
         return seen.unsqueeze(1).to(device)
 
-    def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds one layer's new keys and values; returns those that may be seen."""
-        keys, values = self.pool.layer(layer_index, k, v)
-        for kept, new in ((keys, k), (values, v)):
-            kept.write(self._write.flatten(), new.transpose(0, 1).flatten(1, 2)[None])
-        return keys.at(self._read), values.at(self._read)
-
-    def holds(self, layer_index: int) -> bool:
-        """Whether a layer's keys are kept; see the protocol."""
-        return self.pool.holds(layer_index)
-
-    def fork(self, layer_index: int, source: int) -> None:
-        """Begins a layer with the keys of another; see the protocol."""
-        self.pool.fork(layer_index, source)
-
-    def recall(self, layer_index: int) -> dict[str, Tensor]:
-        """Nothing: `CacheSettings.check` refuses models that remember states."""
-        return {}
-
-    def remember(self, layer_index: int, **state: Tensor) -> None:
-        """Refuse to keep what rows of their own length cannot share."""
-        raise _unpaged("a registered part keeps a state")
-
-    def choose(
-        self, slot: tuple[int, int], columns: Tensor, taken: Tensor
-    ) -> tuple[LayerCache, Tensor]:
-        """Refuse layers that tokens pass by."""
-        raise _unpaged("its tokens choose their layers")
-
     def rewind(self, length: int) -> bool:
         """Forgets all but the first `length` tokens of every row.
 
@@ -173,11 +143,3 @@ class PagedCache:
             if row not in kept:
                 row.end()
         self.active = kept
-
-
-def _unpaged(why: str) -> LuminaError:
-    return LuminaError(
-        "E002",
-        f"the model takes no paged cache: {why}",
-        "leave --kv-cache-paged out",
-    )

@@ -14,16 +14,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from lumina.errors import LuminaError
 from lumina.infer.kv.kept import plainly
 from lumina.infer.kv.paged_cache import PagedCache
 from lumina.infer.kv.pages import Pool, Row
-from lumina.model.cache_protocol import LayerCache
+from lumina.infer.kv.pooled import Pooled
 from lumina.ops.attention.beyond import Beyond
 from lumina.ops.attention.masks import in_reach
 
 
-class PagedSeats:
+class PagedSeats(Pooled):
     """Seats over a pool of blocks: the cache of a step, and the care of its rows.
 
     Args:
@@ -52,7 +51,8 @@ class PagedSeats:
     ) -> None:
         assert pool.limit is not None and pool.spare
         pool.reserve(pool.limit)
-        self.pool, self.rows, self.span = pool, rows, 0
+        super().__init__(pool)
+        self.rows, self.span = rows, 0
         self.in_pieces = True  # steps of others may come between pieces of a prompt
         self._room = tokens
         self.most, self.fixed_shapes = rows, False
@@ -66,7 +66,7 @@ class PagedSeats:
         self._table = torch.full((rows, blocks), self._nowhere, device=device)
         self._next = torch.zeros(rows, dtype=torch.int64, device=device)
         self._first = 0
-        self._pos = self._write = self._read = torch.empty(0)
+        self._pos = torch.empty(0)
 
     # What sits where.
 
@@ -232,14 +232,6 @@ class PagedSeats:
         size = self.pool.block
         return table.gather(1, time // size) * size + time % size
 
-    def update(self, layer_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds one layer's new keys and values; returns those of the span."""
-        pair = self.pool.layer(layer_index, k, v)
-        for kept, new in zip(pair, (k, v), strict=True):
-            kept.write(self._write.flatten(), new.transpose(0, 1).flatten(1, 2)[None])
-        keys, values = (kept.at(self._read) for kept in pair)
-        return keys, values
-
     def plain(self, layer_index: int) -> tuple[Tensor, Tensor] | None:
         """Keys and values where they lie, [1, K, columns of the pool, head_dim]."""
         if not self.pool.holds(layer_index):
@@ -257,36 +249,6 @@ class PagedSeats:
         """[B, span] int64: the column of the pool that each place lies in."""
         return self._read
 
-    def holds(self, layer_index: int) -> bool:
-        """Whether a layer's keys are kept; see the protocol."""
-        return self.pool.holds(layer_index)
-
-    def fork(self, layer_index: int, source: int) -> None:
-        """Begins a layer with the keys of another; see the protocol."""
-        self.pool.fork(layer_index, source)
-
-    def recall(self, layer_index: int) -> dict[str, Tensor]:
-        """Nothing: models that remember states are refused beforehand."""
-        return {}
-
-    def remember(self, layer_index: int, **state: Tensor) -> None:
-        """Refuse to keep what rows of their own length cannot share."""
-        raise _unpaged("a registered part keeps a state")
-
-    def choose(
-        self, slot: tuple[int, int], columns: Tensor, taken: Tensor
-    ) -> tuple[LayerCache, Tensor]:
-        """Refuse layers that tokens pass by."""
-        raise _unpaged("its tokens choose their layers")
-
     @property
     def _active(self) -> slice:
         return slice(self._first, self._first + self.rows)
-
-
-def _unpaged(why: str) -> LuminaError:
-    return LuminaError(
-        "E002",
-        f"the model takes no cache in blocks: {why}",
-        "leave --kv-cache-paged out",
-    )
