@@ -138,6 +138,35 @@ def test_of_a_run(
     assert "E105" in capsys.readouterr().err
 
 
+def test_numbers_that_answer_bear_a_loss_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "turns.jsonl"
+    words = ["context", "texts", str(path), "--count", "20", "--facts", "2"]
+    words += ["--length", "60", "--asked", "3", "--seed", "4"]
+    assert main([*words, "--turns"]) == 0
+    whole = list(training_texts(20, 60, 2, 4, 3))
+    for line, text in zip(path.read_text().splitlines(), whole, strict=True):
+        turns = json.loads(line)["messages"]
+        assert "".join(turn["content"] for turn in turns) == text
+        told = re.findall(r"number of the (\w+) is (\d+)\.", text)
+        assert sorted(told[2:]) == sorted(told[:2] * 3)
+        numbers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        assert numbers == [f" {number}." for _, number in told[2:]]
+    capsys.readouterr()
+    show = ["data", "show", str(path), "--chat-template", f"{path}.jinja"]
+    show += ["--tokenizer-vocab-size", "320"]
+    assert main(show) == 0
+    shown = capsys.readouterr().out.rpartition("text: ")[2]
+    assert re.findall(r"⟦ (\d+)\.", shown) == re.findall(r"is (\d+)\.", whole[0])[2:]
+    assert main([*words[:2], str(tmp_path / "none.jsonl"), "--asked", "0"]) == 2
+    assert "asked 0" in capsys.readouterr().err
+    path.unlink()
+    assert main([*words, "--turns"]) == 2  # nor is the template written over
+    assert "jinja exists" in capsys.readouterr().err
+
+
 @pytest.mark.thorough
 def test_texts_to_train_on_are_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

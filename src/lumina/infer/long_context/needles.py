@@ -44,27 +44,48 @@ def _number(draw: random.Random) -> str:
     return "".join(draw.choice("0123456789") for _ in range(DIGITS))
 
 
-def training_texts(count: int, words: int, facts: int, seed: int) -> Iterator[str]:
-    """Texts that are solved by looking back.
+def training_turns(
+    count: int, words: int, facts: int, seed: int, asked: int = 1
+) -> Iterator[list[tuple[str, str]]]:
+    """Texts that are solved by looking back, as what is given and what answers it.
 
     Args:
         count: of texts.
         words: of a text, about.
-        facts: of a text; each is asked for at its end, in another order.
+        facts: of a text, which are asked for at its end, in another order.
         seed: of names, numbers, places and filler.
+        asked: times that each of them is.
+
+    Yields:
+        (what comes before a number that is asked for, the number), in their order; one
+        after the other they are the text.
     """
     draw = random.Random(seed)
     for _ in range(count):
         told = [(name, _number(draw)) for name in draw.sample(NAMES, facts)]
         sentences: list[str] = []
-        left = words - 16 * facts
+        left = words - 8 * facts * (1 + asked)
         while left > 0:
             sentences.append(draw.choice(FILLER))
             left -= len(sentences[-1].split())
         for name, number in told:
             sentences.insert(draw.randint(0, len(sentences)), fact(name, number))
-        draw.shuffle(told)
-        yield " ".join([*sentences, *(fact(*one) for one in told)])
+        questions = told * asked
+        draw.shuffle(questions)
+        before = " ".join(sentences)
+        turns = []
+        for name, number in questions:
+            turns.append((f"{before} {question(name)}", f" {number}."))
+            before = ""
+        yield turns
+
+
+def training_texts(
+    count: int, words: int, facts: int, seed: int, asked: int = 1
+) -> Iterator[str]:
+    """The same as whole texts; see `training_turns`."""
+    for turns in training_turns(count, words, facts, seed, asked):
+        yield "".join(part for turn in turns for part in turn)
 
 
 @dataclass(frozen=True)
