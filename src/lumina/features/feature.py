@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from lumina.features.crossing import Crossing
 from lumina.features.trial import Trial
 
 ChangeCost = Literal["live", "reassemble", "restart"]
@@ -123,6 +124,8 @@ class Feature:
         elsewhere: bytes of one process that live beside its device: in host memory
             ("host") and in files of the offload folder ("disk"); takes what `memory`
             takes.
+        crosses: what passes between the device and such a place in a step, by place;
+            takes what `memory` takes.
         build: changes the network before its blocks are compiled and sharded, without
             changing the name of a parameter; takes the network, on the meta device,
             and the Plan. The function, or its "module:name".
@@ -156,6 +159,7 @@ class Feature:
     fallback: Callable[[Any, Machine], Any] | None = None
     memory: Callable[[Any, Any], Mapping[str, int]] | None = None
     elsewhere: Callable[[Any, Any], Mapping[str, int]] | None = None
+    crosses: Callable[[Any, Any], Mapping[str, Crossing]] | None = None
     build: Callable[[Any, Any], None] | str | None = None
     pretest: Callable[[Machine], str | None] | str | None = None
     tries_first: bool = True

@@ -35,6 +35,10 @@ class HardwareProfile:
         capability: CUDA compute capability; None on the CPU.
         source: where memory, bandwidth and link are from.
         note: what else there is to know.
+        host_link: bytes a second between device and pinned host memory, each way while
+            both ways are in use; None: not known.
+        host_measured: whether that was measured on such a card; else it is assumed of
+            its generation of PCIe.
     """
 
     device: str
@@ -45,6 +49,8 @@ class HardwareProfile:
     capability: tuple[int, int] | None
     source: str
     note: str = ""
+    host_link: float | None = None
+    host_measured: bool = False
 
     def machine(self, here: Environment, devices: int = 1) -> Environment:
         """The machine to plan for.
@@ -102,10 +108,25 @@ def _card(
     capability: tuple[int, int],
     source: str,
     note: str = "",
+    host: float | None = None,
 ) -> HardwareProfile:
-    """A CUDA card; bandwidth and link in 1e9 bytes a second."""
+    """A CUDA card; bandwidth, link and link to the host in 1e9 bytes a second.
+
+    Args:
+        host: of a link to the host that was measured.
+    """
+    assumed = {7: _PCIE3, 8: _PCIE4}.get(capability[0], _PCIE5)
     return HardwareProfile(
-        "cuda", name, gib, bandwidth * 1e9, link * 1e9, capability, source, note
+        "cuda",
+        name,
+        gib,
+        bandwidth * 1e9,
+        link * 1e9,
+        capability,
+        source,
+        note,
+        host_link=1e9 * (host or assumed),
+        host_measured=host is not None,
     )
 
 
@@ -130,6 +151,9 @@ def _mac(name: str, gib: float, bandwidth: float) -> HardwareProfile:
 _PCIE5, _PCIE4, _PCIE3 = 50, 25, 12
 """What 16 lanes carry one way in practice; their nominal rates are 64, 32 and 16."""
 
+_H200 = 49.2
+"""Each way of both, by `benchmarks/offload.py`: 45.8 GiB/s (docs/claims.md)."""
+
 PROFILES: dict[str, HardwareProfile] = {
     "a100-40gb": _card(
         "NVIDIA A100-SXM4-40GB", 39.4, 1555, 300, (8, 0),
@@ -149,7 +173,7 @@ PROFILES: dict[str, HardwareProfile] = {
     ),
     "h200": _card(
         "NVIDIA H200", 139.8, 4800, 450, (9, 0),
-        "NVIDIA H200 data sheet, SXM; NVLink 4",
+        "NVIDIA H200 data sheet, SXM; NVLink 4", host=_H200,
     ),
     "b200": _card(
         "NVIDIA B200", 178.3, 8000, 900, (10, 0),

@@ -30,7 +30,7 @@ class Speed:
         devices: how many of them.
         arithmetic: the compute type, or "tf32".
         compile: whether its blocks were compiled.
-        kinds: what kinds of model it was.
+        kinds: what kinds of model it was, and what lived beside the device.
         flops_per_token: by `lumina.plan.flops.CONVENTION`.
         tokens: of one forward of a device, padding included.
         rate: operations a second of one device, of the run's median step; recomputed
@@ -76,12 +76,26 @@ def speed_of(plan: Plan, device_name: str, rate: float = 0.0) -> Speed:
         devices=plan.world_size,
         arithmetic=arithmetic_of(plan),
         compile=plan.compile,
-        kinds="+".join(kind.name for kind in kinds_of(plan.spec)) or "dense",
+        kinds="+".join((_kinds(plan), *_beside(plan))),
         flops_per_token=plan.flops_per_token,
         tokens=plan.micro_batch_size * plan.spec.seq_length,
         rate=rate,
         threads=_threads() if plan.device == "cpu" else 0,
     )
+
+
+def _kinds(plan: Plan) -> str:
+    return "+".join(kind.name for kind in kinds_of(plan.spec)) or "dense"
+
+
+def _beside(plan: Plan) -> list[str]:
+    """What lived beside the device, whose time on the link is in a step's."""
+    places = ("weights_in", "optimizer_states_in", "activations_in", "embedding_in")
+    return [
+        f"{name}={place}"
+        for name in places
+        if (place := getattr(plan, name)) not in ("", "device")
+    ]
 
 
 def arithmetic_of(plan: Plan) -> str:

@@ -3,8 +3,9 @@
 The likely time of a step is that of its products: operations over the rate at which
 they are done. The rate is measured where earlier runs on this machine tell it, else the
 device's peak times an efficiency that is assumed; each estimate says which, and gives a
-range. To that come recomputed forwards and what ranks exchange. A step is never quicker
-than the device can read and write its weights and states.
+range. To that come recomputed forwards, what ranks exchange, and what passes the link
+to host memory and disk (`lumina.plan.link`). A step is never quicker than the device
+can read and write its weights and states.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from lumina.plan.checkpointing import recomputed_share
 from lumina.plan.costs.table import costs_of
 from lumina.plan.environment import Environment
 from lumina.plan.hardware_profiles import HardwareProfile, profile_of
+from lumina.plan.link import LinkTime, crossings, link_here, link_of, link_time
+from lumina.plan.make import layout_of
 from lumina.plan.peak import peak_here
 from lumina.plan.plan import Plan
 from lumina.plan.speeds import Speed, arithmetic_of, comparable
@@ -159,28 +162,43 @@ def estimate_time(
     again = work * recomputed_share(plan, plan.spec.num_layers)
     bandwidth = profile.bandwidth if profile is not None else None
     floor = moved_bytes(plan) / bandwidth if bandwidth else 0.0
-    # What was measured on as many ranks has their exchange in it.
+    # What was measured on as many ranks has their exchange in it, and the link's time.
     exchange = 0.0 if measured else _exchange_seconds(plan, profile)
+    link = LinkTime() if measured else _link_time(plan, machine)
 
-    def step(rate: float, shown: float) -> float:
-        return max((work + again) / rate, floor) + shown * exchange
+    def step(rate: float, shown: float, spread: float = 1.0) -> float:
+        computed = max((work + again) / rate, floor)
+        waited = max(0.0, spread * link.beside - computed)
+        return computed + waited + spread * link.after + shown * exchange
 
-    parts = {"products": work / likely}
-    if again:
-        parts["a second forward of what is not kept"] = again / likely
-    if exchange:
-        parts["exchange between devices, if half of it is hidden"] = exchange / 2
-    if floor > sum(parts.values()):
-        parts["reading and writing weights and states"] = floor - sum(parts.values())
+    if link.why:
+        why += f"; {link.why}"
     return TimeEstimate(
-        quick=step(quick, 0.0),
+        quick=step(quick, 0.0, 1 / link.spread),
         likely=step(likely, 0.5),
-        slow=step(slow, 1.0),
+        slow=step(slow, 1.0, link.spread),
         steps=plan.steps if steps is None else steps,
         measured=measured,
         why=why,
-        parts=parts,
+        parts=_parts(work / likely, again / likely, floor, link, exchange),
     )
+
+
+def _parts(
+    products: float, again: float, floor: float, link: LinkTime, exchange: float
+) -> dict[str, float]:
+    """What the likely seconds of a step consist of."""
+    computed = max(products + again, floor)
+    found = {
+        "a second forward of what is not kept": again,
+        "reading and writing weights and states": computed - products - again,
+        "waiting for what comes while blocks compute": link.beside - computed,
+        "what the optimizer's step brings and takes": link.after,
+        "exchange between devices, if half of it is hidden": exchange / 2,
+    }
+    return {"products": products} | {
+        part: seconds for part, seconds in found.items() if seconds > 0
+    }
 
 
 def estimate_here(
@@ -194,6 +212,8 @@ def estimate_here(
         steps: steps that are left; default: all of the Plan's.
     """
     peak = peak_here(plan, machine)
+    if plan.elsewhere:
+        link_here(machine)
     return estimate_time(plan, machine, steps=steps, peak=peak)
 
 
@@ -241,6 +261,11 @@ def moved_bytes(plan: Plan) -> float:
     kept = memory.get("master_weights", 0) + memory.get("optimizer", 0)
     passes = plan.grad_accum * (2 * weights + gradients)
     return passes + gradients + 2 * kept + weights
+
+
+def _link_time(plan: Plan, machine: Environment) -> LinkTime:
+    """What passes between the device and what lies beside it."""
+    return link_time(plan, crossings(plan.spec, layout_of(plan)), link_of(machine))
 
 
 def _exchange_seconds(plan: Plan, profile: HardwareProfile | None) -> float:

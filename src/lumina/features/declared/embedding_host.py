@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from lumina.features.crossing import Crossing
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.needs import memory_beside
 from lumina.features.table import register
@@ -16,6 +18,12 @@ def _bytes(spec: Any, layout: Any) -> int:
     """Of the table, in the type in which frozen weights stay."""
     element = 2 if layout.keeps_narrow_weights else 4
     return int(spec.padded_vocab_size * spec.hidden_size * element)
+
+
+def _crosses(spec: Any, layout: Any) -> Mapping[str, Crossing]:
+    """The vectors of a forward's tokens are copied; each at most once a token."""
+    size = layout.hidden_states(spec) * layout.grad_accum
+    return {"host": Crossing(brought=size)}
 
 
 register(
@@ -38,6 +46,7 @@ register(
         ),
         memory=lambda spec, layout: {"weights": -_bytes(spec, layout)},
         elsewhere=lambda spec, layout: {"host": _bytes(spec, layout)},
+        crosses=_crosses,
         build="lumina.model.host_table:keep_table_in_host_memory",
         trial=Trial(
             {"embedding_in": "host"}, beside={"freeze": ("backbone.embedding.*",)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lumina.features.crossing import Crossing
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.needs import Need, memory_beside, not_apple
 from lumina.features.table import register
@@ -42,6 +43,17 @@ def _away(place: str) -> Callable[[Any, Any], Mapping[str, int]]:
     return elsewhere
 
 
+def _crosses(place: str) -> Callable[[Any, Any], Mapping[str, Crossing]]:
+    """The input of each block leaves once and comes back once for each forward."""
+
+    def crossing(spec: Any, layout: Any) -> Mapping[str, Crossing]:
+        count, size = layout.inputs_away(spec)
+        passed = layout.grad_accum * count * size
+        return {place: Crossing(brought=passed, taken=passed)}
+
+    return crossing
+
+
 def _declare(place: str, summary: str, needs: Need) -> None:
     register(
         Feature(
@@ -56,6 +68,7 @@ def _declare(place: str, summary: str, needs: Need) -> None:
             excludes=_REASONERS,
             memory=_memory,
             elsewhere=_away(place),
+            crosses=_crosses(place),
             build=_KEEP,
             trial=Trial(
                 {"activations_in": place},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lumina.features.crossing import Crossing
 from lumina.features.feature import Feature
 from lumina.features.needs import Need, memory_beside, not_apple
 from lumina.features.table import register
@@ -35,6 +36,18 @@ def _on_disk(spec: Any, layout: Any) -> Mapping[str, int]:
     return {"disk": whole, "host": min(whole, staging)}
 
 
+def _crosses(place: str) -> Callable[[Any, Any], Mapping[str, Crossing]]:
+    """All states and masters come and go once, in the backward pass or after it."""
+
+    def crossing(spec: Any, layout: Any) -> Mapping[str, Crossing]:
+        size = sum(_beside(spec, layout))
+        if layout.updates_early:
+            return {place: Crossing(brought=size, taken=size)}
+        return {place: Crossing(brought_after=size, taken_after=size)}
+
+    return crossing
+
+
 def _declare(
     place: str,
     summary: str,
@@ -53,6 +66,7 @@ def _declare(
             needs=needs,
             memory=_memory,
             elsewhere=elsewhere,
+            crosses=_crosses(place),
             trial=Trial(
                 {"optimizer_states_in": place},
                 calls=("lumina.optim.paging.optimizer:Paged.step",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lumina.features.crossing import Crossing
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.needs import Need, memory_beside, not_apple
 from lumina.features.table import register
@@ -37,6 +38,30 @@ def _elsewhere(place: str) -> Callable[[Any, Any], Mapping[str, int]]:
     return bytes_of
 
 
+def _crosses(place: str) -> Callable[[Any, Any], Mapping[str, Crossing]]:
+    """Weights come for each forward and backward; where they train, gradients leave.
+
+    A step brings the gradients back twice, for their norm and for the update, and takes
+    the new weights home. Of float32 weights, which are their own masters, it brings the
+    old ones, too.
+    """
+
+    def crossing(spec: Any, layout: Any) -> Mapping[str, Crossing]:
+        streamed = layout.streamed(spec)
+        old = streamed.trained if layout.compute_dtype == "float32" else 0
+        weights = Crossing(
+            brought=streamed.brought,
+            brought_after=old,
+            taken_after=streamed.trained,
+        )
+        leave = Crossing(taken=streamed.leaves, brought_after=2 * streamed.gradients)
+        if place == "host":
+            return {place: weights + leave}
+        return {place: weights, "host": leave}
+
+    return crossing
+
+
 def _declare(place: str, summary: str, needs: Need) -> None:
     register(
         Feature(
@@ -62,6 +87,7 @@ def _declare(place: str, summary: str, needs: Need) -> None:
             ),
             memory=_memory,
             elsewhere=_elsewhere(place),
+            crosses=_crosses(place),
             build="lumina.assemble.streamed.blocks:stream",
             trial=Trial(
                 {"weights_in": place},

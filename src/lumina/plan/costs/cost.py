@@ -88,6 +88,9 @@ class Forward:
         return width * (copies + self.element) + 4
 
 
+EARLY = "optimizer_in_backward"
+"""The feature by which weights change in the backward pass."""
+
 NO_STATES = (0.0, 0.0)
 """Of an optimizer that keeps nothing."""
 
@@ -144,6 +147,11 @@ class Layout:
     def accumulates(self) -> bool:
         """Whether the gradients of several backward passes add up."""
         return self.grad_accum > 1 or self.chunk_tokens > 0
+
+    @property
+    def updates_early(self) -> bool:
+        """Whether weights change in the backward pass."""
+        return EARLY in self.features and not self.accumulates
 
     def forward_spec(self, spec: ModelSpec) -> ModelSpec:
         """The shape, with rows as long as what goes forward with a graph at once."""

@@ -13,8 +13,6 @@ from lumina.optim.paging.sizes import ALIGNMENT, BETWEEN, PAGE_BYTES
 from lumina.plan.costs.cost import Layout
 from lumina.plan.costs.few_bits import ROLES
 
-EARLY = "optimizer_in_backward"
-
 UNDER_WAY = 2
 """Blocks whose gradients are on the device: they are made in one, and those of another
 leave."""
@@ -33,6 +31,9 @@ class Streamed(NamedTuple):
         gradients_here: bytes of those that are on the device at a time.
         step: bytes of weights and gradients that a step brings with a page of states.
         staging: pinned bytes that a gradient passes which is added to others.
+        brought: bytes of pages that all forwards and backwards of a step bring.
+        leaves: bytes of gradients that leave in all of them.
+        trained: bytes of the weights that a step takes home.
     """
 
     whole: int
@@ -43,6 +44,9 @@ class Streamed(NamedTuple):
     gradients_here: int
     step: int
     staging: int
+    brought: int
+    leaves: int
+    trained: int
 
 
 def streamed_weights(spec: ModelSpec, layout: Layout) -> Streamed:
@@ -70,10 +74,13 @@ def streamed_weights(spec: ModelSpec, layout: Layout) -> Streamed:
     largest = max(pages)
     segments = layout.gradient_checkpointing == "sqrt"
     here = min(len(pages), (1 + layout.weights_ahead) * (1 + segments)) * largest
-    early = EARLY in layout.features and not layout.accumulates
+    early = layout.updates_early
     narrow = layout.compute_dtype != "float32"
     element = 2 if narrow and not layout.accumulates else 4
     leave = 0 if early else element
+    # Chunks but the last of each row go forward once more, for their keys.
+    chunks = math.ceil(spec.seq_length / layout.forward_spec(spec).seq_length)
+    backwards = layout.grad_accum * chunks
     states = layout.optimizer_states[0] + 4 * layout.masters_beside
     in_page = max(most, int(PAGE_BYTES / states)) if states else most
     in_step = min(in_page, sum(numbers)) * ((2 if narrow else 4) + leave)
@@ -86,6 +93,9 @@ def streamed_weights(spec: ModelSpec, layout: Layout) -> Streamed:
         gradients_here=(2 if narrow else 4) * UNDER_WAY * max(numbers) * (not early),
         step=in_step,
         staging=(2 if narrow else 4) * most * layout.accumulates,
+        brought=(3 * backwards - layout.grad_accum) * sum(pages),
+        leaves=backwards * (2 if narrow else 4) * sum(numbers) * (not early),
+        trained=(2 if narrow else 4) * sum(numbers),
     )
 
 
