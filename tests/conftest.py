@@ -79,6 +79,22 @@ def compiled_code_forgotten() -> Iterator[None]:
         torch.compiler.reset()
 
 
+@pytest.fixture(autouse=True)
+def turn_on_the_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """GPU tests of several workers share a device, and leave its memory to others."""
+    if not any(map(request.node.get_closest_marker, ("gpu", "multigpu"))):
+        yield
+        return
+    import torch
+
+    from device_turns import turn
+
+    with turn(alone=request.node.get_closest_marker("whole_device") is not None):
+        yield
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of third-party data beside the checkout; skips where there is none."""

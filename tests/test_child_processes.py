@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lumina.child_processes import die_with_parent
+from lumina.child_processes import die_with_parent, reason_of_end
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a service of Linux")
 
@@ -76,3 +76,25 @@ def test_a_child_ends_with_its_parent(early, by_name):
 def test_a_process_that_multiprocessing_did_not_start_must_name_its_parent():
     with pytest.raises(ValueError, match="name the parent"):
         die_with_parent()
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("", "it printed nothing"),
+        ("read\nwhy\n\n", "why"),
+        (
+            "Traceback (most recent call last):\n  File 'x', line 1\n"
+            "torch.AcceleratorError: CUDA error: out of memory\n"
+            "Search for `cudaErrorMemoryAllocation'\nCompile with TORCH_USE_CUDA_DSA\n",
+            "torch.AcceleratorError: CUDA error: out of memory",
+        ),
+        ("ValueError: a\n\nDuring it\n\nKeyError: b\nadvice", "KeyError: b"),
+        (
+            "E201 (out of GPU memory): full\n  what to do: less",
+            "E201 (out of GPU memory): full",
+        ),
+    ],
+)
+def test_the_reason_of_an_end_is_the_last_exception(output: str, reason: str) -> None:
+    assert reason_of_end(output) == reason

@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import re
 import signal
 import sys
+
+_REASON = re.compile(r"(?:[\w.]*(?:Error|Exception|Interrupt)\b|E\d{3} \()")
+"""How a line begins on which a traceback, or a command of ours, says what happened."""
 
 _SYSTEM = ctypes.CDLL(None)
 """Loaded before a fork: a child may not load libraries."""
@@ -39,3 +43,14 @@ def die_with_parent(parent: int | None = None) -> None:
         orphaned = not starter.is_alive()
     if orphaned:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def reason_of_end(output: str) -> str:
+    """Why a process ended, in one line of what it printed.
+
+    The line of the last exception, where there is one: libraries add lines of advice
+    after it. Else the last line.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    reasons = [line for line in lines if _REASON.match(line)]
+    return (reasons or lines or ["it printed nothing"])[-1]

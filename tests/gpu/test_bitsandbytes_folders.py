@@ -49,7 +49,7 @@ def test_its_folders_are_read_with_its_logits(kind: str, tmp_path: Path) -> None
     ours = filled_network(weights, torch.device("cuda"), torch.float32).eval()
     assert {one.codec for one in stored_pieces(ours).values()} == codecs
     if kind == "int8":
-        theirs = theirs.dequantize().float()
+        theirs = theirs.dequantize(torch.float32)
     with torch.no_grad():
         expected = theirs(ids().cuda()).logits
         found = ours.logits(ids().cuda())

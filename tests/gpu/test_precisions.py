@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -37,14 +38,12 @@ NEAR = {
     "fp32 weights": 1e-3,
     "tf32": 5e-3,
     "mixed_bf16": 0.02,
-    "mixed_fp16": 0.1,
-    "fp16 weights": 0.1,
+    "mixed_fp16": 0.02,
+    "fp16 weights": 0.02,
     "fp8_e4m3": 0.08,
 }
-"""How near the losses are to those of float32, relatively; else 5%. Float16 may skip
-steps until the loss scale has found its place, and then other rows meet the same
-weights. Gradients in e4m3 have a narrower range than in e5m2: on an H200 one of ten
-losses is 5.2% away."""
+"""How near the losses are to those of float32, relatively; else 5%. Gradients in e4m3
+have a narrower range than in e5m2: on an H200 one of ten losses is 5.2% away."""
 
 
 def losses(
@@ -111,7 +110,12 @@ def test_a_run_in_each_precision_learns_what_float32_learns(
     rows = losses_and_updates(tmp_path, options)
     found = [loss for loss, _ in rows]
     alike = [exact[updates] for _, updates in rows]
-    assert found == pytest.approx(alike, rel=NEAR.get(name, 0.05))
+    # Float16 may skip a step until its loss scale has found its place. From then on
+    # other rows meet the same weights, and losses are alike on average only.
+    same = next((i for i, (_, updates) in enumerate(rows) if updates < i), len(rows))
+    assert found[:same] == pytest.approx(alike[:same], rel=NEAR.get(name, 0.05))
+    if same < len(rows):
+        assert mean(found[same:]) == pytest.approx(mean(alike[same:]), rel=0.05)
     assert rows[-1][1] >= 7
     assert found[-1] < found[0] - 0.2
     assert torch.get_float32_matmul_precision() == "highest"

@@ -23,10 +23,11 @@ def drawn(*shape: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
     return value.to(dtype).requires_grad_()
 
 
-def near(found: Any, exact: Any, dtype: torch.dtype) -> None:
+def near(found: Any, exact: Any, dtype: torch.dtype, terms: float = 0.0) -> None:
+    """`terms`: the norm of what is subtracted, where hardly anything remains."""
     for one, two in zip(found, exact, strict=True):
         assert one.dtype == two.dtype
-        error = (one.double() - two.double()).norm() / two.double().norm()
+        error = (one.double() - two.double()).norm() / (two.double().norm() + terms)
         assert error < NEAR[dtype], float(error)
 
 
@@ -55,7 +56,8 @@ def test_rms_norm(shape: tuple[int, ...], dtype: torch.dtype, fused: bool) -> No
     near([y], [exact], dtype)
     given = drawn(*shape, seed=2, dtype=dtype).detach()
     found, wanted = (torch.autograd.grad(one, (x, weight), given) for one in (y, exact))
-    near(found, wanted, dtype)
+    # A row of one number is 1 or -1 whatever the number is: its gradient is nearly 0.
+    near(found, wanted, dtype, float(given.norm()) if shape[-1] == 1 else 0.0)
 
 
 @pytest.mark.covers("KRN-13", "KRN-14: numerical validation against autograd")

@@ -15,7 +15,7 @@ from lumina.ops.cross_entropy.chunked import cross_entropy
 from lumina.ops.norms_together import operators
 from lumina.ops.tiled import tiled
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.whole_device]
 WIDTH = 4096
 LENGTHS = (524_287, 524_288, 524_289)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lumina.child_processes import reason_of_end
 from lumina.features import FEATURES, active_features
 from lumina.guard.findings import Findings
 from lumina.guard.identity import identity
@@ -201,9 +202,8 @@ def run_child(command: list[str], timeout: float, *, nice: bool) -> str | None:
         if code < 0:
             return f"its pretest was killed by signal {-code}"
         told.seek(0)
-        lines = told.read().decode(errors="replace").strip().splitlines()
-        last = f": {lines[-1]}" if lines else ""
-        return f"its pretest ended with code {code}{last}"
+        printed = told.read().decode(errors="replace")
+        return f"its pretest ended with code {code}: {reason_of_end(printed)}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from lumina.child_processes import reason_of_end
+
 TIMEOUT = 120.0
 """Seconds that a pretest may take, the start of its process included."""
 
@@ -82,6 +84,5 @@ def _crash(done: subprocess.CompletedProcess[str]) -> str:
     """How a process ended that reported nothing."""
     if done.returncode < 0:
         return f"its process was killed by signal {-done.returncode}"
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    last = f": {lines[-1]}" if lines else ""
-    return f"its process ended with code {done.returncode}{last}"
+    reason = reason_of_end(done.stderr)
+    return f"its process ended with code {done.returncode}: {reason}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lumina.child_processes import reason_of_end
 from lumina.config import Config, Source
 from lumina.errors import LuminaError
 from lumina.plan.batching import resolve_batching
@@ -70,7 +71,7 @@ def measure(plan: Plan, plugins: Sequence[str]) -> Measured:
     try:
         found = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = reason_of_end(done.stderr)
         raise LuminaError(
             "E003",
             f"steps with {size} sequences a forward could not be measured: {last}",

@@ -131,6 +131,19 @@ def test_a_device_that_fails_its_test_is_refused(
     assert not Path(str(config.run.run_dir)).exists()
 
 
+def test_a_device_without_room_for_its_test_is_not_called_broken(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried 1.40 GiB")
+
+    monkeypatch.setattr(preflight, "_wrong_bytes", full)
+    with pytest.raises(LuminaError) as caught:
+        Trainer(tiny_config.replace(preflight=True)).train()
+    assert caught.value.code == "E201" and "1.40 GiB" in caught.value.message
+    assert "--preflight" in caught.value.hint
+
+
 def flips_on_rank_1(*, sums: bool = False) -> None:
     """In a child: rank 1 computes wrongly in a check, or in the test before the run."""
     if os.environ["RANK"] != "1":

@@ -9,10 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
+from lumina.child_processes import reason_of_end
 from lumina.errors import LuminaError
-
-ANSWER_LINES = 3
-"""Of its log, in the message about a process that ended."""
 
 
 class Asked(Protocol):
@@ -60,11 +58,11 @@ class ContestantProcess:
         if not line:
             code = self.process.wait()
             self._log.flush()
-            tail = self.log.read_text(errors="replace").splitlines()[-ANSWER_LINES:]
+            printed = self.log.read_text(errors="replace")
             raise LuminaError(
                 "E308",
                 f"the process of {self.name} ended with code {code}: "
-                + " / ".join(tail or ["it printed nothing"]),
+                f"{reason_of_end(printed)}",
                 f"measure a smaller shape, or leave {self.name} out",
             )
         found: dict[str, Any] = json.loads(line)

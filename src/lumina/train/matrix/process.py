@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from lumina.child_processes import reason_of_end
 from lumina.features import Seen
 from lumina.quantities import duration
 from lumina.train.matrix.child import run
@@ -117,9 +118,8 @@ def train(
     if file.exists():
         return Trained(json.loads(file.read_text()), folder)
     log = folder / "log.0"
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    tail = " / ".join(line for line in lines if line.strip())[-300:]
-    message = f"{problem}: {tail}" if tail else problem
+    printed = log.read_text(errors="replace") if log.exists() else ""
+    message = f"{problem}: {reason_of_end(printed)}"
     return Trained({"error": {"code": "", "message": message, "hint": ""}}, folder)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lumina.assemble.ranks import Ranks
 from lumina.errors import LuminaError
+from lumina.memory_shortage import shortage_code, shortage_text
 from lumina.plan.plan import Plan
 from lumina.quantities import byte_size
 
@@ -39,7 +40,8 @@ def preflight(plan: Plan, ranks: Ranks) -> str:
         What was tested, in words.
 
     Raises:
-        LuminaError: E306 on every rank, where a test fails on one of them.
+        LuminaError: on every rank, E306 where a test fails on one of them, E201 or E202
+            where one of them has no room for it.
     """
     device = ranks.device(plan.device)
     tests = (
@@ -47,23 +49,18 @@ def preflight(plan: Plan, ranks: Ranks) -> str:
         lambda: _memory(device, plan),
         lambda: _sums(device, ranks),
     )
-    found = [said for said in map(_tried, tests) if said is not None]
+    found = [one for one in map(_tried, tests) if one is not None]
     told: list[Any] = [found]
     if ranks.world_size > 1:
         told = [None] * ranks.world_size
         dist.all_gather_object(told, found)
     wrong = [
-        f"rank {rank}: {said}" if ranks.world_size > 1 else said
+        (code, f"rank {rank}: {said}" if ranks.world_size > 1 else said)
         for rank, one in enumerate(told)
-        for said in one
+        for code, said in one
     ]
     if wrong:
-        raise LuminaError(
-            "E306",
-            f"the device failed its test: {'; '.join(wrong)}",
-            "run `lumina doctor`, look at the system's log for errors of the memory, "
-            "and leave this device out: --cuda-ids, --device",
-        )
+        raise _refusal(wrong)
     text = f"{len(SHAPES)} products and {byte_size(_tested_bytes(device))} of memory"
     if ranks.world_size > 1:
         text += f" on each of {ranks.world_size} ranks, and a sum over them"
@@ -81,12 +78,33 @@ def tested(plan: Plan, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def _tried(test: Callable[[], str | None]) -> str | None:
-    """What a test says; an error of the device is what it found."""
+def _tried(test: Callable[[], str | None]) -> tuple[str, str] | None:
+    """What a test found, and its code; an error of the device is what it found."""
     try:
-        return test()
+        said = test()
     except RuntimeError as error:  # a kernel that cannot run, too
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        if (code := shortage_code(error)) is not None:
+            return code, shortage_text(error)
+        said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return None if said is None else ("E306", said)
+
+
+def _refusal(wrong: list[tuple[str, str]]) -> LuminaError:
+    """What stops the run: a fault, if there is one, comes before a want of memory."""
+    faults = [said for code, said in wrong if code == "E306"]
+    if faults:
+        return LuminaError(
+            "E306",
+            f"the device failed its test: {'; '.join(faults)}",
+            "run `lumina doctor`, look at the system's log for errors of the memory, "
+            "and leave this device out: --cuda-ids, --device",
+        )
+    return LuminaError(
+        wrong[0][0],
+        f"no room to test the device: {'; '.join(said for _, said in wrong)}",
+        "end other programs that use its memory (nvidia-smi lists those of a GPU), or "
+        "leave --preflight out",
+    )
 
 
 def _products(device: torch.device, plan: Plan) -> str | None:
