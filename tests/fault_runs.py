@@ -128,11 +128,11 @@ def at_step(step: int, act: Act) -> None:
 
     take_step = Loop._guarded_step
 
-    def step_or_act(loop, batches):
+    def step_or_act(loop, *arguments):
         if loop.progress.step == step:
             loop.checkpoints.idle()  # what is saved by then does not depend on luck
             act()
-        return take_step(loop, batches)
+        return take_step(loop, *arguments)
 
     Loop._guarded_step = step_or_act
 

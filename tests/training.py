@@ -152,12 +152,12 @@ def _hold_after(step, heard):
             loop.checkpoints.idle()
         write(loop, row)
 
-    def held(loop, batches):
-        while loop.progress.step == step and (heard or not loop.signals.received):
-            if heard and loop.signals.received:
+    def held(loop, *arguments):
+        while loop.progress.step == step and (heard or not loop.end.signals.received):
+            if heard and loop.end.signals.received:
                 Path(heard).touch()
             time.sleep(0.001)
-        return take_step(loop, batches)
+        return take_step(loop, *arguments)
 
     Loop._guarded_step, Loop._write = held, written
 

@@ -10,7 +10,7 @@ import pytest
 
 from lumina.errors import LuminaError
 from lumina.state.json_lines import read_json_lines
-from lumina.train import loop
+from lumina.train import saving as train_saving
 from option_effects import shows
 from reported_run import section
 from tiny_runs import Runs, same
@@ -93,7 +93,7 @@ def saving_by_the_clock(runs: Runs) -> None:
     assert plain.checkpoints == ["step-00000006"]
     seconds = itertools.count(0, 1800)
     with runs.monkeypatch.context() as patch:
-        patch.setattr(loop, "time", SimpleNamespace(monotonic=seconds.__next__))
+        patch.setattr(train_saving, "time", SimpleNamespace(monotonic=seconds.__next__))
         hourly = runs.train(**base, eval_fraction=0.0, save_every_n_hours=1.0)
     assert hourly.checkpoints[-1] == "step-00000006"
     assert 2 <= len(hourly.checkpoints) <= 4, hourly.checkpoints

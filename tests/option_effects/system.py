@@ -344,7 +344,7 @@ def deterministic(runs: Runs) -> None:
 @shows("cuda_warm_up")
 def device_warmed_up(runs: Runs) -> None:
     """Before the clock of the first step begins; here a CPU stands for the GPU."""
-    from lumina.train import loop, warm_up
+    from lumina.train import warm_up
     from lumina.train.clock import StepClock
 
     runs.monkeypatch.setattr(warm_up, "LAZY", ("cpu",))
@@ -360,7 +360,7 @@ def device_warmed_up(runs: Runs) -> None:
 
         runs.monkeypatch.setattr(owner, name, call)
 
-    noted(loop, "warm_device", "warm")
+    noted(warm_up, "warm_device", "warm")
     noted(StepClock, "restart", "restart")
     noted(StepClock, "step_ended", "timed")
     losses = []

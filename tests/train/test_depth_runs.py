@@ -306,7 +306,7 @@ def test_every_capacity_is_compiled_before_the_first_step(
     tiny_config, graphs, monkeypatch, routing
 ):
     """Schedule, control and evaluation then find their code; losses stay to the bit."""
-    from lumina.train import loop
+    from lumina.train import warm_up
 
     def run(name, warm):
         seen, told = [], []
@@ -322,7 +322,7 @@ def test_every_capacity_is_compiled_before_the_first_step(
             compile=True,
         )
         if not warm:
-            monkeypatch.setattr(loop, "warm_up", lambda *_: None)
+            monkeypatch.setattr(warm_up, "warm_up", lambda *_: None)
 
         def on_step(trainer, row):
             seen.append(graphs())

@@ -25,16 +25,15 @@ from lumina.train.resume import Resumption
 
 def outcome(loop: Loop, directory: RunDirectory) -> TrainResult:
     """The result of a loop that has ended without an error."""
-    asked = loop.interrupted and not loop.paused
     return TrainResult(
         run_dir=directory.path,
         final_loss=loop.recorder.last_loss,
         best_eval_loss=None if math.isinf(loop.best.loss) else loop.best.loss,
         steps=loop.progress.step,
         tokens=loop.progress.tokens,
-        reason=loop.reason,
-        exit_code=(loop.signals.exit_code or 143) if asked else 0,
-        paused=loop.paused,
+        reason=loop.end.reason,
+        exit_code=loop.end.exit_code,
+        paused=loop.end.paused,
     )
 
 

@@ -24,6 +24,7 @@ from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore
 from lumina.train.beside_run import backup_of, log_of
 from lumina.train.edits import write_edits
+from lumina.train.end_of_run import EndOfRun
 from lumina.train.evaluations import Evaluations
 from lumina.train.finish import (
     already_finished,
@@ -47,6 +48,7 @@ from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
 from lumina.train.samples import Samples, texts_of
+from lumina.train.saving import Saving
 from lumina.train.signals import StopSignals
 from lumina.train.start import begin, go_on
 from lumina.train.stopping import Stops
@@ -212,10 +214,17 @@ class Job:
             recorder=recorder,
             checkpoints=store,
             controls=outset.controls,
-            signals=self.signals,
             config=prepared.to_save.to_dict(),
-            stops=Stops.of(
-                prepared.config, prepared.stream.order.epochs_before(progress.cursor)
+            end=EndOfRun(
+                self.signals,
+                Stops.of(
+                    prepared.config,
+                    prepared.stream.order.epochs_before(progress.cursor),
+                ),
+            ),
+            saving=Saving(
+                progress.step if prepared.reader else -1,
+                prepared.to_save.run.save_every_n_hours,
             ),
             rules=outset.rules,
             memory=MemoryRecovery.of(
@@ -226,7 +235,6 @@ class Job:
             ),
             best=outset.best,
             recovery=Recovery(plan),
-            saved=progress.step if prepared.reader else -1,
             encoding=encoding_of(data.tokenizer),
             samples=Samples(
                 self.folder.directory,

@@ -61,4 +61,4 @@ def _to_be_trusted(loop: Loop, error: Exception) -> bool:
     there = bool(program.optimizer.slots)  # else it was being assembled again
     whole = there and not loop.memory.guard.updating
     alone = program.ranks.world_size == 1
-    return whole and alone and 0 < loop.progress.step != loop.saved
+    return whole and alone and 0 < loop.progress.step != loop.saving.newest

@@ -1,21 +1,20 @@
-"""The training loop, from top to bottom."""
+"""The training loop: what happens in a run between its first and its last step."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from lumina.assemble.assemble import Progress, capture, memory_for_copies
 from lumina.assemble.host_copies import HostCopies
 from lumina.assemble.program import Program
-from lumina.assemble.state_parts import as_saved
-from lumina.data.stream import Prefetcher, RowStream
+from lumina.data.stream import Prefetcher, RowStream, StepBatches
 from lumina.errors import LuminaError
-from lumina.heartbeat import beat, still
+from lumina.heartbeat import beat
 from lumina.plan.duration import length_in_words
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore, Kind
@@ -28,11 +27,17 @@ from lumina.train.changing import (
     reordered,
     tell_notes,
 )
-from lumina.train.controls import Change, Controls, control_named
-from lumina.train.controls.ending import is_pause, reason_of
+from lumina.train.controls import Change, Controls
+from lumina.train.end_of_run import EndOfRun
+from lumina.train.evaluating import (
+    evaluate,
+    evaluate_out_of_turn,
+    keep_best,
+    make_up_evaluation,
+    values_after,
+)
 from lumina.train.evaluations import Evaluations
 from lumina.train.feeding import feed_of, known_of
-from lumina.train.memory_ladder.beside_steps import once_more
 from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.recorder import Recorder
 from lumina.train.recovery.recovery import Recovery
@@ -40,10 +45,9 @@ from lumina.train.remembered import remembered
 from lumina.train.ring import MetricRing
 from lumina.train.rules import RunningRules
 from lumina.train.samples import Samples
-from lumina.train.signals import StopSignals
+from lumina.train.saving import Saving
 from lumina.train.step import SCALARS, train_step
-from lumina.train.stopping import Stops
-from lumina.train.warm_up import capacities_to_compile, warm_device, warm_up
+from lumina.train.warm_up import WarmUp
 from lumina.train.watch import NOTHING, Watch
 
 DIVERGED_AFTER = 50
@@ -54,6 +58,14 @@ DIVERGED_AFTER = 50
 class Loop:
     """A run between its first and last step.
 
+    The device works behind the host: a step is launched, and its numbers are read while
+    the next one runs (`_ring`). Only where something depends on a step being complete
+    does the loop wait for it: before a change, an evaluation, a checkpoint or the end.
+
+    Several ranks run the same loop. What reaches one of them alone (a signal, a
+    request, the time) travels in the metrics of its next step, so that all ranks act on
+    it after the same step.
+
     Attributes:
         program: what trains; replaced when a control reassembles it.
         stream: the batches.
@@ -62,19 +74,15 @@ class Loop:
         recorder: where numbers go.
         checkpoints: where States go.
         controls: requested changes.
-        signals: requests to stop.
         config: the run's settings, written into every State.
-        stops: further ways to end the run.
+        end: whether the run is to end, and why.
+        saving: when a checkpoint is written, and how.
         samples: texts that the model writes on the way; None: it writes none.
         rules: what watches the run and may change it.
         memory: what is done when memory runs out.
         best: the best evaluation so far.
         recovery: what takes the run back to an earlier step.
-        saved: the step of the newest checkpoint; -1: there is none.
         encoding: what makes ids of texts, by name and fingerprint.
-        reason: why the loop ended.
-        interrupted: a signal, or `Trainer.stop`, ended it.
-        asked_to_stop: `Trainer.stop` was called on this rank.
     """
 
     program: Program
@@ -84,35 +92,31 @@ class Loop:
     recorder: Recorder
     checkpoints: CheckpointStore
     controls: Controls
-    signals: StopSignals
     config: dict[str, Any]
-    stops: Stops = field(default_factory=Stops)
+    end: EndOfRun
+    saving: Saving
     samples: Samples | None = None
     rules: RunningRules = field(default_factory=RunningRules)
     memory: MemoryRecovery = field(default_factory=MemoryRecovery)
     best: Best = field(default_factory=Best)
     recovery: Recovery = field(default_factory=Recovery)
-    saved: int = -1
     encoding: dict[str, str] = field(default_factory=dict)
-    reason: str = "done"
-    interrupted: bool = False
-    asked_to_stop: bool = False
-    _agreed_stop: bool = False
-    _agreed_change: bool = False
-    _agreed_save: bool = False
-    _save_asked: bool = False
-    _epoch_over: bool = False
-    _phase_ends: bool = False
-    _to_go_on: bool = False
-    _warm: Program | None = None
+    _change_agreed: bool = False
     _watch: Watch = NOTHING
-    _saved_at: float = field(default_factory=lambda: time.monotonic())
+    _warm_up: WarmUp = field(init=False)
     _ring: MetricRing = field(init=False)
+    _feed: Prefetcher = field(init=False)
 
     @property
     def plan(self) -> Plan:
         """What the current program realises."""
         return self.program.plan
+
+    @property
+    def phase_over(self) -> bool:
+        """Whether the run has phases and this one came to its end."""
+        ended_early = self.end.interrupted or self.end.paused
+        return bool(self.plan.phases) and not ended_early
 
     def run(self) -> None:
         """Train until the Plan's last step, the data's end, or a request to stop.
@@ -121,225 +125,255 @@ class Loop:
             LuminaError: E301 when gradients stay non-finite, E201 when the device has
                 no room, E204 when a checkpoint has none.
         """
+        self._begin()
+        try:
+            self._evaluate_before_first_step()
+            while self.progress.step < self.plan.steps and not self.end.reached:
+                self._apply_changes()
+                self._roll_back_if_asked()
+                if self._ended_by_control():
+                    break
+                batches, waited = self._next_batches()
+                if batches is None:
+                    break
+                if self.recovery.is_corrupted(self, batches):
+                    continue  # to be rolled back, before any other step
+                if self._guarded_step(batches, waited):
+                    self._after_step()
+            self._write_all_rows()
+            self._finish()
+        finally:
+            self._feed.close()
+            self.recovery.close()
+
+    # Before the first step.
+
+    def _begin(self) -> None:
+        """Everything that the first step needs, without touching the weights."""
         if self.progress.step >= self.plan.steps:
-            self.reason = (
+            self.end.reason = (
                 f"nothing left to train: {length_in_words(self.plan)}, and step "
                 f"{self.progress.step} is done; raise --steps or --epochs to train on"
             )
+        self._ring = MetricRing(cuda=self.program.device.type == "cuda")
+        self._warm_up = WarmUp(self.config["cuda_warm_up"])
         reordered(self)
         self.recovery.begin(self)
         self.checkpoints.begin()
-        feed = self._feed()
-        self._ring = ring = MetricRing(cuda=self.program.device.type == "cuda")
+        self._feed = self._read_ahead()
         if 0 < self.plan.save_every < self.plan.steps - self.progress.step:
             memory_for_copies(self.program, ahead=True)
-        try:
-            self._make_up_evaluation()
-            if not self.evaluations.measure_outset(
-                self.program, self.progress.step, self._stop_asked
-            ):
-                self._stop_agreed()
-            while self.progress.step < self.plan.steps and not self._agreed_stop:
-                if self._changed(ring):
-                    feed.close()
-                    feed = self._feed()
-                if self.recovery.asked:
-                    self._record_all(ring)
-                    self.recovery.carry_out(self)
-                    reordered(self)
-                    feed.close()
-                    feed = self._feed()
-                    ring.clock.restart()
-                if self.program.live.ending is not None:
-                    self._record_all(ring)
-                    ending = self.program.live.ending
-                    self.reason = reason_of(ending, self.progress.step)
-                    self._to_go_on = is_pause(ending)
-                    self._phase_ends = not self._to_go_on
-                    break
-                if self.program.live.next_phase is not None:
-                    self._end_phase()
-                    break
-                beat("waiting for data", self.progress.step)
-                batches, waited = feed.next()
-                if batches is None:
-                    self._record_all(ring)
-                    self._judge_end_of_data()
-                    self.reason = "all data used"
-                    break
-                if self.recovery.is_corrupted(self, batches):
-                    continue
-                values = self._guarded_step(batches)
-                if values is None:  # taken again, with less memory
-                    feed.close()
-                    feed = self._feed()
-                    continue
-                self.progress.tokens += batches.tokens
-                self.progress.cursor = dict(batches.cursor)
-                self.memory.guard.after_update()
-                known = known_of(self.program, self.progress, batches, waited)
-                ring.push(known | {"watch": self._watch}, values)
-                for event in batches.events:
-                    self.recorder.event(**{"step": self.progress.step, **event})
-                if self.stops.ends_after(batches.epoch):
-                    self.reason = "the epoch is over (stop_after_epoch)"
-                    self._agreed_stop = self._epoch_over = True
-                boundary = self._boundary()
-                for row in self._arrived(ring, newest=boundary):
-                    if boundary and self.evaluations.due(self.plan, row["step"]):
-                        row |= self._evaluated(row["step"], row)
-                    self._write(row)
-                if boundary:
-                    self._at_boundary(self.recorder.last_row)
-                if self._agreed_save:
-                    self._save_as_asked(ring)
-            self._record_all(ring)
-            self._finish()
-        finally:
-            feed.close()
-            self.recovery.close()
 
-    def _feed(self) -> Prefetcher:
+    def _evaluate_before_first_step(self) -> None:
+        """Make up for what an earlier process owes; measure where the run begins."""
+        if found := make_up_evaluation(self):
+            self._at_boundary(found)
+        if not self.evaluations.measure_outset(
+            self.program, self.progress.step, self.end.is_asked
+        ):
+            self.end.interrupt()
+
+    # Between two steps.
+
+    def _apply_changes(self) -> None:
+        """Apply what was asked for, and what was granted to rules."""
+        changed, read_anew = False, False
+        if self._change_agreed:
+            # Queued metrics first: their shapes belong to the old Program.
+            self._write_all_rows()
+            self._change_agreed = False
+            changed, read_anew = True, apply_requests(self)
+        if rulings := self.rules.due(self.progress.step):
+            self._write_all_rows()
+            changed, read_anew = True, apply_rulings(self, rulings) or read_anew
+        if changed:
+            self._ring.clock.restart()
+        if read_anew:
+            self._read_anew()
+
+    def _roll_back_if_asked(self) -> None:
+        """Take the run back to an earlier step, where a control or a check asked it."""
+        if not self.recovery.asked:
+            return
+        self._write_all_rows()
+        self.recovery.carry_out(self)
+        reordered(self)
+        self._read_anew()
+        self._ring.clock.restart()
+
+    def _ended_by_control(self) -> bool:
+        """Whether a control ends the run, or its phase, before the next step."""
+        live, step = self.program.live, self.progress.step
+        if live.ending is not None:
+            self._write_all_rows()
+            self.end.by_control(live.ending, step)
+            return True
+        if live.next_phase is not None:
+            self.end.complete = True
+            self.end.reason = f"the phase {live.next_phase} was asked for"
+            evaluate_out_of_turn(self)
+            return True
+        return False
+
+    def _next_batches(self) -> tuple[StepBatches | None, float]:
+        """The batches of the next step, and the seconds waited for them.
+
+        None where the data has ended; the run is then evaluated once more.
+        """
+        beat("waiting for data", self.progress.step)
+        batches, waited = self._feed.next()
+        if batches is None:
+            self._write_all_rows()
+            # Not where a resumed run finds the data at its end: it was evaluated then.
+            trained = self.recorder.last_row.get("step") == self.progress.step
+            if trained and evaluate_out_of_turn(self):
+                self._keep_best(self.recorder.last_row)
+            self.end.reason = "all data used"
+        return batches, waited
+
+    def _read_ahead(self) -> Prefetcher:
+        """Begin to read the batches behind the present position in the data."""
         return feed_of(
             self.program, self.stream, self.progress, self.config, self.memory
         )
 
-    def _guarded_step(self, batches: Any) -> torch.Tensor | None:
-        """One step; None where it had no room and is to be taken again."""
-        stop = self._stop_asked()
-        wants = self.controls.waiting and self.program.ranks.main
-        asked = self._save_asked or self.signals.take_save() or self._save_due()
+    def _read_anew(self) -> None:
+        """Let go of the batches that were read ahead for another order or layout."""
+        self._feed.close()
+        self._feed = self._read_ahead()
 
-        def take() -> torch.Tensor:
-            self._warm_up(batches)
-            beat("step", self.progress.step)
-            step = self.progress.step
-            self._watch = Watch.of(self.program, batches, step + 1)
-            if self._watch.apart:
-                self._ring.clock.restart()
+    # One step.
+
+    def _guarded_step(self, batches: StepBatches, waited: float = 0.0) -> bool:
+        """Take a step, and queue its numbers.
+
+        Returns:
+            False where the step had no room: the program has become smaller, and the
+            step is to be taken again.
+        """
+        stop = self.end.is_asked()
+        change = self.controls.waiting and self.program.ranks.main
+        save = self.saving.is_asked(self)
+
+        def take() -> Tensor:
+            self._prepare_step(batches)
             return train_step(
                 self.program,
                 batches,
-                step,
+                self.progress.step,
                 stop=stop,
-                request=wants,
-                save=asked,
+                request=change,
+                save=save,
                 measured=self.recorder.measured,
                 watch=self._watch,
                 guard=self.memory.guard,
             )
 
         values = self.memory.attempt(self, len(batches.micro_batches), take)
-        self._save_asked = asked and values is None
+        self.saving.ask_again(save and values is None)
         if values is None:
             self._ring.clock.restart()
-            return None
+            self._read_anew()
+            return False
         self.progress.step += 1
         self.memory.after_step(self.progress.step)
-        return values
+        self.progress.tokens += batches.tokens
+        self.progress.cursor = dict(batches.cursor)
+        self.memory.guard.after_update()
+        known = known_of(self.program, self.progress, batches, waited)
+        self._ring.push(known | {"watch": self._watch}, values)
+        for event in batches.events:
+            self.recorder.event(**{"step": self.progress.step, **event})
+        self.end.after_epoch(batches.epoch)
+        return True
 
-    def settle(self) -> None:
-        """Let go of a step that broke off, and write the rows of those before it."""
-        self._watch = NOTHING
-        self._record_all(self._ring)
-
-    def apply(self, change: Change) -> None:
-        """Set a control for the step that is taken again."""
-        apply(self, change)
-
-    def _warm_up(self, batches: Any) -> None:
-        """Compile for every capacity, once for each Program that may change its own."""
-        if self._warm is self.program or not batches.micro_batches:
-            return
-        first, self._warm = self._warm is None, self.program
-        if first and self.config["cuda_warm_up"] and warm_device(self.program):
-            self._ring.clock.restart()
-        if not capacities_to_compile(self.program):
-            return
-        beat("compiling")
+    def _prepare_step(self, batches: StepBatches) -> None:
+        """Compile for the first step of a Program; choose what looks at this one."""
         show = self.recorder.console.message if self.recorder.main else lambda _: None
-        warm_up(self.program, batches.micro_batches[0], show)
-        self._ring.clock.restart()
+        if self._warm_up.before_step(self.program, batches.micro_batches, show):
+            self._ring.clock.restart()
+        beat("step", self.progress.step)
+        self._watch = Watch.of(self.program, batches, self.progress.step + 1)
+        if self._watch.apart:
+            self._ring.clock.restart()
 
-    def _changed(self, ring: MetricRing) -> bool:
-        """Apply what was asked for and what was granted to rules.
+    # After a step.
 
-        Returns:
-            Whether batches have to be read anew.
-        """
-        again = False
-        if self._agreed_change:
-            # Queued metrics first: their shapes belong to the old Program.
-            self._record_all(ring)
-            self._agreed_change = False
-            again = apply_requests(self)
-            ring.clock.restart()
-        if rulings := self.rules.due(self.progress.step):
-            self._record_all(ring)
-            again |= apply_rulings(self, rulings)
-            ring.clock.restart()
-        return again
+    def _after_step(self) -> None:
+        """Write the rows that are complete; evaluate and save where that is due."""
+        boundary = self._at_a_boundary()
+        for row in self._complete_rows(newest=boundary):
+            if boundary and self.evaluations.due(self.plan, row["step"]):
+                row |= evaluate(self, partial(self._write, row))
+            self._write(row)
+        if boundary:
+            self._at_boundary(self.recorder.last_row)
+        if self.saving.agreed:
+            self._write_all_rows()
+            self.saving.save_as_agreed(self)
+            self._ring.clock.restart()
 
-    def _end_phase(self) -> None:
-        """The next phase was asked for: evaluate once more, and end this one."""
-        self._phase_ends, step = True, self.progress.step
-        self.reason = f"the phase {self.program.live.next_phase} was asked for"
-        held_out = self.evaluations.batches is not None
-        due = held_out and not self.evaluations.due(self.plan, step)
-        if due and (found := self._evaluated(step)):
-            self.recorder.amend(step, found)
-
-    def _judge_end_of_data(self) -> None:
-        """The last evaluation, where the data ends before the last step of the plan."""
-        step = self.progress.step
-        trained = self.recorder.last_row.get("step") == step
-        if not trained or self.evaluations.batches is None:
-            return
-        if not self.evaluations.due(self.plan, step) and (
-            found := self._evaluated(step)
-        ):
-            self.recorder.amend(step, found)
-            self._keep_best(self.recorder.last_row)
-
-    def _boundary(self) -> bool:
-        """Whether an evaluation or a checkpoint is due after the current step."""
+    def _at_a_boundary(self) -> bool:
+        """Whether something is due after this step that needs it to be complete."""
         step, plan = self.progress.step, self.plan
         return (
             step == plan.steps
             or bool(plan.eval_every and step % plan.eval_every == 0)
-            or bool(plan.save_every and step % plan.save_every == 0)
+            or self.saving.is_due(plan, step)
             or (self.samples is not None and self.samples.due(step))
             or self.recovery.due(step)
         )
 
-    def _arrived(self, ring: MetricRing, newest: bool) -> Iterator[dict[str, Any]]:
-        """The rows of the steps whose numbers have come from the device.
+    def _keep_best(self, row: dict[str, Any]) -> None:
+        """Save the model of an evaluation that is the best so far."""
+        if keep_best(self, row):
+            self.save("best")
+
+    def _at_boundary(self, row: dict[str, Any]) -> None:
+        """After the row is written: best model, checkpoint, samples, snapshot."""
+        step = self.progress.step
+        # Best first: killed between the two, the run still knows its best model.
+        self._keep_best(row)
+        # Not while gradients are non-finite: retention would delete a good checkpoint.
+        finite = not self.recorder.consecutive_skips
+        if self.saving.is_due(self.plan, step) and finite:
+            self.save("regular")
+        if self.samples is not None and self.samples.due(step):
+            self.samples.take(self.program, step, self.recorder)
+        self.recovery.at_boundary(self)
+        self._ring.clock.restart()
+
+    def _complete_rows(self, newest: bool) -> Iterator[dict[str, Any]]:
+        """The metrics rows of the steps whose numbers have come from the device.
 
         Args:
-            ring: the queue of steps.
             newest: wait for the newest step's numbers as well.
         """
-        leave = 0 if newest or not ring.cuda else 1
-        for known, values in ring.pop(leave):
-            if values[SCALARS.index("stop")] > 0:
-                self._stop_agreed()
-            if values[SCALARS.index("request")] > 0:
-                self._agreed_change = True
-            if values[SCALARS.index("save")] > 0:
-                self._agreed_save = True
+        leave = 0 if newest or not self._ring.cuda else 1
+        for known, values in self._ring.pop(leave):
+            self._hear_ranks(values)
             row = self.recorder.row(self.plan, known, values)
             watch: Watch = known["watch"]
             row |= watch.row(values)
             for kind, text, data in watch.findings():
                 self.recorder.note(kind, text, row["step"], **data)
             self.progress.skipped = self.recorder.skipped
-            self.rules.see(row, self._value_at(row["step"]))
+            self.rules.see(row, values_after(self, row["step"]))
             tell_notes(self.rules, self.recorder)
             row |= self.rules.metrics()
             yield row
 
+    def _hear_ranks(self, values: list[float]) -> None:
+        """What any rank asked for when it launched a step is now known to all."""
+        if values[SCALARS.index("stop")] > 0:
+            self.end.interrupt()
+        if values[SCALARS.index("request")] > 0:
+            self._change_agreed = True
+        if values[SCALARS.index("save")] > 0:
+            self.saving.agreed = True
+
     def _write(self, row: dict[str, Any]) -> None:
-        """Write a finished row, and end a run that no longer learns."""
+        """Write a complete row, and end a run that no longer learns."""
         self.recorder.write(row)
         self.recovery.see(self, row)
         if self.recorder.consecutive_skips >= DIVERGED_AFTER:
@@ -351,135 +385,45 @@ class Loop:
                 "the last checkpoint with --auto-resume",
             )
 
-    def _record_all(self, ring: MetricRing) -> None:
+    def _write_all_rows(self) -> None:
         """Wait for the rows of all steps so far, and write them."""
-        for row in self._arrived(ring, newest=True):
+        for row in self._complete_rows(newest=True):
             self._write(row)
 
-    def _evaluated(
-        self, step: int, row: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """What an evaluation adds to the row of its step.
+    # The end.
 
-        Nothing where the run is being stopped; the evaluation is made up for when the
-        run goes on. Where it fails, `row` is written without it.
-        """
-        outcome = None
-        if not self.interrupted:
-            self.evaluations.owed = True
-            try:
-                outcome = self.evaluations.judge(self.program, step, self._stop_asked)
-            except Exception:
-                if row is not None:
-                    self._write(row)
-                raise
-        self.evaluations.owed = outcome is None
-        if outcome is None:
-            self._stop_agreed()
-            return {}
-        self.rules.see_evaluation(step, outcome.metrics, self._value_at(step))
-        tell_notes(self.rules, self.recorder)
-        return self.evaluations.found(self.program, outcome)
+    def _finish(self) -> None:
+        """A last checkpoint, whatever ended the run."""
+        step, evaluations = self.progress.step, self.evaluations
+        if not self.end.interrupted and not evaluations.compare_modes(
+            self.program, step, self.end.is_asked
+        ):
+            self.end.interrupt()
+        self.end.name_interruption()
+        if not self.end.interrupted:
+            evaluations.tell_changes(self.plan, step)
+            evaluations.tell_vocabulary(self.program, step)
+        if self.phase_over:
+            self.save("phase")
+        elif self.saving.newest != step:
+            self.save("emergency" if self.end.interrupted else "regular")
+        beat("saving", step)
+        self.checkpoints.wait()
 
-    def _value_at(self, step: int) -> Callable[[str], Any]:
-        """Gives the value of a control, by its name, after `step` steps."""
-        return lambda name: control_named(name).now(self.program, step)
+    # What the answers to a lack of memory, rollbacks and crashes ask of a run.
 
-    def _make_up_evaluation(self) -> None:
-        """Judge the last step before the next one, where a signal had prevented it."""
-        step = self.progress.step
-        if not self.evaluations.owed or not self.evaluations.due(self.plan, step):
-            return
-        found = self._evaluated(step)
-        if found:
-            self.recorder.amend(step, found)
-            self._at_boundary(found)
+    def settle(self) -> None:
+        """Let go of a step that broke off, and write the rows of those before it."""
+        self._watch = NOTHING
+        self._write_all_rows()
 
-    def _stop_asked(self) -> bool:
-        """Whether this rank was asked to stop; the ranks have yet to agree."""
-        still()
-        ended = self.asked_to_stop or self.signals.received is not None
-        return ended or self.stops.asked
-
-    @property
-    def paused(self) -> bool:
-        """Whether the settings, or a rule, ended the run before its last step."""
-        asked = self.asked_to_stop or self.signals.received is not None
-        by_file = self.interrupted and not asked and self.stops.file_is_there
-        return self._epoch_over or self._to_go_on or by_file
-
-    @property
-    def phase_over(self) -> bool:
-        """Whether the run has phases and this one came to its end."""
-        return bool(self.plan.phases) and not self.interrupted and not self.paused
-
-    def ask_to_stop(self) -> None:
-        """End after the next step, once all ranks know."""
-        self.asked_to_stop = True
-
-    def _stop_agreed(self) -> None:
-        """Every rank knows that a signal ends the run."""
-        self._agreed_stop = self.interrupted = True
-
-    def _at_boundary(self, row: dict[str, Any]) -> None:
-        """After the row is written: checkpoints, best model, early stopping."""
-        step, plan = self.progress.step, self.plan
-        # Best first: killed between the two, the run still knows its best model.
-        self._keep_best(row)
-        # Not while gradients are non-finite: retention would delete a good checkpoint.
-        whole = not self.recorder.consecutive_skips
-        if plan.save_every and step % plan.save_every == 0 and whole:
-            self.save("regular")
-        if self.samples is not None and self.samples.due(step):
-            self.samples.take(self.program, step, self.recorder)
-        self.recovery.at_boundary(self)
-        self._ring.clock.restart()
-
-    def _keep_best(self, row: dict[str, Any]) -> None:
-        """Save the best model so far; end a run that has none for too long."""
-        leaves = "best_metric", "best_is", "early_stopping_min_improvement"
-        asked = [self.config[leaf] for leaf in leaves]
-        improved = self.best.judge(row, self.progress.step, *asked)
-        patience = self.plan.early_stopping_patience
-        if patience and self.best.worse >= patience:
-            self.reason = f"no better evaluation in {patience}"
-            self._agreed_stop = self._phase_ends = True
-        if improved and self.config["track_best_model"]:
-            self.save("best")
-
-    def _save_due(self) -> bool:
-        """Whether the hours between checkpoints are over, by the first rank's clock."""
-        hours = self.config["save_every_n_hours"]
-        if hours is None or not self.program.ranks.main:
-            return False
-        return bool(time.monotonic() - self._saved_at >= 3600 * hours)
-
-    def _save_as_asked(self, ring: MetricRing) -> None:
-        """The checkpoint that a signal asked for; all ranks are at the same step."""
-        self._record_all(ring)
-        # While gradients are not finite, the request waits.
-        if self.recorder.consecutive_skips:
-            return
-        self._agreed_save = False
-        if self.saved != self.progress.step:
-            self.save("regular")
-        self._ring.clock.restart()
+    def apply(self, change: Change) -> None:
+        """Set a control for the step that is taken again."""
+        apply(self, change)
 
     def save(self, kind: Kind) -> None:
-        """Snapshot now; write behind the next steps."""
-        if self.checkpoints.mark(self.progress.step, kind):
-            return
-        beat("saving", self.progress.step)
-        copies = memory_for_copies(self.program)
-        if copies is not None:
-            self.checkpoints.idle()  # what is being written is in the same memory
-        state = once_more(
-            lambda: self.state(copies), self.state, self.program.captures_alone
-        )
-        state = as_saved(state, self.config)
-        self.checkpoints.save(state, kind=kind, already_snapshot=True)
-        self.saved = self.progress.step
-        self._saved_at = time.monotonic()
+        """Copy the State now, and write it while the next steps run."""
+        self.saving.save(self, kind)
 
     def state(self, copies: HostCopies | None = None) -> State:
         """The State of the run; each rank has the tensors that it would write.
@@ -487,29 +431,7 @@ class Loop:
         Args:
             copies: memory for tensors, as of `capture`.
         """
-        done = self._phase_ends or self.progress.step >= self.plan.steps
+        complete = self.end.complete or self.progress.step >= self.plan.steps
         self.progress.journal = self.controls.journal()
-        self.progress.extra = remembered(self, done)
+        self.progress.extra = remembered(self, complete)
         return capture(self.program, self.progress, config=self.config, copies=copies)
-
-    def _finish(self) -> None:
-        """A last checkpoint, whatever ended the run."""
-        step, judged = self.progress.step, self.evaluations
-        if not self.interrupted and not judged.compare_modes(
-            self.program, step, self._stop_asked
-        ):
-            self._stop_agreed()
-        if self.interrupted:
-            signal = not self.asked_to_stop or self.signals.received is not None
-            self.reason = "stopped by " + ("a signal" if signal else "Trainer.stop")
-            if self.paused:
-                self.reason = f"stopped: {self.stops.reason}"
-        if not self.interrupted:
-            judged.tell_changes(self.plan, step)
-            judged.tell_vocabulary(self.program, step)
-        if self.phase_over:
-            self.save("phase")
-        elif self.saved != self.progress.step:
-            self.save("emergency" if self.interrupted else "regular")
-        beat("saving", step)
-        self.checkpoints.wait()

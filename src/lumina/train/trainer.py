@@ -187,7 +187,7 @@ class Trainer(Adjusting):
         Raises:
             LuminaError: E005 when nothing is being trained.
         """
-        self._running().ask_to_stop()
+        self._running().end.stop_called = True
 
     def tell(self, kind: str, text: str, step: int, **data: Any) -> None:
         """Append an event to the run's record, and show it.

@@ -5,16 +5,52 @@ Compiling for every capacity, and loading the libraries of a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from lumina.assemble.program import Program
 from lumina.batch import Batch
+from lumina.heartbeat import beat
 from lumina.model.kinds.table import kinds_of, loss_terms
 
 LAZY = ("cuda",)
 """Kinds of device whose libraries are loaded when they are first used."""
+
+
+class WarmUp:
+    """Warms up each Program of a run once, before its first step.
+
+    Args:
+        device_too: load the libraries of the device, before the first Program's.
+    """
+
+    def __init__(self, device_too: bool) -> None:
+        self._device_too = device_too
+        self._warm: Program | None = None
+
+    def before_step(
+        self, program: Program, batches: Sequence[Batch], tell: Callable[[str], None]
+    ) -> bool:
+        """Warm up a Program that has not taken a step yet.
+
+        Args:
+            program: takes the step.
+            batches: micro-batches of the step, on the host.
+            tell: shows a line of progress.
+
+        Returns:
+            Whether that took time, which is not that of the step.
+        """
+        if self._warm is program or not batches:
+            return False
+        first, self._warm = self._warm is None, program
+        took_time = first and self._device_too and warm_device(program)
+        if capacities_to_compile(program):
+            beat("compiling")
+            warm_up(program, batches[0], tell)
+            took_time = True
+        return took_time
 
 
 def warm_device(program: Program) -> bool:

@@ -231,7 +231,7 @@ def damage_and_go_back(value: dict[str, Any], kill: str = "") -> None:
         "before the checkpoint": (CheckpointStore, "go_back"),
         "before later ones are set aside": (CheckpointStore, "rewind"),
         "before the rows are moved": (Recorder, "take_back"),
-        "behind it": (Loop, "_feed"),
+        "behind it": (Loop, "_read_ahead"),
     }
     if not kill:
         return
@@ -239,7 +239,7 @@ def damage_and_go_back(value: dict[str, Any], kill: str = "") -> None:
     inner = getattr(owner, name)
 
     def ending(self: Any, *arguments: Any) -> Any:
-        if (asked and name != "_feed") or (getattr(self, "saved", None) == 4 and asked):
+        if asked and (name != "_read_ahead" or self.saving.newest == 4):
             os.kill(os.getpid(), signal.SIGKILL)
         return inner(self, *arguments)
 

@@ -50,8 +50,8 @@ class Recovery:
 
     def at_boundary(self, run: Run) -> None:
         """After a step whose row is written: a snapshot, where one is due."""
-        if self._clean is not None and run.saved >= 0:
-            self._clean.watch(run.saved)
+        if self._clean is not None and run.saving.newest >= 0:
+            self._clean.watch(run.saving.newest)
         if run.progress.step * 2 > run.plan.steps:
             self._snapshots.forget_begin()
         if self.due(run.progress.step):

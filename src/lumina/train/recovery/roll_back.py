@@ -84,7 +84,7 @@ def _go_on_from(
     run.rules.rolled_back(meta.step, since, rules_state(extra))
     state = run.state()
     run.checkpoints.go_back(as_saved(state, run.config))
-    run.saved = meta.step
+    run.saving.newest = meta.step
     kept = run.recorder.take_back(meta.step, progress.skipped)
     recall(run.recorder, run.program.ranks, meta.step)
     _tell(run, asked, since, tokens, kind, kept)

@@ -16,6 +16,7 @@ from lumina.train.controls import Controls
 from lumina.train.evaluations import Evaluations
 from lumina.train.recorder import Recorder
 from lumina.train.rules import RunningRules
+from lumina.train.saving import Saving
 
 
 class Run(Protocol):
@@ -32,7 +33,7 @@ class Run(Protocol):
     stream: RowStream
     config: dict[str, Any]
     encoding: dict[str, str]
-    saved: int
+    saving: Saving
 
     @property
     def plan(self) -> Plan:
