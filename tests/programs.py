@@ -12,9 +12,9 @@ import torch
 from lumina.assemble.assemble import Progress, StateSource, assemble, capture
 from lumina.assemble.ranks import Ranks
 from lumina.config import ConfigPresets
+from lumina.data.packed_stream import BatchStream
 from lumina.data.prepare import prepare
 from lumina.data.store import TokenStore
-from lumina.data.stream import BatchStream
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.plan.plan import Plan
 from lumina.train.step import train_step

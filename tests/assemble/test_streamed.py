@@ -24,7 +24,7 @@ from lumina.assemble.assemble import Progress, StateSource, assemble, capture
 from lumina.assemble.program import Program
 from lumina.assemble.streamed.carrier import Carrier
 from lumina.assemble.streamed.page import WeightPage
-from lumina.data.stream import BatchStream
+from lumina.data.packed_stream import BatchStream
 from lumina.model.adapters.settings import AdapterSpec
 from lumina.model.host_table import beside_the_device
 from lumina.plan.costs.streamed import streamed_weights

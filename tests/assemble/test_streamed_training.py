@@ -16,7 +16,7 @@ from torch import Tensor
 from assemble.test_streamed import LAYERS, Away, alike, away, deep, stream
 from lumina.assemble.assemble import Progress, assemble, capture
 from lumina.assemble.program import Program
-from lumina.data.stream import BatchStream
+from lumina.data.packed_stream import BatchStream
 from lumina.errors import LuminaError
 from lumina.optim.leaving import Leaving
 from lumina.optim.streamed_slot import StreamedSlot

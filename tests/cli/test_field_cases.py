@@ -22,8 +22,8 @@ from infer.networks import tiny, write_run
 from lumina.batch import IGNORE
 from lumina.cli.main import main
 from lumina.config import Config
+from lumina.data.packed_stream import BatchStream
 from lumina.data.prepare import prepare
-from lumina.data.stream import BatchStream
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError, shell_path
 from tiny_runs import Runs

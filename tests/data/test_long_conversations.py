@@ -17,10 +17,10 @@ from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data.chat_markers import END_OF_TURN, MARKERS
 from lumina.data.long_conversations import Long, Piece, divide
+from lumina.data.packed_stream import BatchStream
 from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.records import Message
-from lumina.data.stream import BatchStream
 from lumina.data.tasks import fit_task_rows, prepare_tasks
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError

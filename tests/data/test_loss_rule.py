@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from lumina import ConfigPresets
 from lumina.batch import IGNORE
 from lumina.data.loss_rule import LossRule, loss_of
+from lumina.data.packed_stream import BatchStream, eval_batches
 from lumina.data.packing import pack
 from lumina.data.prepare import fit_rows, prepare
 from lumina.data.records import Message
 from lumina.data.store import StoreWriter, TokenStore
-from lumina.data.stream import BatchStream, eval_batches
 from lumina.data.task_stream import TaskStream, task_sequence
 from lumina.data.tasks import TaskStores
 from lumina.errors import LuminaError

@@ -11,7 +11,7 @@ import pytest
 
 from lumina.config import Config
 from lumina.data import prefetch_pretest as module
-from lumina.data.stream import Prefetcher
+from lumina.data.prefetch import Prefetcher
 from lumina.errors import LuminaError
 from lumina.guard.guarded import guarded
 from lumina.guard.history import remember

@@ -19,9 +19,9 @@ from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data import tokenise
 from lumina.data.data_events import OnEvent
+from lumina.data.packed_stream import BatchStream
 from lumina.data.prepare import Prepared, prepare
 from lumina.data.readers import text as text_reader
-from lumina.data.stream import BatchStream
 from lumina.data.text_files import TextFiles
 from lumina.data.tokenizer import Tokenizer
 from lumina.data.tokenizer_training import vocabulary_size

@@ -17,8 +17,8 @@ import pytest
 
 from lumina.data import cache
 from lumina.data.cache import build_once, require_space
+from lumina.data.packed_stream import BatchStream
 from lumina.data.store import StoreWriter, TokenStore
-from lumina.data.stream import BatchStream
 from lumina.errors import LuminaError
 from mechanisms import mechanism
 from stand_ins import stand_in

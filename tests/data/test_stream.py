@@ -13,14 +13,11 @@ import pytest
 import torch
 
 from lumina.batch import IGNORE, Batch
+from lumina.data.packed_stream import BatchStream, eval_batches
 from lumina.data.packing import pack
+from lumina.data.prefetch import Prefetcher
 from lumina.data.store import StoreWriter, TokenStore
-from lumina.data.stream import (
-    BatchStream,
-    Prefetcher,
-    StepBatches,
-    eval_batches,
-)
+from lumina.data.stream import StepBatches
 from lumina.errors import LuminaError
 
 WIDTH = 16

@@ -13,7 +13,7 @@ import torch
 
 from infer.networks import MOE, tiny
 from lumina.batch import Batch
-from lumina.data.stream import eval_batches
+from lumina.data.packed_stream import eval_batches
 from lumina.errors import LuminaError
 from lumina.infer.calibrated import calibrated
 from lumina.infer.calibration_data import calibration_rows

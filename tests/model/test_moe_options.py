@@ -129,8 +129,8 @@ def test_clipping_covers_router_and_experts(tiny_config, tmp_path):
     """The logged norm is that of all gradients, the router's and experts' too."""
     config = tiny_config.replace(steps=1, warmup_steps=0, num_experts=4)
     rows = train(config, tmp_path / "run")
+    from lumina.data.packed_stream import BatchStream
     from lumina.data.prepare import prepare
-    from lumina.data.stream import BatchStream
 
     config = config.replace(use_moe=True)
     prepared = prepare(config)

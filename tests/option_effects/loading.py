@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from lumina.config import Config
+from lumina.data.prefetch import Prefetcher
 from lumina.data.prepare import prepare
 from lumina.data.shards import Shards
 from lumina.data.store import TokenStore
-from lumina.data.stream import Prefetcher, RowStream, StepBatches
+from lumina.data.stream import RowStream, StepBatches
 from lumina.train.stopping import Stops
 from option_effects import shows
 from tiny_runs import Program, Runs, nothing, seen

@@ -19,9 +19,10 @@ from lumina.batch import Batch
 from lumina.data.batches import BatchMaker
 from lumina.data.kind import Data, Request, Rows
 from lumina.data.order import Cursor, RowOrder, Taken
+from lumina.data.packed_stream import eval_batches, shuffled
 from lumina.data.packing import pack
 from lumina.data.prepare import prepare
-from lumina.data.stream import Read, RowStream, eval_batches, shuffled
+from lumina.data.stream import Read, RowStream
 from lumina.data.task_stream import joined
 from lumina.data.tokenizer import Tokenizer
 

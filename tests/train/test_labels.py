@@ -12,8 +12,8 @@ import torch
 
 from lumina.batch import IGNORE
 from lumina.config import Config
+from lumina.data.packed_stream import BatchStream
 from lumina.data.prepare import prepare
-from lumina.data.stream import BatchStream
 from training import MOE, Trainings, events, final_tensors, rows, words
 
 FLAGS = words(

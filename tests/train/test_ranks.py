@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lumina.data.stream import BatchStream
+from lumina.data.packed_stream import BatchStream
 from mechanisms import mechanism
 from training import (
     DENSE,

@@ -16,7 +16,8 @@ import torch
 
 from lumina.batch import Batch
 from lumina.data.order import RowOrder, Shuffle, Taken
-from lumina.data.stream import Prefetcher, Read, RowStream
+from lumina.data.prefetch import Prefetcher
+from lumina.data.stream import Read, RowStream
 
 STEPS, ROWS, LENGTH = 24, 4, 256
 DEPTH = 3

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from lumina.batch import Batch
 from lumina.data.batches import BatchMaker
 from lumina.data.order import EMPTY, RowOrder, Sequenced, Shuffle, Taken, Turns
+from lumina.data.packed_stream import eval_batches
 from lumina.data.packing import pack
-from lumina.data.stream import Read, RowStream, eval_batches
+from lumina.data.stream import Read, RowStream
 from lumina.data.tasks import TaskStores
 from lumina.errors import LuminaError
 

@@ -14,17 +14,12 @@ from lumina.data.data_events import OnEvent
 from lumina.data.kind import Data, DataKind, Request, Rows, Share
 from lumina.data.mixture.row_orders import own_order, row_order
 from lumina.data.order import Numbered
+from lumina.data.packed_stream import BatchStream, InOrder, eval_batches, sequence_of
 from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.split import Progress
 from lumina.data.store import TokenStore
-from lumina.data.stream import (
-    BatchStream,
-    InOrder,
-    RowStream,
-    eval_batches,
-    sequence_of,
-)
+from lumina.data.stream import RowStream
 from lumina.data.unpacked import UnpackedStream, unpacked_sequence
 
 if TYPE_CHECKING:

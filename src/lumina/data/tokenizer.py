@@ -30,6 +30,7 @@ from lumina.data.chat_template import TemplateFormat
 from lumina.data.long_conversations import LaidOut
 from lumina.data.records import Message
 from lumina.data.template_files import VARIABLES, Templates
+from lumina.data.text_inside import InsideText
 from lumina.data.text_stream import TextStream
 from lumina.data.tokenizer_backend import (
     add_specials,
@@ -94,8 +95,9 @@ class Tokenizer:
         self._before = tuple(before)
         self._ends = frozenset(ends)
         self.notes = list(notes)
-        if unhidden:
-            self.notes.append(f"text can spell special tokens: {' '.join(unhidden)}")
+        note = f"text can spell special tokens: {' '.join(unhidden)}"
+        if unhidden and note not in self.notes:
+            self.notes.append(note)
         self.templates = templates
         self._kept = kept or {}
         self.generation = generation or {}
@@ -125,17 +127,8 @@ class Tokenizer:
                 E107 the hub cannot be reached.
         """
         stored = read_stored(path)
-        backend = stored.backend
-        declared = read_declared(stored)
-        found = cls(backend, **vars(declared))
-        if not isinstance(found.chat_format, TemplateFormat):
-            return found
-        spelled = found.chat_format.control_tokens()
-        if not spelled:
-            return found
-        # As ordinary tokens they would let a user speak for the assistant.
-        add_specials(backend, spelled)
-        return cls(backend, **vars(declared))
+        found = cls(stored.backend, **vars(read_declared(stored)))
+        return found._with_control_tokens()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write three files into `folder`.
@@ -272,16 +265,7 @@ class Tokenizer:
         add_specials(backend, wanted)
         grown = backend.get_vocab_size() - self.backend.get_vocab_size()
         notes = [f"added {grown} chat markers to the vocabulary"] if grown else []
-        return Tokenizer(
-            backend,
-            bos=self._bos,
-            eos=self._eos,
-            before=self._before,
-            ends=self._ends,
-            notes=[*self.notes, *notes],
-            kept=self._kept,
-            generation=self.generation,
-        )
+        return self._remade(backend, notes=[*self.notes, *notes], templates=None)
 
     def with_tokens(self, tokens: Sequence[str], *, special: bool) -> Tokenizer:
         """A larger tokenizer that has these tokens, too.
@@ -308,43 +292,46 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         added = [AddedToken(one, special=special, normalized=False) for one in tokens]
         (backend.add_special_tokens if special else backend.add_tokens)(added)
-        return Tokenizer(
-            backend,
-            bos=self._bos,
-            eos=self._eos,
-            before=self._before,
-            ends=self._ends,
-            notes=[*self.notes, f"added {len(tokens)} tokens to the vocabulary"],
-            templates=self.templates,
-            kept=self._kept,
-            generation=self.generation,
-        )
+        note = f"added {len(tokens)} tokens to the vocabulary"
+        return self._remade(backend, notes=[*self.notes, note])
 
     def with_templates(self, templates: Templates | None) -> Tokenizer:
         """This tokenizer with other chat templates; None: with Lumina's markers, if
         `with_chat` adds them."""
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        return self._remade(backend, templates=templates)._with_control_tokens()
 
-        def made() -> Tokenizer:
-            return Tokenizer(
-                backend,
-                bos=self._bos,
-                eos=self._eos,
-                before=self._before,
-                ends=self._ends,
-                notes=self.notes,
-                templates=templates,
-                kept=self._kept,
-                generation=self.generation,
-            )
+    def _with_control_tokens(self) -> Tokenizer:
+        """This tokenizer, where the chat template's own markers are special tokens.
 
-        found = made()
-        if isinstance(found.chat_format, TemplateFormat):
-            spelled = found.chat_format.control_tokens()
-            if spelled:  # as ordinary tokens they would let a user speak for another
-                add_specials(backend, spelled)
-                found = made()
-        return found
+        As ordinary tokens they would let a user speak for the assistant.
+        """
+        if not isinstance(self.chat_format, TemplateFormat):
+            return self
+        spelled = self.chat_format.control_tokens()
+        if not spelled:
+            return self
+        add_specials(self.backend, spelled)
+        return self._remade(self.backend)
+
+    def _remade(self, backend: tokenizers.Tokenizer, **changes: Any) -> Tokenizer:
+        """A tokenizer with another backend, and else like this one.
+
+        Args:
+            backend: of the new tokenizer.
+            changes: other arguments of `Tokenizer` that differ.
+        """
+        same = {
+            "bos": self._bos,
+            "eos": self._eos,
+            "before": self._before,
+            "ends": self._ends,
+            "notes": self.notes,
+            "templates": self.templates,
+            "kept": self._kept,
+            "generation": self.generation,
+        }
+        return Tokenizer(backend, **(same | changes))
 
     def named_specials(self) -> dict[str, str]:
         """The special tokens that a chat template can name, by their names there."""
@@ -401,7 +388,7 @@ class Tokenizer:
         A tokenizer may put a space before the beginning of a text only, and these
         are no beginnings.
         """
-        return list(ids_of(self._behind_special, texts))
+        return list(ids_of(self._inside_text.behind_special, texts))
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of text that goes on where other text ended.
@@ -409,30 +396,11 @@ class Tokenizer:
         They are those that it has in the whole text, if no token lies across the cut:
         nothing that a tokenizer puts before a text comes before it.
         """
-        if self._within is self.backend:
-            return self.encode(text)
-        # Behind an added token, which text itself can spell, a prefix comes again.
-        rest = self._behind_special.encode(text, add_special_tokens=False)
-        added = self._spelled_added
-        at = next((n for n, i in enumerate(rest.ids) if i in added), len(rest.ids))
-        if at < len(rest.ids):
-            text = text[: rest.offsets[at][0]]
-        first: list[int] = self._within.encode(text, add_special_tokens=False).ids
-        return [*first, *rest.ids[at:]]
+        return self._inside_text.encode(text)
 
     @cached_property
-    def _behind_special(self) -> tokenizers.Tokenizer:
-        return without_prefix(self.backend, only_first=True)
-
-    @cached_property
-    def _within(self) -> tokenizers.Tokenizer:
-        return without_prefix(self.backend, only_first=False)
-
-    @cached_property
-    def _spelled_added(self) -> frozenset[int]:
-        """Ids of added tokens that text can spell: they are not special."""
-        added = self.backend.get_added_tokens_decoder().items()
-        return frozenset(index for index, token in added if not token.special)
+    def _inside_text(self) -> InsideText:
+        return InsideText(self.backend)
 
     def prompt(self, text: str) -> list[int]:
         """The ids to continue from: as a document begins in training."""

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from lumina.data.batches import BatchMaker
 from lumina.data.order import Numbered, RowId, RowOrder, Taken, permutation
+from lumina.data.packed_stream import InOrder, linear
 from lumina.data.packing import Packing, cut
 from lumina.data.store import TokenStore
-from lumina.data.stream import InOrder, Read, RowStream, linear
+from lumina.data.stream import Read, RowStream
 from lumina.errors import LuminaError
 
 GROUP = 4096

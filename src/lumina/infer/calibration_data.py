@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lumina.batch import Batch
+from lumina.data.packed_stream import eval_batches
 from lumina.data.prepare import fit_rows, prepare
 from lumina.data.store import TokenStore
-from lumina.data.stream import eval_batches
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.state.weights import Weights

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lumina.batch import Batch
+from lumina.data.packed_stream import eval_batches
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
-from lumina.data.stream import eval_batches
 from lumina.memory_shortage import shortage_code, shortage_text
 from lumina.model.host_table import device_of
 from lumina.model.kinds.tasks import STATISTICS as TASK_STATISTICS
@@ -134,7 +134,7 @@ def held_out_loss(
     Args:
         model: `batch -> (LossSums, aux)`.
         batches: this rank's share, as many as every other rank's, because sharded
-            models meet in every forward; see `lumina.data.stream.eval_batches`.
+            models meet in every forward; see `lumina.data.packed_stream.eval_batches`.
         device: where the model is.
         mesh: the ranks that share the batches; by default one process alone.
         score: judges the answers to puzzles, in the order of the rows; ranks took

@@ -7,7 +7,8 @@ from typing import Any
 
 from lumina.assemble.assemble import Progress
 from lumina.assemble.program import Program
-from lumina.data.stream import Prefetcher, RowStream
+from lumina.data.prefetch import Prefetcher
+from lumina.data.stream import RowStream
 from lumina.plan.schedule import learning_rate_at
 from lumina.train.memory_ladder.recovery import MemoryRecovery
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from lumina.assemble.assemble import Progress, capture, memory_for_copies
 from lumina.assemble.host_copies import HostCopies
 from lumina.assemble.program import Program
-from lumina.data.stream import Prefetcher, RowStream, StepBatches
+from lumina.data.prefetch import Prefetcher
+from lumina.data.stream import RowStream, StepBatches
 from lumina.errors import LuminaError
 from lumina.heartbeat import beat
 from lumina.plan.duration import length_in_words

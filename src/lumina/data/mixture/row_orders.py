@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from lumina.data.mixture.measures import MEASURES, Measure
 from lumina.data.mixture.measures.table import Floats, of_rows
 from lumina.data.order import Numbered, Shuffle
+from lumina.data.packed_stream import shuffled
 from lumina.data.packing import pack
 from lumina.data.store import TokenStore
-from lumina.data.stream import shuffled
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:

@@ -19,12 +19,13 @@ from lumina.data.loading import choose_loading, encoding_threads, in_bytes
 from lumina.data.loss_rule import loss_rule
 from lumina.data.mixture.row_orders import refuse_counted, refuse_own_order
 from lumina.data.order import RowOrder, Sequenced, Taken
+from lumina.data.packed_stream import eval_batches
 from lumina.data.packing import pack
 from lumina.data.prepare import prepare
 from lumina.data.sources.find import named_files
 from lumina.data.sources.members import DATA
 from lumina.data.store import TokenStore
-from lumina.data.stream import Read, RowStream, eval_batches
+from lumina.data.stream import Read, RowStream
 from lumina.data.streaming.head import (
     Head,
     held_out_store,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lumina.config import Config, Source
 from lumina.data.kinds import names_data
-from lumina.data.stream import Prefetcher
+from lumina.data.prefetch import Prefetcher
 from lumina.errors import LuminaError
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console

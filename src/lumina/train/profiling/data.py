@@ -15,10 +15,10 @@ from lumina.config import Config
 from lumina.data.documents import read_documents
 from lumina.data.loss_rule import loss_rule
 from lumina.data.packing import best_fit, cut
+from lumina.data.prefetch import Prefetcher
 from lumina.data.readers.reader import Document
 from lumina.data.reading_options import reading_options
 from lumina.data.split import document_bytes
-from lumina.data.stream import Prefetcher
 from lumina.data.tokenise import encode_documents
 from lumina.data.tokenizer import Tokenizer
 from lumina.observe.console import Console

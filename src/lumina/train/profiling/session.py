@@ -16,7 +16,8 @@ from lumina.assemble.assemble import assemble
 from lumina.assemble.program import Program
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config, Source
-from lumina.data.stream import Prefetcher, StepBatches
+from lumina.data.prefetch import Prefetcher
+from lumina.data.stream import StepBatches
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.plan.environment import Environment
