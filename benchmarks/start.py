@@ -44,8 +44,14 @@ def corpus(folder: Path) -> Path:
     return folder
 
 
-def first_step(source: Path, options: list[str], data: Path, work: Path) -> float:
-    """Start a run, wait for its first row, end it; the seconds that took."""
+def first_step(
+    source: Path, options: list[str], data: Path, work: Path
+) -> tuple[float, dict[str, float]]:
+    """Start a run, wait for its first row, end it; the seconds that took.
+
+    Returns:
+        The seconds, and where the run itself says that they went; {} where it does not.
+    """
     number = len(list(work.glob("run-*")))
     run = work / f"run-{number}"
     caches = work / f"caches-{source.parent.name}"
@@ -72,10 +78,22 @@ def first_step(source: Path, options: list[str], data: Path, work: Path) -> floa
                 if process.poll() is not None:
                     raise SystemExit(f"the run ended early:\n{log.read_text()[-2000:]}")
                 time.sleep(0.02)
-            return time.perf_counter() - began
+            return time.perf_counter() - began, told(run / "events.jsonl", process)
         finally:
             process.kill()
             process.wait()
+
+
+def told(events: Path, process: subprocess.Popen[bytes]) -> dict[str, float]:
+    """Seconds of each part of the start, from the run's event."""
+    for _ in range(100):  # it is written after the row
+        for line in events.read_text().splitlines() if events.is_file() else ():
+            if '"started"' in line and (event := json.loads(line))["data"]:
+                return dict(event["data"]["seconds"])
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    return {}
 
 
 def main() -> None:
@@ -97,7 +115,7 @@ def main() -> None:
         for run in arguments.runs:
             for start in range(1 + arguments.repeat):
                 for source in sources:
-                    seconds = first_step(source, RUNS[run], data, work)
+                    seconds, parts = first_step(source, RUNS[run], data, work)
                     kind = "warm" if start else "cold"
                     found.append(
                         {
@@ -105,6 +123,7 @@ def main() -> None:
                             "source": source.parent.name,
                             "compiler_cache": kind,
                             "seconds": round(seconds, 2),
+                            "parts": parts,
                         }
                     )
                     print(found[-1], flush=True)

@@ -23,6 +23,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lumina import start_clock
+
 FOLDER = "LUMINA_HEARTBEAT"
 """The environment variable that names the folder of the signs."""
 
@@ -216,6 +218,7 @@ def beat(activity: str, step: int | None = None) -> None:
         _page.beat(activity, step)
     if _watchdog is not None:
         _watchdog.sign(activity)
+    start_clock.activity(activity)
 
 
 def still() -> None:

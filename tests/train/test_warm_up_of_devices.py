@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -63,3 +65,29 @@ def test_a_processor_has_nothing_to_load():
     with Products() as products:
         assert not warm_up.warm_device(program)
     assert not products.types
+
+
+def test_a_device_is_loaded_once_on_a_thread_and_waited_for(monkeypatch):
+    monkeypatch.setattr(warm_up, "LAZY", ("cpu",))
+    monkeypatch.setattr(warm_up, "_begun", {})
+    used = []
+
+    def use(device, dtype):
+        used.append((threading.current_thread().name, device.type, dtype))
+        raise RuntimeError("no such kernel")  # the first step would meet it
+
+    monkeypatch.setattr(warm_up, "_use", use)
+    program = assemble(tiny_plan(compute_dtype="bfloat16"))
+    for _ in range(2):
+        warm_up.warm_device_beside(program.device, program.compute_dtype)
+    assert warm_up.warm_device(program)
+    assert used == [("lumina-warm-up", "cpu", torch.bfloat16)]
+    # Another Program, after a reassembly, is readied by itself.
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        warm_up.warm_device(program)
+
+
+def test_a_processor_has_no_thread_to_wait_for(monkeypatch):
+    monkeypatch.setattr(warm_up, "_begun", {})
+    warm_up.warm_device_beside(torch.device("cpu"), torch.float32)
+    assert not warm_up._begun

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from lumina import start_clock
+from lumina.garbage import no_search
 from lumina.model.kinds.table import kinds_of
 from lumina.model.spec import ModelSpec
 
@@ -21,6 +23,7 @@ GRAPHS_OF_A_LENGTH = 16
 
 def compile_blocks(backbone: Any, spec: ModelSpec) -> None:
     """Compile the blocks of a backbone in place, and what a recursion does between."""
+    load_compiler()
     settings = torch._dynamo.config
     graphs = math.prod(kind.graphs(spec) for kind in kinds_of(spec))
     most = GRAPHS_OF_A_LENGTH * graphs
@@ -35,3 +38,22 @@ def compile_blocks(backbone: Any, spec: ModelSpec) -> None:
         return
     for module in (*backbone.blocks, *recursion.steps):
         module.compile(dynamic=False)
+
+
+def load_compiler() -> None:
+    """Load torch's compiler, and start the processes that compile for a GPU.
+
+    Otherwise its second half is loaded with the first block, and the processes, which
+    load torch themselves, start only then and are waited for.
+    """
+    before = start_clock.part(start_clock.COMPILER)
+    with no_search():
+        from torch._inductor import async_compile
+
+        # Nothing is started without Triton, nor a second time.
+        start = getattr(async_compile, "maybe_warm_pool", None)
+        if start is not None:
+            start()
+        import torch._dynamo
+        import torch._inductor.compile_fx  # noqa: F401
+    start_clock.part(before)

@@ -6,12 +6,13 @@ import argparse
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from lumina import heartbeat
+from lumina import heartbeat, start_clock
 from lumina.cli.options import add_config_options, config_from_args
 from lumina.cli.supervisor.choice import BECAUSE, Choice, choose
 from lumina.cli.supervisor.spawned import spawned
@@ -24,6 +25,8 @@ from lumina.cli.supervisor.training import (
     tell,
 )
 from lumina.config import Config
+from lumina.garbage import modules_stay
+from lumina.libraries_ahead import load_ahead
 
 if TYPE_CHECKING:
     from lumina.plan.environment import Environment
@@ -66,6 +69,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _train_here(args: argparse.Namespace, config: Config, choice: Choice) -> int:
+    _load(config, dry_run=args.dry_run)
     from lumina.plan.time_estimate import estimate_here
     from lumina.train import Trainer
 
@@ -95,6 +99,23 @@ def _train_here(args: argparse.Namespace, config: Config, choice: Choice) -> int
         print(f"\nSupervised\n  {supervised.in_words()}")
         return 0
     return trainer.train().exit_code
+
+
+def _load(config: Config, *, dry_run: bool) -> None:
+    """Load torch and what trains, with all that needs no Python beside it."""
+    if "torch" in sys.modules:  # Python called the command, or a server has forked it
+        return
+    start_clock.begin()
+    system = config.system
+    chosen = bool(system.cuda_ids)  # makes fewer GPUs visible, once torch is loaded
+    gpu = system.device in ("auto", "cuda") and not chosen and not dry_run
+    load_ahead(gpu=gpu)
+    with modules_stay():
+        start_clock.part(start_clock.TORCH)
+        import torch  # noqa: F401
+
+        start_clock.part(start_clock.LUMINA)
+        import lumina.train  # noqa: F401
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lumina.assemble.assemble import Progress, assemble
-from lumina.assemble.program import Program
+from lumina.assemble.program import DTYPES, Program
 from lumina.assemble.state_parts import WITHOUT, missing_in_words
 from lumina.data.recorded_encoding import changed_encoding
 from lumina.data.tokenise import RULES_SINCE
@@ -27,6 +27,7 @@ from lumina.train.recorder import Recorder
 from lumina.train.rules import RunningRules
 from lumina.train.rules.earlier import rules_state
 from lumina.train.told_few_bits import base_in_words
+from lumina.train.warm_up import warm_device_beside
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Outset:
 
 def begin(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> Outset:
     """A Program with initial weights, `--init-from`'s, or those of the phase before."""
+    _ready_device(prepared)
     weights, turn = prepared.start.weights, prepared.place.turn
     step = turn.step if turn else 0
     if recorder.metrics is not None:
@@ -91,6 +93,14 @@ def begin(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     return Outset(program, progress, Best(), controls, RunningRules.of(prepared.plan))
 
 
+def _ready_device(prepared: Preparation) -> None:
+    """Load the device's libraries while the program is built."""
+    if prepared.config.system.cuda_warm_up:
+        plan = prepared.plan
+        device = prepared.ranks.device(plan.device)
+        warm_device_beside(device, DTYPES[plan.compute_dtype])
+
+
 def _tell_of_base(program: Program, recorder: Recorder) -> None:
     """Say how far a base in few bits is from its weights, where there is one."""
     if (told := base_in_words(program)) is not None:
@@ -113,6 +123,7 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     Raises:
         LuminaError: E002 if the data is other data.
     """
+    _ready_device(prepared)
     reader = prepared.reader
     assert reader is not None and prepared.resumption is not None
     meta = edited(reader.meta, prepared.resumption.edits)

@@ -28,6 +28,7 @@ from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
 from lumina.train.start import check_data
 from lumina.train.supervised import check_supervised
+from lumina.train.told_start import ToldStart
 from lumina.train.visible_devices import use_cuda_ids
 
 __all__ = ["TrainResult", "Trainer"]
@@ -75,7 +76,7 @@ class Trainer(Adjusting):
         self.console = console or Console(rank=self.ranks.rank)
         self.on_step = on_step
         self._before_start = before_start
-        own = []
+        own: list[Callback] = [ToldStart()]
         if config.safety.safe_optimizations == "background":
             own.append(BackgroundPretests())
         self._deliveries = Deliveries(self, (*callbacks, *own))

@@ -5,17 +5,24 @@ Compiling for every capacity, and loading the libraries of a GPU.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
 
+from lumina import start_clock
 from lumina.assemble.program import Program
 from lumina.batch import Batch
 from lumina.heartbeat import beat
 from lumina.model.kinds.table import kinds_of, loss_terms
+from lumina.threads import start
 
 LAZY = ("cuda",)
 """Kinds of device whose libraries are loaded when they are first used."""
+
+_begun: dict[torch.device, threading.Thread] = {}
+"""Devices whose warm-up goes on beside other work."""
 
 
 class WarmUp:
@@ -65,17 +72,48 @@ def warm_device(program: Program) -> bool:
     Returns:
         Whether there was anything to do.
     """
-    device = program.device
-    if device.type not in LAZY:
+    if program.device.type not in LAZY:
         return False
-    for dtype in {program.compute_dtype, torch.float32}:
-        x = torch.ones(64, 64, dtype=dtype, device=device, requires_grad=True)
-        weight = torch.ones(64, 64, dtype=dtype, device=device, requires_grad=True)
+    before = start_clock.part(start_clock.DEVICE)
+    begun = _begun.pop(program.device, None)
+    if begun is not None:
+        begun.join()
+    else:
+        _use(program.device, program.compute_dtype)
+    start_clock.part(before)
+    return True
+
+
+def warm_device_beside(device: torch.device, dtype: torch.dtype) -> None:
+    """Begin with `warm_device` on a thread, while the compiler's modules are loaded.
+
+    Args:
+        device: of the run.
+        dtype: that it computes in.
+    """
+    if device.type not in LAZY or device in _begun:
+        return
+
+    def use() -> None:
+        # Whatever stands in the way is met, and told, by the first step.
+        with contextlib.suppress(RuntimeError):
+            _use(device, dtype)
+
+    # No daemon: a library that is being loaded must not be taken down.
+    thread = threading.Thread(target=use, name="lumina-warm-up")
+    start(thread)
+    _begun[device] = thread
+
+
+def _use(device: torch.device, dtype: torch.dtype) -> None:
+    """Products, sums and their gradients, of numbers that nothing else sees."""
+    for kind in {dtype, torch.float32}:
+        x = torch.ones(64, 64, dtype=kind, device=device, requires_grad=True)
+        weight = torch.ones(64, 64, dtype=kind, device=device, requires_grad=True)
         y = torch.nn.functional.linear(x, weight)
         y.float().softmax(-1).square().sum().backward()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return True
 
 
 def capacities_to_compile(program: Program) -> tuple[float, ...]:
