@@ -52,6 +52,16 @@ def test_a_layer_is_that_of_the_cpu(way: str, rows: int) -> None:
         assert (here - there).norm() < 5e-3 * here.norm()
 
 
+@pytest.mark.parametrize("scale", [scaled, scaled_rows])
+def test_matrices_are_those_of_the_cpu(scale: Any) -> None:
+    """To the bit, though many of 16 bits lie half-way between two of 8."""
+    drawn = torch.Generator().manual_seed(0)
+    matrix = torch.randn(512, 512, generator=drawn).bfloat16()
+    here, there = scale(matrix, FORWARD), scale(matrix.cuda(), FORWARD)
+    assert torch.equal(here.scale, there.scale.cpu())
+    assert torch.equal(here.values.float(), there.values.float().cpu())
+
+
 def test_experts_are_those_of_the_cpu() -> None:
     """Sizes that are no multiples of anything, and an expert without rows."""
     ends = torch.tensor([5, 5, 47, 160]).int()

@@ -48,7 +48,7 @@ def scaled(matrix: Tensor, dtype: torch.dtype) -> Scaled:
     """
     most = torch.finfo(dtype).max
     largest = matrix.abs().amax().float()
-    scale = largest.clamp(min=1e-30) / most
+    scale = _scale(largest, most)
     values = (matrix.float() / scale).clamp(-most, most).to(dtype)
     return Scaled(values, scale)
 
@@ -65,9 +65,20 @@ def scaled_rows(matrix: Tensor, dtype: torch.dtype) -> Scaled:
     """
     most = torch.finfo(dtype).max
     largest = matrix.abs().amax(dim=-1, keepdim=True).float()
-    scale = largest.clamp(min=1e-30) / most
+    scale = _scale(largest, most)
     values = (matrix.float() / scale).clamp(-most, most).to(dtype)
     return Scaled(values, scale)
+
+
+def _scale(largest: Tensor, most: float) -> Tensor:
+    """What the largest value is divided by to be the largest of the type.
+
+    A product, not a quotient: a division by a number is rounded differently on CPUs, on
+    CUDA and in compiled code. One unit in the last place of a scale sends every value
+    that lies half-way between two float8 numbers to the other one, and values in
+    bfloat16 often do.
+    """
+    return largest.clamp(min=1e-30) * (1 / most)
 
 
 def product(a: Scaled, b: Scaled, dtype: torch.dtype, *, quick_sums: bool) -> Tensor:
