@@ -1,18 +1,22 @@
 """Needles at the lengths of the context tiers, in a small model trained to find them.
 
-Two blocks of width 64 whose heads rotate half of their channels, with wavelengths that
-a short row shows whole (`--rope-theta 50`), so that no distance is new to them; the
-other half compares contents at any distance. It learns from texts that tell one number
-and ask for it at the end, in stages: short texts first, where a number is a fifth of
-all tokens, then longer ones. Then `lumina context test` hides facts in rows of each
-tier's length, and gives the perplexity by position of one long text.
+Two blocks whose heads rotate half of their channels, with wavelengths that a short row
+shows whole (`--rope-theta 50`), so that no distance is new to them; the other half
+compares contents at any distance. It learns from texts that tell numbers and ask for
+them at the end, in stages: short rows in which nearly every token is part of a fact or
+of an answer, so that it learns to look back at all, and then rows four times as long,
+again and again, so that it still finds a fact among all that it could attend to. There
+the numbers that answer have about half of the weight of the loss, however few they are
+(`--role-weights`). Then `lumina context test` hides facts in rows of each tier's
+length, and gives the perplexity by position of one long text.
 
-    python benchmarks/needles.py --out needles.json                     minutes of a GPU
-    python benchmarks/needles.py --tiers 1 2 3 --stages 5 --out FILE    a core of a CPU
+    python benchmarks/needles.py --out needles.json                 minutes of a GPU
+    python benchmarks/needles.py --recipe cpu --tiers 1 --out FILE  a core of a CPU
 
 A stage and a length that are there already are not done again (`--work FOLDER`), so
-that the work may be interrupted and divided. `--more N` makes each stage N times as
-long. What is asked of a tier is its length, not a model that is good at anything else.
+that the work may be interrupted and divided; a stage that was not tried makes those
+behind it stale, so give another folder for another recipe. What is asked of a tier is
+its length, not a model that is good at anything else.
 """
 
 from __future__ import annotations
@@ -31,14 +35,17 @@ from typing import Any
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 SHAPE = (
-    "--preset debug --no-tie-embeddings --hidden-size 64 --intermediate-size 128 "
-    "--num-layers 2 --num-heads 2 --num-kv-heads 2 --block-style phi --rotary-share "
-    "0.5 --rope-theta 50 --init-std 0.1 --tokenizer-vocab-size 320"
+    "--preset debug --no-tie-embeddings --hidden-size {width} --intermediate-size "
+    "{inner} --num-layers 2 --num-heads {heads} --num-kv-heads {heads} --block-style "
+    "phi --rotary-share 0.5 --rope-theta 50 --init-std 0.1 --tokenizer-vocab-size 320"
 )
 ALWAYS = (
     "--no-use-moe --beta2 0.98 --warmup-steps 20 --eval-batches 4 --report-samples 0 "
-    "--metrics basic --save-every-n-batches 0 --no-compile --seed 0"
+    "--metrics basic --save-every-n-batches 0 --no-compile --seed 0 --loss-on "
+    "user,assistant"
 )
+ANSWER = 6
+"""Tokens of an answer: a space, four digits and a full stop."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +53,70 @@ class Stage:
     """A training.
 
     Attributes:
-        words: about how many a text has; a word is 2 to 3 tokens.
         length: tokens of a row.
+        words: about how many a text has; a word is 2 to 3 tokens, and a text must not
+            be longer than its row, which would part its questions from its facts.
+        facts: of a text.
+        asked: times that each is asked for.
         rows: of a step.
         steps: of it.
         rate: the highest learning rate.
         texts: that are made.
     """
 
-    words: int
     length: int
+    words: int
+    facts: int
+    asked: int
     rows: int
     steps: int
     rate: float
     texts: int
 
+    @property
+    def weight(self) -> float:
+        """Of a token that answers nothing; all of them weigh what the answers do."""
+        answers = ANSWER * self.facts * self.asked
+        return float(f"{min(1.0, answers / self.length):.1g}")
 
-STAGES = (
-    Stage(36, 256, 8, 500, 5e-3, 20000),
-    Stage(18, 256, 8, 450, 5e-3, 20000),
-    Stage(40, 256, 8, 400, 4e-3, 20000),
-    Stage(150, 512, 6, 300, 3e-3, 6000),
-    Stage(1000, 3072, 1, 150, 2e-3, 400),
-)
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stages, and the shape of the model: a head has 32 channels."""
+
+    width: int
+    stages: tuple[Stage, ...]
+
+    @property
+    def shape(self) -> str:
+        """As options of `lumina train`."""
+        return SHAPE.format(
+            width=self.width, inner=2 * self.width, heads=self.width // 32
+        )
+
+
+RECIPES = {
+    "gpu": Recipe(
+        128,
+        (
+            Stage(256, 105, 2, 4, 64, 1500, 5e-3, 6000),
+            Stage(512, 165, 4, 2, 64, 300, 3e-3, 4000),
+            Stage(4096, 1340, 12, 1, 16, 250, 2e-3, 500),
+            Stage(16384, 5400, 12, 1, 4, 200, 1e-3, 120),
+            Stage(65536, 21500, 12, 1, 1, 200, 1e-3, 36),
+            Stage(147456, 48400, 12, 1, 1, 80, 5e-4, 16),
+        ),
+    ),
+    "cpu": Recipe(
+        64,
+        (
+            Stage(256, 105, 2, 4, 8, 1200, 5e-3, 2000),
+            Stage(512, 165, 4, 2, 4, 250, 3e-3, 600),
+            Stage(2048, 670, 12, 1, 1, 200, 2e-3, 150),
+            Stage(8192, 2700, 12, 1, 1, 120, 1e-3, 40),
+        ),
+    ),
+}
 
 
 def lumina(work: Path, *words: str) -> str:
@@ -91,28 +139,45 @@ def lumina(work: Path, *words: str) -> str:
     return done.stdout
 
 
-def texts(work: Path, words: int, count: int, seed: int) -> Path:
-    """A file of so many texts with one fact each, made once."""
-    file = work / f"texts-{words}-{count}-{seed}.jsonl"
+def texts(work: Path, stage: Stage, seed: int) -> Path:
+    """A file of the texts of a stage, made once."""
+    file = work / f"texts-{stage.length}-{stage.texts}-{seed}.jsonl"
     if not file.exists():
         made = file.with_suffix(".part.jsonl")
+        template = Path(f"{made}.jinja")
         made.unlink(missing_ok=True)
-        options = ("--count", count, "--length", words, "--facts", 1, "--seed", seed)
-        lumina(work, "context", "texts", str(made), *map(str, options))
+        template.unlink(missing_ok=True)
+        options = {
+            "count": stage.texts,
+            "length": stage.words,
+            "facts": stage.facts,
+            "asked": stage.asked,
+            "seed": seed,
+        }
+        lumina(work, "context", "texts", str(made), "--turns", *named(options))
+        template.rename(f"{file}.jinja")
         made.rename(file)
     return file
 
 
-def trained(work: Path, stages: int, more: int) -> tuple[Path, list[dict[str, Any]]]:
+def named(options: dict[str, Any]) -> list[str]:
+    """Options of a command, with their values."""
+    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+
+
+def trained(
+    work: Path, recipe: Recipe, stages: int, more: int
+) -> tuple[Path, list[dict[str, Any]]]:
     """The run of the last stage, and what each ended with."""
     ended, before = [], None
-    for number, stage in enumerate(STAGES[:stages]):
+    for number, stage in enumerate(recipe.stages[:stages]):
         run, result = work / f"stage-{number}", work / f"stage-{number}.json"
         if not result.exists():
             if run.exists():  # of a stage that was interrupted
                 shutil.rmtree(run)
             began = time.monotonic()
-            start = ["--init-from", str(before)] if before else SHAPE.split()
+            start = ["--init-from", str(before)] if before else recipe.shape.split()
+            data = texts(work, stage, number)
             options = {
                 "seq-length": stage.length,
                 "batch-size": stage.rows,
@@ -120,16 +185,24 @@ def trained(work: Path, stages: int, more: int) -> tuple[Path, list[dict[str, An
                 "steps": stage.steps * more,
                 "eval-every-n-batches": stage.steps * more,
                 "learning-rate": stage.rate,
-                "train-data": texts(work, stage.words, stage.texts, number),
+                "role-weights": f"assistant=1,user={stage.weight:g}",
+                "train-data": data,
                 "run-dir": run,
             }
-            named = [w for k, v in options.items() for w in (f"--{k}", str(v))]
-            lumina(work, "train", *start, *ALWAYS.split(), *named)
-            rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-            losses = [row["eval_loss"] for row in rows if "eval_loss" in row]
+            if before is None:  # later stages go on with its template
+                options["chat-template"] = f"{data}.jinja"
+            lumina(work, "train", *start, *ALWAYS.split(), *named(options))
+            rows = [
+                json.loads(row)
+                for row in (run / "metrics.jsonl").read_text().splitlines()
+            ]
             facts = asdict(stage) | {
                 "steps": stage.steps * more,
-                "held_out_loss": losses[-1],
+                "weight": stage.weight,
+                "loss": [row["loss"] for row in rows if "loss" in row][-1],
+                "held_out_loss": [
+                    row["eval_loss"] for row in rows if "eval_loss" in row
+                ][-1],
                 "seconds": time.monotonic() - began,
             }
             result.write_text(json.dumps(facts) + "\n")
@@ -141,26 +214,50 @@ def trained(work: Path, stages: int, more: int) -> tuple[Path, list[dict[str, An
     return before, ended
 
 
-def read(work: Path, run: Path, length: int, needles: int, seed: int) -> dict[str, Any]:
-    """What the model finds in rows of a length, and the loss by position."""
-    result = work / f"{run.name}-{length}-{needles}-{seed}.json"
-    if not result.exists():
-        long = texts(work, max(60, length // 2), 2, 100 + length)
+def long_text(work: Path, length: int) -> Path:
+    """Two texts with one fact that are longer than a row, made once."""
+    file = work / f"long-{length}.jsonl"
+    if not file.exists():
+        made = file.with_suffix(".part.jsonl")
+        made.unlink(missing_ok=True)
+        options = {
+            "count": 2,
+            "length": max(60, length // 2),
+            "facts": 1,
+            "seed": length,
+        }
+        lumina(work, "context", "texts", str(made), *named(options))
+        made.rename(file)
+    return file
+
+
+TOGETHER = 2**18
+"""Rows up to so many tokens are tested in one process, longer ones in one each."""
+
+
+def read(
+    work: Path, run: Path, lengths: list[int], needles: int, seed: int
+) -> list[dict[str, Any]]:
+    """What the model finds in rows of some lengths, and the loss by position."""
+
+    def result(length: int) -> Path:
+        return work / f"{run.name}-{length}-{needles}-{seed}.json"
+
+    todo = [length for length in lengths if not result(length).exists()]
+    if todo:
         began = time.monotonic()
-        said = lumina(
-            work, "context", "test", str(run), "--lengths", str(length),
-            "--needles", str(needles), "--rows", "1", "--seed", str(seed), "--json",
-        )  # fmt: skip
-        found = json.loads(said)["readings"][0]
-        said = lumina(
-            work, "context", "test", str(run), "--lengths", str(length), "--needles",
-            "1", "--rows", "1", "--data", str(long), "--json",
-        )  # fmt: skip
-        found["parts"] = json.loads(said)["readings"][0]["parts"]
-        found["seconds"] = time.monotonic() - began
-        result.write_text(json.dumps(found) + "\n")
-    reading: dict[str, Any] = json.loads(result.read_text())
-    return reading
+        common = ["context", "test", str(run), "--json", "--rows", "1"]
+        common += ["--lengths", *map(str, todo)]
+        options = named({"needles": needles, "seed": seed})
+        facts = json.loads(lumina(work, *common, *options))["readings"]
+        data = long_text(work, max(todo))
+        options = named({"needles": 1, "data": data})
+        texts_read = json.loads(lumina(work, *common, *options))["readings"]
+        seconds = (time.monotonic() - began) / len(todo)
+        for length, found, text in zip(todo, facts, texts_read, strict=True):
+            found |= {"parts": text["parts"], "seconds": seconds}
+            result(length).write_text(json.dumps(found) + "\n")
+    return [json.loads(result(length).read_text()) for length in lengths]
 
 
 def main() -> None:
@@ -172,17 +269,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("needles.json"))
     parser.add_argument("--work", type=Path, default=Path("needles"))
     numbers = [tier.number for tier in CONTEXT_TIERS]
-    parser.add_argument("--tiers", nargs="+", type=int, default=numbers)
+    parser.add_argument("--tiers", nargs="*", type=int, default=numbers)
     parser.add_argument(
-        "--lengths", nargs="+", type=int, default=[256, 512, 1024, 2048]
+        "--lengths", nargs="*", type=int, default=[256, 512, 1024, 2048]
     )
-    parser.add_argument("--stages", type=int, default=len(STAGES))
+    parser.add_argument("--recipe", choices=RECIPES, default="gpu")
+    parser.add_argument("--stages", type=int, default=99, help="of it, the first")
     parser.add_argument("--more", type=int, default=1)
     parser.add_argument("--needles", type=int, default=4, help="at each of five depths")
     parser.add_argument("--seed", type=int, default=0, help="of the facts")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
-    run, stages = trained(asked.work, asked.stages, asked.more)
+    recipe = RECIPES[asked.recipe]
+    run, stages = trained(asked.work, recipe, asked.stages, asked.more)
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -192,22 +291,25 @@ def main() -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
-        "shape": SHAPE,
+        "shape": recipe.shape,
         "stages": stages,
         "readings": [],
     }
     tiers = {t.tokens: t.number for t in CONTEXT_TIERS if t.number in asked.tiers}
-    for length in sorted({*asked.lengths, *tiers}):
-        found = read(asked.work, run, length, asked.needles, asked.seed)
-        facts["readings"].append({"tier": tiers.get(length)} | found)
+    lengths = sorted({*asked.lengths, *tiers})
+    short = [length for length in lengths if length <= TOGETHER]
+    for group in (short, *([n] for n in lengths if n > TOGETHER)):
+        for found in read(asked.work, run, group, asked.needles, asked.seed):
+            length = found["length"]
+            facts["readings"].append({"tier": tiers.get(length)} | found)
+            by_depth = [one["found"] for one in found["needles"]]
+            last = found["parts"][-1]["perplexity"] if found["parts"] else float("nan")
+            print(
+                f"{length:>9,} tokens  recall {found['recall']:.0%} {by_depth}  "
+                f"perplexity of the last half {last:.3f}  {found['seconds']:.0f} s",
+                flush=True,
+            )
         asked.out.write_text(json.dumps(facts, indent=1) + "\n")
-        by_depth = [one["found"] for one in found["needles"]]
-        last = found["parts"][-1]["perplexity"] if found["parts"] else float("nan")
-        print(
-            f"{length:>9,} tokens  recall {found['recall']:.0%} {by_depth}  perplexity "
-            f"of the last half {last:.3f}  {found['seconds']:.0f} s",
-            flush=True,
-        )
 
 
 if __name__ == "__main__":
