@@ -71,6 +71,12 @@ def test_losses_are_those_of_a_run_that_began_on_the_rung(runs: Runs) -> None:
     assert "Injected" in found[0]["message"] and found[0]["code"] == "E201"
     (fits,) = told(run, "memory_recovered")
     assert fits["data"]["micro_batch_size"] == 2
+    # These are not the losses of a run without shortage, and that is told.
+    assert [e["data"]["numbers"] for e in found] == ["as they were", *2 * (DRAWS,)]
+    assert found[1]["message"].endswith(DRAWS)
+
+
+DRAWS = "dropout draws other numbers for smaller forwards"
 
 
 @pytest.mark.covers("TRN-23: store found settings for later runs")
@@ -97,6 +103,7 @@ def test_the_next_run_and_a_resumed_one_begin_on_the_rung(runs: Runs) -> None:
     found: list[int] = []
     again = runs.train(sizes(found), **(STORY | {"steps": 1}))
     assert found == [2] and "micro_batch_size 2 instead of 8" in again.printed
+    assert DRAWS in " ".join(again.printed.split())
     assert "an earlier run" in told_plan(again)["reasons"]["micro_batch_size"]
     runs.train(sizes(found), **(STORY | {"steps": 1, "seq_length": 16}))
     runs.train(sizes(found), **(STORY | {"steps": 1, "forget_memory_limits": True}))

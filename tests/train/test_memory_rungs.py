@@ -7,6 +7,7 @@ has no host beside it, so files take the place of pinned memory.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lumina.state.reader import latest_good, open_checkpoint
 from lumina.train import loop
 from lumina.train.controls import apply_change
 from lumina.train.controls.layout import FeedforwardTile
+from lumina.train.memory_ladder.rung import ROUNDING, numbers_after
 from lumina.train.memory_ladder.rungs import (
     activations_host,
     feedforward_tile,
@@ -32,6 +34,7 @@ from lumina.train.memory_ladder.rungs import (
 )
 from machines import gpu, plan_for
 from mechanisms import mechanism
+from programs import tiny_plan
 from short_of_memory import at_most, short
 from tiny_runs import EXPERTS, Run, Runs, seen
 
@@ -242,3 +245,46 @@ def test_tiles_are_for_long_forwards_of_models_that_suit_them() -> None:
     assert tiles.next(kept, cleared=True) is None
     with pytest.raises(LuminaError, match="E002"):
         FeedforwardTile().edit(kept, 4096)
+
+
+@pytest.mark.parametrize(
+    ("rung", "changes", "said"),
+    [
+        ("micro_batch", {}, ROUNDING),
+        ("micro_batch", {"dropout": 0.1}, "dropout draws other numbers"),
+        ("feedforward_tile", {"dropout": 0.1}, ROUNDING),
+        ("checkpointing_full", {"dropout": 0.1}, ""),
+        ("activations_host", {"dropout": 0.1}, ""),
+        ("optimizer_states_host", {"dropout": 0.1}, ""),
+        ("optimizer_states_host", {"optimizer": "muon"}, ROUNDING),
+        ("optimizer_states_host", {"optimizer_groups": ("*.up=muon",)}, ROUNDING),
+        ("optimizer_states_host", {"weights_dtype": "bfloat16"}, "page by page"),
+        ("weights_host", {"dropout": 0.1}, ""),
+    ],
+)
+def test_what_a_rung_changes_in_the_numbers_is_said(
+    rung: str, changes: dict[str, Any], said: str
+) -> None:
+    plan = tiny_plan()
+    spec = replace(plan.spec, dropout=changes.get("dropout", 0.0))
+    rest = {name: value for name, value in changes.items() if name != "dropout"}
+    plan = plan.replace(spec=spec, **rest)
+    found = numbers_after(plan, [rung])
+    assert said in found if said else found == ""
+
+
+def test_routers_draw_and_count_in_each_forward() -> None:
+    plan = tiny_plan(moe=True)
+    assert numbers_after(plan, ["micro_batch", "cache"]) == ROUNDING
+    moe = replace(
+        plan.spec.moe,  # type: ignore[type-var]
+        jitter=0.1,
+        expert_dropout=0.1,
+        dispatch="capacity",
+        balance_scope="micro_batch",
+    )
+    found = numbers_after(
+        plan.replace(spec=replace(plan.spec, moe=moe)), ["micro_batch"]
+    )
+    assert "expert_dropout, router jitter draws" in found
+    assert "places" in found and "balance" in found

@@ -27,7 +27,7 @@ from lumina.plan.environment import Environment
 from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
 from lumina.train.controls import control_named
-from lumina.train.memory_ladder.rung import rungs
+from lumina.train.memory_ladder.rung import numbers_after, rungs
 
 FILE = "memory_limits.json"
 VERSION = 1
@@ -193,11 +193,13 @@ def with_known_limits(
     if limit is None or (resumed is not None and limit.run != str(resumed.resolve())):
         return plan
     changed: dict[str, tuple[Any, Any]] = {}
+    taken, first = [], plan
     for rung in rungs():
         value = limit.controls.get(rung.control)
         wanted = None if value is None else rung.known_to_fit(plan, value)
         if wanted is None or rung.control in plan.pinned:
             continue
+        taken.append(rung.name)
         changed[rung.control] = (getattr(plan, rung.control), wanted)
         plan = control_named(rung.control).edit(plan, wanted)
     if not changed:
@@ -206,9 +208,11 @@ def with_known_limits(
         f"{k} {new} instead of {old}" for k, (old, new) in changed.items()
     )
     here = "this run" if resumed is not None else f"the run in {limit.run}"
+    numbers = numbers_after(first, taken)
     tell(
         f"{listed}: memory ran out in {here} ({limit.text}); "
-        "--forget-memory-limits begins without it"
+        + (f"{numbers}; " if numbers else "")
+        + "--forget-memory-limits begins without it"
     )
     why = {name: "an earlier run of this shape ran out of memory" for name in changed}
     return with_spec(plan.replace(reasons=plan.reasons | why), plan.spec)

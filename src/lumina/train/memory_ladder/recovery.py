@@ -22,7 +22,7 @@ from lumina.state.checkpoint import Kind
 from lumina.train.controls import Change, Controls, control_named
 from lumina.train.memory_ladder.guard import OthersLackMemoryError, StepGuard
 from lumina.train.memory_ladder.limits import Limits, held_values, key_of
-from lumina.train.memory_ladder.rung import Attempt, rungs
+from lumina.train.memory_ladder.rung import Attempt, numbers_after, rungs
 from lumina.train.memory_ladder.shortage import Before, Shortage, figures
 from lumina.train.recorder import Recorder
 
@@ -202,16 +202,18 @@ class MemoryRecovery:
     ) -> None:
         """What was seen, and what is done about it."""
         step = run.progress.step
+        numbers = numbers_after(run.plan, [wanted.rung])
         run.recorder.event(
             "out_of_memory",
             "warning",
             shortage.code,
             f"step {step + 1} had no room ({shortage.text}): {wanted.text}, and the "
-            "step is taken again",
+            "step is taken again" + (f"; {numbers}" if numbers else ""),
             step=step,
             rung=wanted.rung,
             control=wanted.control or None,
             value=wanted.value,
+            numbers=numbers or "as they were",
             **evidence,
         )
 

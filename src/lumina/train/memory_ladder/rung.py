@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -29,8 +30,8 @@ class Attempt:
 class Rung:
     """One way to do the same step with less memory. A subclass declares one.
 
-    The gradient of the step stays what it was, up to rounding: a rung changes how a
-    step is carried out, through a control, and never which rows it learns from.
+    A rung changes how a step is carried out, through a control, and never which rows it
+    learns from. What changes in the numbers all the same is said (`numbers`).
 
     Attributes:
         name: of the rung, and of its file.
@@ -63,6 +64,19 @@ class Rung:
         """
         return None
 
+    def numbers(self, plan: Plan) -> str:
+        """What is different in the numbers of a run from this rung on, in words.
+
+        Args:
+            plan: of the run before the rung.
+
+        Returns:
+            The end of a sentence; empty where all numbers stay to the bit.
+        """
+        return ""
+
+
+ROUNDING = "sums are added in another order, which changes their rounding"
 
 RUNGS = FoundByName[Rung]("lumina.train.memory_ladder.rungs")
 """Every rung whose file has been imported, by name."""
@@ -74,6 +88,18 @@ def register_rung(cls: R) -> R:
     """Enter a rung in the table: a decorator of a subclass of `Rung`."""
     RUNGS[cls.name] = cls()
     return cls
+
+
+def numbers_after(plan: Plan, names: Iterable[str]) -> str:
+    """What some rungs change in the numbers of a run, in words; empty: nothing.
+
+    Args:
+        plan: of the run before them.
+        names: of the rungs.
+    """
+    found = (RUNGS.found(name) for name in names)
+    told = [rung.numbers(plan) for rung in found if rung is not None]
+    return "; ".join(dict.fromkeys(text for text in told if text))
 
 
 def rungs() -> list[Rung]:

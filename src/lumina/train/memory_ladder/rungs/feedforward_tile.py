@@ -7,7 +7,7 @@ from typing import Any
 from lumina.errors import LuminaError
 from lumina.plan.plan import Plan
 from lumina.train.controls import control_named
-from lumina.train.memory_ladder.rung import Attempt, Rung, register_rung
+from lumina.train.memory_ladder.rung import ROUNDING, Attempt, Rung, register_rung
 
 PAYS = 8192
 """Tokens of a forward below which tiles cost time and save next to nothing."""
@@ -49,6 +49,12 @@ class FeedforwardTile(Rung):
         if not 0 < value < min(plan.feedforward_tile or tokens, tokens):
             return None
         return value if _suits(plan, value) else None
+
+    def numbers(self, plan: Plan) -> str:
+        """Each tile draws for itself; sums of gradients are added over tiles."""
+        if any(one.dropout for one in plan.spec.adapters):
+            return "dropout of adapters draws other numbers for tiles"
+        return ROUNDING
 
 
 def _suits(plan: Plan, size: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lumina.plan.plan import Plan
-from lumina.train.memory_ladder.rung import Attempt, Rung, register_rung
+from lumina.train.memory_ladder.rung import ROUNDING, Attempt, Rung, register_rung
 
 
 @register_rung
@@ -13,7 +13,8 @@ class MicroBatch(Rung):
     """Halve the rows of a forward, down to one; the rows of the step stay.
 
     The loss of a step is a sum over its tokens divided by their number, so that the
-    gradient does not depend on how the rows are divided.
+    gradient does not depend on how the rows are divided, but for what is drawn or
+    counted in each forward.
     """
 
     name = "micro_batch"
@@ -32,6 +33,31 @@ class MicroBatch(Rung):
         if plan.micro_batch_size <= value:
             return None
         return largest_divisor(plan, value)
+
+    def numbers(self, plan: Plan) -> str:
+        """Each forward draws and counts for itself."""
+        found = []
+        moe = plan.spec.moe
+        if drawn := draws(plan):
+            found.append(f"{drawn} draws other numbers for smaller forwards")
+        if moe is not None and moe.dispatch == "capacity":
+            found.append("places of experts are counted in smaller forwards")
+        if moe is not None and moe.balance_scope == "micro_batch":
+            found.append("the balance of experts is taken of smaller forwards")
+        return " and ".join(found) or ROUNDING
+
+
+def draws(plan: Plan) -> str:
+    """What of a model draws random numbers in a forward; empty: nothing."""
+    spec, names = plan.spec, []
+    moe = spec.moe
+    if spec.dropout or any(one.dropout for one in spec.adapters):
+        names.append("dropout")
+    if moe is not None and moe.expert_dropout:
+        names.append("expert_dropout")
+    if moe is not None and moe.jitter:
+        names.append("router jitter")
+    return ", ".join(names)
 
 
 def largest_divisor(plan: Plan, most: int) -> int:

@@ -9,7 +9,7 @@ from lumina.plan.elsewhere import elsewhere
 from lumina.plan.make import layout_of
 from lumina.plan.plan import Plan
 from lumina.quantities import byte_size
-from lumina.train.memory_ladder.rung import Attempt, Rung, register_rung
+from lumina.train.memory_ladder.rung import ROUNDING, Attempt, Rung, register_rung
 
 BESIDE = {"cuda": "host"}
 """Device -> the place beside it that costs the least time."""
@@ -22,7 +22,8 @@ SHARE = 0.7
 class OptimizerStatesHost(Rung):
     """Keep the states in host memory, and bring them page by page.
 
-    The states are those of before, so that the step is, too.
+    The states are those of before, so that the step is, too, but for what an optimizer
+    stacks or draws page by page.
     """
 
     name = "optimizer_states_host"
@@ -45,3 +46,10 @@ class OptimizerStatesHost(Rung):
         """Host memory, where the earlier run needed it."""
         attempt = self.next(plan, cleared=True)
         return value if attempt is not None and attempt.value == value else None
+
+    def numbers(self, plan: Plan) -> str:
+        """Matrices are stacked, and numbers are drawn, page by page."""
+        if plan.weights_dtype != "float32":
+            return "the rounding of 16-bit weights draws other numbers page by page"
+        groups = (one.rpartition("=")[2] for one in plan.optimizer_groups)
+        return ROUNDING if "muon" in (plan.optimizer, *groups) else ""
