@@ -29,7 +29,12 @@ from lumina.train.watch import Look, Watch
 
 
 def prepared_for(
-    config: Config, steps: int, console: Console, *, without_data: bool = False
+    config: Config,
+    steps: int,
+    console: Console,
+    *,
+    without_data: bool = False,
+    several: bool = False,
 ) -> Preparation:
     """What a training of these settings would do, with its data; nothing is assembled.
 
@@ -38,12 +43,13 @@ def prepared_for(
         steps: how many are needed in all.
         console: shows what preparing the data shows.
         without_data: plan for the model alone, where no data is named.
+        several: whether this is one of several ranks.
 
     Raises:
         LuminaError: E002 for several processes, phases or a run to go on with; as
             `lumina train` for the rest.
     """
-    _check(config)
+    _check(config, several)
     asked = {"steps": steps, "epochs": None, "warmup_steps": 0, "warmup_ratio": None}
     asked |= {"eval_every_n_batches": 0, "early_stopping_patience": 0}
     prepared = Preparation(
@@ -86,6 +92,7 @@ class Session:
         steps: int,
         console: Console,
         rows: Callable[[Plan], Feed] | None = None,
+        several: bool = False,
     ) -> None:
         """Prepare the data and assemble the Program.
 
@@ -94,12 +101,15 @@ class Session:
             steps: how many are needed in all.
             console: shows what preparing the data shows.
             rows: makes the rows to train on, in place of the data.
+            several: whether this is one of several ranks.
 
         Raises:
             LuminaError: as `prepared_for`.
         """
         began = time.perf_counter()
-        prepared = prepared_for(config, steps, console, without_data=rows is not None)
+        prepared = prepared_for(
+            config, steps, console, without_data=rows is not None, several=several
+        )
         ranks = prepared.ranks
         self.plan: Plan = prepared.plan
         self.environment: Environment = prepared.environment
@@ -117,6 +127,8 @@ class Session:
         self._feed = Prefetcher(
             stream,
             stream.start,
+            rank=self.program.mesh.data.rank,
+            data_ranks=self.program.mesh.data.size,
             micro_batch_size=self.plan.micro_batch_size,
             depth=config.loading.prefetch_factor,
             pin=config.loading.pin_memory is not False and self.on_gpu,
@@ -172,14 +184,14 @@ class Session:
         self._restore()
 
 
-def _check(config: Config) -> None:
-    """Refuse what is not one training in this process."""
+def _check(config: Config, several: bool) -> None:
+    """Refuse what is not one training, in this process where it is not of several."""
     asked = (config.system.nproc or 1) * config.nodes.num_nodes
-    if Ranks.from_environment().world_size > 1 or asked > 1:
+    if not several and (Ranks.from_environment().world_size > 1 or asked > 1):
         raise LuminaError(
             "E002",
             "a profile is made of one process",
-            "leave --nproc and torchrun out",
+            "leave --nproc and torchrun out; `lumina profile communication` takes them",
         )
     if config.stages.phases or config.stages.context_schedule:
         raise LuminaError(
