@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from lumina.plan.count import trainable
-from lumina.plan.schedule import learning_rate_at
+from lumina.plan.schedule import learning_rate_at, mean_rate
 from lumina.train.health.checks.large_epsilon import LargeEpsilon
-from lumina.train.health.checks.low_rate import LowRate, mean_rate
+from lumina.train.health.checks.low_rate import LowRate
 from lumina.train.health.checks.short_second_moment import ShortSecondMoment
 from lumina.train.health.watching import Watching
 from programs import tiny_plan

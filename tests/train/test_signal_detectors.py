@@ -126,6 +126,20 @@ def test_a_group_that_stays_larger_is_told_of_for_half_a_window():
     assert steps[0] == 103 and len(steps) <= 25
 
 
+def test_a_group_of_a_model_that_learns_is_told_of_and_left_alone():
+    """A loss that falls in the steps of the alarm: something new is being learned."""
+    made = groups(300)
+    for at, row in enumerate(made):
+        row["loss"] = 3.2 - 0.03 * max(at - 140, 0) + 0.01 * (at % 3)
+        if 160 <= at < 166:
+            row["group.embedding.gradient_norm"] = 30.0
+    steps = {one.step: one.confidence for one in found(made, "group_norm_outlier")}
+    assert list(steps) == [163, 164, 165, 166] and set(steps.values()) == {0.55}
+    for row in made:
+        row["loss"] = 3.2 + 0.01 * (row["step"] % 3)
+    assert min(o.confidence for o in found(made, "group_norm_outlier")) > 0.6
+
+
 def test_what_a_detector_remembers_is_taken_up_again():
     made = rows(300, log_z=drifting(0.2))
     for row, more in zip(made, groups(300), strict=True):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from lumina.plan.plan import Plan
 from lumina.plan.schedule_table import Place, chosen_schedule
 
+SAMPLES = 256
+"""Steps at which a schedule is looked at for its mean."""
+
 
 def learning_rate_at(plan: Plan, step: int) -> float:
     """The learning rate of the step that follows `step` completed steps.
@@ -27,3 +30,16 @@ def learning_rate_at(plan: Plan, step: int) -> float:
         options=defaults | plan.lr_scheduler_options,
     )
     return schedule.rate(place)
+
+
+def mean_rate(plan: Plan, since: int = 0) -> float:
+    """The mean of the scheduled rates of a run; of long ones, of `SAMPLES` steps.
+
+    Args:
+        plan: gives the schedule.
+        since: completed steps after which it is taken; fewer than the run has.
+    """
+    left = max(plan.steps - since, 1)
+    count = min(left, SAMPLES)
+    places = [since + round((n + 0.5) * left / count - 0.5) for n in range(count)]
+    return sum(learning_rate_at(plan, step) for step in places) / count

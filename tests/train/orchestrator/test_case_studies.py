@@ -23,7 +23,7 @@ from lumina.train.replaying.stand_in import StandIn
 from lumina.train.rules.orchestrator import Orchestrator
 from programs import tiny_plan
 
-STEPS, AT = 600, 200
+STEPS, AT = 1000, 200
 EVEN = [[0.25] * 4] * 2
 
 Row = dict[str, Any]

@@ -35,9 +35,11 @@ class Made:
         changes: those that were carried out.
     """
 
-    def __init__(self, mode: str = "on", **plan: Any) -> None:
+    def __init__(self, mode: str = "on", moe: bool = False, **plan: Any) -> None:
         settings = {"mode": mode, "cooldown_steps": COOLDOWN}
-        self.plan = tiny_plan(steps=200, max_grad_norm=1.0, orchestrator=settings)
+        self.plan = tiny_plan(
+            moe=moe, steps=200, max_grad_norm=1.0, orchestrator=settings
+        )
         self.plan = self.plan.replace(learning_rate=1e-3, **plan)
         self.policy = Policy(self.plan)
         self.values = dict(VALUES)
@@ -52,13 +54,21 @@ class Made:
         *found: str,
         confidence: float = 0.95,
         severity: Any = "warning",
+        over: int = 0,
     ) -> Made:
         """Some steps with these losses, and in each of them these findings."""
         for _ in range(steps):
             self.step += 1
             self.policy.see({"step": self.step, "loss": loss(self.step)})
             findings = [
-                Finding(name, self.step, severity, confidence, f"{name} was made")
+                Finding(
+                    name,
+                    self.step,
+                    severity,
+                    confidence,
+                    f"{name} was made",
+                    {"steps": over} if over else {},
+                )
                 for name in found
             ]
             proposal = self.policy.decide(
@@ -216,16 +226,53 @@ def test_what_makes_no_difference_to_a_plateau_is_undone() -> None:
     def level(step: int) -> float:
         return 3.0 + 0.01 * (step % 3 - 1)
 
-    made = Made().run(30, level).run(100, level, "plateau", confidence=0.95)
+    def long(confidence: float) -> Made:
+        made = Made().run(30, level)
+        made.values["weight_decay"] = 4.0  # in 100 steps it makes a difference
+        return made.run(100, level, "plateau", confidence=confidence)
+
+    made = long(0.95)
     assert [action for _, action in made.decided()][:5] == [
         "try_lower_rate", "undo", "raise_rate", "undo", "less_weight_decay",
     ]  # fmt: skip
     assert [change.value for change in made.changes][:4] == [5e-4, 1e-3, 1.5e-3, 1e-3]
-    sure = Made().run(30, level).run(100, level, "plateau", confidence=0.75)
-    assert next(action for _, action in sure.decided()) == "less_weight_decay"
+    assert next(action for _, action in long(0.75).decided()) == "less_weight_decay"
+    little = Made().run(30, level).run(1, level, "plateau", confidence=0.75)
+    assert little.decided() == [(31, "nothing")], "0.005 less takes 0.03% in the end"
     doubtful = Made().run(30, level)
     doubtful.run(60, level, "slow_learning", confidence=0.89)
     assert next(action for _, action in doubtful.decided()) == "nothing"
+
+
+def test_a_level_loss_after_a_disturbance_waits() -> None:
+    """Over steps of which some were disturbed it may only be recovering."""
+
+    def level(step: int) -> float:
+        return 3.0 + 0.01 * (step % 3 - 1)
+
+    def first(before: int) -> list[tuple[int, str]]:
+        made = Made(pinned=("max_grad_norm",)).run(30, level)
+        made.run(1, level, "exploding_gradients").run(before, level)
+        made.run(1, level, "plateau", confidence=0.95, over=15)
+        return made.decided()[1:]
+
+    assert first(13) == []
+    assert first(14) == [(46, "try_lower_rate")]
+
+
+@pytest.mark.parametrize(
+    ("anomaly", "acts"),
+    [("plateau", False), ("dead_experts", False), ("exploding_gradients", True)],
+)
+def test_what_helps_slowly_is_not_begun_at_the_end(anomaly: str, acts: bool) -> None:
+    def actions(step: int) -> list[str]:
+        made = Made(moe=True).run(step - 4, falling)
+        made.values |= {"router_jitter_noise": 0.0, "expert_dropout": 0.0}
+        made.run(4, falling, anomaly)
+        return [action for _, action in made.decided() if action != "nothing"]
+
+    assert len(actions(170)) == 1
+    assert bool(actions(188)) is acts
 
 
 def test_what_a_new_beginning_was_worth_shows_at_the_steps_that_it_had_reached() -> (

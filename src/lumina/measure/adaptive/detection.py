@@ -20,6 +20,7 @@ CASE_OF = {
     "high_rate": "divergence",
     "low_rate": "slow_learning",
     "large_epsilon": "slow_learning",
+    "narrow_first_weights": "slow_learning",
     "short_second_moment": "divergence",
     "group_norm_outlier": "exploding_gradients",
 }

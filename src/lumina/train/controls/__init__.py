@@ -11,6 +11,7 @@ from lumina.train.controls import (
     ending,
     evaluating,
     experts,
+    first_weights,
     glide,
     layout,
     memory,
@@ -43,6 +44,7 @@ __all__ = [
 OWN = (
     optimizer,
     adam,
+    first_weights,
     layout,
     weights_in,
     precision,

@@ -58,6 +58,26 @@ def error_of_difference(spread: float, first: int, second: int) -> float:
     return ERROR_OF_MEDIAN * spread * math.sqrt(1 / first + 1 / second)
 
 
+def falls(losses: Sequence[float], errors: float = 2.0) -> bool:
+    """Whether a loss clearly falls: from the first half of some steps to the second.
+
+    Gradients and logits grow in sound runs, too, above all where a model leaves a level
+    and begins to learn what it could not before. A loss that falls tells that from
+    trouble.
+
+    Args:
+        losses: of steps that follow each other; of fewer than 8 nothing is said.
+        errors: standard errors of the difference of two medians that count.
+    """
+    half = len(losses) // 2
+    if half < 4:
+        return False
+    first, second = level(losses[:half]), level(losses[-half:])
+    spread = max(first.spread, second.spread)
+    error = error_of_difference(spread, half, half)
+    return second.middle < first.middle - errors * error
+
+
 def line(values: Sequence[float]) -> tuple[float, float]:
     """Slope for each place, and R^2, of the line of least squares through values."""
     count = len(values)

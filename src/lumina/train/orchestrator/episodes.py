@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumina.train.orchestrator.ladders import DISTURBING, MUST_HELP
+
 CALM = 4
 """Cooldowns without a finding after which an anomaly is over."""
 
@@ -37,8 +39,19 @@ class Episodes:
             del self.held[name]
         return len(over)
 
-    def waits(self, anomaly: str, step: int) -> bool:
-        """Whether nothing is to be decided about an anomaly yet."""
+    def waits(self, anomaly: str, step: int, looks_back: int = 0) -> bool:
+        """Whether nothing is to be decided about an anomaly yet.
+
+        Args:
+            anomaly: that was found.
+            step: of the finding.
+            looks_back: steps that it is a verdict on. A loss that is level over steps
+                in which the run was disturbed waits: it may only be recovering.
+        """
+        if anomaly in MUST_HELP and looks_back:
+            seen = (self.held[o]["seen"] for o in DISTURBING if o in self.held)
+            if any(last > step - looks_back for last in seen):
+                return True
         return bool(self.held[anomaly]["wait"] > step)
 
     def rung(self, anomaly: str) -> int:

@@ -56,6 +56,7 @@ LADDERS: dict[str, tuple[str, ...]] = {
     ),
     "underflow": (*_PRECISION, "smaller_epsilon"),
     "low_rate": ("raise_rate_far", "raise_rate"),
+    "narrow_first_weights": ("wider_first_weights",),
     "large_epsilon": ("smaller_epsilon",),
     "short_second_moment": ("longer_second_moment", "lower_rate"),
     "plateau": (
@@ -96,6 +97,22 @@ Lumina's own raises `safety_violation`: it is for those of plug-ins."""
 MUST_HELP = ("plateau", "slow_learning")
 """Anomalies that do no harm by themselves: a change against one of them is undone not
 only where it made things worse, but also where it made no difference."""
+
+DISTURBING = (
+    "loss_spike",
+    "severe_loss_spike",
+    "exploding_gradients",
+    "divergence",
+    "nonfinite",
+    "repeated_data",
+    "high_rate",
+)
+"""Anomalies after which a run recovers for a while. A level loss over steps that have
+one of them says nothing."""
+
+PATIENT = (*MUST_HELP, "expert_imbalance", "dead_experts", "depth_routing")
+"""Anomalies that do their harm slowly, so that what helps takes as long to pay off:
+nothing is changed against them when the run is nearly over."""
 
 LATE = ("final_reduction",)
 """Actions that do good at the end of the run: no difference at first says nothing."""

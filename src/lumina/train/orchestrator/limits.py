@@ -8,8 +8,12 @@ from lumina.errors import LuminaError
 from lumina.plan.plan import Plan
 from lumina.train.orchestrator.actions import ACTIONS, Action
 from lumina.train.orchestrator.decision import Mode
+from lumina.train.orchestrator.ladders import LATE, PATIENT
 from lumina.train.rules.arbiter import needed_by, reversal_of
 from lumina.train.rules.rule import Reversal
+
+PAYS_OFF = 4
+"""Cooldowns that have to be left for a change that does its good slowly."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,22 @@ class Limits:
         if action.level and action.level not in self.levels:
             return f"level {action.level} is not among adaptive_levels"
         return ""
+
+    def late(self, anomaly: str, action: Action, steps: int, step: int) -> str:
+        """Why it is too late for an action; empty where it is not.
+
+        A change is judged after two cooldowns, and has to pay off after that.
+
+        Args:
+            anomaly: that it is to help against.
+            action: one of its ladder.
+            steps: of the run.
+            step: of the finding.
+        """
+        needed = min(PAYS_OFF * self.cooldown_steps, steps // 5)
+        if anomaly not in PATIENT or action.name in LATE or steps - step >= needed:
+            return ""
+        return f"only {steps - step:,} steps are left, and it takes {needed:,}"
 
     def confidence_for(self, action: Action) -> float:
         """The least confidence with which an action is taken."""

@@ -231,7 +231,8 @@ class Policy:
         """Whether a finding is recorded and leads to no action yet."""
         memory, limits = self.memory, self.limits
         urgent = finding.severity in URGENT
-        if self.episodes.waits(finding.anomaly, finding.step):
+        looks_back = int(finding.evidence.get("steps", 0))
+        if self.episodes.waits(finding.anomaly, finding.step, looks_back):
             return True
         if memory["acted"] is not None:
             step, tokens = memory["acted"]
@@ -274,6 +275,10 @@ class Policy:
         )
         if objection or not action.control:
             return objection
+        if late := self.limits.late(
+            finding.anomaly, action, self.plan.steps, finding.step
+        ):
+            return late
         gone = self.ledger.counts.get("rollbacks_performed", 0)
         if action.control == ROLLBACK and gone >= self.limits.rollbacks:
             return f"the run went back {gone} times"

@@ -8,7 +8,7 @@ from typing import Any
 
 from lumina.plan.plan import Plan
 from lumina.train.health.check import Alarm, Check, number, register_check
-from lumina.train.health.window import level, window_of
+from lumina.train.health.window import falls, level, window_of
 
 BEGIN, END = "group.", ".gradient_norm"
 
@@ -20,16 +20,22 @@ class GroupNormOutlier(Check):
     Instabilities begin in one place: in the embedding, in queries and keys, in the
     head. The norm of the whole gradient hides a small group. Norms are compared by
     their logarithms, and one that stands out does not enter the window of its group.
+
+    A model that begins to learn something new has larger gradients in one place as
+    well, and a loss that falls: such an alarm is told, and not sure enough to act on.
     """
 
     name = "group_norm_outlier"
     penalty = 10
     prior = 0.6
     deviations, times, in_a_row, least_spread = 6.0, 4.0, 3, 0.15
+    harmless = 0.55
     rule = (
         "the gradient norm of a role of tensors more than 6 robust standard deviations "
         "(of its logarithm) above the median of the window before, and more than 4 "
-        "times as large, in 3 steps in a row"
+        "times as large, in 3 steps in a row. The confidence is 0.55 at most while the "
+        "loss falls (the median of the second half of a window is 2 standard errors "
+        "below that of the first)"
     )
 
     def __init__(self, plan: Plan) -> None:
@@ -38,6 +44,8 @@ class GroupNormOutlier(Check):
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare every group with its own window, and tell of the worst."""
+        if (loss := number(row, "loss")) is not None:
+            self.keep("losses", loss, self.window)
         found = [
             (excess, key[len(BEGIN) : -len(END)], evidence)
             for key in row
@@ -48,13 +56,16 @@ class GroupNormOutlier(Check):
             return None
         found.sort(key=lambda one: -one[0])
         excess, group, evidence = found[0]
+        sure = self.sure(excess)
+        if falls(self.memory.get("losses", [])):
+            sure = min(sure, self.harmless)
         others = ", ".join(name for _, name, _ in found[1:])
         return Alarm(
             f"the gradient norm of {group} is {evidence['norm']:.3g}, and usually "
             f"{evidence['median']:.3g}, in {evidence['steps']} steps in a row"
             + (f"; {others} too" if others else ""),
             evidence,
-            confidence=self.sure(excess),
+            confidence=sure,
         )
 
     def _excess(

@@ -50,15 +50,14 @@ class HighRate(Check):
         "by the medians of 3 steps, a loss more than 5% above that of the first step, "
         "a gradient norm more than 1.5 times that of the first step, and a product of "
         "the rise of the loss and that factor of more than 0.4 (a loss 10% higher with "
-        "4 times the norm, or 20% higher with twice the norm), as long as no window's "
-        "median loss was below 90% of the first loss; or, of a model that is trained "
-        "from nothing, after warm-up, from the third window to half of the run: a "
-        "median loss that is above half of the first one and has fallen by less than "
-        "1% since the window in the middle of the run so far, with a median gradient "
-        "norm below a fifth of that of the first 10 steps, where the highest rate so "
-        "far times the "
-        "root of the width is more than 5 times the spread of the initial weights "
-        "(optimizers of the kind of Adam)"
+        "4 times the norm, or 20% higher with twice the norm), as long as no median "
+        "loss of 10 steps was below 90% of the first loss; or, of a model that is "
+        "trained from nothing, after warm-up, from the third window to half of the "
+        "run: a median loss that is above half of the first one and has fallen by less "
+        "than 1% since the window in the middle of the run so far, with a median "
+        "gradient norm below a fifth of that of the first 10 steps, where the highest "
+        "rate so far times the root of the width is more than 5 times the spread of "
+        "the initial weights (optimizers of the kind of Adam)"
     )
 
     def __init__(self, plan: Plan) -> None:
@@ -82,8 +81,11 @@ class HighRate(Check):
             memory["steep"] = median(norms)
         alarm = None
         if not memory.get("better"):
-            full = len(losses) == self.window
-            memory["better"] = full and median(losses) < self.learned * self._first
+            latest = losses[
+                -FIRST:
+            ]  # a run that has learned and spikes is none of these
+            learns = median(latest) < self.learned * self._first
+            memory["better"] = len(latest) == FIRST and learns
             alarm = None if memory["better"] else self._spoilt(losses, norms)
         if seen % self.window == 0:
             windows = self.keep(

@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumina.plan.plan import Plan
-from lumina.plan.schedule import learning_rate_at
+from lumina.plan.schedule import mean_rate
 from lumina.train.health.check import Alarm, Check, number, register_check
 from lumina.train.health.checks.high_rate import ABOUT_THE_RATE
 
 SPREAD = 0.02
 """The usual spread of first weights. Wider ones do not count for more, since the norms
 before each product take their size away."""
-
-SAMPLES = 256
-"""Steps at which the schedule is looked at."""
 
 
 @register_check
@@ -99,10 +96,3 @@ class LowRate(Check):
             {"peak": peak, "reach": total, "factor": factor},
             confidence=self.sure(excess),
         )
-
-
-def mean_rate(plan: Plan) -> float:
-    """The mean of the scheduled rates of a run; of long ones, of `SAMPLES` steps."""
-    count = min(plan.steps, SAMPLES)
-    places = [round((n + 0.5) * plan.steps / count - 0.5) for n in range(count)]
-    return sum(learning_rate_at(plan, step) for step in places) / count

@@ -8,7 +8,7 @@ from typing import Any
 
 from lumina.plan.plan import Plan
 from lumina.train.health.check import Alarm, Check, median, number, register_check
-from lumina.train.health.window import window_of
+from lumina.train.health.window import falls, window_of
 
 
 @register_check
@@ -73,20 +73,26 @@ class AttentionLogits(Check):
 
     It looks at `largest_attention_logit`, in the rows that have it. In 160 clean runs
     of `lumina bench adaptive` no such median was above 151; in misconfigured ones they
-    reached 28,500.
+    reached 28,500. Runs of small batches that learn well reach 400, so that logits
+    below ten times the limit are only told of while the loss falls.
     """
 
     name = "attention_logits"
     penalty = 10
     prior = 0.7
     large, growth, points = 250.0, 1.5, 8
+    harmless, far = 0.55, 10.0
     rule = (
         "a largest attention logit whose median over the last 4 rows that have one is "
-        "above 250 and more than 1.5 times that of the 4 such rows before"
+        "above 250 and more than 1.5 times that of the 4 such rows before. Below 2,500 "
+        "the confidence is 0.55 at most while the loss falls (the median of the second "
+        "half of a window is 2 standard errors below that of the first)"
     )
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare the last rows with those before."""
+        if (loss := number(row, "loss")) is not None:
+            self.keep("losses", loss, window_of(self.plan))
         largest = number(row, "largest_attention_logit")
         if largest is None:
             return None
@@ -97,8 +103,10 @@ class AttentionLogits(Check):
         before, now = median(found[:half]), median(found[half:])
         if now <= self.large or now <= self.growth * before:
             return None
+        sure = self.sure(now / self.large)
+        learns = now < self.far * self.large and falls(self.memory.get("losses", []))
         return Alarm(
             f"the largest attention logit grew from {before:.3g} to {now:.3g}",
             {"before": before, "now": now},
-            confidence=self.sure(now / self.large),
+            confidence=min(sure, self.harmless) if learns else sure,
         )

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from lumina.plan.plan import Plan
+from lumina.plan.schedule import mean_rate
 from lumina.train.health.watching import Finding
 from lumina.train.orchestrator.actions.action import Action, register_action
 from lumina.train.rules.rule import Now, Proposal
+
+SHOWS = 0.05
+"""Share of a weight that another weight decay has to leave, in the rest of a run."""
 
 
 class Scaled(Action):
@@ -54,12 +58,25 @@ class MoreWeightDecay(Scaled):
 
 @register_action
 class LessWeightDecay(Scaled):
-    """Half the weight decay."""
+    """Half the weight decay, where that can show before the run is over.
+
+    A step takes from every weight a share of decay times learning rate. Where all steps
+    that are left take less than `SHOWS` less than they would, nothing comes of it.
+    """
 
     name = "less_weight_decay"
     control = "weight_decay"
     factor, least, most = 0.5, 0.001, 1.0
     words = "lower the weight decay to"
+
+    def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
+        """The next value; None at the bound, or where it is too little to show."""
+        found = super().proposal(finding, now, plan)
+        if found is None:
+            return None
+        left = max(plan.steps - finding.step, 0)
+        rates = left * mean_rate(plan, finding.step)
+        return found if (now(self.control) - found.value) * rates >= SHOWS else None
 
 
 @register_action
