@@ -32,7 +32,7 @@ Row = dict[str, Any]
 def plan(mod: bool = False, **changes: Any) -> Plan:
     """A run with experts, and maybe blocks that leave tokens out; all that may act."""
     decided = Decisions(values={"steps": STEPS})
-    decide_orchestrator(Config(adaptive="on"), decided)
+    decide_orchestrator(Config(adaptive="on", adaptive_cooldown_steps=30), decided)
     values = {"learning_rate": 1e-3, "steps": STEPS, "max_grad_norm": 1.0}
     values |= {"warmup_steps": 20, "orchestrator": decided.values["orchestrator"]}
     found = tiny_plan(moe=True, **values | changes)
