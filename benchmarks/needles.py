@@ -7,8 +7,9 @@ them at the end, in stages: short rows in which nearly every token is part of a 
 of an answer, so that it learns to look back at all, and then rows four times as long,
 again and again, so that it still finds a fact among all that it could attend to. There
 the numbers that answer have about half of the weight of the loss, however few they are
-(`--role-weights`). Then `lumina context test` hides facts in rows of each tier's
-length, and gives the perplexity by position of one long text.
+(`--role-weights`), and some of the shorter texts stay. Then `lumina context test` hides
+facts in rows of each tier's length, and gives the perplexity by position of one long
+text.
 
     python benchmarks/needles.py --out needles.json                 minutes of a GPU
     python benchmarks/needles.py --recipe cpu --tiers 1 --out FILE  a core of a CPU
@@ -29,7 +30,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,10 @@ def trained(
                 shutil.rmtree(run)
             began = time.monotonic()
             start = ["--init-from", str(before)] if before else recipe.shape.split()
-            data = texts(work, stage, number)
+            data = [texts(work, stage, number)]
+            for earlier in recipe.stages[:number]:  # so that short rows stay known
+                few = replace(earlier, texts=earlier.texts // 16)
+                data.append(texts(work, few, 100 + number))
             options = {
                 "seq-length": stage.length,
                 "batch-size": stage.rows,
@@ -186,12 +190,12 @@ def trained(
                 "eval-every-n-batches": stage.steps * more,
                 "learning-rate": stage.rate,
                 "role-weights": f"assistant=1,user={stage.weight:g}",
-                "train-data": data,
                 "run-dir": run,
             }
             if before is None:  # later stages go on with its template
-                options["chat-template"] = f"{data}.jinja"
-            lumina(work, "train", *start, *ALWAYS.split(), *named(options))
+                options["chat-template"] = f"{data[0]}.jinja"
+            files = ["--train-data", *map(str, data)]
+            lumina(work, "train", *start, *ALWAYS.split(), *named(options), *files)
             rows = [
                 json.loads(row)
                 for row in (run / "metrics.jsonl").read_text().splitlines()
