@@ -90,6 +90,23 @@ def test_processes_have_to_end_alike(made: Any, other: str, status: str) -> None
     assert (found.why == words) == (status == DIFFERS)
 
 
+def test_copies_that_learn_apart_are_compared_with_copies_that_do(made: Any) -> None:
+    """One process alone is no reference for them, and neither set ends alike."""
+    apart = Cell(("independent", "gradient_checkpointing_full"))
+    assert (apart.reference_ranks, FULL.reference_ranks) == (2, 1)
+    assert Cell(("ddp",)).reference_ranks == 1  # its processes are one training
+    assert apart.without("independent").reference_ranks == 1
+    features = list(apart.features)
+    run = full(made, features=features, figures={"ranks": 2}, sent={})
+    beside = made(features=["independent"], figures={"ranks": 2})
+    for one in (run, beside):
+        for rank in range(2):
+            (one.folder / f"states.{rank}").write_text(str(rank))
+    found = judge(apart, run, beside, {})
+    assert found.status == VERIFIED, found.why
+    assert judge(apart, run, made(), {}).status == DIFFERS
+
+
 def test_blocks_of_ones_own_are_computed_again_by_all_their_modules() -> None:
     once, again = {"norm": 4, "attention": 4}, {"norm": 8, "attention": 8}
     trial = trial_of("gradient_checkpointing_full")
@@ -160,4 +177,4 @@ def test_the_reference_has_what_changes_numbers_and_nothing_else() -> None:
     assert cell.reference["precision"] == "fp32"
     assert cell.reference["attention"] == "reference"
     assert cell.reference["seed"] == 5
-    assert "window_size" not in cell.without("sliding_window")
+    assert "window_size" not in cell.without("sliding_window").reference

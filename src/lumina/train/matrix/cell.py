@@ -54,11 +54,19 @@ class Cell:
             leaves |= {k: v for k, v in needed.items() if k not in leaves_of(changing)}
         return {**leaves, **PLAIN}
 
-    def without(self, name: str) -> dict[str, Any]:
-        """The configuration of its reference without a feature that changes numbers."""
+    @property
+    def reference_ranks(self) -> int:
+        """Processes of the reference: one, where they all compute the same together.
+
+        Copies that learn apart are compared with as many that do.
+        """
+        changing = [name for name in self.features if not trial_of(name).keeps]
+        return max((trial_of(name).ranks for name in changing), default=1)
+
+    def without(self, name: str) -> Cell:
+        """The cell without a feature that changes numbers: its reference differs."""
         rest = tuple(one for one in self.features if one != name)
-        smaller = Cell(rest, {**trial_of(name).beside, **self.options})
-        return smaller.reference
+        return Cell(rest, {**trial_of(name).beside, **self.options})
 
     @property
     def tolerance(self) -> Tolerance:

@@ -135,7 +135,7 @@ class Matrix:
         refused = refusal(cell)
         if refused is not None:
             return Verdict(REFUSED, refused.message, refused.code)
-        reference = self._reference(cell.reference)
+        reference = self._reference(cell)
         without = {
             name: self._reference(cell.without(name))
             for name in cell.features
@@ -162,9 +162,9 @@ class Matrix:
         """Whether few references are needed to leave out each feature in turn."""
         return len(cell.features) <= 2
 
-    def _reference(self, leaves: Mapping[str, Any]) -> Trained:
-        """A reference run, which is trained once for all cells that need it."""
-        trained = self._once("references", leaves)
+    def _reference(self, cell: Cell) -> Trained:
+        """The reference of a cell, trained once for all cells that need the same."""
+        trained = self._once("references", cell.reference, cell.reference_ranks)
         shutil.rmtree(trained.folder / "run", ignore_errors=True)
         return trained
 
@@ -172,9 +172,11 @@ class Matrix:
         """A trained model of the same shape, for what changes one."""
         return self._once("bases", {**RUN, **shape_of(dict(leaves)), "seed": 2})
 
-    def _once(self, kind: str, leaves: Mapping[str, Any]) -> Trained:
-        """A run that is trained once for all that need it, in one process."""
+    def _once(self, kind: str, leaves: Mapping[str, Any], ranks: int = 1) -> Trained:
+        """A run that is trained once for all that need it."""
         asked = {"run": leaves, "machine": self.described}
+        if ranks > 1:
+            asked["ranks"] = ranks
         text = json.dumps(asked, sort_keys=True, default=str)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         folder = self.folder / kind / name
@@ -187,7 +189,7 @@ class Matrix:
                 if there.error is None or name in self._trained:
                     return there
             self._trained.add(name)
-            return self._train(leaves, folder, 1)
+            return self._train(leaves, folder, ranks)
 
     def _train(self, leaves: Mapping[str, Any], folder: Path, ranks: int) -> Trained:
         places = dict(self.places)
