@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from lumina.train.matrix.cell import Cell
     from lumina.train.matrix.choosing import chosen_cells
     from lumina.train.matrix.judge import DIFFERS, FAILED
-    from lumina.train.matrix.run import Matrix, bad_pairs, missing_here
+    from lumina.train.matrix.run import Matrix, missing_here, narrower
 
     load_plugins(args.plugins)
     at_least("jobs", args.jobs, 1)
@@ -125,8 +125,11 @@ def run(args: argparse.Namespace) -> int:
     with Interruptible() as interruption:
         matrix.asked_to_stop = lambda: interruption.asked
         rows = matrix.run(cells, args.jobs)
-        if again := [Cell(pair) for pair in bad_pairs(rows)]:
-            rows += matrix.run(again, args.jobs)
+        while again := narrower(rows):
+            found = matrix.run(again, args.jobs)
+            rows += found
+            if len(found) < len(again):  # it was stopped, or its time is over
+                break
     if args.json:
         print(json.dumps(rows, indent=1))
     else:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from itertools import combinations
+from typing import Any
 
 import pytest
 
+from lumina.features.measured import VERIFIED
 from lumina.train.matrix.cell import clash, tried_features
 from lumina.train.matrix.choosing import chosen_cells, goes
 from lumina.train.matrix.covering import covering
+from lumina.train.matrix.run import narrower
 
 
 @pytest.mark.parametrize("strength", [2, 3])
@@ -41,6 +44,30 @@ def test_rows_are_far_fewer_than_pairs() -> None:
     assert 29 <= len(rows) <= 60
     with pytest.raises(ValueError, match="hold no 3"):
         covering(names, lambda row: True, strength=3, width=2)
+
+
+def test_rows_that_are_not_verified_are_tried_in_halves_down_to_the_pair() -> None:
+    """One bad pair of eight features is found; what is verified is not tried again."""
+    names, bad = tried_features()[:8], set(tried_features()[2:5:2])
+
+    def row(features: tuple[str, ...]) -> dict[str, Any]:
+        status = "differs" if bad.issubset(features) else VERIFIED
+        return {"features": list(features), "status": status, "named": ""}
+
+    rows = [row(tuple(names))]
+    rounds = []
+    while again := narrower(rows):
+        rounds.append({len(cell.features) for cell in again})
+        rows += [row(cell.features) for cell in again]
+    assert [max(widths) for widths in rounds] == [4, 2]
+    cells = [tuple(one["features"]) for one in rows]
+    assert len(set(cells)) == len(cells) < 1 + len(list(combinations(names, 2)))
+    good = {
+        pair for one in rows if one["status"] == VERIFIED
+        for pair in combinations(one["features"], 2)
+    }  # fmt: skip
+    left = {one for one in combinations(names, 2) if one not in good}
+    assert left == {tuple(n for n in names if n in bad)} <= set(cells)
 
 
 def test_pairs_of_the_table_are_covered_or_refused() -> None:

@@ -65,6 +65,12 @@ VOCABULARIES = (
     "MTX-26 GPT-2", "MTX-26 Qwen", "MTX-26 Mistral", "MTX-26 Code Llama",
     "MTX-26 DeepSeek-Coder", "MTX-26 StarCoder", "MTX-26 Phi-3",
 )  # fmt: skip
+SEVEN = (
+    "MTX-26 Qwen", "MTX-26 Mistral", "MTX-26 make of Code Llama",
+    "MTX-26 make of DeepSeek-Coder V2", "MTX-26 make of StarCoder2", "MTX-26 Phi-3",
+    "MTX-26 make of Llama 3",
+)  # fmt: skip
+"""Those that TOK-03 names: the vocabulary itself, or a small one of its make."""
 
 
 @pytest.mark.parametrize(
@@ -79,7 +85,8 @@ VOCABULARIES = (
         shown("MTX-20", clause="is it real, split, memory"), shown("MTX-21"),
         shown("MTX-22"), shown("MTX-23 window", clause="window-size alternative"),
         shown("MTX-24 without it", clause="else SDPA"),
-        shown(*VOCABULARIES, clause="GPT-2 verified"), shown("MTX-27"),
+        shown(*VOCABULARIES, clause="GPT-2 verified"),
+        shown(*SEVEN, clause="basic training each"), shown("MTX-27"),
         shown("MTX-28", clause="Streaming + linear mode"), shown("MTX-29"),
         shown("MTX-30", "MTX-30 tar.xz", clause="Archive + training"),
         shown("MTX-35 several processes", "MTX-35 experts"),
@@ -136,7 +143,7 @@ def test_processes_stay_alike_and_the_cost_of_what_they_send_is_known() -> None:
 def test_combinations_of_a_kind_have_run_by_themselves() -> None:
     """`lumina matrix --named` ran them; each row says what was seen."""
     formats = ("MTX-30", "MTX-30 tar.xz", "format: JSON lines", "format: CSV")
-    for names in (VOCABULARIES, CHUNKS, formats):
+    for names in (VOCABULARIES, SEVEN, CHUNKS, formats):
         rows = [found(name)[-1] for name in names]
         assert [row["status"] for row in rows] == [VERIFIED] * len(names)
 

@@ -21,6 +21,7 @@ from lumina.features.measured import ABSENT, VERIFIED
 from lumina.plan.environment import Environment
 from lumina.state.json_lines import JsonLinesFile
 from lumina.train.matrix.cell import Cell, shape_of, trial_of, tried_features
+from lumina.train.matrix.covering import covering
 from lumina.train.matrix.holding import held
 from lumina.train.matrix.judge import REFUSED, Verdict, judge
 from lumina.train.matrix.process import Trained, train
@@ -246,16 +247,31 @@ def refusal(cell: Cell) -> LuminaError | None:
     return None
 
 
-def bad_pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """The pairs of rows that are not verified, where no verified row has them."""
+def narrower(rows: Sequence[Row]) -> list[Cell]:
+    """Rows half as wide in place of those that are not verified, down to pairs.
+
+    They hold every pair that no verified row has, so that in the end a pair that is
+    not verified has a row of its own.
+
+    Args:
+        rows: all that there are; what they hold already is not tried again.
+    """
     good = {
         pair
         for row in rows
         if row["status"] == VERIFIED
         for pair in combinations(row["features"], 2)
     }
-    bad: dict[tuple[str, str], None] = {}
+    there = {tuple(row["features"]) for row in rows if not row["named"]}
+    found: dict[tuple[str, ...], None] = {}
     for row in rows:
-        if row["status"] != VERIFIED and len(row["features"]) > 2:
-            bad |= dict.fromkeys(combinations(row["features"], 2))
-    return [pair for pair in bad if pair not in good]
+        if row["status"] == VERIFIED or len(row["features"]) <= 2:
+            continue
+        names = row["features"]
+        halves, _ = covering(
+            names, lambda _: True, strength=2, width=max(2, len(names) // 2)
+        )
+        for half in halves:
+            if half not in there and not good.issuperset(combinations(half, 2)):
+                found[half] = None
+    return [Cell(names) for names in found]

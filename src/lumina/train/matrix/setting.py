@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina.config.sections import SECTIONS
+from lumina.train.matrix.small_vocabularies import write_vocabularies
 
 STEPS = 60
 """Of a run. The last `LAST` of them tell what was learned."""
@@ -121,6 +122,7 @@ def write_files(folder: Path) -> dict[str, str]:
     puzzles = (_SOLVED[:n] + "." * 5 + _SOLVED[n + 5 :] for n in range(60))
     lines = (f"{puzzle},{_SOLVED}" for puzzle in puzzles)
     places["puzzles"].write_text("\n".join(lines))
+    places |= write_vocabularies(folder / "vocabularies", stories)
     return {name: str(path) for name, path in places.items()}
 
 
