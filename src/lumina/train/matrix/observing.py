@@ -122,7 +122,8 @@ class _StepLook(Look):
             if gradient is None or not hasattr(gradient, "full_tensor"):
                 gradient = slot.gradient()
             if gradient is not None:
-                self._keep(slot.name, gradient / scale)
+                # In float16 the scale itself may be infinite.
+                self._keep(slot.name, gradient.float() / scale)
 
     def updated(self) -> None:
         """The step is over for all that is looked at."""

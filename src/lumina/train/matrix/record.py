@@ -21,7 +21,11 @@ VERSION = 1
 
 def key_of(cell: Cell, machine: Mapping[str, Any]) -> str:
     """What a finished row is found by: the cell, the machine, the versions."""
-    asked = {"name": cell.name, "run": cell.leaves, "reference": cell.reference}
+    asked: dict[str, Any] = {
+        "name": cell.name,
+        "run": cell.leaves,
+        "reference": cell.reference,
+    }
     asked |= {"features": cell.features, "machine": machine}
     if cell.reference_ranks > 1:
         asked["reference_ranks"] = cell.reference_ranks

@@ -175,7 +175,7 @@ class Matrix:
 
     def _once(self, kind: str, leaves: Mapping[str, Any], ranks: int = 1) -> Trained:
         """A run that is trained once for all that need it."""
-        asked = {"run": leaves, "machine": self.described}
+        asked: dict[str, Any] = {"run": leaves, "machine": self.described}
         if ranks > 1:
             asked["ranks"] = ranks
         text = json.dumps(asked, sort_keys=True, default=str)
