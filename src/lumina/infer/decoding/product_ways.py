@@ -29,10 +29,15 @@ FUSED, APART, LIBRARY = "fused", "norm apart", "library"
 FEW = 1
 """Most rows for which, where nothing was measured, a product is the fused kernel.
 
-On an H200 the fused kernel was ahead at one row (41.1 against 46.8 us for the products
-of a layer) and behind at 32 (82.8 against 47.8), where each of its programs normalises
-all rows again.
+On an H200 (benchmarks/results/decoding-h200.jsonl) the fused kernel was ahead at one
+row (41.1 against 46.8 us for the products of a layer) and behind from two rows on,
+where each of its programs normalises all rows again: at 8 rows 82.3 against 54.6.
 """
+
+WIDE = 2**16
+"""Outputs from which a product behind a norm is that of a vocabulary. There, and before
+a gate, the kernel behind a norm of its own was ahead of the library by 4 to 8% at 2 to
+32 rows; elsewhere the library was, by up to 22%."""
 
 DOES_NOT_FIT = 1e12
 """Stands for the time of a way whose tiles do not fit on the device."""
@@ -138,7 +143,10 @@ def product_of(kind: str, weight: Tensor, rows: int) -> Product:
 
 def by_rule(product: Product) -> str:
     """The way of a product that was not measured."""
-    return FUSED if product.rows <= FEW else LIBRARY
+    if product.rows <= FEW:
+        return FUSED
+    wide = product.kind == "norm" and product.outputs >= WIDE
+    return APART if wide or product.kind == "gate" else LIBRARY
 
 
 def by_measurement(device: str, ways: Mapping[str, Operations]) -> Choose:
