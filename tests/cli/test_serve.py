@@ -44,6 +44,7 @@ def run(tmp_path_factory) -> str:
         (["--expert-parallel-size", "2"], "E002"),
         (["--no-use-kv-cache"], "E002"),
         (["--experts-per-token", "2"], "E002"),
+        (["--compile", "--batch-invariant"], "E002"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(run, capsys, words, code):
@@ -130,6 +131,36 @@ def test_attention_and_experts_are_as_asked_for(tmp_path, monkeypatch):
     assert [chosen for _, _, chosen in answers.values()] == [{1}, {2}, {1}]
     assert answers[()][0] == answers["--no-flash-attention",][0]
     assert answers[()][0] != answers["--experts-per-token", "2"][0]
+
+
+@pytest.mark.thorough
+@pytest.mark.covers("INF-05: compile")
+def test_blocks_are_compiled_before_it_listens(tmp_path, monkeypatch, capsys):
+    """With the compiler itself; no request waits for it afterwards."""
+    from torch._dynamo.utils import counters
+
+    tokenizer = Tokenizer.train(["the quick brown fox"] * 4, 300)
+    network = tiny(
+        tokenizer.vocab_size, num_layers=1, num_heads=2, num_kv_heads=2, seq_length=32
+    )
+    run = str(write_run(tmp_path / "run", {7: network}, tokenizer))
+    answers = {}
+    for words in ((), ("--compile",)):
+        before = counters["stats"]["unique_graphs"]
+        only = ("--max-batch-size", "1", "--inference-precision", "fp32")
+        engine = served(monkeypatch, run, *only, *words)
+        made = counters["stats"]["unique_graphs"]
+        assert made - before == (4 if words else 0)
+        assert ("compiling" in capsys.readouterr().err) == bool(words)
+        for text in ("the quick brown", ""):
+            ids, greedy = tokenizer.prompt(text), Sampling(temperature=0)
+            request = Request(ids, greedy, 5, (), tokenizer)
+            assert engine.submit(request)
+            answers.setdefault(words, []).append(request)
+        engine.close()
+        assert counters["stats"]["unique_graphs"] == made
+    plain, quick = ([one.new_ids for one in these] for these in answers.values())
+    assert plain == quick and all(plain)
 
 
 @pytest.mark.thorough

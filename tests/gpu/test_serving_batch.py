@@ -35,9 +35,20 @@ def test_recorded_steps_over_seats_choose_the_tokens_of_eager_ones(name: str) ->
     recorded = _answers(network, StepSettings("on", "plain"))
     assert recorded.step.path == "cuda graph" and recorded.ahead
     assert recorded.found == eager.found  # type: ignore[attr-defined]
+    if recorded.prompts is not None:
+        assert recorded.prompts.recordings.path == "cuda graph"
     if isinstance(recorded.seats, PagedSeats):
         crowded = _answers(network, StepSettings("on", "plain"), cache_tokens=48)
         assert crowded.found == eager.found  # type: ignore[attr-defined]
+
+
+def test_compiled_blocks_are_recorded_in_prompts_and_steps() -> None:
+    network = _network("grouped").cuda()
+    eager = _answers(network, StepSettings("off", "plain"))
+    compiled = _answers(network, StepSettings("on", "plain", compile=True))
+    assert compiled.found == eager.found  # type: ignore[attr-defined]
+    assert compiled.step.path == "cuda graph" and compiled.prompts is not None
+    assert compiled.prompts.recordings.path == "cuda graph"
 
 
 @pytest.mark.parametrize("name", FUSED)

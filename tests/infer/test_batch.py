@@ -18,6 +18,7 @@ from lumina.errors import LuminaError
 from lumina.infer.decoding import seat_step as module
 from lumina.infer.decoding.product_ways import Products, operations
 from lumina.infer.decoding.program import Program
+from lumina.infer.decoding.prompt_step import PromptStep
 from lumina.infer.decoding.seat_step import SeatStep, Turn
 from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.decoding.step import fixed_shapes
@@ -340,3 +341,56 @@ def test_a_row_of_no_numbers_fails_alone() -> None:
     problem = bad.said.get().problem
     assert problem is not None and "E301" in problem.text
     assert good.new_ids == alone(network, good).new_ids[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["grouped", "latent", "window and dilation", "experts and window", "reasoner"],
+)
+def test_prompts_in_passes_of_few_shapes_give_the_same_answers(name: str) -> None:
+    """As a GPU reads them: padded in front, in several pieces, some blocks shared."""
+    network, requests = _network(name), asked(len(name), 9)
+    requests.append(Request([3] * 30, Sampling(temperature=0), 5, (), Letters(set())))  # type: ignore[arg-type]
+    batch = Batch(network, Limits(rows=4, tokens=40, cache_tokens=60), BLOCKS)
+    batch.prompts = batch.prompt_step()
+    assert isinstance(batch.seats, PagedSeats)
+    batch.seats.at_once = lambda columns: 18  # type: ignore[method-assign]
+    shapes = set()
+    inner = batch.prompts.recordings.run
+    batch.prompts.recordings.run = lambda key, work: (  # type: ignore[method-assign]
+        shapes.add(key), inner(key, work)
+    )  # fmt: skip
+    batch.waiting.extend(requests)
+    finish(batch)
+    assert {columns for columns, _ in shapes} == {16, 32}
+    for request in requests:
+        assert request.new_ids == alone(network, request).new_ids[0]
+    assert batch.seats.pool.in_use == 0
+
+
+@pytest.mark.parametrize("name", ["grouped", "latent", "window", "experts", "reasoner"])
+def test_no_pass_over_a_prompt_asks_the_device_anything(name: str) -> None:
+    network, device = _network(name), torch.device("meta")
+    shadow = copy.deepcopy(network).to(device)
+    seats = seats_for(shadow, Limits(rows=3, tokens=40), BLOCKS)
+    assert isinstance(seats, PagedSeats)
+    step = PromptStep(shadow, seats, 32, device, StepSettings())
+    with torch.inference_mode():
+        assert seats.take(1, [1] * 23) == 0
+        with seats.reading(1, begun=False) as cache:
+            step.logits(cache.active[0], [1] * 20)
+        with seats.reading(1) as cache:
+            assert step.logits(cache.active[0], [1] * 3).shape == (1, 61)
+    assert seats.length_of(1) == 23
+
+
+def test_several_prompts_are_read_in_a_round() -> None:
+    network, requests = _network("grouped"), asked(2, 6)
+    batch = Batch(network, Limits(rows=4, tokens=40), BLOCKS)
+    batch.waiting.extend(requests)
+    with evaluating(network):
+        batch.round()
+    assert len(batch.running) + sum(one.ended for one in requests) >= 4
+    finish(batch)
+    for request in requests:
+        assert request.new_ids == alone(network, request).new_ids[0]

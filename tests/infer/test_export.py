@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from infer.networks import tiny, write_run
 from lumina.errors import LuminaError
 from lumina.infer import graph_files
+from lumina.infer.export import export_for_inference
 from lumina.infer.graph import Graph, past_shapes
 from lumina.infer.graph_files import open_graph, run_in_pieces, write_graph
 from lumina.infer.load import filled_network
@@ -162,7 +164,6 @@ def test_a_program_of_torch_export_gives_our_logits(tmp_path):
         torch.testing.assert_close(found, expected[:rows], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.covers("INF-07: compile")
 @pytest.mark.slow
 def test_compiled_code_gives_our_logits(tmp_path):
     spec = SHAPES["moe"]
@@ -171,6 +172,34 @@ def test_compiled_code_gives_our_logits(tmp_path):
     for rows, cut in ((1, 1), (3, 1), (3, 10)):
         found = run_in_pieces(run, spec, ids[:rows], cut)
         torch.testing.assert_close(found, expected[:rows], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.thorough
+@pytest.mark.covers("INF-07: compile", "INF-07: export_for_inference")
+def test_a_run_is_exported_as_machine_code(tokenizer, tmp_path):
+    """Read back, it continues rows of any number; other formats refuse by name."""
+    network = tiny(
+        tokenizer.vocab_size, num_layers=1, num_heads=2, num_kv_heads=1, hidden_size=16
+    ).eval()
+    run = write_run(tmp_path / "run", {3: network}, tokenizer)
+    for name in ("huggingface", "llama", "onnx", "torchscript"):
+        with pytest.raises(LuminaError, match=f"E002.*{name} does not go with compile"):
+            export_for_inference(run, tmp_path / "no", format=name, compile=True)
+    assert not (tmp_path / "no").exists()
+    with torch._inductor.config.patch({"aot_inductor.compile_wrapper_opt_level": "O0"}):
+        done = export_for_inference(  # what is optimised is not what is looked at
+            run, tmp_path / "code", format="torch_export", compile=True
+        )
+    assert done.difference < 1e-4 and done.title.endswith("for this processor")
+    facts = json.loads((tmp_path / "code/export.json").read_text())
+    assert facts["compiled"] and "tokenizer.json" in facts["files"]
+    ids = torch.randint(tokenizer.vocab_size, (4, 7))
+    code = open_graph(tmp_path / "code/model.pt2", network.spec, True)
+    for rows, cut in ((1, 1), (4, 3)):
+        found = run_in_pieces(code, network.spec, ids[:rows], cut)
+        with torch.no_grad():
+            wanted = network.logits(ids[:rows])
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ SYNONYMS = {
     "batch_size": "max_batch_size",
     "inference_precision": "precision",
     "top_k": "experts_per_token",
+    "torch_compile": "compile",
     "use_flash_attention": "flash_attention",
 }
 """Names that a file may have for options."""
@@ -121,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; a second one ends at once."""
     from lumina.infer.experts_at_work import set_experts_per_token
     from lumina.infer.serving.engine import Engine, Limits
+    from lumina.infer.serving.warm_up import warm_up
     from lumina.infer.serving.web import LOOPBACK, Served, Server
 
     limits = Limits(
@@ -167,6 +169,9 @@ def run(args: argparse.Namespace) -> int:
     limits = _within_context(limits, network)
     stepping = replace(step_settings(args), flash=args.flash_attention)
     engine = Engine(network, limits, settings, stepping)
+    if stepping.compile:
+        say("compiling blocks; the server listens once that is done")
+        warm_up(engine)
     try:
         served = Served(engine, tokenizer, name, key)
         server = Server((args.host, args.port), served)

@@ -33,6 +33,13 @@ def add_step_options(
         "a GPU in bf16 or fp16, for models of plain blocks with rotary positions; "
         "plain: those of training; default: auto, the fused ones where they fit",
     )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile blocks with torch.compile for prompts, and for steps that no "
+        "fused kernels take; takes tens of seconds before the first answer, and a C++ "
+        "compiler on the CPU",
+    )
     if guesses:
         group.add_argument(
             "--speculate",
@@ -58,4 +65,4 @@ def step_settings(args: argparse.Namespace) -> StepSettings:
     invariant = getattr(args, "batch_invariant", False)
     graph, kernels = args.cuda_graph, args.step_kernels
     guesses = getattr(args, "speculate", 0)
-    return StepSettings(graph, kernels, invariant, guesses)
+    return StepSettings(graph, kernels, invariant, guesses, compile=args.compile)

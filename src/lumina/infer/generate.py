@@ -17,6 +17,7 @@ from torch.nn.attention import sdpa_kernel
 
 from lumina.errors import LuminaError
 from lumina.infer.cache import KVCache
+from lumina.infer.decoding.compiled import blocks_of, require
 from lumina.infer.decoding.reading import LateTokens
 from lumina.infer.decoding.recording import Runner
 from lumina.infer.decoding.settings import StepSettings
@@ -203,6 +204,8 @@ class Decoding:
         self._rows = list(range(len(prompts)))  # in the batch, in cache order
         self._settings, self._workspace = settings, workspace
         self._stepping = stepping or StepSettings()
+        if self._stepping.compile:
+            require(network)
         self._cache = cache or self._fresh_cache()
         self._prompts = list(prompts)  # until they have been read
         if prompts and self._cache.length >= max(self._lengths):
@@ -407,7 +410,8 @@ class Decoding:
     def _after_prompts(self) -> Tensor:
         """Logits [B, V] after the prompts, which enter the cache."""
         ends = []
-        with sdpa_kernel(kernels_of(self._stepping)):
+        blocks = blocks_of(self._network, self._stepping)
+        with sdpa_kernel(kernels_of(self._stepping)), blocks:
             for ids, end in self._cache.read_prompts(
                 self._prompts, PREFILL_COLUMNS, self._device
             ):

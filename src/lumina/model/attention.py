@@ -89,7 +89,12 @@ class Attention(nn.Module):
         """[B, S, D] to [B, S, D]."""
         if context.keys is not None:
             return self._ask(x_bsd, context.keys, context)
-        q_bshd, k_bskd, v_bskd = self.project(x_bsd, context)
+        return self.look(*self.project(x_bsd, context), context)
+
+    def look(
+        self, q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor, context: BlockContext
+    ) -> Tensor:
+        """What these queries see of these keys and of those kept, [B, S, D]."""
         pattern = context.pattern
         if context.cache is not None:
             keys, pattern = context.stored(self.layer_index)

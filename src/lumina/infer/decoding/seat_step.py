@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
+from lumina.infer.decoding.compiled import blocks_of
 from lumina.infer.decoding.program import FixedCache
 from lumina.infer.decoding.recording import Recordings
 from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.decoding.step import fixed_shapes, kernels_of, program_of
 from lumina.infer.kv.paged_seats import PagedSeats
+from lumina.infer.kv.sending import send
 from lumina.infer.kv.static_cache import SPAN
 from lumina.infer.kv.static_seats import StaticSeats
 from lumina.infer.sampling import (
@@ -140,7 +142,11 @@ class SeatStep:
         """Scores [B, V] after the tokens of the step before, which enter the cache."""
         seats = self._seats
         kernels = kernels_of(self._settings)
-        with sdpa_kernel(kernels), fixed_shapes(self._network, seats):
+        with (
+            sdpa_kernel(kernels),
+            fixed_shapes(self._network, seats),
+            blocks_of(self._network, self._settings),
+        ):
             if self._programs[seats.most] is None:
                 given = self._network.logits(feed_b1, cache=seats, last_only=True)
                 return given[:, 0]
@@ -185,8 +191,8 @@ class SeatStep:
                 else:
                     whole[0, seat] = 0
                 whole[1, seat] = turn.forced
-            self._reals.copy_(reals)
-            self._wholes.copy_(whole)
+            send(self._reals, reals)
+            send(self._wholes, whole)
         if not drawn:
             return GREEDY
         most = [ranked(sampling.top_k) for sampling in drawn]

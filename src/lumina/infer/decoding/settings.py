@@ -35,10 +35,13 @@ class StepSettings:
             and the plain one.
         speculate: tokens that are guessed behind that of a step, from what the row has
             said before, and kept as far as they are right; 0: none.
+        compile: blocks are compiled by torch.compile (`lumina.infer.decoding.compiled`)
+            wherever the plain kernels compute them: prompts, and steps that no fused
+            kernels take.
 
     Raises:
-        LuminaError: E005 for a value out of range; E002 for guesses that would have
-            to be batch-invariant.
+        LuminaError: E005 for a value out of range; E002 for guesses or compiled blocks
+            that would have to be batch-invariant.
     """
 
     graph: str = "auto"
@@ -46,6 +49,7 @@ class StepSettings:
     batch_invariant: bool = False
     speculate: int = 0
     flash: bool = True
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.kernels not in KERNELS:
@@ -66,6 +70,13 @@ class StepSettings:
                 "--speculate reads several tokens of a row at a time, which adds up in "
                 "another order than one at a time",
                 "leave --speculate or --batch-invariant out",
+            )
+        if self.compile and self.batch_invariant:
+            raise LuminaError(
+                "E002",
+                "--compile adds up in an order that may depend on how many rows there "
+                "are",
+                "leave --compile or --batch-invariant out",
             )
         if self.graph not in GRAPHS:
             raise LuminaError(

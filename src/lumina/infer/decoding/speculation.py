@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from lumina.errors import LuminaError
+from lumina.infer.decoding.compiled import blocks_of
 from lumina.infer.decoding.drafts import draft
 from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.decoding.step import Step, fixed_shapes, kernels_of
@@ -92,7 +93,8 @@ class SpeculativeStep(Step):
         own_b1 = self._history.gather(1, self._count[:, None] - 1)
         feed = torch.cat([own_b1, guess_bn], dim=1)
         kernels = kernels_of(self._settings)
-        with sdpa_kernel(kernels), fixed_shapes(self.network, self.cache):
+        blocks = blocks_of(self.network, self._settings)
+        with sdpa_kernel(kernels), fixed_shapes(self.network, self.cache), blocks:
             logits = self.network.logits(feed, cache=self.cache)
         picked = self._picked(logits)
         right_b = (picked[:, :-1] == guess_bn).cumprod(dim=1).sum(dim=1)

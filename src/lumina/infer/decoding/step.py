@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lumina.errors import LuminaError
-from lumina.infer.decoding.program import FixedCache, Program, why_not
+from lumina.infer.decoding.compiled import blocks_of
+from lumina.infer.decoding.program import Program, why_not
 from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.kv.decoding_cache import DecodingCache
 from lumina.infer.kv.static_cache import StaticCache
@@ -109,7 +110,8 @@ class Step:
     def run(self) -> None:
         """The step itself, from the tokens of the last to those of this one."""
         kernels = kernels_of(self._settings)
-        with sdpa_kernel(kernels), fixed_shapes(self.network, self.cache):
+        blocks = blocks_of(self.network, self._settings)
+        with sdpa_kernel(kernels), fixed_shapes(self.network, self.cache), blocks:
             self._choose(self._apart() if self.apart else self._logits(self._feed))
 
     def _logits(self, feed_b1: Tensor) -> Tensor:
@@ -178,7 +180,7 @@ def fixed_shapes(network: Network, cache: Any) -> Iterator[None]:
 
     Nothing is changed for caches whose own shapes follow the rows.
     """
-    if not isinstance(cache, FixedCache):
+    if not hasattr(cache, "fixed_shapes"):
         yield
         return
     layers = list(routed_layers(network))

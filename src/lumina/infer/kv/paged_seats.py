@@ -18,6 +18,7 @@ from lumina.infer.kv.kept import plainly
 from lumina.infer.kv.paged_cache import PagedCache
 from lumina.infer.kv.pages import Pool, Row
 from lumina.infer.kv.pooled import Pooled
+from lumina.infer.kv.sending import send
 from lumina.ops.attention.beyond import Beyond
 from lumina.ops.attention.masks import in_reach
 
@@ -38,6 +39,8 @@ class PagedSeats(Pooled):
         rows: seats of the coming step: the first ones.
         span: positions that a step reads.
         fixed_shapes: no shape may depend on what tensors hold.
+        room: most tokens of a row.
+        sight: as given.
     """
 
     def __init__(
@@ -54,10 +57,10 @@ class PagedSeats(Pooled):
         super().__init__(pool)
         self.rows, self.span = rows, 0
         self.in_pieces = True  # steps of others may come between pieces of a prompt
-        self._room = tokens
+        self.room, self.sight = tokens, sight
         self.most, self.fixed_shapes = rows, False
         self.length = 0
-        self._sight, self._sharing = sight, sharing
+        self._sharing = sharing
         self._reading = PagedCache(pool, 0, *sight)
         self._seats: list[Row | None] = [None] * rows
         self._nowhere = pool.limit  # the block behind all others
@@ -177,7 +180,7 @@ class PagedSeats(Pooled):
         row = self._row(seat)
         held = [self._nowhere if block is None else block for block in row.blocks]
         held += [self._nowhere] * (self._table.shape[1] - len(held))
-        self._table[seat] = torch.tensor(held, device=self._table.device)
+        send(self._table[seat], torch.tensor(held))
         self._next[seat] = row.length
 
     # The cache of a step.
@@ -204,20 +207,20 @@ class PagedSeats(Pooled):
 
     def positions(self, input_ids: Tensor) -> Tensor:
         """Positions of the coming tokens, [B, 1]; see the protocol."""
-        return self._next[self._active, None].clamp(max=self._room - 1)
+        return self._next[self._active, None].clamp(max=self.room - 1)
 
     def mask(self, position_ids: Tensor) -> Tensor:
         """Begins a step over one new token of each seat; [B, 1, 1, span] bool."""
         active = self._active
         assert position_ids.shape[1] == 1, "prompts are read one by one"
         table = self._table[active]
-        self._pos = self._next[active, None].clamp(max=self._room - 1)
+        self._pos = self._next[active, None].clamp(max=self.room - 1)
         time = torch.arange(self.span, device=table.device)
         self._read = self._columns(table, time)
         self._write = self._columns(table, self._pos, own=True)
         self._next[active] += 1
         self.length = self.span
-        return in_reach(self._pos[:, None], time, 0, *self._sight)[:, None]
+        return in_reach(self._pos[:, None], time, 0, *self.sight)[:, None]
 
     def _columns(self, table: Tensor, time: Tensor, own: bool = False) -> Tensor:
         """Columns of the pool, [B, T], where the positions of rows lie.
@@ -226,7 +229,7 @@ class PagedSeats(Pooled):
         memory held before may be no number, which a weight of zero would not remove.
         """
         if not own:
-            window, beyond = self._sight
+            window, beyond = self.sight
             first = self._pos - window + 1 if window and not beyond else self._pos * 0
             time = torch.minimum(torch.maximum(time, first), self._pos)
         size = self.pool.block

@@ -1,10 +1,10 @@
 """Continuous batching: rows join and leave between two tokens (Orca, Yu et al., 2022).
 
-Rounds follow one another. In each, at most one piece of a waiting prompt is read, and
-then every row that is being answered gets one more token in a single recorded step. On
-a GPU the host reads tokens some steps late, so the device never waits for it. Where
-the blocks of the cache run out, the row that came last gives its own back and is read
-again later; the blocks that it filled can often be found again.
+Rounds follow one another. In each, a bounded number of tokens of waiting prompts are
+read, and then every row that is being answered gets one more token in a single recorded
+step. On a GPU the host reads tokens some steps late, so the device never waits for it.
+Where the blocks of the cache run out, the row that came last gives its own back and is
+read again later; the blocks that it filled can often be found again.
 """
 
 from __future__ import annotations
@@ -13,17 +13,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 from lumina.errors import LuminaError
+from lumina.infer.decoding.compiled import blocks_of, require
+from lumina.infer.decoding.prompt_step import PromptStep
 from lumina.infer.decoding.reading import LateTokens
 from lumina.infer.decoding.seat_step import Seats, SeatStep, Turn
 from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.decoding.step import kernels_of
 from lumina.infer.generate import AHEAD, PREFILL_COLUMNS
+from lumina.infer.kv.paged_seats import PagedSeats
 from lumina.infer.kv.settings import CacheSettings, place_of
 from lumina.infer.sampling import NOT_FINITE, checked
 from lumina.infer.serving.request import RETRY_SECONDS, Problem, Request
@@ -38,11 +43,11 @@ class Reading:
 
     Attributes:
         request: whose it is.
-        left: pieces of it, [1, n] each.
+        left: pieces of it, tokens of each.
     """
 
     request: Request
-    left: deque[Tensor]
+    left: deque[Sequence[int]]
 
 
 Begun = list[tuple[int, Request, int]]
@@ -64,6 +69,7 @@ class Batch:
         running: requests that have a seat, the earliest first.
         lock: held while requests are queued.
         ahead: steps that tokens are read late.
+        prompts: what reads prompts, where that is recorded.
 
     Raises:
         LuminaError: E002 for a model that cannot be answered side by side, and for
@@ -77,7 +83,9 @@ class Batch:
         settings: CacheSettings,
         stepping: StepSettings | None = None,
     ) -> None:
-        stepping = stepping or StepSettings()
+        self._stepping = stepping = stepping or StepSettings()
+        if stepping.compile:
+            require(network)
         self._network, self.limits = network, limits
         self._device = place_of(network)
         self._invariant = stepping.batch_invariant
@@ -85,12 +93,22 @@ class Batch:
         self.seats: Seats = seats_for(network, limits, settings, self._invariant)
         self.step = SeatStep(network, self.seats, self._device, stepping)
         self.ahead = AHEAD if self.step.recordings.records else 0
+        # To the last bit, a prompt is read as `Decoding` reads it, in no other shapes.
+        self.prompts: PromptStep | None = None
+        if self.ahead and isinstance(self.seats, PagedSeats) and not self._invariant:
+            self.prompts = self.prompt_step()
         self.lock = threading.RLock()
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self._reading: Reading | None = None
         self._late = LateTokens()
         self._begun: deque[Begun] = deque()
+
+    def prompt_step(self) -> PromptStep:
+        """What reads prompts in passes of few shapes, over seats in blocks."""
+        assert isinstance(self.seats, PagedSeats)
+        where = self.seats, PREFILL_COLUMNS, self._device
+        return PromptStep(self._network, *where, self._stepping)
 
     @property
     def busy(self) -> bool:
@@ -99,18 +117,25 @@ class Batch:
 
     @torch.inference_mode()
     def round(self) -> None:
-        """Read a piece of a prompt, and give every running row one token."""
+        """Read of waiting prompts, and give every running row one token."""
         self._drop_gone()
-        if self._reading is None:
-            self._reading = self._admitted()
-        if (reading := self._reading) is not None:
-            self._guarded([reading.request], lambda: self._read(reading))
+        self._read_prompts()
         turns = self._turns()
         if turns:
             self._guarded(list(turns.values()), lambda: self._advance(turns))
         while len(self._begun) > (self.ahead if turns else 0):
             self._deliver()
         self._let_leave()
+
+    def _read_prompts(self) -> None:
+        """Read waiting prompts, one after the other, up to so many tokens in all."""
+        room = PREFILL_COLUMNS
+        while room > 0:
+            reading = self._reading = self._reading or self._admitted()
+            if reading is None:
+                return
+            room -= len(reading.left[0])
+            self._guarded([reading.request], partial(self._read, reading))
 
     def _admitted(self) -> Reading | None:
         """The next waiting request, in a seat, if there is room for it."""
@@ -128,8 +153,8 @@ class Batch:
             self.waiting.popleft()
         request.seat, request.begun = free[0], len(ids) - len(request.prompt)
         self.running.append(request)
-        left = torch.tensor([ids[there:]], device=self._device)
-        pieces = left.split(self.seats.at_once(PREFILL_COLUMNS), dim=1)
+        size = self.seats.at_once(PREFILL_COLUMNS)
+        pieces = (ids[at : at + size] for at in range(there, len(ids), size))
         return Reading(request, deque(pieces))
 
     def _known(self, request: Request) -> Sequence[int]:
@@ -147,17 +172,24 @@ class Batch:
         with seats.reading(request.seat, begun=len(reading.left) == 1) as cache:
             whole = not seats.in_pieces
             while reading.left:
-                piece = reading.left.popleft()
-                with sdpa_kernel(self._kernels):
-                    logits = self._network.logits(piece, cache=cache, last_only=True)
+                logits_1v = self._after(reading.left.popleft(), cache)
                 if not whole:
                     break
         if reading.left:
             return
         self._reading = None
-        self.step.first(request.seat, self._turn(request), logits[:, 0])
+        self.step.first(request.seat, self._turn(request), logits_1v)
         place = slice(request.seat, request.seat + 1)
         self._note([(0, request)], self.step.tokens[place])
+
+    def _after(self, piece: Sequence[int], cache: Any) -> Tensor:
+        """Scores [1, V] after a piece of a prompt, which enters the cache."""
+        if self.prompts is not None:
+            return self.prompts.logits(cache.active[0], piece)
+        ids = torch.tensor([list(piece)], device=self._device)
+        blocks = blocks_of(self._network, self._stepping)
+        with sdpa_kernel(self._kernels), blocks:
+            return self._network.logits(ids, cache=cache, last_only=True)[:, 0]
 
     def _turns(self) -> dict[int, Request]:
         """The requests that take part in the coming step, each with room for it."""
