@@ -40,9 +40,12 @@ class ActivationsSection(Section):
     attention_head_groups: int = Field(
         1,
         ge=1,
-        description="beside feedforward_tile: groups of heads that go back through "
-        "attention one after the other, so that the gradients of one group are there "
-        "at a time; divides num_kv_heads; attention is computed once more",
+        description=(
+            "beside feedforward_tile: compute the backward pass of attention in this "
+            "many groups of heads, one after the other, so that the gradients of only "
+            "one group are held at a time; must divide num_kv_heads; attention is "
+            "computed once more"
+        ),
     )
 
     @field_validator("activation_bits", mode="before")

@@ -29,15 +29,19 @@ class AdaptiveSection(Section):
         0.8,
         ge=0,
         le=1,
-        description="least confidence for a change that only going back to a "
-        "checkpoint takes back",
+        description=(
+            "least confidence for a change that only a rollback to a checkpoint can "
+            "undo"
+        ),
     )
     adaptive_confidence_final: float = Field(
         0.9,
         ge=0,
         le=1,
-        description="least confidence for a change that nothing takes back, and for a "
-        "higher learning rate",
+        description=(
+            "least confidence for a change that nothing can undo, and for a higher "
+            "learning rate"
+        ),
     )
     adaptive_cooldown_steps: int | None = Field(
         None,
@@ -51,13 +55,15 @@ class AdaptiveSection(Section):
         description="tokens that have to pass between two changes, besides the steps",
     )
     adaptive_rollbacks: int = Field(
-        3, ge=0, description="most times that --adaptive goes back in a run"
+        3, ge=0, description="how often --adaptive may roll a run back"
     )
     adaptive_branches: int = Field(
         0,
         ge=0,
-        description="so many decisions of --adaptive on are measured: the run goes on "
-        "without the change, then back to a snapshot, and is changed there",
+        description=(
+            "measure the effect of this many decisions of --adaptive on: the run goes "
+            "on without the change, then returns to a snapshot and is changed there"
+        ),
     )
     adaptive_without: tuple[str, ...] = Field(
         (), description="actions that --adaptive does not take, such as reset_moments"
@@ -65,6 +71,8 @@ class AdaptiveSection(Section):
     health_check_interval: int = Field(
         100,
         ge=0,
-        description="steps from one event with the health, the phase and the decisions "
-        "of an adaptive run to the next; 0: none",
+        description=(
+            "every N steps, write an event with the health, the phase and the "
+            "decisions of an adaptive run; 0: never"
+        ),
     )

@@ -62,20 +62,26 @@ class DataSection(Section):
     )
     loss_on: str = Field(
         "assistant",
-        description="what of a conversation bears loss: the turns of roles, joined by "
-        "commas (assistant,user,system,tool), last (the assistant's last turn) or all "
-        "(everything, marks included)",
+        description=(
+            "what of a conversation counts in the loss: the turns of roles, joined by "
+            "commas (assistant,user,system,tool), last (the assistant's last turn) or "
+            "all (everything, marks included)"
+        ),
     )
     role_weights: tuple[str, ...] = Field(
         (),
-        description="how much the tokens of a role weigh in the loss, each "
-        "ROLE=NUMBER; a role that is named with more than 0 bears loss",
+        description=(
+            "how much the tokens of a role weigh in the loss, each ROLE=NUMBER; a role "
+            "with a weight above 0 counts in the loss"
+        ),
     )
     turn_weights: tuple[float, ...] = Field(
         (),
-        description="how much turns weigh in the loss by their depth: the first number "
-        "up to the user's second turn, the second up to the third, and so on; the last "
-        "number holds for all that follow",
+        description=(
+            "how much turns weigh in the loss by their position: the first number "
+            "holds up to the user's second turn, the second up to the third, and so "
+            "on; the last holds for all that follow"
+        ),
     )
     chat_template: str | None = Field(
         None,
@@ -95,11 +101,13 @@ class DataSection(Section):
     max_conversations_per_dataset: int | None = Field(
         None,
         ge=1,
-        description="take so many conversations of the files, or of each source, in "
-        "their order; the rest is counted and left out",
+        description=(
+            "take at most this many conversations of the files, or of each source, in "
+            "their order; the rest is counted and left out"
+        ),
     )
     max_conversations_per_file: int | None = Field(
-        None, ge=1, description="take so many conversations of each file"
+        None, ge=1, description="take at most this many conversations of each file"
     )
     ascii_only: bool = Field(
         False,
@@ -148,8 +156,11 @@ class DataSection(Section):
     max_unpacking_ratio: float = Field(
         250.0,
         gt=1,
-        description="an archive or a compressed file that gives more than so many "
-        "times its size is refused, from 16 MiB on; files made to fill a machine do",
+        description=(
+            "refuse an archive or a compressed file that unpacks to more than 16 MiB "
+            "and to more than this many times its size, as files do that are made to "
+            "fill a disk"
+        ),
     )
     tasks: tuple[str, ...] = Field(
         (), description="tasks in place of train_data, each NAME=PATH; a head for each"

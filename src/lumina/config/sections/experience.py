@@ -18,7 +18,9 @@ class ExperienceSection(Section):
     )
     start_from_experience: bool = Field(
         False,
-        description="with adaptive on, begin with the learning rate and the warm-up "
-        "that earlier runs of this kind did best with, where neither was chosen; "
-        "without it they are only told",
+        description=(
+            "with adaptive on, begin with the learning rate and the warm-up that "
+            "earlier runs of this kind did best with, where neither was chosen; "
+            "without it they are only shown"
+        ),
     )

@@ -34,7 +34,13 @@ class HrmSection(Section):
         16, ge=1, description="most segments for a puzzle or a token"
     )
     halt_exploration: float = Field(
-        0.1, ge=0, le=1, description="share of steps or tokens that draw a least number"
+        0.1,
+        ge=0,
+        le=1,
+        description=(
+            "share of steps or tokens for which a minimum number of segments is drawn "
+            "at random"
+        ),
     )
     puzzle_loss: Literal["stablemax", "softmax"] = Field(
         "stablemax", description="cross entropy: stablemax in float64, or softmax"

@@ -10,15 +10,17 @@ from lumina.config.sections.section import Section
 
 
 class LoggingSection(Section):
-    """What is logged, how much of it, and when files are begun anew."""
+    """What is logged, how much of it, and when files are rotated."""
 
     log_file: str | None = Field(
         None, description="a file for progress, events and warnings, beside the console"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO",
-        description="the least that console and log_file tell of events; DEBUG also "
-        "writes every step into log_file; events.jsonl has all",
+        description=(
+            "least severe events that the console and log_file show; DEBUG also writes "
+            "every step into log_file; events.jsonl has all"
+        ),
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="lines of log_file: text, or a JSON object each"
@@ -26,8 +28,10 @@ class LoggingSection(Section):
     log_rotate_mib: float = Field(
         100.0,
         gt=0,
-        description="MiB after which log_file begins anew; what it held is compressed "
-        "beside it",
+        description=(
+            "size in MiB at which log_file is rotated: what it held is compressed "
+            "beside it"
+        ),
     )
     log_keep: int = Field(
         5, ge=1, description="compressed files of log_file that are kept"
@@ -35,6 +39,8 @@ class LoggingSection(Section):
     metrics_rotate_mib: float | None = Field(
         None,
         gt=0,
-        description="MiB after which metrics.jsonl begins anew; what it held is "
-        "compressed beside it, kept, and still read; default: it only grows",
+        description=(
+            "size in MiB at which metrics.jsonl is rotated: what it held is compressed "
+            "beside it, kept, and still read; default: it only grows"
+        ),
     )

@@ -25,6 +25,8 @@ class MemoryLadderSection(Section):
     clear_cache_every_n_steps: int = Field(
         0,
         ge=0,
-        description="give memory that is held without being used back to the system "
-        "after every so many steps; 0: never",
+        description=(
+            "every N steps, return cached memory that is not in use to the system; 0: "
+            "never"
+        ),
     )

@@ -20,8 +20,11 @@ class MetricsSection(Section):
     )
     health_checks: bool = Field(
         True,
-        description="watch losses, gradients, routing, memory and speed for trouble; "
-        "events tell of it, and every row has a score of 100 at best",
+        description=(
+            "watch losses, gradients, routing, memory and speed for trouble; findings "
+            "are written as events, and every row of the metrics has a health score of "
+            "at most 100"
+        ),
     )
     gradient_norm_limit: float = Field(
         100.0,
@@ -32,39 +35,48 @@ class MetricsSection(Section):
     step_times_every: int = Field(
         0,
         ge=0,
-        description="steps from one whose forward, backward and optimizer are timed to "
-        "the next; 0: none",
+        description=(
+            "every N steps, time forward, backward and optimizer of a step separately; "
+            "0: never"
+        ),
     )
     weight_changes_every: int = Field(
         0,
         ge=0,
-        description="steps from one in which gradient norm, weight norm and ratio of "
-        "update to weight are taken of each group of tensors and each layer to the "
-        "next; 0: none. A copy of the weights is held while such a step updates them",
+        description=(
+            "every N steps, measure gradient norm, weight norm and the ratio of update "
+            "to weight of each group of tensors and each layer; 0: never. A copy of "
+            "the weights is held while such a step updates them"
+        ),
     )
     attention_stats_every: int = Field(
         0,
         ge=0,
-        description="steps from one before which the heads of attention are judged on "
-        "two rows to the next; 0: none",
+        description=(
+            "every N steps, measure what the heads of attention look at, on two rows; "
+            "0: never"
+        ),
     )
     attention_logits_every: int | None = Field(
         None,
         ge=0,
-        description="steps from one before which the largest attention logit of a row "
-        "is looked for to the next; 0: none; default: with --metrics full a fiftieth "
-        "of the run, from 10 to 100. With --qk-clip every step has it",
+        description=(
+            "every N steps, measure the largest attention logit of a row; 0: never; "
+            "default: with --metrics full a fiftieth of the run, from 10 to 100. With "
+            "--qk-clip every step has it"
+        ),
     )
     layer_profile_every: int = Field(
         0,
         ge=0,
-        description="steps from one in which time, memory and operations of each "
-        "layer are measured to the next; 0: none",
+        description=(
+            "every N steps, measure time, memory and operations of each layer; 0: never"
+        ),
     )
     log_expert_usage: bool = Field(
         False,
         description="an event with the tokens and the mean probability of every expert",
     )
     expert_usage_frequency: int = Field(
-        100, ge=1, description="steps from one event of log_expert_usage to the next"
+        100, ge=1, description="every N steps, write the event of log_expert_usage"
     )

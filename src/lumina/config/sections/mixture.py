@@ -57,8 +57,10 @@ class MixtureSection(Section):
     )
     sample_by: Literal["length", "rarity", "variety", "quality", "loss"] | None = Field(
         None,
-        description="take rows as often as a score of theirs says, with the scores of "
-        "curriculum; an epoch has as many rows as before, some of them several times",
+        description=(
+            "draw rows by a score, one of those of curriculum; an epoch has as many "
+            "rows as before, some of them several times"
+        ),
     )
     sample_power: float = Field(
         1.0,

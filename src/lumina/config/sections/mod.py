@@ -31,7 +31,7 @@ class ModSection(Section):
         "default: dense where only some layers have experts, else alternate",
     )
     mod_scope: Literal["block", "feedforward"] = Field(
-        "block", description="what the other tokens pass by"
+        "block", description="what the other tokens skip"
     )
     mod_routing_strategy: Literal["learned", "fixed", "random"] = Field(
         "learned", description="what decides: a router, the position, or chance"

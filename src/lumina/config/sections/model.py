@@ -91,8 +91,10 @@ class ModelSection(Section):
     attention_sinks: int = Field(
         0,
         ge=0,
-        description="with a sliding window: so many first tokens of a document stay "
-        "visible to all of it",
+        description=(
+            "with a sliding window: this many tokens at the beginning of a document "
+            "stay visible to all later ones"
+        ),
     )
     attention_dilation: int = Field(
         0,

@@ -24,7 +24,9 @@ class MoeSection(Section):
         "all", description="which layers are routed"
     )
     moe_first_dense: int = Field(
-        0, ge=0, description="so many first layers are dense, whatever the pattern"
+        0,
+        ge=0,
+        description=("this many of the first layers are dense, whatever the pattern"),
     )
     moe_shared_experts: int = Field(
         0, ge=0, description="experts of the same width that every token goes to"
@@ -89,13 +91,17 @@ class MoeSection(Section):
     )
     skip_unused_experts: bool = Field(
         False,
-        description="an expert that no token of a step reached keeps its weights and "
-        "moments in it, which otherwise decay and follow their momentum",
+        description=(
+            "leave the weights and moments of an expert as they are in a step in which "
+            "no token reached it; otherwise they decay and follow their momentum"
+        ),
     )
     router_init: Literal["normal", "orthogonal"] = Field(
         "normal",
-        description="initial routers: random, or no expert before another (rows of "
-        "equal length at right angles)",
+        description=(
+            "initial routers: normal (random), or orthogonal (rows of equal length at "
+            "right angles, which prefer no expert)"
+        ),
     )
     router_init_std: float | None = Field(
         None, gt=0, description="spread of initial routers; default: init_std"

@@ -59,9 +59,11 @@ class QuantizationSection(Section):
     quantization_eval_batches: int = Field(
         0,
         ge=0,
-        description="before the first step, compare the base in few bits with the base "
-        "in its files on so many held-out batches: divergence of their scores, and "
-        "perplexity of each; 0: do not",
+        description=(
+            "before the first step, compare the base in few bits with the base in its "
+            "files on this many held-out batches: divergence of their scores, and "
+            "perplexity of each; 0: do not"
+        ),
     )
 
     @field_validator("quantization_bits", mode="before")

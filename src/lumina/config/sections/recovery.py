@@ -18,14 +18,18 @@ class RecoverySection(Section):
     snapshot_every: int | None = Field(
         None,
         ge=0,
-        description="steps from one snapshot of the whole run in host memory to the "
-        "next, for a rollback to go back to; 0: none. By itself with adaptive on",
+        description=(
+            "every N steps, keep a snapshot of the whole run in host memory, to which "
+            "a rollback can return; 0: never. On by itself with adaptive on"
+        ),
     )
     snapshots_kept: int = Field(
         3,
         ge=2,
-        description="snapshots that are held at a time: the newest that is known to be "
-        "good, one that may come to be, and the newest ones",
+        description=(
+            "snapshots that are held at a time: the newest that is known to be good, a "
+            "candidate to follow it, and the newest ones"
+        ),
     )
     known_good_after: int | None = Field(
         None,
@@ -36,9 +40,10 @@ class RecoverySection(Section):
     repeat_check_every: int = Field(
         0,
         ge=0,
-        description="steps from one check for silent corruption to the next: gradients "
-        "are computed twice and have to be the same to the bit; needs deterministic. "
-        "0: no check",
+        description=(
+            "every N steps, check for silent corruption: the gradients are computed "
+            "twice and must agree bit for bit; needs deterministic. 0: never"
+        ),
     )
     preflight: bool = Field(
         False,

@@ -8,7 +8,7 @@ from lumina.config.sections.section import Section
 
 
 class ResumingSection(Section):
-    """What a resumed run does otherwise than before."""
+    """What a resumed run does differently."""
 
     reset_optimizer: bool = Field(
         False,

@@ -30,8 +30,7 @@ class SafetySection(Section):
     experimental_loss_spike_threshold: float = Field(
         2.0,
         gt=0,
-        description="a loss that is more than so many times its moving average is "
-        "trouble",
+        description="a loss of more than this many times its moving average is trouble",
     )
     experimental_throughput_drop_threshold: float = Field(
         0.5,

@@ -40,14 +40,18 @@ class StagesSection(Section):
     )
     phase_optimizer: Literal["reset", "keep"] = Field(
         "reset",
-        description="what a phase that follows another does with the optimizer's "
-        "states, the average of the weights and what controls set: begin anew, or keep",
+        description=(
+            "what a later phase does with the optimizer's states, the average of the "
+            "weights and the values set by controls: begin anew, or keep them"
+        ),
     )
     context_schedule: tuple[str, ...] = Field(
         (),
-        description="rows that grow while the run goes on, each STEP:LENGTH or "
-        "EPOCHe:LENGTH, such as 0:512 1000:1024 or 0e:16384 5e:32768; tokens of a step "
-        "stay as many, and the learning rate has one schedule",
+        description=(
+            "rows that grow longer during the run, each STEP:LENGTH or EPOCHe:LENGTH, "
+            "such as 0:512 1000:1024 or 0e:16384 5e:32768; the number of tokens in a "
+            "step and the schedule of the learning rate stay the same"
+        ),
     )
     base_num_epochs: float | None = Field(
         None, gt=0, description="passes of the base phase of hybrid; default: 1"

@@ -78,8 +78,10 @@ class SystemSection(Section):
     )
     model_dtype: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
-        description="the type in which weights are kept and trained; bf16 and fp16 "
-        "do without float32 master weights, rounding each update up or down at random",
+        description=(
+            "the type in which weights are kept and trained; bf16 and fp16 do without "
+            "float32 master weights and round updates stochastically"
+        ),
     )
     gradient_checkpointing: (
         Literal[

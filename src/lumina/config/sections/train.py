@@ -152,8 +152,10 @@ class TrainSection(Section):
         0.0,
         ge=0,
         lt=1,
-        description="share of each label that all tokens have alike, while training; "
-        "the reported losses stay plain; 0: off",
+        description=(
+            "share of each label that is spread evenly over all tokens in training; "
+            "the reported losses are without it; 0: off"
+        ),
     )
     swa_start: float = Field(
         0.0,
@@ -165,8 +167,10 @@ class TrainSection(Section):
     lookahead_steps: int = Field(
         0,
         ge=0,
-        description="steps after which the weights go back to slow ones that follow "
-        "them, which evaluation uses; 0: off",
+        description=(
+            "every N steps, set the weights back to slow weights that follow them "
+            "(Lookahead); evaluation uses the slow ones; 0: off"
+        ),
     )
     lookahead_share: float = Field(
         0.5,
@@ -176,8 +180,10 @@ class TrainSection(Section):
     )
     pin: tuple[str, ...] = Field(
         (),
-        description="controls that no rule may change while the run trains, such as "
-        "learning_rate; requests of yours still change them",
+        description=(
+            "controls that no rule may change while the run trains, such as "
+            "learning_rate; your own requests still change them"
+        ),
     )
     seed: int = Field(
         42,
@@ -201,8 +207,10 @@ class TrainSection(Section):
         0.0,
         ge=0,
         lt=1,
-        description="share by which an evaluation has to be better than the one that "
-        "last cleared the patience to clear it again; 0: by anything",
+        description=(
+            "an evaluation restarts the patience only if it is better by this share "
+            "than the last one that did; 0: any improvement does"
+        ),
     )
     task_weights: tuple[float, ...] = Field(
         (), description="weights of the tasks' losses; default: every token counts once"
