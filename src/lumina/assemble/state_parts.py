@@ -38,7 +38,7 @@ def _no_scheduler(state: State) -> State:
     live.pop("rewarm", None)
     live.pop("glide", None)
     journal = [
-        change | {"outcome": "set aside: the schedule began anew"}
+        change | {"outcome": "set aside: the schedule was restarted"}
         if change["name"] == "learning_rate" and change["outcome"] == "applied"
         else change
         for change in state.journal

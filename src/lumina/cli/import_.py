@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-kv-heads",
         type=int,
         metavar="N",
-        help="pool key/value heads into so many, each the mean of its neighbours",
+        help="pool key/value heads into this many, each the mean of its neighbours",
     )
     parser.add_argument(
         "--eval-data",

@@ -154,7 +154,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.use_kv_cache:
         raise LuminaError(
             "E002",
-            "without its cache a server would read every row anew for each token",
+            "without its cache a server would process the whole row again for each "
+            "token",
             "leave --no-use-kv-cache out",
         )
     settings = CacheSettings(

@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     own.add_argument(
         "--seeds", metavar="N|A,B,C",
-        help="so many seeds for each combination, or these; default: the run's own",
+        help=(
+            "this many seeds for each combination, or a list of seeds; default: the "
+            "run's own"
+        ),
     )  # fmt: skip
     own.add_argument(
         "--sweep-dir", metavar="DIR",

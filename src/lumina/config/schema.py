@@ -50,9 +50,7 @@ def schema() -> Schema:
         "type": ["string", "null"],
     }
     own = _object({name: _meant(name) for name in _spellings(LEAVES)})
-    definitions["any option"] = own | {
-        "description": "options, whichever section they are of"
-    }
+    definitions["any option"] = own | {"description": "options of any section"}
     top = _object(
         {
             KEY: {"description": "of the file", "type": "integer", "maximum": VERSION},

@@ -150,7 +150,7 @@ class ChunkTracker:
                     f"chunks of {folder} have {lines[0]['chunk_records']:,} records, "
                     f"not {chunk_records:,}",
                     "use the same number in all programs, or remove "
-                    f"{self._journal} to begin anew",
+                    f"{self._journal} to start again",
                 )
 
     def claim(self, claimant: str, *, epochs: int | None = None) -> Chunk | None:

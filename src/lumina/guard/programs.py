@@ -89,8 +89,8 @@ class ProgramSubject:
         if why_not(plan.spec, "pretests") is not None or plan.world_size > 1:
             raise LuminaError(
                 "E002",
-                "pretests compare steps of one process whose rows hand nothing on, and "
-                "this run is another one",
+                "pretests compare steps of one process with rows that are independent "
+                "of each other, which this run does not have",
                 "use --safe-optimizations watch, which watches the run alone",
             )
         self._emulated = emulated

@@ -79,8 +79,8 @@ def _check_tensors(module: nn.Module, kind: str, name: str) -> None:
                 raise LuminaError(
                     "E005",
                     f"the {kind} {name} keeps the tensor {attribute}, which is neither "
-                    "parameter nor buffer: networks are made without values, which "
-                    "come afterwards",
+                    "parameter nor buffer: networks are built without values, which "
+                    "are set afterwards",
                     "register it as a buffer, and say in the static method "
                     "initial(name, shape, spec, generator) what it starts as",
                 )
@@ -331,7 +331,7 @@ def _first_value(
         raise LuminaError(
             "E005",
             f"nothing says what the buffer {inner} of {part.name} starts as: networks "
-            "are made without values, which come afterwards",
+            "are built without values, which are set afterwards",
             "give the class a static method initial(name, shape, spec, generator)",
         )
     return RULES[usual.name](shape, generator, *usual.arguments)

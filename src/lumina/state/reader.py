@@ -280,7 +280,7 @@ def latest_good(
             "E303",
             f"none of the {len(reasons)} checkpoints in {checkpoints} is good: "
             + "; ".join(reasons),
-            "restore one from a copy, or start anew in another --run-dir",
+            "restore one from a copy, or start again in another --run-dir",
         )
     return None
 

@@ -70,7 +70,7 @@ def edits_at(
                 "edit_dropped",
                 "info",
                 None,
-                f"{PARTS[edit.part][0]} began anew after step {edit.step:,}; the run "
+                f"{PARTS[edit.part][0]} was reset after step {edit.step:,}; the run "
                 f"goes on from step {step:,}, before that",
                 step,
             )
@@ -98,7 +98,7 @@ def read_edits(run: Path) -> tuple[Edit, ...]:
         pass
     raise LuminaError(
         "E303",
-        f"{file} cannot be read, and it says what of the run began anew",
+        f"{file} cannot be read, and it records which parts of the run were reset",
         "restore it from a copy; without it, remove it and give the --reset options "
         "again",
     )
@@ -136,8 +136,8 @@ def with_schedule_anew(plan: Plan, config: Config, edits: Iterable[Edit]) -> Pla
     if plan.schedule_steps:
         raise LuminaError(
             "E002",
-            "one schedule spans all lengths of a row, and cannot begin anew in one "
-            "of them",
+            "one schedule spans all lengths of a row, and cannot restart in one of "
+            "them",
             "leave --reset-scheduler out",
         )
     if begin >= plan.steps:
@@ -149,7 +149,7 @@ def with_schedule_anew(plan: Plan, config: Config, edits: Iterable[Edit]) -> Pla
         }
         | {"epochs": None}
     )
-    why = f"the schedule began anew after step {begin:,}"
+    why = f"the schedule was restarted after step {begin:,}"
     decisions.decide("schedule_offset", -begin, why)
     decide_schedule(config, decisions)
     values = {

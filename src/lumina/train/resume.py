@@ -214,7 +214,7 @@ def _refuse_lost(run: Path) -> None:
         raise LuminaError(
             "E303",
             f"{run} had checkpoints, the last of step {saved[-1]}, and none is there",
-            "restore one from a copy, or start anew in another --run-dir",
+            "restore one from a copy, or start again in another --run-dir",
         )
 
 

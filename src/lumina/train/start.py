@@ -113,8 +113,8 @@ def _begins_anew(prepared: Preparation) -> str:
     if prepared.plan.schedule_steps:
         return f" and rows of {prepared.plan.spec.seq_length:,} tokens"
     if prepared.config.stages.phase_optimizer == "keep":
-        return " and its optimizer's states; its schedule begins anew"
-    return "; its optimizer and its schedule begin anew"
+        return " and its optimizer's states; its schedule restarts"
+    return "; its optimizer and its schedule are reset"
 
 
 def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> Outset:
@@ -151,7 +151,7 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
             "begins_anew",
             "info",
             None,
-            f"{missing}: begin anew after step {progress.step:,}, "
+            f"{missing}: reset after step {progress.step:,}, "
             + _why_anew(reader.meta, prepared.resumption.edits),
             step=progress.step,
             parts=meta.extra[WITHOUT],

@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N",
-        help="run: only so many scenarios, with the same shares; 0 (the default): all",
+        help=(
+            "run: only this many scenarios, with the same shares; 0 (the default): all"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--families", nargs="+", default=[], metavar="NAME",

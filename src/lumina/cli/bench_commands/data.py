@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a tokenizer.json or its folder; default: one of 8,192 tokens is trained",
     )
     numbers = {
-        "megabytes": (16.0, "text whose tokens a second are measured"),
+        "megabytes": (16.0, "text on which tokens per second are measured"),
         "gigabytes": (10.0, "size of the large file, which is generated and removed"),
         "window-megabytes": (64.0, "text of the large file that is tokenised"),
     }

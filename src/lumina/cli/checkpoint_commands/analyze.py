@@ -58,7 +58,7 @@ def _shown(one: dict[str, Any]) -> str:
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(meta["created"]))
     able_to = "yes" if able["resumes"] is None else f"no: {able['resumes']}"
     if able["resumes"] is None and able["begins_anew"]:
-        able_to = f"yes; {', '.join(able['begins_anew'])} begin anew"
+        able_to = f"yes; {', '.join(able['begins_anew'])} are reset"
     generates = "yes" if able["generates"] is None else f"no: {able['generates']}"
     good = f"good, {byte_size(one['bytes'])}" if not one["problem"] else one["problem"]
     rows = {

@@ -43,8 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="long texts, which are the haystacks and whose perplexity by position is "
-        "measured; default: haystacks of invented sentences, and no perplexity",
+        help=(
+            "long texts, which serve as haystacks and on which perplexity by position "
+            "is measured; default: haystacks of invented sentences, and no perplexity"
+        ),
     )
     for name, default, text in (
         ("needles", 4, "facts at each of five depths"),

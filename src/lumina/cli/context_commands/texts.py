@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, default, text in (
         ("count", 1000, "texts"),
         ("length", 600, "words of a text, about"),
-        ("facts", 4, "facts of a text, 1 to 12, each of which is asked for"),
+        ("facts", 4, "facts in a text, 1 to 12; each is asked for"),
         ("asked", 1, "times that each fact is asked for"),
         ("seed", 0, "the same seed writes the same texts"),
     ):

@@ -33,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="steps after those, whose operations are recorded; 0: none (default 3)",
+        help=(
+            "steps after those that are recorded operation by operation; 0: none "
+            "(default 3)"
+        ),
     )
     group.add_argument(
         "--top",

@@ -76,7 +76,13 @@ class KernelsSection(Section):
         "two; default: by the width of heads",
     )
     triton_block_kv: int | None = Field(
-        None, ge=16, le=512, description="keys of a tile, likewise"
+        None,
+        ge=16,
+        le=512,
+        description=(
+            "keys of a tile of that kernel, a power of two; default: by the width of "
+            "heads"
+        ),
     )
     triton_num_warps: int | None = Field(
         None, ge=1, le=16, description="warps of a block, a power of two; default: 8"

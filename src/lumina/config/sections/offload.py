@@ -21,9 +21,11 @@ class OffloadSection(Section):
     )
     optimizer_in_backward: bool = Field(
         False,
-        description="change a weight in the backward pass, as soon as its gradient is "
-        "there, and let go of the gradient; for steps of one forward, without clipping "
-        "(max_grad_norm 0)",
+        description=(
+            "update each weight in the backward pass, as soon as its gradient is "
+            "there, and free the gradient; for steps of one forward, without clipping "
+            "(max_grad_norm 0)"
+        ),
     )
     embedding_in: Literal["device", "host"] = Field(
         "device",

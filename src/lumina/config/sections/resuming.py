@@ -12,18 +12,23 @@ class ResumingSection(Section):
 
     reset_optimizer: bool = Field(
         False,
-        description="on resume: the optimizer's states begin anew; the weights and the "
-        "schedule stay",
+        description=(
+            "on resume: reset the optimizer's states; the weights and the schedule stay"
+        ),
     )
     reset_scheduler: bool = Field(
         False,
-        description="on resume: the learning rate warms up and falls anew over the "
-        "steps that are left",
+        description=(
+            "on resume: restart the schedule, so that the learning rate warms up and "
+            "falls again over the steps that are left"
+        ),
     )
     reset_metrics: bool = Field(
         False,
-        description="on resume: the best evaluation, the patience of early stopping "
-        "and the number of skipped steps begin anew; rows on disk stay",
+        description=(
+            "on resume: reset the best evaluation, the patience of early stopping and "
+            "the number of skipped steps; rows on disk stay"
+        ),
     )
     override_learning_rate: float | None = Field(
         None, gt=0, description="on resume: learning_rate from here on"

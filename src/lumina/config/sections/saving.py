@@ -21,13 +21,16 @@ class SavingSection(Section):
     )
     checkpoint_pruning: Literal["newest", "spread"] = Field(
         "newest",
-        description="which save_total_limit regular checkpoints stay: the newest, or "
-        "some whose ages grow by equal factors",
+        description=(
+            "which save_total_limit regular checkpoints are kept: the newest, or some "
+            "with ages that grow by equal factors"
+        ),
     )
     save_optimizer_states: bool = Field(
         True,
-        description="without them checkpoints are smaller, and a resume begins the "
-        "optimizer anew",
+        description=(
+            "without them checkpoints are smaller, and a resume resets the optimizer"
+        ),
     )
     save_scheduler_states: bool = Field(
         True,
@@ -36,11 +39,15 @@ class SavingSection(Section):
     )
     save_training_metrics: bool = Field(
         True,
-        description="the best evaluation, the patience and the number of skipped "
-        "steps; without them a resume counts anew",
+        description=(
+            "the best evaluation, the patience and the number of skipped steps; "
+            "without them a resume counts from zero"
+        ),
     )
     save_adaptive_state: bool = Field(
         True,
-        description="what the rules that watch the run have seen; without it a resume "
-        "has them watch anew",
+        description=(
+            "what the rules that watch the run have seen; without it they start "
+            "without memory after a resume"
+        ),
     )

@@ -42,7 +42,7 @@ class StagesSection(Section):
         "reset",
         description=(
             "what a later phase does with the optimizer's states, the average of the "
-            "weights and the values set by controls: begin anew, or keep them"
+            "weights and the values set by controls: reset them, or keep them"
         ),
     )
     context_schedule: tuple[str, ...] = Field(

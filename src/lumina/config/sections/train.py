@@ -97,10 +97,12 @@ class TrainSection(Section):
     weight_decay: float = Field(0.01, ge=0, description="decoupled, on matrices only")
     optimizer: str = Field(
         "adamw",
-        description="adamw; adamw_bf16, adamw_8bit and adamw_4bit, with moments of so "
-        "many bits; adam_atan2, Adam with atan2 in place of the division; adafactor; "
-        "lion; muon, with AdamW for what is no matrix; schedule_free, AdamW that "
-        "evaluates a mean of its steps; sgd; or one that a plug-in registers",
+        description=(
+            "adamw; adamw_bf16, adamw_8bit and adamw_4bit, with moments of that many "
+            "bits; adam_atan2, Adam with atan2 in place of the division; adafactor; "
+            "lion; muon, with AdamW for all but matrices; schedule_free, AdamW that "
+            "evaluates a mean of its steps; sgd; or one that a plug-in registers"
+        ),
     )
     optimizer_groups: tuple[str, ...] = Field(
         (),

@@ -12,7 +12,7 @@ from lumina.data.sources.entry import Access, Damaged, Entry
 from lumina.data.sources.guard import Guarded, Unpacked, buffered
 from lumina.data.sources.members import Form
 
-REFUSED = "make the archive anew without it, or leave it out with --data-errors skip"
+REFUSED = "pack the archive again without it, or leave it out with --data-errors skip"
 
 _SNIFFED = 4096
 

@@ -109,7 +109,7 @@ class _ZstdFrame:
             if "too much memory" in str(error):
                 raise Damaged(
                     "it was compressed with a window of more than 128 MiB",
-                    "compress it anew, without --long or --ultra",
+                    "compress it again, without --long or --ultra",
                 ) from None
             raise ValueError(str(error)) from None
 

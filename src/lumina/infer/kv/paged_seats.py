@@ -172,7 +172,7 @@ class PagedSeats(Pooled):
 
     def _row(self, seat: int) -> Row:
         row = self._seats[seat]
-        assert row is not None, "nobody sits there"
+        assert row is not None, "no answer has this seat"
         return row
 
     def _place(self, seat: int) -> None:

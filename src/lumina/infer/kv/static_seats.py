@@ -66,5 +66,5 @@ class StaticSeats(StaticCache):
     def length_of(self, seat: int) -> int:
         """Tokens of a seat that are in the cache, or on their way into it."""
         length = self._lengths[seat]
-        assert length is not None, "nobody sits there"
+        assert length is not None, "no answer has this seat"
         return length

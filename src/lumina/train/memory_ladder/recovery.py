@@ -312,7 +312,7 @@ class MemoryRecovery:
             self.limits.remember(held_values(plan), shortage.text, proven=False)
         pinned = [one.control for one in rungs() if one.control in plan.pinned]
         if not self.on:
-            said = "--no-memory-recovery leaves it at that"
+            said = "--no-memory-recovery: nothing was tried"
         elif self._tried:
             said = f"tried: {'; '.join(one.text for one in self._tried)}"
         elif pinned:

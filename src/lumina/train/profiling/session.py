@@ -202,6 +202,6 @@ def _check(config: Config, several: bool) -> None:
     if config.run.resume or config.run.auto_resume:
         raise LuminaError(
             "E002",
-            "a profile begins anew and goes on with no run",
+            "a profile starts from the beginning and cannot continue a run",
             "leave --resume out; --init-from RUN takes a run's weights",
         )

@@ -53,8 +53,8 @@ def page(found: dict[str, Any]) -> list[str]:
         *table(("operations", "a step", "share", "the longest"), groups),
         f"Traced: {found['traced']} steps"
         + ("" if busy is None else f", the GPU busy for {busy:.0%} of their time")
-        + f"; the trace is `{found['trace']}`. Groups are told by the names of the "
-        "operations.",
+        + f"; the trace is `{found['trace']}`. Operations are grouped by their "
+        "names.",
         "",
     ]
 
