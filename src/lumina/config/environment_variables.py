@@ -111,6 +111,10 @@ VARIABLES: tuple[Variable, ...] = (
         "the GPUs that a process sees; --cuda-ids chooses among them",
     ),
     Variable(
+        "CUDA_MODULE_LOADING", "devices",
+        "when CUDA loads kernels; LAZY, as torch sets it, unless it is set", "torch",
+    ),
+    Variable(
         "PYTORCH_ALLOC_CONF", "devices", "how torch allocates GPU memory", "torch"
     ),
     Variable(
