@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from training import wait_until
+
 TOOL = Path(__file__).parents[2] / "tools" / "steady.py"
 # One of them fails when it is run for the third time.
 TESTS = """
@@ -28,6 +30,20 @@ markers =
     slow
     gpu
     multigpu
+    thorough
+    faults
+"""
+# The second goes on until the run is interrupted.
+ENDLESS = """
+import time
+from pathlib import Path
+
+def test_wrong(): assert False
+
+def test_endless():
+    Path(__file__).with_name("begun").touch()
+    while True:
+        time.sleep(0.01)
 """
 
 
@@ -57,3 +73,43 @@ def test_runs_add_up_and_a_failure_is_named(tmp_path: Path) -> None:
     ]
     assert (tmp_path / ".steady" / "run-3.txt").exists()
     assert not (tmp_path / ".steady" / "run-2.txt").exists()
+
+
+def test_a_run_that_is_stopped_tells_what_failed_and_does_not_count(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "test_things.py").write_text(ENDLESS)
+    (tmp_path / "pytest.ini").write_text(SETTINGS)
+    there = tmp_path / "there"
+    words = [sys.executable, str(TOOL), "--root", str(tmp_path), "--jobs", "1"]
+    words += ["--runs", "1", "--copy", str(there)]
+    with subprocess.Popen(
+        words, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        wait_until((tmp_path / "begun").exists)
+        process.terminate()
+        told, _ = process.communicate()
+    assert process.returncode == 1, told
+    assert "0 runs" in told
+    (line,) = map(json.loads, (there / "runs.jsonl").read_text().splitlines())
+    assert line["stopped"]
+    assert line["failed"] == ["test_things::test_wrong"]
+    assert "test_wrong" in (there / "run-1.txt").read_text()
+
+
+def test_no_run_is_begun_that_would_not_be_over_in_time(tmp_path: Path) -> None:
+    (tmp_path / "test_things.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text(SETTINGS)
+    done = steady(tmp_path, "--runs", "1", "--within", "1")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_quick_tests_are_the_same_everywhere() -> None:
+    sys.path.insert(0, str(TOOL.parent))
+    try:
+        import covered
+    finally:
+        sys.path.remove(str(TOOL.parent))
+    makefile = (TOOL.parents[1] / "Makefile").read_text()
+    assert f'QUICK := "{covered.QUICK}"' in makefile
