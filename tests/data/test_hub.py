@@ -17,7 +17,10 @@ from lumina.data.prepare import prepare
 from lumina.data.sources import hub
 from lumina.data.sources.find import find_sources
 from lumina.errors import LuminaError
+from lumina.packages import installed
 from training import PATIENCE
+
+pytestmark = pytest.mark.skipif(not installed("datasets"), reason="needs datasets")
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import lumina
 from lumina.config import Config
 from lumina.data.documents import read_documents
-from lumina.data.quality.assess import Report, assess
+from lumina.data.quality import assess as assessing
+from lumina.data.quality.assess import Report
 from lumina.data.quality.check import Options, checks
 from lumina.data.quality.checks.pii import KINDS, without_pii
 from lumina.data.quality.checks.repetition import broken_rule
@@ -45,6 +46,13 @@ def _prose(seed: int, words: int = 120) -> str:
 
 CLEAN = [{"text": _prose(n)} for n in range(20)]
 CLEAN_TALK = [_turns(f"What is {n}?", f"The number {n} it is.") for n in range(20)]
+
+
+def assess(paths: list[Path], options: Options, **named: Any) -> Report:
+    """The report of some files; by default near duplicates are looked for too."""
+    if "only" not in named:
+        pytest.importorskip("datasketch", reason="needs datasketch")
+    return assessing.assess(paths, options, **named)
 
 
 def write(path: Path, records: list[Any]) -> Path:

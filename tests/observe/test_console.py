@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -353,12 +354,12 @@ print("alive", file=sys.stderr)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=root,
-        env={"PYTHONPATH": f"{root / 'src'}:{root / 'tests'}", "PATH": ""},
+        env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root / 'tests'}"},
     )
     process.stdout.read(10)
     process.stdout.close()
     errors = process.stderr.read()
-    assert process.wait(300) == 0
+    assert process.wait(300) == 0, errors
     assert errors == b"alive\n"
 
 

@@ -22,6 +22,7 @@ from lumina.data.stream import StepBatches
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.ops.attention import dispatch
+from lumina.plan import environment
 from lumina.plan.plan import Plan
 from lumina.train import Trainer, batch_search
 from option_effects import shows
@@ -436,6 +437,8 @@ def measured_batch(runs: Runs) -> None:
         return batch_search.Measured(size, size * 2**23)
 
     runs.monkeypatch.setattr(batch_search, "measure", measure)
+    # The share is one of the machine's memory, which is much here and little there.
+    runs.monkeypatch.setattr(environment, "host_memory_bytes", lambda: 2**34)
 
     def forwards(**leaves: object) -> int:
         found: list[int] = []

@@ -22,6 +22,7 @@ from lumina.features import FEATURES
 from lumina.guard.__main__ import main as guard
 from tiny_runs import Runs
 from training import (
+    PATIENCE,
     Trainings,
     assert_same_run,
     reached,
@@ -244,7 +245,7 @@ def test_its_pretest_runs_by_name_in_a_process_of_its_own(
     two_cores()
     file = tmp_path / "tiled.py"
     file.write_text(change(TEXT))
-    timeout = "2" if "sleep" in file.read_text() else "100"
+    timeout = "2" if "sleep" in file.read_text() else str(int(PATIENCE))
     words = ["tiled", "--plugins", str(file), "--timeout", timeout, "--device", "cpu"]
     code = guard(words)  # what `python -m lumina.guard` calls
     told = json.loads(capsys.readouterr().out)

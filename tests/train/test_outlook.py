@@ -139,6 +139,10 @@ def test_each_risk_is_seen_and_the_greatest_is_told():
     found = risks(lambda step: {"agreed_memory_share": 0.6 + step / 1000})
     assert 0.8 <= found["oom_risk"] < 0.95 and found["gradient_explosion_risk"] == 0
     assert risks(lambda step: {"agreed_memory_share": 0.9})["oom_risk"] == 0
+    for start in range(14):  # R^2 of most of these lines is a rounding above 1
+        used = {row["step"]: start / 20 + row["step"] / 1000 for row in base}
+        straight = risks(lambda step, used=used: {"agreed_memory_share": used[step]})
+        assert (straight["oom_risk"] > 0.8) == (start > 11)
     found = risks(lambda step: {"loss": 2 + max(step - 240, 0) / 50})
     assert found["divergence_risk"] >= 0.6
     loads = [[0.5, 0.4, 0.1]]

@@ -133,7 +133,8 @@ class Outlook:
         if len(values) < self.window:
             return (values[-1] if values else 0.0), 0.0, 0.0
         slope, fit = line(values)
-        error = math.sqrt((1 - fit) / max(fit, 1e-12) / (len(values) - 2))
+        # R^2 of a straight line may come out a rounding above 1.
+        error = math.sqrt(max(1 - fit, 0.0) / max(fit, 1e-12) / (len(values) - 2))
         sure = math.copysign(1 / max(error, 1e-6), slope) if fit > 0 else 0.0
         return mean(values[-max(self.window // 5, 1) :]), slope, sure
 

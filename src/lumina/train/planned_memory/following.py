@@ -30,6 +30,23 @@ PRODUCTS = frozenset(
 """Operators that call the library of matrix products."""
 
 
+def _sum_with_product(
+    total: Tensor, a: Tensor, b: Tensor, out_dtype: torch.dtype, **named: Any
+) -> Tensor:
+    """The shape of `addmm` with a type of its own, which PyTorch 2.11 cannot tell."""
+    out: Tensor | None = named.get("out")
+    if out is not None:
+        return out
+    return total.new_empty((a.shape[0], b.shape[1]), dtype=out_dtype)
+
+
+_SHAPES = {
+    torch.ops.aten.addmm.dtype: _sum_with_product,
+    torch.ops.aten.addmm.dtype_out: _sum_with_product,
+}
+"""Operators of tensors without memory that PyTorch does not know everywhere."""
+
+
 @dataclass
 class Held:
     """A storage.
@@ -116,7 +133,9 @@ class Following(TorchDispatchMode):
         if func in self._workspaces:
             size = self._workspaces[func](*args, **kwargs)
             taken = self._take(f"workspace of {func}", size)
-        out = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            shaped = func in _SHAPES and args[0].is_meta
+        out = (_SHAPES[func] if shaped else func)(*args, **kwargs)
         for value in tree_leaves(out):
             if isinstance(value, Tensor):
                 self.add(value, func)

@@ -8,6 +8,7 @@ and trains as it would there, without the device being present.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -249,23 +250,30 @@ def _in_backward_passes(mode: Pretended, put: Callable[[Any, str, Any], None]) -
 def _with_kernels(put: Callable[[Any, str, Any], None], stack: ExitStack) -> None:
     """The kernels written in Triton, and streams."""
     from lumina.ops.cross_entropy import chunked
+    from lumina.ops.low_bits import fast
     from lumina.optim import small_moments
     from lumina.optim.methods import adamw
     from lumina.optim.paging import home
 
-    for module in (chunked, small_moments, adamw):
+    for module in (chunked, fast, small_moments, adamw):
         put(module, "has_triton", lambda: True)
     written: dict[str, dict[str, Any]] = {
         "lumina.ops.cross_entropy.fused": {
             "softmax_gradient": kernels.softmax_gradient
         },
         "lumina.ops.adamw.fused": {"adamw_": kernels.nothing},
+        "lumina.ops.low_bits.fused": dict.fromkeys(
+            ("nf4_into", "integers_into", "rows_into"), kernels.nothing
+        ),
     }
     modules = {}
     for name, functions in written.items():
         module = ModuleType(name)
         vars(module).update(functions)
         modules[name] = module
+        # Where Triton is installed, its package may have the real one by now.
+        package = importlib.import_module(name.rpartition(".")[0])
+        stack.enter_context(mock.patch.object(package, "fused", module, create=True))
     stack.enter_context(mock.patch.dict(sys.modules, modules))
     put(home, "locked", lambda size: torch.zeros(size, dtype=BYTES, pin_memory=True))
     put(Tensor, "record_stream", lambda *_: None)
