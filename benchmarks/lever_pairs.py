@@ -7,13 +7,18 @@ blocks, the losses of both after as many steps, and the peak of memory of each.
 
     python benchmarks/lever_pairs.py --work A --with cuda_graphs=true --out graphs.json
     python benchmarks/lever_pairs.py --work A --with fp8=hybrid fp8_scaling=rowwise
+    python benchmarks/lever_pairs.py --work A --with triton_kernels=true --plain-norms
+    python benchmarks/lever_pairs.py --work A --inductor coordinate_descent_tuning=true
 
 What stands behind --with are fields of a Plan; those behind --both hold for both sides.
+--plain-norms takes the kernels of norms back from the second side, which leaves them to
+the compiler; --inductor sets the compiler's own options while that side is compiled.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib.util
 import json
@@ -89,6 +94,23 @@ def program_of(plan: Any) -> Any:
     return program
 
 
+def without_norm_kernels(program: Any) -> int:
+    """Leave norms to the compiler, as they are without `triton_kernels`.
+
+    Returns:
+        How many modules had kernels of norms.
+    """
+    found = 0
+    for module in program.network.modules():
+        if "function" in vars(module):  # of an RMSNorm
+            del module.function
+            found += 1
+        if getattr(module, "norms_together", None) is not None:
+            module.norms_together = None
+            found += 1
+    return found
+
+
 def random_batch(vocab: int, rows: int, length: int, seed: int) -> Any:
     """Rows of one document each, on the host, as a run has them."""
     from lumina.batch import Batch
@@ -97,6 +119,15 @@ def random_batch(vocab: int, rows: int, length: int, seed: int) -> Any:
     ids = torch.randint(0, vocab, (rows, length + 1), generator=drawn)
     batch = Batch.from_rows(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
     return batch.pin_memory() if torch.cuda.is_available() else batch
+
+
+def compiler_options(values: dict[str, Any]) -> Any:
+    """Options of torch's compiler inside a `with`; none is known to be loaded."""
+    if not values:
+        return contextlib.nullcontext()
+    import torch._inductor.config as inductor
+
+    return inductor.patch(values)
 
 
 def waited(plan: Any) -> None:
@@ -119,7 +150,9 @@ def main() -> None:
     """Compare, print, and write JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", default="A", choices=("A", "B", *SMALL))
-    parser.add_argument("--with", dest="changes", nargs="+", required=True)
+    parser.add_argument("--with", dest="changes", nargs="+", default=[])
+    parser.add_argument("--plain-norms", action="store_true")
+    parser.add_argument("--inductor", nargs="+", default=[], metavar="NAME=VALUE")
     parser.add_argument("--both", nargs="*", default=[])
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--steps", type=int, default=6)
@@ -127,6 +160,8 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="do not compile blocks")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if not args.changes and not args.inductor:
+        parser.error("name what differs: --with or --inductor")
     from lumina.data.stream import StepBatches
     from lumina.plan.plan import Plan
     from lumina.train.step import train_step
@@ -176,10 +211,14 @@ def main() -> None:
     for name, plan in plans.items():
         held = torch.cuda.memory_allocated() / 2**30 if plan.device == "cuda" else 0.0
         programs[name] = program_of(plan)
+        if name == "on" and args.plain_norms:
+            print(f"norms left to the compiler: {without_norm_kernels(programs[name])}")
         allocated(plan)
         first = time.perf_counter()
-        for _ in range(args.warm_up):
-            step(name)
+        own = values_of(args.inductor) if name == "on" else {}
+        with compiler_options(own):
+            for _ in range(args.warm_up):
+                step(name)
         peaks[name] = allocated(plan) - held
         warm = time.perf_counter() - first
         print(f"{name}: warm-up {warm:.1f} s, peak {peaks[name]:.1f} GiB", flush=True)
@@ -205,6 +244,8 @@ def main() -> None:
         "work": args.work,
         "with": args.changes,
         "both": args.both,
+        "plain_norms": args.plain_norms,
+        "inductor": args.inductor,
         "compile": not args.eager,
         "speed": statistics.median(ratios),
         "interval": [drawn[50], drawn[1949]],
