@@ -98,6 +98,7 @@ def test_a_span_that_grows_is_recorded_anew() -> None:
     assert found[0] == found[1] and len(found[0][0]) == 90
 
 
+@pytest.mark.covers("KRN-15")
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
 def test_every_kernel_is_its_reference(kind: torch.dtype) -> None:
     torch.manual_seed(1)
@@ -160,6 +161,7 @@ def _logits_of(network: Network, ids: torch.Tensor, kernels: str) -> torch.Tenso
     return torch.stack(logits)
 
 
+@pytest.mark.covers("KRN-15")
 @pytest.mark.parametrize("rows", [1, 5, 33])
 @pytest.mark.parametrize("name", FUSED)
 def test_fused_kernels_are_as_exact_as_plain_ones(name: str, rows: int) -> None:

@@ -134,6 +134,31 @@ def test_sums_over_16384_values_are_those_of_float64(scale: Any) -> None:
     assert (rough - sums).norm() / sums.norm() > 1e-3
 
 
+@pytest.mark.covers("KRN-17: loss scaling")
+@pytest.mark.parametrize("way", ["e4m3", "hybrid"])
+@pytest.mark.parametrize("layer", [float8.linear, float8.linear_by_rows])
+def test_every_gradient_is_scaled_so_that_the_loss_need_not_be(
+    layer: Any, way: str
+) -> None:
+    """What a factor on the loss is for: small gradients do not become 0 in 8 bits.
+
+    A loss that is 2^24 times smaller gives gradients that are so to the bit, though
+    none of them is a number of the type by itself.
+    """
+    x = normal(32, 64, seed=1).requires_grad_()
+    weight = (0.1 * normal(48, 64, seed=2)).requires_grad_()
+    gradient = normal(32, 48, seed=3)
+    found = {}
+    for power in (0, -24, 24):
+        y = layer(x, weight, way)
+        given = gradient * 2.0**power
+        found[power] = torch.autograd.grad(y, (x, weight), given)
+    assert (gradient * 2.0**-24).to(GRADIENTS[way]).float().count_nonzero() == 0
+    for power in (-24, 24):
+        for one, other in zip(found[power], found[0], strict=True):
+            assert torch.equal(one, other * 2.0**power) and one.count_nonzero() > 1000
+
+
 def test_experts_multiply_their_own_rows() -> None:
     """Each expert as a layer of its own; one has no rows."""
     counts = [5, 0, 21, 6]

@@ -13,6 +13,7 @@ import pytest
 CASES = Path(__file__).with_name("one_token_cases.py")
 
 
+@pytest.mark.covers("KRN-15")
 @pytest.mark.thorough
 def test_kernels_are_their_references_in_the_interpreter() -> None:
     pytest.importorskip("triton", reason="Triton is for Linux with a GPU")
