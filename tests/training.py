@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from queue import Empty
 
 from torch import Tensor
 
+from held_runs import endless_evaluation, hold_after, signals_elsewhere
 from lumina.assemble.ranks import meeting_place
 from lumina.child_processes import die_with_parent
 from lumina.state.reader import latest_good, open_checkpoint
@@ -113,74 +113,16 @@ def _lumina(arguments, environment, log, terminal, before):
     if "NOHUP" in environment:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which is all that nohup does
     if "SIGNALS_ELSEWHERE" in environment:
-        _signals_elsewhere()
+        signals_elsewhere()
     if "HOLD_AFTER" in environment:
-        _hold_after(int(environment["HOLD_AFTER"]), environment.get("HEARD"))
+        hold_after(int(environment["HOLD_AFTER"]), environment.get("HEARD"))
     if "ENDLESS_FROM" in environment:
-        _endless_evaluation(int(environment["ENDLESS_FROM"]), environment["EVALUATING"])
+        endless_evaluation(int(environment["ENDLESS_FROM"]), environment["EVALUATING"])
     if before is not None:
         before()
     torch.set_num_threads(1)
     code = main(arguments)
     os._exit(code)
-
-
-def _signals_elsewhere():
-    """In the child: Ctrl-C does not wake the main thread from what it waits for.
-
-    Python hears of the signal, in another thread, and the main thread has to look.
-    The same happens when the signal arrives the instant before the wait begins.
-    """
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-
-
-def _hold_after(step, heard):
-    """In the child: when `step` is done, the run waits for a signal to end it.
-
-    So a test that looks at the run from outside never comes too late, however busy
-    the machine is. Nor does it come too early: the row of that step is written once
-    all checkpoints of steps before it are. With `heard` the next step never ends: that
-    file says that the run has noticed the first signal.
-    """
-    from lumina.train.loop import Loop
-
-    take_step, write = Loop._guarded_step, Loop._write
-
-    def written(loop, row):
-        if row["step"] == step:
-            loop.checkpoints.idle()
-        write(loop, row)
-
-    def held(loop, *arguments):
-        while loop.progress.step == step and (heard or not loop.end.signals.received):
-            if heard and loop.end.signals.received:
-                Path(heard).touch()
-            time.sleep(0.001)
-        return take_step(loop, *arguments)
-
-    Loop._guarded_step, Loop._write = held, written
-
-
-def _endless_evaluation(first, evaluating):
-    """In the child: evaluations from number `first` on, counted from 1, never end.
-
-    The file `evaluating`, with the rank added to its name, tells that one is under way.
-    """
-    from lumina.data import text_data
-
-    batches = text_data.eval_batches
-    begun = 0
-
-    def endless(*arguments, **options):
-        nonlocal begun
-        begun += 1
-        yield from batches(*arguments, **options)
-        while begun >= first:
-            Path(evaluating + os.environ.get("RANK", "0")).touch()
-            yield from batches(*arguments, **options)
-
-    text_data.eval_batches = endless
 
 
 @dataclass
@@ -231,10 +173,11 @@ def start(
     """Start `lumina ARGUMENTS`.
 
     With HOLD_AFTER="3" in its environment, a training waits after that step until a
-    signal comes, and with HEARD=FILE for ever: see `_hold_after`. With ENDLESS_FROM and
-    EVALUATING=FILE an evaluation never ends: see `_endless_evaluation`. With NOHUP
-    it ignores a hang-up, and with CLOSED="stdin stderr" it has no such streams. For
-    SIGNALS_ELSEWHERE see `_signals_elsewhere`.
+    signal comes, and with HEARD=FILE for ever (`held_runs.hold_after`). With
+    ENDLESS_FROM and EVALUATING=FILE an evaluation never ends
+    (`held_runs.endless_evaluation`). With NOHUP it ignores a hang-up, and with
+    CLOSED="stdin stderr" it has no such streams. For SIGNALS_ELSEWHERE see
+    `held_runs.signals_elsewhere`.
 
     Args:
         arguments: what stands behind `lumina`.
