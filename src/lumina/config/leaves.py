@@ -164,10 +164,15 @@ def field(leaf: str) -> FieldInfo:
 
 
 @cache
+def _types(section: str) -> dict[str, Any]:
+    """The types of a section's leaves; all of them are evaluated to know one."""
+    return typing.get_type_hints(SECTIONS[section])
+
+
+@cache
 def value_type(leaf: str) -> Any:
     """The leaf's type without `None`: bool, int, float, str, a Literal or a tuple."""
-    hints = typing.get_type_hints(SECTIONS[LEAVES[leaf]])
-    annotation = hints[leaf]
+    annotation = _types(LEAVES[leaf])[leaf]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return next(a for a in typing.get_args(annotation) if a is not type(None))
     return annotation
@@ -176,8 +181,7 @@ def value_type(leaf: str) -> Any:
 @cache
 def optional(leaf: str) -> bool:
     """Whether None ("decide for me") is a value of the leaf."""
-    hints = typing.get_type_hints(SECTIONS[LEAVES[leaf]])
-    return type(None) in typing.get_args(hints[leaf])
+    return type(None) in typing.get_args(_types(LEAVES[leaf])[leaf])
 
 
 def choices(leaf: str) -> tuple[str, ...]:
