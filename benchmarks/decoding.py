@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from work_ab import SHAPES, in_transformers, spec_of
+from work_shapes import SHAPES, in_transformers, spec_of
 
 WAYS = {
     "eager": ("off", "plain"),

@@ -36,6 +36,7 @@ def serve(work: str) -> None:
     import torch
 
     path = Path("benchmarks/work_ab.py").resolve()
+    sys.path.insert(0, str(path.parent))  # of this version, not of this script
     module_spec = importlib.util.spec_from_file_location("work_ab", path)
     assert module_spec is not None and module_spec.loader is not None
     work_ab: Any = importlib.util.module_from_spec(module_spec)

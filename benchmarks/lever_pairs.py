@@ -42,10 +42,10 @@ SMALL: dict[str, dict[str, Any]] = {
 """Beside the two works: a shape of 124M, and one that tries this file on a CPU."""
 
 
-def work_ab() -> Any:
+def work_shapes() -> Any:
     """The shapes of the two works."""
-    path = Path(__file__).with_name("work_ab.py")
-    spec = importlib.util.spec_from_file_location("work_ab", path)
+    path = Path(__file__).with_name("work_shapes.py")
+    spec = importlib.util.spec_from_file_location("work_shapes", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -166,7 +166,7 @@ def main() -> None:
     from lumina.plan.plan import Plan
     from lumina.train.step import train_step
 
-    works = work_ab()
+    works = work_shapes()
     shape = SMALL.get(args.work) or works.SHAPES[args.work]
     rows, length = works.MICRO_BATCH, works.SEQUENCE
     if args.work == "tiny":

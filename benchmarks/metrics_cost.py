@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-import work_ab
+import work_shapes
 from lumina.assemble.assemble import assemble
 from lumina.assemble.counted import counted_shapes
 from lumina.batch import Batch
@@ -143,15 +143,17 @@ def interval(ratios: list[float]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", default="A", choices=list(work_ab.SHAPES))
+    parser.add_argument("--work", default="A", choices=list(work_shapes.SHAPES))
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     device = "cuda" if cuda() else "cpu"
-    shape = work_ab.SHAPES[arguments.work] if cuda() else SMALL
-    rows, length = (work_ab.MICRO_BATCH, work_ab.SEQUENCE) if cuda() else (4, 128)
+    shape = work_shapes.SHAPES[arguments.work] if cuda() else SMALL
+    rows, length = (
+        (work_shapes.MICRO_BATCH, work_shapes.SEQUENCE) if cuda() else (4, 128)
+    )
     plan = Plan(
-        spec=work_ab.spec_of(shape, length),
+        spec=work_shapes.spec_of(shape, length),
         device=device,
         compute_dtype="bfloat16" if cuda() else "float32",
         micro_batch_size=rows,

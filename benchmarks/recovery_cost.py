@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-import work_ab
+import work_shapes
 from lumina.assemble.assemble import Progress, assemble, capture
 from lumina.assemble.host_copies import HostCopies
 from lumina.batch import Batch
@@ -44,7 +44,7 @@ def main() -> None:
     shape, rows, length = (SHAPE, 32, 1024) if cuda() else (SMALL, 4, 128)
     device = "cuda" if cuda() else "cpu"
     plan = Plan(
-        spec=work_ab.spec_of(shape, length),
+        spec=work_shapes.spec_of(shape, length),
         device=device,
         compute_dtype="bfloat16" if cuda() else "float32",
         micro_batch_size=rows,

@@ -43,6 +43,8 @@ from pathlib import Path
 from typing import Any
 
 import work_ab
+import work_peers
+import work_shapes
 
 WARM_UP = 4
 MOST_MICRO_BATCHES = 8
@@ -85,11 +87,11 @@ def cells(gpus: int) -> list[Cell]:
     counts = sorted({1, MOST_MICRO_BATCHES // gpus, MOST_MICRO_BATCHES})
     found = [
         Cell(work, "lumina", gpus, way, count)
-        for work in work_ab.SHAPES
+        for work in work_shapes.SHAPES
         for way in ways
         for count in counts
     ]
-    for work in work_ab.SHAPES:
+    for work in work_shapes.SHAPES:
         for count in (1, MOST_MICRO_BATCHES):
             found.append(Cell(work, "torchtitan", gpus, ways[-1], count))
     return found
@@ -101,12 +103,12 @@ def measure(cell: Cell) -> dict[str, Any]:
 
     maker: Callable[..., Any] = {
         "lumina": work_ab.lumina_step,
-        "torchtitan": work_ab.torchtitan_step,
+        "torchtitan": work_peers.torchtitan_step,
     }[cell.trainer]
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     step, facts = maker(
-        work_ab.SHAPES[cell.work], set(cell.variant.split("/")[1].split("+")[1:])
+        work_shapes.SHAPES[cell.work], set(cell.variant.split("/")[1].split("+")[1:])
     )
     for i in range(WARM_UP):
         step(i)

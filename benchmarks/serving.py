@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from decoding import LENGTH, shape_of
-from work_ab import spec_of
+from work_shapes import spec_of
 
 
 class Silent:
