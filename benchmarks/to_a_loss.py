@@ -3,8 +3,8 @@
 One model of GPT-2 small's size (124M parameters, one function: the Trainer trains a
 LlamaForCausalLM of the same shape), one tokenizer, and for a seed the same packed rows
 in the same order, read from a file by the Trainer and from its token store by Lumina.
-Both evaluate the same held-out rows at the same steps. Tokenizing is done beforehand
-for both, and the models' first weights are each side's own.
+Both evaluate the same held-out rows at the same steps, and neither saves a checkpoint.
+Tokenizing is done beforehand for both; the first weights are each side's own.
 
 Every contender is a process of its own. What is timed is seen from outside: when its
 first step and when each evaluation is written. "Whole" counts from the command, "steps"
@@ -74,6 +74,7 @@ def common(size: dict[str, Any], data: Path, seed: int) -> list[str]:
         f"--eval-batches {EVALUATED} --eval-fraction {size['fraction']} "
         f"--learning-rate {size['rate']} --min-lr 0 --warmup-ratio 0.1 "
         f"--weight-decay 0.1 --report-samples 0 --save-every-n-batches 0 "
+        f"--no-track-best-model "
         f"--device {size['device']} --seed {seed}"
     )
     return [*words.split(), "--train-data", str(data)]

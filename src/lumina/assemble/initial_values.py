@@ -14,12 +14,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
+from lumina.host_memory import host_memory_bytes
 from lumina.model.declared import declared
 from lumina.model.initial import initial_value
 from lumina.model.network import Network
 
 AHEAD_BYTES = 4 * 2**30
-"""Values drawn but not yet taken: at most this, or one tensor."""
+"""Values drawn but not yet taken: at most this, or one tensor; more where the host's
+memory is large."""
+
+AHEAD_SHARE = 16
+"""They may be this part of the host's memory, too. A large head is the last tensor and
+is drawn by one thread: it has to begin long before it is taken."""
 
 MOST_THREADS = 16
 
@@ -49,6 +55,7 @@ class InitialValues:
         self._waiting = deque(self._declared[name] for name in names)
         self._drawn: deque[tuple[str, int, Future[Tensor]]] = deque()
         self._pool: ThreadPoolExecutor | None = None
+        self._ahead = max(AHEAD_BYTES, host_memory_bytes() // AHEAD_SHARE // processes)
         if all(one.first.name != "made" for one in self._waiting):
             threads = max(1, min(MOST_THREADS, (os.cpu_count() or 1) // processes))
             self._pool = ThreadPoolExecutor(threads, "lumina-initial")
@@ -76,7 +83,7 @@ class InitialValues:
         under_way = sum(size for _, size, _ in self._drawn)
         while self._waiting:
             size = 4 * self._waiting[0].size
-            if self._drawn and under_way + size > AHEAD_BYTES:
+            if self._drawn and under_way + size > self._ahead:
                 return
             one = self._waiting.popleft()
             under_way += size
