@@ -60,7 +60,7 @@ def test_the_choice_says_what_the_next_tier_would_take() -> None:
     assert beyond.largest.replace("_", " ") in why and "too much" in why
     assert all(
         sum(size for name, size in one.bytes.items() if name not in _SUMS)
-        == one.bytes["bound"]
+        >= one.bytes["bound"]
         for one in memories
     )
 

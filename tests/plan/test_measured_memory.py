@@ -11,7 +11,6 @@ import pytest
 
 import lumina.plan.environment
 from lumina.plan.make import with_spec
-from lumina.plan.memory import SMALL_TENSORS
 from lumina.plan.plan import Plan
 from machines import gpu
 
@@ -68,7 +67,7 @@ def test_no_step_took_more_than_its_bound(
     memory, now = plan.memory, measured - held_then(plan)
     assert memory["expected"] <= memory["bound"] >= now
     if name not in ONE_DOCUMENT:
-        assert memory["bound"] < 1.31 * measured
+        assert memory["bound"] < (1.31 if name == "10M" else 1.15) * measured
         # Where something else than the loss is the peak, that chunk is not in it.
         likely = [pytest.approx(one, rel=0.07) for one in (now, measured)]
         assert memory["expected"] in likely
@@ -79,8 +78,7 @@ def test_the_recorded_figures_are_those_of_the_planner(
 ) -> None:
     for name in ("1B compiled", "125M fp32", "experts", "reasoner, text"):
         recorded, now = MEASURED[name]["memory"], planned(name, monkeypatch)
-        # The bound then added 64 MiB for small tensors.
-        less = 64 * 2**20 - SMALL_TENSORS
-        recorded |= {part: recorded[part] - less for part in ("overhead", "bound")}
-        # What came later is a component of its own, and empty in these runs.
-        assert recorded | {part: 0 for part in now.keys() - recorded} == now
+        # What the bound adds came of later measurements; what came later beside it is a
+        # component of its own, and empty in these runs.
+        for part in now.keys() - {"overhead", "bound"}:
+            assert recorded.get(part, 0) == now[part], part

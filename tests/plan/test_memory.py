@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -205,10 +206,51 @@ def test_the_bytes_of_a_parameter_by_layout() -> None:
     assert kept > shared["fsdp2"]["communication"]
 
 
-def test_the_bound_is_the_sum_and_grows_with_length_and_rows() -> None:
+def test_the_bound_is_what_is_there_together() -> None:
+    """Gradients grow as activations shrink, unless several forwards add up."""
+    spec = resolve_spec(Config(**SHAPE))
+
+    def apart(layout: Layout) -> tuple[int, int, int]:
+        parts = estimate(spec, layout)
+        whole = sum(parts[name] for name in COMPONENTS)
+        kept = parts["activations"] + parts["logits"] + parts["working"]
+        return whole - parts["bound"], kept, parts["gradients"]
+
+    layout = Layout(2, compute_dtype="bfloat16")
+    assert apart(replace(layout, device="cpu"))[0] == 0
+    assert apart(replace(layout, grad_accum=2))[0] == 0
+    less, kept, gradients = apart(layout)
+    assert 0 < less <= min(kept, gradients)
+    # All gradients are there when the first block goes back.
+    small = estimate(spec, replace(layout, gradient_checkpointing="full"))
+    assert small["bound"] - small["overhead"] >= small["weights"] + small["gradients"]
+
+
+def test_a_reasoner_is_bounded_by_the_sum_of_all() -> None:
+    options = {"use_hrm": True, "hrm_mode": "language_model", "halt_max_steps": 2}
+    parts = estimate(
+        resolve_spec(Config(**SHAPE, **options)), Layout(2, compute_dtype="bfloat16")
+    )
+    assert parts["bound"] == sum(parts[name] for name in COMPONENTS)
+
+
+def test_pages_of_states_come_when_all_else_is_gone() -> None:
+    """Buffers of the largest page; gradients alone are there beside them."""
+    spec = resolve_spec(Config(**SHAPE))
+    for rows in (1, 64):
+        layout = Layout(rows, "bfloat16", masters_beside=True)
+        layout = replace(layout, features=("optimizer_states_host",))
+        parts = estimate(spec, layout)
+        assert parts["optimizer"] == math.ceil(12 * count_parameters(spec).total)
+        passing = parts["activations"] + parts["logits"] + parts["working"]
+        most = max(passing, parts["gradients"] + parts["optimizer"])
+        assert parts["bound"] - parts["overhead"] == parts["weights"] + most
+    assert passing > parts["gradients"] + parts["optimizer"]
+
+
+def test_the_bound_grows_with_length_and_rows() -> None:
     layout = Layout(2, compute_dtype="bfloat16")
     parts = estimate(resolve_spec(Config(**SHAPE)), layout)
-    assert parts["bound"] == sum(parts[name] for name in COMPONENTS)
     longer = resolve_spec(Config(**(SHAPE | {"seq_length": 256})))
     assert estimate(longer, layout)["bound"] > parts["bound"]
     more = replace(layout, micro_batch_size=4)

@@ -118,7 +118,8 @@ def test_frozen_blocks_on_the_host_leave_two_of_them_on_the_device(
     saved = plain.memory["weights"] - host.memory["weights"]
     whole, layers = host.elsewhere["host"], host.spec.num_layers
     block = whole // layers
-    assert 0 <= whole - 2 * block - saved < 4096 * layers
+    # The second is there only while another one computes, and counted as work.
+    assert 0 <= whole - block - saved < 4096 * layers
     matrices = sum(
         one.size
         for one in in_block(host.spec, 0).values()
@@ -183,7 +184,7 @@ def test_weights_that_train_leave_with_their_gradients(rows: int) -> None:
     wanted = (2 + element) * sum(numbers) + 2 * largest * (rows - 1)
     assert 0 <= beside - wanted < 4096 * len(numbers)
     saved = {name: plain.memory[name] - host.memory[name] for name in plain.memory}
-    assert 0 <= 2 * sum(numbers[2:]) - saved["weights"] < 4096 * 2
+    assert 0 <= 2 * sum(numbers[1:]) - saved["weights"] < 4096 * 2
     left = element * sum(numbers) - saved["gradients"]
     assert left == 2 * 2 * max(numbers)
     assert -saved["optimizer"] == (2 + element) * largest

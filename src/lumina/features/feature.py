@@ -121,6 +121,7 @@ class Feature:
         memory: bytes to add on one device, or to take away, by component of
             `lumina.plan.memory.COMPONENTS`; takes the model's shape and the layout of
             a step.
+        leaves: what of it is not on the device in the optimizer's step, by component.
         elsewhere: bytes of one process that live beside its device: in host memory
             ("host") and in files of the offload folder ("disk"); takes what `memory`
             takes.
@@ -158,6 +159,7 @@ class Feature:
     switch_on: Callable[[Any], Any] | None = None
     fallback: Callable[[Any, Machine], Any] | None = None
     memory: Callable[[Any, Any], Mapping[str, int]] | None = None
+    leaves: Callable[[Any, Any], Mapping[str, int]] | None = None
     elsewhere: Callable[[Any, Any], Mapping[str, int]] | None = None
     crosses: Callable[[Any, Any], Mapping[str, Crossing]] | None = None
     build: Callable[[Any, Any], None] | str | None = None

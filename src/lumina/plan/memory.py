@@ -1,10 +1,12 @@
 """An analytic estimate of the memory a step needs, component by component.
 
-It is a prior: built from shapes, not from a run. It gives two figures. `bound` is the
-sum of all components and decides whether a run is admitted: no step measured took more.
-`expected` is what a step is likely to take: without accumulation gradients grow while
-activations shrink, so they are not there together, and a compiler fuses away some of
-what would be kept. Both leave out the CUDA context and the allocator's fragmentation.
+It is a prior: built from shapes, not from a run. It gives two figures. `expected` is
+what a step is likely to take: without accumulation gradients grow while activations
+shrink, so they are not there together, pages of states come when both are gone, and a
+compiler fuses away some of what would be kept. `bound` decides whether a run is
+admitted: no step measured took more. On a GPU it is what can be there together, and a
+margin; on the CPU, whose heap is known less well, the sum of all components. Both leave
+out the CUDA context and the allocator's fragmentation.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
 from lumina.plan.activations import kept_by_block, kept_outside, working_bytes
 from lumina.plan.checkpointing import kind_of, recomputes, segments
-from lumina.plan.costs.cost import BYTES, Forward, Kept, Layout
+from lumina.plan.costs.cost import BYTES, Cost, Forward, Kept, Layout
 from lumina.plan.costs.kept_bits import AT_A_TIME, CODING, bytes_of_a_number
 from lumina.plan.costs.state import block_size, state_bytes
 from lumina.plan.costs.table import costs_of
@@ -39,7 +41,7 @@ COMPONENTS = (
     "communication",
     "overhead",
 )
-"""Every component, in the order of printing; `bound` is their sum."""
+"""Every component, in the order of printing; their sum is the bound or more."""
 
 STAYS = (
     "weights", "master_weights", "optimizer", "ema", "base_weights", "communication",
@@ -58,7 +60,7 @@ measured on one H200, 33 held 58 to 95 MiB more than what is expected without th
 at the median), six were planned too high and one of 6 GiB too low by 1.5%
 (`benchmarks/results/planned_memory-device-seed77-h200.jsonl`)."""
 
-SMALL_TENSORS = 24 * 2**20
+SMALL_TENSORS = 32 * 2**20
 """What the bound adds for tensors that nobody counts: token numbers, labels, positions,
 tables of rotations, statistics of norms, metrics, and what the allocator rounds up. Of
 the same forty, the one nearest to its bound needs 10 MiB of it."""
@@ -69,8 +71,8 @@ C library's heap and the products' packed operands add to each byte of them. Fit
 the largest resident sizes of three float32 runs of 1.5 M to 30 M parameters (773, 1,548
 and 2,897 MiB)."""
 
-MARGIN = 0.01
-"""Part of everything else that the bound adds to it; ten times as much on the CPU."""
+MARGIN, MARGIN_CPU = 0.02, 0.1
+"""Part of everything else that the bound adds to it."""
 
 COMPILED_SHARE = 0.86
 """Part of the activations that a compiled model keeps where nothing is recomputed:
@@ -80,22 +82,54 @@ COMPILED_SHARE = 0.86
 def estimate(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     """Bytes on one device: by component, `bound` (their sum) and `expected`."""
     parts = _components(spec, layout)
-    _add_features(parts, spec, layout)
-    parts["overhead"] = _overhead(layout, sum(parts.values()))
+    gone = parts.pop(GONE, 0)
+    before = parts.get("working", 0)
+    step = _add_features(parts, spec, layout)
+    # What features work with beside blocks finds the room of the logits empty, too.
+    working = parts.get("working", 0)
+    parts["working"] = max(min(before, working), working - gone)
     ordered = {name: parts.get(name, 0) for name in COMPONENTS}
+    counted = sum(ordered.values())
+    if layout.device == "cuda" and not _own_components(spec):
+        counted = _together(ordered, layout, step, hidden=working - parts["working"])
+    ordered["overhead"] = _overhead(layout, counted)
     return {
         **ordered,
-        "bound": sum(ordered.values()),
-        "expected": _expected(ordered, layout),
+        "bound": counted + ordered["overhead"],
+        "expected": _expected(ordered, layout, step),
     }
 
 
-def _add_features(parts: dict[str, int], spec: ModelSpec, layout: Layout) -> None:
-    """Add what each feature takes, or takes away, to its component."""
+def _own_components(spec: ModelSpec) -> bool:
+    """Whether a kind of model counts its steps in a way of its own.
+
+    Of those it was not measured what is there together.
+    """
+    return any(type(cost).components is not Cost.components for cost in costs_of(spec))
+
+
+GONE = "gone"
+"""Of `_components`: bytes of the logits whose room blocks that go back leave unused."""
+
+
+def _add_features(
+    parts: dict[str, int], spec: ModelSpec, layout: Layout
+) -> dict[str, int]:
+    """Add what each feature takes, or takes away, to its component.
+
+    Returns:
+        What of it is not there in the optimizer's step, by component.
+    """
+    leaves: dict[str, int] = {}
     for name in layout.features:
-        effect = find_feature(name).memory
+        feature = find_feature(name)
+        effect = feature.memory
         for component, extra in effect(spec, layout).items() if effect else ():
             parts[component] = max(0, parts.get(component, 0) + extra)
+        effect = feature.leaves
+        for component, size in effect(spec, layout).items() if effect else ():
+            leaves[component] = leaves.get(component, 0) + size
+    return leaves
 
 
 def _components(spec: ModelSpec, layout: Layout) -> dict[str, int]:
@@ -115,8 +149,9 @@ def _overhead(layout: Layout, counted: int) -> int:
     """What the bound adds to the bytes counted."""
     beside = _beside(layout, counted)
     if layout.device == "cuda":
-        return beside + SMALL_TENSORS + math.ceil(MARGIN * counted)
-    return beside + math.ceil(10 * MARGIN * (counted + beside))
+        more = CUBLAS_WORKSPACE * layout.compile
+        return beside + more + SMALL_TENSORS + math.ceil(MARGIN * counted)
+    return beside + math.ceil(MARGIN_CPU * (counted + beside))
 
 
 def _beside(layout: Layout, counted: int) -> int:
@@ -126,22 +161,49 @@ def _beside(layout: Layout, counted: int) -> int:
     return HOST_PROCESS + math.ceil(HOST_SHARE * counted)
 
 
-def _expected(parts: Mapping[str, int], layout: Layout) -> int:
-    """What a step is likely to take at its peak."""
-    kept = parts["activations"] + parts["routed"]
-    if layout.compile and layout.gradient_checkpointing == "none":
-        kept = math.ceil(COMPILED_SHARE * kept)
+def _together(
+    parts: Mapping[str, int],
+    layout: Layout,
+    leaves: Mapping[str, int],
+    *,
+    hidden: int = 0,
+    share: float = 1.0,
+) -> int:
+    """The most that is there at a time, of all components but the overhead.
+
+    Args:
+        parts: by component.
+        layout: of the step.
+        leaves: what of them is not there in the optimizer's step.
+        hidden: bytes that blocks work with on their way back and that the logits, which
+            are gone by then, hide.
+        share: of what is kept for the backward pass.
+    """
+    kept = math.ceil(share * (parts["activations"] + parts["routed"]))
     passing = kept + parts["logits"] + parts["working"]
     gradients = parts["gradients"]
-    together = layout.accumulates
     stays = sum(parts[name] for name in STAYS)
-    step = passing + gradients if together else max(passing, gradients)
+    if layout.accumulates:
+        most = passing + gradients
+    else:
+        # At the end of the backward pass all gradients are there, and one block works.
+        most = max(passing, gradients + parts["working"] + hidden)
     if PAGED & set(layout.features) and EARLY not in layout.features:
         # Pages come when the backward pass is over, and only gradients are there.
         pages = parts["optimizer"]
-        stays, step = stays - pages, max(step, gradients + pages)
-    stays += step
-    return stays + _beside(layout, stays)
+        stays -= pages
+        most = max(most, gradients + pages - sum(leaves.values()))
+    return stays + most
+
+
+def _expected(
+    parts: Mapping[str, int], layout: Layout, leaves: Mapping[str, int]
+) -> int:
+    """What a step is likely to take at its peak."""
+    fused = layout.compile and layout.gradient_checkpointing == "none"
+    share = COMPILED_SHARE if fused else 1.0
+    most = _together(parts, layout, leaves, share=share)
+    return most + _beside(layout, most)
 
 
 def _communication_bytes(spec: ModelSpec, layout: Layout) -> int:
@@ -182,6 +244,7 @@ def _activation_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         "logits": logits,
         # The logits are gone when the blocks go back; their room is used again.
         "working": max(0, working - transient),
+        GONE: max(0, transient - working),
     }
 
 

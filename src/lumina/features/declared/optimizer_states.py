@@ -21,8 +21,7 @@ def _beside(spec: Any, layout: Any) -> tuple[int, int]:
 def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
     """On the device are only the pages that a step works on."""
     states, masters = _beside(spec, layout)
-    pages = min(states + masters, layout.pages_here(spec))
-    return {"optimizer": pages - states, "master_weights": -masters}
+    return {"optimizer": layout.pages_here(spec) - states, "master_weights": -masters}
 
 
 def _on_host(spec: Any, layout: Any) -> Mapping[str, int]:
@@ -33,7 +32,7 @@ def _on_disk(spec: Any, layout: Any) -> Mapping[str, int]:
     """The files, and for a GPU the pinned memory that pages pass through."""
     whole = sum(_beside(spec, layout))
     staging = 0 if layout.device == "cpu" else layout.pages_here(spec)
-    return {"disk": whole, "host": min(whole, staging)}
+    return {"disk": whole, "host": staging}
 
 
 def _crosses(place: str) -> Callable[[Any, Any], Mapping[str, Crossing]]:

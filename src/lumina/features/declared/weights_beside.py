@@ -16,12 +16,25 @@ _AGAIN = "its blocks are passed several times"
 
 
 def _memory(spec: Any, layout: Any) -> Mapping[str, int]:
-    """On the device are blocks in use and on their way, and gradients that leave."""
+    """On the device are blocks in use and on their way, and gradients that leave.
+
+    One block fewer is there while the loss is computed.
+    """
     found = layout.streamed(spec)
     return {
-        "weights": found.here - found.weights,
+        "weights": found.here - found.largest - found.weights,
+        "working": found.largest,
         "gradients": min(0, found.gradients_here - found.gradients),
         "optimizer": found.step,
+    }
+
+
+def _leaves(spec: Any, layout: Any) -> Mapping[str, int]:
+    """Blocks are not there in the optimizer's step, nor gradients that have left."""
+    found = layout.streamed(spec)
+    return {
+        "weights": found.here - found.largest,
+        "gradients": found.gradients_here,
     }
 
 
@@ -86,6 +99,7 @@ def _declare(place: str, summary: str, needs: Need) -> None:
                 Exclusion("fsdp2", "weights are divided over the processes already"),
             ),
             memory=_memory,
+            leaves=_leaves,
             elsewhere=_elsewhere(place),
             crosses=_crosses(place),
             build="lumina.assemble.streamed.blocks:stream",

@@ -12,6 +12,10 @@ from lumina.model.spec import ModelSpec
 if TYPE_CHECKING:
     from lumina.plan.costs.cost import Forward
 
+ONLY_HERE = (".qkv", ".gate_up", ".down")
+"""Matrices whose input nothing else keeps: not those behind attention, which keeps what
+it returns."""
+
 MASK = 1
 """Bytes of a number in a mask of dropout on CUDA; elsewhere masks have its own type."""
 
@@ -19,23 +23,31 @@ MASK = 1
 def dropped_bytes(spec: ModelSpec, forward: Forward, layer: int) -> int:
     """The inputs that each adapter of a block has dropped some of, and their masks.
 
-    Without dropout all adapters read the input that the matrix keeps anyway.
+    Without dropout, adapters read the input that is counted as kept by the matrix. A
+    frozen matrix keeps none, so where all its adapters have inputs of their own that
+    one is not there.
     """
     if not any(one.dropout for one in spec.adapters):
         return 0
     tokens = forward.rows * spec.seq_length
     of_layer = f".blocks.{layer}."
     each = forward.element + (MASK if forward.cuda else forward.element)
-    values = 0
+    values, own, others = 0, dict[str, int](), set[str]()
     for adapter, site in placed(spec, declared(spec)):
-        if not adapter.dropout or of_layer not in f".{site.path}.":
+        if of_layer not in f".{site.path}.":
+            continue
+        if not adapter.dropout:
+            others.add(site.path)
             continue
         routed = len(site.shape) == 3
         rows = forward.at_once(tokens)
         if routed and spec.moe is not None:
             rows *= spec.moe.top_k
         values += rows * site.shape[-1]
-    return values * each
+        if not routed and site.path.endswith(ONLY_HERE):
+            own[site.path] = rows * site.shape[-1]
+    gone = sum(size for path, size in own.items() if path not in others)
+    return values * each - gone * forward.element * forward.cuda
 
 
 def narrow_bytes(

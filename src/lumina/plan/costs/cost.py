@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from lumina.model.declared import in_block, parameters
+from lumina.model.freezing import frozen_parameters
 from lumina.model.spec import ModelSpec
 from lumina.optim.paging.sizes import PAGE_BYTES, WINDOW
 from lumina.parallel.table import chosen_way
@@ -109,7 +110,8 @@ class Layout:
             average, and the part of it that is never divided over ranks; 8 bytes and
             none for the two moments of AdamW.
         block_checkpointing: what each block recomputes, where that is decided for each.
-        compile: whether the blocks are compiled; changes what is expected only.
+        compile: whether the blocks are compiled; a thread more multiplies, and less of
+            what is kept is expected.
         chunk_tokens: tokens of the chunks in which rows are trained; 0: rows are whole.
         features: features whose declaration says what memory they take or save.
         masters_beside: float32 masters live where the optimizer's states live.
@@ -220,10 +222,16 @@ class Layout:
     def pages_here(self, spec: ModelSpec) -> int:
         """Bytes of the pages of states that are on a device at a time."""
         ranks = self.data_ranks if chosen_way(self.parallel).sharded else 1
-        largest = max(one.size for one in parameters(spec))
-        kept = self.optimizer_states[0] + 4 * self.masters_beside
-        page = max(PAGE_BYTES, math.ceil(kept * largest / ranks))
-        return WINDOW * page
+        kept = (self.optimizer_states[0] + 4 * self.masters_beside) / ranks
+        frozen = frozen_parameters(spec, self.freeze)
+        pages = [0.0]  # filled as `lumina.optim.paging.page.paged` fills them
+        for size in (
+            kept * one.size for one in parameters(spec) if one.name not in frozen
+        ):
+            if pages[-1] and pages[-1] + size > PAGE_BYTES:
+                pages.append(0.0)
+            pages[-1] += size
+        return min(WINDOW, len(pages)) * math.ceil(max(pages))
 
     def streamed(self, spec: ModelSpec) -> Streamed:
         """What the weights take that come to the device block by block."""
@@ -254,12 +262,26 @@ class Layout:
         way = chosen_way(self.parallel)
         narrow = self.keeps_narrow_weights
         ranks = self.data_ranks if way.sharded else 1
-        beside = 5 + 3 * element
+        on_cpu = self.device != "cuda"
+        beside = 5 + 2 * element
         return {
             "weights": base.few - (2 if narrow else 4) * base.numbers // ranks,
-            "working": base.largest * (element if self.device == "cuda" else beside)
+            "working": self._widened(spec, base.largest, element + beside * on_cpu)
             + base.of_integers(self.micro_batch_size, self.forward_spec(spec)),
         }
+
+    def _widened(self, spec: ModelSpec, numbers: int, each: int) -> int:
+        """Bytes of the largest matrix, made wide for its product.
+
+        When the matrix before a dense feed-forward's values goes back on CUDA, these
+        values, which were kept, are gone.
+        """
+        whole = numbers * each
+        if self.device != "cuda" or spec.moe is not None or self.feedforward_tile:
+            return whole
+        tokens = self.micro_batch_size * self.forward_spec(spec).seq_length
+        gone = 2 * tokens * spec.intermediate_size * BYTES[self.compute_dtype]
+        return max(0, whole - gone)
 
     def beside_the_base(self, spec: ModelSpec) -> dict[str, int]:
         """Bytes that adapters add to what blocks keep."""
