@@ -38,6 +38,8 @@ def run(tmp_path_factory) -> str:
         (["--port", "99999"], "E005"),
         (["--max-batch-size", "0"], "E005"),
         (["--kv-cache-tokens", "0"], "E005"),
+        (["--max-connections", "0"], "E005"),
+        (["--max-connections", str(10**12)], "E005"),
         (["--kv-cache-tokens", "300"], "E005"),
         (["--kv-block-size", "0"], "E005"),
         (["--kv-cache-offload"], "E002"),
@@ -67,7 +69,8 @@ def served(monkeypatch, run, *words):
 
     found = []
 
-    def listen(address, served):
+    def listen(address, served, connections):
+        assert connections == 512
         found.append(served.engine)
         raise OSError(98, "in use")
 

@@ -39,6 +39,9 @@ SYNONYMS = {
 }
 """Names that a file may have for options."""
 
+OTHER_FILES = 128
+"""Files that a server has open beside its connections, or may have."""
+
 SENDING_SECONDS = 10.0
 """How long clients have to take the last answers when the server ends."""
 
@@ -63,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-batch-size", 32, "requests answered side by side"),
         ("--max-sequence-length", 2048, "most tokens of a prompt and its answer"),
         ("--max-waiting", 256, "requests that may wait; more are refused (503)"),
+        ("--max-connections", 512, "connections that may be open; more are refused"),
     ):
         group.add_argument(
             flag, type=int, default=default, metavar="N",
@@ -142,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
         raise LuminaError(
             "E005", f"kv-cache-tokens is {args.kv_cache_tokens}", "give 1 or more"
         )
+    _check_connections(args.max_connections)
     if not 0 <= args.port < 65536:
         raise LuminaError("E005", f"port is {args.port}", "give 0 to 65535")
     if args.expert_parallel_size != 1:
@@ -175,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
         warm_up(engine)
     try:
         served = Served(engine, tokenizer, name, key)
-        server = Server((args.host, args.port), served)
+        server = Server((args.host, args.port), served, args.max_connections)
     except OSError as error:
         raise LuminaError(
             "E005",
@@ -185,6 +190,29 @@ def run(args: argparse.Namespace) -> int:
     _tell(server.server_address[1], args.host, name, engine, settings, network)
     _serve(server, engine)
     return 0
+
+
+def _check_connections(most: int) -> None:
+    """See that the system lets so many be open.
+
+    Raises:
+        LuminaError: E005 where it does not.
+    """
+    import resource
+
+    if most < 1:
+        raise LuminaError("E005", f"max-connections is {most}", "give 1 or more")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise LuminaError(
+                "E005",
+                f"max-connections is {most:,}, and the system lets a process open "
+                f"{hard:,} files",
+                f"give {max(hard - OTHER_FILES, 1):,} or less, or raise ulimit -n",
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _within_context(limits: Limits, network: Network) -> Limits:
@@ -244,7 +272,12 @@ def _serve(server: object, engine: Engine) -> None:
     listening.start()
     try:
         while not asked.wait(0.5):
-            pass
+            if engine.state == "broken":
+                raise LuminaError(
+                    "E003",
+                    "the model has failed, and answers nothing any more",
+                    "start the server again; what failed is said above",
+                )
         say("ending: what was asked is answered first; Ctrl-C once more ends at once")
         engine.close()
         server.finish(SENDING_SECONDS)

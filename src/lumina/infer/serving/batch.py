@@ -277,7 +277,7 @@ class Batch:
             self._reading = None
         if request.seat is not None:
             self._leave(request, whole=False)
-        request.fail(_told(error))
+        request.fail(told(error))
 
     def _drop_gone(self) -> None:
         """Stop the work on answers that nobody waits for."""
@@ -312,7 +312,7 @@ def _no_number() -> Exception:
     raise AssertionError
 
 
-def _told(error: Exception) -> Problem:
+def told(error: BaseException) -> Problem:
     """What a client learns of a failure."""
     if code := shortage_code(error):
         text = f"{code}: memory ran out; ask again later, or for less"

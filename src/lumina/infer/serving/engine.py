@@ -8,7 +8,7 @@ from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.generate import evaluating
 from lumina.infer.kv.paged_seats import PagedSeats
 from lumina.infer.kv.settings import CacheSettings
-from lumina.infer.serving.batch import Batch
+from lumina.infer.serving.batch import Batch, told
 from lumina.infer.serving.request import Request
 from lumina.infer.serving.seating import Limits
 from lumina.model.network import Network
@@ -42,7 +42,7 @@ class Engine:
         self._network, self.limits = network, limits
         self.batch = Batch(network, limits, settings, stepping)
         self._changed = threading.Condition(self.batch.lock)
-        self._closed = False
+        self._closed = self._broken = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -56,12 +56,20 @@ class Engine:
             found |= {"blocks_in_use": pool.in_use, "blocks": pool.limit or 0}
         return found
 
-    def submit(self, request: Request) -> bool:
-        """Queue a request; False where too many wait, or the engine is closing."""
+    @property
+    def state(self) -> str:
+        """ "ok"; "ending", which takes no more requests; "broken", which failed."""
+        if self._broken:
+            return "broken"
+        return "ending" if self._closed else "ok"
+
+    def submit(self, *requests: Request) -> bool:
+        """Queue requests, all or none; False where too many would wait, or it ends."""
         with self._changed:
-            if self._closed or len(self.batch.waiting) >= self.limits.waiting:
+            waiting = len(self.batch.waiting) + len(requests)
+            if self._closed or waiting > self.limits.waiting:
                 return False
-            self.batch.waiting.append(request)
+            self.batch.waiting.extend(requests)
             self._changed.notify()
         return True
 
@@ -73,6 +81,18 @@ class Engine:
         self._thread.join()
 
     def _work(self) -> None:
+        try:
+            self._answer()
+        except BaseException as error:
+            with self._changed:
+                self._closed = self._broken = True
+                asked = [*self.batch.running, *self.batch.waiting]
+            for request in asked:
+                if not request.ended:
+                    request.fail(told(error))
+            raise
+
+    def _answer(self) -> None:
         with evaluating(self._network):
             while True:
                 with self._changed:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hmac
 import json
 import queue
-import select
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
 from lumina.data.tokenizer import Tokenizer
 from lumina.infer.serving.bodies import Asked, BadRequestError, read_body
+from lumina.infer.serving.connections import (
+    READING_SECONDS,
+    Connections,
+    PatientHandler,
+)
 from lumina.infer.serving.engine import Engine
 from lumina.infer.serving.forms import Form, error_object
 from lumina.infer.serving.request import RETRY_SECONDS, Problem, Request, Said
@@ -26,11 +28,14 @@ from lumina.infer.serving.request import RETRY_SECONDS, Problem, Request, Said
 MOST_BYTES = 16 * 2**20
 """Of a body."""
 
-READING_SECONDS = 60.0
-"""How long a client may take to send what it asks."""
+LARGE_BYTES = 2**20
+"""From which a body is large."""
+
+LARGE_AT_ONCE = 4
+"""Large bodies that are read at a time."""
 
 LOOK_SECONDS = 0.5
-"""How often a wait for the next token looks whether the client is still there."""
+"""How often the server looks whether a client that it answers is still there."""
 
 BAD = "invalid_request_error"
 """What OpenAI's API calls a fault of the client."""
@@ -38,6 +43,18 @@ BAD = "invalid_request_error"
 ANSWERED = ("/v1/completions", "/v1/chat/completions")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+CONNECTIONS = 512
+"""Most that may be open."""
+
+_BUSY = {
+    "ok": Problem(
+        503, "as many requests wait as may; ask again later", retry=RETRY_SECONDS
+    ),
+    "ending": Problem(503, "the server ends", retry=RETRY_SECONDS),
+    "broken": Problem(503, "the model has failed and answers nothing any more"),
+}
+"""By the state of the engine: why it takes no request."""
 
 
 @dataclass(frozen=True)
@@ -59,25 +76,35 @@ class Served:
     began: int = field(default_factory=lambda: int(time.time()))
 
 
-class Server(ThreadingHTTPServer):
+class Server(Connections):
     """Listens until `shutdown`.
 
     Args:
         address: host and port; port 0 takes a free one.
         served: what connections share.
+        connections: that may be open.
     """
 
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], served: Served) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        super().__init__(address, Handler)
+    def __init__(
+        self, address: tuple[str, int], served: Served, connections: int = CONNECTIONS
+    ) -> None:
+        super().__init__(address, Handler, connections)
         self.served = served
+        self._large = threading.BoundedSemaphore(LARGE_AT_ONCE)
         self._answering = 0
         self._answered = threading.Condition()
         self.local = address[0] in LOOPBACK
+
+    @contextmanager
+    def room_for(self, length: int) -> Iterator[bool]:
+        """While a body is read; gives whether there is memory for it."""
+        large = length >= LARGE_BYTES
+        room = not large or self._large.acquire(blocking=False)
+        try:
+            yield room
+        finally:
+            if large and room:
+                self._large.release()
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -98,14 +125,13 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(PatientHandler):
     """One connection."""
 
     server: Server
     protocol_version = "HTTP/1.1"
     server_version = "lumina"
     sys_version = ""
-    timeout = READING_SECONDS
 
     def do_GET(self) -> None:
         """The model's name, and how busy the server is."""
@@ -120,7 +146,7 @@ class Handler(BaseHTTPRequestHandler):
             "max_model_len": served.engine.limits.tokens,
         }
         if route == "/health":
-            self._send(200, {"status": "ok", **served.engine.counts})
+            self._health()
         elif route == "/v1/models":
             self._send(200, {"object": "list", "data": [model]})
         elif route == f"/v1/models/{served.model}":
@@ -136,24 +162,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """A text to continue, or a conversation to answer."""
-        if not self._allowed():
+        if not self._may_send():
             return
-        if self._route not in ANSWERED:
-            self._refuse(Problem(404, f"there is no {self._route}", BAD))
-            return
-        chat = self._route == "/v1/chat/completions"
-        served = self.server.served
-        try:
-            asked = read_body(
-                self._body(),
-                chat,
-                served.tokenizer,
-                served.model,
-                served.engine.limits.tokens,
-            )
-        except BadRequestError as bad:
-            self._refuse(bad.problem)
-            return
+        length = int(self.headers["Content-Length"])
+        with self.server.room_for(length) as room:
+            if not room:
+                text = f"{LARGE_AT_ONCE} large bodies are being read; ask again later"
+                self._refuse(Problem(503, text, retry=RETRY_SECONDS))
+                return
+            try:
+                asked = self._asked(length)
+            except BadRequestError as bad:
+                self._refuse(bad.problem)
+                return
         try:
             with self.server.answering():
                 self._answer(asked)
@@ -163,11 +184,32 @@ class Handler(BaseHTTPRequestHandler):
             for request in asked.requests:
                 request.gone.set()
 
+    def _asked(self, length: int) -> Asked:
+        """What a body asks for.
+
+        Raises:
+            BadRequestError: it cannot be answered.
+        """
+        served, chat = self.server.served, self._route == "/v1/chat/completions"
+        limits = served.engine.limits
+        body = self._body(length)
+        asked = read_body(body, chat, served.tokenizer, served.model, limits.tokens)
+        if (count := len(asked.requests)) > limits.waiting:
+            text = f"{count} prompts at once are more than may wait, {limits.waiting:,}"
+            raise BadRequestError(text)
+        return asked
+
+    def _health(self) -> None:
+        """Whether requests are answered, and how many."""
+        engine = self.server.served.engine
+        status = engine.state
+        counts = engine.counts | {"connections": self.server.connections}
+        self._send(200 if status == "ok" else 503, {"status": status, **counts})
+
     def _answer(self, asked: Asked) -> None:
         served = self.server.served
-        if not all(served.engine.submit(one) for one in asked.requests):
-            text = "too many requests wait, or the server ends; ask again later"
-            self._refuse(Problem(503, text, retry=RETRY_SECONDS))
+        if not served.engine.submit(*asked.requests):
+            self._refuse(_BUSY[served.engine.state])
             return
         form = Form(served.model, asked)
         (self._stream if asked.stream else self._whole)(asked, form)
@@ -198,6 +240,10 @@ class Handler(BaseHTTPRequestHandler):
         machine under a name of its own; so only the machine's own names are answered.
         """
         served = self.server.served
+        if self.server.over(self.connection):
+            text = f"{self.server.most:,} connections are open; ask again later"
+            self._refuse(Problem(503, text, retry=RETRY_SECONDS))
+            return False
         host = self.headers.get("Host", "")
         name = host.rpartition(":")[0] if not host.endswith("]") else host
         if self.server.local and (name or host).strip("[]") not in LOOPBACK:
@@ -210,17 +256,46 @@ class Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _body(self) -> Any:
+    def handle_expect_100(self) -> bool:
+        """A client that asks before it sends a body is refused before it does."""
+        return self._may_send() and super().handle_expect_100()
+
+    def _may_send(self) -> bool:
+        """Whether the body of a request is going to be read; refuses it otherwise."""
+        self.unread = True
+        if not self._allowed():
+            return False
+        if self._route not in ANSWERED:
+            self._refuse(Problem(404, f"there is no {self._route}", BAD))
+            return False
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise BadRequestError("the content type is not application/json", 415)
         length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit():
-            raise BadRequestError("the length of the body is not said", 411)
-        if int(length) > MOST_BYTES:
-            raise BadRequestError(f"the body has more than {MOST_BYTES:,} bytes", 413)
+        if kind != "application/json":
+            problem = Problem(415, "the content type is not application/json", BAD)
+        elif "Transfer-Encoding" in self.headers:
+            text = "a body in pieces is not read: send it whole, with Content-Length"
+            problem = Problem(411, text, BAD)
+        elif not length.isascii() or not length.isdigit():
+            problem = Problem(411, "the length of the body is not said", BAD)
+        elif len(length) > 18 or int(length) > MOST_BYTES:
+            text = f"the body has more than {MOST_BYTES:,} bytes"
+            problem = Problem(413, text, BAD)
+        else:
+            return True
+        self._refuse(problem)
+        return False
+
+    def _body(self, length: int) -> Any:
+        """What a body says.
+
+        Raises:
+            BadRequestError: it is no JSON, or not there in time.
+        """
         try:
-            return json.loads(self.rfile.read(int(length)))
+            return json.loads(self.body(length))
+        except TimeoutError:
+            late = f"the body was not there within {READING_SECONDS:.0f} seconds"
+            raise BadRequestError(late, 408) from None
         except (ValueError, RecursionError) as error:
             raise BadRequestError(f"the body is not JSON: {error}") from None
 
@@ -262,29 +337,26 @@ class Handler(BaseHTTPRequestHandler):
         Raises:
             ConnectionError: the client has gone.
         """
-        left = list(range(len(requests)))
+        left, looked = list(range(len(requests))), time.monotonic()
         while left:
             for index in list(left):
+                if time.monotonic() - looked >= LOOK_SECONDS:
+                    self.check_client()
+                    looked = time.monotonic()
                 try:
                     # With several requests, none waits while another has something.
                     wait = LOOK_SECONDS if len(left) == 1 else LOOK_SECONDS / 20
                     said = requests[index].said.get(timeout=wait)
                 except queue.Empty:
-                    self._check_client()
                     continue
                 yield index, said
                 if said.last:
                     left.remove(index)
 
-    def _check_client(self) -> None:
-        """Notice a client that has closed its end."""
-        readable, _, _ = select.select([self.connection], [], [], 0)
-        if readable and not self.connection.recv(1, socket.MSG_PEEK):
-            raise ConnectionError("the client has gone")
-
     def _refuse(self, problem: Problem) -> None:
         self.close_connection = True  # the body may not have been read
         self._send(problem.status, error_object(problem), problem.retry)
+        self.linger()
 
     def _send(self, status: int, content: dict[str, Any], retry: int = 0) -> None:
         body = json.dumps(content).encode()
