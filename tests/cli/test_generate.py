@@ -18,6 +18,7 @@ from lumina.cli import chat
 from lumina.cli.answering import visible
 from lumina.cli.main import main
 from lumina.data.tokenizer import Tokenizer
+from lumina.infer.decoding.seat_step import SeatStep
 from lumina.infer.sampling import Sampler, Sampling
 from training import PATIENCE, start
 
@@ -41,7 +42,9 @@ def answers(capsys, *words) -> list[dict]:
 
 
 @pytest.mark.covers("INF-02: batch generation")
-def test_generate_continues_strings_and_files_of_prompts(run, capsys, tmp_path):
+def test_generate_continues_strings_and_files_of_prompts(
+    run, capsys, tmp_path, monkeypatch
+):
     lines, records = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
     lines.write_text("the lazy\n\na dog\n")
     records.write_text(json.dumps({"prompt": "two\nlines"}) + "\n")
@@ -49,6 +52,13 @@ def test_generate_continues_strings_and_files_of_prompts(run, capsys, tmp_path):
     together = answers(capsys, run, *options, "--prompts-file", str(lines))
     prompts = ["the quick", "x", "the lazy", "a dog"]
     assert [answer["prompt"] for answer in together] == prompts
+    seats, inner = set(), SeatStep.run
+    monkeypatch.setattr(
+        SeatStep, "run", lambda self, turns: (seats.update(turns), inner(self, turns))
+    )
+    few = [*options, "--prompts-file", str(lines), "--batch-size", "2"]
+    assert answers(capsys, run, *few) == together
+    assert seats == {0, 1}  # one that ends makes room for the next
     for answer in together:
         assert 0 < len(answer["tokens"]) <= 9
         [alone] = answers(capsys, run, *options[:4], "--prompt", answer["prompt"])

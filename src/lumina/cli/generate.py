@@ -7,8 +7,9 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lumina.cli.answering import (
     Interruptible,
@@ -35,7 +36,10 @@ from lumina.errors import LuminaError
 from lumina.quantities import counted
 
 if TYPE_CHECKING:
+    from lumina.infer.decoding.settings import StepSettings
+    from lumina.infer.kv.settings import CacheSettings
     from lumina.infer.text import Answers, Completion
+    from lumina.model.network import Network
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,33 +106,34 @@ def run(args: argparse.Namespace) -> int:
     rows = min(size, len(prompts))
     tell_cache(settings, network, rows, tokens_of(network, longest + length))
     started, tokens, full = time.monotonic(), 0, 0
+    ids = [tokenizer.prompt(text) for text in prompts]
+    options: dict[str, Any] = {
+        "max_new_tokens": length,
+        "stop": stop,
+        "stepping": stepping,
+    }
     with Interruptible() as interruption:
-        for start in range(0, len(prompts), size):
-            if streams and start:
-                print()
-            texts = prompts[start : start + size]
-            answers = Answers(
-                network,
-                tokenizer,
-                [tokenizer.prompt(text) for text in texts],
-                sampling,
-                max_new_tokens=length,
-                stop=stop,
-                settings=settings,
-                stepping=stepping,
-                workspace=workspace,
-                stopped=lambda: interruption.asked,
+        options["stopped"] = lambda: interruption.asked
+        if _make_room_for_each_other(network, ids, size, settings, stepping):
+            from lumina.infer.serving.many import completions_of
+
+            made = completions_of(network, tokenizer, ids, sampling, size, **options)
+        else:
+            options |= {"settings": settings, "workspace": workspace}
+            shown = prompts if streams else None
+            groups = (ids[at : at + size] for at in range(0, len(ids), size))
+            answers = (
+                Answers(network, tokenizer, group, sampling, **options)
+                for group in groups
             )
-            _make(answers, texts[0] if streams else None)
-            for text, done in zip(texts, answers.completions, strict=True):
-                tokens += len(done.ids)
-                full += done.reason == "context"
-                if args.json:
-                    print(_as_json(text, done), flush=True)
-                elif not streams:
-                    show(f"{text}{done.text}\n")
-            if interruption.asked:
-                break
+            made = _in_turn(answers, shown, lambda: interruption.asked)
+        for text, done in zip(prompts, made, strict=False):  # fewer, interrupted
+            tokens += len(done.ids)
+            full += done.reason == "context"
+            if args.json:
+                print(_as_json(text, done), flush=True)
+            elif not streams:
+                show(f"{text}{done.text}\n")
     _tell_cut_off(full, len(prompts), network.spec.context_length)
     seconds = time.monotonic() - started
     rate = tokens / max(seconds, 1e-9)
@@ -143,16 +148,47 @@ def _tell_cut_off(full: int, prompts: int, context: int) -> None:
         say(f"{which} ended at the model's context of {context:,} tokens")
 
 
-def _make(answers: Answers, shown_prompt: str | None) -> None:
-    """Runs the answers; shows them as they come after a prompt that is shown."""
-    if shown_prompt is None:
-        for _ in answers:
-            pass
-        return
-    show(shown_prompt, end="")
-    for _, piece in answers:
-        show(piece, end="")
-    print(flush=True)
+def _make_room_for_each_other(
+    network: Network,
+    prompts: Sequence[Sequence[int]],
+    rows: int,
+    settings: CacheSettings,
+    stepping: StepSettings,
+) -> bool:
+    """Whether prompts go through one batch, in which one that ends makes room."""
+    from lumina.infer.kv.settings import CacheSettings
+    from lumina.infer.serving.many import takes_many
+
+    plain = settings == CacheSettings()
+    many = len(prompts) > rows > 1 and plain
+    return many and takes_many(network, prompts, stepping)
+
+
+def _in_turn(
+    answers: Iterable[Answers],
+    shown: Sequence[str] | None,
+    stopped: Callable[[], bool],
+) -> Iterator[Completion]:
+    """One batch after the other.
+
+    Args:
+        answers: the batches; of a single prompt each where that is shown.
+        shown: the prompts, where answers are shown as they come.
+        stopped: asked after every batch.
+    """
+    for number, group in enumerate(answers):
+        if shown is not None:
+            if number:
+                print()
+            show(shown[number], end="")
+        for _, piece in group:
+            if shown is not None:
+                show(piece, end="")
+        if shown is not None:
+            print(flush=True)
+        yield from group.completions
+        if stopped():
+            return
 
 
 def _as_json(prompt: str, done: Completion) -> str:

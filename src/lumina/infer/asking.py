@@ -97,33 +97,29 @@ def generate(
     texts: list[Any] = list(prompt) if several else [prompt]
     network, tokenizer = _opened(model, loading)
     sampling = sampling_for(tokenizer.generation, **chosen)
-    made: list[str] = []
     ways = Ways(stop, cache, stepping, Workspace())
     prompts = [tokenizer.prompt(text) for text in texts]
-    if len(prompts) > batch_size and cache is None:
-        from lumina.infer.serving.many import answers_of, takes_many
-
-        how = stepping or StepSettings()
-        if takes_many(network, prompts, how):
-            return answers_of(
-                network,
-                tokenizer,
-                prompts,
-                sampling,
-                batch_size,
-                max_new_tokens=answer_length(tokenizer.generation, max_new_tokens),
-                stop=[stop] if isinstance(stop, str) else stop,
-                stepping=how,
-            )
-    for start in range(0, len(prompts), batch_size):
-        ids = prompts[start : start + batch_size]
-        made += _answers(network, tokenizer, ids, sampling, max_new_tokens, ways)
+    made = _all_answers(
+        network, tokenizer, prompts, sampling, max_new_tokens, ways, batch_size
+    )
     return made if several else made[0]
+
+
+@overload
+def chat(
+    model: Model, messages: str | Sequence[Mapping[str, str]], **options: Any
+) -> str: ...
+
+
+@overload
+def chat(
+    model: Model, messages: Sequence[Sequence[Mapping[str, str]]], **options: Any
+) -> list[str]: ...
 
 
 def chat(
     model: Model,
-    messages: str | Sequence[Mapping[str, str]],
+    messages: str | Sequence[Mapping[str, str]] | Sequence[Sequence[Mapping[str, str]]],
     *,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
@@ -131,11 +127,12 @@ def chat(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
+    batch_size: int = 16,
     cache: CacheSettings | None = None,
     stepping: StepSettings | None = None,
     **loading: Any,
-) -> str:
-    """The assistant's answer to a conversation.
+) -> str | list[str]:
+    """The assistant's answer to a conversation, or to each of several.
 
     A conversation that is too long for the model is refused, not shortened:
     `lumina.infer.chat.ChatSession` talks turn by turn and forgets the oldest ones.
@@ -143,13 +140,15 @@ def chat(
     Args:
         model: as for `generate`.
         messages: turns with `role` (system, user, assistant) and `content`, the user's
-            last; or what the user says, as a text.
+            last; or what the user says, as a text; or a list of lists of turns, which
+            are answered side by side, each as it would be alone.
         max_new_tokens: as for `generate`, like every other option.
         temperature: as for `generate`.
         top_k: see `Sampling`.
         top_p: see `Sampling`.
         seed: the same seed gives the same answer.
         stop: a text, or several, before which the answer ends.
+        batch_size: conversations answered at a time, as for `generate`.
         cache: how keys and values are kept.
         stepping: as for `generate`.
         loading: as for `generate`.
@@ -165,17 +164,26 @@ def chat(
         "seed": seed,
     }
     sampling_for({}, **chosen)  # refuse nonsense before the model is read
+    if batch_size < 1:
+        raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
     asked: Any = messages
     if isinstance(asked, str):
         asked = [{"role": "user", "content": asked}]
-    turns = turns_to_answer(list(asked) if isinstance(asked, Sequence) else asked)
+    several = bool(asked) and isinstance(asked, list | tuple)
+    several = several and all(isinstance(one, list | tuple) for one in asked)
+    talks = [
+        turns_to_answer(list(one) if isinstance(one, Sequence) else one)
+        for one in (asked if several else [asked])
+    ]
     network, tokenizer = _opened(model, loading)
     check_markers(tokenizer)
     sampling = sampling_for(tokenizer.generation, **chosen)
-    ids = [tokenizer.chat_prompt(turns)]
-    ways = Ways(stop, cache, stepping)
-    [answer] = _answers(network, tokenizer, ids, sampling, max_new_tokens, ways)
-    return answer
+    ids = [tokenizer.chat_prompt(turns) for turns in talks]
+    ways = Ways(stop, cache, stepping, Workspace())
+    made = _all_answers(
+        network, tokenizer, ids, sampling, max_new_tokens, ways, batch_size
+    )
+    return made if several else made[0]
 
 
 def turns_to_answer(messages: Any) -> list[Message]:
@@ -248,6 +256,38 @@ def _opened(model: Model, loading: dict[str, Any]) -> tuple[Network, Tokenizer]:
         network, tokenizer = with_tokenizer(model)
     require_one_head(network, "load it with task=")
     return network, tokenizer
+
+
+def _all_answers(
+    network: Network,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    max_new_tokens: int | None,
+    ways: Ways,
+    batch_size: int,
+) -> list[str]:
+    """The whole answers to prompts; where there are many, one that ends makes room."""
+    if len(prompts) > batch_size and ways.cache is None:
+        from lumina.infer.serving.many import answers_of, takes_many
+
+        how = ways.stepping or StepSettings()
+        if takes_many(network, prompts, how):
+            return answers_of(
+                network,
+                tokenizer,
+                prompts,
+                sampling,
+                batch_size,
+                max_new_tokens=answer_length(tokenizer.generation, max_new_tokens),
+                stop=[ways.stop] if isinstance(ways.stop, str) else ways.stop,
+                stepping=how,
+            )
+    made: list[str] = []
+    for start in range(0, len(prompts), batch_size):
+        ids = prompts[start : start + batch_size]
+        made += _answers(network, tokenizer, ids, sampling, max_new_tokens, ways)
+    return made
 
 
 def _answers(

@@ -8,17 +8,24 @@ import torch
 
 from lumina.assemble.program import Program
 from lumina.data.kind import Data
+from lumina.data.tokenizer import Tokenizer
 from lumina.heartbeat import beat
+from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.generate import context_limit
-from lumina.infer.sampling import sampling_for
+from lumina.infer.sampling import Sampling, sampling_for
+from lumina.infer.serving.many import answers_of, takes_many
 from lumina.infer.text import Answers
 from lumina.model.kinds.table import why_not
+from lumina.model.network import Network
 from lumina.state.left_behind import leave_samples
 from lumina.state.run_directory import RunDirectory
 from lumina.train.memory_ladder.beside_steps import unless_short
 from lumina.train.recorder import Recorder
 
 NEW_TOKENS = 32
+
+AT_ONCE = 16
+"""Continuations made side by side; one that ends makes room for the next."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +98,28 @@ def sample_texts(program: Program, data: Data, count: int) -> list[tuple[str, st
     try:
         with program.evaluation(), torch.compiler.set_stance("force_eager"):
             program.network.eval()
-            answers = Answers(
-                program.network,
-                tokenizer,
-                prompts,
-                sampling,
-                max_new_tokens=NEW_TOKENS,
-            )
-            for _ in answers:
-                pass
+            texts = _continuations(program.network, tokenizer, prompts, sampling)
     finally:
         program.network.train(training)
     return [
-        (tokenizer.decode(tokenizer.without_begin(prompt)), answer.text)
-        for prompt, answer in zip(prompts, answers.completions, strict=True)
+        (tokenizer.decode(tokenizer.without_begin(prompt)), text)
+        for prompt, text in zip(prompts, texts, strict=True)
     ]
+
+
+def _continuations(
+    network: Network,
+    tokenizer: Tokenizer,
+    prompts: list[list[int]],
+    sampling: Sampling,
+) -> list[str]:
+    """By the server's batch, whose rows come and go, where the model takes it."""
+    rows, length = min(len(prompts), AT_ONCE), NEW_TOKENS
+    if takes_many(network, prompts, StepSettings()):
+        return answers_of(
+            network, tokenizer, prompts, sampling, rows, max_new_tokens=length
+        )
+    answers = Answers(network, tokenizer, prompts, sampling, max_new_tokens=length)
+    for _ in answers:
+        pass
+    return [answer.text for answer in answers.completions]
