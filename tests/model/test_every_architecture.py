@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumina.batch import Batch
@@ -169,6 +171,44 @@ def test_choosing_among_the_tokens_does_look_ahead(name: str) -> None:
     changed = ids.clone()
     changed[:, 12:] = (changed[:, 12:] + 1) % VOCABULARY
     assert (network.logits(changed) - network.logits(ids))[:, :12].abs().max() > 1e-3
+
+
+# -- devices without float64, such as Apple GPUs ---------------------------------------
+
+
+class Float64(TorchDispatchMode):
+    """While it is entered, operations that give float64 are written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for one in tree_leaves(result):
+            if isinstance(one, Tensor) and one.dtype == torch.float64:
+                self.found.add(str(func))
+        return result
+
+
+@pytest.mark.covers("PRE-06: MPS")
+@ALL
+def test_nothing_is_computed_in_float64(name: str) -> None:
+    """Puzzles are, and refused on Apple GPUs: tests/plan/test_devices.py."""
+    network, ids = network_of(name), random_ids(2, LENGTH)
+    with Float64() as seen:
+        losses, aux = network(Batch.from_rows(ids, shifted(ids)))
+        total = cross_entropy(losses)
+        for term in loss_terms(network.spec):
+            total = total + term.weight * aux[term.key]
+        total.backward()
+        network.eval().logits(ids)
+    assert not seen.found
+    with Float64() as seen:
+        torch.ones(1).double()
+    assert seen.found == {"aten._to_copy.default"}
 
 
 # -- loss fell on anything -------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_an_apple_gpu_is_planned_for_with_settings_of_its_own() -> None:
     assert asked.micro_batch_size == 8
     for options, words in (
         ({"precision": "bf16"}, "Apple GPU"),
-        ({"use_mod": True}, "float64"),
+        ({"gradient_steps": ("noise",)}, "float64"),
         ({"compile": True}, "compiler"),
     ):
         with pytest.raises(LuminaError) as caught:
@@ -226,14 +226,22 @@ def test_a_plan_says_what_would_suit_the_device_better() -> None:
         assert ("mixed_bf16, tf32 suits this device better (Ada)" in reason) is told
 
 
-@pytest.mark.covers("PRE-06: T4")
-def test_the_preset_for_routing_fits_a_t4_and_says_why_not_an_apple_gpu() -> None:
-    """Planned for a described card: fp16 with compiled blocks, within its 14.5 GiB."""
-    preset = ConfigPresets.debug_200m()
-    plan = plan_for(preset, CARDS["Turing"])
-    assert (plan.device, plan.compute_dtype) == ("cuda", "float16")
+@pytest.mark.covers("PRE-06: T4", "PRE-06: MPS")
+@pytest.mark.parametrize("name", ["Turing", "Apple GPU"])
+def test_the_preset_for_routing_fits_a_t4_and_an_apple_gpu(name: str) -> None:
+    """Planned for a described device: fp16, within the T4's 14.5 GiB, the Mac's 16."""
+    machine = CARDS[name]
+    preset = ConfigPresets.debug_200m().replace(device=machine.device)
+    plan = plan_for(preset, machine)
+    assert (plan.device, plan.compute_dtype) == (machine.device, "float16")
+    assert plan.compile is (name == "Turing")
     assert len(plan.spec.mod.layers) == 13
     assert plan.micro_batch_size * plan.grad_accum == plan.global_batch_size
-    assert plan.memory["bound"] < 0.9 * CARDS["Turing"].memory_bytes
+    assert plan.memory["bound"] < 0.9 * machine.memory_bytes
+    recursive = Config(vocab_size=64, use_mor=True, num_layers=4, device="mps")
+    assert plan_for(recursive, APPLE).spec.mor is not None
+
+
+def test_puzzles_need_float64_which_apple_gpus_have_not() -> None:
     with pytest.raises(LuminaError, match=r"E003.*float64, which Apple GPUs do not"):
-        plan_for(preset.replace(device="mps"), APPLE)
+        plan_for(ConfigPresets.get("hrm_sudoku").replace(device="mps"), APPLE)

@@ -12,6 +12,7 @@ token normalised to length sqrt(D), in float32.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -111,11 +112,13 @@ class DepthRouter(nn.Module):
         assert context.tokens is not None
         share, position_bs = float(context.capacity), context.tokens.positions
         if self.spec.routing == "fixed":
-            edges = torch.stack([position_bs, position_bs + 1]).double() * share
-            low, high = (edges + 1e-6).floor()
+            # Whole numbers of 2^-40: exact, and on devices without float64 too.
+            edges = torch.stack([position_bs, position_bs + 1]) * round(share * 2**40)
+            low, high = (edges + round(1e-6 * 2**40)) >> 40
             chosen_bs = high > low
         else:
-            chosen_bs = _hashed(position_bs, self.layer_index) < share
+            limit = math.ceil(share * 2**32)
+            chosen_bs = _hashed(position_bs, self.layer_index) < limit
         weight_bs = torch.ones_like(position_bs, dtype=torch.float32)
         score_bs = chosen_bs.float()
         if self.spec.routing == "random" and self.mode(context) == "top_k":
@@ -244,11 +247,11 @@ def _nothing(x_bsd: Tensor) -> dict[str, Tensor]:
 
 
 def _hashed(position_bs: Tensor, layer_index: int) -> Tensor:
-    """A number in [0, 1) for each position of a layer, always the same one."""
+    """A number below 2^32 for each position of a layer, always the same one."""
     x = (position_bs + 1) * 2654435761 + (layer_index + 1) * 40503
     for _ in range(2):
         x = ((x ^ (x >> 16)) * 73244475) & 0xFFFFFFFF
-    return (x ^ (x >> 16)).double() / 2**32
+    return x ^ (x >> 16)
 
 
 def collect_depth_aux(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -19,7 +19,6 @@ register(
             "attention_statistics": "chooses the tokens that its layers attend to",
             "cache_window": "there is none for Mixture of Depths (use_mod)",
             "decoding_floor": "tokens pass layers by",
-            "float32_alone": "computes in float64",
             "paged_cache": "tokens pass layers by (use_mod)",
             "rate_transfer": "no rule is known for its routers",
         },

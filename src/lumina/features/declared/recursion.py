@@ -19,7 +19,6 @@ register(
             "attention_statistics": "chooses the tokens that its layers attend to",
             "cache_window": "there is none for Mixture of Recursions (use_mor)",
             "decoding_floor": "tokens go through layers again",
-            "float32_alone": "computes in float64",
             "paged_cache": "tokens go to depths of their own (use_mor)",
             "rate_transfer": "no rule is known for its routers",
         },
