@@ -181,7 +181,8 @@ class SlowLearning(Check):
         early = begin[0] - middle[0]
         late = (middle[0] - end[0]) * 2  # over one quarter of the steps, not two
         falls = begin[0] - end[0] > self.errors * math.sqrt(begin[1] + end[1])
-        if not falls or learned >= self.learned or late < self.even * early:
+        # Above where it began, the loss recovers from a rate that was too high.
+        if not falls or not 0 < learned < self.learned or late < self.even * early:
             return None
         return Alarm(
             f"the loss has come down from {height:.4f} to {end[0]:.4f} only and falls "
