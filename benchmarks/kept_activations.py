@@ -14,6 +14,7 @@ everything). Byte figures on a CPU count tensors; on CUDA the allocator is asked
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -129,7 +130,9 @@ def main() -> None:
         ("intermediate", 384), ("length", 64), ("rows", 4), ("chunk", 2**19),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--out", type=Path, help="write the figures as JSON, too")
     arguments = parser.parse_args()
+    found: list[dict[str, Any]] = []
     reference: Tensor | None = None
     for way in WAYS:
         words = " ".join(f"{k}={v}" for k, v in way.items())
@@ -138,6 +141,7 @@ def main() -> None:
             gradient, kept, peak, took = passes(plan)
         except (LuminaError, torch.OutOfMemoryError) as error:
             print(f"{words}: {str(error).splitlines()[0]}")
+            found.append({**way, "refused": str(error).splitlines()[0]})
             continue
         if reference is None:
             reference = gradient
@@ -148,6 +152,18 @@ def main() -> None:
             f"planned {byte_size(counted)}, elsewhere {plan.elsewhere}, {took:.3f} s, "
             f"gradient error {error:.2g}"
         )
+        figures = {"kept": kept, "peak": peak, "planned": counted, "seconds": took}
+        found.append({**way, **figures, "gradient_error": error})
+    if arguments.out is not None:
+        shape = {k: v for k, v in vars(arguments).items() if k != "out"}
+        facts = {
+            "benchmark": "kept_activations",
+            "date": time.strftime("%Y-%m-%d"),
+            "torch": torch.__version__,
+            **shape,
+            "ways": found,
+        }
+        arguments.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

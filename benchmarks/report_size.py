@@ -7,10 +7,10 @@ Makes a metrics.jsonl as a Mixture of Experts with two layers of four experts wr
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -40,7 +40,13 @@ def row(step: int) -> dict:
 
 
 def main() -> None:
-    for steps in [int(word) for word in sys.argv[1:]] or [1_000, 10_000, 100_000]:
+    """One line for each length of run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("steps", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--out", type=Path, help="write the figures as JSON, too")
+    arguments = parser.parse_args()
+    found = []
+    for steps in arguments.steps:
         with tempfile.TemporaryDirectory() as folder:
             with open(Path(folder) / "metrics.jsonl", "w") as file:
                 for step in range(1, steps + 1):
@@ -50,6 +56,16 @@ def main() -> None:
             seconds = time.perf_counter() - begun
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         print(f"{steps:,} steps: {seconds:.1f} s, {size:,} bytes, {memory:.0f} MiB")
+        found.append(
+            {"steps": steps, "seconds": seconds, "bytes": size, "memory_mib": memory}
+        )
+    if arguments.out is not None:
+        facts = {
+            "benchmark": "report_size",
+            "date": time.strftime("%Y-%m-%d"),
+            "reports": found,
+        }
+        arguments.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
