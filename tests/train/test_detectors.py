@@ -203,7 +203,7 @@ def test_neither_plateau_nor_a_low_rate_is_found_in_warm_up():
         row["loss"] = 6.0 - 0.2 * row["step"] / steps + (row["step"] % 5) / 500
     assert "slow_learning" in named(slow)
     assert "slow_learning" not in named(slow, warm)
-    for row in slow[:3]:  # a rate far too high threw the loss up, and it comes down again
+    for row in slow[:3]:  # thrown up by a rate far too high, the loss comes down again
         row["loss"] = 3.0
     assert "slow_learning" not in named(slow)
 
@@ -255,19 +255,6 @@ def test_attention_logits_that_are_large_and_grow():
 
     assert at(10, 900) == {"attention_logits"}
     assert at(10, 200) == at(800, 900) == set()
-
-
-def test_attention_logits_of_a_run_that_learns_are_only_told_of():
-    def sure(fall, last):
-        made = rows(200)
-        for row in made:
-            row["loss"] = 4 - fall * row["step"] + 0.01 * (row["step"] % 3)
-            if row["step"] % 10 == 0:
-                row["largest_attention_logit"] = last ** (row["step"] / 200)
-        return surest(findings(made), "attention_logits")
-
-    assert sure(0.0, 2000) > 0.7 and sure(0.01, 2000) == 0.55
-    assert sure(0.01, 90000) > 0.9, "such logits end in saturation, learned or not"
 
 
 @pytest.mark.covers("ORC-08", "ORC-07")
@@ -353,7 +340,3 @@ def test_a_loss_that_once_fell_is_left_to_other_checks():
     for row in made[200:220]:
         row |= {"loss": 9.0, "grad_norm": 30.0}
     assert "high_rate" not in named(made) and "severe_loss_spike" in named(made)
-    short = rows(160)  # no window of 26 steps is full yet
-    for row in short[23:25]:
-        row |= {"loss": 9.3, "grad_norm": 5.0}
-    assert "high_rate" not in named(short)
