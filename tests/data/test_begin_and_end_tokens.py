@@ -88,6 +88,12 @@ def test_they_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="needs transformers")
     make, mine = MAKES[name], loaded(name, tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    stored = json.loads((tmp_path / "theirs" / "tokenizer.json").read_text())
+    made = json.loads(theirs.backend_tokenizer.to_str())
+    release = tuple(map(int, transformers.__version__.split(".")[:2]))
+    if release < (5, 23) and made["pre_tokenizer"] != stored["pre_tokenizer"]:
+        # 5.17 does so for LlamaTokenizer, 5.23 keeps what stands in the file.
+        pytest.skip("this transformers has other rules than tokenizer.json")
     assert mine.eos_id == theirs.eos_token_id
     call = theirs(TEXT).input_ids
     if call[-1] == theirs.eos_token_id and "</s>" in str(make.template):

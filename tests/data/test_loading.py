@@ -92,8 +92,8 @@ def test_what_the_cache_gave_is_counted(
     [
         ({"device": "mps"}, True, 0),
         ({"device": "auto"}, True, 0),
-        ({"device": "auto"}, False, os.cpu_count()),
-        ({"device": "cpu"}, True, os.cpu_count()),
+        ({"device": "auto"}, False, os.cpu_count() or 1),
+        ({"device": "cpu"}, True, os.cpu_count() or 1),
         ({"device": "mps", "num_workers": 3}, True, 3),
     ],
 )

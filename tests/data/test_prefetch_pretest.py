@@ -18,6 +18,7 @@ from lumina.guard.history import remember
 from lumina.guard.pretest import Result, run_pretest
 from machines import cpu, plan_for
 from stand_ins import stand_in
+from training import PATIENCE
 
 HERE = SimpleNamespace(device="cpu")
 
@@ -25,7 +26,7 @@ HERE = SimpleNamespace(device="cpu")
 @pytest.mark.covers("KRN-18: with pretest")
 def test_prefetch_passes_in_a_process_of_its_own() -> None:
     """As `lumina pretests run prefetch` does it."""
-    found = run_pretest("prefetch", device="cpu")
+    found = run_pretest("prefetch", device="cpu", timeout=PATIENCE)
     # Of another process that takes the processor, only the time can speak.
     assert found.passed or "times as long" in found.problem
 

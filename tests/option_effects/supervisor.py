@@ -9,6 +9,7 @@ from typing import Any
 from lumina.cli.supervisor.choice import choose
 from lumina.cli.supervisor.supervisor import Settings, Supervisor
 from option_effects import shows
+from stand_ins import stand_in
 from tiny_runs import Runs
 
 _FAILS = "import os; os.kill(os.getpid(), 9)"
@@ -54,7 +55,13 @@ def restarts(runs: Runs) -> None:
 @shows("hang_timeout")
 def hang(runs: Runs) -> None:
     """A program that leaves no signs is reported, and ended; with 0 it never is."""
-    program = _HANGS.format(mark=str(runs.folder / "mark"))
+    mark, begun = runs.folder / "mark", time.monotonic()
+    # No time passes before it hangs, however busy the machine is.
+    clock = stand_in(
+        time, monotonic=lambda: time.monotonic() if mark.exists() else begun
+    )
+    runs.monkeypatch.setattr("lumina.cli.supervisor.supervisor.time", clock)
+    program = _HANGS.format(mark=str(mark))
     code, said = _supervised(runs, program, hang_timeout=0.3, restart_delay=0.0)
     assert code == 0
     assert "hangs (step): no sign of life" in said[0]

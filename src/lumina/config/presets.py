@@ -191,6 +191,8 @@ def find_preset(name: str) -> Preset:
     Raises:
         LuminaError: E001, naming the nearest preset.
     """
+    if isinstance(name, str) and name in PRESETS:  # a file may hold anything
+        return PRESETS[name]
     names = {key.lower(): key for key in PRESETS} | ALIASES
     key = str(name).strip().lower().replace("-", "_")
     if key in names:

@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lumina import heartbeat
@@ -23,6 +25,7 @@ from lumina.cli.supervisor.training import restarted
 from lumina.config import Config
 from lumina.state.liveness import state_of
 from mechanisms import mechanism
+from stand_ins import stand_in
 from supervised_programs import OFF, Tried
 from training import wait_until
 
@@ -222,17 +225,39 @@ def test_the_same_error_at_the_same_step_is_not_tried_a_third_time(
     ("hang", "words"),
     [
         pytest.param(
-            "os.kill(os.getpid(), signal.SIGSTOP)",
+            "hung()\nos.kill(os.getpid(), signal.SIGSTOP)",
             "stopped by SIGSTOP",
             marks=pytest.mark.faults,
         ),
-        ("def stuck():\n    time.sleep(99)\nstuck()", "hangs (step): no sign of life"),
+        (
+            "def stuck():\n    hung()\n    time.sleep(99)\nstuck()",
+            "hangs (step): no sign of life",
+        ),
     ],
     ids=["stopped", "stuck"],
 )
-def test_a_hang_is_named_with_its_stack_then_ended(tmp_path: Path, hang, words) -> None:
-    tried = Tried(tmp_path, f"if attempt: sys.exit(0)\nsteps(0, 9)\n{hang}\n",
-                  hang_timeout=0.3)  # fmt: skip
+def test_a_hang_is_named_with_its_stack_then_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: str, words: str
+) -> None:
+    mark = tmp_path / "hung"
+
+    def hangs() -> bool:
+        text = mark.read_text() if mark.exists() else ""
+        if not text.endswith("."):
+            return False
+        try:
+            stopped = psutil.Process(int(text[:-1])).status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:  # ended by now
+            return True
+        return stopped or "SIGSTOP" not in words
+
+    begun = time.monotonic()
+    # Until then no time passes: a busy machine does not make a step hang before.
+    clock = stand_in(time, monotonic=lambda: time.monotonic() if hangs() else begun)
+    monkeypatch.setattr("lumina.cli.supervisor.supervisor.time", clock)
+    told = "def hung(): (here / 'hung').write_text(f'{os.getpid()}.')\n"
+    program = f"{told}if attempt: sys.exit(0)\nsteps(0, 9)\n{hang}\n"
+    tried = Tried(tmp_path, program, hang_timeout=0.3)
     assert tried.run() == 0
     suspected, ended = tried.events()
     assert suspected["kind"] == "hang_suspected" and words in suspected["message"]
