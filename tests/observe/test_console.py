@@ -342,7 +342,7 @@ from observe.test_console import PLAN, row
 from lumina.observe.console import Console
 console = Console(live={live})
 console.start(PLAN, 0)
-for step in range(1, 20000):
+for step in range(1, 2000):
     console.step(row(step))
     console.message("x" * 100)
 console.finish({{}})

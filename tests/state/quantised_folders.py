@@ -77,11 +77,9 @@ def four_bits(
         parts["weight.absmax"] = scales
     text = json.dumps(state).encode()
     parts[f"weight.quant_state.bitsandbytes__{kind}"] = torch.tensor(list(text)).byte()
-    numbers = [
-        float(table[code]) * float(scales[i // block])
-        for i, code in enumerate(codes.tolist())
-    ]
-    return parts, torch.tensor(numbers).view(matrix.shape)
+    of_each = scales.double().repeat_interleave(block)[: codes.numel()]
+    numbers = (table.double()[codes.long()] * of_each).float()
+    return parts, numbers.view(matrix.shape)
 
 
 def eight_bits(matrix: Tensor) -> Made:

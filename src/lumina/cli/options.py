@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from lumina.config import Config, Source
@@ -270,8 +271,16 @@ def _meant(flag: str) -> Any:
     return SWITCHES[_dest(flag)][1]
 
 
+@cache
+def _all_spellings() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for spelling, leaf in SYNONYMS.items():
+        found.setdefault(leaf, []).append("--" + spelling.replace("_", "-"))
+    return found
+
+
 def _spellings(leaf: str) -> list[str]:
-    return ["--" + s.replace("_", "-") for s, key in SYNONYMS.items() if key == leaf]
+    return _all_spellings().get(leaf, [])
 
 
 def _metavar(leaf: str) -> str:

@@ -17,7 +17,13 @@ from lumina.state.adapters.writing import write_adapter
 from lumina.state.weights import open_weights
 from their_models import theirs_of
 
-peft = pytest.importorskip("peft", reason="peft is absent")
+
+@pytest.fixture(scope="module", autouse=True)
+def _with_peft() -> None:
+    """Imported only where these tests run: it takes a second of every worker."""
+    global peft
+    peft = pytest.importorskip("peft", reason="peft is absent")
+
 
 FULL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
