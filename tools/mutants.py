@@ -9,7 +9,9 @@ show what they are named for.
     .venv/bin/python tools/mutants.py run --jobs 2 N42 N37
 
 The same tests are run first on an unchanged copy, where all of them must pass. A mutant
-with a `reason` changes nothing that a test could see: it is listed and not run.
+with a `reason` changes nothing that a test could see: it is listed and not run. The
+verdicts are kept in .mutants/run.jsonl, and a later run of the same sources and tests
+judges only what is left (all of it with --again). With --within it ends by then.
 
 New mutants are drawn from the lines that quick tests reach, and hunted with the tests
 that reach them, until one fails; that one is then named in the list:
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import resource
@@ -38,7 +41,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import mutants_map
@@ -67,6 +70,9 @@ TEST_FOLDERS = [
 ]
 """Folders of tests that are mapped: those of the rooms that mutants are drawn from."""
 
+UNFINISHED = 3
+"""Exit code where time was over before every mutant was judged."""
+
 HUNG_SECONDS, HELD_BYTES = 120, 12 << 30
 """A test of a mutant that takes longer, or a process that holds more, has failed."""
 
@@ -77,11 +83,26 @@ LISTS = ("mutants.toml", "mutants-seed.toml")
 """In tools. Only the last is drawn."""
 
 
-def run_tests(root: Path, folder: Path, tests: Iterable[str]) -> tuple[int, str]:
+class TimeOverError(Exception):
+    """Tests were ended because the time of the whole command was over."""
+
+
+def run_tests(
+    root: Path, folder: Path, tests: Iterable[str], over: float = float("inf")
+) -> tuple[int, str]:
     """Run tests of the root on the src that lies in a folder.
+
+    Args:
+        root: the checkout.
+        folder: holds src.
+        tests: as pytest takes them.
+        over: the moment, by `time.monotonic`, when they are ended.
 
     Returns:
         Exit code of pytest, and what it printed.
+
+    Raises:
+        TimeOverError: they were ended.
     """
     environment = os.environ | {
         "PYTHONPATH": str(folder / "src"),
@@ -107,9 +128,16 @@ def run_tests(root: Path, folder: Path, tests: Iterable[str]) -> tuple[int, str]
         start_new_session=True,
         preexec_fn=hold_down,
     ) as process:
-        printed, _ = process.communicate()
-        with contextlib.suppress(ProcessLookupError):  # children of a test that hung
-            os.killpg(process.pid, signal.SIGKILL)
+        left = over - time.monotonic()
+        try:
+            printed, _ = process.communicate(
+                timeout=max(left, 0) if left < float("inf") else None
+            )
+        except subprocess.TimeoutExpired:
+            raise TimeOverError from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # and children that hang
+                os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, printed
 
 
@@ -124,11 +152,16 @@ def hold_down() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (HELD_BYTES, HELD_BYTES))
 
 
-def judge(mutant: Mutant, root: Path, tests: Iterable[str]) -> tuple[str, str]:
+def judge(
+    mutant: Mutant, root: Path, tests: Iterable[str], over: float = float("inf")
+) -> tuple[str, str]:
     """Make a mutant and run tests on it.
 
     Returns:
         "killed", "survived" or "error", and what to show of it.
+
+    Raises:
+        TimeOverError: the moment `over` came before the tests had ended.
     """
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         folder = Path(name)
@@ -137,10 +170,12 @@ def judge(mutant: Mutant, root: Path, tests: Iterable[str]) -> tuple[str, str]:
             change(mutant, folder)
         except (ValueError, OSError) as error:
             return "error", str(error)
-        code, printed = run_tests(root, folder, tests)
+        code, printed = run_tests(root, folder, tests, over)
     noticed = code in BROKEN and "SyntaxError" not in printed
     if code == FAILED or (noticed and first_failure(printed)):
         return "killed", first_failure(printed)
+    if code == PASSED and " passed" not in tail(printed):
+        return "error", f"all its tests are skipped here\n{tail(printed)}"
     if code == PASSED:
         return "survived", ", ".join(tests)
     return "error", tail(printed)
@@ -164,20 +199,39 @@ def copy_source(root: Path, folder: Path) -> None:
     shutil.copytree(root / "src", folder / "src", ignore=ignored)
 
 
-def unchanged_passes(root: Path, mutants: list[Mutant]) -> bool:
-    """Whether all tests pass on a copy that nothing was changed in; tells if not."""
+def unchanged_passes(root: Path, mutants: list[Mutant], jobs: int, over: float) -> bool:
+    """Whether all tests pass on a copy that nothing was changed in; tells if not.
+
+    Raises:
+        TimeOverError: the moment `over` came before they had ended.
+    """
     tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         copy_source(root, Path(name))
-        code, printed = run_tests(root, Path(name), tests)
-    if code != PASSED:
-        print(f"the tests do not pass on the unchanged source\n{tail(printed)}")
-    return code == PASSED
+        parts = [tests[number::jobs] for number in range(min(jobs, len(tests)))]
+        with ThreadPoolExecutor(jobs) as pool:
+            ended = list(
+                pool.map(lambda part: run_tests(root, Path(name), part, over), parts)
+            )
+    for code, printed in ended:
+        if code != PASSED:
+            print(f"the tests do not pass on the unchanged source\n{tail(printed)}")
+    return all(code == PASSED for code, _ in ended)
+
+
+def sum_of_files(root: Path) -> str:
+    """What tells whether sources or tests have changed since a verdict."""
+    found = hashlib.sha256()
+    for folder in ("src", "tests"):
+        for file in sorted((root / folder).rglob("*.py")):
+            found.update(f"{file.relative_to(root)}\n".encode())
+            found.update(hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()[:12]
 
 
 def run(args: argparse.Namespace) -> int:
     """Judge the listed mutants; 1 unless every one of them was killed."""
-    root = args.root
+    root, over = args.root, time.monotonic() + args.within
     lists = [path for path in args.list if path.exists() or path.name != LISTS[-1]]
     mutants = [mutant for path in lists for mutant in read_list(path)]
     if unknown := set(args.ids) - {mutant.id for mutant in mutants}:
@@ -188,18 +242,60 @@ def run(args: argparse.Namespace) -> int:
         if mutant.reason:
             print(f"equivalent  {mutant.id} ({mutant.what}): {mutant.reason}")
     wanted = [mutant for mutant in chosen if not mutant.reason]
-    if wanted and not unchanged_passes(root, wanted):
-        return 1
-    verdicts = []
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for mutant, (verdict, detail) in zip(
-            wanted, pool.map(lambda m: judge(m, root, m.tests), wanted), strict=True
-        ):
+    results, files = root / ".mutants" / "run.jsonl", sum_of_files(root)
+    results.parent.mkdir(exist_ok=True)
+    known = {
+        one["mutant"]: one
+        for one in map(json.loads, lines_of(results))
+        if one["files"] == files and one["verdict"] != "error" and not args.again
+    }
+    # A mutant whose entry was changed has to be judged again.
+    left = [mutant for mutant in wanted if described(mutant) not in known]
+    verdicts = [
+        known[described(mutant)]["verdict"] for mutant in wanted if mutant not in left
+    ]
+
+    def judged(mutant: Mutant) -> tuple[str, str] | None:
+        try:
+            return judge(mutant, root, mutant.tests, over)
+        except TimeOverError:
+            return None
+
+    try:
+        if left and not unchanged_passes(root, left, args.jobs, over):
+            return 1
+    except TimeOverError:
+        print("time was over before the tests had passed on the unchanged source")
+        return UNFINISHED
+    with ThreadPoolExecutor(args.jobs) as pool, results.open("a") as file:
+        for mutant, found in zip(left, pool.map(judged, left), strict=True):
+            if found is None:
+                continue
+            verdict, detail = found
             print(f"{verdict:<11} {mutant.id} ({mutant.what}): {detail}", flush=True)
             verdicts.append(verdict)
+            entry = {"files": files, "mutant": described(mutant), "id": mutant.id}
+            file.write(json.dumps(entry | {"verdict": verdict, "by": detail}) + "\n")
+            file.flush()
     killed = verdicts.count("killed")
     print(f"{killed} of {len(verdicts)} killed")
-    return int(killed < len(verdicts))
+    if killed < len(verdicts):
+        return 1
+    if missing := len(wanted) - len(verdicts):
+        print(f"time was over before {missing} others were judged")
+        return UNFINISHED
+    return 0
+
+
+def described(mutant: Mutant) -> str:
+    """A name that changes with the entry of a mutant."""
+    text = json.dumps(asdict(mutant), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file, none where it does not exist."""
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def make_map(args: argparse.Namespace) -> int:
@@ -289,8 +385,7 @@ def hunt(args: argparse.Namespace) -> int:
 
 def read_verdicts(path: Path) -> dict[str, dict[str, str | float]]:
     """The verdicts of hunts before."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {entry["id"]: entry for entry in map(json.loads, lines)}
+    return {entry["id"]: entry for entry in map(json.loads, lines_of(path))}
 
 
 def noted_test(mutant: Mutant, result: dict[str, str | float] | None) -> Mutant:
@@ -334,6 +429,17 @@ def main(argv: list[str] | None = None) -> int:
             )
         if name in ("run", "hunt"):
             command.add_argument("ids", nargs="*", help="only these (default: all)")
+        if name == "run":
+            command.add_argument(
+                "--within",
+                type=float,
+                default=float("inf"),
+                metavar="SECONDS",
+                help="end by then; default: when all are judged",
+            )
+            command.add_argument(
+                "--again", action="store_true", help="also those judged before"
+            )
         if name == "map":
             command.add_argument("folders", nargs="*", help="of tests")
         if name == "hunt":

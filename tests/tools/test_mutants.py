@@ -69,6 +69,26 @@ def test_a_mutant_that_a_test_notices_is_killed(root):
     assert "1 of 1 killed" in told
 
 
+def test_a_verdict_is_kept_until_something_changes(root):
+    code, told = judge(root, KILLED, "--within", "0")
+    assert code == 3 and "time was over" in told
+    assert judge(root, KILLED)[0] == 0
+    code, told = judge(root, KILLED, "--within", "0")
+    assert code == 0 and "1 of 1 killed" in told and "K1" not in told
+    for words in (KILLED, "--again"), (KILLED.replace("3 * n", "5 * n"),):
+        code, told = judge(root, *words, "--within", "0")
+        assert code == 3 and "time was over" in told
+    (root / "tests" / "test_it.py").write_text(TESTS + "\n")
+    assert judge(root, KILLED, "--within", "0")[0] == 3
+
+
+def test_a_mutant_whose_tests_are_skipped_is_not_judged(root):
+    tests = "import pytest\n\ndef test_two(): pytest.skip('needs more')\n"
+    (root / "tests" / "test_it.py").write_text(tests)
+    code, told = judge(root, KILLED)
+    assert code == 1 and "all its tests are skipped here" in told
+
+
 @pytest.mark.thorough
 def test_a_survivor_fails_the_run(root):
     entry = ENTRY.format(id="S1", old="2 * n", new="3 * n")
