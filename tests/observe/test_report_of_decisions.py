@@ -54,6 +54,9 @@ def test_explain_says_what_was_seen_done_why_how_sure_and_what_followed(
     for part in (
         "adaptive was on: 3 decisions",
         "experience: warm: 3 counts",
+        "in short: 2 changes were made",
+        "  step 100: half the rate",
+        "; afterwards: better",
         "outcomes: 2 better",
         "step 100 (converging): divergence",
         "seen        median 3.25",
@@ -63,6 +66,8 @@ def test_explain_says_what_was_seen_done_why_how_sure_and_what_followed(
         "how sure    0.88",
         "afterwards  better: the loss is 3.0 where 3.5 was expected (known in step 1",
         "undone      a resume went on from before it",
+        "  divergence  The loss rises and stays up.",
+        "  lower_rate  Half the learning rate; the schedule goes on from there.",
     ):
         assert part in said, part
     assert main(["explain", str(folder), "--json"]) == 0
@@ -85,6 +90,7 @@ def test_explain_of_a_run_without_says_what_shadow_would_have_decided(
     assert main(["explain", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "adaptive was off: nothing was decided" in said
+    assert "would have been made" in said
     assert "would do" in said
     assert "done  " not in said
 
@@ -137,3 +143,28 @@ def test_the_run_beside_the_last_five_like_it(folder: Path) -> None:
     assert len(chart["lines"]) == 6
     # The first point is where this run had seen as many tokens, the last is beyond it.
     assert chart["lines"][1]["x"] == [800]
+
+
+def test_a_change_of_several_values_is_told_in_words(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also what was left alone, and what an undo is."""
+    events = EventLog(folder / "events.jsonl")
+    about = {"anomaly": "high_rate", "level": 3, "mode": "on", "confidence": 0.9}
+    back = {"steps": 160, "skip_data": False, "learning_rate_factor": 0.1}
+    for number, (action, control, new) in enumerate(
+        [("restart_lower_rate", "rollback", back), ("nothing", "", None),
+         ("undo", "learning_rate", 1e-3)]
+    ):  # fmt: skip
+        events.emit(
+            "decision", "info", None, "decided", 500 + number, number=number + 4,
+            action=action, control=control, new=new, reason=f"reason {number}", **about,
+        )  # fmt: skip
+    events.close()
+    assert main(["explain", str(folder)]) == 0
+    said = capsys.readouterr().out
+    told = "rollback steps 160, skip data no, learning rate factor 0.1 (level 3)"
+    assert f"restart_lower_rate: {told}" in said
+    assert "4 changes were made, and 1 finding watched and left alone" in said
+    assert "step 501: reason 1" not in said.partition("outcomes:")[0]
+    assert "taken back" in said.partition("what these words mean")[2]

@@ -63,6 +63,7 @@ def in_words(facts: Mapping[str, Any]) -> str:
     lines = [f"{facts['run']}: {head}"]
     if facts["experience"]:
         lines.append(f"experience: {facts['experience']}")
+    lines += _in_short(made, mode)
     verdicts = [one.verdict for one in made if one.verdict and not one.undone]
     if verdicts:
         listed = ", ".join(
@@ -73,7 +74,41 @@ def in_words(facts: Mapping[str, Any]) -> str:
         lines += ["", *_lines(one, mode)]
         if one.number in facts["without"] and mode == "on" and not one.undone:
             lines.append(f"  without it  {facts['without'][one.number]}")
+    lines += _glossary(made)
     return "\n".join(map(_printable, lines))
+
+
+def _in_short(made: list[Made], mode: str) -> list[str]:
+    """The changes, a line each, and how many findings were left alone."""
+    kept = [one for one in made if not one.undone]
+    changes = [one for one in kept if one.control or one.action != "nothing"]
+    left = len(kept) - len(changes)
+    would = (
+        "would have been" if mode != "on" else "was" if len(changes) == 1 else "were"
+    )
+    if not kept:
+        return []
+    lines = [
+        f"in short: {counted(len(changes), 'change')} {would} made"
+        + (f", and {counted(left, 'finding')} watched and left alone" if left else "")
+    ]
+    for one in changes:
+        after = f"; afterwards: {one.verdict}" if one.verdict else ""
+        lines.append(f"  step {one.step:,}: {one.reason}{after}")
+    return lines
+
+
+def _glossary(made: list[Made]) -> list[str]:
+    """What the names above mean."""
+    from lumina.train.orchestrator.meaning import meanings
+
+    used = {name for one in made for name in (one.anomaly, one.action, one.verdict)}
+    found = meanings(sorted(used - {""}))
+    if not found:
+        return []
+    width = max(map(len, found))
+    words = [f"  {name:<{width}}  {text}" for name, text in found.items()]
+    return ["", "what these words mean", *words]
 
 
 def _printable(line: str) -> str:
@@ -94,7 +129,8 @@ def _lines(made: Made, mode: str) -> list[str]:
     would = mode != "on" or made.mode == "shadow"
     what = made.action if made.action != "nothing" else "nothing, on purpose"
     if made.control:
-        what += f": {made.control} {_value(made.old)} -> {_value(made.new)}"
+        before = "" if made.old is None else f"{_value(made.old)} -> "
+        what += f": {made.control} {before}{_value(made.new)}"
     lines.append(f"  {'would do' if would else 'done':<12}{what} (level {made.level})")
     lines.append(f"  why         {made.reason}")
     lines.append(f"  how sure    {made.confidence:.2f}")
@@ -110,6 +146,10 @@ def _lines(made: Made, mode: str) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k.replace('_', ' ')} {_value(v)}" for k, v in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float):
         return "unknown" if value is None else str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
