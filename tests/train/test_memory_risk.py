@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lumina.state.reader import open_checkpoint
 from lumina.train.health.checks.memory_risk import MemoryRisk
 from lumina.train.health.watching import Finding
 from lumina.train.orchestrator.actions import ACTIONS
@@ -67,3 +68,20 @@ def test_a_run_at_risk_gets_smaller_forwards_and_keeps_its_losses(
     assert run.column("loss") == pytest.approx(plain.column("loss"), rel=1e-5)
     for name, tensor in plain.tensors.items():
         torch.testing.assert_close(run.tensors[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.covers("ORC-35: predictive checkpoint")
+def test_what_cannot_be_helped_is_saved_before_it_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last rung against memory that fills up; a planned checkpoint is far away."""
+    runs = Runs(tmp_path, monkeypatch)
+    without = ("clear_cache", "smaller_micro_batch", "recompute_activations")
+    with alarm("memory_risk", 3):
+        run = runs.train(steps=8, adaptive="on", adaptive_without=without)
+    (one,) = decisions(run)
+    assert (one["action"], one["level"], one["new"]) == ("save_checkpoint", 1, "now")
+    (extra, last) = run.checkpoints
+    assert last == "step-00000008" and extra in ("step-00000004", "step-00000005")
+    with open_checkpoint(run.folder / "checkpoints" / extra) as reader:
+        assert reader.meta.step == int(extra[-8:])

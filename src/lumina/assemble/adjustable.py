@@ -30,6 +30,7 @@ class Adjustable:
         feed_again: what reads the rows is made anew before the next step.
         rollback: takes the run back before its next step; None where no run trains.
         snapshot: has a snapshot taken after the next step; likewise.
+        save: has a checkpoint written after the next step; likewise.
     """
 
     learning_rate: Tensor
@@ -45,6 +46,7 @@ class Adjustable:
     feed_again: bool = False
     rollback: Callable[[Mapping[str, Any]], None] | None = None
     snapshot: Callable[[], None] | None = None
+    save: Callable[[], None] | None = None
 
     def warmed(self, step: int) -> float:
         """The share of the rate that a rate which warms up again has reached.

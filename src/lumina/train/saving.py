@@ -74,6 +74,10 @@ class Saving:
         """Remember what was asked for before a step that is taken again."""
         self._asked_before = asked
 
+    def agree(self) -> None:
+        """Save after the next step; every rank calls it at the same one."""
+        self.agreed = True
+
     def save_as_agreed(self, run: Run) -> None:
         """The checkpoint that all ranks agreed on; they are at the same step."""
         if run.recorder.consecutive_skips:

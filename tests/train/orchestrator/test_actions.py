@@ -57,8 +57,8 @@ def proposed(name: str, value: Any, **evidence: float) -> Any:
         ("tighter_clip", [0.0, 1.0, 0.5, 0.25, 0.125, None]),
         ("more_weight_decay", [0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.2, None]),
         ("more_weight_decay", [0.5, None]),
-        ("less_weight_decay", [0.01, 0.005]),
-        ("less_weight_decay", [0.001, None]),
+        ("less_weight_decay", [4.0, 2.0]),
+        ("less_weight_decay", [0.01, None]),  # 100 steps would not show it
         ("more_dropout", [0.0, 0.1, 0.15, 0.225, 0.3, None]),
         ("more_capacity", [1.0, 1.25]),
         ("more_capacity", [2.8, None]),

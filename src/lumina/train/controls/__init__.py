@@ -6,6 +6,7 @@ own: a plug-in file, or a line in the list of imports below.
 
 from lumina.train.controls import (
     adam,
+    checkpoint,
     dataloader,
     depth,
     ending,
@@ -56,6 +57,7 @@ OWN = (
     moments,
     rollback,
     snapshot,
+    checkpoint,
     ending,
     evaluating,
     regularisation,

@@ -20,8 +20,10 @@ _MEMORY = (
     "smaller_micro_batch",
     "recompute_activations",
     "recompute_activations",
+    "save_checkpoint",
 )
-"""Against memory that fills up."""
+"""Against memory that fills up. Where nothing more can be given back, the run saves
+what it has before it runs out."""
 
 LADDERS: dict[str, tuple[str, ...]] = {
     "safety_violation": ("pause",),

@@ -75,9 +75,10 @@ class Recovery:
         self._clean.watch(step)
 
     def attach(self, run: Run) -> None:
-        """Let the control `rollback` reach the run, whose Program may be a new one."""
+        """Let controls reach the run, whose Program may be a new one."""
         run.program.live.rollback = lambda value: self._ask(run, value)
         run.program.live.snapshot = self._mark
+        run.program.live.save = run.saving.agree
 
     def _mark(self) -> None:
         """Take a snapshot after the next step, whatever the checks say of it."""
