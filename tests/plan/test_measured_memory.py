@@ -82,3 +82,47 @@ def test_the_recorded_figures_are_those_of_the_planner(
         # component of its own, and empty in these runs.
         for part in now.keys() - {"overhead", "bound"}:
             assert recorded.get(part, 0) == now[part], part
+
+
+DRAWN = BENCHMARKS / "results/planned_memory-device-seed151-h200.jsonl"
+
+
+def benchmark_named(name: str) -> Any:
+    module_spec = importlib.util.spec_from_file_location(
+        f"{name}_benchmark", BENCHMARKS / f"{name}.py"
+    )
+    assert module_spec is not None and module_spec.loader is not None
+    found: Any = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(found)
+    return found
+
+
+@pytest.mark.thorough
+@pytest.mark.covers("MEM-19: validated against measurement")
+def test_bounds_of_drawn_configurations_are_near_what_they_took() -> None:
+    """Every third of those that were measured, and the worst of them."""
+    benchmark = benchmark_named("planned_memory")
+    lines = [json.loads(line) for line in DRAWN.read_text().splitlines()]
+    rows = [row for row in lines if row["number"] % 3 == 0 or row["number"] == 7]
+    over = []
+    for row in rows:
+        memory = benchmark.plan_of(row).memory
+        stages = ("forward", "backward", "optimizer")
+        over.append(memory["bound"] / max(row["allocated"][x] for x in stages))
+    assert len(rows) == 15 and min(over) > 1.01
+    assert sorted(over)[7] < 1.045
+    # Chunks of rows: 256 MiB for scores, which short documents may need.
+    assert [ratio > 1.08 for ratio in over].count(True) <= 1
+
+
+def test_streamed_runs_took_what_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = benchmark_named("streamed_weights")
+    machine = gpu(host_memory_bytes=128 * 2**30)
+    monkeypatch.setattr(lumina.plan.environment, "probe", lambda _: machine)
+    results = BENCHMARKS / "results/streamed-h200.jsonl"
+    for line in results.read_text().splitlines():
+        row = {"groups": 1, "deterministic": False} | json.loads(line)
+        memory = benchmark.plan_of(row).memory
+        near = 0.05 if row["beside"] else 0.01
+        assert memory["expected"] == pytest.approx(row["allocated"], rel=near)
+        assert row["allocated"] < memory["bound"] < 1.07 * row["allocated"]
