@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from lumina import garbage, heartbeat, libraries_ahead, start_clock
-from lumina.cli.train import _load
+from lumina.cli.train import _load, _takes_gpu_first
 from lumina.config import Config
 from lumina.train.told_start import ToldStart
 
@@ -176,6 +176,23 @@ def test_a_process_that_has_torch_measures_no_start_and_keeps_its_garbage(monkey
     monkeypatch.setattr(start_clock, "_clock", None)
     _load(Config(device="cpu"), dry_run=False)
     assert start_clock.finished() is None and not frozen
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({}, True),
+        ({"device": "cuda"}, True),
+        ({"device": "cpu"}, False),
+        ({"device": "cuda", "cuda_ids": (1,)}, False),
+        ({"auto_batch_size": True}, False),
+        ({"preflight": True}, False),
+        ({"safe_optimizations": "prove"}, False),
+    ],
+)
+def test_memory_of_a_gpu_is_left_to_those_who_measure_it(settings, first):
+    """A context before them would take some of it."""
+    assert _takes_gpu_first(Config(**settings)) is first
 
 
 def test_searches_for_garbage_go_on_afterwards(monkeypatch):

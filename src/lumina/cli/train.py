@@ -106,16 +106,30 @@ def _load(config: Config, *, dry_run: bool) -> None:
     if "torch" in sys.modules:  # Python called the command, or a server has forked it
         return
     start_clock.begin()
-    system = config.system
-    chosen = bool(system.cuda_ids)  # makes fewer GPUs visible, once torch is loaded
-    gpu = system.device in ("auto", "cuda") and not chosen and not dry_run
-    load_ahead(gpu=gpu)
+    load_ahead(gpu=not dry_run and _takes_gpu_first(config))
     with modules_stay():
         start_clock.part(start_clock.TORCH)
         import torch  # noqa: F401
 
         start_clock.part(start_clock.LUMINA)
         import lumina.train  # noqa: F401
+
+
+def _takes_gpu_first(config: Config) -> bool:
+    """Whether this process is the first of the run that uses a GPU, and on which is
+    known.
+
+    A context takes some hundred megabytes, which processes that measure what fits
+    would lack. `--cuda-ids` makes fewer GPUs visible once torch is loaded.
+    """
+    system = config.system
+    measures = (
+        config.batch_search.auto_batch_size
+        or config.recovery.preflight
+        or config.safety.safe_optimizations == "prove"
+    )
+    here = system.device in ("auto", "cuda") and not system.cuda_ids
+    return here and not measures
 
 
 @contextlib.contextmanager
