@@ -180,19 +180,17 @@ class SeatStep:
         told = tuple((seat, turns[seat]) for seat in sorted(turns))
         if told != self._told:
             self._told = told
-            reals, wholes = torch.ones(3, self._seats.most), [[EVERY], [-1]]
-            whole = torch.tensor(wholes).expand(-1, self._seats.most).clone()
+            # Lists, since a number at a time in a tensor takes the host a microsecond.
+            temperature, top_p, uniform = ([1.0] * self._seats.most for _ in range(3))
+            top_k, forced = ([value] * self._seats.most for value in (EVERY, -1))
             for seat, turn in turns.items():
                 how = turn.sampling
+                top_k[seat], forced[seat] = 0, turn.forced
                 if not how.greedy:
-                    values = how.temperature, how.top_p, turn.uniform
-                    reals[:, seat] = torch.tensor(values)
-                    whole[0, seat] = how.top_k or EVERY
-                else:
-                    whole[0, seat] = 0
-                whole[1, seat] = turn.forced
-            send(self._reals, reals)
-            send(self._wholes, whole)
+                    temperature[seat], top_p[seat] = how.temperature, how.top_p
+                    uniform[seat], top_k[seat] = turn.uniform, how.top_k or EVERY
+            send(self._reals, torch.tensor([temperature, top_p, uniform]))
+            send(self._wholes, torch.tensor([top_k, forced]))
         if not drawn:
             return GREEDY
         most = [ranked(sampling.top_k) for sampling in drawn]
