@@ -14,7 +14,7 @@ from lumina.errors import LuminaError
 from lumina.model.registry import load_plugins
 from lumina.plan.plan import Plan
 from lumina.plan.schedule import learning_rate_at
-from lumina.plan.schedule_table import SCHEDULES, known_schedules
+from lumina.plan.schedule_table import SCHEDULES
 from machines import plan_for
 from programs import tiny_plan
 
@@ -200,5 +200,5 @@ def test_a_schedule_from_a_file_of_ones_own(tmp_path: Path) -> None:
     load_plugins((str(own),))
     plan = planned(lr_scheduler="halves", plugins=(str(own),), learning_rate=0.02)
     assert [learning_rate_at(plan, step) for step in (0, 49, 50)] == [0.02, 0.02, 0.01]
-    assert "halves" in known_schedules()
+    assert "halves" in SCHEDULES.known()
     del SCHEDULES["halves"]

@@ -131,11 +131,6 @@ def register_gradient_step(
     return decorate
 
 
-def known_gradient_steps() -> tuple[str, ...]:
-    """The names that `chosen_gradient_step` finds."""
-    return STEPS.known()
-
-
 def chosen_gradient_step(name: str) -> DeclaredStep:
     """The step of a name.
 

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-PURPOSES = ("base", "finetune")
 FAR = 3.0
 """So many times more or less than the table has is worth a word."""
 

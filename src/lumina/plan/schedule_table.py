@@ -105,11 +105,6 @@ def register_schedule(
     return decorate
 
 
-def known_schedules() -> tuple[str, ...]:
-    """The names that `chosen_schedule` finds."""
-    return SCHEDULES.known()
-
-
 def chosen_schedule(name: str) -> Schedule:
     """The schedule of a name.
 

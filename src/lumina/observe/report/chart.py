@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lumina.observe.report.metrics import Column, Metrics, Values
 
@@ -49,10 +49,6 @@ class Chart:
     unit: Unit
     lines: tuple[Line, ...]
     about: str = ""
-
-
-Charts = Callable[[Metrics, Mapping[str, Any]], Iterable["Chart | None"]]
-"""Makes the charts of a group from the figures and the Plan as JSON."""
 
 
 def chart(
