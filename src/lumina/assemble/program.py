@@ -130,22 +130,7 @@ class Program:
         self.device = ranks.device(plan.device)
         self.compute_dtype = DTYPES[plan.compute_dtype]
         self.weights_dtype = DTYPES[plan.weights_dtype]
-        self.network = build(plan)
-        self.kinds = kinds_of(plan.spec)
-        self.terms = loss_terms(plan.spec)
-        self.counts = counted_shapes(plan)
-        self.pieces: dict[str, FusedPieces] = fused_pieces(plan.spec)
-        self.info = tensor_info(plan.spec)
-        for name in frozen_parameters(plan.spec, plan.freeze):
-            self.network.get_parameter(name).requires_grad_(False)
-        self.stored = self._store_base()
-        self.storage_error: dict[str, float] = {}
-        self.tables = row_tables(self.network)
-        self.trained = {
-            name for name, p in self.network.named_parameters() if p.requires_grad
-        }
-        for table in self.tables.values():
-            table.weight.requires_grad_(False)
+        self._build_network()
         # A step reads and writes a few rows of a table, so it stays whole.
         whole = frozenset(table.weight for table in self.tables.values())
         self.way = chosen_way(plan.parallel)(
@@ -162,6 +147,36 @@ class Program:
             )
         self.model: nn.Module
         self._wrap()
+        self._begin_training_state()
+        self._begin_captures()
+        self._closed = False
+
+    def _build_network(self) -> None:
+        """The bare network, and which of its tensors train, rest or stand in tables."""
+        plan = self.plan
+        self.network = build(plan)
+        self.kinds = kinds_of(plan.spec)
+        self.terms = loss_terms(plan.spec)
+        self.counts = counted_shapes(plan)
+        self.pieces: dict[str, FusedPieces] = fused_pieces(plan.spec)
+        self.info = tensor_info(plan.spec)
+        for name in frozen_parameters(plan.spec, plan.freeze):
+            self.network.get_parameter(name).requires_grad_(False)
+        self.stored = self._store_base()
+        self.storage_error: dict[str, float] = {}
+        self.tables = row_tables(self.network)
+        self.trained = {
+            name for name, p in self.network.named_parameters() if p.requires_grad
+        }
+        for table in self.tables.values():
+            table.weight.requires_grad_(False)
+
+    def _begin_training_state(self) -> None:
+        """What trains the network and remembers from step to step, before any value.
+
+        `materialise` makes the optimizers and what reads their states.
+        """
+        plan = self.plan
         self.optimizer: Optimizers
         self.early: Early | None = None
         self.gradient_steps: list[GradientStep] = []
@@ -174,10 +189,6 @@ class Program:
                 plan.spec.vocab_size, plan.sources, self.device
             )
         self.logit_clip: LogitClip | None = None
-        self.host_copies: HostCopies | None = None
-        self.captures: list[HostCopies] = []
-        self.remains: State | None = None
-        self.copies_beside_steps = self.device.type == "cuda" and not self.sharded
         self.carries: list[Carry | None] = [None] * plan.grad_accum
         self.memories: dict[str, Memory] = {}
         for kind in self.kinds:
@@ -192,11 +203,17 @@ class Program:
             max_grad_norm=scalar.clone().fill_(plan.max_grad_norm),
             weight_decay=plan.weight_decay,
         )
-        self.captured: Any = None
-        self.recording = False
         self.hooks: list[Any] = []
         self.leaving: Leaving | None = None
-        self._closed = False
+
+    def _begin_captures(self) -> None:
+        """What copies the State while the run goes on, and what records a step."""
+        self.host_copies: HostCopies | None = None
+        self.captures: list[HostCopies] = []
+        self.remains: State | None = None
+        self.copies_beside_steps = self.device.type == "cuda" and not self.sharded
+        self.captured: Any = None
+        self.recording = False
 
     @property
     def sharded(self) -> bool:

@@ -17,6 +17,7 @@ from lumina.data.packing import pack
 from lumina.data.store import TokenStore
 from lumina.memory_shortage import shortage_code, shortage_text
 from lumina.model.host_table import device_of
+from lumina.model.interface import LossSums
 from lumina.model.kinds.tasks import STATISTICS as TASK_STATISTICS
 from lumina.parallel.mesh import Mesh, RankGroup
 
@@ -155,11 +156,7 @@ def held_out_loss(
     mesh = mesh or Mesh()
     everyone = mesh.everyone
     agree_every = 1 if everyone.size == 1 else _AGREE_EVERY
-    answers: list[tuple[Tensor, Tensor]] = []
-    # A line of sums for each source, or one line.
-    table = torch.zeros(max(len(sources), 1), 5, dtype=torch.float64, device=device)
-    by_task: Tensor | None = None
-    puzzles = judged = False
+    sums = _Sums(len(sources), device)
     short: tuple[str, str] | None = None  # why this rank has left out forwards
     was_training = model.training
     model.eval()
@@ -167,12 +164,11 @@ def held_out_loss(
         for number, batch in enumerate(batches):
             if stop is not None and number % agree_every == 0 and everyone.any_(stop()):
                 raise EvaluationStoppedError
-            # Read from the batch on the CPU, so that nothing waits for the device.
-            ids = batch.source_ids if sources else None
-            sums = table[0 if ids is None else int(ids[0])]
-            given: list[tuple[Tensor, Tensor]] = []
+            if short is not None:
+                continue  # as many batches as every other rank, without forwards
             forwards = [batch] if parts == 1 else batch.parts(parts)
-            for part in forwards if short is None else ():
+            sums.begin_batch(batch)
+            for part in forwards:
                 try:
                     losses, aux = model(part.to(device))
                 except Exception as error:
@@ -181,41 +177,90 @@ def held_out_loss(
                         raise
                     short = shortage_text(error), code
                     break
-                found = aux.get(TASK_STATISTICS)
-                if found is not None:
-                    by_task = found.double() if by_task is None else by_task + found
-                sums[0] += losses.loss_sum
-                sums[1] += losses.weight_sum
-                if "correct" in losses.terms:
-                    judged = True
-                    sums[2] += losses.terms["correct"]
-                if "exact" in losses.terms:
-                    puzzles = True
-                    sums[3] += losses.terms["exact"]
-                if "segments" in losses.terms:
-                    sums[4] += losses.terms["segments"]
-                if score is not None:
-                    answer = losses.terms["answers"].to(torch.uint8)
-                    given.append((answer, losses.terms["q_halt"].float()))
-            if given:
-                answers.append(_rows_of(given))
+                sums.add(losses, aux, answers_too=score is not None)
     finally:
         model.train(was_training)
     if everyone.any_(short is not None):
         raise EvaluationShortError(*(short or ("another rank has no memory", "E201")))
-    mesh.tokens.sum_(table)
-    counted = [n for n, name in enumerate(sources or ("",)) if name not in watched]
-    loss, tokens, correct, exact, segments = table[counted].sum(0).tolist()
-    return HeldOut(
-        loss=loss / tokens if tokens else float("nan"),
-        tokens=round(tokens),
-        accuracy=correct / tokens if tokens and judged else None,
-        exact=exact / tokens if tokens and puzzles else None,
-        segments=segments / tokens if tokens and segments else None,
-        attempts={} if score is None else _judged(score, answers, mesh.data),
-        tasks={} if by_task is None else _by_name(tasks, mesh.tokens.sum_(by_task)),
-        sources=_by_source(sources, table, judged),
-    )
+    return sums.held_out(mesh, score, tasks, sources, watched)
+
+
+class _Sums:
+    """What the forwards of an evaluation have added up to on this rank.
+
+    Nothing of it is read on the host before `held_out`, so that no forward waits.
+
+    Args:
+        sources: how many sources there are; 0: the data is not a mixture.
+        device: where the model is.
+    """
+
+    def __init__(self, sources: int, device: torch.device) -> None:
+        # A line for each source, or one line: loss, tokens, correct, exact, segments.
+        lines = max(sources, 1)
+        self._table = torch.zeros(lines, 5, dtype=torch.float64, device=device)
+        self._line = self._table[0]
+        self._has_sources = sources > 0
+        self._by_task: Tensor | None = None
+        self._answers: list[list[tuple[Tensor, Tensor]]] = []
+        self._puzzles = self._judged = False
+
+    def begin_batch(self, batch: Batch) -> None:
+        """The forwards that follow are those of a batch, which is on the CPU."""
+        self._answers.append([])
+        ids = batch.source_ids if self._has_sources else None
+        self._line = self._table[0 if ids is None else int(ids[0])]
+
+    def add(self, losses: LossSums, aux: dict[str, Tensor], answers_too: bool) -> None:
+        """Add a forward.
+
+        Args:
+            losses: of the forward.
+            aux: what else the model has counted in it.
+            answers_too: keep the answers to puzzles, to be judged.
+        """
+        found = aux.get(TASK_STATISTICS)
+        if found is not None:
+            by_task = self._by_task
+            self._by_task = found.double() if by_task is None else by_task + found
+        line, terms = self._line, losses.terms
+        line[0] += losses.loss_sum
+        line[1] += losses.weight_sum
+        if "correct" in terms:
+            self._judged = True
+            line[2] += terms["correct"]
+        if "exact" in terms:
+            self._puzzles = True
+            line[3] += terms["exact"]
+        if "segments" in terms:
+            line[4] += terms["segments"]
+        if answers_too:
+            answer = terms["answers"].to(torch.uint8)
+            self._answers[-1].append((answer, terms["q_halt"].float()))
+
+    def held_out(
+        self,
+        mesh: Mesh,
+        score: Score | None,
+        tasks: Sequence[str],
+        sources: Sequence[str],
+        watched: Sequence[str],
+    ) -> HeldOut:
+        """The outcome over all ranks; arguments as of `held_out_loss`."""
+        table, by_task = mesh.tokens.sum_(self._table), self._by_task
+        counted = [n for n, name in enumerate(sources or ("",)) if name not in watched]
+        loss, tokens, correct, exact, segments = table[counted].sum(0).tolist()
+        answers = [_rows_of(given) for given in self._answers if given]
+        return HeldOut(
+            loss=loss / tokens if tokens else float("nan"),
+            tokens=round(tokens),
+            accuracy=correct / tokens if tokens and self._judged else None,
+            exact=exact / tokens if tokens and self._puzzles else None,
+            segments=segments / tokens if tokens and segments else None,
+            attempts={} if score is None else _judged(score, answers, mesh.data),
+            tasks={} if by_task is None else _by_name(tasks, mesh.tokens.sum_(by_task)),
+            sources=_by_source(sources, table, self._judged),
+        )
 
 
 def _rows_of(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
