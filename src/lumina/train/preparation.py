@@ -340,6 +340,17 @@ class Preparation:
     def _plan(self) -> Plan:
         """The Plan, with what the data says about lengths."""
         ranks = self._processes()
+        rows = self._fitted_rows(ranks)
+        plan = self._decided(rows, ranks)
+        self._open_stream(plan, rows)
+        return self._with_its_schedule(plan, rows, ranks)
+
+    def _fitted_rows(self, ranks: int) -> Rows:
+        """Cut the data into rows of the length that is decided now.
+
+        Args:
+            ranks: processes of the run.
+        """
         self._decide_length(ranks)
         self.data = self._source.fit(self.data, self.config)
         rows = self._source.rows(self.data, self.config)
@@ -347,6 +358,10 @@ class Preparation:
         if fitted is not None:
             self._note(fitted, "weights_taken")
         self._fine_tune(rows, ranks)
+        return rows
+
+    def _decided(self, rows: Rows, ranks: int) -> Plan:
+        """The Plan for these rows: measured, begun from experience, and guarded."""
 
         def planned(config: Config, machine: Environment) -> Plan:
             return make_plan(
@@ -359,16 +374,6 @@ class Preparation:
                 num_puzzles=rows.num_puzzles or 1,
                 done=self._done(rows),
                 data_kind=self.kind.name,
-            )
-
-        def draft(config: Config) -> Plan:
-            return make_plan(
-                config,
-                self.environment,
-                tokenizer_vocab_size=rows.vocab_size,
-                rows_per_epoch=None,
-                world_size=ranks,
-                num_puzzles=rows.num_puzzles or 1,
             )
 
         if self.config.batch_search.auto_batch_size and self.reader is None:
@@ -393,6 +398,10 @@ class Preparation:
             self.ranks,
             tries=self._tries,
         )
+        return plan
+
+    def _open_stream(self, plan: Plan, rows: Rows) -> None:
+        """Open the rows in the order in which the run takes them."""
         self.stream = self.data.stream(
             self.config,
             rows,
@@ -404,6 +413,20 @@ class Preparation:
                 self.stream.fingerprint, plan.spec.seq_length
             )
         self.events += rows_in_words(self.stream, self.kind, plan.spec.seq_length)
+
+    def _with_its_schedule(self, plan: Plan, rows: Rows, ranks: int) -> Plan:
+        """The Plan of this phase or resumed run, within the schedule of the whole."""
+
+        def draft(config: Config) -> Plan:
+            return make_plan(
+                config,
+                self.environment,
+                tokenizer_vocab_size=rows.vocab_size,
+                rows_per_epoch=None,
+                world_size=ranks,
+                num_puzzles=rows.num_puzzles or 1,
+            )
+
         plan = with_one_schedule(
             self.start.keep_context(plan),
             self.whole,
