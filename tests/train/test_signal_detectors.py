@@ -138,11 +138,6 @@ def test_a_group_of_a_model_that_learns_is_told_of_and_left_alone():
     for row in made:
         row["loss"] = 3.2 + 0.01 * (row["step"] % 3)
     assert min(o.confidence for o in found(made, "group_norm_outlier")) > 0.6
-    for row in made[160:166]:  # far beyond its window, and no clip would touch it
-        row["group.embedding.gradient_norm"] = 0.3
-        row["group.norm.gradient_norm"] = 0.45
-    alarms = found(made, "group_norm_outlier")
-    assert alarms and {one.confidence for one in alarms} == {0.55}
 
 
 def test_what_a_detector_remembers_is_taken_up_again():

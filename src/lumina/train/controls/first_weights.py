@@ -55,8 +55,12 @@ class FirstSpread(Control):
         """Whether the weights began so."""
         return bool(self.now(program, 0) == value)
 
+    def edit(self, plan: Plan, value: Any) -> Plan:
+        """The Plan of a model that began with this spread."""
+        return with_spread(plan, value)
+
     def operate(self, plan: Plan, state: State, value: Any) -> tuple[Plan, State]:
-        """The Plan and the State with weights of another spread.
+        """The same Plan, and the State with weights of another spread.
 
         Raises:
             LuminaError: E002 for a run that is no longer at its beginning.
@@ -68,8 +72,7 @@ class FirstSpread(Control):
                 f"ask for it in the first {LATEST} steps, or begin again with "
                 "--init-std",
             )
-        state = respread(state, value)
-        return with_spread(plan, value), state
+        return plan, respread(state, value)
 
     def apply(
         self, program: Program, change: Change, step: int, undone: Change | None

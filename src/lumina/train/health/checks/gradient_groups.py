@@ -23,7 +23,6 @@ class GroupNormOutlier(Check):
 
     A model that begins to learn something new has larger gradients in one place as
     well, and a loss that falls: such an alarm is told, and not sure enough to act on.
-    Nor is one of gradients that are small beside what gradients are clipped to.
     """
 
     name = "group_norm_outlier"
@@ -36,14 +35,12 @@ class GroupNormOutlier(Check):
         "(of its logarithm) above the median of the window before, and more than 4 "
         "times as large, in 3 steps in a row. The confidence is 0.55 at most while the "
         "loss falls (the median of the second half of a window is 2 standard errors "
-        "below that of the first), and while the norm is below half of "
-        "`--max-grad-norm` (1 where nothing is clipped)"
+        "below that of the first)"
     )
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.window = window_of(plan)
-        self.small = 0.5 * (plan.max_grad_norm or 1.0)
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare every group with its own window, and tell of the worst."""
@@ -60,7 +57,7 @@ class GroupNormOutlier(Check):
         found.sort(key=lambda one: -one[0])
         excess, group, evidence = found[0]
         sure = self.sure(excess)
-        if evidence["norm"] < self.small or falls(self.memory.get("losses", [])):
+        if falls(self.memory.get("losses", [])):
             sure = min(sure, self.harmless)
         others = ", ".join(name for _, name, _ in found[1:])
         return Alarm(
