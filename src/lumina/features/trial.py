@@ -7,7 +7,7 @@ reference. What it needs to know of a feature stands in that feature's own file,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,9 @@ class Tolerance:
 ROUNDING = Tolerance(first_loss=2e-5, gradients=2e-4, learned=5e-3)
 """Of float32 sums in another order; every comparison is allowed this much."""
 
+
+BF16 = Tolerance(first_loss=5e-3, gradients=0.05, learned=0.03)
+"""Of computing in bfloat16 over float32 master weights."""
 
 REDRAWN = Tolerance(first_loss=0.05, gradients=0.5, learned=0.05)
 """Allowed besides where random draws are others than in the reference."""
@@ -99,6 +102,10 @@ class Trial:
         planned: whether a Plan says that it has the feature.
         ranks: processes that it needs.
         devices: kinds of device that it needs; empty: any.
+        rounds: the feature whose rounding its options bring along, or "": the tolerance
+            of that feature and of this one is one, and counts once.
+        absent: why a machine cannot show it, where the feature itself would give way to
+            another one; None: it can.
     """
 
     options: Mapping[str, Any]
@@ -115,6 +122,8 @@ class Trial:
     planned: bool = True
     ranks: int = 1
     devices: tuple[str, ...] = ()
+    rounds: str = ""
+    absent: Callable[[Any], str | None] | None = None
 
     @property
     def leaves(self) -> dict[str, Any]:

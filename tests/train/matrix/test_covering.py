@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from itertools import combinations
 from typing import Any
 
 import pytest
 
+from lumina.config import Config
 from lumina.features.measured import VERIFIED
-from lumina.train.matrix.cell import clash, tried_features
+from lumina.train.matrix.cell import Cell, clash, tried_features
 from lumina.train.matrix.choosing import chosen_cells, goes
 from lumina.train.matrix.covering import covering
-from lumina.train.matrix.run import narrower
+from lumina.train.matrix.run import missing_here, narrower, refusal
+from machines import gpu
 
 
 @pytest.mark.parametrize("strength", [2, 3])
@@ -68,6 +71,35 @@ def test_rows_that_are_not_verified_are_tried_in_halves_down_to_the_pair() -> No
     }  # fmt: skip
     left = {one for one in combinations(names, 2) if one not in good}
     assert left == {tuple(n for n in names if n in bad)} <= set(cells)
+
+
+@pytest.mark.parametrize("name", tried_features())
+def test_a_feature_is_tried_with_options_that_are_accepted(name: str) -> None:
+    """Also where no machine of the tests can try it, and so is its reference."""
+    cell = Cell((name,))
+    assert refusal(cell) is None
+    reference = {leaf: one for leaf, one in cell.reference.items() if one is not None}
+    Config(**reference)
+
+
+def test_what_two_features_round_alike_is_allowed_once() -> None:
+    both = Cell(("flash_attention", "bf16"))
+    assert both.tolerance == Cell(("bf16",)).tolerance
+    assert Cell(("flash_attention",)).tolerance == both.tolerance
+    sum_of_both = Cell(("bf16", "adamw_8bit")).tolerance.learned
+    assert sum_of_both > both.tolerance.learned
+
+
+def test_a_package_that_is_missing_is_absent_and_no_difference() -> None:
+    machine = gpu()
+    assert missing_here(Cell(("flash_attention",)), machine) is None
+    without = dataclasses.replace(
+        machine, flash3=False, flash3_detail="no flash-attn-3"
+    )
+    told = missing_here(Cell(("flash_attention_3",)), without)
+    assert told == "flash_attention_3 needs its package: no flash-attn-3"
+    there = dataclasses.replace(without, flash3=True)
+    assert missing_here(Cell(("flash_attention_3",)), there) is None
 
 
 def test_pairs_of_the_table_are_covered_or_refused() -> None:

@@ -9,7 +9,7 @@ from lumina.features.crossing import Crossing
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.needs import memory_beside
 from lumina.features.table import register
-from lumina.features.trial import Trial
+from lumina.features.trial import FROM_BASE, Trial
 
 _WHOLE = "divides every table over the processes"
 
@@ -49,7 +49,8 @@ register(
         crosses=_crosses,
         build="lumina.model.host_table:keep_table_in_host_memory",
         trial=Trial(
-            {"embedding_in": "host"}, beside={"freeze": ("backbone.embedding.*",)}
+            {"embedding_in": "host"},
+            beside=FROM_BASE | {"use_peft": True, "lora_dropout": 0.0},
         ),
     )
 )

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from lumina.features.feature import Feature
 from lumina.features.table import register
-from lumina.features.trial import Trial
+from lumina.features.trial import BF16, Trial
+
+_IN_16_BITS = {"precision": "mixed_bf16"}
+"""Kernels that take no float32 values."""
+
 
 # There are no `needs`: a kernel that is not available gives way to the next best, with
 # a warning, even where it was named (lumina.plan.kernels).
@@ -24,7 +28,12 @@ register(
         fallback=lambda p, m: p.replace(attention="sdpa"),
         claim="exact",
         faster=True,
-        trial=Trial({"attention": "flash2"}, devices=("cuda",)),
+        trial=Trial(
+            {"attention": "flash2", **_IN_16_BITS},
+            devices=("cuda",),
+            rounds="bf16",
+            tolerance=BF16,
+        ),
     )
 )
 register(
@@ -46,6 +55,16 @@ register(
         fallback=lambda p, m: p.replace(attention="flash2"),
         claim="exact",
         faster=True,
-        trial=Trial({"attention": "flash3"}, devices=("cuda",)),
+        trial=Trial(
+            {"attention": "flash3", **_IN_16_BITS},
+            devices=("cuda",),
+            rounds="bf16",
+            tolerance=BF16,
+            absent=lambda machine: (
+                None
+                if machine.flash3
+                else f"needs its package: {machine.flash3_detail}"
+            ),
+        ),
     )
 )

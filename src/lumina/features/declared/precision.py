@@ -8,7 +8,7 @@ from lumina.features.feature import Choice, Exclusion, Feature, Machine
 from lumina.features.needs import capability
 from lumina.features.precisions import PRECISIONS, asked_precision
 from lumina.features.table import register
-from lumina.features.trial import Tolerance, Trial
+from lumina.features.trial import BF16, Tolerance, Trial
 
 
 def _asks(feature: str, config: object) -> bool:
@@ -38,7 +38,7 @@ register(
         fallback=lambda p, m: p.replace(compute_dtype="float32"),
         trial=Trial(
             {"precision": "mixed_bf16"},
-            tolerance=Tolerance(first_loss=5e-3, gradients=0.05, learned=0.03),
+            tolerance=BF16,
         ),
     )
 )

@@ -72,9 +72,13 @@ class Cell:
     def tolerance(self) -> Tolerance:
         """How far it may be from its reference."""
         found = ROUNDING
-        for name in self.features:
-            found += trial_of(name).tolerance if trial_of(name).keeps else Tolerance()
         trials = [trial_of(name) for name in self.features]
+        causes = {  # two features that round alike round once
+            trial.rounds or name: trial.tolerance
+            for name, trial in zip(self.features, trials, strict=True)
+            if trial.keeps
+        }
+        found = sum(causes.values(), start=found)
         if any(one.draws for one in trials) and any(one.redraws for one in trials):
             found += REDRAWN
         return found

@@ -232,6 +232,9 @@ def missing_here(cell: Cell, machine: Environment) -> str | None:
         problem = FEATURES[name].needs(machine)
         if problem:
             return f"{name} {problem}"
+        absent = trial_of(name).absent
+        if absent is not None and (problem := absent(machine)):
+            return f"{name} {problem}"
     if kind == "cuda" and cell.ranks > machine.device_count:
         return f"needs {cell.ranks} GPUs; there are {machine.device_count}"
     return None
