@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lumina.cli.options import add_config_options, flags_from_args
+from lumina.config.sections import LEAVES
 from lumina.errors import LuminaError
 from lumina.quantities import byte_size
 
@@ -15,11 +19,13 @@ if TYPE_CHECKING:
     from lumina.config import Config
     from lumina.features.measured import Row
     from lumina.plan.environment import Environment
-    from lumina.train.matrix.recommend import Recommendation
 
 _GOALS = ("speed", "memory", "exact")
-_ENOUGH = 2**60
-"""Bytes that every model fits into."""
+_OTHERWISE = {
+    "device", "nproc", "init_from", "seq_length", "resume", "auto_resume",
+    "branch_from", "num_nodes", "node_rank", "master_addr", "master_port",
+}  # fmt: skip
+"""Options of a training that are said otherwise here, or have no place."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='a hardware profile, or a size such as "8 GB"; default: this machine',
     )
     parser.add_argument(
+        "--devices",
+        "--nproc",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many of them train together (default 1)",
+    )
+    parser.add_argument(
         "--model",
         default="debug",
         metavar="PRESET|FOLDER",
         help="a preset, or a run, checkpoint or exported folder (default debug)",
     )
     parser.add_argument(
-        "--context", type=int, metavar="N", help="tokens in a row; default: the model's"
+        "--context",
+        "--seq-length",
+        type=int,
+        metavar="N",
+        help="tokens in a row; default: the model's",
     )
     parser.add_argument(
         "--goal",
@@ -54,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="results of `lumina matrix` beside those in LUMINA_CACHE",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.epilog = (
+        "Every option of a training may be added, such as --use-peft --load-in-4bit, "
+        "and stays as it is."
+    )
+    add_config_options(parser, leaves=LEAVES.keys() - _OTHERWISE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,6 +87,9 @@ def run(args: argparse.Namespace) -> int:
     from lumina.train.matrix.recommend import recommend
     from lumina.train.matrix.record import read_rows
 
+    for name, value in (("devices", args.devices), ("context", args.context)):
+        if value is not None and value < 1:
+            raise LuminaError("E005", f"{name} is {value}", "give 1 or more")
     rows = known_rows()
     for name in args.rows:
         if not Path(name).is_file():
@@ -74,64 +100,100 @@ def run(args: argparse.Namespace) -> int:
     machine, where = probe("auto"), "this machine"
     if args.hardware is not None:
         where, profile = find_profile(args.hardware)
-        machine = profile.machine(probe("cpu"), 1)
-    config = _config(args, machine)
-    found = recommend(config, machine, args.goal, rows)
+        machine = profile.machine(probe("cpu"), args.devices)
+    elif machine.device == "cuda" and args.devices > machine.device_count:
+        raise LuminaError(
+            "E003",
+            f"{args.devices} devices, and this machine has {machine.device_count}",
+            "name one that has them with --hardware",
+        )
+    config, vocab_size = _config(args, machine)
+    found = recommend(config, machine, args.goal, rows, vocab_size)
+    plan = found.plan
     facts = {
         "hardware": where,
+        "devices": args.devices,
         "device": machine.device,
         "memory_bytes": machine.memory_bytes,
+        "host_memory_bytes": machine.host_memory_bytes,
         "model": args.model,
-        "context": found.plan.spec.seq_length,
+        "context": plan.spec.seq_length,
         "goal": args.goal,
-        "planned_bytes": found.plan.memory["expected"],
-        "planned_bound_bytes": found.plan.memory["bound"],
-        "micro_batch_size": found.plan.micro_batch_size,
-        "options": found.options,
-        "flags": _flags(args, found.options),
+        "planned_bytes": plan.memory["expected"],
+        "planned_bound_bytes": plan.memory["bound"],
+        "elsewhere_bytes": dict(plan.elsewhere),
+        "parallel": plan.parallel,
+        "micro_batch_size": plan.micro_batch_size,
+        "global_batch_size": plan.global_batch_size,
+        "options": dict(found.options),
+        "flags": _flags(args, config, found.options),
         "costs": {lever.feature: lever.costs for lever in found.levers},
         "left_out": dict(found.left_out),
+        "warnings": list(plan.warnings),
         "features": list(found.features),
         "rows": [_row(row) for row in found.rows],
         "unsupported": [list(one) for one in found.unsupported],
     }
-    print(json.dumps(facts, indent=1) if args.json else _text(facts, found))
+    print(json.dumps(facts, indent=1) if args.json else _text(facts))
     return 0
 
 
-def _config(args: argparse.Namespace, machine: Environment) -> Config:
-    from lumina.config import Config
-    from lumina.train.matrix.recommend import STEPS
+def _config(
+    args: argparse.Namespace, machine: Environment
+) -> tuple[Config, int | None]:
+    """The configuration that is asked for, and the tokens of its weights' tokenizer."""
+    from lumina.config import Config, Source
+    from lumina.train.matrix.recommend import ENOUGH, STEPS, WEIGHTS
 
-    options: dict[str, Any] = {"steps": STEPS}
+    flags = flags_from_args(args)
     if args.context is not None:
-        if args.context < 1:
-            raise LuminaError("E005", f"context is {args.context}", "give 1 or more")
-        options["seq_length"] = args.context
-    if not Path(args.model).is_dir():
-        return Config(preset=args.model, **options)
+        flags["seq_length"] = args.context
+    if args.devices > 1:
+        flags["nproc"] = args.devices
+    steps = Source("decided", "of a plan")
+    folder = Path(args.model).is_dir()
+    if folder:
+        flags["init_from"] = args.model
+        config = Config.resolve(flags=flags)
+    else:
+        if flags.get("use_peft"):  # beside weights of this shape, wherever they are
+            flags["init_from"] = WEIGHTS
+        config = Config.resolve(preset=args.model, flags=flags)
+    if config.train.steps is None and config.train.epochs is None:
+        config = config.override({"steps": STEPS}, steps)
+    if not folder:
+        return config, None
     from lumina.observe.console import Console
     from lumina.train import Trainer
 
     # The weights give the shape; whether it fits is looked at afterwards.
-    trainer = Trainer(
-        Config(init_from=args.model, **options), console=Console(live=False)
-    )
-    trainer.explain(replace(machine, memory_bytes=_ENOUGH))
-    return trainer.planned
+    trainer = Trainer(config, console=Console(live=False))
+    large = replace(machine, memory_bytes=ENOUGH, host_memory_bytes=ENOUGH)
+    plan, _, _ = trainer.explain(large)
+    return trainer.planned, plan.spec.vocab_size
 
 
-def _flags(args: argparse.Namespace, options: dict[str, Any]) -> str:
-    model = "--init-from" if Path(args.model).is_dir() else "--preset"
-    words = ["lumina train", f"{model} {args.model}"]
+def _flags(args: argparse.Namespace, config: Config, options: Mapping[str, Any]) -> str:
+    """The command that trains so."""
+    words = ["lumina train"]
+    if Path(args.model).is_dir():
+        words.append(f"--init-from {shlex.quote(args.model)}")
+    else:
+        words.append(f"--preset {args.model}")
+        if config.train.init_from:
+            words.append(f"--init-from {config.train.init_from}")
+    if args.devices > 1:
+        words.append(f"--nproc {args.devices}")
     if args.context is not None:
         words.append(f"--seq-length {args.context}")
-    for leaf, value in options.items():
+    for leaf, value in {**flags_from_args(args), **options}.items():
         flag = leaf.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, (list, tuple)):
+            words.append(f"--{flag} {' '.join(shlex.quote(str(v)) for v in value)}")
         else:
-            words.append(f"--{flag} {value}")
+            words.append(f"--{flag} {shlex.quote(str(value))}")
     return " ".join(words)
 
 
@@ -146,16 +208,29 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _text(facts: dict[str, Any], found: Recommendation) -> str:
+def _text(facts: dict[str, Any]) -> str:
+    several = f"{facts['devices']} x " if facts["devices"] > 1 else ""
+    shared = f"; shared by {facts['parallel']}" if facts["devices"] > 1 else ""
     lines = [
-        f"{facts['model']}, rows of {facts['context']} tokens, on {facts['hardware']} "
-        f"({byte_size(facts['memory_bytes'])}); goal: {facts['goal']}",
+        f"{facts['model']}, rows of {facts['context']} tokens, on {several}"
+        f"{facts['hardware']} ({byte_size(facts['memory_bytes'])}); goal: "
+        f"{facts['goal']}",
         f"planned memory  {byte_size(facts['planned_bytes'])}, at most "
-        f"{byte_size(facts['planned_bound_bytes'])}; "
-        f"{facts['micro_batch_size']} rows a forward",
+        f"{byte_size(facts['planned_bound_bytes'])} of each device; "
+        f"{facts['micro_batch_size']} of {facts['global_batch_size']} rows of a step "
+        f"in a forward{shared}",
+    ]
+    if host := facts["elsewhere_bytes"].get("host"):
+        lines.append(
+            f"in host memory  {byte_size(host)} for each process, of "
+            f"{byte_size(facts['host_memory_bytes'])}, which is this machine's"
+        )
+    data = "" if "--train-data" in facts["flags"] else " --train-data FILES"
+    lines += [f"warning: {one}" for one in facts["warnings"]]
+    lines += [
         "",
         "as flags",
-        f"  {facts['flags']} --train-data FILES",
+        f"  {facts['flags']}{data}",
         "as YAML",
         *(f"  {leaf}: {json.dumps(v)}" for leaf, v in facts["options"].items()),
         *(() if facts["options"] else ("  nothing beyond the defaults is needed",)),

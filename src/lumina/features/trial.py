@@ -52,6 +52,14 @@ FROM_BASE = {"init_from": "{base}"}
 """What a feature has beside it that changes a model which is trained already."""
 
 
+DISTINCT = {"train_data": ("{book}",), "eval_data": ("{data}",)}
+"""What a feature has beside it that keeps the tokens of the highest scores.
+
+Documents that begin alike have tokens of equal scores, of which the last bit of another
+kernel keeps others.
+"""
+
+
 @dataclass(frozen=True)
 class Seen:
     """What was observed in a run, for a feature to be found in.

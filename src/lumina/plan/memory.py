@@ -17,11 +17,11 @@ from collections.abc import Hashable, Mapping
 from lumina.features import find_feature
 from lumina.model.declared import declared
 from lumina.model.freezing import frozen_parameters
-from lumina.model.kinds.adapters import placed
 from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
 from lumina.plan.activations import kept_by_block, kept_outside, working_bytes
 from lumina.plan.checkpointing import kind_of, recomputes, segments
+from lumina.plan.costs.adapters import where_adapters_stand
 from lumina.plan.costs.cost import BYTES, Cost, Forward, Kept, Layout
 from lumina.plan.costs.kept_bits import AT_A_TIME, CODING, bytes_of_a_number
 from lumina.plan.costs.state import block_size, state_bytes
@@ -352,7 +352,7 @@ def _frozen_head(spec: ModelSpec) -> bool:
     if not spec.adapters:
         return False
     tensors = declared(spec)
-    if any(site.head for _, site in placed(spec, tensors)):
+    if any(site.head for _, site in where_adapters_stand(spec)):
         return False
     role = "embedding" if spec.tie_embeddings else "head"
     heads = {name for name, one in tensors.items() if one.role == role}

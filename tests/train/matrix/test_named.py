@@ -19,9 +19,12 @@ CELLS = {cell.name: cell for cell in named_cells()}
 
 
 def found(name: str) -> list[dict[str, Any]]:
-    """The rows of a cell as it is declared now, on any machine."""
+    """The rows of a cell as it is declared now, on any machine.
+
+    A machine that lacks what it needs says nothing where another one has run it.
+    """
     cell = CELLS[name]
-    return [
+    rows = [
         dict(row)
         for row in committed_rows()
         if row["named"] == name
@@ -29,6 +32,7 @@ def found(name: str) -> list[dict[str, Any]]:
         and row["options"] == _plain(cell)
         and row["settles"] == cell.settles
     ]
+    return [row for row in rows if row["status"] != ABSENT] or rows
 
 
 def _plain(cell: Cell) -> dict[str, Any]:
@@ -117,9 +121,15 @@ def test_every_combination_has_run_or_says_what_it_needs() -> None:
 
 
 def test_the_gradient_of_chunks_takes_less_memory_the_shorter_they_are() -> None:
-    """They are real: the row's activations are not there at once."""
+    """They are real: the row's activations are not there at once.
+
+    On a CPU, where the tensors of one step are counted, and no workspace beside them.
+    """
     names = [name.replace("MTX-04", "MTX-20") for name in CHUNKS]
-    figures = [found(name)[-1]["figures"] for name in names]
+    rows = [
+        [r for r in found(name) if r["hardware"]["device"] == "cpu"] for name in names
+    ]
+    figures = [of_cell[-1]["figures"] for of_cell in rows]
     memory = [one["memory"] for one in figures]
     assert memory == sorted(memory) and memory[0] < 0.8 * memory[-1]
     assert memory[-1] < 0.2 * figures[-1]["memory_reference"]

@@ -12,6 +12,7 @@ import pytest
 from lumina.cli.main import main
 from lumina.config import Config
 from lumina.errors import LuminaError
+from lumina.train.matrix.levers import LEVERS, by_cost
 from lumina.train.matrix.recommend import recommend, support
 from machines import gpu
 from tiny_runs import Runs
@@ -105,9 +106,15 @@ def test_a_setting_that_is_known_to_differ_is_not_used() -> None:
 
 
 @pytest.mark.thorough
-def test_a_model_that_fits_nowhere_is_refused() -> None:
+def test_a_model_that_fits_nowhere_is_refused_and_adapters_are_named() -> None:
+    config = Config(preset="dense_350m", steps=10, seq_length=256)
+    with pytest.raises(LuminaError, match="E20") as refused:
+        recommend(config, gpu(memory_bytes=2**30), "speed", [])
+    told = refused.value
+    assert "settings that save memory and were used: " in told.message
+    assert "--use-peft --load-in-4bit trains adapters beside frozen" in told.hint
     with pytest.raises(LuminaError, match="E20"):
-        recommend(Config(preset="b7", steps=10), gpu(memory_bytes=2**30), "speed", [])
+        recommend(config, gpu(memory_bytes=2**28), "speed", [])
 
 
 def test_support_names_every_pair_once() -> None:
@@ -129,3 +136,62 @@ def test_a_folder_gives_the_shape(
     assert "tied_embeddings" in found["features"]
     assert found["flags"].startswith(f"lumina train --init-from {run.folder}")
     assert found["planned_bytes"] < 2**30
+
+
+@pytest.mark.covers("MTX-38")
+def test_adapters_are_planned_beside_weights_that_are_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    words = ("--hardware", "3 GB", "--model", "dense_350m", "--context", "8192")
+    found = asked(capsys, *words, "--use-peft", "--load-in-4bit", "--no-compile")
+    assert found["planned_bound_bytes"] <= found["memory_bytes"]
+    assert {"adapters", "base_storage"} <= set(found["features"])
+    begin = "lumina train --preset dense_350m --init-from WEIGHTS --seq-length 8192 "
+    assert found["flags"].startswith(begin + "--use-peft --load-in-4bit --no-compile")
+
+
+def test_several_devices_share_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    words = ("--hardware", "h200", "--model", "b7", "--context", "4096")
+    found = asked(capsys, *words, "--devices", "8")
+    assert found["parallel"] in ("zero2", "fsdp2") and "--nproc 8" in found["flags"]
+    assert planned(capsys, found["flags"], "h200") == 0
+    # One of them holds more, and has to save it.
+    assert len(asked(capsys, *words)["options"]) > len(found["options"])
+
+
+def test_what_is_asked_for_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lever changes no option that was named."""
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    words = ["--hardware", "8 GB", "--model", "b1", "--context", "2048"]
+    free = asked(capsys, *words, "--optimizer", "adamw")
+    assert free["left_out"]["adamw_8bit"] == "optimizer is set to adamw"
+    assert "optimizer" not in free["options"]
+    none = ["--gradient-checkpointing", "none"]
+    named = asked(capsys, "--hardware", "24 GB", *words[2:], *none)
+    assert named["left_out"]["gradient_checkpointing_full"].startswith("gradient_check")
+    assert "--gradient-checkpointing none" in named["flags"]
+    assert main(["recommend", *words, "--devices", "0"]) == 2
+    assert "devices is 0" in capsys.readouterr().err
+
+
+def test_only_settings_that_keep_every_number_are_exact() -> None:
+    """A row a step and no clipping are another training."""
+    changing = {lever.feature for lever in LEVERS if not lever.exact}
+    assert changing == {"adamw_8bit", "optimizer_in_backward"}
+    costs = list(by_cost(LEVERS[:3]))
+    assert [len(one) for one in costs] == [0, 1, 1, 2, 1, 2, 2, 3]
+
+
+def test_rows_of_the_same_kind_of_device_come_first() -> None:
+    here = row("a", "b", "c", "d")
+    here["hardware"] = {"device": "cuda", "name": "a card", "versions": {}}
+    behind, missing = support(("a", "b"), [row("a", "b"), here], "cuda")
+    assert [one["hardware"]["device"] for one in behind] == ["cuda"] and not missing
+    behind, _ = support(("a", "b"), [here, row("a", "b")], "cpu")
+    assert [one["features"] for one in behind] == [["a", "b"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Feature
 from lumina.features.table import register
-from lumina.features.trial import Trial
+from lumina.features.trial import DISTINCT, Trial
 
 register(
     Feature(
@@ -22,6 +22,11 @@ register(
             "paged_cache": "tokens pass layers by (use_mod)",
             "rate_transfer": "no rule is known for its routers",
         },
-        trial=Trial({"use_mod": True}, keeps=False, columns=("mod.selected_ratio",)),
+        trial=Trial(
+            {"use_mod": True},
+            beside=DISTINCT,
+            keeps=False,
+            columns=("mod.selected_ratio",),
+        ),
     )
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
-from lumina.features.trial import Trial
+from lumina.features.trial import DISTINCT, Trial
 
 register(
     Feature(
@@ -22,7 +22,12 @@ register(
             "paged_cache": "tokens go to depths of their own (use_mor)",
             "rate_transfer": "no rule is known for its routers",
         },
-        trial=Trial({"use_mor": True}, keeps=False, columns=("mor.mean_depth",)),
+        trial=Trial(
+            {"use_mor": True},
+            beside=DISTINCT,
+            keeps=False,
+            columns=("mor.mean_depth",),
+        ),
     )
 )
 register(
@@ -41,6 +46,10 @@ register(
                 "passes would read those of other tokens",
             ),
         ),
-        trial=Trial({"mor_kv_sharing": True}, beside={"use_mor": True}, keeps=False),
+        trial=Trial(
+            {"mor_kv_sharing": True},
+            beside={"use_mor": True, **DISTINCT},
+            keeps=False,
+        ),
     )
 )

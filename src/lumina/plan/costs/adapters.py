@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from lumina.model.adapters.settings import AdapterSpec
+from lumina.model.adapters.sites import Site
 from lumina.model.declared import declared, in_block
 from lumina.model.kinds.adapters import placed
+from lumina.model.kinds.kind import Kind
+from lumina.model.kinds.table import kinds_of
+from lumina.model.registry import Part, used_parts
 from lumina.model.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -33,7 +39,7 @@ def dropped_bytes(spec: ModelSpec, forward: Forward, layer: int) -> int:
     of_layer = f".blocks.{layer}."
     each = forward.element + (MASK if forward.cuda else forward.element)
     values, own, others = 0, dict[str, int](), set[str]()
-    for adapter, site in placed(spec, declared(spec)):
+    for adapter, site in where_adapters_stand(spec):
         if of_layer not in f".{site.path}.":
             continue
         if not adapter.dropout:
@@ -48,6 +54,19 @@ def dropped_bytes(spec: ModelSpec, forward: Forward, layer: int) -> int:
             own[site.path] = rows * site.shape[-1]
     gone = sum(size for path, size in own.items() if path not in others)
     return values * each - gone * forward.element * forward.cuda
+
+
+def where_adapters_stand(spec: ModelSpec) -> tuple[tuple[AdapterSpec, Site], ...]:
+    """Each adapter with each matrix that it stands on."""
+    return _placed(spec, kinds_of(spec), tuple(used_parts(spec)))
+
+
+@lru_cache(maxsize=16)
+def _placed(
+    spec: ModelSpec, kinds: tuple[Kind, ...], parts: tuple[Part, ...]
+) -> tuple[tuple[AdapterSpec, Site], ...]:
+    """Where adapters stand, cached as declarations are: a plan asks for it often."""
+    return tuple(placed(spec, declared(spec)))
 
 
 def narrow_bytes(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -11,9 +11,13 @@ from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.features import FEATURES, active_features
 from lumina.features.measured import BAD, VERIFIED, Row, says_something
+from lumina.plan.decisions import asked_for
 from lumina.plan.environment import Environment
-from lumina.plan.make import make_plan
+from lumina.plan.make import make_plan, smallest_estimate
 from lumina.plan.plan import Plan
+from lumina.plan.shape import resolve_spec
+from lumina.quantities import byte_size
+from lumina.train.matrix.levers import LEVERS, Lever, by_cost
 
 STEPS = 1000
 """Of the run that is planned, where its length is not named."""
@@ -25,68 +29,16 @@ GOALS = {
 }
 """Value of `--goal` -> what is looked for."""
 
+ENOUGH = 2**60
+"""Bytes that every model fits into."""
 
-@dataclass(frozen=True)
-class Lever:
-    """A setting that takes memory away and costs something.
+WEIGHTS = "WEIGHTS"
+"""What stands for weights of the model's shape that are not there yet."""
 
-    Attributes:
-        feature: what it switches on.
-        options: leaves of the configuration.
-        exact: whether it keeps every number up to rounding.
-        costs: what it costs, in words.
-    """
+_LOOKED_AT = 8
+"""Attempts without success, those with most settings, of which the nearest is told."""
 
-    feature: str
-    options: Mapping[str, Any]
-    exact: bool
-    costs: str
-
-
-LEVERS = (
-    Lever(
-        "gradient_checkpointing_full",
-        {"gradient_checkpointing": "full"},
-        True,
-        "blocks are computed twice",
-    ),
-    Lever(
-        "adamw_8bit",
-        {"optimizer": "adamw_8bit"},
-        False,
-        "moments are rounded to 8 bits",
-    ),
-    Lever(
-        "optimizer_states_host",
-        {"optimizer_states_in": "host"},
-        True,
-        "states pass through the link to the host in each step",
-    ),
-    Lever(
-        "optimizer_in_backward",
-        {
-            "optimizer_in_backward": True,
-            "max_grad_norm": 0.0,
-            "batch_size": 1,
-            "global_batch_size": 1,
-        },
-        True,
-        "one row a step, and no clipping",
-    ),
-    Lever(
-        "activations_host",
-        {"activations_in": "host"},
-        True,
-        "inputs of blocks pass through the link to the host in each step",
-    ),
-    Lever(
-        "chunked_training",
-        {"use_chunked_training": True, "compile": False},
-        True,
-        "rows are worked on in turn, uncompiled",
-    ),
-)
-"""From the one that costs least to the one that costs most."""
+ADAPTERS = {"init_from": WEIGHTS, "use_peft": True, "load_in_4bit": True}
 
 
 @dataclass(frozen=True)
@@ -100,6 +52,7 @@ class Recommendation:
         rows: verified rows that it rests on.
         unsupported: features and pairs of them that no verified row has.
         left_out: lever -> why it was not used.
+        options: the settings as leaves of the configuration.
     """
 
     levers: tuple[Lever, ...]
@@ -108,48 +61,92 @@ class Recommendation:
     rows: tuple[Row, ...]
     unsupported: tuple[tuple[str, ...], ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What settings are looked for, and where."""
+
+    config: Config
+    machine: Environment
+    goal: str
+    rows: Sequence[Row]
+    vocab_size: int | None
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The settings as leaves of the configuration."""
+    def devices(self) -> int:
+        """How many train together."""
+        return self.config.processes
+
+    def options(self, levers: Sequence[Lever]) -> dict[str, Any]:
+        """The leaves of several levers."""
         found: dict[str, Any] = {}
-        for lever in self.levers:
+        for lever in levers:
             found |= lever.options
+        if "global_batch_size" in found:  # a row on each device
+            found["global_batch_size"] = self.devices
         return found
+
+    def planned(self, levers: Sequence[Lever], machine: Environment) -> Plan:
+        """The plan with these levers."""
+        return make_plan(
+            self.config.replace(**self.options(levers)),
+            machine,
+            tokenizer_vocab_size=self.vocab_size,
+            rows_per_epoch=None,
+            world_size=self.devices,
+        )
+
+    def least(self, levers: Sequence[Lever]) -> int:
+        """Bytes on a device of the smallest step with these levers."""
+        config = self.config.replace(**self.options(levers))
+        spec = resolve_spec(config, self.vocab_size)
+        return smallest_estimate(config, self.machine, spec, self.devices)["bound"]
 
 
 def recommend(
-    config: Config, machine: Environment, goal: str, rows: Sequence[Row]
+    config: Config,
+    machine: Environment,
+    goal: str,
+    rows: Sequence[Row],
+    vocab_size: int | None = None,
 ) -> Recommendation:
     """Settings with which the model trains on the machine.
 
+    What is asked for in the configuration stays as it is.
+
     Args:
-        config: the model, its context, and whatever else is settled.
+        config: the model, its context, and whatever else is settled; as many devices
+            train together as it has processes.
         machine: present or not.
         goal: a key of `GOALS`.
         rows: of the matrix.
+        vocab_size: tokens of the tokenizer; None: the configuration says it.
 
     Raises:
         LuminaError: E201 or its like where no settings make it fit: of the attempt that
-            came nearest.
+            needs least.
     """
+    machine = replace(machine, local_processes=config.processes)
+    asked = _Asked(config, machine, goal, rows, vocab_size)
     left_out = {}
     usable = []
     for lever in LEVERS:
-        why = _unusable(lever, config, machine, goal, rows)
+        if "parallel" in lever.options and config.processes == 1:
+            continue
+        why = _unusable(lever, asked)
         if why:
             left_out[lever.feature] = why
         else:
             usable.append(lever)
     best: tuple[float, tuple[Lever, ...], Plan] | None = None
-    refused: LuminaError | None = None
-    for levers in _by_cost(usable):
+    refused: list[tuple[tuple[Lever, ...], LuminaError]] = []
+    for levers in by_cost(usable):
         try:
-            plan = _planned(config, machine, levers)
+            plan = asked.planned(levers, machine)
         except LuminaError as error:
-            # Of options that do not go together another choice says more.
-            if refused is None or error.code.startswith("E2"):
-                refused = error
+            refused.append((levers, error))
             continue
         if _known_bad(_tried(plan), rows):
             continue
@@ -159,22 +156,24 @@ def recommend(
         if goal != "memory":
             break
     if best is None:
-        assert refused is not None
-        raise refused
+        raise _nearest(refused, asked)
     _, levers, plan = best
     features = _tried(plan)
-    behind, unsupported = support(features, rows)
-    return Recommendation(levers, plan, features, behind, unsupported, left_out)
+    behind, unsupported = support(features, rows, machine.device)
+    return Recommendation(
+        levers, plan, features, behind, unsupported, left_out, asked.options(levers)
+    )
 
 
 def support(
-    features: Sequence[str], rows: Iterable[Row]
+    features: Sequence[str], rows: Iterable[Row], device: str = ""
 ) -> tuple[tuple[Row, ...], tuple[tuple[str, ...], ...]]:
     """The fewest verified rows found that hold the pairs, and what none holds.
 
     Args:
         features: of the recommended run.
         rows: of the matrix.
+        device: its kind; rows of it are taken before those of others.
 
     Returns:
         Rows, those with most of the features first; and single features or pairs.
@@ -184,17 +183,65 @@ def support(
         *combinations(sorted(features), 2),
     }
     verified = [row for row in rows if row["status"] == VERIFIED]
+    here = [row for row in verified if row["hardware"]["device"] == device]
     behind = []
-    while True:
-        best = max(verified, key=lambda row: len(left & _held(row)), default=None)
-        if best is None or not left & _held(best):
-            break
-        behind.append(best)
-        left -= _held(best)
+    for group in (here, verified):
+        while best := _most(group, left):
+            behind.append(best)
+            left -= _held(best)
     # A feature that no row has makes all its pairs unsupported: it is said once.
     alone = {one[0] for one in left if len(one) == 1}
     shown = [one for one in left if len(one) == 1 or not alone & set(one)]
     return tuple(behind), tuple(sorted(shown, key=lambda one: (len(one), one)))
+
+
+def _most(rows: Sequence[Row], left: set[tuple[str, ...]]) -> Row | None:
+    """The row that holds most of what is left; of equal ones that with least beside."""
+
+    def worth(row: Row) -> tuple[int, int]:
+        return len(left & _held(row)), -len(row["features"])
+
+    best = max(rows, key=worth, default=None)
+    return best if best is not None and left & _held(best) else None
+
+
+def _nearest(
+    refused: Sequence[tuple[tuple[Lever, ...], LuminaError]], asked: _Asked
+) -> LuminaError:
+    """Of attempts without success, why the one failed that needs least, and what would.
+
+    Options that do not go together say less than a lack of memory.
+    """
+    if not refused:
+        return LuminaError(
+            "E002",
+            "lumina matrix found every choice of settings that fits to differ from its "
+            "reference, or to fail",
+            "`lumina matrix --pairs --only FEATURES` tries them again here",
+        )
+    short = [one for one in refused if one[1].code.startswith("E2")]
+    if not short:
+        return refused[0][1]
+    most = sorted(short, key=lambda one: -len(one[0]))[:_LOOKED_AT]
+    levers, error = min(most, key=lambda one: asked.least(one[0]))
+    hints = [error.hint] if error.hint else []
+    config = asked.config
+    if not config.adapters.use_peft:
+        source = config.get("init_from") or WEIGHTS
+        beside = config.replace(**ADAPTERS | {"init_from": source})
+        try:
+            found = recommend(beside, asked.machine, asked.goal, asked.rows)
+        except LuminaError:
+            pass
+        else:
+            need = byte_size(found.plan.memory["bound"])
+            hints.append(
+                "--use-peft --load-in-4bit trains adapters beside frozen weights in "
+                f"{need}"
+            )
+    used = ", ".join(lever.feature for lever in levers) or "none"
+    message = f"{error.message}; settings that save memory and were used: {used}"
+    return LuminaError(error.code, message, "; or ".join(hints))
 
 
 def _held(row: Row) -> set[tuple[str, ...]]:
@@ -202,26 +249,35 @@ def _held(row: Row) -> set[tuple[str, ...]]:
     return {*((one,) for one in names), *combinations(names, 2)}
 
 
-def _unusable(
-    lever: Lever,
-    config: Config,
-    machine: Environment,
-    goal: str,
-    rows: Sequence[Row],
-) -> str | None:
+def _unusable(lever: Lever, asked: _Asked) -> str | None:
     """Why a lever is not used at all, or None."""
-    if goal == "exact" and not lever.exact:
+    config = asked.config
+    if asked.goal == "exact" and not lever.exact:
         return f"it does not keep every number: {lever.costs}"
-    problem = FEATURES[lever.feature].problem(machine)
+    problem = FEATURES[lever.feature].problem(asked.machine)
     if problem:
         return problem
-    if _known_bad((lever.feature,), rows):
+    for leaf, value in lever.options.items():
+        if asked_for(config, leaf) and config.get(leaf) != value:
+            return f"{leaf} is set to {config.get(leaf)}"
+    if lever.instead_of and config.train.optimizer != lever.instead_of:
+        return f"it is for the optimizer {lever.instead_of}"
+    if _known_bad((lever.feature,), asked.rows):
         return "the matrix found that it differs from the reference, or fails"
-    try:
-        config.replace(**lever.options)
-    except LuminaError as error:
-        return error.message
-    return None
+    large = replace(asked.machine, memory_bytes=ENOUGH, host_memory_bytes=ENOUGH)
+    why = None
+    # Some need another one beside them: weights that train, states on the host.
+    for beside in (None, *(other for other in LEVERS if other != lever)):
+        levers = (lever,) if beside is None else (lever, beside)
+        try:
+            plan = asked.planned(levers, large)
+        except LuminaError as error:
+            why = why or error.message
+            continue
+        if lever.feature in active_features(FEATURES, plan):
+            return None
+        why = why or "the plan does without it here"
+    return why
 
 
 def _known_bad(features: Sequence[str], rows: Iterable[Row]) -> bool:
@@ -232,27 +288,6 @@ def _known_bad(features: Sequence[str], rows: Iterable[Row]) -> bool:
             last[tuple(row["features"])] = row["status"]
     names = set(features)
     return any(status in BAD and names.issuperset(one) for one, status in last.items())
-
-
-def _by_cost(levers: Sequence[Lever]) -> Iterator[tuple[Lever, ...]]:
-    """Every choice of levers; one costs more than all cheaper ones together."""
-    for number in range(2 ** len(levers)):
-        yield tuple(lever for place, lever in enumerate(levers) if number >> place & 1)
-
-
-def _planned(config: Config, machine: Environment, levers: Sequence[Lever]) -> Plan:
-    options: dict[str, Any] = {}
-    for lever in levers:
-        options |= lever.options
-    if "activations_in" in options:
-        options["gradient_checkpointing"] = "full"
-    return make_plan(
-        config.replace(**options),
-        machine,
-        tokenizer_vocab_size=None,
-        rows_per_epoch=None,
-        world_size=1,
-    )
 
 
 def _tried(plan: Plan) -> tuple[str, ...]:

@@ -268,7 +268,7 @@ def narrower(rows: Sequence[Row]) -> list[Cell]:
     there = {tuple(row["features"]) for row in rows if not row["named"]}
     found: dict[tuple[str, ...], None] = {}
     for row in rows:
-        if row["status"] == VERIFIED or len(row["features"]) <= 2:
+        if row["status"] in (VERIFIED, ABSENT) or len(row["features"]) <= 2:
             continue
         names = row["features"]
         halves, _ = covering(
