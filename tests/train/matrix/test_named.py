@@ -41,12 +41,12 @@ def _plain(cell: Cell) -> dict[str, Any]:
 
 
 OPEN = {
-    "MTX-01": "memory and time on a GPU",
-    "MTX-02": "memory and time on a GPU",
-    "MTX-03": "the limit on a GPU of 11 GB",
-    "MTX-11": "a stage that divides states alone",
-    "MTX-12": "memory and time",
-    "MTX-13": "memory and time",
+    "MTX-01": "memory and time on a GPU: test_at_size.py",
+    "MTX-02": "memory and time on a GPU: test_at_size.py",
+    "MTX-03": "the limit on a GPU of 11 GB: test_at_size.py",
+    "MTX-11": "a stage that divides states alone; memory at a size where it counts",
+    "MTX-12": "memory and time: test_at_size.py",
+    "MTX-13": "memory and time at a size where they count",
 }
 """What a row asks for beside agreement, which no cell measures."""
 
@@ -88,6 +88,7 @@ SEVEN = (
         shown("MTX-16"), shown("MTX-17"), shown("MTX-18"), shown("MTX-19"),
         shown("MTX-20", clause="is it real, split, memory"), shown("MTX-21"),
         shown("MTX-22"), shown("MTX-23 window", clause="window-size alternative"),
+        shown("MTX-24", clause="Supported when FA2 is installed"),
         shown("MTX-24 without it", clause="else SDPA"),
         shown(*VOCABULARIES, clause="GPT-2 verified"),
         shown(*SEVEN, clause="basic training each"), shown("MTX-27"),
