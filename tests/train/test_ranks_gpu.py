@@ -14,6 +14,26 @@ pytestmark = [
 
 FLAGS = words("--device cuda --batch-size 2 --steps 12 --save-every-n-batches 4")
 MODELS = {"dense": DENSE, "moe": MOE}
+# Compiling takes longer than all else here, and is shown with one precision.
+HOW = {
+    "fp32": words("--precision fp32 --no-compile"),
+    "bf16": words("--precision bf16 --compile"),
+    "fp16": words("--precision fp16 --no-compile"),
+}
+
+
+@pytest.fixture(scope="module")
+def one_gpu(trainings):
+    """The run on one GPU, by model and precision; made when first asked for."""
+    made = {}
+
+    def get(model, precision):
+        if (model, precision) not in made:
+            flags = [*MODELS[model], *FLAGS, *HOW[precision]]
+            made[model, precision] = trainings.train(f"one-{model}-{precision}", *flags)
+        return made[model, precision]
+
+    return get
 
 
 def close(found, wanted, tolerance):
@@ -33,19 +53,18 @@ def close(found, wanted, tolerance):
     ("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2), ("fp16", 2e-2)]
 )
 def test_two_gpus_give_the_losses_of_one(
-    trainings, model, parallel, precision, tolerance
+    trainings, one_gpu, model, parallel, precision, tolerance
 ):
-    flags = [*MODELS[model], *FLAGS, "--precision", precision]
+    flags = [*MODELS[model], *FLAGS, *HOW[precision]]
     name = f"{model}-{parallel}-{precision}"
-    one = trainings.train(f"one-{name}", *flags)
     two = trainings.train_on_ranks(name, *flags, "--parallel", parallel)
-    close(two, one, tolerance)
+    close(two, one_gpu(model, precision), tolerance)
 
 
 @pytest.mark.covers("DST-19: resume on other world size")
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_a_run_moves_between_one_gpu_and_two(trainings, parallel):
-    flags = [*MOE, *FLAGS, "--precision", "fp32", "--auto-resume"]
+    flags = [*MOE, *FLAGS, *HOW["fp32"], "--auto-resume"]
     name = f"212-{parallel}"
     part = ["--parallel", parallel, "--steps"]
     constant = ["--lr-scheduler", "constant"]
