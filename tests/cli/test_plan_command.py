@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from forked import run_forked
 from lumina.cli.main import main
 from lumina.config import Config
 from lumina.plan.count import count_parameters
@@ -185,12 +187,21 @@ def test_what_is_not_traced_is_said_and_the_estimate_stays(
     assert "estimated" in told and "traced     " not in told
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(run_forked, id="forked"),
+        pytest.param(subprocess.run, id="fresh", marks=pytest.mark.thorough),
+    ],
+)
 def test_steps_are_measured_once_and_remembered(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    run: Any,
 ) -> None:
     monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", run)
     words = [*SMALL, "--global-batch-size", "1", "--device", "cpu", "--measure"]
     first = facts(capsys, *words)["measured"]
     assert first["resident"] > 100e6 and not first["before"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from forked import run_forked
 from lumina.config import Config
 from lumina.data import prefetch_pretest as module
 from lumina.data.prefetch import Prefetcher
@@ -24,8 +27,18 @@ HERE = SimpleNamespace(device="cpu")
 
 
 @pytest.mark.covers("KRN-18: with pretest")
-def test_prefetch_passes_in_a_process_of_its_own() -> None:
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(run_forked, id="forked"),
+        pytest.param(subprocess.run, id="fresh", marks=pytest.mark.thorough),
+    ],
+)
+def test_prefetch_passes_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, run: Any
+) -> None:
     """As `lumina pretests run prefetch` does it."""
+    monkeypatch.setattr(subprocess, "run", run)
     found = run_pretest("prefetch", device="cpu", timeout=PATIENCE)
     # Of another process that takes the processor, only the time can speak.
     assert found.passed or "times as long" in found.problem

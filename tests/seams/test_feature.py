@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import lumina
+from forked import run_forked
 from lumina import Trainer
 from lumina.cli.main import main
 from lumina.errors import LuminaError
@@ -212,6 +213,9 @@ def test_a_running_job_switches_it_and_goes_on_to_the_bit(
     ("change", "problem"),
     [
         pytest.param(lambda text: text, "", id="works"),
+        pytest.param(
+            lambda text: text + "\n", "", id="works, fresh", marks=pytest.mark.thorough
+        ),
         *(
             pytest.param(
                 lambda text, instead=instead: text.replace("same = ", instead),
@@ -239,10 +243,13 @@ def test_a_running_job_switches_it_and_goes_on_to_the_bit(
 def test_its_pretest_runs_by_name_in_a_process_of_its_own(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     change: Callable[[str], str],
     problem: str,
 ) -> None:
     two_cores()
+    if change(TEXT) == TEXT:
+        monkeypatch.setattr(subprocess, "run", run_forked)
     file = tmp_path / "tiled.py"
     file.write_text(change(TEXT))
     timeout = "2" if "sleep" in file.read_text() else str(int(PATIENCE))
