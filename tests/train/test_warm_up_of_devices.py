@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import torch
@@ -70,17 +71,26 @@ def test_a_processor_has_nothing_to_load():
 def test_a_device_is_loaded_once_on_a_thread_and_waited_for(monkeypatch):
     monkeypatch.setattr(warm_up, "LAZY", ("cpu",))
     monkeypatch.setattr(warm_up, "_begun", {})
-    used = []
+    used, waited_for = [], threading.Event()
+    part = warm_up.start_clock.part
+
+    def told(name):
+        waited_for.set()
+        return part(name)
 
     def use(device, dtype):
+        waited_for.wait(60)
+        time.sleep(0.05)  # where it is not waited for, what follows comes first
         used.append((threading.current_thread().name, device.type, dtype))
         raise RuntimeError("no such kernel")  # the first step would meet it
 
+    monkeypatch.setattr(warm_up.start_clock, "part", told)
     monkeypatch.setattr(warm_up, "_use", use)
     program = assemble(tiny_plan(compute_dtype="bfloat16"))
+    waited_for.clear()
     for _ in range(2):
         warm_up.warm_device_beside(program.device, program.compute_dtype)
-    assert warm_up.warm_device(program)
+    assert not used and warm_up.warm_device(program)
     assert used == [("lumina-warm-up", "cpu", torch.bfloat16)]
     # Another Program, after a reassembly, is readied by itself.
     with pytest.raises(RuntimeError, match="no such kernel"):
