@@ -89,7 +89,7 @@ def test_the_trainer_takes_its_loss_from_labels_that_are_shifted_already(tmp_pat
     assert len(rows) == 2 and torch.allclose(out.loss, expected)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_both_sides_train_to_the_end_and_a_second_call_repeats_nothing(
     tmp_path, monkeypatch, capsys
 ):
