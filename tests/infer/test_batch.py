@@ -24,6 +24,7 @@ from lumina.infer.decoding.settings import StepSettings
 from lumina.infer.decoding.step import fixed_shapes
 from lumina.infer.generate import Decoding, evaluating
 from lumina.infer.kv.paged_seats import PagedSeats
+from lumina.infer.kv.prompt_piece import PromptPiece
 from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.kv.static_seats import StaticSeats
 from lumina.infer.sampling import Sampling
@@ -366,6 +367,25 @@ def test_prompts_in_passes_of_few_shapes_give_the_same_answers(name: str) -> Non
     for request in requests:
         assert request.new_ids == alone(network, request).new_ids[0]
     assert batch.seats.pool.in_use == 0
+
+
+def test_what_is_in_front_of_a_piece_is_written_where_nothing_sees_it() -> None:
+    """Not over its first key: which of two writes is the last one is left open."""
+    network = _network("grouped")
+    seats = seats_for(network, Limits(rows=2, tokens=40), BLOCKS)
+    assert isinstance(seats, PagedSeats)
+    piece = PromptPiece(seats.pool, seats.sight, 40, 32, torch.device("cpu"))
+    assert seats.take(1, [7] * 9) == 0
+    with seats.reading(1) as cache:
+        row = cache.active[0]
+        piece.begin(row, [7] * 9)
+        seen = piece.mask(piece.positions(piece.ids))
+        assert piece.ids.tolist() == [[0] * 7 + [7] * 9]
+        assert piece.positions(piece.ids).tolist() == [[0] * 8 + list(range(1, 9))]
+        own = [row.blocks[at // 4] * 4 + at % 4 for at in range(9)]  # type: ignore[operator]
+        nowhere = seats.pool.limit * 4  # type: ignore[operator]
+        assert piece._write.tolist() == [[nowhere] * 7 + own]
+        assert seen[0, 0].sum(-1).tolist() == [1] * 8 + list(range(2, 10))
 
 
 @pytest.mark.parametrize("name", ["grouped", "latent", "window", "experts", "reasoner"])
