@@ -14,7 +14,7 @@ from lumina.cli.main import main
 def end(code: int) -> NoReturn:
     """End this process, with the interpreter left standing where it is a rank.
 
-    A thread of the communication library may let go of a tensor after the last
+    A thread of the communication library may release a tensor after the last
     exchange, for which it needs the interpreter. One that asks for it while that is
     taken down is ended in the middle of C++ code, which can abort a process that has
     done all its work.

@@ -140,7 +140,7 @@ class Batch:
         return self.input_ids.device
 
     def parts(self, count: int) -> list[Batch]:
-        """Its rows in at most so many batches of equal size; the last may be smaller.
+        """Its rows in at most this many batches of equal size; the last may be smaller.
 
         Args:
             count: from 1; 1 gives the batch itself.

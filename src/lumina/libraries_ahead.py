@@ -54,7 +54,7 @@ def load_ahead(*, gpu: bool) -> threading.Thread | None:
 
 def _load(folder: Path, gpu: bool) -> None:
     """Load, in torch's own order; what fails is met again by whoever needs it."""
-    loader = ctypes.CDLL(None).dlopen  # unlike ctypes.CDLL it lets go of Python's lock
+    loader = ctypes.CDLL(None).dlopen  # unlike ctypes.CDLL it releases Python's lock
     loader.restype, loader.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_int]
     for name, mode in (
         ("libtorch_global_deps.so", _NOW | _GLOBAL),

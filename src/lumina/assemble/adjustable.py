@@ -27,7 +27,7 @@ class Adjustable:
         glide: the step at which the rate began to fall evenly beside the schedule, the
             steps that it takes, and the share that it ends at; None: it does not.
         ending: why the run ends before its next step; None: it goes on.
-        feed_again: what reads the rows is made anew before the next step.
+        feed_again: what reads the rows is made again before the next step.
         rollback: takes the run back before its next step; None where no run trains.
         snapshot: has a snapshot taken after the next step; likewise.
         save: has a checkpoint written after the next step; likewise.

@@ -124,7 +124,7 @@ def assemble(
             seed.
         ranks: this process's place; alone when absent.
         meta: the State's counters, restored into the optimizer; None takes weights
-            only, with an optimizer that begins anew (`--init-from`).
+            only, with an optimizer that starts over (`--init-from`).
 
     Returns:
         A Program ready for its next step.
@@ -226,7 +226,7 @@ def _restore_optimizer(program: Program, source: Source, meta: State) -> None:
     for name, step in zip(
         program.plan.gradient_steps, program.gradient_steps, strict=True
     ):
-        if name in steps:  # one that was added now begins anew
+        if name in steps:  # one that was added now starts over
             step.load_scalars(steps[name])
     for name, memory in program.memories.items():
         if name in meta.extra:

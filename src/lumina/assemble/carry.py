@@ -35,7 +35,7 @@ def _gathered(tensor: Tensor, ranks: RankGroup) -> Tensor:
 def restore_carry(program: Program, held: dict[str, Tensor]) -> None:
     """Give this rank its rows back, divided over the forwards of a step.
 
-    Where the global batch has grown, the rows it lacks begin anew.
+    Where the global batch has grown, the rows it lacks start over.
     """
     if not held or not program.network.recurrent:
         return

@@ -123,7 +123,7 @@ class HostCopies:
             self._done.synchronize()
 
     def close(self) -> None:
-        """Let go of the memory; copies that were taken stay as they are."""
+        """Release the memory; copies that were taken stay as they are."""
         self._closed.set()
         if self._getting_ready is not None:
             self._getting_ready.join()

@@ -449,7 +449,7 @@ class Program:
         self.plan = plan
 
     def close(self) -> None:
-        """Let go of every tensor, so that another Program has the room."""
+        """Release every tensor, so that another Program has the room."""
         if self._closed:
             return
         self._closed = True

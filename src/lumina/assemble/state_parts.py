@@ -1,4 +1,4 @@
-"""Parts that a State may do without; they begin anew where a run goes on from it."""
+"""Parts that a State may do without; they start over where a run goes on from it."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def cache_settings(args: argparse.Namespace) -> CacheSettings:
 
 
 def tokens_of(network: Network, asked: int) -> int:
-    """Of a prompt and answer of so many tokens, how many the model can read."""
+    """Of a prompt and answer of this many tokens, how many the model can read."""
     from lumina.infer.generate import context_limit
 
     limit = context_limit(network)

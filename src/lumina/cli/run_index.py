@@ -2,7 +2,7 @@
 
 The folders of the runs are the truth: a row of the index holds for as long as the sizes
 and times of the files that it was made from stay as they were. The index may be deleted
-at any time, and one that cannot be read is made anew.
+at any time, and one that cannot be read is made again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lumina.cli.run_files import STAMPED, is_run, of_files
 from lumina.state.liveness import state_of
 
 _VERSION = 1
-"""Of what a row holds; an index of another version is made anew."""
+"""Of what a row holds; an index of another version is made again."""
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS runs "

@@ -193,7 +193,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_connections(most: int) -> None:
-    """See that the system lets so many be open.
+    """See that the system lets this many be open.
 
     Raises:
         LuminaError: E005 where it does not.

@@ -16,7 +16,7 @@ RESETS: dict[str, str] = {
     "reset_scheduler": "scheduler",
     "reset_metrics": "metrics",
 }
-"""Option -> the part of a State that it begins anew."""
+"""Option -> the part of a State that it resets."""
 
 OVERRIDES: dict[str, str] = {
     "override_learning_rate": "learning_rate",
@@ -25,7 +25,7 @@ OVERRIDES: dict[str, str] = {
 """Option -> the option of the run that it gives another value."""
 
 MODIFIERS = (*RESETS, *OVERRIDES, "modify_config")
-"""Options that act only on a run that is gone on with."""
+"""Options that act only on a run that is resumed."""
 
 
 def modifications(settings: Settings) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lumina.quantities import counted
 Mode = Literal["split", "truncate", "drop", "cut"]
 
 NEW_SHARE = 4
-"""A piece leaves at least one in so many of its positions to what has not come yet."""
+"""A piece leaves at least one in this many positions to what has not come yet."""
 
 
 class Span(NamedTuple):

@@ -314,7 +314,7 @@ def _chosen_evenly(
     strata: NDArray[np.uint64],
     wanted: int,
 ) -> NDArray[np.bool_]:
-    """One content in so many, in the order of strata and then of the hashes.
+    """One content in this many, in the order of strata and then of the hashes.
 
     So every stretch of that order has its share. All copies of a content go together.
     """

@@ -110,7 +110,7 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
             raise SecurityError(_ENDLESS)
 
     def _step(self, literal: int) -> bool:
-        """A turn of a loop, or a macro's, with so many characters written in it."""
+        """A turn of a loop, or a macro's, with this many characters written in it."""
         self._spend(STEP_COST + literal)
         return True
 

@@ -33,7 +33,7 @@ class Learnt:
 
     Attributes:
         tokenizer: the result.
-        every: one document in so many was read.
+        every: one document in this many was read.
         documents: how many were read.
         bytes: of these documents.
         words: different words in them, as white space divides them.

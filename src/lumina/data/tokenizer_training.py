@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SAMPLE_BYTES = 32 * 2**20
 """The most text a tokenizer is trained on."""
 
-# Vocabulary of a tokenizer trained on up to so many bytes of data.
+# Vocabulary of a tokenizer trained on up to this many bytes of data.
 _VOCABULARIES = ((8 * 2**20, 2048), (64 * 2**20, 8192), (2**30, 32768), (None, 50304))
 
 

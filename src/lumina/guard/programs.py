@@ -140,7 +140,7 @@ class ProgramSubject:
             torch.cuda.synchronize(self.program.device)
 
     def saved_and_loaded(self, folder: Path) -> ProgramSubject:
-        """Through a checkpoint on disk, as a run that is gone on with."""
+        """Through a checkpoint on disk, as a run that is resumed."""
         program = self.program
         state = capture(program, Progress(step=self._step))
         store = CheckpointStore(folder)
@@ -153,7 +153,7 @@ class ProgramSubject:
         return ProgramSubject(program.plan, emulated=self._emulated, program=again)
 
     def close(self) -> None:
-        """Let go of the Program."""
+        """Release the Program."""
         self.program.close()
 
     def _backward(self, batch: Batch) -> Tensor:

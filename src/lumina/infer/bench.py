@@ -217,7 +217,7 @@ def check_amounts(
 
 
 def decoding_floor(network: Network, rows: int, bandwidth: float) -> float | None:
-    """Tokens a second of so many rows if only the weights were read, once a token.
+    """Tokens a second of this many rows if only the weights were read, once a token.
 
     The embedding table counts where it is the head, too. None for models of which a
     token does not read every weight once.

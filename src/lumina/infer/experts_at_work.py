@@ -10,7 +10,7 @@ from lumina.model.network import Network
 
 
 def set_experts_per_token(network: Network, count: int) -> None:
-    """Let every token go through so many experts of each routed layer.
+    """Let every token go through this many experts of each routed layer.
 
     The router is as it was trained; its scores are weighed anew where the model does
     so. Fewer experts answer faster and otherwise than the trained number.

@@ -145,7 +145,7 @@ def held_out_loss(
         watched: sources that do not count in the loss of all.
         stop: called between batches: whether to leave. Ranks agree on the answer, so
             that none of them waits in a forward for one that has left.
-        parts: a forward takes a batch in so many parts, which need less memory.
+        parts: a forward takes a batch in this many parts, which need less memory.
         meets: ranks meet in every forward, so that one that lacks memory there cannot
             wait for the others.
 

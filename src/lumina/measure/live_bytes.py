@@ -29,7 +29,7 @@ class LiveBytes(TorchDispatchMode):
         return out
 
     def add(self, tensor: torch.Tensor) -> None:
-        """Count a tensor's storage, until it is let go of."""
+        """Count a tensor's storage, until it is released."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self._alive:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WINDOW = 20
-"""One part in so many of the sweep is what a loss is averaged over."""
+"""One part in this many of the sweep is what a loss is averaged over."""
 
 DIVERGED = 4.0
-"""A smoothed loss that is so many times the lowest ends a sweep."""
+"""A smoothed loss that is this many times the lowest ends a sweep."""
 
 LEAST_FALL = 0.01
 """Share of the first loss by which the loss has to fall for a rate to be suggested."""

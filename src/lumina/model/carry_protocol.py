@@ -4,7 +4,7 @@ A carry belongs to the rows of a forward: row b of one step goes on in row b of 
 next. The rows that the data gives in consecutive steps are unrelated documents (they
 are shuffled), so a backbone may carry state between steps in one way only: it keeps
 what it works on (the row's ids and labels) in the carry as well, and takes the batch's
-row when it is done with it, as a reasoner does. State of a text itself begins anew at
+row when it is done with it, as a reasoner does. State of a text itself starts over at
 every document's first token (`Batch.position_ids` 0) and never leaves the row; when
 text is continued, that state lives in the cache (`Cache.remember`).
 """

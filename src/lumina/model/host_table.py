@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lumina.model.network import Network
 
 ROWS = 4096
-"""Rows that are gathered at a time; two buffers of so many are page-locked."""
+"""Rows that are gathered at a time; two buffers of this many are page-locked."""
 
 
 class HostTable(Embedding):

@@ -2,7 +2,7 @@
 
 Bae et al. (2025, arXiv:2507.10524) with middle-cycle sharing: the first and the last
 block are passed once; the blocks between them once by every token, then again by fewer
-and fewer. A token attends to those as deep as itself, whose keys that pass made anew;
+and fewer. A token attends to those as deep as itself, whose keys that pass made again;
 with shared keys, to every token's of the first pass, which are then the only ones made
 and kept.
 

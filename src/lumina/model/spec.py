@@ -40,7 +40,7 @@ class MoeSpec:
         router_init_std: spread of initial routers; None: the model's.
         skip_unused: an expert that no token of a step reached does not change in it.
         names: of the experts in the last places, where they have names.
-        trained: so many last experts train alone, the others do not; 0: all train.
+        trained: this many last experts train alone, the others do not; 0: all train.
         goal_bias: added to the logits of the named experts.
     """
 

@@ -33,7 +33,7 @@ LEVELS = {
 
 
 def told(severity: object, level: str) -> bool:
-    """Whether an event is told of at a level such as "WARNING"."""
+    """Whether an event is reported at a level such as "WARNING"."""
     return LEVELS.get(str(severity).lower(), logging.INFO) >= level_number(level)
 
 
@@ -91,7 +91,7 @@ class RunLog:
         path: the file; lines are appended.
         level: "DEBUG", "INFO", "WARNING" or "ERROR".
         form: "text" or "json".
-        rotate_bytes: size after which the file begins anew.
+        rotate_bytes: size after which the file starts over.
         keep: compressed files that are kept: PATH.1.gz is the newest.
         every: steps between lines of progress.
 

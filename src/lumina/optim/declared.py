@@ -93,7 +93,7 @@ class StateTensor:
         return 0 if found is None else self.element * math.prod(found)
 
     def shares(self, axis: int, dimensions: int) -> bool:
-        """Whether `axis` of a weight of so many dimensions is one of the state."""
+        """Whether `axis` of a weight of this many dimensions is one of the state."""
         return axis in range(dimensions)[: self.shared]
 
 
@@ -176,7 +176,7 @@ class Declared:
     leaves: tuple[str, ...] = LEAVES
 
     def trains(self, role: str, dimensions: int) -> bool:
-        """Whether it can train a tensor of a role and so many dimensions."""
+        """Whether it can train a tensor of a role and this many dimensions."""
         return role in self.roles and dimensions >= self.dimensions
 
     @property

@@ -53,7 +53,7 @@ class Early:
         self._armed = lr, weight_decay
         self._squares = []
         self._there.clear()
-        # Optimizers that begin anew are other objects.
+        # Optimizers that start over are other objects.
         self._unit_of = {
             slot.name: (unit, member)
             for member in self._members

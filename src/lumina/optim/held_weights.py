@@ -38,7 +38,7 @@ class HeldSlot(Slot):
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Round the widened weights into the parameter, and let go of them."""
+        """Round the widened weights into the parameter, and release them."""
         if self._wide is None:
             return
         weights = local(self.parameter.data)
@@ -53,5 +53,5 @@ class HeldSlot(Slot):
         self.write_back()
 
     def release(self) -> None:
-        """Let go of weights that were widened to be read."""
+        """Release weights that were widened to be read."""
         self._wide = None

@@ -80,7 +80,7 @@ class LogitClip:
         self.found = torch.stack([largest.amax(), (wanted < 1).sum().float()])
 
     def forget(self) -> None:
-        """Let go of the logits of a step that changes no weights."""
+        """Release the logits of a step that changes no weights."""
         self._begin_anew()
         self.found = torch.full_like(self.found, -torch.inf)
 

@@ -69,7 +69,7 @@ class Slot:
         """Called after a kernel wrote the master and the weights made from it."""
 
     def release(self) -> None:
-        """Let go of what was only made to be read."""
+        """Release what was only made to be read."""
 
     def arrive(self, device: torch.device) -> None:
         """Bring what a step reads and does not live on the device."""
@@ -172,7 +172,7 @@ class Optimizer:
         )
 
     def close(self) -> None:
-        """Let go of what is neither a tensor nor a number."""
+        """Release what is neither a tensor nor a number."""
 
 
 @dataclass
@@ -291,12 +291,12 @@ class Optimizers:
             member.optimizer.settle()
 
     def release(self) -> None:
-        """Let go of what slots made only to be read."""
+        """Release what slots made only to be read."""
         for slot in self.slots:
             slot.release()
 
     def close(self) -> None:
-        """Let go of every tensor."""
+        """Release every tensor."""
         for member in self.members.values():
             member.optimizer.close()
         self.slots.clear()

@@ -45,7 +45,7 @@ class StreamedSlot(Slot):
         self._master = value
 
     def leave(self, leaving: Leaving, dtype: torch.dtype) -> None:
-        """Send the parameter's gradient to the host, and let go of it.
+        """Send the parameter's gradient to the host, and release it.
 
         Args:
             leaving: carries it.

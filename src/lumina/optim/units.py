@@ -27,7 +27,7 @@ class Unit:
         self._stepped = False
 
     def step(self, **scalars: Any) -> None:
-        """Update the slots ahead of the step's end, and let go of their gradients."""
+        """Update the slots ahead of the step's end, and release their gradients."""
         self._step(**scalars)
         self._stepped = True
         for slot in self.slots:

@@ -38,7 +38,7 @@ class Checkpointing:
 
     Attributes:
         name: as written after `--gradient-checkpointing`.
-        by_block: what each of so many blocks recomputes, words of `KEPT`; takes the
+        by_block: what each of this many blocks recomputes, words of `KEPT`; takes the
             number of blocks and the decisions that the plan holds for single blocks.
         segment: how many blocks are computed again together; 1: each by itself. The
             input of a segment is kept; those of its blocks only while it goes back.
@@ -109,7 +109,7 @@ def recomputes(decided: Decided, blocks: int) -> tuple[str, ...]:
 
 
 def segments(blocks: int, size: int) -> list[range]:
-    """Runs of so many blocks; the last may be shorter."""
+    """Runs of this many blocks; the last may be shorter."""
     return [range(at, min(at + size, blocks)) for at in range(0, blocks, size)]
 
 

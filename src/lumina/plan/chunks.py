@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lumina.config import Config
 
 BY_LENGTH = ((100_000, 512), (65_536, 1024), (32_768, 2048), (4096, 4096))
-"""Rows of at least so many tokens -> tokens of a chunk. Shorter chunks keep less and
+"""Rows of at least this many tokens -> tokens of a chunk. Shorter chunks keep less and
 read the keys of earlier chunks more often."""
 
 SHORTEST = 256

@@ -33,7 +33,7 @@ def fewer_experts(
     Args:
         spec: the model's shape.
         layout: the smallest one of those that may be taken.
-        fits: whether so many bytes find room on a device.
+        fits: whether this many bytes find room on a device.
     """
     if spec.moe is None or spec.moe.names:
         return []

@@ -58,7 +58,7 @@ def window_for(length: int) -> tuple[int, int]:
 
 
 def epochs_for(tokens: float) -> int:
-    """Passes over so many tokens in which a base model learns from them."""
+    """Passes over this many tokens in which a base model learns from them."""
     rows = [row for row in tables()["epochs"] if "below" in row]
     return int(next(row for row in rows if tokens < row["below"])["epochs"][0])
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from lumina.config import Config
 
 LOGITS_SHARE, LEAST_LOGITS, MOST_LOGITS = 50, 10, 100
-"""The largest attention logit is looked for so many times in a run, at least and at
-most after so many steps."""
+"""The largest attention logit is looked for this many times in a run, at least and at
+most after this many steps."""
 
 
 def decide_measures(config: Config, decisions: Decisions) -> None:

@@ -115,7 +115,7 @@ class OnBase:
         return tensor
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         close = getattr(self.held, "close", None)
         if close is not None:
             close()
@@ -154,5 +154,5 @@ class Started:
         raise KeyError(f"{slot} {name}")
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         self.base.close()

@@ -54,7 +54,7 @@ class Backup:
         return age >= self._seconds
 
     def copy(self, checkpoint: Path) -> None:
-        """Copy a checkpoint, verify the copy, and only then let go of the one before.
+        """Copy a checkpoint, verify the copy, and only then release the one before.
 
         Raises:
             LuminaError: E204 where it does not fit; E303 for a copy that differs.

@@ -1,4 +1,4 @@
-"""Whether a checkpoint that is whole can be gone on with."""
+"""Whether a checkpoint that is whole can be resumed."""
 
 from __future__ import annotations
 

@@ -37,12 +37,12 @@ class Fitted:
         return table
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         self.source.close()
 
 
 def fitted_vectors(weights: Weights, count: int) -> tuple[Weights, str]:
-    """The weights for so many puzzle identifiers, and what was taken, in words."""
+    """The weights for this many puzzle identifiers, and what was taken, in words."""
     assert weights.spec.hrm is not None
     held = weights.spec.hrm.num_puzzles
     summary = f"all weights of {weights.description}"

@@ -117,7 +117,7 @@ class CheckpointReader:
             )
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         self._files.clear()
 
     def __enter__(self) -> CheckpointReader:

@@ -141,5 +141,5 @@ class Renamed:
         return found
 
     def close(self) -> None:
-        """Let go of what is behind."""
+        """Release what is behind."""
         self.source.close()

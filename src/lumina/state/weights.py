@@ -100,14 +100,14 @@ class Weights:
         )
 
     def in_memory(self) -> Weights:
-        """The same with every tensor read, and the files let go of."""
+        """The same with every tensor read, and the files released."""
         names = self.source.names()
         held = InMemory({name: self.source.tensor(name) for name in names})
         self.source.close()
         return replace(self, source=held)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         self.source.close()
 
 
@@ -134,7 +134,7 @@ class InMemory:
         raise KeyError(f"{slot} {name}")
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self.tensors.clear()
 
 
@@ -159,7 +159,7 @@ class LowBitWeights(InMemory):
         return super().tensor(name)
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self.packed.clear()
         super().close()
 
@@ -208,7 +208,7 @@ class Averaged:
         return self.reader.tensor(name)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         self.reader.close()
 
 

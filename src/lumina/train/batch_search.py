@@ -196,7 +196,7 @@ def fitting_sizes(
 
 
 def _with_size(config: Config, first: Plan, size: int | None, why: str) -> Config:
-    """The settings with so many sequences a forward, and the same in a step."""
+    """The settings with this many sequences a forward, and the same in a step."""
     kept = Source("decided", "kept by auto_batch_size")
     if not asked_for(config, "global_batch_size"):
         config = config.override({"global_batch_size": first.global_batch_size}, kept)

@@ -22,7 +22,7 @@ def analysed(path: Path) -> dict[str, Any]:
         Plain JSON values: those of `examined`; metadata: kinds, created, step, tokens,
         model, optimizer, precision, processes; compatibility: format ("this version's",
         "older: ..." or "newer: ..."), generates and resumes, each None where it can, or
-        why it cannot, and begins_anew, the parts that a resume begins anew.
+        why it cannot, and begins_anew, the parts that a resume resets.
     """
     found = examined(path)
     try:

@@ -1,4 +1,4 @@
-"""Parts of a run that begin anew where it is gone on with, and the record of that.
+"""Parts of a run that start over where it is resumed, and the record of that.
 
 A run keeps them in `edits.json`: no checkpoint holds a reset until one is saved after
 it, and the schedule of every later step follows from where it began.
@@ -28,7 +28,7 @@ EDITS_NAME = "edits.json"
 
 @dataclass(frozen=True)
 class Edit:
-    """A part of the State that begins anew after a step.
+    """A part of the State that starts over after a step.
 
     Attributes:
         step: completed steps when it did.
@@ -120,7 +120,7 @@ def write_edits(run: Path, edits: Iterable[Edit]) -> None:
 
 
 def edited(state: State, edits: Iterable[Edit]) -> State:
-    """The State to go on from: without what begins anew at its step."""
+    """The State to go on from: without what starts over at its step."""
     return without(state, [edit.part for edit in edits if edit.step == state.step])
 
 

@@ -101,7 +101,7 @@ class EndOfRun:
         """End a run that has had no better evaluation for too long.
 
         Args:
-            evaluations: so many in a row were no better.
+            evaluations: this many in a row were no better.
         """
         self.reason = f"no better evaluation in {evaluations}"
         self.reached = self.complete = True

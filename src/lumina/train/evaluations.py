@@ -38,13 +38,13 @@ class Evaluations:
     Attributes:
         batches: gives a program's rank its share of the held-out batches; None when
             nothing is held out.
-        recorder: where outcomes are told of.
+        recorder: where outcomes are reported.
         score: judges held-out answers, where the loss does not.
         owed: a signal broke off the evaluation of the last step, which is made up for
             when the run goes on.
         first: judge once before the first step, for what changes from then on.
         outset: held-out loss of each source before the first step, or of the phase.
-        parts: an evaluation takes each batch in so many forwards; more than one once
+        parts: an evaluation takes each batch in this many forwards; more than one once
             memory was short.
     """
 

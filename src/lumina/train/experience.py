@@ -39,7 +39,7 @@ def remember(config: Config, directory: RunDirectory, recorder: Recorder) -> Non
     Args:
         config: its settings, which name the store.
         directory: its files, with its status.
-        recorder: tells of a store that cannot be written.
+        recorder: reports a store that cannot be written.
     """
     try:
         store = store_at(config.experience.experience)
@@ -176,7 +176,7 @@ def _proposed(
     try:
         held = _read(config)
     except LuminaError:
-        return {}, None  # with_experience tells of it
+        return {}, None  # with_experience reports it
     found = start_for(kind, held.runs if held is not None else [], data)
     best = found.strategy
     applies = config.experience.start_from_experience

@@ -310,7 +310,7 @@ class Job:
         """What is asked for in the next phase: to go on with this run."""
         again = {"resume": str(self.folder.directory.path), "auto_resume": False}
         config = self.asked.override(again | {"run_dir": None}, Source("python"))
-        # What changed the run as it was gone on with has been done.
+        # What changed the run as it was resumed has been done.
         done = {leaf: field(leaf).default for leaf in MODIFIERS}
         config = config.override(done, Source("default"))
         # The first phase has begun with these weights.
@@ -337,7 +337,7 @@ class Job:
         )
 
     def close(self, leave: bool = True) -> None:
-        """Let go of everything, whatever happened.
+        """Release everything, whatever happened.
 
         Args:
             leave: the ranks part; False where the next phase follows.

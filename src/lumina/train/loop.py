@@ -239,7 +239,7 @@ class Loop:
         )
 
     def _read_anew(self) -> None:
-        """Let go of the batches that were read ahead for another order or layout."""
+        """Drop the batches that were read ahead for another order or layout."""
         self._feed.close()
         self._feed = self._read_ahead()
 
@@ -414,7 +414,7 @@ class Loop:
     # What the answers to a lack of memory, rollbacks and crashes ask of a run.
 
     def settle(self) -> None:
-        """Let go of a step that broke off, and write the rows of those before it."""
+        """Give up a step that broke off, and write the rows of those before it."""
         self._watch = NOTHING
         self._write_all_rows()
 

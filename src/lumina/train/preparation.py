@@ -213,7 +213,7 @@ class Preparation:
 
     @property
     def to_save(self) -> Config:
-        """The settings that the run is gone on with: those of all of its phases."""
+        """The settings with which the run is resumed: those of all of its phases."""
         parts = self.phases or self.whole.stages.training_mode
         return self.whole if parts else self.config
 

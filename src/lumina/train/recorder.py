@@ -40,7 +40,7 @@ class Recorder:
         memory_bytes: what this process may use of its device; None: not known.
         log: the log file, which the recorder closes; None: there is none.
         log_level: the least severe events that the console shows.
-        rotate_bytes: size after which metrics.jsonl begins anew; 0: it only grows.
+        rotate_bytes: size after which metrics.jsonl starts over; 0: it only grows.
         on_row: called with every finished row.
         on_event: called with every event that is recorded, from any thread.
 
@@ -228,7 +228,7 @@ class Recorder:
         self._pass_on(self.last_row)
 
     def take_back(self, step: int, skipped: int) -> Path | None:
-        """Let go of the rows past a step that the run was taken back to.
+        """Release the rows past a step that the run was taken back to.
 
         Args:
             step: completed steps now.

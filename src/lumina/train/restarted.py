@@ -1,4 +1,4 @@
-"""A restart, as the run that goes on tells of it."""
+"""A restart, as the run that goes on reports it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _by_torchrun() -> dict[str, Any] | None:
 
 
 def _furthest(folder: Path) -> int:
-    """The last step that an event tells of; rows after the checkpoint are gone."""
+    """The last step that an event reports; rows after the checkpoint are gone."""
     steps = [event.get("step") for event in _events(folder)]
     return max((step for step in steps if isinstance(step, int)), default=-1)
 

@@ -86,7 +86,7 @@ class Resumption:
         config: the run's settings with the changes asked for now.
         changes: option -> (old, new).
         finished: the run came to its end and nothing asks for more.
-        edits: parts of its State that began anew, or begin anew now.
+        edits: parts of its State that started over, or start over now.
     """
 
     run: Path

@@ -1,4 +1,4 @@
-"""The Plan of a resumed run: made anew, plus the changes its controls made."""
+"""The Plan of a resumed run: made again, plus the changes its controls made."""
 
 from __future__ import annotations
 

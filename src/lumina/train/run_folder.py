@@ -126,7 +126,7 @@ class RunFolder:
         """config.yaml, plan.json, the tokenizer, and that the run goes on at `step`."""
         decided = dumps(plan.to_dict(), indent=1) + "\n"
         try:
-            # The settings first: with them, a killed run can be gone on with.
+            # The settings first: with them, a killed run can be resumed.
             write_file(self.directory.config, config.to_yaml().encode())
             if plan.orchestrator:
                 keep_plan(self.directory, step, decided)
@@ -160,6 +160,6 @@ class RunFolder:
         log.close()
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         if self._held is not None:
             self._held.close()

@@ -164,7 +164,7 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
 
 
 def _why_anew(saved: State, edits: Iterable[Edit]) -> str:
-    """Why parts of the State begin anew, in words."""
+    """Why parts of the State start over, in words."""
     causes = []
     if missing_in_words(saved):
         causes.append("the checkpoint was saved without")

@@ -370,7 +370,7 @@ def _update(program: Program, watch: Watch, changes: Callable[[], None]) -> Verd
     watch.updated()
     program.loss_scale.update(verdict.skip)
     for carry in program.carries:
-        if carry is not None:  # its states may not be finite: every row begins anew
+        if carry is not None:  # its states may not be finite: every row starts over
             carry.begin_anew(verdict.skip > 0)
     program.optimizer.zero_grad()
     if program.average is not None:
@@ -380,7 +380,7 @@ def _update(program: Program, watch: Watch, changes: Callable[[], None]) -> Verd
 
 
 def _pass_over(program: Program) -> Verdict:
-    """Let go of the gradients of a step without labels: those of side losses alone.
+    """Release the gradients of a step without labels: those of side losses alone.
 
     Weights, moments, averages and the loss scale stay as they are: there is nothing
     that they could learn from, and decay alone would wear the weights away.

@@ -72,7 +72,7 @@ class Stops:
         return self.found
 
     def ends_after(self, epochs: float | None) -> bool:
-        """Whether the run ends with a step after which so many passes are done."""
+        """Whether the run ends with a step after which this many passes are done."""
         return self._epoch is not None and epochs is not None and epochs >= self._epoch
 
     @property

@@ -48,7 +48,7 @@ def configure_torch(
 
 
 def _limit_allocator(size: int | None) -> None:
-    """Let this process allocate so many bytes of its GPU; None: all of them."""
+    """Let this process allocate this many bytes of its GPU; None: all of them."""
     device = torch.cuda.current_device()
     total = torch.cuda.get_device_properties(device).total_memory
     share = 1.0 if size is None else min(1.0, size / total)

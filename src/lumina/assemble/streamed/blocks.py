@@ -180,7 +180,7 @@ class StreamedBlocks:
         return saved_tensors_hooks(pack, unpack)
 
     def close(self) -> None:
-        """Let go of all pages."""
+        """Release all pages."""
         if self.carrier is not None:
             self.leave_all()
             self.carrier.close()
@@ -189,7 +189,7 @@ class StreamedBlocks:
 
 
 def close_streamed(network: Any) -> None:
-    """Let go of the weights of a network that live beside the device, if some do."""
+    """Release the weights of a network that live beside the device, if some do."""
     streamed = getattr(network.backbone, "streamed", None)
     if streamed is not None:
         streamed.close()

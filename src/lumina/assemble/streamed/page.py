@@ -187,7 +187,7 @@ class WeightPage:
             tensor.data = view
 
     def close(self) -> None:
-        """Let go of the page's memory and files."""
+        """Release the page's memory and files."""
         self._here = self._coming = None
         if self.home is not None:
             self.home.close()

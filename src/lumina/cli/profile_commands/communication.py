@@ -87,7 +87,7 @@ def _tell_once(text: str) -> None:
 
 
 def _in_ranks(words: list[str], count: int) -> int:
-    """Run the same command as so many ranks of this machine."""
+    """Run the same command as this many ranks of this machine."""
     from lumina.assemble.ranks import meeting_place
     from lumina.cli.supervisor.processes import Processes, exit_code
 

@@ -14,7 +14,7 @@ FLOOR = 45.0
 """Seconds that any step may take; a machine with other work on it stalls at times."""
 
 SLOWER = 20.0
-"""A step may take so many times what steps of this run take."""
+"""A step may take this many times what steps of this run take."""
 
 STOPPED = "T"
 """The state of a process that SIGSTOP holds."""

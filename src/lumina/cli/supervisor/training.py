@@ -17,7 +17,7 @@ from lumina.config.modifications import MODIFIERS
 
 
 class HandOverError(Exception):
-    """The training is to begin anew under a supervisor, before it has begun here.
+    """The training is to start over under a supervisor, before it has begun here.
 
     Args:
         why: the reason, in words.
@@ -31,7 +31,7 @@ class HandOverError(Exception):
 def restarted(config: Config) -> Config:
     """The settings; after a restart, with the run to go on with.
 
-    What changed the run when it was begun, or gone on with, has been done.
+    What changed the run when it was begun, or resumed, has been done.
     """
     told = heartbeat.told("restart")
     if told.get("one_process"):

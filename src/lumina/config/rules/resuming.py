@@ -1,4 +1,4 @@
-"""Options for going on with a run: refused where no run is gone on with."""
+"""Options for going on with a run: refused where no run is resumed."""
 
 from __future__ import annotations
 

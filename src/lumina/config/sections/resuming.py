@@ -1,4 +1,4 @@
-"""Options that change a run as it is gone on with."""
+"""Options that change a run as it is resumed."""
 
 from __future__ import annotations
 

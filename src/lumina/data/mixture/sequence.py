@@ -135,7 +135,7 @@ class Mixture(MixedRows):
         self._first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
 
     def in_steps_of(self, rows: int) -> Mixture:
-        """The same mixture, whose schedule counts steps of so many rows."""
+        """The same mixture, whose schedule counts steps of this many rows."""
         parts = dict(zip(self.names, self._parts, strict=True))
         return Mixture(parts, ShareSchedule(self.schedule.points, rows))
 

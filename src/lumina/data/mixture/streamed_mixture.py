@@ -67,7 +67,7 @@ class StreamedMixture(MixedRows):
         self._streams = tuple(parts.values())
 
     def in_steps_of(self, rows: int) -> StreamedMixture:
-        """The same mixture, whose schedule counts steps of so many rows."""
+        """The same mixture, whose schedule counts steps of this many rows."""
         parts = dict(zip(self.names, self._streams, strict=True))
         return StreamedMixture(parts, ShareSchedule(self.schedule.points, rows))
 

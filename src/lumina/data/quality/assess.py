@@ -117,7 +117,7 @@ def assess(
     Args:
         paths: files, folders, patterns and archives, as `train` takes them.
         options: for the checks.
-        max_check: stop after so many documents; None: read everything.
+        max_check: stop after this many documents; None: read everything.
         only: names of the checks; None: all.
         data: how files and records are read; None: as `train` does by default.
 

@@ -46,7 +46,7 @@ def next_header(read: Callable[[int], bytes]) -> Header | None:
     first one, and is read on.
 
     Args:
-        read: gives so many bytes, fewer only where there are no more.
+        read: gives this many bytes, fewer only where there are no more.
 
     Raises:
         Damaged: there is no header here, or one that is made to fill memory.

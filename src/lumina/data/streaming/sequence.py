@@ -209,7 +209,7 @@ class StreamedRows:
         )
 
     def close(self) -> None:
-        """Let go of files and threads; the next rows are read from their place on."""
+        """Release files and threads; the next rows are read from their place on."""
         coming, self._coming = self._coming, None
         if coming is not None:
             coming.close()  # type: ignore[attr-defined]

@@ -185,7 +185,7 @@ class TextSource:
     def events(self) -> list[dict[str, Any]]:
         """Events about fields and members of archives that nothing reads.
 
-        Each name and each kind is told of once.
+        Each name and each kind is reported once.
         """
         found = []
         if fields := self._unread.new():
@@ -214,7 +214,7 @@ class TextSource:
 
 
 class _Names:
-    """Names that were seen, each to be told of once; of so many at most."""
+    """Names that were seen, at most this many, each to be reported once."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()

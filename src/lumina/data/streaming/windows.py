@@ -67,7 +67,7 @@ def windows(
         documents: those to learn from, from some place on.
         encode: makes tokens of a block.
         window_bytes: a window ends with the part that fills it up to this.
-        threads: encode so many blocks at a time; 0: on the calling thread.
+        threads: encode this many blocks at a time; 0: on the calling thread.
         left_out: counts what is left out in reading, and is emptied here.
     """
     window, full = Window(), False

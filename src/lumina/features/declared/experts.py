@@ -22,7 +22,7 @@ def _routed(config: Any) -> bool:
 
 
 def _bounded(config: Any) -> bool:
-    """Whether an expert takes so many tokens and no more."""
+    """Whether an expert takes this many tokens and no more."""
     moe = config.moe
     if moe.overflow != "none":
         return bool(moe.overflow != "loose")

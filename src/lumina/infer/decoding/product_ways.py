@@ -135,7 +135,7 @@ class Products:
 
 
 def product_of(kind: str, weight: Tensor, rows: int) -> Product:
-    """The product of a matrix [N, D] with so many rows."""
+    """The product of a matrix [N, D] with this many rows."""
     outputs, inputs = weight.shape
     dtype = str(weight.dtype).removeprefix("torch.")
     return Product(kind, inputs, outputs, rows, dtype)

@@ -125,7 +125,7 @@ class Runner(_Recorder):
             cache.span = 0
 
     def _of_span(self, span: int) -> torch.cuda.CUDAGraph | None:
-        """The step over so many slots as a graph; None where it waits."""
+        """The step over this many slots as a graph; None where it waits."""
         cache = self.step.cache
         assert isinstance(cache, StaticCache)
         counted = cache.counted

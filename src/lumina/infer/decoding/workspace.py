@@ -7,7 +7,7 @@ from lumina.infer.kv.static_cache import StaticCache
 from lumina.model.network import Network
 
 COLUMNS = 256
-"""A shared cache has slots for a multiple of so many columns."""
+"""A shared cache has slots for a multiple of this many columns."""
 
 
 class Workspace:

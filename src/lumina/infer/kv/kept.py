@@ -119,7 +119,7 @@ class Kept:
         )
 
     def grow(self, capacity: int, used: int) -> None:
-        """Make room for so many columns; the first `used` stay as they are."""
+        """Make room for this many columns; the first `used` stay as they are."""
         if capacity <= self.capacity:
             return
         rows, heads = self._pieces[0].shape[:2]

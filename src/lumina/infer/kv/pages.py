@@ -75,7 +75,7 @@ class Pool:
         return None if self.limit is None else self.limit - self.in_use
 
     def reserve(self, blocks: int) -> None:
-        """Have memory for so many blocks at once."""
+        """Have memory for this many blocks at once."""
         if self.limit is not None:
             blocks = min(blocks, self.limit)
         self._free += range(self.blocks, blocks)
@@ -223,14 +223,14 @@ class Row:
         return self.length
 
     def needed(self, new: int) -> int:
-        """Blocks that so many more tokens take from the pool, at most."""
+        """Blocks that this many more tokens take from the pool, at most."""
         size = self._pool.block
         more = -(-(self.length + new) // size) - len(self.blocks)
         inside = self.length % size and self._pool.shared(self._last())
         return more + bool(inside)
 
     def extend(self, new: int) -> int:
-        """Go on by so many coming tokens; returns where the first one comes.
+        """Go on by this many coming tokens; returns where the first one comes.
 
         Raises:
             MemoryError: as of `reserve`.
@@ -240,7 +240,7 @@ class Row:
         return begin
 
     def reserve(self, new: int) -> None:
-        """Take the blocks of so many coming tokens.
+        """Take the blocks of this many coming tokens.
 
         Raises:
             MemoryError: as of `Pool.take`; the row is as it was then, but for blocks

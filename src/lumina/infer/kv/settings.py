@@ -33,9 +33,9 @@ class CacheSettings:
         offload: in the host's memory; the device holds one layer's at a time.
         paged: in blocks that rows take as they grow and share where they begin alike.
         block: tokens of a block.
-        window: of a model that sees all earlier tokens, let it see so many of the
+        window: of a model that sees all earlier tokens, let it see this many of the
             newest; 0: all.
-        sinks: and so many of a row's first ones (attention sinks, Xiao et al., 2023,
+        sinks: and this many of a row's first ones (attention sinks, Xiao et al., 2023,
             arXiv:2309.17453), with a window.
     """
 
@@ -126,7 +126,7 @@ class CacheSettings:
             )
 
     def blocks(self, tokens: int) -> int:
-        """Blocks that a row of so many tokens takes."""
+        """Blocks that a row of this many tokens takes."""
         return -(-tokens // self.block)
 
     def keeping(self) -> Keeping:
@@ -137,7 +137,7 @@ class CacheSettings:
         return Keeping(find_format(self.dtype), self.offload)
 
     def needed(self, network: Network, rows: int, tokens: int) -> int:
-        """Bytes of the cache for rows of so many tokens, at most."""
+        """Bytes of the cache for rows of this many tokens, at most."""
         from lumina.plan.kv_cache import kept_tokens, token_bytes
 
         dtype = network.backbone.compute_dtype
@@ -163,7 +163,7 @@ class CacheSettings:
         return self.sinks + 1 if self.sinks else 0
 
     def words(self, network: Network, rows: int, tokens: int) -> str:
-        """The bytes for rows of so many tokens, beside those of a plain cache."""
+        """The bytes for rows of this many tokens, beside those of a plain cache."""
         from lumina.quantities import byte_size, counted
 
         needed = self.needed(network, rows, tokens)

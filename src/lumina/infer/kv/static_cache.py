@@ -171,7 +171,7 @@ class StaticCache:
             self._row, self.length = slice(None), max(self._own)
 
     def _at_once(self, columns: int) -> int:
-        """Columns of a prompt in a pass: a ring has room for so many."""
+        """Columns of a prompt in a pass: a ring has room for this many."""
         if not self._ring:
             return columns
         return min(columns, self._most - self._sinks - self._sight[0] + 1)
@@ -326,7 +326,7 @@ class StaticCache:
         self._written = max(self._written, self.length)
 
     def reserve(self, columns: int) -> None:
-        """Have slots for so many columns."""
+        """Have slots for this many columns."""
         self._resize(self._bounded(max(columns, self.slots)))
 
     def span_for(self, columns: int) -> int:
@@ -403,7 +403,7 @@ class StaticCache:
         return min(slots, self._most) if self._most else slots
 
     def _make_room(self, columns: int, new: int) -> None:
-        """Slots for so many columns, the last `new` of which come in one pass."""
+        """Slots for this many columns, the last `new` of which come in one pass."""
         if self._ring:  # the first of them still see what the last would overwrite
             least = self._sinks + self._sight[0] + new - 1
             self._most = max(self._most, least)
@@ -411,7 +411,7 @@ class StaticCache:
             self._resize(self._bounded(max(columns, 2 * self.slots)))
 
     def _resize(self, slots: int) -> None:
-        """Move everything to so many slots."""
+        """Move everything to this many slots."""
         if slots == self.slots:
             return
         self.recorded = None

@@ -138,7 +138,7 @@ def needle(
 
 
 def filler(encode: Encode, tokens: int, seed: int) -> list[int]:
-    """A haystack of invented sentences, of so many tokens."""
+    """A haystack of invented sentences, of this many tokens."""
     draw, hay = random.Random(seed), list[int]()
     while len(hay) < tokens:
         hay += encode(f" {draw.choice(FILLER)}")

@@ -128,7 +128,7 @@ class Batch:
         self._let_leave()
 
     def _read_prompts(self) -> None:
-        """Read waiting prompts, one after the other, up to so many tokens in all."""
+        """Read waiting prompts, one after the other, up to this many tokens in all."""
         room = PREFILL_COLUMNS
         while room > 0:
             reading = self._reading = self._reading or self._admitted()

@@ -182,7 +182,7 @@ def recipe(
 
 
 def shortened(whole: Recipe, steps: int) -> Recipe:
-    """The same run in so many steps."""
+    """The same run in this many steps."""
     every = max(1, steps // 8) if whole.checkpoints else 0
     return replace(whole, steps=steps, checkpoints=every)
 

@@ -13,7 +13,7 @@ class Log:
     """Lines in a file: of steps, evaluations and faults. A killed process loses none.
 
     Args:
-        path: of the file; a run that is gone on with adds to it.
+        path: of the file; a run that is resumed adds to it.
     """
 
     def __init__(self, path: Path) -> None:

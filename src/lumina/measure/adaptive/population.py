@@ -13,10 +13,10 @@ COUNTS = {"clean": 160, "misconfigured": 140, "fault": 100}
 """Scenarios of each stratum in a half."""
 
 UNSEEN_LEVELS = {"misconfigured": 35, "fault": 20}
-"""Of these so many, in the held-out half, have a magnitude that only it has."""
+"""How many scenarios of the held-out half have a magnitude that only it has."""
 
 UNSEEN_FAMILIES = {"misconfigured": 35, "fault": 30}
-"""Of these so many, in the held-out half, are of a family that only it has."""
+"""How many scenarios of the held-out half are of a family that only it has."""
 
 SAMPLE = 80
 """Scenarios of a half that the further arms run."""

@@ -121,7 +121,7 @@ class Recipe:
         embedding_rate: factor on the embedding's rate.
         balance: weight of the loss that balances experts.
         checkpoints: steps between checkpoints; 0: none.
-        restarts: how often a run that died is gone on with.
+        restarts: how often a run that died is resumed.
         evaluations: steps between evaluations.
         robust_clip: gradient norms that stand out are clipped.
         skip_step: steps of which the gradient norm stands out are left out.

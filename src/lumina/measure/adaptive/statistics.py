@@ -30,7 +30,7 @@ def upper_bound(failures: int, runs: int, level: float = 0.95) -> float:
 
 
 def at_most(successes: int, runs: int, rate: float) -> float:
-    """The chance of at most so many successes."""
+    """The chance of at most this many successes."""
     if rate <= 0:
         return 1.0
     if rate >= 1:

@@ -155,7 +155,7 @@ class Suite:
             half: of the population.
             parallel: most runs at a time.
             tell: shows progress.
-            limit: only so many scenarios, with the same shares of the strata; 0: all
+            limit: only this many scenarios, with the same shares of the strata; 0: all
                 of the arm's.
             families: only scenarios of these; none: all.
             once: said where the half is held out.

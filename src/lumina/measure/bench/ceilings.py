@@ -36,7 +36,7 @@ class Ceilings:
     copied: int
 
     def floor(self, operations: float, moved: float) -> float:
-        """Seconds that so many operations and bytes take at least."""
+        """Seconds that this many operations and bytes take at least."""
         return max(operations / self.flops, moved / self.bandwidth)
 
     def to_dict(self) -> dict[str, Any]:

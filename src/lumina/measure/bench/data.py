@@ -117,7 +117,7 @@ def _text(folder: Path, amounts: Amounts) -> Path:
 
 
 def _beginning(source: Path, target: Path, size: int) -> None:
-    """Copy whole lines, about so many bytes of them."""
+    """Copy whole lines, about this many bytes of them."""
     with open(source, "rb") as reading, open(target, "wb") as writing:
         for line in reading:
             if writing.tell() >= size:

@@ -92,7 +92,7 @@ def _offset(cursor: Cursor) -> int:
 
 
 def _far(file: Path, cursor: Cursor, left: float) -> list[Any]:
-    """A place so many bytes before the end of the file."""
+    """A place this many bytes before the end of the file."""
     entry, record, hint = cursor["place"]
     with open(file, "rb") as handle:
         size = handle.seek(0, 2)

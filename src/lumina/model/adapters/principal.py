@@ -9,7 +9,7 @@ EXACT = 1024
 """Up to this shorter side the whole decomposition is computed."""
 
 MORE, ROUNDS = 16, 8
-"""Beyond it: so many more directions than asked for, and rounds of iteration."""
+"""Beyond it: this many more directions than asked for, and rounds of iteration."""
 
 
 def principal(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -193,5 +193,5 @@ def _read(file: Path) -> dict[str, str]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # the services begin anew
+        return {}  # the services start over
     return found if isinstance(found, dict) else {}

@@ -14,7 +14,7 @@ def segments_mm(x_nd: Tensor, weight: Tensor, offsets_e: Tensor) -> Tensor:
     """One product per contiguous segment; arguments as in `grouped_linear`.
 
     Never compiled: its shapes are those of each step's routing, and code for every one
-    of them would be made anew until torch gives up.
+    of them would be made again until torch gives up.
     """
     ends = offsets_e.tolist()
     sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]

@@ -99,7 +99,7 @@ class RobustClip(GradientStep):
         return {"window": self.window, "seen": self.seen, "outside": self.outside}
 
     def load_scalars(self, values: Mapping[str, float | list[float]]) -> None:
-        """The inverse of `scalars`; a window of another length begins anew."""
+        """The inverse of `scalars`; a window of another length starts over."""
         window = values["window"]
         if isinstance(window, list) and len(window) == len(self.window):
             super().load_scalars(values)

@@ -57,7 +57,7 @@ class Home:
         return None
 
     def close(self) -> None:
-        """Let go of memory and files."""
+        """Release memory and files."""
 
 
 HOMES = FoundByName[type[Home]]("lumina.optim.paging.homes")

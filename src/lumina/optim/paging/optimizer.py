@@ -169,7 +169,7 @@ class Paged(Optimizer):
         return self._again()
 
     def close(self) -> None:
-        """Let go of the pages, their homes and the threads."""
+        """Release the pages, their homes and the threads."""
         self._transport.close()
         for page in self.pages:
             page.close()

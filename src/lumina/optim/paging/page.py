@@ -110,7 +110,7 @@ class Page:
         return None
 
     def close(self) -> None:
-        """Let go of the page's memory and files."""
+        """Release the page's memory and files."""
         if self.home is not None:
             for slot in self.slots:
                 slot.state, slot.still = {}, None

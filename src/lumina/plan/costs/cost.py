@@ -65,7 +65,7 @@ class Forward:
     groups: int = 1
 
     def at_once(self, tokens: int) -> int:
-        """Those of so many tokens that go through a feed-forward together."""
+        """Those of this many tokens that go through a feed-forward together."""
         return min(tokens, self.tile) if self.tile else tokens
 
     def tiled(self, spec: ModelSpec) -> bool:
@@ -194,7 +194,7 @@ class Layout:
         return math.ceil(2 * (trained + routers / ranks))
 
     def gradients_at_a_time(self, spec: ModelSpec) -> int:
-        """Bytes of gradients where each is let go of as soon as it is complete.
+        """Bytes of gradients where each is released as soon as it is complete.
 
         Those of a block, which a compiled block makes together, or of a table.
         """

@@ -96,7 +96,7 @@ def reasoning_blocks(spec: ModelSpec, hrm: HrmSpec) -> tuple[int, int]:
 
 
 def _reasoning_block(spec: ModelSpec, counts: Counts, attended: float) -> float:
-    """One block forwards, for a token that sees so many others."""
+    """One block forwards, for a token that sees this many others."""
     products = 2.0 * (counts.attention + counts.feedforward) / spec.num_layers
     return products + 4.0 * spec.num_heads * spec.head_dim * attended
 
@@ -138,7 +138,7 @@ def _halting(spec: ModelSpec, layout: Layout, plain: Components) -> dict[str, in
     parts = plain(unrolled, layout) | state_bytes(spec, layout)
     tokens = layout.micro_batch_size * spec.seq_length
     element = BYTES[layout.compute_dtype]
-    # Those of the segment before live until each has been made anew.
+    # Those of the segment before live until each has been made again.
     keys = 2 * (applications + 1) * spec.num_kv_heads * spec.head_dim
     state = spec.hidden_size * (2 * element + (4 if element == 2 else 0))
     parts["activations"] += tokens * (keys * element + segments * (state + 32))

@@ -54,7 +54,7 @@ def streamed_weights(spec: ModelSpec, layout: Layout) -> Streamed:
 
     A block's page holds parameters in the type in which they are kept, and in few bits
     those that a codec holds. While one block computes, `weights_ahead` others are on
-    their way; where segments are computed again, so many wait beside them to go back.
+    their way; where segments are computed again, this many wait beside them to go back.
     """
     everything = not spec.adapters and not layout.freeze
     frozen = frozen_parameters(spec, layout.freeze)

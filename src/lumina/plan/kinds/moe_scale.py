@@ -50,5 +50,5 @@ def default_experts(dense_parameters: int) -> int:
 
 
 def usual_values(experts: int) -> Scale:
-    """The line for so many experts: the last one that does not have more."""
+    """The line for this many experts: the last one that does not have more."""
     return [s for s in SCALES if s.experts <= max(experts, SCALES[0].experts)][-1]

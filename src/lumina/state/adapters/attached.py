@@ -57,7 +57,7 @@ class Beside:
         return held
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         self.source.close()
 
 
@@ -166,7 +166,7 @@ class _Without:
         return held
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         self.source.close()
 
 

@@ -52,7 +52,7 @@ class Merged:
         return merged
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         self.source.close()
 
 

@@ -45,7 +45,7 @@ class Experts:
         fixed: values of `MoeSpec` that the family prescribes.
         free: fields of `MoeSpec` that its configuration can say.
         layers: which layers may be routed: "all", "any", or "all later", all but
-            so many first ones.
+            this many first ones.
         bias: whether a selection bias is among the tensors.
     """
 

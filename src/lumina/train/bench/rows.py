@@ -96,7 +96,7 @@ class RandomFeed:
         return found, 0.0
 
     def close(self) -> None:
-        """Let go of the rows."""
+        """Release the rows."""
         self._steps = []
 
 

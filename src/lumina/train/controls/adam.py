@@ -13,7 +13,7 @@ from lumina.train.controls.control import Control, is_number
 from lumina.train.controls.table import control_named, register_control
 
 REWARM_SHARE, REWARM_MOST = 0.05, 100
-"""Share of the run in which the rate rises again after moments that began anew, and the
+"""Share of the run in which the rate rises again after moments were reset, and the
 most steps of it."""
 
 
@@ -73,7 +73,7 @@ class Epsilon(_Setting):
 class Beta2(_Setting):
     """How much of the second moment a step keeps.
 
-    The moments begin anew, because the correction of their beginning would be that of
+    The moments start over, because the correction of their beginning would be that of
     another average: a second moment that was gathered slowly would count as complete,
     and steps would be many times too large. The rate warms up again meanwhile.
     """
@@ -83,7 +83,7 @@ class Beta2(_Setting):
     settings = ("beta2",)
 
     def check_plan(self, plan: Plan) -> None:
-        """Refuse an optimizer without it, or one whose moments cannot begin anew."""
+        """Refuse an optimizer without it, or one whose moments cannot start over."""
         super().check_plan(plan)
         control_named("optimizer_moments").check_plan(plan)
 

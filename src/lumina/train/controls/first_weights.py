@@ -38,7 +38,7 @@ class FirstSpread(Control):
         return is_number(value) and 0 < value <= 1
 
     def check_plan(self, plan: Plan) -> None:
-        """Refuse weights that were not drawn, and moments that cannot begin anew."""
+        """Refuse weights that were not drawn, and moments that cannot start over."""
         if plan.spec.adapters or plan.freeze:
             raise LuminaError(
                 "E002",

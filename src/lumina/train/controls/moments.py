@@ -1,4 +1,4 @@
-"""The control of the optimizer's moments: they can begin anew."""
+"""The control of the optimizer's moments: they can start over."""
 
 from __future__ import annotations
 

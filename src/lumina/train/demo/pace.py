@@ -16,7 +16,7 @@ from lumina.train.trainer import Trainer
 
 TRIAL_STEPS = 8
 LEFT_OUT_STEPS = 3  # warming up
-LATE = 1.1  # a run that would take so many times its time is shortened
+LATE = 1.1  # a run that would take this many times its time is shortened
 RESUME_SECONDS = 4.0  # what ending a run and going on takes
 
 

@@ -158,7 +158,7 @@ class CapturedStep:
         self._seen.clear()
 
     def close(self) -> None:
-        """Let go of all recordings."""
+        """Release all recordings."""
         self._drop()
         self._holds = None
 

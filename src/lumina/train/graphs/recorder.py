@@ -29,7 +29,7 @@ class Recorded(Protocol):
         """Do the recorded work again."""
 
     def close(self) -> None:
-        """Let go of its memory."""
+        """Release its memory."""
 
 
 class Recorder(Protocol):

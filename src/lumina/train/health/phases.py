@@ -15,7 +15,7 @@ BEGINNING: Phase = "INITIALIZATION"
 """Warm-up, and what follows until the course of the loss can be judged."""
 
 RISE, ERRORS = 0.05, 4.0
-"""A loss that rises by this share, and by so many standard errors, diverges."""
+"""A loss that rises by this share, and by this many standard errors, diverges."""
 
 NOISE = 0.2
 """A loss with a larger deviation about its trend, as a share of it, is volatile."""

@@ -54,7 +54,7 @@ def level(values: Sequence[float]) -> Level:
 
 
 def error_of_difference(spread: float, first: int, second: int) -> float:
-    """Standard error of the difference of two medians of so many values."""
+    """Standard error of the difference of two medians of this many values."""
     return ERROR_OF_MEDIAN * spread * math.sqrt(1 / first + 1 / second)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lumina.data.stream import StepBatches
 
 ROWS, QUERIES = 2, 256
-"""At most so many rows of the step, and so many queries of each, are looked at."""
+"""At most this many rows of the step, and this many queries of each, are looked at."""
 
 SPARSE = 0.1
 """A key counts as ignored with less than this share of an even weight."""

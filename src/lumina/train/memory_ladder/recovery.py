@@ -46,7 +46,7 @@ class Run(Protocol):
         """A checkpoint now."""
 
     def settle(self) -> None:
-        """Let go of a step that broke off, and write the rows of those before it."""
+        """Give up a step that broke off, and write the rows of those before it."""
 
     def apply(self, change: Change) -> None:
         """Set a control, and journal it."""
@@ -234,7 +234,7 @@ class MemoryRecovery:
         several = run.program.mesh.everyone.size > 1
         if not name and not several:
             return
-        # A wrapper that broke off in the middle of a step is made anew.
+        # A wrapper that broke off in the middle of a step is made again.
         number = run.program.ranks.share(run.controls.next_id())
         value = wanted.value
         if not name:

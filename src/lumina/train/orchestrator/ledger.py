@@ -26,7 +26,7 @@ EMERGENCY = 3
 
 
 class Ledger:
-    """Numbers and counts decisions, outcomes and anomalies, and tells of them.
+    """Numbers and counts decisions, outcomes and anomalies, and reports them.
 
     Attributes:
         counts: by the name of the metric.

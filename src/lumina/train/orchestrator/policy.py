@@ -43,7 +43,7 @@ UNDO = "undo"
 """The action of taking back a change that made things worse."""
 
 ROLLBACK = "rollback"
-"""The control of which a run has only so many changes."""
+"""The control of which a run has only this many changes."""
 
 
 class Policy:

@@ -63,7 +63,7 @@ class CachingAllocator:
         self.most_allocated, self.most_reserved = self.allocated, self.reserved
 
     def take(self, size: int) -> _Block | None:
-        """Hand out so many bytes; None for none."""
+        """Hand out this many bytes; None for none."""
         if size <= 0:
             return None
         size = -(-size // ROUNDED) * ROUNDED

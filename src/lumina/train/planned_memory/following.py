@@ -55,7 +55,7 @@ class Held:
         name: what it is.
         size: its bytes, as asked for.
         made: the moment when it was made.
-        ended: the moment when it was let go of; None: it is there.
+        ended: the moment when it was released; None: it is there.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """A training without a run: its Program and its data, for a number of steps.
 
-Nothing is written but what data leaves in LUMINA_CACHE, and no run is gone on with. The
+Nothing is written but what data leaves in LUMINA_CACHE, and no run is resumed. The
 weights are first ones, or those of `init_from`, and are thrown away.
 """
 
@@ -69,7 +69,7 @@ class Feed(Protocol):
         """The next step's data, None where it ends, and the seconds of waiting."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
 
 
 class Session:
@@ -178,7 +178,7 @@ class Session:
             torch.mps.synchronize()
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         self._feed.close()
         self.program.close()
         self._restore()

@@ -22,7 +22,7 @@ BUNDLE, PAGE, RERUN, CONFIG = "bundle.json", "README.md", "rerun.sh", "config.ya
 
 
 class Bundle:
-    """A bundle that is begun, or gone on with.
+    """A bundle that is begun, or resumed.
 
     Args:
         folder: of the bundle.

@@ -64,7 +64,7 @@ class Recovery:
             run.checkpoints.promote(step)
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self._snapshots.close()
 
     def _take(self, run: Run) -> None:

@@ -18,7 +18,7 @@ class Request:
         skip_data: the rows that were trained on since then are passed over; otherwise
             they are trained on again.
         learning_rate_factor: what the learning rate is multiplied by from there on.
-        rewarm_steps: in so many steps the learning rate warms up again; 0: at once.
+        rewarm_steps: in this many steps the learning rate warms up again; 0: at once.
         best: go to the best model within the steps, by evaluations where there are
             some; otherwise to the newest that is known to be good.
         earliest: go to the earliest step within the steps, whatever followed it.

@@ -31,7 +31,7 @@ class Snapshots:
 
     The newest that is known to be good stays, the oldest of those that are not yet, so
     that it comes to be, and of the others the newest. Where there is room for three,
-    that of step 0 stays, too, until it is let go of: a run may have to begin again.
+    that of step 0 stays, too, until it is released: a run may have to begin again.
 
     Args:
         most: how many are held at a time.
@@ -100,7 +100,7 @@ class Snapshots:
     def promote(self, step: int) -> None:
         """The snapshot of a step, if there is one, is known to be good.
 
-        Older ones are let go of, for it takes their place.
+        Older ones are released, for it takes their place.
         """
         if step in self._held:
             self._held[step].good = True
@@ -115,12 +115,12 @@ class Snapshots:
             self._drop(0)
 
     def drop(self, step: int) -> None:
-        """Let go of the snapshots of a step and of later ones."""
+        """Release the snapshots of a step and of later ones."""
         for later in [held for held in self._held if held >= step]:
             self._drop(later)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         self.drop(0)
         while self._free:
             self._free.pop().close()

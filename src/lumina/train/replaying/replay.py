@@ -30,7 +30,7 @@ class Replayed:
         recorded: those of events.jsonl that are part of the run.
         again: those that were made again.
         differences: where the two differ, in sentences.
-        beyond: recorded decisions about steps that no row tells of, as a killed run
+        beyond: recorded decisions about steps that no row reports, as a killed run
             may leave them; they cannot be made again.
     """
 

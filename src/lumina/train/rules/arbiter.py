@@ -117,7 +117,7 @@ class Arbiter:
     def rolled_back(self, step: int, since: int) -> None:
         """The steps count again from `step`: what cools down does so for as long.
 
-        What was granted and has not taken effect is let go of.
+        What was granted and has not taken effect is released.
 
         Args:
             step: completed steps now.

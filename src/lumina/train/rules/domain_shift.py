@@ -13,7 +13,7 @@ WINDOW = 50
 """Steps whose mean losses are compared."""
 
 ERRORS, SHARE = 5.0, 0.05
-"""A rise is told of from so many standard errors, and from this share of the loss."""
+"""A rise is reported from this many standard errors and this share of the loss."""
 
 
 @register_rule

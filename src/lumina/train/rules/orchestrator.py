@@ -28,7 +28,7 @@ class Orchestrator(Rule):
     """Shows rows and evaluations to the checks, and their findings to the policy.
 
     Its checks are those that all ranks see alike, apart from those of the rule
-    `training_health`, which tells of every alarm.
+    `training_health`, which reports every alarm.
     """
 
     name = "orchestrator"

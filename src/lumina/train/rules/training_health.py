@@ -15,9 +15,9 @@ from lumina.train.rules.rule import Note, Now, Proposal, Rule, register_rule
 
 @register_rule
 class TrainingHealth(Rule):
-    """Shows every row to the checks; tells of alarms and keeps the score.
+    """Shows every row to the checks; reports alarms and keeps the score.
 
-    An alarm is told of when it begins, and not again while it holds. After the last
+    An alarm is reported when it begins, and not again while it holds. After the last
     step, how the run has converged is put on record. The rule changes nothing, and so
     sees what differs between ranks, too: time and memory.
     """

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lumina.ops.attention.block_kernels.table import BlockKernel, register
 
 _ALIGNED = 32
-"""Sums of a head are kept for a multiple of so many queries."""
+"""Sums of a head are kept for a multiple of this many queries."""
 
 
 def _fits(q: Tensor, packed: bool) -> bool:

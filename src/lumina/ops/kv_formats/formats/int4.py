@@ -51,7 +51,7 @@ class Int4(Format):
     def decode(
         self, pieces: tuple[Tensor, ...], width: int, dtype: torch.dtype
     ) -> Tensor:
-        """The group's begin and so many steps."""
+        """The group's begin and this many steps."""
         packed, begin, step = pieces
         codes = torch.stack([packed >> 4, packed & 15], dim=-1).flatten(-2)
         values: Tensor = codes.unflatten(-1, (begin.shape[-1], -1)).float()

@@ -90,7 +90,7 @@ class Disk(Home):
         return self._kept
 
     def _turn(self) -> None:
-        """Let go of a file that is to stay as it is; those who mapped it keep it."""
+        """Release a file that is to stay as it is; those who mapped it keep it."""
         if self._next is None:
             return
         self._file.close()
@@ -101,7 +101,7 @@ class Disk(Home):
         return _coded(error, self.size, self.folder)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release the file."""
         self._file.close()
         if self._next is not None:
             self._next.close()

@@ -18,7 +18,7 @@ TOKENS = 100
 said of it."""
 
 PARTS, LEAST = 12, 10
-"""A window of a short run is a twelfth of it, and so many steps at least: an expert
+"""A window of a short run is a twelfth of it, and this many steps at least: an expert
 that dies is found in two of them."""
 
 

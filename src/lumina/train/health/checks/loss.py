@@ -14,7 +14,7 @@ IN_A_ROW = 3
 """Steps in a row that make a spike more than one bad batch."""
 
 ENTERS = 3.0
-"""A loss further above the window than so many standard deviations stays out of it."""
+"""A loss more than this many standard deviations above the window stays out of it."""
 
 
 class Spike(Check):
@@ -93,7 +93,7 @@ class LossSpike(Spike):
     )
 
     def judged(self, loss: float, middle: float, high: list[float]) -> Alarm | None:
-        """As any spike; a single step that is very high is told of, too."""
+        """As any spike; a single step that is very high is reported, too."""
         alarm = super().judged(loss, middle, high)
         lone = high[-1] > self.lone_deviations and loss > (1 + self.lone_share) * middle
         if alarm is not None or not lone:

@@ -61,7 +61,7 @@ def draws(plan: Plan) -> str:
 
 
 def largest_divisor(plan: Plan, most: int) -> int:
-    """The largest forward of at most so many rows that divides a device's rows."""
+    """The largest forward of at most this many rows that divides a device's rows."""
     rows = plan.micro_batch_size * plan.grad_accum
     return next(size for size in range(most, 0, -1) if rows % size == 0)
 

@@ -38,7 +38,7 @@ class SmallerEpsilon(Action):
 
 @register_action
 class LongerSecondMoment(Action):
-    """The usual decay rate of the second moment; both moments begin anew."""
+    """The usual decay rate of the second moment; both moments start over."""
 
     name = "longer_second_moment"
     level = 2
