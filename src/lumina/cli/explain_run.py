@@ -87,7 +87,7 @@ def _in_short(made: list[Made], mode: str) -> list[str]:
         "would have been" if mode != "on" else "was" if len(changes) == 1 else "were"
     )
     if not kept:
-        return []
+        return ["in short: nothing was found that asks for a change"]
     lines = [
         f"in short: {counted(len(changes), 'change')} {would} made"
         + (f", and {counted(left, 'finding')} watched and left alone" if left else "")

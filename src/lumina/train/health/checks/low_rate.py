@@ -89,10 +89,11 @@ class LowRate(Check):
         )
         factor = max(min(wanted, self.most_peak / peak, self.most), 1.0)
         return Alarm(
-            f"a step at the peak of {plan.learning_rate:g} is worth {peak:.2g} of the "
-            f"first weights, and all {plan.steps:,} steps {total:.3g}: the learning "
-            f"rate is too low for a run of so few steps (the loss is {loss:.4f} after "
-            f"{first:.4f})",
+            f"the learning rate is too low for a run of {plan.steps:,} steps: at its "
+            f"peak of {plan.learning_rate:g} a step counts {peak:.2g} times as much as "
+            f"the first weights, and all steps together {total:.3g} times; "
+            f"{self.least:g} and {self.reach:g} are the least with which a run comes "
+            f"far (the loss is {loss:.4f} after {first:.4f})",
             {"peak": peak, "reach": total, "factor": factor},
             confidence=self.sure(excess),
         )
