@@ -1,9 +1,8 @@
 """What the pages tell people to type works: commands, files and Python.
 
-The pages of `RUN` are followed from their top to their bottom, as a person would, with
-runs of fewer and shorter steps. Of all other pages every command is parsed, and its
-options checked. A block that is not run says so on the page, in the line below it that
-begins with "*Not run by the tests:".
+Every page is followed from its top to its bottom, as a person would, with runs of fewer
+and shorter steps: see `followed_pages`. A block that is not run says so on the page, in
+the line below it that begins with "*Not run by the tests:".
 """
 
 from __future__ import annotations
@@ -12,66 +11,45 @@ import json
 import re
 import shlex
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from followed_pages import (
+    DOCS,
+    OTHER_PROGRAMS,
+    PAGES,
+    ROOT,
+    SHELL,
+    WALKED,
+    Block,
+    Follower,
+    blocks,
+    furnish,
+    furnish_more,
+    run_command,
+)
 from lumina.cli.documented_flags import translated
-from lumina.cli.main import ALSO, COMMANDS, main
+from lumina.cli.main import ALSO, COMMANDS
 from lumina.cli.parsing import Parser, parse
-from tiny_runs import story
+from lumina.config import Config
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-RUN = (
-    "first-run", "fine-tune", "pretrain", "python", "run-folder", "report", "hardware",
-    "sparse", "adaptive", "practice", "checkpoints",
-)  # fmt: skip
 SHOWN = {
     "adaptive": "DOC-01: adaptive-training guide",
     "sparse": "DOC-01: sparse-architecture tutorial",
     "practice": "DOC-01: best-practice guide",
     "first-run": "DOC-02: integration (full pipeline, resume)",
 }
-SKIP = "*Not run by the tests:"
-SMALL = {
-    "--global-batch-size": "2", "--batch-size": "2", "--seq-length": "64",
-    "--eval-batches": "1",
-}  # fmt: skip
+ELSEWHERE = {
+    "extending": "tests/examples/test_extending.py",
+    "LOG": "tells of the past",
+}
+"""Pages whose blocks are run by another test, or are not to be typed."""
 
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    page: str
-    kind: str
-    text: str
-    skipped: bool
-
-    @property
-    def commands(self) -> list[list[str]]:
-        """The words of each line that is a command of Lumina's."""
-        joined = re.sub(r"\\\n\s*", " ", self.text)
-        lines = [line.strip().removeprefix("$ ") for line in joined.splitlines()]
-        lines = [line.removeprefix(".venv/bin/") for line in lines]
-        found = [shlex.split(line, comments=True) for line in lines
-                 if line.startswith("lumina ")]  # fmt: skip
-        # Three dots stand for options of one's own.
-        return [[w for w in words[1:] if w not in ("...", "…")] for words in found]
-
-
-def blocks(path: Path) -> list[Block]:
-    text = path.read_text(encoding="utf-8")
-    fence = re.compile(r"^```(\w*)\n(.*?)^```\n+([^\n]*)", re.M | re.S)
-    return [
-        Block(path.stem, match[1], match[2], match[3].startswith(SKIP))
-        for match in fence.finditer(text)
-    ]
-
-
-PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
+PYTHON_ELSEWHERE = {"trackers": "tests/observe/test_trackers.py"}
+"""Pages of which another test runs the Python."""
 
 
 def words_of_all() -> list[tuple[str, list[str]]]:
@@ -123,51 +101,24 @@ def test_python_in_the_pages_is_python() -> None:
                 compile(block.text, f"{path.name}", "exec")
 
 
+def test_other_programs_are_named_with_the_reason_why_they_are_not_run() -> None:
+    used = {
+        line.split()[0].split("/")[-1]
+        for path in PAGES if path.stem not in ELSEWHERE
+        for block in blocks(path) if block.kind in SHELL and block.commands
+        for line in block.lines if not line.startswith(("lumina ", "#"))
+    }  # fmt: skip
+    assert used <= {*OTHER_PROGRAMS}, "a line that no test types, and nobody says why"
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the pages say one needs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LUMINA_EXPERIENCE")
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "story.txt").write_text(story())
-    (tmp_path / "unseen.txt").write_text(story(20, first=500))
-    (tmp_path / "chats.jsonl").write_text(
-        "".join(
-            json.dumps({"messages": [
-                {"role": "user", "content": f"How late is it in room {n}?"},
-                {"role": "assistant", "content": f"It is {n} o'clock."},
-            ]}) + "\n"
-            for n in range(12)
-        )
-    )  # fmt: skip
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    furnish(tmp_path)
     return tmp_path
-
-
-def smaller(words: list[str], number: int) -> list[str]:
-    """The same command with a run of few steps on short rows."""
-    if words[0] != "train" or "--dry-run" in words:
-        return words
-    words = list(words)
-    if "--steps" in words:
-        words[words.index("--steps") + 1] = str(2 * number)
-    elif "--epochs" not in words and "--resume" not in words:
-        words += ["--steps", str(2 * number)]
-    if "--save-every-n-batches" in words:
-        words[words.index("--save-every-n-batches") + 1] = "1"
-    if "--resume" in words:
-        return words
-    for flag, value in SMALL.items():
-        if flag in words:
-            words[words.index(flag) + 1] = value
-        else:
-            words += [flag, value]
-    return words
-
-
-def run_command(words: list[str]) -> None:
-    assert main(words) == 0, f"lumina {shlex.join(words)}"
 
 
 def a_model(folder: Path) -> None:
@@ -187,7 +138,7 @@ def a_model(folder: Path) -> None:
         pytest.param(page, marks=pytest.mark.covers(SHOWN[page]))
         if page in SHOWN
         else page
-        for page in RUN
+        for page in WALKED
     ],
 )
 def test_a_page_can_be_followed_from_its_top_to_its_bottom(
@@ -195,27 +146,119 @@ def test_a_page_can_be_followed_from_its_top_to_its_bottom(
 ) -> None:
     if page == "fine-tune":
         a_model(place / "my-model")
-    number = done = 0
+    follower, done = Follower(page), 0
     if page in ("run-folder", "report", "checkpoints"):
-        first = ["train", "--train-data", "corpus/", "--run-dir", "runs/first"]
-        run_command(smaller(first, 1))
-        number = int(page == "checkpoints")  # which goes on with that run
-    session = {"__name__": "__main__"}  # blocks of Python go on from those above
+        follower.follow(["train", "--train-data", "corpus/", "--run-dir", "runs/first"])
+        follower.trained = int(page == "checkpoints")  # which goes on with that run
+    session: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(DOCS / f"{page}.md"):
-        if block.skipped:
-            continue
-        if block.kind == "python":
-            number += 1
-            text = re.sub(r"\bsteps=\d+", f"steps={2 * number}", block.text)
-            exec(compile(text, page, "exec"), session)
-            done += 1
-        for words in block.commands:
-            number += words[0] == "train"
-            run_command(smaller(words, number))
-            done += 1
-        if block.kind == "json":
-            assert json.loads(block.text)
+        if not block.skipped:
+            done += typed(block, follower, session)
     assert done
     if page == "first-run":
         assert (place / "runs" / "first" / "report.html").is_file()
         assert (place / "exported" / "config.json").is_file()
+
+
+def typed(block: Block, follower: Follower, session: dict[str, Any]) -> int:
+    """Type what a block shows; how much that was.
+
+    Args:
+        block: of the page.
+        follower: who types.
+        session: of Python, which goes on from the blocks above.
+    """
+    done = 0
+    if block.kind == "python" and block.page not in PYTHON_ELSEWHERE:
+        follower.trained += 1
+        text = re.sub(r"\bsteps=\d+", f"steps={2 * follower.trained}", block.text)
+        exec(compile(text, block.page, "exec"), session)
+        done += 1
+    for words in block.commands:
+        follower.follow(words)
+        done += 1
+    if block.kind == "json":
+        assert json.loads(block.text)
+    if block.kind == "yaml":
+        file = Path("block.yaml")
+        file.write_text(block.text)
+        if "grid:" in block.text:
+            words = ["sweep", "--config-file", "run.yaml", "--sweep-file", str(file)]
+            run_command([*words, "--list-runs"])
+        else:
+            assert Config.resolve(file=file)
+        done += 1
+    return done
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and runs for all pages that begin with them."""
+    folder = tmp_path_factory.mktemp("pages") / "place"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("LUMINA_CACHE", str(folder / "cache"))
+        furnish(folder)
+        furnish_more(folder)
+    return folder
+
+
+OTHERS = [
+    path.stem
+    for path in PAGES
+    if path.stem not in (*WALKED, *ELSEWHERE)
+    and any(
+        not block.skipped and (block.commands or block.kind in ("python", "yaml"))
+        for block in blocks(path)
+    )
+]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("page", OTHERS)
+def test_all_that_a_page_shows_can_be_typed(
+    page: str, furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "place"
+    shutil.copytree(furnished, place)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("LUMINA_CACHE", str(place / "cache"))
+    ends_at_once(monkeypatch)
+    follower = Follower(page)
+    session: dict[str, Any] = {
+        "__name__": "__main__",
+        "tokens": torch.ones(1, 81, dtype=torch.long),
+    }
+    path = ROOT / "README.md" if page == "README" else DOCS / f"{page}.md"
+    assert sum(typed(b, follower, session) for b in blocks(path) if not b.skipped)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (ROOT / "examples").glob("*.yaml"))
+)
+def test_an_example_can_be_planned_with_what_its_page_has(
+    name: str,
+    furnished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(furnished)
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    run_command(["train", "--config-file", f"examples/{name}", "--dry-run"])
+    assert "Parameters" in capsys.readouterr().out
+
+
+def ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`lumina serve` ends when it would listen, and `lumina chat` hears nobody."""
+    import io
+
+    from lumina.infer.serving import web
+
+    def listen(address: object, served: object) -> None:
+        raise OSError(98, "in use")
+
+    monkeypatch.setattr(web, "Server", listen)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))

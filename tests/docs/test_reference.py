@@ -90,10 +90,45 @@ def test_every_page_is_in_the_navigation_once():
     assert made <= set(listed) <= own | made  # tools/docs_hook.py adds the others
 
 
+NO_RUN = {
+    "LOG": "what did not help",
+    "adaptive-benchmark": "`lumina bench adaptive` makes its own scenarios",
+    "architecture": "how Lumina is built",
+    "benchmarks": "measures; takes the options of any run",
+    "claims": "what was measured",
+    "codes": "what errors mean",
+    "coming-from": "names of other trainers",
+    "configuration": "has its own on the page",
+    "decoding": "a model answers",
+    "diagnosis": "plans and profiles; takes any of the files",
+    "extending": "examples/gated_linear_attention.py",
+    "formats": "folders of other tools",
+    "hardware": "which machine for what",
+    "index": "where to read what",
+    "literature": "papers",
+    "matrix": "`lumina matrix` has settings of its own",
+    "missing": "what is not there",
+    "practice": "advice",
+    "python": "Python has Config in place of a file",
+    "reliability": "what happens when something fails",
+    "report": "what every run leaves",
+    "run-folder": "what every run leaves",
+    "runs": "examples/first-run.yaml, and a sweep's file on the page",
+    "serving": "options of `lumina serve`: the recipe inference_deployment",
+}
+"""Pages without a configuration of a training, and why."""
+
+
+def test_every_page_about_training_has_an_example():
+    pages = {path.stem for path in DOCS.glob("*.md")}
+    examples = {path.stem for path in (ROOT / "examples").glob("*.yaml")}
+    assert pages - {*NO_RUN} == examples
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=str)
 def test_a_config_of_the_examples_is_one(path: Path):
-    page = re.search(r"docs/[\w-]+\.md", path.read_text())
-    assert page is not None and path.name in (ROOT / page[0]).read_text()
+    page = f"docs/{path.stem}.md"
+    assert page in path.read_text() and path.name in (ROOT / page).read_text()
     values = yaml.safe_load(path.read_text())
     config = Config.resolve(file=path)
     for name in values:
