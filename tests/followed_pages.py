@@ -132,7 +132,6 @@ STAND_INS: dict[str, dict[str, str]] = {
         "0e:16384 5e:32768 10e:65536 15e:131072 20e:262144": "0e:32 1e:64",
         "--epochs 25": "--epochs 2",
     },
-    "reasoning": {"--hidden-size 768 --num-heads 12 --num-kv-heads 12": ""},
     "schedules": {
         "--warmup-steps 100": f"--warmup-steps 1 {KEPT}",
         "step-00010000": "step-00000002",
@@ -142,6 +141,7 @@ STAND_INS: dict[str, dict[str, str]] = {
         "--base-width 256 --base-depth 4": "--base-width 16 --base-depth 1",
         "--lengths 512 1024 2048": "--lengths 32 64", "--vocab-size 32000": DRAWN,
     },
+    "trackers": {"tensorboard wandb": "tensorboard wandb --wandb-mode offline"},
     "README": {"--preset debug --against": f"{DRAWN} --against"},
     "runs": {"--seeds 3": "--list-runs"},
     "tokenizers": {
@@ -221,6 +221,8 @@ def _begin_anew(words: list[str]) -> None:
         target = words[2]
     elif words[:2] == ["context", "texts"]:
         Path(words[2]).unlink(missing_ok=True)
+    elif words[:2] == ["tokenizer", "train"]:
+        target = words[words.index("--output") + 1]
     if target is not None:
         shutil.rmtree(target, ignore_errors=True)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from followed_pages import (
     DOCS,
@@ -226,10 +225,7 @@ def test_all_that_a_page_shows_can_be_typed(
     monkeypatch.setenv("LUMINA_CACHE", str(place / "cache"))
     ends_at_once(monkeypatch)
     follower = Follower(page)
-    session: dict[str, Any] = {
-        "__name__": "__main__",
-        "tokens": torch.ones(1, 81, dtype=torch.long),
-    }
+    session: dict[str, Any] = {"__name__": "__main__"}
     path = ROOT / "README.md" if page == "README" else DOCS / f"{page}.md"
     assert sum(typed(b, follower, session) for b in blocks(path) if not b.skipped)
 
