@@ -84,7 +84,7 @@ def write_rows(size: dict[str, Any], data: Path, seed: int, folder: Path) -> Non
     """The rows of all steps and the held-out rows of a seed, as Lumina packs them."""
     import numpy as np
 
-    from lumina.assemble.program import build
+    from lumina.assemble.bare_network import build
     from lumina.assemble.ranks import Ranks
     from lumina.cli.options import add_config_options, config_from_args
     from lumina.data.kind import Share

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lumina.assemble.program import build
+from lumina.assemble.bare_network import build
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.features import FEATURES

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lumina.assemble.bare_network import build
 from lumina.assemble.beside_tensors import of_remains, scalars
 from lumina.assemble.carry import CARRY, restore_carry, whole_carry
 from lumina.assemble.frozen_model import SLOT as FROZEN
@@ -29,7 +30,7 @@ from lumina.assemble.optimizers import (
     still_state,
     whole_state,
 )
-from lumina.assemble.program import Program, build
+from lumina.assemble.program import Program
 from lumina.assemble.ranks import Ranks
 from lumina.assemble.state_parts import BASE, lacks
 from lumina.assemble.vocabulary_counts import NAME as COUNTS

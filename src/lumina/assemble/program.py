@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lumina.assemble.adjustable import Adjustable
+from lumina.assemble.bare_network import build, persistent_buffers, row_tables
 from lumina.assemble.clipping import clipped_layers
 from lumina.assemble.compiling import compile_blocks
 from lumina.assemble.counted import counted_shapes
@@ -34,18 +35,13 @@ from lumina.assemble.streamed.blocks import close_streamed
 from lumina.assemble.vocabulary_counts import VocabularyCounts
 from lumina.batch import Batch
 from lumina.errors import LuminaError
-from lumina.model.build import build_network
 from lumina.model.carry_protocol import Carry
-from lumina.model.declared import declared, fused_pieces, tensor_info
+from lumina.model.declared import fused_pieces, tensor_info
 from lumina.model.freezing import frozen_parameters
 from lumina.model.kinds.kind import Memory
 from lumina.model.kinds.table import kinds_of, loss_terms
-from lumina.model.network import Network
 from lumina.model.stored import StoredWeight, storable, store
 from lumina.model.tensors import FusedPieces, TensorInfo
-from lumina.ops.attention import flash3
-from lumina.ops.attention.fused import prefer_cudnn
-from lumina.ops.largest_scores import tiles
 from lumina.ops.low_bits.codec import found_codec, relative_error
 from lumina.optim.anchor import BaseWeights
 from lumina.optim.averages import evaluation_weights
@@ -58,7 +54,6 @@ from lumina.optim.logit_clip import LogitClip
 from lumina.optim.optimizer import Optimizers, local
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Place
-from lumina.plan.kernels import kernel_family
 from lumina.plan.plan import Plan
 from lumina.plan.transfer import first_factors
 from lumina.state.state import State
@@ -274,7 +269,7 @@ class Program:
     def _tensors(self) -> list[tuple[str, Tensor]]:
         """What has a value in a State: parameters and persistent buffers."""
         network = self.network
-        return list(network.named_parameters()) + _persistent_buffers(network)
+        return list(network.named_parameters()) + persistent_buffers(network)
 
     def materialise(self, read: Callable[[str], Tensor] | None) -> None:
         """Give every weight its value, then make the optimizer around them.
@@ -479,38 +474,3 @@ class Program:
             # Code compiled for this Program would count against the next one's limit.
             torch.compiler.reset()
         empty_cache()
-
-
-def build(plan: Plan) -> Network:
-    """The network, on the meta device."""
-    flash3.use(plan.attention == "flash3")
-    tiles.use(plan.attention_tiles)
-    prefer_cudnn(plan.device == "cuda" and plan.attention != "flash3")
-    network = build_network(
-        plan.spec,
-        attention=kernel_family(plan.attention),
-        loss_chunk_bytes=plan.loss_chunk_bytes,
-        device="meta",
-    )
-    if plan.label_smoothing:
-        network.objective.label_smoothing = plan.label_smoothing
-    return network
-
-
-def _persistent_buffers(network: Network) -> list[tuple[str, Tensor]]:
-    """Buffers that belong to the State, by name."""
-    tensors = declared(network.spec)
-    return [
-        (name, buffer)
-        for name, buffer in network.named_buffers()
-        if name in tensors and tensors[name].saved
-    ]
-
-
-def row_tables(network: nn.Module) -> dict[str, Any]:
-    """Parameters that are read row by row: name -> the module, which has `touched`."""
-    return {
-        f"{name}.weight": module
-        for name, module in network.named_modules()
-        if hasattr(module, "touched")
-    }
