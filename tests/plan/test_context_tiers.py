@@ -112,7 +112,8 @@ def test_the_command_answers_for_a_card_that_is_not_there(
     assert found["fits"] and found["least_bytes"] <= found["room_bytes"]
     fits = [one["tier"] for one in found["tiers"] if one["fits"]]
     assert fits == list(range(1, len(fits) + 1)) and 0 < len(fits) < 11
-    highest, beyond = found["tiers"][len(fits) - 1], found["tiers"][len(fits)]
+    here = sum(one["fits"] and not one["settings"] for one in found["tiers"])
+    highest, beyond = found["tiers"][here - 1], found["tiers"][here]
     assert highest["tokens"] <= found["longest_row"] < beyond["tokens"]
     assert main([*words, "--fit", "--tiers"]) == 0
     text = capsys.readouterr().out

@@ -81,12 +81,17 @@ def _reach(
     world_size: int,
 ) -> dict[str, Any]:
     from lumina.plan.make import MEMORY_SHARE, smallest_estimate
+    from lumina.plan.placing import placed, words_of
     from lumina.plan.reach import longest_row, most_rows
     from lumina.plan.shape import resolve_spec
 
     spec = resolve_spec(settings, vocab_size)
     least = smallest_estimate(settings, machine, spec, world_size)["bound"]
     room = int(machine.memory_bytes * MEMORY_SHARE)
+    moved = ""
+    if least > room:
+        found = placed(settings, machine, vocab_size, world_size)
+        moved = words_of(*found, machine) if found else ""
     longest = None
     if config.model.pos_encodings != "learned":
         longest = longest_row(
@@ -95,6 +100,7 @@ def _reach(
     most = most_rows(settings, machine, vocab_size=vocab_size, world_size=world_size)
     return {
         "fits": least <= room,
+        "moved": moved,
         "least_bytes": least,
         "room_bytes": room,
         "seq_length": spec.seq_length,
@@ -128,6 +134,8 @@ def _reach_text(facts: dict[str, Any]) -> str:
             f"{facts['most_rows']:,} rows of {length} tokens in one forward",
         ),
     ]
+    if facts["moved"]:
+        rows.insert(1, ("fits with", facts["moved"]))
     return table(("", ""), rows)
 
 
@@ -140,6 +148,8 @@ def _tier_facts(one: TierMemory) -> dict[str, Any]:
         "fits": one.fits,
         "room_bytes": one.room,
         "largest": one.largest,
+        "settings": one.settings,
+        "moved": one.moved,
         "memory": one.bytes,
     }
 
@@ -167,10 +177,12 @@ def _tiers_text(tiers: list[TierMemory]) -> str:
             ]
         )
     head = ("tier", "context", "target", "row", "bytes", "fits", "most of it")
+    moved = [f"tier {one.tier.number} with {one.moved}" for one in tiers if one.moved]
     fitting = [one.tier.number for one in tiers if one.fits]
     highest = f"tier {max(fitting)}" if fitting else "none"
     return (
         table(head, rows, right="tier context target row bytes")
+        + "".join(f"\n{line}" for line in moved)
         + f"\nhighest that fits: {highest}; {byte_size(tiers[0].room)} may be used"
     )
 

@@ -7,7 +7,7 @@ takes is estimated for the model, the settings and the machine at hand.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lumina.config.provenance import Source
@@ -16,6 +16,7 @@ from lumina.model.spec import ModelSpec
 from lumina.plan.environment import Environment
 from lumina.plan.make import MEMORY_SHARE, smallest_estimate
 from lumina.plan.memory import COMPONENTS
+from lumina.plan.placing import placed, words_of
 from lumina.plan.reach import TRIED, with_few_rows
 from lumina.plan.shape import resolve_spec
 from lumina.quantities import byte_size
@@ -70,11 +71,16 @@ class TierMemory:
         tier: the tier.
         bytes: by component, with `bound` and `expected`, laid out to take the least.
         room: bytes that a run may take.
+        settings: options that move tensors beside the device, where nothing cheaper
+            makes room.
+        moved: these, their bytes and what they cost, in words.
     """
 
     tier: ContextTier
     bytes: dict[str, int]
     room: int
+    settings: dict[str, str] = field(default_factory=dict)
+    moved: str = ""
 
     @property
     def fits(self) -> bool:
@@ -93,7 +99,7 @@ class TierMemory:
         most += f" ({byte_size(self.bytes[largest])})"
         takes = f"takes {byte_size(bound)} of {byte_size(self.room)}"
         if self.fits:
-            return f"{takes}, {most}"
+            return f"{takes}, {most}" + (f", with {self.moved}" if self.moved else "")
         return f"{takes}: {byte_size(bound - self.room)} too much, {most}"
 
 
@@ -112,14 +118,35 @@ def tier_memories(
         world_size: processes that train together.
     """
     config = with_few_rows(config, world_size)
+    beyond = False
     for tier in CONTEXT_TIERS:
         trial = config.override({"seq_length": tier.tokens}, TRIED)
         spec = resolve_spec(trial, vocab_size)
-        yield TierMemory(
+        found = TierMemory(
             tier,
             smallest_estimate(trial, machine, spec, world_size),
             int(machine.memory_bytes * MEMORY_SHARE),
         )
+        if not found.fits and not beyond:
+            found = _with_less_here(found, trial, machine, vocab_size, world_size)
+            beyond = not found.fits
+        yield found
+
+
+def _with_less_here(
+    tier: TierMemory,
+    trial: Config,
+    machine: Environment,
+    vocab_size: int | None,
+    world_size: int,
+) -> TierMemory:
+    """The tier with states or weights beside the device, where it fits so."""
+    found = placed(trial, machine, vocab_size, world_size)
+    if found is None:
+        return tier
+    settings, plan = found
+    moved = words_of(settings, plan, machine)
+    return replace(tier, bytes=plan.memory, settings=settings, moved=moved)
 
 
 def check_tier(config: Config) -> None:
@@ -192,4 +219,6 @@ def with_tier(
         )
     tier = chosen.tier
     why = f"tier {tier.number}, the highest possible: {end}"
-    return config.override({"seq_length": tier.tokens}, Source("decided", why))
+    config = config.override({"seq_length": tier.tokens}, Source("decided", why))
+    why = f"tier {tier.number} has no room without {chosen.moved}"
+    return config.override(chosen.settings, Source("decided", why))
