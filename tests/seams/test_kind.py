@@ -128,7 +128,7 @@ def test_pretests_floors_and_traces_ask_the_model(toy: Any) -> None:
     KINDS[-1] = slow
     assert decoding_floor(network, rows=1, bandwidth=1e9) is None
     assert reference_plan(plan.replace(attention="sdpa")).attention == "sdpa"
-    with pytest.raises(LuminaError, match="rows hand nothing on") as caught:
+    with pytest.raises(LuminaError, match="which this run does not have") as caught:
         ProgramSubject(plan)
     assert caught.value.code == "E002"
     ProgramSubject(other)
