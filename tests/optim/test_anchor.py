@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lumina.errors import LuminaError
 from lumina.optim.anchor import BaseWeights
 from lumina.optim.optimizer import Slot
 
@@ -35,6 +36,12 @@ def test_a_share_of_the_distance_is_taken_back_from_matrices_alone() -> None:
     assert torch.equal(mine[1].master, before[1] + 0.5)
     base.pull(torch.tensor(9.0), torch.tensor(0.0))  # never beyond the copy
     assert torch.allclose(mine[0].master, before[0])
+
+
+def test_a_base_without_a_whole_matrix_is_refused() -> None:
+    vector = slots()[1:]
+    with pytest.raises(LuminaError, match=r"E002.*no matrix trains as a whole"):
+        BaseWeights(vector, rate=1.0)
 
 
 def test_half_precision_weights_follow_where_the_optimizer_does_not() -> None:

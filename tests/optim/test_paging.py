@@ -208,6 +208,15 @@ def test_no_room_on_disk_is_coded_before_the_first_step(tmp_path: Path) -> None:
     assert caught.value.code == "E104"
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_a_page_without_states_takes_no_room(tmp_path: Path, place: str) -> None:
+    home = chosen_home(place)(0, tmp_path, pinned=False)
+    empty = torch.empty(0, dtype=torch.uint8)
+    home.write(home.target(empty))
+    assert home.read(empty).numel() == home.rest.numel() == 0
+    home.close()
+
+
 def test_a_full_disk_costs_a_capture_memory_and_no_page(tmp_path: Path) -> None:
     home = chosen_home("disk")(4 * ALIGNMENT, tmp_path, pinned=False)
     home.rest.fill_(7)

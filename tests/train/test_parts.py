@@ -128,6 +128,15 @@ def test_experts_beside_a_registered_attention(
     assert "experts" in message
 
 
+def test_logits_of_attention_that_is_registered_cannot_be_clipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Runs(tmp_path, monkeypatch).refused(
+        "E002", plugins=(LINEAR,), attention_type=("gated_linear",), qk_clip=1.0
+    )
+    assert text.startswith("qk_clip reads the logits of Lumina's attention")
+
+
 def test_plug_ins_are_code_that_is_named_each_time(
     trainings: Trainings, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

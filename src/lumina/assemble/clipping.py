@@ -23,7 +23,8 @@ def clipped_layers(
         device: where the network is.
 
     Raises:
-        LuminaError: E002 where the projections of a layer do not train.
+        LuminaError: E002 where there is no such layer, or where the projections of one
+            do not train.
     """
     by_name = {slot.name: slot for slot in slots}
     layers = []
@@ -47,5 +48,11 @@ def clipped_layers(
                 module.rows_of_logits,
                 module.largest_logits,
             )
+        )
+    if not layers:
+        raise LuminaError(
+            "E002",
+            "qk_clip reads the logits of Lumina's attention, and this model has none",
+            "leave --qk-clip out, or use attention that is not a registered part",
         )
     return layers

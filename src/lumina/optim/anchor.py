@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lumina.errors import LuminaError
 from lumina.optim.optimizer import Slot
 from lumina.parallel.mesh import RankGroup
 
@@ -24,10 +25,19 @@ class BaseWeights:
         slots: the trained parameters; vectors and tables of rows are left alone.
         rate: the share of the distance that a step takes back, for each unit of the
             learning rate.
+
+    Raises:
+        LuminaError: E002 where no matrix trains as a whole.
     """
 
     def __init__(self, slots: list[Slot], rate: float) -> None:
         self.slots = [slot for slot in slots if slot.decay and slot.touched is None]
+        if not self.slots:
+            raise LuminaError(
+                "E002",
+                "no matrix trains as a whole that could be kept near its base",
+                "leave --preserve-base-knowledge out, or train more of the model",
+            )
         self.rate = rate
         self.weights: list[Tensor] = [slot.master.clone() for slot in self.slots]
 

@@ -115,6 +115,8 @@ def _reserved(size: int, folder: Path) -> IO[bytes]:
         file: IO[bytes] = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
     except OSError as error:
         raise _coded(error, size, folder) from error
+    if not size:  # a page whose parameters have no state; no system reserves nothing
+        return file
     try:
         # Without blocks of its own, a mapped file would end the process when the disk
         # is full; a write could fail in the middle of a step.
@@ -131,6 +133,8 @@ def _reserved(size: int, folder: Path) -> IO[bytes]:
 
 def _mapped(file: IO[bytes], size: int, access: int) -> Tensor:
     """[size] uint8 whose memory is the file's."""
+    if not size:
+        return torch.empty(0, dtype=torch.uint8)
     return torch.frombuffer(
         mmap.mmap(file.fileno(), size, access=access), dtype=torch.uint8
     )
