@@ -14,7 +14,7 @@ from lumina.cli.groups import members
 from lumina.cli.main import COMMANDS, main
 from lumina.config.sections import LEAVES
 from lumina.errors import CODES
-from lumina.observe.advice import FILE, Explained, explained
+from lumina.observe.advice import FILE, Explained, as_asked, explained
 
 ROOT = Path(__file__).resolve().parents[2]
 THEIRS = {"--help", "--detailed", "--show", "--config-file", "--hardware-profile"}
@@ -63,6 +63,36 @@ def test_troubles_of_every_kind_are_explained(
     assert "E201: out of GPU memory" in text and "checkpoints verify" in text
     assert main(["explain", "E999"]) == 2
     assert "instability" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "topic"),
+    [
+        ("Divergence", "instability"),
+        ("NaN", "instability"),
+        ("oom", "memory"),
+        ("dead_experts", "moe"),
+        ("out-of-memory", "memory"),
+    ],
+)
+def test_a_trouble_is_found_by_the_words_that_people_use(
+    said: str, topic: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", said]) == 0
+    assert capsys.readouterr().out.startswith(f"{topic}: ")
+
+
+def test_a_run_that_is_not_there_is_told_as_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(tmp_path / "nothing")]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("E304") and "there is no run" in text
+
+
+def test_no_two_topics_have_a_name_in_common() -> None:
+    names = [as_asked(n) for key, one in explained().items() for n in (key, *one.also)]
+    assert len(names) == len(set(names))
 
 
 def test_the_page_of_codes_says_the_same() -> None:

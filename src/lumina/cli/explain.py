@@ -9,7 +9,13 @@ from pathlib import Path
 
 from lumina.cli.text import table
 from lumina.errors import CODES
-from lumina.observe.advice import explained, find_explained, in_words
+from lumina.observe.advice import (
+    as_asked,
+    explained,
+    find_explained,
+    in_words,
+    names_explained,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,18 +55,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _runs(names: list[str]) -> list[Path] | None:
-    """The runs that are named; None where codes or topics are."""
-    from lumina.cli.run_files import is_run
+    """The runs that are named; None where codes or topics are.
 
-    known = {name.lower() for name in explained()}
-    if not names or any(name.strip().lower() in known for name in names):
+    Raises:
+        LuminaError: E304 where a path is named, or one of several runs, that is no run.
+    """
+    from lumina.cli.run_files import is_run, one_run
+
+    if not names or any(as_asked(name) in names_explained() for name in names):
         return None
-    found = [
-        next((one for one in (Path(name), Path("runs", name)) if is_run(one)), None)
-        for name in names
-    ]
-    there = [path for path in found if path is not None]
-    return there if len(there) == len(names) else None
+    places = [(Path(name), Path("runs", name)) for name in names]
+    if not any("/" in name for name in names) and not any(
+        is_run(path) for pair in places for path in pair
+    ):
+        return None
+    return [one_run(name) for name in names]
 
 
 def _explain_runs(paths: list[Path], args: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ class Explained:
         causes: what usually is behind a code, or how a topic shows itself.
         look: where to look; empty for a code.
         do: what helps, the first thing to try first.
+        also: other names of a topic, in small letters.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Explained:
     causes: tuple[str, ...]
     look: tuple[str, ...]
     do: tuple[str, ...]
+    also: tuple[str, ...] = ()
 
 
 @cache
@@ -57,6 +59,7 @@ def explained() -> dict[str, Explained]:
             tuple(one["signs"]),
             tuple(one["look"]),
             tuple(one["do"]),
+            tuple(one["also"]),
         )
         for name, one in table["topics"].items()
     }
@@ -64,20 +67,34 @@ def explained() -> dict[str, Explained]:
 
 
 def find_explained(name: str) -> Explained:
-    """The entry of a code or a topic; capitals do not matter.
+    """The entry of a code or a topic, by any of its names; capitals do not matter.
 
     Raises:
         LuminaError: E005, naming those there are.
     """
-    by_name = {key.lower(): one for key, one in explained().items()}
-    if (found := by_name.get(name.strip().lower())) is not None:
+    if (found := names_explained().get(as_asked(name))) is not None:
         return found
     topics = [key for key in explained() if key not in CODES]
     raise LuminaError(
         "E005",
         f"there is nothing to explain by the name {name!r}",
-        f"give a code, such as {next(iter(CODES))}, or one of {', '.join(topics)}",
+        f"give a run, a code ({next(iter(CODES))}), or one of {', '.join(topics)}",
     )
+
+
+@cache
+def names_explained() -> dict[str, Explained]:
+    """All of them by each of their names, in the form of `as_asked`."""
+    return {
+        as_asked(name): one
+        for key, one in explained().items()
+        for name in (key, *one.also)
+    }
+
+
+def as_asked(name: str) -> str:
+    """A name in small letters, its words apart by single spaces."""
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 
 def in_words(one: Explained) -> str:
