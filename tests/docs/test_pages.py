@@ -253,7 +253,7 @@ def ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from lumina.infer.serving import web
 
-    def listen(address: object, served: object) -> None:
+    def listen(*_: object, **__: object) -> None:
         raise OSError(98, "in use")
 
     monkeypatch.setattr(web, "Server", listen)
