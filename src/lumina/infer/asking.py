@@ -32,6 +32,11 @@ class Ways:
     stepping: StepSettings | None
     workspace: Workspace | None = None
 
+    @property
+    def stops(self) -> Sequence[str]:
+        """The texts before which an answer ends."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
 
 @overload
 def generate(model: Model, prompt: str, **options: Any) -> str: ...
@@ -84,15 +89,7 @@ def generate(
             does not fit and for one that is no text, E103 for one that is not Unicode,
             E004 for an option that there is not.
     """
-    chosen: dict[str, Any] = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "seed": seed,
-    }
-    sampling_for({}, **chosen)  # refuse nonsense before the model is read
-    if batch_size < 1:
-        raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
+    chosen = _chosen(temperature, top_k, top_p, seed, batch_size)
     several = isinstance(prompt, Iterable) and not isinstance(prompt, (str, bytes))
     texts: list[Any] = list(prompt) if several else [prompt]
     network, tokenizer = _opened(model, loading)
@@ -157,15 +154,7 @@ def chat(
         LuminaError: as `generate`; E102 for turns that are no conversation, and for a
             model that was not trained on conversations.
     """
-    chosen: dict[str, Any] = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "seed": seed,
-    }
-    sampling_for({}, **chosen)  # refuse nonsense before the model is read
-    if batch_size < 1:
-        raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
+    chosen = _chosen(temperature, top_k, top_p, seed, batch_size)
     asked: Any = messages
     if isinstance(asked, str):
         asked = [{"role": "user", "content": asked}]
@@ -184,6 +173,26 @@ def chat(
         network, tokenizer, ids, sampling, max_new_tokens, ways, batch_size
     )
     return made if several else made[0]
+
+
+def _chosen(
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+    batch_size: int,
+) -> dict[str, Any]:
+    """What `sampling_for` takes; nonsense is refused before the model is read."""
+    chosen: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    sampling_for({}, **chosen)
+    if batch_size < 1:
+        raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
+    return chosen
 
 
 def turns_to_answer(messages: Any) -> list[Message]:
@@ -280,7 +289,7 @@ def _all_answers(
                 sampling,
                 batch_size,
                 max_new_tokens=answer_length(tokenizer.generation, max_new_tokens),
-                stop=[ways.stop] if isinstance(ways.stop, str) else ways.stop,
+                stop=ways.stops,
                 stepping=how,
             )
     made: list[str] = []
@@ -305,7 +314,7 @@ def _answers(
         prompts,
         sampling,
         max_new_tokens=answer_length(tokenizer.generation, max_new_tokens),
-        stop=[ways.stop] if isinstance(ways.stop, str) else ways.stop,
+        stop=ways.stops,
         settings=ways.cache,
         stepping=ways.stepping,
         workspace=ways.workspace,
