@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -105,6 +106,32 @@ def test_another_number_of_ranks_goes_on(tmp_path):
         assert_state_is(whole(reader), make_state(3))
 
 
+def linger(run, rank):
+    """Rank 1 is held up right after it has told rank 0 that its part is complete.
+
+    As by a busy machine; it goes on when rank 0 has published.
+    """
+    if rank != 1:
+        return
+    replace, published = os.replace, run / "checkpoints" / "step-00000001"
+
+    def replace_and_linger(source, target):
+        replace(source, target)
+        deadline = time.monotonic() + PATIENCE
+        while not published.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    os.replace = replace_and_linger
+
+
+@pytest.mark.thorough
+def test_a_rank_that_is_held_up_behind_its_part_loses_nothing(tmp_path):
+    codes = run_ranks(tmp_path, 2, [1], fault=functools.partial(linger, tmp_path))
+    assert codes == [0, 0]
+    with open_checkpoint(CheckpointStore(tmp_path).latest_good()) as reader:
+        assert_state_is(whole(reader), make_state(1))
+
+
 def die(rank):
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -197,6 +224,6 @@ def test_giving_up_does_not_wait_for_the_others(tmp_path):
     events = Events()
     store = CheckpointStore(tmp_path, 2, 0, 2, events.emit, rank_timeout=math.inf)
     store.save(share_of(make_state(1), 0, 2))
-    with pytest.raises(LuminaError, match="rank 1 did not write"):
+    with pytest.raises(LuminaError, match="while rank 1 had yet to write its part"):
         store.close(wait=False)
     assert events.of("checkpoint_failed")

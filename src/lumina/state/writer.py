@@ -71,8 +71,8 @@ class Writing:
         self.temporary.mkdir(exist_ok=True)
         self.state.arrived()
         part = self._write_part()
-        if self.world_size > 1:
-            write_file(_part_path(self.temporary, self.rank), _dump(part))
+        if self.rank > 0:
+            self._hand_over(part)
         if self.rank == 0:
             parts = [part, *(self._await_part(r) for r in range(1, self.world_size))]
             self._publish(self._manifest(parts))
@@ -125,6 +125,18 @@ class Writing:
             },
         }
 
+    def _hand_over(self, part: dict[str, Any]) -> None:
+        """Tell rank 0 that this rank's files are on the device.
+
+        The rename is the last thing done in the folder: from then on rank 0 may give
+        it its final name at any moment.
+        """
+        path = _part_path(self.temporary, self.rank)
+        unfinished = path.with_name(f".{path.name}.tmp")
+        unfinished.write_bytes(_dump(part))
+        sync_folder(self.temporary)
+        os.replace(unfinished, path)
+
     def _await_part(self, rank: int) -> dict[str, Any]:
         deadline = time.monotonic() + self.timeout
         path = _part_path(self.temporary, rank)
@@ -157,7 +169,15 @@ class Writing:
             )
 
     def _wait_until(self, deadline: float, complaint: str) -> None:
-        if time.monotonic() > deadline or self.stop.wait(_POLL_SECONDS):
+        if self.stop.wait(_POLL_SECONDS):
+            raise LuminaError(
+                "E303",
+                f"the checkpoint {self.final.name} was not finished: an error ended "
+                f"the run here while {complaint.replace('did not', 'had yet to', 1)}",
+                "the error before this one is the cause; the older checkpoints are "
+                "untouched",
+            )
+        if time.monotonic() > deadline:
             raise LuminaError(
                 "E303",
                 f"the checkpoint {self.final.name} was not finished: {complaint} "
@@ -181,7 +201,6 @@ class Writing:
     def _publish(self, manifest: Manifest) -> None:
         for rank in range(1, self.world_size):
             _part_path(self.temporary, rank).unlink()
-        _part_path(self.temporary, 0).unlink(missing_ok=True)
         manifest.write(self.temporary)
         # Checked while it still has its temporary name: whatever bears a final name
         # was good when it got it.
