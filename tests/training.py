@@ -250,8 +250,27 @@ def train_on_two_ranks(config) -> None:
     file = run.with_name(f"{run.name}.yaml")
     config.save(file)
     _store, running = start_ranks(["train", "--config-file", str(file)], run)
-    codes = [rank.wait() for rank in running]
-    assert codes == [0, 0], running[0].output
+    assert_ranks_end(running)
+
+
+def assert_ranks_end(running: list[Running], code: int = 0) -> None:
+    """Wait for all ranks; where one ends otherwise, show all codes and its output."""
+    codes = [_ending(rank) for rank in running]
+    wrong = [
+        f"rank {number} ended with {found}:\n{rank.output}"
+        for number, (found, rank) in enumerate(zip(codes, running, strict=True))
+        if found != code
+    ]
+    assert not wrong, "\n".join([f"the ranks ended with {codes}", *wrong])
+
+
+def _ending(rank: Running) -> int | str:
+    """Its exit code; one that does not end must not hide what the others say."""
+    rank.process.join(PATIENCE)
+    if rank.process.exitcode is None:
+        rank.kill()
+        return f"a kill after {PATIENCE:g} s"
+    return rank.process.exitcode
 
 
 @dataclass
@@ -313,8 +332,7 @@ class Trainings:
     def train_on_ranks(self, run: str, *flags: str, world_size: int = 2) -> Path:
         """One run in several processes from beginning to end."""
         running = self.ranks(run, *flags, world_size=world_size)
-        codes = [r.wait() for r in running]
-        assert codes == [0] * world_size, running[0].output
+        assert_ranks_end(running)
         return self.folder / run
 
     def output(self, run: str) -> str:

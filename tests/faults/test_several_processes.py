@@ -13,6 +13,7 @@ from fault_runs import FLAGS, assert_sound, at_step, die, exit_bare, saved, segf
 from lumina.assemble.ranks import meeting_place
 from mechanisms import mechanism
 from training import (
+    assert_ranks_end,
     assert_same_run,
     column,
     final_tensors,
@@ -49,7 +50,7 @@ def started(trainings, name, *flags, of_rank=lambda rank: None, **environment):
 def two(trainings):
     """The undisturbed run of two processes."""
     ranks = started(trainings, "two")
-    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    assert_ranks_end(ranks)
     return trainings.folder / "two"
 
 
@@ -105,7 +106,7 @@ def test_a_rank_that_ends_alone(trainings, two, how):
     run = trainings.folder / name
     assert saved(run) == [2, 4]
     ranks = started(trainings, name, "--auto-resume")
-    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    assert_ranks_end(ranks)
     assert_same_run(run, two)
     assert_sound(run)
 
@@ -121,14 +122,14 @@ def test_a_rank_that_ends_alone(trainings, two, how):
 def test_killed_on_two_and_resumed_on_one(trainings, two):
     plain = ["--dropout", "0"]  # dropout draws other numbers on other ranks
     whole = started(trainings, "plain", *plain)
-    assert [rank.wait() for rank in whole] == [0, 0]
+    assert_ranks_end(whole)
     ranks = started(
         trainings, "fewer", *plain,
         of_rank=lambda rank: partial(
             at_step, 5, partial(die_together, trainings.folder, rank)
         ),
     )  # fmt: skip
-    assert [rank.wait() for rank in ranks] == [-signal.SIGKILL] * 2
+    assert_ranks_end(ranks, -signal.SIGKILL)
     run = trainings.train("fewer", *FLAGS, *plain, "--auto-resume")
     assert_sound(run)
     wanted = trainings.folder / "plain"
@@ -157,8 +158,8 @@ def test_a_rank_that_is_stopped_for_a_while(trainings, two):
     for rank in ranks:
         rank.send(signal.SIGTERM)
     ranks[1].send(signal.SIGCONT)
-    assert [rank.wait() for rank in ranks] == [143, 143], ranks[0].output
+    assert_ranks_end(ranks, 143)
     ranks = started(trainings, "stopped", "--auto-resume")
-    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    assert_ranks_end(ranks)
     assert_same_run(run, two)
     assert_sound(run)

@@ -14,6 +14,7 @@ from training import (
     DENSE,
     SHAPE,
     Running,
+    assert_ranks_end,
     assert_same_run,
     column,
     events,
@@ -80,7 +81,7 @@ def test_two_ranks_take_the_rows_of_one_from_stores_made_once(tmp_path: Path) ->
     command = ["train", *SHAPE, *DENSE, *RHYTHM, *flags, "--run-dir", str(shared)]
     cache = {"LUMINA_CACHE": str(tmp_path / "cache")}
     _place, ranks = start_ranks(command, shared, **cache)
-    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    assert_ranks_end(ranks)
     stores = list((tmp_path / "cache" / "stores").iterdir())
     assert len([s for s in stores if s.is_dir() and s.name[0] != "."]) == 2, stores
     before = {path: path.stat().st_mtime_ns for path in stores}

@@ -15,6 +15,7 @@ from tiny_runs import Runs, same, story, write_conversations
 from training import (
     DENSE,
     SHAPE,
+    assert_ranks_end,
     assert_same_run,
     column,
     events,
@@ -242,7 +243,7 @@ def test_two_ranks_go_through_the_phases_of_one(
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     command = ["train", *SHAPE, *DENSE, *flags, "--parallel", way]
     _place, ranks = start_ranks([*command, "--run-dir", str(shared)], shared)
-    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    assert_ranks_end(ranks)
     assert begin(tmp_path, "alone", flags).wait() == 0
     for name in ("loss", "source.base.eval_loss", figure, "learning_rate"):
         found, wanted = column(shared, name), column(alone, name)

@@ -9,7 +9,7 @@ import pytest
 from lumina import Trainer
 from lumina.errors import LuminaError
 from lumina.train import job
-from training import start_ranks
+from training import assert_ranks_end, start_ranks
 
 # Query, key and value share one matrix in memory: a third of it cannot be frozen.
 HALF = ("blocks.*.attention.q.weight",)
@@ -94,7 +94,7 @@ def test_two_ranks_that_are_refused_leave_nothing(tiny_config, tmp_path):
     store, running = start_ranks(
         ["train", "--config-file", str(file)], tmp_path / "ranks"
     )
-    assert [rank.wait() for rank in running] == [2, 2], running[0].output
+    assert_ranks_end(running, 2)
     assert "E005" in running[0].output and "Traceback" not in running[1].output
     assert not (tmp_path / "a").exists()
     del store

@@ -16,7 +16,7 @@ from lumina import Config, Trainer
 from lumina.errors import LuminaError
 from lumina.train.recovery import preflight, repeat
 from mechanisms import mechanism
-from training import DENSE, Trainings, events, rows, words
+from training import DENSE, Trainings, assert_ranks_end, events, rows, words
 
 SHOWN = ("step", "tokens", "loss", "grad_norm", "learning_rate", "epoch", "skipped")
 
@@ -188,7 +188,7 @@ def test_the_rank_that_computes_wrongly_is_named(
     running = trainings.ranks(
         parallel, *flags, "--repeat-check-every", "3", before=flips_on_rank_1
     )
-    assert [rank.wait() for rank in running] == [1, 1]
+    assert_ranks_end(running, 1)
     told = events(trainings.folder / parallel, "silent_corruption")[0]
     assert told["data"]["ranks"] == [1]
     assert "E305" in running[0].output and "on rank 1" in running[0].output
@@ -197,11 +197,11 @@ def test_the_rank_that_computes_wrongly_is_named(
 @pytest.mark.thorough
 def test_every_rank_is_tested_before_a_run(trainings: Trainings) -> None:
     good = trainings.ranks("tested", *FLAGS, "--preflight")
-    assert [rank.wait() for rank in good] == [0, 0], good[0].output
+    assert_ranks_end(good)
     told = events(trainings.folder / "tested", "preflight")[0]["message"]
     assert "on each of 2 ranks, and a sum over them" in told
     bad = trainings.ranks(
         "refused", *FLAGS, "--preflight", before=partial(flips_on_rank_1, sums=True)
     )
-    assert [rank.wait() for rank in bad] == [1, 1]
+    assert_ranks_end(bad, 1)
     assert "rank 1: 1 of 4,096 sums" in bad[0].output

@@ -19,6 +19,7 @@ from mechanisms import mechanism
 from training import (
     DENSE,
     Trainings,
+    assert_ranks_end,
     assert_same_run,
     events,
     rows,
@@ -255,8 +256,7 @@ def test_two_ranks_go_back_together(trainings: Trainings, parallel: str) -> None
     running = trainings.ranks(
         parallel, *flags, before=partial(damage_and_go_back, value)
     )
-    codes = [rank.wait() for rank in running]
-    assert codes == [0, 0], running[0].output
+    assert_ranks_end(running)
     run = trainings.folder / parallel
     told = events(run, "rolled_back")[0]
     assert (told["step"], told["data"]["target"]) == (9, "snapshot")
@@ -264,7 +264,7 @@ def test_two_ranks_go_back_together(trainings: Trainings, parallel: str) -> None
     assert len(whole) == 12
     there = run / "checkpoints" / "step-00000009"
     resumed = trainings.ranks(parallel, *flags, "--resume", str(there))
-    assert [rank.wait() for rank in resumed] == [0, 0], resumed[0].output
+    assert_ranks_end(resumed)
     assert shown(rows(run)) == whole
 
 
