@@ -1,0 +1,1 @@
+"""Generated code: is it a program, does it pass its tests, is it careless."""
