@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
+import re
+import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from lumina.errors import LuminaError
 
@@ -17,14 +22,71 @@ _NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace `path` as a whole; it is on the device when this returns."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Replace `path` as a whole; it is on the device when this returns.
+
+    Any number of processes and threads may do so at once: each writes a temporary file
+    of its own, and the last one to rename it wins. What a killed process left of one is
+    removed by the next that writes `path`.
+    """
+    _remove_abandoned(path)
+    with _temporary_of(path) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)
+            raise
     sync_folder(path.parent)
+
+
+def _temporary_of(path: Path) -> BinaryIO:
+    """A new file beside `path`, whose lock says as long as it is open that it is used.
+
+    The system drops the lock when the process dies. A file system without locks leaves
+    nobody able to take one, and then nothing is ever removed.
+    """
+    while True:
+        name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            file = open(name, "xb")  # noqa: SIM115
+        except FileExistsError:
+            continue
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # taken for abandoned between its making and its lock
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of `path` that no living process holds."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
+    with contextlib.suppress(OSError):
+        for name in filter(pattern.fullmatch, os.listdir(path.parent)):
+            left = path.with_name(name)
+            with contextlib.suppress(OSError), open(left, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(left)
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Keep others from changing `path` between its reading and its writing.
+
+    Whoever reads a file, adds to it and writes it back does so in here: else two at
+    once lose what one of them added. Other threads wait as other processes do; it is
+    not to be entered twice. The lock is a file beside `path`, which stays, and the
+    system drops it when the process dies.
+
+    Raises:
+        OSError: the folder is not there or may not be written.
+    """
+    with open(path.with_name(f".{path.name}.lock"), "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,8 +11,8 @@ from lumina.state.experts import read_expert, write_expert
 def test_a_registry_makes_the_folder_it_is_named(tmp_path):
     folder = tmp_path / "not" / "there"
     registry = Registry(folder)
-    registry.create("chemistry", description="of bonds")
-    registry.save()
+    with registry.changing():
+        registry.create("chemistry", description="of bonds")
     assert Registry(folder).find("chemistry").description == "of bonds"
 
 

@@ -150,15 +150,20 @@ def _show(args: argparse.Namespace, registry: Any) -> None:
 
 
 def _create(args: argparse.Namespace, registry: Any) -> None:
+    from lumina.state.expert_registry import check_name
+
     (name,) = _words(args, "NAME")
-    registry.create(
-        name,
-        description=args.description or "",
-        category=args.category or "general",
-        goals=args.goal,
-        parent=args.parent,
-    )
-    registry.save()
+    check_name(name)
+    if args.parent is not None:
+        registry.find(args.parent)
+    with registry.changing():
+        registry.create(
+            name,
+            description=args.description or "",
+            category=args.category or "general",
+            goals=args.goal,
+            parent=args.parent,
+        )
     print(
         f"{name} is in {registry.folder}\n"
         f"next: lumina train --init-from RUN --expert-id {name} --train-data PATH"
@@ -167,10 +172,11 @@ def _create(args: argparse.Namespace, registry: Any) -> None:
 
 def _freeze(args: argparse.Namespace, registry: Any) -> None:
     (name,) = _words(args, "NAME")
-    entry = registry.find(name)
-    entry.frozen = not args.off
-    registry.touch(entry)
-    registry.save()
+    registry.find(name)  # refused before a folder is made
+    with registry.changing():
+        entry = registry.find(name)
+        entry.frozen = not args.off
+        registry.touch(entry)
     print(f"{name} {'may train again' if args.off else 'is frozen'}")
 
 
@@ -180,11 +186,12 @@ def _goal(args: argparse.Namespace, registry: Any) -> None:
             print(f"{goal}: {', '.join(names)}")
         return
     name, goal = _words(args, "NAME", "TEXT")
-    if args.off:
-        registry.unlink(name, goal)
-    else:
-        registry.link(name, goal)
-    registry.save()
+    registry.find(name)  # refused before a folder is made
+    with registry.changing():
+        if args.off:
+            registry.unlink(name, goal)
+        else:
+            registry.link(name, goal)
     print(f"{name}: {'; '.join(registry.find(name).goals) or 'no goals'}")
 
 
@@ -225,8 +232,9 @@ def _move(args: argparse.Namespace, registry: Any) -> None:
         origin,
     )
     weights.close()
-    entry.active = args.action == "attach"
-    registry.touch(entry)
-    registry.save()
+    with registry.changing():
+        entry = registry.find(name)
+        entry.active = args.action == "attach"
+        registry.touch(entry)
     run = shell_path(folder)
     print(f"{folder}: {origin}\nnext: lumina generate {run} --prompt 'Once'")

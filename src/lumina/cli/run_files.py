@@ -8,10 +8,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lumina.durable import write_error, write_file
+from lumina.durable import changing, write_error, write_file
 from lumina.errors import LuminaError
 from lumina.state.archives import archives
 from lumina.state.liveness import state_of
@@ -85,15 +86,19 @@ def tags_of(path: Path) -> list[str]:
     return [str(tag) for tag in tags] if isinstance(tags, list) else []
 
 
-def write_tags(path: Path, tags: list[str]) -> None:
-    """Replace the tags of a run.
+def change_tags(path: Path, change: Callable[[list[str]], list[str]]) -> list[str]:
+    """Replace the tags of a run by what is made of them; returns those.
 
     Raises:
         LuminaError: where they cannot be written.
     """
-    text = json.dumps({"tags": tags}, indent=1, ensure_ascii=False) + "\n"
     try:
-        write_file(path / TAGS_NAME, text.encode())
+        with changing(path / TAGS_NAME):
+            before = tags_of(path)
+            if (tags := change(before)) != before:
+                text = json.dumps({"tags": tags}, indent=1, ensure_ascii=False) + "\n"
+                write_file(path / TAGS_NAME, text.encode())
+            return tags
     except OSError as error:
         raise write_error(error, path / TAGS_NAME) from error
 

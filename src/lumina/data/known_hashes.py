@@ -19,6 +19,7 @@ from typing import Any
 
 from lumina.cache_root import cache_root
 from lumina.data.files import content_hash
+from lumina.durable import write_file
 
 WORTH_KEEPING = 2**20
 """Bytes from which on a file's hash is kept; smaller ones are read as fast."""
@@ -71,8 +72,6 @@ def _record(path: Path) -> Path:
 
 def _keep(record: Path, value: dict[str, Any]) -> None:
     """Whole or not at all. Where it cannot be written, the file is read again."""
-    temporary = record.with_name(f".{record.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(value) + "\n")
-        os.replace(temporary, record)
+        write_file(record, (json.dumps(value) + "\n").encode())

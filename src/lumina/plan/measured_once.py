@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from lumina.cache_root import cache_root
-from lumina.durable import write_file
+from lumina.durable import changing, write_file
 from lumina.errors import LuminaError
 
 
@@ -26,8 +26,11 @@ def measured_once(name: str, key: str, measure: Callable[[], float]) -> float:
         # A cache that cannot be written costs the measurement again, nothing else.
         with contextlib.suppress(OSError, LuminaError):
             cache_root().mkdir(parents=True, exist_ok=True)
-            content = json.dumps(known, indent=1, sort_keys=True) + "\n"
-            write_file(cache_root() / name, content.encode())
+            with changing(file := cache_root() / name):
+                # Others may have measured other things meanwhile.
+                kept = _known(name) | {key: known[key]}
+                content = json.dumps(kept, indent=1, sort_keys=True) + "\n"
+                write_file(file, content.encode())
     return float(known[key])
 
 

@@ -5,15 +5,17 @@ One JSON file in a folder, beside a folder for each expert's weights.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lumina.durable import write_error, write_file
+from lumina.durable import changing, write_error, write_file
 from lumina.errors import LuminaError
 
 REGISTRY_NAME = "registry.json"
@@ -78,6 +80,9 @@ class Registry:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
         self.entries: dict[str, Entry] = {}
+        self._read()
+
+    def _read(self) -> None:
         path = self.folder / REGISTRY_NAME
         if not path.is_file():
             return
@@ -167,13 +172,25 @@ class Registry:
         """Note that an entry changed now."""
         entry.updated = _now()
 
-    def save(self) -> None:
-        """Write the registry, whole or not at all."""
-        values = {"version": 1, "experts": [asdict(e) for e in self.entries.values()]}
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Change the registry in here; it is then written, whole or not at all.
+
+        It begins with what the file holds now, and other processes wait: so none loses
+        what another enters. After an error nothing is written.
+
+        Raises:
+            LuminaError: where it cannot be written.
+        """
         path = self.folder / REGISTRY_NAME
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_file(path, (json.dumps(values, indent=1) + "\n").encode())
+            with changing(path):
+                self._read()
+                yield
+                listed = [asdict(entry) for entry in self.entries.values()]
+                values = {"version": 1, "experts": listed}
+                write_file(path, (json.dumps(values, indent=1) + "\n").encode())
         except OSError as error:
             raise write_error(error, path) from error
 

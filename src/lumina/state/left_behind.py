@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from lumina.durable import write_error, write_file
+from lumina.durable import changing, write_error, write_file
 from lumina.state.json_lines import JsonLinesFile
 from lumina.state.run_directory import RunDirectory
 
@@ -41,11 +41,12 @@ def leave_results(run: RunDirectory, results: Mapping[str, str]) -> None:
         return
     path = run.results
     try:
-        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    except ValueError:
-        known = {}  # half a file of an earlier version; figures are measured again
-    text = json.dumps({**known, **results}, indent=1) + "\n"
-    try:
-        write_file(path, text.encode())
+        with changing(path):
+            try:
+                known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+            except ValueError:
+                known = {}  # half a file of an earlier version; measured again
+            text = json.dumps({**known, **results}, indent=1) + "\n"
+            write_file(path, text.encode())
     except OSError as error:
         raise write_error(error, path) from error

@@ -86,14 +86,9 @@ def keep_expert(config: Config, run: Path, loss: float | None, steps: int) -> Pa
     finally:
         weights.close()
     registry = Registry(train.expert_registry)
-    entry = registry.entries.get(name) or registry.create(name)
-    if train.default_goal:
-        registry.link(name, train.default_goal)
     kept = registry.file_of(name)
-    for path in (run / FILE_NAME, kept):
-        write_expert(path, expert)
-    entry.checkpoint = str(kept.resolve())
-    entry.training = {
+    write_expert(run / FILE_NAME, expert)
+    training = {
         "base": train.init_from,
         "run": str(run),
         "steps": steps,
@@ -103,6 +98,12 @@ def keep_expert(config: Config, run: Path, loss: float | None, steps: int) -> Pa
         "default_goal": train.default_goal,
         "seed": train.seed,
     }
-    registry.touch(entry)
-    registry.save()
+    with registry.changing():
+        entry = registry.entries.get(name) or registry.create(name)
+        if train.default_goal:
+            registry.link(name, train.default_goal)
+        # In here, so that the weights there and what is said of them are of one run.
+        write_expert(kept, expert)
+        entry.checkpoint, entry.training = str(kept.resolve()), training
+        registry.touch(entry)
     return kept

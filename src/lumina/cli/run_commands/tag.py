@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lumina.cli.run_files import one_run, tags_of, write_tags
+from lumina.cli.run_files import change_tags, one_run, tags_of
 from lumina.errors import LuminaError
 
 SUMMARY = "give a run tags, or take them away"
@@ -27,17 +27,20 @@ def run(args: argparse.Namespace) -> int:
             raise LuminaError(
                 "E005", f"{tag!r} is no tag", "a tag is a word or two, without commas"
             )
-    before = tags_of(path)
-    missing = [tag for tag in args.remove if tag not in before]
-    if missing:
-        raise LuminaError(
-            "E005",
-            f"{path} has no tag {missing[0]!r}",
-            f"its tags are {', '.join(before) or 'none'}",
-        )
-    tags = list(dict.fromkeys([*before, *args.tags]))
-    tags = [tag for tag in tags if tag not in args.remove]
-    if tags != before:
-        write_tags(path, tags)
+
+    def changed(before: list[str]) -> list[str]:
+        missing = [tag for tag in args.remove if tag not in before]
+        if missing:
+            raise LuminaError(
+                "E005",
+                f"{path} has no tag {missing[0]!r}",
+                f"its tags are {', '.join(before) or 'none'}",
+            )
+        tags = dict.fromkeys([*before, *args.tags])
+        return [tag for tag in tags if tag not in args.remove]
+
+    # Without a change there is nothing to write, and it need not be permitted.
+    asked = args.tags or args.remove
+    tags = change_tags(path, changed) if asked else tags_of(path)
     print(f"{path}: {', '.join(tags) or 'no tags'}")
     return 0

@@ -21,7 +21,7 @@ import torch
 from lumina.assemble.ranks import Ranks
 from lumina.cache_root import cache_root
 from lumina.config.sections.memory_ladder import MemoryLadderSection
-from lumina.durable import write_file
+from lumina.durable import changing, write_file
 from lumina.errors import LuminaError
 from lumina.plan.environment import Environment
 from lumina.plan.make import with_spec
@@ -107,15 +107,16 @@ class Limits:
         return True
 
     def _write(self, entry: dict[str, Any] | None) -> None:
-        entries = _entries()
-        entries.pop(self.key, None)
-        if entry is not None:
-            entries[self.key] = entry
-        kept = dict(list(entries.items())[-MOST_ENTRIES:])
-        content = json.dumps({"version": VERSION, "limits": kept}, indent=1) + "\n"
         with contextlib.suppress(OSError, LuminaError):
             cache_root().mkdir(parents=True, exist_ok=True)
-            write_file(cache_root() / FILE, content.encode())
+            with changing(file := cache_root() / FILE):
+                entries = _entries()
+                entries.pop(self.key, None)
+                if entry is not None:
+                    entries[self.key] = entry
+                kept = dict(list(entries.items())[-MOST_ENTRIES:])
+                values = {"version": VERSION, "limits": kept}
+                write_file(file, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def _entries() -> dict[str, Any]:

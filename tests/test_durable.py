@@ -1,0 +1,186 @@
+"""Files that several processes write at once: none fails, no entry is lost.
+
+What another process does meanwhile is done here at that very moment, by a call in the
+place where it hurts most. A lock of one open file keeps out another one of the same
+process too, so that this is the same as with two processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import lumina.cli.run_files
+import lumina.plan.measured_once
+import lumina.state.expert_registry
+import lumina.state.left_behind
+import lumina.train.memory_ladder.limits
+from lumina.cli.main import main
+from lumina.durable import changing, write_file
+from lumina.plan.measured_once import known_numbers, measured_once
+from lumina.state.expert_registry import Registry
+from lumina.state.left_behind import leave_results
+from lumina.state.run_directory import RunDirectory
+from lumina.train.memory_ladder.limits import Limits
+from training import start_process, wait_until
+
+
+def at_first(monkeypatch, owner, name, happens):
+    """Let something happen right before the first call of a function."""
+    real = getattr(owner, name)
+
+    def call(*arguments, **options):
+        monkeypatch.setattr(owner, name, real)
+        happens(*arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def test_another_may_write_the_file_between_two_steps_of_this_writer(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "file.json"
+    at_first(monkeypatch, os, "replace", lambda *names: write_file(path, b"of another"))
+    write_file(path, b"of this one")
+    assert path.read_bytes() == b"of this one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_temporary_file_is_not_taken_for_abandoned_before_it_is_locked(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "file.json"
+    at_first(monkeypatch, fcntl, "flock", lambda file, how: os.unlink(file.name))
+    write_file(path, b"content")
+    assert path.read_bytes() == b"content"
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    write_file(path, b"before")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_file(path, b"after")
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _never_ends(path: Path, reached: Path) -> None:
+    def replace(*names):
+        reached.touch()
+        while True:
+            time.sleep(1)
+
+    os.replace = replace
+    write_file(path, b"never there")
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_needs_stays(tmp_path):
+    path, reached = tmp_path / "run" / "file.json", tmp_path / "reached"
+    path.parent.mkdir()
+    other = path.with_name(".other.json.0123abcd.tmp")  # of another file, left too
+    other.touch()
+    process = start_process(_never_ends, path, reached)
+    assert wait_until(reached.exists)
+    write_file(path, b"beside it")
+    assert len(list(path.parent.iterdir())) == 3, "the living writer's file is gone"
+    process.kill()
+    process.join()
+    write_file(path, b"after it")
+    assert path.read_bytes() == b"after it"
+    assert sorted(path.parent.iterdir()) == [other, path]
+
+
+def _number(folder, name):
+    measured_once("numbers.json", name, lambda: 2.0)
+
+
+def _limit(folder, name):
+    Limits(name).remember({}, "memory ran out", proven=True)
+
+
+def _result(folder, name):
+    leave_results(RunDirectory(folder), {name: "1"})
+
+
+def _tag(folder, name):
+    assert main(["runs", "tag", str(folder), name]) == 0
+
+
+def _expert(folder, name):
+    registry = Registry(folder)  # which is read long before it is changed
+    with registry.changing():
+        registry.create(name)
+
+
+def _limits_known():
+    return {name for name in ("one", "two") if Limits(name).known()}
+
+
+@pytest.mark.parametrize(
+    ("module", "enter", "entered"),
+    [
+        (
+            lumina.plan.measured_once,
+            _number,
+            lambda folder: set(known_numbers("numbers.json")),
+        ),
+        (
+            lumina.train.memory_ladder.limits,
+            _limit,
+            lambda folder: _limits_known(),
+        ),
+        (
+            lumina.state.left_behind,
+            _result,
+            lambda folder: set(json.loads((folder / "results.json").read_bytes())),
+        ),
+        (
+            lumina.cli.run_files,
+            _tag,
+            lambda folder: set(lumina.cli.run_files.tags_of(folder)),
+        ),
+        (
+            lumina.state.expert_registry,
+            _expert,
+            lambda folder: set(Registry(folder).entries),
+        ),
+    ],
+    ids=["numbers", "limits", "results", "tags", "experts"],
+)
+def test_two_at_once_lose_no_entry(
+    tmp_path, monkeypatch, capsys, module, enter, entered
+):
+    """The other one was first to the lock; and while one writes, no third gets it."""
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "config.yaml").touch()
+
+    def locked(path, content):
+        lock = path.with_name(f".{path.name}.lock")
+        with open(lock) as held, pytest.raises(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_file(path, content)
+
+    monkeypatch.setattr(module, "write_file", locked)
+    at_first(monkeypatch, module, "changing", lambda path: enter(tmp_path, "two"))
+    enter(tmp_path, "one")
+    assert entered(tmp_path) == {"one", "two"}
+
+
+def test_a_lock_goes_with_an_error_inside_it(tmp_path):
+    path = tmp_path / "file.json"
+    with contextlib.suppress(KeyError), changing(path):
+        raise KeyError
+    with changing(path):
+        pass
