@@ -1,10 +1,10 @@
 """Changes the source on purpose, one place at a time, and asks whether a test notices.
 
-The lists (tools/mutants.toml, of an audit; tools/mutants-seed.toml, drawn by a seed)
-name for each mutant a file, a text that occurs in it exactly once, what replaces it,
-and the tests that must fail then. Every mutant is made in a temporary copy of src; the
-checkout itself is not changed. A mutant whose tests all pass has survived: they do not
-show what they are named for.
+The lists (tools/mutants.toml, of an audit; tools/mutants-seed.toml and
+tools/mutants-changed.toml, each drawn by a seed) name for each mutant a file, a text
+that occurs in it exactly once, what replaces it, and the tests that must fail then.
+Every mutant is made in a temporary copy of src; the checkout itself is not changed. A
+mutant whose tests all pass has survived: they do not show what they are named for.
 
     .venv/bin/python tools/mutants.py run --jobs 2 N42 N37
 
@@ -22,7 +22,11 @@ that reach them, until one fails; that one is then named in the list:
 
 All three go on where they were stopped. What a seed has drawn stays in the list, with
 its tests, while the source has it; another seed begins anew. The map and the verdicts
-lie in .mutants.
+lie in .mutants. Another list is drawn from other files (--groups, of
+tools/mutants_groups.py), or only from lines that a commit did not have:
+
+    .venv/bin/python tools/mutants.py draw --list tools/mutants-changed.toml \\
+        --groups decisions --since ea80547d --seed 17 --count 72
 """
 
 from __future__ import annotations
@@ -44,9 +48,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import mutants_groups
 import mutants_map
 import mutants_sites
-from mutants_list import Mutant, change, read_list, read_seed, settled, write_list
+from mutants_list import (
+    Drawn,
+    Mutant,
+    change,
+    read_drawn,
+    read_list,
+    settled,
+    write_list,
+)
 
 PASSED, FAILED = 0, 1
 """Exit codes of pytest that are a verdict."""
@@ -79,8 +92,8 @@ HUNG_SECONDS, HELD_BYTES = 120, 12 << 30
 FIRST_SECONDS, MOST_SECONDS = 15.0, 300.0
 """Recorded seconds of the tests that hunt a mutant: at first, and in all."""
 
-LISTS = ("mutants.toml", "mutants-seed.toml")
-"""In tools. Only the last is drawn."""
+LISTS = ("mutants.toml", "mutants-seed.toml", "mutants-changed.toml")
+"""In tools. All but the first are drawn; draw and hunt take the second by default."""
 
 
 class TimeOverError(Exception):
@@ -232,7 +245,8 @@ def sum_of_files(root: Path) -> str:
 def run(args: argparse.Namespace) -> int:
     """Judge the listed mutants; 1 unless every one of them was killed."""
     root, over = args.root, time.monotonic() + args.within
-    lists = [path for path in args.list if path.exists() or path.name != LISTS[-1]]
+    named = args.list or [root / "tools" / name for name in LISTS]
+    lists = [path for path in named if path.exists() or path.name not in LISTS[1:]]
     mutants = [mutant for path in lists for mutant in read_list(path)]
     if unknown := set(args.ids) - {mutant.id for mutant in mutants}:
         print(f"not in the list: {', '.join(sorted(unknown))}", file=sys.stderr)
@@ -309,36 +323,56 @@ def make_map(args: argparse.Namespace) -> int:
 
 def draw(args: argparse.Namespace) -> int:
     """Write the list of a seed; what it holds already stays while the source has it."""
-    root, path = args.root, args.list[-1]
+    root, path = args.root, drawn_list(args)
+    by = Drawn(args.seed, args.groups, args.since)
     reached = mutants_map.read(root, root / ".mutants" / "map")
     known: dict[str, Mutant] = {}
-    if path.exists() and read_seed(path) == args.seed:
+    if path.exists() and read_drawn(path) == by:
         known = {mutant.id: mutant for mutant in read_list(path, complete=False)}
     drawn: list[Mutant] = []
-    for number, group in enumerate(mutants_sites.GROUPS):
+    groups = mutants_groups.GROUPS[by.groups]
+    for number, (group, names) in enumerate(groups.items()):
         sites = [
             site
-            for file in mutants_sites.files_of(root, group)
-            for site in mutants_sites.sites(root, file)
+            for file in mutants_groups.files_of(root, names)
+            for site in sites_since(root, file, by.since)
         ]
         found = [site for site in sites if reached.tests(site.file, *site.lines)]
         kept = [site for site in sites if site.id in known]
-        groups = len(mutants_sites.GROUPS)
-        share = args.count // groups + (number < args.count % groups)
-        picked = mutants_sites.pick(found, args.seed, share, kept)
+        share = args.count // len(groups) + (number < args.count % len(groups))
+        picked = mutants_sites.pick(found, by.seed, share, kept)
         print(f"{group}: {len(picked)} of {len(found)}, {len(kept)} of them known")
         drawn += [
             known.get(site.id)
             or Mutant(site.id, site.what, site.file, site.old, site.new)
             for site in sorted(picked, key=lambda site: (site.file, site.lines))
         ]
-    write_list(path, args.seed, drawn)
+    write_list(path, by, drawn)
     return 0
+
+
+def sites_since(root: Path, file: str, since: str) -> list[mutants_sites.Site]:
+    """Sites of a file in lines that a commit did not have; all without a commit."""
+    sites = mutants_sites.sites(root, file)
+    if not since:
+        return sites
+    lines = mutants_groups.changed_lines(root, file, since)
+    return [
+        site
+        for site in sites
+        if lines.intersection(range(site.lines[0], site.lines[1] + 1))
+    ]
+
+
+def drawn_list(args: argparse.Namespace) -> Path:
+    """The list that draw writes and hunt settles."""
+    path: Path = args.list[-1] if args.list else args.root / "tools" / LISTS[1]
+    return path
 
 
 def hunt(args: argparse.Namespace) -> int:
     """Run the tests that reach the unsettled mutants; 1 if some have survived."""
-    root, path = args.root, args.list[-1]
+    root, path = args.root, drawn_list(args)
     reached = mutants_map.read(root, root / ".mutants" / "map")
     results = root / ".mutants" / "verdicts.jsonl"
     verdicts = read_verdicts(results) if not args.again else {}
@@ -377,7 +411,7 @@ def hunt(args: argparse.Namespace) -> int:
             told = f"{mutant.id} ({mutant.what}): {result['by']}"
             print(f"{result['verdict']:<11} {told}", flush=True)
     noted = [noted_test(mutant, verdicts.get(mutant.id)) for mutant in mutants]
-    write_list(path, read_seed(path), noted)
+    write_list(path, read_drawn(path), noted)
     left = [mutant for mutant in noted if not settled(mutant)]
     print(f"{len(left)} of {len(mutants)} are left")
     return int(bool(left))
@@ -425,7 +459,10 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--root", type=Path, default=Path(__file__).parents[1])
         if name != "map":
             command.add_argument(
-                "--list", type=Path, action="append", help="default: those in tools"
+                "--list",
+                type=Path,
+                action="append",
+                help=f"default: {', '.join(LISTS if name == 'run' else LISTS[1:2])}",
             )
         if name in ("run", "hunt"):
             command.add_argument("ids", nargs="*", help="only these (default: all)")
@@ -449,12 +486,19 @@ def main(argv: list[str] | None = None) -> int:
         if name == "draw":
             command.add_argument("--seed", type=int, required=True)
             command.add_argument("--count", type=int, default=120)
+            command.add_argument(
+                "--groups", choices=mutants_groups.GROUPS, default=Drawn.groups
+            )
+            command.add_argument(
+                "--since",
+                default="",
+                metavar="COMMIT",
+                help="only lines that it did not have; default: all lines",
+            )
         else:
             command.add_argument("--jobs", type=int, default=1, help="at a time")
     args = parser.parse_args(argv)
     args.root = args.root.resolve()
-    if getattr(args, "list", None) is None:
-        args.list = [args.root / "tools" / name for name in LISTS]
     status: int = args.function(args)
     return status
 

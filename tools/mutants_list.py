@@ -15,6 +15,21 @@ HEAD = """\
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """By what a list was drawn.
+
+    Attributes:
+        seed: of the order.
+        groups: set of groups of files, equally many from each.
+        since: commit; only lines that are not as it had them. Empty: any line.
+    """
+
+    seed: int
+    groups: str = "rooms"
+    since: str = ""
+
+
+@dataclass(frozen=True)
 class Mutant:
     """One change of the source that tests must notice.
 
@@ -58,9 +73,12 @@ def read_list(path: Path, complete: bool = True) -> list[Mutant]:
     return found
 
 
-def read_seed(path: Path) -> int:
-    """The seed that a list was drawn by."""
-    return int(tomllib.loads(path.read_text())["seed"])
+def read_drawn(path: Path) -> Drawn:
+    """By what a list was drawn."""
+    entry = tomllib.loads(path.read_text())
+    return Drawn(
+        entry["seed"], entry.get("groups", Drawn.groups), entry.get("since", "")
+    )
 
 
 def settled(mutant: Mutant) -> bool:
@@ -85,9 +103,12 @@ def change(mutant: Mutant, folder: Path) -> None:
     path.write_text(text.replace(mutant.old, mutant.new))
 
 
-def write_list(path: Path, seed: int, mutants: list[Mutant]) -> None:
+def write_list(path: Path, drawn: Drawn, mutants: list[Mutant]) -> None:
     """Write a list that was drawn."""
-    lines = [HEAD, f"seed = {seed}", f"count = {len(mutants)}"]
+    lines = [HEAD, f"seed = {drawn.seed}", f"groups = {quoted(drawn.groups)}"]
+    if drawn.since:
+        lines.append(f"since = {quoted(drawn.since)}")
+    lines.append(f"count = {len(mutants)}")
     for mutant in mutants:
         lines.append("\n[[mutant]]")
         for name, value in asdict(mutant).items():

@@ -11,27 +11,8 @@ import ast
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-GROUPS = {
-    "numerics": ("ops", "model", "optim"),
-    "controls": (
-        "train/controls",
-        "train/resume_plan.py",
-        "train/shape_from_weights.py",
-        "train/signals.py",
-        "train/rules",
-        "train/finish.py",
-        "train/loop.py",
-        "train/step.py",
-    ),
-    "resume": ("state", "train/resume.py", "train/start.py", "train/run_folder.py"),
-    "data": ("data",),
-    "reports": ("observe", "measure", "train/recorder.py"),
-}
-"""Folders and files of src/lumina from which equally many mutants are drawn."""
 
 COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
     ast.Lt: ("<", "<="),
@@ -373,16 +354,6 @@ def sites(root: Path, file: str) -> list[Site]:
     finder = Finder(file, text)
     finder.visit(ast.parse(text))
     return finder.sites
-
-
-def files_of(root: Path, group: str) -> Iterator[str]:
-    """The files of a group."""
-    base = root / "src" / "lumina"
-    for name in GROUPS[group]:
-        found = [base / name] if name.endswith(".py") else (base / name).rglob("*.py")
-        for path in sorted(found):
-            if path.is_file():
-                yield path.relative_to(root).as_posix()
 
 
 def pick(found: list[Site], seed: int, count: int, kept: list[Site]) -> list[Site]:

@@ -122,11 +122,12 @@ def test_each_site_is_one_small_change_of_what_runs():
 
 
 def test_every_group_names_what_is_there():
-    text = (TOOLS / "mutants_sites.py").read_text()
+    text = (TOOLS / "mutants_groups.py").read_text()
     table = text.split("GROUPS = ")[1].split("\n}\n")[0] + "\n}"
-    for names in ast.literal_eval(table).values():
-        for name in names:
-            assert (TOOLS.parent / "src" / "lumina" / name).exists(), name
+    for groups in ast.literal_eval(table).values():
+        for names in groups.values():
+            for name in names:
+                assert (TOOLS.parent / "src" / "lumina" / name).exists(), name
 
 
 def test_a_change_takes_lines_along_until_its_text_is_unique():
@@ -136,6 +137,28 @@ def test_a_change_takes_lines_along_until_its_text_is_unique():
         ("def g(a):\n    b = a + 1\n", "def g(a):\n    b = a - 1\n"),
         ("def g(a):\n    b = a + 1\n", "def g(a):\n    b = a + 2\n"),
     ]
+
+
+def test_lines_that_a_commit_did_not_have_are_told(tmp_path):
+    def git(*words):
+        named = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", tmp_path, *named, *words], check=True)
+
+    path = tmp_path / "f.py"
+    path.write_text("a\nb\nc\nd\n")
+    git("init", "-q")
+    git("add", "f.py")
+    git("commit", "-q", "-m", "first")
+    path.write_text("a\nB\nd\ne\nf\n")  # c is gone: that is no line of the file
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import mutants_groups, pathlib\n"
+        "root = pathlib.Path(sys.argv[2])\n"
+        "print(sorted(mutants_groups.changed_lines(root, 'f.py', 'HEAD')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, TOOLS, tmp_path], capture_output=True, text=True
+    )
+    assert done.stdout == "[2, 4, 5]\n", done.stderr
 
 
 @pytest.mark.thorough
@@ -149,7 +172,7 @@ def test_drawn_mutants_are_hunted_and_settled(root):
     assert call(root, "draw", "--seed", "7", "--count", "60")[0] == 0
     assert drawn.read_text() == first, "the seed decides"
     listed = tomllib.loads(first)
-    assert listed["seed"] == 7
+    assert listed["seed"] == 7 and listed["groups"] == "rooms"
     whats = [mutant["what"] for mutant in listed["mutant"]]
     assert len(whats) == 6, "one mistake a line that is reached"
     assert not any("ready" in what or "unreached" in what for what in whats)
