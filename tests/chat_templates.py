@@ -60,6 +60,12 @@ GEMMA = (
     "'<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
 )
+GEMMA4 = (  # marks of its own on both sides of a turn, and the assistant is "model"
+    "{{- bos_token }}{%- for message in messages %}"
+    "{{- '<|turn>' + ('model' if message.role == 'assistant' else message.role) + '\n'"
+    " + message.content | trim + '<turn|>\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|turn>model\n' }}{%- endif %}"
+)
 ZEPHYR = (
     "{% for message in messages %}\n{% if message['role'] == 'user' %}\n"
     "{{ '<|user|>\n' + message['content'] + eos_token }}\n"
@@ -209,7 +215,7 @@ TAGGED = (
 SPECIAL = (
     "<s>", "</s>", "<pad>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
     "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|user|>",
-    "<|assistant|>", "<|system|>", "<|end|>",
+    "<|assistant|>", "<|system|>", "<|end|>", "<|turn>", "<turn|>",
 )  # fmt: skip
 
 

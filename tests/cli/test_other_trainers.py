@@ -136,6 +136,7 @@ def test_a_truth_value_that_belongs_to_no_switch_is_refused(
         ("--push_to_hub", "lumina export"),
         ("--eval_iters", "eval_batches"),
         ("--cutoff_len", "seq_length"),
+        ("--target_modules", "lora_target_modules"),
     ],
 )
 def test_names_of_other_trainers_are_answered_by_meaning(

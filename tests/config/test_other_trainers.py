@@ -69,7 +69,8 @@ def test_values_that_mean_not_set_set_nothing(tmp_path: Path) -> None:
         ("steps: -1", "E005", "steps"),
         ("max_steps: -2", "E005", "steps"),
         ("eval_steps: 0.1", "E005", "eval_every_n_batches"),
-        ("save_steps: 0.5", "E005", "save_every_n_batches"),
+        ("save_steps: 0.5", "E005", ">= 0, or auto; a share of the run cannot be"),
+        ("warmup_steps: 0.1", "E005", "; as a share of the run it is warmup_ratio"),
         ("bf16: 7", "E005", "mixed_bf16"),
         ("bf16: true\nfp16: true", "E002", "precision"),
         ("max_steps: 5\nsteps: 6", "E002", "steps"),
@@ -90,6 +91,13 @@ def test_the_others_are_refused_with_what_is_meant(
     with pytest.raises(LuminaError) as refused:
         loaded(tmp_path, text + "\n")
     assert refused.value.code == code and words in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["eval_steps: 1.5", "eval_steps: x", "rank: 0.5"])
+def test_only_a_share_of_the_run_is_called_one(text: str, tmp_path: Path) -> None:
+    with pytest.raises(LuminaError, match=r"E005|E004") as refused:
+        loaded(tmp_path, text + "\n")
+    assert "share of the run" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["lora_bias", "push_to_hub", "flash"])

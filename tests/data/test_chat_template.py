@@ -12,6 +12,7 @@ import lumina
 from chat_templates import (
     CHATML,
     GEMMA,
+    GEMMA4,
     LLAMA2,
     LLAMA3,
     LLAMA3_TOOLS,
@@ -26,6 +27,8 @@ from chat_templates import (
     theirs_of,
 )
 from foreign_tokenizers import foreign_tokenizer
+from lumina.config import Config
+from lumina.data.prepare import prepare
 from lumina.data.records import Message
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
@@ -42,6 +45,7 @@ TEMPLATES = {
     ),
     "mistral": (MISTRAL, "  4 of [it]\n</s>yes</s>", "</s>"),
     "gemma": (GEMMA, "4 of [it]<end_of_turn>yes<end_of_turn>", "<end_of_turn>"),
+    "gemma4": (GEMMA4, "4 of [it]<turn|>yes<turn|>", "<turn|>"),
     "zephyr": (ZEPHYR, "  4 of [it]\n</s>yes</s>", "</s>"),
     "phi": (PHI, "  4 of [it]\n<|end|>yes<|end|>", "<|end|>"),
     "llama2": (LLAMA2, " 4 of [it] </s> yes </s>", "</s>"),
@@ -89,6 +93,57 @@ def test_ids_are_those_of_transformers_and_the_mask_is_exact(
     assert again.encode_chat(chat) == (ids, mask)
     assert again.fingerprint == mine.fingerprint
     assert all(mine.encode_chat(chat, loss_on="all")[1])
+
+
+@pytest.mark.parametrize(
+    ("asks", "answers", "taught"),
+    [
+        # The thought of an earlier turn is not shown, as when one talks with the model.
+        (
+            "",
+            ["<think>\none\n</think>\n\nfirst", "<think>\ntwo\n</think>\n\nlast"],
+            "first<|im_end|><think>\ntwo\n</think>\n\nlast<|im_end|>",
+        ),
+        # What opens the thought is of the question: such an answer only closes it.
+        ("<think>\n", ["one\n</think>\n\nlast"], "one\n</think>\n\nlast<|im_end|>"),
+        ("<think>\n", ["last"], "\n</think>\n\nlast<|im_end|>"),
+    ],
+)
+def test_thoughts_are_taught_where_the_template_shows_them(
+    asks: str, answers: list[str], taught: str, tmp_path: Path
+) -> None:
+    opens = "'<|im_start|>assistant\n"
+    template = QWEN3.replace(f"{opens}' }}}}{{%- endif %}}",
+                             f"{opens}{asks}' }}}}{{%- endif %}}")  # fmt: skip
+    assert (template == QWEN3) == (not asks)
+    mine = Tokenizer.from_path(folder_with(template, tmp_path))
+    chat: list[Message] = []
+    for answer in answers:
+        chat += [{"role": "user", "content": "2 + 2?"},
+                 {"role": "assistant", "content": answer}]  # fmt: skip
+    ids, mask = mine.encode_chat(chat)
+    assert theirs_of(tmp_path).apply_chat_template(chat, return_dict=False) == ids
+    assert mine.decode([i for i, m in zip(ids, mask, strict=True) if m]) == taught
+
+
+def test_a_changed_template_makes_other_tokens(tmp_path: Path) -> None:
+    """The cache knows tokens by the template too, not only by text and tokenizer."""
+    write_conversations(tmp_path / "chats.jsonl")
+    folder = folder_with(CHATML, tmp_path / "model")
+    config = Config(
+        preset="debug", train_data=[str(tmp_path / "chats.jsonl")],
+        tokenizer=str(folder), eval_fraction=0.0,
+    )  # fmt: skip
+    first = prepare(config)
+    assert prepare(config).stats["cached"]
+    path = folder / "tokenizer_config.json"
+    other = CHATML.replace("message['content']", "'>> ' + message['content']")
+    told = json.loads(path.read_text()) | {"chat_template": other}
+    path.write_text(json.dumps(told))
+    second = prepare(config)
+    assert not second.stats["cached"]
+    assert len(second.train.tokens) > len(first.train.tokens)
+    assert ">> " in second.tokenizer.decode(second.train.document(0).tolist())
 
 
 @pytest.mark.covers("DAT-14: assistant tokens weighted")

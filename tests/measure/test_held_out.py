@@ -50,3 +50,24 @@ def test_an_objective_that_does_not_tell_has_no_accuracy():
 
     outcome = held_out_loss(Untold(), [Anything()], device=torch.device("cpu"))
     assert (outcome.loss, outcome.tokens, outcome.accuracy) == (2.0, 3, None)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_token_weighs_the_same_in_every_batch(batch):
+    """Answers of unequal lengths: the mean is over tokens, not over batches."""
+    from lumina.model.interface import LossSums
+
+    losses = [[2.0], [10.0] * 9, [], [4.0, 6.0], [1.0] * 3]  # of each row's labels
+
+    class Rows(list):
+        def to(self, device):
+            return self
+
+    class Told(torch.nn.Module):
+        def forward(self, rows):
+            of_all = [loss for row in rows for loss in row]
+            return LossSums(torch.tensor(sum(of_all)), torch.tensor(len(of_all))), {}
+
+    batches = [Rows(losses[n : n + batch]) for n in range(0, len(losses), batch)]
+    outcome = held_out_loss(Told(), batches, device=torch.device("cpu"))
+    assert outcome.tokens == 15 and outcome.loss == pytest.approx(105 / 15)

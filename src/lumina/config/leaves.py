@@ -57,6 +57,14 @@ NAMED_PATHS = ("tasks", "task_eval_data", "sources", "source_eval_data")
 """Options whose entries are NAME=PATH."""
 
 
+IN_STEPS = {
+    "warmup_steps": "warmup_ratio",
+    "eval_every_n_batches": "",
+    "save_every_n_batches": "",
+    "log_every_n_batches": "",
+}
+"""Counts of steps; transformers takes a share of the run too. How to give that here."""
+
 _SPELLED_ALIKE = 0.85
 """How like an option a wrong name must be to be a slip of the fingers."""
 
@@ -237,8 +245,21 @@ def convert(leaf: str, value: object) -> object:
     raise LuminaError(
         "E005",
         f"{leaf} cannot be {value!r}",
-        f"{leaf} ({field(leaf).description}) is {allowed(leaf)}",
+        f"{leaf} ({field(leaf).description}) is {allowed(leaf)}{_share(leaf, value)}",
     )
+
+
+def _share(leaf: str, value: object) -> str:
+    """What is said of a share of the run, which transformers takes for some steps."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return ""
+    if leaf not in IN_STEPS or not 0 < number < 1:
+        return ""
+    if named := IN_STEPS[leaf]:
+        return f"; as a share of the run it is {named}"
+    return "; a share of the run cannot be given"
 
 
 def _at_home(leaf: str, value: object) -> object:

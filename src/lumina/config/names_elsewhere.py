@@ -94,6 +94,9 @@ NAMES: dict[str, str] = {
     "lora_model_dir": "init_from a run with an adapter goes on training it",
     "adapter_name_or_path": "init_from a run with an adapter goes on training it",
     "lora_modules_to_save": "peft_also_train names what trains beside the adapter",
+    # PEFT's LoraConfig and unsloth's get_peft_model
+    "target_modules": "lora_target_modules names the matrices with an adapter",
+    "modules_to_save": "peft_also_train names what trains beside the adapter",
     "additional_target": "peft_also_train names what trains beside the adapter",
     "use_rslora": "peft_method is rslora",
     "use_dora": "peft_method is dora",
