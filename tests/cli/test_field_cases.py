@@ -7,6 +7,7 @@ have a place of their own are tested there; these are the others.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import threading
@@ -202,3 +203,12 @@ def test_generation_leaves_torch_as_it_was(tokenizer: Tokenizer) -> None:
     lumina.generate(model, "the", max_new_tokens=3, seed=1)
     lumina.generate(model, "the", max_new_tokens=3)
     assert torch.equal(torch.rand(4), expected) and torch.is_grad_enabled()
+
+
+def test_the_tests_that_the_list_names_are_there() -> None:
+    tests = Path(__file__).parents[1]
+    listed = (tests.parent / "docs/internal/field-cases.md").read_text()
+    named = re.findall(r"`((?:\w+/)+\w+\.py)(?:::(\w+))?`", listed)
+    assert len(named) > 80
+    for file, name in named:
+        assert f"def {name}" in (tests / file).read_text(), f"{file}::{name}"

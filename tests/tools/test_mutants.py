@@ -17,7 +17,7 @@ ENVIRONMENT = os.environ | {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "PYTEST_PLUGINS": "pytest_timeout",
 }
-LISTS = ("mutants.toml", "mutants-seed.toml", "mutants-changed.toml")
+LISTS = [path.name for path in sorted((ROOT / "tools").glob("mutants*.toml"))]
 
 SOURCE = "def twice(n):\n    return 2 * n\n"
 TESTS = """

@@ -77,6 +77,15 @@ def test_a_value_moves_up_to_its_bound(name: str, steps: list[Any]) -> None:
         assert proposed(name, value) == pytest.approx(then)
 
 
+def test_less_decay_is_asked_for_only_while_steps_are_left() -> None:
+    """After the last step nothing could show, however much decay there is."""
+    flat = PLAN.replace(lr_scheduler="constant", warmup_steps=0, learning_rate=0.05)
+    for step, wanted in ((flat.steps - 1, 2.0), (flat.steps, None)):
+        found = Finding("slow_learning", step, "warning", 0.9, "it was made")
+        proposal = ACTIONS["less_weight_decay"].proposal(found, lambda _: 4.0, flat)
+        assert (None if proposal is None else proposal.value) == wanted
+
+
 @pytest.mark.covers("PRC-18: underflow suggests bf16")
 def test_a_loss_scale_that_finds_no_rest_asks_for_bfloat16() -> None:
     """Gradients as small as eps are no matter of the precision."""
