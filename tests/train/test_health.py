@@ -18,7 +18,7 @@ import pytest
 from lumina.train.health.check import CHECKS
 from lumina.train.health.checks.experts import ExpertImbalance
 from lumina.train.health.watching import HOLDS
-from lumina.train.health.window import line
+from lumina.train.health.window import falls, line
 from lumina.train.rules import RunningRules, with_rules
 from lumina.train.rules.training_health import TrainingHealth
 from programs import tiny_plan
@@ -337,3 +337,9 @@ def test_every_check_says_when_it_is_raised():
     for name, check in CHECKS.items():
         line = f"| `{name}` | {check.penalty} | {check.rule} |"
         assert line in page, line
+
+
+def test_a_loss_that_stays_level_does_not_fall():
+    assert falls([4.0] * 4 + [3.0] * 4)
+    assert not falls([3.0] * 8) and not falls([3.0] * 4 + [4.0] * 4)
+    assert not falls([4.0] * 3 + [3.0] * 3), "too few to say"

@@ -102,8 +102,9 @@ def test_branches_need_something_that_decides(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("apart", "verdict"), [(-0.1, "better"), (0.1, "worse"), (0.001, "same")]
-)
+    ("apart", "verdict"),
+    [(-0.1, "better"), (0.1, "worse"), (0.001, "same"), (0.01, "same")],
+)  # the last is clear, but too small to matter
 def test_pairs_are_judged_by_their_differences(apart: float, verdict: str) -> None:
     """Noise that both have alike does not count."""
     noise = [0.4, -0.3, 0.2, -0.4, 0.1]
