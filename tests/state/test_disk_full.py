@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lumina.errors import LuminaError
-from lumina.state import checkpoint
+from lumina.state import unwritten
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from mechanisms import mechanism
 from states import Events, assert_state_is, make_state, unprivileged
@@ -41,7 +41,7 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypat
     events = Events()
     store = CheckpointStore(tmp_path, keep=1, on_event=events.emit)
     store.save(make_state(1), background=False)
-    monkeypatch.setattr(checkpoint, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(unwritten, "free_bytes", lambda _: 1000)
     with pytest.raises(LuminaError) as caught:
         store.save(make_state(2))
     assert caught.value.code == "E204" and "1,000" in caught.value.message
@@ -57,7 +57,7 @@ IN_A_SMALL_FILE_SYSTEM = """
     from pathlib import Path
     from states import Events, assert_state_is, make_state
     from lumina.errors import LuminaError
-    from lumina.state import checkpoint
+    from lumina.state import unwritten
     from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 
     run = Path(sys.argv[1])
@@ -67,7 +67,7 @@ IN_A_SMALL_FILE_SYSTEM = """
     step = saved = 0
     for check in (True, False):  # told beforehand; then by the write itself
         if not check:
-            checkpoint.free_bytes = lambda _: 10**15
+            unwritten.free_bytes = lambda _: 10**15
         while True:
             step += 1
             try:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lumina.errors import LuminaError
-from lumina.state import checkpoint, writer
+from lumina.state import unwritten, writer
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from lumina.state.run_directory import RunDirectory
 from mechanisms import mechanism
@@ -154,7 +154,7 @@ def test_a_killed_rank_is_noticed_and_nothing_is_published(tmp_path):
 
 def no_room(unlucky, rank):
     if rank == unlucky:
-        checkpoint.free_bytes = lambda _: 10
+        unwritten.free_bytes = lambda _: 10
 
 
 @mechanism(

@@ -368,6 +368,21 @@ def memory_for_copies(program: Program, *, ahead: bool = False) -> HostCopies | 
     return program.host_copies
 
 
+def other_memory_for_copies(program: Program) -> HostCopies | None:
+    """The same while the last capture is being written: memory beside that of it.
+
+    None where captures have no such memory. Whether there is room for a second one is
+    for the caller to find out.
+    """
+    if memory_for_copies(program) is None:
+        return None
+    if program.spare_copies is None:
+        program.spare_copies = HostCopies(program.device)
+    one, other = program.host_copies, program.spare_copies
+    program.host_copies, program.spare_copies = other, one
+    return program.host_copies
+
+
 def _tensors(
     program: Program,
     everything: bool,

@@ -32,9 +32,14 @@ def has_room(wanted: Iterable[Wanted], processes: int) -> bool:
         wanted: the tensors.
         processes: of the run on this machine, each with copies of about that size.
     """
+    size = sum(shape.numel() * dtype.itemsize for _, shape, dtype in wanted)
+    return room_for(size, processes)
+
+
+def room_for(size: int, processes: int) -> bool:
+    """Whether that many bytes of each process on this machine fit the same share."""
     import psutil
 
-    size = sum(shape.numel() * dtype.itemsize for _, shape, dtype in wanted)
     free = min(int(psutil.virtual_memory().available), host_memory_bytes())
     return size * processes <= SHARE * free
 

@@ -90,6 +90,7 @@ class Program:
         vocabulary: how often each token was seen, where that is watched, or None.
         logit_clip: what keeps attention logits at a threshold, or None.
         host_copies: memory for captures beside the next step, or None.
+        spare_copies: the same, for a capture while the other one is being written.
         copies_beside_steps: whether captures may have such memory.
         captures: memory of other captures that may still be under way.
         remains: after `close`, the State in host memory that another Program is
@@ -204,6 +205,7 @@ class Program:
     def _begin_captures(self) -> None:
         """What copies the State while the run goes on, and what records a step."""
         self.host_copies: HostCopies | None = None
+        self.spare_copies: HostCopies | None = None
         self.captures: list[HostCopies] = []
         self.remains: State | None = None
         self.copies_beside_steps = self.device.type == "cuda" and not self.sharded
@@ -431,10 +433,9 @@ class Program:
 
     def before_changes(self) -> None:
         """Called before weights and states change: a capture may still read them."""
-        if self.host_copies is not None:
-            self.host_copies.before_changes()
-        for copies in self.captures:
-            copies.before_changes()
+        for copies in (self.host_copies, self.spare_copies, *self.captures):
+            if copies is not None:
+                copies.before_changes()
 
     def replan(self, plan: Plan) -> None:
         """Take the Plan after a live change: the only place where it is replaced.
@@ -451,9 +452,10 @@ class Program:
         if self.captured is not None:
             self.captured.close()
             self.captured = None
-        if self.host_copies is not None:
-            self.host_copies.close()
-            self.host_copies = None
+        for copies in (self.host_copies, self.spare_copies):
+            if copies is not None:
+                copies.close()
+        self.host_copies = self.spare_copies = None
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()

@@ -53,6 +53,29 @@ class Backup:
             return True
         return age >= self._seconds
 
+    def copy_if_due(self, checkpoint: Path, emit: Callable[..., None]) -> None:
+        """Copy a checkpoint where that is due; a failure is an event, and no more.
+
+        Args:
+            checkpoint: a verified folder.
+            emit: called like `EventLog.emit`.
+        """
+        if not self.due:
+            return
+        name, step = checkpoint.name, int(checkpoint.name.rpartition("-")[2])
+        try:
+            self.copy(checkpoint)
+        except (OSError, LuminaError) as error:
+            said = error.message if isinstance(error, LuminaError) else str(error)
+            text = (
+                f"{name} was not copied to {self.folder}: {said}; the run goes on, and "
+                "the next checkpoint is tried"
+            )
+            emit("backup_failed", "warning", "E204", text, step, checkpoint=name)
+        else:
+            text = f"{name} is copied to {self.folder}"
+            emit("backup_made", "info", None, text, step, checkpoint=name)
+
     def copy(self, checkpoint: Path) -> None:
         """Copy a checkpoint, verify the copy, and only then release the one before.
 

@@ -11,12 +11,12 @@ from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from lumina.durable import free_bytes, write_error
+from lumina.durable import write_error
 from lumina.errors import LuminaError
-from lumina.state import exact_json
 from lumina.state.backup import Backup
+from lumina.state.held import Held, Kind
 from lumina.state.manifest import read_manifest
 from lumina.state.reader import (
     CheckpointReader,
@@ -34,11 +34,16 @@ from lumina.state.retention import (
     write_pointer,
 )
 from lumina.state.state import State
-from lumina.state.writer import Writing, bytes_needed
+from lumina.state.unwritten import check_space, coded
+from lumina.state.writer import Writing
 
-__all__ = ["CheckpointReader", "CheckpointStore", "latest_good", "open_checkpoint"]
-
-Kind = Literal["regular", "best", "emergency", "phase"]
+__all__ = [
+    "CheckpointReader",
+    "CheckpointStore",
+    "Kind",
+    "latest_good",
+    "open_checkpoint",
+]
 
 
 class CheckpointStore:
@@ -49,6 +54,9 @@ class CheckpointStore:
     flushed, verified by reading it back, renamed, and only then named by LATEST; older
     ones are deleted after that. A failure in the thread is raised by the next `save`
     or `wait` (an emergency save goes ahead all the same: it may be the last chance).
+
+    A State may also wait in memory while another one is being written (`hold`). It is
+    written at `write_held`, ahead of any other that is saved, and at `wait`.
 
     Args:
         run_dir: the run directory, the same for all ranks.
@@ -89,6 +97,8 @@ class CheckpointStore:
         self._last_step: int | None = None
         self._attempts = 0
         self._failed: list[Path] = []
+        self._held: Held | None = None
+        self._newest_bytes = 0
 
     def begin(self) -> None:
         """Start the thread that writes, while the system has the memory for one."""
@@ -123,10 +133,7 @@ class CheckpointStore:
         final = self.folder / step_name(state.step)
         if not self.mark(state.step, kind):
             self.wait()
-            self._attempts += 1
-            writing = self._prepare(state, kind, final, already_snapshot)
-            self._last_step = state.step
-            self._submit(self._write, writing)
+            self._begin(Held.of(state, kind), already_snapshot)
         if not background:
             self.wait()
         return final
@@ -134,7 +141,11 @@ class CheckpointStore:
     def mark(self, step: int, kind: Kind) -> bool:
         """Add a kind to the checkpoint of a step; False where there is none."""
         if kind == "emergency":
+            with contextlib.suppress(LuminaError):  # it is told, and this goes ahead
+                self.write_held()
             self._settle()
+        elif step == self.held:
+            self.write_held()
         if step != self._last_step:
             return False
         self._submit(self._add_kind, self.folder / step_name(step), kind)
@@ -148,8 +159,62 @@ class CheckpointStore:
         if self.rank == 0:
             self._submit(self._promote, self.folder / step_name(step))
 
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is still writing something."""
+        return not all(job.done() for job in self._under_way)
+
+    @property
+    def held(self) -> int | None:
+        """The step of the State that waits in memory; None: there is none."""
+        return None if self._held is None else self._held.state.step
+
+    @property
+    def newest_bytes(self) -> int:
+        """What the tensors of the last State that was written take, on this rank."""
+        return self._newest_bytes
+
+    def let_go(self) -> None:
+        """Forget the State that waits in memory, which a better one replaces."""
+        held, self._held = self._held, None
+        if held is not None and self.rank == 0:
+            self._emit(
+                "best_overtaken",
+                "info",
+                None,
+                f"step {held.state.step}, the best until now, is not written: the disk "
+                "was busy, and a better one has come",
+                held.state.step,
+            )
+
+    def hold(self, state: State, kind: Kind) -> None:
+        """Let a State wait in memory until `write_held`; every rank calls it.
+
+        A process that is killed before then has no checkpoint of it.
+
+        Args:
+            state: with the tensors this rank is to write, which it may keep.
+            kind: as of `save`.
+        """
+        self.let_go()
+        self._held = Held.of(state, kind)
+
+    def write_held(self) -> None:
+        """Begin to write the State that waits in memory, if there is one.
+
+        Raises:
+            LuminaError: as `save`.
+        """
+        held, self._held = self._held, None
+        if held is not None:
+            failures = self._settle()
+            self._begin(held, already_snapshot=True)
+            if failures:
+                raise failures[0]
+
     def wait(self) -> None:
-        """Return when nothing is being written; raises what went wrong."""
+        """Return when nothing is left to write; raises what went wrong."""
+        self.write_held()
         failures = self._settle()
         if failures:
             raise failures[0]
@@ -207,19 +272,28 @@ class CheckpointStore:
         """Finish; with `wait=False` stop waiting for other ranks. Raises as `wait`."""
         if not wait:
             self._stop.set()
+            if self.world_size > 1:
+                self._held = None  # the others may be gone: it cannot become whole
         try:
             self.wait()
         finally:
             self._thread.shutdown()
 
-    def _prepare(
-        self, state: State, kind: Kind, final: Path, already_snapshot: bool
-    ) -> Writing:
+    def _begin(self, held: Held, already_snapshot: bool) -> None:
+        """Let the thread write a State; what was to be written before is written."""
+        self._attempts += 1
+        writing = self._prepare(held, already_snapshot)
+        self._newest_bytes = writing.state.nbytes()
+        self._last_step = writing.state.step
+        self._submit(self._write, writing)
+
+    def _prepare(self, held: Held, already_snapshot: bool) -> Writing:
         """Check the space, then copy the state, both before training goes on."""
+        state, final = held.state, self.folder / step_name(held.state.step)
         writing = Writing(
             state=state,
-            state_json=exact_json.dumps(state.json_parts(), indent=1).encode(),
-            kind=kind,
+            state_json=held.state_json,
+            kind=held.kind,
             temporary=self.folder / f".tmp-{final.name}-{self._attempts:04d}",
             final=final,
             rank=self.rank,
@@ -229,26 +303,15 @@ class CheckpointStore:
             stop=self._stop,
         )
         try:
-            self._check_space(writing)
+            # Later on, a run directory that is gone was moved or deleted: half of one
+            # in its place would hold checkpoints without the settings beside them.
+            self.folder.mkdir(parents=self._attempts == 1, exist_ok=True)
+            check_space(writing)
         except (LuminaError, OSError) as error:
             raise self._give_up(writing, error) from error
         if already_snapshot:
             return writing
         return replace(writing, state=state.snapshot())
-
-    def _check_space(self, writing: Writing) -> None:
-        # Later on, a run directory that is gone was moved or deleted: half of one in
-        # its place would hold checkpoints without the settings and rows beside them.
-        self.folder.mkdir(parents=self._attempts == 1, exist_ok=True)
-        needed = bytes_needed(writing.state, writing.state_json)
-        free = free_bytes(self.folder)
-        if needed > free:
-            raise LuminaError(
-                "E204",
-                f"a checkpoint takes {needed:,} bytes and {self.folder} has {free:,}",
-                "free some disk space or lower --save-total-limit; the checkpoints "
-                "that were there are untouched",
-            )
 
     def _submit(self, job: Callable[..., None], *arguments: Any) -> None:
         self._under_way.append(self._thread.submit(job, *arguments))
@@ -284,38 +347,11 @@ class CheckpointStore:
                     seconds=time.monotonic() - started,
                 )
                 self._prune(writing.state.step)
-                self._back_up(writing.final)
+                if self._backup is not None:
+                    self._backup.copy_if_due(writing.final, self._emit)
         except Exception as error:
             self._last_step = None
             raise self._give_up(writing, error) from error
-
-    def _back_up(self, final: Path) -> None:
-        """Copy a checkpoint to the second place, where that is due."""
-        if self._backup is None or not self._backup.due:
-            return
-        step = int(final.name.rpartition("-")[2])
-        try:
-            self._backup.copy(final)
-        except (OSError, LuminaError) as error:
-            text = error.message if isinstance(error, LuminaError) else str(error)
-            self._emit(
-                "backup_failed",
-                "warning",
-                "E204",
-                f"{final.name} was not copied to {self._backup.folder}: {text}; the "
-                "run goes on, and the next checkpoint is tried",
-                step,
-                checkpoint=final.name,
-            )
-        else:
-            self._emit(
-                "backup_made",
-                "info",
-                None,
-                f"{final.name} is copied to {self._backup.folder}",
-                step,
-                checkpoint=final.name,
-            )
 
     def _add_kind(self, final: Path, kind: Kind) -> None:
         """The step is on disk already, or its failure is reported already."""
@@ -354,31 +390,21 @@ class CheckpointStore:
 
     def _give_up(self, writing: Writing, error: Exception) -> LuminaError:
         """Clean up after a failure; returns what the user is to see."""
-        if isinstance(error, OSError):
-            coded = write_error(error, writing.temporary)
-        elif isinstance(error, LuminaError):
-            coded = error
-        else:
-            coded = LuminaError(
-                "E303",
-                f"{writing.final.name} was not written: "
-                f"{type(error).__name__}: {error}",
-                "the checkpoints that were there are untouched",
-            )
-        writing.abort(coded)
+        failure = coded(error, writing)
+        writing.abort(failure)
         self._failed.append(writing.temporary)
         # With the disk full the event may not fit either; the error still surfaces.
         with contextlib.suppress(LuminaError):
             self._emit(
                 "checkpoint_failed",
                 "error",
-                coded.code,
-                coded.message,
+                failure.code,
+                failure.message,
                 writing.state.step,
                 checkpoint=writing.final.name,
                 checkpoint_kind=writing.kind,
             )
-        return coded
+        return failure
 
     def _emit(self, kind: str, *arguments: Any, **data: Any) -> None:
         if self._on_event is not None:

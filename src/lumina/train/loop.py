@@ -309,6 +309,7 @@ class Loop:
             self._write(row)
         if boundary:
             self._at_boundary(self.recorder.last_row)
+        self.saving.catch_up(self)
         if self.saving.agreed:
             self._write_all_rows()
             self.saving.save_as_agreed(self)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
-from lumina.assemble.assemble import Progress, memory_for_copies
-from lumina.assemble.host_copies import HostCopies
+from lumina.assemble.assemble import (
+    Progress,
+    memory_for_copies,
+    other_memory_for_copies,
+)
+from lumina.assemble.host_copies import HostCopies, room_for
 from lumina.assemble.program import Program
 from lumina.assemble.state_parts import as_saved
 from lumina.heartbeat import beat
@@ -89,21 +93,57 @@ class Saving:
     def save(self, run: Run, kind: Kind) -> None:
         """Copy the State now, and write it while the next steps run.
 
+        A best model that finds the disk busy waits in memory, so that steps do not wait
+        for it, and a better one takes its place. `catch_up` writes it once the disk is
+        free.
+
         Raises:
             LuminaError: E204 when the disk has no room, E201 or E202 when the memory
                 has none.
         """
-        step = run.progress.step
-        if run.checkpoints.mark(step, kind):
+        step, store = run.progress.step, run.checkpoints
+        if store.mark(step, kind):
             return
         beat("saving", step)
-        copies = memory_for_copies(run.program)
-        if copies is not None:
-            run.checkpoints.idle()  # what is being written is in the same memory
+        holds = kind == "best" and self._may_hold(run)
+        if holds and store.held is None:
+            copies = other_memory_for_copies(run.program)
+        else:
+            copies = memory_for_copies(run.program)
+        if holds:
+            store.let_go()
+        elif copies is not None:
+            store.write_held()
+            store.idle()  # what is being written may be in the same memory
         state = once_more(
             lambda: run.state(copies), run.state, run.program.captures_alone
         )
         state = as_saved(state, run.config)
-        run.checkpoints.save(state, kind=kind, already_snapshot=True)
+        if holds:
+            store.hold(state, kind)
+        else:
+            store.save(state, kind=kind, already_snapshot=True)
         self.newest = step
         self._last_time = time.monotonic()
+
+    @staticmethod
+    def _may_hold(run: Run) -> bool:
+        """Whether a State is to wait in memory; the same on all ranks."""
+        store, program = run.checkpoints, run.program
+        agree = program.mesh.everyone.any_
+        if not agree(store.busy):
+            return False
+        if store.held is not None:
+            return True  # its memory is there
+        there = program.spare_copies is not None
+        room = there or room_for(store.newest_bytes, program.ranks.local_size)
+        return not agree(not room)
+
+    @staticmethod
+    def catch_up(run: Run) -> None:
+        """Begin to write what waits in memory, once no rank is writing any more."""
+        store = run.checkpoints
+        if store.held is None:
+            return
+        if not run.program.mesh.everyone.any_(store.busy):
+            store.write_held()
