@@ -120,6 +120,7 @@ STAND_INS: dict[str, dict[str, str]] = {
         "--batch-sizes 1,4,8,16 --sequence-lengths 512,1024,2048": FEW,
         "memory --preset dense_10m": f"memory --seq-length 64 --batch-size 2 {DRAWN}",
     },
+    "evaluation": {"--shots 5": "--shots 1 --too-long cut"},
     "long-context": {
         "--lengths 1024 4096 16384": "--lengths 64 128",
         "--lengths 4096 16384": "--lengths 64 128", "--lengths 4096": "--lengths 128",
@@ -254,6 +255,24 @@ def furnish(folder: Path) -> None:
     shutil.copytree(ROOT / "examples", folder / "examples")
 
 
+def _write_questions(folder: Path) -> None:
+    """Files of evaluation tasks, in their published forms."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (folder / "mmlu").mkdir()
+    known = [
+        {"question": f"What is {n} and one?", "subject": "sums", "answer": n % 4,
+         "choices": [str(n + 1 + shift - n % 4) for shift in range(4)]}
+        for n in range(6)
+    ]  # fmt: skip
+    for name in ("dev", "test"):
+        pq.write_table(pa.Table.from_pylist(known), folder / f"mmlu/{name}.parquet")
+    (folder / "questions.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in known)
+    )
+
+
 def furnish_more(folder: Path) -> None:
     """Models and runs too, for the pages that begin with them."""
     (folder / "words.txt").write_text("swearword\n")
@@ -267,6 +286,7 @@ def furnish_more(folder: Path) -> None:
             for n in range(20)
         )
     )
+    _write_questions(folder)
     solved = "".join(
         str((3 * (r % 3) + r // 3 + c) % 9 + 1) for r in range(9) for c in range(9)
     )

@@ -57,6 +57,7 @@ SEAMS = {
     "rule": "rule",
     "feature": "feature",
     "way of being parallel": "parallel",
+    "evaluation task": "evaluation_task",
 }
 """Seam -> the name of its toy: tests/seams/toy_NAME*.py."""
 

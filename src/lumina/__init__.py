@@ -20,6 +20,7 @@ _PUBLIC = {
     "build_model": "lumina.assemble.model",
     "chat": "lumina.infer.asking",
     "evaluate": "lumina.infer.evaluate",
+    "evaluate_tasks": "lumina.infer.evaluation_tasks.running",
     "export_for_inference": "lumina.infer.export",
     "generate": "lumina.infer.asking",
     "load": "lumina.infer.load",
@@ -38,6 +39,7 @@ _PUBLIC = {
     "register_reader": "lumina.data.readers.registered",
     "register_rule": "lumina.train.rules",
     "register_schedule": "lumina.plan.schedule_table",
+    "register_task": "lumina.infer.evaluation_tasks.task",
     "register_tracker": "lumina.observe.trackers.declared",
 }
 

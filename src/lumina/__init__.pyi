@@ -15,6 +15,8 @@ from lumina.guard.safe_optimizations import SafeOptimizations as SafeOptimizatio
 from lumina.infer.asking import chat as chat
 from lumina.infer.asking import generate as generate
 from lumina.infer.evaluate import evaluate as evaluate
+from lumina.infer.evaluation_tasks.running import evaluate_tasks as evaluate_tasks
+from lumina.infer.evaluation_tasks.task import register_task as register_task
 from lumina.infer.export import export_for_inference as export_for_inference
 from lumina.infer.kv.settings import CacheSettings as CacheSettings
 from lumina.infer.load import load as load

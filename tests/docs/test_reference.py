@@ -101,6 +101,7 @@ NO_RUN = {
     "configuration": "has its own on the page",
     "decoding": "a model answers",
     "diagnosis": "plans and profiles; takes any of the files",
+    "evaluation": "asks models that are trained",
     "extending": "examples/gated_linear_attention.py",
     "formats": "folders of other tools",
     "hardware": "which machine for what",

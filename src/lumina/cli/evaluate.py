@@ -1,9 +1,10 @@
-"""`lumina evaluate`: loss, perplexity and bits per byte on files."""
+"""`lumina evaluate`: loss and perplexity on files, or answers to tasks' questions."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lumina.cli.answering import (
@@ -14,7 +15,16 @@ from lumina.cli.answering import (
     tell,
 )
 from lumina.cli.cache_options import add_cache_options, cache_settings
+from lumina.cli.evaluation_tasks import (
+    add_task_options,
+    files_by_task,
+    how_asked,
+    refuse_without_tasks,
+    show_and_write,
+    tasks_text,
+)
 from lumina.cli.streams import output_is_unicode
+from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
     from lumina.infer.evaluate import Evaluation
@@ -30,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         nargs="+",
         action="extend",
-        required=True,
+        default=[],
         metavar="FILE",
         help="files, folders or globs (.txt, .jsonl), as --train-data of `train`",
     )
@@ -67,6 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, metavar="N",
         help="rows side by side; changes the memory it takes, not the result",
     )  # fmt: skip
+    tasks = parser.add_argument_group("tasks, in place of data")
+    add_task_options(tasks)
+    tasks.add_argument(
+        "--output",
+        metavar="FILE",
+        help="a new file for figures and answers; default: in the run's folder "
+        "evaluations",
+    )
+    tasks.add_argument(
+        "--list-tasks", action="store_true", help="explain every task, and end"
+    )
     add_cache_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -78,7 +99,28 @@ def run(args: argparse.Namespace) -> int:
     from lumina.model.registry import load_plugins
 
     load_plugins(args.plugins)
+    if args.list_tasks:
+        print(tasks_text())
+        return 0
     cache = cache_settings(args)
+    named = None if cache == CacheSettings() else cache
+    if args.tasks:
+        _refuse_beside_tasks(args, named is not None)
+        return _on_tasks(args)
+    if not args.data:
+        raise LuminaError(
+            "E005",
+            "nothing to evaluate on is named",
+            "--data FILE for the loss, or --tasks NAME=FILE for questions; "
+            "--list-tasks explains the tasks",
+        )
+    refuse_without_tasks(args)
+    if args.output:
+        raise LuminaError(
+            "E002",
+            "--output does nothing without --tasks",
+            "the figures of --data are printed: --json > FILE",
+        )
     outcome = evaluate(
         model_path(args),
         args.data,
@@ -94,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         format=args.format,
         field=args.field,
         data_errors=args.data_errors,
-        cache=None if cache == CacheSettings() else cache,
+        cache=named,
         on_event=tell,
         on_rows=row_progress(),
     )
@@ -102,6 +144,53 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(outcome.to_dict(), ensure_ascii=not output_is_unicode()))
     else:
         print(_text(outcome))
+    return 0
+
+
+_OF_DATA = ("data", "loss_on", "format", "field", "seq_length")
+
+
+def _refuse_beside_tasks(args: argparse.Namespace, cache: bool) -> None:
+    """Refuse what tasks do not read."""
+    for option in _OF_DATA:
+        if getattr(args, option):
+            raise LuminaError(
+                "E002",
+                f"--{option.replace('_', '-')} does not go together with --tasks",
+                "evaluate on --data in a command of its own",
+            )
+    if cache:
+        raise LuminaError(
+            "E002",
+            "tasks are not asked with a cache of another kind",
+            "measure what it costs with --data",
+        )
+
+
+def _on_tasks(args: argparse.Namespace) -> int:
+    """Ask the questions of tasks."""
+    from lumina.infer.evaluation_tasks.running import evaluate_tasks
+
+    model = model_path(args)
+    output = args.output
+    if output is not None and Path(output).exists():
+        raise LuminaError("E005", f"{output} exists", "name a new file")
+    results = evaluate_tasks(
+        model,
+        files_by_task(args.tasks, "--tasks"),
+        device=args.device,
+        precision=args.precision,
+        which="best" if args.best else "latest",
+        ema=args.ema,
+        task=args.task,
+        adapters=args.adapter,
+        batch_size=args.batch_size,
+        data_errors=args.data_errors,
+        on_event=tell,
+        on_rows=row_progress(),
+        **how_asked(args),
+    )
+    show_and_write(results, model, output, args.json)
     return 0
 
 

@@ -25,7 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("lumina.cli.export", "write a run's model for other tools"),
     "import": ("lumina.cli.import_", "make a run from a Hugging Face folder"),
     "generate": ("lumina.cli.generate", "continue texts with a trained model"),
-    "evaluate": ("lumina.cli.evaluate", "loss and perplexity on files"),
+    "evaluate": (
+        "lumina.cli.evaluate",
+        "loss on files, or questions of tasks",
+    ),
     "chat": ("lumina.cli.chat", "talk with a trained model"),
     "context": ("lumina.cli.context", "how far back a model reads"),
     "serve": ("lumina.cli.serve", "answer requests over HTTP, several side by side"),

@@ -14,20 +14,13 @@ from lumina.data.prepare import Prepared, fit_rows, prepare
 from lumina.data.sources.find import find_sources
 from lumina.data.store import TokenStore
 from lumina.errors import LuminaError
+from lumina.infer.evaluated_model import open_evaluated
 from lumina.infer.kv.rounding import Rounding, measure_rounding
 from lumina.infer.kv.settings import CacheSettings
-from lumina.infer.load import (
-    Model,
-    Precision,
-    in_few_bits,
-    load_weights,
-    with_tokenizer,
-)
+from lumina.infer.load import Model, Precision
 from lumina.measure.held_out import HeldOut, OnRows, loss_of_text
 from lumina.model.network import Network
-from lumina.state.adapters.named import with_adapters
-from lumina.state.task_heads import require_text
-from lumina.state.weights import Which, open_weights
+from lumina.state.weights import Which
 
 ROUNDING_TOKENS = 65_536
 """Most tokens that are read through a cache to see what it costs."""
@@ -139,35 +132,18 @@ def evaluate(
     find_sources(files)  # missing ones are refused before the model is read
     if batch_size is not None and batch_size < 1:
         raise LuminaError("E005", f"batch-size is {batch_size}", "give 1 or more")
-    if adapters and not isinstance(run, str | os.PathLike):
-        raise LuminaError(
-            "E002",
-            "adapters are added to weights as they are read; this model is loaded",
-            "give the folder of the model, or load it with its adapters",
-        )
-    if isinstance(run, str | os.PathLike):
-        weights = open_weights(run, which, ema=ema, on_event=on_event)
-        try:
-            few = in_few_bits(weights, precision, device)
-            weights = with_adapters(weights, adapters, beside=few, on_event=on_event)
-            require_text(weights, task)
-            network, tokenizer = load_weights(
-                weights, device, precision=precision, task=task
-            )
-        finally:
-            weights.close()
-        if weights.averages_too and on_event is not None:
-            on_event(
-                kind="averaged_weights",
-                severity="info",
-                code=None,
-                message="the run keeps averaged weights too, and its own eval_loss is "
-                "theirs; ema (--ema) evaluates them",
-            )
-        named, settings = weights.description, weights.settings
-    else:
-        network, tokenizer = with_tokenizer(run)
-        named, settings = "the model given", {}
+    opened = open_evaluated(
+        run,
+        device=device,
+        precision=precision,
+        which=which,
+        ema=ema,
+        task=task,
+        adapters=adapters,
+        on_event=on_event,
+    )
+    network, tokenizer = opened.network, opened.tokenizer
+    named, settings = opened.description, opened.settings
     length = _row_length(network, seq_length)
     if cache is not None:
         cache.check(network)

@@ -1,0 +1,1 @@
+"""Evaluation tasks: a file for each, named like it."""
