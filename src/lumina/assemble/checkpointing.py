@@ -153,6 +153,13 @@ def _recomputed(
     """
 
     def forward(*arguments: Any) -> Any:
-        return checkpoint(inner, *arguments, **options)
+        return to_compute_again(inner, arguments, options)
 
     return forward
+
+
+def to_compute_again(
+    inner: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    """What a block or a branch of it gives, of which backward computes a part again."""
+    return checkpoint(inner, *arguments, **options)

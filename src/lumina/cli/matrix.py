@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--width",
         type=int,
-        default=5,
+        default=None,
         metavar="N",
-        help="most features of a row of pairs or triples (default 5)",
+        help="most features of a row of pairs or triples (default 12)",
     )
     which.add_argument("--list", action="store_true", help="print the cells, run none")
     how = parser.add_argument_group("running")
@@ -87,9 +87,17 @@ def run(args: argparse.Namespace) -> int:
     from lumina.model.registry import load_plugins
     from lumina.plan.environment import probe
     from lumina.train.matrix.cell import Cell
-    from lumina.train.matrix.choosing import chosen_cells
+    from lumina.train.matrix.choosing import WIDTH, chosen_cells, goes
     from lumina.train.matrix.judge import DIFFERS, FAILED
-    from lumina.train.matrix.run import Matrix, missing_here, narrower
+    from lumina.train.matrix.planning import planned_on
+    from lumina.train.matrix.record import described, read_rows
+    from lumina.train.matrix.run import (
+        RESULTS,
+        Matrix,
+        current_rows,
+        missing_here,
+        narrower,
+    )
 
     load_plugins(args.plugins)
     at_least("jobs", args.jobs, 1)
@@ -97,21 +105,26 @@ def run(args: argparse.Namespace) -> int:
     if not any((args.singles, args.pairs, args.triples, args.named)):
         args.singles = args.pairs = not args.only
     machine = probe(args.device)
+    folder = Path(args.folder) if args.folder else cache_root() / "matrix"
+    here = described(machine, versions(machine))
+    planned = planned_on(machine)
     cells = chosen_cells(
         singles=args.singles,
         pairs=args.pairs,
         triples=args.triples,
         named=args.named,
         only=args.only,
-        width=args.width,
+        width=WIDTH if args.width is None else args.width,
         here=lambda name: missing_here(Cell((name,)), machine) is None,
+        planned=planned,
+        rows=[] if args.again else current_rows(read_rows([folder / RESULTS]), here),
     )
     if args.list:
         print("\n".join(cell.label for cell in cells))
         return 0
     began = time.monotonic()
     matrix = Matrix(
-        folder=Path(args.folder) if args.folder else cache_root() / "matrix",
+        folder=folder,
         machine=machine,
         versions=versions(machine),
         timeout=args.timeout,
@@ -125,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     with Interruptible() as interruption:
         matrix.asked_to_stop = lambda: interruption.asked
         rows = matrix.run(cells, args.jobs)
-        while again := narrower(rows):
+        while again := narrower(rows, goes, planned):
             found = matrix.run(again, args.jobs)
             rows += found
             if len(found) < len(again):  # it was stopped, or its time is over

@@ -112,6 +112,8 @@ class Trial:
         devices: kinds of device that it needs; empty: any.
         rounds: the feature whose rounding its options bring along, or "": the tolerance
             of that feature and of this one is one, and counts once.
+        idle: why it has nothing to do in a run with this Plan, or None; None: it always
+            has something.
         absent: why a machine cannot show it, where the feature itself would give way to
             another one; None: it can.
     """
@@ -131,6 +133,7 @@ class Trial:
     ranks: int = 1
     devices: tuple[str, ...] = ()
     rounds: str = ""
+    idle: Callable[[Any], str | None] | None = None
     absent: Callable[[Any], str | None] | None = None
 
     @property

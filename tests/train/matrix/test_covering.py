@@ -13,9 +13,10 @@ from lumina.config import Config
 from lumina.features.measured import VERIFIED
 from lumina.train.matrix.cell import Cell, clash, tried_features
 from lumina.train.matrix.choosing import chosen_cells, goes
-from lumina.train.matrix.covering import covering
+from lumina.train.matrix.covering import covering, smallest_refused
+from lumina.train.matrix.planning import idle_in, planned_on
 from lumina.train.matrix.run import missing_here, narrower, refusal
-from machines import gpu
+from machines import cpu, gpu
 
 
 @pytest.mark.parametrize("strength", [2, 3])
@@ -37,6 +38,40 @@ def test_every_tuple_that_is_allowed_is_in_a_row(strength: int, seed: int) -> No
     assert covered == wanted
     assert set(refused) == set(combinations(names, strength)) - wanted
     assert len(set(rows)) == len(rows)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_found_out_of_whole_rows_costs_no_tuple_that_is_accepted(
+    seed: int,
+) -> None:
+    """Hidden conflicts of two and three features, and pairs that are done already."""
+    draw = random.Random(seed)
+    names = [f"f{n}" for n in range(draw.randint(5, 12))]
+    hidden = [frozenset(draw.sample(names, draw.choice([1, 2, 2, 3]))) for _ in "1234"]
+    done = {p for p in combinations(names, 2) if draw.random() < 0.3}
+
+    def accepted(row: tuple[str, ...]) -> bool:
+        return not any(frozenset(row) >= one for one in hidden)
+
+    rows, refused = covering(
+        names, lambda row: True, strength=2, width=5, done=done, accepted=accepted
+    )
+    assert all(accepted(row) for row in rows)
+    wanted = {p for p in combinations(names, 2) if accepted(p)} - done
+    covered = {one for row in rows for one in combinations(row, 2)}
+    assert wanted <= covered
+    assert set(refused) <= {p for p in combinations(names, 2) if not accepted(p)}
+    # What no row holds is known to be refused, or done.
+    assert set(combinations(names, 2)) <= covered | set(refused) | done
+
+
+def test_the_smallest_part_that_is_refused_is_found() -> None:
+    def accepted(row: tuple[str, ...]) -> bool:
+        return not {"b", "d"} <= set(row)
+
+    assert smallest_refused(tuple("abcde"), accepted) == ("b", "d")
+    assert smallest_refused(tuple("bd"), accepted) == ("b", "d")
+    assert smallest_refused(tuple("abc"), lambda row: "c" not in row) == ("c",)
 
 
 def test_rows_are_far_fewer_than_pairs() -> None:
@@ -117,3 +152,54 @@ def test_pairs_of_the_table_are_covered_or_refused() -> None:
     fewer = chosen_cells(pairs=True, only=names, width=4, here=lambda n: n != "ema")
     assert fewer and not any("ema" in cell.features for cell in fewer)
     assert ("adapters", "qk_norm") in covered
+
+
+def test_rows_that_are_there_are_not_laid_again() -> None:
+    """Nor what is known to go wrong together, nor a feature that does so alone."""
+    names = ["qk_norm", "ema", "chunked_loss", "bf16", "adamw_8bit", "dropout"]
+
+    def row(status: str, *features: str) -> dict[str, Any]:
+        return {"features": list(features), "status": status, "named": ""}
+
+    there = [
+        row(VERIFIED, "qk_norm", "ema", "chunked_loss"),
+        row("differs", "bf16", "adamw_8bit"),
+        row("failed", "dropout"),
+    ]
+    cells = chosen_cells(pairs=True, only=names, rows=there)
+    assert [cell.features for cell in cells] == [
+        ("qk_norm", "ema", "chunked_loss"),
+        ("bf16", "adamw_8bit"),
+        ("qk_norm", "ema", "chunked_loss", "bf16"),
+        ("qk_norm", "ema", "chunked_loss", "adamw_8bit"),
+    ]
+
+
+def test_what_only_the_plan_refuses_is_in_no_row() -> None:
+    """Experts with a feed-forward of one's own; a budget that nothing exceeds."""
+    machine = cpu()
+    names = ["qk_norm", "mixture_of_experts", "registered_feedforward",
+             "gradient_checkpointing_budget", "activation_bits"]  # fmt: skip
+    planned = planned_on(machine)
+    cells = chosen_cells(pairs=True, only=names, planned=planned)
+    rows = [cell.features for cell in cells if planned(cell.features)]
+    held = {pair for row in rows for pair in combinations(row, 2)}
+    apart = {cell.features for cell in cells if not planned(cell.features)}
+    assert apart == {
+        ("mixture_of_experts", "registered_feedforward"),
+        ("gradient_checkpointing_budget", "activation_bits"),
+    }
+    order = tried_features()
+    every = combinations(sorted(names, key=order.index), 2)
+    assert held == set(every) - apart
+    assert "within the budget" in idle_in(Cell(names[3:]), machine)
+    assert not idle_in(Cell(("gradient_checkpointing_budget",)), machine)
+
+
+def test_a_reference_has_not_what_another_feature_switches() -> None:
+    """Blocks are computed again beside activations on a disk, and in its reference."""
+    disk, branch = "activations_disk", "gradient_checkpointing_feedforward"
+    assert Cell((disk,)).reference["gradient_checkpointing"] == "full"
+    both = Cell((branch, disk))
+    assert both.leaves["gradient_checkpointing"] == "feedforward"
+    assert both.reference["gradient_checkpointing"] == "none"

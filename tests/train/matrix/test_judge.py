@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from lumina.features import Seen
-from lumina.features.measured import VERIFIED
+from lumina.features.measured import ABSENT, VERIFIED
 from lumina.state.tensor_file import write_tensors
 from lumina.train.matrix.cell import Cell, trial_of
 from lumina.train.matrix.judge import DIFFERS, FAILED, REFUSED, judge
 from lumina.train.matrix.process import Trained
 
 FULL = Cell(("gradient_checkpointing_full",))
+AGAIN = "lumina.assemble.checkpointing:to_compute_again"
 WINDOW = Cell(("sliding_window",))
 
 
@@ -36,7 +37,8 @@ def made(tmp_path: Path) -> Any:
         found = {
             "losses": [5.0, *[3.0] * 59], "evaluated": [3.0], "skipped": 0,
             "step_seconds": [0.5] * 60, "memory": 1000, "held": {"model": 10},
-            "features": [], "calls": {}, "columns": [], "tensors": [], "figures": {},
+            "features": [], "columns": [], "tensors": [], "figures": {},
+            "idle": {}, "calls": {AGAIN: passes - 4},
             "passes": {"attention_norm": passes, "feedforward_norm": passes},
         }  # fmt: skip
         return Trained({**found, **changes}, folder)
@@ -54,7 +56,7 @@ def full(made: Any, **changes: Any) -> Trained:
 def test_equal_numbers_of_a_feature_that_acted_are_verified(made: Any) -> None:
     found = judge(FULL, full(made), made(), {})
     assert found.status == VERIFIED and not found.why
-    assert found.live == {"gradient_checkpointing_full": "plan, computed again"}
+    assert found.live == {"gradient_checkpointing_full": "plan, calls, computed again"}
     assert found.figures is not None
     assert found.figures["gradient_error"] == 0 == found.figures["first_loss_error"]
     assert found.figures["gradient_slope"] == pytest.approx(1)
@@ -67,7 +69,13 @@ def test_equal_numbers_of_a_feature_that_acted_are_verified(made: Any) -> None:
         ({"losses": [5.1, *[3.0] * 59]}, "the first loss: 2.00e-02 off"),
         ({"losses": [5.0, *[3.0] * 49, *[3.1] * 10]}, "mean loss of the last 10"),
         ({"losses": [float("nan"), *[3.0] * 59]}, "the first loss"),
-        ({"passes": 4}, "attention_norm ran 4 times in a step, without it 4"),
+        ({"passes": 4}, f"{AGAIN} ran 0 times, without it 0"),
+        (
+            {"passes": 4, "calls": {AGAIN: 4}},
+            "attention_norm ran 4 times in a step, without it 4",
+        ),
+        # Chunks and tiles repeat the norms of a block by themselves.
+        ({"calls": {}}, f"{AGAIN} ran 0 times, without it 0"),
         ({"features": []}, "is not in the run's plan"),
     ],
 )
@@ -110,8 +118,11 @@ def test_copies_that_learn_apart_are_compared_with_copies_that_do(made: Any) -> 
 def test_blocks_of_ones_own_are_computed_again_by_all_their_modules() -> None:
     once, again = {"norm": 4, "attention": 4}, {"norm": 8, "attention": 8}
     trial = trial_of("gradient_checkpointing_full")
-    assert trial.missing(Seen(passes=again), Seen(passes=once)) is None
-    assert "ran 8 modules" in str(trial.missing(Seen(passes=once), Seen(passes=once)))
+    called = {AGAIN: 4}
+    run, reference = Seen(passes=again, calls=called), Seen(passes=once)
+    assert trial.missing(run, reference) is None
+    run = Seen(passes=once, calls=called)
+    assert "ran 8 modules" in str(trial.missing(run, reference))
 
 
 def test_gradients_of_other_parameters_differ(made: Any) -> None:
@@ -178,3 +189,11 @@ def test_the_reference_has_what_changes_numbers_and_nothing_else() -> None:
     assert cell.reference["attention"] == "reference"
     assert cell.reference["seed"] == 5
     assert "window_size" not in cell.without("sliding_window").reference
+
+
+def test_a_feature_with_nothing_to_do_leaves_its_cell_untested(made: Any) -> None:
+    run = full(made, idle={"gradient_checkpointing_full": "no block is computed again"})
+    found = judge(FULL, run, made(), {})
+    assert found.status == ABSENT
+    assert found.why == "gradient_checkpointing_full: no block is computed again"
+    assert not found.figures

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
 from lumina.features.trial import Trial
@@ -10,12 +12,27 @@ EXCEPT = "except_attention"
 
 _RECOMPUTE = "lumina.assemble.checkpointing:recompute"
 
+_AGAIN = ("lumina.assemble.checkpointing:to_compute_again",)
+"""What passes of modules alone do not show: chunks and tiles repeat them, too."""
+
+
+def _nothing_again(plan: Any) -> str | None:
+    """Why a budget changes nothing, where all fits into it as it is."""
+    if set(plan.block_checkpointing) <= {"none"}:
+        return "the activations are within the budget, and no block is computed again"
+    return None
+
+
 _OTHER_BLOCKS = (
     Exclusion("mixture_of_recursions", "tokens pass its blocks more than once"),
     Exclusion("hierarchical_reasoning", "its blocks are passed in cycles"),
     Exclusion("registered_backbone", "what passes its blocks is not known"),
 )
 """Models whose blocks are not passed once each, in order."""
+
+_TILES = Exclusion(
+    "tiled_feedforward", "tiles have branches of their own, none of which it would see"
+)
 
 register(
     Feature(
@@ -34,6 +51,7 @@ register(
         trial=Trial(
             {"gradient_checkpointing": "full"},
             recomputes=("attention_norm", "feedforward_norm"),
+            calls=_AGAIN,
         ),
     )
 )
@@ -54,6 +72,7 @@ register(
         trial=Trial(
             {"gradient_checkpointing": "selective"},
             recomputes=("attention_norm", "feedforward_norm"),
+            calls=_AGAIN,
         ),
     )
 )
@@ -77,6 +96,7 @@ register(
         trial=Trial(
             {"gradient_checkpointing": "sqrt"},
             recomputes=("attention_norm", "feedforward_norm"),
+            calls=_AGAIN,
         ),
     )
 )
@@ -101,6 +121,7 @@ register(
         trial=Trial(
             {"gradient_checkpointing": EXCEPT},
             recomputes=("attention_norm", "feedforward_norm"),
+            calls=_AGAIN,
         ),
     )
 )
@@ -118,6 +139,8 @@ register(
         trial=Trial(
             {"gradient_checkpointing": "budget", "activation_budget": 2**20},
             recomputes=("feedforward_norm",),
+            calls=_AGAIN,
+            idle=_nothing_again,
         ),
     )
 )
@@ -136,6 +159,7 @@ def _declare_branch(branch: str, words: str) -> None:
             fallback=lambda p, m: p.replace(gradient_checkpointing="full"),
             excludes=(
                 *_OTHER_BLOCKS,
+                _TILES,
                 Exclusion("mixture_of_depths", "its blocks choose tokens for both"),
                 Exclusion("registered_block", "its branches are not known"),
                 Exclusion("registered_attention", "what it keeps is not known"),
@@ -143,7 +167,9 @@ def _declare_branch(branch: str, words: str) -> None:
             ),
             build=_RECOMPUTE,
             trial=Trial(
-                {"gradient_checkpointing": branch}, recomputes=(f"{branch}_norm",)
+                {"gradient_checkpointing": branch},
+                recomputes=(f"{branch}_norm",),
+                calls=_AGAIN,
             ),
         )
     )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lumina.config.sections import LEAVES
-from lumina.features import FEATURES, REDRAWN, ROUNDING, Tolerance, Trial
+from lumina.features import (
+    FEATURES,
+    REDRAWN,
+    ROUNDING,
+    Tolerance,
+    Trial,
+    active_features,
+)
 from lumina.train.matrix.setting import PLAIN, RUN, SHAPE_SECTIONS
 
 
@@ -48,10 +55,12 @@ class Cell:
         What keeps the numbers is left out; what changes them is on in both.
         """
         changing = [name for name in self.features if not trial_of(name).keeps]
-        beside = [trial_of(n).beside for n in self.features if trial_of(n).keeps]
+        keeping = [trial_of(name) for name in self.features if trial_of(name).keeps]
+        # What another feature switches is that one's, and is off in the reference.
+        settled = set(leaves_of(changing)).union(*(one.options for one in keeping))
         leaves = _run(changing, self.options)
-        for needed in beside:
-            leaves |= {k: v for k, v in needed.items() if k not in leaves_of(changing)}
+        for one in keeping:
+            leaves |= {k: v for k, v in one.beside.items() if k not in settled}
         return {**leaves, **PLAIN}
 
     @property
@@ -107,6 +116,21 @@ def tried_features() -> list[str]:
     import lumina.parallel.ways  # noqa: F401 - its ways register their features
 
     return [name for name, one in FEATURES.items() if one.trial is not None]
+
+
+def idle_features(plan: Any) -> dict[str, str]:
+    """Features of a Plan for which it has nothing to do -> why."""
+    found = {}
+    for name in active_features(FEATURES, plan):
+        trial = FEATURES[name].trial
+        if trial is not None and trial.idle is not None and (why := trial.idle(plan)):
+            found[name] = why
+    return found
+
+
+def told_idle(idle: Mapping[str, str]) -> str:
+    """The same in words."""
+    return "; ".join(f"{name}: {why}" for name, why in idle.items())
 
 
 def leaves_of(features: Sequence[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from lumina.features import FEATURES, active_features
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
 from lumina.state.tensor_file import write_tensors
+from lumina.train.matrix.cell import idle_features
 from lumina.train.matrix.observing import Observer
 from lumina.train.trainer import Trainer
 
@@ -97,6 +98,7 @@ def _trained(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
         "sent": observer.sent,
         "states": observer.states,
         "features": active_features(FEATURES, plan),
+        "idle": idle_features(plan),
         "calls": dict(observer.calls),
         "passes": dict(observer.passes),
         "columns": sorted({name for row in rows for name in row}),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import combinations
 
 from lumina.errors import LuminaError
+from lumina.features.measured import BAD, VERIFIED, Row
 from lumina.similar_names import did_you_mean
 from lumina.train.matrix.cell import Cell, clash, tried_features
 from lumina.train.matrix.covering import Together, covering
 from lumina.train.matrix.named import named_cells
 from lumina.train.matrix.run import refusal
+
+WIDTH = 12
+"""Features of a row, where it is not said how many."""
 
 
 def chosen_cells(
@@ -20,8 +25,10 @@ def chosen_cells(
     triples: bool = False,
     named: bool = False,
     only: Sequence[str] = (),
-    width: int = 5,
+    width: int = WIDTH,
     here: Callable[[str], bool] = lambda name: True,
+    planned: Callable[[Together], bool] = lambda features: True,
+    rows: Sequence[Row] = (),
 ) -> list[Cell]:
     """The cells that are asked for, each once, single features first.
 
@@ -35,6 +42,10 @@ def chosen_cells(
         width: most features of a row.
         here: whether a feature can be tried on this machine; the others are left out
             of rows, where they would leave every other one of the row untried.
+        planned: whether the plan of this machine accepts features together; asked of
+            whole rows, so that few of them are refused as they run.
+        rows: that there are of this machine; no other row is laid for the pairs and
+            triples that one of them holds.
 
     Raises:
         LuminaError: E005 for a name that nothing has, and for a width below 2, or 3 for
@@ -53,11 +64,46 @@ def chosen_cells(
     for strength, asked in ((2, pairs), (3, triples)):
         if asked:
             there = [name for name in features if here(name)]
-            rows, refused = covering(there, goes, strength=strength, width=width)
-            found += [Cell(row) for row in rows]
-            if strength == 2:  # what the configuration refuses is a result, too
-                found += [Cell(pair) for pair in refused if clash(pair) is None]
+            found += _together(there, strength, width, planned, rows)
     return list({(c.name, c.features): c for c in found}.values())
+
+
+def _together(
+    names: Sequence[str],
+    strength: int,
+    width: int,
+    planned: Callable[[Together], bool],
+    rows: Sequence[Row],
+) -> list[Cell]:
+    """Rows that hold every pair or triple: those that are there, and others.
+
+    What differs or fails alone would do so in every row, and is in none.
+    """
+    alone = {tuple(row["features"]): row["status"] for row in rows}
+    names = [name for name in names if alone.get((name,)) not in BAD]
+    there = [
+        row["features"]
+        for row in rows
+        if not row["named"] and len(row["features"]) >= strength
+        and set(names).issuperset(row["features"])
+    ]  # fmt: skip
+    done = {one for row in there for one in combinations(row, strength)}
+    apart = {
+        frozenset(row["features"])
+        for row in rows
+        if len(row["features"]) == 2 and row["status"] != VERIFIED
+    }
+
+    def allowed(features: Together) -> bool:
+        pairs = map(frozenset, combinations(features, 2))
+        return apart.isdisjoint(pairs) and goes(features)
+
+    laid, refused = covering(
+        names, allowed, strength=strength, width=width, done=done, accepted=planned
+    )
+    if strength == 2:  # what is refused is a result, too
+        laid += [one for one in refused if one not in done and clash(one) is None]
+    return [Cell(tuple(row)) for row in [*there, *laid]]
 
 
 @cache

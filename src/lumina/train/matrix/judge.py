@@ -11,7 +11,7 @@ from typing import Any
 from lumina.features import FEATURES, Tolerance
 from lumina.features.measured import ABSENT, VERIFIED
 from lumina.quantities import scientific
-from lumina.train.matrix.cell import Cell, trial_of
+from lumina.train.matrix.cell import Cell, told_idle, trial_of
 from lumina.train.matrix.process import Trained
 from lumina.train.matrix.setting import LAST
 
@@ -24,7 +24,8 @@ STATUSES = {
     "feature did not act",
     REFUSED: "refused before training, with a code and a reason",
     FAILED: "broke off, or did not end in time",
-    ABSENT: "needs what this machine has not: a GPU, memory beside it, a package",
+    ABSENT: "needs what this machine has not: a GPU, memory beside it, a package; or a "
+    "feature had nothing to do in a model so small",
 }
 """What each status means."""
 
@@ -63,10 +64,9 @@ def judge(
         without: feature that changes numbers -> the reference without it, where that
             was run: it has to be another one.
     """
-    if run.error is not None:
-        told = run.error
-        refused = told["code"].startswith("E0")
-        return Verdict(REFUSED if refused else FAILED, told["message"], told["code"])
+    untrained = judged(run)
+    if untrained is not None:
+        return untrained
     if reference.error is not None:
         told = reference.error
         why = f"the reference did not train: {told['message']}"
@@ -81,6 +81,21 @@ def judge(
         problems.append("the processes ended with different weights or moments")
     status = DIFFERS if problems else VERIFIED
     return Verdict(status, "; ".join(problems), figures=figures, live=live)
+
+
+def judged(run: Trained) -> Verdict | None:
+    """What a run that did not train says without a reference; None: it trained."""
+    told = run.error
+    if told is None:
+        return _idle(run)
+    refused = told["code"].startswith("E0")
+    return Verdict(REFUSED if refused else FAILED, told["message"], told["code"])
+
+
+def _idle(run: Trained) -> Verdict | None:
+    """A run that shows nothing of a feature, because it had nothing to do."""
+    why = told_idle(run.found["idle"])
+    return Verdict(ABSENT, why) if why else None
 
 
 def compared(run: Trained, reference: Trained) -> dict[str, float | None]:

@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -21,9 +21,10 @@ from lumina.features.measured import ABSENT, VERIFIED
 from lumina.plan.environment import Environment
 from lumina.state.json_lines import JsonLinesFile
 from lumina.train.matrix.cell import Cell, shape_of, trial_of, tried_features
-from lumina.train.matrix.covering import covering
+from lumina.train.matrix.covering import Together, covering
 from lumina.train.matrix.holding import held
-from lumina.train.matrix.judge import REFUSED, Verdict, judge
+from lumina.train.matrix.judge import REFUSED, Verdict, judge, judged
+from lumina.train.matrix.planning import idle_in
 from lumina.train.matrix.process import Trained, train
 from lumina.train.matrix.record import described, key_of, read_rows, row_of
 from lumina.train.matrix.setting import RUN, placed, write_files
@@ -136,17 +137,24 @@ class Matrix:
         refused = refusal(cell)
         if refused is not None:
             return Verdict(REFUSED, refused.message, refused.code)
+        if not cell.name and (why := idle_in(cell, self.machine)):
+            return Verdict(ABSENT, why)
+        folder = self.folder / "work" / key_of(cell, self.described)
+        run = self._train(cell.leaves, folder, cell.ranks)
+        try:
+            return judged(run) or self._compared(cell, run)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _compared(self, cell: Cell, run: Trained) -> Verdict:
+        """A run beside its reference, and beside those that lack one feature each."""
         reference = self._reference(cell)
         without = {
             name: self._reference(cell.without(name))
             for name in cell.features
             if not trial_of(name).keeps and self._cheap(cell)
         }
-        folder = self.folder / "work" / key_of(cell, self.described)
-        run = self._train(cell.leaves, folder, cell.ranks)
-        verdict = judge(cell, run, reference, without)
-        shutil.rmtree(folder, ignore_errors=True)
-        return verdict
+        return judge(cell, run, reference, without)
 
     def _missing_file(self, cell: Cell) -> str | None:
         """The vocabulary that a cell reads and that is not there, or None."""
@@ -215,6 +223,22 @@ class Matrix:
         )
 
 
+def current_rows(rows: Iterable[Row], machine: Mapping[str, Any]) -> list[Row]:
+    """Those without a name that a machine would write again if it ran them now.
+
+    Args:
+        rows: of a folder, with their keys.
+        machine: as `described`.
+    """
+    return [
+        row
+        for row in rows
+        if not row["named"] and row["status"] != ABSENT
+        and FEATURES.keys() >= set(row["features"])
+        and row["key"] == key_of(Cell(tuple(row["features"])), machine)
+    ]  # fmt: skip
+
+
 def _said(row: Row) -> Row:
     """What a row says of its cell, without when it was found."""
     return {k: v for k, v in row.items() if k not in ("date", "seconds")}
@@ -250,7 +274,11 @@ def refusal(cell: Cell) -> LuminaError | None:
     return None
 
 
-def narrower(rows: Sequence[Row]) -> list[Cell]:
+def narrower(
+    rows: Sequence[Row],
+    allowed: Callable[[Together], bool] = lambda features: True,
+    planned: Callable[[Together], bool] = lambda features: True,
+) -> list[Cell]:
     """Rows half as wide in place of those that are not verified, down to pairs.
 
     They hold every pair that no verified row has, so that in the end a pair that is
@@ -258,6 +286,8 @@ def narrower(rows: Sequence[Row]) -> list[Cell]:
 
     Args:
         rows: all that there are; what they hold already is not tried again.
+        allowed: whether the configuration takes features together.
+        planned: whether this machine's plan does.
     """
     good = {
         pair
@@ -271,10 +301,16 @@ def narrower(rows: Sequence[Row]) -> list[Cell]:
         if row["status"] in (VERIFIED, ABSENT) or len(row["features"]) <= 2:
             continue
         names = row["features"]
-        halves, _ = covering(
-            names, lambda _: True, strength=2, width=max(2, len(names) // 2)
+        done = good | {one for half in found for one in combinations(half, 2)} | there
+        halves, refused = covering(
+            names,
+            allowed,
+            strength=2,
+            width=max(2, len(names) // 2),
+            done=done,
+            accepted=planned,
         )
-        for half in halves:
+        for half in [*halves, *refused]:
             if half not in there and not good.issuperset(combinations(half, 2)):
                 found[half] = None
     return [Cell(names) for names in found]

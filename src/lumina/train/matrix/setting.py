@@ -69,6 +69,10 @@ _SOLVED = (
 )
 
 
+TRIED_PARTS = Path(__file__).with_name("tried_parts.py")
+"""A plug-in with parts of a model that cells register."""
+
+
 def write_files(folder: Path) -> dict[str, str]:
     """Write what cells read; returns place -> path.
 
@@ -87,7 +91,7 @@ def write_files(folder: Path) -> dict[str, str]:
         "book": folder / "book.txt",
         "puzzles": folder / "puzzles.txt",
         "chat": folder / "chat.jsonl",
-        "parts": Path(__file__).with_name("tried_parts.py"),
+        "parts": TRIED_PARTS,
     }
     stories = [
         f"The {_NAMES[n % 5]} went to the {_PLACES[n * 3 % 4]} on day {n} and slept.\n"
