@@ -210,7 +210,14 @@ def test_a_switch_of_a_tracker_needs_no_value() -> None:
 
 @pytest.mark.parametrize(
     ("stage", "way"),
-    [("zero1", "zero2"), ("2", "zero2"), ("zero3", "fsdp2"), ("none", "auto")],
+    [
+        ("zero1", "zero1"),
+        ("1", "zero1"),
+        ("2", "zero2"),
+        ("zero3", "fsdp2"),
+        ("none", "auto"),
+        ("auto", "zero"),
+    ],
 )
 def test_a_stage_of_zero_is_a_way_to_share_the_work(stage: str, way: str) -> None:
     assert settings("--zero-stage", stage).system.parallel == way

@@ -124,9 +124,9 @@ def processes(runs: Runs) -> None:
     assert "nproc" in runs.refused("E002", nproc=2)
     plans = [
         _plan(runs, parallel=value).parallel
-        for value in ("ddp", "zero2", "fsdp2", "auto")
+        for value in ("ddp", "zero1", "zero2", "fsdp2", "auto", "zero")
     ]
-    assert plans == ["ddp", "zero2", "fsdp2", "ddp"]
+    assert plans == ["ddp", "zero1", "zero2", "fsdp2", "ddp", "zero1"]
 
 
 def _plan(runs: Runs, **leaves: Any) -> Any:

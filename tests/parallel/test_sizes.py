@@ -12,6 +12,7 @@ from lumina.parallel.table import (
     known_ways,
     preferred_ways,
     register_parallel,
+    tried_ways,
 )
 from lumina.parallel.way import Way
 
@@ -32,13 +33,17 @@ def test_processes_that_cannot_be_divided_are_refused(world_size: int) -> None:
 
 
 def test_the_table_has_the_files() -> None:
-    assert set(known_ways()) >= {"none", "ddp", "zero2", "fsdp2"}
+    assert set(known_ways()) >= {"none", "ddp", "zero1", "zero2", "fsdp2"}
     assert alone().name == "none"
     assert [way.name for way in preferred_ways()][:3] == ["ddp", "zero2", "fsdp2"]
     assert [way.name for way in preferred_ways() if way.sharded] == ["zero2", "fsdp2"]
+    stages = tried_ways("zero")
+    assert [way.stage for way in stages] == [1, 2, 3]
+    assert [way.name for way in stages] == ["zero1", "zero2", "fsdp2"]
+    assert all(way.divides_states for way in stages)
 
 
-@pytest.mark.parametrize("name", ["ddp", "auto", "two words"])
+@pytest.mark.parametrize("name", ["ddp", "auto", "zero", "two words"])
 def test_a_name_that_is_taken_or_none_is_refused(name: str) -> None:
     before = known_ways()
     with pytest.raises(LuminaError) as caught:
@@ -64,5 +69,5 @@ def test_a_wrong_name_is_refused_with_those_that_there_are() -> None:
     assert "did you mean 'fsdp2'?" in caught.value.hint
     assert (
         "auto, " in caught.value.hint
-        and "ddp, fsdp2, independent, none, zero2" in caught.value.hint
+        and "ddp, fsdp2, independent, none, zero1, zero2" in caught.value.hint
     )

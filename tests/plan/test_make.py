@@ -127,6 +127,27 @@ def test_the_first_way_with_room_and_no_recomputation_before_less_communication(
     assert found == [("zero2", "none"), ("fsdp2", "none"), ("fsdp2", "selective")]
 
 
+@pytest.mark.covers("DST-05")
+def test_the_first_stage_of_zero_with_room_is_taken() -> None:
+    """Where several micro-batches add up, stage 1 holds their gradients whole."""
+    config = Config.resolve(
+        preset="b7",
+        flags={"seq_length": 4096, "zero_stage": "auto", "global_batch_size": 64},
+    )
+    plans = [plan_for(config, gpu(gib=gib), world_size=8) for gib in (140, 80, 44)]
+    assert [plan.parallel for plan in plans] == ["zero1", "zero2", "fsdp2"]
+    whys = [plan.reasons["parallel"] for plan in plans]
+    for stage, why in enumerate(whys, start=1):
+        assert why.startswith(f"stage {stage} of ZeRO has room in 9")
+    assert [("a lower stage does not fit" in why) for why in whys] == [
+        False,
+        True,
+        True,
+    ]
+    with pytest.raises(LuminaError, match="E20"):
+        plan_for(config, gpu(gib=8), world_size=8)
+
+
 def test_ddp_while_a_model_fits_then_shared_weights() -> None:
     config = Config.resolve(preset="l2:b1", flags={"seq_length": 512})
     roomy = plan_for(config, gpu(gib=140), world_size=8)

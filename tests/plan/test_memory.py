@@ -204,6 +204,15 @@ def test_the_bytes_of_a_parameter_by_layout() -> None:
     kept = shared["zero2"]["communication"]
     assert 2 * total <= kept <= 2 * total + 4 * total
     assert kept > shared["fsdp2"]["communication"]
+    narrow = {"compute_dtype": "bfloat16", "parallel": "zero1", "data_ranks": 4}
+    stage1 = states(**narrow)
+    assert stage1["weights"] == 2 * total
+    assert stage1["master_weights"] == stage1["gradients"] == total
+    assert stage1["optimizer"] == fsdp["optimizer"]
+    # While they add up, each rank has the gradients of its own tokens whole.
+    assert states(**narrow, grad_accum=2)["gradients"] == total + 4 * total
+    wide = states(compute_dtype="float32", parallel="zero1", data_ranks=4)
+    assert (wide["weights"], wide["master_weights"]) == (4 * total, 0)
 
 
 def test_the_bound_is_what_is_there_together() -> None:

@@ -426,8 +426,8 @@ def _tensors(
 
     program.optimizer.settle()
     for name, parameter in saved.items():
-        like = parameter.detach()
         slot = trained.get(name)
+        like = (slot.parameter if slot else parameter).detach()
         still = still_state(slot, MASTER) if slot else None
         keep("", name, slot.master if slot else local(like), like, still)
         if slot is not None:

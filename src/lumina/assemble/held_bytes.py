@@ -39,10 +39,13 @@ def held_bytes(program: Program) -> dict[str, int]:
     if program.frozen is not None:
         optimizer += [tensor for _, tensor in program.frozen.tensors()]
     accumulated = [slot.accumulator for slot in slots if slot.accumulator is not None]
+    accumulated += program.way.sums()
+    # Where only states are divided, gradients leave as they come.
+    stay = program.sharded or not program.divided
     passing = sum(
         local(slot.parameter.detach()).numel() * slot.parameter.element_size()
         for slot in slots
-        if slot.touched is None
+        if slot.touched is None and stay
     )
     return {
         "model": _bytes([*model, *masters, *buffers]),

@@ -208,7 +208,7 @@ class Program:
         self.spare_copies: HostCopies | None = None
         self.captures: list[HostCopies] = []
         self.remains: State | None = None
-        self.copies_beside_steps = self.device.type == "cuda" and not self.sharded
+        self.copies_beside_steps = self.device.type == "cuda" and not self.divided
         self.captured: Any = None
         self.recording = False
 
@@ -218,11 +218,16 @@ class Program:
         return self.way.sharded
 
     @property
+    def divided(self) -> bool:
+        """Whether each rank trains a part of every parameter."""
+        return self.way.divides_states
+
+    @property
     def captures_alone(self) -> bool:
         """Whether no rank waits for another one while its State is captured."""
         if self.ranks.world_size == 1:
             return True
-        meets = self.sharded or self.network.recurrent or self.vocabulary is not None
+        meets = self.divided or self.network.recurrent or self.vocabulary is not None
         return self.way.synchronised and not meets
 
     @property
@@ -400,7 +405,11 @@ class Program:
         average = self.average
         self.before_changes()
         with average.applied() if average is not None else nullcontext():
+            if average is not None:
+                self.way.publish()
             yield
+        if average is not None:
+            self.way.publish()
         self.way.after_evaluation()
 
     @torch.no_grad()
@@ -470,6 +479,7 @@ class Program:
             held.clear()
         self.carries = [None] * len(self.carries)
         self.captures.clear()
+        self.way.close()
         del self.way
         self.model = self.network = nn.Module()  # type: ignore[assignment]
         if self.plan.compile:

@@ -12,6 +12,7 @@ from lumina.assemble.streamed.blocks import homes_of
 from lumina.optim.held_weights import HeldSlot
 from lumina.optim.leaving import Leaving
 from lumina.optim.optimizer import Slot, local
+from lumina.optim.sharded import rows_here
 from lumina.optim.streamed_slot import StreamedSlot, leaves_when_complete
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def make_slots(program: Program) -> list[Slot]:
         )
         if table is not None:
             slot.touched = []
+        elif program.divided and not program.sharded:
+            _divide(slot, program, adds_up=accumulate and apart)
         if isinstance(slot, StreamedSlot):
             slot.home = homes[name]
             if not plan.updates_in_backward:
@@ -60,13 +63,22 @@ def make_slots(program: Program) -> list[Slot]:
                 program.hooks.append(
                     parameter.register_post_accumulate_grad_hook(leave)
                 )
-        elif accumulate and apart:
+        elif accumulate and apart and slot.accumulator is None:
             slot.accumulator = torch.zeros_like(master)
             program.hooks.append(
                 parameter.register_post_accumulate_grad_hook(_gather_into(slot))
             )
         slots.append(slot)
     return slots
+
+
+def _divide(slot: Slot, program: Program, *, adds_up: bool) -> None:
+    """Leave to the slot the rows that this rank trains of its parameter."""
+    master = slot.master
+    slot.parameter, slot.accumulator = program.way.part(slot.parameter, adds_up=adds_up)
+    slot.master = local(slot.parameter.detach())
+    if slot.parameter.dtype != master.dtype:
+        slot.master = master[rows_here(slot.parameter)].clone()
 
 
 def _gather_into(slot: Slot) -> Callable[[Tensor], None]:

@@ -186,7 +186,7 @@ def _help_of_theirs(flag: str, own: str) -> str:
     if _dest(flag) in SWITCHES:
         return f"{own} {_meant(flag)}"
     if _dest(flag) in VALUES:
-        return f"as DeepSpeed has it: {own} zero2 or fsdp2"
+        return f"as DeepSpeed has it: {own} zero1, zero2, fsdp2 or zero"
     return f"as in transformers: {own}"
 
 

@@ -114,12 +114,13 @@ they say nothing."""
 VALUES: dict[str, dict[str, str | None]] = {
     "zero_stage": {
         **dict.fromkeys(("none", "0", "zero0", "null"), None),
-        **dict.fromkeys(("1", "zero1", "2", "zero2"), "zero2"),
+        **dict.fromkeys(("1", "zero1"), "zero1"),
+        **dict.fromkeys(("2", "zero2"), "zero2"),
         **dict.fromkeys(("3", "zero3"), "fsdp2"),
+        "auto": "zero",
     },
 }
-"""Spellings whose values have other names here; None: they say nothing. Stage 2 of
-ZeRO divides what stage 1 does, and gradients besides: the steps are the same."""
+"""Spellings whose values have other names here; None: they say nothing."""
 
 MEANT: dict[str, str] = {
     "dataset_chunk_size": "rows are divided among processes one by one; `lumina data "

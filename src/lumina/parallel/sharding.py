@@ -31,7 +31,7 @@ def shard(place: Place, *, stays_gathered: bool = False) -> None:
             its backward pass, and are not gathered again between the two.
     """
     network, dtype = place.network, place.compute_dtype
-    mesh = _device_mesh(place)
+    mesh = device_mesh(place)
     policy = MixedPrecisionPolicy(
         param_dtype=None if dtype == torch.float32 else dtype,
         reduce_dtype=torch.float32,
@@ -48,7 +48,7 @@ def shard(place: Place, *, stays_gathered: bool = False) -> None:
     register_fsdp_forward_method(network, "logits")
 
 
-def _device_mesh(place: Place) -> DeviceMesh:
+def device_mesh(place: Place) -> DeviceMesh:
     """The ranks over which parameters are divided, as FSDP2 takes them."""
     ranks, device = place.mesh.tokens, place.device.type
     if ranks.group is None:

@@ -19,6 +19,9 @@ from lumina.similar_names import did_you_mean
 AUTO = "auto"
 """The value of `--parallel` that leaves the choice to the planner."""
 
+STAGES = "zero"
+"""The value that leaves it to the planner which stage of ZeRO is used."""
+
 C = TypeVar("C", bound=type[Way])
 
 _WAYS: dict[str, type[Way]] = {}
@@ -38,11 +41,11 @@ def register_parallel(name: str) -> Callable[[C], C]:
                 f"@register_parallel({name!r}) stands over {cls!r}",
                 "put it over a class that derives from lumina.parallel.way.Way",
             )
-        if not name.isidentifier() or name == AUTO:
+        if not name.isidentifier() or name in (AUTO, STAGES):
             raise LuminaError(
                 "E005",
                 f"a way of being parallel cannot be called {name!r}",
-                f"use letters, digits and _, and not {AUTO}",
+                f"use letters, digits and _, and neither {AUTO} nor {STAGES}",
             )
         taken = _WAYS.get(name)
         if taken is not None and _source(taken) != _source(cls):
@@ -73,7 +76,7 @@ def chosen_way(name: str) -> type[Way]:
     """
     if name in _WAYS:
         return _WAYS[name]
-    known = (AUTO, *known_ways())
+    known = (AUTO, *known_ways(), STAGES)
     meant = did_you_mean(name, known)
     raise LuminaError(
         "E005",
@@ -94,6 +97,20 @@ def preferred_ways() -> tuple[type[Way], ...]:
     return tuple(sorted(tried, key=lambda way: (way.preference, way.name)))
 
 
+def tried_ways(asked: str) -> tuple[type[Way], ...]:
+    """What a value of `--parallel` lets several processes try, in order.
+
+    Raises:
+        LuminaError: E005 for a name that there is not.
+    """
+    if asked == AUTO:
+        return preferred_ways()
+    if asked == STAGES:
+        stages = [(way.stage, way) for way in _WAYS.values() if way.stage is not None]
+        return tuple(way for _, way in sorted(stages, key=lambda one: one[0]))
+    return (chosen_way(asked),)
+
+
 def _source(cls: type) -> str:
     """The file a class stands in."""
     return str(Path(inspect.getfile(cls)).resolve())
@@ -102,6 +119,7 @@ def _source(cls: type) -> str:
 def _feature(way: type[Way]) -> Feature:
     """The entry of a way in the table of features, which `lumina features` shows."""
     name = way.name
+    open_to_it = (AUTO, name) if way.stage is None else (AUTO, STAGES, name)
     return Feature(
         name=name,
         option="parallel",
@@ -109,7 +127,7 @@ def _feature(way: type[Way]) -> Feature:
         without=f"--parallel {AUTO}",
         change_cost="restart",
         requested=lambda config: config.system.parallel == name,
-        refused=lambda config: config.system.parallel not in (AUTO, name),
+        refused=lambda config: config.system.parallel not in open_to_it,
         active=lambda plan: plan.parallel == name,
         fallback=lambda plan, machine: plan.replace(
             parallel=next((w.name for w in preferred_ways() if w != way), name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lumina.model.spec import ModelSpec
 
@@ -16,6 +16,52 @@ if TYPE_CHECKING:
     from lumina.model.network import Network
     from lumina.parallel.mesh import Mesh
     from lumina.parallel.sizes import Sizes
+
+
+IN_FLIGHT = 2
+"""Messages that may be on their way at a time, where sending and computing overlap."""
+
+
+@dataclass(frozen=True)
+class Messages:
+    """How ranks that do not shard their weights send gradients and weights.
+
+    Attributes:
+        reduced: elements of the parameters whose gradients are summed in one message;
+            a larger parameter has one of its own.
+        gathered: likewise, of the weights that ranks give each other.
+        overlap: messages are sent while others are on their way, and gradients while
+            the backward pass goes on.
+    """
+
+    reduced: int = 2**24
+    gathered: int = 2**24
+    overlap: bool = True
+
+
+MESSAGES = Messages()
+"""Of a run that does not say more."""
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """What ranks exchange, as far as its memory goes.
+
+    Attributes:
+        block: parameters of the largest block.
+        blocks: of all blocks together.
+        root: parameters of the embedding and the heads.
+        trained: parameters that train.
+        element: bytes of a number in the compute type.
+        messages: how it is sent.
+    """
+
+    block: int
+    blocks: int
+    root: int
+    trained: int
+    element: int
+    messages: Messages = MESSAGES
 
 
 @dataclass(frozen=True)
@@ -52,6 +98,7 @@ class Place:
         device: where this process computes.
         compute_dtype: type of the products.
         whole: parameters that stay whole on every rank and take part in no exchange.
+        messages: how large they are, where the way forms its own.
     """
 
     network: Network
@@ -59,6 +106,7 @@ class Place:
     device: torch.device
     compute_dtype: torch.dtype
     whole: frozenset[nn.Parameter] = field(default_factory=frozenset)
+    messages: Messages = MESSAGES
 
 
 class Way:
@@ -74,9 +122,14 @@ class Way:
         summary: what it does, in one line, for `lumina features`.
         preference: place among the ways that `--parallel auto` tries, the lowest
             first; None: it is used only where it is named.
+        stage: of ZeRO that it is; None: of none.
         several: whether it is for more than one process.
         sharded: whether each rank holds a part of every parameter as a DTensor, so that
             ranks communicate in every forward pass.
+        divides_states: whether each rank keeps masters, moments and averages of a part
+            of every parameter only, by rows, and gets the gradients of that part. Where
+            weights are `sharded` it always does; where they are not, `part` says which
+            rows, and `publish` gives every rank the rows that others have changed.
         masters_apart: whether the network's weights are half-precision copies of
             float32 masters, where the compute type is half precision. Otherwise
             parameters are float32, and modules cast them.
@@ -88,10 +141,16 @@ class Way:
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     preference: ClassVar[int | None] = None
+    stage: ClassVar[int | None] = None
     several: ClassVar[bool] = True
     sharded: ClassVar[bool] = False
+    divides_states: ClassVar[bool] = False
     masters_apart: ClassVar[bool] = False
     synchronised: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        cls.divides_states = cls.divides_states or cls.sharded
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -119,23 +178,35 @@ class Way:
         return None
 
     @classmethod
-    def communication_bytes(
-        cls, block: int, blocks: int, root: int, element: int
-    ) -> int:
-        """Memory on each device for weights and gradients that are being exchanged.
-
-        Args:
-            block: parameters of the largest block.
-            blocks: of all blocks together.
-            root: parameters of the embedding and the heads.
-            element: bytes of a number in the compute type.
-        """
+    def communication_bytes(cls, what: Exchanged) -> int:
+        """Memory on each device for weights and gradients that are being exchanged."""
         return 0
 
     # Training.
 
     def wrap(self) -> None:
         """Change the network in place; it is on the meta device, without values."""
+
+    def part(
+        self, parameter: nn.Parameter, *, adds_up: bool
+    ) -> tuple[nn.Parameter, torch.Tensor]:
+        """The rows of a parameter that this rank trains, where only states are divided.
+
+        Called by all ranks, in the same order, when every weight has its value.
+
+        Args:
+            parameter: one of the network's that trains.
+            adds_up: gradients of several backward passes add up, in float32.
+
+        Returns:
+            A DTensor parameter whose local tensor is a view of the rows, and float32 of
+            their shape, where their gradient is after the last backward of a step.
+        """
+        raise NotImplementedError
+
+    def sums(self) -> list[torch.Tensor]:
+        """Where it adds up gradients of several backward passes; for counting."""
+        return []
 
     def settle(self) -> nn.Module:
         """The module to call, now that every weight has its value."""
@@ -149,6 +220,13 @@ class Way:
                 complete on every rank.
         """
         return nullcontext()
+
+    def publish(self) -> None:
+        """Let every rank have the weights that this one has changed.
+
+        Called by all ranks after each update, and whenever averages take the place of
+        weights or give it back.
+        """
 
     def merge(self, tensors: Iterable[torch.Tensor]) -> None:
         """Make what ranks learned apart the same on all of them, in place.
@@ -165,3 +243,6 @@ class Way:
 
     def after_failure(self) -> None:
         """Tidy up after a forward or backward that broke off: before a reassembly."""
+
+    def close(self) -> None:
+        """Let go of the network, which another program is to take the room of."""

@@ -329,10 +329,10 @@ def _layouts(
     )
     ways = ways_to_share(config, conditions, decisions)
     fitting = fitting_ways(config, spec, ways)
-    # Where weights are divided, to gather them again costs less than to compute
+    # Where states or weights are divided, to gather weights costs less than to compute
     # activations again.
-    alike = [[way.name] for way in fitting if not way.sharded]
-    alike.append([way.name for way in fitting if way.sharded])
+    alike = [[way.name] for way in fitting if not way.divides_states]
+    alike.append([way.name for way in fitting if way.divides_states])
     checkpointing = ways_to_recompute(config, spec)
     tried = [
         (parallel, recomputed, split)

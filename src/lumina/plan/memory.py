@@ -19,6 +19,7 @@ from lumina.model.declared import declared
 from lumina.model.freezing import frozen_parameters
 from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
+from lumina.parallel.way import Exchanged
 from lumina.plan.activations import kept_by_block, kept_outside, working_bytes
 from lumina.plan.checkpointing import kind_of, recomputes, segments
 from lumina.plan.costs.adapters import where_adapters_stand
@@ -213,7 +214,14 @@ def _communication_bytes(spec: ModelSpec, layout: Layout) -> int:
     tables = 1 if spec.tie_embeddings else 1 + heads
     root = tables * spec.padded_vocab_size * spec.hidden_size
     return chosen_way(layout.parallel).communication_bytes(
-        max(sizes), sum(sizes), root, BYTES[layout.compute_dtype]
+        Exchanged(
+            block=max(sizes),
+            blocks=sum(sizes),
+            root=root,
+            trained=layout.trained(spec),
+            element=BYTES[layout.compute_dtype],
+            messages=layout.messages,
+        )
     )
 
 

@@ -68,7 +68,12 @@ def decide_recovery(config: Config, machine: Environment, decisions: Decisions) 
 def snapshot_bytes(decisions: Decisions) -> int:
     """Bytes of one snapshot on a machine, over all its processes."""
     memory, values = decisions.values["memory"], decisions.values
-    size = sum(int(memory.get(name, 0)) for name in HELD)
-    # Each process that holds a part of everything holds only that part.
-    sharded = chosen_way(values["parallel"]).sharded
-    return size * (int(values["world_size"]) if sharded else 1)
+    way = chosen_way(values["parallel"])
+    # Each process that holds a part of something holds only that part.
+    divided = set(HELD) if way.divides_states else set()
+    if not way.sharded:
+        divided.discard("weights")
+    return sum(
+        int(memory.get(name, 0)) * (int(values["world_size"]) if name in divided else 1)
+        for name in HELD
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
-from lumina.parallel.table import AUTO, alone, chosen_way, preferred_ways
+from lumina.parallel.table import AUTO, STAGES, alone, preferred_ways, tried_ways
 from lumina.parallel.way import Conditions, Way
 from lumina.plan.decisions import Decisions, source_of
 
@@ -19,8 +19,7 @@ def check_name(config: Config) -> None:
     Raises:
         LuminaError: E005.
     """
-    if config.system.parallel != AUTO:
-        chosen_way(config.system.parallel)
+    tried_ways(config.system.parallel)
 
 
 def ways_to_share(
@@ -33,12 +32,11 @@ def ways_to_share(
             used in this run.
     """
     asked = config.system.parallel
-    named = None if asked == AUTO else chosen_way(asked)
+    tried = tried_ways(asked)
     if conditions.sizes.total == 1:
-        if named is not None and named.several:
+        if asked != AUTO and tried[0].several:
             decisions.warn(f"parallel {asked} has one process: nothing is shared")
         return [alone()]
-    tried = preferred_ways() if named is None else (named,)
     refused = {way.name: way.refuses(conditions) for way in tried}
     usable = [way for way in tried if refused[way.name] is None]
     if usable:
@@ -61,6 +59,9 @@ def why_shared(config: Config, way: type[Way], room: str) -> str:
     """
     if not way.several:
         return "one process"
+    if config.system.parallel == STAGES:
+        lower = "" if way.stage == 1 else ", and a lower stage does not fit"
+        return f"stage {way.stage} of ZeRO has room in {room} on every device{lower}"
     if config.system.parallel != AUTO:
         return source_of(config, "parallel")
     if way.sharded:

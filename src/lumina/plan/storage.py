@@ -18,10 +18,14 @@ def checkpoint_bytes(plan: Plan) -> tuple[int, int]:
     Weights, states and averages are saved in the type they are kept in.
     """
     memory = plan.memory
-    ranks = plan.world_size if chosen_way(plan.parallel).sharded else 1
+    way = chosen_way(plan.parallel)
+    ranks = plan.world_size if way.divides_states else 1
     layout = layout_of(plan)
     masters = layout.masters_here(plan.spec) if layout.masters_beside else 0
-    weights = ranks * max(memory["weights"], memory["master_weights"], masters)
+    whole = plan.world_size if way.sharded else 1
+    weights = max(
+        whole * memory["weights"], ranks * max(memory["master_weights"], masters)
+    )
     if plan.spec.adapters:  # their base is elsewhere
         weights = 4 * count_trainable(plan.spec, plan.freeze)
     states = layout.states_here(plan.spec)

@@ -147,7 +147,7 @@ class Evaluations:
             if name in self.outset:
                 found[f"source.{name}{_CHANGE}"] = loss - self.outset[name]
         if (base := program.base) is not None:
-            ranks = program.mesh.tokens if program.sharded else None
+            ranks = program.mesh.tokens if program.divided else None
             found["base_distance"] = base.distance(ranks)
         if program.vocabulary is not None:
             found |= program.vocabulary.metrics(program.mesh.tokens)

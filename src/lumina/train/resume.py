@@ -21,7 +21,7 @@ from lumina.features import absent_features
 from lumina.model.registry import STANDARD, missing
 from lumina.optim.declared import is_known
 from lumina.optim.groups import parse_groups
-from lumina.parallel.table import AUTO, known_ways
+from lumina.parallel.table import AUTO, STAGES, known_ways
 from lumina.plan.decisions import asked_for
 from lumina.plan.kinds.table import LIVE_OPTIONS
 from lumina.plan.schedule_table import SCHEDULES
@@ -339,7 +339,7 @@ def _check_plugins(saved: Config, asked: dict[str, Any], run: Path) -> None:
     if SCHEDULES.found(saved.train.lr_scheduler) is None:
         absent.append(saved.train.lr_scheduler)
     way = saved.system.parallel
-    if "parallel" not in asked and way not in (AUTO, *known_ways()):
+    if "parallel" not in asked and way not in (AUTO, STAGES, *known_ways()):
         absent.append(way)
     if absent:
         raise _not_loaded(absent, saved, run)

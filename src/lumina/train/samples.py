@@ -83,11 +83,13 @@ def sample_texts(program: Program, data: Data, count: int) -> list[tuple[str, st
 
     Returns:
         Nothing where a model answers no text (puzzles), where several tasks share it,
-        where each rank holds a part of the weights, or where no prompt fits.
+        where each rank holds a part of the weights or of their averages, or where no
+        prompt fits.
     """
     spec = program.plan.spec
     tokenizer = data.tokenizer
-    if tokenizer is None or why_not(spec, "samples") or program.sharded:
+    parted = program.divided if program.average else program.sharded
+    if tokenizer is None or why_not(spec, "samples") or parted:
         return []
     limit = context_limit(program.network) or 2**62
     prompts = [ids for ids in data.prompts(count) if 0 < len(ids) < limit]

@@ -376,6 +376,7 @@ def _update(program: Program, watch: Watch, changes: Callable[[], None]) -> Verd
     if program.average is not None:
         program.average.update(verdict.skip)
     program.optimizer.release()
+    program.way.publish()
     return verdict
 
 
@@ -405,7 +406,7 @@ def _judged(program: Program) -> Verdict:
             gradients,
             loss_scale=program.loss_scale.value,
             max_norm=program.live.max_grad_norm,
-            over=program.mesh.tokens if program.sharded else None,
+            over=program.mesh.tokens if program.divided else None,
         )
     broken = program.optimizer.gather()
     if broken is not None:

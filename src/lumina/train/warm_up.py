@@ -160,7 +160,7 @@ def _once(program: Program, batch: Batch) -> None:
     """One forward and backward pass, whose gradients are dropped."""
     # FSDP forms gradients only when it reduces them; otherwise ranks need not
     # communicate.
-    with program.gradient_sync(last=program.sharded):
+    with program.gradient_sync(last=program.divided):
         losses, aux = program.model(batch)
         terms = [aux[term.key] for term in loss_terms(program.plan.spec)]
         (losses.loss_sum + sum(terms)).backward()

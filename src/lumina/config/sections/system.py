@@ -52,8 +52,9 @@ class SystemSection(Section):
     )
     parallel: str = Field(
         "auto",
-        description="how several processes share the work: auto, none, ddp, zero2, "
-        "fsdp2, or one that a plug-in registers",
+        description="how several processes share the work: auto, none, ddp, zero1, "
+        "zero2, fsdp2 (which is ZeRO-3), zero (the first of these three with room), "
+        "independent, or one that a plug-in registers",
     )
     precision: Literal[
         "auto",

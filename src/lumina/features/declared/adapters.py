@@ -35,6 +35,7 @@ register(
         active=lambda p: any(one.method == "adalora" for one in p.spec.adapters),
         excludes=(
             Exclusion("fsdp2", _WHY),
+            Exclusion("zero1", _WHY),
             Exclusion("zero2", _WHY),
             Exclusion(
                 "optimizer_in_backward", "gradients are gone before they are read"

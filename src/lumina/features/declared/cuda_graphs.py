@@ -54,6 +54,7 @@ register(
             Exclusion("preserve_base_outputs", "a second model runs beside the step"),
             Exclusion("adalora", "what trains changes on the host"),
             Exclusion("ddp", _RANKS, "use one process, or leave the graphs out"),
+            Exclusion("zero1", _RANKS, "use one process, or leave the graphs out"),
             Exclusion("zero2", _RANKS, "use one process, or leave the graphs out"),
             Exclusion("fsdp2", _RANKS, "use one process, or leave the graphs out"),
             Exclusion("registered_block", _PARTS),

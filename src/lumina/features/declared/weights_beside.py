@@ -95,6 +95,7 @@ def _declare(place: str, summary: str, needs: Need) -> None:
                 ),
                 Exclusion("cuda_graphs", "the host moves data inside the step"),
                 Exclusion("ddp", _SHARED),
+                Exclusion("zero1", _SHARED),
                 Exclusion("zero2", _SHARED),
                 Exclusion("fsdp2", "weights are divided over the processes already"),
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from lumina.parallel.table import register_parallel
-from lumina.parallel.way import Way
+from lumina.parallel.way import Exchanged, Way
 
 
 @register_parallel("fsdp2")
@@ -18,14 +18,14 @@ class Sharded(Way):
 
     summary = "weights, gradients and moments are divided over the processes"
     preference = 3
+    stage = 3
     sharded = True
 
     @classmethod
-    def communication_bytes(
-        cls, block: int, blocks: int, root: int, element: int
-    ) -> int:
+    def communication_bytes(cls, what: Exchanged) -> int:
         """Two gathered blocks and the root, and the gradients of one on their way."""
-        return element * (2 * block + root) + 4 * max(block, root)
+        largest = max(what.block, what.root)
+        return what.element * (2 * what.block + what.root) + 4 * largest
 
     def wrap(self) -> None:
         """Shard in place."""

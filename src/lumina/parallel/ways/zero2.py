@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from lumina.parallel.table import register_parallel
+from lumina.parallel.way import Exchanged
 from lumina.parallel.ways.fsdp2 import Sharded
 
 
@@ -19,13 +20,13 @@ class GatheredOnce(Sharded):
 
     summary = "gradients and moments are divided, and weights gathered once a step"
     preference = 2
+    stage = 2
 
     @classmethod
-    def communication_bytes(
-        cls, block: int, blocks: int, root: int, element: int
-    ) -> int:
+    def communication_bytes(cls, what: Exchanged) -> int:
         """All weights, and the gradients of one block or the root on their way."""
-        return element * (blocks + root) + 4 * max(block, root)
+        largest = max(what.block, what.root)
+        return what.element * (what.blocks + what.root) + 4 * largest
 
     def wrap(self) -> None:
         """Shard in place."""

@@ -12,6 +12,7 @@ from lumina.model.freezing import frozen_parameters
 from lumina.model.spec import ModelSpec
 from lumina.optim.paging.sizes import PAGE_BYTES, WINDOW
 from lumina.parallel.table import chosen_way
+from lumina.parallel.way import MESSAGES, Messages
 from lumina.plan.checkpointing import kind_of, recomputes, segments
 from lumina.plan.costs.adapters import narrow_bytes
 from lumina.plan.costs.few_bits import stored_base
@@ -118,6 +119,7 @@ class Layout:
         freeze: patterns of tensors that do not train.
         weights_ahead: blocks whose weights are on their way while one computes, where
             they live beside the device.
+        messages: how ranks send gradients and weights.
     """
 
     micro_batch_size: int
@@ -144,6 +146,12 @@ class Layout:
     masters_beside: bool = False
     freeze: tuple[str, ...] = ()
     weights_ahead: int = 1
+    messages: Messages = MESSAGES
+
+    @property
+    def parts(self) -> int:
+        """Ranks among which what trains, and its masters and moments, is divided."""
+        return self.data_ranks if chosen_way(self.parallel).divides_states else 1
 
     @property
     def accumulates(self) -> bool:
@@ -162,26 +170,34 @@ class Layout:
         return replace(spec, seq_length=self.chunk_tokens)
 
     def trained_here(self, spec: ModelSpec) -> float:
-        """Parameters that train, as many of them as one device holds."""
-        trained = self.trainable
-        if trained is None:
-            trained = count_parameters(spec).total - count_sparse(spec)
-        return trained / (self.data_ranks if chosen_way(self.parallel).sharded else 1)
+        """Parameters that train, as many of them as one device trains."""
+        return self.trained(spec) / self.parts
+
+    def trained(self, spec: ModelSpec) -> int:
+        """Parameters that train, on all devices together."""
+        if self.trainable is not None:
+            return self.trainable
+        return count_parameters(spec).total - count_sparse(spec)
 
     def states_here(self, spec: ModelSpec) -> int:
         """Bytes of the optimizers' states of what one device holds."""
         kept, whole = self.optimizer_states
         trained = self.trained_here(spec)
-        ranks = self.data_ranks if chosen_way(self.parallel).sharded else 1
         # Rounded first: the bytes are an average, so their sum has an error.
-        return math.ceil(round(((kept - whole) + whole * ranks) * trained, 3))
+        return math.ceil(round(((kept - whole) + whole * self.parts) * trained, 3))
 
     def gradients_here(self, spec: ModelSpec) -> int:
         """Bytes of all gradients on one device.
 
         Of 16 bits where the weights are copies of masters and nothing accumulates.
+        Where only states are divided, a float32 part of every gradient, and while they
+        add up each device has those of its own tokens whole; otherwise they leave the
+        device as they come, and are counted as communication.
         """
         way = chosen_way(self.parallel)
+        if way.divides_states and not way.sharded:
+            adding = self.trained(spec) if self.accumulates else 0
+            return math.ceil(4 * (self.trained_here(spec) + adding))
         half, held = BYTES[self.compute_dtype] == 2, self.weights_dtype != "float32"
         narrow = (held or (half and way.masters_apart)) and not self.accumulates
         trained = self.trained_here(spec)
@@ -213,16 +229,15 @@ class Layout:
             return 0
         if not chosen_way(self.parallel).masters_apart:
             return 0
-        trained = int(self.trained_here(spec))
+        trained = self.trained(spec)
         total = count_parameters(spec).total - count_sparse(spec)
         # Routers have no copies: they are float32.
         routers = count_parameters(spec).router if trained == total else 0
-        return 4 * (trained - routers)
+        return math.ceil(4 * (trained - routers) / self.parts)
 
     def pages_here(self, spec: ModelSpec) -> int:
         """Bytes of the pages of states that are on a device at a time."""
-        ranks = self.data_ranks if chosen_way(self.parallel).sharded else 1
-        kept = (self.optimizer_states[0] + 4 * self.masters_beside) / ranks
+        kept = (self.optimizer_states[0] + 4 * self.masters_beside) / self.parts
         frozen = frozen_parameters(spec, self.freeze)
         pages = [0.0]  # filled as `lumina.optim.paging.page.paged` fills them
         for size in (

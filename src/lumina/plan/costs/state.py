@@ -23,7 +23,8 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
     weights 2, gradients 2 (4 when they accumulate), and the largest one once in
     float32, while it is changed. Where weights are sharded, all
     but the casts is divided over the ranks, and of the optimizers' states those that
-    share the rows of the weights. Vectors of puzzles are float32, whole on
+    share the rows of the weights; where only states are divided, so are the masters of
+    16-bit weights. Vectors of puzzles are float32, whole on
     every rank, and there is nothing beside them.
     """
     vectors = count_sparse(spec)
@@ -43,7 +44,7 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         # What is frozen stays float32, and so do routers: neither has a copy.
         copied = trainable - routers
         narrow = total - _router_parameters(spec) if spec.adapters else copied
-        weights, master = 4.0 * total - 2 * narrow, 4.0 * copied
+        weights, master = 4.0 * total - 2 * narrow, 4.0 * copied / layout.parts
     else:
         weights, master = float(_cast_bytes(spec, layout)), 4 * total / ranks
     return {

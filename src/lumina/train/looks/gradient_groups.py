@@ -31,7 +31,7 @@ class GradientGroups(Look):
         there = [slot.name for slot in slots if slot.gradient() is not None]
         self._roles = [self.program.info_of(name).role for name in there]
         self._found = self.squares / scale.square()
-        if self.program.sharded:
+        if self.program.divided:
             self.program.mesh.tokens.sum_(self._found)
 
     def values(self) -> Tensor | None:

@@ -31,7 +31,7 @@ class GradientVariance(Look):
             norms.append(torch.linalg.vector_norm(here, dtype=torch.float32))
             sums.append(here.sum(dtype=torch.float32))
         both = torch.stack([torch.stack(sums), torch.stack(norms).square()]).sum(1)
-        if program.sharded:
+        if program.divided:
             program.mesh.tokens.sum_(both)
         self._found = both / torch.stack([scale, scale.square()])
 

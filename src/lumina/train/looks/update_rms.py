@@ -59,7 +59,7 @@ class UpdateRms(Look):
             torch._foreach_mul(torch._foreach_pow(norms, 2), whole)
         )
         self._before.clear()
-        if self.program.sharded:
+        if self.program.divided:
             self.program.mesh.tokens.sum_(self._found)
 
     def values(self) -> Tensor | None:

@@ -59,7 +59,7 @@ class WeightChanges(Look):
         if len(self._squares) < 3:  # a step without labels
             return None
         found = torch.cat(self._squares)
-        if self.program.sharded:
+        if self.program.divided:
             self.program.mesh.tokens.sum_(found)
         return found
 

@@ -57,7 +57,7 @@ def _fingerprints(program: Program, batches: StepBatches, step: int) -> Tensor:
             # Where ranks hold whole gradients each is compared with its own.
             for one in forwards(program, batches, index, step):
                 final = one.last and index == last
-                with program.gradient_sync(last=final and program.sharded):
+                with program.gradient_sync(last=final and program.divided):
                     total, _ = losses_of(program, batches, index, sums, one)
                     (total * program.loss_scale.value).backward()
         prints = [_bits(one) for one in (sums, *program.optimizer.gradients())]

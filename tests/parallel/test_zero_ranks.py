@@ -1,0 +1,100 @@
+"""Stage 1 of ZeRO on two ranks, and from it to other stages and numbers of ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lumina.assemble.assemble import StateSource, assemble
+from lumina.plan.costs.state import state_bytes
+from lumina.plan.make import layout_of
+from lumina.state.state import State
+from programs import conversations, stream_of, take_steps, tiny_plan
+from training import in_processes
+from zero_ranks import FIRST, SETTINGS, THEN, plan_of, two_stages
+
+pytestmark = pytest.mark.thorough
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return conversations(tmp_path_factory.mktemp("chats"))
+
+
+@pytest.fixture(scope="module")
+def two(store) -> dict[int, dict[str, Any]]:
+    """What each of two ranks found."""
+    return dict(in_processes(two_stages, 2, store.folder, answers=2))
+
+
+def alone(changes: dict[str, Any]) -> Any:
+    """The same run in one process."""
+    values = {k: v for k, v in changes.items() if k not in ("moe", "micro_batch_size")}
+    return tiny_plan(changes.get("moe", False), **values)
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS))
+def test_losses_and_clipped_norms_are_those_of_one_process(store, two, setting) -> None:
+    plan = alone(SETTINGS[setting])
+    wanted, _ = take_steps(assemble(plan), stream_of(store), FIRST)
+    close = 1e-5 if plan.compute_dtype == "float32" else 2e-2
+    for rank in two.values():
+        found = torch.tensor(rank[setting]["numbers"])
+        torch.testing.assert_close(found, wanted, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS))
+def test_what_was_saved_goes_on_to_the_bit(two, setting) -> None:
+    for rank in two.values():
+        assert rank[setting]["zero1"]["same"]
+    mine, theirs = (set(two[rank][setting]["mine"]) for rank in (0, 1))
+    assert mine and theirs and not mine & theirs
+    assert mine | theirs == set(two[0][setting]["state"][0])
+
+
+@pytest.mark.parametrize("way", ["zero2", "fsdp2", "ddp"])
+def test_what_was_saved_goes_on_in_another_stage(two, way) -> None:
+    for rank in two.values():
+        found = rank["float32"][way]
+        assert found["numbers"] == [
+            pytest.approx(row, rel=1e-5) for row in found["wanted"]
+        ]
+
+
+def test_what_was_saved_goes_on_in_one_process(store, two) -> None:
+    one = two[0]["float32"]
+    tensors, moments = one["state"]
+    state = State(
+        tensors={n: torch.from_numpy(t) for n, t in tensors.items()},
+        optimizer={
+            slot: {n: torch.from_numpy(t) for n, t in held.items()}
+            for slot, held in moments.items()
+        },
+        extra=one["extra"],
+        counters={"step": FIRST},
+    )
+    assert set(moments) == {"exp_avg", "exp_avg_sq", "ema"}
+    program = assemble(alone(SETTINGS["float32"]), StateSource(state), meta=state)
+    found, _ = take_steps(program, stream_of(store), THEN, one["progress"])
+    wanted = torch.tensor(one["zero1"]["wanted"])
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS))
+def test_each_rank_holds_what_the_plan_says(two, setting) -> None:
+    """The two ranks together hold the states once; each the weights whole."""
+    plan = plan_of(**SETTINGS[setting])
+    planned = state_bytes(plan.spec, layout_of(plan))
+    for rank in two.values():
+        held = rank[setting]["held"]
+        assert held == {name: planned[name] for name in held}
+
+
+def test_every_optimizer_steps_as_it_does_with_divided_weights(two) -> None:
+    """The same rows, the same gradients, the same numbers: to the bit."""
+    found = two[0]["optimizers"]
+    assert {"adamw", "adamw_8bit", "adafactor", "lion", "muon"} <= set(found)
+    for name, (states, weights) in found.items():
+        assert states == weights, name

@@ -1,0 +1,125 @@
+"""Two ranks of a run with the stages of ZeRO, in processes of their own."""
+
+from __future__ import annotations
+
+import torch
+
+from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.data.store import TokenStore
+from lumina.optim.declared import chosen_optimizer, known_optimizers
+from programs import joined, stream_of, take_steps, tiny_plan
+
+STAGES = ("zero1", "zero2", "fsdp2")
+FIRST, THEN = 3, 2
+SETTINGS = {
+    "float32": {"max_grad_norm": 0.5, "ema_decay": 0.9},
+    "recomputed": {"compute_dtype": "bfloat16", "gradient_checkpointing": "full"},
+    "routed": {"moe": True, "max_grad_norm": 0.5},
+    "one_pass": {"micro_batch_size": 4, "compute_dtype": "bfloat16"},
+}
+
+
+def plan_of(parallel="zero1", moe=False, **changes):
+    """Two micro-batches a step on each of two ranks, unless the changes say more."""
+    values = {"micro_batch_size": 2} | changes
+    return tiny_plan(moe, world_size=2, parallel=parallel, **values)
+
+
+def shown(state):
+    """A State as arrays, which pass between processes."""
+    moments = {
+        slot: {name: one.float().numpy() for name, one in held.items()}
+        for slot, held in state.optimizer.items()
+    }
+    return {name: one.numpy() for name, one in state.tensors.items()}, moments
+
+
+def digits(program, progress, stream):
+    """The losses and norms of some more steps, and all weights after them."""
+    numbers, after = take_steps(program, stream, THEN, progress)
+    state = capture(program, after, everything=True)
+    return numbers, shown(state)[0]
+
+
+def held_by(program, adding):
+    """Bytes of what this rank keeps of weights, masters, moments and gradients."""
+    slots = program.optimizer.slots
+    apart = [slot for slot in slots if slot.parameter.dtype != torch.float32]
+    states = [state for slot in slots for state in slot.state.values()]
+    gradients = [slot.accumulator for slot in slots] + program.way.sums()
+    return {
+        "weights": sum(one.nbytes for one in program.network.parameters()),
+        "master_weights": sum(slot.master.nbytes for slot in apart),
+        "optimizer": sum(state.nbytes for state in states),
+        "gradients": sum(one.nbytes for one in gradients) + adding,
+    }
+
+
+def bytes_of_gradients(program):
+    """A list that gets what there is of whole gradients before each last backward."""
+    found, sync = [], program.way.sync
+
+    def noted(last):
+        grads = [p.grad for p in program.network.parameters() if p.grad is not None]
+        if last:
+            found.append(sum(one.nbytes for one in grads))
+        return sync(last)
+
+    program.way.sync = noted
+    return found
+
+
+def two_stages(rank, place, folder, results):
+    """Train with each setting, save, and go on in every stage and with DDP."""
+    ranks = joined(rank, 2, place)
+    stream = stream_of(TokenStore.open(folder))
+    found = {}
+    for name, changes in SETTINGS.items():
+        program = assemble(plan_of(**changes), ranks=ranks)
+        adding = bytes_of_gradients(program)
+        numbers, progress = take_steps(program, stream, FIRST)
+        state = capture(program, progress, everything=True)
+        mine = sorted(capture(program, progress).tensors)
+        held = held_by(program, max(adding))
+        begun = Progress(progress.step, cursor=progress.cursor)
+        ahead = digits(program, progress, stream)
+        program.close()
+        found[name] = {
+            "numbers": numbers.tolist(),
+            "state": shown(state),
+            "extra": state.extra,
+            "progress": begun,
+            "mine": mine,
+            "held": held,
+        }
+        others = ("zero1", "zero2", "fsdp2", "ddp") if name == "float32" else ("zero1",)
+        for way in others:
+            again = assemble(
+                plan_of(way, **changes), StateSource(state), ranks=ranks, meta=state
+            )
+            here = Progress(begun.step, cursor=begun.cursor)
+            numbers, weights = digits(again, here, stream)
+            again.close()
+            found[name][way] = {
+                "same": torch.equal(numbers, ahead[0])
+                and all((weights[n] == ahead[1][n]).all() for n in weights),
+                "numbers": numbers.tolist(),
+                "wanted": ahead[0].tolist(),
+            }
+    found["optimizers"] = {
+        name: [_two_steps(way, name, stream, ranks) for way in ("zero1", "fsdp2")]
+        for name in known_optimizers()
+        if chosen_optimizer(name).sharded and chosen_optimizer(name).trains("matrix", 2)
+    }
+    ranks.barrier()
+    results.put((rank, found))
+    ranks.disconnect()
+
+
+def _two_steps(way, optimizer, stream, ranks):
+    program = assemble(
+        plan_of(way, optimizer=optimizer, micro_batch_size=4), ranks=ranks
+    )
+    numbers, _ = take_steps(program, stream, 2)
+    program.close()
+    return numbers.tolist()
