@@ -268,9 +268,19 @@ def _write_questions(folder: Path) -> None:
     ]  # fmt: skip
     for name in ("dev", "test"):
         pq.write_table(pa.Table.from_pylist(known), folder / f"mmlu/{name}.parquet")
-    (folder / "questions.jsonl").write_text(
-        "".join(json.dumps(record) + "\n" for record in known)
-    )
+    goes_on = {"activity_label": "Walking", "ctx_a": "A cat walks.",
+               "ctx_b": "then it", "label": "0",
+               "endings": ["sleeps", "sits", "eats", "sings"]}  # fmt: skip
+    hot = {"question": "What is hot?", "answerKey": "A",
+           "choices": {"text": ["fire", "ice"], "label": ["A", "B"]}}  # fmt: skip
+    for name, records in {
+        "questions": known, "hellaswag": [goes_on] * 2, "arc": [hot] * 2,
+        "medical": [{"question": "What helps?", "terms": ["rest"]}],
+        "prompts": [{"prompt": "The cat"}],
+    }.items():  # fmt: skip
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(record) + "\n" for record in records)
+        )
 
 
 def furnish_more(folder: Path) -> None:

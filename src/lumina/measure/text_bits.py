@@ -55,15 +55,15 @@ def text_bits(
         batch_size: windows side by side.
     """
     device = device_of(network)
-    windows = [
+    cut = [
         window
         for ids in tokenizer.encode_batch(texts)
-        for window in _windows([*tokenizer.begin, *ids], context, tokenizer.begin)
+        for window in windows([*tokenizer.begin, *ids], context, tokenizer.begin)
     ]
-    windows.sort(key=lambda window: len(window[0]))  # little padding in a batch
+    cut.sort(key=lambda window: len(window[0]))  # little padding in a batch
     nats = 0.0
-    for start in range(0, len(windows), batch_size):
-        batch = _batch(windows[start : start + batch_size])
+    for start in range(0, len(cut), batch_size):
+        batch = _batch(cut[start : start + batch_size])
         losses, _ = network(batch.to(device))
         nats += losses.loss_sum.item()
     return nats / math.log(2)
@@ -73,7 +73,7 @@ Window = tuple[list[int], int]
 """Token ids, and the first place in them whose successor is to be predicted."""
 
 
-def _windows(ids: list[int], context: int, begin_ids: list[int]) -> Iterator[Window]:
+def windows(ids: list[int], context: int, begin_ids: list[int]) -> Iterator[Window]:
     """Windows of at most `context + 1` ids that predict each id once.
 
     The first id, and what begins every text, is not predicted.

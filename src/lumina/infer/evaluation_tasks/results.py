@@ -178,7 +178,8 @@ def figures_of(
 def values_of(name: str, each: Sequence[Mapping[str, Any]]) -> Values:
     """[examples, numbers] float64 of the examples that a metric applies to."""
     rows = [np.atleast_1d(one[name]) for one in each if name in one]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), -1)
+    width = max((len(row) for row in rows), default=1)
+    return np.array(rows, dtype=np.float64).reshape(len(rows), width)
 
 
 def standard_error(metric: Metric, values: Values) -> float | None:

@@ -14,6 +14,7 @@ from lumina.infer.evaluation_tasks.likelihood import Likelihood, Request, likeli
 from lumina.infer.generate import CONTEXT, context_limit
 from lumina.infer.sampling import Sampling
 from lumina.infer.text import Answers, Completion
+from lumina.measure.text_bits import windows
 from lumina.model.network import Network
 from lumina.state.task_heads import require_one_head
 
@@ -127,6 +128,32 @@ class Subject:
             after = tokenizer.encode_continuation(continuation)
         # Something has to stand before the first token that is predicted.
         return before or [tokenizer.eos_id], after
+
+    def text_losses(self, texts: Sequence[str]) -> list[tuple[float, int]]:
+        """(nats, tokens) of each text, every token of it predicted once.
+
+        A text that is longer than what the model reads is read in windows, each of
+        which goes on half a window: see `lumina.measure.text_bits`.
+
+        Args:
+            texts: none of them empty.
+        """
+        context = self.limit or self.network.spec.seq_length
+        begin = self.tokenizer.begin or [self.tokenizer.eos_id]
+        requests, owners = [], []
+        for number, ids in enumerate(self.tokenizer.encode_batch(texts)):
+            for window, first in windows([*begin, *ids], context, begin):
+                before, after = window[: first + 1], window[first + 1 :]
+                requests.append(Request(tuple(before), tuple(after)))
+                owners.append(number)
+        sums = [(0.0, 0)] * len(texts)
+        scored = likelihoods(
+            self.network, requests, rows=self.rows, on_rows=self.on_rows
+        )
+        for number, one in zip(owners, scored, strict=True):
+            nats, tokens = sums[number]
+            sums[number] = nats - one.log_probability, tokens + one.tokens
+        return sums
 
     def _fitted(self, context: list[int], continuation: list[int]) -> Request:
         limit = self.limit
