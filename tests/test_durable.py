@@ -21,6 +21,7 @@ import lumina.plan.measured_once
 import lumina.state.expert_registry
 import lumina.state.left_behind
 import lumina.train.memory_ladder.limits
+from interleaved import at_first
 from lumina.cli.main import main
 from lumina.durable import changing, write_file
 from lumina.plan.measured_once import known_numbers, measured_once
@@ -29,18 +30,6 @@ from lumina.state.left_behind import leave_results
 from lumina.state.run_directory import RunDirectory
 from lumina.train.memory_ladder.limits import Limits
 from training import start_process, wait_until
-
-
-def at_first(monkeypatch, owner, name, happens):
-    """Let something happen right before the first call of a function."""
-    real = getattr(owner, name)
-
-    def call(*arguments, **options):
-        monkeypatch.setattr(owner, name, real)
-        happens(*arguments)
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(owner, name, call)
 
 
 def test_another_may_write_the_file_between_two_steps_of_this_writer(

@@ -202,6 +202,21 @@ def test_removing_asks_and_follows_no_link(two, tmp_path, capsys, monkeypatch):
     assert [path.name for path in two.iterdir()] == ["alias"]
 
 
+def test_a_run_that_begins_while_it_is_asked_for_is_not_deleted(
+    two, capsys, monkeypatch
+):
+    began = []
+
+    def answer(number):
+        began.append(RunDirectory(two / "first").acquire(resume=True))
+        return True
+
+    monkeypatch.setattr(remove, "_agreed", answer)
+    assert "being trained" in told(capsys, "remove", "first", code=2)
+    assert (two / "first" / "config.yaml").is_file()
+    began.pop().close()
+
+
 class Terminal:
     """Standard input of a person."""
 

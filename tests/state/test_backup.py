@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from interleaved import at_first
 from lumina.errors import LuminaError
 from lumina.state import backup
 from lumina.state.backup import Backup
+from lumina.state.metrics import MetricsLog, read_metrics
+from lumina.state.reader import latest_good
+from lumina.state.run_directory import RunDirectory
 from lumina.train import Trainer
 from mechanisms import mechanism
 from stand_ins import stand_in
@@ -106,6 +110,64 @@ def test_the_copy_before_stays_until_the_new_one_is_whole(
     assert (copies / first.name / "manifest.json").exists()
     held.copy(second)
     assert [path.name for path in copies.glob("step-*")] == [second.name]
+
+
+def test_two_runs_of_one_name_keep_a_copy_each(runs: Runs, tmp_path: Path):
+    """And a run that goes on in its own copy gets another beside it."""
+    one, other = trained(runs), trained(runs)
+    elsewhere = tmp_path / "elsewhere" / one.folder.name
+    elsewhere.parent.mkdir()
+    os.rename(other.folder, elsewhere)
+    place = tmp_path / "place"
+    copies = [Backup(folder, place, 0.0) for folder in (one.folder, elsewhere)]
+    copies.append(Backup(place / one.folder.name, place, 0.0))
+    newest = "checkpoints/step-00000004"
+    for copy in copies:
+        assert copy.due
+        copy.copy(copy.run / newest)
+    name = one.folder.name
+    names = [copy.folder.name for copy in copies]
+    assert names == [name, f"{name}-2", f"{name}-3"]
+    for copy in copies:
+        events = (copy.folder / "events.jsonl").read_bytes()
+        assert events == (copy.run / "events.jsonl").read_bytes()
+    again = Backup(one.folder, place, 0.0)
+    again.copy(one.folder / newest)
+    assert again.folder.name == name
+
+
+def test_rows_that_are_archived_while_they_are_copied_are_in_the_copy(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = trained(runs)
+    log = MetricsLog(run.folder / "metrics.jsonl", rotate_bytes=1)
+    at_first(monkeypatch, backup, "archives", lambda *_: log.append({"step": 5}))
+    held = Backup(run.folder, tmp_path / "place", 0.0)
+    held.copy(run.folder / "checkpoints" / run.checkpoints[0])
+    assert [row["step"] for row in read_metrics(held.folder)] == [1, 2, 3, 4]
+    held.copy(run.folder / "checkpoints" / run.checkpoints[1])
+    assert [row["step"] for row in read_metrics(held.folder)] == [1, 2, 3, 4, 5]
+
+
+def test_a_copy_that_is_cut_off_between_two_names_is_put_back(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = trained(runs)
+    newest = run.folder / "checkpoints" / run.checkpoints[1]
+    held = Backup(run.folder, tmp_path / "place", 0.0)
+    held.copy(newest)
+
+    def die(source: Path, target: Path) -> None:
+        if target.name == newest.name:
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "os", stand_in(os, rename=die))
+        with pytest.raises(KeyboardInterrupt):
+            held.copy(newest)
+    with RunDirectory(held.folder).acquire(resume=True):
+        assert latest_good(held.folder).name == newest.name
 
 
 def test_a_copy_is_due_after_the_hours(runs: Runs, tmp_path: Path):

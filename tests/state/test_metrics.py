@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -11,10 +12,12 @@ import numpy
 import pytest
 import torch
 
+from interleaved import at_first
 from lumina.errors import LuminaError
 from lumina.state import archives as archives_module
+from lumina.state import json_lines
 from lumina.state.archives import archives
-from lumina.state.json_lines import JsonLinesFile
+from lumina.state.json_lines import JsonLinesFile, iterate_json_lines
 from lumina.state.metrics import MetricsLog, read_metrics
 from mechanisms import mechanism
 from stand_ins import stand_in
@@ -237,7 +240,7 @@ def test_rows_past_a_step_are_taken_out_of_archives_too(tmp_path, step):
     expected="every row once",
     real=False,
 )
-@pytest.mark.parametrize("at", ["archive", "empty", "unlink"])
+@pytest.mark.parametrize("at", ["archive", "begin_anew", "unlink"])
 def test_no_row_is_lost_or_doubled_where_a_rotation_is_cut_off(
     tmp_path, monkeypatch, at
 ):
@@ -250,8 +253,8 @@ def test_no_row_is_lost_or_doubled_where_a_rotation_is_cut_off(
     with monkeypatch.context() as patch:
         if at == "archive":
             patch.setattr(archives_module, "os", stand_in(os, replace=die))
-        elif at == "empty":
-            patch.setattr(JsonLinesFile, "empty", die)
+        elif at == "begin_anew":
+            patch.setattr(JsonLinesFile, "begin_anew", die)
         else:
             patch.setattr(type(path), "unlink", die)
         with pytest.raises(Killed):
@@ -268,6 +271,63 @@ def test_no_row_is_lost_or_doubled_where_a_rotation_is_cut_off(
         again.append({"step": step, "loss": 1.0})
     again.close()
     assert steps_in(path) == list(range(1, 20))
+
+
+@pytest.mark.parametrize("at", [0, 1, 10, 20])
+def test_a_reader_misses_no_row_where_rows_are_archived_meanwhile(
+    tmp_path, monkeypatch, at
+):
+    path = tmp_path / "metrics.jsonl"
+    log = filled(path)
+
+    def goes_on(*_):
+        for step in range(21, 31):
+            log.append({"step": step, "loss": 1.0 / step})
+
+    if at == 0:  # when the reader has opened the file and lists the archives
+        at_first(monkeypatch, json_lines, "archives", goes_on)
+    reading = iterate_json_lines(path)
+    found = [next(reading)["step"] for _ in range(at)]
+    if at:
+        goes_on()
+    found += [row["step"] for row in reading]
+    assert len(found) >= 20 and found == list(range(1, len(found) + 1))
+
+
+def test_a_reader_goes_on_where_archived_rows_are_put_back_meanwhile(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = filled(path)
+    reading = iterate_json_lines(path)
+    found = [next(reading)["step"] for _ in range(4)]
+    log.truncate_after(17)
+    found += [row["step"] for row in reading]
+    assert found == list(range(1, 18))
+
+
+def test_who_opens_a_file_takes_no_row_for_torn_that_another_is_writing(
+    tmp_path, monkeypatch
+):
+    """Neither appends nor cuts while another process has the file's lock."""
+    path = tmp_path / "events.jsonl"
+    one = JsonLinesFile(path)
+    locked = []
+
+    def look(*_):
+        with open(path, "rb") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked.append(False)
+            except BlockingIOError:
+                locked.append(True)
+
+    at_first(monkeypatch, JsonLinesFile, "_write", look)
+    at_first(monkeypatch, JsonLinesFile, "_cut_torn_end", look)
+    one.append({"step": 1})
+    other = JsonLinesFile(path)
+    assert locked == [True, True]
+    other.append({"step": 2})
+    one.append({"step": 3})
+    assert [row["step"] for row in rows_of(path)] == [1, 2, 3]
 
 
 def test_a_file_that_is_deleted_under_way_is_written_again(log):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -8,7 +9,9 @@ import time
 
 import pytest
 
+from interleaved import at_first
 from lumina.errors import LuminaError
+from lumina.state import liveness
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
 from lumina.state.metrics import MetricsLog, read_metrics
 from lumina.state.run_directory import RunDirectory
@@ -60,6 +63,33 @@ def test_a_second_writer_is_refused(tmp_path):
         assert caught.value.code == "E002"
         run.close()
         RunDirectory(run.path).acquire(resume=True).close()
+
+
+def test_who_looks_whether_a_run_goes_on_keeps_no_training_from_it(
+    tmp_path, monkeypatch
+):
+    """`lumina runs`, at the very moment at which a training takes the lock."""
+    begin(tmp_path / "run").close()
+    with open(tmp_path / "run" / ".lock") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        at_first(monkeypatch, time, "sleep", lambda _: looking.close())
+        with RunDirectory(tmp_path / "run").acquire(resume=True):
+            assert liveness.is_locked(tmp_path / "run")
+
+
+def test_a_supervisor_is_seen_though_another_ended_as_it_began(tmp_path, monkeypatch):
+    first = liveness.supervise(tmp_path)
+    at_first(
+        monkeypatch,
+        liveness,
+        "held_alone",
+        lambda _: liveness.end_supervision(tmp_path, first),
+    )
+    second = liveness.supervise(tmp_path)
+    assert liveness.state_of(tmp_path) == "restarting"
+    assert liveness.supervise(tmp_path) is None
+    liveness.end_supervision(tmp_path, second)
+    assert liveness.state_of(tmp_path) == "unknown"
 
 
 def hold(path, forks):

@@ -15,12 +15,18 @@ from pathlib import Path
 from lumina.durable import sync_folder
 
 
-def archives(path: Path) -> list[Path]:
-    """The archives that count, the oldest first."""
+def archives(path: Path, first: bytes | None = None) -> list[Path]:
+    """The archives that count, the oldest first.
+
+    Args:
+        path: the file of lines.
+        first: its first line, for who has opened it and reads it afterwards. It may be
+            archived meanwhile, and that archive then holds what the open file holds.
+    """
     found = _all(path)
     if not found:
         return []
-    first = _first_line_of(path)
+    first = _first_line_of(path) if first is None else first
     for place, one in enumerate(found):
         if first and first == _first_line_of(one):
             return found[:place]
@@ -33,7 +39,7 @@ def stale(path: Path) -> list[Path]:
 
 
 def archive(path: Path, content: bytes) -> None:
-    """Write an archive of what the file holds; the caller then empties the file.
+    """Write an archive of what the file holds; the caller then begins a new file.
 
     Args:
         path: the file.
@@ -63,7 +69,8 @@ def _all(path: Path) -> list[Path]:
 
 
 def _first_line_of(path: Path) -> bytes:
-    if not path.exists():
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            return bytes(file.readline())
+    except FileNotFoundError:
         return b""
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        return bytes(file.readline())

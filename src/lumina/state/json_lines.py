@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import gzip
 import json
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +27,8 @@ class JsonLinesFile:
 
     A line that a killed writer left torn at the end is cut off at opening. A file that
     is deleted while it is open is written again with all of its rows, where its folder
-    is still there. Safe to use from several threads, not from several processes.
+    is still there. Safe to use from several threads. Several processes may append, as
+    the one that watches over a training does; only one may begin the file anew.
 
     Raises:
         LuminaError: E106 without permission, E104 when `path` cannot be a file, E204
@@ -38,7 +42,8 @@ class JsonLinesFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: nothing to lose when the process dies.
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
-            self._cut_torn_end()
+            with self._alone():
+                self._cut_torn_end()
         except OSError as error:
             raise file_error(error, self.path) from error
 
@@ -51,24 +56,34 @@ class JsonLinesFile:
                     self._restore()
             except OSError as error:
                 raise file_error(error, self.path) from error
-            end = self._file.seek(0, os.SEEK_END)
-            try:
-                written = 0
-                while written < len(line):
-                    written += self._file.write(line[written:]) or 0
-            except OSError as error:
-                # Half a row would spoil the next one.
-                self._file.truncate(end)
-                raise file_error(error, self.path) from error
+            with self._alone():
+                self._write(line)
+
+    def _write(self, line: bytes) -> None:
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:]) or 0
+        except OSError as error:
+            # Half a row would spoil the next one.
+            self._file.truncate(end)
+            raise file_error(error, self.path) from error
 
     def close(self) -> None:
         """Give the file back; harmless when repeated."""
         self._file.close()
 
-    def empty(self) -> None:
-        """Take every row out, once they are safe elsewhere."""
+    def begin_anew(self) -> None:
+        """Go on in an empty file, once the rows so far are safe elsewhere.
+
+        It takes the place of the present one, which whoever reads it can read to its
+        end.
+        """
         with self._lock:
-            self._file.truncate(0)
+            write_file(self.path, b"")
+            self._file.close()
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
 
     def _restore(self) -> None:
         """Give the deleted file its name back; one that took its place stays."""
@@ -77,6 +92,22 @@ class JsonLinesFile:
             write_file(self.path, self._file.read())
         self._file.close()
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from writing; without it where there are no locks.
+
+        A row that another writes at this moment looks torn, and what is cut off the end
+        must be the end still.
+        """
+        file = self._file
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     def _cut_torn_end(self) -> None:
         content = self.path.read_bytes()
@@ -114,30 +145,64 @@ def iterate_json_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]
     Raises:
         LuminaError: as `read_json_lines`, while it is read.
     """
-    path = Path(path)
-    for one in archives(path):
-        yield from rows_of(one)
-    yield from rows_of(path)
+    path, given = Path(path), 0
+    while True:
+        try:
+            for row in islice(_all_rows(path), given, None):
+                given += 1
+                yield row
+            return
+        except _ArchiveGone:
+            pass  # its rows were put back into the file: it goes on behind `given`
+
+
+class _ArchiveGone(Exception):
+    """An archive that was there when the reading began."""
+
+
+def _all_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Of the archives and the file.
+
+    The file is opened first. When it is archived meanwhile another takes its name, and
+    this one keeps its rows.
+    """
+    try:
+        with open(path, "rb") as file:
+            for one in archives(path, file.readline()):
+                try:
+                    yield from rows_of(one)
+                except LuminaError as error:
+                    if one.name in os.listdir(one.parent):
+                        raise
+                    raise _ArchiveGone from error
+            file.seek(0)
+            yield from _rows(file, path)
+    except OSError as error:
+        raise file_error(error, path) from error
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of one file alone, which may be compressed; see `read_json_lines`."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    row = _parse(line.removesuffix(b"\n"))
-                except ValueError as error:
-                    if not line.endswith(b"\n"):
-                        return  # the last one, cut off
-                    raise LuminaError(
-                        "E101",
-                        f"{path}, line {number} is not a JSON object: {error}",
-                        "mend or delete that line",
-                    ) from error
-                yield row
+            yield from _rows(file, path)
     except OSError as error:
         raise file_error(error, path) from error
+
+
+def _rows(lines: Iterable[bytes], path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = _parse(line.removesuffix(b"\n"))
+        except ValueError as error:
+            if not line.endswith(b"\n"):
+                return  # the last one, cut off
+            raise LuminaError(
+                "E101",
+                f"{path}, line {number} is not a JSON object: {error}",
+                "mend or delete that line",
+            ) from error
+        yield row
 
 
 def file_error(error: OSError, path: Path) -> LuminaError:

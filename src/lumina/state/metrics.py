@@ -49,7 +49,7 @@ class MetricsLog:
         """Make an archive of all rows."""
         try:
             archive(self.path, self.path.read_bytes())
-            self._file.empty()
+            self._file.begin_anew()
         except OSError as error:
             raise file_error(error, self.path) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -37,17 +38,22 @@ _STEP_NAME = re.compile(r"step-(\d{8,})")
 class CheckpointReader:
     """A verified checkpoint. Tensors are read when asked for; each is the caller's own.
 
+    Its files are open from the beginning: a training that deletes an older checkpoint,
+    or renames it, takes nothing from those who read it.
+
     Attributes:
         path: its folder.
         manifest: what it says it holds.
         meta: its State without tensors.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, meta: State) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, meta: State, files: dict[str, Any]
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.meta = meta
-        self._files: dict[str, Any] = {}
+        self._files = files
 
     def names(self) -> list[str]:
         """Logical names of the parameters and buffers."""
@@ -139,9 +145,6 @@ class CheckpointReader:
             raise LuminaError(
                 "E303", f"{self.path} holds no {key}", "use another checkpoint"
             )
-        if entry.file not in self._files:
-            require_readable(self.path / entry.file)
-            self._files[entry.file] = safe_open(self.path / entry.file, framework="pt")
         return self._files[entry.file]
 
 
@@ -160,12 +163,37 @@ def open_checkpoint(
         from_device: read past the memory the files were written from, where possible.
 
     Raises:
-        LuminaError: E104 when there is no such folder; E106 for a file that this user
-            may not read; E303 naming the file and what is wrong with it.
+        LuminaError: E104 when there is no such folder, or it went while it was read;
+            E106 for a file that this user may not read; E303 naming the file and what
+            is wrong with it.
     """
     path = Path(path)
-    if not path.is_dir():
+    before = _identity(path)
+    if before is None:
         raise LuminaError("E104", f"there is no checkpoint {path}", "check the path")
+    try:
+        return _opened(path, verify, from_device)
+    except (LuminaError, OSError) as error:
+        if _identity(path) == before:
+            raise
+        raise LuminaError(
+            "E104",
+            f"the checkpoint {path} was deleted or replaced while it was read",
+            "name the run, whose newest checkpoint is taken, or keep more of them: "
+            "--save-total-limit",
+        ) from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of a folder, whatever its name is; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
+
+
+def _opened(path: Path, verify: Verify, from_device: bool) -> CheckpointReader:
     manifest = read_manifest(path)
     match = _STEP_NAME.fullmatch(path.name)
     if match and int(match[1]) != manifest.step:
@@ -178,8 +206,8 @@ def open_checkpoint(
             raise damaged(file, f"it has {size} bytes, not {entry.bytes}")
         if verify == "full" or name == STATE_NAME:
             _check_digest(file, entry.sha256, from_device)
-    _check_headers(path, manifest)
-    return CheckpointReader(path, manifest, _read_meta(path, manifest))
+    files = _checked_files(path, manifest)
+    return CheckpointReader(path, manifest, _read_meta(path, manifest), files)
 
 
 def step_name(step: int) -> str:
@@ -237,13 +265,26 @@ def latest_good(
         LuminaError: E303 when there are checkpoints but none is good, E106 for one
             that this user may not read.
     """
+    reader = open_latest(run_dir, on_event, require)
+    if reader is None:
+        return None
+    with reader:
+        return reader.path
+
+
+def open_latest(
+    run_dir: str | os.PathLike[str],
+    on_event: OnEvent | None = None,
+    require: Callable[[CheckpointReader], None] | None = None,
+) -> CheckpointReader | None:
+    """What `latest_good` names, opened: nothing can delete it any more.
+
+    A checkpoint that a training deletes while it is verified is no damaged one: a newer
+    one has taken its place, and the search begins anew.
+    """
     checkpoints = Path(run_dir) / "checkpoints"
-    candidates = [path for _, path in reversed(step_folders(checkpoints))]
-    latest = read_pointer(checkpoints, "LATEST")
-    if latest is not None:
-        candidates = [latest, *(path for path in candidates if path != latest)]
-    reasons = []
-    lost = pointed_at(checkpoints, "LATEST") if latest is None else None
+    refused: dict[Path, str] = {}
+    candidates, lost = _candidates(checkpoints)
     if lost is not None and candidates and on_event is not None:
         on_event(
             "checkpoint_refused",
@@ -254,15 +295,19 @@ def latest_good(
             checkpoint=lost,
             reason="it is not there",
         )
-    for path in candidates:
+    while left := [path for path in candidates if path not in refused]:
+        path = left[0]
         try:
-            with open_checkpoint(path) as reader:
-                if require is not None:
-                    require(reader)
+            reader = open_checkpoint(path)
+            if require is not None:
+                require(reader)
         except LuminaError as error:
             if error.code == "E106":
                 raise  # nothing is damaged; an older checkpoint is not what is meant
-            reasons.append(error.message)
+            if error.code == "E104":
+                candidates, _ = _candidates(checkpoints)
+                continue
+            refused[path] = error.message
             if on_event is not None:
                 on_event(
                     "checkpoint_refused",
@@ -274,15 +319,30 @@ def latest_good(
                     reason=error.message,
                 )
         else:
-            return path
-    if reasons:
+            return reader
+    if refused:
         raise LuminaError(
             "E303",
-            f"none of the {len(reasons)} checkpoints in {checkpoints} is good: "
-            + "; ".join(reasons),
+            f"none of the {len(refused)} checkpoints in {checkpoints} is good: "
+            + "; ".join(refused.values()),
             "restore one from a copy, or start again in another --run-dir",
         )
     return None
+
+
+def _candidates(checkpoints: Path) -> tuple[list[Path], str | None]:
+    """The checkpoints to be tried, the best choice first, and a LATEST that is lost."""
+    while True:
+        named = pointed_at(checkpoints, "LATEST")
+        found = [path for _, path in reversed(step_folders(checkpoints))]
+        if named is None:
+            return found, None
+        latest = checkpoints / named
+        if latest.is_dir():
+            return [latest, *(path for path in found if path != latest)], None
+        if pointed_at(checkpoints, "LATEST") == named:
+            return found, named
+        # LATEST has moved on meanwhile, and what it named before was deleted.
 
 
 def _check_digest(file: Path, sha256: str, from_device: bool) -> None:
@@ -295,8 +355,9 @@ def _check_digest(file: Path, sha256: str, from_device: bool) -> None:
         raise damaged(file, "its sha256 does not match the manifest")
 
 
-def _check_headers(path: Path, manifest: Manifest) -> None:
-    """Compare each safetensors header with the manifest; allocates no tensor."""
+def _checked_files(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """The safetensors files, their headers compared; allocates no tensor."""
+    files = {}
     wanted: dict[str, dict[str, TensorEntry]] = {
         name: {} for name in manifest.files if name != STATE_NAME
     }
@@ -306,8 +367,8 @@ def _check_headers(path: Path, manifest: Manifest) -> None:
         file = path / name
         require_readable(file)
         try:
-            with safe_open(file, framework="pt") as held:
-                found = {key: held.get_slice(key) for key in held.keys()}  # noqa: SIM118
+            held = files[name] = safe_open(file, framework="pt")
+            found = {key: held.get_slice(key) for key in held.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise damaged(file, f"it is no safetensors file ({error})") from error
         if found.keys() != entries.keys():
@@ -321,6 +382,7 @@ def _check_headers(path: Path, manifest: Manifest) -> None:
                     f"{key} is {dtype} {list(shape)}, "
                     f"not {entry.dtype} {list(entry.shape)}",
                 )
+    return files
 
 
 def _read_meta(path: Path, manifest: Manifest) -> State:

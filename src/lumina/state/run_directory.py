@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import time
 import weakref
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from lumina.durable import write_error, write_file
 from lumina.errors import LuminaError
 from lumina.state import exact_json
+from lumina.state.liveness import held_alone, is_locked
 from lumina.state.retention import remove_leftovers
 
 RunStatus = Literal["running", "finished", "interrupted", "failed"]
@@ -175,7 +175,8 @@ class RunDirectory:
         if (self.path / _LOCK_NAME).exists():
             lock = os.open(self.path / _LOCK_NAME, os.O_RDONLY)
             try:
-                self._refuse_held(lock, fcntl.LOCK_SH)
+                if is_locked(self.path):
+                    self._refuse_held(lock)
             finally:
                 os.close(lock)
 
@@ -250,24 +251,22 @@ class RunDirectory:
                 "name another --run-dir",
             )
 
-    def _refuse_held(self, lock: int, how: int) -> None:
-        """Lock the open lock file, or name the process that holds it."""
-        try:
-            fcntl.flock(lock, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
-            raise LuminaError(
-                "E002",
-                f"another process writes to {self.path}"
-                + (f" ({holder})" if holder else ""),
-                "wait for it or stop it, or name another --run-dir",
-            ) from None
+    def _refuse_held(self, lock: int) -> NoReturn:
+        """Name the process that holds the open lock file."""
+        holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
+        raise LuminaError(
+            "E002",
+            f"another process writes to {self.path}"
+            + (f" ({holder})" if holder else ""),
+            "wait for it or stop it, or name another --run-dir",
+        )
 
     def _take_lock(self) -> None:
         """An OS lock: it goes with the process, however that ends."""
         lock = os.open(self.path / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            self._refuse_held(lock, fcntl.LOCK_EX)
+            if not held_alone(lock):
+                self._refuse_held(lock)
         except (OSError, LuminaError):
             os.close(lock)
             raise

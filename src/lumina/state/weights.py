@@ -22,10 +22,9 @@ from lumina.state.manifest import MANIFEST_NAME
 from lumina.state.reader import (
     CheckpointReader,
     OnEvent,
-    latest_good,
     open_checkpoint,
+    open_latest,
     pointed_at,
-    read_pointer,
 )
 from lumina.state.run_directory import RunDirectory
 from lumina.state.stored_base import StoredBase
@@ -245,7 +244,7 @@ def open_weights(
             "`lumina runs` lists the runs" + _hub_advice(os.fspath(path)),
         )
     if (folder / MANIFEST_NAME).is_file():
-        return _checkpoint(folder, ema)
+        return _checkpoint(open_checkpoint(folder), ema)
     if RunDirectory(folder).is_run:
         return _checkpoint(_chosen(folder, which, on_event), ema)
     if (folder / "config.json").is_file():
@@ -274,25 +273,31 @@ def _hub_advice(name: str) -> str:
     )
 
 
-def _chosen(run: Path, which: Which, on_event: OnEvent | None) -> Path:
+def _chosen(run: Path, which: Which, on_event: OnEvent | None) -> CheckpointReader:
     """The checkpoint of a run that is meant."""
-    if which == "best":
-        best = read_pointer(run / "checkpoints", "BEST")
+    while which == "best":
         named = pointed_at(run / "checkpoints", "BEST")
-        if best is None and named is not None:
+        best = None if named is None else run / "checkpoints" / named
+        try:
+            if best is not None:
+                return open_checkpoint(best)
+        except LuminaError as error:
+            if error.code != "E104":
+                raise
+        if pointed_at(run / "checkpoints", "BEST") != named:
+            continue  # a better one took its place meanwhile
+        if named is not None:
             raise LuminaError(
                 "E303",
                 f"{named}, the best checkpoint of {run}, is not there",
                 "restore it from a copy; without --best, the newest is taken",
             )
-        if best is None:
-            raise LuminaError(
-                "E304",
-                f"{run} has no best checkpoint: nothing was evaluated and kept",
-                "leave out --best, which takes the newest",
-            )
-        return best
-    latest = latest_good(run, on_event)
+        raise LuminaError(
+            "E304",
+            f"{run} has no best checkpoint: nothing was evaluated and kept",
+            "leave out --best, which takes the newest",
+        )
+    latest = open_latest(run, on_event)
     if latest is None:
         raise LuminaError(
             "E304",
@@ -302,8 +307,8 @@ def _chosen(run: Path, which: Which, on_event: OnEvent | None) -> Path:
     return latest
 
 
-def _checkpoint(folder: Path, ema: bool) -> Weights:
-    reader = open_checkpoint(folder)
+def _checkpoint(reader: CheckpointReader, ema: bool) -> Weights:
+    folder = reader.path
     run = folder.resolve().parent.parent
     tokenizer = run / "tokenizer"
     averaged = ema or bool(reader.meta.extra.get("averages_by_default"))

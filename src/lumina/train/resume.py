@@ -27,7 +27,7 @@ from lumina.plan.kinds.table import LIVE_OPTIONS
 from lumina.plan.schedule_table import SCHEDULES
 from lumina.state.finite import require_finite
 from lumina.state.json_lines import read_json_lines
-from lumina.state.reader import CheckpointReader, latest_good, open_checkpoint
+from lumina.state.reader import CheckpointReader, open_checkpoint, open_latest
 from lumina.state.run_directory import RunDirectory
 from lumina.train.edits import Edit, edits_at
 from lumina.train.record_checks import (
@@ -174,20 +174,19 @@ def find_resumption(
     require_records(run)
     asked = config.run.resume
     if asked is not None and _is_checkpoint(Path(asked)):
-        checkpoint: Path | None = Path(asked)
-        with open_checkpoint(asked) as named:
-            require_finite(named)
+        named = open_checkpoint(asked)
+        require_finite(named)
+        reader: CheckpointReader | None = named
     else:
-        checkpoint = latest_good(run, note, require_finite)
-    if checkpoint is None:
+        reader = open_latest(run, note, require_finite)
+    if reader is None:
         _refuse_lost(run)
-    if asked is not None and checkpoint is None:
+    if asked is not None and reader is None:
         raise LuminaError(
             "E304",
             f"{run} has no checkpoint to go on from",
             "start it again with --auto-resume, which begins afresh when it must",
         )
-    reader = open_checkpoint(checkpoint) if checkpoint is not None else None
     if reader is not None:
         require_whole_settings(run, reader.meta.config)
         _check_features(reader.meta.plan.get("features", ()), merged, run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from lumina.cli.run_index import opened
 from lumina.durable import write_error
 from lumina.errors import LuminaError
 from lumina.quantities import byte_size
-from lumina.state.liveness import is_locked
+from lumina.state.liveness import LOCK, held_alone, state_of
 
 SUMMARY = "delete runs; asks first, or needs --yes"
 
@@ -37,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
     with opened() as index:
         for path in paths:
-            index.forget(path)
             _remove(path)
+            index.forget(path)
             print(f"{path} is deleted")
     return 0
 
@@ -57,10 +58,8 @@ def _removable(named: str) -> Path:
             f"{path} is a link to {os.readlink(path)}",
             "name the run that it leads to, or delete the link itself",
         )
-    if is_locked(path):
-        raise LuminaError(
-            "E002", f"{path} is being trained", "stop it first, or wait for its end"
-        )
+    if state_of(path) in ("running", "restarting"):
+        raise _trained(path)
     if not (path / "config.yaml").is_file() or not (path / "status.json").is_file():
         raise LuminaError(
             "E002",
@@ -71,6 +70,12 @@ def _removable(named: str) -> Path:
     if path.resolve() in (inside, *inside.parents):
         raise LuminaError("E002", f"{path} holds the current folder", "leave it first")
     return path
+
+
+def _trained(path: Path) -> LuminaError:
+    return LuminaError(
+        "E002", f"{path} is being trained", "stop it first, or wait for its end"
+    )
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -93,8 +98,21 @@ def _remove(path: Path) -> None:
     # Renamed first: killed half-way, it must not look like a run.
     doomed = path.with_name(f".{path.name}.removed.tmp")
     try:
-        shutil.rmtree(doomed, ignore_errors=True)
-        os.rename(path, doomed)
-        shutil.rmtree(doomed)
+        with _held(path):
+            shutil.rmtree(doomed, ignore_errors=True)
+            os.rename(path, doomed)
+            shutil.rmtree(doomed)
     except OSError as error:
         raise write_error(error, path) from error
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """No training goes on with the run; one may have begun since it was asked for."""
+    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not held_alone(lock):
+            raise _trained(path)
+        yield
+    finally:
+        os.close(lock)
