@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections import Counter
@@ -309,6 +310,28 @@ def test_the_prefetcher_hands_on_errors_and_stops(
     endless.close()
     assert endless.next()[0] is None
     assert not [t for t in threading.enumerate() if t.name == "lumina-data"]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_as_many_steps_are_read_at_once_as_there_are_threads(
+    store: TokenStore, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits until all of them are at it: none would come if one were missing."""
+    together, read = threading.Barrier(threads, timeout=240), BatchStream.read
+    begun = itertools.count()
+
+    def wait(self: BatchStream, *arguments: object) -> object:
+        if next(begun) < threads:
+            together.wait()
+        return read(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(BatchStream, "read", wait)
+    fetcher = Prefetcher(
+        new_stream(store, epochs=None), START, micro_batch_size=4, threads=threads
+    )
+    for _ in range(threads):
+        assert fetcher.next()[0] is not None
+    fetcher.close()
 
 
 def test_nothing_to_learn_is_an_error(tmp_path: Path) -> None:

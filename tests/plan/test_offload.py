@@ -132,6 +132,10 @@ def test_frozen_blocks_on_the_host_leave_two_of_them_on_the_device(
     assert more.memory["weights"] - host.memory["weights"] == block
     disk = plan_for(asked.replace(weights_in="disk"), gpu(host_memory_bytes=64 * GIB))
     assert disk.elsewhere == {"disk": whole, "host": block}
+    # What is frozen has no gradients that several forwards would add up on the host.
+    twice = asked.replace(weights_in="host", batch_size=1, global_batch_size=2)
+    added = plan_for(twice, gpu(host_memory_bytes=64 * GIB))
+    assert added.grad_accum == 2 and added.elsewhere == host.elsewhere
 
 
 @pytest.mark.parametrize(

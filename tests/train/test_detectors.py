@@ -340,3 +340,12 @@ def test_a_loss_that_once_fell_is_left_to_other_checks():
     for row in made[200:220]:
         row |= {"loss": 9.0, "grad_norm": 30.0}
     assert "high_rate" not in named(made) and "severe_loss_spike" in named(made)
+    # It need not have fallen far: a tenth is enough, and less is not.
+    for share, told in ((0.85, False), (0.95, True)):
+        made = rows(60, noise=0.0)
+        first = made[0]["loss"]
+        for row in made[1:]:
+            late = row["step"] > 15
+            row["loss"] = first * (1.3 if late else share)
+            row["grad_norm"] = made[0]["grad_norm"] * (4 if late else 1)
+        assert ("high_rate" in named(made)) == told

@@ -7,8 +7,11 @@ import json
 import pytest
 
 from lumina.cli.main import main
+from lumina.errors import LuminaError
+from lumina.train.controls import control_named
 from lumina.train.orchestrator.trial import Trial
 from option_effects.adaptive import alarm, decisions
+from programs import tiny_plan
 from tiny_runs import Run, Runs
 
 STEPS, FOUND, COOLDOWN = 40, 12, 3
@@ -115,3 +118,12 @@ def test_pairs_are_judged_by_their_differences(apart: float, verdict: str) -> No
     outcome = trial.outcome(15)
     assert outcome.verdict == verdict
     assert outcome.measured - outcome.expected == pytest.approx(apart, abs=1e-3)
+
+
+def test_a_marked_snapshot_needs_room_beside_the_runs_own() -> None:
+    control = control_named("snapshot")
+    control.check_plan(tiny_plan(recovery={"snapshots": 2}))
+    for recovery in ({"snapshots": 1}, {}):
+        with pytest.raises(LuminaError, match="fewer than two snapshots"):
+            control.check_plan(tiny_plan(recovery=recovery))
+    assert control.makes_sense("marked") and not control.makes_sense("best")

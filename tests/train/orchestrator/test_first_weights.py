@@ -106,3 +106,13 @@ def test_only_small_weights_that_know_nothing_are_told_of(
     assert check.see(row | {"step": 2}) is None, "once"
     if alarm is not None:
         assert alarm.confidence > 0.9 and "0.002" in alarm.text
+
+
+def test_weights_that_were_made_wider_are_not_told_of() -> None:
+    """The Plan still says how narrow they were."""
+    plan = tiny_plan(spec=replace(tiny_plan().spec, init_std=0.002))
+    row = {"step": 1, "loss": math.log(plan.spec.vocab_size), "grad_norm": 1.0}
+    for control, told in (("dropout", True), ("init_std", False)):
+        check = NarrowFirstWeights(plan)
+        check.changed(control, 0.02)
+        assert (check.see(row) is not None) is told
