@@ -289,6 +289,32 @@ def test_nothing_left_after_skipping_is_e105(tmp_path: Path) -> None:
     assert caught.value.code == "E105" and "--train-data" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("books", "lines", "options", "told"),
+    [
+        (2, 2000, {}, "50% of the text, where 15% is asked for"),
+        (3, 2000, {"eval_fraction": 0.1}, "33% of the text, where 10% is asked for"),
+        (2, 2000, {"eval_fraction": 0.4}, ""),
+        (2, 20, {}, ""),  # a try
+        (1, 2000, {}, ""),  # one text is cut
+        (6, 2000, {}, ""),
+        (2, 2000, {"eval_fraction": 0.0}, ""),
+    ],
+)
+def test_a_book_held_out_that_is_much_of_the_text_is_told_of(
+    books: int, lines: int, options: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    for n in range(books):
+        text = "".join(f"Line {k} of the book number {n}.\n" for k in range(lines))
+        (tmp_path / f"{n}.txt").write_text(text * (1 if lines < 100 else 2))
+    events: list[dict[str, Any]] = []
+    prepare(new_config(tmp_path, **options), on_event=watch(events))
+    found = [e["message"] for e in events if e["kind"] == "data_much_held_out"]
+    assert len(found) == bool(told)
+    if told:
+        assert told in found[0] and f"1 of {books} documents" in found[0]
+
+
 def test_a_single_conversation_is_trained_on_and_said(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(conversation(1)))
     told: list[dict[str, Any]] = []

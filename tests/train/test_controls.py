@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
+from types import SimpleNamespace
 
 import pytest
 
@@ -393,3 +394,17 @@ def test_nothing_can_be_stopped_before_it_runs(tiny_config):
     with pytest.raises(LuminaError) as caught:
         Trainer(tiny_config).stop()
     assert caught.value.code == "E002"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hook"),
+    [("checkpoint", "now", "save"), ("snapshot", "marked", "snapshot")],
+)
+def test_what_only_a_run_can_make_is_made_or_refused(name, value, hook):
+    control, made = control_named(name), []
+    program = SimpleNamespace(live=SimpleNamespace(**{hook: None}))
+    with pytest.raises(LuminaError, match="no run trains this program"):
+        control.set(program, value)
+    program.live = SimpleNamespace(**{hook: lambda: made.append(name)})
+    control.set(program, value)
+    assert made == [name]

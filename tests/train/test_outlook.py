@@ -153,6 +153,16 @@ def test_each_risk_is_seen_and_the_greatest_is_told():
     assert risks(lambda step: {"moe.load": loads})["overall_risk_score"] == 0
 
 
+def test_ten_steps_of_a_short_run_show_that_its_memory_grows():
+    """Some noise on them does not hide it."""
+    decided = plan(60)
+    outlook = Outlook(decided)
+    for row in rows(decided, lambda step: 2 + step**-0.5):
+        used = 0.85 + row["step"] / 1000 + (row["step"] % 2) / 2000
+        outlook.see(row | {"agreed_memory_share": used})
+    assert outlook.window == 10 and outlook.failure()["oom_risk"] > 0.8
+
+
 @pytest.mark.covers("ORC-13")
 @pytest.mark.parametrize("steps", [60, 2000])
 def test_the_phase_follows_the_loss(steps):

@@ -10,6 +10,7 @@ from lumina.data.files import counted, tell_left_out, tell_repeated
 from lumina.data.long_conversations import long_in_words
 from lumina.data.sources.find import named_files
 from lumina.data.sources.members import DATA
+from lumina.data.split import eval_share
 from lumina.data.store import TokenStore
 from lumina.errors import LuminaError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 NO_EVAL = "nothing is held out"
 
+_MUCH = 64 << 10  # bytes of a document that are worth a word about what is held out
 _TOLD = 20  # skipped records that get an event of their own
 
 OnEvent = Callable[..., None]
@@ -192,6 +194,27 @@ class DataEvents:
             self.event("tokenizer", "info", None, note)
         if evaluation is None:
             self.event("data_no_eval", "warning", None, NO_EVAL)
+        elif not config.data.eval_data:
+            self._held_out(config.data.eval_fraction, stats)
+
+    def _held_out(self, asked: float | None, stats: Mapping[str, Any]) -> None:
+        """Say that one long document is much more of the text than was asked for."""
+        documents = stats["train_documents"] + stats["eval_documents"]
+        size = stats["eval_bytes"]
+        share = size / max(stats["train_bytes"] + size, 1)
+        wanted = eval_share(documents) if asked is None else asked
+        if stats["eval_documents"] > 1 or size < _MUCH or share < 1.5 * wanted:
+            return
+        self.event(
+            "data_much_held_out",
+            "warning",
+            None,
+            f"1 of {documents:,} documents is held out, and it is {share:.0%} "
+            f"of the text, where {wanted:.0%} is asked for: a document is held out "
+            "whole. Cut long texts into several files, name other text with "
+            "--eval-data, or learn from all of it with --eval-fraction 0",
+            share=round(share, 4),
+        )
 
     def long(self, long: dict[str, Any]) -> None:
         """What became of conversations that are longer than a row."""

@@ -19,6 +19,7 @@ _NAMES = {
     "data_files_repeated": "files named twice",
     "eval_data_trained_on": "held out and learned",
     "data_no_eval": "held out",
+    "data_much_held_out": "held out",
     "data_cache_damaged": "cache",
     "chat_markers": "chat markers",
     "chat_template": "chat template",

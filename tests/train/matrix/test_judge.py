@@ -102,6 +102,7 @@ def test_copies_that_learn_apart_are_compared_with_copies_that_do(made: Any) -> 
     """One process alone is no reference for them, and neither set ends alike."""
     apart = Cell(("independent", "gradient_checkpointing_full"))
     assert (apart.reference_ranks, FULL.reference_ranks) == (2, 1)
+    assert Cell(("independent", "qk_norm")).reference_ranks == 2
     assert Cell(("ddp",)).reference_ranks == 1  # its processes are one training
     assert apart.without("independent").reference_ranks == 1
     features = list(apart.features)

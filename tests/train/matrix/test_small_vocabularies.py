@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from lumina.data.tokenizer import Tokenizer
@@ -27,6 +30,10 @@ def test_a_make_is_read_and_loses_no_byte(name: str, places: dict[str, str]) -> 
     backend = tokenizer.backend
     assert backend.id_to_token(tokenizer.eos_id) == kind.end
     assert all(backend.token_to_id(mark) is not None for mark in kind.marks)
+    begins = backend.id_to_token(tokenizer.prompt(TEXT)[0])
+    assert (begins == kind.begin) == bool(kind.begin)
+    settings = json.loads((Path(places[name]) / "tokenizer_config.json").read_text())
+    assert settings["bos_token"] == (kind.begin or None)
     # What a text says is no mark.
     assert tokenizer.eos_id not in tokenizer.encode(f"so {kind.end} stands in a text")
 

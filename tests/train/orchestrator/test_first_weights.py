@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from lumina import Trainer
 from lumina.errors import LuminaError
@@ -65,6 +66,15 @@ def test_a_run_is_mended_in_its_first_step_and_goes_on_so(runs: Runs) -> None:
     plan = json.loads((again.folder / "plan.json").read_text())
     assert plan["spec"]["init_std"] == 0.02
     assert len([d for d in decisions(again) if d["anomaly"] == one["anomaly"]]) == 1
+
+
+def test_moments_begin_anew_with_other_first_weights(runs: Runs) -> None:
+    """One step later they are those of one gradient, of the weights that there are."""
+    run = asked(runs, 1, 0.02, init_std=0.002, steps=3)
+    assert [e["step"] for e in run.events if e["kind"] == "control"] == [2]
+    means, squares = run.slot("exp_avg"), run.slot("exp_avg_sq")
+    for name, mean in means.items():
+        torch.testing.assert_close(squares[name], 0.05 * (mean / 0.1) ** 2)
 
 
 def test_weights_that_have_learned_are_left_alone(runs: Runs) -> None:
