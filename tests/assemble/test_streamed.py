@@ -8,6 +8,7 @@ its copy is complete, and again when the page has left.
 from __future__ import annotations
 
 import gc
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -343,3 +344,26 @@ def test_pages_hold_what_is_frozen_and_where_all_trains_all_but_routers() -> Non
     held = {id(one) for one in backbone.streamed.pages[0].tensors()}
     left = [n for n, p in backbone.blocks[0].named_parameters() if id(p) not in held]
     assert left == ["feedforward.router.weight"]
+
+
+def test_one_thread_copies_one_page_after_the_other() -> None:
+    """They share the memory that they pass on the host: two at once would mix."""
+    asked_for_both, threads = threading.Event(), []
+
+    class Home:
+        staged = False
+
+        def __init__(self, value: int) -> None:
+            self.rest = torch.full((8,), value, dtype=torch.uint8)
+
+        def read(self, into: Tensor | None) -> Tensor:
+            asked_for_both.wait(240)
+            threads.append(threading.get_ident())
+            return self.rest
+
+    carrier = Carrier(torch.device("cpu"), staged=False)
+    coming = [carrier.begin(Home(value)) for value in (3, 5)]  # type: ignore[arg-type]
+    asked_for_both.set()
+    assert [carrier.wait(one).tolist() for one in coming] == [[3] * 8, [5] * 8]
+    carrier.close()
+    assert len(threads) == 2 and len(set(threads)) == 1

@@ -12,7 +12,9 @@ import pytest
 
 from infer.networks import tiny
 from infer.test_serving import PAGED, raw, until
-from lumina.infer.serving import connections, web
+from lumina.errors import LuminaError
+from lumina.infer.serving import bodies, connections, web
+from lumina.infer.serving.batch import told
 from lumina.infer.serving.engine import Engine, Limits
 from lumina.infer.serving.request import Said
 from lumina.infer.serving.web import Served, Server
@@ -249,3 +251,28 @@ def test_an_engine_that_has_failed_says_so(network):
         status, answer, headers = end(begin(server))
         assert status == 503 and "has failed" in answer["error"]["message"]
         assert "Retry-After" not in headers
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url"},
+        {"type": "image_url", "text": "a fox"},
+        {"type": "text"},
+        {"type": "text", "text": 3},
+        "a fox",
+    ],
+)
+def test_a_part_that_is_no_text_is_refused_and_not_read(part):
+    parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "fox"}]
+    assert bodies._message({"role": "user", "content": parts})["content"] == "a fox"
+    with pytest.raises(bodies.BadRequestError, match="only text is read"):
+        bodies._message({"role": "user", "content": [*parts, part]})
+
+
+def test_a_failure_is_told_with_the_status_that_clients_know():
+    found = told(LuminaError("E301", "no numbers", "lower the rate"))
+    assert (found.status, found.text, found.retry) == (500, "E301: no numbers", 0)
+    assert told(ValueError("odd")).status == 500
+    short = told(MemoryError())
+    assert short.status == 503 and short.text.startswith("E202") and short.retry > 0

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lumina.cli.explain_run import in_words
 from lumina.cli.main import main
 from lumina.observe.report import write_report
+from lumina.state.decisions_made import Made
 from lumina.state.events import EventLog
 from lumina.state.experience.beside import leave_earlier_runs
 from lumina.state.experience.of_run import record_of
@@ -43,6 +45,30 @@ def folder(tmp_path: Path) -> Path:
         )  # fmt: skip
     events.close()
     return folder
+
+
+@pytest.mark.parametrize(
+    ("actions", "mode", "said"),
+    [
+        (["lower_rate"], "on", "1 change was made"),
+        (["lower_rate"] * 2, "on", "2 changes were made"),
+        (
+            ["lower_rate", "nothing", "nothing"],
+            "on",
+            "1 change was made, and 2 findings watched and left alone",
+        ),
+        (["nothing"], "on", "0 changes were made, and 1 finding watched and left"),
+        (["lower_rate", "nothing"], "shadow", "1 change would have been made, and 1"),
+        ([], "on", "nothing was found that asks for a change"),
+    ],
+)
+def test_explain_counts_what_was_changed_and_what_was_left_alone(
+    actions: list[str], mode: str, said: str
+) -> None:
+    made = [Made(n, 10 + n, "divergence", one) for n, one in enumerate(actions)]
+    facts = {"run": "r", "adaptive": mode, "experience": None, "without": {}}
+    told = in_words(facts | {"made": made})
+    assert f"\nin short: {said}" in told
 
 
 @pytest.mark.covers("ORC-30")
