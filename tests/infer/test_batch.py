@@ -59,7 +59,9 @@ class Letters:
         self.stop_ids = frozenset(stop_ids)
 
     def stream(self, prompt: list[int]) -> Any:
-        return SimpleNamespace(push=lambda token: chr(65 + token), flush=lambda: "")
+        return SimpleNamespace(
+            push=lambda token: chr(65 + token), flush=lambda cut_off: ""
+        )
 
 
 def asked(seed: int, count: int = 9, shortest: int = 1) -> list[Request]:

@@ -92,7 +92,9 @@ def test_requests_side_by_side_answer_as_each_alone(network, tokenizer, cache_to
         list(alone)
         assert request.new_ids == alone.new_ids[0]
         assert reason == alone.reasons[0]
-        assert text == tokenizer.decode_after(request.prompt, request.new_ids)
+        ids, cut_off = request.new_ids, reason != "stop"
+        told = tokenizer.decode_after(request.prompt, ids, cut_off=cut_off)
+        assert text == told
 
 
 @pytest.mark.covers("INF-02: batch generation")

@@ -32,6 +32,7 @@ from lumina.data.records import Message
 from lumina.data.template_files import VARIABLES, Templates
 from lumina.data.text_inside import InsideText
 from lumina.data.text_stream import TextStream
+from lumina.data.token_bytes import TokenBytes
 from lumina.data.tokenizer_backend import (
     add_specials,
     hide_specials,
@@ -438,10 +439,20 @@ class Tokenizer:
         """What `spelled_bytes` found, of at most every token."""
         return {}
 
-    def decode_after(self, prompt: Sequence[int], ids: Iterable[int]) -> str:
+    def token_bytes(self, token: int) -> bytes | None:
+        """The bytes that a token stands for; None where it has none of its own."""
+        return self._token_bytes.of(token)
+
+    @cached_property
+    def _token_bytes(self) -> TokenBytes:
+        return TokenBytes(self.backend)
+
+    def decode_after(
+        self, prompt: Sequence[int], ids: Iterable[int], *, cut_off: bool = False
+    ) -> str:
         """What `ids` add to the text of `prompt`; see `TextStream`."""
         stream = self.stream(prompt)
-        return "".join([*map(stream.push, ids), stream.flush()])
+        return "".join([*map(stream.push, ids), stream.flush(cut_off=cut_off)])
 
     def encode_chat(
         self, messages: Sequence[Message], *, loss_on: str = "assistant"

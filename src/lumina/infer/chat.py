@@ -8,7 +8,7 @@ from lumina.data.records import Message
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.decoding.settings import StepSettings
-from lumina.infer.generate import context_limit, new_cache
+from lumina.infer.generate import END, context_limit, new_cache
 from lumina.infer.kv.decoding_cache import DecodingCache
 from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.sampling import Sampling, sampling_for
@@ -155,7 +155,9 @@ class ChatSession:
 
     def _answer_ids(self, prompt: list[int], answer: Completion) -> list[int]:
         """The tokens as they were decided, unless a stop string cut their text."""
-        if self.tokenizer.decode_after(prompt, answer.ids) == answer.text:
+        cut_off = answer.reason != END
+        whole = self.tokenizer.decode_after(prompt, answer.ids, cut_off=cut_off)
+        if whole == answer.text:
             return answer.ids
         return self.tokenizer.encode_continuation(answer.text)
 

@@ -20,7 +20,8 @@ class Completion:
     """One answer.
 
     Attributes:
-        text: without the stop string.
+        text: without the stop string, and without half a character at the end of an
+            answer that was cut off.
         ids: the tokens decided, of which `text` may use all but the last few.
         reason: "stop", "length" or "context"; "" when it was interrupted.
     """
@@ -118,9 +119,10 @@ class Answers:
                 if self._filters[row].stopped:
                     self._decoding.end(row, END)
             for row in sorted(self._open):
-                if self._decoding.reasons[row]:
+                if reason := self._decoding.reasons[row]:
                     self._open.remove(row)
-                    yield from self._say(row, self._streams[row].flush(), last=True)
+                    rest = self._streams[row].flush(cut_off=reason != END)
+                    yield from self._say(row, rest, last=True)
             if self._stopped():
                 return
 

@@ -127,5 +127,6 @@ class Request:
         self.ended = True
         rest = ""
         if not self._filter.stopped:
-            rest = self._filter.push(self._stream.flush()) + self._filter.flush()
+            rest = self._stream.flush(cut_off=reason != END)
+            rest = self._filter.push(rest) + self._filter.flush()
         self.said.put(Said(rest, reason))

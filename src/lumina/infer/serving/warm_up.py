@@ -18,7 +18,7 @@ class _Endless:
 
     def stream(self, prompt: list[int]) -> Any:
         """Of no text."""
-        return SimpleNamespace(push=lambda token: "", flush=lambda: "")
+        return SimpleNamespace(push=lambda token: "", flush=lambda cut_off: "")
 
 
 def warm_up(engine: Engine) -> None:
