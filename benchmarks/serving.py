@@ -34,7 +34,7 @@ class Silent:
 
     def stream(self, prompt: list[int]) -> Any:
         """Of no text."""
-        return SimpleNamespace(push=lambda token: "", flush=lambda: "")
+        return SimpleNamespace(push=lambda token: "", flush=lambda cut_off: "")
 
 
 def requests_of(asked: argparse.Namespace, vocabulary: int) -> list[Any]:

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +20,11 @@ from lumina.infer.decoding.seat_step import SeatStep
 from lumina.infer.generate import Decoding
 from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.sampling import Sampling
+from lumina.infer.serving import web
+from lumina.infer.serving.bodies import read_body
 from lumina.infer.serving.engine import Engine, Limits
-from lumina.infer.serving.request import Request
-from lumina.infer.serving.web import Served, Server
+from lumina.infer.serving.request import Problem, Request, Said
+from lumina.infer.serving.web import Handler, Served, Server
 from lumina.model.spec import ModSpec
 from training import PATIENCE
 
@@ -216,6 +219,70 @@ def test_completions_are_those_of_generate_whole_and_in_pieces(server, network):
         own = [choice for choice in own if choice["index"] == index]
         assert "".join(choice["text"] for choice in own) == expected
         assert [choice["finish_reason"] for choice in own][-1] == "length"
+
+
+class Written:
+    """What a connection writes, one entry for each packet that is sent at once."""
+
+    closed = False
+
+    def __init__(self, file, entries):
+        self.file, self.entries = file, entries
+
+    def write(self, data):
+        self.entries.append(bytes(data))
+        self.file.write(data)
+
+    def flush(self):
+        self.file.flush()
+
+    def close(self):
+        self.file.close()
+        self.closed = True
+
+
+def test_no_part_of_an_answer_waits_for_the_client_to_confirm_another(
+    server, monkeypatch
+):
+    """A small packet behind another one does, unless the socket is told otherwise."""
+    sent, at_once, begin = [], [], Handler.setup
+
+    def setup(handler):
+        begin(handler)
+        option = socket.IPPROTO_TCP, socket.TCP_NODELAY
+        at_once.append(handler.connection.getsockopt(*option))
+        handler.wfile = Written(handler.wfile, sent)
+
+    monkeypatch.setattr(Handler, "setup", setup)
+    body = {"prompt": "the quick", "max_tokens": 2, "temperature": 0}
+    assert ask(server, "/v1/completions", body)[0] == 200
+    [whole] = sent
+    assert whole.startswith(b"HTTP/1.1 200") and whole.endswith(b"}")
+    sent.clear()
+    _, text = ask(server, "/v1/completions", body | {"stream": True})
+    assert (
+        "".join(p.decode().partition("\r\n\r\n")[2] for p in sent[:1])
+        + "".join(p.decode() for p in sent[1:])
+        == text
+    )
+    assert len(sent) <= 1 + 2 + 2  # headers, tokens, the rest, and the end
+    assert len(at_once) == 2 and all(at_once)
+
+
+def test_what_is_said_to_one_prompt_of_a_body_does_not_wait_for_another(
+    tokenizer, monkeypatch
+):
+    monkeypatch.setattr(web, "LOOK_SECONDS", PATIENCE)
+    body = {"prompt": ["the quick", "a dog"], "max_tokens": 1}
+    asked = read_body(body, False, tokenizer, "tiny", 100)
+    told = Handler._said(SimpleNamespace(), asked.requests)
+    second, first = asked.requests[1], asked.requests[0]
+    second.take(tokenizer.encode("b")[0])
+    assert next(told) == (1, Said("b", index=1)) and second.ended
+    assert next(told) == (1, Said("", "length", index=1))
+    first.fail(Problem(500, "why"))
+    assert next(told)[0] == 0
+    assert next(told, None) is None
 
 
 def test_conversations_seeds_ids_and_stops(server, network, tokenizer):

@@ -110,6 +110,7 @@ def read_body(
     requests = [
         _request(ids, sampling, length, stop, tokenizer, most_tokens) for ids in prompts
     ]
+    Request.together(requests)
     stream, options = body.get("stream") or False, body.get("stream_options") or {}
     if not isinstance(stream, bool) or not isinstance(options, dict):
         raise BadRequestError("stream is true or false, stream_options an object")

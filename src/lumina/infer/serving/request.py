@@ -46,11 +46,13 @@ class Said:
         text: the piece; "" where only the end is told.
         reason: "stop" or "length" at the end, else "".
         problem: why there is no answer.
+        index: of the request among those that share a queue.
     """
 
     text: str = ""
     reason: str = ""
     problem: Problem | None = None
+    index: int = 0
 
     @property
     def last(self) -> bool:
@@ -69,8 +71,9 @@ class Request:
         new_ids: the answer's.
         seat: where it sits, while it is read and answered.
         begun: tokens of the answer that are in its row, or on their way.
-        said: what `Said` there is to send.
+        said: what `Said` there is to send; requests that are asked together share it.
         gone: set once nobody waits for the answer any more.
+        index: among those that share a queue.
     """
 
     prompt: list[int]
@@ -84,12 +87,19 @@ class Request:
     said: queue.SimpleQueue[Said] = field(default_factory=queue.SimpleQueue)
     gone: threading.Event = field(default_factory=threading.Event)
     ended: bool = False
+    index: int = 0
 
     def __post_init__(self) -> None:
         self._sampler = Sampler(self.sampling, 1)
         self._drawn: list[float] = []
         self._stream = self.tokenizer.stream(self.prompt)
         self._filter = UntilStop(self.stop)
+
+    @staticmethod
+    def together(requests: Sequence[Request]) -> None:
+        """Let requests share one queue: what is said to one waits for no other."""
+        for index, request in enumerate(requests):
+            request.said, request.index = requests[0].said, index
 
     @property
     def ids(self) -> list[int]:
@@ -112,7 +122,7 @@ class Request:
         self.new_ids.append(token)
         piece = self._filter.push(self._stream.push(token))
         if piece:
-            self.said.put(Said(piece))
+            self.said.put(Said(piece, index=self.index))
         if self._filter.stopped:
             self._end(END)
         elif len(self.new_ids) >= self.max_new_tokens:
@@ -121,7 +131,7 @@ class Request:
     def fail(self, problem: Problem) -> None:
         """Ends without an answer."""
         self.ended = True
-        self.said.put(Said(problem=problem))
+        self.said.put(Said(problem=problem, index=self.index))
 
     def _end(self, reason: str) -> None:
         self.ended = True
@@ -129,4 +139,4 @@ class Request:
         if not self._filter.stopped:
             rest = self._stream.flush(cut_off=reason != END)
             rest = self._filter.push(rest) + self._filter.flush()
-        self.said.put(Said(rest, reason))
+        self.said.put(Said(rest, reason, index=self.index))

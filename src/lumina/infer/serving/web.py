@@ -317,41 +317,32 @@ class Handler(PatientHandler):
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Cache-Control", "no-cache")
         self.send_header("Connection", "close")
-        self.end_headers()
-        self._events(form.begin())
+        self.end_headers_with(_events(form.begin()))
         for index, said in self._said(asked.requests):
             if said.problem is not None:
-                self._events([error_object(said.problem)])
+                self.wfile.write(_events([error_object(said.problem)]))
                 return
-            self._events(form.piece(index, said.text, said.reason))
-        self._events(form.end())
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def _events(self, objects: list[dict[str, Any]]) -> None:
-        for one in objects:
-            self.wfile.write(f"data: {json.dumps(one)}\n\n".encode())
+            if written := _events(form.piece(index, said.text, said.reason)):
+                self.wfile.write(written)
+        self.wfile.write(_events(form.end()) + b"data: [DONE]\n\n")
 
     def _said(self, requests: list[Request]) -> Iterator[tuple[int, Said]]:
-        """What is said to each request, in turn, until all have ended.
+        """What is said to the requests, as it comes, until all have ended.
 
         Raises:
             ConnectionError: the client has gone.
         """
-        left, looked = list(range(len(requests))), time.monotonic()
+        left, looked, said_to_all = len(requests), time.monotonic(), requests[0].said
         while left:
-            for index in list(left):
-                if time.monotonic() - looked >= LOOK_SECONDS:
-                    self.check_client()
-                    looked = time.monotonic()
-                try:
-                    # With several requests, none waits while another has something.
-                    wait = LOOK_SECONDS if len(left) == 1 else LOOK_SECONDS / 20
-                    said = requests[index].said.get(timeout=wait)
-                except queue.Empty:
-                    continue
-                yield index, said
-                if said.last:
-                    left.remove(index)
+            if time.monotonic() - looked >= LOOK_SECONDS:
+                self.check_client()
+                looked = time.monotonic()
+            try:
+                said = said_to_all.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                continue
+            yield said.index, said
+            left -= said.last
 
     def _refuse(self, problem: Problem) -> None:
         self.close_connection = True  # the body may not have been read
@@ -367,6 +358,10 @@ class Handler(PatientHandler):
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":  # which has no body in its answer
-            self.wfile.write(body)
+        # The answer to HEAD has no body.
+        self.end_headers_with(b"" if self.command == "HEAD" else body)
+
+
+def _events(objects: list[dict[str, Any]]) -> bytes:
+    """Server-sent events of these objects."""
+    return "".join(f"data: {json.dumps(one)}\n\n" for one in objects).encode()
