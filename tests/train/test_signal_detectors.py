@@ -140,6 +140,28 @@ def test_a_group_of_a_model_that_learns_is_told_of_and_left_alone():
     assert min(o.confidence for o in found(made, "group_norm_outlier")) > 0.6
 
 
+def test_gradients_that_no_clip_reaches_are_told_of_and_left_alone():
+    """Below half of the norm that the run clips to, whatever that is by now."""
+
+    def surest(norm, clip, later=None):
+        plan = tiny_plan(steps=300, warmup_steps=10, max_grad_norm=clip)
+        watching, sure = Watching.of(plan), 0.0
+        made = groups(300)
+        for row in made[150:156]:
+            row["group.norm.gradient_norm"] = norm
+        for row in made:
+            if later is not None and row["step"] == 140:
+                watching.changed("max_grad_norm", later)
+            for one in watching.see(row):
+                sure = max(sure, one.confidence)
+        return sure
+
+    for clip in (1.0, 0.0):  # without a clip the first would be 1
+        assert surest(0.49, clip) == 0.55 and surest(0.51, clip) > 0.6
+    assert surest(0.9, 2.0) == 0.55 and surest(1.1, 2.0) > 0.6
+    assert surest(0.4, 1.0, later=0.5) > 0.6 and surest(0.2, 1.0, later=0.5) == 0.55
+
+
 def test_what_a_detector_remembers_is_taken_up_again():
     made = rows(300, log_z=drifting(0.2))
     for row, more in zip(made, groups(300), strict=True):

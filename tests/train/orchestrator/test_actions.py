@@ -170,10 +170,12 @@ def test_a_run_that_converges_is_evaluated_more_where_it_may_stop_early() -> Non
 
 @pytest.mark.covers("ORC-14: 4 critical")
 def test_a_run_that_nothing_helps_ends_with_a_diagnosis(runs: Runs) -> None:
-    with alarm("divergence", 2), pytest.raises(LuminaError) as caught:
-        runs.train(adaptive="on", adaptive_levels=(4,), steps=9)
+    """One that learns nothing at all, when its ladder has been gone through twice."""
+    options = {"adaptive": "on", "adaptive_levels": (4,), "adaptive_cooldown_steps": 1}
+    with alarm("divergence", 2, 4, 7), pytest.raises(LuminaError) as caught:
+        runs.train(**options, steps=12, learning_rate=1e-9)
     assert caught.value.code == "E301"
-    assert "stopped after step 3: nothing that was tried has helped: it is a test" in (
+    assert "stopped after step 8: nothing that was tried has helped: it is a test" in (
         caught.value.message
     )
     assert "--learning-rate" in caught.value.hint

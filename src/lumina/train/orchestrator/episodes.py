@@ -18,7 +18,9 @@ class Episodes:
 
     Attributes:
         held: anomaly -> the step in which it `begun` and was last `seen`, the next
-            `rung` of its ladder, and the step up to which nothing is decided (`wait`).
+            `rung` of its ladder, the step up to which nothing is decided (`wait`), the
+            `rounds`, how often its ladder came to an end, and the actions `tried` in
+            the present one.
     """
 
     def __init__(self, cooldown: int) -> None:
@@ -28,7 +30,7 @@ class Episodes:
     def note(self, anomaly: str, step: int) -> bool:
         """An anomaly was found; whether it is one that begins."""
         begins = anomaly not in self.held
-        new = {"rung": 0, "begun": step, "wait": 0}
+        new = {"rung": 0, "begun": step, "wait": 0, "rounds": 0, "tried": []}
         self.held.setdefault(anomaly, new)["seen"] = step
         return begins
 
@@ -62,9 +64,23 @@ class Episodes:
         """Go up to a rung, and decide nothing before the step `wait`."""
         self.held[anomaly] |= {"rung": rung, "wait": wait}
 
+    def rounds(self, anomaly: str) -> int:
+        """How often everything on its ladder was tried, or could not be."""
+        return int(self.held[anomaly].get("rounds", 0))
+
+    def tried(self, anomaly: str, action: str) -> bool:
+        """Whether an action was taken in this round."""
+        return action in self.held[anomaly].get("tried", ())
+
+    def take(self, anomaly: str, action: str) -> None:
+        """Note that an action is taken."""
+        held = self.held[anomaly]
+        held["tried"] = [*held.get("tried", ()), action]
+
     def exhaust(self, anomaly: str, step: int) -> None:
         """No action is left: wait for long, then begin the ladder again."""
         self.climb(anomaly, 0, step + self.calm)
+        self.held[anomaly] |= {"rounds": self.rounds(anomaly) + 1, "tried": []}
 
     def rolled_back(self, step: int) -> None:
         """Steps count again from `step`."""

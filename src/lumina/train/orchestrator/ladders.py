@@ -45,7 +45,6 @@ LADDERS: dict[str, tuple[str, ...]] = {
         "lower_rate",
         *_PRECISION,
         "rollback_lower_rate",
-        "stop_with_diagnosis",
     ),
     "attention_logits": ("nothing", "lower_rate"),
     "log_z_drift": ("nothing", "more_weight_decay", "lower_rate"),

@@ -20,6 +20,7 @@ from lumina.train.health.check import number
 from lumina.train.health.watching import Finding
 from lumina.train.orchestrator import branching
 from lumina.train.orchestrator.actions import ACTIONS, Action
+from lumina.train.orchestrator.course import Course, follow
 from lumina.train.orchestrator.decision import NOTHING, Decision
 from lumina.train.orchestrator.episodes import Episodes
 from lumina.train.orchestrator.forecast import forecast
@@ -62,8 +63,8 @@ class Policy:
         memory: what is remembered beside the episodes and the account: the last `step`,
             its `tokens`, `epoch` and `phase`; the step and the tokens at which
             something was changed (`acted`); what is `barred`, and why; what was `asked`
-            of the arbiter; the `trial` under way, the change to `undo`, and the latest
-            `losses`.
+            of the arbiter; the `trial` under way, the change to `undo`, the latest
+            `losses`, those at the `outset` and the `lowest`.
         episodes: the anomalies that go on.
         ledger: the account for metrics and status.
         predictions: how good the predictions of the loss are.
@@ -98,6 +99,7 @@ class Policy:
         memory["epoch"] = row.get("epoch") or 0.0
         if loss is not None:
             memory["losses"] = [*memory["losses"], [float(step), loss]][-WINDOW:]
+            follow(memory)
         if memory["trial"] is not None:
             trial = Trial(**memory["trial"])
             trial.see(step, loss)
@@ -239,8 +241,13 @@ class Policy:
             pause, some = limits.pause(urgent)
             if finding.step - step <= pause or memory["tokens"] - tokens < some:
                 return True
-        trial = memory["trial"]
-        return trial is not None and trial["action"] != NOTHING and not urgent
+        return self._is_measuring and not urgent
+
+    @property
+    def _is_measuring(self) -> bool:
+        """Whether the effect of a change is being measured."""
+        trial = self.memory["trial"]
+        return trial is not None and trial["action"] != NOTHING
 
     def _climb(self, finding: Finding, now: Now) -> Proposal | None:
         """The next action on the ladder of an anomaly that this run can have."""
@@ -249,6 +256,9 @@ class Policy:
             action = ACTIONS.get(ladder[rung])
             if action is None:
                 continue
+            if action.last_resort and self._is_measuring:
+                self.episodes.climb(finding.anomaly, rung)
+                return None  # what was changed last has yet to show its effect
             if objection := self._objection(finding, action):
                 why.append(f"{action.name}: {objection}")
                 continue
@@ -257,6 +267,10 @@ class Policy:
                 self.episodes.climb(finding.anomaly, rung + 1, finding.step + wait)
                 self._leave(finding, "it may heal by itself")
                 return None
+            if action.last_resort and (
+                other := self._passed_over(finding, ladder[:rung], now)
+            ):
+                rung, action = rung - 1, other
             proposal = action.proposal(finding, now, self.plan)
             if proposal is None:
                 why.append(f"{action.name}: at its bound, or of no use here")
@@ -265,6 +279,19 @@ class Policy:
             return self._ask(finding, action, proposal, now)
         self.episodes.exhaust(finding.anomaly, finding.step)
         self._leave(finding, "; ".join(why) or "every action was tried")
+        return None
+
+    def _passed_over(
+        self, finding: Finding, names: Sequence[str], now: Now
+    ) -> Action | None:
+        """The first of some actions that was not taken and can be by now."""
+        for action in (ACTIONS[name] for name in names if name in ACTIONS):
+            if not action.control or self.episodes.tried(finding.anomaly, action.name):
+                continue
+            if self._objection(finding, action):
+                continue
+            if action.proposal(finding, now, self.plan) is not None:
+                return action
         return None
 
     def _objection(self, finding: Finding, action: Action) -> str:
@@ -279,6 +306,10 @@ class Policy:
             finding.anomaly, action, self.plan.steps, finding.step
         ):
             return late
+        rounds = self.episodes.rounds(finding.anomaly)
+        course = Course.of(self.memory, rounds, self.limits.cooldown_steps)
+        if early := action.premature(course):
+            return early
         gone = self.ledger.counts.get("rollbacks_performed", 0)
         if action.control == ROLLBACK and gone >= self.limits.rollbacks:
             return f"the run went back {gone} times"
@@ -297,6 +328,7 @@ class Policy:
     ) -> Proposal | None:
         """Decide on an action; in shadow mode it is only recorded."""
         sure = self._sure(finding, action)
+        self.episodes.take(finding.anomaly, action.name)
         proposal = replace(proposal, confidence=sure.value)
         decision = replace(
             self._decision(finding, action, sure.value, proposal.reason),

@@ -23,6 +23,8 @@ class GroupNormOutlier(Check):
 
     A model that begins to learn something new has larger gradients in one place as
     well, and a loss that falls: such an alarm is told, and not sure enough to act on.
+    Nor is one about a gradient that is small for all that: below half of the norm that
+    the run clips to, it would pass through the next tighter clip as it is.
     """
 
     name = "group_norm_outlier"
@@ -30,17 +32,30 @@ class GroupNormOutlier(Check):
     prior = 0.6
     deviations, times, in_a_row, least_spread = 6.0, 4.0, 3, 0.15
     harmless = 0.55
+    reached, unclipped = 0.5, 1.0
     rule = (
         "the gradient norm of a role of tensors more than 6 robust standard deviations "
         "(of its logarithm) above the median of the window before, and more than 4 "
         "times as large, in 3 steps in a row. The confidence is 0.55 at most while the "
         "loss falls (the median of the second half of a window is 2 standard errors "
-        "below that of the first)"
+        "below that of the first), and where the norm is below half of "
+        "`max_grad_norm` (below 0.5 in a run that does not clip)"
     )
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.window = window_of(plan)
+
+    def changed(self, name: str, value: Any) -> None:
+        """Learn the norm that gradients are clipped to now."""
+        if name == "max_grad_norm":
+            self.memory["clip"] = float(value)
+
+    @property
+    def _out_of_reach(self) -> float:
+        """The norm below which the next tighter clip changes nothing."""
+        clip = self.memory.get("clip", self.plan.max_grad_norm) or self.unclipped
+        return float(self.reached * clip)
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare every group with its own window, and tell of the worst."""
@@ -57,7 +72,8 @@ class GroupNormOutlier(Check):
         found.sort(key=lambda one: -one[0])
         excess, group, evidence = found[0]
         sure = self.sure(excess)
-        if falls(self.memory.get("losses", [])):
+        small = evidence["norm"] < self._out_of_reach
+        if small or falls(self.memory.get("losses", [])):
             sure = min(sure, self.harmless)
         others = ", ".join(name for _, name, _ in found[1:])
         return Alarm(

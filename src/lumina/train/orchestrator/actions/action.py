@@ -11,6 +11,7 @@ from lumina.train.rules.rule import Now, Proposal, Reversal
 
 if TYPE_CHECKING:
     from lumina.train.health.watching import Finding
+    from lumina.train.orchestrator.course import Course
 
 
 class Action:
@@ -24,6 +25,8 @@ class Action:
         reversal: how far it can be taken back.
         restarts: the run begins again, so that what comes of it shows at the steps that
             it had reached.
+        last_resort: it comes after everything else on its ladder: what was passed over
+            on the way is taken first where it can be by now.
     """
 
     name: ClassVar[str]
@@ -31,6 +34,7 @@ class Action:
     control: ClassVar[str] = ""
     reversal: ClassVar[Reversal] = "undo"
     restarts: ClassVar[bool] = False
+    last_resort: ClassVar[bool] = False
 
     def possible(self, plan: Plan) -> str:
         """Why a run of this Plan cannot have the action; empty where it can."""
@@ -41,6 +45,14 @@ class Action:
         except LuminaError as error:
             return error.message
         return f"{self.control} is pinned" if self.control in plan.pinned else ""
+
+    def premature(self, course: Course) -> str:
+        """Why it is too early for the action; empty where it is not.
+
+        Args:
+            course: how the run has gone so far.
+        """
+        return ""
 
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
         """The change, with the confidence of the finding.
