@@ -325,6 +325,8 @@ def furnish_more(folder: Path) -> None:
         shutil.copytree(folder / "my-model", folder / name)
     for name in ("runs/first", "runs/before", "runs/after", "runs/NAME", "RUN"):
         shutil.copytree(folder / "runs/base", folder / name)
+    for name in ("runs/a-1", "runs/a-2", "runs/b-1", "runs/b-2"):
+        shutil.copytree(folder / "runs/base", folder / name)
     shutil.copytree(folder / "corpus", folder / "PATH")
     (folder / "tokenizers").mkdir()
     shutil.copytree(folder / "my-model", folder / "tokenizer")

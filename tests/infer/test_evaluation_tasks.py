@@ -275,7 +275,7 @@ def test_mmlu_has_the_prompts_of_the_paper_in_both_published_forms(
     ]
 
 
-@pytest.mark.covers("EVL-02: custom benchmarks (medical_qa, code_eval)")
+@pytest.mark.covers("EVL-02: custom benchmarks")
 def test_the_command_prints_a_table_and_writes_every_answer(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,7 +85,7 @@ PUBMEDQA = {"question": "Is it?", "context": {"contexts": ["One.", "Two."]},
 
 @pytest.mark.covers(
     "EVL-02: MMLU, HellaSwag, TruthfulQA",
-    "EVL-02: custom benchmarks (medical_qa, code_eval)",
+    "EVL-02: medical_qa",
 )
 @pytest.mark.parametrize(
     ("task", "record", "prompt", "choices", "gold"),

@@ -86,6 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "evaluations",
     )
     tasks.add_argument(
+        "--errors",
+        type=int,
+        metavar="N",
+        help="show N wrong answers of each task, those that the model was surest of",
+    )
+    tasks.add_argument(
         "--list-tasks", action="store_true", help="explain every task, and end"
     )
     add_cache_options(parser)
@@ -115,12 +121,13 @@ def run(args: argparse.Namespace) -> int:
             "--list-tasks explains the tasks",
         )
     refuse_without_tasks(args)
-    if args.output:
-        raise LuminaError(
-            "E002",
-            "--output does nothing without --tasks",
-            "the figures of --data are printed: --json > FILE",
-        )
+    for option in ("output", "errors"):
+        if getattr(args, option):
+            raise LuminaError(
+                "E002",
+                f"--{option} does nothing without --tasks",
+                "leave it out; the figures of --data are printed: --json > FILE",
+            )
     outcome = evaluate(
         model_path(args),
         args.data,
@@ -190,7 +197,7 @@ def _on_tasks(args: argparse.Namespace) -> int:
         on_rows=row_progress(),
         **how_asked(args),
     )
-    show_and_write(results, model, output, args.json)
+    show_and_write(results, model, output, args.json, args.errors or 0)
     return 0
 
 

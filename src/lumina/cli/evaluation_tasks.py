@@ -158,7 +158,11 @@ def tasks_text() -> str:
 
 
 def show_and_write(
-    results: TaskResults, model: Path, output: str | None, as_json: bool
+    results: TaskResults,
+    model: Path,
+    output: str | None,
+    as_json: bool,
+    errors: int = 0,
 ) -> None:
     """Print results, and write them with every answer into a file.
 
@@ -167,8 +171,10 @@ def show_and_write(
         model: the folder that was named.
         output: a new file; None: in the run's folder, where it is of a run.
         as_json: print JSON without the single answers, in place of the table.
+        errors: wrong answers of each task that are shown, the surest first.
     """
     from lumina.cli.answering import say
+    from lumina.infer.evaluation_tasks.error_analysis import in_words, wrong_of
     from lumina.infer.evaluation_tasks.results import write_beside, write_results
 
     if as_json:
@@ -178,6 +184,10 @@ def show_and_write(
         print(json.dumps(told, ensure_ascii=not output_is_unicode()))
     else:
         print(results.to_text())
+        for one in results.tasks.values():
+            for example in wrong_of(one, errors):
+                name = f"{one.task} {example['id']}"
+                print("\n".join(["", name, *in_words(example)]))
     run = folder_of_run(model)
     if output is not None:
         path = Path(output)

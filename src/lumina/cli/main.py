@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "lumina.cli.evaluate",
         "loss on files, or questions of tasks",
     ),
+    "compare": ("lumina.cli.compare", "two models or sets of runs, with tests"),
     "chat": ("lumina.cli.chat", "talk with a trained model"),
     "context": ("lumina.cli.context", "how far back a model reads"),
     "serve": ("lumina.cli.serve", "answer requests over HTTP, several side by side"),

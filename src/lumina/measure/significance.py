@@ -94,7 +94,9 @@ def welch_t_test(first: Values, second: Values, level: float = 0.95) -> Differen
             - 0.5 * math.log(whole / 2)
         )
         effect = mean / pooled * bias
-    return Difference(mean, low, high, p_value, effect, "Welch's t-test", min(counts))
+    return Difference(
+        mean, low, high, p_value, effect, "Welch's t-test", int(min(counts))
+    )
 
 
 def paired_bootstrap(
@@ -103,6 +105,7 @@ def paired_bootstrap(
     level: float = 0.95,
     *,
     figure: Callable[[Values], float],
+    sized: bool = True,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Difference:
@@ -113,12 +116,13 @@ def paired_bootstrap(
         second: [n, k], measured on the same n things.
         level: of the interval, whose ends are percentiles.
         figure: of [n, k] numbers; its difference is examined.
+        sized: the figure is a mean, so that there is an effect size where k is 1.
         draws: how often n pairs are drawn with replacement.
         seed: of the draws.
 
     Returns:
-        With the difference over the standard deviation of the pairs' differences, where
-        each has one number; else None as the effect size. The chance is twice the share
+        With the mean over the standard deviation of the pairs' differences, where there
+        is one, as the effect size. The chance is twice the share
         of the draws on the other side of 0, and never below 1 / (draws + 1).
     """
     count = len(first)
@@ -131,7 +135,7 @@ def paired_bootstrap(
         float(low),
         float(high),
         _chance(found),
-        _paired_effect(first, second),
+        _paired_effect(first, second) if sized else None,
         "paired bootstrap",
         count,
     )
