@@ -40,6 +40,7 @@ _PUBLIC = {
     "register_rule": "lumina.train.rules",
     "register_schedule": "lumina.plan.schedule_table",
     "register_task": "lumina.infer.evaluation_tasks.task",
+    "register_text_judge": "lumina.measure.text_safety.judges",
     "register_tracker": "lumina.observe.trackers.declared",
 }
 

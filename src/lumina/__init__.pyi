@@ -20,6 +20,7 @@ from lumina.infer.evaluation_tasks.task import register_task as register_task
 from lumina.infer.export import export_for_inference as export_for_inference
 from lumina.infer.kv.settings import CacheSettings as CacheSettings
 from lumina.infer.load import load as load
+from lumina.measure.text_safety.judges import register_text_judge as register_text_judge
 from lumina.model.kinds.table import register_kind as register_kind
 from lumina.model.registry import register_attention as register_attention
 from lumina.model.registry import register_backbone as register_backbone

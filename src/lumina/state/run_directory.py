@@ -96,6 +96,11 @@ class RunDirectory:
         return self.path / "samples.jsonl"
 
     @property
+    def safety_report(self) -> Path:
+        """safety_report.json: what was measured of those texts."""
+        return self.path / "safety_report.json"
+
+    @property
     def results(self) -> Path:
         """results.json: further figures by name, such as scores."""
         return self.path / "results.json"

@@ -47,7 +47,7 @@ from lumina.train.restarted import tell_restart
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
-from lumina.train.samples import Samples, texts_of
+from lumina.train.samples import Samples
 from lumina.train.saving import Saving
 from lumina.train.signals import StopSignals
 from lumina.train.start import begin, go_on
@@ -236,11 +236,8 @@ class Job:
             best=outset.best,
             recovery=Recovery(plan),
             encoding=encoding_of(data.tokenizer),
-            samples=Samples(
-                self.folder.directory,
-                data,
-                prepared.config.run.report_samples,
-                prepared.config.run.sample_every_n_batches,
+            samples=Samples.of(
+                self.folder.directory, data, prepared.config, recorder, outset.controls
             ),
         )
         self.console.start(plan, progress.step, self._console_facts())
@@ -320,8 +317,12 @@ class Job:
         """Mark the run, report it, and say what to do next."""
         beat("ending")
         data, config = self.prepared.data, self.prepared.config
+        samples: list[tuple[str, str]] = []
         # A run that was asked to stop ends at once.
-        count = 0 if result.exit_code else config.run.report_samples
+        if loop.samples is not None and not result.exit_code:
+            samples = loop.samples.at_end(
+                loop.program, loop.progress.step, loop.recorder
+            )
         finish(
             result,
             config,
@@ -331,9 +332,7 @@ class Job:
             self.console,
             time.monotonic() - self.started,
             conversations=bool(data.stats.get("conversations")),
-            samples=texts_of(
-                loop.program, data, count, loop.recorder, loop.progress.step
-            ),
+            samples=samples,
         )
 
     def close(self, leave: bool = True) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from lumina.assemble.program import Program
+from lumina.config import Config
 from lumina.data.kind import Data
 from lumina.data.tokenizer import Tokenizer
 from lumina.heartbeat import beat
@@ -19,8 +20,10 @@ from lumina.model.kinds.table import why_not
 from lumina.model.network import Network
 from lumina.state.left_behind import leave_samples
 from lumina.state.run_directory import RunDirectory
+from lumina.train.controls import Controls
 from lumina.train.memory_ladder.beside_steps import unless_short
 from lumina.train.recorder import Recorder
+from lumina.train.text_monitor import TextMonitor
 
 NEW_TOKENS = 32
 
@@ -37,12 +40,36 @@ class Samples:
         data: gives the texts that are continued.
         count: how many.
         every: steps between them; 0: none before the end.
+        monitor: measures them; None: nothing does.
     """
 
     directory: RunDirectory
     data: Data
     count: int
     every: int
+    monitor: TextMonitor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        directory: RunDirectory,
+        data: Data,
+        config: Config,
+        recorder: Recorder,
+        controls: Controls,
+    ) -> Samples:
+        """Those of a run with these settings.
+
+        Raises:
+            LuminaError: as `TextMonitor.of`.
+        """
+        return cls(
+            directory,
+            data,
+            config.run.report_samples,
+            config.run.sample_every_n_batches,
+            TextMonitor.of(config, directory, recorder, controls),
+        )
 
     def due(self, step: int) -> bool:
         """Whether there are some after a step."""
@@ -54,6 +81,17 @@ class Samples:
         if program.ranks.main:
             texts = texts_of(program, self.data, self.count, recorder, step)
             leave_samples(self.directory, step, texts)
+            if self.monitor is not None:
+                self.monitor.measure(step, texts, pause=step < program.plan.steps)
+
+    def at_end(
+        self, program: Program, step: int, recorder: Recorder
+    ) -> list[tuple[str, str]]:
+        """The last ones, which the report keeps."""
+        texts = texts_of(program, self.data, self.count, recorder, step)
+        if self.monitor is not None and program.ranks.main:
+            self.monitor.measure(step, texts)
+        return texts
 
 
 def texts_of(

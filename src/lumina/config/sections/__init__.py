@@ -37,6 +37,7 @@ from lumina.config.sections.section import Section
 from lumina.config.sections.stages import StagesSection
 from lumina.config.sections.supervisor import SupervisorSection
 from lumina.config.sections.system import SystemSection
+from lumina.config.sections.text_safety import TextSafetySection
 from lumina.config.sections.tracking import TrackingSection
 from lumina.config.sections.train import TrainSection
 from lumina.config.sections.transfer import TransferSection
@@ -74,6 +75,7 @@ class Sections:
     answering: AnsweringSection
     adaptive: AdaptiveSection
     safety: SafetySection
+    text_safety: TextSafetySection
     metrics: MetricsSection
     logging: LoggingSection
     tracking: TrackingSection

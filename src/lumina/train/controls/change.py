@@ -15,8 +15,8 @@ class Change:
         name: the control.
         value: the requested value.
         reason: why, in words.
-        source: "user", "orchestrator" for a rule, or "memory_ladder" for a step that
-            ran out of memory.
+        source: "user", "orchestrator" for a rule, "text_monitor" for samples that
+            violate a limit, or "memory_ladder" for a step that ran out of memory.
         step: completed steps when it was applied.
         old: the value before.
         outcome: "requested", "applied", "refused: ..." or "undone".

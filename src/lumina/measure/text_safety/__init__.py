@@ -1,0 +1,1 @@
+"""What words say of the safety of generated texts, and what they do not."""
