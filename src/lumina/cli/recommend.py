@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from lumina.cli.options import add_config_options, flags_from_args
 from lumina.config.sections import LEAVES
 from lumina.errors import LuminaError
-from lumina.quantities import byte_size
+from lumina.quantities import byte_size, bytes_of, duration
 
 if TYPE_CHECKING:
     from lumina.config import Config
     from lumina.features.measured import Row
     from lumina.plan.environment import Environment
+    from lumina.plan.plan import Plan
+    from lumina.plan.time_estimate import TimeEstimate
 
 _GOALS = ("speed", "memory", "exact")
 _OTHERWISE = {
@@ -58,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens in a row; default: the model's",
     )
     parser.add_argument(
+        "--host-memory",
+        metavar="SIZE",
+        help='memory beside the devices, such as "64 GB"; default: this machine\'s',
+    )
+    parser.add_argument(
         "--goal",
         choices=_GOALS,
         default="speed",
@@ -84,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     from lumina.features.measured import known_rows
     from lumina.plan.environment import probe
     from lumina.plan.hardware_profiles import find_profile
+    from lumina.plan.time_estimate import estimate_time
     from lumina.train.matrix.recommend import recommend
     from lumina.train.matrix.record import read_rows
 
@@ -107,15 +116,24 @@ def run(args: argparse.Namespace) -> int:
             f"{args.devices} devices, and this machine has {machine.device_count}",
             "name one that has them with --hardware",
         )
+    machine = _with_host_memory(args.host_memory, machine)
     config, vocab_size = _config(args, machine)
-    found = recommend(config, machine, args.goal, rows, vocab_size)
+    elsewhere = args.hardware is not None and args.host_memory is None
+    try:
+        found = recommend(config, machine, args.goal, rows, vocab_size)
+    except LuminaError as error:
+        raise _of_host_memory(error) if elsewhere else error from error
     plan = found.plan
+    time = estimate_time(plan, machine, earlier=())
+    keeps = _rows_that_keep_the_tokens(args, config, plan)
+    warnings = [*plan.warnings, *([keeps] if keeps else [])]
     facts = {
         "hardware": where,
         "devices": args.devices,
         "device": machine.device,
         "memory_bytes": machine.memory_bytes,
         "host_memory_bytes": machine.host_memory_bytes,
+        "host_memory_of": "this machine" if args.host_memory is None else "asked for",
         "model": args.model,
         "context": plan.spec.seq_length,
         "goal": args.goal,
@@ -125,11 +143,15 @@ def run(args: argparse.Namespace) -> int:
         "parallel": plan.parallel,
         "micro_batch_size": plan.micro_batch_size,
         "global_batch_size": plan.global_batch_size,
+        "tokens_a_step": plan.global_batch_size * plan.spec.seq_length,
+        "rows_a_step_before": config.train.global_batch_size,
+        "seconds_a_step": None if time is None else time.likely,
+        "time": "" if time is None else f"{_range(time)}: {time.why}",
         "options": dict(found.options),
         "flags": _flags(args, config, found.options),
         "costs": {lever.feature: lever.costs for lever in found.levers},
         "left_out": dict(found.left_out),
-        "warnings": list(plan.warnings),
+        "warnings": warnings,
         "features": list(found.features),
         "rows": [_row(row) for row in found.rows],
         "unsupported": [list(one) for one in found.unsupported],
@@ -138,12 +160,59 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _with_host_memory(size: str | None, machine: Environment) -> Environment:
+    """The machine with other memory beside its devices, where some is named."""
+    if size is None:
+        return machine
+    if not (found := bytes_of(size)):
+        raise LuminaError("E005", f"{size!r} is no size", 'write it as "64 GB"')
+    return replace(machine, host_memory_bytes=found)
+
+
+def _rows_that_keep_the_tokens(
+    args: argparse.Namespace, config: Config, plan: Plan
+) -> str:
+    """What to do where a longer context makes a step of many more tokens, or ""."""
+    from lumina.config import Config
+    from lumina.plan.decisions import asked_for
+
+    rows = config.train.global_batch_size
+    chosen = config.train.init_from or asked_for(config, "global_batch_size")
+    if chosen or rows is None or rows != plan.global_batch_size:
+        return ""
+    usual = rows * Config.resolve(preset=args.model).model.seq_length
+    step = plan.global_batch_size * plan.spec.seq_length
+    fewer = args.devices * max(1, usual // (plan.spec.seq_length * args.devices))
+    if step < 4 * usual or fewer >= rows:
+        return ""
+    return (
+        f"a step has {step:,} tokens, and the preset's has {usual:,}: "
+        f"--global-batch-size {fewer} keeps it near that"
+    )
+
+
+def _of_host_memory(error: LuminaError) -> LuminaError:
+    """A lack of host memory, which is that of this machine and not of the other."""
+    if error.code != "E202":
+        return error
+    hint = f'--host-memory "256 GB" counts on that of another machine; or {error.hint}'
+    message = f"{error.message}; the host memory is this machine's"
+    return LuminaError(error.code, message, hint)
+
+
+def _range(time: TimeEstimate) -> str:
+    """Seconds of a step in words."""
+    basis = "measured" if time.measured else "assumed"
+    likely, quick, slow = map(duration, (time.likely, time.quick, time.slow))
+    return f"about {likely}, {quick} to {slow} ({basis})"
+
+
 def _config(
     args: argparse.Namespace, machine: Environment
 ) -> tuple[Config, int | None]:
     """The configuration that is asked for, and the tokens of its weights' tokenizer."""
     from lumina.config import Config, Source
-    from lumina.train.matrix.recommend import ENOUGH, STEPS, WEIGHTS
+    from lumina.train.matrix.recommend import ENOUGH, STEPS, WEIGHTS, as_tuned
 
     flags = flags_from_args(args)
     if args.context is not None:
@@ -162,7 +231,7 @@ def _config(
     if config.train.steps is None and config.train.epochs is None:
         config = config.override({"steps": STEPS}, steps)
     if not folder:
-        return config, None
+        return as_tuned(config, args.devices), None
     from lumina.observe.console import Console
     from lumina.train import Trainer
 
@@ -220,11 +289,14 @@ def _text(facts: dict[str, Any]) -> str:
         f"{facts['micro_batch_size']} of {facts['global_batch_size']} rows of a step "
         f"in a forward{shared}",
     ]
+    whose = facts["host_memory_of"]
+    there = f"{byte_size(facts['host_memory_bytes'])} ({whose})"
     if host := facts["elsewhere_bytes"].get("host"):
-        lines.append(
-            f"in host memory  {byte_size(host)} for each process, of "
-            f"{byte_size(facts['host_memory_bytes'])}, which is this machine's"
-        )
+        lines.append(f"in host memory  {byte_size(host)} for each process, of {there}")
+    elif facts["options"]:
+        lines.append(f"in host memory  nothing, of {there}")
+    lines.append(f"a step          {facts['tokens_a_step']:,} tokens{_step(facts)}")
+    lines.append(f"in the plan     {', '.join(facts['features']) or 'no feature'}")
     data = "" if "--train-data" in facts["flags"] else " --train-data FILES"
     lines += [f"warning: {one}" for one in facts["warnings"]]
     lines += [
@@ -238,9 +310,15 @@ def _text(facts: dict[str, Any]) -> str:
         *(f"  {name}: {cost}" for name, cost in facts["costs"].items()),
         *(() if facts["costs"] else ("  nothing",)),
     ]
+    before, now = facts["rows_a_step_before"], facts["global_batch_size"]
+    if "global_batch_size" in facts["options"] and before != now:
+        lines.append(
+            f"  a step has {now} rows in place of {before}, which is another training "
+            "and wants a lower --learning-rate"
+        )
     if facts["left_out"]:
         lines.append("not used")
-        lines += [f"  {name}: {why}" for name, why in facts["left_out"].items()]
+        lines += [f"  {name}: {_once(w)}" for name, w in facts["left_out"].items()]
     lines.append("rests on these rows of `lumina matrix`")
     for row in facts["rows"]:
         other = "" if row["device"] == facts["device"] else (
@@ -256,6 +334,37 @@ def _text(facts: dict[str, Any]) -> str:
         lines.append(f"  none of them was measured on {facts['device']}")
     if facts["unsupported"]:
         lines.append("no row supports")
-        lines += [f"  {' + '.join(one)}" for one in facts["unsupported"]]
+        lines += [f"  {one}" for one in grouped(facts["unsupported"])]
         lines.append("  `lumina matrix --pairs --only FEATURES` tries them here")
     return "\n".join(lines)
+
+
+def _step(facts: Mapping[str, Any]) -> str:
+    return f", {facts['time']}" if facts["time"] else ""
+
+
+def _once(why: str) -> str:
+    """Of reasons that say the same of several things, the first."""
+    first, *others = why.split("; ")
+    alike = all(one.split()[2:] == first.split()[2:] for one in others)
+    return first if alike else why
+
+
+def grouped(sets: Sequence[Sequence[str]]) -> list[str]:
+    """Single features, and pairs in lines of one feature and all that go with it.
+
+    Args:
+        sets: of one or two names. Each pair is in one line: that of the feature which
+            most of the pairs that are left hold.
+    """
+    lines = [one[0] for one in sets if len(one) == 1]
+    left = [tuple(one) for one in sets if len(one) == 2]
+    while left:
+        counts = Counter(name for pair in left for name in pair)
+        name = max(sorted(counts), key=counts.__getitem__)
+        others = [
+            next(one for one in pair if one != name) for pair in left if name in pair
+        ]
+        lines.append(f"{name} with {', '.join(sorted(others))}")
+        left = [pair for pair in left if name not in pair]
+    return lines

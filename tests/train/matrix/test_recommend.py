@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lumina.cli.main import main
+from lumina.cli.recommend import grouped
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.train.matrix.levers import LEVERS, by_cost
@@ -149,6 +150,56 @@ def test_adapters_are_planned_beside_weights_that_are_not_there_yet(
     assert {"adapters", "base_storage"} <= set(found["features"])
     begin = "lumina train --preset dense_350m --init-from WEIGHTS --seq-length 8192 "
     assert found["flags"].startswith(begin + "--use-peft --load-in-4bit --no-compile")
+    # The batch of a fine-tuning, as `lumina train` takes it, and not the preset's.
+    assert found["global_batch_size"] == 8 == found["tokens_a_step"] // 8192
+
+
+def test_memory_of_the_host_is_another_machines_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    words = ("--hardware", "2 GB", "--model", "dense_125m", "--context", "1024")
+    # States in host memory, the cheapest setting that fits, would take 711 MiB.
+    poor = asked(capsys, *words, "--host-memory", "500 MiB")
+    assert poor["elsewhere_bytes"].get("host", 0) < 500 * 2**20
+    assert poor["planned_bound_bytes"] <= poor["memory_bytes"]
+    assert main(["recommend", *words, "--host-memory", "much"]) == 2
+    assert "'much' is no size" in capsys.readouterr().err
+    # It is this machine's otherwise, and a lack of it says so.
+    short = LuminaError("E202", "what lives beside it takes 90 GiB", "buy some")
+    monkeypatch.setattr("lumina.train.matrix.recommend.recommend", _raiser(short))
+    assert main(["recommend", *words]) == 1
+    told = capsys.readouterr().err
+    assert "the host memory is this machine's" in told and "buy some" in told
+    assert main(["recommend", *words, "--host-memory", "64 GB"]) == 1
+    assert "this machine's" not in capsys.readouterr().err
+
+
+def _raiser(error: LuminaError) -> Any:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_step_of_many_more_tokens_than_the_presets_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUMINA_CACHE", str(tmp_path))
+    words = ("--hardware", "80 GB", "--model", "dense_10m", "--context")
+    assert not asked(capsys, *words, "512")["warnings"]
+    long = asked(capsys, *words, "8192")
+    (told,) = (one for one in long["warnings"] if "the preset's has" in one)
+    fewer = int(told.partition("--global-batch-size ")[2].split()[0])
+    assert fewer * 16 == long["global_batch_size"]
+    named = asked(capsys, *words, "8192", "--global-batch-size", str(fewer))
+    assert not any("the preset's has" in one for one in named["warnings"])
+
+
+def test_pairs_without_a_row_are_told_in_few_lines() -> None:
+    sets = [["z"], ["a", "b"], ["a", "c"], ["b", "d"], ["c", "d"], ["a", "d"]]
+    assert grouped(sets) == ["z", "a with b, c, d", "d with b, c"]
+    assert grouped([]) == []
 
 
 def test_several_devices_share_the_model(

@@ -26,7 +26,8 @@ register(
             {"use_mod": True},
             beside=DISTINCT,
             keeps=False,
-            columns=("mod.selected_ratio",),
+            # Static routing chooses no tokens, and writes no metrics of them.
+            calls=("lumina.model.depth:DepthBlock.forward",),
         ),
     )
 )

@@ -11,8 +11,11 @@ from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.features import FEATURES, active_features
 from lumina.features.measured import BAD, VERIFIED, Row, says_something
+from lumina.model.kinds.table import why_not
+from lumina.parallel.sizes import Sizes
 from lumina.plan.decisions import asked_for
 from lumina.plan.environment import Environment
+from lumina.plan.fine_tuning import fine_tuning
 from lumina.plan.make import make_plan, smallest_estimate
 from lumina.plan.plan import Plan
 from lumina.plan.shape import resolve_spec
@@ -165,6 +168,25 @@ def recommend(
     )
 
 
+def as_tuned(config: Config, devices: int) -> Config:
+    """The settings with those that a fine-tuning takes where none were chosen.
+
+    A preset's rate and batch are for random weights. `lumina train` changes them where
+    it begins with trained ones, and so does what is recommended for them.
+
+    Args:
+        config: with `init_from`, or from random weights, which leaves it as it is.
+        devices: that train together.
+    """
+    if config.train.init_from is None:
+        return config
+    spec = resolve_spec(config, None)
+    if why_not(spec, "fine_tuning"):
+        return config
+    ranks = Sizes.of(devices).data
+    return fine_tuning(config, spec, rows_per_epoch=None, data_ranks=ranks)
+
+
 def support(
     features: Sequence[str], rows: Iterable[Row], device: str = ""
 ) -> tuple[tuple[Row, ...], tuple[tuple[str, ...], ...]]:
@@ -229,6 +251,7 @@ def _nearest(
     if not config.adapters.use_peft:
         source = config.get("init_from") or WEIGHTS
         beside = config.replace(**ADAPTERS | {"init_from": source})
+        beside = as_tuned(beside, asked.devices)
         try:
             found = recommend(beside, asked.machine, asked.goal, asked.rows)
         except LuminaError:

@@ -179,7 +179,11 @@ class Matrix:
 
     def _base(self, leaves: Mapping[str, Any]) -> Trained:
         """A trained model of the same shape, for what changes one."""
-        return self._once("bases", {**RUN, **shape_of(dict(leaves)), "seed": 2})
+        asked = {**RUN, **shape_of(dict(leaves)), "seed": 2}
+        if leaves["tokenizer_vocab_size"] is None:  # the data gives the vocabulary
+            told = ("train_data", "tokenizer_vocab_size", "eval_fraction")
+            asked |= {leaf: leaves[leaf] for leaf in told if leaf in leaves}
+        return self._once("bases", asked)
 
     def _once(self, kind: str, leaves: Mapping[str, Any], ranks: int = 1) -> Trained:
         """A run that is trained once for all that need it."""
