@@ -16,7 +16,7 @@ from data.test_chat_template import NO_SYSTEM, TEMPLATES
 from lumina.batch import IGNORE
 from lumina.config import Config
 from lumina.data.chat_markers import END_OF_TURN, MARKERS
-from lumina.data.long_conversations import Long, Piece, divide
+from lumina.data.long_conversations import Long, Piece, divide, long_in_words
 from lumina.data.packed_stream import BatchStream
 from lumina.data.packing import pack
 from lumina.data.prepare import Prepared, fit_rows, prepare
@@ -524,3 +524,23 @@ def test_counts_add_up() -> None:
     assert Long(1, 2, 3, 4, 5, 6, 7) + Long(1, 1, 1, 1, 1, 1, 1) == Long(
         2, 3, 4, 5, 6, 7, 8
     )
+
+
+def test_what_became_of_them_is_told_with_every_count() -> None:
+    none = dict.fromkeys(
+        ("without_labels", "questions_shortened", "without_system", "tokens_lost"), 0
+    )
+    told = {"conversations": 2, "pieces": 5, "tokens": 90, "row": 32}
+    split = none | told | {"mode": "split"}
+    assert long_in_words(split) == (
+        "2 conversations are longer than a row of 32 tokens: split into 5 pieces, each "
+        "with its question; no answer is lost"
+    )
+    more = split | {"conversations": 1, "questions_shortened": 1, "tokens_lost": 7}
+    words = long_in_words(more)
+    assert words.startswith("1 conversation is longer") and "of 1 question is" in words
+    assert words.endswith("7 tokens without loss are left out")
+    cut = none | told | {"mode": "truncate", "tokens_lost": 7, "without_labels": 1}
+    assert "7 of 90 tokens lost; 1 left out, because" in long_in_words(cut)
+    drop = none | told | {"mode": "drop", "tokens_lost": 90}
+    assert long_in_words(drop).endswith("drop), 90 tokens in all")

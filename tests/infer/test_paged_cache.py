@@ -14,6 +14,7 @@ from lumina.infer.cache import KVCache
 from lumina.infer.chat import ChatSession
 from lumina.infer.generate import Decoding, new_cache
 from lumina.infer.kv.paged_cache import PagedCache
+from lumina.infer.kv.paged_seats import PagedSeats
 from lumina.infer.kv.pages import Pool
 from lumina.infer.kv.settings import CacheSettings
 from lumina.infer.sampling import Sampling
@@ -186,6 +187,17 @@ def test_a_full_pool_says_so_and_room_is_counted_beforehand():
     in_chunks(cache, q, k, v, [8])
     with pytest.raises(MemoryError, match="all 2 blocks"):
         in_chunks(cache, q[:, :, 8:], k[:, :, 8:], v[:, :, 8:], [1])
+
+
+def test_a_seat_is_taken_down_to_the_last_block_and_no_further():
+    """Blocks that have to stay free besides are asked for where they may run out."""
+    held = Pool(keeping("auto", False), 4, 5, spare=True)
+    seats = PagedSeats(held, 2, 12, (0, None), torch.device("cpu"))
+    assert seats.take(0, [*range(8)], spare=3) == 0  # 2 blocks, and 3 stay free
+    assert held.available == 3
+    assert seats.take(1, [*range(50, 58)], spare=2) is None
+    assert held.available == 3, "what was refused holds nothing"
+    assert seats.take(1, [*range(50, 62)]) == 0 and held.available == 0
 
 
 def test_chat_goes_on_from_its_blocks(tokenizer):
