@@ -305,7 +305,7 @@ def test_no_step_over_seats_asks_the_device_anything(name: str) -> None:
     drawn = Turn(Sampling(top_p=0.9), 0.5)
     with torch.inference_mode(), fixed_shapes(shadow, seats):
         for seat in (0, 2):
-            assert seats.take(seat, [1, 2, 3]) == 0
+            assert seats.take(seat, [1, 2, 3]) == seats.length_of(seat) == 0
             with seats.reading(seat) as cache:
                 if isinstance(cache, StaticSeats):
                     ids = torch.zeros(1, 3, dtype=torch.int64, device=device)
