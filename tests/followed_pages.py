@@ -277,6 +277,8 @@ def _write_questions(folder: Path) -> None:
         "questions": known, "hellaswag": [goes_on] * 2, "arc": [hot] * 2,
         "medical": [{"question": "What helps?", "terms": ["rest"]}],
         "prompts": [{"prompt": "The cat"}],
+        "HumanEval": [{"prompt": "def twice(x):\n", "entry_point": "twice",
+                       "test": "def check(f): assert f(1) == 2"}],
     }.items():  # fmt: skip
         (folder / f"{name}.jsonl").write_text(
             "".join(json.dumps(record) + "\n" for record in records)
