@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lumina.data.records import Message
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
 from lumina.infer.chat import check_markers
@@ -19,6 +20,9 @@ from lumina.model.network import Network
 from lumina.state.task_heads import require_one_head
 
 TooLong = Literal["refuse", "cut"]
+
+Context = str | Sequence[Mapping[str, str]]
+"""What stands before an answer: a text, or the turns of a conversation."""
 
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0)
 
@@ -87,11 +91,12 @@ class Subject:
         """Most tokens that the model reads; None: there is no limit."""
         return context_limit(self.network)
 
-    def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood]:
+    def likelihoods(self, pairs: Sequence[tuple[Context, str]]) -> list[Likelihood]:
         """How likely each continuation is after its context.
 
         Args:
             pairs: (context, continuation); a context may be empty, a continuation not.
+                The continuation of a conversation is the assistant's next turn.
 
         Raises:
             LuminaError: E005 for an empty continuation, and for what does not fit.
@@ -99,7 +104,9 @@ class Subject:
         requests = [self._fitted(*self.encoded(*pair)) for pair in pairs]
         return likelihoods(self.network, requests, rows=self.rows, on_rows=self.on_rows)
 
-    def encoded(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    def encoded(
+        self, context: Context, continuation: str
+    ) -> tuple[list[int], list[int]]:
         """The ids of a context and of its continuation.
 
         As in lm-evaluation-harness, spaces at a context's end belong to what follows,
@@ -114,8 +121,8 @@ class Subject:
                 "give every choice a text",
             )
         tokenizer = self.tokenizer
-        if self.chat:
-            before = tokenizer.chat_prompt([{"role": "user", "content": context}])
+        if self.chat or not isinstance(context, str):
+            before = tokenizer.chat_prompt(_turns(context))
             [after] = tokenizer.encode_contents([continuation.lstrip()])
             return before, after
         text = context.rstrip()
@@ -182,7 +189,7 @@ class Subject:
 
     def answers(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Context],
         *,
         max_new_tokens: int,
         stop: Sequence[str] = (),
@@ -221,13 +228,20 @@ class Subject:
         self.counts.ended += sum(one.reason == CONTEXT for one in found)
         return found
 
-    def _prompt(self, prompt: str, max_new_tokens: int) -> list[int]:
+    def _prompt(self, prompt: Context, max_new_tokens: int) -> list[int]:
         tokenizer, limit = self.tokenizer, self.limit
-        if self.chat:
-            ids = tokenizer.chat_prompt([{"role": "user", "content": prompt}])
+        if self.chat or not isinstance(prompt, str):
+            ids = tokenizer.chat_prompt(_turns(prompt))
         else:
             ids = tokenizer.prompt(prompt) or [tokenizer.eos_id]
         if limit is not None and len(ids) >= limit:
             self._refuse_or_count(len(ids) + 1)
             ids = ids[-max(limit - max_new_tokens, 1) :]
         return ids
+
+
+def _turns(context: Context) -> list[Message]:
+    """A conversation; a text is what its user says."""
+    if isinstance(context, str):
+        return [{"role": "user", "content": context}]
+    return [{"role": turn["role"], "content": turn["content"]} for turn in context]
